@@ -1,0 +1,1 @@
+"""The HTTP face of the server, owner of the ledger of requests in flight."""

@@ -1,0 +1,1 @@
+"""What every process agrees on: messages, memory, names, errors."""

@@ -1,0 +1,78 @@
+"""Ranges of one extent: which bytes are free. Pure; the memory itself is `arena.py`.
+
+Sizes are rounded to classes (quarter steps between powers of two, at least 64 bytes), freed ranges wait on a stack
+of their class, last in first out, because warm pages are cheap. When no class and no tail serves, the stacks are
+melted into maximal free ranges: a long life of mixed sizes does not end in fragments.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ALIGNMENT: Final = 64
+
+
+def round_up(size: int) -> int:
+    """The class of a size: at most a quarter is wasted, and every class is a multiple of the alignment."""
+    if size <= 4 * ALIGNMENT:
+        return max(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)
+    step = 1 << ((size - 1).bit_length() - 3)
+    return -(-size // step) * step
+
+
+class Allocator:
+    """The free ranges of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+        self._stacks: dict[int, list[int]] = {}
+        self._ranges: list[tuple[int, int]] = [(0, size)]
+        """Invariant: sorted, disjoint, none empty; what is neither here, nor on a stack, is in use."""
+
+    def allocate(self, size: int) -> int | None:
+        """Offset of a free range of the class of `size`, or None."""
+        wanted = round_up(size)
+        stack = self._stacks.get(wanted)
+        if stack:
+            self.used += wanted
+            return stack.pop()
+        offset = self._carve(wanted)
+        if offset is None and self._melt():
+            offset = self._carve(wanted)
+        if offset is not None:
+            self.used += wanted
+        return offset
+
+    def free(self, offset: int, size: int) -> None:
+        """Give back what `allocate(size)` gave."""
+        given = round_up(size)
+        assert 0 <= offset <= self.size - given, f"{given} bytes at {offset} are not of this extent"
+        self.used -= given
+        assert self.used >= 0, "a range was freed twice"
+        self._stacks.setdefault(given, []).append(offset)
+
+    def _carve(self, size: int) -> int | None:
+        for index, (start, length) in enumerate(self._ranges):
+            if length >= size:
+                if length == size:
+                    del self._ranges[index]
+                else:
+                    self._ranges[index] = (start + size, length - size)
+                return start
+        return None
+
+    def _melt(self) -> bool:
+        """Turn all stacks into ranges and merge neighbours; whether there was anything to melt."""
+        loose = [(offset, size) for size, stack in self._stacks.items() for offset in stack]
+        if not loose:
+            return False
+        self._stacks.clear()
+        merged: list[tuple[int, int]] = []
+        for start, length in sorted(self._ranges + loose):
+            if merged and merged[-1][0] + merged[-1][1] == start:
+                merged[-1] = (merged[-1][0], merged[-1][1] + length)
+            else:
+                merged.append((start, length))
+        self._ranges = merged
+        return True

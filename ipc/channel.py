@@ -1,0 +1,134 @@
+"""The data link: one ZeroMQ socket at each side, raw descriptors, one frame per loop turn.
+
+Covers: options, addresses, identities, sending what fits. Does not cover: what is in flight; ZeroMQ is never the
+truth about that, the gateway's ledger is.
+
+    worker   ROUTER, binds `ipc://<runtime dir>/w<instance>.<generation>`, one per life
+    gateway  DEALER, connects, identity `g<gateway>.<generation>`
+
+IMMEDIATE=1: nothing is queued for a peer that is not there (without it, work sent into a gap reached whoever bound the
+address next). HWM 0: bounds are ours, in requests and bytes. ROUTER_MANDATORY: an unknown peer is an error, not a
+silent drop. ZMQ_FD is edge-triggered and sends consume edges too: after every wake *and every send*, read until dry.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import zmq
+
+MAX_FRAME_BYTES: Final = 64 << 20
+"""Above any frame of ours (inline tensors are small); a peer that sends more is cut off by ZeroMQ."""
+
+
+class PeerGone(Exception):  # noqa: N818 - an ordinary end, not an error
+    """The peer of a ROUTER is not connected."""
+
+
+def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    sock = context.socket(kind)
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.SNDHWM, 0)
+    sock.setsockopt(zmq.RCVHWM, 0)
+    sock.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    return sock
+
+
+class WorkerEnd:
+    """The bound side."""
+
+    def __init__(self, path: str) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._socket = _socket(self._context, zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        old = os.umask(0o077)  # libzmq makes the file with 777 & ~umask
+        try:
+            self._socket.bind(f"ipc://{path}")
+        finally:
+            os.umask(old)
+
+    def fileno(self) -> int:
+        """Readable when something may have happened; then call `receive` until None."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """The next (identity, frame), or None when dry. Multipart messages of another form are skipped."""
+        while True:
+            try:
+                parts = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return None
+            if len(parts) == 2:
+                return parts[0], parts[1]
+
+    def send(self, identity: bytes, frame: bytes) -> bool:
+        """Send to one gateway; False if it does not take it now; PeerGone if it is not there."""
+        try:
+            self._socket.send_multipart([identity, frame], zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                raise PeerGone from error
+            raise
+        return True
+
+    def close(self) -> None:
+        """Unbind and end ZeroMQ's thread."""
+        self._socket.close(0)
+        self._context.destroy(0)
+
+
+class Hub:
+    """A gateway's ZeroMQ context: one I/O thread for all its links."""
+
+    def __init__(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._context.set(zmq.MAX_SOCKETS, 4096)
+
+    def connect(self, path: str, identity: bytes) -> GatewayEnd:
+        """A link to the worker bound at `path`; it connects by itself."""
+        return GatewayEnd(_socket(self._context, zmq.DEALER), path, identity)
+
+    def close(self) -> None:
+        """End ZeroMQ's thread; all links are closed before."""
+        self._context.destroy(0)
+
+
+class GatewayEnd:
+    """The connecting side of one link."""
+
+    def __init__(self, sock: zmq.Socket[bytes], path: str, identity: bytes) -> None:
+        self._socket = sock
+        sock.setsockopt(zmq.IMMEDIATE, 1)
+        sock.setsockopt(zmq.IDENTITY, identity)
+        sock.setsockopt(zmq.RECONNECT_IVL, 20)  # ms; only until the first success: a life is never reconnected
+        sock.connect(f"ipc://{path}")
+
+    def fileno(self) -> int:
+        """Readable when something may have happened; then call `receive` until None."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def is_up(self) -> bool:
+        """Whether a frame could be sent now."""
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
+
+    def receive(self) -> bytes | None:
+        """The next frame, or None when dry."""
+        try:
+            return self._socket.recv(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+
+    def send(self, frame: bytes) -> bool:
+        """Send one frame; False if there is no peer to take it now: keep it and try at the next event."""
+        try:
+            self._socket.send(frame, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close; what was not sent is forgotten here, not in the ledger."""
+        self._socket.close(0)

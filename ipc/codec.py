@@ -1,0 +1,119 @@
+"""Messages as bytes and back, by msgpack.
+
+Covers: control messages (`encode`, `decode`) and data frames (`pack_frame`, `unpack_frame`, hot).
+Does not cover: sockets; what a message means; its shape (records.py).
+
+A data frame is a list of records `[kind, field, …]`, all that one loop turn has to say to one peer. Ext types are
+refused, lengths and nesting are bounded by msgpack itself. Nothing here can run code.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgpack
+
+from mmsup.ipc.messages import Drop, Grant, Infer, Reply, Tensor
+from mmsup.ipc.records import Check, WireError, from_plain, record, to_plain
+
+
+def _refuse_ext(code: int, data: bytes) -> object:
+    raise WireError(f"ext type {code} with {len(data)} bytes")
+
+
+def _unpack(data: bytes | memoryview) -> Any:  # any msgpack value
+    try:
+        return msgpack.unpackb(data, use_list=True, strict_map_key=True, ext_hook=_refuse_ext)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"not msgpack: {type(error).__name__}") from error
+
+
+def encode(message: object) -> bytes:
+    """One control message as bytes."""
+    return typing.cast("bytes", msgpack.packb(to_plain(message)))
+
+
+def decode(data: bytes | memoryview, expected: Iterable[type[Any]]) -> Any:  # one of `expected`; callers match on it
+    """The control message in `data`, which must be one of `expected`."""
+    return from_plain(_unpack(data), expected)
+
+
+# Data frames. Packed by hand: this runs for every request.
+
+_INFER, _GRANT, _DROP, _REPLY = range(4)
+Record = Infer | Grant | Drop | Reply
+_packer: Final = msgpack.Packer(autoreset=True)
+
+
+def _tensor_out(tensor: Tensor) -> tuple[object, ...]:
+    return (
+        tensor.name,
+        tensor.datatype,
+        tensor.shape,
+        tensor.segment,
+        tensor.offset,
+        tensor.size,
+        tensor.data,
+    )
+
+
+def _record_out(record: Record) -> tuple[object, ...]:
+    match record:
+        case Infer():
+            return (
+                _INFER,
+                record.id,
+                [_tensor_out(each) for each in record.inputs],
+                record.outputs,
+                record.grant_segment,
+                record.grant_offset,
+                record.grant_size,
+                record.deadline_ns,
+                record.parameters,
+            )
+        case Reply():
+            return (
+                _REPLY,
+                record.id,
+                record.code,
+                record.text,
+                [_tensor_out(each) for each in record.outputs],
+                record.need,
+                record.queue_ns,
+                record.input_ns,
+                record.infer_ns,
+                record.output_ns,
+                record.batch,
+            )
+        case Grant():
+            return (_GRANT, record.id, record.segment, record.offset, record.size)
+        case Drop():
+            return (_DROP, record.id)
+
+
+def pack_frame(records: Sequence[Record]) -> bytes:
+    """All that one loop turn has to say to one peer, in one frame."""
+    return typing.cast("bytes", _packer.pack([_record_out(each) for each in records]))
+
+
+_KINDS: Final[dict[int, Check]] = {
+    _INFER: record(Infer),
+    _GRANT: record(Grant),
+    _DROP: record(Drop),
+    _REPLY: record(Reply),
+}
+
+
+def unpack_frame(data: bytes | memoryview) -> list[Record]:
+    """The records of a frame; WireError for anything else, as a whole."""
+    raw = _unpack(data)
+    if not isinstance(raw, list):
+        raise WireError("a frame is a list of records")
+    records: list[Record] = []
+    for each in raw:
+        if not isinstance(each, list) or not each or each[0] not in _KINDS:
+            raise WireError("a record begins with its kind")
+        records.append(_KINDS[each[0]](each[1:]))
+    return records

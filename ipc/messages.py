@@ -1,0 +1,485 @@
+"""Every message that crosses a process border, once.
+
+Covers: who says it to whom, and what answers it. The wire has one version, said in the first message each way.
+Does not cover: bytes (codec.py), sockets (channel.py for tensors, seqpacket.py for control),
+the command line's JSON lines (supervisor/control.py).
+
+    brain ──control──▶ keeper     Spawn, Signal, Forget, Remember, Notify, Finished, Beat   (JSON: the keeper is
+    keeper ─control──▶ brain      Inventory, Child, SpawnFailed, Exited, Terminate, Reload   standard library only)
+    brain ──control──▶ worker     Boot, Attach, Stop
+    worker ─control──▶ brain      Hello, Stage, Ready, LoadFailed
+    brain ──control──▶ gateway    Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer,
+                                  Drain
+    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Drained
+    gateway ──link───▶ worker     Extent, Release                      (descriptors, on a socket pair of their own)
+    gateway ──ZeroMQ─▶ worker     Infer, Grant, Drop                   (many in one frame)
+    worker ──ZeroMQ──▶ gateway    Reply                                (many in one frame)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mmsup.ipc.specs import Metadata, ModelSpec
+
+WIRE_VERSION: Final = 1
+
+# Data: gateway <-> worker. Hot; packed by hand in codec.py.
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a request or a reply: `data` inline, or `size` bytes at `offset` of extent `segment`."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    segment: int = -1
+    offset: int = 0
+    size: int = 0
+    data: bytes | memoryview | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Gateway to worker: `size` bytes of the out-arena for the outputs of request `id`. Answered by Reply.
+
+    Sent again, larger, after a Reply with `need`.
+    """
+
+    id: int
+    segment: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Infer:
+    """Gateway to worker: run the model. Answered by exactly one Reply with the same id (or the worker's death).
+
+    `outputs`: names wanted, empty means all. `grant_*`: out-arena space for the outputs that are too large to
+    travel inline, packed in order at 64-byte steps; segment -1 if none is expected.
+    `deadline_ns`: CLOCK_MONOTONIC; past it the request is dropped before it runs.
+    """
+
+    id: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...]
+    grant_segment: int
+    grant_offset: int
+    grant_size: int
+    deadline_ns: int
+    parameters: dict[str, Any]  # scalars, checked by the gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Gateway to worker: forget request `id` (queued, or kept for a larger grant). Answered by Reply `cancelled`
+    if it had not begun; otherwise its own Reply comes."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Worker to gateway: the outcome of one Infer.
+
+    `code` empty: `outputs` hold the result. `need` > 0: the result is kept, a Grant of that many bytes is wanted.
+    Else `code` and `text` say what went wrong. Times in nanoseconds; `batch` is how many requests ran together.
+    """
+
+    id: int
+    code: str
+    text: str
+    outputs: tuple[Tensor, ...] = ()
+    need: int = 0
+    queue_ns: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+    batch: int = 1
+
+
+# Link: descriptors from gateway to worker, on the socket pair that came with Link and Attach.
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Gateway to worker, with one descriptor: memory `segment` of `size` bytes; `writable` is the out-arena."""
+
+    segment: int
+    size: int
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Gateway to worker: `segment` will not be named again; unmap it."""
+
+    segment: int
+
+
+# Control: brain <-> worker.
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of a worker or gateway, and its answer to a new brain's Boot-less Ping: who it is."""
+
+    role: str
+    wire: int
+    instance: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Brain to worker, its first: what it is to become. Answered by Hello, Stages, then Ready or LoadFailed."""
+
+    wire: int
+    instance: int
+    generation: int
+    address: str
+    spec: ModelSpec
+    data_limit_bytes: int
+    """RLIMIT_DATA to set, 0 for none (where no cgroup holds the cap)."""
+    file_limit_bytes: int
+    """RLIMIT_FSIZE; above any extent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Brain to worker, with one descriptor: a gateway's end of a fresh pair. Requests of this ZeroMQ identity are
+    served from now on; EOF on the pair means that gateway is gone."""
+
+    gateway: int
+    identity: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Brain to worker: no more requests will come; finish what is queued, unload, exit 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Worker to brain: progress of a load, for people: `importing onnxruntime`, `warming up`."""
+
+    text: str
+    warming: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Worker to brain, after a warm-up run: it serves."""
+
+    metadata: Metadata
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """Worker to brain: why the model cannot be served here; the worker exits after it."""
+
+    code: str
+    text: str
+
+
+# Control: brain <-> gateway.
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Brain to gateway, its first: who it is and its bounds. Answered by Hello."""
+
+    wire: int
+    gateway: int
+    generation: int
+    server_name: str
+    server_version: str
+    max_body_bytes: int
+    arena_bytes: int
+    """Quota of arena memory of this gateway, all links together."""
+    restart_grace_s: float
+    """How long a request waits for a model that is coming back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Brain to gateway, with three descriptors: the worker's pidfd, its status page, our end of a fresh pair.
+    Connect to `address`; the worker has been told (Attach) to serve this gateway's identity."""
+
+    instance: int
+    generation: int
+    address: str
+    spec: ModelSpec
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink:
+    """Brain to gateway: route nothing more to this life; when its pending is empty, let go of it."""
+
+    instance: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """Brain to gateway: this life is about to be killed. Answer or retry what is pending there, now."""
+
+    instance: int
+    generation: int
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Brain to gateway: why that life ended, from evidence; the text of the errors for what was in flight."""
+
+    instance: int
+    generation: int
+    code: str
+    text: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """One version in a Route. `state` is a lifecycle word; `code`/`reason` say why it does not serve."""
+
+    version: str
+    state: str
+    code: str
+    reason: str
+    retry_after_s: float
+    spec: ModelSpec | None
+    """None where the configuration itself is faulty."""
+    metadata: Metadata | None
+    """None until a worker of this version was ready once, unless configuration declares all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Brain to gateway: all there is to know about a model; replaces what was said before.
+
+    `wanted` False: unloaded on purpose (or never loaded): 404. `default`: the version that serves a request
+    without one. Which instances serve it follows from the Links.
+    """
+
+    name: str
+    wanted: bool
+    default: str
+    versions: tuple[VersionState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unroute:
+    """Brain to gateway: this model is in no repository any more."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Brain to gateway: every Route and Link that holds has been said; forget models and lives not named since
+    Configure. `ready` is the server's readiness, `reason` why not."""
+
+    ready: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Brain to gateway or worker-to-be: answered by Pong when all that was said before has been done."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Gateway to brain."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Gateway to brain: a control verb of its client (`load`, `unload`, `index`, `status`). Answered by Answer."""
+
+    id: int
+    verb: str
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])  # JSON, checked by the brain
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Brain to gateway: the end of an Ask. `code` empty: `result` holds."""
+
+    id: int
+    code: str
+    text: str
+    retry_after_s: float
+    result: Any  # JSON, by verb
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Gateway to brain: the oldest request at this life has waited `age_s` and nothing has come back since."""
+
+    instance: int
+    generation: int
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BadReply:
+    """Gateway to brain: this worker's answer broke the protocol; it is not to be trusted further."""
+
+    instance: int
+    generation: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Brain to gateway: take no new inference, finish what is accepted. Answered by Drained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Gateway to brain: nothing is in flight here any more."""
+
+
+# Control: brain <-> keeper.
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Brain to keeper: start a process. Answered by Child with its descriptors, or SpawnFailed.
+
+    The keeper adds to `argv` one `NAME=FD` for each descriptor that the child inherits: `lifeline` (EOF: the keeper
+    is gone), `control` (its end of the pair), `page`, `crash` (for faulthandler), then `listen:NAME` for each of
+    `listeners` and, if `tallies`, `tally:0` … of all gateway places. Standard output and error go to its log pipe.
+    """
+
+    token: str
+    """Chosen by the brain, never used twice: `worker.7.3`, `gateway.0.2` (role, instance or place, generation)."""
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    """The whole environment, nothing is inherited."""
+    cwd: str
+    procs_files: tuple[str, ...]
+    """`cgroup.procs` files the child writes itself into before it runs anything."""
+    listeners: tuple[str, ...]
+    tallies: bool
+    oom_score_adj: int
+    note: str
+    """Kept with the child and told to the next brain; JSON of the brain's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Brain to keeper: send a signal to this child, or (`group`) to its whole session, by pidfd, never by number."""
+
+    token: str
+    signal: int
+    group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Brain to keeper: this death is written down; drop what is kept of the child."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Brain to keeper: keep this text for the next brain, instead of the last one."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Brain to keeper: pass this on to systemd (`READY=1`, `STATUS=…`)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Brain to keeper: its loop turns. None for too long: the keeper kills it and starts another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Brain to keeper: the drain is over; end what is left, close the listeners, exit with this code."""
+
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Keeper to brain, its first: followed by one Child (and Exited, if it died meanwhile) for each of `children`."""
+
+    keeper_pid: int
+    generation: int
+    """How many brains there were, this one included."""
+    settings: str
+    """The JSON that the keeper was started with, unread by it."""
+    remembered: str
+    children: int
+    addresses: dict[str, str]
+    """Listener name to the address it got: `http` to `127.0.0.1:8000`; `control` and others of UNIX kind to a path."""
+    stopping: bool
+    """SIGTERM had already come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """Keeper to brain, with five descriptors: pidfd, control, page, crash, log. A new child, or an old one."""
+
+    token: str
+    pid: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """Keeper to brain: that process could not be started."""
+
+    token: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """Keeper to brain: a child is dead and reaped. `signal` 0: it exited with `status`. Kept until Forget."""
+
+    token: str
+    pid: int
+    status: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Keeper to brain: SIGTERM came; drain and say Finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Keeper to brain: SIGHUP came; read configuration and repositories again."""
+
+
+TO_KEEPER: Final = (Spawn, Signal, Forget, Remember, Notify, Beat, Finished)
+FROM_KEEPER: Final = (Inventory, Child, SpawnFailed, Exited, Terminate, Reload)
+TO_WORKER: Final = (Boot, Attach, Stop)
+FROM_WORKER: Final = (Hello, Stage, Ready, LoadFailed)
+TO_GATEWAY: Final = (Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer, Drain)
+FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Drained)
+ON_LINK: Final = (Extent, Release)

@@ -1,0 +1,111 @@
+"""The status page: what a process says of its own progress, read without its help.
+
+One anonymous 4 KiB memory per process, made and kept by the keeper, written by the loop that does the work,
+read by the brain (all) and by gateways (their workers'). One 8-byte store a field, so no reader sees half a value.
+
+    u64 index   field
+    0           activity       see Activity
+    1           since_ns       monotonic time at which the activity began
+    2           beat_ns        monotonic time of the loop's last turn
+    3           batches        executed so far
+    4           requests       executed so far
+    5           device_bytes   memory the engine holds on its device
+    64 + g      begun          id of the last request of gateway g that began to execute
+
+It is the process's own word. A lie can hurt only the one who lies: the gateways' ledger is the second witness.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Final
+
+PAGE_BYTES: Final = 4096
+BEGUN_AT: Final = 64
+GATEWAY_LIMIT: Final = PAGE_BYTES // 8 - BEGUN_AT
+
+_ACTIVITY, _SINCE, _BEAT, _BATCHES, _REQUESTS, _DEVICE = range(6)
+
+
+class Activity(enum.IntEnum):
+    """What the loop is doing now."""
+
+    STARTING = 0
+    LOADING = 1
+    WARMING = 2
+    IDLE = 3
+    BUSY = 4
+    STOPPING = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One reading of a page."""
+
+    activity: Activity
+    since_ns: int
+    beat_ns: int
+    batches: int
+    requests: int
+    device_bytes: int
+
+
+def make_page() -> int:
+    """A new page's descriptor; nobody can shrink it under its readers."""
+    fd = os.memfd_create("mmsup-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.posix_fallocate(fd, 0, PAGE_BYTES)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+class PageWriter:
+    """The owner's side of a page."""
+
+    def __init__(self, fd: int) -> None:
+        self._words = memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
+
+    def turn(self, now_ns: int) -> None:
+        """The loop came round."""
+        self._words[_BEAT] = now_ns
+
+    def enter(self, activity: Activity, now_ns: int) -> None:
+        """The loop begins something else. The time is written first: a reader may see new time with old activity,
+        which makes it patient, never the reverse."""
+        self._words[_SINCE] = now_ns
+        self._words[_BEAT] = now_ns
+        self._words[_ACTIVITY] = activity
+
+    def begin(self, gateway: int, request: int) -> None:
+        """A request of this gateway is about to execute."""
+        self._words[BEGUN_AT + gateway] = request
+
+    def executed(self, requests: int) -> None:
+        """One batch is through."""
+        self._words[_BATCHES] += 1
+        self._words[_REQUESTS] += requests
+
+    def device_bytes(self, size_bytes: int) -> None:
+        """The engine's device memory, as it reports it."""
+        self._words[_DEVICE] = size_bytes
+
+
+class PageReader:
+    """Anyone else's side of a page."""
+
+    def __init__(self, fd: int) -> None:
+        self._words = memoryview(mmap.mmap(fd, PAGE_BYTES, prot=mmap.PROT_READ)).cast("Q")
+
+    def read(self) -> Progress:
+        """The page now; an activity that no version of us knows reads as BUSY, so that its clock runs."""
+        words = self._words
+        raw = words[_ACTIVITY]
+        activity = Activity(raw) if raw <= Activity.STOPPING else Activity.BUSY
+        return Progress(activity, words[_SINCE], words[_BEAT], words[_BATCHES], words[_REQUESTS], words[_DEVICE])
+
+    def begun(self, gateway: int) -> int:
+        """Id of the last request of this gateway that began to execute; 0 if none did."""
+        return self._words[BEGUN_AT + gateway]

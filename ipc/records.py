@@ -1,0 +1,93 @@
+"""Messages as plain lists and back, checked against the dataclasses' own annotations. Standard library only.
+
+A message is `[name, field, field, …]`; a nested record is a list of its fields. The keeper writes such lists as JSON,
+everyone else as msgpack (codec.py). Anything of another shape than its dataclass is a WireError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Check = Callable[[Any], Any]  # a plain value in, a typed value out; what it is, only the annotation knows
+
+
+class WireError(Exception):
+    """Bytes that are no message of this version of the wire."""
+
+
+def to_plain(message: object) -> list[Any]:  # any field values
+    """A message as lists, dicts and scalars."""
+    return [type(message).__name__, *_plain(message)]
+
+
+def from_plain(raw: Any, expected: Iterable[type[Any]]) -> Any:  # one of `expected`; callers match on it
+    """The message that `raw` is, which must be one of `expected`."""
+    if not isinstance(raw, list) or not raw:
+        raise WireError("a message is a list that begins with its name")
+    for kind in expected:
+        if kind.__name__ == raw[0]:
+            return record(kind)(raw[1:])
+    raise WireError(f"message {raw[0]!r:.40} is not expected here")
+
+
+def _plain(value: Any) -> Any:  # any field value, recursively
+    if dataclasses.is_dataclass(value):
+        return [_plain(getattr(value, each.name)) for each in dataclasses.fields(value)]
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+_records: dict[type[Any], Check] = {}
+
+
+def record(kind: type[Any]) -> Check:
+    """How to read one record of this kind from its list of fields."""
+    if kind not in _records:
+        hints = typing.get_type_hints(kind)
+        names = [each.name for each in dataclasses.fields(kind)]
+        checks = [_check(hints[name]) for name in names]
+
+        def make(raw: Any) -> Any:  # a list of plain values in, a `kind` out
+            if not isinstance(raw, list) or len(raw) != len(checks):
+                raise WireError(f"{kind.__name__} has {len(checks)} fields")
+            try:
+                return kind(*[check(value) for check, value in zip(checks, raw, strict=True)])
+            except WireError as error:
+                raise WireError(f"{kind.__name__}: {error}") from None
+
+        _records[kind] = make
+    return _records[kind]
+
+
+def _check(hint: Any) -> Check:  # a type annotation
+    if hint is Any:
+        return lambda value: value
+    if dataclasses.is_dataclass(hint):
+        return record(typing.cast("type[Any]", hint))
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        each = _check(arguments[0])
+        return lambda raw: tuple([each(value) for value in _typed(raw, list)])
+    if origin is dict:
+        inner = _check(arguments[1])
+        return lambda raw: {_typed(key, str): inner(value) for key, value in _typed(raw, dict).items()}
+    if origin in (types.UnionType, typing.Union):
+        # A memoryview is how bytes are sent without a copy; off the wire they come as bytes.
+        present = [_check(each) for each in arguments if each not in (types.NoneType, memoryview)]
+        assert len(present) == 1, f"{hint}: a field is of one type, or that or None"
+        return lambda raw: None if raw is None else present[0](raw)
+    if hint is float:
+        return lambda raw: float(raw) if type(raw) is int else _typed(raw, float)
+    assert hint in (int, str, bytes, bool), f"{hint}: no such field on the wire"
+    return lambda raw: _typed(raw, hint)
+
+
+def _typed(value: Any, kind: type[Any]) -> Any:  # value of that very type: True is no int here
+    if type(value) is not kind:
+        raise WireError(f"{kind.__name__} expected, {type(value).__name__} came")
+    return value

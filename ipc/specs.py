@@ -1,0 +1,72 @@
+"""Frozen descriptions that one process hands to another: a tensor, a model version.
+
+`supervisor/config.py` makes them, nobody changes them; a change is a new spec and a new process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+INLINE_LIMIT_BYTES: Final = 4096
+"""Tensors up to this size travel in the message; measured: at 8 KiB a slot is already cheaper."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One declared input or output. `shape` is without the batch axis if the model batches; -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """All that a worker needs to serve one version of a model, and a gateway to describe it.
+
+    Empty `inputs` or `outputs` mean: taken from the artefact, and told by the worker when it is ready.
+    `device` is `cpu`, `cuda`, `cuda:N` or a GPU's UUID. Sizes in bytes, durations in seconds.
+    """
+
+    name: str
+    version: str
+    directory: str
+    """The version's folder, absolute."""
+    artefact: str
+    """The file in it that the engine loads."""
+    engine: str
+    """`ort`, `pytorch` or `custom`."""
+    platform: str
+    max_batch_size: int = 0
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    parameters: dict[str, str] = field(default_factory=dict[str, str])
+    device: str = "cpu"
+    instances: int = 1
+    memory_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
+    python: str = ""
+    """Interpreter of the worker; empty: the server's own."""
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    deadline_s: float = 60.0
+    hang_limit_s: float = 5.0
+    load_timeout_s: float = 300.0
+    max_queue: int = 512
+    max_queue_bytes: int = 1 << 30
+    priority: int = 0
+    retry_on_crash: bool = False
+    trusted: bool = False
+    config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread
+    """What `config.pbtxt` said, for `/config`; completed by the gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a ready worker says of its model: declared by configuration, completed from the artefact."""
+
+    platform: str
+    max_batch_size: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]

@@ -1,0 +1,130 @@
+"""Counters that outlive the process that counts: one shared table per gateway place.
+
+The keeper makes one per gateway place and hands it to every gateway; a gateway writes its own and reads all, so any
+of them can be scraped for the sum, and no total falls when a gateway or a worker dies. One writer per table at any
+time (the gateway that lives in that place), 8-byte stores, no lock.
+
+Layout: ROWS rows of ROW_BYTES: 160 bytes of `model\\0version\\0…`, then 44 u64, in the order of FIELDS.
+A row is taken at the first count for a (model, version) and never given back. When all are taken, the last row,
+named `_other`, takes the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from typing import Final
+
+ROWS: Final = 1024
+ROW_BYTES: Final = 512
+NAME_BYTES: Final = 160
+TALLY_BYTES: Final = ROWS * ROW_BYTES
+
+BUCKETS_S: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+"""Upper edges of the request histogram, seconds; one more bucket takes what is above."""
+
+FIELDS: Final = (
+    "success",
+    "fail_REJECTED",
+    "fail_CANCELED",
+    "fail_BACKEND",
+    "fail_OTHER",
+    "inference_count",
+    "exec_count",
+    "request_ns",
+    "queue_ns",
+    "compute_input_ns",
+    "compute_infer_ns",
+    "compute_output_ns",
+    "fail_ns",
+    "refused",
+    "last_inference_ms",
+    *(f"bucket_{index}" for index in range(len(BUCKETS_S) + 1)),
+)
+INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
+_WORDS: Final = ROW_BYTES // 8
+_FIRST: Final = NAME_BYTES // 8
+assert _FIRST + len(FIELDS) <= _WORDS, "a row has no room for all fields"
+
+OTHER: Final = ("_other", "")
+
+
+def make_tally() -> int:
+    """A new table's descriptor."""
+    fd = os.memfd_create("mmsup-tally", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.posix_fallocate(fd, 0, TALLY_BYTES)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+class Tally:
+    """One table. Only the gateway whose place it is calls `row`; everyone may call `totals`."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, TALLY_BYTES)
+        self._bytes = memoryview(self._map)
+        self._words = self._bytes.cast("Q")
+        self._rows: dict[tuple[str, str], int] = {}
+        self._scan()
+
+    def row(self, model: str, version: str) -> Row:
+        """The counters of one model version, made at the first call."""
+        key = (model, version)
+        row = self._rows[key] if key in self._rows else self._take(key)
+        return Row(self._words, row * _WORDS + _FIRST)
+
+    def totals(self) -> dict[tuple[str, str], list[int]]:
+        """All rows as they are now, values in the order of FIELDS."""
+        self._scan()
+        return {
+            key: self._words[row * _WORDS + _FIRST : row * _WORDS + _FIRST + len(FIELDS)].tolist()
+            for key, row in self._rows.items()
+        }
+
+    def _scan(self) -> None:
+        for row in range(len(self._rows), ROWS):
+            key = self._key(row)
+            if key is None:
+                return
+            self._rows[key] = row
+
+    def _key(self, row: int) -> tuple[str, str] | None:
+        at = row * ROW_BYTES
+        if not self._bytes[at]:
+            return None
+        model, version, _ = bytes(self._bytes[at : at + NAME_BYTES]).split(b"\0", 2)
+        return model.decode(), version.decode()
+
+    def _take(self, key: tuple[str, str]) -> int:
+        row = len(self._rows)
+        if row >= ROWS - 1:
+            key = OTHER
+            if OTHER in self._rows:
+                return self._rows[OTHER]
+        text = f"{key[0]}\0{key[1]}\0".encode()
+        assert len(text) < NAME_BYTES, f"{key} is too long a name for a row"
+        # The first byte goes last: a row is there for readers when its name is whole.
+        at = row * ROW_BYTES
+        self._bytes[at + 1 : at + len(text)] = text[1:]
+        self._bytes[at] = text[0]
+        self._rows[key] = row
+        return row
+
+
+class Row:
+    """The counters of one model version in one table."""
+
+    def __init__(self, words: memoryview, at: int) -> None:
+        self._words = words
+        self._at = at
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Count."""
+        self._words[self._at + INDEX[name]] += amount
+
+    def put(self, name: str, value: int) -> None:
+        """Set, for `last_inference_ms`."""
+        self._words[self._at + INDEX[name]] = value

@@ -1,0 +1,1 @@
+"""Keeper, brain and command line."""

@@ -1,0 +1,1 @@
+"""One model instance in one process."""
