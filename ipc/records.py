@@ -7,6 +7,7 @@ everyone else as msgpack (codec.py). Anything of another shape than its dataclas
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -32,6 +33,20 @@ def from_plain(raw: Any, expected: Iterable[type[Any]]) -> Any:  # one of `expec
         if kind.__name__ == raw[0]:
             return record(kind)(raw[1:])
     raise WireError(f"message {raw[0]!r:.40} is not expected here")
+
+
+def to_json(message: object) -> bytes:
+    """A message between keeper and brain, as bytes."""
+    return json.dumps(to_plain(message), separators=(",", ":")).encode()
+
+
+def from_json(data: bytes, expected: Iterable[type[Any]]) -> Any:  # one of `expected`; callers match on it
+    """The message between keeper and brain that these bytes are."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {type(error).__name__}") from error
+    return from_plain(raw, expected)
 
 
 def _plain(value: Any) -> Any:  # any field value, recursively
