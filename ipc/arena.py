@@ -125,6 +125,12 @@ class Side:
         """A new extent, already known to the worker."""
         self._extents[extent.segment] = extent
 
+    def remove(self, extent: Extent) -> None:
+        """Drop an extent that no slot uses; the worker has been told."""
+        assert not extent.allocator.used, "an extent in use is not dropped"
+        del self._extents[extent.segment]
+        extent.close()
+
     def allocate(self, size: int) -> Slot | None:
         """A slot of at least `size` bytes, or None when no extent has room."""
         for extent in self._extents.values():

@@ -1,0 +1,140 @@
+"""`python -m mmsup.gateway`: one gateway process, from its inherited descriptors to its end.
+
+    argv   lifeline=FD control=FD page=FD crash=FD listen:NAME=FD … tally:N=FD …
+
+Order: faulthandler, Configure from the brain, then the loop: control channel, listeners, the page's beat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import select
+import signal
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import uvloop
+from aiohttp import web
+
+from mmsup.gateway.app import make_app, make_metrics_app
+from mmsup.gateway.backend import Backend
+from mmsup.gateway.control import Control, orphaned
+from mmsup.gateway.metrics import Counting
+from mmsup.ipc import exits
+from mmsup.ipc.channel import Hub
+from mmsup.ipc.codec import decode
+from mmsup.ipc.inherited import descriptors
+from mmsup.ipc.messages import WIRE_VERSION, Configure
+from mmsup.ipc.page import Activity, PageWriter
+from mmsup.ipc.seqpacket import Closed, Seqpacket
+from mmsup.ipc.tally import Tally
+
+BEAT_S: Final = 0.1
+SHUTDOWN_S: Final = 2.0
+"""Drained connections are idle; this is how long one that is not may hold up the end."""
+
+
+def configured(channel: Seqpacket, lifeline: int) -> Configure:
+    """Wait for the brain's first word."""
+    poller = select.poll()
+    poller.register(lifeline, select.POLLIN)
+    poller.register(channel.fileno(), select.POLLIN)
+    while True:
+        if any(fd == lifeline for fd, _ in poller.poll()):
+            orphaned()
+        try:
+            received = channel.receive()
+        except Closed:
+            orphaned()
+        if received is None:
+            continue
+        configure = decode(received[0], (Configure,))
+        assert isinstance(configure, Configure)
+        assert configure.wire == WIRE_VERSION, f"the brain speaks wire {configure.wire}, this gateway {WIRE_VERSION}"
+        return configure
+
+
+async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Configure) -> None:
+    """Everything between the first word of the brain and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(inherited["lifeline"], orphaned)
+    page = PageWriter(inherited["page"])
+    hub = Hub()
+    # The one other thread of a gateway: it makes extents, which is too slow for the loop.
+    with ThreadPoolExecutor(1, "extents") as executor:
+        backend = Backend(configure, executor)
+        control = Control(channel, configure, backend, hub)
+        counting = Counting(tallies(inherited), configure.gateway, backend)
+        runners = await listen(inherited, backend, counting)
+        gc.collect()
+        gc.freeze()
+        await turn(page, backend, control, stop)
+        for runner in runners:
+            await runner.cleanup()
+        for link in list(backend.links.values()):
+            link.finish()
+        await control.close()
+    hub.close()
+
+
+async def turn(page: PageWriter, backend: Backend, control: Control, stop: asyncio.Event) -> None:
+    """The beat, from the loop that does the work, and what the backend looks after at every beat."""
+    page.enter(Activity.IDLE, time.monotonic_ns())
+    while not stop.is_set():
+        page.turn(time.monotonic_ns())
+        control.report_overdue(time.monotonic())
+        backend.close_unwanted()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEAT_S):
+                await stop.wait()
+    page.enter(Activity.STOPPING, time.monotonic_ns())
+
+
+async def listen(inherited: dict[str, int], backend: Backend, counting: Counting) -> list[web.AppRunner]:
+    """Serve on the keeper's sockets: `metrics` has only metrics, every other one the whole protocol."""
+    runners: list[web.AppRunner] = []
+    for name, fd in inherited.items():
+        if not name.startswith("listen:"):
+            continue
+        app = make_metrics_app(counting) if name == "listen:metrics" else make_app(backend, counting)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=75,
+            shutdown_timeout=SHUTDOWN_S,
+            auto_decompress=False,
+            client_max_size=backend.max_body_bytes,
+        )
+        await runner.setup()
+        runners.append(runner)
+        await web.SockSite(runner, socket.socket(fileno=fd), backlog=1024).start()
+    return runners
+
+
+def tallies(inherited: dict[str, int]) -> list[Tally]:
+    """The counters of all gateway places, in the order of places."""
+    places = sorted(int(name.removeprefix("tally:")) for name in inherited if name.startswith("tally:"))
+    return [Tally(inherited[f"tally:{place}"]) for place in places]
+
+
+def main(arguments: list[str]) -> int:
+    """Run one gateway."""
+    inherited = descriptors(arguments)
+    faulthandler.enable(inherited["crash"], all_threads=False)
+    channel = Seqpacket.of_descriptor(inherited["control"])
+    configure = configured(channel, inherited["lifeline"])
+    uvloop.run(serve(inherited, channel, configure))
+    return exits.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""The arena of one link: both sides, grown on demand, off the event loop.
+
+The worker is told of each extent over the link's own socket pair before any request can name it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from mmsup.gateway.quota import Quota
+from mmsup.ipc.arena import Extent, Side, Slot, extent_size
+from mmsup.ipc.codec import encode
+from mmsup.ipc.errors import ServerError
+from mmsup.ipc.messages import Extent as ExtentMessage
+from mmsup.ipc.messages import Release
+from mmsup.ipc.seqpacket import Closed, Seqpacket
+
+
+class LinkArena:
+    """In and out side towards one worker life. Closed as a whole when the life ends."""
+
+    def __init__(self, channel: Seqpacket, quota: Quota, executor: Executor, reclaim: Callable[[], None]) -> None:
+        self._channel = channel
+        self._quota = quota
+        self._executor = executor
+        self._reclaim = reclaim
+        self._segments = itertools.count()
+        self._growing = asyncio.Lock()
+        self.requests = Side(writable_by_worker=False)
+        self.results = Side(writable_by_worker=True)
+        self.closed = False
+
+    async def slot(self, side: Side, size: int) -> Slot:
+        """A slot of `size` bytes; ServerError `no_buffer` if there is no memory for it."""
+        slot = side.allocate(size)
+        if slot is not None:
+            return slot
+        async with self._growing:
+            slot = side.allocate(size)
+            while slot is None:
+                await self._grow(side, extent_size(size))
+                slot = side.allocate(size)
+        return slot
+
+    async def _grow(self, side: Side, size: int) -> None:
+        if not self._quota.has_room(size):
+            self._reclaim()
+        self._quota.take(size)
+        segment = next(self._segments)
+        make = asyncio.get_running_loop().run_in_executor(
+            self._executor, lambda: Extent(segment, size, writable_by_worker=side.writable_by_worker)
+        )
+        try:
+            extent = await asyncio.shield(make)
+        except MemoryError:
+            self._quota.give_back(size)
+            raise ServerError("no_buffer", f"the machine has no {size} bytes of memory left", retry_after_s=1) from None
+        except asyncio.CancelledError:
+            make.add_done_callback(lambda done: self._discard(done, size))
+            raise
+        if self.closed or not self._announce(extent):
+            extent.close()
+            self._quota.give_back(size)
+            raise ServerError("no_buffer", "the worker went away while its buffer was made", retry_after_s=1)
+        side.add(extent)
+
+    def _discard(self, made: asyncio.Future[Extent], size: int) -> None:
+        self._quota.give_back(size)
+        if not made.cancelled() and made.exception() is None:
+            made.result().close()
+
+    def _announce(self, extent: Extent) -> bool:
+        message = ExtentMessage(extent.segment, extent.size, extent.writable_by_worker)
+        try:
+            return self._channel.send(encode(message), [extent.fd])
+        except Closed:
+            return False
+
+    def release_idle(self) -> None:
+        """Give back every extent that no slot uses."""
+        for side in (self.requests, self.results):
+            for extent in [each for each in side if not each.allocator.used]:
+                try:
+                    told = self._channel.send(encode(Release(extent.segment)))
+                except Closed:
+                    return
+                if told:
+                    side.remove(extent)
+                    self._quota.give_back(extent.size)
+
+    def close(self) -> None:
+        """Drop everything; views still being written to a client keep their mapping alive."""
+        self.closed = True
+        for side in (self.requests, self.results):
+            self._quota.give_back(side.size_bytes)
+            side.close()
+        self._channel.close()

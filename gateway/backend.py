@@ -1,0 +1,286 @@
+"""The workers as the front sees them: where a request may go, and what became of those that went.
+
+Covers: the links that are up, waiting for one, bounds per model, verdicts on lives that ended, questions to the brain.
+Does not cover: one request (exchange.py), one link (link.py), HTTP.
+
+While the brain is away nothing here changes but links that end: requests are served over those that are up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from mmsup.gateway.exchange import Exchange, Given, Made, Outcome
+from mmsup.gateway.link import Link
+from mmsup.gateway.quota import Quota
+from mmsup.gateway.routes import Routes
+from mmsup.gateway.sizes import Learned
+from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, error_of
+from mmsup.ipc.messages import Configure, VersionState
+
+__all__ = ["Backend", "Exchange", "Given", "Made", "Outcome"]
+
+VERDICT_WAIT_S: Final = 0.05
+"""How long the answer to a death waits for the brain's reading of the evidence; half of what we promise in all."""
+VERDICTS_KEPT: Final = 256
+DEFAULT_VERDICT: Final = WorkerError("worker_crashed", "the worker died with this request in flight; cause unknown")
+_COMING: Final = frozenset({"absent", "starting", "loading", "warming", "ready", "draining", "stopping", "backoff"})
+ASK_TIMEOUT_S: Final = 3600.0
+"""A load may take as long as its model's own limit; this bound only ends a question that the brain lost."""
+
+
+class Backend:
+    """One per gateway process."""
+
+    def __init__(self, configure: Configure, executor: ThreadPoolExecutor) -> None:
+        self.server_name = configure.server_name
+        self.server_version = configure.server_version
+        self.max_body_bytes = configure.max_body_bytes
+        self.restart_grace_s = configure.restart_grace_s
+        self.executor = executor
+        self.quota = Quota(configure.arena_bytes)
+        self.routes = Routes()
+        self.learned = Learned()
+        self.draining = False
+        self.links: dict[tuple[int, int], Link] = {}
+        self.send_ask: Callable[[int, str, dict[str, Any]], None] = lambda _id, _verb, _arguments: None  # control.py
+        self._readiness = (False, "starting")
+        self._open: Counter[str] = Counter()
+        self._open_bytes: Counter[str] = Counter()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._verdicts: OrderedDict[tuple[int, int], asyncio.Future[MmsupError]] = OrderedDict()
+        self._asked: dict[int, asyncio.Future[Any]] = {}  # results are JSON, by verb
+        self._ask_id = 0
+
+    # Readiness.
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether the server as a whole is ready, and why not."""
+        if self.draining:
+            return False, "stopping"
+        return self._readiness
+
+    def set_readiness(self, ready: bool, reason: str) -> None:
+        """What the brain said of it."""
+        self._readiness = (ready, reason)
+
+    # Requests.
+
+    async def open(self, name: str, version: str, deadline_ns: int | None = None) -> Exchange:
+        """Admit a request and find it a worker; MmsupError if it cannot be served now."""
+        if self.draining:
+            raise ServerError("draining", "the server is stopping", model=name, retry_after_s=5)
+        state = self.routes.version(name, version)
+        spec = state.spec
+        if spec is not None and self._open[name] >= spec.max_queue:
+            text = f"Exceeds maximum queue size: model '{name}' has {self._open[name]} requests of {spec.max_queue}"
+            raise ServerError("queue_full", text, model=name, retry_after_s=1)
+        self._open[name] += 1
+        try:
+            if deadline_ns is None:
+                deadline_ns = time.monotonic_ns() + int((spec.deadline_s if spec else 60.0) * 1e9)
+            link = await self.acquire(name, version, deadline_ns)
+        except BaseException:
+            self._closed(name, 0)
+            raise
+        return Exchange(self, link, version, deadline_ns)
+
+    def take_bytes(self, exchange: Exchange, size: int) -> None:
+        """Count a body against its model's bound; ServerError `queue_full`."""
+        spec = exchange.spec
+        if self._open_bytes[spec.name] and self._open_bytes[spec.name] + size > spec.max_queue_bytes:
+            text = f"Exceeds maximum queue size: model '{spec.name}' holds {spec.max_queue_bytes} bytes of requests"
+            raise ServerError("queue_full", text, model=spec.name, retry_after_s=1)
+        self._open_bytes[spec.name] += size
+        exchange.taken_bytes += size
+
+    def closed(self, exchange: Exchange) -> None:
+        """An exchange was left."""
+        self._closed(exchange.model, exchange.taken_bytes)
+
+    def _closed(self, name: str, size: int) -> None:
+        self._open[name] -= 1
+        self._open_bytes[name] -= size
+        if not self._open[name]:
+            del self._open[name], self._open_bytes[name]
+        self.changed()
+
+    @property
+    def open_requests(self) -> int:
+        """Requests admitted and not yet left."""
+        return self._open.total()
+
+    def pending(self, name: str) -> int:
+        """The same for one model."""
+        return self._open[name]
+
+    async def acquire(self, name: str, version: str, deadline_ns: int) -> Link:
+        """The least loaded link that serves this version; waits, within bounds, for one that is coming."""
+        grace_end_ns = time.monotonic_ns() + int(self.restart_grace_s * 1e9)
+        while True:
+            state = self.routes.version(name, version)
+            link = self._least_loaded(name, state.version)
+            if link is not None:
+                return link
+            now_ns = time.monotonic_ns()
+            error = absence(name, state, (grace_end_ns - now_ns) / 1e9, (deadline_ns - now_ns) / 1e9)
+            if error is not None:
+                raise error
+            await self._change((min(grace_end_ns, deadline_ns) - now_ns) / 1e9)
+
+    def _least_loaded(self, name: str, version: str) -> Link | None:
+        best: Link | None = None
+        for link in self.links.values():
+            spec = link.said.spec
+            if spec.name != name or spec.version != version or not link.is_usable():
+                continue
+            if best is None or len(link.ledger) < len(best.ledger):
+                best = link
+        return best
+
+    # Changes: routes, links, ends of exchanges.
+
+    def changed(self) -> None:
+        """Wake whoever waits for a link or for the end of all requests."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+
+    async def _change(self, timeout_s: float) -> None:
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            async with asyncio.timeout(max(timeout_s, 0)):
+                await waiting
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(waiting)
+
+    async def drained(self) -> None:
+        """Returns when no request is open."""
+        while self.open_requests:
+            await self._change(1.0)
+
+    def add_link(self, link: Link) -> None:
+        """A worker became reachable."""
+        link.on_end = self._ended
+        self.links[link.life] = link
+        self.changed()
+
+    def unlink(self, life: tuple[int, int]) -> None:
+        """Nothing new goes there; it ends when it is empty."""
+        link = self.links.get(life)
+        if link is not None:
+            link.wanted = False
+
+    def _ended(self, link: Link) -> None:
+        self.links.pop(link.life, None)
+        self._verdict(link.life)
+        self.changed()
+
+    def reclaim(self) -> None:
+        """Give back every extent that no request uses, on all links."""
+        for link in self.links.values():
+            link.arena.release_idle()
+
+    # Verdicts: why a life ended.
+
+    def _verdict(self, life: tuple[int, int]) -> asyncio.Future[MmsupError]:
+        if life not in self._verdicts:
+            self._verdicts[life] = asyncio.get_running_loop().create_future()
+            while len(self._verdicts) > VERDICTS_KEPT:
+                self._verdicts.popitem(last=False)[1].cancel()
+        return self._verdicts[life]
+
+    def judge(self, life: tuple[int, int], error: MmsupError) -> None:
+        """The cause of a death, or of one that is about to be; the first word holds."""
+        verdict = self._verdict(life)
+        if not verdict.done():
+            verdict.set_result(error)
+
+    async def verdict(self, link: Link) -> MmsupError:
+        """Why that life ended, for an answer that must go out soon: `cause unknown` if nobody has said."""
+        try:
+            async with asyncio.timeout(VERDICT_WAIT_S):
+                error = await asyncio.shield(self._verdict(link.life))
+        except TimeoutError:
+            error = DEFAULT_VERDICT
+        name = link.said.spec.name
+        return error_of(error.code, error.text, model=name, retry_after_s=1, retryable=error.retryable)
+
+    # Questions to the brain.
+
+    async def ask(self, verb: str, arguments: dict[str, Any]) -> Any:  # arguments and result: JSON, by verb
+        """What the brain answers; MmsupError as it says, or `unavailable` if it does not answer in time."""
+        self._ask_id += 1
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # as above
+        self._asked[self._ask_id] = answer
+        try:
+            self.send_ask(self._ask_id, verb, arguments)
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                return await answer
+        except TimeoutError:
+            raise ServerError("unavailable", "the supervisor did not answer; try again", retry_after_s=2) from None
+        finally:
+            self._asked = {key: each for key, each in self._asked.items() if each is not answer}
+
+    def answered(self, number: int, result: Any, error: MmsupError | None) -> None:  # result: JSON, by verb
+        """The brain's answer to a question; one that nobody waits for any more is dropped."""
+        answer = self._asked.pop(number, None)
+        if answer is None or answer.done():
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
+
+    def brain_is_new(self) -> None:
+        """The brain that was asked is dead, and its successor knows nothing of the questions."""
+        for answer in self._asked.values():
+            if not answer.done():
+                text = "the supervisor was restarted while it worked on this; try again"
+                answer.set_exception(ServerError("unavailable", text, retry_after_s=1))
+
+    # What the working loop looks after.
+
+    def overdue(self, now: float) -> list[tuple[Link, float]]:
+        """Links whose oldest request has waited past the model's hang limit with nothing coming back."""
+        return [
+            (link, now - link.last_progress)
+            for link in self.links.values()
+            if link.ledger and now - link.last_progress > link.said.spec.hang_limit_s
+        ]
+
+    def close_unwanted(self) -> None:
+        """Let go of links that were unlinked and are empty."""
+        for link in [each for each in self.links.values() if not each.wanted and not each.ledger]:
+            link.finish()
+
+
+def absence(name: str, state: VersionState, grace_s: float, deadline_s: float) -> MmsupError | None:
+    """Why a version without a worker cannot be waited for (any longer); None if it can. Pure."""
+    if state.state not in _COMING:
+        code = state.code or "model_failed"
+        text = f"model '{name}' version {state.version} is {state.state}: {state.reason or 'no reason is known'}"
+        return error_of(code, text, model=name, retry_after_s=max(state.retry_after_s, 1))
+    if deadline_s <= 0:
+        text = f"Request timeout expired while model '{name}' was {state.state}"
+        return ServerError("deadline_exceeded", text, model=name)
+    if grace_s > 0 and state.retry_after_s <= grace_s:
+        return None
+    wait_s = max(state.retry_after_s, 1)
+    if state.code in ModelError.codes:
+        return error_of(
+            state.code, f"model '{name}' is {state.state}: {state.reason}", model=name, retry_after_s=wait_s
+        )
+    code = "model_loading" if state.state in ("absent", "starting", "loading", "warming") else "model_restarting"
+    return WorkerError(
+        code, f"model '{name}' is {state.state}: {state.reason or 'not up yet'}", model=name, retry_after_s=wait_s
+    )

@@ -1,0 +1,208 @@
+"""The control channel: what the brain says to this gateway, and what it is told.
+
+Covers: reading and writing messages with their descriptors, doing what they say to the backend.
+Does not cover: deciding anything. The first message is Configure; a brain that comes later begins with it again, and
+everything it does not name between that and Synced is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from typing import Any, Final, NoReturn
+
+from mmsup.gateway.arena import LinkArena
+from mmsup.gateway.backend import Backend
+from mmsup.gateway.link import Link
+from mmsup.ipc import exits
+from mmsup.ipc.channel import Hub
+from mmsup.ipc.codec import decode, encode
+from mmsup.ipc.errors import error_of
+from mmsup.ipc.messages import (
+    TO_GATEWAY,
+    WIRE_VERSION,
+    Answer,
+    Ask,
+    BadReply,
+    Condemned,
+    Configure,
+    Drain,
+    Drained,
+    Hello,
+    Overdue,
+    Ping,
+    Pong,
+    Route,
+    Synced,
+    Unlink,
+    Unroute,
+    Verdict,
+)
+from mmsup.ipc.messages import Link as LinkMessage
+from mmsup.ipc.seqpacket import Closed, Seqpacket, close_all
+
+LINK_DESCRIPTORS: Final = 3
+
+
+class Control:
+    """One per gateway process, over the backend that Configure gave it."""
+
+    def __init__(self, channel: Seqpacket, configure: Configure, backend: Backend, hub: Hub) -> None:
+        self._channel = channel
+        self._configure = configure
+        self._backend = backend
+        self._hub = hub
+        self._identity = f"g{configure.gateway}.{configure.generation}".encode()
+        self._named: set[tuple[int, int]] = set()
+        self._outbox: deque[bytes] = deque()
+        self._draining: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        backend.send_ask = lambda number, verb, arguments: self._say(Ask(number, verb, arguments))
+        self._loop.add_reader(channel.fileno(), self._read)
+        self._hello()
+
+    def _hello(self) -> None:
+        self._say(Hello("gateway", WIRE_VERSION, self._configure.gateway, self._configure.generation))
+
+    # Out.
+
+    def _say(self, message: object) -> None:
+        self._outbox.append(encode(message))
+        if len(self._outbox) == 1:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._outbox:
+                if not self._channel.send(self._outbox[0]):
+                    self._loop.add_writer(self._channel.fileno(), self._write)
+                    return
+                self._outbox.popleft()
+        except Closed:
+            orphaned()
+        self._loop.remove_writer(self._channel.fileno())
+
+    def report_overdue(self, now: float) -> None:
+        """Tell of workers that have not answered for too long; called a few times a second."""
+        for link, age_s in self._backend.overdue(now):
+            self._say(Overdue(*link.life, age_s))
+
+    # In.
+
+    def _read(self) -> None:
+        while True:
+            try:
+                received = self._channel.receive()
+            except Closed:
+                orphaned()
+            if received is None:
+                return
+            data, descriptors = received
+            self._do(decode(data, TO_GATEWAY), descriptors)
+
+    def _do(self, message: Any, descriptors: list[int]) -> None:  # one of TO_GATEWAY, as `decode` promises
+        match message:
+            case LinkMessage():
+                self._link(message, descriptors)
+                return
+            case Route():
+                self._backend.routes.put(message)
+                self._backend.changed()
+            case Unroute():
+                self._backend.routes.drop(message.name)
+                self._backend.changed()
+            case Unlink():
+                self._backend.unlink((message.instance, message.generation))
+            case Condemned() | Verdict():
+                self._judge(message)
+            case Answer():
+                self._answer(message)
+            case Ping():
+                self._say(Pong(message.number))
+            case Configure():
+                self._begin(message)
+            case Synced():
+                self._synced(message)
+            case Drain():
+                self._drain()
+            case _:
+                raise AssertionError(f"{type(message).__name__} is in TO_GATEWAY and not handled")
+        close_all(descriptors)
+
+    def _begin(self, message: Configure) -> None:
+        """A new brain: the same bounds, everything else anew."""
+        assert message.wire == WIRE_VERSION, f"the brain speaks wire {message.wire}, this gateway {WIRE_VERSION}"
+        self._backend.brain_is_new()
+        self._backend.routes.begin()
+        self._named.clear()
+        self._hello()
+
+    def _synced(self, message: Synced) -> None:
+        backend = self._backend
+        backend.routes.end()
+        for life in backend.links.keys() - self._named:
+            backend.unlink(life)
+        backend.set_readiness(message.ready, message.reason)
+        backend.changed()
+
+    def _link(self, message: LinkMessage, descriptors: list[int]) -> None:
+        life = (message.instance, message.generation)
+        self._named.add(life)
+        if len(descriptors) != LINK_DESCRIPTORS or life in self._backend.links:
+            close_all(descriptors)  # known already: a new brain says what its predecessor said
+            return
+        pidfd, page, pair = descriptors
+        backend = self._backend
+        arena = LinkArena(Seqpacket.of_descriptor(pair), backend.quota, backend.executor, backend.reclaim)
+        end = self._hub.connect(message.address, self._identity)
+        link = Link(message, self._configure.gateway, end, arena, (pidfd, page))
+        link.on_fault = self._distrust
+        backend.add_link(link)
+
+    def _distrust(self, link: Link, text: str) -> None:
+        """A worker broke the protocol: nothing of it is used any more, and the brain shall end it."""
+        name = link.said.spec.name
+        error = error_of(
+            "bad_worker_reply", f"the worker of model '{name}' gave an answer that is not valid", model=name
+        )
+        self._backend.judge(link.life, error)
+        self._say(BadReply(*link.life, text))
+        link.finish()
+
+    def _judge(self, message: Condemned | Verdict) -> None:
+        life = (message.instance, message.generation)
+        retryable = message.retryable if isinstance(message, Verdict) else None
+        self._backend.judge(life, error_of(message.code, message.text, retryable=retryable))
+        link = self._backend.links.get(life)
+        if link is not None:
+            link.finish()
+
+    def _answer(self, message: Answer) -> None:
+        error = None
+        if message.code:
+            error = error_of(message.code, message.text, retry_after_s=message.retry_after_s or None)
+        self._backend.answered(message.id, message.result, error)
+
+    def _drain(self) -> None:
+        if self._draining is None:
+            self._backend.draining = True
+            self._draining = asyncio.create_task(self._say_drained(), name="drain")
+
+    async def _say_drained(self) -> None:
+        await self._backend.drained()
+        self._say(Drained())
+
+    async def close(self) -> None:
+        """Stop listening to the brain."""
+        self._loop.remove_reader(self._channel.fileno())
+        self._loop.remove_writer(self._channel.fileno())
+        if self._draining is not None:
+            self._draining.cancel()
+            await asyncio.gather(self._draining, return_exceptions=True)
+        self._channel.close()
+
+
+def orphaned() -> NoReturn:
+    """The keeper is gone and takes everything with it."""
+    os._exit(exits.ORPHANED)

@@ -1,0 +1,77 @@
+"""The ledger of one link: which requests are at the worker, and what each holds of the arena.
+
+Pure but for the futures it settles. Every entry ends exactly once: by the worker's reply, or by the end of the life.
+A caller who leaves or whose deadline passes settles its future only; the entry stays, since the worker may still
+touch the slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mmsup.ipc.arena import Slot
+from mmsup.ipc.messages import Infer, Reply
+
+_ID_BITS = 63
+
+
+class LifeEnded(Exception):  # noqa: N818 - what happened to the worker; whose fault it was, the verdict says
+    """The worker's life ended with this request in it; `begun`: it may have been executing."""
+
+    def __init__(self, *, begun: bool) -> None:
+        super().__init__("the worker's life ended")
+        self.begun = begun
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One request at the worker."""
+
+    request: Infer
+    slots: list[Slot]
+    """In-slots, given back at the reply."""
+    answer: asyncio.Future[Reply]
+    out: Slot | None = None
+    asked_again: int = field(default=0)
+    """How often the worker said that its grant was too small."""
+
+
+class Ledger:
+    """Entries by id, oldest first. Ids rise from a random start: an answer from elsewhere meets no question."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._next = random.getrandbits(_ID_BITS - 1) + 1
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def next_id(self) -> int:
+        """A fresh id, larger than all before."""
+        self._next += 1
+        return self._next
+
+    def add(self, entry: Entry) -> None:
+        """A request goes out."""
+        self._entries[entry.request.id] = entry
+
+    def get(self, request: int) -> Entry | None:
+        """The entry of an id, None if it is unknown: late, doubled or invented."""
+        return self._entries.get(request)
+
+    def pop(self, request: int) -> Entry:
+        """An entry's end."""
+        return self._entries.pop(request)
+
+    def end(self, begun: int) -> None:
+        """The life is over: settle all. Ids up to `begun` may have executed."""
+        entries, self._entries = self._entries, {}
+        for entry in entries.values():
+            if not entry.answer.done():
+                entry.answer.set_exception(LifeEnded(begun=entry.request.id <= begun))

@@ -1,0 +1,194 @@
+"""One link: this gateway's way to one worker life, and what is in flight on it.
+
+Covers: sending in one frame per loop turn, taking replies, distrust of what they say, the end of the life.
+Does not cover: which link a request takes, what is done about a death (exchange.py); extents (arena.py).
+
+The end comes once, by the first of: the pidfd (final), Condemned (the brain is about to kill), the loss of our trust.
+Replies that had arrived before it still count. From then on nothing of this life is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from mmsup.gateway.arena import LinkArena
+from mmsup.gateway.distrust import fault_of
+from mmsup.gateway.ledger import Entry, Ledger
+from mmsup.ipc.arena import Slot, SlotState
+from mmsup.ipc.channel import GatewayEnd
+from mmsup.ipc.codec import Record, pack_frame, unpack_frame
+from mmsup.ipc.messages import Drop, Grant, Reply
+from mmsup.ipc.messages import Link as LinkMessage
+from mmsup.ipc.page import PageReader
+from mmsup.ipc.records import WireError
+
+FRAME_RECORDS: Final = 256
+"""Records a frame at most; one frame of inline requests stays near a megabyte."""
+
+
+class Link:
+    """The way to one life. `on_end` is called once, after every entry has been settled."""
+
+    def __init__(
+        self,
+        said: LinkMessage,
+        place: int,
+        end: GatewayEnd,
+        arena: LinkArena,
+        descriptors: tuple[int, int],
+    ) -> None:
+        """`descriptors`: the worker's pidfd, which the link owns, and its status page, which is mapped and closed."""
+        self.said = said
+        self.arena = arena
+        self.ledger = Ledger()
+        self.wanted = True
+        self.ended = False
+        self.strays = 0
+        self.last_progress = time.monotonic()
+        self.on_end: Callable[[Link], None] = lambda _: None
+        self.on_fault: Callable[[Link, str], None] = lambda _link, _text: None
+        self._place = place
+        self._end = end
+        self._outbox: list[Record] = []
+        self._flush_at_hand = False
+        self._pidfd, page = descriptors
+        self._page = PageReader(page)
+        os.close(page)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._pidfd, self.finish)
+        self._loop.add_reader(self._end.fileno(), self._wake)
+
+    @property
+    def life(self) -> tuple[int, int]:
+        """Instance and generation."""
+        return self.said.instance, self.said.generation
+
+    def is_usable(self) -> bool:
+        """Whether new requests may take it."""
+        return self.wanted and not self.ended
+
+    def is_over(self) -> bool:
+        """Whether the end has come."""
+        return self.ended
+
+    # Sending.
+
+    def submit(self, entry: Entry) -> None:
+        """Send a request; its answer settles the entry."""
+        assert not self.ended, "a request was given to a life that is over"
+        if not self.ledger:
+            self.last_progress = time.monotonic()
+        self.ledger.add(entry)
+        self.say(entry.request)
+
+    def say(self, record: Record) -> None:
+        """Send a record with the others of this loop turn."""
+        self._outbox.append(record)
+        if not self._flush_at_hand:
+            self._flush_at_hand = True
+            self._loop.call_soon(self._flush)
+
+    def abandon(self, entry: Entry) -> None:
+        """The caller is gone or its deadline passed: the worker may forget it, the slots wait for its reply."""
+        entry.answer.cancel()
+        if not self.ended and self.ledger.get(entry.request.id) is entry:
+            self.say(Drop(entry.request.id))
+
+    def _flush(self) -> None:
+        self._flush_at_hand = False
+        if self.ended:
+            return
+        while self._outbox:
+            batch = self._outbox[:FRAME_RECORDS]
+            if not self._end.send(pack_frame(batch)):
+                return  # no peer yet, or none that takes it now: the next event on the descriptor comes back here
+            del self._outbox[: len(batch)]
+        self._drain()  # a send may have consumed the edge of something that arrived
+
+    # Receiving.
+
+    def _wake(self) -> None:
+        self._drain()
+        if self._outbox and not self.ended:
+            self._flush()
+
+    def _drain(self) -> None:
+        while not self.ended:
+            frame = self._end.receive()
+            if frame is None:
+                return
+            self.last_progress = time.monotonic()
+            try:
+                records = unpack_frame(frame)
+            except WireError as error:
+                self.on_fault(self, f"a frame that is none: {error}")
+                return
+            for record in records:
+                if isinstance(record, Reply):
+                    self._take(record)
+                else:
+                    self.on_fault(self, f"a worker sent a {type(record).__name__}")
+                    return
+
+    def _take(self, reply: Reply) -> None:
+        entry = self.ledger.get(reply.id)
+        if entry is None:
+            self.strays += 1
+            return
+        fault = fault_of(reply, entry.out)
+        if fault:
+            reply = Reply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {fault}")
+        if reply.need and not entry.answer.done():
+            entry.answer.set_result(reply)  # the entry stays: the caller grants more, or drops it
+            return
+        if reply.need:
+            self.say(Drop(reply.id))
+            return
+        self._settle(self.ledger.pop(reply.id), reply)
+        if fault:
+            self.on_fault(self, fault)
+
+    def _settle(self, entry: Entry, reply: Reply) -> None:
+        for slot in entry.slots:
+            self.arena.requests.free(slot)
+        heard = not entry.answer.done()
+        if entry.out is not None:
+            if heard and any(tensor.segment >= 0 for tensor in reply.outputs):
+                entry.out.move(SlotState.DRAINING)
+            else:
+                self.arena.results.free(entry.out)
+                entry.out = None
+        if heard:
+            entry.answer.set_result(reply)
+
+    def grant(self, entry: Entry, slot: Slot) -> None:
+        """A larger out-slot for a result that the worker keeps."""
+        if entry.out is not None:
+            self.arena.results.free(entry.out)
+        entry.out = slot
+        entry.asked_again += 1
+        entry.answer = self._loop.create_future()
+        self.say(Grant(entry.request.id, slot.segment, slot.offset, slot.size))
+
+    # The end.
+
+    def finish(self) -> None:
+        """This life is over for us: take what has arrived, settle the rest, let go of everything."""
+        if self.ended:
+            return
+        self._drain()
+        if self.is_over():
+            return  # what arrived last was the end of our trust
+        self.ended = True
+        self._loop.remove_reader(self._pidfd)
+        self._loop.remove_reader(self._end.fileno())
+        os.close(self._pidfd)
+        self._end.close()
+        self._outbox.clear()
+        self.ledger.end(self._page.begun(self._place))
+        self.arena.close()
+        self.on_end(self)

@@ -1,0 +1,52 @@
+"""How much room a result will need: what is declared, else the largest seen. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmsup.ipc.allocator import ALIGNMENT
+from mmsup.ipc.messages import Tensor
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata
+from mmsup.ipc.tensor import size_bytes
+
+
+def padded(size: int) -> int:
+    """Bytes that an output takes in its slot."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def declared_bytes(metadata: Metadata, wanted: Sequence[str], batch: int) -> int | None:
+    """Room for the large ones of the outputs wanted (none named: all), or None if a shape is not known before."""
+    total = 0
+    for spec in metadata.outputs:
+        if wanted and spec.name not in wanted:
+            continue
+        shape = (batch, *spec.shape) if metadata.max_batch_size else spec.shape
+        size = None if -1 in shape else size_bytes(spec.datatype, shape)
+        if size is None:
+            return None
+        if size > INLINE_LIMIT_BYTES:
+            total += padded(size)
+    return total
+
+
+def seen_bytes(outputs: Sequence[Tensor]) -> int:
+    """Room that a result did take."""
+    return sum(padded(tensor.size) for tensor in outputs if tensor.segment >= 0)
+
+
+class Learned:
+    """The largest result of each model version so far, for shapes that only the run can tell."""
+
+    def __init__(self) -> None:
+        self._largest: dict[tuple[str, str], int] = {}
+
+    def expected(self, key: tuple[str, str], metadata: Metadata, wanted: Sequence[str], batch: int) -> int:
+        """Bytes to grant; 0 for none."""
+        declared = declared_bytes(metadata, wanted, batch)
+        return self._largest.get(key, 0) if declared is None else declared
+
+    def note(self, key: tuple[str, str], size: int) -> None:
+        """A result of this size came."""
+        if size > self._largest.get(key, 0):
+            self._largest[key] = size
