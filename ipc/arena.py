@@ -33,6 +33,8 @@ from typing import Final
 from mmsup.ipc.allocator import ALIGNMENT, Allocator, round_up
 
 EXTENT_BYTES: Final = 16 << 20
+RESERVE_BYTES: Final = 256 << 20
+"""What an extent leaves to the rest of the machine."""
 F_SEAL_FUTURE_WRITE: Final = 0x0010  # linux/fcntl.h; not in Python's fcntl
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -84,6 +86,8 @@ class Extent:
         self.segment = segment
         self.writable_by_worker = writable_by_worker
         self.allocator = Allocator(size)
+        if size > available_bytes() - RESERVE_BYTES:
+            raise MemoryError(f"no {size} bytes for an extent: the machine is short of memory")
         self.fd = os.memfd_create("mmsup-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.posix_fallocate(self.fd, 0, size)
@@ -168,6 +172,15 @@ class Side:
         for extent in self._extents.values():
             extent.close()
         self._extents.clear()
+
+
+def available_bytes() -> int:
+    """Memory that the machine can still give: fallocate on a memfd knows no ENOSPC, it goes on until the kernel kills."""
+    with open("/proc/meminfo", "rb") as meminfo:
+        for line in meminfo:
+            if line.startswith(b"MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    raise AssertionError("this kernel's meminfo has no MemAvailable")
 
 
 def extent_size(wanted: int) -> int:

@@ -9,6 +9,7 @@ Owner: whoever made the object closes it. A full buffer is `False` from send, ne
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
@@ -18,6 +19,8 @@ from typing import Final
 MESSAGE_LIMIT: Final = 192 * 1024
 """Largest message; the kernel's default buffer holds one of this size. Configurations beyond it are refused early."""
 DESCRIPTOR_LIMIT: Final = 16
+_INT_BYTES: Final = array.array("i").itemsize
+_RIGHTS_BYTES: Final = socket.CMSG_LEN(DESCRIPTOR_LIMIT * _INT_BYTES)
 
 
 class Closed(Exception):  # noqa: N818 - an ordinary end, not an error
@@ -50,10 +53,8 @@ class Seqpacket:
         """Send one message; False if the buffer is full; Closed if nobody is there. Descriptors are duplicated."""
         assert len(data) <= MESSAGE_LIMIT, f"a control message of {len(data)} bytes"
         try:
-            if descriptors:
-                socket.send_fds(self._socket, [data], list(descriptors), socket.MSG_NOSIGNAL)
-            else:
-                self._socket.send(data, socket.MSG_NOSIGNAL)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -63,15 +64,15 @@ class Seqpacket:
     def receive(self) -> tuple[bytes, list[int]] | None:
         """The next message with its descriptors (the caller's now), None if none waits, Closed at the end."""
         try:
-            data, descriptors, flags, _ = socket.recv_fds(
-                self._socket, MESSAGE_LIMIT, DESCRIPTOR_LIMIT, socket.MSG_CMSG_CLOEXEC
-            )
+            # socket.recv_fds of 3.11 drops its flags, and with them close-on-exec.
+            data, ancillary, flags, _ = self._socket.recvmsg(MESSAGE_LIMIT, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except ConnectionResetError as error:
             raise Closed from error
         if not data:
             raise Closed
+        descriptors = _descriptors(ancillary)
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             close_all(descriptors)
             return self.receive()  # a peer that breaks the bound loses its message
@@ -84,6 +85,14 @@ class Seqpacket:
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % _INT_BYTES])
+    return found.tolist()
 
 
 def close_all(descriptors: Sequence[int]) -> None:

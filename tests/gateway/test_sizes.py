@@ -1,0 +1,51 @@
+"""Room for results: declared where it can be, learned where not."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmsup.gateway.sizes import Learned, declared_bytes, padded, seen_bytes
+from mmsup.ipc.messages import Tensor
+from mmsup.ipc.specs import Metadata, TensorSpec
+
+
+def metadata(*outputs: TensorSpec, batch: int = 0) -> Metadata:
+    return Metadata("p", batch, (), outputs)
+
+
+BIG = TensorSpec("big", "FP32", (2000,))
+SMALL = TensorSpec("small", "FP32", (4,))
+OPEN = TensorSpec("open", "FP32", (-1,))
+
+
+@pytest.mark.parametrize(
+    ("described", "wanted", "batch", "size"),
+    [
+        (metadata(BIG), (), 1, 8000),
+        (metadata(BIG, SMALL), (), 1, 8000),
+        (metadata(SMALL), (), 1, 0),
+        (metadata(BIG, batch=8), (), 3, 24000),
+        (metadata(BIG, OPEN), ("big",), 1, 8000),
+        (metadata(BIG, OPEN), (), 1, None),
+        (metadata(TensorSpec("s", "BYTES", (1,))), (), 1, None),
+    ],
+)
+def test_what_is_declared_is_known_before(
+    described: Metadata, wanted: tuple[str, ...], batch: int, size: int | None
+) -> None:
+    assert declared_bytes(described, wanted, batch) == (None if size is None else padded(size))
+
+
+def test_what_is_not_declared_is_learned_for_each_version() -> None:
+    learned = Learned()
+    assert learned.expected(("m", "1"), metadata(OPEN), (), 1) == 0
+    learned.note(("m", "1"), 9000)
+    learned.note(("m", "1"), 5000)
+    assert learned.expected(("m", "1"), metadata(OPEN), (), 1) == 9000
+    assert learned.expected(("m", "2"), metadata(OPEN), (), 1) == 0
+
+
+def test_inline_outputs_need_no_room() -> None:
+    inline = Tensor("a", "UINT8", (3,), size=3, data=b"abc")
+    placed = Tensor("b", "UINT8", (5000,), 1, 0, 5000)
+    assert seen_bytes([inline, placed]) == padded(5000)
