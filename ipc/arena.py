@@ -175,7 +175,7 @@ class Side:
 
 
 def available_bytes() -> int:
-    """Memory that the machine can still give: fallocate on a memfd knows no ENOSPC, it goes on until the kernel kills."""
+    """Memory that the machine can still give; fallocate on a memfd knows no ENOSPC, only the kernel killing us."""
     with open("/proc/meminfo", "rb") as meminfo:
         for line in meminfo:
             if line.startswith(b"MemAvailable:"):

@@ -1,0 +1,77 @@
+"""The neighbour who must notice nothing: a client that keeps calling one model and writes down what it got."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from harness.server import EVENT_S, Http, Server
+
+
+@dataclass
+class Bystander:
+    """Calls `model` (an FP32 identity of one row of four) until the block is left."""
+
+    server: Server
+    model: str
+    sent: int = 0
+    failures: list[str] = field(default_factory=list)
+    worst_s: float = 0.0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _enough: threading.Condition = field(default_factory=threading.Condition)
+
+    def __enter__(self) -> Bystander:
+        self.pids = self.server.pids(self.model)
+        self._address = self.server.address()
+        self._thread = threading.Thread(target=self._run, name="bystander")
+        self._thread.start()
+        self.await_more(5)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.await_more(5)
+        self._stop.set()
+        self._thread.join(EVENT_S)
+        if kind is None:
+            self.assert_unharmed()
+
+    def await_more(self, count: int) -> None:
+        """Returns when `count` more calls were answered."""
+        with self._enough:
+            goal = self.sent + count
+            reached = self._enough.wait_for(lambda: self.sent >= goal or bool(self.failures), EVENT_S)
+        assert reached, f"the bystander got {self.sent} answers, {goal} were awaited"
+
+    def assert_unharmed(self) -> None:
+        """No failure, and the same processes as before."""
+        assert not self.failures, (
+            f"{len(self.failures)} of {self.sent} calls to {self.model} failed: {self.failures[:3]}"
+        )
+        assert self.server.pids(self.model) == self.pids
+
+    def _run(self) -> None:
+        http = Http(self._address)
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            row = [float(number), 1.0, 2.0, 3.0]
+            began = time.monotonic()
+            try:
+                status, reply = http.infer(self.model, x=("FP32", [1, 4], row))
+                fault = "" if status == 200 and reply["outputs"][0]["data"] == row else f"{status} {reply}"
+            except OSError as error:
+                fault = repr(error)
+            with self._enough:
+                self.sent += 1
+                self.worst_s = max(self.worst_s, time.monotonic() - began)
+                if fault:
+                    self.failures.append(fault)
+                self._enough.notify_all()
+            if fault:
+                break
+        http.close()

@@ -1,0 +1,210 @@
+"""A whole mmsup for a test: started, watched and stopped as an operator would.
+
+Its directories have the prefix `mmsup_test_` and are removed; its ports are ephemeral; its start is awaited by the
+same notification that systemd gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmsup.supervisor import client
+
+START_S = 120.0
+STOP_S = 60.0
+EVENT_S = 30.0
+"""Deadlines that only a defect reaches."""
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+def eventually(attempt: Callable[[], T | None], what: str, deadline_s: float = EVENT_S) -> T:
+    """What `attempt` gives when it is something; for states that have no event a test could wait for."""
+    end = time.monotonic() + deadline_s
+    seen: object = None
+    while time.monotonic() < end:
+        seen = attempt()
+        if seen:
+            return seen  # type: ignore[return-value] # a truthy T
+        select_pause()
+    raise AssertionError(f"not within {deadline_s:.0f} s: {what}; last seen: {seen!r}")
+
+
+def select_pause() -> None:
+    """Give the other processes of a two-core machine a turn between two looks."""
+    time.sleep(0.01)
+
+
+class Server:
+    """One running server."""
+
+    def __init__(self, repository: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="mmsup_test_"))
+        self.runtime_dir = self.root / "run"
+        self.state_dir = self.root / "state"
+        self.repository = repository
+        self._flags = flags
+        self._env = dict(env or {})
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(self.root / "notify"))
+        self.output = open(self.root / "output", "w+b")  # noqa: SIM115 - closed by remove()
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [
+            *(sys.executable, "-m", "mmsup.supervisor.cli", "serve"),
+            *("--model-repository", str(self.repository)),
+            *("--http-port", "0", "--metrics-port", "0"),
+            *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
+            *self._flags,
+        ]
+        env = {**os.environ, "NOTIFY_SOCKET": str(self.root / "notify"), **self._env}
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output, env=env)
+
+    def await_ready(self) -> Server:
+        """Returns when systemd would be told READY=1."""
+        self._notify.settimeout(0.2)
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
+            with contextlib.suppress(TimeoutError):
+                if b"READY=1" in self._notify.recv(4096).split(b"\n"):
+                    return self
+        raise AssertionError(f"not ready within {START_S:.0f} s:\n{self.log()}")
+
+    def log(self) -> str:
+        """All that it has said so far."""
+        return (self.root / "output").read_text(errors="replace")
+
+    # Asking.
+
+    def ctl(self, verb: str, **arguments: object) -> Any:
+        """One verb of the control socket."""
+        return client.ask(str(self.runtime_dir), verb, arguments)
+
+    def status(self) -> Json:
+        """`ctl status --json`."""
+        status = self.ctl("status")
+        assert isinstance(status, dict)
+        return status
+
+    def model(self, name: str) -> Json:
+        """One model of the status."""
+        (found,) = [each for each in self.status()["models"] if each["name"] == name]
+        assert isinstance(found, dict)
+        return found
+
+    def pids(self, name: str) -> list[int]:
+        """Pids of a model's workers that live."""
+        return [each["pid"] for each in self.model(name)["instances"] if each["pid"]]
+
+    def pid(self, name: str) -> int:
+        """The pid of a model's only worker."""
+        (pid,) = self.pids(name)
+        return pid
+
+    def events(self, event: str = "", model: str = "") -> list[Json]:
+        """Events so far, of one kind and one model."""
+        events = self.ctl("events", count=10_000)["events"]
+        return [
+            each
+            for each in events
+            if (not event or each["event"] == event) and (not model or each.get("model") == model)
+        ]
+
+    def await_event(self, event: str, model: str = "", count: int = 1) -> Json:
+        """The `count`th event of a kind, as soon as it is there."""
+        found = eventually(
+            lambda: self.events(event, model)[count - 1 :][:1],
+            f"event {event} number {count} of {model or 'any model'} in {self.events()[-10:]}",
+        )
+        return found[0]
+
+    def await_state(self, name: str, state: str) -> Json:
+        """The model, as soon as it is in that state."""
+        return eventually(
+            lambda: found if (found := self.model(name))["state"] == state else None,
+            f"{name} {state}: {self.model(name)}",
+        )
+
+    def address(self, name: str = "http") -> tuple[str, int]:
+        """Host and port of a listener."""
+        host, _, port = self.status()["addresses"][name].rpartition(":")
+        return host, int(port)
+
+    # Ending.
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_S)
+
+    def remove(self) -> None:
+        """End it whatever its state, and take its directories away."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(STOP_S)
+        self.output.close()
+        self._notify.close()
+        shutil.rmtree(self.root)
+
+
+@contextlib.contextmanager
+def serving(repository: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A ready server; whatever the test did to it, it is gone afterwards."""
+    server = Server(repository, *flags, env=env)
+    try:
+        yield server.await_ready()
+    except BaseException:
+        print(server.log())
+        raise
+    finally:
+        server.remove()
+
+
+class Http:
+    """One keep-alive connection that says what came back."""
+
+    def __init__(self, address: tuple[str, int], timeout_s: float = EVENT_S) -> None:
+        self.connection = http.client.HTTPConnection(*address, timeout=timeout_s)
+
+    def send(
+        self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers, body."""
+        self.connection.request(method, path, body, dict(headers or {}))
+        response = self.connection.getresponse()
+        return response.status, response.headers, response.read()
+
+    def json(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Status and the body's JSON."""
+        status, _, text = self.send(method, path, None if body is None else json.dumps(body))
+        return status, json.loads(text) if text else None
+
+    def infer(self, model: str, **inputs: tuple[str, list[int], list[Any]]) -> tuple[int, Any]:
+        """JSON inference: name=(datatype, shape, data)."""
+        tensors = [
+            {"name": name, "datatype": datatype, "shape": shape, "data": data}
+            for name, (datatype, shape, data) in inputs.items()
+        ]
+        return self.json("POST", f"/v2/models/{model}/infer", {"inputs": tensors})
+
+    def close(self) -> None:
+        """Hang up."""
+        self.connection.close()
