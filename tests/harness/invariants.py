@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
 from harness.server import Http, Server, select_pause
 
 SETTLE_S = 10.0

@@ -39,7 +39,7 @@ def eventually(attempt: Callable[[], T | None], what: str, deadline_s: float = E
     while time.monotonic() < end:
         seen = attempt()
         if seen:
-            return seen  # type: ignore[return-value] # a truthy T
+            return seen
         select_pause()
     raise AssertionError(f"not within {deadline_s:.0f} s: {what}; last seen: {seen!r}")
 
@@ -186,7 +186,7 @@ class Http:
 
     def send(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Status, headers, body."""
         self.connection.request(method, path, body, dict(headers or {}))
         response = self.connection.getresponse()
