@@ -1,0 +1,161 @@
+"""The other end of the control socket: one request, its progress, its result. Standard library only.
+
+    ▶ {"verb": "load", "arguments": {"name": "bert"}}
+    ◀ {"progress": "importing onnxruntime"}                     any number
+    ◀ {"ok": true, "result": …}                                 or
+    ◀ {"ok": false, "code": …, "error": text, "retryable": …}
+
+The keeper holds the listening socket: while the brain comes back, a caller waits in its queue and is answered by the
+next brain. What only reads is asked again where a brain died before it answered; what changes something is not.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, cast
+
+from mmsup.ipc.paths import control_socket
+
+Json = dict[str, Any]  # one line of the server's, whose members the caller checks where it draws them
+Progress = Callable[[Json], None]
+
+WAIT_S: Final = 10.0
+"""How long a question waits for a brain that is being restarted; it takes under 2 s."""
+PAUSE_S: Final = 0.05
+"""Between two attempts at a server that hangs up at once."""
+LINE_LIMIT: Final = 32 << 20
+"""Above any result; a server that sends more is none of ours."""
+READING: Final = frozenset({"status", "list", "ps", "show", "logs", "events"})
+"""Verbs that change nothing, and may be asked again."""
+
+
+class NoServer(Exception):  # noqa: N818 - an ordinary answer to `is anybody there`
+    """Nobody listens at the control socket, or nobody answered in time."""
+
+
+class Refused(Exception):  # noqa: N818 - the server's own words, with its code
+    """The server refused or failed."""
+
+    def __init__(self, code: str, text: str, *, retryable: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.retryable = retryable
+
+
+class _Cut(Exception):  # noqa: N818
+    """The connection ended before the last line."""
+
+
+def ask(
+    runtime_dir: str,
+    verb: str,
+    arguments: Mapping[str, object] | None = None,
+    *,
+    progress: Progress | None = None,
+    silence_s: float | None = WAIT_S,
+) -> Any:  # the result, by verb
+    """Ask the server of this runtime directory; its result, NoServer or Refused.
+
+    `progress` gets every line before the last. `silence_s` bounds the wait for an answer (None for a stream that may
+    stay silent); what changes something is waited for as long as it takes.
+    """
+    path = control_socket(runtime_dir)
+    request = json.dumps({"verb": verb, "arguments": dict(arguments or {})}).encode() + b"\n"
+    end = time.monotonic() + WAIT_S
+    while True:
+        heard = _Ear(progress)
+        try:
+            return _once(path, request, heard, silence_s if verb in READING else None)
+        except _Cut:
+            if verb not in READING or heard.any or time.monotonic() > end:
+                text = f"the server broke off before it had answered {verb}: `mmsup ctl status` says what holds now"
+                raise Refused("unavailable", text, retryable=True) from None
+            time.sleep(PAUSE_S)
+
+
+class _Ear:
+    """Hands progress on, and knows whether there was any."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.any = False
+        self._progress = progress
+
+    def __call__(self, line: Json) -> None:
+        self.any = True
+        if self._progress is not None:
+            self._progress(line)
+
+
+def _once(path: str, request: bytes, heard: _Ear, silence_s: float | None) -> Any:  # the result, by verb
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        _connect(sock, path)
+        _patience(sock, silence_s)
+        try:
+            sock.sendall(request)
+            for line in _lines(sock):
+                if "ok" in line:
+                    return _outcome(line)
+                heard(line)
+                _patience(sock, None)
+        except BlockingIOError:
+            raise NoServer(f"the server at {path} does not answer") from None
+        except (BrokenPipeError, ConnectionResetError):
+            raise _Cut from None
+    raise _Cut
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    # A blocking connect with SO_SNDTIMEO waits in a full queue; Python's own timeout would fail there at once.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(WAIT_S))
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        raise NoServer(f"the server at {path} does not answer") from None
+    except PermissionError:
+        raise NoServer(f"{path} belongs to another user") from None
+    except OSError as error:
+        why = "the path is too long for a socket" if "too long" in str(error) else "start one with `mmsup serve`"
+        raise NoServer(f"no server at {path}: {why}") from None
+
+
+def _patience(sock: socket.socket, seconds: float | None) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds or 0.0))
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+
+
+def _lines(sock: socket.socket) -> Iterator[Json]:
+    waiting = bytearray()
+    while data := sock.recv(1 << 16):
+        waiting += data
+        while (end := waiting.find(b"\n")) >= 0:
+            yield _parsed(bytes(waiting[:end]))
+            del waiting[: end + 1]
+        if len(waiting) > LINE_LIMIT:
+            raise Refused("internal", "the server's answer has no end")
+
+
+def _parsed(line: bytes) -> Json:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise Refused("internal", "what answered is not an mmsup server: its line is no JSON object")
+    return cast("Json", parsed)
+
+
+def _outcome(line: Json) -> Any:  # the result, by verb
+    if line["ok"] is True:
+        return line.get("result")
+    code, text = line.get("code"), line.get("error")
+    raise Refused(
+        str(code or "internal"), str(text or "refused without a reason"), retryable=line.get("retryable") is True
+    )

@@ -1,0 +1,223 @@
+"""What the server answered, drawn for a person; one function for each verb.
+
+Nothing here asks anything. Members that a server does not send are left empty: the command line may be newer or older
+than the server it speaks with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, cast
+
+import click
+
+from mmsup.supervisor.human import age, cell, printable
+from mmsup.supervisor.tables import draw
+from mmsup.supervisor.units import size_text
+
+Json = Mapping[str, Any]  # the server's JSON
+_TOLD: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
+"""Members of an event that have a place of their own in its line."""
+
+
+def status(result: Json) -> None:
+    """The server, its processes, its models."""
+    ready = "ready" if result.get("ready") else f"not ready: {cell(result.get('reason')) or 'no reason given'}"
+    keeper, brain = _part(result, "keeper"), _part(result, "brain")
+    _fields(
+        {
+            "mmsup": f"{cell(result.get('version'))}, {ready}, up {age(result.get('uptime_s'))}",
+            "keeper": f"pid {cell(keeper.get('pid'))}",
+            "brain": f"pid {cell(brain.get('pid'))}, generation {cell(brain.get('generation'))}",
+            **{f"gateway {number}": _gateway(each) for number, each in enumerate(_parts(result, "gateways"))},
+            **{name: cell(address) for name, address in _part(result, "addresses").items()},
+        }
+    )
+    models = _parts(result, "models")
+    if models:
+        click.echo()
+        draw(
+            ["MODEL", "VERSION", "STATE", ">INSTANCE", ">PID", ">GENERATION", ">RESTARTS", ">MEMORY", "REASON"],
+            [row for model in models for row in _model_rows(model)],
+        )
+
+
+def models(result: Json) -> None:
+    """`ctl list`."""
+    draw(
+        ["MODEL", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", "REASON"],
+        [
+            [
+                cell(each.get("name")),
+                cell(each.get("wanted")),
+                cell(each.get("state")),
+                _versions(each),
+                cell(each.get("engine")),
+                cell(each.get("instances")),
+                cell(each.get("reason")),
+            ]
+            for each in _parts(result, "models")
+        ],
+    )
+
+
+def processes(result: Json) -> None:
+    """`ctl ps`."""
+    draw(
+        ["NAME", "ROLE", "STATE", ">PID", ">MEMORY", ">CAP", ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP"],
+        [
+            [
+                _process_name(each),
+                cell(each.get("role")),
+                cell(each.get("state")),
+                cell(each.get("pid")),
+                _size(each.get("memory_bytes")),
+                _size(each.get("memory_cap_bytes")),
+                cell(each.get("generation")),
+                cell(each.get("restarts")),
+                cell(each.get("requests")),
+                age(each.get("uptime_s")),
+            ]
+            for each in _parts(result, "processes")
+        ],
+    )
+
+
+def changed(result: Json) -> None:
+    """What a load or unload came to."""
+    versions = _versions(result)
+    seconds = result.get("seconds")
+    after = f" after {age(seconds)}" if isinstance(seconds, int | float) else ""
+    click.echo(f"{cell(result.get('name'))}: {cell(result.get('state'))}{after}{f' ({versions})' if versions else ''}")
+
+
+def model(result: Json) -> None:
+    """`ctl show`: everything about one model."""
+    _fields(
+        {
+            "model": cell(result.get("name")),
+            "wanted": cell(result.get("wanted")),
+            "state": cell(result.get("state")),
+            "reason": cell(result.get("reason")),
+        }
+    )
+    for spec in _parts(result, "specs"):
+        click.echo(f"\nversion {cell(spec.get('version'))}")
+        _fields({name: _value(spec[name]) for name in spec if name not in ("name", "version", "config")}, indent="  ")
+    metadata = _part(result, "metadata")
+    for side in ("inputs", "outputs"):
+        for tensor in _parts(metadata, side):
+            click.echo(
+                f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {tensor.get('shape')}"
+            )
+    _section("instances", _parts(result, "instances"), instances)
+    for fault in result.get("faults") or ():
+        click.echo(f"fault   {_fault(fault)}")
+    story = _parts(result, "story")
+    if story:
+        click.echo("\nstory")
+        for each in story:
+            click.echo(f"  {event(each)}")
+
+
+def instances(rows: Sequence[Json]) -> None:
+    """The workers of one model."""
+    draw(
+        [">INSTANCE", "VERSION", "STATE", ">PID", ">GENERATION", ">RESTARTS", ">MEMORY"],
+        [_instance_cells(each) for each in rows],
+    )
+
+
+def event(told: Json) -> str:
+    """One event as one line: when, what, to whom, why, then whatever else it says."""
+    life = ".".join(cell(told[name]) for name in ("instance", "generation") if told.get(name) is not None)
+    who = " ".join(filter(None, (cell(told.get("model")), f"#{life}" if life else "")))
+    rest = [
+        f"{printable(name)}={_value(told[name])}" for name in told if name not in _TOLD and told[name] not in (None, "")
+    ]
+    parts = (_clock(told.get("time")), f"{cell(told.get('event')):<16}", who, cell(told.get("text")), *rest)
+    return "  ".join(filter(None, parts))
+
+
+def _clock(value: object) -> str:
+    """An ISO time as the reader's own, to the millisecond."""
+    try:
+        return datetime.fromisoformat(str(value)).astimezone().isoformat(" ", "milliseconds")[:23]
+    except ValueError:
+        return cell(value)
+
+
+def _fields(fields: Mapping[str, str], indent: str = "") -> None:
+    shown = {name: value for name, value in fields.items() if value}
+    width = max((len(name) for name in shown), default=0)
+    for name, value in shown.items():
+        click.echo(f"{indent}{printable(name):<{width}}  {value}")
+
+
+def _section(title: str, rows: Sequence[Json], show: Any) -> None:  # a function of rows
+    if rows:
+        click.echo(f"\n{title}")
+        show(rows)
+
+
+def _gateway(each: Json) -> str:
+    return f"pid {cell(each.get('pid'))}, generation {cell(each.get('generation'))}"
+
+
+def _model_rows(model: Json) -> Iterator[list[str]]:
+    name, reason = cell(model.get("name")), cell(model.get("reason"))
+    workers = _parts(model, "instances")
+    for each in workers:
+        instance, version, state, *rest = _instance_cells(each)
+        yield [name, version, state, instance, *rest, reason]
+    if not workers:
+        yield [name, "", cell(model.get("state")), "", "", "", "", "", reason]
+
+
+def _instance_cells(each: Json) -> list[str]:
+    names = ("id", "version", "state", "pid", "generation", "restarts")
+    return [*[cell(each.get(name)) for name in names], _size(each.get("memory_bytes"))]
+
+
+def _process_name(each: Json) -> str:
+    model = cell(each.get("model"))
+    if not model:
+        return " ".join(filter(None, (cell(each.get("role")), cell(each.get("id")))))
+    return f"{model}/{cell(each.get('version'))} #{cell(each.get('id'))}"
+
+
+def _versions(of: Json) -> str:
+    versions = of.get("versions")
+    if isinstance(versions, Mapping):
+        return ", ".join(f"{cell(number)} {cell(state)}" for number, state in cast("Json", versions).items())
+    return ", ".join(cell(each) for each in versions or ())
+
+
+def _fault(fault: Any) -> str:  # a text, or a place with a text
+    if isinstance(fault, Mapping):
+        told = cast("Json", fault)
+        return f"{cell(told.get('place'))}: {cell(told.get('text'))}"
+    return cell(fault)
+
+
+def _size(size_bytes: Any) -> str:  # anything that JSON holds
+    return size_text(size_bytes) if isinstance(size_bytes, int) else ""
+
+
+def _value(value: Any) -> str:  # anything that JSON holds
+    if isinstance(value, dict | list):
+        return printable(json.dumps(value)) if value else ""
+    return cell(value)
+
+
+def _part(of: Json, name: str) -> Json:
+    part = of.get(name)
+    return cast("Json", part) if isinstance(part, Mapping) else {}
+
+
+def _parts(of: Json, name: str) -> list[Json]:
+    parts = of.get(name)
+    listed: list[Any] = parts if isinstance(parts, list) else []
+    return [cast("Json", each) for each in listed if isinstance(each, Mapping)]

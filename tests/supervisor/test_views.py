@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mmsup.supervisor import views
+
+STATUS: dict[str, Any] = {
+    "version": "0.1.0",
+    "ready": False,
+    "reason": "'bert' is loading",
+    "uptime_s": 75,
+    "keeper": {"pid": 10},
+    "brain": {"pid": 11, "generation": 2},
+    "gateways": [{"pid": 12, "generation": 1, "http": "127.0.0.1:8000"}],
+    "addresses": {"http": "127.0.0.1:8000"},
+    "models": [
+        {
+            "name": "bert",
+            "state": "ready",
+            "reason": "",
+            "instances": [
+                {
+                    "id": 1,
+                    "version": "1",
+                    "pid": 99,
+                    "generation": 4,
+                    "state": "ready",
+                    "restarts": 3,
+                    "memory_bytes": 1 << 20,
+                }
+            ],
+        },
+        {"name": "gone\x1b[2J", "state": "failed", "reason": "no such file", "instances": []},
+    ],
+}
+EVENT = {
+    "time": "2025-01-02T03:04:05.678+00:00",
+    "event": "worker_exit",
+    "model": "bert",
+    "instance": 1,
+    "generation": 4,
+    "text": "killed by SIGKILL",
+    "oom_kill": 0,
+    "requests": [1, 2],
+    "empty": None,
+}
+
+
+def test_status_shows_processes_and_a_line_for_each_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    views.status(STATUS)
+    shown = capsys.readouterr().out
+    assert "0.1.0, not ready: 'bert' is loading, up 1m 15s" in shown
+    assert "pid 11, generation 2" in shown
+    row = next(line for line in shown.splitlines() if line.startswith("bert")).split()
+    assert row == ["bert", "1", "ready", "1", "99", "4", "3", "1MiB"]
+    assert "no such file" in shown
+
+
+def test_no_view_lets_a_control_character_through(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b[2Jevil\n"
+    instance = {"id": hostile, "state": hostile}
+    views.status({"models": [{"name": hostile, "reason": hostile, "instances": [instance]}], "addresses": {hostile: hostile}})
+    views.models({"models": [{"name": hostile, "versions": {hostile: hostile}, "engine": hostile}]})
+    views.processes({"processes": [{"role": hostile, "model": hostile, "version": hostile}]})
+    views.changed({"name": hostile, "state": hostile})
+    views.model(
+        {
+            "name": hostile,
+            "specs": [{"version": hostile, hostile: {hostile: hostile}}],
+            "metadata": {"inputs": [{"name": hostile, "shape": [1]}]},
+            "instances": [instance],
+            "faults": [hostile, {"place": hostile, "text": hostile}],
+            "story": [{"event": hostile, "time": hostile, "text": hostile, hostile: hostile}],
+        }
+    )
+    shown = capsys.readouterr().out
+    assert "evil" in shown
+    assert all(line.isprintable() for line in shown.split("\n"))
+
+
+def test_an_event_is_one_line_with_time_name_life_cause_and_fields() -> None:
+    line = views.event(EVENT)
+    assert line[:10] in ("2025-01-01", "2025-01-02", "2025-01-03")
+    assert "worker_exit" in line
+    assert "bert #1.4  killed by SIGKILL" in line
+    assert line.endswith("oom_kill=0  requests=[1, 2]")
+
+
+def test_an_event_of_nobody_is_drawn_too() -> None:
+    assert views.event({"time": "?", "event": "brain_exit"}).split() == ["?", "brain_exit"]
+
+
+@pytest.mark.parametrize("view", [views.status, views.models, views.processes, views.changed, views.model])
+def test_an_answer_without_its_members_is_drawn_empty(view: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    view({})
+    assert "None" not in capsys.readouterr().out
+
+
+def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    views.models({"models": [{"name": "m", "wanted": "up", "state": "ready", "versions": {"1": "ready"}, "instances": 2}]})
+    views.processes(
+        {
+            "processes": [
+                {"role": "brain", "id": "", "pid": 5, "uptime_s": 3.21},
+                {"role": "worker", "id": 7, "model": "m", "version": "1", "memory_bytes": 5 << 20, "requests": 12},
+            ]
+        }
+    )
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["m", "up", "ready", "1", "ready", "2"]
+    assert lines[3] == ["brain", "brain", "5", "3.2s"]
+    assert lines[4] == ["m/1", "#7", "worker", "5MiB", "12"]
