@@ -115,7 +115,7 @@ class Exchange:
         self._backend.closed(self)
 
     def _leave(self, entry: Entry) -> None:
-        if not entry.answer.done():
+        if self._link.ledger.get(entry.request.id) is entry:
             self._link.abandon(entry)
         elif entry.out is not None and entry.out.state is SlotState.DRAINING:
             self._link.arena.results.free(entry.out)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mmsup.ipc.arena import Slot
 from mmsup.ipc.messages import Infer, Reply
@@ -35,8 +35,12 @@ class Entry:
     """In-slots, given back at the reply."""
     answer: asyncio.Future[Reply]
     out: Slot | None = None
-    asked_again: int = field(default=0)
+    asked_again: int = 0
     """How often the worker said that its grant was too small."""
+    early: Reply | None = None
+    """The outcome, if it came while a larger grant was being made."""
+    abandoned: bool = False
+    """Nobody waits for the answer any more; the worker has been told."""
 
 
 class Ledger:
@@ -73,5 +77,5 @@ class Ledger:
         """The life is over: settle all. Ids up to `begun` may have executed."""
         entries, self._entries = self._entries, {}
         for entry in entries.values():
-            if not entry.answer.done():
+            if not entry.abandoned:
                 entry.answer.set_exception(LifeEnded(begun=entry.request.id <= begun))

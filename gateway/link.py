@@ -95,7 +95,8 @@ class Link:
     def abandon(self, entry: Entry) -> None:
         """The caller is gone or its deadline passed: the worker may forget it, the slots wait for its reply."""
         entry.answer.cancel()
-        if not self.ended and self.ledger.get(entry.request.id) is entry:
+        if not self.ended and not entry.abandoned:
+            entry.abandoned = True
             self.say(Drop(entry.request.id))
 
     def _flush(self) -> None:
@@ -142,11 +143,11 @@ class Link:
         fault = fault_of(reply, entry.out)
         if fault:
             reply = Reply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {fault}")
-        if reply.need and not entry.answer.done():
-            entry.answer.set_result(reply)  # the entry stays: the caller grants more, or drops it
-            return
         if reply.need:
-            self.say(Drop(reply.id))
+            if entry.answer.done() and not entry.abandoned:
+                self.on_fault(self, "it asks for a grant while one is on its way")
+            elif not entry.abandoned:
+                entry.answer.set_result(reply)  # the entry stays: the caller grants more, or abandons it
             return
         self._settle(self.ledger.pop(reply.id), reply)
         if fault:
@@ -155,23 +156,29 @@ class Link:
     def _settle(self, entry: Entry, reply: Reply) -> None:
         for slot in entry.slots:
             self.arena.requests.free(slot)
-        heard = not entry.answer.done()
+        heard = not entry.abandoned
         if entry.out is not None:
             if heard and any(tensor.segment >= 0 for tensor in reply.outputs):
                 entry.out.move(SlotState.DRAINING)
             else:
                 self.arena.results.free(entry.out)
                 entry.out = None
-        if heard:
+        if heard and entry.answer.done():
+            entry.early = reply
+        elif heard:
             entry.answer.set_result(reply)
 
     def grant(self, entry: Entry, slot: Slot) -> None:
-        """A larger out-slot for a result that the worker keeps."""
+        """A larger out-slot for a result that the worker keeps, unless it has given up keeping it."""
+        entry.answer = self._loop.create_future()
+        if entry.early is not None:
+            self.arena.results.free(slot)
+            entry.answer.set_result(entry.early)
+            return
         if entry.out is not None:
             self.arena.results.free(entry.out)
         entry.out = slot
         entry.asked_again += 1
-        entry.answer = self._loop.create_future()
         self.say(Grant(entry.request.id, slot.segment, slot.offset, slot.size))
 
     # The end.

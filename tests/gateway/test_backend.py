@@ -1,0 +1,435 @@
+"""Requests at workers that answer, die, hang and lie: every one ends exactly once, every slot comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.worker_peer import WorkerPeer, backend, route, spec
+from mmsup.gateway.backend import Backend, Given
+from mmsup.gateway.link import Link
+from mmsup.ipc.channel import Hub
+from mmsup.ipc.errors import MmsupError, error_of
+from mmsup.ipc.messages import Reply, Tensor
+from mmsup.ipc.specs import ModelSpec
+
+pytestmark = pytest.mark.slow
+BIG = bytes(range(256)) * 400
+
+
+@dataclass
+class House:
+    """A backend with one worker, both in the test's hands."""
+
+    backend: Backend
+    hub: Hub
+    folder: Path
+    described: ModelSpec
+    peer: WorkerPeer
+    link: Link
+
+    def second(self, generation: int = 2) -> WorkerPeer:
+        """The next life of the worker."""
+        peer = WorkerPeer(self.folder, self.described, generation=generation)
+        peer.link(self.backend, self.hub)
+        return peer
+
+
+@contextlib.asynccontextmanager
+async def house(*, arena_bytes: int = 64 << 20, grace_s: float = 10.0, **fields: object) -> AsyncIterator[House]:
+    described = spec(**fields)  # type: ignore[arg-type] # fields of ModelSpec, by the tests below
+    with tempfile.TemporaryDirectory(prefix="mmsup_test_") as folder, ThreadPoolExecutor(1) as executor:
+        made = backend(executor, arena_bytes=arena_bytes, grace_s=grace_s)
+        made.routes.put(route(described))
+        hub = Hub()
+        peer = WorkerPeer(Path(folder), described)
+        yield House(made, hub, Path(folder), described, peer, peer.link(made, hub))
+        assert made.open_requests == 0
+        for link in list(made.links.values()):
+            assert link.arena.requests.used_bytes == link.arena.results.used_bytes == 0, "a slot did not come back"
+            link.finish()
+        assert made.quota.held_bytes == 0
+        hub.close()
+        peer.close()
+
+
+async def ask(to: Backend, data: bytes, timeout_s: float = 20.0) -> bytes:
+    """One request with `data` in its space; the bytes of its only output."""
+    async with await to.open("m", "", time.monotonic_ns() + int(timeout_s * 1e9)) as exchange:
+        space = await exchange.space(len(data))
+        space[:] = data
+        outcome = await exchange.infer([Given("x", "UINT8", (len(data),), 0, len(data))], [], {})
+        return bytes(outcome.outputs[0].data)
+
+
+def in_house(test: Callable[[House], Awaitable[None]], **options: object) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(60):
+            async with house(**options) as built:  # type: ignore[arg-type] # options of house()
+                await test(built)
+
+    asyncio.run(run())
+
+
+async def refused(task: Awaitable[object]) -> MmsupError:
+    with pytest.raises(MmsupError) as caught:
+        await task
+    return caught.value
+
+
+@pytest.mark.parametrize("data", [b"abc", BIG], ids=["inline", "slot"])
+def test_the_worker_gets_the_bytes_and_the_client_gets_the_answer(data: bytes) -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(ask(built.backend, data))
+        request = await built.peer.request()
+        assert built.peer.bytes_of(request.inputs[0]) == data
+        built.peer.answer(request, b"done")
+        assert await task == b"done"
+
+    in_house(run)
+
+
+def test_a_result_larger_than_its_grant_is_asked_for_once_and_then_known() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(ask(built.backend, b"x"))
+        request = await built.peer.request()
+        assert request.grant_size == 0
+        built.peer.say(Reply(request.id, "", "", need=len(BIG)))
+        grant = await built.peer.grant()
+        assert grant.id == request.id
+        built.peer.answer_in(request.id, grant.segment, grant.offset, BIG)
+        assert await task == BIG
+        task = asyncio.create_task(ask(built.backend, b"x"))
+        request = await built.peer.request()
+        assert request.grant_size >= len(BIG)
+        built.peer.answer_in(request.id, request.grant_segment, request.grant_offset, BIG)
+        assert await task == BIG
+
+    in_house(run)
+
+
+def test_a_worker_that_asks_again_and_again_is_told_to_drop_it() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        request = await built.peer.request()
+        for size in (5000, 10_000):
+            built.peer.say(Reply(request.id, "", "", need=size))
+            await built.peer.grant()
+        built.peer.say(Reply(request.id, "", "", need=20_000))
+        assert (await task).code == "bad_worker_reply"
+        assert (await built.peer.drop()).id == request.id
+        built.peer.say(Reply(request.id, "cancelled", "dropped"))
+        await settled(built)
+
+    in_house(run)
+
+
+async def settled(built: House) -> None:
+    """Returns when the ledger is empty."""
+    end = time.monotonic() + 20
+    while built.link.ledger:
+        assert time.monotonic() < end, f"{len(built.link.ledger)} entries stay"
+        await asyncio.sleep(0.001)
+
+
+def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker() -> None:
+    async def run(built: House) -> None:
+        first = asyncio.create_task(refused(ask(built.backend, BIG)))
+        executing = await built.peer.request()
+        second = asyncio.create_task(ask(built.backend, BIG))
+        await built.peer.request()
+        built.peer.page.begin(0, executing.id)
+        built.peer.kill()
+        built.backend.judge((1, 1), error_of("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
+        error = await first
+        assert (error.code, error.retryable) == ("worker_oom", False)
+        peer = built.second()
+        request = await peer.request()
+        assert peer.bytes_of(request.inputs[0]) == BIG
+        peer.answer(request, b"ok")
+        assert await second == b"ok"
+        peer.close()
+
+    in_house(run)
+
+
+def test_without_a_word_of_the_brain_the_cause_is_unknown_and_said_within_100_ms() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        request = await built.peer.request()
+        built.peer.page.begin(0, request.id)
+        built.peer.kill()
+        built.peer.process.wait()
+        error = await task
+        assert error.code == "worker_crashed"
+        assert error.retryable
+        assert "unknown" in error.text
+
+    in_house(run)
+
+
+def test_a_reply_that_arrived_before_the_death_still_counts() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(ask(built.backend, b"x"))
+        request = await built.peer.request()
+        built.peer.page.begin(0, request.id)
+        built.peer.answer(request, b"in time")
+        assert await task == b"in time"
+        built.peer.kill()
+
+    in_house(run)
+
+
+def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(refused(ask(built.backend, BIG)))
+        peers = [built.peer]
+        for generation in (1, 2):
+            peer = peers[-1]
+            request = await peer.request()
+            assert peer.bytes_of(request.inputs[0]) == BIG
+            peer.page.begin(0, request.id)
+            built.backend.judge((1, generation), error_of("worker_crashed", "died of signal SIGSEGV"))
+            peer.kill()
+            if generation == 1:
+                peers.append(built.second())
+        assert (await task).code == "worker_crashed"
+        peers[1].close()
+
+    in_house(run, retry_on_crash=True)
+
+
+def test_an_out_of_memory_is_not_tried_again() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        request = await built.peer.request()
+        built.peer.page.begin(0, request.id)
+        built.backend.judge((1, 1), error_of("worker_oom", "killed for memory"))
+        built.peer.kill()
+        assert (await task).code == "worker_oom"
+
+    in_house(run, retry_on_crash=True)
+
+
+def test_a_deadline_answers_and_the_slot_waits_for_the_worker() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(refused(ask(built.backend, BIG, timeout_s=0.05)))
+        request = await built.peer.request()
+        error = await task
+        assert error.code == "deadline_exceeded"
+        assert built.link.arena.requests.used_bytes
+        assert (await built.peer.drop()).id == request.id
+        built.peer.answer(request, b"late")
+        await settled(built)
+
+    in_house(run)
+
+
+def test_a_client_that_leaves_frees_nothing_that_the_worker_may_touch() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(ask(built.backend, BIG))
+        request = await built.peer.request()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert built.link.arena.requests.used_bytes
+        assert (await built.peer.drop()).id == request.id
+        built.peer.answer(request, b"nobody listens")
+        await settled(built)
+
+    in_house(run)
+
+
+def test_a_client_that_leaves_during_its_upload_gives_the_slot_back() -> None:
+    async def run(built: House) -> None:
+        async with await built.backend.open("m", "") as exchange:
+            await exchange.space(len(BIG))
+            assert built.link.arena.requests.used_bytes
+        assert not built.link.arena.requests.used_bytes
+
+    in_house(run)
+
+
+def test_a_result_that_expires_while_its_grant_is_made_is_answered() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        request = await built.peer.request()
+        built.peer.say(Reply(request.id, "", "", need=5000))
+        built.peer.say(Reply(request.id, "deadline_exceeded", "kept too long"))
+        assert (await task).code == "deadline_exceeded"
+
+    in_house(run)
+
+
+def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
+    async def run(built: House) -> None:
+        faults: list[str] = []
+
+        def distrust(link: Link, text: str) -> None:
+            faults.append(text)
+            built.backend.judge(link.life, error_of("bad_worker_reply", text))
+            link.finish()
+
+        built.link.on_fault = distrust
+        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        request = await built.peer.request()
+        built.peer.page.begin(0, request.id)
+        built.peer.say(Reply(request.id, "", "", need=5000))
+        built.peer.say(Reply(request.id, "", "", need=5000))
+        assert (await task).code in ("bad_worker_reply", "model_restarting")
+        assert faults
+
+    in_house(run, grace_s=0.2)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Reply(0, "", "", (Tensor("y", "UINT8", (10,), 77, 0, 10),)),
+        Reply(0, "", "", (Tensor("y", "UINT8", (10,), size=3, data=b"abc"),)),
+        Reply(0, "", "", (Tensor("y", "FP99", (1,), size=1, data=b"a"),)),
+    ],
+)
+def test_a_lie_fails_its_request_and_the_worker_is_trusted_no_more(lie: Reply) -> None:
+    async def run(built: House) -> None:
+        faults: list[str] = []
+        built.link.on_fault = lambda _link, text: faults.append(text)
+        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        request = await built.peer.request()
+        built.peer.say(Reply(request.id, lie.code, lie.text, lie.outputs))
+        assert (await task).code == "bad_worker_reply"
+        assert faults
+
+    in_house(run)
+
+
+def test_unknown_and_doubled_replies_are_counted_and_dropped() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(ask(built.backend, b"x"))
+        request = await built.peer.request()
+        built.peer.answer(request, b"right")
+        built.peer.answer(request, b"again")
+        built.peer.say(Reply(request.id + 1000, "", "", ()))
+        assert await task == b"right"
+        task = asyncio.create_task(ask(built.backend, b"y"))
+        built.peer.answer(await built.peer.request(), b"next")
+        assert await task == b"next"
+        assert built.link.strays == 2
+
+    in_house(run)
+
+
+def test_no_memory_is_an_error_at_once_and_small_requests_go_on() -> None:
+    async def run(built: House) -> None:
+        error = await refused(ask(built.backend, bytes(1 << 20)))
+        assert error.code == "no_buffer"
+        assert error.retry_after_s
+        task = asyncio.create_task(ask(built.backend, b"small"))
+        built.peer.answer(await built.peer.request(), b"ok")
+        assert await task == b"ok"
+
+    in_house(run, arena_bytes=1 << 20)
+
+
+def test_idle_memory_is_given_back_when_another_needs_it() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(ask(built.backend, BIG))
+        built.peer.answer(await built.peer.request(), b"ok")
+        await task
+        large = bytes(20 << 20)
+        task = asyncio.create_task(ask(built.backend, large))
+        request = await built.peer.request()
+        assert built.peer.bytes_of(request.inputs[0]) == large
+        built.peer.answer(request, b"ok")
+        assert await task == b"ok"
+
+    in_house(run, arena_bytes=30 << 20)
+
+
+def test_a_full_queue_is_refused_at_once() -> None:
+    async def run(built: House) -> None:
+        async with await built.backend.open("m", ""), await built.backend.open("m", ""):
+            error = await refused(built.backend.open("m", ""))
+        assert error.code == "queue_full"
+        assert error.text.startswith("Exceeds maximum queue size")
+
+    in_house(run, max_queue=2)
+
+
+def test_requests_wait_for_a_worker_that_comes_back() -> None:
+    async def run(built: House) -> None:
+        ended = asyncio.get_running_loop().create_future()
+        built.link.on_end, told = (lambda link: (told(link), ended.set_result(None))), built.link.on_end
+        built.peer.kill()
+        await ended
+        task = asyncio.create_task(ask(built.backend, b"x"))
+        await asyncio.sleep(0)
+        peer = built.second()
+        peer.answer(await peer.request(), b"back")
+        assert await task == b"back"
+        peer.close()
+
+    in_house(run)
+
+
+def test_waiting_ends_with_the_grace() -> None:
+    async def run(built: House) -> None:
+        built.backend.unlink((1, 1))
+        error = await refused(ask(built.backend, b"x"))
+        assert error.code == "model_restarting"
+
+    in_house(run, grace_s=0.05)
+
+
+def test_an_unlinked_worker_finishes_what_it_has_and_gets_nothing_new() -> None:
+    async def run(built: House) -> None:
+        old = asyncio.create_task(ask(built.backend, b"old"))
+        request = await built.peer.request()
+        peer = built.second()
+        built.backend.unlink((1, 1))
+        new = asyncio.create_task(ask(built.backend, b"new"))
+        peer.answer(await peer.request(), b"from the new one")
+        assert await new == b"from the new one"
+        built.backend.close_unwanted()
+        assert not built.link.ended
+        built.peer.answer(request, b"from the old one")
+        assert await old == b"from the old one"
+        built.backend.close_unwanted()
+        assert built.link.ended
+        peer.close()
+
+    in_house(run)
+
+
+def test_the_least_loaded_worker_gets_the_next_request() -> None:
+    async def run(built: House) -> None:
+        peer = built.second()
+        tasks = [asyncio.create_task(ask(built.backend, b"x")) for _ in range(4)]
+        requests = [await built.peer.request(), await peer.request(), await built.peer.request(), await peer.request()]
+        for each, request in zip([built.peer, peer] * 2, requests, strict=True):
+            each.answer(request, b"ok")
+        assert await asyncio.gather(*tasks) == [b"ok"] * 4
+        peer.close()
+
+    in_house(run)
+
+
+def test_a_new_brain_ends_the_questions_to_the_old_one() -> None:
+    async def run(built: House) -> None:
+        asked: list[int] = []
+        built.backend.send_ask = lambda number, _verb, _arguments: asked.append(number)
+        task = asyncio.create_task(refused(built.backend.ask("load", {"name": "m"})))
+        await asyncio.sleep(0)
+        built.backend.brain_is_new()
+        assert (await task).code == "unavailable"
+        built.backend.answered(asked[0], {}, None)
+
+    in_house(run)
