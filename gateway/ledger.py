@@ -77,5 +77,5 @@ class Ledger:
         """The life is over: settle all. Ids up to `begun` may have executed."""
         entries, self._entries = self._entries, {}
         for entry in entries.values():
-            if not entry.abandoned:
+            if not entry.answer.done():  # done: abandoned, or its caller is about to grant and will see the end
                 entry.answer.set_exception(LifeEnded(begun=entry.request.id <= begun))

@@ -366,10 +366,16 @@ def test_a_full_queue_is_refused_at_once() -> None:
 
 def test_requests_wait_for_a_worker_that_comes_back() -> None:
     async def run(built: House) -> None:
-        ended = asyncio.get_running_loop().create_future()
-        built.link.on_end, told = (lambda link: (told(link), ended.set_result(None))), built.link.on_end
+        ended = asyncio.Event()
+        told = built.link.on_end
+
+        def tell(link: Link) -> None:
+            told(link)
+            ended.set()
+
+        built.link.on_end = tell
         built.peer.kill()
-        await ended
+        await ended.wait()
         task = asyncio.create_task(ask(built.backend, b"x"))
         await asyncio.sleep(0)
         peer = built.second()
