@@ -1,0 +1,86 @@
+"""What `mmsup check` says: every fault of configuration and repositories, and what would be served. Pure.
+
+The command line draws the report, or prints it as it is with --json; `ok` is its exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.supervisor.config import Origin
+from mmsup.supervisor.fault import Fault
+from mmsup.supervisor.repository import ModelEntry, Repository
+from mmsup.supervisor.settings import Settings
+
+Report = dict[str, Any]  # JSON
+
+
+def report(
+    outcome: Settings | tuple[Fault, ...],
+    repository: Repository | None = None,
+    warnings: Iterable[Fault] = (),
+    origins: Sequence[Origin] = (),
+) -> Report:
+    """All of it as one JSON object. `outcome` and `warnings` come from config.read; `repository` only if there are
+    Settings; `origins` only for --explain."""
+    found = Repository({}) if repository is None else repository
+    faults = [*(() if isinstance(outcome, Settings) else outcome), *found.faults]
+    concerns = [*warnings, *found.warnings]
+    if isinstance(outcome, Settings) and repository is not None:
+        faults += [
+            Fault("--load-model", f"no repository holds {name}")
+            for name in outcome.load_models
+            if name != "*" and name not in found.models
+        ]
+        if not found.models and not found.faults:
+            concerns.append(Fault(":".join(outcome.repositories), "holds no model"))
+    for entry in found.models.values():
+        faults += entry.faults
+        concerns += entry.warnings
+    result: Report = {
+        "ok": not faults,
+        "faults": [_fault(each) for each in faults],
+        "warnings": [_fault(each) for each in concerns],
+        "models": [_model(each) for each in found.models.values()],
+    }
+    if origins:
+        result["options"] = [{"option": each.option, "value": each.value, "source": each.source} for each in origins]
+    return result
+
+
+def _fault(fault: Fault) -> Report:
+    return {"place": fault.place, "text": fault.text}
+
+
+def _model(entry: ModelEntry) -> Report:
+    return {
+        "name": entry.name,
+        "ok": not entry.faults,
+        "directory": entry.directory,
+        "all_versions": list(entry.all_versions),
+        "versions": [_version(each) for each in entry.specs],
+        "faults": [_fault(each) for each in entry.faults],
+        "warnings": [_fault(each) for each in entry.warnings],
+    }
+
+
+def _version(spec: ModelSpec) -> Report:
+    return {
+        "version": spec.version,
+        "artefact": spec.artefact,
+        "engine": spec.engine,
+        "platform": spec.platform,
+        "device": spec.device,
+        "instances": spec.instances,
+        "max_batch_size": spec.max_batch_size,
+        "memory_bytes": spec.memory_bytes,
+        "gpu_memory_bytes": spec.gpu_memory_bytes,
+        "inputs": [_tensor(each) for each in spec.inputs],
+        "outputs": [_tensor(each) for each in spec.outputs],
+    }
+
+
+def _tensor(tensor: TensorSpec) -> Report:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "optional": tensor.optional}
