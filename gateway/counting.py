@@ -1,0 +1,131 @@
+"""What became of each request, written once into this gateway's tally, read as the sum over all gateways.
+
+Rows are (model, version). Beside them a model has a row `!CODE` for each code with which requests were refused
+before they were inferences; requests that name no model of ours share the model `_unknown`, since a client chooses
+those names.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from mmsup.gateway.exchange import Outcome
+from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.tally import BUCKETS_S, FIELDS, Tally
+
+UNKNOWN: Final = "_unknown"
+REFUSED: Final = "!"
+_STRANGERS: Final = frozenset({"unknown_model", "unknown_version", "bad_version"})
+REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+_REASON: Final = {
+    "cancelled": "CANCELED",
+    "queue_full": "REJECTED",
+    "no_buffer": "REJECTED",
+    "inference_failed": "BACKEND",
+    "worker_crashed": "BACKEND",
+    "worker_oom": "BACKEND",
+    "worker_sigbus": "BACKEND",
+    "worker_hung": "BACKEND",
+    "bad_worker_reply": "BACKEND",
+    "gpu_oom": "BACKEND",
+    "gpu_fault": "BACKEND",
+    "deadline_exceeded": "BACKEND",
+}
+_EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]
+_WHOLE: Final = 1 - 1e-9
+_CANCELLED: Final = ServerError("cancelled", "the client went away")
+_BUG: Final = ServerError("internal", "an error of ours")
+Totals = dict[tuple[str, str], dict[str, int]]
+
+
+def reason(code: str) -> str:
+    """The failure reason of a code, in the words of the public metric."""
+    return _REASON.get(code, "OTHER")
+
+
+class Counting:
+    """One per gateway process; `place` is its own tally's."""
+
+    def __init__(self, tallies: Sequence[Tally], place: int) -> None:
+        self._tallies = tallies
+        self._own = tallies[place]
+        self._executions: dict[tuple[str, str], float] = {}
+        """Batches that are not yet whole: each of the n requests of a batch is a 1/n of one."""
+
+    def finished(self, model: str, version: str, outcome: Outcome, inferences: int, request_ns: int) -> None:
+        """A request was answered with a result; `inferences` is the size of its own batch."""
+        row = self._own.row(model, version)
+        row.add("success")
+        row.add("inference_count", inferences)
+        part = self._executions.get((model, version), 0.0) + 1 / max(outcome.batch, 1)
+        whole = 1 if part >= _WHOLE else 0
+        self._executions[model, version] = part - whole
+        row.add("exec_count", whole)
+        row.add("request_ns", request_ns)
+        row.add("queue_ns", outcome.queue_ns)
+        row.add("compute_input_ns", outcome.input_ns)
+        row.add("compute_infer_ns", outcome.infer_ns)
+        row.add("compute_output_ns", outcome.output_ns)
+        row.add(f"bucket_{bisect.bisect_left(_EDGES_NS, request_ns)}")
+        row.put("last_inference_ms", time.time_ns() // 1_000_000)
+
+    def failed(self, model: str, version: str, code: str, request_ns: int) -> None:
+        """An inference was answered with an error that is not its caller's."""
+        row = self._own.row(model, version)
+        row.add(f"fail_{reason(code)}")
+        row.add("fail_ns", request_ns)
+        row.add(f"bucket_{bisect.bisect_left(_EDGES_NS, request_ns)}")
+
+    def refused(self, model: str, code: str) -> None:
+        """A request was wrong in itself; it is no inference."""
+        self._own.row(UNKNOWN if code in _STRANGERS else model, REFUSED + code).add("refused")
+
+    def totals(self) -> Totals:
+        """All rows, summed over all gateways."""
+        summed: Totals = {}
+        for tally in self._tallies:
+            for key, values in tally.totals().items():
+                row = summed.setdefault(key, dict.fromkeys(FIELDS, 0))
+                for name, value in zip(FIELDS, values, strict=True):
+                    row[name] = max(row[name], value) if name == "last_inference_ms" else row[name] + value
+        return summed
+
+
+class Ticket:
+    """One request on its way to being counted: the first word on its end holds."""
+
+    def __init__(self, counting: Counting, model: str, version: str) -> None:
+        self._counting = counting
+        self._model = model
+        self._version = version
+        self._open = True
+        self.started_ns = time.monotonic_ns()
+
+    def serves(self, version: str) -> None:
+        """The version that was found for it."""
+        self._version = version
+
+    def finished(self, outcome: Outcome, inferences: int) -> None:
+        """It has its result."""
+        if self._close():
+            self._counting.finished(self._model, self._version, outcome, inferences, self._age_ns())
+
+    def failed(self, error: BaseException) -> None:
+        """It ended with this instead."""
+        if not self._close():
+            return
+        if isinstance(error, CallerError):
+            self._counting.refused(self._model, error.code)
+            return
+        known = error if isinstance(error, MmsupError) else _BUG if isinstance(error, Exception) else _CANCELLED
+        self._counting.failed(self._model, self._version, known.code, self._age_ns())
+
+    def _close(self) -> bool:
+        was_open, self._open = self._open, False
+        return was_open
+
+    def _age_ns(self) -> int:
+        return time.monotonic_ns() - self.started_ns

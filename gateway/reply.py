@@ -1,0 +1,68 @@
+"""The reply to an inference: JSON alone, or JSON with blobs behind it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mmsup.gateway import classes, literal
+from mmsup.gateway.exchange import Made
+from mmsup.gateway.v2 import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who answers whom."""
+
+    model: str
+    version: str
+    request_id: str
+    batched: bool
+    """Whether the first axis of each output is the batch."""
+    labels: dict[str, list[str]]
+    """Names of the classes, by output, where the model has any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes out: `head` is JSON; with `blobs` (even none of them) it is followed by binary data."""
+
+    head: bytes
+    blobs: list[memoryview] | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self.head) + sum(len(each) for each in self.blobs or ())
+
+
+def shape(origin: Origin, wanted: Sequence[Wanted], outputs: Sequence[Made]) -> Reply:
+    """The reply with the outputs as they were wanted, in that order."""
+    made = {each.name: each for each in outputs}
+    blobs: list[memoryview] = []
+    shown: list[dict[str, Any]] = []  # JSON objects
+    for each in wanted:
+        tensor = made[each.spec.name]
+        if each.classes:
+            tensor = classes.top(tensor, each.classes, origin.labels.get(tensor.name, []), batched=origin.batched)
+        shown.append(_output(tensor, blobs, binary=each.binary))
+    document: dict[str, Any] = {"model_name": origin.model, "model_version": origin.version}  # a JSON object
+    if origin.request_id:
+        document["id"] = origin.request_id
+    document["outputs"] = shown
+    binary = any(each.binary for each in wanted)
+    return Reply(orjson.dumps(document), blobs if binary else None)
+
+
+def _output(tensor: Made, blobs: list[memoryview], *, binary: bool) -> dict[str, Any]:  # a JSON object
+    made: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}  # as above
+    if binary:
+        data = tensor.data.cast("B") if tensor.data.format != "B" else tensor.data
+        made["parameters"] = {"binary_data_size": len(data)}
+        blobs.append(data)
+    else:
+        made["data"] = orjson.Fragment(literal.to_json(tensor.data, tensor.datatype, tensor.shape, tensor.name))
+    return made

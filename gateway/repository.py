@@ -1,0 +1,59 @@
+"""The model repository over HTTP: what there is, load, unload. The brain does it; here it is only asked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from aiohttp.web_response import StreamResponse
+
+from mmsup.gateway import answer
+from mmsup.gateway.backend import Backend
+from mmsup.gateway.call import Call
+from mmsup.gateway.document import as_object, fault
+from mmsup.ipc.errors import CallerError, ServerError
+
+INDEX_WAIT_S: Final = 10.0
+
+
+class Repository:
+    """The handlers."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def index(self, call: Call) -> StreamResponse:
+        """All models and versions with their states; with `ready` only those that serve."""
+        asked = await call.document()
+        only_ready = asked.get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise fault("'ready' must be true or false")
+        try:
+            async with asyncio.timeout(INDEX_WAIT_S):
+                rows = await self._backend.ask("index", {"ready": only_ready})
+        except TimeoutError:
+            raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
+        return answer.json(rows, extra=call.echo)
+
+    async def load(self, call: Call) -> StreamResponse:
+        """Load or reload; answers when the model serves, or with the reason why not."""
+        await self._backend.ask("load", {"name": call.model, **await _parameters(call)})
+        return answer.empty(call.echo)
+
+    async def unload(self, call: Call) -> StreamResponse:
+        """Unload; answers when nothing is routed to the model any more."""
+        await self._backend.ask("unload", {"name": call.model, **await _parameters(call)})
+        return answer.empty(call.echo)
+
+
+async def _parameters(call: Call) -> dict[str, Any]:  # scalars, judged by the brain
+    """The `parameters` of a load or unload, as an argument only if there are any."""
+    said = (await call.document()).get("parameters")
+    given = {} if said is None else as_object(said)
+    if given is None or not all(isinstance(each, str | int | float | bool) for each in given.values()):
+        raise fault("'parameters' must be an object of scalars")
+    files = [key for key in given if key.startswith("file:")]
+    if files:
+        text = f"failed to load '{call.model}': files may not be sent to this server"
+        raise CallerError("forbidden", text, model=call.model)
+    return {"parameters": given} if given else {}

@@ -1,0 +1,59 @@
+"""Listeners of one gateway: each of the keeper's sockets, served until the end.
+
+Who calls: `__main__`, once for each socket it inherited, and `close` after the drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from mmsup.gateway.app import App
+from mmsup.gateway.backend import Backend
+from mmsup.gateway.connection import Listener
+from mmsup.gateway.counting import Counting
+from mmsup.ipc.tally import Tally
+
+BACKLOG: Final = 1024
+
+
+class Front:
+    """The HTTP face of a gateway: its application, its listeners, and the thread that reads large documents."""
+
+    def __init__(self, backend: Backend, tallies: Sequence[Tally], place: int) -> None:
+        # Reading a large JSON text takes milliseconds, which are not the loop's; one at a time bounds its memory.
+        self._documents = ThreadPoolExecutor(1, "documents")
+        self.app = App(backend, Counting(tallies, place), self._documents)
+        self._open: list[tuple[asyncio.Server, Listener]] = []
+
+    async def listen(self, sock: socket.socket, *, metrics_only: bool = False) -> None:
+        """Serve on this listening socket, which is ours from now on."""
+        handler = self.app.serve_metrics if metrics_only else self.app.serve
+        listener = Listener(handler, is_local=is_local(sock))
+        sock.settimeout(0)
+        server = await asyncio.get_running_loop().create_server(listener, sock=sock, backlog=BACKLOG)
+        self._open.append((server, listener))
+
+    async def close(self, grace_s: float) -> None:
+        """Accept no more, let each connection end what it is at for at most `grace_s`, then close it."""
+        for server, listener in self._open:
+            server.close()
+            listener.pre_shutdown()
+        for _, listener in self._open:
+            await listener.shutdown(grace_s)
+        self._open.clear()
+        self._documents.shutdown(cancel_futures=True)
+
+
+def is_local(sock: socket.socket) -> bool:
+    """Whether only this machine can reach a listening socket."""
+    if sock.family == socket.AF_UNIX:
+        return True
+    try:
+        return ipaddress.ip_address(sock.getsockname()[0]).is_loopback
+    except ValueError:
+        return False

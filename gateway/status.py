@@ -1,0 +1,116 @@
+"""Errors as HTTP answers: the only table from codes to statuses. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+import orjson
+
+from mmsup.ipc.errors import CallerError, MmsupError
+
+STATUS: Final[dict[str, int]] = {
+    # the caller's
+    "bad_request": 400,
+    "forbidden": 403,
+    "unknown_model": 404,
+    "unknown_version": 404,
+    "bad_version": 404,
+    "unknown_path": 404,
+    "method_not_allowed": 405,
+    "body_timeout": 408,
+    "conflict": 409,
+    "too_large": 413,
+    "unsupported_media": 415,
+    "not_implemented": 501,
+    # the model's
+    "inference_failed": 500,
+    "load_failed": 500,
+    "load_timeout": 504,
+    "does_not_fit": 507,
+    "model_failed": 503,
+    "crash_loop": 503,
+    # the worker's
+    "worker_crashed": 503,
+    "worker_oom": 503,
+    "worker_sigbus": 503,
+    "worker_hung": 504,
+    "bad_worker_reply": 502,
+    "gpu_oom": 503,
+    "gpu_fault": 503,
+    "model_loading": 503,
+    "model_restarting": 503,
+    # ours
+    "queue_full": 503,
+    "no_buffer": 503,
+    "deadline_exceeded": 504,
+    "cancelled": 499,
+    "draining": 503,
+    "unavailable": 503,
+    "internal": 500,
+}
+CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
+"""After these the connection is closed: what is left of the request would have to be read for nothing."""
+
+UNAVAILABLE: Final = 503
+TEXT_LIMIT: Final = 1000
+_TRACEBACK: Final = "Traceback (most recent call last)"
+_INTERNALS: Final = (
+    (re.compile(r"(?<![\w./])(?:/[\w.@+~-]+){2,}/?"), "<path>"),
+    (re.compile(r"\b0x[0-9a-fA-F]+"), "<address>"),
+    (re.compile(r"\bpid[ =:]*\d+"), "pid"),
+)
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+def http_status(code: str) -> int:
+    """The status of an error code."""
+    return STATUS[code]
+
+
+def headers(error: MmsupError) -> dict[str, str]:
+    """What goes into the head of an error's answer, apart from its status."""
+    made: dict[str, str] = {}
+    if STATUS[error.code] == UNAVAILABLE:
+        made["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
+    if error.code == "unsupported_media":
+        made["Accept-Encoding"] = "gzip, deflate, identity"
+    if error.code in CLOSING:
+        made["Connection"] = "close"
+    return made
+
+
+def body(error: MmsupError, request_id: str = "") -> bytes:
+    """The JSON object that tells a client of an error."""
+    made: dict[str, str | bool] = {"error": text(error), "code": error.code}
+    if error.model:
+        made["model"] = error.model
+    if request_id:
+        made["request_id"] = request_id
+    made["retryable"] = error.retryable
+    return orjson.dumps(made)
+
+
+def text(error: MmsupError) -> str:
+    """The sentence of an error, fit for a stranger.
+
+    A caller's error speaks of what the caller sent (a tensor may be called `/conv1/out`) and stays as it is. All others
+    may quote a model or a library: no path, address, process id or traceback of theirs leaves.
+    """
+    said = error.text
+    if not isinstance(error, CallerError):
+        said = scrubbed(said)
+    said = _UNPRINTABLE.sub(" ", said).encode("utf-8", "replace").decode()
+    return said if len(said) <= TEXT_LIMIT else said[: TEXT_LIMIT - 1] + "…"
+
+
+def scrubbed(said: str) -> str:
+    """A text without internals of this machine."""
+    before, traceback, after = said.partition(_TRACEBACK)
+    if traceback:
+        lines = [each for each in after.splitlines() if each.strip()]
+        said = before + (lines[-1].strip() if lines else "")
+    for pattern, instead in _INTERNALS:
+        said = pattern.sub(instead, said)
+    return said

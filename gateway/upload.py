@@ -1,0 +1,149 @@
+"""A request's body on its way in: bounded in bytes and in time, inflated within the same bounds.
+
+Where the length is known the bytes go straight into the memory that the model will read; where it is not (chunks,
+compression) they gather in memory of ours first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import zlib
+from typing import Final
+
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_request import BaseRequest
+
+from mmsup.ipc.errors import CallerError, ServerError
+
+IDLE_S: Final = 30.0
+"""Without a byte of the body."""
+TOTAL_S: Final = 600.0
+"""For the whole body, however steadily it drips."""
+DOCUMENT_LIMIT_BYTES: Final = 16 << 20
+"""Bodies of control calls."""
+INFLATE_STEP_BYTES: Final = 1 << 18
+"""Inflated between two turns of the loop; about a millisecond."""
+_WINDOW_BITS: Final = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+_FOREIGN: Final = re.compile(r"multipart/|[^;]*(?:pickle|xml)\b", re.IGNORECASE)
+
+
+def check_head(request: BaseRequest, limit_bytes: int) -> int | None:
+    """Bytes that the body will have, None if only its end will tell; CallerError for what cannot be taken."""
+    kind = request.headers.get("Content-Type", "")
+    if _FOREIGN.match(kind):
+        raise CallerError("unsupported_media", f"content of type '{kind:.80}' is not read here: send JSON")
+    coding = _coding(request)
+    length = request.content_length
+    if length is not None and length > limit_bytes:
+        raise too_large(length, limit_bytes)
+    return None if coding else length if length is not None or request.can_read_body else 0
+
+
+def too_large(size: int | None, limit_bytes: int) -> CallerError:
+    """The error of a body past its bound."""
+    shown = "the request" if size is None else f"a request of {size} bytes"
+    text = f"{shown} exceeds the maximum allowed {limit_bytes} bytes; raise --http-max-input-size"
+    return CallerError("too_large", text)
+
+
+def _coding(request: BaseRequest) -> str:
+    """The one coding of a body, empty for none."""
+    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return ""
+    if coding not in _WINDOW_BITS:
+        raise CallerError("unsupported_media", f"Content-Encoding '{coding:.40}' is not known: use gzip or deflate")
+    return coding
+
+
+async def accept(request: BaseRequest) -> None:
+    """Tell a client that waits for it (`Expect: 100-continue`) to send the body; after the head was found good."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+
+
+async def fill(request: BaseRequest, view: memoryview) -> None:
+    """The body of known length, straight to where it shall lie."""
+    source, at = _Chunks(request), 0
+    while chunk := await source.next():
+        if at + len(chunk) > len(view):
+            raise CallerError("bad_request", f"the body has more than the {len(view)} bytes that its head says")
+        view[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    if at != len(view):
+        raise CallerError("bad_request", f"the body ended after {at} of {len(view)} bytes")
+
+
+async def gather(request: BaseRequest, limit_bytes: int) -> bytearray:
+    """The body of unknown length, inflated, in memory of ours."""
+    coding = _coding(request)
+    body = bytearray()
+    source = _Inflated(_Chunks(request), coding) if coding else _Chunks(request)
+    while chunk := await source.next():
+        if len(body) + len(chunk) > limit_bytes:
+            raise too_large(None, limit_bytes)
+        body += chunk
+    return body
+
+
+class _Chunks:
+    """The body as it comes."""
+
+    def __init__(self, request: BaseRequest) -> None:
+        self._content = request.content
+        self._end_s = time.monotonic() + TOTAL_S
+
+    async def next(self) -> bytes:
+        """Some bytes, none at the end; `body_timeout` if they do not come, `cancelled` if the client has gone."""
+        content = self._content
+        try:
+            while not content.at_eof():
+                ready = content.read_nowait()
+                if not ready:
+                    async with asyncio.timeout(min(IDLE_S, self._end_s - time.monotonic())):
+                        ready = await content.readany()
+                if ready:
+                    return ready
+        except TimeoutError:
+            raise CallerError("body_timeout", "the body of the request did not come in time") from None
+        except (RequestPayloadError, HttpProcessingError):
+            raise CallerError("bad_request", "the body does not follow the framing that its head announces") from None
+        except ConnectionError:
+            raise ServerError("cancelled", "the client went away before its request was complete") from None
+        return b""
+
+
+class _Inflated:
+    """A compressed body, a step at a time: a few bytes can become very many."""
+
+    def __init__(self, source: _Chunks, coding: str) -> None:
+        self._source = source
+        self._coding = coding
+        self._engine = zlib.decompressobj(_WINDOW_BITS[coding])
+
+    async def next(self) -> bytes:
+        """Some inflated bytes, none at the end."""
+        engine = self._engine
+        try:
+            while not engine.eof:
+                made = engine.decompress(engine.unconsumed_tail, INFLATE_STEP_BYTES)
+                if made:
+                    await asyncio.sleep(0)
+                    return made
+                if not engine.unconsumed_tail:
+                    chunk = await self._source.next()
+                    if not chunk:
+                        raise CallerError("bad_request", f"the {self._coding} body is cut off")
+                    made = engine.decompress(chunk, INFLATE_STEP_BYTES)
+                    if made:
+                        return made
+        except zlib.error:
+            text = f"the body is not {self._coding}, as its Content-Encoding says"
+            raise CallerError("bad_request", text) from None
+        if engine.unused_data or await self._source.next():
+            raise CallerError("bad_request", f"something follows the {self._coding} body")
+        return b""

@@ -1,0 +1,153 @@
+"""A gateway's backend without workers, for tests of what clients see: models are functions of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from mmsup.gateway.backend import Backend, Exchange, Given, Made, Outcome
+from mmsup.gateway.server import Front
+from mmsup.ipc.errors import MmsupError
+from mmsup.ipc.messages import WIRE_VERSION, Configure, Route, VersionState
+from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.tally import Tally, make_tally
+
+Tensor = tuple[str, tuple[int, ...], bytes]  # datatype, shape, bytes
+Model = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def echo(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every input `X` comes back as output `X_out`."""
+    return {f"{name}_out": tensor for name, tensor in inputs.items()}
+
+
+def metadata(*tensors: tuple[str, str, tuple[int, ...]], max_batch_size: int = 0) -> Metadata:
+    """Of an echo model with these inputs."""
+    inputs = tuple(TensorSpec(*each) for each in tensors)
+    outputs = tuple(TensorSpec(f"{each.name}_out", each.datatype, each.shape) for each in inputs)
+    return Metadata("python", max_batch_size, inputs, outputs)
+
+
+class ExchangeDouble(Exchange):
+    """A request that is answered at once, by a function."""
+
+    def __init__(self, backend: BackendDouble, spec: ModelSpec, described: Metadata, deadline_ns: int) -> None:
+        self.backend = backend
+        self._spec = spec
+        self._described = described
+        self._bytes = memoryview(b"")
+        self.deadline_ns = deadline_ns
+        self.parameters: dict[str, Any] = {}
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._described
+
+    async def __aenter__(self) -> ExchangeDouble:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.backend.open_exchanges -= 1
+        # What a transport still held would now be another request's bytes.
+        if self.backend.scribble and not self._bytes.readonly:
+            self._bytes[:] = b"\xee" * len(self._bytes)
+
+    async def space(self, size: int) -> memoryview:
+        self._bytes = memoryview(bytearray(size))
+        return self._bytes
+
+    async def infer(self, inputs: Sequence[Given], outputs: Sequence[str], parameters: dict[str, Any]) -> Outcome:
+        self.parameters = parameters
+        self.backend.calls.append(self)
+        await self.backend.before_infer()
+        given = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in inputs}
+        made = self.backend.models[self._spec.name](given)
+        results = [
+            Made(name, *made[name][:2], memoryview(bytearray(made[name][2])))
+            for name in (outputs or [each.name for each in self._described.outputs])
+            if name in made
+        ]
+        return Outcome(results, 1000, 2000, 3000, 4000, 1)
+
+    def _bytes_of(self, given: Given) -> bytes:
+        if given.data is not None:
+            return bytes(given.data)
+        return bytes(self._bytes[given.offset : given.offset + given.size])
+
+
+class BackendDouble(Backend):
+    """Routes and bounds are real; workers are functions, and the brain is `answers`."""
+
+    def __init__(self, max_body_bytes: int = 64 << 20) -> None:
+        self.threads = ThreadPoolExecutor(1)
+        configure = Configure(WIRE_VERSION, 0, 1, "mmsup", "9.9", max_body_bytes, 1 << 30, 1.0)
+        super().__init__(configure, self.threads)
+        self.set_readiness(ready=True, reason="")
+        self.models: dict[str, Model] = {}
+        self.described: dict[str, tuple[ModelSpec, Metadata]] = {}
+        self.calls: list[ExchangeDouble] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.answers: dict[str, Any] = {"status": {}}
+        self.refusal: MmsupError | None = None
+        self.open_exchanges = 0
+        self.scribble = True
+
+    async def before_infer(self) -> None:
+        """A test may make this wait."""
+
+    def serve(self, name: str, described: Metadata, model: Model = echo, **more: Any) -> None:
+        """Serve a function as version 1 of a model; `more` goes into its spec."""
+        spec = ModelSpec(
+            name=name,
+            version="1",
+            directory=f"/nowhere/{name}/1",
+            artefact="model.py",
+            engine="custom",
+            platform="python",
+            max_batch_size=described.max_batch_size,
+            **more,
+        )
+        self.models[name] = model
+        self.described[name] = (spec, described)
+        state = VersionState("1", "ready", "", "", 0, spec, described)
+        self.routes.put(Route(name, True, "1", (state,)))
+
+    async def open(self, name: str, version: str, deadline_ns: int | None = None) -> ExchangeDouble:
+        self.routes.version(name, version)
+        if self.refusal is not None:
+            raise self.refusal
+        self.open_exchanges += 1
+        return ExchangeDouble(self, *self.described[name], deadline_ns or 1 << 62)
+
+    async def ask(self, verb: str, arguments: dict[str, Any]) -> Any:
+        self.asked.append((verb, arguments))
+        answer = self.answers[verb]
+        if isinstance(answer, MmsupError):
+            raise answer
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def served(backend: BackendDouble, host: str = "127.0.0.1") -> AsyncIterator[int]:
+    """The port on which this backend is served, and then no more."""
+    fd = make_tally()
+    front = Front(backend, [Tally(fd)], 0)
+    with socket.create_server((host, 0)) as sock:
+        await front.listen(sock)
+        try:
+            yield sock.getsockname()[1]
+        finally:
+            await front.close(0.1)
+            backend.threads.shutdown()
+            os.close(fd)
