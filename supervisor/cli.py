@@ -47,3 +47,7 @@ def main() -> None:
     Example:  mmsup serve --model-repository models
               mmsup ctl status
     """
+
+
+if __name__ == "__main__":
+    main(prog_name="mmsup")

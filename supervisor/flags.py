@@ -157,10 +157,10 @@ def _option(name: str, field: str, flag: Flag) -> Callable[[F], F]:
     text = flag.help
     if flag.constant and isinstance(default, str | int | float) and default != "":
         text += f"  [default: {_shown(default)}]"
-    # A boolean takes true, false, 1, 0, or stands alone for true.
-    alone = "true" if flag.value == BOOL else None
     names = (f"--{name}", *flag.aliases, field)
-    return click.option(*names, metavar=flag.value, multiple=flag.many, help=text, is_flag=False, flag_value=alone)
+    if flag.value == BOOL:  # true, false, 1, 0, or alone for true
+        return click.option(*names, metavar=BOOL, help=text, is_flag=False, flag_value="true")
+    return click.option(*names, metavar=flag.value, multiple=flag.many, help=text)
 
 
 def _shown(default: str | float) -> str:

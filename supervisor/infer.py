@@ -39,8 +39,7 @@ def nested_shape(value: Any, name: str) -> list[int]:  # a nested list or a scal
     """The shape that the nesting of lists has; Refused where it is ragged."""
     if not isinstance(value, list):
         return []
-    items: list[Any] = value
-    inner = [nested_shape(each, name) for each in items]
+    inner = [nested_shape(each, name) for each in cast("list[object]", value)]
     if any(each != inner[0] for each in inner):
         raise Refused("bad_request", f"the lists of input {name!r} are not of one length")
     return [len(inner), *(inner[0] if inner else [])]
@@ -68,8 +67,7 @@ def flat(value: Any) -> list[Any]:  # a nested list or a scalar in, its scalars 
     """The elements of nested lists, row by row."""
     if not isinstance(value, list):
         return [value]
-    items: list[Any] = value
-    return [scalar for each in items for scalar in flat(each)]
+    return [scalar for each in cast("list[object]", value) for scalar in flat(each)]
 
 
 class Door:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from collections.abc import Mapping
-from typing import Final, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn, TypeVar
 
 import click
 
@@ -21,20 +21,27 @@ from mmsup.supervisor.failed import Failed
 from mmsup.supervisor.flags import given, options, triton, warnings
 from mmsup.supervisor.settings import Settings
 
+F = TypeVar("F", bound=Callable[..., object])
+
 KEEPER: Final = "mmsup.supervisor.keeper"
+
+
+def insecure_option(command: F) -> F:
+    """The one flag that is no option of the configuration: a word of agreement."""
+    return click.option(
+        "--insecure",
+        type=bool,
+        is_flag=False,
+        flag_value=True,
+        envvar="MMSUP_INSECURE",
+        metavar="BOOL",
+        help="Agree to bind an address that other machines reach, without encryption or keys.",
+    )(command)
 
 
 @click.command()
 @options
-@click.option(
-    "--insecure",
-    type=bool,
-    is_flag=False,
-    flag_value=True,
-    envvar="MMSUP_INSECURE",
-    metavar="BOOL",
-    help="Agree to bind an address that other machines reach, without encryption or keys.",
-)
+@insecure_option
 @triton
 def serve(insecure: bool | None, **parsed: object) -> None:
     """Serve a directory of models in the foreground; SIGTERM drains and ends with 0.
@@ -94,4 +101,4 @@ def become_keeper(settings: Settings) -> NoReturn:
     os.lseek(fd, 0, os.SEEK_SET)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", KEEPER, f"settings={fd}"])  # noqa: S606 - no shell is meant
+    os.execv(sys.executable, [sys.executable, "-P", "-m", KEEPER, f"settings={fd}"])  # noqa: S606 - no shell is meant

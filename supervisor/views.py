@@ -219,5 +219,5 @@ def _part(of: Json, name: str) -> Json:
 
 def _parts(of: Json, name: str) -> list[Json]:
     parts = of.get(name)
-    listed: list[Any] = parts if isinstance(parts, list) else []
+    listed = cast("list[object]", parts) if isinstance(parts, list) else []
     return [cast("Json", each) for each in listed if isinstance(each, Mapping)]

@@ -94,24 +94,24 @@ def test_a_question_waits_in_the_queue_for_the_next_brain(tmp_path: Path) -> Non
 
 
 def test_what_only_reads_is_asked_again_where_a_brain_died_over_it(tmp_path: Path) -> None:
-    lives = iter([[CUT], [CUT], [done("third")]])
+    lives: Iterator[list[object]] = iter([[CUT], [CUT], [done("third")]])
     with ControlDouble(tmp_path, lambda _: next(lives)) as server:
         assert ask(str(tmp_path), "status") == "third"
     assert len(server.requests) == 3
 
 
 def test_what_changes_something_is_never_asked_twice(tmp_path: Path) -> None:
-    with ControlDouble(tmp_path, lambda _: [{"progress": "loading"}, CUT]) as server:
-        with pytest.raises(Refused, match="broke off") as caught:
-            ask(str(tmp_path), "load", {"name": "m"})
+    double = ControlDouble(tmp_path, lambda _: [{"progress": "loading"}, CUT])
+    with double as server, pytest.raises(Refused, match="broke off") as caught:
+        ask(str(tmp_path), "load", {"name": "m"})
     assert caught.value.retryable
     assert len(server.requests) == 1
 
 
 def test_a_stream_that_broke_off_is_not_begun_again_unasked(tmp_path: Path) -> None:
-    with ControlDouble(tmp_path, lambda _: [{"progress": "", "line": "x"}, CUT]) as server:
-        with pytest.raises(Refused, match="broke off"):
-            ask(str(tmp_path), "logs", {"name": "m", "follow": True}, progress=lambda _: None, silence_s=None)
+    double = ControlDouble(tmp_path, lambda _: [{"progress": "", "line": "x"}, CUT])
+    with double as server, pytest.raises(Refused, match="broke off"):
+        ask(str(tmp_path), "logs", {"name": "m", "follow": True}, progress=lambda _: None, silence_s=None)
     assert len(server.requests) == 1
 
 
@@ -125,10 +125,7 @@ def test_an_answer_without_an_end_is_not_read_for_ever(tmp_path: Path, monkeypat
     monkeypatch.setattr("mmsup.supervisor.client.LINE_LIMIT", 1 << 16)
 
     def endless(_: Request) -> Iterator[bytes]:
-        for _ in range(64):
-            yield b"x" * 4096
+        yield from [b"x" * 4096] * 64
 
     with ControlDouble(tmp_path, endless), pytest.raises(Refused, match="no end"):
         ask(str(tmp_path), "list")
-
-

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from control_double import ControlDouble, Request, done, refused
 
+from control_double import ControlDouble, Request, done, refused
 from mmsup.ipc import exits
 from mmsup.supervisor.ctl import ctl
 
@@ -118,13 +118,14 @@ def test_a_load_tells_its_progress_on_standard_error_alone(tmp_path: Path) -> No
 def test_log_lines_are_made_safe_unless_raw_is_asked_for(tmp_path: Path) -> None:
     with ControlDouble(tmp_path, answer):
         assert run(tmp_path, "logs", "m").stdout == "one\ntwo\\x1b[2J\n"
-        assert "two\x1b[2J\n" in CliRunner().invoke(
-            ctl, ["logs", "m", "--raw", "--runtime-dir", str(tmp_path)], color=True
-        ).stdout
+        assert (
+            "two\x1b[2J\n"
+            in CliRunner().invoke(ctl, ["logs", "m", "--raw", "--runtime-dir", str(tmp_path)], color=True).stdout
+        )
 
 
 def test_following_prints_as_it_comes_until_the_server_goes(tmp_path: Path) -> None:
-    stream = {
+    stream: dict[str, list[object]] = {
         "events": [{"progress": "", "event": EVENT}, {"progress": "", "event": {**EVENT, "text": "again"}}],
         "logs": [{"progress": "", "line": "one"}],
     }

@@ -61,7 +61,9 @@ def test_status_shows_processes_and_a_line_for_each_worker(capsys: pytest.Captur
 def test_no_view_lets_a_control_character_through(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "\x1b[2Jevil\n"
     instance = {"id": hostile, "state": hostile}
-    views.status({"models": [{"name": hostile, "reason": hostile, "instances": [instance]}], "addresses": {hostile: hostile}})
+    views.status(
+        {"models": [{"name": hostile, "reason": hostile, "instances": [instance]}], "addresses": {hostile: hostile}}
+    )
     views.models({"models": [{"name": hostile, "versions": {hostile: hostile}, "engine": hostile}]})
     views.processes({"processes": [{"role": hostile, "model": hostile, "version": hostile}]})
     views.changed({"name": hostile, "state": hostile})
@@ -99,7 +101,9 @@ def test_an_answer_without_its_members_is_drawn_empty(view: Any, capsys: pytest.
 
 
 def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    views.models({"models": [{"name": "m", "wanted": "up", "state": "ready", "versions": {"1": "ready"}, "instances": 2}]})
+    views.models(
+        {"models": [{"name": "m", "wanted": "up", "state": "ready", "versions": {"1": "ready"}, "instances": 2}]}
+    )
     views.processes(
         {
             "processes": [
