@@ -86,7 +86,7 @@ def _names(engine: str) -> list[str]:
 
 
 def _present(files: Collection[str], names: list[str]) -> list[str]:
-    """Those of the names that are there; a folder `model.onnx` with a file of that name in it is one."""
+    """Those of the names that are there; a folder `model.onnx` with that file in it too."""
     found = [file for name in names for file in (name, f"{name}/{name}") if file in files]
     if "model.safetensors" in found and CLASS_FILE in found:
         found.remove(CLASS_FILE)  # the class of those weights, no model of its own

@@ -85,6 +85,8 @@ OPTIONS: Final = (
     Option("log_verbose", "log-verbose", valid.integer(0, 9)),
 )
 CONFIG_VARIABLE: Final = "MMSUP_CONFIG"
+OTHER_VARIABLES: Final = ("MMSUP_INSECURE",)
+"""Read by click, for a flag that is a word of agreement and no option."""
 _SECTIONS: Final = ("defaults", "models")
 _DEFAULTS: Final = {each.name: each.default for each in fields(Settings) if each.default is not MISSING}
 
@@ -164,14 +166,15 @@ class _Weighing:
 
     def _take(self, option: Option, raw: object, source: str, place: str, folder: str) -> None:
         try:
-            value = tuple(option.valid(raw)) if option.many else option.valid(raw)
+            value: Any = option.valid(raw)  # of the option's type
         except Wrong as wrong:
             self.faults += [Fault(place, text) for _, text in wrong.wrongs]
             self.wrong.add(option.field)
             return
+        values: list[Any] = value if option.many else [value]
         if option.path:
-            value = tuple(_absolute(each, folder) for each in value) if option.many else _absolute(value, folder)
-        self.found[option.field] = value
+            values = [_absolute(each, folder) for each in values]
+        self.found[option.field] = tuple(values) if option.many else values[0]
         self.sources[option.field] = source
 
     def default(self, name: str, value: object, source: str = "default") -> None:
@@ -187,7 +190,8 @@ class _Weighing:
             self.found["defaults"], faults = keys.checked(raw["defaults"], source, "defaults")
             self.faults += faults
         try:
-            models = valid.mapping(raw.get("models", {}), "mapping of models by name")
+            given = raw.get("models")
+            models = valid.mapping({} if given is None else given, "mapping of models by name")
         except Wrong as wrong:
             self.faults += [Fault(source.place("models"), text) for _, text in wrong.wrongs]
             return
@@ -250,7 +254,7 @@ def _too_long(path: str) -> bool:
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[Fault, ...]:
     """Variables that look like ours and are not: a warning, since a cluster puts its own MMSUP_SERVICE_HOST there."""
-    known = {each.variable for each in OPTIONS} | {CONFIG_VARIABLE}
+    known = {each.variable for each in OPTIONS} | {CONFIG_VARIABLE, *OTHER_VARIABLES}
     return tuple(
         Fault(name, unknown(name, known)) for name in sorted(environ) if name.startswith("MMSUP_") and name not in known
     )

@@ -17,6 +17,7 @@ from mmsup.supervisor.fault import Fault, Wrong, shown
 FILE_LIMIT_BYTES: Final = 1 << 20
 DEPTH_LIMIT: Final = 16
 KEY_LIMIT: Final = 256
+_TAGS: Final = ("str", "timestamp", "int", "float", "bool", "null", "map", "seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,8 @@ class _Walk:
     def document(self, text: str) -> Any:  # YAML
         """The value of the one document in the text."""
         try:
-            loader = yaml.SafeLoader(text)
-            self._construct = cast("Callable[[yaml.Node], Any]", loader.construct_object)  # its stub has no types
+            loader: Any = yaml.SafeLoader(text)  # its stub leaves half of it untyped
+            self._construct: Callable[[yaml.Node], Any] = loader.construct_object  # YAML
             node = loader.get_single_node()
             return None if node is None else self._value(node, "", 0)
         except yaml.MarkedYAMLError as error:
@@ -132,12 +133,16 @@ class _Walk:
             self._fault(node, key, "contains itself" if mark in self._open else "is nested too deeply")
             return None
         self._open.add(mark)
-        if isinstance(node, yaml.MappingNode):
-            value: Any = self._mapping(node, key, depth)  # YAML
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        if kind not in _TAGS:
+            self._fault(node, key, f"the tag {shown(node.tag)} is not read here")
+            value: Any = None  # YAML
+        elif isinstance(node, yaml.MappingNode):
+            value = self._mapping(node, key, depth)
         elif isinstance(node, yaml.SequenceNode):
             value = [self._value(each, below(key, f"[{at}]"), depth + 1) for at, each in enumerate(node.value)]
         else:
-            value = self._scalar(node, key)
+            value = self._scalar(node, key, kind)
         self._open.discard(mark)
         self._made[mark] = value
         return value
@@ -160,15 +165,11 @@ class _Walk:
             found[word] = self._value(value, inner, depth + 1)
         return found
 
-    def _scalar(self, node: yaml.Node, key: str) -> Any:  # YAML
-        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    def _scalar(self, node: yaml.Node, key: str, kind: str) -> Any:  # YAML
         if kind in ("str", "timestamp"):  # what looks like a date is the text that stands there
             return node.value
-        if kind not in ("int", "float", "bool", "null"):
-            self._fault(node, key, f"the tag {shown(node.tag)} is not read here")
-            return None
         try:
             return self._construct(node)
-        except (ValueError, LookupError):  # only where a tag is written out, and lies: `!!int x`
+        except (ValueError, LookupError, yaml.YAMLError):  # only where a tag is written out, and lies: `!!int x`
             self._fault(node, key, f"{shown(node.value)} is no {kind}")
             return None

@@ -59,7 +59,7 @@ MERGED: Final = ("env", "parameters")
 def checked(raw: object, source: Source, above: str = "") -> tuple[Keys, tuple[Fault, ...]]:
     """The valid keys of a mapping that stands in `source` under the key `above`, and a fault for each other."""
     try:
-        given = valid.mapping(raw, "mapping of the keys of a model")
+        given = valid.mapping({} if raw is None else raw, "mapping of the keys of a model")
     except Wrong as wrong:
         return {}, tuple(Fault(source.place(above), text) for _, text in wrong.wrongs)
     found: Keys = {}
