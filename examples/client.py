@@ -1,0 +1,129 @@
+"""Ask a running server, with numpy and the standard library alone.
+
+    python examples/client.py DIRECTORY/held_out.npz --model digits_mlp [--url 127.0.0.1:8000] [--triton]
+
+Tensors travel as bytes (the binary extension of the protocol): a JSON head, then each tensor's memory as it is.
+`--triton` does the same through tritonclient, which works unchanged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import time
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+DATATYPES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "int32": "INT32", "uint8": "UINT8", "bool": "BOOL"}
+DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+HEAD = "Inference-Header-Content-Length"
+
+
+class ServerError(Exception):
+    """The server answered with an error: its status, code and text, and when to try again."""
+
+    def __init__(self, status: int, code: str, text: str, retry_after_s: float) -> None:
+        super().__init__(f"{status} {code}: {text}")
+        self.status = status
+        self.code = code
+        self.text = text
+        self.retry_after_s = retry_after_s
+
+
+class Client:
+    """One connection to a server, kept open."""
+
+    def __init__(self, address: str, timeout_s: float = 60.0) -> None:
+        host, _, port = address.rpartition(":")
+        self._connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
+
+    def infer(self, model: str, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Arrays by name in, arrays by name out."""
+        head, body = request(inputs)
+        headers = {HEAD: str(len(head)), "Content-Type": "application/octet-stream"}
+        self._connection.request("POST", f"/v2/models/{model}/infer", head + body, headers)
+        response = self._connection.getresponse()
+        raw = response.read()
+        if response.status != 200:
+            told = json.loads(raw)
+            retry_after_s = float(response.headers.get("Retry-After", 0))
+            raise ServerError(response.status, str(told.get("code", "")), str(told["error"]), retry_after_s)
+        return reply(raw, int(response.headers.get(HEAD, len(raw))))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+
+def request(inputs: dict[str, Array]) -> tuple[bytes, bytes]:
+    """The JSON head of a request, and the bytes that follow it."""
+    described = [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": DATATYPES[array.dtype.name],
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, array in inputs.items()
+    ]
+    head = json.dumps({"inputs": described, "parameters": {"binary_data_output": True}}).encode()
+    return head, b"".join(np.ascontiguousarray(array).tobytes() for array in inputs.values())
+
+
+def reply(raw: bytes, head_bytes: int) -> dict[str, Array]:
+    """The arrays of a reply: those in its JSON head, and those behind it."""
+    arrays: dict[str, Array] = {}
+    at = head_bytes
+    for each in json.loads(raw[:head_bytes])["outputs"]:
+        dtype = np.dtype(DTYPES[each["datatype"]])
+        size = each.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            flat = np.array(each["data"], dtype)
+        else:
+            flat = np.frombuffer(raw, dtype, count=size // dtype.itemsize, offset=at)
+            at += size
+        arrays[each["name"]] = flat.reshape(each["shape"])
+    return arrays
+
+
+def labels(outputs: dict[str, Array]) -> Array:
+    """What was recognised: the model's own label, or its most probable class."""
+    return outputs["label"].reshape(-1) if "label" in outputs else outputs["probabilities"].argmax(axis=1)
+
+
+def by_triton(address: str, model: str, x: Array) -> Array:
+    """The same call through tritonclient (`pip install tritonclient[http]`)."""
+    from tritonclient.http import InferenceServerClient, InferInput  # noqa: PLC0415 - only if asked for
+
+    with InferenceServerClient(address) as client:
+        tensor = InferInput("x", list(x.shape), "FP32")
+        tensor.set_data_from_numpy(x)
+        result = client.infer(model, [tensor])
+        return labels({name: result.as_numpy(name) for name in ("label", "probabilities") if result.get_output(name)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Classify held-out digits and print the accuracy.")
+    parser.add_argument("held_out", help="held_out.npz as make_models.py writes it")
+    parser.add_argument("--model", default="digits_linear")
+    parser.add_argument("--url", default="127.0.0.1:8000")
+    parser.add_argument("--triton", action="store_true", help="by tritonclient")
+    arguments = parser.parse_args()
+    with np.load(arguments.held_out) as saved:
+        x, y = saved["x"][:64], saved["y"][:64]
+    began = time.perf_counter()
+    if arguments.triton:
+        found = by_triton(arguments.url, arguments.model, x)
+    else:
+        client = Client(arguments.url)
+        found = labels(client.infer(arguments.model, {"x": x}))
+        client.close()
+    took_ms = (time.perf_counter() - began) * 1000
+    print(f"{arguments.model}: {(found == y).mean():.1%} of {len(y)} digits right, {took_ms:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
