@@ -1,0 +1,122 @@
+"""The listening sockets of a server: bound once by the keeper, inherited by whoever serves on them.
+
+A gateway or brain that dies leaves its listener open: clients wait in its queue for the next one, none is refused.
+
+    http        host:http_port         gateways
+    http_unix   http_unix              gateways, where settings name a path
+    metrics     metrics_host:port      gateways, unless the port is -1
+    control     RUNTIME_DIR/control.sock, mode 0600                brain
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from typing import Final
+
+from mmsup.ipc import paths
+from mmsup.supervisor.settings import Settings
+
+BACKLOG: Final = 4096
+"""What the kernel may queue while a gateway is away; it cuts this to net.core.somaxconn."""
+CONTROL: Final = "control"
+
+
+class CannotListen(Exception):  # noqa: N818 - reads as what it says
+    """An address cannot be had; the text says which, and why."""
+
+
+class Listeners:
+    """All of them by name, from `bind` to `close`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Bind all that the settings name, or none and CannotListen."""
+        self._sockets: dict[str, socket.socket] = {}
+        self.addresses: dict[str, str] = {}
+        """Name to the address in force: `127.0.0.1:8000`, or a path."""
+        self._paths: list[str] = []
+        try:
+            self._bind(settings)
+        except CannotListen:
+            self.close()
+            raise
+
+    def fileno(self, name: str) -> int:
+        """The descriptor of a listener; KeyError if there is none of this name."""
+        return self._sockets[name].fileno()
+
+    def close(self) -> None:
+        """Close all and remove the files of the UNIX ones."""
+        for sock in self._sockets.values():
+            sock.close()
+        for path in self._paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _bind(self, settings: Settings) -> None:
+        self._tcp("http", settings.host, settings.http_port)
+        if settings.metrics_port >= 0:
+            self._tcp("metrics", settings.metrics_host, settings.metrics_port)
+        if settings.http_unix:
+            self._unix("http_unix", settings.http_unix)
+        self._unix(CONTROL, paths.control_socket(settings.runtime_dir))
+
+    def _tcp(self, name: str, host: str, port: int) -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, kind, protocol, _, address = found[0]
+            sock = self._sockets[name] = socket.socket(family, kind, protocol)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            self._listen(sock)
+        except OSError as error:
+            raise CannotListen(f"{name}: cannot listen on {_shown(host, port)}: {_reason(error)}") from error
+        self.addresses[name] = _shown(*sock.getsockname()[:2])
+
+    def _unix(self, name: str, path: str) -> None:
+        if len(os.fsencode(path)) > paths.SOCKET_PATH_LIMIT:
+            raise CannotListen(f"{name}: {path} is too long for a socket: {paths.SOCKET_PATH_LIMIT} bytes at most")
+        try:
+            _clear(path)
+            sock = self._sockets[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.bind(path)
+            self._paths.append(path)
+            os.chmod(path, 0o600)  # nobody can have connected: it does not listen yet
+            self._listen(sock)
+        except OSError as error:
+            raise CannotListen(f"{name}: cannot listen on {path}: {_reason(error)}") from error
+        self.addresses[name] = path
+
+    def _listen(self, sock: socket.socket) -> None:
+        sock.listen(BACKLOG)
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+
+
+def _clear(path: str) -> None:
+    """Remove a socket on which nobody listens any more; leave everything else, so that bind refuses it."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path, follow_symlinks=False).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return
+
+
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program has it"
+    return error.strerror or str(error)
