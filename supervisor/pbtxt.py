@@ -55,7 +55,7 @@ def read_pbtxt(text: str, name: str) -> Said:
         # The library's own slips on strange text: an extension's name, an octal escape past a byte.
         return Said(Source(name), {}, (Fault(name, f"is no text of a model configuration: {_tidied(str(error))}"),))
     keys = _Keys(name, text_format.Tokenizer(text.split("\n")))
-    keys.fields(cast("Descriptor", message.DESCRIPTOR), "", "")
+    keys.fields(message_descriptor(), "", "")
     return Said(Source(name, keys.lines), _plain(message), tuple(keys.faults))
 
 
@@ -91,6 +91,11 @@ def _message_class() -> type[Message]:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(_definition())
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.ModelConfig"))
+
+
+def message_descriptor() -> Descriptor:
+    """What a ModelConfig consists of, as protobuf sees it."""
+    return cast("Descriptor", _message_class().DESCRIPTOR)
 
 
 def _definition() -> FileDescriptorProto:

@@ -32,6 +32,7 @@ YAML: Final = "mmsup.yaml"
 YAML_LIMIT_BYTES: Final = 64 << 10
 """PyYAML reads about 100 kB/s, and the brain waits for it."""
 STAMP_FILES: Final = 4096
+REASON_FAULTS: Final = 4
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
@@ -58,8 +59,10 @@ class ModelEntry:
 
     @property
     def reason(self) -> str:
-        """All its faults in one line, for an index."""
-        return "; ".join(str(each) for each in self.faults)
+        """Its first faults in one line, for an index."""
+        more = len(self.faults) - REASON_FAULTS
+        first = "; ".join(str(each) for each in self.faults[:REASON_FAULTS])
+        return first + (f"; and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)
