@@ -74,10 +74,10 @@ class WorkerEnd:
             raise
         return True
 
-    def close(self) -> None:
-        """Unbind and end ZeroMQ's thread."""
-        self._socket.close(0)
-        self._context.destroy(0)
+    def close(self, linger_ms: int = 0) -> None:
+        """Unbind and end ZeroMQ's thread; what was sent and is not yet on its way gets this long."""
+        self._socket.close(linger_ms)
+        self._context.destroy(linger_ms)
 
 
 class Hub:

@@ -1,0 +1,286 @@
+"""Model repositories for tests: honest models of every kind, and one that does harm on request.
+
+Each `write_*` makes `REPOSITORY/NAME/config.pbtxt` and `REPOSITORY/NAME/1/…` as an operator would lay them, and gives
+the spec that a worker gets for it, for tests without a supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.ipc.tensor import config_name
+
+FAULT_MODEL = '''"""A model that does what its input says."""
+
+import collections, ctypes, itertools, os, signal, subprocess, sys, threading, time
+
+import numpy as np
+
+
+def harm(mode, amount):
+    if mode == "raise":
+        raise RuntimeError(f"asked to raise, see {__file__}")
+    elif mode == "exit":
+        os._exit(int(amount))
+    elif mode == "sysexit":
+        sys.exit(int(amount))
+    elif mode == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif mode == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif mode == "segv":
+        ctypes.string_at(0)
+    elif mode == "abort":
+        os.abort()
+    elif mode == "fpe":
+        os.kill(os.getpid(), signal.SIGFPE)
+    elif mode == "bus":
+        os.kill(os.getpid(), signal.SIGBUS)
+    elif mode == "sleep":
+        time.sleep(amount)
+    elif mode == "hang":
+        while True:
+            time.sleep(1)
+    elif mode == "deadlock":
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+    elif mode == "spin":  # in C, under the GIL, for ever
+        collections.deque(itertools.repeat(0), maxlen=0)
+    elif mode == "allocate":
+        held = bytearray(int(amount) << 20)
+        held[:: 4096] = b"x" * len(held[:: 4096])
+    elif mode == "leak":
+        LEAKED.append(bytes(int(amount) << 20))
+    elif mode == "child":  # the memory is a child's
+        code = f"held = bytearray({int(amount)} << 20); held[::4096] = b'x' * len(held[::4096])"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    elif mode == "files":
+        OPENED.extend(open(os.devnull) for _ in range(int(amount)))
+    elif mode == "memory_error":
+        raise MemoryError
+    elif mode != "ok":
+        raise ValueError(f"no mode {mode}")
+
+
+LEAKED, OPENED = [], []
+harm(ON_IMPORT, ON_LOAD_AMOUNT)
+
+
+class Model:
+    def load(self, context):
+        harm(ON_LOAD, ON_LOAD_AMOUNT)
+        self.runs = 0
+
+    def infer(self, inputs):
+        x = inputs["x"]
+        mode = inputs["mode"].reshape(-1)[0].decode() if "mode" in inputs else "ok"
+        amount = float(inputs["amount"].reshape(-1)[0]) if "amount" in inputs else 0.0
+        self.runs += 1
+        if mode == "nothing":
+            return {}
+        if mode == "list":
+            return [x]
+        if mode == "datatype":
+            return {"y": x.astype(np.float64), "runs": np.array([self.runs])}
+        harm(mode, amount)
+        if BATCHED:
+            return {"y": x, "runs": np.full((len(x), 1), self.runs)}
+        return {"y": x, "runs": np.array([self.runs])}
+
+    def unload(self):
+        print("unloaded", flush=True)
+'''
+"""Inputs: `x` FP32 of any length, `mode` and `amount` optional. Outputs: `y`, which is `x`; `runs`, calls so far."""
+
+
+def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:  # see below
+    """A model that obeys `mode`, with `on_import`, `on_load` (modes too), `on_load_amount`, `max_batch_size`;
+    any other option goes to its `mmsup.yaml`."""
+    batch = options.pop("max_batch_size", 0)
+    heads = {
+        "ON_IMPORT": options.pop("on_import", "ok"),
+        "ON_LOAD": options.pop("on_load", "ok"),
+        "ON_LOAD_AMOUNT": options.pop("on_load_amount", 0),
+        "BATCHED": bool(batch),
+    }
+    code = "".join(f"{key} = {value!r}\n" for key, value in heads.items()) + "\n"
+    first, _, rest = FAULT_MODEL.partition("\n\n")
+    inputs = (
+        TensorSpec("x", "FP32", (-1,)),
+        TensorSpec("mode", "BYTES", (1,), optional=True),
+        TensorSpec("amount", "FP64", (1,), optional=True),
+    )
+    outputs = (TensorSpec("y", "FP32", (-1,)), TensorSpec("runs", "INT64", (1,)))
+    return write_python(repository, name, f"{first}\n\n{code}{rest}", inputs, outputs, batch, options)
+
+
+def write_python(
+    repository: Path,
+    name: str,
+    code: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_batch: int = 0,
+    settings: Mapping[str, Any] | None = None,  # values of a YAML file
+) -> ModelSpec:
+    """A plain Python model with this code."""
+    folder = _folder(repository, name)
+    (folder / "model.py").write_text(code)
+    _write_config(repository, name, "python", max_batch, inputs, outputs)
+    _write_settings(repository, name, settings or {})
+    return _spec(folder, "model.py", "custom", max_batch, inputs, outputs)
+
+
+def write_identity_onnx(
+    repository: Path, name: str, datatype: str = "FP32", dims: Sequence[int] = (-1,), max_batch: int = 0
+) -> ModelSpec:
+    """`y = x`, in ONNX; without a configuration unless it batches."""
+    return _write_onnx(repository, name, "Identity", datatype, dims, max_batch)
+
+
+def write_mean_onnx(repository: Path, name: str, dims: Sequence[int] = (-1,), max_batch: int = 0) -> ModelSpec:
+    """`y`: the mean of FP32 `x` over its last axis, which is kept."""
+    return _write_onnx(repository, name, "ReduceMean", "FP32", dims, max_batch)
+
+
+def _write_onnx(
+    repository: Path, name: str, operator: str, datatype: str, dims: Sequence[int], max_batch: int
+) -> ModelSpec:
+    import onnx
+    from onnx import TensorProto, helper
+
+    kinds = {
+        "BOOL": TensorProto.BOOL, "BYTES": TensorProto.STRING, "FP16": TensorProto.FLOAT16,
+        "BF16": TensorProto.BFLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE,
+    }  # fmt: skip
+    kind = kinds.get(datatype) or getattr(TensorProto, datatype)
+    whole = [-1, *dims] if max_batch else list(dims)
+    mean = operator == "ReduceMean"
+    named = [f"d{index}" if size == -1 else size for index, size in enumerate(whole)]
+    made = [*named[:-1], 1] if mean else named
+    attributes = {"axes": [-1], "keepdims": 1} if mean else {}
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x"], ["y"], **attributes)],
+        name,
+        [helper.make_tensor_value_info("x", kind, named)],
+        [helper.make_tensor_value_info("y", kind, made)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=9)
+    folder = _folder(repository, name)
+    onnx.save(model, folder / "model.onnx")
+    inputs = (TensorSpec("x", datatype, tuple(dims)),)
+    outputs = (TensorSpec("y", datatype, (*dims[:-1], 1) if mean else tuple(dims)),)
+    if max_batch:
+        _write_config(repository, name, "onnxruntime", max_batch, inputs, outputs)
+    return _spec(folder, "model.onnx", "ort", max_batch, inputs if max_batch else (), outputs if max_batch else ())
+
+
+def write_torchscript(
+    repository: Path, name: str, datatype: str = "FP32", dims: Sequence[int] = (-1,), max_batch: int = 0
+) -> ModelSpec:
+    """`OUTPUT__0 = INPUT__0`, in TorchScript."""
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit announces its retirement
+        traced = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))  # type: ignore[no-untyped-call] # torch's own gap
+        folder = _folder(repository, name)
+        torch.jit.save(traced, str(folder / "model.pt"))  # type: ignore[no-untyped-call] # torch's own gap
+    inputs = (TensorSpec("INPUT__0", datatype, tuple(dims)),)
+    outputs = (TensorSpec("OUTPUT__0", datatype, tuple(dims)),)
+    _write_config(repository, name, "pytorch", max_batch, inputs, outputs)
+    return _spec(folder, "model.pt", "pytorch", max_batch, inputs, outputs)
+
+
+def write_exported(repository: Path, name: str, max_batch: int = 0) -> ModelSpec:
+    """`total = x + y` and `difference = x - y` of FP32 rows of 4, by torch.export; it tells its own names."""
+    import torch
+
+    class Both(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"total": x + y, "difference": x - y}
+
+    rows = torch.export.Dim("rows")
+    example = (torch.zeros(3, 4), torch.zeros(3, 4))
+    program = torch.export.export(Both(), example, dynamic_shapes={"x": {0: rows}, "y": {0: rows}})
+    folder = _folder(repository, name)
+    torch.export.save(program, folder / "model.pt2")
+    if max_batch:
+        (repository / name / "config.pbtxt").write_text(f"max_batch_size: {max_batch}\n")
+    return _spec(folder, "model.pt2", "pytorch", max_batch, (), ())
+
+
+def write_safetensors(repository: Path, name: str, scale: float = 1.0) -> ModelSpec:
+    """`y = x * scale` of FP32, the scale in safetensors and the class beside it."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = _folder(repository, name)
+    save_file({"scale": torch.tensor([scale])}, folder / "model.safetensors")
+    (folder / "model.py").write_text(
+        "import torch\n\n\nclass Model(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.scale = torch.nn.Parameter(torch.zeros(1))\n\n"
+        "    def forward(self, x):\n        return x.mul_(self.scale)\n"
+    )
+    inputs, outputs = (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)
+    _write_config(repository, name, "pytorch", 0, inputs, outputs)
+    return _spec(folder, "model.safetensors", "pytorch", 0, inputs, outputs)
+
+
+def _folder(repository: Path, name: str) -> Path:
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _spec(
+    folder: Path,
+    artefact: str,
+    engine: str,
+    max_batch: int,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> ModelSpec:
+    return ModelSpec(
+        name=folder.parent.name,
+        version=folder.name,
+        directory=str(folder),
+        artefact=artefact,
+        engine=engine,
+        platform={"ort": "onnxruntime_onnx", "pytorch": "pytorch_libtorch", "custom": "python"}[engine],
+        max_batch_size=max_batch,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+    )
+
+
+def _write_config(
+    repository: Path,
+    name: str,
+    backend: str,
+    max_batch: int,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> None:
+    lines = [f'name: "{name}"', f'backend: "{backend}"', f"max_batch_size: {max_batch}"]
+    for kind, tensors in (("input", inputs), ("output", outputs)):
+        for each in tensors:
+            optional = ", optional: true" if each.optional else ""
+            dims = ", ".join(map(str, each.shape))
+            lines.append(
+                f'{kind} [ {{ name: "{each.name}", data_type: {config_name(each.datatype)}, dims: [ {dims} ]{optional} }} ]'
+            )
+    (repository / name / "config.pbtxt").write_text("\n".join(lines) + "\n")
+
+
+def _write_settings(repository: Path, name: str, settings: Mapping[str, Any]) -> None:  # values of a YAML file
+    if settings:  # JSON is YAML
+        (repository / name / "mmsup.yaml").write_text(json.dumps(dict(settings)) + "\n")

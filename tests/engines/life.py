@@ -1,0 +1,288 @@
+"""A real worker process, with this test as its brain, keeper and gateways."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mmsup.ipc.arena import Extent, Slot, Side
+from mmsup.ipc.array import Array, as_array, as_bytes, datatype_of
+from mmsup.ipc.channel import GatewayEnd, Hub
+from mmsup.ipc.codec import Record, decode, encode, pack_frame, unpack_frame
+from mmsup.ipc.messages import (
+    FROM_WORKER,
+    WIRE_VERSION,
+    Attach,
+    Boot,
+    Hello,
+    Infer,
+    LoadFailed,
+    Ready,
+    Reply,
+    Stage,
+    Stop,
+    Tensor,
+)
+from mmsup.ipc.messages import Extent as ExtentMessage
+from mmsup.ipc.page import PageReader, Progress, make_page
+from mmsup.ipc.seqpacket import Seqpacket
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec
+
+PATIENCE_S = 60.0
+"""Fires only when something is broken."""
+
+
+def wait_readable(fd: int, deadline: float) -> bool:
+    """Whether something can be read before the deadline."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(max(deadline - time.monotonic(), 0) * 1000))
+
+
+class Life:
+    """One worker, from its spawn to its end."""
+
+    def __init__(self, spec: ModelSpec, folder: Path, *, wire: int = WIRE_VERSION, data_limit_bytes: int = 0) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.said: list[Any] = []  # messages of FROM_WORKER
+        self.control, theirs = Seqpacket.pair()
+        lifeline, self.lifeline = os.pipe()
+        self.crash, crash = os.pipe()
+        page = make_page()
+        self.page = PageReader(page)
+        self.output = folder / "output"
+        inherited = {"lifeline": lifeline, "control": theirs.fileno(), "page": page, "crash": crash}
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "mmsup.worker",
+                    *[f"{name}={fd}" for name, fd in inherited.items()],
+                    "label",
+                ],
+                env={"PATH": os.environ["PATH"]},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=list(inherited.values()),
+                start_new_session=True,
+            )
+        theirs.close()
+        for fd in (lifeline, page, crash):
+            os.close(fd)
+        self.address = str(folder / "w7.1")
+        boot = Boot(wire, 7, 1, self.address, spec, data_limit_bytes, 1 << 30)
+        assert self.control.send(encode(boot))
+        self.hub = Hub()
+        self.gateways: list[Gateway] = []
+
+    def hear(self) -> Any:  # one of FROM_WORKER; None at the end
+        """The worker's next word on the control channel."""
+        deadline = time.monotonic() + PATIENCE_S
+        while wait_readable(self.control.fileno(), deadline):
+            try:
+                received = self.control.receive()
+            except Exception:  # noqa: BLE001 - Closed, or whatever; the end of it
+                return None
+            if received is not None:
+                self.said.append(decode(received[0], FROM_WORKER))
+                return self.said[-1]
+        raise AssertionError(f"nothing within {PATIENCE_S} s; said {self.said}, printed {self.printed()}")
+
+    def ready(self) -> Metadata:
+        """Wait until it serves."""
+        while True:
+            message = self.hear()
+            assert isinstance(message, (Hello, Stage, Ready)), f"{message}; printed {self.printed()}"
+            if isinstance(message, Ready):
+                return message.metadata
+
+    def failed(self) -> LoadFailed:
+        """Wait until it says that it cannot load."""
+        while True:
+            message = self.hear()
+            assert isinstance(message, (Hello, Stage, LoadFailed)), f"{message}; printed {self.printed()}"
+            if isinstance(message, LoadFailed):
+                return message
+
+    def ended(self) -> int:
+        """Wait for its exit; the status, negative for a signal."""
+        return self.process.wait(PATIENCE_S)
+
+    def printed(self) -> str:
+        """What it wrote to its log."""
+        return self.output.read_text(errors="replace")
+
+    def progress(self) -> Progress:
+        """What its page says."""
+        return self.page.read()
+
+    def gateway(self, place: int = 0, generation: int = 1, *, attached: bool = True) -> Gateway:
+        """A gateway, told to the worker unless the test says otherwise."""
+        gateway = Gateway(self, place, f"g{place}.{generation}".encode())
+        self.gateways.append(gateway)
+        if attached:
+            gateway.attach()
+        return gateway
+
+    def stop(self) -> None:
+        """Ask for an orderly end."""
+        assert self.control.send(encode(Stop()))
+
+    def __enter__(self) -> Life:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        for gateway in self.gateways:
+            gateway.close()
+        self.hub.close()
+        self.control.close()
+        os.close(self.crash)
+        with contextlib.suppress(OSError):
+            os.close(self.lifeline)
+
+
+class Gateway:
+    """One gateway's side: a DEALER, a socket pair, an arena."""
+
+    def __init__(self, life: Life, place: int, identity: bytes) -> None:
+        self.life = life
+        self.place = place
+        self.identity = identity
+        self.channel: Seqpacket | None = None
+        self.end: GatewayEnd = life.hub.connect(life.address, identity)
+        self.requests = Side(writable_by_worker=False)
+        self.results = Side(writable_by_worker=True)
+        self.ids = itertools.count(1 << 40)
+        self._segments = itertools.count()
+        self._replies: list[Reply] = []
+
+    def attach(self) -> None:
+        """Be told to the worker, with a fresh pair; what was the pair before is closed."""
+        ours, theirs = Seqpacket.pair()
+        assert self.life.control.send(encode(Attach(self.place, self.identity)), [theirs.fileno()])
+        theirs.close()
+        if self.channel is not None:
+            self.channel.close()
+        self.channel = ours
+
+    def extent(self, side: Side, size: int = 1 << 20) -> Extent:
+        """A new extent, announced."""
+        extent = Extent(next(self._segments), size, writable_by_worker=side.writable_by_worker)
+        side.add(extent)
+        message = ExtentMessage(extent.segment, extent.size, extent.writable_by_worker)
+        assert self.channel is not None
+        assert self.channel.send(encode(message), [extent.fd])
+        return extent
+
+    def slot(self, side: Side, size: int) -> Slot:
+        """Room in an extent, made if there is none."""
+        slot = side.allocate(size)
+        if slot is None:
+            self.extent(side, max(1 << 20, -(-size // 4096) * 4096 * 2))
+            slot = side.allocate(size)
+        assert slot is not None
+        return slot
+
+    def tensor(self, name: str, array: Array) -> Tensor:
+        """An input, inline or in a slot by its size."""
+        data = as_bytes(array)
+        datatype = datatype_of(array)
+        assert datatype is not None
+        if len(data) <= INLINE_LIMIT_BYTES:
+            return Tensor(name, datatype, array.shape, -1, 0, len(data), bytes(data))
+        slot = self.slot(self.requests, len(data))
+        slot.view[:] = data
+        return Tensor(name, datatype, array.shape, slot.segment, slot.offset, slot.size)
+
+    def infer(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] = (),
+        grant: Slot | None = None,
+        deadline_s: float = PATIENCE_S,
+    ) -> Infer:
+        """A request, not yet sent."""
+        tensors = tuple(self.tensor(name, array) for name, array in inputs.items())
+        segment, offset, size = (grant.segment, grant.offset, grant.size) if grant else (-1, 0, 0)
+        deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
+        return Infer(next(self.ids), tensors, tuple(outputs), segment, offset, size, deadline_ns, {})
+
+    def send(self, *records: Record) -> None:
+        """Send in one frame."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.end.send(pack_frame(records)):
+            assert wait_readable(self.end.fileno(), deadline), "the worker's socket is not there"
+
+    def reply(self) -> Reply:
+        """The next reply."""
+        reply = self.reply_within(PATIENCE_S)
+        assert reply is not None, f"no reply; printed {self.life.printed()}"
+        return reply
+
+    def reply_within(self, seconds: float) -> Reply | None:
+        """The next reply, or None if none comes in time."""
+        deadline = time.monotonic() + seconds
+        while not self._replies:
+            frame = self.end.receive()
+            if frame is not None:
+                for record in unpack_frame(frame):
+                    assert isinstance(record, Reply)
+                    self._replies.append(record)
+            elif time.monotonic() > deadline:
+                return None
+            else:
+                wait_readable(self.end.fileno(), min(deadline, time.monotonic() + 0.05))
+        return self._replies.pop(0)
+
+    def ask(self, inputs: Mapping[str, Array], *, outputs: Sequence[str] = (), grant: Slot | None = None) -> Reply:
+        """Send a request and wait for its reply."""
+        request = self.infer(inputs, outputs=outputs, grant=grant)
+        self.send(request)
+        reply = self.reply()
+        assert reply.id == request.id
+        return reply
+
+    def array(self, reply: Reply, name: str) -> Array:
+        """One output of a reply, wherever it lies."""
+        (tensor,) = [each for each in reply.outputs if each.name == name]
+        data = tensor.data
+        if tensor.segment >= 0:
+            data = self.results.view(tensor.segment, tensor.offset, tensor.size)
+        assert data is not None
+        return as_array(data, tensor.datatype, tensor.shape)
+
+    def close(self) -> None:
+        """Go away, as a gateway that dies does."""
+        self.end.close()
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        self.requests.close()
+        self.results.close()
+
+
+@contextlib.contextmanager
+def serving(spec: ModelSpec, folder: Path) -> Iterator[tuple[Life, Gateway]]:
+    """A worker that is ready, and one gateway."""
+    with Life(spec, folder) as life:
+        life.ready()
+        yield life, life.gateway()

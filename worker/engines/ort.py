@@ -1,0 +1,184 @@
+"""ONNX models, by onnxruntime: on the CPU, or on CUDA (TensorRT on request).
+
+Covers: the session and its options, types between ONNX and V2, strings, BF16.
+Does not cover: batching (worker/batch.py). A model is loaded by its path only: loaded from bytes, its references to
+external data would be checked against the working directory.
+
+Parameters of a model: `intra_op_thread_count`, `inter_op_thread_count` (Triton's names), `allow_spinning`, `tensorrt`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+
+from mmsup.ipc.array import NUMPY, Array
+from mmsup.ipc.errors import CallerError, ModelError
+from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.tensor import size_bytes
+from mmsup.worker.engines.contract import count, is_on
+from mmsup.worker.engines.cuda import arena_limit
+from mmsup.worker.engines.declared import complete
+
+DATATYPES: Final = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+BFLOAT16: Final = 16
+"""onnx.TensorProto.BFLOAT16."""
+QUIET: Final = 3
+"""Log severity ERROR: warnings about devices that are not there, or about a graph's style, are nobody's here."""
+
+
+def provider_options(device: str, gpu_memory_bytes: int | None, tensorrt: bool) -> list[tuple[str, dict[str, str]]]:
+    """Execution providers in order of preference, with their options. Pure."""
+    if device == "cpu":
+        return [("CPUExecutionProvider", {})]
+    cuda = {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}
+    chosen: list[tuple[str, dict[str, str]]] = []
+    if gpu_memory_bytes:
+        cuda["gpu_mem_limit"] = str(arena_limit(gpu_memory_bytes))
+    if tensorrt:
+        options = {"device_id": "0"}
+        if gpu_memory_bytes:
+            options["trt_max_workspace_size"] = cuda["gpu_mem_limit"]
+        chosen.append(("TensorrtExecutionProvider", options))
+    return [*chosen, ("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class OrtEngine:
+    """One session."""
+
+    def __init__(self) -> None:
+        self._session: Any = None  # onnxruntime ships no types
+        self._inputs: dict[str, str] = {}
+        self._outputs: dict[str, str] = {}
+        self._plain = True
+
+    def load(self, spec: ModelSpec) -> Metadata:
+        """Make the session on the providers that the device asks for, and on no others."""
+        ort.set_default_logger_severity(QUIET)
+        providers = provider_options(spec.device, spec.gpu_memory_bytes, is_on(spec.parameters, "tensorrt"))
+        absent = [name for name, _ in providers if name not in ort.get_available_providers()]
+        if absent:
+            text = f"model '{spec.name}' is to run on '{spec.device}', but the onnxruntime here has no {absent[0]}"
+            raise ModelError("load_failed", f"{text}: install mmsup[onnx-gpu] instead of mmsup[onnx]")
+        path = os.path.join(spec.directory, spec.artefact)
+        self._session = ort.InferenceSession(path, sess_options=_options(spec), providers=providers)
+        if self._session.get_providers()[0] != providers[0][0]:
+            text = f"model '{spec.name}' is to run on '{spec.device}', but {providers[0][0]} did not start"
+            raise ModelError("load_failed", text)
+        self._session.disable_fallback()
+        metadata = complete(
+            spec,
+            _tensors(spec, "input", self._session.get_inputs(), {each.name for each in spec.inputs}),
+            _tensors(spec, "output", self._session.get_outputs(), {each.name for each in spec.outputs}),
+        )
+        self._inputs = {each.name: each.datatype for each in metadata.inputs}
+        self._outputs = {each.name: each.datatype for each in metadata.outputs}
+        self._plain = not {"BF16", "BYTES"} & {*self._inputs.values(), *self._outputs.values()}
+        return metadata
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        """Run the graph as far as the outputs need it. onnxruntime only reads its inputs, and keeps none."""
+        if self._plain:
+            return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+        feeds = {name: _fed(name, self._inputs[name], array) for name, array in inputs.items()}
+        results = self._session.run_with_ort_values(list(outputs), feeds)
+        return {name: _fetched(value) for name, value in zip(outputs, results, strict=True)}
+
+    def shrink(self) -> None:
+        """Nothing: onnxruntime gives arena memory back by a run option only, and a failed run took none."""
+
+    def device_bytes(self) -> int:
+        """Unknown: onnxruntime does not say."""
+        return 0
+
+    def unload(self) -> None:
+        """Drop the session."""
+        self._session = None
+
+
+def _options(spec: ModelSpec) -> Any:  # onnxruntime ships no types
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = count(spec.parameters, "intra_op_thread_count", cores())
+    options.inter_op_num_threads = count(spec.parameters, "inter_op_thread_count", 1)
+    options.log_severity_level = QUIET
+    # By default idle threads spin after each run, and take the cores from every other model of the machine.
+    spins = "1" if is_on(spec.parameters, "allow_spinning") else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spins)
+    options.add_session_config_entry("session.inter_op.allow_spinning", spins)
+    return options
+
+
+def _tensors(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: set[str]) -> list[TensorSpec]:
+    """The tensors of a graph; of those that are none of V2's, only what nobody asked for is passed over."""
+    found: list[TensorSpec] = []
+    for node in nodes:
+        if node.type in DATATYPES:
+            shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
+            found.append(TensorSpec(node.name, DATATYPES[node.type], shape))
+        elif kind == "input" or not configured or node.name in configured:
+            text = f"model '{spec.name}': {kind} '{node.name}' is a {node.type}, which is no tensor that can be served"
+            advice = "; name the outputs to serve in config.pbtxt, or export without it" if kind == "output" else ""
+            raise ModelError("load_failed", text + advice)
+    return found
+
+
+def _fed(name: str, datatype: str, array: Array) -> Any:  # an OrtValue
+    if datatype == "BYTES":
+        return ort.OrtValue.ortvalue_from_numpy(_as_text(name, array))
+    array = np.ascontiguousarray(array)
+    if datatype == "BF16":
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _as_text(name: str, array: Array) -> Array:
+    """Strings of ONNX are UTF-8; given bytes, onnxruntime would take their Python notation."""
+    text = np.empty(array.size, dtype=np.object_)
+    try:
+        text[:] = [each.decode() for each in array.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise CallerError(
+            "bad_request", f"input '{name}' holds bytes that are not UTF-8; this model takes text"
+        ) from error
+    return text.reshape(array.shape)
+
+
+def _fetched(value: Any) -> Array:  # an OrtValue
+    if value.element_type() != BFLOAT16:
+        array: Array = value.numpy()
+        return array
+    # OrtValue.numpy() refuses BF16 (seen with onnxruntime 1.32), so its bytes are taken by their address.
+    shape = value.shape()
+    size = size_bytes("BF16", shape) or 0
+    data = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(data, dtype=NUMPY["BF16"]).reshape(shape)
+
+
+def make() -> OrtEngine:
+    """The engine, unloaded."""
+    return OrtEngine()

@@ -1,0 +1,259 @@
+"""PyTorch models: TorchScript (.pt), torch.export (.pt2), safetensors with a class in `model.py`.
+
+Covers: loading, names and types of tensors, threads, the share of a device's memory.
+Does not cover: pickled checkpoints. They are code that looks like data, and are not loaded.
+
+Inputs lie in memory that cannot be written: an in-place operation on a view of it is a SIGSEGV (seen for `add_` and
+`ReLU(inplace=True)`). So they are copied, which a batch or a device does anyway, unless the model says with the
+parameter `read_only_inputs: true` that it leaves them alone. Other parameters: `thread_count`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from mmsup.ipc.array import NUMPY, Array
+from mmsup.ipc.errors import ModelError
+from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.worker.engines.contract import count, is_on
+from mmsup.worker.engines.cuda import memory_fraction
+from mmsup.worker.engines.custom import load_module
+from mmsup.worker.engines.declared import as_configured, complete
+
+DATATYPES: Final = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.uint16: "UINT16",
+    torch.uint32: "UINT32",
+    torch.uint64: "UINT64",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.bfloat16: "BF16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+_INDEXED: Final = re.compile(r".+__(\d+)")
+"""Triton's convention for models whose tensors have no names: `INPUT__0`."""
+
+Run = Callable[..., Any]  # a module's call: what it takes and gives, only the model knows
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to be called."""
+
+    run: Run
+    metadata: Metadata
+    arguments: tuple[str, ...]
+    """The call's own argument names in order, where they are known."""
+    by_keyword: bool = True
+    """Whether the call takes them by those names; a torch.export graph does not."""
+
+
+class PytorchEngine:
+    """One module on one device."""
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._device = torch.device("cpu")
+        self._copies = True
+        self._inputs: tuple[str, ...] = ()
+        self._by_keyword = False
+        self._outputs: tuple[str, ...] = ()
+
+    def load(self, spec: ModelSpec) -> Metadata:
+        """Load the artefact by its kind."""
+        _limit_threads(spec)
+        self._copies = not is_on(spec.parameters, "read_only_inputs")
+        if spec.device != "cpu":
+            self._device = _device(spec)
+        path = os.path.join(spec.directory, spec.artefact)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit announces its retirement at each load
+            loaded = _loaded(spec, path, self._device)
+        declared = [each.name for each in loaded.metadata.inputs]
+        self._run = loaded.run
+        self._by_keyword = loaded.by_keyword and set(declared) <= set(loaded.arguments)
+        self._inputs = _in_order(declared, loaded.arguments)
+        self._outputs = _in_order([each.name for each in loaded.metadata.outputs], ())
+        return loaded.metadata
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        """Call the module."""
+        assert self._run is not None, "infer before load"
+        with torch.inference_mode():
+            given = {name: self._tensor(inputs[name]) for name in self._inputs if name in inputs}
+            answer = self._run(**given) if self._by_keyword else self._run(*given.values())
+            results = self._named(answer)
+            return {name: _array(results[name]) for name in outputs if name in results}
+
+    def _tensor(self, array: Array) -> torch.Tensor:
+        if array.dtype == NUMPY["BF16"]:
+            return self._tensor(array.view(np.int16)).view(torch.bfloat16)
+        if self._device.type == "cpu" and self._copies:
+            return torch.from_numpy(array.copy())
+        return torch.from_numpy(array).to(self._device)
+
+    def _named(self, answer: Any) -> dict[str, torch.Tensor]:  # whatever the module gave
+        if isinstance(answer, Mapping):
+            return {str(name): _checked(value) for name, value in answer.items()}
+        values = answer if isinstance(answer, (list, tuple)) else [answer]
+        if len(values) < len(self._outputs):
+            raise ValueError(f"the module gave {len(values)} tensors, {len(self._outputs)} outputs are declared")
+        return {name: _checked(value) for name, value in zip(self._outputs, values, strict=False)}
+
+    def shrink(self) -> None:
+        """Give the allocator's cache back to the device."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def device_bytes(self) -> int:
+        """What the allocator has reserved."""
+        return int(torch.cuda.memory_reserved()) if self._device.type == "cuda" else 0
+
+    def unload(self) -> None:
+        """Drop the module and the cache."""
+        self._run = None
+        self.shrink()
+
+
+def _limit_threads(spec: ModelSpec) -> None:
+    torch.set_num_threads(count(spec.parameters, "thread_count", len(os.sched_getaffinity(0))))
+    # With inputs that cannot be written, torch warns once for each new call site: it is what we want here.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+
+
+def _device(spec: ModelSpec) -> torch.device:
+    """The one device that this process sees, with the model's share of its memory."""
+    if not torch.cuda.is_available():
+        text = f"model '{spec.name}' is to run on '{spec.device}', but torch finds no CUDA device here"
+        raise ModelError("load_failed", text)
+    if spec.gpu_memory_bytes:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(memory_fraction(spec.gpu_memory_bytes, total), 0)
+    return torch.device("cuda:0")
+
+
+def _loaded(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
+    if path.endswith(".pt2"):
+        return _exported(spec, path, device)
+    if path.endswith(".safetensors"):
+        return _from_class(spec, path, device)
+    return _torchscript(spec, path, device)
+
+
+def _torchscript(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
+    try:
+        module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call] # torch's own gap
+    except RuntimeError as error:
+        if "constants.pkl" not in str(error):
+            raise
+        text = f"model '{spec.name}': {spec.artefact} is no TorchScript; a pickled checkpoint is not loaded"
+        raise ModelError(
+            "load_failed", f"{text}: export it by torch.jit or torch.export, or use safetensors"
+        ) from error
+    module.eval()
+    arguments = tuple(each.name for each in module.forward.schema.arguments[1:])
+    return Loaded(module, as_configured(spec, f"TorchScript ({spec.artefact})"), arguments)
+
+
+def _from_class(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
+    """Weights without code, and the operator's own class that they belong to."""
+    from safetensors.torch import load_file  # noqa: PLC0415 - only this kind of model needs the library
+
+    code = os.path.join(spec.directory, "model.py")
+    if not os.path.exists(code):
+        text = f"model '{spec.name}': {spec.artefact} needs a model.py beside it, with a class Model(torch.nn.Module)"
+        raise ModelError("load_failed", text)
+    kind = getattr(load_module(code), "Model", None)
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        text = f"model '{spec.name}': model.py has no class Model that is a torch.nn.Module"
+        raise ModelError("load_failed", text)
+    module: torch.nn.Module = kind()
+    module.load_state_dict(load_file(path))
+    module.to(device).eval()
+    arguments = tuple(inspect.signature(module.forward).parameters)
+    return Loaded(module, as_configured(spec, spec.artefact), arguments)
+
+
+def _exported(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
+    """A graph with its signature: names, types and shapes are in it."""
+    program = torch.export.load(path)
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass  # noqa: PLC0415 - nothing of it is needed on the CPU
+
+        program = move_to_device_pass(program, device)
+    signature = program.graph_signature
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    inputs = [_spec(spec, name, values.get(name)) for name in map(str, signature.user_inputs)]
+    names = [str(name) for name in signature.user_outputs]
+    shown = _output_names(spec, program, names)
+    outputs = [_spec(spec, show, values.get(name)) for show, name in zip(shown, names, strict=True)]
+    arguments = tuple(each.name for each in inputs)
+    configured = [each.name for each in spec.inputs]
+    if set(configured) != set(arguments) and len(configured) == len(arguments):
+        arguments = _in_order(configured, ())  # names of the operator's own: by position
+        inputs = [TensorSpec(name, each.datatype, each.shape) for name, each in zip(arguments, inputs, strict=True)]
+    return Loaded(program.module(), complete(spec, inputs, outputs), arguments, by_keyword=False)
+
+
+def _output_names(spec: ModelSpec, program: torch.export.ExportedProgram, names: Sequence[str]) -> Sequence[str]:
+    """What a graph's outputs are called outside: its dict's keys, else what is configured, else their numbers."""
+    out = program.call_spec.out_spec
+    keys = [str(key) for key in out.context] if out is not None and out.type is dict else []
+    if len(keys) == len(names):
+        return keys
+    configured = _in_order([each.name for each in spec.outputs], ())
+    rest = [f"OUTPUT__{index}" for index in range(len(configured), len(names))]
+    return [*configured, *rest][: len(names)]
+
+
+def _spec(spec: ModelSpec, name: str, value: Any) -> TensorSpec:  # a fake tensor, if the argument is one
+    if not isinstance(value, torch.Tensor) or value.dtype not in DATATYPES:
+        raise ModelError(
+            "load_failed", f"model '{spec.name}': '{name}' of its signature is no tensor that can be served"
+        )
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return TensorSpec(name, DATATYPES[value.dtype], shape)
+
+
+def _in_order(declared: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
+    """The names in the module's order: its arguments' own, Triton's `NAME__index`, else as they are declared."""
+    if arguments and set(declared) <= set(arguments):
+        return tuple(name for name in arguments if name in declared)
+    found = [_INDEXED.fullmatch(name) for name in declared]
+    indices = [int(match[1]) for match in found if match]
+    if sorted(indices) == list(range(len(declared))):
+        return tuple(name for _, name in sorted(zip(indices, declared, strict=True)))
+    return tuple(declared)
+
+
+def _checked(value: Any) -> torch.Tensor:  # whatever the module gave
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"the module gave a {type(value).__name__} instead of a tensor")
+    return value
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    host = tensor.detach().cpu().contiguous()
+    if host.dtype is torch.bfloat16:
+        return host.view(torch.int16).numpy().view(NUMPY["BF16"])
+    array: Array = host.resolve_neg().resolve_conj().numpy()
+    return array
+
+
+def make() -> PytorchEngine:
+    """The engine, unloaded."""
+    return PytorchEngine()

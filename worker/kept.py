@@ -1,0 +1,84 @@
+"""Results that wait for room: made, but larger than what the gateway had granted.
+
+Each is a copy of its own, so that neither the model's next run nor a reused slot can change it. It goes with its
+Grant, its Drop, its deadline or its gateway. Bounded, because it lies in the model's own memory cap.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mmsup.ipc.messages import Reply, Tensor
+from mmsup.worker.batch import Work
+from mmsup.worker.results import Output
+
+COUNT_LIMIT: Final = 64
+SIZE_LIMIT_BYTES: Final = 256 << 20
+"""A gateway learns the size from the first result and grants enough from then on: many kept at once means that it does
+not answer. One result alone may be of any size, or a large output could never be served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A request that ran, with its outputs and what the run took."""
+
+    work: Work
+    outputs: tuple[Output, ...]
+    queue_ns: int
+    input_ns: int
+    infer_ns: int
+    done_ns: int
+    """Monotonic time at which the outputs were there."""
+    batch: int
+
+    def reply(self, tensors: tuple[Tensor, ...], need: int) -> Reply:
+        """The answer: the outputs, or how much room they need."""
+        output_ns = time.monotonic_ns() - self.done_ns
+        times = (self.queue_ns, self.input_ns, self.infer_ns, output_ns)
+        return Reply(self.work.request.id, "", "", tensors, need, *times, self.batch)
+
+
+class Kept:
+    """Results by (identity, id)."""
+
+    def __init__(self) -> None:
+        self._results: dict[tuple[bytes, int], Result] = {}
+        self._size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def keep(self, result: Result) -> bool:
+        """Keep a result; False if there is no room for it."""
+        size = _size(result)
+        if self._results and (len(self) >= COUNT_LIMIT or self._size_bytes + size > SIZE_LIMIT_BYTES):
+            return False
+        own = tuple((name, datatype, shape, bytes(data)) for name, datatype, shape, data in result.outputs)
+        self._results[result.work.key] = replace(result, outputs=own)
+        self._size_bytes += size
+        return True
+
+    def pop(self, key: tuple[bytes, int]) -> Result | None:
+        """Take a result out, None if it is not here (any more)."""
+        result = self._results.pop(key, None)
+        if result is not None:
+            self._size_bytes -= _size(result)
+        return result
+
+    def expire(self, now_ns: int) -> list[Work]:
+        """Forget what is past its deadline; whose it was."""
+        late = [each.work for each in self._results.values() if each.work.request.deadline_ns <= now_ns]
+        for work in late:
+            self.pop(work.key)
+        return late
+
+    def drop(self, identity: bytes) -> None:
+        """A gateway is gone: forget what was kept for it."""
+        for key in [each for each in self._results if each[0] == identity]:
+            self.pop(key)
+
+
+def _size(result: Result) -> int:
+    return sum(len(data) for _, _, _, data in result.outputs)
