@@ -50,7 +50,10 @@ def test_a_configuration_is_read_as_it_was_said_and_nothing_else() -> None:
         "instance_group": [{"count": 2, "kind": "KIND_GPU", "gpus": [0, 1]}],
         "version_policy": {"specific": {"versions": [1, 9223372036854775807]}},
         "parameters": {"mmsup_memory": {"string_value": "1GiB"}, "one": {"string_value": "1"}},
-        "dynamic_batching": {"priority_queue_policy": {"1": {"max_queue_size": 3}}, "max_queue_delay_microseconds": 100},
+        "dynamic_batching": {
+            "priority_queue_policy": {"1": {"max_queue_size": 3}},
+            "max_queue_delay_microseconds": 100,
+        },
     }
 
 
@@ -83,7 +86,9 @@ def test_a_field_that_is_said_to_be_nothing_is_said() -> None:
 
 
 def test_unknown_keys_come_all_together_with_their_lines_and_the_nearest_known() -> None:
-    text = 'max_batch_sise: 4\ninput { nam: "x" dims: 1 }\ninput { foo { a: [1, "2"] b: <c: -1> } }\noptimisation { x: 1 }'
+    text = (
+        'max_batch_sise: 4\ninput { nam: "x" dims: 1 }\ninput { foo { a: [1, "2"] b: <c: -1> } }\noptimisation { x: 1 }'
+    )
     assert faults(text) == [
         'f:1: max_batch_sise: "max_batch_sise" is not known; the nearest is max_batch_size',
         'f:2: input[0].nam: "nam" is not known; the nearest is name',
@@ -127,7 +132,7 @@ def test_whatever_is_written_is_a_configuration_or_a_fault_and_never_a_traceback
         for _ in range(chance.randrange(1, 6)):
             at = chance.randrange(len(text))
             cut = at + chance.choice([0, 1, 1, 8])
-            text = text[:at] + "".join(chance.choices('{}[]<>:,;"\'#\\ \n-0aé\0', k=chance.randrange(3))) + text[cut:]
+            text = text[:at] + "".join(chance.choices("{}[]<>:,;\"'#\\ \n-0aé\0", k=chance.randrange(3))) + text[cut:]
         said = read_pbtxt(text, "f")
         assert said.config or said.faults or not text.strip()
         assert all(each.place.startswith("f") for each in said.faults)
@@ -150,9 +155,24 @@ def test_the_json_of_a_load_request_is_read_with_numbers_as_strings(text: str, c
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "7", '"x"', '{"x":1}', '{"input":3}', '{"input":[{"data_type":"TYPE_X"}]}', '{"name":"\\ud800"}']
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        '"x"',
+        '{"x":1}',
+        '{"input":3}',
+        '{"input":[{"data_type":"TYPE_X"}]}',
+        '{"name":"\\ud800"}',
+    ]
     + ['{"max_batch_size":NaN}', '{"max_batch_size":1e400}', '{"a":' * 5000, '{"name":1}', '{"name":"a","name":"b"}']
-    + ['{"parameters":{"a":{"string_value":1}}}', '{"version_policy":{"latest":{},"all":{}}}', '{"max_batch_size":"a"}'],
+    + [
+        '{"parameters":{"a":{"string_value":1}}}',
+        '{"version_policy":{"latest":{},"all":{}}}',
+        '{"max_batch_size":"a"}',
+    ],
 )
 def test_json_that_is_no_configuration_is_one_short_fault(text: str) -> None:
     (fault,) = read_json(text, "config").faults

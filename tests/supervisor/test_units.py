@@ -48,7 +48,16 @@ def test_the_words_about_four_gigs_are_those_of_the_house() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30s", 30.0), ("500ms", 0.5), ("5min", 300.0), ("5m", 300.0), ("2h", 7200.0), ("1.5d", 129600.0), (3, 3.0), ("0", 0)],
+    [
+        ("30s", 30.0),
+        ("500ms", 0.5),
+        ("5min", 300.0),
+        ("5m", 300.0),
+        ("2h", 7200.0),
+        ("1.5d", 129600.0),
+        (3, 3.0),
+        ("0", 0),
+    ],
 )
 def test_a_duration_is_a_number_and_its_unit(text: object, seconds: float) -> None:
     assert duration(text) == seconds
