@@ -62,7 +62,7 @@ class Artefact:
 
 
 def choose(files: Collection[str], engine: str = "", name: str = "") -> Artefact:
-    """The artefact among these files; `engine` and `name` if configuration says them. Wrong if there is not just one."""
+    """The artefact among these files; `engine` and `name` if configuration says them. Wrong if not just one is."""
     found = _present(files, [name] if name else _names(engine))
     if name and not found:
         raise Wrong(f"{shown(name)}, its default_model_filename, is not there")
@@ -86,7 +86,7 @@ def _names(engine: str) -> list[str]:
 
 
 def _present(files: Collection[str], names: list[str]) -> list[str]:
-    """Those of the names that are there; a folder `model.onnx` with that file in it too."""
+    """Those of the names that are there; a folder `model.onnx` counts if a file of that name is in it."""
     found = [file for name in names for file in (name, f"{name}/{name}") if file in files]
     if "model.safetensors" in found and CLASS_FILE in found:
         found.remove(CLASS_FILE)  # the class of those weights, no model of its own

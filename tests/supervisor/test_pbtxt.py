@@ -166,9 +166,11 @@ def test_the_json_of_a_load_request_is_read_with_numbers_as_strings(text: str, c
         '{"input":3}',
         '{"input":[{"data_type":"TYPE_X"}]}',
         '{"name":"\\ud800"}',
-    ]
-    + ['{"max_batch_size":NaN}', '{"max_batch_size":1e400}', '{"a":' * 5000, '{"name":1}', '{"name":"a","name":"b"}']
-    + [
+        '{"max_batch_size":NaN}',
+        '{"max_batch_size":1e400}',
+        '{"a":' * 5000,
+        '{"name":1}',
+        '{"name":"a","name":"b"}',
         '{"parameters":{"a":{"string_value":1}}}',
         '{"version_policy":{"latest":{},"all":{}}}',
         '{"max_batch_size":"a"}',

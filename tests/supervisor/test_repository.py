@@ -288,8 +288,17 @@ def test_a_load_request_may_replace_the_configuration_and_nothing_else(lay: Lay)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "[]", '{"x": 1}', '{"name": "other"}', '{"backend": "python"}', '{"default_model_filename": "../m"}']
-    + ['{"parameters": {"mmsup_python": {"string_value": "/bin/sh"}}}', " " * (2 << 20)],
+    [
+        "",
+        "x",
+        "[]",
+        '{"x": 1}',
+        '{"name": "other"}',
+        '{"backend": "python"}',
+        '{"default_model_filename": "../m"}',
+        '{"parameters": {"mmsup_python": {"string_value": "/bin/sh"}}}',
+        " " * (2 << 20),
+    ],
 )
 def test_a_configuration_of_a_load_request_that_is_wrong_is_a_named_fault(lay: Lay, text: str) -> None:
     made = override(entry(lay({"m/1/model.onnx": ""})), text)
