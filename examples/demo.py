@@ -10,140 +10,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import make_models
 import numpy as np
-from client import Array, Client, Refused, labels
+from client import Client, labels
+from faults import Bystander, Comeback, hurt
 from leftovers import Watch
+from served import Server
 
-from mmsup.supervisor.client import ask
-
-KILLED, HUNG, CALM = "digits_mlp", "digits_forest", "digits_linear"
-START_S = 180.0
-"""Far above any start: it fires only when something is broken."""
-COMEBACK_S = 60.0
-STOP_S = 60.0
+FAULTS = (("digits_mlp", signal.SIGKILL), ("digits_forest", signal.SIGSTOP))
+CALM = "digits_linear"
 LEAST_ACCURACY = 0.9
 
-
-@dataclass
-class Bystander:
-    """A client that keeps calling one model in a thread of its own, until it is told to stop."""
-
-    address: str
-    sample: Array
-    sent: int = 0
-    failed: int = 0
-    worst_pause_ms: float = 0.0
-    reasons: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._call)
-        self._expected: list[int] | None = None
-
-    def __enter__(self) -> Bystander:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _call(self) -> None:
-        client, last = Client(self.address), time.perf_counter()
-        while not self._over.is_set():
-            self.sent += 1
-            try:
-                found = labels(client.infer(CALM, {"x": self.sample})).tolist()
-                self._expected = self._expected or found
-                if found != self._expected:
-                    raise ValueError(f"{found} came instead of {self._expected}")
-            except Exception as error:  # whatever it is, it is what a client would have met
-                self.failed += 1
-                self.reasons.append(f"{type(error).__name__}: {error}")
-                client.close()
-            now = time.perf_counter()
-            self.worst_pause_ms = max(self.worst_pause_ms, (now - last) * 1000)
-            last = now
-        client.close()
-
-
-@dataclass
-class Comeback:
-    """One victim: what was done to it, what its own callers were told, how it came back, why it had died."""
-
-    model: str
-    fault: str
-    told: list[str]
-    seconds: float
-    pid: tuple[int, int]
-    generation: tuple[int, int]
-    cause: str
-
-
-class Server:
-    """`mmsup serve` in a process of its own, with everything it writes in one temporary folder."""
-
-    def __init__(self, folder: Path, repository: Path) -> None:
-        self.runtime_dir = folder / "run"
-        self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notified.bind(str(folder / "notify"))
-        self._notified.settimeout(1.0)
-        self._log = folder / "log"
-        command = [sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--http-port=0", "--metrics-port=0"]
-        command += [
-            f"--model-repository={repository}",
-            f"--runtime-dir={self.runtime_dir}",
-            f"--state-dir={folder / 'state'}",
-        ]
-        environ = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
-
-    def wait_ready(self) -> None:
-        """Until the server says READY, as it would to systemd."""
-        end = time.monotonic() + START_S
-        while time.monotonic() < end:
-            try:
-                if b"READY=1" in self._notified.recv(4096).splitlines():
-                    return
-            except TimeoutError:
-                if self.process.poll() is not None:
-                    break
-        raise SystemExit(f"the server did not start:\n{self._log.read_text()}")
-
-    def ask(self, verb: str, **arguments: object) -> Any:
-        """What `mmsup ctl` would ask."""
-        return ask(str(self.runtime_dir), verb, arguments)
-
-    def worker(self, model: str) -> dict[str, Any]:
-        """The one worker of a model, as `ctl status` has it."""
-        models = {each["name"]: each for each in self.ask("status")["models"]}
-        return models[model]["instances"][0]
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_S)
-
-    def close(self) -> None:
-        """Whatever happened: nothing goes on."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._notified.close()
+Say = Callable[[str], object]
 
 
 def accuracies(address: str, models: list[str], held_out: Path) -> dict[str, float]:
@@ -159,55 +45,25 @@ def accuracies(address: str, models: list[str], held_out: Path) -> dict[str, flo
     return found
 
 
-def hurt(server: Server, address: str, model: str, number: signal.Signals, sample: Array) -> Comeback:
-    """Send a signal to a model's worker, then be its caller until it serves again."""
-    before = server.worker(model)
-    pidfd = os.pidfd_open(before["pid"])
-    signal.pidfd_send_signal(pidfd, number)
-    os.close(pidfd)
-    began = time.monotonic()
-    told: list[str] = []
-    client = Client(address)
-    while time.monotonic() < began + COMEBACK_S:
-        try:
-            client.infer(model, {"x": sample})
-            break
-        except Refused as error:
-            told.append(f"{error.status} {error.code} after {time.monotonic() - began:.2f} s")
-            time.sleep(error.retry_after_s)  # as the server asked
-    seconds = time.monotonic() - began
-    client.close()
-    after = server.worker(model)
-    deaths = [each for each in server.ask("events", model=model)["events"] if each["event"] == "worker_exit"]
-    return Comeback(
-        model,
-        number.name,
-        told,
-        round(seconds, 3),
-        (before["pid"], after["pid"]),
-        (before["generation"], after["generation"]),
-        " / ".join(each["text"] for each in deaths),
-    )
-
-
 @dataclass
 class Outcome:
-    """All that was measured, and each promise that was broken."""
+    """What was measured so far."""
 
-    ready_s: float
-    accuracy: dict[str, float]
-    comebacks: list[Comeback]
-    requests: int
-    failed: int
-    worst_pause_ms: float
-    reasons: list[str]
-    exit_code: int
-    stop_s: float
-    processes: int
-    left: dict[str, list[str]]
+    models: list[str] = field(default_factory=list)
+    ready_s: float = 0.0
+    accuracy: dict[str, float] = field(default_factory=dict)
+    comebacks: list[Comeback] = field(default_factory=list)
+    requests: int = 0
+    failed: int = 0
+    reasons: list[str] = field(default_factory=list)
+    worst_pause_ms: float = 0.0
+    exit_code: int | None = None
+    stop_s: float = 0.0
+    processes: int = 0
+    left: dict[str, list[str]] = field(default_factory=dict)
 
     def broken(self) -> list[str]:
-        """In words."""
+        """Each promise that was broken, in words."""
         words = [
             f"{model} is right in only {share:.1%}" for model, share in self.accuracy.items() if share < LEAST_ACCURACY
         ]
@@ -220,86 +76,81 @@ class Outcome:
             words.append(f"{self.failed} of {self.requests} requests to {CALM} failed: {self.reasons[:3]}")
         if self.exit_code != 0:
             words.append(f"the server ended with {self.exit_code}")
-        return words + [f"{kind} are left: {names}" for kind, names in self.left.items() if names]
+        return words + [f"{kind} are left: {', '.join(names)}" for kind, names in self.left.items() if names]
 
 
-def run(folder: Path, say: Any) -> Outcome:  # print, or nothing
-    """The whole demonstration."""
+def run(folder: Path, say: Say) -> Outcome:
+    """The whole demonstration, in a folder of its own."""
+    outcome = Outcome()
     began = time.monotonic()
-    models = make_models.make(folder)
-    say(f"made      {len(models)} models in {time.monotonic() - began:.1f} s: {', '.join(models)}")
+    outcome.models = make_models.make(folder)
+    say(f"made      {len(outcome.models)} models in {time.monotonic() - began:.1f} s: {', '.join(outcome.models)}")
     began = time.monotonic()
     server = Server(folder, folder / "models")
     watch = Watch(server.process.pid)
     try:
         server.wait_ready()
-        ready_s = time.monotonic() - began
-        addresses = server.ask("status")["addresses"]
-        address = addresses["http"]
+        outcome.ready_s = round(time.monotonic() - began, 2)
         watch.look()
-        say(f"served    on {address}, ready after {ready_s:.1f} s, {watch.seen} processes")
-        accuracy = accuracies(address, models, folder / "held_out.npz")
-        for model, share in accuracy.items():
-            say(f"          {model:<20} {share:6.1%} of the held-out digits right")
-        with np.load(folder / "held_out.npz") as saved:
-            sample = saved["x"][:4]
-        say(f"faults    while a client keeps calling {CALM}")
-        with Bystander(address, sample) as bystander:
-            comebacks = []
-            for model, number in ((KILLED, signal.SIGKILL), (HUNG, signal.SIGSTOP)):
-                comebacks.append(hurt(server, address, model, number, sample))
-                watch.look()
-                say_comeback(comebacks[-1], say)
-        say(
-            f"          {CALM}: {bystander.sent} requests sent, {bystander.failed} failed, "
-            f"worst pause {bystander.worst_pause_ms:.1f} ms"
-        )
-        began = time.monotonic()
-        exit_code = server.stop()
-        stop_s = time.monotonic() - began
-        ports = [int(each.rpartition(":")[2]) for each in addresses.values() if each.rpartition(":")[2].isdigit()]
-        left = watch.left(server.runtime_dir, ports)
+        say(f"served    on {server.address}, ready after {outcome.ready_s:.1f} s, {watch.seen} processes")
+        classify(outcome, server, folder / "held_out.npz", say)
+        hurt_two(outcome, server, watch, folder / "held_out.npz", say)
+        stop(outcome, server, watch, say)
     finally:
         server.close()
-    kinds = ", ".join(f"{len(names)} {kind}" for kind, names in left.items())
+    return outcome
+
+
+def classify(outcome: Outcome, server: Server, held_out: Path, say: Say) -> None:
+    """Every model, on samples that none was trained on."""
+    outcome.accuracy = accuracies(server.address, outcome.models, held_out)
+    for model, share in outcome.accuracy.items():
+        say(f"          {model:<20} {share:6.1%} of the held-out digits right")
+
+
+def hurt_two(outcome: Outcome, server: Server, watch: Watch, held_out: Path, say: Say) -> None:
+    """One worker is killed, another stopped in its tracks; a third is called all the while."""
+    with np.load(held_out) as saved:
+        sample = saved["x"][:4]
+    say(f"faults    while a client keeps calling {CALM}")
+    with Bystander(server.address, CALM, sample) as bystander:
+        for model, number in FAULTS:
+            back = hurt(server, model, number, sample)
+            watch.look()
+            outcome.comebacks.append(back)
+            say(
+                f"          {back.fault} to {model}: served again after {back.seconds:.2f} s, "
+                f"pid {back.pid[0]} → {back.pid[1]}, generation {back.generation[0]} → {back.generation[1]}"
+            )
+            say(f"            its caller: {'; then '.join([*back.told, 'an answer'])}")
+            say(f"            why it had died: {back.cause or 'unknown'}")
+    outcome.requests, outcome.failed, outcome.reasons = bystander.sent, bystander.failed, bystander.reasons
+    outcome.worst_pause_ms = round(bystander.worst_pause_ms, 1)
     say(
-        f"stopped   by SIGTERM, exit {exit_code} after {stop_s:.1f} s; of {watch.seen} processes and theirs are left: {kinds}"
-    )
-    return Outcome(
-        ready_s=round(ready_s, 2),
-        accuracy=accuracy,
-        comebacks=comebacks,
-        requests=bystander.sent,
-        failed=bystander.failed,
-        worst_pause_ms=round(bystander.worst_pause_ms, 2),
-        reasons=bystander.reasons,
-        exit_code=exit_code,
-        stop_s=round(stop_s, 2),
-        processes=watch.seen,
-        left=left,
+        f"          {CALM}: {outcome.requests} requests sent, {outcome.failed} failed, "
+        f"worst pause {outcome.worst_pause_ms} ms"
     )
 
 
-def say_comeback(back: Comeback, say: Any) -> None:  # print, or nothing
-    """Three lines."""
-    say(
-        f"          {back.fault} to {back.model}: served again after {back.seconds:.2f} s, "
-        f"pid {back.pid[0]} → {back.pid[1]}, generation {back.generation[0]} → {back.generation[1]}"
-    )
-    say(
-        f"            its caller: {'; then '.join([*back.told, 'an answer' if back.told else 'waited, and got its answer'])}"
-    )
-    say(f"            why it had died: {back.cause or 'unknown'}")
+def stop(outcome: Outcome, server: Server, watch: Watch, say: Say) -> None:
+    """SIGTERM; then look for whatever is left."""
+    addresses = [each.rpartition(":")[2] for each in server.ask("status")["addresses"].values()]
+    began = time.monotonic()
+    outcome.exit_code = server.stop()
+    outcome.stop_s = round(time.monotonic() - began, 2)
+    outcome.processes = watch.seen
+    outcome.left = watch.left(server.runtime_dir, [int(port) for port in addresses if port.isdigit()])
+    say(f"stopped   by SIGTERM, exit {outcome.exit_code} after {outcome.stop_s:.1f} s")
+    kinds = ", ".join(f"{len(names)} {kind}" for kind, names in outcome.left.items())
+    say(f"left      of {watch.seen} processes and all they held: {kinds}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Serve real models, hurt two of them, and show what the third notices."
-    )
+    parser = argparse.ArgumentParser(description="Serve real models, hurt two of them, show what a third notices.")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     as_json = parser.parse_args().json
     with tempfile.TemporaryDirectory(prefix="mmsup_demo_") as folder:
-        outcome = run(Path(folder), (lambda _: None) if as_json else print)
+        outcome = run(Path(folder), (lambda _: None) if as_json else lambda line: print(line, flush=True))
     broken = outcome.broken()
     if as_json:
         print(json.dumps({**asdict(outcome), "broken": broken, "ok": not broken}))

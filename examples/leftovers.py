@@ -14,6 +14,7 @@ from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 LISTEN = "0A"
+SHARED = ("/memfd:", "/dev/shm/")  # noqa: S108 - names to look for, none is made
 
 
 class Watch:
@@ -99,12 +100,12 @@ def held(pid: int) -> Iterator[tuple[str, str]]:
     with open(f"/proc/{pid}/maps") as maps:
         for line in maps:
             fields = line.split(None, 5)
-            if len(fields) == 6 and fields[5].startswith(("/memfd:", "/dev/shm/")):
+            if len(fields) == 6 and fields[5].startswith(SHARED):
                 yield fields[4], fields[5].strip().removesuffix(" (deleted)")
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             name = os.readlink(f"/proc/{pid}/fd/{fd}")
-            if name.startswith(("/memfd:", "/dev/shm/")):
+            if name.startswith(SHARED):
                 yield str(os.stat(f"/proc/{pid}/fd/{fd}").st_ino), name.removesuffix(" (deleted)")
 
 

@@ -318,12 +318,13 @@ def _object(text: str, option: str) -> Json:
     return cast("Json", parsed)
 
 
-def _config(given: str) -> Json:
-    """The configuration that `--config` names or holds."""
-    if not given.startswith("@"):
-        return _object(given, "--config")
-    try:
-        with open(given[1:], encoding="utf-8") as file:
-            return _object(file.read(), given)
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{given[1:]}: {error}") from None
+def _config(given: str) -> str:
+    """The configuration that `--config` holds or names, as the JSON text that goes to the server."""
+    if given.startswith("@"):
+        try:
+            with open(given[1:], encoding="utf-8") as file:
+                given = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"{given[1:]}: {error}") from None
+    _object(given, "--config")
+    return given

@@ -100,7 +100,7 @@ def test_arguments_reach_the_server_and_options_left_out_do_not(tmp_path: Path) 
         run(tmp_path, "events")
         run(tmp_path, "events", "m", "-n", "3")
     assert [each["arguments"] for each in server.requests] == [
-        {"name": "m", "config": {"max_batch_size": 4}},
+        {"name": "m", "config": '{"max_batch_size": 4}'},
         {"name": "m", "lines": 5},
         {},
         {"model": "m", "count": 3},
@@ -151,7 +151,7 @@ def test_a_configuration_comes_from_a_file_too(tmp_path: Path) -> None:
     file.write_text('{"max_batch_size": 8}')
     with ControlDouble(tmp_path, answer) as server:
         assert run(tmp_path, "load", "m", "--config", f"@{file}").exit_code == exits.DONE
-    assert server.requests[0]["arguments"]["config"] == {"max_batch_size": 8}
+    assert server.requests[0]["arguments"]["config"] == '{"max_batch_size": 8}'
 
 
 @pytest.mark.parametrize("config", ["{", "[1]", "@/nowhere/at/all"])

@@ -1,0 +1,102 @@
+"""A victim and a bystander, for demo.py: a worker is hurt while a client keeps calling another model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+
+from client import Array, Client, ServerError, labels
+from served import Server
+
+COMEBACK_S = 60.0
+
+
+@dataclass
+class Bystander:
+    """A client that keeps calling one model in a thread of its own, until it is told to stop."""
+
+    address: str
+    model: str
+    sample: Array
+    sent: int = 0
+    failed: int = 0
+    worst_pause_ms: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._call)
+        self._expected: list[int] | None = None
+
+    def __enter__(self) -> Bystander:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _call(self) -> None:
+        client, last = Client(self.address), time.perf_counter()
+        while not self._over.is_set():
+            self.sent += 1
+            try:
+                found = labels(client.infer(self.model, {"x": self.sample})).tolist()
+                self._expected = self._expected or found
+                if found != self._expected:
+                    raise ValueError(f"{found} came instead of {self._expected}")
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is what a client would have met
+                self.failed += 1
+                self.reasons.append(f"{type(error).__name__}: {error}")
+                client.close()
+            now = time.perf_counter()
+            self.worst_pause_ms = max(self.worst_pause_ms, (now - last) * 1000)
+            last = now
+        client.close()
+
+
+@dataclass
+class Comeback:
+    """One victim: what was done to it, what its own callers were told, how it came back, why it had died."""
+
+    model: str
+    fault: str
+    told: list[str]
+    seconds: float
+    pid: tuple[int, int]
+    generation: tuple[int, int]
+    cause: str
+
+
+def hurt(server: Server, model: str, number: signal.Signals, sample: Array) -> Comeback:
+    """Send a signal to a model's worker, then be its caller until it serves again."""
+    before = server.worker(model)
+    pidfd = os.pidfd_open(before["pid"])
+    signal.pidfd_send_signal(pidfd, number)
+    os.close(pidfd)
+    began = time.monotonic()
+    told: list[str] = []
+    client = Client(server.address)
+    while time.monotonic() < began + COMEBACK_S:
+        try:
+            client.infer(model, {"x": sample})
+            break
+        except ServerError as error:
+            told.append(f"{error.status} {error.code} after {time.monotonic() - began:.2f} s")
+            time.sleep(error.retry_after_s)  # as the server asked
+    seconds = time.monotonic() - began
+    client.close()
+    after = server.worker(model)
+    deaths = [each for each in server.ask("events", model=model)["events"] if each["event"] == "worker_exit"]
+    return Comeback(
+        model,
+        number.name,
+        told,
+        round(seconds, 3),
+        (before["pid"], after["pid"]),
+        (before["generation"], after["generation"]),
+        " / ".join(each["text"] for each in deaths),
+    )
