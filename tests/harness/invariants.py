@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.server import Http, Server, select_pause
+from harness.server import Server, select_pause
 
 SETTLE_S = 10.0
 """Until everything a fault set in motion has come to rest; a load of torch is the slowest part."""
@@ -83,21 +83,6 @@ def cgroup_folders(server: Server) -> int:
     return sum(1 for top in found for each in top.iterdir() if each.is_dir())
 
 
-def gauges(server: Server) -> dict[str, float]:
-    """Metrics without labels."""
-    http = Http(server.address("metrics"))
-    try:
-        _, _, text = http.send("GET", "/metrics")
-    finally:
-        http.close()
-    values = {}
-    for line in text.decode().splitlines():
-        if not line.startswith("#") and "{" not in line:
-            name, value = line.split()
-            values[name] = float(value)
-    return values
-
-
 def snapshot(server: Server) -> Snapshot:
     """Everything now."""
     keeper = psutil.Process(server.process.pid)
@@ -115,7 +100,6 @@ def snapshot(server: Server) -> Snapshot:
         if role != "worker":
             gateways += role == "gateway"
             core[f"gateway{gateways}" if role == "gateway" else role] = examine(each)
-    values = gauges(server)
     return Snapshot(
         shm=frozenset(os.listdir("/dev/shm")),
         holders=frozenset(memfd_holders()) - {each.pid for each in family},
@@ -124,8 +108,8 @@ def snapshot(server: Server) -> Snapshot:
         core=core,
         cgroups=cgroup_folders(server),
         runtime=Counter(re.sub(r"\d+", "N", each.name) for each in server.runtime_dir.rglob("*")),
-        open_requests=values["mmsup_requests_open"],
-        used_bytes=values["mmsup_arena_used_bytes"],
+        open_requests=server.gauge("mmsup_requests_open"),
+        used_bytes=server.gauge("mmsup_arena_used_bytes"),
     )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -64,16 +65,30 @@ class Server:
         self.output = open(self.root / "output", "w+b")  # noqa: SIM115 - closed by remove()
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [
+    def _command(self) -> list[str]:
+        return [
             *(sys.executable, "-m", "mmsup.supervisor.cli", "serve"),
             *("--model-repository", str(self.repository)),
             *("--http-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
             *self._flags,
         ]
+
+    def _start(self) -> subprocess.Popen[bytes]:
         env = {**os.environ, "NOTIFY_SOCKET": str(self.root / "notify"), **self._env}
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output, env=env)
+        return subprocess.Popen(
+            self._command(), stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output, env=env
+        )
+
+    def start_again(self) -> None:
+        """The same command again, after its end."""
+        assert self.process.poll() is not None
+        self.process = self._start()
+
+    def second_start(self) -> subprocess.CompletedProcess[str]:
+        """The same command beside the running one, until it ends by itself."""
+        env = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+        return subprocess.run(self._command(), capture_output=True, text=True, timeout=START_S, env=env, check=False)
 
     def await_ready(self) -> Server:
         """Returns when systemd would be told READY=1."""
@@ -140,6 +155,20 @@ class Server:
         return eventually(
             lambda: found if (found := self.model(name))["state"] == state else None,
             f"{name} {state}: {self.model(name)}",
+        )
+
+    def gauge(self, name: str, **labels: str) -> float:
+        """The sum of a metric over the series with these labels."""
+        http = Http(self.address("metrics"))
+        try:
+            _, _, text = http.send("GET", "/metrics")
+        finally:
+            http.close()
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.decode().splitlines()
+            if re.match(rf"{name}(\{{|\s)", line) and all(each in line for each in wanted)
         )
 
     def address(self, name: str = "http") -> tuple[str, int]:

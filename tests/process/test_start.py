@@ -1,0 +1,146 @@
+"""How a server starts: with good models and bad ones, loading and unloading, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines.build import write_exported, write_fault_model, write_identity_onnx, write_safetensors
+from harness.bystander import Bystander
+from harness.invariants import assert_clean, assert_gone, snapshot
+from harness.server import Http, serving
+
+pytestmark = pytest.mark.slow
+
+
+def test_one_bad_model_stops_neither_the_start_nor_the_others(tmp_path: Path) -> None:
+    write_identity_onnx(tmp_path, "good")
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"this is no ONNX")
+    (tmp_path / "empty").mkdir()
+    write_identity_onnx(tmp_path, "misspelt")
+    (tmp_path / "misspelt" / "mmsup.yaml").write_text("memroy: 1GiB\n")
+    shm = frozenset(os.listdir("/dev/shm"))
+    with serving(tmp_path) as server:
+        http = Http(server.address())
+        assert http.infer("good", x=("FP32", [1], [1.0]))[0] == 200
+        assert http.json("GET", "/v2/health/ready")[0] == 200
+        states = {each["name"]: each for each in server.ctl("list")["models"]}
+        assert states["good"]["state"] == "ready"
+        assert states["broken"]["state"] == "failed"
+        assert states["misspelt"]["state"] == "failed"
+        assert "memroy" in states["misspelt"]["reason"]
+        status, reply = http.infer("broken", x=("FP32", [1], [1.0]))
+        assert status == 503
+        assert "broken" in reply["error"]
+        assert str(tmp_path) not in reply["error"]
+        http.close()
+        assert server.stop() == 0
+        assert_gone(server, shm)
+
+
+def test_every_engine_serves(tmp_path: Path) -> None:
+    write_identity_onnx(tmp_path, "onnx")
+    write_exported(tmp_path, "exported")
+    write_safetensors(tmp_path, "safetensors", scale=2.0)
+    (tmp_path / "safetensors" / "mmsup.yaml").write_text("trusted: true\n")
+    write_fault_model(tmp_path, "python")
+    with serving(tmp_path) as server:
+        http = Http(server.address())
+        row = ("FP32", [1, 4], [1.0, 2.0, 3.0, 4.0])
+        status, reply = http.infer("exported", x=row, y=row)
+        assert status == 200, reply
+        outputs = {each["name"]: each["data"] for each in reply["outputs"]}
+        assert outputs == {"total": [2.0, 4.0, 6.0, 8.0], "difference": [0.0, 0.0, 0.0, 0.0]}
+        status, reply = http.infer("safetensors", x=("FP32", [2], [1.0, 2.0]))
+        assert (status, reply["outputs"][0]["data"]) == (200, [2.0, 4.0])
+        for name in ("onnx", "python"):
+            assert http.infer(name, x=("FP32", [1], [5.0]))[1]["outputs"][0]["data"] == [5.0]
+        http.close()
+
+
+def test_explicit_mode_loads_what_is_named_and_what_is_asked_for(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_identity_onnx(tmp_path, name)
+    with serving(tmp_path, "--model-control-mode", "explicit", "--load-model", "a") as server:
+        states = {each["name"]: each["state"] for each in server.ctl("list")["models"]}
+        assert states["a"] == "ready"
+        assert states["b"] != "ready"
+        before = snapshot(server)
+        http = Http(server.address())
+        assert http.infer("b", x=("FP32", [1], [1.0]))[0] == 404
+        assert http.json("POST", "/v2/repository/models/b/load", {})[0] == 200
+        assert http.infer("b", x=("FP32", [1], [1.0]))[0] == 200
+        assert http.json("POST", "/v2/repository/models/b/unload", {})[0] == 200
+        assert http.infer("b", x=("FP32", [1], [1.0]))[0] == 404
+        http.close()
+        assert_clean(before, server)
+
+
+def test_a_reload_serves_on_without_a_gap(tmp_path: Path) -> None:
+    write_identity_onnx(tmp_path, "m")
+    with serving(tmp_path) as server:
+        pid = server.pid("m")
+        with Bystander(server, "m") as calls:
+            server.ctl("load", name="m")
+            calls.await_more(20)
+            calls.pids = server.pids("m")
+        assert calls.pids != [pid]
+        assert not server.events("worker_exit")
+
+
+def test_a_reload_that_fails_leaves_the_old_one_serving(tmp_path: Path) -> None:
+    write_identity_onnx(tmp_path, "m")
+    with serving(tmp_path) as server, Bystander(server, "m"):
+        (tmp_path / "m" / "1" / "model.onnx").write_bytes(b"no ONNX any more")
+        http = Http(server.address())
+        status, reply = http.json("POST", "/v2/repository/models/m/load", {})
+        http.close()
+        assert status == 500
+        assert reply["error"].startswith("failed to load 'm'")
+
+
+def test_the_port_in_use_is_said_in_one_sentence(tmp_path: Path) -> None:
+    write_identity_onnx(tmp_path, "m")
+    with serving(tmp_path) as server:
+        port = server.address()[1]
+        command = [
+            *(sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(tmp_path)),
+            *("--http-port", str(port), "--metrics-port", "0"),
+            *("--runtime-dir", str(server.root / "run2"), "--state-dir", str(server.root / "state2")),
+        ]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 1
+        assert str(port) in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_ctl_speaks_to_people_and_to_programs(tmp_path: Path) -> None:
+    write_identity_onnx(tmp_path, "m")
+    with serving(tmp_path) as server:
+
+        def ctl(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "mmsup.supervisor.cli", "ctl", "--runtime-dir", str(server.runtime_dir)]
+            return subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
+
+        for words in (["list"], ["ps"], ["status"], ["show", "m"], ["events"], ["logs", "m"]):
+            done = ctl(*words)
+            assert done.returncode == 0, done.stderr
+        status = json.loads(ctl("status", "--json").stdout)
+        assert status["models"][0]["name"] == "m"
+        infer = ctl("infer", "m", "--data", '{"x": [1.0, 2.0]}')
+        assert infer.returncode == 0, infer.stderr
+        assert "2" in infer.stdout
+        assert ctl("load", "m").returncode == 0
+        assert ctl("unload", "m").returncode == 0
+        refused = ctl("load", "nobody")
+        assert refused.returncode == 1
+        assert "nobody" in refused.stderr
+        assert ctl("nonsense").returncode == 2
+        server.stop()
+        assert ctl("list").returncode == 4

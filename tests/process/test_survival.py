@@ -1,0 +1,231 @@
+"""Kill the house's own processes under load: brain, gateway, keeper."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engines.build import write_fault_model, write_identity_onnx
+from harness.bystander import Bystander
+from harness.invariants import assert_clean, family_of, snapshot
+from harness.server import Http, Server, eventually, serving
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    write_identity_onnx(tmp_path, "one")
+    write_identity_onnx(tmp_path, "two")
+    return tmp_path
+
+
+@contextlib.contextmanager
+def running(repository: Path, *flags: str) -> Iterator[Server]:
+    with serving(repository, *flags) as server:
+        http = Http(server.address())
+        for name in ("one", "two"):
+            assert http.infer(name, x=("FP32", [1], [1.0]))[0] == 200
+        http.close()
+        yield server
+
+
+def test_a_killed_brain_costs_no_request_and_no_worker(repository: Path) -> None:
+    with running(repository) as server:
+        before = snapshot(server)
+        old = server.status()["brain"]
+        with Bystander(server, "one") as one, Bystander(server, "two"):
+            os.kill(old["pid"], signal.SIGKILL)
+            began = time.monotonic()
+            new = eventually(
+                lambda: brain if (brain := server.status()["brain"])["pid"] != old["pid"] else None, "a new brain"
+            )
+            assert time.monotonic() - began < 2.0
+            assert new["generation"] == old["generation"] + 1
+            one.await_more(20)
+        assert server.events("readopted")
+        assert not server.events("worker_exit")
+        assert_clean(before, server)
+        assert server.stop() == 0
+
+
+def test_a_worker_that_dies_while_the_brain_is_away_is_answered_for_and_comes_back(repository: Path) -> None:
+    write_fault_model(repository, "victim", hang_limit="30s")
+    with running(repository) as server:
+        pid = server.pid("victim")
+        brain = psutil.Process(server.status()["brain"]["pid"])
+        brain.suspend()  # away, for as long as it takes: the keeper would replace a dead one at once
+        os.kill(pid, signal.SIGKILL)
+        brain.kill()
+        http = Http(server.address())
+        status, reply = http.infer("victim", x=("FP32", [1], [1.0]))
+        assert status == 200, reply
+        http.close()
+        assert server.await_event("worker_exit", "victim")["signal"] == "SIGKILL"
+        assert server.pid("victim") != pid
+        assert len(server.events("worker_exit")) == 1
+        assert server.stop() == 0
+
+
+def test_a_brain_that_hangs_is_replaced(repository: Path) -> None:
+    with running(repository) as server, Bystander(server, "one") as one:
+        old = server.status()["brain"]["pid"]
+        os.kill(old, signal.SIGSTOP)
+        eventually(lambda: not psutil.pid_exists(old), "the keeper kills the brain that hangs")
+        one.await_more(20)
+        assert server.status()["brain"]["pid"] != old
+
+
+def test_brains_killed_again_and_again_lose_nothing(repository: Path) -> None:
+    with running(repository) as server:
+        before = snapshot(server)
+        with Bystander(server, "one"):
+            for _ in range(3):
+                old = server.status()["brain"]["pid"]
+                os.kill(old, signal.SIGKILL)
+                eventually(lambda old=old: server.status()["brain"]["pid"] != old, "a new brain")
+        assert_clean(before, server)
+
+
+def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path) -> None:
+    with running(repository) as server:
+        address = server.address()
+        pids = server.pids("one") + server.pids("two")
+        before = snapshot(server)
+        refused: list[str] = []
+        connected = 0
+        stop = threading.Event()
+
+        def connect() -> None:
+            nonlocal connected
+            while not stop.is_set():
+                connection = http.client.HTTPConnection(*address, timeout=30)
+                try:
+                    connection.connect()
+                    connected += 1
+                    with contextlib.suppress(OSError, http.client.HTTPException):
+                        connection.request("GET", "/v2/health/live")
+                        connection.getresponse().read()
+                except ConnectionRefusedError as error:
+                    refused.append(str(error))
+                finally:
+                    connection.close()
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        try:
+            eventually(lambda: connected > 20, "connections before")
+            (gateway,) = server.status()["gateways"]
+            os.kill(gateway["pid"], signal.SIGKILL)
+            eventually(lambda: server.status()["gateways"][0]["pid"] not in (gateway["pid"], None), "a new gateway")
+            at_return = connected
+            eventually(lambda: connected > at_return + 20, "connections after")
+        finally:
+            stop.set()
+            thread.join(30)
+        assert refused == []
+        http_after = Http(address)
+        for name in ("one", "two"):
+            assert http_after.infer(name, x=("FP32", [1], [2.0]))[0] == 200
+        http_after.close()
+        assert server.pids("one") + server.pids("two") == pids
+        assert server.events("gateway_exit")
+        assert_clean(before, server)
+        assert server.stop() == 0
+
+
+def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: Path) -> None:
+    with running(repository, "--gateways", "2") as server:
+        counted = server.gauge("nv_inference_request_success", model="one")
+        assert counted >= 1
+        for gateway in server.status()["gateways"]:
+            os.kill(gateway["pid"], signal.SIGKILL)
+            eventually(
+                lambda pid=gateway["pid"]: pid not in [each["pid"] for each in server.status()["gateways"]],
+                "the gateway is replaced",
+            )
+            http_client = Http(server.address())
+            assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+            http_client.close()
+            now = server.gauge("nv_inference_request_success", model="one")
+            assert now == counted + 1
+            counted = now
+
+
+def test_a_gateway_that_hangs_is_replaced(repository: Path) -> None:
+    with running(repository) as server:
+        pid = server.status()["gateways"][0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: server.status()["gateways"][0]["pid"] not in (pid, None), "a new gateway")
+        http_client = Http(server.address())
+        assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+        http_client.close()
+
+
+def test_nothing_survives_the_keeper(repository: Path) -> None:
+    write_fault_model(repository, "child", hang_limit="60s")
+    with running(repository) as server:
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        assert len(family) >= 5
+        server.process.kill()
+        server.process.wait()
+        gone, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
+        assert family_of(server) == []
+
+
+def test_a_server_that_was_killed_starts_again_over_what_it_left(repository: Path) -> None:
+    with running(repository) as server:
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.kill()
+        server.process.wait()
+        psutil.wait_procs(family, timeout=10)
+        server.start_again()
+        server.await_ready()
+        http_client = Http(server.address())
+        assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+        http_client.close()
+        assert server.stop() == 0
+
+
+def test_a_second_server_on_the_same_directories_says_so_and_leaves_the_first_alone(repository: Path) -> None:
+    with running(repository) as server, Bystander(server, "one"):
+        second = server.second_start()
+        assert second.returncode == 3
+        assert "holds" in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_sigterm_under_load_finishes_what_was_accepted(repository: Path) -> None:
+    write_fault_model(repository, "slow", hang_limit="30s")
+    with running(repository) as server:
+        from harness.house import Victim
+
+        slow = Victim(server, "slow")
+        call = slow.in_background("sleep", 0.5)
+        slow.await_busy(1)
+        address = server.address()
+        server.process.send_signal(signal.SIGTERM)
+        client = Http(address)
+        status, reply = eventually(lambda: late if (late := _late(client))[0] != 200 else None, "unready first")
+        assert status == 503
+        assert reply["ready"] is False
+        assert call.result()[0] == 200
+        client.close()
+        assert server.process.wait(60) == 0
+        assert family_of(server) == []
+
+
+def _late(client: Http) -> tuple[int, dict[str, object]]:
+    status, reply = client.json("GET", "/v2/health/ready")
+    assert isinstance(reply, dict)
+    return status, reply

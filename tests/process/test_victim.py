@@ -1,0 +1,218 @@
+"""Hurt one model: its callers get the right answer in time, the cause is named, it serves again, nobody else notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from harness.bystander import Bystander
+from harness.house import BYSTANDER, HANG_LIMIT_S, bystander_repository, victim
+from harness.invariants import assert_clean, assert_gone, snapshot
+from harness.server import Http, Server, eventually, serving
+
+pytestmark = pytest.mark.slow
+ANSWER_S = 0.1
+"""From a death to the answers of those in flight, by promise."""
+SLACK_S = 1.0
+"""What a loaded two-core machine may add before we call it broken."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    repository = bystander_repository(tmp_path_factory.mktemp("repository"))
+    shm = frozenset(os.listdir("/dev/shm"))
+    with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
+        http = Http(running.address())
+        http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
+        http.close()
+        yield running
+        assert running.stop() == 0, running.log()
+        assert_gone(running, shm)
+
+
+def test_a_worker_killed_while_idle_is_back_before_anyone_notices(server: Server) -> None:
+    with victim(server, "idle_kill") as hurt:
+        pid = server.pid(hurt.name)
+        os.kill(pid, signal.SIGKILL)
+        hurt.assert_serves()
+        death = hurt.death()
+        assert death["signal"] == "SIGKILL"
+        assert death["oom"] is False
+        assert server.pid(hurt.name) != pid
+
+
+def test_a_worker_killed_with_requests_in_flight_answers_them_and_moves_the_others(server: Server) -> None:
+    with victim(server, "busy_kill", hang_limit="30s") as hurt:
+        executing = hurt.in_background("sleep", 20)
+        hurt.await_busy(1)
+        queued = [hurt.in_background("ok") for _ in range(3)]
+        hurt.await_busy(4)
+        os.kill(server.pid(hurt.name), signal.SIGKILL)
+        began = time.monotonic()
+        status, reply = executing.result()
+        assert time.monotonic() - began < ANSWER_S + SLACK_S
+        assert (status, reply["code"], reply["retryable"]) == (503, "worker_crashed", True)
+        assert [each.result()[0] for each in queued] == [200, 200, 200]
+        assert hurt.death()["signal"] == "SIGKILL"
+
+
+@pytest.mark.parametrize(
+    ("mode", "amount", "code", "fields"),
+    [
+        ("segv", 0, "worker_crashed", {"signal": "SIGSEGV"}),
+        ("abort", 0, "worker_crashed", {"signal": "SIGABRT"}),
+        ("fpe", 0, "worker_crashed", {"signal": "SIGFPE"}),
+        ("bus", 0, "worker_sigbus", {"signal": "SIGBUS"}),
+        ("exit", 0, "worker_crashed", {"status": 0}),
+        ("exit", 3, "worker_crashed", {"status": 3}),
+        ("sysexit", 4, "worker_crashed", {"status": 4}),
+    ],
+)
+def test_a_worker_that_dies_in_a_request_answers_it_and_names_the_cause(
+    server: Server, mode: str, amount: int, code: str, fields: dict[str, object]
+) -> None:
+    with victim(server, f"dies_{mode}_{amount}") as hurt:
+        began = time.monotonic()
+        status, reply = hurt.send(mode, amount)
+        assert time.monotonic() - began < ANSWER_S + SLACK_S
+        assert (status, reply["code"]) == (503, code), reply
+        assert reply["model"] == hurt.name
+        hurt.assert_serves()
+        death = hurt.death()
+        assert {key: death[key] for key in fields} == fields
+        assert len(server.events("worker_exit", hurt.name)) == 1
+
+
+def test_an_exception_fails_its_request_alone_and_restarts_nothing(server: Server) -> None:
+    with victim(server, "raises") as hurt:
+        pid = server.pid(hurt.name)
+        status, reply = hurt.send("raise")
+        assert (status, reply["code"]) == (500, "inference_failed")
+        assert "asked to raise" in reply["error"]
+        assert str(server.repository) not in reply["error"]
+        assert "Traceback" not in reply["error"]
+        hurt.assert_serves()
+        assert server.pid(hurt.name) == pid
+        assert not server.events("worker_exit", hurt.name)
+
+
+@pytest.mark.parametrize("how", ["SIGSTOP from outside", "stop", "spin", "hang", "deadlock"])
+def test_a_worker_that_hangs_is_found_out_killed_and_replaced(server: Server, how: str) -> None:
+    name = "hangs_" + how.split(maxsplit=1)[0].lower()
+    with victim(server, name) as hurt:
+        pid = server.pid(name)
+        mode = "ok" if " " in how else how
+        if " " in how:
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        status, reply = hurt.send(mode)
+        waited = time.monotonic() - began
+        # A request that had not begun when its worker stopped goes to the next one, unseen by its client.
+        if mode == "ok":
+            assert status == 200, reply
+        else:
+            assert (status, reply["code"]) == (504, "worker_hung"), reply
+        assert waited < HANG_LIMIT_S + ANSWER_S + SLACK_S + 2.0
+        hurt.assert_serves()
+        assert "hung" in hurt.death()["cause"]
+        assert server.pid(name) != pid
+
+
+def test_a_worker_stopped_while_idle_is_found_without_any_request(server: Server) -> None:
+    with victim(server, "stopped_idle") as hurt:
+        pid = server.pid(hurt.name)
+        os.kill(pid, signal.SIGSTOP)
+        assert "hung" in hurt.death()["cause"]
+        hurt.assert_serves()
+
+
+@pytest.mark.parametrize("mode", ["allocate", "child"])
+def test_memory_over_the_cap_is_named_from_the_kernels_own_count(server: Server, mode: str) -> None:
+    with victim(server, f"memory_{mode}", memory="192MiB", hang_limit="30s") as hurt:
+        status, reply = hurt.send(mode, 600)
+        if server.status()["isolation"].startswith("cgroup"):
+            assert (status, reply["code"], reply["retryable"]) == (503, "worker_oom", False), reply
+            death = hurt.death()
+            assert death["oom"] is True
+            assert "192" in death["text"]
+        else:
+            assert (status, reply["code"]) == (500, "inference_failed"), reply
+        hurt.assert_serves()
+
+
+@pytest.mark.parametrize(
+    ("option", "mode"), [("on_load", "raise"), ("on_import", "raise"), ("on_load", "exit"), ("on_load", "segv")]
+)
+def test_a_model_that_cannot_be_loaded_says_why_and_keeps_nobody_waiting(
+    server: Server, option: str, mode: str
+) -> None:
+    from engines.build import write_fault_model
+
+    name = f"bad_{option}_{mode}"
+    before = snapshot(server)
+    write_fault_model(server.repository, name, **{option: mode, "on_load_amount": 3})
+    with Bystander(server, BYSTANDER):
+        http = Http(server.address())
+        status, reply = http.json("POST", f"/v2/repository/models/{name}/load", {})
+        assert status == 500, reply
+        assert reply["error"].startswith(f"failed to load '{name}'")
+        began = time.monotonic()
+        status, reply = http.infer(name, x=("FP32", [1], [0.0]))
+        assert time.monotonic() - began < SLACK_S
+        assert status in (404, 503), reply
+        http.close()
+    server.ctl("unload", name=name)
+    assert_clean(before, server)
+
+
+def test_a_load_that_hangs_ends_at_its_limit(server: Server) -> None:
+    from engines.build import write_fault_model
+
+    before = snapshot(server)
+    write_fault_model(server.repository, "slow_load", on_load="hang", load_timeout="1s")
+    with Bystander(server, BYSTANDER):
+        http = Http(server.address())
+        began = time.monotonic()
+        status, reply = http.json("POST", "/v2/repository/models/slow_load/load", {})
+        assert (status, reply["code"]) == (504, "load_timeout"), reply
+        assert time.monotonic() - began < 1.0 + 2.0 + 2 * SLACK_S
+        http.close()
+    server.ctl("unload", name="slow_load")
+    assert_clean(before, server)
+
+
+def test_a_crash_loop_is_broken_off_and_answered_at_once(server: Server) -> None:
+    with victim(server, "loop") as hurt:
+        answers = []
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            status, reply = hurt.send("exit", 7)
+            answers.append((status, reply["code"]))
+            if reply["code"] == "crash_loop":
+                break
+        assert answers[-1] == (503, "crash_loop"), answers
+        assert server.model(hurt.name)["state"] == "failed"
+        began = time.monotonic()
+        assert hurt.send()[1]["code"] == "crash_loop"
+        assert time.monotonic() - began < SLACK_S
+        assert server.events("crash_loop", hurt.name)
+        server.ctl("load", name=hurt.name)
+        hurt.assert_serves()
+
+
+def test_a_client_that_leaves_leaves_nothing(server: Server) -> None:
+    with victim(server, "left", hang_limit="30s") as hurt:
+        http = Http(server.address())
+        body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[0]},' + (
+            b'{"name":"mode","datatype":"BYTES","shape":[1],"data":["sleep"]},'
+            b'{"name":"amount","datatype":"FP64","shape":[1],"data":[0.3]}]}'
+        )
+        http.connection.request("POST", "/v2/models/left/infer", body)
+        hurt.await_busy(1)
+        http.close()
+        eventually(lambda: server.gauge("mmsup_requests_open", model="left") == 0, "the request is forgotten")
+        hurt.assert_serves()
