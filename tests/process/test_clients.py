@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
     assert client.get_inference_statistics("identity_fp32")["model_stats"][0]["name"] == "identity_fp32"
 
 
-VALUES = {
+VALUES: dict[str, Any] = {  # arrays of several element types
     "FP32": np.array([[1.5, -2.25, 3e-40]], dtype=np.float32),
     "INT64": np.array([[2**62, -1, 0]], dtype=np.int64),
     "BYTES": np.array([[b"\x00\xff", b"", "grüße".encode()]], dtype=np.object_),

@@ -39,6 +39,18 @@ def running(repository: Path, *flags: str) -> Iterator[Server]:
         yield server
 
 
+def await_other_brain(server: Server, old: int) -> None:
+    eventually(lambda: server.status()["brain"]["pid"] != old, "a new brain")
+
+
+def await_other_gateway(server: Server, old: int) -> None:
+    def looking() -> bool:
+        pids = [each["pid"] for each in server.status()["gateways"]]
+        return old not in pids and None not in pids
+
+    eventually(looking, f"another gateway than {old}")
+
+
 def test_a_killed_brain_costs_no_request_and_no_worker(repository: Path) -> None:
     with running(repository) as server:
         before = snapshot(server)
@@ -92,7 +104,7 @@ def test_brains_killed_again_and_again_lose_nothing(repository: Path) -> None:
             for _ in range(3):
                 old = server.status()["brain"]["pid"]
                 os.kill(old, signal.SIGKILL)
-                eventually(lambda old=old: server.status()["brain"]["pid"] != old, "a new brain")
+                await_other_brain(server, old)
         assert_clean(before, server)
 
 
@@ -126,7 +138,7 @@ def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path)
             eventually(lambda: connected > 20, "connections before")
             (gateway,) = server.status()["gateways"]
             os.kill(gateway["pid"], signal.SIGKILL)
-            eventually(lambda: server.status()["gateways"][0]["pid"] not in (gateway["pid"], None), "a new gateway")
+            await_other_gateway(server, gateway["pid"])
             at_return = connected
             eventually(lambda: connected > at_return + 20, "connections after")
         finally:
@@ -149,10 +161,7 @@ def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: P
         assert counted >= 1
         for gateway in server.status()["gateways"]:
             os.kill(gateway["pid"], signal.SIGKILL)
-            eventually(
-                lambda pid=gateway["pid"]: pid not in [each["pid"] for each in server.status()["gateways"]],
-                "the gateway is replaced",
-            )
+            await_other_gateway(server, gateway["pid"])
             http_client = Http(server.address())
             assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
             http_client.close()
@@ -165,7 +174,7 @@ def test_a_gateway_that_hangs_is_replaced(repository: Path) -> None:
     with running(repository) as server:
         pid = server.status()["gateways"][0]["pid"]
         os.kill(pid, signal.SIGSTOP)
-        eventually(lambda: server.status()["gateways"][0]["pid"] not in (pid, None), "a new gateway")
+        await_other_gateway(server, pid)
         http_client = Http(server.address())
         assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
         http_client.close()
@@ -178,7 +187,7 @@ def test_nothing_survives_the_keeper(repository: Path) -> None:
         assert len(family) >= 5
         server.process.kill()
         server.process.wait()
-        gone, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive
         assert family_of(server) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -72,13 +73,13 @@ def rss(server: Server) -> dict[str, int]:
 
 def test_a_large_tensor_goes_in_and_out_a_hundred_times_unchanged_and_nothing_grows(server: Server) -> None:
     rng = np.random.default_rng(1)
-    http = Http(server.address())
+    connection = Http(server.address())
     gateway, worker = server.status()["gateways"][0]["pid"], server.pid("large")
     warm = None
     for turn in range(110):
         array = rng.standard_normal(LARGE, dtype=np.float32)
         body, headers = binary_request("x", array)
-        status, reply_headers, reply = http.send("POST", "/v2/models/large/infer", body, headers)
+        status, reply_headers, reply = connection.send("POST", "/v2/models/large/infer", body, headers)
         assert status == 200, reply[:500]
         head = int(reply_headers["Inference-Header-Content-Length"])
         assert reply[head:] == body[-array.nbytes :]
@@ -86,7 +87,7 @@ def test_a_large_tensor_goes_in_and_out_a_hundred_times_unchanged_and_nothing_gr
         assert output["shape"] == list(LARGE)
         if turn == 9:
             warm = snapshot(server), kinds(gateway), kinds(worker), rss(server)
-    http.close()
+    connection.close()
     assert warm is not None
     before, gateway_fds, worker_fds, memory = warm
     assert_clean(before, server)
@@ -108,28 +109,28 @@ class Caller(threading.Thread):
 
     def run(self) -> None:
         rng = random.Random(self._number)
-        http = Http(self._address)
+        connection = Http(self._address)
         try:
             while time.monotonic() < self._end and not self.fault:
-                self._call(http, rng)
+                self._call(connection, rng)
                 self.answered += 1
-        except Exception as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             self.fault = self.fault or repr(error)
         finally:
-            http.close()
+            connection.close()
 
-    def _call(self, http: Http, rng: random.Random) -> None:
+    def _call(self, connection: Http, rng: random.Random) -> None:
         model = rng.choice(["batching", "reverse", "echo"])
         size = rng.choice([1, 16, 300, 3000, 40_000])
         array = np.arange(size, dtype=np.float32) + np.float32(self._number * 50_000 + rng.randrange(1000))
         shape = array.reshape(1, -1) if model == "batching" else array
         expected = array[::-1] if model == "reverse" else array
         if size <= 16 and rng.random() < 0.5:
-            status, reply = http.infer(model, x=("FP32", list(shape.shape), array.tolist()))
+            status, reply = connection.infer(model, x=("FP32", list(shape.shape), array.tolist()))
             good = status == 200 and reply["outputs"][0]["data"] == expected.tolist()
         else:
             body, headers = binary_request("x", shape)
-            status, reply_headers, raw = http.send("POST", f"/v2/models/{model}/infer", body, headers)
+            status, reply_headers, raw = connection.send("POST", f"/v2/models/{model}/infer", body, headers)
             reply = raw[:300]
             head = int(reply_headers.get("Inference-Header-Content-Length", 0))
             good = status == 200 and raw[head : head + array.nbytes] == expected.tobytes()

@@ -1,4 +1,4 @@
-"""Hurt one model: its callers get the right answer in time, the cause is named, it serves again, nobody else notices."""
+"""Hurt one model: its callers are answered in time, the cause is named, it serves again, nobody else notices."""
 
 from __future__ import annotations
 
@@ -207,7 +207,8 @@ def test_a_crash_loop_is_broken_off_and_answered_at_once(server: Server) -> None
 def test_a_client_that_leaves_leaves_nothing(server: Server) -> None:
     with victim(server, "left", hang_limit="30s") as hurt:
         http = Http(server.address())
-        body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[0]},' + (
+        body = (
+            b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[0]},'
             b'{"name":"mode","datatype":"BYTES","shape":[1],"data":["sleep"]},'
             b'{"name":"amount","datatype":"FP64","shape":[1],"data":[0.3]}]}'
         )
