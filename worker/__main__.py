@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, cast
 
 from mmsup.ipc import exits
 from mmsup.ipc.inherited import descriptors
@@ -133,8 +133,7 @@ def _open_log() -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s worker: %(message)s"))
     log.addHandler(handler)
     log.propagate = False
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+    cast("io.TextIOWrapper", sys.stdout).reconfigure(line_buffering=True)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,23 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from functools import partial
+from typing import Final
 
-from mmsup.ipc.array import Array, as_array
+from mmsup.ipc.array import as_array
 from mmsup.ipc.codec import Record
 from mmsup.ipc.messages import Drop, Grant, Infer, Reply, Tensor
 from mmsup.ipc.page import PageWriter
 from mmsup.worker.batch import Work, take
 from mmsup.worker.execute import Execution
-from mmsup.worker.failure import Failure
+from mmsup.worker.failure import Failure, failure_of
 from mmsup.worker.gather import Arrays
 from mmsup.worker.guard import guarded
-from mmsup.worker.kept import Kept, Result
+from mmsup.worker.kept import Kept, Result, Times
 from mmsup.worker.links import Link, Links
 from mmsup.worker.outbox import Outbox
-from mmsup.worker.results import outputs_of, place, room
+from mmsup.worker.results import Output, place, room
+
+NO_TIMES: Final = Times(0, 0, 0, 0, 1)
 
 
 class Desk:
@@ -63,7 +66,8 @@ class Desk:
     def _grant(self, link: Link, grant: Grant) -> None:
         result = self.kept.pop((link.identity, grant.id))
         if result is not None:  # else it had expired, and its reply is on the way
-            self._settle(result, grant)
+            room_for_it = (grant.segment, grant.offset, grant.size)
+            self._settle(result.work, result.outputs, result.times, room_for_it)
 
     def forget(self, identity: bytes) -> None:
         """A gateway is gone, and nobody waits for what it asked."""
@@ -87,7 +91,7 @@ class Desk:
         for work in taken.expired:
             del self.waiting[work.key]
             text = f"Request timeout expired in the queue of model '{self._model}'"
-            self._fail(work, Failure("deadline_exceeded", text), queue_ns=now - work.arrived_ns)
+            self._fail(work, Failure("deadline_exceeded", text), Times(now - work.arrived_ns, 0, 0, now, 1))
         if taken.batch:
             self._run(taken.batch, now)
         return len(taken.batch)
@@ -97,7 +101,7 @@ class Desk:
         runs: list[Work] = []
         for work in batch:
             del self.waiting[work.key]
-            job = guarded(partial(self._job, work), self._execution.spec)
+            job = self._job(work)
             if isinstance(job, Failure):
                 self._fail(work, job)
                 continue
@@ -111,74 +115,67 @@ class Desk:
         done = time.monotonic_ns()
         self._page.executed(len(runs))
         for work, outcome in zip(runs, outcomes, strict=True):
-            times = (started_ns - work.arrived_ns, ready - started_ns, done - ready)
-            self._finish(work, outcome, times, len(runs))
+            times = Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, len(runs))
+            self._finish(work, outcome, times)
 
     def _job(self, work: Work) -> Arrays | Failure:
+        """The inputs of a request, as views where they lie well."""
         job: Arrays = {}
         for tensor in work.request.inputs:
-            array = self._array(work, tensor)
-            if array is None:
+            data: bytes | memoryview | None = tensor.data
+            if tensor.segment >= 0:
+                link = self._links.get(work.identity)
+                data = link.view(tensor.segment, tensor.offset, tensor.size, writable=False) if link else None
+            try:
+                if data is None:
+                    raise ValueError("it lies in memory that was not shared")
+                job[tensor.name] = as_array(data, tensor.datatype, tensor.shape)
+            except (ValueError, LookupError, OverflowError):  # what the gateway says, it has checked: a bug of ours
                 return Failure("internal", f"input '{tensor.name}' did not reach model '{self._model}' whole")
-            job[tensor.name] = array
+            except MemoryError as error:
+                return failure_of(error, self._execution.spec)
         return job
-
-    def _array(self, work: Work, tensor: Tensor) -> Array | None:
-        """A view of an input; None if the gateway named what is not there, which is a bug of ours."""
-        data: bytes | memoryview | None = tensor.data
-        if tensor.segment >= 0:
-            link = self._links.get(work.identity)
-            data = link.view(tensor.segment, tensor.offset, tensor.size, writable=False) if link else None
-        if data is None:
-            return None
-        try:
-            return as_array(data, tensor.datatype, tensor.shape)
-        except (ValueError, KeyError, OverflowError):
-            return None
 
     # Out.
 
-    def _finish(self, work: Work, outcome: Arrays | Failure, times: tuple[int, int, int], batch: int) -> None:
-        began = time.monotonic_ns()
-        if not isinstance(outcome, Failure):
-            arrays = outcome
-            outputs = guarded(lambda: outputs_of(arrays), self._execution.spec)
-        else:
-            outputs = outcome
-        queue_ns, input_ns, infer_ns = times
+    def _finish(self, work: Work, outcome: Arrays | Failure, times: Times) -> None:
+        outputs = outcome if isinstance(outcome, Failure) else self._execution.outputs(outcome)
         if isinstance(outputs, Failure):
-            reply = Reply(work.request.id, outputs.code, outputs.text, (), 0, queue_ns, input_ns, infer_ns, 0, batch)
-            self._outbox.put(work.identity, reply)
+            self._fail(work, outputs, times)
             return
         request = work.request
-        grant = Grant(request.id, request.grant_segment, request.grant_offset, request.grant_size)
-        result = Result(work, outputs, queue_ns, input_ns, infer_ns, began, batch)
-        self._settle(result, grant)
+        self._settle(work, outputs, times, (request.grant_segment, request.grant_offset, request.grant_size))
 
-    def _settle(self, result: Result, grant: Grant) -> None:
-        """Reply with the outputs, or ask for the room that they need."""
-        need = room(result.outputs)
+    def _settle(self, work: Work, outputs: tuple[Output, ...], times: Times, grant: tuple[int, int, int]) -> None:
+        """Reply with the outputs, or ask for the room that they need. `grant` is segment, offset and size."""
+        segment, offset, size = grant
+        need = room(outputs)
         view: memoryview | None = None
         if need:
-            if grant.segment < 0 or grant.size < need:
-                self._keep(result, need)
+            if segment < 0 or size < need:
+                self._keep(Result(work, outputs, times), need)
                 return
-            link = self._links.get(result.work.identity)
-            view = link.view(grant.segment, grant.offset, need, writable=True) if link else None
+            link = self._links.get(work.identity)
+            view = link.view(segment, offset, need, writable=True) if link else None
             if view is None:
-                self._fail(
-                    result.work, Failure("internal", f"the room for the outputs of '{self._model}' is not there")
-                )
+                text = f"the room for the outputs of model '{self._model}' is not there"
+                self._fail(work, Failure("internal", text))
                 return
-        tensors = place(result.outputs, view, grant.segment, grant.offset)
-        self._outbox.put(result.work.identity, result.reply(tensors, 0))
+        self._reply(work, place(outputs, view, segment, offset), 0, times)
 
     def _keep(self, result: Result, need: int) -> None:
-        if self.kept.keep(result):
-            self._outbox.put(result.work.identity, result.reply((), need))
+        kept = guarded(partial(self.kept.keep, result), self._execution.spec)  # the copy may not fit under the cap
+        if kept is True:
+            self._reply(result.work, (), need, result.times)
             return
         text = f"too many results of model '{self._model}' wait for room"
-        self._fail(result.work, Failure("no_buffer", text))
+        self._fail(result.work, kept if isinstance(kept, Failure) else Failure("no_buffer", text))
 
-    def _fail(self, work: Work, failure: Failure, queue_ns: int = 0) -> None:
-        self._outbox.put(work.identity, Reply(work.request.id, failure.code, failure.text, queue_ns=queue_ns))
+    def _reply(self, work: Work, tensors: tuple[Tensor, ...], need: int, times: Times) -> None:
+        output_ns = time.monotonic_ns() - times.done_ns
+        took = (times.queue_ns, times.input_ns, times.infer_ns, output_ns, times.batch)
+        self._outbox.put(work.identity, Reply(work.request.id, "", "", tensors, need, *took))
+
+    def _fail(self, work: Work, failure: Failure, times: Times = NO_TIMES) -> None:
+        took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch)
+        self._outbox.put(work.identity, Reply(work.request.id, failure.code, failure.text, (), 0, *took))

@@ -18,6 +18,7 @@ from mmsup.worker.engines.cuda import DeviceFault
 from mmsup.worker.failure import Failure
 from mmsup.worker.gather import Arrays, gather, rows, split
 from mmsup.worker.guard import DeviceLost, guarded
+from mmsup.worker.results import Output, outputs_of
 
 
 class Execution:
@@ -54,6 +55,10 @@ class Execution:
             return made
         return self._fault(made, outputs, rows(job)) or made
 
+    def outputs(self, arrays: Arrays) -> tuple[Output, ...] | Failure:
+        """The bytes of a good outcome. Guarded: elements of an array of objects are the model's own."""
+        return guarded(lambda: outputs_of(arrays, self._datatypes), self.spec)
+
     def _try(self, job: Arrays, outputs: Sequence[str]) -> Arrays | Failure:
         made = self._infer(job, outputs)
         if not isinstance(made, Failure) or made.device is not DeviceFault.MEMORY:
@@ -83,17 +88,16 @@ class Execution:
     def _fault(self, made: Mapping[str, Array], outputs: Sequence[str], size: int) -> Failure | None:
         """What is wrong with the outputs, by what the model declares."""
         for name in outputs or self._all:
-            text = self._output_fault(name, made.get(name), size)
+            array = made.get(name)
+            text = "is declared, but was not given" if array is None else self._output_fault(name, array, size)
             if text:
                 return Failure("inference_failed", f"model '{self.spec.name}': output '{name}' {text}")
         return None
 
-    def _output_fault(self, name: str, array: Array | None, size: int) -> str:
-        if array is None:
-            return "is declared, but was not given"
-        datatype = datatype_of(array)
-        if datatype != self._datatypes.get(name):
-            return f"is declared as {self._datatypes.get(name)}, but is {datatype or array.dtype}"
+    def _output_fault(self, name: str, array: Array, size: int) -> str:
+        datatype, declared = datatype_of(array), self._datatypes.get(name)
+        if datatype != declared:
+            return f"is declared as {declared}, but is {datatype or array.dtype}"
         if self.spec.max_batch_size and (not array.ndim or array.shape[0] != size):
             return f"has shape {list(array.shape)} for a batch of {size}"
         return ""

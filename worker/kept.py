@@ -6,11 +6,9 @@ Grant, its Drop, its deadline or its gateway. Bounded, because it lies in the mo
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mmsup.ipc.messages import Reply, Tensor
 from mmsup.worker.batch import Work
 from mmsup.worker.results import Output
 
@@ -21,11 +19,9 @@ not answer. One result alone may be of any size, or a large output could never b
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A request that ran, with its outputs and what the run took."""
+class Times:
+    """What the run of a request took, in nanoseconds, and in what company."""
 
-    work: Work
-    outputs: tuple[Output, ...]
     queue_ns: int
     input_ns: int
     infer_ns: int
@@ -33,11 +29,14 @@ class Result:
     """Monotonic time at which the outputs were there."""
     batch: int
 
-    def reply(self, tensors: tuple[Tensor, ...], need: int) -> Reply:
-        """The answer: the outputs, or how much room they need."""
-        output_ns = time.monotonic_ns() - self.done_ns
-        times = (self.queue_ns, self.input_ns, self.infer_ns, output_ns)
-        return Reply(self.work.request.id, "", "", tensors, need, *times, self.batch)
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A request that ran, with its outputs."""
+
+    work: Work
+    outputs: tuple[Output, ...]
+    times: Times
 
 
 class Kept:

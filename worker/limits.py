@@ -48,7 +48,7 @@ def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:
     """The variables for this model. Pure."""
     device = spec.device
     visible = "" if device == "cpu" else device.removeprefix("cuda").removeprefix(":")
-    variables = dict.fromkeys(_THREAD_POOLS, str(cores))
+    variables: dict[str, str] = {name: str(cores) for name in _THREAD_POOLS}
     variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, and the operator with it
     variables["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if device == "cpu" or visible:

@@ -7,26 +7,37 @@ next 64-byte step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmsup.ipc.allocator import ALIGNMENT
-from mmsup.ipc.array import as_bytes, datatype_of
+from mmsup.ipc.array import Array, as_bytes
 from mmsup.ipc.messages import Tensor
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
-from mmsup.worker.gather import Arrays
 
 Output = tuple[str, str, tuple[int, ...], bytes | memoryview]
 """Name, datatype, shape, bytes."""
 
 
-def outputs_of(arrays: Arrays) -> tuple[Output, ...]:
-    """The bytes of each array, without a copy where it lies in one piece."""
-    return tuple([(name, datatype_of(each) or "", each.shape, as_bytes(each)) for name, each in arrays.items()])
+def outputs_of(arrays: Mapping[str, Array], datatypes: Mapping[str, str]) -> tuple[Output, ...]:
+    """The bytes of each array, whose datatype has been checked; large ones without a copy where they lie in one
+    piece."""
+    return tuple([(name, datatypes[name], each.shape, _bytes(each)) for name, each in arrays.items()])
+
+
+def _bytes(array: Array) -> bytes | memoryview:
+    if array.nbytes <= INLINE_LIMIT_BYTES and not array.dtype.hasobject and array.dtype.kind not in "SU":
+        return array.tobytes()  # a fifth of the time that a view takes
+    return as_bytes(array)
 
 
 def room(outputs: Sequence[Output]) -> int:
     """Bytes of grant that these outputs need; 0 if all travel in the reply."""
-    return sum([_padded(len(data)) for _, _, _, data in outputs if len(data) > INLINE_LIMIT_BYTES])
+    need = 0
+    for output in outputs:
+        size = len(output[3])
+        if size > INLINE_LIMIT_BYTES:
+            need += _padded(size)
+    return need
 
 
 def place(outputs: Sequence[Output], view: memoryview | None, segment: int, offset: int) -> tuple[Tensor, ...]:

@@ -163,7 +163,7 @@ def _write_onnx(
     mean = operator == "ReduceMean"
     named = [f"d{index}" if size == -1 else size for index, size in enumerate(whole)]
     made = [*named[:-1], 1] if mean else named
-    attributes = {"axes": [-1], "keepdims": 1} if mean else {}
+    attributes: dict[str, Any] = {"axes": [-1], "keepdims": 1} if mean else {}  # as the operator has them
     graph = helper.make_graph(
         [helper.make_node(operator, ["x"], ["y"], **attributes)],
         name,
@@ -192,7 +192,7 @@ def write_torchscript(
         warnings.simplefilter("ignore")  # torch.jit announces its retirement
         traced = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))  # type: ignore[no-untyped-call] # torch's own gap
         folder = _folder(repository, name)
-        torch.jit.save(traced, str(folder / "model.pt"))  # type: ignore[no-untyped-call] # torch's own gap
+        torch.jit.save(traced, str(folder / "model.pt"))
     inputs = (TensorSpec("INPUT__0", datatype, tuple(dims)),)
     outputs = (TensorSpec("OUTPUT__0", datatype, tuple(dims)),)
     _write_config(repository, name, "pytorch", max_batch, inputs, outputs)
@@ -275,9 +275,8 @@ def _write_config(
         for each in tensors:
             optional = ", optional: true" if each.optional else ""
             dims = ", ".join(map(str, each.shape))
-            lines.append(
-                f'{kind} [ {{ name: "{each.name}", data_type: {config_name(each.datatype)}, dims: [ {dims} ]{optional} }} ]'
-            )
+            fields = f'name: "{each.name}", data_type: {config_name(each.datatype)}, dims: [ {dims} ]{optional}'
+            lines.append(f"{kind} [ {{ {fields} }} ]")
     (repository / name / "config.pbtxt").write_text("\n".join(lines) + "\n")
 
 

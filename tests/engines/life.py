@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mmsup.ipc.arena import Extent, Slot, Side
+from mmsup.ipc.arena import Extent, Side, Slot
 from mmsup.ipc.array import Array, as_array, as_bytes, datatype_of
 from mmsup.ipc.channel import GatewayEnd, Hub
 from mmsup.ipc.codec import Record, decode, encode, pack_frame, unpack_frame

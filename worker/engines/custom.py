@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -78,7 +78,8 @@ class CustomEngine:
         answer = self._infer(given)
         if not isinstance(answer, Mapping):
             raise TypeError(f"infer answered a {type(answer).__name__} instead of a dict of arrays")
-        return {name: np.asarray(answer[name]) for name in outputs if name in answer}
+        arrays = cast("Mapping[str, Any]", answer)
+        return {name: np.asarray(arrays[name]) for name in outputs if name in arrays}
 
     def shrink(self) -> None:
         """Give back what torch has cached, if the model uses it."""

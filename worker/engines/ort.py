@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime as ort
+import onnxruntime
 
 from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import CallerError, ModelError
@@ -24,6 +24,8 @@ from mmsup.ipc.tensor import size_bytes
 from mmsup.worker.engines.contract import count, is_on
 from mmsup.worker.engines.cuda import arena_limit
 from mmsup.worker.engines.declared import complete
+
+ort: Any = onnxruntime  # it ships no types
 
 DATATYPES: Final = {
     "tensor(bool)": "BOOL",
@@ -122,7 +124,7 @@ class OrtEngine:
 
 
 def _options(spec: ModelSpec) -> Any:  # onnxruntime ships no types
-    options = ort.SessionOptions()
+    options: Any = ort.SessionOptions()
     options.intra_op_num_threads = count(spec.parameters, "intra_op_thread_count", cores())
     options.inter_op_num_threads = count(spec.parameters, "inter_op_thread_count", 1)
     options.log_severity_level = QUIET

@@ -16,7 +16,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -46,6 +46,10 @@ DATATYPES: Final = {
 }
 _INDEXED: Final = re.compile(r".+__(\d+)")
 """Triton's convention for models whose tensors have no names: `INPUT__0`."""
+
+cuda: Any = torch.cuda  # its types have gaps, as have those of jit
+jit: Any = torch.jit
+from_numpy: Callable[[Array], torch.Tensor] = cast("Any", torch).from_numpy
 
 Run = Callable[..., Any]  # a module's call: what it takes and gives, only the model knows
 
@@ -103,13 +107,13 @@ class PytorchEngine:
         if array.dtype == NUMPY["BF16"]:
             return self._tensor(array.view(np.int16)).view(torch.bfloat16)
         if self._device.type == "cpu" and self._copies:
-            return torch.from_numpy(array.copy())
-        return torch.from_numpy(array).to(self._device)
+            return from_numpy(array.copy())
+        return from_numpy(array).to(self._device)
 
     def _named(self, answer: Any) -> dict[str, torch.Tensor]:  # whatever the module gave
         if isinstance(answer, Mapping):
-            return {str(name): _checked(value) for name, value in answer.items()}
-        values = answer if isinstance(answer, (list, tuple)) else [answer]
+            return {str(name): _checked(value) for name, value in dict[Any, Any](answer).items()}
+        values = cast("Sequence[Any]", answer if isinstance(answer, (list, tuple)) else [answer])
         if len(values) < len(self._outputs):
             raise ValueError(f"the module gave {len(values)} tensors, {len(self._outputs)} outputs are declared")
         return {name: _checked(value) for name, value in zip(self._outputs, values, strict=False)}
@@ -117,11 +121,11 @@ class PytorchEngine:
     def shrink(self) -> None:
         """Give the allocator's cache back to the device."""
         if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+            cuda.empty_cache()
 
     def device_bytes(self) -> int:
         """What the allocator has reserved."""
-        return int(torch.cuda.memory_reserved()) if self._device.type == "cuda" else 0
+        return int(cuda.memory_reserved()) if self._device.type == "cuda" else 0
 
     def unload(self) -> None:
         """Drop the module and the cache."""
@@ -137,12 +141,12 @@ def _limit_threads(spec: ModelSpec) -> None:
 
 def _device(spec: ModelSpec) -> torch.device:
     """The one device that this process sees, with the model's share of its memory."""
-    if not torch.cuda.is_available():
+    if not cuda.is_available():
         text = f"model '{spec.name}' is to run on '{spec.device}', but torch finds no CUDA device here"
         raise ModelError("load_failed", text)
     if spec.gpu_memory_bytes:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(memory_fraction(spec.gpu_memory_bytes, total), 0)
+        total = cuda.get_device_properties(0).total_memory
+        cuda.set_per_process_memory_fraction(memory_fraction(spec.gpu_memory_bytes, total), 0)
     return torch.device("cuda:0")
 
 
@@ -156,7 +160,7 @@ def _loaded(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
 
 def _torchscript(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
     try:
-        module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call] # torch's own gap
+        module = jit.load(path, map_location=device)
     except RuntimeError as error:
         if "constants.pkl" not in str(error):
             raise
@@ -171,7 +175,7 @@ def _torchscript(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
 
 def _from_class(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
     """Weights without code, and the operator's own class that they belong to."""
-    from safetensors.torch import load_file  # noqa: PLC0415 - only this kind of model needs the library
+    import safetensors.torch as safetensors  # noqa: PLC0415 - only this kind of model needs the library
 
     code = os.path.join(spec.directory, "model.py")
     if not os.path.exists(code):
@@ -182,7 +186,8 @@ def _from_class(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
         text = f"model '{spec.name}': model.py has no class Model that is a torch.nn.Module"
         raise ModelError("load_failed", text)
     module: torch.nn.Module = kind()
-    module.load_state_dict(load_file(path))
+    weights: dict[str, torch.Tensor] = cast("Any", safetensors).load_file(path)
+    module.load_state_dict(weights)
     module.to(device).eval()
     arguments = tuple(inspect.signature(module.forward).parameters)
     return Loaded(module, as_configured(spec, spec.artefact), arguments)
@@ -225,7 +230,8 @@ def _spec(spec: ModelSpec, name: str, value: Any) -> TensorSpec:  # a fake tenso
         raise ModelError(
             "load_failed", f"model '{spec.name}': '{name}' of its signature is no tensor that can be served"
         )
-    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    sizes = cast("Sequence[object]", value.shape)  # a size that is not fixed is a symbol
+    shape = tuple(size if isinstance(size, int) else -1 for size in sizes)
     return TensorSpec(name, DATATYPES[value.dtype], shape)
 
 
