@@ -20,12 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import uvloop
-from aiohttp import web
 
-from mmsup.gateway.app import make_app, make_metrics_app
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.control import Control, orphaned
-from mmsup.gateway.metrics import Counting
+from mmsup.gateway.server import Front
 from mmsup.ipc import exits
 from mmsup.ipc.channel import Hub
 from mmsup.ipc.codec import decode
@@ -72,13 +70,14 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
     with ThreadPoolExecutor(1, "extents") as executor:
         backend = Backend(configure, executor)
         control = Control(channel, configure, backend, hub)
-        counting = Counting(tallies(inherited), configure.gateway, backend)
-        runners = await listen(inherited, backend, counting)
+        front = Front(backend, tallies(inherited), configure.gateway)
+        for name, fd in inherited.items():
+            if name.startswith("listen:"):
+                await front.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
         gc.collect()
         gc.freeze()
         await turn(page, backend, control, stop)
-        for runner in runners:
-            await runner.cleanup()
+        await front.close(SHUTDOWN_S)
         for link in list(backend.links.values()):
             link.finish()
         await control.close()
@@ -96,28 +95,6 @@ async def turn(page: PageWriter, backend: Backend, control: Control, stop: async
             async with asyncio.timeout(BEAT_S):
                 await stop.wait()
     page.enter(Activity.STOPPING, time.monotonic_ns())
-
-
-async def listen(inherited: dict[str, int], backend: Backend, counting: Counting) -> list[web.AppRunner]:
-    """Serve on the keeper's sockets: `metrics` has only metrics, every other one the whole protocol."""
-    runners: list[web.AppRunner] = []
-    for name, fd in inherited.items():
-        if not name.startswith("listen:"):
-            continue
-        app = make_metrics_app(counting) if name == "listen:metrics" else make_app(backend, counting)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            handler_cancellation=True,
-            keepalive_timeout=75,
-            shutdown_timeout=SHUTDOWN_S,
-            auto_decompress=False,
-            client_max_size=backend.max_body_bytes,
-        )
-        await runner.setup()
-        runners.append(runner)
-        await web.SockSite(runner, socket.socket(fileno=fd), backlog=1024).start()
-    return runners
 
 
 def tallies(inherited: dict[str, int]) -> list[Tally]:
