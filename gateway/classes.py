@@ -23,9 +23,10 @@ def top(tensor: Made, count: int, labels: list[str], *, batched: bool) -> Made:
     rows = values.reshape(batch, values.size // batch if batch else 0)
     order = _descending(rows)[:, :count]
     values_by_row: list[list[float]] = rows.tolist()
+    indices_by_row: list[list[int]] = order.tolist()
     strings = [
         _entry(row[index], index, labels)
-        for row, indices in zip(values_by_row, order.tolist(), strict=True)
+        for row, indices in zip(values_by_row, indices_by_row, strict=True)
         for index in indices
     ]
     shape = (batch, order.shape[1]) if batched else (order.shape[1],)

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
@@ -82,10 +82,11 @@ def as_object(value: object) -> dict[str, Any] | None:  # a JSON object
 
 def as_list(value: object) -> list[Any] | None:  # JSON values
     """A value if it is a list, else None."""
-    if not isinstance(value, list):
-        return None
-    values: list[Any] = value  # as above
-    return values
+    return value if _is_list(value) else None
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:  # as above
+    return isinstance(value, list)
 
 
 def write(value: object) -> bytes:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from mmsup.gateway import classes, literal
+from mmsup.gateway.binary import check_strings
 from mmsup.gateway.exchange import Made
 from mmsup.gateway.v2 import Wanted
+from mmsup.ipc.errors import WorkerError
+from mmsup.ipc.tensor import elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Reply:
 def shape(origin: Origin, wanted: Sequence[Wanted], outputs: Sequence[Made]) -> Reply:
     """The reply with the outputs as they were wanted, in that order."""
     made = {each.name: each for each in outputs}
+    _check(origin.model, wanted, made)
     blobs: list[memoryview] = []
     shown: list[dict[str, Any]] = []  # JSON objects
     for each in wanted:
@@ -55,6 +59,31 @@ def shape(origin: Origin, wanted: Sequence[Wanted], outputs: Sequence[Made]) -> 
     document["outputs"] = shown
     binary = any(each.binary for each in wanted)
     return Reply(orjson.dumps(document), blobs if binary else None)
+
+
+def _check(model: str, wanted: Sequence[Wanted], made: Mapping[str, Made]) -> None:
+    """That the worker gave what its model declares: datatypes, and strings that are there."""
+    for each in wanted:
+        name = each.spec.name
+        tensor = made.get(name)
+        if tensor is None:
+            fault = "is missing"
+        elif tensor.datatype != each.spec.datatype:
+            fault = f"is {tensor.datatype} and not {each.spec.datatype}"
+        elif tensor.datatype == "BYTES":
+            fault = _strings_fault(tensor)
+        else:
+            fault = ""
+        if fault:
+            raise WorkerError("bad_worker_reply", f"output '{name}' of model '{model}' {fault}", model=model)
+
+
+def _strings_fault(tensor: Made) -> str:
+    try:
+        check_strings(tensor.data, elements(tensor.shape))
+    except ValueError as error:
+        return f"does not hold the strings that it claims: {error}"
+    return ""
 
 
 def _output(tensor: Made, blobs: list[memoryview], *, binary: bool) -> dict[str, Any]:  # a JSON object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -41,6 +42,7 @@ class ExchangeDouble(Exchange):
         self._spec = spec
         self._described = described
         self._bytes = memoryview(b"")
+        self._used: list[bytearray] = []
         self.deadline_ns = deadline_ns
         self.parameters: dict[str, Any] = {}
 
@@ -59,13 +61,18 @@ class ExchangeDouble(Exchange):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.backend.open_exchanges -= 1
+        self.backend.left.set()
         # What a transport still held would now be another request's bytes.
-        if self.backend.scribble and not self._bytes.readonly:
-            self._bytes[:] = b"\xee" * len(self._bytes)
+        for used in self._used:
+            used[:] = b"\xee" * len(used)
 
     async def space(self, size: int) -> memoryview:
-        self._bytes = memoryview(bytearray(size))
+        self._bytes = self._lend(bytearray(size))
         return self._bytes
+
+    def _lend(self, used: bytearray) -> memoryview:
+        self._used.append(used)
+        return memoryview(used)
 
     async def infer(self, inputs: Sequence[Given], outputs: Sequence[str], parameters: dict[str, Any]) -> Outcome:
         self.parameters = parameters
@@ -74,7 +81,7 @@ class ExchangeDouble(Exchange):
         given = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in inputs}
         made = self.backend.models[self._spec.name](given)
         results = [
-            Made(name, *made[name][:2], memoryview(bytearray(made[name][2])))
+            Made(name, *made[name][:2], self._lend(bytearray(made[name][2])))
             for name in (outputs or [each.name for each in self._described.outputs])
             if name in made
         ]
@@ -101,7 +108,8 @@ class BackendDouble(Backend):
         self.answers: dict[str, Any] = {"status": {}}
         self.refusal: MmsupError | None = None
         self.open_exchanges = 0
-        self.scribble = True
+        self.left = asyncio.Event()
+        """An exchange was left."""
 
     async def before_infer(self) -> None:
         """A test may make this wait."""
@@ -121,7 +129,7 @@ class BackendDouble(Backend):
         self.models[name] = model
         self.described[name] = (spec, described)
         state = VersionState("1", "ready", "", "", 0, spec, described)
-        self.routes.put(Route(name, True, "1", (state,)))
+        self.routes.put(Route(name, wanted=True, default="1", versions=(state,)))
 
     async def open(self, name: str, version: str, deadline_ns: int | None = None) -> ExchangeDouble:
         self.routes.version(name, version)
