@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -35,6 +36,17 @@ class Console:
             fields["lost_lines"] = self._lost
         line = _text(time, level, event, fields) if self._as_text else _json(time, level, event, fields)
         self._lost = 0 if self._write(line.encode()) else self._lost + 1
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows for people, aligned; in JSON one object for each row, for there a table has no place."""
+        if not self._as_text:
+            for row in rows:
+                self.say("info", "row", **dict(zip(columns, row, strict=True)))
+            return
+        widths = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
+        for row in (columns, *rows):
+            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self._write(line.rstrip().encode())
 
     def _write(self, line: bytes) -> bool:
         try:

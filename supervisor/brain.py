@@ -1,0 +1,300 @@
+"""The brain, put together: who knows whom, and what is looked at when something has changed.
+
+Made when the keeper's Inventory has come. Takes over what an earlier brain left, or begins with what is wanted; ends
+when it has told the keeper Finished. What it is made of decides and acts; this file only connects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from mmsup.ipc import exits
+from mmsup.ipc import messages as wire
+from mmsup.ipc.codec import encode
+from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.supervisor import cgroup, heritage, readiness, startup, terms
+from mmsup.supervisor.answers import Answers, Server
+from mmsup.supervisor.books import Books
+from mmsup.supervisor.changes import Changes
+from mmsup.supervisor.console import Console
+from mmsup.supervisor.control import Control
+from mmsup.supervisor.ending import end
+from mmsup.supervisor.family import Family
+from mmsup.supervisor.fleet import Fleet
+from mmsup.supervisor.gateway import GatewaySite
+from mmsup.supervisor.gateways import ANSWER_LIMIT, Gateways
+from mmsup.supervisor.graves import Graves
+from mmsup.supervisor.instance import Instance
+from mmsup.supervisor.loads import Loads
+from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
+from mmsup.supervisor.parent import Parent
+from mmsup.supervisor.readiness import Readiness
+from mmsup.supervisor.remembered import Memory, from_text, to_text
+from mmsup.supervisor.settings import Settings
+from mmsup.supervisor.site import Site
+from mmsup.supervisor.spawning import Place
+from mmsup.supervisor.verbs import OF_CLIENTS, Verbs
+
+GATEWAYS: Final = "_gateways"
+NOT_FOR_GATEWAYS: Final = "control"
+
+
+class Brain:
+    """One per process."""
+
+    def __init__(self, inventory: wire.Inventory, parent: Parent, environ: Mapping[str, str], console: Console) -> None:
+        self.settings = settings = Settings.from_json(inventory.settings)
+        self._inventory = inventory
+        self._parent = parent
+        self._console = console
+        self._memory = from_text(inventory.remembered)
+        self._remembered = ""
+        self._said_ready: Readiness | None = None
+        self._announced = self._memory is not None and self._memory.announced
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.stopping = False
+        self.moved = asyncio.Event()
+        """Set whenever something has changed; who waits for something clears it first."""
+        self.books = Books(settings)
+        self.books.journal.follow(EventLog(console))
+        place = Place(environ, self.books.scratch, settings.runtime_dir, len(os.sched_getaffinity(0)))
+        site = GatewaySite(settings, place, parent, self.books.journal, self.books.logbook(GATEWAYS))
+        site.listeners = tuple(name for name in inventory.addresses if name != NOT_FOR_GATEWAYS)
+        self._gateway_site = site
+        self.fleet = Fleet(settings.max_parallel_loads)
+        self.gateways = Gateways(site, self)
+        self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
+        self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
+        cgroups = cgroup.backend(cgroup.top_name(settings.state_dir))
+        self._connect(place, cgroups)
+        self._server = Server(
+            keeper_pid=inventory.keeper_pid,
+            brain_pid=os.getpid(),
+            brain_generation=inventory.generation,
+            began_s=self._memory.began_s if self._memory else time.monotonic(),
+            addresses=inventory.addresses,
+            isolation=cgroups.describe(),
+            readiness=self.readiness,
+        )
+        answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
+        self._verbs = Verbs(answers, self.fleet, self.loads, self.books.journal, self.books.logbook)
+        self.control = Control(self._verbs)
+        self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
+
+    def _connect(self, place: Place, cgroups: cgroup.CgroupBackend) -> None:
+        self.graves = Graves()
+        self.fleet.use(
+            Site(
+                settings=self.settings,
+                place=place,
+                keeper=self._parent,
+                gateways=self.gateways,
+                cgroups=cgroups,
+                journal=self.books.journal,
+                logbook=self.books.logbook,
+                graves=self.graves,
+                rng=random.Random(),
+                changed=self.fleet.changed,
+                progress=self.loads.progress,
+                ready=self.fleet.ready,
+            )
+        )
+        self.fleet.on_settled = self._settled
+        self.fleet.on_route = self.gateways.route
+        self.fleet.on_unroute = self.gateways.unroute
+
+    # The beginning.
+
+    async def start(self, listener: socket.socket) -> None:
+        """Take over or begin; then serve the control socket."""
+        if self._memory is not None:
+            heritage.restore(self.fleet, self._memory.models)
+            self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
+            for note in self._memory.gateways:
+                if note.place < len(self.gateways.places):
+                    self.gateways.places[note.place].generation = note.generation
+        self.family.begin()
+        await self.control.start(listener)
+        if self.settings.control_mode == "poll":
+            self.task(self._changes.poll(), "poll")
+
+    def _begin(self) -> None:
+        """All children that there were have been introduced."""
+        if self._memory is None:
+            self._begin_first()
+        else:
+            self._take_over()
+        self.gateways.start()
+        if self._inventory.stopping:
+            self.terminate()
+
+    def _begin_first(self) -> None:
+        text = f"mmsup server, {self.settings.control_mode} mode, {self._server.isolation}"
+        self.books.journal.record("server_start", text, keeper=self._inventory.keeper_pid)
+        startup.sweep(self.books.scratch)
+        startup.start(self.settings, self.fleet, self.books.wanted, self.loads)
+
+    def _take_over(self) -> None:
+        generation = self._inventory.generation
+        self.books.journal.record("brain_exit", f"brain {generation - 1} ended; brain {generation} takes over")
+        for name in startup.know_all(self.settings, self.fleet):
+            self.fleet.models[name].was_decided = self._announced
+        counts = heritage.take_over(self.fleet)
+        text = f"kept {counts.kept} workers; {counts.ended} had ended, {self.family.strays} were unknown and are ended"
+        self.books.journal.record(
+            "readopted", text, brain=generation, kept=counts.kept, ended=counts.ended, strays=self.family.strays
+        )
+        startup.converge(self.settings, self.fleet, self.books.wanted, self.loads)
+
+    # What comes.
+
+    def told(self, message: Any, descriptors: list[int]) -> None:  # one of FROM_KEEPER but Inventory
+        """A message of the keeper's."""
+        match message:
+            case wire.Terminate():
+                self.terminate()
+            case wire.Reload():
+                self.task(self._changes.look(), "reload")
+            case _:
+                self.family.hear(message, descriptors)
+
+    def terminate(self) -> None:
+        """Drain and end."""
+        if not self.stopping:
+            self.stopping = self._gateway_site.is_stopping = True
+            self.task(end(self), "end")
+
+    def overdue(self, message: wire.Overdue) -> None:
+        """A gateway waits for a worker."""
+        instance = self._living(message.instance, message.generation)
+        if instance is not None and instance.tenure is not None and instance.tenure.watch is not None:
+            instance.tenure.watch.overdue(message.age_s)
+
+    def bad_reply(self, message: wire.BadReply) -> None:
+        """A worker broke the protocol towards a gateway."""
+        instance = self._living(message.instance, message.generation)
+        if instance is not None:
+            instance.apply(terms.Distrusted(f"the worker's answer was not valid: {message.text}"))
+
+    def _living(self, number: int, generation: int) -> Instance | None:
+        instance = self.fleet.instance(number)
+        return instance if instance is not None and instance.key == (number, generation) and instance.tenure else None
+
+    def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
+        """A gateway's client wants something."""
+        self.task(self._answer(message, answer), f"ask {message.verb:.20}")
+
+    async def _answer(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
+        try:
+            result = await self._do_for_client(message)
+            said = wire.Answer(message.id, "", "", 0.0, result)
+            if len(encode(said)) > ANSWER_LIMIT:
+                raise ServerError("internal", f"the answer to {message.verb} is too long for one message")
+        except MmsupError as error:
+            said = wire.Answer(message.id, error.code, error.text, error.retry_after_s or 0.0, None)
+        answer(said)
+
+    async def _do_for_client(self, message: wire.Ask) -> Any:  # JSON, by verb
+        if message.verb not in OF_CLIENTS:
+            raise CallerError("forbidden", f"'{message.verb:.40}' is not for clients")
+        if self.settings.control_mode == "poll" and message.verb in ("load", "unload"):
+            text = f"{message.verb} is off while the server follows its repository (poll); `mmsup ctl` can do it"
+            raise CallerError("forbidden", text)
+        return await self._verbs.do(message.verb, message.arguments, lambda _: None)
+
+    # What follows from any change.
+
+    def routes(self) -> list[wire.Route]:
+        """Every model as it is now."""
+        return self.fleet.routes()
+
+    def readiness(self) -> Readiness:
+        """The server's."""
+        return readiness.judge(
+            front=self.gateways.are_up(),
+            draining=self.stopping,
+            wanted=self.fleet.standings(),
+            strict=self.settings.strict_readiness,
+        )
+
+    def gateways_changed(self) -> None:
+        """One came up, or went."""
+        self._settled()
+
+    def _settled(self) -> None:
+        self.loads.settled()
+        self._remember()
+        self._say_readiness()
+        self.moved.set()
+
+    def _say_readiness(self) -> None:
+        now = self.readiness()
+        if now != self._said_ready:
+            self._said_ready = now
+            self.gateways.sync(now)
+            self._parent.say(wire.Notify(f"STATUS={'ready' if now.ready else now.reason}"))
+        if not self._announced and self.gateways.are_up() and all(each.decided for each in self.fleet.standings()):
+            self._announce(now)
+
+    def _announce(self, now: Readiness) -> None:
+        self._announced = True
+        failed = [each.name for each in self.fleet.standings() if not each.serving]
+        self._console.table(COLUMNS, rows_of([self.fleet.models[name] for name in sorted(self.fleet.models)]))
+        self.books.journal.record(
+            "ready", now.reason or "every wanted model has its verdict", addresses=self._addresses()
+        )
+        self._parent.say(wire.Notify("READY=1"))
+        self._remember()
+        if failed and self.settings.exit_on_error:
+            self._console.say("error", "exit_on_error", text=f"not serving: {', '.join(failed)}")
+            self._parent.say(wire.Finished(exits.REFUSED))
+
+    def _addresses(self) -> dict[str, str]:
+        return {name: each for name, each in self._inventory.addresses.items() if name != NOT_FOR_GATEWAYS}
+
+    def _remember(self) -> None:
+        models, gateways = heritage.notes(self.fleet), self.gateways.notes()
+        memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways)
+        text = to_text(memory)
+        if text != self._remembered:
+            self._remembered = text
+            self._parent.say(wire.Remember(text))
+
+    # The end.
+
+    def task(self, work: Any, name: str) -> None:  # a coroutine that returns None
+        """Something that takes its time; awaited or cancelled by `close`."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+    def signal(self, token: str, number: int) -> None:
+        """Send a signal to a child."""
+        self._parent.say(wire.Signal(token, number))
+
+    def finish(self, code: int) -> None:
+        """Tell the keeper that it is over."""
+        self._parent.say(wire.Finished(code))
+
+    async def close(self) -> None:
+        """Let go of everything that this process holds."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.control.close()
+        await self.loads.close()
+        self.gateways.close()
+        self.fleet.close()
+        self.graves.close()
+        self.books.close()

@@ -1,0 +1,116 @@
+"""The keeper's children: who each of them is, by its token.
+
+A new brain first hears of the children that there are. Workers find their places at once, gateways when all workers
+have: what a gateway is told then is everything. A child that nobody remembers is ended.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from mmsup.ipc import messages as wire
+from mmsup.ipc.seqpacket import close_all
+from mmsup.supervisor import hands
+from mmsup.supervisor.fleet import Fleet
+from mmsup.supervisor.gateway import Gateway
+from mmsup.supervisor.gateways import Gateways
+from mmsup.supervisor.instance import Instance
+from mmsup.supervisor.site import KeeperSays
+from mmsup.supervisor.spawning import life_of
+
+Told = wire.Child | wire.Exited | wire.SpawnFailed
+_WORKER: Final = "worker"
+
+
+class Family:
+    """Of one brain. `complete` is called once, when the children of the Inventory have all been introduced."""
+
+    def __init__(
+        self, keeper: KeeperSays, fleet: Fleet, gateways: Gateways, expected: int, complete: Callable[[], None]
+    ) -> None:
+        self._keeper = keeper
+        self._fleet = fleet
+        self._gateways = gateways
+        self._missing = expected
+        self._complete = complete
+        self._later: list[tuple[Told, list[int]]] = []
+        self.strays = 0
+        """Children that nobody remembered."""
+
+    def begin(self) -> None:
+        """Whoever was expected is here, if nobody was."""
+        if self._missing == 0:
+            self._introduced()
+
+    def hear(self, message: Told, descriptors: list[int]) -> None:
+        """What the keeper says of a child."""
+        if self._missing == 0:
+            self._place(message, descriptors)
+            return
+        is_worker = message.token.startswith(_WORKER)
+        if isinstance(message, wire.Child) and is_worker:
+            self._place(message, descriptors, adopted=True)
+        else:
+            self._later.append((message, descriptors))
+        if isinstance(message, wire.Child):
+            self._missing -= 1
+            if self._missing == 0:
+                self._introduced()
+
+    def _introduced(self) -> None:
+        self._missing = 0
+        self._complete()
+        for message, descriptors in self._later:
+            self._place(message, descriptors, adopted=True)
+        self._later.clear()
+
+    def _place(self, message: Told, descriptors: list[int], *, adopted: bool = False) -> None:
+        match life_of(message.token):
+            case "worker", number, generation:
+                self._worker(self._instance(number, generation), message, descriptors, adopted=adopted)
+            case "gateway", number, generation if number < len(self._gateways.places):
+                gateway = self._gateways.places[number]
+                if adopted and isinstance(message, wire.Child) and gateway.life is None:
+                    gateway.generation = generation
+                self._gateway(gateway if gateway.generation == generation else None, message, descriptors)
+            case _:
+                self._stray(message, descriptors)
+
+    def _instance(self, number: int, generation: int) -> Instance | None:
+        instance = self._fleet.instance(number)
+        known = instance is not None and instance.generation == generation and instance.tenure is not None
+        return instance if known else None
+
+    def _worker(self, instance: Instance | None, message: Told, descriptors: list[int], *, adopted: bool) -> None:
+        match message:
+            case _ if instance is None:
+                self._stray(message, descriptors)
+            case wire.Child(_, pid):
+                instance.born(pid, descriptors)
+                if not adopted:
+                    hands.boot(instance)
+            case wire.Exited():
+                instance.ended(message)
+            case wire.SpawnFailed(_, text):
+                instance.unborn(text)
+
+    def _gateway(self, gateway: Gateway | None, message: Told, descriptors: list[int]) -> None:
+        match message:
+            case _ if gateway is None:
+                self._stray(message, descriptors)
+            case wire.Child(_, pid):
+                gateway.born(pid, descriptors)
+            case wire.Exited():
+                gateway.ended(message)
+            case wire.SpawnFailed(_, text):
+                gateway.unborn(text)
+
+    def _stray(self, message: Told, descriptors: list[int]) -> None:
+        close_all(descriptors)
+        if isinstance(message, wire.Child):
+            self.strays += 1
+            self._keeper.say(wire.Signal(message.token, signal.SIGKILL, group=True))
+        elif isinstance(message, wire.Exited):
+            self._keeper.say(wire.Forget(message.token))

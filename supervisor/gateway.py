@@ -1,0 +1,216 @@
+"""One gateway place: its process, kept alive for ever, told everything anew after each start.
+
+The place outlives its processes: the listener is the keeper's, the counters lie in the place's table. A gateway that
+dies or hangs is followed by another, by the same curve as a worker's, and never given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from typing import Any, Final, Protocol
+
+import mmsup
+from mmsup.ipc import messages as wire
+from mmsup.ipc.codec import decode, encode
+from mmsup.ipc.page import Activity
+from mmsup.ipc.records import WireError
+from mmsup.ipc.seqpacket import Seqpacket, close_all
+from mmsup.supervisor import restart
+from mmsup.supervisor.events import Journal
+from mmsup.supervisor.life import Life
+from mmsup.supervisor.logbook import Logbook
+from mmsup.supervisor.settings import Settings
+from mmsup.supervisor.site import KeeperSays, Serving
+from mmsup.supervisor.spawning import Place, gateway_spawn, gateway_token
+
+STALE_S: Final = 2.0
+"""Its loop beats every 100 ms. A kill resets every connection, and a busy machine wakes nobody on time."""
+START_S: Final = 60.0
+CLOSED_S: Final = 1.0
+
+
+class House(Protocol):
+    """Whom a gateway belongs to."""
+
+    def introduce(self, gateway: Gateway) -> None:
+        """Tell a gateway that was just configured everything there is."""
+        ...
+
+    def heard(self, gateway: Gateway, message: Any) -> None:  # one of FROM_GATEWAY
+        """A message that is not about the gateway itself."""
+        ...
+
+    def gone(self, gateway: Gateway) -> None:
+        """It is dead: nothing is to be awaited from it."""
+        ...
+
+
+class Gateway:
+    """One place."""
+
+    def __init__(self, place: int, house: House, site: GatewaySite) -> None:
+        self.place = place
+        self.generation = 0
+        self.life: Life | None = None
+        self.greeted = False
+        """It has answered Configure."""
+        self.synced = False
+        """It has heard everything there is."""
+        self.spawned_s = 0.0
+        self._house = house
+        self._site = site
+        self._ends: list[restart.End] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def spawn(self) -> None:
+        """Start its process."""
+        self.generation += 1
+        self.spawned_s = time.monotonic()
+        site = self._site
+        site.keeper.say(gateway_spawn(self.place, self.generation, site.place, site.listeners))
+        self._record("gateway_spawn", f"life {self.generation} is being started")
+
+    def born(self, pid: int, descriptors: list[int]) -> None:
+        """The keeper has started it, or gives it to a new brain: begin anew."""
+        self.life = Life(self.token, pid, descriptors, self)
+        settings = self._site.settings
+        configure = wire.Configure(
+            wire=wire.WIRE_VERSION,
+            gateway=self.place,
+            generation=self.generation,
+            server_name=settings.server_name,
+            server_version=mmsup.__version__,
+            max_body_bytes=settings.max_body_bytes,
+            arena_bytes=settings.arena_bytes,
+            restart_grace_s=settings.restart_grace_s,
+        )
+        self.say(configure)
+        self._house.introduce(self)
+
+    def ended(self, exited: wire.Exited) -> None:
+        """It is dead and reaped: another one follows."""
+        if self.life is not None:
+            self.life.end()
+        how = f"by signal {signal.Signals(exited.signal).name}" if exited.signal else f"with status {exited.status}"
+        self._site.keeper.say(wire.Forget(exited.token))
+        self._follow(f"gateway {self.place} ended {how}", pid=exited.pid)
+
+    def unborn(self, text: str) -> None:
+        """The keeper could not start it."""
+        self._follow(f"gateway {self.place} could not be started: {text}")
+
+    def say(self, message: object, descriptors: tuple[int, ...] = ()) -> None:
+        """Tell it something, if it is there."""
+        if self.life is not None and not self.life.dead:
+            self.life.peer.say(encode(message), descriptors)
+
+    def link(self, serving: Serving) -> None:
+        """Tell a worker of it, then it of the worker: a fresh pair between the two."""
+        if self.life is None or self.life.dead:
+            return
+        ours, theirs = Seqpacket.pair()
+        try:
+            identity = f"g{self.place}.{self.generation}".encode()
+            serving.life.peer.say(encode(wire.Attach(self.place, identity)), (theirs.fileno(),))
+            link = wire.Link(serving.instance, serving.generation, serving.address, serving.spec, serving.metadata)
+            self.say(link, (serving.life.pidfd, serving.life.page_fd, ours.fileno()))
+        finally:
+            ours.close()
+            theirs.close()
+
+    def look(self, now_s: float) -> None:
+        """Kill it if its loop does not turn."""
+        if self.life is None or self.life.dead:
+            return
+        progress = self.life.progress()
+        if progress.activity is Activity.STARTING:
+            if now_s - self.spawned_s > START_S:
+                self._kill(f"gateway {self.place} has not come up within {START_S:g} s")
+        elif now_s - progress.beat_ns / 1e9 > STALE_S:
+            self._kill(f"gateway {self.place}: its loop has not come round for {STALE_S:g} s")
+
+    def close(self) -> None:
+        """No next one."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def token(self) -> str:
+        """Its process, between brain and keeper."""
+        return gateway_token(self.place, self.generation)
+
+    # Ears of its life.
+
+    def heard(self, data: bytes, descriptors: list[int]) -> None:
+        """A message of the gateway's."""
+        close_all(descriptors)
+        try:
+            message = decode(data, wire.FROM_GATEWAY)
+        except WireError as error:
+            self._kill(f"gateway {self.place} sent what is no message of ours: {error}")
+            return
+        if isinstance(message, wire.Hello):
+            self.greeted = True
+            if message.wire != wire.WIRE_VERSION:
+                self._kill(f"gateway {self.place} speaks wire {message.wire}, this server {wire.WIRE_VERSION}")
+        else:
+            self._house.heard(self, message)
+
+    def lost(self) -> None:
+        """It closed its channel, or does not read it; a death says so too."""
+        if self.life is not None:
+            text = f"gateway {self.place} closed its control channel"
+            self._timer = asyncio.get_running_loop().call_later(CLOSED_S, self._kill, text)
+
+    def crashing(self, text: str) -> None:
+        """Its crash pipe spoke; the exit follows."""
+
+    def printed(self, data: bytes) -> None:
+        """Its log."""
+        self._site.logbook.feed(str(self.place), data)
+
+    def _kill(self, why: str) -> None:
+        if self.life is not None and not self.life.dead:
+            self._record("gateway_exit", f"{why}; it is killed", condemned=True)
+            self._site.keeper.say(wire.Signal(self.token, signal.SIGKILL, group=True))
+
+    def _follow(self, text: str, **fields: Any) -> None:  # JSON, as the journal takes it
+        self.close()
+        self.life = None
+        self.greeted = self.synced = False
+        self._house.gone(self)
+        if self._site.stopping():
+            return
+        now_s = time.monotonic()
+        self._ends.append(restart.End(now_s, now_s - self.spawned_s))
+        del self._ends[: -restart.HISTORY]
+        delay_s = restart.delay_s(restart.since_health(self._ends) - 1, self._site.rng)
+        self._record("gateway_exit", text, next_delay_s=round(delay_s, 3), **fields)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self.spawn)
+
+    def _record(self, name: str, text: str, **fields: Any) -> None:  # as above
+        self._site.journal.record(name, text, generation=self.generation, gateway=self.place, **fields)
+
+
+class GatewaySite:
+    """What all gateway places act upon."""
+
+    def __init__(
+        self, settings: Settings, place: Place, keeper: KeeperSays, journal: Journal, logbook: Logbook
+    ) -> None:
+        self.settings = settings
+        self.place = place
+        self.keeper = keeper
+        self.journal = journal
+        self.logbook = logbook
+        self.rng = random.Random()
+        self.listeners: tuple[str, ...] = ()
+        """Names of the keeper's listeners that a gateway serves on."""
+        self.is_stopping = False
+
+    def stopping(self) -> bool:
+        """Whether no process is to follow another."""
+        return self.is_stopping

@@ -1,0 +1,236 @@
+"""All gateways as one: what is said to each of them, and when they have done it.
+
+Owns: which lives they are linked to, so that a gateway that comes later hears of all. A barrier asks every gateway
+that is there for a Pong, and waits for none of them longer than its limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from mmsup.ipc import messages as wire
+from mmsup.ipc.seqpacket import MESSAGE_LIMIT
+from mmsup.supervisor.gateway import Gateway, GatewaySite
+from mmsup.supervisor.readiness import Readiness
+from mmsup.supervisor.remembered import GatewayNote
+from mmsup.supervisor.site import Judgement, LifeKey, Serving
+
+LOOK_S: Final = 0.25
+ANSWER_LIMIT: Final = MESSAGE_LIMIT - 4096
+
+
+class Content(Protocol):
+    """What there is to tell, and who wants to hear what they say."""
+
+    def routes(self) -> list[wire.Route]:
+        """Every model as it is now."""
+        ...
+
+    def readiness(self) -> Readiness:
+        """The server's."""
+        ...
+
+    def overdue(self, message: wire.Overdue) -> None:
+        """A gateway waits for a worker."""
+        ...
+
+    def bad_reply(self, message: wire.BadReply) -> None:
+        """A worker broke the protocol towards a gateway."""
+        ...
+
+    def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
+        """A gateway's client wants something."""
+        ...
+
+    def gateways_changed(self) -> None:
+        """One came up, or went."""
+        ...
+
+
+class Gateways:
+    """The house of all gateway places."""
+
+    def __init__(self, site: GatewaySite, content: Content) -> None:
+        self.places = [Gateway(place, self, site) for place in range(site.settings.gateways)]
+        self._site = site
+        self._content = content
+        self._linked: dict[LifeKey, Serving] = {}
+        self._pings = 0
+        self._barriers: dict[int, _Barrier] = {}
+        self._introductions: dict[int, Gateway] = {}
+        self._undrained: set[int] = set()
+        self._drained = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look after all of them from now on; start those that are not there."""
+        for gateway in self.places:
+            if gateway.life is None:
+                gateway.spawn()
+        self._look()
+
+    def close(self) -> None:
+        """No next ones."""
+        for gateway in self.places:
+            gateway.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for barrier in list(self._barriers.values()):
+            barrier.timer.cancel()
+
+    def are_up(self) -> bool:
+        """Whether all have their routes."""
+        return all(gateway.synced for gateway in self.places)
+
+    def notes(self) -> tuple[GatewayNote, ...]:
+        """What the next brain needs to know of them."""
+        return tuple(GatewayNote(each.place, each.generation) for each in self.places)
+
+    # Said to all.
+
+    def link(self, serving: Serving) -> None:
+        """Route to this life."""
+        self._linked[serving.key] = serving
+        for gateway in self.places:
+            gateway.link(serving)
+
+    def unlink(self, key: LifeKey) -> None:
+        """Route nothing more to it."""
+        if self._linked.pop(key, None) is not None:
+            self._say(wire.Unlink(*key))
+
+    def condemn(self, key: LifeKey, judgement: Judgement) -> None:
+        """It is about to be killed."""
+        self._linked.pop(key, None)
+        self._say(wire.Condemned(*key, judgement.code, judgement.text))
+
+    def buried(self, key: LifeKey, judgement: Judgement) -> None:
+        """It is dead, and this is why."""
+        self._linked.pop(key, None)
+        self._say(wire.Verdict(*key, judgement.code, judgement.text, judgement.retryable))
+
+    def route(self, route: wire.Route) -> None:
+        """A model as it is now."""
+        self._say(route)
+
+    def unroute(self, name: str) -> None:
+        """A model that is in no repository any more."""
+        self._say(wire.Unroute(name))
+
+    def sync(self, readiness: Readiness) -> None:
+        """The server's readiness; everything else has been said."""
+        self._say(wire.Synced(readiness.ready, readiness.reason))
+
+    def barrier(self, limit_s: float, then: Callable[[], None]) -> None:
+        """Call `then` once, when all gateways have done what was said so far, or after the limit."""
+        waiting = {each.place for each in self.places if each.greeted}
+        if not waiting:
+            asyncio.get_running_loop().call_soon(then)
+            return
+        self._pings += 1
+        number = self._pings
+        timer = asyncio.get_running_loop().call_later(limit_s, self._pass, number)
+        self._barriers[number] = _Barrier(waiting, then, timer)
+        self._say(wire.Ping(number))
+
+    async def reached(self, limit_s: float) -> None:
+        """As `barrier`, for a coroutine."""
+        done = asyncio.get_running_loop().create_future()
+        self.barrier(limit_s, lambda: None if done.done() else done.set_result(None))
+        await done
+
+    async def drain(self, limit_s: float) -> bool:
+        """Take no new inference, finish what is accepted; whether all have within the limit."""
+        self._undrained = {each.place for each in self.places if each.greeted}
+        if not self._undrained:
+            return True
+        self._say(wire.Drain())
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._drained.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # House of each.
+
+    def introduce(self, gateway: Gateway) -> None:
+        """Tell a gateway that was just configured everything there is."""
+        for route in self._content.routes():
+            gateway.say(route)
+        for serving in self._linked.values():
+            gateway.link(serving)
+        readiness = self._content.readiness()
+        gateway.say(wire.Synced(readiness.ready, readiness.reason))
+        self._pings += 1
+        self._introductions[self._pings] = gateway
+        gateway.say(wire.Ping(self._pings))
+
+    def heard(self, gateway: Gateway, message: Any) -> None:  # one of FROM_GATEWAY but Hello
+        """What a gateway says of workers, of its clients, of what it has done."""
+        match message:
+            case wire.Pong(number):
+                self._pong(gateway, number)
+            case wire.Ask():
+                self._content.asked(message, lambda answer: self._answer(gateway, gateway.generation, answer))
+            case wire.Overdue():
+                self._content.overdue(message)
+            case wire.BadReply():
+                self._content.bad_reply(message)
+            case _:
+                self._has_drained(gateway)
+
+    def gone(self, gateway: Gateway) -> None:
+        """It is dead: nothing is to be awaited from it."""
+        self._introductions = {key: each for key, each in self._introductions.items() if each is not gateway}
+        for number in list(self._barriers):
+            self._arrived(number, gateway.place)
+        self._has_drained(gateway)
+        self._content.gateways_changed()
+
+    def _pong(self, gateway: Gateway, number: int) -> None:
+        if self._introductions.get(number) is gateway:
+            del self._introductions[number]
+            gateway.synced = True
+            self._content.gateways_changed()
+        self._arrived(number, gateway.place)
+
+    def _arrived(self, number: int, place: int) -> None:
+        barrier = self._barriers.get(number)
+        if barrier is not None:
+            barrier.waiting.discard(place)
+            if not barrier.waiting:
+                self._pass(number)
+
+    def _pass(self, number: int) -> None:
+        barrier = self._barriers.pop(number)
+        barrier.timer.cancel()
+        barrier.then()
+
+    def _has_drained(self, gateway: Gateway) -> None:
+        self._undrained.discard(gateway.place)
+        if not self._undrained:
+            self._drained.set()
+
+    def _answer(self, gateway: Gateway, generation: int, answer: wire.Answer) -> None:
+        if gateway.generation == generation:
+            gateway.say(answer)
+
+    def _say(self, message: object) -> None:
+        for gateway in self.places:
+            gateway.say(message)
+
+    def _look(self) -> None:
+        for gateway in self.places:
+            gateway.look(time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+
+class _Barrier:
+    def __init__(self, waiting: set[int], then: Callable[[], None], timer: asyncio.TimerHandle) -> None:
+        self.waiting = waiting
+        self.then = then
+        self.timer = timer

@@ -1,0 +1,245 @@
+"""Actions of lifecycle.py carried out on one instance. Each is short, and none waits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from mmsup.ipc import messages as wire
+from mmsup.ipc.codec import encode
+from mmsup.ipc.paths import worker_socket
+from mmsup.supervisor import health, terms
+from mmsup.supervisor.gpu import visible_devices
+from mmsup.supervisor.group import Group
+from mmsup.supervisor.life import Life
+from mmsup.supervisor.site import Judgement
+from mmsup.supervisor.spawning import scratch_of, worker_spawn, worker_token
+from mmsup.supervisor.tenure import Tenure
+from mmsup.supervisor.terms import State
+from mmsup.supervisor.watch import Watch
+
+if TYPE_CHECKING:
+    from mmsup.supervisor.instance import Instance
+
+BARRIER_S: Final = 0.02
+"""How long a kill waits for the gateways to have answered for the condemned."""
+UNROUTE_S: Final = 0.5
+"""How long a drain waits for them to have stopped routing."""
+ARRIVE_S: Final = 0.05
+LEAVE_S: Final = 2.0
+"""One that says it leaves, or has crashed, is gone by then."""
+KILL_AGAIN_S: Final = 10.0
+"""A kill that has shown nothing after this long is sent once more; nothing else waits for it."""
+FILE_ROOM_BYTES: Final = 64 << 20
+"""Above the largest extent that a worker may be sent: RLIMIT_FSIZE counts memfds too."""
+
+
+def carry_out(instance: Instance, action: terms.Action) -> None:
+    """Do what a step asked for."""
+    match action:
+        case terms.AskAdmission():
+            instance.waiting = True
+        case terms.Spawn():
+            _spawn(instance)
+        case terms.AnnounceReady():
+            _announce(instance)
+        case terms.NoteLoadFailure(code, text):
+            _note_load_failure(instance, Judgement(code, text, of_load=True))
+        case terms.Withdraw():
+            instance.site.gateways.unlink(instance.key)
+        case terms.Drain():
+            instance.site.gateways.barrier(UNROUTE_S, _for_this_life(instance, _let_arrive))
+        case terms.Condemn(code, text):
+            _condemn(instance, Judgement(code, text))
+        case terms.ExpectExit():
+            expect(instance, LEAVE_S, terms.EndTimedOut())
+        case terms.Kill():
+            _kill(instance)
+        case terms.ScheduleRetry(after_s, probe):
+            _schedule(instance, after_s, probe)
+        case terms.CancelRetry():
+            cancel_retry(instance)
+        case terms.NoteGivenUp(code, text):
+            _give_up(instance, code, text)
+        case terms.Finish():
+            instance.waiting = False
+
+
+def boot(instance: Instance) -> None:
+    """Tell a fresh process what it is to become."""
+    tenure, spec, settings = _tenure(instance), instance.release.spec, instance.site.settings
+    assert tenure.life is not None, f"instance {instance.id} has no process yet"
+    capped = tenure.group.cap_bytes is not None
+    boot = wire.Boot(
+        wire=wire.WIRE_VERSION,
+        instance=instance.id,
+        generation=instance.generation,
+        address=worker_socket(settings.runtime_dir, *instance.key),
+        spec=spec,
+        data_limit_bytes=0 if capped else spec.memory_bytes or 0,
+        file_limit_bytes=settings.arena_bytes + FILE_ROOM_BYTES,
+    )
+    tenure.life.peer.say(encode(boot))
+    instance.apply(terms.Spawned())
+
+
+def watch(instance: Instance, life: Life) -> None:
+    """Begin to look at its progress."""
+    tenure, spec = _tenure(instance), instance.release.spec
+    limits = health.Limits(spec.hang_limit_s, spec.load_timeout_s, round(tenure.spawned_s * health.NS))
+
+    def tell(verdict: health.Hung | health.LoadTimeout) -> None:
+        if isinstance(verdict, health.Hung):
+            instance.apply(terms.Hung(verdict.reason))
+        else:
+            instance.apply(terms.LoadTimedOut(verdict.reason))
+
+    tenure.watch = Watch(life, limits, tell)
+
+
+def expect(instance: Instance, limit_s: float, event: terms.Event) -> None:
+    """Unless this life has ended by then, the event."""
+    tenure = _tenure(instance)
+    if tenure.end_timer is not None:
+        tenure.end_timer.cancel()
+    tenure.end_timer = asyncio.get_running_loop().call_later(limit_s, instance.apply, event)
+
+
+def link(instance: Instance) -> None:
+    """Let the gateways route to this life; the fleet calls it once its content is in force."""
+    tenure = _tenure(instance)
+    tenure.linked = True
+    instance.site.gateways.link(instance.serving())
+
+
+def arm_retry(instance: Instance) -> None:
+    """Let the next try come at its time."""
+    cancel_retry(instance)
+    after_s = max(instance.retry_at_s - time.monotonic(), 0.0)
+    instance.retry_timer = asyncio.get_running_loop().call_later(after_s, instance.apply, terms.RetryDue())
+
+
+def cancel_retry(instance: Instance) -> None:
+    """No next try."""
+    if instance.retry_timer is not None:
+        instance.retry_timer.cancel()
+        instance.retry_timer = None
+
+
+def say_progress(instance: Instance, text: str) -> None:
+    """How far its load is, for those who wait for it."""
+    instance.site.progress(instance, text)
+
+
+def _spawn(instance: Instance) -> None:
+    site, spec = instance.site, instance.release.spec
+    instance.waiting = False
+    instance.generation += 1
+    instance.tenure = Tenure(Group(()), time.monotonic())
+    try:
+        os.makedirs(scratch_of(site.place, instance.key), mode=0o700, exist_ok=True)
+        group = site.cgroups.make(f"w{instance.id}.{instance.generation}", spec.memory_bytes)
+        instance.tenure.group = group
+        message = worker_spawn(spec, instance.key, site.place, group.procs_files, visible_devices(spec.device))
+    except OSError as error:
+        why = error.strerror or str(error)
+        asyncio.get_running_loop().call_soon(instance.unborn, why)
+        return
+    site.keeper.say(message)
+    instance.record("worker_spawn", f"life {instance.generation} is being started")
+
+
+def _announce(instance: Instance) -> None:
+    tenure = _tenure(instance)
+    tenure.ready_s = time.monotonic()
+    instance.trouble = None
+    load_s = round(tenure.ready_s - tenure.spawned_s, 3)
+    instance.record(
+        "worker_ready", f"serves after {load_s} s", pid=tenure.life.pid if tenure.life else 0, load_s=load_s
+    )
+    instance.site.ready(instance)
+
+
+def _note_load_failure(instance: Instance, failure: Judgement) -> None:
+    instance.trouble = _tenure(instance).failed = failure
+    name = "load_timeout" if failure.code == "load_timeout" else "load_failed"
+    instance.record(name, failure.text, code=failure.code)
+
+
+def _condemn(instance: Instance, judgement: Judgement) -> None:
+    tenure = _tenure(instance)
+    tenure.judgement = judgement
+    instance.trouble = Judgement("model_restarting", judgement.text)
+    if tenure.linked:
+        instance.site.gateways.condemn(instance.key, judgement)
+    instance.record("worker_condemned", judgement.text, code=judgement.code)
+
+
+def _let_arrive(instance: Instance) -> None:
+    """What the gateways sent last may still lie between two ZeroMQ threads, where nobody can see it."""
+    stop = _for_this_life(instance, _tell_to_stop)
+    _tenure(instance).end_timer = asyncio.get_running_loop().call_later(ARRIVE_S, stop)
+
+
+def _tell_to_stop(instance: Instance) -> None:
+    tenure = _tenure(instance)
+    if tenure.life is None or instance.state is not State.DRAINING:
+        return
+    tenure.told_to_leave = True
+    tenure.life.peer.say(encode(wire.Stop()))
+    # No caller waits beyond its deadline, so a drain that lasts longer serves nobody.
+    expect(instance, instance.release.spec.deadline_s, terms.EndTimedOut())
+
+
+def _kill(instance: Instance) -> None:
+    tenure = _tenure(instance)
+    if not instance.situation.wanted and tenure.judgement is None and tenure.failed is None:
+        tenure.dropped = True
+    if tenure.linked:
+        instance.site.gateways.barrier(BARRIER_S, _for_this_life(instance, _signal))
+    else:
+        _signal(instance)
+    expect(instance, KILL_AGAIN_S, terms.EndTimedOut())
+
+
+def _signal(instance: Instance) -> None:
+    tenure = _tenure(instance)
+    if tenure.life is not None:
+        instance.site.keeper.say(wire.Signal(worker_token(*instance.key), signal.SIGKILL, group=True))
+        tenure.group.kill()
+
+
+def _schedule(instance: Instance, after_s: float, probe: bool) -> None:
+    instance.probe = probe
+    instance.retry_at_s = time.monotonic() + after_s
+    arm_retry(instance)
+    if after_s > 0 and not probe:
+        instance.record("backoff", f"next try in {after_s:.1f} s", delay_s=round(after_s, 3))
+
+
+def _give_up(instance: Instance, code: str, text: str) -> None:
+    last = instance.trouble.text if instance.trouble else ""
+    instance.trouble = Judgement(
+        code, f"{text}; the last one: {last}" if last else text, of_load=code == "model_failed"
+    )
+    instance.record("crash_loop" if code == "crash_loop" else "load_failed", f"given up: {text}", code=code)
+
+
+def _for_this_life(instance: Instance, act: Callable[[Instance], None]) -> Callable[[], None]:
+    """The act, unless another life has begun, or none is there, when it comes to it."""
+    key = instance.key
+
+    def act_if_same() -> None:
+        if instance.tenure is not None and instance.key == key:
+            act(instance)
+
+    return act_if_same
+
+
+def _tenure(instance: Instance) -> Tenure:
+    assert instance.tenure is not None, f"instance {instance.id} has no process in state {instance.state}"
+    return instance.tenure

@@ -1,0 +1,141 @@
+"""From one brain to the next: what to leave, and how to take over what was left.
+
+A brain that comes later first makes the fleet as it was remembered, without processes; then the keeper's children find
+their places in it by token; then what is remembered as alive and has no child has ended, and what is half done is done
+again. Children that nobody remembers are ended. Traffic does not stop meanwhile: nothing here touches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmsup.supervisor import hands, terms
+from mmsup.supervisor.fleet import Fleet
+from mmsup.supervisor.instance import Instance
+from mmsup.supervisor.model import Model
+from mmsup.supervisor.release import Edition, Release, Role
+from mmsup.supervisor.remembered import (
+    EditionNote,
+    EndNote,
+    InstanceNote,
+    JudgementNote,
+    ModelNote,
+    ReleaseNote,
+)
+from mmsup.supervisor.restart import End
+from mmsup.supervisor.site import Judgement, Site
+from mmsup.supervisor.tenure import Tenure
+from mmsup.supervisor.terms import ALIVE, Situation, State
+
+
+def notes(fleet: Fleet) -> tuple[ModelNote, ...]:
+    """All models, to be remembered."""
+    return tuple(_model_note(model) for model in fleet.models.values() if model.wanted or model.editions)
+
+
+def restore(fleet: Fleet, models: tuple[ModelNote, ...]) -> None:
+    """The fleet as it was remembered, without processes."""
+    for note in models:
+        model = fleet.models.setdefault(note.name, Model(note.name, None))
+        model.wanted = note.wanted
+        for edition_note in note.editions:
+            edition = Edition(Role(edition_note.role), edition_note.config, [])
+            model.editions.append(edition)
+            for each in edition_note.releases:
+                ends = [End(end.at_s, end.served_s, end.probe) for end in each.ends]
+                release = Release(each.spec, each.metadata, ends)
+                edition.releases.append(release)
+                for instance_note in each.instances:
+                    _restore(fleet.add(release, instance_note.id), instance_note, fleet.site)
+
+
+@dataclass(slots=True)
+class Adopted:
+    """What became of those who were remembered as alive."""
+
+    kept: int = 0
+    ended: int = 0
+
+
+def take_over(fleet: Fleet) -> Adopted:
+    """Every child has found its place: go on where the last brain stopped."""
+    counts = Adopted()
+    for model in list(fleet.models.values()):
+        for edition in list(model.editions):
+            for instance in list(edition.instances()):
+                _go_on(instance, edition, counts)
+            if edition.role is Role.COMING:
+                fleet.retire(edition)  # whoever asked for it was told that the brain is gone
+        fleet.touch(model.name)
+    return counts
+
+
+def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
+    if instance.state in (State.BACKOFF, State.FAILED):
+        hands.arm_retry(instance)
+    if instance.state not in ALIVE:
+        return
+    if instance.life is None:
+        counts.ended += 1
+        instance.lost()
+        return
+    counts.kept += 1
+    if instance.state is State.READY and instance.release.metadata is not None:
+        if edition.role is Role.CURRENT:
+            hands.link(instance)
+    elif instance.state in (State.STARTING, State.READY):
+        _begin_anew(instance)
+    elif instance.state is State.DRAINING:
+        hands.carry_out(instance, terms.Drain())
+    elif instance.state is State.STOPPING:
+        hands.carry_out(instance, terms.Kill())
+
+
+def _begin_anew(instance: Instance) -> None:
+    """Whether it was told what to become, or what it told, nobody knows: no fault of its model's."""
+    assert instance.tenure is not None, f"instance {instance.id} has no process"
+    instance.tenure.counted = False
+    instance.situation = Situation(instance.situation.wanted, State.STOPPING)
+    hands.carry_out(instance, terms.Kill())
+
+
+def _restore(instance: Instance, note: InstanceNote, site: Site) -> None:
+    instance.situation = Situation(note.wanted, State(note.state))
+    instance.generation = note.generation
+    instance.probe = note.probe
+    instance.retry_at_s = note.retry_at_s
+    instance.waiting = note.wanted and instance.state is State.ABSENT
+    if note.trouble is not None:
+        instance.trouble = Judgement(note.trouble.code, note.trouble.text, of_load=note.trouble.of_load)
+    if instance.state in ALIVE:
+        instance.tenure = Tenure(site.cgroups.group(note.group), note.spawned_s, ready_s=note.ready_s)
+        instance.tenure.linked = note.ready_s > 0
+
+
+def _model_note(model: Model) -> ModelNote:
+    return ModelNote(model.name, model.wanted, tuple(_edition_note(each) for each in model.editions))
+
+
+def _edition_note(edition: Edition) -> EditionNote:
+    return EditionNote(edition.role, edition.config, tuple(_release_note(each) for each in edition.releases))
+
+
+def _release_note(release: Release) -> ReleaseNote:
+    ends = tuple(EndNote(end.at_s, end.served_s, end.probe) for end in release.ends)
+    return ReleaseNote(release.spec, release.metadata, ends, tuple(_instance_note(each) for each in release.instances))
+
+
+def _instance_note(instance: Instance) -> InstanceNote:
+    tenure, trouble = instance.tenure, instance.trouble
+    return InstanceNote(
+        id=instance.id,
+        generation=instance.generation,
+        wanted=instance.situation.wanted,
+        state=instance.state,
+        probe=instance.probe,
+        retry_at_s=instance.retry_at_s,
+        spawned_s=tenure.spawned_s if tenure else 0.0,
+        ready_s=tenure.ready_s if tenure else 0.0,
+        trouble=JudgementNote(trouble.code, trouble.text, trouble.of_load) if trouble else None,
+        group=tenure.group.name if tenure else "",
+    )

@@ -1,0 +1,111 @@
+"""One life: a process that the keeper started for us, its descriptors, and what is heard of it.
+
+Who owns what: the Life owns pidfd, channel, page, crash pipe and log pipe from the moment of its making until `end`.
+A pidfd that becomes readable is the one sign of death; its status comes with the keeper's Exited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final, Protocol
+
+from mmsup.ipc.page import PageReader, Progress
+from mmsup.ipc.seqpacket import Seqpacket
+from mmsup.supervisor.peer import Peer
+
+CRASH_BYTES: Final = 16 << 10
+READ_BYTES: Final = 64 << 10
+READS_AT_THE_END: Final = 64
+"""What the dead left in its pipe is bounded by the pipe; a grandchild that goes on writing is not listened to."""
+DESCRIPTORS: Final = 5
+
+
+class Ears(Protocol):
+    """Who listens to a life."""
+
+    def heard(self, data: bytes, descriptors: list[int]) -> None:
+        """A message on its control channel; the descriptors are the listener's."""
+
+    def lost(self) -> None:
+        """It closed its control channel, or left it full."""
+
+    def crashing(self, text: str) -> None:
+        """The crash pipe spoke for the first time."""
+
+    def printed(self, data: bytes) -> None:
+        """Something of its standard output or error."""
+
+
+class Life:
+    """One process."""
+
+    def __init__(self, token: str, pid: int, descriptors: list[int], ears: Ears) -> None:
+        assert len(descriptors) == DESCRIPTORS, f"{token} came with {len(descriptors)} descriptors"
+        self.token = token
+        self.pid = pid
+        self.dead = False
+        """The kernel has said so; what its page says is from before."""
+        self.crash_text = ""
+        self.pidfd, control, self.page_fd, self._crash, self._log = descriptors
+        self._ears = ears
+        self._page = PageReader(self.page_fd)
+        self._loop = asyncio.get_running_loop()
+        self.peer = Peer(Seqpacket.of_descriptor(control), ears.heard, ears.lost)
+        for fd in (self._crash, self._log):
+            os.set_blocking(fd, False)
+        self._loop.add_reader(self.pidfd, self._died)
+        self._loop.add_reader(self._crash, self._read_crash)
+        self._loop.add_reader(self._log, self._read_log)
+
+    def progress(self) -> Progress:
+        """Its status page now."""
+        return self._page.read()
+
+    def end(self) -> None:
+        """It is reaped: hear its last words, let go of everything."""
+        self.dead = True
+        self.peer.drain()
+        self.peer.close()
+        self._read_crash()
+        for _ in range(READS_AT_THE_END):
+            if not self._read_log():
+                break
+        for fd in (self.pidfd, self._crash, self._log):
+            if fd >= 0:
+                self._loop.remove_reader(fd)
+                os.close(fd)
+        self._crash = self._log = -1
+        os.close(self.page_fd)
+
+    def _died(self) -> None:
+        self.dead = True
+        self._loop.remove_reader(self.pidfd)
+
+    def _read_crash(self) -> None:
+        data = _read(self._crash)
+        if data is None:
+            return
+        if not data or len(self.crash_text) > CRASH_BYTES:
+            self._loop.remove_reader(self._crash)
+            return
+        first = not self.crash_text
+        self.crash_text += data.decode("utf-8", "backslashreplace")
+        if first and not self.dead:
+            self._ears.crashing(self.crash_text)
+
+    def _read_log(self) -> bool:
+        data = _read(self._log)
+        if data == b"":
+            self._loop.remove_reader(self._log)
+        if data:
+            self._ears.printed(data)
+        return bool(data)
+
+
+def _read(fd: int) -> bytes | None:
+    """What waits in a pipe; empty at its end, None if nothing waits."""
+    try:
+        return os.read(fd, READ_BYTES)
+    except BlockingIOError:
+        return None

@@ -1,0 +1,125 @@
+"""What one brain leaves to the next: everything that cannot be read again from children, pages or the repository.
+
+Kept by the keeper as one text, given to it at every change. Compressed, because specs repeat themselves and one control
+message holds it all. Who is alive comes from the keeper's list, not from here. Times are CLOCK_MONOTONIC, which is the
+same for all brains.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from mmsup.ipc.records import WireError, record, to_plain
+from mmsup.ipc.seqpacket import MESSAGE_LIMIT
+from mmsup.ipc.specs import Metadata, ModelSpec
+
+TEXT_LIMIT: Final = MESSAGE_LIMIT - 1024
+"""Beyond it the next brain would know nothing; so many models want several servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndNote:
+    """One `restart.End`."""
+
+    at_s: float
+    served_s: float
+    probe: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JudgementNote:
+    """Why an instance is not up, as its model's callers get it."""
+
+    code: str
+    text: str
+    of_load: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceNote:
+    """One instance: its situation, and the facts beside it."""
+
+    id: int
+    generation: int
+    wanted: bool
+    state: str
+    probe: bool
+    retry_at_s: float
+    spawned_s: float
+    ready_s: float
+    """When this life became ready; 0 if it did not."""
+    trouble: JudgementNote | None
+    group: str
+    """Name of the control group of its life."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseNote:
+    """One version of an edition."""
+
+    spec: ModelSpec
+    metadata: Metadata | None
+    ends: tuple[EndNote, ...]
+    instances: tuple[InstanceNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EditionNote:
+    """One content of a model. `role`: `current`, `coming` or `leaving`."""
+
+    role: str
+    config: str
+    releases: tuple[ReleaseNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNote:
+    """One model."""
+
+    name: str
+    wanted: bool
+    editions: tuple[EditionNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayNote:
+    """One place of a gateway."""
+
+    place: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All of it."""
+
+    began_s: float
+    """When the server started."""
+    announced: bool
+    """READY was said."""
+    next_instance: int
+    models: tuple[ModelNote, ...]
+    gateways: tuple[GatewayNote, ...]
+
+
+def to_text(memory: Memory) -> str:
+    """As a text for the keeper."""
+    plain = json.dumps(to_plain(memory)[1:], separators=(",", ":")).encode()
+    return base64.b85encode(zlib.compress(plain, 1)).decode()
+
+
+def from_text(text: str) -> Memory | None:
+    """What a brain before us left; None if there was none, or it was of another version of us."""
+    if not text:
+        return None
+    try:
+        made = record(Memory)(json.loads(zlib.decompress(base64.b85decode(text))))
+    except (WireError, ValueError, zlib.error, binascii.Error):
+        return None
+    assert isinstance(made, Memory)
+    return made

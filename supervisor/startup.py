@@ -1,0 +1,65 @@
+"""Which models a server begins with: the control mode's rule, then what people asked for by hand. Reads repositories.
+
+none, poll   every model of the repositories
+explicit     those that `--load-model` names; `*` is all
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmsup.supervisor import repository
+from mmsup.supervisor.fleet import Fleet
+from mmsup.supervisor.graves import removal
+from mmsup.supervisor.loads import Loads
+from mmsup.supervisor.repository import ModelEntry
+from mmsup.supervisor.settings import Settings
+from mmsup.supervisor.wanted import Wanted
+
+
+def by_rule(settings: Settings, name: str) -> bool:
+    """Whether the control mode wants this model."""
+    if settings.control_mode != "explicit":
+        return True
+    return name in settings.load_models or "*" in settings.load_models
+
+
+def sweep(scratch: str) -> None:
+    """Remove what lives of a former server left; once, before anything is started."""
+    for _ in removal(scratch):
+        pass
+    Path(scratch).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def know_all(settings: Settings, fleet: Fleet) -> dict[str, ModelEntry]:
+    """Read all repositories; the models as they are there now."""
+    found = repository.scan(settings).models
+    for entry in found.values():
+        fleet.know(entry)
+    return found
+
+
+def start(settings: Settings, fleet: Fleet, wanted: Wanted, loads: Loads) -> None:
+    """Begin with what is wanted."""
+    know_all(settings, fleet)
+    converge(settings, fleet, wanted, loads)
+    for model in fleet.models.values():
+        model.was_decided = not model.wanted
+
+
+def converge(settings: Settings, fleet: Fleet, wanted: Wanted, loads: Loads) -> None:
+    """Want what should be wanted: the last word by hand, else the rule."""
+    for name in sorted(fleet.models):
+        model, wish = fleet.models[name], wanted.get(name)
+        up = wish.up if wish is not None else by_rule(settings, name)
+        if model.entry is None or up is model.wanted:
+            continue
+        if not up:
+            loads.stop(model)
+        elif wish is not None and wish.config:
+            loads.start(repository.override(model.entry, wish.config), wish.config)
+        else:
+            loads.start(model.entry)
+    for name in wanted.names():
+        if name in fleet.models:
+            fleet.models[name].unloaded = not fleet.models[name].wanted
