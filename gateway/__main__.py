@@ -76,7 +76,7 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
                 await front.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
         gc.collect()
         gc.freeze()
-        await turn(page, backend, control, stop)
+        await turn(page, control, front, stop)
         await front.close(SHUTDOWN_S)
         for link in list(backend.links.values()):
             link.finish()
@@ -84,13 +84,13 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
     hub.close()
 
 
-async def turn(page: PageWriter, backend: Backend, control: Control, stop: asyncio.Event) -> None:
+async def turn(page: PageWriter, control: Control, front: Front, stop: asyncio.Event) -> None:
     """The beat, from the loop that does the work, and what the backend looks after at every beat."""
     page.enter(Activity.IDLE, time.monotonic_ns())
     while not stop.is_set():
         page.turn(time.monotonic_ns())
         control.report_overdue(time.monotonic())
-        backend.close_unwanted()
+        front.turn()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BEAT_S):
                 await stop.wait()

@@ -115,9 +115,16 @@ class Backend:
         """Requests admitted and not yet left."""
         return self._open.total()
 
-    def pending(self, name: str) -> int:
-        """The same for one model."""
-        return self._open[name]
+    @property
+    def open_by_model(self) -> dict[str, int]:
+        """The same, for each model that has any."""
+        return dict(self._open)
+
+    @property
+    def arena_used_bytes(self) -> int:
+        """Arena memory that requests and results use."""
+        arenas = [link.arena for link in self.links.values()]
+        return sum(each.requests.used_bytes + each.results.used_bytes for each in arenas)
 
     async def acquire(self, name: str, version: str, deadline_ns: int) -> Link:
         """The least loaded link that serves this version; waits, within bounds, for one that is coming."""

@@ -1,6 +1,6 @@
 """What became of each request, written once into this gateway's tally, read as the sum over all gateways.
 
-Rows are (model, version). Beside them a model has a row `!CODE` for each code with which requests were refused
+Rows are (model, version), and (model, `~`) for what is true now. Beside them a model has a row `!CODE` for each code with which requests were refused
 before they were inferences; requests that name no model of ours share the model `_unknown`, since a client chooses
 those names.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mmsup.gateway.exchange import Outcome
@@ -18,6 +18,9 @@ from mmsup.ipc.tally import BUCKETS_S, FIELDS, Tally
 
 UNKNOWN: Final = "_unknown"
 REFUSED: Final = "!"
+NOW: Final = "~"
+HOUSE: Final = "_gateway"
+"""The row for what belongs to no model."""
 _STRANGERS: Final = frozenset({"unknown_model", "unknown_version", "bad_version"})
 REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 _REASON: Final = {
@@ -52,6 +55,7 @@ class Counting:
     def __init__(self, tallies: Sequence[Tally], place: int) -> None:
         self._tallies = tallies
         self._own = tallies[place]
+        self._busy = {model for model, version in self._own.totals() if version == NOW}  # a predecessor's last words
         self._executions: dict[tuple[str, str], float] = {}
         """Batches that are not yet whole: each of the n requests of a batch is a 1/n of one."""
 
@@ -82,6 +86,17 @@ class Counting:
     def refused(self, model: str, code: str) -> None:
         """A request was wrong in itself; it is no inference."""
         self._own.row(UNKNOWN if code in _STRANGERS else model, REFUSED + code).add("refused")
+
+    def present(self, open_requests: Mapping[str, int], used_bytes: int, held_bytes: int) -> None:
+        """What is true of this gateway now; said at every beat."""
+        for name in self._busy - open_requests.keys():
+            self._own.row(name, NOW).put("open", 0)
+        for name, count in open_requests.items():
+            self._own.row(name, NOW).put("open", count)
+        self._busy = set(open_requests)
+        house = self._own.row(HOUSE, NOW)
+        house.put("arena_used_bytes", used_bytes)
+        house.put("arena_held_bytes", held_bytes)
 
     def totals(self) -> Totals:
         """All rows, summed over all gateways."""

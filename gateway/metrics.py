@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from mmsup.gateway.counting import REASONS, REFUSED, Totals
+from mmsup.gateway.counting import HOUSE, NOW, REASONS, REFUSED, Totals
 from mmsup.ipc.tally import BUCKETS_S
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -81,8 +81,8 @@ def _text(made: Callable[[], Iterator[Metric]]) -> str:
 
 
 def _rows(totals: Totals) -> Iterator[tuple[tuple[str, str], dict[str, int]]]:
-    """Rows of model versions: not of refusals."""
-    return ((key, row) for key, row in sorted(totals.items()) if not key[1].startswith(REFUSED))
+    """Rows of model versions: not of refusals, nor of what is true now."""
+    return ((key, row) for key, row in sorted(totals.items()) if not key[1].startswith((REFUSED, NOW)))
 
 
 def _familiar(totals: Totals) -> Iterator[Metric]:
@@ -107,7 +107,23 @@ def _ours(totals: Totals, facts: Facts) -> Iterator[Metric]:
         if version.startswith(REFUSED):
             refused.add_metric((model, version.removeprefix(REFUSED)), row["refused"])
     yield refused
+    yield from _present(totals)
     yield from _told(facts)
+
+
+def _present(totals: Totals) -> Iterator[Metric]:
+    """What is true now."""
+    opened = GaugeMetricFamily("mmsup_requests_open", "Requests admitted and not yet answered.", labels=("model",))
+    for (model, version), row in sorted(totals.items()):
+        if version == NOW and model != HOUSE:
+            opened.add_metric((model,), row["open"])
+    yield opened
+    house = totals.get((HOUSE, NOW), {})
+    for name, meaning in (
+        ("arena_used_bytes", "Memory shared with workers that requests and results use."),
+        ("arena_held_bytes", "Memory shared with workers that gateways hold, used or not."),
+    ):
+        yield GaugeMetricFamily(f"mmsup_{name}", meaning, value=house.get(name, 0))
 
 
 def _histogram(totals: Totals) -> Metric:

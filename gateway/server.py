@@ -27,7 +27,9 @@ class Front:
     def __init__(self, backend: Backend, tallies: Sequence[Tally], place: int) -> None:
         # Reading a large JSON text takes milliseconds, which are not the loop's; one at a time bounds its memory.
         self._documents = ThreadPoolExecutor(1, "documents")
-        self.app = App(backend, Counting(tallies, place), self._documents)
+        self._backend = backend
+        self.counting = Counting(tallies, place)
+        self.app = App(backend, self.counting, self._documents)
         self._open: list[tuple[asyncio.Server, Listener]] = []
 
     async def listen(self, sock: socket.socket, *, metrics_only: bool = False) -> None:
@@ -37,6 +39,12 @@ class Front:
         sock.settimeout(0)
         server = await asyncio.get_running_loop().create_server(listener, sock=sock, backlog=BACKLOG)
         self._open.append((server, listener))
+
+    def turn(self) -> None:
+        """What is looked after at every beat."""
+        backend = self._backend
+        backend.close_unwanted()
+        self.counting.present(backend.open_by_model, backend.arena_used_bytes, backend.quota.held_bytes)
 
     async def close(self, grace_s: float) -> None:
         """Accept no more, let each connection end what it is at for at most `grace_s`, then close it."""

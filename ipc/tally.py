@@ -42,6 +42,9 @@ FIELDS: Final = (
     "fail_ns",
     "refused",
     "last_inference_ms",
+    "open",
+    "arena_used_bytes",
+    "arena_held_bytes",
     *(f"bucket_{index}" for index in range(len(BUCKETS_S) + 1)),
 )
 INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
@@ -126,5 +129,5 @@ class Row:
         self._words[self._at + INDEX[name]] += amount
 
     def put(self, name: str, value: int) -> None:
-        """Set, for `last_inference_ms`."""
+        """Set, for what is a state and no count."""
         self._words[self._at + INDEX[name]] = value
