@@ -20,6 +20,8 @@ from mmsup.supervisor.units import size_text
 Json = Mapping[str, Any]  # the server's JSON
 _TOLD: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
 """Members of an event that have a place of their own in its line."""
+_ELSEWHERE: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
+"""Members of a specification that are not drawn with it: they stand above or below, or are `/config`'s."""
 
 
 def status(result: Json) -> None:
@@ -106,13 +108,13 @@ def model(result: Json) -> None:
     )
     for spec in _parts(result, "specs"):
         click.echo(f"\nversion {cell(spec.get('version'))}")
-        _fields({name: _value(spec[name]) for name in spec if name not in ("name", "version", "config")}, indent="  ")
+        _fields({name: _option(name, spec[name]) for name in spec if name not in _ELSEWHERE}, indent="  ")
     metadata = _part(result, "metadata")
+    batch = [-1] if metadata.get("max_batch_size") else []
     for side in ("inputs", "outputs"):
         for tensor in _parts(metadata, side):
-            click.echo(
-                f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {tensor.get('shape')}"
-            )
+            shape = [*batch, *(tensor.get("shape") or ())]
+            click.echo(f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {_value(shape)}")
     _section("instances", _parts(result, "instances"), instances)
     for fault in result.get("faults") or ():
         click.echo(f"fault   {_fault(fault)}")
@@ -205,6 +207,10 @@ def _fault(fault: Any) -> str:  # a text, or a place with a text
 
 def _size(size_bytes: Any) -> str:  # anything that JSON holds
     return size_text(size_bytes) if isinstance(size_bytes, int) else ""
+
+
+def _option(name: str, value: Any) -> str:  # anything that JSON holds
+    return _size(value) if name.endswith("_bytes") else _value(value)
 
 
 def _value(value: Any) -> str:  # anything that JSON holds

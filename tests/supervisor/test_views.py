@@ -116,3 +116,22 @@ def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> N
     assert lines[1] == ["m", "up", "ready", "1", "ready", "2"]
     assert lines[3] == ["brain", "brain", "5", "3.2s"]
     assert lines[4] == ["m/1", "#7", "worker", "5MiB", "12"]
+
+
+def test_show_has_sizes_for_people_and_shapes_as_clients_send_them(capsys: pytest.CaptureFixture[str]) -> None:
+    views.model(
+        {
+            "name": "m",
+            "specs": [{"name": "m", "version": "1", "memory_bytes": 512 << 20, "env": {}, "config": {"a": 1}}],
+            "metadata": {
+                "max_batch_size": 8,
+                "inputs": [{"name": "x", "datatype": "FP32", "shape": [3, 4]}],
+                "outputs": [{"name": "y", "datatype": "INT64", "shape": []}],
+            },
+        }
+    )
+    shown = capsys.readouterr().out
+    assert [line.split() for line in shown.splitlines() if "memory" in line] == [["memory_bytes", "512MiB"]]
+    assert "x  FP32  [-1, 3, 4]" in shown
+    assert "y  INT64  [-1]" in shown
+    assert "config" not in shown
