@@ -98,6 +98,7 @@ def pack_frame(records: Sequence[Record]) -> bytes:
     return typing.cast("bytes", _packer.pack([_record_out(each) for each in records]))
 
 
+_type: Any = type  # checked by this name a value stays unknown to the checkers, which is what it is
 _TENSOR_TYPES: Final = (str, str, list, int, int, int)
 _INFER_NUMBERS: Final = (int, int, int, int, int)
 _INFER_OTHERS: Final = (list, list, dict)
@@ -105,23 +106,23 @@ _INFER_OTHERS: Final = (list, list, dict)
 
 def _tensor_in(raw: Any) -> Tensor:  # one value of a record's list of tensors
     name, datatype, shape, segment, offset, size, data = raw
-    types: tuple[object, ...] = (type(name), type(datatype), type(shape), type(segment), type(offset), type(size))
-    if types != _TENSOR_TYPES or (data is not None and type(data) is not bytes):
+    types = (_type(name), _type(datatype), _type(shape), _type(segment), _type(offset), _type(size))
+    if types != _TENSOR_TYPES or (data is not None and _type(data) is not bytes):
         raise WireError("Tensor: a field of another type")
     for each in shape:
-        if type(each) is not int:
+        if _type(each) is not int:
             raise WireError("Tensor: a shape is of integers")
     return Tensor(name, datatype, tuple(shape), segment, offset, size, data)
 
 
 def _infer_in(raw: list[Any]) -> Infer:  # checked here, by hand: `record` takes twice as long
     _, number, inputs, outputs, segment, offset, size, deadline, parameters = raw
-    numbers: tuple[object, ...] = (type(number), type(segment), type(offset), type(size), type(deadline))
-    others: tuple[object, ...] = (type(inputs), type(outputs), type(parameters))
+    numbers = (_type(number), _type(segment), _type(offset), _type(size), _type(deadline))
+    others = (_type(inputs), _type(outputs), _type(parameters))
     if numbers != _INFER_NUMBERS or others != _INFER_OTHERS:
         raise WireError("Infer: a field of another type")
     for each in outputs:
-        if type(each) is not str:
+        if _type(each) is not str:
             raise WireError("Infer: an output is a name")
     tensors = tuple([_tensor_in(each) for each in inputs])
     return Infer(number, tensors, tuple(outputs), segment, offset, size, deadline, parameters)

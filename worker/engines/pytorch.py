@@ -111,8 +111,9 @@ class PytorchEngine:
         return from_numpy(array).to(self._device)
 
     def _named(self, answer: Any) -> dict[str, torch.Tensor]:  # whatever the module gave
+        whole: Any = answer
         if isinstance(answer, Mapping):
-            return {str(name): _checked(value) for name, value in dict[Any, Any](answer).items()}
+            return {str(name): _checked(value) for name, value in whole.items()}
         values = cast("Sequence[Any]", answer if isinstance(answer, (list, tuple)) else [answer])
         if len(values) < len(self._outputs):
             raise ValueError(f"the module gave {len(values)} tensors, {len(self._outputs)} outputs are declared")

@@ -1,0 +1,108 @@
+"""Which waiting requests run next."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from mmsup.ipc.messages import Infer, Tensor
+from mmsup.worker.batch import Work, is_compatible, take
+
+IDS = itertools.count(1)
+FAR = 1 << 60
+
+
+def infer(rows: int = 1, **changes: object) -> Infer:
+    tensor = Tensor("x", "FP32", (rows, 4), data=b"")
+    fields = {"inputs": (tensor,), "outputs": (), "deadline_ns": FAR, "parameters": {}} | changes
+    return Infer(id=next(IDS), grant_segment=-1, grant_offset=0, grant_size=0, **fields)  # type: ignore[arg-type] # by the tests
+
+
+def work(rows: int = 1, **changes: object) -> Work:
+    return Work(b"g0.1", 0, infer(rows, **changes), 0)
+
+
+def test_a_model_without_a_batch_axis_runs_one_request_at_a_time() -> None:
+    waiting = [work(), work()]
+    assert take(waiting, 0, 0).batch == waiting[:1]
+
+
+def test_neighbours_run_together_up_to_the_batch_size() -> None:
+    waiting = [work(1), work(2), work(1), work(1)]
+    assert take(waiting, 0, 4).batch == waiting[:3]
+
+
+def test_a_request_that_would_exceed_the_batch_waits_and_nobody_overtakes_it() -> None:
+    waiting = [work(3), work(2), work(1)]
+    assert take(waiting, 0, 4).batch == waiting[:1]
+
+
+def test_a_request_larger_than_the_batch_size_runs_alone() -> None:
+    waiting = [work(9), work(1)]
+    assert take(waiting, 0, 4).batch == waiting[:1]
+
+
+def test_what_is_past_its_deadline_does_not_run_and_does_not_part_a_batch() -> None:
+    first, late, last = work(), work(deadline_ns=10), work()
+    taken = take([first, late, last], 10, 8)
+    assert taken.batch == [first, last]
+    assert taken.expired == [late]
+
+
+def test_nothing_runs_when_all_is_late() -> None:
+    waiting = [work(deadline_ns=1), work(deadline_ns=2)]
+    taken = take(waiting, 5, 8)
+    assert (taken.expired, taken.batch) == (waiting, [])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        infer(outputs=("y",)),
+        infer(parameters={"temperature": 1}),
+        infer(inputs=(Tensor("x", "FP32", (1, 5), data=b""),)),
+        infer(inputs=(Tensor("x", "FP64", (1, 4), data=b""),)),
+        infer(inputs=(Tensor("z", "FP32", (1, 4), data=b""),)),
+        infer(inputs=(Tensor("x", "FP32", (), data=b""),)),
+        infer(inputs=(Tensor("x", "FP32", (0, 4), data=b""),)),
+        infer(inputs=()),
+        infer(inputs=(Tensor("x", "FP32", (1, 4), data=b""), Tensor("z", "FP32", (2,), data=b""))),
+    ],
+)
+def test_only_requests_alike_but_for_the_batch_axis_share_a_run(other: Infer) -> None:
+    assert is_compatible(infer(), infer(3))
+    assert not is_compatible(infer(), other)
+    assert not is_compatible(other, infer())
+
+
+def test_inputs_of_different_batch_lengths_in_one_request_keep_it_alone() -> None:
+    odd = infer(inputs=(Tensor("x", "FP32", (1, 4), data=b""), Tensor("z", "FP32", (2, 4), data=b"")))
+    assert not is_compatible(odd, odd)
+
+
+def test_in_a_random_walk_every_request_leaves_once_in_order_and_no_batch_is_too_large() -> None:
+    chance = random.Random(7)
+    for _ in range(300):
+        limit = chance.choice([0, 1, 4, 16])
+        waiting = [
+            work(
+                chance.randint(1, 5),
+                deadline_ns=chance.choice([FAR, 50]),
+                outputs=chance.choice([(), ("y",)]),
+            )
+            for _ in range(chance.randint(0, 12))
+        ]
+        left, seen, ran = list(waiting), [], []
+        while left:
+            taken = take(left, chance.choice([10, 100]), limit)
+            out = {id(each) for each in taken.batch + taken.expired}
+            assert out == {id(each) for each in left[: len(out)]}, "the head of the queue, without gaps"
+            assert len(taken.batch) == 1 or sum(each.rows for each in taken.batch) <= limit or not taken.batch
+            seen += taken.batch + taken.expired
+            ran += taken.batch
+            left = left[len(out) :]
+        assert {id(each) for each in seen} == {id(each) for each in waiting}
+        assert len(seen) == len(waiting)
+        assert [each.request.id for each in ran] == sorted(each.request.id for each in ran)

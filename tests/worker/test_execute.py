@@ -1,0 +1,175 @@
+"""Running a model alone and in batches, when it goes well and when it does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from mmsup.ipc.array import Array
+from mmsup.ipc.errors import CallerError
+from mmsup.ipc.page import Activity, PageReader, PageWriter, make_page
+from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.worker.execute import Execution
+from mmsup.worker.failure import Failure
+from mmsup.worker.gather import Arrays
+from mmsup.worker.guard import DeviceLost
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+class FakeEngine:
+    """An engine whose run the test writes."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.sizes: list[int] = []
+        self.shrunk = 0
+
+    def load(self, spec: ModelSpec) -> Metadata:
+        raise NotImplementedError
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        self.sizes.append(len(inputs["x"]))
+        return self.run(inputs)
+
+    def shrink(self) -> None:
+        self.shrunk += 1
+
+    def device_bytes(self) -> int:
+        return 0
+
+    def unload(self) -> None: ...
+
+
+@pytest.fixture
+def page() -> Iterator[int]:
+    fd = make_page()
+    yield fd
+    os.close(fd)
+
+
+def execution(page: int, run: Run, *, batch: int = 8, device: str = "cpu") -> tuple[Execution, FakeEngine]:
+    inputs, outputs = (TensorSpec("x", "FP32", (1,)),), (TensorSpec("y", "FP32", (1,)),)
+    spec = ModelSpec("m", "1", "/m/1", "a", "custom", "p", batch, inputs, outputs, device=device)
+    engine = FakeEngine(run)
+    return Execution(engine, spec, Metadata("p", batch, inputs, outputs), PageWriter(page)), engine
+
+
+def job(*values: float) -> Arrays:
+    return {"x": np.array([[value] for value in values], np.float32)}
+
+
+def doubled(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    return {"y": inputs["x"] * 2}
+
+
+def values(outcome: Arrays | Failure) -> list[float]:
+    assert not isinstance(outcome, Failure), outcome
+    return [float(each) for each in outcome["y"].reshape(-1)]
+
+
+def test_jobs_run_together_and_each_gets_its_own_rows(page: int) -> None:
+    run, engine = execution(page, doubled)
+    outcomes = run.run([job(1), job(2, 3), job(4)], ())
+    assert [values(each) for each in outcomes] == [[2], [4, 6], [8]]
+    assert engine.sizes == [4]
+
+
+def test_a_batch_that_raises_is_run_one_by_one_and_only_the_guilty_fails(page: int) -> None:
+    def picky(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if (inputs["x"] == 13).any():
+            raise ValueError("thirteen is not served")
+        return doubled(inputs)
+
+    run, engine = execution(page, picky)
+    first, guilty, last = run.run([job(1), job(13), job(2)], ())
+    assert values(first) == [2]
+    assert values(last) == [4]
+    assert guilty == Failure("inference_failed", "model 'm' failed: thirteen is not served")
+    assert engine.sizes == [3, 1, 1, 1]
+
+
+def test_an_error_of_the_callers_own_keeps_its_code(page: int) -> None:
+    def refuse(_: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise CallerError("bad_request", "input 'x' is not text")
+
+    run, _ = execution(page, refuse)
+    assert run.run_once(job(1)) == Failure("bad_request", "input 'x' is not text")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({}, "is declared, but was not given"),
+        ({"y": np.zeros((2, 1), np.float64)}, "is declared as FP32, but is FP64"),
+        ({"y": np.zeros((2, 1), np.complex64)}, "is declared as FP32, but is complex64"),
+        ({"y": np.zeros((3, 1), np.float32)}, "has shape [3, 1] for a batch of 2"),
+        ({"y": np.float32(1)}, "has shape [] for a batch of 2"),
+    ],
+)
+def test_an_output_against_its_declaration_fails_the_whole_batch_and_is_named(
+    page: int, answer: dict[str, Array], text: str
+) -> None:
+    answer = {name: np.asarray(array) for name, array in answer.items()}
+    run, engine = execution(page, lambda _: answer)
+    outcomes = run.run([job(1), job(2)], ())
+    assert outcomes == [Failure("inference_failed", f"model 'm': output 'y' {text}")] * 2
+    assert engine.sizes == [2]
+
+
+def test_device_memory_is_asked_for_again_by_halves(page: int) -> None:
+    def small_only(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if len(inputs["x"]) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return doubled(inputs)
+
+    run, engine = execution(page, small_only, device="cuda:0")
+    outcomes = run.run([job(1), job(2, 3), job(4)], ())
+    assert [values(each) for each in outcomes] == [[2], [4, 6], [8]]
+    assert engine.sizes == [4, 2, 2]
+    assert engine.shrunk == 1
+
+
+def test_device_memory_that_stays_short_is_said_to_every_caller(page: int) -> None:
+    def never(_: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    run, engine = execution(page, never, device="cuda:0")
+    outcomes = run.run([job(1), job(2)], ())
+    assert [each.code for each in outcomes if isinstance(each, Failure)] == ["gpu_oom", "gpu_oom"]
+    assert engine.sizes == [2, 1]
+
+
+def test_a_lost_device_ends_the_process_and_is_no_answer(page: int) -> None:
+    def lost(_: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    run, _ = execution(page, lost, device="cuda:0")
+    with pytest.raises(DeviceLost):
+        run.run_once(job(1))
+
+
+@pytest.mark.parametrize("wish", [SystemExit(3), KeyboardInterrupt()])
+def test_a_models_wish_to_exit_is_not_an_answer_either(page: int, wish: BaseException) -> None:
+    def leave(_: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise wish
+
+    run, _ = execution(page, leave)
+    with pytest.raises(type(wish)):
+        run.run_once(job(1))
+
+
+def test_the_page_says_busy_from_the_start_of_each_run(page: int) -> None:
+    seen: list[Activity] = []
+    reader = PageReader(page)
+
+    def look(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        seen.append(reader.read().activity)
+        return doubled(inputs)
+
+    run, _ = execution(page, look)
+    run.run_once(job(1))
+    assert seen == [Activity.BUSY]
