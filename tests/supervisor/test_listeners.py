@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from mmsup.ipc import paths
+from mmsup.supervisor.listeners import CannotListen, Listeners
+from mmsup.supervisor.settings import Settings
+
+
+def settings_of(folder: Path, **options: str | int) -> Settings:
+    fields = {"http_port": 0, "metrics_port": -1, "runtime_dir": str(folder), **options}
+    return Settings(repositories=(), state_dir=str(folder), **fields)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def test_every_listener_of_the_settings_is_there_under_its_name(folder: Path) -> None:
+    listeners = Listeners(settings_of(folder, metrics_port=0, http_unix=str(folder / "http.sock")))
+    try:
+        assert list(listeners.addresses) == ["http", "metrics", "http_unix", "control"]
+        for name in ("http", "metrics"):
+            host, _, port = listeners.addresses[name].rpartition(":")
+            socket.create_connection((host, int(port))).close()
+        for name in ("http_unix", "control"):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(listeners.addresses[name])
+        assert len({listeners.fileno(name) for name in listeners.addresses}) == 4
+        with pytest.raises(KeyError):
+            listeners.fileno("grpc")
+    finally:
+        listeners.close()
+    assert os.listdir(folder) == []
+
+
+def test_unix_sockets_are_for_their_owner_alone(folder: Path) -> None:
+    before = os.umask(0)
+    listeners = Listeners(settings_of(folder, http_unix=str(folder / "http.sock")))
+    os.umask(before)
+    for name in ("control", "http_unix"):
+        assert stat.S_IMODE(os.stat(listeners.addresses[name]).st_mode) == 0o600
+    assert listeners.addresses["control"] == paths.control_socket(str(folder))
+    listeners.close()
+
+
+def test_an_ipv6_address_is_shown_in_brackets(folder: Path) -> None:
+    listeners = Listeners(settings_of(folder, host="::1"))
+    assert listeners.addresses["http"].startswith("[::1]:")
+    listeners.close()
+
+
+def test_a_port_in_use_names_the_listener_and_the_address_and_leaves_nothing(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            CannotListen, match=rf"metrics: cannot listen on .*:{port}: another program has it"
+        ):
+            Listeners(settings_of(folder, metrics_port=port))
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "why"), [("203.0.113.7", "Cannot assign requested address"), ("no-such-host.invalid", "")]
+)
+def test_an_address_that_is_not_ours_is_said(folder: Path, host: str, why: str) -> None:
+    with pytest.raises(CannotListen, match=f"http: cannot listen on {host}:0: {why}"):
+        Listeners(settings_of(folder, host=host))
+
+
+def test_a_stale_socket_is_replaced_and_a_live_one_is_not(folder: Path) -> None:
+    path = folder / "http.sock"
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(path))
+        former.listen()
+        with pytest.raises(CannotListen, match=r"http_unix: cannot listen on .*: another program has it"):
+            Listeners(settings_of(folder, http_unix=str(path)))
+    assert path.exists()
+    listeners = Listeners(settings_of(folder, http_unix=str(path)))
+    listeners.close()
+    assert not path.exists()
+
+
+def test_a_file_or_a_link_in_the_way_is_not_removed(folder: Path) -> None:
+    (folder / "file").write_text("precious")
+    (folder / "link").symlink_to(folder / "file")
+    for name in ("file", "link"):
+        with pytest.raises(CannotListen):
+            Listeners(settings_of(folder, http_unix=str(folder / name)))
+    assert (folder / "file").read_text() == "precious"
+
+
+def test_a_path_too_long_for_a_socket_is_said(folder: Path) -> None:
+    with pytest.raises(CannotListen, match="too long for a socket: 107 bytes at most"):
+        Listeners(settings_of(folder, http_unix=str(folder / ("x" * 107))))
+
+
+def test_a_folder_that_is_not_there_is_said(folder: Path) -> None:
+    with pytest.raises(CannotListen, match="No such file or directory"):
+        Listeners(settings_of(folder, http_unix="/nowhere/http.sock"))
