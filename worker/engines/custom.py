@@ -101,7 +101,7 @@ class CustomEngine:
             if model is not None and hasattr(model, "unload"):
                 model.unload()
         finally:
-            sys.modules.pop(MODULE, None)
+            forget_module()
             if self._directory in sys.path:
                 sys.path.remove(self._directory)
 
@@ -123,6 +123,11 @@ def load_module(path: str) -> ModuleType:
     sys.modules[MODULE] = module
     found.loader.exec_module(module)
     return module
+
+
+def forget_module() -> None:
+    """Take it out of `sys.modules` again."""
+    sys.modules.pop(MODULE, None)
 
 
 def _never(_: dict[str, Array]) -> Any:  # stands where a user's method will be

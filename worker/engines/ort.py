@@ -49,7 +49,7 @@ QUIET: Final = 3
 """Log severity ERROR: warnings about devices that are not there, or about a graph's style, are nobody's here."""
 
 
-def provider_options(device: str, gpu_memory_bytes: int | None, tensorrt: bool) -> list[tuple[str, dict[str, str]]]:
+def provider_options(device: str, gpu_memory_bytes: int | None, *, tensorrt: bool) -> list[tuple[str, dict[str, str]]]:
     """Execution providers in order of preference, with their options. Pure."""
     if device == "cpu":
         return [("CPUExecutionProvider", {})]
@@ -76,13 +76,13 @@ class OrtEngine:
     def __init__(self) -> None:
         self._session: Any = None  # onnxruntime ships no types
         self._inputs: dict[str, str] = {}
-        self._outputs: dict[str, str] = {}
-        self._plain = True
+        self._text: tuple[str, ...] = ()
+        self._by_value = False
 
     def load(self, spec: ModelSpec) -> Metadata:
         """Make the session on the providers that the device asks for, and on no others."""
         ort.set_default_logger_severity(QUIET)
-        providers = provider_options(spec.device, spec.gpu_memory_bytes, is_on(spec.parameters, "tensorrt"))
+        providers = provider_options(spec.device, spec.gpu_memory_bytes, tensorrt=is_on(spec.parameters, "tensorrt"))
         absent = [name for name, _ in providers if name not in ort.get_available_providers()]
         if absent:
             text = f"model '{spec.name}' is to run on '{spec.device}', but the onnxruntime here has no {absent[0]}"
@@ -99,17 +99,23 @@ class OrtEngine:
             _tensors(spec, "output", self._session.get_outputs(), {each.name for each in spec.outputs}),
         )
         self._inputs = {each.name: each.datatype for each in metadata.inputs}
-        self._outputs = {each.name: each.datatype for each in metadata.outputs}
-        self._plain = not {"BF16", "BYTES"} & {*self._inputs.values(), *self._outputs.values()}
+        self._text = tuple(name for name, datatype in self._inputs.items() if datatype == "BYTES")
+        datatypes = {*self._inputs.values(), *(each.datatype for each in metadata.outputs)}
+        self._by_value = "BF16" in datatypes
+        if self._by_value and "BYTES" in datatypes:
+            text = "has BF16 and strings, which onnxruntime's Python interface cannot pass together"
+            raise ModelError("load_failed", f"model '{spec.name}' {text}")
         return metadata
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """Run the graph as far as the outputs need it. onnxruntime only reads its inputs, and keeps none."""
-        if self._plain:
-            return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
-        feeds = {name: _fed(name, self._inputs[name], array) for name, array in inputs.items()}
-        results = self._session.run_with_ort_values(list(outputs), feeds)
-        return {name: _fetched(value) for name, value in zip(outputs, results, strict=True)}
+        if self._by_value:
+            feeds = {name: _value(self._inputs[name], array) for name, array in inputs.items()}
+            results = self._session.run_with_ort_values(list(outputs), feeds)
+            return {name: _array(value) for name, value in zip(outputs, results, strict=True)}
+        if self._text:
+            inputs = {name: _as_text(name, array) if name in self._text else array for name, array in inputs.items()}
+        return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
 
     def shrink(self) -> None:
         """Nothing: onnxruntime gives arena memory back by a run option only, and a failed run took none."""
@@ -149,9 +155,7 @@ def _tensors(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: set[s
     return found
 
 
-def _fed(name: str, datatype: str, array: Array) -> Any:  # an OrtValue
-    if datatype == "BYTES":
-        return ort.OrtValue.ortvalue_from_numpy(_as_text(name, array))
+def _value(datatype: str, array: Array) -> Any:  # an OrtValue
     array = np.ascontiguousarray(array)
     if datatype == "BF16":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
@@ -170,7 +174,7 @@ def _as_text(name: str, array: Array) -> Array:
     return text.reshape(array.shape)
 
 
-def _fetched(value: Any) -> Array:  # an OrtValue
+def _array(value: Any) -> Array:  # an OrtValue
     if value.element_type() != BFLOAT16:
         array: Array = value.numpy()
         return array

@@ -26,7 +26,7 @@ from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.worker.engines.contract import count, is_on
 from mmsup.worker.engines.cuda import memory_fraction
-from mmsup.worker.engines.custom import load_module
+from mmsup.worker.engines.custom import forget_module, load_module
 from mmsup.worker.engines.declared import as_configured, complete
 
 DATATYPES: Final = {
@@ -131,6 +131,7 @@ class PytorchEngine:
     def unload(self) -> None:
         """Drop the module and the cache."""
         self._run = None
+        forget_module()
         self.shrink()
 
 

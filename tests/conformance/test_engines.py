@@ -1,0 +1,279 @@
+"""One suite for every engine: what a worker may rely on, whatever runs the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.build import (
+    write_exported,
+    write_identity_onnx,
+    write_python,
+    write_safetensors,
+    write_torchscript,
+)
+from mmsup.ipc.array import NUMPY, Array
+from mmsup.ipc.errors import CallerError, ModelError
+from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.worker.engines.contract import Engine, open_engine
+
+NUMBERS = tuple(sorted(NUMPY.keys() - {"BYTES"}))
+
+
+def write_identity_python(
+    repository: Path, name: str, datatype: str, dims: tuple[int, ...], max_batch: int = 0
+) -> ModelSpec:
+    inputs, outputs = (TensorSpec("x", datatype, dims),), (TensorSpec("y", datatype, dims),)
+    code = "class Model:\n    def infer(self, inputs):\n        return {'y': inputs['x']}\n"
+    return write_python(repository, name, code, inputs, outputs, max_batch)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One engine with the identity model that it is tried on."""
+
+    write: Callable[..., ModelSpec]
+    given: str
+    made: str
+    datatypes: tuple[str, ...]
+
+
+KINDS = {
+    "ort": Kind(write_identity_onnx, "x", "y", (*NUMBERS, "BYTES")),
+    "pytorch": Kind(write_torchscript, "INPUT__0", "OUTPUT__0", NUMBERS),
+    "custom": Kind(write_identity_python, "x", "y", (*NUMBERS, "BYTES")),
+}
+ENGINES = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+PAIRS = [(name, datatype) for name, kind in KINDS.items() for datatype in kind.datatypes]
+
+pytestmark = pytest.mark.slow  # torch takes two seconds to import
+
+
+def loaded(spec: ModelSpec) -> Engine:
+    engine = open_engine(spec.engine)
+    engine.load(spec)
+    return engine
+
+
+def sample(datatype: str, shape: tuple[int, ...]) -> Array:
+    if datatype == "BYTES":
+        array = np.empty(int(np.prod(shape)), dtype=np.object_)
+        array[:] = [f"é{index}".encode() for index in range(array.size)]
+        return array.reshape(shape)
+    return np.arange(int(np.prod(shape))).reshape(shape).astype(NUMPY[datatype])
+
+
+def sealed(array: Array) -> Array:
+    """As a request's memory is: nobody here may write to it."""
+    array.flags.writeable = False
+    return array
+
+
+@ENGINES
+def test_metadata_names_types_and_shapes(kind: Kind, tmp_path: Path) -> None:
+    spec = kind.write(tmp_path, "m", "FP32", (-1, 3))
+    engine = open_engine(spec.engine)
+    metadata = engine.load(spec)
+    assert metadata.inputs == (TensorSpec(kind.given, "FP32", (-1, 3)),)
+    assert metadata.outputs == (TensorSpec(kind.made, "FP32", (-1, 3)),)
+    assert (metadata.platform, metadata.max_batch_size) == (spec.platform, 0)
+    engine.unload()
+
+
+@ENGINES
+def test_the_batch_axis_is_left_out_of_the_metadata_and_is_there_in_a_run(kind: Kind, tmp_path: Path) -> None:
+    spec = kind.write(tmp_path, "m", "FP32", (3,), 8)
+    engine = open_engine(spec.engine)
+    metadata = engine.load(spec)
+    assert metadata.inputs == (TensorSpec(kind.given, "FP32", (3,)),)
+    assert metadata.max_batch_size == 8
+    array = sealed(sample("FP32", (5, 3)))
+    assert (engine.infer({kind.given: array}, (kind.made,))[kind.made] == array).all()
+    engine.unload()
+
+
+@pytest.mark.parametrize(("name", "datatype"), PAIRS)
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (0,)])
+def test_every_datatype_comes_back_as_it_went(name: str, datatype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    kind = KINDS[name]
+    engine = loaded(kind.write(tmp_path, "m", datatype, (-1,) * len(shape)))
+    array = sealed(sample(datatype, shape))
+    made = engine.infer({kind.given: array}, (kind.made,))[kind.made]
+    assert made.shape == shape
+    if datatype == "BYTES":
+        assert [each if isinstance(each, bytes) else each.encode() for each in made.reshape(-1)] == list(
+            array.reshape(-1)
+        )
+    else:
+        assert made.dtype == array.dtype
+        assert made.tobytes() == array.tobytes()
+    engine.unload()
+
+
+@ENGINES
+def test_an_input_is_never_changed_and_outlives_its_memory(kind: Kind, tmp_path: Path) -> None:
+    """What was answered stays, when the request's memory has been given to someone else."""
+    engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
+    memory = bytearray(np.arange(4, dtype=np.float32).tobytes())
+    view = np.frombuffer(memoryview(memory).toreadonly(), np.float32)
+    made = np.copy(engine.infer({kind.given: view}, (kind.made,))[kind.made])
+    assert (made == [0, 1, 2, 3]).all()
+    assert (view == [0, 1, 2, 3]).all()
+    engine.unload()
+
+
+@ENGINES
+def test_names_that_the_model_does_not_have_raise_and_the_next_run_works(kind: Kind, tmp_path: Path) -> None:
+    engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
+    array = sample("FP32", (2,))
+    with pytest.raises(Exception):  # noqa: B017,PT011 - whatever the library raises
+        engine.infer({"stranger": array}, (kind.made,))
+    assert (engine.infer({kind.given: array}, (kind.made,))[kind.made] == array).all()
+    engine.unload()
+
+
+@ENGINES
+def test_a_missing_artefact_is_an_exception_and_no_crash(kind: Kind, tmp_path: Path) -> None:
+    spec = replace(kind.write(tmp_path, "m", "FP32", (-1,)), artefact="absent.pt")
+    with pytest.raises(Exception):  # noqa: B017,PT011 - whatever the library raises
+        open_engine(spec.engine).load(replace(spec, artefact=f"absent{Path(spec.artefact).suffix}"))
+
+
+@ENGINES
+def test_an_unloaded_engine_holds_no_device_memory(kind: Kind, tmp_path: Path) -> None:
+    engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
+    engine.shrink()
+    engine.unload()
+    assert engine.device_bytes() == 0
+
+
+@ENGINES
+def test_a_cuda_device_that_is_not_there_is_a_failed_load_that_says_so(kind: Kind, tmp_path: Path) -> None:
+    if kind is KINDS["custom"]:
+        pytest.skip("a user's class is told its device and decides itself")
+    spec = replace(kind.write(tmp_path, "m", "FP32", (-1,)), device="cuda:0")
+    with pytest.raises(ModelError, match=r"is to run on 'cuda:0', but"):
+        open_engine(spec.engine).load(spec)
+
+
+# What only one engine has.
+
+
+def test_ort_takes_text_and_says_so_to_a_caller_who_sends_other_bytes(tmp_path: Path) -> None:
+    engine = loaded(write_identity_onnx(tmp_path, "m", "BYTES"))
+    with pytest.raises(CallerError, match="input 'x' holds bytes that are not UTF-8"):
+        engine.infer({"x": np.array([b"\xff\xfe"], dtype=np.object_)}, ("y",))
+
+
+def test_ort_refuses_a_file_that_is_no_model(tmp_path: Path) -> None:
+    spec = write_identity_onnx(tmp_path, "m")
+    Path(spec.directory, spec.artefact).write_bytes(b"not a model")
+    with pytest.raises(Exception, match=r"Protobuf|INVALID_PROTOBUF"):
+        open_engine("ort").load(spec)
+
+
+def test_a_graph_of_torch_export_tells_its_own_names(tmp_path: Path) -> None:
+    spec = write_exported(tmp_path, "m")
+    engine = open_engine("pytorch")
+    metadata = engine.load(spec)
+    assert metadata.inputs == (TensorSpec("x", "FP32", (-1, 4)), TensorSpec("y", "FP32", (-1, 4)))
+    assert metadata.outputs == (TensorSpec("total", "FP32", (-1, 4)), TensorSpec("difference", "FP32", (-1, 4)))
+    x, y = sample("FP32", (2, 4)), np.ones((2, 4), np.float32)
+    made = engine.infer({"y": y, "x": x}, ("difference",))
+    assert list(made) == ["difference"]
+    assert (made["difference"] == x - 1).all()
+
+
+def test_a_graph_of_torch_export_takes_configured_names_by_position(tmp_path: Path) -> None:
+    spec = write_exported(tmp_path, "m", max_batch=8)
+    given = (TensorSpec("INPUT__0", "FP32", (4,)), TensorSpec("INPUT__1", "FP32", (4,)))
+    engine = open_engine("pytorch")
+    metadata = engine.load(replace(spec, inputs=given, max_batch_size=8))
+    assert metadata.inputs == given
+    x = np.ones((1, 4), np.float32)
+    assert (engine.infer({"INPUT__0": x * 3, "INPUT__1": x}, ("difference",))["difference"] == 2).all()
+
+
+def test_safetensors_run_in_the_operators_class_which_may_work_in_place(tmp_path: Path) -> None:
+    engine = loaded(write_safetensors(tmp_path, "m", scale=3.0))
+    array = sealed(sample("FP32", (3,)))
+    assert (engine.infer({"x": array}, ("y",))["y"] == [0, 3, 6]).all()
+    assert (array == [0, 1, 2]).all()
+    engine.unload()
+    assert "mmsup_model" not in sys.modules
+
+
+def test_a_pickled_checkpoint_is_not_loaded(tmp_path: Path) -> None:
+    import torch
+
+    spec = write_torchscript(tmp_path, "m")
+    torch.save({"weight": torch.zeros(1)}, Path(spec.directory, spec.artefact))
+    with pytest.raises(ModelError, match="a pickled checkpoint is not loaded"):
+        open_engine("pytorch").load(spec)
+
+
+def test_a_users_class_may_write_to_its_inputs_and_keep_them(tmp_path: Path) -> None:
+    code = (
+        "class Model:\n    kept = []\n"
+        "    def infer(self, inputs):\n"
+        "        inputs['x'] += 1\n        self.kept.append(inputs['x'])\n        return {'y': self.kept[0]}\n"
+    )
+    inputs, outputs = (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)
+    spec = write_python(tmp_path, "m", code, inputs, outputs)
+    memory = bytearray(8)
+    view = np.frombuffer(memoryview(memory).toreadonly(), np.float32)
+    engine = loaded(spec)
+    assert (engine.infer({"x": view}, ("y",))["y"] == 1).all()
+    memory[:] = b"\xff" * 8
+    assert (engine.infer({"x": view}, ("y",))["y"] == 1).all()
+    engine.unload()
+    engine = loaded(replace(spec, parameters={"read_only_inputs": "true"}))
+    with pytest.raises(ValueError, match="read-only"):
+        engine.infer({"x": view}, ("y",))
+    engine.unload()
+
+
+def test_a_users_class_is_told_what_it_is_and_finds_its_other_files(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np\nimport beside\n\n\nclass Model:\n"
+        "    def load(self, context):\n        self.context = context\n"
+        "    def infer(self, inputs):\n        c = self.context\n"
+        "        return {'y': np.array([c.name, c.version, c.directory, c.device, c.parameters['k'], beside.WORD])}\n"
+    )
+    inputs, outputs = (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "BYTES", (6,)),)
+    spec = replace(write_python(tmp_path, "m", code, inputs, outputs), parameters={"k": "v"})
+    Path(spec.directory, "beside.py").write_text("WORD = 'found'\n")
+    before = list(sys.path)
+    engine = loaded(spec)
+    answer = engine.infer({"x": sample("FP32", (1,))}, ("y",))["y"]
+    assert list(answer) == ["m", "1", spec.directory, "cpu", "v", "found"]
+    engine.unload()
+    assert sys.path == before
+    assert not list(Path(spec.directory).rglob("*.pyc")), "nothing is written into a model's folder"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("class Modell: ...\n", "has no class Model with a method infer"),
+        ("class Model: ...\n", "has no class Model with a method infer"),
+    ],
+)
+def test_a_users_file_without_its_class_is_refused_with_what_is_missing(code: str, text: str, tmp_path: Path) -> None:
+    inputs, outputs = (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)
+    with pytest.raises(ModelError, match=text):
+        loaded(write_python(tmp_path, "m", code, inputs, outputs))
+
+
+@pytest.mark.parametrize("engine", ["ort", "pytorch", "custom"])
+def test_a_switch_that_is_none_is_refused(engine: str, tmp_path: Path) -> None:
+    kind = KINDS[engine]
+    name = "allow_spinning" if engine == "ort" else "read_only_inputs"
+    spec = replace(kind.write(tmp_path, "m", "FP32", (-1,)), parameters={name: "maybe"})
+    with pytest.raises(ModelError, match=f"parameter '{name}' is 'maybe'"):
+        open_engine(engine).load(spec)
