@@ -1,8 +1,8 @@
 """What became of each request, written once into this gateway's tally, read as the sum over all gateways.
 
-Rows are (model, version), and (model, `~`) for what is true now. Beside them a model has a row `!CODE` for each code with which requests were refused
-before they were inferences; requests that name no model of ours share the model `_unknown`, since a client chooses
-those names.
+Rows are (model, version), and (model, `~`) for what is true now. Beside them a model has a row `!CODE` for each code
+with which requests were refused before they were inferences; requests that name no model of ours share the model
+`_unknown`, since a client chooses those names.
 """
 
 from __future__ import annotations

@@ -14,11 +14,15 @@ from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
+from mmsup.gateway.runs import lift, restore
 from mmsup.ipc.errors import CallerError
 
 DEPTH_LIMIT: Final = 64
 CONTAINER_LIMIT: Final = 1 << 16
 """Lists and objects of one document: each costs us thirty times its own bytes and a third of a microsecond."""
+VALUE_LIMIT: Final = 1 << 18
+"""Values of one document that are in no long list of numbers; as many strings take 25 ms."""
+LARGE_BYTES: Final = 1 << 18
 _PARSE: Final = "failed to parse the request JSON buffer: "
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -33,37 +37,58 @@ def fault(reason: str) -> CallerError:
 def read(text: bytes | memoryview) -> Any:  # any JSON value
     """The value that a client's text holds; CallerError if it holds none or passes a bound."""
     raw = bytes(text)
-    if not raw.strip():
+    if not raw or raw.isspace():
         raise fault("the document is empty")
+    if len(raw) > LARGE_BYTES:
+        return _read_large(raw)
     check_nesting(raw)
+    return _parse(raw, 0)
+
+
+def _read_large(raw: bytes) -> Any:  # as in `read`, long lists of numbers being `Run`s
+    check_containers(raw)
+    rest, runs = lift(raw, _parse)
+    check_nesting(rest)
+    values = rest.count(b",")
+    if values > VALUE_LIMIT:
+        raise fault(f"{values} values, at most {VALUE_LIMIT} are read: send long lists of numbers or binary tensors")
+    value = _parse(rest, 0)
+    return restore(value, runs) if runs else value
+
+
+def _parse(raw: bytes, at: int) -> Any:  # as in `read`; `at` is where the text stood
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         if b"NaN" not in raw and b"Infinity" not in raw:
-            raise fault(f"{error.msg} at byte {error.pos}") from None
-    return _read_words(raw)
+            raise fault(f"{error.msg} at byte {at + error.pos}") from None
+    return _read_words(raw, at)
+
+
+def check_containers(raw: bytes) -> int:
+    """How many lists and objects there are; CallerError if they are too many."""
+    opened = raw.count(b"[") + raw.count(b"{")
+    if opened > CONTAINER_LIMIT:
+        shown = f"{opened} lists and objects, at most {CONTAINER_LIMIT} are read"
+        raise fault(f"{shown}: send flat lists or binary tensors")
+    return opened
 
 
 def check_nesting(raw: bytes) -> None:
     """CallerError if lists and objects are too many or too deep, before a parser builds them."""
-    opened = raw.count(b"[") + raw.count(b"{")
-    if opened <= DEPTH_LIMIT:
+    if check_containers(raw) <= DEPTH_LIMIT:
         return
-    if opened > CONTAINER_LIMIT:
-        raise fault(
-            f"{opened} lists and objects, at most {CONTAINER_LIMIT} are read: send flat lists or binary tensors"
-        )
     brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
     deepest = max(itertools.accumulate(map(_STEP.__getitem__, brackets)), default=0)
     if deepest > DEPTH_LIMIT:
         raise fault(f"nested {deepest} deep, at most {DEPTH_LIMIT} is read")
 
 
-def _read_words(raw: bytes) -> Any:  # as in `read`
+def _read_words(raw: bytes, at: int) -> Any:  # as in `_parse`
     try:
         return json.loads(raw, parse_float=_finite)
     except json.JSONDecodeError as error:
-        raise fault(f"{error.msg} at byte {error.pos}") from None
+        raise fault(f"{error.msg} at byte {at + error.pos}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8; an integer of thousands of digits; 1e400
         raise fault(f"{error}"[:200]) from None
 

@@ -17,7 +17,7 @@ from mmsup.gateway.backend import Backend
 from mmsup.gateway.binary import Layout
 from mmsup.gateway.call import Call
 from mmsup.gateway.counting import Counting, Ticket
-from mmsup.gateway.exchange import Exchange
+from mmsup.gateway.exchange import Exchange, Outcome
 from mmsup.ipc.errors import CallerError
 
 ASIDE_BYTES: Final = 1 << 18
@@ -52,7 +52,7 @@ class Inference:
             whole = names == [each.name for each in exchange.metadata.outputs]
             outcome = await exchange.infer(asked.inputs, () if whole else names, asked.parameters)
             origin = await self._origin(call, exchange, asked)
-            made = reply.shape(origin, asked.outputs, outcome.outputs)
+            made = await self._shaped(origin, asked, outcome)
             batch = asked.inputs[0].shape[0] if origin.batched and asked.inputs else 1
             ticket.finished(outcome, batch)
             return await answer.send_tensors(call.request, made, call.echo)
@@ -79,6 +79,13 @@ class Inference:
             return _parsed(call, exchange, space, layout)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._documents, _parsed, call, exchange, space, layout)
+
+    async def _shaped(self, origin: reply.Origin, asked: v2.Asked, outcome: Outcome) -> reply.Reply:
+        binary_names = {each.spec.name for each in asked.outputs if each.binary}
+        if sum(len(each.data) for each in outcome.outputs if each.name not in binary_names) <= ASIDE_BYTES:
+            return reply.shape(origin, asked.outputs, outcome.outputs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._documents, reply.shape, origin, asked.outputs, outcome.outputs)
 
     async def _origin(self, call: Call, exchange: Exchange, asked: v2.Asked) -> reply.Origin:
         names: dict[str, list[str]] = {}

@@ -113,6 +113,16 @@ def test_every_reason_is_one_that_dashboards_know() -> None:
     assert {reason(code) for code in ("cancelled", "queue_full", "worker_oom", "draining")} == set(REASONS)
 
 
+def test_what_is_open_is_shown_until_it_is_not_also_when_a_gateway_died_meanwhile(tallies: list[Tally]) -> None:
+    Counting(tallies, 0).present({"m": 3}, 10, 20)
+    Counting(tallies, 1).present({"m": 1}, 1, 2)
+    shown = page(tallies)
+    assert shown["mmsup_requests_open", (("model", "m"),)] == 4
+    assert (shown["mmsup_arena_used_bytes", ()], shown["mmsup_arena_held_bytes", ()]) == (11, 22)
+    Counting(tallies, 0).present({}, 0, 0)
+    assert page(tallies)["mmsup_requests_open", (("model", "m"),)] == 1
+
+
 # The pages.
 
 
@@ -123,7 +133,9 @@ def page(tallies: list[Tally], facts: metrics.Facts = FACTS) -> dict[tuple[str, 
 
 
 def test_the_page_is_valid_when_nothing_was_ever_counted(tallies: list[Tally]) -> None:
-    assert page(tallies, {}) == {}
+    shown = page(tallies, {})
+    assert shown
+    assert not any(shown.values())
 
 
 def test_familiar_counters_have_their_names_their_units_and_their_type(tallies: list[Tally]) -> None:
