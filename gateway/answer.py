@@ -25,8 +25,8 @@ BINARY: Final = "application/octet-stream"
 JOIN_LIMIT_BYTES: Final = 1 << 16
 """Replies up to this size are copied once and sent in one piece."""
 SLOWEST_S: Final = 30.0
-"""A client that takes nothing of a reply for as long holds memory that others wait for."""
-_PIECE_BYTES: Final = 4 << 20
+"""A client that does not take a piece of its reply in this time holds memory that others wait for."""
+_PIECE_BYTES: Final = 1 << 20
 
 
 def head(kind: str, extra: Mapping[str, str] | None = None) -> CIMultiDict[str]:
