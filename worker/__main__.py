@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> NoReturn:
     _open_log()
     control = Control(Seqpacket.of_descriptor(inherited["control"]), inherited["lifeline"])
     page = PageWriter(inherited["page"])
+    os.close(inherited["page"])  # the mapping stays
     boot = control.boot()
     try:
         _live(control, boot, page)

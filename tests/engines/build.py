@@ -78,16 +78,17 @@ class Model:
 
     def infer(self, inputs):
         x = inputs["x"]
-        mode = inputs["mode"].reshape(-1)[0].decode() if "mode" in inputs else "ok"
-        amount = float(inputs["amount"].reshape(-1)[0]) if "amount" in inputs else 0.0
+        modes = [each.decode() for each in inputs["mode"].reshape(-1)] if "mode" in inputs else ["ok"]
+        amounts = inputs["amount"].reshape(-1) if "amount" in inputs else itertools.repeat(0.0)
         self.runs += 1
-        if mode == "nothing":
+        if modes[0] == "nothing":
             return {}
-        if mode == "list":
+        if modes[0] == "list":
             return [x]
-        if mode == "datatype":
+        if modes[0] == "datatype":
             return {"y": x.astype(np.float64), "runs": np.array([self.runs])}
-        harm(mode, amount)
+        for mode, amount in zip(modes, amounts):
+            harm(mode, float(amount))
         if BATCHED:
             return {"y": x, "runs": np.full((len(x), 1), self.runs)}
         return {"y": x, "runs": np.array([self.runs])}

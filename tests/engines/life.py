@@ -175,13 +175,15 @@ class Gateway:
         self._replies: list[Reply] = []
 
     def attach(self) -> None:
-        """Be told to the worker, with a fresh pair; what was the pair before is closed."""
+        """Be told to the worker."""
+        self.channel = self.attach_again()
+
+    def attach_again(self) -> Seqpacket:
+        """Be told to the worker with one more pair; our end of it."""
         ours, theirs = Seqpacket.pair()
         assert self.life.control.send(encode(Attach(self.place, self.identity)), [theirs.fileno()])
         theirs.close()
-        if self.channel is not None:
-            self.channel.close()
-        self.channel = ours
+        return ours
 
     def extent(self, side: Side, size: int = 1 << 20) -> Extent:
         """A new extent, announced."""
