@@ -57,6 +57,7 @@ class Outcome:
     failed: int = 0
     reasons: list[str] = field(default_factory=list)
     worst_pause_ms: float = 0.0
+    brains: int = 1
     exit_code: int | None = None
     stop_s: float = 0.0
     processes: int = 0
@@ -74,6 +75,8 @@ class Outcome:
                 words.append(f"nobody knows why {each.model} had died")
         if self.failed or not self.requests:
             words.append(f"{self.failed} of {self.requests} requests to {CALM} failed: {self.reasons[:3]}")
+        if self.brains != 1:
+            words.append(f"{self.brains} brains were needed, and nobody had touched the first")
         if self.exit_code != 0:
             words.append(f"the server ended with {self.exit_code}")
         return words + [f"{kind} are left: {', '.join(names)}" for kind, names in self.left.items() if names]
@@ -98,6 +101,8 @@ def run(folder: Path, say: Say) -> Outcome:
         stop(outcome, server, watch, say)
     finally:
         server.close()
+    if outcome.broken():
+        print(server.log(), file=sys.stderr)
     return outcome
 
 
@@ -134,12 +139,14 @@ def hurt_two(outcome: Outcome, server: Server, watch: Watch, held_out: Path, say
 
 def stop(outcome: Outcome, server: Server, watch: Watch, say: Say) -> None:
     """SIGTERM; then look for whatever is left."""
-    addresses = [each.rpartition(":")[2] for each in server.ask("status")["addresses"].values()]
+    status = server.ask("status")
+    outcome.brains = status["brain"]["generation"]
+    ports = [int(port) for each in status["addresses"].values() if (port := each.rpartition(":")[2]).isdigit()]
     began = time.monotonic()
     outcome.exit_code = server.stop()
     outcome.stop_s = round(time.monotonic() - began, 2)
     outcome.processes = watch.seen
-    outcome.left = watch.left(server.runtime_dir, [int(port) for port in addresses if port.isdigit()])
+    outcome.left = watch.left(server.runtime_dir, ports)
     say(f"stopped   by SIGTERM, exit {outcome.exit_code} after {outcome.stop_s:.1f} s")
     kinds = ", ".join(f"{len(names)} {kind}" for kind, names in outcome.left.items())
     say(f"left      of {watch.seen} processes and all they held: {kinds}")

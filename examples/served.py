@@ -47,7 +47,11 @@ class Server:
             except TimeoutError:
                 if self.process.poll() is not None:
                     break
-        raise SystemExit(f"the server did not start:\n{self._log.read_text()}")
+        raise SystemExit(f"the server did not start:\n{self.log()}")
+
+    def log(self) -> str:
+        """All that it has said so far."""
+        return self._log.read_text(errors="replace")
 
     def ask(self, verb: str, **arguments: object) -> Any:
         """What `mmsup ctl` would ask."""

@@ -184,7 +184,7 @@ def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, 
     arguments: Json = {"name": model, "lines": lines}
 
     def write(line: object) -> None:
-        click.echo(str(line) if raw else printable(str(line)))
+        click.echo(str(line) if raw else printable(str(line)), color=raw or None)
 
     if follow:
         arguments["follow"] = True

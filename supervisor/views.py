@@ -137,9 +137,8 @@ def event(told: Json) -> str:
     """One event as one line: when, what, to whom, why, then whatever else it says."""
     life = ".".join(cell(told[name]) for name in ("instance", "generation") if told.get(name) is not None)
     who = " ".join(filter(None, (cell(told.get("model")), f"#{life}" if life else "")))
-    rest = [
-        f"{printable(name)}={_value(told[name])}" for name in told if name not in _TOLD and told[name] not in (None, "")
-    ]
+    fields = {name: _option(name, told[name]) for name in told if name not in _TOLD}
+    rest = [f"{printable(name)}={value}" for name, value in fields.items() if value]
     parts = (_clock(told.get("time")), f"{cell(told.get('event')):<16}", who, cell(told.get("text")), *rest)
     return "  ".join(filter(None, parts))
 

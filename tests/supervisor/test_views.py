@@ -44,7 +44,9 @@ EVENT = {
     "text": "killed by SIGKILL",
     "oom_kill": 0,
     "requests": [1, 2],
+    "peak_bytes": 3 << 20,
     "empty": None,
+    "tail": [],
 }
 
 
@@ -87,7 +89,7 @@ def test_an_event_is_one_line_with_time_name_life_cause_and_fields() -> None:
     assert line[:10] in ("2025-01-01", "2025-01-02", "2025-01-03")
     assert "worker_exit" in line
     assert "bert #1.4  killed by SIGKILL" in line
-    assert line.endswith("oom_kill=0  requests=[1, 2]")
+    assert line.endswith("oom_kill=0  requests=[1, 2]  peak_bytes=3MiB")
 
 
 def test_an_event_of_nobody_is_drawn_too() -> None:
