@@ -280,10 +280,11 @@ def absence(name: str, state: VersionState, grace_s: float, deadline_s: float) -
     if deadline_s <= 0:
         text = f"Request timeout expired while model '{name}' was {state.state}"
         return ServerError("deadline_exceeded", text, model=name)
-    if grace_s > 0 and state.retry_after_s <= grace_s:
+    broken = state.code in ModelError.codes and state.state == "backoff"
+    if grace_s > 0 and state.retry_after_s <= grace_s and not broken:
         return None
     wait_s = max(state.retry_after_s, 1)
-    if state.code in ModelError.codes:
+    if broken:
         return error_of(
             state.code, f"model '{name}' is {state.state}: {state.reason}", model=name, retry_after_s=wait_s
         )

@@ -161,11 +161,13 @@ class Exchange:
                 return await self._run(inputs, outputs, parameters)
             except LifeEnded as end:
                 if end.begun:
-                    await self._judge()
+                    await self._judge(alone=end.alone)
 
-    async def _judge(self) -> None:
+    async def _judge(self, *, alone: bool) -> None:
         """The worker ended with this request in it: raise the verdict, or return to run it once more."""
         error = await self._backend.verdict(self._link)
+        if error.code == "worker_oom" and alone:
+            error.retryable = False  # it was this request that needed the memory
         if self._retried or not self.spec.retry_on_crash or error.code not in _RETRIED_CODES:
             raise error
         self._retried = True

@@ -19,11 +19,15 @@ _ID_BITS = 63
 
 
 class LifeEnded(Exception):  # noqa: N818 - what happened to the worker; whose fault it was, the verdict says
-    """The worker's life ended with this request in it; `begun`: it may have been executing."""
+    """The worker's life ended with this request in it.
 
-    def __init__(self, *, begun: bool) -> None:
+    `begun`: it may have been executing. `alone`: nothing else was.
+    """
+
+    def __init__(self, *, begun: bool, alone: bool = False) -> None:
         super().__init__("the worker's life ended")
         self.begun = begun
+        self.alone = alone
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +80,7 @@ class Ledger:
     def end(self, begun: int) -> None:
         """The life is over: settle all. Ids up to `begun` may have executed."""
         entries, self._entries = self._entries, {}
+        alone = sum(number <= begun for number in entries) == 1
         for entry in entries.values():
             if not entry.answer.done():  # done: abandoned, or its caller is about to grant and will see the end
-                entry.answer.set_exception(LifeEnded(begun=entry.request.id <= begun))
+                entry.answer.set_exception(LifeEnded(begun=entry.request.id <= begun, alone=alone))

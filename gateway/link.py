@@ -197,5 +197,6 @@ class Link:
         self._end.close()
         self._outbox.clear()
         self.ledger.end(self._page.begun(self._place))
+        self._page.close()
         self.arena.close()
         self.on_end(self)

@@ -97,7 +97,13 @@ class PageReader:
     """Anyone else's side of a page."""
 
     def __init__(self, fd: int) -> None:
-        self._words = memoryview(mmap.mmap(fd, PAGE_BYTES, prot=mmap.PROT_READ)).cast("Q")
+        self._map = mmap.mmap(fd, PAGE_BYTES, prot=mmap.PROT_READ)
+        self._words = memoryview(self._map).cast("Q")
+
+    def close(self) -> None:
+        """Unmap it; the mapping holds a descriptor of its own."""
+        self._words.release()
+        self._map.close()
 
     def read(self) -> Progress:
         """The page now; an activity that no version of us knows reads as BUSY, so that its clock runs."""

@@ -6,6 +6,7 @@ that refuses loses lines.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,8 @@ from typing import Final
 from mmsup.supervisor.rotating import RotatingFile
 
 TAIL_BYTES: Final = 64 << 10
+LAST_LINES: Final = 20
+"""Kept of each life, for the record of its death."""
 LINE_BYTES: Final = 16 << 10
 """A line without an end is cut here."""
 
@@ -24,6 +27,7 @@ class Logbook:
         self._file = RotatingFile(path)
         self._tail = bytearray()
         self._partial: dict[str, bytes] = {}
+        self._last: dict[str, deque[str]] = {}
         self._listeners: set[Callable[[str], None]] = set()
         for each in (self._file.before(), path):
             self._remember(_end_of(each))
@@ -35,13 +39,17 @@ class Logbook:
             lines.append(b"")
         if lines[-1]:
             self._partial[worker] = lines[-1]
-        self._write(lines[:-1])
+        self._write(worker, lines[:-1])
 
-    def end(self, worker: str) -> None:
-        """That life is over: its last line needs no end."""
+    def end(self, worker: str) -> list[str]:
+        """That life is over: its last line needs no end. What it said last."""
         rest = self._partial.pop(worker, b"")
         if rest:
-            self._write([rest])
+            self._write(worker, [rest])
+        last = list(self._last.pop(worker, ()))
+        if not self._last:
+            self._file.close()  # nobody prints: a model that is not up holds no descriptor
+        return last
 
     def lines(self, count: int) -> list[str]:
         """The last lines, oldest first."""
@@ -57,9 +65,11 @@ class Logbook:
         """Let go of the file."""
         self._file.close()
 
-    def _write(self, lines: list[bytes]) -> None:
+    def _write(self, worker: str, lines: list[bytes]) -> None:
         if not lines:
             return
+        last = self._last.setdefault(worker, deque(maxlen=LAST_LINES))
+        last.extend(_text(line) for line in lines[-LAST_LINES:])
         data = b"".join(line + b"\n" for line in lines)
         self._file.write(data)
         self._remember(data)

@@ -29,6 +29,7 @@ def test_what_is_coming_is_waited_for(word: str) -> None:
         (state("ready"), 0, 5, "model_restarting"),
         (state("backoff", "worker_crashed", 60), 5, 5, "model_restarting"),
         (state("backoff", "crash_loop", 60), 5, 5, "crash_loop"),
+        (state("backoff", "model_failed", 0.5), 5, 5, "model_failed"),
         (state("loading"), 5, 0, "deadline_exceeded"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from engines.build import write_fault_model, write_identity_onnx
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, snapshot
+from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
 
 HANG_LIMIT_S = 0.5
@@ -86,12 +86,12 @@ class Background:
 @contextlib.contextmanager
 def victim(server: Server, name: str, **options: Any) -> Iterator[Victim]:  # options of write_fault_model
     """A victim beside the bystander; at the end everything is as before it came."""
-    before = snapshot(server)
+    before = settled(server)
     write_fault_model(server.repository, name, **{"hang_limit": f"{HANG_LIMIT_S}s", **options})
     server.ctl("load", name=name)
     made = Victim(server, name)
     made.assert_serves()
-    warm = snapshot(server)
+    warm = settled(server)
     with Bystander(server, BYSTANDER):
         yield made
     if server.model(name)["state"] == "ready":

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def kinds(pid: int) -> Counter[str]:
     for fd in os.listdir(folder):
         with contextlib.suppress(FileNotFoundError):
             target = os.readlink(f"{folder}/{fd}")
+            if "/state/logs/" in target:
+                continue  # open while a worker that has printed lives
             found[re.sub(r":?\[.*\]| \(deleted\)|/w\d+\.\d+|\d+", "", target)] += 1
     return found
 
@@ -71,8 +74,8 @@ def examine(process: psutil.Process) -> Process:
     return Process(kinds(process.pid), process.num_threads(), process.memory_info().rss)
 
 
-def cgroup_folders(server: Server) -> int:
-    """Folders of this server's workers, over all hierarchies, found by what its processes are in."""
+def cgroup_tops(server: Server) -> set[Path]:
+    """The folder of this server in the memory hierarchy, found by what its processes are in."""
     found = set()
     for process in psutil.Process(server.process.pid).children(recursive=True):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, psutil.Error):
@@ -80,18 +83,39 @@ def cgroup_folders(server: Server) -> int:
                 _, controllers, path = line.split(":", 2)
                 if controllers == "memory" and "mmsup" in path:
                     found.add(Path("/sys/fs/cgroup/memory" + path).parent)
-    return sum(1 for top in found for each in top.iterdir() if each.is_dir())
+    return found
+
+
+def cgroup_folders(server: Server) -> int:
+    """How many workers have a folder of their own."""
+    return sum(1 for top in cgroup_tops(server) for each in top.iterdir() if each.is_dir())
 
 
 def snapshot(server: Server) -> Snapshot:
-    """Everything now."""
+    """Everything now; looked at again if a process ends while it is looked at."""
+    while True:
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            return _look(server)
+
+
+def settled(server: Server) -> Snapshot:
+    """A `before`: everything, once nothing moves any more."""
+    seen = snapshot(server)
+    end = time.monotonic() + SETTLE_S
+    while differences(seen, again := snapshot(server)):
+        assert time.monotonic() < end, f"the server does not come to rest: {differences(seen, again)}"
+        seen = again
+    return seen
+
+
+def _look(server: Server) -> Snapshot:
     keeper = psutil.Process(server.process.pid)
-    family = [keeper, *keeper.children(recursive=True)]
+    processes = [keeper, *keeper.children(recursive=True)]
     roles: Counter[str] = Counter()
     core: dict[str, Process] = {}
     zombies = 0
     gateways = 0
-    for each in family:
+    for each in processes:
         if each.status() == psutil.STATUS_ZOMBIE:
             zombies += 1
             continue
@@ -102,7 +126,7 @@ def snapshot(server: Server) -> Snapshot:
             core[f"gateway{gateways}" if role == "gateway" else role] = examine(each)
     return Snapshot(
         shm=frozenset(os.listdir("/dev/shm")),
-        holders=frozenset(memfd_holders()) - {each.pid for each in family},
+        holders=strangers_with(memory_of(each.pid for each in processes), [each.pid for each in processes]),
         roles=roles,
         zombies=zombies,
         core=core,
@@ -113,14 +137,23 @@ def snapshot(server: Server) -> Snapshot:
     )
 
 
-def memfd_holders() -> set[int]:
-    """Pids that hold memory of ours."""
+def memory_of(pids: Iterable[int]) -> frozenset[int]:
+    """The anonymous memory of ours that these processes have descriptors of, by inode."""
     found = set()
-    for pid in psutil.pids():
+    for pid in pids:
+        folder = f"/proc/{pid}/fd"
         with contextlib.suppress(OSError):
-            if any("memfd:mmsup" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")):
-                found.add(pid)
-    return found
+            for fd in os.listdir(folder):
+                with contextlib.suppress(FileNotFoundError):
+                    if "memfd:mmsup" in os.readlink(f"{folder}/{fd}"):
+                        found.add(os.stat(f"{folder}/{fd}").st_ino)
+    return frozenset(found)
+
+
+def strangers_with(memory: frozenset[int], family: Iterable[int]) -> frozenset[int]:
+    """Processes outside the family that hold any of this memory; other servers' memory is none of it."""
+    others = set(psutil.pids()) - set(family)
+    return frozenset(pid for pid in others if memory_of([pid]) & memory)
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
@@ -172,27 +205,35 @@ def assert_clean(before: Snapshot, server: Server, settle_s: float = SETTLE_S) -
         select_pause()
 
 
-def assert_gone(server: Server, before: frozenset[str]) -> None:
-    """After the end: no process, socket, segment, cgroup or lock of this server."""
+@dataclass(frozen=True)
+class Family:
+    """All processes of a server at one moment, for `assert_gone` after its end."""
+
+    processes: list[psutil.Process]
+    memory: frozenset[int]
+    shm: frozenset[str]
+    cgroups: frozenset[Path]
+
+
+def family(server: Server) -> Family:
+    """Everything that must be gone when the server is."""
+    keeper = psutil.Process(server.process.pid)
+    processes = [keeper, *keeper.children(recursive=True)]
+    memory = memory_of(each.pid for each in processes)
+    return Family(processes, memory, frozenset(os.listdir("/dev/shm")), frozenset(cgroup_tops(server)))
+
+
+def assert_gone(server: Server, was: Family) -> None:
+    """After the end: no process, socket, segment or cgroup of this server."""
     end = time.monotonic() + SETTLE_S
     while True:
-        found = [f"holds our memory: pid {pid}" for pid in memfd_holders()]
-        found += [f"in /dev/shm: {name}" for name in set(os.listdir("/dev/shm")) - before]
+        found = [f"process {each.pid}" for each in was.processes if each.is_running()]
+        found += [f"pid {pid} holds its memory" for pid in strangers_with(was.memory, [])]
+        found += [f"in /dev/shm: {name}" for name in set(os.listdir("/dev/shm")) - was.shm]
+        found += [f"cgroup {each}" for each in was.cgroups if each.exists()]
         found += [f"socket {each}" for each in server.runtime_dir.rglob("*") if each.is_socket()]
-        found += [f"process {each}" for each in family_of(server)]
         if not found:
             return
         if time.monotonic() > end:
             raise AssertionError("left behind:\n  " + "\n  ".join(found))
         select_pause()
-
-
-def family_of(server: Server) -> list[str]:
-    """Processes whose command line or environment names this server's directories."""
-    found = []
-    needle = str(server.root).encode()
-    for pid in psutil.pids():
-        with contextlib.suppress(OSError):
-            if pid != os.getpid() and needle in Path(f"/proc/{pid}/environ").read_bytes():
-                found.append(f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes()!r:.200}")
-    return found

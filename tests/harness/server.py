@@ -63,6 +63,7 @@ class Server:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.root / "notify"))
         self.output = open(self.root / "output", "w+b")  # noqa: SIM115 - closed by remove()
+        self._addresses: dict[str, str] = {}
         self.process = self._start()
 
     def _command(self) -> list[str]:
@@ -84,6 +85,7 @@ class Server:
         """The same command again, after its end."""
         assert self.process.poll() is not None
         self.process = self._start()
+        self._addresses = {}
 
     def second_start(self) -> subprocess.CompletedProcess[str]:
         """The same command beside the running one, until it ends by itself."""
@@ -173,7 +175,9 @@ class Server:
 
     def address(self, name: str = "http") -> tuple[str, int]:
         """Host and port of a listener."""
-        host, _, port = self.status()["addresses"][name].rpartition(":")
+        if not self._addresses:  # they hold for the keeper's life, and are known while the brain is away
+            self._addresses = self.status()["addresses"]
+        host, _, port = self._addresses[name].rpartition(":")
         return host, int(port)
 
     # Ending.

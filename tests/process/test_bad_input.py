@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engines.build import write_identity_onnx
-from harness.invariants import assert_clean, snapshot
+from harness.invariants import assert_clean, settled
 from harness.server import Http, Server, serving
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_binary_sizes_that_do_not_add_up(server: Server, sizes: list[Any], blob:
 
 
 def test_a_thousand_faults_kill_nobody_and_leave_nothing(server: Server) -> None:
-    before = snapshot(server)
+    before = settled(server)
     pids = server.pids("m")
     http = Http(server.address())
     for turn in range(1000):

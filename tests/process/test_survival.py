@@ -16,7 +16,7 @@ import pytest
 
 from engines.build import write_fault_model, write_identity_onnx
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, family_of, snapshot
+from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def await_other_gateway(server: Server, old: int) -> None:
 
 def test_a_killed_brain_costs_no_request_and_no_worker(repository: Path) -> None:
     with running(repository) as server:
-        before = snapshot(server)
+        before = settled(server)
         old = server.status()["brain"]
         with Bystander(server, "one") as one, Bystander(server, "two"):
             os.kill(old["pid"], signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_a_worker_that_dies_while_the_brain_is_away_is_answered_for_and_comes_ba
         status, reply = http.infer("victim", x=("FP32", [1], [1.0]))
         assert status == 200, reply
         http.close()
-        assert server.await_event("worker_exit", "victim")["signal"] == "SIGKILL"
+        assert server.await_event("worker_exit", "victim")["sig"] == signal.SIGKILL
         assert server.pid("victim") != pid
         assert len(server.events("worker_exit")) == 1
         assert server.stop() == 0
@@ -99,7 +99,7 @@ def test_a_brain_that_hangs_is_replaced(repository: Path) -> None:
 
 def test_brains_killed_again_and_again_lose_nothing(repository: Path) -> None:
     with running(repository) as server:
-        before = snapshot(server)
+        before = settled(server)
         with Bystander(server, "one"):
             for _ in range(3):
                 old = server.status()["brain"]["pid"]
@@ -112,7 +112,7 @@ def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path)
     with running(repository) as server:
         address = server.address()
         pids = server.pids("one") + server.pids("two")
-        before = snapshot(server)
+        before = settled(server)
         refused: list[str] = []
         connected = 0
         stop = threading.Event()
@@ -183,21 +183,20 @@ def test_a_gateway_that_hangs_is_replaced(repository: Path) -> None:
 def test_nothing_survives_the_keeper(repository: Path) -> None:
     write_fault_model(repository, "child", hang_limit="60s")
     with running(repository) as server:
-        family = psutil.Process(server.process.pid).children(recursive=True)
-        assert len(family) >= 5
+        everyone = family(server).processes
+        assert len(everyone) >= 6
         server.process.kill()
         server.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(everyone[1:], timeout=10)
         assert not alive
-        assert family_of(server) == []
 
 
 def test_a_server_that_was_killed_starts_again_over_what_it_left(repository: Path) -> None:
     with running(repository) as server:
-        family = psutil.Process(server.process.pid).children(recursive=True)
+        everyone = family(server).processes
         server.process.kill()
         server.process.wait()
-        psutil.wait_procs(family, timeout=10)
+        psutil.wait_procs(everyone[1:], timeout=10)
         server.start_again()
         server.await_ready()
         http_client = Http(server.address())
@@ -223,6 +222,7 @@ def test_sigterm_under_load_finishes_what_was_accepted(repository: Path) -> None
         call = slow.in_background("sleep", 0.5)
         slow.await_busy(1)
         address = server.address()
+        everyone = family(server)
         server.process.send_signal(signal.SIGTERM)
         client = Http(address)
         status, reply = eventually(lambda: late if (late := _late(client))[0] != 200 else None, "unready first")
@@ -231,7 +231,7 @@ def test_sigterm_under_load_finishes_what_was_accepted(repository: Path) -> None
         assert call.result()[0] == 200
         client.close()
         assert server.process.wait(60) == 0
-        assert family_of(server) == []
+        assert_gone(server, everyone)
 
 
 def _late(client: Http) -> tuple[int, dict[str, object]]:

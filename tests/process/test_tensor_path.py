@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from engines.build import write_fault_model, write_identity_onnx, write_python
-from harness.invariants import assert_clean, kinds, snapshot
+from harness.invariants import assert_clean, kinds, settled, snapshot
 from harness.server import Http, Server, serving
 from mmsup.ipc.specs import TensorSpec
 
@@ -86,7 +86,7 @@ def test_a_large_tensor_goes_in_and_out_a_hundred_times_unchanged_and_nothing_gr
         (output,) = json.loads(reply[:head])["outputs"]
         assert output["shape"] == list(LARGE)
         if turn == 9:
-            warm = snapshot(server), kinds(gateway), kinds(worker), rss(server)
+            warm = settled(server), kinds(gateway), kinds(worker), rss(server)
     connection.close()
     assert warm is not None
     before, gateway_fds, worker_fds, memory = warm
@@ -139,7 +139,7 @@ class Caller(threading.Thread):
 
 
 def test_many_clients_on_three_models_each_get_their_own_answers(server: Server) -> None:
-    before = snapshot(server)
+    before = settled(server)
     end = time.monotonic() + MIX_S
     callers = [Caller(server, number, end) for number in range(CLIENTS)]
     for each in callers:
