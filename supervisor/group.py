@@ -103,7 +103,7 @@ def _kill_members(folders: Sequence[Path]) -> None:
     with contextlib.ExitStack() as stack:
         pidfds: dict[int, int] = {}
         for pid in _all_members(folders):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):  # gone, or we are short of descriptors: the caller comes back
                 pidfds[pid] = os.pidfd_open(pid)
                 stack.callback(os.close, pidfds[pid])
         # Who is still listed now is the process that the pidfd holds, or another member: never a stranger.

@@ -6,6 +6,7 @@ hear yet is queued, and a brain that lets the queue run over does not beat eithe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections import deque
@@ -31,17 +32,14 @@ class Hotline:
 
     def __init__(self, spawn: Spawn, inherited: Mapping[str, int], now_s: float) -> None:
         """Start it; OSError if there can be no process now."""
-        self._near, far = Seqpacket.pair()
-        page = make_page()
-        try:
-            descriptors = {"control": far.fileno(), "page": page, **inherited}
-            self._process: Started = start(spawn, descriptors, None)
-        except OSError:
-            self._near.close()
-            raise
-        finally:
-            far.close()
-            os.close(page)
+        with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
+            self._near, far = Seqpacket.pair()
+            failed.callback(self._near.close)
+            theirs.callback(far.close)
+            page = make_page()
+            theirs.callback(os.close, page)
+            self._process: Started = start(spawn, {"control": far.fileno(), "page": page, **inherited}, None)
+            failed.pop_all()
         self.started_s = now_s
         self.silent_at_s = now_s + FIRST_BEAT_S
         """When it will have said nothing for too long."""

@@ -90,6 +90,7 @@ class Keeper:
         self._charges: dict[str, Charge] = {}
         self._graves: list[_Grave] = []
         self._remembered = ""
+        self._signals: list[int] = []
         self._stop_by_s = float("inf")
         self._watchdog_s = float("inf")
         self._code: int | None = None
@@ -98,8 +99,7 @@ class Keeper:
 
     def run(self) -> int:
         """Keep until somebody says the end; the exit code. Nothing that was started is left then."""
-        wakeup = _catch_signals()
-        self._selector.register(wakeup, selectors.EVENT_READ, lambda: self._signalled(wakeup.recv(4096)))
+        self._catch_signals()
         if self._notifier.watchdog_s:
             self._watchdog_s = 0.0
         while self._code is None:
@@ -125,15 +125,33 @@ class Keeper:
         wait_s = min(until_s - time.monotonic(), GRAVE_S if self._graves else IDLE_S)
         for key, _ in self._selector.select(max(0.0, wait_s)):
             key.data()
+        self._take_signals()
 
     # What comes from outside.
 
-    def _signalled(self, numbers: bytes) -> None:
-        if signal.SIGHUP in numbers:
-            self._brains.tell(Reload())
-        for _ in range(numbers.count(signal.SIGTERM) + numbers.count(signal.SIGINT)):
-            self._stop()
-        self._reap()
+    def _catch_signals(self) -> None:
+        """From now on a signal is noted by its handler, and ends the wait by a byte at the wakeup socket."""
+        wakeup, write = socket.socketpair()
+        for end in (wakeup, write):
+            end.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        # The bytes say no more than that: when the socket is full, as after many deaths at once, others are lost.
+        signal.set_wakeup_fd(write.detach(), warn_on_full_buffer=False)
+        self._selector.register(wakeup, selectors.EVENT_READ, lambda: wakeup.recv(4096))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of handlers
+        self._signals.append(number)
+
+    def _take_signals(self) -> None:
+        while self._signals:
+            match self._signals.pop(0):
+                case signal.SIGCHLD:
+                    self._reap()
+                case signal.SIGHUP:
+                    self._brains.tell(Reload())
+                case _:
+                    self._stop()
 
     def _stop(self) -> None:
         if self._stop_by_s < float("inf"):
@@ -150,6 +168,7 @@ class Keeper:
     def _finish(self, code: int) -> None:
         if self._code is None:
             self._code = code
+            self._brains.retire()
 
     def _reap(self) -> None:
         """Take in everybody who died. The number of the dead is not given away before its session has ended."""
@@ -168,8 +187,7 @@ class Keeper:
         return None
 
     def _bury(self, charge: Charge, ended: Exited) -> None:
-        if charge.doubt is not None:
-            self._settle(charge)
+        self._settle(charge)
         charge.ended = ended
         if charge.message.token in self._charges:
             self._brains.tell(ended)
@@ -232,7 +250,7 @@ class Keeper:
                 raise OSError(f"there is a {spawn.token} already")
             charge = take(spawn, self._lifeline, self._shared(spawn))
         except OSError as error:
-            self._brains.tell(SpawnFailed(spawn.token, str(error)))
+            self._brains.tell(SpawnFailed(spawn.token, error.strerror or str(error)))
             return
         self._charges[spawn.token] = charge
         assert charge.doubt is not None, "a fresh child is in doubt"
@@ -249,7 +267,8 @@ class Keeper:
 
     def _settle(self, charge: Charge) -> None:
         """A child's program runs, or it never will."""
-        assert charge.doubt is not None, "settled twice"
+        if charge.doubt is None:
+            return  # its death was heard in the same turn
         text = verdict(charge.doubt)
         if text is None:
             return
@@ -265,7 +284,7 @@ class Keeper:
 
     def _signal(self, asked: Signal) -> None:
         charge = self._charges.get(asked.token)
-        if charge is None or charge.ended is not None:
+        if charge is None or charge.ended is not None or asked.signal not in signal.valid_signals():
             return  # it died meanwhile, and its brain will know
         if asked.group:
             kin.signal_session(charge.message.pid, asked.signal)
@@ -305,21 +324,6 @@ class Keeper:
 
     def _is_over(self) -> bool:
         return not self._brains.pid and not self._graves and all(each.ended for each in self._charges.values())
-
-
-def _catch_signals() -> socket.socket:
-    """Signals from now on arrive as bytes at this socket."""
-    wakeup, write = socket.socketpair()
-    for end in (wakeup, write):
-        end.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-    signal.set_wakeup_fd(write.detach(), warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, _nothing)
-    return wakeup
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """The byte at the wakeup socket says it all."""
 
 
 def _next_dead() -> os.waitid_result | None:

@@ -33,7 +33,7 @@ def look(pid: int) -> Kin | None:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             # The name in brackets may hold anything, brackets too.
             fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # gone, or we are short of descriptors: then it cannot be looked at now
         return None
     return Kin(fields[0], int(fields[1]), int(fields[3]))
 
@@ -61,7 +61,10 @@ def end_children(parent: int) -> bool:
 
 def _signal_all(chosen: Callable[[Kin], bool], number: int) -> set[int]:
     """Signal all chosen processes; who they were."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return set()
     return {pid for pid in pids if _is(pid, chosen) and _signal(pid, chosen, number)}
 
 
@@ -71,7 +74,7 @@ def _is(pid: int, chosen: Callable[[Kin], bool]) -> bool:
 
 
 def _signal(pid: int, chosen: Callable[[Kin], bool], number: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
             # Now that the descriptor holds it, whoever has the number is the one that is signalled.

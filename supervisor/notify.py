@@ -34,4 +34,4 @@ class Notifier:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-            sock.sendto(text.encode(), self._address)
+            sock.sendto(text.encode(errors="replace"), self._address)

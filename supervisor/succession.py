@@ -56,6 +56,7 @@ class Succession:
         """How many brains there were, the present one included."""
         self._due_s = 0.0
         self._falls = 0
+        self._last = False
         self._rng = random.Random()
 
     @property
@@ -86,6 +87,10 @@ class Succession:
         if self._brain is not None:
             self._brain.tell(message, descriptors)
 
+    def retire(self) -> None:
+        """No other brain follows: the next end is the one that was wanted."""
+        self._last = True
+
     def hurry(self) -> None:
         """Whatever the curve says, a brain is wanted now: somebody has to end things in good order."""
         self._due_s = 0.0
@@ -108,6 +113,8 @@ class Succession:
         kin.end_session(brain.pid)
         self._brain = None
         text = brain.close()
+        if self._last:
+            return
         wait_s = self._next(now_s - brain.started_s, now_s)
         how = f"signal {ended.signal}" if ended.signal else f"exit {ended.status}"
         self._console.say("warning", "brain_exit", pid=brain.pid, cause=how, text=text, next_s=round(wait_s, 3))
@@ -118,7 +125,7 @@ class Succession:
             token=f"brain.{self.generation}",
             argv=self._argv,
             env=dict(os.environ),
-            cwd=os.getcwd(),
+            cwd=".",
             procs_files=(),
             listeners=(),
             tallies=False,
