@@ -280,7 +280,7 @@ def absence(name: str, state: VersionState, grace_s: float, deadline_s: float) -
     if deadline_s <= 0:
         text = f"Request timeout expired while model '{name}' was {state.state}"
         return ServerError("deadline_exceeded", text, model=name)
-    broken = state.code in ModelError.codes and state.state == "backoff"
+    broken = state.code in ModelError.codes  # it is being tried again, but nobody should wait for that
     if grace_s > 0 and state.retry_after_s <= grace_s and not broken:
         return None
     wait_s = max(state.retry_after_s, 1)

@@ -54,7 +54,7 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
 VALUES: dict[str, Any] = {  # arrays of several element types
     "FP32": np.array([[1.5, -2.25, 3e-40]], dtype=np.float32),
     "INT64": np.array([[2**62, -1, 0]], dtype=np.int64),
-    "BYTES": np.array([[b"\x00\xff", b"", "grüße".encode()]], dtype=np.object_),
+    "BYTES": np.array([["grüße".encode(), b"", b"\x00 is text too"]], dtype=np.object_),
     "FP16": np.array([[0.5, 65504, -0.0]], dtype=np.float16),
     "BOOL": np.array([[True, False, True]]),
 }
@@ -64,8 +64,8 @@ VALUES: dict[str, Any] = {  # arrays of several element types
 @pytest.mark.parametrize("binary", [True, False])
 def test_inference_in_json_and_binary(client: triton.InferenceServerClient, datatype: str, binary: bool) -> None:
     value = VALUES[datatype]
-    if not binary and datatype in ("FP16", "BYTES"):
-        pytest.skip("FP16 and bytes that are no text have no JSON form")
+    if not binary and datatype == "FP16":
+        pytest.skip("FP16 has no JSON form")
     given = triton.InferInput("x", list(value.shape), datatype)
     given.set_data_from_numpy(value, binary_data=binary)
     wanted = triton.InferRequestedOutput("y", binary_data=binary)
@@ -73,6 +73,8 @@ def test_inference_in_json_and_binary(client: triton.InferenceServerClient, data
     assert result.get_response()["id"] == "7"
     answer = result.as_numpy("y")
     assert answer is not None
+    if datatype == "BYTES" and not binary:
+        value = np.vectorize(bytes.decode, otypes=[object])(value)  # JSON has text, and the client leaves it so
     assert answer.tolist() == value.tolist()
 
 

@@ -30,7 +30,7 @@ def test_one_bad_model_stops_neither_the_start_nor_the_others(tmp_path: Path) ->
         assert http.json("GET", "/v2/health/ready")[0] == 200
         states = {each["name"]: each for each in server.ctl("list")["models"]}
         assert states["good"]["state"] == "ready"
-        assert states["broken"]["state"] == "failed"
+        server.await_state("broken", "failed")
         assert states["misspelt"]["state"] == "failed"
         assert "memroy" in states["misspelt"]["reason"]
         status, reply = http.infer("broken", x=("FP32", [1], [1.0]))

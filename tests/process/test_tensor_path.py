@@ -16,7 +16,7 @@ import pytest
 
 from engines.build import write_fault_model, write_identity_onnx, write_python
 from harness.invariants import assert_clean, kinds, settled, snapshot
-from harness.server import Http, Server, serving
+from harness.server import Http, Server, eventually, serving
 from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
@@ -87,13 +87,13 @@ def test_a_large_tensor_goes_in_and_out_a_hundred_times_unchanged_and_nothing_gr
         assert output["shape"] == list(LARGE)
         if turn == 9:
             warm = settled(server), kinds(gateway), kinds(worker), rss(server)
-    connection.close()
     assert warm is not None
     before, gateway_fds, worker_fds, memory = warm
     assert_clean(before, server)
     assert kinds(gateway) - gateway_fds == kinds(worker) - worker_fds == {}
     for role, was in memory.items():
         assert rss(server)[role] <= was + (8 << 20), f"{role} grew"
+    connection.close()
 
 
 class Caller(threading.Thread):
@@ -152,6 +152,6 @@ def test_many_clients_on_three_models_each_get_their_own_answers(server: Server)
     assert not faults, faults[:3]
     assert min(each.answered for each in callers) > 0
     assert before.roles == snapshot(server).roles
-    assert server.gauge("mmsup_requests_open") == 0
-    assert server.gauge("mmsup_arena_used_bytes") == 0
+    eventually(lambda: server.gauge("mmsup_requests_open") == 0, "no request is open")
+    eventually(lambda: server.gauge("mmsup_arena_used_bytes") == 0, "no slot is in use")
     assert not server.events("worker_exit")
