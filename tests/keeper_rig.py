@@ -138,9 +138,11 @@ def spawn_of(token: str, *argv: str, **fields: Any) -> Spawn:  # fields of Spawn
 class KeeperRig:
     """A keeper process and the listener on which its brains report to the test."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:  # fields of Settings, and environ, beat_s, margin_s
+    def __init__(self, folder: Path, **options: Any) -> None:  # fields of Settings; environ, keep, close; constants
         self.environ: Mapping[str, str] = options.pop("environ", {})
-        self._launcher = LAUNCHER.format(
+        self._keep: list[int] = options.pop("keep", [])
+        closing = f"import os; os.close({options.pop('close')})" if "close" in options else ""
+        self._launcher = closing + LAUNCHER.format(
             relay=RELAY, beat_s=options.pop("beat_s", 10.0), margin_s=options.pop("margin_s", 10.0)
         )
         self.settings = Settings(
@@ -176,7 +178,7 @@ class KeeperRig:
             with self.stderr.open("ab") as stderr:
                 return subprocess.Popen(
                     argv,
-                    pass_fds=[settings],
+                    pass_fds=[settings, *self._keep],
                     stderr=stderr,
                     env={**os.environ, **self.environ},
                     stdin=subprocess.DEVNULL,

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +14,9 @@ from mmsup.supervisor.listeners import CannotListen, Listeners
 from mmsup.supervisor.settings import Settings
 
 
-def settings_of(folder: Path, **options: str | int) -> Settings:
-    fields = {"http_port": 0, "metrics_port": -1, "runtime_dir": str(folder), **options}
-    return Settings(repositories=(), state_dir=str(folder), **fields)
+def settings_of(folder: Path, **options: Any) -> Settings:  # fields of Settings
+    plain = Settings(repositories=(), state_dir=str(folder), runtime_dir=str(folder), http_port=0, metrics_port=-1)
+    return replace(plain, **options)
 
 
 @pytest.fixture
@@ -60,9 +62,7 @@ def test_an_ipv6_address_is_shown_in_brackets(folder: Path) -> None:
 def test_a_port_in_use_names_the_listener_and_the_address_and_leaves_nothing(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(
-            CannotListen, match=rf"metrics: cannot listen on .*:{port}: another program has it"
-        ):
+        with pytest.raises(CannotListen, match=rf"metrics: cannot listen on .*:{port}: another program has it"):
             Listeners(settings_of(folder, metrics_port=port))
     assert os.listdir(folder) == []
 
