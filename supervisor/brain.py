@@ -18,9 +18,10 @@ from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
-from mmsup.supervisor import cgroup, heritage, readiness, startup, terms
+from mmsup.supervisor import heritage, readiness, startup, terms
 from mmsup.supervisor.answers import Answers, Server
 from mmsup.supervisor.books import Books
+from mmsup.supervisor.cgroup import CgroupBackend
 from mmsup.supervisor.changes import Changes
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
@@ -33,11 +34,10 @@ from mmsup.supervisor.graves import Graves
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
-from mmsup.supervisor.parent import Parent
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import Memory, from_text, to_text
 from mmsup.supervisor.settings import Settings
-from mmsup.supervisor.site import Site
+from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
 from mmsup.supervisor.verbs import OF_CLIENTS, Verbs
 
@@ -48,7 +48,14 @@ NOT_FOR_GATEWAYS: Final = "control"
 class Brain:
     """One per process."""
 
-    def __init__(self, inventory: wire.Inventory, parent: Parent, environ: Mapping[str, str], console: Console) -> None:
+    def __init__(
+        self,
+        inventory: wire.Inventory,
+        parent: KeeperSays,
+        environ: Mapping[str, str],
+        console: Console,
+        cgroups: CgroupBackend,
+    ) -> None:
         self.settings = settings = Settings.from_json(inventory.settings)
         self._inventory = inventory
         self._parent = parent
@@ -57,8 +64,10 @@ class Brain:
         self._remembered = ""
         self._said_ready: Readiness | None = None
         self._announced = self._memory is not None and self._memory.announced
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
+        self.over = asyncio.Event()
+        """Finished was said: nothing is left to do but to leave."""
         self.moved = asyncio.Event()
         """Set whenever something has changed; who waits for something clears it first."""
         self.books = Books(settings)
@@ -71,7 +80,6 @@ class Brain:
         self.gateways = Gateways(site, self)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
         self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
-        cgroups = cgroup.backend(cgroup.top_name(settings.state_dir))
         self._connect(place, cgroups)
         self._server = Server(
             keeper_pid=inventory.keeper_pid,
@@ -87,7 +95,7 @@ class Brain:
         self.control = Control(self._verbs)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
 
-    def _connect(self, place: Place, cgroups: cgroup.CgroupBackend) -> None:
+    def _connect(self, place: Place, cgroups: CgroupBackend) -> None:
         self.graves = Graves()
         self.fleet.use(
             Site(
@@ -111,8 +119,8 @@ class Brain:
 
     # The beginning.
 
-    async def start(self, listener: socket.socket) -> None:
-        """Take over or begin; then serve the control socket."""
+    async def start(self, listener: socket.socket | None) -> None:
+        """Take over or begin; then serve the control socket, if there is one."""
         if self._memory is not None:
             heritage.restore(self.fleet, self._memory.models)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
@@ -120,7 +128,8 @@ class Brain:
                 if note.place < len(self.gateways.places):
                     self.gateways.places[note.place].generation = note.generation
         self.family.begin()
-        await self.control.start(listener)
+        if listener is not None:
+            await self.control.start(listener)
         if self.settings.control_mode == "poll":
             self.task(self._changes.poll(), "poll")
 
@@ -130,7 +139,6 @@ class Brain:
             self._begin_first()
         else:
             self._take_over()
-        self.gateways.start()
         if self._inventory.stopping:
             self.terminate()
 
@@ -180,7 +188,7 @@ class Brain:
         """A worker broke the protocol towards a gateway."""
         instance = self._living(message.instance, message.generation)
         if instance is not None:
-            instance.apply(terms.Distrusted(f"the worker's answer was not valid: {message.text}"))
+            instance.apply(terms.Distrusted(f"its answer was not valid: {message.text}"))
 
     def _living(self, number: int, generation: int) -> Instance | None:
         instance = self.fleet.instance(number)
@@ -253,7 +261,7 @@ class Brain:
         self._remember()
         if failed and self.settings.exit_on_error:
             self._console.say("error", "exit_on_error", text=f"not serving: {', '.join(failed)}")
-            self._parent.say(wire.Finished(exits.REFUSED))
+            self.finish(exits.REFUSED)
 
     def _addresses(self) -> dict[str, str]:
         return {name: each for name, each in self._inventory.addresses.items() if name != NOT_FOR_GATEWAYS}
@@ -271,11 +279,11 @@ class Brain:
     def task(self, work: Any, name: str) -> None:  # a coroutine that returns None
         """Something that takes its time; awaited or cancelled by `close`."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
+        self.tasks.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
@@ -286,12 +294,13 @@ class Brain:
     def finish(self, code: int) -> None:
         """Tell the keeper that it is over."""
         self._parent.say(wire.Finished(code))
+        self.over.set()
 
     async def close(self) -> None:
         """Let go of everything that this process holds."""
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.control.close()
         await self.loads.close()
         self.gateways.close()

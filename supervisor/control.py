@@ -17,7 +17,7 @@ import json
 import os
 import socket
 import struct
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.supervisor.verbs import Say
@@ -176,15 +176,16 @@ def failed(error: MmsupError) -> Json:
 
 def _question(line: bytes) -> tuple[str, Json]:
     try:
-        asked = json.loads(line)
+        asked: Any = json.loads(line)  # JSON from outside, checked below
     except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, dict):
         raise CallerError("bad_request", "a line is one JSON object with 'verb' and 'arguments'")
-    verb, arguments = asked.get("verb"), asked.get("arguments", {})
+    question = cast("Json", asked)
+    verb, arguments = question.get("verb"), question.get("arguments", {})
     if not isinstance(verb, str) or not isinstance(arguments, dict):
         raise CallerError("bad_request", "'verb' must be a text and 'arguments' an object")
-    return verb, arguments
+    return verb, cast("Json", arguments)
 
 
 def _line(line: Json) -> bytes:

@@ -36,7 +36,7 @@ class WorkerEars:
         try:
             message = decode(data, wire.FROM_WORKER)
         except WireError as error:
-            self._instance.apply(terms.Distrusted(f"the worker sent what is no message of ours: {error}"))
+            self._instance.apply(terms.Distrusted(f"it sent what is no message of ours: {error}"))
             return
         match message:
             case wire.Hello():
@@ -53,11 +53,11 @@ class WorkerEars:
         """It closed its channel, or does not read it."""
         instance = self._instance
         if instance.generation == self._generation and instance.state in COMING_UP | {State.READY}:
-            hands.expect(instance, CLOSED_S, terms.Distrusted("the worker closed its control channel"))
+            hands.expect(instance, CLOSED_S, terms.Distrusted("it closed its control channel"))
 
     def crashing(self, text: str) -> None:
         """Its crash pipe spoke."""
-        self._instance.apply(terms.Crashing(obituary.crash_words(text)))
+        self._instance.apply(terms.Crashing(*obituary.first_words(text)))
 
     def printed(self, data: bytes) -> None:
         """Its output."""
@@ -66,7 +66,7 @@ class WorkerEars:
 
     def _ready(self, metadata: Metadata) -> None:
         if len(encode(metadata)) > METADATA_LIMIT:
-            self._instance.apply(terms.Distrusted("the worker describes its model at too great a length"))
+            self._instance.apply(terms.Distrusted("it describes its model at too great a length"))
             return
         if self._instance.state in COMING_UP:
             self._instance.release.metadata = metadata
@@ -74,9 +74,9 @@ class WorkerEars:
 
     def _greeted(self, hello: wire.Hello) -> None:
         if hello.wire != wire.WIRE_VERSION:
-            text = f"the worker speaks wire {hello.wire}, this server {wire.WIRE_VERSION}: another version of mmsup"
+            text = f"it speaks wire {hello.wire}, this server {wire.WIRE_VERSION}: another version of mmsup"
             self._instance.apply(terms.Distrusted(text))
         elif (hello.instance, hello.generation) != self._instance.key:
-            self._instance.apply(terms.Distrusted("the worker says it is another one"))
+            self._instance.apply(terms.Distrusted("it says that it is another one"))
         else:
             self._instance.apply(terms.Staged(warming=False))

@@ -1,7 +1,8 @@
 """The keeper's children: who each of them is, by its token.
 
 A new brain first hears of the children that there are. Workers find their places at once, gateways when all workers
-have: what a gateway is told then is everything. A child that nobody remembers is ended.
+have: what a gateway is told then is everything. A child that nobody remembers is ended. Last, gateways are started at
+the places that have none.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Family:
         for message, descriptors in self._later:
             self._place(message, descriptors, adopted=True)
         self._later.clear()
+        self._gateways.start()
 
     def _place(self, message: Told, descriptors: list[int], *, adopted: bool = False) -> None:
         match life_of(message.token):

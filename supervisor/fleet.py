@@ -195,10 +195,12 @@ class Fleet:
             self.on_route(route)
 
     def close(self) -> None:
-        """No next tries, no next look."""
+        """No next tries, no next look; the processes live on without us."""
         if self._settling is not None:
             self._settling.cancel()
         for instance in self._instances.values():
             hands.cancel_retry(instance)
             if instance.tenure is not None:
                 instance.tenure.close()
+                if instance.tenure.life is not None:
+                    instance.tenure.life.close()

@@ -63,11 +63,14 @@ class Gateway:
         self._house = house
         self._site = site
         self._ends: list[restart.End] = []
+        self._why = ""
+        """Why we killed this process, if we did."""
         self._timer: asyncio.TimerHandle | None = None
 
     def spawn(self) -> None:
         """Start its process."""
         self.generation += 1
+        self._why = ""
         self.spawned_s = time.monotonic()
         site = self._site
         site.keeper.say(gateway_spawn(self.place, self.generation, site.place, site.listeners))
@@ -96,7 +99,9 @@ class Gateway:
             self.life.end()
         how = f"by signal {signal.Signals(exited.signal).name}" if exited.signal else f"with status {exited.status}"
         self._site.keeper.say(wire.Forget(exited.token))
-        self._follow(f"gateway {self.place} ended {how}", pid=exited.pid)
+        tail = self._site.logbook.end(str(self.place))
+        why = f" because {self._why}" if self._why else ""
+        self._follow(f"gateway {self.place} ended {how}{why}", pid=exited.pid, tail=tail)
 
     def unborn(self, text: str) -> None:
         """The keeper could not start it."""
@@ -128,9 +133,9 @@ class Gateway:
         progress = self.life.progress()
         if progress.activity is Activity.STARTING:
             if now_s - self.spawned_s > START_S:
-                self._kill(f"gateway {self.place} has not come up within {START_S:g} s")
+                self._kill(f"it had not come up within {START_S:g} s")
         elif now_s - progress.beat_ns / 1e9 > STALE_S:
-            self._kill(f"gateway {self.place}: its loop has not come round for {STALE_S:g} s")
+            self._kill(f"its loop had not come round for {STALE_S:g} s")
 
     def close(self) -> None:
         """No next one."""
@@ -150,19 +155,19 @@ class Gateway:
         try:
             message = decode(data, wire.FROM_GATEWAY)
         except WireError as error:
-            self._kill(f"gateway {self.place} sent what is no message of ours: {error}")
+            self._kill(f"it sent what is no message of ours: {error}")
             return
         if isinstance(message, wire.Hello):
             self.greeted = True
             if message.wire != wire.WIRE_VERSION:
-                self._kill(f"gateway {self.place} speaks wire {message.wire}, this server {wire.WIRE_VERSION}")
+                self._kill(f"it speaks wire {message.wire}, this server {wire.WIRE_VERSION}")
         else:
             self._house.heard(self, message)
 
     def lost(self) -> None:
         """It closed its channel, or does not read it; a death says so too."""
         if self.life is not None:
-            text = f"gateway {self.place} closed its control channel"
+            text = "it closed its control channel"
             self._timer = asyncio.get_running_loop().call_later(CLOSED_S, self._kill, text)
 
     def crashing(self, text: str) -> None:
@@ -174,7 +179,7 @@ class Gateway:
 
     def _kill(self, why: str) -> None:
         if self.life is not None and not self.life.dead:
-            self._record("gateway_exit", f"{why}; it is killed", condemned=True)
+            self._why = why
             self._site.keeper.say(wire.Signal(self.token, signal.SIGKILL, group=True))
 
     def _follow(self, text: str, **fields: Any) -> None:  # JSON, as the journal takes it

@@ -73,9 +73,11 @@ class Gateways:
         self._look()
 
     def close(self) -> None:
-        """No next ones."""
+        """No next ones; those there are live on without us."""
         for gateway in self.places:
             gateway.close()
+            if gateway.life is not None:
+                gateway.life.close()
         if self._timer is not None:
             self._timer.cancel()
         for barrier in list(self._barriers.values()):

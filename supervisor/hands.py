@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.paths import worker_socket
-from mmsup.supervisor import health, terms
+from mmsup.supervisor import health, obituary, terms
 from mmsup.supervisor.gpu import visible_devices
 from mmsup.supervisor.group import Group
 from mmsup.supervisor.life import Life
@@ -173,9 +173,10 @@ def _note_load_failure(instance: Instance, failure: Judgement) -> None:
 def _condemn(instance: Instance, judgement: Judgement) -> None:
     tenure = _tenure(instance)
     tenure.judgement = judgement
-    instance.trouble = Judgement("model_restarting", judgement.text)
+    said = obituary.said_to_callers(instance.release.spec, judgement)
+    instance.trouble = Judgement("model_restarting", said.text)
     if tenure.linked:
-        instance.site.gateways.condemn(instance.key, judgement)
+        instance.site.gateways.condemn(instance.key, said)
     instance.record("worker_condemned", judgement.text, code=judgement.code)
 
 

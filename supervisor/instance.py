@@ -109,8 +109,7 @@ class Instance:
         if tenure.life is not None:
             tenure.life.end()
         logbook = self.site.logbook(self.release.spec.name)
-        logbook.end(self.log_name)
-        death = obituary.of(self.release.spec, tenure, exited, logbook)
+        death = obituary.of(self.release.spec, tenure, exited, logbook.end(self.log_name))
         if tenure.linked:
             self.site.gateways.buried(self.key, death.judgement)
         if tenure.is_orderly(exited):

@@ -66,16 +66,18 @@ class Life:
         """It is reaped: hear its last words, let go of everything."""
         self.dead = True
         self.peer.drain()
-        self.peer.close()
         self._read_crash()
         for _ in range(READS_AT_THE_END):
             if not self._read_log():
                 break
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything, unheard."""
+        self.peer.close()
         for fd in (self.pidfd, self._crash, self._log):
-            if fd >= 0:
-                self._loop.remove_reader(fd)
-                os.close(fd)
-        self._crash = self._log = -1
+            self._loop.remove_reader(fd)
+            os.close(fd)
         os.close(self.page_fd)
 
     def _died(self) -> None:

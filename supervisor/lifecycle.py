@@ -131,7 +131,7 @@ def _await_crash(situation: Situation, _event: Crashing) -> Step:
 
 def _condemn_crash(situation: Situation, event: Crashing) -> Step:
     # No kill: it would overwrite the true signal, and cut faulthandler off in mid-sentence.
-    return replace(situation, state=State.STOPPING), [Condemn("worker_crashed", event.text), ExpectExit()]
+    return replace(situation, state=State.STOPPING), [Condemn(event.code, event.text), ExpectExit()]
 
 
 def _drop(_situation: Situation, _event: WantDown) -> Step:
@@ -159,7 +159,7 @@ def _condemn_false(situation: Situation, event: Distrusted | LoadFailed) -> Step
 
 
 def _condemn_late(situation: Situation, _event: EndTimedOut) -> Step:
-    text = "the worker did not finish in the time given to drain"
+    text = "it did not finish in the time given to drain"
     return replace(situation, state=State.STOPPING), [Condemn("worker_hung", text), Kill()]
 
 
@@ -272,7 +272,7 @@ _ROWS: Final[dict[State, dict[type[Any], Handler]]] = {
     },
     State.BACKOFF: _WAITING,
     State.FAILED: _WAITING,
-    State.STOPPED: {**_WAITING, WantUp: _queue, WantDown: _ignore, RetryDue: _ignore},
+    State.STOPPED: {**_WAITING, WantUp: _queue, WantDown: _want_down, RetryDue: _ignore},
 }
 TABLE: Final[dict[tuple[State, type[Any]], Handler]] = {
     (state, event): handler for state, row in _ROWS.items() for event, handler in row.items()

@@ -5,6 +5,7 @@ Warnings of Python's own libraries go the same way, so that nothing reaches a bl
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Final
@@ -36,7 +37,7 @@ class EventLog:
     def __call__(self, event: Event) -> None:
         """One event as one line."""
         fields: dict[str, Field] = {
-            name: value if isinstance(value, str | int | float | bool) else str(value)
+            name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
             for name, value in event.items()
             if name not in _QUIET and value not in (None, "")
         }

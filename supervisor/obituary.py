@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,12 +10,11 @@ from mmsup.ipc.messages import Exited
 from mmsup.ipc.page import Activity
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.cause import Cause, Evidence, cause_of
-from mmsup.supervisor.logbook import Logbook
 from mmsup.supervisor.site import Judgement
 from mmsup.supervisor.tenure import Tenure
 
-TAIL_LINES: Final = 20
-TAIL_CHARACTERS: Final = 4000
+TAIL_CHARACTERS: Final = 2000
+_FATAL: Final = "Fatal Python error: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Death:
         }
 
 
-def of(spec: ModelSpec, tenure: Tenure, exited: Exited, logbook: Logbook) -> Death:
+def of(spec: ModelSpec, tenure: Tenure, exited: Exited, tail: Sequence[str]) -> Death:
     """The death of this life. Reads the control group, which is there until it is buried."""
     reading = tenure.group.read()
     condemned, failed = tenure.judgement, tenure.failed
@@ -75,14 +75,22 @@ def of(spec: ModelSpec, tenure: Tenure, exited: Exited, logbook: Logbook) -> Dea
         condemned_text=failed.text if failed else condemned.text if condemned else "",
         asked=tenure.told_to_leave or tenure.dropped,
         crash=tenure.life.crash_text if tenure.life else "",
-        tail=tuple(line[:TAIL_CHARACTERS] for line in logbook.lines(TAIL_LINES)),
+        tail=tuple(line[:TAIL_CHARACTERS] for line in tail),
     )
     executing = progress is not None and progress.activity is Activity.BUSY
     return Death(cause_of(evidence), evidence, executing)
 
 
-def crash_words(text: str) -> str:
-    """What the crash pipe said first, for callers: no frame, no path."""
-    first = text.strip().splitlines()[0] if text.strip() else ""
-    word = first.removeprefix("Fatal Python error: ") if first.startswith("Fatal Python error: ") else "a fatal signal"
-    return f"the worker crashed: {word[:100]}"
+def first_words(crash: str) -> tuple[str, str]:
+    """Code and text of what the crash pipe said first, for callers: no frame, no path."""
+    first = crash.strip().splitlines()[0] if crash.strip() else ""
+    word = first.removeprefix(_FATAL)[:100] if first.startswith(_FATAL) else "a fatal signal"
+    return "worker_sigbus" if word.startswith("Bus error") else "worker_crashed", f"it crashed: {word}"
+
+
+def said_to_callers(spec: ModelSpec, judgement: Judgement) -> Judgement:
+    """A condemnation as the callers of that worker get it."""
+    # Clients look for these words where a deadline, theirs or the worker's, has passed.
+    head = "Request timeout expired: " if judgement.code == "worker_hung" else ""
+    text = f"{head}worker {spec.name}/{spec.version} is being ended: {judgement.text}"
+    return Judgement(judgement.code, text, judgement.retryable)

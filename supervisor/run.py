@@ -16,10 +16,12 @@ import sys
 import time
 from typing import Any, Final
 
+from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
 from mmsup.ipc.inherited import descriptors
 from mmsup.ipc.page import Activity, PageWriter
 from mmsup.ipc.seqpacket import Seqpacket
+from mmsup.supervisor import cgroup
 from mmsup.supervisor.brain import Brain
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.logs import LibraryLog
@@ -55,25 +57,31 @@ class _Reception:
 
 
 async def serve(inherited: dict[str, int]) -> None:
-    """From the first word of the keeper on. Does not come back: the keeper ends a brain that has finished."""
+    """From the first word of the keeper to the last one to it."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_fail)
     page = PageWriter(inherited["page"])
     reception = _Reception()
     parent = Parent(Seqpacket.of_descriptor(inherited["control"]), inherited["lifeline"], reception.hear)
     inventory = await reception.inventory
-    console = Console(Settings.from_json(inventory.settings).log_format)
+    settings = Settings.from_json(inventory.settings)
+    console = Console(settings.log_format)
     logging.getLogger().addHandler(LibraryLog(console))
     # The one place that hands the environment on, and spawning.py takes an allow-list of it.
-    brain = Brain(inventory, parent, os.environ, console)
+    cgroups = cgroup.backend(cgroup.top_name(settings.state_dir))
+    brain = Brain(inventory, parent, os.environ, console, cgroups)
     await brain.start(socket.socket(fileno=inherited["listen:control"]))
     reception.introduce(brain)
     gc.collect()
     gc.freeze()
     page.enter(Activity.IDLE, time.monotonic_ns())
-    while True:
+    while not brain.over.is_set():
         page.turn(time.monotonic_ns())
-        await asyncio.sleep(PAGE_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAGE_S):
+                await brain.over.wait()
+    await brain.close()
+    parent.close()
 
 
 def _fail(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # asyncio's own
@@ -86,7 +94,7 @@ def main(arguments: list[str]) -> int:
     """Run one brain."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(descriptors(arguments)))
-    return FAULT
+    return exits.DONE
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ class LoadFailed:
 class Crashing:
     """Its crash pipe spoke: the exit follows as soon as the kernel has torn it down."""
 
+    code: str
     text: str
 
 

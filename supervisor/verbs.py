@@ -83,7 +83,7 @@ class Verbs:
 
     async def _load(self, arguments: Json, say: Say) -> Any:  # JSON
         name = _text(arguments, "name")
-        parameters = arguments.get("parameters") or {}
+        parameters: Any = arguments.get("parameters") or {}  # JSON from outside, checked in the next line
         if not isinstance(parameters, dict) or not parameters.keys() <= _LOAD_PARAMETERS:
             raise CallerError("bad_request", f"failed to load '{name}': of parameters only 'config' is known")
         config = _text({**parameters, **arguments}, "config", "")
