@@ -29,7 +29,7 @@ HOMES = {
     "aiohttp": {"gateway/"},
     "uvloop": {"gateway/"},
     "orjson": {"gateway/"},
-    "prometheus_client": {"gateway/counting.py"},
+    "prometheus_client": {"gateway/metrics.py"},
     "psutil": {"supervisor/memory.py"},
     "pynvml": {"supervisor/gpu.py"},
     "google": {"supervisor/pbtxt.py"},

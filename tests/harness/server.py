@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsup.supervisor import client
+from mmsup.supervisor import cgroup, client
 
 START_S = 120.0
 STOP_S = 60.0
@@ -189,10 +189,12 @@ class Server:
         return self.process.wait(STOP_S)
 
     def remove(self) -> None:
-        """End it whatever its state, and take its directories away."""
+        """End it whatever its state, and take its directories and control groups away."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(STOP_S)
+        backend = cgroup.backend(cgroup.top_name(str(self.state_dir)))
+        assert cgroup.leave(backend), "a control group does not empty"
         self.output.close()
         self._notify.close()
         shutil.rmtree(self.root)
