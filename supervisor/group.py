@@ -46,6 +46,11 @@ class Group:
         return self._folders[0].name if self._folders else ""
 
     @property
+    def folder(self) -> Path | None:
+        """Where its memory is counted; None where there is no group."""
+        return self._folders[0] if self._folders else None
+
+    @property
     def procs_files(self) -> tuple[str, ...]:
         """Where a child writes itself in: `Spawn.procs_files`."""
         return tuple(str(folder / PROCS) for folder in self._folders)
