@@ -25,6 +25,7 @@ from mmsup.supervisor.cgroup import CgroupBackend
 from mmsup.supervisor.changes import Changes
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
+from mmsup.supervisor.devices import Devices
 from mmsup.supervisor.ending import end
 from mmsup.supervisor.family import Family
 from mmsup.supervisor.fleet import Fleet
@@ -91,8 +92,9 @@ class Brain:
             readiness=self.readiness,
         )
         answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
-        self._verbs = Verbs(answers, self.fleet, self.loads, self.books.journal, self.books.logbook)
-        self.control = Control(self._verbs)
+        self.verbs = Verbs(answers, self.fleet, self.loads, self.books.journal, self.books.logbook)
+        self.control = Control(self.verbs)
+        self._devices = Devices(environ)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
 
     def _connect(self, place: Place, cgroups: CgroupBackend) -> None:
@@ -107,6 +109,7 @@ class Brain:
                 journal=self.books.journal,
                 logbook=self.books.logbook,
                 graves=self.graves,
+                visible_devices=self._visible_devices,
                 rng=random.Random(),
                 changed=self.fleet.changed,
                 progress=self.loads.progress,
@@ -117,16 +120,23 @@ class Brain:
         self.fleet.on_route = self.gateways.route
         self.fleet.on_unroute = self.gateways.unroute
 
+    def _visible_devices(self, device: str) -> str:
+        living = (each.tenure.visible_devices for each in self.fleet.instances() if each.tenure is not None)
+        return self._devices.visible(device, living)
+
     # The beginning.
 
     async def start(self, listener: socket.socket | None) -> None:
         """Take over or begin; then serve the control socket, if there is one."""
         if self._memory is not None:
+            self.task(self._devices.learn(), "devices")
             heritage.restore(self.fleet, self._memory.models)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
             for note in self._memory.gateways:
                 if note.place < len(self.gateways.places):
                     self.gateways.places[note.place].generation = note.generation
+        else:
+            await self._devices.learn()
         self.family.begin()
         if listener is not None:
             await self.control.start(listener)
@@ -214,7 +224,7 @@ class Brain:
         if self.settings.control_mode == "poll" and message.verb in ("load", "unload"):
             text = f"{message.verb} is off while the server follows its repository (poll); `mmsup ctl` can do it"
             raise CallerError("forbidden", text)
-        return await self._verbs.do(message.verb, message.arguments, lambda _: None)
+        return await self.verbs.do(message.verb, message.arguments, lambda _: None)
 
     # What follows from any change.
 

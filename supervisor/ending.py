@@ -25,9 +25,9 @@ async def end(brain: Brain) -> None:
     """Carry it out. Nothing here is waited for beyond its limit."""
     began_s = time.monotonic()
     brain.books.journal.record("stopping", "draining: accepted work is finished, new work is refused")
+    brain.loads.refuse()
     brain.fleet.on_settled()
     drained = await brain.gateways.drain(brain.settings.exit_timeout_s)
-    await brain.loads.close()
     for model in brain.fleet.models.values():
         for edition in model.editions:
             if edition.role is not Role.LEAVING:

@@ -149,13 +149,13 @@ class Fleet:
 
     def _settle(self) -> None:
         self._settling = None
-        for name in list(self._dirty):
+        dirty, self._dirty = self._dirty, set()  # what changes from here on has the next look
+        for name in dirty:
             self._clear(self.models.get(name))
         self._admit()
         self.on_settled()
-        for name in sorted(self._dirty):
+        for name in sorted(dirty):
             self.flush(name)
-        self._dirty.clear()
 
     def _clear(self, model: Model | None) -> None:
         """Take out what has ended."""

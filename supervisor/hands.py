@@ -13,7 +13,7 @@ from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.paths import worker_socket
 from mmsup.supervisor import health, obituary, terms
-from mmsup.supervisor.gpu import visible_devices
+from mmsup.supervisor.gpu import NoGpu
 from mmsup.supervisor.group import Group
 from mmsup.supervisor.life import Life
 from mmsup.supervisor.site import Judgement
@@ -90,10 +90,12 @@ def boot(instance: Instance) -> None:
 def watch(instance: Instance, life: Life) -> None:
     """Begin to look at its progress."""
     tenure, spec = _tenure(instance), instance.release.spec
+    if tenure.watch is not None:
+        tenure.watch.close()
     limits = health.Limits(spec.hang_limit_s, spec.load_timeout_s, round(tenure.spawned_s * health.NS))
 
     def tell(verdict: health.Hung | health.LoadTimeout) -> None:
-        if isinstance(verdict, health.Hung):
+        if isinstance(verdict, health.Hung) or instance.state is State.READY:
             instance.apply(terms.Hung(verdict.reason))
         else:
             instance.apply(terms.LoadTimedOut(verdict.reason))
@@ -144,9 +146,10 @@ def _spawn(instance: Instance) -> None:
         os.makedirs(scratch_of(site.place, instance.key), mode=0o700, exist_ok=True)
         group = site.cgroups.make(f"w{instance.id}.{instance.generation}", spec.memory_bytes)
         instance.tenure.group = group
-        message = worker_spawn(spec, instance.key, site.place, group.procs_files, visible_devices(spec.device))
-    except OSError as error:
-        why = error.strerror or str(error)
+        visible = instance.tenure.visible_devices = site.visible_devices(spec.device)
+        message = worker_spawn(spec, instance.key, site.place, group.procs_files, visible)
+    except (OSError, NoGpu) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         asyncio.get_running_loop().call_soon(instance.unborn, why)
         return
     site.keeper.say(message)
@@ -157,6 +160,8 @@ def _announce(instance: Instance) -> None:
     tenure = _tenure(instance)
     tenure.ready_s = time.monotonic()
     instance.trouble = None
+    if tenure.life is not None:
+        watch(instance, tenure.life)  # the one of the load may have said its last word already
     load_s = round(tenure.ready_s - tenure.spawned_s, 3)
     instance.record(
         "worker_ready", f"serves after {load_s} s", pid=tenure.life.pid if tenure.life else 0, load_s=load_s

@@ -105,11 +105,13 @@ def _restore(instance: Instance, note: InstanceNote, site: Site) -> None:
     instance.probe = note.probe
     instance.retry_at_s = note.retry_at_s
     instance.waiting = note.wanted and instance.state is State.ABSENT
-    if note.trouble is not None:
-        instance.trouble = Judgement(note.trouble.code, note.trouble.text, of_load=note.trouble.of_load)
+    instance.trouble = _judgement(note.trouble)
     if instance.state in ALIVE:
-        instance.tenure = Tenure(site.cgroups.group(note.group), note.spawned_s, ready_s=note.ready_s)
+        instance.tenure = Tenure(site.cgroups.group(note.group), note.spawned_s, note.visible_devices)
+        instance.tenure.ready_s = note.ready_s
         instance.tenure.linked = note.ready_s > 0
+        instance.tenure.judgement = _judgement(note.condemned)
+        instance.tenure.failed = _judgement(note.failed)
 
 
 def _model_note(model: Model) -> ModelNote:
@@ -126,7 +128,7 @@ def _release_note(release: Release) -> ReleaseNote:
 
 
 def _instance_note(instance: Instance) -> InstanceNote:
-    tenure, trouble = instance.tenure, instance.trouble
+    tenure = instance.tenure
     return InstanceNote(
         id=instance.id,
         generation=instance.generation,
@@ -136,6 +138,17 @@ def _instance_note(instance: Instance) -> InstanceNote:
         retry_at_s=instance.retry_at_s,
         spawned_s=tenure.spawned_s if tenure else 0.0,
         ready_s=tenure.ready_s if tenure else 0.0,
-        trouble=JudgementNote(trouble.code, trouble.text, trouble.of_load) if trouble else None,
+        trouble=_judgement_note(instance.trouble),
+        condemned=_judgement_note(tenure.judgement) if tenure else None,
+        failed=_judgement_note(tenure.failed) if tenure else None,
         group=tenure.group.name if tenure else "",
+        visible_devices=tenure.visible_devices if tenure else "",
     )
+
+
+def _judgement_note(judgement: Judgement | None) -> JudgementNote | None:
+    return JudgementNote(judgement.code, judgement.text, judgement.of_load) if judgement else None
+
+
+def _judgement(note: JudgementNote | None) -> Judgement | None:
+    return Judgement(note.code, note.text, of_load=note.of_load) if note else None

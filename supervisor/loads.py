@@ -70,9 +70,12 @@ class Loads:
         self._journal = journal
         self._active: dict[str, _Loading] = {}
         self._gone: dict[str, asyncio.Event] = {}
+        self._is_over = False
 
     async def load(self, name: str, config: str = "", say: Say = lambda _: None, *, by_hand: bool = True) -> Any:
         """Load or reload; the verb's result as JSON when the model serves, MmsupError with the reason if it cannot."""
+        if self._is_over:
+            raise ServerError("draining", "the server is draining and loads nothing any more", model=name)
         loading = self._active.get(name)
         if loading is None:
             loading = self._begin(name, config, by_hand=by_hand)
@@ -137,6 +140,14 @@ class Loads:
         if loading is not None:
             for say in list(loading.listeners):
                 say(f"version {instance.release.spec.version}: {text}")
+
+    def refuse(self) -> None:
+        """The server is draining: loads under way end, and no other begins."""
+        self._is_over = True
+        for loading in self._active.values():
+            if not loading.decided.done():
+                text = f"failed to load '{loading.name}': the server is draining"
+                loading.decided.set_exception(ServerError("draining", text, model=loading.name))
 
     async def close(self) -> None:
         """Nobody is waited for any more."""

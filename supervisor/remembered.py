@@ -33,7 +33,7 @@ class EndNote:
 
 @dataclass(frozen=True, slots=True)
 class JudgementNote:
-    """Why an instance is not up, as its model's callers get it."""
+    """One `site.Judgement`."""
 
     code: str
     text: str
@@ -54,8 +54,12 @@ class InstanceNote:
     ready_s: float
     """When this life became ready; 0 if it did not."""
     trouble: JudgementNote | None
+    """Why it is not up, as its model's callers get it."""
+    condemned: JudgementNote | None
+    failed: JudgementNote | None
     group: str
     """Name of the control group of its life."""
+    visible_devices: str
 
 
 @dataclass(frozen=True, slots=True)

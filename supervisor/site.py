@@ -95,6 +95,8 @@ class Site:
     journal: Journal
     logbook: Callable[[str], Logbook]
     graves: Graves
+    visible_devices: Callable[[str], str]
+    """CUDA_VISIBLE_DEVICES for a device of a spec; gpu.NoGpu if it is not here."""
     rng: random.Random
     changed: Callable[[Instance], None]
     """Something about it is not as it was; looked at once this turn of the loop is over."""

@@ -67,6 +67,7 @@ def worker_spawn(
         "HOME": scratch,
         "TMPDIR": scratch,
         "CUDA_VISIBLE_DEVICES": visible_devices,
+        "PYTHONDONTWRITEBYTECODE": "1",  # the folder of a model is its owner's
         # A worker's thread pool as large as the machine: instances share the cores, the kernel shares them out.
         **dict.fromkeys(THREADS, str(place.cores)),
     }

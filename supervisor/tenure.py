@@ -20,6 +20,8 @@ class Tenure:
 
     group: Group
     spawned_s: float
+    visible_devices: str = ""
+    """Its CUDA_VISIBLE_DEVICES."""
     life: Life | None = None
     watch: Watch | None = None
     ready_s: float = 0.0

@@ -73,7 +73,7 @@ def test_the_environment_of_a_worker_is_an_allow_list(tmp_path: Path) -> None:
         await house.until(ready(house, "good"))
         (worker,) = house.keeper.workers()
         assert set(worker.spawn.env) == {
-            "PATH", "HOME", "TMPDIR", "CUDA_VISIBLE_DEVICES", "PYTHONUNBUFFERED",
+            "PATH", "HOME", "TMPDIR", "CUDA_VISIBLE_DEVICES", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE",
             "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
         }  # fmt: skip
         assert worker.spawn.env["CUDA_VISIBLE_DEVICES"] == ""

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.supervisor.remembered import (
+    TEXT_LIMIT,
+    EditionNote,
+    EndNote,
+    GatewayNote,
+    InstanceNote,
+    JudgementNote,
+    Memory,
+    ModelNote,
+    ReleaseNote,
+    from_text,
+    to_text,
+)
+
+
+def memory(models: int) -> Memory:
+    rng = random.Random(3)
+    return Memory(
+        began_s=12.5,
+        announced=True,
+        next_instance=models + 1,
+        models=tuple(model(number, rng) for number in range(models)),
+        gateways=(GatewayNote(0, 2),),
+    )
+
+
+def model(number: int, rng: random.Random) -> ModelNote:
+    name = f"model_{number}"
+    tensors = tuple(TensorSpec(f"input_{each}", "FP32", (-1, rng.randrange(1000))) for each in range(4))
+    spec = ModelSpec(name, "1", f"/srv/models/{name}/1", "model.onnx", "ort", "onnxruntime_onnx", inputs=tensors)
+    instance = InstanceNote(
+        id=number,
+        generation=rng.randrange(100),
+        wanted=True,
+        state="ready",
+        probe=False,
+        retry_at_s=0.0,
+        spawned_s=rng.random() * 1e6,
+        ready_s=rng.random() * 1e6,
+        trouble=JudgementNote("model_restarting", "worker died", of_load=False),
+        condemned=None,
+        failed=None,
+        group=f"w{number}.1",
+        visible_devices="",
+    )
+    release = ReleaseNote(spec, Metadata("onnx", 8, tensors, tensors), (EndNote(1.0, 2.0, probe=True),), (instance,))
+    return ModelNote(name, wanted=True, editions=(EditionNote("current", "", (release,)),))
+
+
+def test_what_is_left_is_what_is_found() -> None:
+    for models in (0, 1, 7):
+        assert from_text(to_text(memory(models))) == memory(models)
+
+
+def test_hundreds_of_models_fit_into_one_message() -> None:
+    assert len(to_text(memory(500))) < TEXT_LIMIT / 2
+
+
+@pytest.mark.parametrize("text", ["", "x", "not base 85 \n", "c-n=", to_text(memory(1))[:-9]])
+def test_a_text_of_another_kind_is_no_memory(text: str) -> None:
+    assert from_text(text) is None
+
+
+def test_random_text_is_no_memory() -> None:
+    rng = random.Random(5)
+    for _ in range(500):
+        assert from_text("".join(rng.choices("abcXYZ019{}~^_", k=rng.randrange(1, 60)))) is None
