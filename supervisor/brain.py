@@ -135,6 +135,7 @@ class Brain:
             for note in self._memory.gateways:
                 if note.place < len(self.gateways.places):
                     self.gateways.places[note.place].generation = note.generation
+                    self.gateways.places[note.place].spawned_s = note.spawned_s
         else:
             await self._devices.learn()
         self.family.begin()

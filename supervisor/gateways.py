@@ -89,7 +89,7 @@ class Gateways:
 
     def notes(self) -> tuple[GatewayNote, ...]:
         """What the next brain needs to know of them."""
-        return tuple(GatewayNote(each.place, each.generation) for each in self.places)
+        return tuple(GatewayNote(each.place, each.generation, each.spawned_s) for each in self.places)
 
     # Said to all.
 

@@ -20,6 +20,7 @@ from mmsup.supervisor.site import Judgement
 from mmsup.supervisor.spawning import scratch_of, worker_spawn, worker_token
 from mmsup.supervisor.tenure import Tenure
 from mmsup.supervisor.terms import State
+from mmsup.supervisor.units import size_text
 from mmsup.supervisor.watch import Watch
 
 if TYPE_CHECKING:
@@ -101,6 +102,14 @@ def watch(instance: Instance, life: Life) -> None:
             instance.apply(terms.LoadTimedOut(verdict.reason))
 
     tenure.watch = Watch(life, limits, tell)
+
+
+def hear_oom(instance: Instance) -> None:
+    """Begin to hear of its group's memory."""
+    cap = instance.release.spec.memory_bytes
+    limit = f"cap {size_text(cap)}" if cap is not None else "no cap of its own"
+    event = terms.OutOfMemory(f"killed by the kernel for memory: {limit}; raise memory or lower max_batch_size")
+    _tenure(instance).hear_oom(lambda: instance.apply(event))
 
 
 def expect(instance: Instance, limit_s: float, event: terms.Event) -> None:

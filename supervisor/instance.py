@@ -93,6 +93,7 @@ class Instance:
         assert self.tenure is not None, f"instance {self.id} was not to be started"
         self.tenure.life = Life(worker_token(*self.key), pid, descriptors, WorkerEars(self))
         hands.watch(self, self.tenure.life)
+        hands.hear_oom(self)
 
     def unborn(self, text: str) -> None:
         """Its process could not be started."""

@@ -15,6 +15,7 @@ from mmsup.ipc.seqpacket import Seqpacket
 from mmsup.supervisor.peer import Peer
 
 CRASH_BYTES: Final = 16 << 10
+FIRST_LINE_S: Final = 0.001
 READ_BYTES: Final = 64 << 10
 READS_AT_THE_END: Final = 64
 """What the dead left in its pipe is bounded by the pipe; a grandchild that goes on writing is not listened to."""
@@ -93,7 +94,12 @@ class Life:
             return
         first = not self.crash_text
         self.crash_text += data.decode("utf-8", "backslashreplace")
-        if first and not self.dead:
+        if first:
+            # faulthandler writes word by word: the rest of its first line comes at once.
+            self._loop.call_later(FIRST_LINE_S, self._warn)
+
+    def _warn(self) -> None:
+        if not self.dead:
             self._ears.crashing(self.crash_text)
 
     def _read_log(self) -> bool:

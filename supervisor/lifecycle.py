@@ -48,6 +48,7 @@ from mmsup.supervisor.terms import (
     LoadTimedOut,
     NoteGivenUp,
     NoteLoadFailure,
+    OutOfMemory,
     RetryDue,
     ScheduleRetry,
     Situation,
@@ -158,6 +159,15 @@ def _condemn_false(situation: Situation, event: Distrusted | LoadFailed) -> Step
     return replace(situation, state=State.STOPPING), [Condemn("bad_worker_reply", event.text), Kill()]
 
 
+def _fail_unfit(situation: Situation, event: OutOfMemory) -> Step:
+    return replace(situation, state=State.STOPPING), [NoteLoadFailure("does_not_fit", event.text), Kill()]
+
+
+def _condemn_unfit(situation: Situation, event: OutOfMemory) -> Step:
+    # Killed also if it lives: the kernel takes the largest, and a worker whose child is gone is half dead.
+    return replace(situation, state=State.STOPPING), [Condemn("worker_oom", event.text), Kill()]
+
+
 def _condemn_late(situation: Situation, _event: EndTimedOut) -> Step:
     text = "it did not finish in the time given to drain"
     return replace(situation, state=State.STOPPING), [Condemn("worker_hung", text), Kill()]
@@ -199,6 +209,7 @@ _COMING_UP: Final[dict[type[Any], Handler]] = {
     Hung: _ignore,
     LoadTimedOut: _fail_late,
     Distrusted: _fail_loading,
+    OutOfMemory: _fail_unfit,
     EndTimedOut: _ignore,
     RetryDue: _ignore,
 }
@@ -216,6 +227,7 @@ _WAITING: Final[dict[type[Any], Handler]] = {
     Hung: _ignore,
     LoadTimedOut: _ignore,
     Distrusted: _ignore,
+    OutOfMemory: _ignore,
     EndTimedOut: _ignore,
     RetryDue: _queue,
 }
@@ -235,6 +247,7 @@ _ROWS: Final[dict[State, dict[type[Any], Handler]]] = {
         Hung: _condemn_hung,
         LoadTimedOut: _ignore,
         Distrusted: _condemn_false,
+        OutOfMemory: _condemn_unfit,
     },
     State.DRAINING: {
         WantUp: _want_up,
@@ -250,6 +263,7 @@ _ROWS: Final[dict[State, dict[type[Any], Handler]]] = {
         Hung: _condemn_hung,
         LoadTimedOut: _ignore,
         Distrusted: _ignore,  # a worker that leaves closes its channel before the kernel reports its exit
+        OutOfMemory: _condemn_unfit,
         EndTimedOut: _condemn_late,
         RetryDue: _ignore,
     },
@@ -267,6 +281,7 @@ _ROWS: Final[dict[State, dict[type[Any], Handler]]] = {
         Hung: _ignore,
         LoadTimedOut: _ignore,
         Distrusted: _ignore,
+        OutOfMemory: _kill,
         EndTimedOut: _kill,
         RetryDue: _ignore,
     },

@@ -96,6 +96,7 @@ class GatewayNote:
 
     place: int
     generation: int
+    spawned_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from mmsup.ipc import exits
 from mmsup.ipc.messages import Exited
 from mmsup.supervisor.group import Group
 from mmsup.supervisor.life import Life
+from mmsup.supervisor.oomwatch import OomWatch
 from mmsup.supervisor.site import Judgement
 from mmsup.supervisor.watch import Watch
+
+OOM_LOOKS: Final = 20
+OOM_LOOK_S: Final = 0.005
 
 
 @dataclass(slots=True)
@@ -38,6 +45,28 @@ class Tenure:
     counted: bool = True
     """Whether its end is held against its model."""
     end_timer: asyncio.TimerHandle | None = None
+    oom: OomWatch | None = None
+
+    def hear_oom(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the kernel has taken something of its group for memory."""
+        if self.group.folder is None:
+            return
+        with contextlib.suppress(OSError):
+            self.oom = OomWatch(self.group.folder)
+            asyncio.get_running_loop().add_reader(self.oom.fileno(), self._oom_woke, tell)
+
+    def _oom_woke(self, tell: Callable[[], None]) -> None:
+        assert self.oom is not None, "an event of a watch that is closed"
+        self.oom.clear()
+        self._count_oom(tell, OOM_LOOKS)
+
+    def _count_oom(self, tell: Callable[[], None], looks: int) -> None:
+        """The counter is the evidence, and on v1 it rises a moment after the event."""
+        reading = self.group.read() if self.oom is not None else None
+        if reading is not None and reading.oom_kills:
+            tell()
+        elif reading is not None and looks:
+            asyncio.get_running_loop().call_later(OOM_LOOK_S, self._count_oom, tell, looks - 1)
 
     def is_orderly(self, exited: Exited) -> bool:
         """Whether this end is the one that was asked for."""
@@ -50,3 +79,7 @@ class Tenure:
             self.watch.close()
         if self.end_timer is not None:
             self.end_timer.cancel()
+        if self.oom is not None:
+            asyncio.get_running_loop().remove_reader(self.oom.fileno())
+            self.oom.close()
+            self.oom = None

@@ -127,6 +127,13 @@ class Distrusted:
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """The kernel took something of its group for memory, itself or a child of it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class EndTimedOut:
     """It should have left by now."""
 
@@ -150,6 +157,7 @@ Event = (
     | Hung
     | LoadTimedOut
     | Distrusted
+    | OutOfMemory
     | EndTimedOut
     | RetryDue
 )

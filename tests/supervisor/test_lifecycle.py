@@ -32,6 +32,7 @@ from mmsup.supervisor.terms import (
     LoadTimedOut,
     NoteGivenUp,
     NoteLoadFailure,
+    OutOfMemory,
     RetryDue,
     ScheduleRetry,
     Situation,
@@ -61,6 +62,7 @@ def any_event(kind: type[Any], rng: random.Random) -> Event:
         Hung: Hung("stuck"),
         LoadTimedOut: LoadTimedOut("slow"),
         Distrusted: Distrusted("false"),
+        OutOfMemory: OutOfMemory("full"),
     }
     return made[kind] if kind in made else kind()
 
@@ -94,6 +96,9 @@ CELLS: list[tuple[bool, State, Event, bool, State, list[type[Action]]]] = [
     (UP, State.READY, Exited(NEVER), UP, State.FAILED, [NoteGivenUp, ScheduleRetry]),
     (UP, State.READY, Hung("stuck"), UP, State.STOPPING, [Condemn, Kill]),
     (UP, State.READY, Distrusted("false"), UP, State.STOPPING, [Condemn, Kill]),
+    (UP, State.READY, OutOfMemory("full"), UP, State.STOPPING, [Condemn, Kill]),
+    (UP, State.LOADING, OutOfMemory("full"), UP, State.STOPPING, [NoteLoadFailure, Kill]),
+    (UP, State.STOPPING, OutOfMemory("full"), UP, State.STOPPING, [Kill]),
     (UP, State.READY, Crashing("worker_crashed", "x"), UP, State.STOPPING, [Condemn, ExpectExit]),
     (UP, State.READY, WantDown(), DOWN, State.DRAINING, [Withdraw, Drain]),
     (DOWN, State.DRAINING, Exited(NOW), DOWN, State.STOPPED, [Finish]),

@@ -27,7 +27,7 @@ def memory(models: int) -> Memory:
         announced=True,
         next_instance=models + 1,
         models=tuple(model(number, rng) for number in range(models)),
-        gateways=(GatewayNote(0, 2),),
+        gateways=(GatewayNote(0, 2, 3.5),),
     )
 
 
