@@ -25,10 +25,11 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 
 WIRE_VERSION: Final = 1
 
-# Data: gateway <-> worker. Hot; packed by hand in codec.py.
+# Data: gateway <-> worker. Hot; packed by hand in codec.py. Nobody changes one once it is made; they are not frozen
+# because making a frozen one costs seven times as much (Tensor: 1.4 and 0.2 µs, Python 3.11), several times a request.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tensor:
     """One tensor of a request or a reply: `data` inline, or `size` bytes at `offset` of extent `segment`."""
 
@@ -54,7 +55,7 @@ class Grant:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Infer:
     """Gateway to worker: run the model. Answered by exactly one Reply with the same id (or the worker's death).
 
@@ -81,7 +82,7 @@ class Drop:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """Worker to gateway: the outcome of one Infer.
 
