@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from mmsup.gateway.exchange import Exchange, Given, Made, Outcome
+from mmsup.gateway.exchange import Exchange, Given, Made, Outcome, Run
 from mmsup.gateway.link import Link
 from mmsup.gateway.quota import Quota
 from mmsup.gateway.routes import Routes
 from mmsup.gateway.sizes import Learned
 from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, error_of
 from mmsup.ipc.messages import Configure, VersionState
+from mmsup.ipc.specs import ModelSpec
 
-__all__ = ["Backend", "Exchange", "Given", "Made", "Outcome"]
+__all__ = ["Backend", "Exchange", "Given", "Made", "Outcome", "Run"]
 
 VERDICT_WAIT_S: Final = 0.05
 """How long the answer to a death waits for the brain's reading of the evidence; half of what we promise in all."""
@@ -48,10 +49,12 @@ class Backend:
         self.learned = Learned()
         self.draining = False
         self.links: dict[tuple[int, int], Link] = {}
+        self._serving: dict[tuple[str, str], list[Link]] = {}
+        """The same links by model and version."""
         self.send_ask: Callable[[int, str, dict[str, Any]], None] = lambda _id, _verb, _arguments: None  # control.py
         self._readiness = (False, "starting")
-        self._open: Counter[str] = Counter()
-        self._open_bytes: Counter[str] = Counter()
+        self._open: dict[str, int] = {}
+        self._open_bytes: dict[str, int] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._verdicts: OrderedDict[tuple[int, int], asyncio.Future[MmsupError]] = OrderedDict()
         self._asked: dict[int, asyncio.Future[Any]] = {}  # results are JSON, by verb
@@ -73,30 +76,45 @@ class Backend:
 
     async def open(self, name: str, version: str, deadline_ns: int | None = None) -> Exchange:
         """Admit a request and find it a worker; MmsupError if it cannot be served now."""
-        if self.draining:
-            raise ServerError("draining", "the server is stopping", model=name, retry_after_s=5)
-        state = self.routes.version(name, version)
-        spec = state.spec
-        if spec is not None and self._open[name] >= spec.max_queue:
-            text = f"Exceeds maximum queue size: model '{name}' has {self._open[name]} requests of {spec.max_queue}"
-            raise ServerError("queue_full", text, model=name, retry_after_s=1)
-        self._open[name] += 1
+        state = self._admit(name, version)
+        self._open[name] = self._open.get(name, 0) + 1
         try:
             if deadline_ns is None:
-                deadline_ns = time.monotonic_ns() + int((spec.deadline_s if spec else 60.0) * 1e9)
+                deadline_ns = _deadline_ns(state.spec)
             link = await self.acquire(name, version, deadline_ns)
         except BaseException:
             self._closed(name, 0)
             raise
         return Exchange(self, link, version, deadline_ns)
 
+    def try_open(self, name: str, version: str) -> Exchange | None:
+        """The same, or None if a worker must be waited for."""
+        state = self._admit(name, version)
+        link = self._least_loaded(name, state.version)
+        if link is None:
+            return None
+        self._open[name] = self._open.get(name, 0) + 1
+        return Exchange(self, link, version, _deadline_ns(state.spec))
+
+    def _admit(self, name: str, version: str) -> VersionState:
+        """The version that would serve a request, if it may be served at all."""
+        if self.draining:
+            raise ServerError("draining", "the server is stopping", model=name, retry_after_s=5)
+        state = self.routes.version(name, version)
+        spec = state.spec
+        if spec is not None and self._open.get(name, 0) >= spec.max_queue:
+            text = f"Exceeds maximum queue size: model '{name}' has {self._open[name]} requests of {spec.max_queue}"
+            raise ServerError("queue_full", text, model=name, retry_after_s=1)
+        return state
+
     def take_bytes(self, exchange: Exchange, size: int) -> None:
         """Count a body against its model's bound; ServerError `queue_full`."""
         spec = exchange.spec
-        if self._open_bytes[spec.name] and self._open_bytes[spec.name] + size > spec.max_queue_bytes:
+        held = self._open_bytes.get(spec.name, 0)
+        if held and held + size > spec.max_queue_bytes:
             text = f"Exceeds maximum queue size: model '{spec.name}' holds {spec.max_queue_bytes} bytes of requests"
             raise ServerError("queue_full", text, model=spec.name, retry_after_s=1)
-        self._open_bytes[spec.name] += size
+        self._open_bytes[spec.name] = held + size
         exchange.taken_bytes += size
 
     def closed(self, exchange: Exchange) -> None:
@@ -104,16 +122,21 @@ class Backend:
         self._closed(exchange.model, exchange.taken_bytes)
 
     def _closed(self, name: str, size: int) -> None:
-        self._open[name] -= 1
-        self._open_bytes[name] -= size
-        if not self._open[name]:
-            del self._open[name], self._open_bytes[name]
-        self.changed()
+        left = self._open[name] - 1
+        if left:
+            self._open[name] = left
+            if size:
+                self._open_bytes[name] -= size
+        else:
+            del self._open[name]
+            self._open_bytes.pop(name, None)
+        if self._waiting:
+            self.changed()
 
     @property
     def open_requests(self) -> int:
         """Requests admitted and not yet left."""
-        return self._open.total()
+        return sum(self._open.values())
 
     @property
     def open_by_model(self) -> dict[str, int]:
@@ -142,11 +165,8 @@ class Backend:
 
     def _least_loaded(self, name: str, version: str) -> Link | None:
         best: Link | None = None
-        for link in self.links.values():
-            spec = link.said.spec
-            if spec.name != name or spec.version != version or not link.is_usable():
-                continue
-            if best is None or len(link.ledger) < len(best.ledger):
+        for link in self._serving.get((name, version), ()):
+            if link.is_usable() and (best is None or len(link.ledger) < len(best.ledger)):
                 best = link
         return best
 
@@ -179,6 +199,7 @@ class Backend:
         """A worker became reachable."""
         link.on_end = self._ended
         self.links[link.life] = link
+        self._serving.setdefault(_served(link), []).append(link)
         self.changed()
 
     def unlink(self, life: tuple[int, int]) -> None:
@@ -188,7 +209,10 @@ class Backend:
             link.wanted = False
 
     def _ended(self, link: Link) -> None:
-        self.links.pop(link.life, None)
+        if self.links.pop(link.life, None) is not None:
+            self._serving[_served(link)].remove(link)
+            if not self._serving[_served(link)]:
+                del self._serving[_served(link)]
         self._verdict(link.life)
         self.changed()
 
@@ -269,6 +293,15 @@ class Backend:
         """Let go of links that were unlinked and are empty."""
         for link in [each for each in self.links.values() if not each.wanted and not each.ledger]:
             link.finish()
+
+
+def _served(link: Link) -> tuple[str, str]:
+    return link.said.spec.name, link.said.spec.version
+
+
+def _deadline_ns(spec: ModelSpec | None) -> int:
+    """When a request that comes now is late, by its model's own limit."""
+    return time.monotonic_ns() + int((spec.deadline_s if spec else 60.0) * 1e9)
 
 
 def absence(name: str, state: VersionState, grace_s: float, deadline_s: float) -> MmsupError | None:

@@ -1,7 +1,9 @@
 """One client's request while it is with us: its bytes, its place at a worker, exactly one outcome.
 
-Who calls: the HTTP handlers, as `async with await backend.open(...) as exchange`. Leaving the block frees what is ours
-and, if there is no outcome yet, tells the worker to forget the request.
+Who calls: the HTTP handlers, as `async with await backend.open(...) as exchange`, and the front, which never waits:
+each step has a form that waits (`space`, `infer`) and one that does what can be done at once or says that it cannot
+(`try_space`, `try_infer`, `outcome`). `leave` frees what is ours and, if there is no outcome yet, tells the worker to
+forget the request.
 
 A request that had not begun to execute when its worker ended goes to the next one, from the same bytes, unseen by the
 client. One that had begun is answered with the verdict, or run once more where the model allows it (never after an
@@ -11,15 +13,14 @@ out-of-memory: it would kill the next one too).
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from mmsup.gateway.ledger import Entry, LifeEnded
+from mmsup.gateway.ledger import Entry, LifeEnded, Said
 from mmsup.gateway.link import Link
-from mmsup.gateway.sizes import seen_bytes
+from mmsup.gateway.sizes import declared_bytes, seen_bytes
 from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.errors import ServerError, WorkerError, error_of
 from mmsup.ipc.messages import Infer, Reply, Tensor
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     from mmsup.gateway.backend import Backend
 
 _RETRIED_CODES: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})
+_NOTHING: Final = memoryview(b"")
 GRANTS_LIMIT: Final = 2
 """A worker that still asks after this many larger grants is not honest about its sizes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Given:
     """One input: `size` bytes at `offset` of `Exchange.space`, or `data` of its own."""
 
@@ -45,7 +47,7 @@ class Given:
     data: bytes | memoryview | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Made:
     """One output; `data` is valid until the exchange is left."""
 
@@ -55,7 +57,26 @@ class Made:
     data: memoryview
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Run:
+    """What a model shall do: read from a request, the same for every request of the same words."""
+
+    inputs: Sequence[Given]
+    outputs: Sequence[str]
+    """Names; none: all that the model has."""
+    parameters: dict[str, Any]  # scalars, checked by the caller
+    room: tuple[Metadata, int | None] | None = field(default=None, compare=False)
+    """Room that the outputs need by these metadata, None if only the run can tell; computed once."""
+
+    def declared_bytes(self, metadata: Metadata) -> int | None:
+        """Room for its large outputs, or None if a shape is not known before."""
+        if self.room is None or self.room[0] is not metadata:
+            batch = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else 1
+            self.room = metadata, declared_bytes(metadata, self.outputs, batch)
+        return self.room[1]
+
+
+@dataclass(slots=True)
 class Outcome:
     """The result of one request; times in nanoseconds, `batch` is how many requests ran together."""
 
@@ -70,11 +91,13 @@ class Outcome:
 class Exchange:
     """One request. Made by `Backend.open` when a link was found."""
 
+    __slots__ = ("_asked_version", "_backend", "_entry", "_link", "_retried", "_space", "deadline_ns", "taken_bytes")
+
     def __init__(self, backend: Backend, link: Link, version: str, deadline_ns: int) -> None:
         self._backend = backend
         self._link = link
         self._asked_version = version
-        self._space: Slot | memoryview = memoryview(b"")
+        self._space: Slot | memoryview = _NOTHING
         self._entry: Entry | None = None
         self._retried = False
         self.taken_bytes = 0
@@ -108,28 +131,42 @@ class Exchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._entry is not None:
-            self._leave(self._entry)
-        elif isinstance(self._space, Slot) and self._space.state is SlotState.FILLING:
-            self._link.arena.requests.free(self._space)
-        self._backend.closed(self)
+        self.leave()
 
-    def _leave(self, entry: Entry) -> None:
-        if self._link.ledger.get(entry.request.id) is entry:
+    def leave(self) -> None:
+        """Nothing more is wanted of it, and no view of its memory is used any more. Once."""
+        entry, space = self._entry, self._space
+        if entry is None:
+            if isinstance(space, Slot) and space.state is SlotState.FILLING:
+                self._link.arena.requests.free(space)
+        elif self._link.ledger.get(entry.request.id) is entry:
             self._link.abandon(entry)
         elif entry.out is not None and entry.out.state is SlotState.DRAINING:
             self._link.arena.results.free(entry.out)
+        self._backend.closed(self)
 
     # The bytes of the request.
 
     async def space(self, size: int) -> memoryview:
         """Where `size` bytes of the body go: memory shared with the worker, or our own if they are few. Once."""
-        self._backend.take_bytes(self, size)
+        space = self.try_space(size)
+        if space is None:
+            self._space = await self._hold(size)
+            space = self._space.view
+        return space
+
+    def try_space(self, size: int) -> memoryview | None:
+        """The same, or None if memory must be waited for: leave the exchange then, or ask `space`."""
+        if size > self.taken_bytes:
+            self._backend.take_bytes(self, size - self.taken_bytes)
         if size <= INLINE_LIMIT_BYTES:
             self._space = memoryview(bytearray(size))
             return self._space
-        self._space = await self._hold(size)
-        return self._space.view
+        slot = self._link.arena.requests.allocate(size)
+        if slot is None:
+            return None
+        self._space = slot
+        return slot.view
 
     async def _hold(self, size: int) -> Slot:
         """A slot at the present link, or at the next one if this life ends meanwhile."""
@@ -147,19 +184,47 @@ class Exchange:
 
     # The run.
 
-    async def infer(
-        self,
-        inputs: Sequence[Given],
-        outputs: Sequence[str],
-        parameters: dict[str, Any],  # scalars, checked by the caller
-    ) -> Outcome:
-        """Run the model on these inputs; the outcome, or the MmsupError that says whose fault it was."""
+    async def infer(self, run: Run) -> Outcome:
+        """Run the model; the outcome, or the MmsupError that says whose fault it was."""
+        return await self.go_on(run, None)
+
+    def try_infer(self, run: Run, hear: Callable[[Said], None]) -> bool:
+        """Send the request if nothing must be waited for. Then `hear` is called once: with a reply, which `outcome`
+        takes if it needs no larger grant; with anything else, which `go_on` takes."""
+        link = self._link
+        if link.ended:
+            return False
+        expected = self._expected(run)
+        out = link.arena.results.allocate(expected) if expected else None
+        if expected and out is None:
+            return False
+        copies: list[Slot] = []
+        tensors: list[Tensor] = []
+        for each in run.inputs:
+            size = self._copied_bytes(each)
+            slot = link.arena.requests.allocate(size) if size else None
+            if size and slot is None:
+                self._give_back(link, copies, out)
+                return False
+            tensors.append(self._tensor(each, slot, copies))
+        self._submit(run, tensors, copies, out, hear)
+        return True
+
+    async def go_on(self, run: Run, said: Said | None) -> Outcome:
+        """The rest of `try_infer` from what was heard, or all of it from None, waiting for what must be waited for."""
         while True:
             try:
-                if self._link.ended:
-                    await self._move()
-                return await self._run(inputs, outputs, parameters)
+                if said is None:
+                    if self._link.ended:
+                        await self._move()
+                    said = await self._run(run)
+                entry = self._entry
+                assert entry is not None, "something was heard of a request that was not sent"
+                while isinstance(said, Reply) and said.need:
+                    said = await self._grant_more(entry, said.need)
+                return self.outcome(said)
             except LifeEnded as end:
+                said = None
                 if end.begun:
                     await self._judge(alone=end.alone)
 
@@ -181,71 +246,86 @@ class Exchange:
             self._space = await self._hold(old.size)
             self._space.view[:] = old.view
 
-    async def _run(
-        self,
-        inputs: Sequence[Given],
-        outputs: Sequence[str],
-        parameters: dict[str, Any],  # as in `infer`
-    ) -> Outcome:
+    async def _run(self, run: Run) -> Said:
+        """Send the request to the present link, and wait for what is said of it."""
         link = self._link
         copies: list[Slot] = []
+        out: Slot | None = None
         try:
-            tensors = [await self._tensor(link, each, copies) for each in inputs]
-            out = await self._room(link, inputs, outputs)
+            tensors: list[Tensor] = []
+            for each in run.inputs:
+                size = self._copied_bytes(each)
+                slot = await link.arena.slot(link.arena.requests, size) if size else None
+                tensors.append(self._tensor(each, slot, copies))
+            expected = self._expected(run)
+            out = await link.arena.slot(link.arena.results, expected) if expected else None
         except BaseException as error:
-            for slot in copies:
-                link.arena.requests.free(slot)
+            self._give_back(link, copies, out)
             if isinstance(error, ServerError) and link.ended:
                 raise LifeEnded(begun=False) from None
             raise
         if link.ended:  # while we waited for memory; all of it went with the life
             raise LifeEnded(begun=False)
+        hear, answer = _future()
+        self._submit(run, tensors, copies, out, hear)
+        return await answer
+
+    def _submit(
+        self, run: Run, tensors: list[Tensor], copies: list[Slot], out: Slot | None, hear: Callable[[Said], None]
+    ) -> None:
+        ledger = self._link.ledger
         segment, offset, size = (out.segment, out.offset, out.size) if out else (-1, 0, 0)
         request = Infer(
-            link.ledger.next_id(), tuple(tensors), tuple(outputs), segment, offset, size, self.deadline_ns, parameters
+            ledger.next_id(),
+            tuple(tensors),
+            tuple(run.outputs),
+            segment,
+            offset,
+            size,
+            self.deadline_ns,
+            run.parameters,
         )
         held = [*copies, self._space] if isinstance(self._space, Slot) else copies
         for slot in held:
             slot.move(SlotState.SENT)
-        entry = self._entry = Entry(request, held, asyncio.get_running_loop().create_future(), out)
-        link.submit(entry)
-        reply = await self._answer(link, entry)
-        while reply.need:
-            await self._grant_more(link, entry, reply.need)
-            reply = await self._answer(link, entry)
-        return self._outcome(entry, reply)
+        self._entry = Entry(request, held, hear, out)
+        self._link.submit(self._entry)
 
-    async def _tensor(self, link: Link, given: Given, copies: list[Slot]) -> Tensor:
-        if given.data is None:
-            if not isinstance(self._space, Slot):
-                data = self._space[given.offset : given.offset + given.size]
-                return Tensor(given.name, given.datatype, given.shape, -1, 0, given.size, data)
-            at = self._space.offset + given.offset
-            return Tensor(given.name, given.datatype, given.shape, self._space.segment, at, given.size)
-        size = len(given.data)
-        if size <= INLINE_LIMIT_BYTES:
-            return Tensor(given.name, given.datatype, given.shape, -1, 0, size, given.data)
-        slot = await link.arena.slot(link.arena.requests, size)
-        copies.append(slot)
-        slot.view[:] = given.data
-        return Tensor(given.name, given.datatype, given.shape, slot.segment, slot.offset, size)
+    @staticmethod
+    def _give_back(link: Link, copies: list[Slot], out: Slot | None) -> None:
+        for slot in copies:
+            link.arena.requests.free(slot)
+        if out is not None:
+            link.arena.results.free(out)
 
-    async def _room(self, link: Link, inputs: Sequence[Given], outputs: Sequence[str]) -> Slot | None:
-        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        expected = self._backend.learned.expected((self.model, self.version), self.metadata, outputs, batch)
-        return await link.arena.slot(link.arena.results, expected) if expected else None
+    def _copied_bytes(self, given: Given) -> int:
+        """The size of the slot that an input needs beside the request's own space; 0 for none."""
+        size = 0 if given.data is None else len(given.data)
+        return size if size > INLINE_LIMIT_BYTES else 0
 
-    async def _answer(self, link: Link, entry: Entry) -> Reply:
-        left_s = (self.deadline_ns - time.monotonic_ns()) / 1e9
-        try:
-            async with asyncio.timeout(max(left_s, 0)):
-                return await entry.answer
-        except TimeoutError:
-            link.abandon(entry)
-            text = f"Request timeout expired: model '{self.model}' did not answer in time"
-            raise ServerError("deadline_exceeded", text, model=self.model) from None
+    def _tensor(self, given: Given, slot: Slot | None, copies: list[Slot]) -> Tensor:
+        """An input as the worker will read it; `slot`: where its bytes shall be copied."""
+        space, data = self._space, given.data
+        if slot is not None:
+            assert data is not None, "what lies in the request's space is not copied"
+            copies.append(slot)
+            slot.view[:] = data
+            return Tensor(given.name, given.datatype, given.shape, slot.segment, slot.offset, slot.size)
+        if data is not None:
+            return Tensor(given.name, given.datatype, given.shape, -1, 0, len(data), data)
+        if isinstance(space, Slot):
+            at = space.offset + given.offset
+            return Tensor(given.name, given.datatype, given.shape, space.segment, at, given.size)
+        data = space[given.offset : given.offset + given.size]
+        return Tensor(given.name, given.datatype, given.shape, -1, 0, given.size, data)
 
-    async def _grant_more(self, link: Link, entry: Entry, need: int) -> None:
+    def _expected(self, run: Run) -> int:
+        """Room to grant for the results: what is declared, else the largest seen."""
+        declared = run.declared_bytes(self._link.said.metadata)
+        return self._backend.learned.largest((self.model, self.version)) if declared is None else declared
+
+    async def _grant_more(self, entry: Entry, need: int) -> Said:
+        link = self._link
         try:
             if entry.asked_again >= GRANTS_LIMIT:
                 text = f"model '{self.model}' asked again and again for a larger result buffer"
@@ -259,14 +339,33 @@ class Exchange:
             raise
         if link.ended:
             raise LifeEnded(begun=True)
+        entry.tell, answer = _future()
         link.grant(entry, slot)
+        return await answer
 
-    def _outcome(self, entry: Entry, reply: Reply) -> Outcome:
-        if reply.code:
-            raise error_of(reply.code, reply.text, model=self.model)
-        self._backend.learned.note((self.model, self.version), seen_bytes(reply.outputs))
-        made = [Made(each.name, each.datatype, each.shape, _bytes_of(entry, each)) for each in reply.outputs]
-        return Outcome(made, reply.queue_ns, reply.input_ns, reply.infer_ns, reply.output_ns, reply.batch)
+    def outcome(self, said: Said) -> Outcome:
+        """The result in a final reply; whatever else was heard is raised."""
+        if not isinstance(said, Reply):
+            raise said
+        if said.code:
+            raise error_of(said.code, said.text, model=self.model)
+        entry = self._entry
+        assert entry is not None, "a reply came for a request that was not sent"
+        if entry.out is not None:
+            self._backend.learned.note((self.model, self.version), seen_bytes(said.outputs))
+        made = [Made(each.name, each.datatype, each.shape, _bytes_of(entry, each)) for each in said.outputs]
+        return Outcome(made, said.queue_ns, said.input_ns, said.infer_ns, said.output_ns, said.batch)
+
+
+def _future() -> tuple[Callable[[Said], None], asyncio.Future[Said]]:
+    """What an entry may tell, and where that can be awaited."""
+    answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
+
+    def hear(said: Said) -> None:
+        if not answer.done():  # its owner was cancelled
+            answer.set_result(said)
+
+    return hear, answer
 
 
 def _bytes_of(entry: Entry, tensor: Tensor) -> memoryview:

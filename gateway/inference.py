@@ -17,7 +17,7 @@ from mmsup.gateway.backend import Backend
 from mmsup.gateway.binary import Layout
 from mmsup.gateway.call import Call
 from mmsup.gateway.counting import Counting, Ticket
-from mmsup.gateway.exchange import Exchange, Outcome
+from mmsup.gateway.exchange import Exchange, Outcome, Run
 from mmsup.ipc.errors import CallerError
 
 ASIDE_BYTES: Final = 1 << 18
@@ -50,7 +50,7 @@ class Inference:
                 exchange.deadline_ns = min(exchange.deadline_ns, ticket.started_ns + asked.timeout_us * 1000)
             names = [each.spec.name for each in asked.outputs]
             whole = names == [each.name for each in exchange.metadata.outputs]
-            outcome = await exchange.infer(asked.inputs, () if whole else names, asked.parameters)
+            outcome = await exchange.infer(Run(asked.inputs, () if whole else names, asked.parameters))
             origin = await self._origin(call, exchange, asked)
             made = await self._shaped(origin, asked, outcome)
             batch = asked.inputs[0].shape[0] if origin.batched and asked.inputs else 1

@@ -1,18 +1,17 @@
 """The ledger of one link: which requests are at the worker, and what each holds of the arena.
 
-Pure but for the futures it settles. Every entry ends exactly once: by the worker's reply, or by the end of the life.
-A caller who leaves or whose deadline passes settles its future only; the entry stays, since the worker may still
-touch the slots.
+Pure but for whom it tells. Every entry ends exactly once: by the worker's reply, or by the end of the life. A caller
+who leaves, or whose deadline passes, hears no more of it; the entry stays, since the worker may still touch the slots.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mmsup.ipc.arena import Slot
+from mmsup.ipc.errors import ServerError
 from mmsup.ipc.messages import Infer, Reply
 
 _ID_BITS = 63
@@ -30,6 +29,10 @@ class LifeEnded(Exception):  # noqa: N818 - what happened to the worker; whose f
         self.alone = alone
 
 
+Said = Reply | LifeEnded | ServerError
+"""What the owner of an entry hears: the worker's word, the end of that worker's life, or that its deadline passed."""
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One request at the worker."""
@@ -37,8 +40,11 @@ class Entry:
     request: Infer
     slots: list[Slot]
     """In-slots, given back at the reply."""
-    answer: asyncio.Future[Reply]
+    tell: Callable[[Said], None]
+    """Called from within the link, at most once for each thing asked: the request itself, then each larger grant."""
     out: Slot | None = None
+    told: bool = False
+    """Its owner has heard something, and has asked for nothing since."""
     asked_again: int = 0
     """How often the worker said that its grant was too small."""
     early: Reply | None = None
@@ -82,5 +88,6 @@ class Ledger:
         entries, self._entries = self._entries, {}
         alone = sum(number <= begun for number in entries) == 1
         for entry in entries.values():
-            if not entry.answer.done():  # done: abandoned, or its caller is about to grant and will see the end
-                entry.answer.set_exception(LifeEnded(begun=entry.request.id <= begun, alone=alone))
+            if not entry.told:  # told: abandoned, or its owner is about to grant and will see the end
+                entry.told = True
+                entry.tell(LifeEnded(begun=entry.request.id <= begun, alone=alone))

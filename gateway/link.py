@@ -1,6 +1,6 @@
 """One link: this gateway's way to one worker life, and what is in flight on it.
 
-Covers: sending in one frame per loop turn, taking replies, distrust of what they say, the end of the life.
+Covers: sending in one frame per loop turn, taking replies, distrust of what they say, deadlines, the end of the life.
 Does not cover: which link a request takes, what is done about a death (exchange.py); extents (arena.py).
 
 The end comes once, by the first of: the pidfd (final), Condemned (the brain is about to kill), the loss of our trust.
@@ -21,6 +21,7 @@ from mmsup.gateway.ledger import Entry, Ledger
 from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.channel import GatewayEnd
 from mmsup.ipc.codec import Record, pack_frame, unpack_frame
+from mmsup.ipc.errors import ServerError
 from mmsup.ipc.messages import Drop, Grant, Reply
 from mmsup.ipc.messages import Link as LinkMessage
 from mmsup.ipc.page import PageReader
@@ -28,6 +29,8 @@ from mmsup.ipc.records import WireError
 
 FRAME_RECORDS: Final = 256
 """Records a frame at most; one frame of inline requests stays near a megabyte."""
+EXPIRY_S: Final = 0.01
+"""How late a deadline may be noticed. One look over what is in flight costs less than a timer for each request."""
 
 
 class Link:
@@ -55,6 +58,7 @@ class Link:
         self._end = end
         self._outbox: list[Record] = []
         self._flush_at_hand = False
+        self._expiry: asyncio.TimerHandle | None = None
         self._pidfd, page = descriptors
         self._page = PageReader(page)
         os.close(page)
@@ -78,10 +82,12 @@ class Link:
     # Sending.
 
     def submit(self, entry: Entry) -> None:
-        """Send a request; its answer settles the entry."""
+        """Send a request; its owner is told of its answer, its deadline, or the end."""
         assert not self.ended, "a request was given to a life that is over"
         if not self.ledger:
             self.last_progress = time.monotonic()
+            if self._expiry is None:
+                self._expiry = self._loop.call_later(EXPIRY_S, self._expire)
         self.ledger.add(entry)
         self.say(entry.request)
 
@@ -94,10 +100,23 @@ class Link:
 
     def abandon(self, entry: Entry) -> None:
         """The caller is gone or its deadline passed: the worker may forget it, the slots wait for its reply."""
-        entry.answer.cancel()
+        entry.told = True
         if not self.ended and not entry.abandoned:
             entry.abandoned = True
             self.say(Drop(entry.request.id))
+
+    def _expire(self) -> None:
+        self._expiry = None
+        if self.ended or not self.ledger:
+            return
+        now_ns = time.monotonic_ns()
+        for entry in [each for each in self.ledger if each.request.deadline_ns <= now_ns]:
+            if not entry.told:
+                self.abandon(entry)
+                name = self.said.spec.name
+                text = f"Request timeout expired: model '{name}' did not answer in time"
+                entry.tell(ServerError("deadline_exceeded", text, model=name))
+        self._expiry = self._loop.call_later(EXPIRY_S, self._expire)
 
     def _flush(self) -> None:
         self._flush_at_hand = False
@@ -144,10 +163,11 @@ class Link:
         if fault:
             reply = Reply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {fault}")
         if reply.need:
-            if entry.answer.done() and not entry.abandoned:
+            if entry.told and not entry.abandoned:
                 self.on_fault(self, "it asks for a grant while one is on its way")
             elif not entry.abandoned:
-                entry.answer.set_result(reply)  # the entry stays: the caller grants more, or abandons it
+                entry.told = True
+                entry.tell(reply)  # the entry stays: its owner grants more, or abandons it
             return
         self._settle(self.ledger.pop(reply.id), reply)
         if fault:
@@ -163,18 +183,19 @@ class Link:
             else:
                 self.arena.results.free(entry.out)
                 entry.out = None
-        if heard and entry.answer.done():
+        if heard and entry.told:
             entry.early = reply
         elif heard:
-            entry.answer.set_result(reply)
+            entry.told = True
+            entry.tell(reply)
 
     def grant(self, entry: Entry, slot: Slot) -> None:
         """A larger out-slot for a result that the worker keeps, unless it has given up keeping it."""
-        entry.answer = self._loop.create_future()
         if entry.early is not None:
             self.arena.results.free(slot)
-            entry.answer.set_result(entry.early)
+            entry.tell(entry.early)
             return
+        entry.told = False
         if entry.out is not None:
             self.arena.results.free(entry.out)
         entry.out = slot
@@ -196,6 +217,8 @@ class Link:
         os.close(self._pidfd)
         self._end.close()
         self._outbox.clear()
+        if self._expiry is not None:
+            self._expiry.cancel()
         self.ledger.end(self._page.begun(self._place))
         self._page.close()
         self.arena.close()

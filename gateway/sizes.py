@@ -41,10 +41,9 @@ class Learned:
     def __init__(self) -> None:
         self._largest: dict[tuple[str, str], int] = {}
 
-    def expected(self, key: tuple[str, str], metadata: Metadata, wanted: Sequence[str], batch: int) -> int:
-        """Bytes to grant; 0 for none."""
-        declared = declared_bytes(metadata, wanted, batch)
-        return self._largest.get(key, 0) if declared is None else declared
+    def largest(self, key: tuple[str, str]) -> int:
+        """Bytes to grant where nothing is declared; 0 for none."""
+        return self._largest.get(key, 0)
 
     def note(self, key: tuple[str, str], size: int) -> None:
         """A result of this size came."""

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-from mmsup.gateway.backend import Backend, Exchange, Given, Made, Outcome
+from mmsup.gateway.backend import Backend, Exchange, Given, Made, Outcome, Run
 from mmsup.gateway.server import Front
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages import WIRE_VERSION, Configure, Route, VersionState
@@ -74,15 +74,15 @@ class ExchangeDouble(Exchange):
         self._used.append(used)
         return memoryview(used)
 
-    async def infer(self, inputs: Sequence[Given], outputs: Sequence[str], parameters: dict[str, Any]) -> Outcome:
-        self.parameters = parameters
+    async def infer(self, run: Run) -> Outcome:
+        self.parameters = run.parameters
         self.backend.calls.append(self)
         await self.backend.before_infer()
-        given = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in inputs}
+        given = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in run.inputs}
         made = self.backend.models[self._spec.name](given)
         results = [
             Made(name, *made[name][:2], self._lend(bytearray(made[name][2])))
-            for name in (outputs or [each.name for each in self._described.outputs])
+            for name in (run.outputs or [each.name for each in self._described.outputs])
             if name in made
         ]
         return Outcome(results, 1000, 2000, 3000, 4000, 1)

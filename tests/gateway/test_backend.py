@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.worker_peer import WorkerPeer, backend, route, spec
-from mmsup.gateway.backend import Backend, Given
+from mmsup.gateway.backend import Backend, Given, Run
 from mmsup.gateway.link import Link
 from mmsup.ipc.channel import Hub
 from mmsup.ipc.errors import MmsupError, error_of
@@ -66,7 +66,7 @@ async def ask(to: Backend, data: bytes, timeout_s: float = 20.0) -> bytes:
     async with await to.open("m", "", time.monotonic_ns() + int(timeout_s * 1e9)) as exchange:
         space = await exchange.space(len(data))
         space[:] = data
-        outcome = await exchange.infer([Given("x", "UINT8", (len(data),), 0, len(data))], [], {})
+        outcome = await exchange.infer(Run([Given("x", "UINT8", (len(data),), 0, len(data))], [], {}))
         return bytes(outcome.outputs[0].data)
 
 

@@ -38,11 +38,11 @@ def test_what_is_declared_is_known_before(
 
 def test_what_is_not_declared_is_learned_for_each_version() -> None:
     learned = Learned()
-    assert learned.expected(("m", "1"), metadata(OPEN), (), 1) == 0
+    assert learned.largest(("m", "1")) == 0
     learned.note(("m", "1"), 9000)
     learned.note(("m", "1"), 5000)
-    assert learned.expected(("m", "1"), metadata(OPEN), (), 1) == 9000
-    assert learned.expected(("m", "2"), metadata(OPEN), (), 1) == 0
+    assert learned.largest(("m", "1")) == 9000
+    assert learned.largest(("m", "2")) == 0
 
 
 def test_inline_outputs_need_no_room() -> None:
