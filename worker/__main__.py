@@ -45,6 +45,8 @@ T = TypeVar("T")
 def main(arguments: list[str]) -> NoReturn:
     """Run one worker."""
     inherited = descriptors(arguments)
+    for fd in inherited.values():
+        os.set_inheritable(fd, False)  # noqa: FBT003 - a model's own children must not hold them open after us
     faulthandler.enable(inherited["crash"], all_threads=False)
     # Whoever wonders what a worker is doing sends SIGQUIT and reads the stacks in its log; it goes on.
     faulthandler.register(signal.SIGQUIT, all_threads=True)

@@ -18,7 +18,7 @@ SIZE_LIMIT_BYTES: Final = 256 << 20
 not answer. One result alone may be of any size, or a large output could never be served."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Times:
     """What the run of a request took, in nanoseconds, and in what company."""
 

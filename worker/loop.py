@@ -36,7 +36,7 @@ BEAT_S: Final = 0.5
 """Longest sleep of an idle loop; a quarter of the model's hang limit where that is shorter."""
 RETRY_S: Final = 0.01
 """Sleep while a gateway does not take its replies, which ZeroMQ does not report."""
-TURN_NS: Final = 200_000
+TURN_NS: Final = 500_000
 """Replies of quick runs wait for each other this long at most, to share a frame."""
 COLLECT_EVERY: Final = 256
 """Batches between two collections of young garbage; the collector does not run by itself, in the middle of one."""
@@ -171,8 +171,8 @@ class Pace:
         self._runs = 0
 
     def ran(self, took_ns: int) -> int:
-        """A run is over; how many there were. A long one is remembered for a while."""
-        self._longest_ns = max(took_ns, self._longest_ns - self._longest_ns // 8)
+        """A run is over; how many there were. A long one is remembered, and forgotten by halves."""
+        self._longest_ns = max(took_ns, self._longest_ns // 2)
         self._runs += 1
         return self._runs
 

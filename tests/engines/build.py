@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mmsup.ipc.array import Array
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.ipc.tensor import config_name
 
@@ -74,6 +77,7 @@ harm(ON_IMPORT, ON_LOAD_AMOUNT)
 class Model:
     def load(self, context):
         harm(ON_LOAD, ON_LOAD_AMOUNT)
+        self.directory = context.directory
         self.runs = 0
 
     def infer(self, inputs):
@@ -94,6 +98,8 @@ class Model:
         return {"y": x, "runs": np.array([self.runs])}
 
     def unload(self):
+        while os.path.exists(os.path.join(self.directory, "hold")):  # a test wants us here
+            time.sleep(0.005)
         print("unloaded", flush=True)
 '''
 """Inputs: `x` FP32 of any length, `mode` and `amount` optional. Outputs: `y`, which is `x`; `runs`, calls so far."""
@@ -118,6 +124,12 @@ def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:
     )
     outputs = (TensorSpec("y", "FP32", (-1,)), TensorSpec("runs", "INT64", (1,)))
     return write_python(repository, name, f"{first}\n\n{code}{rest}", inputs, outputs, batch, options)
+
+
+def mode(word: str, amount: float = 0.0, x: Array | None = None) -> dict[str, Array]:
+    """Inputs that make a fault model do something."""
+    given = np.arange(5, dtype=np.float32) if x is None else x
+    return {"x": given, "mode": np.array([word.encode()], dtype=np.object_), "amount": np.array([amount])}
 
 
 def write_python(

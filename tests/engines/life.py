@@ -126,6 +126,14 @@ class Life:
         """What it wrote to its log."""
         return self.output.read_text(errors="replace")
 
+    def sockets(self) -> int:
+        """How many sockets it has open."""
+        found = 0
+        for each in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed while we look
+                found += os.readlink(each).startswith("socket:")
+        return found
+
     def progress(self) -> Progress:
         """What its page says."""
         return self.page.read()
