@@ -24,6 +24,7 @@ _LEVELS: Final = {
     "load_timeout": "error",
     "crash_loop": "error",
 }
+_NAMES: Final = {"instance": "worker"}
 _QUIET: Final = frozenset({"time", "event", "tail"})
 """Members of an event that a log line has elsewhere, or has no room for."""
 
@@ -37,7 +38,7 @@ class EventLog:
     def __call__(self, event: Event) -> None:
         """One event as one line."""
         fields: dict[str, Field] = {
-            name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
+            _NAMES.get(name, name): value if isinstance(value, str | int | float | bool) else json.dumps(value)
             for name, value in event.items()
             if name not in _QUIET and value not in (None, "")
         }

@@ -22,10 +22,11 @@ def pipe() -> Iterator[tuple[int, int]]:
 def test_an_event_is_one_json_line_with_its_fields(pipe: tuple[int, int]) -> None:
     read, write = pipe
     EventLog(Console("json", write))(
-        {"time": "t", "event": "worker_exit", "model": "bert", "sig": 9, "tail": ["x"], "cap": None}
+        {"time": "t", "event": "worker_exit", "model": "bert", "instance": 7, "sig": 9, "tail": ["x"], "cap": None}
     )
     line = json.loads(os.read(read, 4096))
     assert (line["level"], line["event"], line["model"], line["sig"]) == ("warning", "worker_exit", "bert", 9)
+    assert line["worker"] == 7
     assert "tail" not in line
     assert "cap" not in line
 
