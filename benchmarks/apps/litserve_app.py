@@ -1,0 +1,48 @@
+"""LitServe's side: one API for each model, each with its worker."""
+
+from typing import Annotated
+
+import litserve
+import models
+import numpy as np
+from asked import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
+from fastapi import Body, Response
+
+BATCH = {"max_batch_size": MAX_BATCH, "batch_timeout": MAX_DELAY_S} if MAX_BATCH else {}
+
+
+class Model(litserve.LitAPI):
+    def setup(self, device):
+        self.model = models.make()
+
+    def batch(self, inputs):
+        return np.concatenate(inputs)
+
+    def unbatch(self, output):
+        return list(output)
+
+    def predict(self, x):
+        return self.model(x)
+
+
+class Raw(Model):
+    def decode_request(self, request: Annotated[bytes, Body(media_type="application/octet-stream")]):
+        return np.frombuffer(request, np.float32).reshape(SHAPE)
+
+    def encode_response(self, output) -> Response:
+        return Response(output.tobytes(), media_type="application/octet-stream")
+
+
+class Json(Model):
+    def decode_request(self, request):
+        return np.array(request["x"], np.float32)
+
+    def encode_response(self, output):
+        return {"y": output.tolist()}
+
+
+if __name__ == "__main__":
+    kind = Raw if BINARY else Json
+    apis = [kind(api_path=f"/{name}", **BATCH) for name in NAMES]
+    server = litserve.LitServer(apis, accelerator="cpu", fast_queue=True)
+    server.run("127.0.0.1", PORT, log_level="error", generate_client_file=False, access_log=False)

@@ -1,0 +1,51 @@
+"""The models, for every server alike: arrays in, arrays out. Imported inside the servers: numpy and onnxruntime alone.
+
+Where the server batches, the arrays have a leading batch axis.
+"""
+
+import os
+
+import numpy as np
+
+
+class Scale:
+    """y = 2x + 1: next to nothing, so that only the server is measured."""
+
+    def __call__(self, x):
+        return x * np.float32(2) + np.float32(1)
+
+
+class Mean:
+    """The mean of all elements: much in, next to nothing out."""
+
+    def __call__(self, x):
+        return x.mean(dtype=np.float32).reshape(1)
+
+
+class Double:
+    """y = 2x: much in, as much out."""
+
+    def __call__(self, x):
+        return x * np.float32(2)
+
+
+class Mlp:
+    """A network in onnxruntime, on one thread."""
+
+    def __init__(self):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(os.environ["MODEL_FILE"], options, ["CPUExecutionProvider"])
+
+    def __call__(self, x):
+        return self.session.run(["y"], {"x": x})[0]
+
+
+MODELS = {"scale": Scale, "mean": Mean, "double": Double, "mlp": Mlp}
+
+
+def make():
+    """The model that the harness asks for."""
+    return MODELS[os.environ["MODEL"]]()

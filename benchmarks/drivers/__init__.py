@@ -1,0 +1,1 @@
+"""How each server is started and spoken to."""

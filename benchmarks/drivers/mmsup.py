@@ -1,0 +1,61 @@
+"""mmsup itself, from this checkout, in the environment that runs the benchmarks."""
+
+from __future__ import annotations
+
+import shutil
+from typing import ClassVar
+
+from work import Scene
+
+from drivers.peer import Place, V2Peer, pbtxt
+
+MODEL = """\
+from models import MODELS
+
+
+class Model:
+    def load(self, context):
+        self.model = MODELS[context.parameters["model"]]()
+
+    def infer(self, inputs):
+        return {"y": self.model(inputs["x"])}
+"""
+PARAMETER = """\
+parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}
+"""
+
+
+class Mmsup(V2Peer):
+    """One gateway, one worker for each model."""
+
+    key: ClassVar[str] = "mmsup"
+    name: ClassVar[str] = "mmsup"
+    package: ClassVar[str] = "mmsup"
+
+    def command(self, scene: Scene, place: Place) -> list[str]:
+        """A model repository, then `mmsup serve`."""
+        repository = place.folder / "models"
+        for model in scene.names:
+            version = repository / model / "1"
+            version.mkdir(parents=True)
+            (repository / model / "config.pbtxt").write_text(self._config(scene, model))
+            if scene.model == "mlp":
+                shutil.copy(place.network, version / "model.onnx")
+            else:
+                (version / "model.py").write_text(MODEL)
+                shutil.copy(place.apps / "models.py", version)
+        words = [place.python, "-m", "mmsup.supervisor.cli", "serve"]
+        words += [f"--model-repository={repository}", f"--http-port={place.port}", "--metrics-port=-1"]
+        words += [f"--runtime-dir={place.folder / 'run'}", f"--state-dir={place.folder / 'state'}"]
+        return words
+
+    def _config(self, scene: Scene, model: str) -> str:
+        if scene.model == "mlp":
+            return pbtxt(scene, model, 'platform: "onnxruntime_onnx"') + PARAMETER.format(
+                key="intra_op_thread_count", value="1"
+            )
+        text = pbtxt(scene, model, 'backend: "python"')
+        return text + "".join(
+            PARAMETER.format(key=key, value=value)
+            for key, value in (("model", scene.model), ("read_only_inputs", "true"))
+        )

@@ -1,0 +1,99 @@
+"""What the harness needs to know of a server: how it is started, how it is asked, how its answers read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from wire import (
+    Request,
+    v2_binary_answer,
+    v2_binary_request,
+    v2_json_answer,
+    v2_json_request,
+)
+from work import Array, Scene
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one start happens: everything a server writes belongs into the folder."""
+
+    folder: Path
+    port: int
+    bin: Path
+    """The programs of the peer's environment."""
+    apps: Path
+    network: Path
+    """The ONNX file of the batching scene."""
+
+    @property
+    def python(self) -> str:
+        """The interpreter of the peer's environment."""
+        return str(self.bin / "python")
+
+    def app(self, peer: str) -> list[str]:
+        """The command that runs apps/PEER_app.py."""
+        return [self.python, str(self.apps / f"{peer}_app.py")]
+
+
+class Peer(ABC):
+    """One server. Every setting is the one its documentation recommends for speed with one process for the model."""
+
+    key: ClassVar[str]
+    name: ClassVar[str]
+    package: ClassVar[str]
+    """Whose version is printed."""
+    program: ClassVar[str] = ""
+    """What must be on the machine besides the environment."""
+    start_s: ClassVar[float] = 90
+
+    @abstractmethod
+    def command(self, scene: Scene, place: Place) -> list[str]:
+        """Write what it needs into the folder; the command that serves in the foreground."""
+
+    @abstractmethod
+    def request(self, scene: Scene, model: str, x: Array) -> Request:
+        """One inference."""
+
+    @abstractmethod
+    def answer(self, scene: Scene, body: bytes) -> Array:
+        """The tensor of a reply."""
+
+    def environ(self, _place: Place) -> Mapping[str, str]:
+        """What it wants in the environment besides what asked.py reads."""
+        return {}
+
+    def note(self, _scene: Scene) -> str:
+        """Where the way it is asked is not the usual one of the scene."""
+        return ""
+
+
+class V2Peer(Peer):
+    """A server that speaks the Open Inference Protocol with the binary extension."""
+
+    def request(self, scene: Scene, model: str, x: Array) -> Request:
+        """As JSON or as bytes, as the scene says."""
+        return v2_binary_request(model, x) if scene.binary else v2_json_request(model, x)
+
+    def answer(self, scene: Scene, body: bytes) -> Array:
+        """As it was asked."""
+        return v2_binary_answer(body) if scene.binary else v2_json_answer(body)
+
+
+def pbtxt(scene: Scene, model: str, backend: str) -> str:
+    """A model's config.pbtxt, as Triton and mmsup read it."""
+    dims = list(scene.shape[1:] if scene.batching else scene.shape)
+    out = [1] if scene.model == "mean" else [16] if scene.model == "mlp" else dims
+    return f"""\
+name: "{model}"
+{backend}
+max_batch_size: {16 if scene.batching else 0}
+input [{{ name: "x" data_type: TYPE_FP32 dims: {dims} }}]
+output [{{ name: "y" data_type: TYPE_FP32 dims: {out} }}]
+{"dynamic_batching { max_queue_delay_microseconds: 2000 }" if scene.batching else ""}
+instance_group [{{ count: 1 kind: KIND_CPU }}]
+"""

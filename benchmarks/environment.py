@@ -1,0 +1,51 @@
+"""A virtual environment for each peer, made when it is first needed from apps/NAME.txt, and again when that changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from places import BUILT, HERE
+
+INSTALL_S = 1200
+
+
+class CannotInstall(Exception):
+    """Why a peer is not there."""
+
+
+def environment(name: str) -> Path:
+    """The folder of the environment; its python is bin/python."""
+    wanted = HERE / "apps" / f"{name}.txt"
+    folder = BUILT / "env" / name
+    made = folder / "made-from.txt"
+    if made.exists() and made.read_text() == wanted.read_text():
+        return folder
+    print(f"installing {name} ({', '.join(wanted.read_text().split())}) ...", file=sys.stderr, flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _do([sys.executable, "-m", "venv", str(folder)])
+    _do([str(folder / "bin" / "pip"), "install", "--quiet", "--requirement", str(wanted)])
+    made.write_text(wanted.read_text())
+    return folder
+
+
+def version(folder: Path, package: str) -> str:
+    """The version of a package that is installed there."""
+    ask = f"from importlib.metadata import version; print(version({package!r}))"
+    return _do([str(folder / "bin" / "python"), "-c", ask]).strip()
+
+
+def _do(command: list[str]) -> str:
+    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    try:
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=INSTALL_S)
+    except subprocess.TimeoutExpired:
+        raise CannotInstall(f"{command[1:3]} took more than {INSTALL_S} s") from None
+    if done.returncode:
+        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+        raise CannotInstall(" ".join(last) or f"{command[:3]} ended with {done.returncode}")
+    return done.stdout

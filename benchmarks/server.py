@@ -1,0 +1,141 @@
+"""A server at work: started on its core in a folder of its own, right in its answers before anything is measured, gone
+at the end with all that it started and wrote."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import tree
+from drivers.peer import Peer, Place
+from network import Network
+from places import HERE
+from wire import Request
+from work import MAX_BATCH, MAX_DELAY_S, Array, Scene
+
+STOP_S = 15.0
+_KEPT = ("PATH", "HOME", "LANG", "JAVA_HOME")
+_THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+"""One core is one thread: a pool of them would only fight over it."""
+
+
+class CannotServe(Exception):
+    """The server did not start, or does not answer what it should."""
+
+
+class Server:
+    """A peer, serving a scene."""
+
+    def __init__(self, peer: Peer, scene: Scene, environment: Path, network: Network, core: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
+        place = Place(self.folder, _free_port(), environment / "bin", HERE / "apps", network.file)
+        self.port, self._peer, self._scene = place.port, peer, scene
+        self._inputs = scene.inputs()
+        self._right = [right(scene, x, network) for x in self._inputs]
+        self._log = self.folder / "log"
+        try:
+            command = ["taskset", "-c", str(core), *peer.command(scene, place)]
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    command, cwd=self.folder, env=_environ(peer, scene, place), stdout=log, stderr=subprocess.STDOUT
+                )
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        tree.end(self._process.pid, STOP_S)
+        self._process.returncode = self._process.returncode or 0  # reaped there
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait_until_right(self) -> None:
+        """Every model answers every input as it should."""
+        limit = time.monotonic() + self._peer.start_s
+        why = "never tried"
+        while time.monotonic() < limit:
+            if self._process.poll() is not None:
+                raise CannotServe(f"it ended with {self._process.returncode}: {self.log()}")
+            if not (why := self._first_fault()):
+                return
+            time.sleep(0.1)
+        raise CannotServe(f"no right answer in {self._peer.start_s} s: {why}; its log: {self.log()}")
+
+    def _first_fault(self) -> str:
+        """What is not as it should be; empty if all is."""
+        for place, request in enumerate(self.requests()):
+            try:
+                status, body = request.ask(self.port)
+            except (OSError, HTTPException) as error:
+                return f"{type(error).__name__} {error}"
+            if status != 200:
+                return f"status {status}: {body[:300].decode(errors='replace')}"
+            if fault := self.fault(place, body):
+                return fault
+        return ""
+
+    def requests(self) -> Iterator[Request]:
+        """Each input to each model in turn."""
+        for x in self._inputs:
+            for model in self._scene.names:
+                yield self._peer.request(self._scene, model, x)
+
+    def fault(self, place: int, body: bytes) -> str:
+        """Why a body does not answer the request at this place; empty if it does."""
+        expected = self._right[place // self._scene.models]
+        try:
+            found = self._peer.answer(self._scene, body)
+        except (ValueError, KeyError, IndexError, AssertionError) as error:
+            return f"unreadable ({type(error).__name__} {error}): {body[:200]!r}"
+        if found.size != expected.size or not np.allclose(found.ravel(), expected.ravel(), rtol=1e-4, atol=1e-5):
+            return f"wrong: {found.ravel()[:4]} instead of {expected.ravel()[:4]}"
+        return ""
+
+    def log(self) -> str:
+        """The end of what it has said."""
+        return self._log.read_text(errors="replace")[-1500:].strip()
+
+
+def right(scene: Scene, x: Array, network: Network) -> Array:
+    """The answer to an input, computed here."""
+    if scene.model == "mlp":
+        return network(x)
+    if scene.model == "mean":
+        return x.mean(dtype=np.float64).astype(np.float32).reshape(1)
+    return x * np.float32(2) + np.float32(scene.model == "scale")
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _environ(peer: Peer, scene: Scene, place: Place) -> Mapping[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    asked = {
+        "NAMES": ",".join(scene.names),
+        "PORT": str(place.port),
+        "SHAPE": ",".join(str(each) for each in scene.shape),
+        "BINARY": str(int(scene.binary)),
+        "LARGE": str(int(scene.is_large)),
+        "MAX_BATCH": str(MAX_BATCH * scene.batching),
+        "MAX_DELAY_S": str(MAX_DELAY_S),
+        "MODEL": scene.model,
+        "MODEL_FILE": str(place.network),
+        "PYTHONPATH": str(place.apps),
+        "TMPDIR": str(place.folder),
+    }
+    path = {"PATH": f"{place.bin}:{kept.get('PATH', os.defpath)}"}
+    return {**kept, **path, **_THREADS, **asked, **peer.environ(place)}
