@@ -182,10 +182,10 @@ def process_differences(role: str, was: Process, now: Process | None) -> list[st
     if now is None:
         return [f"I2 {role} is gone"]
     found = []
-    if now.descriptors != was.descriptors:
-        found.append(
-            f"I3 {role} descriptors: +{now.descriptors - was.descriptors} -{was.descriptors - now.descriptors}"
-        )
+    more, fewer = now.descriptors - was.descriptors, was.descriptors - now.descriptors
+    del fewer["socket"]  # a client of the time before may have been about to hang up
+    if more or fewer:
+        found.append(f"I3 {role} descriptors: +{more} -{fewer}")
     if now.rss > was.rss + RSS_GROWTH:
         found.append(f"I4 {role} grew by {(now.rss - was.rss) >> 10} KiB")
     if now.threads != was.threads:

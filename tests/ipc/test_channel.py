@@ -60,11 +60,18 @@ def test_frames_go_both_ways(folder: Path, hub: Hub) -> None:
     worker.close()
 
 
-def test_nothing_is_queued_where_nobody_listens(folder: Path, hub: Hub) -> None:
-    gateway = hub.connect(str(folder / "nobody"), b"g0.1")
-    assert not gateway.is_up()
-    assert not gateway.send(b"into the void")
-    gateway.close()
+def test_replies_that_arrived_before_their_sender_left_are_still_there(folder: Path, hub: Hub) -> None:
+    for life in range(10):
+        path = folder / f"w1.{life}"
+        worker = WorkerEnd(str(path))
+        gateway = connected(hub, worker, path, b"g0.1")
+        for number in range(50):
+            assert worker.send(b"g0.1", b"%d" % number)
+        assert until(gateway.fileno(), gateway.receive) == b"0"
+        worker.close(linger_ms=1000)
+        rest = [until(gateway.fileno(), gateway.receive) for _ in range(49)]
+        assert rest == [b"%d" % number for number in range(1, 50)]
+        gateway.close()
 
 
 def test_an_unknown_peer_is_an_error_and_no_silent_drop(folder: Path) -> None:
