@@ -6,10 +6,11 @@ truth about that, the gateway's ledger is.
     worker   ROUTER, binds `ipc://<runtime dir>/w<instance>.<generation>`, one per life
     gateway  DEALER, connects, identity `g<gateway>.<generation>`
 
-IMMEDIATE=0: with 1 a DEALER whose peer disconnects throws away the replies that it has received and not yet handed over
-(seen: 40 of 40 under load; with 0, none), and a reply that came before a death counts. The other side of it, that work
-sent into a gap reaches whoever binds the address next, cannot happen here: no address is used twice. HWM 0: bounds are ours, in requests and bytes. ROUTER_MANDATORY: an unknown peer is an error, not a
-silent drop. ZMQ_FD is edge-triggered and sends consume edges too: after every wake *and every send*, read until dry.
+IMMEDIATE=0: with 1 a DEALER whose peer disconnects throws away the replies that it has received and not yet handed
+over (seen: 20 of 20; with 0, none), and a reply that came before a death counts. The other side of it, that work sent
+into a gap reaches whoever binds the address next, cannot happen here: no address is used twice. HWM 0: bounds are ours,
+in requests and bytes. ROUTER_MANDATORY: an unknown peer is an error, not a silent drop. ZMQ_FD is edge-triggered and
+sends consume edges too: after every wake *and every send*, read until dry.
 """
 
 from __future__ import annotations
