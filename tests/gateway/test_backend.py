@@ -405,11 +405,11 @@ def test_an_unlinked_worker_finishes_what_it_has_and_gets_nothing_new() -> None:
         peer.answer(await peer.request(), b"from the new one")
         assert await new == b"from the new one"
         built.backend.close_unwanted()
-        assert not built.link.ended
+        assert not built.link.is_over()
         built.peer.answer(request, b"from the old one")
         assert await old == b"from the old one"
         built.backend.close_unwanted()
-        assert built.link.ended
+        assert built.link.is_over()
         peer.close()
 
     in_house(run)

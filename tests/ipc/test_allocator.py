@@ -24,8 +24,8 @@ def test_a_random_life_never_overlaps_and_ends_with_everything_free() -> None:
     held: dict[int, int] = {}
     for _ in range(20_000):
         if held and rng.random() < 0.5:
-            offset = rng.choice(list(held))
-            allocator.free(offset, held.pop(offset))
+            freed = rng.choice(list(held))
+            allocator.free(freed, held.pop(freed))
             continue
         size = rng.choice([10, 200, 5000, 70_000, 300_000])
         offset = allocator.allocate(size)

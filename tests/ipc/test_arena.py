@@ -17,6 +17,7 @@ from mmsup.ipc.arena import (
     Attached,
     Extent,
     Side,
+    Slot,
     SlotState,
     extent_size,
     leading_pad,
@@ -102,7 +103,7 @@ def test_a_random_life_of_slots_ends_with_all_free(writable: bool) -> None:
     side.add(Extent(0, SIZE, writable_by_worker=writable))
     side.add(Extent(1, SIZE, writable_by_worker=writable))
     rng = random.Random(4)
-    held = []
+    held: list[Slot] = []
     for _ in range(3000):
         if held and rng.random() < 0.5:
             slot = held.pop(rng.randrange(len(held)))

@@ -70,7 +70,7 @@ def test_replies_that_arrived_before_their_sender_left_are_still_there(folder: P
         for number in range(50):
             assert worker.send(b"g0.1", b"%d" % number)
         worker.close(linger_ms=1000)
-        assert monitor.poll(DEADLINE_S * 1000), "the end of the worker was not noticed"
+        assert monitor.poll(int(DEADLINE_S * 1000)), "the end of the worker was not noticed"
         gateway._socket.getsockopt(zmq.EVENTS)  # as every poll does: ZeroMQ takes note of what has happened
         assert [gateway.receive() for _ in range(50)] == [b"%d" % number for number in range(50)]
         monitor.close(0)

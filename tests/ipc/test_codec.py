@@ -17,7 +17,7 @@ from mmsup.ipc.codec import decode, encode, pack_frame, unpack_frame
 from mmsup.ipc.messages import Drop, Grant, Infer, Reply, Tensor
 from mmsup.ipc.records import WireError
 
-ALL = (
+ALL: tuple[type[Any], ...] = (
     *messages.TO_WORKER,
     *messages.FROM_WORKER,
     *messages.TO_GATEWAY,
