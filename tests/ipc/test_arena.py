@@ -114,10 +114,10 @@ def test_a_random_life_of_slots_ends_with_all_free(writable: bool) -> None:
             else:
                 side.free(slot)
         else:
-            slot = side.allocate(rng.choice([64, 1000, 20_000]))
-            if slot is not None:
-                assert len(slot.view) == slot.size
-                held.append(slot)
+            made = side.allocate(rng.choice([64, 1000, 20_000]))
+            if made is not None:
+                assert len(made.view) == made.size
+                held.append(made)
     for slot in held:
         side.free(slot)
     assert side.used_bytes == 0
