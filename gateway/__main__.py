@@ -71,6 +71,7 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
         backend = Backend(configure, executor)
         control = Control(channel, configure, backend, hub)
         front = Front(backend, tallies(inherited), configure.gateway)
+        await front.start(configure.front)
         for name, fd in inherited.items():
             if name.startswith("listen:"):
                 await front.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")

@@ -5,25 +5,20 @@ This is the gateway's outermost loop for a request: every error becomes its repl
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from typing import Final
 
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response, StreamResponse
 
 from mmsup.gateway import answer, describe, metrics, stats
-from mmsup.gateway.backend import Backend
 from mmsup.gateway.call import Call
-from mmsup.gateway.counting import Counting
 from mmsup.gateway.endpoints import ENDPOINTS, Access, Endpoint, find
 from mmsup.gateway.facts import Facts
-from mmsup.gateway.inference import Inference
+from mmsup.gateway.inference import Inference, told
 from mmsup.gateway.repository import Repository
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.errors import CallerError, MmsupError
 
-_log = logging.getLogger("mmsup.gateway")
 _MISSING: Final = {
     "no_generate": "generate is not served yet: use infer",
     "no_logging": "log settings cannot be changed while the server runs: use --log-verbose and --log-format",
@@ -38,9 +33,10 @@ Handler = Callable[[Call], Awaitable[StreamResponse]]
 class App:
     """What a listener hands each request to."""
 
-    def __init__(self, backend: Backend, counting: Counting, documents: Executor) -> None:
+    def __init__(self, inference: Inference) -> None:
+        backend = inference.backend
         self._backend = backend
-        self._counting = counting
+        self._counting = inference.counting
         self._facts = Facts(backend)
         repository = Repository(backend)
         self._handlers: dict[str, Handler] = {
@@ -54,7 +50,7 @@ class App:
             "model_config": self._model_config,
             "model_stats": self._model_stats,
             "all_stats": self._all_stats,
-            "infer": Inference(backend, counting, documents).answer,
+            "infer": inference.answer,
             "index": repository.index,
             "load": repository.load,
             "unload": repository.unload,
@@ -75,11 +71,8 @@ class App:
     async def _answered(self, call: Call, only: str | None) -> StreamResponse:
         try:
             return await self._routed(call, only)
-        except MmsupError as error:
-            return self._failed(call, error)
-        except Exception:  # noqa: BLE001 - the outermost loop of a request: it is logged with its trace, and the client has its answer
-            _log.exception("bug: a request ended in an error of ours")
-            return self._failed(call, ServerError("internal", "an internal error; it was logged"))
+        except Exception as error:  # noqa: BLE001 - the outermost loop of a request: the client has its answer
+            return self._failed(call, told(error))
 
     def _failed(self, call: Call, error: MmsupError) -> StreamResponse:
         transport = call.request.transport

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp.web_request import BaseRequest
 
 from mmsup.gateway import document, upload
-from mmsup.gateway.connection import Connection
 from mmsup.gateway.document import fault
+
+if TYPE_CHECKING:
+    from mmsup.gateway.connection import Connection
 
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 ID_HEADER: Final = "X-Request-Id"
+
+
+def echo_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers of a request that go back as they came."""
+    given = headers.get(ID_HEADER, "")
+    return {ID_HEADER: given} if _ID.fullmatch(given) else {}
 
 
 class Call:
@@ -22,8 +31,7 @@ class Call:
         self.request = request
         self.names: dict[str, str] = {}
         """Model, version and the like, as the path named them."""
-        given = request.headers.get(ID_HEADER, "")
-        self.echo = {ID_HEADER: given} if _ID.fullmatch(given) else {}
+        self.echo = echo_of(request.headers)
         """Headers that go back as they came."""
         self.request_id = self.echo.get(ID_HEADER, "")
         """For error bodies and logs; the `id` of the request's JSON, once that is read."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from mmsup.gateway.exchange import Outcome
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.messages import Reply
 from mmsup.ipc.tally import BUCKETS_S, FIELDS, Tally
 
 UNKNOWN: Final = "_unknown"
@@ -41,6 +42,8 @@ _EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]
 _WHOLE: Final = 1 - 1e-9
 _CANCELLED: Final = ServerError("cancelled", "the client went away")
 _BUG: Final = ServerError("internal", "an error of ours")
+Times = Outcome | Reply
+"""Both say how long each part took, and how many requests ran together."""
 Totals = dict[tuple[str, str], dict[str, int]]
 
 
@@ -59,22 +62,19 @@ class Counting:
         self._executions: dict[tuple[str, str], float] = {}
         """Batches that are not yet whole: each of the n requests of a batch is a 1/n of one."""
 
-    def finished(self, model: str, version: str, outcome: Outcome, inferences: int, request_ns: int) -> None:
+    def finished(self, model: str, version: str, times: Times, inferences: int, request_ns: int) -> None:
         """A request was answered with a result; `inferences` is the size of its own batch."""
         row = self._own.row(model, version)
-        row.add("success")
-        row.add("inference_count", inferences)
-        part = self._executions.get((model, version), 0.0) + 1 / max(outcome.batch, 1)
+        part = self._executions.get((model, version), 0.0) + 1 / max(times.batch, 1)
         whole = 1 if part >= _WHOLE else 0
         self._executions[model, version] = part - whole
-        row.add("exec_count", whole)
-        row.add("request_ns", request_ns)
-        row.add("queue_ns", outcome.queue_ns)
-        row.add("compute_input_ns", outcome.input_ns)
-        row.add("compute_infer_ns", outcome.infer_ns)
-        row.add("compute_output_ns", outcome.output_ns)
-        row.add(f"bucket_{bisect.bisect_left(_EDGES_NS, request_ns)}")
-        row.put("last_inference_ms", time.time_ns() // 1_000_000)
+        row.succeeded(
+            inferences,
+            whole,
+            (request_ns, times.queue_ns, times.input_ns, times.infer_ns, times.output_ns),
+            bisect.bisect_left(_EDGES_NS, request_ns),
+            time.time_ns() // 1_000_000,
+        )
 
     def failed(self, model: str, version: str, code: str, request_ns: int) -> None:
         """An inference was answered with an error that is not its caller's."""
@@ -86,6 +86,10 @@ class Counting:
     def refused(self, model: str, code: str) -> None:
         """A request was wrong in itself; it is no inference."""
         self._own.row(UNKNOWN if code in _STRANGERS else model, REFUSED + code).add("refused")
+
+    def fallback(self, is_so: bool) -> None:
+        """Whether this gateway serves without its fast front, because that failed its own test."""
+        self._own.row(HOUSE, NOW).put("front_fallback", int(is_so))
 
     def present(self, open_requests: Mapping[str, int], used_bytes: int, held_bytes: int) -> None:
         """What is true of this gateway now; said at every beat."""
@@ -112,6 +116,8 @@ class Counting:
 class Ticket:
     """One request on its way to being counted: the first word on its end holds."""
 
+    __slots__ = ("_counting", "_model", "_open", "_version", "started_ns")
+
     def __init__(self, counting: Counting, model: str, version: str) -> None:
         self._counting = counting
         self._model = model
@@ -123,10 +129,10 @@ class Ticket:
         """The version that was found for it."""
         self._version = version
 
-    def finished(self, outcome: Outcome, inferences: int) -> None:
+    def finished(self, times: Times, inferences: int) -> None:
         """It has its result."""
         if self._close():
-            self._counting.finished(self._model, self._version, outcome, inferences, self._age_ns())
+            self._counting.finished(self._model, self._version, times, inferences, self._age_ns())
 
     def failed(self, error: BaseException) -> None:
         """It ended with this instead."""

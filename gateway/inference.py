@@ -2,13 +2,17 @@
 
 Order: the head is judged before anything is allocated; a worker is found before the body is read; the body goes to
 where the model will read it; only then is it parsed. Each request is counted once, whatever became of it.
+
+Two ways lead through here: `answer`, the handler of requests that aiohttp reads and writes, and `errand.py`, for those
+that the front serves. What is decided is decided by the same functions.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp.web_response import StreamResponse
 
@@ -18,23 +22,53 @@ from mmsup.gateway.binary import Layout
 from mmsup.gateway.call import Call
 from mmsup.gateway.counting import Counting, Ticket
 from mmsup.gateway.exchange import Exchange, Outcome, Run
-from mmsup.ipc.errors import CallerError
+from mmsup.gateway.ledger import Said
+from mmsup.gateway.v2 import Asked
+from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.specs import Metadata
 
 ASIDE_BYTES: Final = 1 << 18
 """From here on parsing is done beside the loop: it takes milliseconds."""
+_log = logging.getLogger("mmsup.gateway")
+
+
+class Caller(Protocol):
+    """Whoever's request it is; the parser notes by what name its client calls it."""
+
+    request_id: str
+
+    @property
+    def model(self) -> str:
+        """The model that the path named."""
+        ...
+
+
+class Order:
+    """A request that was read: what to run, and how the reply shall look."""
+
+    __slots__ = ("asked", "inferences", "metadata", "run")
+
+    def __init__(self, asked: Asked, metadata: Metadata) -> None:
+        names = [each.spec.name for each in asked.outputs]
+        whole = names == [each.name for each in metadata.outputs]
+        self.asked = asked
+        self.metadata = metadata
+        self.run = Run(asked.inputs, () if whole else names, asked.parameters)
+        self.inferences = asked.inputs[0].shape[0] if metadata.max_batch_size and asked.inputs else 1
+        """How many it counts for: the size of its own batch."""
 
 
 class Inference:
-    """The handler; `documents` is the thread for what takes long to parse, one at a time."""
+    """What both ways share; `documents` is the thread for what takes long to parse, one at a time."""
 
     def __init__(self, backend: Backend, counting: Counting, documents: Executor) -> None:
-        self._backend = backend
-        self._counting = counting
+        self.backend = backend
+        self.counting = counting
         self._documents = documents
 
     async def answer(self, call: Call) -> StreamResponse:
-        """The reply to one request."""
-        ticket = Ticket(self._counting, call.model, call.version)
+        """The reply to a request that aiohttp reads."""
+        ticket = Ticket(self.counting, call.model, call.version)
         try:
             return await self._serve(call, ticket)
         except BaseException as error:
@@ -42,22 +76,15 @@ class Inference:
             raise
 
     async def _serve(self, call: Call, ticket: Ticket) -> StreamResponse:
-        size = upload.check_head(call.request, self._backend.max_body_bytes)
-        async with await self._backend.open(call.model, call.version, None) as exchange:
+        size = upload.check_head(call.request, self.backend.max_body_bytes)
+        async with await self.backend.open(call.model, call.version, None) as exchange:
             ticket.serves(exchange.version)
-            asked = await self._asked(call, exchange, size)
-            if asked.timeout_us:
-                exchange.deadline_ns = min(exchange.deadline_ns, ticket.started_ns + asked.timeout_us * 1000)
-            names = [each.spec.name for each in asked.outputs]
-            whole = names == [each.name for each in exchange.metadata.outputs]
-            outcome = await exchange.infer(Run(asked.inputs, () if whole else names, asked.parameters))
-            origin = await self._origin(call, exchange, asked)
-            made = await self._shaped(origin, asked, outcome)
-            batch = asked.inputs[0].shape[0] if origin.batched and asked.inputs else 1
-            ticket.finished(outcome, batch)
+            order = await self._read(call, exchange, size)
+            begin(exchange, order, ticket)
+            made = await self.conclude(exchange, order, ticket, None)
             return await answer.send_tensors(call.request, made, call.echo)
 
-    async def _asked(self, call: Call, exchange: Exchange, size: int | None) -> v2.Asked:
+    async def _read(self, call: Call, exchange: Exchange, size: int | None) -> Order:
         """Take the body in and read it."""
         request = call.request
         headers = request.headers.getall(binary.HEADER, [])
@@ -66,7 +93,7 @@ class Inference:
         header = headers[0] if headers else None
         if size is None:
             await upload.accept(request)
-            body = await upload.gather(request, self._backend.max_body_bytes)
+            body = await upload.gather(request, self.backend.max_body_bytes)
             layout = binary.layout(header, len(body))
             space = await exchange.space(layout.space)
             space[layout.start : layout.space] = body
@@ -75,39 +102,72 @@ class Inference:
             space = await exchange.space(layout.space)
             await upload.accept(request)
             await upload.fill(request, space[layout.start : layout.space])
-        if not _takes_long(layout, exchange):
-            return _parsed(call, exchange, space, layout)
+        if not takes_long(layout, exchange.metadata):
+            return parsed(call, exchange.metadata, space, layout)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._documents, _parsed, call, exchange, space, layout)
+        return await loop.run_in_executor(self._documents, parsed, call, exchange.metadata, space, layout)
 
-    async def _shaped(self, origin: reply.Origin, asked: v2.Asked, outcome: Outcome) -> reply.Reply:
-        binary_names = {each.spec.name for each in asked.outputs if each.binary}
-        if sum(len(each.data) for each in outcome.outputs if each.name not in binary_names) <= ASIDE_BYTES:
-            return reply.shape(origin, asked.outputs, outcome.outputs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._documents, reply.shape, origin, asked.outputs, outcome.outputs)
-
-    async def _origin(self, call: Call, exchange: Exchange, asked: v2.Asked) -> reply.Origin:
-        names: dict[str, list[str]] = {}
-        if any(each.classes for each in asked.outputs):
+    async def conclude(self, exchange: Exchange, order: Order, ticket: Ticket, said: Said | None) -> reply.Reply:
+        """The reply, waiting for what must be waited for; `said`: what was heard of the request so far."""
+        outcome = await exchange.go_on(order.run, said)
+        made = shaped(exchange, order, outcome)
+        if made is None:
             loop = asyncio.get_running_loop()
-            names = await loop.run_in_executor(self._documents, labels.of, exchange.spec)
-        batched = exchange.metadata.max_batch_size > 0
-        return reply.Origin(call.model, exchange.version, asked.id, batched, names)
+            made = await loop.run_in_executor(self._documents, _shaped_aside, exchange, order, outcome)
+        ticket.finished(outcome, order.inferences)
+        return made
 
 
-def _takes_long(layout: Layout, exchange: Exchange) -> bool:
+def begin(exchange: Exchange, order: Order, ticket: Ticket) -> None:
+    """The request is about to go out: its own timeout counts from when its head came."""
+    if order.asked.timeout_us:
+        exchange.deadline_ns = min(exchange.deadline_ns, ticket.started_ns + order.asked.timeout_us * 1000)
+
+
+def takes_long(layout: Layout, metadata: Metadata) -> bool:
+    """Whether a body is parsed beside the loop."""
     if layout.header > ASIDE_BYTES:
         return True
-    has_strings = any(each.datatype == "BYTES" for each in exchange.metadata.inputs)
-    return has_strings and layout.header > 0 and layout.size - layout.header > ASIDE_BYTES
+    if layout.size - layout.header <= ASIDE_BYTES or not layout.header:
+        return False
+    return any(each.datatype == "BYTES" for each in metadata.inputs)
 
 
-def _parsed(call: Call, exchange: Exchange, space: memoryview, layout: Layout) -> v2.Asked:
-    """The request that lies in `space`. May run beside the loop: it changes nothing but the call's own id."""
-    metadata = exchange.metadata
+def parsed(caller: Caller, metadata: Metadata, space: memoryview, layout: Layout) -> Order:
+    """The request that lies in `space`. May run beside the loop: it changes nothing but the caller's own id."""
     if layout.start and not layout.header:
-        return v2.read_raw(binary.raw(call.model, metadata, space, layout), metadata)
+        return Order(v2.read_raw(binary.raw(caller.model, metadata, space, layout), metadata), metadata)
     value = document.read(space[layout.start : layout.blobs])
-    call.request_id = v2.request_id(value) or call.request_id
-    return v2.read(value, call.model, metadata, binary.Blobs(space, layout.blobs, layout.space))
+    caller.request_id = v2.request_id(value) or caller.request_id
+    asked = v2.read(value, caller.model, metadata, binary.Blobs(space, layout.blobs, layout.space))
+    return Order(asked, metadata)
+
+
+def shaped(exchange: Exchange, order: Order, outcome: Outcome) -> reply.Reply | None:
+    """The reply, or None if making it takes long or reads a file."""
+    wanted = order.asked.outputs
+    if any(each.classes for each in wanted):
+        return None
+    binary_names = {each.spec.name for each in wanted if each.binary}
+    if sum(len(each.data) for each in outcome.outputs if each.name not in binary_names) > ASIDE_BYTES:
+        return None
+    return reply.shape(_origin(exchange, order, {}), wanted, outcome.outputs)
+
+
+def _shaped_aside(exchange: Exchange, order: Order, outcome: Outcome) -> reply.Reply:
+    classified = any(each.classes for each in order.asked.outputs)
+    names = labels.of(exchange.spec) if classified else {}
+    return reply.shape(_origin(exchange, order, names), order.asked.outputs, outcome.outputs)
+
+
+def _origin(exchange: Exchange, order: Order, names: dict[str, list[str]]) -> reply.Origin:
+    batched = exchange.metadata.max_batch_size > 0
+    return reply.Origin(exchange.model, exchange.version, order.asked.id, batched, names)
+
+
+def told(error: Exception) -> MmsupError:
+    """What a client is told of the error that its request ended in; a bug of ours is logged with its trace."""
+    if isinstance(error, MmsupError):
+        return error
+    _log.error("bug: a request ended in an error of ours", exc_info=error)
+    return ServerError("internal", "an internal error; it was logged")

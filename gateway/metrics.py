@@ -122,6 +122,7 @@ def _present(totals: Totals) -> Iterator[Metric]:
     for name, meaning in (
         ("arena_used_bytes", "Memory shared with workers that requests and results use."),
         ("arena_held_bytes", "Memory shared with workers that gateways hold, used or not."),
+        ("front_fallback", "Gateways whose fast front failed its own test, so that all is served by aiohttp."),
     ):
         yield GaugeMetricFamily(f"mmsup_{name}", meaning, value=house.get(name, 0))
 

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from mmsup.gateway import selftest
 from mmsup.gateway.app import App
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.connection import Listener
 from mmsup.gateway.counting import Counting
+from mmsup.gateway.front import Shared
+from mmsup.gateway.inference import Inference
 from mmsup.ipc.tally import Tally
 
 BACKLOG: Final = 1024
+_log = logging.getLogger("mmsup.gateway")
 
 
 class Front:
@@ -29,13 +34,24 @@ class Front:
         self._documents = ThreadPoolExecutor(1, "documents")
         self._backend = backend
         self.counting = Counting(tallies, place)
-        self.app = App(backend, self.counting, self._documents)
+        self.inference = Inference(backend, self.counting, self._documents)
+        self.app = App(self.inference)
+        self._shared: Shared | None = None
         self._open: list[tuple[asyncio.Server, Listener]] = []
+
+    async def start(self, wanted: str) -> None:
+        """Decide, before the first `listen`, whether clients meet the front: it is wanted and passes its own test."""
+        fault = await selftest.fault(self.inference.backend) if wanted == "fast" else ""
+        if fault:
+            _log.warning("the fast front is not used, all is served by aiohttp: %s", fault)
+        elif wanted == "fast":
+            self._shared = Shared(self.inference, asyncio.get_running_loop())
+        self.counting.fallback(bool(fault))
 
     async def listen(self, sock: socket.socket, *, metrics_only: bool = False) -> None:
         """Serve on this listening socket, which is ours from now on."""
         handler = self.app.serve_metrics if metrics_only else self.app.serve
-        listener = Listener(handler, is_local=is_local(sock))
+        listener = Listener(handler, is_local=is_local(sock), shared=None if metrics_only else self._shared)
         sock.settimeout(0)
         server = await asyncio.get_running_loop().create_server(listener, sock=sock, backlog=BACKLOG)
         self._open.append((server, listener))

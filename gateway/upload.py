@@ -33,13 +33,23 @@ _FOREIGN: Final = re.compile(r"multipart/|[^;]*(?:pickle|xml)\b", re.IGNORECASE)
 def check_head(request: BaseRequest, limit_bytes: int) -> int | None:
     """Bytes that the body will have, None if only its end will tell; CallerError for what cannot be taken."""
     kind = request.headers.get("Content-Type", "")
-    if _FOREIGN.match(kind):
+    if is_foreign(kind):
         raise CallerError("unsupported_media", f"content of type '{kind:.80}' is not read here: send JSON")
     coding = _coding(request)
     length = request.content_length
     if length is not None and length > limit_bytes:
         raise too_large(length, limit_bytes)
     return None if coding else length if length is not None or request.can_read_body else 0
+
+
+def is_foreign(kind: str) -> bool:
+    """Whether a content type is of something that is never read here."""
+    return _FOREIGN.match(kind) is not None
+
+
+def late() -> CallerError:
+    """The error of a body that does not come in time."""
+    return CallerError("body_timeout", "the body of the request did not come in time")
 
 
 def too_large(size: int | None, limit_bytes: int) -> CallerError:
@@ -109,7 +119,7 @@ class _Chunks:
                 if ready:
                     return ready
         except TimeoutError:
-            raise CallerError("body_timeout", "the body of the request did not come in time") from None
+            raise late() from None
         except (RequestPayloadError, HttpProcessingError):
             raise CallerError("bad_request", "the body does not follow the framing that its head announces") from None
         except ConnectionError:

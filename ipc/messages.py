@@ -204,6 +204,8 @@ class Configure:
     """Quota of arena memory of this gateway, all links together."""
     restart_grace_s: float
     """How long a request waits for a model that is coming back."""
+    front: str = "fast"
+    """`fast`, or `plain`: all of HTTP is served by aiohttp."""
 
 
 @dataclass(frozen=True, slots=True)

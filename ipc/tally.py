@@ -45,6 +45,7 @@ FIELDS: Final = (
     "open",
     "arena_used_bytes",
     "arena_held_bytes",
+    "front_fallback",
     *(f"bucket_{index}" for index in range(len(BUCKETS_S) + 1)),
 )
 INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
@@ -71,13 +72,17 @@ class Tally:
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
         self._rows: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[str, str], Row] = {}
         self._scan()
 
     def row(self, model: str, version: str) -> Row:
         """The counters of one model version, made at the first call."""
         key = (model, version)
-        row = self._rows[key] if key in self._rows else self._take(key)
-        return Row(self._words, row * _WORDS + _FIRST)
+        known = self._known.get(key)
+        if known is None:
+            row = self._rows[key] if key in self._rows else self._take(key)
+            known = self._known[key] = Row(self._words, row * _WORDS + _FIRST)
+        return known
 
     def totals(self) -> dict[tuple[str, str], list[int]]:
         """All rows as they are now, values in the order of FIELDS."""
@@ -117,12 +122,38 @@ class Tally:
         return row
 
 
+_BUCKETS: Final = INDEX["bucket_0"]
+_SUCCESS, _COUNT, _EXECUTIONS = (INDEX[name] for name in ("success", "inference_count", "exec_count"))
+_TIMES: Final = INDEX["request_ns"]
+assert FIELDS[_TIMES : _TIMES + 5] == (
+    *("request_ns", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns"),
+), "the times of a request follow one another"
+_LAST: Final = INDEX["last_inference_ms"]
+
+
 class Row:
     """The counters of one model version in one table."""
 
     def __init__(self, words: memoryview, at: int) -> None:
         self._words = words
         self._at = at
+        self._own = words[at : at + len(FIELDS)]
+
+    def succeeded(
+        self, inferences: int, executions: int, times_ns: tuple[int, int, int, int, int], bucket: int, now_ms: int
+    ) -> None:
+        """All that one request with a result counts, `times_ns` in the order of FIELDS: this runs for every request."""
+        own = self._own
+        own[_SUCCESS] += 1
+        own[_COUNT] += inferences
+        if executions:
+            own[_EXECUTIONS] += executions
+        at = _TIMES
+        for value in times_ns:
+            own[at] += value
+            at += 1
+        own[_BUCKETS + bucket] += 1
+        own[_LAST] = now_ms
 
     def add(self, name: str, amount: int = 1) -> None:
         """Count."""

@@ -89,6 +89,7 @@ class Gateway:
             max_body_bytes=settings.max_body_bytes,
             arena_bytes=settings.arena_bytes,
             restart_grace_s=settings.restart_grace_s,
+            front=settings.front,
         )
         self.say(configure)
         self._house.introduce(self)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from mmsup.ipc.records import record, to_plain
 
 CONTROL_MODES: Final = ("none", "explicit", "poll")
+FRONTS: Final = ("fast", "plain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Settings:
     arena_bytes: int = 2 << 30
     """Quota of arena memory of one gateway."""
     restart_grace_s: float = 30.0
+    front: str = "fast"
+    """`fast`: gateways serve inferences by themselves and the rest by aiohttp; `plain`: aiohttp serves all."""
     max_parallel_loads: int = 2
     exit_timeout_s: float = 30.0
     log_format: str = "auto"

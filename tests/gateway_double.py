@@ -8,10 +8,10 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 from mmsup.gateway.backend import Backend, Exchange, Given, Made, Outcome, Run
+from mmsup.gateway.ledger import Said
 from mmsup.gateway.server import Front
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages import WIRE_VERSION, Configure, Route, VersionState
@@ -54,19 +54,14 @@ class ExchangeDouble(Exchange):
     def metadata(self) -> Metadata:
         return self._described
 
-    async def __aenter__(self) -> ExchangeDouble:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def leave(self) -> None:
         self.backend.open_exchanges -= 1
         self.backend.left.set()
         # What a transport still held would now be another request's bytes.
         for used in self._used:
             used[:] = b"\xee" * len(used)
 
-    async def space(self, size: int) -> memoryview:
+    def try_space(self, size: int) -> memoryview | None:
         self._bytes = self._lend(bytearray(size))
         return self._bytes
 
@@ -74,7 +69,10 @@ class ExchangeDouble(Exchange):
         self._used.append(used)
         return memoryview(used)
 
-    async def infer(self, run: Run) -> Outcome:
+    def try_infer(self, run: Run, hear: Callable[[Said], None]) -> bool:
+        return False
+
+    async def go_on(self, run: Run, said: Said | None) -> Outcome:
         self.parameters = run.parameters
         self.backend.calls.append(self)
         await self.backend.before_infer()
@@ -132,6 +130,9 @@ class BackendDouble(Backend):
         self.routes.put(Route(name, wanted=True, default="1", versions=(state,)))
 
     async def open(self, name: str, version: str, deadline_ns: int | None = None) -> ExchangeDouble:
+        return self.try_open(name, version, deadline_ns)
+
+    def try_open(self, name: str, version: str, deadline_ns: int | None = None) -> ExchangeDouble:
         self.routes.version(name, version)
         if self.refusal is not None:
             raise self.refusal
@@ -147,11 +148,12 @@ class BackendDouble(Backend):
 
 
 @contextlib.asynccontextmanager
-async def served(backend: BackendDouble, host: str = "127.0.0.1") -> AsyncIterator[int]:
-    """The port on which this backend is served, and then no more."""
+async def served(backend: BackendDouble, host: str = "127.0.0.1", wanted: str = "fast") -> AsyncIterator[int]:
+    """The port on which this backend is served by the front that is wanted, and then no more."""
     fd = make_tally()
     front = Front(backend, [Tally(fd)], 0)
     with socket.create_server((host, 0)) as sock:
+        await front.start(wanted)
         await front.listen(sock)
         try:
             yield sock.getsockname()[1]

@@ -1,0 +1,375 @@
+"""The front: one client's connection, with inferences served straight from it and all else by aiohttp beside it.
+
+    state    who has the bytes                            ends with
+    idle     nobody: the next ones begin a request        body, work, slow
+    body     the kernel writes them where they shall lie  work (the last has come), a refusal
+    work     kept, at most REST_LIMIT_BYTES of them       idle or drain (the reply is made)
+    drain    as in work                                   idle (the socket has taken the reply)
+    slow     aiohttp's handler                            idle (it is idle and holds no half of a request)
+
+Which requests are ours is for `plans.py` to say; a request that would have to wait (for a worker, for memory, for a
+parser) is aiohttp's as well, as long as no byte of its body was taken. A head that does not come in one piece is
+aiohttp's too: so it alone judges what is cut, and times it.
+
+At most one request of a connection is in work, by either way. The memory of a reply is free when the socket has taken
+it. The timers here are our own; none is made for a request that comes and goes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import TYPE_CHECKING, Final, cast
+
+from aiohttp.tcp_helpers import tcp_keepalive
+
+from mmsup.gateway import answer as replies
+from mmsup.gateway import upload
+from mmsup.gateway.boundary import BLANK
+from mmsup.gateway.counting import Ticket
+from mmsup.gateway.errand import Answer, Errand, Orders
+from mmsup.gateway.inference import Inference
+from mmsup.gateway.plans import Halves, Plan, Plans
+from mmsup.ipc.errors import MmsupError
+
+if TYPE_CHECKING:
+    from mmsup.gateway.connection import Connection, Listener
+
+IDLE_S: Final = 75.0
+"""Between requests."""
+REST_LIMIT_BYTES: Final = 1 << 16
+"""Of what follows a request that is in work."""
+SCRATCH_BYTES: Final = 1 << 16
+_PIECE_BYTES: Final = 1 << 20
+"""What a client must take of a reply in SLOWEST_S."""
+
+
+class State(enum.Enum):
+    """Who has the bytes; see above."""
+
+    IDLE = "idle"
+    BODY = "body"
+    WORK = "work"
+    DRAIN = "drain"
+    SLOW = "slow"
+    CLOSED = "closed"
+
+
+_IDLE, _BODY, _WORK, _DRAIN, _SLOW, _CLOSED = State
+
+
+class Shared:
+    """What all connections of a gateway use."""
+
+    def __init__(self, inference: Inference, loop: asyncio.AbstractEventLoop) -> None:
+        self.inference = inference
+        self.loop = loop
+        self.plans = Plans(loop)
+        self.orders: Orders = Halves()
+        self.scratch = bytearray(SCRATCH_BYTES)
+        """What the kernel fills before it is known what it is: used up before the next read of any connection."""
+        self.view = memoryview(self.scratch)
+
+
+class Front(asyncio.BufferedProtocol):
+    """Made by `Listener` for each client."""
+
+    __slots__ = (
+        "_at",
+        "_choked",
+        "_closing",
+        "_due_s",
+        "_end_s",
+        "_errand",
+        "_left",
+        "_listener",
+        "_paused",
+        "_rest",
+        "_shared",
+        "_slow",
+        "_state",
+        "_timer",
+        "_transport",
+        "served",
+    )
+
+    def __init__(self, shared: Shared, listener: Listener) -> None:
+        self._shared = shared
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._slow: Connection | None = None
+        self._errand: Errand | None = None
+        self._state = _IDLE
+        self._rest = b""
+        self._at = 0
+        """How much of the errand's space is filled."""
+        self._choked = self._paused = self._closing = False
+        self._left = 0
+        """Bytes of a reply that were still to be taken at the last look."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = self._end_s = 0.0
+        self.served = 0
+        """Requests answered here and not by aiohttp."""
+
+    # The connection.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client came."""
+        self._transport = cast("asyncio.Transport", transport)
+        tcp_keepalive(self._transport)
+        self._watch(IDLE_S)
+        if not self._listener.admit(self):
+            self._beside().refuse_client()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It went, or we closed."""
+        self._listener.forget(self)
+        self._state = _CLOSED
+        self._rest = b""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._errand is not None:
+            self._errand.cancel()
+            self._errand = None
+        if self._slow is not None:
+            self._slow.connection_lost(exc)
+            self._slow = None
+        self._transport = None
+
+    def eof_received(self) -> None:
+        """Half a connection is none: the transport closes itself, as under aiohttp."""
+
+    def pause_writing(self) -> None:
+        """The transport holds more than it should."""
+        self._choked = True
+        if self._slow is not None:
+            self._slow.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The transport holds little again, or nothing."""
+        self._choked = False
+        if self._slow is not None:
+            self._slow.resume_writing()
+        if self._state is _DRAIN:
+            self._replied()
+
+    def close(self) -> None:
+        """End it after the request that is in work, if one is."""
+        self._closing = True
+        if self._slow is not None:
+            self._slow.close()
+        if self._state is _IDLE and self._transport is not None:
+            self._transport.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of its own is in work."""
+        return self._errand is not None
+
+    def abort(self) -> None:
+        """End it now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Bytes.
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - a hint
+        """Where the kernel shall write what has come."""
+        if self._state is _BODY and self._errand is not None:
+            return self._errand.space[self._at :]
+        return self._shared.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It has written that much."""
+        state = self._state
+        if state is _IDLE and not self._rest:
+            self._take(self._shared.scratch, self._shared.view, nbytes)
+        elif state is _BODY:
+            self._at += nbytes
+            self._fill()
+        else:
+            self._later(bytes(self._shared.view[:nbytes]))
+
+    def _later(self, data: bytes) -> None:
+        """Bytes that follow a request which is in work, or that are aiohttp's."""
+        slow = self._slow
+        if self._state is _SLOW and slow is not None and not slow.is_between():
+            slow.data_received(data)
+        elif self._state is not _CLOSED:
+            self._rest += data
+            if len(self._rest) >= REST_LIMIT_BYTES and self._transport is not None:
+                self._transport.pause_reading()
+                self._paused = True
+            if self._state is _SLOW:
+                self.returned()
+
+    def _take(self, data: bytes | bytearray, view: memoryview, size: int) -> None:
+        """The first bytes of a request."""
+        end = data.find(BLANK, 0, size) + len(BLANK)
+        plan = self._shared.plans.of(bytes(view[:end])) if end >= len(BLANK) else None
+        if plan is None or plan.layout.size > self._shared.inference.backend.max_body_bytes:
+            self._hand_over(bytes(view[:size]))
+            return
+        body = view[end : min(size, end + plan.layout.size)]
+        if end + len(body) < size:
+            self._rest = bytes(view[end + len(body) : size])
+        if not self._begin(plan, whole=len(body) == plan.layout.size):
+            self._hand_over(bytes(view[:size]))
+        elif self._state is _BODY and self._errand is not None:
+            self._at = plan.layout.start + len(body)
+            self._errand.space[plan.layout.start : self._at] = body
+            self._fill()
+
+    def _begin(self, plan: Plan, *, whole: bool) -> bool:
+        """Start an errand, or refuse it; False if aiohttp shall have the request. `whole`: its body is there."""
+        core = self._shared.inference
+        ticket = Ticket(core.counting, plan.model, plan.version)
+        errand = Errand(core, self._shared.orders, plan, ticket, self._deliver)
+        try:
+            opened = errand.open()
+        except MmsupError as error:
+            if not whole:
+                errand.leave()
+                return False  # what is left of the body must be read first; aiohttp does that
+            self._errand, self._state = errand, _WORK
+            errand.fail(error)
+            return True
+        if opened:
+            self._errand, self._state = errand, _BODY
+        return opened
+
+    def _fill(self) -> None:
+        """Some of the body has come."""
+        errand = self._errand
+        assert errand is not None, "a body is filled for nobody"
+        if self._at == len(errand.space):
+            self._state = _WORK
+            errand.run()
+            return
+        now = self._shared.loop.time()
+        if self._end_s <= now:
+            self._end_s = now + upload.TOTAL_S
+        self._watch(min(upload.IDLE_S, self._end_s - now))
+
+    # Replies.
+
+    def _deliver(self, answer: Answer) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return  # `connection_lost` is about to say so
+        self._closing = self._closing or answer.close
+        self.served += 1
+        if len(answer.parts) == 1:
+            transport.write(answer.parts[0])
+        else:
+            # With a high-water mark of 0 the transport says when it holds nothing, not when it holds little.
+            transport.set_write_buffer_limits(high=0)
+            for part in answer.parts:
+                transport.write(part)
+        if self._choked:
+            self._state = _DRAIN
+            self._left = transport.get_write_buffer_size()
+            self._watch(replies.SLOWEST_S)
+        else:
+            if len(answer.parts) > 1:
+                transport.set_write_buffer_limits()
+            self._replied()
+
+    def _replied(self) -> None:
+        """The reply is on its way and none of its memory is needed: the next request may come."""
+        errand, self._errand = self._errand, None
+        transport = self._transport
+        if errand is not None:
+            errand.leave()
+        if transport is None:
+            return
+        if self._state is _DRAIN:
+            transport.set_write_buffer_limits()
+        self._rest_or_close()
+
+    def _rest_or_close(self) -> None:
+        self._state = _IDLE
+        self._end_s = 0.0
+        self._due_s = self._shared.loop.time() + IDLE_S
+        if self._closing and self._transport is not None:
+            self._state = _CLOSED
+            self._transport.close()
+        elif self._rest or self._paused:
+            self._shared.loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        """What had come while another request was in work."""
+        if self._state is not _IDLE or self._transport is None:
+            return
+        data, self._rest = self._rest, b""
+        if data:
+            self._take(data, memoryview(data), len(data))
+        if self._paused and len(self._rest) < REST_LIMIT_BYTES:
+            self._paused = False
+            self._transport.resume_reading()
+
+    # aiohttp's handler beside us.
+
+    def _beside(self) -> Connection:
+        if self._slow is None:
+            assert self._transport is not None, "nothing is handed over on a connection that is gone"
+            self._slow = self._listener.connection(self)
+            self._slow.connection_made(self._transport)
+        return self._slow
+
+    def _hand_over(self, data: bytes) -> None:
+        """Give it a request; what follows a head without a body is not yet its."""
+        self._state = _SLOW
+        self._rest = b""
+        slow = self._beside()
+        end = data.find(BLANK) + len(BLANK)
+        if end < len(BLANK) or end == len(data):
+            slow.data_received(data)
+            return
+        slow.data_received(data[:end])
+        self._later(data[end:])
+
+    def returned(self) -> None:
+        """The handler waits for a next request: if it holds nothing of one, the next bytes are ours again."""
+        slow = self._slow
+        if self._state is _SLOW and slow is not None and slow.is_idle() and slow.is_between():
+            slow.rest()
+            self._rest_or_close()
+
+    # Time.
+
+    def _watch(self, after_s: float) -> None:
+        """Something must have happened by then. A timer that fires too early costs less than one for each request."""
+        loop = self._shared.loop
+        self._due_s = loop.time() + after_s
+        if self._timer is not None:
+            if self._timer.when() <= self._due_s:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(self._due_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        transport, loop, state = self._transport, self._shared.loop, self._state
+        if transport is None:
+            return
+        if state is _WORK or state is _SLOW:  # the deadline's, and aiohttp's own timers' business
+            self._timer = loop.call_later(IDLE_S, self._look)
+        elif loop.time() < self._due_s:
+            self._timer = loop.call_at(self._due_s, self._look)
+        elif state is _BODY and self._errand is not None:
+            self._state = _WORK
+            self._errand.late(upload.late())
+        elif state is _DRAIN:
+            self._look_at_reader(transport)
+        else:
+            transport.close()
+
+    def _look_at_reader(self, transport: asyncio.Transport) -> None:
+        left = transport.get_write_buffer_size()
+        if self._left - left < _PIECE_BYTES:
+            transport.abort()
+        else:
+            self._left = left
+            self._watch(replies.SLOWEST_S)

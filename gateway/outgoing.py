@@ -1,0 +1,48 @@
+"""Replies as bytes, for connections that aiohttp does not write to: what it would write there.
+
+The headers, the statuses and the bodies are those of `answer` and `status`; only their form on the wire is made here.
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp.helpers import rfc822_formatted_time
+
+from mmsup.gateway import answer, status
+from mmsup.gateway.binary import HEADER
+from mmsup.gateway.reply import Reply
+from mmsup.ipc.errors import MmsupError
+
+_PHRASES: Final = {int(each): each.phrase for each in http.HTTPStatus}
+Parts = list[bytes | memoryview]
+
+
+def start(code: int, kind: str, extra: Mapping[str, str], size: int) -> bytes:
+    """A head up to the value of its last header, the date, which changes from second to second."""
+    lines = [f"HTTP/1.1 {code} {_PHRASES.get(code, '')}"]
+    lines += [f"{name}: {value}" for name, value in answer.head(kind, extra).items()]
+    return "\r\n".join([*lines, f"Content-Length: {size}", "Date: "]).encode()
+
+
+def end() -> bytes:
+    """The rest of the head."""
+    return f"{rfc822_formatted_time()}\r\n\r\n".encode()
+
+
+def error(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:
+    """The reply that tells of an error."""
+    body = status.body(error, request_id)
+    extra = {**status.headers(error), **echo}
+    return start(status.http_status(error.code), answer.JSON, extra, len(body)) + end() + body
+
+
+def tensors(reply: Reply, echo: Mapping[str, str]) -> tuple[bytes, Parts]:
+    """The reply to an inference: the start of its head, and its body."""
+    extra = dict(echo)
+    if reply.blobs is not None:
+        extra[HEADER] = str(len(reply.head))
+    kind = answer.JSON if reply.blobs is None else answer.BINARY
+    return start(200, kind, extra, reply.size), [reply.head, *(reply.blobs or ())]

@@ -1,0 +1,138 @@
+"""Heads of inference requests, known by their exact bytes: what aiohttp's parser read in them, once.
+
+There is no second parser here: requests are smuggled where two parsers read the same bytes differently. Whoever calls
+finds a blank line; the bytes up to it are looked up, and on a miss given to a fresh parser of aiohttp's. Only if it
+finds exactly one message in them, has read them all and has counted no byte of a body, and only if that message is of
+the one simple kind that the front serves, does a plan come of it. Everything else, all that is wrong above all, is
+aiohttp's own to answer.
+
+A plan holds facts (model, version, lengths), never a verdict: routes and limits are asked for each request. The cache
+is bounded in number and in bytes, and what is not used leaves it: it has two halves, and when the young one is full it
+becomes the old one. To stop adding when full would let one client with changing heads push all others out for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.http_writer import HttpVersion11
+
+from mmsup.gateway import binary, upload
+from mmsup.gateway.binary import Layout
+from mmsup.gateway.call import echo_of
+from mmsup.gateway.endpoints import find
+from mmsup.ipc.errors import CallerError
+
+KEYS_LIMIT: Final = 4096
+KEY_BYTES_LIMIT: Final = 2048
+OURS: Final = b"POST /v2/models/"
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_ELSEWHERE: Final = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade")
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Halves(Generic[K, V]):
+    """A bounded mapping that forgets what was not asked for lately."""
+
+    def __init__(self, limit: int = KEYS_LIMIT) -> None:
+        self._half = limit // 2
+        self._young: dict[K, V] = {}
+        self._old: dict[K, V] = {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def get(self, key: K) -> V | None:
+        """What was put there, if it is still known."""
+        found = self._young.get(key)
+        if found is None:
+            found = self._old.pop(key, None)
+            if found is not None:
+                self.put(key, found)
+        return found
+
+    def put(self, key: K, value: V) -> None:
+        """Know this from now on."""
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one head says."""
+
+    model: str
+    version: str
+    """Empty: the default one."""
+    layout: Layout
+    echo: dict[str, str]
+    """Headers that go back as they came."""
+
+
+class Plans:
+    """One per gateway process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._known: Halves[bytes, Plan] = Halves()
+        self._bystander = BaseProtocol(loop)
+        """The parser wants one, to slow down a sender; it is given no byte of a body."""
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, head: bytes) -> Plan | None:
+        """What a head says (from its first byte through its blank line), None if it is not for the front."""
+        plan = self._known.get(head)
+        if plan is None and head.startswith(OURS):
+            plan = self._read(head)
+            if plan is not None and len(head) <= KEY_BYTES_LIMIT:
+                self._known.put(head, plan)
+        return plan
+
+    def _read(self, head: bytes) -> Plan | None:
+        parser = HttpRequestParser(self._bystander, self._loop, 1 << 16, auto_decompress=False)
+        try:
+            messages, upgraded, rest = parser.feed_data(head)
+        except HttpProcessingError:
+            return None
+        if len(messages) != 1 or upgraded or rest:
+            return None
+        ((message, body),) = messages
+        return None if body.total_bytes else plan_of(message)
+
+
+def plan_of(message: RawRequestMessage) -> Plan | None:
+    """The plan of a head that was read, None if it is not of the simple kind."""
+    headers = message.headers
+    lengths = headers.getall("Content-Length", [])
+    if (
+        message.method != "POST"
+        or message.version != HttpVersion11
+        or message.should_close
+        or message.upgrade
+        or message.chunked
+        or any(name in headers for name in _ELSEWHERE)
+        or len(lengths) != 1
+        or not _LENGTH.fullmatch(lengths[0])
+        or upload.is_foreign(headers.get("Content-Type", ""))
+    ):
+        return None
+    match = find(message.path)
+    endpoint = match.methods.get("POST") if match else None
+    sizes = headers.getall(binary.HEADER, [])
+    if match is None or endpoint is None or endpoint.does != "infer" or len(sizes) > 1:
+        return None
+    try:
+        layout = binary.layout(sizes[0] if sizes else None, int(lengths[0]))
+    except CallerError:
+        return None
+    return Plan(match.names["model"], match.names.get("version", ""), layout, echo_of(headers))
