@@ -13,7 +13,7 @@ from places import BUILT, HERE
 INSTALL_S = 1200
 
 
-class CannotInstall(Exception):
+class InstallError(Exception):
     """Why a peer is not there."""
 
 
@@ -44,8 +44,8 @@ def _do(command: list[str]) -> str:
     try:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=INSTALL_S)
     except subprocess.TimeoutExpired:
-        raise CannotInstall(f"{command[1:3]} took more than {INSTALL_S} s") from None
+        raise InstallError(f"{command[1:3]} took more than {INSTALL_S} s") from None
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-        raise CannotInstall(" ".join(last) or f"{command[:3]} ended with {done.returncode}")
+        raise InstallError(" ".join(last) or f"{command[:3]} ended with {done.returncode}")
     return done.stdout

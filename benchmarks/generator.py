@@ -55,7 +55,8 @@ def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) 
     command += [str(load.port), str(load.connections), str(load.warm_s), str(load.run_s), str(folder)]
     command += [str(each) for each in load.requests]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        assert child.stdout and child.stderr
+        assert child.stdout is not None
+        assert child.stderr is not None
         limit = Timer(load.warm_s + load.run_s + PATIENCE_S, child.kill)
         limit.start()
         try:

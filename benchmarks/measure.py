@@ -10,11 +10,11 @@ from pathlib import Path
 
 import tree
 from drivers.peer import Peer
-from environment import CannotInstall
+from environment import InstallError
 from generator import Load, Outcome, drive
 from network import Network
 from places import Cores
-from server import CannotServe, Server
+from server import ServeError, Server
 from work import Run, Scene
 
 SETTLE_S = 1.0
@@ -71,7 +71,7 @@ def measure(peer: Peer, scene: Scene, environment: Path, bench: Bench) -> Iterat
             requests = _written(server)
             for run in scene.runs:
                 yield _load(server, peer, scene, run, requests, bench)
-    except (CannotServe, CannotInstall, RuntimeError, OSError) as error:
+    except (ServeError, InstallError, RuntimeError, OSError) as error:
         print(f"{peer.name}, {scene.key}: {error}", file=sys.stderr, flush=True)
         for run in scene.runs:
             yield Row(peer.key, run.key, trouble=str(error))

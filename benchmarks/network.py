@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def make(file: Path) -> None:
 
     random = np.random.default_rng(3)
     nodes, weights, name = [], [], "x"
-    for place, (rows, columns) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for place, (rows, columns) in enumerate(pairwise(WIDTHS)):
         square = np.linalg.qr(random.standard_normal((max(rows, columns),) * 2))[0][:columns, :rows]
         weight = (square * (2 / (1 + SLOPE**2)) ** 0.5).astype(np.float32)
         bias = 0.01 * random.standard_normal(columns, dtype=np.float32)

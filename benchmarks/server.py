@@ -28,7 +28,7 @@ _THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 """One core is one thread: a pool of them would only fight over it."""
 
 
-class CannotServe(Exception):
+class ServeError(Exception):
     """The server did not start, or does not answer what it should."""
 
 
@@ -66,11 +66,11 @@ class Server:
         why = "never tried"
         while time.monotonic() < limit:
             if self._process.poll() is not None:
-                raise CannotServe(f"it ended with {self._process.returncode}: {self.log()}")
+                raise ServeError(f"it ended with {self._process.returncode}: {self.log()}")
             if not (why := self._first_fault()):
                 return
             time.sleep(0.1)
-        raise CannotServe(f"no right answer in {self._peer.start_s} s: {why}; its log: {self.log()}")
+        raise ServeError(f"no right answer in {self._peer.start_s} s: {why}; its log: {self.log()}")
 
     def _first_fault(self) -> str:
         """What is not as it should be; empty if all is."""
@@ -96,7 +96,7 @@ class Server:
         expected = self._right[place // self._scene.models]
         try:
             found = self._peer.answer(self._scene, body)
-        except (ValueError, KeyError, IndexError, AssertionError) as error:
+        except (ValueError, TypeError, LookupError, AssertionError) as error:
             return f"unreadable ({type(error).__name__} {error}): {body[:200]!r}"
         if found.size != expected.size or not np.allclose(found.ravel(), expected.ravel(), rtol=1e-4, atol=1e-5):
             return f"wrong: {found.ravel()[:4]} instead of {expected.ravel()[:4]}"
@@ -104,7 +104,7 @@ class Server:
 
     def log(self) -> str:
         """The end of what it has said."""
-        return self._log.read_text(errors="replace")[-1500:].strip()
+        return self._log.read_text(errors="replace")[-900:].strip()
 
 
 def right(scene: Scene, x: Array, network: Network) -> Array:

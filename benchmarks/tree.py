@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -68,7 +69,7 @@ def _name(pid: int) -> str:
         if word == "-m":
             return following.rpartition("mmsup.")[2]
         if word == "-c":
-            return following.split("import ")[-1].split("(")[0].strip()[:24] or "python"
+            return following.split("import ")[-1].split(";")[0].split("(")[0].strip()[:24] or "python"
         if not word.startswith("-"):
             return Path(word).name
     return name
@@ -92,10 +93,8 @@ def end(pid: int, patience_s: float) -> None:
 
 
 def _send(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _reap(pid: int) -> bool:

@@ -71,7 +71,7 @@ def v2_binary_request(model: str, x: Array) -> Request:
     """The Open Inference Protocol with the binary extension: JSON, then the bytes of the tensor."""
     parameters: Json = {"binary_data_size": x.nbytes}
     tensor: Json = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "parameters": parameters}
-    head = {"inputs": [tensor], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
+    head = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
     text = json.dumps(head).encode()
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(text))}
     return Request(f"/v2/models/{model}/infer", text + x.tobytes(), headers)

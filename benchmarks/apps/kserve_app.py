@@ -4,7 +4,6 @@ import logging
 
 import kserve
 import models
-import numpy as np
 from asked import NAMES
 
 
@@ -14,11 +13,13 @@ class Model(kserve.Model):
         self.model = models.make()
         self.ready = True
 
-    async def predict(self, payload, headers=None, response_headers=None):
+    async def predict(self, payload, *_):
         y = self.model(payload.inputs[0].as_numpy())
         output = kserve.InferOutput("y", list(y.shape), "FP32")
-        output.set_data_from_numpy(np.ascontiguousarray(y), binary_data=payload.use_binary_outputs)
-        return kserve.InferResponse(payload.id, self.name, [output])
+        output.set_data_from_numpy(y, binary_data=payload.use_binary_outputs)
+        return kserve.InferResponse(
+            payload.id or "0", self.name, [output], use_binary_outputs=payload.use_binary_outputs
+        )
 
 
 if __name__ == "__main__":

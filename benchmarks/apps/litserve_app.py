@@ -12,7 +12,7 @@ BATCH = {"max_batch_size": MAX_BATCH, "batch_timeout": MAX_DELAY_S} if MAX_BATCH
 
 
 class Model(litserve.LitAPI):
-    def setup(self, device):
+    def setup(self, device):  # noqa: ARG002 - their name for it
         self.model = models.make()
 
     def batch(self, inputs):

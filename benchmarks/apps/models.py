@@ -33,7 +33,7 @@ class Mlp:
     """A network in onnxruntime, on one thread."""
 
     def __init__(self):
-        import onnxruntime
+        import onnxruntime  # noqa: PLC0415 - half a second, for one model in four
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
