@@ -1,0 +1,282 @@
+"""A long life in a short time: very many requests of mixed sizes on several models, clients leaving at every stage.
+
+    python benchmarks/soak.py [--requests 1000000] [--connections 48] [--json FILE]
+
+Every reply is compared with its own request, byte for byte. Memory, descriptors and threads of every process are
+sampled all along; at the end it prints what they were when warm and at the end, the slope between, latencies, and
+exits with 1 if anything was wrong or grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from engines.build import write_fault_model, write_identity_onnx, write_python
+from mmsup.ipc.specs import TensorSpec
+from mmsup.supervisor import client
+
+MODELS = ("onnx", "batching", "reverse")
+SIZES = (*[16] * 60, *[300] * 8, *[3000] * 4, *[16_384] * 2, 262_144)
+"""Floats; the weights are by repetition."""
+WARM = 0.2
+"""The first part of the run, in which pools find their size."""
+GROWTH_BYTES = 16 << 20
+REVERSE = "class Model:\n    def infer(self, inputs):\n        return {'y': inputs['x'][::-1]}\n"
+
+
+def repository(folder: Path) -> Path:
+    """The models: one of the runtime, one that batches, one of plain Python, one that fails now and then."""
+    write_identity_onnx(folder, "onnx")
+    write_identity_onnx(folder, "batching", dims=[-1], max_batch=16)
+    tensors = TensorSpec("x", "FP32", (-1,)), TensorSpec("y", "FP32", (-1,))
+    write_python(folder, "reverse", REVERSE, tensors[:1], tensors[1:])
+    write_fault_model(folder, "raises")
+    return folder
+
+
+@dataclass
+class Tally:
+    """What became of it all."""
+
+    wanted: int
+    sent: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+
+    def is_over(self) -> bool:
+        """Enough was sent, or something went wrong."""
+        return self.sent >= self.wanted or len(self.faults) > 10
+
+
+def request_of(model: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
+    """One binary inference, from the request line to the last byte."""
+    shape = [1, len(values)] if model == "batching" else [len(values)]
+    tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": values.nbytes}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    size = len(head) + values.nbytes
+    lines = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: soak\r\nContent-Length: {size}\r\n"
+    return f"{lines}Inference-Header-Content-Length: {len(head)}\r\n\r\n".encode() + head + values.tobytes()
+
+
+RAISE = json.dumps(
+    {
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]},
+            {"name": "mode", "datatype": "BYTES", "shape": [1], "data": ["raise"]},
+        ]
+    }
+).encode()
+
+
+class Client:
+    """One connection after another, each until it chooses to leave."""
+
+    def __init__(self, port: int, number: int, tally: Tally) -> None:
+        self._port = port
+        self._rng = random.Random(number)
+        self._tally = tally
+        base = np.arange(max(SIZES), dtype=np.float32) + np.float32(number * 1000)
+        self._values = {size: base[:size].copy() for size in set(SIZES)}
+        self._requests = {(m, s): request_of(m, v) for m in MODELS for s, v in self._values.items()}
+
+    async def run(self) -> None:
+        """Send until there is enough."""
+        while not self._tally.is_over():
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=4 << 20)
+            try:
+                while not self._tally.is_over() and await self._turn(reader, writer):
+                    pass
+            except (OSError, asyncio.IncompleteReadError) as error:
+                self._tally.faults.append(repr(error))
+            finally:
+                writer.transport.abort()
+
+    async def _turn(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request; whether the connection goes on."""
+        tally, chance = self._tally, self._rng.random()
+        tally.sent += 1
+        model, size = self._rng.choice(MODELS), self._rng.choice(SIZES)
+        data = self._requests[model, size]
+        if chance < 0.003:
+            writer.write(data[: self._rng.randrange(1, len(data))])
+            await writer.drain()
+            tally.outcomes["left during the upload"] += 1
+            return False
+        if chance < 0.006:
+            writer.write(data)
+            await writer.drain()
+            tally.outcomes["left while waiting"] += 1
+            return False
+        if chance < 0.009:
+            writer.write(self._requests[model, max(SIZES)])
+            await reader.readexactly(1000)
+            tally.outcomes["left during the reply"] += 1
+            return False
+        if chance < 0.012:
+            return await self._expect_failure(reader, writer)
+        began = time.monotonic()
+        writer.write(data)
+        head, body = await self._reply(reader)
+        tally.latencies_s.append(time.monotonic() - began)
+        expected = self._values[size][::-1] if model == "reverse" else self._values[size]
+        if not head.startswith(b"HTTP/1.1 200") or not body.endswith(expected.tobytes()):
+            tally.faults.append(f"{model} {size}: {head[:200]!r} {body[:200]!r}")
+        tally.outcomes["right"] += 1
+        return True
+
+    async def _expect_failure(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        lines = f"POST /v2/models/raises/infer HTTP/1.1\r\nHost: soak\r\nContent-Length: {len(RAISE)}\r\n\r\n"
+        writer.write(lines.encode() + RAISE)
+        head, body = await self._reply(reader)
+        if not head.startswith(b"HTTP/1.1 500") or b"inference_failed" not in body:
+            self._tally.faults.append(f"raises: {head[:200]!r} {body[:200]!r}")
+        self._tally.outcomes["model raised, and said so"] += 1
+        return True
+
+    @staticmethod
+    async def _reply(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+        head = await reader.readuntil(b"\r\n\r\n")
+        at = head.lower().index(b"\r\ncontent-length: ") + 18
+        return head, await reader.readexactly(int(head[at : head.index(b"\r\n", at)]))
+
+
+def sample(keeper: int) -> dict[str, tuple[int, int, int]]:
+    """Resident bytes without what is shared, descriptors and threads of each process of the server."""
+    found = {}
+    for process in [psutil.Process(keeper), *psutil.Process(keeper).children(recursive=True)]:
+        words = process.cmdline()
+        name = next((word.rpartition(".")[2] for word in words if word.startswith("mmsup.")), words[0])
+        label = next((word for word in words if "#" in word), "")
+        memory = process.memory_info()
+        found[f"{name} {label}".strip()] = (memory.rss - memory.shared, process.num_fds(), process.num_threads())
+    return found
+
+
+async def drive(port: int, keeper: int, tally: Tally, connections: int) -> list[tuple[int, dict[str, Any]]]:
+    """All clients at once; samples as (requests sent, what each process held)."""
+    tasks = [asyncio.create_task(Client(port, number, tally).run()) for number in range(connections)]
+    samples: list[tuple[int, dict[str, Any]]] = []
+    while not all(task.done() for task in tasks):
+        await asyncio.wait(tasks, timeout=1.0)
+        samples.append((tally.sent, sample(keeper)))
+        if sys.stderr.isatty():
+            print(f"\r{tally.sent} of {tally.wanted}", end="", file=sys.stderr, flush=True)
+    for task in tasks:
+        task.result()
+    return samples
+
+
+def growth(samples: list[tuple[int, dict[str, Any]]], wanted: int) -> dict[str, dict[str, Any]]:
+    """Each process when warm and at the end, and the slope of its memory between, by least squares."""
+    warm = [each for each in samples if each[0] >= wanted * WARM] or samples[-1:]
+    table = {}
+    for name, last in samples[-1][1].items():
+        points = [(sent, held[name][0]) for sent, held in warm if name in held]
+        first = next(held[name] for _, held in warm if name in held)
+        x, y = np.array(points, dtype=np.float64).T
+        slope = float(np.polyfit(x, y, 1)[0]) * 1e6 if len(points) > 2 else 0.0
+        table[name] = {
+            "warm_bytes": first[0],
+            "end_bytes": last[0],
+            "bytes_per_million_requests": round(slope),
+            "descriptors": [first[1], last[1]],
+            "threads": [first[2], last[2]],
+        }
+    return table
+
+
+def report(tally: Tally, table: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Everything as one object, printed as a table."""
+    ms = np.percentile(np.array(tally.latencies_s) * 1000, [50, 99, 99.9]).round(2).tolist()
+    made = {
+        "requests": tally.sent,
+        "seconds": round(seconds, 1),
+        "outcomes": dict(tally.outcomes),
+        "wrong": len(tally.faults),
+        "p50_p99_p999_ms": ms,
+        "processes": table,
+    }
+    print(
+        f"{tally.sent} requests in {seconds:.0f} s, {len(tally.faults)} wrong; p50 {ms[0]}, p99 {ms[1]}, p99.9 {ms[2]} ms"
+    )
+    for outcome, count in tally.outcomes.most_common():
+        print(f"  {count:9d}  {outcome}")
+    print(f"{'process':32s} {'warm MiB':>9s} {'end MiB':>9s} {'MiB/10^6':>9s}  descriptors  threads")
+    for name, row in table.items():
+        was, now = row["warm_bytes"] / 2**20, row["end_bytes"] / 2**20
+        slope = row["bytes_per_million_requests"] / 2**20
+        fds, threads = "{} -> {}".format(*row["descriptors"]), "{} -> {}".format(*row["threads"])
+        print(f"{name:32s} {was:9.1f} {now:9.1f} {slope:9.1f}  {fds:>11s}  {threads:>7s}")
+    for fault in tally.faults[:5]:
+        print("wrong:", fault)
+    return made
+
+
+def is_flat(table: dict[str, dict[str, Any]]) -> bool:
+    """Whether nothing grew from when it was warm."""
+    return all(
+        row["end_bytes"] - row["warm_bytes"] < GROWTH_BYTES and row["threads"][1] <= row["threads"][0]
+        for row in table.values()
+    )
+
+
+def main() -> int:
+    """Start a server, drive it, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--connections", type=int, default=48)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(root / "notify"))
+    command = [sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--http-port", "0", "--metrics-port", "0"]
+    command += ["--model-repository", str(repository(root / "models")), "--runtime-dir", str(root / "run")]
+    command += ["--state-dir", str(root / "state")]
+    with (root / "log").open("wb") as log:
+        env = {**os.environ, "NOTIFY_SOCKET": str(root / "notify")}
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+    try:
+        notify.settimeout(120)
+        while b"READY=1" not in notify.recv(4096):
+            pass
+        port = int(client.ask(str(root / "run"), "status")["addresses"]["http"].rpartition(":")[2])
+        tally = Tally(chosen.requests)
+        began = time.monotonic()
+        samples = uvloop.run(drive(port, server.pid, tally, chosen.connections))
+        table = growth(samples, chosen.requests)
+        made = report(tally, table, time.monotonic() - began)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(made, indent=1) + "\n")
+        return 0 if not tally.faults and is_flat(table) else 1
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+        notify.close()
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
