@@ -218,9 +218,8 @@ def report(tally: Tally, table: dict[str, dict[str, Any]], seconds: float) -> di
         "p50_p99_p999_ms": ms,
         "processes": table,
     }
-    print(
-        f"{tally.sent} requests in {seconds:.0f} s, {len(tally.faults)} wrong; p50 {ms[0]}, p99 {ms[1]}, p99.9 {ms[2]} ms"
-    )
+    print(f"{tally.sent} requests in {seconds:.0f} s, {len(tally.faults)} wrong")
+    print(f"p50 {ms[0]}, p99 {ms[1]}, p99.9 {ms[2]} ms, by a client that shares the cores")
     for outcome, count in tally.outcomes.most_common():
         print(f"  {count:9d}  {outcome}")
     print(f"{'process':32s} {'warm MiB':>9s} {'end MiB':>9s} {'MiB/10^6':>9s}  descriptors  threads")
