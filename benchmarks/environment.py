@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from places import BUILT, HERE
@@ -17,8 +18,8 @@ class InstallError(Exception):
     """Why a peer is not there."""
 
 
-def environment(name: str) -> Path:
-    """The folder of the environment; its python is bin/python."""
+def environment(name: str, pythons: Sequence[str] = ()) -> Path:
+    """The folder of the environment, whose python is the first of these that is here, else ours."""
     wanted = HERE / "apps" / f"{name}.txt"
     folder = BUILT / "env" / name
     made = folder / "made-from.txt"
@@ -27,7 +28,8 @@ def environment(name: str) -> Path:
     print(f"installing {name} ({', '.join(wanted.read_text().split())}) ...", file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _do([sys.executable, "-m", "venv", str(folder)])
+    python = next((each for each in pythons if Path(each).exists()), sys.executable)
+    _do([python, "-m", "venv", str(folder)])
     _do([str(folder / "bin" / "pip"), "install", "--quiet", "--requirement", str(wanted)])
     made.write_text(wanted.read_text())
     return folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,10 @@ from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 
+import leftovers
 import numpy as np
 import tree
-from drivers.peer import Peer, Place
+from drivers.peer import Peer, Place, free_port
 from network import Network
 from places import HERE
 from wire import Request
@@ -36,8 +37,9 @@ class Server:
     """A peer, serving a scene."""
 
     def __init__(self, peer: Peer, scene: Scene, environment: Path, network: Network, core: int) -> None:
+        self._shm = leftovers.names()
         self.folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
-        place = Place(self.folder, _free_port(), environment / "bin", HERE / "apps", network.file)
+        place = Place(self.folder, free_port(), environment / "bin", HERE / "apps", network.file)
         self.port, self._peer, self._scene = place.port, peer, scene
         self._inputs = scene.inputs()
         self._right = [right(scene, x, network) for x in self._inputs]
@@ -59,6 +61,8 @@ class Server:
         tree.end(self._process.pid, STOP_S)
         self._process.returncode = self._process.returncode or 0  # reaped there
         shutil.rmtree(self.folder, ignore_errors=True)
+        if left := leftovers.remove(self._shm):
+            print(f"{self._peer.name} left in /dev/shm: {', '.join(left)}; removed", file=sys.stderr)
 
     def wait_until_right(self) -> None:
         """Every model answers every input as it should."""
@@ -114,12 +118,6 @@ def right(scene: Scene, x: Array, network: Network) -> Array:
     if scene.model == "mean":
         return x.mean(dtype=np.float64).astype(np.float32).reshape(1)
     return x * np.float32(2) + np.float32(scene.model == "scale")
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _environ(peer: Peer, scene: Scene, place: Place) -> Mapping[str, str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
+TIDY_S = 3.0
+"""For what the first process leaves behind: a tracker that unlinks semaphores, say."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -76,10 +78,13 @@ def _name(pid: int) -> str:
 
 
 def end(pid: int, patience_s: float) -> None:
-    """SIGTERM to one, patience, then SIGKILL to whatever is still below us; returns when nothing is."""
+    """SIGTERM to one, patience with it and then with the rest, then SIGKILL to whatever is still below us."""
     _send(pid, signal.SIGTERM)
     limit = time.monotonic() + patience_s
     while _reap(pid) and time.monotonic() < limit:
+        time.sleep(0.02)
+    limit = time.monotonic() + TIDY_S
+    while [each for each in descendants() if _reap(each)] and time.monotonic() < limit:
         time.sleep(0.02)
     limit = time.monotonic() + 20
     while left := descendants():

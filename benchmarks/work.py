@@ -1,7 +1,7 @@
 """The work: what is asked of every server, and how often at a time.
 
 A *scene* is one start of a server: which model, how many of them, how tensors are written. A *run* is one load on it.
-The models themselves are in apps/models.py, which the servers import.
+The models themselves are in apps/arithmetic.py, which the servers import.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Scene:
 
     key: str
     model: str
-    """Its name in apps/models.py."""
+    """Its name in apps/arithmetic.py."""
     shape: tuple[int, ...]
     runs: tuple[Run, ...]
     binary: bool = True

@@ -2,15 +2,15 @@
 
 import logging
 
+import arithmetic
 import kserve
-import models
 from asked import NAMES
 
 
 class Model(kserve.Model):
     def __init__(self, name):
         super().__init__(name)
-        self.model = models.make()
+        self.model = arithmetic.make()
         self.ready = True
 
     async def predict(self, payload, *_):

@@ -2,8 +2,8 @@
 
 from typing import Annotated
 
+import arithmetic
 import litserve
-import models
 import numpy as np
 from asked import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
 from fastapi import Body, Response
@@ -13,7 +13,7 @@ BATCH = {"max_batch_size": MAX_BATCH, "batch_timeout": MAX_DELAY_S} if MAX_BATCH
 
 class Model(litserve.LitAPI):
     def setup(self, device):  # noqa: ARG002 - their name for it
-        self.model = models.make()
+        self.model = arithmetic.make()
 
     def batch(self, inputs):
         return np.concatenate(inputs)

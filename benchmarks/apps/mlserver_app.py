@@ -1,7 +1,7 @@
 """MLServer's side: its numpy codec, or base64 for what is large."""
 
+import arithmetic
 import mlserver
-import models
 import numpy as np
 from asked import LARGE, SHAPE
 from mlserver.codecs import Base64Codec, NumpyCodec
@@ -10,7 +10,7 @@ from mlserver.types import InferenceResponse
 
 class Model(mlserver.MLModel):
     async def load(self):
-        self.model = models.make()
+        self.model = arithmetic.make()
         return True
 
     async def predict(self, payload):

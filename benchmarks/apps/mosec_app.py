@@ -1,6 +1,6 @@
 """Mosec's side: one worker for each model, each with its route."""
 
-import models
+import arithmetic
 import numpy as np
 from asked import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, SHAPE
 from mosec import Runtime, Server, Worker
@@ -8,7 +8,7 @@ from mosec import Runtime, Server, Worker
 
 class Model(Worker):
     def __init__(self):
-        self.model = models.make()
+        self.model = arithmetic.make()
 
     def deserialize(self, data):
         if BINARY:

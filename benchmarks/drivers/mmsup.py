@@ -10,7 +10,7 @@ from work import Scene
 from drivers.peer import Place, V2Peer, pbtxt
 
 MODEL = """\
-from models import MODELS
+from arithmetic import MODELS
 
 
 class Model:
@@ -19,9 +19,6 @@ class Model:
 
     def infer(self, inputs):
         return {"y": self.model(inputs["x"])}
-"""
-PARAMETER = """\
-parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}
 """
 
 
@@ -43,7 +40,7 @@ class Mmsup(V2Peer):
                 shutil.copy(place.network, version / "model.onnx")
             else:
                 (version / "model.py").write_text(MODEL)
-                shutil.copy(place.apps / "models.py", version)
+                shutil.copy(place.apps / "arithmetic.py", version)
         words = [place.python, "-m", "mmsup.supervisor.cli", "serve"]
         words += [f"--model-repository={repository}", f"--http-port={place.port}", "--metrics-port=-1"]
         words += [f"--runtime-dir={place.folder / 'run'}", f"--state-dir={place.folder / 'state'}"]
@@ -51,11 +48,10 @@ class Mmsup(V2Peer):
 
     def _config(self, scene: Scene, model: str) -> str:
         if scene.model == "mlp":
-            return pbtxt(scene, model, 'platform: "onnxruntime_onnx"') + PARAMETER.format(
-                key="intra_op_thread_count", value="1"
-            )
-        text = pbtxt(scene, model, 'backend: "python"')
-        return text + "".join(
-            PARAMETER.format(key=key, value=value)
-            for key, value in (("model", scene.model), ("read_only_inputs", "true"))
-        )
+            return pbtxt(scene, model, 'platform: "onnxruntime_onnx"', _parameter("intra_op_thread_count", "1"))
+        lines = _parameter("model", scene.model), _parameter("read_only_inputs", "true")
+        return pbtxt(scene, model, 'backend: "python"', *lines)
+
+
+def _parameter(key: str, value: str) -> str:
+    return f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +16,7 @@ from wire import (
     v2_json_answer,
     v2_json_request,
 )
-from work import Array, Scene
+from work import MAX_BATCH, MAX_DELAY_S, MLP_OUTPUTS, Array, Scene
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,21 @@ class Place:
         """The interpreter of the peer's environment."""
         return str(self.bin / "python")
 
+    @property
+    def packages(self) -> Path:
+        """Where the environment keeps what is installed."""
+        return next((self.bin.parent / "lib").glob("python3.*")) / "site-packages"
+
     def app(self, peer: str) -> list[str]:
         """The command that runs apps/PEER_app.py."""
         return [self.python, str(self.apps / f"{peer}_app.py")]
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 class Peer(ABC):
@@ -47,6 +60,10 @@ class Peer(ABC):
     name: ClassVar[str]
     package: ClassVar[str]
     """Whose version is printed."""
+    requires: ClassVar[str] = ""
+    """Whose apps/NAME.txt says what to install; empty if that is the key."""
+    pythons: ClassVar[Sequence[str]] = ()
+    """Interpreters to prefer to the one that runs this."""
     program: ClassVar[str] = ""
     """What must be on the machine besides the environment."""
     start_s: ClassVar[float] = 90
@@ -84,16 +101,17 @@ class V2Peer(Peer):
         return v2_binary_answer(body) if scene.binary else v2_json_answer(body)
 
 
-def pbtxt(scene: Scene, model: str, backend: str) -> str:
+def pbtxt(scene: Scene, model: str, *lines: str) -> str:
     """A model's config.pbtxt, as Triton and mmsup read it."""
+    ends = "\n".join(lines)
     dims = list(scene.shape[1:] if scene.batching else scene.shape)
-    out = [1] if scene.model == "mean" else [16] if scene.model == "mlp" else dims
+    out = {"mean": [1], "mlp": [MLP_OUTPUTS]}.get(scene.model, dims)
     return f"""\
 name: "{model}"
-{backend}
-max_batch_size: {16 if scene.batching else 0}
+{ends}
+max_batch_size: {MAX_BATCH * scene.batching}
 input [{{ name: "x" data_type: TYPE_FP32 dims: {dims} }}]
 output [{{ name: "y" data_type: TYPE_FP32 dims: {out} }}]
-{"dynamic_batching { max_queue_delay_microseconds: 2000 }" if scene.batching else ""}
+{f"dynamic_batching {{ max_queue_delay_microseconds: {MAX_DELAY_S * 1e6:.0f} }}" if scene.batching else ""}
 instance_group [{{ count: 1 kind: KIND_CPU }}]
 """

@@ -1,0 +1,33 @@
+"""Ray Serve: an HTTP proxy, replicas as actors."""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+import numpy as np
+from wire import Request, json_request, raw_answer, raw_request
+from work import Array, Scene
+
+from drivers.peer import Peer, Place
+
+
+class RayServe(Peer):
+    """One application for each model, one replica each."""
+
+    key: ClassVar[str] = "rayserve"
+    name: ClassVar[str] = "Ray Serve"
+    package: ClassVar[str] = "ray"
+    start_s: ClassVar[float] = 180
+
+    def command(self, _scene: Scene, place: Place) -> list[str]:
+        """apps/rayserve_app.py."""
+        return place.app("rayserve")
+
+    def request(self, scene: Scene, model: str, x: Array) -> Request:
+        """Floats, or a JSON list."""
+        return raw_request(f"/{model}", x) if scene.binary else json_request(f"/{model}", x.tolist())
+
+    def answer(self, scene: Scene, body: bytes) -> Array:
+        """The same."""
+        return raw_answer(body) if scene.binary else np.array(json.loads(body), np.float32)
