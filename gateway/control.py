@@ -156,7 +156,7 @@ class Control:
         backend = self._backend
         arena = LinkArena(Seqpacket.of_descriptor(pair), backend.quota, backend.executor, backend.reclaim)
         end = self._hub.connect(message.address, self._identity)
-        link = Link(message, self._configure.gateway, end, arena, (pidfd, page))
+        link = Link(message, end, arena, (pidfd, page))
         link.on_fault = self._distrust
         backend.add_link(link)
 

@@ -7,7 +7,7 @@ who leaves, or whose deadline passes, hears no more of it; the entry stays, sinc
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from mmsup.ipc.arena import Slot
@@ -83,11 +83,12 @@ class Ledger:
         """An entry's end."""
         return self._entries.pop(request)
 
-    def end(self, begun: int) -> None:
-        """The life is over: settle all. Ids up to `begun` may have executed."""
+    def end(self, begun: Set[int]) -> None:
+        """The life is over: settle all. `begun`: ids of those that executed last. One that was asked a larger grant for
+        ran before, however long ago."""
         entries, self._entries = self._entries, {}
-        alone = sum(number <= begun for number in entries) == 1
-        for entry in entries.values():
+        ran = {number for number, entry in entries.items() if number in begun or entry.asked_again}
+        for number, entry in entries.items():
             if not entry.told:  # told: abandoned, or its owner is about to grant and will see the end
                 entry.told = True
-                entry.tell(LifeEnded(begun=entry.request.id <= begun, alone=alone))
+                entry.tell(LifeEnded(begun=number in ran, alone=len(ran) == 1))

@@ -39,7 +39,6 @@ class Link:
     def __init__(
         self,
         said: LinkMessage,
-        place: int,
         end: GatewayEnd,
         arena: LinkArena,
         descriptors: tuple[int, int],
@@ -54,7 +53,6 @@ class Link:
         self.last_progress = time.monotonic()
         self.on_end: Callable[[Link], None] = lambda _: None
         self.on_fault: Callable[[Link, str], None] = lambda _link, _text: None
-        self._place = place
         self._end = end
         self._outbox: list[Record] = []
         self._flush_at_hand = False
@@ -219,7 +217,7 @@ class Link:
         self._outbox.clear()
         if self._expiry is not None:
             self._expiry.cancel()
-        self.ledger.end(self._page.begun(self._place))
+        self.ledger.end(self._page.begun())
         self._page.close()
         self.arena.close()
         self.on_end(self)

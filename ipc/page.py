@@ -10,7 +10,12 @@ read by the brain (all) and by gateways (their workers'). One 8-byte store a fie
     3           batches        executed so far
     4           requests       executed so far
     5           device_bytes   memory the engine holds on its device
-    64 + g      begun          id of the last request of gateway g that began to execute
+    64 … 511    begun          ids of the requests that began to execute last, a ring; 0: none yet
+
+The ring is exact for whoever lost its worker: what is not in it did not begin, or was answered. A worker writes an id
+before its run, and answers RING / 2 requests before it begins others; the answers to one gateway keep their order. So
+an id that was pushed out belongs to an answer that is on its way. (A result that waits for a larger grant was asked
+for: the gateway knows that it ran.) Ids of a link begin at a random point of 2^62, so those of two do not meet.
 
 It is the process's own word. A lie can hurt only the one who lies: the gateways' ledger is the second witness.
 """
@@ -25,8 +30,8 @@ from dataclasses import dataclass
 from typing import Final
 
 PAGE_BYTES: Final = 4096
-BEGUN_AT: Final = 64
-GATEWAY_LIMIT: Final = PAGE_BYTES // 8 - BEGUN_AT
+RING_AT: Final = 64
+RING: Final = PAGE_BYTES // 8 - RING_AT
 
 _ACTIVITY, _SINCE, _BEAT, _BATCHES, _REQUESTS, _DEVICE = range(6)
 
@@ -67,6 +72,7 @@ class PageWriter:
 
     def __init__(self, fd: int) -> None:
         self._words = memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
+        self._begun = 0
 
     def turn(self, now_ns: int) -> None:
         """The loop came round."""
@@ -79,9 +85,10 @@ class PageWriter:
         self._words[_BEAT] = now_ns
         self._words[_ACTIVITY] = activity
 
-    def begin(self, gateway: int, request: int) -> None:
-        """A request of this gateway is about to execute."""
-        self._words[BEGUN_AT + gateway] = request
+    def begin(self, request: int) -> None:
+        """A request is about to execute."""
+        self._words[RING_AT + self._begun % RING] = request
+        self._begun += 1
 
     def executed(self, requests: int) -> None:
         """One batch is through."""
@@ -112,6 +119,6 @@ class PageReader:
         activity = Activity(raw) if raw <= Activity.STOPPING else Activity.BUSY
         return Progress(activity, words[_SINCE], words[_BEAT], words[_BATCHES], words[_REQUESTS], words[_DEVICE])
 
-    def begun(self, gateway: int) -> int:
-        """Id of the last request of this gateway that began to execute; 0 if none did."""
-        return self._words[BEGUN_AT + gateway]
+    def begun(self) -> frozenset[int]:
+        """Ids of the requests that began to execute last, of all gateways."""
+        return frozenset(self._words[RING_AT:]) - {0}

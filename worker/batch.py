@@ -1,24 +1,27 @@
 """Which of the waiting requests run next. Pure.
 
 Order is strict: a batch is a run of neighbours at the head of the queue, never a pick from the middle. So a caller
-is never overtaken, and the status page's one number per gateway, the last id that began to execute, says exactly
-which requests had begun when a worker dies. Nothing waits for company: a batch is what has already come.
+is never overtaken. Nothing waits for company: a batch is what has already come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from mmsup.ipc.messages import Infer
+from mmsup.ipc.page import RING
+
+RUN_REQUESTS: Final = RING // 2
+"""Requests of a run at most: the status page remembers those of two."""
 
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One request that waits. `place` and `identity` say which gateway asked."""
+    """One request that waits. `identity` says which gateway asked."""
 
     identity: bytes
-    place: int
     request: Infer
     arrived_ns: int
 
@@ -60,7 +63,7 @@ def take(waiting: Iterable[Work], now_ns: int, max_batch_size: int) -> Taken:
         else:
             rows = work.rows
         taken.batch.append(work)
-        if rows >= max_batch_size:
+        if rows >= max_batch_size or len(taken.batch) >= RUN_REQUESTS:
             break
     return taken
 

@@ -46,7 +46,7 @@ class Desk:
     def take_in(self, link: Link, record: Record, now_ns: int) -> bool:
         """What a gateway says; False if it is nothing that a gateway may say."""
         if isinstance(record, Infer):
-            work = Work(link.identity, link.place, record, now_ns)
+            work = Work(link.identity, record, now_ns)
             if work.key in self.waiting:
                 return False
             self.waiting[work.key] = work
@@ -107,7 +107,7 @@ class Desk:
                 continue
             jobs.append(job)
             runs.append(work)
-            self._page.begin(work.place, work.request.id)
+            self._page.begin(work.request.id)
         if not jobs:
             return
         ready = time.monotonic_ns()

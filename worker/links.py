@@ -13,7 +13,6 @@ import select
 from mmsup.ipc.arena import Attached
 from mmsup.ipc.codec import decode
 from mmsup.ipc.messages import ON_LINK, Attach, Extent, Release
-from mmsup.ipc.page import GATEWAY_LIMIT
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import Closed, Seqpacket, close_all
 
@@ -61,9 +60,8 @@ class Pair:
 class Link:
     """One gateway."""
 
-    def __init__(self, identity: bytes, place: int) -> None:
+    def __init__(self, identity: bytes) -> None:
         self.identity = identity
-        self.place = place
         self.pairs: list[Pair] = []
 
     def view(self, segment: int, offset: int, size: int, *, writable: bool) -> memoryview | None:
@@ -96,8 +94,7 @@ class Links:
 
     def attach(self, message: Attach, fd: int) -> None:
         """The brain made a pair for this gateway."""
-        assert 0 <= message.gateway < GATEWAY_LIMIT, f"there is no gateway place {message.gateway}"
-        link = self._by_identity.setdefault(message.identity, Link(message.identity, message.gateway))
+        link = self._by_identity.setdefault(message.identity, Link(message.identity))
         pair = Pair(Seqpacket.of_descriptor(fd))
         link.pairs.append(pair)
         self._by_fd[fd] = link, pair

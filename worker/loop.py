@@ -24,6 +24,7 @@ from mmsup.ipc.messages import TO_WORKER, Attach, Stop
 from mmsup.ipc.page import Activity, PageWriter
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import Closed, close_all
+from mmsup.worker.batch import RUN_REQUESTS
 from mmsup.worker.boot import Control, orphaned
 from mmsup.worker.desk import Desk
 from mmsup.worker.execute import Execution
@@ -145,8 +146,9 @@ class Loop:
     def _serve(self) -> None:
         """Run from the head of the queue as long as the runs are quick, then answer."""
         began = now = time.monotonic_ns()
-        while self._desk.waiting and self._pace.is_quick(now - began):
-            self._desk.serve()
+        ran = 0
+        while self._desk.waiting and ran < RUN_REQUESTS and self._pace.is_quick(now - began):
+            ran += self._desk.serve()
             before, now = now, time.monotonic_ns()
             if self._pace.ran(now - before) % COLLECT_EVERY == 0:
                 self._tidy(generation=1)

@@ -146,7 +146,7 @@ def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker()
         executing = await built.peer.request()
         second = asyncio.create_task(ask(built.backend, BIG))
         await built.peer.request()
-        built.peer.page.begin(0, executing.id)
+        built.peer.page.begin(executing.id)
         built.peer.kill()
         built.backend.judge((1, 1), error_of("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
         error = await first
@@ -165,7 +165,7 @@ def test_without_a_word_of_the_brain_the_cause_is_unknown_and_said_within_100_ms
     async def run(built: House) -> None:
         task = asyncio.create_task(refused(ask(built.backend, b"x")))
         request = await built.peer.request()
-        built.peer.page.begin(0, request.id)
+        built.peer.page.begin(request.id)
         built.peer.kill()
         built.peer.process.wait()
         error = await task
@@ -180,7 +180,7 @@ def test_a_reply_that_arrived_before_the_death_still_counts() -> None:
     async def run(built: House) -> None:
         task = asyncio.create_task(ask(built.backend, b"x"))
         request = await built.peer.request()
-        built.peer.page.begin(0, request.id)
+        built.peer.page.begin(request.id)
         built.peer.answer(request, b"in time")
         assert await task == b"in time"
         built.peer.kill()
@@ -196,7 +196,7 @@ def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> No
             peer = peers[-1]
             request = await peer.request()
             assert peer.bytes_of(request.inputs[0]) == BIG
-            peer.page.begin(0, request.id)
+            peer.page.begin(request.id)
             built.backend.judge((1, generation), error_of("worker_crashed", "died of signal SIGSEGV"))
             peer.kill()
             if generation == 1:
@@ -211,7 +211,7 @@ def test_an_out_of_memory_is_not_tried_again() -> None:
     async def run(built: House) -> None:
         task = asyncio.create_task(refused(ask(built.backend, b"x")))
         request = await built.peer.request()
-        built.peer.page.begin(0, request.id)
+        built.peer.page.begin(request.id)
         built.backend.judge((1, 1), error_of("worker_oom", "killed for memory"))
         built.peer.kill()
         assert (await task).code == "worker_oom"
@@ -281,7 +281,7 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
         built.link.on_fault = distrust
         task = asyncio.create_task(refused(ask(built.backend, b"x")))
         request = await built.peer.request()
-        built.peer.page.begin(0, request.id)
+        built.peer.page.begin(request.id)
         built.peer.say(Reply(request.id, "", "", need=5000))
         built.peer.say(Reply(request.id, "", "", need=5000))
         assert (await task).code in ("bad_worker_reply", "model_restarting")

@@ -74,7 +74,7 @@ class WorkerPeer:
         """Give the backend its link to this life."""
         arena = LinkArena(self.far, to.quota, to.executor, to.reclaim)
         pidfd = os.pidfd_open(self.process.pid)
-        made = Link(self.said, 0, hub.connect(self.said.address, IDENTITY), arena, (pidfd, os.dup(self.page_fd)))
+        made = Link(self.said, hub.connect(self.said.address, IDENTITY), arena, (pidfd, os.dup(self.page_fd)))
         to.add_link(made)
         return made
 

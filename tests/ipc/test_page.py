@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 
 import pytest
 
-from mmsup.ipc.page import GATEWAY_LIMIT, PAGE_BYTES, Activity, PageReader, PageWriter, make_page
+from mmsup.ipc.page import PAGE_BYTES, RING, Activity, PageReader, PageWriter, make_page
 
 
 @pytest.fixture
@@ -28,11 +29,17 @@ def test_a_reader_sees_what_the_writer_said(page: int) -> None:
     os.close(page)
 
 
-def test_begun_is_kept_for_each_gateway(page: int) -> None:
+def test_the_ids_that_began_last_are_kept_in_whatever_order_they_began(page: int) -> None:
     writer, reader = PageWriter(page), PageReader(page)
-    writer.begin(0, 2**62)
-    writer.begin(GATEWAY_LIMIT - 1, 5)
-    assert [reader.begun(each) for each in (0, 1, GATEWAY_LIMIT - 1)] == [2**62, 0, 5]
+    assert reader.begun() == set()
+    ids = [2**62 + number for number in range(2 * RING + 3)]
+    random.Random(5).shuffle(ids)
+    for count, number in enumerate(ids, 1):
+        writer.begin(number)
+        if count in (1, RING - 1, RING, RING + 1, len(ids)):
+            assert reader.begun() == set(ids[max(count - RING, 0) : count])
+    writer.enter(Activity.IDLE, 1)
+    assert reader.read().requests == 0
     os.close(page)
 
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from mmsup.ipc.messages import Infer, Tensor
-from mmsup.worker.batch import Work, is_compatible, take
+from mmsup.worker.batch import RUN_REQUESTS, Work, is_compatible, take
 
 IDS = itertools.count(1)
 FAR = 1 << 60
@@ -21,7 +21,7 @@ def infer(rows: int = 1, **changes: object) -> Infer:
 
 
 def work(rows: int = 1, **changes: object) -> Work:
-    return Work(b"g0.1", 0, infer(rows, **changes), 0)
+    return Work(b"g0.1", infer(rows, **changes), 0)
 
 
 def test_a_model_without_a_batch_axis_runs_one_request_at_a_time() -> None:
@@ -42,6 +42,10 @@ def test_a_request_that_would_exceed_the_batch_waits_and_nobody_overtakes_it() -
 def test_a_request_larger_than_the_batch_size_runs_alone() -> None:
     waiting = [work(9), work(1)]
     assert take(waiting, 0, 4).batch == waiting[:1]
+
+
+def test_a_run_takes_no_more_requests_than_the_status_page_remembers_twice() -> None:
+    assert len(take([work() for _ in range(RUN_REQUESTS + 5)], 0, 1 << 20).batch) == RUN_REQUESTS
 
 
 def test_what_is_past_its_deadline_does_not_run_and_does_not_part_a_batch() -> None:

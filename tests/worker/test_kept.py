@@ -14,7 +14,7 @@ TIMES = Times(0, 0, 0, 0, 1)
 
 def result(number: int, size: int = 10, *, identity: bytes = b"g0.1", deadline_ns: int = 100) -> Result:
     request = Infer(number, (), (), -1, 0, 0, deadline_ns, {})
-    return Result(Work(identity, 0, request, 0), (("y", "UINT8", (size,), bytearray(size)),), TIMES)  # type: ignore[arg-type] # a buffer
+    return Result(Work(identity, request, 0), (("y", "UINT8", (size,), bytearray(size)),), TIMES)  # type: ignore[arg-type] # a buffer
 
 
 def test_a_kept_result_is_a_copy_that_nobody_can_change() -> None:

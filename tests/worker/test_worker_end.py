@@ -60,7 +60,7 @@ def test_a_model_that_ends_its_process_shows_its_own_status_and_what_had_begun(
         fatal, after = gateway.infer(mode(word, amount)), gateway.infer({"x": X})
         gateway.send(fatal, after)
         assert life.ended() == status
-        assert life.page.begun(0) == fatal.id
+        assert life.page.begun() == {fatal.id}
         assert life.progress().activity is Activity.BUSY
         os.set_blocking(life.crash, False)
         crashed = os.read(life.crash, 100) if status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE) else b"Fatal"
@@ -72,7 +72,7 @@ def test_a_hang_shows_on_the_page_with_the_time_of_its_beginning(word: str, repo
     with serving(write_fault_model(repository, "m"), tmp_path) as (life, gateway):
         request = gateway.infer(mode(word))
         gateway.send(request)
-        while life.page.begun(0) != request.id:
+        while request.id not in life.page.begun():
             select.select([], [], [], 0.001)
         seen = life.progress()
         select.select([], [], [], 0.2)
