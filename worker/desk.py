@@ -1,13 +1,13 @@
 """Every request that is here, from its arrival to its one reply: waiting, running, or kept until there is room.
 
-Covers: reading inputs, wording what went wrong on the way, results and their grants.
-Does not cover: sockets (loop.py), who is next (waiting.py), which requests run together and when (batch.py), running
-them (execute.py).
+Covers: the queue, reading inputs, wording what went wrong on the way, results and their grants.
+Does not cover: sockets (loop.py), which requests run together (batch.py), running them (execute.py).
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from functools import partial
 from typing import Final
 
@@ -15,7 +15,7 @@ from mmsup.ipc.array import as_array
 from mmsup.ipc.codec import Record
 from mmsup.ipc.messages import Drop, Grant, Infer, Reply, Tensor
 from mmsup.ipc.page import PageWriter
-from mmsup.worker.batch import Taken, Work, take
+from mmsup.worker.batch import Work, take
 from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure, failure_of
 from mmsup.worker.gather import Arrays
@@ -23,9 +23,7 @@ from mmsup.worker.guard import guarded
 from mmsup.worker.kept import Kept, Result, Times
 from mmsup.worker.links import Link, Links
 from mmsup.worker.outbox import Outbox
-from mmsup.worker.pace import Pace
 from mmsup.worker.results import Output, place, room
-from mmsup.worker.waiting import Waiting
 
 NO_TIMES: Final = Times(0, 0, 0, 0, 1)
 
@@ -34,27 +32,24 @@ class Desk:
     """Used by the loop alone."""
 
     def __init__(self, execution: Execution, page: PageWriter, links: Links, outbox: Outbox) -> None:
-        self.waiting = Waiting(execution.spec)
-        self.pace = Pace(execution.spec, execution.metadata.max_batch_size)
+        self.waiting: OrderedDict[tuple[bytes, int], Work] = OrderedDict()
         self.kept = Kept()
         self._execution = execution
         self._page = page
         self._links = links
         self._outbox = outbox
         self._model = execution.spec.name
-        self._is_waited_for = False
+        self._batch_limit = execution.metadata.max_batch_size
 
     # In.
 
     def take_in(self, link: Link, record: Record, now_ns: int) -> bool:
         """What a gateway says; False if it is nothing that a gateway may say."""
         if isinstance(record, Infer):
-            work = Work(link.identity, record, now_ns, self.waiting.level_of(record.priority))
-            if self.waiting.has(work):
+            work = Work(link.identity, record, now_ns)
+            if work.key in self.waiting:
                 return False
-            if not self.waiting.add(work):
-                text = f"Exceeds maximum queue size: model '{self._model}' takes no more of priority {work.level} now"
-                self._fail(work, Failure("queue_full", text))
+            self.waiting[work.key] = work
         elif isinstance(record, Grant):
             self._grant(link, record)
         elif isinstance(record, Drop):
@@ -65,7 +60,7 @@ class Desk:
 
     def _drop(self, link: Link, drop: Drop) -> None:
         key = (link.identity, drop.id)
-        if self.waiting.drop(*key) is not None or self.kept.pop(key) is not None:
+        if self.waiting.pop(key, None) is not None or self.kept.pop(key) is not None:
             self._outbox.put(link.identity, Reply(drop.id, "cancelled", "the request was cancelled"))
 
     def _grant(self, link: Link, grant: Grant) -> None:
@@ -76,7 +71,8 @@ class Desk:
 
     def forget(self, identity: bytes) -> None:
         """A gateway is gone, and nobody waits for what it asked."""
-        self.waiting.forget(identity)
+        for key in [each for each in self.waiting if each[0] == identity]:
+            del self.waiting[key]
         self.kept.drop(identity)
         self._outbox.drop(identity)
 
@@ -88,33 +84,23 @@ class Desk:
 
     # Running.
 
-    def serve(self, now: int) -> Taken:
-        """Run what is next, if its time has come; what that was, or until when it waits for company."""
-        for work in self.waiting.late(now):
-            self._expire(work, now)
-        rule = self.pace.rule()
-        taken = take(self.waiting.in_order(now), now, rule)
+    def serve(self) -> int:
+        """Run the head of the queue; how many requests ran."""
+        now = time.monotonic_ns()
+        taken = take(self.waiting.values(), now, self._batch_limit)
         for work in taken.expired:
-            self.waiting.remove(work)
-            self._expire(work, now)
+            del self.waiting[work.key]
+            text = f"Request timeout expired in the queue of model '{self._model}'"
+            self._fail(work, Failure("deadline_exceeded", text), Times(now - work.arrived_ns, 0, 0, now, 1))
         if taken.batch:
-            if self._is_waited_for and len(taken.batch) < rule.expected:
-                self.pace.waited_in_vain()
             self._run(taken.batch, now)
-        self._is_waited_for = taken.wait_until_ns > 0
-        return taken
-
-    def _expire(self, work: Work, now: int) -> None:
-        text = f"Request timeout expired in the queue of model '{self._model}'"
-        self._fail(work, Failure("deadline_exceeded", text), Times(now - work.arrived_ns, 0, 0, now, 1))
+        return len(taken.batch)
 
     def _run(self, batch: list[Work], started_ns: int) -> None:
         jobs: list[Arrays] = []
         runs: list[Work] = []
         for work in batch:
-            self.waiting.remove(work)
-        self.waiting.began(batch[0])
-        for work in batch:
+            del self.waiting[work.key]
             job = self._job(work)
             if isinstance(job, Failure):
                 self._fail(work, job)
@@ -128,7 +114,6 @@ class Desk:
         outcomes = self._execution.run(jobs, batch[0].request.outputs)
         done = time.monotonic_ns()
         self._page.executed(len(runs))
-        self.pace.ran(sum([work.rows for work in runs]), done - started_ns)
         for work, outcome in zip(runs, outcomes, strict=True):
             times = Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, len(runs))
             self._finish(work, outcome, times)

@@ -14,16 +14,14 @@ def of_array(name):
     def infer(self, x: np.ndarray) -> np.ndarray:
         return self.model(x.astype(np.float32))
 
-    infer.__name__ = name
-    return bentoml.api(infer, **BATCH)
+    return bentoml.api(infer, route=f"/{name}", **BATCH)
 
 
 def of_file(name):
     def infer(self, x: Path) -> bytes:
         return self.model(np.fromfile(x, np.float32).reshape(SHAPE)).tobytes()
 
-    infer.__name__ = name
-    return bentoml.api(infer)
+    return bentoml.api(infer, route=f"/{name}")
 
 
 def load(self):

@@ -14,7 +14,6 @@ HONOURED = {
     "input",
     "output",
     "instance_group",
-    "dynamic_batching",
     "default_model_filename",
     "parameters",
     "model_transaction_policy",
