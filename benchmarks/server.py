@@ -24,6 +24,8 @@ from wire import Request
 from work import MAX_BATCH, MAX_DELAY_S, Array, Scene
 
 STOP_S = 15.0
+STUCK_S = 15.0
+"""A server that gives the same wrong answer for so long will not learn. Refused connections do not count."""
 _KEPT = ("PATH", "HOME", "LANG", "JAVA_HOME")
 _THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 """One core is one thread: a pool of them would only fight over it."""
@@ -66,21 +68,24 @@ class Server:
 
     def wait_until_right(self) -> None:
         """Every model answers every input as it should."""
-        limit = time.monotonic() + self._peer.start_s
-        why = "never tried"
-        while time.monotonic() < limit:
+        began, why, since = time.monotonic(), "", time.monotonic()
+        while time.monotonic() < began + self._peer.start_s and not (why and time.monotonic() > since + STUCK_S):
             if self._process.poll() is not None:
                 raise ServeError(f"it ended with {self._process.returncode}: {self.log()}")
-            if not (why := self._first_fault()):
+            if not (fault := self._first_fault()):
                 return
+            if fault != why:
+                why, since = fault, time.monotonic()
             time.sleep(0.1)
-        raise ServeError(f"no right answer in {self._peer.start_s} s: {why}; its log: {self.log()}")
+        raise ServeError(f"no right answer: {why}; its log: {self.log()}")
 
     def _first_fault(self) -> str:
         """What is not as it should be; empty if all is."""
         for place, request in enumerate(self.requests()):
             try:
                 status, body = request.ask(self.port)
+            except ConnectionRefusedError:
+                return f"nobody listens at {time.monotonic():.0f}"
             except (OSError, HTTPException) as error:
                 return f"{type(error).__name__} {error}"
             if status != 200:

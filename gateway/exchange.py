@@ -65,6 +65,7 @@ class Run:
     outputs: Sequence[str]
     """Names; none: all that the model has."""
     parameters: dict[str, Any]  # scalars, checked by the caller
+    priority: int = 0
     room: tuple[Metadata, int | None] | None = field(default=None, compare=False)
     """Room that the outputs need by these metadata, None if only the run can tell; computed once."""
 
@@ -284,6 +285,7 @@ class Exchange:
             size,
             self.deadline_ns,
             run.parameters,
+            run.priority,
         )
         held = [*copies, self._space] if isinstance(self._space, Slot) else copies
         for slot in held:

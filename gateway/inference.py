@@ -53,7 +53,7 @@ class Order:
         whole = names == [each.name for each in metadata.outputs]
         self.asked = asked
         self.metadata = metadata
-        self.run = Run(asked.inputs, () if whole else names, asked.parameters)
+        self.run = Run(asked.inputs, () if whole else names, asked.parameters, asked.priority)
         self.inferences = asked.inputs[0].shape[0] if metadata.max_batch_size and asked.inputs else 1
         """How many it counts for: the size of its own batch."""
 

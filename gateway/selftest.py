@@ -22,6 +22,7 @@ from mmsup.gateway.inference import Inference
 from mmsup.ipc.tally import Tally, make_tally
 
 WAIT_S: Final = 5.0
+END_S: Final = 0.1
 _HEAD: Final = b"Host: selftest\r\n"
 _FAST: Final = b"POST /v2/models/selftest/infer HTTP/1.1\r\n" + _HEAD + b"Content-Length: 2\r\n\r\n{}"
 _SLOW: Final = b"GET /livez HTTP/1.1\r\n" + _HEAD + b"\r\n"
@@ -49,7 +50,8 @@ async def fault(backend: Backend) -> str:
                 async with asyncio.timeout(WAIT_S):
                     await _meet(listener)
             finally:
-                await listener.shutdown(0)
+                listener.pre_shutdown()
+                await listener.shutdown(END_S)
     except TimeoutError:
         return f"its own test did not end within {WAIT_S:.0f} s"
     except Exception as error:  # noqa: BLE001 - whatever it is, plain aiohttp serves

@@ -14,7 +14,7 @@ from mmsup.gateway.binary import Blobs, check_strings
 from mmsup.gateway.document import as_list, as_object, fault
 from mmsup.gateway.exchange import Given
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.specs import Metadata, TensorSpec
+from mmsup.ipc.specs import PRIORITY_LEVELS, Metadata, TensorSpec
 from mmsup.ipc.tensor import ITEM_BYTES, RANK_LIMIT, elements, matches
 
 TENSOR_LIMIT: Final = 64
@@ -53,6 +53,8 @@ class Asked:
     timeout_us: int = 0
     """0: the model's own deadline holds."""
     parameters: Json = field(default_factory=dict[str, Any])  # scalars
+    priority: int = 0
+    """1 is the highest; 0: the model's own."""
 
 
 def request_id(document: Any) -> str:  # any JSON value
@@ -73,7 +75,8 @@ def read(document: Json, model: str, metadata: Metadata, blobs: Blobs) -> Asked:
     blobs.finish(model)
     all_binary = _flag(parameters, "binary_data_output", default=False)
     outputs = _outputs(_tensors(document, "outputs"), model, metadata, all_binary)
-    return Asked(inputs, outputs, request_id(document), _timeout_us(parameters), _for_model(parameters))
+    for_model = _for_model(parameters)
+    return Asked(inputs, outputs, request_id(document), _timeout_us(parameters), for_model, _priority(parameters))
 
 
 def read_raw(given: Given, metadata: Metadata) -> Asked:
@@ -128,13 +131,18 @@ def _timeout_us(parameters: Json) -> int:
     return _count(parameters, "timeout") if parameters else 0
 
 
+def _priority(parameters: Json) -> int:
+    """A class that no model has means what 0 means, and so does one that is too large for the wire."""
+    priority = _count(parameters, "priority") if parameters else 0
+    return priority if priority <= PRIORITY_LEVELS else 0
+
+
 def _for_model(parameters: Json) -> Json:
     """What of the parameters is the model's; the reserved ones are checked and end here."""
     if not parameters:
         return {}
     if "headers" in parameters:
         raise fault("parameter 'headers' is reserved")
-    _count(parameters, "priority")
     if parameters.get("sequence_id", 0) not in (0, ""):
         raise CallerError("not_implemented", "sequences are not served: leave out sequence_id")
     made = {key: value for key, value in parameters.items() if key not in _RESERVED}

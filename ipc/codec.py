@@ -69,6 +69,7 @@ def _infer_out(record: Infer) -> tuple[object, ...]:
         record.grant_size,
         record.deadline_ns,
         record.parameters,
+        record.priority,
     )
 
 
@@ -123,7 +124,7 @@ def _tensor_in(raw: Any) -> Tensor:  # one value of a record's list of tensors
 
 
 def _infer_in(raw: list[Any]) -> Infer:  # checked here, by hand: `record` takes several times as long
-    _, number, inputs, outputs, segment, offset, size, deadline, parameters = raw
+    _, number, inputs, outputs, segment, offset, size, deadline, parameters, priority = raw
     if not (
         _type(number) is int
         and _type(inputs) is list
@@ -133,6 +134,7 @@ def _infer_in(raw: list[Any]) -> Infer:  # checked here, by hand: `record` takes
         and _type(size) is int
         and _type(deadline) is int
         and _type(parameters) is dict
+        and _type(priority) is int
     ):
         raise WireError("Infer: a field of another type")
     for each in outputs:
@@ -140,7 +142,7 @@ def _infer_in(raw: list[Any]) -> Infer:  # checked here, by hand: `record` takes
             raise WireError("Infer: an output is a name")
     tensors = tuple([_tensor_in(each) for each in inputs])
     names = tuple(outputs)
-    return Infer(number, tensors, names, segment, offset, size, deadline, parameters)
+    return Infer(number, tensors, names, segment, offset, size, deadline, parameters, priority)
 
 
 def _reply_in(raw: list[Any]) -> Reply:  # by hand, as above; a worker is not trusted, so nothing is left out

@@ -72,6 +72,8 @@ class Infer:
     grant_size: int
     deadline_ns: int
     parameters: dict[str, Any]  # scalars, checked by the gateway
+    priority: int = 0
+    """1 is the highest class, 0 the model's own."""
 
 
 @dataclass(frozen=True, slots=True)

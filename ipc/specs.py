@@ -11,6 +11,9 @@ from typing import Any, Final
 INLINE_LIMIT_BYTES: Final = 4096
 """Tensors up to this size travel in the message; measured: at 8 KiB a slot is already cheaper."""
 
+PRIORITY_LEVELS: Final = 100
+"""Classes of priority where a model's configuration counts none."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -20,6 +23,34 @@ class TensorSpec:
     datatype: str
     shape: tuple[int, ...]
     optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests of a model share its runs. Only where there is a batch axis: `max_batch_size` above 0."""
+
+    max_rows: int = 0
+    """Of a run at most, together; 0: `max_batch_size`."""
+    delay_s: float = 0.0
+    """How long the oldest may wait for company that is likely to come; 0: never."""
+    preferred: tuple[int, ...] = ()
+    """Sizes at which a run begins without waiting for more, ascending."""
+    objective_s: float = 0.0
+    """What p99 of queue and run together shall stay below: sizes and delays are chosen for it. 0: none is stated."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """What holds for waiting requests of one class of priority, in each worker's queue."""
+
+    level: int = 0
+    """The class; 0: each that has no policy of its own."""
+    max_queue: int = 0
+    """Requests that may wait; 0: as many as the model's `max_queue` admits."""
+    timeout_s: float = 0.0
+    """How long one may wait before its run begins; 0: to its deadline."""
+    delays: bool = False
+    """What is past the timeout waits on, behind everything else, instead of being answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +86,11 @@ class ModelSpec:
     load_timeout_s: float = 300.0
     max_queue: int = 512
     max_queue_bytes: int = 1 << 30
+    batching: Batching = Batching()
     priority: int = 0
+    """The class of requests that name none: 1 is the highest, 0 the middle one."""
+    priority_levels: int = PRIORITY_LEVELS
+    queue_policies: tuple[QueuePolicy, ...] = ()
     retry_on_crash: bool = False
     trusted: bool = False
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.ipc.specs import TensorSpec
-from mmsup.supervisor import valid
+from mmsup.ipc.specs import PRIORITY_LEVELS, TensorSpec
+from mmsup.supervisor import batching, valid
 from mmsup.supervisor.document import Source, below
 from mmsup.supervisor.fault import Fault, Wrong, unknown
 
@@ -42,7 +42,10 @@ KEYS: Final[dict[str, Key]] = {
     "load_timeout": Key("load_timeout_s", valid.duration),
     "max_queue": Key("max_queue", valid.integer(1, 1_000_000)),
     "max_queue_bytes": Key("max_queue_bytes", valid.size()),
-    "priority": Key("priority", valid.integer(0, 100)),
+    "batching": Key("batching", batching.batching),
+    "priority": Key("priority", valid.integer(0, PRIORITY_LEVELS)),
+    "priority_levels": Key("priority_levels", valid.integer(1, PRIORITY_LEVELS)),
+    "queue_policies": Key("queue_policies", batching.policies),
     "ttl": Key("", valid.duration),
     "pin": Key("", valid.boolean),
     "retry_on_crash": Key("retry_on_crash", valid.boolean),
@@ -52,7 +55,7 @@ KEYS: Final[dict[str, Key]] = {
     "max_batch_size": Key("max_batch_size", valid.integer(0, (1 << 31) - 1)),
     "parameters": Key("parameters", valid.texts),
 }
-MERGED: Final = ("env", "parameters")
+MERGED: Final = ("batching", "env", "parameters")
 """Of these the nearer layer replaces single entries; of all others the whole value."""
 
 
@@ -91,6 +94,10 @@ def fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of ModelSpec
     for name in ("inputs", "outputs"):
         if name in set_fields:
             set_fields[name] = tuple(_tensor_spec(each) for each in set_fields[name])
+    if "batching" in set_fields:
+        set_fields["batching"] = batching.batching_spec(set_fields["batching"])
+    if "queue_policies" in set_fields:
+        set_fields["queue_policies"] = batching.policy_specs(set_fields["queue_policies"])
     return set_fields
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.supervisor import keys, valid
+from mmsup.supervisor import batching, keys, valid
 from mmsup.supervisor.artefact import ENGINES
 from mmsup.supervisor.document import below, scalar
 from mmsup.supervisor.fault import Fault, Wrong, shown, unknown
@@ -41,7 +41,6 @@ OWN_PREFIX: Final = "mmsup_"
 
 WITHOUT_EFFECT: Final = (
     "optimization",
-    "dynamic_batching",
     "model_warmup",
     "response_cache",
     "metric_tags",
@@ -130,6 +129,7 @@ class _Meaning:
         if "max_batch_size" in self.config:
             self.checked("max_batch_size", keys.KEYS["max_batch_size"].valid, 0, self.keys)
         self.groups()
+        self.batches()
         self.parameters()
         self.unhonoured()
         return Declared(self.keys, engine, artefact, self.policy(), tuple(self.faults), tuple(self.warnings))
@@ -224,6 +224,16 @@ class _Meaning:
             self.warn("instance_group", f"all instances run on {devices[0]}: in this version a model has one device")
         if instances > 256:
             self.fault("instance_group", f"{instances} instances are more than 256")
+
+    def batches(self) -> None:
+        """`dynamic_batching`, as the keys `batching`, `priority`, `priority_levels`, `queue_policies`."""
+        if "dynamic_batching" not in self.config:
+            return
+        try:
+            self.keys |= batching.of_triton(self.config["dynamic_batching"])
+        except Wrong as wrong:
+            for key, text in wrong.wrongs:
+                self.fault(f"dynamic_batching.{key}", text)
 
     def parameters(self) -> None:
         """`parameters`: to the model, but those that begin with mmsup_ are keys of ours."""

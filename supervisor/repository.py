@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor import keys
+from mmsup.supervisor import batching, keys
 from mmsup.supervisor.artefact import Artefact, choose
 from mmsup.supervisor.document import FILE_LIMIT_BYTES, Source, read_text, read_yaml
 from mmsup.supervisor.fault import Fault, Wrong, shown
@@ -206,6 +206,12 @@ class _Folder:
         python = all_keys.get("python", "")
         if python and not os.access(python, os.X_OK):
             self.faults.append(Fault(f"{self.name}: python", f"{shown(python)} is no program that can be run here"))
+        if batching.without_effect(all_keys):
+            text = "has no effect: max_batch_size is 0, so requests run one by one"
+            self.warnings.append(Fault(f"{self.name}: batching", text))
+        for size in batching.too_large(all_keys):
+            text = f"{size} is more than max_batch_size, {all_keys['max_batch_size']}"
+            self.faults.append(Fault(f"{self.name}: batching", text))
         for word in keys.without_effect(all_keys):
             self.warnings.append(Fault(f"{self.name}: {word}", NO_EFFECT))
 

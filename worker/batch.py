@@ -1,7 +1,13 @@
-"""Which of the waiting requests run next. Pure.
+"""Which of the waiting requests run next, or until when to wait for company. Pure.
 
-Order is strict: a batch is a run of neighbours at the head of the queue, never a pick from the middle. So a caller
-is never overtaken. Nothing waits for company: a batch is what has already come.
+Order is strict: a batch is a run of neighbours at the head of what waits, never a pick from the middle. So a caller is
+overtaken by nobody of its own class (`waiting.py` has the order).
+
+When a run begins:
+- at once, when it is full: the largest preferred size that is there, `max_rows`, or a neighbour that cannot join;
+- at once, when as many requests are here as there were together of late (`company.py`): nobody else is likely to come.
+  So a lone caller never waits, and N callers that each wait for their answer are waited for until all N have come;
+- else when the oldest has waited for `delay_ns`, or the earliest deadline leaves just the time of a run.
 """
 
 from __future__ import annotations
@@ -15,26 +21,41 @@ from mmsup.ipc.page import RING
 
 RUN_REQUESTS: Final = RING // 2
 """Requests of a run at most: the status page remembers those of two."""
+SLACK_NS: Final = 2_000_000
+"""A run that begins for the sake of a deadline begins this much before the last moment."""
 
 
-@dataclass(slots=True, eq=False)
 class Work:
-    """One request that waits. `identity` says which gateway asked."""
+    """One request that waits. `identity` says which gateway asked; `level` is its class of priority."""
 
-    identity: bytes
-    request: Infer
-    arrived_ns: int
+    __slots__ = ("arrived_ns", "identity", "key", "level", "request", "rows")
 
-    @property
-    def key(self) -> tuple[bytes, int]:
+    def __init__(self, identity: bytes, request: Infer, arrived_ns: int, level: int = 0) -> None:
+        self.identity = identity
+        self.request = request
+        self.arrived_ns = arrived_ns
+        self.level = level
+        self.key = (identity, request.id)
         """Unique in this worker: ids are per link."""
-        return self.identity, self.request.id
-
-    @property
-    def rows(self) -> int:
+        inputs = request.inputs
+        self.rows = inputs[0].shape[0] if inputs and inputs[0].shape else 1
         """Length of the batch axis, 1 for a request without inputs."""
-        inputs = self.request.inputs
-        return inputs[0].shape[0] if inputs and inputs[0].shape else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How large a run is and how long it is waited for, as things stand.
+
+    `max_rows` 0: the model knows no batch axis, one request at a time.
+    """
+
+    max_rows: int
+    preferred: tuple[int, ...] = ()
+    delay_ns: int = 0
+    expected: int = 0
+    """Requests that were here together of late."""
+    run_ns: int = 0
+    """How long a run takes."""
 
 
 @dataclass(slots=True)
@@ -43,29 +64,45 @@ class Taken:
 
     expired: list[Work] = field(default_factory=list[Work])
     batch: list[Work] = field(default_factory=list[Work])
+    wait_until_ns: int = 0
+    """If nothing runs although something waits: when to ask again, unless something comes before."""
 
 
-def take(waiting: Iterable[Work], now_ns: int, max_batch_size: int) -> Taken:
-    """The head of the queue: what is past its deadline, and what shall run together.
-
-    `max_batch_size` 0: the model knows no batch axis, one request at a time.
-    """
-    taken = Taken()
+def take(waiting: Iterable[Work], now_ns: int, rule: Rule) -> Taken:
+    """The head of what waits: what is past its deadline, and what shall run together now."""
+    expired: list[Work] = []
+    batch: list[Work] = []
     rows = 0
+    best = 0
+    is_full = False
     for work in waiting:
-        if work.request.deadline_ns <= now_ns:
-            taken.expired.append(work)
+        request = work.request
+        if request.deadline_ns <= now_ns:
+            expired.append(work)
             continue
-        if taken.batch:
-            rows += work.rows
-            if rows > max_batch_size or not is_compatible(taken.batch[0].request, work.request):
-                break
-        else:
-            rows = work.rows
-        taken.batch.append(work)
-        if rows >= max_batch_size or len(taken.batch) >= RUN_REQUESTS:
+        if batch and (rows + work.rows > rule.max_rows or not is_compatible(batch[0].request, request)):
+            is_full = True
             break
-    return taken
+        rows += work.rows
+        batch.append(work)
+        if rows in rule.preferred:
+            best = len(batch)
+        if rows >= rule.max_rows or len(batch) >= RUN_REQUESTS:
+            is_full = True
+            break
+    if best:
+        return Taken(expired, batch[:best])
+    if is_full or not rule.delay_ns or len(batch) >= rule.expected:
+        return Taken(expired, batch)
+    until_ns = _patience_ns(batch, rule)
+    return Taken(expired, batch) if until_ns <= now_ns else Taken(expired, [], until_ns)
+
+
+def _patience_ns(batch: list[Work], rule: Rule) -> int:
+    """Until when all of these can wait; something far off if there is none."""
+    oldest = min([work.arrived_ns for work in batch], default=0)
+    deadline = min([work.request.deadline_ns for work in batch], default=0)
+    return min(oldest + rule.delay_ns, deadline - rule.run_ns - SLACK_NS)
 
 
 def is_compatible(one: Infer, other: Infer) -> bool:
@@ -83,4 +120,7 @@ def is_compatible(one: Infer, other: Infer) -> bool:
 def is_regular(request: Infer) -> bool:
     """Whether all inputs have the same, non-empty batch axis."""
     first = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 0
-    return first > 0 and all(each.shape and each.shape[0] == first for each in request.inputs)
+    for each in request.inputs:
+        if not each.shape or each.shape[0] != first:
+            return False
+    return first > 0

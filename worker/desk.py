@@ -1,13 +1,13 @@
 """Every request that is here, from its arrival to its one reply: waiting, running, or kept until there is room.
 
-Covers: the queue, reading inputs, wording what went wrong on the way, results and their grants.
-Does not cover: sockets (loop.py), which requests run together (batch.py), running them (execute.py).
+Covers: reading inputs, wording what went wrong on the way, results and their grants.
+Does not cover: sockets (loop.py), who is next (waiting.py), which requests run together and when (batch.py), running
+them (execute.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from functools import partial
 from typing import Final
 
@@ -15,7 +15,7 @@ from mmsup.ipc.array import as_array
 from mmsup.ipc.codec import Record
 from mmsup.ipc.messages import Drop, Grant, Infer, Reply, Tensor
 from mmsup.ipc.page import PageWriter
-from mmsup.worker.batch import Work, take
+from mmsup.worker.batch import Taken, Work, take
 from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure, failure_of
 from mmsup.worker.gather import Arrays
@@ -23,7 +23,9 @@ from mmsup.worker.guard import guarded
 from mmsup.worker.kept import Kept, Result, Times
 from mmsup.worker.links import Link, Links
 from mmsup.worker.outbox import Outbox
+from mmsup.worker.pace import Pace
 from mmsup.worker.results import Output, place, room
+from mmsup.worker.waiting import Waiting
 
 NO_TIMES: Final = Times(0, 0, 0, 0, 1)
 
@@ -32,24 +34,27 @@ class Desk:
     """Used by the loop alone."""
 
     def __init__(self, execution: Execution, page: PageWriter, links: Links, outbox: Outbox) -> None:
-        self.waiting: OrderedDict[tuple[bytes, int], Work] = OrderedDict()
+        self.waiting = Waiting(execution.spec)
+        self.pace = Pace(execution.spec, execution.metadata.max_batch_size)
         self.kept = Kept()
         self._execution = execution
         self._page = page
         self._links = links
         self._outbox = outbox
         self._model = execution.spec.name
-        self._batch_limit = execution.metadata.max_batch_size
+        self._is_waited_for = False
 
     # In.
 
     def take_in(self, link: Link, record: Record, now_ns: int) -> bool:
         """What a gateway says; False if it is nothing that a gateway may say."""
         if isinstance(record, Infer):
-            work = Work(link.identity, record, now_ns)
-            if work.key in self.waiting:
+            work = Work(link.identity, record, now_ns, self.waiting.level_of(record.priority))
+            if self.waiting.has(work):
                 return False
-            self.waiting[work.key] = work
+            if not self.waiting.add(work):
+                text = f"Exceeds maximum queue size: model '{self._model}' takes no more of priority {work.level} now"
+                self._fail(work, Failure("queue_full", text))
         elif isinstance(record, Grant):
             self._grant(link, record)
         elif isinstance(record, Drop):
@@ -60,7 +65,7 @@ class Desk:
 
     def _drop(self, link: Link, drop: Drop) -> None:
         key = (link.identity, drop.id)
-        if self.waiting.pop(key, None) is not None or self.kept.pop(key) is not None:
+        if self.waiting.drop(*key) is not None or self.kept.pop(key) is not None:
             self._outbox.put(link.identity, Reply(drop.id, "cancelled", "the request was cancelled"))
 
     def _grant(self, link: Link, grant: Grant) -> None:
@@ -71,8 +76,7 @@ class Desk:
 
     def forget(self, identity: bytes) -> None:
         """A gateway is gone, and nobody waits for what it asked."""
-        for key in [each for each in self.waiting if each[0] == identity]:
-            del self.waiting[key]
+        self.waiting.forget(identity)
         self.kept.drop(identity)
         self._outbox.drop(identity)
 
@@ -84,23 +88,33 @@ class Desk:
 
     # Running.
 
-    def serve(self) -> int:
-        """Run the head of the queue; how many requests ran."""
-        now = time.monotonic_ns()
-        taken = take(self.waiting.values(), now, self._batch_limit)
+    def serve(self, now: int) -> Taken:
+        """Run what is next, if its time has come; what that was, or until when it waits for company."""
+        for work in self.waiting.late(now):
+            self._expire(work, now)
+        rule = self.pace.rule()
+        taken = take(self.waiting.in_order(now), now, rule)
         for work in taken.expired:
-            del self.waiting[work.key]
-            text = f"Request timeout expired in the queue of model '{self._model}'"
-            self._fail(work, Failure("deadline_exceeded", text), Times(now - work.arrived_ns, 0, 0, now, 1))
+            self.waiting.remove(work)
+            self._expire(work, now)
         if taken.batch:
+            if self._is_waited_for and len(taken.batch) < rule.expected:
+                self.pace.waited_in_vain()
             self._run(taken.batch, now)
-        return len(taken.batch)
+        self._is_waited_for = taken.wait_until_ns > 0
+        return taken
+
+    def _expire(self, work: Work, now: int) -> None:
+        text = f"Request timeout expired in the queue of model '{self._model}'"
+        self._fail(work, Failure("deadline_exceeded", text), Times(now - work.arrived_ns, 0, 0, now, 1))
 
     def _run(self, batch: list[Work], started_ns: int) -> None:
         jobs: list[Arrays] = []
         runs: list[Work] = []
         for work in batch:
-            del self.waiting[work.key]
+            self.waiting.remove(work)
+        self.waiting.began(batch[0])
+        for work in batch:
             job = self._job(work)
             if isinstance(job, Failure):
                 self._fail(work, job)
@@ -114,6 +128,7 @@ class Desk:
         outcomes = self._execution.run(jobs, batch[0].request.outputs)
         done = time.monotonic_ns()
         self._page.executed(len(runs))
+        self.pace.ran(sum([work.rows for work in runs]), done - started_ns)
         for work, outcome in zip(runs, outcomes, strict=True):
             times = Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, len(runs))
             self._finish(work, outcome, times)

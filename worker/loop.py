@@ -37,8 +37,8 @@ BEAT_S: Final = 0.5
 """Longest sleep of an idle loop; a quarter of the model's hang limit where that is shorter."""
 RETRY_S: Final = 0.01
 """Sleep while a gateway does not take its replies, which ZeroMQ does not report."""
-TURN_NS: Final = 500_000
-"""Replies of quick runs wait for each other this long at most, to share a frame."""
+SELECT_LIMIT: Final = 1024
+"""Descriptors from here on are too high for `select`."""
 COLLECT_EVERY: Final = 256
 """Batches between two collections of young garbage; the collector does not run by itself, in the middle of one."""
 
@@ -56,7 +56,6 @@ class Loop:
         self._outbox = Outbox(end)
         self._desk = Desk(execution, page, self._links, self._outbox)
         self._beat_s = min(BEAT_S, execution.spec.hang_limit_s / 4)
-        self._pace = Pace()
         self._strays = 0
         """Frames and records that nobody may have sent: of unknown gateways, of no known form."""
         self._stopping = False
@@ -119,9 +118,11 @@ class Loop:
 
     # Hearing and answering.
 
-    def _hear(self) -> None:
-        """Take every frame that has come, until dry."""
+    def _hear(self) -> bool:
+        """Take every frame that has come, until dry; whether there was any."""
+        heard = False
         while (received := self._end.receive()) is not None:
+            heard = True
             identity, frame = received
             link = self._links.get(identity)
             if link is None:
@@ -137,6 +138,7 @@ class Loop:
                         self._stray(f"a {type(record).__name__} that is not for a worker, or doubled")
             except WireError as error:
                 self._stray(f"a frame that is none: {error}")
+        return heard
 
     def _stray(self, what: str) -> None:
         self._strays += 1
@@ -144,17 +146,33 @@ class Loop:
             log.warning("ignored %s (%d such so far)", what, self._strays)
 
     def _serve(self) -> None:
-        """Run from the head of the queue as long as the runs are quick, then answer."""
+        """Run what is next as long as the runs are quick, then answer; sleep if what is next waits for company."""
+        desk, pace = self._desk, self._desk.pace
         began = now = time.monotonic_ns()
-        ran = 0
-        while self._desk.waiting and ran < RUN_REQUESTS and self._pace.is_quick(now - began):
-            ran += self._desk.serve()
-            before, now = now, time.monotonic_ns()
-            if self._pace.ran(now - before) % COLLECT_EVERY == 0:
+        ran = until = 0
+        while desk.waiting and not until and ran < RUN_REQUESTS and pace.is_quick(now - began):
+            taken = desk.serve(now)
+            ran += len(taken.batch)
+            until = taken.wait_until_ns
+            now = time.monotonic_ns()
+            if taken.batch and pace.runs % COLLECT_EVERY == 0:
                 self._tidy(generation=1)
+        if ran and pace.gathers:
+            self._hear()  # before the answers go out: who is here now is not one of those answered
+            pace.met(ran + len(desk.waiting))
         self._page.enter(Activity.IDLE, now)
-        self._desk.expire(now)
+        desk.expire(now)
         self._flush()
+        if until and not self._hear():
+            self._await(until - now)
+
+    def _await(self, left_ns: int) -> None:
+        """Sleep until a gateway speaks, or the time is up; finer than the milliseconds of `poll`."""
+        fd, left_s = self._end.fileno(), min(max(left_ns, 0) / 1e9, self._beat_s)
+        if fd < SELECT_LIMIT:
+            select.select([fd], [], [], left_s)
+        else:
+            self._poller.poll(left_s * 1000)
 
     def _flush(self) -> None:
         for identity in self._outbox.flush():
@@ -163,21 +181,3 @@ class Loop:
     def _tidy(self, generation: int) -> None:
         gc.collect(generation)
         self._page.device_bytes(self._execution.engine.device_bytes())
-
-
-class Pace:
-    """How long runs take of late: whether one more fits before the replies of this turn go out."""
-
-    def __init__(self) -> None:
-        self._longest_ns = 0
-        self._runs = 0
-
-    def ran(self, took_ns: int) -> int:
-        """A run is over; how many there were. A long one is remembered, and forgotten by halves."""
-        self._longest_ns = max(took_ns, self._longest_ns // 2)
-        self._runs += 1
-        return self._runs
-
-    def is_quick(self, spent_ns: int) -> bool:
-        """Whether a turn that has lasted this long has time for a run; its first run it always has."""
-        return spent_ns == 0 or spent_ns + self._longest_ns < TURN_NS

@@ -14,14 +14,16 @@ def of_array(name):
     def infer(self, x: np.ndarray) -> np.ndarray:
         return self.model(x.astype(np.float32))
 
-    return bentoml.api(infer, route=f"/{name}", **BATCH)
+    infer.__name__ = name
+    return bentoml.api(infer, **BATCH)
 
 
 def of_file(name):
     def infer(self, x: Path) -> bytes:
         return self.model(np.fromfile(x, np.float32).reshape(SHAPE)).tobytes()
 
-    return bentoml.api(infer, route=f"/{name}")
+    infer.__name__ = name
+    return bentoml.api(infer)
 
 
 def load(self):

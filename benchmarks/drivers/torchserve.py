@@ -13,6 +13,15 @@ from work import MAX_BATCH, MAX_DELAY_S, Array, Scene
 from drivers.peer import Peer, Place, free_port
 
 
+QUIET = """\
+<Configuration>
+  <Appenders><Console name="console"><PatternLayout pattern="%p %c %m%n"/></Console></Appenders>
+  <Loggers><Root level="warn"><AppenderRef ref="console"/></Root></Loggers>
+</Configuration>
+"""
+"""It writes a line for each request, and several numbers, unless told not to."""
+
+
 class TorchServe(Peer):
     """Raw bytes in and out."""
 
@@ -33,7 +42,8 @@ class TorchServe(Peer):
         config = place.folder / "config.properties"
         config.write_text(_properties(scene, place))
         words = [str(place.bin / "torchserve"), "--start", "--foreground", "--disable-token-auth", "--ncs"]
-        words += [f"--ts-config={config}", f"--model-store={store}"]
+        (place.folder / "log4j2.xml").write_text(QUIET)
+        words += [f"--ts-config={config}", f"--model-store={store}", f"--log-config={place.folder / 'log4j2.xml'}"]
         return [*words, "--models", *(f"{name}={name}" for name in scene.names)]
 
     def request(self, scene: Scene, model: str, x: Array) -> Request:
@@ -59,6 +69,8 @@ def _properties(scene: Scene, place: Place) -> str:
         "default_workers_per_model": 1,
         "max_request_size": 64 << 20,
         "max_response_size": 64 << 20,
+        "disable_system_metrics": "true",
+        "vmargs": f"-Djava.io.tmpdir={place.folder}",
         "models": json.dumps(models),
     }
     return "".join(f"{name}={value}\n" for name, value in lines.items())

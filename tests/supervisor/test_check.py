@@ -61,10 +61,10 @@ def test_wrong_settings_are_reported_without_a_repository(tmp_path: Path) -> Non
 
 
 def test_warnings_do_not_make_it_fail(tmp_path: Path) -> None:
-    lay(tmp_path, "m", "dynamic_batching {}")
+    lay(tmp_path, "m", "optimization {}")
     found = checked(tmp_path)
     assert found["ok"]
-    assert [each["place"] for each in found["warnings"]] == ["MMSUP_TYPO", "m/config.pbtxt:1: dynamic_batching"]
+    assert [each["place"] for each in found["warnings"]] == ["MMSUP_TYPO", "m/config.pbtxt:1: optimization"]
 
 
 def test_a_repository_without_models_is_a_warning_and_one_that_is_missing_a_fault(tmp_path: Path) -> None:

@@ -221,10 +221,11 @@ def test_the_default_configuration_shows_every_option_and_key_with_its_default()
             value = option.valid(shown.keys[option.key])
             assert (tuple(value) if option.many else value) == getattr(defaults, option.field), option.key
     spec = ModelSpec("m", "1", "/d", "f", "ort", "p")
-    without_default = {"memory", "gpu_memory", "python"}
+    without_default = {"memory", "gpu_memory", "python", "queue_policies"}
     for key in shown.keys["defaults"].keys() - without_default:
         field = keys.KEYS[key].field
-        assert keys.KEYS[key].valid(shown.keys["defaults"][key]) == getattr(spec, field), key
+        value = keys.KEYS[key].valid(shown.keys["defaults"][key])
+        assert keys.fields({key: value})[field] == getattr(spec, field), key
 
 
 def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
@@ -241,6 +242,9 @@ def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
         "max_queue": 3,
         "max_queue_bytes": "1MiB",
         "priority": 1,
+        "priority_levels": 3,
+        "batching": {"max_size": 4, "delay": "2ms", "preferred": [4, 2], "objective": "50ms"},
+        "queue_policies": [{"level": 1, "max_queue": 3, "timeout": "1s", "action": "delay"}, {"max_queue": 9}],
         "ttl": "1h",
         "pin": "true",
         "retry_on_crash": 0,
@@ -257,6 +261,8 @@ def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
     assert faults_once == faults_twice == ()
     assert once == twice
     assert once["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1, 3], "optional": True}]
+    assert once["batching"] == {"max_size": 4, "delay": 0.002, "preferred": [2, 4], "objective": 0.05}
+    assert [each["level"] for each in once["queue_policies"]] == [1, 0]
     assert once["env"] == {"A": "1", "B": "true", "C": "x"}
     assert keys.without_effect(once) == ["ttl", "pin"]
 

@@ -14,6 +14,7 @@ HONOURED = {
     "input",
     "output",
     "instance_group",
+    "dynamic_batching",
     "default_model_filename",
     "parameters",
     "model_transaction_policy",
