@@ -1,6 +1,7 @@
 """The arena of one link: both sides, grown on demand, off the event loop.
 
-The worker is told of each extent over the link's own socket pair before any request can name it.
+The worker is told of each extent over the link's own socket pair before any request can name it. What is not yet sent
+over it may be overtaken: a request that names an extent follows it, and one that is released is named by none.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from concurrent.futures import Executor
 
 from mmsup.gateway.quota import Quota
 from mmsup.ipc.arena import Extent, Side, Slot, extent_size
-from mmsup.ipc.codec import encode
+from mmsup.ipc.codec import pack_frame
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.messages import Extent as ExtentMessage
 from mmsup.ipc.messages import Release
-from mmsup.ipc.seqpacket import Closed, Seqpacket
+from mmsup.ipc.pair import PairEnd
+from mmsup.ipc.seqpacket import Closed
 
 
 class LinkArena:
     """In and out side towards one worker life. Closed as a whole when the life ends."""
 
-    def __init__(self, channel: Seqpacket, quota: Quota, executor: Executor, reclaim: Callable[[], None]) -> None:
-        self._channel = channel
+    def __init__(self, pair: PairEnd, quota: Quota, executor: Executor, reclaim: Callable[[], None]) -> None:
+        self._pair = pair
         self._quota = quota
         self._executor = executor
         self._reclaim = reclaim
@@ -75,7 +77,7 @@ class LinkArena:
     def _announce(self, extent: Extent) -> bool:
         message = ExtentMessage(extent.segment, extent.size, extent.writable_by_worker)
         try:
-            return self._channel.send(encode(message), [extent.fd])
+            return self._pair.send(pack_frame([message]), [extent.fd])
         except Closed:
             return False
 
@@ -84,7 +86,7 @@ class LinkArena:
         for side in (self.requests, self.results):
             for extent in [each for each in side if not each.allocator.used]:
                 try:
-                    told = self._channel.send(encode(Release(extent.segment)))
+                    told = self._pair.send(pack_frame([Release(extent.segment)]))
                 except Closed:
                     return
                 if told:
@@ -97,4 +99,4 @@ class LinkArena:
         for side in (self.requests, self.results):
             self._quota.give_back(side.size_bytes)
             side.close()
-        self._channel.close()
+        self._pair.close()

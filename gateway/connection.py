@@ -21,13 +21,11 @@ from aiohttp.web_server import Server
 
 from mmsup.gateway import answer, status
 from mmsup.gateway.boundary import Boundary
-from mmsup.gateway.front import IDLE_S, Front, Shared
+from mmsup.gateway.front import IDLE_S, LINGER_S, Front, Shared
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 HEAD_S: Final = 10.0
 """From the first byte of a head to its end."""
-LINGER_S: Final = 5.0
-"""How long the rest of a refused body is read, so that the client reads our answer and not a reset."""
 CONNECTION_LIMIT: Final = 8192
 READ_BYTES: Final = 1 << 18
 _log = logging.getLogger("mmsup.gateway")

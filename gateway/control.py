@@ -40,6 +40,7 @@ from mmsup.ipc.messages import (
     Verdict,
 )
 from mmsup.ipc.messages import Link as LinkMessage
+from mmsup.ipc.pair import PairEnd
 from mmsup.ipc.seqpacket import Closed, Seqpacket, close_all
 
 LINK_DESCRIPTORS: Final = 3
@@ -53,7 +54,6 @@ class Control:
         self._configure = configure
         self._backend = backend
         self._hub = hub
-        self._identity = f"g{configure.gateway}.{configure.generation}".encode()
         self._named: set[tuple[int, int]] = set()
         self._outbox: deque[bytes] = deque()
         self._draining: asyncio.Task[None] | None = None
@@ -152,10 +152,10 @@ class Control:
         if len(descriptors) != LINK_DESCRIPTORS or life in self._backend.links:
             close_all(descriptors)  # known already: a new brain says what its predecessor said
             return
-        pidfd, page, pair = descriptors
-        backend = self._backend
-        arena = LinkArena(Seqpacket.of_descriptor(pair), backend.quota, backend.executor, backend.reclaim)
-        end = self._hub.connect(message.address, self._identity)
+        pidfd, page, fd = descriptors
+        backend, pair = self._backend, PairEnd(fd)
+        arena = LinkArena(pair, backend.quota, backend.executor, backend.reclaim)
+        end = self._hub.connect(message.address, message.identity) if message.address else pair
         link = Link(message, end, arena, (pidfd, page))
         link.on_fault = self._distrust
         backend.add_link(link)

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from mmsup.gateway import inference, outgoing, reply
 from mmsup.gateway.counting import Ticket
+from mmsup.gateway.distrust import Checked
 from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.inference import Inference, Order
 from mmsup.gateway.ledger import Said
 from mmsup.gateway.outgoing import Parts
-from mmsup.gateway.plans import KEY_BYTES_LIMIT, Halves, Plan
+from mmsup.gateway.plans import KEY_BYTES_LIMIT, Plan
 from mmsup.gateway.status import CLOSING
 from mmsup.ipc.errors import CallerError
+from mmsup.ipc.halves import Halves
 from mmsup.ipc.messages import Reply
 
 JOIN_LIMIT_BYTES: Final = 1 << 16
@@ -46,33 +48,22 @@ class Known:
 
 
 class Familiar:
-    """The words of a reply whose outputs have these names, datatypes, shapes and sizes; their bytes are not in it."""
+    """A reply to an order that can be said again: the words of its outputs, all inline. Their bytes are not in it."""
 
-    __slots__ = ("_body", "_outputs", "_start")
+    __slots__ = ("_body", "_said", "_start")
 
-    def __init__(self, said: Reply, start: bytes, body: bytes) -> None:
-        self._outputs = said.outputs
+    def __init__(self, said: Checked, start: bytes, body: bytes) -> None:
+        self._said = said
         self._start = start
         self._body = body
 
-    def fits(self, said: Reply) -> bool:
-        """Whether that reply has the same words."""
-        if said.code or said.need or len(said.outputs) != len(self._outputs):
-            return False
-        for mine, its in zip(self._outputs, said.outputs, strict=True):
-            if (
-                mine.size != its.size
-                or mine.shape != its.shape
-                or mine.name != its.name
-                or mine.datatype != its.datatype
-                or its.data is None
-            ):
-                return False
-        return True
+    def fits(self, said: Checked | None, reply: Reply) -> bool:
+        """Whether that reply has the same words, and all its bytes with it."""
+        return said is self._said and tuple not in map(type, reply.places)
 
-    def bytes_with(self, said: Reply) -> bytes:
+    def bytes_with(self, reply: Reply) -> bytes:
         """The whole reply."""
-        return b"".join((self._start, outgoing.end(), self._body, *[each.data or b"" for each in said.outputs]))
+        return b"".join((self._start, outgoing.end(), self._body, *cast("tuple[bytes, ...]", reply.places)))
 
 
 Orders = Halves[Words, Known]
@@ -172,7 +163,12 @@ class Errand:
         exchange, order, known = self._exchange, self._order, self._known
         assert exchange is not None, "a reply came for an errand that was not run"
         assert order is not None, "a reply came for an errand that was not run"
-        if known is not None and known.reply is not None and not self._plan.echo and known.reply.fits(said):
+        if (
+            known is not None
+            and known.reply is not None
+            and not self._plan.echo
+            and known.reply.fits(exchange.said, said)
+        ):
             self._ticket.finished(said, order.inferences)
             self._deliver(Answer([known.reply.bytes_with(said)]))
             return
@@ -182,15 +178,17 @@ class Errand:
             self._wait(said)
             return
         self._ticket.finished(outcome, order.inferences)
-        self._note(said, made)
+        self._note(exchange.said, made)
         self._send(made)
 
-    def _note(self, said: Reply, made: reply.Reply) -> None:
+    def _note(self, said: Checked | None, made: reply.Reply) -> None:
         """Remember the words of a reply if all that changes in it are the bytes of its outputs, in their order."""
         if self._known is None or self._plan.echo or made.blobs is None or made.size > JOIN_LIMIT_BYTES:
             return
+        if said is None or None in said.sizes:
+            return
         wanted = self._known.order.asked.outputs
-        simple = all(each.binary and not each.classes and each.spec.datatype != "BYTES" for each in wanted)
+        simple = all(each.binary and not each.classes for each in wanted)
         if simple and [each.spec.name for each in wanted] == [each.name for each in said.outputs]:
             start, _ = outgoing.tensors(made, {})
             self._known.reply = Familiar(said, start, made.head)

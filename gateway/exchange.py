@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from mmsup.gateway.distrust import Checked
 from mmsup.gateway.ledger import Entry, LifeEnded, Said
 from mmsup.gateway.link import Link
 from mmsup.gateway.sizes import declared_bytes, seen_bytes
 from mmsup.ipc.arena import Slot, SlotState
+from mmsup.ipc.codec import pack_words
 from mmsup.ipc.errors import ServerError, WorkerError, error_of
-from mmsup.ipc.messages import Infer, Reply, Tensor
-from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec
+from mmsup.ipc.messages import Form, Infer, Place, Reply
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     from mmsup.gateway.backend import Backend
@@ -68,6 +70,15 @@ class Run:
     priority: int = 0
     room: tuple[Metadata, int | None] | None = field(default=None, compare=False)
     """Room that the outputs need by these metadata, None if only the run can tell; computed once."""
+    words: bytes = field(default=b"", compare=False)
+    """Its Form as a worker reads it; packed once."""
+
+    def packed(self) -> bytes:
+        """The words of the request."""
+        if not self.words:
+            inputs = tuple([TensorSpec(each.name, each.datatype, each.shape) for each in self.inputs])
+            self.words = pack_words(Form(inputs, tuple(self.outputs), self.parameters, self.priority))
+        return self.words
 
     def declared_bytes(self, metadata: Metadata) -> int | None:
         """Room for its large outputs, or None if a shape is not known before."""
@@ -200,15 +211,15 @@ class Exchange:
         if expected and out is None:
             return False
         copies: list[Slot] = []
-        tensors: list[Tensor] = []
+        places: list[Place] = []
         for each in run.inputs:
             size = self._copied_bytes(each)
             slot = link.arena.requests.allocate(size) if size else None
             if size and slot is None:
                 self._give_back(link, copies, out)
                 return False
-            tensors.append(self._tensor(each, slot, copies))
-        self._submit(run, tensors, copies, out, hear)
+            places.append(self._place(each, slot, copies))
+        self._submit(run, places, copies, out, hear)
         return True
 
     async def go_on(self, run: Run, said: Said | None) -> Outcome:
@@ -253,11 +264,11 @@ class Exchange:
         copies: list[Slot] = []
         out: Slot | None = None
         try:
-            tensors: list[Tensor] = []
+            places: list[Place] = []
             for each in run.inputs:
                 size = self._copied_bytes(each)
                 slot = await link.arena.slot(link.arena.requests, size) if size else None
-                tensors.append(self._tensor(each, slot, copies))
+                places.append(self._place(each, slot, copies))
             expected = self._expected(run)
             out = await link.arena.slot(link.arena.results, expected) if expected else None
         except BaseException as error:
@@ -268,30 +279,22 @@ class Exchange:
         if link.ended:  # while we waited for memory; all of it went with the life
             raise LifeEnded(begun=False)
         hear, answer = _future()
-        self._submit(run, tensors, copies, out, hear)
+        self._submit(run, places, copies, out, hear)
         return await answer
 
     def _submit(
-        self, run: Run, tensors: list[Tensor], copies: list[Slot], out: Slot | None, hear: Callable[[Said], None]
+        self, run: Run, places: list[Place], copies: list[Slot], out: Slot | None, hear: Callable[[Said], None]
     ) -> None:
-        ledger = self._link.ledger
-        segment, offset, size = (out.segment, out.offset, out.size) if out else (-1, 0, 0)
-        request = Infer(
-            ledger.next_id(),
-            tuple(tensors),
-            tuple(run.outputs),
-            segment,
-            offset,
-            size,
-            self.deadline_ns,
-            run.parameters,
-            run.priority,
-        )
-        held = [*copies, self._space] if isinstance(self._space, Slot) else copies
+        link = self._link
+        grant = (out.segment, out.offset, out.size) if out else None
+        request = Infer(link.ledger.next_id(), run.words or run.packed(), self.deadline_ns, grant, tuple(places))
+        held = copies
+        if isinstance(self._space, Slot):
+            held.append(self._space)
         for slot in held:
             slot.move(SlotState.SENT)
-        self._entry = Entry(request, held, hear, out)
-        self._link.submit(self._entry)
+        self._entry = entry = Entry(request, held, hear, out)
+        link.submit(entry)
 
     @staticmethod
     def _give_back(link: Link, copies: list[Slot], out: Slot | None) -> None:
@@ -305,21 +308,19 @@ class Exchange:
         size = 0 if given.data is None else len(given.data)
         return size if size > INLINE_LIMIT_BYTES else 0
 
-    def _tensor(self, given: Given, slot: Slot | None, copies: list[Slot]) -> Tensor:
-        """An input as the worker will read it; `slot`: where its bytes shall be copied."""
+    def _place(self, given: Given, slot: Slot | None, copies: list[Slot]) -> Place:
+        """Where the worker will find an input; `slot`: where its bytes shall be copied."""
         space, data = self._space, given.data
         if slot is not None:
             assert data is not None, "what lies in the request's space is not copied"
             copies.append(slot)
             slot.view[:] = data
-            return Tensor(given.name, given.datatype, given.shape, slot.segment, slot.offset, slot.size)
+            return slot.segment, slot.offset, slot.size
         if data is not None:
-            return Tensor(given.name, given.datatype, given.shape, -1, 0, len(data), data)
+            return data
         if isinstance(space, Slot):
-            at = space.offset + given.offset
-            return Tensor(given.name, given.datatype, given.shape, space.segment, at, given.size)
-        data = space[given.offset : given.offset + given.size]
-        return Tensor(given.name, given.datatype, given.shape, -1, 0, given.size, data)
+            return space.segment, space.offset + given.offset, given.size
+        return space[given.offset : given.offset + given.size]
 
     def _expected(self, run: Run) -> int:
         """Room to grant for the results: what is declared, else the largest seen."""
@@ -353,10 +354,17 @@ class Exchange:
             raise error_of(said.code, said.text, model=self.model)
         entry = self._entry
         assert entry is not None, "a reply came for a request that was not sent"
+        assert entry.said is not None, "a reply without words is no result"
         if entry.out is not None:
-            self._backend.learned.note((self.model, self.version), seen_bytes(said.outputs))
-        made = [Made(each.name, each.datatype, each.shape, _bytes_of(entry, each)) for each in said.outputs]
+            self._backend.learned.note((self.model, self.version), seen_bytes(said.places))
+        outputs = zip(entry.said.outputs, said.places, strict=True)
+        made = [Made(each.name, each.datatype, each.shape, _bytes_of(entry, place)) for each, place in outputs]
         return Outcome(made, said.queue_ns, said.input_ns, said.infer_ns, said.output_ns, said.batch)
+
+    @property
+    def said(self) -> Checked | None:
+        """What the words of its result say, once that has come."""
+        return self._entry.said if self._entry is not None else None
 
 
 def _future() -> tuple[Callable[[Said], None], asyncio.Future[Said]]:
@@ -370,9 +378,10 @@ def _future() -> tuple[Callable[[Said], None], asyncio.Future[Said]]:
     return hear, answer
 
 
-def _bytes_of(entry: Entry, tensor: Tensor) -> memoryview:
-    if tensor.data is not None:
-        return memoryview(tensor.data)
+def _bytes_of(entry: Entry, place: Place) -> memoryview:
+    if not isinstance(place, tuple):
+        return memoryview(place)
     assert entry.out is not None, "distrust.py lets no other reply through"
-    start = tensor.offset - entry.out.offset
-    return entry.out.view[start : start + tensor.size]
+    _, offset, size = place
+    start = offset - entry.out.offset
+    return entry.out.view[start : start + size]

@@ -5,6 +5,7 @@
     body     the kernel writes them where they shall lie  work (the last has come), a refusal
     work     kept, at most REST_LIMIT_BYTES of them       idle or drain (the reply is made)
     drain    as in work                                   idle (the socket has taken the reply)
+    linger   nobody: the rest of a refused body           the client's end, or LINGER_S
     slow     aiohttp's handler                            idle (it is idle and holds no half of a request)
 
 Which requests are ours is for `plans.py` to say; a request that would have to wait (for a worker, for memory, for a
@@ -29,14 +30,17 @@ from mmsup.gateway.boundary import BLANK
 from mmsup.gateway.counting import Ticket
 from mmsup.gateway.errand import Answer, Errand, Orders
 from mmsup.gateway.inference import Inference
-from mmsup.gateway.plans import Halves, Plan, Plans
+from mmsup.gateway.plans import Plan, Plans
 from mmsup.ipc.errors import MmsupError
+from mmsup.ipc.halves import Halves
 
 if TYPE_CHECKING:
     from mmsup.gateway.connection import Connection, Listener
 
 IDLE_S: Final = 75.0
 """Between requests."""
+LINGER_S: Final = 5.0
+"""How long the rest of a refused body is read, so that the client reads our answer and not a reset."""
 REST_LIMIT_BYTES: Final = 1 << 16
 """Of what follows a request that is in work."""
 SCRATCH_BYTES: Final = 1 << 16
@@ -52,10 +56,11 @@ class State(enum.Enum):
     WORK = "work"
     DRAIN = "drain"
     SLOW = "slow"
+    LINGER = "linger"
     CLOSED = "closed"
 
 
-_IDLE, _BODY, _WORK, _DRAIN, _SLOW, _CLOSED = State
+_IDLE, _BODY, _WORK, _DRAIN, _SLOW, _LINGER, _CLOSED = State
 
 
 class Shared:
@@ -81,6 +86,7 @@ class Front(asyncio.BufferedProtocol):
         "_due_s",
         "_end_s",
         "_errand",
+        "_is_cut",
         "_left",
         "_listener",
         "_paused",
@@ -104,6 +110,8 @@ class Front(asyncio.BufferedProtocol):
         self._at = 0
         """How much of the errand's space is filled."""
         self._choked = self._paused = self._closing = False
+        self._is_cut = False
+        """The rest of a body is still on its way, and nobody wants it any more."""
         self._left = 0
         """Bytes of a reply that were still to be taken at the last look."""
         self._timer: asyncio.TimerHandle | None = None
@@ -196,7 +204,7 @@ class Front(asyncio.BufferedProtocol):
         slow = self._slow
         if self._state is _SLOW and slow is not None and not slow.is_between():
             slow.data_received(data)
-        elif self._state is not _CLOSED:
+        elif self._state is not _CLOSED and self._state is not _LINGER:
             self._rest += data
             if len(self._rest) >= REST_LIMIT_BYTES and self._transport is not None:
                 self._transport.pause_reading()
@@ -292,7 +300,11 @@ class Front(asyncio.BufferedProtocol):
         self._state = _IDLE
         self._end_s = 0.0
         self._due_s = self._shared.loop.time() + IDLE_S
-        if self._closing and self._transport is not None:
+        if self._is_cut and self._transport is not None:
+            self._state = _LINGER
+            self._transport.write_eof()
+            self._watch(LINGER_S)
+        elif self._closing and self._transport is not None:
             self._state = _CLOSED
             self._transport.close()
         elif self._rest or self._paused:
@@ -360,6 +372,7 @@ class Front(asyncio.BufferedProtocol):
             self._timer = loop.call_at(self._due_s, self._look)
         elif state is _BODY and self._errand is not None:
             self._state = _WORK
+            self._is_cut = True
             self._errand.late(upload.late())
         elif state is _DRAIN:
             self._look_at_reader(transport)

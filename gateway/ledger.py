@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
+from mmsup.gateway.distrust import Checked
 from mmsup.ipc.arena import Slot
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.messages import Infer, Reply
@@ -49,6 +50,8 @@ class Entry:
     """How often the worker said that its grant was too small."""
     early: Reply | None = None
     """The outcome, if it came while a larger grant was being made."""
+    said: Checked | None = None
+    """What the words of its result say, once that has come."""
     abandoned: bool = False
     """Nobody waits for the answer any more; the worker has been told."""
 

@@ -16,19 +16,22 @@ from collections.abc import Callable
 from typing import Final
 
 from mmsup.gateway.arena import LinkArena
-from mmsup.gateway.distrust import fault_of
+from mmsup.gateway.distrust import Checked, checked, fault_of
 from mmsup.gateway.ledger import Entry, Ledger
 from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.channel import GatewayEnd
-from mmsup.ipc.codec import Record, pack_frame, unpack_frame
+from mmsup.ipc.codec import Record, pack_some, unpack_frame
 from mmsup.ipc.errors import ServerError
+from mmsup.ipc.halves import Halves
 from mmsup.ipc.messages import Drop, Grant, Reply
 from mmsup.ipc.messages import Link as LinkMessage
 from mmsup.ipc.page import PageReader
+from mmsup.ipc.pair import FRAME_LIMIT_BYTES, PairEnd
 from mmsup.ipc.records import WireError
+from mmsup.ipc.seqpacket import Closed
 
-FRAME_RECORDS: Final = 256
-"""Records a frame at most; one frame of inline requests stays near a megabyte."""
+OUTLINES_LIMIT: Final = 256
+"""Words of results that a link remembers."""
 EXPIRY_S: Final = 0.01
 """How late a deadline may be noticed. One look over what is in flight costs less than a timer for each request."""
 
@@ -39,7 +42,7 @@ class Link:
     def __init__(
         self,
         said: LinkMessage,
-        end: GatewayEnd,
+        end: PairEnd | GatewayEnd,
         arena: LinkArena,
         descriptors: tuple[int, int],
     ) -> None:
@@ -55,7 +58,8 @@ class Link:
         self.on_fault: Callable[[Link, str], None] = lambda _link, _text: None
         self._end = end
         self._outbox: list[Record] = []
-        self._flush_at_hand = False
+        self._outlines: Halves[bytes, Checked] = Halves(OUTLINES_LIMIT)
+        self._flush_at_hand = self._waits_for_room = False
         self._expiry: asyncio.TimerHandle | None = None
         self._pidfd, page = descriptors
         self._page = PageReader(page)
@@ -118,46 +122,75 @@ class Link:
 
     def _flush(self) -> None:
         self._flush_at_hand = False
-        if self.ended:
+        if self.ended or self._waits_for_room:
             return
-        while self._outbox:
-            batch = self._outbox[:FRAME_RECORDS]
-            if not self._end.send(pack_frame(batch)):
-                return  # no peer yet, or none that takes it now: the next event on the descriptor comes back here
-            del self._outbox[: len(batch)]
-        self._drain()  # a send may have consumed the edge of something that arrived
+        try:
+            while self._outbox:
+                frame, count = pack_some(self._outbox, FRAME_LIMIT_BYTES)
+                if not self._end.send(frame):
+                    self._wait_for_room()
+                    return
+                del self._outbox[:count]
+        except Closed:
+            return  # the worker is ending: its pidfd has the last word
+        if self._end.is_edge_triggered:
+            self._drain()  # a send may have consumed the edge of something that arrived
+
+    def _wait_for_room(self) -> None:
+        """Come back when the worker has read; ZeroMQ says so on the descriptor that is watched anyway."""
+        if not self._end.is_edge_triggered:
+            self._waits_for_room = True
+            self._loop.add_writer(self._end.fileno(), self._has_room)
+
+    def _has_room(self) -> None:
+        self._waits_for_room = False
+        self._loop.remove_writer(self._end.fileno())
+        self._flush()
 
     # Receiving.
 
     def _wake(self) -> None:
+        if not self._end.is_edge_triggered:
+            self._receive()
+            return
         self._drain()
         if self._outbox and not self.ended:
             self._flush()
 
     def _drain(self) -> None:
-        while not self.ended:
+        while not self.ended and self._receive():
+            pass
+
+    def _receive(self) -> bool:
+        """Take one frame, if one is there."""
+        try:
             frame = self._end.receive()
-            if frame is None:
-                return
-            self.last_progress = time.monotonic()
-            try:
-                records = unpack_frame(frame)
-            except WireError as error:
-                self.on_fault(self, f"a frame that is none: {error}")
-                return
-            for record in records:
-                if isinstance(record, Reply):
-                    self._take(record)
-                else:
-                    self.on_fault(self, f"a worker sent a {type(record).__name__}")
-                    return
+        except Closed:  # a hint that it is ending; nothing more will come
+            self._loop.remove_reader(self._end.fileno())
+            return False
+        if frame is None:
+            return False
+        self.last_progress = time.monotonic()
+        try:
+            records = unpack_frame(frame)
+        except WireError as error:
+            self.on_fault(self, f"a frame that is none: {error}")
+            return False
+        for record in records:
+            if isinstance(record, Reply):
+                self._take(record)
+            else:
+                self.on_fault(self, f"a worker sent a {type(record).__name__}")
+                return False
+        return True
 
     def _take(self, reply: Reply) -> None:
         entry = self.ledger.get(reply.id)
         if entry is None:
             self.strays += 1
             return
-        fault = fault_of(reply, entry.out)
+        entry.said = self._said(reply.words) if reply.words else None
+        fault = fault_of(reply, entry.said, entry.out)
         if fault:
             reply = Reply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {fault}")
         if reply.need:
@@ -171,12 +204,19 @@ class Link:
         if fault:
             self.on_fault(self, fault)
 
+    def _said(self, words: bytes) -> Checked:
+        said = self._outlines.get(words)
+        if said is None:
+            said = checked(words)
+            self._outlines.put(words, said)
+        return said
+
     def _settle(self, entry: Entry, reply: Reply) -> None:
         for slot in entry.slots:
             self.arena.requests.free(slot)
         heard = not entry.abandoned
         if entry.out is not None:
-            if heard and any(tensor.segment >= 0 for tensor in reply.outputs):
+            if heard and any(isinstance(place, tuple) for place in reply.places):
                 entry.out.move(SlotState.DRAINING)
             else:
                 self.arena.results.free(entry.out)
@@ -212,6 +252,7 @@ class Link:
         self.ended = True
         self._loop.remove_reader(self._pidfd)
         self._loop.remove_reader(self._end.fileno())
+        self._loop.remove_writer(self._end.fileno())
         os.close(self._pidfd)
         self._end.close()
         self._outbox.clear()

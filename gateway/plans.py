@@ -7,8 +7,7 @@ the one simple kind that the front serves, does a plan come of it. Everything el
 aiohttp's own to answer.
 
 A plan holds facts (model, version, lengths), never a verdict: routes and limits are asked for each request. The cache
-is bounded in number and in bytes, and what is not used leaves it: it has two halves, and when the young one is full it
-becomes the old one. To stop adding when full would let one client with changing heads push all others out for good.
+is bounded in number and in bytes, and what is not used leaves it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
@@ -28,41 +27,12 @@ from mmsup.gateway.binary import Layout
 from mmsup.gateway.call import echo_of
 from mmsup.gateway.endpoints import find
 from mmsup.ipc.errors import CallerError
+from mmsup.ipc.halves import Halves
 
-KEYS_LIMIT: Final = 4096
 KEY_BYTES_LIMIT: Final = 2048
 OURS: Final = b"POST /v2/models/"
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _ELSEWHERE: Final = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade")
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Halves(Generic[K, V]):
-    """A bounded mapping that forgets what was not asked for lately."""
-
-    def __init__(self, limit: int = KEYS_LIMIT) -> None:
-        self._half = limit // 2
-        self._young: dict[K, V] = {}
-        self._old: dict[K, V] = {}
-
-    def __len__(self) -> int:
-        return len(self._young) + len(self._old)
-
-    def get(self, key: K) -> V | None:
-        """What was put there, if it is still known."""
-        found = self._young.get(key)
-        if found is None:
-            found = self._old.pop(key, None)
-            if found is not None:
-                self.put(key, found)
-        return found
-
-    def put(self, key: K, value: V) -> None:
-        """Know this from now on."""
-        if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmsup.ipc.allocator import ALIGNMENT
-from mmsup.ipc.messages import Tensor
-from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata
+from mmsup.ipc.messages import Place
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, Metadata
 from mmsup.ipc.tensor import size_bytes
 
 
@@ -17,7 +17,7 @@ def padded(size: int) -> int:
 
 def declared_bytes(metadata: Metadata, wanted: Sequence[str], batch: int) -> int | None:
     """Room for the large ones of the outputs wanted (none named: all), or None if a shape is not known before."""
-    total = 0
+    total = inline = 0
     for spec in metadata.outputs:
         if wanted and spec.name not in wanted:
             continue
@@ -25,14 +25,16 @@ def declared_bytes(metadata: Metadata, wanted: Sequence[str], batch: int) -> int
         size = None if -1 in shape else size_bytes(spec.datatype, shape)
         if size is None:
             return None
-        if size > INLINE_LIMIT_BYTES:
+        if size > INLINE_LIMIT_BYTES or inline == INLINE_TENSORS:
             total += padded(size)
+        else:
+            inline += 1
     return total
 
 
-def seen_bytes(outputs: Sequence[Tensor]) -> int:
+def seen_bytes(places: Sequence[Place]) -> int:
     """Room that a result did take."""
-    return sum(padded(tensor.size) for tensor in outputs if tensor.segment >= 0)
+    return sum(padded(place[2]) for place in places if isinstance(place, tuple))
 
 
 class Learned:

@@ -40,6 +40,8 @@ def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[by
 class WorkerEnd:
     """The bound side."""
 
+    is_edge_triggered: Final = True
+
     def __init__(self, path: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._socket = _socket(self._context, zmq.ROUTER)
@@ -99,6 +101,8 @@ class Hub:
 
 class GatewayEnd:
     """The connecting side of one link."""
+
+    is_edge_triggered: Final = True
 
     def __init__(self, sock: zmq.Socket[bytes], path: str, identity: bytes) -> None:
         self._socket = sock

@@ -1,10 +1,11 @@
 """Messages as bytes and back, by msgpack.
 
-Covers: control messages (`encode`, `decode`) and data frames (`pack_frame`, `unpack_frame`, hot).
+Covers: control messages (`encode`, `decode`), data frames (`pack_frame`, `unpack_frame`, hot), words (`pack_words`).
 Does not cover: sockets; what a message means; its shape (records.py).
 
-A data frame is a list of records `[kind, field, …]`, all that one loop turn has to say to one peer. Ext types are
-refused, lengths and nesting are bounded by msgpack itself. Nothing here can run code.
+A data frame is a list of records `[kind, field, …]`, all that one loop turn has to say to one peer. Of a request and of
+its result only what differs from the last one is packed and checked each time; the rest are words, known by their
+bytes. Ext types are refused, lengths and nesting are bounded by msgpack itself. Nothing here can run code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final, cast
 
 import msgpack
 
-from mmsup.ipc.messages import Drop, Grant, Infer, Reply, Tensor
+from mmsup.ipc.messages import WORDS, Drop, Extent, Form, Grant, Infer, Outline, Release, Reply
 from mmsup.ipc.records import Check, WireError, from_plain, record, to_plain
 
 
@@ -39,54 +40,50 @@ def decode(data: bytes | memoryview, expected: Iterable[type[Any]]) -> Any:  # o
     return from_plain(_unpack(data), expected)
 
 
-# Data frames. Packed by hand: this runs for every request.
-
-_INFER, _GRANT, _DROP, _REPLY = range(4)
-Record = Infer | Grant | Drop | Reply
 _packer: Final = msgpack.Packer(autoreset=True)
 
+# Words: what many records have in common.
 
-def _tensor_out(tensor: Tensor) -> tuple[object, ...]:
-    return (
-        tensor.name,
-        tensor.datatype,
-        tensor.shape,
-        tensor.segment,
-        tensor.offset,
-        tensor.size,
-        tensor.data,
-    )
+
+def pack_words(words: Form | Outline) -> bytes:
+    """The words as bytes. By hand, since a request in JSON has new ones each time: 1.5 µs, `encode` takes ten."""
+    tensors = [
+        (each.name, each.datatype, each.shape, each.optional)
+        for each in (words.inputs if isinstance(words, Form) else words.outputs)
+    ]
+    if isinstance(words, Form):
+        return cast("bytes", _packer.pack(("Form", tensors, words.outputs, words.parameters, words.priority)))
+    return cast("bytes", _packer.pack(("Outline", tensors)))
+
+
+def unpack_form(data: bytes) -> Form:
+    """The words of an Infer; WireError if they are none."""
+    return cast("Form", decode(data, WORDS[:1]))
+
+
+def unpack_outline(data: bytes) -> Outline:
+    """The words of a Reply; WireError if they are none."""
+    return cast("Outline", decode(data, WORDS[1:]))
+
+
+# Data frames. Packed by hand: this runs for every request.
+
+_INFER, _GRANT, _DROP, _RESULT, _REPLY, _EXTENT, _RELEASE = range(7)
+Record = Infer | Grant | Drop | Reply | Extent | Release
+_TIMES: Final = 5
+FRAME_RECORDS: Final = 64
+"""Records a frame at most: what the other side does between two looks at its socket."""
 
 
 def _infer_out(record: Infer) -> tuple[object, ...]:
-    return (
-        _INFER,
-        record.id,
-        [_tensor_out(each) for each in record.inputs],
-        record.outputs,
-        record.grant_segment,
-        record.grant_offset,
-        record.grant_size,
-        record.deadline_ns,
-        record.parameters,
-        record.priority,
-    )
+    return (_INFER, record.id, record.words, record.deadline_ns, record.grant, *record.places)
 
 
 def _reply_out(record: Reply) -> tuple[object, ...]:
-    return (
-        _REPLY,
-        record.id,
-        record.code,
-        record.text,
-        [_tensor_out(each) for each in record.outputs],
-        record.need,
-        record.queue_ns,
-        record.input_ns,
-        record.infer_ns,
-        record.output_ns,
-        record.batch,
-    )
+    times = (record.queue_ns, record.input_ns, record.infer_ns, record.output_ns, record.batch)
+    if record.words:
+        return (_RESULT, record.id, record.words, *times, *record.places)
+    return (_REPLY, record.id, record.code, record.text, record.need, *times)
 
 
 _OUT: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each takes its own kind of record
@@ -94,6 +91,8 @@ _OUT: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each takes i
     Reply: _reply_out,
     Grant: lambda record: (_GRANT, record.id, record.segment, record.offset, record.size),
     Drop: lambda record: (_DROP, record.id),
+    Extent: lambda record: (_EXTENT, record.segment, record.size, record.writable),
+    Release: lambda record: (_RELEASE, record.segment),
 }
 
 
@@ -102,57 +101,46 @@ def pack_frame(records: Sequence[Record]) -> bytes:
     return cast("bytes", _packer.pack([_OUT[type(each)](each) for each in records]))
 
 
+def pack_some(records: Sequence[Record], limit_bytes: int) -> tuple[bytes, int]:
+    """A frame of the first of these records, and how many: one at least, as many as the limit lets."""
+    count = min(len(records), FRAME_RECORDS)
+    frame = pack_frame(records[:count])
+    while len(frame) > limit_bytes and count > 1:
+        count = count // 2
+        frame = pack_frame(records[:count])
+    return frame, count
+
+
 _type: Any = type  # checked by this name a value stays unknown to the checkers, which is what it is
 
 
-def _tensor_in(raw: Any) -> Tensor:  # one value of a record's list of tensors
-    name, datatype, shape, segment, offset, size, data = raw
-    if not (
-        _type(name) is str
-        and _type(datatype) is str
-        and _type(shape) is list
-        and _type(segment) is int
-        and _type(offset) is int
-        and _type(size) is int
-        and (data is None or _type(data) is bytes)
-    ):
-        raise WireError("Tensor: a field of another type")
-    for each in shape:
-        if _type(each) is not int:
-            raise WireError("Tensor: a shape is of integers")
-    return Tensor(name, datatype, tuple(shape), segment, offset, size, data)
+def _places(raw: list[Any]) -> tuple[Any, ...]:  # values of a record; each a Place in the end
+    for at, each in enumerate(raw):
+        if _type(each) is not bytes:
+            raw[at] = _triple(each)
+    return tuple(raw)
+
+
+def _triple(raw: Any) -> tuple[int, int, int]:  # one value of a record
+    segment, offset, size = raw
+    if not (_type(raw) is list and _type(segment) is int and _type(offset) is int and _type(size) is int):
+        raise WireError("a place is bytes, or segment, offset and size")
+    return segment, offset, size
 
 
 def _infer_in(raw: list[Any]) -> Infer:  # checked here, by hand: `record` takes several times as long
-    _, number, inputs, outputs, segment, offset, size, deadline, parameters, priority = raw
-    if not (
-        _type(number) is int
-        and _type(inputs) is list
-        and _type(outputs) is list
-        and _type(segment) is int
-        and _type(offset) is int
-        and _type(size) is int
-        and _type(deadline) is int
-        and _type(parameters) is dict
-        and _type(priority) is int
-    ):
+    _, number, words, deadline, grant, *places = raw
+    if not (_type(number) is int and _type(words) is bytes and _type(deadline) is int):
         raise WireError("Infer: a field of another type")
-    for each in outputs:
-        if _type(each) is not str:
-            raise WireError("Infer: an output is a name")
-    tensors = tuple([_tensor_in(each) for each in inputs])
-    names = tuple(outputs)
-    return Infer(number, tensors, names, segment, offset, size, deadline, parameters, priority)
+    return Infer(number, words, deadline, None if grant is None else _triple(grant), _places(places))
 
 
-def _reply_in(raw: list[Any]) -> Reply:  # by hand, as above; a worker is not trusted, so nothing is left out
-    _, number, code, text, outputs, need, queue_ns, input_ns, infer_ns, output_ns, batch = raw
+def _result_in(raw: list[Any]) -> Reply:  # by hand, as above; a worker is not trusted, so nothing is left out
+    _, number, words, queue_ns, input_ns, infer_ns, output_ns, batch, *places = raw
     if not (
         _type(number) is int
-        and _type(code) is str
-        and _type(text) is str
-        and _type(outputs) is list
-        and _type(need) is int
+        and _type(words) is bytes
+        and words
         and _type(queue_ns) is int
         and _type(input_ns) is int
         and _type(infer_ns) is int
@@ -160,8 +148,17 @@ def _reply_in(raw: list[Any]) -> Reply:  # by hand, as above; a worker is not tr
         and _type(batch) is int
     ):
         raise WireError("Reply: a field of another type")
-    tensors = tuple([_tensor_in(each) for each in outputs])
-    return Reply(number, code, text, tensors, need, queue_ns, input_ns, infer_ns, output_ns, batch)
+    return Reply(number, "", "", words, _places(places), 0, queue_ns, input_ns, infer_ns, output_ns, batch)
+
+
+def _reply_in(raw: list[Any]) -> Reply:
+    _, number, code, text, need, *times = raw
+    if not (_type(code) is str and _type(text) is str and len(times) == _TIMES):
+        raise WireError("Reply: a field of another type")
+    for each in (number, need, *times):
+        if _type(each) is not int:
+            raise WireError("Reply: a field of another type")
+    return Reply(number, code, text, b"", (), need, *times)
 
 
 def _checked(kind: type[Any]) -> Check:
@@ -173,11 +170,14 @@ _KINDS: Final[dict[int, Check]] = {
     _INFER: _infer_in,
     _GRANT: _checked(Grant),
     _DROP: _checked(Drop),
+    _RESULT: _result_in,
     _REPLY: _reply_in,
+    _EXTENT: _checked(Extent),
+    _RELEASE: _checked(Release),
 }
 
 
-def unpack_frame(data: bytes | memoryview) -> list[Record]:
+def unpack_frame(data: bytes | memoryview) -> list[Any]:  # Records, each checked; their kind is the caller's to see
     """The records of a frame; WireError for anything else, as a whole."""
     raw = _unpack(data)
     try:

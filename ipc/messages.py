@@ -11,9 +11,9 @@ the command line's JSON lines (supervisor/control.py).
     brain ──control──▶ gateway    Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer,
                                   Drain
     gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Drained
-    gateway ──link───▶ worker     Extent, Release                      (descriptors, on a socket pair of their own)
-    gateway ──ZeroMQ─▶ worker     Infer, Grant, Drop                   (many in one frame)
-    worker ──ZeroMQ──▶ gateway    Reply                                (many in one frame)
+    gateway ──link───▶ worker     Infer, Grant, Drop                   (many in one frame)
+    gateway ──link───▶ worker     Extent, Release                      (with descriptors; always over the socket pair)
+    worker ──link────▶ gateway    Reply                                (many in one frame)
 """
 
 from __future__ import annotations
@@ -21,25 +21,56 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mmsup.ipc.specs import Metadata, ModelSpec
+from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 
 # Data: gateway <-> worker. Hot; packed by hand in codec.py. Nobody changes one once it is made; they are not frozen
-# because making a frozen one costs seven times as much (Tensor: 1.4 and 0.2 µs, Python 3.11), several times a request.
+# because making a frozen one costs seven times as much (1.4 and 0.2 µs for seven fields, Python 3.11), every time.
+#
+# What requests have in common (names, shapes, parameters) is packed once, as their *words*; a record carries the words
+# as bytes, and whoever reads them looks them up by these bytes. So there is no numbering to keep in step, and a peer
+# that forgets loses nothing.
+
+Place = bytes | memoryview | tuple[int, int, int]
+"""Where a tensor's bytes are: here, or (segment, offset, size) of the arena."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The words of an Infer: what requests may have in common. Inputs have the shapes of this request.
+
+    `outputs`: names wanted, empty means all.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    parameters: dict[str, Any]  # scalars, checked by the gateway
+    priority: int = 0
+    """1 is the highest class, 0 the model's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The words of a Reply with a result: its outputs, with the shapes that they have this time."""
+
+    outputs: tuple[TensorSpec, ...]
 
 
 @dataclass(slots=True)
-class Tensor:
-    """One tensor of a request or a reply: `data` inline, or `size` bytes at `offset` of extent `segment`."""
+class Infer:
+    """Gateway to worker: run the model. Answered by exactly one Reply with the same id (or the worker's death).
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    segment: int = -1
-    offset: int = 0
-    size: int = 0
-    data: bytes | memoryview | None = None
+    `words` is a Form, `places` where each of its inputs is. `grant`: (segment, offset, size) of out-arena space for the
+    outputs that are too large to travel inline, packed in order at 64-byte steps; None if none is expected.
+    `deadline_ns`: CLOCK_MONOTONIC; past it the request is dropped before it runs.
+    """
+
+    id: int
+    words: bytes
+    deadline_ns: int
+    grant: tuple[int, int, int] | None
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +86,6 @@ class Grant:
     size: int
 
 
-@dataclass(slots=True)
-class Infer:
-    """Gateway to worker: run the model. Answered by exactly one Reply with the same id (or the worker's death).
-
-    `outputs`: names wanted, empty means all. `grant_*`: out-arena space for the outputs that are too large to
-    travel inline, packed in order at 64-byte steps; segment -1 if none is expected.
-    `deadline_ns`: CLOCK_MONOTONIC; past it the request is dropped before it runs.
-    """
-
-    id: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[str, ...]
-    grant_segment: int
-    grant_offset: int
-    grant_size: int
-    deadline_ns: int
-    parameters: dict[str, Any]  # scalars, checked by the gateway
-    priority: int = 0
-    """1 is the highest class, 0 the model's own."""
-
-
 @dataclass(frozen=True, slots=True)
 class Drop:
     """Gateway to worker: forget request `id` (queued, or kept for a larger grant). Answered by Reply `cancelled`
@@ -88,14 +98,16 @@ class Drop:
 class Reply:
     """Worker to gateway: the outcome of one Infer.
 
-    `code` empty: `outputs` hold the result. `need` > 0: the result is kept, a Grant of that many bytes is wanted.
-    Else `code` and `text` say what went wrong. Times in nanoseconds; `batch` is how many requests ran together.
+    `code` empty: `words` is an Outline, `places` where each of its outputs is. `need` > 0: the result is kept, a Grant
+    of that many bytes is wanted. Else `code` and `text` say what went wrong. Times in nanoseconds; `batch` is how many
+    requests ran together.
     """
 
     id: int
-    code: str
-    text: str
-    outputs: tuple[Tensor, ...] = ()
+    code: str = ""
+    text: str = ""
+    words: bytes = b""
+    places: tuple[Place, ...] = ()
     need: int = 0
     queue_ns: int = 0
     input_ns: int = 0
@@ -144,6 +156,7 @@ class Boot:
     instance: int
     generation: int
     address: str
+    """Where to bind a ZeroMQ socket for frames; empty: they come over the pairs alone."""
     spec: ModelSpec
     data_limit_bytes: int
     """RLIMIT_DATA to set, 0 for none (where no cgroup holds the cap)."""
@@ -153,8 +166,8 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """Brain to worker, with one descriptor: a gateway's end of a fresh pair. Requests of this ZeroMQ identity are
-    served from now on; EOF on the pair means that gateway is gone."""
+    """Brain to worker, with one descriptor: its end of a fresh pair with a gateway, whose requests are served from now
+    on. EOF on it means that this link is over. `identity` is the link's alone, never used twice."""
 
     gateway: int
     identity: bytes
@@ -213,11 +226,13 @@ class Configure:
 @dataclass(frozen=True, slots=True)
 class Link:
     """Brain to gateway, with three descriptors: the worker's pidfd, its status page, our end of a fresh pair.
-    Connect to `address`; the worker has been told (Attach) to serve this gateway's identity."""
+    The worker has been told (Attach) to serve it. With an `address` frames go there by ZeroMQ, under `identity`;
+    without one they go over the pair."""
 
     instance: int
     generation: int
     address: str
+    identity: bytes
     spec: ModelSpec
     metadata: Metadata
 
@@ -487,4 +502,4 @@ TO_WORKER: Final = (Boot, Attach, Stop)
 FROM_WORKER: Final = (Hello, Stage, Ready, LoadFailed)
 TO_GATEWAY: Final = (Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer, Drain)
 FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Drained)
-ON_LINK: Final = (Extent, Release)
+WORDS: Final = (Form, Outline)

@@ -72,7 +72,7 @@ class Seqpacket:
             raise Closed from error
         if not data:
             raise Closed
-        descriptors = _descriptors(ancillary)
+        descriptors = descriptors_in(ancillary)
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             close_all(descriptors)
             return self.receive()  # a peer that breaks the bound loses its message
@@ -87,7 +87,8 @@ class Seqpacket:
         self._socket.close()
 
 
-def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+def descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a message."""
     found = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -11,6 +11,9 @@ from typing import Any, Final
 INLINE_LIMIT_BYTES: Final = 4096
 """Tensors up to this size travel in the message; measured: at 8 KiB a slot is already cheaper."""
 
+INLINE_TENSORS: Final = 64
+"""Tensors that travel in one message at most; a request has no more."""
+
 PRIORITY_LEVELS: Final = 100
 """Classes of priority where a model's configuration counts none."""
 

@@ -17,7 +17,7 @@ from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_stat
 from mmsup.supervisor import keys, units, valid
 from mmsup.supervisor.document import Document, Source, below, read_yaml
 from mmsup.supervisor.fault import Fault, Wrong, unknown
-from mmsup.supervisor.settings import CONTROL_MODES, FRONTS, Settings
+from mmsup.supervisor.settings import CONTROL_MODES, FRONTS, LINKS, Settings
 
 LOG_FORMATS: Final = ("auto", "default", "json")
 
@@ -80,6 +80,7 @@ OPTIONS: Final = (
     Option("arena_bytes", "arena-size", valid.size(1 << 20)),
     Option("restart_grace_s", "restart-grace", units.duration),
     Option("front", "http-front", valid.one_of(FRONTS)),
+    Option("link", "worker-link", valid.one_of(LINKS)),
     Option("max_parallel_loads", "model-load-thread-count", valid.integer(1, 256)),
     Option("exit_timeout_s", "exit-timeout-secs", units.duration),
     Option("log_format", "log-format", _log_format),

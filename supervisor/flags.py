@@ -50,6 +50,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "arena_bytes": Flag("SIZE", "Shared memory for tensors, each gateway."),
     "restart_grace_s": Flag("S", "How long a request waits for a model that is coming back."),
     "front": Flag("fast|plain", "Who serves inferences: the fast front, or aiohttp as everything else."),
+    "link": Flag("pair|zeromq", "What carries requests between gateways and workers."),
     "strict_readiness": Flag(BOOL, "Not ready while any wanted model is not."),
     "exit_on_error": Flag(BOOL, "End if a model fails at the start."),
     "exit_timeout_s": Flag("S", "How long a stop waits for requests in flight."),

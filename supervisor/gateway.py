@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import signal
 import time
 from typing import Any, Final, Protocol
@@ -119,9 +120,9 @@ class Gateway:
             return
         ours, theirs = Seqpacket.pair()
         try:
-            identity = f"g{self.place}.{self.generation}".encode()
+            identity = f"g{self.place}.{self.generation}.{secrets.token_hex(6)}".encode()
             serving.life.peer.say(encode(wire.Attach(self.place, identity)), (theirs.fileno(),))
-            link = wire.Link(serving.instance, serving.generation, serving.address, serving.spec, serving.metadata)
+            link = wire.Link(*serving.key, serving.address, identity, serving.spec, serving.metadata)
             self.say(link, (serving.life.pidfd, serving.life.page_fd, ours.fileno()))
         finally:
             ours.close()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
-from mmsup.ipc.paths import worker_socket
 from mmsup.supervisor import health, obituary, terms
 from mmsup.supervisor.gpu import NoGpu
 from mmsup.supervisor.group import Group
@@ -79,7 +78,7 @@ def boot(instance: Instance) -> None:
         wire=wire.WIRE_VERSION,
         instance=instance.id,
         generation=instance.generation,
-        address=worker_socket(settings.runtime_dir, *instance.key),
+        address=instance.site.link_address(instance.key),
         spec=spec,
         data_limit_bytes=0 if capped else spec.memory_bytes or 0,
         file_limit_bytes=settings.arena_bytes + FILE_ROOM_BYTES,

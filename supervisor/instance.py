@@ -71,7 +71,7 @@ class Instance:
         """What the gateways need to know of this life."""
         assert self.life is not None, f"instance {self.id} serves without a process"
         assert self.release.metadata is not None, f"instance {self.id} serves without metadata"
-        address = worker_socket(self.site.settings.runtime_dir, self.id, self.generation)
+        address = self.site.link_address(self.key)
         return Serving(self.id, self.generation, address, self.release.spec, self.release.metadata, self.life)
 
     def apply(self, event: terms.Event) -> None:

@@ -13,6 +13,7 @@ from mmsup.ipc.records import record, to_plain
 
 CONTROL_MODES: Final = ("none", "explicit", "poll")
 FRONTS: Final = ("fast", "plain")
+LINKS: Final = ("pair", "zeromq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Settings:
     restart_grace_s: float = 30.0
     front: str = "fast"
     """`fast`: gateways serve inferences by themselves and the rest by aiohttp; `plain`: aiohttp serves all."""
+    link: str = "pair"
+    """What carries requests to workers: `pair`, a socket pair for each gateway; `zeromq`, one bound socket."""
     max_parallel_loads: int = 2
     exit_timeout_s: float = 30.0
     log_format: str = "auto"

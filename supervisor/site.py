@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mmsup.ipc.paths import worker_socket
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.cgroup import CgroupBackend
 from mmsup.supervisor.events import Journal
@@ -104,3 +105,7 @@ class Site:
     """How far its load is, in words."""
     ready: Callable[[Instance], None]
     """It serves; whether it is linked depends on whose content is in force."""
+
+    def link_address(self, key: LifeKey) -> str:
+        """Where a life binds its ZeroMQ socket; empty if requests come over pairs."""
+        return worker_socket(self.settings.runtime_dir, *key) if self.settings.link == "zeromq" else ""

@@ -78,7 +78,7 @@ def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
     from mmsup.worker.loop import Loop  # noqa: PLC0415
 
     execution = _load(control, boot.spec, page)
-    end = WorkerEnd(boot.address)
+    end = WorkerEnd(boot.address) if boot.address else None
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -86,7 +86,8 @@ def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
     Loop(control, end, execution, page).run()
     page.enter(Activity.STOPPING, time.monotonic_ns())
     guarded(execution.engine.unload, boot.spec)
-    end.close(LINGER_MS)
+    if end is not None:
+        end.close(LINGER_MS)
     leave(exits.DONE)
 
 

@@ -13,33 +13,37 @@ When a run begins:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.messages import Infer
 from mmsup.ipc.page import RING
+from mmsup.worker.kind import Group, Kind
+
+if TYPE_CHECKING:
+    from mmsup.worker.links import Link
 
 RUN_REQUESTS: Final = RING // 2
 """Requests of a run at most: the status page remembers those of two."""
 SLACK_NS: Final = 2_000_000
-"""A run that begins for the sake of a deadline begins this much before the last moment."""
+"""A run that begins for the sake of a deadline begins this much before the last moment, or SLACK_SHARE of the whole
+wait: a busy machine wakes nobody on time."""
+SLACK_SHARE: Final = 8
 
 
 class Work:
-    """One request that waits. `identity` says which gateway asked; `level` is its class of priority."""
+    """One request that waits. `link` says which gateway asked; `level` is its class of priority."""
 
-    __slots__ = ("arrived_ns", "identity", "key", "level", "request", "rows")
+    __slots__ = ("arrived_ns", "key", "kind", "level", "link", "request")
 
-    def __init__(self, identity: bytes, request: Infer, arrived_ns: int, level: int = 0) -> None:
-        self.identity = identity
+    def __init__(self, link: Link, request: Infer, kind: Kind, arrived_ns: int, level: int = 0) -> None:
+        self.link = link
         self.request = request
+        self.kind = kind
         self.arrived_ns = arrived_ns
         self.level = level
-        self.key = (identity, request.id)
+        self.key = (link, request.id)
         """Unique in this worker: ids are per link."""
-        inputs = request.inputs
-        self.rows = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        """Length of the batch axis, 1 for a request without inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class Rule:
 class Taken:
     """What leaves the queue now: every request of its head, in one of two lists."""
 
-    expired: list[Work] = field(default_factory=list[Work])
-    batch: list[Work] = field(default_factory=list[Work])
+    expired: list[Work]
+    batch: list[Work]
     wait_until_ns: int = 0
     """If nothing runs although something waits: when to ask again, unless something comes before."""
 
@@ -72,18 +76,20 @@ def take(waiting: Iterable[Work], now_ns: int, rule: Rule) -> Taken:
     """The head of what waits: what is past its deadline, and what shall run together now."""
     expired: list[Work] = []
     batch: list[Work] = []
-    rows = 0
-    best = 0
+    group: Group | None = None
+    rows = best = 0
     is_full = False
     for work in waiting:
-        request = work.request
-        if request.deadline_ns <= now_ns:
+        if work.request.deadline_ns <= now_ns:
             expired.append(work)
             continue
-        if batch and (rows + work.rows > rule.max_rows or not is_compatible(batch[0].request, request)):
+        kind = work.kind
+        if not batch:
+            group = kind.group
+        elif rows + kind.rows > rule.max_rows or group is None or kind.group is not group:
             is_full = True
             break
-        rows += work.rows
+        rows += kind.rows
         batch.append(work)
         if rows in rule.preferred:
             best = len(batch)
@@ -101,26 +107,10 @@ def take(waiting: Iterable[Work], now_ns: int, rule: Rule) -> Taken:
 def _patience_ns(batch: list[Work], rule: Rule) -> int:
     """Until when all of these can wait; something far off if there is none."""
     oldest = min([work.arrived_ns for work in batch], default=0)
-    deadline = min([work.request.deadline_ns for work in batch], default=0)
-    return min(oldest + rule.delay_ns, deadline - rule.run_ns - SLACK_NS)
+    last = min([_last_moment_ns(work) for work in batch], default=0)
+    return min(oldest + rule.delay_ns, last - rule.run_ns)
 
 
-def is_compatible(one: Infer, other: Infer) -> bool:
-    """Whether two requests may share a run: alike in all but the length of the batch axis."""
-    if len(one.inputs) != len(other.inputs) or one.outputs != other.outputs or one.parameters != other.parameters:
-        return False
-    for mine, its in zip(one.inputs, other.inputs, strict=True):
-        if mine.name != its.name or mine.datatype != its.datatype or mine.shape[1:] != its.shape[1:]:
-            return False
-        if not mine.shape or not its.shape:
-            return False
-    return is_regular(one) and is_regular(other)
-
-
-def is_regular(request: Infer) -> bool:
-    """Whether all inputs have the same, non-empty batch axis."""
-    first = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 0
-    for each in request.inputs:
-        if not each.shape or each.shape[0] != first:
-            return False
-    return first > 0
+def _last_moment_ns(work: Work) -> int:
+    deadline_ns = work.request.deadline_ns
+    return deadline_ns - max(SLACK_NS, (deadline_ns - work.arrived_ns) // SLACK_SHARE)

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from mmsup.ipc.array import as_array
-from mmsup.ipc.codec import Record
-from mmsup.ipc.messages import Drop, Grant, Infer, Reply, Tensor
+import numpy as np
+
+from mmsup.ipc.array import Array, as_array
+from mmsup.ipc.messages import Drop, Grant, Infer, Place, Reply
 from mmsup.ipc.page import PageWriter
+from mmsup.ipc.records import WireError
 from mmsup.worker.batch import Taken, Work, take
 from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure, failure_of
 from mmsup.worker.gather import Arrays
 from mmsup.worker.guard import guarded
 from mmsup.worker.kept import Kept, Result, Times
-from mmsup.worker.links import Link, Links
+from mmsup.worker.kind import Input, Kinds
+from mmsup.worker.links import Link
 from mmsup.worker.outbox import Outbox
 from mmsup.worker.pace import Pace
-from mmsup.worker.results import Output, place, room
+from mmsup.worker.results import Outlines, Output, place, room
 from mmsup.worker.waiting import Waiting
 
 NO_TIMES: Final = Times(0, 0, 0, 0, 1)
@@ -33,29 +36,25 @@ NO_TIMES: Final = Times(0, 0, 0, 0, 1)
 class Desk:
     """Used by the loop alone."""
 
-    def __init__(self, execution: Execution, page: PageWriter, links: Links, outbox: Outbox) -> None:
+    def __init__(self, execution: Execution, page: PageWriter, outbox: Outbox) -> None:
         self.waiting = Waiting(execution.spec)
         self.pace = Pace(execution.spec, execution.metadata.max_batch_size)
         self.kept = Kept()
+        self._kinds = Kinds()
+        self._outlines = Outlines({each.name: each.datatype for each in execution.metadata.outputs})
         self._execution = execution
         self._page = page
-        self._links = links
         self._outbox = outbox
         self._model = execution.spec.name
         self._is_waited_for = False
 
     # In.
 
-    def take_in(self, link: Link, record: Record, now_ns: int) -> bool:
+    def take_in(self, link: Link, record: Any, now_ns: int) -> bool:  # a record of any kind
         """What a gateway says; False if it is nothing that a gateway may say."""
         if isinstance(record, Infer):
-            work = Work(link.identity, record, now_ns, self.waiting.level_of(record.priority))
-            if self.waiting.has(work):
-                return False
-            if not self.waiting.add(work):
-                text = f"Exceeds maximum queue size: model '{self._model}' takes no more of priority {work.level} now"
-                self._fail(work, Failure("queue_full", text))
-        elif isinstance(record, Grant):
+            return self._admit(link, record, now_ns)
+        if isinstance(record, Grant):
             self._grant(link, record)
         elif isinstance(record, Drop):
             self._drop(link, record)
@@ -63,22 +62,33 @@ class Desk:
             return False
         return True
 
+    def _admit(self, link: Link, request: Infer, now_ns: int) -> bool:
+        try:
+            kind = self._kinds.of(request.words)
+        except WireError:
+            return False
+        work = Work(link, request, kind, now_ns, self.waiting.level_of(kind.priority))
+        if self.waiting.has(work) or len(request.places) != len(kind.inputs):
+            return False
+        if not self.waiting.add(work):
+            text = f"Exceeds maximum queue size: model '{self._model}' takes no more of priority {work.level} now"
+            self._fail(work, Failure("queue_full", text))
+        return True
+
     def _drop(self, link: Link, drop: Drop) -> None:
-        key = (link.identity, drop.id)
-        if self.waiting.drop(*key) is not None or self.kept.pop(key) is not None:
-            self._outbox.put(link.identity, Reply(drop.id, "cancelled", "the request was cancelled"))
+        if self.waiting.drop(link, drop.id) is not None or self.kept.pop((link, drop.id)) is not None:
+            self._outbox.put(link, Reply(drop.id, "cancelled", "the request was cancelled"))
 
     def _grant(self, link: Link, grant: Grant) -> None:
-        result = self.kept.pop((link.identity, grant.id))
+        result = self.kept.pop((link, grant.id))
         if result is not None:  # else it had expired, and its reply is on the way
-            room_for_it = (grant.segment, grant.offset, grant.size)
-            self._settle(result.work, result.outputs, result.times, room_for_it)
+            self._settle(result.work, result.outputs, result.times, (grant.segment, grant.offset, grant.size))
 
-    def forget(self, identity: bytes) -> None:
-        """A gateway is gone, and nobody waits for what it asked."""
-        self.waiting.forget(identity)
-        self.kept.drop(identity)
-        self._outbox.drop(identity)
+    def forget(self, link: Link) -> None:
+        """A link is over, and nobody waits for what it asked."""
+        self.waiting.forget(link)
+        self.kept.drop(link)
+        self._outbox.drop(link)
 
     def expire(self, now_ns: int) -> None:
         """Answer for results that were kept past their deadline."""
@@ -125,10 +135,10 @@ class Desk:
         if not jobs:
             return
         ready = time.monotonic_ns()
-        outcomes = self._execution.run(jobs, batch[0].request.outputs)
+        outcomes = self._execution.run(jobs, batch[0].kind.outputs)
         done = time.monotonic_ns()
         self._page.executed(len(runs))
-        self.pace.ran(sum([work.rows for work in runs]), done - started_ns)
+        self.pace.ran(sum([work.kind.rows for work in runs]), done - started_ns)
         for work, outcome in zip(runs, outcomes, strict=True):
             times = Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, len(runs))
             self._finish(work, outcome, times)
@@ -136,20 +146,24 @@ class Desk:
     def _job(self, work: Work) -> Arrays | Failure:
         """The inputs of a request, as views where they lie well."""
         job: Arrays = {}
-        for tensor in work.request.inputs:
-            data: bytes | memoryview | None = tensor.data
-            if tensor.segment >= 0:
-                link = self._links.get(work.identity)
-                data = link.view(tensor.segment, tensor.offset, tensor.size, writable=False) if link else None
+        for each, where in zip(work.kind.inputs, work.request.places, strict=True):
             try:
-                if data is None:
-                    raise ValueError("it lies in memory that was not shared")
-                job[tensor.name] = as_array(data, tensor.datatype, tensor.shape)
+                if type(where) is bytes and each.dtype is not None and len(where) == each.size:
+                    job[each.name] = np.ndarray(each.shape, each.dtype, where)
+                else:
+                    job[each.name] = self._input(work.link, each, where)
             except (ValueError, LookupError, OverflowError):  # what the gateway says, it has checked: a bug of ours
-                return Failure("internal", f"input '{tensor.name}' did not reach model '{self._model}' whole")
+                return Failure("internal", f"input '{each.name}' did not reach model '{self._model}' whole")
             except MemoryError as error:
                 return failure_of(error, self._execution.spec)
         return job
+
+    @staticmethod
+    def _input(link: Link, given: Input, where: Place) -> Array:
+        data = link.view(*where, writable=False) if isinstance(where, tuple) else where
+        if data is None:
+            raise ValueError("it lies in memory that was not shared")
+        return as_array(data, given.datatype, given.shape)
 
     # Out.
 
@@ -157,40 +171,46 @@ class Desk:
         outputs = outcome if isinstance(outcome, Failure) else self._execution.outputs(outcome)
         if isinstance(outputs, Failure):
             self._fail(work, outputs, times)
-            return
-        request = work.request
-        self._settle(work, outputs, times, (request.grant_segment, request.grant_offset, request.grant_size))
+        else:
+            self._settle(work, outputs, times, work.request.grant)
 
-    def _settle(self, work: Work, outputs: tuple[Output, ...], times: Times, grant: tuple[int, int, int]) -> None:
+    def _settle(
+        self, work: Work, outputs: tuple[Output, ...], times: Times, grant: tuple[int, int, int] | None
+    ) -> None:
         """Reply with the outputs, or ask for the room that they need. `grant` is segment, offset and size."""
-        segment, offset, size = grant
         need = room(outputs)
-        view: memoryview | None = None
-        if need:
-            if segment < 0 or size < need:
-                self._keep(Result(work, outputs, times), need)
-                return
-            link = self._links.get(work.identity)
-            view = link.view(segment, offset, need, writable=True) if link else None
-            if view is None:
-                text = f"the room for the outputs of model '{self._model}' is not there"
-                self._fail(work, Failure("internal", text))
-                return
-        self._reply(work, place(outputs, view, segment, offset), 0, times)
+        if not need:
+            self._reply(work, outputs, place(outputs, None, -1, 0), times)
+            return
+        if grant is None or grant[2] < need:
+            self._keep(Result(work, outputs, times), need)
+            return
+        segment, offset, _ = grant
+        view = work.link.view(segment, offset, need, writable=True)
+        if view is None:
+            self._fail(work, Failure("internal", f"the room for the outputs of model '{self._model}' is not there"))
+            return
+        self._reply(work, outputs, place(outputs, view, segment, offset), times)
 
     def _keep(self, result: Result, need: int) -> None:
         kept = guarded(partial(self.kept.keep, result), self._execution.spec)  # the copy may not fit under the cap
+        work, times = result.work, result.times
         if kept is True:
-            self._reply(result.work, (), need, result.times)
+            took = self._took(times)
+            self._outbox.put(work.link, Reply(work.request.id, "", "", b"", (), need, *took))
             return
         text = f"too many results of model '{self._model}' wait for room"
-        self._fail(result.work, kept if isinstance(kept, Failure) else Failure("no_buffer", text))
+        self._fail(work, kept if isinstance(kept, Failure) else Failure("no_buffer", text))
 
-    def _reply(self, work: Work, tensors: tuple[Tensor, ...], need: int, times: Times) -> None:
+    def _reply(self, work: Work, outputs: tuple[Output, ...], places: tuple[Place, ...], times: Times) -> None:
+        words = self._outlines.words(outputs)
+        self._outbox.put(work.link, Reply(work.request.id, "", "", words, places, 0, *self._took(times)))
+
+    @staticmethod
+    def _took(times: Times) -> tuple[int, int, int, int, int]:
         output_ns = time.monotonic_ns() - times.done_ns
-        took = (times.queue_ns, times.input_ns, times.infer_ns, output_ns, times.batch)
-        self._outbox.put(work.identity, Reply(work.request.id, "", "", tensors, need, *took))
+        return times.queue_ns, times.input_ns, times.infer_ns, output_ns, times.batch
 
     def _fail(self, work: Work, failure: Failure, times: Times = NO_TIMES) -> None:
         took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch)
-        self._outbox.put(work.identity, Reply(work.request.id, failure.code, failure.text, (), 0, *took))
+        self._outbox.put(work.link, Reply(work.request.id, failure.code, failure.text, b"", (), 0, *took))

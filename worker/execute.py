@@ -57,7 +57,7 @@ class Execution:
 
     def outputs(self, arrays: Arrays) -> tuple[Output, ...] | Failure:
         """The bytes of a good outcome. Guarded: elements of an array of objects are the model's own."""
-        return guarded(lambda: outputs_of(arrays, self._datatypes), self.spec)
+        return guarded(lambda: outputs_of(arrays), self.spec)
 
     def _try(self, job: Arrays, outputs: Sequence[str]) -> Arrays | Failure:
         made = self._infer(job, outputs)

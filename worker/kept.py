@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mmsup.worker.batch import Work
+from mmsup.worker.links import Link
 from mmsup.worker.results import Output
 
 COUNT_LIMIT: Final = 64
@@ -40,10 +41,10 @@ class Result:
 
 
 class Kept:
-    """Results by (identity, id)."""
+    """Results by (link, id)."""
 
     def __init__(self) -> None:
-        self._results: dict[tuple[bytes, int], Result] = {}
+        self._results: dict[tuple[Link, int], Result] = {}
         self._size_bytes = 0
 
     def __len__(self) -> int:
@@ -54,12 +55,12 @@ class Kept:
         size = _size(result)
         if self._results and (len(self) >= COUNT_LIMIT or self._size_bytes + size > SIZE_LIMIT_BYTES):
             return False
-        own = tuple((name, datatype, shape, bytes(data)) for name, datatype, shape, data in result.outputs)
+        own = tuple((name, shape, bytes(data)) for name, shape, data in result.outputs)
         self._results[result.work.key] = replace(result, outputs=own)
         self._size_bytes += size
         return True
 
-    def pop(self, key: tuple[bytes, int]) -> Result | None:
+    def pop(self, key: tuple[Link, int]) -> Result | None:
         """Take a result out, None if it is not here (any more)."""
         result = self._results.pop(key, None)
         if result is not None:
@@ -73,11 +74,11 @@ class Kept:
             self.pop(work.key)
         return late
 
-    def drop(self, identity: bytes) -> None:
-        """A gateway is gone: forget what was kept for it."""
-        for key in [each for each in self._results if each[0] == identity]:
+    def drop(self, link: Link) -> None:
+        """A link is over: forget what was kept for it."""
+        for key in [each for each in self._results if each[0] is link]:
             self.pop(key)
 
 
 def _size(result: Result) -> int:
-    return sum(len(data) for _, _, _, data in result.outputs)
+    return sum(len(data) for _, _, data in result.outputs)

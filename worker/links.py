@@ -1,119 +1,131 @@
-"""The gateways that this worker serves: their identities, and the memory they share with it.
+"""The gateways that this worker serves: what comes from each, what goes back, the memory it shares.
 
-Each comes with a socket pair of its own, over which it sends extents and whose end says that it is gone. The brain
-may attach the same gateway again (a new brain says all anew), so one gateway may have several pairs: the newest that
-holds a segment is meant, and the gateway is gone when the last pair has ended.
+Each comes with a socket pair of its own, over which it sends requests and extents and whose end says that the link is
+over. Where the server is configured for ZeroMQ, frames come and go over its one bound socket, and extents over the pair
+all the same. A new brain attaches every gateway anew; gateways that know us drop the new pair, which is a link without
+a word then.
 """
 
 from __future__ import annotations
 
 import logging
 import select
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 from mmsup.ipc.arena import Attached
-from mmsup.ipc.codec import decode
-from mmsup.ipc.messages import ON_LINK, Attach, Extent, Release
+from mmsup.ipc.channel import PeerGone, WorkerEnd
+from mmsup.ipc.codec import unpack_frame
+from mmsup.ipc.messages import Attach, Extent, Release
+from mmsup.ipc.pair import PairEnd
 from mmsup.ipc.records import WireError
-from mmsup.ipc.seqpacket import Closed, Seqpacket, close_all
+from mmsup.ipc.seqpacket import Closed, close_all
 
+_MEMORY: Final = (Extent, Release)
 log = logging.getLogger("mmsup.worker")
 
 
-class Pair:
-    """One socket pair, and the extents that came over it."""
+class Link:
+    """One gateway, or one way to it."""
 
-    def __init__(self, channel: Seqpacket) -> None:
-        self.channel = channel
+    def __init__(self, identity: bytes, pair: PairEnd, end: WorkerEnd | None = None) -> None:
+        """`end`: the socket that frames go to, if not the pair."""
+        self.identity = identity
+        self._pair = pair
+        self._end = end
         self._arena = Attached()
 
-    def read(self) -> bool:
-        """Take what has come; False if nothing will come any more."""
+    def receive(self) -> list[Any] | None:
+        """The records of the next packet but extents, None if none waits; Closed at the end, WireError for no frame."""
+        received = self._pair.receive_with()
+        if received is None:
+            return None
+        frame, descriptors = received
         try:
-            while True:
-                received = self.channel.receive()
-                if received is None:
-                    return True
-                self._do(*received)
-        except Closed:
-            return False
-
-    def view(self, segment: int, offset: int, size: int, *, writable: bool) -> memoryview | None:
-        """Bytes of an extent, None if the message named what is not there."""
-        return self._arena.view(segment, offset, size, writable=writable)
-
-    def _do(self, data: bytes, descriptors: list[int]) -> None:
-        try:
-            match decode(data, ON_LINK):
-                case Extent() as extent if len(descriptors) == 1:
-                    fd = descriptors.pop()
-                    self._arena.attach(extent.segment, fd, extent.size, writable=extent.writable)
-                case Release() as release:
-                    self._arena.detach(release.segment)
-                case other:
-                    log.warning("a gateway sent %s with %d descriptors", type(other).__name__, len(descriptors))
-        except (WireError, OSError, ValueError) as error:
-            log.warning("a gateway's extent cannot be used: %s", error)
+            records = unpack_frame(frame)
+            return self._map(records, descriptors) if records and type(records[0]) in _MEMORY else records
         finally:
             close_all(descriptors)
 
+    def _map(self, records: Iterable[Any], descriptors: list[int]) -> list[Any]:
+        """Take extents in and out; what is left of the records."""
+        left: list[Any] = []
+        for record in records:
+            if isinstance(record, Release):
+                self._arena.detach(record.segment)
+            elif isinstance(record, Extent) and descriptors:
+                self._attach(record, descriptors.pop(0))
+            else:
+                left.append(record)
+        return left
 
-class Link:
-    """One gateway."""
+    def _attach(self, extent: Extent, fd: int) -> None:
+        try:
+            self._arena.attach(extent.segment, fd, extent.size, writable=extent.writable)
+        except (OSError, ValueError) as error:
+            log.warning("a gateway's extent cannot be used: %s", error)
 
-    def __init__(self, identity: bytes) -> None:
-        self.identity = identity
-        self.pairs: list[Pair] = []
+    def send(self, frame: bytes) -> bool:
+        """Send a frame; False if it is not taken now; Closed if nobody is there."""
+        if self._end is None:
+            return self._pair.send(frame)
+        try:
+            return self._end.send(self.identity, frame)
+        except PeerGone as error:
+            raise Closed from error
 
     def view(self, segment: int, offset: int, size: int, *, writable: bool) -> memoryview | None:
-        """Bytes that a message named; what is on its way over a pair is taken first if need be."""
-        pairs = self.pairs
-        if len(pairs) == 1:
-            view = pairs[0].view(segment, offset, size, writable=writable)
-            if view is not None:
-                return view
-        # An ended pair's segments are not meant any more, and a new pair counts them anew: read all, newest first.
-        alive = [pair for pair in pairs if pair.read()]
-        for pair in reversed(alive):
-            view = pair.view(segment, offset, size, writable=writable)
-            if view is not None:
-                return view
-        return None
+        """Bytes that a message named, None if it named what is not there; what the pair still holds is taken first."""
+        view = self._arena.view(segment, offset, size, writable=writable)
+        if view is None and self._end is not None:
+            self._catch_up()
+            view = self._arena.view(segment, offset, size, writable=writable)
+        return view
+
+    def _catch_up(self) -> None:
+        """A frame may overtake the extent that it names, if the two take different ways."""
+        try:
+            while self.receive() is not None:
+                pass
+        except (Closed, WireError):
+            return  # the loop will see it
+
+    def close(self) -> None:
+        """Let go of the pair; mappings end with the last view of them."""
+        self._pair.close()
 
 
 class Links:
-    """All gateways, by identity, and their pairs in the loop's poller."""
+    """All links, and their pairs in the loop's poller."""
 
-    def __init__(self, poller: select.poll) -> None:
+    def __init__(self, poller: select.poll, end: WorkerEnd | None) -> None:
         self._poller = poller
+        self._end = end
         self._by_identity: dict[bytes, Link] = {}
-        self._by_fd: dict[int, tuple[Link, Pair]] = {}
+        self._by_fd: dict[int, Link] = {}
+
+    def __iter__(self) -> Iterator[int]:
+        """Their descriptors."""
+        return iter(self._by_fd)
 
     def get(self, identity: bytes) -> Link | None:
-        """The gateway of this identity, None if the brain has not attached it."""
+        """The link of this identity, None if the brain has not attached it."""
         return self._by_identity.get(identity)
 
+    def at(self, fd: int) -> Link | None:
+        """The link whose pair this descriptor is."""
+        return self._by_fd.get(fd)
+
     def attach(self, message: Attach, fd: int) -> None:
-        """The brain made a pair for this gateway."""
-        link = self._by_identity.setdefault(message.identity, Link(message.identity))
-        pair = Pair(Seqpacket.of_descriptor(fd))
-        link.pairs.append(pair)
-        self._by_fd[fd] = link, pair
+        """The brain made a pair for a gateway."""
+        link = Link(message.identity, PairEnd(fd), self._end)
+        self._by_identity[message.identity] = self._by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 
-    def knows(self, fd: int) -> bool:
-        """Whether this descriptor is one of ours."""
-        return fd in self._by_fd
-
-    def read(self, fd: int) -> Link | None:
-        """Take what has come over this descriptor; the gateway if that was the end of its last pair."""
-        link, pair = self._by_fd[fd]
-        if pair.read():
-            return None
+    def detach(self, fd: int) -> Link:
+        """A link is over."""
+        link = self._by_fd.pop(fd)
         self._poller.unregister(fd)
-        del self._by_fd[fd]
-        link.pairs.remove(pair)
-        pair.channel.close()
-        if link.pairs:
-            return None
         del self._by_identity[link.identity]
+        link.close()
         return link

@@ -1,11 +1,12 @@
 """The worker's one loop: hear, run, answer.
 
-One thread, one poll over four kinds of descriptors: ZeroMQ's (requests), the control channel (Attach, Stop), a socket
-pair for each gateway (extents, its end), the lifeline. Each turn hears everything that has come, runs from the head of
-the queue, and answers each gateway in one frame. Nothing here waits for anyone but in `poll`.
+One thread, one poll over a few kinds of descriptors: a socket pair for each gateway (requests, extents, its end), the
+control channel (Attach, Stop), the lifeline, and ZeroMQ's where that carries the requests. Each turn hears what has
+come, runs from the head of the queue, and answers each gateway in one frame. Nothing here waits for anyone but in
+`poll`.
 
-ZeroMQ's descriptor is edge-triggered, and sending consumes edges too: the loop goes to sleep only after it has
-received until dry with nothing sent since.
+A pair is read one packet a turn: it stays readable while it holds more. ZeroMQ's descriptor is edge-triggered, and
+sending consumes edges too: it is read until dry in every turn, and before every sleep.
 
 The status page says what this loop does, from this loop: BUSY since the start of the run, IDLE with a beat.
 """
@@ -16,7 +17,8 @@ import gc
 import logging
 import select
 import time
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from mmsup.ipc.channel import WorkerEnd
 from mmsup.ipc.codec import decode, unpack_frame
@@ -28,7 +30,7 @@ from mmsup.worker.batch import RUN_REQUESTS
 from mmsup.worker.boot import Control, orphaned
 from mmsup.worker.desk import Desk
 from mmsup.worker.execute import Execution
-from mmsup.worker.links import Links
+from mmsup.worker.links import Link, Links
 from mmsup.worker.outbox import Outbox
 
 log = logging.getLogger("mmsup.worker")
@@ -36,7 +38,7 @@ log = logging.getLogger("mmsup.worker")
 BEAT_S: Final = 0.5
 """Longest sleep of an idle loop; a quarter of the model's hang limit where that is shorter."""
 RETRY_S: Final = 0.01
-"""Sleep while a gateway does not take its replies, which ZeroMQ does not report."""
+"""Sleep while a gateway does not take its replies."""
 SELECT_LIMIT: Final = 1024
 """Descriptors from here on are too high for `select`."""
 COLLECT_EVERY: Final = 256
@@ -46,59 +48,110 @@ COLLECT_EVERY: Final = 256
 class Loop:
     """Everything between Ready and the end. `run` returns after Stop, when all that was asked is answered."""
 
-    def __init__(self, control: Control, end: WorkerEnd, execution: Execution, page: PageWriter) -> None:
+    def __init__(self, control: Control, end: WorkerEnd | None, execution: Execution, page: PageWriter) -> None:
         self._control = control
         self._end = end
         self._execution = execution
         self._page = page
         self._poller = select.poll()
-        self._links = Links(self._poller)
-        self._outbox = Outbox(end)
-        self._desk = Desk(execution, page, self._links, self._outbox)
+        self._links = Links(self._poller, end)
+        self._outbox = Outbox()
+        self._desk = Desk(execution, page, self._outbox)
         self._beat_s = min(BEAT_S, execution.spec.hang_limit_s / 4)
         self._strays = 0
         """Frames and records that nobody may have sent: of unknown gateways, of no known form."""
         self._stopping = False
         self._poller.register(control.channel.fileno(), select.POLLIN)
-        self._poller.register(end.fileno(), select.POLLIN)
         self._poller.register(control.lifeline, 0)  # only its end is of interest
+        if end is not None:
+            self._poller.register(end.fileno(), select.POLLIN)
 
     def run(self) -> None:
         """Serve until Stop."""
         self._page.enter(Activity.IDLE, time.monotonic_ns())
+        desk = self._desk
         while True:
-            self._hear()
-            if self._desk.waiting:
-                self._look(0)
+            heard = self._hear(0 if desk.waiting else self._patience_s())
+            if desk.waiting:
                 self._serve()
-            elif self._stopping and not self._desk.kept and not self._outbox:
+            elif heard:
+                self._rest()
+            elif self._is_done():
                 return
             else:
+                self._tidy(generation=2)
                 self._rest()
 
-    # Sleeping, and what the descriptors say.
+    def _is_done(self) -> bool:
+        return self._stopping and not self._desk.kept and not self._outbox
+
+    def _patience_s(self) -> float:
+        if self._is_done():
+            return 0
+        return RETRY_S if self._outbox else self._beat_s
 
     def _rest(self) -> None:
-        if not self._look(RETRY_S if self._outbox else self._beat_s):
-            self._tidy(generation=2)
         now = time.monotonic_ns()
         self._page.turn(now)
         self._desk.expire(now)
         self._flush()
 
-    def _look(self, timeout_s: float) -> bool:
-        """Do what the descriptors other than ZeroMQ's say; whether anything at all had come."""
-        events = self._poller.poll(timeout_s * 1000)
+    # Hearing.
+
+    def _hear(self, timeout_s: float) -> bool:
+        """Take what has come, waiting so long for it; whether there was anything."""
+        heard = self._end is not None and self._hear_zeromq()
+        events = self._poller.poll(0 if heard else timeout_s * 1000)
+        now = time.monotonic_ns()
         for fd, _ in events:
-            if fd == self._control.lifeline:
+            link = self._links.at(fd)
+            if link is not None:
+                self._read(fd, link, now)
+            elif fd == self._control.lifeline:
                 orphaned()
             elif fd == self._control.channel.fileno():
                 self._obey()
-            elif self._links.knows(fd):
-                gone = self._links.read(fd)
-                if gone is not None:
-                    self._desk.forget(gone.identity)
-        return bool(events)
+            else:
+                self._hear_zeromq()
+        return heard or bool(events)
+
+    def _read(self, fd: int, link: Link, now_ns: int) -> None:
+        """Take one packet of a pair, or note its end."""
+        try:
+            records = link.receive()
+        except WireError as error:
+            self._stray(f"a frame that is none: {error}")
+        except Closed:
+            self._links.detach(fd)
+            self._desk.forget(link)
+        else:
+            if records:
+                self._take_in(link, records, now_ns)
+
+    def _take_in(self, link: Link, records: Iterable[Any], now_ns: int) -> None:
+        take_in = self._desk.take_in
+        for record in records:
+            if not take_in(link, record, now_ns):
+                self._stray(f"a {type(record).__name__} that is not for a worker, or doubled")
+
+    def _hear_zeromq(self) -> bool:
+        """Take every frame that has come that way, until dry; whether there was any."""
+        assert self._end is not None, "this worker has no such socket"
+        heard = False
+        while (received := self._end.receive()) is not None:
+            heard = True
+            identity, frame = received
+            if self._links.get(identity) is None:
+                self._obey()  # the brain attaches a gateway before that gateway speaks, but on another channel
+            link = self._links.get(identity)
+            if link is None:
+                self._stray("a frame of a gateway that is not attached")
+                continue
+            try:
+                self._take_in(link, unpack_frame(frame), time.monotonic_ns())
+            except WireError as error:
+                self._stray(f"a frame that is none: {error}")
+        return heard
 
     def _obey(self) -> None:
         """Do what the brain says."""
@@ -116,34 +169,12 @@ class Loop:
         except Closed:
             orphaned()
 
-    # Hearing and answering.
-
-    def _hear(self) -> bool:
-        """Take every frame that has come, until dry; whether there was any."""
-        heard = False
-        while (received := self._end.receive()) is not None:
-            heard = True
-            identity, frame = received
-            link = self._links.get(identity)
-            if link is None:
-                self._obey()  # the brain attaches a gateway before that gateway speaks, but on another channel
-                link = self._links.get(identity)
-            if link is None:
-                self._stray("a frame of a gateway that is not attached")
-                continue
-            now = time.monotonic_ns()
-            try:
-                for record in unpack_frame(frame):
-                    if not self._desk.take_in(link, record, now):
-                        self._stray(f"a {type(record).__name__} that is not for a worker, or doubled")
-            except WireError as error:
-                self._stray(f"a frame that is none: {error}")
-        return heard
-
     def _stray(self, what: str) -> None:
         self._strays += 1
         if self._strays & (self._strays - 1) == 0:  # at 1, 2, 4, …: a flood fills no log
             log.warning("ignored %s (%d such so far)", what, self._strays)
+
+    # Serving.
 
     def _serve(self) -> None:
         """Run what is next as long as the runs are quick, then answer; sleep if what is next waits for company."""
@@ -158,25 +189,26 @@ class Loop:
             if taken.batch and pace.runs % COLLECT_EVERY == 0:
                 self._tidy(generation=1)
         if ran and pace.gathers:
-            self._hear()  # before the answers go out: who is here now is not one of those answered
+            self._hear(0)  # before the answers go out: who is here now is not one of those answered
             pace.met(ran + len(desk.waiting))
         self._page.enter(Activity.IDLE, now)
         desk.expire(now)
         self._flush()
-        if until and not self._hear():
+        if until and not self._hear(0):
             self._await(until - now)
 
     def _await(self, left_ns: int) -> None:
         """Sleep until a gateway speaks, or the time is up; finer than the milliseconds of `poll`."""
-        fd, left_s = self._end.fileno(), min(max(left_ns, 0) / 1e9, self._beat_s)
-        if fd < SELECT_LIMIT:
-            select.select([fd], [], [], left_s)
+        sources = [*self._links, self._control.channel.fileno(), *([] if self._end is None else [self._end.fileno()])]
+        left_s = min(max(left_ns, 0) / 1e9, self._beat_s)
+        if max(sources) < SELECT_LIMIT:
+            select.select(sources, [], [], left_s)
         else:
             self._poller.poll(left_s * 1000)
 
     def _flush(self) -> None:
-        for identity in self._outbox.flush():
-            self._desk.forget(identity)
+        for link in self._outbox.flush():
+            self._desk.forget(link)
 
     def _tidy(self, generation: int) -> None:
         gc.collect(generation)

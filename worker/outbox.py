@@ -2,54 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from mmsup.ipc.channel import PeerGone, WorkerEnd
-from mmsup.ipc.codec import pack_frame
+from mmsup.ipc.codec import pack_some
 from mmsup.ipc.messages import Reply
-
-FRAME_RECORDS: Final = 256
-"""Replies a frame at most: with every output inline it stays near a megabyte."""
+from mmsup.ipc.pair import FRAME_LIMIT_BYTES
+from mmsup.ipc.seqpacket import Closed
+from mmsup.worker.links import Link
 
 
 class Outbox:
-    """Replies by the identity of their gateway."""
+    """Replies by the link that they go to."""
 
-    def __init__(self, end: WorkerEnd) -> None:
-        self._end = end
-        self._replies: dict[bytes, list[Reply]] = {}
+    def __init__(self) -> None:
+        self._replies: dict[Link, list[Reply]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._replies)
 
-    def put(self, identity: bytes, reply: Reply) -> None:
+    def put(self, link: Link, reply: Reply) -> None:
         """Say this with the next flush."""
-        replies = self._replies.get(identity)
+        replies = self._replies.get(link)
         if replies is None:
-            self._replies[identity] = [reply]
+            self._replies[link] = [reply]
         else:
             replies.append(reply)
 
-    def flush(self) -> list[bytes]:
-        """Send what can be sent; the gateways that are not there any more. A send may consume the edge of something
-        that arrived: receive until dry afterwards."""
-        gone: list[bytes] = []
-        for identity in list(self._replies):
+    def flush(self) -> list[Link]:
+        """Send what can be sent; the links that are over."""
+        gone: list[Link] = []
+        for link in list(self._replies):
             try:
-                if self._send(identity, self._replies[identity]):
-                    del self._replies[identity]
-            except PeerGone:
-                gone.append(identity)
-                del self._replies[identity]
+                if _send(link, self._replies[link]):
+                    del self._replies[link]
+            except Closed:
+                gone.append(link)
+                del self._replies[link]
         return gone
 
-    def drop(self, identity: bytes) -> None:
-        """A gateway is gone: nobody waits for these."""
-        self._replies.pop(identity, None)
+    def drop(self, link: Link) -> None:
+        """Nobody waits for these."""
+        self._replies.pop(link, None)
 
-    def _send(self, identity: bytes, replies: list[Reply]) -> bool:
-        while replies:
-            if not self._end.send(identity, pack_frame(replies[:FRAME_RECORDS])):
-                return False
-            del replies[:FRAME_RECORDS]
-        return True
+
+def _send(link: Link, replies: list[Reply]) -> bool:
+    while replies:
+        frame, count = pack_some(replies, FRAME_LIMIT_BYTES)
+        if not link.send(frame):
+            return False
+        del replies[:count]
+    return True

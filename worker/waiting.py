@@ -17,12 +17,13 @@ from typing import Final
 
 from mmsup.ipc.specs import ModelSpec, QueuePolicy
 from mmsup.worker.batch import Work
+from mmsup.worker.links import Link
 
 AGED_NS: Final = 1_000_000_000
 BEHIND: Final = 1 << 62
 """The class of what was delayed by its policy; no request can name it."""
 
-Line = OrderedDict[tuple[bytes, int], Work]  # its head is taken, any may be dropped: a plain dict is slow at its head
+Line = OrderedDict[tuple[Link, int], Work]  # its head is taken, any may be dropped: a plain dict is slow at its head
 
 
 class Waiting:
@@ -58,7 +59,7 @@ class Waiting:
         return True
 
     def has(self, work: Work) -> bool:
-        """Whether a request of this gateway and id waits in the same class."""
+        """Whether a request of this link and id waits in the same class."""
         return work.key in self._lines.get(work.level, ())
 
     def remove(self, work: Work) -> None:
@@ -66,19 +67,19 @@ class Waiting:
         del self._lines[work.level][work.key]
         self._size -= 1
 
-    def drop(self, identity: bytes, number: int) -> Work | None:
-        """Take out the request of this gateway and id, None if it does not wait (any more)."""
+    def drop(self, link: Link, number: int) -> Work | None:
+        """Take out the request of this link and id, None if it does not wait (any more)."""
         for line in self._lines.values():
-            work = line.pop((identity, number), None)
+            work = line.pop((link, number), None)
             if work is not None:
                 self._size -= 1
                 return work
         return None
 
-    def forget(self, identity: bytes) -> None:
-        """A gateway is gone, and nobody waits for what it asked."""
+    def forget(self, link: Link) -> None:
+        """A link is over, and nobody waits for what it asked."""
         for line in self._lines.values():
-            for work in [each for each in line.values() if each.identity == identity]:
+            for work in [each for each in line.values() if each.link is link]:
                 self.remove(work)
 
     def in_order(self, now_ns: int) -> Iterable[Work]:

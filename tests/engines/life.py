@@ -17,25 +17,27 @@ from typing import Any
 from mmsup.ipc.arena import Extent, Side, Slot
 from mmsup.ipc.array import Array, as_array, as_bytes, datatype_of
 from mmsup.ipc.channel import GatewayEnd, Hub
-from mmsup.ipc.codec import Record, decode, encode, pack_frame, unpack_frame
+from mmsup.ipc.codec import Record, decode, encode, pack_frame, pack_words, unpack_frame, unpack_outline
 from mmsup.ipc.messages import (
     FROM_WORKER,
     WIRE_VERSION,
     Attach,
     Boot,
+    Form,
     Hello,
     Infer,
     LoadFailed,
+    Place,
     Ready,
     Reply,
     Stage,
     Stop,
-    Tensor,
 )
 from mmsup.ipc.messages import Extent as ExtentMessage
 from mmsup.ipc.page import PageReader, Progress, make_page
-from mmsup.ipc.seqpacket import Seqpacket
-from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec
+from mmsup.ipc.pair import PairEnd
+from mmsup.ipc.seqpacket import Closed, Seqpacket
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec, TensorSpec
 
 PATIENCE_S = 60.0
 """Fires only when something is broken."""
@@ -51,7 +53,15 @@ def wait_readable(fd: int, deadline: float) -> bool:
 class Life:
     """One worker, from its spawn to its end."""
 
-    def __init__(self, spec: ModelSpec, folder: Path, *, wire: int = WIRE_VERSION, data_limit_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        folder: Path,
+        *,
+        wire: int = WIRE_VERSION,
+        data_limit_bytes: int = 0,
+        zeromq: bool = False,
+    ) -> None:
         self.spec = spec
         self.folder = folder
         self.said: list[Any] = []  # messages of FROM_WORKER
@@ -83,7 +93,7 @@ class Life:
         theirs.close()
         for fd in (lifeline, page, crash):
             os.close(fd)
-        self.address = str(folder / "w7.1")
+        self.address = str(folder / "w7.1") if zeromq else ""
         boot = Boot(wire, 7, 1, self.address, spec, data_limit_bytes, 1 << 30)
         assert self.control.send(encode(boot))
         self.hub = Hub()
@@ -168,38 +178,46 @@ class Life:
 
 
 class Gateway:
-    """One gateway's side: a DEALER, a socket pair, an arena."""
+    """One gateway's side: a socket pair, an arena, a DEALER if that carries the requests."""
 
     def __init__(self, life: Life, place: int, identity: bytes) -> None:
         self.life = life
         self.place = place
         self.identity = identity
-        self.channel: Seqpacket | None = None
-        self.end: GatewayEnd = life.hub.connect(life.address, identity)
+        self.pair: PairEnd | None = None
+        self._dealer = life.hub.connect(life.address, identity) if life.address else None
         self.requests = Side(writable_by_worker=False)
         self.results = Side(writable_by_worker=True)
         self.ids = itertools.count(1 << 40)
         self._segments = itertools.count()
         self._replies: list[Reply] = []
 
+    @property
+    def end(self) -> PairEnd | GatewayEnd:
+        """What frames go over."""
+        if self._dealer is not None:
+            return self._dealer
+        assert self.pair is not None, "it is not attached"
+        return self.pair
+
     def attach(self) -> None:
         """Be told to the worker."""
-        self.channel = self.attach_again()
+        self.pair = self.attach_again(self.identity)
 
-    def attach_again(self) -> Seqpacket:
+    def attach_again(self, identity: bytes) -> PairEnd:
         """Be told to the worker with one more pair; our end of it."""
         ours, theirs = Seqpacket.pair()
-        assert self.life.control.send(encode(Attach(self.place, self.identity)), [theirs.fileno()])
+        assert self.life.control.send(encode(Attach(self.place, identity)), [theirs.fileno()])
         theirs.close()
-        return ours
+        return PairEnd(ours.detach())
 
     def extent(self, side: Side, size: int = 1 << 20) -> Extent:
         """A new extent, announced."""
         extent = Extent(next(self._segments), size, writable_by_worker=side.writable_by_worker)
         side.add(extent)
         message = ExtentMessage(extent.segment, extent.size, extent.writable_by_worker)
-        assert self.channel is not None
-        assert self.channel.send(encode(message), [extent.fd])
+        assert self.pair is not None
+        assert self.pair.send(pack_frame([message]), [extent.fd])
         return extent
 
     def slot(self, side: Side, size: int) -> Slot:
@@ -211,16 +229,14 @@ class Gateway:
         assert slot is not None
         return slot
 
-    def tensor(self, name: str, array: Array) -> Tensor:
-        """An input, inline or in a slot by its size."""
+    def laid(self, array: Array) -> Place:
+        """An input's bytes, inline or in a slot by their size."""
         data = as_bytes(array)
-        datatype = datatype_of(array)
-        assert datatype is not None
         if len(data) <= INLINE_LIMIT_BYTES:
-            return Tensor(name, datatype, array.shape, -1, 0, len(data), bytes(data))
+            return bytes(data)
         slot = self.slot(self.requests, len(data))
         slot.view[:] = data
-        return Tensor(name, datatype, array.shape, slot.segment, slot.offset, slot.size)
+        return slot.segment, slot.offset, slot.size
 
     def infer(
         self,
@@ -229,12 +245,15 @@ class Gateway:
         outputs: Sequence[str] = (),
         grant: Slot | None = None,
         deadline_s: float = PATIENCE_S,
+        parameters: Mapping[str, Any] | None = None,
+        priority: int = 0,
     ) -> Infer:
         """A request, not yet sent."""
-        tensors = tuple(self.tensor(name, array) for name, array in inputs.items())
-        segment, offset, size = (grant.segment, grant.offset, grant.size) if grant else (-1, 0, 0)
-        deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
-        return Infer(next(self.ids), tensors, tuple(outputs), segment, offset, size, deadline_ns, {})
+        specs = tuple(TensorSpec(name, datatype_of(array) or "", array.shape) for name, array in inputs.items())
+        words = pack_words(Form(specs, tuple(outputs), dict(parameters or {}), priority))
+        places = tuple(self.laid(array) for array in inputs.values())
+        room = (grant.segment, grant.offset, grant.size) if grant else None
+        return Infer(next(self.ids), words, time.monotonic_ns() + int(deadline_s * 1e9), room, places)
 
     def send(self, *records: Record) -> None:
         """Send in one frame."""
@@ -252,7 +271,10 @@ class Gateway:
         """The next reply, or None if none comes in time."""
         deadline = time.monotonic() + seconds
         while not self._replies:
-            frame = self.end.receive()
+            try:
+                frame = self.end.receive()
+            except Closed:
+                return None
             if frame is not None:
                 for record in unpack_frame(frame):
                     assert isinstance(record, Reply)
@@ -273,26 +295,27 @@ class Gateway:
 
     def array(self, reply: Reply, name: str) -> Array:
         """One output of a reply, wherever it lies."""
-        (tensor,) = [each for each in reply.outputs if each.name == name]
-        data = tensor.data
-        if tensor.segment >= 0:
-            data = self.results.view(tensor.segment, tensor.offset, tensor.size)
+        assert not reply.code, reply
+        specs = unpack_outline(reply.words).outputs
+        ((spec, place),) = [pair for pair in zip(specs, reply.places, strict=True) if pair[0].name == name]
+        data = self.results.view(*place) if isinstance(place, tuple) else bytes(place)
         assert data is not None
-        return as_array(data, tensor.datatype, tensor.shape)
+        return as_array(data, spec.datatype, spec.shape)
 
     def close(self) -> None:
         """Go away, as a gateway that dies does."""
-        self.end.close()
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
+        if self._dealer is not None:
+            self._dealer.close()
+        if self.pair is not None:
+            self.pair.close()
+            self.pair = None
         self.requests.close()
         self.results.close()
 
 
 @contextlib.contextmanager
-def serving(spec: ModelSpec, folder: Path) -> Iterator[tuple[Life, Gateway]]:
+def serving(spec: ModelSpec, folder: Path, *, zeromq: bool = False) -> Iterator[tuple[Life, Gateway]]:
     """A worker that is ready, and one gateway."""
-    with Life(spec, folder) as life:
+    with Life(spec, folder, zeromq=zeromq) as life:
         life.ready()
         yield life, life.gateway()

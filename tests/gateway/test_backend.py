@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,10 @@ from harness.worker_peer import WorkerPeer, backend, route, spec
 from mmsup.gateway.backend import Backend, Given, Run
 from mmsup.gateway.link import Link
 from mmsup.ipc.channel import Hub
+from mmsup.ipc.codec import pack_words
 from mmsup.ipc.errors import MmsupError, error_of
-from mmsup.ipc.messages import Reply, Tensor
-from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.messages import Outline, Reply
+from mmsup.ipc.specs import ModelSpec, TensorSpec
 
 pytestmark = pytest.mark.slow
 BIG = bytes(range(256)) * 400
@@ -38,19 +39,22 @@ class House:
 
     def second(self, generation: int = 2) -> WorkerPeer:
         """The next life of the worker."""
-        peer = WorkerPeer(self.folder, self.described, generation=generation)
+        zeromq = self.peer.end is not None
+        peer = WorkerPeer(self.folder, self.described, generation=generation, zeromq=zeromq)
         peer.link(self.backend, self.hub)
         return peer
 
 
 @contextlib.asynccontextmanager
-async def house(*, arena_bytes: int = 64 << 20, grace_s: float = 10.0, **fields: object) -> AsyncIterator[House]:
+async def house(
+    *, arena_bytes: int = 64 << 20, grace_s: float = 10.0, zeromq: bool = False, **fields: object
+) -> AsyncIterator[House]:
     described = spec(**fields)  # type: ignore[arg-type] # fields of ModelSpec, by the tests below
     with tempfile.TemporaryDirectory(prefix="mmsup_test_") as folder, ThreadPoolExecutor(1) as executor:
         made = backend(executor, arena_bytes=arena_bytes, grace_s=grace_s)
         made.routes.put(route(described))
         hub = Hub()
-        peer = WorkerPeer(Path(folder), described)
+        peer = WorkerPeer(Path(folder), described, zeromq=zeromq)
         yield House(made, hub, Path(folder), described, peer, peer.link(made, hub))
         assert made.open_requests == 0
         for link in list(made.links.values()):
@@ -85,32 +89,35 @@ async def refused(task: Awaitable[object]) -> MmsupError:
     return caught.value
 
 
+@pytest.mark.parametrize("zeromq", [False, True], ids=["pair", "zeromq"])
 @pytest.mark.parametrize("data", [b"abc", BIG], ids=["inline", "slot"])
-def test_the_worker_gets_the_bytes_and_the_client_gets_the_answer(data: bytes) -> None:
+def test_the_worker_gets_the_bytes_and_the_client_gets_the_answer(data: bytes, zeromq: bool) -> None:
     async def run(built: House) -> None:
         task = asyncio.create_task(ask(built.backend, data))
         request = await built.peer.request()
-        assert built.peer.bytes_of(request.inputs[0]) == data
+        assert built.peer.bytes_of(request.places[0]) == data
         built.peer.answer(request, b"done")
         assert await task == b"done"
 
-    in_house(run)
+    in_house(run, zeromq=zeromq)
 
 
 def test_a_result_larger_than_its_grant_is_asked_for_once_and_then_known() -> None:
     async def run(built: House) -> None:
         task = asyncio.create_task(ask(built.backend, b"x"))
         request = await built.peer.request()
-        assert request.grant_size == 0
-        built.peer.say(Reply(request.id, "", "", need=len(BIG)))
+        assert request.grant is None
+        built.peer.say(Reply(request.id, need=len(BIG)))
         grant = await built.peer.grant()
         assert grant.id == request.id
         built.peer.answer_in(request.id, grant.segment, grant.offset, BIG)
         assert await task == BIG
         task = asyncio.create_task(ask(built.backend, b"x"))
         request = await built.peer.request()
-        assert request.grant_size >= len(BIG)
-        built.peer.answer_in(request.id, request.grant_segment, request.grant_offset, BIG)
+        assert request.grant is not None
+        segment, offset, size = request.grant
+        assert size >= len(BIG)
+        built.peer.answer_in(request.id, segment, offset, BIG)
         assert await task == BIG
 
     in_house(run)
@@ -121,9 +128,9 @@ def test_a_worker_that_asks_again_and_again_is_told_to_drop_it() -> None:
         task = asyncio.create_task(refused(ask(built.backend, b"x")))
         request = await built.peer.request()
         for size in (5000, 10_000):
-            built.peer.say(Reply(request.id, "", "", need=size))
+            built.peer.say(Reply(request.id, need=size))
             await built.peer.grant()
-        built.peer.say(Reply(request.id, "", "", need=20_000))
+        built.peer.say(Reply(request.id, need=20_000))
         assert (await task).code == "bad_worker_reply"
         assert (await built.peer.drop()).id == request.id
         built.peer.say(Reply(request.id, "cancelled", "dropped"))
@@ -153,7 +160,7 @@ def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker()
         assert (error.code, error.retryable) == ("worker_oom", False)
         peer = built.second()
         request = await peer.request()
-        assert peer.bytes_of(request.inputs[0]) == BIG
+        assert peer.bytes_of(request.places[0]) == BIG
         peer.answer(request, b"ok")
         assert await second == b"ok"
         peer.close()
@@ -176,7 +183,8 @@ def test_without_a_word_of_the_brain_the_cause_is_unknown_and_said_within_100_ms
     in_house(run)
 
 
-def test_a_reply_that_arrived_before_the_death_still_counts() -> None:
+@pytest.mark.parametrize("zeromq", [False, True], ids=["pair", "zeromq"])
+def test_a_reply_that_arrived_before_the_death_still_counts(zeromq: bool) -> None:
     async def run(built: House) -> None:
         task = asyncio.create_task(ask(built.backend, b"x"))
         request = await built.peer.request()
@@ -185,7 +193,7 @@ def test_a_reply_that_arrived_before_the_death_still_counts() -> None:
         assert await task == b"in time"
         built.peer.kill()
 
-    in_house(run)
+    in_house(run, zeromq=zeromq)
 
 
 def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> None:
@@ -195,7 +203,7 @@ def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> No
         for generation in (1, 2):
             peer = peers[-1]
             request = await peer.request()
-            assert peer.bytes_of(request.inputs[0]) == BIG
+            assert peer.bytes_of(request.places[0]) == BIG
             peer.page.begin(request.id)
             built.backend.judge((1, generation), error_of("worker_crashed", "died of signal SIGSEGV"))
             peer.kill()
@@ -262,7 +270,7 @@ def test_a_result_that_expires_while_its_grant_is_made_is_answered() -> None:
     async def run(built: House) -> None:
         task = asyncio.create_task(refused(ask(built.backend, b"x")))
         request = await built.peer.request()
-        built.peer.say(Reply(request.id, "", "", need=5000))
+        built.peer.say(Reply(request.id, need=5000))
         built.peer.say(Reply(request.id, "deadline_exceeded", "kept too long"))
         assert (await task).code == "deadline_exceeded"
 
@@ -282,8 +290,8 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
         task = asyncio.create_task(refused(ask(built.backend, b"x")))
         request = await built.peer.request()
         built.peer.page.begin(request.id)
-        built.peer.say(Reply(request.id, "", "", need=5000))
-        built.peer.say(Reply(request.id, "", "", need=5000))
+        built.peer.say(Reply(request.id, need=5000))
+        built.peer.say(Reply(request.id, need=5000))
         assert (await task).code in ("bad_worker_reply", "model_restarting")
         assert faults
 
@@ -293,9 +301,11 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
 @pytest.mark.parametrize(
     "lie",
     [
-        Reply(0, "", "", (Tensor("y", "UINT8", (10,), 77, 0, 10),)),
-        Reply(0, "", "", (Tensor("y", "UINT8", (10,), size=3, data=b"abc"),)),
-        Reply(0, "", "", (Tensor("y", "FP99", (1,), size=1, data=b"a"),)),
+        Reply(0, words=pack_words(Outline((TensorSpec("y", "UINT8", (10,)),))), places=((77, 0, 10),)),
+        Reply(0, words=pack_words(Outline((TensorSpec("y", "UINT8", (10,)),))), places=(b"abc",)),
+        Reply(0, words=pack_words(Outline((TensorSpec("y", "FP99", (1,)),))), places=(b"a",)),
+        Reply(0, words=b"no words"),
+        Reply(0),
     ],
 )
 def test_a_lie_fails_its_request_and_the_worker_is_trusted_no_more(lie: Reply) -> None:
@@ -304,7 +314,7 @@ def test_a_lie_fails_its_request_and_the_worker_is_trusted_no_more(lie: Reply) -
         built.link.on_fault = lambda _link, text: faults.append(text)
         task = asyncio.create_task(refused(ask(built.backend, b"x")))
         request = await built.peer.request()
-        built.peer.say(Reply(request.id, lie.code, lie.text, lie.outputs))
+        built.peer.say(replace(lie, id=request.id))
         assert (await task).code == "bad_worker_reply"
         assert faults
 
@@ -317,7 +327,7 @@ def test_unknown_and_doubled_replies_are_counted_and_dropped() -> None:
         request = await built.peer.request()
         built.peer.answer(request, b"right")
         built.peer.answer(request, b"again")
-        built.peer.say(Reply(request.id + 1000, "", "", ()))
+        built.peer.say(Reply(request.id + 1000, "cancelled", "never asked"))
         assert await task == b"right"
         task = asyncio.create_task(ask(built.backend, b"y"))
         built.peer.answer(await built.peer.request(), b"next")
@@ -347,7 +357,7 @@ def test_idle_memory_is_given_back_when_another_needs_it() -> None:
         large = bytes(20 << 20)
         task = asyncio.create_task(ask(built.backend, large))
         request = await built.peer.request()
-        assert built.peer.bytes_of(request.inputs[0]) == large
+        assert built.peer.bytes_of(request.places[0]) == large
         built.peer.answer(request, b"ok")
         assert await task == b"ok"
 

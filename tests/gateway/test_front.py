@@ -71,13 +71,13 @@ class House:
     async def echo(self) -> Infer:
         """Answer the next request with its own bytes."""
         request = await self.peer.request()
-        data = self.peer.bytes_of(request.inputs[0])
-        if request.grant_size >= len(data):
-            self.peer.answer_in(request.id, request.grant_segment, request.grant_offset, data)
+        data = self.peer.bytes_of(request.places[0])
+        if request.grant is not None and request.grant[2] >= len(data):
+            self.peer.answer_in(request.id, request.grant[0], request.grant[1], data)
         elif len(data) <= 4096:
             self.peer.answer(request, data)
         else:
-            self.peer.say(Reply(request.id, "", "", need=len(data)))
+            self.peer.say(Reply(request.id, need=len(data)))
             grant = await self.peer.grant()
             self.peer.answer_in(request.id, grant.segment, grant.offset, data)
         return request

@@ -7,7 +7,7 @@ from mmsup.ipc.messages import Infer
 
 
 def entry(ledger: Ledger, heard: list[Said]) -> Entry:
-    request = Infer(ledger.next_id(), (), (), -1, 0, 0, 0, {})
+    request = Infer(ledger.next_id(), b"", 0, None, ())
     made = Entry(request, [], heard.append)
     ledger.add(made)
     return made

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mmsup.gateway.binary import HEADER
-from mmsup.gateway.plans import KEY_BYTES_LIMIT, Halves, Plan, Plans
+from mmsup.gateway.plans import KEY_BYTES_LIMIT, Plan, Plans
 
 START = "POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
 
@@ -73,13 +73,3 @@ def test_a_head_is_read_once_and_a_long_one_every_time() -> None:
         assert len(plans) == 1
 
     asyncio.run(run())
-
-
-def test_halves_keep_what_is_asked_for_through_any_flood() -> None:
-    known: Halves[int, str] = Halves(limit=8)
-    known.put(-1, "often")
-    for number in range(1000):
-        known.put(number, "once")
-        assert known.get(-1) == "often"
-        assert len(known) <= 8
-    assert known.get(0) is None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmsup.gateway.sizes import Learned, declared_bytes, padded, seen_bytes
-from mmsup.ipc.messages import Tensor
-from mmsup.ipc.specs import Metadata, TensorSpec
+from mmsup.ipc.specs import INLINE_TENSORS, Metadata, TensorSpec
 
 
 def metadata(*outputs: TensorSpec, batch: int = 0) -> Metadata:
@@ -46,6 +45,9 @@ def test_what_is_not_declared_is_learned_for_each_version() -> None:
 
 
 def test_inline_outputs_need_no_room() -> None:
-    inline = Tensor("a", "UINT8", (3,), size=3, data=b"abc")
-    placed = Tensor("b", "UINT8", (5000,), 1, 0, 5000)
-    assert seen_bytes([inline, placed]) == padded(5000)
+    assert seen_bytes([b"abc", (1, 0, 5000)]) == padded(5000)
+
+
+def test_what_is_too_many_to_travel_inline_needs_room_too() -> None:
+    outputs = [TensorSpec(f"y{number}", "UINT8", (3,)) for number in range(INLINE_TENSORS + 2)]
+    assert declared_bytes(metadata(*outputs), (), 1) == 2 * padded(3)

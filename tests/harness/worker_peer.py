@@ -15,22 +15,24 @@ from mmsup.gateway.backend import Backend
 from mmsup.gateway.link import Link
 from mmsup.ipc.arena import Attached
 from mmsup.ipc.channel import Hub, WorkerEnd
-from mmsup.ipc.codec import Record, decode, pack_frame, unpack_frame
+from mmsup.ipc.codec import Record, pack_frame, pack_words, unpack_form, unpack_frame
 from mmsup.ipc.messages import (
-    ON_LINK,
     Configure,
     Drop,
     Extent,
+    Form,
     Grant,
     Infer,
+    Outline,
+    Place,
     Release,
     Reply,
     Route,
-    Tensor,
     VersionState,
 )
 from mmsup.ipc.messages import Link as LinkMessage
 from mmsup.ipc.page import PageWriter, make_page
+from mmsup.ipc.pair import PairEnd
 from mmsup.ipc.seqpacket import Seqpacket
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 
@@ -56,25 +58,41 @@ def metadata() -> Metadata:
     return Metadata("p", 0, (TensorSpec("x", "UINT8", (-1,)),), (TensorSpec("y", "UINT8", (-1,)),))
 
 
+def form_of(request: Infer) -> Form:
+    """What a request says of itself."""
+    return unpack_form(request.words)
+
+
+def result(number: int, data: bytes, place: Place | None = None) -> Reply:
+    """A good answer: one output, inline or at a place."""
+    words = pack_words(Outline((TensorSpec("y", "UINT8", (len(data),)),)))
+    return Reply(number, words=words, places=(data if place is None else place,))
+
+
 class WorkerPeer:
     """One life of a worker, as the gateway meets it. The test says what it answers."""
 
-    def __init__(self, folder: Path, described: ModelSpec, instance: int = 1, generation: int = 1) -> None:
+    def __init__(
+        self, folder: Path, described: ModelSpec, instance: int = 1, generation: int = 1, *, zeromq: bool = False
+    ) -> None:
         self.process = subprocess.Popen(["sleep", "600"])
-        path = str(folder / f"w{instance}.{generation}")
-        self.end = WorkerEnd(path)
+        path = str(folder / f"w{instance}.{generation}") if zeromq else ""
+        self.end = WorkerEnd(path) if zeromq else None
         self.page_fd = make_page()
         self.page = PageWriter(self.page_fd)
         self.attached = Attached()
-        self.pair, self.far = Seqpacket.pair()
-        self.said = LinkMessage(instance, generation, path, described, metadata())
+        near, far = Seqpacket.pair()
+        self.pair, self._far = PairEnd(near.detach()), far.detach()
+        self.said = LinkMessage(instance, generation, path, IDENTITY, described, metadata())
         self._records: deque[Record] = deque()
 
     def link(self, to: Backend, hub: Hub) -> Link:
         """Give the backend its link to this life."""
-        arena = LinkArena(self.far, to.quota, to.executor, to.reclaim)
+        pair = PairEnd(self._far)
+        arena = LinkArena(pair, to.quota, to.executor, to.reclaim)
         pidfd = os.pidfd_open(self.process.pid)
-        made = Link(self.said, hub.connect(self.said.address, IDENTITY), arena, (pidfd, os.dup(self.page_fd)))
+        end = hub.connect(self.said.address, IDENTITY) if self.said.address else pair
+        made = Link(self.said, end, arena, (pidfd, os.dup(self.page_fd)))
         to.add_link(made)
         return made
 
@@ -83,14 +101,30 @@ class WorkerPeer:
         end = time.monotonic() + DEADLINE_S
         while not self._records:
             assert time.monotonic() < end, "the gateway said nothing"
-            received = self.end.receive()
-            if received is None:
+            if not self._hear():
                 await asyncio.sleep(0.001)  # the test's own loop must turn for the gateway's side to speak
-                continue
-            assert received[0] == IDENTITY
-            self._records.extend(unpack_frame(received[1]))
-        self._take_extents()
         return self._records.popleft()
+
+    def _hear(self) -> bool:
+        heard = False
+        while (received := self.pair.receive_with()) is not None:
+            heard = True
+            frame, descriptors = received
+            self._take(unpack_frame(frame), descriptors)
+        while self.end is not None and (frames := self.end.receive()) is not None:
+            heard = True
+            assert frames[0] == IDENTITY
+            self._records.extend(unpack_frame(frames[1]))
+        return heard
+
+    def _take(self, records: list[Record], descriptors: list[int]) -> None:
+        for each in records:
+            if isinstance(each, Extent):
+                self.attached.attach(each.segment, descriptors.pop(0), each.size, writable=each.writable)
+            elif isinstance(each, Release):
+                self.attached.detach(each.segment)
+            else:
+                self._records.append(each)
 
     async def request(self) -> Infer:
         record = await self.record()
@@ -107,36 +141,29 @@ class WorkerPeer:
         assert isinstance(record, Drop), record
         return record
 
-    def _take_extents(self) -> None:
-        while (received := self.pair.receive()) is not None:
-            data, descriptors = received
-            message = decode(data, ON_LINK)
-            if isinstance(message, Extent):
-                self.attached.attach(message.segment, descriptors[0], message.size, writable=message.writable)
-            elif isinstance(message, Release):
-                self.attached.detach(message.segment)
-
-    def bytes_of(self, tensor: Tensor) -> bytes:
+    def bytes_of(self, place: Place) -> bytes:
         """What an input says, wherever it lies."""
-        if tensor.data is not None:
-            return bytes(tensor.data)
-        view = self.attached.view(tensor.segment, tensor.offset, tensor.size, writable=False)
+        if not isinstance(place, tuple):
+            return bytes(place)
+        view = self.attached.view(*place, writable=False)
         assert view is not None
         return bytes(view)
 
     def say(self, reply: Reply) -> None:
-        assert self.end.send(IDENTITY, pack_frame([reply]))
+        frame = pack_frame([reply])
+        assert self.pair.send(frame) if self.end is None else self.end.send(IDENTITY, frame)
 
     def answer(self, request: Infer, data: bytes) -> None:
         """The result inline."""
-        self.say(Reply(request.id, "", "", (Tensor("y", "UINT8", (len(data),), size=len(data), data=data),)))
+        self.say(result(request.id, data))
 
     def answer_in(self, number: int, segment: int, offset: int, data: bytes) -> None:
         """The result in granted memory."""
+        self._hear()
         view = self.attached.view(segment, offset, len(data), writable=True)
         assert view is not None
         view[:] = data
-        self.say(Reply(number, "", "", (Tensor("y", "UINT8", (len(data),), segment, offset, len(data)),)))
+        self.say(result(number, data, (segment, offset, len(data))))
 
     def kill(self) -> None:
         self.process.kill()
@@ -144,6 +171,7 @@ class WorkerPeer:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.end.close()
+        if self.end is not None:
+            self.end.close()
         self.pair.close()
         os.close(self.page_fd)

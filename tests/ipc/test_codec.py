@@ -13,8 +13,19 @@ import msgpack
 import pytest
 
 from mmsup.ipc import messages
-from mmsup.ipc.codec import decode, encode, pack_frame, unpack_frame
-from mmsup.ipc.messages import Drop, Grant, Infer, Reply, Tensor
+from mmsup.ipc.codec import (
+    FRAME_RECORDS,
+    Record,
+    decode,
+    encode,
+    pack_frame,
+    pack_some,
+    pack_words,
+    unpack_form,
+    unpack_frame,
+    unpack_outline,
+)
+from mmsup.ipc.messages import Drop, Grant, Infer, Reply
 from mmsup.ipc.records import WireError
 
 ALL: tuple[type[Any], ...] = (
@@ -22,7 +33,9 @@ ALL: tuple[type[Any], ...] = (
     *messages.FROM_WORKER,
     *messages.TO_GATEWAY,
     *messages.FROM_GATEWAY,
-    *messages.ON_LINK,
+    *messages.WORDS,
+    messages.Extent,
+    messages.Release,
     *messages.TO_KEEPER,
     *messages.FROM_KEEPER,
 )
@@ -62,22 +75,92 @@ def test_each_control_message_comes_back_as_it_went(kind: type[Any]) -> None:
         assert decode(encode(message), [kind]) == message
 
 
-def any_frame(rng: random.Random) -> list[Infer | Grant | Drop | Reply]:
-    return [any_record(rng.choice([Infer, Grant, Drop, Reply]), rng) for _ in range(rng.randrange(1, 5))]
+RECORDS = (Infer, Grant, Drop, Reply, messages.Extent, messages.Release)
+
+
+def any_place(rng: random.Random) -> messages.Place:
+    return rng.randbytes(rng.randrange(9)) if rng.random() < 0.5 else (1, rng.getrandbits(40), rng.getrandbits(30))
+
+
+def any_data(rng: random.Random) -> Record:
+    """A record as it goes over a link."""
+    kind = rng.choice(RECORDS)
+    places = tuple(any_place(rng) for _ in range(rng.randrange(3)))
+    times = [rng.getrandbits(40) for _ in range(5)]
+    if kind is Infer:
+        grant = None if rng.random() < 0.5 else (2, 64, 4096)
+        return Infer(rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(62), grant, places)
+    if kind is Reply and rng.random() < 0.5:
+        return Reply(rng.getrandbits(62), "", "", rng.randbytes(9), places, 0, *times)
+    if kind is Reply:
+        return Reply(rng.getrandbits(62), "inference_failed", "té", b"", (), rng.getrandbits(30), *times)
+    return any_record(kind, rng)  # type: ignore[no-any-return] # of that kind
+
+
+def any_frame(rng: random.Random) -> list[Record]:
+    return [any_data(rng) for _ in range(rng.randrange(1, 5))]
 
 
 def test_each_data_record_comes_back_as_it_went() -> None:
     rng = random.Random(1)
-    for _ in range(300):
+    for _ in range(600):
         frame = any_frame(rng)
         assert unpack_frame(pack_frame(frame)) == frame
 
 
 def test_a_memoryview_travels_as_bytes() -> None:
-    tensor = Tensor("x", "UINT8", (3,), size=3, data=memoryview(b"abc"))
-    (reply,) = unpack_frame(pack_frame([Reply(1, "", "", (tensor,))]))
-    assert isinstance(reply, Reply)
-    assert reply.outputs[0].data == b"abc"
+    (reply,) = unpack_frame(pack_frame([Reply(1, words=b"w", places=(memoryview(b"abc"),))]))
+    assert reply.places == (b"abc",)
+
+
+def test_words_come_back_as_they_went_and_are_the_same_bytes_for_the_same_words() -> None:
+    rng = random.Random(3)
+    for _ in range(100):
+        form, outline = any_record(messages.Form, rng), any_record(messages.Outline, rng)
+        assert unpack_form(pack_words(form)) == form
+        assert unpack_outline(pack_words(outline)) == outline
+        assert pack_words(form) == encode(form)
+        assert pack_words(outline) == encode(outline)
+        with pytest.raises(WireError):
+            unpack_form(pack_words(outline))
+
+
+def test_a_frame_holds_as_many_records_as_its_limit_lets_and_one_at_least() -> None:
+    drops = [Drop(number) for number in range(3 * FRAME_RECORDS)]
+    frame, count = pack_some(drops, 1 << 20)
+    assert count == FRAME_RECORDS
+    assert unpack_frame(frame) == drops[:count]
+    large: list[Record] = [Reply(1, words=b"w", places=(bytes(1000),)) for _ in range(40)]
+    frame, count = pack_some(large, 8192)
+    assert 1 < count < 9
+    assert len(frame) <= 8192
+    assert pack_some(large, 10)[1] == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [0, 1, b"w", 5],
+        [0, "1", b"w", 5, None],
+        [0, 1, "w", 5, None],
+        [0, 1, b"w", 5, [1, 2]],
+        [0, 1, b"w", 5, None, [1, 2, "3"]],
+        [0, 1, b"w", 5, None, "text"],
+        [0, 1, b"w", 5, None, 7],
+        [3, 1, b"", 1, 1, 1, 1, 1],
+        [3, 1, b"w", 1, 1, 1, 1],
+        [3, True, b"w", 1, 1, 1, 1, 1],
+        [4, 1, "code", "text", 0, 1, 1, 1, 1],
+        [4, 1, b"code", "text", 0, 1, 1, 1, 1, 1],
+        [4, 1, "code", "text", 0, 1, 1, 1, 1, 1.0],
+        [7, 1],
+        [],
+        5,
+    ],
+)
+def test_a_record_of_another_shape_is_refused(raw: Any) -> None:
+    with pytest.raises(WireError):
+        unpack_frame(msgpack.packb([raw]))
 
 
 def test_cut_and_random_bytes_are_a_wire_error_and_nothing_else() -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from mmsup.ipc.messages import Infer, Tensor
-from mmsup.worker.batch import RUN_REQUESTS, SLACK_NS, Rule, Work, is_compatible, take
-
-IDS = itertools.count(1)
-FAR = 1 << 60
+from mmsup.worker.batch import RUN_REQUESTS, SLACK_NS, Rule, Work, take
+from work_double import FAR_NS, X, form
+from work_double import work as made
 
 
-def infer(rows: int = 1, **changes: object) -> Infer:
-    tensor = Tensor("x", "FP32", (rows, 4), data=b"")
-    fields = {"inputs": (tensor,), "outputs": (), "deadline_ns": FAR, "parameters": {}} | changes
-    return Infer(id=next(IDS), grant_segment=-1, grant_offset=0, grant_size=0, **fields)  # type: ignore[arg-type] # by the tests
-
-
-def work(rows: int = 1, **changes: object) -> Work:
-    return Work(b"g0.1", infer(rows, **changes), 0)
+def work(rows: int = 1, deadline_ns: int = FAR_NS, **words: Any) -> Work:  # words: of a Form, by the tests
+    return made(form((replace(X, shape=(rows, 4)),), **words), deadline_ns=deadline_ns)
 
 
 MS = 1_000_000
@@ -123,31 +116,6 @@ def test_what_reaches_no_preferred_size_runs_whole_when_its_time_is_up() -> None
     assert wait(work(3), work(3), preferred=(4, 8), max_rows=16, now_ns=10 * MS) == (2, 0)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        infer(outputs=("y",)),
-        infer(parameters={"temperature": 1}),
-        infer(inputs=(Tensor("x", "FP32", (1, 5), data=b""),)),
-        infer(inputs=(Tensor("x", "FP64", (1, 4), data=b""),)),
-        infer(inputs=(Tensor("z", "FP32", (1, 4), data=b""),)),
-        infer(inputs=(Tensor("x", "FP32", (), data=b""),)),
-        infer(inputs=(Tensor("x", "FP32", (0, 4), data=b""),)),
-        infer(inputs=()),
-        infer(inputs=(Tensor("x", "FP32", (1, 4), data=b""), Tensor("z", "FP32", (2,), data=b""))),
-    ],
-)
-def test_only_requests_alike_but_for_the_batch_axis_share_a_run(other: Infer) -> None:
-    assert is_compatible(infer(), infer(3))
-    assert not is_compatible(infer(), other)
-    assert not is_compatible(other, infer())
-
-
-def test_inputs_of_different_batch_lengths_in_one_request_keep_it_alone() -> None:
-    odd = infer(inputs=(Tensor("x", "FP32", (1, 4), data=b""), Tensor("z", "FP32", (2, 4), data=b"")))
-    assert not is_compatible(odd, odd)
-
-
 def test_in_a_random_walk_every_request_leaves_once_in_order_and_no_batch_is_too_large() -> None:
     chance = random.Random(7)
     for _ in range(300):
@@ -155,7 +123,7 @@ def test_in_a_random_walk_every_request_leaves_once_in_order_and_no_batch_is_too
         waiting = [
             work(
                 chance.randint(1, 5),
-                deadline_ns=chance.choice([FAR, 50]),
+                deadline_ns=chance.choice([FAR_NS, 50]),
                 outputs=chance.choice([(), ("y",)]),
             )
             for _ in range(chance.randint(0, 12))
@@ -165,7 +133,7 @@ def test_in_a_random_walk_every_request_leaves_once_in_order_and_no_batch_is_too
             taken = take(left, chance.choice([10, 100]), Rule(limit))
             out = {id(each) for each in taken.batch + taken.expired}
             assert out == {id(each) for each in left[: len(out)]}, "the head of the queue, without gaps"
-            assert len(taken.batch) == 1 or sum(each.rows for each in taken.batch) <= limit or not taken.batch
+            assert len(taken.batch) == 1 or sum(each.kind.rows for each in taken.batch) <= limit or not taken.batch
             seen += taken.batch + taken.expired
             ran += taken.batch
             left = left[len(out) :]

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from mmsup.ipc.messages import Infer
 from mmsup.ipc.specs import Batching, ModelSpec
 from mmsup.worker.batch import Work, take
 from mmsup.worker.objective import Objective
 from mmsup.worker.pace import Pace
+from work_double import work
 
 MS = 1_000_000
 Took = Callable[[int], int]
@@ -30,7 +30,7 @@ def simulate(spec: ModelSpec, callers: int, think_ns: int, took: Took) -> tuple[
     for run in range(2500):
         batch: list[Work] = []
         while not batch:
-            waiting += [Work(b"g", Infer(1, (), (), -1, 0, 0, 1 << 60, {}), at) for at in sorted(coming) if at <= now]
+            waiting += [work(arrived_ns=at) for at in sorted(coming) if at <= now]
             coming = [at for at in coming if at > now]
             taken = take(waiting, now, pace.rule())
             batch = taken.batch
@@ -46,7 +46,7 @@ def simulate(spec: ModelSpec, callers: int, think_ns: int, took: Took) -> tuple[
         if run == 800:
             began = now
         elif run > 800:
-            times += [now - work.arrived_ns for work in batch]
+            times += [now - each.arrived_ns for each in batch]
     return times, now - began
 
 
@@ -58,11 +58,6 @@ def linear(first_ns: int, more_ns: int, noise: float = 0.05) -> Took:
 def spec(objective_ms: float, max_batch: int = 64) -> ModelSpec:
     batching = Batching(objective_s=objective_ms / 1e3)
     return ModelSpec("m", "1", "/m", "a", "ort", "p", max_batch, batching=batching)
-
-
-@pytest.fixture(autouse=True)
-def incompatible_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmsup.worker.batch.is_compatible", lambda _one, _other: True)
 
 
 @pytest.mark.parametrize(("objective_ms", "callers"), [(3.0, 16), (5.0, 32), (10.0, 24), (10.0, 4), (4.0, 1)])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 
-from mmsup.ipc.messages import Infer
 from mmsup.ipc.specs import ModelSpec, QueuePolicy
 from mmsup.worker.batch import Work
 from mmsup.worker.waiting import AGED_NS, BEHIND, Waiting
-
-IDS = itertools.count(1)
+from work_double import link, work
 
 
 def queue(**fields: object) -> Waiting:
@@ -18,10 +15,9 @@ def queue(**fields: object) -> Waiting:
 
 
 def put(waiting: Waiting, priority: int = 0, at_ns: int = 0, identity: bytes = b"g") -> Work:
-    request = Infer(next(IDS), (), (), -1, 0, 0, 1 << 60, {}, priority)
-    work = Work(identity, request, at_ns, waiting.level_of(priority))
-    assert waiting.add(work)
-    return work
+    waits = work(arrived_ns=at_ns, level=waiting.level_of(priority), identity=identity)
+    assert waiting.add(waits)
+    return waits
 
 
 def order(waiting: Waiting, now_ns: int = 0) -> list[Work]:
@@ -30,10 +26,10 @@ def order(waiting: Waiting, now_ns: int = 0) -> list[Work]:
 
 def run(waiting: Waiting, now_ns: int) -> Work:
     """The next of runs that take one request each."""
-    work = order(waiting, now_ns)[0]
-    waiting.remove(work)
-    waiting.began(work)
-    return work
+    first = order(waiting, now_ns)[0]
+    waiting.remove(first)
+    waiting.began(first)
+    return first
 
 
 def test_higher_classes_come_first_and_within_a_class_who_came_first() -> None:
@@ -78,12 +74,12 @@ def test_under_lasting_load_of_a_higher_class_the_lower_ones_still_run() -> None
 
 def test_a_dropped_request_is_gone_from_whatever_class_and_only_once() -> None:
     waiting = queue()
-    work, other = put(waiting, 7), put(waiting)
-    assert waiting.drop(*work.key) is work
-    assert waiting.drop(*work.key) is None
+    one, other = put(waiting, 7), put(waiting)
+    assert waiting.drop(*one.key) is one
+    assert waiting.drop(*one.key) is None
     assert order(waiting) == [other]
     assert waiting.has(other)
-    assert not waiting.has(work)
+    assert not waiting.has(one)
 
 
 def test_a_gateway_that_is_gone_takes_its_requests_with_it() -> None:
@@ -91,7 +87,7 @@ def test_a_gateway_that_is_gone_takes_its_requests_with_it() -> None:
     put(waiting, 1, identity=b"a")
     stays = put(waiting, 1, identity=b"b")
     put(waiting, 2, identity=b"a")
-    waiting.forget(b"a")
+    waiting.forget(link(b"a"))
     assert order(waiting) == [stays]
     assert len(waiting) == 1
 
@@ -103,7 +99,7 @@ def test_a_class_that_is_full_takes_no_more_and_the_others_do() -> None:
         for _ in range(room):
             put(waiting, priority)
         level = waiting.level_of(priority)
-        assert not waiting.add(Work(b"g", Infer(next(IDS), (), (), -1, 0, 0, 1, {}), 0, level))
+        assert not waiting.add(work(level=level))
     assert len(waiting) == 5
 
 
@@ -129,10 +125,10 @@ def test_in_a_random_walk_every_request_leaves_once_and_each_class_in_its_order(
         for _ in range(120):
             now += chance.randrange(AGED_NS // 20)
             if inside and chance.random() < 0.5:
-                work = run(waiting, now)
-                assert inside[work.level].pop(0) is work
+                ran = run(waiting, now)
+                assert inside[ran.level].pop(0) is ran
                 inside = {level: line for level, line in inside.items() if line}
             else:
-                work = put(waiting, chance.randrange(5), at_ns=now)
-                inside.setdefault(work.level, []).append(work)
+                came = put(waiting, chance.randrange(5), at_ns=now)
+                inside.setdefault(came.level, []).append(came)
             assert len(waiting) == sum(map(len, inside.values()))

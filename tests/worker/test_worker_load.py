@@ -113,5 +113,5 @@ def test_a_worker_holds_what_it_was_given_and_its_own_sockets(repository: Path, 
         kinds = Counter(each.partition(":")[0] for each in held)
         assert kinds["pipe"] == 2, held  # lifeline, crash
         assert kinds["/memfd"] == 1, held  # the page's mapping
-        assert kinds["socket"] == 2, held  # control, ZeroMQ's listener
-        assert set(kinds) == {"pipe", "/memfd", "socket", "anon_inode", "/dev/null", str(life.output)}, held
+        assert kinds["socket"] == 1, held  # control
+        assert set(kinds) == {"pipe", "/memfd", "socket", "/dev/null", str(life.output)}, held

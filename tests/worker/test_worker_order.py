@@ -24,7 +24,7 @@ LONG_S = 5.0
 
 def busy(gateway: Gateway, seconds: float = 0.2) -> Infer:
     """A request that keeps the model while others queue; it goes out with them, in one frame."""
-    return replace(gateway.infer(mode("sleep", seconds)), priority=1)
+    return gateway.infer(mode("sleep", seconds), priority=1)
 
 
 def row() -> dict[str, Array]:
@@ -38,7 +38,7 @@ def replies(gateway: Gateway, count: int) -> list[Reply]:
 def test_a_higher_class_runs_first_and_within_a_class_who_came_first(repository: Path, tmp_path: Path) -> None:
     with serving(write_fault_model(repository, "m"), tmp_path) as (life, gateway):
         first = busy(gateway)
-        others = [replace(gateway.infer({"x": X}), priority=each) for each in (0, 2, 90, 2, 0)]
+        others = [gateway.infer({"x": X}, priority=each) for each in (0, 2, 90, 2, 0)]
         gateway.send(first, *others)
         plain, high, low, high_too, plain_too = (each.id for each in others)
         assert [each.id for each in replies(gateway, 6)] == [first.id, high, high_too, plain, plain_too, low]
@@ -49,7 +49,7 @@ def test_a_class_without_room_is_answered_at_once_and_the_others_wait(repository
     spec = replace(write_fault_model(repository, "m"), queue_policies=(QueuePolicy(7, max_queue=1),))
     with serving(spec, tmp_path) as (_, gateway):
         first = busy(gateway)
-        others = [replace(gateway.infer({"x": X}), priority=each) for each in (7, 7, 8)]
+        others = [gateway.infer({"x": X}, priority=each) for each in (7, 7, 8)]
         gateway.send(first, *others)
         codes = {each.id: each.code for each in replies(gateway, 4)}
         assert codes == {first.id: "", others[0].id: "", others[1].id: "queue_full", others[2].id: ""}
@@ -61,7 +61,7 @@ def test_a_request_that_expires_or_is_dropped_while_it_waits_never_runs(reposito
     with serving(spec, tmp_path) as (_, gateway):
         first = busy(gateway)
         late, dropped = gateway.infer({"x": X}, deadline_s=0.05), gateway.infer({"x": X})
-        timed_out = replace(gateway.infer({"x": X}), priority=7)
+        timed_out = gateway.infer({"x": X}, priority=7)
         gateway.send(first, late, dropped, timed_out, Drop(dropped.id))
         codes = {each.id: each.code for each in replies(gateway, 4)}
         late_codes = {late.id: "deadline_exceeded", timed_out.id: "deadline_exceeded"}

@@ -11,7 +11,9 @@ import pytest
 from engines.build import mode, write_fault_model, write_identity_onnx, write_mean_onnx
 from engines.life import serving
 from mmsup.ipc.array import Array
-from mmsup.ipc.messages import Drop, Grant, Reply, Tensor
+from mmsup.ipc.codec import pack_words, unpack_outline
+from mmsup.ipc.messages import Drop, Form, Grant, Place, Reply
+from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +36,7 @@ def test_large_tensors_travel_in_shared_memory_both_ways(repository: Path, tmp_p
     with serving(write_identity_onnx(repository, "m"), tmp_path) as (_, gateway):
         grant = gateway.slot(gateway.results, LARGE.nbytes)
         reply = gateway.ask({"x": LARGE}, grant=grant)
-        assert reply.outputs[0].segment == grant.segment
+        assert reply.places == ((grant.segment, grant.offset, LARGE.nbytes),)
         assert (gateway.array(reply, "y") == LARGE).all()
 
 
@@ -45,7 +47,7 @@ def test_too_small_a_grant_is_answered_with_the_need_and_the_next_grant_with_the
     with serving(write_identity_onnx(repository, "m"), tmp_path) as (_, gateway):
         small = gateway.slot(gateway.results, first) if first else None
         asked = gateway.ask({"x": LARGE}, grant=small)
-        assert (asked.code, asked.outputs) == ("", ())
+        assert (asked.code, asked.words, asked.places) == ("", b"", ())
         assert asked.need == LARGE.nbytes
         grant = gateway.slot(gateway.results, asked.need)
         gateway.send(Grant(asked.id, grant.segment, grant.offset, grant.size))
@@ -166,27 +168,31 @@ def test_an_answer_that_breaks_its_declaration_fails_and_names_the_output(
 
 def test_outputs_are_those_asked_for(repository: Path, tmp_path: Path) -> None:
     with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
-        assert [each.name for each in gateway.ask({"x": X}, outputs=("runs",)).outputs] == ["runs"]
+        reply = gateway.ask({"x": X}, outputs=("runs",))
+        assert [each.name for each in unpack_outline(reply.words).outputs] == ["runs"]
 
 
 def test_a_request_that_names_unshared_memory_is_answered_and_nothing_is_read(repository: Path, tmp_path: Path) -> None:
     with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
         extent = gateway.extent(gateway.requests)
-        for tensor in (
-            Tensor("x", "FP32", (5,), 99, 0, 20),
-            Tensor("x", "FP32", (5,), extent.segment, extent.size - 4, 20),
-            Tensor("x", "FP32", (5,), extent.segment, -4, 20),
-            Tensor("x", "FP32", (5,), extent.segment, 0, 16),
-            Tensor("x", "NONE", (5,), -1, 0, 20, bytes(20)),
-            Tensor("x", "FP32", (5,), -1, 0, 20),
-            Tensor("x", "FP32", (1 << 63,), -1, 0, 20, bytes(20)),
-        ):
-            request = replace(gateway.infer({}), inputs=(tensor,))
+        plain, odd, huge = ("FP32", (5,)), ("NONE", (5,)), ("FP32", (1 << 63,))
+        lies: list[tuple[tuple[str, tuple[int, ...]], Place]] = [
+            (plain, (99, 0, 20)),
+            (plain, (extent.segment, extent.size - 4, 20)),
+            (plain, (extent.segment, -4, 20)),
+            (plain, (extent.segment, 0, 16)),
+            (plain, b""),
+            (plain, bytes(24)),
+            (odd, bytes(20)),
+            (huge, bytes(20)),
+        ]
+        for (datatype, shape), place in lies:
+            words = pack_words(Form((TensorSpec("x", datatype, shape),), (), {}))
+            request = replace(gateway.infer({}), words=words, places=(place,))
             gateway.send(request)
             reply = gateway.reply()
             assert (reply.id, reply.code) == (request.id, "internal")
-        grant = Grant(0, 99, 0, 1 << 20)
-        request = replace(gateway.infer({"x": LARGE}), grant_segment=grant.segment, grant_size=grant.size)
+        request = replace(gateway.infer({"x": LARGE}), grant=(99, 0, 1 << 20))
         gateway.send(request)
         assert gateway.reply().code == "internal"
         assert gateway.ask({"x": X}).code == ""
