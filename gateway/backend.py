@@ -83,7 +83,7 @@ class Backend:
                 deadline_ns = _deadline_ns(state.spec)
             link = await self.acquire(name, version, deadline_ns)
         except BaseException:
-            self._closed(name, 0)
+            self.closed(name, 0)
             raise
         return Exchange(self, link, version, deadline_ns)
 
@@ -117,11 +117,8 @@ class Backend:
         self._open_bytes[spec.name] = held + size
         exchange.taken_bytes += size
 
-    def closed(self, exchange: Exchange) -> None:
-        """An exchange was left."""
-        self._closed(exchange.model, exchange.taken_bytes)
-
-    def _closed(self, name: str, size: int) -> None:
+    def closed(self, name: str, size: int) -> None:
+        """An exchange was left, which held so many bytes of requests to this model."""
         left = self._open[name] - 1
         if left:
             self._open[name] = left
@@ -166,7 +163,7 @@ class Backend:
     def _least_loaded(self, name: str, version: str) -> Link | None:
         best: Link | None = None
         for link in self._serving.get((name, version), ()):
-            if link.is_usable() and (best is None or len(link.ledger) < len(best.ledger)):
+            if link.wanted and not link.ended and (best is None or len(link.ledger.entries) < len(best.ledger.entries)):
                 best = link
         return best
 

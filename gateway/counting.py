@@ -7,15 +7,15 @@ with which requests were refused before they were inferences; requests that name
 
 from __future__ import annotations
 
-import bisect
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mmsup.gateway.exchange import Outcome
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.messages import Reply
-from mmsup.ipc.tally import BUCKETS_S, FIELDS, Tally
+from mmsup.ipc.tally import BUCKETS_S, FIELDS, Row, Tally
 
 UNKNOWN: Final = "_unknown"
 REFUSED: Final = "!"
@@ -59,29 +59,21 @@ class Counting:
         self._tallies = tallies
         self._own = tallies[place]
         self._busy = {model for model, version in self._own.totals() if version == NOW}  # a predecessor's last words
-        self._executions: dict[tuple[str, str], float] = {}
-        """Batches that are not yet whole: each of the n requests of a batch is a 1/n of one."""
+        self._accounts: dict[tuple[str, str], Account] = {}
 
     def finished(self, model: str, version: str, times: Times, inferences: int, request_ns: int) -> None:
         """A request was answered with a result; `inferences` is the size of its own batch."""
-        row = self._own.row(model, version)
-        part = self._executions.get((model, version), 0.0) + 1 / max(times.batch, 1)
-        whole = 1 if part >= _WHOLE else 0
-        self._executions[model, version] = part - whole
-        row.succeeded(
-            inferences,
-            whole,
-            (request_ns, times.queue_ns, times.input_ns, times.infer_ns, times.output_ns),
-            bisect.bisect_left(_EDGES_NS, request_ns),
-            time.time_ns() // 1_000_000,
-        )
+        account = self._accounts.get((model, version))
+        if account is None:
+            account = self._accounts[model, version] = Account(self._own.row(model, version))
+        account.finished(times, inferences, request_ns)
 
     def failed(self, model: str, version: str, code: str, request_ns: int) -> None:
         """An inference was answered with an error that is not its caller's."""
         row = self._own.row(model, version)
         row.add(f"fail_{reason(code)}")
         row.add("fail_ns", request_ns)
-        row.add(f"bucket_{bisect.bisect_left(_EDGES_NS, request_ns)}")
+        row.add(f"bucket_{bisect_left(_EDGES_NS, request_ns)}")
 
     def refused(self, model: str, code: str) -> None:
         """A request was wrong in itself; it is no inference."""
@@ -111,6 +103,32 @@ class Counting:
                 for name, value in zip(FIELDS, values, strict=True):
                     row[name] = max(row[name], value) if name == "last_inference_ms" else row[name] + value
         return summed
+
+
+class Account:
+    """What one model version has answered with results."""
+
+    __slots__ = ("_part", "_row")
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._part = 0.0
+        """Of a batch that is not yet whole: each of the n requests of a batch is a 1/n of one."""
+
+    def finished(self, times: Times, inferences: int, request_ns: int) -> None:
+        """One more."""
+        whole = 1
+        if times.batch > 1:
+            self._part += 1 / times.batch
+            whole = 1 if self._part >= _WHOLE else 0
+            self._part -= whole
+        self._row.succeeded(
+            inferences,
+            whole,
+            (request_ns, times.queue_ns, times.input_ns, times.infer_ns, times.output_ns),
+            bisect_left(_EDGES_NS, request_ns),
+            time.time_ns() // 1_000_000,
+        )
 
 
 class Ticket:

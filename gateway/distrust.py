@@ -21,8 +21,9 @@ NEED_LIMIT_BYTES = 1 << 40
 class Checked:
     """An Outline with the size of each output, None where only the data can tell; or what is wrong with it."""
 
-    outputs: tuple[TensorSpec, ...]
-    sizes: tuple[int | None, ...]
+    words: bytes
+    outputs: tuple[TensorSpec, ...] = ()
+    sizes: tuple[int | None, ...] = ()
     fault: str = ""
 
 
@@ -31,11 +32,12 @@ def checked(words: bytes) -> Checked:
     try:
         outline = unpack_outline(words)
     except WireError as error:
-        return Checked((), (), f"its words are none: {error}")
+        return Checked(words, fault=f"its words are none: {error}")
     fault = _outline_fault(outline)
     if fault:
-        return Checked((), (), fault)
-    return Checked(outline.outputs, tuple([size_bytes(each.datatype, each.shape) for each in outline.outputs]))
+        return Checked(words, fault=fault)
+    sizes = tuple([size_bytes(each.datatype, each.shape) for each in outline.outputs])
+    return Checked(words, outline.outputs, sizes)
 
 
 def _outline_fault(outline: Outline) -> str:

@@ -9,64 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
-from mmsup.gateway import inference, outgoing, reply
+from mmsup.gateway import inference, outgoing, reply, skeleton
 from mmsup.gateway.counting import Ticket
-from mmsup.gateway.distrust import Checked
 from mmsup.gateway.exchange import Exchange
+from mmsup.gateway.familiar import familiar
 from mmsup.gateway.inference import Inference, Order
+from mmsup.gateway.known import Known, KnownText, Orders
 from mmsup.gateway.ledger import Said
 from mmsup.gateway.outgoing import Parts
-from mmsup.gateway.plans import KEY_BYTES_LIMIT, Plan
+from mmsup.gateway.plans import Plan
 from mmsup.gateway.status import CLOSING
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.halves import Halves
 from mmsup.ipc.messages import Reply
 
 JOIN_LIMIT_BYTES: Final = 1 << 16
 """Replies up to this size are copied once and sent in one piece."""
-Words = tuple[bytes, int, str, str]
-"""JSON before blobs, size of the whole body, model, version: the same words mean the same order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What goes to the client: `parts` may lie in memory that is free only after `leave`."""
-
-    parts: Parts
-    close: bool = False
-
-
-@dataclass(slots=True)
-class Known:
-    """An order that was read before, and the last reply to it that can be said again with other bytes."""
-
-    order: Order
-    reply: Familiar | None = None
-
-
-class Familiar:
-    """A reply to an order that can be said again: the words of its outputs, all inline. Their bytes are not in it."""
-
-    __slots__ = ("_body", "_said", "_start")
-
-    def __init__(self, said: Checked, start: bytes, body: bytes) -> None:
-        self._said = said
-        self._start = start
-        self._body = body
-
-    def fits(self, said: Checked | None, reply: Reply) -> bool:
-        """Whether that reply has the same words, and all its bytes with it."""
-        return said is self._said and tuple not in map(type, reply.places)
-
-    def bytes_with(self, reply: Reply) -> bytes:
-        """The whole reply."""
-        return b"".join((self._start, outgoing.end(), self._body, *cast("tuple[bytes, ...]", reply.places)))
-
-
-Orders = Halves[Words, Known]
+Deliver = Callable[[Parts, bool], None]
+"""What goes to the client, in memory that may be free only after `leave`; whether the connection ends with it."""
 
 
 class Errand:
@@ -82,27 +43,26 @@ class Errand:
         "_plan",
         "_task",
         "_ticket",
-        "model",
         "request_id",
         "space",
     )
 
-    def __init__(
-        self, core: Inference, orders: Orders, plan: Plan, ticket: Ticket, deliver: Callable[[Answer], None]
-    ) -> None:
+    def __init__(self, core: Inference, orders: Orders, plan: Plan, deliver: Deliver) -> None:
         self._inference = core
         self._orders = orders
         self._plan = plan
-        self._ticket = ticket
         self._deliver = deliver
+        self._ticket = Ticket(core.counting, plan.model, plan.version)
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._known: Known | None = None
         self._order: Order | None = None
-        self.model = plan.model
-        self.request_id = next(iter(plan.echo.values())) if plan.echo else ""
-        self.space: memoryview = memoryview(b"")
-        """Where the body goes, all of it: what lies before `Layout.start` is ours."""
+        self.request_id = plan.request_id
+
+    @property
+    def model(self) -> str:
+        """The model that the path named."""
+        return self._plan.model
 
     def open(self) -> bool:
         """Find a worker and room for the body; False if something must be waited for, MmsupError if it cannot be."""
@@ -114,7 +74,8 @@ class Errand:
         if not inference.takes_long(plan.layout, exchange.metadata):
             space = exchange.try_space(plan.layout.space)
             if space is not None:
-                self.space = space
+                self.space: memoryview = space
+                """Where the body goes, all of it: what lies before `Layout.start` is ours."""
                 self._ticket.serves(exchange.version)
                 return True
         self.leave()
@@ -126,27 +87,58 @@ class Errand:
         assert exchange is not None, "an errand is run once it was opened"
         try:
             order = self._order = self._read(exchange)
-            inference.begin(exchange, order, self._ticket)
+            if order.asked.timeout_us:
+                inference.begin(exchange, order, self._ticket)
             if not exchange.try_infer(order.run, self._hear):
                 self._wait(None)
         except Exception as error:  # noqa: BLE001 - the outermost loop of a request: the client has its answer
             self.fail(error)
 
+    # Reading.
+
     def _read(self, exchange: Exchange) -> Order:
-        layout, metadata = self._plan.layout, exchange.metadata
-        if not 0 < layout.header <= min(KEY_BYTES_LIMIT, layout.size - 1):
-            return inference.parsed(self, metadata, self.space, layout)
-        words = (bytes(self.space[layout.start : layout.blobs]), layout.size, self.model, exchange.version)
-        known = self._orders.get(words)
-        if known is None or known.order.metadata is not metadata:
-            order = inference.parsed(self, metadata, self.space, layout)
+        plan = self._plan
+        if plan.has_words:
+            return self._read_with_blobs(exchange)
+        if plan.has_text:
+            return self._read_text(exchange)
+        return inference.parsed(self, exchange.metadata, self.space, plan.layout)
+
+    def _read_with_blobs(self, exchange: Exchange) -> Order:
+        plan, metadata = self._plan, exchange.metadata
+        words = (plan, bytes(self.space[plan.layout.start : plan.layout.blobs]))
+        known = self._orders.get(words, exchange.version, metadata)
+        if known is None:
+            order = inference.parsed(self, metadata, self.space, plan.layout)
             if any(each.datatype == "BYTES" for each in metadata.inputs):
                 return order  # whether strings fit is seen in the bytes themselves, each time
-            known = Known(order)
+            known = Known(order, exchange.version)
             self._orders.put(words, known)
+        return self._recognise(known, known.order)
+
+    def _read_text(self, exchange: Exchange) -> Order:
+        """A body of JSON: if only its numbers are new, only these are read."""
+        plan, metadata = self._plan, exchange.metadata
+        parts = skeleton.cut(bytes(self.space))
+        if parts is None:
+            return inference.parsed(self, metadata, self.space, plan.layout)
+        words = (plan.model, *parts[0])
+        known = self._orders.get(words, exchange.version, metadata)
+        if isinstance(known, KnownText) and (order := known.with_numbers(parts[1])) is not None:
+            return self._recognise(known, order)
+        order = inference.parsed(self, metadata, self.space, plan.layout)
+        names = skeleton.inputs_of(parts[0])
+        if names is None or known is not None:
+            return order
+        known = KnownText(order, exchange.version, names)
+        self._orders.put(words, known)
+        return self._recognise(known, order)
+
+    def _recognise(self, known: Known, order: Order) -> Order:
         self._known = known
-        self.request_id = known.order.asked.id or self.request_id
-        return known.order
+        if order.asked.id:
+            self.request_id = order.asked.id
+        return order
 
     # The reply.
 
@@ -163,14 +155,11 @@ class Errand:
         exchange, order, known = self._exchange, self._order, self._known
         assert exchange is not None, "a reply came for an errand that was not run"
         assert order is not None, "a reply came for an errand that was not run"
-        if (
-            known is not None
-            and known.reply is not None
-            and not self._plan.echo
-            and known.reply.fits(exchange.said, said)
-        ):
+        checked = exchange.said
+        familiar_one = known.reply if known is not None and not self._plan.echo else None
+        if familiar_one is not None and checked is not None and familiar_one.fits(checked, said.places):
             self._ticket.finished(said, order.inferences)
-            self._deliver(Answer([known.reply.bytes_with(said)]))
+            self._deliver([familiar_one.bytes_with(said.places)], False)  # noqa: FBT003 - hot
             return
         outcome = exchange.outcome(said)
         made = inference.shaped(exchange, order, outcome)
@@ -178,34 +167,23 @@ class Errand:
             self._wait(said)
             return
         self._ticket.finished(outcome, order.inferences)
-        self._note(exchange.said, made)
+        if known is not None and checked is not None and not self._plan.echo and made.size <= JOIN_LIMIT_BYTES:
+            known.reply = familiar(checked, order.asked.outputs, made, said.places)
         self._send(made)
-
-    def _note(self, said: Checked | None, made: reply.Reply) -> None:
-        """Remember the words of a reply if all that changes in it are the bytes of its outputs, in their order."""
-        if self._known is None or self._plan.echo or made.blobs is None or made.size > JOIN_LIMIT_BYTES:
-            return
-        if said is None or None in said.sizes:
-            return
-        wanted = self._known.order.asked.outputs
-        simple = all(each.binary and not each.classes for each in wanted)
-        if simple and [each.spec.name for each in wanted] == [each.name for each in said.outputs]:
-            start, _ = outgoing.tensors(made, {})
-            self._known.reply = Familiar(said, start, made.head)
 
     def _send(self, made: reply.Reply) -> None:
         start, body = outgoing.tensors(made, self._plan.echo)
         head = start + outgoing.end()
         if made.size <= JOIN_LIMIT_BYTES:
-            self._deliver(Answer([b"".join((head, *body))]))
+            self._deliver([b"".join((head, *body))], False)  # noqa: FBT003 - hot
         else:
-            self._deliver(Answer([head, *body]))
+            self._deliver([head, *body], False)  # noqa: FBT003 - as above
 
     def fail(self, error: Exception) -> None:
         """Answer with an error."""
         told = inference.told(error)
         self._ticket.failed(error)
-        self._deliver(Answer([outgoing.error(told, self.request_id, self._plan.echo)], told.code in CLOSING))
+        self._deliver([outgoing.error(told, self.request_id, self._plan.echo)], told.code in CLOSING)
 
     # What waits.
 
@@ -245,9 +223,12 @@ class Errand:
         """No byte of it is used any more."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            self.space = memoryview(b"")
+            self.space = _NOTHING
             exchange.leave()
 
 
-def _nobody(_: Answer) -> None:
+_NOTHING: Final = memoryview(b"")
+
+
+def _nobody(_: Parts, __: bool) -> None:
     """Hears the reply to a client that is gone."""

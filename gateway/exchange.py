@@ -130,12 +130,12 @@ class Exchange:
     @property
     def spec(self) -> ModelSpec:
         """How the model is configured."""
-        return self._link.said.spec
+        return self._link.spec
 
     @property
     def metadata(self) -> Metadata:
         """Its inputs and outputs."""
-        return self._link.said.metadata
+        return self._link.metadata
 
     async def __aenter__(self) -> Exchange:
         return self
@@ -151,11 +151,11 @@ class Exchange:
         if entry is None:
             if isinstance(space, Slot) and space.state is SlotState.FILLING:
                 self._link.arena.requests.free(space)
-        elif self._link.ledger.get(entry.request.id) is entry:
+        elif entry.request.id in self._link.ledger.entries:
             self._link.abandon(entry)
         elif entry.out is not None and entry.out.state is SlotState.DRAINING:
             self._link.arena.results.free(entry.out)
-        self._backend.closed(self)
+        self._backend.closed(self.model, self.taken_bytes)
 
     # The bytes of the request.
 
@@ -169,11 +169,11 @@ class Exchange:
 
     def try_space(self, size: int) -> memoryview | None:
         """The same, or None if memory must be waited for: leave the exchange then, or ask `space`."""
-        if size > self.taken_bytes:
-            self._backend.take_bytes(self, size - self.taken_bytes)
-        if size <= INLINE_LIMIT_BYTES:
+        if size <= INLINE_LIMIT_BYTES:  # the bound on their number bounds these bytes too
             self._space = memoryview(bytearray(size))
             return self._space
+        if size > self.taken_bytes:
+            self._backend.take_bytes(self, size - self.taken_bytes)
         slot = self._link.arena.requests.allocate(size)
         if slot is None:
             return None
@@ -213,7 +213,7 @@ class Exchange:
         copies: list[Slot] = []
         places: list[Place] = []
         for each in run.inputs:
-            size = self._copied_bytes(each)
+            size = 0 if each.data is None else self._copied_bytes(each)
             slot = link.arena.requests.allocate(size) if size else None
             if size and slot is None:
                 self._give_back(link, copies, out)
@@ -324,7 +324,7 @@ class Exchange:
 
     def _expected(self, run: Run) -> int:
         """Room to grant for the results: what is declared, else the largest seen."""
-        declared = run.declared_bytes(self._link.said.metadata)
+        declared = run.declared_bytes(self._link.metadata)
         return self._backend.learned.largest((self.model, self.version)) if declared is None else declared
 
     async def _grant_more(self, entry: Entry, need: int) -> Said:

@@ -27,12 +27,12 @@ from aiohttp.tcp_helpers import tcp_keepalive
 from mmsup.gateway import answer as replies
 from mmsup.gateway import upload
 from mmsup.gateway.boundary import BLANK
-from mmsup.gateway.counting import Ticket
-from mmsup.gateway.errand import Answer, Errand, Orders
+from mmsup.gateway.errand import Errand
 from mmsup.gateway.inference import Inference
+from mmsup.gateway.known import Orders
+from mmsup.gateway.outgoing import Parts
 from mmsup.gateway.plans import Plan, Plans
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.halves import Halves
 
 if TYPE_CHECKING:
     from mmsup.gateway.connection import Connection, Listener
@@ -70,7 +70,7 @@ class Shared:
         self.inference = inference
         self.loop = loop
         self.plans = Plans(loop)
-        self.orders: Orders = Halves()
+        self.orders = Orders()
         self.scratch = bytearray(SCRATCH_BYTES)
         """What the kernel fills before it is known what it is: used up before the next read of any connection."""
         self.view = memoryview(self.scratch)
@@ -232,8 +232,7 @@ class Front(asyncio.BufferedProtocol):
     def _begin(self, plan: Plan, *, whole: bool) -> bool:
         """Start an errand, or refuse it; False if aiohttp shall have the request. `whole`: its body is there."""
         core = self._shared.inference
-        ticket = Ticket(core.counting, plan.model, plan.version)
-        errand = Errand(core, self._shared.orders, plan, ticket, self._deliver)
+        errand = Errand(core, self._shared.orders, plan, self._deliver)
         try:
             opened = errand.open()
         except MmsupError as error:
@@ -262,25 +261,26 @@ class Front(asyncio.BufferedProtocol):
 
     # Replies.
 
-    def _deliver(self, answer: Answer) -> None:
+    def _deliver(self, parts: Parts, close: bool) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return  # `connection_lost` is about to say so
-        self._closing = self._closing or answer.close
+        if close:
+            self._closing = True
         self.served += 1
-        if len(answer.parts) == 1:
-            transport.write(answer.parts[0])
+        if len(parts) == 1:
+            transport.write(parts[0])
         else:
             # With a high-water mark of 0 the transport says when it holds nothing, not when it holds little.
             transport.set_write_buffer_limits(high=0)
-            for part in answer.parts:
+            for part in parts:
                 transport.write(part)
         if self._choked:
             self._state = _DRAIN
             self._left = transport.get_write_buffer_size()
             self._watch(replies.SLOWEST_S)
         else:
-            if len(answer.parts) > 1:
+            if len(parts) > 1:
                 transport.set_write_buffer_limits()
             self._replied()
 

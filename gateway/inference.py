@@ -57,6 +57,12 @@ class Order:
         self.inferences = asked.inputs[0].shape[0] if metadata.max_batch_size and asked.inputs else 1
         """How many it counts for: the size of its own batch."""
 
+    def with_run(self, run: Run) -> Order:
+        """The same for a run of the same shapes."""
+        made = Order.__new__(Order)
+        made.asked, made.metadata, made.inferences, made.run = self.asked, self.metadata, self.inferences, run
+        return made
+
 
 class Inference:
     """What both ways share; `documents` is the thread for what takes long to parse, one at a time."""
@@ -126,6 +132,8 @@ def begin(exchange: Exchange, order: Order, ticket: Ticket) -> None:
 
 def takes_long(layout: Layout, metadata: Metadata) -> bool:
     """Whether a body is parsed beside the loop."""
+    if layout.size <= ASIDE_BYTES:
+        return False
     if layout.header > ASIDE_BYTES:
         return True
     if layout.size - layout.header <= ASIDE_BYTES or not layout.header:

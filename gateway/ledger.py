@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
 
 from mmsup.gateway.distrust import Checked
 from mmsup.ipc.arena import Slot
@@ -34,40 +33,44 @@ Said = Reply | LifeEnded | ServerError
 """What the owner of an entry hears: the worker's word, the end of that worker's life, or that its deadline passed."""
 
 
-@dataclass(slots=True, eq=False)
 class Entry:
     """One request at the worker."""
 
-    request: Infer
-    slots: list[Slot]
-    """In-slots, given back at the reply."""
-    tell: Callable[[Said], None]
-    """Called from within the link, at most once for each thing asked: the request itself, then each larger grant."""
-    out: Slot | None = None
-    told: bool = False
-    """Its owner has heard something, and has asked for nothing since."""
-    asked_again: int = 0
-    """How often the worker said that its grant was too small."""
-    early: Reply | None = None
-    """The outcome, if it came while a larger grant was being made."""
-    said: Checked | None = None
-    """What the words of its result say, once that has come."""
-    abandoned: bool = False
-    """Nobody waits for the answer any more; the worker has been told."""
+    __slots__ = ("abandoned", "asked_again", "early", "out", "request", "said", "slots", "tell", "told")
+
+    def __init__(
+        self, request: Infer, slots: list[Slot], tell: Callable[[Said], None], out: Slot | None = None
+    ) -> None:
+        self.request = request
+        self.slots = slots
+        """In-slots, given back at the reply."""
+        self.tell = tell
+        """Called from within the link, at most once for each thing asked: the request, then each larger grant."""
+        self.out = out
+        self.told = False
+        """Its owner has heard something, and has asked for nothing since."""
+        self.asked_again = 0
+        """How often the worker said that its grant was too small."""
+        self.early: Reply | None = None
+        """The outcome, if it came while a larger grant was being made."""
+        self.said: Checked | None = None
+        """What the words of its result say, once that has come."""
+        self.abandoned = False
+        """Nobody waits for the answer any more; the worker has been told."""
 
 
 class Ledger:
     """Entries by id, oldest first. Ids rise from a random start: an answer from elsewhere meets no question."""
 
     def __init__(self) -> None:
-        self._entries: dict[int, Entry] = {}
+        self.entries: dict[int, Entry] = {}
         self._next = random.getrandbits(_ID_BITS - 1) + 1
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+        return iter(self.entries.values())
 
     def next_id(self) -> int:
         """A fresh id, larger than all before."""
@@ -76,20 +79,20 @@ class Ledger:
 
     def add(self, entry: Entry) -> None:
         """A request goes out."""
-        self._entries[entry.request.id] = entry
+        self.entries[entry.request.id] = entry
 
     def get(self, request: int) -> Entry | None:
         """The entry of an id, None if it is unknown: late, doubled or invented."""
-        return self._entries.get(request)
+        return self.entries.get(request)
 
     def pop(self, request: int) -> Entry:
         """An entry's end."""
-        return self._entries.pop(request)
+        return self.entries.pop(request)
 
     def end(self, begun: Set[int]) -> None:
         """The life is over: settle all. `begun`: ids of those that executed last. One that was asked a larger grant for
         ran before, however long ago."""
-        entries, self._entries = self._entries, {}
+        entries, self.entries = self.entries, {}
         ran = {number for number, entry in entries.items() if number in begun or entry.asked_again}
         for number, entry in entries.items():
             if not entry.told:  # told: abandoned, or its owner is about to grant and will see the end

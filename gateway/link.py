@@ -48,6 +48,8 @@ class Link:
     ) -> None:
         """`descriptors`: the worker's pidfd, which the link owns, and its status page, which is mapped and closed."""
         self.said = said
+        self.spec = said.spec
+        self.metadata = said.metadata
         self.arena = arena
         self.ledger = Ledger()
         self.wanted = True
@@ -86,7 +88,7 @@ class Link:
     def submit(self, entry: Entry) -> None:
         """Send a request; its owner is told of its answer, its deadline, or the end."""
         assert not self.ended, "a request was given to a life that is over"
-        if not self.ledger:
+        if not self.ledger.entries:
             self.last_progress = time.monotonic()
             if self._expiry is None:
                 self._expiry = self._loop.call_later(EXPIRY_S, self._expire)

@@ -22,14 +22,40 @@ Parts = list[bytes | memoryview]
 
 def start(code: int, kind: str, extra: Mapping[str, str], size: int) -> bytes:
     """A head up to the value of its last header, the date, which changes from second to second."""
+    if extra:
+        return b"%bContent-Length: %d\r\nDate: " % (_headers(code, kind, extra), size)
+    known = _plain.get((code, kind))
+    if known is None:
+        known = _plain[code, kind] = _headers(code, kind, extra)
+    return b"%bContent-Length: %d\r\nDate: " % (known, size)
+
+
+_plain: Final[dict[tuple[int, str], bytes]] = {}
+"""Of replies with no headers of their own; a few statuses, two kinds."""
+
+
+def _headers(code: int, kind: str, extra: Mapping[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {code} {_PHRASES.get(code, '')}"]
     lines += [f"{name}: {value}" for name, value in answer.head(kind, extra).items()]
-    return "\r\n".join([*lines, f"Content-Length: {size}", "Date: "]).encode()
+    return "\r\n".join([*lines, ""]).encode()
 
 
-def end() -> bytes:
-    """The rest of the head."""
-    return f"{rfc822_formatted_time()}\r\n\r\n".encode()
+class _Date:
+    """The rest of a head; the date is the same text for a second."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._bytes = b""
+
+    def now(self) -> bytes:
+        text = rfc822_formatted_time()
+        if text is not self._text:
+            self._text, self._bytes = text, f"{text}\r\n\r\n".encode()
+        return self._bytes
+
+
+end: Final = _Date().now
+"""The rest of a head."""
 
 
 def error(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:

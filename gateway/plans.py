@@ -26,18 +26,21 @@ from mmsup.gateway import binary, upload
 from mmsup.gateway.binary import Layout
 from mmsup.gateway.call import echo_of
 from mmsup.gateway.endpoints import find
+from mmsup.gateway.skeleton import TEXT_LIMIT_BYTES
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.halves import Halves
 
 KEY_BYTES_LIMIT: Final = 2048
+WORDS_LIMIT: Final = 2048
+"""Bytes of JSON before blobs that are remembered."""
 OURS: Final = b"POST /v2/models/"
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _ELSEWHERE: Final = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """What one head says."""
+    """What one head says. It is its own key: the same head has the same plan, for as long as that is remembered."""
 
     model: str
     version: str
@@ -45,6 +48,12 @@ class Plan:
     layout: Layout
     echo: dict[str, str]
     """Headers that go back as they came."""
+    request_id: str
+    """By what name its client calls the request, as far as the head says."""
+    has_words: bool
+    """JSON before blobs, short enough to be remembered."""
+    has_text: bool
+    """JSON alone, short enough to be read at once."""
 
 
 class Plans:
@@ -105,4 +114,8 @@ def plan_of(message: RawRequestMessage) -> Plan | None:
         layout = binary.layout(sizes[0] if sizes else None, int(lengths[0]))
     except CallerError:
         return None
-    return Plan(match.names["model"], match.names.get("version", ""), layout, echo_of(headers))
+    echo = echo_of(headers)
+    has_words = 0 < layout.header <= min(WORDS_LIMIT, layout.size - 1)
+    has_text = layout.header == layout.size <= TEXT_LIMIT_BYTES
+    name = next(iter(echo.values()), "")
+    return Plan(match.names["model"], match.names.get("version", ""), layout, echo, name, has_words, has_text)

@@ -21,16 +21,23 @@ class Routes:
 
     def __init__(self) -> None:
         self._models: dict[str, Route] = {}
+        self._defaults: dict[str, VersionState] = {}
+        """Of those that are wanted, the version that serves a request without one."""
         self._said: set[str] = set()
 
     def put(self, route: Route) -> None:
         """A model as it is now."""
         self._models[route.name] = route
         self._said.add(route.name)
+        self._defaults.pop(route.name, None)
+        for each in route.versions:
+            if route.wanted and each.version == route.default:
+                self._defaults[route.name] = each
 
     def drop(self, name: str) -> None:
         """A model that is in no repository any more."""
         self._models.pop(name, None)
+        self._defaults.pop(name, None)
 
     def begin(self) -> None:
         """A brain starts to say everything anew."""
@@ -39,7 +46,7 @@ class Routes:
     def end(self) -> None:
         """It has said everything: what it did not name is gone."""
         for name in self._models.keys() - self._said:
-            del self._models[name]
+            self.drop(name)
 
     def names(self) -> list[str]:
         """All models of the repositories, also those that do not serve."""
@@ -54,6 +61,8 @@ class Routes:
 
     def version(self, name: str, version: str) -> VersionState:
         """One version of a model, `""` being the default one; CallerError if it is not served."""
+        if not version and (state := self._defaults.get(name)) is not None:
+            return state
         route = self.model(name)
         if not route.wanted or not route.versions:
             raise CallerError(
