@@ -12,6 +12,7 @@ from mmsup.ipc.array import Array
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.page import Activity, PageReader, PageWriter, make_page
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.worker.engines.contract import NO_ROOM, Room
 from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure
 from mmsup.worker.gather import Arrays
@@ -31,7 +32,7 @@ class FakeEngine:
     def load(self, spec: ModelSpec) -> Metadata:
         raise NotImplementedError
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
         self.sizes.append(len(inputs["x"]))
         return self.run(inputs)
 

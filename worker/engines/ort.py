@@ -1,8 +1,8 @@
 """ONNX models, by onnxruntime: on the CPU, or on CUDA (TensorRT on request).
 
 Covers: the session and its options, types between ONNX and V2, strings, BF16.
-Does not cover: batching (worker/batch.py). A model is loaded by its path only: loaded from bytes, its references to
-external data would be checked against the working directory.
+Does not cover: batching (worker/batch.py), runs into given memory (binding.py). A model is loaded by its path only:
+loaded from bytes, its references to external data would be checked against the working directory.
 
 Parameters of a model: `intra_op_thread_count`, `inter_op_thread_count` (Triton's names), `allow_spinning`, `tensorrt`.
 """
@@ -21,7 +21,8 @@ from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensor import size_bytes
-from mmsup.worker.engines.contract import count, is_on
+from mmsup.worker.engines.binding import ELEMENT_TYPES, Bindings, Key, key_of, misfits
+from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
 from mmsup.worker.engines.cuda import arena_limit
 from mmsup.worker.engines.declared import complete
 
@@ -65,6 +66,15 @@ def provider_options(device: str, gpu_memory_bytes: int | None, *, tensorrt: boo
     return [*chosen, ("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
 
 
+def bindable(metadata: Metadata) -> set[str]:
+    """The outputs that may be written into room. None if the model has strings or BF16 anywhere: those are passed by
+    value. Not those that are inputs as well, which the graph hands through. Pure."""
+    datatypes = {each.datatype for each in (*metadata.inputs, *metadata.outputs)}
+    if not datatypes <= ELEMENT_TYPES.keys():
+        return set()
+    return {each.name for each in metadata.outputs} - {each.name for each in metadata.inputs}
+
+
 def cores() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
@@ -78,6 +88,10 @@ class OrtEngine:
         self._inputs: dict[str, str] = {}
         self._text: tuple[str, ...] = ()
         self._by_value = False
+        self._bindings: Bindings | None = None
+        self._bindable: set[str] = set()
+        """Outputs that go into their room; one that was not as foreseen is never bound again, since a graph whose
+        shapes hang on its data would be run twice each time."""
 
     def load(self, spec: ModelSpec) -> Metadata:
         """Make the session on the providers that the device asks for, and on no others."""
@@ -105,10 +119,33 @@ class OrtEngine:
         if self._by_value and "BYTES" in datatypes:
             text = "has BF16 and strings, which onnxruntime's Python interface cannot pass together"
             raise ModelError("load_failed", f"model '{spec.name}' {text}")
+        self._bindings = Bindings(self._session, keeps=spec.device == "cpu")
+        self._bindable = bindable(metadata)
         return metadata
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
         """Run the graph as far as the outputs need it. onnxruntime only reads its inputs, and keeps none."""
+        key = key_of(inputs, outputs, room, self._bindable) if room else None
+        if key is None:
+            return self._plain(inputs, outputs)
+        return self._bound(key, room) or self._plain_after(key, inputs, room)
+
+    def _bound(self, key: Key, room: Room) -> dict[str, Array] | None:
+        """The outputs, in their room; None if the session would not."""
+        assert self._bindings is not None, "infer before load"
+        try:
+            return self._bindings.run(key, room)
+        except RuntimeError:  # all that onnxruntime raises here, for whatever reason: `run` tells them apart
+            return None
+
+    def _plain_after(self, key: Key, inputs: Mapping[str, Array], room: Room) -> Mapping[str, Array]:
+        """A run without binding where one with it has failed. If this fails too, the room was not the reason."""
+        names = [bind[0] for bind in key[1]]
+        made = self._plain(inputs, names)
+        self._bindable -= misfits(made, room) or {*names}
+        return made
+
+    def _plain(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         if self._by_value:
             feeds = {name: _value(self._inputs[name], array) for name, array in inputs.items()}
             results = self._session.run_with_ort_values(list(outputs), feeds)
@@ -126,6 +163,7 @@ class OrtEngine:
 
     def unload(self) -> None:
         """Drop the session."""
+        self._bindings = None
         self._session = None
 
 

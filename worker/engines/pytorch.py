@@ -24,7 +24,7 @@ import torch
 from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.worker.engines.contract import count, is_on
+from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
 from mmsup.worker.engines.cuda import memory_fraction
 from mmsup.worker.engines.custom import forget_module, load_module
 from mmsup.worker.engines.declared import as_configured, complete
@@ -94,8 +94,9 @@ class PytorchEngine:
         self._outputs = _in_order([each.name for each in loaded.metadata.outputs], ())
         return loaded.metadata
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
         """Call the module."""
+        del room  # on the CPU the module makes its own tensors
         assert self._run is not None, "infer before load"
         with torch.inference_mode():
             given = {name: self._tensor(inputs[name]) for name in self._inputs if name in inputs}
