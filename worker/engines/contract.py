@@ -86,6 +86,11 @@ def gathers(engine: Engine) -> Gathering | None:
     return cast("Gathering", engine) if getattr(engine, "gathers_itself", False) else None
 
 
+def least_room_bytes(engine: Engine) -> int | None:
+    """From how much room on this engine writes into it; None if it never does. To be asked after `load`."""
+    return cast("int | None", getattr(engine, "least_room_bytes", None))
+
+
 def pins(engine: Engine) -> Pinning | None:
     """The engine, if it wants to know of memory beforehand."""
     return cast("Pinning", engine) if hasattr(engine, "attached") else None

@@ -21,7 +21,7 @@ from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensor import size_bytes
-from mmsup.worker.engines.binding import ELEMENT_TYPES, Bindings, Key, key_of, misfits
+from mmsup.worker.engines.binding import BIND_BYTES, ELEMENT_TYPES, Bindings, Key, key_of, misfits
 from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
 from mmsup.worker.engines.cuda import arena_limit
 from mmsup.worker.engines.declared import complete
@@ -82,6 +82,8 @@ def cores() -> int:
 
 class OrtEngine:
     """One session."""
+
+    least_room_bytes = BIND_BYTES
 
     def __init__(self) -> None:
         self._session: Any = None  # onnxruntime ships no types
