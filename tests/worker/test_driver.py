@@ -80,9 +80,3 @@ def test_a_driver_that_refuses_is_none(name: str, monkeypatch: pytest.MonkeyPatc
 
 def test_without_a_driver_there_is_none() -> None:
     assert open_driver("libmmsup-has-no-such-driver.so.1") is None
-
-
-def test_the_context_is_let_go_at_the_end() -> None:
-    library = Library()
-    Driver(library).close()
-    assert library.names()[-1] == "cuDevicePrimaryCtxRelease_v2"

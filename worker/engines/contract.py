@@ -70,7 +70,10 @@ class Gathering(Protocol):
 
 
 class Pinning(Protocol):
-    """An engine that copies to and from a device straight, where it knows the memory beforehand."""
+    """An engine that copies to and from a device straight, where it knows the memory beforehand. `pins_memory` says
+    whether this one does, as it is loaded."""
+
+    pins_memory: bool
 
     def attached(self, view: memoryview, *, writable: bool) -> None:
         """A gateway's extent is mapped, whole and at this address until `detached`. Never raises."""
@@ -92,8 +95,8 @@ def least_room_bytes(engine: Engine) -> int | None:
 
 
 def pins(engine: Engine) -> Pinning | None:
-    """The engine, if it wants to know of memory beforehand."""
-    return cast("Pinning", engine) if hasattr(engine, "attached") else None
+    """The engine, if it wants to know of memory beforehand. To be asked after `load`."""
+    return cast("Pinning", engine) if getattr(engine, "pins_memory", False) else None
 
 
 LIBRARIES: Final = {"ort": "onnxruntime", "pytorch": "torch", "custom": "model.py"}

@@ -14,7 +14,8 @@ HOST_REGISTER_READ_ONLY: Final = 113
 
 
 class Driver:
-    """Device 0 of this process, in its primary context, which is the one that the libraries use too."""
+    """Device 0 of this process, in its primary context, which is the one that the libraries use too. It is held until
+    the process ends."""
 
     def __init__(self, library: Any) -> None:  # a ctypes library
         """OSError if the driver refuses."""
@@ -35,10 +36,6 @@ class Driver:
     def unregister(self, address: int) -> str:
         """Undo it; what went wrong, or nothing."""
         return self._within("cuMemHostUnregister", ctypes.c_void_p(address))
-
-    def close(self) -> None:
-        """Let go of the context."""
-        self._library.cuDevicePrimaryCtxRelease_v2(self._device)
 
     def _attribute(self, number: int) -> int:
         value = ctypes.c_int()
