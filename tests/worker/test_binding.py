@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmsup.ipc.array import Array
-from mmsup.worker.engines.binding import BIND_BYTES, KEPT_LIMIT, Bindings, Key, key_of, misfits
+from mmsup.worker.engines.binding import BIND_BYTES, KEPT_LIMIT, Bindings, Key, Pointed, key_of, key_on_device, misfits
 
 LARGE = BIND_BYTES // 4
 BINDABLE = {"y", "z"}
@@ -63,7 +63,20 @@ def test_a_run_is_bound_where_that_pays_and_is_possible(
 def test_an_output_without_room_is_bound_to_no_address() -> None:
     x, y = np.zeros((2, 3), np.int64), floats()
     key = key_of({"x": x}, ("z", "y"), {"y": y}, BINDABLE)
-    assert key == ((("x", 7, (2, 3), x.ctypes.data),), (("z", 0, (), 0), ("y", 1, (LARGE,), y.ctypes.data)))
+    assert key == (
+        (("x", "cpu", 7, (2, 3), x.ctypes.data),),
+        (("z", "cpu", 0, (), 0), ("y", "cpu", 1, (LARGE,), y.ctypes.data)),
+    )
+
+
+def test_tensors_on_a_device_are_bound_where_they_are_there() -> None:
+    x, y = Pointed("FP16", (8, 3), 0x7F00), Pointed("INT64", (8,), 0x7F80)
+    assert key_on_device({"x": x}, {"z": None, "y": y}) == (
+        (("x", "cuda", 10, (8, 3), 0x7F00),),
+        (("z", "cuda", 0, (), 0), ("y", "cuda", 7, (8,), 0x7F80)),
+    )
+    with pytest.raises(LookupError):
+        key_on_device({"x": Pointed("BYTES", (1,), 0x7F00)}, {})
 
 
 def test_what_came_out_otherwise_than_its_room_is_named() -> None:
@@ -140,7 +153,7 @@ def key(x: Array, room: dict[str, Array]) -> Key:
 
 def test_the_same_addresses_are_bound_once() -> None:
     session = Session()
-    bindings = Bindings(session, keeps=True)
+    bindings = Bindings(session, "cpu")
     x, room = floats(), {"y": session.room(), "z": session.room()}
     for run in (1, 2, 3):
         made = bindings.run(key(x, room), room)
@@ -152,7 +165,7 @@ def test_the_same_addresses_are_bound_once() -> None:
 
 def test_an_answer_that_the_session_allocated_is_not_written_to_by_the_next_run() -> None:
     session = Session()
-    bindings = Bindings(session, keeps=True)
+    bindings = Bindings(session, "cpu")
     x, room = floats(), {"y": session.room()}
     answers = [bindings.run(key(x, room), room)["z"] for _ in range(3)]
     assert [each[0] for each in answers] == [1, 2, 3]
@@ -162,7 +175,7 @@ def test_an_answer_that_the_session_allocated_is_not_written_to_by_the_next_run(
 
 def test_the_least_used_binding_goes_first() -> None:
     session = Session()
-    bindings = Bindings(session, keeps=True)
+    bindings = Bindings(session, "cpu")
     room = {"y": session.room()}
     arrays = [floats() for _ in range(KEPT_LIMIT + 1)]
     for x in [*arrays[:KEPT_LIMIT], arrays[0], arrays[KEPT_LIMIT]]:  # the first is used again, so the second goes
@@ -174,9 +187,9 @@ def test_the_least_used_binding_goes_first() -> None:
     assert len(session.made) == count + 1
 
 
-def test_nothing_is_kept_for_a_device_that_copies_when_it_binds() -> None:
+def test_nothing_is_kept_where_inputs_are_copied_to_a_device_when_they_are_bound() -> None:
     session = Session()
-    bindings = Bindings(session, keeps=False)
+    bindings = Bindings(session, "cuda")
     x, room = floats(), {"y": session.room()}
     for _ in range(2):
         bindings.run(key(x, room), room)
@@ -185,7 +198,7 @@ def test_nothing_is_kept_for_a_device_that_copies_when_it_binds() -> None:
 
 def test_an_output_that_was_not_written_to_its_room_is_given_as_it_came() -> None:
     session = Session(passes_through=("y",))
-    bindings = Bindings(session, keeps=True)
+    bindings = Bindings(session, "cpu")
     x, room = floats(), {"y": session.room()}
     for run in (1, 2):
         made = bindings.run(key(x, room), room)
@@ -195,7 +208,7 @@ def test_an_output_that_was_not_written_to_its_room_is_given_as_it_came() -> Non
 
 def test_forgotten_bindings_are_made_again() -> None:
     session = Session()
-    bindings = Bindings(session, keeps=True)
+    bindings = Bindings(session, "cpu")
     x, room = floats(), {"y": session.room()}
     bindings.run(key(x, room), room)
     bindings.clear()

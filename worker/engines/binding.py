@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mmsup.ipc.array import DATATYPE, Array
 from mmsup.worker.engines.contract import Room
@@ -32,10 +32,18 @@ ELEMENT_TYPES: Final = {
 }  # fmt: skip
 """onnx.TensorProto.DataType. BYTES has no address; BF16 comes back as no array."""
 
-Bind = tuple[str, int, tuple[int, ...], int]
-"""Name, element type, shape, address. An output at no address is the session's to allocate."""
+Bind = tuple[str, str, int, tuple[int, ...], int]
+"""Name, `cpu` or `cuda`, element type, shape, address. An output at no address is the session's to allocate there."""
 Key = tuple[tuple[Bind, ...], tuple[Bind, ...]]
 """Inputs and outputs."""
+
+
+class Pointed(NamedTuple):
+    """A tensor on a device."""
+
+    datatype: str
+    shape: tuple[int, ...]
+    address: int
 
 
 def key_of(inputs: Mapping[str, Array], outputs: Sequence[str], room: Room, bindable: Collection[str]) -> Key | None:
@@ -47,7 +55,7 @@ def key_of(inputs: Mapping[str, Array], outputs: Sequence[str], room: Room, bind
         array = room.get(name) if name in bindable else None
         bind = None if array is None else _bind(name, array)
         if array is None or bind is None or not array.flags.writeable:
-            made.append((name, 0, (), 0))
+            made.append((name, "cpu", 0, (), 0))
         else:
             made.append(bind)
             size += array.nbytes
@@ -67,7 +75,19 @@ def _bind(name: str, array: Array) -> Bind | None:
     flags = array.flags
     if element_type is None or not array.nbytes or not flags.c_contiguous or not flags.aligned:
         return None
-    return name, element_type, array.shape, address_of(array)
+    return name, "cpu", element_type, array.shape, address_of(array)
+
+
+def key_on_device(inputs: Mapping[str, Pointed], outputs: Mapping[str, Pointed | None]) -> Key:
+    """What to bind where the caller has copied the inputs to the device by itself, and will copy the outputs from
+    there; None is an output that the session shall allocate there. LookupError for what has no plain address. Pure."""
+    given = [_on_device(name, each) for name, each in inputs.items()]
+    made = [(name, "cuda", 0, (), 0) if each is None else _on_device(name, each) for name, each in outputs.items()]
+    return tuple(given), tuple(made)
+
+
+def _on_device(name: str, tensor: Pointed) -> Bind:
+    return name, "cuda", ELEMENT_TYPES[tensor.datatype], tensor.shape, tensor.address
 
 
 def address_of(array: Array) -> int:
@@ -78,26 +98,26 @@ def address_of(array: Array) -> int:
 class Bindings:
     """Of one session, the latest used."""
 
-    def __init__(self, session: Any, *, keeps: bool) -> None:  # onnxruntime ships no types
-        """`keeps` is for a session on the CPU alone: for a device, inputs are copied to it when they are bound."""
+    def __init__(self, session: Any, device: str) -> None:  # onnxruntime ships no types
+        """`device` is where the session computes: `cpu` or `cuda`."""
         self._session = session
-        self._keeps = keeps
+        self._device = device
         self._kept: OrderedDict[Key, Any] = OrderedDict()
 
     def run(self, key: Key, room: Room) -> dict[str, Array]:
-        """The outputs, in their room if the graph put them there. RuntimeError if the session refuses."""
+        """The outputs on the host, in their room if the graph put them there. RuntimeError if the session refuses."""
         binding = self._kept.get(key)
         if binding is None:
             binding = self._bound(key)
             self._run(binding)
             made = _made(binding, key[1], room)
-            if all(made[name] is room.get(name) for name, _, _, address in key[1] if address):
+            if all(made[name] is room.get(name) for name, _, _, _, address in key[1] if address):
                 self._keep(key, binding)
             return made
         self._kept.move_to_end(key)
         self._run(binding)
-        if all(address for _, _, _, address in key[1]):
-            return {name: room[name] for name, _, _, _ in key[1]}
+        if all(address for *_, address in key[1]):
+            return {name: room[name] for name, *_ in key[1]}
         made = _made(binding, key[1], room)
         _release(binding, key[1])
         return made
@@ -108,17 +128,17 @@ class Bindings:
 
     def _bound(self, key: Key) -> Any:  # an IOBinding
         binding = self._session.io_binding()
-        for name, element_type, shape, address in key[0]:
-            binding.bind_input(name, "cpu", 0, element_type, shape, address)
-        for name, element_type, shape, address in key[1]:
+        for name, device, element_type, shape, address in key[0]:
+            binding.bind_input(name, device, 0, element_type, shape, address)
+        for name, device, element_type, shape, address in key[1]:
             if address:
-                binding.bind_output(name, "cpu", 0, element_type, shape, address)
+                binding.bind_output(name, device, 0, element_type, shape, address)
             else:
-                binding.bind_output(name, "cpu", 0)
+                binding.bind_output(name, device, 0)
         return binding
 
     def _run(self, binding: Any) -> None:  # an IOBinding
-        if self._keeps:
+        if self._device == "cpu":
             self._session.run_with_iobinding(binding)
             return
         binding.synchronize_inputs()
@@ -126,7 +146,8 @@ class Bindings:
         binding.synchronize_outputs()
 
     def _keep(self, key: Key, binding: Any) -> None:  # an IOBinding
-        if not self._keeps:
+        """Not where inputs come from elsewhere: they are copied to the device when they are bound."""
+        if any(device != self._device for _, device, *_ in key[0]):
             return
         _release(binding, key[1])
         self._kept[key] = binding
@@ -137,16 +158,16 @@ class Bindings:
 def _made(binding: Any, outputs: Iterable[Bind], room: Room) -> dict[str, Array]:  # an IOBinding
     """What a run gave. An output that is an input of the graph too is not written to where it was bound (seen)."""
     made: dict[str, Array] = {}
-    for (name, _, _, address), value in zip(outputs, binding.get_outputs(), strict=True):
+    for (name, _, _, _, address), value in zip(outputs, binding.get_outputs(), strict=True):
         made[name] = room[name] if address and value.data_ptr() == address else value.numpy()
     return made
 
 
 def _release(binding: Any, outputs: Iterable[Bind]) -> None:  # an IOBinding
     """Bind anew what the session allocated: its next run would write into the answer that it gave before (seen)."""
-    for name, _, _, address in outputs:
+    for name, device, _, _, address in outputs:
         if not address:
-            binding.bind_output(name, "cpu", 0)
+            binding.bind_output(name, device, 0)
 
 
 def misfits(made: Mapping[str, Array], room: Room) -> set[str]:

@@ -25,6 +25,8 @@ from mmsup.worker.engines.binding import BIND_BYTES, ELEMENT_TYPES, Bindings, Ke
 from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
 from mmsup.worker.engines.cuda import arena_limit
 from mmsup.worker.engines.declared import complete
+from mmsup.worker.engines.driver import open_driver
+from mmsup.worker.engines.pinned import Pinned
 
 ort: Any = onnxruntime  # it ships no types
 
@@ -50,16 +52,20 @@ QUIET: Final = 3
 """Log severity ERROR: warnings about devices that are not there, or about a graph's style, are nobody's here."""
 
 
-def provider_options(device: str, gpu_memory_bytes: int | None, *, tensorrt: bool) -> list[tuple[str, dict[str, str]]]:
-    """Execution providers in order of preference, with their options. Pure."""
+def provider_options(
+    device: str, gpu_memory_bytes: int | None, *, tensorrt: bool, stream: int = 0
+) -> list[tuple[str, dict[str, str]]]:
+    """Execution providers in order of preference, with their options; `stream` is the caller's own, on which they shall
+    compute, so that copies and runs can be ordered without a wait of the host. Pure."""
     if device == "cpu":
         return [("CPUExecutionProvider", {})]
-    cuda = {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}
+    own = {"user_compute_stream": str(stream)} if stream else {}
+    cuda = {"device_id": "0", "arena_extend_strategy": "kSameAsRequested", **own}
     chosen: list[tuple[str, dict[str, str]]] = []
     if gpu_memory_bytes:
         cuda["gpu_mem_limit"] = str(arena_limit(gpu_memory_bytes))
     if tensorrt:
-        options = {"device_id": "0"}
+        options = {"device_id": "0", **own}
         if gpu_memory_bytes:
             options["trt_max_workspace_size"] = cuda["gpu_mem_limit"]
         chosen.append(("TensorrtExecutionProvider", options))
@@ -86,6 +92,8 @@ class OrtEngine:
     least_room_bytes = BIND_BYTES
 
     def __init__(self) -> None:
+        self.pins_memory = False
+        self._pinned = Pinned(None)
         self._session: Any = None  # onnxruntime ships no types
         self._inputs: dict[str, str] = {}
         self._text: tuple[str, ...] = ()
@@ -121,7 +129,9 @@ class OrtEngine:
         if self._by_value and "BYTES" in datatypes:
             text = "has BF16 and strings, which onnxruntime's Python interface cannot pass together"
             raise ModelError("load_failed", f"model '{spec.name}' {text}")
-        self._bindings = Bindings(self._session, keeps=spec.device == "cpu")
+        self.pins_memory = spec.device != "cpu"
+        self._pinned = Pinned(open_driver() if self.pins_memory else None)
+        self._bindings = Bindings(self._session, "cuda" if self.pins_memory else "cpu")
         self._bindable = bindable(metadata)
         return metadata
 
@@ -156,6 +166,14 @@ class OrtEngine:
             inputs = {name: _as_text(name, array) if name in self._text else array for name, array in inputs.items()}
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
 
+    def attached(self, view: memoryview, *, writable: bool) -> None:
+        """A gateway's extent: the copies to and from the device that onnxruntime makes are quicker for it."""
+        self._pinned.attached(view, writable=writable)
+
+    def detached(self, view: memoryview) -> None:
+        """It goes."""
+        self._pinned.detached(view)
+
     def shrink(self) -> None:
         """Nothing: onnxruntime gives arena memory back by a run option only, and a failed run took none."""
 
@@ -165,6 +183,7 @@ class OrtEngine:
 
     def unload(self) -> None:
         """Drop the session."""
+        self._pinned.clear()
         self._bindings = None
         self._session = None
 
