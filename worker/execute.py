@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mmsup.ipc.array import Array, datatype_of
 from mmsup.ipc.page import Activity, PageWriter
 from mmsup.ipc.specs import Metadata, ModelSpec
-from mmsup.worker.engines.contract import NO_ROOM, Engine, Room, gathers, least_room_bytes
+from mmsup.worker.engines.contract import NO_ROOM, Engine, Room, gathers, least_room_bytes, pins
 from mmsup.worker.engines.cuda import DeviceFault
 from mmsup.worker.failure import Failure
 from mmsup.worker.foresight import Foresight
@@ -32,6 +32,8 @@ class Execution:
         self.engine = engine
         self.spec = spec
         self.metadata = metadata
+        self.pinning = pins(engine)
+        """Who wants to know of gateways' memory; None for most."""
         self._page = page
         self._datatypes = {each.name: each.datatype for each in metadata.outputs}
         self._all = tuple(self._datatypes)

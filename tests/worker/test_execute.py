@@ -180,6 +180,7 @@ class Gatherer(FakeEngine):
     """An engine that makes batches by itself, and writes into room."""
 
     gathers_itself = True
+    pins_memory = False
     least_room_bytes = 1
 
     def __init__(self, run: Run) -> None:
@@ -278,3 +279,12 @@ def test_each_part_of_a_handed_over_batch_is_held_to_its_declaration(page: int) 
     assert values(good)[0] == 2
     assert isinstance(bad, Failure)
     assert "is declared as FP32, but is FP64" in bad.text
+
+
+def test_only_an_engine_that_pins_memory_is_told_of_it(page: int) -> None:
+    run, _ = execution(page, doubled)
+    assert run.pinning is None
+    _, engine = gathering(page, wide, WIDE)
+    assert Execution(engine, run.spec, run.metadata, PageWriter(page)).pinning is None
+    engine.pins_memory = True
+    assert Execution(engine, run.spec, run.metadata, PageWriter(page)).pinning is not None
