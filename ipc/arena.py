@@ -207,6 +207,15 @@ class Attached:
         finally:
             os.close(fd)
 
+    def whole(self, segment: int) -> tuple[memoryview, bool] | None:
+        """An extent and whether it may be written to, None if it is not attached: for whoever registers it with a
+        device, and must hear of it before it goes."""
+        return self._views.get(segment)
+
+    def segments(self) -> tuple[int, ...]:
+        """All that are attached."""
+        return tuple(self._views)
+
     def detach(self, segment: int) -> None:
         """Forget an extent; its mapping ends with the last view of it."""
         self._views.pop(segment, None)

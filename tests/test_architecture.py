@@ -23,7 +23,7 @@ MAY_IMPORT = {
 HOMES = {
     "zmq": {"ipc/channel.py"},
     "msgpack": {"ipc/codec.py"},
-    "torch": {"worker/engines/pytorch.py"},
+    "torch": {"worker/engines/pytorch.py", "worker/engines/streams.py"},
     "safetensors": {"worker/engines/pytorch.py"},
     "onnxruntime": {"worker/engines/ort.py"},
     "aiohttp": {"gateway/"},

@@ -28,7 +28,7 @@ from mmsup.worker.boot import Control, leave
 from mmsup.worker.engines.cuda import DeviceFault
 from mmsup.worker.failure import Failure
 from mmsup.worker.guard import DeviceLost, guarded
-from mmsup.worker.limits import set_environment, set_limits
+from mmsup.worker.limits import set_environment, set_heap, set_limits
 
 if TYPE_CHECKING:
     from mmsup.worker.execute import Execution
@@ -71,6 +71,7 @@ def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
     page.enter(Activity.LOADING, time.monotonic_ns())
     set_limits(boot)
     set_environment(boot.spec)
+    set_heap(boot.spec)
     control.say(Hello("worker", WIRE_VERSION, boot.instance, boot.generation))
     _succeeded(control, guarded(lambda: os.chdir(boot.spec.directory), boot.spec))
     # Only now: these bring in numpy and ZeroMQ, with their threads.

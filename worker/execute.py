@@ -3,22 +3,26 @@
 A batch of several that raises is run again one by one, so that only the guilty request fails. Device memory that ran
 out is given back and asked for once more, by halves where there is a batch axis. Every other fault of a device ends
 the process: DeviceLost goes through to `__main__`.
+
+Large outputs may be made in the memory that was granted for them: `room` says where, before the run, and an outcome
+holds that very array where the engine used it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mmsup.ipc.array import Array, datatype_of
 from mmsup.ipc.page import Activity, PageWriter
 from mmsup.ipc.specs import Metadata, ModelSpec
-from mmsup.worker.engines.contract import Engine
+from mmsup.worker.engines.contract import NO_ROOM, Engine, Room, gathers, least_room_bytes, pins
 from mmsup.worker.engines.cuda import DeviceFault
 from mmsup.worker.failure import Failure
+from mmsup.worker.foresight import Foresight
 from mmsup.worker.gather import Arrays, gather, rows, split
-from mmsup.worker.guard import DeviceLost, guarded
-from mmsup.worker.results import Output, outputs_of
+from mmsup.worker.guard import DeviceLost, T, guarded
+from mmsup.worker.results import Output, lay_out, outputs_of
 
 
 class Execution:
@@ -28,45 +32,104 @@ class Execution:
         self.engine = engine
         self.spec = spec
         self.metadata = metadata
+        self.pinning = pins(engine)
+        """Who wants to know of gateways' memory; None for most."""
         self._page = page
         self._datatypes = {each.name: each.datatype for each in metadata.outputs}
         self._all = tuple(self._datatypes)
+        self._gathering = gathers(engine)
+        self._foresight = Foresight(metadata)
+        self._least_room = least_room_bytes(engine)
 
-    def run(self, jobs: Sequence[Arrays], outputs: Sequence[str]) -> list[Arrays | Failure]:
-        """One outcome for each job, in order; jobs of more than one run together."""
+    def room(self, job: Arrays, outputs: Sequence[str], view: memoryview | None) -> Room:
+        """Where the outputs of a job will lie in the memory that was granted for them, if this engine can use it."""
+        if view is None or self._least_room is None or len(view) < self._least_room:
+            return NO_ROOM
+        return lay_out(self._foresight.outputs(job, outputs or self._all), view)
+
+    def run(self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[Room] = ()) -> list[Arrays | Failure]:
+        """One outcome for each job, in order; jobs of more than one run together. `rooms` has one for each job, or is
+        empty."""
+        rooms = rooms or [NO_ROOM] * len(jobs)
         if len(jobs) == 1:
-            return [self.run_once(jobs[0], outputs)]
-        job = guarded(lambda: gather(jobs), self.spec)  # a batch may not fit where each of its parts does
-        whole = job if isinstance(job, Failure) else self._try(job, outputs)
-        if isinstance(whole, Failure):
-            if whole.device is DeviceFault.NONE:
-                return [self.run_once(each, outputs) for each in jobs]
-            return [whole] * len(jobs)
-        sizes = [rows(each) for each in jobs]
-        fault = self._fault(whole, outputs, sum(sizes))
-        if fault is not None:
-            return [fault] * len(jobs)
-        return [*split(whole, sizes)]
+            return [self.run_once(jobs[0], outputs, rooms[0])]
+        together = self._gathered if self._gathering is None else self._handed_over
+        outcomes = together(jobs, outputs, rooms)
+        if not isinstance(outcomes, Failure):
+            return outcomes
+        if outcomes.device is DeviceFault.NONE:
+            return [self.run_once(job, outputs, room) for job, room in zip(jobs, rooms, strict=True)]
+        return [outcomes] * len(jobs)
 
-    def run_once(self, job: Arrays, outputs: Sequence[str] = ()) -> Arrays | Failure:
+    def run_once(self, job: Arrays, outputs: Sequence[str] = (), room: Room = NO_ROOM) -> Arrays | Failure:
         """The outcome of one job."""
-        made = self._try(job, outputs)
+        made = self._try(job, outputs, room)
         if isinstance(made, Failure):
             return made
+        self._learn([job], [made])
         return self._fault(made, outputs, rows(job)) or made
 
     def outputs(self, arrays: Arrays) -> tuple[Output, ...] | Failure:
         """The bytes of a good outcome. Guarded: elements of an array of objects are the model's own."""
         return guarded(lambda: outputs_of(arrays), self.spec)
 
-    def _try(self, job: Arrays, outputs: Sequence[str]) -> Arrays | Failure:
-        made = self._infer(job, outputs)
+    def _gathered(
+        self, jobs: Sequence[Arrays], outputs: Sequence[str], _: Sequence[Room]
+    ) -> list[Arrays | Failure] | Failure:
+        """The outcomes of one batch that is made here; a Failure if it could not run."""
+        job = guarded(lambda: gather(jobs), self.spec)  # a batch may not fit where each of its parts does
+        whole = job if isinstance(job, Failure) else self._try(job, outputs)
+        if isinstance(whole, Failure):
+            return whole
+        sizes = [rows(each) for each in jobs]
+        fault = self._fault(whole, outputs, sum(sizes))
+        if fault is not None:
+            return [fault] * len(jobs)
+        parts = split(whole, sizes)
+        self._learn(jobs, parts)
+        return [*parts]
+
+    def _handed_over(
+        self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[Room]
+    ) -> list[Arrays | Failure] | Failure:
+        """The outcomes of one batch that the engine makes; a Failure if it could not run. Device memory that was
+        refused is asked for once more, by halves of the batch."""
+        made = self._hand_over(jobs, outputs, rooms)
+        if isinstance(made, Failure):
+            if made.device is not DeviceFault.MEMORY:
+                return made
+            self.engine.shrink()
+            half = len(jobs) // 2
+            first = self._hand_over(jobs[:half], outputs, rooms[:half])
+            if isinstance(first, Failure):
+                return first
+            second = self._hand_over(jobs[half:], outputs, rooms[half:])
+            if isinstance(second, Failure):
+                return second
+            made = [*first, *second]
+        self._learn(jobs, made)
+        return [self._fault(each, outputs, rows(job)) or each for job, each in zip(jobs, made, strict=True)]
+
+    def _hand_over(
+        self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[Room]
+    ) -> list[Arrays] | Failure:
+        engine, wanted = self._gathering, outputs or self._all
+        assert engine is not None, "this engine makes no batches"
+        return self._call(lambda: engine.run_batch(jobs, wanted, rooms))
+
+    def _learn(self, jobs: Sequence[Arrays], made: Sequence[Arrays]) -> None:
+        if self._least_room is not None:
+            for job, each in zip(jobs, made, strict=True):
+                self._foresight.learn(job, each)
+
+    def _try(self, job: Arrays, outputs: Sequence[str], room: Room = NO_ROOM) -> Arrays | Failure:
+        made = self._infer(job, outputs, room)
         if not isinstance(made, Failure) or made.device is not DeviceFault.MEMORY:
             return made
         self.engine.shrink()
         size = rows(job)
         if not self.spec.max_batch_size or size < 2:
-            return self._infer(job, outputs)
+            return self._infer(job, outputs, room)
         halves: list[Arrays] = []
         for half in split(job, [size // 2, size - size // 2]):
             made = self._infer(half, outputs)
@@ -75,13 +138,18 @@ class Execution:
             halves.append(made)
         return gather(halves)
 
-    def _infer(self, job: Arrays, outputs: Sequence[str]) -> Arrays | Failure:
+    def _infer(self, job: Arrays, outputs: Sequence[str], room: Room = NO_ROOM) -> Arrays | Failure:
         wanted = outputs or self._all
+        made = self._call(lambda: self.engine.infer(job, wanted, room))
+        if isinstance(made, Failure):
+            return made
+        return {name: made[name] for name in wanted if name in made}
+
+    def _call(self, call: Callable[[], T]) -> T | Failure:
+        """What the engine gives, with the page saying since when it is at work."""
         self._page.enter(Activity.BUSY, time.monotonic_ns())
-        made = guarded(lambda: self.engine.infer(job, wanted), self.spec)
-        if not isinstance(made, Failure):
-            return {name: made[name] for name in wanted if name in made}
-        if made.device is DeviceFault.LOST:
+        made = guarded(call, self.spec)
+        if isinstance(made, Failure) and made.device is DeviceFault.LOST:
             raise DeviceLost(made.text)
         return made
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Final
 
 from mmsup.ipc.messages import Boot
 from mmsup.ipc.specs import ModelSpec
+from mmsup.worker import heap
 
 FILES_LIMIT: Final = 4096
 """Open descriptors: far above what libraries, arenas and weights in pieces need; a leak ends here, in its own model."""
@@ -42,6 +43,13 @@ def set_environment(spec: ModelSpec, environ: MutableMapping[str, str] = os.envi
     """What libraries demand before their import; what the operator said for this model stands."""
     for name, value in library_environment(spec, len(os.sched_getaffinity(0))).items():
         environ.setdefault(name, value)
+
+
+def set_heap(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> None:
+    """How the C library keeps free memory, unless the operator said it for this model."""
+    limits = heap.limits(spec.memory_bytes, environ)
+    if limits is not None:
+        heap.keep(*limits)
 
 
 def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:

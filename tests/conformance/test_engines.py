@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +67,7 @@ def sample(datatype: str, shape: tuple[int, ...]) -> Array:
         array = np.empty(int(np.prod(shape)), dtype=np.object_)
         array[:] = [f"é{index}".encode() for index in range(array.size)]
         return array.reshape(shape)
-    return np.arange(int(np.prod(shape))).reshape(shape).astype(NUMPY[datatype])
+    return (np.arange(int(np.prod(shape))) % 2048).reshape(shape).astype(NUMPY[datatype])
 
 
 def sealed(array: Array) -> Array:
@@ -127,6 +129,82 @@ def test_an_input_is_never_changed_and_outlives_its_memory(kind: Kind, tmp_path:
     engine.unload()
 
 
+GUARD = 64
+
+
+def room_for(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """An array as a grant gives it, filled with 0xA5, and the bytes around and in it."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.full(GUARD + size + GUARD, 0xA5, np.uint8)
+    return memory[GUARD : GUARD + size].view(dtype).reshape(shape), memory
+
+
+def is_guarded(memory: Array) -> bool:
+    """Whether nothing was written beside the room."""
+    return bool((memory[:GUARD] == 0xA5).all() and (memory[-GUARD:] == 0xA5).all())
+
+
+@pytest.mark.parametrize(("name", "datatype"), [pair for pair in PAIRS if pair[1] != "BYTES"])
+@pytest.mark.parametrize("shape", [(3,), (0,), (300_000,), (2, 150_000)])
+def test_an_answer_is_the_same_in_its_room_and_outside(
+    name: str, datatype: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    kind = KINDS[name]
+    engine = loaded(kind.write(tmp_path, "m", datatype, (-1,) * len(shape)))
+    room, memory = room_for(NUMPY[datatype], shape)
+    for turn in range(3):  # the second finds what the first has kept
+        array = sealed(np.roll(sample(datatype, shape), turn))
+        made = engine.infer({kind.given: array}, (kind.made,), {kind.made: room})[kind.made]
+        assert made is room or not np.shares_memory(made, room)
+        assert made.dtype == array.dtype
+        assert made.shape == array.shape
+        assert made.tobytes() == array.tobytes()
+        assert is_guarded(memory)
+    engine.unload()
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [("f4", (99_999,)), ("f4", (100_001,)), ("f4", (100_000, 1)), ("f8", (100_000,)), ("i4", (100_000,)), ("f4", (0,))],
+)
+def test_room_that_turns_out_wrong_is_not_written_past_and_costs_no_answer(
+    kind: Kind, dtype: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
+    array = sealed(sample("FP32", (100_000,)))
+    room, memory = room_for(np.dtype(dtype), shape)
+    for _ in range(2):
+        made = engine.infer({kind.given: array}, (kind.made,), {kind.made: room})[kind.made]
+        assert not np.shares_memory(made, room)
+        assert made.tobytes() == array.tobytes()
+        assert is_guarded(memory)
+    engine.unload()
+
+
+@ENGINES
+def test_room_under_a_name_that_no_output_has_or_was_not_asked_for_is_left_alone(kind: Kind, tmp_path: Path) -> None:
+    engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
+    array = sealed(sample("FP32", (100_000,)))
+    room, memory = room_for(np.dtype("f4"), array.shape)
+    made = engine.infer({kind.given: array}, (kind.made,), {"stranger": room})
+    assert made[kind.made].tobytes() == array.tobytes()
+    assert (memory == 0xA5).all()
+    engine.unload()
+
+
+@ENGINES
+def test_an_answer_outside_its_room_survives_the_next_run(kind: Kind, tmp_path: Path) -> None:
+    engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
+    first = np.full(100_000, 1, np.float32)
+    made = engine.infer({kind.given: first}, (kind.made,))[kind.made].copy()
+    kept = engine.infer({kind.given: first.copy()}, (kind.made,))[kind.made]
+    room, _ = room_for(np.dtype("f4"), first.shape)
+    engine.infer({kind.given: first * 2}, (kind.made,), {kind.made: room})
+    assert (kept == made).all()
+    engine.unload()
+
+
 @ENGINES
 def test_names_that_the_model_does_not_have_raise_and_the_next_run_works(kind: Kind, tmp_path: Path) -> None:
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
@@ -162,6 +240,37 @@ def test_a_cuda_device_that_is_not_there_is_a_failed_load_that_says_so(kind: Kin
 
 
 # What only one engine has.
+
+
+@pytest.mark.parametrize("datatype", [each for each in NUMBERS if each != "BF16"])
+def test_ort_writes_a_large_output_into_its_room(datatype: str, tmp_path: Path) -> None:
+    engine = loaded(write_identity_onnx(tmp_path, "m", datatype))
+    array = sealed(sample(datatype, (300_000,)))
+    room, _ = room_for(NUMPY[datatype], array.shape)
+    made = engine.infer({"x": array}, ("y",), {"y": room})["y"]
+    assert made is room
+    assert made.tobytes() == array.tobytes()
+
+
+def test_ort_takes_other_inputs_at_other_addresses_in_turn(tmp_path: Path) -> None:
+    engine = loaded(write_identity_onnx(tmp_path, "m", "FP32", (-1, -1)))
+    given = [sealed(np.full((300, 300 + each), each, np.float32)) for each in range(4)]
+    rooms = [room_for(np.dtype("f4"), each.shape)[0] for each in given]
+    for turn in (0, 1, 2, 3, 2, 1, 0, 3):
+        made = engine.infer({"x": given[turn]}, ("y",), {"y": rooms[turn]})["y"]
+        assert made is rooms[turn]
+        assert (made == turn).all()
+
+
+def test_ort_says_the_same_of_a_wrong_input_with_room_as_without(tmp_path: Path) -> None:
+    engine = loaded(write_identity_onnx(tmp_path, "m", "FP32"))
+    wrong, room = sample("FP64", (100_000,)), room_for(np.dtype("f4"), (100_000,))[0]
+    texts: list[str] = []
+    for rooms in ({}, {"y": room}):
+        with pytest.raises(Exception, match="Unexpected input data type") as caught:
+            engine.infer({"x": wrong}, ("y",), rooms)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
 
 
 def test_ort_takes_text_and_says_so_to_a_caller_who_sends_other_bytes(tmp_path: Path) -> None:

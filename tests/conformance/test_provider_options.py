@@ -38,3 +38,12 @@ def test_tensorrt_comes_first_when_it_is_asked_for() -> None:
 def test_a_budget_too_small_for_a_context_is_refused_before_the_session() -> None:
     with pytest.raises(ModelError, match="a CUDA context alone takes"):
         provider_options("cuda", 100, tensorrt=False)
+
+
+def test_a_stream_of_the_callers_own_goes_to_every_provider_on_the_device() -> None:
+    names = dict(provider_options("cuda", None, tensorrt=True, stream=0x55D0))
+    assert names["CUDAExecutionProvider"]["user_compute_stream"] == str(0x55D0)
+    assert names["TensorrtExecutionProvider"]["user_compute_stream"] == str(0x55D0)
+    assert names["CPUExecutionProvider"] == {}
+    assert "user_compute_stream" not in dict(provider_options("cuda", None, tensorrt=False))["CUDAExecutionProvider"]
+    assert provider_options("cpu", None, tensorrt=False, stream=1) == [("CPUExecutionProvider", {})]

@@ -93,6 +93,20 @@ def test_a_worker_finds_nothing_where_a_message_names_nothing(
     assert attached.view(segment, offset, size, writable=writable) is None
 
 
+def test_a_worker_can_tell_of_each_extent_before_it_goes(requests: Extent, results: Extent) -> None:
+    attached = Attached()
+    attached.attach(0, os.dup(requests.fd), SIZE, writable=False)
+    attached.attach(1, os.dup(results.fd), SIZE, writable=True)
+    assert attached.segments() == (0, 1)
+    for segment, writable in ((0, False), (1, True)):
+        whole = attached.whole(segment)
+        assert whole is not None
+        assert (len(whole[0]), whole[1]) == (SIZE, writable)
+    attached.detach(0)
+    assert attached.segments() == (1,)
+    assert attached.whole(0) is None
+
+
 def test_every_state_of_a_slot_has_its_row() -> None:
     assert set(NEXT) == set(SlotState)
 

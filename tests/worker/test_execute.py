@@ -12,6 +12,7 @@ from mmsup.ipc.array import Array
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.page import Activity, PageReader, PageWriter, make_page
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.worker.engines.contract import NO_ROOM, Room
 from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure
 from mmsup.worker.gather import Arrays
@@ -31,7 +32,7 @@ class FakeEngine:
     def load(self, spec: ModelSpec) -> Metadata:
         raise NotImplementedError
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
         self.sizes.append(len(inputs["x"]))
         return self.run(inputs)
 
@@ -173,3 +174,117 @@ def test_the_page_says_busy_from_the_start_of_each_run(page: int) -> None:
     run, _ = execution(page, look)
     run.run_once(job(1))
     assert seen == [Activity.BUSY]
+
+
+class Gatherer(FakeEngine):
+    """An engine that makes batches by itself, and writes into room."""
+
+    gathers_itself = True
+    pins_memory = False
+    least_room_bytes = 1
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.batches: list[int] = []
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
+        made = super().infer(inputs, outputs)
+        for name, array in room.items():
+            array[:] = made[name]
+        return {**made, **room}
+
+    def run_batch(
+        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[Room]
+    ) -> list[dict[str, Array]]:
+        self.batches.append(len(jobs))
+        return [dict(self.infer(each, outputs, room)) for each, room in zip(jobs, rooms, strict=True)]
+
+
+def gathering(page: int, run: Run, outputs: tuple[TensorSpec, ...], device: str = "cpu") -> tuple[Execution, Gatherer]:
+    inputs = (TensorSpec("x", "FP32", (1,)),)
+    spec = ModelSpec("m", "1", "/m/1", "a", "custom", "p", 8, inputs, outputs, device=device)
+    engine = Gatherer(run)
+    return Execution(engine, spec, Metadata("p", 8, inputs, outputs), PageWriter(page)), engine
+
+
+WIDE = (TensorSpec("y", "FP32", (5000,)),)
+
+
+def wide(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    return {"y": np.repeat(inputs["x"] * 2, 5000, axis=1)}
+
+
+def test_an_engine_that_gathers_gets_the_jobs_with_their_rooms(page: int) -> None:
+    run, engine = gathering(page, wide, WIDE)
+    jobs = [job(1), job(2, 3)]
+    memory = [memoryview(bytearray(64 << 10)) for _ in jobs]
+    rooms = [run.room(each, (), view) for each, view in zip(jobs, memory, strict=True)]
+    assert [each["y"].shape for each in rooms] == [(1, 5000), (2, 5000)]
+    outcomes = run.run(jobs, (), rooms)
+    assert engine.batches == [2]
+    for outcome, room, expected in zip(outcomes, rooms, ([2], [4, 6]), strict=True):
+        assert not isinstance(outcome, Failure)
+        assert outcome["y"] is room["y"]
+        assert list(outcome["y"][:, 0]) == expected
+
+
+def test_an_open_shape_gets_its_room_from_the_second_run_on(page: int) -> None:
+    run, _ = gathering(page, wide, (TensorSpec("y", "FP32", (-1,)),))
+    view = memoryview(bytearray(64 << 10))
+    assert not run.room(job(1), (), view)
+    run.run_once(job(1))
+    assert run.room(job(1), (), view)["y"].shape == (1, 5000)
+    assert not run.room(job(1), (), None)
+    assert not run.room(job(1), (), view[:100])
+
+
+def test_an_engine_that_makes_its_own_arrays_is_offered_no_room(page: int) -> None:
+    run, _ = execution(page, doubled)
+    assert not run.room(job(1), (), memoryview(bytearray(64 << 10)))
+
+
+def test_a_batch_that_the_engine_cannot_run_is_run_one_by_one(page: int) -> None:
+    def picky(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if (inputs["x"] == 13).any():
+            raise ValueError("thirteen is not served")
+        return wide(inputs)
+
+    run, _ = gathering(page, picky, WIDE)
+    first, guilty = run.run([job(1), job(13)], ())
+    assert values(first)[0] == 2
+    assert guilty == Failure("inference_failed", "model 'm' failed: thirteen is not served")
+
+
+def test_a_batch_that_does_not_fit_the_device_is_handed_over_by_halves(page: int) -> None:
+    refusals = iter([RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")])
+
+    def tight(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        for error in refusals:
+            raise error
+        return wide(inputs)
+
+    run, engine = gathering(page, tight, WIDE, device="cuda:0")
+    outcomes = run.run([job(1), job(2), job(3)], ())
+    assert [values(each)[0] for each in outcomes] == [2, 4, 6]
+    assert engine.batches == [3, 1, 2]
+    assert engine.shrunk == 1
+
+
+def test_each_part_of_a_handed_over_batch_is_held_to_its_declaration(page: int) -> None:
+    def faulty(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return {"y": wide(inputs)["y"].astype(np.float64 if inputs["x"][0] == 2 else np.float32)}
+
+    run, _ = gathering(page, faulty, WIDE)
+    good, bad = run.run([job(1), job(2)], ())
+    assert values(good)[0] == 2
+    assert isinstance(bad, Failure)
+    assert "is declared as FP32, but is FP64" in bad.text
+
+
+def test_only_an_engine_that_pins_memory_is_told_of_it(page: int) -> None:
+    run, _ = execution(page, doubled)
+    assert run.pinning is None
+    _, engine = gathering(page, wide, WIDE)
+    assert Execution(engine, run.spec, run.metadata, PageWriter(page)).pinning is None
+    engine.pins_memory = True
+    assert Execution(engine, run.spec, run.metadata, PageWriter(page)).pinning is not None

@@ -7,8 +7,9 @@ import pytest
 
 from mmsup.ipc.array import NUMPY, Array, as_array
 from mmsup.ipc.codec import unpack_outline
+from mmsup.ipc.messages import Place
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec
-from mmsup.worker.results import Outlines, outputs_of, place, room
+from mmsup.worker.results import LOOK_BYTES, Outlines, lay_out, outputs_of, place, room
 
 LIMIT = INLINE_LIMIT_BYTES
 
@@ -76,3 +77,67 @@ def test_results_that_look_alike_have_the_same_words() -> None:
     assert outlines.words(one) is outlines.words(other)
     assert unpack_outline(outlines.words(one)).outputs == (TensorSpec("y", "UINT8", (3,)),)
     assert outlines.words(outputs_of({"y": np.zeros(4, np.uint8)})) != outlines.words(one)
+
+
+def at(where: Place, memory: memoryview) -> memoryview:
+    """The bytes at a place in granted memory."""
+    assert isinstance(where, tuple)
+    return memory[where[1] : where[1] + where[2]]
+
+
+def test_room_is_laid_out_as_the_reply_is_packed() -> None:
+    memory = memoryview(bytearray(1 << 20))
+    foreseen = [
+        ("a", "UINT8", (LIMIT + 1,)),
+        ("small", "FP32", (3,)),
+        ("b", "FP32", (2, LIMIT)),
+        ("c", "BF16", (LIMIT,)),
+    ]
+    rooms = lay_out(foreseen, memory)
+    assert list(rooms) == ["a", "b", "c"]
+    assert [(each.dtype, each.shape) for each in rooms.values()] == [
+        (NUMPY["UINT8"], (LIMIT + 1,)),
+        (NUMPY["FP32"], (2, LIMIT)),
+        (NUMPY["BF16"], (LIMIT,)),
+    ]
+    for index, each in enumerate(rooms.values()):
+        each[:] = index + 1
+    arrays: dict[str, Array] = {"a": rooms["a"], "small": np.zeros(3, np.float32), "b": rooms["b"], "c": rooms["c"]}
+    made = outputs_of(arrays)
+    before = bytes(memory)
+    places = place(made, memory[: room(made)], 3, 0)
+    assert bytes(memory) == before, "all lay there already"
+    for where, (name, datatype, shape) in zip(places, foreseen, strict=True):
+        if name in rooms:
+            assert (as_array(at(where, memory), datatype, shape) == rooms[name]).all()
+
+
+def test_room_ends_where_the_grant_ends_and_before_what_has_no_known_size() -> None:
+    memory = memoryview(bytearray(3 * LIMIT))
+    large = ("a", "UINT8", (2 * LIMIT,))
+    assert list(lay_out([large, ("b", "UINT8", (2 * LIMIT,))], memory)) == ["a"]
+    assert list(lay_out([("text", "BYTES", (1,)), large], memory)) == []
+    assert list(lay_out([large], memory[: 2 * LIMIT - 1])) == []
+
+
+@pytest.mark.parametrize("size", [LIMIT + 64, 2 * LOOK_BYTES])
+@pytest.mark.parametrize("grown", [64, 100_000])
+def test_an_output_that_grew_does_not_overwrite_the_ones_that_lie_behind_it(size: int, grown: int) -> None:
+    memory = memoryview(bytearray(1 << 20))
+    rooms = lay_out([(name, "UINT8", (size,)) for name in "abc"], memory)
+    rooms["b"][:], rooms["c"][:] = 2, 3
+    arrays: dict[str, Array] = {"a": np.full(size + grown, 1, np.uint8), "b": rooms["b"], "c": rooms["c"]}
+    made = outputs_of(arrays)
+    for number, where in enumerate(place(made, memory[: room(made)], 0, 0), 1):
+        assert set(at(where, memory)) == {number}
+
+
+def test_an_output_that_shrank_to_nothing_moves_what_lies_behind_it() -> None:
+    memory = memoryview(bytearray(1 << 20))
+    rooms = lay_out([("a", "UINT8", (LIMIT + 64,)), ("b", "UINT8", (100_000,))], memory)
+    rooms["b"][:] = np.arange(100_000) % 251
+    arrays: dict[str, Array] = {"a": np.zeros(1, np.uint8), "b": rooms["b"]}
+    made = outputs_of(arrays)
+    _, moved = place(made, memory[: room(made)], 0, 0)
+    assert moved == (0, 0, 100_000)
+    assert bytes(memory[:100_000]) == (np.arange(100_000) % 251).astype(np.uint8).tobytes()

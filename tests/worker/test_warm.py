@@ -12,6 +12,7 @@ import pytest
 from mmsup.ipc.array import Array
 from mmsup.ipc.page import PageWriter, make_page
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.worker.engines.contract import NO_ROOM, Room
 from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure
 from mmsup.worker.warm import wants_warm_up, warm_up, zeros
@@ -31,7 +32,7 @@ class Engine:
     def load(self, spec: ModelSpec) -> Metadata:
         raise NotImplementedError
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer

@@ -27,7 +27,7 @@ import numpy as np
 from mmsup.ipc.array import Array
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec
-from mmsup.worker.engines.contract import is_on
+from mmsup.worker.engines.contract import NO_ROOM, Room, is_on
 from mmsup.worker.engines.declared import as_configured
 
 MODULE: Final = "mmsup_model"
@@ -72,8 +72,9 @@ class CustomEngine:
         self._infer = self._model.infer
         return metadata
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
         """Call the user's `infer`."""
+        del room  # the user's class makes its own arrays
         given = {name: array.copy() if self._copies else array for name, array in inputs.items()}
         answer = self._infer(given)
         if not isinstance(answer, Mapping):

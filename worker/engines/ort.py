@@ -1,8 +1,8 @@
 """ONNX models, by onnxruntime: on the CPU, or on CUDA (TensorRT on request).
 
 Covers: the session and its options, types between ONNX and V2, strings, BF16.
-Does not cover: batching (worker/batch.py). A model is loaded by its path only: loaded from bytes, its references to
-external data would be checked against the working directory.
+Does not cover: batching (worker/batch.py), runs into given memory (binding.py). A model is loaded by its path only:
+loaded from bytes, its references to external data would be checked against the working directory.
 
 Parameters of a model: `intra_op_thread_count`, `inter_op_thread_count` (Triton's names), `allow_spinning`, `tensorrt`.
 """
@@ -21,9 +21,12 @@ from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensor import size_bytes
-from mmsup.worker.engines.contract import count, is_on
+from mmsup.worker.engines.binding import BIND_BYTES, ELEMENT_TYPES, Bindings, Key, key_of, misfits
+from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
 from mmsup.worker.engines.cuda import arena_limit
 from mmsup.worker.engines.declared import complete
+from mmsup.worker.engines.driver import open_driver
+from mmsup.worker.engines.pinned import Pinned
 
 ort: Any = onnxruntime  # it ships no types
 
@@ -49,20 +52,33 @@ QUIET: Final = 3
 """Log severity ERROR: warnings about devices that are not there, or about a graph's style, are nobody's here."""
 
 
-def provider_options(device: str, gpu_memory_bytes: int | None, *, tensorrt: bool) -> list[tuple[str, dict[str, str]]]:
-    """Execution providers in order of preference, with their options. Pure."""
+def provider_options(
+    device: str, gpu_memory_bytes: int | None, *, tensorrt: bool, stream: int = 0
+) -> list[tuple[str, dict[str, str]]]:
+    """Execution providers in order of preference, with their options; `stream` is the caller's own, on which they shall
+    compute, so that copies and runs can be ordered without a wait of the host. Pure."""
     if device == "cpu":
         return [("CPUExecutionProvider", {})]
-    cuda = {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}
+    own = {"user_compute_stream": str(stream)} if stream else {}
+    cuda = {"device_id": "0", "arena_extend_strategy": "kSameAsRequested", **own}
     chosen: list[tuple[str, dict[str, str]]] = []
     if gpu_memory_bytes:
         cuda["gpu_mem_limit"] = str(arena_limit(gpu_memory_bytes))
     if tensorrt:
-        options = {"device_id": "0"}
+        options = {"device_id": "0", **own}
         if gpu_memory_bytes:
             options["trt_max_workspace_size"] = cuda["gpu_mem_limit"]
         chosen.append(("TensorrtExecutionProvider", options))
     return [*chosen, ("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
+
+
+def bindable(metadata: Metadata) -> set[str]:
+    """The outputs that may be written into room. None if the model has strings or BF16 anywhere: those are passed by
+    value. Not those that are inputs as well, which the graph hands through. Pure."""
+    datatypes = {each.datatype for each in (*metadata.inputs, *metadata.outputs)}
+    if not datatypes <= ELEMENT_TYPES.keys():
+        return set()
+    return {each.name for each in metadata.outputs} - {each.name for each in metadata.inputs}
 
 
 def cores() -> int:
@@ -73,11 +89,19 @@ def cores() -> int:
 class OrtEngine:
     """One session."""
 
+    least_room_bytes = BIND_BYTES
+
     def __init__(self) -> None:
+        self.pins_memory = False
+        self._pinned = Pinned(None)
         self._session: Any = None  # onnxruntime ships no types
         self._inputs: dict[str, str] = {}
         self._text: tuple[str, ...] = ()
         self._by_value = False
+        self._bindings: Bindings | None = None
+        self._bindable: set[str] = set()
+        """Outputs that go into their room; one that was not as foreseen is never bound again, since a graph whose
+        shapes hang on its data would be run twice each time."""
 
     def load(self, spec: ModelSpec) -> Metadata:
         """Make the session on the providers that the device asks for, and on no others."""
@@ -105,10 +129,35 @@ class OrtEngine:
         if self._by_value and "BYTES" in datatypes:
             text = "has BF16 and strings, which onnxruntime's Python interface cannot pass together"
             raise ModelError("load_failed", f"model '{spec.name}' {text}")
+        self.pins_memory = spec.device != "cpu"
+        self._pinned = Pinned(open_driver() if self.pins_memory else None)
+        self._bindings = Bindings(self._session, "cuda" if self.pins_memory else "cpu")
+        self._bindable = bindable(metadata)
         return metadata
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
         """Run the graph as far as the outputs need it. onnxruntime only reads its inputs, and keeps none."""
+        key = key_of(inputs, outputs, room, self._bindable) if room else None
+        if key is None:
+            return self._plain(inputs, outputs)
+        return self._bound(key, room) or self._plain_after(key, inputs, room)
+
+    def _bound(self, key: Key, room: Room) -> dict[str, Array] | None:
+        """The outputs, in their room; None if the session would not."""
+        assert self._bindings is not None, "infer before load"
+        try:
+            return self._bindings.run(key, room)
+        except RuntimeError:  # all that onnxruntime raises here, for whatever reason: `run` tells them apart
+            return None
+
+    def _plain_after(self, key: Key, inputs: Mapping[str, Array], room: Room) -> Mapping[str, Array]:
+        """A run without binding where one with it has failed. If this fails too, the room was not the reason."""
+        names = [bind[0] for bind in key[1]]
+        made = self._plain(inputs, names)
+        self._bindable -= misfits(made, room) or {*names}
+        return made
+
+    def _plain(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         if self._by_value:
             feeds = {name: _value(self._inputs[name], array) for name, array in inputs.items()}
             results = self._session.run_with_ort_values(list(outputs), feeds)
@@ -116,6 +165,14 @@ class OrtEngine:
         if self._text:
             inputs = {name: _as_text(name, array) if name in self._text else array for name, array in inputs.items()}
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+
+    def attached(self, view: memoryview, *, writable: bool) -> None:
+        """A gateway's extent: the copies to and from the device that onnxruntime makes are quicker for it."""
+        self._pinned.attached(view, writable=writable)
+
+    def detached(self, view: memoryview) -> None:
+        """It goes."""
+        self._pinned.detached(view)
 
     def shrink(self) -> None:
         """Nothing: onnxruntime gives arena memory back by a run option only, and a failed run took none."""
@@ -126,6 +183,8 @@ class OrtEngine:
 
     def unload(self) -> None:
         """Drop the session."""
+        self._pinned.clear()
+        self._bindings = None
         self._session = None
 
 

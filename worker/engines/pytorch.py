@@ -1,11 +1,15 @@
 """PyTorch models: TorchScript (.pt), torch.export (.pt2), safetensors with a class in `model.py`.
 
 Covers: loading, names and types of tensors, threads, the share of a device's memory.
-Does not cover: pickled checkpoints. They are code that looks like data, and are not loaded.
+Does not cover: how a batch gets to a device (transfer.py, streams.py). Nor pickled checkpoints: they are code that
+looks like data, and are not loaded.
 
 Inputs lie in memory that cannot be written: an in-place operation on a view of it is a SIGSEGV (seen for `add_` and
 `ReLU(inplace=True)`). So they are copied, which a batch or a device does anyway, unless the model says with the
-parameter `read_only_inputs: true` that it leaves them alone. Other parameters: `thread_count`.
+parameter `read_only_inputs: true` that it leaves them alone. Other parameters: `thread_count`, and for a device
+`fixed_batch_sizes` (the model sees batches of 1, 2, 4, … rows only, filled up with zeros).
+
+On a device everything goes by `transfer.py`, a single job as well. That way is tested with the CPU for a device.
 """
 
 from __future__ import annotations
@@ -24,33 +28,21 @@ import torch
 from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.worker.engines.contract import count, is_on
+from mmsup.worker.engines.chunks import SIZES
+from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
 from mmsup.worker.engines.cuda import memory_fraction
 from mmsup.worker.engines.custom import forget_module, load_module
 from mmsup.worker.engines.declared import as_configured, complete
+from mmsup.worker.engines.driver import open_driver
+from mmsup.worker.engines.pinned import Pinned
+from mmsup.worker.engines.streams import DATATYPES, TorchDevice, from_numpy
+from mmsup.worker.engines.transfer import Transfer, Ways
 
-DATATYPES: Final = {
-    torch.bool: "BOOL",
-    torch.uint8: "UINT8",
-    torch.uint16: "UINT16",
-    torch.uint32: "UINT32",
-    torch.uint64: "UINT64",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.float16: "FP16",
-    torch.bfloat16: "BF16",
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-}
 _INDEXED: Final = re.compile(r".+__(\d+)")
 """Triton's convention for models whose tensors have no names: `INPUT__0`."""
 
 cuda: Any = torch.cuda  # its types have gaps, as have those of jit
 jit: Any = torch.jit
-from_numpy: Callable[[Array], torch.Tensor] = cast("Any", torch).from_numpy
-
 Run = Callable[..., Any]  # a module's call: what it takes and gives, only the model knows
 
 
@@ -69,13 +61,20 @@ class Loaded:
 class PytorchEngine:
     """One module on one device."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_lanes: bool = False) -> None:
+        """`by_lanes`: on the CPU too, for tests."""
+        self.gathers_itself = False
+        self.pins_memory = False
+        self.least_room_bytes: int | None = None
         self._run: Run | None = None
         self._device = torch.device("cpu")
         self._copies = True
         self._inputs: tuple[str, ...] = ()
         self._by_keyword = False
         self._outputs: tuple[str, ...] = ()
+        self._by_lanes = by_lanes
+        self._pinned = Pinned(None)
+        self._transfer: Transfer | None = None
 
     def load(self, spec: ModelSpec) -> Metadata:
         """Load the artefact by its kind."""
@@ -92,23 +91,51 @@ class PytorchEngine:
         self._by_keyword = loaded.by_keyword and set(declared) <= set(loaded.arguments)
         self._inputs = _in_order(declared, loaded.arguments)
         self._outputs = _in_order([each.name for each in loaded.metadata.outputs], ())
+        if self._by_lanes or self._device.type == "cuda":
+            self._open_lanes(spec, loaded.metadata.max_batch_size)
         return loaded.metadata
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
-        """Call the module."""
-        assert self._run is not None, "infer before load"
+    def _open_lanes(self, spec: ModelSpec, max_rows: int) -> None:
+        self.pins_memory = self._device.type == "cuda"
+        self._pinned = Pinned(open_driver() if self.pins_memory else None)
+        ways = Ways(max_rows, is_on(spec.parameters, "fixed_batch_sizes"), self._copies)
+        self._transfer = Transfer(TorchDevice(self._device), ways, self._pinned.covers)
+        self.gathers_itself = max_rows > 0
+        self.least_room_bytes = SIZES.direct
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
+        """Call the module. On the CPU it makes its own tensors, whatever the room."""
+        if self._transfer is not None:
+            return self.run_batch([inputs], outputs, [room])[0]
         with torch.inference_mode():
-            given = {name: self._tensor(inputs[name]) for name in self._inputs if name in inputs}
-            answer = self._run(**given) if self._by_keyword else self._run(*given.values())
-            results = self._named(answer)
+            results = self._call({name: self._tensor(inputs[name]) for name in self._inputs if name in inputs})
             return {name: _array(results[name]) for name in outputs if name in results}
+
+    def run_batch(
+        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[Room]
+    ) -> list[dict[str, Array]]:
+        """Call the module for jobs together, by way of the device's lanes."""
+        assert self._transfer is not None, "no lanes to a device"
+        given = [{name: job[name] for name in self._inputs if name in job} for job in jobs]
+        with torch.inference_mode():
+            return self._transfer.run(given, outputs, rooms, self._call)
+
+    def attached(self, view: memoryview, *, writable: bool) -> None:
+        """A gateway's extent: the device may copy from and to it by itself."""
+        self._pinned.attached(view, writable=writable)
+
+    def detached(self, view: memoryview) -> None:
+        """It goes."""
+        self._pinned.detached(view)
+
+    def _call(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        assert self._run is not None, "infer before load"
+        return self._named(self._run(**given) if self._by_keyword else self._run(*given.values()))
 
     def _tensor(self, array: Array) -> torch.Tensor:
         if array.dtype == NUMPY["BF16"]:
             return self._tensor(array.view(np.int16)).view(torch.bfloat16)
-        if self._device.type == "cpu" and self._copies:
-            return from_numpy(array.copy())
-        return from_numpy(array).to(self._device)
+        return from_numpy(array.copy() if self._copies else array)
 
     def _named(self, answer: Any) -> dict[str, torch.Tensor]:  # whatever the module gave
         whole: Any = answer
@@ -120,7 +147,9 @@ class PytorchEngine:
         return {name: _checked(value) for name, value in zip(self._outputs, values, strict=False)}
 
     def shrink(self) -> None:
-        """Give the allocator's cache back to the device."""
+        """Give the buffers, and the allocator's cache, back to the device."""
+        if self._transfer is not None:
+            self._transfer.shrink()
         if self._device.type == "cuda":
             cuda.empty_cache()
 
@@ -132,6 +161,7 @@ class PytorchEngine:
         """Drop the module and the cache."""
         self._run = None
         forget_module()
+        self._pinned.clear()
         self.shrink()
 
 

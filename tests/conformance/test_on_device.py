@@ -1,0 +1,192 @@
+"""PyTorch by the lanes of a device: with the CPU for a device everywhere, on CUDA where there is one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from engines.build import write_exported, write_safetensors, write_torchscript
+from mmsup.ipc.arena import Attached, Extent
+from mmsup.ipc.array import NUMPY, Array
+from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.worker.engines.chunks import SIZES
+
+if TYPE_CHECKING:
+    from mmsup.worker.engines.pytorch import PytorchEngine
+
+NUMBERS = tuple(sorted(NUMPY.keys() - {"BYTES"}))
+LARGE = 40_000
+"""Elements: enough for a copy of its own in any datatype of two bytes and more."""
+
+pytestmark = pytest.mark.slow  # torch takes two seconds to import
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    import torch
+
+    if request.param != "cpu" and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device here")
+    return str(request.param)
+
+
+def sample(datatype: str, shape: tuple[int, ...], start: int = 0) -> Array:
+    array = (np.arange(int(np.prod(shape))) % 100 + start).reshape(shape).astype(NUMPY[datatype])
+    array.flags.writeable = False
+    return array
+
+
+def engine_for(spec: ModelSpec, device: str) -> PytorchEngine:
+    from mmsup.worker.engines.pytorch import PytorchEngine
+
+    engine = PytorchEngine(by_lanes=True)
+    engine.load(replace(spec, device=device))
+    return engine
+
+
+@pytest.mark.parametrize("datatype", NUMBERS)
+@pytest.mark.parametrize("shape", [(3,), (0,), (LARGE,), (2, LARGE)])
+def test_every_datatype_comes_back_as_it_went(
+    datatype: str, shape: tuple[int, ...], device: str, tmp_path: Path
+) -> None:
+    engine = engine_for(write_torchscript(tmp_path, "m", datatype, (-1,) * len(shape)), device)
+    array, room = sample(datatype, shape), np.zeros(shape, NUMPY[datatype])
+    for rooms in ({}, {"OUTPUT__0": room}):
+        made = engine.infer({"INPUT__0": array}, ("OUTPUT__0",), rooms)["OUTPUT__0"]
+        assert made.dtype == array.dtype
+        assert made.shape == shape
+        assert made.tobytes() == array.tobytes()
+    assert (made is room) is (array.nbytes >= SIZES.direct)
+    engine.unload()
+    assert engine.device_bytes() == 0
+
+
+@pytest.mark.parametrize("fixed", ["false", "true"])
+def test_jobs_of_a_batch_get_their_own_rows_in_their_own_room(fixed: str, device: str, tmp_path: Path) -> None:
+    spec = write_torchscript(tmp_path, "m", "FP32", (LARGE,), 16)
+    engine = engine_for(replace(spec, parameters={"fixed_batch_sizes": fixed}), device)
+    assert engine.gathers_itself
+    for turn in range(3):
+        jobs = [{"INPUT__0": sample("FP32", (rows, LARGE), 10 * rows + turn)} for rows in (1, 3, 2, 5)]
+        rooms = [{"OUTPUT__0": np.zeros_like(job["INPUT__0"])} for job in jobs]
+        del rooms[2]["OUTPUT__0"]
+        answers = engine.run_batch(jobs, ("OUTPUT__0",), rooms)
+        for index, (job, answer, room) in enumerate(zip(jobs, answers, rooms, strict=True)):
+            assert answer["OUTPUT__0"].tobytes() == job["INPUT__0"].tobytes()
+            assert index == 2 or answer["OUTPUT__0"] is room["OUTPUT__0"]
+    engine.unload()
+
+
+def test_a_batch_of_several_chunks_is_answered_like_one(device: str, tmp_path: Path) -> None:
+    width = 3 << 20  # 12.6 MB a row: a chunk of two rows
+    engine = engine_for(write_torchscript(tmp_path, "m", "FP32", (width,), 8), device)
+    jobs = [{"INPUT__0": np.full((1, width), each, np.float32)} for each in range(6)]
+    answers = engine.run_batch(jobs, ("OUTPUT__0",), [{} for _ in jobs])
+    assert [(each["OUTPUT__0"].min(), each["OUTPUT__0"].max()) for each in answers] == [(n, n) for n in range(6)]
+    engine.unload()
+
+
+ROWS = """
+import torch
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return torch.full_like(x, len(x)) + x.sum() * self.scale
+"""
+"""`y`: how many rows there are, plus the sum of them all, times the scale."""
+
+
+@pytest.mark.parametrize(("fixed", "seen"), [("false", 3), ("true", 4)])
+def test_a_module_sees_whole_buckets_only_if_it_wants_them(fixed: str, seen: int, device: str, tmp_path: Path) -> None:
+    spec = write_safetensors(tmp_path, "m", scale=10.0)
+    Path(spec.directory, "model.py").write_text(ROWS)
+    x, y = (TensorSpec(name, "FP32", (1,)) for name in "xy")
+    spec = replace(spec, max_batch_size=8, inputs=(x,), outputs=(y,), parameters={"fixed_batch_sizes": fixed})
+    engine = engine_for(spec, device)
+    engine.run_batch([{"x": np.full((4, 1), 7, np.float32)}], ("y",), [{}])  # leaves sevens behind
+    answers = engine.run_batch([{"x": np.ones((rows, 1), np.float32)} for rows in (1, 2)], ("y",), [{}, {}])
+    assert [each["y"].tolist() for each in answers] == [[[seen + 30]], [[seen + 30]] * 2]
+    engine.unload()
+
+
+def test_several_inputs_and_outputs_keep_apart(device: str, tmp_path: Path) -> None:
+    given = (TensorSpec("a", "FP32", (4,)), TensorSpec("b", "FP32", (4,)))
+    engine = engine_for(replace(write_exported(tmp_path, "m", max_batch=8), inputs=given, max_batch_size=8), device)
+    jobs = [{"b": sample("FP32", (rows, 4), 1), "a": sample("FP32", (rows, 4), 5 * rows)} for rows in (2, 3)]
+    answers = engine.run_batch(jobs, ("difference", "total"), [{}, {}])
+    for job, answer in zip(jobs, answers, strict=True):
+        assert (answer["total"] == job["a"] + job["b"]).all()
+        assert (answer["difference"] == job["a"] - job["b"]).all()
+    engine.unload()
+
+
+def test_a_module_may_work_in_place(device: str, tmp_path: Path) -> None:
+    engine = engine_for(write_safetensors(tmp_path, "m", scale=3.0), device)
+    array = sample("FP32", (LARGE,))
+    for _ in range(2):
+        assert (engine.infer({"x": array}, ("y",))["y"] == array * 3).all()
+    engine.unload()
+
+
+def test_jobs_of_other_shapes_are_refused_and_the_next_batch_runs(device: str, tmp_path: Path) -> None:
+    engine = engine_for(write_torchscript(tmp_path, "m", "FP32", (-1,), 8), device)
+    jobs = [{"INPUT__0": sample("FP32", (1, width))} for width in (3, 4)]
+    with pytest.raises(ValueError, match="cannot be one batch"):
+        engine.run_batch(jobs, ("OUTPUT__0",), [{}, {}])
+    answers = engine.run_batch(jobs[:1] * 2, ("OUTPUT__0",), [{}, {}])
+    assert [each["OUTPUT__0"].tolist() for each in answers] == [jobs[0]["INPUT__0"].tolist()] * 2
+    engine.unload()
+
+
+def test_buffers_that_were_given_back_are_made_again(device: str, tmp_path: Path) -> None:
+    engine = engine_for(write_torchscript(tmp_path, "m", "FP32", (-1,), 8), device)
+    job = {"INPUT__0": sample("FP32", (2, LARGE))}
+    for _ in range(2):
+        assert engine.infer(job, ("OUTPUT__0",))["OUTPUT__0"].tobytes() == job["INPUT__0"].tobytes()
+        engine.shrink()
+    engine.unload()
+
+
+def shared(segment: int, *, writable: bool) -> tuple[Extent, memoryview]:
+    """An extent, and a worker's own mapping of it."""
+    extent, attached = Extent(segment, 1 << 20, writable_by_worker=writable), Attached()
+    attached.attach(segment, os.dup(extent.fd), extent.size, writable=writable)
+    view = attached.view(segment, 0, extent.size, writable=writable)
+    assert view is not None
+    return extent, view
+
+
+def test_extents_of_a_gateway_serve_before_while_and_after_they_are_registered(device: str, tmp_path: Path) -> None:
+    """On the CPU nothing is registered; the numbers are the same."""
+    engine = engine_for(write_torchscript(tmp_path, "m", "FP32", (LARGE,), 8), device)
+    (given, given_view), (made, made_view) = shared(0, writable=False), shared(1, writable=True)
+    x = sample("FP32", (1, LARGE))
+    given.view(0, x.nbytes)[:] = x.tobytes()
+    array = np.frombuffer(given_view, np.float32, LARGE).reshape(1, LARGE)
+    room = np.frombuffer(made_view, np.float32, LARGE).reshape(1, LARGE)
+
+    def serves() -> bool:
+        room[:] = 0
+        (answer,) = engine.run_batch([{"INPUT__0": array}], ("OUTPUT__0",), [{"OUTPUT__0": room}])
+        return answer["OUTPUT__0"] is room and bytes(made.view(0, x.nbytes)) == x.tobytes()
+
+    assert serves()
+    engine.attached(given_view, writable=False)
+    engine.attached(made_view, writable=True)
+    assert serves()
+    engine.detached(given_view)
+    engine.detached(made_view)
+    assert serves()
+    engine.unload()
+    given.close()
+    made.close()

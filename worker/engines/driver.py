@@ -1,0 +1,65 @@
+"""The CUDA driver, as far as registering memory needs it, by ctypes: for every engine alike, with no library of theirs.
+
+Not run on a device in our tests; they hold the calls, their arguments and their order against a stand-in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Final
+
+LIBRARY: Final = "libcuda.so.1"
+HOST_REGISTER_READ_ONLY: Final = 113
+"""CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED."""
+
+
+class Driver:
+    """Device 0 of this process, in its primary context, which is the one that the libraries use too. It is held until
+    the process ends."""
+
+    def __init__(self, library: Any) -> None:  # a ctypes library
+        """OSError if the driver refuses."""
+        self._library = library
+        self._device = ctypes.c_int()
+        self._context = ctypes.c_void_p()
+        _check(library.cuInit(0), "cuInit")
+        _check(library.cuDeviceGet(ctypes.byref(self._device), 0), "cuDeviceGet")
+        _check(library.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), self._device), "cuDevicePrimaryCtxRetain")
+        self.registers_read_only = self._attribute(HOST_REGISTER_READ_ONLY) == 1
+
+    def register(self, address: int, size: int, flags: int) -> str:
+        """Page-lock memory and make it known to the device; what went wrong, or nothing."""
+        return self._within(
+            "cuMemHostRegister_v2", ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_uint(flags)
+        )
+
+    def unregister(self, address: int) -> str:
+        """Undo it; what went wrong, or nothing."""
+        return self._within("cuMemHostUnregister", ctypes.c_void_p(address))
+
+    def _attribute(self, number: int) -> int:
+        value = ctypes.c_int()
+        code = self._library.cuDeviceGetAttribute(ctypes.byref(value), ctypes.c_int(number), self._device)
+        return 0 if code else value.value  # an old driver does not know it: then it cannot do it either
+
+    def _within(self, name: str, *arguments: Any) -> str:  # ctypes values
+        """Call with our context on top, whatever a library left there."""
+        code = int(self._library.cuCtxPushCurrent_v2(self._context))
+        if code:
+            return f"cuCtxPushCurrent: error {code}"
+        code = int(getattr(self._library, name)(*arguments))
+        self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+        return f"{name}: error {code}" if code else ""
+
+
+def open_driver(path: str = LIBRARY) -> Driver | None:
+    """The driver, None where there is none that works."""
+    try:
+        return Driver(ctypes.CDLL(path))
+    except (OSError, AttributeError):  # not there, refused, or without one of these functions
+        return None
+
+
+def _check(code: int, name: str) -> None:
+    if code:
+        raise OSError(f"{name}: error {code}")
