@@ -15,6 +15,7 @@ from brain_double import Child, House, add_model, fail_to_load
 from mmsup.ipc import messages as wire
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.page import Activity
+from mmsup.supervisor import hands, terms
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +121,30 @@ def test_gateways_hear_that_a_hung_worker_is_condemned_before_it_is_killed(tmp_p
         assert order[:2] == ["Condemned", "killed"]
         assert gateway.of(wire.Condemned)[0].code == "worker_hung"
         assert house.events("worker_exit")[0]["cause"] == "hung"
+
+    in_house(tmp_path, play)
+
+
+def test_a_worker_that_is_dead_already_is_not_condemned_for_its_silence(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(ready(house, "good"))
+        (worker,) = house.keeper.workers()
+        instance = house.brain.fleet.instance(worker.life[0])
+        assert instance is not None
+        worker.page.enter(Activity.BUSY, 1)
+        house.keeper.brain = None  # the keeper's word comes last
+        worker.process.kill()
+        await house.keeper.deaths.wait()
+        over = asyncio.Event()
+        hands.expect(instance, 0.0, terms.Distrusted("it closed its control channel"))
+        asyncio.get_running_loop().call_later(0.0, over.set)
+        house.brain.overdue(wire.Overdue(*worker.life, 9.0))
+        await over.wait()
+        house.keeper.brain = house.brain
+        assert worker.exited is not None
+        house.brain.told(worker.exited, [])
+        assert not house.events("worker_condemned")
+        assert house.events("worker_exit")[0]["cause"] == "signal SIGKILL"
 
     in_house(tmp_path, play)
 
