@@ -157,13 +157,14 @@ class Brain:
         text = f"mmsup server, {self.settings.control_mode} mode, {self._server.isolation}"
         self.books.journal.record("server_start", text, keeper=self._inventory.keeper_pid)
         startup.sweep(self.books.scratch)
-        startup.start(self.settings, self.fleet, self.books.wanted, self.loads)
+        startup.start(self._changes.read(), self.settings, self.fleet, self.books.wanted, self.loads)
 
     def _take_over(self) -> None:
         generation = self._inventory.generation
         self.books.journal.record("brain_exit", f"brain {generation - 1} ended; brain {generation} takes over")
-        for name in startup.know_all(self.settings, self.fleet):
-            self.fleet.models[name].was_decided = self._announced
+        startup.know_all(self._changes.read(), self.settings, self.fleet)
+        for model in self.fleet.models.values():
+            model.was_decided = self._announced
         counts = heritage.take_over(self.fleet)
         text = f"kept {counts.kept} workers; {counts.ended} had ended, {self.family.strays} were unknown and are ended"
         self.books.journal.record(

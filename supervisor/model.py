@@ -68,7 +68,7 @@ class Model:
         states = [state_of(release) for release in self.current.releases] if self.current else []
         if self.entry is not None and (self.entry.broken or not states):
             states += [State.FAILED] if self.entry.faults or not states else []
-        return max(states, key=_NEAREST.index)
+        return max(states, key=_NEAREST.index, default=State.ABSENT)
 
     def reason(self) -> str:
         """Why it is not all that it should be; empty while it is."""

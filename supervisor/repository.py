@@ -66,12 +66,22 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """A repository's folder as it was read: the file system that it lies on, and how many folders it holds."""
+
+    device: int
+    folders: int
+
+
+@dataclass(frozen=True, slots=True)
 class Repository:
     """All models, by name. `faults` are of the repositories themselves: a folder that cannot be read."""
 
     models: dict[str, ModelEntry]
     faults: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
+    roots: dict[str, Root] = field(default_factory=dict[str, Root])
+    """Those that could be read."""
 
 
 def scan(settings: Settings) -> Repository:
@@ -79,11 +89,12 @@ def scan(settings: Settings) -> Repository:
     homes: dict[str, list[str]] = {}
     faults: list[Fault] = []
     warnings: list[Fault] = []
+    found: dict[str, Root] = {}
     for root in settings.repositories:
         try:
-            names = _folders(root)
-        except OSError as error:
-            faults.append(Fault(root, f"cannot be read: {error.strerror}"))
+            found[root], names = _listed(root)
+        except Wrong as wrong:
+            faults.append(Fault(root, str(wrong)))
             continue
         for name in names:
             if NAME.fullmatch(name):
@@ -94,7 +105,23 @@ def scan(settings: Settings) -> Repository:
     for name in settings.models:
         if name not in models:
             warnings.append(Fault(f"models.{name}", "no repository holds this model"))
-    return Repository(models, tuple(faults), tuple(warnings))
+    return Repository(models, tuple(faults), tuple(warnings), found)
+
+
+def unreadable(settings: Settings) -> list[Fault]:
+    """What keeps the repositories themselves from being read."""
+    faults: list[Fault] = []
+    for root in settings.repositories:
+        try:
+            _listed(root)
+        except Wrong as wrong:
+            faults.append(Fault(root, str(wrong)))
+    return faults
+
+
+def missing(name: str) -> ModelEntry:
+    """A model that somebody wants and no repository holds."""
+    return ModelEntry(name, faults=(Fault(name, "no repository holds this model, which --load-model names"),))
 
 
 def scan_model(settings: Settings, name: str) -> ModelEntry | None:
@@ -255,10 +282,33 @@ def _fit(artefact: Artefact, all_keys: keys.Keys, *, is_all_known: bool) -> None
         raise Wrong(*wrongs)
 
 
-def _folders(directory: str) -> list[str]:
+def _listed(root: str) -> tuple[Root, list[str]]:
+    """A repository and the names of its folders; of one file system, whatever is mounted or unmounted meanwhile. Wrong
+    if it cannot be read."""
+    fd = -1
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        names = _folders(fd)
+        return Root(os.fstat(fd).st_dev, len(names)), names
+    except OSError as error:
+        raise Wrong(f"cannot be read: {error.strerror}") from None
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _folders(directory: str | int) -> list[str]:
     """Names of the folders in a folder, links to folders too; hidden ones are nobody's."""
     with os.scandir(directory) as entries:
-        return sorted(each.name for each in entries if not each.name.startswith(".") and each.is_dir())
+        return sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A name that cannot be looked at counts: whoever opens it says why, and its neighbours are read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
 
 
 def _files(directory: str) -> set[str]:

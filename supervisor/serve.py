@@ -19,6 +19,7 @@ from mmsup.ipc import exits
 from mmsup.supervisor.config import settings_of
 from mmsup.supervisor.failed import Failed
 from mmsup.supervisor.flags import given, options, triton, warnings
+from mmsup.supervisor.repository import unreadable
 from mmsup.supervisor.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -61,6 +62,8 @@ def serve(insecure: bool | None, **parsed: object) -> None:
     refusal = exposed(settings)
     if refusal and not insecure:
         raise Failed(refusal, exits.USAGE)
+    if faults := unreadable(settings):
+        raise Failed("\n".join(f"the model repository {each.place} {each.text}" for each in faults), exits.USAGE)
     become_keeper(settings)
 
 
