@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor import batching, keys
-from mmsup.supervisor.artefact import Artefact, choose
-from mmsup.supervisor.document import FILE_LIMIT_BYTES, Source, read_text, read_yaml
+from mmsup.supervisor.artefact import Artefact, choose, is_artefact
+from mmsup.supervisor.document import FILE_LIMIT_BYTES, NO_PLAIN_FILE, Source, read_text, read_yaml
 from mmsup.supervisor.fault import Fault, Wrong, shown
 from mmsup.supervisor.modelconfig import NO_EFFECT, Declared, declared
 from mmsup.supervisor.pbtxt import Said, read_json, read_pbtxt
@@ -255,7 +255,7 @@ class _Folder:
         for version in chosen:
             directory = os.path.join(self.directory, version)
             try:
-                artefact = choose(_files(directory), meaning.engine, meaning.artefact)
+                artefact = choose(_files(directory, refuse=True), meaning.engine, meaning.artefact)
                 _fit(artefact, all_keys, is_all_known=not whole)
             except (Wrong, OSError) as error:
                 text = str(error) if isinstance(error, Wrong) else f"cannot be read: {error.strerror}"
@@ -311,15 +311,22 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _files(directory: str) -> set[str]:
-    """Names of the files in a version's folder; a folder `model.onnx` holds the file and its external weights."""
+def _files(directory: str, *, refuse: bool = False) -> set[str]:
+    """Names of the files in a version's folder; a folder `model.onnx` holds the file and its external weights.
+
+    With `refuse`: Wrong for a pipe, a socket or a device by a model's name, at which an engine would wait for ever.
+    """
     found: set[str] = set()
     with os.scandir(directory) as entries:
         for each in entries:
+            inner = f"{each.name}/{each.name}"
             if each.is_file():
                 found.add(each.name)
-            elif each.is_dir() and each.name.endswith(".onnx") and os.path.isfile(os.path.join(each.path, each.name)):
-                found.add(f"{each.name}/{each.name}")
+            elif each.is_dir():
+                if each.name.endswith(".onnx") and os.path.isfile(os.path.join(directory, inner)):
+                    found.add(inner)
+            elif refuse and is_artefact(each.name) and os.path.exists(each.path):
+                raise Wrong(f"{shown(each.name)} {NO_PLAIN_FILE}")
     return found
 
 
