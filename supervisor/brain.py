@@ -23,6 +23,7 @@ from mmsup.supervisor.answers import Answers, Server
 from mmsup.supervisor.books import Books
 from mmsup.supervisor.cgroup import CgroupBackend
 from mmsup.supervisor.changes import Changes
+from mmsup.supervisor.check import concerns_of
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
 from mmsup.supervisor.devices import Devices
@@ -157,7 +158,10 @@ class Brain:
         text = f"mmsup server, {self.settings.control_mode} mode, {self._server.isolation}"
         self.books.journal.record("server_start", text, keeper=self._inventory.keeper_pid)
         startup.sweep(self.books.scratch)
-        startup.start(self._changes.read(), self.settings, self.fleet, self.books.wanted, self.loads)
+        found = self._changes.read()
+        for each in concerns_of(self.settings, found):
+            self._console.say("warning", "configuration", place=each.place, text=each.text)
+        startup.start(found, self.settings, self.fleet, self.books.wanted, self.loads)
 
     def _take_over(self) -> None:
         generation = self._inventory.generation

@@ -238,20 +238,22 @@ class House:
             state_dir=str(home / "state"),
             **(defaults | options),
         )
+        self.output = os.devnull
+        """Where the brains say what operators read."""
         self.generation = 0
         self.keeper: KeeperDouble
         self.brain: Brain
 
     async def __aenter__(self) -> House:
         self.keeper = KeeperDouble()
-        self.nowhere = os.open(os.devnull, os.O_WRONLY)
+        self._console = os.open(self.output, os.O_WRONLY | os.O_CREAT, 0o600)
         await self.new_brain()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.brain.close()
         self.keeper.close()
-        os.close(self.nowhere)
+        os.close(self._console)
 
     async def new_brain(self) -> None:
         """A brain, as the keeper starts one and introduces everybody to it."""
@@ -265,7 +267,7 @@ class House:
             addresses={"http": "127.0.0.1:1", "control": "x"},
             stopping=False,
         )
-        console = Console("json", self.nowhere)
+        console = Console("json", self._console)
         self.brain = Brain(inventory, self.keeper, {"PATH": os.defpath}, console, NoGroups())
         self.keeper.brain = self.brain
         await self.brain.start(None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -212,6 +214,54 @@ def test_a_model_whose_configuration_is_faulty_is_failed_with_its_reason(tmp_pat
         assert "memory" in route.versions[0].reason
 
     in_house(tmp_path, play)
+
+
+def test_a_model_that_is_named_and_not_there_is_an_event_and_a_failed_model(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(ready(house, "good"))
+        (event,) = house.events("load_failed")
+        assert event["model"] == "nobody"
+        assert "no repository holds this model" in event["text"]
+        status = await house.brain.verbs.do("status", {}, lambda _: None)
+        (model,) = [each for each in status["models"] if each["name"] == "nobody"]
+        assert (model["state"], model["reason"]) == ("failed", event["text"])
+        assert routes_of(house, "nobody")[-1].versions[0].code == "model_failed"
+
+    in_house(tmp_path, play, control_mode="explicit", load_models=("good", "nobody"))
+
+
+def test_a_model_of_which_nothing_is_left_after_a_restart_is_forgotten(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.state("bad") == "failed" and house.brain.gateways.are_up())
+        await house.kill_brain()
+        shutil.rmtree(tmp_path / "repo" / "bad")
+        await house.new_brain()
+        await house.until(ready(house, "good"))
+        await house.until(lambda: house.state("bad") == "unknown")
+
+    add_model(tmp_path, "bad", yaml="memroy: 1GiB\n")
+    in_house(tmp_path, play)
+
+
+def test_warnings_of_configuration_are_said_once_at_the_start_and_by_no_later_brain(tmp_path: Path) -> None:
+    async def run() -> None:
+        house = House(tmp_path)
+        house.output = str(tmp_path / "output")
+        (tmp_path / "repo" / "no model").mkdir()
+        add_model(tmp_path, "early", yaml="pin: true\n")
+        async with asyncio.timeout(60), house:
+            await house.until(ready(house, "good", "early"))
+            await house.kill_brain()
+            await house.new_brain()
+            await house.until(ready(house, "good", "early"))
+
+    asyncio.run(run())
+    lines = [json.loads(line) for line in (tmp_path / "output").read_text().splitlines()]
+    said = [each for each in lines if each["event"] == "configuration"]
+    assert [(each["level"], each["place"]) for each in said] == [
+        ("warning", str(tmp_path / "repo")),
+        ("warning", "early: pin"),
+    ]
 
 
 def test_at_most_two_load_at_a_time(tmp_path: Path) -> None:

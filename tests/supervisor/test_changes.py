@@ -32,7 +32,7 @@ def is_ready(house: House, *names: str) -> Callable[[], bool]:
 
 async def look(house: House) -> None:
     """As a poll does, from beginning to end."""
-    await house.brain._changes.look()  # noqa: SLF001 - SIGHUP would not say when it is through
+    await house.brain._changes.look()  # SIGHUP would not say when it is through
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
@@ -107,7 +107,7 @@ def test_a_model_without_a_process_may_leave_the_repository(tmp_path: Path) -> N
     async def play(house: House) -> None:
         house.keeper.script = fail_to_load
         await house.until(lambda: house.state("good") in ("backoff", "failed"))
-        await house.until(lambda: house.brain.gateways.are_up())
+        await house.until(house.brain.gateways.are_up)
         shutil.rmtree(tmp_path / "repo" / "good")
         await look(house)
         await house.until(lambda: house.gateway().of(wire.Unroute))

@@ -46,7 +46,9 @@ def test_the_event_names_the_repository_and_says_why(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("now", [Root(1, 0), Root(2, 1)])
-def test_a_folder_that_was_emptied_or_mounted_anew_with_models_is_taken_at_its_word(journal: Journal, now: Root) -> None:
+def test_a_folder_that_was_emptied_or_mounted_anew_with_models_is_taken_at_its_word(
+    journal: Journal, now: Root
+) -> None:
     roots = Roots(journal)
     roots.weigh(GOOD)
     roots.weigh(Repository({}, roots={"/r": now}))
