@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from mmsup.ipc.codec import encode
+from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor import batching, keys
 from mmsup.supervisor.artefact import Artefact, choose, is_artefact
@@ -32,6 +34,9 @@ YAML: Final = "mmsup.yaml"
 YAML_LIMIT_BYTES: Final = 64 << 10
 """PyYAML reads about 100 kB/s, and the brain waits for it."""
 STAMP_FILES: Final = 4096
+SPEC_LIMIT: Final = MESSAGE_LIMIT // 2
+"""A spec travels with its metadata in one message."""
+TOO_LONG: Final = f"its configuration is longer than {SPEC_LIMIT} bytes"
 REASON_FAULTS: Final = 4
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -264,6 +269,10 @@ class _Folder:
                 continue
             spec = ModelSpec(self.name, version, directory, artefact.file, artefact.engine, artefact.platform)
             found.append(replace(spec, config=config, **fields))
+            if len(encode(found[-1])) > SPEC_LIMIT:
+                self.broken[version] = TOO_LONG
+                self.faults.append(Fault(f"{self.name}/{version}", TOO_LONG))
+                found.pop()
         return () if whole else tuple(found)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.supervisor.device import resolved
-from mmsup.supervisor.repository import ModelEntry, Repository, Root, override, scan, scan_model
+from mmsup.supervisor.repository import SPEC_LIMIT, ModelEntry, Repository, Root, override, scan, scan_model
 from mmsup.supervisor.settings import Settings
 
 IO = 'input { name: "x" data_type: TYPE_FP32 dims: [4] }\noutput { name: "y" data_type: TYPE_FP32 dims: [-1] }\n'
@@ -291,6 +291,14 @@ def test_a_name_that_cannot_be_looked_at_is_a_fault_of_that_model_alone(lay: Lay
     assert found.faults == ()
     assert found.models["m"].faults == ()
     assert faults(found.models["loop"]) == ["loop: cannot be read: Too many levels of symbolic links"]
+
+
+def test_a_configuration_that_fits_into_no_message_is_a_fault(lay: Lay) -> None:
+    value = "x" * SPEC_LIMIT
+    settings = lay(
+        {"m/1/model.onnx": "", "m/config.pbtxt": f'parameters {{ key: "k" value {{ string_value: "{value}" }} }}'}
+    )
+    assert faults(entry(settings)) == [f"m/1: its configuration is longer than {SPEC_LIMIT} bytes"]
 
 
 def test_an_interpreter_that_is_not_there_is_a_fault(lay: Lay) -> None:
