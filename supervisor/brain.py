@@ -37,7 +37,7 @@ from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
 from mmsup.supervisor.readiness import Readiness
-from mmsup.supervisor.remembered import Memory, from_text, to_text
+from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
@@ -286,9 +286,14 @@ class Brain:
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
         memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways)
         text = to_text(memory)
-        if text != self._remembered:
-            self._remembered = text
+        if text == self._remembered:
+            return
+        if len(text) <= TEXT_LIMIT:
             self._parent.say(wire.Remember(text))
+        elif len(self._remembered) <= TEXT_LIMIT:
+            why = f"{len(text)} characters are too many: the next brain will not know what changes from here on"
+            self._console.say("error", "not_remembered", text=why)
+        self._remembered = text
 
     # The end.
 

@@ -95,7 +95,7 @@ class Model:
         """What a gateway has to know of it."""
         if not self.wanted or self.current is None:
             broken = self._broken() if self.wanted else ()
-            return Route(self.name, self.wanted, broken[-1].version if broken else "", broken)
+            return fitting(Route(self.name, self.wanted, broken[-1].version if broken else "", broken))
         versions = [version_state(release) for release in self.current.releases]
         versions += self._broken()
         versions.sort(key=lambda each: int(each.version or 0))

@@ -107,6 +107,8 @@ class KeeperDouble:
         self.said: list[Any] = []  # messages of TO_KEEPER
         self.remembered = ""
         self.script: Script = Child.serve
+        self.is_busy = False
+        """Gateways have work that they do not finish by themselves."""
         self.brain: Brain | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -185,7 +187,7 @@ class KeeperDouble:
                     child.say(wire.Hello("gateway", wire.WIRE_VERSION, message.gateway, message.generation))
                 case wire.Ping(number):
                     child.say(wire.Pong(number))
-                case wire.Drain():
+                case wire.Drain() if not self.is_busy:
                     child.say(wire.Drained())
                 case _:
                     pass
@@ -255,7 +257,7 @@ class House:
         self.keeper.close()
         os.close(self._console)
 
-    async def new_brain(self) -> None:
+    async def new_brain(self, *, stopping: bool = False) -> None:
         """A brain, as the keeper starts one and introduces everybody to it."""
         self.generation += 1
         inventory = wire.Inventory(
@@ -265,7 +267,7 @@ class House:
             remembered=self.keeper.remembered,
             children=len([each for each in self.keeper.children.values() if each.kept]),
             addresses={"http": "127.0.0.1:1", "control": "x"},
-            stopping=False,
+            stopping=stopping,
         )
         console = Console("json", self._console)
         self.brain = Brain(inventory, self.keeper, {"PATH": os.defpath}, console, NoGroups())

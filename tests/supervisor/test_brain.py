@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -434,6 +435,37 @@ def test_a_dead_gateway_is_followed_by_one_that_is_told_everything(tmp_path: Pat
     in_house(tmp_path, play)
 
 
+def test_a_gateway_that_died_of_a_signal_without_a_name_is_followed_by_another(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        house.gateway().process.send_signal(40)
+        await house.until(lambda: house.events("gateway_exit"))
+        assert house.events("gateway_exit")[0]["text"] == "gateway 0 ended by signal SIG40"
+        await house.until(house.brain.gateways.are_up)
+
+    in_house(tmp_path, play)
+
+
+def test_a_server_with_more_than_can_be_remembered_says_so_once_and_serves(tmp_path: Path) -> None:
+    async def run() -> None:
+        house = House(tmp_path)
+        house.output = str(tmp_path / "output")
+        for name in ("a", "b", "c"):
+            add_model(tmp_path, name)
+            noise = base64.b64encode(os.urandom(32 << 10)).decode()
+            pbtxt = f'parameters {{ key: "noise" value {{ string_value: "{noise}" }} }}\n'
+            (tmp_path / "repo" / name / "config.pbtxt").write_text(pbtxt)
+        async with asyncio.timeout(60), house:
+            await house.until(ready(house, "a", "b", "c", "good"))
+            house.keeper.workers()[0].process.kill()
+            await house.until(lambda: house.events("worker_exit"))
+            await house.until(ready(house, "a", "b", "c", "good"))
+
+    asyncio.run(run())
+    lines = [json.loads(line) for line in (tmp_path / "output").read_text().splitlines()]
+    assert len([each for each in lines if each["event"] == "not_remembered"]) == 1
+
+
 def test_a_new_brain_takes_over_the_living_without_touching_them(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         await house.until(lambda: house.events("ready"))
@@ -561,6 +593,41 @@ def test_an_orderly_end_is_not_ready_drained_stopped_and_then_finished(tmp_path:
         assert not house.keeper.workers()
 
     in_house(tmp_path, play)
+
+
+def test_the_end_waits_for_work_in_flight_also_after_a_gateway_has_died(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        house.gateway().process.kill()
+        await house.until(lambda: house.events("gateway_exit") and house.brain.gateways.are_up())
+        await finish_only_when_drained(house)
+
+    in_house(tmp_path, play)
+
+
+def test_a_brain_that_follows_one_that_was_draining_waits_for_work_in_flight(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        house.keeper.is_busy = True
+        house.brain.told(wire.Terminate(), [])
+        await house.until(lambda: house.gateway().of(wire.Drain))
+        await house.kill_brain()
+        house.gateway().heard.clear()
+        await house.new_brain(stopping=True)
+        await finish_only_when_drained(house)
+
+    in_house(tmp_path, play)
+
+
+async def finish_only_when_drained(house: House) -> None:
+    house.keeper.is_busy = True
+    gateway = house.gateway()
+    house.brain.told(wire.Terminate(), [])
+    await house.until(lambda: gateway.of(wire.Drain))
+    await house.brain.gateways.reached(1.0)
+    assert not gateway.of(wire.Unlink)
+    gateway.say(wire.Drained())
+    await house.until(lambda: house.keeper.of(wire.Finished))
 
 
 def test_a_server_told_to_exit_on_error_ends_when_a_model_fails_at_the_start(tmp_path: Path) -> None:
