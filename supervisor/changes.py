@@ -38,9 +38,21 @@ class Changes:
     def read(self) -> Repository:
         """All repositories as they lie there now; that one cannot be read is said once, and once that it can again."""
         found = repository.scan(self._settings)
+        self._weigh(found)
+        return found
+
+    async def _read_by_the_way(self) -> Repository:
+        """The same, in many turns of the loop: a model takes milliseconds, and there may be a thousand."""
+        for found in repository.scanning(self._settings):
+            if found is not None:
+                self._weigh(found)
+                return found
+            await asyncio.sleep(0)
+        raise AssertionError("a scan without an end")
+
+    def _weigh(self, found: Repository) -> None:
         for root in self._roots.weigh(found):
             self._try_again(root)
-        return found
 
     async def poll(self) -> None:
         """Look for ever."""
@@ -51,8 +63,8 @@ class Changes:
     async def look(self) -> None:
         """Look once, and move what has changed."""
         async with self._turn:
+            found = (await self._read_by_the_way()).models
             known = {name: _face(model.entry) for name, model in self._fleet.models.items()} | self._seen
-            found = self.read().models
             self._seen = {name: _face(entry) for name, entry in found.items()}
             self._seen |= {name: face for name, face in known.items() if name not in found and self._stays(name)}
             async with asyncio.TaskGroup() as group:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -91,6 +91,11 @@ class Repository:
 
 def scan(settings: Settings) -> Repository:
     """Every model of every repository."""
+    return next(found for found in scanning(settings) if found is not None)
+
+
+def scanning(settings: Settings) -> Iterator[Repository | None]:
+    """As `scan`, for whoever has other things to do meanwhile: nothing after each model, the whole at last."""
     homes: dict[str, list[str]] = {}
     faults: list[Fault] = []
     warnings: list[Fault] = []
@@ -106,11 +111,14 @@ def scan(settings: Settings) -> Repository:
                 homes.setdefault(name, []).append(root)
             else:
                 warnings.append(Fault(root, f"{shown(name)} is no name of a model; the folder is passed over"))
-    models = {name: _found(settings, name, roots) for name, roots in sorted(homes.items())}
+    models: dict[str, ModelEntry] = {}
+    for name, roots in sorted(homes.items()):
+        models[name] = _found(settings, name, roots)
+        yield None
     for name in settings.models:
         if name not in models:
             warnings.append(Fault(f"models.{name}", "no repository holds this model"))
-    return Repository(models, tuple(faults), tuple(warnings), found)
+    yield Repository(models, tuple(faults), tuple(warnings), found)
 
 
 def unreadable(settings: Settings) -> list[Fault]:

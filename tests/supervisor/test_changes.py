@@ -103,6 +103,19 @@ def test_a_model_whose_own_folder_cannot_be_read_for_a_while_is_not_reloaded_aft
     in_house(tmp_path, play, ("good", "calm"))
 
 
+def test_a_look_at_many_models_leaves_the_loop_to_others_between_them(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(house.brain.gateways.are_up)
+        looking = asyncio.ensure_future(look(house))
+        turns = 0
+        while not looking.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 20
+
+    in_house(tmp_path, play, tuple(f"m{number}" for number in range(20)))
+
+
 def test_a_model_without_a_process_may_leave_the_repository(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         house.keeper.script = fail_to_load
