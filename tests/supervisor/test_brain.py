@@ -204,6 +204,20 @@ def test_one_bad_model_stops_neither_the_start_nor_the_others(tmp_path: Path) ->
     in_house(tmp_path, play, ("bad", "good"))
 
 
+def test_what_a_worker_says_of_its_load_is_cut(tmp_path: Path) -> None:
+    def rant(child: Child) -> None:
+        child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
+        child.say(wire.LoadFailed("c" * 50_000, "t" * 50_000))
+        child.process.kill()
+
+    async def play(house: House) -> None:
+        house.keeper.script = rant
+        await house.until(lambda: house.events("worker_exit"))
+        assert len(json.dumps(house.events("load_failed")[0])) < 5000
+
+    in_house(tmp_path, play)
+
+
 def test_a_model_whose_configuration_is_faulty_is_failed_with_its_reason(tmp_path: Path) -> None:
     add_model(tmp_path, "odd", yaml="memory: 4 gigs\n")
 
