@@ -34,6 +34,10 @@ class Changes:
         self._roots = Roots(journal)
         self._turn = asyncio.Lock()
         self._seen: dict[str, tuple[str, str]] = {}
+        self._moving: set[str] = set()
+        """Models that a look moves at this moment; another leaves them alone."""
+        self._stale: set[str] = set()
+        """Those of them that have changed again meanwhile: whoever moves them looks once more."""
 
     def read(self) -> Repository:
         """All repositories as they lie there now; that one cannot be read is said once, and once that it can again."""
@@ -55,24 +59,42 @@ class Changes:
             self._try_again(root)
 
     async def poll(self) -> None:
-        """Look for ever."""
-        while True:
-            await asyncio.sleep(self._settings.poll_s)
-            await self.look()
+        """Look for ever. A model whose load takes its time does not keep the others from being looked at."""
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                await asyncio.sleep(self._settings.poll_s)
+                if not self._turn.locked():
+                    looks.create_task(self.look())
 
     async def look(self) -> None:
-        """Look once, and move what has changed."""
+        """Look once, and move what has changed; done when all of that has its outcome."""
         async with self._turn:
             found = (await self._read_by_the_way()).models
-            known = {name: _face(model.entry) for name, model in self._fleet.models.items()} | self._seen
-            self._seen = {name: _face(entry) for name, entry in found.items()}
-            self._seen |= {name: face for name, face in known.items() if name not in found and self._stays(name)}
-            async with asyncio.TaskGroup() as group:
-                for name, entry in found.items():
-                    if known.get(name) != self._seen[name]:
-                        group.create_task(self._move(entry))
-                for name in known.keys() - self._seen.keys():
-                    group.create_task(self._remove(name))
+            changed = self._compare(found)
+            self._moving |= changed
+        async with asyncio.TaskGroup() as group:
+            for name in changed:
+                group.create_task(self._settle(name, found.get(name)))
+        if changed & self._stale:
+            self._stale -= changed
+            await self.look()
+
+    def _compare(self, found: dict[str, ModelEntry]) -> set[str]:
+        """Names of the models that are not as they were; from now on they are known as they are."""
+        known = {name: _face(model.entry) for name, model in self._fleet.models.items()} | self._seen
+        seen = {name: _face(entry) for name, entry in found.items()}
+        seen |= {name: face for name, face in known.items() if name not in found and self._stays(name)}
+        changed = {name for name in known.keys() | seen.keys() if known.get(name) != seen.get(name)}
+        busy = changed & self._moving
+        self._stale |= busy
+        self._seen = seen | {name: known[name] for name in busy & known.keys()}
+        return changed - busy
+
+    async def _settle(self, name: str, entry: ModelEntry | None) -> None:
+        try:
+            await (self._move(entry) if entry is not None else self._remove(name))
+        finally:
+            self._moving.discard(name)
 
     def _stays(self, name: str) -> bool:
         """Whether a model that was not found is no less there than before."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import House, add_model, fail_to_load
+from brain_double import Child, House, add_model, fail_to_load
 from mmsup.ipc import messages as wire
 from mmsup.supervisor import repository
 
@@ -114,6 +114,30 @@ def test_a_look_at_many_models_leaves_the_loop_to_others_between_them(tmp_path: 
         assert turns > 20
 
     in_house(tmp_path, play, tuple(f"m{number}" for number in range(20)))
+
+
+def test_a_load_that_takes_its_time_does_not_keep_others_from_being_looked_at(tmp_path: Path) -> None:
+    def touch(name: str, text: str) -> None:
+        (tmp_path / "repo" / name / "1" / "model.py").write_text(f"class Model: {text} = True\n")
+
+    async def play(house: House) -> None:
+        await house.until(is_ready(house, "slow", "other"))
+        house.keeper.script = lambda _: None
+        touch("slow", "first")
+        first = asyncio.ensure_future(look(house))
+        await house.until(lambda: len(house.keeper.workers()) == 3)
+        loading = house.keeper.workers()[-1]
+        house.keeper.script = Child.serve
+        touch("other", "changed")
+        touch("slow", "second")
+        await look(house)
+        assert house.events("model_reloaded", "other")
+        assert not first.done()
+        loading.serve()
+        await first
+        assert len(house.events("model_reloaded", "slow")) == 2, "what changed meanwhile was loaded after it"
+
+    in_house(tmp_path, play, ("slow", "other"))
 
 
 def test_a_model_without_a_process_may_leave_the_repository(tmp_path: Path) -> None:
