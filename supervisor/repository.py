@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mmsup.ipc.codec import encode
+from mmsup.ipc.records import to_json
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor import batching, keys
@@ -277,7 +277,7 @@ class _Folder:
                 continue
             spec = ModelSpec(self.name, version, directory, artefact.file, artefact.engine, artefact.platform)
             found.append(replace(spec, config=config, **fields))
-            if len(encode(found[-1])) > SPEC_LIMIT:
+            if len(to_json(found[-1])) > SPEC_LIMIT:  # no shorter than it will be on the wire
                 self.broken[version] = TOO_LONG
                 self.faults.append(Fault(f"{self.name}/{version}", TOO_LONG))
                 found.pop()
