@@ -185,7 +185,7 @@ class Control:
         self._backend.answered(message.id, message.result, error)
 
     def _drain(self) -> None:
-        if self._draining is None:
+        if self._draining is None or self._draining.done():  # a brain that took over has not heard it
             self._backend.draining = True
             self._draining = asyncio.create_task(self._say_drained(), name="drain")
 

@@ -81,6 +81,11 @@ def choose(files: Collection[str], engine: str = "", name: str = "") -> Artefact
     return Artefact(found[0], loader)
 
 
+def is_artefact(file: str) -> bool:
+    """Whether an engine may take a file of this name for a model."""
+    return bool(_engine_of(file))
+
+
 def _names(engine: str) -> list[str]:
     return [each for name, kind in ENGINES.items() if engine in ("", name) for each in kind.usual]
 

@@ -23,6 +23,7 @@ from mmsup.supervisor.answers import Answers, Server
 from mmsup.supervisor.books import Books
 from mmsup.supervisor.cgroup import CgroupBackend
 from mmsup.supervisor.changes import Changes
+from mmsup.supervisor.check import concerns_of
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
 from mmsup.supervisor.devices import Devices
@@ -36,7 +37,7 @@ from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
 from mmsup.supervisor.readiness import Readiness
-from mmsup.supervisor.remembered import Memory, from_text, to_text
+from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
@@ -157,13 +158,17 @@ class Brain:
         text = f"mmsup server, {self.settings.control_mode} mode, {self._server.isolation}"
         self.books.journal.record("server_start", text, keeper=self._inventory.keeper_pid)
         startup.sweep(self.books.scratch)
-        startup.start(self.settings, self.fleet, self.books.wanted, self.loads)
+        found = self._changes.read()
+        for each in concerns_of(self.settings, found):
+            self._console.say("warning", "configuration", place=each.place, text=each.text)
+        startup.start(found, self.settings, self.fleet, self.books.wanted, self.loads)
 
     def _take_over(self) -> None:
         generation = self._inventory.generation
         self.books.journal.record("brain_exit", f"brain {generation - 1} ended; brain {generation} takes over")
-        for name in startup.know_all(self.settings, self.fleet):
-            self.fleet.models[name].was_decided = self._announced
+        startup.know_all(self._changes.read(), self.settings, self.fleet)
+        for model in self.fleet.models.values():
+            model.was_decided = self._announced
         counts = heritage.take_over(self.fleet)
         text = f"kept {counts.kept} workers; {counts.ended} had ended, {self.family.strays} were unknown and are ended"
         self.books.journal.record(
@@ -281,9 +286,14 @@ class Brain:
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
         memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways)
         text = to_text(memory)
-        if text != self._remembered:
-            self._remembered = text
+        if text == self._remembered:
+            return
+        if len(text) <= TEXT_LIMIT:
             self._parent.say(wire.Remember(text))
+        elif len(self._remembered) <= TEXT_LIMIT:
+            why = f"{len(text)} characters are too many: the next brain will not know what changes from here on"
+            self._console.say("error", "not_remembered", text=why)
+        self._remembered = text
 
     # The end.
 

@@ -143,7 +143,7 @@ def _bus(evidence: Evidence) -> Cause | None:
 def _signal(evidence: Evidence) -> Cause | None:
     if not evidence.signal:
         return None
-    name = _name(evidence.signal)
+    name = signal_name(evidence.signal)
     sender = ", sender unknown" if evidence.signal in (signal.SIGKILL, signal.SIGTERM) else ""
     return _cause(evidence, _died(evidence), f"signal {name}", f"was killed by {name}{sender}{_when(evidence)}")
 
@@ -176,7 +176,8 @@ def _when(evidence: Evidence) -> str:
     return "" if evidence.ready else " while it was loading"
 
 
-def _name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """As people write it, whatever the number."""
     try:
         return signal.Signals(number).name
     except ValueError:  # the real-time ones have no names

@@ -15,10 +15,11 @@ whatever it finds there at its start is a leftover. A group belongs to one life 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -163,6 +164,19 @@ def _vacant(tops: list[Path], life: str) -> str:
     return name
 
 
+@contextlib.contextmanager
+def _whole(folders: list[Path]) -> Iterator[list[Path]]:
+    """New folders; if anything of the block fails there are none."""
+    try:
+        for folder in folders:
+            folder.mkdir()
+        yield folders
+    except OSError:
+        with contextlib.suppress(OSError):
+            remove_all(folders)
+        raise
+
+
 def _lives(top: Path) -> list[str]:
     try:
         return sorted(each.name for each in top.iterdir() if each.is_dir() and each.name != CORE)
@@ -194,13 +208,12 @@ class _V1:
         life = _vacant(self._tops, life)
         for top in self._tops:
             top.mkdir(exist_ok=True)
-            (top / life).mkdir()
-        memory = self._tops[0] / life
-        if cap_bytes is not None:
-            (memory / "memory.limit_in_bytes").write_text(str(cap_bytes))
-            put(memory / "memory.memsw.limit_in_bytes", str(cap_bytes))  # the kernel may count no swap
-        for top in self._tops[1:]:
-            put(top / life / "pids.max", str(PIDS_LIMIT))
+        with _whole([top / life for top in self._tops]) as folders:
+            if cap_bytes is not None:
+                (folders[0] / "memory.limit_in_bytes").write_text(str(cap_bytes))
+                put(folders[0] / "memory.memsw.limit_in_bytes", str(cap_bytes))  # the kernel may count no swap
+            for folder in folders[1:]:
+                put(folder / "pids.max", str(PIDS_LIMIT))
         return self.group(life)
 
     def group(self, life: str) -> Group:
@@ -231,14 +244,14 @@ class _V2:
         self._choice = choice
 
     def make(self, life: str, cap_bytes: int | None) -> Group:
-        folder = self._top / _vacant([self._top], life)
-        folder.mkdir()
-        if cap_bytes is not None:
-            (folder / "memory.max").write_text(str(cap_bytes))
-            put(folder / "memory.swap.max", "0")
-        put(folder / "memory.oom.group", "1")
-        put(folder / "pids.max", str(PIDS_LIMIT))
-        return self.group(folder.name)
+        life = _vacant([self._top], life)
+        with _whole([self._top / life]) as (folder,):
+            if cap_bytes is not None:
+                (folder / "memory.max").write_text(str(cap_bytes))
+                put(folder / "memory.swap.max", "0")
+            put(folder / "memory.oom.group", "1")
+            put(folder / "pids.max", str(PIDS_LIMIT))
+        return self.group(life)
 
     def group(self, life: str) -> Group:
         return Group([self._top / life], "memory.max", _read_v2)

@@ -1,19 +1,22 @@
 """The repositories after the start: what is new, changed or gone since they were last read.
 
 In `poll` mode looked at every `poll_s`, in all modes at SIGHUP. Only models whose files changed move. A changed model
-that cannot be loaded leaves the old one serving.
+that cannot be loaded leaves the old one serving. What cannot be read now is not gone: the models of a repository that
+is lost stay, and those of them that could not start meanwhile try again when it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 
 from mmsup.ipc.errors import MmsupError
-from mmsup.supervisor import repository
+from mmsup.supervisor import repository, terms
 from mmsup.supervisor.events import Journal
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.loads import Loads
-from mmsup.supervisor.repository import ModelEntry
+from mmsup.supervisor.repository import ModelEntry, Repository
+from mmsup.supervisor.roots import Roots
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.startup import by_rule
 from mmsup.supervisor.wanted import Wanted
@@ -28,30 +31,92 @@ class Changes:
         self._wanted = wanted
         self._loads = loads
         self._journal = journal
+        self._roots = Roots(journal)
         self._turn = asyncio.Lock()
         self._seen: dict[str, tuple[str, str]] = {}
+        self._moving: set[str] = set()
+        """Models that a look moves at this moment; another leaves them alone."""
+        self._stale: set[str] = set()
+        """Those of them that have changed again meanwhile: whoever moves them looks once more."""
+
+    def read(self) -> Repository:
+        """All repositories as they lie there now; that one cannot be read is said once, and once that it can again."""
+        found = repository.scan(self._settings)
+        self._weigh(found)
+        return found
+
+    async def _read_by_the_way(self) -> Repository:
+        """The same, in many turns of the loop: a model takes milliseconds, and there may be a thousand."""
+        for found in repository.scanning(self._settings):
+            if found is not None:
+                self._weigh(found)
+                return found
+            await asyncio.sleep(0)
+        raise AssertionError("a scan without an end")
+
+    def _weigh(self, found: Repository) -> None:
+        for root in self._roots.weigh(found):
+            self._try_again(root)
 
     async def poll(self) -> None:
-        """Look for ever."""
-        while True:
-            await asyncio.sleep(self._settings.poll_s)
-            await self.look()
+        """Look for ever. A model whose load takes its time does not keep the others from being looked at."""
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                await asyncio.sleep(self._settings.poll_s)
+                if not self._turn.locked():
+                    looks.create_task(self.look())
 
     async def look(self) -> None:
-        """Look once, and move what has changed."""
+        """Look once, and move what has changed; done when all of that has its outcome."""
         async with self._turn:
-            known = {name: _face(model.entry) for name, model in self._fleet.models.items()} | self._seen
-            found = repository.scan(self._settings).models
-            self._seen = {name: _face(entry) for name, entry in found.items()}
-            async with asyncio.TaskGroup() as group:
-                for name, entry in found.items():
-                    if known.get(name) != self._seen[name]:
-                        group.create_task(self._move(entry, is_new=name not in known))
-                for name in known.keys() - found.keys():
-                    group.create_task(self._remove(name))
+            found = (await self._read_by_the_way()).models
+            changed = self._compare(found)
+            self._moving |= changed
+        async with asyncio.TaskGroup() as group:
+            for name in changed:
+                group.create_task(self._settle(name, found.get(name)))
+        if changed & self._stale:
+            self._stale -= changed
+            await self.look()
 
-    async def _move(self, entry: ModelEntry, *, is_new: bool) -> None:
+    def _compare(self, found: dict[str, ModelEntry]) -> set[str]:
+        """Names of the models that are not as they were; from now on they are known as they are."""
+        known = {name: _face(model.entry) for name, model in self._fleet.models.items()} | self._seen
+        seen = {name: _face(entry) for name, entry in found.items()}
+        seen |= {name: face for name, face in known.items() if name not in found and self._stays(name)}
+        changed = {name for name in known.keys() | seen.keys() if known.get(name) != seen.get(name)}
+        busy = changed & self._moving
+        self._stale |= busy
+        self._seen = seen | {name: known[name] for name in busy & known.keys()}
+        return changed - busy
+
+    async def _settle(self, name: str, entry: ModelEntry | None) -> None:
+        try:
+            await (self._move(entry) if entry is not None else self._remove(name))
+        finally:
+            self._moving.discard(name)
+
+    def _stays(self, name: str) -> bool:
+        """Whether a model that was not found is no less there than before."""
+        model = self._fleet.model(name)
+        entry = model.entry if model is not None else None
+        if entry is not None and entry.directory:
+            return os.path.dirname(entry.directory) in self._roots.lost
+        return bool(self._roots.lost) or entry == repository.missing(name)
+
+    def _try_again(self, root: str) -> None:
+        for model in self._fleet.models.values():
+            if model.entry is None or os.path.dirname(model.entry.directory) != root:
+                continue
+            for instance in list(model.instances()):
+                if instance.state in (terms.State.BACKOFF, terms.State.FAILED):
+                    instance.apply(terms.RetryDue())
+
+    async def _move(self, entry: ModelEntry) -> None:
         model = self._fleet.model(entry.name)
+        if model is not None and _face(model.entry) == _face(entry):
+            return  # it was another for a while, and is what is in force again
+        is_new = model is None or (model.entry is None and not model.wanted)
         wish = self._wanted.get(entry.name)
         wanted = wish.up if wish else model.wanted if model and not is_new else by_rule(self._settings, entry.name)
         if model is None or not model.wanted or not entry.faults:
@@ -70,7 +135,7 @@ class Changes:
         model.entry = None
         if model.wanted:
             await self._loads.unload(name, by_hand=False)
-        self._fleet.forget_when_gone(name)
+        self._fleet.touch(name)  # its name goes with its last process, which may be gone already
 
 
 def _face(entry: ModelEntry | None) -> tuple[str, str]:

@@ -27,18 +27,16 @@ def report(
     Settings; `origins` only for --explain."""
     found = Repository({}) if repository is None else repository
     faults = [*(() if isinstance(outcome, Settings) else outcome), *found.faults]
-    concerns = [*warnings, *found.warnings]
+    concerns = [*warnings]
     if isinstance(outcome, Settings) and repository is not None:
+        concerns += concerns_of(outcome, found)
         faults += [
             Fault("--load-model", f"no repository holds {name}")
             for name in outcome.load_models
             if name != "*" and name not in found.models
         ]
-        if not found.models and not found.faults:
-            concerns.append(Fault(":".join(outcome.repositories), "holds no model"))
     for entry in found.models.values():
         faults += entry.faults
-        concerns += entry.warnings
     result: Report = {
         "ok": not faults,
         "faults": [_fault(each) for each in faults],
@@ -48,6 +46,16 @@ def report(
     if origins:
         result["options"] = [{"option": each.option, "value": each.value, "source": each.source} for each in origins]
     return result
+
+
+def concerns_of(settings: Settings, found: Repository) -> list[Fault]:
+    """What is no fault of the repositories and their models, and worth a word: a server says it too, at its start."""
+    concerns = [*found.warnings]
+    if not found.models and not found.faults:
+        concerns.append(Fault(":".join(settings.repositories), "holds no model"))
+    for entry in found.models.values():
+        concerns += entry.warnings
+    return concerns
 
 
 def _fault(fault: Fault) -> Report:

@@ -112,19 +112,14 @@ class Reading:
     origins: tuple[Origin, ...]
 
 
-def settings_of(flags: Mapping[str, object], environ: Mapping[str, str], uid: int) -> Settings | tuple[Fault, ...]:
-    """Settings, or all faults. `flags`: only those given, by the fields of Settings, and `config` for the file."""
-    reading = read(flags, environ, uid)
-    return reading.faults if reading.settings is None else reading.settings
-
-
 def explain(flags: Mapping[str, object], environ: Mapping[str, str], uid: int) -> tuple[Origin, ...]:
     """Where each value came from, for `mmsup check --explain`; a faulty value is not among them."""
     return read(flags, environ, uid).origins
 
 
 def read(flags: Mapping[str, object], environ: Mapping[str, str], uid: int) -> Reading:
-    """Weigh flags, environment and file; nothing is raised, whatever they hold."""
+    """Weigh flags, environment and file; nothing is raised, whatever they hold. `flags`: only those given, by the
+    fields of Settings, and `config` for the file."""
     strange = flags.keys() - {each.field for each in OPTIONS} - {"config"}
     assert not strange, f"no option has these fields: {strange}"
     config_path = flags.get("config") or environ.get(CONFIG_VARIABLE, "")

@@ -6,6 +6,8 @@ Does not cover: what the keys mean (config.py, keys.py); config.pbtxt (pbtxt.py)
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -15,6 +17,7 @@ import yaml
 from mmsup.supervisor.fault import Fault, Wrong, shown
 
 FILE_LIMIT_BYTES: Final = 1 << 20
+NO_PLAIN_FILE: Final = "is no plain file"
 DEPTH_LIMIT: Final = 16
 KEY_LIMIT: Final = 256
 _TAGS: Final = ("str", "timestamp", "int", "float", "bool", "null", "map", "seq")
@@ -52,9 +55,9 @@ def below(above: str, key: str) -> str:
 
 
 def read_text(path: str, limit_bytes: int = FILE_LIMIT_BYTES) -> str:
-    """The text of a file; Wrong if it is unreadable, too large, or no UTF-8."""
+    """The text of a file; Wrong if it is unreadable, too large, or no UTF-8. Does not wait, as a pipe does."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_plain) as file:
             data = file.read(limit_bytes + 1)
     except OSError as error:
         raise Wrong(f"cannot be read: {error.strerror}") from None
@@ -64,6 +67,15 @@ def read_text(path: str, limit_bytes: int = FILE_LIMIT_BYTES) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Wrong(f"is no UTF-8 text: byte {error.start}") from None
+
+
+def _plain(path: str, flags: int) -> int:
+    if stat.S_ISREG(os.stat(path).st_mode):  # a socket refuses to be opened, and a device may feel it
+        fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+    raise Wrong(NO_PLAIN_FILE)
 
 
 def read_yaml(path: str, name: str, limit_bytes: int = FILE_LIMIT_BYTES) -> Document:

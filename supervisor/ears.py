@@ -15,6 +15,7 @@ from mmsup.supervisor.terms import COMING_UP, State
 if TYPE_CHECKING:
     from mmsup.supervisor.instance import Instance
 
+CODE_LIMIT: Final = 40
 TEXT_LIMIT: Final = 2000
 """Of a reason that a worker gives; it goes to clients and into the journal."""
 METADATA_LIMIT: Final = 64 << 10
@@ -47,7 +48,7 @@ class WorkerEars:
             case wire.Ready(metadata):
                 self._ready(metadata)
             case _:
-                self._instance.apply(terms.LoadFailed(message.code, message.text[:TEXT_LIMIT]))
+                self._instance.apply(terms.LoadFailed(message.code[:CODE_LIMIT], message.text[:TEXT_LIMIT]))
 
     def lost(self) -> None:
         """It closed its channel, or does not read it."""

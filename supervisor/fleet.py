@@ -118,11 +118,6 @@ class Fleet:
             self.flush(model.name)
             self.retire(old)
 
-    def forget_when_gone(self, name: str) -> None:
-        """A model that is in no repository any more: its name goes with its last process."""
-        self.models[name].entry = None
-        self.touch(name)
-
     # What happens.
 
     def changed(self, instance: Instance) -> None:

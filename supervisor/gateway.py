@@ -20,6 +20,7 @@ from mmsup.ipc.page import Activity
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import Seqpacket, close_all
 from mmsup.supervisor import restart
+from mmsup.supervisor.cause import signal_name
 from mmsup.supervisor.events import Journal
 from mmsup.supervisor.life import Life
 from mmsup.supervisor.logbook import Logbook
@@ -99,7 +100,7 @@ class Gateway:
         """It is dead and reaped: another one follows."""
         if self.life is not None:
             self.life.end()
-        how = f"by signal {signal.Signals(exited.signal).name}" if exited.signal else f"with status {exited.status}"
+        how = f"by signal {signal_name(exited.signal)}" if exited.signal else f"with status {exited.status}"
         self._site.keeper.say(wire.Forget(exited.token))
         tail = self._site.logbook.end(str(self.place))
         why = f" because {self._why}" if self._why else ""

@@ -146,7 +146,9 @@ class Gateways:
 
     async def drain(self, limit_s: float) -> bool:
         """Take no new inference, finish what is accepted; whether all have within the limit."""
-        self._undrained = {each.place for each in self.places if each.greeted}
+        # Also of one that an earlier brain knew and that has not answered us yet: what it has accepted is as real.
+        self._undrained = {each.place for each in self.places if each.life is not None}
+        self._drained.clear()
         if not self._undrained:
             return True
         self._say(wire.Drain())

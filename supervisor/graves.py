@@ -68,17 +68,25 @@ def _gone(group: Group) -> bool:
 
 
 def removal(folder: str) -> Iterator[None]:
-    """Remove a tree, one name a step; links are removed and never followed. What cannot be removed is left."""
-    try:
-        with os.scandir(folder) as entries:
+    """Remove a tree, one name a step; links are removed and never followed. What cannot be removed is left.
+
+    A model may have made it deeper than Python's stack: so what is still to be done is a list, and one folder is open.
+    """
+    waiting = [(folder, False)]
+    while waiting:
+        here, is_emptied = waiting.pop()
+        if is_emptied:
+            with contextlib.suppress(OSError):
+                os.rmdir(here)
+            if waiting:
+                yield
+            continue
+        waiting.append((here, True))
+        with contextlib.suppress(OSError), os.scandir(here) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    yield from removal(entry.path)
+                    waiting.append((entry.path, False))
                 else:
                     with contextlib.suppress(OSError):
                         os.unlink(entry.path)
                 yield
-    except OSError:
-        return
-    with contextlib.suppress(OSError):
-        os.rmdir(folder)

@@ -71,7 +71,7 @@ class Group:
             return None
         try:
             return self._read(self._folders[0])
-        except FileNotFoundError:
+        except OSError:  # a file of a group that is removed while it is open says ENODEV
             return None
 
     def kill(self) -> bool:

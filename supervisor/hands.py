@@ -116,7 +116,7 @@ def expect(instance: Instance, limit_s: float, event: terms.Event) -> None:
     tenure = _tenure(instance)
     if tenure.end_timer is not None:
         tenure.end_timer.cancel()
-    tenure.end_timer = asyncio.get_running_loop().call_later(limit_s, instance.apply, event)
+    tenure.end_timer = asyncio.get_running_loop().call_later(limit_s, _has_not_ended, instance, event)
 
 
 def link(instance: Instance) -> None:
@@ -191,6 +191,11 @@ def _condemn(instance: Instance, judgement: Judgement) -> None:
     if tenure.linked:
         instance.site.gateways.condemn(instance.key, said)
     instance.record("worker_condemned", judgement.text, code=judgement.code)
+
+
+def _has_not_ended(instance: Instance, event: terms.Event) -> None:
+    if instance.life is None or not instance.life.dead:  # else its exit is on its way, and says why
+        instance.apply(event)
 
 
 def _let_arrive(instance: Instance) -> None:

@@ -112,6 +112,7 @@ def _restore(instance: Instance, note: InstanceNote, site: Site) -> None:
         instance.tenure.linked = note.ready_s > 0
         instance.tenure.judgement = _judgement(note.condemned)
         instance.tenure.failed = _judgement(note.failed)
+        instance.tenure.told_to_leave = instance.state is State.DRAINING  # or about to be told, by either of us
 
 
 def _model_note(model: Model) -> ModelNote:

@@ -1,13 +1,15 @@
 """One life: a process that the keeper started for us, its descriptors, and what is heard of it.
 
 Who owns what: the Life owns pidfd, channel, page, crash pipe and log pipe from the moment of its making until `end`.
-A pidfd that becomes readable is the one sign of death; its status comes with the keeper's Exited.
+A pidfd that is readable is the one sign of death; its status comes with the keeper's Exited. It is asked when it
+matters, never heard of: the loop may come to a dead process's page, or to a timer, before it comes to its pidfd.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 from typing import Final, Protocol
 
 from mmsup.ipc.page import PageReader, Progress
@@ -45,19 +47,25 @@ class Life:
         assert len(descriptors) == DESCRIPTORS, f"{token} came with {len(descriptors)} descriptors"
         self.token = token
         self.pid = pid
-        self.dead = False
-        """The kernel has said so; what its page says is from before."""
         self.crash_text = ""
         self.pidfd, control, self.page_fd, self._crash, self._log = descriptors
+        self._dead = False
+        self._death = select.poll()
+        self._death.register(self.pidfd, select.POLLIN)
         self._ears = ears
         self._page = PageReader(self.page_fd)
         self._loop = asyncio.get_running_loop()
         self.peer = Peer(Seqpacket.of_descriptor(control), ears.heard, ears.lost)
         for fd in (self._crash, self._log):
             os.set_blocking(fd, False)
-        self._loop.add_reader(self.pidfd, self._died)
         self._loop.add_reader(self._crash, self._read_crash)
         self._loop.add_reader(self._log, self._read_log)
+
+    @property
+    def dead(self) -> bool:
+        """The kernel says so, now; what its page says is from before."""
+        self._dead = self._dead or bool(self._death.poll(0))
+        return self._dead
 
     def progress(self) -> Progress:
         """Its status page now."""
@@ -65,7 +73,7 @@ class Life:
 
     def end(self) -> None:
         """It is reaped: hear its last words, let go of everything."""
-        self.dead = True
+        self._dead = True
         self.peer.drain()
         self._read_crash()
         for _ in range(READS_AT_THE_END):
@@ -75,15 +83,12 @@ class Life:
 
     def close(self) -> None:
         """Let go of everything, unheard."""
+        self._dead = True  # to us: its pidfd may soon be another descriptor's number
         self.peer.close()
-        for fd in (self.pidfd, self._crash, self._log):
+        for fd in (self._crash, self._log):
             self._loop.remove_reader(fd)
+        for fd in (self.pidfd, self._crash, self._log, self.page_fd):
             os.close(fd)
-        os.close(self.page_fd)
-
-    def _died(self) -> None:
-        self.dead = True
-        self._loop.remove_reader(self.pidfd)
 
     def _read_crash(self) -> None:
         data = _read(self._crash)

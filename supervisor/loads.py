@@ -14,9 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from mmsup.ipc.codec import encode
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError, error_of
-from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.supervisor import repository
 from mmsup.supervisor.events import Journal
 from mmsup.supervisor.fleet import Fleet
@@ -30,8 +28,6 @@ from mmsup.supervisor.wanted import Wanted, Wish
 
 REACH_S: Final = 1.0
 """How long an answer waits for the gateways to have heard; one that takes longer is about to be killed."""
-SPEC_LIMIT: Final = MESSAGE_LIMIT // 2
-"""A spec travels with its metadata in one message."""
 _OF_LOAD: Final = frozenset({"load_failed", "load_timeout", "does_not_fit", "not_implemented"})
 """What a worker may say; anything else is `load_failed`."""
 
@@ -232,10 +228,6 @@ class Loads:
         if entry.faults:
             code = "bad_request" if config else "load_failed"
             raise error_of(code, f"failed to load '{name}': {entry.reason}", model=name)
-        for spec in entry.specs:
-            if len(encode(spec)) > SPEC_LIMIT:
-                text = f"failed to load '{name}': its configuration is longer than {SPEC_LIMIT} bytes"
-                raise error_of("load_failed", text, model=name)
         return entry
 
     def _wish(self, name: str, wish: Wish) -> None:

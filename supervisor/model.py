@@ -68,7 +68,7 @@ class Model:
         states = [state_of(release) for release in self.current.releases] if self.current else []
         if self.entry is not None and (self.entry.broken or not states):
             states += [State.FAILED] if self.entry.faults or not states else []
-        return max(states, key=_NEAREST.index)
+        return max(states, key=_NEAREST.index, default=State.ABSENT)
 
     def reason(self) -> str:
         """Why it is not all that it should be; empty while it is."""
@@ -95,7 +95,7 @@ class Model:
         """What a gateway has to know of it."""
         if not self.wanted or self.current is None:
             broken = self._broken() if self.wanted else ()
-            return Route(self.name, self.wanted, broken[-1].version if broken else "", broken)
+            return fitting(Route(self.name, self.wanted, broken[-1].version if broken else "", broken))
         versions = [version_state(release) for release in self.current.releases]
         versions += self._broken()
         versions.sort(key=lambda each: int(each.version or 0))

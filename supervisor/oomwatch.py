@@ -39,7 +39,8 @@ class OomWatch:
     def clear(self) -> None:
         """Heard: the descriptor is quiet until the next time."""
         if self._poller is not None:
-            os.pread(self._file, 4096, 0)
+            with contextlib.suppress(OSError):  # its group is gone: there is nothing left to read
+                os.pread(self._file, 4096, 0)
             self._poller.poll(0)
             return
         with contextlib.suppress(BlockingIOError):
@@ -56,8 +57,8 @@ class OomWatch:
 
     def _register(self, folder: Path) -> None:
         control = os.open(folder / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
+            self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             if not put(folder / "cgroup.event_control", f"{self._event} {control}"):
                 raise OSError(f"{folder.name} cannot be watched for memory")
         except OSError:
@@ -68,10 +69,10 @@ class OomWatch:
 
     def _follow(self, events: Path) -> None:
         self._file = os.open(events, os.O_RDONLY | os.O_CLOEXEC)
-        self._poller = select.epoll()
         try:
+            self._poller = select.epoll()
             self._poller.register(self._file, select.EPOLLPRI)
+            os.pread(self._file, 4096, 0)
         except OSError:
             self.close()
             raise
-        os.pread(self._file, 4096, 0)

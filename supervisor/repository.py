@@ -13,14 +13,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from mmsup.ipc.records import to_json
+from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor import batching, keys
-from mmsup.supervisor.artefact import Artefact, choose
-from mmsup.supervisor.document import FILE_LIMIT_BYTES, Source, read_text, read_yaml
+from mmsup.supervisor.artefact import Artefact, choose, is_artefact
+from mmsup.supervisor.document import FILE_LIMIT_BYTES, NO_PLAIN_FILE, Source, read_text, read_yaml
 from mmsup.supervisor.fault import Fault, Wrong, shown
 from mmsup.supervisor.modelconfig import NO_EFFECT, Declared, declared
 from mmsup.supervisor.pbtxt import Said, read_json, read_pbtxt
@@ -32,6 +34,9 @@ YAML: Final = "mmsup.yaml"
 YAML_LIMIT_BYTES: Final = 64 << 10
 """PyYAML reads about 100 kB/s, and the brain waits for it."""
 STAMP_FILES: Final = 4096
+SPEC_LIMIT: Final = MESSAGE_LIMIT // 2
+"""A spec travels with its metadata in one message."""
+TOO_LONG: Final = f"its configuration is longer than {SPEC_LIMIT} bytes"
 REASON_FAULTS: Final = 4
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -66,35 +71,70 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """A repository's folder as it was read: the file system that it lies on, and how many folders it holds."""
+
+    device: int
+    folders: int
+
+
+@dataclass(frozen=True, slots=True)
 class Repository:
     """All models, by name. `faults` are of the repositories themselves: a folder that cannot be read."""
 
     models: dict[str, ModelEntry]
     faults: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
+    roots: dict[str, Root] = field(default_factory=dict[str, Root])
+    """Those that could be read."""
 
 
 def scan(settings: Settings) -> Repository:
     """Every model of every repository."""
+    return next(found for found in scanning(settings) if found is not None)
+
+
+def scanning(settings: Settings) -> Iterator[Repository | None]:
+    """As `scan`, for whoever has other things to do meanwhile: nothing after each model, the whole at last."""
     homes: dict[str, list[str]] = {}
     faults: list[Fault] = []
     warnings: list[Fault] = []
+    found: dict[str, Root] = {}
     for root in settings.repositories:
         try:
-            names = _folders(root)
-        except OSError as error:
-            faults.append(Fault(root, f"cannot be read: {error.strerror}"))
+            found[root], names = _listed(root)
+        except Wrong as wrong:
+            faults.append(Fault(root, str(wrong)))
             continue
         for name in names:
             if NAME.fullmatch(name):
                 homes.setdefault(name, []).append(root)
             else:
                 warnings.append(Fault(root, f"{shown(name)} is no name of a model; the folder is passed over"))
-    models = {name: _found(settings, name, roots) for name, roots in sorted(homes.items())}
+    models: dict[str, ModelEntry] = {}
+    for name, roots in sorted(homes.items()):
+        models[name] = _found(settings, name, roots)
+        yield None
     for name in settings.models:
         if name not in models:
             warnings.append(Fault(f"models.{name}", "no repository holds this model"))
-    return Repository(models, tuple(faults), tuple(warnings))
+    yield Repository(models, tuple(faults), tuple(warnings), found)
+
+
+def unreadable(settings: Settings) -> list[Fault]:
+    """What keeps the repositories themselves from being read."""
+    faults: list[Fault] = []
+    for root in settings.repositories:
+        try:
+            _listed(root)
+        except Wrong as wrong:
+            faults.append(Fault(root, str(wrong)))
+    return faults
+
+
+def missing(name: str) -> ModelEntry:
+    """A model that somebody wants and no repository holds."""
+    return ModelEntry(name, faults=(Fault(name, "no repository holds this model, which --load-model names"),))
 
 
 def scan_model(settings: Settings, name: str) -> ModelEntry | None:
@@ -228,7 +268,7 @@ class _Folder:
         for version in chosen:
             directory = os.path.join(self.directory, version)
             try:
-                artefact = choose(_files(directory), meaning.engine, meaning.artefact)
+                artefact = choose(_files(directory, refuse=True), meaning.engine, meaning.artefact)
                 _fit(artefact, all_keys, is_all_known=not whole)
             except (Wrong, OSError) as error:
                 text = str(error) if isinstance(error, Wrong) else f"cannot be read: {error.strerror}"
@@ -237,6 +277,10 @@ class _Folder:
                 continue
             spec = ModelSpec(self.name, version, directory, artefact.file, artefact.engine, artefact.platform)
             found.append(replace(spec, config=config, **fields))
+            if len(to_json(found[-1])) > SPEC_LIMIT:  # no shorter than it will be on the wire
+                self.broken[version] = TOO_LONG
+                self.faults.append(Fault(f"{self.name}/{version}", TOO_LONG))
+                found.pop()
         return () if whole else tuple(found)
 
 
@@ -255,21 +299,51 @@ def _fit(artefact: Artefact, all_keys: keys.Keys, *, is_all_known: bool) -> None
         raise Wrong(*wrongs)
 
 
-def _folders(directory: str) -> list[str]:
+def _listed(root: str) -> tuple[Root, list[str]]:
+    """A repository and the names of its folders; of one file system, whatever is mounted or unmounted meanwhile. Wrong
+    if it cannot be read."""
+    fd = -1
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        names = _folders(fd)
+        return Root(os.fstat(fd).st_dev, len(names)), names
+    except OSError as error:
+        raise Wrong(f"cannot be read: {error.strerror}") from None
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _folders(directory: str | int) -> list[str]:
     """Names of the folders in a folder, links to folders too; hidden ones are nobody's."""
     with os.scandir(directory) as entries:
-        return sorted(each.name for each in entries if not each.name.startswith(".") and each.is_dir())
+        return sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
 
 
-def _files(directory: str) -> set[str]:
-    """Names of the files in a version's folder; a folder `model.onnx` holds the file and its external weights."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A name that cannot be looked at counts: whoever opens it says why, and its neighbours are read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
+
+
+def _files(directory: str, *, refuse: bool = False) -> set[str]:
+    """Names of the files in a version's folder; a folder `model.onnx` holds the file and its external weights.
+
+    With `refuse`: Wrong for a pipe, a socket or a device by a model's name, at which an engine would wait for ever.
+    """
     found: set[str] = set()
     with os.scandir(directory) as entries:
         for each in entries:
+            inner = f"{each.name}/{each.name}"
             if each.is_file():
                 found.add(each.name)
-            elif each.is_dir() and each.name.endswith(".onnx") and os.path.isfile(os.path.join(each.path, each.name)):
-                found.add(f"{each.name}/{each.name}")
+            elif each.is_dir():
+                if each.name.endswith(".onnx") and os.path.isfile(os.path.join(directory, inner)):
+                    found.add(inner)
+            elif refuse and is_artefact(each.name) and os.path.exists(each.path):
+                raise Wrong(f"{shown(each.name)} {NO_PLAIN_FILE}")
     return found
 
 

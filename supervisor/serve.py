@@ -16,9 +16,11 @@ from typing import Final, NoReturn, TypeVar
 import click
 
 from mmsup.ipc import exits
-from mmsup.supervisor.config import settings_of
+from mmsup.supervisor.config import read
 from mmsup.supervisor.failed import Failed
 from mmsup.supervisor.flags import given, options, triton, warnings
+from mmsup.supervisor.human import printable
+from mmsup.supervisor.repository import unreadable
 from mmsup.supervisor.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -56,19 +58,28 @@ def serve(insecure: bool | None, **parsed: object) -> None:
     Exit codes: 0 done, 2 wrong usage or configuration, 3 another server holds the directory.
     """
     for text in warnings(parsed):
-        click.echo(f"mmsup: warning: {text}", err=True)
+        _warn(text)
     settings = _settings(parsed, os.environ)
     refusal = exposed(settings)
     if refusal and not insecure:
         raise Failed(refusal, exits.USAGE)
+    if faults := unreadable(settings):
+        raise Failed("\n".join(f"the model repository {each.place} {each.text}" for each in faults), exits.USAGE)
     become_keeper(settings)
 
 
 def _settings(parsed: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
-    made = settings_of(given(parsed), environ, os.getuid())
-    if isinstance(made, Settings):
-        return made
-    raise Failed("\n".join(str(fault) for fault in made), exits.USAGE)
+    """The settings; what only concerns them is said, what is wrong with them ends the command."""
+    reading = read(given(parsed), environ, os.getuid())
+    for each in reading.warnings:
+        _warn(str(each))
+    if reading.settings is None:
+        raise Failed("\n".join(str(fault) for fault in reading.faults), exits.USAGE)
+    return reading.settings
+
+
+def _warn(text: str) -> None:
+    click.echo(f"mmsup: warning: {printable(text)}", err=True)
 
 
 def exposed(settings: Settings) -> str:

@@ -12,7 +12,7 @@ from mmsup.supervisor import repository
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.graves import removal
 from mmsup.supervisor.loads import Loads
-from mmsup.supervisor.repository import ModelEntry
+from mmsup.supervisor.repository import Repository
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.wanted import Wanted
 
@@ -31,17 +31,19 @@ def sweep(scratch: str) -> None:
     Path(scratch).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def know_all(settings: Settings, fleet: Fleet) -> dict[str, ModelEntry]:
-    """Read all repositories; the models as they are there now."""
-    found = repository.scan(settings).models
-    for entry in found.values():
+def know_all(found: Repository, settings: Settings, fleet: Fleet) -> None:
+    """Every model that was found, and every one that should have been."""
+    for entry in found.models.values():
         fleet.know(entry)
-    return found
+    for name in settings.load_models:
+        model = fleet.model(name)
+        if name != "*" and name not in found.models and (model is None or not model.editions):
+            fleet.know(repository.missing(name))
 
 
-def start(settings: Settings, fleet: Fleet, wanted: Wanted, loads: Loads) -> None:
+def start(found: Repository, settings: Settings, fleet: Fleet, wanted: Wanted, loads: Loads) -> None:
     """Begin with what is wanted."""
-    know_all(settings, fleet)
+    know_all(found, settings, fleet)
     converge(settings, fleet, wanted, loads)
     for model in fleet.models.values():
         model.was_decided = not model.wanted
@@ -51,6 +53,9 @@ def converge(settings: Settings, fleet: Fleet, wanted: Wanted, loads: Loads) -> 
     """Want what should be wanted: the last word by hand, else the rule."""
     for name in sorted(fleet.models):
         model, wish = fleet.models[name], wanted.get(name)
+        if model.entry is None and not model.editions:
+            model.wanted = False  # nothing is left of it, and nothing can be made of it
+            fleet.touch(name)
         up = wish.up if wish is not None else by_rule(settings, name)
         if model.entry is None or up is model.wanted:
             continue

@@ -50,9 +50,9 @@ class Wanted:
         self._wishes = changed
 
     def clear(self) -> None:
-        """An orderly stop: the next start follows its flags."""
+        """An orderly stop: the next start follows its flags. On a disk that refuses, it will take this for a crash."""
         self._wishes = {}
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self._path.unlink()
 
 

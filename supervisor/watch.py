@@ -1,4 +1,7 @@
-"""Looks at one worker's status page when it can first matter, and says what health.py makes of it."""
+"""Looks at one worker's status page when it can first matter, and says what health.py makes of it.
+
+The dead are not judged: why they ended, their exit says.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class Watch:
             self._timer.cancel()
 
     def _look(self, oldest_pending_s: float | None) -> None:
-        if self._over or self._life.dead:
+        if self._over:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -44,7 +47,9 @@ class Watch:
         match judge(progress, self._limits, oldest_pending_s, now_ns):
             case Hung() | LoadTimeout() as verdict:
                 self.close()
-                self._tell(verdict)
+                # Asked after its page was read: a death in between would look like one that had stood still.
+                if not self._life.dead:
+                    self._tell(verdict)
             case Alive() | Slow():
                 wait_ns = max(look_ns(progress, self._limits, now_ns) - now_ns, SHORTEST_NS)
                 self._timer = asyncio.get_running_loop().call_later(wait_ns / NS, self._look, None)

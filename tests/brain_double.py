@@ -107,6 +107,8 @@ class KeeperDouble:
         self.said: list[Any] = []  # messages of TO_KEEPER
         self.remembered = ""
         self.script: Script = Child.serve
+        self.is_busy = False
+        """Gateways have work that they do not finish by themselves."""
         self.brain: Brain | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -185,7 +187,7 @@ class KeeperDouble:
                     child.say(wire.Hello("gateway", wire.WIRE_VERSION, message.gateway, message.generation))
                 case wire.Ping(number):
                     child.say(wire.Pong(number))
-                case wire.Drain():
+                case wire.Drain() if not self.is_busy:
                     child.say(wire.Drained())
                 case _:
                     pass
@@ -238,22 +240,24 @@ class House:
             state_dir=str(home / "state"),
             **(defaults | options),
         )
+        self.output = os.devnull
+        """Where the brains say what operators read."""
         self.generation = 0
         self.keeper: KeeperDouble
         self.brain: Brain
 
     async def __aenter__(self) -> House:
         self.keeper = KeeperDouble()
-        self.nowhere = os.open(os.devnull, os.O_WRONLY)
+        self._console = os.open(self.output, os.O_WRONLY | os.O_CREAT, 0o600)
         await self.new_brain()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.brain.close()
         self.keeper.close()
-        os.close(self.nowhere)
+        os.close(self._console)
 
-    async def new_brain(self) -> None:
+    async def new_brain(self, *, stopping: bool = False) -> None:
         """A brain, as the keeper starts one and introduces everybody to it."""
         self.generation += 1
         inventory = wire.Inventory(
@@ -263,9 +267,9 @@ class House:
             remembered=self.keeper.remembered,
             children=len([each for each in self.keeper.children.values() if each.kept]),
             addresses={"http": "127.0.0.1:1", "control": "x"},
-            stopping=False,
+            stopping=stopping,
         )
-        console = Console("json", self.nowhere)
+        console = Console("json", self._console)
         self.brain = Brain(inventory, self.keeper, {"PATH": os.defpath}, console, NoGroups())
         self.keeper.brain = self.brain
         await self.brain.start(None)

@@ -88,6 +88,7 @@ def test_a_reload_serves_on_without_a_gap(tmp_path: Path) -> None:
         with Bystander(server, "m") as calls:
             server.ctl("load", name="m")
             calls.await_more(20)
+            server.await_event("worker_stopped", "m")
             calls.pids = server.pids("m")
         assert calls.pids != [pid]
         assert not server.events("worker_exit")

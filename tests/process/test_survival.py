@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engines.build import write_fault_model, write_identity_onnx
+from engines.build import write_fault_model, write_identity_onnx, write_python
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
+from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
 
@@ -238,3 +239,38 @@ def _late(client: Http) -> tuple[int, dict[str, object]]:
     status, reply = client.json("GET", "/v2/health/ready")
     assert isinstance(reply, dict)
     return status, reply
+
+
+SLOW_TO_UNLOAD = """
+import pathlib
+import time
+
+
+class Model:
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+
+    def unload(self):
+        home = pathlib.Path(__file__).parent
+        (home / "unloading").touch()
+        while not (home / "go").exists():
+            time.sleep(0.01)
+"""
+
+
+def test_a_brain_that_is_killed_while_it_ends_the_server_is_followed_by_one_that_goes_on(repository: Path) -> None:
+    tensor = (TensorSpec("x", "FP32", (-1,)),)
+    write_python(repository, "slow", SLOW_TO_UNLOAD, tensor, (TensorSpec("y", "FP32", (-1,)),))
+    home = repository / "slow" / "1"
+    with running(repository) as server:
+        everyone = family(server)
+        server.process.send_signal(signal.SIGTERM)
+        eventually((home / "unloading").exists, "the worker unloads")
+        os.kill(server.status()["brain"]["pid"], signal.SIGKILL)
+        began = time.monotonic()
+        eventually(lambda: len(server.events("stopping")) >= 2, "another brain that ends the server")
+        (home / "go").touch()
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - began < 20.0, "it waited for gateways that had said long ago that they were done"
+        assert "worker_exit" not in server.log()
+        assert_gone(server, everyone)

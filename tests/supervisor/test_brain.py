@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gc
+import json
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,6 +19,7 @@ from brain_double import Child, House, add_model, fail_to_load
 from mmsup.ipc import messages as wire
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.page import Activity
+from mmsup.supervisor import hands, terms
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +131,30 @@ def test_gateways_hear_that_a_hung_worker_is_condemned_before_it_is_killed(tmp_p
     in_house(tmp_path, play)
 
 
+def test_a_worker_that_is_dead_already_is_not_condemned_for_its_silence(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(ready(house, "good"))
+        (worker,) = house.keeper.workers()
+        instance = house.brain.fleet.instance(worker.life[0])
+        assert instance is not None
+        worker.page.enter(Activity.BUSY, 1)
+        house.keeper.brain = None  # the keeper's word comes last
+        worker.process.kill()
+        await house.keeper.deaths.wait()
+        over = asyncio.Event()
+        hands.expect(instance, 0.0, terms.Distrusted("it closed its control channel"))
+        asyncio.get_running_loop().call_later(0.0, over.set)
+        house.brain.overdue(wire.Overdue(*worker.life, 9.0))
+        await over.wait()
+        house.keeper.brain = house.brain
+        assert worker.exited is not None
+        house.brain.told(worker.exited, [])
+        assert not house.events("worker_condemned")
+        assert house.events("worker_exit")[0]["cause"] == "signal SIGKILL"
+
+    in_house(tmp_path, play)
+
+
 def test_a_false_reply_ends_the_worker_that_gave_it(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         await house.until(ready(house, "good"))
@@ -178,6 +207,20 @@ def test_one_bad_model_stops_neither_the_start_nor_the_others(tmp_path: Path) ->
     in_house(tmp_path, play, ("bad", "good"))
 
 
+def test_what_a_worker_says_of_its_load_is_cut(tmp_path: Path) -> None:
+    def rant(child: Child) -> None:
+        child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
+        child.say(wire.LoadFailed("c" * 50_000, "t" * 50_000))
+        child.process.kill()
+
+    async def play(house: House) -> None:
+        house.keeper.script = rant
+        await house.until(lambda: house.events("worker_exit"))
+        assert len(json.dumps(house.events("load_failed")[0])) < 5000
+
+    in_house(tmp_path, play)
+
+
 def test_a_model_whose_configuration_is_faulty_is_failed_with_its_reason(tmp_path: Path) -> None:
     add_model(tmp_path, "odd", yaml="memory: 4 gigs\n")
 
@@ -189,6 +232,54 @@ def test_a_model_whose_configuration_is_faulty_is_failed_with_its_reason(tmp_pat
         assert "memory" in route.versions[0].reason
 
     in_house(tmp_path, play)
+
+
+def test_a_model_that_is_named_and_not_there_is_an_event_and_a_failed_model(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(ready(house, "good"))
+        (event,) = house.events("load_failed")
+        assert event["model"] == "nobody"
+        assert "no repository holds this model" in event["text"]
+        status = await house.brain.verbs.do("status", {}, lambda _: None)
+        (model,) = [each for each in status["models"] if each["name"] == "nobody"]
+        assert (model["state"], model["reason"]) == ("failed", event["text"])
+        assert routes_of(house, "nobody")[-1].versions[0].code == "model_failed"
+
+    in_house(tmp_path, play, control_mode="explicit", load_models=("good", "nobody"))
+
+
+def test_a_model_of_which_nothing_is_left_after_a_restart_is_forgotten(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.state("bad") == "failed" and house.brain.gateways.are_up())
+        await house.kill_brain()
+        shutil.rmtree(tmp_path / "repo" / "bad")
+        await house.new_brain()
+        await house.until(ready(house, "good"))
+        await house.until(lambda: house.state("bad") == "unknown")
+
+    add_model(tmp_path, "bad", yaml="memroy: 1GiB\n")
+    in_house(tmp_path, play)
+
+
+def test_warnings_of_configuration_are_said_once_at_the_start_and_by_no_later_brain(tmp_path: Path) -> None:
+    async def run() -> None:
+        house = House(tmp_path)
+        house.output = str(tmp_path / "output")
+        (tmp_path / "repo" / "no model").mkdir()
+        add_model(tmp_path, "early", yaml="pin: true\n")
+        async with asyncio.timeout(60), house:
+            await house.until(ready(house, "good", "early"))
+            await house.kill_brain()
+            await house.new_brain()
+            await house.until(ready(house, "good", "early"))
+
+    asyncio.run(run())
+    lines = [json.loads(line) for line in (tmp_path / "output").read_text().splitlines()]
+    said = [each for each in lines if each["event"] == "configuration"]
+    assert [(each["level"], each["place"]) for each in said] == [
+        ("warning", str(tmp_path / "repo")),
+        ("warning", "early: pin"),
+    ]
 
 
 def test_at_most_two_load_at_a_time(tmp_path: Path) -> None:
@@ -361,6 +452,37 @@ def test_a_dead_gateway_is_followed_by_one_that_is_told_everything(tmp_path: Pat
     in_house(tmp_path, play)
 
 
+def test_a_gateway_that_died_of_a_signal_without_a_name_is_followed_by_another(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        house.gateway().process.send_signal(40)
+        await house.until(lambda: house.events("gateway_exit"))
+        assert house.events("gateway_exit")[0]["text"] == "gateway 0 ended by signal SIG40"
+        await house.until(house.brain.gateways.are_up)
+
+    in_house(tmp_path, play)
+
+
+def test_a_server_with_more_than_can_be_remembered_says_so_once_and_serves(tmp_path: Path) -> None:
+    async def run() -> None:
+        house = House(tmp_path)
+        house.output = str(tmp_path / "output")
+        for name in ("a", "b", "c"):
+            add_model(tmp_path, name)
+            noise = base64.b64encode(os.urandom(32 << 10)).decode()
+            pbtxt = f'parameters {{ key: "noise" value {{ string_value: "{noise}" }} }}\n'
+            (tmp_path / "repo" / name / "config.pbtxt").write_text(pbtxt)
+        async with asyncio.timeout(60), house:
+            await house.until(ready(house, "a", "b", "c", "good"))
+            house.keeper.workers()[0].process.kill()
+            await house.until(lambda: house.events("worker_exit"))
+            await house.until(ready(house, "a", "b", "c", "good"))
+
+    asyncio.run(run())
+    lines = [json.loads(line) for line in (tmp_path / "output").read_text().splitlines()]
+    assert len([each for each in lines if each["event"] == "not_remembered"]) == 1
+
+
 def test_a_new_brain_takes_over_the_living_without_touching_them(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         await house.until(lambda: house.events("ready"))
@@ -490,6 +612,41 @@ def test_an_orderly_end_is_not_ready_drained_stopped_and_then_finished(tmp_path:
     in_house(tmp_path, play)
 
 
+def test_the_end_waits_for_work_in_flight_also_after_a_gateway_has_died(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        house.gateway().process.kill()
+        await house.until(lambda: house.events("gateway_exit") and house.brain.gateways.are_up())
+        await finish_only_when_drained(house)
+
+    in_house(tmp_path, play)
+
+
+def test_a_brain_that_follows_one_that_was_draining_waits_for_work_in_flight(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        house.keeper.is_busy = True
+        house.brain.told(wire.Terminate(), [])
+        await house.until(lambda: house.gateway().of(wire.Drain))
+        await house.kill_brain()
+        house.gateway().heard.clear()
+        await house.new_brain(stopping=True)
+        await finish_only_when_drained(house)
+
+    in_house(tmp_path, play)
+
+
+async def finish_only_when_drained(house: House) -> None:
+    house.keeper.is_busy = True
+    gateway = house.gateway()
+    house.brain.told(wire.Terminate(), [])
+    await house.until(lambda: gateway.of(wire.Drain))
+    await house.brain.gateways.reached(1.0)
+    assert not gateway.of(wire.Unlink)
+    gateway.say(wire.Drained())
+    await house.until(lambda: house.keeper.of(wire.Finished))
+
+
 def test_a_server_told_to_exit_on_error_ends_when_a_model_fails_at_the_start(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         house.keeper.script = fail_to_load
@@ -504,7 +661,11 @@ def test_nothing_is_left_open_when_a_brain_lets_go(tmp_path: Path) -> None:
         async with House(tmp_path, ("a", "b")) as house:
             await house.until(lambda: house.events("ready"))
 
+    def still_open() -> int:
+        gc.collect()  # what earlier tests have let go of is not to go in between
+        return len(os.listdir("/proc/self/fd"))
+
     asyncio.run(run())
-    before = len(os.listdir("/proc/self/fd"))
+    before = still_open()
     asyncio.run(run())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert still_open() == before

@@ -104,6 +104,20 @@ def test_v2_a_life_gets_a_group_with_its_cap(given: Path, tmp_path: Path) -> Non
     assert made.make("w2.1", None).cap_bytes is None
 
 
+def test_v2_a_group_whose_cap_is_refused_leaves_no_folder(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = entered(given, tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match="Invalid"):
+        made.make("w1.1", 64 * MIB)
+    assert made.lives() == []
+
+
 def test_v2_counters_are_read_as_the_kernel_writes_them(given: Path, tmp_path: Path) -> None:
     group = entered(given, tmp_path).make("w1.1", 64 * MIB)
     folder = given / TOP / "w1.1"

@@ -9,7 +9,7 @@ import pytest
 
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor import keys
-from mmsup.supervisor.config import OPTIONS, explain, read, settings_of
+from mmsup.supervisor.config import OPTIONS, explain, read
 from mmsup.supervisor.document import parse_yaml
 from mmsup.supervisor.settings import Settings
 
@@ -29,15 +29,15 @@ def server_file(tmp_path: Path) -> Write:
 
 
 def settings(flags: dict[str, object], environ: dict[str, str] | None = None, uid: int = 0) -> Settings:
-    made = settings_of(flags, environ or {}, uid)
-    assert isinstance(made, Settings), made
-    return made
+    reading = read(flags, environ or {}, uid)
+    assert reading.settings is not None, reading.faults
+    return reading.settings
 
 
 def faults(flags: dict[str, object], environ: dict[str, str] | None = None) -> list[str]:
-    made = settings_of(flags, environ or {}, 0)
-    assert isinstance(made, tuple), made
-    return [str(each) for each in made]
+    reading = read(flags, environ or {}, 0)
+    assert reading.settings is None
+    return [str(each) for each in reading.faults]
 
 
 def test_a_repository_alone_is_enough_and_the_rest_are_the_defaults() -> None:
@@ -120,6 +120,7 @@ def test_all_faults_come_together_each_with_file_line_and_key(server_file: Write
         ({"runtime_dir": "/" + "d" * 100}, "too long"),
         ({"http_unix": "/" + "d" * 110}, "too long"),
         ({"config": "/nowhere/x.yaml"}, "cannot be read: No such file"),
+        ({"config": "/dev/null"}, "/dev/null: is no plain file"),
         ({"control_mode": "exploit"}, "the nearest is explicit"),
         ({"load_models": ("../x",), "control_mode": "explicit"}, "no name of a model"),
         ({"host": "\ud800"}, "no text"),

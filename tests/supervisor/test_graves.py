@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from mmsup.supervisor.graves import STEPS, Graves, removal
 from mmsup.supervisor.group import Group
@@ -36,6 +41,37 @@ def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
         pass
     assert not scratch.exists()
     assert (precious / "file").read_text() == "mine"
+
+
+@pytest.fixture
+def abyss(tmp_path: Path) -> Iterator[Path]:
+    """A tree about as deep as a path can name, which no function that calls itself can walk."""
+    deepest = str(tmp_path / "scratch")
+    os.mkdir(deepest)
+    for _ in range(1500):
+        deepest += "/d"
+        os.mkdir(deepest)
+    yield tmp_path / "scratch"
+    subprocess.run(["/bin/rm", "-rf", str(tmp_path / "scratch")], check=True)
+
+
+def test_a_tree_as_deep_as_a_path_can_be_is_removed_with_few_descriptors(abyss: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    assert max(len(os.listdir("/proc/self/fd")) for _ in removal(str(abyss))) <= before + 2
+    assert not abyss.exists()
+
+
+def test_what_cannot_be_removed_is_left_and_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch" / "deep").mkdir(parents=True)
+    (tmp_path / "scratch" / "deep" / "file").touch()
+    refusal = PermissionError(1, "Operation not permitted")
+
+    def refuse(_: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert len(list(removal(str(tmp_path / "scratch")))) < 10
+    assert (tmp_path / "scratch" / "deep" / "file").exists()
 
 
 def test_a_folder_that_is_not_there_is_removed_already(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -55,6 +56,13 @@ def test_the_counters_of_a_group_that_is_gone_are_none(tmp_path: Path) -> None:
     assert Group([tmp_path], "", read).read() is None
     (tmp_path / "usage").write_text("5")
     assert Group([tmp_path], "", read).read() == Reading(5, 0, 0, 0)
+
+
+def test_the_counters_of_a_group_that_is_removed_while_they_are_read_are_none(tmp_path: Path) -> None:
+    def read(_: Path) -> Reading:
+        raise OSError(errno.ENODEV, "No such device")
+
+    assert Group([tmp_path], "", read).read() is None
 
 
 @pytest.mark.slow

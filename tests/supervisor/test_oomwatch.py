@@ -83,6 +83,24 @@ def test_v2_a_change_of_the_kernels_file_is_heard_once(tmp_path: Path) -> None:
         folder.rmdir()
 
 
+@pytest.mark.parametrize(
+    ("file", "owner", "name"), [("memory.oom_control", os, "eventfd"), ("memory.events", select, "epoll")]
+)
+def test_a_watch_that_cannot_be_made_for_want_of_descriptors_leaks_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, owner: object, name: str
+) -> None:
+    (tmp_path / file).touch()
+    before = set(os.listdir("/proc/self/fd"))
+
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(OSError, match="Too many"):
+        OomWatch(tmp_path)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_folder_that_is_none_is_an_error_and_leaks_nothing(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match=r"."):

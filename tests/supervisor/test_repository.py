@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.supervisor.device import resolved
-from mmsup.supervisor.repository import ModelEntry, Repository, override, scan, scan_model
+from mmsup.supervisor.repository import SPEC_LIMIT, ModelEntry, Repository, Root, override, scan, scan_model
 from mmsup.supervisor.settings import Settings
 
 IO = 'input { name: "x" data_type: TYPE_FP32 dims: [4] }\noutput { name: "y" data_type: TYPE_FP32 dims: [-1] }\n'
@@ -248,7 +249,7 @@ def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_a_fault(lay: Lay
     settings = lay({"m/1/model.onnx": ""})
     path = Path(settings.repositories[0]) / "m" / file
     path.mkdir()
-    assert faults(entry(settings)) == [f"m/{file}: cannot be read: Is a directory"]
+    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
     path.rmdir()
     path.write_text("#" * ((1 << 20) + 1))
     assert "is larger than" in faults(entry(settings))[0]
@@ -257,6 +258,47 @@ def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_a_fault(lay: Lay
     path.unlink()
     path.symlink_to("/nowhere")
     assert "cannot be read" in faults(entry(settings))[0]
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", "mmsup.yaml"])
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK])
+def test_a_pipe_or_a_socket_in_the_place_of_a_configuration_is_a_fault_at_once(lay: Lay, file: str, kind: int) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    os.mknod(os.path.join(settings.repositories[0], "m", file), 0o600 | kind)
+    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.py"])
+def test_a_pipe_in_the_place_of_a_model_is_a_fault_of_its_version(lay: Lay, file: str) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/2/labels.txt": ""})
+    os.mkfifo(os.path.join(settings.repositories[0], "m", "2", file))
+    found = entry(settings)
+    assert [str(each) for each in found.faults] == [f'm/2: "{file}" is no plain file']
+    assert found.broken.keys() == {"2"}
+
+
+def test_a_pipe_by_another_name_is_nobodys_business(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    os.mkfifo(os.path.join(settings.repositories[0], "m", "1", "pipe"))
+    assert spec(settings).artefact == "model.onnx"
+
+
+def test_a_name_that_cannot_be_looked_at_is_a_fault_of_that_model_alone(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    loop = Path(settings.repositories[0]) / "loop"
+    loop.symlink_to(loop)
+    found = scan(settings)
+    assert found.faults == ()
+    assert found.models["m"].faults == ()
+    assert faults(found.models["loop"]) == ["loop: cannot be read: Too many levels of symbolic links"]
+
+
+def test_a_configuration_that_fits_into_no_message_is_a_fault(lay: Lay) -> None:
+    value = "x" * SPEC_LIMIT
+    settings = lay(
+        {"m/1/model.onnx": "", "m/config.pbtxt": f'parameters {{ key: "k" value {{ string_value: "{value}" }} }}'}
+    )
+    assert faults(entry(settings)) == [f"m/1: its configuration is longer than {SPEC_LIMIT} bytes"]
 
 
 def test_an_interpreter_that_is_not_there_is_a_fault(lay: Lay) -> None:
@@ -319,5 +361,6 @@ def test_auto_is_the_gpu_where_there_is_one(device: str, gpus: int, means: str) 
 
 
 def test_an_empty_repository_has_no_model_and_no_fault(lay: Lay, tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    assert scan(lay({})) == Repository({})
+    root = tmp_path / "models"
+    root.mkdir()
+    assert scan(lay({})) == Repository({}, roots={str(root): Root(root.stat().st_dev, 0)})

@@ -105,6 +105,23 @@ def test_flags_without_effect_are_warned_about_and_do_not_stop_the_start(tmp_pat
     assert len(kept) == 1
 
 
+def test_a_warning_of_the_environment_is_said_and_does_not_stop_the_start(tmp_path: Path, kept: Kept) -> None:
+    result = run("--model-repository", str(tmp_path), env={"MMSUP_HTTP_PROT": "8000"})
+    assert result.stderr.startswith("mmsup: warning: MMSUP_HTTP_PROT: ")
+    assert result.stderr.count("\n") == 1
+    assert len(kept) == 1
+
+
+@pytest.mark.parametrize("kind", ["gone", "file"])
+def test_a_repository_that_is_no_folder_ends_with_2_and_says_which(tmp_path: Path, kept: Kept, kind: str) -> None:
+    (tmp_path / "file").touch()
+    result = run("--model-repository", str(tmp_path), "--model-repository", str(tmp_path / kind))
+    assert result.exit_code == exits.USAGE
+    assert result.stderr.startswith(f"mmsup: the model repository {tmp_path / kind} cannot be read: No")
+    assert result.stderr.count("\n") == 1
+    assert not kept
+
+
 def test_an_unknown_flag_ends_with_2_and_the_nearest_name(kept: Kept) -> None:
     result = run("--modle-repository", "x")
     assert result.exit_code == exits.USAGE

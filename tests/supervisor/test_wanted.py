@@ -37,6 +37,21 @@ def test_a_file_that_is_none_of_ours_is_no_wish(tmp_path: Path, text: str) -> No
     assert Wanted(tmp_path / "wanted.json", "none").names() == []
 
 
+def test_an_orderly_stop_on_a_disk_that_refuses_is_taken_for_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Wanted(tmp_path / "wanted.json", "none")
+    wanted.put("bert", Wish(up=True))
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    wanted.clear()
+    assert wanted.names() == []
+    assert Wanted(tmp_path / "wanted.json", "none").names() == ["bert"]
+
+
 @pytest.mark.parametrize(("owner", "operation"), [(os, "fsync"), (Path, "replace")])
 def test_a_write_that_fails_leaves_what_was_wished_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, operation: str

@@ -115,11 +115,12 @@ def test_a_gateway_that_waits_brings_the_verdict_forward() -> None:
     play(act)
 
 
-def test_a_dead_process_is_not_judged() -> None:
+def test_a_process_that_died_in_this_very_turn_is_not_judged() -> None:
     async def act(scene: Scene) -> None:
         scene.page.enter(Activity.BUSY, 1)
-        scene.life.dead = True
-        scene.watch().close()
+        scene.process.kill()
+        scene.process.wait()
+        scene.watch().overdue(5.0)
         assert not scene.told
 
     play(act)
