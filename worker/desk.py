@@ -18,6 +18,7 @@ from mmsup.ipc.messages import Drop, Grant, Infer, Place, Reply
 from mmsup.ipc.page import PageWriter
 from mmsup.ipc.records import WireError
 from mmsup.worker.batch import Taken, Work, take
+from mmsup.worker.engines.contract import NO_ROOM, Room
 from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure, failure_of
 from mmsup.worker.gather import Arrays
@@ -100,16 +101,18 @@ class Desk:
 
     def serve(self, now: int) -> Taken:
         """Run what is next, if its time has come; what that was, or until when it waits for company."""
-        for work in self.waiting.late(now):
-            self._expire(work, now)
-        rule = self.pace.rule()
-        taken = take(self.waiting.in_order(now), now, rule)
+        waiting, pace = self.waiting, self.pace
+        if waiting.has_timeouts:
+            for work in waiting.late(now):
+                self._expire(work, now)
+        rule = pace.rule()
+        taken = take(waiting.in_order(now), now, rule)
         for work in taken.expired:
-            self.waiting.remove(work)
+            waiting.remove(work)
             self._expire(work, now)
         if taken.batch:
             if self._is_waited_for and len(taken.batch) < rule.expected:
-                self.pace.waited_in_vain()
+                pace.waited_in_vain()
             self._run(taken.batch, now)
         self._is_waited_for = taken.wait_until_ns > 0
         return taken
@@ -119,11 +122,12 @@ class Desk:
         self._fail(work, Failure("deadline_exceeded", text), Times(now - work.arrived_ns, 0, 0, now, 1))
 
     def _run(self, batch: list[Work], started_ns: int) -> None:
+        waiting, page = self.waiting, self._page
+        for work in batch:
+            waiting.remove(work)
+        waiting.began(batch[0])
         jobs: list[Arrays] = []
         runs: list[Work] = []
-        for work in batch:
-            self.waiting.remove(work)
-        self.waiting.began(batch[0])
         for work in batch:
             job = self._job(work)
             if isinstance(job, Failure):
@@ -131,17 +135,30 @@ class Desk:
                 continue
             jobs.append(job)
             runs.append(work)
-            self._page.begin(work.request.id)
-        if not jobs:
+            page.begin(work.request.id)
+        count = len(runs)
+        if not count:
             return
+        wanted = batch[0].kind.outputs
+        rooms = self._rooms(runs, jobs) if self._execution.uses_room else ()
         ready = time.monotonic_ns()
-        outcomes = self._execution.run(jobs, batch[0].kind.outputs)
+        outcomes = self._execution.run(jobs, wanted, rooms)
         done = time.monotonic_ns()
-        self._page.executed(len(runs))
-        self.pace.ran(sum([work.kind.rows for work in runs]), done - started_ns)
+        page.executed(count)
+        self.pace.ran(runs[0].kind.rows if count == 1 else sum([work.kind.rows for work in runs]), done - started_ns)
         for work, outcome in zip(runs, outcomes, strict=True):
-            times = Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, len(runs))
-            self._finish(work, outcome, times)
+            self._finish(
+                work, outcome, Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, count)
+            )
+
+    def _rooms(self, runs: list[Work], jobs: list[Arrays]) -> list[Room]:
+        """Where the outputs of each will lie, as far as memory was granted and anybody knows."""
+        rooms: list[Room] = []
+        for work, job in zip(runs, jobs, strict=True):
+            grant = work.request.grant
+            view = work.link.view(*grant, writable=True) if grant is not None else None
+            rooms.append(self._execution.room(job, work.kind.outputs, view) if view is not None else NO_ROOM)
+        return rooms
 
     def _job(self, work: Work) -> Arrays | Failure:
         """The inputs of a request, as views where they lie well."""
@@ -168,7 +185,14 @@ class Desk:
     # Out.
 
     def _finish(self, work: Work, outcome: Arrays | Failure, times: Times) -> None:
-        outputs = outcome if isinstance(outcome, Failure) else self._execution.outputs(outcome)
+        if isinstance(outcome, Failure):
+            self._fail(work, outcome, times)
+            return
+        small = self._outlines.inline(outcome)
+        if small is not None:
+            self._answer(work, *small, times)
+            return
+        outputs = self._execution.outputs(outcome)
         if isinstance(outputs, Failure):
             self._fail(work, outputs, times)
         else:
@@ -180,7 +204,7 @@ class Desk:
         """Reply with the outputs, or ask for the room that they need. `grant` is segment, offset and size."""
         need = room(outputs)
         if not need:
-            self._reply(work, outputs, place(outputs, None, -1, 0), times)
+            self._answer(work, self._outlines.words(outputs), place(outputs, None, -1, 0), times)
             return
         if grant is None or grant[2] < need:
             self._keep(Result(work, outputs, times), need)
@@ -190,7 +214,7 @@ class Desk:
         if view is None:
             self._fail(work, Failure("internal", f"the room for the outputs of model '{self._model}' is not there"))
             return
-        self._reply(work, outputs, place(outputs, view, segment, offset), times)
+        self._answer(work, self._outlines.words(outputs), place(outputs, view, segment, offset), times)
 
     def _keep(self, result: Result, need: int) -> None:
         kept = guarded(partial(self.kept.keep, result), self._execution.spec)  # the copy may not fit under the cap
@@ -202,8 +226,7 @@ class Desk:
         text = f"too many results of model '{self._model}' wait for room"
         self._fail(work, kept if isinstance(kept, Failure) else Failure("no_buffer", text))
 
-    def _reply(self, work: Work, outputs: tuple[Output, ...], places: tuple[Place, ...], times: Times) -> None:
-        words = self._outlines.words(outputs)
+    def _answer(self, work: Work, words: bytes, places: tuple[Place, ...], times: Times) -> None:
         self._outbox.put(work.link, Reply(work.request.id, "", "", words, places, 0, *self._took(times)))
 
     @staticmethod

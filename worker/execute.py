@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from mmsup.ipc.array import Array, datatype_of
+from mmsup.ipc.array import NUMPY, Array, datatype_of
 from mmsup.ipc.page import Activity, PageWriter
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.worker.engines.contract import NO_ROOM, Engine, Room, gathers, least_room_bytes, pins
@@ -35,11 +35,14 @@ class Execution:
         self.pinning = pins(engine)
         """Who wants to know of gateways' memory; None for most."""
         self._page = page
+        self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
         self._datatypes = {each.name: each.datatype for each in metadata.outputs}
         self._all = tuple(self._datatypes)
         self._gathering = gathers(engine)
         self._foresight = Foresight(metadata)
         self._least_room = least_room_bytes(engine)
+        self.uses_room = self._least_room is not None
+        """Whether `room` is ever anything."""
 
     def room(self, job: Arrays, outputs: Sequence[str], view: memoryview | None) -> Room:
         """Where the outputs of a job will lie in the memory that was granted for them, if this engine can use it."""
@@ -66,8 +69,9 @@ class Execution:
         made = self._try(job, outputs, room)
         if isinstance(made, Failure):
             return made
-        self._learn([job], [made])
-        return self._fault(made, outputs, rows(job)) or made
+        if self.uses_room:
+            self._learn([job], [made])
+        return self._fault(made, outputs, job) or made
 
     def outputs(self, arrays: Arrays) -> tuple[Output, ...] | Failure:
         """The bytes of a good outcome. Guarded: elements of an array of objects are the model's own."""
@@ -78,11 +82,13 @@ class Execution:
     ) -> list[Arrays | Failure] | Failure:
         """The outcomes of one batch that is made here; a Failure if it could not run."""
         job = guarded(lambda: gather(jobs), self.spec)  # a batch may not fit where each of its parts does
-        whole = job if isinstance(job, Failure) else self._try(job, outputs)
+        if isinstance(job, Failure):
+            return job
+        whole = self._try(job, outputs)
         if isinstance(whole, Failure):
             return whole
         sizes = [rows(each) for each in jobs]
-        fault = self._fault(whole, outputs, sum(sizes))
+        fault = self._fault(whole, outputs, job)
         if fault is not None:
             return [fault] * len(jobs)
         parts = split(whole, sizes)
@@ -108,7 +114,7 @@ class Execution:
                 return second
             made = [*first, *second]
         self._learn(jobs, made)
-        return [self._fault(each, outputs, rows(job)) or each for job, each in zip(jobs, made, strict=True)]
+        return [self._fault(each, outputs, job) or each for job, each in zip(jobs, made, strict=True)]
 
     def _hand_over(
         self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[Room]
@@ -118,8 +124,11 @@ class Execution:
         return self._call(lambda: engine.run_batch(jobs, wanted, rooms))
 
     def _learn(self, jobs: Sequence[Arrays], made: Sequence[Arrays]) -> None:
-        if self._least_room is not None:
-            for job, each in zip(jobs, made, strict=True):
+        """Of large results, that is; small ones need no room."""
+        if self._least_room is None:
+            return
+        for job, each in zip(jobs, made, strict=True):
+            if sum([array.nbytes for array in each.values()]) >= self._least_room:
                 self._foresight.learn(job, each)
 
     def _try(self, job: Arrays, outputs: Sequence[str], room: Room = NO_ROOM) -> Arrays | Failure:
@@ -143,6 +152,8 @@ class Execution:
         made = self._call(lambda: self.engine.infer(job, wanted, room))
         if isinstance(made, Failure):
             return made
+        if len(made) == len(wanted) and type(made) is dict:
+            return made  # of these names, or `_fault` will say which is missing
         return {name: made[name] for name in wanted if name in made}
 
     def _call(self, call: Callable[[], T]) -> T | Failure:
@@ -153,10 +164,14 @@ class Execution:
             raise DeviceLost(made.text)
         return made
 
-    def _fault(self, made: Mapping[str, Array], outputs: Sequence[str], size: int) -> Failure | None:
+    def _fault(self, made: Mapping[str, Array], outputs: Sequence[str], job: Arrays) -> Failure | None:
         """What is wrong with the outputs, by what the model declares."""
+        batched = self.spec.max_batch_size
+        size = rows(job) if batched else 0
         for name in outputs or self._all:
             array = made.get(name)
+            if array is not None and array.dtype is self._dtypes[name] and not batched:
+                continue  # numpy has one object for each plain dtype
             text = "is declared, but was not given" if array is None else self._output_fault(name, array, size)
             if text:
                 return Failure("inference_failed", f"model '{self.spec.name}': output '{name}' {text}")

@@ -20,6 +20,7 @@ from mmsup.ipc.messages import Attach, Extent, Release
 from mmsup.ipc.pair import PairEnd
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import Closed, close_all
+from mmsup.worker.engines.contract import Pinning
 
 _MEMORY: Final = (Extent, Release)
 log = logging.getLogger("mmsup.worker")
@@ -28,11 +29,14 @@ log = logging.getLogger("mmsup.worker")
 class Link:
     """One gateway, or one way to it."""
 
-    def __init__(self, identity: bytes, pair: PairEnd, end: WorkerEnd | None = None) -> None:
-        """`end`: the socket that frames go to, if not the pair."""
+    def __init__(
+        self, identity: bytes, pair: PairEnd, end: WorkerEnd | None = None, pinning: Pinning | None = None
+    ) -> None:
+        """`end`: the socket that frames go to, if not the pair. `pinning` hears of memory that comes and goes."""
         self.identity = identity
         self._pair = pair
         self._end = end
+        self._pinning = pinning
         self._arena = Attached()
 
     def receive(self) -> list[Any] | None:
@@ -52,7 +56,7 @@ class Link:
         left: list[Any] = []
         for record in records:
             if isinstance(record, Release):
-                self._arena.detach(record.segment)
+                self._detach(record.segment)
             elif isinstance(record, Extent) and descriptors:
                 self._attach(record, descriptors.pop(0))
             else:
@@ -64,6 +68,16 @@ class Link:
             self._arena.attach(extent.segment, fd, extent.size, writable=extent.writable)
         except (OSError, ValueError) as error:
             log.warning("a gateway's extent cannot be used: %s", error)
+            return
+        whole = self._arena.whole(extent.segment)
+        if self._pinning is not None and whole is not None:
+            self._pinning.attached(whole[0], writable=whole[1])
+
+    def _detach(self, segment: int) -> None:
+        whole = self._arena.whole(segment)
+        if self._pinning is not None and whole is not None:
+            self._pinning.detached(whole[0])
+        self._arena.detach(segment)
 
     def send(self, frame: bytes) -> bool:
         """Send a frame; False if it is not taken now; Closed if nobody is there."""
@@ -91,16 +105,19 @@ class Link:
             return  # the loop will see it
 
     def close(self) -> None:
-        """Let go of the pair; mappings end with the last view of them."""
+        """Let go of the pair and of its memory; mappings end with the last view of them."""
+        for segment in self._arena.segments():
+            self._detach(segment)
         self._pair.close()
 
 
 class Links:
     """All links, and their pairs in the loop's poller."""
 
-    def __init__(self, poller: select.poll, end: WorkerEnd | None) -> None:
+    def __init__(self, poller: select.poll, end: WorkerEnd | None, pinning: Pinning | None) -> None:
         self._poller = poller
         self._end = end
+        self._pinning = pinning
         self._by_identity: dict[bytes, Link] = {}
         self._by_fd: dict[int, Link] = {}
 
@@ -118,7 +135,7 @@ class Links:
 
     def attach(self, message: Attach, fd: int) -> None:
         """The brain made a pair for a gateway."""
-        link = Link(message.identity, PairEnd(fd), self._end)
+        link = Link(message.identity, PairEnd(fd), self._end, self._pinning)
         self._by_identity[message.identity] = self._by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 

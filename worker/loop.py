@@ -26,6 +26,7 @@ from mmsup.ipc.messages import TO_WORKER, Attach, Stop
 from mmsup.ipc.page import Activity, PageWriter
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import Closed, close_all
+from mmsup.worker import heap
 from mmsup.worker.batch import RUN_REQUESTS
 from mmsup.worker.boot import Control, orphaned
 from mmsup.worker.desk import Desk
@@ -54,7 +55,8 @@ class Loop:
         self._execution = execution
         self._page = page
         self._poller = select.poll()
-        self._links = Links(self._poller, end)
+        self._links = Links(self._poller, end, execution.pinning)
+        self._slack = heap.Slack()
         self._outbox = Outbox()
         self._desk = Desk(execution, page, self._outbox)
         self._beat_s = min(BEAT_S, execution.spec.hang_limit_s / 4)
@@ -81,6 +83,8 @@ class Loop:
             else:
                 self._tidy(generation=2)
                 self._rest()
+                if self._slack.is_due(time.monotonic_ns()):
+                    heap.give_back()
 
     def _is_done(self) -> bool:
         return self._stopping and not self._desk.kept and not self._outbox
@@ -192,7 +196,9 @@ class Loop:
             self._hear(0)  # before the answers go out: who is here now is not one of those answered
             pace.met(ran + len(desk.waiting))
         self._page.enter(Activity.IDLE, now)
-        desk.expire(now)
+        self._slack.ran(now)
+        if desk.kept:
+            desk.expire(now)
         self._flush()
         if until and not self._hear(0):
             self._await(until - now)

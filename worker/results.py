@@ -51,9 +51,22 @@ class Outlines:
         self._datatypes = datatypes
         self._known: Halves[tuple[tuple[str, Shape], ...], bytes] = Halves(OUTLINES_LIMIT)
 
+    def inline(self, arrays: Mapping[str, Array]) -> tuple[bytes, tuple[bytes, ...]] | None:
+        """The words and the bytes of outputs that are few, small and of numbers; None if they are not."""
+        shapes: list[tuple[str, Shape]] = []
+        data: list[bytes] = []
+        for name, array in arrays.items():
+            if array.nbytes > INLINE_LIMIT_BYTES or array.dtype.kind in "OSU":
+                return None
+            shapes.append((name, array.shape))
+            data.append(array.tobytes())
+        return (self._words(tuple(shapes)), tuple(data)) if len(data) <= INLINE_TENSORS else None
+
     def words(self, outputs: Sequence[Output]) -> bytes:
         """What the reply with these outputs says of them."""
-        key = tuple([(name, shape) for name, shape, _ in outputs])
+        return self._words(tuple([(name, shape) for name, shape, _ in outputs]))
+
+    def _words(self, key: tuple[tuple[str, Shape], ...]) -> bytes:
         words = self._known.get(key)
         if words is None:
             specs = [TensorSpec(name, self._datatypes[name], shape) for name, shape in key]

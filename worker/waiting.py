@@ -33,7 +33,8 @@ class Waiting:
         self._levels = spec.priority_levels
         self._own_level = spec.priority or (spec.priority_levels + 1) // 2
         self._policies = {each.level: each for each in spec.queue_policies}
-        self._has_timeouts = any(each.timeout_s for each in spec.queue_policies)
+        self.has_timeouts = any(each.timeout_s for each in spec.queue_policies)
+        """Whether `late` has anything to look for."""
         self._lines: dict[int, Line] = {}
         """Invariant: in the order of their classes. Lines stay when they are empty; classes are few."""
         self._size = 0
@@ -102,8 +103,6 @@ class Waiting:
 
     def late(self, now_ns: int) -> Iterator[Work]:
         """Take out what has waited past its class's timeout; what is only delayed by that goes behind all others."""
-        if not self._has_timeouts:
-            return
         for level, line in list(self._lines.items()):
             policy = self._policy(level)
             since_ns = now_ns - int(policy.timeout_s * 1e9)

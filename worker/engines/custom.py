@@ -75,9 +75,9 @@ class CustomEngine:
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
         """Call the user's `infer`."""
         del room  # the user's class makes its own arrays
-        given = {name: array.copy() if self._copies else array for name, array in inputs.items()}
+        given = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
         answer = self._infer(given)
-        if not isinstance(answer, Mapping):
+        if type(answer) is not dict and not isinstance(answer, Mapping):
             raise TypeError(f"infer answered a {type(answer).__name__} instead of a dict of arrays")
         arrays = cast("Mapping[str, Any]", answer)
         return {name: np.asarray(arrays[name]) for name in outputs if name in arrays}
