@@ -44,9 +44,13 @@ class Execution:
         self.uses_room = self._least_room is not None
         """Whether `room` is ever anything."""
 
+    def takes_room(self, size: int) -> bool:
+        """Whether a grant of this size is of any use to the engine before the run."""
+        return self._least_room is not None and size >= self._least_room
+
     def room(self, job: Arrays, outputs: Sequence[str], view: memoryview | None) -> Room:
         """Where the outputs of a job will lie in the memory that was granted for them, if this engine can use it."""
-        if view is None or self._least_room is None or len(view) < self._least_room:
+        if view is None or not self.takes_room(len(view)):
             return NO_ROOM
         return lay_out(self._foresight.outputs(job, outputs or self._all), view)
 

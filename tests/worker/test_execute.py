@@ -236,10 +236,12 @@ def test_an_open_shape_gets_its_room_from_the_second_run_on(page: int) -> None:
     assert run.room(job(1), (), view)["y"].shape == (1, 5000)
     assert not run.room(job(1), (), None)
     assert not run.room(job(1), (), view[:100])
+    assert run.takes_room(1)
 
 
 def test_an_engine_that_makes_its_own_arrays_is_offered_no_room(page: int) -> None:
     run, _ = execution(page, doubled)
+    assert not run.takes_room(1 << 30)
     assert not run.room(job(1), (), memoryview(bytearray(64 << 10)))
 
 

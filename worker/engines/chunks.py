@@ -70,20 +70,22 @@ def bucket(rows: int, limit: int) -> int:
 def check_alike(jobs: Sequence[Mapping[str, Array]]) -> None:
     """ValueError for jobs that cannot lie below each other."""
     first = jobs[0]
-    for job in jobs[1:]:
-        if job.keys() != first.keys():
-            raise ValueError(f"a batch of different inputs: {sorted(first)} and {sorted(job)}")
-        for name, array in job.items():
-            model = first[name]
-            if array.dtype != model.dtype or array.ndim != model.ndim or array.shape[1:] != model.shape[1:]:
-                raise ValueError(
-                    f"input '{name}' cannot be one batch: {model.dtype} of shape {list(model.shape)} "
-                    f"and {array.dtype} of shape {list(array.shape)}"
-                )
+    kinds = {name: (array.dtype, array.ndim, array.shape[1:]) for name, array in first.items()}
     for job in jobs:
-        lengths = {array.shape[0] if array.ndim else -1 for array in job.values()}
-        if len(lengths) != 1 or -1 in lengths:
-            raise ValueError(f"the inputs of a job differ in rows: {[list(array.shape) for array in job.values()]}")
+        if job.keys() != kinds.keys():
+            raise ValueError(f"a batch of different inputs: {sorted(first)} and {sorted(job)}")
+        rows: int | None = None
+        for name, array in job.items():
+            shape = array.shape
+            if kinds[name] != (array.dtype, array.ndim, shape[1:]):
+                raise ValueError(f"input '{name}' cannot be one batch: {_kind(first[name])} and {_kind(array)}")
+            if not shape or (rows is not None and shape[0] != rows):
+                raise ValueError(f"the inputs of a job differ in rows: {[list(each.shape) for each in job.values()]}")
+            rows = shape[0]
+
+
+def _kind(array: Array) -> str:
+    return f"{array.dtype} of shape {list(array.shape)}"
 
 
 def chunks(rows: Sequence[int], sizes: Sequence[int], least: int) -> list[Chunk]:
