@@ -122,13 +122,9 @@ class Account:
             self._part += 1 / times.batch
             whole = 1 if self._part >= _WHOLE else 0
             self._part -= whole
-        self._row.succeeded(
-            inferences,
-            whole,
-            (request_ns, times.queue_ns, times.input_ns, times.infer_ns, times.output_ns),
-            bisect_left(_EDGES_NS, request_ns),
-            time.time_ns() // 1_000_000,
-        )
+        times_ns = request_ns, times.queue_ns, times.input_ns, times.infer_ns, times.output_ns
+        bucket = bisect_left(_EDGES_NS, request_ns)
+        self._row.succeeded(inferences, whole, times_ns, bucket, time.time_ns() // 1_000_000)
 
 
 class Ticket:
@@ -149,8 +145,10 @@ class Ticket:
 
     def finished(self, times: Times, inferences: int) -> None:
         """It has its result."""
-        if self._close():
-            self._counting.finished(self._model, self._version, times, inferences, self._age_ns())
+        if self._open:
+            self._open = False
+            request_ns = time.monotonic_ns() - self.started_ns
+            self._counting.finished(self._model, self._version, times, inferences, request_ns)
 
     def failed(self, error: BaseException) -> None:
         """It ended with this instead."""

@@ -70,12 +70,15 @@ class Run:
     priority: int = 0
     room: tuple[Metadata, int | None] | None = field(default=None, compare=False)
     """Room that the outputs need by these metadata, None if only the run can tell; computed once."""
+    lies: bool = field(default=False, compare=False)
+    """All inputs lie in the request's own space, and none has bytes of its own."""
     words: bytes = field(default=b"", compare=False)
     """Its Form as a worker reads it; packed once."""
 
     def packed(self) -> bytes:
         """The words of the request."""
         if not self.words:
+            self.lies = all(each.data is None for each in self.inputs)
             inputs = tuple([TensorSpec(each.name, each.datatype, each.shape) for each in self.inputs])
             self.words = pack_words(Form(inputs, tuple(self.outputs), self.parameters, self.priority))
         return self.words
@@ -207,13 +210,22 @@ class Exchange:
         if link.ended:
             return False
         expected = self._expected(run)
+        if not expected and type(self._space) is memoryview and run.lies:
+            space = self._space
+            places: list[Place] = [space[each.offset : each.offset + each.size] for each in run.inputs]
+            self._submit(run, places, [], None, hear)
+            return True
+        return self._try_with_slots(run, expected, hear)
+
+    def _try_with_slots(self, run: Run, expected: int, hear: Callable[[Said], None]) -> bool:
+        link = self._link
         out = link.arena.results.allocate(expected) if expected else None
         if expected and out is None:
             return False
         copies: list[Slot] = []
         places: list[Place] = []
         for each in run.inputs:
-            size = 0 if each.data is None else self._copied_bytes(each)
+            size = self._copied_bytes(each)
             slot = link.arena.requests.allocate(size) if size else None
             if size and slot is None:
                 self._give_back(link, copies, out)
@@ -289,7 +301,7 @@ class Exchange:
         grant = (out.segment, out.offset, out.size) if out else None
         request = Infer(link.ledger.next_id(), run.words or run.packed(), self.deadline_ns, grant, tuple(places))
         held = copies
-        if isinstance(self._space, Slot):
+        if type(self._space) is Slot:
             held.append(self._space)
         for slot in held:
             slot.move(SlotState.SENT)

@@ -300,6 +300,8 @@ class Front(asyncio.BufferedProtocol):
         self._state = _IDLE
         self._end_s = 0.0
         self._due_s = self._shared.loop.time() + IDLE_S
+        if not self._closing and not self._rest and not self._paused:
+            return
         if self._is_cut and self._transport is not None:
             self._state = _LINGER
             self._transport.write_eof()

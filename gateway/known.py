@@ -52,7 +52,7 @@ class KnownText(Known):
                 inputs.append(Given(each.name, each.datatype, each.shape, data=data))
         except Unfit:
             return None
-        return self.order.with_run(Run(inputs, run.outputs, run.parameters, run.priority, run.room, run.packed()))
+        return self.order.with_run(Run(inputs, run.outputs, run.parameters, run.priority, run.room, words=run.packed()))
 
 
 class Orders:

@@ -92,8 +92,12 @@ class Link:
             self.last_progress = time.monotonic()
             if self._expiry is None:
                 self._expiry = self._loop.call_later(EXPIRY_S, self._expire)
-        self.ledger.add(entry)
-        self.say(entry.request)
+        request = entry.request
+        self.ledger.entries[request.id] = entry
+        self._outbox.append(request)
+        if not self._flush_at_hand:
+            self._flush_at_hand = True
+            self._loop.call_soon(self._flush)
 
     def say(self, record: Record) -> None:
         """Send a record with the others of this loop turn."""
@@ -187,7 +191,7 @@ class Link:
         return True
 
     def _take(self, reply: Reply) -> None:
-        entry = self.ledger.get(reply.id)
+        entry = self.ledger.entries.get(reply.id)
         if entry is None:
             self.strays += 1
             return
@@ -202,7 +206,12 @@ class Link:
                 entry.told = True
                 entry.tell(reply)  # the entry stays: its owner grants more, or abandons it
             return
-        self._settle(self.ledger.pop(reply.id), reply)
+        del self.ledger.entries[reply.id]
+        if entry.out is None and not entry.slots and not entry.told:
+            entry.told = True
+            entry.tell(reply)
+        else:
+            self._settle(entry, reply)
         if fault:
             self.on_fault(self, fault)
 

@@ -37,6 +37,8 @@ PIECE: Final = 1 << 14
 """Elements written in one step; the interpreter is nobody else's for half a millisecond."""
 _FLOATS: Final = frozenset({"FP32", "FP64"})
 _NUMBERS: Final = frozenset({int, float})
+_FP32_MAX: Final = float(np.finfo(np.float32).max)
+"""What is beyond may round to it still; then it is looked at closely."""
 
 
 class Unfit(Exception):  # noqa: N818 - becomes a CallerError that names the tensor
@@ -148,7 +150,7 @@ def _floats(values: list[Any], kinds: set[type], datatype: str) -> memoryview:
         made = array.array(_CODES[datatype], values)
     except OverflowError:
         raise Unfit(f"an integer is out of the range of {datatype}") from None
-    if datatype == "FP32":
+    if datatype == "FP32" and values and not -_FP32_MAX <= min(values) <= max(values) <= _FP32_MAX:
         infinite = np.isinf(np.frombuffer(made, np.float32))
         if infinite.any():
             for index in np.flatnonzero(infinite).tolist():
@@ -182,7 +184,7 @@ def to_json(data: memoryview, datatype: str, shape: Sequence[int], name: str) ->
 
 def _piece_to_json(values: Array) -> bytes:
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind == "f" and b"null" in text:
         return _with_words(text, values)
     return text
 

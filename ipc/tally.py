@@ -148,10 +148,12 @@ class Row:
         own[_COUNT] += inferences
         if executions:
             own[_EXECUTIONS] += executions
-        at = _TIMES
-        for value in times_ns:
-            own[at] += value
-            at += 1
+        request_ns, queue_ns, input_ns, infer_ns, output_ns = times_ns
+        own[_TIMES] += request_ns
+        own[_TIMES + 1] += queue_ns
+        own[_TIMES + 2] += input_ns
+        own[_TIMES + 3] += infer_ns
+        own[_TIMES + 4] += output_ns
         own[_BUCKETS + bucket] += 1
         own[_LAST] = now_ms
 

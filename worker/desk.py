@@ -17,7 +17,7 @@ from mmsup.ipc.array import Array, as_array
 from mmsup.ipc.messages import Drop, Grant, Infer, Place, Reply
 from mmsup.ipc.page import PageWriter
 from mmsup.ipc.records import WireError
-from mmsup.worker.batch import Taken, Work, take
+from mmsup.worker.batch import RUN_REQUESTS, Taken, Work, take
 from mmsup.worker.engines.contract import NO_ROOM, Room
 from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure, failure_of
@@ -116,6 +116,35 @@ class Desk:
             self._run(taken.batch, now)
         self._is_waited_for = taken.wait_until_ns > 0
         return taken
+
+    def serve_alone(self, now: int) -> int:
+        """Run all that waits, one by one, while that goes quickly; how many. For a model that makes no batches, as long
+        as all requests are of one class: `serve` would come to the same, at twice the price."""
+        line, pace, ran, began = self.waiting.line(), self.pace, 0, now
+        while line and ran < RUN_REQUESTS and pace.is_quick(now - began):
+            work = self.waiting.pop(line)
+            if work.request.deadline_ns <= now:
+                self._expire(work, now)
+                continue
+            self._run_alone(work, now)
+            ran += 1
+            now = time.monotonic_ns()
+        return ran
+
+    def _run_alone(self, work: Work, started_ns: int) -> None:
+        job = self._job(work)
+        if isinstance(job, Failure):
+            self._fail(work, job)
+            return
+        page, execution = self._page, self._execution
+        page.begin(work.request.id)
+        room = self._rooms([work], [job])[0] if execution.uses_room else NO_ROOM
+        ready = time.monotonic_ns()
+        outcome = execution.run_once(job, work.kind.outputs, room)
+        done = time.monotonic_ns()
+        page.executed(1)
+        self.pace.ran(work.kind.rows, done - started_ns)
+        self._finish(work, outcome, Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, 1))
 
     def _expire(self, work: Work, now: int) -> None:
         text = f"Request timeout expired in the queue of model '{self._model}'"

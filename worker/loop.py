@@ -62,6 +62,8 @@ class Loop:
         self._beat_s = min(BEAT_S, execution.spec.hang_limit_s / 4)
         self._strays = 0
         """Frames and records that nobody may have sent: of unknown gateways, of no known form."""
+        self._tidied = 0
+        """Runs until the last collection."""
         self._stopping = False
         self._poller.register(control.channel.fileno(), select.POLLIN)
         self._poller.register(control.lifeline, 0)  # only its end is of interest
@@ -184,14 +186,18 @@ class Loop:
         """Run what is next as long as the runs are quick, then answer; sleep if what is next waits for company."""
         desk, pace = self._desk, self._desk.pace
         began = now = time.monotonic_ns()
-        ran = until = 0
+        until = 0
+        ran = 0 if pace.batches else desk.serve_alone(now)
+        if ran:
+            now = time.monotonic_ns()
         while desk.waiting and not until and ran < RUN_REQUESTS and pace.is_quick(now - began):
             taken = desk.serve(now)
             ran += len(taken.batch)
             until = taken.wait_until_ns
             now = time.monotonic_ns()
-            if taken.batch and pace.runs % COLLECT_EVERY == 0:
-                self._tidy(generation=1)
+        if pace.runs >= self._tidied + COLLECT_EVERY:
+            self._tidied = pace.runs
+            self._tidy(generation=1)
         if ran and pace.gathers:
             self._hear(0)  # before the answers go out: who is here now is not one of those answered
             pace.met(ran + len(desk.waiting))

@@ -33,6 +33,8 @@ class Pace:
         self._objective: Objective | None = None
         if batching.objective_s and max_batch_size > 1:
             self._objective = Objective(int(batching.objective_s * 1e9), self._max_rows)
+        self.batches = self._max_rows > 1
+        """Whether requests ever share a run."""
         self.gathers = self._max_rows > 1 and (self._delay_ns > 0 or self._objective is not None)
         """Whether a run may be waited for: then it matters who is here together."""
         self._greedy = Rule(self._max_rows, self._preferred)

@@ -96,6 +96,18 @@ class Waiting:
             lines.insert(0, aged)
         return chain.from_iterable([line.values() for line in lines])
 
+    def line(self) -> Line | None:
+        """All that waits, if it is of one class: then nothing but its arrival says who is next. None otherwise."""
+        if len(self._lines) != 1 or self.has_timeouts:
+            return None
+        return next(iter(self._lines.values()))
+
+    def pop(self, line: Line) -> Work:
+        """Take out the head of that line."""
+        _, work = line.popitem(last=False)
+        self._size -= 1
+        return work
+
     def began(self, first: Work) -> None:
         """A run begins whose first request is this one, already removed: whether a higher class had to wait for it."""
         if len(self._lines) > 1:
