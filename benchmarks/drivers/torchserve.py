@@ -12,7 +12,6 @@ from work import MAX_BATCH, MAX_DELAY_S, Array, Scene
 
 from drivers.peer import Peer, Place, free_port
 
-
 QUIET = """\
 <Configuration>
   <Appenders><Console name="console"><PatternLayout pattern="%p %c %m%n"/></Console></Appenders>
