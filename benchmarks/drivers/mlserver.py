@@ -19,6 +19,7 @@ class MlServer(Peer):
     key: ClassVar[str] = "mlserver"
     name: ClassVar[str] = "MLServer"
     package: ClassVar[str] = "mlserver"
+    speaks_oip: ClassVar[bool] = True
 
     def command(self, scene: Scene, place: Place) -> list[str]:
         """A folder for each model, then `mlserver start`."""
