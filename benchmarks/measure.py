@@ -59,13 +59,16 @@ def written(requests: Iterable[Request], folder: Path) -> list[Path]:
 def _load(server: Server, peer: Peer, scene: Scene, run: Run, requests: Sequence[Path], bench: Bench) -> Row:
     """Warm up, measure, look at the answers."""
     shots: list[dict[int, tree.Cpu]] = []
-    load = Load(server.port, run.connections, bench.warm_s, bench.run_s, requests, bench.cores.client)
+    warm_s = max(bench.warm_s, peer.warm_s)
+    load = Load(server.port, run.connections, warm_s, bench.run_s, requests, bench.cores.client)
     found = drive(load, server.folder / run.key, lambda besides: shots.append(tree.cpu(besides)))
     faults = [fault for place, body in found.samples if (fault := server.fault(place, body))]
     row = Row(peer.key, run.key, note=peer.note(scene), requests=found.requests, failures=found.failures)
     row.checked, row.wrong = len(found.samples), len(faults)
     row.answer_bytes = len(found.samples[0][1]) if found.samples else 0
     row.trouble = faults[0] if faults else found.first_failure
+    if not found.requests and not row.trouble:
+        row.trouble = f"no answer within the run, and one was waited for {found.oldest_us / 1e6:.1f} s"
     row.command = server.command
     _times(row, scene, found)
     _cpu(row, found, *shots)

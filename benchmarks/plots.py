@@ -20,6 +20,8 @@ COLUMNS = 2
 WIDTH_IN, BAR_IN, FRAME_IN, HEAD_IN = 11.0, 0.27, 1.0, 0.9
 ROOM_FOR_FIGURES = 1.18
 """Of the axis, past the longest bar."""
+LONGEST = 12.0
+"""In units of the shortest bar, where short is good: what is longer leaves the panel, else the good look alike."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,18 @@ def _panel(axes: Axes, chart: Chart, key: str, rows: Sequence[Row], names: Mappi
     ]
     colours = [OURS_COLOUR if row.peer == OURS else OTHERS_COLOUR for row in rows]
     heights = range(len(rows))
-    axes.barh(heights, values, color=colours, height=0.72)
-    axes.hlines(heights, values, ends, color=TAIL_COLOUR, linewidth=1)
+    edge = max(ends) if chart.most_first else min(max(ends), LONGEST * min(values))
+    axes.barh(heights, [min(value, edge) for value in values], color=colours, height=0.72)
+    axes.hlines(heights, values, [min(end, edge) for end in ends], color=TAIL_COLOUR, linewidth=1)
     for height, value, end in zip(heights, values, ends, strict=True):
         words = f"{figure(value)} / {figure(end)}" if chart.tail else figure(value)
-        axes.annotate(words, (end, height), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        words = f">> {words}" if value > edge else words
+        axes.annotate(words, (min(end, edge), height), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(heights, [names[row.peer] for row in rows], fontsize=8)
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_fontweight("bold" if row.peer == OURS else "normal")
     axes.invert_yaxis()
-    axes.set_xlim(0, max(ends) * ROOM_FOR_FIGURES)
+    axes.set_xlim(0, edge * ROOM_FOR_FIGURES)
     axes.set_title(f"{key}: {run.title}", fontsize=9, loc="left")
     axes.set_xlabel(unit, fontsize=8)
     axes.tick_params(axis="x", labelsize=7)

@@ -115,8 +115,12 @@ class Server:
             found = self._peer.answer(self._scene, body)
         except (ValueError, TypeError, LookupError, AssertionError) as error:
             return f"unreadable ({type(error).__name__} {error}): {body[:200]!r}"
-        if found.size != expected.size or not np.allclose(found.ravel(), expected.ravel(), rtol=1e-4, atol=1e-5):
-            return f"{_WRONG} {found.ravel()[:4]} instead of {expected.ravel()[:4]}"
+        if found.size != expected.size:
+            return f"{_WRONG} {found.size} values instead of {expected.size}"
+        near = np.isclose(found.ravel(), expected.ravel(), rtol=1e-4, atol=1e-5)
+        if not near.all():
+            first = int(np.argmin(near))
+            return f"{_WRONG} {found.ravel()[first]} instead of {expected.ravel()[first]} at {first} of {found.size}"
         return ""
 
     def log(self) -> str:

@@ -28,6 +28,8 @@ class TorchServe(Peer):
     name: ClassVar[str] = "TorchServe"
     package: ClassVar[str] = "torchserve"
     program: ClassVar[str] = "java"
+    warm_s: ClassVar[float] = 15
+    """Java compiles what is hot while it runs: after half a second it was four times as slow as after ten."""
 
     def command(self, scene: Scene, place: Place) -> list[str]:
         """Unpacked archives with apps/torchserve_app.py as their handler, then `torchserve --foreground`."""
