@@ -45,7 +45,7 @@ class Server:
     """A peer, serving a scene."""
 
     def __init__(self, peer: Peer, scene: Scene, environment: Path, network: Network, core: int) -> None:
-        self._shm = leftovers.names()
+        self._shm, self._litter = leftovers.names(), leftovers.litter(peer.litter)
         self.folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
         place = Place(self.folder, free_port(), environment / "bin", HERE / "apps", network.file)
         self.port, self._peer, self._scene = place.port, peer, scene
@@ -70,6 +70,7 @@ class Server:
         tree.end(self._process.pid, STOP_S)
         self._process.returncode = self._process.returncode or 0  # reaped there
         shutil.rmtree(self.folder, ignore_errors=True)
+        leftovers.remove_litter(self._peer.litter, self._litter)
         if left := leftovers.remove(self._shm):
             print(f"{self._peer.name} left in /dev/shm: {', '.join(left)}; removed", file=sys.stderr)
 

@@ -68,6 +68,8 @@ class Peer(ABC):
     """What must be on the machine besides the environment."""
     speaks_oip: ClassVar[bool] = False
     """Whether its JSON is the Open Inference Protocol's."""
+    litter: ClassVar[Sequence[str]] = ()
+    """Names of the folders that it leaves in /tmp, whatever TMPDIR says."""
     warm_s: ClassVar[float] = 0
     """The least that it needs to warm up under a load."""
     start_s: ClassVar[float] = 90

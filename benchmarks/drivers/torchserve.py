@@ -71,7 +71,7 @@ def _properties(scene: Scene, place: Place) -> str:
         "max_request_size": 64 << 20,
         "max_response_size": 64 << 20,
         "disable_system_metrics": "true",
-        "vmargs": f"-Djava.io.tmpdir={place.folder}",
+        "vmargs": f"-XX:-UsePerfData -Djava.io.tmpdir={place.folder}",
         "models": json.dumps(models),
     }
     return "".join(f"{name}={value}\n" for name, value in lines.items())
