@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 import floor
 import machine
@@ -27,6 +25,7 @@ from links import RECORD_BYTES, Link
 from measure import Bench, measure, written
 from network import network
 from places import cores
+from progress import say
 from roster import BY_KEY, OURS, installed
 from row import Row, plain
 from table import figure, table
@@ -143,16 +142,6 @@ def report(facts: dict[str, str], sizes: Sequence[Size], links: Sequence[Link]) 
     )
 
 
-def say(text: str) -> None:
-    """Progress is no result: it goes to stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def end(number: int, _frame: FrameType | None) -> None:
-    """As an exception, so that what was started is ended."""
-    sys.exit(128 + number)
-
-
 def main() -> None:
     """As the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,8 +150,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, end)
     tree.adopt_orphans()
+    tree.end_as_exception()
     facts = machine.described() | {
         "others on the machine when it began": f"load average {machine.busy_with_others():.2f}"
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import tree
 from generator import Load, drive
 from links import Link
 from measure import Bench
 from places import HERE, program
 
+Bytes = npt.NDArray[np.uint8]
 COPY_TIMES = 30
 """Of which the best counts."""
 LINK_PATIENCE_S = 30.0
@@ -59,14 +62,21 @@ def copy_us(size_bytes: int, core: int) -> float:
     usual = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
-        source, target = np.ones(size_bytes, np.uint8), np.zeros(size_bytes, np.uint8)
+        source, target = _pages(size_bytes), _pages(size_bytes)
         many = max(1, 1_000_000 // size_bytes)  # of small ones, as many as the clock can see
         return min(_time_us(source, target, many) for _ in range(COPY_TIMES))
     finally:
         os.sched_setaffinity(0, usual)
 
 
-def _time_us(source: np.ndarray, target: np.ndarray, times: int) -> float:
+def _pages(size_bytes: int) -> Bytes:
+    """Whole pages, as slots are: between others a copy may be several times as slow."""
+    found = np.frombuffer(mmap.mmap(-1, size_bytes), np.uint8)
+    found[:] = 1
+    return found
+
+
+def _time_us(source: Bytes, target: Bytes, times: int) -> float:
     begin = time.perf_counter()
     for _ in range(times):
         np.copyto(target, source)

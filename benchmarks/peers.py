@@ -13,13 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import machine
 import targets
@@ -30,6 +28,7 @@ from measure import Bench, measure
 from network import network
 from places import cores
 from report import Named, report
+from progress import say
 from roster import BY_KEY, PEERS, installed
 from row import Row, median, plain
 from work import SCENES, Scene
@@ -87,11 +86,6 @@ class Comparison:
     def rows(self) -> list[Row]:
         """The median of the rounds of each load on each server."""
         return [median(rows) for rows in self.measured.values()]
-
-
-def say(text: str) -> None:
-    """Progress is no result: it goes to stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -154,18 +148,13 @@ def write(asked: argparse.Namespace, text: str, comparison: Comparison, known: d
         plots.draw(comparison.rows(), {peer.key: peer.name for peer in PEERS}, asked.plots, known)
 
 
-def end(number: int, _frame: FrameType | None) -> None:
-    """As an exception, so that the server at work is ended."""
-    sys.exit(128 + number)
-
-
 def main() -> None:
     """As the arguments say."""
     asked = arguments()
     if asked.list:
         return list_all()
-    signal.signal(signal.SIGTERM, end)
     tree.adopt_orphans()
+    tree.end_as_exception()
     began, before = time.monotonic(), machine.busy_with_others()
     comparison = Comparison(Bench(cores(), asked.warm_s, asked.run_s, network()), asked.rounds)
     peers = [peer for peer in PEERS if peer.key in asked.peers]
