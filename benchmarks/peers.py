@@ -27,8 +27,8 @@ from environment import InstallError, version
 from measure import Bench, measure
 from network import network
 from places import cores
-from report import Named, report
 from progress import say
+from report import Named, report
 from roster import BY_KEY, PEERS, installed
 from row import Row, median, plain
 from work import SCENES, Scene

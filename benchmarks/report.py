@@ -62,16 +62,16 @@ def _line(row: Row, ours: Row | None, servers: Mapping[str, Named]) -> list[str]
     if not row.holds:
         return [server.name, server.version, *[NONE] * 9, _note(row)]
     rates = ours is not None and row.peer != OURS
-    cells = [server.name, server.version, figure(row.rate), f"{_spread(row):.0%}", figure(row.megabytes_s)]
+    cells = [server.name, server.version, figure(row.rate), _spread(row), figure(row.megabytes_s)]
     cells += [figure(getattr(row, name)) if row.requests >= few else NONE for name, few in FEW.items()]
     cells += [figure(row.cpu_us)]
     cells += [f"{ours.rate / row.rate:.2f}", f"{row.cpu_us / ours.cpu_us:.2f}"] if rates and ours else ["1", "1"]
     return [*cells, _note(row)]
 
 
-def _spread(row: Row) -> float:
+def _spread(row: Row) -> str:
     """How far the rounds lie apart, as a share of the median."""
-    return (row.highest - row.lowest) / row.rate
+    return f"{(row.highest - row.lowest) / row.rate:.0%}" if row.rounds > 1 else NONE
 
 
 def _note(row: Row) -> str:
