@@ -53,18 +53,21 @@ class Comparison:
             try:
                 self.environments[peer.key] = installed(peer)
                 found = version(self.environments[peer.key], peer.package)
-            except InstallError as error:
+            except (InstallError, OSError) as error:
                 self.missing[peer.key] = f"not installed: {error}"
                 say(f"{peer.name}: {self.missing[peer.key]}")
             named[peer.key] = Named(peer.name, found)
         return named
 
     def run(self, peers: Sequence[Peer], scenes: Sequence[Scene]) -> None:
-        """Scene by scene, and in each of them round by round."""
-        for scene in scenes:
-            for turn in range(self.rounds):
-                for peer in peers:
-                    self._turn(peer, scene, turn)
+        """Scene by scene, and in each of them round by round. Ctrl-C ends it; what was measured so far is kept."""
+        try:
+            for scene in scenes:
+                for turn in range(self.rounds):
+                    for peer in peers:
+                        self._turn(peer, scene, turn)
+        except KeyboardInterrupt:
+            say("interrupted: what follows is of what was measured so far")
 
     def _turn(self, peer: Peer, scene: Scene, turn: int) -> None:
         for row in self._rows(peer, scene, is_again=turn > 0):
@@ -76,9 +79,8 @@ class Comparison:
     def _rows(self, peer: Peer, scene: Scene, *, is_again: bool) -> Iterator[Row]:
         """A server that is not there, or did not start in the first round, is not tried again."""
         if peer.key in self.missing:
-            return iter(
-                [] if is_again else [Row(peer.key, run.key, trouble=self.missing[peer.key]) for run in scene.runs]
-            )
+            why = self.missing[peer.key]
+            return iter([] if is_again else [Row(peer.key, run.key, trouble=why) for run in scene.runs])
         if is_again and not any(self.measured[peer.key, run.key][0].requests for run in scene.runs):
             return iter([])
         return measure(peer, scene, self.environments[peer.key], self.bench)
