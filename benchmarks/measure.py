@@ -52,7 +52,7 @@ def written(requests: Iterable[Request], folder: Path) -> list[Path]:
     files = []
     for place, request in enumerate(requests):
         files.append(folder / f"request.{place}")
-        files[-1].write_bytes(request.bytes())
+        files[-1].write_bytes(request.whole())
     return files
 
 

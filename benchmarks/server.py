@@ -134,7 +134,7 @@ def right(scene: Scene, x: Array, network: Network) -> Array:
     if scene.model == "mlp":
         return network(x)
     if scene.model == "mean":
-        return x.mean(dtype=np.float64).astype(np.float32).reshape(1)
+        return np.full(1, x.mean(dtype=np.float64), np.float32)
     return x * np.float32(2) + np.float32(scene.model == "scale")
 
 
