@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from report import titles
+from report import FEW, titles
 from row import Row
 from table import figure
 from targets import OURS
@@ -18,7 +18,7 @@ from work import Run, Scene
 OURS_COLOUR, OTHERS_COLOUR, TAIL_COLOUR = "#0b6e4f", "#b8c1cc", "#6b7785"
 COLUMNS = 2
 WIDTH_IN, BAR_IN, FRAME_IN, HEAD_IN = 11.0, 0.27, 1.0, 0.9
-ROOM_FOR_FIGURES = 1.18
+ROOM_FOR_FIGURES = 1.3
 """Of the axis, past the longest bar."""
 LONGEST = 12.0
 """In units of the shortest bar, where short is good: what is longer leaves the panel, else the good look alike."""
@@ -96,16 +96,20 @@ def _panel(axes: Axes, chart: Chart, key: str, rows: Sequence[Row], names: Mappi
     scene, run = titles()[key]
     unit, divisor = chart.unit(scene)
     values = [getattr(row, chart.value) / divisor for row in rows]
-    ends = [
-        max(value, getattr(row, chart.tail or chart.value) / divisor) for value, row in zip(values, rows, strict=True)
-    ]
+    ends = [max(value, _tail(chart, row) / divisor) for value, row in zip(values, rows, strict=True)]
     colours = [OURS_COLOUR if row.peer == OURS else OTHERS_COLOUR for row in rows]
     heights = range(len(rows))
     edge = max(ends) if chart.most_first else min(max(ends), LONGEST * min(values))
     axes.barh(heights, [min(value, edge) for value in values], color=colours, height=0.72)
-    axes.hlines(heights, values, [min(end, edge) for end in ends], color=TAIL_COLOUR, linewidth=1)
+    axes.hlines(
+        heights,
+        [min(value, edge) for value in values],
+        [min(end, edge) for end in ends],
+        color=TAIL_COLOUR,
+        linewidth=1,
+    )
     for height, value, end in zip(heights, values, ends, strict=True):
-        words = f"{figure(value)} / {figure(end)}" if chart.tail else figure(value)
+        words = f"{figure(value)} / {figure(end)}" if end > value else figure(value)
         words = f">> {words}" if value > edge else words
         axes.annotate(words, (min(end, edge), height), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(heights, [names[row.peer] for row in rows], fontsize=8)
@@ -117,3 +121,9 @@ def _panel(axes: Axes, chart: Chart, key: str, rows: Sequence[Row], names: Mappi
     axes.set_xlabel(unit, fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _tail(chart: Chart, row: Row) -> float:
+    """The end of the thin line; none where there is none, or too few requests to know it."""
+    is_known = chart.tail and row.requests >= FEW[chart.tail]
+    return float(getattr(row, chart.tail)) if is_known else 0.0
