@@ -87,7 +87,7 @@ def costs(sizes: Sequence[Size], link_us: float) -> str:
     for each in sizes:
         used, least = each.many.cpu_us_by_process, each.floor_us(link_us)
         split = used.get("gateway", 0.0), used.get("worker", 0.0)
-        figures = [each.tcp_many.cpu_us, each.copy_us, link_us, least, *split, each.many.cpu_us - sum(split)]
+        figures = [each.tcp_many.cpu_us, each.copy_us, link_us, least, *split, max(0.0, each.many.cpu_us - sum(split))]
         figures += [each.many.cpu_us, each.many.cpu_us / least, each.tcp_many.rate, each.many.rate]
         lines.append([each.name, str(each.connections), *(figure(value) for value in figures)])
     return table(heads, lines)
