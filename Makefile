@@ -1,9 +1,9 @@
-# mmsup: set up, demonstrate, test, check.
+# mmsup: set up, demonstrate, test, check, measure.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -18,6 +18,12 @@ check: $(VENV)/.dev
 	$(BIN)/mypy tests
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -m "not slow"
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/alone.py $(BENCH)
+
+bench-peers: $(VENV)/.bench
+	$(BIN)/python benchmarks/peers.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,11 +1,14 @@
-"""What servers leave in /dev/shm when they end."""
+"""What servers leave behind when they end: in /dev/shm, and in /tmp whatever TMPDIR says."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 _FOLDER = Path("/dev/shm")  # noqa: S108 - it is what this is about
+_TMP = Path("/tmp")  # noqa: S108 - the same
 
 
 def names() -> frozenset[str]:
@@ -23,6 +26,17 @@ def remove(before: frozenset[str]) -> list[str]:
     for name in left:
         (_FOLDER / name).unlink(missing_ok=True)
     return left
+
+
+def litter(patterns: Iterable[str]) -> frozenset[Path]:
+    """What is in /tmp now under the names that a server is known to use there."""
+    return frozenset(path for pattern in patterns for path in _TMP.glob(pattern))
+
+
+def remove_litter(patterns: Iterable[str], before: frozenset[Path]) -> None:
+    """Remove the folders among it that have come since."""
+    for path in litter(patterns) - before:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_ours(file: Path) -> bool:

@@ -42,7 +42,7 @@ struct request {
 struct sample {
     char *bytes;
     size_t size, capacity;
-    int request;
+    int request, whole; /* a reply that the end of the run cut off is no sample */
 };
 
 /* What is expected next of a reply. */
@@ -157,7 +157,6 @@ static int start(struct connection *c) {
 static void start_over(struct connection *c, const char *why, const char *detail) {
     do {
         close(c->fd);
-        if (c->sample) c->sample->request = -1;
         fail(why, detail);
         connect_it(c);
         why = "send";
@@ -178,6 +177,7 @@ static void go_on(struct connection *c) {
 
 static void finish(struct connection *c) {
     uint64_t time = now();
+    if (c->sample) c->sample->whole = 1;
     if (time >= run.begin && time < run.end) {
         if (run.count == run.capacity) {
             run.capacity = run.capacity ? 2 * run.capacity : 1 << 20;
@@ -332,7 +332,7 @@ static void write_samples(const char *folder) {
     for (int i = 0; i < run.sampled; i++) {
         struct sample *sample = &run.samples[i];
         char path[4096];
-        if (sample->request < 0) continue;
+        if (!sample->whole) continue;
         snprintf(path, sizeof path, "%s/%d.%d", folder, sample->request, i);
         FILE *file = fopen(path, "wb");
         if (!file || (sample->size && fwrite(sample->bytes, sample->size, 1, file) != 1) || fclose(file)) die(path);

@@ -1,11 +1,11 @@
-"""One row of the table: a server under one load, with what its processes cost."""
+"""A server under the loads of a scene, with what its processes cost."""
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tree
@@ -14,10 +14,10 @@ from environment import InstallError
 from generator import Load, Outcome, drive
 from network import Network
 from places import Cores
-from server import ServeError, Server
+from row import Row
+from server import ServeError, Server, WrongAnswerError
+from wire import Request
 from work import Run, Scene
-
-SETTLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,70 +30,46 @@ class Bench:
     network: Network
 
 
-@dataclass
-class Row:
-    """One load on one server. CPU is of all its processes together, in microseconds for each request."""
-
-    peer: str
-    run: str
-    rate: float = 0.0
-    megabytes_s: float = 0.0
-    p50_ms: float = 0.0
-    p99_ms: float = 0.0
-    p999_ms: float = 0.0
-    max_ms: float = 0.0
-    cpu_us: float = 0.0
-    system_us: float = 0.0
-    cpu_us_by_process: dict[str, float] = field(default_factory=dict)
-    server_busy: float = 0.0
-    """The share of its core that the server used."""
-    client_busy: float = 0.0
-    """The same of the client: near 1 it is the client that was measured."""
-    requests: int = 0
-    failures: int = 0
-    checked: int = 0
-    """Answers of the run that were looked at."""
-    wrong: int = 0
-    trouble: str = ""
-    note: str = ""
-
-    @property
-    def holds(self) -> bool:
-        """Whether this is a result at all."""
-        return bool(self.requests) and not self.failures and not self.wrong
-
-
 def measure(peer: Peer, scene: Scene, environment: Path, bench: Bench) -> Iterator[Row]:
     """Every load of a scene on a server that was started for it."""
+    left = list(scene.runs)
     try:
         with Server(peer, scene, environment, bench.network, bench.cores.server) as server:
             server.wait_until_right()
-            requests = _written(server)
-            for run in scene.runs:
-                yield _load(server, peer, scene, run, requests, bench)
+            requests = written(server.requests(), server.folder)
+            while left:
+                yield _load(server, peer, scene, left[0], requests, bench)
+                left.pop(0)
     except (ServeError, InstallError, RuntimeError, OSError) as error:
         print(f"{peer.name}, {scene.key}: {error}", file=sys.stderr, flush=True)
-        for run in scene.runs:
-            yield Row(peer.key, run.key, trouble=str(error))
+        wrong = int(isinstance(error, WrongAnswerError))
+        for run in left:
+            yield Row(peer.key, run.key, wrong=wrong, trouble=str(error))
 
 
-def _written(server: Server) -> list[Path]:
+def written(requests: Iterable[Request], folder: Path) -> list[Path]:
+    """Each request as a file, as the load generator takes them."""
     files = []
-    for place, request in enumerate(server.requests()):
-        files.append(server.folder / f"request.{place}")
-        files[-1].write_bytes(request.bytes())
+    for place, request in enumerate(requests):
+        files.append(folder / f"request.{place}")
+        files[-1].write_bytes(request.whole())
     return files
 
 
 def _load(server: Server, peer: Peer, scene: Scene, run: Run, requests: Sequence[Path], bench: Bench) -> Row:
     """Warm up, measure, look at the answers."""
     shots: list[dict[int, tree.Cpu]] = []
-    load = Load(server.port, run.connections, bench.warm_s, bench.run_s, requests, bench.cores.client)
+    warm_s = max(bench.warm_s, peer.warm_s)
+    load = Load(server.port, run.connections, warm_s, bench.run_s, requests, bench.cores.client)
     found = drive(load, server.folder / run.key, lambda besides: shots.append(tree.cpu(besides)))
     faults = [fault for place, body in found.samples if (fault := server.fault(place, body))]
     row = Row(peer.key, run.key, note=peer.note(scene), requests=found.requests, failures=found.failures)
     row.checked, row.wrong = len(found.samples), len(faults)
+    row.answer_bytes = len(found.samples[0][1]) if found.samples else 0
     row.trouble = faults[0] if faults else found.first_failure
+    if not found.requests and not row.trouble:
+        row.trouble = f"no answer within the run, and one was waited for {found.oldest_us / 1e6:.1f} s"
+    row.command = server.command
     _times(row, scene, found)
     _cpu(row, found, *shots)
     return row
@@ -120,8 +96,3 @@ def _cpu(row: Row, found: Outcome, before: dict[int, tree.Cpu], after: dict[int,
     row.cpu_us_by_process = {name: round(used * share, 3) for name, used in by_name.items() if used}
     row.cpu_us, row.system_us = sum(by_name.values()) * share, system_s * share
     row.server_busy = sum(by_name.values()) / found.elapsed_s
-
-
-def plain(row: Row) -> dict[str, object]:
-    """As JSON keeps it."""
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(row).items()}

@@ -4,12 +4,13 @@ at the end with all that it started and wrote."""
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -29,17 +30,22 @@ STUCK_S = 15.0
 _KEPT = ("PATH", "HOME", "LANG", "JAVA_HOME")
 _THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 """One core is one thread: a pool of them would only fight over it."""
+_WRONG = "wrong:"
 
 
 class ServeError(Exception):
     """The server did not start, or does not answer what it should."""
 
 
+class WrongAnswerError(ServeError):
+    """It answers, and wrongly."""
+
+
 class Server:
     """A peer, serving a scene."""
 
     def __init__(self, peer: Peer, scene: Scene, environment: Path, network: Network, core: int) -> None:
-        self._shm = leftovers.names()
+        self._shm, self._litter = leftovers.names(), leftovers.litter(peer.litter)
         self.folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
         place = Place(self.folder, free_port(), environment / "bin", HERE / "apps", network.file)
         self.port, self._peer, self._scene = place.port, peer, scene
@@ -48,6 +54,7 @@ class Server:
         self._log = self.folder / "log"
         try:
             command = ["taskset", "-c", str(core), *peer.command(scene, place)]
+            self.command = _by_name(command, place)
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     command, cwd=self.folder, env=_environ(peer, scene, place), stdout=log, stderr=subprocess.STDOUT
@@ -63,6 +70,7 @@ class Server:
         tree.end(self._process.pid, STOP_S)
         self._process.returncode = self._process.returncode or 0  # reaped there
         shutil.rmtree(self.folder, ignore_errors=True)
+        leftovers.remove_litter(self._peer.litter, self._litter)
         if left := leftovers.remove(self._shm):
             print(f"{self._peer.name} left in /dev/shm: {', '.join(left)}; removed", file=sys.stderr)
 
@@ -77,7 +85,8 @@ class Server:
             if fault != why:
                 why, since = fault, time.monotonic()
             time.sleep(0.1)
-        raise ServeError(f"no right answer: {why}; its log: {self.log()}")
+        kind = WrongAnswerError if why.startswith(_WRONG) else ServeError
+        raise kind(f"no right answer: {why}; its log: {self.log()}")
 
     def _first_fault(self) -> str:
         """What is not as it should be; empty if all is."""
@@ -107,8 +116,12 @@ class Server:
             found = self._peer.answer(self._scene, body)
         except (ValueError, TypeError, LookupError, AssertionError) as error:
             return f"unreadable ({type(error).__name__} {error}): {body[:200]!r}"
-        if found.size != expected.size or not np.allclose(found.ravel(), expected.ravel(), rtol=1e-4, atol=1e-5):
-            return f"wrong: {found.ravel()[:4]} instead of {expected.ravel()[:4]}"
+        if found.size != expected.size:
+            return f"{_WRONG} {found.size} values instead of {expected.size}"
+        near = np.isclose(found.ravel(), expected.ravel(), rtol=1e-4, atol=1e-5)
+        if not near.all():
+            first = int(np.argmin(near))
+            return f"{_WRONG} {found.ravel()[first]} instead of {expected.ravel()[first]} at {first} of {found.size}"
         return ""
 
     def log(self) -> str:
@@ -121,8 +134,17 @@ def right(scene: Scene, x: Array, network: Network) -> Array:
     if scene.model == "mlp":
         return network(x)
     if scene.model == "mean":
-        return x.mean(dtype=np.float64).astype(np.float32).reshape(1)
+        return np.full(1, x.mean(dtype=np.float64), np.float32)
     return x * np.float32(2) + np.float32(scene.model == "scale")
+
+
+def _by_name(command: Sequence[str], place: Place) -> str:
+    """The command with its folders by name, as a person can read it and no machine differs in it."""
+    text = shlex.join(command)
+    names = {place.folder: "FOLDER", place.bin.parent: "ENV", place.apps: "apps"}
+    for folder, name in names.items():
+        text = text.replace(str(folder), name)
+    return text.replace(str(place.port), "PORT")
 
 
 def _environ(peer: Peer, scene: Scene, place: Place) -> Mapping[str, str]:

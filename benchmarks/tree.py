@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def adopt_orphans() -> None:
     """Become the parent of every process whose own parent has left: nothing started below us escapes the count."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_as_exception() -> None:
+    """Let SIGTERM end us as Ctrl-C does: with what we have started."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 @dataclass(frozen=True)

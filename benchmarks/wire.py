@@ -23,7 +23,7 @@ class Request:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def bytes(self) -> bytes:
+    def whole(self) -> bytes:
         """All of it, as a client that keeps its connection sends it."""
         lines = [f"POST {self.path} HTTP/1.1", "Host: 127.0.0.1"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]

@@ -108,7 +108,7 @@ SCENES = (
         (1, MLP_INPUTS),
         (
             Run("mlp32", "ONNX MLP, batches of up to 16 in 2 ms, 32 connections", 32),
-            Run("mlp1", "the same, one connection", 1),
+            Run("mlp1", "ONNX MLP with batching, one connection", 1),
         ),
         batching=True,
     ),

@@ -6,7 +6,7 @@ import arithmetic
 import litserve
 import numpy as np
 from asked import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
-from fastapi import Body, Response
+from fastapi import Depends, Request, Response
 
 BATCH = {"max_batch_size": MAX_BATCH, "batch_timeout": MAX_DELAY_S} if MAX_BATCH else {}
 
@@ -25,9 +25,20 @@ class Model(litserve.LitAPI):
         return self.model(x)
 
 
+class Blob:
+    """The body. Not bytes: it writes a request out in full for a debug line, whether or not that is wanted."""
+
+    def __init__(self, data):
+        self.data = data
+
+
+async def body(request: Request):
+    return Blob(await request.body())
+
+
 class Raw(Model):
-    def decode_request(self, request: Annotated[bytes, Body(media_type="application/octet-stream")]):
-        return np.frombuffer(request, np.float32).reshape(SHAPE)
+    def decode_request(self, request: Annotated[Blob, Depends(body)]):
+        return np.frombuffer(request.data, np.float32).reshape(SHAPE)
 
     def encode_response(self, output) -> Response:
         return Response(output.tobytes(), media_type="application/octet-stream")

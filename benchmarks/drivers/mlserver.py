@@ -7,7 +7,7 @@ import json
 from typing import ClassVar
 
 import numpy as np
-from wire import Request, json_request, v2_json_answer, v2_json_request
+from wire import Json, Request, json_request, v2_json_answer, v2_json_request
 from work import Array, Scene
 
 from drivers.peer import Peer, Place
@@ -19,6 +19,7 @@ class MlServer(Peer):
     key: ClassVar[str] = "mlserver"
     name: ClassVar[str] = "MLServer"
     package: ClassVar[str] = "mlserver"
+    speaks_oip: ClassVar[bool] = True
 
     def command(self, scene: Scene, place: Place) -> list[str]:
         """A folder for each model, then `mlserver start`."""
@@ -37,7 +38,7 @@ class MlServer(Peer):
         if not scene.is_large:
             return v2_json_request(model, x)
         text = base64.b64encode(x.tobytes()).decode()
-        tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [text]}
+        tensor: Json = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [text]}
         tensor["parameters"] = {"content_type": "base64"}
         return json_request(f"/v2/models/{model}/infer", {"inputs": [tensor]})
 

@@ -66,6 +66,12 @@ class Peer(ABC):
     """Interpreters to prefer to the one that runs this."""
     program: ClassVar[str] = ""
     """What must be on the machine besides the environment."""
+    speaks_oip: ClassVar[bool] = False
+    """Whether its JSON is the Open Inference Protocol's."""
+    litter: ClassVar[Sequence[str]] = ()
+    """Names of the folders that it leaves in /tmp, whatever TMPDIR says."""
+    warm_s: ClassVar[float] = 0
+    """The least that it needs to warm up under a load."""
     start_s: ClassVar[float] = 90
 
     @abstractmethod
@@ -91,6 +97,8 @@ class Peer(ABC):
 
 class V2Peer(Peer):
     """A server that speaks the Open Inference Protocol with the binary extension."""
+
+    speaks_oip: ClassVar[bool] = True
 
     def request(self, scene: Scene, model: str, x: Array) -> Request:
         """As JSON or as bytes, as the scene says."""

@@ -20,6 +20,7 @@ class PyTriton(V2Peer):
     name: ClassVar[str] = "PyTriton"
     package: ClassVar[str] = "nvidia-pytriton"
     pythons: ClassVar[Sequence[str]] = PYTHONS
+    litter: ClassVar[Sequence[str]] = ("folder??????", "python_env_??????")
 
     def command(self, _scene: Scene, place: Place) -> list[str]:
         """apps/pytriton_app.py."""

@@ -45,6 +45,7 @@ class Triton(V2Peer):
     package: ClassVar[str] = "nvidia-pytriton"
     requires: ClassVar[str] = "pytriton"
     pythons: ClassVar[Sequence[str]] = PYTHONS
+    litter: ClassVar[Sequence[str]] = ("python_env_??????",)
 
     def command(self, scene: Scene, place: Place) -> list[str]:
         """A model repository, a folder of backends with the stub of our Python, then `tritonserver`."""

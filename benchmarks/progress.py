@@ -1,0 +1,10 @@
+"""Progress is no result: it goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+
+
+def say(text: str) -> None:
+    """One line, at once."""
+    print(text, file=sys.stderr, flush=True)
