@@ -90,11 +90,14 @@ class Backend:
     def try_open(self, name: str, version: str) -> Exchange | None:
         """The same, or None if a worker must be waited for."""
         state = self._admit(name, version)
-        link = self._least_loaded(name, state.version)
+        links = self._serving.get((name, state.version))
+        if links is None:
+            return None
+        link = links[0] if len(links) == 1 and links[0].wanted else self._least_loaded(name, state.version)
         if link is None:
             return None
         self._open[name] = self._open.get(name, 0) + 1
-        return Exchange(self, link, version, _deadline_ns(state.spec))
+        return Exchange(self, link, version, time.monotonic_ns() + link.deadline_ns)
 
     def _admit(self, name: str, version: str) -> VersionState:
         """The version that would serve a request, if it may be served at all."""
@@ -196,6 +199,9 @@ class Backend:
         """A worker became reachable."""
         link.on_end = self._ended
         self.links[link.life] = link
+        for other in self._serving.get(_served(link), ()):
+            if other.metadata == link.metadata:
+                link.metadata = other.metadata  # one object for all instances: what is known of it holds for each
         self._serving.setdefault(_served(link), []).append(link)
         self.changed()
 

@@ -71,7 +71,7 @@ class Errand:
         if exchange is None:
             return False
         self._exchange = exchange
-        if not inference.takes_long(plan.layout, exchange.metadata):
+        if plan.is_short or not inference.takes_long(plan.layout, exchange.metadata):
             space = exchange.try_space(plan.layout.space)
             if space is not None:
                 self.space: memoryview = space
@@ -114,7 +114,9 @@ class Errand:
                 return order  # whether strings fit is seen in the bytes themselves, each time
             known = Known(order, exchange.version)
             self._orders.put(words, known)
-        return self._recognise(known, known.order)
+        self._known = known
+        self.request_id = known.order.asked.id or self.request_id
+        return known.order
 
     def _read_text(self, exchange: Exchange) -> Order:
         """A body of JSON: if only its numbers are new, only these are read."""

@@ -26,7 +26,7 @@ from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.codec import pack_words
 from mmsup.ipc.errors import ServerError, WorkerError, error_of
 from mmsup.ipc.messages import Form, Infer, Place, Reply
-from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, TensorSpec
 
 if TYPE_CHECKING:
     from mmsup.gateway.backend import Backend
@@ -106,7 +106,20 @@ class Outcome:
 class Exchange:
     """One request. Made by `Backend.open` when a link was found."""
 
-    __slots__ = ("_asked_version", "_backend", "_entry", "_link", "_retried", "_space", "deadline_ns", "taken_bytes")
+    __slots__ = (
+        "_asked_version",
+        "_backend",
+        "_entry",
+        "_link",
+        "_retried",
+        "_space",
+        "deadline_ns",
+        "metadata",
+        "model",
+        "spec",
+        "taken_bytes",
+        "version",
+    )
 
     def __init__(self, backend: Backend, link: Link, version: str, deadline_ns: int) -> None:
         self._backend = backend
@@ -119,26 +132,13 @@ class Exchange:
         """Counted against the model's `max_queue_bytes`."""
         self.deadline_ns = deadline_ns
         """CLOCK_MONOTONIC. The caller may bring it forward (a `timeout` in the request), never put it off."""
-
-    @property
-    def model(self) -> str:
-        """Name of the model."""
-        return self.spec.name
-
-    @property
-    def version(self) -> str:
-        """The version that serves it."""
-        return self.spec.version
-
-    @property
-    def spec(self) -> ModelSpec:
+        self.spec = link.spec
         """How the model is configured."""
-        return self._link.spec
-
-    @property
-    def metadata(self) -> Metadata:
+        self.metadata = link.metadata
         """Its inputs and outputs."""
-        return self._link.metadata
+        self.model = link.spec.name
+        self.version = link.spec.version
+        """The version that serves it."""
 
     async def __aenter__(self) -> Exchange:
         return self
@@ -195,7 +195,8 @@ class Exchange:
                 await self._next_link()
 
     async def _next_link(self) -> None:
-        self._link = await self._backend.acquire(self.model, self._asked_version, self.deadline_ns)
+        self._link = link = await self._backend.acquire(self.model, self._asked_version, self.deadline_ns)
+        self.spec, self.metadata, self.version = link.spec, link.metadata, link.spec.version
 
     # The run.
 
@@ -209,7 +210,10 @@ class Exchange:
         link = self._link
         if link.ended:
             return False
-        expected = self._expected(run)
+        room = run.room
+        expected = room[1] if room is not None and room[0] is self.metadata else None
+        if expected is None:
+            expected = self._expected(run)
         if not expected and type(self._space) is memoryview and run.lies:
             space = self._space
             places: list[Place] = [space[each.offset : each.offset + each.size] for each in run.inputs]
@@ -299,7 +303,8 @@ class Exchange:
     ) -> None:
         link = self._link
         grant = (out.segment, out.offset, out.size) if out else None
-        request = Infer(link.ledger.next_id(), run.words or run.packed(), self.deadline_ns, grant, tuple(places))
+        link.ledger.last_id = number = link.ledger.last_id + 1
+        request = Infer(number, run.words or run.packed(), self.deadline_ns, grant, tuple(places))
         held = copies
         if type(self._space) is Slot:
             held.append(self._space)

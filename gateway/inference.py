@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import Executor
-from typing import Final, Protocol
+from typing import Protocol
 
 from aiohttp.web_response import StreamResponse
 
@@ -27,8 +27,6 @@ from mmsup.gateway.v2 import Asked
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.specs import Metadata
 
-ASIDE_BYTES: Final = 1 << 18
-"""From here on parsing is done beside the loop: it takes milliseconds."""
 _log = logging.getLogger("mmsup.gateway")
 
 
@@ -132,11 +130,11 @@ def begin(exchange: Exchange, order: Order, ticket: Ticket) -> None:
 
 def takes_long(layout: Layout, metadata: Metadata) -> bool:
     """Whether a body is parsed beside the loop."""
-    if layout.size <= ASIDE_BYTES:
+    if layout.size <= upload.ASIDE_BYTES:
         return False
-    if layout.header > ASIDE_BYTES:
+    if layout.header > upload.ASIDE_BYTES:
         return True
-    if layout.size - layout.header <= ASIDE_BYTES or not layout.header:
+    if layout.size - layout.header <= upload.ASIDE_BYTES or not layout.header:
         return False
     return any(each.datatype == "BYTES" for each in metadata.inputs)
 
@@ -157,7 +155,7 @@ def shaped(exchange: Exchange, order: Order, outcome: Outcome) -> reply.Reply | 
     if any(each.classes for each in wanted):
         return None
     binary_names = {each.spec.name for each in wanted if each.binary}
-    if sum(len(each.data) for each in outcome.outputs if each.name not in binary_names) > ASIDE_BYTES:
+    if sum(len(each.data) for each in outcome.outputs if each.name not in binary_names) > upload.ASIDE_BYTES:
         return None
     return reply.shape(_origin(exchange, order, {}), wanted, outcome.outputs)
 

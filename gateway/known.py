@@ -63,7 +63,7 @@ class Orders:
 
     def get(self, words: Hashable, version: str, metadata: Metadata) -> Known | None:
         """The order of these words, if the model is what it was."""
-        known = self._known.get(words)
+        known = self._known.young.get(words) or self._known.get(words)
         if known is None or known.order.metadata is not metadata or known.version != version:
             return None
         return known

@@ -64,7 +64,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
-        self._next = random.getrandbits(_ID_BITS - 1) + 1
+        self.last_id = random.getrandbits(_ID_BITS - 1) + 1
+        """One more for each request."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -74,8 +75,8 @@ class Ledger:
 
     def next_id(self) -> int:
         """A fresh id, larger than all before."""
-        self._next += 1
-        return self._next
+        self.last_id += 1
+        return self.last_id
 
     def add(self, entry: Entry) -> None:
         """A request goes out."""

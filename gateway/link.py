@@ -50,6 +50,8 @@ class Link:
         self.said = said
         self.spec = said.spec
         self.metadata = said.metadata
+        self.deadline_ns = int(said.spec.deadline_s * 1e9)
+        """How long a request has, if it does not say."""
         self.arena = arena
         self.ledger = Ledger()
         self.wanted = True
@@ -195,7 +197,7 @@ class Link:
         if entry is None:
             self.strays += 1
             return
-        entry.said = self._said(reply.words) if reply.words else None
+        entry.said = (self._outlines.young.get(reply.words) or self._said(reply.words)) if reply.words else None
         fault = fault_of(reply, entry.said, entry.out)
         if fault:
             reply = Reply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {fault}")

@@ -27,6 +27,7 @@ from mmsup.gateway.binary import Layout
 from mmsup.gateway.call import echo_of
 from mmsup.gateway.endpoints import find
 from mmsup.gateway.skeleton import TEXT_LIMIT_BYTES
+from mmsup.gateway.upload import ASIDE_BYTES
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.halves import Halves
 
@@ -54,6 +55,8 @@ class Plan:
     """JSON before blobs, short enough to be remembered."""
     has_text: bool
     """JSON alone, short enough to be read at once."""
+    is_short: bool
+    """Nothing of it takes long to read."""
 
 
 class Plans:
@@ -70,7 +73,7 @@ class Plans:
 
     def of(self, head: bytes) -> Plan | None:
         """What a head says (from its first byte through its blank line), None if it is not for the front."""
-        plan = self._known.get(head)
+        plan = self._known.young.get(head) or self._known.get(head)
         if plan is None and head.startswith(OURS):
             plan = self._read(head)
             if plan is not None and len(head) <= KEY_BYTES_LIMIT:
@@ -118,4 +121,13 @@ def plan_of(message: RawRequestMessage) -> Plan | None:
     has_words = 0 < layout.header <= min(WORDS_LIMIT, layout.size - 1)
     has_text = layout.header == layout.size <= TEXT_LIMIT_BYTES
     name = next(iter(echo.values()), "")
-    return Plan(match.names["model"], match.names.get("version", ""), layout, echo, name, has_words, has_text)
+    return Plan(
+        match.names["model"],
+        match.names.get("version", ""),
+        layout,
+        echo,
+        name,
+        has_words,
+        has_text,
+        layout.size <= ASIDE_BYTES,
+    )

@@ -24,6 +24,8 @@ TOTAL_S: Final = 600.0
 """For the whole body, however steadily it drips."""
 DOCUMENT_LIMIT_BYTES: Final = 16 << 20
 """Bodies of control calls."""
+ASIDE_BYTES: Final = 1 << 18
+"""From here on parsing is done beside the loop: it takes milliseconds."""
 INFLATE_STEP_BYTES: Final = 1 << 18
 """Inflated between two turns of the loop; about a millisecond."""
 _WINDOW_BITS: Final = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}

@@ -114,11 +114,11 @@ def pack_some(records: Sequence[Record], limit_bytes: int) -> tuple[bytes, int]:
 _type: Any = type  # checked by this name a value stays unknown to the checkers, which is what it is
 
 
+_ALL_INLINE: Final = frozenset({bytes})
+
+
 def _places(raw: list[Any]) -> tuple[Any, ...]:  # values of a record; each a Place in the end
-    for at, each in enumerate(raw):
-        if _type(each) is not bytes:
-            raw[at] = _triple(each)
-    return tuple(raw)
+    return tuple([each if _type(each) is bytes else _triple(each) for each in raw])
 
 
 def _triple(raw: Any) -> tuple[int, int, int]:  # one value of a record
@@ -132,7 +132,10 @@ def _infer_in(raw: list[Any]) -> Infer:  # checked here, by hand: `record` takes
     _, number, words, deadline, grant, *places = raw
     if not (_type(number) is int and _type(words) is bytes and _type(deadline) is int):
         raise WireError("Infer: a field of another type")
-    return Infer(number, words, deadline, None if grant is None else _triple(grant), _places(places))
+    inline = _ALL_INLINE.issuperset(map(_type, places))
+    return Infer(
+        number, words, deadline, None if grant is None else _triple(grant), tuple(places) if inline else _places(places)
+    )
 
 
 def _result_in(raw: list[Any]) -> Reply:  # by hand, as above; a worker is not trusted, so nothing is left out
@@ -148,7 +151,8 @@ def _result_in(raw: list[Any]) -> Reply:  # by hand, as above; a worker is not t
         and _type(batch) is int
     ):
         raise WireError("Reply: a field of another type")
-    return Reply(number, "", "", words, _places(places), 0, queue_ns, input_ns, infer_ns, output_ns, batch)
+    found = tuple(places) if _ALL_INLINE.issuperset(map(_type, places)) else _places(places)
+    return Reply(number, "", "", words, found, 0, queue_ns, input_ns, infer_ns, output_ns, batch)
 
 
 def _reply_in(raw: list[Any]) -> Reply:

@@ -18,15 +18,16 @@ class Halves(Generic[K, V]):
 
     def __init__(self, limit: int = KEYS_LIMIT) -> None:
         self._half = limit // 2
-        self._young: dict[K, V] = {}
+        self.young: dict[K, V] = {}
+        """Whoever is in a hurry looks here first; what is not here, `get` may find."""
         self._old: dict[K, V] = {}
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self.young) + len(self._old)
 
     def get(self, key: K) -> V | None:
         """What was put there, if it is still known."""
-        found = self._young.get(key)
+        found = self.young.get(key)
         if found is None:
             found = self._old.pop(key, None)
             if found is not None:
@@ -35,6 +36,6 @@ class Halves(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Know this from now on."""
-        if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
+        if len(self.young) >= self._half:
+            self._old, self.young = self.young, {}
+        self.young[key] = value

@@ -25,6 +25,10 @@ BUFFER_BYTES: Final = 212_992
 """What we ask the kernel for at each end, its own default limit (net.core.wmem_max); it doubles that. A packet must fit
 with the kernel's bookkeeping."""
 _ROOM: Final = socket.CMSG_LEN(array.array("i").itemsize * 4)
+# As plain numbers: an operation on members of an enum takes longer than the system call.
+_QUIETLY: Final = int(socket.MSG_NOSIGNAL)
+_CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 class PairEnd:
@@ -48,9 +52,9 @@ class PairEnd:
         try:
             if descriptors:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-                self._socket.sendmsg([frame], rights, socket.MSG_NOSIGNAL)
+                self._socket.sendmsg([frame], rights, _QUIETLY)
             else:
-                self._socket.send(frame, socket.MSG_NOSIGNAL)
+                self._socket.send(frame, _QUIETLY)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -72,7 +76,7 @@ class PairEnd:
     def receive_with(self) -> tuple[memoryview, list[int]] | None:
         """The same with the descriptors that came, which are the caller's now."""
         try:
-            size, ancillary, flags, _ = self._socket.recvmsg_into([self._packet], _ROOM, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary, flags, _ = self._socket.recvmsg_into([self._packet], _ROOM, _CLOSE_ON_EXEC)
         except BlockingIOError:
             return None
         except ConnectionResetError as error:
@@ -80,7 +84,7 @@ class PairEnd:
         if not size:
             raise Closed
         descriptors = descriptors_in(ancillary) if ancillary else []
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & _CUT:
             close_all(descriptors)
             return self.receive_with()  # a peer that breaks the bound loses its packet
         return self._packet[:size], descriptors

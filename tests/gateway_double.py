@@ -39,20 +39,13 @@ class ExchangeDouble(Exchange):
 
     def __init__(self, backend: BackendDouble, spec: ModelSpec, described: Metadata, deadline_ns: int) -> None:
         self.backend = backend
-        self._spec = spec
-        self._described = described
+        self.spec = spec
+        self.metadata = described
+        self.model, self.version = spec.name, spec.version
         self._bytes = memoryview(b"")
         self._used: list[bytearray] = []
         self.deadline_ns = deadline_ns
         self.parameters: dict[str, Any] = {}
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def metadata(self) -> Metadata:
-        return self._described
 
     def leave(self) -> None:
         self.backend.open_exchanges -= 1
@@ -77,10 +70,10 @@ class ExchangeDouble(Exchange):
         self.backend.calls.append(self)
         await self.backend.before_infer()
         given = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in run.inputs}
-        made = self.backend.models[self._spec.name](given)
+        made = self.backend.models[self.spec.name](given)
         results = [
             Made(name, *made[name][:2], self._lend(bytearray(made[name][2])))
-            for name in (run.outputs or [each.name for each in self._described.outputs])
+            for name in (run.outputs or [each.name for each in self.metadata.outputs])
             if name in made
         ]
         return Outcome(results, 1000, 2000, 3000, 4000, 1)

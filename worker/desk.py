@@ -68,10 +68,13 @@ class Desk:
             kind = self._kinds.of(request.words)
         except WireError:
             return False
-        work = Work(link, request, kind, now_ns, self.waiting.level_of(kind.priority))
-        if self.waiting.has(work) or len(request.places) != len(kind.inputs):
+        waiting = self.waiting
+        work = Work(
+            link, request, kind, now_ns, waiting.level_of(kind.priority) if kind.priority else waiting.own_level
+        )
+        if waiting.has(work) or len(request.places) != len(kind.inputs):
             return False
-        if not self.waiting.add(work):
+        if not waiting.add(work):
             text = f"Exceeds maximum queue size: model '{self._model}' takes no more of priority {work.level} now"
             self._fail(work, Failure("queue_full", text))
         return True

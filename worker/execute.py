@@ -70,9 +70,11 @@ class Execution:
 
     def run_once(self, job: Arrays, outputs: Sequence[str] = (), room: Room = NO_ROOM) -> Arrays | Failure:
         """The outcome of one job."""
-        made = self._try(job, outputs, room)
+        made = self._infer(job, outputs, room)
         if isinstance(made, Failure):
-            return made
+            made = self._try_again(made, job, outputs, room)
+            if isinstance(made, Failure):
+                return made
         if self.uses_room:
             self._learn([job], [made])
         return self._fault(made, outputs, job) or made
@@ -135,10 +137,14 @@ class Execution:
             if sum([array.nbytes for array in each.values()]) >= self._least_room:
                 self._foresight.learn(job, each)
 
-    def _try(self, job: Arrays, outputs: Sequence[str], room: Room = NO_ROOM) -> Arrays | Failure:
-        made = self._infer(job, outputs, room)
-        if not isinstance(made, Failure) or made.device is not DeviceFault.MEMORY:
-            return made
+    def _try(self, job: Arrays, outputs: Sequence[str]) -> Arrays | Failure:
+        made = self._infer(job, outputs)
+        return self._try_again(made, job, outputs, NO_ROOM) if isinstance(made, Failure) else made
+
+    def _try_again(self, failure: Failure, job: Arrays, outputs: Sequence[str], room: Room) -> Arrays | Failure:
+        """After a failure: once more, by halves where there is a batch axis, if it was for want of device memory."""
+        if failure.device is not DeviceFault.MEMORY:
+            return failure
         self.engine.shrink()
         size = rows(job)
         if not self.spec.max_batch_size or size < 2:

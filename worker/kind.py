@@ -61,7 +61,7 @@ class Kinds:
 
     def of(self, words: bytes) -> Kind:
         """The kind that these words name; WireError if they are none."""
-        kind = self._known.get(words)
+        kind = self._known.young.get(words) or self._known.get(words)
         if kind is None:
             form = unpack_form(words)
             kind = Kind(form, self._group(form))

@@ -67,7 +67,7 @@ class Outlines:
         return self._words(tuple([(name, shape) for name, shape, _ in outputs]))
 
     def _words(self, key: tuple[tuple[str, Shape], ...]) -> bytes:
-        words = self._known.get(key)
+        words = self._known.young.get(key) or self._known.get(key)
         if words is None:
             specs = [TensorSpec(name, self._datatypes[name], shape) for name, shape in key]
             words = pack_words(Outline(tuple(specs)))
