@@ -1,4 +1,4 @@
-"""The data link: one ZeroMQ socket at each side, raw descriptors, one frame per loop turn.
+"""The data link over ZeroMQ, where the server is configured so: raw descriptors, one frame per loop turn.
 
 Covers: options, addresses, identities, sending what fits. Does not cover: what is in flight; ZeroMQ is never the
 truth about that, the gateway's ledger is.
@@ -20,12 +20,10 @@ from typing import Final
 
 import zmq
 
+from mmsup.ipc.seqpacket import Closed
+
 MAX_FRAME_BYTES: Final = 64 << 20
 """Above any frame of ours (inline tensors are small); a peer that sends more is cut off by ZeroMQ."""
-
-
-class PeerGone(Exception):  # noqa: N818 - an ordinary end, not an error
-    """The peer of a ROUTER is not connected."""
 
 
 def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
@@ -66,14 +64,14 @@ class WorkerEnd:
         return None
 
     def send(self, identity: bytes, frame: bytes) -> bool:
-        """Send to one gateway; False if it does not take it now; PeerGone if it is not there."""
+        """Send to one gateway; False if it does not take it now; Closed if it is not there."""
         try:
             self._socket.send_multipart([identity, frame], zmq.DONTWAIT)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                raise PeerGone from error
+                raise Closed from error
             raise
         return True
 

@@ -2,7 +2,7 @@
 
     argv   lifeline=FD control=FD page=FD crash=FD
 
-Order: the crash pipe, Boot, limits and environment, the folder, then imports, the model, a warm-up run, the socket,
+Order: the crash pipe, Boot, limits and environment, the folder, then imports, the model, a warm-up run,
 Ready, the loop. What a limit shall bind must come after it, and Ready is said when the first caller would be served.
 """
 
@@ -31,6 +31,7 @@ from mmsup.worker.guard import DeviceLost, guarded
 from mmsup.worker.limits import set_environment, set_heap, set_limits
 
 if TYPE_CHECKING:
+    from mmsup.ipc.channel import WorkerEnd
     from mmsup.worker.execute import Execution
 
 LINGER_MS: Final = 1000
@@ -74,12 +75,10 @@ def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
     set_heap(boot.spec)
     control.say(Hello("worker", WIRE_VERSION, boot.instance, boot.generation))
     _succeeded(control, guarded(lambda: os.chdir(boot.spec.directory), boot.spec))
-    # Only now: these bring in numpy and ZeroMQ, with their threads.
-    from mmsup.ipc.channel import WorkerEnd  # noqa: PLC0415
-    from mmsup.worker.loop import Loop  # noqa: PLC0415
+    from mmsup.worker.loop import Loop  # noqa: PLC0415 - only now: it brings in numpy, with its threads
 
     execution = _load(control, boot.spec, page)
-    end = WorkerEnd(boot.address) if boot.address else None
+    end = _bound(boot.address) if boot.address else None
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -90,6 +89,13 @@ def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
     if end is not None:
         end.close(LINGER_MS)
     leave(exits.DONE)
+
+
+def _bound(address: str) -> WorkerEnd:
+    """The ZeroMQ socket of a server that is configured for one."""
+    from mmsup.ipc.channel import WorkerEnd  # noqa: PLC0415 - the library and its threads are for those alone
+
+    return WorkerEnd(address)
 
 
 def _load(control: Control, spec: ModelSpec, page: PageWriter) -> Execution:

@@ -11,16 +11,18 @@ from __future__ import annotations
 import logging
 import select
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.arena import Attached
-from mmsup.ipc.channel import PeerGone, WorkerEnd
 from mmsup.ipc.codec import unpack_frame
 from mmsup.ipc.messages import Attach, Extent, Release
 from mmsup.ipc.pair import PairEnd
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import Closed, close_all
 from mmsup.worker.engines.contract import Pinning
+
+if TYPE_CHECKING:
+    from mmsup.ipc.channel import WorkerEnd  # zmq is for those who use it
 
 _MEMORY: Final = (Extent, Release)
 log = logging.getLogger("mmsup.worker")
@@ -81,12 +83,7 @@ class Link:
 
     def send(self, frame: bytes) -> bool:
         """Send a frame; False if it is not taken now; Closed if nobody is there."""
-        if self._end is None:
-            return self._pair.send(frame)
-        try:
-            return self._end.send(self.identity, frame)
-        except PeerGone as error:
-            raise Closed from error
+        return self._pair.send(frame) if self._end is None else self._end.send(self.identity, frame)
 
     def view(self, segment: int, offset: int, size: int, *, writable: bool) -> memoryview | None:
         """Bytes that a message named, None if it named what is not there; what the pair still holds is taken first."""

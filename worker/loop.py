@@ -18,9 +18,8 @@ import logging
 import select
 import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mmsup.ipc.channel import WorkerEnd
 from mmsup.ipc.codec import decode, unpack_frame
 from mmsup.ipc.messages import TO_WORKER, Attach, Stop
 from mmsup.ipc.page import Activity, PageWriter
@@ -33,6 +32,9 @@ from mmsup.worker.desk import Desk
 from mmsup.worker.execute import Execution
 from mmsup.worker.links import Link, Links
 from mmsup.worker.outbox import Outbox
+
+if TYPE_CHECKING:
+    from mmsup.ipc.channel import WorkerEnd  # zmq is for those who use it
 
 log = logging.getLogger("mmsup.worker")
 

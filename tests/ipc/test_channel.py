@@ -15,7 +15,8 @@ from typing import TypeVar
 import pytest
 import zmq
 
-from mmsup.ipc.channel import GatewayEnd, Hub, PeerGone, WorkerEnd
+from mmsup.ipc.channel import GatewayEnd, Hub, WorkerEnd
+from mmsup.ipc.seqpacket import Closed
 
 DEADLINE_S = 20.0
 T = TypeVar("T")
@@ -79,7 +80,7 @@ def test_replies_that_arrived_before_their_sender_left_are_still_there(folder: P
 
 def test_an_unknown_peer_is_an_error_and_no_silent_drop(folder: Path) -> None:
     worker = WorkerEnd(str(folder / "w1.1"))
-    with pytest.raises(PeerGone):
+    with pytest.raises(Closed):
         worker.send(b"g9.9", b"x")
     worker.close()
 

@@ -99,11 +99,12 @@ def test_limits_bind_the_model(repository: Path, tmp_path: Path) -> None:
         assert any(line.split()[:5] == ["Max", "core", "file", "size", "0"] for line in limits.splitlines())
 
 
-def test_torch_is_not_in_a_worker_that_does_not_need_it(repository: Path, tmp_path: Path) -> None:
+def test_torch_and_zeromq_are_not_in_a_worker_that_does_not_need_them(repository: Path, tmp_path: Path) -> None:
     with serving(write_identity_onnx(repository, "m"), tmp_path) as (life, _):
         mapped = Path(f"/proc/{life.process.pid}/maps").read_text()
         assert "onnxruntime" in mapped
         assert "libtorch" not in mapped
+        assert "zmq" not in mapped
 
 
 def test_a_worker_holds_what_it_was_given_and_its_own_sockets(repository: Path, tmp_path: Path) -> None:
