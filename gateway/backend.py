@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from mmsup.gateway.exchange import Exchange, Given, Made, Outcome, Run
+from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.link import Link
 from mmsup.gateway.quota import Quota
 from mmsup.gateway.routes import Routes
@@ -23,8 +23,6 @@ from mmsup.gateway.sizes import Learned
 from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, error_of
 from mmsup.ipc.messages import Configure, VersionState
 from mmsup.ipc.specs import ModelSpec
-
-__all__ = ["Backend", "Exchange", "Given", "Made", "Outcome", "Run"]
 
 VERDICT_WAIT_S: Final = 0.05
 """How long the answer to a death waits for the brain's reading of the evidence; half of what we promise in all."""

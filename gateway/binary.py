@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.gateway.exchange import Given
+from mmsup.gateway.job import Given
 from mmsup.ipc.allocator import ALIGNMENT
 from mmsup.ipc.arena import leading_pad
 from mmsup.ipc.errors import CallerError

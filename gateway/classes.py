@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mmsup.gateway.exchange import Made
+from mmsup.gateway.job import Made
 from mmsup.ipc.array import Array, as_array
 from mmsup.ipc.tensor import pack_strings
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from mmsup.gateway.exchange import Outcome
+from mmsup.gateway.job import Outcome
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.messages import Reply
 from mmsup.ipc.tally import BUCKETS_S, FIELDS, Row, Tally

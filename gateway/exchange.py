@@ -13,20 +13,19 @@ out-of-memory: it would kill the next one too).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mmsup.gateway.distrust import Checked
+from mmsup.gateway.job import Given, Made, Outcome, Run
 from mmsup.gateway.ledger import Entry, LifeEnded, Said
 from mmsup.gateway.link import Link
-from mmsup.gateway.sizes import declared_bytes, seen_bytes
+from mmsup.gateway.sizes import seen_bytes
 from mmsup.ipc.arena import Slot, SlotState
-from mmsup.ipc.codec import pack_words
 from mmsup.ipc.errors import ServerError, WorkerError, error_of
-from mmsup.ipc.messages import Form, Infer, Place, Reply
-from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, TensorSpec
+from mmsup.ipc.messages import Infer, Place, Reply
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from mmsup.gateway.backend import Backend
@@ -35,72 +34,6 @@ _RETRIED_CODES: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault
 _NOTHING: Final = memoryview(b"")
 GRANTS_LIMIT: Final = 2
 """A worker that still asks after this many larger grants is not honest about its sizes."""
-
-
-@dataclass(slots=True)
-class Given:
-    """One input: `size` bytes at `offset` of `Exchange.space`, or `data` of its own."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    offset: int = -1
-    size: int = 0
-    data: bytes | memoryview | None = None
-
-
-@dataclass(slots=True)
-class Made:
-    """One output; `data` is valid until the exchange is left."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: memoryview
-
-
-@dataclass(slots=True)
-class Run:
-    """What a model shall do: read from a request, the same for every request of the same words."""
-
-    inputs: Sequence[Given]
-    outputs: Sequence[str]
-    """Names; none: all that the model has."""
-    parameters: dict[str, Any]  # scalars, checked by the caller
-    priority: int = 0
-    room: tuple[Metadata, int | None] | None = field(default=None, compare=False)
-    """Room that the outputs need by these metadata, None if only the run can tell; computed once."""
-    lies: bool = field(default=False, compare=False)
-    """All inputs lie in the request's own space, and none has bytes of its own."""
-    words: bytes = field(default=b"", compare=False)
-    """Its Form as a worker reads it; packed once."""
-
-    def packed(self) -> bytes:
-        """The words of the request."""
-        if not self.words:
-            self.lies = all(each.data is None for each in self.inputs)
-            inputs = tuple([TensorSpec(each.name, each.datatype, each.shape) for each in self.inputs])
-            self.words = pack_words(Form(inputs, tuple(self.outputs), self.parameters, self.priority))
-        return self.words
-
-    def declared_bytes(self, metadata: Metadata) -> int | None:
-        """Room for its large outputs, or None if a shape is not known before."""
-        if self.room is None or self.room[0] is not metadata:
-            batch = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else 1
-            self.room = metadata, declared_bytes(metadata, self.outputs, batch)
-        return self.room[1]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The result of one request; times in nanoseconds, `batch` is how many requests ran together."""
-
-    outputs: list[Made]
-    queue_ns: int
-    input_ns: int
-    infer_ns: int
-    output_ns: int
-    batch: int
 
 
 class Exchange:

@@ -86,6 +86,7 @@ class Front(asyncio.BufferedProtocol):
         "_due_s",
         "_end_s",
         "_errand",
+        "_fires_s",
         "_is_cut",
         "_left",
         "_listener",
@@ -114,8 +115,8 @@ class Front(asyncio.BufferedProtocol):
         """The rest of a body is still on its way, and nobody wants it any more."""
         self._left = 0
         """Bytes of a reply that were still to be taken at the last look."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._due_s = self._end_s = 0.0
+        self._timer: asyncio.Handle | None = None
+        self._due_s = self._end_s = self._fires_s = 0.0
         self.served = 0
         """Requests answered here and not by aiohttp."""
 
@@ -358,10 +359,14 @@ class Front(asyncio.BufferedProtocol):
         loop = self._shared.loop
         self._due_s = loop.time() + after_s
         if self._timer is not None:
-            if self._timer.when() <= self._due_s:
+            if self._fires_s <= self._due_s:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(self._due_s, self._look)
+        self._look_at(self._due_s)
+
+    def _look_at(self, when_s: float) -> None:
+        self._fires_s = when_s  # a timer that is due at once is none that uvloop could ask for its time
+        self._timer = self._shared.loop.call_at(when_s, self._look)
 
     def _look(self) -> None:
         self._timer = None
@@ -369,9 +374,9 @@ class Front(asyncio.BufferedProtocol):
         if transport is None:
             return
         if state is _WORK or state is _SLOW:  # the deadline's, and aiohttp's own timers' business
-            self._timer = loop.call_later(IDLE_S, self._look)
+            self._look_at(loop.time() + IDLE_S)
         elif loop.time() < self._due_s:
-            self._timer = loop.call_at(self._due_s, self._look)
+            self._look_at(self._due_s)
         elif state is _BODY and self._errand is not None:
             self._state = _WORK
             self._is_cut = True

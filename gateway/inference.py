@@ -21,7 +21,8 @@ from mmsup.gateway.backend import Backend
 from mmsup.gateway.binary import Layout
 from mmsup.gateway.call import Call
 from mmsup.gateway.counting import Counting, Ticket
-from mmsup.gateway.exchange import Exchange, Outcome, Run
+from mmsup.gateway.exchange import Exchange
+from mmsup.gateway.job import Outcome, Run
 from mmsup.gateway.ledger import Said
 from mmsup.gateway.v2 import Asked
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from mmsup.gateway import literal, skeleton
-from mmsup.gateway.exchange import Given, Run
 from mmsup.gateway.familiar import Familiar
 from mmsup.gateway.inference import Order
+from mmsup.gateway.job import Given, Run
 from mmsup.gateway.literal import Unfit
 from mmsup.ipc.halves import Halves
 from mmsup.ipc.specs import Metadata

@@ -10,7 +10,7 @@ import orjson
 
 from mmsup.gateway import classes, literal
 from mmsup.gateway.binary import check_strings
-from mmsup.gateway.exchange import Made
+from mmsup.gateway.job import Made
 from mmsup.gateway.v2 import Wanted
 from mmsup.ipc.errors import WorkerError
 from mmsup.ipc.tensor import elements

@@ -12,7 +12,7 @@ from typing import Any, Final
 from mmsup.gateway import literal
 from mmsup.gateway.binary import Blobs, check_strings
 from mmsup.gateway.document import as_list, as_object, fault
-from mmsup.gateway.exchange import Given
+from mmsup.gateway.job import Given
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import PRIORITY_LEVELS, Metadata, TensorSpec
 from mmsup.ipc.tensor import ITEM_BYTES, RANK_LIMIT, elements, matches

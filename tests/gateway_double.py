@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mmsup.gateway.backend import Backend, Exchange, Given, Made, Outcome, Run
+from mmsup.gateway.backend import Backend
+from mmsup.gateway.exchange import Exchange
+from mmsup.gateway.job import Given, Made, Outcome, Run
 from mmsup.gateway.ledger import Said
 from mmsup.gateway.server import Front
 from mmsup.ipc.errors import MmsupError

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.worker_peer import WorkerPeer, backend, route, spec
-from mmsup.gateway.backend import Backend, Given, Run
+from mmsup.gateway.backend import Backend
+from mmsup.gateway.job import Given, Run
 from mmsup.gateway.link import Link
 from mmsup.ipc.channel import Hub
 from mmsup.ipc.codec import pack_words

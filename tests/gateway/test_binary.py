@@ -8,7 +8,7 @@ import pytest
 
 from gateway_double import metadata
 from mmsup.gateway import binary
-from mmsup.gateway.exchange import Given
+from mmsup.gateway.job import Given
 from mmsup.ipc.errors import CallerError
 
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway_double import BackendDouble, metadata
 from mmsup.gateway import metrics, stats
 from mmsup.gateway.counting import REASONS, Counting, Ticket, reason
-from mmsup.gateway.exchange import Outcome
+from mmsup.gateway.job import Outcome
 from mmsup.ipc.errors import CallerError, ModelError, ServerError, WorkerError
 from mmsup.ipc.tally import BUCKETS_S, Tally, make_tally
 

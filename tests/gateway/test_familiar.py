@@ -7,8 +7,8 @@ import pytest
 
 from mmsup.gateway import outgoing
 from mmsup.gateway.distrust import Checked, checked
-from mmsup.gateway.exchange import Made
 from mmsup.gateway.familiar import Familiar, familiar
+from mmsup.gateway.job import Made
 from mmsup.gateway.reply import Origin, Reply, shape
 from mmsup.gateway.v2 import Wanted
 from mmsup.ipc.codec import pack_words

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from mmsup.gateway.exchange import Given, Run
 from mmsup.gateway.inference import Order
+from mmsup.gateway.job import Given, Run
 from mmsup.gateway.known import Known, KnownText, Orders
 from mmsup.gateway.v2 import Asked
 from mmsup.ipc.specs import Metadata, TensorSpec

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmsup.gateway import classes, reply
-from mmsup.gateway.exchange import Made
+from mmsup.gateway.job import Made
 from mmsup.gateway.v2 import Wanted
 from mmsup.ipc.array import NUMPY, as_bytes
 from mmsup.ipc.errors import WorkerError
