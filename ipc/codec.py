@@ -103,8 +103,10 @@ def pack_frame(records: Sequence[Record]) -> bytes:
 
 def pack_some(records: Sequence[Record], limit_bytes: int) -> tuple[bytes, int]:
     """A frame of the first of these records, and how many: one at least, as many as the limit lets."""
-    count = min(len(records), FRAME_RECORDS)
-    frame = pack_frame(records[:count])
+    count = len(records)
+    if count > FRAME_RECORDS:
+        count, records = FRAME_RECORDS, records[:FRAME_RECORDS]
+    frame = pack_frame(records)
     while len(frame) > limit_bytes and count > 1:
         count = count // 2
         frame = pack_frame(records[:count])

@@ -44,39 +44,39 @@ class Kept:
     """Results by (link, id)."""
 
     def __init__(self) -> None:
-        self._results: dict[tuple[Link, int], Result] = {}
+        self.results: dict[tuple[Link, int], Result] = {}
         self._size_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self.results)
 
     def keep(self, result: Result) -> bool:
         """Keep a result; False if there is no room for it."""
         size = _size(result)
-        if self._results and (len(self) >= COUNT_LIMIT or self._size_bytes + size > SIZE_LIMIT_BYTES):
+        if self.results and (len(self) >= COUNT_LIMIT or self._size_bytes + size > SIZE_LIMIT_BYTES):
             return False
         own = tuple((name, shape, bytes(data)) for name, shape, data in result.outputs)
-        self._results[result.work.key] = replace(result, outputs=own)
+        self.results[result.work.key] = replace(result, outputs=own)
         self._size_bytes += size
         return True
 
     def pop(self, key: tuple[Link, int]) -> Result | None:
         """Take a result out, None if it is not here (any more)."""
-        result = self._results.pop(key, None)
+        result = self.results.pop(key, None)
         if result is not None:
             self._size_bytes -= _size(result)
         return result
 
     def expire(self, now_ns: int) -> list[Work]:
         """Forget what is past its deadline; whose it was."""
-        late = [each.work for each in self._results.values() if each.work.request.deadline_ns <= now_ns]
+        late = [each.work for each in self.results.values() if each.work.request.deadline_ns <= now_ns]
         for work in late:
             self.pop(work.key)
         return late
 
     def drop(self, link: Link) -> None:
         """A link is over: forget what was kept for it."""
-        for key in [each for each in self._results if each[0] is link]:
+        for key in [each for each in self.results if each[0] is link]:
             self.pop(key)
 
 

@@ -51,7 +51,8 @@ class Link:
             records = unpack_frame(frame)
             return self._map(records, descriptors) if records and type(records[0]) in _MEMORY else records
         finally:
-            close_all(descriptors)
+            if descriptors:
+                close_all(descriptors)
 
     def _map(self, records: Iterable[Any], descriptors: list[int]) -> list[Any]:
         """Take extents in and out; what is left of the records."""
@@ -116,29 +117,26 @@ class Links:
         self._end = end
         self._pinning = pinning
         self._by_identity: dict[bytes, Link] = {}
-        self._by_fd: dict[int, Link] = {}
+        self.by_fd: dict[int, Link] = {}
+        """The link whose pair a descriptor is."""
 
     def __iter__(self) -> Iterator[int]:
         """Their descriptors."""
-        return iter(self._by_fd)
+        return iter(self.by_fd)
 
     def get(self, identity: bytes) -> Link | None:
         """The link of this identity, None if the brain has not attached it."""
         return self._by_identity.get(identity)
 
-    def at(self, fd: int) -> Link | None:
-        """The link whose pair this descriptor is."""
-        return self._by_fd.get(fd)
-
     def attach(self, message: Attach, fd: int) -> None:
         """The brain made a pair for a gateway."""
         link = Link(message.identity, PairEnd(fd), self._end, self._pinning)
-        self._by_identity[message.identity] = self._by_fd[fd] = link
+        self._by_identity[message.identity] = self.by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 
     def detach(self, fd: int) -> Link:
         """A link is over."""
-        link = self._by_fd.pop(fd)
+        link = self.by_fd.pop(fd)
         self._poller.unregister(fd)
         del self._by_identity[link.identity]
         link.close()

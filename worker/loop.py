@@ -76,9 +76,10 @@ class Loop:
         """Serve until Stop."""
         self._page.enter(Activity.IDLE, time.monotonic_ns())
         desk = self._desk
+        waiting = desk.waiting
         while True:
-            heard = self._hear(0 if desk.waiting else self._patience_s())
-            if desk.waiting:
+            heard = self._hear(0 if waiting.size else self._patience_s())
+            if waiting.size:
                 self._serve()
             elif heard:
                 self._rest()
@@ -91,12 +92,12 @@ class Loop:
                     heap.give_back()
 
     def _is_done(self) -> bool:
-        return self._stopping and not self._desk.kept and not self._outbox
+        return self._stopping and not self._desk.kept and not self._outbox.replies
 
     def _patience_s(self) -> float:
-        if self._is_done():
-            return 0
-        return RETRY_S if self._outbox else self._beat_s
+        if not self._stopping and not self._outbox.replies:
+            return self._beat_s
+        return 0 if self._is_done() else min(RETRY_S, self._beat_s)
 
     def _rest(self) -> None:
         now = time.monotonic_ns()
@@ -112,7 +113,7 @@ class Loop:
         events = self._poller.poll(0 if heard else timeout_s * 1000)
         now = time.monotonic_ns()
         for fd, _ in events:
-            link = self._links.at(fd)
+            link = self._links.by_fd.get(fd)
             if link is not None:
                 self._read(fd, link, now)
             elif fd == self._control.lifeline:
@@ -192,7 +193,7 @@ class Loop:
         ran = 0 if pace.batches else desk.serve_alone(now)
         if ran:
             now = time.monotonic_ns()
-        while desk.waiting and not until and ran < RUN_REQUESTS and pace.is_quick(now - began):
+        while desk.waiting.size and not until and ran < RUN_REQUESTS and pace.is_quick(now - began):
             taken = desk.serve(now)
             ran += len(taken.batch)
             until = taken.wait_until_ns
@@ -202,10 +203,10 @@ class Loop:
             self._tidy(generation=1)
         if ran and pace.gathers:
             self._hear(0)  # before the answers go out: who is here now is not one of those answered
-            pace.met(ran + len(desk.waiting))
+            pace.met(ran + desk.waiting.size)
         self._page.enter(Activity.IDLE, now)
         self._slack.ran(now)
-        if desk.kept:
+        if desk.kept.results:
             desk.expire(now)
         self._flush()
         if until and not self._hear(0):

@@ -13,34 +13,32 @@ class Outbox:
     """Replies by the link that they go to."""
 
     def __init__(self) -> None:
-        self._replies: dict[Link, list[Reply]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._replies)
+        self.replies: dict[Link, list[Reply]] = {}
+        """What is not yet sent."""
 
     def put(self, link: Link, reply: Reply) -> None:
         """Say this with the next flush."""
-        replies = self._replies.get(link)
+        replies = self.replies.get(link)
         if replies is None:
-            self._replies[link] = [reply]
+            self.replies[link] = [reply]
         else:
             replies.append(reply)
 
     def flush(self) -> list[Link]:
         """Send what can be sent; the links that are over."""
         gone: list[Link] = []
-        for link in list(self._replies):
+        for link in list(self.replies):
             try:
-                if _send(link, self._replies[link]):
-                    del self._replies[link]
+                if _send(link, self.replies[link]):
+                    del self.replies[link]
             except Closed:
                 gone.append(link)
-                del self._replies[link]
+                del self.replies[link]
         return gone
 
     def drop(self, link: Link) -> None:
         """Nobody waits for these."""
-        self._replies.pop(link, None)
+        self.replies.pop(link, None)
 
 
 def _send(link: Link, replies: list[Reply]) -> bool:

@@ -38,11 +38,12 @@ class Waiting:
         """Whether `late` has anything to look for."""
         self._lines: dict[int, Line] = {}
         """Invariant: in the order of their classes. Lines stay when they are empty; classes are few."""
-        self._size = 0
+        self.size = 0
+        """Requests that wait."""
         self._was_aged = False
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def level_of(self, priority: int) -> int:
         """The class of a request that names this priority; one that does not exist means none was named."""
@@ -57,7 +58,7 @@ class Waiting:
         if bound and len(line) >= bound:
             return False
         line[work.key] = work
-        self._size += 1
+        self.size += 1
         return True
 
     def has(self, work: Work) -> bool:
@@ -67,14 +68,14 @@ class Waiting:
     def remove(self, work: Work) -> None:
         """A request is about to run, or was answered otherwise."""
         del self._lines[work.level][work.key]
-        self._size -= 1
+        self.size -= 1
 
     def drop(self, link: Link, number: int) -> Work | None:
         """Take out the request of this link and id, None if it does not wait (any more)."""
         for line in self._lines.values():
             work = line.pop((link, number), None)
             if work is not None:
-                self._size -= 1
+                self.size -= 1
                 return work
         return None
 
@@ -106,7 +107,7 @@ class Waiting:
     def pop(self, line: Line) -> Work:
         """Take out the head of that line."""
         _, work = line.popitem(last=False)
-        self._size -= 1
+        self.size -= 1
         return work
 
     def began(self, first: Work) -> None:
