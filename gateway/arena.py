@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Final
 
 from mmsup.gateway.quota import Quota
 from mmsup.ipc.arena import Extent, Side, Slot, extent_size
@@ -19,6 +20,9 @@ from mmsup.ipc.messages import Extent as ExtentMessage
 from mmsup.ipc.messages import Release
 from mmsup.ipc.pair import PairEnd
 from mmsup.ipc.seqpacket import Closed
+
+IDLE_S: Final = 60.0
+"""How long an extent stays without use: making one takes milliseconds, keeping it costs others their memory."""
 
 
 class LinkArena:
@@ -31,6 +35,8 @@ class LinkArena:
         self._reclaim = reclaim
         self._segments = itertools.count()
         self._growing = asyncio.Lock()
+        self._seen: dict[int, tuple[int, float]] = {}
+        """Of each extent: how often it had been used at the last look that found it used, and when that was."""
         self.requests = Side(writable_by_worker=False)
         self.results = Side(writable_by_worker=True)
         self.closed = False
@@ -85,13 +91,27 @@ class LinkArena:
         """Give back every extent that no slot uses."""
         for side in (self.requests, self.results):
             for extent in [each for each in side if not each.allocator.used]:
-                try:
-                    told = self._pair.send(pack_frame([Release(extent.segment)]))
-                except Closed:
-                    return
-                if told:
-                    side.remove(extent)
-                    self._quota.give_back(extent.size)
+                self._release(side, extent)
+
+    def release_unused(self, now_s: float) -> None:
+        """Give back every extent that nobody has used for IDLE_S, as far as looks of now and then can tell."""
+        for side in (self.requests, self.results):
+            for extent in list(side):
+                taken, since_s = self._seen.get(extent.segment, (-1, now_s))
+                if extent.allocator.used or extent.allocator.taken != taken:
+                    self._seen[extent.segment] = extent.allocator.taken, now_s
+                elif now_s - since_s >= IDLE_S:
+                    self._release(side, extent)
+
+    def _release(self, side: Side, extent: Extent) -> None:
+        try:
+            told = self._pair.send(pack_frame([Release(extent.segment)]))
+        except Closed:
+            return
+        if told:
+            side.remove(extent)
+            self._quota.give_back(extent.size)
+            self._seen.pop(extent.segment, None)
 
     def close(self) -> None:
         """Drop everything; views still being written to a client keep their mapping alive."""

@@ -29,6 +29,8 @@ VERDICT_WAIT_S: Final = 0.05
 VERDICTS_KEPT: Final = 256
 DEFAULT_VERDICT: Final = WorkerError("worker_crashed", "the worker died with this request in flight; cause unknown")
 _COMING: Final = frozenset({"absent", "starting", "loading", "warming", "ready", "draining", "stopping", "backoff"})
+LOOK_S: Final = 5.0
+"""Between two looks for memory that nobody uses."""
 ASK_TIMEOUT_S: Final = 3600.0
 """A load may take as long as its model's own limit; this bound only ends a question that the brain lost."""
 
@@ -51,6 +53,7 @@ class Backend:
         """The same links by model and version."""
         self.send_ask: Callable[[int, str, dict[str, Any]], None] = lambda _id, _verb, _arguments: None  # control.py
         self._readiness = (False, "starting")
+        self._next_look_s = 0.0
         self._open: dict[str, int] = {}
         self._open_bytes: dict[str, int] = {}
         self._waiting: set[asyncio.Future[None]] = set()
@@ -289,6 +292,14 @@ class Backend:
             for link in self.links.values()
             if link.ledger and now - link.last_progress > link.said.spec.hang_limit_s
         ]
+
+    def release_unused(self, now_s: float) -> None:
+        """Give back memory that nobody has used for long; looks only now and then, however often it is called."""
+        if now_s < self._next_look_s:
+            return
+        self._next_look_s = now_s + LOOK_S
+        for link in self.links.values():
+            link.arena.release_unused(now_s)
 
     def close_unwanted(self) -> None:
         """Let go of links that were unlinked and are empty."""

@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -60,6 +61,7 @@ class Front:
         """What is looked after at every beat."""
         backend = self._backend
         backend.close_unwanted()
+        backend.release_unused(time.monotonic())
         self.counting.present(backend.open_by_model, backend.arena_used_bytes, backend.quota.held_bytes)
 
     async def close(self, grace_s: float) -> None:

@@ -26,6 +26,8 @@ class Allocator:
     def __init__(self, size: int) -> None:
         self.size = size
         self.used = 0
+        self.taken = 0
+        """How often a range was allocated: whether anybody has used this since."""
         self._stacks: dict[int, list[int]] = {}
         self._ranges: list[tuple[int, int]] = [(0, size)]
         """Invariant: sorted, disjoint, none empty; what is neither here, nor on a stack, is in use."""
@@ -36,12 +38,14 @@ class Allocator:
         stack = self._stacks.get(wanted)
         if stack:
             self.used += wanted
+            self.taken += 1
             return stack.pop()
         offset = self._carve(wanted)
         if offset is None and self._melt():
             offset = self._carve(wanted)
         if offset is not None:
             self.used += wanted
+            self.taken += 1
         return offset
 
     def free(self, offset: int, size: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.worker_peer import WorkerPeer, backend, route, spec
+from mmsup.gateway.arena import IDLE_S
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.job import Given, Run
 from mmsup.gateway.link import Link
@@ -363,6 +364,36 @@ def test_idle_memory_is_given_back_when_another_needs_it() -> None:
         assert await task == b"ok"
 
     in_house(run, arena_bytes=30 << 20)
+
+
+def test_memory_that_nobody_has_used_for_long_is_given_back_and_what_is_used_stays() -> None:
+    async def run(built: House) -> None:
+        backend, arena = built.backend, built.link.arena
+
+        async def use() -> None:
+            task = asyncio.create_task(ask(backend, BIG))
+            built.peer.answer(await built.peer.request(), b"ok")
+            assert await task == b"ok"
+
+        def look(now_s: float) -> int:
+            arena.release_unused(now_s)
+            return backend.quota.held_bytes
+
+        await use()
+        assert look(0)
+        assert look(IDLE_S - 1)
+        await use()
+        assert look(IDLE_S + 1), "it was used in between"
+        task = asyncio.create_task(ask(backend, BIG))
+        request = await built.peer.request()
+        assert look(5 * IDLE_S), "it is in use"
+        built.peer.answer(request, b"ok")
+        await task
+        assert look(5 * IDLE_S + 1)
+        assert not look(6 * IDLE_S + 1)
+        await use()
+
+    in_house(run)
 
 
 def test_a_full_queue_is_refused_at_once() -> None:
