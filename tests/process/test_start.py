@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +146,20 @@ def test_ctl_speaks_to_people_and_to_programs(tmp_path: Path) -> None:
         assert ctl("nonsense").returncode == 2
         server.stop()
         assert ctl("list").returncode == 4
+
+
+def test_requests_go_over_zeromq_where_the_server_is_told_so_and_a_killed_worker_is_followed_there(
+    tmp_path: Path,
+) -> None:
+    write_identity_onnx(tmp_path, "victim")
+    write_identity_onnx(tmp_path, "m")
+    with serving(tmp_path, "--worker-link", "zeromq") as server, Bystander(server, "m"):
+        pid = server.pid("victim")
+        assert "zmq" in Path(f"/proc/{pid}/maps").read_text()
+        assert len(list(server.runtime_dir.glob("w*.*"))) == 2
+        os.kill(pid, signal.SIGKILL)
+        http = Http(server.address())
+        status, reply = http.infer("victim", x=("FP32", [4], [1.0, 2.0, 3.0, 4.0]))
+        http.close()
+        assert (status, reply["outputs"][0]["data"]) == (200, [1.0, 2.0, 3.0, 4.0])
+        assert server.pid("victim") != pid
