@@ -23,6 +23,7 @@ import uvloop
 
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.control import Control, orphaned
+from mmsup.gateway.garbage import OLDEST_THRESHOLD, Garbage
 from mmsup.gateway.server import Front
 from mmsup.ipc import exits
 from mmsup.ipc.channel import Hub
@@ -77,6 +78,7 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
                 await front.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*gc.get_threshold()[:2], OLDEST_THRESHOLD)
         await turn(page, control, front, stop)
         await front.close(SHUTDOWN_S)
         for link in list(backend.links.values()):
@@ -88,10 +90,13 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
 async def turn(page: PageWriter, control: Control, front: Front, stop: asyncio.Event) -> None:
     """The beat, from the loop that does the work, and what the backend looks after at every beat."""
     page.enter(Activity.IDLE, time.monotonic_ns())
+    garbage = Garbage()
     while not stop.is_set():
         page.turn(time.monotonic_ns())
         control.report_overdue(time.monotonic())
         front.turn()
+        if garbage.is_due(front.open_requests, gc.get_count()[2]):
+            gc.collect()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BEAT_S):
                 await stop.wait()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ VERDICT_WAIT_S: Final = 0.05
 """How long the answer to a death waits for the brain's reading of the evidence; half of what we promise in all."""
 VERDICTS_KEPT: Final = 256
 DEFAULT_VERDICT: Final = WorkerError("worker_crashed", "the worker died with this request in flight; cause unknown")
+Wish = Callable[[int], Awaitable[tuple[int, int]]]
+"""By the deadline that holds without it: the deadline and the priority that a request wishes."""
 _COMING: Final = frozenset({"absent", "starting", "loading", "warming", "ready", "draining", "stopping", "backoff"})
 LOOK_S: Final = 5.0
 """Between two looks for memory that nobody uses."""
@@ -56,7 +58,8 @@ class Backend:
         self._next_look_s = 0.0
         self._open: dict[str, int] = {}
         self._open_bytes: dict[str, int] = {}
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], int] = {}
+        """Who waits for a change, in the order of arrival, and of which class of priority that is."""
         self._verdicts: OrderedDict[tuple[int, int], asyncio.Future[MmsupError]] = OrderedDict()
         self._asked: dict[int, asyncio.Future[Any]] = {}  # results are JSON, by verb
         self._ask_id = 0
@@ -75,14 +78,18 @@ class Backend:
 
     # Requests.
 
-    async def open(self, name: str, version: str, deadline_ns: int | None = None) -> Exchange:
-        """Admit a request and find it a worker; MmsupError if it cannot be served now."""
+    async def open(self, name: str, version: str, deadline_ns: int | None = None, wish: Wish | None = None) -> Exchange:
+        """Admit a request and find it a worker; MmsupError if it cannot be served now. `wish` is asked only if a worker
+        must be waited for."""
         state = self._admit(name, version)
         self._open[name] = self._open.get(name, 0) + 1
         try:
             if deadline_ns is None:
                 deadline_ns = _deadline_ns(state.spec)
-            link = await self.acquire(name, version, deadline_ns)
+            priority = 0
+            if wish is not None and self._least_loaded(name, state.version) is None:
+                deadline_ns, priority = await wish(deadline_ns)
+            link = await self.acquire(name, version, deadline_ns, priority)
         except BaseException:
             self.closed(name, 0)
             raise
@@ -131,7 +138,9 @@ class Backend:
         else:
             del self._open[name]
             self._open_bytes.pop(name, None)
-        if self._waiting:
+        if (
+            not self._open and self._waiting
+        ):  # who waits for a worker is open himself, and no end of others concerns him
             self.changed()
 
     @property
@@ -150,8 +159,9 @@ class Backend:
         arenas = [link.arena for link in self.links.values()]
         return sum(each.requests.used_bytes + each.results.used_bytes for each in arenas)
 
-    async def acquire(self, name: str, version: str, deadline_ns: int) -> Link:
-        """The least loaded link that serves this version; waits, within bounds, for one that is coming."""
+    async def acquire(self, name: str, version: str, deadline_ns: int, priority: int = 0) -> Link:
+        """The least loaded link that serves this version; waits, within bounds, for one that is coming. Who waits goes
+        on by class of priority, and within a class who came first."""
         grace_end_ns = time.monotonic_ns() + int(self.restart_grace_s * 1e9)
         while True:
             state = self.routes.version(name, version)
@@ -162,34 +172,38 @@ class Backend:
             error = absence(name, state, (grace_end_ns - now_ns) / 1e9, (deadline_ns - now_ns) / 1e9)
             if error is not None:
                 raise error
-            await self._change((min(grace_end_ns, deadline_ns) - now_ns) / 1e9)
+            level = state.spec.level_of(priority) if state.spec is not None else 0
+            await self._change((min(grace_end_ns, deadline_ns) - now_ns) / 1e9, level)
 
     def _least_loaded(self, name: str, version: str) -> Link | None:
-        best: Link | None = None
-        for link in self._serving.get((name, version), ()):
-            if link.wanted and not link.ended and (best is None or len(link.ledger.entries) < len(best.ledger.entries)):
-                best = link
+        links = self._serving.get((name, version), ())
+        best, least = None, 0
+        for link in links:
+            if link.wanted and not link.ended:
+                load = len(link.ledger.entries) + link.claims
+                if best is None or load < least:
+                    best, least = link, load
         return best
 
     # Changes: routes, links, ends of exchanges.
 
     def changed(self) -> None:
-        """Wake whoever waits for a link or for the end of all requests."""
-        for waiting in self._waiting:
+        """Wake whoever waits for a link or for the end of all requests, the highest class first."""
+        for waiting in sorted(self._waiting, key=self._waiting.__getitem__):
             if not waiting.done():
                 waiting.set_result(None)
         self._waiting.clear()
 
-    async def _change(self, timeout_s: float) -> None:
+    async def _change(self, timeout_s: float, level: int = 0) -> None:
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
+        self._waiting[waiting] = level
         try:
             async with asyncio.timeout(max(timeout_s, 0)):
                 await waiting
         except TimeoutError:
             pass
         finally:
-            self._waiting.discard(waiting)
+            self._waiting.pop(waiting, None)
 
     async def drained(self) -> None:
         """Returns when no request is open."""

@@ -57,6 +57,7 @@ class Exchange:
     def __init__(self, backend: Backend, link: Link, version: str, deadline_ns: int) -> None:
         self._backend = backend
         self._link = link
+        link.claims += 1
         self._asked_version = version
         self._space: Slot | memoryview = _NOTHING
         self._entry: Entry | None = None
@@ -85,6 +86,7 @@ class Exchange:
         """Nothing more is wanted of it, and no view of its memory is used any more. Once."""
         entry, space = self._entry, self._space
         if entry is None:
+            self._link.claims -= 1
             if isinstance(space, Slot) and space.state is SlotState.FILLING:
                 self._link.arena.requests.free(space)
         elif entry.request.id in self._link.ledger.entries:
@@ -102,6 +104,10 @@ class Exchange:
             self._space = await self._hold(size)
             space = self._space.view
         return space
+
+    def take_bytes(self, size: int) -> None:
+        """So many bytes of the body come to lie with us before there is `space` for them."""
+        self._backend.take_bytes(self, size)
 
     def try_space(self, size: int) -> memoryview | None:
         """The same, or None if memory must be waited for: leave the exchange then, or ask `space`."""
@@ -127,8 +133,9 @@ class Exchange:
                     raise
                 await self._next_link()
 
-    async def _next_link(self) -> None:
-        self._link = link = await self._backend.acquire(self.model, self._asked_version, self.deadline_ns)
+    async def _next_link(self, priority: int = 0) -> None:
+        self._link = link = await self._backend.acquire(self.model, self._asked_version, self.deadline_ns, priority)
+        link.claims += 1
         self.spec, self.metadata, self.version = link.spec, link.metadata, link.spec.version
 
     # The run.
@@ -177,7 +184,7 @@ class Exchange:
             try:
                 if said is None:
                     if self._link.ended:
-                        await self._move()
+                        await self._move(run.priority)
                     said = await self._run(run)
                 entry = self._entry
                 assert entry is not None, "something was heard of a request that was not sent"
@@ -198,11 +205,11 @@ class Exchange:
             raise error
         self._retried = True
 
-    async def _move(self) -> None:
+    async def _move(self, priority: int) -> None:
         """To the next life: its arena has none of our bytes; the old mapping, which lives as long as we look, has."""
         old = self._space
         self._entry = None
-        await self._next_link()
+        await self._next_link(priority)
         if isinstance(old, Slot):
             self._space = await self._hold(old.size)
             self._space.view[:] = old.view
@@ -244,6 +251,7 @@ class Exchange:
         for slot in held:
             slot.move(SlotState.SENT)
         self._entry = entry = Entry(request, held, hear, out)
+        link.claims -= 1
         link.submit(entry)
 
     @staticmethod

@@ -256,7 +256,7 @@ class Front(asyncio.BufferedProtocol):
             errand.run()
             return
         now = self._shared.loop.time()
-        if self._end_s <= now:
+        if not self._end_s:
             self._end_s = now + upload.TOTAL_S
         self._watch(min(upload.IDLE_S, self._end_s - now))
 

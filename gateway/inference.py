@@ -21,6 +21,7 @@ from mmsup.gateway.backend import Backend
 from mmsup.gateway.binary import Layout
 from mmsup.gateway.call import Call
 from mmsup.gateway.counting import Counting, Ticket
+from mmsup.gateway.early import Early
 from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.job import Outcome, Run
 from mmsup.gateway.ledger import Said
@@ -82,15 +83,16 @@ class Inference:
 
     async def _serve(self, call: Call, ticket: Ticket) -> StreamResponse:
         size = upload.check_head(call.request, self.backend.max_body_bytes)
-        async with await self.backend.open(call.model, call.version, None) as exchange:
+        early = Early(call, size, ticket.started_ns)
+        async with await self.backend.open(call.model, call.version, None, early.wish) as exchange:
             ticket.serves(exchange.version)
-            order = await self._read(call, exchange, size)
+            order = await self._read(call, exchange, size, early.body)
             begin(exchange, order, ticket)
             made = await self.conclude(exchange, order, ticket, None)
             return await answer.send_tensors(call.request, made, call.echo)
 
-    async def _read(self, call: Call, exchange: Exchange, size: int | None) -> Order:
-        """Take the body in and read it."""
+    async def _read(self, call: Call, exchange: Exchange, size: int | None, body: bytearray | None) -> Order:
+        """Take the body in, unless it is there already, and read it."""
         request = call.request
         headers = request.headers.getall(binary.HEADER, [])
         if len(headers) > 1:
@@ -98,11 +100,13 @@ class Inference:
         header = headers[0] if headers else None
         if size is None:
             await upload.accept(request)
-            body = await upload.gather(request, self.backend.max_body_bytes)
+            body = await upload.gather(request, self.backend.max_body_bytes, exchange.take_bytes)
+        if body is not None:
             layout = binary.layout(header, len(body))
             space = await exchange.space(layout.space)
             space[layout.start : layout.space] = body
         else:
+            assert size is not None, "a body of unknown length was gathered"
             layout = binary.layout(header, size)
             space = await exchange.space(layout.space)
             await upload.accept(request)

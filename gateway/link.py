@@ -54,6 +54,8 @@ class Link:
         """How long a request has, if it does not say."""
         self.arena = arena
         self.ledger = Ledger()
+        self.claims = 0
+        """Requests that will come here, once their bodies are there."""
         self.wanted = True
         self.ended = False
         self.strays = 0

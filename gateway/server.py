@@ -57,6 +57,11 @@ class Front:
         server = await asyncio.get_running_loop().create_server(listener, sock=sock, backlog=BACKLOG)
         self._open.append((server, listener))
 
+    @property
+    def open_requests(self) -> int:
+        """Inferences that are with us."""
+        return self._backend.open_requests
+
     def turn(self) -> None:
         """What is looked after at every beat."""
         backend = self._backend

@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp.http_exceptions import HttpProcessingError
@@ -90,14 +91,16 @@ async def fill(request: BaseRequest, view: memoryview) -> None:
         raise CallerError("bad_request", f"the body ended after {at} of {len(view)} bytes")
 
 
-async def gather(request: BaseRequest, limit_bytes: int) -> bytearray:
-    """The body of unknown length, inflated, in memory of ours."""
+async def gather(request: BaseRequest, limit_bytes: int, hold: Callable[[int], None] | None = None) -> bytearray:
+    """The body of unknown length, inflated, in memory of ours. `hold` is told before it takes that many more bytes."""
     coding = _coding(request)
     body = bytearray()
     source = _Inflated(_Chunks(request), coding) if coding else _Chunks(request)
     while chunk := await source.next():
         if len(body) + len(chunk) > limit_bytes:
             raise too_large(None, limit_bytes)
+        if hold is not None:
+            hold(len(chunk))
         body += chunk
     return body
 

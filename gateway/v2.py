@@ -68,6 +68,15 @@ def request_id(document: Any) -> str:  # any JSON value
     return given
 
 
+def wishes(document: Any) -> tuple[int, int]:  # any JSON value
+    """The timeout in microseconds and the priority of a request that is not read yet; 0 for what it does not say."""
+    whole = as_object(document)
+    if whole is None:
+        raise fault("it is not an object")
+    parameters = _object(whole, "parameters")
+    return _timeout_us(parameters), _priority(parameters)
+
+
 def read(document: Json, model: str, metadata: Metadata, blobs: Blobs) -> Asked:
     """The request that a document and its blobs are; CallerError names model and tensor."""
     parameters = _object(document, "parameters")

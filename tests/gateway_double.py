@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mmsup.gateway.backend import Backend
+from mmsup.gateway.backend import Backend, Wish
 from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.job import Given, Made, Outcome, Run
 from mmsup.gateway.ledger import Said
@@ -48,6 +48,9 @@ class ExchangeDouble(Exchange):
         self._used: list[bytearray] = []
         self.deadline_ns = deadline_ns
         self.parameters: dict[str, Any] = {}
+
+    def take_bytes(self, size: int) -> None:
+        """There is no bound here."""
 
     def leave(self) -> None:
         self.backend.open_exchanges -= 1
@@ -124,7 +127,9 @@ class BackendDouble(Backend):
         state = VersionState("1", "ready", "", "", 0, spec, described)
         self.routes.put(Route(name, wanted=True, default="1", versions=(state,)))
 
-    async def open(self, name: str, version: str, deadline_ns: int | None = None) -> ExchangeDouble:
+    async def open(
+        self, name: str, version: str, deadline_ns: int | None = None, wish: Wish | None = None
+    ) -> ExchangeDouble:
         return self.try_open(name, version, deadline_ns)
 
     def try_open(self, name: str, version: str, deadline_ns: int | None = None) -> ExchangeDouble:

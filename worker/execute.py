@@ -4,6 +4,8 @@ A batch of several that raises is run again one by one, so that only the guilty 
 out is given back and asked for once more, by halves where there is a batch axis. Every other fault of a device ends
 the process: DeviceLost goes through to `__main__`.
 
+A batch that is made here copies its parts, so large jobs are gathered only where that pays (`payoff.py`).
+
 Large outputs may be made in the memory that was granted for them: `room` says where, before the run, and an outcome
 holds that very array where the engine used it.
 """
@@ -20,8 +22,9 @@ from mmsup.worker.engines.contract import NO_ROOM, Engine, Room, gathers, least_
 from mmsup.worker.engines.cuda import DeviceFault
 from mmsup.worker.failure import Failure
 from mmsup.worker.foresight import Foresight
-from mmsup.worker.gather import Arrays, gather, rows, split
+from mmsup.worker.gather import Arrays, gather, rows, size_bytes, split
 from mmsup.worker.guard import DeviceLost, T, guarded
+from mmsup.worker.payoff import ALWAYS_BYTES, Payoff
 from mmsup.worker.results import Output, lay_out, outputs_of
 
 
@@ -39,18 +42,15 @@ class Execution:
         self._datatypes = {each.name: each.datatype for each in metadata.outputs}
         self._all = tuple(self._datatypes)
         self._gathering = gathers(engine)
+        self._payoff = Payoff()
         self._foresight = Foresight(metadata)
         self._least_room = least_room_bytes(engine)
         self.uses_room = self._least_room is not None
         """Whether `room` is ever anything."""
 
-    def takes_room(self, size: int) -> bool:
-        """Whether a grant of this size is of any use to the engine before the run."""
-        return self._least_room is not None and size >= self._least_room
-
     def room(self, job: Arrays, outputs: Sequence[str], view: memoryview | None) -> Room:
         """Where the outputs of a job will lie in the memory that was granted for them, if this engine can use it."""
-        if view is None or not self.takes_room(len(view)):
+        if view is None or self._least_room is None or len(view) < self._least_room:
             return NO_ROOM
         return lay_out(self._foresight.outputs(job, outputs or self._all), view)
 
@@ -60,13 +60,44 @@ class Execution:
         rooms = rooms or [NO_ROOM] * len(jobs)
         if len(jobs) == 1:
             return [self.run_once(jobs[0], outputs, rooms[0])]
-        together = self._gathered if self._gathering is None else self._handed_over
-        outcomes = together(jobs, outputs, rooms)
+        if self._gathering is None and (size := size_bytes(jobs[0])) >= ALWAYS_BYTES:
+            return self._weighed(size, jobs, outputs, rooms)
+        return self._together(jobs, outputs, rooms)
+
+    def _weighed(
+        self, job_bytes: int, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[Room]
+    ) -> list[Arrays | Failure]:
+        """The outcomes of large jobs, gathered or one by one as has paid so far; what it took is remembered."""
+        count = self._payoff.alone(job_bytes, len(jobs))
+        began = time.monotonic_ns()
+        outcomes = self._apart(jobs[:count], outputs, rooms[:count])
+        if count and not any(isinstance(each, Failure) for each in outcomes):
+            took_ns = time.monotonic_ns() - began
+            self._payoff.ran_alone(job_bytes, sum(map(size_bytes, jobs[:count])), took_ns)
+        if count == len(jobs):
+            return outcomes
+        rest, began = jobs[count:], time.monotonic_ns()
+        gathered = self._together(rest, outputs, rooms[count:])
+        gathered = [_moved(each, room) for each, room in zip(gathered, rooms[count:], strict=True)]
+        if not any(isinstance(each, Failure) for each in gathered):
+            took_ns = time.monotonic_ns() - began
+            self._payoff.ran_gathered(job_bytes, len(rest), sum(map(size_bytes, rest)), took_ns)
+        return [*outcomes, *gathered]
+
+    def _together(
+        self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[Room]
+    ) -> list[Arrays | Failure]:
+        """The outcomes of one batch; of its parts if it raises."""
+        run = self._gathered if self._gathering is None else self._handed_over
+        outcomes = run(jobs, outputs, rooms)
         if not isinstance(outcomes, Failure):
             return outcomes
         if outcomes.device is DeviceFault.NONE:
-            return [self.run_once(job, outputs, room) for job, room in zip(jobs, rooms, strict=True)]
+            return self._apart(jobs, outputs, rooms)
         return [outcomes] * len(jobs)
+
+    def _apart(self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[Room]) -> list[Arrays | Failure]:
+        return [self.run_once(job, outputs, room) for job, room in zip(jobs, rooms, strict=True)]
 
     def run_once(self, job: Arrays, outputs: Sequence[str] = (), room: Room = NO_ROOM) -> Arrays | Failure:
         """The outcome of one job."""
@@ -134,7 +165,7 @@ class Execution:
         if self._least_room is None:
             return
         for job, each in zip(jobs, made, strict=True):
-            if sum([array.nbytes for array in each.values()]) >= self._least_room:
+            if size_bytes(each) >= self._least_room:
                 self._foresight.learn(job, each)
 
     def _try(self, job: Arrays, outputs: Sequence[str]) -> Arrays | Failure:
@@ -182,15 +213,27 @@ class Execution:
             array = made.get(name)
             if array is not None and array.dtype is self._dtypes[name] and not batched:
                 continue  # numpy has one object for each plain dtype
-            text = "is declared, but was not given" if array is None else self._output_fault(name, array, size)
+            text = "is declared, but was not given" if array is None else self._misfit(name, array, size)
             if text:
                 return Failure("inference_failed", f"model '{self.spec.name}': output '{name}' {text}")
         return None
 
-    def _output_fault(self, name: str, array: Array, size: int) -> str:
+    def _misfit(self, name: str, array: Array, size: int) -> str:
         datatype, declared = datatype_of(array), self._datatypes.get(name)
         if datatype != declared:
             return f"is declared as {declared}, but is {datatype or array.dtype}"
         if self.spec.max_batch_size and (not array.ndim or array.shape[0] != size):
             return f"has shape {list(array.shape)} for a batch of {size}"
         return ""
+
+
+def _moved(made: Arrays | Failure, room: Room) -> Arrays | Failure:
+    """An outcome with its large arrays in their room, where they would be copied to anyway: a part of the price."""
+    if isinstance(made, Failure):
+        return made
+    for name, place in room.items():
+        array = made.get(name)
+        if array is not None and array is not place and (array.dtype, array.shape) == (place.dtype, place.shape):
+            place[...] = array
+            made[name] = place
+    return made

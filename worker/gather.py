@@ -18,6 +18,11 @@ def rows(arrays: Mapping[str, Array]) -> int:
     return 1
 
 
+def size_bytes(arrays: Mapping[str, Array]) -> int:
+    """Bytes of all arrays together."""
+    return sum([array.nbytes for array in arrays.values()])
+
+
 def gather(parts: Sequence[Mapping[str, Array]]) -> Arrays:
     """The parts below each other; all have the same names."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -30,8 +30,8 @@ class Waiting:
     """Lines of requests, one for each class that occurs."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._levels = spec.priority_levels
-        self.own_level = spec.priority or (spec.priority_levels + 1) // 2
+        self.level_of = spec.level_of
+        self.own_level = spec.level_of(0)
         """The class of requests that name none."""
         self._policies = {each.level: each for each in spec.queue_policies}
         self.has_timeouts = any(each.timeout_s for each in spec.queue_policies)
@@ -44,10 +44,6 @@ class Waiting:
 
     def __len__(self) -> int:
         return self.size
-
-    def level_of(self, priority: int) -> int:
-        """The class of a request that names this priority; one that does not exist means none was named."""
-        return priority if 0 < priority <= self._levels else self.own_level
 
     def add(self, work: Work) -> bool:
         """A request has come; False if its class has no room for it."""

@@ -45,6 +45,13 @@ def harm(mode, amount):
         os.kill(os.getpid(), signal.SIGBUS)
     elif mode == "sleep":
         time.sleep(amount)
+    elif mode == "hold":  # until the test says so
+        while True:
+            try:
+                os.unlink(os.path.join(os.path.dirname(__file__), "go"))
+                break
+            except FileNotFoundError:
+                time.sleep(0.002)
     elif mode == "hang":
         while True:
             time.sleep(1)
@@ -106,9 +113,9 @@ class Model:
 
 
 def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:  # see below
-    """A model that obeys `mode`, with `on_import`, `on_load` (modes too), `on_load_amount`, `max_batch_size`;
-    any other option goes to its `mmsup.yaml`."""
-    batch = options.pop("max_batch_size", 0)
+    """A model that obeys `mode`, with `on_import`, `on_load` (modes too), `on_load_amount`, `max_batch_size`; `config`
+    is more of its `config.pbtxt`, any other option goes to its `mmsup.yaml`."""
+    batch, more = options.pop("max_batch_size", 0), options.pop("config", "")
     heads = {
         "ON_IMPORT": options.pop("on_import", "ok"),
         "ON_LOAD": options.pop("on_load", "ok"),
@@ -123,7 +130,11 @@ def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:
         TensorSpec("amount", "FP64", (1,), optional=True),
     )
     outputs = (TensorSpec("y", "FP32", (-1,)), TensorSpec("runs", "INT64", (1,)))
-    return write_python(repository, name, f"{first}\n\n{code}{rest}", inputs, outputs, batch, options)
+    spec = write_python(repository, name, f"{first}\n\n{code}{rest}", inputs, outputs, batch, options)
+    if more:
+        with (repository / name / "config.pbtxt").open("a") as config:
+            config.write(more)
+    return spec
 
 
 def mode(word: str, amount: float = 0.0, x: Array | None = None) -> dict[str, Array]:

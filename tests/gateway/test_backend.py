@@ -60,6 +60,7 @@ async def house(
         yield House(made, hub, Path(folder), described, peer, peer.link(made, hub))
         assert made.open_requests == 0
         for link in list(made.links.values()):
+            assert not link.claims, "a request that left is still expected"
             assert link.arena.requests.used_bytes == link.arena.results.used_bytes == 0, "a slot did not come back"
             link.finish()
         assert made.quota.held_bytes == 0
@@ -428,6 +429,25 @@ def test_requests_wait_for_a_worker_that_comes_back() -> None:
     in_house(run)
 
 
+def test_who_waits_for_a_worker_is_not_woken_by_the_requests_of_others() -> None:
+    async def run(built: House) -> None:
+        built.backend.routes.put(route(spec("other")))
+        peer = WorkerPeer(built.folder, spec("other"), instance=2)
+        peer.link(built.backend, built.hub)
+        built.backend.unlink((1, 1))
+        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        await asyncio.sleep(0)
+        (waits,) = built.backend._waiting
+        async with await built.backend.open("other", ""):
+            pass
+        assert list(built.backend._waiting) == [waits]
+        assert not waits.done()
+        assert (await task).code == "model_restarting"
+        peer.close()
+
+    in_house(run, grace_s=0.2)
+
+
 def test_waiting_ends_with_the_grace() -> None:
     async def run(built: House) -> None:
         built.backend.unlink((1, 1))
@@ -465,6 +485,25 @@ def test_the_least_loaded_worker_gets_the_next_request() -> None:
         for each, request in zip([built.peer, peer] * 2, requests, strict=True):
             each.answer(request, b"ok")
         assert await asyncio.gather(*tasks) == [b"ok"] * 4
+        peer.close()
+
+    in_house(run)
+
+
+def test_a_worker_to_which_a_body_is_on_its_way_counts_as_loaded() -> None:
+    async def run(built: House) -> None:
+        peer = built.second()
+        async with await built.backend.open("m", "") as one, await built.backend.open("m", "") as other:
+            for each in (one, other):
+                await each.space(1)
+            task = asyncio.create_task(ask(built.backend, b"x"))
+            first = await built.peer.request()
+            rest = asyncio.create_task(other.infer(Run([Given("x", "UINT8", (1,), 0, 1)], [], {})))
+            peer.answer(await peer.request(), b"ok")
+            built.peer.answer(first, b"ok")
+            assert await task == b"ok"
+            await rest
+        assert [link.claims for link in built.backend.links.values()] == [0, 0]
         peer.close()
 
     in_house(run)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import uvloop
 
 from gateway_double import BackendDouble, metadata, served
-from harness.worker_peer import WorkerPeer, backend, route, spec
+from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
 from mmsup.gateway import answer, connection, front, selftest, upload
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.binary import HEADER
@@ -267,6 +268,86 @@ def test_a_deadline_in_the_request_is_kept(tmp_path: Path) -> None:
             house.peer.say(Reply(request.id, "cancelled", "dropped"))
 
     in_house(run, tmp_path)
+
+
+# What must wait for a worker.
+
+
+def text(**parameters: int) -> bytes:
+    """A request in JSON with these parameters."""
+    tensor = {"name": "x", "shape": [1], "datatype": "UINT8", "data": [1]}
+    body = json.dumps({"parameters": parameters, "inputs": [tensor]}).encode()
+    return b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.slow
+def test_the_timeout_of_a_request_holds_while_it_waits_for_a_worker(tmp_path: Path) -> None:
+    async def run(house: House) -> None:
+        house.backend.unlink((1, 1))
+        async with house.client() as (reader, writer):
+            began = time.monotonic()
+            writer.write(text(timeout=50_000))
+            status, told = await read(reader)
+            took_s = time.monotonic() - began
+        assert (status, json.loads(told)["code"]) == (504, "deadline_exceeded")
+        assert 0.05 <= took_s < house.backend.restart_grace_s / 2
+
+    in_house(run, tmp_path)
+
+
+@pytest.mark.slow
+def test_requests_that_waited_for_a_worker_go_to_it_by_class_and_then_as_they_came(tmp_path: Path) -> None:
+    async def run(house: House) -> None:
+        house.backend.unlink((1, 1))
+        async with contextlib.AsyncExitStack() as stack:
+            clients = []
+            for count, priority in enumerate((0, 7, 3, 90, 7, 0), 1):
+                reader, writer = await stack.enter_async_context(house.client())
+                writer.write(text(priority=priority, number=count))
+                await until(lambda count=count: len(house.backend._waiting) == count)  # type: ignore[misc] # binds it
+                clients.append(reader)
+            peer = WorkerPeer(tmp_path, house.peer.said.spec, generation=2)
+            hub = Hub()
+            peer.link(house.backend, hub)
+            order = []
+            for _ in clients:
+                request = await peer.request()
+                order.append(form_of(request).parameters["number"])
+                peer.answer(request, b"\x01")
+            assert [(await read(each))[0] for each in clients] == [200] * 6
+            peer.close()
+            hub.close()
+        assert order == [3, 2, 5, 1, 6, 4]
+
+    in_house(run, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_body_that_cannot_be_read_is_told_so_before_a_worker_is_there(tmp_path: Path) -> None:
+    async def run(house: House) -> None:
+        house.backend.unlink((1, 1))
+        async with house.client() as (reader, writer):
+            writer.write(text(timeout=-1))
+            status, _ = await read(reader)
+        assert status == 400
+
+    in_house(run, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_body_of_unknown_length_counts_against_its_models_bound_as_it_comes(tmp_path: Path) -> None:
+    async def run(house: House) -> None:
+        piece = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+        head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        async with house.client() as (_, held), house.client() as (reader, writer):
+            held.write(head + piece)
+            await until(lambda: house.backend._open_bytes.get("m", 0) == 1 << 16)
+            writer.write(head + piece)
+            status, told = await read(reader)
+            assert (status, json.loads(told)["code"]) == (503, "queue_full")
+            assert house.backend._open_bytes["m"] == 1 << 16
+
+    in_house(run, tmp_path, max_queue_bytes=100_000)
 
 
 # Time.

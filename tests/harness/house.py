@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,79 @@ from harness.server import Http, Json, Server, eventually
 
 HANG_LIMIT_S = 0.5
 BYSTANDER = "bystander"
+X = (1.0, 2.0, 3.0)
 
 
 class Victim:
     """A model that does harm on request."""
 
-    def __init__(self, server: Server, name: str) -> None:
+    def __init__(self, server: Server, name: str, *, batched: bool = False) -> None:
         self.server = server
         self.name = name
+        self.batched = batched
+        self._background: list[Background] = []
 
-    def send(self, mode: str = "ok", amount: float = 0.0) -> tuple[int, Json]:
+    def send(
+        self, mode: str = "ok", amount: float = 0.0, x: Sequence[float] = X, **parameters: int
+    ) -> tuple[int, Json]:
         """One call; status and body."""
         http = Http(self.server.address())
         try:
-            status, reply = http.infer(
-                self.name,
-                x=("FP32", [3], [1.0, 2.0, 3.0]),
-                mode=("BYTES", [1], [mode]),
-                amount=("FP64", [1], [amount]),
-            )
+            status, reply = http.json("POST", f"/v2/models/{self.name}/infer", self.call(mode, amount, x, **parameters))
             assert isinstance(reply, dict)
             return status, reply
         finally:
             http.close()
 
-    def in_background(self, mode: str, amount: float = 0.0) -> Background:
+    def call(self, mode: str = "ok", amount: float = 0.0, x: Sequence[float] = X, **parameters: int) -> Json:
+        """The body of a call, with parameters of the request. A model with a batch axis gets one row."""
+        row = [1] if self.batched else []
+        given = (("x", "FP32", [len(x)], list(x)), ("mode", "BYTES", [1], [mode]), ("amount", "FP64", [1], [amount]))
+        return {
+            "parameters": parameters,
+            "inputs": [
+                {"name": name, "datatype": datatype, "shape": [*row, *shape], "data": data}
+                for name, datatype, shape, data in given
+            ],
+        }
+
+    def in_background(self, mode: str = "ok", amount: float = 0.0, **more: Any) -> Background:  # as for `send`
         """One call that somebody else waits for."""
-        return Background(self, mode, amount)
+        self._background.append(Background(self, mode, amount, more))
+        return self._background[-1]
+
+    def queued(self, *calls: Json) -> list[Background]:
+        """Calls in the background, each begun when those before it are with the model; arguments as for `send`."""
+        made = []
+        for call in calls:
+            here = self.await_settled()
+            given = dict(call)
+            made.append(self.in_background(given.pop("mode", "ok"), given.pop("amount", 0.0), **given))
+            self.await_busy(here + 1)
+        return made
+
+    def await_settled(self) -> int:
+        """Returns when no more and no fewer requests are with the model than calls wait in the background; how many."""
+        here = sum(not each.is_over for each in self._background)
+        eventually(
+            lambda: self.server.gauge("mmsup_requests_open", model=self.name) == here, f"{here} requests at {self.name}"
+        )
+        return here
+
+    @contextlib.contextmanager
+    def held(self, **more: Any) -> Iterator[Background]:  # as for `send`
+        """A call that is at work until the block ends."""
+        (held,) = self.queued({"mode": "hold", **more})
+        try:
+            yield held
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """One call that is held goes on."""
+        go = self.server.repository / self.name / "1" / "go"
+        go.touch()
+        eventually(lambda: not go.exists(), "the model went on")
 
     def await_busy(self, requests: int = 1) -> None:
         """Returns when this many requests are with the model."""
@@ -64,17 +111,31 @@ class Victim:
         assert status == 200, reply
         assert reply["outputs"][0]["data"] == [1.0, 2.0, 3.0]
 
+    def runs(self) -> int:
+        """How often it has been called, this call included."""
+        status, reply = self.send()
+        assert status == 200, reply
+        return run_of(reply)
+
 
 class Background:
     """A call in a thread."""
 
-    def __init__(self, victim: Victim, mode: str, amount: float) -> None:
+    def __init__(self, victim: Victim, mode: str, amount: float, more: Json) -> None:
         self._result: tuple[int, Json] | None = None
-        self._thread = threading.Thread(target=self._run, args=(victim, mode, amount), name=f"call {mode}")
+        self.took_s = 0.0
+        self._thread = threading.Thread(target=self._run, args=(victim, mode, amount, more), name=f"call {mode}")
         self._thread.start()
 
-    def _run(self, victim: Victim, mode: str, amount: float) -> None:
-        self._result = victim.send(mode, amount)
+    def _run(self, victim: Victim, mode: str, amount: float, more: Json) -> None:
+        began = time.monotonic()
+        self._result = victim.send(mode, amount, **more)
+        self.took_s = time.monotonic() - began
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its answer is there."""
+        return self._result is not None
 
     def result(self) -> tuple[int, Json]:
         """Its status and body, when they are there."""
@@ -83,14 +144,26 @@ class Background:
         return self._result
 
 
+def run_of(reply: Json) -> int:
+    """Which of the model's runs gave this answer."""
+    (run,) = [each["data"][0] for each in reply["outputs"] if each["name"] == "runs"]
+    assert isinstance(run, int)
+    return run
+
+
 @contextlib.contextmanager
-def victim(server: Server, name: str, **options: Any) -> Iterator[Victim]:  # options of write_fault_model
-    """A victim beside the bystander; at the end everything is as before it came."""
+def victim(
+    server: Server, name: str, *, largest: int = 3, **options: Any
+) -> Iterator[Victim]:  # options of write_fault_model
+    """A victim beside the bystander; at the end everything is as before it came. `largest`: elements of a call, so that
+    memory for it is there before."""
     before = settled(server)
     write_fault_model(server.repository, name, **{"hang_limit": f"{HANG_LIMIT_S}s", **options})
     server.ctl("load", name=name)
-    made = Victim(server, name)
+    made = Victim(server, name, batched=bool(options.get("max_batch_size")))
     made.assert_serves()
+    if largest > len(X):
+        assert made.send(x=[1.0] * largest)[0] == 200
     warm = settled(server)
     with Bystander(server, BYSTANDER):
         yield made

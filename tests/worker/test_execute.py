@@ -17,6 +17,7 @@ from mmsup.worker.execute import Execution
 from mmsup.worker.failure import Failure
 from mmsup.worker.gather import Arrays
 from mmsup.worker.guard import DeviceLost
+from mmsup.worker.payoff import Payoff
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
@@ -236,12 +237,12 @@ def test_an_open_shape_gets_its_room_from_the_second_run_on(page: int) -> None:
     assert run.room(job(1), (), view)["y"].shape == (1, 5000)
     assert not run.room(job(1), (), None)
     assert not run.room(job(1), (), view[:100])
-    assert run.takes_room(1)
+    assert run.uses_room
 
 
 def test_an_engine_that_makes_its_own_arrays_is_offered_no_room(page: int) -> None:
     run, _ = execution(page, doubled)
-    assert not run.takes_room(1 << 30)
+    assert not run.uses_room
     assert not run.room(job(1), (), memoryview(bytearray(64 << 10)))
 
 
@@ -281,6 +282,80 @@ def test_each_part_of_a_handed_over_batch_is_held_to_its_declaration(page: int) 
     assert values(good)[0] == 2
     assert isinstance(bad, Failure)
     assert "is declared as FP32, but is FP64" in bad.text
+
+
+LARGE = 40_000
+"""FP32 of a row: more than is gathered unasked."""
+
+
+def large(page: int, run: Run, engine: type[FakeEngine] = FakeEngine) -> tuple[Execution, FakeEngine]:
+    inputs, outputs = (TensorSpec("x", "FP32", (LARGE,)),), (TensorSpec("y", "FP32", (LARGE,)),)
+    spec = ModelSpec("m", "1", "/m/1", "a", "custom", "p", 8, inputs, outputs)
+    made = engine(run)
+    return Execution(made, spec, Metadata("p", 8, inputs, outputs), PageWriter(page)), made
+
+
+def row(value: float) -> Arrays:
+    return {"x": np.full((1, LARGE), value, np.float32)}
+
+
+def test_large_jobs_get_the_same_answers_gathered_and_alone(page: int) -> None:
+    run, engine = large(page, lambda inputs: {"y": np.sqrt(inputs["x"]) * 2})
+    jobs = [row(1), row(4), {"x": np.full((2, LARGE), 9, np.float32)}, row(16)]
+    ways: set[tuple[int, ...]] = set()
+    for _ in range(20):
+        engine.sizes.clear()
+        outcomes = run.run(jobs, ())
+        ways.add(tuple(engine.sizes))
+        for outcome, rows, value in zip(outcomes, (1, 1, 2, 1), (2, 4, 6, 8), strict=True):
+            assert not isinstance(outcome, Failure)
+            assert outcome["y"].shape == (rows, LARGE)
+            assert (outcome["y"] == value).all()
+    assert {(5,), (1, 4)} <= ways, "both ways were tried"
+
+
+@pytest.mark.parametrize("way", [0, 1, 4])
+def test_the_guilty_of_large_jobs_fails_alone_whether_gathered_or_not(
+    way: int, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def picky(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if (inputs["x"] == 13).any():
+            raise ValueError("thirteen is not served")
+        return {"y": inputs["x"] * 2}
+
+    monkeypatch.setattr(Payoff, "alone", lambda *_: way)
+    run, _ = large(page, picky)
+    jobs = [row(each) for each in (1, 13, 2, 3)]
+    for values_given, guilty in ((jobs, 1), ([jobs[1], jobs[0], *jobs[2:]], 0)):
+        outcomes = run.run(values_given, ())
+        assert [isinstance(each, Failure) for each in outcomes] == [index == guilty for index in range(4)]
+        assert outcomes[guilty] == Failure("inference_failed", "model 'm' failed: thirteen is not served")
+
+
+@pytest.mark.parametrize("way", [0, 1, 3])
+def test_large_results_lie_in_their_room_whether_gathered_or_not(
+    way: int, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Writer(FakeEngine):
+        least_room_bytes = 1
+
+    monkeypatch.setattr(Payoff, "alone", lambda *_: way)
+    run, _ = large(page, lambda inputs: {"y": inputs["x"] * 2}, Writer)
+    jobs = [row(1), row(2), row(3)]
+    memory = [memoryview(bytearray(LARGE * 4)) for _ in jobs]
+    rooms = [run.room(each, (), view) for each, view in zip(jobs, memory, strict=True)]
+    for index, (outcome, room) in enumerate(zip(run.run(jobs, (), rooms), rooms, strict=True)):
+        assert not isinstance(outcome, Failure)
+        assert (outcome["y"] == 2 * (index + 1)).all()
+        if index >= way:
+            assert outcome["y"] is room["y"]
+
+
+def test_small_jobs_are_gathered_unasked(page: int) -> None:
+    run, engine = execution(page, doubled)
+    for _ in range(200):
+        run.run([job(1), job(2)], ())
+    assert engine.sizes == [2] * 200
 
 
 def test_only_an_engine_that_pins_memory_is_told_of_it(page: int) -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from engines.build import mode, write_fault_model
 from engines.life import Gateway, serving
+from harness.server import eventually
 from mmsup.ipc.array import Array
 from mmsup.ipc.messages import Drop, Infer, Reply
+from mmsup.ipc.page import Activity
 from mmsup.ipc.specs import Batching, QueuePolicy
 
 pytestmark = pytest.mark.slow
@@ -43,6 +45,24 @@ def test_a_higher_class_runs_first_and_within_a_class_who_came_first(repository:
         plain, high, low, high_too, plain_too = (each.id for each in others)
         assert [each.id for each in replies(gateway, 6)] == [first.id, high, high_too, plain, plain_too, low]
         assert life.page.begun() == {first.id, *(each.id for each in others)}
+
+
+def test_all_that_came_during_a_run_is_heard_before_the_next_one_is_chosen(repository: Path, tmp_path: Path) -> None:
+    with serving(write_fault_model(repository, "m", max_batch_size=8), tmp_path) as (life, gateway):
+        held = gateway.infer({**row(), "mode": np.array([[b"sleep"]], np.object_), "amount": np.array([[0.3]])})
+        gateway.send(held)
+        eventually(lambda: life.progress().activity is Activity.BUSY, "it runs")
+        low, *plain = [gateway.infer(row(), priority=each) for each in (90, 0, 0, 0)]
+        dropped = gateway.infer(row(), priority=1)
+        came: list[Infer | Drop] = [low, *plain, dropped, Drop(dropped.id)]
+        for each in came:
+            gateway.send(each)
+        answers = replies(gateway, 6)
+        assert [(each.id, each.batch) for each in answers if each.id in {x.id for x in plain}] == [
+            (each.id, 4) for each in plain
+        ]
+        assert [each.code for each in answers if each.id == dropped.id] == ["cancelled"]
+        assert answers[-1].id == low.id, "of a lower class, and so the last of the batch"
 
 
 def test_a_class_without_room_is_answered_at_once_and_the_others_wait(repository: Path, tmp_path: Path) -> None:
@@ -112,3 +132,18 @@ def test_a_delay_shorter_than_a_millisecond_is_kept_to(repository: Path, tmp_pat
             waited.append(gateway.ask(row()).queue_ns)
         assert min(waited) >= 300_000
         assert sorted(waited)[10] < 1_000_000
+
+
+def test_a_stated_latency_decides_how_large_runs_become(repository: Path, tmp_path: Path) -> None:
+    spec = replace(write_fault_model(repository, "m", max_batch_size=64), batching=Batching(objective_s=0.1))
+    sleeps = {**row(), "mode": np.array([[b"sleep"]], np.object_), "amount": np.array([[0.01]])}
+    with serving(replace(spec, hang_limit_s=100.0), tmp_path) as (_, gateway):
+        gateway.send(*[gateway.infer(sleeps) for _ in range(8)])
+        seen: list[Reply] = []
+        for _ in range(300):
+            seen.append(gateway.reply())
+            gateway.send(gateway.infer(sleeps))
+        replies(gateway, 8)
+        sizes = [each.batch for each in seen[-100:]]
+        assert 2 <= max(sizes) <= 5, "five rows of 10 ms are half of 100 ms"
+        assert max(each.batch for each in seen[:8]) <= 2, "it began with small ones"
