@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp.web_response import StreamResponse
@@ -56,6 +57,12 @@ class Order:
         self.run = Run(asked.inputs, () if whole else names, asked.parameters, asked.priority)
         self.inferences = asked.inputs[0].shape[0] if metadata.max_batch_size and asked.inputs else 1
         """How many it counts for: the size of its own batch."""
+
+    def without_numbers(self, run: Run) -> Order:
+        """The same to be remembered: none of its client's tensors is in it. `run`: the run without them."""
+        made = self.with_run(run)
+        made.asked = replace(self.asked, inputs=[])
+        return made
 
     def with_run(self, run: Run) -> Order:
         """The same for a run of the same shapes."""

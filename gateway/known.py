@@ -35,9 +35,12 @@ class KnownText(Known):
     __slots__ = ("_places",)
 
     def __init__(self, order: Order, version: str, names: Sequence[str]) -> None:
-        super().__init__(order, version)
-        inputs = [each.name for each in order.run.inputs]
-        self._places = [names.index(name) for name in inputs]
+        run = order.run
+        words = run.packed()
+        inputs = [Given(each.name, each.datatype, each.shape) for each in run.inputs]
+        bare = Run(inputs, run.outputs, run.parameters, run.priority, run.room, words=words)
+        super().__init__(order.without_numbers(bare), version)
+        self._places = [names.index(each.name) for each in inputs]
 
     def with_numbers(self, lists: Sequence[bytes]) -> Order | None:
         """The same order of other numbers; None if these do not fit, which the long way words."""

@@ -41,6 +41,13 @@ def test_other_numbers_in_the_same_text_are_the_same_order_of_other_bytes() -> N
     assert made.run.packed() == Run(made.run.inputs, (), {}).packed()
 
 
+def test_no_tensor_of_a_client_is_remembered() -> None:
+    known = KnownText(order(), "1", ["a", "b"])
+    assert [each.data for each in known.order.run.inputs] == [None, None]
+    assert known.order.asked.inputs == []
+    assert known.order.inferences == order().inferences
+
+
 def test_numbers_that_do_not_fit_are_left_to_the_long_way() -> None:
     known = KnownText(order(), "1", ["a", "b"])
     for lists in ([b"1", b"7"], [b"1, 2, 3", b"7"], [b"1, 2", b"7.5"], [b"1, 2", b"4294967296"], [b"1, x", b"7"]):
