@@ -21,7 +21,8 @@ from aiohttp.web_server import Server
 
 from mmsup.gateway import answer, status
 from mmsup.gateway.boundary import Boundary
-from mmsup.gateway.front import IDLE_S, LINGER_S, Front, Shared
+from mmsup.gateway.front import IDLE_S, LINGER_S, Front
+from mmsup.gateway.shared import Shared
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 HEAD_S: Final = 10.0

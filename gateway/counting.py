@@ -59,14 +59,15 @@ class Counting:
         self._tallies = tallies
         self._own = tallies[place]
         self._busy = {model for model, version in self._own.totals() if version == NOW}  # a predecessor's last words
-        self._accounts: dict[tuple[str, str], Account] = {}
+        self.accounts: dict[tuple[str, str], Account] = {}
+        """By model and version."""
 
-    def finished(self, model: str, version: str, times: Times, inferences: int, request_ns: int) -> None:
-        """A request was answered with a result; `inferences` is the size of its own batch."""
-        account = self._accounts.get((model, version))
-        if account is None:
-            account = self._accounts[model, version] = Account(self._own.row(model, version))
-        account.finished(times, inferences, request_ns)
+    def account(self, model: str, version: str) -> Account:
+        """What a model version has answered with results."""
+        key = model, version
+        if key not in self.accounts:
+            self.accounts[key] = Account(self._own.row(model, version))
+        return self.accounts[key]
 
     def failed(self, model: str, version: str, code: str, request_ns: int) -> None:
         """An inference was answered with an error that is not its caller's."""
@@ -148,7 +149,9 @@ class Ticket:
         if self._open:
             self._open = False
             request_ns = time.monotonic_ns() - self.started_ns
-            self._counting.finished(self._model, self._version, times, inferences, request_ns)
+            counting, key = self._counting, (self._model, self._version)
+            account = counting.accounts.get(key) or counting.account(*key)
+            account.finished(times, inferences, request_ns)
 
     def failed(self, error: BaseException) -> None:
         """It ended with this instead."""

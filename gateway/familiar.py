@@ -91,4 +91,4 @@ def _around(said: Checked, head: bytes, places: Sequence[Place]) -> list[bytes] 
 
 def _written(spec: TensorSpec, place: Place) -> bytes:
     assert not isinstance(place, tuple), "inline outputs only"
-    return literal.to_json(memoryview(place), spec.datatype, spec.shape, spec.name)
+    return literal.to_json(memoryview(place), spec.datatype, spec.name)

@@ -28,10 +28,9 @@ from mmsup.gateway import answer as replies
 from mmsup.gateway import upload
 from mmsup.gateway.boundary import BLANK
 from mmsup.gateway.errand import Errand
-from mmsup.gateway.inference import Inference
-from mmsup.gateway.known import Orders
 from mmsup.gateway.outgoing import Parts
-from mmsup.gateway.plans import Plan, Plans
+from mmsup.gateway.plans import KEY_BYTES_LIMIT, Plan
+from mmsup.gateway.shared import Shared
 from mmsup.ipc.errors import MmsupError
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ LINGER_S: Final = 5.0
 """How long the rest of a refused body is read, so that the client reads our answer and not a reset."""
 REST_LIMIT_BYTES: Final = 1 << 16
 """Of what follows a request that is in work."""
-SCRATCH_BYTES: Final = 1 << 16
 _PIECE_BYTES: Final = 1 << 20
 """What a client must take of a reply in SLOWEST_S."""
 
@@ -63,19 +61,6 @@ class State(enum.Enum):
 _IDLE, _BODY, _WORK, _DRAIN, _SLOW, _LINGER, _CLOSED = State
 
 
-class Shared:
-    """What all connections of a gateway use."""
-
-    def __init__(self, inference: Inference, loop: asyncio.AbstractEventLoop) -> None:
-        self.inference = inference
-        self.loop = loop
-        self.plans = Plans(loop)
-        self.orders = Orders()
-        self.scratch = bytearray(SCRATCH_BYTES)
-        """What the kernel fills before it is known what it is: used up before the next read of any connection."""
-        self.view = memoryview(self.scratch)
-
-
 class Front(asyncio.BufferedProtocol):
     """Made by `Listener` for each client."""
 
@@ -87,10 +72,12 @@ class Front(asyncio.BufferedProtocol):
         "_end_s",
         "_errand",
         "_fires_s",
+        "_head",
         "_is_cut",
         "_left",
         "_listener",
         "_paused",
+        "_plan",
         "_rest",
         "_shared",
         "_slow",
@@ -107,7 +94,9 @@ class Front(asyncio.BufferedProtocol):
         self._slow: Connection | None = None
         self._errand: Errand | None = None
         self._state = _IDLE
-        self._rest = b""
+        self._rest = self._head = b""
+        self._plan: Plan | None = None
+        """Of the last head that was ours."""
         self._at = 0
         """How much of the errand's space is filled."""
         self._choked = self._paused = self._closing = False
@@ -215,8 +204,12 @@ class Front(asyncio.BufferedProtocol):
 
     def _take(self, data: bytes | bytearray, view: memoryview, size: int) -> None:
         """The first bytes of a request."""
-        end = data.find(BLANK, 0, size) + len(BLANK)
-        plan = self._shared.plans.of(bytes(view[:end])) if end >= len(BLANK) else None
+        end = len(self._head)
+        if size >= end > 0 and data.startswith(self._head):  # its only blank line is its end
+            plan = self._plan
+        else:
+            end = data.find(BLANK, 0, size) + len(BLANK)
+            plan = self._read_head(bytes(view[:end])) if end >= len(BLANK) else None
         if plan is None or plan.layout.size > self._shared.inference.backend.max_body_bytes:
             self._hand_over(bytes(view[:size]))
             return
@@ -229,6 +222,13 @@ class Front(asyncio.BufferedProtocol):
             self._at = plan.layout.start + len(body)
             self._errand.space[plan.layout.start : self._at] = body
             self._fill()
+
+    def _read_head(self, head: bytes) -> Plan | None:
+        """The plan of a head; the last one of a connection is most likely its next one too."""
+        plan = self._shared.plans.of(head)
+        if plan is not None and len(head) <= KEY_BYTES_LIMIT:
+            self._head, self._plan = head, plan
+        return plan
 
     def _begin(self, plan: Plan, *, whole: bool) -> bool:
         """Start an errand, or refuse it; False if aiohttp shall have the request. `whole`: its body is there."""

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import array
+import functools
 import itertools
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +17,7 @@ import orjson
 
 from mmsup.gateway.document import as_list
 from mmsup.gateway.runs import Run
-from mmsup.ipc.array import NUMPY, Array, as_array, as_bytes
+from mmsup.ipc.array import NUMPY, Array, as_bytes
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.tensor import elements, pack_strings, unpack_strings
 
@@ -37,8 +39,10 @@ PIECE: Final = 1 << 14
 """Elements written in one step; the interpreter is nobody else's for half a millisecond."""
 _FLOATS: Final = frozenset({"FP32", "FP64"})
 _NUMBERS: Final = frozenset({int, float})
-_FP32_MAX: Final = float(np.finfo(np.float32).max)
-"""What is beyond may round to it still; then it is looked at closely."""
+
+
+PACKED_LIMIT: Final = 1 << 12
+"""Floats that are packed in one call, each an argument; half of what an array and a look for infinities take."""
 
 
 class Unfit(Exception):  # noqa: N818 - becomes a CallerError that names the tensor
@@ -146,11 +150,27 @@ def _encoded(values: list[Any]) -> list[bytes]:
 def _floats(values: list[Any], kinds: set[type], datatype: str) -> memoryview:
     if kinds - _NUMBERS:
         raise Unfit(f"{_first(values, _NUMBERS)} is not a number")
+    if len(values) > PACKED_LIMIT:
+        return _floats_closely(values, datatype)
+    try:
+        return memoryview(_packer(len(values), _CODES[datatype])(*values))
+    except (OverflowError, struct.error):
+        return _floats_closely(values, datatype)
+
+
+@functools.lru_cache(256)
+def _packer(count: int, code: str) -> Callable[..., bytes]:
+    """Makes the bytes of so many floats; OverflowError for one that is finite and would not be."""
+    return struct.Struct(f"<{count}{code}").pack
+
+
+def _floats_closely(values: list[Any], datatype: str) -> memoryview:
+    """The same, wording what does not fit."""
     try:
         made = array.array(_CODES[datatype], values)
     except OverflowError:
         raise Unfit(f"an integer is out of the range of {datatype}") from None
-    if datatype == "FP32" and values and not -_FP32_MAX <= min(values) <= max(values) <= _FP32_MAX:
+    if datatype == "FP32":
         infinite = np.isinf(np.frombuffer(made, np.float32))
         if infinite.any():
             for index in np.flatnonzero(infinite).tolist():
@@ -171,11 +191,13 @@ def _outside(values: list[int], datatype: str) -> int:
     return next(each for each in values if not int(limits.min) <= each <= int(limits.max))
 
 
-def to_json(data: memoryview, datatype: str, shape: Sequence[int], name: str) -> bytes:
+def to_json(data: memoryview, datatype: str, name: str) -> bytes:
     """The flat JSON list of a tensor's elements, each written so that it reads back the same."""
     if datatype == "BYTES":
         return _strings(data, name)
-    values = as_array(data, datatype, shape).reshape(-1)
+    values = np.frombuffer(data, NUMPY[datatype])  # its size has been held against its shape
+    if not values.flags.aligned:
+        values = values.copy()
     if values.size <= PIECE:
         return _piece_to_json(values)
     pieces = [values[at : at + PIECE] for at in range(0, values.size, PIECE)]

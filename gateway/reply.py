@@ -93,5 +93,5 @@ def _output(tensor: Made, blobs: list[memoryview], *, binary: bool) -> dict[str,
         made["parameters"] = {"binary_data_size": len(data)}
         blobs.append(data)
     else:
-        made["data"] = orjson.Fragment(literal.to_json(tensor.data, tensor.datatype, tensor.shape, tensor.name))
+        made["data"] = orjson.Fragment(literal.to_json(tensor.data, tensor.datatype, tensor.name))
     return made

@@ -17,8 +17,9 @@ from mmsup.gateway.app import App
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.connection import Listener
 from mmsup.gateway.counting import Counting
-from mmsup.gateway.front import Front, Shared
+from mmsup.gateway.front import Front
 from mmsup.gateway.inference import Inference
+from mmsup.gateway.shared import Shared
 from mmsup.ipc.tally import Tally, make_tally
 
 WAIT_S: Final = 5.0

@@ -19,8 +19,8 @@ from mmsup.gateway.app import App
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.connection import Listener
 from mmsup.gateway.counting import Counting
-from mmsup.gateway.front import Shared
 from mmsup.gateway.inference import Inference
+from mmsup.gateway.shared import Shared
 from mmsup.ipc.tally import Tally
 
 BACKLOG: Final = 1024

@@ -15,8 +15,8 @@ from gateway_double import BackendDouble
 from mmsup.gateway.app import App
 from mmsup.gateway.connection import Listener
 from mmsup.gateway.counting import Counting
-from mmsup.gateway.front import Shared
 from mmsup.gateway.inference import Inference
+from mmsup.gateway.shared import Shared
 from mmsup.ipc.tally import Tally
 
 QUIET_TURNS = 12

@@ -147,7 +147,13 @@ class Desk:
         done = time.monotonic_ns()
         page.executed(1)
         self.pace.ran(work.kind.rows, done - started_ns)
-        self._finish(work, outcome, Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, 1))
+        small = None if isinstance(outcome, Failure) else self._outlines.inline(outcome)
+        if small is None:
+            self._finish(work, outcome, Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, 1))
+            return
+        words, places = small
+        took = started_ns - work.arrived_ns, ready - started_ns, done - ready, time.monotonic_ns() - done, 1
+        self._outbox.put(work.link, Reply(work.request.id, "", "", words, places, 0, *took))
 
     def _expire(self, work: Work, now: int) -> None:
         text = f"Request timeout expired in the queue of model '{self._model}'"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from mmsup.ipc.array import NUMPY, Array, datatype_of
 from mmsup.ipc.page import Activity, PageWriter
@@ -26,6 +27,8 @@ from mmsup.worker.gather import Arrays, gather, rows, size_bytes, split
 from mmsup.worker.guard import DeviceLost, T, guarded
 from mmsup.worker.payoff import ALWAYS_BYTES, Payoff
 from mmsup.worker.results import Output, lay_out, outputs_of
+
+_BUSY: Final = Activity.BUSY
 
 
 class Execution:
@@ -112,7 +115,7 @@ class Execution:
 
     def outputs(self, arrays: Arrays) -> tuple[Output, ...] | Failure:
         """The bytes of a good outcome. Guarded: elements of an array of objects are the model's own."""
-        return guarded(lambda: outputs_of(arrays), self.spec)
+        return guarded(outputs_of, self.spec, arrays)
 
     def _gathered(
         self, jobs: Sequence[Arrays], outputs: Sequence[str], _: Sequence[Room]
@@ -158,7 +161,7 @@ class Execution:
     ) -> list[Arrays] | Failure:
         engine, wanted = self._gathering, outputs or self._all
         assert engine is not None, "this engine makes no batches"
-        return self._call(lambda: engine.run_batch(jobs, wanted, rooms))
+        return self._call(engine.run_batch, jobs, wanted, rooms)
 
     def _learn(self, jobs: Sequence[Arrays], made: Sequence[Arrays]) -> None:
         """Of large results, that is; small ones need no room."""
@@ -190,17 +193,17 @@ class Execution:
 
     def _infer(self, job: Arrays, outputs: Sequence[str], room: Room = NO_ROOM) -> Arrays | Failure:
         wanted = outputs or self._all
-        made = self._call(lambda: self.engine.infer(job, wanted, room))
+        made = self._call(self.engine.infer, job, wanted, room)
         if isinstance(made, Failure):
             return made
         if len(made) == len(wanted) and type(made) is dict:
             return made  # of these names, or `_fault` will say which is missing
         return {name: made[name] for name in wanted if name in made}
 
-    def _call(self, call: Callable[[], T]) -> T | Failure:
+    def _call(self, call: Callable[..., T], *arguments: object) -> T | Failure:
         """What the engine gives, with the page saying since when it is at work."""
-        self._page.enter(Activity.BUSY, time.monotonic_ns())
-        made = guarded(call, self.spec)
+        self._page.enter(_BUSY, time.monotonic_ns())
+        made = guarded(call, self.spec, *arguments)
         if isinstance(made, Failure) and made.device is DeviceFault.LOST:
             raise DeviceLost(made.text)
         return made

@@ -16,10 +16,10 @@ class DeviceLost(Exception):  # noqa: N818 - what happened to the device; the pr
     """The CUDA context is gone. Raised outside of any guard, for `__main__`."""
 
 
-def guarded(call: Callable[[], T], spec: ModelSpec) -> T | Failure:
+def guarded(call: Callable[..., T], spec: ModelSpec, *arguments: object) -> T | Failure:
     """What `call` gives, or why it gave nothing. Only a wish to exit passes: that is the model's own end of itself."""
     try:
-        return call()
+        return call(*arguments)
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything, asyncio's CancelledError too

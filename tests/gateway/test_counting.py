@@ -42,17 +42,17 @@ def tallies() -> Iterator[list[Tally]]:
 
 def test_totals_are_the_sum_over_all_gateways(tallies: list[Tally]) -> None:
     one, other = Counting(tallies, 0), Counting(tallies, 1)
-    one.finished("m", "1", OUTCOME, 2, 10_000_000)
-    other.finished("m", "1", OUTCOME, 3, 20_000_000)
+    one.account("m", "1").finished(OUTCOME, 2, 10_000_000)
+    other.account("m", "1").finished(OUTCOME, 3, 20_000_000)
     for counting in (one, other):
         row = counting.totals()["m", "1"]
         assert (row["success"], row["inference_count"], row["request_ns"]) == (2, 5, 30_000_000)
 
 
 def test_a_new_gateway_goes_on_where_the_old_one_died(tallies: list[Tally]) -> None:
-    Counting(tallies, 0).finished("m", "1", OUTCOME, 1, 1)
+    Counting(tallies, 0).account("m", "1").finished(OUTCOME, 1, 1)
     again = Counting(tallies, 0)
-    again.finished("m", "1", OUTCOME, 1, 1)
+    again.account("m", "1").finished(OUTCOME, 1, 1)
     assert again.totals()["m", "1"]["success"] == 2
 
 
@@ -60,7 +60,7 @@ def test_a_new_gateway_goes_on_where_the_old_one_died(tallies: list[Tally]) -> N
 def test_a_batch_is_one_execution_however_many_requests_it_had(tallies: list[Tally], batch: int) -> None:
     counting = Counting(tallies, 0)
     for _ in range(batch * 20):
-        counting.finished("m", "1", replace(OUTCOME, batch=batch), 1, 1)
+        counting.account("m", "1").finished(replace(OUTCOME, batch=batch), 1, 1)
     assert counting.totals()["m", "1"]["exec_count"] == 20
 
 
@@ -140,7 +140,7 @@ def test_the_page_is_valid_when_nothing_was_ever_counted(tallies: list[Tally]) -
 
 def test_familiar_counters_have_their_names_their_units_and_their_type(tallies: list[Tally]) -> None:
     counting = Counting(tallies, 0)
-    counting.finished("m", "1", OUTCOME, 2, 10_000_000)
+    counting.account("m", "1").finished(OUTCOME, 2, 10_000_000)
     counting.failed("m", "1", "worker_oom", 5_000_000)
     text = metrics.page(counting.totals(), {}).decode()
     labels = '{model="m",version="1"}'
@@ -160,7 +160,7 @@ def test_familiar_counters_have_their_names_their_units_and_their_type(tallies: 
 def test_the_histogram_is_cumulative_and_ends_in_the_count(tallies: list[Tally]) -> None:
     counting = Counting(tallies, 0)
     for ns in (1, 500_000, 500_001, 20_000_000_000):
-        counting.finished("m", "1", OUTCOME, 1, ns)
+        counting.account("m", "1").finished(OUTCOME, 1, ns)
     shown = page(tallies)
     base = "mmsup_request_duration_seconds"
     buckets = [
@@ -193,7 +193,7 @@ def test_every_metric_has_a_sentence(tallies: list[Tally]) -> None:
 
 def test_statistics_have_every_version_and_count_in_nanoseconds(tallies: list[Tally]) -> None:
     counting = Counting(tallies, 0)
-    counting.finished("m", "1", OUTCOME, 2, 10_000_000)
+    counting.account("m", "1").finished(OUTCOME, 2, 10_000_000)
     counting.failed("m", "1", "cancelled", 7)
     backend = BackendDouble()
     backend.threads.shutdown()

@@ -17,7 +17,7 @@ import uvloop
 
 from gateway_double import BackendDouble, metadata, served
 from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
-from mmsup.gateway import answer, connection, front, selftest, upload
+from mmsup.gateway import answer, connection, front, selftest, shared, upload
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.binary import HEADER
 from mmsup.gateway.server import Front
@@ -187,7 +187,7 @@ def test_what_follows_a_request_in_work_is_bounded_and_read_on_after_it(tmp_path
             writer.write((head + body) * count)
             request = await house.peer.request()
             await until(lambda: house.fronts()[0]._paused)
-            assert len(house.fronts()[0]._rest) <= front.REST_LIMIT_BYTES + front.SCRATCH_BYTES
+            assert len(house.fronts()[0]._rest) <= front.REST_LIMIT_BYTES + shared.SCRATCH_BYTES
             house.peer.answer(request, b"abc")
             answers = asyncio.create_task(all_of(reader, count))
             for _each in range(count - 1):

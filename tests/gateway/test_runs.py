@@ -145,5 +145,5 @@ def test_a_run_that_does_not_fit_is_refused_as_a_list_is(run: Run, datatype: str
 def test_a_long_tensor_is_written_as_one_list() -> None:
     values = np.arange(literal.PIECE * 2 + 5, dtype=np.float32)
     values[-1] = np.nan
-    text = literal.to_json(memoryview(values.tobytes()), "FP32", values.shape, "Y")
+    text = literal.to_json(memoryview(values.tobytes()), "FP32", "Y")
     np.testing.assert_array_equal(np.array(json.loads(text), np.float32), values)
