@@ -62,7 +62,7 @@ GATEWAY: Final = (
         "msgpack both ways",
         plus=("pack", "unpack"),
         plan_us=(0.33,),
-        why="msgpack itself takes 0.2 each way; each field of a reply is checked by type, since a worker is not "
+        why="of the reading msgpack itself takes 0.2; each field of a reply is checked by type, since a worker is not "
         "trusted, and made into a record, where the prototype used the bare list",
     ),
     Stage("pair: a frame sent and one received, bare", "pair, gateway", why="the kernel's share of the link"),
@@ -72,7 +72,7 @@ GATEWAY: Final = (
         plus=_STAGES,
         plan_us=(4.8,),
         why="not in the prototype: admission and bounds, tickets and counting, distrust of replies, a ledger with "
-        "deadlines and an owner for each request, connections with states and timers; the other stages are as planned",
+        "deadlines and an owner for each request, connections with states and timers",
     ),
     Stage("TCP: received and sent, bare calls", "tcp", why="the kernel's share of the client's connection"),
     Stage("TCP by a bare protocol on uvloop, and the pair", plus=("loop", "pair, gateway"), plan_us=(5.0, 7.0)),
