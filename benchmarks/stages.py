@@ -54,7 +54,9 @@ def inside(best: Best, rounds: int) -> None:
             with undisturbed():
                 calibration.measure(best)
                 runner.run(gateway.round(best))
+                calibration.measure(best)
                 worker.round(best)
+                calibration.measure(best)
                 kernel.pair(best, gateway.sizes)
                 kernel.tcp(best, gateway.sizes)
                 runner.run(kernel.loop(best, gateway.sizes))

@@ -11,6 +11,8 @@ import msgpack
 from inside.best import MANY, Best, Times
 
 RECORDS = 13
+REPEATS = 100
+"""As many moments as the stages have: a factor of busy moments only would excuse everything."""
 THEN_US = {"msgpack pack": 0.28, "msgpack unpack": 0.24}
 """For each record, on the machine and day of the plan."""
 
@@ -23,7 +25,7 @@ def measure(best: Best) -> None:
         ((1 << 62) + place, inputs, [(1, 0, 64)], 1 << 60, {}) for place in range(RECORDS)
     ]
     frame = packer.pack(records)
-    for _ in range(10):
+    for _ in range(REPEATS):
         best.time("msgpack pack", lambda: packer.pack(records), requests=RECORDS)
         best.time("msgpack unpack", lambda: msgpack.unpackb(frame), requests=RECORDS)
 

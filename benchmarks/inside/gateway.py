@@ -170,18 +170,12 @@ class Gateway:
         errand.space[plan.layout.start :] = view[end:size]
         exchange = errand._exchange
         assert isinstance(exchange, Exchange)
-        order = errand._read(exchange)
+        errand._read(exchange)
         reply = reply_to(1)
-        said = self._link._said(reply.words)
         known = errand._known
         assert known is not None, "this request is not known"
         assert known.reply is not None, "this reply is not known"
         familiar = known.reply
-        ticket = Ticket(self._core.counting, MODEL, "1")
-
-        def count() -> None:
-            ticket._open = True
-            ticket.finished(reply, order.inferences)
 
         best.time(f"{kind} read", lambda: errand._read(exchange))
         best.time(f"{kind} write", lambda: familiar.bytes_with(reply.places))
@@ -195,10 +189,21 @@ class Gateway:
             best.time("head", look_up)
             best.time("admit", admit)
             best.time("errand", make)
-            best.time("fault", lambda: fault_of(reply, said, None))
-            best.time("count", count)
+            self._judging(best)
             self._frames(best)
         errand.leave()
+
+    def _judging(self, best: Best) -> None:
+        """What a reply goes through besides being read and written."""
+        reply, ticket = reply_to(1), Ticket(self._core.counting, MODEL, "1")
+        said = self._link._said(reply.words)
+
+        def count() -> None:
+            ticket._open = True
+            ticket.finished(reply, 1)
+
+        best.time("fault", lambda: fault_of(reply, said, None))
+        best.time("count", count)
 
     @staticmethod
     def _frames(best: Best) -> None:
