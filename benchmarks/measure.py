@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,15 @@ class Bench:
     network: Network
 
 
-def measure(peer: Peer, scene: Scene, environment: Path, bench: Bench) -> Iterator[Row]:
-    """Every load of a scene on a server that was started for it."""
+def measure(
+    peer: Peer, scene: Scene, environment: Path, bench: Bench, arrange: Callable[[], None] = lambda: None
+) -> Iterator[Row]:
+    """Every load of a scene on a server that was started for it; `arrange` is called when it serves."""
     left = list(scene.runs)
     try:
         with Server(peer, scene, environment, bench.network, bench.cores.server) as server:
             server.wait_until_right()
+            arrange()
             requests = written(server.requests(), server.folder)
             while left:
                 yield _load(server, peer, scene, left[0], requests, bench)
@@ -87,12 +90,13 @@ def _cpu(row: Row, found: Outcome, before: dict[int, tree.Cpu], after: dict[int,
     """What each process used between the two, given to the requests."""
     nothing = tree.Cpu("", 0.0, 0.0)
     by_name: dict[str, float] = defaultdict(float)
-    system_s = 0.0
+    system_by_name: dict[str, float] = defaultdict(float)
     for pid, now in after.items():
         then = before.get(pid, nothing)
-        system_s += now.system_s - then.system_s
+        system_by_name[now.name] += now.system_s - then.system_s
         by_name[now.name] += now.user_s - then.user_s + now.system_s - then.system_s
     share = 1e6 / max(1, found.requests)
     row.cpu_us_by_process = {name: round(used * share, 3) for name, used in by_name.items() if used}
-    row.cpu_us, row.system_us = sum(by_name.values()) * share, system_s * share
+    row.system_us_by_process = {name: round(used * share, 3) for name, used in system_by_name.items() if used}
+    row.cpu_us, row.system_us = sum(by_name.values()) * share, sum(system_by_name.values()) * share
     row.server_busy = sum(by_name.values()) / found.elapsed_s

@@ -24,6 +24,7 @@ class Row:
     cpu_us: float = 0.0
     system_us: float = 0.0
     cpu_us_by_process: dict[str, float] = field(default_factory=dict)
+    system_us_by_process: dict[str, float] = field(default_factory=dict)
     server_busy: float = 0.0
     """The share of its core that the server used."""
     client_busy: float = 0.0

@@ -1,0 +1,234 @@
+"""The gateway's stages: the real front, backend and link over a real socket pair, with a transport that only counts.
+
+Of each turn three stages are timed: the requests are taken, the frame of them goes out, the frame of replies comes in.
+Parts of these are timed alone where they leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from roster import BY_KEY, OURS
+from work import SCENES, Scene
+
+from inside.best import FEW, MANY, ONE, TURNS, Best
+from inside.kernel import Sizes
+from mmsup.gateway import skeleton
+from mmsup.gateway.app import App
+from mmsup.gateway.arena import LinkArena
+from mmsup.gateway.backend import Backend
+from mmsup.gateway.boundary import BLANK
+from mmsup.gateway.connection import Listener
+from mmsup.gateway.counting import Counting, Ticket
+from mmsup.gateway.distrust import fault_of
+from mmsup.gateway.errand import Errand
+from mmsup.gateway.exchange import Exchange
+from mmsup.gateway.front import Front, Shared
+from mmsup.gateway.inference import Inference
+from mmsup.gateway.known import KnownText
+from mmsup.gateway.link import Link
+from mmsup.ipc.codec import pack_frame, pack_words, unpack_frame
+from mmsup.ipc.messages import Configure, Form, Infer, Outline, Reply, Route, VersionState
+from mmsup.ipc.messages import Link as LinkMessage
+from mmsup.ipc.page import make_page
+from mmsup.ipc.pair import PairEnd
+from mmsup.ipc.seqpacket import Seqpacket
+from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.tally import Tally, make_tally
+
+MODEL = "scale0"
+X, Y = TensorSpec("x", "FP32", (16,)), TensorSpec("y", "FP32", (16,))
+BY_NAME = {scene.key: scene for scene in SCENES}
+KINDS = {"binary": BY_NAME["small"], "json": BY_NAME["json"]}
+TURNS_A_ROUND = {MANY: 60, FEW: 120, ONE: 400}
+_WORDS, _FORM = pack_words(Outline((Y,))), pack_words(Form((X,), (), {}))
+
+
+class _Client(asyncio.Transport):
+    """A client that takes everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = 0
+        self.last = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.answers += 1
+        self.last = bytes(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+class Gateway:
+    """Inside a running loop."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._backend = Backend(Configure(2, 0, 1, "mmsup", "0", 64 << 20, 64 << 20, 10.0), executor)
+        spec = ModelSpec(MODEL, "1", "/", "model.py", "custom", "python")
+        metadata = Metadata("python", 0, (X,), (Y,))
+        self._backend.routes.put(
+            Route(MODEL, True, "1", (VersionState("1", "ready", "", "", 0.0, spec, metadata),))  # noqa: FBT003 - wanted
+        )
+        near, far = Seqpacket.pair()
+        end, self._far = PairEnd(near.detach()), PairEnd(far.detach())
+        arena = LinkArena(end, self._backend.quota, executor, self._backend.reclaim)
+        ours = os.pidfd_open(os.getpid())  # of a process that outlives the link
+        self._link = Link(LinkMessage(1, 1, "", b"g", spec, metadata), end, arena, (ours, make_page()))
+        self._backend.add_link(self._link)
+        tally = make_tally()
+        self._core = Inference(self._backend, Counting([Tally(tally)], 0), executor)
+        os.close(tally)
+        self._shared = Shared(self._core, asyncio.get_running_loop())
+        self._listener = Listener(App(self._core).serve, is_local=True, shared=self._shared)
+        self._clients = [_Client() for _ in range(max(TURNS))]
+        self._fronts = [Front(self._shared, self._listener) for _ in self._clients]
+        for front, client in zip(self._fronts, self._clients, strict=True):
+            front.connection_made(client)
+        self._out: dict[int, int] = {}
+        self._back: dict[int, int] = {}
+        self._sizes = 0, 0
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many bytes went, each way."""
+        return Sizes(*self._sizes, self._out, self._back)
+
+    async def round(self, best: Best) -> None:
+        """Some turns of each kind, and the parts."""
+        for kind in reversed(KINDS):
+            request = request_of(KINDS[kind])
+            for count in TURNS:
+                for _ in range(TURNS_A_ROUND[count]):
+                    self._turn(best, kind, request, count)
+                    await asyncio.sleep(0)  # let the flush that is at hand find nothing to do
+            self._sizes = len(request), len(self._clients[0].last)
+            self._parts(best, kind, request)
+            await asyncio.sleep(0)
+
+    def _turn(self, best: Best, kind: str, request: bytes, count: int) -> None:
+        size, fronts = len(request), self._fronts[:count]
+        before = self._clients[0].answers
+        begin = time.perf_counter()
+        for front in fronts:
+            front.get_buffer(-1)[:size] = request
+            front.buffer_updated(size)
+        taken = time.perf_counter()
+        self._link._flush()
+        sent = time.perf_counter()
+        frame = self._answer(count)
+        answered = time.perf_counter()
+        self._link._wake()
+        end = time.perf_counter()
+        assert self._clients[0].answers == before + 1, "a request was not answered in its turn"
+        best.note(f"{kind} take", count, taken - begin)
+        best.note(f"{kind} send", count, sent - taken)
+        best.note(f"{kind} wake", count, end - answered)
+        if kind == "binary":
+            self._back[count] = len(frame)
+
+    def _answer(self, count: int) -> bytes:
+        """What a worker would do."""
+        received = self._far.receive()
+        assert received is not None, "no frame came"
+        self._out[count] = len(received)
+        frame = pack_frame([reply_to(each.id) for each in unpack_frame(received)])
+        assert self._far.send(frame), "the pair is full"
+        return frame
+
+    def _parts(self, best: Best, kind: str, request: bytes) -> None:
+        """Each alone; a stage that changes something is timed with what undoes it."""
+        view, plans, orders, size = self._shared.view, self._shared.plans, self._shared.orders, len(request)
+        view[:size] = request
+        data = self._shared.scratch
+
+        def look_up() -> object:
+            end = data.find(BLANK, 0, size) + len(BLANK)
+            return plans.of(bytes(view[:end]))
+
+        end = data.find(BLANK, 0, size) + len(BLANK)
+        plan = plans.of(bytes(view[:end]))
+        assert plan is not None, "the request is not for the front"
+
+        def admit() -> None:
+            exchange = self._backend.try_open(plan.model, plan.version)
+            assert exchange is not None, "no worker is there"
+            exchange.leave()
+
+        def make() -> Errand:
+            return Errand(self._core, orders, plan, lambda *_: None)
+
+        errand = make()
+        assert errand.open(), "the errand waits for something"
+        errand.space[plan.layout.start :] = view[end:size]
+        exchange = errand._exchange
+        assert isinstance(exchange, Exchange)
+        errand._read(exchange)
+        reply = reply_to(1)
+        known = errand._known
+        assert known is not None, "this request is not known"
+        assert known.reply is not None, "this reply is not known"
+        familiar = known.reply
+
+        best.time(f"{kind} read", lambda: errand._read(exchange))
+        best.time(f"{kind} write", lambda: familiar.bytes_with(reply.places))
+        if isinstance(known, KnownText):
+            text = bytes(errand.space)
+            cut = skeleton.cut(text)
+            assert cut is not None, "this text is not cut"
+            best.time("json cut", lambda: skeleton.cut(text))
+            best.time("json numbers", lambda: known.with_numbers(cut[1]))
+        else:
+            best.time("head", look_up)
+            best.time("admit", admit)
+            best.time("errand", make)
+            self._judging(best)
+            self._frames(best)
+        errand.leave()
+
+    def _judging(self, best: Best) -> None:
+        """What a reply goes through besides being read and written."""
+        reply, ticket = reply_to(1), Ticket(self._core.counting, MODEL, "1")
+        said = self._link._said(reply.words)
+
+        def count() -> None:
+            ticket._open = True
+            ticket.finished(reply, 1)
+
+        best.time("fault", lambda: fault_of(reply, said, None))
+        best.time("count", count)
+
+    @staticmethod
+    def _frames(best: Best) -> None:
+        for count in TURNS:
+            infers = [Infer((1 << 62) + each, _FORM, 1 << 61, None, (memoryview(_Y),)) for each in range(count)]
+            frame = pack_frame([reply_to((1 << 62) + each) for each in range(count)])
+            best.time("pack", partial(pack_frame, infers), turn=count, requests=count)
+            best.time("unpack", partial(unpack_frame, frame), turn=count, requests=count)
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        self._link.finish()
+        self._far.close()
+        for front in self._fronts:
+            front.connection_lost(None)
+
+
+def request_of(scene: Scene) -> bytes:
+    """The whole of a request to the scene's model."""
+    return BY_KEY[OURS].request(scene, MODEL, scene.inputs()[0]).whole()
+
+
+def reply_to(number: int) -> Reply:
+    """What a worker says of it."""
+    return Reply(number, "", "", _WORDS, (_Y,), 0, 20_000, 1_000, 4_000, 1_000, 1)
+
+
+_Y = KINDS["binary"].inputs()[0].tobytes()

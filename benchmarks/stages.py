@@ -1,0 +1,129 @@
+"""Where the microseconds of a small request go: each stage, beside what the plan said it would take.
+
+python benchmarks/stages.py [--rounds 40] [--run-s 2] [--json FILE] [--markdown FILE]
+
+The product's own code runs in this one process, over real sockets, with 32 requests a turn, with eight and with one.
+The shortest time of each stage counts, since other work can only lengthen it. Then a whole server is asked, and the CPU
+time of its processes is held against the sum. The plan is that of a prototype without most of what a server needs. How
+much slower this machine is today is measured by msgpack, which packed the same records there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import shlex
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import machine
+import tree
+import uvloop
+from inside import calibration, kernel
+from inside.best import Best, Times, undisturbed
+from inside.gateway import KINDS, Gateway
+from inside.plan import STAGES
+from inside.stage import markdown
+from inside.worker import Worker
+from measure import Bench, measure
+from network import network
+from places import cores
+from progress import say
+from roster import BY_KEY, OURS, installed
+
+LOADS = 4
+"""On a whole server, of each kind; the one that costs least counts."""
+
+
+def inside(best: Best, rounds: int) -> None:
+    """Every stage in this process, in rounds, so that a slow moment hits none of them always."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mmsup_bench_") as folder,
+        ThreadPoolExecutor(1) as executor,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        gateway, worker = runner.run(_gateway(executor)), Worker(Path(folder))
+        for _ in range(rounds):
+            with undisturbed():
+                calibration.measure(best)
+                runner.run(gateway.round(best))
+                calibration.measure(best)
+                worker.round(best)
+                calibration.measure(best)
+                kernel.pair(best, gateway.sizes)
+                kernel.tcp(best, gateway.sizes)
+                runner.run(kernel.loop(best, gateway.sizes))
+        runner.run(gateway.close())
+
+
+async def _gateway(executor: ThreadPoolExecutor) -> Gateway:
+    return Gateway(executor)
+
+
+def whole(times: Times, run_s: float) -> None:
+    """CPU time of gateway and worker of a server, for each request; connections stand for requests a turn."""
+    bench, peer = Bench(cores(), run_s / 3, run_s, network()), BY_KEY[OURS]
+    for kind, usual in KINDS.items():
+        again = [replace(run, key=f"{run.key}.{place}") for place in range(LOADS) for run in usual.runs]
+        scene, runs = replace(usual, runs=tuple(again)), {run.key: run.connections for run in again}
+        for row in measure(peer, scene, installed(peer), bench, partial(part, bench.cores.client)):
+            if not row.holds:
+                raise SystemExit(f"{kind}: mmsup gave no good answer: {row.trouble}")
+            for process in ("gateway", "worker"):
+                used, system = row.cpu_us_by_process[process], row.system_us_by_process.get(process, 0.0)
+                key = f"whole {process}, {kind}", runs[row.run]
+                if used < times.get(key, math.inf):
+                    times[key] = used
+                    times[f"whole {process} in the kernel, {kind}", runs[row.run]] = system
+
+
+def part(core: int) -> None:
+    """Give the worker another core than the gateway, as the prototype had it: it shares that of the client."""
+    for pid, each in tree.cpu().items():
+        if each.name == "worker":
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(thread), {core})
+
+
+def main() -> None:
+    """As the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40, help="rounds inside this process, of about a second (40)")
+    parser.add_argument("--run-s", type=float, default=2.0, help="how long each load on a server is measured (2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
+    asked = parser.parse_args()
+    tree.adopt_orphans()
+    tree.end_as_exception()
+    facts = machine.described()
+    facts |= {"others on the machine when it began": f"load average {machine.busy_with_others():.2f}"}
+    facts |= {"command": shlex.join(["python", "benchmarks/stages.py", *sys.argv[1:]])}
+    best, usual = Best(), os.sched_getaffinity(0)
+    say("stages inside one process ...")
+    os.sched_setaffinity(0, {cores().server})
+    inside(best, asked.rounds)
+    os.sched_setaffinity(0, usual)
+    say("a whole server ...")
+    whole(best.us, asked.run_s)
+    factor = calibration.factor(best.us)
+    facts |= {"this machine takes": f"{factor:.2f} times as long as the plan's, by msgpack of the same records"}
+    text = "\n\n".join(["\n".join(f"- {k}: {v}" for k, v in facts.items()), markdown(STAGES, best.us, factor)])
+    print(text)
+    if asked.json:
+        plain = [{"stage": key, "requests a turn": turn, "us": round(us, 3)} for (key, turn), us in best.us.items()]
+        asked.json.write_text(json.dumps({"facts": facts, "factor": factor, "stages": plain}, indent=1) + "\n")
+    if asked.markdown:
+        asked.markdown.write_text(
+            f"# Where the microseconds go\n\nWritten by `python benchmarks/stages.py`.\n\n{text}\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
