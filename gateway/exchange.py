@@ -243,8 +243,7 @@ class Exchange:
     ) -> None:
         link = self._link
         grant = (out.segment, out.offset, out.size) if out else None
-        link.ledger.last_id = number = link.ledger.last_id + 1
-        request = Infer(number, run.words or run.packed(), self.deadline_ns, grant, tuple(places))
+        request = Infer(link.ledger.next_id(), run.words or run.packed(), self.deadline_ns, grant, tuple(places))
         held = copies
         if type(self._space) is Slot:
             held.append(self._space)

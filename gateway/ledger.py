@@ -64,8 +64,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
-        self.last_id = random.getrandbits(_ID_BITS - 1) + 1
-        """One more for each request."""
+        self._last_id = random.getrandbits(_ID_BITS - 1) + 1
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -75,20 +74,12 @@ class Ledger:
 
     def next_id(self) -> int:
         """A fresh id, larger than all before."""
-        self.last_id += 1
-        return self.last_id
+        self._last_id += 1
+        return self._last_id
 
     def add(self, entry: Entry) -> None:
         """A request goes out."""
         self.entries[entry.request.id] = entry
-
-    def get(self, request: int) -> Entry | None:
-        """The entry of an id, None if it is unknown: late, doubled or invented."""
-        return self.entries.get(request)
-
-    def pop(self, request: int) -> Entry:
-        """An entry's end."""
-        return self.entries.pop(request)
 
     def end(self, begun: Set[int]) -> None:
         """The life is over: settle all. `begun`: ids of those that executed last. One that was asked a larger grant for

@@ -79,10 +79,6 @@ class Link:
         """Instance and generation."""
         return self.said.instance, self.said.generation
 
-    def is_usable(self) -> bool:
-        """Whether new requests may take it."""
-        return self.wanted and not self.ended
-
     def is_over(self) -> bool:
         """Whether the end has come."""
         return self.ended
@@ -96,12 +92,8 @@ class Link:
             self.last_progress = time.monotonic()
             if self._expiry is None:
                 self._expiry = self._loop.call_later(EXPIRY_S, self._expire)
-        request = entry.request
-        self.ledger.entries[request.id] = entry
-        self._outbox.append(request)
-        if not self._flush_at_hand:
-            self._flush_at_hand = True
-            self._loop.call_soon(self._flush)
+        self.ledger.add(entry)
+        self.say(entry.request)
 
     def say(self, record: Record) -> None:
         """Send a record with the others of this loop turn."""

@@ -199,7 +199,7 @@ def _has_not_ended(instance: Instance, event: terms.Event) -> None:
 
 
 def _let_arrive(instance: Instance) -> None:
-    """What the gateways sent last may still lie between two ZeroMQ threads, where nobody can see it."""
+    """What the gateways sent last may still be on its way, over ZeroMQ even where nobody can see it."""
     stop = _for_this_life(instance, _tell_to_stop)
     _tenure(instance).end_timer = asyncio.get_running_loop().call_later(ARRIVE_S, stop)
 
