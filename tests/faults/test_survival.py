@@ -52,6 +52,7 @@ def await_other_gateway(server: Server, old: int) -> None:
     eventually(looking, f"another gateway than {old}")
 
 
+@pytest.mark.fault("F25")
 def test_a_killed_brain_costs_no_request_and_no_worker(repository: Path) -> None:
     with running(repository) as server:
         before = settled(server)
@@ -71,6 +72,7 @@ def test_a_killed_brain_costs_no_request_and_no_worker(repository: Path) -> None
         assert server.stop() == 0
 
 
+@pytest.mark.fault("F25")
 def test_a_worker_that_dies_while_the_brain_is_away_is_answered_for_and_comes_back(repository: Path) -> None:
     write_fault_model(repository, "victim", hang_limit="30s")
     with running(repository) as server:
@@ -89,6 +91,7 @@ def test_a_worker_that_dies_while_the_brain_is_away_is_answered_for_and_comes_ba
         assert server.stop() == 0
 
 
+@pytest.mark.fault("F28")
 def test_a_brain_that_hangs_is_replaced(repository: Path) -> None:
     with running(repository) as server, Bystander(server, "one") as one:
         old = server.status()["brain"]["pid"]
@@ -98,6 +101,7 @@ def test_a_brain_that_hangs_is_replaced(repository: Path) -> None:
         assert server.status()["brain"]["pid"] != old
 
 
+@pytest.mark.fault("F25")
 def test_brains_killed_again_and_again_lose_nothing(repository: Path) -> None:
     with running(repository) as server:
         before = settled(server)
@@ -109,6 +113,7 @@ def test_brains_killed_again_and_again_lose_nothing(repository: Path) -> None:
         assert_clean(before, server)
 
 
+@pytest.mark.fault("F26")
 def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path) -> None:
     with running(repository) as server:
         address = server.address()
@@ -156,6 +161,7 @@ def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path)
         assert server.stop() == 0
 
 
+@pytest.mark.fault("F26", "F35")
 def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: Path) -> None:
     with running(repository, "--gateways", "2") as server:
         counted = server.gauge("nv_inference_request_success", model="one")
@@ -171,6 +177,7 @@ def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: P
             counted = now
 
 
+@pytest.mark.fault("F27")
 def test_a_gateway_that_hangs_is_replaced(repository: Path) -> None:
     with running(repository) as server:
         pid = server.status()["gateways"][0]["pid"]
@@ -181,6 +188,7 @@ def test_a_gateway_that_hangs_is_replaced(repository: Path) -> None:
         http_client.close()
 
 
+@pytest.mark.fault("F25b")
 def test_nothing_survives_the_keeper(repository: Path) -> None:
     write_fault_model(repository, "child", hang_limit="60s")
     with running(repository) as server:
@@ -192,6 +200,7 @@ def test_nothing_survives_the_keeper(repository: Path) -> None:
         assert not alive
 
 
+@pytest.mark.fault("F25b")
 def test_a_server_that_was_killed_starts_again_over_what_it_left(repository: Path) -> None:
     with running(repository) as server:
         everyone = family(server).processes
@@ -206,6 +215,7 @@ def test_a_server_that_was_killed_starts_again_over_what_it_left(repository: Pat
         assert server.stop() == 0
 
 
+@pytest.mark.fault("F29")
 def test_a_second_server_on_the_same_directories_says_so_and_leaves_the_first_alone(repository: Path) -> None:
     with running(repository) as server, Bystander(server, "one"):
         second = server.second_start()
@@ -214,6 +224,7 @@ def test_a_second_server_on_the_same_directories_says_so_and_leaves_the_first_al
         assert "Traceback" not in second.stderr
 
 
+@pytest.mark.fault("F31")
 def test_sigterm_under_load_finishes_what_was_accepted(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="30s")
     with running(repository) as server:
@@ -258,6 +269,7 @@ class Model:
 """
 
 
+@pytest.mark.fault("F30")
 def test_a_brain_that_is_killed_while_it_ends_the_server_is_followed_by_one_that_goes_on(repository: Path) -> None:
     tensor = (TensorSpec("x", "FP32", (-1,)),)
     write_python(repository, "slow", SLOW_TO_UNLOAD, tensor, (TensorSpec("y", "FP32", (-1,)),))

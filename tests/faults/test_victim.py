@@ -34,6 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert_gone(running, everyone)
 
 
+@pytest.mark.fault("F1")
 def test_a_worker_killed_while_idle_is_back_before_anyone_notices(server: Server) -> None:
     with victim(server, "idle_kill") as hurt:
         pid = server.pid(hurt.name)
@@ -45,6 +46,7 @@ def test_a_worker_killed_while_idle_is_back_before_anyone_notices(server: Server
         assert server.pid(hurt.name) != pid
 
 
+@pytest.mark.fault("F2")
 def test_a_worker_killed_with_requests_in_flight_answers_them_and_moves_the_others(server: Server) -> None:
     with victim(server, "busy_kill", hang_limit="30s") as hurt:
         executing = hurt.in_background("sleep", 20)
@@ -60,6 +62,7 @@ def test_a_worker_killed_with_requests_in_flight_answers_them_and_moves_the_othe
         assert hurt.death()["sig"] == signal.SIGKILL
 
 
+@pytest.mark.fault("F3")
 @pytest.mark.parametrize(
     ("mode", "amount", "code", "fields"),
     [
@@ -87,6 +90,7 @@ def test_a_worker_that_dies_in_a_request_answers_it_and_names_the_cause(
         assert len(server.events("worker_exit", hurt.name)) == 1
 
 
+@pytest.mark.fault("F4")
 def test_an_exception_fails_its_request_alone_and_restarts_nothing(server: Server) -> None:
     with victim(server, "raises") as hurt:
         pid = server.pid(hurt.name)
@@ -100,6 +104,7 @@ def test_an_exception_fails_its_request_alone_and_restarts_nothing(server: Serve
         assert not server.events("worker_exit", hurt.name)
 
 
+@pytest.mark.fault("F10")
 @pytest.mark.parametrize("how", ["SIGSTOP from outside", "stop", "spin", "hang", "deadlock"])
 def test_a_worker_that_hangs_is_found_out_killed_and_replaced(server: Server, how: str) -> None:
     name = "hangs_" + how.split(maxsplit=1)[0].lower()
@@ -122,6 +127,7 @@ def test_a_worker_that_hangs_is_found_out_killed_and_replaced(server: Server, ho
         assert server.pid(name) != pid
 
 
+@pytest.mark.fault("F10")
 def test_a_worker_stopped_while_idle_is_found_without_any_request(server: Server) -> None:
     with victim(server, "stopped_idle") as hurt:
         pid = server.pid(hurt.name)
@@ -130,6 +136,7 @@ def test_a_worker_stopped_while_idle_is_found_without_any_request(server: Server
         hurt.assert_serves()
 
 
+@pytest.mark.fault("F15", "F16")
 @pytest.mark.parametrize("mode", ["allocate", "child"])
 def test_memory_over_the_cap_is_named_from_the_kernels_own_count(server: Server, mode: str) -> None:
     with victim(server, f"memory_{mode}", memory="192MiB", hang_limit="30s") as hurt:
@@ -146,6 +153,7 @@ def test_memory_over_the_cap_is_named_from_the_kernels_own_count(server: Server,
         hurt.assert_serves()
 
 
+@pytest.mark.fault("F6")
 @pytest.mark.parametrize(
     ("option", "mode"), [("on_load", "raise"), ("on_import", "raise"), ("on_load", "exit"), ("on_load", "segv")]
 )
@@ -171,6 +179,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_keeps_nobody_waiting(
     assert_clean(before, server)
 
 
+@pytest.mark.fault("F7")
 def test_a_load_that_hangs_ends_at_its_limit(server: Server) -> None:
     from engines.build import write_fault_model
 
@@ -187,6 +196,7 @@ def test_a_load_that_hangs_ends_at_its_limit(server: Server) -> None:
     assert_clean(before, server)
 
 
+@pytest.mark.fault("F8")
 def test_a_crash_loop_is_broken_off_and_answered_at_once(server: Server) -> None:
     with victim(server, "loop") as hurt:
         answers = []
@@ -206,6 +216,7 @@ def test_a_crash_loop_is_broken_off_and_answered_at_once(server: Server) -> None
         hurt.assert_serves()
 
 
+@pytest.mark.fault("F50")
 def test_a_client_that_leaves_leaves_nothing(server: Server) -> None:
     with victim(server, "left", hang_limit="30s") as hurt:
         http = Http(server.address())
