@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from mmsup.ipc.messages import Route
-from mmsup.supervisor import hands, terms
+from mmsup.supervisor import hands, memory, quarantine, terms
 from mmsup.supervisor.admission import Candidate, admit
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.model import Model
@@ -118,6 +118,16 @@ class Fleet:
             self.flush(model.name)
             self.retire(old)
 
+    def replace(self, instance: Instance) -> None:
+        """Give the place of one that does not die to another; it is forgotten with its process."""
+        model, edition, release = self.models[instance.release.spec.name], self.edition_of(instance), instance.release
+        assert edition is not None, f"instance {instance.id} is of no edition"
+        release.instances.remove(instance)
+        instance.release = Release(release.spec, release.metadata, instances=[instance])
+        model.editions.append(Edition(Role.LEAVING, edition.config, [instance.release]))
+        instance.apply(terms.WantDown())
+        self.add(release, self.next_instance).apply(terms.WantUp())
+
     # What happens.
 
     def changed(self, instance: Instance) -> None:
@@ -147,6 +157,7 @@ class Fleet:
         dirty, self._dirty = self._dirty, set()  # what changes from here on has the next look
         for name in dirty:
             self._clear(self.models.get(name))
+        self._replace_unkillable()
         self._admit()
         self.on_settled()
         for name in sorted(dirty):
@@ -167,6 +178,16 @@ class Fleet:
             del self.models[model.name]
             if self._said.pop(model.name, None) is not None:
                 self.on_unroute(model.name)
+
+    def _replace_unkillable(self) -> None:
+        held = [each for each in self.instances() if each.state is State.QUARANTINED]
+        for instance in held:
+            of_model = sum(each.release.spec.name == instance.release.spec.name for each in held)
+            if not instance.situation.wanted or instance.tenure is None or instance.life is None:
+                continue
+            need_bytes = memory.footprint_bytes(instance.tenure.group, instance.life.pid) or 0
+            if quarantine.is_replaced(need_bytes, memory.machine().available_bytes, of_model):
+                self.replace(instance)
 
     def _admit(self) -> None:
         order = {name: place for place, name in enumerate(sorted(self.models))}

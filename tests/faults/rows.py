@@ -70,7 +70,6 @@ OPEN: Final = {
     "F5": "no test yet",
     "F9": "no test yet",
     "F11": "no test yet",
-    "F12": "no test yet",
     "F13": "no test yet",
     "F14": "no test yet",
     "F18": "no test yet",
