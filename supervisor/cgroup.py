@@ -9,7 +9,7 @@ whatever it finds there at its start is a leftover. A group belongs to one life 
 
     v2    GIVEN/mmsup_<hash>/{core, w7.3, …}      GIVEN: what systemd delegated. Keeper, brain and gateways live in
                                                   `core`, for a group that hands controllers on may hold no process
-    v1    {memory, freezer, pids}/mmsup_<hash>/{w7.3, …}          where these hierarchies can be written
+    v1    {memory, freezer, pids, cpu}/mmsup_<hash>/{w7.3, …}          where these hierarchies can be written
     none  nothing; RLIMIT_DATA in the worker and watching from outside take the cap's place
 """
 
@@ -33,7 +33,10 @@ PIDS_LIMIT: Final = 4096
 """Tasks of one worker: far above any engine's thread pools, far below what a fork bomb needs to hurt the machine."""
 SETTLE_S: Final = 2.0
 """How long the keeper's start and end wait for leftovers to die; one in an unkillable state is left to lie."""
-_V1_OTHERS: Final = ("freezer", "pids")
+_V1_OTHERS: Final = ("freezer", "pids", "cpu")
+"""`cpu` with the shares that a new group has: what a worker starts, in whatever sessions, competes as one worker."""
+CORE_WEIGHT: Final = 800
+"""cpu.weight of `core` (v2); a worker's is 100. Keeper, brain and gateways answer for all of them."""
 
 
 def top_name(state_dir: str, prefix: str = "mmsup_") -> str:
@@ -301,6 +304,7 @@ def _enter(top: str, root: Path, own_file: Path) -> str:
         return f"the v2 group {own} takes no groups: {error.strerror}"
     kill([home / CORE])  # of a former life: we are not in it yet
     if put(home / CORE / PROCS, "0") and _enable(given) and _enable(home):
+        put(home / CORE / "cpu.weight", str(CORE_WEIGHT))
         return ""
     put(given / PROCS, "0")
     remove_all([home / CORE, home])
@@ -308,7 +312,8 @@ def _enter(top: str, root: Path, own_file: Path) -> str:
 
 
 def _enable(folder: Path) -> bool:
-    put(folder / "cgroup.subtree_control", "+pids")
+    for wish in ("+pids", "+cpu"):
+        put(folder / "cgroup.subtree_control", wish)
     return put(folder / "cgroup.subtree_control", "+memory")
 
 

@@ -71,6 +71,21 @@ def harm(mode, amount):
         subprocess.run([sys.executable, "-c", code], check=True)
     elif mode == "files":
         OPENED.extend(open(os.devnull) for _ in range(int(amount)))
+    elif mode == "forks":  # a bomb: every child forks for ever, in a session of its own
+        while True:
+            if os.fork() == 0:
+                os.setsid()
+                while True:
+                    try:
+                        os.fork()
+                    except OSError:
+                        pass
+    elif mode == "threads":  # until no more can be started
+        while True:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+    elif mode == "burn":  # processes in sessions of their own that compute for ever
+        for _ in range(int(amount)):
+            subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
     elif mode == "memory_error":
         raise MemoryError
     elif mode != "ok":
