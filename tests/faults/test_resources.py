@@ -54,6 +54,18 @@ def test_a_bomb_fails_its_own_request_and_is_ended_whole(server: Server, mode: s
         hurt.assert_serves()
 
 
+@pytest.mark.fault("F22")
+@pytest.mark.root
+@pytest.mark.cgroup1
+@needs_pids_groups
+def test_threads_end_at_the_limit_of_their_own_worker(server: Server) -> None:
+    with victim(server, "threads_limit", hang_limit="60s", deadline="60s") as hurt:
+        status, reply = hurt.send("threads")
+        assert (status, reply["code"]) == (500, "inference_failed"), reply
+        hurt.assert_serves()
+        assert not server.events("worker_exit", hurt.name)
+
+
 @pytest.mark.fault("F24")
 @pytest.mark.root
 @pytest.mark.cgroup1
