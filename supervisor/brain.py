@@ -38,6 +38,7 @@ from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
+from mmsup.supervisor.renewals import Renewals
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
@@ -81,6 +82,7 @@ class Brain:
         self.fleet = Fleet(settings.max_parallel_loads)
         self.gateways = Gateways(site, self)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
+        self._renewals = Renewals(self.fleet)
         self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._connect(place, cgroups)
         self._server = Server(
@@ -140,6 +142,7 @@ class Brain:
         else:
             await self._devices.learn()
         self.family.begin()
+        self._renewals.start()
         if listener is not None:
             await self.control.start(listener)
         if self.settings.control_mode == "poll":
@@ -253,6 +256,7 @@ class Brain:
 
     def _settled(self) -> None:
         self.loads.settled()
+        self._renewals.settled()
         self._remember()
         self._say_readiness()
         self.moved.set()
@@ -324,6 +328,7 @@ class Brain:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.control.close()
         await self.loads.close()
+        self._renewals.close()
         self.gateways.close()
         self.fleet.close()
         self.graves.close()

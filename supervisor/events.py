@@ -22,7 +22,7 @@ STORY: Final = 12
 NAMES: Final = frozenset({
     "server_start", "ready", "stopping",
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
-    "load_failed", "load_timeout", "backoff", "crash_loop",
+    "recycle", "load_failed", "load_timeout", "backoff", "crash_loop",
     "model_loaded", "model_unloaded", "model_reloaded",
     "repository_lost", "repository_back",
     "gateway_spawn", "gateway_exit", "brain_exit", "readopted",

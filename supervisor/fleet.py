@@ -190,14 +190,13 @@ class Fleet:
                 self.replace(instance)
 
     def _admit(self) -> None:
-        order = {name: place for place, name in enumerate(sorted(self.models))}
-        waiting = [
-            Candidate(each.id, order[each.release.spec.name], again=each.release.metadata is not None)
-            for each in self._instances.values()
-            if each.waiting
-        ]
-        if not waiting:
+        queue = [each for each in self._instances.values() if each.waiting]
+        if not queue:
             return
+        places = sorted({_turn_of(each) for each in queue})
+        waiting = [
+            Candidate(each.id, places.index(_turn_of(each)), again=each.release.metadata is not None) for each in queue
+        ]
         loading = [each.release.metadata is not None for each in self._instances.values() if each.state in COMING_UP]
         for number in admit(waiting, loading, self._limit):
             self._instances[number].apply(terms.Admitted())
@@ -220,3 +219,9 @@ class Fleet:
                 instance.tenure.close()
                 if instance.tenure.life is not None:
                     instance.tenure.life.close()
+
+
+def _turn_of(instance: Instance) -> tuple[int, str]:
+    """Class of priority and name of its model: what decides whose turn comes first."""
+    spec = instance.release.spec
+    return spec.level_of(0), spec.name

@@ -65,7 +65,7 @@ def harm(mode, amount):
         held = bytearray(int(amount) << 20)
         held[:: 4096] = b"x" * len(held[:: 4096])
     elif mode == "leak":
-        LEAKED.append(bytes(int(amount) << 20))
+        LEAKED.append(b"x" * (int(amount) << 20))
     elif mode == "child":  # the memory is a child's
         code = f"held = bytearray({int(amount)} << 20); held[::4096] = b'x' * len(held[::4096])"
         subprocess.run([sys.executable, "-c", code], check=True)

@@ -68,15 +68,12 @@ ROWS: Final = {
 
 OPEN: Final = {
     "F5": "no test yet",
-    "F9": "no test yet",
     "F11": "no test yet",
     "F13": "no test yet",
-    "F14": "no test yet",
     "F18": "no test yet",
     "F19": "no test yet",
     "F20": "no test yet",
     "F21": "no test yet",
-    "F23": "no test yet",
     "F28b": "no test yet",
     "F32": "no test yet",
     "F33": "no test yet",

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, bystander_repository, victim
+from harness.house import BYSTANDER, Victim, bystander_repository, victim
 from harness.invariants import assert_gone, family
-from harness.server import Http, Server, serving
+from harness.server import Http, Server, eventually, serving
 
 pytestmark = pytest.mark.slow
 CALLS = 400
 """Of which a p99 is taken."""
+LARGE = 100_000
+"""Elements of a tensor that travels in shared memory."""
 P99_FACTOR = 1.5
 SLACK_S = 0.03
 """What a machine with other things to do may add. Without bounds it was 60 ms for 32 processes that compute, and more
@@ -32,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = bystander_repository(tmp_path_factory.mktemp("repository"))
     with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
         http = Http(running.address())
-        http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
+        http.infer(BYSTANDER, x=("FP32", [LARGE], [0.0] * LARGE))  # what the first one makes, is made
         http.close()
         yield running
         everyone = family(running)
@@ -63,6 +65,62 @@ def test_threads_end_at_the_limit_of_their_own_worker(server: Server) -> None:
         status, reply = hurt.send("threads")
         assert (status, reply["code"]) == (500, "inference_failed"), reply
         hurt.assert_serves()
+        assert not server.events("worker_exit", hurt.name)
+
+
+def fill(hurt: Victim, mode: str, amount: int, calls: int) -> int:
+    """Calls that leak, until the worker has been replaced; how many there were."""
+    for sent in range(1, calls + 1):
+        status, reply = hurt.send(mode, amount)
+        assert status == 200, reply
+        if hurt.server.events("recycle", hurt.name):
+            return sent
+    raise AssertionError(f"not replaced after {calls} calls: {hurt.server.model(hurt.name)}")
+
+
+@pytest.mark.fault("F14")
+def test_a_slow_leak_is_replaced_and_no_call_fails(server: Server) -> None:
+    with victim(server, "leaks", recycle_memory="128MiB", memory="1GiB") as hurt:
+        pid = server.pid(hurt.name)
+        fill(hurt, "leak", 4, 200)
+        event = server.await_event("recycle", hurt.name)
+        assert event["reason"] == "rss"
+        while not server.events("worker_stopped", hurt.name):
+            hurt.assert_serves()
+        ready = server.await_event("worker_ready", hurt.name, 2)
+        stopped = server.await_event("worker_stopped", hurt.name)
+        assert ready["time"] <= stopped["time"]
+        assert server.pid(hurt.name) == ready["pid"] != pid
+        assert not server.events("worker_exit", hurt.name)
+        hurt.assert_serves()
+
+
+@pytest.mark.fault("F14")
+def test_a_leak_whose_successor_cannot_be_loaded_goes_on_serving(server: Server) -> None:
+    with victim(server, "leaks_alone", recycle_memory="128MiB") as hurt:
+        pid = server.pid(hurt.name)
+        code = server.repository / hurt.name / "1" / "model.py"
+        code.write_text("raise RuntimeError('changed for the worse')")
+        fill(hurt, "leak", 4, 200)
+        server.await_event("load_failed", hurt.name)
+        eventually(lambda: server.pids(hurt.name) == [pid], "the newcomer is gone")
+        hurt.assert_serves()
+        assert server.model(hurt.name)["state"] == "ready"
+        assert len(server.events("recycle", hurt.name)) == 1
+
+
+@pytest.mark.fault("F23")
+def test_a_worker_that_uses_up_its_descriptors_fails_that_call_and_is_replaced(server: Server) -> None:
+    with victim(server, "files", largest=LARGE) as hurt:
+        pid = server.pid(hurt.name)
+        status, reply = hurt.send("files", 100_000)
+        assert (status, reply["code"]) == (500, "inference_failed"), reply
+        assert server.await_event("recycle", hurt.name)["reason"] == "files"
+        server.await_event("worker_stopped", hurt.name)
+        assert server.pid(hurt.name) != pid
+        hurt.assert_serves()
+        status, reply = hurt.send(x=[1.0] * LARGE)  # shared memory comes by a descriptor
+        assert status == 200
         assert not server.events("worker_exit", hurt.name)
 
 
