@@ -1,7 +1,8 @@
 """Whose turn it is to load. Pure.
 
-At most so many loads at a time, models of a higher class of priority first. Instances that come back after a death have turns of their own,
-as many: a model that hangs in its first load must not keep another one, which had served, from coming back.
+At most so many loads at a time, models of a higher class of priority first. Instances that come back after a death have
+turns of their own, as many: a model that hangs in its first load must not keep another one, which had served, from
+coming back.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from harness.server import Http, Server, eventually, serving
 pytestmark = pytest.mark.slow
 CALLS = 400
 """Of which a p99 is taken."""
-LARGE = 100_000
+LARGE = 5_000
 """Elements of a tensor that travels in shared memory."""
 P99_FACTOR = 1.5
 SLACK_S = 0.03
