@@ -161,14 +161,14 @@ def arguments() -> argparse.Namespace:
 
 def compare(asked: argparse.Namespace) -> dict[tuple[str, str], Seen | str]:
     """Every fault on every server, fault by fault."""
-    mlp, seen = network(), {}
+    mlp, seen = network(), dict[tuple[str, str], Seen | str]()
     for peer in (each for each in PEERS if each.key in asked.peers):
         for harm in asked.harms:
             try:
-                seen[peer.key, harm] = found = fault(peer, harm, installed(peer), mlp, asked)
+                seen[peer.key, harm] = fault(peer, harm, installed(peer), mlp, asked)
             except (ServeError, InstallError, OSError, RuntimeError) as error:
-                seen[peer.key, harm] = found = f"not measured: {error}"
-            say("  ".join(line(peer.name, harm, found)))
+                seen[peer.key, harm] = f"not measured: {error}"
+            say("  ".join(line(peer.name, harm, seen[peer.key, harm])))
     return seen
 
 
