@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from mmsup.ipc.messages import Route
-from mmsup.supervisor import hands, memory, quarantine, terms
+from mmsup.supervisor import hands, memory, stuck, terms
 from mmsup.supervisor.admission import Candidate, admit
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.model import Model
@@ -186,7 +186,7 @@ class Fleet:
             if not instance.situation.wanted or instance.tenure is None or instance.life is None:
                 continue
             need_bytes = memory.footprint_bytes(instance.tenure.group, instance.life.pid) or 0
-            if quarantine.is_replaced(need_bytes, memory.machine().available_bytes, of_model):
+            if stuck.is_replaced(need_bytes, memory.machine().available_bytes, of_model):
                 self.replace(instance)
 
     def _admit(self) -> None:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.supervisor import hands, memory, quarantine, terms, wear
+from mmsup.supervisor import hands, memory, stuck, terms, wear
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.release import Edition, Release, Role
@@ -129,7 +129,7 @@ class Renewals:
             and edition.role is Role.CURRENT
             and model.edition(Role.COMING) is None
             and time.monotonic() >= self._not_before_s.get(instance.id, 0.0)
-            and quarantine.is_replaced(reading.first_bytes, memory.machine().available_bytes, 1)
+            and stuck.is_replaced(reading.first_bytes, memory.machine().available_bytes, 1)
         )
 
     def _read(self, instance: Instance) -> wear.Reading:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.supervisor.quarantine import MOST, is_replaced
+from mmsup.supervisor.stuck import MOST, is_replaced
 
 
 @pytest.mark.parametrize(
