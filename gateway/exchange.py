@@ -50,10 +50,10 @@ class Exchange:
         "_asked_version",
         "_backend",
         "_entry",
+        "_failure",
         "_fingerprint",
         "_is_alone",
         "_link",
-        "_retried",
         "_space",
         "deadline_ns",
         "metadata",
@@ -70,8 +70,8 @@ class Exchange:
         self._asked_version = version
         self._space: Slot | memoryview = _NOTHING
         self._entry: Entry | None = None
-        self._retried: MmsupError | None = None
-        """Why its first run came to nothing, once it was in two."""
+        self._failure: MmsupError | None = None
+        """Why its run came to nothing, if one has."""
         self._fingerprint = b""
         """Taken only when its model has a list."""
         self._is_alone = False
@@ -107,6 +107,8 @@ class Exchange:
             self._link.abandon(entry)
         elif entry.out is not None and entry.out.state is SlotState.DRAINING:
             self._link.arena.results.free(entry.out)
+        # An error that was raised here knows its frames, and through us would keep the memory mapped.
+        self._entry, self._space, self._failure = None, _NOTHING, None
         self._backend.closed(self.model, self.taken_bytes)
 
     # The bytes of the request.
@@ -209,21 +211,21 @@ class Exchange:
                     if self._link.ended:
                         await self._move(run.priority)
                     said = await self._run(run)
-                entry = self._entry
-                assert entry is not None, "something was heard of a request that was not sent"
                 while isinstance(said, Reply) and said.need:
-                    said = await self._grant_more(entry, said.need)
+                    said = await self._grant_more(said.need)
                 if self._is_alone and isinstance(said, Reply) and said.code in _RAN_CODES:
                     self._backend.lists.lived(self.model, self._fingerprint)
                 return self.outcome(said)
             except LifeEnded as end:
                 said = None
-                if end.begun:
-                    await self._judge(end, run)
+                if end.begun and not await self._judge(end, run):
+                    assert self._failure is not None, "a request was judged and not told why"
+                    raise self._failure from None
 
-    async def _judge(self, end: LifeEnded, run: Run) -> None:
-        """The worker ended with this request in it: raise the verdict, or return to run it once more."""
-        error = await self._backend.verdict(self._link)
+    async def _judge(self, end: LifeEnded, run: Run) -> bool:
+        """The worker ended with this request in it, and `_failure` says why: whether it is run once more."""
+        is_first = self._failure is None
+        self._failure = error = await self._backend.verdict(self._link)
         if error.code == "worker_oom" and end.alone:
             error.retryable = False  # it was this request that needed the memory
         if end.running:
@@ -231,11 +233,9 @@ class Exchange:
             case = await self._case(run)
             if case is not None and case.blocked:
                 error.retryable = False  # its second worker, and nothing else was in that run
-                raise error
-        is_late = self.deadline_ns <= time.monotonic_ns()
-        if self._retried or is_late or not self.spec.retry_on_crash or error.code not in _RETRIED_CODES:
-            raise error
-        self._retried = error
+                return False
+        is_in_time = time.monotonic_ns() < self.deadline_ns
+        return is_first and is_in_time and self.spec.retry_on_crash and error.code in _RETRIED_CODES
 
     async def _case(self, run: Run) -> Case | None:
         """What is known of this request, if anything is."""
@@ -256,9 +256,9 @@ class Exchange:
         try:
             await self._next_link(priority)
         except MmsupError:
-            if self._retried is None:
+            if self._failure is None:
                 raise
-            raise self._retried from None  # there is no next life in time: what it died of is what there is to say
+            raise self._failure from None  # there is no next life in time: what it died of is what there is to say
         if isinstance(old, Slot):
             self._space = await self._hold(old.size)
             self._space.view[:] = old.view
@@ -338,8 +338,9 @@ class Exchange:
         declared = run.declared_bytes(self._link.metadata)
         return self._backend.learned.largest((self.model, self.version)) if declared is None else declared
 
-    async def _grant_more(self, entry: Entry, need: int) -> Said:
-        link = self._link
+    async def _grant_more(self, need: int) -> Said:
+        link, entry = self._link, self._entry
+        assert entry is not None, "something was heard of a request that was not sent"
         try:
             if entry.asked_again >= GRANTS_LIMIT:
                 text = f"model '{self.model}' asked again and again for a larger result buffer"
@@ -360,7 +361,10 @@ class Exchange:
     def outcome(self, said: Said) -> Outcome:
         """The result in a final reply; whatever else was heard is raised."""
         if not isinstance(said, Reply):
-            raise said
+            try:
+                raise said
+            finally:
+                del said  # the error holds this frame: if that held the error, both would stay, with all they know
         if said.code:
             raise error_of(said.code, said.text, model=self.model)
         entry = self._entry
@@ -369,7 +373,7 @@ class Exchange:
         if entry.out is not None:
             self._backend.learned.note((self.model, self.version), seen_bytes(said.places))
         outputs = zip(entry.said.outputs, said.places, strict=True)
-        made = [Made(each.name, each.datatype, each.shape, _bytes_of(entry, place)) for each, place in outputs]
+        made = [Made(each.name, each.datatype, each.shape, entry.bytes_of(place)) for each, place in outputs]
         return Outcome(made, said.queue_ns, said.input_ns, said.infer_ns, said.output_ns, said.batch)
 
     @property
@@ -387,12 +391,3 @@ def _future() -> tuple[Callable[[Said], None], asyncio.Future[Said]]:
             answer.set_result(said)
 
     return hear, answer
-
-
-def _bytes_of(entry: Entry, place: Place) -> memoryview:
-    if not isinstance(place, tuple):
-        return memoryview(place)
-    assert entry.out is not None, "distrust.py lets no other reply through"
-    _, offset, size = place
-    start = offset - entry.out.offset
-    return entry.out.view[start : start + size]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Set
 from mmsup.gateway.distrust import Checked
 from mmsup.ipc.arena import Slot
 from mmsup.ipc.errors import ServerError
-from mmsup.ipc.messages import Infer, Reply
+from mmsup.ipc.messages import Infer, Place, Reply
 
 _ID_BITS = 63
 
@@ -58,6 +58,15 @@ class Entry:
         """What the words of its result say, once that has come."""
         self.abandoned = False
         """Nobody waits for the answer any more; the worker has been told."""
+
+    def bytes_of(self, place: Place) -> memoryview:
+        """What an output of its result is, in memory that is valid until the out-slot is given back."""
+        if not isinstance(place, tuple):
+            return memoryview(place)
+        assert self.out is not None, "distrust.py lets no other reply through"
+        _, offset, size = place
+        start = offset - self.out.offset
+        return self.out.view[start : start + size]
 
 
 class Ledger:

@@ -66,7 +66,11 @@ class Lists:
         """That life ended in the middle of a run with requests of ours."""
         task = asyncio.get_running_loop().create_task(self._inquire(link), name="inquest")
         self._inquests[link.life] = task
-        task.add_done_callback(lambda _: self._inquests.pop(link.life, None))
+        task.add_done_callback(lambda _: self._closed(link))
+
+    def _closed(self, link: Link) -> None:
+        self._inquests.pop(link.life, None)
+        link.last_run = []  # whoever still knows this link does not keep its memory mapped
 
     async def found(self, link: Link) -> None:
         """Returns when the inquest on that life is over."""

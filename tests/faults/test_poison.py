@@ -1,4 +1,4 @@
-"""Requests that end their workers: found out at the second death, refused from then on; whoever was with them is served.
+"""Requests that end their workers: found out at the second death, then refused; whoever was with them is served.
 
 The victim aborts on request. What a death leaves behind, and that nobody else notices, `victim` shows.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from engines.build import write_fault_model
 from harness.bystander import Bystander
 from harness.house import BYSTANDER, Victim, bystander_repository, victim
 from harness.invariants import assert_clean, assert_gone, family, settled
@@ -25,6 +26,8 @@ SLACK_S = 1.5
 RETRIED: Any = {"hang_limit": "30s", "retry_on_crash": True}  # options of `victim`
 PLAIN: Any = {"hang_limit": "30s"}  # as above
 EVIL = (13.0, 13.0, 13.0)
+LARGE = (13.0,) * 80_000
+"""More than is read in the loop."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = bystander_repository(tmp_path_factory.mktemp("repository"))
     with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
         http = Http(running.address())
-        http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
+        http.infer(BYSTANDER, x=("FP32", [len(LARGE)], [0.0] * len(LARGE)))  # its threads and its memory are there
         http.close()
         yield running
         everyone = family(running)
@@ -115,11 +118,10 @@ def test_a_model_that_runs_nothing_twice_finds_the_poison_when_its_callers_try_a
 @pytest.mark.fault("F13")
 @pytest.mark.parametrize("mode", ["segv", "kill", "exit"])
 def test_whatever_ends_the_worker_is_poison_and_so_are_large_inputs(server: Server, mode: str) -> None:
-    large = (13.0,) * 80_000
-    with victim(server, f"large_{mode}", largest=len(large), **RETRIED) as hurt:
-        assert outcome(hurt.send(mode, 3, x=large)) == (503, "worker_crashed", False)
-        assert outcome(hurt.send(mode, 3, x=large))[:2] == (422, "request_quarantined")
-        assert hurt.send("ok", 3, x=large)[0] == 200
+    with victim(server, f"large_{mode}", largest=len(LARGE), **RETRIED) as hurt:
+        assert outcome(hurt.send(mode, 3, x=LARGE)) == (503, "worker_crashed", False)
+        assert outcome(hurt.send(mode, 3, x=LARGE))[:2] == (422, "request_quarantined")
+        assert hurt.send("ok", 3, x=LARGE)[0] == 200
         assert_died(hurt, 2)
 
 
@@ -127,8 +129,10 @@ def test_whatever_ends_the_worker_is_poison_and_so_are_large_inputs(server: Serv
 def test_another_content_of_the_model_begins_with_a_clean_list(server: Server) -> None:
     with victim(server, "renewed", **RETRIED) as hurt:
         assert outcome(hurt.send("abort", x=EVIL)) == (503, "worker_crashed", False)
+        hurt.assert_serves()
         assert_refused(hurt, server.pid(hurt.name))
         server.ctl("load", name=hurt.name)
+        eventually(lambda: len(server.pids(hurt.name)) == 1, "the former worker is gone")
         assert_refused(hurt, server.pid(hurt.name))
         code = server.repository / hurt.name / "1" / "model.py"
         code.write_text(code.read_text().replace("os.abort()", "pass"))
@@ -192,28 +196,28 @@ def test_a_deadline_that_leaves_no_time_for_another_run_is_answered_with_the_dea
 def test_what_is_refused_is_refused_by_every_gateway_and_by_those_that_come_later(tmp_path: Any) -> None:
     repository = bystander_repository(tmp_path)
     flags = ("--model-control-mode", "explicit", "--load-model", BYSTANDER, "--gateways", "2")
+    write_fault_model(repository, "everywhere", **RETRIED)
     with serving(repository, *flags) as server:
-        with victim(server, "everywhere", **RETRIED) as hurt:
+        server.ctl("load", name="everywhere")
+        hurt = Victim(server, "everywhere")
+        with Bystander(server, BYSTANDER):
             assert outcome(hurt.send("abort", x=EVIL)) == (503, "worker_crashed", False)
             hurt.assert_serves()
             pid = server.pid(hurt.name)
             server.await_event("request_quarantined", hurt.name)
             assert_refused_everywhere(hurt)
-        before = settled(server)
-        server.ctl("load", name="everywhere")
-        pid = server.pid("everywhere")
-        with Bystander(server, BYSTANDER):
-            for _ in range(2):
-                old = server.status()["brain"]["pid"]
-                os.kill(old, signal.SIGKILL)
-                eventually(lambda old=old: server.status()["brain"]["pid"] != old, "a new brain")
-                assert_refused_everywhere(hurt)
+            old = server.status()["brain"]["pid"]
+            os.kill(old, signal.SIGKILL)
+            eventually(lambda: server.status()["brain"]["pid"] != old, "a new brain")
+            assert_refused_everywhere(hurt)
+            assert len(blocked(hurt)) == 1
         for gateway in server.status()["gateways"]:
             os.kill(gateway["pid"], signal.SIGKILL)
         eventually(lambda: renewed(server, 2), "both gateways are new")
+        before = settled(server)
         assert_refused_everywhere(hurt)
-        assert server.pid("everywhere") == pid
-        server.ctl("unload", name="everywhere")
+        assert server.pid(hurt.name) == pid
+        assert deaths(hurt) == 2
         assert_clean(before, server)
         assert server.stop() == 0
 
