@@ -132,7 +132,8 @@ class Verbs:
         return {"requests": self._quarantine.rows(self._name(arguments))}
 
     async def _clear_quarantine(self, arguments: Json, _say: Say) -> Json:
-        return {"cleared": self._quarantine.clear(self._name(arguments))}
+        name = self._name(arguments)
+        return {"model": name, "cleared": self._quarantine.clear(name)}
 
     def _name(self, arguments: Json) -> str:
         """The model whose list is meant; empty for all."""

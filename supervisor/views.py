@@ -116,7 +116,7 @@ def quarantine(result: Json) -> None:
 
 def cleared(result: Json) -> None:
     """`ctl quarantine clear`."""
-    click.echo(f"cleared: {cell(result.get('cleared') or 0)} blocked")
+    click.echo(f"{cell(result.get('model')) or 'all models'}: {cell(result.get('cleared') or 0)} blocked, now free")
 
 
 def model(result: Json) -> None:

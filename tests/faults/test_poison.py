@@ -109,7 +109,7 @@ def test_a_model_that_runs_nothing_twice_finds_the_poison_when_its_callers_try_a
         hurt.assert_serves()
         assert_refused(hurt, server.pid(hurt.name))
         assert_died(hurt, 2)
-        assert server.ctl("quarantine_clear", model=hurt.name) == {"cleared": 1}
+        assert server.ctl("quarantine_clear", model=hurt.name) == {"model": hurt.name, "cleared": 1}
         assert not blocked(hurt)
         assert outcome(hurt.send("abort", x=EVIL)) == (503, "worker_crashed", True), "as if it had never been here"
         assert_died(hurt, 3)
