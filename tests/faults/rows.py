@@ -69,7 +69,6 @@ ROWS: Final = {
 OPEN: Final = {
     "F5": "no test yet",
     "F11": "no test yet",
-    "F13": "no test yet",
     "F18": "no test yet",
     "F19": "no test yet",
     "F20": "no test yet",
