@@ -67,8 +67,6 @@ ROWS: Final = {
 }
 
 OPEN: Final = {
-    "F5": "no test yet",
-    "F11": "no test yet",
     "F18": "no test yet",
     "F19": "no test yet",
     "F20": "no test yet",
@@ -79,7 +77,6 @@ OPEN: Final = {
     "F34": "no test yet",
     "F36": "no test yet",
     "F37": "no test yet",
-    "F39": "no test yet",
     "F40": "no test yet",
     "F42": "no test yet",
     "F43": "no test yet",
@@ -90,7 +87,6 @@ OPEN: Final = {
     "F49": "no test yet",
     "F51": "no test yet",
     "F52": "no test yet",
-    "F54": "no test yet",
     "F17": "nothing is evicted yet: models are not loaded on demand",
     "F44": "clients share no memory with the server yet",
     "F53": "there is no gRPC front yet",

@@ -135,6 +135,16 @@ def test_scribbling_over_the_status_page_troubles_no_reader(server: Server) -> N
         assert (server.status()["brain"], server.status()["gateways"]) == (brain, gateways)
 
 
+@pytest.mark.fault("F39")
+def test_an_output_torn_by_a_death_reaches_nobody(server: Server) -> None:
+    with liar(server, "torn") as hurt:
+        for count, share in enumerate((0.0, 0.5, 0.999, 1.0), 1):
+            status, reply = hurt.send(f"torn {share}", size=LARGE)
+            assert (status, reply["code"]) == (503, "worker_crashed"), reply
+            assert hurt.server.await_event("worker_exit", hurt.name, count)["sig"] == signal.SIGKILL
+            assert hurt.send(amount=float(count), size=LARGE)[0] == 200
+
+
 @pytest.mark.fault("F41")
 def test_a_lost_reply_is_a_504_at_the_deadline_and_the_next_call_gets_its_own_bytes(server: Server) -> None:
     with liar(server, "loses") as hurt:
@@ -164,5 +174,3 @@ def test_a_reply_too_many_is_dropped(server: Server, lie: str, size: int) -> Non
             assert hurt.send(lie, float(amount), size=size)[0] == 200
         assert hurt.send(size=size)[0] == 200
         assert not server.events("worker_exit", hurt.name)
-
-
