@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from mmsup.gateway.counting import HOUSE, NOW, REASONS, REFUSED, Totals
+from mmsup.gateway.facts import OLD
 from mmsup.ipc.tally import BUCKETS_S
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -159,7 +160,8 @@ def _told(facts: Facts) -> Iterator[Metric]:
         stuck.add_metric((name,), sum(each.get("state") == "quarantined" for each in workers))
         for each in workers:
             labels = (name, str(each.get("version", "")), str(each.get("id", "")))
-            restarts.add_metric(labels, each.get("restarts") or 0)
+            if not facts.get(OLD):  # another gateway may have told more; a counter may be missing, but never fall
+                restarts.add_metric(labels, each.get("restarts") or 0)
             if each.get("memory_bytes") is not None:
                 memory.add_metric(labels, each["memory_bytes"])
             if each.get("memory_cap_bytes") is not None:
