@@ -202,7 +202,9 @@ def test_a_crash_loop_is_broken_off_and_answered_at_once(server: Server) -> None
         answers = []
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            status, reply = hurt.send("exit", 7)
+            status, reply = hurt.send(
+                "exit", 7, x=(float(len(answers)),)
+            )  # another each time: the same would be refused
             answers.append((status, reply["code"]))
             if reply["code"] == "crash_loop":
                 break
