@@ -159,28 +159,16 @@ def test_out_of_memory_is_not_tried_again_and_the_same_again_is_refused_in_the_e
 @pytest.mark.fault("F2")
 def test_a_request_of_a_worker_that_was_killed_is_run_again_on_the_other_one(server: Server) -> None:
     with victim(server, "other", instances=2, on_load="sleep", on_load_amount=3.0, **RETRIED) as hurt:
-        eventually(lambda: len(server.pids(hurt.name)) == 2, "two workers")
-        eventually(lambda: server.model(hurt.name)["state"] == "ready", "both are ready")
-        with hurt.held(x=(7.0, 0.0, 0.0)) as call:
-            began = time.monotonic()
-            os.kill(worker_at_work(server, hurt.name), signal.SIGKILL)
+        with hurt.held(x=(7.0, 0.0, 0.0)) as one, hurt.held(x=(8.0, 0.0, 0.0)) as other:  # one at each
+            os.kill(server.pids(hurt.name)[0], signal.SIGKILL)
             hurt.death()
-        status, reply = call.result()
-        assert status == 200, reply
-        assert reply["outputs"][0]["data"] == [7.0, 0.0, 0.0]
-        assert time.monotonic() - began < 3.0, "sooner than the load of another one"
-        server.await_state(hurt.name, "ready")
-        eventually(lambda: len(server.pids(hurt.name)) == 2, "two workers again")
-
-
-def worker_at_work(server: Server, name: str) -> int:
-    """The pid of the worker that is in a run."""
-
-    def looking() -> int | None:
-        used = {pid: sum(psutil.Process(pid).cpu_times()[:2]) for pid in server.pids(name)}
-        return max(used, key=used.__getitem__)
-
-    return eventually(looking, "a worker at work")
+        for call, x in ((one, 7.0), (other, 8.0)):
+            status, reply = call.result()
+            assert status == 200, reply
+            assert reply["outputs"][0]["data"] == [x, 0.0, 0.0]
+        assert len(server.events("worker_ready", hurt.name)) == 2, "answered before a third life was there"
+        server.await_event("worker_ready", hurt.name, 3)
+        assert_died(hurt, 1)
 
 
 @pytest.mark.fault("F2")
