@@ -117,6 +117,24 @@ def test_a_model_that_runs_nothing_twice_finds_the_poison_when_its_callers_try_a
         assert_died(hurt, 3)
 
 
+@pytest.mark.fault("F4")
+def test_an_exception_in_a_batch_fails_its_request_alone_and_makes_no_suspect(server: Server) -> None:
+    with victim(server, "raises_in_batch", max_batch_size=8, **RETRIED) as hurt:
+        pid = server.pid(hurt.name)
+        with hurt.held():
+            raises, *others = hurt.queued(
+                {"mode": "raise", "x": EVIL}, *[{"x": (float(each), 0.0, 0.0)} for each in range(3)]
+            )
+        assert outcome(raises.result()) == (500, "inference_failed", False)
+        for number, each in enumerate(others):
+            status, reply = each.result()
+            assert status == 200, reply
+            assert reply["outputs"][0]["data"] == [float(number), 0.0, 0.0]
+        assert server.pid(hurt.name) == pid
+        assert server.ctl("quarantine", model=hurt.name) == {"requests": []}
+        assert deaths(hurt) == 0
+
+
 @pytest.mark.fault("F13")
 @pytest.mark.parametrize("mode", ["segv", "kill", "exit"])
 def test_whatever_ends_the_worker_is_poison_and_so_are_large_inputs(server: Server, mode: str) -> None:
