@@ -5,10 +5,12 @@ The victim aborts on request. What a death leaves behind, and that nobody else n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,7 +19,7 @@ import pytest
 from engines.build import write_fault_model
 from harness.bystander import Bystander
 from harness.house import BYSTANDER, Victim, bystander_repository, victim
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_gone, family
 from harness.server import Http, Json, Server, eventually, serving
 
 pytestmark = pytest.mark.slow
@@ -115,6 +117,24 @@ def test_a_model_that_runs_nothing_twice_finds_the_poison_when_its_callers_try_a
         assert_died(hurt, 3)
 
 
+@pytest.mark.fault("F4")
+def test_an_exception_in_a_batch_fails_its_request_alone_and_makes_no_suspect(server: Server) -> None:
+    with victim(server, "raises_in_batch", max_batch_size=8, **RETRIED) as hurt:
+        pid = server.pid(hurt.name)
+        with hurt.held():
+            raises, *others = hurt.queued(
+                {"mode": "raise", "x": EVIL}, *[{"x": (float(each), 0.0, 0.0)} for each in range(3)]
+            )
+        assert outcome(raises.result()) == (500, "inference_failed", False)
+        for number, each in enumerate(others):
+            status, reply = each.result()
+            assert status == 200, reply
+            assert reply["outputs"][0]["data"] == [float(number), 0.0, 0.0]
+        assert server.pid(hurt.name) == pid
+        assert server.ctl("quarantine", model=hurt.name) == {"requests": []}
+        assert deaths(hurt) == 0
+
+
 @pytest.mark.fault("F13")
 @pytest.mark.parametrize("mode", ["segv", "kill", "exit"])
 def test_whatever_ends_the_worker_is_poison_and_so_are_large_inputs(server: Server, mode: str) -> None:
@@ -157,28 +177,16 @@ def test_out_of_memory_is_not_tried_again_and_the_same_again_is_refused_in_the_e
 @pytest.mark.fault("F2")
 def test_a_request_of_a_worker_that_was_killed_is_run_again_on_the_other_one(server: Server) -> None:
     with victim(server, "other", instances=2, on_load="sleep", on_load_amount=3.0, **RETRIED) as hurt:
-        eventually(lambda: len(server.pids(hurt.name)) == 2, "two workers")
-        eventually(lambda: server.model(hurt.name)["state"] == "ready", "both are ready")
-        with hurt.held(x=(7.0, 0.0, 0.0)) as call:
-            began = time.monotonic()
-            os.kill(worker_at_work(server, hurt.name), signal.SIGKILL)
+        with hurt.held(x=(7.0, 0.0, 0.0)) as one, hurt.held(x=(8.0, 0.0, 0.0)) as other:  # one at each
+            os.kill(server.pids(hurt.name)[0], signal.SIGKILL)
             hurt.death()
-        status, reply = call.result()
-        assert status == 200, reply
-        assert reply["outputs"][0]["data"] == [7.0, 0.0, 0.0]
-        assert time.monotonic() - began < 3.0, "sooner than the load of another one"
-        server.await_state(hurt.name, "ready")
-        eventually(lambda: len(server.pids(hurt.name)) == 2, "two workers again")
-
-
-def worker_at_work(server: Server, name: str) -> int:
-    """The pid of the worker that is in a run."""
-
-    def looking() -> int | None:
-        used = {pid: sum(psutil.Process(pid).cpu_times()[:2]) for pid in server.pids(name)}
-        return max(used, key=used.__getitem__)
-
-    return eventually(looking, "a worker at work")
+        for call, x in ((one, 7.0), (other, 8.0)):
+            status, reply = call.result()
+            assert status == 200, reply
+            assert reply["outputs"][0]["data"] == [x, 0.0, 0.0]
+        assert len(server.events("worker_ready", hurt.name)) == 2, "answered before a third life was there"
+        server.await_event("worker_ready", hurt.name, 3)
+        assert_died(hurt, 1)
 
 
 @pytest.mark.fault("F2")
@@ -192,40 +200,38 @@ def test_a_deadline_that_leaves_no_time_for_another_run_is_answered_with_the_dea
         assert_died(hurt, 1)
 
 
-@pytest.mark.fault("F13", "F25", "F26")
-def test_what_is_refused_is_refused_by_every_gateway_and_by_those_that_come_later(tmp_path: Any) -> None:
-    repository = bystander_repository(tmp_path)
-    flags = ("--model-control-mode", "explicit", "--load-model", BYSTANDER, "--gateways", "2")
-    write_fault_model(repository, "everywhere", **RETRIED)
+@contextlib.contextmanager
+def found_out(repository: Path, *flags: str) -> Iterator[Victim]:
+    """A victim whose poison is known, on a server of its own."""
+    write_fault_model(bystander_repository(repository), "known", **RETRIED)
     with serving(repository, *flags) as server:
-        server.ctl("load", name="everywhere")
-        hurt = Victim(server, "everywhere")
-        with Bystander(server, BYSTANDER):
-            assert outcome(hurt.send("abort", x=EVIL)) == (503, "worker_crashed", False)
-            hurt.assert_serves()
-            pid = server.pid(hurt.name)
-            server.await_event("request_quarantined", hurt.name)
-            assert_refused_everywhere(hurt)
-            old = server.status()["brain"]["pid"]
-            os.kill(old, signal.SIGKILL)
-            eventually(lambda: server.status()["brain"]["pid"] != old, "a new brain")
-            assert_refused_everywhere(hurt)
-            assert len(blocked(hurt)) == 1
-        for gateway in server.status()["gateways"]:
-            os.kill(gateway["pid"], signal.SIGKILL)
-        eventually(lambda: renewed(server, 2), "both gateways are new")
-        before = settled(server)
-        assert_refused_everywhere(hurt)
-        assert server.pid(hurt.name) == pid
-        assert deaths(hurt) == 2
-        assert_clean(before, server)
+        hurt = Victim(server, "known")
+        hurt.assert_serves()
+        assert outcome(hurt.send("abort", x=EVIL)) == (503, "worker_crashed", False)
+        server.await_event("request_quarantined", hurt.name)
+        hurt.assert_serves()
+        yield hurt
+        assert len(server.events("worker_exit")) == 2
         assert server.stop() == 0
 
 
-def renewed(server: Server, generation: int) -> bool:
-    """Whether all gateways are of this generation and serve."""
-    gateways = [each for each in server.ctl("ps")["processes"] if each["role"] == "gateway"]
-    return all((each["generation"], each["state"]) == (generation, "ready") for each in gateways)
+@pytest.mark.fault("F13", "F25")
+def test_what_one_gateway_found_out_every_gateway_refuses_whatever_becomes_of_the_brain(tmp_path: Path) -> None:
+    with found_out(tmp_path, "--gateways", "2") as hurt, Bystander(hurt.server, BYSTANDER):
+        assert_refused_everywhere(hurt)
+        old = hurt.server.status()["brain"]["pid"]
+        os.kill(old, signal.SIGKILL)
+        eventually(lambda: hurt.server.status()["brain"]["pid"] != old, "a new brain")
+        assert_refused_everywhere(hurt)
+        assert len(blocked(hurt)) == 1
+
+
+@pytest.mark.fault("F13", "F26")
+def test_a_gateway_that_comes_later_refuses_what_the_one_before_it_found_out(tmp_path: Path) -> None:
+    with found_out(tmp_path) as hurt:
+        (gateway,) = hurt.server.status()["gateways"]
+        os.kill(gateway["pid"], signal.SIGKILL)
+        assert_refused(hurt, hurt.server.pid(hurt.name))
 
 
 def assert_refused_everywhere(hurt: Victim) -> None:
