@@ -18,6 +18,7 @@ from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.paths import control_socket
 from mmsup.supervisor import heritage, readiness, startup, terms
 from mmsup.supervisor.answers import Answers, Server
 from mmsup.supervisor.books import Books
@@ -27,6 +28,7 @@ from mmsup.supervisor.check import concerns_of
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
 from mmsup.supervisor.devices import Devices
+from mmsup.supervisor.doorway import Doorway
 from mmsup.supervisor.ending import end
 from mmsup.supervisor.family import Family
 from mmsup.supervisor.fleet import Fleet
@@ -85,6 +87,7 @@ class Brain:
         self._quarantine = Quarantine(self.books.journal, self.gateways.say, self._remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
         self._renewals = Renewals(self.fleet)
+        self._doorway: Doorway | None = None
         self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._connect(place, cgroups)
         self._server = Server(
@@ -149,8 +152,18 @@ class Brain:
         self._renewals.start()
         if listener is not None:
             await self.control.start(listener)
+            self._doorway = Doorway(
+                control_socket(self.settings.runtime_dir),
+                {self._inventory.keeper_pid},
+                lambda made: self.task(self._open_again(made), "control socket"),
+            )
+            self._doorway.start()
         if self.settings.control_mode == "poll":
             self.task(self._changes.poll(), "poll")
+
+    async def _open_again(self, listener: socket.socket) -> None:
+        self.books.journal.record("control_reopened", "the control socket was removed or taken, and is there again")
+        await self.control.start(listener)
 
     def _begin(self) -> None:
         """All children that there were have been introduced."""
@@ -347,6 +360,8 @@ class Brain:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self._doorway is not None:
+            self._doorway.close()
         await self.control.close()
         await self.loads.close()
         self._renewals.close()

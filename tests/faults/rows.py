@@ -70,8 +70,6 @@ OPEN: Final = {
     "F28b": "no test yet",
     "F36": "no test yet",
     "F40": "no test yet",
-    "F42": "no test yet",
-    "F43": "no test yet",
     "F45": "no test yet",
     "F46": "no test yet",
     "F47": "no test yet",

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+
+from mmsup.supervisor.doorway import Doorway, listen, listener_of
+
+
+def opened(path: Path, listeners: set[int]) -> list[socket.socket]:
+    """What one look makes."""
+    made: list[socket.socket] = []
+
+    async def look() -> None:
+        door = Doorway(str(path), listeners, made.append)
+        door.start()
+        door.close()
+
+    asyncio.run(look())
+    return made
+
+
+def test_the_process_that_listens_is_known_and_none_is_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    assert listener_of(str(path)) == 0
+    with listen(str(path)):
+        assert listener_of(str(path)) == os.getpid()
+    assert listener_of(str(path)) == 0  # the file is there, and nobody behind it
+
+
+def test_a_socket_of_ours_is_left_alone(tmp_path: Path) -> None:
+    with listen(str(tmp_path / "a")):
+        assert opened(tmp_path / "a", {os.getpid()}) == []
+
+
+def test_a_socket_of_somebody_else_is_replaced(tmp_path: Path) -> None:
+    with listen(str(tmp_path / "a")):
+        (made,) = opened(tmp_path / "a", {1})
+    assert made.getsockname() == str(tmp_path / "a")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    made.close()
+
+
+def test_a_folder_that_is_gone_is_made_private(tmp_path: Path) -> None:
+    (made,) = opened(tmp_path / "run" / "a", {os.getpid()})
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+    made.close()
+
+
+def test_what_is_no_socket_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("somebody's")
+    assert opened(tmp_path / "a", {os.getpid()}) == []
+    assert (tmp_path / "a").read_text() == "somebody's"
