@@ -29,7 +29,7 @@ class Doorway:
         self._path = path
         self._serve = serve
         self._timer: asyncio.TimerHandle | None = None
-        self._seen = _identity(path) if listener_of(path) in listeners else None
+        self._seen = _identity(path) if is_behind(path, listeners) else None
 
     def start(self) -> None:
         """Begin to look."""
@@ -69,16 +69,18 @@ def listen(path: str) -> socket.socket:
     return made
 
 
-def listener_of(path: str) -> int:
-    """The pid of the process that listens at `path`; 0 if nobody does."""
+def is_behind(path: str, listeners: set[int]) -> bool:
+    """Whether one of these processes listens at `path`. One that is too busy to be asked is left alone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         try:
             probe.connect(path)
             pid, _, _ = _CREDENTIALS.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        except BlockingIOError:
+            return True
         except OSError:
-            return 0
-    return int(pid)
+            return False
+    return pid in listeners
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -5,8 +5,7 @@ import os
 import socket
 from pathlib import Path
 
-
-from mmsup.supervisor.doorway import Doorway, listen, listener_of
+from mmsup.supervisor.doorway import Doorway, is_behind, listen
 
 
 def opened(path: Path, listeners: set[int]) -> list[socket.socket]:
@@ -24,10 +23,11 @@ def opened(path: Path, listeners: set[int]) -> list[socket.socket]:
 
 def test_the_process_that_listens_is_known_and_none_is_nobody(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    assert listener_of(str(path)) == 0
+    assert not is_behind(str(path), {os.getpid()})
     with listen(str(path)):
-        assert listener_of(str(path)) == os.getpid()
-    assert listener_of(str(path)) == 0  # the file is there, and nobody behind it
+        assert is_behind(str(path), {os.getpid()})
+        assert not is_behind(str(path), {1})
+    assert not is_behind(str(path), {os.getpid()})  # the file is there, and nobody behind it
 
 
 def test_a_socket_of_ours_is_left_alone(tmp_path: Path) -> None:
@@ -53,3 +53,12 @@ def test_what_is_no_socket_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("somebody's")
     assert opened(tmp_path / "a", {os.getpid()}) == []
     assert (tmp_path / "a").read_text() == "somebody's"
+
+
+def test_a_socket_too_busy_to_be_asked_is_left_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(path)
+        busy.listen(0)
+        first.connect(path)
+        assert is_behind(path, {1})
