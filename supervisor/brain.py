@@ -154,7 +154,6 @@ class Brain:
             await self.control.start(listener)
             self._doorway = Doorway(
                 control_socket(self.settings.runtime_dir),
-                {self._inventory.keeper_pid},
                 lambda made: self.task(self._open_again(made), "control socket"),
             )
             self._doorway.start()

@@ -24,12 +24,12 @@ _CREDENTIALS: Final = struct.Struct("iII")
 class Doorway:
     """Looks from `start` to `close`. `serve` is given each new listener, which it owns."""
 
-    def __init__(self, path: str, listeners: set[int], serve: Callable[[socket.socket], None]) -> None:
-        """`listeners`: pids of the processes whose sockets are ours."""
+    def __init__(self, path: str, serve: Callable[[socket.socket], None]) -> None:
+        """This process listens at its socket by now, wherever its file is."""
         self._path = path
         self._serve = serve
         self._timer: asyncio.TimerHandle | None = None
-        self._seen = _identity(path) if is_behind(path, listeners) else None
+        self._seen = _identity(path) if is_behind(path, os.getpid()) else None
 
     def start(self) -> None:
         """Begin to look."""
@@ -69,18 +69,20 @@ def listen(path: str) -> socket.socket:
     return made
 
 
-def is_behind(path: str, listeners: set[int]) -> bool:
-    """Whether one of these processes listens at `path`. One that is too busy to be asked is left alone."""
+def is_behind(path: str, pid: int) -> bool:
+    """Whether this process was the last that listened at `path`. One that is too busy to be asked is left alone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         try:
             probe.connect(path)
-            pid, _, _ = _CREDENTIALS.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+            found, _, _ = _CREDENTIALS.unpack(
+                probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
         except BlockingIOError:
             return True
         except OSError:
             return False
-    return pid in listeners
+    return int(found) == pid
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +109,28 @@ def test_a_leak_whose_successor_cannot_be_loaded_goes_on_serving(server: Server)
         hurt.assert_serves()
         assert server.model(hurt.name)["state"] == "ready"
         assert len(server.events("recycle", hurt.name)) == 1
+
+
+@pytest.mark.fault("F14")
+@pytest.mark.parametrize("who", ["worker", "brain"])
+def test_a_death_while_the_successor_loads_leaves_one_that_serves(server: Server, who: str) -> None:
+    with victim(server, f"leaks_{who}", recycle_memory="128MiB") as hurt:
+        pid = server.pid(hurt.name)
+        code = server.repository / hurt.name / "1" / "model.py"
+        code.write_text(code.read_text().replace("ON_LOAD = 'ok'", "ON_LOAD = 'hold'"))
+        fill(hurt, "leak", 4, 200)
+        eventually(lambda: len(server.pids(hurt.name)) == 2, "the successor is being loaded")
+        code.write_text(code.read_text().replace("ON_LOAD = 'hold'", "ON_LOAD = 'ok'"))
+        if who == "worker":
+            os.kill(pid, signal.SIGKILL)
+            hurt.assert_serves()
+            assert server.pid(hurt.name) != pid
+        else:
+            os.kill(server.status()["brain"]["pid"], signal.SIGKILL)
+            eventually(lambda: server.events("readopted"), "another brain")
+            eventually(lambda: server.pids(hurt.name) == [pid], "the newcomer is dropped")
+            assert not server.events("control_reopened"), "the control socket was the brain's own"
+        hurt.assert_serves()
 
 
 @pytest.mark.fault("F23")
