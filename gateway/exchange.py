@@ -49,6 +49,7 @@ class Exchange:
         "deadline_ns",
         "metadata",
         "model",
+        "request_id",
         "spec",
         "taken_bytes",
         "version",
@@ -62,6 +63,8 @@ class Exchange:
         self._space: Slot | memoryview = _NOTHING
         self._entry: Entry | None = None
         self._retried = False
+        self.request_id = ""
+        """The client's own id of it, if it gave one; for the record of a death."""
         self.taken_bytes = 0
         """Counted against the model's `max_queue_bytes`."""
         self.deadline_ns = deadline_ns
@@ -249,7 +252,7 @@ class Exchange:
             held.append(self._space)
         for slot in held:
             slot.move(SlotState.SENT)
-        self._entry = entry = Entry(request, held, hear, out)
+        self._entry = entry = Entry(request, held, hear, out, self.request_id)
         link.claims -= 1
         link.submit(entry)
 

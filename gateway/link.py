@@ -17,7 +17,7 @@ from typing import Final
 
 from mmsup.gateway.arena import LinkArena
 from mmsup.gateway.distrust import Checked, checked, fault_of
-from mmsup.gateway.ledger import Entry, Ledger
+from mmsup.gateway.ledger import Entry, Ledger, Lost
 from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.channel import GatewayEnd
 from mmsup.ipc.codec import Record, pack_some, unpack_frame
@@ -58,6 +58,8 @@ class Link:
         """Requests that will come here, once their bodies are there."""
         self.wanted = True
         self.ended = False
+        self.lost: list[Lost] = []
+        """What was in flight at the end."""
         self.strays = 0
         self.last_progress = time.monotonic()
         self.on_end: Callable[[Link], None] = lambda _: None
@@ -92,6 +94,7 @@ class Link:
             self.last_progress = time.monotonic()
             if self._expiry is None:
                 self._expiry = self._loop.call_later(EXPIRY_S, self._expire)
+        entry.sent_ns = time.monotonic_ns()
         self.ledger.add(entry)
         self.say(entry.request)
 
@@ -265,7 +268,7 @@ class Link:
         self._outbox.clear()
         if self._expiry is not None:
             self._expiry.cancel()
-        self.ledger.end(self._page.begun())
+        self.lost = self.ledger.end(self._page.begun())
         self._page.close()
         self.arena.close()
         self.on_end(self)

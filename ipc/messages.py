@@ -10,7 +10,7 @@ the command line's JSON lines (supervisor/control.py).
     worker ─control──▶ brain      Hello, Stage, Ready, LoadFailed
     brain ──control──▶ gateway    Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer,
                                   Drain
-    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Drained
+    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Ended, Drained
     gateway ──link───▶ worker     Infer, Grant, Drop                   (many in one frame)
     gateway ──link───▶ worker     Extent, Release                      (with descriptors; always over the socket pair)
     worker ──link────▶ gateway    Reply                                (many in one frame)
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 
-WIRE_VERSION: Final = 2
+WIRE_VERSION: Final = 3
 
 # Data: gateway <-> worker. Hot; packed by hand in codec.py. Nobody changes one once it is made; they are not frozen
 # because making a frozen one costs seven times as much (1.4 and 0.2 µs for seven fields, Python 3.11), every time.
@@ -364,6 +364,30 @@ class BadReply:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """One request that was with a life at its end. `id` is its client's own, empty if it gave none."""
+
+    id: str
+    begun: bool
+    """It may have been executing: it is answered with the verdict. Otherwise it goes to the next worker."""
+    abandoned: bool
+    """Nobody waited for its answer any more."""
+    age_s: float
+    """Since it went to the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Gateway to brain: its link to this life is over; what was in flight there, `requests` the first of it."""
+
+    instance: int
+    generation: int
+    in_flight: int
+    begun: int
+    requests: tuple[InFlight, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Brain to gateway: take no new inference, finish what is accepted. Answered by Drained."""
 
@@ -501,5 +525,5 @@ FROM_KEEPER: Final = (Inventory, Child, SpawnFailed, Exited, Terminate, Reload)
 TO_WORKER: Final = (Boot, Attach, Stop)
 FROM_WORKER: Final = (Hello, Stage, Ready, LoadFailed)
 TO_GATEWAY: Final = (Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer, Drain)
-FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Drained)
+FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Ended, Drained)
 WORDS: Final = (Form, Outline)

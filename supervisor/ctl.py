@@ -231,6 +231,34 @@ def events(runtime_dir: str, as_json: bool, model: str | None, count: int | None
 
 @ctl.command()
 @click.argument("model")
+@click.option(
+    "--death",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Which one: 1 is the last, 2 the one before.",
+)
+@click.option(
+    "--bundle", metavar="FILE", help="Write all that is on record of it to FILE, as JSON; - is standard output."
+)
+@_verb
+def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | None) -> None:
+    """Why a model's worker died: the evidence, who was concerned, what followed, what to do.
+
+    \b
+    Example:  mmsup ctl why digits
+              mmsup ctl why digits --death 2 --bundle digits.json
+    """
+    result = ask(runtime_dir, "why", {"name": model, "death": death})
+    if bundle is not None:
+        _export(result.get("bundle"), bundle)
+        if bundle == "-":
+            return
+    _shown("why", result, as_json)
+
+
+@ctl.command()
+@click.argument("model")
 @click.option("--version", default="", metavar="V", help="A version; without one the server chooses.")
 @click.option("--data", metavar="JSON", help="Values by input, as '{\"x\": [[1, 2]]}'; shapes follow from the nesting.")
 @click.option(
@@ -306,6 +334,21 @@ def _follow_stream(verb: str, arguments: Json, runtime_dir: str, write: Progress
         ask(runtime_dir, verb, arguments, progress=write, silence_s=None)
     except KeyboardInterrupt:
         click.echo(err=True)
+
+
+def _export(bundle: Json | None, path: str) -> None:
+    """A bundle to where it was asked for; it may hold what the model printed, so it is the owner's to read alone."""
+    if bundle is None:
+        raise Failed("there is no bundle: no death is on record")
+    text = json.dumps(bundle, indent=1, ensure_ascii=False) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None
 
 
 def _object(text: str, option: str) -> Json:

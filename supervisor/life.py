@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import time
 from typing import Final, Protocol
 
 from mmsup.ipc.page import PageReader, Progress
@@ -48,6 +49,8 @@ class Life:
         self.token = token
         self.pid = pid
         self.crash_text = ""
+        self.crash_heard_s = 0.0
+        """When the crash pipe last spoke; 0: it never did."""
         self.pidfd, control, self.page_fd, self._crash, self._log = descriptors
         self._dead = False
         self._death = select.poll()
@@ -97,6 +100,7 @@ class Life:
         if not data or len(self.crash_text) > CRASH_BYTES:
             self._loop.remove_reader(self._crash)
             return
+        self.crash_heard_s = time.monotonic()
         first = not self.crash_text
         self.crash_text += data.decode("utf-8", "backslashreplace")
         if first:

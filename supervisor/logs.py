@@ -20,6 +20,7 @@ _LEVELS: Final = {
     "backoff": "warning",
     "gateway_exit": "warning",
     "brain_exit": "warning",
+    "bundle_lost": "warning",
     "repository_lost": "warning",
     "load_failed": "error",
     "load_timeout": "error",
