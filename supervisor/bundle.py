@@ -26,8 +26,6 @@ FORMAT: Final = 1
 OUTPUT_CHARACTERS: Final = 64 << 10
 NAMED: Final = 64
 """Requests told one by one."""
-FRAMES_TOLD: Final = 200
-"""Of all threads together; the text has the rest."""
 _HEAVY: Final = frozenset({"tail", "story"})
 """Members of an event that stand elsewhere in the bundle."""
 NS: Final = 1_000_000_000
@@ -135,7 +133,6 @@ def _stack(text: str, directory: str) -> Json | None:
         "fatal": read.fatal,
         "innermost": asdict(inner) if inner else None,
         "in_model": asdict(own) if own else None,
-        "current_thread": [asdict(each) for each in read.frames[:FRAMES_TOLD]],
         "threads": len(read.threads),
         "text": text,
     }

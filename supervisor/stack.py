@@ -4,7 +4,7 @@
 
     Thread 0x00007f… (most recent call first):           any number
       File "/models/m/1/model.py", line 12 in infer
-    Current thread 0x00007f… (most recent call first):
+    Current thread 0x00007f… (most recent call first):   `Stack` where only one thread is told
       File …
 
 It comes from a pipe that the worker holds, so it is the worker's own word: anything may stand there.
@@ -21,7 +21,7 @@ FATAL: Final = "Fatal Python error: "
 FRAMES: Final = 100
 """Of one thread: as many as faulthandler writes."""
 THREADS: Final = 100
-_HEAD: Final = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):")
+_HEAD: Final = re.compile(r"(Current thread|Thread|Stack)(?: 0x[0-9a-f]+)?.*\(most recent call first\):")
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 
@@ -74,7 +74,7 @@ def read(text: str) -> Stack:
             fatal = fatal or line.removeprefix(FATAL).strip()[:100]
         elif head := _HEAD.match(line):
             threads.append([])
-            current = len(threads) - 1 if head[1] == "Current thread" else current
+            current = current if head[1] == "Thread" else len(threads) - 1
         elif threads and (frame := _FRAME.fullmatch(line)) and len(threads[-1]) < FRAMES:
             threads[-1].append(Frame(frame[1], int(frame[2][:9]), frame[3]))
         if len(threads) > THREADS:

@@ -171,7 +171,7 @@ def _memory(bundle: Json) -> str:
     (first_ago, first, *_), (_, last, *_) = samples[0], samples[-1]
     if first and last > first * RISE:
         return f"Its memory rose from {size_text(first)} to {size_text(last)} in the last {age(first_ago)}."
-    return f"Its memory was {size_text(last)} at the last look, and did not rise in the last {age(first_ago)}."
+    return f"Its memory was {size_text(last)} at the last look."
 
 
 def _output(bundle: Json) -> str:
@@ -190,18 +190,20 @@ def _requests(bundle: Json) -> str:
     more = "" if requests.get("is_complete") else " A gateway has not told, so there may have been more."
     if not count:
         return f"No request was in flight.{more}"
-    parts = [f"{_many(count)} in flight."]
+    code = _part(bundle, "cause").get("code")
+    answer = f"answered with {code}"
+    if requests.get("retry_on_crash"):
+        answer = f"run once more where that could be, else answered with {code}"
+    parts = []
     if begun:
-        answer = f"answered with {_part(bundle, 'cause').get('code')}"
-        again = f"run once more if their deadline let them, else {answer}" if requests.get("retry_on_crash") else answer
-        parts.append(f"{begun} of them had begun{_ids(requests)}: {again}.")
+        parts.append(f"{begun} had begun{_ids(requests)} and {_was(begun)} {answer}")
     if count > begun:
-        parts.append(f"{count - begun} had not begun, and went to the next worker.")
-    return " ".join(parts) + more
+        parts.append(f"{count - begun} had not begun and went to the next worker")
+    return f"{count} {'request' if count == 1 else 'requests'} {_was(count)} in flight: {'; '.join(parts)}.{more}"
 
 
-def _many(count: int) -> str:
-    return "1 request was" if count == 1 else f"{count} requests were"
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _ids(requests: Json) -> str:
