@@ -221,7 +221,6 @@ def _kill(instance: Instance) -> None:
     tenure = _tenure(instance)
     if not instance.situation.wanted and tenure.judgement is None and tenure.failed is None:
         tenure.dropped = True
-    lastwords.ask(instance)
     if tenure.linked:
         instance.site.gateways.barrier(BARRIER_S, _for_this_life(instance, _signal))
     else:
@@ -231,6 +230,7 @@ def _kill(instance: Instance) -> None:
 
 def _signal(instance: Instance) -> None:
     tenure = _tenure(instance)
+    lastwords.ask(instance)
     if lastwords.is_awaited(tenure):
         again = _for_this_life(instance, _signal)
         tenure.kill_timer = asyncio.get_running_loop().call_later(lastwords.LOOK_S, again)
