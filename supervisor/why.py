@@ -107,8 +107,9 @@ def _load_timeout(evidence: Json) -> str:
 
 
 def _load_failed(evidence: Json) -> str:
-    said = _text(evidence, "load_failed")
-    return f"Its load failed: {said}." if said else _crash(evidence)
+    if not _part(evidence, "load_failed").get("text"):
+        return _crash(evidence)
+    return f"Its load failed: {_text(evidence, 'load_failed')}."
 
 
 def _distrusted(evidence: Json) -> str:

@@ -22,6 +22,7 @@ ANSWERS: dict[str, Any] = {
     "show": {"name": "m", "state": "ready"},
     "logs": {"lines": ["one", "two\x1b[2J"]},
     "events": {"events": [EVENT]},
+    "why": {"model": "m", "sentences": ["m: died\x1b[2J"], "deaths": [{"cause": "oom"}], "bundle": {"number": 4}},
 }
 COMMANDS = (
     ["status"],
@@ -32,6 +33,7 @@ COMMANDS = (
     ["show", "m"],
     ["logs", "m"],
     ["events"],
+    ["why", "m"],
 )
 
 
