@@ -340,13 +340,13 @@ def _export(bundle: Json | None, path: str) -> None:
     """A bundle to where it was asked for; it may hold what the model printed, so it is the owner's to read alone."""
     if bundle is None:
         raise Failed("there is no bundle: no death is on record")
-    text = json.dumps(bundle, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(bundle, indent=1) + "\n"
     if path == "-":
         click.echo(text, nl=False)
         return
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+            file.write(text.encode())
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}") from None
 
