@@ -21,10 +21,9 @@ from pathlib import Path
 import make_models
 import numpy as np
 from client import Client, labels
+from harm import Bystander, Comeback, hurt
 from leftovers import Watch
 from served import Server
-
-from faults import Bystander, Comeback, hurt
 
 FAULTS = (("digits_mlp", signal.SIGKILL), ("digits_forest", signal.SIGSTOP))
 CALM = "digits_linear"
