@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import messages as wire
 from mmsup.ipc.page import Activity
-from mmsup.supervisor import memory
+from mmsup.supervisor import memory, stack
 from mmsup.supervisor.spawning import worker_token
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from mmsup.supervisor.tenure import Tenure
 
 QUESTION: Final = signal.SIGUSR2
-ANSWER_S: Final = 0.2
-"""It takes a few milliseconds; one who has blocked the signal never answers."""
-QUIET_S: Final = 0.01
-"""Nothing marks the end of an answer. It is written in one go: after such a silence it is over."""
+ANSWER_S: Final = 0.5
+"""It takes a few milliseconds, on a busy machine a few hundred; one who has blocked the signal never answers."""
+QUIET_S: Final = 0.05
+"""An answer is written in one go: after such a silence one is over that does not look whole."""
 LOOK_S: Final = 0.005
 _STANDING: Final = frozenset({"worker_hung", "load_timeout"})
 
@@ -47,8 +47,8 @@ def is_awaited(tenure: Tenure) -> bool:
         return False
     now_s = time.monotonic()
     heard_s = tenure.life.crash_heard_s
-    answered = heard_s > tenure.asked_s and now_s - heard_s >= QUIET_S
-    return not answered and now_s - tenure.asked_s < ANSWER_S
+    is_over = stack.is_whole(tenure.life.crash_text) or now_s - heard_s >= QUIET_S
+    return not (heard_s > tenure.asked_s and is_over) and now_s - tenure.asked_s < ANSWER_S
 
 
 def _stands(tenure: Tenure) -> bool:

@@ -22,6 +22,7 @@ FRAMES: Final = 100
 """Of one thread: as many as faulthandler writes."""
 THREADS: Final = 100
 _HEAD: Final = re.compile(r"(Current thread|Thread|Stack)(?: 0x[0-9a-f]+)?.*\(most recent call first\):")
+_BOTTOM: Final = " in _run_module_as_main\n"
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 
@@ -86,6 +87,12 @@ def read(text: str) -> Stack:
 def is_answer(text: str) -> bool:
     """Whether the text begins as the answer to somebody's question, and not as a crash."""
     return bool(_HEAD.match(text.lstrip()))
+
+
+def is_whole(text: str) -> bool:
+    """Whether it surely goes to its end: the main thread is told last, and at its bottom is what runs a program. Of a
+    thread 100 frames are told at most, so one that is whole may not look so."""
+    return text.endswith(_BOTTOM)
 
 
 def gist(text: str) -> str:

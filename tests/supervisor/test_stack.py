@@ -47,6 +47,14 @@ def test_where_the_current_thread_is_none_of_the_models_another_one_is_found() -
     assert stack.read(text).of_model("/models/m/11") is None
 
 
+def test_a_whole_answer_ends_at_the_bottom_of_the_main_thread() -> None:
+    bottom = '  File "<frozen runpy>", line 198 in _run_module_as_main\n'
+    assert stack.is_whole(ANSWER + bottom)
+    assert not stack.is_whole(ANSWER)
+    assert not stack.is_whole(ANSWER + bottom[:-1])
+    assert not stack.is_whole("")
+
+
 def test_where_no_thread_is_called_the_current_one_the_last_is() -> None:
     assert stack.read(ANSWER.replace("Current thread", "Thread")).current == 2
 
