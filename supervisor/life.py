@@ -17,7 +17,8 @@ from mmsup.ipc.page import PageReader, Progress
 from mmsup.ipc.seqpacket import Seqpacket
 from mmsup.supervisor.peer import Peer
 
-CRASH_BYTES: Final = 16 << 10
+CRASH_BYTES: Final = 64 << 10
+"""The stacks of some hundred threads."""
 FIRST_LINE_S: Final = 0.001
 READ_BYTES: Final = 64 << 10
 READS_AT_THE_END: Final = 64

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,17 @@ def test_a_bundle_that_was_damaged_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "deaths" / "bert" / "00000002.json").write_text("{")
     (tmp_path / "deaths" / "bert" / "00000003.json").unlink()
     assert numbers(kept, "bert") == [1]
+
+
+def test_a_bundle_that_did_not_fit_on_the_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    kept = archive(tmp_path)
+    kept.put("bert", {"cause": "small"})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # the kernel refuses in mid-write, as a full disk does
+    try:
+        with pytest.raises(OSError, match="too large"):
+            kept.put("bert", {"cause": "large", "text": "x" * 100_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [each.name for each in (tmp_path / "deaths" / "bert").iterdir()] == ["00000001.json"]
+    assert [each["cause"] for each in kept.bundles("bert")] == ["large", "small"]
