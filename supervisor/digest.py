@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,8 @@ CONTENT_BYTES: Final = 16 << 20
 """Of all files together: a worker that dies in a loop must not cost a core. Beyond it size and time speak."""
 EDGE_BYTES: Final = 64 << 10
 KEPT: Final = 256
+_COMPILED: Final = "__pycache__"
+"""A life of the model may have left it: it is none of the artefact."""
 _LIMITS: Final = (
     "engine", "artefact", "max_batch_size", "device", "instances", "memory_bytes", "gpu_memory_bytes", "deadline_s",
     "hang_limit_s", "load_timeout_s", "max_queue", "max_queue_bytes", "retry_on_crash", "trusted", "python",
@@ -49,7 +52,7 @@ class Artefacts:
     def digest(self, directory: str) -> Json:
         """Of all files of a version, as they lie there now. Never fails: what cannot be read is said."""
         try:
-            files = sorted(_files(directory))[:FILES]
+            files = list(itertools.islice(_files(directory), FILES + 1))
             known = self._known.get(directory)
             if known is not None and known[0] == tuple(files):
                 return known[1]
@@ -64,8 +67,9 @@ class Artefacts:
 
 def _files(directory: str) -> Iterator[tuple[str, int, int]]:
     """Name below the folder, size, time."""
-    for folder, _, names in os.walk(directory):
-        for name in names:
+    for folder, folders, names in os.walk(directory):
+        folders[:] = sorted(each for each in folders if each != _COMPILED)
+        for name in sorted(names):
             path = os.path.join(folder, name)
             status = os.stat(path)
             yield os.path.relpath(path, directory), status.st_size, status.st_mtime_ns
@@ -75,19 +79,26 @@ def _digest(directory: str, files: list[tuple[str, int, int]]) -> Json:
     whole = hashlib.sha256()
     left = CONTENT_BYTES
     partly = 0
-    for name, size, time_ns in files:
+    for name, size, time_ns in files[:FILES]:
+        # A name is bytes to the kernel, and need not be text.
+        whole.update(os.fsencode(name) + f"\0{size}\0".encode())
         if size <= left:
             left -= size
-            whole.update(f"{name}\0{size}\0".encode())
             _feed(whole, os.path.join(directory, name), size)
         else:
             partly += 1
-            whole.update(f"{name}\0{size}\0{time_ns}\0".encode())
+            whole.update(f"{time_ns}\0".encode())
             _feed(whole, os.path.join(directory, name), EDGE_BYTES)
-    of = "names, sizes and contents of all files of the version"
+    which = f"the first {FILES} files" if len(files) > FILES else "all files"
+    of = f"names, sizes and contents of {which} of the version"
     if partly:
         of += f", but of {partly} large ones the time and the first {EDGE_BYTES >> 10} KiB instead of the content"
-    return {"sha256": whole.hexdigest(), "of": of, "files": len(files), "bytes": sum(size for _, size, _ in files)}
+    return {
+        "sha256": whole.hexdigest(),
+        "of": of,
+        "files": len(files[:FILES]),
+        "bytes": sum(size for _, size, _ in files),
+    }
 
 
 def _feed(whole: Any, path: str, size: int) -> None:  # hashlib's object has no public type

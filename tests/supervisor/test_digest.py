@@ -4,7 +4,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor import digest
 from mmsup.supervisor.digest import CONTENT_BYTES, Artefacts, configuration
 
 SPEC = ModelSpec("bert", "2", "/m", "model.py", "custom", "python", env={"TOKEN": "hunter2"}, parameters={"key": "s3"})
@@ -37,6 +40,14 @@ def test_the_artefacts_digest_moves_with_names_and_contents(tmp_path: Path) -> N
     assert Artefacts().digest(str(tmp_path)) == third
 
 
+def test_what_python_compiled_is_none_of_the_artefact(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_bytes(b"one")
+    first = Artefacts().digest(str(tmp_path))
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "model.pyc").write_bytes(b"compiled")
+    assert Artefacts().digest(str(tmp_path)) == first
+
+
 def test_files_that_did_not_change_are_not_read_again(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"one")
@@ -65,3 +76,16 @@ def test_a_folder_that_is_gone_and_a_pipe_are_no_error(tmp_path: Path) -> None:
     os.unlink(tmp_path / "link")
     os.mkfifo(tmp_path / "pipe")
     assert Artefacts().digest(str(tmp_path))["files"] == 1
+
+
+def test_names_that_are_no_text_and_folders_without_end_are_digested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))).write_bytes(b"x")
+    first = Artefacts().digest(str(tmp_path))
+    assert len(first["sha256"]) == 64
+    monkeypatch.setattr(digest, "FILES", 3)
+    for number in range(5):
+        (tmp_path / f"{number}").write_bytes(b"x")
+    told = Artefacts().digest(str(tmp_path))
+    assert (told["files"], told["of"][:46]) == (3, "names, sizes and contents of the first 3 files")
