@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
-import signal
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 from brain_double import Child, House
 from mmsup.ipc import messages as wire
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
-from mmsup.ipc.page import Activity
 from mmsup.supervisor import forensics
 
 pytestmark = pytest.mark.slow
@@ -168,61 +165,5 @@ def test_the_next_brain_knows_the_bundles_of_the_last(tmp_path: Path) -> None:
         told = await why(house)
         assert [each["number"] for each in told["deaths"]] == [2, 1]
         assert len(told["bundle"]["artefact"]["sha256"]) == 64
-
-    play(tmp_path, act)
-
-
-def asked(house: House) -> list[int]:
-    return [each.signal for each in house.keeper.of(wire.Signal)]
-
-
-def hears(worker: Child, answer: bytes) -> None:
-    """What the worker says when it is asked for its stack."""
-    send = worker.process.send_signal
-
-    def hear(sig: int) -> None:
-        if sig == signal.SIGUSR2:
-            os.write(worker.crash, answer)
-        else:
-            send(sig)
-
-    worker.process.send_signal = hear  # type: ignore[method-assign]  # `sleep` has no handler
-
-
-def test_a_hung_worker_is_asked_for_its_stack_and_then_killed(tmp_path: Path) -> None:
-    async def act(house: House) -> None:
-        (worker,) = house.keeper.workers()
-        hears(worker, b'Current thread 0x1 (most recent call first):\n  File "/x/y.py", line 3 in f\n')
-        worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
-        await house.until(lambda: house.events("bundle_written"))
-        assert asked(house)[:2] == [signal.SIGUSR2, signal.SIGKILL]
-        bundle = (await why(house))["bundle"]
-        assert (bundle["cause"]["code"], bundle["stack"]["innermost"]["line"]) == ("worker_hung", 3)
-
-    play(tmp_path, act)
-
-
-def test_one_that_does_not_answer_is_killed_all_the_same(tmp_path: Path) -> None:
-    async def act(house: House) -> None:
-        (worker,) = house.keeper.workers()
-        hears(worker, b"")
-        worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
-        await house.until(lambda: house.events("worker_exit"))
-        assert asked(house)[:2] == [signal.SIGUSR2, signal.SIGKILL]
-
-    play(tmp_path, act)
-
-
-def test_one_that_is_stopped_is_not_asked(tmp_path: Path) -> None:
-    async def act(house: House) -> None:
-        (worker,) = house.keeper.workers()
-        worker.process.send_signal(signal.SIGSTOP)
-        await asyncio.to_thread(os.waitid, os.P_PID, worker.process.pid, os.WSTOPPED | os.WNOWAIT)
-        worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
-        await house.until(lambda: house.events("worker_exit"))
-        assert signal.SIGUSR2 not in asked(house)
 
     play(tmp_path, act)
