@@ -34,8 +34,10 @@ from mmsup.ipc.messages import (
     Hello,
     InFlight,
     Overdue,
+    Pardon,
     Ping,
     Pong,
+    Quarantine,
     Route,
     Synced,
     Unlink,
@@ -64,6 +66,7 @@ class Control:
         self._outbox: deque[bytes] = deque()
         self._draining: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        backend.lists.say = self._say
         backend.send_ask = lambda number, verb, arguments: self._say(Ask(number, verb, arguments))
         backend.send_ended = lambda link: self._say(ended(link, time.monotonic_ns()))
         self._loop.add_reader(channel.fileno(), self._read)
@@ -125,6 +128,8 @@ class Control:
                 self._judge(message)
             case Answer():
                 self._answer(message)
+            case Quarantine() | Pardon():
+                self._backend.lists.hear(message)
             case Ping():
                 self._say(Pong(message.number))
             case Configure():

@@ -194,7 +194,7 @@ def _requests(bundle: Json) -> str:
     code = _part(bundle, "cause").get("code")
     answer = f"answered with {code}"
     if requests.get("retry_on_crash"):
-        answer = f"run once more where that could be, else answered with {code}"
+        answer = f"run once more, alone, where that could be, else answered with {code}"
     parts = []
     if begun:
         parts.append(f"{begun} had begun{_ids(requests)} and {_was(begun)} {answer}")

@@ -185,7 +185,7 @@ def test_where_a_worker_hung_is_said(stack: Json | None, sentence: str) -> None:
         ),
         (
             {"in_flight": 2, "begun": 2, "is_complete": True, "retry_on_crash": True},
-            "2 had begun and were run once more where that could be, else answered with worker_crashed.",
+            "2 had begun and were run once more, alone, where that could be, else answered with worker_crashed.",
         ),
         (
             {
