@@ -217,7 +217,7 @@ class _V1:
         return self.group(life)
 
     def group(self, life: str) -> Group:
-        return Group([top / life for top in self._tops], "memory.limit_in_bytes", _read_v1)
+        return Group([top / life for top in self._tops], "memory.limit_in_bytes", _read_v1, "memory.usage_in_bytes")
 
     def lives(self) -> list[str]:
         return sorted({life for top in self._tops for life in _lives(top)})
@@ -254,7 +254,7 @@ class _V2:
         return self.group(life)
 
     def group(self, life: str) -> Group:
-        return Group([self._top / life], "memory.max", _read_v2)
+        return Group([self._top / life], "memory.max", _read_v2, "memory.current")
 
     def lives(self) -> list[str]:
         return _lives(self._top)

@@ -126,6 +126,7 @@ def test_v2_counters_are_read_as_the_kernel_writes_them(given: Path, tmp_path: P
     (folder / "memory.stat").write_text("anon 41943040\nfile 8388608\ninactive_file 4194304\nactive_file 4194304\n")
     (folder / "memory.events").write_text("low 0\nhigh 0\nmax 17\noom 3\noom_kill 2\noom_group_kill 1\n")
     assert group.read() == Reading(50331648, 4194304, 50331648, 2)
+    assert group.usage_bytes() == 50331648
     (folder / "memory.peak").write_text("67108864\n")
     assert group.read() == Reading(50331648, 4194304, 67108864, 2)
 
@@ -244,6 +245,7 @@ class TestV1:
             reading = group.read()
             assert reading is not None
             assert reading.usage_bytes >= 32 * MIB
+            assert (group.usage_bytes() or 0) >= 32 * MIB
             assert reading.peak_bytes >= reading.usage_bytes - MIB
             process.kill()
 
