@@ -78,12 +78,18 @@ class Nest:
     def _command(self, program: Sequence[str]) -> list[str]:
         """A shell joins the fresh groups, then becomes `unshare`; it dies with this process, and the nest with it."""
         join = 'for each in $0; do echo $$ >"$each/cgroup.procs" || exit 9; done; exec "$@"'
-        packages = sysconfig.get_path("purelib")
-        seal = [
-            str(SEAL), os.readlink("/proc/self/ns/mnt"), self.token, str(CHECKOUT), sys.base_prefix, packages, *program
-        ]  # fmt: skip
         groups = " ".join(str(each) for each in self.groups)
-        return ["sh", "-c", join, groups, "setpriv", "--pdeathsig", "KILL", "--", *UNSHARE, *seal]
+        return [
+            *("sh", "-c", join, groups, "setpriv", "--pdeathsig", "KILL", "--"),
+            *UNSHARE,
+            *self.seal(self.token, *program),
+        ]
+
+    @staticmethod
+    def seal(token: str, *program: str) -> list[str]:
+        """What is run first in the namespaces, or refuses there: nest.sh."""
+        here = os.readlink("/proc/self/ns/mnt")
+        return [str(SEAL), here, token, str(CHECKOUT), sys.base_prefix, sysconfig.get_path("purelib"), *program]
 
     def output(self) -> str:
         """What the first process has said."""
