@@ -74,14 +74,14 @@ class Facts:
 
     own: str
     """Our path in the v2 tree."""
-    is_core: bool
-    """We are in the core of the server's own v2 folder."""
     enabled: tuple[str, ...]
     """Controllers that the server's own v2 folder gives to its groups; empty where there is none."""
     v1: tuple[str, ...]
     """v1 hierarchies in which we can make folders."""
     refused: str
     """Why the keeper could not set up v2."""
+    is_core: bool = False
+    """We are in the core of the server's own v2 folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +111,10 @@ def read_facts(top: str, root: Path = ROOT, own_file: Path = OWN, refused: str =
     enabled = text_of(home.parent / "cgroup.subtree_control") if is_core else ""
     return Facts(
         own,
-        is_core,
         tuple(enabled.split()),
         tuple(name for name in ("memory", *_V1_OTHERS) if _is_v1(root / name)),
         refused or "the v2 group is not delegated",
+        is_core,
     )
 
 

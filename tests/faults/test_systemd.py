@@ -16,8 +16,8 @@ from engines.build import write_fault_model, write_python
 from harness.booted import MODELS, Booted, Service, cannot_boot, end_of
 from harness.bystander import Bystander
 from harness.house import Victim
-from harness.nest import REFUSED, UNSHARE, Nest, hierarchies, missing
-from harness.server import Http, eventually
+from harness.nest import REFUSED, UNSHARE, Nest, missing
+from harness.server import eventually
 from mmsup.ipc.specs import TensorSpec
 
 needs_nest = pytest.mark.skipif(bool(missing()), reason=f"no nest: {missing()}")
@@ -90,15 +90,20 @@ def answers(service: Service, model: str = "bystander") -> bool:
 
 def test_a_nest_in_which_something_of_the_machine_can_be_written_to_is_refused() -> None:
     """The proof of the proof: a second file system in the way, as /home may be one."""
-    hole = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount -t tmpfs hole /home && exec "$@"', "sh"]
-        + [*UNSHARE, *Nest.seal("canary", "sh", "-c", "echo not refused")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (hole.returncode, hole.stdout) == (REFUSED, "")
-    assert "/home can be written to" in hole.stderr
+    hole = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        'mount -t tmpfs hole /home && exec "$@"',
+        "sh",
+    ]
+    seal = Nest.seal("canary", "sh", "-c", "echo not refused")
+    done = subprocess.run([*hole, *UNSHARE, *seal], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (REFUSED, "")
+    assert "/home can be written to" in done.stderr
 
 
 def test_a_nest_outside_namespaces_of_its_own_is_refused() -> None:
@@ -114,8 +119,8 @@ def test_the_service_is_ready_only_when_every_model_has_its_verdict_and_then_it_
     service = Service(booted)
     write_python(service.repository, "held", HELD, X, Y)
     booted.systemctl("start", "--no-block", "mmsup")
-    loading = eventually(lambda: "worker_spawn" in service.log() and service.show(), "the load has begun")
-    assert loading["ActiveState"] == "activating"
+    eventually(lambda: "worker_spawn" in service.log(), "the load has begun")
+    assert service.show()["ActiveState"] == "activating"
     (service.repository / "held" / "1" / "go").touch()
     shown = service.await_shown(ActiveState="active")
     assert answers(service, "held")
@@ -332,8 +337,7 @@ def test_a_service_that_can_never_start_is_given_up_after_a_few_tries(service: S
         booted.systemctl("start", "--no-block", "mmsup-taken")
         taken = Service(booted, "mmsup-taken")
         shown = taken.await_shown(ActiveState="failed")
-    assert shown["Result"] == "start-limit-hit"
-    assert shown["NRestarts"] == shown["StartLimitBurst"] == "5"
+    assert int(shown["NRestarts"]) == int(shown["StartLimitBurst"]) == 5
     assert "another program has it" in service.log()
     assert booted.systemctl("list-jobs", "--no-legend").strip() in ("", "No jobs running.")
 

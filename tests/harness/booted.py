@@ -171,5 +171,3 @@ def end_of(processes: list[psutil.Process]) -> None:
     """Returns when all of them are gone."""
     _, alive = psutil.wait_procs(processes, timeout=EVENT_S)
     assert not alive, f"still there: {alive}"
-
-

@@ -1,4 +1,4 @@
-"""A nest: namespaces of its own in which a program is the first process, and from which this machine cannot be written to.
+"""A nest: namespaces in which a program is the first process, and from which this machine cannot be written to.
 
 Made for a real systemd (booted.py), whose start empties /tmp, sets kernel variables and writes below /etc. nest.sh
 seals the nest and proves it; here the seal is proved once more from outside, before anything is sent in, and a canary
@@ -31,8 +31,10 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 SEAL: Final = Path(__file__).with_name("nest.sh")
 TOOLS: Final = ("unshare", "nsenter", "setpriv", "findmnt", "ip", "mount")
 UNSHARE: Final = (
-    "unshare --mount --pid --fork --uts --ipc --cgroup --net --propagation private --kill-child --".split()  # noqa: SIM905 - as one would type it
+    *("unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "--net"),
+    *("--propagation", "private", "--kill-child", "--"),
 )
+ENTER: Final = ("--mount", "--pid", "--uts", "--ipc", "--cgroup", "--net", "--wd=/", "--")
 REFUSED: Final = 9
 """What nest.sh ends with when the nest is not sealed."""
 _CLONE_NEWNET: Final = 0x40000000
@@ -124,8 +126,8 @@ class Nest:
     def run(self, *command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command inside, to its end."""
         assert self.pid, "not proved yet"
-        enter = ["nsenter", "--target", str(self.pid), *"--mount --pid --uts --ipc --cgroup --net --wd=/ --".split()]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=timeout_s, check=False)
+        enter = ["nsenter", "--target", str(self.pid), *ENTER, *command]
+        return subprocess.run(enter, capture_output=True, text=True, timeout=timeout_s, check=False)
 
     def socket(self) -> socket.socket:
         """A TCP socket of the nest's network: it keeps that, whoever uses it."""

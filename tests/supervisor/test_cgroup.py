@@ -30,13 +30,13 @@ needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory h
 @pytest.mark.parametrize(
     ("facts", "kind", "why"),
     [
-        (Facts("/a/core", True, ("memory", "pids"), ("memory",), ""), "v2", "/a/core"),
-        (Facts("/a/core", True, ("memory",), (), ""), "v2", "/a/core"),
-        (Facts("/a/core", True, ("pids",), ("memory",), ""), "v1", "memory"),
-        (Facts("/a/core", True, ("pids",), (), ""), "v2", "no memory controller: RLIMIT_DATA"),
-        (Facts("/", False, (), ("memory", "freezer"), "refused"), "v1", "memory, freezer"),
-        (Facts("/", False, (), ("freezer", "pids"), "not delegated"), "none", "not delegated"),
-        (Facts("", False, (), (), "not delegated"), "none", "RLIMIT_DATA"),
+        (Facts("/a/core", ("memory", "pids"), ("memory",), ""), "v2", "/a/core"),
+        (Facts("/a/core", ("memory",), (), ""), "v2", "/a/core"),
+        (Facts("/a/core", ("pids",), ("memory",), ""), "v1", "memory"),
+        (Facts("/a/core", ("pids",), (), "", is_core=True), "v2", "no memory controller: RLIMIT_DATA"),
+        (Facts("/", (), ("memory", "freezer"), "refused"), "v1", "memory, freezer"),
+        (Facts("/", (), ("freezer", "pids"), "not delegated"), "none", "not delegated"),
+        (Facts("", (), (), "not delegated"), "none", "RLIMIT_DATA"),
     ],
 )
 def test_the_kind_follows_from_the_facts(facts: Facts, kind: str, why: str) -> None:
