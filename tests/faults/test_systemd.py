@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -129,6 +130,7 @@ def test_the_service_is_ready_only_when_every_model_has_its_verdict_and_then_it_
     assert int(shown["MainPID"]) == status["keeper"]["pid"]
     assert shown["StatusText"] == "ready"
     assert shown["NRestarts"] == "0"
+    assert all(each.uids().real for each in service.family()), "nothing of it is root's"
 
 
 @needs_systemd
@@ -275,6 +277,7 @@ def test_a_killed_keeper_is_followed_by_another_and_nobody_is_refused_meanwhile(
 def test_a_keeper_that_hangs_is_killed_by_the_watchdog_and_followed_by_another(booted: Booted) -> None:
     booted.install("mmsup", "[Service]\nWatchdogSec=3\n")  # 10 as shipped: a test has no such time
     service = Service(booted)
+    booted.systemctl("reset-failed")
     booted.systemctl("restart", "mmsup")
     everyone, ends = service.family(), len(service.ends())
     with Knocking(service) as knocking:
@@ -307,12 +310,29 @@ def test_a_stop_under_load_finishes_what_was_accepted_and_leaves_nothing(service
     assert service.booted.processes() == set()
     assert not service.runtime_dir.exists()
     assert os.listdir(service.booted.nest.path("/dev/shm")) == []
-    assert is_refused(service), "a service that was stopped holds no listener"
+    assert is_refused(service.booted, 8000), "a service that was stopped holds no listener"
 
 
-def is_refused(service: Service) -> bool:
-    with service.booted.nest.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", 8000)) != 0
+def is_refused(booted: Booted, port: int) -> bool:
+    with booted.nest.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+@needs_systemd
+def test_a_restart_with_another_port_holds_the_old_one_no_more(service: Service) -> None:
+    booted = service.booted
+    booted.install("mmsup", "[Service]\nEnvironment=MMSUP_HTTP_PORT=8001\n")
+    try:
+        booted.systemctl("reset-failed")
+        booted.systemctl("restart", "mmsup")
+        again = Service(booted)
+        assert again.address() == ("127.0.0.1", 8001)
+        assert answers(again)
+        assert is_refused(booted, 8000)
+    finally:
+        booted.install("mmsup")
+        booted.systemctl("restart", "mmsup")
+    assert answers(Service(booted))
 
 
 # What is not tried for ever.

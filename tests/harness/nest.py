@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL, get_errno
+from functools import cache
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -42,6 +43,7 @@ _CLONE_NEWNET: Final = 0x40000000
 T = TypeVar("T")
 
 
+@cache
 def missing() -> str:
     """Why there can be no nest here; empty if there can."""
     if os.geteuid():

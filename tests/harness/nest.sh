@@ -33,8 +33,9 @@ memory() { # PLACE [MODE]
 
 # Code and interpreter, while they can be seen. The unit names these places.
 home=/opt/mmsup
+site=$home/lib/$(basename "$(dirname "$packages")")/site-packages
 memory /opt
-mkdir -p $home/bin $home/lib/python3.11/site-packages $home/code
+mkdir -p $home/bin "$site" $home/code
 for each in gateway ipc supervisor worker src systemd; do
     cp -a "$checkout/$each" $home/code/
 done
@@ -42,7 +43,7 @@ read_only "$prefix" /opt/python
 read_only "$packages" $home/packages
 ln -s /opt/python/bin/python3 $home/bin/python
 echo "home = /opt/python/bin" >$home/pyvenv.cfg
-printf '%s\n' $home/code/src $home/packages >$home/lib/python3.11/site-packages/nest.pth
+printf '%s\n' $home/code/src $home/packages >"$site/nest.pth"
 printf '%s\n' "#!$home/bin/python" 'from mmsup.supervisor.cli import main' 'main()' >$home/bin/mmsup
 chmod 755 $home/bin/mmsup
 
