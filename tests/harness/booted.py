@@ -25,7 +25,6 @@ INIT: Final = (
 UNITS: Final = "/etc/systemd/system"
 MODELS: Final = "/srv/mmsup/models"
 LOG: Final = "/run/mmsup.log"
-ENDS: Final = "/var/lib/mmsup/ends"
 DROP_IN: Final = f"""
 [Unit]
 DefaultDependencies=no
@@ -141,7 +140,7 @@ class Service(Server):
 
     def ends(self) -> list[str]:
         """How its runs ended so far, in systemd's words."""
-        ends = self.booted.nest.path(ENDS)
+        ends = self.booted.nest.path(f"/var/lib/{self.name}/ends")
         return ends.read_text().split() if ends.exists() else []
 
     def groups(self) -> Path:
