@@ -15,7 +15,7 @@ from typing import Final
 import psutil
 
 from harness.nest import CHECKOUT, Nest, missing
-from harness.server import EVENT_S, Http, Server, eventually
+from harness.server import EVENT_S, START_S, Http, Server, eventually
 
 SYSTEMD: Final = "/lib/systemd/systemd"
 INIT: Final = (
@@ -118,7 +118,7 @@ class Service(Server):
             shown = self.show()
             return shown if all(shown[key] == value for key, value in wanted.items()) else None
 
-        return eventually(looking, f"{wanted}: {self.log()[-2000:]}")
+        return eventually(looking, f"{wanted}: {self.log()[-2000:]}", START_S)
 
     def is_active(self) -> bool:
         """Whether systemd has heard READY, and no end since."""
@@ -157,12 +157,12 @@ class _NestConnection(http.client.HTTPConnection):
     """Connects in the nest's network."""
 
     def __init__(self, nest: Nest, address: tuple[str, int]) -> None:
-        super().__init__(*address, timeout=EVENT_S)
+        super().__init__(*address, timeout=START_S)  # it may wait in the queue of a keeper that is to come
         self._nest = nest
 
     def connect(self) -> None:
         self.sock = self._nest.socket()
-        self.sock.settimeout(EVENT_S)
+        self.sock.settimeout(START_S)
         self.sock.connect((self.host, self.port))
 
 
