@@ -17,6 +17,7 @@ class Ticker:
         self._drawn = False
 
     def __call__(self, line: Json) -> None:
+        """Draw what a progress line says."""
         text = cell(line.get("progress"))
         if not text:
             return
