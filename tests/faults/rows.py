@@ -67,7 +67,6 @@ ROWS: Final = {
 }
 
 OPEN: Final = {
-    "F28b": "no test yet",
     "F36": "no test yet",
     "F40": "no test yet",
     "F45": "no test yet",
