@@ -321,7 +321,7 @@ def _enter(top: str, root: Path, own_file: Path) -> str:
 
 
 def _enable(folder: Path, offered: list[str]) -> bool:
-    for wish in ("+pids", "+cpu"):
+    for wish in ("+cpu", "+pids"):
         put(folder / "cgroup.subtree_control", wish)
     return "memory" not in offered or put(folder / "cgroup.subtree_control", "+memory")
 
