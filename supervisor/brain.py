@@ -18,6 +18,7 @@ from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.paths import control_socket
 from mmsup.supervisor import heritage, readiness, startup, terms
 from mmsup.supervisor.answers import Answers, Server
 from mmsup.supervisor.books import Books
@@ -27,6 +28,7 @@ from mmsup.supervisor.check import concerns_of
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
 from mmsup.supervisor.devices import Devices
+from mmsup.supervisor.doorway import Doorway
 from mmsup.supervisor.ending import end
 from mmsup.supervisor.family import Family
 from mmsup.supervisor.fleet import Fleet
@@ -40,6 +42,7 @@ from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
 from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
+from mmsup.supervisor.renewals import Renewals
 from mmsup.supervisor.sampler import Sampler
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
@@ -85,6 +88,8 @@ class Brain:
         self.gateways = Gateways(site, self)
         self._quarantine = Quarantine(self.books.journal, self.gateways.say, self._remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
+        self._renewals = Renewals(self.fleet)
+        self._doorway: Doorway | None = None
         self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._forensics = Forensics(self.books.deaths, self.books.journal, self.gateways.heard_from)
         self._sampler = Sampler(self.fleet.instances)
@@ -150,10 +155,20 @@ class Brain:
         else:
             await self._devices.learn()
         self.family.begin()
+        self._renewals.start()
         if listener is not None:
             await self.control.start(listener)
+            self._doorway = Doorway(
+                control_socket(self.settings.runtime_dir),
+                lambda made: self.task(self._open_again(made), "control socket"),
+            )
+            self._doorway.start()
         if self.settings.control_mode == "poll":
             self.task(self._changes.poll(), "poll")
+
+    async def _open_again(self, listener: socket.socket) -> None:
+        self.books.journal.record("control_reopened", "the control socket was removed or taken, and is there again")
+        await self.control.start(listener)
 
     def _begin(self) -> None:
         """All children that there were have been introduced."""
@@ -281,6 +296,7 @@ class Brain:
 
     def _settled(self) -> None:
         self.loads.settled()
+        self._renewals.settled()
         models = self.fleet.models.values()
         self._quarantine.compare({each.name: each.current.mark for each in models if each.current is not None})
         self._remember()
@@ -353,8 +369,11 @@ class Brain:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self._doorway is not None:
+            self._doorway.close()
         await self.control.close()
         await self.loads.close()
+        self._renewals.close()
         self._sampler.close()
         self.gateways.close()
         self.fleet.close()
