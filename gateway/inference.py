@@ -107,11 +107,13 @@ class Inference:
         header = headers[0] if headers else None
         if size is None:
             await upload.accept(request)
-            body = await upload.gather(request, self.backend.max_body_bytes, exchange.take_bytes)
+            limit = self.backend.max_body_bytes
+            limit = min(limit, binary.JSON_LIMIT_BYTES) if header is None else limit
+            body = await upload.gather(request, limit, exchange.take_bytes)
         if body is not None:
             layout = binary.layout(header, len(body))
             space = await exchange.space(layout.space)
-            space[layout.start : layout.space] = body
+            await upload.lay(body, space[layout.start : layout.space])
         else:
             assert size is not None, "a body of unknown length was gathered"
             layout = binary.layout(header, size)
