@@ -25,7 +25,7 @@ HEADER: Final = "Inference-Header-Content-Length"
 HEADER_LIMIT_BYTES: Final = 1 << 20
 """JSON before blobs describes at most 64 tensors; whoever sends more sends something else."""
 JSON_LIMIT_BYTES: Final = 32 << 20
-"""A body that is JSON alone: its numbers take up to four times as much while they are read (a digit, a comma: 8 bytes)."""
+"""A body that is JSON alone; while its numbers are read they take up to four times as much."""
 _NUMBER: Final = re.compile(r"[0-9]{1,19}")
 _LENGTH: Final = struct.Struct("<I")
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 
-WIRE_VERSION: Final = 2
+WIRE_VERSION: Final = 3
 
 # Data: gateway <-> worker. Hot; packed by hand in codec.py. Nobody changes one once it is made; they are not frozen
 # because making a frozen one costs seven times as much (1.4 and 0.2 µs for seven fields, Python 3.11), every time.
@@ -219,6 +219,9 @@ class Configure:
     """Quota of arena memory of this gateway, all links together."""
     restart_grace_s: float
     """How long a request waits for a model that is coming back."""
+    max_requests: int
+    max_request_bytes: int
+    """Bounds over all models of this gateway."""
     front: str = "fast"
     """`fast`, or `plain`: all of HTTP is served by aiohttp."""
 
