@@ -26,6 +26,7 @@ from mmsup.gateway.early import Early
 from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.job import Outcome, Run
 from mmsup.gateway.ledger import Said
+from mmsup.gateway.turns import Turns
 from mmsup.gateway.v2 import Asked
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.specs import Metadata
@@ -77,6 +78,7 @@ class Inference:
     def __init__(self, backend: Backend, counting: Counting, documents: Executor) -> None:
         self.backend = backend
         self.counting = counting
+        self.turns = Turns(backend.routes)
         self._documents = documents
 
     async def answer(self, call: Call) -> StreamResponse:

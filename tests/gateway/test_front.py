@@ -85,7 +85,7 @@ class House:
 
     def fronts(self) -> list[front.Front]:
         (listener,) = [each for _, each in self.front._open]
-        return list(listener._fronts)
+        return list(listener.crowd.fronts)
 
     async def gone(self) -> None:
         """Returns when no request is open and no slot in use."""
