@@ -13,8 +13,9 @@ import contextlib
 import logging
 from typing import Any, Final, cast
 
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
@@ -104,8 +105,11 @@ class Connection(RequestHandler):
         messages = list(self._messages)[-told:] if told else []
         lengths = [_length(message) for message, _ in messages]
         self._boundary.fed(data, lengths if len(lengths) == told else [None] * told)
-        if messages:
-            self._last_body = messages[-1][1]
+        for message, body in messages:
+            last = self._last_body
+            if not isinstance(message, RawRequestMessage) and last is not None and not last.is_eof():
+                last.set_exception(RequestPayloadError("the framing of the body is broken"))  # nobody else says so
+            self._last_body = body
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The end."""

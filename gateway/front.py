@@ -1,8 +1,8 @@
 """The front: one client's connection, with inferences served straight from it and all else by aiohttp beside it.
 
 Its states are in `states.py`. Which requests are ours is for `plans.py` to say; a request that would have to wait (for
-a worker, for memory, for a parser) is aiohttp's as well, as long as no byte of its body was taken. A head that does not come in one piece is
-aiohttp's too: so it alone judges what is cut, and times it.
+a worker, for memory, for a parser) is aiohttp's as well, as long as no byte of its body was taken. A head that does not
+come in one piece is aiohttp's too: so it alone judges what is cut, and times it.
 
 At most one request of a connection is in work, by either way. The memory of a reply is free when the socket has taken
 it. The timers here are our own; none is made for a request that comes and goes at once.
