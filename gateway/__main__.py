@@ -35,6 +35,8 @@ from mmsup.ipc.seqpacket import Closed, Seqpacket
 from mmsup.ipc.tally import Tally
 
 BEAT_S: Final = 0.1
+SWITCH_S: Final = 0.001
+"""How long the thread that reads documents keeps the loop waiting between two steps; five times that by default."""
 SHUTDOWN_S: Final = 2.0
 """Drained connections are idle; this is how long one that is not may hold up the end."""
 
@@ -116,6 +118,7 @@ def main(arguments: list[str]) -> int:
     faulthandler.enable(inherited["crash"], all_threads=False)
     channel = Seqpacket.of_descriptor(inherited["control"])
     configure = configured(channel, inherited["lifeline"])
+    sys.setswitchinterval(SWITCH_S)
     uvloop.run(serve(inherited, channel, configure))
     return exits.DONE
 

@@ -17,6 +17,7 @@ from mmsup.gateway.endpoints import ENDPOINTS, Access, Endpoint, find
 from mmsup.gateway.facts import Facts
 from mmsup.gateway.inference import Inference, told
 from mmsup.gateway.repository import Repository
+from mmsup.gateway.turns import HOUSE, STRANGERS
 from mmsup.ipc.errors import CallerError, MmsupError
 
 _MISSING: Final = {
@@ -27,6 +28,8 @@ _MISSING: Final = {
     "no_register": "client shared memory is not served: send tensors as binary data",
     "other_repository": "a repository cannot be named in the path: leave it out",
 }
+SLOW_COST: Final = 4
+"""What a request that aiohttp serves counts for where requests take turns."""
 Handler = Callable[[Call], Awaitable[StreamResponse]]
 
 
@@ -37,6 +40,7 @@ class App:
         backend = inference.backend
         self._backend = backend
         self._counting = inference.counting
+        self._turns = inference.turns
         self._facts = Facts(backend)
         repository = Repository(backend)
         self._handlers: dict[str, Handler] = {
@@ -83,6 +87,7 @@ class App:
     async def _routed(self, call: Call, only: str | None) -> StreamResponse:
         request = call.request
         match = find(request.raw_path)
+        await self._turns.come(match.names.get("model", HOUSE) if match else STRANGERS, SLOW_COST)
         if match is None or (only is not None and all(each.does != only for each in match.methods.values())):
             raise CallerError("unknown_path", "there is nothing at this path")
         if request.method == "OPTIONS":

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.link import Link
+from mmsup.gateway.load import Load
 from mmsup.gateway.quarantine import Lists
 from mmsup.gateway.quota import Quota
 from mmsup.gateway.routes import Routes
@@ -60,8 +61,7 @@ class Backend:
         self.send_ended: Callable[[Link], None] = lambda _link: None  # control.py
         self._readiness = (False, "starting")
         self._next_look_s = 0.0
-        self._open: dict[str, int] = {}
-        self._open_bytes: dict[str, int] = {}
+        self.load = Load(configure.max_requests, configure.max_request_bytes)
         self._waiting: dict[asyncio.Future[None], int] = {}
         """Who waits for a change, in the order of arrival, and of which class of priority that is."""
         self._verdicts: OrderedDict[tuple[int, int], asyncio.Future[MmsupError]] = OrderedDict()
@@ -86,7 +86,7 @@ class Backend:
         """Admit a request and find it a worker; MmsupError if it cannot be served now. `wish` is asked only if a worker
         must be waited for."""
         state = self._admit(name, version)
-        self._open[name] = self._open.get(name, 0) + 1
+        self.load.enter(name)
         try:
             if deadline_ns is None:
                 deadline_ns = _deadline_ns(state.spec)
@@ -108,7 +108,7 @@ class Backend:
         link = links[0] if len(links) == 1 and links[0].wanted else self._least_loaded(name, state.version)
         if link is None:
             return None
-        self._open[name] = self._open.get(name, 0) + 1
+        self.load.enter(name)
         return Exchange(self, link, version, time.monotonic_ns() + link.deadline_ns)
 
     def _admit(self, name: str, version: str) -> VersionState:
@@ -116,46 +116,29 @@ class Backend:
         if self.draining:
             raise ServerError("draining", "the server is stopping", model=name, retry_after_s=5)
         state = self.routes.version(name, version)
-        spec = state.spec
-        if spec is not None and self._open.get(name, 0) >= spec.max_queue:
-            text = f"Exceeds maximum queue size: model '{name}' has {self._open[name]} requests of {spec.max_queue}"
-            raise ServerError("queue_full", text, model=name, retry_after_s=1)
+        self.load.check(name, state.spec)
         return state
 
     def take_bytes(self, exchange: Exchange, size: int) -> None:
-        """Count a body against its model's bound; ServerError `queue_full`."""
-        spec = exchange.spec
-        held = self._open_bytes.get(spec.name, 0)
-        if held and held + size > spec.max_queue_bytes:
-            text = f"Exceeds maximum queue size: model '{spec.name}' holds {spec.max_queue_bytes} bytes of requests"
-            raise ServerError("queue_full", text, model=spec.name, retry_after_s=1)
-        self._open_bytes[spec.name] = held + size
+        """Count a body against the bounds; ServerError `queue_full`."""
+        self.load.take(exchange.spec, size)
         exchange.taken_bytes += size
 
     def closed(self, name: str, size: int) -> None:
         """An exchange was left, which held so many bytes of requests to this model."""
-        left = self._open[name] - 1
-        if left:
-            self._open[name] = left
-            if size:
-                self._open_bytes[name] -= size
-        else:
-            del self._open[name]
-            self._open_bytes.pop(name, None)
-        if (
-            not self._open and self._waiting
-        ):  # who waits for a worker is open himself, and no end of others concerns him
-            self.changed()
+        self.load.leave(name, size)
+        if self._waiting and not self.load.requests:
+            self.changed()  # who waits for a worker is open himself, and no end of others concerns him
 
     @property
     def open_requests(self) -> int:
         """Requests admitted and not yet left."""
-        return sum(self._open.values())
+        return self.load.requests
 
     @property
     def open_by_model(self) -> dict[str, int]:
         """The same, for each model that has any."""
-        return dict(self._open)
+        return dict(self.load.by_model)
 
     @property
     def arena_used_bytes(self) -> int:

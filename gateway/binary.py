@@ -24,6 +24,8 @@ from mmsup.ipc.tensor import ITEM_BYTES, elements
 HEADER: Final = "Inference-Header-Content-Length"
 HEADER_LIMIT_BYTES: Final = 1 << 20
 """JSON before blobs describes at most 64 tensors; whoever sends more sends something else."""
+JSON_LIMIT_BYTES: Final = 32 << 20
+"""A body that is JSON alone; while its numbers are read they take up to four times as much."""
 _NUMBER: Final = re.compile(r"[0-9]{1,19}")
 _LENGTH: Final = struct.Struct("<I")
 
@@ -52,6 +54,7 @@ class Layout:
 def layout(header: str | None, size: int) -> Layout:
     """How a body of `size` bytes is divided; CallerError for a header that cannot be true."""
     if header is None:
+        check_text(size)
         return Layout(size, size, 0)
     if not _NUMBER.fullmatch(header.strip()):
         raise CallerError("bad_request", f"{HEADER} is '{header:.40}', which is no number of bytes")
@@ -63,6 +66,13 @@ def layout(header: str | None, size: int) -> Layout:
     if length == 0:
         return Layout(size, 0, ALIGNMENT)  # room for a length prefix before the bytes of a string
     return Layout(size, length, leading_pad(length))
+
+
+def check_text(size: int) -> None:
+    """CallerError for a body of JSON alone that is too large to be read as such."""
+    if size > JSON_LIMIT_BYTES:
+        text = f"JSON of {size} bytes exceeds the maximum allowed {JSON_LIMIT_BYTES} bytes: send tensors as binary data"
+        raise CallerError("too_large", text)
 
 
 class Blobs:

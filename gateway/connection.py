@@ -13,24 +13,24 @@ import contextlib
 import logging
 from typing import Any, Final, cast
 
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
 
 from mmsup.gateway import answer, status
 from mmsup.gateway.boundary import Boundary
-from mmsup.gateway.front import IDLE_S, LINGER_S, Front
+from mmsup.gateway.crowd import Crowd
+from mmsup.gateway.front import BUSY, IDLE_S, LINGER_S, Front
 from mmsup.gateway.shared import Shared
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 HEAD_S: Final = 10.0
 """From the first byte of a head to its end."""
-CONNECTION_LIMIT: Final = 8192
 READ_BYTES: Final = 1 << 18
 _log = logging.getLogger("mmsup.gateway")
-_BUSY: Final = ServerError("unavailable", "too many connections", retry_after_s=1)
 _LATE: Final = CallerError("body_timeout", "the head of the request did not come in time")
 _MALFORMED: Final = CallerError("bad_request", "this is no well-formed HTTP/1.1 request")
 
@@ -38,7 +38,7 @@ _MALFORMED: Final = CallerError("bad_request", "this is no well-formed HTTP/1.1 
 class Connection(RequestHandler):
     """Made by `Listener` for each client, or for a front that needs one."""
 
-    __slots__ = ("_boundary", "_front", "_head_timer", "_idle", "_last_body", "is_local")
+    __slots__ = ("_boundary", "_front", "_head_timer", "_idle", "_last_body", "_limit", "is_local")
 
     def __init__(
         self, manager: Listener, front: Front | None = None, **options: Any
@@ -47,6 +47,7 @@ class Connection(RequestHandler):
         self._front = front
         super().__init__(manager, **options)
         self.is_local = manager.is_local
+        self._limit = manager.crowd.limit
         self._head_timer: asyncio.TimerHandle | None = None
         self._boundary = Boundary()
         self._last_body: StreamReader | None = None
@@ -84,12 +85,8 @@ class Connection(RequestHandler):
         """Count it; one too many is told so and closed."""
         super().connection_made(transport)
         manager = self._manager
-        if self._front is None and manager is not None and len(manager.connections) > CONNECTION_LIMIT:
-            self.refuse_client()
-
-    def refuse_client(self) -> None:
-        """One too many."""
-        self._refuse(_BUSY)
+        if self._front is None and manager is not None and len(manager.connections) > self._limit:
+            self._refuse(BUSY)
 
     def data_received(self, data: bytes) -> None:
         """Watch the time between the first byte of a head and its end."""
@@ -108,8 +105,11 @@ class Connection(RequestHandler):
         messages = list(self._messages)[-told:] if told else []
         lengths = [_length(message) for message, _ in messages]
         self._boundary.fed(data, lengths if len(lengths) == told else [None] * told)
-        if messages:
-            self._last_body = messages[-1][1]
+        for message, body in messages:
+            last = self._last_body
+            if not isinstance(message, RawRequestMessage) and last is not None and not last.is_eof():
+                last.set_exception(RequestPayloadError("the framing of the body is broken"))  # nobody else says so
+            self._last_body = body
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The end."""
@@ -175,7 +175,7 @@ class Listener(Server):
         super().__init__(handler, handler_cancellation=True)
         self.is_local = is_local
         self._shared = shared
-        self._fronts: set[Front] = set()
+        self.crowd = Crowd()
         self._changed = asyncio.Event()
 
     def __call__(self) -> RequestHandler | Front:  # type: ignore[override] # a protocol of either kind
@@ -195,19 +195,19 @@ class Listener(Server):
             access_log=cast("logging.Logger", None),  # nothing per request; None is how aiohttp is told so
         )
 
-    def admit(self, front: Front) -> bool:
+    def admit(self, front: Front, transport: asyncio.BaseTransport) -> bool:
         """A client came; False if it is one too many."""
-        self._fronts.add(front)
-        return len(self._fronts) <= CONNECTION_LIMIT
+        peer = transport.get_extra_info("peername")
+        return self.crowd.enter(front, str(peer[0]) if isinstance(peer, tuple) and peer else "")
 
     def forget(self, front: Front) -> None:
         """It is gone."""
-        self._fronts.discard(front)
+        self.crowd.leave(front)
         self._changed.set()
 
     def pre_shutdown(self) -> None:
         """Let each connection end with the request that it is at."""
-        for front in list(self._fronts):
+        for front in list(self.crowd.fronts):
             front.close()
         super().pre_shutdown()
 
@@ -215,12 +215,12 @@ class Listener(Server):
         """End all connections, those that are at a request after `timeout` at the latest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while any(each.is_busy for each in self._fronts):
+                while any(each.is_busy for each in self.crowd.fronts):
                     self._changed.clear()
                     await self._changed.wait()
         await super().shutdown(timeout)
-        for front in list(self._fronts):
+        for front in list(self.crowd.fronts):
             front.abort()
-        while self._fronts:
+        while self.crowd.fronts:
             self._changed.clear()
             await self._changed.wait()

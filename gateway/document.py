@@ -14,15 +14,13 @@ from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
-from mmsup.gateway.runs import lift, restore
+from mmsup.gateway import scan
+from mmsup.gateway.runs import restore
+from mmsup.gateway.scan import CONTAINER_LIMIT, DEPTH_LIMIT
 from mmsup.ipc.errors import CallerError
 
-DEPTH_LIMIT: Final = 64
-CONTAINER_LIMIT: Final = 1 << 16
-"""Lists and objects of one document: each costs us thirty times its own bytes and a third of a microsecond."""
-VALUE_LIMIT: Final = 1 << 18
-"""Values of one document that are in no long list of numbers; as many strings take 25 ms."""
-LARGE_BYTES: Final = 1 << 18
+LARGE_BYTES: Final = 1 << 16
+"""From here on a text is read in steps (scan.py)."""
 _PARSE: Final = "failed to parse the request JSON buffer: "
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -36,22 +34,20 @@ def fault(reason: str) -> CallerError:
 
 def read(text: bytes | memoryview) -> Any:  # any JSON value
     """The value that a client's text holds; CallerError if it holds none or passes a bound."""
+    if len(text) > LARGE_BYTES:
+        return _read_large(memoryview(text))
     raw = bytes(text)
     if not raw or raw.isspace():
         raise fault("the document is empty")
-    if len(raw) > LARGE_BYTES:
-        return _read_large(raw)
     check_nesting(raw)
     return _parse(raw, 0)
 
 
-def _read_large(raw: bytes) -> Any:  # as in `read`, long lists of numbers being `Run`s
-    check_containers(raw)
-    rest, runs = lift(raw, _parse)
-    check_nesting(rest)
-    values = rest.count(b",")
-    if values > VALUE_LIMIT:
-        raise fault(f"{values} values, at most {VALUE_LIMIT} are read: send long lists of numbers or binary tensors")
+def _read_large(text: memoryview) -> Any:  # as in `read`, long lists of numbers being `Run`s
+    try:
+        rest, runs = scan.lift(text, _parse)
+    except scan.Beyond as beyond:
+        raise fault(str(beyond)) from None
     value = _parse(rest, 0)
     return restore(value, runs) if runs else value
 

@@ -1,16 +1,8 @@
 """The front: one client's connection, with inferences served straight from it and all else by aiohttp beside it.
 
-    state    who has the bytes                            ends with
-    idle     nobody: the next ones begin a request        body, work, slow
-    body     the kernel writes them where they shall lie  work (the last has come), a refusal
-    work     kept, at most REST_LIMIT_BYTES of them       idle or drain (the reply is made)
-    drain    as in work                                   idle (the socket has taken the reply)
-    linger   nobody: the rest of a refused body           the client's end, or LINGER_S
-    slow     aiohttp's handler                            idle (it is idle and holds no half of a request)
-
-Which requests are ours is for `plans.py` to say; a request that would have to wait (for a worker, for memory, for a
-parser) is aiohttp's as well, as long as no byte of its body was taken. A head that does not come in one piece is
-aiohttp's too: so it alone judges what is cut, and times it.
+Its states are in `states.py`. Which requests are ours is for `plans.py` to say; a request that would have to wait (for
+a worker, for memory, for a parser) is aiohttp's as well, as long as no byte of its body was taken. A head that does not
+come in one piece is aiohttp's too: so it alone judges what is cut, and times it.
 
 At most one request of a connection is in work, by either way. The memory of a reply is free when the socket has taken
 it. The timers here are our own; none is made for a request that comes and goes at once.
@@ -19,19 +11,19 @@ it. The timers here are our own; none is made for a request that comes and goes 
 from __future__ import annotations
 
 import asyncio
-import enum
 from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from mmsup.gateway import answer as replies
-from mmsup.gateway import upload
+from mmsup.gateway import outgoing, upload
 from mmsup.gateway.boundary import BLANK
 from mmsup.gateway.errand import Errand
 from mmsup.gateway.outgoing import Parts
 from mmsup.gateway.plans import KEY_BYTES_LIMIT, Plan
 from mmsup.gateway.shared import Shared
-from mmsup.ipc.errors import MmsupError
+from mmsup.gateway.states import State
+from mmsup.ipc.errors import MmsupError, ServerError
 
 if TYPE_CHECKING:
     from mmsup.gateway.connection import Connection, Listener
@@ -42,23 +34,11 @@ LINGER_S: Final = 5.0
 """How long the rest of a refused body is read, so that the client reads our answer and not a reset."""
 REST_LIMIT_BYTES: Final = 1 << 16
 """Of what follows a request that is in work."""
+BUSY: Final = ServerError("unavailable", "too many connections", retry_after_s=1)
 _PIECE_BYTES: Final = 1 << 20
 """What a client must take of a reply in SLOWEST_S."""
 
-
-class State(enum.Enum):
-    """Who has the bytes; see above."""
-
-    IDLE = "idle"
-    BODY = "body"
-    WORK = "work"
-    DRAIN = "drain"
-    SLOW = "slow"
-    LINGER = "linger"
-    CLOSED = "closed"
-
-
-_IDLE, _BODY, _WORK, _DRAIN, _SLOW, _LINGER, _CLOSED = State
+_IDLE, _BODY, _TURN, _WORK, _DRAIN, _SLOW, _LINGER, _CLOSED = State
 
 
 class Front(asyncio.BufferedProtocol):
@@ -99,9 +79,8 @@ class Front(asyncio.BufferedProtocol):
         """Of the last head that was ours."""
         self._at = 0
         """How much of the errand's space is filled."""
-        self._choked = self._paused = self._closing = False
-        self._is_cut = False
-        """The rest of a body is still on its way, and nobody wants it any more."""
+        self._choked = self._paused = self._closing = self._is_cut = False
+        """`_is_cut`: the rest of a body is still on its way, and nobody wants it any more."""
         self._left = 0
         """Bytes of a reply that were still to be taken at the last look."""
         self._timer: asyncio.Handle | None = None
@@ -109,15 +88,15 @@ class Front(asyncio.BufferedProtocol):
         self.served = 0
         """Requests answered here and not by aiohttp."""
 
-    # The connection.
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
         self._transport = cast("asyncio.Transport", transport)
         tcp_keepalive(self._transport)
         self._watch(IDLE_S)
-        if not self._listener.admit(self):
-            self._beside().refuse_client()
+        if not self._listener.admit(self, self._transport):
+            self._state = _CLOSED
+            self._transport.write(outgoing.error(BUSY, "", {}))
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It went, or we closed."""
@@ -163,14 +142,20 @@ class Front(asyncio.BufferedProtocol):
     @property
     def is_busy(self) -> bool:
         """Whether a request of its own is in work."""
-        return self._errand is not None
+        return self._errand is not None or self._state is _TURN
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether no request is lost with it: it is between two, or in the head of one."""
+        slow = self._slow
+        return (self._state is _IDLE and not self._rest) or (
+            self._state is _SLOW and slow is not None and slow.is_idle()
+        )
 
     def abort(self) -> None:
         """End it now."""
         if self._transport is not None:
             self._transport.abort()
-
-    # Bytes.
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - a hint
         """Where the kernel shall write what has come."""
@@ -202,8 +187,8 @@ class Front(asyncio.BufferedProtocol):
             if self._state is _SLOW:
                 self.returned()
 
-    def _take(self, data: bytes | bytearray, view: memoryview, size: int) -> None:
-        """The first bytes of a request."""
+    def _take(self, data: bytes | bytearray, view: memoryview, size: int, *, its_turn: bool = False) -> None:
+        """The first bytes of a request; `its_turn`: it has waited for that."""
         end = len(self._head)
         if size >= end > 0 and data.startswith(self._head):  # its only blank line is its end
             plan = self._plan
@@ -212,6 +197,10 @@ class Front(asyncio.BufferedProtocol):
             plan = self._read_head(bytes(view[:end])) if end >= len(BLANK) else None
         if plan is None or plan.layout.size > self._shared.inference.backend.max_body_bytes:
             self._hand_over(bytes(view[:size]))
+            return
+        if not its_turn and not self._shared.turns.may(plan.model, plan.cost):
+            self._state, self._rest = _TURN, bytes(view[:size])
+            self._shared.turns.wait(plan.model, plan.cost, self._turn_came)
             return
         body = view[end : min(size, end + plan.layout.size)]
         if end + len(body) < size:
@@ -222,6 +211,14 @@ class Front(asyncio.BufferedProtocol):
             self._at = plan.layout.start + len(body)
             self._errand.space[plan.layout.start : self._at] = body
             self._fill()
+
+    def _turn_came(self) -> bool:
+        """Go on with the request that waited; False if its client has gone."""
+        if self._state is not _TURN:
+            return False
+        self._state = _IDLE
+        self._next(its_turn=True)
+        return True
 
     def _read_head(self, head: bytes) -> Plan | None:
         """The plan of a head; the last one of a connection is most likely its next one too."""
@@ -272,8 +269,7 @@ class Front(asyncio.BufferedProtocol):
         if len(parts) == 1:
             transport.write(parts[0])
         else:
-            # With a high-water mark of 0 the transport says when it holds nothing, not when it holds little.
-            transport.set_write_buffer_limits(high=0)
+            transport.set_write_buffer_limits(high=0)  # it says then when it holds nothing, not when it holds little
             for part in parts:
                 transport.write(part)
         if self._choked:
@@ -288,14 +284,12 @@ class Front(asyncio.BufferedProtocol):
     def _replied(self) -> None:
         """The reply is on its way and none of its memory is needed: the next request may come."""
         errand, self._errand = self._errand, None
-        transport = self._transport
         if errand is not None:
             errand.leave()
-        if transport is None:
-            return
-        if self._state is _DRAIN:
-            transport.set_write_buffer_limits()
-        self._rest_or_close()
+        if self._transport is not None:
+            if self._state is _DRAIN:
+                self._transport.set_write_buffer_limits()
+            self._rest_or_close()
 
     def _rest_or_close(self) -> None:
         self._state = _IDLE
@@ -313,13 +307,13 @@ class Front(asyncio.BufferedProtocol):
         elif self._rest or self._paused:
             self._shared.loop.call_soon(self._next)
 
-    def _next(self) -> None:
-        """What had come while another request was in work."""
+    def _next(self, *, its_turn: bool = False) -> None:
+        """What had come while another request was in work, or while this one waited for its turn."""
         if self._state is not _IDLE or self._transport is None:
             return
         data, self._rest = self._rest, b""
         if data:
-            self._take(data, memoryview(data), len(data))
+            self._take(data, memoryview(data), len(data), its_turn=its_turn)
         if self._paused and len(self._rest) < REST_LIMIT_BYTES:
             self._paused = False
             self._transport.resume_reading()
@@ -373,7 +367,7 @@ class Front(asyncio.BufferedProtocol):
         transport, loop, state = self._transport, self._shared.loop, self._state
         if transport is None:
             return
-        if state is _WORK or state is _SLOW:  # the deadline's, and aiohttp's own timers' business
+        if state is _WORK or state is _SLOW or state is _TURN:  # the deadline's, and aiohttp's own timers' business
             self._look_at(loop.time() + IDLE_S)
         elif loop.time() < self._due_s:
             self._look_at(self._due_s)

@@ -26,6 +26,7 @@ from mmsup.gateway.early import Early
 from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.job import Outcome, Run
 from mmsup.gateway.ledger import Said
+from mmsup.gateway.turns import Turns
 from mmsup.gateway.v2 import Asked
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.specs import Metadata
@@ -77,6 +78,7 @@ class Inference:
     def __init__(self, backend: Backend, counting: Counting, documents: Executor) -> None:
         self.backend = backend
         self.counting = counting
+        self.turns = Turns(backend.routes)
         self._documents = documents
 
     async def answer(self, call: Call) -> StreamResponse:
@@ -108,11 +110,13 @@ class Inference:
         header = headers[0] if headers else None
         if size is None:
             await upload.accept(request)
-            body = await upload.gather(request, self.backend.max_body_bytes, exchange.take_bytes)
+            limit = self.backend.max_body_bytes
+            limit = min(limit, binary.JSON_LIMIT_BYTES) if header is None else limit
+            body = await upload.gather(request, limit, exchange.take_bytes)
         if body is not None:
             layout = binary.layout(header, len(body))
             space = await exchange.space(layout.space)
-            space[layout.start : layout.space] = body
+            await upload.lay(body, space[layout.start : layout.space])
         else:
             assert size is not None, "a body of unknown length was gathered"
             layout = binary.layout(header, size)

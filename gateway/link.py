@@ -32,6 +32,8 @@ from mmsup.ipc.seqpacket import Closed
 
 OUTLINES_LIMIT: Final = 256
 """Words of results that a link remembers."""
+SOME: Final = 16
+"""Replies that are taken in a turn of the loop: a worker may have answered hundreds at once, and others wait."""
 EXPIRY_S: Final = 0.01
 """How late a deadline may be noticed. One look over what is in flight costs less than a timer for each request."""
 
@@ -72,6 +74,9 @@ class Link:
         self.on_fault: Callable[[Link, str], None] = lambda _link, _text: None
         self._end = end
         self._outbox: list[Record] = []
+        self._inbox: list[Record] = []
+        """Heard, and not yet taken."""
+        self._goes_on = False
         self._outlines: Halves[bytes, Checked] = Halves(OUTLINES_LIMIT)
         self._flush_at_hand = self._waits_for_room = False
         self._expiry: asyncio.TimerHandle | None = None
@@ -163,17 +168,38 @@ class Link:
     def _wake(self) -> None:
         if not self._end.is_edge_triggered:
             self._receive()
+            if self._inbox and not self._goes_on and not self.ended:
+                self._goes_on = True
+                self._loop.call_soon(self._go_on)
             return
         self._drain()
         if self._outbox and not self.ended:
             self._flush()
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        self._wake()
 
     def _drain(self) -> None:
         while not self.ended and self._receive():
             pass
 
     def _receive(self) -> bool:
-        """Take one frame, if one is there."""
+        """Take some replies, if any are there."""
+        if not self._inbox and not self._hear():
+            return False
+        some = self._inbox[:SOME]
+        del self._inbox[:SOME]
+        for record in some:
+            if isinstance(record, Reply):
+                self._take(record)
+            else:
+                self.on_fault(self, f"a worker sent a {type(record).__name__}")
+                return False
+        return True
+
+    def _hear(self) -> bool:
+        """Read one frame, if one is there."""
         try:
             frame = self._end.receive()
         except Closed:  # a hint that it is ending; nothing more will come
@@ -183,16 +209,10 @@ class Link:
             return False
         self.last_progress = time.monotonic()
         try:
-            records = unpack_frame(frame)
+            self._inbox = unpack_frame(frame)
         except WireError as error:
             self.on_fault(self, f"a frame that is none: {error}")
             return False
-        for record in records:
-            if isinstance(record, Reply):
-                self._take(record)
-            else:
-                self.on_fault(self, f"a worker sent a {type(record).__name__}")
-                return False
         return True
 
     def _take(self, reply: Reply) -> None:

@@ -112,7 +112,12 @@ def _of_run(run: Run, datatype: str) -> memoryview:
     """The bytes of many numbers, piece by piece."""
     if datatype == "BYTES":
         raise Unfit("a number is not a string")
-    return as_bytes(np.concatenate([_cast(each, datatype) for each in run.pieces]))
+    made = np.empty(len(run), NUMPY[datatype])
+    at = 0
+    for each in run.pieces:
+        made[at : at + len(each)] = _cast(each, datatype)
+        at += len(each)
+    return as_bytes(made)
 
 
 def _cast(piece: Array, datatype: str) -> Array:

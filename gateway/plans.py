@@ -34,6 +34,8 @@ from mmsup.ipc.halves import Halves
 KEY_BYTES_LIMIT: Final = 2048
 WORDS_LIMIT: Final = 2048
 """Bytes of JSON before blobs that are remembered."""
+TEXT_UNIT_BYTES: Final = 1 << 12
+"""Of JSON, which takes as long to read as everything else of a small request."""
 OURS: Final = b"POST /v2/models/"
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _ELSEWHERE: Final = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade")
@@ -57,6 +59,8 @@ class Plan:
     """JSON alone, short enough to be read at once."""
     is_short: bool
     """Nothing of it takes long to read."""
+    cost: int
+    """What it counts for where requests take turns: 1, and 1 more for every TEXT_UNIT_BYTES of JSON."""
 
 
 class Plans:
@@ -130,4 +134,5 @@ def plan_of(message: RawRequestMessage) -> Plan | None:
         has_words,
         has_text,
         layout.size <= ASIDE_BYTES,
+        1 + layout.header // TEXT_UNIT_BYTES,
     )

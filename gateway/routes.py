@@ -39,6 +39,9 @@ class Routes:
         self._models.pop(name, None)
         self._defaults.pop(name, None)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
     def begin(self) -> None:
         """A brain starts to say everything anew."""
         self._said.clear()

@@ -18,6 +18,7 @@ class Shared:
     def __init__(self, inference: Inference, loop: asyncio.AbstractEventLoop) -> None:
         self.inference = inference
         self.loop = loop
+        self.turns = inference.turns
         self.plans = Plans(loop)
         self.orders = Orders()
         self.scratch = bytearray(SCRATCH_BYTES)

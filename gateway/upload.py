@@ -23,9 +23,11 @@ IDLE_S: Final = 30.0
 """Without a byte of the body."""
 TOTAL_S: Final = 600.0
 """For the whole body, however steadily it drips."""
-DOCUMENT_LIMIT_BYTES: Final = 16 << 20
-"""Bodies of control calls."""
-ASIDE_BYTES: Final = 1 << 18
+DOCUMENT_LIMIT_BYTES: Final = 1 << 20
+"""Bodies of control calls, which are read by the loop itself."""
+COPY_BYTES: Final = 1 << 20
+"""Copied between two turns of the loop."""
+ASIDE_BYTES: Final = 1 << 16
 """From here on parsing is done beside the loop: it takes milliseconds."""
 INFLATE_STEP_BYTES: Final = 1 << 18
 """Inflated between two turns of the loop; about a millisecond."""
@@ -103,6 +105,15 @@ async def gather(request: BaseRequest, limit_bytes: int, hold: Callable[[int], N
             hold(len(chunk))
         body += chunk
     return body
+
+
+async def lay(body: bytearray, view: memoryview) -> None:
+    """A body that was gathered, to where it shall lie."""
+    source = memoryview(body)
+    for at in range(0, len(source), COPY_BYTES):
+        if at:
+            await asyncio.sleep(0)
+        view[at : at + COPY_BYTES] = source[at : at + COPY_BYTES]
 
 
 class _Chunks:

@@ -222,6 +222,9 @@ class Configure:
     """Quota of arena memory of this gateway, all links together."""
     restart_grace_s: float
     """How long a request waits for a model that is coming back."""
+    max_requests: int
+    max_request_bytes: int
+    """Bounds over all models of this gateway."""
     front: str = "fast"
     """`fast`, or `plain`: all of HTTP is served by aiohttp."""
 

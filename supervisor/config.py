@@ -78,6 +78,8 @@ OPTIONS: Final = (
     Option("exit_on_error", "exit-on-error", valid.boolean),
     Option("max_body_bytes", "http-max-input-size", valid.size()),
     Option("arena_bytes", "arena-size", valid.size(1 << 20)),
+    Option("max_requests", "max-requests", valid.integer(2, 1 << 20)),
+    Option("max_request_bytes", "max-request-bytes", valid.size(1 << 20)),
     Option("restart_grace_s", "restart-grace", units.duration),
     Option("front", "http-front", valid.one_of(FRONTS)),
     Option("link", "worker-link", valid.one_of(LINKS)),

@@ -48,6 +48,8 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "metrics_port": Flag("PORT", "Port of the metrics listener; -1 leaves /metrics to the HTTP port."),
     "gateways": Flag("N", "Gateway processes."),
     "arena_bytes": Flag("SIZE", "Shared memory for tensors, each gateway."),
+    "max_requests": Flag("N", "Requests open at a time, each gateway, shared by all models."),
+    "max_request_bytes": Flag("SIZE", "Bytes of their bodies, likewise."),
     "restart_grace_s": Flag("S", "How long a request waits for a model that is coming back."),
     "front": Flag("fast|plain", "Who serves inferences: the fast front, or aiohttp as everything else."),
     "link": Flag("pair|zeromq", "What carries requests between gateways and workers."),

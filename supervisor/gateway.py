@@ -91,6 +91,8 @@ class Gateway:
             max_body_bytes=settings.max_body_bytes,
             arena_bytes=settings.arena_bytes,
             restart_grace_s=settings.restart_grace_s,
+            max_requests=settings.max_requests,
+            max_request_bytes=settings.max_request_bytes,
             front=settings.front,
         )
         self.say(configure)

@@ -43,6 +43,10 @@ class Settings:
     max_body_bytes: int = 64 << 20
     arena_bytes: int = 2 << 30
     """Quota of arena memory of one gateway."""
+    max_requests: int = 4096
+    """Open at a time in one gateway, over all models; a model may have as many as are free."""
+    max_request_bytes: int = 1 << 30
+    """The same of their bodies; half of what `arena_bytes` gives, so that results find room."""
     restart_grace_s: float = 30.0
     front: str = "fast"
     """`fast`: gateways serve inferences by themselves and the rest by aiohttp; `plain`: aiohttp serves all."""

@@ -94,7 +94,7 @@ class BackendDouble(Backend):
 
     def __init__(self, max_body_bytes: int = 64 << 20) -> None:
         self.threads = ThreadPoolExecutor(1)
-        configure = Configure(WIRE_VERSION, 0, 1, "mmsup", "9.9", max_body_bytes, 1 << 30, 1.0)
+        configure = Configure(WIRE_VERSION, 0, 1, "mmsup", "9.9", max_body_bytes, 1 << 30, 1.0, 4096, 1 << 30)
         super().__init__(configure, self.threads)
         self.set_readiness(ready=True, reason="")
         self.models: dict[str, Model] = {}

@@ -71,7 +71,7 @@ class Gateway:
     """Inside a running loop."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
-        self._backend = Backend(Configure(2, 0, 1, "mmsup", "0", 64 << 20, 64 << 20, 10.0), executor)
+        self._backend = Backend(Configure(2, 0, 1, "mmsup", "0", 64 << 20, 64 << 20, 10.0, 4096, 1 << 30), executor)
         spec = ModelSpec(MODEL, "1", "/", "model.py", "custom", "python")
         metadata = Metadata("python", 0, (X,), (Y,))
         self._backend.routes.put(

@@ -67,15 +67,6 @@ ROWS: Final = {
 }
 
 OPEN: Final = {
-    "F36": "no test yet",
-    "F40": "no test yet",
-    "F45": "no test yet",
-    "F46": "no test yet",
-    "F47": "no test yet",
-    "F48": "no test yet",
-    "F49": "no test yet",
-    "F51": "no test yet",
-    "F52": "no test yet",
     "F17": "nothing is evicted yet: models are not loaded on demand",
     "F19": "a worker that loses its device leaves and is named; three of them do not set the device aside yet",
     "F20": "a load does not wait for memory of a GPU yet; there was none to test on",

@@ -21,7 +21,7 @@ import uvloop
 from aiohttp import ClientResponse, ClientSession
 
 from gateway_double import BackendDouble, Tensor, metadata, served
-from mmsup.gateway import answer, connection, upload
+from mmsup.gateway import answer, connection, crowd, upload
 from mmsup.gateway.binary import HEADER
 from mmsup.ipc.array import NUMPY, as_bytes
 from mmsup.ipc.errors import ModelError, ServerError, WorkerError
@@ -716,15 +716,28 @@ def test_a_reply_read_in_small_sips_is_whole_though_its_memory_is_used_again_at_
 
 
 def test_one_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECTION_LIMIT", 1)
+    monkeypatch.setattr(crowd, "CONNECTION_LIMIT", 1)
 
     async def test(_: BackendDouble, session: ClientSession) -> None:
-        async with session.get("/v2") as response:
-            await response.read()
-        async with raw(session) as (reader, _writer):
-            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 503")
-        async with session.get("/v2") as response:
+        async with raw(session) as (mine, writer):
+            half = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{"
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + half.encode())
+            assert (await mine.readuntil(b"live")).startswith(b"HTTP/1.1 200")
+            async with raw(session) as (reader, _writer):
+                assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 503")
+            writer.write(b"}")
+            assert b"HTTP/1.1 400" in await mine.readuntil(b"HTTP/1.1 400")
+
+    meet(test)
+
+
+def test_a_connection_that_does_nothing_gives_way_to_one_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "CONNECTION_LIMIT", 1)
+
+    async def test(_: BackendDouble, session: ClientSession) -> None:
+        async with raw(session) as (idle, _idle), session.get("/livez") as response:
             assert response.status == 200
+            assert await asyncio.wait_for(idle.read(), 10) == b""
 
     meet(test)
 

@@ -85,7 +85,7 @@ class House:
 
     def fronts(self) -> list[front.Front]:
         (listener,) = [each for _, each in self.front._open]
-        return list(listener._fronts)
+        return list(listener.crowd.fronts)
 
     async def gone(self) -> None:
         """Returns when no request is open and no slot in use."""
@@ -341,11 +341,11 @@ def test_a_body_of_unknown_length_counts_against_its_models_bound_as_it_comes(tm
         head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         async with house.client() as (_, held), house.client() as (reader, writer):
             held.write(head + piece)
-            await until(lambda: house.backend._open_bytes.get("m", 0) == 1 << 16)
+            await until(lambda: house.backend.load.bytes == 1 << 16)
             writer.write(head + piece)
             status, told = await read(reader)
             assert (status, json.loads(told)["code"]) == (503, "queue_full")
-            assert house.backend._open_bytes["m"] == 1 << 16
+            assert house.backend.load.bytes == 1 << 16
 
     in_house(run, tmp_path, max_queue_bytes=100_000)
 

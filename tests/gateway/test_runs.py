@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsup.gateway import document, literal, runs
+from mmsup.gateway import document, literal, runs, scan
 from mmsup.gateway.runs import Run
 from mmsup.ipc.array import NUMPY
 from mmsup.ipc.errors import CallerError
@@ -90,14 +90,14 @@ def test_numbers_within_a_string_stay_a_string() -> None:
 
 def test_a_string_cannot_be_made_to_stand_for_a_list() -> None:
     text = json.dumps({"a": "0" * 32 + "0", "b": list(range(300))}).encode()
-    rest, found = runs.lift(text, lambda raw, _at: json.loads(raw))
+    rest, found = scan.lift(memoryview(text), lambda raw, _at: json.loads(raw))
     assert len(found) == 1
     assert runs.restore(json.loads(rest), found)["a"] == "0" * 33
 
 
 def test_strings_beyond_the_bound_are_refused_before_they_are_built() -> None:
     with pytest.raises(CallerError, match="values, at most"):
-        document.read(b'["' + b'","' * (document.VALUE_LIMIT + 1) + b'"]')
+        document.read(b'["' + b'","' * (scan.VALUE_LIMIT + 1) + b'"]')
 
 
 # Runs as tensors.

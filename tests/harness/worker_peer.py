@@ -41,7 +41,7 @@ IDENTITY = b"g0.1"
 
 
 def backend(executor: ThreadPoolExecutor, *, arena_bytes: int = 64 << 20, grace_s: float = 10.0) -> Backend:
-    configure = Configure(1, 0, 1, "mmsup", "0", 64 << 20, arena_bytes, grace_s)
+    configure = Configure(1, 0, 1, "mmsup", "0", 64 << 20, arena_bytes, grace_s, 4096, 1 << 30)
     return Backend(configure, executor)
 
 
