@@ -18,6 +18,7 @@ from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor import heritage, readiness, startup, terms
 from mmsup.supervisor.answers import Answers, Server
 from mmsup.supervisor.books import Books
@@ -139,6 +140,7 @@ class Brain:
                     self.gateways.places[note.place].spawned_s = note.spawned_s
         else:
             await self._devices.learn()
+        faultpoint("brain.restored")
         self.family.begin()
         if listener is not None:
             await self.control.start(listener)
@@ -162,6 +164,7 @@ class Brain:
         for each in concerns_of(self.settings, found):
             self._console.say("warning", "configuration", place=each.place, text=each.text)
         startup.start(found, self.settings, self.fleet, self.books.wanted, self.loads)
+        faultpoint("brain.begun")
 
     def _take_over(self) -> None:
         generation = self._inventory.generation
@@ -175,6 +178,7 @@ class Brain:
             "readopted", text, brain=generation, kept=counts.kept, ended=counts.ended, strays=self.family.strays
         )
         startup.converge(self.settings, self.fleet, self.books.wanted, self.loads)
+        faultpoint("brain.readopted")
 
     # What comes.
 
@@ -212,6 +216,7 @@ class Brain:
 
     def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
         """A gateway's client wants something."""
+        faultpoint("brain.asked")
         self.task(self._answer(message, answer), f"ask {message.verb:.20}")
 
     async def _answer(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
@@ -222,6 +227,7 @@ class Brain:
                 raise ServerError("internal", f"the answer to {message.verb} is too long for one message")
         except MmsupError as error:
             said = wire.Answer(message.id, error.code, error.text, error.retry_after_s or 0.0, None)
+        faultpoint("brain.answer")
         answer(said)
 
     async def _do_for_client(self, message: wire.Ask) -> Any:  # JSON, by verb
@@ -288,6 +294,7 @@ class Brain:
         text = to_text(memory)
         if text == self._remembered:
             return
+        faultpoint("brain.remember")
         if len(text) <= TEXT_LIMIT:
             self._parent.say(wire.Remember(text))
         elif len(self._remembered) <= TEXT_LIMIT:

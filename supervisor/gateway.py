@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import mmsup
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import decode, encode
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.page import Activity
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import Seqpacket, close_all
@@ -76,6 +77,7 @@ class Gateway:
         self.spawned_s = time.monotonic()
         site = self._site
         site.keeper.say(gateway_spawn(self.place, self.generation, site.place, site.listeners))
+        faultpoint("brain.gateway_said")
         self._record("gateway_spawn", f"life {self.generation} is being started")
 
     def born(self, pid: int, descriptors: list[int]) -> None:
@@ -94,6 +96,7 @@ class Gateway:
             front=settings.front,
         )
         self.say(configure)
+        faultpoint("brain.configured")
         self._house.introduce(self)
 
     def ended(self, exited: wire.Exited) -> None:
@@ -119,10 +122,12 @@ class Gateway:
         """Tell a worker of it, then it of the worker: a fresh pair between the two."""
         if self.life is None or self.life.dead:
             return
+        faultpoint("brain.pair")
         ours, theirs = Seqpacket.pair()
         try:
             identity = f"g{self.place}.{self.generation}.{secrets.token_hex(6)}".encode()
             serving.life.peer.say(encode(wire.Attach(self.place, identity)), (theirs.fileno(),))
+            faultpoint("brain.attached")
             link = wire.Link(*serving.key, serving.address, identity, serving.spec, serving.metadata)
             self.say(link, (serving.life.pidfd, serving.life.page_fd, ours.fileno()))
         finally:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor import health, obituary, terms
 from mmsup.supervisor.gpu import NoGpu
 from mmsup.supervisor.group import Group
@@ -84,6 +85,7 @@ def boot(instance: Instance) -> None:
         file_limit_bytes=settings.arena_bytes + FILE_ROOM_BYTES,
     )
     tenure.life.peer.say(encode(boot))
+    faultpoint("brain.boot_said")
     instance.apply(terms.Spawned())
 
 
@@ -151,7 +153,9 @@ def _spawn(instance: Instance) -> None:
     instance.generation += 1
     instance.tenure = Tenure(Group(()), time.monotonic())
     try:
+        faultpoint("brain.scratch")
         os.makedirs(scratch_of(site.place, instance.key), mode=0o700, exist_ok=True)
+        faultpoint("brain.group")
         group = site.cgroups.make(f"w{instance.id}.{instance.generation}", spec.memory_bytes)
         instance.tenure.group = group
         visible = instance.tenure.visible_devices = site.visible_devices(spec.device)
@@ -161,6 +165,7 @@ def _spawn(instance: Instance) -> None:
         asyncio.get_running_loop().call_soon(instance.unborn, why)
         return
     site.keeper.say(message)
+    faultpoint("brain.spawn_said")
     instance.record("worker_spawn", f"life {instance.generation} is being started")
 
 
@@ -174,6 +179,7 @@ def _announce(instance: Instance) -> None:
     instance.record(
         "worker_ready", f"serves after {load_s} s", pid=tenure.life.pid if tenure.life else 0, load_s=load_s
     )
+    faultpoint("brain.ready")
     instance.site.ready(instance)
 
 
@@ -210,6 +216,7 @@ def _tell_to_stop(instance: Instance) -> None:
         return
     tenure.told_to_leave = True
     tenure.life.peer.say(encode(wire.Stop()))
+    faultpoint("brain.stop_said")
     # No caller waits beyond its deadline, so a drain that lasts longer serves nobody.
     expect(instance, instance.release.spec.deadline_s, terms.EndTimedOut())
 
@@ -229,6 +236,7 @@ def _signal(instance: Instance) -> None:
     tenure = _tenure(instance)
     if tenure.life is not None:
         instance.site.keeper.say(wire.Signal(worker_token(*instance.key), signal.SIGKILL, group=True))
+        faultpoint("brain.kill_said")
         tenure.group.kill()
 
 

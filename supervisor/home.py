@@ -14,6 +14,7 @@ import stat
 from typing import Final
 
 from mmsup.ipc import paths
+from mmsup.ipc.faultpoint import faultpoint
 
 _WORKER_SOCKET: Final = re.compile(r"w\d+\.\d+")
 
@@ -72,6 +73,7 @@ def _make_private(directory: str) -> None:
 def _lock(directory: str) -> int:
     path = paths.lock_file(directory)
     try:
+        faultpoint("keeper.lock")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise Unsafe(f"{path}: cannot be opened: {error.strerror}") from error

@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any, Final
 
 from mmsup.ipc import messages as wire
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.paths import worker_socket
 from mmsup.supervisor import hands, lifecycle, obituary, restart, terms
 from mmsup.supervisor.ears import WorkerEars
@@ -94,6 +95,7 @@ class Instance:
         self.tenure.life = Life(worker_token(*self.key), pid, descriptors, WorkerEars(self))
         hands.watch(self, self.tenure.life)
         hands.hear_oom(self)
+        faultpoint("brain.adopted")
 
     def unborn(self, text: str) -> None:
         """Its process could not be started."""
@@ -107,6 +109,7 @@ class Instance:
         """Its process is dead and reaped: hear it out, tell the gateways why, then everybody else."""
         tenure = self.tenure
         assert tenure is not None, f"instance {self.id} has nothing that could end"
+        faultpoint("brain.ended")
         if tenure.life is not None:
             tenure.life.end()
         logbook = self.site.logbook(self.release.spec.name)
@@ -119,6 +122,7 @@ class Instance:
         else:
             decision = self._blame(tenure, death)
         self.site.keeper.say(wire.Forget(exited.token))
+        faultpoint("brain.buried")
         self._bury()
         self.apply(terms.Exited(decision))
 

@@ -18,6 +18,7 @@ import stat
 from typing import Final
 
 from mmsup.ipc import paths
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor.settings import Settings
 
 BACKLOG: Final = 4096
@@ -91,6 +92,7 @@ class Listeners:
         self.addresses[name] = path
 
     def _listen(self, sock: socket.socket) -> None:
+        faultpoint("keeper.listen")
         sock.listen(BACKLOG)
         sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
 
