@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mmsup.ipc.page import Activity
 from mmsup.supervisor import hands, terms
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.instance import Instance
@@ -25,7 +26,7 @@ from mmsup.supervisor.remembered import (
 from mmsup.supervisor.restart import End
 from mmsup.supervisor.site import Judgement, Site
 from mmsup.supervisor.tenure import Tenure
-from mmsup.supervisor.terms import ALIVE, Situation, State
+from mmsup.supervisor.terms import ALIVE, COMING_UP, Situation, State
 
 
 def notes(fleet: Fleet) -> tuple[ModelNote, ...]:
@@ -80,15 +81,22 @@ def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
         instance.lost()
         return
     counts.kept += 1
+    instance.life.peer.drain()  # what it said while there was no brain
     if instance.state is State.READY and instance.release.metadata is not None:
         if edition.role is Role.CURRENT:
             hands.link(instance)
-    elif instance.state in (State.STARTING, State.READY):
+    elif instance.state in (State.STARTING, State.READY) or _is_unheard(instance):
         _begin_anew(instance)
     elif instance.state is State.DRAINING:
         hands.carry_out(instance, terms.Drain())
     elif instance.state is State.STOPPING:
         hands.carry_out(instance, terms.Kill())
+
+
+def _is_unheard(instance: Instance) -> bool:
+    """It serves by its page, and has said so to a brain that did not live to do anything about it."""
+    assert instance.life is not None, f"instance {instance.id} has no process"
+    return instance.state in COMING_UP and instance.life.progress().activity in (Activity.IDLE, Activity.BUSY)
 
 
 def _begin_anew(instance: Instance) -> None:
