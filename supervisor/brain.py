@@ -173,6 +173,7 @@ class Brain:
         for model in self.fleet.models.values():
             model.was_decided = self._announced
         counts = heritage.take_over(self.fleet)
+        heritage.clear(self.fleet)
         text = f"kept {counts.kept} workers; {counts.ended} had ended, {self.family.strays} were unknown and are ended"
         self.books.journal.record(
             "readopted", text, brain=generation, kept=counts.kept, ended=counts.ended, strays=self.family.strays

@@ -169,8 +169,10 @@ class Gateway:
             self.greeted = True
             if message.wire != wire.WIRE_VERSION:
                 self._kill(f"it speaks wire {message.wire}, this server {wire.WIRE_VERSION}")
-        else:
+        elif self.greeted or isinstance(message, wire.Overdue | wire.BadReply):
             self._house.heard(self, message)
+        # What else came before Hello was said to a brain that is dead: it has answered its clients for that itself, and
+        # its Pongs are not to questions of ours.
 
     def lost(self) -> None:
         """It closed its channel, or does not read it; a death says so too."""

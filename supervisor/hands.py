@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.faultpoint import faultpoint
+from mmsup.ipc.paths import life_name
 from mmsup.supervisor import health, obituary, terms
 from mmsup.supervisor.gpu import NoGpu
 from mmsup.supervisor.group import Group
@@ -156,7 +157,7 @@ def _spawn(instance: Instance) -> None:
         faultpoint("brain.scratch")
         os.makedirs(scratch_of(site.place, instance.key), mode=0o700, exist_ok=True)
         faultpoint("brain.group")
-        group = site.cgroups.make(f"w{instance.id}.{instance.generation}", spec.memory_bytes)
+        group = site.cgroups.make(life_name(*instance.key), spec.memory_bytes)
         instance.tenure.group = group
         visible = instance.tenure.visible_devices = site.visible_devices(spec.device)
         message = worker_spawn(spec, instance.key, site.place, group.procs_files, visible)

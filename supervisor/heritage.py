@@ -7,9 +7,13 @@ again. Children that nobody remembers are ended. Traffic does not stop meanwhile
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmsup.ipc.page import Activity
+from mmsup.ipc.paths import is_life_name, life_name
 from mmsup.supervisor import hands, terms
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.instance import Instance
@@ -71,6 +75,28 @@ def take_over(fleet: Fleet) -> Adopted:
     return counts
 
 
+def clear(fleet: Fleet) -> None:
+    """Bury what belongs to no life that is known: the last brain made it and could say so to nobody, or had not come to
+    bury it."""
+    site = fleet.site
+    tenures = {each.key: each.tenure for each in fleet.instances() if each.tenure is not None}
+    groups = {tenure.group.name for tenure in tenures.values()}
+    for name in set(site.cgroups.lives()) - groups:
+        if is_life_name(name.partition("~")[0]):  # what follows the mark was added by cgroup.py
+            site.graves.bury(site.cgroups.group(name), "", "")
+    known = {life_name(*key) for key in tenures}
+    runtime = site.settings.runtime_dir
+    for name in {*_names_in(site.place.scratch), *_names_in(runtime)} - known:
+        if is_life_name(name):
+            site.graves.bury(None, str(Path(site.place.scratch) / name), str(Path(runtime) / name))
+
+
+def _names_in(folder: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
+
+
 def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
     if instance.state in (State.BACKOFF, State.FAILED):
         hands.arm_retry(instance)
@@ -81,7 +107,10 @@ def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
         instance.lost()
         return
     counts.kept += 1
+    was = instance.state
     instance.life.peer.drain()  # what it said while there was no brain
+    if instance.state is not was:
+        return  # and that was the next step
     if instance.state is State.READY and instance.release.metadata is not None:
         if edition.role is Role.CURRENT:
             hands.link(instance)

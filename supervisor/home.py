@@ -9,14 +9,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import stat
-from typing import Final
 
 from mmsup.ipc import paths
 from mmsup.ipc.faultpoint import faultpoint
-
-_WORKER_SOCKET: Final = re.compile(r"w\d+\.\d+")
 
 
 class Held(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -47,7 +43,7 @@ class Home:
         """Remove the data sockets of workers; for the keeper, when no worker lives."""
         for name in os.listdir(self._runtime_dir):
             path = os.path.join(self._runtime_dir, name)
-            if _WORKER_SOCKET.fullmatch(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
+            if paths.is_life_name(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
 
     def release(self) -> None:

@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from engines.build import write_fault_model
+from engines.build import write_fault_model, write_identity_onnx
 from harness.points import Range
 from harness.server import Http, Server, eventually
 
@@ -171,8 +171,7 @@ OPERATIONS = (
 
 def repository(folder: Path) -> Path:
     """Bystander and victim."""
-    from engines.build import write_identity_onnx
-
+    folder.mkdir(exist_ok=True)
     write_identity_onnx(folder, BYSTANDER)
     write_fault_model(folder, VICTIM, hang_limit=f"{HANG_LIMIT_S}s")
     return folder

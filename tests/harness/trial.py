@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, family, settled
-from harness.operations import BYSTANDER, Operation, Outcome, Stage, infer
+from harness.operations import BYSTANDER, LARGE, Operation, Outcome, Stage, infer
 from harness.points import Range, Spot
 from harness.server import Http, Server, eventually
 from mmsup.ipc.faultpoint import Order
@@ -25,6 +26,8 @@ from mmsup.supervisor.client import NoServer
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 FALLS = 2
 """Of one server's brain or gateway: the next one would come later, by the curve of all restarts."""
+LINES = pytest.StashKey[list[str]]()
+"""What the loop has to say at the end of the session."""
 LATE_S = 1.0
 """How long a hit may come after its operation's outcome."""
 
@@ -132,6 +135,7 @@ def hits_of(stage: Stage, operation: Operation) -> dict[Spot, int]:
 def attempt(house: House, operation: Operation, failure: Failure, expected: int = 0) -> bool:
     """One trial; whether the failure came to pass. `expected`: hits that a run without a failure has."""
     stage = house.stage()
+    warm(stage)
     before = settled(stage.server)
     operation.prepare(stage)
     if failure.ends_keeper:
@@ -144,8 +148,16 @@ def attempt(house: House, operation: Operation, failure: Failure, expected: int 
         _judge(stage, operation, outcome, failure)
         converge(stage)
     stage.down()
+    warm(stage)
     assert_clean(before, stage.server)
     return fired
+
+
+def warm(stage: Stage) -> None:
+    """Let a gateway, which may be a new one, have what it makes at its first large request and keeps."""
+    client = Http(stage.server.address())
+    assert client.infer(BYSTANDER, x=("FP32", [LARGE], [1.0] * LARGE))[0] == 200
+    client.close()
 
 
 def _fired(stage: Stage, is_expected: bool) -> bool:
@@ -209,7 +221,7 @@ def _without_keeper(house: House, stage: Stage, operation: Operation, failure: F
 def await_gone(processes: list[psutil.Process]) -> None:
     """What a keeper leaves dies with it."""
     _, alive = psutil.wait_procs(processes[1:], timeout=10)
-    assert not alive
+    assert not alive, "somebody survives the keeper"
 
 
 # The two operations that begin or end with no server.
