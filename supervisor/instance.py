@@ -156,7 +156,7 @@ class Instance:
         elif tenure.failed is None:
             self.trouble = Judgement("model_restarting", death.judgement.text)
         served_s = time.monotonic() - tenure.ready_s if tenure.ready_s else 0.0
-        decision = self._decide(served_s) if tenure.counted else restart.Retry(0.0)
+        decision = self._decide(served_s)
         follows = round(decision.after_s, 3) if isinstance(decision, restart.Retry) else None
         self.record("worker_exit", death.cause.detail, **death.fields(), restart=self.generation, next_delay_s=follows)
         return decision
