@@ -139,7 +139,8 @@ def read(flags: Mapping[str, object], environ: Mapping[str, str], uid: int) -> R
     weighing.together()
     weighing.found["fault_points"] = environ.get(FAULT_POINTS_VARIABLE, "")
     settings = None if weighing.faults else Settings(**weighing.found)
-    return Reading(settings, tuple(weighing.faults), _unknown_variables(environ), weighing.explained())
+    warnings = _unknown_variables(environ) + _armed(environ)
+    return Reading(settings, tuple(weighing.faults), warnings, weighing.explained())
 
 
 @dataclass(slots=True)
@@ -250,6 +251,11 @@ def _absolute(value: str, folder: str) -> str:
 
 def _too_long(path: str) -> bool:
     return len(os.fsencode(path)) > SOCKET_PATH_LIMIT
+
+
+def _armed(environ: Mapping[str, str]) -> tuple[Fault, ...]:
+    text = "is for tests: this server fails where the file says so"
+    return (Fault(FAULT_POINTS_VARIABLE, text),) if environ.get(FAULT_POINTS_VARIABLE) else ()
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[Fault, ...]:

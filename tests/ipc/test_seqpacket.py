@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 
@@ -86,5 +87,23 @@ def test_descriptors_are_not_inherited_by_accident() -> None:
     (fd,) = received[1]
     assert not os.get_inheritable(fd)
     close_all([fd])
+    one.close()
+    other.close()
+
+
+def test_a_message_whose_descriptors_find_no_room_here_is_an_error_and_no_silent_loss() -> None:
+    one, other = Seqpacket.pair()
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+    one.send(b"take them", fds)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = open_descriptors()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+    try:
+        with pytest.raises(OSError, match="no room"):
+            other.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert open_descriptors() == before
+    close_all(fds)
     one.close()
     other.close()
