@@ -89,8 +89,11 @@ class Extent:
         self.allocator = Allocator(size)
         if size > available_bytes() - RESERVE_BYTES:
             raise MemoryError(f"no {size} bytes for an extent: the machine is short of memory")
-        faultpoint("ipc.extent_file")
-        self.fd = os.memfd_create("mmsup-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            faultpoint("ipc.extent_file")
+            self.fd = os.memfd_create("mmsup-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            raise MemoryError(f"no file for an extent: {error.strerror}") from error
         try:
             faultpoint("ipc.extent_fill")
             os.posix_fallocate(self.fd, 0, size)

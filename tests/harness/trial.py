@@ -177,6 +177,7 @@ def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: Failur
     if outcome.right and operation.wishes is not None:
         assert stage.wish() is operation.wishes, f"{operation.name}: 200, and {stage.wish()} on the disk"
     assert outcome.right or failure.order is not Order.DELAY, outcome
+    assert "internal" not in outcome.text, f"{outcome}: nobody foresaw {failure}"
     if outcome.cut:
         assert failure.spot.role in ("gateway", "keeper"), f"{outcome} with {failure}"
 
