@@ -83,6 +83,8 @@ class Operation:
     run: Callable[[Stage], Outcome]
     wishes: bool | None = None
     """What it asks for: the victim up, or down; None: neither."""
+    cuts: bool = False
+    """It ends the gateway, and with it everybody's connections."""
 
 
 def call(stage: Stage, method: str, path: str, body: object, is_right: Callable[[Any], bool]) -> Outcome:
@@ -164,7 +166,7 @@ OPERATIONS = (
     Operation("hang", Stage.up, hang),
     Operation("crash", Stage.up, crash),
     Operation("another brain", Stage.up, brain),
-    Operation("another gateway", Stage.up, gateway),
+    Operation("another gateway", Stage.up, gateway, cuts=True),
 )
 """Those that leave the server running; start and stop are operations of their own kind."""
 

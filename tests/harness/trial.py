@@ -140,7 +140,7 @@ def attempt(house: House, operation: Operation, failure: Failure, expected: int 
     operation.prepare(stage)
     if failure.ends_keeper:
         return _without_keeper(house, stage, operation, failure)
-    with house.watched(stage), _bystander(stage, failure):
+    with house.watched(stage), _bystander(stage, operation, failure):
         stage.points.order(failure.order, failure.spot, failure.nth)
         outcome = operation.run(stage)
         converge(stage)
@@ -168,8 +168,8 @@ def _fired(stage: Stage, is_expected: bool) -> bool:
     return stage.points.disarm()
 
 
-def _bystander(stage: Stage, failure: Failure) -> contextlib.AbstractContextManager[object]:
-    may_be_cut = failure.spot.role == "gateway" and failure.order is not Order.DELAY
+def _bystander(stage: Stage, operation: Operation, failure: Failure) -> contextlib.AbstractContextManager[object]:
+    may_be_cut = operation.cuts or (failure.spot.role == "gateway" and failure.order is not Order.DELAY)
     return Bystander(stage.server, BYSTANDER, may_be_cut=may_be_cut)
 
 
@@ -179,7 +179,7 @@ def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: Failur
     assert outcome.right or failure.order is not Order.DELAY, outcome
     assert "internal" not in outcome.text, f"{outcome}: nobody foresaw {failure}"
     if outcome.cut:
-        assert failure.spot.role in ("gateway", "keeper"), f"{outcome} with {failure}"
+        assert operation.cuts or failure.spot.role in ("gateway", "keeper"), f"{outcome} with {failure}"
 
 
 def converge(stage: Stage) -> None:
