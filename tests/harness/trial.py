@@ -126,7 +126,7 @@ def hits_of(stage: Stage, operation: Operation) -> dict[Spot, int]:
     before = stage.points.hits()
     outcome = operation.run(stage)
     assert outcome.right, outcome
-    converge(stage)
+    settle(stage)
     hits = {spot: count - before[spot] for spot, count in stage.points.hits().items() if count > before[spot]}
     stage.down()
     return hits
@@ -143,7 +143,7 @@ def attempt(house: House, operation: Operation, failure: Failure, expected: int 
     with house.watched(stage), _bystander(stage, operation, failure):
         stage.points.order(failure.order, failure.spot, failure.nth)
         outcome = operation.run(stage)
-        converge(stage)
+        settle(stage)
         fired = _fired(stage, failure.nth <= expected)
         _judge(stage, operation, outcome, failure)
         converge(stage)
@@ -182,14 +182,20 @@ def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: Failur
         assert operation.cuts or failure.spot.role in ("gateway", "keeper"), f"{outcome} with {failure}"
 
 
-def converge(stage: Stage) -> None:
-    """Returns when what is true is what is wanted; a model that is wanted answers then, and right."""
+def settle(stage: Stage) -> None:
+    """Returns when what is true is what is wanted."""
     if stage.wish():
         eventually(stage.is_up, "the victim is up")
-        outcome = infer(stage, 3)
-        assert outcome.right, outcome
     else:
         eventually(stage.is_down, "the victim is down")
+
+
+def converge(stage: Stage) -> None:
+    """The same; a model that is wanted answers then, and right."""
+    settle(stage)
+    if stage.wish():
+        outcome = infer(stage, 3)
+        assert outcome.right, outcome
     client = Http(stage.server.address())
     status, reply = client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
     client.close()
