@@ -71,7 +71,8 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
 
     def spawn(self) -> None:
-        """Start its process."""
+        """Start its process, now; none is due later then."""
+        self.close()
         self.generation += 1
         self._why = ""
         self.spawned_s = time.monotonic()

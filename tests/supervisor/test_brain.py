@@ -563,6 +563,22 @@ def test_a_worker_whose_ready_died_with_its_brain_begins_anew_and_nothing_is_hel
     in_house(tmp_path, play)
 
 
+def test_a_gateway_that_died_while_no_brain_was_there_is_followed_by_one_and_not_by_two(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        gateway = house.gateway()
+        await house.kill_brain()
+        gateway.process.kill()
+        await house.keeper.deaths.wait()
+        await house.new_brain()
+        await house.until(house.brain.gateways.are_up)
+        await house.brain.gateways.reached(1.0)
+        spawned = [each.token for each in house.keeper.of(wire.Spawn) if each.token.startswith("gateway")]
+        assert spawned == ["gateway.0.1", "gateway.0.2"]
+
+    in_house(tmp_path, play)
+
+
 def test_what_a_gateway_asked_a_dead_brain_is_not_carried_out_by_the_next(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         await house.until(lambda: house.events("ready"))
