@@ -90,6 +90,8 @@ class Hotline:
                 heard.append(from_json(got[0], TO_KEEPER))
             except Closed:
                 self._fault = "hung up"
+            except OSError as error:
+                self._fault = f"cannot be heard: {error.strerror}"
             except WireError as error:
                 self._fault = f"speaks another language: {error}"
         if any(isinstance(each, Beat) for each in heard):

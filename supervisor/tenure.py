@@ -41,7 +41,7 @@ class Tenure:
     told_to_leave: bool = False
     """Stop was said: leaving with status 0 is no death."""
     dropped: bool = False
-    """It was killed while it loaded, because nobody wants it any more or knows how far it is: that is no death either."""
+    """It was killed while it loaded, as nobody wants it any more, or knows how far it is: no death either."""
     end_timer: asyncio.TimerHandle | None = None
     oom: OomWatch | None = None
 

@@ -6,16 +6,18 @@ tried, which takes an hour. Both print what was tried, and which points were com
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import psutil
 import pytest
 
 from harness import trial
-from harness.operations import OPERATIONS, Operation, repository
+from harness.operations import BYSTANDER, OPERATIONS, Operation, repository
 from harness.points import Range, Spot, spots
 from harness.trial import Failure, House
 from mmsup.ipc.faultpoint import Order
@@ -165,6 +167,15 @@ def _try(loop: Loop, hits: dict[Spot, int], name: str, act: Callable[[Failure], 
         if time.monotonic() > end_s:
             break
     loop.report(f"{name}: {done} of {len(chances)} pairs of a point and a failure")
+
+
+def test_no_worker_gets_the_range(loop: Loop) -> None:
+    stage = loop.house.stage()
+    for pid in stage.server.pids(BYSTANDER):
+        assert not any(each.startswith("points=") for each in psutil.Process(pid).cmdline())
+        assert str(loop.points.path) not in {
+            os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")
+        }
 
 
 def test_every_point_is_come_by_in_some_operation(loop: Loop) -> None:
