@@ -33,8 +33,10 @@ from mmsup.ipc.messages import (
     Drained,
     Hello,
     Overdue,
+    Pardon,
     Ping,
     Pong,
+    Quarantine,
     Route,
     Synced,
     Unlink,
@@ -61,6 +63,7 @@ class Control:
         self._outbox: deque[bytes] = deque()
         self._draining: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        backend.lists.say = self._say
         backend.send_ask = lambda number, verb, arguments: self._say(Ask(number, verb, arguments))
         self._loop.add_reader(channel.fileno(), self._read)
         self._hello()
@@ -125,6 +128,8 @@ class Control:
                 self._judge(message)
             case Answer():
                 self._answer(message)
+            case Quarantine() | Pardon():
+                self._backend.lists.hear(message)
             case Ping():
                 self._say(Pong(message.number))
             case Configure():

@@ -33,6 +33,9 @@ STALE_S: Final = 2.0
 """Its loop beats every 100 ms. A kill resets every connection, and a busy machine wakes nobody on time."""
 START_S: Final = 60.0
 CLOSED_S: Final = 1.0
+_OF_A_DEAD_BRAIN: Final = (wire.Ask, wire.Pong, wire.Drained)
+"""What a gateway said before its Hello to us: it has answered its clients for the questions itself, and the rest is no
+answer to what we said."""
 
 
 class House(Protocol):
@@ -170,10 +173,8 @@ class Gateway:
             self.greeted = True
             if message.wire != wire.WIRE_VERSION:
                 self._kill(f"it speaks wire {message.wire}, this server {wire.WIRE_VERSION}")
-        elif self.greeted or isinstance(message, wire.Overdue | wire.BadReply):
+        elif self.greeted or not isinstance(message, _OF_A_DEAD_BRAIN):
             self._house.heard(self, message)
-        # What else came before Hello was said to a brain that is dead: it has answered its clients for that itself, and
-        # its Pongs are not to questions of ours.
 
     def lost(self) -> None:
         """It closed its channel, or does not read it; a death says so too."""
