@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from types import TracebackType
 
-from harness.server import EVENT_S, Http, Server, eventually
+from harness.server import EVENT_S, Server, eventually
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Bystander:
 
     def __enter__(self) -> Bystander:
         self.pids = self.server.pids(self.model)
-        self._address = self.server.address()
+        self._http = self.server.http()
         self._thread = threading.Thread(target=self._run, name="bystander")
         self._thread.start()
         self.await_more(5)
@@ -60,7 +60,7 @@ class Bystander:
         eventually(lambda: self.server.pids(self.model) == self.pids, "the same processes as before")
 
     def _run(self) -> None:
-        client = Http(self._address)
+        client = self._http
         number = 0
         while not self._stop.is_set():
             number += 1
