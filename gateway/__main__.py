@@ -28,6 +28,7 @@ from mmsup.gateway.server import Front
 from mmsup.ipc import exits
 from mmsup.ipc.channel import Hub
 from mmsup.ipc.codec import decode
+from mmsup.ipc.faultpoint import arm, faultpoint
 from mmsup.ipc.inherited import descriptors
 from mmsup.ipc.messages import WIRE_VERSION, Configure
 from mmsup.ipc.page import Activity, PageWriter
@@ -72,12 +73,14 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
     # The one other thread of a gateway: it makes extents, which is too slow for the loop.
     with ThreadPoolExecutor(1, "extents") as executor:
         backend = Backend(configure, executor)
+        faultpoint("gateway.configured")
         control = Control(channel, configure, backend, hub)
         front = Front(backend, tallies(inherited), configure.gateway)
         await front.start(configure.front)
         for name, fd in inherited.items():
             if name.startswith("listen:"):
                 await front.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
+        faultpoint("gateway.listening")
         gc.collect()
         gc.freeze()
         gc.set_threshold(*gc.get_threshold()[:2], OLDEST_THRESHOLD)
@@ -116,6 +119,7 @@ def main(arguments: list[str]) -> int:
     """Run one gateway."""
     inherited = descriptors(arguments)
     faulthandler.enable(inherited["crash"], all_threads=False)
+    arm(inherited, "gateway")
     channel = Seqpacket.of_descriptor(inherited["control"])
     configure = configured(channel, inherited["lifeline"])
     sys.setswitchinterval(SWITCH_S)

@@ -16,6 +16,7 @@ from mmsup.gateway.quota import Quota
 from mmsup.ipc.arena import Extent, Side, Slot, extent_size
 from mmsup.ipc.codec import pack_frame
 from mmsup.ipc.errors import ServerError
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Extent as ExtentMessage
 from mmsup.ipc.messages import Release
 from mmsup.ipc.pair import PairEnd
@@ -82,6 +83,7 @@ class LinkArena:
 
     def _announce(self, extent: Extent) -> bool:
         message = ExtentMessage(extent.segment, extent.size, extent.writable_by_worker)
+        faultpoint("gateway.extent_send")
         try:
             return self._pair.send(pack_frame([message]), [extent.fd])
         except Closed:

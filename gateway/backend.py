@@ -23,6 +23,7 @@ from mmsup.gateway.quota import Quota
 from mmsup.gateway.routes import Routes
 from mmsup.gateway.sizes import Learned
 from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, error_of
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Configure, VersionState
 from mmsup.ipc.specs import ModelSpec
 
@@ -271,6 +272,7 @@ class Backend:
         self._asked[self._ask_id] = answer
         try:
             self.send_ask(self._ask_id, verb, arguments)
+            faultpoint("gateway.asked")
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 return await answer
         except TimeoutError:

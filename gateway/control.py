@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections import deque
 from typing import Any, Final, NoReturn
@@ -20,6 +21,7 @@ from mmsup.ipc import exits
 from mmsup.ipc.channel import Hub
 from mmsup.ipc.codec import decode, encode
 from mmsup.ipc.errors import error_of
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import (
     TO_GATEWAY,
     WIRE_VERSION,
@@ -49,6 +51,7 @@ from mmsup.ipc.pair import PairEnd
 from mmsup.ipc.seqpacket import Closed, Seqpacket, close_all
 
 LINK_DESCRIPTORS: Final = 3
+DEAF: Final = 1
 NAMED: Final = 64
 """Of the requests that a life ended with, told one by one; of the others only their number."""
 ID_CHARACTERS: Final = 64
@@ -106,6 +109,8 @@ class Control:
                 received = self._channel.receive()
             except Closed:
                 orphaned()
+            except OSError as error:
+                deaf(error)
             if received is None:
                 return
             data, descriptors = received
@@ -119,11 +124,13 @@ class Control:
             case Route():
                 self._backend.routes.put(message)
                 self._backend.changed()
+                faultpoint("gateway.routed", message.name)
             case Unroute():
                 self._backend.routes.drop(message.name)
                 self._backend.changed()
             case Unlink():
                 self._backend.unlink((message.instance, message.generation))
+                faultpoint("gateway.unlinked")
             case Condemned() | Verdict():
                 self._judge(message)
             case Answer():
@@ -157,6 +164,7 @@ class Control:
             backend.unlink(life)
         backend.set_readiness(message.ready, message.reason)
         backend.changed()
+        faultpoint("gateway.synced")
 
     def _link(self, message: LinkMessage, descriptors: list[int]) -> None:
         life = (message.instance, message.generation)
@@ -171,6 +179,7 @@ class Control:
         link = Link(message, end, arena, (pidfd, page))
         link.on_fault = self._distrust
         backend.add_link(link)
+        faultpoint("gateway.linked", message.spec.name)
 
     def _distrust(self, link: Link, text: str) -> None:
         """A worker broke the protocol: nothing of it is used any more, and the brain shall end it."""
@@ -186,11 +195,13 @@ class Control:
         life = (message.instance, message.generation)
         retryable = message.retryable if isinstance(message, Verdict) else None
         self._backend.judge(life, error_of(message.code, message.text, retryable=retryable))
+        faultpoint("gateway.judged")
         link = self._backend.links.get(life)
         if link is not None:
             link.finish()
 
     def _answer(self, message: Answer) -> None:
+        faultpoint("gateway.answered")
         error = None
         if message.code:
             error = error_of(message.code, message.text, retry_after_s=message.retry_after_s or None)
@@ -199,10 +210,12 @@ class Control:
     def _drain(self) -> None:
         if self._draining is None or self._draining.done():  # a brain that took over has not heard it
             self._backend.draining = True
+            faultpoint("gateway.draining")
             self._draining = asyncio.create_task(self._say_drained(), name="drain")
 
     async def _say_drained(self) -> None:
         await self._backend.drained()
+        faultpoint("gateway.drained")
         self._say(Drained())
 
     async def close(self) -> None:
@@ -213,6 +226,13 @@ class Control:
             self._draining.cancel()
             await asyncio.gather(self._draining, return_exceptions=True)
         self._channel.close()
+
+
+def deaf(error: OSError) -> NoReturn:
+    """Something the brain said is lost, and with it perhaps a worker; the next gateway of this place is told all."""
+    sys.stderr.write(f"the brain cannot be heard: {error.strerror}\n")
+    sys.stderr.flush()
+    os._exit(DEAF)
 
 
 def ended(link: Link, now_ns: int) -> Ended:

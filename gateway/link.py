@@ -22,6 +22,7 @@ from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.channel import GatewayEnd
 from mmsup.ipc.codec import Record, pack_some, unpack_frame
 from mmsup.ipc.errors import ServerError
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.halves import Halves
 from mmsup.ipc.messages import Drop, Grant, Reply
 from mmsup.ipc.messages import Link as LinkMessage
@@ -108,6 +109,7 @@ class Link:
         entry.sent_ns = time.monotonic_ns()
         self.ledger.add(entry)
         self.say(entry.request)
+        faultpoint("gateway.sent", self.spec.name)
 
     def say(self, record: Record) -> None:
         """Send a record with the others of this loop turn."""
@@ -220,6 +222,7 @@ class Link:
         if entry is None:
             self.strays += 1
             return
+        faultpoint("gateway.replied", self.spec.name)
         entry.said = (self._outlines.young.get(reply.words) or self._said(reply.words)) if reply.words else None
         fault = fault_of(reply, entry.said, entry.out)
         if fault:
@@ -275,6 +278,7 @@ class Link:
         entry.out = slot
         entry.asked_again += 1
         self.say(Grant(entry.request.id, slot.segment, slot.offset, slot.size))
+        faultpoint("gateway.granted", self.spec.name)
 
     # The end.
 
@@ -301,3 +305,4 @@ class Link:
         self._page.close()
         self.arena.close()
         self.on_end(self)
+        faultpoint("gateway.link_ended", self.spec.name)

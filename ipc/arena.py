@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.allocator import ALIGNMENT, Allocator, round_up
+from mmsup.ipc.faultpoint import faultpoint
 
 EXTENT_BYTES: Final = 16 << 20
 RESERVE_BYTES: Final = 256 << 20
@@ -88,9 +89,15 @@ class Extent:
         self.allocator = Allocator(size)
         if size > available_bytes() - RESERVE_BYTES:
             raise MemoryError(f"no {size} bytes for an extent: the machine is short of memory")
-        self.fd = os.memfd_create("mmsup-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
+            faultpoint("ipc.extent_file")
+            self.fd = os.memfd_create("mmsup-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            raise MemoryError(f"no file for an extent: {error.strerror}") from error
+        try:
+            faultpoint("ipc.extent_fill")
             os.posix_fallocate(self.fd, 0, size)
+            faultpoint("ipc.extent_map")
             flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
             self._map = mmap.mmap(self.fd, size, flags=flags)
             seals = _SEALS if writable_by_worker else _SEALS | F_SEAL_FUTURE_WRITE

@@ -17,7 +17,8 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from mmsup.ipc.seqpacket import Closed, close_all, descriptors_in
+from mmsup.ipc.faultpoint import faultpoint
+from mmsup.ipc.seqpacket import NO_ROOM, Closed, close_all, descriptors_in
 
 FRAME_LIMIT_BYTES: Final = 384 * 1024
 """Of one packet. Above any one record: 64 inline tensors, parameters, words."""
@@ -50,15 +51,18 @@ class PairEnd:
     def send(self, frame: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one frame; False if there is no room now; Closed if nobody is there. Descriptors are duplicated."""
         try:
+            faultpoint("ipc.pair_send")
             if descriptors:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
                 self._socket.sendmsg([frame], rights, _QUIETLY)
             else:
                 self._socket.send(frame, _QUIETLY)
-        except BlockingIOError:
-            return False
         except (BrokenPipeError, ConnectionResetError) as error:
             raise Closed from error
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                return False
+            raise
         return True
 
     def receive(self) -> memoryview | None:
@@ -71,6 +75,7 @@ class PairEnd:
             raise Closed from error
         if not size:
             raise Closed
+        faultpoint("ipc.pair_receive")
         return self._packet[:size]
 
     def receive_with(self) -> tuple[memoryview, list[int]] | None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mmsup.ipc import exits
+from mmsup.ipc.faultpoint import INHERITED, arm, faultpoint, open_range
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.supervisor import cgroup, fdstore
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str], brain: Sequence[str] = BRAIN) -> int:
     try:
         text = _text(arguments)
         settings = Settings.from_json(text)
+        _arm(settings)
     except (WireError, ValueError, OSError) as error:
         return _refuse(f"no settings: {error}; a keeper is started by `mmsup serve`", exits.USAGE)
     try:
@@ -57,15 +59,24 @@ def _serve(text: str, settings: Settings, brain: Sequence[str]) -> int:
         home = Home(settings.state_dir, settings.runtime_dir)
         held.callback(home.release)
         become_subreaper()
+        faultpoint("keeper.groups")
         groups = cgroup.settle(cgroup.top_name(settings.state_dir))
         held.callback(cgroup.leave, groups)
         home.sweep()
         held.callback(home.sweep)
         listeners = Listeners(settings, kept)
         held.callback(listeners.close)
+        faultpoint("keeper.listening")
         listeners.keep(notifier)
         console.say("info", "keeper_start", pid=os.getpid(), groups=groups.describe(), **listeners.addresses)
         return Keeper(text, brain, listeners, notifier, console).run()
+
+
+def _arm(settings: Settings) -> None:
+    """For tests: this server fails where the range says so that its environment names. It says that it does."""
+    if settings.fault_points:
+        arm({INHERITED: open_range(settings.fault_points)}, "keeper")
+        Console(settings.log_format).say("warning", "fault_points", path=settings.fault_points)
 
 
 def _tidy() -> None:

@@ -18,6 +18,7 @@ from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.paths import control_socket
 from mmsup.supervisor import heritage, readiness, startup, terms
 from mmsup.supervisor.answers import Answers, Server
@@ -154,6 +155,7 @@ class Brain:
                     self.gateways.places[note.place].spawned_s = note.spawned_s
         else:
             await self._devices.learn()
+        faultpoint("brain.restored")
         self.family.begin()
         self._renewals.start()
         if listener is not None:
@@ -187,6 +189,7 @@ class Brain:
         for each in concerns_of(self.settings, found):
             self._console.say("warning", "configuration", place=each.place, text=each.text)
         startup.start(found, self.settings, self.fleet, self.books.wanted, self.loads)
+        faultpoint("brain.begun")
 
     def _take_over(self) -> None:
         generation = self._inventory.generation
@@ -195,11 +198,13 @@ class Brain:
         for model in self.fleet.models.values():
             model.was_decided = self._announced
         counts = heritage.take_over(self.fleet)
+        heritage.clear(self.fleet)
         text = f"kept {counts.kept} workers; {counts.ended} had ended, {self.family.strays} were unknown and are ended"
         self.books.journal.record(
             "readopted", text, brain=generation, kept=counts.kept, ended=counts.ended, strays=self.family.strays
         )
         startup.converge(self.settings, self.fleet, self.books.wanted, self.loads)
+        faultpoint("brain.readopted")
 
     # What comes.
 
@@ -255,6 +260,7 @@ class Brain:
 
     def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
         """A gateway's client wants something."""
+        faultpoint("brain.asked")
         self.task(self._answer(message, answer), f"ask {message.verb:.20}")
 
     async def _answer(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
@@ -265,6 +271,7 @@ class Brain:
                 raise ServerError("internal", f"the answer to {message.verb} is too long for one message")
         except MmsupError as error:
             said = wire.Answer(message.id, error.code, error.text, error.retry_after_s or 0.0, None)
+        faultpoint("brain.answer")
         answer(said)
 
     async def _do_for_client(self, message: wire.Ask) -> Any:  # JSON, by verb
@@ -335,6 +342,7 @@ class Brain:
         text = to_text(memory)
         if text == self._remembered:
             return
+        faultpoint("brain.remember")
         if len(text) <= TEXT_LIMIT:
             self._parent.say(wire.Remember(text))
         elif len(self._remembered) <= TEXT_LIMIT:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Child, Exited, Spawn
 from mmsup.ipc.page import make_page
 from mmsup.ipc.seqpacket import Seqpacket, close_all
@@ -62,11 +63,14 @@ class Charge:
 def take(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> Charge:
     """Start a child with fresh descriptors of its own and the `shared` ones; OSError if that cannot be."""
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        faultpoint("keeper.child_channel")
         near, far = [end.detach() for end in Seqpacket.pair()]
         ours.callback(os.close, near)
         theirs.callback(os.close, far)
+        faultpoint("keeper.child_page")
         page = make_page()
         ours.callback(os.close, page)
+        faultpoint("keeper.child_pipes")
         crash, crash_end = _pipe(ours, theirs)
         log, log_end = _pipe(ours, theirs)
         with contextlib.suppress(OSError):  # an unprivileged user has a bound on pipes altogether

@@ -90,8 +90,10 @@ OPTIONS: Final = (
     Option("log_verbose", "log-verbose", valid.integer(0, 9)),
 )
 CONFIG_VARIABLE: Final = "MMSUP_CONFIG"
-OTHER_VARIABLES: Final = ("MMSUP_INSECURE",)
-"""Read by click, for a flag that is a word of agreement and no option."""
+FAULT_POINTS_VARIABLE: Final = "MMSUP_FAULT_POINTS"
+"""For tests, and so neither flag nor key of the file: no line that was left in a configuration arms a server."""
+OTHER_VARIABLES: Final = ("MMSUP_INSECURE", FAULT_POINTS_VARIABLE)
+"""The first is read by click, for a flag that is a word of agreement and no option."""
 _SECTIONS: Final = ("defaults", "models")
 _DEFAULTS: Final = {each.name: each.default for each in fields(Settings) if each.default is not MISSING}
 
@@ -138,8 +140,10 @@ def read(flags: Mapping[str, object], environ: Mapping[str, str], uid: int) -> R
     weighing.sections()
     weighing.unknown_keys()
     weighing.together()
+    weighing.found["fault_points"] = environ.get(FAULT_POINTS_VARIABLE, "")
     settings = None if weighing.faults else Settings(**weighing.found)
-    return Reading(settings, tuple(weighing.faults), _unknown_variables(environ), weighing.explained())
+    warnings = _unknown_variables(environ) + _armed(environ)
+    return Reading(settings, tuple(weighing.faults), warnings, weighing.explained())
 
 
 @dataclass(slots=True)
@@ -250,6 +254,11 @@ def _absolute(value: str, folder: str) -> str:
 
 def _too_long(path: str) -> bool:
     return len(os.fsencode(path)) > SOCKET_PATH_LIMIT
+
+
+def _armed(environ: Mapping[str, str]) -> tuple[Fault, ...]:
+    text = "is for tests: this server fails where the file says so"
+    return (Fault(FAULT_POINTS_VARIABLE, text),) if environ.get(FAULT_POINTS_VARIABLE) else ()
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[Fault, ...]:

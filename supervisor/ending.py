@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import exits
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor.release import Role
 
 if TYPE_CHECKING:
@@ -27,19 +28,23 @@ async def end(brain: Brain) -> None:
     brain.books.journal.record("stopping", "draining: accepted work is finished, new work is refused")
     brain.loads.refuse()
     brain.fleet.on_settled()
+    faultpoint("brain.drain")
     drained = await brain.gateways.drain(brain.settings.exit_timeout_s)
+    faultpoint("brain.drained")
     for model in brain.fleet.models.values():
         for edition in model.editions:
             if edition.role is not Role.LEAVING:
                 brain.fleet.retire(edition)
     left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKERS_S)
     await _until(brain, lambda: not any(each.is_awaited() for each in brain.fleet.instances()), left_s)
+    faultpoint("brain.emptied")
     for gateway in brain.gateways.places:
         brain.signal(gateway.token, signal.SIGTERM)
     await _until(brain, lambda: all(each.life is None for each in brain.gateways.places), GATEWAYS_S)
     brain.books.wanted.clear()
     text = "drained" if drained else f"work was left after {brain.settings.exit_timeout_s:g} s"
     brain.books.journal.record("stopping", f"{text}; the server ends")
+    faultpoint("brain.finish")
     brain.finish(exits.DONE)
 
 

@@ -71,6 +71,8 @@ class Family:
     def _place(self, message: Told, descriptors: list[int], *, adopted: bool = False) -> None:
         match life_of(message.token):
             case "worker", number, generation:
+                if adopted:
+                    self._skip(number, generation)
                 self._worker(self._instance(number, generation), message, descriptors, adopted=adopted)
             case "gateway", number, generation if number < len(self._gateways.places):
                 gateway = self._gateways.places[number]
@@ -79,6 +81,12 @@ class Family:
                 self._gateway(gateway if gateway.generation == generation else None, message, descriptors)
             case _:
                 self._stray(message, descriptors)
+
+    def _skip(self, number: int, generation: int) -> None:
+        """A life that the last brain began and could tell nobody of is a stray: the instance's next one is another."""
+        instance = self._fleet.instance(number)
+        if instance is not None and instance.tenure is None:
+            instance.generation = max(instance.generation, generation)
 
     def _instance(self, number: int, generation: int) -> Instance | None:
         instance = self._fleet.instance(number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Route
 from mmsup.supervisor import hands, memory, stuck, terms
 from mmsup.supervisor.admission import Candidate, admit
@@ -104,6 +105,7 @@ class Fleet:
         edition.role = Role.LEAVING
         for instance in list(edition.instances()):
             instance.apply(terms.WantDown())
+        faultpoint("brain.retired")
 
     def swap(self, model: Model, coming: Edition) -> None:
         """The new content takes over: linked first, then the old is let go."""
@@ -113,6 +115,7 @@ class Fleet:
             if instance.state is State.READY:
                 hands.link(instance)
         self.touch(model.name)
+        faultpoint("brain.swapped")
         if old is not None:
             old.role = Role.LEAVING
             self.flush(model.name)

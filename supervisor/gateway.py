@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import mmsup
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import decode, encode
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.page import Activity
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import Seqpacket, close_all
@@ -32,6 +33,9 @@ STALE_S: Final = 2.0
 """Its loop beats every 100 ms. A kill resets every connection, and a busy machine wakes nobody on time."""
 START_S: Final = 60.0
 CLOSED_S: Final = 1.0
+_OF_A_DEAD_BRAIN: Final = (wire.Ask, wire.Pong, wire.Drained)
+"""What a gateway said before its Hello to us: it has answered its clients for the questions itself, and the rest is no
+answer to what we said."""
 
 
 class House(Protocol):
@@ -70,12 +74,14 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
 
     def spawn(self) -> None:
-        """Start its process."""
+        """Start its process, now; none is due later then."""
+        self.close()
         self.generation += 1
         self._why = ""
         self.spawned_s = time.monotonic()
         site = self._site
         site.keeper.say(gateway_spawn(self.place, self.generation, site.place, site.listeners))
+        faultpoint("brain.gateway_said")
         self._record("gateway_spawn", f"life {self.generation} is being started")
 
     def born(self, pid: int, descriptors: list[int]) -> None:
@@ -96,6 +102,7 @@ class Gateway:
             front=settings.front,
         )
         self.say(configure)
+        faultpoint("brain.configured")
         self._house.introduce(self)
 
     def ended(self, exited: wire.Exited) -> None:
@@ -121,10 +128,12 @@ class Gateway:
         """Tell a worker of it, then it of the worker: a fresh pair between the two."""
         if self.life is None or self.life.dead:
             return
+        faultpoint("brain.pair")
         ours, theirs = Seqpacket.pair()
         try:
             identity = f"g{self.place}.{self.generation}.{secrets.token_hex(6)}".encode()
             serving.life.peer.say(encode(wire.Attach(self.place, identity)), (theirs.fileno(),))
+            faultpoint("brain.attached")
             link = wire.Link(*serving.key, serving.address, identity, serving.spec, serving.metadata)
             self.say(link, (serving.life.pidfd, serving.life.page_fd, ours.fileno()))
         finally:
@@ -166,7 +175,7 @@ class Gateway:
             self.greeted = True
             if message.wire != wire.WIRE_VERSION:
                 self._kill(f"it speaks wire {message.wire}, this server {wire.WIRE_VERSION}")
-        else:
+        elif self.greeted or not isinstance(message, _OF_A_DEAD_BRAIN):
             self._house.heard(self, message)
 
     def lost(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from mmsup.ipc import messages as wire
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.supervisor.gateway import Gateway, GatewaySite
 from mmsup.supervisor.readiness import Readiness
@@ -114,16 +115,19 @@ class Gateways:
         self._linked[serving.key] = serving
         for gateway in self.places:
             gateway.link(serving)
+        faultpoint("brain.linked")
 
     def unlink(self, key: LifeKey) -> None:
         """Route nothing more to it."""
         if self._linked.pop(key, None) is not None:
             self.say(wire.Unlink(*key))
+            faultpoint("brain.withdrawn")
 
     def condemn(self, key: LifeKey, judgement: Judgement) -> None:
         """It is about to be killed."""
         self._linked.pop(key, None)
         self.say(wire.Condemned(*key, judgement.code, judgement.text))
+        faultpoint("brain.condemned")
 
     def buried(self, key: LifeKey, judgement: Judgement) -> None:
         """It is dead, and this is why."""
@@ -133,6 +137,7 @@ class Gateways:
     def route(self, route: wire.Route) -> None:
         """A model as it is now."""
         self.say(route)
+        faultpoint("brain.routed")
 
     def unroute(self, name: str) -> None:
         """A model that is in no repository any more."""

@@ -28,7 +28,7 @@ class Graves:
         self._timer: asyncio.TimerHandle | None = None
 
     def bury(self, group: Group | None, scratch: str, socket: str) -> None:
-        """Everything of one life, which is dead."""
+        """Everything of one life, which is dead, or what is left of it; no path, and nothing is looked for."""
         with contextlib.suppress(OSError):
             os.unlink(socket)
         if group is not None:

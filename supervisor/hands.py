@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
+from mmsup.ipc.faultpoint import faultpoint
+from mmsup.ipc.paths import life_name
 from mmsup.supervisor import health, lastwords, obituary, terms
 from mmsup.supervisor.gpu import NoGpu
 from mmsup.supervisor.group import Group
@@ -85,6 +87,7 @@ def boot(instance: Instance) -> None:
         file_limit_bytes=settings.arena_bytes + FILE_ROOM_BYTES,
     )
     tenure.life.peer.say(encode(boot))
+    faultpoint("brain.boot_said")
     instance.apply(terms.Spawned())
 
 
@@ -152,8 +155,10 @@ def _spawn(instance: Instance) -> None:
     instance.generation += 1
     instance.tenure = Tenure(Group(()), time.monotonic())
     try:
+        faultpoint("brain.scratch")
         os.makedirs(scratch_of(site.place, instance.key), mode=0o700, exist_ok=True)
-        group = site.cgroups.make(f"w{instance.id}.{instance.generation}", spec.memory_bytes)
+        faultpoint("brain.group")
+        group = site.cgroups.make(life_name(*instance.key), spec.memory_bytes)
         instance.tenure.group = group
         visible = instance.tenure.visible_devices = site.visible_devices(spec.device)
         message = worker_spawn(spec, instance.key, site.place, group.procs_files, visible)
@@ -162,6 +167,7 @@ def _spawn(instance: Instance) -> None:
         asyncio.get_running_loop().call_soon(instance.unborn, why)
         return
     site.keeper.say(message)
+    faultpoint("brain.spawn_said")
     instance.record("worker_spawn", f"life {instance.generation} is being started")
 
 
@@ -176,6 +182,7 @@ def _announce(instance: Instance) -> None:
     instance.record(
         "worker_ready", f"serves after {load_s} s", pid=tenure.life.pid if tenure.life else 0, load_s=load_s
     )
+    faultpoint("brain.ready")
     instance.site.ready(instance)
 
 
@@ -213,6 +220,7 @@ def _tell_to_stop(instance: Instance) -> None:
         return
     tenure.told_to_leave = True
     tenure.life.peer.say(encode(wire.Stop()))
+    faultpoint("brain.stop_said")
     # No caller waits beyond its deadline, so a drain that lasts longer serves nobody.
     expect(instance, instance.release.spec.deadline_s, terms.EndTimedOut())
 
@@ -237,6 +245,7 @@ def _signal(instance: Instance) -> None:
         return
     if tenure.life is not None:
         instance.site.keeper.say(wire.Signal(worker_token(*instance.key), signal.SIGKILL, group=True))
+        faultpoint("brain.kill_said")
         tenure.group.kill()
 
 

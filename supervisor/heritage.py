@@ -7,8 +7,13 @@ again. Children that nobody remembers are ended. Traffic does not stop meanwhile
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from mmsup.ipc.page import Activity
+from mmsup.ipc.paths import is_life_name, life_name
 from mmsup.supervisor import hands, terms
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.instance import Instance
@@ -25,7 +30,7 @@ from mmsup.supervisor.remembered import (
 from mmsup.supervisor.restart import End
 from mmsup.supervisor.site import Judgement, Site
 from mmsup.supervisor.tenure import Tenure
-from mmsup.supervisor.terms import ALIVE, Situation, State
+from mmsup.supervisor.terms import ALIVE, COMING_UP, Situation, State
 
 
 def notes(fleet: Fleet) -> tuple[ModelNote, ...]:
@@ -70,6 +75,28 @@ def take_over(fleet: Fleet) -> Adopted:
     return counts
 
 
+def clear(fleet: Fleet) -> None:
+    """Bury what belongs to no life that is known: the last brain made it and could say so to nobody, or had not come to
+    bury it."""
+    site = fleet.site
+    tenures = {each.key: each.tenure for each in fleet.instances() if each.tenure is not None}
+    groups = {tenure.group.name for tenure in tenures.values()}
+    for name in set(site.cgroups.lives()) - groups:
+        if is_life_name(name.partition("~")[0]):  # what follows the mark was added by cgroup.py
+            site.graves.bury(site.cgroups.group(name), "", "")
+    known = {life_name(*key) for key in tenures}
+    runtime = site.settings.runtime_dir
+    for name in {*_names_in(site.place.scratch), *_names_in(runtime)} - known:
+        if is_life_name(name):
+            site.graves.bury(None, str(Path(site.place.scratch) / name), str(Path(runtime) / name))
+
+
+def _names_in(folder: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
+
+
 def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
     if instance.state in (State.BACKOFF, State.FAILED):
         hands.arm_retry(instance)
@@ -80,10 +107,14 @@ def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
         instance.lost()
         return
     counts.kept += 1
+    was = instance.state
+    instance.life.peer.drain()  # what it said while there was no brain
+    if instance.state is not was:
+        return  # and that was the next step
     if instance.state is State.READY and instance.release.metadata is not None:
         if edition.role is Role.CURRENT:
             hands.link(instance)
-    elif instance.state in (State.STARTING, State.READY):
+    elif instance.state in (State.STARTING, State.READY) or _is_unheard(instance):
         _begin_anew(instance)
     elif instance.state is State.DRAINING:
         hands.carry_out(instance, terms.Drain())
@@ -91,10 +122,16 @@ def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
         hands.carry_out(instance, terms.Kill())
 
 
+def _is_unheard(instance: Instance) -> bool:
+    """It serves by its page, and has said so to a brain that did not live to do anything about it."""
+    assert instance.life is not None, f"instance {instance.id} has no process"
+    return instance.state in COMING_UP and instance.life.progress().activity in (Activity.IDLE, Activity.BUSY)
+
+
 def _begin_anew(instance: Instance) -> None:
     """Whether it was told what to become, or what it told, nobody knows: no fault of its model's."""
     assert instance.tenure is not None, f"instance {instance.id} has no process"
-    instance.tenure.counted = False
+    instance.tenure.dropped = True
     instance.situation = Situation(instance.situation.wanted, State.STOPPING)
     hands.carry_out(instance, terms.Kill())
 

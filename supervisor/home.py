@@ -9,13 +9,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import stat
-from typing import Final
 
 from mmsup.ipc import paths
-
-_WORKER_SOCKET: Final = re.compile(r"w\d+\.\d+")
+from mmsup.ipc.faultpoint import faultpoint
 
 
 class Held(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -46,7 +43,7 @@ class Home:
         """Remove the data sockets of workers; for the keeper, when no worker lives."""
         for name in os.listdir(self._runtime_dir):
             path = os.path.join(self._runtime_dir, name)
-            if _WORKER_SOCKET.fullmatch(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
+            if paths.is_life_name(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
 
     def release(self) -> None:
@@ -72,6 +69,7 @@ def _make_private(directory: str) -> None:
 def _lock(directory: str) -> int:
     path = paths.lock_file(directory)
     try:
+        faultpoint("keeper.lock")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise Unsafe(f"{path}: cannot be opened: {error.strerror}") from error

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import TO_KEEPER, Beat, Spawn
 from mmsup.ipc.page import make_page
 from mmsup.ipc.records import WireError, from_json, to_json
@@ -33,6 +34,7 @@ class Hotline:
     def __init__(self, spawn: Spawn, inherited: Mapping[str, int], now_s: float) -> None:
         """Start it; OSError if there can be no process now."""
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
+            faultpoint("keeper.brain_channel")
             self._near, far = Seqpacket.pair()
             failed.callback(self._near.close)
             theirs.callback(far.close)
@@ -88,6 +90,8 @@ class Hotline:
                 heard.append(from_json(got[0], TO_KEEPER))
             except Closed:
                 self._fault = "hung up"
+            except OSError as error:
+                self._fault = f"cannot be heard: {error.strerror}"
             except WireError as error:
                 self._fault = f"speaks another language: {error}"
         if any(isinstance(each, Beat) for each in heard):

@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any, Final
 
 from mmsup.ipc import messages as wire
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.paths import worker_socket
 from mmsup.supervisor import hands, lifecycle, obituary, restart, terms
 from mmsup.supervisor.casualties import Loss
@@ -97,6 +98,7 @@ class Instance:
         self.tenure.artefact = self.site.forensics.begun(self.release.spec)
         hands.watch(self, self.tenure.life)
         hands.hear_oom(self)
+        faultpoint("brain.adopted")
 
     def unborn(self, text: str) -> None:
         """Its process could not be started."""
@@ -110,6 +112,7 @@ class Instance:
         """Its process is dead and reaped: hear it out, tell the gateways why, then everybody else."""
         tenure = self.tenure
         assert tenure is not None, f"instance {self.id} has nothing that could end"
+        faultpoint("brain.ended")
         if tenure.life is not None:
             tenure.life.end()
         logbook = self.site.logbook(self.release.spec.name)
@@ -124,6 +127,7 @@ class Instance:
         else:
             decision = self._blame(tenure, death, loss)
         self.site.keeper.say(wire.Forget(exited.token))
+        faultpoint("brain.buried")
         self._bury()
         self.apply(terms.Exited(decision))
 
@@ -157,7 +161,7 @@ class Instance:
         elif tenure.failed is None:
             self.trouble = Judgement("model_restarting", death.judgement.text)
         served_s = time.monotonic() - tenure.ready_s if tenure.ready_s else 0.0
-        decision = self._decide(served_s) if tenure.counted else restart.Retry(0.0)
+        decision = self._decide(served_s)
         follows = round(decision.after_s, 3) if isinstance(decision, restart.Retry) else None
         event = self.record(
             "worker_exit",

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any, Final
 
 from mmsup.ipc import exits
+from mmsup.ipc.faultpoint import faultpoint, handed_on
 from mmsup.ipc.messages import (
     Beat,
     Exited,
@@ -94,7 +95,7 @@ class Keeper:
         self._stop_by_s = float("inf")
         self._watchdog_s = float("inf")
         self._code: int | None = None
-        inherited = {"lifeline": self._lifeline, "listen:control": listeners.fileno(CONTROL)}
+        inherited = {"lifeline": self._lifeline, "listen:control": listeners.fileno(CONTROL), **handed_on()}
         self._brains = Succession(brain, inherited, self._selector, console, self)
 
     def run(self) -> int:
@@ -163,12 +164,14 @@ class Keeper:
         self._notifier.send("STOPPING=1")
         self._stop_by_s = time.monotonic() + self._settings.exit_timeout_s + STOP_MARGIN_S
         self._brains.tell(Terminate())
+        faultpoint("keeper.stopping")
         self._brains.hurry()
 
     def _finish(self, code: int) -> None:
         if self._code is None:
             self._code = code
             self._brains.retire()
+            faultpoint("keeper.finished")
 
     def _reap(self) -> None:
         """Take in everybody who died. The number of the dead is not given away before its session has ended."""
@@ -179,6 +182,7 @@ class Keeper:
             elif charge is not None:
                 self._bury(charge, _exited(charge.message.token, found))
             os.waitpid(found.si_pid, 0)
+            faultpoint("keeper.reaped")
 
     def _charge_of(self, pid: int) -> Charge | None:
         for charge in self._charges.values():
@@ -191,6 +195,7 @@ class Keeper:
         charge.ended = ended
         if charge.message.token in self._charges:
             self._brains.tell(ended)
+        faultpoint("keeper.exit_told")
         kin.end_session(ended.pid)
         if charge.procs_files:
             folders = [Path(each).parent for each in charge.procs_files]
@@ -221,6 +226,7 @@ class Keeper:
     def _introduce(self, charge: Charge) -> None:
         charge.told = True
         self._brains.tell(charge.message, charge.descriptors)
+        faultpoint("keeper.introduced")
 
     # What the brain asks for.
 
@@ -253,6 +259,7 @@ class Keeper:
             self._brains.tell(SpawnFailed(spawn.token, error.strerror or str(error)))
             return
         self._charges[spawn.token] = charge
+        faultpoint("keeper.spawned")
         assert charge.doubt is not None, "a fresh child is in doubt"
         self._selector.register(charge.doubt, selectors.EVENT_READ, lambda: self._settle(charge))
 
@@ -262,7 +269,7 @@ class Keeper:
             raise OSError(f"there is no listener {unknown[0]!r}")
         shared = {f"listen:{name}": self._listeners.fileno(name) for name in spawn.listeners}
         if spawn.tallies:
-            shared |= {f"tally:{place}": fd for place, fd in enumerate(self._tallies)}
+            shared |= {f"tally:{place}": fd for place, fd in enumerate(self._tallies)} | handed_on()
         return shared
 
     def _settle(self, charge: Charge) -> None:
@@ -290,18 +297,21 @@ class Keeper:
             kin.signal_session(charge.message.pid, asked.signal)
         else:
             signal.pidfd_send_signal(charge.pidfd, asked.signal)
+        faultpoint("keeper.signalled")
 
     def _forget(self, token: str) -> None:
         charge = self._charges.get(token)
         if charge is not None and charge.ended is not None:
             del self._charges[token]
             charge.release()
+            faultpoint("keeper.forgotten")
 
     def _remember(self, text: str) -> None:
         if len(to_json(self._inventory(text))) > MESSAGE_LIMIT - 1024:  # room for larger numbers
             self._console.say("error", "not_remembered", text=f"{len(text)} characters are too many")
         else:
             self._remembered = text
+            faultpoint("keeper.remembered")
 
     # The end.
 
@@ -320,6 +330,7 @@ class Keeper:
         while not kin.end_children(os.getpid()) and time.monotonic() < began_s + END_S:
             self._wait(time.monotonic() + GRAVE_S)
         self._console.say("info", "stopped", code=code)
+        faultpoint("keeper.ended")
         return code
 
     def _is_over(self) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mmsup.ipc import paths
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor import fdstore
 from mmsup.supervisor.notify import Notifier
 from mmsup.supervisor.settings import Settings
@@ -112,6 +113,7 @@ class Listeners:
         self.addresses[name] = path
 
     def _listen(self, sock: socket.socket) -> None:
+        faultpoint("keeper.listen")
         sock.listen(BACKLOG)
         sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError, error_of
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor import repository
 from mmsup.supervisor.events import Journal
 from mmsup.supervisor.fleet import Fleet
@@ -233,6 +234,7 @@ class Loads:
     def _wish(self, name: str, wish: Wish) -> None:
         try:
             self._wanted.put(name, wish)
+            faultpoint("brain.wished")
         except OSError as error:
             text = f"the state directory cannot be written ({error.strerror}); nothing was changed"
             raise ServerError("unavailable", text, model=name) from error

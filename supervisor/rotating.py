@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from mmsup.ipc.faultpoint import faultpoint
+
 LIMIT_BYTES: Final = 4 << 20
 
 
@@ -26,6 +28,7 @@ class RotatingFile:
     def write(self, data: bytes) -> None:
         """Append, as one write."""
         try:
+            faultpoint("brain.book")
             if self._fd >= 0 and self._size + len(data) > self._limit:
                 self._turn()
             if self._fd < 0:

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, Final
 
-from mmsup.ipc import exits
+from mmsup.ipc import exits, faultpoint
 from mmsup.ipc import messages as wire
 from mmsup.ipc.inherited import descriptors
 from mmsup.ipc.page import Activity, PageWriter
@@ -58,6 +58,7 @@ class _Reception:
 
 async def serve(inherited: dict[str, int]) -> None:
     """From the first word of the keeper to the last one to it."""
+    faultpoint.arm(inherited, "brain")
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_fail)
     page = PageWriter(inherited["page"])

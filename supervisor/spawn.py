@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from mmsup.ipc import exits
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Spawn
 
 NOT_RUN: Final = 127
@@ -42,10 +43,12 @@ def start(spawn: Spawn, inherited: Mapping[str, int], output: int | None) -> Sta
     OSError if there can be no process now. Whether the program runs is told by `verdict`.
     """
     keeper = os.getpid()
+    faultpoint("keeper.doubt")
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     # Blocked until the child's handlers are reset: a signal that met the child before would reach the keeper's pipe.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
+        faultpoint("keeper.fork")
         pid = os.fork()
         if pid == 0:
             _become(spawn, inherited, output, write, keeper)
@@ -55,7 +58,9 @@ def start(spawn: Spawn, inherited: Mapping[str, int], output: int | None) -> Sta
     finally:
         os.close(write)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    faultpoint("keeper.forked")
     try:
+        faultpoint("keeper.pidfd")
         return Started(pid, os.pidfd_open(pid), read)
     except OSError:
         os.close(read)
@@ -89,6 +94,7 @@ def _become(spawn: Spawn, inherited: Mapping[str, int], output: int | None, doub
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:
             os._exit(exits.ORPHANED)
+        faultpoint("keeper.child_group")
         for path in spawn.procs_files:
             _write(path, "0")
         lower_oom_score(spawn.oom_score_adj)
@@ -96,6 +102,7 @@ def _become(spawn: Spawn, inherited: Mapping[str, int], output: int | None, doub
         os.chdir(spawn.cwd)
         _wire(inherited, output)
         _reset_signals()
+        faultpoint("keeper.child_exec")
         names = [f"{name}={fd}" for name, fd in inherited.items()]
         os.execve(spawn.argv[0], [*spawn.argv, *names], spawn.env)  # noqa: S606 - no shell is meant
     except BaseException as error:  # noqa: BLE001 - whatever it is, the keeper's code must not go on here

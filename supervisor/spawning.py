@@ -16,6 +16,7 @@ from typing import Final
 
 import mmsup
 from mmsup.ipc.messages import Spawn
+from mmsup.ipc.paths import life_name
 from mmsup.ipc.specs import ModelSpec
 
 INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
@@ -107,7 +108,7 @@ def gateway_spawn(number: int, generation: int, place: Place, listeners: tuple[s
 
 def scratch_of(place: Place, life: tuple[int, int]) -> str:
     """The folder that one life may write to; made before its start, removed after its end."""
-    return str(Path(place.scratch) / f"w{life[0]}.{life[1]}")
+    return str(Path(place.scratch) / life_name(*life))
 
 
 def library(runtime_dir: str) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Exited, Spawn
 from mmsup.supervisor import kin
 from mmsup.supervisor.console import Console
@@ -109,6 +110,7 @@ class Succession:
         while messages := brain.hear(now_s):  # `Finished` may be the last thing a brain says
             for message in messages:
                 self._court.do(message)
+        faultpoint("keeper.brain_died")
         self._deafen(brain)
         kin.end_session(brain.pid)
         self._brain = None
@@ -138,9 +140,11 @@ class Succession:
             wait_s = self._next(0.0, now_s)
             self._console.say("error", "brain_failed", text=str(error), next_s=round(wait_s, 3))
             return
+        faultpoint("keeper.brain_started")
         self._selector.register(self._brain, selectors.EVENT_READ, self._listen)
         self._console.say("info", "brain_start", pid=self._brain.pid, generation=self.generation)
         self._court.greet()
+        faultpoint("keeper.brain_greeted")
 
     def _listen(self) -> None:
         brain = self._brain

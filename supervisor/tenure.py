@@ -43,9 +43,7 @@ class Tenure:
     told_to_leave: bool = False
     """Stop was said: leaving with status 0 is no death."""
     dropped: bool = False
-    """It was killed while it loaded, because nobody wants it any more: that is no death either."""
-    counted: bool = True
-    """Whether its end is held against its model."""
+    """It was killed while it loaded, as nobody wants it any more, or knows how far it is: no death either."""
     end_timer: asyncio.TimerHandle | None = None
     curve: Curve = field(default_factory=Curve)
     artefact: Future[dict[str, Any]] | None = None  # JSON: the digest of what it loaded

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from mmsup.supervisor import whole
 
 FORMAT: Final = 1
 
@@ -53,7 +54,7 @@ class Wanted:
         """An orderly stop: the next start follows its flags. On a disk that refuses, it will take this for a crash."""
         self._wishes = {}
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            whole.remove(self._path)
 
 
 def _read(path: Path, mode: str) -> dict[str, Wish]:
@@ -67,18 +68,6 @@ def _read(path: Path, mode: str) -> dict[str, Wish]:
 
 
 def _write(path: Path, mode: str, wishes: dict[str, Wish]) -> None:
-    """The file whole, or as it was: new name, contents to disk, then the name, then the folder."""
     models = {name: {"up": wish.up, "config": wish.config} for name, wish in sorted(wishes.items())}
     text = json.dumps({"format": FORMAT, "mode": mode, "models": models}, indent=1)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    whole.write(path, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from types import TracebackType
 
 from harness.server import EVENT_S, Server, eventually
@@ -16,6 +17,9 @@ class Bystander:
 
     server: Server
     model: str
+    may_be_cut: bool = False
+    """A gateway may die: its connections are cut then. None is refused even so."""
+    cuts: int = 0
     sent: int = 0
     failures: list[str] = field(default_factory=list)
     worst_s: float = 0.0
@@ -64,17 +68,18 @@ class Bystander:
         eventually(lambda: self.server.pids(self.model) == self.pids, "the same processes as before")
 
     def _run(self) -> None:
-        http = self._http
+        client = self._http
         number = 0
         while not self._stop.is_set():
             number += 1
             row = [float(number), 1.0, 2.0, 3.0]
             began = time.monotonic()
             try:
-                status, reply = http.infer(self.model, x=("FP32", [4], row))
+                status, reply = client.infer(self.model, x=("FP32", [4], row))
                 fault = "" if status == 200 and reply["outputs"][0]["data"] == row else f"{status} {reply}"
-            except OSError as error:
-                fault = repr(error)
+            except (HTTPException, OSError) as error:
+                fault = "" if self._is_cut(error) else repr(error)
+                client.close()  # the next call connects anew
             with self._enough:
                 self.sent += 1
                 self.took_s.append(time.monotonic() - began)
@@ -84,4 +89,10 @@ class Bystander:
                 self._enough.notify_all()
             if fault:
                 break
-        http.close()
+        client.close()
+
+    def _is_cut(self, error: Exception) -> bool:
+        if not self.may_be_cut or not isinstance(error, ConnectionResetError | BrokenPipeError | HTTPException):
+            return False
+        self.cuts += 1
+        return True

@@ -125,7 +125,7 @@ def _look(server: Server) -> Snapshot:
             gateways += role == "gateway"
             core[f"gateway{gateways}" if role == "gateway" else role] = examine(each)
     return Snapshot(
-        shm=frozenset(os.listdir("/dev/shm")),
+        shm=names_in_shm(),
         holders=strangers_with(memory_of(each.pid for each in processes), [each.pid for each in processes]),
         roles=roles,
         zombies=zombies,
@@ -135,6 +135,12 @@ def _look(server: Server) -> Snapshot:
         open_requests=server.gauge("mmsup_requests_open"),
         used_bytes=server.gauge("mmsup_arena_used_bytes"),
     )
+
+
+def names_in_shm() -> frozenset[str]:
+    """What lies in /dev/shm, but for semaphores of Python's multiprocessing: others' tests use it, nothing of ours may
+    (tests/test_architecture.py)."""
+    return frozenset(name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-"))
 
 
 def memory_of(pids: Iterable[int]) -> frozenset[int]:
@@ -221,7 +227,7 @@ def family(server: Server) -> Family:
     keeper = psutil.Process(server.process.pid)
     processes = [keeper, *keeper.children(recursive=True)]
     memory = memory_of(each.pid for each in processes)
-    return Family(processes, memory, frozenset(os.listdir("/dev/shm")), frozenset(cgroup_tops(server)))
+    return Family(processes, memory, names_in_shm(), frozenset(cgroup_tops(server)))
 
 
 def assert_gone(server: Server, was: Family) -> None:
@@ -230,7 +236,7 @@ def assert_gone(server: Server, was: Family) -> None:
     while True:
         found = [f"process {each.pid}" for each in was.processes if each.is_running()]
         found += [f"pid {pid} holds its memory" for pid in strangers_with(was.memory, [])]
-        found += [f"in /dev/shm: {name}" for name in set(os.listdir("/dev/shm")) - was.shm]
+        found += [f"in /dev/shm: {name}" for name in names_in_shm() - was.shm]
         found += [f"cgroup {each}" for each in was.cgroups if each.exists()]
         found += [f"socket {each}" for each in server.runtime_dir.rglob("*") if each.is_socket()]
         if not found:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 
 import pytest
 
@@ -86,5 +88,26 @@ def test_descriptors_are_not_inherited_by_accident() -> None:
     (fd,) = received[1]
     assert not os.get_inheritable(fd)
     close_all([fd])
+    one.close()
+    other.close()
+
+
+def test_a_message_whose_descriptors_find_no_room_here_is_an_error_and_no_silent_loss() -> None:
+    one, other = Seqpacket.pair()
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+    one.send(b"take them", fds)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fds.append(os.open("/dev/null", os.O_RDONLY))
+        os.close(fds.pop())  # room for one of three
+        with pytest.raises(OSError, match="no room"):
+            other.receive()
+        fds.append(os.open("/dev/null", os.O_RDONLY))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        close_all(fds)
     one.close()
     other.close()

@@ -547,6 +547,74 @@ def test_a_worker_that_became_ready_while_no_brain_was_there_serves(tmp_path: Pa
     in_house(tmp_path, play)
 
 
+def test_a_worker_whose_ready_died_with_its_brain_begins_anew_and_nothing_is_held_against_it(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        house.keeper.script = greet
+        await house.until(lambda: house.state("good") == "loading")
+        await house.kill_brain()
+        (child,) = house.keeper.workers()
+        child.page.enter(Activity.IDLE, 1 << 62)
+        house.keeper.script = Child.serve
+        await house.new_brain()
+        await house.until(ready(house, "good"))
+        assert [each.life for each in house.keeper.workers()] == [(1, 2)]
+        assert not house.events("worker_exit")
+
+    in_house(tmp_path, play)
+
+
+def test_a_gateway_that_died_while_no_brain_was_there_is_followed_by_one_and_not_by_two(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        gateway = house.gateway()
+        await house.kill_brain()
+        gateway.process.kill()
+        await house.keeper.deaths.wait()
+        await house.new_brain()
+        await house.until(house.brain.gateways.are_up)
+        await house.brain.gateways.reached(1.0)
+        spawned = [each.token for each in house.keeper.of(wire.Spawn) if each.token.startswith("gateway")]
+        assert spawned == ["gateway.0.1", "gateway.0.2"]
+
+    in_house(tmp_path, play)
+
+
+def test_what_a_gateway_asked_a_dead_brain_is_not_carried_out_by_the_next(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        gateway = house.gateway()
+        await house.kill_brain()
+        gateway.say(wire.Pong(1))
+        gateway.say(wire.Ask(7, "unload", {"name": "good"}))  # its client was told to try again, or will be
+        await house.new_brain()
+        await house.until(house.brain.gateways.are_up)
+        assert gateway.of(wire.Ping)[-1].number == 1, "the Pong from before was taken for the answer"
+        await house.brain.gateways.reached(1.0)
+        assert house.state("good") == "ready"
+        assert not gateway.of(wire.Answer)
+        assert not house.events("model_unloaded")
+
+    in_house(tmp_path, play)
+
+
+def test_what_a_dead_brain_made_for_lives_that_it_could_tell_nobody_of_is_cleared(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        await house.until(lambda: house.events("ready"))
+        await house.kill_brain()
+        folder, socket, other = tmp_path / "state/scratch/w9.1", tmp_path / "run/w9.1", tmp_path / "run/other"
+        folder.mkdir()
+        for file in (folder / "something", socket, other):
+            file.touch()
+        await house.new_brain()
+        await house.until(house.brain.gateways.are_up)
+        await house.until(lambda: not folder.exists())
+        assert not socket.exists()
+        assert other.exists()
+        assert (tmp_path / "state/scratch/w1.1").is_dir(), "the folder of one that lives is gone"
+
+    in_house(tmp_path, play)
+
+
 def test_a_reload_that_the_brain_did_not_survive_leaves_the_old_one(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         await house.until(lambda: house.events("ready"))

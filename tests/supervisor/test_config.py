@@ -291,3 +291,13 @@ def test_the_nearer_layer_wins_and_mappings_are_merged_by_entry() -> None:
     near = {"env": {"B": "2"}, "instances": 2}
     assert keys.merged(far, near) == {"env": {"A": "1", "B": "2"}, "memory": 1, "instances": 2}
     assert far == {"env": {"A": "1", "B": "1"}, "memory": 1}
+
+
+def test_a_server_that_fails_on_order_is_warned_of_and_no_file_can_make_one(tmp_path: Path) -> None:
+    reading = read(REPOSITORY, {"MMSUP_FAULT_POINTS": "/somewhere"}, 0)
+    assert reading.settings is not None
+    assert reading.settings.fault_points == "/somewhere"
+    assert [each.place for each in reading.warnings] == ["MMSUP_FAULT_POINTS"]
+    path = tmp_path / "mmsup.yaml"
+    path.write_text("fault_points: /somewhere\n")
+    assert read({**REPOSITORY, "config": str(path)}, {}, 0).faults

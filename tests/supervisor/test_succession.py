@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from keeper_rig import wait_readable
 from mmsup.ipc.messages import Beat, Exited, Finished, Inventory, Reload
+from mmsup.ipc.seqpacket import Seqpacket
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.succession import Succession
 
@@ -158,6 +160,24 @@ def test_a_brain_that_hangs_up_is_killed(realms: Any) -> None:
     assert not realm.selector.get_map(), "the end of a channel would be readable for ever"
     realm.brains.tend(time.monotonic())
     assert 'text="hung up"' in realm.text()
+    realm.end_of_brain()
+
+
+def test_a_brain_that_cannot_be_heard_is_killed_and_the_keeper_lives(
+    realms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    realm = realms(f"""os.write(control, b'["Beat"]'); {SLEEP}""")
+    realm.brains.tend(time.monotonic())
+
+    def fail(_: Seqpacket) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Seqpacket, "receive", fail)
+        for key, _ in realm.selector.select(10):
+            key.data()
+        realm.brains.tend(time.monotonic())
+    assert 'text="cannot be heard: Cannot allocate memory"' in realm.text()
     realm.end_of_brain()
 
 

@@ -1,0 +1,23 @@
+"""What holds for all tests: options of the command line, and what is printed at the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.trial import LINES
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For tests/faults/test_nth_operation.py."""
+    group = parser.getgroup("mmsup")
+    group.addoption("--all-points", action="store_true", help="let each fault point fail in each operation (an hour)")
+    group.addoption("--points-seed", help="the seed of an earlier sample of fault points")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What the loop over the fault points has tried."""
+    lines = config.stash.get(LINES, [])
+    if lines:
+        terminalreporter.section("fault points")
+        for line in lines:
+            terminalreporter.write_line(line)

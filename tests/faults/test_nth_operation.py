@@ -1,0 +1,183 @@
+"""Each operation with each of its points failing at its first hit, its second, and so on, until it passes.
+
+A run without `--all-points` takes a sample by seed, spread over all points, within a budget of time; with it all are
+tried, which takes an hour. Both print what was tried, and which points were come by.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import psutil
+import pytest
+
+from harness import trial
+from harness.operations import BYSTANDER, OPERATIONS, Operation, repository
+from harness.points import Range, Spot, spots
+from harness.trial import Failure, House
+from mmsup.ipc.faultpoint import Order
+
+pytestmark = pytest.mark.slow
+BUDGET_S = 35.0
+"""Of the sample over the operations on a running server; whatever was begun is ended."""
+FEW_S = 10.0
+"""The same, of starts and of ends of a server."""
+ORDERS = {Order.KILL: 6, Order.RAISE: 6, Order.DELAY: 1}
+"""How often each is drawn for a sample: a delay shows least."""
+
+Report = Callable[[str], None]
+Chance = tuple[str, Spot, Order, int]
+"""An operation, a point in it, what may be ordered there, and how often it is come by."""
+
+
+@dataclass
+class Loop:
+    """What is common to all trials of this file."""
+
+    points: Range
+    house: House
+    everything: bool
+    rng: random.Random
+    report: Report
+    tried: Counter[str] = field(default_factory=Counter)
+
+    def count(self, failure: Failure) -> None:
+        self.tried[failure.order.name.lower()] += 1
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Loop]:
+    folder = tmp_path_factory.mktemp("points")
+    made = Range(folder / "range")
+    everything = bool(request.config.getoption("--all-points"))
+    seed = int(request.config.getoption("--points-seed") or random.SystemRandom().getrandbits(32))
+    lines: list[str] = request.config.stash.setdefault(trial.LINES, [])
+    house = House(repository(folder / "models"), made)
+    loop = Loop(made, house, everything, random.Random(seed), lines.append)
+    yield loop
+    house.close()
+    come_by = [each for each, hits in made.hits().items() if hits]
+    tried = ", ".join(f"{count} {what}" for what, count in sorted(loop.tried.items()))
+    lines.append(f"seed {seed}: {loop.tried.total()} failures ({tried})")
+    lines.append(f"points come by: {len(come_by)} of {len(list(spots()))}")
+
+
+def failures_of(hits: dict[Spot, int]) -> list[tuple[Spot, Order, int]]:
+    """What can be ordered for an operation that comes by these points, and how often it does."""
+    return [
+        (spot, order, count)
+        for spot, count in sorted(hits.items())
+        for order in ORDERS
+        if order is not Order.RAISE or spot.can_raise
+    ]
+
+
+@pytest.mark.fault("F30")
+def test_an_operation_in_which_one_point_fails_has_one_outcome_and_leaves_all_well(loop: Loop) -> None:
+    known = {operation.name: trial.hits_of(loop.house.stage(), operation) for operation in OPERATIONS}
+    if loop.everything:
+        for operation in OPERATIONS:
+            for spot, order, count in failures_of(known[operation.name]):
+                _until_it_passes(loop, operation, spot, order, count)
+    else:
+        _sample(loop, known)
+
+
+def _until_it_passes(loop: Loop, operation: Operation, spot: Spot, order: Order, count: int) -> None:
+    for nth in range(1, count + 2):
+        if not _attempt(loop, operation, Failure(order, spot, nth), count):
+            return
+
+
+def _sample(loop: Loop, known: dict[str, dict[Spot, int]]) -> None:
+    """Every point in turn, each in an operation, an order and at a hit by chance, until the time is up."""
+    by_name = {operation.name: operation for operation in OPERATIONS}
+    chances: list[Chance] = [(name, *each) for name, hits in known.items() for each in failures_of(hits)]
+    end_s = time.monotonic() + BUDGET_S
+    todo = [
+        _drawn(loop, [each for each in chances if each[1] == spot]) for spot in sorted({each[1] for each in chances})
+    ]
+    loop.rng.shuffle(todo)
+    count_of_all = len(todo)
+    while todo and time.monotonic() < end_s:
+        name, spot, order, count = todo.pop()
+        _attempt(loop, by_name[name], Failure(order, spot, loop.rng.randint(1, count)), count)
+    loop.report(f"sample: {count_of_all - len(todo)} of {count_of_all} points, one failure each of {len(chances)}")
+
+
+def _drawn(loop: Loop, chances: list[Chance]) -> Chance:
+    return loop.rng.choices(chances, [ORDERS[each[2]] for each in chances])[0]
+
+
+def _attempt(loop: Loop, operation: Operation, failure: Failure, count: int) -> bool:
+    try:
+        fired = trial.attempt(loop.house, operation, failure, count)
+    except BaseException as error:
+        loop.points.disarm()
+        loop.house.abandon()
+        error.add_note(f"{operation.name}: {failure}")
+        raise
+    if fired:
+        loop.count(failure)
+    return fired
+
+
+@pytest.mark.fault("F30")
+def test_a_start_in_which_one_point_fails_comes_up_or_says_why_not(loop: Loop) -> None:
+    before = loop.points.hits()
+    nothing = Failure(Order.OFF, next(spots()), 1)
+    assert not trial.begin(loop.house, loop.points, nothing)
+    hits = _since(loop, before)
+    _try(loop, hits, "start", lambda failure: trial.begin(loop.house, loop.points, failure))
+
+
+@pytest.mark.fault("F30")
+def test_an_end_in_which_one_point_fails_is_an_end(loop: Loop) -> None:
+    before: dict[Spot, int] = {}
+    trial.stop(loop.house, loop.points, None, lambda: before.update(loop.points.hits()))
+    hits = _since(loop, before)
+    _try(loop, hits, "stop", lambda failure: trial.stop(loop.house, loop.points, failure))
+
+
+def _since(loop: Loop, before: dict[Spot, int]) -> dict[Spot, int]:
+    return {spot: count - before[spot] for spot, count in loop.points.hits().items() if count > before[spot]}
+
+
+def _try(loop: Loop, hits: dict[Spot, int], name: str, act: Callable[[Failure], bool]) -> None:
+    chances = failures_of(hits)
+    end_s = float("inf") if loop.everything else time.monotonic() + FEW_S
+    loop.rng.shuffle(chances)
+    done = 0
+    for spot, order, count in chances:
+        for nth in range(1, count + 1) if loop.everything else [loop.rng.randint(1, count)]:
+            failure = Failure(order, spot, nth)
+            try:
+                if act(failure):
+                    loop.count(failure)
+            except BaseException as error:
+                loop.points.disarm()
+                error.add_note(f"{name}: {failure}")
+                raise
+        done += 1
+        if time.monotonic() > end_s:
+            break
+    loop.report(f"{name}: {done} of {len(chances)} pairs of a point and a failure")
+
+
+def test_no_worker_gets_the_range(loop: Loop) -> None:
+    stage = loop.house.stage()
+    for pid in stage.server.pids(BYSTANDER):
+        assert not any(each.startswith("points=") for each in psutil.Process(pid).cmdline())
+        assert str(loop.points.path) not in {
+            os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")
+        }
+
+
+def test_every_point_is_come_by_in_some_operation(loop: Loop) -> None:
+    missed = [str(each) for each, hits in loop.points.hits().items() if not hits]
+    assert not missed

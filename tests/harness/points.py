@@ -1,0 +1,95 @@
+"""A range of fault points, as a test holds it: order one failure, see who came by, see whether it came to pass."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsup.ipc.faultpoint import (
+    ANY_POINT,
+    ANY_ROLE,
+    HITS_AT,
+    MAGIC,
+    NAMES,
+    POINTS,
+    RANGE_BYTES,
+    ROLES,
+    SUBJECT_AT,
+    SUBJECT_BYTES,
+    WORD_FIRED,
+    WORD_LEFT,
+    WORD_MAGIC,
+    WORD_POINT,
+    WORD_ROLE,
+    WORD_WAIT,
+    WORD_WHAT,
+    Order,
+)
+
+DELAY_MS = 200
+
+
+@dataclass(frozen=True, order=True)
+class Spot:
+    """A point in one role."""
+
+    role: str
+    name: str
+
+    @property
+    def can_raise(self) -> bool:
+        return POINTS[self.name].error != 0
+
+    def __str__(self) -> str:
+        return self.name if self.name.startswith(self.role) else f"{self.name} in {self.role}"
+
+
+def spots() -> Iterator[Spot]:
+    """All there are."""
+    for name, point in POINTS.items():
+        for role in point.roles or (name.partition(".")[0],):
+            yield Spot(role, name)
+
+
+class Range:
+    """One file, mapped here and in every process that was armed by it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.ftruncate(fd, RANGE_BYTES)
+        self._words = memoryview(mmap.mmap(fd, RANGE_BYTES)).cast("Q")
+        os.close(fd)
+        self._words[WORD_MAGIC] = MAGIC
+
+    def order(self, what: Order, spot: Spot | None = None, nth: int = 1, subject: str = "") -> None:
+        """The nth hit from now on fires; of any point in any role without `spot`."""
+        words = self._words
+        words[WORD_WHAT] = Order.OFF
+        words[WORD_ROLE] = ROLES.index(spot.role) if spot else ANY_ROLE
+        words[WORD_POINT] = NAMES.index(spot.name) if spot else ANY_POINT
+        words[WORD_LEFT], words[WORD_FIRED], words[WORD_WAIT] = nth, 0, DELAY_MS
+        text = subject.encode().ljust(SUBJECT_BYTES, b"\0")
+        for word in range(SUBJECT_BYTES // 8):
+            words[SUBJECT_AT + word] = int.from_bytes(text[word * 8 : word * 8 + 8], "little")
+        words[WORD_WHAT] = what
+
+    def disarm(self) -> bool:
+        """No failure any more; whether there was one."""
+        self._words[WORD_WHAT] = Order.OFF
+        return self.fired
+
+    @property
+    def fired(self) -> bool:
+        """What was ordered has happened."""
+        return bool(self._words[WORD_FIRED])
+
+    def hits(self) -> dict[Spot, int]:
+        """How often each has been come by since the file was made."""
+        return {
+            each: self._words[HITS_AT + ROLES.index(each.role) * len(NAMES) + NAMES.index(each.name)]
+            for each in spots()
+        }

@@ -1,0 +1,320 @@
+"""One trial of the N-th operation loop: a failure is ordered, an operation is asked for, and then all must be well.
+
+Well is: whoever asked has exactly one outcome; what is wanted (on the disk) is what is true; the bystander's calls were
+all answered, or cut where his gateway died, and none refused; nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.bystander import Bystander
+from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.operations import BYSTANDER, LARGE, Operation, Outcome, Stage, infer
+from harness.points import Range, Spot
+from harness.server import Http, Server, eventually
+from mmsup.ipc.faultpoint import Order
+from mmsup.supervisor.client import NoServer
+
+FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
+FALLS = 2
+"""Of one server's brain or gateway: the next one would come later, by the curve of all restarts."""
+LINES = pytest.StashKey[list[str]]()
+"""What the loop has to say at the end of the session."""
+LATE_S = 1.0
+"""How long a hit may come after its operation's outcome."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is ordered."""
+
+    order: Order
+    spot: Spot
+    nth: int
+
+    @property
+    def ends_keeper(self) -> bool:
+        """A kill of the keeper itself, not of the child that it is about to become."""
+        name = self.spot.name
+        in_child = name in ("keeper.child_group", "keeper.child_exec")
+        return self.order is Order.KILL and self.spot.role == "keeper" and not in_child
+
+    def __str__(self) -> str:
+        return f"{self.order.name.lower()} at hit {self.nth} of {self.spot}"
+
+
+class House:
+    """Servers, one after another, all armed by one range."""
+
+    def __init__(self, repository: Path, points: Range) -> None:
+        self._repository = repository
+        self._points = points
+        self._stage: Stage | None = None
+        self._falls: Counter[str] = Counter()
+
+    def server(self) -> Server:
+        """A server that is being started."""
+        return Server(self._repository, *FLAGS, env={"MMSUP_FAULT_POINTS": str(self._points.path)})
+
+    def stage(self) -> Stage:
+        """A server that is ready, the victim down, whose processes come back at once if they die."""
+        if self._stage is None or max(self._falls.values(), default=0) >= FALLS:
+            self.close()
+            server = self.server()
+            self._stage = Stage(server, self._points)
+            server.await_ready()
+            self._stage.up()  # so that everything is warm
+            self._stage.down()
+        return self._stage
+
+    @contextlib.contextmanager
+    def watched(self, stage: Stage) -> Iterator[None]:
+        """Count what falls in the block."""
+        before = self._pids(stage)
+        yield
+        for role, pid in self._pids(stage).items():
+            self._falls[role] += pid != before[role]
+
+    @staticmethod
+    def _pids(stage: Stage) -> dict[str, int]:
+        def look() -> dict[str, int] | None:
+            status = stage.server.status()
+            (gateway,) = status["gateways"]
+            return {"brain": status["brain"]["pid"], "gateway": gateway["pid"]} if gateway["pid"] else None
+
+        return eventually(look, "a brain and a gateway")
+
+    def close(self) -> None:
+        """An orderly end, that leaves nothing."""
+        stage, self._stage = self._stage, None
+        self._falls.clear()
+        if stage is not None:
+            with removed(stage.server):
+                everyone = family(stage.server)
+                assert stage.server.stop() == 0, stage.server.log()
+                assert_gone(stage.server, everyone)
+
+    def abandon(self) -> None:
+        """A trial has failed: its server proves nothing any more."""
+        stage, self._stage = self._stage, None
+        self._falls.clear()
+        if stage is not None:
+            print(stage.server.log()[-6000:])
+            stage.server.remove()
+
+
+@contextlib.contextmanager
+def removed(server: Server) -> Iterator[None]:
+    """Whatever happens, the server is gone afterwards."""
+    try:
+        yield
+    finally:
+        server.remove()
+
+
+def hits_of(stage: Stage, operation: Operation) -> dict[Spot, int]:
+    """How often each point is come by in one run of the operation in which nothing fails."""
+    operation.prepare(stage)
+    before = stage.points.hits()
+    outcome = operation.run(stage)
+    assert outcome.right, outcome
+    settle(stage)
+    hits = {spot: count - before[spot] for spot, count in stage.points.hits().items() if count > before[spot]}
+    stage.down()
+    return hits
+
+
+def attempt(house: House, operation: Operation, failure: Failure, expected: int = 0) -> bool:
+    """One trial; whether the failure came to pass. `expected`: hits that a run without a failure has."""
+    stage = house.stage()
+    warm(stage)
+    before = settled(stage.server)
+    operation.prepare(stage)
+    if failure.ends_keeper:
+        return _without_keeper(house, stage, operation, failure)
+    with house.watched(stage), _bystander(stage, operation, failure):
+        stage.points.order(failure.order, failure.spot, failure.nth)
+        outcome = operation.run(stage)
+        settle(stage)
+        fired = _fired(stage, failure.nth <= expected)
+        _judge(stage, operation, outcome, failure)
+        converge(stage)
+    stage.down()
+    warm(stage)
+    assert_clean(before, stage.server)
+    return fired
+
+
+def warm(stage: Stage) -> None:
+    """Let a gateway, which may be a new one, have what it makes at its first large request and keeps."""
+    client = Http(stage.server.address())
+    assert client.infer(BYSTANDER, x=("FP32", [LARGE], [1.0] * LARGE))[0] == 200
+    client.close()
+
+
+def _fired(stage: Stage, is_expected: bool) -> bool:
+    """Whether it has happened; what comes after the outcome is waited for, if it comes at all."""
+    if is_expected:
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: stage.points.fired, "the failure", LATE_S)
+    return stage.points.disarm()
+
+
+def _bystander(stage: Stage, operation: Operation, failure: Failure) -> contextlib.AbstractContextManager[object]:
+    may_be_cut = operation.cuts or (failure.spot.role == "gateway" and failure.order is not Order.DELAY)
+    return Bystander(stage.server, BYSTANDER, may_be_cut=may_be_cut)
+
+
+def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: Failure) -> None:
+    if outcome.right and operation.wishes is not None:
+        assert stage.wish() is operation.wishes, f"{operation.name}: 200, and {stage.wish()} on the disk"
+    assert outcome.right or failure.order is not Order.DELAY, outcome
+    assert "internal" not in outcome.text, f"{outcome}: nobody foresaw {failure}"
+    if outcome.cut:
+        assert operation.cuts or failure.spot.role in ("gateway", "keeper"), f"{outcome} with {failure}"
+
+
+def settle(stage: Stage) -> None:
+    """Returns when what is true is what is wanted."""
+    if stage.wish():
+        eventually(stage.is_up, "the victim is up")
+    else:
+        eventually(stage.is_down, "the victim is down")
+
+
+def converge(stage: Stage) -> None:
+    """The same; a model that is wanted answers then, and right."""
+    settle(stage)
+    if stage.wish():
+        outcome = infer(stage, 3)
+        assert outcome.right, outcome
+    client = Http(stage.server.address())
+    status, reply = client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
+    client.close()
+    assert status == 200, reply
+
+
+def _without_keeper(house: House, stage: Stage, operation: Operation, failure: Failure) -> bool:
+    """The keeper dies, and everything with it; the same command begins again with what was wanted."""
+    server = stage.server
+    everyone = family(server)
+    stage.points.order(failure.order, failure.spot, failure.nth)
+    with contextlib.suppress(ConnectionError, NoServer, AssertionError):
+        operation.run(stage)
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: server.process.poll() is not None, "the keeper's end", LATE_S)
+    if not stage.points.disarm():
+        converge(stage)
+        stage.down()
+        return False
+    server.process.wait(10)
+    await_gone(everyone.processes)
+    server.start_again()
+    server.await_ready()
+    converge(stage)
+    stage.down()
+    house.close()
+    return True
+
+
+def await_gone(processes: list[psutil.Process]) -> None:
+    """What a keeper leaves dies with it."""
+    _, alive = psutil.wait_procs(processes[1:], timeout=10)
+    assert not alive, "somebody survives the keeper"
+
+
+# The two operations that begin or end with no server.
+
+
+def begin(house: House, points: Range, failure: Failure) -> bool:
+    """A server starts: it comes up, or says why not and leaves nothing; the same command then works."""
+    points.order(failure.order, failure.spot, failure.nth)
+    server = house.server()
+    with removed(server):
+        try:
+            server.await_ready()
+            _first_call(server, failure)
+            if points.fired and failure.ends_keeper:
+                server.process.wait(10)
+                raise AssertionError("the keeper died after its server was ready")
+        except (AssertionError, NoServer):
+            _judge_refusal(server, failure)
+            server.start_again()
+            server.await_ready()
+        return _ends(server, points)
+
+
+def _judge_refusal(server: Server, failure: Failure) -> None:
+    code = server.process.poll()
+    assert code is not None, f"{failure}: neither ready nor ended\n{server.log()}"
+    if failure.ends_keeper:
+        assert code < 0, server.log()
+    else:
+        assert code == 1, server.log()
+        assert "Traceback" not in server.log(), server.log()
+        assert "mmsup: " in server.log(), server.log()
+
+
+def _first_call(server: Server, failure: Failure) -> None:
+    """It is part of the start; a gateway that fails in it cuts it."""
+    client = Http(server.address())
+    try:
+        client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
+    except (ConnectionError, HTTPException):
+        assert failure.spot.role in ("gateway", "keeper"), failure
+    finally:
+        client.close()
+
+
+def _ends(server: Server, points: Range) -> bool:
+    fired = points.disarm()
+    client = Http(server.address())
+    status, reply = client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
+    client.close()
+    assert status == 200, reply
+    everyone = family(server)
+    assert server.stop() == 0, server.log()
+    assert_gone(server, everyone)
+    return fired
+
+
+def stop(house: House, points: Range, failure: Failure | None, look: Callable[[], None] = lambda: None) -> bool:
+    """A server is told to stop, with the victim loaded by hand: it ends with 0 and forgets that, or it is cut off."""
+    server = house.server()
+    with removed(server):
+        server.await_ready()
+        stage = Stage(server, points)
+        stage.up()
+        everyone = family(server)
+        look()
+        if failure is not None:
+            points.order(failure.order, failure.spot, failure.nth)
+        code = server.stop()
+        fired = points.disarm()
+        if code < 0:
+            assert failure is not None, server.log()
+            assert failure.ends_keeper, server.log()
+            await_gone(everyone.processes)
+            _goes_on(stage)
+        else:
+            assert code == 0, server.log()
+            assert not stage.wish()
+        assert_gone(server, everyone)
+        return fired
+
+
+def _goes_on(stage: Stage) -> None:
+    """After the cut: what was wanted, if it was not forgotten yet."""
+    stage.server.start_again()
+    stage.server.await_ready()
+    converge(stage)
+    assert stage.server.stop() == 0, stage.server.log()
