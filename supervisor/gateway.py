@@ -69,8 +69,14 @@ class Gateway:
         """Why we killed this process, if we did."""
         self._timer: asyncio.TimerHandle | None = None
 
+    def begin(self) -> None:
+        """Start its process, unless it lives, or its next life has its time already."""
+        if self.life is None and self._timer is None:
+            self.spawn()
+
     def spawn(self) -> None:
         """Start its process."""
+        self.close()
         self.generation += 1
         self._why = ""
         self.spawned_s = time.monotonic()
@@ -144,6 +150,7 @@ class Gateway:
         """No next one."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     @property
     def token(self) -> str:

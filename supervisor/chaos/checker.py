@@ -126,7 +126,7 @@ def deaths(story: Story) -> Iterator[str]:
         blow = _blow_of(story, death)
         if blow is None:
             yield f"a worker of {death.model} died at {death.t:.3f} s without a fault"
-        elif told and told[death.pid] != 1 and not _around(story, death.t, "kill_brain", "stop_brain"):
+        elif story.told and told[death.pid] != 1 and not _around(story, death.t, "kill_brain", "stop_brain"):
             yield f"the death of {death.model} at {death.t:.3f} s stands {told[death.pid]} times in the journal"
     for blow in story.blows:
         if blow.fault.cause and blow.fault.is_deadly and blow.death is None and not _is_spent(story, blow):

@@ -22,6 +22,7 @@ from mmsup.supervisor.client import Json
 
 _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _MODEL: Final = re.compile(r'model="([^"]*)"')
+PATIENCE_S: Final = 60.0
 NO_REPLY: Final = Reply(0, {}, b"")
 """What a call to the server's own endpoints gives if there was no reply."""
 
@@ -61,10 +62,11 @@ class Target:
         return found
 
     async def call(self, path: str, method: str = "POST", body: bytes = b"{}") -> Reply:
-        """One of the server's own endpoints; `NO_REPLY` if the connection broke."""
+        """One of the server's own endpoints; `NO_REPLY` if none comes."""
         try:
-            return await self.door.ask(Call(path, body if method == "POST" else b"", (), method))
-        except (Reset, Refused, Nonsense):
+            async with asyncio.timeout(PATIENCE_S):
+                return await self.door.ask(Call(path, body if method == "POST" else b"", (), method))
+        except (Reset, Refused, Nonsense, TimeoutError):
             return NO_REPLY
 
     async def load(self, model: str) -> Reply:

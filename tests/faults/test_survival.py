@@ -161,6 +161,24 @@ def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path)
         assert server.stop() == 0
 
 
+@pytest.mark.fault("F25", "F26")
+def test_a_gateway_that_dies_while_the_brain_is_away_has_one_successor(repository: Path) -> None:
+    with running(repository) as server:
+        before = settled(server)
+        brain = psutil.Process(server.status()["brain"]["pid"])
+        (gateway,) = server.status()["gateways"]
+        brain.suspend()  # away, until the gateway is dead
+        os.kill(gateway["pid"], signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(gateway["pid"])], timeout=30)
+        brain.kill()
+        await_other_gateway(server, gateway["pid"])
+        http_client = Http(server.address())
+        assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+        http_client.close()
+        assert len(server.events("gateway_spawn")) == 2
+        assert_clean(before, server)
+
+
 @pytest.mark.fault("F26", "F35")
 def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: Path) -> None:
     with running(repository, "--gateways", "2") as server:
