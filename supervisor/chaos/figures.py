@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mmsup.supervisor.chaos.checker import Finding, recovery_s
-from mmsup.supervisor.chaos.faults import RESETTING, Role
+from mmsup.supervisor.chaos.faults import RESETTING, By, Role
 from mmsup.supervisor.chaos.story import Blow, Request, Story
 
 WARM_S: Final = 1.0
 """The first requests pay for connections and first shared memory: no part of the baseline."""
-SETTLED_S: Final = 1.0
-"""After a gateway came back."""
+SETTLED_S: Final = 3.0
+"""After a gateway came back: what had waited for it is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,11 @@ class Figures:
     detection: Spread
     in_flight: Spread
     recovery: Spread
+    shaken: Spread
+    """Recovery while brain or gateway was hurt as well."""
     whole: Spread
+    lateness: Spread
+    """How late the clients themselves were: what of any latency is theirs."""
     baseline: Spread
     during: Spread
     everything: Spread
@@ -101,8 +105,10 @@ def figures(story: Story, findings: list[Finding]) -> Figures:
         unplanned=by_rule["house"],
         detection=spread(each.told_s - each.death.t for each in story.blows if each.told_s and each.death),
         in_flight=spread(_answered(story.blows)),
-        recovery=spread(_recoveries(story.blows)),
+        recovery=spread(_recoveries(each for each in story.blows if not _met_the_house(story, each))),
+        shaken=spread(_recoveries(each for each in story.blows if _met_the_house(story, each))),
         whole=spread(_wholes(story.blows)),
+        lateness=spread(each.invoke.t - each.invoke.intended for each in healthy),
         baseline=spread(
             _latencies(each for each in healthy if story.began.from_s + WARM_S <= each.invoke.t < story.began.calm_s)
         ),
@@ -167,6 +173,15 @@ def _is_shaken(story: Story, request: Request) -> bool:
         and each.from_s <= request.ended_s
         and request.invoke.intended <= each.over_s + SETTLED_S
         for each in story.blows
+    )
+
+
+def _met_the_house(story: Story, blow: Blow) -> bool:
+    """Whether brain or gateway was hurt between the blow and the comeback: respawns wait for the one, answers for the
+    other."""
+    back_s = blow.back_s or blow.from_s
+    return any(
+        each.fault.by == By.HOUSE and each.from_s <= back_s and blow.from_s <= each.over_s for each in story.blows
     )
 
 

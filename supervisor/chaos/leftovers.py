@@ -16,6 +16,9 @@ from typing import Final
 
 RSS_GROWTH: Final = 32 << 20
 """What a long-lived process may have grown by, bytes; a leak of a slot or a reply for each fault is far more."""
+ARENA: Final = "/memfd:mmsup-arena"
+EXTENTS: Final = 8
+"""Shared memory comes and goes with demand; so many extents for each worker are more than any demand here needs."""
 PROC: Final = Path("/proc")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _ROLE: Final = re.compile(r"mmsup\.(?:supervisor\.)?(\w+)(?:\.cli)?")
@@ -93,6 +96,9 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
         found.append(f"I2 processes: {_words(before.processes)} became {_words(after.processes)}")
     for name, was in before.house.items():
         found += _process_differences(name, was, after.house.get(name))
+    extents = sum(each.descriptors[ARENA] for each in after.house.values())
+    if extents > EXTENTS * after.processes["worker"]:
+        found.append(f"I3 {extents} extents of shared memory are open for {after.processes['worker']} workers")
     if after.cgroups != before.cgroups:
         found.append(f"I5 {before.cgroups} control groups became {after.cgroups}")
     if after.runtime != before.runtime:
@@ -104,11 +110,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 def counts(before: Snapshot, after: Snapshot) -> dict[str, int]:
     """The table's figures of what is left behind."""
-    more = [
-        sum((each.descriptors - before.house[name].descriptors).values())
-        for name, each in after.house.items()
-        if name in before.house
-    ]
+    more = [sum(_more(before.house[name], each).values()) for name, each in after.house.items() if name in before.house]
     return {
         "segments": len(after.shm - before.shm) + after.strangers + int(after.used_bytes > 0),
         "descriptors": sum(more),
@@ -177,7 +179,7 @@ def _process_differences(name: str, was: Process, now: Process | None) -> list[s
     if now is None:
         return [f"I2 {name} is gone"]
     found = []
-    more = now.descriptors - was.descriptors
+    more = _more(was, now)
     if more:
         found.append(f"I3 {name} has more descriptors: {_words(more)}")
     if now.rss_bytes > was.rss_bytes + RSS_GROWTH:
@@ -185,6 +187,13 @@ def _process_differences(name: str, was: Process, now: Process | None) -> list[s
     if now.threads > was.threads:
         found.append(f"I8 {name} had {was.threads} threads and has {now.threads}")
     return found
+
+
+def _more(was: Process, now: Process) -> Counter[str]:
+    """Descriptors that were not there before, by kind; shared memory has a bound of its own."""
+    more = now.descriptors - was.descriptors
+    del more[ARENA]
+    return more
 
 
 def _strangers(family: list[int]) -> int:

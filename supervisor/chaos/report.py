@@ -46,10 +46,12 @@ def rows(found: Figures) -> list[tuple[str, str]]:
         ("death in the journal, from the kernel's word: p50 / p99 / max", _three(found.detection)),
         ("those in flight answered, from the kernel's word: p50 / p99 / max", _three(found.in_flight)),
         ("serves again, beyond its own load and the announced pause: p50 / p99 / worst", _three(found.recovery)),
+        ("the same while brain or gateway was hurt as well", _three(found.shaken)),
         ("serves again, all told: p50 / p99 / worst", _three(found.whole)),
         ("latency of healthy models before faults: p50 / p99 / max", _three(found.baseline)),
         ("the same under faults, deaths of a gateway apart", f"{_three(found.during)}{_against(found)}"),
         ("the same under all faults", _three(found.everything)),
+        ("how late the clients themselves were", _three(found.lateness)),
     ]
 
 
