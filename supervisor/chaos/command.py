@@ -9,28 +9,26 @@ import asyncio
 import gc
 import json
 import random
-import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
 
-import mmsup
 from mmsup.ipc import exits
-from mmsup.supervisor.chaos import leftovers, own
+from mmsup.supervisor.chaos import own
 from mmsup.supervisor.chaos.checker import check
-from mmsup.supervisor.chaos.conductor import TAIL_S, Course, Run
+from mmsup.supervisor.chaos.conductor import Course
 from mmsup.supervisor.chaos.driver import V2
 from mmsup.supervisor.chaos.exchange import Door
 from mmsup.supervisor.chaos.faults import FAULTS, Role, chosen
 from mmsup.supervisor.chaos.figures import figures
-from mmsup.supervisor.chaos.history import Began, History, Left
-from mmsup.supervisor.chaos.load import Clients
-from mmsup.supervisor.chaos.machine import machine
+from mmsup.supervisor.chaos.history import History
 from mmsup.supervisor.chaos.report import as_json, table
+from mmsup.supervisor.chaos.runs import against, against_own
 from mmsup.supervisor.chaos.story import story_of
 from mmsup.supervisor.chaos.target import Target
 from mmsup.supervisor.client import NoServer, Refused, ask
@@ -38,7 +36,7 @@ from mmsup.supervisor.failed import Failed
 from mmsup.supervisor.fault import Wrong
 from mmsup.supervisor.units import duration
 
-LEAST_S: Final = 2 * TAIL_S
+LEAST_S: Final = 16.0
 """A shorter run would have no time for a fault."""
 LEAST_MODELS: Final = 2
 
@@ -86,10 +84,16 @@ def chaos(**given: Any) -> None:  # what click parsed
     history = History(given["history_file"])
     gc.disable()  # a pause of ours would be told as one of the server's
     try:
-        asyncio.run(_remote(given, course, history) if given["url"] else _own(given, course, history))
+        if given["url"]:
+            strays: list[int] = []
+            target = _target(given, course.models, strays)
+            asyncio.run(against(target, strays, course, V2(binary=not given["json_only"]), history, _progress))
+        else:
+            asyncio.run(against_own(course, V2(), history, _progress))
     except own.NotStarted as error:
         raise Failed(str(error)) from None
     finally:
+        _wipe()
         history.close()
         gc.enable()
     _report(history, given)
@@ -112,7 +116,13 @@ def _course(given: Mapping[str, Any]) -> Course:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     seed = random.SystemRandom().randrange(1 << 32) if given["seed"] is None else given["seed"]
-    return Course(seed, given["seconds"], _every(given["every"]), given["rate"], faults)
+    models = own.roles(given["models"])
+    if given["url"]:
+        models = dict.fromkeys(given["healthy"], Role.HEALTHY) | dict.fromkeys(given["victims"], Role.CRASHY)
+        # A victim there may be asked for anything; whether it has a cap, whoever names the fault knows.
+        needs = {"needs": ""} if given["names"] else {}
+        faults = tuple(replace(each, role=each.role and Role.CRASHY, **needs) for each in faults)
+    return Course(seed, given["seconds"], _every(given["every"]), given["rate"], faults, models)
 
 
 def _every(text: str) -> tuple[float, float]:
@@ -126,39 +136,12 @@ def _every(text: str) -> tuple[float, float]:
     return least, most
 
 
-async def _own(given: Mapping[str, Any], course: Course, history: History) -> None:
-    """A run against a server of our own, and its end."""
-    models = own.roles(given["models"])
-    strays: list[int] = []
-    async with own.running(models, strays.append) as (server, target):
-        await _run(target, V2(), course, history, f"mmsup {mmsup.__version__}, {target.isolation}", strays)
-        family = leftovers.family_of(server.pid)
-        folders = leftovers.cgroup_folders(family)
-        code = await server.stop()
-        found = leftovers.gone(family, folders)
-        if code != exits.DONE:
-            found.append(f"the server ended with {code}")
-        history.add(
-            Left(history.now(), "after the end", found, {"cgroups": sum("control group" in each for each in found)})
-        )
-
-
-async def _remote(given: Mapping[str, Any], course: Course, history: History) -> None:
-    """A run against a server that somebody else started."""
-    models = dict.fromkeys(given["healthy"], Role.HEALTHY) | dict.fromkeys(given["victims"], Role.CRASHY)
-    strays: list[int] = []
-    target = _target(given, models, strays)
-    title = f"{given['url']}{', mmsup' if target.runtime_dir else ''}"
-    await _run(target, V2(binary=not given["json_only"]), course, history, title, strays)
-    target.door.close()
-
-
 def _target(given: Mapping[str, Any], models: Mapping[str, Role], strays: list[int]) -> Target:
     address = urlsplit(given["url"])
     if address.scheme != "http" or not address.hostname:
         raise click.UsageError("--url is http://HOST:PORT")
     if not given["runtime_dir"]:
-        return Target(Door(address.hostname, address.port or 80, strays.append), models)
+        return Target(Door(address.hostname, address.port or 80, strays.append), models, title=given["url"])
     try:
         status = ask(given["runtime_dir"], "status")
     except (NoServer, Refused) as error:
@@ -166,30 +149,15 @@ def _target(given: Mapping[str, Any], models: Mapping[str, Role], strays: list[i
     return own.target_of(status, given["runtime_dir"], models, strays.append, None)
 
 
-async def _run(target: Target, driver: V2, course: Course, history: History, server: str, strays: list[int]) -> None:
-    clients = Clients(target.door, driver, history, target.models)
-    title = Began(
-        course.seed,
-        course.seconds,
-        {name: role.value for name, role in target.models.items()},
-        machine(),
-        server,
-        shlex.join(["mmsup", *sys.argv[1:]]),
-        own_codes=bool(target.runtime_dir),
-    )
-    try:
-        await Run(target, driver, clients, history, course, title, _progress)()
-    finally:
-        for number in strays:
-            clients.stray(number)
-        if sys.stderr.isatty():
-            click.echo("\r\x1b[K", err=True, nl=False)
-
-
 def _progress(text: str) -> None:
     """One line that changes on a terminal; elsewhere nothing."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{text} ", err=True, nl=False)
+
+
+def _wipe() -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", err=True, nl=False)
 
 
 def _report(history: History, given: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -20,11 +20,9 @@ from mmsup.supervisor.chaos.load import SIZES, Clients, Rate
 from mmsup.supervisor.chaos.nemesis import Season, Strike, plan
 from mmsup.supervisor.chaos.target import Target
 
-SETTLE_S: Final = 20.0
-"""How long what a fault set in motion may take to come to rest; leftovers are looked for until then."""
+REST_S: Final = 60.0
+"""How long a server may take to come to rest after its start."""
 LOOK_S: Final = 0.2
-TAIL_S: Final = 8.0
-"""After the last fault the clients go on for so long, to see its victim come back."""
 SUCCESS: Final = "nv_inference_request_success"
 SHARE_OF_FAULTY: Final = 0.5
 """What a faulty model is asked, beside a healthy one."""
@@ -40,6 +38,13 @@ class Course:
     rate: float
     """Requests a second to each healthy model."""
     faults: tuple[Fault, ...]
+    models: Mapping[str, Role]
+    tail_s: float = 8.0
+    """After the last fault the clients go on for so long, to see its victim come back."""
+    settle_s: float = 20.0
+    """How long what was set in motion may take to come to rest; leftovers are looked for until then."""
+    patience_s: float = 30.0
+    """After so long a request without an answer counts as lost."""
 
     @property
     def calm_s(self) -> float:
@@ -85,7 +90,7 @@ class Run:
         course, from_s = self.course, self.history.now()
         until_s = from_s + course.seconds
         self.history.add(replace(self.title, from_s=from_s, calm_s=from_s + course.calm_s))
-        season = Season(from_s + course.calm_s, until_s - TAIL_S, course.every_s)
+        season = Season(from_s + course.calm_s, until_s - course.tail_s, course.every_s)
         faults = possible(course.faults, self.target.means())
         strikes = plan(course.seed, season, self.target.models, faults)
         async with asyncio.TaskGroup() as group:
@@ -156,14 +161,14 @@ class Run:
             return None
         self.target.door.close()
         seen = await self._snapshot()
-        async with asyncio.timeout(SETTLE_S):
+        async with asyncio.timeout(REST_S):
             while leftovers.differences(seen, again := await self._snapshot()):
                 seen = again
         return seen
 
     async def _look(self, before: leftovers.Snapshot) -> None:
         """What is left behind, once nothing goes away any more."""
-        end = self.history.now() + SETTLE_S
+        end = self.history.now() + self.course.settle_s
         while True:
             after = await self._snapshot()
             found = leftovers.differences(before, after)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,8 +18,6 @@ from mmsup.supervisor.chaos.faults import RIGHT
 from mmsup.supervisor.chaos.history import History, Invoke, Outcome
 from mmsup.supervisor.chaos.payload import payload, whose
 
-PATIENCE_S: Final = 30.0
-"""After so long a request without an answer counts as lost."""
 SIZES: Final = (8, 8, 8, 8, 64, 512, 2048, 16384)
 """Values of a payload, one of these each time: small ones in JSON, large ones through shared memory."""
 
@@ -36,11 +34,12 @@ class Rate:
 class Clients:
     """Everybody who asks."""
 
-    def __init__(self, door: Door, driver: Driver, history: History, models: Mapping[str, object]) -> None:
+    def __init__(self, door: Door, driver: Driver, history: History, models: Iterable[str], patience_s: float) -> None:
         self._door = door
         self._driver = driver
         self._history = history
         self._tenants = {name: index + 1 for index, name in enumerate(models)}
+        self._patience_s = patience_s
         self._sent = 0
         self.on_answer: Callable[[str, Outcome], None] = lambda _model, _outcome: None
         """Told of every right answer."""
@@ -65,7 +64,7 @@ class Clients:
         now = self._history.now()
         self._history.add(Invoke(now, number, model, now if intended is None else intended, size, strike))
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 reply = await self._door.ask(call, number)
         except (Reset, Refused, Nonsense, TimeoutError) as error:
             return self._add(Outcome(self._history.now(), number, _word(error), text=str(error)))

@@ -57,27 +57,27 @@ def settings(role: Role) -> dict[str, Any]:  # as YAML has them
 class Own:
     """The process of the server, and its folder."""
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, python: str = sys.executable) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="mmsup_chaos_"))
         self.repository = self.root / "models"
         self.runtime_dir = self.root / "run"
         self.state_dir = self.root / "state"
-        self._env = env
+        self._python = python
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 
-    def start(self, models: Mapping[str, Role], flags: tuple[str, ...] = ()) -> None:
+    def start(self, models: Mapping[str, Role]) -> None:
         """Lay out the models, start the server."""
         for name, role in models.items():
             faultmodel.lay(self.repository, name, **settings(role))
         command = [
-            *(sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(self.repository)),
+            *(self._python, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(self.repository)),
             *("--http-port", "0", "--metrics-port", "0"),
-            *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir), *flags),
+            *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
         ]
         self._output = (self.root / "output").open("wb")
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, env=self._env, close_fds=True
+            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, close_fds=True
         )
 
     async def ready(self) -> Json:
@@ -135,13 +135,12 @@ class Own:
 async def running(
     models: Mapping[str, Role],
     stray: Callable[[int], None],
-    flags: tuple[str, ...] = (),
-    env: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> AsyncIterator[tuple[Own, Target]]:
     """A server of our own, ready; gone afterwards."""
-    own = Own(env)
+    own = Own(python)
     try:
-        own.start(models, flags)
+        own.start(models)
         yield own, target_of(await own.ready(), str(own.runtime_dir), models, stray, own.repository)
     finally:
         await asyncio.to_thread(own.remove)
@@ -161,6 +160,7 @@ def target_of(
         status.get("isolation", ""),
         metrics,
         status["keeper"]["pid"],
+        f"mmsup {status['version']}, {status.get('isolation', '')}",
     )
 
 

@@ -39,6 +39,8 @@ class Target:
     isolation: str = ""
     metrics: Door | None = None
     keeper_pid: int = 0
+    title: str = ""
+    """What reports call it."""
 
     def means(self) -> frozenset[str]:
         """What can be done to it: values of By, and capabilities of the machine."""
