@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from mmsup.supervisor.chaos.exchange import Call, Door, Nonsense, Refused, Reply, Reset, parsed
+from small_server import Speak, listening
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CALL = Call("/v2/x", b"body", (("X-Y", "z"),))
@@ -58,31 +58,13 @@ def test_what_is_no_http_is_said_to_be_none(raw: bytes) -> None:
         parsed(bytearray(raw), at_end=False)
 
 
-Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
 async def with_server(speak: Speak, talk: Callable[[Door], Awaitable[None]]) -> list[int]:
     """Let a client talk to a server that speaks so; the requests whose connections said more than they were asked."""
     strays: list[int] = []
-    ended: list[asyncio.Event] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ended.append(asyncio.Event())
-        mine = ended[-1]
-        with contextlib.suppress(ConnectionError):
-            await speak(reader, writer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        mine.set()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    door = Door("127.0.0.1", server.sockets[0].getsockname()[1], strays.append)
-    async with server:
+    async with listening(speak) as port:
+        door = Door("127.0.0.1", port, strays.append)
         await talk(door)
         door.close()
-        for each in ended:
-            await each.wait()
     return strays
 
 
