@@ -95,6 +95,7 @@ def _begin_anew(instance: Instance) -> None:
     """Whether it was told what to become, or what it told, nobody knows: no fault of its model's."""
     assert instance.tenure is not None, f"instance {instance.id} has no process"
     instance.tenure.counted = False
+    instance.tenure.dropped = True
     instance.situation = Situation(instance.situation.wanted, State.STOPPING)
     hands.carry_out(instance, terms.Kill())
 

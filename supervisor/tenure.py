@@ -41,7 +41,8 @@ class Tenure:
     told_to_leave: bool = False
     """Stop was said: leaving with status 0 is no death."""
     dropped: bool = False
-    """It was killed while it loaded, because nobody wants it any more: that is no death either."""
+    """It was killed while it loaded, because nobody wants it any more, or a new brain begins it anew: that is no death
+    either."""
     counted: bool = True
     """Whether its end is held against its model."""
     end_timer: asyncio.TimerHandle | None = None

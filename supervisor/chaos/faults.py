@@ -68,7 +68,7 @@ def _dies(name: str, row: str, cause: str, mode: str = "", amount: float = 0.0) 
 
 def _hangs(name: str) -> Fault:
     return Fault(
-        name, "F10", By.REQUEST, Role.HANGING, name, answers=frozenset({"worker_hung"}), cause=("hung",), rest_s=5.0
+        name, "F10", By.REQUEST, Role.HANGING, name, answers=frozenset({"worker_hung"}), cause=("hung",), rest_s=6.0
     )
 
 
@@ -102,8 +102,8 @@ FAULTS: Final = (
     Fault(
         "kill_busy", "F2", By.WORKER, Role.CRASHY, "sleep", 0.6, frozenset({"worker_crashed", RIGHT}), _KILLED
     ),
-    Fault("stop_worker", "F10", By.WORKER, Role.HANGING, cause=("hung",), rest_s=6.0),
-    Fault("freeze_worker", "F12", By.WORKER, Role.HANGING, cause=("hung",), rest_s=8.0, needs="freezer"),
+    Fault("stop_worker", "F10", By.WORKER, Role.HANGING, cause=("hung",), rest_s=7.0),
+    Fault("freeze_worker", "F12", By.WORKER, Role.HANGING, cause=("hung",), rest_s=9.0, needs="freezer"),
     Fault("kill_brain", "F25", By.HOUSE),
     Fault("stop_brain", "F28", By.HOUSE, rest_s=10.0),
     Fault("kill_gateway", "F26", By.HOUSE, rest_s=4.0),

@@ -26,7 +26,7 @@ from mmsup.supervisor.client import Json, NoServer, Refused, ask
 START_S: Final = 120.0
 STOP_S: Final = 60.0
 LOOK_S: Final = 0.05
-HANG_LIMIT: Final = "1s"
+HANG_LIMIT: Final = "2s"
 CAP: Final = "192MiB"
 TURNS: Final = (
     Role.HEALTHY, Role.CRASHY, Role.LEAKY, Role.HANGING, Role.HEALTHY, Role.CRASHY, Role.HEALTHY, Role.CHANGING,
@@ -51,7 +51,7 @@ def settings(role: Role) -> dict[str, Any]:  # as YAML has them
     """What a model of this role has in its `mmsup.yaml`."""
     if role == Role.HEALTHY:
         return {}
-    return {"hang_limit": HANG_LIMIT, "load_timeout": "20s", "memory": CAP}
+    return {"hang_limit": HANG_LIMIT, "memory": CAP}
 
 
 class Own:
