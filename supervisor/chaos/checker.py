@@ -213,6 +213,7 @@ RULES: Final[dict[str, Callable[[Story], Iterator[str]]]] = {
     "counted": counted_alike,
     "left": nothing_left,
 }
+_CHANGES: Final = frozenset({"model_loaded", "model_reloaded", "model_unloaded"})
 _ENDS: Final = frozenset({"worker_exit", "worker_stopped"})
 
 
@@ -263,8 +264,18 @@ def _blow_of(story: Story, death: Death) -> Blow | None:
         ends = is_control(blow) or blow.fault.cause
         if blow.victim == death.model and ends and blow.is_felt(death.t, death.t):
             return blow
-    renewed = any(each.model == death.model and abs(each.t - death.t) < BACK_S for each in story.editions)
-    return next((each for each in story.blows if each.victim == death.model), None) if renewed else None
+    return next((each for each in story.blows if each.victim == death.model and _was_renewed(story, death)), None)
+
+
+def _was_renewed(story: Story, death: Death) -> bool:
+    """Whether a load or an unload had ended it in good order. One that was asked for while no brain was there may be
+    done late, after whoever asked was told to try again."""
+    return any(
+        each.event.get("event") in _CHANGES
+        and each.event.get("model") == death.model
+        and abs(each.t - death.t) < BACK_S
+        for each in story.told
+    ) and any(each.event.get("event") == "worker_stopped" and each.event.get("pid") == death.pid for each in story.told)
 
 
 def _is_spent(story: Story, blow: Blow) -> bool:

@@ -120,8 +120,9 @@ def _course(given: Mapping[str, Any]) -> Course:
     if given["url"]:
         models = dict.fromkeys(given["healthy"], Role.HEALTHY) | dict.fromkeys(given["victims"], Role.CRASHY)
         # A victim there may be asked for anything; whether it has a cap, whoever names the fault knows.
-        needs = {"needs": ""} if given["names"] else {}
-        faults = tuple(replace(each, role=each.role and Role.CRASHY, **needs) for each in faults)
+        faults = tuple(
+            replace(each, role=each.role and Role.CRASHY, needs="" if given["names"] else each.needs) for each in faults
+        )
     return Course(seed, given["seconds"], _every(given["every"]), given["rate"], faults, models)
 
 

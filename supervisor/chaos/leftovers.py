@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-RSS_GROWTH: Final = 32 << 20
+GROWTH: Final = 32 << 20
 """What a long-lived process may have grown by, bytes; a leak of a slot or a reply for each fault is far more."""
 ARENA: Final = "/memfd:mmsup-arena"
 EXTENTS: Final = 8
 """Shared memory comes and goes with demand; so many extents for each worker are more than any demand here needs."""
 PROC: Final = Path("/proc")
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _ROLE: Final = re.compile(r"mmsup\.(?:supervisor\.)?(\w+)(?:\.cli)?")
 _NUMBERED: Final = re.compile(r":?\[.*\]| \(deleted\)|/w\d+\.\d+|\d+")
 
@@ -31,7 +30,8 @@ class Process:
 
     descriptors: Counter[str]
     threads: int
-    rss_bytes: int
+    memory_bytes: int
+    """Of its own: what it shares with workers is bounded apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +160,9 @@ def role_of(pid: int) -> str:
 
 
 def _process(pid: int) -> Process:
-    fields = _stat(pid)
-    return Process(_descriptors(pid), int(fields[17]), int(fields[21]) * _PAGE)
+    lines = (PROC / str(pid) / "status").read_text().splitlines()
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    return Process(_descriptors(pid), int(fields["Threads"][0]), int(fields["RssAnon"][0]) << 10)
 
 
 def _descriptors(pid: int) -> Counter[str]:
@@ -182,8 +183,8 @@ def _process_differences(name: str, was: Process, now: Process | None) -> list[s
     more = _more(was, now)
     if more:
         found.append(f"I3 {name} has more descriptors: {_words(more)}")
-    if now.rss_bytes > was.rss_bytes + RSS_GROWTH:
-        found.append(f"I4 {name} grew by {(now.rss_bytes - was.rss_bytes) >> 20} MiB")
+    if now.memory_bytes > was.memory_bytes + GROWTH:
+        found.append(f"I4 {name} grew by {(now.memory_bytes - was.memory_bytes) >> 20} MiB")
     if now.threads > was.threads:
         found.append(f"I8 {name} had {was.threads} threads and has {now.threads}")
     return found

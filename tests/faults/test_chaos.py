@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.invariants import assert_gone, family, snapshot
+from harness.server import eventually, serving
+from mmsup.supervisor.chaos import faultmodel
+
 pytestmark = pytest.mark.slow
 START_AND_END_S = 240.0
 """More than a server takes to start, to come to rest and to end, on a machine that others use as well."""
@@ -32,3 +36,38 @@ def test_nothing_that_befalls_one_model_or_process_reaches_the_others(
     assert report["failed_healthy"] == report["wrong"] == report["lost"] == sum(report["left"].values()) == 0
     assert report["served"] > report["sent"] / 2
     assert len(report["classes"]) >= min(30, seconds / 6)
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["over HTTP alone", "on the same machine"])
+def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it_was(
+    tmp_path: Path, local: bool
+) -> None:
+    for name in ("good", "bad"):
+        faultmodel.lay(tmp_path / "models", name, hang_limit="1s")
+    with serving(tmp_path / "models") as server:
+        before = snapshot(server).roles
+        host, port = server.address()
+        command = [*CHAOS, "--url", f"http://{host}:{port}", "--yes-break-it", "--seconds", "16", "--seed", "1"]
+        command += [
+            "--healthy",
+            "good",
+            "--victim",
+            "bad",
+            "--json",
+            str(tmp_path / "report.json"),
+            "--every",
+            "1s..2s",
+        ]
+        command += ["--faults", "segv,abort,hang,raise" + (",kill_idle,kill_brain" if local else "")]
+        command += ["--runtime-dir", str(server.runtime_dir)] if local else []
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=START_AND_END_S, check=False)
+        print(ended.stdout, ended.stderr)
+        assert ended.returncode == 0, ended.stdout
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["failed_healthy"] == 0
+        assert report["whole"]["count"] >= 1
+        assert (report["detection"]["count"] > 0) == local
+        eventually(lambda: snapshot(server).roles == before, "the processes of before")
+        everyone = family(server)
+        assert server.stop() == 0
+        assert_gone(server, everyone)

@@ -40,7 +40,7 @@ def gateway(**fields: object) -> dict[str, Process]:
         ({"house": {}}, "I2 gateway 1 is gone"),
         ({"house": gateway(descriptors=Counter({"socket": 5}))}, "I3 gateway 1 has more descriptors: 1 socket"),
         ({"house": gateway(descriptors=Counter({ARENA: 17}))}, "I3 17 extents of shared memory are open for 2 workers"),
-        ({"house": gateway(rss_bytes=90 << 20)}, "I4 gateway 1 grew by 40 MiB"),
+        ({"house": gateway(memory_bytes=90 << 20)}, "I4 gateway 1 grew by 40 MiB"),
         ({"cgroups": 3}, "I5 2 control groups became 3"),
         ({"runtime": Counter({"wN.sock": 1})}, "I6 runtime folder: nothing became 1 wN.sock"),
         ({"open_requests": 1.0}, "I7 1 requests open, 0 bytes of slots in use"),
@@ -55,7 +55,7 @@ def test_each_thing_that_is_left_is_said(fields: dict[str, object], text: str) -
 
 def test_nothing_left_is_nothing_said_and_less_than_before_is_nothing_left() -> None:
     assert differences(CLEAN, CLEAN) == []
-    less = gateway(descriptors=Counter({"socket": 1}), threads=1, rss_bytes=1)
+    less = gateway(descriptors=Counter({"socket": 1}), threads=1, memory_bytes=1)
     assert differences(CLEAN, dataclasses.replace(CLEAN, house=less)) == []
     assert sum(counts(CLEAN, CLEAN).values()) == 0
 

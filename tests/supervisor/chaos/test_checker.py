@@ -128,6 +128,18 @@ def test_a_worker_that_a_load_replaced_has_not_died_without_a_fault() -> None:
     assert check([*tale(), *renewed]) == []
 
 
+def test_a_load_that_a_dead_brain_left_to_the_next_may_end_a_worker_late_but_only_in_good_order() -> None:
+    late: list[Record] = [
+        Injected(12.0, 3, "load_raises", "new"),
+        Over(12.1, 3, "load 503"),
+        Told(14.4, {"event": "model_reloaded", "model": "new"}),
+        Death(14.5, "new", 5),
+        Told(14.5, {"event": "worker_stopped", "model": "new", "pid": 5}),
+    ]
+    assert check([*tale(), *late]) == []
+    assert [each.rule for each in check([*tale(), *late[:2], *late[3:]])] == ["death"]
+
+
 def test_requests_to_a_model_that_is_unloaded_may_hear_that_it_is_unknown() -> None:
     absent: list[Record] = [
         Injected(12.0, 3, "unload_load", "new"),
