@@ -103,7 +103,7 @@ def figures(story: Story, findings: list[Finding]) -> Figures:
         lost=by_rule["outcome"],
         left={key: left[key] for key in ("segments", "descriptors", "zombies", "cgroups")},
         unplanned=by_rule["house"],
-        detection=spread(each.told_s - each.death.t for each in story.blows if each.told_s and each.death),
+        detection=spread(_told(each for each in story.blows if not _met_the_house(story, each))),
         in_flight=spread(_answered(story.blows)),
         recovery=spread(_recoveries(each for each in story.blows if not _met_the_house(story, each))),
         shaken=spread(_recoveries(each for each in story.blows if _met_the_house(story, each))),
@@ -148,6 +148,10 @@ def _answered(blows: Iterable[Blow]) -> list[float]:
         for each in blows
         if each.death and each.harm and each.harm.end and each.harm.end.kind == "error"
     ]
+
+
+def _told(blows: Iterable[Blow]) -> list[float]:
+    return [each.told_s - each.death.t for each in blows if each.told_s is not None and each.death is not None]
 
 
 def _recoveries(blows: Iterable[Blow]) -> list[float]:

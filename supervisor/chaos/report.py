@@ -31,9 +31,11 @@ def table(story: Story, found: Figures) -> str:
 
 def rows(found: Figures) -> list[tuple[str, str]]:
     """The rows of the first table."""
+    injected = sum(each.injected for each in found.classes)
     left = ", ".join(f"{count} {name}" for name, count in found.left.items())
     return [
-        ("faults injected", f"{sum(each.injected for each in found.classes)} of {len(found.classes)} classes"),
+        ("faults injected / passed over, their victim still being down", f"{injected} / {found.passed_over}"),
+        ("classes of faults", str(len(found.classes))),
         ("requests sent / served", f"{found.sent:,} / {found.served:,}"),
         ("failed on healthy models", f"**{found.failed_healthy}** of {found.sent_healthy:,}"),
         ("failed on faulty models, not explained by a fault", f"**{found.failed_unexplained}**"),

@@ -88,4 +88,4 @@ def test_the_report_in_json_has_the_same_figures() -> None:
     assert made["sent"] == found.sent
     assert made["shaken"] == {"count": 0, "p50": None, "p99": None, "worst": None}
     assert made["classes"][0]["name"] == "segv"
-    assert len(rows(found)) == 19
+    assert len(rows(found)) == 20
