@@ -36,6 +36,7 @@ from mmsup.supervisor.graves import Graves
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
+from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
 from mmsup.supervisor.settings import Settings
@@ -80,6 +81,7 @@ class Brain:
         self._gateway_site = site
         self.fleet = Fleet(settings.max_parallel_loads)
         self.gateways = Gateways(site, self)
+        self._quarantine = Quarantine(self.books.journal, self.gateways.say, self._remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
         self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._connect(place, cgroups)
@@ -93,7 +95,8 @@ class Brain:
             readiness=self.readiness,
         )
         answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
-        self.verbs = Verbs(answers, self.fleet, self.loads, self.books.journal, self.books.logbook)
+        books = self.books
+        self.verbs = Verbs(answers, self.fleet, self.loads, books.journal, books.logbook, self._quarantine)
         self.control = Control(self.verbs)
         self._devices = Devices(environ)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
@@ -132,6 +135,7 @@ class Brain:
         if self._memory is not None:
             self.task(self._devices.learn(), "devices")
             heritage.restore(self.fleet, self._memory.models)
+            self._quarantine.restore(self._memory.quarantine)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
             for note in self._memory.gateways:
                 if note.place < len(self.gateways.places):
@@ -206,6 +210,20 @@ class Brain:
         if instance is not None:
             instance.apply(terms.Distrusted(f"its answer was not valid: {message.text}"))
 
+    def suspected(self, message: wire.Suspected | wire.Lived) -> None:
+        """A gateway has found out something about a request that may have ended a worker."""
+        if isinstance(message, wire.Lived):
+            self._quarantine.lived(message)
+            return
+        model, instance = self.fleet.model(message.name), self.fleet.instance(message.instance)
+        edition = self.fleet.edition_of(instance) if instance is not None else None
+        if edition is not None and model is not None and edition is model.current:  # else what it served is gone
+            self._quarantine.suspected(message, edition.mark)
+
+    def quarantine(self) -> list[wire.Quarantine]:
+        """What is known of requests that ended workers."""
+        return self._quarantine.lists()
+
     def _living(self, number: int, generation: int) -> Instance | None:
         instance = self.fleet.instance(number)
         return instance if instance is not None and instance.key == (number, generation) and instance.tenure else None
@@ -253,6 +271,8 @@ class Brain:
 
     def _settled(self) -> None:
         self.loads.settled()
+        models = self.fleet.models.values()
+        self._quarantine.compare({each.name: each.current.mark for each in models if each.current is not None})
         self._remember()
         self._say_readiness()
         self.moved.set()
@@ -284,7 +304,8 @@ class Brain:
 
     def _remember(self) -> None:
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
-        memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways)
+        blocked = self._quarantine.notes()
+        memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways, blocked)
         text = to_text(memory)
         if text == self._remembered:
             return
