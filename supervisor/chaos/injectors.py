@@ -41,6 +41,8 @@ AGAIN_S: Final = 0.5
 LOADED: Final = "load 200"
 NOBODY: Final = "nobody was there"
 """The note on a fault that met nobody."""
+DEED_S: Final = 90.0
+"""How long one fault may keep its victim from being hurt again, whatever the server does."""
 BACK_S: Final = 20.0
 """How long a victim is waited for, until the next one may be hurt."""
 GARBAGE: Final = (
@@ -217,14 +219,23 @@ async def inject(scene: Scene, strike: Strike) -> None:
         _begin(scene, strike, done=False, note=NOBODY)
         return
     try:
-        note = await deed(strike)(scene, strike)
+        async with asyncio.timeout(DEED_S):
+            note = await _whole(scene, strike, before)
     except (Reset, Refused) as error:  # the door is closed for a moment: a gateway is coming back
         note = f"not done: {error or type(error).__name__}"
+    except TimeoutError:
+        note = f"not over within {DEED_S:g} s"
+    scene.history.add(Over(scene.history.now(), strike.number, note))
+
+
+async def _whole(scene: Scene, strike: Strike, before: int) -> str:
+    """The deed, its victim's return, and what is done afterwards; `before`: the process that it is done to."""
+    note = await deed(strike)(scene, strike)
     if strike.fault.cause and strike.fault.is_deadly and before and note != NOBODY:
         await scene.lives.replaced(strike.victim, before, BACK_S)
     if strike.forgive and scene.target.repository is not None:
         await _renew(scene, strike.victim)  # what it died of is forgotten
-    scene.history.add(Over(scene.history.now(), strike.number, note))
+    return note
 
 
 async def _renew(scene: Scene, model: str) -> str:
