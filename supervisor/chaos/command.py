@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import random
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -82,6 +83,8 @@ def chaos(**given: Any) -> None:  # what click parsed
     course = _course(given)
     click.echo(f"seed {course.seed}", err=True)
     history = History(given["history_file"])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: the server of our own goes with us
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()  # a pause of ours would be told as one of the server's
     try:
         if given["url"]:

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.invariants import assert_gone, family, snapshot
@@ -71,3 +75,18 @@ def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it
         everyone = family(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_a_run_that_is_broken_off_takes_its_server_along(number: signal.Signals) -> None:
+    with tempfile.TemporaryDirectory(prefix="mmsup_test_") as folder:
+        env = {**os.environ, "TMPDIR": folder}
+        with subprocess.Popen([*CHAOS, "--seconds", "60", "--models", "2"], env=env, stderr=subprocess.PIPE) as run:
+            eventually(lambda: list(Path(folder).glob("mmsup_chaos_*/run/control.sock")), "its server", 60.0)
+            family = psutil.Process(run.pid).children(recursive=True)
+            assert family
+            run.send_signal(number)
+            run.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive
+        assert list(Path(folder).iterdir()) == []
