@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "mmsup.supervisor.serve",
     "check": "mmsup.supervisor.report",
     "ctl": "mmsup.supervisor.ctl",
+    "chaos": "mmsup.supervisor.chaos.command",
 }
 """Name to the file that has a click command of that name."""
 

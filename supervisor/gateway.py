@@ -73,6 +73,11 @@ class Gateway:
         """Why we killed this process, if we did."""
         self._timer: asyncio.TimerHandle | None = None
 
+    def begin(self) -> None:
+        """Start its process, unless it lives, or its next life has its time already."""
+        if self.life is None and self._timer is None:
+            self.spawn()
+
     def spawn(self) -> None:
         """Start its process, now; none is due later then."""
         self.close()
@@ -155,6 +160,7 @@ class Gateway:
         """No next one."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     @property
     def token(self) -> str:

@@ -81,8 +81,7 @@ class Gateways:
     def start(self) -> None:
         """Look after all of them from now on; start those that are not there."""
         for gateway in self.places:
-            if gateway.life is None:
-                gateway.spawn()
+            gateway.begin()
         self._look()
 
     def close(self) -> None:

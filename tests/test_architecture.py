@@ -36,6 +36,7 @@ HOMES = {
     "yaml": {"supervisor/"},
     "click": {"supervisor/"},
     "rich": {"supervisor/"},
+    "matplotlib": {"supervisor/chaos/plots.py"},
     "numpy": {"ipc/array.py", "worker/", "gateway/"},
     "ml_dtypes": {"ipc/array.py", "worker/", "gateway/"},
 }

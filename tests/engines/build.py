@@ -16,150 +16,22 @@ import numpy as np
 from mmsup.ipc.array import Array
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.ipc.tensor import config_name
-
-FAULT_MODEL = '''"""A model that does what its input says."""
-
-import collections, ctypes, itertools, mmap, os, signal, subprocess, sys, tempfile, threading, time
-
-import numpy as np
-
-
-def harm(mode, amount):
-    if mode == "raise":
-        raise RuntimeError(f"asked to raise, see {__file__}")
-    elif mode == "exit":
-        os._exit(int(amount))
-    elif mode == "sysexit":
-        sys.exit(int(amount))
-    elif mode == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif mode == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    elif mode == "segv":
-        ctypes.string_at(0)
-    elif mode == "abort":
-        os.abort()
-    elif mode == "fpe":
-        os.kill(os.getpid(), signal.SIGFPE)
-    elif mode == "bus":
-        os.kill(os.getpid(), signal.SIGBUS)
-    elif mode == "truncated":  # a mapped file that is cut short
-        with tempfile.TemporaryFile() as file:
-            file.truncate(4 * mmap.PAGESIZE)
-            mapped = mmap.mmap(file.fileno(), 0)
-            file.truncate(0)
-            mapped[mmap.PAGESIZE]
-    elif mode == "print":  # so many MiB
-        for _ in range(int(amount)):
-            print("x" * (1 << 20), flush=True)
-    elif mode == "churn":  # so many processes, one after the other
-        for _ in range(int(amount)):
-            if (child := os.fork()) == 0:
-                os._exit(0)
-            os.waitpid(child, 0)
-    elif mode == "sleep":
-        time.sleep(amount)
-    elif mode == "hold":  # until the test says so
-        while True:
-            try:
-                os.unlink(os.path.join(os.path.dirname(__file__), "go"))
-                break
-            except FileNotFoundError:
-                time.sleep(0.002)
-    elif mode == "hang":
-        while True:
-            time.sleep(1)
-    elif mode == "deadlock":
-        lock = threading.Lock()
-        lock.acquire()
-        lock.acquire()
-    elif mode == "spin":  # in C, under the GIL, for ever
-        collections.deque(itertools.repeat(0), maxlen=0)
-    elif mode == "allocate":
-        held = bytearray(int(amount) << 20)
-        held[:: 4096] = b"x" * len(held[:: 4096])
-    elif mode == "leak":
-        LEAKED.append(b"x" * (int(amount) << 20))
-    elif mode == "child":  # the memory is a child's
-        code = f"held = bytearray({int(amount)} << 20); held[::4096] = b'x' * len(held[::4096])"
-        subprocess.run([sys.executable, "-c", code], check=True)
-    elif mode == "files":
-        OPENED.extend(open(os.devnull) for _ in range(int(amount)))
-    elif mode == "forks":  # a bomb: every child forks for ever, in a session of its own
-        while True:
-            if os.fork() == 0:
-                os.setsid()
-                while True:
-                    try:
-                        os.fork()
-                    except OSError:
-                        pass
-    elif mode == "threads":  # until no more can be started
-        while True:
-            threading.Thread(target=threading.Event().wait, daemon=True).start()
-    elif mode == "burn":  # processes in sessions of their own that compute for ever
-        for _ in range(int(amount)):
-            subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
-    elif mode == "memory_error":
-        raise MemoryError
-    elif mode != "ok":
-        raise ValueError(f"no mode {mode}")
-
-
-LEAKED, OPENED = [], []
-harm(ON_IMPORT, ON_LOAD_AMOUNT)
-
-
-class Model:
-    def load(self, context):
-        harm(ON_LOAD, ON_LOAD_AMOUNT)
-        self.directory = context.directory
-        self.runs = 0
-
-    def infer(self, inputs):
-        x = inputs["x"]
-        modes = [each.decode() for each in inputs["mode"].reshape(-1)] if "mode" in inputs else ["ok"]
-        amounts = inputs["amount"].reshape(-1) if "amount" in inputs else itertools.repeat(0.0)
-        self.runs += 1
-        if modes[0] == "nothing":
-            return {}
-        if modes[0] == "list":
-            return [x]
-        if modes[0] == "datatype":
-            return {"y": x.astype(np.float64), "runs": np.array([self.runs])}
-        for mode, amount in zip(modes, amounts):
-            harm(mode, float(amount))
-        if BATCHED:
-            return {"y": x, "runs": np.full((len(x), 1), self.runs)}
-        return {"y": x, "runs": np.array([self.runs])}
-
-    def unload(self):
-        while os.path.exists(os.path.join(self.directory, "hold")):  # a test wants us here
-            time.sleep(0.005)
-        print("unloaded", flush=True)
-'''
-"""Inputs: `x` FP32 of any length, `mode` and `amount` optional. Outputs: `y`, which is `x`; `runs`, calls so far."""
+from mmsup.supervisor.chaos import faultmodel
 
 
 def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:  # see below
     """A model that obeys `mode`, with `on_import`, `on_load` (modes too), `on_load_amount`, `max_batch_size`; `config`
     is more of its `config.pbtxt`, any other option goes to its `mmsup.yaml`."""
     batch, more = options.pop("max_batch_size", 0), options.pop("config", "")
-    heads = {
-        "ON_IMPORT": options.pop("on_import", "ok"),
-        "ON_LOAD": options.pop("on_load", "ok"),
-        "ON_LOAD_AMOUNT": options.pop("on_load_amount", 0),
-        "BATCHED": bool(batch),
-    }
-    code = "".join(f"{key} = {value!r}\n" for key, value in heads.items()) + "\n"
-    first, _, rest = FAULT_MODEL.partition("\n\n")
+    heads = {key: options.pop(key) for key in ("on_import", "on_load", "on_load_amount") if key in options}
+    code = faultmodel.source(**heads, batched=bool(batch))
     inputs = (
         TensorSpec("x", "FP32", (-1,)),
         TensorSpec("mode", "BYTES", (1,), optional=True),
         TensorSpec("amount", "FP64", (1,), optional=True),
     )
     outputs = (TensorSpec("y", "FP32", (-1,)), TensorSpec("runs", "INT64", (1,)))
-    spec = write_python(repository, name, f"{first}\n\n{code}{rest}", inputs, outputs, batch, options)
+    spec = write_python(repository, name, code, inputs, outputs, batch, options)
     if more:
         with (repository / name / "config.pbtxt").open("a") as config:
             config.write(more)

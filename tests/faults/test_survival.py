@@ -162,6 +162,50 @@ def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path)
         assert server.stop() == 0
 
 
+@pytest.mark.fault("F25", "F26")
+def test_a_gateway_that_dies_while_the_brain_is_away_has_one_successor(repository: Path) -> None:
+    with running(repository) as server:
+        before = settled(server)
+        brain = psutil.Process(server.status()["brain"]["pid"])
+        (gateway,) = server.status()["gateways"]
+        brain.suspend()  # away, until the gateway is dead
+        os.kill(gateway["pid"], signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(gateway["pid"])], timeout=30)
+        brain.kill()
+        await_other_gateway(server, gateway["pid"])
+        http_client = Http(server.address())
+        assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+        http_client.close()
+        assert len(server.events("gateway_spawn")) == 2
+        assert_clean(before, server)
+
+
+@pytest.mark.fault("F25", "F30")
+def test_a_start_that_a_dead_brain_had_begun_is_begun_anew_and_those_who_wait_for_it_are_served(
+    repository: Path,
+) -> None:
+    write_fault_model(repository, "slow")
+    with running(repository) as server:
+        from harness.house import Victim
+
+        slow = Victim(server, "slow")
+        slow.assert_serves()
+        before = settled(server)
+        os.kill(server.pid("slow"), signal.SIGKILL)
+        server.await_event("worker_spawn", "slow", 2)
+        (pid,) = eventually(lambda: server.pids("slow"), "its next process")
+        psutil.Process(pid).suspend()  # it says nothing of how far it is
+        call = slow.in_background()
+        slow.await_busy(1)
+        assert server.model("slow")["state"] == "starting"
+        os.kill(server.status()["brain"]["pid"], signal.SIGKILL)
+        status, reply = call.result()
+        assert status == 200, reply
+        assert len(server.events("worker_spawn", "slow")) == 3
+        assert len(server.events("worker_exit", "slow")) == 1, "what we end ourselves is no death"
+        assert_clean(before, server)
+
+
 @pytest.mark.fault("F26", "F35")
 def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: Path) -> None:
     with running(repository, "--gateways", "2") as server:

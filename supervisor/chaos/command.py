@@ -1,0 +1,187 @@
+"""`mmsup chaos`: faults on purpose, and a report.
+
+Imported when the command is asked for, and nothing else pays for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import random
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import click
+
+from mmsup.ipc import exits
+from mmsup.supervisor.chaos import own
+from mmsup.supervisor.chaos.checker import check
+from mmsup.supervisor.chaos.conductor import Course
+from mmsup.supervisor.chaos.driver import V2
+from mmsup.supervisor.chaos.exchange import Door
+from mmsup.supervisor.chaos.faults import FAULTS, Role, chosen
+from mmsup.supervisor.chaos.figures import figures
+from mmsup.supervisor.chaos.history import History
+from mmsup.supervisor.chaos.report import as_json, table
+from mmsup.supervisor.chaos.runs import against, against_own
+from mmsup.supervisor.chaos.story import story_of
+from mmsup.supervisor.chaos.target import Target
+from mmsup.supervisor.client import NoServer, Refused, ask
+from mmsup.supervisor.failed import Failed
+from mmsup.supervisor.fault import Wrong
+from mmsup.supervisor.units import duration
+
+LEAST_S: Final = 16.0
+"""A shorter run would have no time for a fault."""
+LEAST_MODELS: Final = 2
+
+
+@click.command()
+@click.option("--seconds", default=120.0, show_default=True, help="How long clients ask; a sixth of it without faults.")
+@click.option("--seed", type=int, help="Of the plan and of the arrivals; a random one is printed.")
+@click.option("--models", default=8, show_default=True, help="Models of the server that is started.")
+@click.option(
+    "--rate", default=20.0, show_default=True, help="Requests a second to each healthy model; half to others."
+)
+@click.option(
+    "--every", default="1s..3s", show_default=True, metavar="FROM..TO", help="The distance between two faults."
+)
+@click.option("--faults", "names", default="", metavar="NAME,…", help="Only these; `--faults list` prints them all.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="The report as JSON.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Pictures of the run.")
+@click.option(
+    "--history", "history_file", type=click.Path(path_type=Path), metavar="FILE", help="Every request, line by line."
+)
+@click.option("--url", default="", metavar="URL", help="A running server instead of one of our own.")
+@click.option("--yes-break-it", "consent", is_flag=True, help="Agree that what runs at --url is hurt.")
+@click.option("--victim", "victims", multiple=True, metavar="MODEL", help="With --url: a fault model that may be hurt.")
+@click.option("--healthy", multiple=True, metavar="MODEL", help="With --url: a fault model that is only asked.")
+@click.option("--runtime-dir", default="", metavar="DIR", help="With --url: that server is mmsup, on this machine.")
+@click.option("--json-only", is_flag=True, help="With --url: send no binary tensors.")
+def chaos(**given: Any) -> None:  # what click parsed
+    """Break a server on purpose, under load, and say what its clients saw.
+
+    Starts a server of its own, unless --url names one. docs/chaos.md says what is done, what is checked and how the
+    table is read.
+
+    \b
+    Example:  mmsup chaos --seconds 60 --seed 7 --plots /tmp/chaos
+              mmsup chaos --url http://127.0.0.1:8000 --yes-break-it --victim bad --healthy good
+    \b
+    Exit codes: 0 nothing is wrong, 1 there are findings, or no server, 2 wrong usage.
+    """
+    if given["names"] == "list":
+        for each in FAULTS:
+            click.echo(f"{each.name:14} {each.row:4} by {each.by}{f', to {each.role} models' if each.role else ''}")
+        return
+    course = _course(given)
+    click.echo(f"seed {course.seed}", err=True)
+    history = History(given["history_file"])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: the server of our own goes with us
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # a pause of ours would be told as one of the server's
+    try:
+        if given["url"]:
+            strays: list[int] = []
+            target = _target(given, course.models, strays)
+            asyncio.run(against(target, strays, course, V2(binary=not given["json_only"]), history, _progress))
+        else:
+            asyncio.run(against_own(course, V2(), history, _progress))
+    except own.NotStarted as error:
+        raise Failed(str(error)) from None
+    finally:
+        _wipe()
+        history.close()
+        gc.enable()
+    _report(history, given)
+
+
+def _course(given: Mapping[str, Any]) -> Course:
+    """What is to be done, or a UsageError."""
+    if given["seconds"] < LEAST_S:
+        raise click.UsageError(f"--seconds must be at least {LEAST_S:g}")
+    if given["rate"] <= 0 or given["models"] < LEAST_MODELS:
+        raise click.UsageError(f"--rate must be above 0, and --models at least {LEAST_MODELS}")
+    if given["url"] and not given["consent"]:
+        raise click.UsageError("what runs at --url will be hurt: say --yes-break-it if you may")
+    if given["url"] and not given["victims"]:
+        raise click.UsageError("--url needs at least one --victim")
+    if not given["url"] and (given["victims"] or given["healthy"] or given["runtime_dir"] or given["json_only"]):
+        raise click.UsageError("--victim, --healthy, --runtime-dir and --json-only go with --url")
+    try:
+        faults = chosen(given["names"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    seed = random.SystemRandom().randrange(1 << 32) if given["seed"] is None else given["seed"]
+    models = own.roles(given["models"])
+    if given["url"]:
+        models = dict.fromkeys(given["healthy"], Role.HEALTHY) | dict.fromkeys(given["victims"], Role.CRASHY)
+        # A victim there may be asked for anything; whether it has a cap, whoever names the fault knows.
+        faults = tuple(
+            replace(each, role=each.role and Role.CRASHY, needs="" if given["names"] else each.needs) for each in faults
+        )
+    return Course(seed, given["seconds"], _every(given["every"]), given["rate"], faults, models)
+
+
+def _every(text: str) -> tuple[float, float]:
+    first, dots, last = text.partition("..")
+    try:
+        least, most = duration(first), duration(last if dots else first)
+    except Wrong as error:
+        raise click.UsageError(f"--every: {error}") from None
+    if not 0 < least <= most:
+        raise click.UsageError("--every is two durations, as 1s..3s")
+    return least, most
+
+
+def _target(given: Mapping[str, Any], models: Mapping[str, Role], strays: list[int]) -> Target:
+    address = urlsplit(given["url"])
+    if address.scheme != "http" or not address.hostname:
+        raise click.UsageError("--url is http://HOST:PORT")
+    if not given["runtime_dir"]:
+        return Target(Door(address.hostname, address.port or 80, strays.append), models, title=given["url"])
+    try:
+        status = ask(given["runtime_dir"], "status")
+    except (NoServer, Refused) as error:
+        raise Failed(str(error)) from None
+    return own.target_of(status, given["runtime_dir"], models, strays.append, None)
+
+
+def _progress(text: str) -> None:
+    """One line that changes on a terminal; elsewhere nothing."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text} ", err=True, nl=False)
+
+
+def _wipe() -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _report(history: History, given: Mapping[str, Any]) -> None:
+    findings = check(history.records)
+    story = story_of(history.records)
+    found = figures(story, findings)
+    click.echo(table(story, found))
+    if given["json_file"]:
+        given["json_file"].write_text(json.dumps(as_json(story, found), indent=1) + "\n")
+    if given["plots"]:
+        _draw(story, given["plots"])
+    if findings:
+        raise click.exceptions.Exit(exits.REFUSED)
+
+
+def _draw(story: Any, folder: Path) -> None:  # a Story
+    from mmsup.supervisor.chaos.plots import draw  # noqa: PLC0415 - only who draws needs it
+
+    try:
+        for each in draw(story, folder):
+            click.echo(f"wrote {each}", err=True)
+    except ImportError:
+        raise Failed("--plots needs matplotlib: pip install 'mmsup[bench]'") from None

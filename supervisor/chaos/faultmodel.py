@@ -1,0 +1,193 @@
+"""The fault model: a Python model that does harm by its input.
+
+    source(on_load="raise")                  its code, for a repository of one's own
+    lay(repository, "victim", memory="192MiB")   the whole model as an operator would lay it
+
+Inputs: `x` FP32 of any length, `mode` (BYTES) and `amount` (FP64) optional. Outputs: `y`, which is `x`; `runs`, calls
+so far; with a revision also `life`: the revision, and the process. docs/chaos.md lists the modes. Any server that takes
+a Python class with `load` and `infer` can serve it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+FAULT_MODEL: Final = '''"""A model that does what its input says."""
+
+import collections, ctypes, itertools, mmap, os, signal, subprocess, sys, tempfile, threading, time
+
+import numpy as np
+
+
+def harm(mode, amount):
+    if mode == "raise":
+        raise RuntimeError(f"asked to raise, see {__file__}")
+    elif mode == "exit":
+        os._exit(int(amount))
+    elif mode == "sysexit":
+        sys.exit(int(amount))
+    elif mode == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif mode == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif mode == "segv":
+        ctypes.string_at(0)
+    elif mode == "abort":
+        os.abort()
+    elif mode == "fpe":
+        os.kill(os.getpid(), signal.SIGFPE)
+    elif mode == "bus":
+        os.kill(os.getpid(), signal.SIGBUS)
+    elif mode == "truncated":  # a mapped file that is cut short
+        with tempfile.TemporaryFile() as file:
+            file.truncate(4 * mmap.PAGESIZE)
+            mapped = mmap.mmap(file.fileno(), 0)
+            file.truncate(0)
+            mapped[mmap.PAGESIZE]
+    elif mode == "print":  # so many MiB
+        for _ in range(int(amount)):
+            print("x" * (1 << 20), flush=True)
+    elif mode == "churn":  # so many processes, one after the other
+        for _ in range(int(amount)):
+            if (child := os.fork()) == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+    elif mode == "sleep":
+        time.sleep(amount)
+    elif mode == "hold":  # until the test says so
+        while True:
+            try:
+                os.unlink(os.path.join(os.path.dirname(__file__), "go"))
+                break
+            except FileNotFoundError:
+                time.sleep(0.002)
+    elif mode == "hang":
+        while True:
+            time.sleep(1)
+    elif mode == "deadlock":
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+    elif mode == "spin":  # in C, under the GIL, for ever
+        collections.deque(itertools.repeat(0), maxlen=0)
+    elif mode == "allocate":
+        held = bytearray(int(amount) << 20)
+        held[:: 4096] = b"x" * len(held[:: 4096])
+    elif mode == "leak":
+        LEAKED.append(b"x" * (int(amount) << 20))
+    elif mode == "child":  # the memory is a child's
+        code = f"held = bytearray({int(amount)} << 20); held[::4096] = b'x' * len(held[::4096])"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    elif mode == "files":
+        OPENED.extend(open(os.devnull) for _ in range(int(amount)))
+    elif mode == "forks":  # a bomb: every child forks for ever, in a session of its own
+        while True:
+            if os.fork() == 0:
+                os.setsid()
+                while True:
+                    try:
+                        os.fork()
+                    except OSError:
+                        pass
+    elif mode == "threads":  # until no more can be started
+        while True:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+    elif mode == "burn":  # processes in sessions of their own that compute for ever
+        for _ in range(int(amount)):
+            subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    elif mode == "memory_error":
+        raise MemoryError
+    elif mode != "ok":
+        raise ValueError(f"no mode {mode}")
+
+
+LEAKED, OPENED = [], []
+harm(ON_IMPORT, ON_LOAD_AMOUNT)
+
+
+class Model:
+    def load(self, context):
+        harm(ON_LOAD, ON_LOAD_AMOUNT)
+        self.directory = context.directory
+        self.runs = 0
+
+    def infer(self, inputs):
+        x = inputs["x"]
+        modes = [each.decode() for each in inputs["mode"].reshape(-1)] if "mode" in inputs else ["ok"]
+        amounts = inputs["amount"].reshape(-1) if "amount" in inputs else itertools.repeat(0.0)
+        self.runs += 1
+        if modes[0] == "nothing":
+            return {}
+        if modes[0] == "list":
+            return [x]
+        if modes[0] == "datatype":
+            return {"y": x.astype(np.float64), "runs": np.array([self.runs])}
+        for mode, amount in zip(modes, amounts):
+            harm(mode, float(amount))
+        if BATCHED:
+            return {"y": x, "runs": np.full((len(x), 1), self.runs)}
+        made = {"y": x, "runs": np.array([self.runs])}
+        return made if REVISION is None else {**made, "life": np.array([REVISION, os.getpid()])}
+
+    def unload(self):
+        while os.path.exists(os.path.join(self.directory, "hold")):  # a test wants us here
+            time.sleep(0.005)
+        print("unloaded", flush=True)
+'''
+
+OK: Final = "ok"
+"""The mode that does no harm."""
+_CONFIG: Final = """\
+name: "{name}"
+backend: "python"
+max_batch_size: 0
+input [ {{ name: "x", data_type: TYPE_FP32, dims: [ -1 ] }} ]
+input [ {{ name: "mode", data_type: TYPE_STRING, dims: [ 1 ], optional: true }} ]
+input [ {{ name: "amount", data_type: TYPE_FP64, dims: [ 1 ], optional: true }} ]
+output [ {{ name: "y", data_type: TYPE_FP32, dims: [ -1 ] }} ]
+output [ {{ name: "runs", data_type: TYPE_INT64, dims: [ 1 ] }} ]
+output [ {{ name: "life", data_type: TYPE_INT64, dims: [ 2 ] }} ]
+"""
+
+
+def source(
+    *,
+    on_import: str = OK,
+    on_load: str = OK,
+    on_load_amount: float = 0,
+    batched: bool = False,
+    revision: int | None = None,
+) -> str:
+    """The model's code. `on_import` and `on_load` are modes too; a batched one has a leading batch axis."""
+    heads = {
+        "ON_IMPORT": on_import,
+        "ON_LOAD": on_load,
+        "ON_LOAD_AMOUNT": on_load_amount,
+        "BATCHED": batched,
+        "REVISION": revision,
+    }
+    given = "".join(f"{key} = {value!r}\n" for key, value in heads.items())
+    first, _, rest = FAULT_MODEL.partition("\n\n")
+    return f"{first}\n\n{given}\n{rest}"
+
+
+def lay(
+    repository: Path, name: str, *, revision: int = 1, on_load: str = OK, **settings: Any
+) -> None:  # as YAML has it
+    """Put the model into a repository, or another edition of it over the one that is there. `settings` are of its
+    `mmsup.yaml`."""
+    folder = repository / name / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    _put(folder / "model.py", source(on_load=on_load, revision=revision))
+    if settings:
+        _put(folder.parent / "mmsup.yaml", json.dumps(settings) + "\n")  # JSON is YAML
+    _put(folder.parent / "config.pbtxt", _CONFIG.format(name=name))
+
+
+def _put(path: Path, text: str) -> None:
+    """At once: whoever reads meanwhile gets the old or the new, whole."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)

@@ -1,0 +1,229 @@
+"""What a server holds, from /proc, its control groups and its metrics; and what it holds more than before. I1 to I8.
+
+A process that was replaced is compared by kinds of descriptor, not by pid. `Snapshot` and `differences` are pure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+GROWTH: Final = 32 << 20
+"""What a long-lived process may have grown by, bytes; a leak of a slot or a reply for each fault is far more."""
+ARENA: Final = "/memfd:mmsup-arena"
+EXTENTS: Final = 8
+"""Shared memory comes and goes with demand; so many extents for each worker are more than any demand here needs."""
+PROC: Final = Path("/proc")
+_ROLE: Final = re.compile(r"mmsup\.(?:supervisor\.)?(\w+)(?:\.cli)?")
+_NUMBERED: Final = re.compile(r":?\[.*\]| \(deleted\)|/w\d+\.\d+|\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What one process of the house holds."""
+
+    descriptors: Counter[str]
+    threads: int
+    memory_bytes: int
+    """Of its own: what it shares with workers is bounded apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A server at one moment."""
+
+    processes: Counter[str]
+    """How many of each role."""
+    zombies: int
+    house: dict[str, Process]
+    """Keeper, brain, gateways."""
+    cgroups: int
+    strangers: int
+    """Processes outside the server that hold its memory."""
+    shm: frozenset[str] = frozenset()
+    """Names of ours in /dev/shm."""
+    runtime: Counter[str] = field(default_factory=Counter[str])
+    open_requests: float = 0.0
+    used_bytes: float = 0.0
+
+
+def snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str, float]]) -> Snapshot:
+    """Everything now. ProcessLookupError or FileNotFoundError if something ends meanwhile: look again."""
+    family = family_of(keeper_pid)
+    roles: Counter[str] = Counter()
+    house: dict[str, Process] = {}
+    zombies = 0
+    for pid in family:
+        if _stat(pid)[0] == "Z":
+            zombies += 1
+            continue
+        role = role_of(pid)
+        roles[role] += 1
+        if role != "worker":
+            house[f"{role} {roles[role]}"] = _process(pid)
+    gauges = Counter[str]()
+    for name, _, value in metrics:
+        gauges[name] += value  # type: ignore[assignment] # a Counter adds floats as well
+    return Snapshot(
+        processes=roles,
+        zombies=zombies,
+        house=house,
+        cgroups=len(cgroup_folders(family)),
+        strangers=_strangers(family),
+        shm=frozenset(each for each in os.listdir("/dev/shm") if "mmsup" in each),  # noqa: S108 - it is looked at
+        runtime=Counter(re.sub(r"\d+", "N", each.name) for each in Path(runtime_dir).rglob("*")),
+        open_requests=gauges["mmsup_requests_open"],
+        used_bytes=gauges["mmsup_arena_used_bytes"],
+    )
+
+
+def differences(before: Snapshot, after: Snapshot) -> list[str]:
+    """What is left behind, each a sentence that begins with its invariant."""
+    found = []
+    if after.shm - before.shm:
+        found.append(f"I1 new in /dev/shm: {', '.join(sorted(after.shm - before.shm))}")
+    if after.strangers > before.strangers:
+        found.append(f"I1 {after.strangers} strangers hold shared memory")
+    if after.zombies:
+        found.append(f"I2 {after.zombies} children were not reaped")
+    if after.processes != before.processes:
+        found.append(f"I2 processes: {_words(before.processes)} became {_words(after.processes)}")
+    for name, was in before.house.items():
+        found += _process_differences(name, was, after.house.get(name))
+    extents = sum(each.descriptors[ARENA] for each in after.house.values())
+    if extents > EXTENTS * after.processes["worker"]:
+        found.append(f"I3 {extents} extents of shared memory are open for {after.processes['worker']} workers")
+    if after.cgroups != before.cgroups:
+        found.append(f"I5 {before.cgroups} control groups became {after.cgroups}")
+    if after.runtime != before.runtime:
+        found.append(f"I6 runtime folder: {_words(before.runtime)} became {_words(after.runtime)}")
+    if after.open_requests or after.used_bytes:
+        found.append(f"I7 {after.open_requests:.0f} requests open, {after.used_bytes:.0f} bytes of slots in use")
+    return found
+
+
+def counts(before: Snapshot, after: Snapshot) -> dict[str, int]:
+    """The table's figures of what is left behind."""
+    more = [sum(_more(before.house[name], each).values()) for name, each in after.house.items() if name in before.house]
+    return {
+        "segments": len(after.shm - before.shm) + after.strangers + int(after.used_bytes > 0),
+        "descriptors": sum(more),
+        "zombies": after.zombies,
+        "cgroups": max(0, after.cgroups - before.cgroups),
+    }
+
+
+def gone(family: Iterable[int], folders: Iterable[Path]) -> list[str]:
+    """After the server's end: what of it is still there."""
+    found = [f"I2 process {pid} ({role_of(pid) or 'zombie'}) outlived the server" for pid in family if _exists(pid)]
+    return found + [f"I5 control group {each.name} outlived the server" for each in folders if each.exists()]
+
+
+def family_of(pid: int) -> list[int]:
+    """This process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for each in _pids():
+        with contextlib.suppress(OSError):
+            children.setdefault(int(_stat(each)[1]), []).append(each)
+    found = [pid]
+    for each in found:  # grows while it is walked
+        found += children.get(each, [])
+    return found
+
+
+def cgroup_folders(pids: Iterable[int]) -> set[Path]:
+    """The groups beside those that these processes are in, below mmsup's own folder."""
+    tops = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in (PROC / str(pid) / "cgroup").read_text().splitlines():
+                _, controllers, path = line.split(":", 2)
+                if "/mmsup_" in path and controllers in ("memory", ""):
+                    tops.add(Path(f"/sys/fs/cgroup/{controllers}{path}").parent)
+    return {each for top in tops for each in top.iterdir() if each.is_dir()}
+
+
+def role_of(pid: int) -> str:
+    """`keeper`, `run`, `gateway`, `worker`, or what else it runs."""
+    words = (PROC / str(pid) / "cmdline").read_text().split("\0")
+    for word in words:
+        found = _ROLE.fullmatch(word)
+        if found:
+            return found[1]
+    return " ".join(words[:3])
+
+
+def _process(pid: int) -> Process:
+    lines = (PROC / str(pid) / "status").read_text().splitlines()
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    return Process(_descriptors(pid), int(fields["Threads"][0]), int(fields["RssAnon"][0]) << 10)
+
+
+def _descriptors(pid: int) -> Counter[str]:
+    """By kind: `socket`, `pipe`, `memfd:mmsup-arena`, a file's name; a worker's output is open while it lives."""
+    found: Counter[str] = Counter()
+    for each in (PROC / str(pid) / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            kind = os.readlink(each)
+            if "/logs/" not in kind:
+                found[_NUMBERED.sub("", kind)] += 1
+    return found
+
+
+def _process_differences(name: str, was: Process, now: Process | None) -> list[str]:
+    if now is None:
+        return [f"I2 {name} is gone"]
+    found = []
+    more = _more(was, now)
+    if more:
+        found.append(f"I3 {name} has more descriptors: {_words(more)}")
+    if now.memory_bytes > was.memory_bytes + GROWTH:
+        found.append(f"I4 {name} grew by {(now.memory_bytes - was.memory_bytes) >> 20} MiB")
+    if now.threads > was.threads:
+        found.append(f"I8 {name} had {was.threads} threads and has {now.threads}")
+    return found
+
+
+def _more(was: Process, now: Process) -> Counter[str]:
+    """Descriptors that were not there before, by kind; shared memory has a bound of its own."""
+    more = now.descriptors - was.descriptors
+    del more[ARENA]
+    return more
+
+
+def _strangers(family: list[int]) -> int:
+    ours = set().union(*(_memory(each) for each in family))
+    return sum(bool(_memory(each) & ours) for each in set(_pids()) - set(family))
+
+
+def _memory(pid: int) -> set[int]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for each in (PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if "memfd:mmsup" in os.readlink(each):
+                    found.add(each.stat().st_ino)
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name: state, parent, …"""
+    return (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
+
+
+def _pids() -> list[int]:
+    return [int(each) for each in os.listdir(PROC) if each.isdigit()]
+
+
+def _exists(pid: int) -> bool:
+    return (PROC / str(pid)).exists()
+
+
+def _words(counted: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counted.items())) or "nothing"

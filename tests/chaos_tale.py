@@ -1,0 +1,59 @@
+"""A history made by hand: a healthy and a crashy model, one crash, everything in order; for tests to spoil."""
+
+from __future__ import annotations
+
+from mmsup.supervisor.chaos.history import (
+    Began,
+    Counted,
+    Death,
+    Edition,
+    Injected,
+    Invoke,
+    Left,
+    Outcome,
+    Over,
+    Record,
+    Told,
+)
+
+MODELS = {"good": "healthy", "bad": "crashy", "new": "changing"}
+OLD, NEW = 100, 200
+"""Processes of `bad` before and after its crash."""
+
+
+def began(*, own_codes: bool = True) -> Began:
+    return Began(1, 20.0, MODELS, "a machine", "a server", "mmsup chaos", 0.0, 2.0, own_codes)
+
+
+def right(number: int, model: str, t: float, pid: int = 0, revision: int = 1) -> list[Record]:
+    """A request that is served within 10 ms."""
+    return [Invoke(t, number, model, t, 8), Outcome(t + 0.01, number, "right", 200, pid=pid, revision=revision)]
+
+
+def crash() -> list[Record]:
+    """A segfault of `bad` at 5 s, seen by everybody; one other request fails with it, the next is served at 6 s."""
+    return [
+        Injected(5.0, 1, "segv", "bad"),
+        Invoke(5.0, 50, "bad", 5.0, 16, 1),
+        Invoke(5.001, 51, "bad", 5.001, 8),
+        Death(5.02, "bad", OLD),
+        Outcome(5.03, 50, "error", 503, "worker_crashed"),
+        Outcome(5.03, 51, "error", 503, "worker_crashed"),
+        Told(
+            5.025, {"event": "worker_exit", "model": "bad", "pid": OLD, "cause": "signal SIGSEGV", "next_delay_s": 0.5}
+        ),
+        Told(5.9, {"event": "worker_ready", "model": "bad", "pid": NEW, "load_s": 0.3}),
+        *right(52, "bad", 5.99, NEW),
+        Over(6.0, 1, "worker_crashed"),
+    ]
+
+
+def tale() -> list[Record]:
+    """Nothing is wrong in it."""
+    calm = [each for at in range(1, 20) for each in right(at, "good", float(at), 10)]
+    served = [each for at in range(1, 5) for each in right(20 + at, "bad", float(at), OLD)]
+    fresh = [*right(60, "new", 7.0), Edition(8.0, "new", 2), *right(61, "new", 8.5, revision=2)]
+    return [
+        began(), Counted(0.0, {"good": 0, "bad": 0, "new": 0}), *calm, *served, *crash(), *fresh,
+        Counted(20.0, {"good": 19, "bad": 5, "new": 2}), Left(20.0, "after the faults"),
+    ]  # fmt: skip

@@ -1,0 +1,92 @@
+"""Chaos against a server of its own: eight models, every class of fault, and nothing that the checker finds.
+
+`--chaos-seconds 600` makes it the long one; a seed that failed is replayed by `--chaos-seed`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.invariants import assert_gone, family, snapshot
+from harness.server import eventually, serving
+from mmsup.supervisor.chaos import faultmodel
+
+pytestmark = pytest.mark.slow
+START_AND_END_S = 240.0
+"""More than a server takes to start, to come to rest and to end, on a machine that others use as well."""
+CHAOS = (sys.executable, "-m", "mmsup.supervisor.cli", "chaos")
+
+
+def test_nothing_that_befalls_one_model_or_process_reaches_the_others(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    seconds, seed = pytestconfig.getoption("--chaos-seconds"), pytestconfig.getoption("--chaos-seed")
+    command = [*CHAOS, "--seconds", str(seconds), "--json", str(tmp_path / "report.json")]
+    command += [] if seed is None else ["--seed", str(seed)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds + START_AND_END_S, check=False)
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0, ended.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["green"]
+    assert report["failed_healthy"] == report["wrong"] == report["lost"] == sum(report["left"].values()) == 0
+    assert report["served"] > report["sent"] / 2
+    assert len(report["classes"]) >= min(30, seconds / 6)
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["over HTTP alone", "on the same machine"])
+def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it_was(
+    tmp_path: Path, local: bool
+) -> None:
+    for name in ("good", "bad"):
+        faultmodel.lay(tmp_path / "models", name, hang_limit="1s")
+    with serving(tmp_path / "models") as server:
+        before = snapshot(server).roles
+        host, port = server.address()
+        command = [*CHAOS, "--url", f"http://{host}:{port}", "--yes-break-it", "--seconds", "16", "--seed", "1"]
+        command += [
+            "--healthy",
+            "good",
+            "--victim",
+            "bad",
+            "--json",
+            str(tmp_path / "report.json"),
+            "--every",
+            "1s..2s",
+        ]
+        command += ["--faults", "segv,abort,hang,raise" + (",kill_idle,kill_brain" if local else "")]
+        command += ["--runtime-dir", str(server.runtime_dir)] if local else []
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=START_AND_END_S, check=False)
+        print(ended.stdout, ended.stderr)
+        assert ended.returncode == 0, ended.stdout
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["failed_healthy"] == 0
+        assert report["whole"]["count"] >= 1
+        assert (report["detection"]["count"] > 0) == local
+        eventually(lambda: snapshot(server).roles == before, "the processes of before")
+        everyone = family(server)
+        assert server.stop() == 0
+        assert_gone(server, everyone)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_a_run_that_is_broken_off_takes_its_server_along(number: signal.Signals) -> None:
+    with tempfile.TemporaryDirectory(prefix="mmsup_test_") as folder:
+        env = {**os.environ, "TMPDIR": folder}
+        with subprocess.Popen([*CHAOS, "--seconds", "60", "--models", "2"], env=env, stderr=subprocess.PIPE) as run:
+            eventually(lambda: list(Path(folder).glob("mmsup_chaos_*/run/control.sock")), "its server", 60.0)
+            family = psutil.Process(run.pid).children(recursive=True)
+            assert family
+            run.send_signal(number)
+            run.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive
+        assert list(Path(folder).iterdir()) == []

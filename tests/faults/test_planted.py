@@ -1,0 +1,100 @@
+"""A bug of each class, planted in a real server, is found by a run of chaos; and the same run without it is green."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from engines.planted import python_with
+from mmsup.supervisor.chaos.checker import Finding, check
+from mmsup.supervisor.chaos.conductor import Course
+from mmsup.supervisor.chaos.driver import V2
+from mmsup.supervisor.chaos.faults import Role, chosen
+from mmsup.supervisor.chaos.history import History
+from mmsup.supervisor.chaos.runs import against_own
+
+pytestmark = pytest.mark.slow
+MODELS = {"good": Role.HEALTHY, "bad": Role.CRASHY, "new": Role.CHANGING}
+
+NOTHING = "def plant(module): pass"
+LOST = """
+def plant(module):
+    take, seen = module.Link._take, [0]
+    def lossy(self, reply):
+        seen[0] += 1
+        if seen[0] % 150 != 0:
+            take(self, reply)
+    module.Link._take = lossy
+"""
+CROSSED = """
+def plant(module):
+    from dataclasses import replace
+    take, seen, kept = module.Link._take, [0], {}
+    def crossing(self, reply):
+        seen[0] += 1
+        if reply.code == "" and reply.need == 0:
+            if self not in kept and seen[0] % 60 == 0:
+                kept[self] = reply
+                return
+            first = kept.get(self)
+            if first is not None and first.words == reply.words:
+                take(self, replace(first, id=reply.id))
+                take(self, replace(reply, id=first.id))
+                kept[self] = None
+                return
+        take(self, reply)
+    module.Link._take = crossing
+"""
+LEAKED = """
+def plant(module):
+    free, seen = module.Side.free, [0]
+    def leaky(self, slot):
+        seen[0] += 1
+        if seen[0] % 20 != 0:
+            free(self, slot)
+    module.Side.free = leaky
+"""
+UNREAPED = """
+def plant(module):
+    import os
+    of = module.of
+    def with_a_child(*arguments):
+        os.posix_spawn("/bin/true", ["true"], {})
+        return of(*arguments)
+    module.of = with_a_child
+"""
+STALE = """
+def plant(module):
+    module.Backend.unlink = lambda self, life: None
+"""
+
+
+def run(python: str, faults: str) -> list[Finding]:
+    """What is found in nine seconds of this server."""
+    course = Course(3, 9.0, (1.0, 1.5), 30.0, chosen(faults), MODELS, tail_s=3.0, settle_s=3.0, patience_s=4.0)
+    history = History()
+    asyncio.run(against_own(course, V2(), history, lambda _: None, python))
+    return check(history.records)
+
+
+@pytest.mark.parametrize(
+    ("module", "plant", "faults", "rule", "text"),
+    [
+        ("mmsup.gateway.link", LOST, "segv", "outcome", "got no reply"),
+        ("mmsup.gateway.link", CROSSED, "leave", "crossed", "got the bytes of request"),
+        ("mmsup.ipc.arena", LEAKED, "segv", "left", "bytes of slots in use"),
+        ("mmsup.supervisor.obituary", UNREAPED, "segv", "left", "children were not reaped"),
+        ("mmsup.gateway.backend", STALE, "reload", "stale", "had taken its place"),
+    ],
+    ids=["a lost reply", "a crossed reply", "a leaked slot", "an unreaped child", "a stale route"],
+)
+def test_a_planted_bug_is_found(tmp_path: Path, module: str, plant: str, faults: str, rule: str, text: str) -> None:
+    findings = run(python_with(tmp_path / "python", module, plant), faults)
+    assert any(each.rule == rule and text in each.text for each in findings), [str(each) for each in findings]
+
+
+def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
+    findings = run(python_with(tmp_path / "python", "mmsup.gateway.link", NOTHING), "segv,reload,leave")
+    assert findings == [], [str(each) for each in findings]
