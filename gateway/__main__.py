@@ -60,7 +60,7 @@ def configured(channel: Seqpacket, lifeline: int) -> Configure:
 
 
 async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Configure) -> None:
-    """Everything between the first word of the brain and SIGTERM."""
+    """Everything between the first word of the brain and SIGTERM, or a retirement that is over."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -91,7 +91,7 @@ async def turn(page: PageWriter, control: Control, front: Front, stop: asyncio.E
     """The beat, from the loop that does the work, and what the backend looks after at every beat."""
     page.enter(Activity.IDLE, time.monotonic_ns())
     garbage = Garbage()
-    while not stop.is_set():
+    while not stop.is_set() and not front.is_over:
         page.turn(time.monotonic_ns())
         control.report_overdue(time.monotonic())
         front.turn()

@@ -50,6 +50,8 @@ class Backend:
         self.routes = Routes()
         self.learned = Learned()
         self.draining = False
+        self.retired = False
+        """Another gateway serves in our stead: each connection ends with its next answer."""
         self.links: dict[tuple[int, int], Link] = {}
         self._serving: dict[tuple[str, str], list[Link]] = {}
         """The same links by model and version."""

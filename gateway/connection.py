@@ -205,6 +205,11 @@ class Listener(Server):
         self._fronts.discard(front)
         self._changed.set()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no connection."""
+        return not self._fronts and not self.connections
+
     def pre_shutdown(self) -> None:
         """Let each connection end with the request that it is at."""
         for front in list(self._fronts):

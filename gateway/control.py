@@ -33,6 +33,7 @@ from mmsup.ipc.messages import (
     Overdue,
     Ping,
     Pong,
+    Retire,
     Route,
     Synced,
     Unlink,
@@ -126,6 +127,8 @@ class Control:
                 self._synced(message)
             case Drain():
                 self._drain()
+            case Retire():
+                self._backend.retired = True
             case _:
                 raise AssertionError(f"{type(message).__name__} is in TO_GATEWAY and not handled")
         close_all(descriptors)

@@ -96,7 +96,7 @@ class Inference:
             order = await self._read(call, exchange, size, early.body)
             begin(exchange, order, ticket)
             made = await self.conclude(exchange, order, ticket, None)
-            return await answer.send_tensors(call.request, made, call.echo)
+            return await answer.send_tensors(call.request, made, call.echo, last=self.backend.retired)
 
     async def _read(self, call: Call, exchange: Exchange, size: int | None, body: bytearray | None) -> Order:
         """Take the body in, unless it is there already, and read it."""

@@ -7,6 +7,7 @@ when it has told the keeper Finished. What it is made of decides and acts; this 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -41,6 +42,7 @@ from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
+from mmsup.supervisor.upgrade import Upgrades
 from mmsup.supervisor.verbs import OF_CLIENTS, Verbs
 
 GATEWAYS: Final = "_gateways"
@@ -81,7 +83,7 @@ class Brain:
         self.fleet = Fleet(settings.max_parallel_loads)
         self.gateways = Gateways(site, self)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
-        self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
+        self.changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._connect(place, cgroups)
         self._server = Server(
             keeper_pid=inventory.keeper_pid,
@@ -92,8 +94,10 @@ class Brain:
             isolation=cgroups.describe(),
             readiness=self.readiness,
         )
+        self.generation = inventory.generation
+        self._upgrades = Upgrades(self, self._memory.upgrade if self._memory else None, inventory.keeper_life)
         answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
-        self.verbs = Verbs(answers, self.fleet, self.loads, self.books.journal, self.books.logbook)
+        self.verbs = Verbs(answers, self.fleet, self.loads, self.books.journal, self.books.logbook, self._upgrades)
         self.control = Control(self.verbs)
         self._devices = Devices(environ)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
@@ -133,17 +137,14 @@ class Brain:
             self.task(self._devices.learn(), "devices")
             heritage.restore(self.fleet, self._memory.models)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
-            for note in self._memory.gateways:
-                if note.place < len(self.gateways.places):
-                    self.gateways.places[note.place].generation = note.generation
-                    self.gateways.places[note.place].spawned_s = note.spawned_s
+            self.gateways.restore(self._memory.gateways)
         else:
             await self._devices.learn()
         self.family.begin()
         if listener is not None:
             await self.control.start(listener)
         if self.settings.control_mode == "poll":
-            self.task(self._changes.poll(), "poll")
+            self.task(self.changes.poll(), "poll")
 
     def _begin(self) -> None:
         """All children that there were have been introduced."""
@@ -158,7 +159,7 @@ class Brain:
         text = f"mmsup server, {self.settings.control_mode} mode, {self._server.isolation}"
         self.books.journal.record("server_start", text, keeper=self._inventory.keeper_pid)
         startup.sweep(self.books.scratch)
-        found = self._changes.read()
+        found = self.changes.read()
         for each in concerns_of(self.settings, found):
             self._console.say("warning", "configuration", place=each.place, text=each.text)
         startup.start(found, self.settings, self.fleet, self.books.wanted, self.loads)
@@ -166,7 +167,7 @@ class Brain:
     def _take_over(self) -> None:
         generation = self._inventory.generation
         self.books.journal.record("brain_exit", f"brain {generation - 1} ended; brain {generation} takes over")
-        startup.know_all(self._changes.read(), self.settings, self.fleet)
+        startup.know_all(self.changes.read(), self.settings, self.fleet)
         for model in self.fleet.models.values():
             model.was_decided = self._announced
         counts = heritage.take_over(self.fleet)
@@ -175,6 +176,7 @@ class Brain:
             "readopted", text, brain=generation, kept=counts.kept, ended=counts.ended, strays=self.family.strays
         )
         startup.converge(self.settings, self.fleet, self.books.wanted, self.loads)
+        self._upgrades.resume()
 
     # What comes.
 
@@ -184,7 +186,9 @@ class Brain:
             case wire.Terminate():
                 self.terminate()
             case wire.Reload():
-                self.task(self._changes.look(), "reload")
+                self.task(self.changes.look(), "reload")
+            case wire.StepDown() | wire.NotUpgraded():
+                self._upgrades.answered(message)
             case _:
                 self.family.hear(message, descriptors)
 
@@ -192,6 +196,7 @@ class Brain:
         """Drain and end."""
         if not self.stopping:
             self.stopping = self._gateway_site.is_stopping = True
+            self._upgrades.stop()
             self.task(end(self), "end")
 
     def overdue(self, message: wire.Overdue) -> None:
@@ -253,7 +258,7 @@ class Brain:
 
     def _settled(self) -> None:
         self.loads.settled()
-        self._remember()
+        self.remember()
         self._say_readiness()
         self.moved.set()
 
@@ -274,7 +279,7 @@ class Brain:
             "ready", now.reason or "every wanted model has its verdict", addresses=self._addresses()
         )
         self._parent.say(wire.Notify("READY=1"))
-        self._remember()
+        self.remember()
         if failed and self.settings.exit_on_error:
             self._console.say("error", "exit_on_error", text=f"not serving: {', '.join(failed)}")
             self.finish(exits.REFUSED)
@@ -282,9 +287,12 @@ class Brain:
     def _addresses(self) -> dict[str, str]:
         return {name: each for name, each in self._inventory.addresses.items() if name != NOT_FOR_GATEWAYS}
 
-    def _remember(self) -> None:
+    def remember(self) -> None:
+        """Let the keeper keep what the next brain needs to know, if that has changed."""
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
-        memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways)
+        memory = Memory(
+            self._server.began_s, self._announced, self.fleet.next_instance, models, gateways, self._upgrades.note
+        )
         text = to_text(memory)
         if text == self._remembered:
             return
@@ -297,20 +305,29 @@ class Brain:
 
     # The end.
 
-    def task(self, work: Any, name: str) -> None:  # a coroutine that returns None
+    async def until(self, is_so: Callable[[], bool], limit_s: float | None = None) -> None:
+        """Until something is so, or the limit."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not is_so():
+                    self.moved.clear()
+                    await self.moved.wait()
+
+    def task(self, work: Any, name: str) -> asyncio.Task[None]:  # a coroutine that returns None
         """Something that takes its time; awaited or cancelled by `close`."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
-    def signal(self, token: str, number: int) -> None:
-        """Send a signal to a child."""
-        self._parent.say(wire.Signal(token, number))
+    def tell_keeper(self, message: object) -> None:
+        """Send one message of TO_KEEPER."""
+        self._parent.say(message)
 
     def finish(self, code: int) -> None:
         """Tell the keeper that it is over."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import exits
+from mmsup.ipc import messages as wire
 from mmsup.supervisor.release import Role
 
 if TYPE_CHECKING:
@@ -33,19 +31,11 @@ async def end(brain: Brain) -> None:
             if edition.role is not Role.LEAVING:
                 brain.fleet.retire(edition)
     left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKERS_S)
-    await _until(brain, lambda: not any(each.is_alive() for each in brain.fleet.instances()), left_s)
-    for gateway in brain.gateways.places:
-        brain.signal(gateway.token, signal.SIGTERM)
-    await _until(brain, lambda: all(each.life is None for each in brain.gateways.places), GATEWAYS_S)
+    await brain.until(lambda: not any(each.is_alive() for each in brain.fleet.instances()), left_s)
+    for gateway in brain.gateways.everybody():
+        brain.tell_keeper(wire.Signal(gateway.token, signal.SIGTERM))
+    await brain.until(lambda: all(each.life is None for each in brain.gateways.everybody()), GATEWAYS_S)
     brain.books.wanted.clear()
     text = "drained" if drained else f"work was left after {brain.settings.exit_timeout_s:g} s"
     brain.books.journal.record("stopping", f"{text}; the server ends")
     brain.finish(exits.DONE)
-
-
-async def _until(brain: Brain, is_so: Callable[[], bool], limit_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(limit_s):
-            while not is_so():
-                brain.moved.clear()
-                await brain.moved.wait()

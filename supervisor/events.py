@@ -25,7 +25,8 @@ NAMES: Final = frozenset({
     "load_failed", "load_timeout", "backoff", "crash_loop",
     "model_loaded", "model_unloaded", "model_reloaded",
     "repository_lost", "repository_back",
-    "gateway_spawn", "gateway_exit", "brain_exit", "readopted",
+    "gateway_spawn", "gateway_exit", "gateway_stopped", "brain_exit", "readopted",
+    "upgrade_begun", "upgraded", "upgrade_failed",
 })  # fmt: skip
 """`worker_exit`: exactly one per death. A worker that leaves because it was told to is `worker_stopped`."""
 

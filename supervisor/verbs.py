@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.supervisor.answers import Answers
@@ -24,22 +24,38 @@ Say = Callable[[Json], None]
 
 _log: Final = logging.getLogger(__name__)
 LINES: Final = 100
+TICKET: Final = 64
 OF_CLIENTS: Final = frozenset({"load", "unload", "index", "status"})
 """Verbs that a gateway may ask for its clients."""
 _LOAD_PARAMETERS: Final = frozenset({"config"})
+
+
+class Upgradable(Protocol):
+    """Who carries an upgrade out."""
+
+    async def ask(self, ticket: str, say: Callable[[str], None], *, force: bool) -> Json:
+        """Begin or join the upgrade of this ticket; its result, or MmsupError."""
+        ...
 
 
 class Verbs:
     """Everything that can be asked."""
 
     def __init__(
-        self, answers: Answers, fleet: Fleet, loads: Loads, journal: Journal, logbook: Callable[[str], Logbook]
+        self,
+        answers: Answers,
+        fleet: Fleet,
+        loads: Loads,
+        journal: Journal,
+        logbook: Callable[[str], Logbook],
+        upgrades: Upgradable,
     ) -> None:
         self._answers = answers
         self._fleet = fleet
         self._loads = loads
         self._journal = journal
         self._logbook = logbook
+        self._upgrades = upgrades
         self._verbs: dict[str, Callable[[Json, Say], Awaitable[Any]]] = {  # results are JSON, by verb
             "status": self._status,
             "list": self._list,
@@ -50,6 +66,7 @@ class Verbs:
             "unload": self._unload,
             "logs": self._logs,
             "events": self._events,
+            "upgrade": self._upgrade,
         }
 
     async def do(self, verb: str, arguments: Json, say: Say) -> Any:  # the result is JSON, by verb
@@ -91,6 +108,10 @@ class Verbs:
 
     async def _unload(self, arguments: Json, _say: Say) -> Any:  # JSON
         return await self._loads.unload(_text(arguments, "name"))
+
+    async def _upgrade(self, arguments: Json, say: Say) -> Json:
+        ticket, force = _text(arguments, "ticket"), _flag(arguments, "force")
+        return await self._upgrades.ask(ticket[:TICKET], lambda text: say({"progress": text}), force=force)
 
     async def _logs(self, arguments: Json, say: Say) -> Json:
         model = self._model(arguments)

@@ -72,7 +72,9 @@ def estate_of(**fields: object) -> handover.Estate:
 
 def test_an_estate_is_read_as_it_was_written_and_nobody_can_change_it() -> None:
     ended = Exited("worker.1.1", 7, 0, 9)
-    charge = handover.ChargeNote(Child("worker.1.1", 7, "note"), (3, 4, 5, 6, 7), ("/x/procs",), None, True, ended)
+    charge = handover.ChargeNote(
+        Child("worker.1.1", 7, "note"), (3, 4, 5, 6, 7), ("/x/procs",), None, told=True, ended=ended
+    )
     estate = estate_of(charges=(charge,), graves=(handover.GraveNote(("/x",), 1.5),), notify_address="\0abstract")
     fd = handover.write(estate)
     with pytest.raises(PermissionError):
@@ -207,7 +209,7 @@ def test_systemd_hears_the_same_beat_from_the_next_program(tmp_path: Path) -> No
         environ = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"}
         with keeper_rig(tmp_path, environ=environ) as rig:
             brain, _ = renewed(rig, rig.greeted_brain())
-            systemd.setblocking(False)
+            systemd.settimeout(0)
             with contextlib.suppress(BlockingIOError):
                 while systemd.recv(1000):
                     pass
@@ -217,7 +219,7 @@ def test_systemd_hears_the_same_beat_from_the_next_program(tmp_path: Path) -> No
 
 
 def test_the_record_names_every_descriptor_once() -> None:
-    charge = handover.ChargeNote(Child("worker.1.1", 7, ""), (20, 21, 22, 23, 24), (), 25, True, None)
+    charge = handover.ChargeNote(Child("worker.1.1", 7, ""), (20, 21, 22, 23, 24), (), 25, told=True, ended=None)
     fields = {"locks": (3, 4), "listeners": {"http": 5, "control": 6}, "lifeline": 7, "life_end": 8, "tallies": (9, 10)}
     found = estate_of(charges=(charge,), **fields).descriptors()
     assert sorted(found) == [*range(3, 11), *range(20, 26)]
