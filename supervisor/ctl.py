@@ -166,7 +166,7 @@ def upgrade(runtime_dir: str, as_json: bool, force: bool) -> None:
     the other leaves. What cannot be followed stays as it was, and is named.
 
     \b
-    Example:  pip install --upgrade mmsup && mmsup ctl upgrade
+    Example:  mmsup ctl upgrade
     """
     arguments = {"ticket": secrets.token_hex(8), "force": force}
     ticker = _Ticker()

@@ -18,7 +18,7 @@ from engines.build import write_fault_model, write_identity_onnx
 from harness.bystander import Bystander
 from harness.edition import Installed
 from harness.house import Victim
-from harness.invariants import assert_clean, assert_gone, differences, family, kinds, settled, snapshot
+from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
 
 pytestmark = pytest.mark.slow
@@ -150,3 +150,194 @@ def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Ins
         everyone = family(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
+
+
+@pytest.mark.fault("F30")
+def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repository: Path, installed: Installed) -> None:
+    with running(repository, installed) as server:
+        before, old = settled(server), processes(server)
+        with traffic(server):
+            installed.change("supervisor/keeper.py", "class Keeper:", "class Keeper")
+            done = upgrade(server)
+            assert done.returncode == 1
+            assert "not upgraded" in done.stderr
+            assert "SyntaxError" in done.stderr
+            assert "Traceback" not in done.stderr
+        assert processes(server) == old
+        installed.change("supervisor/keeper.py", "class Keeper\n", "class Keeper:\n")
+        for file, good, bad in (
+            ("ipc/messages.py", "WIRE_VERSION: Final = ", "WIRE_VERSION: Final = 7"),
+            ("supervisor/brain.py", "from mmsup.supervisor.ending import end\n", "import mmsup.supervisor.nothing\n"),
+            ("supervisor/remembered.py", "class Memory:\n", "class Memory:\n    another: int\n"),
+        ):
+            installed.change(file, good, bad)
+            done = upgrade(server)
+            assert done.returncode == 1, file
+            assert "not upgraded" in done.stderr, done.stderr
+            installed.change(file, bad, good)
+        assert processes(server) == old
+        assert_clean(before, server)
+
+
+@pytest.mark.fault("F30")
+def test_a_gateway_of_the_new_code_that_does_not_come_up_leaves_the_old_one_serving(
+    repository: Path, installed: Installed
+) -> None:
+    with running(repository, installed) as server:
+        before, old = settled(server), processes(server)
+        with traffic(server):
+            installed.change("gateway/__main__.py", "import uvloop\n", "import uvloop_of_another_planet as uvloop\n")
+            done = upgrade(server)
+            assert done.returncode == 1
+            assert "no gateway of the new code comes up" in done.stderr
+        now = processes(server)
+        assert [role for role in old if old[role] != now[role]] == ["brain  0"]
+        assert_clean(before, server)
+        installed.change("gateway/__main__.py", "import uvloop_of_another_planet as uvloop\n", "import uvloop\n")
+        with traffic(server):
+            assert upgrade(server).returncode == 0
+        assert_followed(old, processes(server))
+        assert_clean(before, server)
+
+
+@pytest.mark.fault("F30")
+def test_a_worker_whose_successor_does_not_load_stays(repository: Path) -> None:
+    write_fault_model(repository, "victim", hang_limit="30s")
+    with running(repository) as server:
+        before, old = settled(server), processes(server)
+        model = repository / "victim" / "1" / "model.py"
+        good = model.read_text()
+        with traffic(server), Caller(server, "victim"):
+            stamp = model.stat()
+            model.write_text(good.replace("import collections", "import nothing_of_this_name", 1))
+            os.utime(model, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+            done = upgrade(server)
+        assert done.returncode == 1
+        assert "upgraded, but not all" in done.stderr
+        assert "of victim/1 stays: " in done.stderr
+        assert "nothing_of_this_name" in done.stderr
+        now = processes(server)
+        assert [role.split()[:-1] for role in old if old[role] == now[role]] == [["keeper"], ["worker", "victim"]]
+        assert server.model("victim")["state"] == "ready"
+        assert_clean(before, server)
+
+
+@pytest.mark.fault("F30")
+def test_a_brain_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(repository: Path) -> None:
+    write_fault_model(repository, "slow", hang_limit="30s", on_load="sleep", on_load_amount=1.0)
+    with running(repository) as server:
+        before, old = settled(server), processes(server)
+        with traffic(server), upgrading(server) as asked:
+            server.await_event("gateway_stopped")
+            eventually(lambda: len(server.model("slow")["instances"]) == 2, "the successor of a worker")
+            os.kill(server.status()["brain"]["pid"], signal.SIGKILL)
+            code, text = asked.result()
+            assert code == 0, text
+        assert_followed(old, processes(server))
+        assert not server.events("worker_exit", "one")
+        assert_clean(before, server)
+
+
+@pytest.mark.fault("F30")
+def test_a_new_gateway_that_is_killed_before_it_serves_is_followed_by_another(repository: Path) -> None:
+    with running(repository) as server:
+        before, old = settled(server), processes(server)
+        with traffic(server), upgrading(server) as asked:
+            (place,) = server.status()["gateways"]
+            coming = eventually(lambda: _gateway_beside(server, place["pid"]), "a gateway beside the old one")
+            coming.kill()
+            code, text = asked.result()
+            assert code == 0, text
+        assert len(server.events("gateway_exit")) == 1
+        assert_followed(old, processes(server))
+        assert_clean(before, server)
+
+
+@pytest.mark.fault("F30")
+def test_a_request_that_is_at_work_through_the_whole_upgrade_gets_its_answer(repository: Path) -> None:
+    write_fault_model(repository, "long", hang_limit="60s")
+    with running(repository) as server:
+        before, old = settled(server), processes(server)
+        victim = Victim(server, "long")
+        call = victim.in_background("hold")
+        victim.await_busy()
+        with upgrading(server) as asked:
+            eventually(lambda: len(server.model("long")["instances"]) == 2, "the successor of the worker")
+            server.await_event("worker_ready", "long", 2)
+            victim.assert_serves()
+            assert not call.is_over
+            (repository / "long" / "1" / "go").touch()
+            assert call.result()[0] == 200
+            code, text = asked.result()
+            assert code == 0, text
+        assert_followed(old, processes(server))
+        assert_clean(before, server)
+
+
+def test_a_second_upgrade_meanwhile_is_refused(repository: Path) -> None:
+    write_fault_model(repository, "slow", hang_limit="30s", on_load="sleep", on_load_amount=0.5)
+    with running(repository) as server, upgrading(server) as asked:
+        eventually(lambda: len(server.model("slow")["instances"]) == 2, "the successor of a worker")
+        done = upgrade(server)
+        assert done.returncode == 1
+        assert "an upgrade is under way already" in done.stderr
+        assert asked.result()[0] == 0
+
+
+def test_five_upgrades_leave_the_keeper_with_what_it_had(repository: Path) -> None:
+    with running(repository) as server:
+        before = settled(server)
+        for _ in range(5):
+            old = processes(server)
+            assert upgrade(server, "--force").returncode == 0
+            assert_followed(old, processes(server))
+            assert_clean(before, server)
+        assert server.log().count("keeper_renewed") == 5
+
+
+def test_a_server_told_to_stop_in_mid_upgrade_stops(repository: Path) -> None:
+    write_fault_model(repository, "slow", hang_limit="30s", on_load="sleep", on_load_amount=1.0)
+    with running(repository) as server:
+        everyone = family(server)
+        with upgrading(server) as asked:
+            eventually(lambda: len(server.model("slow")["instances"]) == 2, "the successor of a worker")
+            assert server.stop() == 0
+            code, text = asked.result()
+            assert code == 1
+            assert "the server is draining" in text
+        assert_gone(server, everyone)
+
+
+class Asked:
+    """An upgrade that somebody else waits for."""
+
+    def __init__(self, server: Server) -> None:
+        self._done: subprocess.CompletedProcess[str] | None = None
+        self._thread = threading.Thread(target=self._run, args=(server,), name="ctl upgrade")
+        self._thread.start()
+
+    def _run(self, server: Server) -> None:
+        self._done = upgrade(server)
+
+    def result(self) -> tuple[int, str]:
+        """Exit code and what it said, when it has ended."""
+        self._thread.join(120)
+        assert self._done is not None, "the upgrade has not ended"
+        return self._done.returncode, self._done.stdout + self._done.stderr
+
+
+@contextlib.contextmanager
+def upgrading(server: Server) -> Iterator[Asked]:
+    asked = Asked(server)
+    try:
+        yield asked
+    finally:
+        asked.result()
+
+
+def _gateway_beside(server: Server, pid: int) -> psutil.Process | None:
+    for each in psutil.Process(server.process.pid).children():
+        with contextlib.suppress(psutil.Error):
+            if each.pid != pid and "mmsup.gateway" in each.cmdline():
+                return each
+    return None
