@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
+from mmsup.supervisor import terms
 from mmsup.supervisor.release import Role
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 WORKERS_S: Final = 5.0
 """What workers may take to unload, at least, however long the drain took."""
+KILL_S: Final = 2.0
+"""What the kernel may take to end workers that have not left by then."""
 GATEWAYS_S: Final = 3.0
 """What gateways may take to close idle connections."""
 
@@ -32,10 +35,14 @@ async def end(brain: Brain) -> None:
                 brain.fleet.retire(edition)
     left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKERS_S)
     await brain.until(lambda: not any(each.is_alive() for each in brain.fleet.instances()), left_s)
+    for instance in brain.fleet.instances():
+        if instance.is_alive():
+            instance.apply(terms.EndTimedOut())  # who still waits for it is told so, instead of being cut off
+    await brain.until(lambda: not any(each.is_alive() for each in brain.fleet.instances()), KILL_S)
     for gateway in brain.gateways.everybody():
         brain.tell_keeper(wire.Signal(gateway.token, signal.SIGTERM))
     await brain.until(lambda: all(each.life is None for each in brain.gateways.everybody()), GATEWAYS_S)
     brain.books.wanted.clear()
     text = "drained" if drained else f"work was left after {brain.settings.exit_timeout_s:g} s"
     brain.books.journal.record("stopping", f"{text}; the server ends")
-    brain.finish(exits.DONE)
+    brain.finish(exits.DONE if drained else exits.REFUSED)

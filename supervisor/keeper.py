@@ -52,7 +52,7 @@ from mmsup.supervisor.rehearsal import Rehearsal
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.succession import Succession
 
-STOP_MARGIN_S: Final = 10.0
+STOP_MARGIN_S: Final = 15.0
 """Beyond the drain that the settings allow: a brain that has not finished then never will."""
 GRAVE_S: Final = 0.02
 """How often a dead child's control group is looked at until nobody is left in it."""
