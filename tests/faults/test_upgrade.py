@@ -284,8 +284,9 @@ def test_a_second_upgrade_meanwhile_is_refused(repository: Path) -> None:
         assert asked.result()[0] == 0
 
 
-def test_five_upgrades_leave_the_keeper_with_what_it_had(repository: Path) -> None:
-    with running(repository) as server:
+def test_five_upgrades_leave_the_keeper_with_what_it_had(tmp_path: Path) -> None:
+    write_fault_model(tmp_path, "light")
+    with serving(tmp_path) as server:
         before = settled(server)
         for _ in range(5):
             old = processes(server)
