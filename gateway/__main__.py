@@ -73,6 +73,8 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
         control = Control(channel, configure, backend, hub)
         front = Front(backend, tallies(inherited), configure.gateway)
         await front.start(configure.front)
+        # Whoever comes before would be told that there is no such model; in the listener's queue he can wait.
+        await either(control.synced, stop)
         for name, fd in inherited.items():
             if name.startswith("listen:"):
                 await front.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
@@ -85,6 +87,14 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
             link.finish()
         await control.close()
     hub.close()
+
+
+async def either(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waits = [asyncio.ensure_future(each.wait()) for each in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
 
 
 async def turn(page: PageWriter, control: Control, front: Front, stop: asyncio.Event) -> None:

@@ -58,6 +58,8 @@ class Control:
         self._named: set[tuple[int, int]] = set()
         self._outbox: deque[bytes] = deque()
         self._draining: asyncio.Task[None] | None = None
+        self.synced = asyncio.Event()
+        """Everything that there is has been heard, once."""
         self._loop = asyncio.get_running_loop()
         backend.send_ask = lambda number, verb, arguments: self._say(Ask(number, verb, arguments))
         self._loop.add_reader(channel.fileno(), self._read)
@@ -148,6 +150,7 @@ class Control:
             backend.unlink(life)
         backend.set_readiness(message.ready, message.reason)
         backend.changed()
+        self.synced.set()
 
     def _link(self, message: LinkMessage, descriptors: list[int]) -> None:
         life = (message.instance, message.generation)

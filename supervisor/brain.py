@@ -287,6 +287,11 @@ class Brain:
     def _addresses(self) -> dict[str, str]:
         return {name: each for name, each in self._inventory.addresses.items() if name != NOT_FOR_GATEWAYS}
 
+    @property
+    def is_remembered(self) -> bool:
+        """Whether the next brain will know what this one does."""
+        return len(self._remembered) <= TEXT_LIMIT
+
     def remember(self) -> None:
         """Let the keeper keep what the next brain needs to know, if that has changed."""
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()

@@ -151,6 +151,8 @@ class Upgrades:
         await brain.until(lambda: brain.loads.is_idle, LOADS_S)
         if not brain.loads.is_idle:
             raise CallerError("conflict", f"models are still being loaded after {LOADS_S:g} s")
+        if not brain.is_remembered:
+            raise ServerError("unavailable", "the models are so many that the next brain would not know them all")
         self._say("trying the code on disk")
         self._answer = asyncio.get_running_loop().create_future()
         brain.tell_keeper(wire.Upgrade(self._now.force))
