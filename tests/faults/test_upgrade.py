@@ -20,6 +20,7 @@ from harness.edition import Installed
 from harness.house import Victim
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
+from mmsup.supervisor import client
 
 pytestmark = pytest.mark.slow
 MODELS = ("one", "two")
@@ -236,6 +237,36 @@ def test_a_brain_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(r
         assert_followed(old, processes(server))
         assert not server.events("worker_exit", "one")
         assert_clean(before, server)
+
+
+@pytest.mark.fault("F30")
+@pytest.mark.parametrize("step", ["trying the code", "another brain takes over", "serves in the place of", "renewing"])
+def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
+    with running(repository) as server:
+        before, old = settled(server), processes(server)
+        killed: list[str] = []
+
+        def hear(line: dict[str, Any]) -> None:
+            if step in line["progress"] and not killed:
+                killed.append(step)
+                with contextlib.suppress(psutil.NoSuchProcess):  # it may be leaving by itself
+                    for each in brains(server):
+                        each.kill()
+
+        with traffic(server):
+            arguments = {"ticket": "a test's", "force": True}
+            result = client.ask(str(server.runtime_dir), "upgrade", arguments, progress=hear)
+        assert killed
+        assert result["followed"] >= 1
+        assert_followed(old, processes(server))
+        # A successor that was coming up is begun anew by the next brain; nobody who serves dies.
+        assert not [each for each in server.events("worker_exit") if each["pid"] in old.values()]
+        assert_clean(before, server)
+
+
+def brains(server: Server) -> list[psutil.Process]:
+    """The one that lives, if one does; asked of the kernel, for it may be on its way out."""
+    return [each for each in psutil.Process(server.process.pid).children() if "mmsup.supervisor.run" in each.cmdline()]
 
 
 @pytest.mark.fault("F30")
