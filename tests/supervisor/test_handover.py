@@ -26,6 +26,7 @@ from mmsup.ipc.messages import (
 from mmsup.ipc.page import Activity, PageReader, PageWriter
 from mmsup.ipc.records import WireError
 from mmsup.supervisor import handover
+from supervisor_estate import estate_of
 
 pytestmark = pytest.mark.slow
 
@@ -47,27 +48,6 @@ def renewed(rig: KeeperRig, brain: RelayedBrain) -> tuple[RelayedBrain, Inventor
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def estate_of(**fields: object) -> handover.Estate:
-    plain = {
-        "life": 1,
-        "settings": "{}",
-        "brains": 1,
-        "remembered": "",
-        "locks": (),
-        "listeners": {},
-        "addresses": {},
-        "socket_paths": (),
-        "lifeline": 0,
-        "life_end": 0,
-        "tallies": (),
-        "notify_address": "",
-        "watchdog_s": 0.0,
-        "charges": (),
-        "graves": (),
-    }
-    return handover.Estate(**(plain | fields))  # type: ignore[arg-type]  # fields by name
 
 
 def test_an_estate_is_read_as_it_was_written_and_nobody_can_change_it() -> None:
