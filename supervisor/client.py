@@ -7,6 +7,7 @@
 
 The keeper holds the listening socket: while the brain comes back, a caller waits in its queue and is answered by the
 next brain. What only reads is asked again where a brain died before it answered; what changes something is not.
+An upgrade is the exception: it changes brains itself, and is known to the next one by its ticket.
 """
 
 from __future__ import annotations

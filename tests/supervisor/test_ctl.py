@@ -22,6 +22,7 @@ ANSWERS: dict[str, Any] = {
     "show": {"name": "m", "state": "ready"},
     "logs": {"lines": ["one", "two\x1b[2J"]},
     "events": {"events": [EVENT]},
+    "upgrade": {"keeper": "renewed", "followed": 3, "seconds": 4.5},
 }
 COMMANDS = (
     ["status"],
@@ -32,6 +33,7 @@ COMMANDS = (
     ["show", "m"],
     ["logs", "m"],
     ["events"],
+    ["upgrade"],
 )
 
 
