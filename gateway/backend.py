@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.link import Link
+from mmsup.gateway.quarantine import Lists
 from mmsup.gateway.quota import Quota
 from mmsup.gateway.routes import Routes
 from mmsup.gateway.sizes import Learned
@@ -49,6 +50,8 @@ class Backend:
         self.quota = Quota(configure.arena_bytes)
         self.routes = Routes()
         self.learned = Learned()
+        self.lists = Lists(executor, self.verdict)
+        self.lists.on_change = self._watch
         self.draining = False
         self.retired = False
         """Another gateway serves in our stead: each connection ends with its next answer."""
@@ -220,6 +223,7 @@ class Backend:
             if other.metadata == link.metadata:
                 link.metadata = other.metadata  # one object for all instances: what is known of it holds for each
         self._serving.setdefault(_served(link), []).append(link)
+        link.is_plain = not link.ended and not self.lists.has(link.spec.name)
         self.changed()
 
     def unlink(self, life: tuple[int, int]) -> None:
@@ -234,7 +238,15 @@ class Backend:
             if not self._serving[_served(link)]:
                 del self._serving[_served(link)]
         self._verdict(link.life)
+        if link.last_run:
+            self.lists.inquire(link)
         self.changed()
+
+    def _watch(self, model: str) -> None:
+        """Whether requests to a model must be held against its list."""
+        for link in self.links.values():
+            if link.spec.name == model:
+                link.is_plain = not link.ended and not self.lists.has(model)
 
     def reclaim(self) -> None:
         """Give back every extent that no request uses, on all links."""
@@ -314,6 +326,7 @@ class Backend:
         if now_s < self._next_look_s:
             return
         self._next_look_s = now_s + LOOK_S
+        self.lists.expire(now_s)
         for link in self.links.values():
             link.arena.release_unused(now_s)
 

@@ -31,8 +31,10 @@ from mmsup.ipc.messages import (
     Drained,
     Hello,
     Overdue,
+    Pardon,
     Ping,
     Pong,
+    Quarantine,
     Retire,
     Route,
     Synced,
@@ -61,6 +63,7 @@ class Control:
         self.synced = asyncio.Event()
         """Everything that there is has been heard, once."""
         self._loop = asyncio.get_running_loop()
+        backend.lists.say = self._say
         backend.send_ask = lambda number, verb, arguments: self._say(Ask(number, verb, arguments))
         self._loop.add_reader(channel.fileno(), self._read)
         self._hello()
@@ -121,6 +124,8 @@ class Control:
                 self._judge(message)
             case Answer():
                 self._answer(message)
+            case Quarantine() | Pardon():
+                self._backend.lists.hear(message)
             case Ping():
                 self._say(Pong(message.number))
             case Configure():

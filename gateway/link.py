@@ -58,6 +58,12 @@ class Link:
         """Requests that will come here, once their bodies are there."""
         self.wanted = True
         self.ended = False
+        self.is_plain = True
+        """Requests may be sent at once: it is not over, and none of its model's is under suspicion."""
+        self.last_run: list[Entry] = []
+        """At the end: our requests in the run that was going on."""
+        self.ran_alone = False
+        """It was one request alone."""
         self.strays = 0
         self.last_progress = time.monotonic()
         self.on_end: Callable[[Link], None] = lambda _: None
@@ -256,7 +262,7 @@ class Link:
         self._drain()
         if self.is_over():
             return  # what arrived last was the end of our trust
-        self.ended = True
+        self.ended, self.is_plain = True, False
         self._loop.remove_reader(self._pidfd)
         self._loop.remove_reader(self._end.fileno())
         self._loop.remove_writer(self._end.fileno())
@@ -265,7 +271,9 @@ class Link:
         self._outbox.clear()
         if self._expiry is not None:
             self._expiry.cancel()
-        self.ledger.end(self._page.begun())
+        running = self._page.running()
+        self.ran_alone = len(running) == 1
+        self.last_run = self.ledger.end(self._page.begun(), running)
         self._page.close()
         self.arena.close()
         self.on_end(self)

@@ -10,8 +10,8 @@ the command line's JSON lines (supervisor/control.py).
     brain ──control──▶ worker     Boot, Attach, Stop
     worker ─control──▶ brain      Hello, Stage, Ready, LoadFailed
     brain ──control──▶ gateway    Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer,
-                                  Drain, Retire
-    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Drained
+                                  Quarantine, Pardon, Drain, Retire
+    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Suspected, Lived, Drained
     gateway ──link───▶ worker     Infer, Grant, Drop                   (many in one frame)
     gateway ──link───▶ worker     Extent, Release                      (with descriptors; always over the socket pair)
     worker ──link────▶ gateway    Reply                                (many in one frame)
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.suspects import Case
 
 WIRE_VERSION: Final = 3
 
@@ -49,6 +50,8 @@ class Form:
     parameters: dict[str, Any]  # scalars, checked by the gateway
     priority: int = 0
     """1 is the highest class, 0 the model's own."""
+    alone: bool = False
+    """It shares its run with nobody, and what ran before it is answered first: it may be what ends the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +368,43 @@ class BadReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspected:
+    """Gateway to brain: that life ended in a run with these requests of ours, `alone` if the run had only one. What we
+    hold of them now; the brain tells all gateways (Quarantine)."""
+
+    instance: int
+    generation: int
+    name: str
+    cases: tuple[Case, ...]
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """Gateway to brain: this suspect of model `name` ran alone and its worker lives. Passed on as Pardon."""
+
+    name: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Brain to gateway: cases of a model, beside those that it knows; of two words on one request the graver holds."""
+
+    name: str
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pardon:
+    """Brain to gateway: take this suspect of a model from the list (what is blocked stays so); an empty fingerprint:
+    the whole list, what is blocked too."""
+
+    name: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Brain to gateway: take no new inference, finish what is accepted. Answered by Drained."""
 
@@ -532,6 +572,21 @@ TO_KEEPER: Final = (Spawn, Signal, Forget, Remember, Notify, Upgrade, Beat, Fini
 FROM_KEEPER: Final = (Inventory, Child, SpawnFailed, Exited, Terminate, Reload, StepDown, NotUpgraded)
 TO_WORKER: Final = (Boot, Attach, Stop)
 FROM_WORKER: Final = (Hello, Stage, Ready, LoadFailed)
-TO_GATEWAY: Final = (Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer, Drain, Retire)
-FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Drained)
+TO_GATEWAY: Final = (
+    Configure,
+    Link,
+    Unlink,
+    Condemned,
+    Verdict,
+    Route,
+    Unroute,
+    Synced,
+    Ping,
+    Answer,
+    Quarantine,
+    Pardon,
+    Drain,
+    Retire,
+)
+FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Suspected, Lived, Drained)
 WORDS: Final = (Form, Outline)

@@ -37,6 +37,7 @@ from mmsup.supervisor.graves import Graves
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
+from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
 from mmsup.supervisor.settings import Settings
@@ -82,6 +83,7 @@ class Brain:
         self._gateway_site = site
         self.fleet = Fleet(settings.max_parallel_loads)
         self.gateways = Gateways(site, self)
+        self._quarantine = Quarantine(self.books.journal, self.gateways.say, self.remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
         self.changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._connect(place, cgroups)
@@ -97,7 +99,10 @@ class Brain:
         self.generation = inventory.generation
         self._upgrades = Upgrades(self, self._memory.upgrade if self._memory else None, inventory.keeper_life)
         answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
-        self.verbs = Verbs(answers, self.fleet, self.loads, self.books.journal, self.books.logbook, self._upgrades)
+        books = self.books
+        self.verbs = Verbs(
+            answers, self.fleet, self.loads, books.journal, books.logbook, self._quarantine, self._upgrades
+        )
         self.control = Control(self.verbs)
         self._devices = Devices(environ)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
@@ -136,6 +141,7 @@ class Brain:
         if self._memory is not None:
             self.task(self._devices.learn(), "devices")
             heritage.restore(self.fleet, self._memory.models)
+            self._quarantine.restore(self._memory.quarantine)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
             self.gateways.restore(self._memory.gateways)
         else:
@@ -211,6 +217,20 @@ class Brain:
         if instance is not None:
             instance.apply(terms.Distrusted(f"its answer was not valid: {message.text}"))
 
+    def suspected(self, message: wire.Suspected | wire.Lived) -> None:
+        """A gateway has found out something about a request that may have ended a worker."""
+        if isinstance(message, wire.Lived):
+            self._quarantine.lived(message)
+            return
+        model, instance = self.fleet.model(message.name), self.fleet.instance(message.instance)
+        edition = self.fleet.edition_of(instance) if instance is not None else None
+        if edition is not None and model is not None and edition is model.current:  # else what it served is gone
+            self._quarantine.suspected(message, edition.mark)
+
+    def quarantine(self) -> list[wire.Quarantine]:
+        """What is known of requests that ended workers."""
+        return self._quarantine.lists()
+
     def _living(self, number: int, generation: int) -> Instance | None:
         instance = self.fleet.instance(number)
         return instance if instance is not None and instance.key == (number, generation) and instance.tenure else None
@@ -258,6 +278,8 @@ class Brain:
 
     def _settled(self) -> None:
         self.loads.settled()
+        models = self.fleet.models.values()
+        self._quarantine.compare({each.name: each.current.mark for each in models if each.current is not None})
         self.remember()
         self._say_readiness()
         self.moved.set()
@@ -296,7 +318,13 @@ class Brain:
         """Let the keeper keep what the next brain needs to know, if that has changed."""
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
         memory = Memory(
-            self._server.began_s, self._announced, self.fleet.next_instance, models, gateways, self._upgrades.note
+            began_s=self._server.began_s,
+            announced=self._announced,
+            next_instance=self.fleet.next_instance,
+            models=models,
+            gateways=gateways,
+            quarantine=self._quarantine.notes(),
+            upgrade=self._upgrades.note,
         )
         text = to_text(memory)
         if text == self._remembered:

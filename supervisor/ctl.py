@@ -251,6 +251,39 @@ def events(runtime_dir: str, as_json: bool, model: str | None, count: int | None
         click.echo(_views().event(each))
 
 
+@ctl.group()
+def quarantine() -> None:
+    """Requests that ended workers: what is refused, and until when.
+
+    \b
+    Example:  mmsup ctl quarantine list
+    """
+
+
+@quarantine.command("list")
+@click.argument("model", required=False)
+@_verb
+def quarantine_list(runtime_dir: str, as_json: bool, model: str | None) -> None:
+    """Requests that are refused (blocked), or run alone until it is known whether they do harm (suspect).
+
+    \b
+    Example:  mmsup ctl quarantine list digits
+    """
+    _shown("quarantine", ask(runtime_dir, "quarantine", {"model": model} if model else {}), as_json)
+
+
+@quarantine.command("clear")
+@click.argument("model", required=False)
+@_verb
+def quarantine_clear(runtime_dir: str, as_json: bool, model: str | None) -> None:
+    """Forget what is known of a model's requests, or of all: nothing is refused until it ends a worker again.
+
+    \b
+    Example:  mmsup ctl quarantine clear digits
+    """
+    _shown("cleared", ask(runtime_dir, "quarantine_clear", {"model": model} if model else {}), as_json)
+
+
 @ctl.command()
 @click.argument("model")
 @click.option("--version", default="", metavar="V", help="A version; without one the server chooses.")

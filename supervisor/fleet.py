@@ -83,7 +83,7 @@ class Fleet:
 
     def make(self, model: Model, entry: ModelEntry, role: Role, config: str) -> Edition:
         """A new edition of a model: all its instances wanted, none there yet."""
-        edition = Edition(role, config, [Release(spec) for spec in entry.specs])
+        edition = Edition(role, config, [Release(spec) for spec in entry.specs], entry.stamp)
         model.editions.append(edition)
         for release in edition.releases:
             for _ in range(release.spec.instances):

@@ -17,6 +17,7 @@ from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logbook import Logbook
 from mmsup.supervisor.model import Model
+from mmsup.supervisor.quarantine import Quarantine
 
 Json = dict[str, Any]  # one JSON object
 Say = Callable[[Json], None]
@@ -48,13 +49,15 @@ class Verbs:
         loads: Loads,
         journal: Journal,
         logbook: Callable[[str], Logbook],
+        quarantine: Quarantine,
         upgrades: Upgradable,
-    ) -> None:
+    ) -> None:  # one for each thing that can be asked about
         self._answers = answers
         self._fleet = fleet
         self._loads = loads
         self._journal = journal
         self._logbook = logbook
+        self._quarantine = quarantine
         self._upgrades = upgrades
         self._verbs: dict[str, Callable[[Json, Say], Awaitable[Any]]] = {  # results are JSON, by verb
             "status": self._status,
@@ -66,6 +69,8 @@ class Verbs:
             "unload": self._unload,
             "logs": self._logs,
             "events": self._events,
+            "quarantine": self._quarantined,
+            "quarantine_clear": self._clear_quarantine,
             "upgrade": self._upgrade,
         }
 
@@ -138,6 +143,20 @@ class Verbs:
         for event in events:
             tell(event)
         return await _until_cancelled(self._journal.follow(tell))
+
+    async def _quarantined(self, arguments: Json, _say: Say) -> Json:
+        return {"requests": self._quarantine.rows(self._name(arguments))}
+
+    async def _clear_quarantine(self, arguments: Json, _say: Say) -> Json:
+        name = self._name(arguments)
+        return {"model": name, "cleared": self._quarantine.clear(name)}
+
+    def _name(self, arguments: Json) -> str:
+        """The model whose list is meant; empty for all."""
+        name = _text(arguments, "model", "")
+        if name and self._fleet.model(name) is None and not self._quarantine.has(name):
+            raise CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)
+        return name
 
     def _model(self, arguments: Json) -> Model:
         name = _text(arguments, "name" if "name" in arguments else "model")

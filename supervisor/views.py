@@ -105,6 +105,29 @@ def upgraded(result: Json) -> None:
     )
 
 
+def quarantine(result: Json) -> None:
+    """`ctl quarantine list`."""
+    draw(
+        ["MODEL", "VERSION", "STATE", ">DEATHS", ">LEFT", "FINGERPRINT"],
+        [
+            [
+                cell(each.get("model")),
+                cell(each.get("version")),
+                cell(each.get("state")),
+                cell(each.get("deaths")),
+                age(each.get("left_s")),
+                cell(each.get("fingerprint")),
+            ]
+            for each in _parts(result, "requests")
+        ],
+    )
+
+
+def cleared(result: Json) -> None:
+    """`ctl quarantine clear`."""
+    click.echo(f"{cell(result.get('model')) or 'all models'}: {cell(result.get('cleared') or 0)} blocked, now free")
+
+
 def model(result: Json) -> None:
     """`ctl show`: everything about one model."""
     _fields(

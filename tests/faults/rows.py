@@ -71,7 +71,6 @@ OPEN: Final = {
     "F9": "no test yet",
     "F11": "no test yet",
     "F12": "no test yet",
-    "F13": "no test yet",
     "F14": "no test yet",
     "F18": "no test yet",
     "F19": "no test yet",

@@ -199,10 +199,12 @@ def test_a_load_that_hangs_ends_at_its_limit(server: Server) -> None:
 @pytest.mark.fault("F8")
 def test_a_crash_loop_is_broken_off_and_answered_at_once(server: Server) -> None:
     with victim(server, "loop") as hurt:
-        answers = []
+        answers: list[tuple[int, object]] = []
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            status, reply = hurt.send("exit", 7)
+            status, reply = hurt.send(
+                "exit", 7, x=(float(len(answers)),)
+            )  # another each time: the same would be refused
             answers.append((status, reply["code"]))
             if reply["code"] == "crash_loop":
                 break

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -23,6 +24,8 @@ ANSWERS: dict[str, Any] = {
     "logs": {"lines": ["one", "two\x1b[2J"]},
     "events": {"events": [EVENT]},
     "upgrade": {"keeper": "renewed", "followed": 3, "seconds": 4.5},
+    "quarantine": {"requests": [{"model": "m", "version": "1", "state": "blocked", "deaths": 2, "fingerprint": "0a"}]},
+    "quarantine_clear": {"model": "", "cleared": 1},
 }
 COMMANDS = (
     ["status"],
@@ -34,6 +37,10 @@ COMMANDS = (
     ["logs", "m"],
     ["events"],
     ["upgrade"],
+    ["quarantine", "list"],
+    ["quarantine", "list", "m"],
+    ["quarantine", "clear"],
+    ["quarantine", "clear", "m"],
 )
 
 
@@ -50,7 +57,10 @@ def test_every_verb_prints_the_servers_object_with_json(tmp_path: Path, command:
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command, "--json")
     assert result.exit_code == exits.DONE, result.stderr
-    assert json.loads(result.stdout) == ANSWERS[command[0]]
+    assert (
+        json.loads(result.stdout)
+        == ANSWERS["_".join(command[:2]) if command[:2] == ["quarantine", "clear"] else command[0]]
+    )
     assert not result.stderr
 
 
@@ -59,7 +69,7 @@ def test_every_verb_draws_something_without(tmp_path: Path, command: list[str]) 
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command)
     assert result.exit_code == exits.DONE, result.stderr
-    assert "m" in result.stdout or command == ["logs", "m"]
+    assert "m" in result.stdout or command in (["logs", "m"], ["upgrade"])
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ["infer", "m", "--data", "{}"]])
@@ -81,15 +91,29 @@ def test_every_verb_exits_1_with_the_servers_reason(tmp_path: Path, command: lis
 
 @pytest.mark.parametrize(
     "command",
-    [["load"], ["show", "a", "b"], ["list", "--wrong"], ["nothing"], ["logs", "m", "--lines", "-1"], ["infer", "m"]],
+    [
+        ["load"],
+        ["show", "a", "b"],
+        ["list", "--wrong"],
+        ["nothing"],
+        ["logs", "m", "--lines", "-1"],
+        ["infer", "m"],
+        ["quarantine", "clear", "a", "b"],
+        ["quarantine", "lift"],
+    ],
 )
 def test_wrong_usage_exits_2_before_anyone_is_asked(tmp_path: Path, command: list[str]) -> None:
     assert run(tmp_path, *command).exit_code == exits.USAGE
 
 
-@pytest.mark.parametrize("name", sorted(ctl.commands))
+def verbs(group: click.Group = ctl, before: str = "") -> Iterator[str]:
+    for name, command in sorted(group.commands.items()):
+        yield from verbs(command, f"{name} ") if isinstance(command, click.Group) else (before + name,)
+
+
+@pytest.mark.parametrize("name", [*verbs()])
 def test_every_verb_has_help_with_an_example(name: str) -> None:
-    result = CliRunner().invoke(ctl, [name, "--help"])
+    result = CliRunner().invoke(ctl, [*name.split(), "--help"])
     assert result.exit_code == exits.DONE
     assert f"Example:  mmsup ctl {name}" in result.stdout
     assert "--json" in result.stdout
@@ -101,11 +125,15 @@ def test_arguments_reach_the_server_and_options_left_out_do_not(tmp_path: Path) 
         run(tmp_path, "logs", "m", "--lines", "5")
         run(tmp_path, "events")
         run(tmp_path, "events", "m", "-n", "3")
+        run(tmp_path, "quarantine", "list")
+        run(tmp_path, "quarantine", "clear", "m")
     assert [each["arguments"] for each in server.requests] == [
         {"name": "m", "config": '{"max_batch_size": 4}'},
         {"name": "m", "lines": 5},
         {},
         {"model": "m", "count": 3},
+        {},
+        {"model": "m"},
     ]
 
 

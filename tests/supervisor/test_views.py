@@ -69,6 +69,8 @@ def test_no_view_lets_a_control_character_through(capsys: pytest.CaptureFixture[
     views.models({"models": [{"name": hostile, "versions": {hostile: hostile}, "engine": hostile}]})
     views.processes({"processes": [{"role": hostile, "model": hostile, "version": hostile}]})
     views.changed({"name": hostile, "state": hostile})
+    views.quarantine({"requests": [{"model": hostile, "version": hostile, "fingerprint": hostile, "state": hostile}]})
+    views.cleared({"cleared": hostile})
     views.model(
         {
             "name": hostile,
@@ -96,10 +98,31 @@ def test_an_event_of_nobody_is_drawn_too() -> None:
     assert views.event({"time": "?", "event": "brain_exit"}).split() == ["?", "brain_exit"]
 
 
-@pytest.mark.parametrize("view", [views.status, views.models, views.processes, views.changed, views.model])
+@pytest.mark.parametrize(
+    "view",
+    [
+        views.status,
+        views.models,
+        views.processes,
+        views.changed,
+        views.model,
+        views.quarantine,
+        views.cleared,
+    ],
+)
 def test_an_answer_without_its_members_is_drawn_empty(view: Any, capsys: pytest.CaptureFixture[str]) -> None:
     view({})
     assert "None" not in capsys.readouterr().out
+
+
+def test_the_quarantine_has_a_row_for_each_request(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"model": "m", "version": "3", "state": "blocked", "deaths": 2, "left_s": 75.2, "fingerprint": "0aff"}
+    views.quarantine({"requests": [row]})
+    views.cleared({"model": "m", "cleared": 4})
+    head, line, cleared = [each.split() for each in capsys.readouterr().out.splitlines()]
+    assert head == ["MODEL", "VERSION", "STATE", "DEATHS", "LEFT", "FINGERPRINT"]
+    assert line == ["m", "3", "blocked", "2", "1m", "15s", "0aff"]
+    assert cleared == ["m:", "4", "blocked,", "now", "free"]
 
 
 def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
