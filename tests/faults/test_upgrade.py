@@ -45,6 +45,7 @@ class Visitor(threading.Thread):
         self._model = model
         self._keeps = keeps
         self._stop_it = threading.Event()
+        self._began = threading.Event()
         self.sent = 0
         self.failures: list[str] = []
 
@@ -58,18 +59,19 @@ class Visitor(threading.Thread):
                     self.failures.append(f"{status} {reply}")
             except OSError as error:
                 self.failures.append(repr(error))
+            self._began.set()
             if not self._keeps:
                 http.close()
         http.close()
 
     def __enter__(self) -> Visitor:
         self.start()
+        assert self._began.wait(30), "a visitor gets no answer"
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop_it.set()
         self.join(30)
-        assert self.sent
         assert not self.failures, f"{len(self.failures)} of {self.sent}: {self.failures[:3]}"
 
 
