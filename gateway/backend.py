@@ -59,6 +59,7 @@ class Backend:
         self._serving: dict[tuple[str, str], list[Link]] = {}
         """The same links by model and version."""
         self.send_ask: Callable[[int, str, dict[str, Any]], None] = lambda _id, _verb, _arguments: None  # control.py
+        self.send_ended: Callable[[Link], None] = lambda _link: None  # control.py
         self._readiness = (False, "starting")
         self._next_look_s = 0.0
         self._open: dict[str, int] = {}
@@ -238,8 +239,10 @@ class Backend:
             if not self._serving[_served(link)]:
                 del self._serving[_served(link)]
         self._verdict(link.life)
+        self.send_ended(link)
         if link.last_run:
             self.lists.inquire(link)
+        link.lost.clear()  # what they hold of the arena is not held for the record
         self.changed()
 
     def _watch(self, model: str) -> None:

@@ -58,6 +58,7 @@ class Exchange:
         "deadline_ns",
         "metadata",
         "model",
+        "request_id",
         "spec",
         "taken_bytes",
         "version",
@@ -76,6 +77,8 @@ class Exchange:
         """Taken only when its model has a list."""
         self._is_alone = False
         """It shares its run with nobody."""
+        self.request_id = ""
+        """The client's own id of it, if it gave one; for the record of a death."""
         self.taken_bytes = 0
         """Counted against the model's `max_queue_bytes`."""
         self.deadline_ns = deadline_ns
@@ -303,7 +306,7 @@ class Exchange:
             held.append(self._space)
         for slot in held:
             slot.move(SlotState.SENT)
-        self._entry = entry = Entry(request, held, hear, out)
+        self._entry = entry = Entry(request, held, hear, out, self.request_id)
         link.claims -= 1
         link.submit(entry)
 

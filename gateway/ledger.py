@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
 
 from mmsup.gateway.distrust import Checked
 from mmsup.ipc.arena import Slot
@@ -30,6 +31,15 @@ class LifeEnded(Exception):  # noqa: N818 - what happened to the worker; whose f
         self.alone = alone
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An entry that ended with the life. `begun`: it may have been executing; `running`: it was in the last run."""
+
+    entry: Entry
+    begun: bool
+    running: bool = False
+
+
 Said = Reply | LifeEnded | ServerError
 """What the owner of an entry hears: the worker's word, the end of that worker's life, or that its deadline passed."""
 
@@ -37,10 +47,27 @@ Said = Reply | LifeEnded | ServerError
 class Entry:
     """One request at the worker."""
 
-    __slots__ = ("abandoned", "asked_again", "early", "out", "request", "said", "slots", "tell", "told")
+    __slots__ = (
+        "abandoned",
+        "asked_again",
+        "early",
+        "name",
+        "out",
+        "request",
+        "said",
+        "sent_ns",
+        "slots",
+        "tell",
+        "told",
+    )
 
     def __init__(
-        self, request: Infer, slots: list[Slot], tell: Callable[[Said], None], out: Slot | None = None
+        self,
+        request: Infer,
+        slots: list[Slot],
+        tell: Callable[[Said], None],
+        out: Slot | None = None,
+        name: str = "",
     ) -> None:
         self.request = request
         self.slots = slots
@@ -48,6 +75,10 @@ class Entry:
         self.tell = tell
         """Called from within the link, at most once for each thing asked: the request, then each larger grant."""
         self.out = out
+        self.name = name
+        """The client's own id of it, if it gave one."""
+        self.sent_ns = 0
+        """When it went out."""
         self.told = False
         """Its owner has heard something, and has asked for nothing since."""
         self.asked_again = 0
@@ -91,8 +122,8 @@ class Ledger:
         """A request goes out."""
         self.entries[entry.request.id] = entry
 
-    def end(self, begun: Set[int], running: Set[int] = frozenset()) -> list[Entry]:
-        """The life is over: settle all; those that were in its last run. `begun`: ids of those that executed last,
+    def end(self, begun: Set[int], running: Set[int] = frozenset()) -> list[Lost]:
+        """The life is over: settle all and name them, oldest first. `begun`: ids of those that executed last;
         `running`: of the run that was going on, of other gateways too. One that was asked a larger grant for ran
         before, however long ago."""
         entries, self.entries = self.entries, {}
@@ -102,4 +133,4 @@ class Ledger:
             if not entry.told:  # told: abandoned, or its owner is about to grant and will see the end
                 entry.told = True
                 entry.tell(LifeEnded(begun=number in ran, running=number in running, alone=is_alone))
-        return [entry for number, entry in entries.items() if number in running]
+        return [Lost(entry, number in ran, number in running) for number, entry in entries.items()]

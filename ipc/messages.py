@@ -11,7 +11,7 @@ the command line's JSON lines (supervisor/control.py).
     worker ─control──▶ brain      Hello, Stage, Ready, LoadFailed
     brain ──control──▶ gateway    Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer,
                                   Quarantine, Pardon, Drain, Retire
-    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Suspected, Lived, Drained
+    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Ended, Suspected, Lived, Drained
     gateway ──link───▶ worker     Infer, Grant, Drop                   (many in one frame)
     gateway ──link───▶ worker     Extent, Release                      (with descriptors; always over the socket pair)
     worker ──link────▶ gateway    Reply                                (many in one frame)
@@ -368,6 +368,30 @@ class BadReply:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """One request that was with a life at its end. `id` is its client's own, empty if it gave none."""
+
+    id: str
+    begun: bool
+    """It may have been executing: it is answered with the verdict. Otherwise it goes to the next worker."""
+    abandoned: bool
+    """Nobody waited for its answer any more."""
+    age_s: float
+    """Since it went to the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Gateway to brain: its link to this life is over; what was in flight there, `requests` the first of it."""
+
+    instance: int
+    generation: int
+    in_flight: int
+    begun: int
+    requests: tuple[InFlight, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Suspected:
     """Gateway to brain: that life ended in a run with these requests of ours, `alone` if the run had only one. What we
     hold of them now; the brain tells all gateways (Quarantine)."""
@@ -588,5 +612,5 @@ TO_GATEWAY: Final = (
     Drain,
     Retire,
 )
-FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Suspected, Lived, Drained)
+FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Ended, Suspected, Lived, Drained)
 WORDS: Final = (Form, Outline)

@@ -19,7 +19,7 @@ from mmsup.ipc import exits
 from mmsup.ipc.inherited import descriptors
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
-from mmsup.supervisor import digest, handover, premises, rehearsal
+from mmsup.supervisor import handover, premises, program, rehearsal
 from mmsup.supervisor.handover import ESTATE
 from mmsup.supervisor.home import Held, Unsafe
 from mmsup.supervisor.keeper import Keeper, Program
@@ -37,7 +37,7 @@ SETTINGS_BYTES: Final = MESSAGE_LIMIT // 2
 
 def main(arguments: Sequence[str], brain: Sequence[str] = BRAIN) -> int:
     """Be the keeper until the end; the exit code."""
-    code = digest.of_loaded()
+    code = program.of_loaded()
     named = descriptors(arguments)
     if REHEARSE in arguments and ESTATE in named:
         return rehearsal.perform(named[ESTATE], code, with_brain=tuple(brain) == BRAIN)

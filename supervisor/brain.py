@@ -31,6 +31,7 @@ from mmsup.supervisor.devices import Devices
 from mmsup.supervisor.ending import end
 from mmsup.supervisor.family import Family
 from mmsup.supervisor.fleet import Fleet
+from mmsup.supervisor.forensics import Forensics
 from mmsup.supervisor.gateway import GatewaySite
 from mmsup.supervisor.gateways import ANSWER_LIMIT, Gateways
 from mmsup.supervisor.graves import Graves
@@ -40,6 +41,7 @@ from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
 from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
+from mmsup.supervisor.sampler import Sampler
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
@@ -86,6 +88,8 @@ class Brain:
         self._quarantine = Quarantine(self.books.journal, self.gateways.say, self.remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
         self.changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
+        self._forensics = Forensics(self.books.deaths, self.books.journal, self.gateways.heard_from)
+        self._sampler = Sampler(self.fleet.instances)
         self._connect(place, cgroups)
         self._server = Server(
             keeper_pid=inventory.keeper_pid,
@@ -99,9 +103,8 @@ class Brain:
         self.generation = inventory.generation
         self._upgrades = Upgrades(self, self._memory.upgrade if self._memory else None, inventory.keeper_life)
         answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
-        books = self.books
         self.verbs = Verbs(
-            answers, self.fleet, self.loads, books.journal, books.logbook, self._quarantine, self._upgrades
+            answers, self.fleet, self.loads, self.books, self._forensics.bundles, self._quarantine, self._upgrades
         )
         self.control = Control(self.verbs)
         self._devices = Devices(environ)
@@ -119,6 +122,7 @@ class Brain:
                 journal=self.books.journal,
                 logbook=self.books.logbook,
                 graves=self.graves,
+                forensics=self._forensics,
                 visible_devices=self._visible_devices,
                 rng=random.Random(),
                 changed=self.fleet.changed,
@@ -138,6 +142,8 @@ class Brain:
 
     async def start(self, listener: socket.socket | None) -> None:
         """Take over or begin; then serve the control socket, if there is one."""
+        self._forensics.start()
+        self._sampler.start()
         if self._memory is not None:
             self.task(self._devices.learn(), "devices")
             heritage.restore(self.fleet, self._memory.models)
@@ -216,6 +222,10 @@ class Brain:
         instance = self._living(message.instance, message.generation)
         if instance is not None:
             instance.apply(terms.Distrusted(f"its answer was not valid: {message.text}"))
+
+    def link_ended(self, place: int, message: wire.Ended) -> None:
+        """A gateway tells what was in flight at the end of a life."""
+        self._forensics.told(place, message)
 
     def suspected(self, message: wire.Suspected | wire.Lived) -> None:
         """A gateway has found out something about a request that may have ended a worker."""
@@ -374,7 +384,9 @@ class Brain:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.control.close()
         await self.loads.close()
+        self._sampler.close()
         self.gateways.close()
         self.fleet.close()
         self.graves.close()
+        self._forensics.close()
         self.books.close()

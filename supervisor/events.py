@@ -24,6 +24,7 @@ NAMES: Final = frozenset({
     "worker_spawn", "worker_ready", "worker_condemned", "worker_exit", "worker_stopped",
     "load_failed", "load_timeout", "backoff", "crash_loop",
     "model_loaded", "model_unloaded", "model_reloaded",
+    "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",
     "repository_lost", "repository_back",
     "gateway_spawn", "gateway_exit", "gateway_stopped", "brain_exit", "readopted",

@@ -45,6 +45,10 @@ class Content(Protocol):
         """A worker broke the protocol towards a gateway."""
         ...
 
+    def link_ended(self, place: int, message: wire.Ended) -> None:
+        """A gateway's link to a worker is over."""
+        ...
+
     def suspected(self, message: wire.Suspected | wire.Lived) -> None:
         """A gateway has found out something about a request that may have ended a worker."""
         ...
@@ -113,6 +117,10 @@ class Gateways:
     def at(self, number: int) -> Gateway | None:
         """The gateway of this number."""
         return next((each for each in self.everybody() if each.place == number), None)
+
+    def heard_from(self) -> frozenset[int]:
+        """Places of those that live and have answered."""
+        return frozenset(each.place for each in self.everybody() if each.greeted and each.life and not each.life.dead)
 
     def notes(self) -> tuple[GatewayNote, ...]:
         """What the next brain needs to know of them."""
@@ -257,6 +265,8 @@ class Gateways:
                 self._content.overdue(message)
             case wire.BadReply():
                 self._content.bad_reply(message)
+            case wire.Ended():
+                self._content.link_ended(gateway.place, message)
             case wire.Suspected() | wire.Lived():
                 self._content.suspected(message)
             case _:

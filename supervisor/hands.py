@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
-from mmsup.supervisor import health, obituary, terms
+from mmsup.supervisor import health, lastwords, obituary, terms
 from mmsup.supervisor.gpu import NoGpu
 from mmsup.supervisor.group import Group
 from mmsup.supervisor.life import Life
+from mmsup.supervisor.sampler import sample
 from mmsup.supervisor.site import Judgement
 from mmsup.supervisor.spawning import scratch_of, worker_spawn, worker_token
 from mmsup.supervisor.tenure import Tenure
@@ -167,6 +168,7 @@ def _spawn(instance: Instance) -> None:
 def _announce(instance: Instance) -> None:
     tenure = _tenure(instance)
     tenure.ready_s = time.monotonic()
+    sample(instance)
     instance.trouble = None
     if tenure.life is not None:
         watch(instance, tenure.life)  # the one of the load may have said its last word already
@@ -186,6 +188,7 @@ def _note_load_failure(instance: Instance, failure: Judgement) -> None:
 def _condemn(instance: Instance, judgement: Judgement) -> None:
     tenure = _tenure(instance)
     tenure.judgement = judgement
+    sample(instance)
     said = obituary.said_to_callers(instance.release.spec, judgement)
     instance.trouble = Judgement("model_restarting", said.text)
     if tenure.linked:
@@ -227,6 +230,11 @@ def _kill(instance: Instance) -> None:
 
 def _signal(instance: Instance) -> None:
     tenure = _tenure(instance)
+    lastwords.ask(instance)
+    if lastwords.is_awaited(tenure):
+        again = _for_this_life(instance, _signal)
+        tenure.kill_timer = asyncio.get_running_loop().call_later(lastwords.LOOK_S, again)
+        return
     if tenure.life is not None:
         instance.site.keeper.say(wire.Signal(worker_token(*instance.key), signal.SIGKILL, group=True))
         tenure.group.kill()

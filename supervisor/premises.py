@@ -6,7 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-from mmsup.supervisor import cgroup
+from mmsup.supervisor import cgroup, fdstore
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.handover import Estate
 from mmsup.supervisor.home import Home
@@ -28,6 +28,7 @@ class Premises:
 def entered(settings: Settings, held: contextlib.ExitStack) -> Premises:
     """At the start of a server: lock, end what a former life left, bind; Held, Unsafe or CannotListen if that fails."""
     notifier = Notifier.from_environ(os.environ, os.getpid())
+    kept = fdstore.handed_back(os.environ, os.getpid())
     console = Console(settings.log_format)
     home = Home(settings.state_dir, settings.runtime_dir)
     held.callback(home.release)
@@ -35,8 +36,9 @@ def entered(settings: Settings, held: contextlib.ExitStack) -> Premises:
     held.callback(cgroup.leave, groups)
     home.sweep()
     held.callback(home.sweep)
-    listeners = Listeners(settings)
+    listeners = Listeners(settings, kept)
     held.callback(listeners.close)
+    listeners.keep(notifier)
     console.say("info", "keeper_start", pid=os.getpid(), groups=groups.describe(), **listeners.addresses)
     return Premises(home, listeners, notifier, console)
 

@@ -20,7 +20,7 @@ from mmsup.ipc import exits
 from mmsup.ipc.messages import WIRE_VERSION, Exited, Spawn
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import close_all
-from mmsup.supervisor import digest, handover
+from mmsup.supervisor import handover, program
 from mmsup.supervisor.handover import ESTATE, Estate
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.spawn import start, verdict
@@ -92,7 +92,7 @@ def perform(fd: int, code: str, *, with_brain: bool) -> int:
     try:
         estate = handover.read(fd)
         Settings.from_json(estate.settings)
-        for path in digest.files():
+        for path in program.files():
             compile(path.read_bytes(), path, "exec", dont_inherit=True)
         if with_brain:
             _try_brain(estate.remembered)

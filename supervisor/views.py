@@ -157,6 +157,26 @@ def model(result: Json) -> None:
             click.echo(f"  {event(each)}")
 
 
+def why(result: Json) -> None:
+    """`ctl why`: the sentences, then which other deaths there are."""
+    for sentence in result.get("sentences") or ():
+        click.echo(cell(sentence))
+    deaths = _parts(result, "deaths")
+    if len(deaths) > 1:
+        click.echo()
+        draw(
+            [">DEATH", "TIME", "VERSION", ">INSTANCE", ">GENERATION", "CAUSE"],
+            [
+                [
+                    str(place),
+                    _clock(each.get("time")),
+                    *(cell(each.get(name)) for name in ("version", "instance", "generation", "cause")),
+                ]
+                for place, each in enumerate(deaths, 1)
+            ],
+        )
+
+
 def instances(rows: Sequence[Json]) -> None:
     """The workers of one model."""
     draw(

@@ -79,7 +79,6 @@ OPEN: Final = {
     "F22": "no test yet",
     "F23": "no test yet",
     "F24": "no test yet",
-    "F28b": "no test yet",
     "F32": "no test yet",
     "F33": "no test yet",
     "F34": "no test yet",

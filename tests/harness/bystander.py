@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from harness.server import EVENT_S, Http, Server, eventually
+from harness.server import EVENT_S, Server, eventually
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Bystander:
 
     def __enter__(self) -> Bystander:
         self.pids = self.server.pids(self.model)
-        self._address = self.server.address()
+        self._http = self.server.http()
         self._thread = threading.Thread(target=self._run, name="bystander")
         self._thread.start()
         self.await_more(5)
@@ -56,7 +56,7 @@ class Bystander:
         eventually(lambda: self.server.pids(self.model) == self.pids, "the same processes as before")
 
     def _run(self) -> None:
-        http = Http(self._address)
+        http = self._http
         number = 0
         while not self._stop.is_set():
             number += 1

@@ -23,6 +23,7 @@ ANSWERS: dict[str, Any] = {
     "show": {"name": "m", "state": "ready"},
     "logs": {"lines": ["one", "two\x1b[2J"]},
     "events": {"events": [EVENT]},
+    "why": {"model": "m", "sentences": ["m: died\x1b[2J"], "deaths": [{"cause": "oom"}], "bundle": {"number": 4}},
     "upgrade": {"keeper": "renewed", "followed": 3, "seconds": 4.5},
     "quarantine": {"requests": [{"model": "m", "version": "1", "state": "blocked", "deaths": 2, "fingerprint": "0a"}]},
     "quarantine_clear": {"model": "", "cleared": 1},
@@ -36,6 +37,7 @@ COMMANDS = (
     ["show", "m"],
     ["logs", "m"],
     ["events"],
+    ["why", "m"],
     ["upgrade"],
     ["quarantine", "list"],
     ["quarantine", "list", "m"],
@@ -191,3 +193,25 @@ def test_infer_without_an_address_says_so(tmp_path: Path) -> None:
         result = run(tmp_path, "infer", "m", "--data", "{}")
     assert result.exit_code == exits.REFUSED
     assert "no HTTP address" in result.stderr
+
+
+def test_a_bundle_goes_to_a_file_of_its_owners_or_to_standard_output_alone(tmp_path: Path) -> None:
+    file = tmp_path / "bundle.json"
+    with ControlDouble(tmp_path, answer):
+        to_file = run(tmp_path, "why", "m", "--bundle", str(file))
+        to_output = run(tmp_path, "why", "m", "--bundle", "-")
+        nowhere = run(tmp_path, "why", "m", "--bundle", str(tmp_path / "no" / "folder"))
+    assert "m: died\\x1b[2J" in to_file.stdout
+    assert json.loads(file.read_text()) == json.loads(to_output.stdout) == {"number": 4}
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert nowhere.exit_code == exits.REFUSED
+
+
+def test_without_a_death_there_is_nothing_to_export_and_that_is_said(tmp_path: Path) -> None:
+    result: dict[str, Any] = {"model": "m", "sentences": ["No worker of m has died."], "deaths": [], "bundle": None}
+    with ControlDouble(tmp_path, lambda _: [done(result)]):
+        plain = run(tmp_path, "why", "m")
+        exported = run(tmp_path, "why", "m", "--bundle", "-")
+    assert (plain.exit_code, plain.stdout) == (exits.DONE, "No worker of m has died.\n")
+    assert exported.exit_code == exits.REFUSED
+    assert not exported.stdout

@@ -81,6 +81,7 @@ def test_no_view_lets_a_control_character_through(capsys: pytest.CaptureFixture[
             "story": [{"event": hostile, "time": hostile, "text": hostile, hostile: hostile}],
         }
     )
+    views.why({"sentences": [hostile], "deaths": [{"time": hostile, "cause": hostile}] * 2})
     shown = capsys.readouterr().out
     assert "evil" in shown
     assert all(line.isprintable() for line in shown.split("\n"))
@@ -108,11 +109,19 @@ def test_an_event_of_nobody_is_drawn_too() -> None:
         views.model,
         views.quarantine,
         views.cleared,
+        views.why,
     ],
 )
 def test_an_answer_without_its_members_is_drawn_empty(view: Any, capsys: pytest.CaptureFixture[str]) -> None:
     view({})
     assert "None" not in capsys.readouterr().out
+
+
+def test_why_lists_the_other_deaths_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    views.why({"sentences": ["One."], "deaths": [{"cause": "oom"}]})
+    assert capsys.readouterr().out == "One.\n"
+    views.why({"sentences": ["One."], "deaths": [{"cause": "oom"}, {"cause": "exit 3", "instance": 7}]})
+    assert capsys.readouterr().out.splitlines()[-1].split()[-2:] == ["exit", "3"]
 
 
 def test_the_quarantine_has_a_row_for_each_request(capsys: pytest.CaptureFixture[str]) -> None:
