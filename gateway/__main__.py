@@ -63,7 +63,7 @@ def configured(channel: Seqpacket, lifeline: int) -> Configure:
 
 
 async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Configure) -> None:
-    """Everything between the first word of the brain and SIGTERM."""
+    """Everything between the first word of the brain and SIGTERM, or a retirement that is over."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -77,6 +77,8 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
         control = Control(channel, configure, backend, hub)
         front = Front(backend, tallies(inherited), configure.gateway)
         await front.start(configure.front)
+        # Whoever comes before would be told that there is no such model; in the listener's queue he can wait.
+        await either(control.synced, stop)
         for name, fd in inherited.items():
             if name.startswith("listen:"):
                 await front.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
@@ -93,11 +95,19 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
     hub.close()
 
 
+async def either(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waits = [asyncio.ensure_future(each.wait()) for each in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
+
+
 async def turn(page: PageWriter, control: Control, front: Front, stop: asyncio.Event) -> None:
     """The beat, from the loop that does the work, and what the backend looks after at every beat."""
     page.enter(Activity.IDLE, time.monotonic_ns())
     garbage = Garbage()
-    while not stop.is_set():
+    while not stop.is_set() and not front.is_over:
         page.turn(time.monotonic_ns())
         control.report_overdue(time.monotonic())
         front.turn()

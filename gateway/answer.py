@@ -58,8 +58,10 @@ def error(error: MmsupError, request_id: str = "", extra: Mapping[str, str] | No
     return made
 
 
-async def send_tensors(request: BaseRequest, reply: Reply, extra: Mapping[str, str] | None = None) -> StreamResponse:
-    """Send an inference reply; afterwards its tensors' memory is free."""
+async def send_tensors(
+    request: BaseRequest, reply: Reply, extra: Mapping[str, str] | None = None, *, last: bool = False
+) -> StreamResponse:
+    """Send an inference reply; afterwards its tensors' memory is free. `last`: the connection ends with it."""
     headers = head(JSON if reply.blobs is None else BINARY, extra)
     if reply.blobs is not None:
         headers[HEADER] = str(len(reply.head))
@@ -67,6 +69,8 @@ async def send_tensors(request: BaseRequest, reply: Reply, extra: Mapping[str, s
         return Response(body=b"".join((reply.head, *(reply.blobs or ()))), headers=headers)
     headers["Content-Length"] = str(reply.size)
     response = StreamResponse(headers=headers)
+    if last:
+        response.force_close()
     await response.prepare(request)
     await _drain(request, response, [memoryview(reply.head), *(reply.blobs or ())])
     return response

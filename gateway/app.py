@@ -74,9 +74,12 @@ class App:
 
     async def _answered(self, call: Call, only: str | None) -> StreamResponse:
         try:
-            return await self._routed(call, only)
+            made = await self._routed(call, only)
         except Exception as error:  # noqa: BLE001 - the outermost loop of a request: the client has its answer
-            return self._failed(call, told(error))
+            made = self._failed(call, told(error))
+        if self._backend.retired and not made.prepared:
+            made.force_close()
+        return made
 
     def _failed(self, call: Call, error: MmsupError) -> StreamResponse:
         transport = call.request.transport

@@ -55,6 +55,8 @@ class Backend:
         self.lists = Lists(executor, self.verdict)
         self.lists.on_change = self._watch
         self.draining = False
+        self.retired = False
+        """Another gateway serves in our stead: each connection ends with its next answer."""
         self.links: dict[tuple[int, int], Link] = {}
         self._serving: dict[tuple[str, str], list[Link]] = {}
         """The same links by model and version."""

@@ -205,6 +205,11 @@ class Listener(Server):
         self.crowd.leave(front)
         self._changed.set()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no connection."""
+        return not self.crowd.fronts and not self.connections
+
     def pre_shutdown(self) -> None:
         """Let each connection end with the request that it is at."""
         for front in list(self.crowd.fronts):

@@ -40,6 +40,7 @@ from mmsup.ipc.messages import (
     Ping,
     Pong,
     Quarantine,
+    Retire,
     Route,
     Synced,
     Unlink,
@@ -68,6 +69,8 @@ class Control:
         self._named: set[tuple[int, int]] = set()
         self._outbox: deque[bytes] = deque()
         self._draining: asyncio.Task[None] | None = None
+        self.synced = asyncio.Event()
+        """Everything that there is has been heard, once."""
         self._loop = asyncio.get_running_loop()
         backend.lists.say = self._say
         backend.send_ask = lambda number, verb, arguments: self._say(Ask(number, verb, arguments))
@@ -145,6 +148,8 @@ class Control:
                 self._synced(message)
             case Drain():
                 self._drain()
+            case Retire():
+                self._backend.retired = True
             case _:
                 raise AssertionError(f"{type(message).__name__} is in TO_GATEWAY and not handled")
         close_all(descriptors)
@@ -165,6 +170,7 @@ class Control:
         backend.set_readiness(message.ready, message.reason)
         backend.changed()
         faultpoint("gateway.synced")
+        self.synced.set()
 
     def _link(self, message: LinkMessage, descriptors: list[int]) -> None:
         life = (message.instance, message.generation)

@@ -195,7 +195,8 @@ class Front(asyncio.BufferedProtocol):
         else:
             end = data.find(BLANK, 0, size) + len(BLANK)
             plan = self._read_head(bytes(view[:end])) if end >= len(BLANK) else None
-        if plan is None or plan.layout.size > self._shared.inference.backend.max_body_bytes:
+        backend = self._shared.inference.backend
+        if plan is None or plan.layout.size > backend.max_body_bytes or backend.retired:
             self._hand_over(bytes(view[:size]))
             return
         if not its_turn and not self._shared.turns.may(plan.model, plan.cost):

@@ -99,7 +99,7 @@ class Inference:
             exchange.request_id = call.request_id
             begin(exchange, order, ticket)
             made = await self.conclude(exchange, order, ticket, None)
-            return await answer.send_tensors(call.request, made, call.echo)
+            return await answer.send_tensors(call.request, made, call.echo, last=self.backend.retired)
 
     async def _read(self, call: Call, exchange: Exchange, size: int | None, body: bytearray | None) -> Order:
         """Take the body in, unless it is there already, and read it."""

@@ -19,11 +19,14 @@ from mmsup.gateway.app import App
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.connection import Listener
 from mmsup.gateway.counting import Counting
+from mmsup.gateway.front import IDLE_S
 from mmsup.gateway.inference import Inference
 from mmsup.gateway.shared import Shared
 from mmsup.ipc.tally import Tally
 
 BACKLOG: Final = 1024
+SPARE_S: Final = 1.0
+"""Beyond the time of an idle connection: whoever is still here after a retirement has never said anything."""
 _log = logging.getLogger("mmsup.gateway")
 
 
@@ -39,6 +42,7 @@ class Front:
         self.app = App(self.inference)
         self._shared: Shared | None = None
         self._open: list[tuple[asyncio.Server, Listener]] = []
+        self._retired_s: float | None = None
 
     async def start(self, wanted: str) -> None:
         """Decide, before the first `listen`, whether clients meet the front: it is wanted and passes its own test."""
@@ -65,9 +69,27 @@ class Front:
     def turn(self) -> None:
         """What is looked after at every beat."""
         backend = self._backend
+        if backend.retired:
+            self._retire(time.monotonic())
         backend.close_unwanted()
         backend.release_unused(time.monotonic())
         self.counting.present(backend.open_by_model, backend.arena_used_bytes, backend.quota.held_bytes)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was retired and has no connection any more."""
+        return self._retired_s is not None and all(listener.is_empty for _, listener in self._open)
+
+    def _retire(self, now_s: float) -> None:
+        """Accept no more. A connection that is idle keeps its time to become the sender of one more request, which is
+        answered and told that it was the last: so closing it is nothing that a client had not to expect anyway."""
+        if self._retired_s is None:
+            self._retired_s = now_s
+            for server, _ in self._open:
+                server.close()
+        elif now_s >= self._retired_s + IDLE_S + SPARE_S:
+            for _, listener in self._open:
+                listener.pre_shutdown()
 
     async def close(self, grace_s: float) -> None:
         """Accept no more, let each connection end what it is at for at most `grace_s`, then close it."""
@@ -78,6 +100,8 @@ class Front:
             await listener.shutdown(grace_s)
         self._open.clear()
         self._documents.shutdown(cancel_futures=True)
+        self.counting.present({}, 0, 0)
+        self.counting.fallback(False)  # noqa: FBT003 - its word is about us, and we are gone
 
 
 def is_local(sock: socket.socket) -> bool:

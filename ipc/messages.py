@@ -4,12 +4,13 @@ Covers: who says it to whom, and what answers it. The wire has one version, said
 Does not cover: bytes (codec.py), sockets (channel.py for tensors, seqpacket.py for control),
 the command line's JSON lines (supervisor/control.py).
 
-    brain ──control──▶ keeper     Spawn, Signal, Forget, Remember, Notify, Finished, Beat   (JSON: the keeper is
-    keeper ─control──▶ brain      Inventory, Child, SpawnFailed, Exited, Terminate, Reload   standard library only)
+    brain ──control──▶ keeper     Spawn, Signal, Forget, Remember, Notify, Upgrade,         (JSON: the keeper is
+                                  Finished, Beat                                             standard library only)
+    keeper ─control──▶ brain      Inventory, Child, SpawnFailed, Exited, Terminate, Reload, StepDown, NotUpgraded
     brain ──control──▶ worker     Boot, Attach, Stop
     worker ─control──▶ brain      Hello, Stage, Ready, LoadFailed
     brain ──control──▶ gateway    Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer,
-                                  Quarantine, Pardon, Drain
+                                  Quarantine, Pardon, Drain, Retire
     gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Ended, Suspected, Lived, Drained
     gateway ──link───▶ worker     Infer, Grant, Drop                   (many in one frame)
     gateway ──link───▶ worker     Extent, Release                      (with descriptors; always over the socket pair)
@@ -436,6 +437,12 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Brain to gateway: another one serves in your stead. Accept no more connections, answer what comes on those you
+    have, the last answer of each with `Connection: close`, and exit 0 when you have none. Nothing answers it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """Gateway to brain: nothing is in flight here any more."""
 
@@ -498,6 +505,14 @@ class Notify:
 
 
 @dataclass(frozen=True, slots=True)
+class Upgrade:
+    """Brain to keeper: let the next brain, and if its own files have changed (or `force`) the keeper itself, be of the
+    code that lies on disk now. Answered by StepDown once that code has shown that it starts, else by NotUpgraded."""
+
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """Brain to keeper: its loop turns. None for too long: the keeper kills it and starts another."""
 
@@ -524,6 +539,8 @@ class Inventory:
     """Listener name to the address it got: `http` to `127.0.0.1:8000`; `control` and others of UNIX kind to a path."""
     stopping: bool
     """SIGTERM had already come."""
+    keeper_life: int = 1
+    """How often this keeper has become another program of the same pid, its first included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,8 +580,23 @@ class Reload:
     """Keeper to brain: SIGHUP came; read configuration and repositories again."""
 
 
-TO_KEEPER: Final = (Spawn, Signal, Forget, Remember, Notify, Beat, Finished)
-FROM_KEEPER: Final = (Inventory, Child, SpawnFailed, Exited, Terminate, Reload)
+@dataclass(frozen=True, slots=True)
+class StepDown:
+    """Keeper to brain: leave, in good order; the next one follows at once. `renews`: the keeper, too, is another
+    program by then."""
+
+    renews: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotUpgraded:
+    """Keeper to brain: the code on disk cannot take over, for this reason; everything is as it was."""
+
+    text: str
+
+
+TO_KEEPER: Final = (Spawn, Signal, Forget, Remember, Notify, Upgrade, Beat, Finished)
+FROM_KEEPER: Final = (Inventory, Child, SpawnFailed, Exited, Terminate, Reload, StepDown, NotUpgraded)
 TO_WORKER: Final = (Boot, Attach, Stop)
 FROM_WORKER: Final = (Hello, Stage, Ready, LoadFailed)
 TO_GATEWAY: Final = (
@@ -581,6 +613,7 @@ TO_GATEWAY: Final = (
     Quarantine,
     Pardon,
     Drain,
+    Retire,
 )
 FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Ended, Suspected, Lived, Drained)
 WORDS: Final = (Form, Outline)

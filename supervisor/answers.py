@@ -83,9 +83,10 @@ class Answers:
             _process("keeper", 0, server.keeper_pid, 1, server.began_s),
             _process("brain", 0, server.brain_pid, server.brain_generation, None),
         ]
-        for gateway in self._gateways.places:
+        for gateway in self._gateways.everybody():
             row = _process("gateway", gateway.place, _pid(gateway), gateway.generation, gateway.spawned_s)
-            rows.append(row | {"state": "ready" if gateway.synced else "starting"})
+            state = "ready" if gateway.synced else "starting"
+            rows.append(row | {"state": state if gateway.follows or not gateway.synced else "draining"})
         for model in self._models():
             rows += [_worker_row(each, now_s) for each in model.instances() if each.life is not None]
         return {"processes": rows}

@@ -1,7 +1,8 @@
 """The keeper's start: from a descriptor with settings to a loop that runs, or a sentence that says why not.
 
 The order matters. Nothing that another server may own is touched before the locks are held; what a former life left
-is ended before its sockets are bound anew; and whoever is told to go away has changed nothing.
+is ended before its sockets are bound anew; and whoever is told to go away has changed nothing. A keeper that takes the
+place of another one in the same process (handover.py) finds all of this done.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from mmsup.ipc import exits
-from mmsup.ipc.faultpoint import INHERITED, arm, faultpoint, open_range
+from mmsup.ipc.faultpoint import INHERITED, arm, open_range
+from mmsup.ipc.inherited import descriptors
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
-from mmsup.supervisor import cgroup, fdstore
+from mmsup.supervisor import handover, premises, program, rehearsal
 from mmsup.supervisor.console import Console
-from mmsup.supervisor.home import Held, Home, Unsafe
-from mmsup.supervisor.keeper import Keeper
-from mmsup.supervisor.listeners import CannotListen, Listeners
-from mmsup.supervisor.notify import Notifier
+from mmsup.supervisor.handover import ESTATE
+from mmsup.supervisor.home import Held, Unsafe
+from mmsup.supervisor.keeper import Keeper, Program
+from mmsup.supervisor.listeners import CannotListen
+from mmsup.supervisor.rehearsal import REHEARSE
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.spawn import become_subreaper, lower_oom_score
 from mmsup.supervisor.succession import OOM_SCORE
@@ -36,40 +39,37 @@ SETTINGS_BYTES: Final = MESSAGE_LIMIT // 2
 
 def main(arguments: Sequence[str], brain: Sequence[str] = BRAIN) -> int:
     """Be the keeper until the end; the exit code."""
+    code = program.of_loaded()
+    named = descriptors(arguments)
+    if REHEARSE in arguments and ESTATE in named:
+        return rehearsal.perform(named[ESTATE], code, with_brain=tuple(brain) == BRAIN)
     _tidy()
+    if ESTATE in named:
+        return _go_on(named[ESTATE], brain, code)
     try:
         text = _text(arguments)
         settings = Settings.from_json(text)
         _arm(settings)
     except (WireError, ValueError, OSError) as error:
         return _refuse(f"no settings: {error}; a keeper is started by `mmsup serve`", exits.USAGE)
+    become_subreaper()
     try:
-        return _serve(text, settings, brain)
+        with contextlib.ExitStack() as held:
+            return Keeper(Program(text, tuple(brain), code), premises.entered(settings, held)).run()
     except Held as error:
         return _refuse(str(error), exits.HELD)
     except (Unsafe, CannotListen) as error:
         return _refuse(str(error), exits.REFUSED)
 
 
-def _serve(text: str, settings: Settings, brain: Sequence[str]) -> int:
-    notifier = Notifier.from_environ(os.environ, os.getpid())
-    kept = fdstore.handed_back(os.environ, os.getpid())
-    console = Console(settings.log_format)
+def _go_on(fd: int, brain: Sequence[str], code: str) -> int:
+    """In the place of the program that was the keeper until now. It has been rehearsed: nothing here can be refused."""
+    estate = handover.read(fd)
+    settings = Settings.from_json(estate.settings)
+    _arm(settings)
     with contextlib.ExitStack() as held:
-        home = Home(settings.state_dir, settings.runtime_dir)
-        held.callback(home.release)
-        become_subreaper()
-        faultpoint("keeper.groups")
-        groups = cgroup.settle(cgroup.top_name(settings.state_dir))
-        held.callback(cgroup.leave, groups)
-        home.sweep()
-        held.callback(home.sweep)
-        listeners = Listeners(settings, kept)
-        held.callback(listeners.close)
-        faultpoint("keeper.listening")
-        listeners.keep(notifier)
-        console.say("info", "keeper_start", pid=os.getpid(), groups=groups.describe(), **listeners.addresses)
-        return Keeper(text, brain, listeners, notifier, console).run()
+        kept = premises.taken_over(estate, settings, held)
+        return Keeper(Program(estate.settings, tuple(brain), code), kept, estate).run()
 
 
 def _arm(settings: Settings) -> None:

@@ -7,6 +7,7 @@ when it has told the keeper Finished. What it is made of decides and acts; this 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -48,6 +49,7 @@ from mmsup.supervisor.sampler import Sampler
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
+from mmsup.supervisor.upgrade import Upgrades
 from mmsup.supervisor.verbs import OF_CLIENTS, Verbs
 
 GATEWAYS: Final = "_gateways"
@@ -87,11 +89,11 @@ class Brain:
         self._gateway_site = site
         self.fleet = Fleet(settings.max_parallel_loads)
         self.gateways = Gateways(site, self)
-        self._quarantine = Quarantine(self.books.journal, self.gateways.say, self._remember)
+        self._quarantine = Quarantine(self.books.journal, self.gateways.say, self.remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
         self._renewals = Renewals(self.fleet)
         self._doorway: Doorway | None = None
-        self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
+        self.changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._forensics = Forensics(self.books.deaths, self.books.journal, self.gateways.heard_from)
         self._sampler = Sampler(self.fleet.instances)
         self._connect(place, cgroups)
@@ -104,8 +106,12 @@ class Brain:
             isolation=cgroups.describe(),
             readiness=self.readiness,
         )
+        self.generation = inventory.generation
+        self._upgrades = Upgrades(self, self._memory.upgrade if self._memory else None, inventory.keeper_life)
         answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
-        self.verbs = Verbs(answers, self.fleet, self.loads, self.books, self._forensics.bundles, self._quarantine)
+        self.verbs = Verbs(
+            answers, self.fleet, self.loads, self.books, self._forensics.bundles, self._quarantine, self._upgrades
+        )
         self.control = Control(self.verbs)
         self._devices = Devices(environ)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
@@ -149,10 +155,7 @@ class Brain:
             heritage.restore(self.fleet, self._memory.models)
             self._quarantine.restore(self._memory.quarantine)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
-            for note in self._memory.gateways:
-                if note.place < len(self.gateways.places):
-                    self.gateways.places[note.place].generation = note.generation
-                    self.gateways.places[note.place].spawned_s = note.spawned_s
+            self.gateways.restore(self._memory.gateways)
         else:
             await self._devices.learn()
         faultpoint("brain.restored")
@@ -160,13 +163,13 @@ class Brain:
         self._renewals.start()
         if listener is not None:
             await self.control.start(listener)
-            self._doorway = Doorway(
-                control_socket(self.settings.runtime_dir),
-                lambda made: self.task(self._open_again(made), "control socket"),
-            )
+            self._doorway = Doorway(control_socket(self.settings.runtime_dir), self._reopen)
             self._doorway.start()
         if self.settings.control_mode == "poll":
-            self.task(self._changes.poll(), "poll")
+            self.task(self.changes.poll(), "poll")
+
+    def _reopen(self, listener: socket.socket) -> None:
+        self.task(self._open_again(listener), "control socket")
 
     async def _open_again(self, listener: socket.socket) -> None:
         self.books.journal.record("control_reopened", "the control socket was removed or taken, and is there again")
@@ -185,7 +188,7 @@ class Brain:
         text = f"mmsup server, {self.settings.control_mode} mode, {self._server.isolation}"
         self.books.journal.record("server_start", text, keeper=self._inventory.keeper_pid)
         startup.sweep(self.books.scratch)
-        found = self._changes.read()
+        found = self.changes.read()
         for each in concerns_of(self.settings, found):
             self._console.say("warning", "configuration", place=each.place, text=each.text)
         startup.start(found, self.settings, self.fleet, self.books.wanted, self.loads)
@@ -194,7 +197,7 @@ class Brain:
     def _take_over(self) -> None:
         generation = self._inventory.generation
         self.books.journal.record("brain_exit", f"brain {generation - 1} ended; brain {generation} takes over")
-        startup.know_all(self._changes.read(), self.settings, self.fleet)
+        startup.know_all(self.changes.read(), self.settings, self.fleet)
         for model in self.fleet.models.values():
             model.was_decided = self._announced
         counts = heritage.take_over(self.fleet)
@@ -205,6 +208,7 @@ class Brain:
         )
         startup.converge(self.settings, self.fleet, self.books.wanted, self.loads)
         faultpoint("brain.readopted")
+        self._upgrades.resume()
 
     # What comes.
 
@@ -214,7 +218,9 @@ class Brain:
             case wire.Terminate():
                 self.terminate()
             case wire.Reload():
-                self.task(self._changes.look(), "reload")
+                self.task(self.changes.look(), "reload")
+            case wire.StepDown() | wire.NotUpgraded():
+                self._upgrades.answered(message)
             case _:
                 self.family.hear(message, descriptors)
 
@@ -222,6 +228,7 @@ class Brain:
         """Drain and end."""
         if not self.stopping:
             self.stopping = self._gateway_site.is_stopping = True
+            self._upgrades.stop()
             self.task(end(self), "end")
 
     def overdue(self, message: wire.Overdue) -> None:
@@ -306,7 +313,7 @@ class Brain:
         self._renewals.settled()
         models = self.fleet.models.values()
         self._quarantine.compare({each.name: each.current.mark for each in models if each.current is not None})
-        self._remember()
+        self.remember()
         self._say_readiness()
         self.moved.set()
 
@@ -327,7 +334,7 @@ class Brain:
             "ready", now.reason or "every wanted model has its verdict", addresses=self._addresses()
         )
         self._parent.say(wire.Notify("READY=1"))
-        self._remember()
+        self.remember()
         if failed and self.settings.exit_on_error:
             self._console.say("error", "exit_on_error", text=f"not serving: {', '.join(failed)}")
             self.finish(exits.REFUSED)
@@ -335,10 +342,23 @@ class Brain:
     def _addresses(self) -> dict[str, str]:
         return {name: each for name, each in self._inventory.addresses.items() if name != NOT_FOR_GATEWAYS}
 
-    def _remember(self) -> None:
+    @property
+    def is_remembered(self) -> bool:
+        """Whether the next brain will know what this one does."""
+        return len(self._remembered) <= TEXT_LIMIT
+
+    def remember(self) -> None:
+        """Let the keeper keep what the next brain needs to know, if that has changed."""
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
-        blocked = self._quarantine.notes()
-        memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways, blocked)
+        memory = Memory(
+            began_s=self._server.began_s,
+            announced=self._announced,
+            next_instance=self.fleet.next_instance,
+            models=models,
+            gateways=gateways,
+            quarantine=self._quarantine.notes(),
+            upgrade=self._upgrades.note,
+        )
         text = to_text(memory)
         if text == self._remembered:
             return
@@ -352,20 +372,29 @@ class Brain:
 
     # The end.
 
-    def task(self, work: Any, name: str) -> None:  # a coroutine that returns None
+    async def until(self, is_so: Callable[[], bool], limit_s: float | None = None) -> None:
+        """Until something is so, or the limit."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not is_so():
+                    self.moved.clear()
+                    await self.moved.wait()
+
+    def task(self, work: Any, name: str) -> asyncio.Task[None]:  # a coroutine that returns None
         """Something that takes its time; awaited or cancelled by `close`."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
-    def signal(self, token: str, number: int) -> None:
-        """Send a signal to a child."""
-        self._parent.say(wire.Signal(token, number))
+    def tell_keeper(self, message: object) -> None:
+        """Send one message of TO_KEEPER."""
+        self._parent.say(message)
 
     def finish(self, code: int) -> None:
         """Tell the keeper that it is over."""

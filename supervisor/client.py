@@ -7,6 +7,7 @@
 
 The keeper holds the listening socket: while the brain comes back, a caller waits in its queue and is answered by the
 next brain. What only reads is asked again where a brain died before it answered; what changes something is not.
+An upgrade is the exception: it changes brains itself, and is known to the next one by its ticket.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ LINE_LIMIT: Final = 32 << 20
 """Above any result; a server that sends more is none of ours."""
 READING: Final = frozenset({"status", "list", "ps", "show", "logs", "events", "why"})
 """Verbs that change nothing, and may be asked again."""
+LASTING: Final = frozenset({"upgrade"})
+"""Verbs that outlive the brain that was asked: the next one is asked again, and knows the question by its ticket."""
 
 
 class NoServer(Exception):  # noqa: N818 - an ordinary answer to `is anybody there`
@@ -72,7 +75,9 @@ def ask(
         try:
             return _once(path, request, heard, silence_s if verb in READING else None)
         except _Cut:
-            if verb not in READING or heard.any or time.monotonic() > end:
+            if verb in LASTING and heard.any:
+                end = time.monotonic() + WAIT_S
+            elif verb not in READING | LASTING or heard.any or time.monotonic() > end:
                 text = f"the server broke off before it had answered {verb}: `mmsup ctl status` says what holds now"
                 raise Refused("unavailable", text, retryable=True) from None
             time.sleep(PAUSE_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import secrets
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, BinaryIO, TypeVar
@@ -132,6 +133,27 @@ def unload(runtime_dir: str, as_json: bool, model: str) -> None:
     Example:  mmsup ctl unload digits
     """
     _change("unload", {"name": model}, runtime_dir, as_json)
+
+
+@ctl.command()
+@click.option("--force", is_flag=True, help="Also where the keeper's own code is the same.")
+@_verb
+def upgrade(runtime_dir: str, as_json: bool, force: bool) -> None:
+    """Go over to the code on disk; no request fails, no connection is cut.
+
+    The keeper stays the same process; a new brain, new gateways and new workers follow the old ones, each ready before
+    the other leaves. What cannot be followed stays as it was, and is named.
+
+    \b
+    Example:  mmsup ctl upgrade
+    """
+    arguments = {"ticket": secrets.token_hex(8), "force": force}
+    ticker = Ticker()
+    try:
+        result = ask(runtime_dir, "upgrade", arguments, progress=None if as_json else ticker)
+    finally:
+        ticker.close()
+    _shown("upgraded", result, as_json)
 
 
 @ctl.command()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import exits
+from mmsup.ipc import messages as wire
 from mmsup.ipc.faultpoint import faultpoint
+from mmsup.supervisor import terms
 from mmsup.supervisor.release import Role
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 WORKERS_S: Final = 5.0
 """What workers may take to unload, at least, however long the drain took."""
+KILL_S: Final = 2.0
+"""What the kernel may take to end workers that have not left by then."""
 GATEWAYS_S: Final = 3.0
 """What gateways may take to close idle connections."""
 
@@ -36,21 +37,17 @@ async def end(brain: Brain) -> None:
             if edition.role is not Role.LEAVING:
                 brain.fleet.retire(edition)
     left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKERS_S)
-    await _until(brain, lambda: not any(each.is_awaited() for each in brain.fleet.instances()), left_s)
+    await brain.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), left_s)
+    for instance in brain.fleet.instances():
+        if instance.is_awaited():
+            instance.apply(terms.EndTimedOut())  # who still waits for it is told so, instead of being cut off
+    await brain.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), KILL_S)
     faultpoint("brain.emptied")
-    for gateway in brain.gateways.places:
-        brain.signal(gateway.token, signal.SIGTERM)
-    await _until(brain, lambda: all(each.life is None for each in brain.gateways.places), GATEWAYS_S)
+    for gateway in brain.gateways.everybody():
+        brain.tell_keeper(wire.Signal(gateway.token, signal.SIGTERM))
+    await brain.until(lambda: all(each.life is None for each in brain.gateways.everybody()), GATEWAYS_S)
     brain.books.wanted.clear()
     text = "drained" if drained else f"work was left after {brain.settings.exit_timeout_s:g} s"
     brain.books.journal.record("stopping", f"{text}; the server ends")
     faultpoint("brain.finish")
-    brain.finish(exits.DONE)
-
-
-async def _until(brain: Brain, is_so: Callable[[], bool], limit_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(limit_s):
-            while not is_so():
-                brain.moved.clear()
-                await brain.moved.wait()
+    brain.finish(exits.DONE if drained else exits.REFUSED)

@@ -74,11 +74,12 @@ class Family:
                 if adopted:
                     self._skip(number, generation)
                 self._worker(self._instance(number, generation), message, descriptors, adopted=adopted)
-            case "gateway", number, generation if number < len(self._gateways.places):
-                gateway = self._gateways.places[number]
-                if adopted and isinstance(message, wire.Child) and gateway.life is None:
+            case "gateway", number, generation:
+                gateway = self._gateways.at(number)
+                if adopted and isinstance(message, wire.Child) and gateway is not None and gateway.life is None:
                     gateway.generation = generation
-                self._gateway(gateway if gateway.generation == generation else None, message, descriptors)
+                known = gateway is not None and gateway.generation == generation
+                self._gateway(gateway if known else None, message, descriptors)
             case _:
                 self._stray(message, descriptors)
 

@@ -131,6 +131,25 @@ class Fleet:
         instance.apply(terms.WantDown())
         self.add(release, self.next_instance).apply(terms.WantUp())
 
+    def beside(self, instance: Instance) -> Edition:
+        """A twin of an instance, as an edition of its own: what becomes of it is not held against the model."""
+        twin = Release(instance.release.spec, instance.release.metadata)
+        edition = Edition(Role.COMING, "", [twin])
+        self.models[twin.spec.name].editions.append(edition)
+        self.add(twin, self.next_instance).apply(terms.WantUp())
+        return edition
+
+    def join(self, edition: Edition, release: Release) -> None:
+        """The twin is ready: from now on it is one of the release, and routed to."""
+        (twin,) = edition.releases
+        self.models[twin.spec.name].editions.remove(edition)
+        release.metadata = twin.metadata
+        for instance in twin.instances:
+            instance.release = release
+            release.instances.append(instance)
+            hands.link(instance)
+        self.touch(twin.spec.name)
+
     # What happens.
 
     def changed(self, instance: Instance) -> None:

@@ -25,6 +25,7 @@ from mmsup.supervisor.cause import signal_name
 from mmsup.supervisor.events import Journal
 from mmsup.supervisor.life import Life
 from mmsup.supervisor.logbook import Logbook
+from mmsup.supervisor.remembered import GatewayNote
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Serving
 from mmsup.supervisor.spawning import Place, gateway_spawn, gateway_token
@@ -66,6 +67,8 @@ class Gateway:
         self.synced = False
         """It has heard everything there is."""
         self.spawned_s = 0.0
+        self.follows = True
+        """Another process follows its end. Not while it has yet to come up beside another one, nor once it leaves."""
         self._house = house
         self._site = site
         self._ends: list[restart.End] = []
@@ -78,10 +81,10 @@ class Gateway:
         if self.life is None and self._timer is None:
             self.spawn()
 
-    def spawn(self) -> None:
-        """Start its process, now; none is due later then."""
+    def spawn(self, generation: int = 0) -> None:
+        """Start its process, now; none is due later then. Of this generation, if one is given."""
         self.close()
-        self.generation += 1
+        self.generation = generation or self.generation + 1
         self._why = ""
         self.spawned_s = time.monotonic()
         site = self._site
@@ -118,7 +121,11 @@ class Gateway:
         self._site.keeper.say(wire.Forget(exited.token))
         tail = self._site.logbook.end(str(self.place))
         why = f" because {self._why}" if self._why else ""
-        self._follow(f"gateway {self.place} ended {how}{why}", pid=exited.pid, tail=tail)
+        if exited.signal or exited.status or self.follows:
+            self._follow(f"gateway {self.place} ended {how}{why}", pid=exited.pid, tail=tail)
+        else:
+            self._record("gateway_stopped", "left, as it was told to", pid=exited.pid)
+            self._is_gone()
 
     def unborn(self, text: str) -> None:
         """The keeper could not start it."""
@@ -155,6 +162,21 @@ class Gateway:
                 self._kill(f"it had not come up within {START_S:g} s")
         elif now_s - progress.beat_ns / 1e9 > STALE_S:
             self._kill(f"its loop had not come round for {STALE_S:g} s")
+
+    def retire(self) -> None:
+        """Another one serves in its stead: it may leave when its connections have."""
+        self.follows = False
+        self.say(wire.Retire())
+
+    @property
+    def serves(self) -> bool:
+        """It knows everything, and accepts connections."""
+        return self.synced and self.life is not None and self.life.progress().activity is not Activity.STARTING
+
+    @property
+    def note(self) -> GatewayNote:
+        """What the next brain needs to know of it."""
+        return GatewayNote(self.place, self.generation, self.spawned_s, leaves=not self.follows)
 
     def close(self) -> None:
         """No next one."""
@@ -203,11 +225,11 @@ class Gateway:
             self._site.keeper.say(wire.Signal(self.token, signal.SIGKILL, group=True))
 
     def _follow(self, text: str, **fields: Any) -> None:  # JSON, as the journal takes it
-        self.close()
-        self.life = None
-        self.greeted = self.synced = False
-        self._house.gone(self)
+        self._is_gone()
         if self._site.stopping():
+            return
+        if not self.follows:
+            self._record("gateway_exit", text, **fields)
             return
         now_s = time.monotonic()
         self._ends.append(restart.End(now_s, now_s - self.spawned_s))
@@ -215,6 +237,12 @@ class Gateway:
         delay_s = restart.delay_s(restart.since_health(self._ends) - 1, self._site.rng)
         self._record("gateway_exit", text, next_delay_s=round(delay_s, 3), **fields)
         self._timer = asyncio.get_running_loop().call_later(delay_s, self.spawn)
+
+    def _is_gone(self) -> None:
+        self.close()
+        self.life = None
+        self.greeted = self.synced = False
+        self._house.gone(self)
 
     def _record(self, name: str, text: str, **fields: Any) -> None:  # as above
         self._site.journal.record(name, text, generation=self.generation, gateway=self.place, **fields)

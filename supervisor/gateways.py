@@ -2,13 +2,17 @@
 
 Owns: which lives they are linked to, so that a gateway that comes later hears of all. A barrier asks every gateway
 that is there for a Pong, and waits for none of them longer than its limit.
+
+There are as many *places* as are configured. In an upgrade another gateway comes up beside one of them, takes its place
+once it serves, and the old one leaves when its connections have. Whoever leaves is told everything until the end: what
+comes on its last connections is served like all else. Each has a number that no other living one has: its tally's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from mmsup.ipc import messages as wire
@@ -68,6 +72,8 @@ class Gateways:
 
     def __init__(self, site: GatewaySite, content: Content) -> None:
         self.places = [Gateway(place, self, site) for place in range(site.settings.gateways)]
+        self.others: list[Gateway] = []
+        """One that is coming up beside a place, and those that leave."""
         self._site = site
         self._content = content
         self._linked: dict[LifeKey, Serving] = {}
@@ -82,11 +88,16 @@ class Gateways:
         """Look after all of them from now on; start those that are not there."""
         for gateway in self.places:
             gateway.begin()
+        for gateway in list(self.others):
+            if gateway.life is None:
+                self.others.remove(gateway)
+            else:
+                gateway.retire()  # who was to be a successor has no brain any more that knows whose
         self._look()
 
     def close(self) -> None:
         """No next ones; those there are live on without us."""
-        for gateway in self.places:
+        for gateway in self.everybody():
             gateway.close()
             if gateway.life is not None:
                 gateway.life.close()
@@ -99,20 +110,67 @@ class Gateways:
         """Whether all have their routes."""
         return all(gateway.synced for gateway in self.places)
 
+    def everybody(self) -> list[Gateway]:
+        """Those in their places, coming, leaving."""
+        return [*self.places, *self.others]
+
+    def at(self, number: int) -> Gateway | None:
+        """The gateway of this number."""
+        return next((each for each in self.everybody() if each.place == number), None)
+
     def heard_from(self) -> frozenset[int]:
         """Places of those that live and have answered."""
-        return frozenset(each.place for each in self.places if each.greeted and each.life and not each.life.dead)
+        return frozenset(each.place for each in self.everybody() if each.greeted and each.life and not each.life.dead)
 
     def notes(self) -> tuple[GatewayNote, ...]:
         """What the next brain needs to know of them."""
-        return tuple(GatewayNote(each.place, each.generation, each.spawned_s) for each in self.places)
+        return tuple(each.note for each in self.everybody())
+
+    def restore(self, notes: Sequence[GatewayNote]) -> None:
+        """As an earlier brain left them, without processes."""
+        made = {leaves: [self._restored(each) for each in notes if each.leaves is leaves] for leaves in (False, True)}
+        self.places[: len(made[False])] = made[False][: len(self.places)]
+        self.others = made[True]
+
+    def _restored(self, note: GatewayNote) -> Gateway:
+        gateway = Gateway(note.place, self, self._site)
+        gateway.generation, gateway.spawned_s, gateway.follows = note.generation, note.spawned_s, not note.leaves
+        return gateway
+
+    # Upgrades.
+
+    def successor(self) -> Gateway | None:
+        """Another one, started beside those there are; None if there is no number for it as long as some leave."""
+        number = self.free_number()
+        if number is None:
+            return None
+        made = Gateway(number, self, self._site)
+        made.follows = False
+        made.spawn(1 + max(each.generation for each in self.everybody()))
+        self.others.append(made)
+        return made
+
+    def free_number(self) -> int | None:
+        """One that no living gateway has; there are as many spare ones as places."""
+        taken = {each.place for each in self.everybody()}
+        return next((number for number in range(2 * len(self.places)) if number not in taken), None)
+
+    def replace(self, old: Gateway, new: Gateway) -> None:
+        """The new one serves and has the place; the old one may be retired, if it lives."""
+        self.others.remove(new)
+        self.places[self.places.index(old)] = new
+        new.follows, old.follows = True, False
+        if old.life is not None:
+            self.others.append(old)
+        else:
+            old.close()
 
     # Said to all.
 
     def link(self, serving: Serving) -> None:
         """Route to this life."""
         self._linked[serving.key] = serving
-        for gateway in self.places:
+        for gateway in self.everybody():
             gateway.link(serving)
         faultpoint("brain.linked")
 
@@ -144,7 +202,7 @@ class Gateways:
 
     def say(self, message: object) -> None:
         """Something that all of them shall hear."""
-        for gateway in self.places:
+        for gateway in self.everybody():
             gateway.say(message)
 
     def sync(self, readiness: Readiness) -> None:
@@ -153,7 +211,7 @@ class Gateways:
 
     def barrier(self, limit_s: float, then: Callable[[], None]) -> None:
         """Call `then` once, when all gateways have done what was said so far, or after the limit."""
-        waiting = {each.place for each in self.places if each.greeted}
+        waiting = {each.place for each in self.everybody() if each.greeted}
         if not waiting:
             asyncio.get_running_loop().call_soon(then)
             return
@@ -172,7 +230,7 @@ class Gateways:
     async def drain(self, limit_s: float) -> bool:
         """Take no new inference, finish what is accepted; whether all have within the limit."""
         # Also of one that an earlier brain knew and that has not answered us yet: what it has accepted is as real.
-        self._undrained = {each.place for each in self.places if each.life is not None}
+        self._undrained = {each.place for each in self.everybody() if each.life is not None}
         self._drained.clear()
         if not self._undrained:
             return True
@@ -224,6 +282,8 @@ class Gateways:
         for number in list(self._barriers):
             self._arrived(number, gateway.place)
         self._has_drained(gateway)
+        if gateway in self.others:
+            self.others.remove(gateway)
         self._content.gateways_changed()
 
     def _pong(self, gateway: Gateway, number: int) -> None:
@@ -255,8 +315,10 @@ class Gateways:
             gateway.say(answer)
 
     def _look(self) -> None:
-        for gateway in self.places:
+        for gateway in self.everybody():
             gateway.look(time.monotonic())
+        if self.others:
+            self._content.gateways_changed()  # whether one that comes up serves, it says by its page alone
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 
 from mmsup.ipc import paths
 from mmsup.ipc.faultpoint import faultpoint
@@ -38,6 +39,18 @@ class Home:
         except (Held, Unsafe):
             self.release()
             raise
+
+    @classmethod
+    def taken_over(cls, runtime_dir: str, locks: Sequence[int]) -> Home:
+        """The directories that this process holds already, by the descriptors of its locks."""
+        home = cls.__new__(cls)
+        home._runtime_dir, home._locks = runtime_dir, list(locks)
+        return home
+
+    @property
+    def locks(self) -> tuple[int, ...]:
+        """The descriptors that hold the directories."""
+        return tuple(self._locks)
 
     def sweep(self) -> None:
         """Remove the data sockets of workers; for the keeper, when no worker lives."""

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -33,26 +32,28 @@ from mmsup.ipc.messages import (
     Forget,
     Inventory,
     Notify,
+    NotUpgraded,
     Reload,
     Remember,
     Signal,
     Spawn,
-    SpawnFailed,
+    StepDown,
     Terminate,
+    Upgrade,
 )
 from mmsup.ipc.records import to_json
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.ipc.tally import make_tally
-from mmsup.supervisor import group, kin
-from mmsup.supervisor.charge import Charge, take
-from mmsup.supervisor.console import Console
-from mmsup.supervisor.listeners import CONTROL, Listeners
-from mmsup.supervisor.notify import Notifier
+from mmsup.supervisor import handover, kin
+from mmsup.supervisor.handover import Estate
+from mmsup.supervisor.listeners import CONTROL
+from mmsup.supervisor.nursery import Nursery
+from mmsup.supervisor.premises import Premises
+from mmsup.supervisor.rehearsal import Rehearsal
 from mmsup.supervisor.settings import Settings
-from mmsup.supervisor.spawn import verdict
 from mmsup.supervisor.succession import Succession
 
-STOP_MARGIN_S: Final = 10.0
+STOP_MARGIN_S: Final = 15.0
 """Beyond the drain that the settings allow: a brain that has not finished then never will."""
 GRAVE_S: Final = 0.02
 """How often a dead child's control group is looked at until nobody is left in it."""
@@ -64,39 +65,51 @@ GOODBYE_S: Final = 1.0
 """How long a brain that has finished may take to leave."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Grave:
-    """The control group of a dead child, while something may still live in it."""
+PLACES: Final = 2
+"""Tallies for each gateway: one that is upgraded and its successor count in tables of their own."""
 
-    folders: list[Path]
-    until_s: float
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What the keeper runs. `settings`: as they came; `brain`: the command that becomes one; `code`: its own digest."""
+
+    settings: str
+    brain: tuple[str, ...]
+    code: str
 
 
 class Keeper:
     """The loop, and what it holds."""
 
-    def __init__(
-        self, text: str, brain: Sequence[str], listeners: Listeners, notifier: Notifier, console: Console
-    ) -> None:
-        """`text`: the settings as they came; `brain`: the command that becomes one."""
-        self._text = text
-        self._settings = Settings.from_json(text)
-        self._listeners = listeners
-        self._notifier = notifier
-        self._console = console
+    def __init__(self, program: Program, premises: Premises, estate: Estate | None = None) -> None:
+        """`estate`: what the program left that was the keeper before, in this process."""
+        self._program = program
+        self._settings = Settings.from_json(program.settings)
+        self._premises = premises
+        self._listeners = premises.listeners
+        self._notifier = premises.notifier
+        self._console = premises.console
         self._selector = selectors.DefaultSelector()
-        self._lifeline, self._life = os.pipe2(os.O_CLOEXEC)
-        # Invariant: nobody but this process holds `_life`, so that its death ends every reader's wait.
-        self._tallies = [make_tally() for _ in range(self._settings.gateways)]
-        self._charges: dict[str, Charge] = {}
-        self._graves: list[_Grave] = []
-        self._remembered = ""
+        # Invariant: nobody but this process holds `_life_end`, so that its death ends every reader's wait.
+        self._lifeline, self._life_end = (estate.lifeline, estate.life_end) if estate else os.pipe2(os.O_CLOEXEC)
+        places = PLACES * self._settings.gateways
+        self._tallies = list(estate.tallies) if estate else [make_tally() for _ in range(places)]
+        self._life = estate.life + 1 if estate else 1
+        self._children = Nursery(self._selector, self._lifeline, self._shared, self._tell)
+        self._remembered = estate.remembered if estate else ""
+        self._rehearsal: Rehearsal | None = None
+        self._renews = False
+        """This program is to be followed by the one on disk, once no brain is there."""
         self._signals: list[int] = []
         self._stop_by_s = float("inf")
         self._watchdog_s = float("inf")
         self._code: int | None = None
-        inherited = {"lifeline": self._lifeline, "listen:control": listeners.fileno(CONTROL), **handed_on()}
-        self._brains = Succession(brain, inherited, self._selector, console, self)
+        control = self._listeners.fileno(CONTROL)
+        inherited = {"lifeline": self._lifeline, "listen:control": control, **handed_on()}
+        brains = estate.brains if estate else 0
+        self._brains = Succession(program.brain, inherited, self._selector, self._console, self, brains)
+        if estate is not None:
+            self._children.take_over(estate.charges, estate.graves)
 
     def run(self) -> int:
         """Keep until somebody says the end; the exit code. Nothing that was started is left then."""
@@ -105,8 +118,11 @@ class Keeper:
             self._watchdog_s = 0.0
         while self._code is None:
             self._tend(time.monotonic())
+            if self._renews and not self._brains.pid:
+                self._renew()
             self._brains.tend(time.monotonic())
-            self._wait(min(self._stop_by_s, self._watchdog_s, self._brains.due_s))
+            rehearsed_by_s = self._rehearsal.until_s if self._rehearsal else float("inf")
+            self._wait(min(self._stop_by_s, self._watchdog_s, self._brains.due_s, rehearsed_by_s))
         return self._end(self._code)
 
     def _tend(self, now_s: float) -> None:
@@ -116,14 +132,12 @@ class Keeper:
         if now_s >= self._stop_by_s:
             self._console.say("error", "stop_timeout", text="the drain did not end in time")
             self._finish(exits.REFUSED)
-        self._tend_graves()
-
-    def _tend_graves(self) -> None:
-        now_s = time.monotonic()
-        self._graves = [grave for grave in self._graves if now_s < grave.until_s and not group.kill(grave.folders)]
+        if self._rehearsal is not None and now_s >= self._rehearsal.until_s:
+            self._rehearsal.kill()
+        self._children.tend_graves()
 
     def _wait(self, until_s: float) -> None:
-        wait_s = min(until_s - time.monotonic(), GRAVE_S if self._graves else IDLE_S)
+        wait_s = min(until_s - time.monotonic(), GRAVE_S if self._children.has_graves else IDLE_S)
         for key, _ in self._selector.select(max(0.0, wait_s)):
             key.data()
         self._take_signals()
@@ -140,6 +154,9 @@ class Keeper:
         self._selector.register(wakeup, selectors.EVENT_READ, lambda: wakeup.recv(4096))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._note_signal)
+        # The program before this one has blocked all: none was lost, and who died meanwhile is there to be reaped.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._signals.append(signal.SIGCHLD)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of handlers
         self._signals.append(number)
@@ -176,57 +193,38 @@ class Keeper:
     def _reap(self) -> None:
         """Take in everybody who died. The number of the dead is not given away before its session has ended."""
         while (found := _next_dead()) is not None:
-            charge = self._charge_of(found.si_pid)
+            token = self._children.token_of(found.si_pid)
             if found.si_pid == self._brains.pid:
+                self._forsake_rehearsal()
                 self._brains.died(_exited("brain", found))
-            elif charge is not None:
-                self._bury(charge, _exited(charge.message.token, found))
+            elif self._rehearsal is not None and found.si_pid == self._rehearsal.pid:
+                self._rehearsed(self._rehearsal, _exited("rehearsal", found))
+            elif token is not None:
+                self._children.bury(_exited(token, found))
             os.waitpid(found.si_pid, 0)
             faultpoint("keeper.reaped")
-
-    def _charge_of(self, pid: int) -> Charge | None:
-        for charge in self._charges.values():
-            if charge.message.pid == pid and charge.ended is None:
-                return charge
-        return None
-
-    def _bury(self, charge: Charge, ended: Exited) -> None:
-        self._settle(charge)
-        charge.ended = ended
-        if charge.message.token in self._charges:
-            self._brains.tell(ended)
-        faultpoint("keeper.exit_told")
-        kin.end_session(ended.pid)
-        if charge.procs_files:
-            folders = [Path(each).parent for each in charge.procs_files]
-            if not group.kill(folders):
-                self._graves.append(_Grave(folders, time.monotonic() + END_S))
 
     # What the brain is told.
 
     def greet(self) -> None:
         """Tell a new brain everything there is."""
         self._brains.tell(self._inventory(self._remembered))
-        for charge in self._charges.values():
-            self._introduce(charge)
-            if charge.ended is not None:
-                self._brains.tell(charge.ended)
+        self._children.introduce()
+
+    def _tell(self, message: object, descriptors: Sequence[int]) -> None:
+        self._brains.tell(message, descriptors)
 
     def _inventory(self, remembered: str) -> Inventory:
         return Inventory(
             keeper_pid=os.getpid(),
             generation=self._brains.generation,
-            settings=self._text,
+            settings=self._program.settings,
             remembered=remembered,
-            children=len(self._charges),
+            children=len(self._children),
             addresses=self._listeners.addresses,
             stopping=self._stop_by_s < float("inf"),
+            keeper_life=self._life,
         )
-
-    def _introduce(self, charge: Charge) -> None:
-        charge.told = True
-        self._brains.tell(charge.message, charge.descriptors)
-        faultpoint("keeper.introduced")
 
     # What the brain asks for.
 
@@ -236,32 +234,21 @@ class Keeper:
             return  # it is over
         match message:
             case Spawn():
-                self._spawn(message)
+                self._children.spawn(message)
             case Signal():
-                self._signal(message)
+                self._children.signal(message)
             case Forget(token):
-                self._forget(token)
+                self._children.forget(token)
             case Remember(text):
                 self._remember(text)
             case Notify(text):
                 self._notifier.send(text)
             case Finished(code):
                 self._finish(code)
+            case Upgrade(force):
+                self._rehearse(force=force)
             case _:
                 assert isinstance(message, Beat), f"{message} is not for a keeper"
-
-    def _spawn(self, spawn: Spawn) -> None:
-        try:
-            if spawn.token in self._charges:
-                raise OSError(f"there is a {spawn.token} already")
-            charge = take(spawn, self._lifeline, self._shared(spawn))
-        except OSError as error:
-            self._brains.tell(SpawnFailed(spawn.token, error.strerror or str(error)))
-            return
-        self._charges[spawn.token] = charge
-        faultpoint("keeper.spawned")
-        assert charge.doubt is not None, "a fresh child is in doubt"
-        self._selector.register(charge.doubt, selectors.EVENT_READ, lambda: self._settle(charge))
 
     def _shared(self, spawn: Spawn) -> dict[str, int]:
         unknown = [name for name in spawn.listeners if name not in self._listeners.addresses]
@@ -272,40 +259,6 @@ class Keeper:
             shared |= {f"tally:{place}": fd for place, fd in enumerate(self._tallies)} | handed_on()
         return shared
 
-    def _settle(self, charge: Charge) -> None:
-        """A child's program runs, or it never will."""
-        if charge.doubt is None:
-            return  # its death was heard in the same turn
-        text = verdict(charge.doubt)
-        if text is None:
-            return
-        self._selector.unregister(charge.doubt)
-        charge.settle()
-        if not text:
-            if not charge.told:
-                self._introduce(charge)
-        elif not charge.told:  # else a new brain knows it as a child, and will know its end
-            del self._charges[charge.message.token]
-            charge.release()
-            self._brains.tell(SpawnFailed(charge.message.token, text))
-
-    def _signal(self, asked: Signal) -> None:
-        charge = self._charges.get(asked.token)
-        if charge is None or charge.ended is not None or asked.signal not in signal.valid_signals():
-            return  # it died meanwhile, and its brain will know
-        if asked.group:
-            kin.signal_session(charge.message.pid, asked.signal)
-        else:
-            signal.pidfd_send_signal(charge.pidfd, asked.signal)
-        faultpoint("keeper.signalled")
-
-    def _forget(self, token: str) -> None:
-        charge = self._charges.get(token)
-        if charge is not None and charge.ended is not None:
-            del self._charges[token]
-            charge.release()
-            faultpoint("keeper.forgotten")
-
     def _remember(self, text: str) -> None:
         if len(to_json(self._inventory(text))) > MESSAGE_LIMIT - 1024:  # room for larger numbers
             self._console.say("error", "not_remembered", text=f"{len(text)} characters are too many")
@@ -313,18 +266,74 @@ class Keeper:
             self._remembered = text
             faultpoint("keeper.remembered")
 
+    # What follows.
+
+    def _rehearse(self, *, force: bool) -> None:
+        try:
+            if self._rehearsal is not None or self._stop_by_s < float("inf"):
+                raise OSError("an upgrade is under way, or the server ends")
+            self._rehearsal = Rehearsal(self._estate(), force=force, now_s=time.monotonic())
+        except OSError as error:
+            self._brains.tell(NotUpgraded(error.strerror or str(error)))
+
+    def _rehearsed(self, rehearsal: Rehearsal, ended: Exited) -> None:
+        self._rehearsal = None
+        outcome = rehearsal.outcome(ended)
+        if outcome.fault:
+            self._brains.tell(NotUpgraded(outcome.fault))
+            return
+        self._renews = rehearsal.force or outcome.code != self._program.code
+        self._brains.relieve(StepDown(self._renews))
+
+    def _forsake_rehearsal(self) -> None:
+        """Who asked for it is dead; the next brain asks again if it wants to."""
+        if self._rehearsal is not None:
+            self._rehearsal.close()
+            self._rehearsal = None
+
+    def _renew(self) -> None:
+        """Become the program on disk. Signals that come meanwhile wait for it."""
+        self._renews = False
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._take_signals()
+            if self._code is None and self._stop_by_s == float("inf"):
+                handover.become_next(self._estate())
+        except OSError as error:
+            self._console.say("error", "keeper_not_renewed", text=error.strerror or str(error))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _estate(self) -> Estate:
+        charges, graves = self._children.notes()
+        return Estate(
+            life=self._life,
+            settings=self._program.settings,
+            brains=self._brains.generation,
+            remembered=self._remembered,
+            locks=self._premises.home.locks,
+            listeners=self._listeners.descriptors,
+            addresses=self._listeners.addresses,
+            socket_paths=tuple(self._listeners.files),
+            lifeline=self._lifeline,
+            life_end=self._life_end,
+            tallies=tuple(self._tallies),
+            notify_address=self._notifier.address,
+            watchdog_s=self._notifier.watchdog_s,
+            charges=charges,
+            graves=graves,
+        )
+
     # The end.
 
     def _end(self, code: int) -> int:
         """Kill whatever is left and wait until it is gone, but not for ever."""
         began_s = time.monotonic()
         while not self._is_over() and time.monotonic() < began_s + END_S:
-            for charge in self._charges.values():
-                if charge.ended is None:
-                    signal.pidfd_send_signal(charge.pidfd, signal.SIGKILL)
+            self._children.kill()
             if time.monotonic() >= began_s + GOODBYE_S:
                 self._brains.kill()
-            self._tend_graves()
+            self._children.tend_graves()
             self._wait(time.monotonic() + GRAVE_S)
         # Whoever is our child now is an orphan that had left its session.
         while not kin.end_children(os.getpid()) and time.monotonic() < began_s + END_S:
@@ -334,7 +343,7 @@ class Keeper:
         return code
 
     def _is_over(self) -> bool:
-        return not self._brains.pid and not self._graves and all(each.ended for each in self._charges.values())
+        return not self._brains.pid and self._children.is_empty
 
 
 def _next_dead() -> os.waitid_result | None:

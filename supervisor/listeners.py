@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mmsup.ipc import paths
@@ -43,7 +43,8 @@ class Listeners:
         self._sockets: dict[str, socket.socket] = {}
         self.addresses: dict[str, str] = {}
         """Name to the address in force: `127.0.0.1:8000`, or a path."""
-        self._paths: list[str] = []
+        self.files: list[str] = []
+        """Paths of the UNIX ones."""
         tcp = _tcp_of(settings)
         try:
             for name, sock in (kept or {}).items():
@@ -54,6 +55,21 @@ class Listeners:
         except CannotListen:
             self.close()
             raise
+
+    @classmethod
+    def taken_over(
+        cls, descriptors: Mapping[str, int], addresses: Mapping[str, str], files: Sequence[str]
+    ) -> Listeners:
+        """The sockets that this process has bound already."""
+        made = cls.__new__(cls)
+        made._sockets = {name: socket.socket(fileno=fd) for name, fd in descriptors.items()}
+        made.addresses, made.files = dict(addresses), list(files)
+        return made
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """All of them by name."""
+        return {name: sock.fileno() for name, sock in self._sockets.items()}
 
     def fileno(self, name: str) -> int:
         """The descriptor of a listener; KeyError if there is none of this name."""
@@ -69,7 +85,7 @@ class Listeners:
         """Close all and remove the files of the UNIX ones."""
         for sock in self._sockets.values():
             sock.close()
-        for path in self._paths:
+        for path in self.files:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
@@ -105,7 +121,7 @@ class Listeners:
             _clear(path)
             sock = self._sockets[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.bind(path)
-            self._paths.append(path)
+            self.files.append(path)
             os.chmod(path, 0o600)  # nobody can have connected: it does not listen yet
             self._listen(sock)
         except OSError as error:

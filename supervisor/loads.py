@@ -122,6 +122,11 @@ class Loads:
             if edition.role is not Role.LEAVING:
                 self._fleet.retire(edition)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no load is under way."""
+        return not self._active
+
     def settled(self) -> None:
         """Something has changed: decide the loads that can be decided."""
         for loading in list(self._active.values()):

@@ -17,7 +17,8 @@ class Notifier:
     """The line to systemd, or to nobody."""
 
     def __init__(self, address: str, watchdog_s: float) -> None:
-        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.address = "\0" + address[1:] if address.startswith("@") else address
+        """Empty: nobody listens."""
         self.watchdog_s = watchdog_s
         """How often WATCHDOG=1 is due; 0 for never."""
 
@@ -30,17 +31,17 @@ class Notifier:
 
     def send(self, text: str) -> None:
         """Say one thing (`READY=1`) or several, a line each; never waits."""
-        if not self._address:
+        if not self.address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-            sock.sendto(text.encode(errors="replace"), self._address)
+            sock.sendto(text.encode(errors="replace"), self.address)
 
     def store(self, name: str, fd: int) -> None:
         """Let the manager hold a descriptor, and hand it back under this name to who is started after us."""
-        if not self._address:
+        if not self.address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-            sock.connect(self._address)  # send_fds of Python 3.11 forgets the address that it is given
+            sock.connect(self.address)  # send_fds of Python 3.11 forgets the address that it is given
             socket.send_fds(sock, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])

@@ -112,11 +112,39 @@ class ListNote:
 
 @dataclass(frozen=True, slots=True)
 class GatewayNote:
-    """One place of a gateway."""
+    """One gateway."""
 
     place: int
     generation: int
     spawned_s: float
+    leaves: bool
+    """It has a successor, or was to be one and has not yet come up."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeNote:
+    """One upgrade: how far it is, or what it came to."""
+
+    ticket: str
+    """Chosen by whoever asked, so that the question can be asked again."""
+    force: bool
+    began_s: float
+    """Whatever was started before is of the old code."""
+    stage: str
+    """`code`, `processes`, `done`."""
+    keeper_life: int
+    renews: bool
+    """The keeper was to become another program."""
+    done: int
+    """Processes that were followed by another one."""
+    kept: dict[str, str]
+    """What stays as it was, and why: `worker 7 of digits/1`."""
+    refused: str
+    """Why it ended before its end; empty if it did not."""
+    seconds: float
+    """How long it took; 0 until it is done."""
+    brains: int
+    """How many have worked at it: one that falls each time is not taken up for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +159,7 @@ class Memory:
     models: tuple[ModelNote, ...]
     gateways: tuple[GatewayNote, ...]
     quarantine: tuple[ListNote, ...]
+    upgrade: UpgradeNote | None
 
 
 def to_text(memory: Memory) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from mmsup.ipc import exits
 from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Exited, Spawn
 from mmsup.supervisor import kin
@@ -21,6 +22,8 @@ from mmsup.supervisor.restart import HEALTHY_S, delay_s
 
 OOM_SCORE: Final = -900
 """Keeper and brain: the kernel takes any worker first."""
+LEAVE_S: Final = 5.0
+"""How long a brain that was relieved may take to leave."""
 
 
 class Court(Protocol):
@@ -45,19 +48,21 @@ class Succession:
         selector: selectors.BaseSelector,
         console: Console,
         court: Court,
+        generation: int = 0,
     ) -> None:
-        """`inherited`: what each brain gets beside its own channel."""
+        """`inherited`: what each brain gets beside its own channel; `generation`: how many there were already."""
         self._argv = tuple(argv)
         self._inherited = inherited
         self._selector = selector
         self._console = console
         self._court = court
         self._brain: Hotline | None = None
-        self.generation = 0
+        self.generation = generation
         """How many brains there were, the present one included."""
         self._due_s = 0.0
         self._falls = 0
         self._last = False
+        self._leave_by_s = float("inf")
         self._rng = random.Random()
 
     @property
@@ -68,7 +73,7 @@ class Succession:
     @property
     def due_s(self) -> float:
         """When `tend` has something to do."""
-        return self._due_s if self._brain is None else self._brain.silent_at_s
+        return self._due_s if self._brain is None else min(self._brain.silent_at_s, self._leave_by_s)
 
     def tend(self, now_s: float) -> None:
         """Start a brain if there should be one, end it if it is one no more. Called in each turn of the loop."""
@@ -76,7 +81,7 @@ class Succession:
         if brain is None:
             if now_s >= self._due_s:
                 self._start(now_s)
-        elif why := brain.trouble(now_s):
+        elif why := self._trouble(brain, now_s):
             self._console.say("error", "brain_killed", pid=brain.pid, text=why)
             self.kill()
         elif brain in self._selector.get_map():
@@ -92,12 +97,18 @@ class Succession:
         """No other brain follows: the next end is the one that was wanted."""
         self._last = True
 
+    def relieve(self, message: object) -> None:
+        """Tell the present brain to leave, for the next one to follow at once: that is no fall."""
+        self._leave_by_s = time.monotonic() + LEAVE_S
+        self.tell(message)
+
     def hurry(self) -> None:
         """Whatever the curve says, a brain is wanted now: somebody has to end things in good order."""
         self._due_s = 0.0
 
     def kill(self) -> None:
         """End the present one and hear nothing more from it."""
+        self._leave_by_s = float("inf")
         if self._brain is not None:
             self._deafen(self._brain)
             self._brain.kill()
@@ -115,7 +126,12 @@ class Succession:
         kin.end_session(brain.pid)
         self._brain = None
         text = brain.close()
+        was_relieved, self._leave_by_s = self._leave_by_s < float("inf"), float("inf")
         if self._last:
+            return
+        if was_relieved and not ended.signal and ended.status == exits.DONE:
+            self._due_s = now_s
+            self._console.say("info", "brain_relieved", pid=brain.pid)
             return
         wait_s = self._next(now_s - brain.started_s, now_s)
         how = f"signal {ended.signal}" if ended.signal else f"exit {ended.status}"
@@ -145,6 +161,12 @@ class Succession:
         self._console.say("info", "brain_start", pid=self._brain.pid, generation=self.generation)
         self._court.greet()
         faultpoint("keeper.brain_greeted")
+
+    def _trouble(self, brain: Hotline, now_s: float) -> str:
+        """Why it is to be ended now. One that was relieved may hang up, and be silent, while it leaves."""
+        if self._leave_by_s == float("inf"):
+            return brain.trouble(now_s)
+        return "does not step down" if now_s >= self._leave_by_s else ""
 
     def _listen(self) -> None:
         brain = self._brain

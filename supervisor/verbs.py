@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.supervisor import why
@@ -28,9 +28,18 @@ Bundles = Callable[[str], Awaitable[list[Json]]]
 
 _log: Final = logging.getLogger(__name__)
 LINES: Final = 100
+TICKET: Final = 64
 OF_CLIENTS: Final = frozenset({"load", "unload", "index", "status"})
 """Verbs that a gateway may ask for its clients."""
 _LOAD_PARAMETERS: Final = frozenset({"config"})
+
+
+class Upgradable(Protocol):
+    """Who carries an upgrade out."""
+
+    async def ask(self, ticket: str, say: Callable[[str], None], *, force: bool) -> Json:
+        """Begin or join the upgrade of this ticket; its result, or MmsupError."""
+        ...
 
 
 class Verbs:
@@ -44,6 +53,7 @@ class Verbs:
         books: Books,
         bundles: Bundles,
         quarantine: Quarantine,
+        upgrades: Upgradable,
     ) -> None:  # one for each thing that can be asked about
         self._answers = answers
         self._fleet = fleet
@@ -52,6 +62,7 @@ class Verbs:
         self._logbook = books.logbook
         self._bundles = bundles
         self._quarantine = quarantine
+        self._upgrades = upgrades
         self._verbs: dict[str, Callable[[Json, Say], Awaitable[Any]]] = {  # results are JSON, by verb
             "status": self._status,
             "list": self._list,
@@ -65,6 +76,7 @@ class Verbs:
             "why": self._why,
             "quarantine": self._quarantined,
             "quarantine_clear": self._clear_quarantine,
+            "upgrade": self._upgrade,
         }
 
     async def do(self, verb: str, arguments: Json, say: Say) -> Any:  # the result is JSON, by verb
@@ -106,6 +118,10 @@ class Verbs:
 
     async def _unload(self, arguments: Json, _say: Say) -> Any:  # JSON
         return await self._loads.unload(_text(arguments, "name"))
+
+    async def _upgrade(self, arguments: Json, say: Say) -> Json:
+        ticket, force = _text(arguments, "ticket"), _flag(arguments, "force")
+        return await self._upgrades.ask(ticket[:TICKET], lambda text: say({"progress": text}), force=force)
 
     async def _logs(self, arguments: Json, say: Say) -> Json:
         model = self._model(arguments)

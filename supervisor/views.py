@@ -96,6 +96,15 @@ def changed(result: Json) -> None:
     click.echo(f"{cell(result.get('name'))}: {cell(result.get('state'))}{after}{f' ({versions})' if versions else ''}")
 
 
+def upgraded(result: Json) -> None:
+    """What an upgrade came to."""
+    seconds = result.get("seconds")
+    after = f" after {age(seconds)}" if isinstance(seconds, int | float) else ""
+    click.echo(
+        f"upgraded{after}: {cell(result.get('followed'))} processes followed, keeper: {cell(result.get('keeper'))}"
+    )
+
+
 def quarantine(result: Json) -> None:
     """`ctl quarantine list`."""
     draw(

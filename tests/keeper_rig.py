@@ -24,9 +24,10 @@ DEADLINE_S = 20.0
 RELAY = str(Path(__file__).with_name("relay_brain.py"))
 LAUNCHER = """
 import sys
-from mmsup.supervisor import boot, hotline, keeper
+from mmsup.supervisor import boot, hotline, keeper, succession
 hotline.BEAT_LIMIT_S = hotline.FIRST_BEAT_S = {beat_s}
 keeper.STOP_MARGIN_S = {margin_s}
+succession.LEAVE_S = {leave_s}
 sys.exit(boot.main(sys.argv[2:], [sys.executable, {relay!r}, sys.argv[1]]))
 """
 SLEEPER = ("/bin/sh", "-c", "exec sleep 1000")
@@ -108,8 +109,12 @@ class RelayedBrain:
         self.say(spawn_of(token, *argv, **fields))
         return self.kid()
 
-    def close(self) -> None:
+    def leave(self) -> None:
+        """End it in good order; what it holds of children is still the test's."""
         self._line.close()
+
+    def close(self) -> None:
+        self.leave()
         for kid in self._kids:
             kid.close()
 
@@ -143,7 +148,10 @@ class KeeperRig:
         self._keep: list[int] = options.pop("keep", [])
         closing = f"import os; os.close({options.pop('close')})" if "close" in options else ""
         self._launcher = closing + LAUNCHER.format(
-            relay=RELAY, beat_s=options.pop("beat_s", 10.0), margin_s=options.pop("margin_s", 10.0)
+            relay=RELAY,
+            beat_s=options.pop("beat_s", 10.0),
+            margin_s=options.pop("margin_s", 10.0),
+            leave_s=options.pop("leave_s", 10.0),
         )
         self.settings = Settings(
             **{

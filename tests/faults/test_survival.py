@@ -331,3 +331,25 @@ def test_a_brain_that_is_killed_while_it_ends_the_server_is_followed_by_one_that
         assert time.monotonic() - began < 20.0, "it waited for gateways that had said long ago that they were done"
         assert "worker_exit" not in server.log()
         assert_gone(server, everyone)
+
+
+@pytest.mark.fault("F31")
+def test_a_request_that_outlasts_the_drain_does_not_hold_up_the_end(repository: Path) -> None:
+    write_fault_model(repository, "slow", hang_limit="60s")
+    with running(repository, "--exit-timeout-secs", "1") as server:
+        from harness.house import Victim
+
+        slow = Victim(server, "slow")
+        call = slow.in_background("hold")
+        slow.await_busy(1)
+        everyone = family(server)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        code = server.process.wait(60)
+        took_s = time.monotonic() - began
+        assert 1.0 <= took_s < 20.0
+        assert code == 1, "the drain overran its limit"
+        status, reply = call.result()
+        assert status == 504, reply
+        assert "did not finish in the time given to drain" in reply["error"]
+        assert_gone(server, everyone)

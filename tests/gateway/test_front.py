@@ -477,3 +477,40 @@ def test_an_aiohttp_that_it_does_not_fit_is_served_alone_and_says_why(
 
     uvloop.run(run())
     assert "the fast front is not used" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_no_other(tmp_path: Path) -> None:
+    async def run(house: House) -> None:
+        head, body = posted(b"abc")
+        async with (
+            house.client() as (reader, writer),
+            house.client() as (busy, busy_writer),
+            house.client() as (idle, _),
+        ):
+            writer.write(head + body)
+            await house.echo()
+            assert (await read(reader))[0] == 200
+            busy_writer.write(head + body)
+            request = await house.peer.request()
+            house.backend.retired = True
+            house.front.turn()
+            assert not house.front.is_over
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", house.port)
+            house.peer.answer(request, b"abc")  # it came before, so nobody could be told that it is the last
+            assert (await read(busy))[0] == 200
+            for ear, mouth in ((reader, writer), (busy, busy_writer)):
+                mouth.write(head + body)
+                await house.echo()
+                said = await ear.read()
+                assert said.startswith(b"HTTP/1.1 200 ")
+                assert b"\r\nconnection: close\r\n" in said.lower()
+                assert said.endswith(b"abc")
+            assert len(house.fronts()) == 1
+            house.front._retired_s = time.monotonic() - front.IDLE_S - 10.0
+            house.front.turn()
+            assert await idle.read() == b""
+        await until(lambda: house.front.is_over)
+
+    in_house(run, tmp_path)

@@ -53,7 +53,11 @@ def select_pause() -> None:
 class Server:
     """One running server."""
 
-    def __init__(self, repository: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, repository: Path, *flags: str, env: Mapping[str, str] | None = None, python: str = sys.executable
+    ) -> None:
+        """`python`: the interpreter to start it with, which has an mmsup of its own."""
+        self.python = python
         self.root = Path(tempfile.mkdtemp(prefix="mmsup_test_"))
         self.runtime_dir = self.root / "run"
         self.state_dir = self.root / "state"
@@ -68,7 +72,7 @@ class Server:
 
     def _command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "mmsup.supervisor.cli", "serve"),
+            *(self.python, "-m", "mmsup.supervisor.cli", "serve"),
             *("--model-repository", str(self.repository)),
             *("--http-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
@@ -205,9 +209,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(repository: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+def serving(
+    repository: Path, *flags: str, env: Mapping[str, str] | None = None, python: str = sys.executable
+) -> Iterator[Server]:
     """A ready server; whatever the test did to it, it is gone afterwards."""
-    server = Server(repository, *flags, env=env)
+    server = Server(repository, *flags, env=env, python=python)
     try:
         yield server.await_ready()
     except BaseException:

@@ -32,7 +32,7 @@ def is_ready(house: House, *names: str) -> Callable[[], bool]:
 
 async def look(house: House) -> None:
     """As a poll does, from beginning to end."""
-    await house.brain._changes.look()  # SIGHUP would not say when it is through
+    await house.brain.changes.look()  # SIGHUP would not say when it is through
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])

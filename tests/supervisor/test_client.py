@@ -129,3 +129,12 @@ def test_an_answer_without_an_end_is_not_read_for_ever(tmp_path: Path, monkeypat
 
     with ControlDouble(tmp_path, endless), pytest.raises(Refused, match="no end"):
         ask(str(tmp_path), "list")
+
+
+def test_an_upgrade_is_asked_again_of_the_brain_that_takes_over_with_the_same_ticket(tmp_path: Path) -> None:
+    turns = iter([[{"progress": "another brain takes over"}, CUT], [CUT], [{"progress": "renewing"}, done(7)]])
+    heard: list[Json] = []
+    with ControlDouble(tmp_path, lambda _: next(turns)) as server:
+        assert ask(str(tmp_path), "upgrade", {"ticket": "t"}, progress=heard.append) == 7
+    assert heard == [{"progress": "another brain takes over"}, {"progress": "renewing"}]
+    assert server.requests == [{"verb": "upgrade", "arguments": {"ticket": "t"}}] * 3

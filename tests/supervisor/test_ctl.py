@@ -24,6 +24,7 @@ ANSWERS: dict[str, Any] = {
     "logs": {"lines": ["one", "two\x1b[2J"]},
     "events": {"events": [EVENT]},
     "why": {"model": "m", "sentences": ["m: died\x1b[2J"], "deaths": [{"cause": "oom"}], "bundle": {"number": 4}},
+    "upgrade": {"keeper": "renewed", "followed": 3, "seconds": 4.5},
     "quarantine": {"requests": [{"model": "m", "version": "1", "state": "blocked", "deaths": 2, "fingerprint": "0a"}]},
     "quarantine_clear": {"model": "", "cleared": 1},
 }
@@ -37,6 +38,7 @@ COMMANDS = (
     ["logs", "m"],
     ["events"],
     ["why", "m"],
+    ["upgrade"],
     ["quarantine", "list"],
     ["quarantine", "list", "m"],
     ["quarantine", "clear"],
@@ -69,7 +71,7 @@ def test_every_verb_draws_something_without(tmp_path: Path, command: list[str]) 
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command)
     assert result.exit_code == exits.DONE, result.stderr
-    assert "m" in result.stdout or command == ["logs", "m"]
+    assert "m" in result.stdout or command in (["logs", "m"], ["upgrade"])
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ["infer", "m", "--data", "{}"]])

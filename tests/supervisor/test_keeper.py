@@ -39,6 +39,8 @@ from mmsup.ipc.page import Activity, PageReader, PageWriter
 from mmsup.ipc.seqpacket import Seqpacket
 
 pytestmark = pytest.mark.slow
+TALLIES = [f"tally:{place}" for place in range(4)]
+"""Of two gateways: each may be upgraded."""
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_a_child_has_exactly_its_descriptors_and_its_environment(tmp_path: Path)
         kid = brain.spawn("gateway.0.1", *waiter, listeners=("http",), tallies=True, env={"ONLY": "this"})
         assert kid.output() == b"here\n"
         named = arguments_of(kid.pid)
-        assert list(named) == ["lifeline", "control", "page", "crash", "listen:http", "tally:0", "tally:1"]
+        assert list(named) == ["lifeline", "control", "page", "crash", "listen:http", *TALLIES]
         assert set(descriptors_of(kid.pid)) == {0, 1, 2, *named.values()}
         assert Path(f"/proc/{kid.pid}/environ").read_bytes() == b"ONLY=this\0"
         found = descriptors_of(kid.pid)

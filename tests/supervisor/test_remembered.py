@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -17,8 +18,23 @@ from mmsup.supervisor.remembered import (
     Memory,
     ModelNote,
     ReleaseNote,
+    UpgradeNote,
     from_text,
     to_text,
+)
+
+UPGRADE = UpgradeNote(
+    ticket="t",
+    force=True,
+    began_s=1.5,
+    stage="processes",
+    keeper_life=1,
+    renews=True,
+    done=2,
+    kept={},
+    refused="",
+    seconds=0.0,
+    brains=1,
 )
 
 
@@ -29,8 +45,9 @@ def memory(models: int) -> Memory:
         announced=True,
         next_instance=models + 1,
         models=tuple(model(number, rng) for number in range(models)),
-        gateways=(GatewayNote(0, 2, 3.5),),
+        gateways=(GatewayNote(0, 2, 3.5, leaves=False),),
         quarantine=(ListNote("model_0", "0f", (CaseNote("ab12", "1", 2, 700.5),)),),
+        upgrade=replace(UPGRADE, kept={"worker 7 of a/1": "no room"}),
     )
 
 

@@ -73,6 +73,12 @@ def test_a_stop_is_given_the_time_that_a_drain_may_take() -> None:
     assert int(service()["TimeoutStopSec"]) > Settings((), "", "").exit_timeout_s + 10
 
 
+def test_a_reload_is_the_hot_upgrade_and_waits_for_its_end() -> None:
+    keys = service()
+    assert keys["ExecReload"] == f"{PROGRAM} ctl upgrade"
+    assert keys["TimeoutStartSec"] == "infinity", "it bounds a reload too, and a load takes its time"
+
+
 def test_one_workers_memory_is_no_reason_to_stop_and_cgroups_are_ours() -> None:
     keys = service()
     assert keys["OOMPolicy"] == "continue"

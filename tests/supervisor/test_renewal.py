@@ -1,0 +1,171 @@
+"""One worker made anew among played children: beside the old one, in its place, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brain_double import House, add_model, fail_to_load
+from mmsup.ipc import messages as wire
+from mmsup.supervisor.instance import Instance
+from mmsup.supervisor.renewal import SPARE_BYTES, Renewal, has_room
+from mmsup.supervisor.terms import State
+
+
+class Space:
+    """As much memory as a test says; each worker takes a GiB."""
+
+    def __init__(self, available: int = 1 << 40) -> None:
+        self._available = available
+
+    def available(self) -> int:
+        return self._available
+
+    def needs(self, _: Instance) -> int | None:
+        return 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("needs", "available", "fits"),
+    [
+        (None, 0, True),
+        (0, SPARE_BYTES, True),
+        (1, SPARE_BYTES, False),
+        (1 << 30, 1 << 31, True),
+        (1 << 30, 1 << 30, False),
+    ],
+)
+def test_two_fit_if_something_is_left_beside_both(needs: int | None, available: int, fits: bool) -> None:
+    assert has_room(needs, available) is fits
+
+
+def in_house(home: Path, instances: int, play: Callable[[House, Instance], Awaitable[None]]) -> None:
+    add_model(home, "m", yaml=f"instances: {instances}\n")
+
+    async def run() -> None:
+        async with asyncio.timeout(60), House(home, ()) as house:
+            await house.until(lambda: len(ready(house)) == instances)
+            await play(house, ready(house)[0])
+
+    asyncio.run(run())
+
+
+def ready(house: House) -> list[Instance]:
+    """Instances of the model that serve."""
+    return [each for each in house.brain.fleet.instances() if each.state is State.READY]
+
+
+def renewing(house: House, old: Instance, space: Space) -> asyncio.Task[str]:
+    work: Any = Renewal(house.brain.fleet, house.brain.until, space).renew(old)  # a coroutine
+    return asyncio.get_running_loop().create_task(work)
+
+
+@pytest.mark.slow
+def test_the_new_one_is_linked_before_the_old_one_is_unlinked(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        assert await renewing(house, old, Space()) == ""
+        (new,) = ready(house)
+        assert new.id != old.id
+        heard = [
+            (type(each), each.instance) for each in house.gateway().heard if isinstance(each, wire.Link | wire.Unlink)
+        ]
+        assert heard == [(wire.Link, old.id), (wire.Link, new.id), (wire.Unlink, old.id)]
+        assert new.release in house.brain.fleet.models["m"].current.releases  # type: ignore[union-attr]  # it serves
+        assert len(house.brain.fleet.models["m"].editions) == 1
+        assert not house.events("worker_exit")
+
+    in_house(tmp_path, 1, play)
+
+
+@pytest.mark.slow
+def test_one_whose_successor_fails_stays_and_nothing_is_held_against_its_model(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        house.keeper.script = fail_to_load
+        assert await renewing(house, old, Space()) == "the artefact is broken"
+        await house.until(lambda: len(list(house.brain.fleet.instances())) == 1)
+        assert ready(house) == [old]
+        assert old.release.ends == []
+        assert house.brain.fleet.models["m"].reason() == ""
+
+    in_house(tmp_path, 1, play)
+
+
+@pytest.mark.slow
+def test_without_room_for_both_the_next_life_follows_in_the_same_place(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        assert await renewing(house, old, Space(0)) == ""
+        assert (old.state, old.generation) == (State.READY, 2)
+        assert len(ready(house)) == 2
+        assert not house.events("worker_exit")
+
+    in_house(tmp_path, 2, play)
+
+
+@pytest.mark.slow
+def test_without_room_for_both_the_only_one_stays(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        why = await renewing(house, old, Space(0))
+        assert why == "another 1GiB is not free on this machine; it is the only one that serves this model"
+        assert (ready(house), old.generation) == ([old], 1)
+
+    in_house(tmp_path, 1, play)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instances", [1, 2])
+def test_a_successor_that_says_it_does_not_fit_is_followed_in_place_only_where_another_serves(
+    tmp_path: Path, instances: int
+) -> None:
+    def unfit(child: Any) -> None:  # a child of the double
+        child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
+        child.say(wire.LoadFailed("does_not_fit", "the device is full"))
+        child.process.kill()
+        house_of["keeper"].script = type(child).serve
+
+    house_of: dict[str, Any] = {}
+
+    async def play(house: House, old: Instance) -> None:
+        house_of["keeper"] = house.keeper
+        house.keeper.script = unfit
+        why = await renewing(house, old, Space())
+        if instances == 1:
+            assert why == "the device is full; it is the only one that serves this model"
+            assert (ready(house), old.generation) == ([old], 1)
+        else:
+            assert why == ""
+            assert old.generation == 2
+            assert len(ready(house)) == 2
+
+    in_house(tmp_path, instances, play)
+
+
+@pytest.mark.slow
+def test_a_model_unloaded_meanwhile_has_no_successor(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        house.keeper.script = lambda _: None
+        renewal = renewing(house, old, Space())
+        await house.until(lambda: len(house.keeper.workers()) == 2)
+        await house.brain.loads.unload("m")
+        assert await renewal == ""
+        await house.until(lambda: not house.keeper.workers())
+
+    in_house(tmp_path, 1, play)
+
+
+@pytest.mark.slow
+def test_a_model_loaded_anew_meanwhile_is_new_already(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        house.keeper.script = lambda _: None
+        renewal = renewing(house, old, Space())
+        await house.until(lambda: len(house.keeper.workers()) == 2)
+        house.keeper.script = type(house.gateway()).serve
+        await house.brain.loads.load("m")
+        assert await renewal == ""
+        await house.until(lambda: len(house.keeper.workers()) == 1)
+        assert ready(house)[0].id not in (old.id, old.id + 1)
+
+    in_house(tmp_path, 1, play)

@@ -1,0 +1,26 @@
+"""What a keeper hands over, of a server that has next to nothing."""
+
+from __future__ import annotations
+
+from mmsup.supervisor import handover
+
+
+def estate_of(**fields: object) -> handover.Estate:
+    plain = {
+        "life": 1,
+        "settings": "{}",
+        "brains": 1,
+        "remembered": "",
+        "locks": (),
+        "listeners": {},
+        "addresses": {},
+        "socket_paths": (),
+        "lifeline": 0,
+        "life_end": 0,
+        "tallies": (),
+        "notify_address": "",
+        "watchdog_s": 0.0,
+        "charges": (),
+        "graves": (),
+    }
+    return handover.Estate(**(plain | fields))  # type: ignore[arg-type]  # fields by name
