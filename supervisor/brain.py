@@ -17,8 +17,6 @@ from typing import Any, Final
 
 from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
-from mmsup.ipc.codec import encode
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.paths import control_socket
 from mmsup.supervisor import heritage, readiness, startup, terms
@@ -27,6 +25,7 @@ from mmsup.supervisor.books import Books
 from mmsup.supervisor.cgroup import CgroupBackend
 from mmsup.supervisor.changes import Changes
 from mmsup.supervisor.check import concerns_of
+from mmsup.supervisor.clients import Clients
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
 from mmsup.supervisor.devices import Devices
@@ -36,7 +35,7 @@ from mmsup.supervisor.family import Family
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.forensics import Forensics
 from mmsup.supervisor.gateway import GatewaySite
-from mmsup.supervisor.gateways import ANSWER_LIMIT, Gateways
+from mmsup.supervisor.gateways import Gateways
 from mmsup.supervisor.graves import Graves
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
@@ -50,7 +49,7 @@ from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
 from mmsup.supervisor.upgrade import Upgrades
-from mmsup.supervisor.verbs import OF_CLIENTS, Verbs
+from mmsup.supervisor.verbs import Verbs
 
 GATEWAYS: Final = "_gateways"
 NOT_FOR_GATEWAYS: Final = "control"
@@ -113,6 +112,7 @@ class Brain:
             answers, self.fleet, self.loads, self.books, self._forensics.bundles, self._quarantine, self._upgrades
         )
         self.control = Control(self.verbs)
+        self._clients = Clients(self.verbs, settings)
         self._devices = Devices(environ)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
 
@@ -268,26 +268,7 @@ class Brain:
     def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
         """A gateway's client wants something."""
         faultpoint("brain.asked")
-        self.task(self._answer(message, answer), f"ask {message.verb:.20}")
-
-    async def _answer(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
-        try:
-            result = await self._do_for_client(message)
-            said = wire.Answer(message.id, "", "", 0.0, result)
-            if len(encode(said)) > ANSWER_LIMIT:
-                raise ServerError("internal", f"the answer to {message.verb} is too long for one message")
-        except MmsupError as error:
-            said = wire.Answer(message.id, error.code, error.text, error.retry_after_s or 0.0, None)
-        faultpoint("brain.answer")
-        answer(said)
-
-    async def _do_for_client(self, message: wire.Ask) -> Any:  # JSON, by verb
-        if message.verb not in OF_CLIENTS:
-            raise CallerError("forbidden", f"'{message.verb:.40}' is not for clients")
-        if self.settings.control_mode == "poll" and message.verb in ("load", "unload"):
-            text = f"{message.verb} is off while the server follows its repository (poll); `mmsup ctl` can do it"
-            raise CallerError("forbidden", text)
-        return await self.verbs.do(message.verb, message.arguments, lambda _: None)
+        self.task(self._clients.answer(message, answer), f"ask {message.verb:.20}")
 
     # What follows from any change.
 
