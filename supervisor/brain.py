@@ -7,7 +7,6 @@ when it has told the keeper Finished. What it is made of decides and acts; this 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import socket
@@ -19,6 +18,7 @@ from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.paths import control_socket
 from mmsup.supervisor import heritage, readiness, startup, terms
 from mmsup.supervisor.answers import Answers, Server
 from mmsup.supervisor.books import Books
@@ -28,6 +28,7 @@ from mmsup.supervisor.check import concerns_of
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
 from mmsup.supervisor.devices import Devices
+from mmsup.supervisor.doorway import Doorway
 from mmsup.supervisor.ending import end
 from mmsup.supervisor.family import Family
 from mmsup.supervisor.fleet import Fleet
@@ -38,9 +39,11 @@ from mmsup.supervisor.graves import Graves
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
+from mmsup.supervisor.moved import Moved
 from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
+from mmsup.supervisor.renewals import Renewals
 from mmsup.supervisor.sampler import Sampler
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
@@ -75,8 +78,7 @@ class Brain:
         self.stopping = False
         self.over = asyncio.Event()
         """Finished was said: nothing is left to do but to leave."""
-        self.moved = asyncio.Event()
-        """Set whenever something has changed; who waits for something clears it first."""
+        self.moved = Moved()
         self.books = Books(settings)
         self.books.journal.follow(EventLog(console))
         place = Place(environ, self.books.scratch, settings.runtime_dir, len(os.sched_getaffinity(0)))
@@ -87,6 +89,8 @@ class Brain:
         self.gateways = Gateways(site, self)
         self._quarantine = Quarantine(self.books.journal, self.gateways.say, self.remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
+        self._renewals = Renewals(self.fleet)
+        self._doorway: Doorway | None = None
         self.changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._forensics = Forensics(self.books.deaths, self.books.journal, self.gateways.heard_from)
         self._sampler = Sampler(self.fleet.instances)
@@ -153,10 +157,20 @@ class Brain:
         else:
             await self._devices.learn()
         self.family.begin()
+        self._renewals.start()
         if listener is not None:
             await self.control.start(listener)
+            self._doorway = Doorway(
+                control_socket(self.settings.runtime_dir),
+                lambda made: self.task(self._open_again(made), "control socket"),
+            )
+            self._doorway.start()
         if self.settings.control_mode == "poll":
             self.task(self.changes.poll(), "poll")
+
+    async def _open_again(self, listener: socket.socket) -> None:
+        self.books.journal.record("control_reopened", "the control socket was removed or taken, and is there again")
+        await self.control.start(listener)
 
     def _begin(self) -> None:
         """All children that there were have been introduced."""
@@ -288,6 +302,7 @@ class Brain:
 
     def _settled(self) -> None:
         self.loads.settled()
+        self._renewals.settled()
         models = self.fleet.models.values()
         self._quarantine.compare({each.name: each.current.mark for each in models if each.current is not None})
         self.remember()
@@ -327,15 +342,9 @@ class Brain:
     def remember(self) -> None:
         """Let the keeper keep what the next brain needs to know, if that has changed."""
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
-        memory = Memory(
-            began_s=self._server.began_s,
-            announced=self._announced,
-            next_instance=self.fleet.next_instance,
-            models=models,
-            gateways=gateways,
-            quarantine=self._quarantine.notes(),
-            upgrade=self._upgrades.note,
-        )
+        quarantine, upgrade = self._quarantine.notes(), self._upgrades.note
+        first, told, following = self._server.began_s, self._announced, self.fleet.next_instance
+        memory = Memory(first, told, following, models, gateways, quarantine, upgrade)
         text = to_text(memory)
         if text == self._remembered:
             return
@@ -347,14 +356,6 @@ class Brain:
         self._remembered = text
 
     # The end.
-
-    async def until(self, is_so: Callable[[], bool], limit_s: float | None = None) -> None:
-        """Until something is so, or the limit."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                while not is_so():
-                    self.moved.clear()
-                    await self.moved.wait()
 
     def task(self, work: Any, name: str) -> asyncio.Task[None]:  # a coroutine that returns None
         """Something that takes its time; awaited or cancelled by `close`."""
@@ -382,8 +383,11 @@ class Brain:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self._doorway is not None:
+            self._doorway.close()
         await self.control.close()
         await self.loads.close()
+        self._renewals.close()
         self._sampler.close()
         self.gateways.close()
         self.fleet.close()

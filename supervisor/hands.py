@@ -33,8 +33,6 @@ UNROUTE_S: Final = 0.5
 ARRIVE_S: Final = 0.05
 LEAVE_S: Final = 2.0
 """One that says it leaves, or has crashed, is gone by then."""
-KILL_AGAIN_S: Final = 10.0
-"""A kill that has shown nothing after this long is sent once more; nothing else waits for it."""
 FILE_ROOM_BYTES: Final = 64 << 20
 """Above the largest extent that a worker may be sent: RLIMIT_FSIZE counts memfds too."""
 
@@ -60,6 +58,8 @@ def carry_out(instance: Instance, action: terms.Action) -> None:
             expect(instance, LEAVE_S, terms.EndTimedOut())
         case terms.Kill():
             _kill(instance)
+        case terms.NoteUnkillable():
+            _note_unkillable(instance)
         case terms.ScheduleRetry(after_s, probe):
             _schedule(instance, after_s, probe)
         case terms.CancelRetry():
@@ -225,7 +225,7 @@ def _kill(instance: Instance) -> None:
         instance.site.gateways.barrier(BARRIER_S, _for_this_life(instance, _signal))
     else:
         _signal(instance)
-    expect(instance, KILL_AGAIN_S, terms.EndTimedOut())
+    expect(instance, instance.site.settings.kill_limit_s, terms.Unkillable())
 
 
 def _signal(instance: Instance) -> None:
@@ -238,6 +238,13 @@ def _signal(instance: Instance) -> None:
     if tenure.life is not None:
         instance.site.keeper.say(wire.Signal(worker_token(*instance.key), signal.SIGKILL, group=True))
         tenure.group.kill()
+
+
+def _note_unkillable(instance: Instance) -> None:
+    limit_s = instance.site.settings.kill_limit_s
+    pid = instance.life.pid if instance.life else 0
+    text = f"SIGKILL has not ended it within {limit_s:g} s: the kernel holds it, and nothing waits for it any more"
+    instance.record("worker_quarantined", text, pid=pid)
 
 
 def _schedule(instance: Instance, after_s: float, probe: bool) -> None:

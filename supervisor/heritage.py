@@ -87,7 +87,7 @@ def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
         _begin_anew(instance)
     elif instance.state is State.DRAINING:
         hands.carry_out(instance, terms.Drain())
-    elif instance.state is State.STOPPING:
+    elif instance.state in (State.STOPPING, State.QUARANTINED):
         hands.carry_out(instance, terms.Kill())
 
 

@@ -193,3 +193,7 @@ class Instance:
     def is_alive(self) -> bool:
         """Whether there is a process, or one is being started."""
         return self.state in ALIVE
+
+    def is_awaited(self) -> bool:
+        """Whether somebody may wait for its end: it is alive, and can be ended."""
+        return self.is_alive() and self.state is not State.QUARANTINED

@@ -19,7 +19,7 @@ from mmsup.supervisor.group import Reading, field_of
 
 MIB = 1 << 20
 TOP = f"mmsup_test_{os.getpid()}"
-V1 = [cgroup.ROOT / name / TOP for name in ("memory", "freezer", "pids")]
+V1 = [cgroup.ROOT / name / TOP for name in ("memory", "freezer", "pids", "cpu")]
 HAS_V1 = os.access(cgroup.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK)
 needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory hierarchy here")
 
@@ -237,7 +237,7 @@ def inside(procs_files: tuple[str, ...], code: str) -> subprocess.Popen[bytes]:
 @pytest.mark.slow
 class TestV1:
     def test_v1_is_chosen_and_says_so(self, v1: CgroupBackend) -> None:
-        assert v1.describe() == "cgroup v1: own folders in memory, freezer, pids"
+        assert v1.describe() == "cgroup v1: own folders in memory, freezer, pids, cpu"
 
     def test_a_cap_is_the_kernels_and_swap_does_not_get_around_it(self, v1: CgroupBackend) -> None:
         group = v1.make("w1.1", 64 * MIB)
