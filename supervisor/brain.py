@@ -7,7 +7,6 @@ when it has told the keeper Finished. What it is made of decides and acts; this 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import socket
@@ -40,6 +39,7 @@ from mmsup.supervisor.graves import Graves
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
+from mmsup.supervisor.moved import Moved
 from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
@@ -78,8 +78,7 @@ class Brain:
         self.stopping = False
         self.over = asyncio.Event()
         """Finished was said: nothing is left to do but to leave."""
-        self.moved = asyncio.Event()
-        """Set whenever something has changed; who waits for something clears it first."""
+        self.moved = Moved()
         self.books = Books(settings)
         self.books.journal.follow(EventLog(console))
         place = Place(environ, self.books.scratch, settings.runtime_dir, len(os.sched_getaffinity(0)))
@@ -331,15 +330,9 @@ class Brain:
     def remember(self) -> None:
         """Let the keeper keep what the next brain needs to know, if that has changed."""
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
-        memory = Memory(
-            began_s=self._server.began_s,
-            announced=self._announced,
-            next_instance=self.fleet.next_instance,
-            models=models,
-            gateways=gateways,
-            quarantine=self._quarantine.notes(),
-            upgrade=self._upgrades.note,
-        )
+        quarantine, upgrade = self._quarantine.notes(), self._upgrades.note
+        first, told, following = self._server.began_s, self._announced, self.fleet.next_instance
+        memory = Memory(first, told, following, models, gateways, quarantine, upgrade)
         text = to_text(memory)
         if text == self._remembered:
             return
@@ -352,14 +345,6 @@ class Brain:
         self._remembered = text
 
     # The end.
-
-    async def until(self, is_so: Callable[[], bool], limit_s: float | None = None) -> None:
-        """Until something is so, or the limit."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                while not is_so():
-                    self.moved.clear()
-                    await self.moved.wait()
 
     def task(self, work: Any, name: str) -> asyncio.Task[None]:  # a coroutine that returns None
         """Something that takes its time; awaited or cancelled by `close`."""

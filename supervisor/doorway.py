@@ -24,7 +24,7 @@ _CREDENTIALS: Final = struct.Struct("iII")
 class Doorway:
     """Looks from `start` to `close`. `serve` is given each new listener, which it owns."""
 
-    def __init__(self, path: str, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(self, path: str, serve: Callable[[socket.socket], object]) -> None:
         """This process listens at its socket by now, wherever its file is."""
         self._path = path
         self._serve = serve

@@ -37,15 +37,15 @@ async def end(brain: Brain) -> None:
             if edition.role is not Role.LEAVING:
                 brain.fleet.retire(edition)
     left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKERS_S)
-    await brain.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), left_s)
+    await brain.moved.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), left_s)
     for instance in brain.fleet.instances():
         if instance.is_awaited():
             instance.apply(terms.EndTimedOut())  # who still waits for it is told so, instead of being cut off
-    await brain.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), KILL_S)
+    await brain.moved.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), KILL_S)
     faultpoint("brain.emptied")
     for gateway in brain.gateways.everybody():
         brain.tell_keeper(wire.Signal(gateway.token, signal.SIGTERM))
-    await brain.until(lambda: all(each.life is None for each in brain.gateways.everybody()), GATEWAYS_S)
+    await brain.moved.until(lambda: all(each.life is None for each in brain.gateways.everybody()), GATEWAYS_S)
     brain.books.wanted.clear()
     text = "drained" if drained else f"work was left after {brain.settings.exit_timeout_s:g} s"
     brain.books.journal.record("stopping", f"{text}; the server ends")

@@ -121,16 +121,6 @@ class Fleet:
             self.flush(model.name)
             self.retire(old)
 
-    def replace(self, instance: Instance) -> None:
-        """Give the place of one that does not die to another; it is forgotten with its process."""
-        model, edition, release = self.models[instance.release.spec.name], self.edition_of(instance), instance.release
-        assert edition is not None, f"instance {instance.id} is of no edition"
-        release.instances.remove(instance)
-        instance.release = Release(release.spec, release.metadata, instances=[instance])
-        model.editions.append(Edition(Role.LEAVING, edition.config, [instance.release]))
-        instance.apply(terms.WantDown())
-        self.add(release, self.next_instance).apply(terms.WantUp())
-
     def beside(self, instance: Instance) -> Edition:
         """A twin of an instance, as an edition of its own: what becomes of it is not held against the model."""
         twin = Release(instance.release.spec, instance.release.metadata)
@@ -149,6 +139,16 @@ class Fleet:
             release.instances.append(instance)
             hands.link(instance)
         self.touch(twin.spec.name)
+
+    def replace(self, instance: Instance) -> None:
+        """Give the place of one that does not die to another; it is forgotten with its process."""
+        model, edition, release = self.models[instance.release.spec.name], self.edition_of(instance), instance.release
+        assert edition is not None, f"instance {instance.id} is of no edition"
+        release.instances.remove(instance)
+        instance.release = Release(release.spec, release.metadata, instances=[instance])
+        model.editions.append(Edition(Role.LEAVING, edition.config, [instance.release]))
+        instance.apply(terms.WantDown())
+        self.add(release, self.next_instance).apply(terms.WantUp())
 
     # What happens.
 

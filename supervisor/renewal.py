@@ -20,7 +20,7 @@ SPARE_BYTES: Final = 64 << 20
 """What the rest of the machine shall still have beside both."""
 UNFIT: Final = frozenset({"does_not_fit", "gpu_oom"})
 """Reasons of a load that say that two have no room."""
-_ENDED: Final = (State.BACKOFF, State.FAILED, State.STOPPED)
+_ENDED: Final = (State.BACKOFF, State.FAILED, State.STOPPED, State.QUARANTINED)
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 """Returns when something is so."""
 
@@ -72,14 +72,14 @@ class Renewal:
         edition = self._fleet.beside(old)
         (twin,) = edition.instances()
         await self._until(lambda: twin.state is State.READY or self._is_off(edition, release, twin))
-        if self._is_off(edition, release, twin):
+        if old.release is not release or self._is_off(edition, release, twin):  # else somebody else replaced it
             if edition.role is Role.COMING:
                 self._fleet.retire(edition)
             trouble = twin.trouble
             return (trouble.code, trouble.text) if trouble is not None else ("", "")
         self._fleet.join(edition, release)
         old.apply(terms.WantDown())
-        await self._until(lambda: self._fleet.instance(old.id) is None)
+        await self._until(lambda: self._fleet.instance(old.id) is None or old.state is State.QUARANTINED)
         return "", ""
 
     def _is_off(self, edition: Edition, release: Release, twin: Instance) -> bool:

@@ -26,7 +26,7 @@ from mmsup.supervisor.gateway import START_S, Gateway
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.remembered import UpgradeNote
 from mmsup.supervisor.renewal import Renewal
-from mmsup.supervisor.terms import ALIVE, State
+from mmsup.supervisor.terms import COMING_UP, State
 
 if TYPE_CHECKING:
     from mmsup.supervisor.brain import Brain
@@ -148,7 +148,7 @@ class Upgrades:
         await brain.changes.look()
         if not brain.loads.is_idle:
             self._say("waiting for loads under way")
-        await brain.until(lambda: brain.loads.is_idle, LOADS_S)
+        await brain.moved.until(lambda: brain.loads.is_idle, LOADS_S)
         if not brain.loads.is_idle:
             raise CallerError("conflict", f"models are still being loaded after {LOADS_S:g} s")
         if not brain.is_remembered:
@@ -173,13 +173,13 @@ class Upgrades:
         self._say(f"brain {brain.generation} has taken over")
         if note.renews and self._keeper_life == note.keeper_life:
             self._keep("keeper", "it could not become another program: the server's log has the reason")
-        await brain.until(brain.gateways.are_up, START_S)
+        await brain.moved.until(brain.gateways.are_up, START_S)
         for old in list(brain.gateways.places):
             if old.spawned_s < note.began_s and old.life is not None:
                 await self._follow(old)
         while (worker := self._next_worker()) is not None:
             await self._renew(worker)
-        await brain.until(lambda: not brain.gateways.others, LEAVE_S)
+        await brain.moved.until(lambda: not brain.gateways.others, LEAVE_S)
         if brain.gateways.others:
             self._say("old gateways have connections left, and leave when these do")
         self._end()
@@ -198,7 +198,7 @@ class Upgrades:
 
     async def _successor(self) -> Gateway:
         """One that serves, or has not come up."""
-        gateways, until = self._brain.gateways, self._brain.until
+        gateways, until = self._brain.gateways, self._brain.moved.until
         while (new := gateways.successor()) is None:
             self._say("waiting for a gateway of the last upgrade to leave")
             await until(lambda: gateways.free_number() is not None)
@@ -212,7 +212,7 @@ class Upgrades:
             current = fleet.models[name].current
             for each in current.instances() if current is not None else ():
                 is_old = each.tenure is not None and each.tenure.spawned_s < note.began_s
-                stays = each.state in ALIVE and each.state not in (State.DRAINING, State.STOPPING)
+                stays = each.state in COMING_UP or each.state is State.READY
                 if is_old and stays and _name(each) not in note.kept:
                     return each
         return None
@@ -221,7 +221,7 @@ class Upgrades:
         name = _name(old)
         self._say(f"renewing {name}")
         brain = self._brain
-        why = await Renewal(brain.fleet, brain.until, _Machine()).renew(old)
+        why = await Renewal(brain.fleet, brain.moved.until, _Machine()).renew(old)
         if why:
             self._keep(name, why)
         else:

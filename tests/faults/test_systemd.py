@@ -223,6 +223,7 @@ def test_a_reload_takes_up_a_changed_model_in_the_same_main_process_and_costs_no
     with Knocking(service) as knocking, Caller(service, "bystander") as caller, Caller(service, "victim"):
         service.booted.systemctl("reload", "mmsup")
         service.await_event("model_reloaded", "changed")
+        service.await_event("upgraded")
         caller.await_more(20)
     after = service.show()
     assert knocking.refused == []

@@ -60,7 +60,7 @@ def ready(house: House) -> list[Instance]:
 
 
 def renewing(house: House, old: Instance, space: Space) -> asyncio.Task[str]:
-    work: Any = Renewal(house.brain.fleet, house.brain.until, space).renew(old)  # a coroutine
+    work: Any = Renewal(house.brain.fleet, house.brain.moved.until, space).renew(old)  # a coroutine
     return asyncio.get_running_loop().create_task(work)
 
 
