@@ -225,8 +225,7 @@ class Exchange:
                 size = self._copied_bytes(each)
                 slot = await link.arena.slot(link.arena.requests, size) if size else None
                 places.append(self._place(each, slot, copies))
-            expected = self._expected(run)
-            out = await link.arena.slot(link.arena.results, expected) if expected else None
+            out = await self._room(run)
         except BaseException as error:
             self._give_back(link, copies, out)
             if isinstance(error, ServerError) and link.ended:
@@ -237,6 +236,16 @@ class Exchange:
         hear, answer = _future()
         self._submit(run, places, copies, out, hear)
         return await answer
+
+    async def _room(self, run: Run) -> Slot | None:
+        """A slot for the results; none where their size is a guess and no memory is left: a small one needs none."""
+        arena, expected = self._link.arena, self._expected(run)
+        try:
+            return await arena.slot(arena.results, expected) if expected else None
+        except ServerError:
+            if self._link.ended or run.declared_bytes(self._link.metadata) is not None:
+                raise
+            return None
 
     def _submit(
         self, run: Run, places: list[Place], copies: list[Slot], out: Slot | None, hear: Callable[[Said], None]
