@@ -36,7 +36,7 @@ def measure(
     """Every load of a scene on a server that was started for it; `arrange` is called when it serves."""
     left = list(scene.runs)
     try:
-        with Server(peer, scene, environment, bench.network, bench.cores.server) as server:
+        with Server(peer, scene, environment, bench.network, bench.cores.before) as server:
             server.wait_until_right()
             arrange()
             requests = written(server.requests(), server.folder)

@@ -20,6 +20,11 @@ class Cores:
     server: int
     client: int
 
+    @property
+    def before(self) -> list[str]:
+        """The words before the server's command."""
+        return ["taskset", "-c", str(self.server)]
+
 
 def cores() -> Cores:
     """The first and the last core that we may use: siblings are neighbours on most machines."""

@@ -44,7 +44,8 @@ class WrongAnswerError(ServeError):
 class Server:
     """A peer, serving a scene."""
 
-    def __init__(self, peer: Peer, scene: Scene, environment: Path, network: Network, core: int) -> None:
+    def __init__(self, peer: Peer, scene: Scene, environment: Path, network: Network, before: Sequence[str]) -> None:
+        """`before`: words before its command, that say on which core it runs, say."""
         self._shm, self._litter = leftovers.names(), leftovers.litter(peer.litter)
         self.folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
         place = Place(self.folder, free_port(), environment / "bin", HERE / "apps", network.file)
@@ -53,7 +54,7 @@ class Server:
         self._right = [right(scene, x, network) for x in self._inputs]
         self._log = self.folder / "log"
         try:
-            command = ["taskset", "-c", str(core), *peer.command(scene, place)]
+            command = [*before, *peer.command(scene, place)]
             self.command = _by_name(command, place)
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
@@ -135,7 +136,7 @@ def right(scene: Scene, x: Array, network: Network) -> Array:
         return network(x)
     if scene.model == "mean":
         return np.full(1, x.mean(dtype=np.float64), np.float32)
-    return x * np.float32(2) + np.float32(scene.model == "scale")
+    return x * np.float32(2) + np.float32(scene.model in ("scale", "harmful"))
 
 
 def _by_name(command: Sequence[str], place: Place) -> str:
@@ -157,6 +158,7 @@ def _environ(peer: Peer, scene: Scene, place: Place) -> Mapping[str, str]:
         "LARGE": str(int(scene.is_large)),
         "MAX_BATCH": str(MAX_BATCH * scene.batching),
         "MAX_DELAY_S": str(MAX_DELAY_S),
+        "LIMIT_S": str(scene.limit_s),
         "MODEL": scene.model,
         "MODEL_FILE": str(place.network),
         "PYTHONPATH": str(place.apps),

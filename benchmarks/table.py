@@ -18,7 +18,7 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([row(heads), row(rule), *(row(_safe(line)) for line in lines)])
 
 
-TEXT = ("note", "version", "wanted", "against", "figure", "met", "server", "why")
+TEXT = ("B's fault", "note", "version", "wanted", "against", "figure", "met", "server", "why")
 """Heads of columns that are words."""
 
 

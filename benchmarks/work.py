@@ -42,6 +42,8 @@ class Scene:
     binary: bool = True
     models: int = 1
     batching: bool = False
+    limit_s: float = 30.0
+    """How long a run may take before a server calls it hung, where it has such a limit."""
     variants: int = 8
     """How many different inputs: answers that were given to the wrong request are found out."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import make_models
 import numpy as np
 from client import Client, labels
-from faults import Bystander, Comeback, hurt
+from harm import Bystander, Comeback, hurt
 from leftovers import Watch
 from served import Server
 

@@ -85,6 +85,7 @@ async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Config
         await front.close(SHUTDOWN_S)
         for link in list(backend.links.values()):
             link.finish()
+        await backend.lists.close()
         await control.close()
     hub.close()
 

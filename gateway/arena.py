@@ -53,6 +53,15 @@ class LinkArena:
                 slot = side.allocate(size)
         return slot
 
+    async def room(self, size: int, *, is_guess: bool) -> Slot | None:
+        """A slot for results, none for none of them. Nor one for a guess if no memory is left: small results need none."""
+        try:
+            return await self.slot(self.results, size) if size else None
+        except ServerError:
+            if self.closed or not is_guess:
+                raise
+            return None
+
     async def _grow(self, side: Side, size: int) -> None:
         if not self._quota.has_room(size):
             self._reclaim()

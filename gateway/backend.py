@@ -18,6 +18,7 @@ from typing import Any, Final
 from mmsup.gateway.exchange import Exchange
 from mmsup.gateway.link import Link
 from mmsup.gateway.load import Load
+from mmsup.gateway.quarantine import Lists
 from mmsup.gateway.quota import Quota
 from mmsup.gateway.routes import Routes
 from mmsup.gateway.sizes import Learned
@@ -50,11 +51,14 @@ class Backend:
         self.quota = Quota(configure.arena_bytes)
         self.routes = Routes()
         self.learned = Learned()
+        self.lists = Lists(executor, self.verdict)
+        self.lists.on_change = self._watch
         self.draining = False
         self.links: dict[tuple[int, int], Link] = {}
         self._serving: dict[tuple[str, str], list[Link]] = {}
         """The same links by model and version."""
         self.send_ask: Callable[[int, str, dict[str, Any]], None] = lambda _id, _verb, _arguments: None  # control.py
+        self.send_ended: Callable[[Link], None] = lambda _link: None  # control.py
         self._readiness = (False, "starting")
         self._next_look_s = 0.0
         self.load = Load(configure.max_requests, configure.max_request_bytes)
@@ -201,6 +205,7 @@ class Backend:
             if other.metadata == link.metadata:
                 link.metadata = other.metadata  # one object for all instances: what is known of it holds for each
         self._serving.setdefault(_served(link), []).append(link)
+        link.is_plain = not link.ended and not self.lists.has(link.spec.name)
         self.changed()
 
     def unlink(self, life: tuple[int, int]) -> None:
@@ -215,7 +220,17 @@ class Backend:
             if not self._serving[_served(link)]:
                 del self._serving[_served(link)]
         self._verdict(link.life)
+        self.send_ended(link)
+        if link.last_run:
+            self.lists.inquire(link)
+        link.lost.clear()  # what they hold of the arena is not held for the record
         self.changed()
+
+    def _watch(self, model: str) -> None:
+        """Whether requests to a model must be held against its list."""
+        for link in self.links.values():
+            if link.spec.name == model:
+                link.is_plain = not link.ended and not self.lists.has(model)
 
     def reclaim(self) -> None:
         """Give back every extent that no request uses, on all links."""
@@ -295,6 +310,7 @@ class Backend:
         if now_s < self._next_look_s:
             return
         self._next_look_s = now_s + LOOK_S
+        self.lists.expire(now_s)
         for link in self.links.values():
             link.arena.release_unused(now_s)
 

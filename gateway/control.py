@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from typing import Any, Final, NoReturn
 
@@ -29,10 +30,14 @@ from mmsup.ipc.messages import (
     Configure,
     Drain,
     Drained,
+    Ended,
     Hello,
+    InFlight,
     Overdue,
+    Pardon,
     Ping,
     Pong,
+    Quarantine,
     Route,
     Synced,
     Unlink,
@@ -44,6 +49,9 @@ from mmsup.ipc.pair import PairEnd
 from mmsup.ipc.seqpacket import Closed, Seqpacket, close_all
 
 LINK_DESCRIPTORS: Final = 3
+NAMED: Final = 64
+"""Of the requests that a life ended with, told one by one; of the others only their number."""
+ID_CHARACTERS: Final = 64
 
 
 class Control:
@@ -58,7 +66,9 @@ class Control:
         self._outbox: deque[bytes] = deque()
         self._draining: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        backend.lists.say = self._say
         backend.send_ask = lambda number, verb, arguments: self._say(Ask(number, verb, arguments))
+        backend.send_ended = lambda link: self._say(ended(link, time.monotonic_ns()))
         self._loop.add_reader(channel.fileno(), self._read)
         self._hello()
 
@@ -118,6 +128,8 @@ class Control:
                 self._judge(message)
             case Answer():
                 self._answer(message)
+            case Quarantine() | Pardon():
+                self._backend.lists.hear(message)
             case Ping():
                 self._say(Pong(message.number))
             case Configure():
@@ -201,6 +213,16 @@ class Control:
             self._draining.cancel()
             await asyncio.gather(self._draining, return_exceptions=True)
         self._channel.close()
+
+
+def ended(link: Link, now_ns: int) -> Ended:
+    """What was in flight there at its end; those that had begun first, for one of them may be the cause."""
+    lost = sorted(link.lost, key=lambda each: not each.begun)
+    named = tuple(
+        InFlight(each.entry.name[:ID_CHARACTERS], each.begun, each.entry.abandoned, (now_ns - each.entry.sent_ns) / 1e9)
+        for each in lost[:NAMED]
+    )
+    return Ended(*link.life, len(lost), sum(each.begun for each in lost), named)
 
 
 def orphaned() -> NoReturn:

@@ -87,6 +87,7 @@ class Errand:
         assert exchange is not None, "an errand is run once it was opened"
         try:
             order = self._order = self._read(exchange)
+            exchange.request_id = self.request_id
             if order.asked.timeout_us:
                 inference.begin(exchange, order, self._ticket)
             if not exchange.try_infer(order.run, self._hear):

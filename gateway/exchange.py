@@ -7,30 +7,37 @@ forget the request.
 
 A request that had not begun to execute when its worker ended goes to the next one, from the same bytes, unseen by the
 client. One that had begun is answered with the verdict, or run once more where the model allows it (never after an
-out-of-memory: it would kill the next one too).
+out-of-memory: it would kill the next one too). One that was in the run that ended is run alone from then on, whoever
+sends it; if that ends a worker too, it is refused (docs/decisions/007-poison.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from mmsup.gateway.distrust import Checked
+from mmsup.gateway.fingerprint import Tensor, fingerprint, size_bytes, tensors
 from mmsup.gateway.job import Given, Made, Outcome, Run
 from mmsup.gateway.ledger import Entry, LifeEnded, Said
 from mmsup.gateway.link import Link
+from mmsup.gateway.quarantine import ASIDE_BYTES, refusal
 from mmsup.gateway.sizes import seen_bytes
 from mmsup.ipc.arena import Slot, SlotState
-from mmsup.ipc.errors import ServerError, WorkerError, error_of
+from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, error_of
 from mmsup.ipc.messages import Infer, Place, Reply
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
+from mmsup.ipc.suspects import Case
 
 if TYPE_CHECKING:
     from mmsup.gateway.backend import Backend
 
 _RETRIED_CODES: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})
+_RAN_CODES: Final = frozenset({"", "inference_failed"})
+"""Of a final reply: it ran, and the worker is there to say so."""
 _NOTHING: Final = memoryview(b"")
 GRANTS_LIMIT: Final = 2
 """A worker that still asks after this many larger grants is not honest about its sizes."""
@@ -43,12 +50,15 @@ class Exchange:
         "_asked_version",
         "_backend",
         "_entry",
+        "_failure",
+        "_fingerprint",
+        "_is_alone",
         "_link",
-        "_retried",
         "_space",
         "deadline_ns",
         "metadata",
         "model",
+        "request_id",
         "spec",
         "taken_bytes",
         "version",
@@ -61,7 +71,14 @@ class Exchange:
         self._asked_version = version
         self._space: Slot | memoryview = _NOTHING
         self._entry: Entry | None = None
-        self._retried = False
+        self._failure: MmsupError | None = None
+        """Why its run came to nothing, if one has."""
+        self._fingerprint = b""
+        """Taken only when its model has a list."""
+        self._is_alone = False
+        """It shares its run with nobody."""
+        self.request_id = ""
+        """The client's own id of it, if it gave one; for the record of a death."""
         self.taken_bytes = 0
         """Counted against the model's `max_queue_bytes`."""
         self.deadline_ns = deadline_ns
@@ -93,6 +110,8 @@ class Exchange:
             self._link.abandon(entry)
         elif entry.out is not None and entry.out.state is SlotState.DRAINING:
             self._link.arena.results.free(entry.out)
+        # An error that was raised here knows its frames, and through us would keep the memory mapped.
+        self._entry, self._space, self._failure = None, _NOTHING, None
         self._backend.closed(self.model, self.taken_bytes)
 
     # The bytes of the request.
@@ -137,6 +156,7 @@ class Exchange:
         self._link = link = await self._backend.acquire(self.model, self._asked_version, self.deadline_ns, priority)
         link.claims += 1
         self.spec, self.metadata, self.version = link.spec, link.metadata, link.spec.version
+        self._fingerprint = b""
 
     # The run.
 
@@ -148,7 +168,7 @@ class Exchange:
         """Send the request if nothing must be waited for. Then `hear` is called once: with a reply, which `outcome`
         takes if it needs no larger grant; with anything else, which `go_on` takes."""
         link = self._link
-        if link.ended:
+        if not link.is_plain and self._must_wait(run):
             return False
         room = run.room
         expected = room[1] if room is not None and room[0] is self.metadata else None
@@ -160,6 +180,14 @@ class Exchange:
             self._submit(run, places, [], None, hear)
             return True
         return self._try_with_slots(run, expected, hear)
+
+    def _must_wait(self, run: Run) -> bool:
+        """Whether the link is over, or this request may be one that ends workers."""
+        inputs = self._inputs(run)
+        if self._link.ended or size_bytes(inputs) > ASIDE_BYTES:
+            return True
+        self._fingerprint = fingerprint(self.model, self.version, inputs)
+        return self._backend.lists.find(self.model, self._fingerprint) is not None
 
     def _try_with_slots(self, run: Run, expected: int, hear: Callable[[Said], None]) -> bool:
         link = self._link
@@ -186,30 +214,54 @@ class Exchange:
                     if self._link.ended:
                         await self._move(run.priority)
                     said = await self._run(run)
-                entry = self._entry
-                assert entry is not None, "something was heard of a request that was not sent"
                 while isinstance(said, Reply) and said.need:
-                    said = await self._grant_more(entry, said.need)
+                    said = await self._grant_more(said.need)
+                if self._is_alone and isinstance(said, Reply) and said.code in _RAN_CODES:
+                    self._backend.lists.lived(self.model, self._fingerprint)
                 return self.outcome(said)
             except LifeEnded as end:
                 said = None
-                if end.begun:
-                    await self._judge(alone=end.alone)
+                if end.begun and not await self._judge(end, run):
+                    assert self._failure is not None, "a request was judged and not told why"
+                    raise self._failure from None
 
-    async def _judge(self, *, alone: bool) -> None:
-        """The worker ended with this request in it: raise the verdict, or return to run it once more."""
-        error = await self._backend.verdict(self._link)
-        if error.code == "worker_oom" and alone:
+    async def _judge(self, end: LifeEnded, run: Run) -> bool:
+        """The worker ended with this request in it, and `_failure` says why: whether it is run once more."""
+        is_first = self._failure is None
+        self._failure = error = await self._backend.verdict(self._link)
+        if error.code == "worker_oom" and end.alone:
             error.retryable = False  # it was this request that needed the memory
-        if self._retried or not self.spec.retry_on_crash or error.code not in _RETRIED_CODES:
-            raise error
-        self._retried = True
+        if end.running:
+            await self._backend.lists.found(self._link)
+            case = await self._case(run)
+            if case is not None and case.blocked:
+                error.retryable = False  # its second worker, and nothing else was in that run
+                return False
+        is_in_time = time.monotonic_ns() < self.deadline_ns
+        return is_first and is_in_time and self.spec.retry_on_crash and error.code in _RETRIED_CODES
+
+    async def _case(self, run: Run) -> Case | None:
+        """What is known of this request, if anything is."""
+        lists = self._backend.lists
+        if not lists.has(self.model):
+            return None
+        if not self._fingerprint:
+            self._fingerprint = await lists.fingerprint(self.model, self.version, self._inputs(run))
+        return lists.find(self.model, self._fingerprint)
+
+    def _inputs(self, run: Run) -> list[Tensor]:
+        return tensors(run.inputs, self._space.view if isinstance(self._space, Slot) else self._space)
 
     async def _move(self, priority: int) -> None:
         """To the next life: its arena has none of our bytes; the old mapping, which lives as long as we look, has."""
         old = self._space
         self._entry = None
-        await self._next_link(priority)
+        try:
+            await self._next_link(priority)
+        except MmsupError:
+            if self._failure is None:
+                raise
+            raise self._failure from None  # there is no next life in time: what it died of is what there is to say
         if isinstance(old, Slot):
             self._space = await self._hold(old.size)
             self._space.view[:] = old.view
@@ -217,6 +269,10 @@ class Exchange:
     async def _run(self, run: Run) -> Said:
         """Send the request to the present link, and wait for what is said of it."""
         link = self._link
+        case = await self._case(run)
+        if case is not None and case.blocked:
+            raise refusal(self.model, case)
+        self._is_alone = case is not None
         copies: list[Slot] = []
         out: Slot | None = None
         try:
@@ -225,7 +281,8 @@ class Exchange:
                 size = self._copied_bytes(each)
                 slot = await link.arena.slot(link.arena.requests, size) if size else None
                 places.append(self._place(each, slot, copies))
-            out = await self._room(run)
+            is_guess = run.declared_bytes(link.metadata) is None
+            out = await link.arena.room(self._expected(run), is_guess=is_guess)
         except BaseException as error:
             self._give_back(link, copies, out)
             if isinstance(error, ServerError) and link.ended:
@@ -237,28 +294,19 @@ class Exchange:
         self._submit(run, places, copies, out, hear)
         return await answer
 
-    async def _room(self, run: Run) -> Slot | None:
-        """A slot for the results; none where their size is a guess and no memory is left: a small one needs none."""
-        arena, expected = self._link.arena, self._expected(run)
-        try:
-            return await arena.slot(arena.results, expected) if expected else None
-        except ServerError:
-            if self._link.ended or run.declared_bytes(self._link.metadata) is not None:
-                raise
-            return None
-
     def _submit(
         self, run: Run, places: list[Place], copies: list[Slot], out: Slot | None, hear: Callable[[Said], None]
     ) -> None:
         link = self._link
         grant = (out.segment, out.offset, out.size) if out else None
-        request = Infer(link.ledger.next_id(), run.words or run.packed(), self.deadline_ns, grant, tuple(places))
+        words = run.packed_alone() if self._is_alone else run.words or run.packed()
+        request = Infer(link.ledger.next_id(), words, self.deadline_ns, grant, tuple(places))
         held = copies
         if type(self._space) is Slot:
             held.append(self._space)
         for slot in held:
             slot.move(SlotState.SENT)
-        self._entry = entry = Entry(request, held, hear, out)
+        self._entry = entry = Entry(request, held, hear, out, self.request_id)
         link.claims -= 1
         link.submit(entry)
 
@@ -293,8 +341,9 @@ class Exchange:
         declared = run.declared_bytes(self._link.metadata)
         return self._backend.learned.largest((self.model, self.version)) if declared is None else declared
 
-    async def _grant_more(self, entry: Entry, need: int) -> Said:
-        link = self._link
+    async def _grant_more(self, need: int) -> Said:
+        link, entry = self._link, self._entry
+        assert entry is not None, "something was heard of a request that was not sent"
         try:
             if entry.asked_again >= GRANTS_LIMIT:
                 text = f"model '{self.model}' asked again and again for a larger result buffer"
@@ -315,7 +364,10 @@ class Exchange:
     def outcome(self, said: Said) -> Outcome:
         """The result in a final reply; whatever else was heard is raised."""
         if not isinstance(said, Reply):
-            raise said
+            try:
+                raise said
+            finally:
+                del said  # the error holds this frame: if that held the error, both would stay, with all they know
         if said.code:
             raise error_of(said.code, said.text, model=self.model)
         entry = self._entry
@@ -324,7 +376,7 @@ class Exchange:
         if entry.out is not None:
             self._backend.learned.note((self.model, self.version), seen_bytes(said.places))
         outputs = zip(entry.said.outputs, said.places, strict=True)
-        made = [Made(each.name, each.datatype, each.shape, _bytes_of(entry, place)) for each, place in outputs]
+        made = [Made(each.name, each.datatype, each.shape, entry.bytes_of(place)) for each, place in outputs]
         return Outcome(made, said.queue_ns, said.input_ns, said.infer_ns, said.output_ns, said.batch)
 
     @property
@@ -342,12 +394,3 @@ def _future() -> tuple[Callable[[Said], None], asyncio.Future[Said]]:
             answer.set_result(said)
 
     return hear, answer
-
-
-def _bytes_of(entry: Entry, place: Place) -> memoryview:
-    if not isinstance(place, tuple):
-        return memoryview(place)
-    assert entry.out is not None, "distrust.py lets no other reply through"
-    _, offset, size = place
-    start = offset - entry.out.offset
-    return entry.out.view[start : start + size]

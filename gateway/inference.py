@@ -96,6 +96,7 @@ class Inference:
         async with await self.backend.open(call.model, call.version, None, early.wish) as exchange:
             ticket.serves(exchange.version)
             order = await self._read(call, exchange, size, early.body)
+            exchange.request_id = call.request_id
             begin(exchange, order, ticket)
             made = await self.conclude(exchange, order, ticket, None)
             return await answer.send_tensors(call.request, made, call.echo)

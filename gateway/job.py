@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmsup.gateway.sizes import declared_bytes
-from mmsup.ipc.codec import pack_words
+from mmsup.ipc.codec import pack_words, unpack_form
 from mmsup.ipc.messages import Form
 from mmsup.ipc.specs import Metadata, TensorSpec
 
@@ -57,6 +57,10 @@ class Run:
             inputs = tuple([TensorSpec(each.name, each.datatype, each.shape) for each in self.inputs])
             self.words = pack_words(Form(inputs, tuple(self.outputs), self.parameters, self.priority))
         return self.words
+
+    def packed_alone(self) -> bytes:
+        """The same for a request that shall share its run with nobody."""
+        return pack_words(replace(unpack_form(self.packed()), alone=True))
 
     def declared_bytes(self, metadata: Metadata) -> int | None:
         """Room for its large outputs, or None if a shape is not known before."""

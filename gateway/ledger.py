@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
 
 from mmsup.gateway.distrust import Checked
 from mmsup.ipc.arena import Slot
 from mmsup.ipc.errors import ServerError
-from mmsup.ipc.messages import Infer, Reply
+from mmsup.ipc.messages import Infer, Place, Reply
 
 _ID_BITS = 63
 
@@ -20,13 +21,23 @@ _ID_BITS = 63
 class LifeEnded(Exception):  # noqa: N818 - what happened to the worker; whose fault it was, the verdict says
     """The worker's life ended with this request in it.
 
-    `begun`: it may have been executing. `alone`: nothing else was.
+    `begun`: it may have been executing. `running`: it was in the run that was going on. `alone`: nothing else was.
     """
 
-    def __init__(self, *, begun: bool, alone: bool = False) -> None:
+    def __init__(self, *, begun: bool, running: bool = False, alone: bool = False) -> None:
         super().__init__("the worker's life ended")
         self.begun = begun
+        self.running = running
         self.alone = alone
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An entry that ended with the life. `begun`: it may have been executing; `running`: it was in the last run."""
+
+    entry: Entry
+    begun: bool
+    running: bool = False
 
 
 Said = Reply | LifeEnded | ServerError
@@ -36,10 +47,27 @@ Said = Reply | LifeEnded | ServerError
 class Entry:
     """One request at the worker."""
 
-    __slots__ = ("abandoned", "asked_again", "early", "out", "request", "said", "slots", "tell", "told")
+    __slots__ = (
+        "abandoned",
+        "asked_again",
+        "early",
+        "name",
+        "out",
+        "request",
+        "said",
+        "sent_ns",
+        "slots",
+        "tell",
+        "told",
+    )
 
     def __init__(
-        self, request: Infer, slots: list[Slot], tell: Callable[[Said], None], out: Slot | None = None
+        self,
+        request: Infer,
+        slots: list[Slot],
+        tell: Callable[[Said], None],
+        out: Slot | None = None,
+        name: str = "",
     ) -> None:
         self.request = request
         self.slots = slots
@@ -47,6 +75,10 @@ class Entry:
         self.tell = tell
         """Called from within the link, at most once for each thing asked: the request, then each larger grant."""
         self.out = out
+        self.name = name
+        """The client's own id of it, if it gave one."""
+        self.sent_ns = 0
+        """When it went out."""
         self.told = False
         """Its owner has heard something, and has asked for nothing since."""
         self.asked_again = 0
@@ -57,6 +89,15 @@ class Entry:
         """What the words of its result say, once that has come."""
         self.abandoned = False
         """Nobody waits for the answer any more; the worker has been told."""
+
+    def bytes_of(self, place: Place) -> memoryview:
+        """What an output of its result is, in memory that is valid until the out-slot is given back."""
+        if not isinstance(place, tuple):
+            return memoryview(place)
+        assert self.out is not None, "distrust.py lets no other reply through"
+        _, offset, size = place
+        start = offset - self.out.offset
+        return self.out.view[start : start + size]
 
 
 class Ledger:
@@ -81,12 +122,15 @@ class Ledger:
         """A request goes out."""
         self.entries[entry.request.id] = entry
 
-    def end(self, begun: Set[int]) -> None:
-        """The life is over: settle all. `begun`: ids of those that executed last. One that was asked a larger grant for
-        ran before, however long ago."""
+    def end(self, begun: Set[int], running: Set[int] = frozenset()) -> list[Lost]:
+        """The life is over: settle all and name them, oldest first. `begun`: ids of those that executed last;
+        `running`: of the run that was going on, of other gateways too. One that was asked a larger grant for ran
+        before, however long ago."""
         entries, self.entries = self.entries, {}
         ran = {number for number, entry in entries.items() if number in begun or entry.asked_again}
+        is_alone = len(running or ran) == 1
         for number, entry in entries.items():
             if not entry.told:  # told: abandoned, or its owner is about to grant and will see the end
                 entry.told = True
-                entry.tell(LifeEnded(begun=number in ran, alone=len(ran) == 1))
+                entry.tell(LifeEnded(begun=number in ran, running=number in running, alone=is_alone))
+        return [Lost(entry, number in ran, number in running) for number, entry in entries.items()]

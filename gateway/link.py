@@ -17,7 +17,7 @@ from typing import Final
 
 from mmsup.gateway.arena import LinkArena
 from mmsup.gateway.distrust import Checked, checked, fault_of
-from mmsup.gateway.ledger import Entry, Ledger
+from mmsup.gateway.ledger import Entry, Ledger, Lost
 from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.channel import GatewayEnd
 from mmsup.ipc.codec import Record, pack_some, unpack_frame
@@ -60,6 +60,14 @@ class Link:
         """Requests that will come here, once their bodies are there."""
         self.wanted = True
         self.ended = False
+        self.lost: list[Lost] = []
+        """What was in flight at the end."""
+        self.is_plain = True
+        """Requests may be sent at once: it is not over, and none of its model's is under suspicion."""
+        self.last_run: list[Entry] = []
+        """At the end: our requests in the run that was going on."""
+        self.ran_alone = False
+        """It was one request alone."""
         self.strays = 0
         self.last_progress = time.monotonic()
         self.on_end: Callable[[Link], None] = lambda _: None
@@ -97,6 +105,7 @@ class Link:
             self.last_progress = time.monotonic()
             if self._expiry is None:
                 self._expiry = self._loop.call_later(EXPIRY_S, self._expire)
+        entry.sent_ns = time.monotonic_ns()
         self.ledger.add(entry)
         self.say(entry.request)
 
@@ -276,7 +285,7 @@ class Link:
         self._drain()
         if self.is_over():
             return  # what arrived last was the end of our trust
-        self.ended = True
+        self.ended, self.is_plain = True, False
         self._loop.remove_reader(self._pidfd)
         self._loop.remove_reader(self._end.fileno())
         self._loop.remove_writer(self._end.fileno())
@@ -285,7 +294,10 @@ class Link:
         self._outbox.clear()
         if self._expiry is not None:
             self._expiry.cancel()
-        self.ledger.end(self._page.begun())
+        running = self._page.running()
+        self.ran_alone = len(running) == 1
+        self.lost = self.ledger.end(self._page.begun(), running)
+        self.last_run = [each.entry for each in self.lost if each.running]
         self._page.close()
         self.arena.close()
         self.on_end(self)

@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from mmsup.gateway.counting import HOUSE, NOW, REASONS, REFUSED, Totals
+from mmsup.gateway.facts import OLD
 from mmsup.ipc.tally import BUCKETS_S
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -25,6 +26,7 @@ STATES: Final = (
     "warming",
     "ready",
     "draining",
+    "stopping",
     "stopped",
     "failed",
     "backoff",
@@ -146,19 +148,25 @@ def _told(facts: Facts) -> Iterator[Metric]:
     state = GaugeMetricFamily("mmsup_model_state", "1 for the state that a model is in.", labels=("model", "state"))
     restarts = CounterMetricFamily("mmsup_worker_restarts", "Times that a worker was started again.", labels=_WORKER)
     memory = GaugeMetricFamily("mmsup_worker_memory_bytes", "Host memory that a worker holds.", labels=_WORKER)
+    stuck = GaugeMetricFamily(
+        "mmsup_workers_quarantined", "Workers that SIGKILL does not end; alert on any.", labels=("model",)
+    )
     cap = GaugeMetricFamily("mmsup_worker_memory_cap_bytes", "Host memory that a worker may hold.", labels=_WORKER)
     for model in facts.get("models", ()):
         name = str(model.get("name", ""))
         for word in STATES:
             state.add_metric((name, word), float(model.get("state") == word))
-        for each in model.get("instances", ()):
+        workers = model.get("instances", ())
+        stuck.add_metric((name,), sum(each.get("state") == "quarantined" for each in workers))
+        for each in workers:
             labels = (name, str(each.get("version", "")), str(each.get("id", "")))
-            restarts.add_metric(labels, each.get("restarts") or 0)
+            if not facts.get(OLD):  # another gateway may have told more; a counter may be missing, but never fall
+                restarts.add_metric(labels, each.get("restarts") or 0)
             if each.get("memory_bytes") is not None:
                 memory.add_metric(labels, each["memory_bytes"])
             if each.get("memory_cap_bytes") is not None:
                 cap.add_metric(labels, each["memory_cap_bytes"])
-    yield from (state, restarts, memory, cap)
+    yield from (state, restarts, stuck, memory, cap)
     generation = GaugeMetricFamily("mmsup_brain_generation", "How many brains there were, this one included.")
     brain: Facts = facts.get("brain", {})
     if "generation" in brain:

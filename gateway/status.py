@@ -23,6 +23,7 @@ STATUS: Final[dict[str, int]] = {
     "conflict": 409,
     "too_large": 413,
     "unsupported_media": 415,
+    "request_quarantined": 422,
     "not_implemented": 501,
     # the model's
     "inference_failed": 500,

@@ -52,7 +52,9 @@ def pack_words(words: Form | Outline) -> bytes:
         for each in (words.inputs if isinstance(words, Form) else words.outputs)
     ]
     if isinstance(words, Form):
-        return cast("bytes", _packer.pack(("Form", tensors, words.outputs, words.parameters, words.priority)))
+        return cast(
+            "bytes", _packer.pack(("Form", tensors, words.outputs, words.parameters, words.priority, words.alone))
+        )
     return cast("bytes", _packer.pack(("Outline", tensors)))
 
 

@@ -54,6 +54,7 @@ class CallerError(MmsupError):
         "too_large": False,
         "unsupported_media": False,
         "not_implemented": False,
+        "request_quarantined": False,
     }
 
 

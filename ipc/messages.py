@@ -9,8 +9,8 @@ the command line's JSON lines (supervisor/control.py).
     brain ──control──▶ worker     Boot, Attach, Stop
     worker ─control──▶ brain      Hello, Stage, Ready, LoadFailed
     brain ──control──▶ gateway    Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer,
-                                  Drain
-    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Drained
+                                  Quarantine, Pardon, Drain
+    gateway ─control─▶ brain      Hello, Pong, Ask, Overdue, BadReply, Ended, Suspected, Lived, Drained
     gateway ──link───▶ worker     Infer, Grant, Drop                   (many in one frame)
     gateway ──link───▶ worker     Extent, Release                      (with descriptors; always over the socket pair)
     worker ──link────▶ gateway    Reply                                (many in one frame)
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.suspects import Case
 
 WIRE_VERSION: Final = 3
 
@@ -48,6 +49,8 @@ class Form:
     parameters: dict[str, Any]  # scalars, checked by the gateway
     priority: int = 0
     """1 is the highest class, 0 the model's own."""
+    alone: bool = False
+    """It shares its run with nobody, and what ran before it is answered first: it may be what ends the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +370,67 @@ class BadReply:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """One request that was with a life at its end. `id` is its client's own, empty if it gave none."""
+
+    id: str
+    begun: bool
+    """It may have been executing: it is answered with the verdict. Otherwise it goes to the next worker."""
+    abandoned: bool
+    """Nobody waited for its answer any more."""
+    age_s: float
+    """Since it went to the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Gateway to brain: its link to this life is over; what was in flight there, `requests` the first of it."""
+
+    instance: int
+    generation: int
+    in_flight: int
+    begun: int
+    requests: tuple[InFlight, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """Gateway to brain: that life ended in a run with these requests of ours, `alone` if the run had only one. What we
+    hold of them now; the brain tells all gateways (Quarantine)."""
+
+    instance: int
+    generation: int
+    name: str
+    cases: tuple[Case, ...]
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """Gateway to brain: this suspect of model `name` ran alone and its worker lives. Passed on as Pardon."""
+
+    name: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Brain to gateway: cases of a model, beside those that it knows; of two words on one request the graver holds."""
+
+    name: str
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pardon:
+    """Brain to gateway: take this suspect of a model from the list (what is blocked stays so); an empty fingerprint:
+    the whole list, what is blocked too."""
+
+    name: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Brain to gateway: take no new inference, finish what is accepted. Answered by Drained."""
 
@@ -503,6 +567,20 @@ TO_KEEPER: Final = (Spawn, Signal, Forget, Remember, Notify, Beat, Finished)
 FROM_KEEPER: Final = (Inventory, Child, SpawnFailed, Exited, Terminate, Reload)
 TO_WORKER: Final = (Boot, Attach, Stop)
 FROM_WORKER: Final = (Hello, Stage, Ready, LoadFailed)
-TO_GATEWAY: Final = (Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer, Drain)
-FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Drained)
+TO_GATEWAY: Final = (
+    Configure,
+    Link,
+    Unlink,
+    Condemned,
+    Verdict,
+    Route,
+    Unroute,
+    Synced,
+    Ping,
+    Answer,
+    Quarantine,
+    Pardon,
+    Drain,
+)
+FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Ended, Suspected, Lived, Drained)
 WORDS: Final = (Form, Outline)

@@ -10,12 +10,16 @@ read by the brain (all) and by gateways (their workers'). One 8-byte store a fie
     3           batches        executed so far
     4           requests       executed so far
     5           device_bytes   memory the engine holds on its device
+    6           begun          requests that have begun so far
     64 … 511    begun          ids of the requests that began to execute last, a ring; 0: none yet
 
 The ring is exact for whoever lost its worker: what is not in it did not begin, or was answered. A worker writes an id
 before its run, and answers RING / 2 requests before it begins others; the answers to one gateway keep their order. So
 an id that was pushed out belongs to an answer that is on its way. (A result that waits for a larger grant was asked
 for: the gateway knows that it ran.) Ids of a link begin at a random point of 2^62, so those of two do not meet.
+
+Those that began and are not counted as executed are the run that is going on: its ids are the last of the ring. A
+request counts as executed when its outputs have been read, so that a death on the way belongs to it.
 
 It is the process's own word. A lie can hurt only the one who lies: the gateways' ledger is the second witness.
 """
@@ -33,7 +37,7 @@ PAGE_BYTES: Final = 4096
 RING_AT: Final = 64
 RING: Final = PAGE_BYTES // 8 - RING_AT
 
-_ACTIVITY, _SINCE, _BEAT, _BATCHES, _REQUESTS, _DEVICE = range(6)
+_ACTIVITY, _SINCE, _BEAT, _BATCHES, _REQUESTS, _DEVICE, _BEGUN = range(7)
 
 
 class Activity(enum.IntEnum):
@@ -89,6 +93,7 @@ class PageWriter:
         """A request is about to execute."""
         self._words[RING_AT + self._begun % RING] = request
         self._begun += 1
+        self._words[_BEGUN] = self._begun
 
     def executed(self, requests: int) -> None:
         """One batch is through."""
@@ -122,3 +127,10 @@ class PageReader:
     def begun(self) -> frozenset[int]:
         """Ids of the requests that began to execute last, of all gateways."""
         return frozenset(self._words[RING_AT:]) - {0}
+
+    def running(self) -> frozenset[int]:
+        """Ids of the requests of the run that is going on, of all gateways; none between two runs."""
+        executed, begun = self._words[_REQUESTS], self._words[_BEGUN]
+        if not executed < begun <= executed + RING:
+            return frozenset()
+        return frozenset([self._words[RING_AT + each % RING] for each in range(executed, begun)])

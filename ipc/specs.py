@@ -80,6 +80,8 @@ class ModelSpec:
     device: str = "cpu"
     instances: int = 1
     memory_bytes: int | None = None
+    recycle_memory_bytes: int | None = None
+    """A worker that has grown beyond it is replaced, the new one ready first. None: never."""
     gpu_memory_bytes: int | None = None
     python: str = ""
     """Interpreter of the worker; empty: the server's own."""

@@ -1,7 +1,8 @@
 """Whose turn it is to load. Pure.
 
-At most so many loads at a time, in the order of models. Instances that come back after a death have turns of their own,
-as many: a model that hangs in its first load must not keep another one, which had served, from coming back.
+At most so many loads at a time, models of a higher class of priority first. Instances that come back after a death have
+turns of their own, as many: a model that hangs in its first load must not keep another one, which had served, from
+coming back.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class Candidate:
 
     instance: int
     order: int
-    """Of its model among all."""
+    """Of its model among all: by class of priority, then by name."""
     again: bool
     """This content of it has served before."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmsup.supervisor.archive import Archive
 from mmsup.supervisor.events import Journal
 from mmsup.supervisor.logbook import Logbook
 from mmsup.supervisor.settings import Settings
@@ -15,6 +16,7 @@ class Books:
 
     events.jsonl       what happened        logs/MODEL.log      what a model's workers printed
     wanted.json        what was asked       scratch/            folders of living workers
+    deaths/MODEL/      the last deaths, a bundle each
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -22,6 +24,7 @@ class Books:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.journal = Journal(self._home / "events.jsonl")
         self.wanted = Wanted(self._home / "wanted.json", settings.control_mode)
+        self.deaths = Archive(self._home / "deaths")
         self._logbooks: dict[str, Logbook] = {}
 
     @property

@@ -17,7 +17,7 @@ from typing import Final
 from mmsup.ipc import exits
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
-from mmsup.supervisor import cgroup
+from mmsup.supervisor import cgroup, fdstore
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.home import Held, Home, Unsafe
 from mmsup.supervisor.keeper import Keeper
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str], brain: Sequence[str] = BRAIN) -> int:
 
 def _serve(text: str, settings: Settings, brain: Sequence[str]) -> int:
     notifier = Notifier.from_environ(os.environ, os.getpid())
+    kept = fdstore.handed_back(os.environ, os.getpid())
     console = Console(settings.log_format)
     with contextlib.ExitStack() as held:
         home = Home(settings.state_dir, settings.runtime_dir)
@@ -60,8 +61,9 @@ def _serve(text: str, settings: Settings, brain: Sequence[str]) -> int:
         held.callback(cgroup.leave, groups)
         home.sweep()
         held.callback(home.sweep)
-        listeners = Listeners(settings)
+        listeners = Listeners(settings, kept)
         held.callback(listeners.close)
+        listeners.keep(notifier)
         console.say("info", "keeper_start", pid=os.getpid(), groups=groups.describe(), **listeners.addresses)
         return Keeper(text, brain, listeners, notifier, console).run()
 

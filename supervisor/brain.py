@@ -18,6 +18,7 @@ from mmsup.ipc import exits
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.paths import control_socket
 from mmsup.supervisor import heritage, readiness, startup, terms
 from mmsup.supervisor.answers import Answers, Server
 from mmsup.supervisor.books import Books
@@ -27,17 +28,22 @@ from mmsup.supervisor.check import concerns_of
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.control import Control
 from mmsup.supervisor.devices import Devices
+from mmsup.supervisor.doorway import Doorway
 from mmsup.supervisor.ending import end
 from mmsup.supervisor.family import Family
 from mmsup.supervisor.fleet import Fleet
+from mmsup.supervisor.forensics import Forensics
 from mmsup.supervisor.gateway import GatewaySite
 from mmsup.supervisor.gateways import ANSWER_LIMIT, Gateways
 from mmsup.supervisor.graves import Graves
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
+from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
+from mmsup.supervisor.renewals import Renewals
+from mmsup.supervisor.sampler import Sampler
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
@@ -80,8 +86,13 @@ class Brain:
         self._gateway_site = site
         self.fleet = Fleet(settings.max_parallel_loads)
         self.gateways = Gateways(site, self)
+        self._quarantine = Quarantine(self.books.journal, self.gateways.say, self._remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
+        self._renewals = Renewals(self.fleet)
+        self._doorway: Doorway | None = None
         self._changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
+        self._forensics = Forensics(self.books.deaths, self.books.journal, self.gateways.heard_from)
+        self._sampler = Sampler(self.fleet.instances)
         self._connect(place, cgroups)
         self._server = Server(
             keeper_pid=inventory.keeper_pid,
@@ -93,7 +104,7 @@ class Brain:
             readiness=self.readiness,
         )
         answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
-        self.verbs = Verbs(answers, self.fleet, self.loads, self.books.journal, self.books.logbook)
+        self.verbs = Verbs(answers, self.fleet, self.loads, self.books, self._forensics.bundles, self._quarantine)
         self.control = Control(self.verbs)
         self._devices = Devices(environ)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
@@ -110,6 +121,7 @@ class Brain:
                 journal=self.books.journal,
                 logbook=self.books.logbook,
                 graves=self.graves,
+                forensics=self._forensics,
                 visible_devices=self._visible_devices,
                 rng=random.Random(),
                 changed=self.fleet.changed,
@@ -129,9 +141,12 @@ class Brain:
 
     async def start(self, listener: socket.socket | None) -> None:
         """Take over or begin; then serve the control socket, if there is one."""
+        self._forensics.start()
+        self._sampler.start()
         if self._memory is not None:
             self.task(self._devices.learn(), "devices")
             heritage.restore(self.fleet, self._memory.models)
+            self._quarantine.restore(self._memory.quarantine)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
             for note in self._memory.gateways:
                 if note.place < len(self.gateways.places):
@@ -140,10 +155,20 @@ class Brain:
         else:
             await self._devices.learn()
         self.family.begin()
+        self._renewals.start()
         if listener is not None:
             await self.control.start(listener)
+            self._doorway = Doorway(
+                control_socket(self.settings.runtime_dir),
+                lambda made: self.task(self._open_again(made), "control socket"),
+            )
+            self._doorway.start()
         if self.settings.control_mode == "poll":
             self.task(self._changes.poll(), "poll")
+
+    async def _open_again(self, listener: socket.socket) -> None:
+        self.books.journal.record("control_reopened", "the control socket was removed or taken, and is there again")
+        await self.control.start(listener)
 
     def _begin(self) -> None:
         """All children that there were have been introduced."""
@@ -206,6 +231,24 @@ class Brain:
         if instance is not None:
             instance.apply(terms.Distrusted(f"its answer was not valid: {message.text}"))
 
+    def link_ended(self, place: int, message: wire.Ended) -> None:
+        """A gateway tells what was in flight at the end of a life."""
+        self._forensics.told(place, message)
+
+    def suspected(self, message: wire.Suspected | wire.Lived) -> None:
+        """A gateway has found out something about a request that may have ended a worker."""
+        if isinstance(message, wire.Lived):
+            self._quarantine.lived(message)
+            return
+        model, instance = self.fleet.model(message.name), self.fleet.instance(message.instance)
+        edition = self.fleet.edition_of(instance) if instance is not None else None
+        if edition is not None and model is not None and edition is model.current:  # else what it served is gone
+            self._quarantine.suspected(message, edition.mark)
+
+    def quarantine(self) -> list[wire.Quarantine]:
+        """What is known of requests that ended workers."""
+        return self._quarantine.lists()
+
     def _living(self, number: int, generation: int) -> Instance | None:
         instance = self.fleet.instance(number)
         return instance if instance is not None and instance.key == (number, generation) and instance.tenure else None
@@ -253,6 +296,9 @@ class Brain:
 
     def _settled(self) -> None:
         self.loads.settled()
+        self._renewals.settled()
+        models = self.fleet.models.values()
+        self._quarantine.compare({each.name: each.current.mark for each in models if each.current is not None})
         self._remember()
         self._say_readiness()
         self.moved.set()
@@ -284,7 +330,8 @@ class Brain:
 
     def _remember(self) -> None:
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
-        memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways)
+        blocked = self._quarantine.notes()
+        memory = Memory(self._server.began_s, self._announced, self.fleet.next_instance, models, gateways, blocked)
         text = to_text(memory)
         if text == self._remembered:
             return
@@ -322,9 +369,14 @@ class Brain:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self._doorway is not None:
+            self._doorway.close()
         await self.control.close()
         await self.loads.close()
+        self._renewals.close()
+        self._sampler.close()
         self.gateways.close()
         self.fleet.close()
         self.graves.close()
+        self._forensics.close()
         self.books.close()

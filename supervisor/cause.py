@@ -23,12 +23,14 @@ from typing import Final
 
 from mmsup.ipc import exits
 from mmsup.ipc.errors import error_of
+from mmsup.supervisor import stack
 from mmsup.supervisor.units import size_text
 
 TAIL_LINES: Final = 3
 """Last lines of its output in the operator's text; the rest is in `ctl logs`."""
-_OF_OUR_KILL: Final = (0, signal.SIGTERM, signal.SIGKILL)
-"""With another signal it died by itself before our kill reached it."""
+_OF_OUR_KILL: Final = (0, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR2)
+"""With another signal it died by itself before our kill reached it. SIGUSR2 is how it was asked for its stack first: a
+model that has taken its handler away dies of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +197,7 @@ def _cause(evidence: Evidence, code: str, word: str, what: str, *, retryable: bo
 def _more(evidence: Evidence) -> str:
     more = [f"{evidence.in_flight} in flight"] if evidence.in_flight else []
     if evidence.crash:
-        more.append(f"faulthandler: {_gist(evidence.crash)}")
+        more.append(f"faulthandler: {stack.gist(evidence.crash)}")
     if evidence.tail:
         more.append("last output: " + " | ".join(evidence.tail[-TAIL_LINES:]))
     return "".join(f"; {each}" for each in more)
-
-
-def _gist(crash: str) -> str:
-    """What happened, and the innermost frame; both stand at the front of their lines."""
-    lines = crash.splitlines()
-    frames = [line.strip() for line in lines if line.startswith("  File ")]
-    return ", ".join([lines[0].strip(), *frames[:1]])

@@ -8,8 +8,10 @@ All groups of one server lie in its own folder `mmsup_<hash of the state directo
 whatever it finds there at its start is a leftover. A group belongs to one life (`w7.3`) and no other joins it.
 
     v2    GIVEN/mmsup_<hash>/{core, w7.3, …}      GIVEN: what systemd delegated. Keeper, brain and gateways live in
-                                                  `core`, for a group that hands controllers on may hold no process
-    v1    {memory, freezer, pids}/mmsup_<hash>/{w7.3, …}          where these hierarchies can be written
+                                                  `core`, for a group that hands controllers on may hold no process.
+                                                  Without a memory controller there, groups end a life as a whole,
+                                                  and as in `none` the cap is kept otherwise
+    v1    {memory, freezer, pids, cpu}/mmsup_<hash>/{w7.3, …}          where these hierarchies can be written
     none  nothing; RLIMIT_DATA in the worker and watching from outside take the cap's place
 """
 
@@ -29,11 +31,16 @@ from mmsup.supervisor.group import PROCS, Group, Reading, field_of, kill, put, r
 ROOT: Final = Path("/sys/fs/cgroup")
 OWN: Final = Path("/proc/self/cgroup")
 CORE: Final = "core"
-PIDS_LIMIT: Final = 4096
-"""Tasks of one worker: far above any engine's thread pools, far below what a fork bomb needs to hurt the machine."""
+PIDS_LIMIT: Final = max(1024, 64 * (os.cpu_count() or 1))
+"""Tasks of one worker: far above any engine's thread pools, which grow with the cores, and few enough that a bomb of
+them can be ended. Measured with 4096 on 2 cores: 5 s until all were dead, and a neighbour's call of 1.3 s meanwhile."""
 SETTLE_S: Final = 2.0
 """How long the keeper's start and end wait for leftovers to die; one in an unkillable state is left to lie."""
-_V1_OTHERS: Final = ("freezer", "pids")
+_OTHERWISE: Final = "RLIMIT_DATA and watching keep the caps"
+_V1_OTHERS: Final = ("freezer", "pids", "cpu")
+"""`cpu` with the shares that a new group has: what a worker starts, in whatever sessions, competes as one worker."""
+CORE_WEIGHT: Final = 800
+"""cpu.weight of `core` (v2); a worker's is 100. Keeper, brain and gateways answer for all of them."""
 
 
 def top_name(state_dir: str, prefix: str = "mmsup_") -> str:
@@ -77,6 +84,8 @@ class Facts:
     """v1 hierarchies in which we can make folders."""
     refused: str
     """Why the keeper could not set up v2."""
+    is_core: bool = False
+    """We are in the core of the server's own v2 folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +102,23 @@ def choose(facts: Facts) -> Choice:
         return Choice("v2", f"delegated, {facts.own}")
     if "memory" in facts.v1:
         return Choice("v1", f"own folders in {', '.join(facts.v1)}")
-    return Choice(
-        "none", f"{facts.refused}; no v1 memory hierarchy can be written: RLIMIT_DATA and watching keep the caps"
-    )
+    if facts.is_core:
+        return Choice("v2", f"delegated, {facts.own}; no memory controller: {_OTHERWISE}")
+    return Choice("none", f"{facts.refused}; no v1 memory hierarchy can be written: {_OTHERWISE}")
 
 
 def read_facts(top: str, root: Path = ROOT, own_file: Path = OWN, refused: str = "") -> Facts:
     """The facts as they are now. `refused` is what `enter` said, where it was called."""
     own = _own_path(own_file)
     home = root / own.lstrip("/")
-    enabled = ""
-    if _is_core(home, top):
-        enabled = text_of(home.parent / "cgroup.subtree_control")
+    is_core = _is_core(home, top)
+    enabled = text_of(home.parent / "cgroup.subtree_control") if is_core else ""
     return Facts(
         own,
         tuple(enabled.split()),
         tuple(name for name in ("memory", *_V1_OTHERS) if _is_v1(root / name)),
         refused or "the v2 group is not delegated",
+        is_core,
     )
 
 
@@ -119,7 +128,7 @@ def backend(top: str, root: Path = ROOT, own_file: Path = OWN, refused: str = ""
     choice = choose(facts)
     match choice.kind:
         case "v2":
-            return _V2((root / facts.own.lstrip("/")).parent, choice)
+            return _V2((root / facts.own.lstrip("/")).parent, choice, caps="memory" in facts.enabled)
         case "v1":
             return _V1([root / name / top for name in facts.v1], choice)
         case _:
@@ -217,7 +226,7 @@ class _V1:
         return self.group(life)
 
     def group(self, life: str) -> Group:
-        return Group([top / life for top in self._tops], "memory.limit_in_bytes", _read_v1)
+        return Group([top / life for top in self._tops], "memory.limit_in_bytes", _read_v1, "memory.usage_in_bytes")
 
     def lives(self) -> list[str]:
         return sorted({life for top in self._tops for life in _lives(top)})
@@ -239,14 +248,15 @@ def _read_v1(memory: Path) -> Reading:
 
 
 class _V2:
-    def __init__(self, top: Path, choice: Choice) -> None:
+    def __init__(self, top: Path, choice: Choice, *, caps: bool) -> None:
         self._top = top
         self._choice = choice
+        self._caps = caps
 
     def make(self, life: str, cap_bytes: int | None) -> Group:
         life = _vacant([self._top], life)
         with _whole([self._top / life]) as (folder,):
-            if cap_bytes is not None:
+            if self._caps and cap_bytes is not None:
                 (folder / "memory.max").write_text(str(cap_bytes))
                 put(folder / "memory.swap.max", "0")
             put(folder / "memory.oom.group", "1")
@@ -254,7 +264,7 @@ class _V2:
         return self.group(life)
 
     def group(self, life: str) -> Group:
-        return Group([self._top / life], "memory.max", _read_v2)
+        return Group([self._top / life], "memory.max", _read_v2, "memory.current")
 
     def lives(self) -> list[str]:
         return _lives(self._top)
@@ -289,7 +299,9 @@ def _enter(top: str, root: Path, own_file: Path) -> str:
     given = root / own.lstrip("/")
     if _is_core(given, top):
         return ""
-    if not own or "memory" not in text_of(given / "cgroup.controllers").split():
+    offered = text_of(given / "cgroup.controllers").split()
+    # Without the controller a v2 group is still good for ending a life as a whole, but a cap in v1 is worth more.
+    if not own or not (given / "cgroup.controllers").exists() or ("memory" not in offered and _is_v1(root / "memory")):
         return "the v2 group has no memory controller"
     if not os.access(given, os.W_OK) or not os.access(given / PROCS, os.W_OK):
         return f"the v2 group {own} is not delegated to us"
@@ -300,16 +312,18 @@ def _enter(top: str, root: Path, own_file: Path) -> str:
     except OSError as error:
         return f"the v2 group {own} takes no groups: {error.strerror}"
     kill([home / CORE])  # of a former life: we are not in it yet
-    if put(home / CORE / PROCS, "0") and _enable(given) and _enable(home):
+    if put(home / CORE / PROCS, "0") and _enable(given, offered) and _enable(home, offered):
+        put(home / CORE / "cpu.weight", str(CORE_WEIGHT))
         return ""
     put(given / PROCS, "0")
     remove_all([home / CORE, home])
     return f"the v2 group {own} holds processes that are not ours"
 
 
-def _enable(folder: Path) -> bool:
-    put(folder / "cgroup.subtree_control", "+pids")
-    return put(folder / "cgroup.subtree_control", "+memory")
+def _enable(folder: Path, offered: list[str]) -> bool:
+    for wish in ("+cpu", "+pids"):
+        put(folder / "cgroup.subtree_control", wish)
+    return "memory" not in offered or put(folder / "cgroup.subtree_control", "+memory")
 
 
 class _None:

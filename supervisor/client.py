@@ -29,7 +29,7 @@ PAUSE_S: Final = 0.05
 """Between two attempts at a server that hangs up at once."""
 LINE_LIMIT: Final = 32 << 20
 """Above any result; a server that sends more is none of ours."""
-READING: Final = frozenset({"status", "list", "ps", "show", "logs", "events"})
+READING: Final = frozenset({"status", "list", "ps", "show", "logs", "events", "why"})
 """Verbs that change nothing, and may be asked again."""
 
 

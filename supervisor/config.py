@@ -85,6 +85,7 @@ OPTIONS: Final = (
     Option("link", "worker-link", valid.one_of(LINKS)),
     Option("max_parallel_loads", "model-load-thread-count", valid.integer(1, 256)),
     Option("exit_timeout_s", "exit-timeout-secs", units.duration),
+    Option("kill_limit_s", "kill-limit", valid.duration),
     Option("log_format", "log-format", _log_format),
     Option("log_verbose", "log-verbose", valid.integer(0, 9)),
 )

@@ -51,9 +51,12 @@ class Control:
         self._sessions: set[asyncio.Task[None]] = set()
 
     async def start(self, listener: socket.socket) -> None:
-        """Answer whoever connects, or waits already."""
+        """Answer whoever connects, or waits already. A listener of before is let go; whoever is connected stays so."""
         listener.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        before = self._server
         self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=LINE_LIMIT)
+        if before is not None:
+            before.close()
 
     async def close(self) -> None:
         """Hang up on everybody. The listener's file stays: it is the keeper's."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
 import click
 
@@ -20,7 +19,9 @@ from mmsup.ipc import exits
 from mmsup.ipc.paths import default_runtime_dir
 from mmsup.supervisor.client import Json, NoServer, Progress, Refused, ask
 from mmsup.supervisor.failed import Failed
+from mmsup.supervisor.given import config_text, object_of
 from mmsup.supervisor.human import cell, printable
+from mmsup.supervisor.ticker import Ticker
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -57,28 +58,6 @@ _follow = click.option("--follow", "-f", is_flag=True, help="Go on until interru
 
 def _print_json(result: object) -> None:
     click.echo(json.dumps(result))
-
-
-class _Ticker:
-    """Progress on standard error: one line that changes on a terminal, a line each elsewhere."""
-
-    def __init__(self) -> None:
-        self._drawn = False
-
-    def __call__(self, line: Json) -> None:
-        text = cell(line.get("progress"))
-        if not text:
-            return
-        if sys.stderr.isatty():
-            self._drawn = True
-            click.echo(f"\r\x1b[K{text} ", err=True, nl=False)
-        else:
-            click.echo(text, err=True)
-
-    def close(self) -> None:
-        """Wipe what was drawn, so that the result stands alone."""
-        if self._drawn:
-            click.echo("\r\x1b[K", err=True, nl=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -139,7 +118,7 @@ def load(runtime_dir: str, as_json: bool, model: str, config: str | None) -> Non
     \b
     Example:  mmsup ctl load digits
     """
-    arguments = {"name": model} | ({"config": _config(config)} if config is not None else {})
+    arguments = {"name": model} | ({"config": config_text(config)} if config is not None else {})
     _change("load", arguments, runtime_dir, as_json)
 
 
@@ -229,6 +208,67 @@ def events(runtime_dir: str, as_json: bool, model: str | None, count: int | None
         click.echo(_views().event(each))
 
 
+@ctl.group()
+def quarantine() -> None:
+    """Requests that ended workers: what is refused, and until when.
+
+    \b
+    Example:  mmsup ctl quarantine list
+    """
+
+
+@quarantine.command("list")
+@click.argument("model", required=False)
+@_verb
+def quarantine_list(runtime_dir: str, as_json: bool, model: str | None) -> None:
+    """Requests that are refused (blocked), or run alone until it is known whether they do harm (suspect).
+
+    \b
+    Example:  mmsup ctl quarantine list digits
+    """
+    _shown("quarantine", ask(runtime_dir, "quarantine", {"model": model} if model else {}), as_json)
+
+
+@quarantine.command("clear")
+@click.argument("model", required=False)
+@_verb
+def quarantine_clear(runtime_dir: str, as_json: bool, model: str | None) -> None:
+    """Forget what is known of a model's requests, or of all: nothing is refused until it ends a worker again.
+
+    \b
+    Example:  mmsup ctl quarantine clear digits
+    """
+    _shown("cleared", ask(runtime_dir, "quarantine_clear", {"model": model} if model else {}), as_json)
+
+
+@ctl.command()
+@click.argument("model")
+@click.option(
+    "--death",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Which one: 1 is the last, 2 the one before.",
+)
+@click.option(
+    "--bundle", metavar="FILE", help="Write all that is on record of it to FILE, as JSON; - is standard output."
+)
+@_verb
+def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | None) -> None:
+    """Why a model's worker died: the evidence, who was concerned, what followed, what to do.
+
+    \b
+    Example:  mmsup ctl why digits
+              mmsup ctl why digits --death 2 --bundle digits.json
+    """
+    result = ask(runtime_dir, "why", {"name": model, "death": death})
+    if bundle is not None:
+        _export(result.get("bundle"), bundle)
+        if bundle == "-":
+            return
+    _shown("why", result, as_json)
+
+
 @ctl.command()
 @click.argument("model")
 @click.option("--version", default="", metavar="V", help="A version; without one the server chooses.")
@@ -260,7 +300,7 @@ def infer(
 
     if (data is None) == (json_body is None):
         raise click.UsageError("give the values by either --data or --json-body")
-    values = _object(data, "--data") if data is not None else None
+    values = object_of(data, "--data") if data is not None else None
     address = ask(runtime_dir, "status").get("addresses", {}).get("http")
     if not address:
         raise Refused("unavailable", "the server has no HTTP address")
@@ -293,7 +333,7 @@ def _views() -> ModuleType:
 
 
 def _change(verb: str, arguments: Json, runtime_dir: str, as_json: bool) -> None:
-    ticker = _Ticker()
+    ticker = Ticker()
     try:
         result = ask(runtime_dir, verb, arguments, progress=None if as_json else ticker)
     finally:
@@ -308,23 +348,16 @@ def _follow_stream(verb: str, arguments: Json, runtime_dir: str, write: Progress
         click.echo(err=True)
 
 
-def _object(text: str, option: str) -> Json:
+def _export(bundle: Json | None, path: str) -> None:
+    """A bundle to where it was asked for; it may hold what the model printed, so it is the owner's to read alone."""
+    if bundle is None:
+        raise Failed("there is no bundle: no death is on record")
+    text = json.dumps(bundle, indent=1) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+        return
     try:
-        parsed = json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"{option} is not JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        raise click.UsageError(f"{option} is not a JSON object")
-    return cast("Json", parsed)
-
-
-def _config(given: str) -> str:
-    """The configuration that `--config` holds or names, as the JSON text that goes to the server."""
-    if given.startswith("@"):
-        try:
-            with open(given[1:], encoding="utf-8") as file:
-                given = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"{given[1:]}: {error}") from None
-    _object(given, "--config")
-    return given
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None

@@ -9,7 +9,7 @@ from mmsup.ipc.codec import decode, encode
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import close_all
 from mmsup.ipc.specs import Metadata
-from mmsup.supervisor import hands, obituary, terms
+from mmsup.supervisor import hands, obituary, stack, terms
 from mmsup.supervisor.terms import COMING_UP, State
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ class WorkerEars:
             hands.expect(instance, CLOSED_S, terms.Distrusted("it closed its control channel"))
 
     def crashing(self, text: str) -> None:
-        """Its crash pipe spoke."""
+        """Its crash pipe spoke; what somebody asked for is no crash."""
+        if stack.is_answer(text):
+            return
         self._instance.apply(terms.Crashing(*obituary.first_words(text)))
 
     def printed(self, data: bytes) -> None:

@@ -33,7 +33,7 @@ async def end(brain: Brain) -> None:
             if edition.role is not Role.LEAVING:
                 brain.fleet.retire(edition)
     left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKERS_S)
-    await _until(brain, lambda: not any(each.is_alive() for each in brain.fleet.instances()), left_s)
+    await _until(brain, lambda: not any(each.is_awaited() for each in brain.fleet.instances()), left_s)
     for gateway in brain.gateways.places:
         brain.signal(gateway.token, signal.SIGTERM)
     await _until(brain, lambda: all(each.life is None for each in brain.gateways.places), GATEWAYS_S)

@@ -56,6 +56,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "strict_readiness": Flag(BOOL, "Not ready while any wanted model is not."),
     "exit_on_error": Flag(BOOL, "End if a model fails at the start."),
     "exit_timeout_s": Flag("S", "How long a stop waits for requests in flight."),
+    "kill_limit_s": Flag("S", "How long a killed worker may take to die before it is given up."),
     "server_name": Flag("NAME", "The server's name in its metadata."),
     "runtime_dir": Flag(_DIR, "Sockets and the lock; how ctl finds the server."),
     "state_dir": Flag(_DIR, "What outlives a restart."),

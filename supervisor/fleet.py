@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from mmsup.ipc.messages import Route
-from mmsup.supervisor import hands, terms
+from mmsup.supervisor import hands, memory, stuck, terms
 from mmsup.supervisor.admission import Candidate, admit
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.model import Model
@@ -83,7 +83,7 @@ class Fleet:
 
     def make(self, model: Model, entry: ModelEntry, role: Role, config: str) -> Edition:
         """A new edition of a model: all its instances wanted, none there yet."""
-        edition = Edition(role, config, [Release(spec) for spec in entry.specs])
+        edition = Edition(role, config, [Release(spec) for spec in entry.specs], entry.stamp)
         model.editions.append(edition)
         for release in edition.releases:
             for _ in range(release.spec.instances):
@@ -118,6 +118,16 @@ class Fleet:
             self.flush(model.name)
             self.retire(old)
 
+    def replace(self, instance: Instance) -> None:
+        """Give the place of one that does not die to another; it is forgotten with its process."""
+        model, edition, release = self.models[instance.release.spec.name], self.edition_of(instance), instance.release
+        assert edition is not None, f"instance {instance.id} is of no edition"
+        release.instances.remove(instance)
+        instance.release = Release(release.spec, release.metadata, instances=[instance])
+        model.editions.append(Edition(Role.LEAVING, edition.config, [instance.release]))
+        instance.apply(terms.WantDown())
+        self.add(release, self.next_instance).apply(terms.WantUp())
+
     # What happens.
 
     def changed(self, instance: Instance) -> None:
@@ -147,6 +157,7 @@ class Fleet:
         dirty, self._dirty = self._dirty, set()  # what changes from here on has the next look
         for name in dirty:
             self._clear(self.models.get(name))
+        self._replace_unkillable()
         self._admit()
         self.on_settled()
         for name in sorted(dirty):
@@ -168,15 +179,24 @@ class Fleet:
             if self._said.pop(model.name, None) is not None:
                 self.on_unroute(model.name)
 
+    def _replace_unkillable(self) -> None:
+        held = [each for each in self.instances() if each.state is State.QUARANTINED]
+        for instance in held:
+            of_model = sum(each.release.spec.name == instance.release.spec.name for each in held)
+            if not instance.situation.wanted or instance.tenure is None or instance.life is None:
+                continue
+            need_bytes = memory.footprint_bytes(instance.tenure.group, instance.life.pid) or 0
+            if stuck.is_replaced(need_bytes, memory.machine().available_bytes, of_model):
+                self.replace(instance)
+
     def _admit(self) -> None:
-        order = {name: place for place, name in enumerate(sorted(self.models))}
-        waiting = [
-            Candidate(each.id, order[each.release.spec.name], again=each.release.metadata is not None)
-            for each in self._instances.values()
-            if each.waiting
-        ]
-        if not waiting:
+        queue = [each for each in self._instances.values() if each.waiting]
+        if not queue:
             return
+        places = sorted({_turn_of(each) for each in queue})
+        waiting = [
+            Candidate(each.id, places.index(_turn_of(each)), again=each.release.metadata is not None) for each in queue
+        ]
         loading = [each.release.metadata is not None for each in self._instances.values() if each.state in COMING_UP]
         for number in admit(waiting, loading, self._limit):
             self._instances[number].apply(terms.Admitted())
@@ -199,3 +219,9 @@ class Fleet:
                 instance.tenure.close()
                 if instance.tenure.life is not None:
                     instance.tenure.life.close()
+
+
+def _turn_of(instance: Instance) -> tuple[int, str]:
+    """Class of priority and name of its model: what decides whose turn comes first."""
+    spec = instance.release.spec
+    return spec.level_of(0), spec.name

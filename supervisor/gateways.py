@@ -41,6 +41,18 @@ class Content(Protocol):
         """A worker broke the protocol towards a gateway."""
         ...
 
+    def link_ended(self, place: int, message: wire.Ended) -> None:
+        """A gateway's link to a worker is over."""
+        ...
+
+    def suspected(self, message: wire.Suspected | wire.Lived) -> None:
+        """A gateway has found out something about a request that may have ended a worker."""
+        ...
+
+    def quarantine(self) -> list[wire.Quarantine]:
+        """What is known of such requests."""
+        ...
+
     def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
         """A gateway's client wants something."""
         ...
@@ -87,6 +99,10 @@ class Gateways:
         """Whether all have their routes."""
         return all(gateway.synced for gateway in self.places)
 
+    def heard_from(self) -> frozenset[int]:
+        """Places of those that live and have answered."""
+        return frozenset(each.place for each in self.places if each.greeted and each.life and not each.life.dead)
+
     def notes(self) -> tuple[GatewayNote, ...]:
         """What the next brain needs to know of them."""
         return tuple(GatewayNote(each.place, each.generation, each.spawned_s) for each in self.places)
@@ -102,29 +118,34 @@ class Gateways:
     def unlink(self, key: LifeKey) -> None:
         """Route nothing more to it."""
         if self._linked.pop(key, None) is not None:
-            self._say(wire.Unlink(*key))
+            self.say(wire.Unlink(*key))
 
     def condemn(self, key: LifeKey, judgement: Judgement) -> None:
         """It is about to be killed."""
         self._linked.pop(key, None)
-        self._say(wire.Condemned(*key, judgement.code, judgement.text))
+        self.say(wire.Condemned(*key, judgement.code, judgement.text))
 
     def buried(self, key: LifeKey, judgement: Judgement) -> None:
         """It is dead, and this is why."""
         self._linked.pop(key, None)
-        self._say(wire.Verdict(*key, judgement.code, judgement.text, judgement.retryable))
+        self.say(wire.Verdict(*key, judgement.code, judgement.text, judgement.retryable))
 
     def route(self, route: wire.Route) -> None:
         """A model as it is now."""
-        self._say(route)
+        self.say(route)
 
     def unroute(self, name: str) -> None:
         """A model that is in no repository any more."""
-        self._say(wire.Unroute(name))
+        self.say(wire.Unroute(name))
+
+    def say(self, message: object) -> None:
+        """Something that all of them shall hear."""
+        for gateway in self.places:
+            gateway.say(message)
 
     def sync(self, readiness: Readiness) -> None:
         """The server's readiness; everything else has been said."""
-        self._say(wire.Synced(readiness.ready, readiness.reason))
+        self.say(wire.Synced(readiness.ready, readiness.reason))
 
     def barrier(self, limit_s: float, then: Callable[[], None]) -> None:
         """Call `then` once, when all gateways have done what was said so far, or after the limit."""
@@ -136,7 +157,7 @@ class Gateways:
         number = self._pings
         timer = asyncio.get_running_loop().call_later(limit_s, self._pass, number)
         self._barriers[number] = _Barrier(waiting, then, timer)
-        self._say(wire.Ping(number))
+        self.say(wire.Ping(number))
 
     async def reached(self, limit_s: float) -> None:
         """As `barrier`, for a coroutine."""
@@ -151,7 +172,7 @@ class Gateways:
         self._drained.clear()
         if not self._undrained:
             return True
-        self._say(wire.Drain())
+        self.say(wire.Drain())
         try:
             async with asyncio.timeout(limit_s):
                 await self._drained.wait()
@@ -165,6 +186,8 @@ class Gateways:
         """Tell a gateway that was just configured everything there is."""
         for route in self._content.routes():
             gateway.say(route)
+        for each in self._content.quarantine():
+            gateway.say(each)
         for serving in self._linked.values():
             gateway.link(serving)
         readiness = self._content.readiness()
@@ -184,6 +207,10 @@ class Gateways:
                 self._content.overdue(message)
             case wire.BadReply():
                 self._content.bad_reply(message)
+            case wire.Ended():
+                self._content.link_ended(gateway.place, message)
+            case wire.Suspected() | wire.Lived():
+                self._content.suspected(message)
             case _:
                 self._has_drained(gateway)
 
@@ -222,10 +249,6 @@ class Gateways:
     def _answer(self, gateway: Gateway, generation: int, answer: wire.Answer) -> None:
         if gateway.generation == generation:
             gateway.say(answer)
-
-    def _say(self, message: object) -> None:
-        for gateway in self.places:
-            gateway.say(message)
 
     def _look(self) -> None:
         for gateway in self.places:

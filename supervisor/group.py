@@ -34,11 +34,19 @@ class Reading:
 class Group:
     """The group of one life; the same object whether it was just made or found again by a new brain."""
 
-    def __init__(self, folders: Sequence[Path], cap: str = "", read: Callable[[Path], Reading] | None = None) -> None:
-        """`cap` names the file of the limit in the first folder, `read` reads the counters there."""
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        cap: str = "",
+        read: Callable[[Path], Reading] | None = None,
+        usage: str = "",
+    ) -> None:
+        """`cap` and `usage` name the files of the limit and of what is used of it in the first folder, `read` reads the
+        counters there."""
         self._folders = tuple(folders)
         self._cap = cap
         self._read = read
+        self._usage = usage
 
     @property
     def name(self) -> str:
@@ -63,6 +71,14 @@ class Group:
         with contextlib.suppress(OSError, ValueError):
             limit = int((self._folders[0] / self._cap).read_text())
             return limit if limit < _NO_LIMIT else None
+        return None
+
+    def usage_bytes(self) -> int | None:
+        """What is used now, page cache included, and nothing else is read; None where there is no group."""
+        if not self._folders:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            return int((self._folders[0] / self._usage).read_text())
         return None
 
     def read(self) -> Reading | None:

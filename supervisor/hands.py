@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc import messages as wire
 from mmsup.ipc.codec import encode
-from mmsup.supervisor import health, obituary, terms
+from mmsup.supervisor import health, lastwords, obituary, terms
 from mmsup.supervisor.gpu import NoGpu
 from mmsup.supervisor.group import Group
 from mmsup.supervisor.life import Life
+from mmsup.supervisor.sampler import sample
 from mmsup.supervisor.site import Judgement
 from mmsup.supervisor.spawning import scratch_of, worker_spawn, worker_token
 from mmsup.supervisor.tenure import Tenure
@@ -32,8 +33,6 @@ UNROUTE_S: Final = 0.5
 ARRIVE_S: Final = 0.05
 LEAVE_S: Final = 2.0
 """One that says it leaves, or has crashed, is gone by then."""
-KILL_AGAIN_S: Final = 10.0
-"""A kill that has shown nothing after this long is sent once more; nothing else waits for it."""
 FILE_ROOM_BYTES: Final = 64 << 20
 """Above the largest extent that a worker may be sent: RLIMIT_FSIZE counts memfds too."""
 
@@ -59,6 +58,8 @@ def carry_out(instance: Instance, action: terms.Action) -> None:
             expect(instance, LEAVE_S, terms.EndTimedOut())
         case terms.Kill():
             _kill(instance)
+        case terms.NoteUnkillable():
+            _note_unkillable(instance)
         case terms.ScheduleRetry(after_s, probe):
             _schedule(instance, after_s, probe)
         case terms.CancelRetry():
@@ -167,6 +168,7 @@ def _spawn(instance: Instance) -> None:
 def _announce(instance: Instance) -> None:
     tenure = _tenure(instance)
     tenure.ready_s = time.monotonic()
+    sample(instance)
     instance.trouble = None
     if tenure.life is not None:
         watch(instance, tenure.life)  # the one of the load may have said its last word already
@@ -186,6 +188,7 @@ def _note_load_failure(instance: Instance, failure: Judgement) -> None:
 def _condemn(instance: Instance, judgement: Judgement) -> None:
     tenure = _tenure(instance)
     tenure.judgement = judgement
+    sample(instance)
     said = obituary.said_to_callers(instance.release.spec, judgement)
     instance.trouble = Judgement("model_restarting", said.text)
     if tenure.linked:
@@ -222,14 +225,26 @@ def _kill(instance: Instance) -> None:
         instance.site.gateways.barrier(BARRIER_S, _for_this_life(instance, _signal))
     else:
         _signal(instance)
-    expect(instance, KILL_AGAIN_S, terms.EndTimedOut())
+    expect(instance, instance.site.settings.kill_limit_s, terms.Unkillable())
 
 
 def _signal(instance: Instance) -> None:
     tenure = _tenure(instance)
+    lastwords.ask(instance)
+    if lastwords.is_awaited(tenure):
+        again = _for_this_life(instance, _signal)
+        tenure.kill_timer = asyncio.get_running_loop().call_later(lastwords.LOOK_S, again)
+        return
     if tenure.life is not None:
         instance.site.keeper.say(wire.Signal(worker_token(*instance.key), signal.SIGKILL, group=True))
         tenure.group.kill()
+
+
+def _note_unkillable(instance: Instance) -> None:
+    limit_s = instance.site.settings.kill_limit_s
+    pid = instance.life.pid if instance.life else 0
+    text = f"SIGKILL has not ended it within {limit_s:g} s: the kernel holds it, and nothing waits for it any more"
+    instance.record("worker_quarantined", text, pid=pid)
 
 
 def _schedule(instance: Instance, after_s: float, probe: bool) -> None:

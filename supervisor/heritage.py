@@ -39,7 +39,7 @@ def restore(fleet: Fleet, models: tuple[ModelNote, ...]) -> None:
         model = fleet.models.setdefault(note.name, Model(note.name, None))
         model.wanted = note.wanted
         for edition_note in note.editions:
-            edition = Edition(Role(edition_note.role), edition_note.config, [])
+            edition = Edition(Role(edition_note.role), edition_note.config, [], edition_note.stamp)
             model.editions.append(edition)
             for each in edition_note.releases:
                 ends = [End(end.at_s, end.served_s, end.probe) for end in each.ends]
@@ -87,7 +87,7 @@ def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
         _begin_anew(instance)
     elif instance.state is State.DRAINING:
         hands.carry_out(instance, terms.Drain())
-    elif instance.state is State.STOPPING:
+    elif instance.state in (State.STOPPING, State.QUARANTINED):
         hands.carry_out(instance, terms.Kill())
 
 
@@ -120,7 +120,8 @@ def _model_note(model: Model) -> ModelNote:
 
 
 def _edition_note(edition: Edition) -> EditionNote:
-    return EditionNote(edition.role, edition.config, tuple(_release_note(each) for each in edition.releases))
+    releases = tuple(_release_note(each) for each in edition.releases)
+    return EditionNote(edition.role, edition.config, edition.stamp, releases)
 
 
 def _release_note(release: Release) -> ReleaseNote:

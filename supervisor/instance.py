@@ -15,7 +15,9 @@ from typing import Any, Final
 from mmsup.ipc import messages as wire
 from mmsup.ipc.paths import worker_socket
 from mmsup.supervisor import hands, lifecycle, obituary, restart, terms
+from mmsup.supervisor.casualties import Loss
 from mmsup.supervisor.ears import WorkerEars
+from mmsup.supervisor.events import Event
 from mmsup.supervisor.life import Life
 from mmsup.supervisor.obituary import Death
 from mmsup.supervisor.release import Release
@@ -92,6 +94,7 @@ class Instance:
         """The keeper has started its process, or gives it to a new brain."""
         assert self.tenure is not None, f"instance {self.id} was not to be started"
         self.tenure.life = Life(worker_token(*self.key), pid, descriptors, WorkerEars(self))
+        self.tenure.artefact = self.site.forensics.begun(self.release.spec)
         hands.watch(self, self.tenure.life)
         hands.hear_oom(self)
 
@@ -110,14 +113,16 @@ class Instance:
         if tenure.life is not None:
             tenure.life.end()
         logbook = self.site.logbook(self.release.spec.name)
-        death = obituary.of(self.release.spec, tenure, exited, logbook.end(self.log_name))
+        loss = self.site.forensics.loss(self.key)
+        in_flight = loss.in_flight if loss.is_complete or not tenure.linked else None
+        death = obituary.of(self.release.spec, tenure, exited, logbook.end(self.log_name), in_flight)
         if tenure.linked:
             self.site.gateways.buried(self.key, death.judgement)
         if tenure.is_orderly(exited):
             self.record("worker_stopped", "stopped as it was told to", pid=exited.pid)
             decision: restart.Next = restart.Retry(0.0)
         else:
-            decision = self._blame(tenure, death)
+            decision = self._blame(tenure, death, loss)
         self.site.keeper.say(wire.Forget(exited.token))
         self._bury()
         self.apply(terms.Exited(decision))
@@ -127,10 +132,10 @@ class Instance:
         self._bury()
         self.apply(terms.Exited(restart.Retry(0.0)))
 
-    def record(self, name: str, text: str, **fields: Any) -> None:  # JSON, as the journal takes it
+    def record(self, name: str, text: str, **fields: Any) -> Event:  # JSON, as the journal takes it
         """Write an event about this life down."""
         spec = self.release.spec
-        self.site.journal.record(
+        return self.site.journal.record(
             name,
             text,
             model=spec.name,
@@ -145,7 +150,7 @@ class Instance:
         """This life in its model's logbook."""
         return f"{self.id}.{self.generation}"
 
-    def _blame(self, tenure: Tenure, death: Death) -> restart.Next:
+    def _blame(self, tenure: Tenure, death: Death, loss: Loss) -> restart.Next:
         """A death that nobody asked for: what its model's callers get now, what follows, one event."""
         if not tenure.ready_s and tenure.failed is None:
             self.trouble = death.load_failure
@@ -154,7 +159,17 @@ class Instance:
         served_s = time.monotonic() - tenure.ready_s if tenure.ready_s else 0.0
         decision = self._decide(served_s) if tenure.counted else restart.Retry(0.0)
         follows = round(decision.after_s, 3) if isinstance(decision, restart.Retry) else None
-        self.record("worker_exit", death.cause.detail, **death.fields(), restart=self.generation, next_delay_s=follows)
+        event = self.record(
+            "worker_exit",
+            death.cause.detail,
+            **death.fields(),
+            requests=loss.ids(),
+            restart=self.generation,
+            next_delay_s=follows,
+        )
+        given_up = decision.reason if isinstance(decision, restart.GiveUp) else ""
+        case = obituary.case(self, death, event["time"], follows, given_up)
+        self.site.forensics.died(case, tenure.artefact)
         return decision
 
     def _decide(self, served_s: float) -> restart.Next:
@@ -178,3 +193,7 @@ class Instance:
     def is_alive(self) -> bool:
         """Whether there is a process, or one is being started."""
         return self.state in ALIVE
+
+    def is_awaited(self) -> bool:
+        """Whether somebody may wait for its end: it is alive, and can be ended."""
+        return self.is_alive() and self.state is not State.QUARANTINED

@@ -32,6 +32,7 @@ class Key:
 
 KEYS: Final[dict[str, Key]] = {
     "memory": Key("memory_bytes", valid.size(LEAST_MEMORY_BYTES)),
+    "recycle_memory": Key("recycle_memory_bytes", valid.size(LEAST_MEMORY_BYTES)),
     "gpu_memory": Key("gpu_memory_bytes", valid.size(LEAST_GPU_MEMORY_BYTES)),
     "instances": Key("instances", valid.integer(1, 256)),
     "device": Key("device", valid.device),

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import time
 from typing import Final, Protocol
 
 from mmsup.ipc.page import PageReader, Progress
 from mmsup.ipc.seqpacket import Seqpacket
 from mmsup.supervisor.peer import Peer
 
-CRASH_BYTES: Final = 16 << 10
+CRASH_BYTES: Final = 64 << 10
+"""The stacks of some hundred threads."""
 FIRST_LINE_S: Final = 0.001
 READ_BYTES: Final = 64 << 10
 READS_AT_THE_END: Final = 64
@@ -48,6 +50,8 @@ class Life:
         self.token = token
         self.pid = pid
         self.crash_text = ""
+        self.crash_heard_s = 0.0
+        """When the crash pipe last spoke; 0: it never did."""
         self.pidfd, control, self.page_fd, self._crash, self._log = descriptors
         self._dead = False
         self._death = select.poll()
@@ -97,6 +101,7 @@ class Life:
         if not data or len(self.crash_text) > CRASH_BYTES:
             self._loop.remove_reader(self._crash)
             return
+        self.crash_heard_s = time.monotonic()
         first = not self.crash_text
         self.crash_text += data.decode("utf-8", "backslashreplace")
         if first:

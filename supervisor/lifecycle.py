@@ -11,6 +11,8 @@ decision of restart.py along.
     ready       it serves
     draining    routed to no more, finishes what it has
     stopping    condemned, or leaving by itself; the exit is awaited
+    quarantined killed, and still there: the kernel holds it. Nothing waits for it; the fleet gives its place to
+                another one where memory allows both, and its exit, should it come, is taken in as any other
     backoff     dead; the next try has its time          failed    given up; the next probe has its time
     stopped     ended on purpose; the instance is finished
 
@@ -48,6 +50,7 @@ from mmsup.supervisor.terms import (
     LoadTimedOut,
     NoteGivenUp,
     NoteLoadFailure,
+    NoteUnkillable,
     OutOfMemory,
     RetryDue,
     ScheduleRetry,
@@ -57,6 +60,7 @@ from mmsup.supervisor.terms import (
     SpawnFailed,
     Staged,
     State,
+    Unkillable,
     WantDown,
     WantUp,
     Withdraw,
@@ -173,6 +177,11 @@ def _condemn_late(situation: Situation, _event: EndTimedOut) -> Step:
     return replace(situation, state=State.STOPPING), [Condemn("worker_hung", text), Kill()]
 
 
+def _quarantine(situation: Situation, _event: Unkillable) -> Step:
+    # Killed again: nobody knows what a signal met that did not end it.
+    return replace(situation, state=State.QUARANTINED), [NoteUnkillable(), Kill()]
+
+
 def _drain(_situation: Situation, _event: WantDown) -> Step:
     return Situation(wanted=False, state=State.DRAINING), [Withdraw(), Drain()]
 
@@ -211,6 +220,7 @@ _COMING_UP: Final[dict[type[Any], Handler]] = {
     Distrusted: _fail_loading,
     OutOfMemory: _fail_unfit,
     EndTimedOut: _ignore,
+    Unkillable: _ignore,
     RetryDue: _ignore,
 }
 _WAITING: Final[dict[type[Any], Handler]] = {
@@ -229,7 +239,27 @@ _WAITING: Final[dict[type[Any], Handler]] = {
     Distrusted: _ignore,
     OutOfMemory: _ignore,
     EndTimedOut: _ignore,
+    Unkillable: _ignore,
     RetryDue: _queue,
+}
+_STOPPING: Final[dict[type[Any], Handler]] = {
+    WantUp: _want_up,
+    WantDown: _want_down,
+    Admitted: _ignore,
+    Spawned: _kill,  # it was to end before the keeper had started it
+    SpawnFailed: _ended,
+    Staged: _ignore,
+    BecameReady: _ignore,
+    LoadFailed: _ignore,
+    Crashing: _ignore,
+    Exited: _ended,
+    Hung: _ignore,
+    LoadTimedOut: _ignore,
+    Distrusted: _ignore,
+    OutOfMemory: _kill,
+    EndTimedOut: _kill,
+    Unkillable: _quarantine,
+    RetryDue: _ignore,
 }
 _ROWS: Final[dict[State, dict[type[Any], Handler]]] = {
     State.ABSENT: {**_WAITING, WantUp: _queue, WantDown: _finish, Admitted: _spawn, RetryDue: _ignore},
@@ -265,26 +295,11 @@ _ROWS: Final[dict[State, dict[type[Any], Handler]]] = {
         Distrusted: _ignore,  # a worker that leaves closes its channel before the kernel reports its exit
         OutOfMemory: _condemn_unfit,
         EndTimedOut: _condemn_late,
+        Unkillable: _ignore,
         RetryDue: _ignore,
     },
-    State.STOPPING: {
-        WantUp: _want_up,
-        WantDown: _want_down,
-        Admitted: _ignore,
-        Spawned: _kill,  # it was to end before the keeper had started it
-        SpawnFailed: _ended,
-        Staged: _ignore,
-        BecameReady: _ignore,
-        LoadFailed: _ignore,
-        Crashing: _ignore,
-        Exited: _ended,
-        Hung: _ignore,
-        LoadTimedOut: _ignore,
-        Distrusted: _ignore,
-        OutOfMemory: _kill,
-        EndTimedOut: _kill,
-        RetryDue: _ignore,
-    },
+    State.STOPPING: _STOPPING,
+    State.QUARANTINED: {**_STOPPING, Unkillable: _kill},
     State.BACKOFF: _WAITING,
     State.FAILED: _WAITING,
     State.STOPPED: {**_WAITING, WantUp: _queue, WantDown: _want_down, RetryDue: _ignore},

@@ -1,6 +1,7 @@
 """The listening sockets of a server: bound once by the keeper, inherited by whoever serves on them.
 
 A gateway or brain that dies leaves its listener open: clients wait in its queue for the next one, none is refused.
+Under systemd the same holds for a keeper that dies (fdstore.py).
 
     http        host:http_port         gateways
     http_unix   http_unix              gateways, where settings name a path
@@ -15,9 +16,12 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from typing import Final
 
 from mmsup.ipc import paths
+from mmsup.supervisor import fdstore
+from mmsup.supervisor.notify import Notifier
 from mmsup.supervisor.settings import Settings
 
 BACKLOG: Final = 4096
@@ -32,14 +36,20 @@ class CannotListen(Exception):  # noqa: N818 - reads as what it says
 class Listeners:
     """All of them by name, from `bind` to `close`."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Bind all that the settings name, or none and CannotListen."""
+    def __init__(self, settings: Settings, kept: Mapping[str, socket.socket] | None = None) -> None:
+        """Bind all that the settings name, or none and CannotListen. `kept`: sockets of a former keeper, to go on with
+        where they are the same; the others are given up."""
         self._sockets: dict[str, socket.socket] = {}
         self.addresses: dict[str, str] = {}
         """Name to the address in force: `127.0.0.1:8000`, or a path."""
         self._paths: list[str] = []
+        tcp = _tcp_of(settings)
         try:
-            self._bind(settings)
+            for name, sock in (kept or {}).items():
+                self._take_back(name, sock, tcp.get(name))
+            for name, (host, port) in tcp.items():
+                self._tcp(name, host, port)
+            self._unix_of(settings)
         except CannotListen:
             self.close()
             raise
@@ -47,6 +57,12 @@ class Listeners:
     def fileno(self, name: str) -> int:
         """The descriptor of a listener; KeyError if there is none of this name."""
         return self._sockets[name].fileno()
+
+    def keep(self, notifier: Notifier) -> None:
+        """Let the service manager hold the TCP ones for the next keeper, in case that this one is killed."""
+        for name, sock in self._sockets.items():
+            if sock.family != socket.AF_UNIX:
+                notifier.store(name, sock.fileno())
 
     def close(self) -> None:
         """Close all and remove the files of the UNIX ones."""
@@ -56,25 +72,30 @@ class Listeners:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _bind(self, settings: Settings) -> None:
-        self._tcp("http", settings.host, settings.http_port)
-        if settings.metrics_port >= 0:
-            self._tcp("metrics", settings.metrics_host, settings.metrics_port)
+    def _take_back(self, name: str, sock: socket.socket, wanted: tuple[str, int] | None) -> None:
+        """Before anything is bound: an address that is not wanted any more may be another listener's now."""
+        with contextlib.suppress(OSError):  # a name that says no address is said when it is bound
+            if wanted is not None and fdstore.is_listening_on(sock, *_resolved(*wanted)):
+                self._sockets[name] = sock
+                return
+        fdstore.give_up(sock)
+
+    def _unix_of(self, settings: Settings) -> None:
         if settings.http_unix:
             self._unix("http_unix", settings.http_unix)
         self._unix(CONTROL, paths.control_socket(settings.runtime_dir))
 
     def _tcp(self, name: str, host: str, port: int) -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, kind, protocol, _, address = found[0]
-            sock = self._sockets[name] = socket.socket(family, kind, protocol)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            self._listen(sock)
+            if name not in self._sockets:
+                family, address = _resolved(host, port)
+                sock = self._sockets[name] = socket.socket(family, socket.SOCK_STREAM)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(address)
+            self._listen(self._sockets[name])
         except OSError as error:
             raise CannotListen(f"{name}: cannot listen on {_shown(host, port)}: {_reason(error)}") from error
-        self.addresses[name] = _shown(*sock.getsockname()[:2])
+        self.addresses[name] = _shown(*self._sockets[name].getsockname()[:2])
 
     def _unix(self, name: str, path: str) -> None:
         if len(os.fsencode(path)) > paths.SOCKET_PATH_LIMIT:
@@ -93,6 +114,20 @@ class Listeners:
     def _listen(self, sock: socket.socket) -> None:
         sock.listen(BACKLOG)
         sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+
+
+def _tcp_of(settings: Settings) -> dict[str, tuple[str, int]]:
+    """Name to host and port of the TCP listeners that the settings want."""
+    wanted = {"http": (settings.host, settings.http_port)}
+    if settings.metrics_port >= 0:
+        wanted["metrics"] = (settings.metrics_host, settings.metrics_port)
+    return wanted
+
+
+def _resolved(host: str, port: int) -> tuple[int, tuple[object, ...]]:
+    """Family and address."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return found[0][0], found[0][4]
 
 
 def _clear(path: str) -> None:

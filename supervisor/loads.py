@@ -239,7 +239,8 @@ class Loads:
 
     def _is_leaving(self, name: str) -> bool:
         model = self._fleet.model(name)
-        return model is not None and any(each.role is Role.LEAVING for each in model.editions)
+        leaving = (each for each in model.editions if each.role is Role.LEAVING) if model is not None else ()
+        return any(instance.is_awaited() for edition in leaving for instance in edition.instances())
 
 
 def _heard(task: asyncio.Task[dict[str, Any]]) -> None:  # the verb's result, as JSON

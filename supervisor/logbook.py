@@ -14,8 +14,9 @@ from typing import Final
 from mmsup.supervisor.rotating import RotatingFile
 
 TAIL_BYTES: Final = 64 << 10
-LAST_LINES: Final = 20
-"""Kept of each life, for the record of its death."""
+LAST_LINES: Final = 100
+LAST_CHARACTERS: Final = 2000
+"""Kept of each life, and of each line, for the record of its death."""
 LINE_BYTES: Final = 16 << 10
 """A line without an end is cut here."""
 
@@ -69,7 +70,7 @@ class Logbook:
         if not lines:
             return
         last = self._last.setdefault(worker, deque(maxlen=LAST_LINES))
-        last.extend(_text(line) for line in lines[-LAST_LINES:])
+        last.extend(_text(line[:LAST_CHARACTERS]) for line in lines[-LAST_LINES:])
         data = b"".join(line + b"\n" for line in lines)
         self._file.write(data)
         self._remember(data)

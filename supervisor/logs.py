@@ -20,6 +20,7 @@ _LEVELS: Final = {
     "backoff": "warning",
     "gateway_exit": "warning",
     "brain_exit": "warning",
+    "bundle_lost": "warning",
     "repository_lost": "warning",
     "load_failed": "error",
     "load_timeout": "error",
@@ -41,7 +42,7 @@ class EventLog:
         fields: dict[str, Field] = {
             _NAMES.get(name, name): value if isinstance(value, str | int | float | bool) else json.dumps(value)
             for name, value in event.items()
-            if name not in _QUIET and value not in (None, "")
+            if name not in _QUIET and value not in (None, "", [])
         }
         self._console.say(_LEVELS.get(event["event"], "info"), event["event"], **fields)
 

@@ -6,10 +6,13 @@ A reading of a process that is gone is None: whoever asks knows its death by oth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import psutil
 
 from mmsup.supervisor.group import Group
+
+_STUCK: Final = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,14 @@ def resident_bytes(pid: int) -> int | None:
         return psutil.Process(pid).memory_info().rss
     except psutil.Error:
         return None
+
+
+def can_run(pid: int) -> bool:
+    """Whether a process could react to a signal: it is not stopped, and not stuck in the kernel."""
+    try:
+        return psutil.Process(pid).status() not in _STUCK
+    except psutil.Error:
+        return False
 
 
 def use_of(pid: int) -> Use | None:

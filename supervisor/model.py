@@ -27,6 +27,7 @@ _NEAREST: Final = (
     State.BACKOFF,
     State.STOPPING,
     State.DRAINING,
+    State.QUARANTINED,
     State.FAILED,
     State.STOPPED,
 )
@@ -64,11 +65,17 @@ class Model:
     def state(self) -> str:
         """One word for the model as a whole: its worst version, or what there is without one."""
         if not self.wanted:
-            return State.DRAINING if any(self.instances()) else State.STOPPED if self.unloaded else State.ABSENT
+            return self._state_of_leaving()
         states = [state_of(release) for release in self.current.releases] if self.current else []
         if self.entry is not None and (self.entry.broken or not states):
             states += [State.FAILED] if self.entry.faults or not states else []
         return max(states, key=_NEAREST.index, default=State.ABSENT)
+
+    def _state_of_leaving(self) -> str:
+        states = {each.state for each in self.instances()}
+        if states:
+            return State.QUARANTINED if states == {State.QUARANTINED} else State.DRAINING
+        return State.STOPPED if self.unloaded else State.ABSENT
 
     def reason(self) -> str:
         """Why it is not all that it should be; empty while it is."""

@@ -35,3 +35,12 @@ class Notifier:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
             sock.sendto(text.encode(errors="replace"), self._address)
+
+    def store(self, name: str, fd: int) -> None:
+        """Let the manager hold a descriptor, and hand it back under this name to who is started after us."""
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+            sock.connect(self._address)  # send_fds of Python 3.11 forgets the address that it is given
+            socket.send_fds(sock, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])

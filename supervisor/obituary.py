@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.messages import Exited
-from mmsup.ipc.page import Activity
+from mmsup.ipc.page import Activity, Progress
 from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor.bundle import Case
 from mmsup.supervisor.cause import Cause, Evidence, cause_of
 from mmsup.supervisor.site import Judgement
 from mmsup.supervisor.tenure import Tenure
 
+if TYPE_CHECKING:
+    from mmsup.supervisor.instance import Instance
+
+TAIL_LINES: Final = 20
+"""In the journal; the bundle has more."""
 TAIL_CHARACTERS: Final = 2000
 _FATAL: Final = "Fatal Python error: "
 
@@ -23,8 +30,13 @@ class Death:
 
     cause: Cause
     evidence: Evidence
-    executing: bool
-    """Its page said that a batch was running."""
+    progress: Progress | None
+    """Its page at the end."""
+
+    @property
+    def executing(self) -> bool:
+        """Its page said that a batch was running."""
+        return self.progress is not None and self.progress.activity is Activity.BUSY
 
     @property
     def judgement(self) -> Judgement:
@@ -50,12 +62,13 @@ class Death:
             "peak_bytes": evidence.peak_bytes or None,
             "in_flight": evidence.in_flight,
             "executing": self.executing,
-            "tail": list(evidence.tail),
+            "tail": list(evidence.tail[-TAIL_LINES:]),
         }
 
 
-def of(spec: ModelSpec, tenure: Tenure, exited: Exited, tail: Sequence[str]) -> Death:
-    """The death of this life. Reads the control group, which is there until it is buried."""
+def of(spec: ModelSpec, tenure: Tenure, exited: Exited, tail: Sequence[str], in_flight: int | None = None) -> Death:
+    """The death of this life; `in_flight` if all gateways have told. Reads the control group, which is there until its
+    burial."""
     reading = tenure.group.read()
     condemned, failed = tenure.judgement, tenure.failed
     progress = tenure.life.progress() if tenure.life is not None else None
@@ -68,7 +81,7 @@ def of(spec: ModelSpec, tenure: Tenure, exited: Exited, tail: Sequence[str]) -> 
         oom_kills=reading.oom_kills if reading else 0,
         cap_bytes=tenure.group.cap_bytes or spec.memory_bytes,
         peak_bytes=reading.peak_bytes if reading else 0,
-        in_flight=None,
+        in_flight=in_flight,
         failed_code=failed.code if failed and failed.code != "load_timeout" else "",
         failed_text=failed.text if failed else "",
         condemned_code=failed.code if failed and failed.code == "load_timeout" else condemned.code if condemned else "",
@@ -77,8 +90,32 @@ def of(spec: ModelSpec, tenure: Tenure, exited: Exited, tail: Sequence[str]) -> 
         crash=tenure.life.crash_text if tenure.life else "",
         tail=tuple(line[:TAIL_CHARACTERS] for line in tail),
     )
-    executing = progress is not None and progress.activity is Activity.BUSY
-    return Death(cause_of(evidence), evidence, executing)
+    return Death(cause_of(evidence), evidence, progress)
+
+
+def case(instance: Instance, death: Death, time_text: str, next_delay_s: float | None, given_up: str) -> Case:
+    """All of it that goes into the bundle, once its event is written; `time_text` is the event's."""
+    tenure, now_s = instance.tenure, time.monotonic()
+    assert tenure is not None, f"instance {instance.id} has nothing that could have died"
+    return Case(
+        time=time_text,
+        spec=instance.release.spec,
+        instance=instance.id,
+        generation=instance.generation,
+        cause=death.cause,
+        evidence=death.evidence,
+        progress=death.progress,
+        ended_ns=round(now_s * 1e9),
+        linked=tenure.linked,
+        lived_s=now_s - tenure.spawned_s,
+        served_s=now_s - tenure.ready_s if tenure.ready_s else 0.0,
+        in_group=tenure.group.folder is not None,
+        curve=tenure.curve.rows(now_s),
+        story=instance.site.journal.story(instance.id),
+        transitions=tuple(instance.story),
+        next_delay_s=next_delay_s,
+        given_up=given_up,
+    )
 
 
 def first_words(crash: str) -> tuple[str, str]:

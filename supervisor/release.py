@@ -63,6 +63,13 @@ class Edition:
     config: str
     """ModelConfig as JSON that came with the load; empty: what the repository said."""
     releases: list[Release]
+    stamp: str = ""
+    """Of the files that it was made from."""
+
+    @property
+    def mark(self) -> str:
+        """The same as long as the content is."""
+        return f"{self.stamp}{self.config}"
 
     def instances(self) -> Iterator[Instance]:
         """All of all its releases."""

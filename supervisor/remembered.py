@@ -78,6 +78,7 @@ class EditionNote:
 
     role: str
     config: str
+    stamp: str
     releases: tuple[ReleaseNote, ...]
 
 
@@ -88,6 +89,25 @@ class ModelNote:
     name: str
     wanted: bool
     editions: tuple[EditionNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseNote:
+    """One `suspects.Case` that is blocked; its fingerprint in hexadecimal."""
+
+    fingerprint: str
+    version: str
+    deaths: int
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListNote:
+    """The blocked requests of one model, and of which of its contents they are."""
+
+    name: str
+    mark: str
+    cases: tuple[CaseNote, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +130,7 @@ class Memory:
     next_instance: int
     models: tuple[ModelNote, ...]
     gateways: tuple[GatewayNote, ...]
+    quarantine: tuple[ListNote, ...]
 
 
 def to_text(memory: Memory) -> str:

@@ -54,6 +54,8 @@ class Settings:
     """What carries requests to workers: `pair`, a socket pair for each gateway; `zeromq`, one bound socket."""
     max_parallel_loads: int = 2
     exit_timeout_s: float = 30.0
+    kill_limit_s: float = 10.0
+    """How long a worker that was sent SIGKILL may take to die before another may take its place."""
     log_format: str = "auto"
     """`auto` (text on a terminal, else JSON lines), `default` (text) or `json`."""
     log_verbose: int = 0

@@ -18,6 +18,7 @@ from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.spawning import Place
 
 if TYPE_CHECKING:
+    from mmsup.supervisor.forensics import Forensics
     from mmsup.supervisor.instance import Instance
 
 LifeKey = tuple[int, int]
@@ -96,6 +97,7 @@ class Site:
     journal: Journal
     logbook: Callable[[str], Logbook]
     graves: Graves
+    forensics: Forensics
     visible_devices: Callable[[str], str]
     """CUDA_VISIBLE_DEVICES for a device of a spec; gpu.NoGpu if it is not here."""
     rng: random.Random

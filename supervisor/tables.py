@@ -19,13 +19,15 @@ STYLES: Final = {
     "backoff": "red",
     "failed": "bold red",
     "quarantined": "bold red",
+    "blocked": "bold red",
+    "suspect": "yellow",
     "stopped": "dim",
     "absent": "dim",
     "asleep": "dim",
     "up": "green",
     "down": "dim",
 }
-"""Colour of a lifecycle word, wherever it is a whole cell."""
+"""Colour of a lifecycle word, or of what a request is taken for, wherever it is a whole cell."""
 
 Row = Sequence[str]
 

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from mmsup.ipc import exits
 from mmsup.ipc.messages import Exited
+from mmsup.supervisor.curve import Curve
 from mmsup.supervisor.group import Group
 from mmsup.supervisor.life import Life
 from mmsup.supervisor.oomwatch import OomWatch
@@ -45,6 +47,11 @@ class Tenure:
     counted: bool = True
     """Whether its end is held against its model."""
     end_timer: asyncio.TimerHandle | None = None
+    curve: Curve = field(default_factory=Curve)
+    artefact: Future[dict[str, Any]] | None = None  # JSON: the digest of what it loaded
+    asked_s: float = 0.0
+    """When it was asked for its stack; 0: it was not."""
+    kill_timer: asyncio.TimerHandle | None = None
     oom: OomWatch | None = None
 
     def hear_oom(self, tell: Callable[[], None]) -> None:
@@ -77,8 +84,9 @@ class Tenure:
         """Nothing is expected of it any more."""
         if self.watch is not None:
             self.watch.close()
-        if self.end_timer is not None:
-            self.end_timer.cancel()
+        for timer in (self.end_timer, self.kill_timer):
+            if timer is not None:
+                timer.cancel()
         if self.oom is not None:
             asyncio.get_running_loop().remove_reader(self.oom.fileno())
             self.oom.close()

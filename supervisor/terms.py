@@ -22,13 +22,14 @@ class State(enum.StrEnum):
     READY = "ready"
     DRAINING = "draining"
     STOPPING = "stopping"
+    QUARANTINED = "quarantined"
     BACKOFF = "backoff"
     FAILED = "failed"
     STOPPED = "stopped"
 
 
 COMING_UP: Final = frozenset({State.STARTING, State.LOADING, State.WARMING})
-ALIVE: Final = COMING_UP | {State.READY, State.DRAINING, State.STOPPING}
+ALIVE: Final = COMING_UP | {State.READY, State.DRAINING, State.STOPPING, State.QUARANTINED}
 """States in which there is a process."""
 
 
@@ -139,6 +140,11 @@ class EndTimedOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Unkillable:
+    """SIGKILL was sent long ago, and it is still there: the kernel holds it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RetryDue:
     """The time of the next try has come."""
 
@@ -159,6 +165,7 @@ Event = (
     | Distrusted
     | OutOfMemory
     | EndTimedOut
+    | Unkillable
     | RetryDue
 )
 EVENTS: Final[tuple[type[Any], ...]] = Event.__args__  # the union's own list
@@ -219,6 +226,11 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteUnkillable:
+    """Write down that nothing waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduleRetry:
     """RetryDue after so long. `probe`: that try is a half-open one."""
 
@@ -254,6 +266,7 @@ Action = (
     | Condemn
     | ExpectExit
     | Kill
+    | NoteUnkillable
     | ScheduleRetry
     | CancelRetry
     | NoteGivenUp

@@ -11,16 +11,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.supervisor import why
 from mmsup.supervisor.answers import Answers
-from mmsup.supervisor.events import Event, Journal
+from mmsup.supervisor.books import Books
+from mmsup.supervisor.events import Event
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.loads import Loads
-from mmsup.supervisor.logbook import Logbook
 from mmsup.supervisor.model import Model
+from mmsup.supervisor.quarantine import Quarantine
 
 Json = dict[str, Any]  # one JSON object
 Say = Callable[[Json], None]
 """A line of progress; never waits."""
+Bundles = Callable[[str], Awaitable[list[Json]]]
+"""What is on record of the deaths of a model's workers, the last one first."""
 
 _log: Final = logging.getLogger(__name__)
 LINES: Final = 100
@@ -33,13 +37,21 @@ class Verbs:
     """Everything that can be asked."""
 
     def __init__(
-        self, answers: Answers, fleet: Fleet, loads: Loads, journal: Journal, logbook: Callable[[str], Logbook]
-    ) -> None:
+        self,
+        answers: Answers,
+        fleet: Fleet,
+        loads: Loads,
+        books: Books,
+        bundles: Bundles,
+        quarantine: Quarantine,
+    ) -> None:  # one for each thing that can be asked about
         self._answers = answers
         self._fleet = fleet
         self._loads = loads
-        self._journal = journal
-        self._logbook = logbook
+        self._journal = books.journal
+        self._logbook = books.logbook
+        self._bundles = bundles
+        self._quarantine = quarantine
         self._verbs: dict[str, Callable[[Json, Say], Awaitable[Any]]] = {  # results are JSON, by verb
             "status": self._status,
             "list": self._list,
@@ -50,6 +62,9 @@ class Verbs:
             "unload": self._unload,
             "logs": self._logs,
             "events": self._events,
+            "why": self._why,
+            "quarantine": self._quarantined,
+            "quarantine_clear": self._clear_quarantine,
         }
 
     async def do(self, verb: str, arguments: Json, say: Say) -> Any:  # the result is JSON, by verb
@@ -117,6 +132,40 @@ class Verbs:
         for event in events:
             tell(event)
         return await _until_cancelled(self._journal.follow(tell))
+
+    async def _why(self, arguments: Json, _say: Say) -> Json:
+        name, place = _text(arguments, "name"), _count(arguments, "death", 1)
+        bundles = await self._bundles(name)
+        model = self._fleet.model(name) if bundles else self._model(arguments)
+        state, reason = (str(model.state()), model.reason()) if model is not None else ("", "")
+        if bundles and not 1 <= place <= len(bundles):
+            text = f"of model '{name}' {len(bundles)} deaths are on record, the last one is 1"
+            raise CallerError("bad_request", text, model=name)
+        bundle = bundles[place - 1] if bundles else None
+        since = why.since(bundle, self._journal.last(model=name)) if bundle else []
+        return {
+            "model": name,
+            "state": state,
+            "reason": reason,
+            "deaths": [why.headline(each) for each in bundles],
+            "sentences": why.explain(bundle, since, state, reason) if bundle else why.no_death(name, state, reason),
+            "since": since,
+            "bundle": bundle,
+        }
+
+    async def _quarantined(self, arguments: Json, _say: Say) -> Json:
+        return {"requests": self._quarantine.rows(self._name(arguments))}
+
+    async def _clear_quarantine(self, arguments: Json, _say: Say) -> Json:
+        name = self._name(arguments)
+        return {"model": name, "cleared": self._quarantine.clear(name)}
+
+    def _name(self, arguments: Json) -> str:
+        """The model whose list is meant; empty for all."""
+        name = _text(arguments, "model", "")
+        if name and self._fleet.model(name) is None and not self._quarantine.has(name):
+            raise CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)
+        return name
 
     def _model(self, arguments: Json) -> Model:
         name = _text(arguments, "name" if "name" in arguments else "model")

@@ -96,6 +96,29 @@ def changed(result: Json) -> None:
     click.echo(f"{cell(result.get('name'))}: {cell(result.get('state'))}{after}{f' ({versions})' if versions else ''}")
 
 
+def quarantine(result: Json) -> None:
+    """`ctl quarantine list`."""
+    draw(
+        ["MODEL", "VERSION", "STATE", ">DEATHS", ">LEFT", "FINGERPRINT"],
+        [
+            [
+                cell(each.get("model")),
+                cell(each.get("version")),
+                cell(each.get("state")),
+                cell(each.get("deaths")),
+                age(each.get("left_s")),
+                cell(each.get("fingerprint")),
+            ]
+            for each in _parts(result, "requests")
+        ],
+    )
+
+
+def cleared(result: Json) -> None:
+    """`ctl quarantine clear`."""
+    click.echo(f"{cell(result.get('model')) or 'all models'}: {cell(result.get('cleared') or 0)} blocked, now free")
+
+
 def model(result: Json) -> None:
     """`ctl show`: everything about one model."""
     _fields(
@@ -123,6 +146,26 @@ def model(result: Json) -> None:
         click.echo("\nstory")
         for each in story:
             click.echo(f"  {event(each)}")
+
+
+def why(result: Json) -> None:
+    """`ctl why`: the sentences, then which other deaths there are."""
+    for sentence in result.get("sentences") or ():
+        click.echo(cell(sentence))
+    deaths = _parts(result, "deaths")
+    if len(deaths) > 1:
+        click.echo()
+        draw(
+            [">DEATH", "TIME", "VERSION", ">INSTANCE", ">GENERATION", "CAUSE"],
+            [
+                [
+                    str(place),
+                    _clock(each.get("time")),
+                    *(cell(each.get(name)) for name in ("version", "instance", "generation", "cause")),
+                ]
+                for place, each in enumerate(deaths, 1)
+            ],
+        )
 
 
 def instances(rows: Sequence[Json]) -> None:

@@ -28,10 +28,14 @@ def link(identity: bytes = b"g0.1") -> Link:
 
 
 def form(
-    inputs: Sequence[TensorSpec] = (X,), outputs: Sequence[str] = (), parameters: Mapping[str, object] | None = None
+    inputs: Sequence[TensorSpec] = (X,),
+    outputs: Sequence[str] = (),
+    parameters: Mapping[str, object] | None = None,
+    *,
+    alone: bool = False,
 ) -> Form:
     """What requests have in common."""
-    return Form(tuple(inputs), tuple(outputs), dict(parameters or {}))
+    return Form(tuple(inputs), tuple(outputs), dict(parameters or {}), alone=alone)
 
 
 def work(

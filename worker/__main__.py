@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> NoReturn:
     faulthandler.enable(inherited["crash"], all_threads=False)
     # Whoever wonders what a worker is doing sends SIGQUIT and reads the stacks in its log; it goes on.
     faulthandler.register(signal.SIGQUIT, all_threads=True)
+    # And the brain, before it kills one that stands still: the answer goes where it listens.
+    faulthandler.register(signal.SIGUSR2, inherited["crash"], all_threads=True)
     _open_log()
     control = Control(Seqpacket.of_descriptor(inherited["control"]), inherited["lifeline"])
     page = PageWriter(inherited["page"])

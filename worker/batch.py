@@ -4,7 +4,8 @@ Order is strict: a batch is a run of neighbours at the head of what waits, never
 overtaken by nobody of its own class (`waiting.py` has the order).
 
 When a run begins:
-- at once, when it is full: the largest preferred size that is there, `max_rows`, or a neighbour that cannot join;
+- at once, when it is full: the largest preferred size that is there, `max_rows`, a neighbour that cannot join, or a
+  request that runs alone;
 - at once, when as many requests are here as there were together of late (`company.py`): nobody else is likely to come.
   So a lone caller never waits, and N callers that each wait for their answer are waited for until all N have come;
 - else when the oldest has waited for `delay_ns`, or the earliest deadline leaves just the time of a run.
@@ -93,7 +94,7 @@ def take(waiting: Iterable[Work], now_ns: int, rule: Rule) -> Taken:
         batch.append(work)
         if rows in rule.preferred:
             best = len(batch)
-        if rows >= rule.max_rows or len(batch) >= RUN_REQUESTS:
+        if group is None or rows >= rule.max_rows or len(batch) >= RUN_REQUESTS:
             is_full = True
             break
     if best:

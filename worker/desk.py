@@ -139,21 +139,25 @@ class Desk:
         if isinstance(job, Failure):
             self._fail(work, job)
             return
+        if work.kind.alone:
+            self.flush()
         page, execution = self._page, self._execution
         page.begin(work.request.id)
         room = self._rooms([work], [job])[0] if execution.uses_room else NO_ROOM
         ready = time.monotonic_ns()
         outcome = execution.run_once(job, work.kind.outputs, room)
         done = time.monotonic_ns()
-        page.executed(1)
         self.pace.ran(work.kind.rows, done - started_ns)
         small = None if isinstance(outcome, Failure) else self._outlines.inline(outcome)
         if small is None:
             self._finish(work, outcome, Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, 1))
-            return
-        words, places = small
-        took = started_ns - work.arrived_ns, ready - started_ns, done - ready, time.monotonic_ns() - done, 1
-        self._outbox.put(work.link, Reply(work.request.id, "", "", words, places, 0, *took))
+        else:
+            words, places = small
+            took = started_ns - work.arrived_ns, ready - started_ns, done - ready, time.monotonic_ns() - done, 1
+            self._outbox.put(work.link, Reply(work.request.id, "", "", words, places, 0, *took))
+        page.executed(1)
+        if work.kind.alone:
+            self.flush()
 
     def _expire(self, work: Work, now: int) -> None:
         text = f"Request timeout expired in the queue of model '{self._model}'"
@@ -164,6 +168,9 @@ class Desk:
         for work in batch:
             waiting.remove(work)
         waiting.began(batch[0])
+        is_alone = batch[0].kind.alone
+        if is_alone:
+            self.flush()
         jobs: list[Arrays] = []
         runs: list[Work] = []
         for work in batch:
@@ -182,12 +189,14 @@ class Desk:
         ready = time.monotonic_ns()
         outcomes = self._execution.run(jobs, wanted, rooms)
         done = time.monotonic_ns()
-        page.executed(count)
         self.pace.ran(runs[0].kind.rows if count == 1 else sum([work.kind.rows for work in runs]), done - started_ns)
         for work, outcome in zip(runs, outcomes, strict=True):
             self._finish(
                 work, outcome, Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, count)
             )
+        page.executed(count)
+        if is_alone:
+            self.flush()
 
     def _rooms(self, runs: list[Work], jobs: list[Arrays]) -> list[Room]:
         """Where the outputs of each will lie, as far as memory was granted and anybody knows."""
@@ -221,6 +230,11 @@ class Desk:
         return as_array(data, given.datatype, given.shape)
 
     # Out.
+
+    def flush(self) -> None:
+        """Send what is to be said; a link that is over is forgotten."""
+        for link in self._outbox.flush():
+            self.forget(link)
 
     def _finish(self, work: Work, outcome: Arrays | Failure, times: Times) -> None:
         if isinstance(outcome, Failure):

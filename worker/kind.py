@@ -40,12 +40,14 @@ class Group:
 class Kind:
     """Of a request."""
 
-    __slots__ = ("group", "inputs", "outputs", "priority", "rows")
+    __slots__ = ("alone", "group", "inputs", "outputs", "priority", "rows")
 
     def __init__(self, form: Form, group: Group | None) -> None:
         self.inputs = tuple([_input(each) for each in form.inputs])
         self.outputs = form.outputs
         self.priority = form.priority
+        self.alone = form.alone
+        """What ran before it is answered before it runs."""
         self.rows = form.inputs[0].shape[0] if form.inputs and form.inputs[0].shape else 1
         """Length of the batch axis, 1 for a request without inputs."""
         self.group = group
@@ -69,7 +71,7 @@ class Kinds:
         return kind
 
     def _group(self, form: Form) -> Group | None:
-        if not is_regular(form):
+        if form.alone or not is_regular(form):
             return None
         inputs = tuple([TensorSpec(each.name, each.datatype, each.shape[1:]) for each in form.inputs])
         key = pack_words(replace(form, inputs=inputs, priority=0))

@@ -106,7 +106,7 @@ class Loop:
         now = time.monotonic_ns()
         self._page.turn(now)
         self._desk.expire(now)
-        self._flush()
+        self._desk.flush()
 
     # Hearing.
 
@@ -221,7 +221,7 @@ class Loop:
         self._slack.ran(now)
         if desk.kept.results:
             desk.expire(now)
-        self._flush()
+        desk.flush()
         if until and not self._hear(0):
             self._await(until - now)
 
@@ -233,10 +233,6 @@ class Loop:
             select.select(sources, [], [], left_s)
         else:
             self._poller.poll(left_s * 1000)
-
-    def _flush(self) -> None:
-        for link in self._outbox.flush():
-            self._desk.forget(link)
 
     def _tidy(self, generation: int) -> None:
         gc.collect(generation)

@@ -3,7 +3,11 @@
 Where the server batches, the arrays have a leading batch axis.
 """
 
+import collections
+import ctypes
+import itertools
 import os
+import time
 
 import numpy as np
 
@@ -29,6 +33,34 @@ class Double:
         return x * np.float32(2)
 
 
+class Harmful:
+    """y = 2x + 1, unless x begins with the number of a harm: then that is done to the process that runs this."""
+
+    def __call__(self, x):
+        harm = HARMS.get(int(x.reshape(-1)[0]))
+        if harm is not None:
+            harm()
+        return x * np.float32(2) + np.float32(1)
+
+
+def allocate():
+    """Touch memory until somebody ends it; the bound is for a machine where nobody does."""
+    held = []
+    while len(held) < 128:
+        held.append(b"x" * (64 << 20))
+    raise MemoryError
+
+
+HARMS = {
+    1000001: lambda: ctypes.string_at(0),
+    1000002: os.abort,
+    1000003: allocate,
+    1000004: lambda: time.sleep(3600),
+    1000005: lambda: collections.deque(itertools.repeat(0), maxlen=0),
+}
+"""A segmentation fault, an abort, too much memory, a hang, a hang in C that holds the interpreter's lock."""
+
+
 class Mlp:
     """A network in onnxruntime, on one thread."""
 
@@ -43,7 +75,7 @@ class Mlp:
         return self.session.run(["y"], {"x": x})[0]
 
 
-MODELS = {"scale": Scale, "mean": Mean, "double": Double, "mlp": Mlp}
+MODELS = {"scale": Scale, "mean": Mean, "double": Double, "mlp": Mlp, "harmful": Harmful}
 
 
 def make():

@@ -10,3 +10,5 @@ LARGE = os.environ["LARGE"] == "1"
 MAX_BATCH = int(os.environ["MAX_BATCH"])
 """0 where it shall not batch."""
 MAX_DELAY_S = float(os.environ["MAX_DELAY_S"])
+LIMIT_S = float(os.environ["LIMIT_S"])
+"""After which a run is taken for hung."""

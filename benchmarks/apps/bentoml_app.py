@@ -5,7 +5,7 @@ from pathlib import Path
 import arithmetic
 import bentoml
 import numpy as np
-from asked import LARGE, MAX_BATCH, NAMES, SHAPE
+from asked import LARGE, LIMIT_S, MAX_BATCH, NAMES, SHAPE
 
 BATCH = {"batchable": True, "max_batch_size": MAX_BATCH, "max_latency_ms": 1000} if MAX_BATCH else {}
 
@@ -31,6 +31,6 @@ def load(self):
 
 
 made = {name: (of_file if LARGE else of_array)(name) for name in NAMES}
-Models = bentoml.service(workers=1, logging={"access": {"enabled": False}})(
+Models = bentoml.service(workers=1, traffic={"timeout": LIMIT_S}, logging={"access": {"enabled": False}})(
     type("Models", (), {"__init__": load, **made})
 )

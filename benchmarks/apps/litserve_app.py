@@ -5,7 +5,7 @@ from typing import Annotated
 import arithmetic
 import litserve
 import numpy as np
-from asked import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
+from asked import BINARY, LIMIT_S, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
 from fastapi import Depends, Request, Response
 
 BATCH = {"max_batch_size": MAX_BATCH, "batch_timeout": MAX_DELAY_S} if MAX_BATCH else {}
@@ -55,5 +55,5 @@ class Json(Model):
 if __name__ == "__main__":
     kind = Raw if BINARY else Json
     apis = [kind(api_path=f"/{name}", **BATCH) for name in NAMES]
-    server = litserve.LitServer(apis, accelerator="cpu", fast_queue=True)
+    server = litserve.LitServer(apis, accelerator="cpu", fast_queue=True, timeout=LIMIT_S, restart_workers=True)
     server.run("127.0.0.1", PORT, log_level="error", generate_client_file=False, access_log=False)

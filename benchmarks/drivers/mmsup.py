@@ -36,6 +36,9 @@ class Mmsup(V2Peer):
             version = repository / model / "1"
             version.mkdir(parents=True)
             (repository / model / "config.pbtxt").write_text(self._config(scene, model))
+            if scene.model == "harmful":
+                settings = f"memory: 1GiB\nhang_limit: {scene.limit_s}s\n"
+                (repository / model / "mmsup.yaml").write_text(settings)
             if scene.model == "mlp":
                 shutil.copy(place.network, version / "model.onnx")
             else:

@@ -19,10 +19,15 @@ class Mosec(Peer):
     name: ClassVar[str] = "Mosec"
     package: ClassVar[str] = "mosec"
 
-    def command(self, _scene: Scene, place: Place) -> list[str]:
+    def command(self, scene: Scene, place: Place) -> list[str]:
         """apps/mosec_app.py, one route for each model."""
         words = [*place.app("mosec"), "--address=127.0.0.1", f"--port={place.port}", "--log-level=error"]
-        return [*words, f"--path={place.folder / 'mosec'}", f"--max-request-size={64 << 20}", "--timeout=30000"]
+        return [
+            *words,
+            f"--path={place.folder / 'mosec'}",
+            f"--max-request-size={64 << 20}",
+            f"--timeout={scene.limit_s * 1000:.0f}",
+        ]
 
     def request(self, scene: Scene, model: str, x: Array) -> Request:
         """Floats, or a JSON list."""

@@ -68,6 +68,7 @@ def _properties(scene: Scene, place: Place) -> str:
         "grpc_inference_port": free_port(),
         "grpc_management_port": free_port(),
         "default_workers_per_model": 1,
+        "default_response_timeout": int(scene.limit_s),
         "max_request_size": 64 << 20,
         "max_response_size": 64 << 20,
         "disable_system_metrics": "true",

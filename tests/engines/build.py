@@ -19,7 +19,7 @@ from mmsup.ipc.tensor import config_name
 
 FAULT_MODEL = '''"""A model that does what its input says."""
 
-import collections, ctypes, itertools, os, signal, subprocess, sys, threading, time
+import collections, ctypes, itertools, mmap, os, signal, subprocess, sys, tempfile, threading, time
 
 import numpy as np
 
@@ -43,6 +43,20 @@ def harm(mode, amount):
         os.kill(os.getpid(), signal.SIGFPE)
     elif mode == "bus":
         os.kill(os.getpid(), signal.SIGBUS)
+    elif mode == "truncated":  # a mapped file that is cut short
+        with tempfile.TemporaryFile() as file:
+            file.truncate(4 * mmap.PAGESIZE)
+            mapped = mmap.mmap(file.fileno(), 0)
+            file.truncate(0)
+            mapped[mmap.PAGESIZE]
+    elif mode == "print":  # so many MiB
+        for _ in range(int(amount)):
+            print("x" * (1 << 20), flush=True)
+    elif mode == "churn":  # so many processes, one after the other
+        for _ in range(int(amount)):
+            if (child := os.fork()) == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
     elif mode == "sleep":
         time.sleep(amount)
     elif mode == "hold":  # until the test says so
@@ -65,12 +79,27 @@ def harm(mode, amount):
         held = bytearray(int(amount) << 20)
         held[:: 4096] = b"x" * len(held[:: 4096])
     elif mode == "leak":
-        LEAKED.append(bytes(int(amount) << 20))
+        LEAKED.append(b"x" * (int(amount) << 20))
     elif mode == "child":  # the memory is a child's
         code = f"held = bytearray({int(amount)} << 20); held[::4096] = b'x' * len(held[::4096])"
         subprocess.run([sys.executable, "-c", code], check=True)
     elif mode == "files":
         OPENED.extend(open(os.devnull) for _ in range(int(amount)))
+    elif mode == "forks":  # a bomb: every child forks for ever, in a session of its own
+        while True:
+            if os.fork() == 0:
+                os.setsid()
+                while True:
+                    try:
+                        os.fork()
+                    except OSError:
+                        pass
+    elif mode == "threads":  # until no more can be started
+        while True:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+    elif mode == "burn":  # processes in sessions of their own that compute for ever
+        for _ in range(int(amount)):
+            subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
     elif mode == "memory_error":
         raise MemoryError
     elif mode != "ok":

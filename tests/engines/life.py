@@ -247,10 +247,11 @@ class Gateway:
         deadline_s: float = PATIENCE_S,
         parameters: Mapping[str, Any] | None = None,
         priority: int = 0,
+        alone: bool = False,
     ) -> Infer:
         """A request, not yet sent."""
         specs = tuple(TensorSpec(name, datatype_of(array) or "", array.shape) for name, array in inputs.items())
-        words = pack_words(Form(specs, tuple(outputs), dict(parameters or {}), priority))
+        words = pack_words(Form(specs, tuple(outputs), dict(parameters or {}), priority, alone))
         places = tuple(self.laid(array) for array in inputs.values())
         room = (grant.segment, grant.offset, grant.size) if grant else None
         return Infer(next(self.ids), words, time.monotonic_ns() + int(deadline_s * 1e9), room, places)

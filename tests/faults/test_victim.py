@@ -199,10 +199,12 @@ def test_a_load_that_hangs_ends_at_its_limit(server: Server) -> None:
 @pytest.mark.fault("F8")
 def test_a_crash_loop_is_broken_off_and_answered_at_once(server: Server) -> None:
     with victim(server, "loop") as hurt:
-        answers = []
+        answers: list[tuple[int, object]] = []
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            status, reply = hurt.send("exit", 7)
+            status, reply = hurt.send(
+                "exit", 7, x=(float(len(answers)),)
+            )  # another each time: the same would be refused
             answers.append((status, reply["code"]))
             if reply["code"] == "crash_loop":
                 break
@@ -214,6 +216,29 @@ def test_a_crash_loop_is_broken_off_and_answered_at_once(server: Server) -> None
         assert server.events("crash_loop", hurt.name)
         server.ctl("load", name=hurt.name)
         hurt.assert_serves()
+
+
+@pytest.mark.fault("F5")
+def test_memory_that_is_cut_short_under_a_model_is_named(server: Server) -> None:
+    with victim(server, "cut_short") as hurt:
+        status, reply = hurt.send("truncated")
+        assert (status, reply["code"]) == (503, "worker_sigbus"), reply
+        hurt.assert_serves()
+        assert hurt.death()["sig"] == signal.SIGBUS
+
+
+@pytest.mark.fault("F11")
+def test_a_run_slower_than_its_deadline_is_a_504_and_the_worker_goes_on(server: Server) -> None:
+    with victim(server, "late_run", hang_limit="30s") as hurt:
+        pid = server.pid(hurt.name)
+        for _ in range(3):
+            began = time.monotonic()
+            status, reply = hurt.send("sleep", 0.6, timeout=200_000)
+            assert (status, reply["code"]) == (504, "deadline_exceeded"), reply
+            assert time.monotonic() - began < 0.2 + SLACK_S
+            hurt.assert_serves()
+        assert server.pid(hurt.name) == pid
+        assert not server.events("worker_exit", hurt.name)
 
 
 @pytest.mark.fault("F50")

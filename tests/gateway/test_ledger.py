@@ -45,3 +45,12 @@ def test_who_was_told_hears_nothing_more_and_still_counts_as_company() -> None:
     ledger.end({left.request.id, stayed.request.id})
     assert heard[0] == []
     assert begun(heard[1]) == (True, False)
+
+
+def test_the_end_names_what_ended_with_it_whoever_had_been_told() -> None:
+    ledger = Ledger()
+    entries = [entry(ledger, []) for _ in range(3)]
+    entries[0].told = True
+    lost = ledger.end({entries[1].request.id})
+    assert [(each.entry, each.begun) for each in lost] == [(entries[0], False), (entries[1], True), (entries[2], False)]
+    assert ledger.end(set()) == []

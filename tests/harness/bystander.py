@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from harness.server import EVENT_S, Http, Server, eventually
+from harness.server import EVENT_S, Server, eventually
 
 
 @dataclass
@@ -19,12 +19,14 @@ class Bystander:
     sent: int = 0
     failures: list[str] = field(default_factory=list)
     worst_s: float = 0.0
+    took_s: list[float] = field(default_factory=list)
+    """Of each call."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _enough: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> Bystander:
         self.pids = self.server.pids(self.model)
-        self._address = self.server.address()
+        self._http = self.server.http()
         self._thread = threading.Thread(target=self._run, name="bystander")
         self._thread.start()
         self.await_more(5)
@@ -47,6 +49,12 @@ class Bystander:
             reached = self._enough.wait_for(lambda: self.sent >= goal or bool(self.failures), EVENT_S)
         assert reached, f"the bystander got {self.sent} answers, {goal} were awaited"
 
+    def p99_s(self, count: int) -> float:
+        """Of the last so many calls, which are awaited."""
+        self.await_more(count)
+        with self._enough:
+            return sorted(self.took_s[-count:])[int(count * 0.99)]
+
     def assert_unharmed(self) -> None:
         """No failure, and the same processes as before; one that was tried beside them may still be on its way out."""
         assert not self.failures, (
@@ -56,7 +64,7 @@ class Bystander:
         eventually(lambda: self.server.pids(self.model) == self.pids, "the same processes as before")
 
     def _run(self) -> None:
-        http = Http(self._address)
+        http = self._http
         number = 0
         while not self._stop.is_set():
             number += 1
@@ -69,7 +77,8 @@ class Bystander:
                 fault = repr(error)
             with self._enough:
                 self.sent += 1
-                self.worst_s = max(self.worst_s, time.monotonic() - began)
+                self.took_s.append(time.monotonic() - began)
+                self.worst_s = max(self.worst_s, self.took_s[-1])
                 if fault:
                     self.failures.append(fault)
                 self._enough.notify_all()

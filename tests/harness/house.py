@@ -15,7 +15,7 @@ from typing import Any
 from engines.build import write_fault_model, write_identity_onnx
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, settled
-from harness.server import Http, Json, Server, eventually
+from harness.server import Json, Server, eventually
 
 HANG_LIMIT_S = 0.5
 BYSTANDER = "bystander"
@@ -35,7 +35,7 @@ class Victim:
         self, mode: str = "ok", amount: float = 0.0, x: Sequence[float] = X, **parameters: int
     ) -> tuple[int, Json]:
         """One call; status and body."""
-        http = Http(self.server.address())
+        http = self.server.http()
         try:
             status, reply = http.json("POST", f"/v2/models/{self.name}/infer", self.call(mode, amount, x, **parameters))
             assert isinstance(reply, dict)

@@ -184,7 +184,7 @@ def process_differences(role: str, was: Process, now: Process | None) -> list[st
     found = []
     more, fewer = now.descriptors - was.descriptors, was.descriptors - now.descriptors
     del fewer["socket"]  # a client of the time before may have been about to hang up
-    del fewer["/memfd:mmsup-arena"]  # what nobody has used for a minute is given back
+    del fewer["/memfd:mmsup-arena"]  # memory that nobody has used for a minute is given back
     if more or fewer:
         found.append(f"I3 {role} descriptors: +{more} -{fewer}")
     if now.rss > was.rss + RSS_GROWTH:

@@ -161,7 +161,7 @@ class Server:
 
     def gauge(self, name: str, **labels: str) -> float:
         """The sum of a metric over the series with these labels."""
-        http = Http(self.address("metrics"))
+        http = self.http("metrics")
         try:
             _, _, text = http.send("GET", "/metrics")
         finally:
@@ -179,6 +179,10 @@ class Server:
             self._addresses = self.status()["addresses"]
         host, _, port = self._addresses[name].rpartition(":")
         return host, int(port)
+
+    def http(self, name: str = "http") -> Http:
+        """A connection of one's own to a listener."""
+        return Http(self.address(name))
 
     # Ending.
 

@@ -43,6 +43,31 @@ def test_the_ids_that_began_last_are_kept_in_whatever_order_they_began(page: int
     os.close(page)
 
 
+def test_the_run_that_is_going_on_is_those_that_began_and_are_not_counted_as_executed(page: int) -> None:
+    writer, reader = PageWriter(page), PageReader(page)
+    assert reader.running() == set()
+    number = 2**62
+    for size in (1, 3, RING // 2, 2, RING // 2, RING, 7):
+        run = set(range(number, number + size))
+        number += size
+        for each in run:
+            writer.begin(each)
+        assert reader.running() == run
+        writer.executed(size)
+        assert reader.running() == set()
+    os.close(page)
+
+
+@pytest.mark.parametrize("lie", [1, RING + 1, 2**64 - 1])
+def test_a_page_that_lies_about_its_run_costs_its_reader_nothing(page: int, lie: int) -> None:
+    reader = PageReader(page)
+    os.pwrite(page, struct.pack("<Q", lie), 6 * 8)
+    assert len(reader.running()) <= 1
+    os.pwrite(page, struct.pack("<Q", 2**64 - 1), 4 * 8)
+    assert reader.running() == set()
+    os.close(page)
+
+
 def test_an_activity_that_nobody_knows_counts_as_busy(page: int) -> None:
     PageWriter(page)
     os.pwrite(page, struct.pack("<Q", 99), 0)

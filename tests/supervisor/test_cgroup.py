@@ -19,7 +19,7 @@ from mmsup.supervisor.group import Reading, field_of
 
 MIB = 1 << 20
 TOP = f"mmsup_test_{os.getpid()}"
-V1 = [cgroup.ROOT / name / TOP for name in ("memory", "freezer", "pids")]
+V1 = [cgroup.ROOT / name / TOP for name in ("memory", "freezer", "pids", "cpu")]
 HAS_V1 = os.access(cgroup.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK)
 needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory hierarchy here")
 
@@ -33,6 +33,7 @@ needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory h
         (Facts("/a/core", ("memory", "pids"), ("memory",), ""), "v2", "/a/core"),
         (Facts("/a/core", ("memory",), (), ""), "v2", "/a/core"),
         (Facts("/a/core", ("pids",), ("memory",), ""), "v1", "memory"),
+        (Facts("/a/core", ("pids",), (), "", is_core=True), "v2", "no memory controller: RLIMIT_DATA"),
         (Facts("/", (), ("memory", "freezer"), "refused"), "v1", "memory, freezer"),
         (Facts("/", (), ("freezer", "pids"), "not delegated"), "none", "not delegated"),
         (Facts("", (), (), "not delegated"), "none", "RLIMIT_DATA"),
@@ -67,10 +68,10 @@ def given(tmp_path: Path) -> Path:
     return folder
 
 
-def recorded(folder: Path) -> None:
+def recorded(folder: Path, controllers: str = "cpu memory pids\n") -> None:
     """The files that the kernel gives to each group."""
     folder.mkdir(exist_ok=True)
-    (folder / "cgroup.controllers").write_text("cpu memory pids\n")
+    (folder / "cgroup.controllers").write_text(controllers)
     for name in ("cgroup.procs", "cgroup.subtree_control"):
         (folder / name).write_text("")
 
@@ -126,6 +127,7 @@ def test_v2_counters_are_read_as_the_kernel_writes_them(given: Path, tmp_path: P
     (folder / "memory.stat").write_text("anon 41943040\nfile 8388608\ninactive_file 4194304\nactive_file 4194304\n")
     (folder / "memory.events").write_text("low 0\nhigh 0\nmax 17\noom 3\noom_kill 2\noom_group_kill 1\n")
     assert group.read() == Reading(50331648, 4194304, 50331648, 2)
+    assert group.usage_bytes() == 50331648
     (folder / "memory.peak").write_text("67108864\n")
     assert group.read() == Reading(50331648, 4194304, 67108864, 2)
 
@@ -143,7 +145,6 @@ def test_v2_a_group_is_ended_by_the_kernel(given: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("controllers", "own", "why"),
     [
-        ("cpu pids\n", "0::/system.slice/mmsup.service\n", "no memory controller"),
         ("cpu memory pids\n", "0::/nowhere\n", "no memory controller"),
         ("cpu memory pids\n", "5:memory:/\n", "no memory controller"),
     ],
@@ -156,6 +157,32 @@ def test_v2_that_is_not_delegated_is_not_touched(
     made = settle(TOP, given.parents[1], tmp_path / "own")
     assert why in made.describe()
     assert made.describe().startswith("no cgroup")
+    assert not (given / TOP).exists()
+
+
+def test_v2_without_the_memory_controller_still_ends_a_life_as_a_whole(given: Path, tmp_path: Path) -> None:
+    home = given / TOP
+    for folder in (given, home, home / "core"):
+        recorded(folder, "pids\n")
+    settle(TOP, given.parents[1], tmp_path / "own")
+    assert (home / "core" / "cgroup.procs").read_text() == "0"
+    assert (given / "cgroup.subtree_control").read_text() == "+pids"
+    (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
+    made = backend(TOP, given.parents[1], tmp_path / "own")
+    assert made.describe().startswith("cgroup v2: delegated")
+    assert "RLIMIT_DATA" in made.describe()
+    group = made.make("w1.1", 64 * MIB)
+    assert group.procs_files == (f"{home}/w1.1/cgroup.procs",)
+    assert (group.cap_bytes, group.read()) == (None, None)
+
+
+def test_v2_without_the_memory_controller_is_left_alone_where_v1_keeps_caps(given: Path, tmp_path: Path) -> None:
+    recorded(given, "pids\n")
+    v1 = given.parents[1] / "memory"
+    v1.mkdir()
+    (v1 / "cgroup.procs").write_text("")
+    made = settle(TOP, given.parents[1], tmp_path / "own")
+    assert made.describe() == "cgroup v1: own folders in memory"
     assert not (given / TOP).exists()
 
 
@@ -210,7 +237,7 @@ def inside(procs_files: tuple[str, ...], code: str) -> subprocess.Popen[bytes]:
 @pytest.mark.slow
 class TestV1:
     def test_v1_is_chosen_and_says_so(self, v1: CgroupBackend) -> None:
-        assert v1.describe() == "cgroup v1: own folders in memory, freezer, pids"
+        assert v1.describe() == "cgroup v1: own folders in memory, freezer, pids, cpu"
 
     def test_a_cap_is_the_kernels_and_swap_does_not_get_around_it(self, v1: CgroupBackend) -> None:
         group = v1.make("w1.1", 64 * MIB)
@@ -244,6 +271,7 @@ class TestV1:
             reading = group.read()
             assert reading is not None
             assert reading.usage_bytes >= 32 * MIB
+            assert (group.usage_bytes() or 0) >= 32 * MIB
             assert reading.peak_bytes >= reading.usage_bytes - MIB
             process.kill()
 

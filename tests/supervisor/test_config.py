@@ -222,7 +222,7 @@ def test_the_default_configuration_shows_every_option_and_key_with_its_default()
             value = option.valid(shown.keys[option.key])
             assert (tuple(value) if option.many else value) == getattr(defaults, option.field), option.key
     spec = ModelSpec("m", "1", "/d", "f", "ort", "p")
-    without_default = {"memory", "gpu_memory", "python", "queue_policies"}
+    without_default = {"memory", "recycle_memory", "gpu_memory", "python", "queue_policies"}
     for key in shown.keys["defaults"].keys() - without_default:
         field = keys.KEYS[key].field
         value = keys.KEYS[key].valid(shown.keys["defaults"][key])
@@ -232,6 +232,7 @@ def test_the_default_configuration_shows_every_option_and_key_with_its_default()
 def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
     given = {
         "memory": "1GiB",
+        "recycle_memory": "512MiB",
         "gpu_memory": "2GiB",
         "instances": "2",
         "device": "cuda:1",

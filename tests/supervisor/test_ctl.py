@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -22,6 +23,9 @@ ANSWERS: dict[str, Any] = {
     "show": {"name": "m", "state": "ready"},
     "logs": {"lines": ["one", "two\x1b[2J"]},
     "events": {"events": [EVENT]},
+    "why": {"model": "m", "sentences": ["m: died\x1b[2J"], "deaths": [{"cause": "oom"}], "bundle": {"number": 4}},
+    "quarantine": {"requests": [{"model": "m", "version": "1", "state": "blocked", "deaths": 2, "fingerprint": "0a"}]},
+    "quarantine_clear": {"model": "", "cleared": 1},
 }
 COMMANDS = (
     ["status"],
@@ -32,6 +36,11 @@ COMMANDS = (
     ["show", "m"],
     ["logs", "m"],
     ["events"],
+    ["why", "m"],
+    ["quarantine", "list"],
+    ["quarantine", "list", "m"],
+    ["quarantine", "clear"],
+    ["quarantine", "clear", "m"],
 )
 
 
@@ -48,7 +57,10 @@ def test_every_verb_prints_the_servers_object_with_json(tmp_path: Path, command:
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command, "--json")
     assert result.exit_code == exits.DONE, result.stderr
-    assert json.loads(result.stdout) == ANSWERS[command[0]]
+    assert (
+        json.loads(result.stdout)
+        == ANSWERS["_".join(command[:2]) if command[:2] == ["quarantine", "clear"] else command[0]]
+    )
     assert not result.stderr
 
 
@@ -79,15 +91,29 @@ def test_every_verb_exits_1_with_the_servers_reason(tmp_path: Path, command: lis
 
 @pytest.mark.parametrize(
     "command",
-    [["load"], ["show", "a", "b"], ["list", "--wrong"], ["nothing"], ["logs", "m", "--lines", "-1"], ["infer", "m"]],
+    [
+        ["load"],
+        ["show", "a", "b"],
+        ["list", "--wrong"],
+        ["nothing"],
+        ["logs", "m", "--lines", "-1"],
+        ["infer", "m"],
+        ["quarantine", "clear", "a", "b"],
+        ["quarantine", "lift"],
+    ],
 )
 def test_wrong_usage_exits_2_before_anyone_is_asked(tmp_path: Path, command: list[str]) -> None:
     assert run(tmp_path, *command).exit_code == exits.USAGE
 
 
-@pytest.mark.parametrize("name", sorted(ctl.commands))
+def verbs(group: click.Group = ctl, before: str = "") -> Iterator[str]:
+    for name, command in sorted(group.commands.items()):
+        yield from verbs(command, f"{name} ") if isinstance(command, click.Group) else (before + name,)
+
+
+@pytest.mark.parametrize("name", [*verbs()])
 def test_every_verb_has_help_with_an_example(name: str) -> None:
-    result = CliRunner().invoke(ctl, [name, "--help"])
+    result = CliRunner().invoke(ctl, [*name.split(), "--help"])
     assert result.exit_code == exits.DONE
     assert f"Example:  mmsup ctl {name}" in result.stdout
     assert "--json" in result.stdout
@@ -99,11 +125,15 @@ def test_arguments_reach_the_server_and_options_left_out_do_not(tmp_path: Path) 
         run(tmp_path, "logs", "m", "--lines", "5")
         run(tmp_path, "events")
         run(tmp_path, "events", "m", "-n", "3")
+        run(tmp_path, "quarantine", "list")
+        run(tmp_path, "quarantine", "clear", "m")
     assert [each["arguments"] for each in server.requests] == [
         {"name": "m", "config": '{"max_batch_size": 4}'},
         {"name": "m", "lines": 5},
         {},
         {"model": "m", "count": 3},
+        {},
+        {"model": "m"},
     ]
 
 
@@ -161,3 +191,25 @@ def test_infer_without_an_address_says_so(tmp_path: Path) -> None:
         result = run(tmp_path, "infer", "m", "--data", "{}")
     assert result.exit_code == exits.REFUSED
     assert "no HTTP address" in result.stderr
+
+
+def test_a_bundle_goes_to_a_file_of_its_owners_or_to_standard_output_alone(tmp_path: Path) -> None:
+    file = tmp_path / "bundle.json"
+    with ControlDouble(tmp_path, answer):
+        to_file = run(tmp_path, "why", "m", "--bundle", str(file))
+        to_output = run(tmp_path, "why", "m", "--bundle", "-")
+        nowhere = run(tmp_path, "why", "m", "--bundle", str(tmp_path / "no" / "folder"))
+    assert "m: died\\x1b[2J" in to_file.stdout
+    assert json.loads(file.read_text()) == json.loads(to_output.stdout) == {"number": 4}
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert nowhere.exit_code == exits.REFUSED
+
+
+def test_without_a_death_there_is_nothing_to_export_and_that_is_said(tmp_path: Path) -> None:
+    result: dict[str, Any] = {"model": "m", "sentences": ["No worker of m has died."], "deaths": [], "bundle": None}
+    with ControlDouble(tmp_path, lambda _: [done(result)]):
+        plain = run(tmp_path, "why", "m")
+        exported = run(tmp_path, "why", "m", "--bundle", "-")
+    assert (plain.exit_code, plain.stdout) == (exits.DONE, "No worker of m has died.\n")
+    assert exported.exit_code == exits.REFUSED
+    assert not exported.stdout

@@ -126,6 +126,7 @@ def test_a_lost_device_does_not_hide_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F21")
 @pytest.mark.parametrize(
     ("body", "why"),
     [

@@ -122,3 +122,10 @@ def test_files_of_the_kernel_are_read_and_written_without_making_any(tmp_path: P
     assert not put(Path("/dev/full"), "1")
     assert field_of("oom 3\noom_kill 2\n", "oom_kill") == 2
     assert field_of("oom 3\n", "oom_kill") == 0
+
+
+def test_what_a_group_uses_is_read_from_one_file(tmp_path: Path) -> None:
+    (tmp_path / "usage").write_text("4096\n")
+    assert Group([tmp_path], usage="usage").usage_bytes() == 4096
+    assert Group([tmp_path / "gone"], usage="usage").usage_bytes() is None
+    assert Group(()).usage_bytes() is None

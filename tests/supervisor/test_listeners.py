@@ -105,3 +105,33 @@ def test_a_path_too_long_for_a_socket_is_said(folder: Path) -> None:
 def test_a_folder_that_is_not_there_is_said(folder: Path) -> None:
     with pytest.raises(CannotListen, match="No such file or directory"):
         Listeners(settings_of(folder, http_unix="/nowhere/http.sock"))
+
+
+def test_a_former_keepers_listener_goes_on_with_those_who_wait_in_it(folder: Path) -> None:
+    former = Listeners(settings_of(folder, metrics_port=0))
+    address = former.addresses["http"]
+    kept = {name: socket.socket(fileno=os.dup(former.fileno(name))) for name in ("http", "metrics")}
+    former.close()
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port))) as waiting:
+        listeners = Listeners(settings_of(folder, http_port=int(port), metrics_port=0), kept)
+        assert listeners.addresses["http"] == address
+        assert listeners.addresses["metrics"] == former.addresses["metrics"]
+        with socket.socket(fileno=os.dup(listeners.fileno("http"))) as again:
+            served, client = again.accept()
+            served.close()
+        assert client == waiting.getsockname()
+    listeners.close()
+
+
+def test_a_former_keepers_listener_that_is_not_wanted_frees_its_address_though_others_hold_it(folder: Path) -> None:
+    former = Listeners(settings_of(folder, metrics_port=0))
+    ports = {name: int(former.addresses[name].rpartition(":")[2]) for name in ("http", "metrics")}
+    kept = {name: socket.socket(fileno=os.dup(former.fileno(name))) for name in ("http", "metrics")}
+    swapped = settings_of(folder, http_port=ports["metrics"], metrics_port=ports["http"])
+    os.unlink(former.addresses["control"])
+    listeners = Listeners(swapped, kept)
+    assert listeners.addresses["http"] == former.addresses["metrics"]
+    assert listeners.addresses["metrics"] == former.addresses["http"]
+    listeners.close()
+    former.close()

@@ -25,8 +25,8 @@ def test_a_last_line_without_an_end_is_kept(tmp_path: Path) -> None:
 def test_what_a_life_said_last_is_its_own(tmp_path: Path) -> None:
     book = Logbook(tmp_path / "m.log")
     book.feed("1.1", b"of the first\n")
-    book.feed("1.2", b"".join(b"%d\n" % number for number in range(50)))
-    assert book.end("1.2") == [str(number) for number in range(50 - LAST_LINES, 50)]
+    book.feed("1.2", b"".join(b"%d\n" % number for number in range(LAST_LINES + 50)))
+    assert book.end("1.2") == [str(number) for number in range(50, LAST_LINES + 50)]
     assert book.end("1.1") == ["of the first"]
     assert book.end("1.1") == []
     book.close()

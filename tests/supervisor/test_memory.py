@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -48,3 +49,13 @@ def test_a_group_counts_more_than_one_process_but_not_what_can_be_had_back() -> 
 def test_without_a_group_the_resident_pages_count() -> None:
     footprint = memory.footprint_bytes(Group(()), os.getpid())
     assert footprint == pytest.approx(memory.resident_bytes(os.getpid()), rel=0.1)
+
+
+def test_a_process_that_is_stopped_or_gone_cannot_run_and_another_can() -> None:
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        assert memory.can_run(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert not memory.can_run(process.pid)
+        process.kill()
+    assert not memory.can_run(process.pid)

@@ -7,11 +7,13 @@ import pytest
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.supervisor.remembered import (
     TEXT_LIMIT,
+    CaseNote,
     EditionNote,
     EndNote,
     GatewayNote,
     InstanceNote,
     JudgementNote,
+    ListNote,
     Memory,
     ModelNote,
     ReleaseNote,
@@ -28,6 +30,7 @@ def memory(models: int) -> Memory:
         next_instance=models + 1,
         models=tuple(model(number, rng) for number in range(models)),
         gateways=(GatewayNote(0, 2, 3.5),),
+        quarantine=(ListNote("model_0", "0f", (CaseNote("ab12", "1", 2, 700.5),)),),
     )
 
 
@@ -51,7 +54,7 @@ def model(number: int, rng: random.Random) -> ModelNote:
         visible_devices="",
     )
     release = ReleaseNote(spec, Metadata("onnx", 8, tensors, tensors), (EndNote(1.0, 2.0, probe=True),), (instance,))
-    return ModelNote(name, wanted=True, editions=(EditionNote("current", "", (release,)),))
+    return ModelNote(name, wanted=True, editions=(EditionNote("current", "", f"{number:016x}", (release,)),))
 
 
 def test_what_is_left_is_what_is_found() -> None:

@@ -31,11 +31,15 @@ def unit(tmp_path: Path) -> Path:
     return path
 
 
-def service() -> configparser.SectionProxy:
+def section(name: str) -> configparser.SectionProxy:
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their capitals
     parser.read(UNITS / "mmsup.service")
-    return parser["Service"]
+    return parser[name]
+
+
+def service() -> configparser.SectionProxy:
+    return section("Service")
 
 
 @needs_analyze
@@ -58,8 +62,8 @@ def test_systemd_finds_nothing_to_say_of_the_unit_with_its_drop_in(unit: Path) -
 @needs_analyze
 @pytest.mark.slow
 def test_the_unit_exposes_little(unit: Path) -> None:
-    command = [str(ANALYZE), "security", "--offline=yes", "--no-pager", str(unit)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [str(ANALYZE), "security", "--offline=yes", "--threshold=25", "--no-pager", str(unit)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # it fails above the threshold
     level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
     assert level is not None, output
     assert float(level[1]) <= EXPOSURE_LIMIT
@@ -76,3 +80,21 @@ def test_one_workers_memory_is_no_reason_to_stop_and_cgroups_are_ours() -> None:
     assert "ProtectControlGroups" not in keys, "it would make our own cgroup read-only"
     assert keys["KillMode"] == "mixed"
     assert keys["Type"] == "notify"
+
+
+def test_a_killed_keepers_listeners_have_room_in_the_store_and_its_directories_are_the_units_own() -> None:
+    keys = service()
+    assert int(keys["FileDescriptorStoreMax"]) >= 2, "HTTP and metrics"
+    assert keys["NotifyAccess"] == "main"
+    directories = dict(each.split("=") for each in keys["Environment"].split())
+    assert directories == {
+        "MMSUP_RUNTIME_DIR": f"%t/{keys['RuntimeDirectory']}",
+        "MMSUP_STATE_DIR": f"%S/{keys['StateDirectory']}",
+    }
+
+
+def test_a_hung_keeper_is_found_within_ten_seconds_and_a_crashing_one_is_not_tried_for_ever() -> None:
+    unit, keys = section("Unit"), service()
+    assert int(keys["WatchdogSec"]) == 10
+    start_s = 5
+    assert int(unit["StartLimitBurst"]) * (int(keys["RestartSec"]) + start_s) < int(unit["StartLimitIntervalSec"])

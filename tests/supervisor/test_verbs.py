@@ -128,6 +128,8 @@ def test_logs_and_events_are_what_was_said(tmp_path: Path) -> None:
         ("events", {"model": "nope"}, "unknown_model"),
         ("events", {"count": -1}, "bad_request"),
         ("events", {"count": True}, "bad_request"),
+        ("quarantine", {"model": "nope"}, "unknown_model"),
+        ("quarantine_clear", {"model": 3}, "bad_request"),
         ("index", {"ready": "yes"}, "bad_request"),
         ("load", {"name": "bert", "parameters": {"file:1/x": ""}}, "bad_request"),
         ("load", {"name": "bert", "config": "{"}, "bad_request"),

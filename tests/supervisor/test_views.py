@@ -69,6 +69,8 @@ def test_no_view_lets_a_control_character_through(capsys: pytest.CaptureFixture[
     views.models({"models": [{"name": hostile, "versions": {hostile: hostile}, "engine": hostile}]})
     views.processes({"processes": [{"role": hostile, "model": hostile, "version": hostile}]})
     views.changed({"name": hostile, "state": hostile})
+    views.quarantine({"requests": [{"model": hostile, "version": hostile, "fingerprint": hostile, "state": hostile}]})
+    views.cleared({"cleared": hostile})
     views.model(
         {
             "name": hostile,
@@ -79,6 +81,7 @@ def test_no_view_lets_a_control_character_through(capsys: pytest.CaptureFixture[
             "story": [{"event": hostile, "time": hostile, "text": hostile, hostile: hostile}],
         }
     )
+    views.why({"sentences": [hostile], "deaths": [{"time": hostile, "cause": hostile}] * 2})
     shown = capsys.readouterr().out
     assert "evil" in shown
     assert all(line.isprintable() for line in shown.split("\n"))
@@ -96,10 +99,39 @@ def test_an_event_of_nobody_is_drawn_too() -> None:
     assert views.event({"time": "?", "event": "brain_exit"}).split() == ["?", "brain_exit"]
 
 
-@pytest.mark.parametrize("view", [views.status, views.models, views.processes, views.changed, views.model])
+@pytest.mark.parametrize(
+    "view",
+    [
+        views.status,
+        views.models,
+        views.processes,
+        views.changed,
+        views.model,
+        views.quarantine,
+        views.cleared,
+        views.why,
+    ],
+)
 def test_an_answer_without_its_members_is_drawn_empty(view: Any, capsys: pytest.CaptureFixture[str]) -> None:
     view({})
     assert "None" not in capsys.readouterr().out
+
+
+def test_why_lists_the_other_deaths_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    views.why({"sentences": ["One."], "deaths": [{"cause": "oom"}]})
+    assert capsys.readouterr().out == "One.\n"
+    views.why({"sentences": ["One."], "deaths": [{"cause": "oom"}, {"cause": "exit 3", "instance": 7}]})
+    assert capsys.readouterr().out.splitlines()[-1].split()[-2:] == ["exit", "3"]
+
+
+def test_the_quarantine_has_a_row_for_each_request(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"model": "m", "version": "3", "state": "blocked", "deaths": 2, "left_s": 75.2, "fingerprint": "0aff"}
+    views.quarantine({"requests": [row]})
+    views.cleared({"model": "m", "cleared": 4})
+    head, line, cleared = [each.split() for each in capsys.readouterr().out.splitlines()]
+    assert head == ["MODEL", "VERSION", "STATE", "DEATHS", "LEFT", "FINGERPRINT"]
+    assert line == ["m", "3", "blocked", "2", "1m", "15s", "0aff"]
+    assert cleared == ["m:", "4", "blocked,", "now", "free"]
 
 
 def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> None:

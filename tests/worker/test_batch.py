@@ -87,6 +87,12 @@ def test_a_full_batch_does_not_wait() -> None:
     assert wait(work(), work(outputs=("y",))) == (1, 0)
 
 
+def test_what_runs_alone_runs_at_once_and_nobody_joins_it() -> None:
+    assert wait(work(alone=True)) == (1, 0)
+    assert wait(work(alone=True), work(alone=True), expected=2) == (1, 0)
+    assert wait(work(), work(alone=True)) == (1, 0)
+
+
 def test_a_request_is_not_made_to_wait_past_the_point_where_its_deadline_would_fail() -> None:
     near = work(deadline_ns=6 * MS)
     until = 6 * MS - MS - SLACK_NS

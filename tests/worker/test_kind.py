@@ -61,6 +61,14 @@ def test_a_priority_is_read_and_parts_nobody() -> None:
     assert low.group is high.group
 
 
+def test_a_request_that_is_to_be_alone_has_no_group_and_says_so() -> None:
+    known = Kinds()
+    alone, other = kind(form(alone=True), known), kind(form(), known)
+    assert (alone.group, alone.alone) == (None, True)
+    assert other.group is not None
+    assert not other.alone
+
+
 def test_rows_and_inputs_are_those_of_the_words() -> None:
     found = kind(form((x(3, 4), TensorSpec("t", "BYTES", (3,)))), Kinds())
     assert found.rows == 3

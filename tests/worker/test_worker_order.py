@@ -65,6 +65,28 @@ def test_all_that_came_during_a_run_is_heard_before_the_next_one_is_chosen(repos
         assert answers[-1].id == low.id, "of a lower class, and so the last of the batch"
 
 
+@pytest.mark.parametrize("max_batch_size", [0, 8])
+def test_what_runs_alone_runs_when_all_before_it_is_answered_and_is_answered_before_the_next(
+    repository: Path, tmp_path: Path, max_batch_size: int
+) -> None:
+    spec = write_fault_model(repository, "m", max_batch_size=max_batch_size)
+    with serving(spec, tmp_path) as (life, gateway):
+        inputs = row() if max_batch_size else {"x": X}
+        shape = (1, 1) if max_batch_size else (1,)
+        evil = {**inputs, "mode": np.full(shape, b"abort", np.object_)}
+        before = [gateway.infer(inputs) for _ in range(3)]
+        alone = [gateway.infer(inputs, alone=True) for _ in range(2)]
+        poison = gateway.infer(evil, alone=True)
+        behind = gateway.infer(inputs)
+        gateway.send(*before, *alone, poison, behind)
+        answers = replies(gateway, 5)
+        assert [each.id for each in answers] == [each.id for each in (*before, *alone)]
+        assert [each.batch for each in answers[3:]] == [1, 1]
+        life.ended()
+        assert life.page.running() == {poison.id}
+        assert behind.id not in life.page.begun()
+
+
 def test_a_class_without_room_is_answered_at_once_and_the_others_wait(repository: Path, tmp_path: Path) -> None:
     spec = replace(write_fault_model(repository, "m"), queue_policies=(QueuePolicy(7, max_queue=1),))
     with serving(spec, tmp_path) as (_, gateway):

@@ -1,0 +1,45 @@
+"""Looks at the memory of every worker once a second, for the record of its death: one small file of the kernel's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from mmsup.supervisor import memory
+from mmsup.supervisor.curve import EVERY_S
+
+if TYPE_CHECKING:
+    from mmsup.supervisor.instance import Instance
+
+
+class Sampler:
+    """Over all instances, from `start` to `close`."""
+
+    def __init__(self, instances: Callable[[], Iterable[Instance]]) -> None:
+        self._instances = instances
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look now, and from then on."""
+        for instance in self._instances():
+            sample(instance)
+        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def sample(instance: Instance) -> None:
+    """One look at one worker, if it lives."""
+    tenure = instance.tenure
+    if tenure is None or tenure.life is None or tenure.life.dead:
+        return
+    used = tenure.group.usage_bytes()
+    if used is None:
+        used = memory.resident_bytes(tenure.life.pid)
+    if used is not None:
+        tenure.curve.add(time.monotonic(), used, tenure.life.progress().device_bytes)

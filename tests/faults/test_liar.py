@@ -1,0 +1,176 @@
+"""A worker taken over by its model: whatever it says or writes, its own callers pay and nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from engines.liar import write_liar
+from harness.bystander import Bystander
+from harness.house import BYSTANDER, bystander_repository
+from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.server import Http, Json, Server, serving
+
+pytestmark = pytest.mark.slow
+LARGE = 5_000
+"""Elements of a tensor that travels in shared memory."""
+SMALL = 4
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    repository = bystander_repository(tmp_path_factory.mktemp("repository"))
+    with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
+        http = Http(running.address())
+        http.infer(BYSTANDER, x=("FP32", [LARGE], [0.0] * LARGE))
+        http.close()
+        yield running
+        everyone = family(running)
+        assert running.stop() == 0, running.log()
+        assert_gone(running, everyone)
+
+
+class Liar:
+    """The model, from outside."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.server = server
+        self.name = name
+
+    def send(
+        self, mode: str = "ok", amount: float = 0.0, *, size: int = SMALL, timeout_us: int = 0
+    ) -> tuple[int, Json]:
+        """One call; `amount` goes into the tensor."""
+        x = [amount + each for each in range(size)]
+        body: Json = {
+            "inputs": [
+                {"name": "x", "datatype": "FP32", "shape": [size], "data": x},
+                {"name": "mode", "datatype": "BYTES", "shape": [1], "data": [mode]},
+            ]
+        }
+        if timeout_us:
+            body["parameters"] = {"timeout": timeout_us}
+        http = Http(self.server.address())
+        try:
+            status, reply = http.json("POST", f"/v2/models/{self.name}/infer", body)
+        finally:
+            http.close()
+        if status == 200:
+            assert reply["outputs"][0]["data"] == x, "bytes of another request"
+        return status, reply
+
+
+@contextlib.contextmanager
+def liar(server: Server, name: str, **options: object) -> Iterator[Liar]:
+    """A liar beside the bystander; at the end everything is as before it came."""
+    before = settled(server)
+    write_liar(server.repository, name, **options)
+    server.ctl("load", name=name)
+    made = Liar(server, name)
+    for _ in range(2):
+        assert made.send(size=LARGE)[0] == 200
+    warm = settled(server)
+    with Bystander(server, BYSTANDER):
+        yield made
+    assert_clean(warm, server)
+    server.ctl("unload", name=name)
+    assert_clean(before, server)
+
+
+ABOUT_MEMORY = (
+    *("offset", "offset before", "offset wraps", "length", "length short", "length negative", "segment"),
+    *("need", "places"),
+)
+ABOUT_WORDS = (
+    *("datatype", "datatype longer", "shape", "shape negative", "rank", "twice", "words", "nothing"),
+    *("garbage", "nested", "a drop"),
+)
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize(
+    ("lies", "size"),
+    [(ABOUT_MEMORY[:4], LARGE), (ABOUT_MEMORY[4:], LARGE), (ABOUT_WORDS[:5], SMALL), (ABOUT_WORDS[5:], SMALL)],
+)
+def test_a_reply_that_lies_fails_its_request_and_ends_its_worker(
+    server: Server, lies: tuple[str, ...], size: int
+) -> None:
+    with liar(server, lies[0].replace(" ", "_")) as hurt:
+        for count, lie in enumerate(lies, 1):
+            pid = server.pid(hurt.name)
+            status, reply = hurt.send(lie, size=size)
+            assert (status, reply["code"]) in ((502, "bad_worker_reply"), (503, "worker_crashed")), (lie, reply)
+            assert str(pid) not in reply["error"]
+            assert server.await_event("worker_exit", hurt.name, count)["cause"] == "bad reply", lie
+            server.ctl("load", name=hurt.name)  # a new history: it is not the loop of crashes that is looked at here
+            assert hurt.send(size=size)[0] == 200, lie
+            assert server.pid(hurt.name) != pid
+
+
+@pytest.mark.fault("F38")
+def test_scribbling_over_all_shared_memory_reaches_nobody_else(server: Server) -> None:
+    with liar(server, "scribbles") as hurt:
+        assert hurt.send("scribble", size=LARGE)[0] in (200, 502)
+        for _ in range(20):
+            with contextlib.suppress(AssertionError):  # its own answers are its own to spoil
+                hurt.send(size=LARGE)
+        assert not server.events("worker_exit", BYSTANDER)
+        os.kill(server.pid(hurt.name), signal.SIGKILL)
+        assert hurt.send(size=LARGE)[0] == 200
+
+
+@pytest.mark.fault("F38")
+def test_scribbling_over_the_status_page_troubles_no_reader(server: Server) -> None:
+    with liar(server, "scribbles_page") as hurt:
+        brain, gateways = server.status()["brain"], server.status()["gateways"]
+        assert hurt.send("page")[0] == 200
+        assert server.ctl("ps")["processes"]
+        assert hurt.send()[0] == 200
+        os.kill(server.pid(hurt.name), signal.SIGKILL)
+        assert hurt.send()[0] == 200
+        assert (server.status()["brain"], server.status()["gateways"]) == (brain, gateways)
+
+
+@pytest.mark.fault("F39")
+def test_an_output_torn_by_a_death_reaches_nobody(server: Server) -> None:
+    with liar(server, "torn") as hurt:
+        for count, share in enumerate((0.0, 0.5, 0.999, 1.0), 1):
+            status, reply = hurt.send(f"torn {share}", size=LARGE)
+            assert (status, reply["code"]) == (503, "worker_crashed"), reply
+            assert hurt.server.await_event("worker_exit", hurt.name, count)["sig"] == signal.SIGKILL
+            assert hurt.send(amount=float(count), size=LARGE)[0] == 200
+
+
+@pytest.mark.fault("F41")
+def test_a_lost_reply_is_a_504_at_the_deadline_and_the_next_call_gets_its_own_bytes(server: Server) -> None:
+    with liar(server, "loses") as hurt:
+        status, reply = hurt.send("lost", 100.0, size=LARGE, timeout_us=300_000)
+        assert (status, reply["code"]) == (504, "deadline_exceeded"), reply
+        assert hurt.send(amount=200.0, size=LARGE)[0] == 200
+        os.kill(server.pid(hurt.name), signal.SIGKILL)  # what it never answered holds its slot for as long as it lives
+        assert hurt.send(size=LARGE)[0] == 200
+
+
+@pytest.mark.fault("F41")
+def test_a_late_reply_is_dropped_and_meets_no_later_call(server: Server) -> None:
+    with liar(server, "late") as hurt:
+        status, reply = hurt.send("late", 100.0, size=LARGE, timeout_us=300_000)
+        assert (status, reply["code"]) == (504, "deadline_exceeded"), reply
+        for amount in range(5):
+            assert hurt.send(amount=float(amount), size=LARGE)[0] == 200
+        assert not server.events("worker_exit", hurt.name)
+
+
+@pytest.mark.fault("F41")
+@pytest.mark.parametrize("lie", ["doubled", "unknown", "another's"])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_reply_too_many_is_dropped(server: Server, lie: str, size: int) -> None:
+    with liar(server, f"{lie.rstrip('s').rstrip(chr(39))}_{size}") as hurt:
+        for amount in range(5):
+            assert hurt.send(lie, float(amount), size=size)[0] == 200
+        assert hurt.send(size=size)[0] == 200
+        assert not server.events("worker_exit", hurt.name)

@@ -1,0 +1,132 @@
+"""One model loaded and unloaded by many at once: in turns, with an answer for each, and never a dead server."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from engines.build import write_fault_model
+from harness.bystander import Bystander
+from harness.house import BYSTANDER, bystander_repository, victim
+from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.server import Http, Json, Server, eventually, serving
+
+pytestmark = pytest.mark.slow
+CALLERS = 32
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    repository = bystander_repository(tmp_path_factory.mktemp("repository"))
+    with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
+        http = Http(running.address())
+        http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
+        http.close()
+        yield running
+        everyone = family(running)
+        assert running.stop() == 0, running.log()
+        assert_gone(running, everyone)
+
+
+def ask(server: Server, name: str, verb: str) -> tuple[int, Json]:
+    """Load or unload over HTTP."""
+    http = Http(server.address(), timeout_s=60.0)
+    try:
+        return http.json("POST", f"/v2/repository/models/{name}/{verb}", {})
+    finally:
+        http.close()
+
+
+class Callers:
+    """Many at once, each with its own chance."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.outcomes: Counter[tuple[str, int, str]] = Counter()
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._run, args=(server, name, random.Random(seed))) for seed in range(CALLERS)
+        ]
+
+    def run(self) -> None:
+        for each in self._threads:
+            each.start()
+        for each in self._threads:
+            each.join(120)
+            assert not each.is_alive(), f"a caller has no answer; the others: {self.outcomes}"
+
+    def _run(self, server: Server, name: str, rng: random.Random) -> None:
+        for _ in range(ROUNDS):
+            verb = rng.choice(("load", "unload"))
+            status, reply = ask(server, name, verb)
+            with self._lock:
+                self.outcomes[verb, status, reply["code"] if status != 200 else ""] += 1
+
+
+@pytest.mark.fault("F54")
+def test_many_load_and_unload_one_model_at_once(server: Server) -> None:
+    with victim(server, "wanted") as hurt:
+        brain = server.status()["brain"]
+        callers = Callers(server, hurt.name)
+        callers.run()
+        allowed = {("load", 200, ""), ("unload", 200, ""), ("load", 409, "conflict")}
+        assert set(callers.outcomes) <= allowed, callers.outcomes
+        assert sum(callers.outcomes.values()) == CALLERS * ROUNDS
+        server.ctl("load", name=hurt.name)
+        hurt.assert_serves()
+        assert server.status()["brain"] == brain
+        assert not server.events("worker_exit", hurt.name)
+
+
+@pytest.mark.fault("F54")
+def test_an_unload_lets_the_call_in_flight_finish(server: Server) -> None:
+    with victim(server, "unloaded_busy", hang_limit="30s") as hurt:
+        with hurt.held() as held:
+            assert ask(server, hurt.name, "unload")[0] == 200
+            assert hurt.send()[0] in (400, 404, 503)
+        assert held.result()[0] == 200
+        server.ctl("load", name=hurt.name)
+
+
+@pytest.mark.fault("F54")
+def test_two_loads_of_one_content_are_one_load(server: Server) -> None:
+    with victim(server, "twice") as hurt:
+        assert ask(server, hurt.name, "unload")[0] == 200
+        spawned = len(server.events("worker_spawn", hurt.name))
+        results: list[int] = []
+        threads = [threading.Thread(target=lambda: results.append(ask(server, hurt.name, "load")[0])) for _ in range(8)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(60)
+        assert results == [200] * 8
+        assert len(server.events("worker_spawn", hurt.name)) - spawned <= 2  # one more if a caller came after the rest
+
+
+@pytest.mark.fault("F54")
+def test_a_model_whose_files_go_while_it_is_loaded_fails_with_a_reason(server: Server) -> None:
+    before = settled(server)
+    name = "goes_away"
+    write_fault_model(server.repository, name, on_load="hold", load_timeout="20s")
+    with Bystander(server, BYSTANDER):
+        results: list[tuple[int, Json]] = []
+        loading = threading.Thread(target=lambda: results.append(ask(server, name, "load")))
+        loading.start()
+        eventually(lambda: server.model(name)["state"] == "loading", "it is being loaded")
+        home = server.repository / name
+        go = home / "1" / "go"
+        go.touch()  # it was read into memory by now, and goes on from there
+        eventually(lambda: not go.exists(), "it went on")
+        shutil.rmtree(home)
+        loading.join(60)
+        assert results[0][0] in (200, 400, 404, 500), results
+        status, reply = ask(server, name, "load")
+        assert status in (400, 404), reply
+        assert str(server.repository) not in reply["error"]
+    ask(server, name, "unload")
+    assert_clean(before, server)

@@ -1,0 +1,52 @@
+"""What a gateway tells of the end of a life: how much was in flight, and the first of it by name."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from mmsup.gateway.control import ID_CHARACTERS, NAMED, ended
+from mmsup.gateway.ledger import Entry, Lost
+from mmsup.gateway.link import Link
+from mmsup.ipc.codec import encode
+from mmsup.ipc.messages import Ended, Infer, InFlight
+from mmsup.ipc.seqpacket import MESSAGE_LIMIT
+
+NOW_NS = 5_000_000_000
+
+
+def lost(name: str = "", *, begun: bool = False, abandoned: bool = False) -> Lost:
+    entry = Entry(Infer(1, b"", 0, None, ()), [], lambda _: None, None, name)
+    entry.sent_ns = 3_000_000_000
+    entry.abandoned = abandoned
+    return Lost(entry, begun)
+
+
+def told(*each: Lost) -> Ended:
+    link: Any = SimpleNamespace(life=(7, 2), lost=list(each))  # all of a link that is looked at
+    return ended(cast("Link", link), NOW_NS)
+
+
+def test_those_that_had_begun_come_first_and_all_are_counted() -> None:
+    assert told(lost("a"), lost("b", begun=True), lost("c", abandoned=True)) == Ended(
+        7,
+        2,
+        3,
+        1,
+        (
+            InFlight("b", begun=True, abandoned=False, age_s=2.0),
+            InFlight("a", begun=False, abandoned=False, age_s=2.0),
+            InFlight("c", begun=False, abandoned=True, age_s=2.0),
+        ),
+    )
+
+
+def test_a_link_that_ends_empty_says_so() -> None:
+    assert told() == Ended(7, 2, 0, 0, ())
+
+
+def test_the_names_are_bounded_and_the_number_is_not() -> None:
+    message = told(*[lost("\U0001f600" * 1000) for _ in range(1000)])
+    assert (message.in_flight, len(message.requests)) == (1000, NAMED)
+    assert len(message.requests[0].id) == ID_CHARACTERS
+    assert len(encode(message)) < MESSAGE_LIMIT
