@@ -54,7 +54,7 @@ class LinkArena:
         return slot
 
     async def room(self, size: int, *, is_guess: bool) -> Slot | None:
-        """A slot for results, none for none of them. Nor one for a guess if no memory is left: small results need none."""
+        """A slot for results of that size; none for a guess where no memory is left, since small results need none."""
         try:
             return await self.slot(self.results, size) if size else None
         except ServerError:
