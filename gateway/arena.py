@@ -54,6 +54,15 @@ class LinkArena:
                 slot = side.allocate(size)
         return slot
 
+    async def room(self, size: int, *, is_guess: bool) -> Slot | None:
+        """A slot for results of that size; none for a guess where no memory is left, since small results need none."""
+        try:
+            return await self.slot(self.results, size) if size else None
+        except ServerError:
+            if self.closed or not is_guess:
+                raise
+            return None
+
     async def _grow(self, side: Side, size: int) -> None:
         if not self._quota.has_room(size):
             self._reclaim()

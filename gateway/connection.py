@@ -64,6 +64,11 @@ class Connection(RequestHandler):
         if waiter is not None and self._front is not None:
             self._loop.call_soon(self._front.returned)
 
+    @property
+    def requests(self) -> int:
+        """How many have come here."""
+        return int(self._request_count)
+
     def is_idle(self) -> bool:
         """Whether the handler waits for a request."""
         waiter = self._idle

@@ -145,6 +145,11 @@ class Front(asyncio.BufferedProtocol):
         return self._errand is not None or self._state is _TURN
 
     @property
+    def uses(self) -> int:
+        """Requests so far, answered by either."""
+        return self.served + (self._slow.requests if self._slow is not None else 0)
+
+    @property
     def is_spare(self) -> bool:
         """Whether no request is lost with it: it is between two, or in the head of one."""
         slow = self._slow

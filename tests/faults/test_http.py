@@ -29,6 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = bystander_repository(tmp_path_factory.mktemp("repository"))
     write_identity_onnx(repository, "m", dims=[-1])
     write_identity_onnx(repository, "whole", "INT64", dims=[-1])
+    write_identity_onnx(repository, "one", dims=[1])
     write_identity_onnx(repository, "words", "BYTES", dims=[-1])
     with serving(repository) as running:
         http = Http(running.address())
@@ -272,7 +273,7 @@ BODY = document(b"[1]")
 @pytest.mark.fault("F45")
 def test_five_hundred_clients_that_dawdle_keep_nobody_waiting(server: Server) -> None:
     address = server.address()
-    start = raw.head("m", size=len(BODY))
+    start = raw.head("one", size=len(BODY))
     with (
         unnoticed(server, growth_bytes=160 * MIB),
         raw.crowd(address, SLOW) as heads,

@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     flags = ("--model-control-mode", "explicit", "--load-model", BYSTANDER, "--arena-size", "16MiB")
     with serving(repository, *flags, "--max-requests", str(MAX_REQUESTS)) as running:
         http = Http(running.address())
-        http.infer(BYSTANDER, x=("FP32", [5000], [0.0] * 5000))
+        http.infer(BYSTANDER, x=("FP32", [20_000], [0.0] * 20_000))  # large enough for memory and the thread for texts
         http.close()
         yield running
         everyone = family(running)
