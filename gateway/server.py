@@ -36,6 +36,7 @@ class Front:
     def __init__(self, backend: Backend, tallies: Sequence[Tally], place: int) -> None:
         # Reading a large JSON text takes milliseconds, which are not the loop's; one at a time bounds its memory.
         self._documents = ThreadPoolExecutor(1, "documents")
+        self._documents.submit(int)  # the thread is there from the start, and not only once a large text came
         self._backend = backend
         self.counting = Counting(tallies, place)
         self.inference = Inference(backend, self.counting, self._documents)
