@@ -33,7 +33,7 @@ from mmsup.ipc.seqpacket import Closed
 
 OUTLINES_LIMIT: Final = 256
 """Words of results that a link remembers."""
-SOME: Final = 16
+SOME: Final = 32
 """Replies that are taken in a turn of the loop: a worker may have answered hundreds at once, and others wait."""
 EXPIRY_S: Final = 0.01
 """How late a deadline may be noticed. One look over what is in flight costs less than a timer for each request."""
