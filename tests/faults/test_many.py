@@ -67,7 +67,8 @@ def test_those_of_a_higher_class_come_first(tmp_path: Path) -> None:
         seen = len(server.events("worker_spawn"))
         for pid in first_pids(server).values():
             os.kill(pid, signal.SIGKILL)
-        server.await_event("worker_ready", "m0", 2)
+        for name in NAMES:
+            server.await_event("worker_ready", name, 2)
         again = [each["model"] for each in server.events("worker_spawn")[seen:]]
         urgent = sorted(set(URGENT) - {again[0]})
         assert sorted(again[1 : 1 + len(urgent)]) == urgent, again
