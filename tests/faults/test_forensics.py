@@ -6,33 +6,19 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engines.build import write_fault_model
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, Victim, bystander_repository, victim
-from harness.invariants import assert_clean, assert_gone, family, settled
-from harness.server import Http, Json, Server, eventually, serving
+from harness.house import BYSTANDER, Victim, victim
+from harness.invariants import assert_clean, settled
+from harness.server import Http, Json, Server, eventually
 from mmsup.supervisor.archive import PER_MODEL
 from mmsup.supervisor.client import Refused
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    repository = bystander_repository(tmp_path_factory.mktemp("repository"))
-    with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
-        http = Http(running.address())
-        http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
-        http.close()
-        yield running
-        everyone = family(running)
-        assert running.stop() == 0, running.log()
-        assert_gone(running, everyone)
 
 
 def why(server: Server, name: str, number: int = 1) -> Json:

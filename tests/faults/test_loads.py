@@ -6,32 +6,18 @@ import random
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 from engines.build import write_fault_model
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, bystander_repository, victim
-from harness.invariants import assert_clean, assert_gone, family, settled
-from harness.server import Http, Json, Server, eventually, serving
+from harness.house import BYSTANDER, victim
+from harness.invariants import assert_clean, settled
+from harness.server import Http, Json, Server, eventually
 
 pytestmark = pytest.mark.slow
 CALLERS = 32
 ROUNDS = 4
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    repository = bystander_repository(tmp_path_factory.mktemp("repository"))
-    with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
-        http = Http(running.address())
-        http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
-        http.close()
-        yield running
-        everyone = family(running)
-        assert running.stop() == 0, running.log()
-        assert_gone(running, everyone)
 
 
 def ask(server: Server, name: str, verb: str) -> tuple[int, Json]:

@@ -5,33 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, HANG_LIMIT_S, bystander_repository, victim
-from harness.invariants import assert_clean, assert_gone, family, settled
-from harness.server import Http, Server, eventually, serving
+from harness.house import BYSTANDER, HANG_LIMIT_S, victim
+from harness.invariants import assert_clean, settled
+from harness.server import Http, Server, eventually
 
 pytestmark = pytest.mark.slow
 ANSWER_S = 0.1
 """From a death to the answers of those in flight, by promise."""
 SLACK_S = 1.0
 """What a loaded two-core machine may add before we call it broken."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    repository = bystander_repository(tmp_path_factory.mktemp("repository"))
-    with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
-        http = Http(running.address())
-        http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
-        http.close()
-        yield running
-        everyone = family(running)
-        assert running.stop() == 0, running.log()
-        assert_gone(running, everyone)
 
 
 @pytest.mark.fault("F1")
