@@ -49,6 +49,8 @@ class Activity(enum.IntEnum):
     IDLE = 3
     BUSY = 4
     STOPPING = 5
+    STANDBY = 6
+    """A gateway that nobody has told to serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class PageReader:
         """The page now; an activity that no version of us knows reads as BUSY, so that its clock runs."""
         words = self._words
         raw = words[_ACTIVITY]
-        activity = Activity(raw) if raw <= Activity.STOPPING else Activity.BUSY
+        activity = Activity(raw) if raw <= Activity.STANDBY else Activity.BUSY
         return Progress(activity, words[_SINCE], words[_BEAT], words[_BATCHES], words[_REQUESTS], words[_DEVICE])
 
     def begun(self) -> frozenset[int]:

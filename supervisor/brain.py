@@ -284,6 +284,10 @@ class Brain:
             strict=self.settings.strict_readiness,
         )
 
+    def is_announced(self) -> bool:
+        """Whether READY was said."""
+        return self._announced
+
     def gateways_changed(self) -> None:
         """One came up, or went."""
         self._settled()

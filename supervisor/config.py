@@ -71,6 +71,7 @@ OPTIONS: Final = (
     Option("metrics_host", "metrics-address", valid.text),
     Option("metrics_port", "metrics-port", valid.integer(-1, 65535)),
     Option("gateways", "gateways", valid.integer(1, 64)),
+    Option("spare_gateway", "spare-gateway", valid.boolean),
     Option("control_mode", "model-control-mode", valid.one_of(CONTROL_MODES)),
     Option("load_models", "load-model", valid.listed(_loaded, ","), many=True),
     Option("poll_s", "repository-poll-secs", valid.duration),

@@ -27,7 +27,7 @@ NAMES: Final = frozenset({
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",
     "repository_lost", "repository_back",
-    "gateway_spawn", "gateway_exit", "gateway_stopped", "brain_exit", "readopted",
+    "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
     "upgrade_begun", "upgraded", "upgrade_failed",
 })  # fmt: skip
 """`worker_exit`: exactly one per death. A worker that leaves because it was told to is `worker_stopped`."""

@@ -6,6 +6,9 @@ that is there for a Pong, and waits for none of them longer than its limit.
 There are as many *places* as are configured. In an upgrade another gateway comes up beside one of them, takes its place
 once it serves, and the old one leaves when its connections have. Whoever leaves is told everything until the end: what
 comes on its last connections is served like all else. Each has a number that no other living one has: its tally's.
+
+Beside them there is a *spare*, where settings want one: the next place that needs a process gets this one, and another
+spare is started when all places serve again and those who had waited are through.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.supervisor.gateway import Gateway, GatewaySite
 from mmsup.supervisor.readiness import Readiness
-from mmsup.supervisor.remembered import GatewayNote
+from mmsup.supervisor.remembered import LEAVES, SERVES, SPARE, GatewayNote
 from mmsup.supervisor.site import Judgement, LifeKey, Serving
 
 LOOK_S: Final = 0.25
+CALM_S: Final = 3.0
+"""How long all places have served before a spare is started: it takes a second of CPU, and clients come first."""
 ANSWER_LIMIT: Final = MESSAGE_LIMIT - 4096
 
 
@@ -66,6 +71,10 @@ class Content(Protocol):
         """One came up, or went."""
         ...
 
+    def is_announced(self) -> bool:
+        """Whether the server has come up."""
+        ...
+
 
 class Gateways:
     """The house of all gateway places."""
@@ -74,6 +83,9 @@ class Gateways:
         self.places = [Gateway(place, self, site) for place in range(site.settings.gateways)]
         self.others: list[Gateway] = []
         """One that is coming up beside a place, and those that leave."""
+        self.spare: Gateway | None = None
+        self._calm_s = float("inf")
+        """When all places have served for long enough."""
         self._site = site
         self._content = content
         self._linked: dict[LifeKey, Serving] = {}
@@ -86,7 +98,7 @@ class Gateways:
 
     def start(self) -> None:
         """Look after all of them from now on; start those that are not there."""
-        for gateway in self.places:
+        for gateway in [*self.places, *self._spares()]:
             gateway.begin()
         for gateway in list(self.others):
             if gateway.life is None:
@@ -111,8 +123,11 @@ class Gateways:
         return all(gateway.synced for gateway in self.places)
 
     def everybody(self) -> list[Gateway]:
-        """Those in their places, coming, leaving."""
-        return [*self.places, *self.others]
+        """Those in their places, coming, leaving, and the spare."""
+        return [*self.places, *self.others, *self._spares()]
+
+    def _spares(self) -> list[Gateway]:
+        return [self.spare] if self.spare is not None else []
 
     def at(self, number: int) -> Gateway | None:
         """The gateway of this number."""
@@ -124,17 +139,26 @@ class Gateways:
 
     def notes(self) -> tuple[GatewayNote, ...]:
         """What the next brain needs to know of them."""
-        return tuple(each.note for each in self.everybody())
+        return tuple(
+            GatewayNote(each.place, each.generation, each.spawned_s, self._role(each)) for each in self.everybody()
+        )
+
+    def _role(self, gateway: Gateway) -> str:
+        if gateway is self.spare:
+            return SPARE
+        return SERVES if gateway.follows else LEAVES
 
     def restore(self, notes: Sequence[GatewayNote]) -> None:
         """As an earlier brain left them, without processes."""
-        made = {leaves: [self._restored(each) for each in notes if each.leaves is leaves] for leaves in (False, True)}
-        self.places[: len(made[False])] = made[False][: len(self.places)]
-        self.others = made[True]
+        made = {role: [self._restored(each) for each in notes if each.role == role] for role in (SERVES, LEAVES, SPARE)}
+        self.places[: len(made[SERVES])] = made[SERVES][: len(self.places)]
+        self.others = made[LEAVES]
+        self.spare = next(iter(made[SPARE]), None)
 
     def _restored(self, note: GatewayNote) -> Gateway:
         gateway = Gateway(note.place, self, self._site)
-        gateway.generation, gateway.spawned_s, gateway.follows = note.generation, note.spawned_s, not note.leaves
+        gateway.generation, gateway.spawned_s, gateway.follows = note.generation, note.spawned_s, note.role != LEAVES
+        gateway.is_spare = note.role == SPARE
         return gateway
 
     # Upgrades.
@@ -146,14 +170,22 @@ class Gateways:
             return None
         made = Gateway(number, self, self._site)
         made.follows = False
-        made.spawn(1 + max(each.generation for each in self.everybody()))
+        made.spawn(self._next_generation())
         self.others.append(made)
         return made
 
     def free_number(self) -> int | None:
-        """One that no living gateway has; there are as many spare ones as places."""
+        """One that no living gateway has."""
         taken = {each.place for each in self.everybody()}
-        return next((number for number in range(2 * len(self.places)) if number not in taken), None)
+        return next((number for number in range(self._site.settings.gateway_numbers) if number not in taken), None)
+
+    def _next_generation(self) -> int:
+        return 1 + max(each.generation for each in self.everybody())
+
+    def renew_spare(self, before_s: float) -> None:
+        """Another one in place of a spare that was started before that time; nobody serves worse meanwhile."""
+        if self.spare is not None and self.spare.spawned_s < before_s:
+            self.spare.kill("another one of the present code follows")
 
     def replace(self, old: Gateway, new: Gateway) -> None:
         """The new one serves and has the place; the old one may be retired, if it lives."""
@@ -230,7 +262,7 @@ class Gateways:
     async def drain(self, limit_s: float) -> bool:
         """Take no new inference, finish what is accepted; whether all have within the limit."""
         # Also of one that an earlier brain knew and that has not answered us yet: what it has accepted is as real.
-        self._undrained = {each.place for each in self.everybody() if each.life is not None}
+        self._undrained = {each.place for each in self.everybody() if each.life is not None and not each.is_spare}
         self._drained.clear()
         if not self._undrained:
             return True
@@ -286,6 +318,17 @@ class Gateways:
             self.others.remove(gateway)
         self._content.gateways_changed()
 
+    def follow(self, gateway: Gateway) -> None:
+        """A place is to have a process again: the spare's, if there is one that lives."""
+        spare = self.spare
+        if gateway is spare or spare is None or spare.life is None or spare.life.dead:
+            gateway.spawn()
+            return
+        self.places[self.places.index(gateway)], self.spare = spare, None
+        spare.inherit(gateway)
+        self._content.gateways_changed()  # the next brain knows it as no spare before it hears the first word
+        spare.configure()
+
     def _pong(self, gateway: Gateway, number: int) -> None:
         if self._introductions.get(number) is gateway:
             del self._introductions[number]
@@ -319,7 +362,21 @@ class Gateways:
             gateway.look(time.monotonic())
         if self.others:
             self._content.gateways_changed()  # whether one that comes up serves, it says by its page alone
+        self._keep_spare(time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _keep_spare(self, now_s: float) -> None:
+        """Start one if there should be one."""
+        site = self._site
+        is_calm = self._content.is_announced() and all(each.serves for each in self.places) and not site.stopping()
+        self._calm_s = min(self._calm_s, now_s + CALM_S) if is_calm else float("inf")
+        if self.spare is None and now_s >= self._calm_s and site.settings.spare_gateway:
+            number = self.free_number()
+            if number is not None:
+                self.spare = Gateway(number, self, site)
+                self.spare.is_spare = True
+                self.spare.spawn(self._next_generation())
+                self._content.gateways_changed()
 
 
 class _Barrier:

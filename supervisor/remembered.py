@@ -20,6 +20,9 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 
 TEXT_LIMIT: Final = MESSAGE_LIMIT - 1024
 """Beyond it the next brain would know nothing; so many models want several servers."""
+SERVES: Final = "serves"
+LEAVES: Final = "leaves"
+SPARE: Final = "spare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +115,12 @@ class ListNote:
 
 @dataclass(frozen=True, slots=True)
 class GatewayNote:
-    """One gateway."""
+    """One gateway. `role`: `serves`; `leaves`: it has a successor, or was to be one and is not up; `spare`."""
 
     place: int
     generation: int
     spawned_s: float
-    leaves: bool
-    """It has a successor, or was to be one and has not yet come up."""
+    role: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class Settings:
     metrics_port: int = 8002
     """-1: no metrics listener of its own; `/metrics` is then on the HTTP port alone."""
     gateways: int = 1
+    spare_gateway: bool = True
+    """Keep one more started, for the place of one that ends."""
     control_mode: str = "none"
     """`none`: every model at start; `explicit`: `load_models` and the API; `poll`: as the repository changes."""
     load_models: tuple[str, ...] = ()
@@ -65,6 +67,11 @@ class Settings:
     """`defaults:` of the server's file."""
     models: dict[str, Any] = field(default_factory=dict[str, Any])  # name -> keys of mmsup.yaml, checked by config.py
     """`models:` of the server's file."""
+
+    @property
+    def gateway_numbers(self) -> int:
+        """How many gateways may live at one time: one in each place, as many that leave after an upgrade, a spare."""
+        return 2 * self.gateways + 1
 
     def to_json(self) -> str:
         """As text for another process."""

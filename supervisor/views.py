@@ -34,6 +34,7 @@ def status(result: Json) -> None:
             "keeper": f"pid {cell(keeper.get('pid'))}",
             "brain": f"pid {cell(brain.get('pid'))}, generation {cell(brain.get('generation'))}",
             **{f"gateway {number}": _gateway(each) for number, each in enumerate(_parts(result, "gateways"))},
+            "spare gateways": cell(result.get("spare_gateways")),
             "caps": cell(result.get("isolation")),
             **{name: cell(address) for name, address in _part(result, "addresses").items()},
         }
