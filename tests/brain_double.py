@@ -162,6 +162,7 @@ class KeeperDouble:
         self._loop.add_reader(far.fileno(), self._read, child)
         self._loop.add_reader(kept[0], self._reap, child)
         self.introduce(child)
+        self._moved()
 
     def _read(self, child: Child) -> None:
         expected = wire.TO_WORKER if child.token.startswith("worker") else wire.TO_GATEWAY
@@ -233,7 +234,7 @@ class House:
         for name in models:
             add_model(home, name)
         (home / "run").mkdir(exist_ok=True)
-        defaults: dict[str, Any] = {"exit_timeout_s": 5.0}
+        defaults: dict[str, Any] = {"exit_timeout_s": 5.0, "spare_gateway": False}
         self.settings = Settings(
             repositories=(str(home / "repo"),),
             runtime_dir=str(home / "run"),

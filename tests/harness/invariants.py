@@ -110,7 +110,7 @@ def settled(server: Server) -> Snapshot:
 
 def _look(server: Server) -> Snapshot:
     keeper = psutil.Process(server.process.pid)
-    processes = [keeper, *keeper.children(recursive=True)]
+    processes = sorted([keeper, *keeper.children(recursive=True)], key=psutil.Process.create_time)
     roles: Counter[str] = Counter()
     core: dict[str, Process] = {}
     zombies = 0
