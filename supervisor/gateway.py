@@ -34,6 +34,8 @@ from mmsup.supervisor.spawning import Place, gateway_spawn, gateway_token
 
 STALE_S: Final = 2.0
 """Its loop beats every 100 ms. A kill resets every connection, and a busy machine wakes nobody on time."""
+SPARE_STALE_S: Final = 5.0
+"""It beats every 500 ms, and nobody waits for it: a machine that is so busy is not to start another one."""
 START_S: Final = 60.0
 CLOSED_S: Final = 1.0
 _OF_A_DEAD_BRAIN: Final = (wire.Ask, wire.Pong, wire.Drained)
@@ -179,11 +181,12 @@ class Gateway:
         if self.life is None or self.life.dead:
             return
         progress = self.life.progress()
+        stale_s = SPARE_STALE_S if self.is_spare else STALE_S
         if progress.activity is Activity.STARTING:
             if now_s - self._told_s > START_S:
                 self.kill(f"it had not come up within {START_S:g} s")
-        elif now_s - progress.beat_ns / 1e9 > STALE_S:
-            self.kill(f"its loop had not come round for {STALE_S:g} s")
+        elif now_s - progress.beat_ns / 1e9 > stale_s:
+            self.kill(f"its loop had not come round for {stale_s:g} s")
 
     def retire(self) -> None:
         """Another one serves in its stead: it may leave when its connections have."""
