@@ -68,7 +68,7 @@ class Answers:
             "keeper": {"pid": server.keeper_pid},
             "brain": {"pid": server.brain_pid, "generation": server.brain_generation},
             "gateways": gateways,
-            "spare_gateways": int(self._gateways.spare is not None and self._gateways.spare.waits),
+            "spare_gateways": self._gateways.spare.counts(),
             "models": [_status_of(model) for model in self._models()],
         }
 

@@ -8,7 +8,7 @@ once it serves, and the old one leaves when its connections have. Whoever leaves
 comes on its last connections is served like all else. Each has a number that no other living one has: its tally's.
 
 Beside them there is a *spare*, where settings want one: the next place that needs a process gets this one, and another
-spare is started when all places serve again and those who had waited are through.
+spare is started when all places have served for a while (spare.py).
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from mmsup.supervisor.gateway import Gateway, GatewaySite
 from mmsup.supervisor.readiness import Readiness
 from mmsup.supervisor.remembered import LEAVES, SERVES, SPARE, GatewayNote
 from mmsup.supervisor.site import Judgement, LifeKey, Serving
+from mmsup.supervisor.spare import Spare
 
 LOOK_S: Final = 0.25
-CALM_S: Final = 3.0
-"""How long all places have served before a spare is started: it takes a second of CPU, and clients come first."""
 ANSWER_LIMIT: Final = MESSAGE_LIMIT - 4096
 
 
@@ -83,9 +82,7 @@ class Gateways:
         self.places = [Gateway(place, self, site) for place in range(site.settings.gateways)]
         self.others: list[Gateway] = []
         """One that is coming up beside a place, and those that leave."""
-        self.spare: Gateway | None = None
-        self._calm_s = float("inf")
-        """When all places have served for long enough."""
+        self.spare = Spare(site.settings)
         self._site = site
         self._content = content
         self._linked: dict[LifeKey, Serving] = {}
@@ -98,8 +95,10 @@ class Gateways:
 
     def start(self) -> None:
         """Look after all of them from now on; start those that are not there."""
-        for gateway in [*self.places, *self._spares()]:
+        for gateway in self.places:
             gateway.begin()
+        if self.spare.gateway is not None:
+            self.spare.gateway.begin()
         for gateway in list(self.others):
             if gateway.life is None:
                 self.others.remove(gateway)
@@ -124,10 +123,7 @@ class Gateways:
 
     def everybody(self) -> list[Gateway]:
         """Those in their places, coming, leaving, and the spare."""
-        return [*self.places, *self.others, *self._spares()]
-
-    def _spares(self) -> list[Gateway]:
-        return [self.spare] if self.spare is not None else []
+        return [*self.places, *self.others, *([self.spare.gateway] if self.spare.gateway else [])]
 
     def at(self, number: int) -> Gateway | None:
         """The gateway of this number."""
@@ -144,7 +140,7 @@ class Gateways:
         )
 
     def _role(self, gateway: Gateway) -> str:
-        if gateway is self.spare:
+        if gateway is self.spare.gateway:
             return SPARE
         return SERVES if gateway.follows else LEAVES
 
@@ -153,7 +149,7 @@ class Gateways:
         made = {role: [self._restored(each) for each in notes if each.role == role] for role in (SERVES, LEAVES, SPARE)}
         self.places[: len(made[SERVES])] = made[SERVES][: len(self.places)]
         self.others = made[LEAVES]
-        self.spare = next(iter(made[SPARE]), None)
+        self.spare.gateway = next(iter(made[SPARE]), None)
 
     def _restored(self, note: GatewayNote) -> Gateway:
         gateway = Gateway(note.place, self, self._site)
@@ -181,11 +177,6 @@ class Gateways:
 
     def _next_generation(self) -> int:
         return 1 + max(each.generation for each in self.everybody())
-
-    def renew_spare(self, before_s: float) -> None:
-        """Another one in place of a spare that was started before that time; nobody serves worse meanwhile."""
-        if self.spare is not None and self.spare.spawned_s < before_s:
-            self.spare.kill("another one of the present code follows")
 
     def replace(self, old: Gateway, new: Gateway) -> None:
         """The new one serves and has the place; the old one may be retired, if it lives."""
@@ -320,11 +311,11 @@ class Gateways:
 
     def follow(self, gateway: Gateway) -> None:
         """A place is to have a process again: the spare's, if there is one that lives."""
-        spare = self.spare
-        if gateway is spare or spare is None or spare.life is None or spare.life.dead:
+        spare = self.spare.take() if gateway in self.places else None
+        if spare is None:
             gateway.spawn()
             return
-        self.places[self.places.index(gateway)], self.spare = spare, None
+        self.places[self.places.index(gateway)] = spare
         spare.inherit(gateway)
         self._content.gateways_changed()  # the next brain knows it as no spare before it hears the first word
         spare.configure()
@@ -367,16 +358,11 @@ class Gateways:
 
     def _keep_spare(self, now_s: float) -> None:
         """Start one if there should be one."""
-        site = self._site
-        is_calm = self._content.is_announced() and all(each.serves for each in self.places) and not site.stopping()
-        self._calm_s = min(self._calm_s, now_s + CALM_S) if is_calm else float("inf")
-        if self.spare is None and now_s >= self._calm_s and site.settings.spare_gateway:
-            number = self.free_number()
-            if number is not None:
-                self.spare = Gateway(number, self, site)
-                self.spare.is_spare = True
-                self.spare.spawn(self._next_generation())
-                self._content.gateways_changed()
+        all_serve = self._content.is_announced() and all(each.serves for each in self.places)
+        number = self.free_number()
+        if self.spare.is_due(now_s, is_calm=all_serve and not self._site.stopping()) and number is not None:
+            self.spare.enlist(Gateway(number, self, self._site), self._next_generation())
+            self._content.gateways_changed()
 
 
 class _Barrier:

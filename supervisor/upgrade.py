@@ -173,7 +173,7 @@ class Upgrades:
         self._say(f"brain {brain.generation} has taken over")
         if note.renews and self._keeper_life == note.keeper_life:
             self._keep("keeper", "it could not become another program: the server's log has the reason")
-        brain.gateways.renew_spare(note.began_s)
+        brain.gateways.spare.renew(note.began_s)
         await brain.moved.until(brain.gateways.are_up, START_S)
         for old in list(brain.gateways.places):
             if old.spawned_s < note.began_s and old.life is not None:

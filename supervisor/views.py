@@ -27,14 +27,14 @@ _ELSEWHERE: Final = frozenset({"name", "version", "config", "inputs", "outputs"}
 def status(result: Json) -> None:
     """The server, its processes, its models."""
     ready = "ready" if result.get("ready") else f"not ready: {cell(result.get('reason')) or 'no reason given'}"
-    keeper, brain = _part(result, "keeper"), _part(result, "brain")
+    keeper, brain, spare = (_part(result, name) for name in ("keeper", "brain", "spare_gateways"))
     _fields(
         {
             "mmsup": f"{cell(result.get('version'))}, {ready}, up {age(result.get('uptime_s'))}",
             "keeper": f"pid {cell(keeper.get('pid'))}",
             "brain": f"pid {cell(brain.get('pid'))}, generation {cell(brain.get('generation'))}",
             **{f"gateway {number}": _gateway(each) for number, each in enumerate(_parts(result, "gateways"))},
-            "spare gateways": cell(result.get("spare_gateways")),
+            "spare": f"{cell(spare.get('ready'))} of {cell(spare.get('wanted'))} gateways ready" if spare else "",
             "caps": cell(result.get("isolation")),
             **{name: cell(address) for name, address in _part(result, "addresses").items()},
         }

@@ -160,11 +160,21 @@ class Run:
         if not self.target.runtime_dir:
             return None
         self.target.door.close()
+        await self._spare()
         seen = await self._snapshot()
         async with asyncio.timeout(REST_S):
             while leftovers.differences(seen, again := await self._snapshot()):
                 seen = again
         return seen
+
+    async def _spare(self) -> None:
+        """It comes up when the server has been calm for a while."""
+        end = self.history.now() + REST_S
+        while self.history.now() < end:
+            found = (await self.target.status()).get("spare_gateways", {"wanted": 0, "ready": 0})
+            if found["ready"] >= found["wanted"]:
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _look(self, before: leftovers.Snapshot) -> None:
         """What is left behind, once nothing goes away any more."""

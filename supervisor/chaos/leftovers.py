@@ -55,7 +55,7 @@ class Snapshot:
 
 def snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str, float]]) -> Snapshot:
     """Everything now. ProcessLookupError or FileNotFoundError if something ends meanwhile: look again."""
-    family = family_of(keeper_pid)
+    family = sorted(family_of(keeper_pid), key=_born)  # a spare stays behind the gateway that it may follow
     roles: Counter[str] = Counter()
     house: dict[str, Process] = {}
     zombies = 0
@@ -157,6 +157,11 @@ def role_of(pid: int) -> str:
         if found:
             return found[1]
     return " ".join(words[:3])
+
+
+def _born(pid: int) -> int:
+    """When it was started, in ticks of the kernel's."""
+    return int(_stat(pid)[19])
 
 
 def _process(pid: int) -> Process:

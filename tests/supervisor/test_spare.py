@@ -13,7 +13,7 @@ import pytest
 from brain_double import Child, House
 from mmsup.ipc import messages as wire
 from mmsup.ipc.page import Activity
-from mmsup.supervisor import gateways
+from mmsup.supervisor import gateways, spare
 from mmsup.supervisor.gateway import Gateway
 from mmsup.supervisor.remembered import from_text
 
@@ -22,7 +22,7 @@ Play = Callable[[House], Coroutine[Any, Any, None]]
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateways, "CALM_S", 0.0)
+    monkeypatch.setattr(spare, "CALM_S", 0.0)
     monkeypatch.setattr(gateways, "LOOK_S", 0.01)
 
 
@@ -47,12 +47,17 @@ def spares(house: House) -> list[Child]:
     return [each for each in living(house) if not each.of(wire.Configure)]
 
 
-async def spare(house: House) -> Child:
+async def next_spare(house: House) -> Child:
     """The next one that is there, come up as a good one does."""
     await house.until(lambda: spares(house))
     (found,) = spares(house)
     found.page.enter(Activity.STANDBY, 1 << 62)  # a beat from the future is never stale
     return found
+
+
+async def followed(house: House, *old: Child) -> None:
+    """They are dead, and all places serve."""
+    await house.until(lambda: all(each.exited for each in old) and house.brain.gateways.are_up())
 
 
 async def ask(house: House, verb: str) -> Any:  # JSON
@@ -61,14 +66,14 @@ async def ask(house: House, verb: str) -> Any:  # JSON
 
 def test_a_spare_hears_nothing_and_is_counted_apart(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found = await spare(house)
+        found = await next_spare(house)
         (worker,) = house.keeper.workers()
         worker.process.kill()
         await house.until(lambda: len(house.events("worker_ready")) == 2)
         await house.brain.gateways.reached(1.0)
         assert found.heard == []
         told = await ask(house, "status")
-        assert told["spare_gateways"] == 1
+        assert told["spare_gateways"] == {"wanted": 1, "ready": 1}
         assert [each["pid"] for each in told["gateways"]] == [serving(house)[0].process.pid]
         rows = [each for each in (await ask(house, "ps"))["processes"] if each["role"] == "gateway"]
         assert {each["pid"]: each["state"] for each in rows} == {
@@ -81,16 +86,16 @@ def test_a_spare_hears_nothing_and_is_counted_apart(tmp_path: Path) -> None:
 
 def test_it_takes_the_place_of_one_that_ends_and_another_one_follows_it(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found, first = await spare(house), serving(house)[0]
+        found, first = await next_spare(house), serving(house)[0]
         first.process.kill()
-        await house.until(lambda: house.brain.gateways.are_up() and first.exited)
+        await followed(house, first)
         assert serving(house) == [found]
         assert [each.name for each in found.of(wire.Route)] == ["good"]
         assert len(found.of(wire.Link)) == 1
         (configure,) = found.of(wire.Configure)
         assert found.life == (configure.gateway, configure.generation)
         assert isinstance(found.heard[0], wire.Configure), "it was told something before it knew what it is"
-        other = await spare(house)
+        other = await next_spare(house)
         assert other.life[0] != found.life[0], "two living gateways count in one table"
         assert [each["gateway"] for each in house.events("gateway_exit")] == [first.life[0]]
 
@@ -100,25 +105,24 @@ def test_it_takes_the_place_of_one_that_ends_and_another_one_follows_it(tmp_path
 @pytest.mark.slow
 def test_a_place_that_loses_its_process_again_and_again_waits_as_ever(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        delays = []
-        for number in range(2):
-            await spare(house)
-            serving(house)[0].process.kill()
-            await house.until(lambda number=number: len(house.events("gateway_exit")) == number + 1)
-            delays.append(house.events("gateway_exit")[-1]["next_delay_s"])
-            await house.until(house.brain.gateways.are_up)
-        assert delays[0] == 0
-        assert delays[1] > 0
+        for _ in range(2):
+            await next_spare(house)
+            (old,) = serving(house)
+            old.process.kill()
+            await followed(house, old)
+        first, second = (each["next_delay_s"] for each in house.events("gateway_exit"))
+        assert first == 0
+        assert second > 0
 
     in_house(tmp_path, play)
 
 
 def test_of_two_that_end_one_gets_the_spare_and_the_other_a_new_process(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found, old = await spare(house), serving(house)
+        found, old = await next_spare(house), serving(house)
         for each in old:
             each.process.kill()
-        await house.until(lambda: all(each.exited for each in old) and house.brain.gateways.are_up())
+        await followed(house, *old)
         assert found in serving(house)
         assert len(serving(house)) == 2
         assert len({each.life[0] for each in serving(house)}) == 2
@@ -128,11 +132,11 @@ def test_of_two_that_end_one_gets_the_spare_and_the_other_a_new_process(tmp_path
 
 def test_a_spare_that_is_killed_is_followed_by_another_and_nobody_else_notices(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found, before = await spare(house), serving(house)
+        found, before = await next_spare(house), serving(house)
         heard = list(before[0].heard)
         found.process.kill()
         await house.until(lambda: house.events("spare_exit"))
-        await spare(house)
+        await next_spare(house)
         assert serving(house) == before
         assert before[0].heard == heard
         assert not house.events("gateway_exit")
@@ -142,7 +146,7 @@ def test_a_spare_that_is_killed_is_followed_by_another_and_nobody_else_notices(t
 
 def test_a_spare_whose_loop_stands_is_killed(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found = await spare(house)
+        found = await next_spare(house)
         found.page.enter(Activity.STANDBY, 1)
         await house.until(lambda: found.exited)
         assert "its loop had not come round" in house.events("spare_exit")[-1]["text"]
@@ -152,14 +156,14 @@ def test_a_spare_whose_loop_stands_is_killed(tmp_path: Path) -> None:
 
 def test_the_next_brain_knows_the_spare(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found, first = await spare(house), serving(house)[0]
+        found, first = await next_spare(house), serving(house)[0]
         await house.kill_brain()
         await house.new_brain()
         await house.until(house.brain.gateways.are_up)
         assert found.heard == []
-        assert (await ask(house, "status"))["spare_gateways"] == 1
+        assert (await ask(house, "status"))["spare_gateways"]["ready"] == 1
         first.process.kill()
-        await house.until(lambda: first.exited and house.brain.gateways.are_up())
+        await followed(house, first)
         assert serving(house) == [found]
 
     in_house(tmp_path, play)
@@ -167,7 +171,7 @@ def test_the_next_brain_knows_the_spare(tmp_path: Path) -> None:
 
 def test_the_next_brain_gives_it_a_place_that_became_free_meanwhile(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found, first = await spare(house), serving(house)[0]
+        found, first = await next_spare(house), serving(house)[0]
         await house.kill_brain()
         first.process.kill()
         await house.keeper.deaths.wait()
@@ -180,12 +184,12 @@ def test_the_next_brain_gives_it_a_place_that_became_free_meanwhile(tmp_path: Pa
 
 def test_a_spare_that_died_while_no_brain_was_there_is_followed_by_another(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found = await spare(house)
+        found = await next_spare(house)
         await house.kill_brain()
         found.process.kill()
         await house.keeper.deaths.wait()
         await house.new_brain()
-        assert await spare(house) is not found
+        assert await next_spare(house) is not found
         assert len(serving(house)) == 1
 
     in_house(tmp_path, play)
@@ -195,7 +199,7 @@ def test_a_brain_that_dies_before_the_first_word_leaves_it_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def play(house: House) -> None:
-        found, first = await spare(house), serving(house)[0]
+        found, first = await next_spare(house), serving(house)[0]
         with monkeypatch.context() as dying:
             dying.setattr(Gateway, "configure", lambda _: None)
             first.process.kill()
@@ -213,7 +217,7 @@ def test_a_brain_that_dies_before_the_first_word_leaves_it_its_place(
 
 def test_the_end_waits_for_no_word_of_a_spare(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found = await spare(house)
+        found = await next_spare(house)
         house.brain.told(wire.Terminate(), [])
         await house.until(lambda: house.keeper.of(wire.Finished))
         assert house.keeper.of(wire.Finished) == [wire.Finished(0)]
@@ -227,7 +231,7 @@ def test_the_end_waits_for_no_word_of_a_spare(tmp_path: Path) -> None:
 
 def test_an_upgrade_replaces_the_spare_first(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        found = await spare(house)
+        found = await next_spare(house)
         work: Any = house.brain.verbs.do("upgrade", {"ticket": "t"}, lambda _: None)  # a coroutine
         asked = asyncio.get_running_loop().create_task(work)
         await house.until(lambda: house.keeper.of(wire.Upgrade))
@@ -243,7 +247,7 @@ def test_an_upgrade_replaces_the_spare_first(tmp_path: Path) -> None:
         for child in living(house):
             if child.of(wire.Retire):
                 child.process.terminate()
-        assert await spare(house) is not found
+        assert await next_spare(house) is not found
         assert found.heard == []
 
     in_house(tmp_path, play)
@@ -253,9 +257,9 @@ def test_without_the_setting_there_is_none(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         first = serving(house)[0]
         first.process.kill()
-        await house.until(lambda: first.exited and house.brain.gateways.are_up())
+        await followed(house, first)
         house.brain.gateways._look()
-        assert house.brain.gateways.spare is None
-        assert (await ask(house, "status"))["spare_gateways"] == 0
+        assert house.brain.gateways.spare.gateway is None
+        assert (await ask(house, "status"))["spare_gateways"] == {"wanted": 0, "ready": 0}
 
     in_house(tmp_path, play, spare_gateway=False)

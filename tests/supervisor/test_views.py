@@ -14,6 +14,7 @@ STATUS: dict[str, Any] = {
     "keeper": {"pid": 10},
     "brain": {"pid": 11, "generation": 2},
     "gateways": [{"pid": 12, "generation": 1, "http": "127.0.0.1:8000"}],
+    "spare_gateways": {"wanted": 1, "ready": 0},
     "addresses": {"http": "127.0.0.1:8000"},
     "models": [
         {
@@ -55,6 +56,7 @@ def test_status_shows_processes_and_a_line_for_each_worker(capsys: pytest.Captur
     shown = capsys.readouterr().out
     assert "0.1.0, not ready: 'bert' is loading, up 1m 15s" in shown
     assert "pid 11, generation 2" in shown
+    assert "0 of 1 gateways ready" in shown
     row = next(line for line in shown.splitlines() if line.startswith("bert")).split()
     assert row == ["bert", "1", "ready", "1", "99", "4", "3", "1MiB"]
     assert "no such file" in shown
