@@ -131,6 +131,19 @@ def test_brain_and_gateway_killed_at_once_leave_the_place_to_the_spare(repositor
         assert_clean(before, server)
 
 
+@pytest.mark.fault("F30")
+def test_an_upgrade_renews_the_spare_too(repository: Path) -> None:
+    with running(repository) as server:
+        before, old = settled(server), spare(server)
+        with Bystander(server, "one") as one:
+            server.ctl("upgrade", ticket="a test's", force=True)
+            assert spare(server, but=old)
+            assert not psutil.pid_exists(old)
+            one.pids = server.pids("one")  # it was followed, and is to stay from here on
+        assert not server.events("gateway_exit")
+        assert_clean(before, server)
+
+
 @pytest.mark.fault("F25b")
 def test_the_spare_does_not_survive_the_keeper(repository: Path) -> None:
     with running(repository) as server:
