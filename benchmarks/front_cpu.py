@@ -26,14 +26,14 @@ TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
 Clock = dict[str, tuple[float, float]]
 
 
-def request(floats: int, *, as_json: bool) -> bytes:
+def request(floats: int, *, as_json: bool, model: str = "identity") -> bytes:
     """A whole request."""
     values = [float(number) for number in range(floats)]
     tensor: dict[str, object] = {"name": "x", "datatype": "FP32", "shape": [1, floats]}
     blob = b"" if as_json else struct.pack(f"<{floats}f", *values)
     tensor |= {"data": values} if as_json else {"parameters": {"binary_data_size": len(blob)}}
     words = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": not as_json}}).encode()
-    lines = ["POST /v2/models/identity/infer HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(words) + len(blob)}"]
+    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(words) + len(blob)}"]
     if not as_json:
         lines.append(f"Inference-Header-Content-Length: {len(words)}")
     return "\r\n".join([*lines, "", ""]).encode() + words + blob
