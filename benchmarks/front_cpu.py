@@ -45,17 +45,17 @@ def clock(pids: dict[str, int]) -> Clock:
     return {name: (int(each[11]) * TICK_US, int(each[12]) * TICK_US) for name, each in fields.items()}
 
 
-def pin(pid: int, core: int) -> None:
-    """Keep all threads of a process on one core."""
+def pin(pid: int, usable: set[int]) -> None:
+    """Keep all threads of a process on these cores."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {core})
+        os.sched_setaffinity(int(thread.name), usable)
 
 
 def measure(server: Server, folder: Path, arguments: argparse.Namespace) -> None:
     """One run."""
     pids = {"gateway": server.status()["gateways"][0]["pid"], "worker": server.pid("identity")}
-    pin(pids["gateway"], 0)
-    pin(pids["worker"], 1 if arguments.apart else 0)
+    pin(pids["gateway"], {0})
+    pin(pids["worker"], {1 if arguments.apart else 0})
     sent = folder / "request"
     sent.write_bytes(request(arguments.floats, as_json=arguments.json))
     clocks: list[Clock] = []
