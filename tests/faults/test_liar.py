@@ -146,6 +146,15 @@ def test_a_worker_that_wipes_its_page_takes_a_few_others_along_and_not_all(serve
         assert len(server.events("worker_exit", hurt.name)) == 3
 
 
+@pytest.mark.fault("F38")
+def test_a_worker_that_dates_its_run_to_come_is_found_to_hang(server: Server) -> None:
+    with liar(server, "to_come", hang_limit="0.5s") as hurt:
+        status, reply = hurt.send("busy to come")
+        assert (status, reply["code"]) == (504, "worker_hung"), reply
+        assert server.await_event("worker_exit", hurt.name)["cause"] == "hung"
+        assert hurt.send()[0] == 200
+
+
 @pytest.mark.fault("F39")
 def test_an_output_torn_by_a_death_reaches_nobody(server: Server) -> None:
     with liar(server, "torn") as hurt:
