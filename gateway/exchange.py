@@ -324,7 +324,7 @@ class Exchange:
         link.submit(entry)
 
     def _expected(self, run: Run) -> int:
-        """Room to grant for the results: what is declared, else the largest seen."""
+        """Room to grant for the results: what is declared, else the largest seen lately."""
         declared = run.declared_bytes(self._link.metadata)
         return self._backend.learned.largest((self.model, self.version)) if declared is None else declared
 
