@@ -31,12 +31,11 @@ from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, error_of
 from mmsup.ipc.messages import Infer, Place, Reply
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
-from mmsup.ipc.suspects import Case
+from mmsup.ipc.suspects import RERUN, Case
 
 if TYPE_CHECKING:
     from mmsup.gateway.backend import Backend
 
-_RETRIED_CODES: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})
 _RAN_CODES: Final = frozenset({"", "inference_failed"})
 """Of a final reply: it ran, and the worker is there to say so."""
 _NOTHING: Final = memoryview(b"")
@@ -249,7 +248,7 @@ class Exchange:
                 error.retryable = False  # its second worker, and nothing else was in that run
                 return False
         is_in_time = time.monotonic_ns() < self.deadline_ns
-        return is_first and is_in_time and self.spec.retry_on_crash and error.code in _RETRIED_CODES
+        return is_first and is_in_time and self.spec.retry_on_crash and error.code in RERUN
 
     async def _case(self, run: Run) -> Case | None:
         """What is known of this request, if anything is."""
