@@ -205,7 +205,7 @@ def test_where_a_worker_hung_is_said(stack: Json | None, sentence: str) -> None:
                     {"id": "", "begun": False, "abandoned": False},
                 ],
             },
-            "1 had begun (r1) and was answered with worker_crashed; 1 had not begun and went to the next worker; nobody",
+            "1 had begun (r1) and was answered with worker_crashed; 1 had not begun and went to the next worker; nob",
         ),
         (
             {
