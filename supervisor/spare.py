@@ -24,7 +24,7 @@ class Spare:
         self._due_s = float("inf")
 
     def is_due(self, now_s: float, *, is_calm: bool) -> bool:
-        """Whether one is to be started now. `is_calm`: all places serve, and nothing else comes up or ends."""
+        """Whether one is to be started now. `is_calm`: all places serve, and the server goes on."""
         self._due_s = min(self._due_s, now_s + CALM_S) if is_calm else float("inf")
         return self._is_wanted and self.gateway is None and now_s >= self._due_s
 

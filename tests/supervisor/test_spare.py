@@ -60,6 +60,12 @@ async def followed(house: House, *old: Child) -> None:
     await house.until(lambda: all(each.exited for each in old) and house.brain.gateways.are_up())
 
 
+async def leaves(house: House, child: Child) -> None:
+    """A gateway is told to retire, and has no connections."""
+    await house.until(lambda: child.of(wire.Retire))
+    child.process.terminate()
+
+
 async def ask(house: House, verb: str) -> Any:  # JSON
     return await house.brain.verbs.do(verb, {}, lambda _: None)
 
@@ -229,26 +235,51 @@ def test_the_end_waits_for_no_word_of_a_spare(tmp_path: Path) -> None:
     in_house(tmp_path, play)
 
 
-def test_an_upgrade_replaces_the_spare_first(tmp_path: Path) -> None:
+async def into_upgrade(house: House) -> None:
+    """From the question to the brain that follows gateways and workers."""
+    work: Any = house.brain.verbs.do("upgrade", {"ticket": "t"}, lambda _: None)  # a coroutine
+    asked = asyncio.get_running_loop().create_task(work)
+    await house.until(lambda: house.keeper.of(wire.Upgrade))
+    house.brain.told(wire.StepDown(renews=False), [])
+    await house.until(house.brain.over.is_set)
+    asked.cancel()
+    await house.kill_brain()
+    await house.new_brain()
+
+
+def test_an_upgrade_ends_the_spare_of_the_old_code_once_the_new_serves(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         found = await next_spare(house)
-        work: Any = house.brain.verbs.do("upgrade", {"ticket": "t"}, lambda _: None)  # a coroutine
-        asked = asyncio.get_running_loop().create_task(work)
-        await house.until(lambda: house.keeper.of(wire.Upgrade))
-        house.brain.told(wire.StepDown(renews=False), [])
-        await house.until(house.brain.over.is_set)
-        asked.cancel()
-        await house.kill_brain()
-        await house.new_brain()
-        await house.until(lambda: any(each.of(wire.Retire) for each in living(house)))
+        await into_upgrade(house)
+        await house.until(lambda: found.exited)
         said = [each for each in house.keeper.said if isinstance(each, wire.Spawn | wire.Signal)]
         words = [type(each) for each in said if each.token.startswith("gateway")]
-        assert words[:4] == [wire.Spawn, wire.Spawn, wire.Signal, wire.Spawn], "its end comes before any successor"
-        for child in living(house):
-            if child.of(wire.Retire):
-                child.process.terminate()
+        assert words[:4] == [wire.Spawn, wire.Spawn, wire.Spawn, wire.Signal], "it was ended before a successor served"
         assert await next_spare(house) is not found
         assert found.heard == []
+
+    in_house(tmp_path, play)
+
+
+def test_a_gateway_that_ends_while_its_successor_comes_up_leaves_its_place_to_the_spare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(house: House) -> None:
+        found, (old,) = await next_spare(house), serving(house)
+        held: list[wire.Spawn] = []
+        spawn = house.keeper._spawn
+        monkeypatch.setattr(house.keeper, "_spawn", held.append)
+        await into_upgrade(house)
+        await house.until(lambda: held)
+        old.process.kill()
+        await followed(house, old)
+        assert found in serving(house)
+        monkeypatch.setattr(house.keeper, "_spawn", spawn)
+        (successor,) = held
+        spawn(successor)
+        await leaves(house, house.keeper.child(successor.token))
+        await leaves(house, found)  # it is of the old code too
+        await house.until(lambda: house.events("upgraded"))
 
     in_house(tmp_path, play)
 
