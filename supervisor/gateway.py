@@ -66,8 +66,10 @@ class House(Protocol):
 class Gateway:
     """One place."""
 
-    def __init__(self, place: int, house: House, site: GatewaySite) -> None:
+    def __init__(self, place: int, table: int, house: House, site: GatewaySite) -> None:
+        """`place`: no other living one has this number. `table`: nor counts in this one."""
         self.place = place
+        self.table = table
         self.generation = 0
         self.life: Life | None = None
         self.greeted = False
@@ -117,7 +119,7 @@ class Gateway:
         settings = self._site.settings
         configure = wire.Configure(
             wire=wire.WIRE_VERSION,
-            gateway=self.place,
+            gateway=self.table,
             generation=self.generation,
             server_name=settings.server_name,
             server_version=mmsup.__version__,
@@ -133,8 +135,9 @@ class Gateway:
         self._house.introduce(self)
 
     def inherit(self, dead: Gateway) -> None:
-        """A spare gets the place of one that ended, and its history with it."""
-        self._ends = dead._ends
+        """A spare gets the place of one that ended, and with it its history and its counters: what that one had open
+        is over when somebody counts on."""
+        self._ends, self.table = dead._ends, dead.table
         self._record("gateway_spawn", f"the spare, life {self.generation}, takes the place of gateway {dead.place}")
 
     def ended(self, exited: wire.Exited) -> None:

@@ -5,7 +5,7 @@ that is there for a Pong, and waits for none of them longer than its limit.
 
 There are as many *places* as are configured. In an upgrade another gateway comes up beside one of them, takes its place
 once it serves, and the old one leaves when its connections have. Whoever leaves is told everything until the end: what
-comes on its last connections is served like all else. Each has a number that no other living one has: its tally's.
+comes on its last connections is served like all else. Each has a number that no other living one has, and a tally.
 
 Beside them there is a *spare*, where settings want one: the next place that needs a process gets this one, and another
 spare is started when all places have served for a while (spare.py).
@@ -79,7 +79,7 @@ class Gateways:
     """The house of all gateway places."""
 
     def __init__(self, site: GatewaySite, content: Content) -> None:
-        self.places = [Gateway(place, self, site) for place in range(site.settings.gateways)]
+        self.places = [Gateway(place, place, self, site) for place in range(site.settings.gateways)]
         self.others: list[Gateway] = []
         """One that is coming up beside a place, and those that leave."""
         self.spare = Spare(site.settings)
@@ -136,7 +136,8 @@ class Gateways:
     def notes(self) -> tuple[GatewayNote, ...]:
         """What the next brain needs to know of them."""
         return tuple(
-            GatewayNote(each.place, each.generation, each.spawned_s, self._role(each)) for each in self.everybody()
+            GatewayNote(each.place, each.table, each.generation, each.spawned_s, self._role(each))
+            for each in self.everybody()
         )
 
     def _role(self, gateway: Gateway) -> str:
@@ -152,7 +153,7 @@ class Gateways:
         self.spare.gateway = next(iter(made[SPARE]), None)
 
     def _restored(self, note: GatewayNote) -> Gateway:
-        gateway = Gateway(note.place, self, self._site)
+        gateway = Gateway(note.place, note.table, self, self._site)
         gateway.generation, gateway.spawned_s, gateway.follows = note.generation, note.spawned_s, note.role != LEAVES
         gateway.is_spare = note.role == SPARE
         return gateway
@@ -161,10 +162,9 @@ class Gateways:
 
     def successor(self) -> Gateway | None:
         """Another one, started beside those there are; None if there is no number for it as long as some leave."""
-        number = self.free_number()
-        if number is None:
+        made = self._another()
+        if made is None:
             return None
-        made = Gateway(number, self, self._site)
         made.follows = False
         made.spawn(self._next_generation())
         self.others.append(made)
@@ -172,8 +172,14 @@ class Gateways:
 
     def free_number(self) -> int | None:
         """One that no living gateway has."""
-        taken = {each.place for each in self.everybody()}
+        return self._free({each.place for each in self.everybody()})
+
+    def _free(self, taken: set[int]) -> int | None:
         return next((number for number in range(self._site.settings.gateway_numbers) if number not in taken), None)
+
+    def _another(self) -> Gateway | None:
+        number, table = self.free_number(), self._free({each.table for each in self.everybody()})
+        return None if number is None or table is None else Gateway(number, table, self, self._site)
 
     def _next_generation(self) -> int:
         return 1 + max(each.generation for each in self.everybody())
@@ -359,9 +365,9 @@ class Gateways:
     def _keep_spare(self, now_s: float) -> None:
         """Start one if there should be one."""
         all_serve = self._content.is_announced() and all(each.serves for each in self.places)
-        number = self.free_number()
-        if self.spare.is_due(now_s, is_calm=all_serve and not self._site.stopping()) and number is not None:
-            self.spare.enlist(Gateway(number, self, self._site), self._next_generation())
+        is_due = self.spare.is_due(now_s, is_calm=all_serve and not self._site.stopping())
+        if is_due and (made := self._another()) is not None:
+            self.spare.enlist(made, self._next_generation())
             self._content.gateways_changed()
 
 

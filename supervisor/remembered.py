@@ -118,6 +118,8 @@ class GatewayNote:
     """One gateway. `role`: `serves`; `leaves`: it has a successor, or was to be one and is not up; `spare`."""
 
     place: int
+    table: int
+    """The tally that it counts in."""
     generation: int
     spawned_s: float
     role: str

@@ -45,7 +45,7 @@ def memory(models: int) -> Memory:
         announced=True,
         next_instance=models + 1,
         models=tuple(model(number, rng) for number in range(models)),
-        gateways=(GatewayNote(0, 2, 3.5, "serves"),),
+        gateways=(GatewayNote(0, 1, 2, 3.5, "serves"),),
         quarantine=(ListNote("model_0", "0f", (CaseNote("ab12", "1", 2, 700.5),)),),
         upgrade=replace(UPGRADE, kept={"worker 7 of a/1": "no room"}),
     )
