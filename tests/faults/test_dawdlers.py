@@ -103,10 +103,11 @@ def answers_within(client: socket.socket, limit_s: float) -> bool:
 
 
 @pytest.mark.fault("F45")
-def test_a_reply_that_nobody_reads_is_cut_and_its_memory_free_while_the_client_stays(server: Server) -> None:
+def test_a_reply_that_nobody_reads_is_given_up_and_its_memory_free_while_the_client_stays(server: Server) -> None:
     with unnoticed(server), raw.connected(server.address(), receive_bytes=4096) as client:
         for part in large():
             client.sendall(part)
         assert answers_within(client, 20.0)
+        # The kernel holds half of it at most, so it cannot have been sent.
         eventually(lambda: server.gauge("mmsup_requests_open", model="m") == 0, "the reply is given up")
-        assert raw.is_closed(client)
+        eventually(lambda: not settled(server).used_bytes, "no arena memory is used")
