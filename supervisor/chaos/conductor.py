@@ -13,11 +13,12 @@ from mmsup.supervisor.chaos import leftovers
 from mmsup.supervisor.chaos.driver import Driver
 from mmsup.supervisor.chaos.faults import Fault, Role, possible
 from mmsup.supervisor.chaos.history import Began, Counted, History, Injected, Left
-from mmsup.supervisor.chaos.injectors import Scene, inject
+from mmsup.supervisor.chaos.injectors import inject
 from mmsup.supervisor.chaos.journal import Journal
 from mmsup.supervisor.chaos.lives import Lives
 from mmsup.supervisor.chaos.load import SIZES, Clients, Rate
 from mmsup.supervisor.chaos.nemesis import Season, Strike, plan
+from mmsup.supervisor.chaos.scene import Scene
 from mmsup.supervisor.chaos.target import Target
 
 REST_S: Final = 60.0
@@ -180,6 +181,6 @@ class Run:
     async def _snapshot(self) -> leftovers.Snapshot:
         while True:
             with contextlib.suppress(OSError):  # something ended while it was looked at
-                samples = await self.target.samples()
-                return leftovers.snapshot(self.target.keeper_pid, self.target.runtime_dir, samples)
+                samples, status = await self.target.samples(), await self.target.status()
+                return leftovers.snapshot(status["keeper"]["pid"], self.target.runtime_dir, samples)
             await asyncio.sleep(LOOK_S)

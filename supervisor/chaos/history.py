@@ -48,6 +48,10 @@ class Invoke:
     size: int
     strike: int = 0
     """The fault that it does, or 0."""
+    along: int = 0
+    """The fault that it is to be together with, without a part in it, or 0."""
+    repeats: int = 0
+    """The request that this is the same as, sent again, or 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,20 @@ class Rate:
     """When the last request goes out, seconds of the run."""
 
 
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a request is for that is not one of the flow."""
+
+    harm: Harm | None = None
+    strike: int = 0
+    along: int = 0
+    repeats: int = 0
+    """As `Invoke` has them."""
+
+
+PLAIN: Final = Errand()
+
+
 class Clients:
     """Everybody who asks."""
 
@@ -53,16 +67,15 @@ class Clients:
                 group.create_task(self.ask(model, rng.choice(SIZES), intended))
                 intended += rng.expovariate(rate.per_s)
 
-    async def ask(
-        self, model: str, size: int, intended: float | None = None, harm: Harm | None = None, strike: int = 0
-    ) -> Outcome:
+    async def ask(self, model: str, size: int, intended: float | None = None, errand: Errand = PLAIN) -> Outcome:
         """One request. Its outcome stands in the history, and comes back."""
         self._sent += 1
         number = self._sent
-        made = payload(self._tenants[model], number, size)
-        call = self._driver.call(model, made, harm)
+        made = payload(self._tenants[model], errand.repeats or number, size)
+        call = self._driver.call(model, made, errand.harm)
         now = self._history.now()
-        self._history.add(Invoke(now, number, model, now if intended is None else intended, size, strike))
+        meant = now if intended is None else intended
+        self._history.add(Invoke(now, number, model, meant, size, errand.strike, errand.along, errand.repeats))
         try:
             async with asyncio.timeout(self._patience_s):
                 reply = await self._door.ask(call, number)

@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 from mmsup.supervisor import client
 from mmsup.supervisor.chaos.exchange import Call, Door, Nonsense, Refused, Reply, Reset
-from mmsup.supervisor.chaos.faults import By, Role
+from mmsup.supervisor.chaos.faults import MANAGER, By, Role
+from mmsup.supervisor.chaos.manager import Manager
 from mmsup.supervisor.client import Json
 
 _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
@@ -38,9 +39,10 @@ class Target:
     """Where the models' files are, if they are ours to change."""
     isolation: str = ""
     metrics: Door | None = None
-    keeper_pid: int = 0
     title: str = ""
     """What reports call it."""
+    manager: Manager | None = None
+    """Who starts it again, if that is we."""
 
     def means(self) -> frozenset[str]:
         """What can be done to it: values of By, and capabilities of the machine."""
@@ -49,6 +51,8 @@ class Target:
             found |= {By.WORKER.value, By.HOUSE.value}
         if self.repository is not None:
             found.add(By.CONTROL.value)
+        if self.manager is not None:
+            found.add(MANAGER)
         if self.isolation.startswith("cgroup"):
             found |= {"caps", "freezer"} if os.geteuid() == 0 else {"caps"}
         return frozenset(found)

@@ -75,7 +75,7 @@ def run(python: str, faults: str) -> list[Finding]:
     """What is found in nine seconds of this server."""
     course = Course(3, 9.0, (1.0, 1.5), 30.0, chosen(faults), MODELS, tail_s=3.0, settle_s=3.0, patience_s=4.0)
     history = History()
-    asyncio.run(against_own(course, V2(), history, lambda _: None, python))
+    asyncio.run(against_own(course, V2(rows=True), history, lambda _: None, python))
     return check(history.records)
 
 
