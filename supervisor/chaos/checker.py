@@ -290,10 +290,10 @@ def _explains(story: Story, blow: Blow, request: Request) -> bool:
 
 def _blow_of(story: Story, death: Death) -> Blow | None:
     """The fault that explains a death; one that is done by loading ends workers too."""
-    for blow in story.blows:
+    felt = [each for each in story.blows if each.is_felt(death.t, death.t)]
+    for blow in sorted(felt, key=lambda each: each.fault.name not in KEEPER):
         ends = is_control(blow) or blow.fault.cause
-        is_his = (blow.victim == death.model and ends) or blow.fault.name in KEEPER
-        if is_his and blow.is_felt(death.t, death.t):
+        if blow.fault.name in KEEPER or (blow.victim == death.model and ends):
             return blow
     return next((each for each in story.blows if each.victim == death.model and _was_renewed(story, death)), None)
 
