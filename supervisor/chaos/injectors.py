@@ -112,11 +112,12 @@ async def kill_keeper(scene: Scene, strike: Strike) -> str:
     """SIGKILL to the keeper: everything must end with it. A service manager starts the server again."""
     manager = scene.target.manager
     assert manager is not None, "planned only where the server is started by us"
-    scene.begin(strike)
-    left = await manager.replace()
-    scene.history.add(Left(scene.history.now(), "after the keeper's death", left))
-    await until_ready(manager, scene.target.runtime_dir)
-    await _until_live(scene)
+    async with scene.files:
+        scene.begin(strike)
+        left = await manager.replace()
+        scene.history.add(Left(scene.history.now(), "after the keeper's death", left))
+        await until_ready(manager, scene.target.runtime_dir)
+        await _until_live(scene)
     return ""
 
 
@@ -144,11 +145,10 @@ async def bad_load(scene: Scene, strike: Strike) -> str:
     assert repository is not None, "planned only where the models' files are ours"
     revision = scene.revisions.get(victim, 1)
     role = scene.target.models[victim]
-    lay(repository, victim, role, revision=revision + 1, on_load=strike.fault.mode, load_timeout="2s")
-    reply = await scene.target.load(victim)
-    lay(repository, victim, role, revision=revision)
-    if not reply.status:  # the server went away meanwhile, and may have come back with what lay there
-        return await _load(scene, victim)
+    async with scene.files:
+        lay(repository, victim, role, revision=revision + 1, on_load=strike.fault.mode, load_timeout="2s")
+        reply = await scene.target.load(victim)
+        lay(repository, victim, role, revision=revision)
     return f"load {reply.status}"
 
 
@@ -167,8 +167,9 @@ async def leave(scene: Scene, strike: Strike) -> str:
 async def slow_client(scene: Scene, strike: Strike) -> str:
     """A client that sends its head a few bytes at a time, and leaves before the body."""
     scene.begin(strike)
+    path = scene.driver.call(next(iter(scene.target.models)), payload(0, 0, SIZE), None).path
     connection = await scene.target.door.connect(raw=True)
-    head = b"POST /v2/models/x/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{{".encode()
     for at in range(0, len(head), 8):
         if not connection.is_open:
             break

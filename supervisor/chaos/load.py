@@ -22,13 +22,13 @@ SIZES: Final = (8, 8, 8, 8, 64, 512, 2048, 16384)
 """Values of a payload, one of these each time: small ones in JSON, large ones through shared memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rate:
-    """How much is asked of each model."""
+    """How much is asked of a model."""
 
     per_s: float
     until_s: float
-    """When the last request goes out, seconds of the run."""
+    """When the last request goes out, seconds of the run; may be put off."""
 
 
 @dataclass(frozen=True, slots=True)

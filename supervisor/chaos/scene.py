@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from mmsup.supervisor.chaos.driver import Driver, Harm
 from mmsup.supervisor.chaos.history import History, Injected, Outcome
@@ -12,7 +14,7 @@ from mmsup.supervisor.chaos.load import Clients, Errand
 from mmsup.supervisor.chaos.nemesis import Strike
 from mmsup.supervisor.chaos.target import Target
 
-SIZE = 16
+SIZE: Final = 16
 """Values of a payload that does harm."""
 
 
@@ -27,6 +29,8 @@ class Scene:
     history: History
     revisions: dict[str, int]
     """The newest edition of each model that was laid out."""
+    files: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the models' files are not to be found by a server that starts."""
 
     def begin(self, strike: Strike, *, done: bool = True, note: str = "") -> None:
         """A fault is brought about now, or cannot be."""

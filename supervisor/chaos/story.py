@@ -19,6 +19,7 @@ from mmsup.supervisor.chaos.history import (
     Outcome,
     Over,
     Record,
+    Restarted,
     Told,
 )
 
@@ -114,6 +115,7 @@ class Story:
     editions: list[Edition] = field(default_factory=list[Edition])
     counted: list[Counted] = field(default_factory=list[Counted])
     left: list[Left] = field(default_factory=list[Left])
+    restarted: list[Restarted] = field(default_factory=list[Restarted])
 
     def role(self, model: str) -> Role:
         """What a model is there for."""
@@ -137,6 +139,7 @@ def story_of(records: Iterable[Record]) -> Story:
         editions=[each for each in given if isinstance(each, Edition)],
         counted=[each for each in given if isinstance(each, Counted)],
         left=[each for each in given if isinstance(each, Left)],
+        restarted=[each for each in given if isinstance(each, Restarted)],
     )
     _pair(story, given)
     _strike(story, given)

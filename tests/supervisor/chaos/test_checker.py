@@ -105,7 +105,7 @@ def test_a_history_in_order_has_no_findings() -> None:
 def test_a_poison_may_cost_more_where_somebody_who_knew_it_was_hurt(name: str) -> None:
     event = "brain_exit" if name == "kill_brain" else "gateway_exit"
     hurt: list[Record] = [Injected(10.9, 8, name, ""), Over(11.2, 8), Told(11.2, {"event": event})]
-    more = [Death(11.5, "bad", 300), Told(11.5, {"event": "worker_exit", "model": "bad", "pid": 300})]
+    more: list[Record] = [Death(11.5, "bad", 300), Told(11.5, {"event": "worker_exit", "model": "bad", "pid": 300})]
     assert [each.rule for each in check([*poisoned(), *more])] == ["poison"]
     assert check([*poisoned(), *more, *hurt]) == []
 
@@ -121,7 +121,7 @@ def test_everything_may_end_with_the_keeper_and_nothing_at_another_time() -> Non
     assert check([*tale(), *killed]) == []
     late: list[Record] = [Death(17.2, "good", 11), Invoke(18.5, 99, "good", 18.5, 8), Outcome(18.6, 99, "reset")]
     assert [each.rule for each in check([*tale(), *killed, *late])] == ["healthy", "death"]
-    failed = [Invoke(15.1, 99, "good", 15.1, 8), Outcome(15.2, 99, "error", 503, "worker_crashed")]
+    failed: list[Record] = [Invoke(15.1, 99, "good", 15.1, 8), Outcome(15.2, 99, "error", 503, "worker_crashed")]
     assert [each.rule for each in check([*tale(), *killed, *failed])] == ["healthy"]
 
 
