@@ -47,7 +47,7 @@ class Course:
     """After the last fault the clients go on for so long, to see its victim come back."""
     settle_s: float = 20.0
     """How long what was set in motion may take to come to rest; leftovers are looked for until then."""
-    patience_s: float = 30.0
+    patience_s: float = 60.0
     """After so long a request without an answer counts as lost."""
     waits: bool = False
     """A fault waits until its victim is back, and the run takes longer by that; else it is passed over."""
