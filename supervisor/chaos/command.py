@@ -87,6 +87,7 @@ def chaos(**given: Any) -> None:  # what click parsed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: the server of our own goes with us
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()  # a pause of ours would be told as one of the server's
+    lost: list[BaseException] = []
     try:
         if given["url"]:
             strays: list[int] = []
@@ -94,13 +95,19 @@ def chaos(**given: Any) -> None:  # what click parsed
             asyncio.run(against(target, strays, course, V2(binary=not given["json_only"]), history, _progress))
         else:
             asyncio.run(against_own(course, V2(rows=True), history, _progress))
-    except own.NotStarted as error:
-        raise Failed(str(error)) from None
+    except* own.NotStarted as errors:
+        lost = list(errors.exceptions)
     finally:
         _wipe()
         history.close()
         gc.enable()
+    if lost:
+        raise Failed(str(_innermost(lost[0])))
     _report(history, given)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    return _innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _course(given: Mapping[str, Any]) -> Course:

@@ -20,7 +20,7 @@ from mmsup.supervisor.chaos.driver import Harm
 from mmsup.supervisor.chaos.exchange import Refused, Reset
 from mmsup.supervisor.chaos.history import Edition, Left, Over
 from mmsup.supervisor.chaos.nemesis import Strike
-from mmsup.supervisor.chaos.own import lay, until_ready
+from mmsup.supervisor.chaos.own import NotStarted, lay, until_ready
 from mmsup.supervisor.chaos.payload import payload
 from mmsup.supervisor.chaos.poison import poison
 from mmsup.supervisor.chaos.scene import SIZE, Deed, Scene
@@ -116,7 +116,8 @@ async def kill_keeper(scene: Scene, strike: Strike) -> str:
         scene.begin(strike)
         left = await manager.replace()
         scene.history.add(Left(scene.history.now(), "after the keeper's death", left))
-        await until_ready(manager, scene.target.runtime_dir)
+        if await until_ready(manager, scene.target.runtime_dir) is None:
+            raise NotStarted("the server did not come up again after its keeper was killed")
         await _until_live(scene)
     return ""
 
