@@ -210,8 +210,10 @@ def poison_refused(story: Story) -> Iterator[str]:
         if any(each > since_s + RACE_S for each in ended):
             yield f"{name} ended a worker after it had been refused"
         for each in blow.tries:
-            if each.invoke.t > since_s and each.end and each.end.code != QUARANTINED:
-                yield f"{name} had been refused, and then: {_how(each)}"
+            is_known = each.invoke.t > since_s
+            allowed = {QUARANTINED} if is_known else blow.fault.answers | TROUBLE
+            if each.end and (each.end.code or each.end.kind) not in allowed:
+                yield f"{name} {'had been refused, and then' if is_known else 'was sent again'}: {_how(each)}"
         last = {each.invoke.repeats or each.invoke.id: each for each in blow.beside}
         for each in last.values():
             if not each.is_right:

@@ -89,6 +89,7 @@ POISONED: list[tuple[Spoil, str]] = [
     (with_more(Death(11.5, "bad", 300)), "cost 3 deaths"),
     (with_more(Death(12.6, "bad", 300)), "ended a worker after it had been refused"),
     (changed(Outcome, {"id": 93}, code="worker_crashed"), "had been refused, and then"),
+    (changed(Outcome, {"id": 91}, kind="right", code=""), "was sent again: right"),
     (changed(Outcome, {"id": 95}, kind="error", code="worker_crashed"), "request 95 to bad, innocent beside"),
 ]  # fmt: skip
 
