@@ -50,7 +50,8 @@ class Course:
     patience_s: float = 60.0
     """After so long a request without an answer counts as lost."""
     waits: bool = False
-    """A fault waits until its victim is back, and the run takes longer by that; else it is passed over."""
+    """A fault waits until every victim is back, and the run takes longer by that; else it is passed over where its own
+    is not."""
 
     @property
     def calm_s(self) -> float:
@@ -118,8 +119,8 @@ class Run:
         async with asyncio.TaskGroup() as group:
             for number, strike in enumerate(strikes, 1):
                 await asyncio.sleep(max(0.0, strike.at_s + late_s - self.history.now()))
-                if self.course.waits and strike.victim in self.hurt:
-                    await asyncio.wait([self.hurt[strike.victim]])
+                if self.course.waits and self.hurt:
+                    await asyncio.wait(self.hurt.values())
                     await asyncio.sleep(self.course.every_s[0])
                     late_s = self.history.now() - strike.at_s
                 fault, victim = strike.fault.name, strike.victim
