@@ -53,7 +53,7 @@ def settings(role: Role) -> dict[str, Any]:  # as YAML has them
     """What a model of this role has in its `mmsup.yaml`."""
     if role == Role.HEALTHY:
         return {}
-    return {"hang_limit": HANG_LIMIT, "memory": CAP}
+    return {"memory": CAP} | ({"hang_limit": HANG_LIMIT} if role == Role.HANGING else {})
 
 
 def lay(repository: Path, name: str, role: Role, **given: Any) -> None:  # as `faultmodel.lay` has them
