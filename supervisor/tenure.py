@@ -63,6 +63,8 @@ class Tenure:
         with contextlib.suppress(OSError):
             self.oom = OomWatch(self.group.folder)
             asyncio.get_running_loop().add_reader(self.oom.fileno(), self._oom_woke, tell)
+            # It may have been there while no brain was: that event is lost, the counter is not.
+            asyncio.get_running_loop().call_soon(self._count_oom, tell, 0)
 
     def _oom_woke(self, tell: Callable[[], None]) -> None:
         assert self.oom is not None, "an event of a watch that is closed"

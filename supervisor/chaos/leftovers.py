@@ -125,6 +125,15 @@ def gone(family: Iterable[int], folders: Iterable[Path]) -> list[str]:
     return found + [f"I5 control group {each.name} outlived the server" for each in folders if each.exists()]
 
 
+def alive(pids: Iterable[int]) -> list[int]:
+    """Those that run; who only waits to be reaped does not."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found += [pid] if _stat(pid)[0] != "Z" else []
+    return found
+
+
 def family_of(pid: int) -> list[int]:
     """This process and all its descendants."""
     children: dict[int, list[int]] = {}
