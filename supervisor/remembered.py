@@ -111,6 +111,24 @@ class ListNote:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultNote:
+    """One `aside.Fault`."""
+
+    at_s: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNote:
+    """What is held against one GPU."""
+
+    device: str
+    reason: str
+    """Why it is set aside; empty if it is not."""
+    faults: tuple[FaultNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayNote:
     """One gateway."""
 
@@ -159,6 +177,7 @@ class Memory:
     models: tuple[ModelNote, ...]
     gateways: tuple[GatewayNote, ...]
     quarantine: tuple[ListNote, ...]
+    devices: tuple[DeviceNote, ...]
     upgrade: UpgradeNote | None
 
 

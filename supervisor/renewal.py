@@ -18,7 +18,7 @@ from mmsup.supervisor.units import size_text
 
 SPARE_BYTES: Final = 64 << 20
 """What the rest of the machine shall still have beside both."""
-UNFIT: Final = frozenset({"does_not_fit", "gpu_oom"})
+UNFIT: Final = frozenset({"does_not_fit", "gpu_oom", "insufficient_gpu_memory"})
 """Reasons of a load that say that two have no room."""
 _ENDED: Final = (State.BACKOFF, State.FAILED, State.STOPPED, State.QUARANTINED)
 Until = Callable[[Callable[[], bool]], Awaitable[None]]

@@ -117,6 +117,8 @@ class Renewals:
         if reason == "rss":
             held, first = size_text(reading.memory_bytes), size_text(reading.first_bytes)
             text = f"it holds {held}, and held {first} at first"
+        elif reason == "gpu_oom":
+            text = f"{reading.refusals} requests found no device memory within {wear.PERIOD_S:g} s"
         else:
             text = f"{reading.files} of {reading.files_limit} descriptors are open"
         self.begin(instance, reason, f"{text}: another takes its place once that is ready")
@@ -140,7 +142,9 @@ class Renewals:
         if instance.release.spec.recycle_memory_bytes is not None:
             held = memory.footprint_bytes(tenure.group, life.pid) or 0
             first = self._first_bytes.setdefault(instance.key, held)
-        return wear.Reading(held, first, *files_of(life.pid))
+        now_s = time.monotonic()
+        refusals = tenure.refusals.seen(life.progress().refused, now_s)
+        return wear.Reading(held, first, *files_of(life.pid), refusals, now_s - tenure.ready_s)
 
 
 def files_of(pid: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.supervisor import why
 from mmsup.supervisor.answers import Answers
 from mmsup.supervisor.books import Books
+from mmsup.supervisor.devices import Devices
 from mmsup.supervisor.events import Event
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.loads import Loads
@@ -54,6 +55,7 @@ class Verbs:
         bundles: Bundles,
         quarantine: Quarantine,
         upgrades: Upgradable,
+        devices: Devices,
     ) -> None:  # one for each thing that can be asked about
         self._answers = answers
         self._fleet = fleet
@@ -63,6 +65,7 @@ class Verbs:
         self._bundles = bundles
         self._quarantine = quarantine
         self._upgrades = upgrades
+        self._devices = devices
         self._verbs: dict[str, Callable[[Json, Say], Awaitable[Any]]] = {  # results are JSON, by verb
             "status": self._status,
             "list": self._list,
@@ -76,6 +79,8 @@ class Verbs:
             "why": self._why,
             "quarantine": self._quarantined,
             "quarantine_clear": self._clear_quarantine,
+            "devices": self._device_rows,
+            "device_release": self._release_device,
             "upgrade": self._upgrade,
         }
 
@@ -175,6 +180,12 @@ class Verbs:
     async def _clear_quarantine(self, arguments: Json, _say: Say) -> Json:
         name = self._name(arguments)
         return {"model": name, "cleared": self._quarantine.clear(name)}
+
+    async def _device_rows(self, _arguments: Json, _say: Say) -> Json:
+        return {"devices": self._devices.rows()}
+
+    async def _release_device(self, arguments: Json, _say: Say) -> Json:
+        return self._devices.release(_text(arguments, "device"))
 
     def _name(self, arguments: Json) -> str:
         """The model whose list is meant; empty for all."""
