@@ -51,7 +51,7 @@ from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
 from mmsup.supervisor.upgrade import Upgrades
-from mmsup.supervisor.verbs import Verbs
+from mmsup.supervisor.verbs import Holdings, Verbs
 
 GATEWAYS: Final = "_gateways"
 NOT_FOR_GATEWAYS: Final = "control"
@@ -109,16 +109,8 @@ class Brain:
         self.generation = inventory.generation
         self._upgrades = Upgrades(self, self._memory.upgrade if self._memory else None, inventory.keeper_life)
         answers = Answers(self._server, self.fleet, self.gateways, self.books.journal, self._devices.rows)
-        self.verbs = Verbs(
-            answers,
-            self.fleet,
-            self.loads,
-            self.books,
-            self._forensics.bundles,
-            self._quarantine,
-            self._upgrades,
-            self._devices,
-        )
+        holdings, bundles = Holdings(self._quarantine, self._devices), self._forensics.bundles
+        self.verbs = Verbs(answers, self.fleet, self.loads, self.books, bundles, holdings, self._upgrades)
         self.control = Control(self.verbs)
         self._clients = Clients(self.verbs, settings)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)

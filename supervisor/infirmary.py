@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from mmsup.supervisor import aside
 from mmsup.supervisor.events import Journal
+from mmsup.supervisor.gpu import Gpu
 from mmsup.supervisor.lookout import Lookout
 from mmsup.supervisor.remembered import DeviceNote, FaultNote
 
@@ -63,16 +64,15 @@ class Infirmary:
         return len(aside.recent(self._faults.get(word, ()), time.monotonic()))
 
     def notes(self) -> tuple[DeviceNote, ...]:
-        """All of it, to be remembered."""
-        words = sorted(self._faults.keys() | self.reasons.keys())
-        return tuple(
-            DeviceNote(
-                word,
-                self.reasons.get(word, ""),
-                tuple(FaultNote(each.at_s, each.model) for each in self._faults.get(word, ())),
-            )
-            for word in words
-        )
+        """All of it, to be remembered, with the devices in their order: the next brain numbers them as this one."""
+        known = {each.uuid: each for each in self._lookout.gpus.devices} if self._lookout.gpus is not None else {}
+        others = sorted((self._faults.keys() | self.reasons.keys()) - known.keys())
+        return tuple(self._note(word, known.get(word)) for word in (*known, *others))
+
+    def _note(self, word: str, known: Gpu | None) -> DeviceNote:
+        faults = tuple(FaultNote(each.at_s, each.model) for each in self._faults.get(word, ()))
+        index, name = (known.index, known.name) if known is not None else (-1, "")
+        return DeviceNote(word, index, name, self.reasons.get(word, ""), faults)
 
     def restore(self, notes: tuple[DeviceNote, ...]) -> None:
         """As the brain before us left it."""
@@ -80,3 +80,4 @@ class Infirmary:
             self._faults[note.device] = tuple(aside.Fault(each.at_s, each.model) for each in note.faults)
             if note.reason:
                 self.reasons[note.device] = note.reason
+        self._lookout.restore([Gpu(each.index, each.device, each.name, 0) for each in notes if each.index >= 0])

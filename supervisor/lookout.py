@@ -47,6 +47,11 @@ class Lookout:
         if not self._has_driver:
             self.gpus = gpu.Gpus((), "the NVIDIA driver is not loaded")
 
+    def restore(self, devices: list[gpu.Gpu]) -> None:
+        """As the brain before us had learnt them."""
+        if devices:
+            self.gpus = gpu.Gpus(tuple(devices))
+
     async def learn(self) -> None:
         """Ask once, if there can be anything to learn."""
         if self._has_driver:

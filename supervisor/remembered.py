@@ -120,9 +120,13 @@ class FaultNote:
 
 @dataclass(frozen=True, slots=True)
 class DeviceNote:
-    """What is held against one GPU."""
+    """One GPU, and what is held against it."""
 
     device: str
+    """Its UUID, or what else stood in CUDA_VISIBLE_DEVICES of a worker that met a fault there."""
+    index: int
+    """NVML's number; -1: it is none of NVML's list."""
+    name: str
     reason: str
     """Why it is set aside; empty if it is not."""
     faults: tuple[FaultNote, ...]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
@@ -43,6 +44,14 @@ class Upgradable(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What is held against requests and GPUs."""
+
+    quarantine: Quarantine
+    devices: Devices
+
+
 class Verbs:
     """Everything that can be asked."""
 
@@ -53,9 +62,8 @@ class Verbs:
         loads: Loads,
         books: Books,
         bundles: Bundles,
-        quarantine: Quarantine,
+        holdings: Holdings,
         upgrades: Upgradable,
-        devices: Devices,
     ) -> None:  # one for each thing that can be asked about
         self._answers = answers
         self._fleet = fleet
@@ -63,9 +71,9 @@ class Verbs:
         self._journal = books.journal
         self._logbook = books.logbook
         self._bundles = bundles
-        self._quarantine = quarantine
+        self._quarantine = holdings.quarantine
+        self._devices = holdings.devices
         self._upgrades = upgrades
-        self._devices = devices
         self._verbs: dict[str, Callable[[Json, Say], Awaitable[Any]]] = {  # results are JSON, by verb
             "status": self._status,
             "list": self._list,
