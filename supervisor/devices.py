@@ -33,6 +33,8 @@ class Devices:
         self._infirmary = infirmary
         self._debts: defaultdict[str, list[reclaim.Debt]] = defaultdict(list)
         """By UUID: what is to come back."""
+        self._needs: dict[tuple[str, str], int] = {}
+        """By model and version: what its last worker held of a GPU when it was first seen to serve."""
         self._waiting: set[str] = set()
         """Models with a load that waits for the next look."""
         self._told: set[int] = set()
@@ -71,17 +73,16 @@ class Devices:
         return gpu.visible_devices(device, self._lookout.gpus, reasons, lambda uuid: self._burden(instance, uuid))
 
     def _burden(self, instance: Instance, uuid: str) -> gpu.Burden:
-        """Least where a load can go on; then where no context was lost; then where the fewest are."""
-        verdict = self._verdict(instance, uuid)
-        owes = 0 if verdict is None else 1 if isinstance(verdict, reclaim.Wait) else 2
+        """Least where nothing is owed, most where it would be refused; then by faults; then by how many are there."""
+        owes = 2 if isinstance(self._verdict(instance, uuid), reclaim.Short) else bool(self._debts[uuid])
         return owes, self._infirmary.count(uuid), self._workers(uuid)
 
     def _verdict(self, instance: Instance, word: str) -> reclaim.Wait | reclaim.Short | None:
         device = self._lookout.find(word)
         if device is None:
             return None
-        release = instance.release
-        need_bytes = release.device_bytes or release.spec.gpu_memory_bytes
+        spec = instance.release.spec
+        need_bytes = self._needs.get((spec.name, spec.version), spec.gpu_memory_bytes)
         sight = reclaim.Sight(device, self._lookout.asked_s)
         return reclaim.verdict(need_bytes, self._debts[word], sight, time.monotonic())
 
@@ -117,8 +118,9 @@ class Devices:
         self._infirmary.look()
         for instance in self._fleet.instances():
             self._weigh(instance)
-        if sum(self._is_paid(word) for word in self._debts):
-            self._fleet.retry(gpu.NoRoom.code)
+        for word in self._debts:
+            self._settle(word)
+        self._fleet.retry(gpu.NoRoom.code, self._has_room)
         waiting, self._waiting = self._waiting, set()
         for name in waiting:
             self._fleet.touch(name)
@@ -130,17 +132,25 @@ class Devices:
         device = self._lookout.find(tenure.visible_devices) if tenure is not None else None
         if tenure is None or life is None or life.dead or device is None:
             return
-        tenure.claim = reclaim.claim(life.pid, device, life.progress().device_bytes)
-        if instance.state is State.READY and not instance.release.device_bytes:
-            instance.release.device_bytes = tenure.claim.held_bytes
+        tenure.claim = claim = reclaim.claim(life.pid, device, life.progress().device_bytes)
+        if instance.state is State.READY and not tenure.was_weighed and claim.held_bytes:
+            tenure.was_weighed = True
+            self._needs[instance.release.spec.name, instance.release.spec.version] = claim.held_bytes
 
-    def _is_paid(self, word: str) -> bool:
-        """Forget what has come back to a device, or never will; whether there was anything."""
-        device, debts = self._lookout.find(word), self._debts[word]
+    def _settle(self, word: str) -> None:
+        """Forget what has come back to a device, or never will."""
+        device = self._lookout.find(word)
         if device is not None:
             sight = reclaim.Sight(device, self._lookout.asked_s)
-            self._debts[word] = [each for each in debts if not reclaim.is_over(each, sight)]
-        return len(self._debts[word]) < len(debts)
+            self._debts[word] = [each for each in self._debts[word] if not reclaim.is_over(each, sight)]
+
+    def _has_room(self, instance: Instance) -> bool:
+        """Whether one that was refused would not be, now."""
+        try:
+            self.place(instance)
+        except gpu.NoGpu:
+            return False
+        return True
 
     # For people.
 

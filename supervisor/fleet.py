@@ -162,11 +162,11 @@ class Fleet:
         if edition is not None and edition.role is Role.CURRENT:
             hands.link(instance)
 
-    def retry(self, code: str) -> None:
-        """Try those again now whose next try is due later and whose last load failed for this."""
+    def retry(self, code: str, may: Callable[[Instance], bool] = lambda _: True) -> None:
+        """Try those again now whose next try is due later, whose last load failed for this, and who may."""
         for instance in self.instances():
             failure = instance.load_failure
-            if instance.state is State.BACKOFF and failure is not None and failure.code == code:
+            if instance.state is State.BACKOFF and failure is not None and failure.code == code and may(instance):
                 hands.cancel_retry(instance)
                 instance.apply(terms.RetryDue())
 

@@ -33,8 +33,6 @@ class Release:
     """None until a worker of it was ready once."""
     ends: list[End] = field(default_factory=list["End"])
     instances: list[Instance] = field(default_factory=list["Instance"])
-    device_bytes: int = 0
-    """What one of them held on a GPU when it had just become ready; 0: nobody has seen it yet."""
 
     def is_serving(self) -> bool:
         """Whether any of its instances is ready."""

@@ -35,6 +35,8 @@ class Tenure:
     """Its CUDA_VISIBLE_DEVICES."""
     claim: Claim = field(default_factory=Claim)
     """What it was last seen to hold of its device."""
+    was_weighed: bool = False
+    """It was seen to hold something there when it served."""
     life: Life | None = None
     watch: Watch | None = None
     ready_s: float = 0.0
