@@ -113,7 +113,7 @@ def candidates(device: str, gpus: Gpus) -> tuple[Gpu, ...]:
     else:
         found = _by_uuid(gpus, device)
     if found is None:
-        here = ", ".join(f"{title(gpus, each)}, {each.uuid}" for each in gpus.devices)
+        here = ", ".join(f"cuda:{place} ({each.name}, {each.uuid})" for place, each in enumerate(gpus.devices))
         raise NoGpu(f"device {device!r} is not here; there is {here}")
     return (found,)
 

@@ -39,14 +39,15 @@ class Reading:
 class Refusals:
     """The last of one worker's, by the times at which its count was seen to have risen."""
 
-    _count: int | None = None
+    count: int | None = None
+    """At the last look; None: there was none yet."""
     _times_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=REFUSALS))
 
     def seen(self, count: int, now_s: float) -> int:
         """How many there were within PERIOD_S, REFUSALS at most; `count` is of all its life, and only what comes after
         the first look is known to be new."""
-        fresh = count - (count if self._count is None else self._count)
-        self._count = count
+        fresh = count - (count if self.count is None else self.count)
+        self.count = count
         self._times_s.extend([now_s] * min(fresh, REFUSALS))
         return sum(each > now_s - PERIOD_S for each in self._times_s)
 
