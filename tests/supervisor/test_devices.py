@@ -34,6 +34,7 @@ def on_gpus(
         house = House(home, (), gpu_driver=path, kill_limit_s=kill_limit_s)
         house.environ |= {"PYTHONPATH": nvml.env["PYTHONPATH"]} | ({"CUDA_VISIBLE_DEVICES": shown} if shown else {})
         async with asyncio.timeout(60), house:
+            house.brain.books.journal.follow(lambda _: house.brain.moved.set())
             await house.until(lambda: all(house.state(name) in ("ready", "backoff") for name in models))
             await play(house, nvml)
 
@@ -160,10 +161,11 @@ def test_what_the_kernel_holds_has_not_given_its_memory_back(tmp_path: Path, mon
         child = worker(house, "m")
         nvml.say(Card(FIRST, free_bytes=10 * GIB, held=((child.process.pid, 70 * GIB),)), Card(SECOND))
         await seen(house, 70 * GIB)
-        monkeypatch.setattr(child.process, "send_signal", lambda _: None)
-        child.say(wire.LoadFailed("load_failed", "a lie, to be killed for"))
-        await house.until(lambda: house.events("worker_quarantined"))
-        await house.until(lambda: house.events("load_failed"))
+        with monkeypatch.context() as kernel:
+            kernel.setattr(child.process, "send_signal", lambda _: None)
+            child.say(wire.LoadFailed("load_failed", "a lie, to be killed for"))
+            await house.until(lambda: house.events("worker_quarantined"))
+            await house.until(lambda: house.events("load_failed"))
         assert "70GiB are needed" in house.events("load_failed")[0]["text"]
 
     on_gpus(tmp_path, play, {"m": "device: cuda:0"}, kill_limit_s=0.1)
