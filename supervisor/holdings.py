@@ -72,4 +72,4 @@ def devices_release(runtime_dir: str, as_json: bool, device: str) -> None:
     \b
     Example:  mmsup ctl devices release cuda:1
     """
-    shown("released", ask(runtime_dir, "device_release", {"device": device}), as_json)
+    shown("released", ask(runtime_dir, "devices_release", {"device": device}), as_json)

@@ -88,7 +88,7 @@ class Verbs:
             "quarantine": self._quarantined,
             "quarantine_clear": self._clear_quarantine,
             "devices": self._device_rows,
-            "device_release": self._release_device,
+            "devices_release": self._release_device,
             "upgrade": self._upgrade,
         }
 

@@ -53,7 +53,7 @@ def server(machine: tuple[Server, FakeNvml]) -> Iterator[Server]:
     for each in running.status()["models"]:
         if each["name"] != BYSTANDER:
             running.ctl("unload", name=each["name"])
-    running.ctl("device_release", device="cuda")
+    running.ctl("devices_release", device="cuda")
     eventually(lambda: not any(each["workers"] for each in running.ctl("devices")["devices"]), "nobody is left there")
 
 
@@ -141,12 +141,12 @@ def test_a_device_that_several_models_met_faults_on_gets_nothing_new_until_it_is
     assert device(server)["set_aside"]
     assert device(server)["reason"] == "3 GPU faults within 10 min, of workers of one, two"
 
-    assert server.ctl("device_release", device="cuda:0") == {"released": [FIRST]}
+    assert server.ctl("devices_release", device="cuda:0") == {"released": [FIRST]}
     server.await_state("two", "ready")
     assert call(server, "two", 1.0, 2.0)[0] == 200
-    assert server.await_event("device_released")["device"] == FIRST
+    assert server.await_event("devices_released")["device"] == FIRST
     assert not device(server)["set_aside"]
-    assert server.ctl("device_release", device=FIRST) == {"released": []}
+    assert server.ctl("devices_release", device=FIRST) == {"released": []}
 
 
 @pytest.mark.fault("F19")

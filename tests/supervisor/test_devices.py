@@ -110,7 +110,7 @@ def test_numbers_mean_the_same_to_the_next_brain_also_while_nvml_is_silent(tmp_p
         with pytest.raises(MmsupError, match="set aside: of no account") as refused:
             await ask(house, "load", name="m")
         assert (refused.value.code, refused.value.retryable) == ("gpu_fault", True)
-        assert await ask(house, "device_release", device="cuda") == {"released": [SECOND]}
+        assert await ask(house, "devices_release", device="cuda") == {"released": [SECOND]}
         await house.until(lambda: house.state("m") == "ready")
         assert places(house) == {"m": [SECOND]}
 
@@ -120,8 +120,8 @@ def test_numbers_mean_the_same_to_the_next_brain_also_while_nvml_is_silent(tmp_p
 def test_a_device_that_is_not_here_cannot_be_released(tmp_path: Path) -> None:
     async def play(house: House, _: FakeNvml) -> None:
         with pytest.raises(CallerError, match="'cuda:7' is not here"):
-            await ask(house, "device_release", device="cuda:7")
-        assert await ask(house, "device_release", device=FIRST) == {"released": []}
+            await ask(house, "devices_release", device="cuda:7")
+        assert await ask(house, "devices_release", device=FIRST) == {"released": []}
 
     on_gpus(tmp_path, play, {})
 
