@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.errors import CallerError
 from mmsup.supervisor import gpu, reclaim
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mmsup.supervisor.instance import Instance
 
 Json = dict[str, Any]  # one JSON object
+DEBTS: Final = 64
+"""Of one device; it may be long before NVML says that they are paid."""
 
 
 class Devices:
@@ -108,8 +110,9 @@ class Devices:
         """Its process is gone, and its device has something to give back."""
         tenure, life = instance.tenure, instance.life
         if tenure is not None and life is not None and tenure.visible_devices:
-            debt = reclaim.Debt(life.pid, tenure.claim, time.monotonic())
-            self._debts[tenure.visible_devices].append(debt)
+            debts = self._debts[tenure.visible_devices]
+            debts.append(reclaim.Debt(life.pid, tenure.claim, time.monotonic()))
+            del debts[:-DEBTS]
             self._lookout.look()
 
     # After a look.

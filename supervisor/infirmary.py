@@ -55,7 +55,7 @@ class Infirmary:
         self._faults.pop(word, None)
         if self.reasons.pop(word, None) is None:
             return False
-        self._journal.record("devices_released", f"{self._lookout.title(word)} was released by hand", device=word)
+        self._journal.record("device_released", f"{self._lookout.title(word)} was released by hand", device=word)
         self._changed()
         return True
 

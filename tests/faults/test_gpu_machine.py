@@ -144,7 +144,7 @@ def test_a_device_that_several_models_met_faults_on_gets_nothing_new_until_it_is
     assert server.ctl("devices_release", device="cuda:0") == {"released": [FIRST]}
     server.await_state("two", "ready")
     assert call(server, "two", 1.0, 2.0)[0] == 200
-    assert server.await_event("devices_released")["device"] == FIRST
+    assert server.await_event("device_released")["device"] == FIRST
     assert not device(server)["set_aside"]
     assert server.ctl("devices_release", device=FIRST) == {"released": []}
 
