@@ -9,7 +9,7 @@ import pytest
 
 from brain_double import House
 from mmsup.supervisor import wear
-from mmsup.supervisor.renewals import files_of
+from mmsup.supervisor.recycling import files_of
 from mmsup.supervisor.wear import PERIOD_S, REFUSALS, Reading, Refusals, worn
 
 
