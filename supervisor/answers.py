@@ -47,11 +47,14 @@ class Server:
 class Answers:
     """Over everything there is."""
 
-    def __init__(self, server: Server, fleet: Fleet, gateways: Gateways, journal: Journal) -> None:
+    def __init__(
+        self, server: Server, fleet: Fleet, gateways: Gateways, journal: Journal, devices: Callable[[], list[Json]]
+    ) -> None:
         self._server = server
         self._fleet = fleet
         self._gateways = gateways
         self._journal = journal
+        self._devices = devices
 
     def status(self) -> Json:
         """The server, its processes, its models."""
@@ -69,6 +72,7 @@ class Answers:
             "brain": {"pid": server.brain_pid, "generation": server.brain_generation},
             "gateways": gateways,
             "spare_gateways": self._gateways.spare.counts(),
+            "devices": self._devices(),
             "models": [_status_of(model) for model in self._models()],
         }
 

@@ -26,6 +26,7 @@ NAMES: Final = frozenset({
     "model_loaded", "model_unloaded", "model_reloaded",
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",
+    "gpu_silent", "gpu_back", "device_set_aside", "device_released",
     "repository_lost", "repository_back",
     "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
     "upgrade_begun", "upgraded", "upgrade_failed",

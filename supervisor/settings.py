@@ -61,6 +61,8 @@ class Settings:
     log_format: str = "auto"
     """`auto` (text on a terminal, else JSON lines), `default` (text) or `json`."""
     log_verbose: int = 0
+    gpu_driver: str = "/dev/nvidiactl"
+    """The file that is there where a driver is that NVML can ask."""
     fault_points: str = ""
     """The file of a range of fault points (ipc/faultpoint.py); for tests, and empty otherwise."""
     defaults: dict[str, Any] = field(default_factory=dict[str, Any])  # keys of mmsup.yaml, checked by config.py

@@ -257,6 +257,8 @@ class House:
         )
         self.output = os.devnull
         """Where the brains say what operators read."""
+        self.environ = {"PATH": os.defpath}
+        """Of the server."""
         self.generation = 0
         self.keeper: KeeperDouble
         self.brain: Brain
@@ -285,7 +287,7 @@ class House:
             stopping=stopping,
         )
         console = Console("json", self._console)
-        self.brain = Brain(inventory, self.keeper, {"PATH": os.defpath}, console, NoGroups())
+        self.brain = Brain(inventory, self.keeper, self.environ, console, NoGroups())
         self.keeper.brain = self.brain
         await self.brain.start(None)
         for child in [each for each in self.keeper.children.values() if each.kept]:
