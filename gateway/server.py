@@ -22,6 +22,7 @@ from mmsup.gateway.counting import Counting
 from mmsup.gateway.front import IDLE_S
 from mmsup.gateway.inference import Inference
 from mmsup.gateway.shared import Shared
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.tally import Tally
 
 BACKLOG: Final = 1024
@@ -88,6 +89,7 @@ class Front:
             self._retired_s = now_s
             for server, _ in self._open:
                 server.close()
+            faultpoint("gateway.retired")
         elif now_s >= self._retired_s + IDLE_S + SPARE_S:
             for _, listener in self._open:
                 listener.pre_shutdown()

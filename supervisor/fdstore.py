@@ -14,6 +14,8 @@ import socket
 from collections.abc import MutableMapping, Sequence
 from typing import Final
 
+from mmsup.ipc.faultpoint import faultpoint
+
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 FIRST_FD: Final = 3
 
@@ -44,4 +46,5 @@ def give_up(sock: socket.socket) -> None:
     """Listen on it no more, whoever else holds it: the address is free, and the manager drops what has hung up."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+    faultpoint("keeper.given_up")
     sock.close()

@@ -148,6 +148,7 @@ class Gateways:
         made.follows = False
         made.spawn(1 + max(each.generation for each in self.everybody()))
         self.others.append(made)
+        faultpoint("brain.gateway_beside")
         return made
 
     def free_number(self) -> int | None:

@@ -80,6 +80,7 @@ class Listeners:
         for name, sock in self._sockets.items():
             if sock.family != socket.AF_UNIX:
                 notifier.store(name, sock.fileno())
+        faultpoint("keeper.stored")
 
     def close(self) -> None:
         """Close all and remove the files of the UNIX ones."""
@@ -94,6 +95,7 @@ class Listeners:
         with contextlib.suppress(OSError):  # a name that says no address is said when it is bound
             if wanted is not None and fdstore.is_listening_on(sock, *_resolved(*wanted)):
                 self._sockets[name] = sock
+                faultpoint("keeper.taken_back")
                 return
         fdstore.give_up(sock)
 

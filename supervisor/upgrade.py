@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc import messages as wire
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor import memory
 from mmsup.supervisor.gateway import START_S, Gateway
 from mmsup.supervisor.instance import Instance
@@ -104,6 +105,7 @@ class Upgrades:
     def _begin(self, note: UpgradeNote) -> None:
         self._over.clear()
         self._put(replace(note, brains=note.brains + 1))
+        faultpoint("brain.upgrade_noted")
         self._brain.books.journal.record("upgrade_begun", f"stage {note.stage}")
         self._task = self._brain.task(self._run(note.stage), "upgrade")
 
@@ -133,6 +135,7 @@ class Upgrades:
         seconds = round(time.monotonic() - self._now.began_s, 3)
         note = replace(self._now, stage=DONE, refused=refused, seconds=seconds)
         self._put(note)
+        faultpoint("brain.upgraded")
         failure = trouble(note)
         if failure:
             self._brain.books.journal.record("upgrade_failed", failure)
@@ -156,6 +159,7 @@ class Upgrades:
         self._say("trying the code on disk")
         self._answer = asyncio.get_running_loop().create_future()
         brain.tell_keeper(wire.Upgrade(self._now.force))
+        faultpoint("brain.trial_said")
         answer = await self._answer
         if isinstance(answer, wire.NotUpgraded):
             raise ServerError("unavailable", answer.text)
@@ -164,6 +168,7 @@ class Upgrades:
         )
         self._say("another brain takes over")
         self._put(replace(self._now, stage=PROCESSES, renews=answer.renews, brains=0))
+        faultpoint("brain.stepping_down")
         brain.over.set()
 
     # The processes.
@@ -189,7 +194,8 @@ class Upgrades:
             new = await self._successor()
             if new.serves:
                 self._brain.gateways.replace(old, new)
-                self._put(replace(self._now, done=self._now.done + 1))
+                faultpoint("brain.gateway_replaced")
+                self._is_followed()
                 old.retire()
                 self._say(f"gateway {new.place} serves in the place of gateway {old.place}")
                 return
@@ -225,7 +231,11 @@ class Upgrades:
         if why:
             self._keep(name, why)
         else:
-            self._put(replace(self._now, done=self._now.done + 1))
+            self._is_followed()
+
+    def _is_followed(self) -> None:
+        self._put(replace(self._now, done=self._now.done + 1))
+        faultpoint("brain.followed")
 
     def _keep(self, name: str, why: str) -> None:
         self._say(f"{name} stays: {why}")

@@ -92,7 +92,7 @@ def test_a_death_while_all_is_forgotten_is_an_end_that_was_reached(tmp_path: Pat
 
 def test_a_folder_that_is_not_there_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "file"
-    whole.write(path, "text")
+    whole.write(path, b"text")
     assert path.read_text() == "text"
     assert path.parent.stat().st_mode & 0o777 == 0o700
     whole.remove(path)
