@@ -72,7 +72,7 @@ class Server:
         self.repository = repository
         self._flags = flags
         self._env = dict(env or {})
-        self._store = store
+        self.store = store
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.root / "notify"))
         self.output = open(self.root / "output", "w+b")  # noqa: SIM115 - closed by remove()
@@ -90,7 +90,7 @@ class Server:
 
     def _start(self) -> subprocess.Popen[bytes]:
         env = {**os.environ, "NOTIFY_SOCKET": str(self.root / "notify"), **self._env}
-        prefix, descriptors = self._store.handing_back() if self._store else ([], [])
+        prefix, descriptors = self.store.handing_back() if self.store else ([], [])
         return subprocess.Popen(
             [*prefix, *self._command()],
             stdin=subprocess.DEVNULL,
@@ -127,8 +127,8 @@ class Server:
         """The lines of what is said to the service manager next."""
         data, descriptors, _, _ = socket.recv_fds(self._notify, 4096, 1)
         lines = data.decode().split("\n")
-        if self._store is not None:
-            self._store.take(lines, descriptors)
+        if self.store is not None:
+            self.store.take(lines, descriptors)
         else:
             close_all(descriptors)
         return lines
@@ -230,8 +230,8 @@ class Server:
         assert cgroup.leave(backend), "a control group does not empty"
         self.output.close()
         self._notify.close()
-        if self._store is not None:
-            self._store.close()
+        if self.store is not None:
+            self.store.close()
         shutil.rmtree(self.root)
 
 

@@ -49,9 +49,10 @@ class Store:
         words = [":".join(self._kept), *map(str, descriptors)]
         return ([sys.executable, "-ISc", HAND, *words], descriptors) if descriptors else ([], [])
 
-    def addresses(self) -> list[tuple[str, int]]:
-        """Of all that is kept: who connects there waits for a keeper, and is not refused."""
-        return [sock.getsockname()[:2] for sock in self._kept.values()]
+    @property
+    def has_stale(self) -> bool:
+        """Nobody has given up what no settings want."""
+        return STALE in self._kept and _listens(self._kept[STALE])
 
     def close(self) -> None:
         """The service was stopped: nothing is kept any more."""

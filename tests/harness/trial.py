@@ -317,6 +317,8 @@ def _ends(server: Server, points: Range) -> bool:
     status, reply = client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
     client.close()
     assert status == 200, reply
+    assert server.store is not None
+    assert not server.store.has_stale
     everyone = family(server)
     assert server.stop() == 0, server.log()
     assert_gone(server, everyone)
