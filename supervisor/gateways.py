@@ -140,15 +140,15 @@ class Gateways:
     # Upgrades.
 
     def successor(self) -> Gateway | None:
-        """Another one, started beside those there are; None if there is no number for it as long as some leave."""
+        """Another one beside those there are, to be remembered and then spawned: a brain that did not know of it would
+        end it, and be in its way. None if there is no number for it as long as some leave."""
         number = self.free_number()
         if number is None:
             return None
         made = Gateway(number, self, self._site)
         made.follows = False
-        made.spawn(1 + max(each.generation for each in self.everybody()))
+        made.generation = 1 + max(each.generation for each in self.everybody())
         self.others.append(made)
-        faultpoint("brain.gateway_beside")
         return made
 
     def free_number(self) -> int | None:
