@@ -139,6 +139,9 @@ POINTS: Final[dict[str, Point]] = {
     "brain.kill_said": Point(0, "the keeper was asked to kill a worker"),
     "brain.ended": Point(0, "an exit was heard, and nothing done about it"),
     "brain.buried": Point(0, "the keeper was told to forget the dead, its group and folder are there"),
+    # The brain: requests that ended workers.
+    "brain.suspected": Point(0, "the gateways were told of a suspect, no later brain would know"),
+    "brain.pardoned": Point(0, "the gateways were told to forget a list, a later brain would not"),
     # The brain: an upgrade.
     "brain.upgrade_noted": Point(0, "an upgrade is noted, and not begun"),
     "brain.trial_said": Point(0, "the keeper was asked to try the code on disk"),
@@ -174,6 +177,8 @@ POINTS: Final[dict[str, Point]] = {
     "gateway.link_ended": Point(0, "everybody in a life that ended has been told"),
     "gateway.sent": Point(0, "a request was given to its link"),
     "gateway.replied": Point(0, "a reply was found in its ledger"),
+    "gateway.inquest": Point(0, "it knows who was in the run that ended, the brain does not"),
+    "gateway.listed": Point(0, "it has heard what the brain knows of suspects"),
     "gateway.granted": Point(0, "a larger result buffer was given"),
     "gateway.extent_send": Point(0, "about to send an extent to its worker"),
     "gateway.asked": Point(0, "a client's question went to the brain"),

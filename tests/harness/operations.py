@@ -92,6 +92,8 @@ class Operation:
     """It ends the gateway, and with it everybody's connections."""
     renews: bool = False
     """All processes are followed by others."""
+    outlives: tuple[str, ...] = ()
+    """Roles: its outcome is right even if one of these dies."""
 
 
 def call(stage: Stage, method: str, path: str, body: object, is_right: Callable[[Any], bool]) -> Outcome:
@@ -114,9 +116,10 @@ def call(stage: Stage, method: str, path: str, body: object, is_right: Callable[
     return Outcome(f"{status} {reply['code']}: {reply['error']}")
 
 
-def infer(stage: Stage, elements: int) -> Outcome:
+def infer(stage: Stage, elements: int, mode: str = "ok") -> Outcome:
     row = [float(each % 97) for each in range(elements)]
-    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [elements], "data": row}]}
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [elements], "data": row}]
+    body = {"inputs": [*inputs, {"name": "mode", "datatype": "BYTES", "shape": [1], "data": [mode]}]}
 
     def is_right(reply: Any) -> bool:
         return {"y": row} == {each["name"]: each["data"] for each in reply["outputs"] if each["name"] == "y"}
@@ -155,6 +158,16 @@ def bundles(stage: Stage) -> list[str]:
     return [each["event"] for each in events if each["event"] in ("bundle_written", "bundle_lost")]
 
 
+def poison(stage: Stage) -> Outcome:
+    """A request that ends its worker, twice; then it is refused, until that is forgotten."""
+    for _ in range(2):
+        outcome = infer(stage, 3, "abort")
+        assert not outcome.right
+    refused = infer(stage, 3, "abort")
+    stage.server.ctl("quarantine_clear", model=VICTIM)
+    return Outcome(refused.text, right="request_quarantined" in refused.text, cut=outcome.cut or refused.cut)
+
+
 def brain(stage: Stage) -> Outcome:
     """Another brain takes over."""
     old = stage.server.status()["brain"]["pid"]
@@ -191,9 +204,10 @@ OPERATIONS = (
     Operation("reload", Stage.up, reload, wishes=True),
     Operation("hang", Stage.up, hang),
     Operation("crash", Stage.up, crash),
+    Operation("poison", Stage.up, poison, outlives=("brain",)),
     Operation("another brain", Stage.up, brain),
     Operation("another gateway", Stage.up, gateway, cuts=True),
-    Operation("upgrade", Stage.up, upgrade, renews=True),
+    Operation("upgrade", Stage.up, upgrade, renews=True, outlives=("brain", "gateway")),
 )
 """Those that leave the server running; start and stop are operations of their own kind."""
 
