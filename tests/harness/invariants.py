@@ -125,7 +125,7 @@ def _look(server: Server) -> Snapshot:
             gateways += role == "gateway"
             core[f"gateway{gateways}" if role == "gateway" else role] = examine(each)
     return Snapshot(
-        shm=names_in_shm([each.pid for each in processes]),
+        shm=names_in_shm(),
         holders=strangers_with(memory_of(each.pid for each in processes), [each.pid for each in processes]),
         roles=roles,
         zombies=zombies,
@@ -137,22 +137,10 @@ def _look(server: Server) -> Snapshot:
     )
 
 
-def names_in_shm(family: Iterable[int]) -> frozenset[str]:
-    """What lies in /dev/shm and is no stranger's, who has it mapped; nor a semaphore of Python's multiprocessing:
-    others' tests use it, nothing of ours may (tests/test_architecture.py)."""
-    names = frozenset(name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-"))
-    return names - mapped_by(set(psutil.pids()) - set(family)) if names else names
-
-
-def mapped_by(pids: Iterable[int]) -> frozenset[str]:
-    """Names in /dev/shm that these processes have mapped."""
-    found: set[str] = set()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            found |= set(
-                re.findall(r" /dev/shm/(.+)$", Path(f"/proc/{pid}/maps").read_text(errors="replace"), re.MULTILINE)
-            )
-    return frozenset(found)
+def names_in_shm() -> frozenset[str]:
+    """What lies in /dev/shm, but for what is plainly others': semaphores of Python's multiprocessing, which tests use
+    and nothing of ours may (tests/test_architecture.py), and what the benchmarks' peers call after their folders."""
+    return frozenset(name for name in os.listdir("/dev/shm") if not name.startswith(("sem.mp-", "mmsup_bench_")))
 
 
 def memory_of(pids: Iterable[int]) -> frozenset[int]:
@@ -238,8 +226,8 @@ def family(server: Server) -> Family:
     """Everything that must be gone when the server is."""
     keeper = psutil.Process(server.process.pid)
     processes = [keeper, *keeper.children(recursive=True)]
-    pids = [each.pid for each in processes]
-    return Family(processes, memory_of(pids), names_in_shm(pids), frozenset(cgroup_tops(server)))
+    memory = memory_of(each.pid for each in processes)
+    return Family(processes, memory, names_in_shm(), frozenset(cgroup_tops(server)))
 
 
 def assert_gone(server: Server, was: Family) -> None:
@@ -248,7 +236,7 @@ def assert_gone(server: Server, was: Family) -> None:
     while True:
         found = [f"process {each.pid}" for each in was.processes if each.is_running()]
         found += [f"pid {pid} holds its memory" for pid in strangers_with(was.memory, [])]
-        found += [f"in /dev/shm: {name}" for name in names_in_shm([each.pid for each in was.processes]) - was.shm]
+        found += [f"in /dev/shm: {name}" for name in names_in_shm() - was.shm]
         found += [f"cgroup {each}" for each in was.cgroups if each.exists()]
         found += [f"socket {each}" for each in server.runtime_dir.rglob("*") if each.is_socket()]
         if not found:

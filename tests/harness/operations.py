@@ -164,7 +164,10 @@ def poison(stage: Stage) -> Outcome:
         outcome = infer(stage, 3, "abort")
         assert not outcome.right
     refused = infer(stage, 3, "abort")
-    stage.server.ctl("quarantine_clear", model=VICTIM)
+    try:
+        stage.server.ctl("quarantine_clear", model=VICTIM)
+    except Refused:  # its brain died before it had answered: whoever wants it asks again
+        stage.server.ctl("quarantine_clear", model=VICTIM)
     return Outcome(refused.text, right="request_quarantined" in refused.text, cut=outcome.cut or refused.cut)
 
 

@@ -30,7 +30,7 @@ from mmsup.ipc.faultpoint import Order
 from mmsup.supervisor.client import NoServer
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
-FALLS = 2
+FALLS = 3
 """Of one server's brain or gateway: the next one would come later, by the curve of all restarts."""
 LINES = pytest.StashKey[list[str]]()
 """What the loop has to say at the end of the session."""
