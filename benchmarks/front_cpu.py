@@ -26,14 +26,14 @@ TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
 Clock = dict[str, tuple[float, float]]
 
 
-def request(floats: int, *, as_json: bool) -> bytes:
+def request(floats: int, *, as_json: bool, model: str = "identity") -> bytes:
     """A whole request."""
     values = [float(number) for number in range(floats)]
     tensor: dict[str, object] = {"name": "x", "datatype": "FP32", "shape": [1, floats]}
     blob = b"" if as_json else struct.pack(f"<{floats}f", *values)
     tensor |= {"data": values} if as_json else {"parameters": {"binary_data_size": len(blob)}}
     words = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": not as_json}}).encode()
-    lines = ["POST /v2/models/identity/infer HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(words) + len(blob)}"]
+    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(words) + len(blob)}"]
     if not as_json:
         lines.append(f"Inference-Header-Content-Length: {len(words)}")
     return "\r\n".join([*lines, "", ""]).encode() + words + blob
@@ -45,17 +45,17 @@ def clock(pids: dict[str, int]) -> Clock:
     return {name: (int(each[11]) * TICK_US, int(each[12]) * TICK_US) for name, each in fields.items()}
 
 
-def pin(pid: int, core: int) -> None:
-    """Keep all threads of a process on one core."""
+def pin(pid: int, usable: set[int]) -> None:
+    """Keep all threads of a process on these cores."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {core})
+        os.sched_setaffinity(int(thread.name), usable)
 
 
 def measure(server: Server, folder: Path, arguments: argparse.Namespace) -> None:
     """One run."""
     pids = {"gateway": server.status()["gateways"][0]["pid"], "worker": server.pid("identity")}
-    pin(pids["gateway"], 0)
-    pin(pids["worker"], 1 if arguments.apart else 0)
+    pin(pids["gateway"], {0})
+    pin(pids["worker"], {1 if arguments.apart else 0})
     sent = folder / "request"
     sent.write_bytes(request(arguments.floats, as_json=arguments.json))
     clocks: list[Clock] = []

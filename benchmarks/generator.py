@@ -25,6 +25,8 @@ class Load:
     run_s: float
     requests: Sequence[Path]
     core: int
+    rate: float = 0.0
+    """Requests a second, each at its time; 0: each connection sends when it has its reply."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Outcome:
 def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) -> Outcome:
     """Run it; `snapshot` is called as the measured time begins and ends, with the pid that is not the server's."""
     folder.mkdir()
+    pace = f"{load.connections}@{load.rate}" if load.rate else str(load.connections)
     command = ["taskset", "-c", str(load.core), str(program("load")), "127.0.0.1"]
-    command += [str(load.port), str(load.connections), str(load.warm_s), str(load.run_s), str(folder)]
+    command += [str(load.port), pace, str(load.warm_s), str(load.run_s), str(folder)]
     command += [str(each) for each in load.requests]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -1,9 +1,11 @@
-/* A load generator that is not the bottleneck: closed loop, one thread, epoll, requests made beforehand.
+/* A load generator that is not the bottleneck: one thread, epoll, requests made beforehand.
 
-   load ADDRESS PORT CONNECTIONS WARM_S RUN_S SAMPLES_DIR REQUEST...
+   load ADDRESS PORT CONNECTIONS[@RATE] WARM_S RUN_S SAMPLES_DIR REQUEST...
 
    Each REQUEST is a file with one whole HTTP request. Every connection sends one, reads the reply to its last byte, and
-   sends the next of the list; connection i starts with the i-th. A line "begin" tells when the warm-up is over, "end"
+   sends the next of the list; connection i starts with the i-th. Without a RATE the next one goes out at once: a closed
+   loop. With one, requests a second over all connections, each has its time, and its latency counts from there, also
+   if the connection was not free by then: an open loop, in which a server that stands still hides nothing. A line "begin" tells when the warm-up is over, "end"
    when the measured time is; then one JSON object. Only replies that end between the two count. A reply other than 200,
    or a connection that breaks, is a failure. Up to SAMPLES bodies, spread over the run, are kept and written to
    SAMPLES_DIR/REQUEST_INDEX.NUMBER for somebody else to judge.
@@ -52,6 +54,7 @@ struct connection {
     int fd, request;
     size_t sent;
     uint64_t began;
+    int resting; /* until `began`, which is when the next request is due */
     enum part part;
     char head[HEAD_BYTES];
     size_t head_size, left;
@@ -62,8 +65,10 @@ struct connection {
 static struct {
     struct sockaddr_in address;
     struct request *requests;
-    int request_count, epoll;
+    struct connection *connections;
+    int request_count, connection_count, epoll;
     uint64_t begin, end;
+    uint64_t pace; /* from one request of a connection to its next; 0: at once */
     uint64_t *took;
     size_t count, capacity, received;
     long failures, reconnects;
@@ -149,7 +154,8 @@ static int start(struct connection *c) {
     c->sent = c->head_size = 0;
     c->part = HEAD;
     c->sample = NULL;
-    c->began = now();
+    c->resting = 0;
+    if (!run.pace) c->began = now();
     return push(c);
 }
 
@@ -172,7 +178,9 @@ static void go_on(struct connection *c) {
         run.reconnects++;
         connect_it(c);
     }
-    if (start(c)) start_over(c, "send", strerror(errno));
+    c->began += run.pace;
+    c->resting = run.pace && c->began > now();
+    if (!c->resting && start(c)) start_over(c, "send", strerror(errno));
 }
 
 static void finish(struct connection *c) {
@@ -297,10 +305,22 @@ static void pull(struct connection *c) {
     }
 }
 
+/* Send what is due; returns when the next one is, or `end`. */
+static uint64_t send_due(uint64_t end) {
+    for (int i = 0; run.pace && i < run.connection_count; i++) {
+        struct connection *c = &run.connections[i];
+        if (c->resting && c->began <= now() && start(c)) start_over(c, "send", strerror(errno));
+        if (c->resting && c->began < end) end = c->began;
+    }
+    return end;
+}
+
 static void serve_until(uint64_t end) {
     struct epoll_event events[256];
     for (uint64_t time = now(); time < end && time < run.end; time = now()) {
-        int n = epoll_wait(run.epoll, events, 256, (int)((end - time) / 1000000) + 1);
+        uint64_t next = send_due(end), left = next > time ? next - time : 0;
+        struct timespec wait = {.tv_sec = (time_t)(left / 1000000000u), .tv_nsec = (long)(left % 1000000000u)};
+        int n = epoll_pwait2(run.epoll, events, 256, &wait, NULL);
         for (int i = 0; i < n; i++) {
             struct connection *c = events[i].data.ptr;
             int fd = c->fd;
@@ -352,21 +372,25 @@ static void report(double elapsed, double cpu, uint64_t oldest) {
 
 int main(int argc, char **argv) {
     if (argc < 8) return fputs("usage: load ADDRESS PORT CONNECTIONS WARM_S RUN_S SAMPLES_DIR REQUEST...\n", stderr), 2;
-    int count = atoi(argv[3]);
+    int count = run.connection_count = atoi(argv[3]);
+    char *rate = strchr(argv[3], '@');
+    if (rate) run.pace = (uint64_t)(1e9 * count / atof(rate + 1));
     run.address = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[2]))};
     if (!inet_aton(argv[1], &run.address.sin_addr)) die(argv[1]);
     run.request_count = argc - 7;
     run.requests = more(NULL, (size_t)run.request_count * sizeof *run.requests);
     for (int i = 0; i < run.request_count; i++) run.requests[i] = read_request(argv[7 + i]);
     run.epoll = epoll_create1(EPOLL_CLOEXEC);
-    struct connection *connections = calloc((size_t)count, sizeof *connections);
+    struct connection *connections = run.connections = calloc((size_t)count, sizeof *connections);
     if (!connections) die("memory");
     run.begin = now() + (uint64_t)(atof(argv[4]) * 1e9);
     run.end = run.begin + (uint64_t)(atof(argv[5]) * 1e9);
     for (int i = 0; i < count; i++) {
         connections[i].request = i % run.request_count;
         connect_it(&connections[i]);
-        if (start(&connections[i])) start_over(&connections[i], "send", strerror(errno));
+        connections[i].began = now() + run.pace * (uint64_t)i / (uint64_t)count;
+        connections[i].resting = run.pace > 0;
+        if (!run.pace && start(&connections[i])) start_over(&connections[i], "send", strerror(errno));
     }
     serve_until(run.begin);
     puts("begin"), fflush(stdout);
@@ -377,7 +401,7 @@ int main(int argc, char **argv) {
     uint64_t ended = now();
     puts("end"), fflush(stdout);
     for (int i = 0; i < count; i++)
-        if (ended - connections[i].began > oldest) oldest = ended - connections[i].began;
+        if (!connections[i].resting && ended - connections[i].began > oldest) oldest = ended - connections[i].began;
     cpu = cpu_s() - cpu;
     write_samples(argv[6]);
     report((double)(ended - begun) / 1e9, cpu, oldest);

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from mmsup.gateway import selftest
+from mmsup.gateway.acceptor import Acceptor
 from mmsup.gateway.app import App
 from mmsup.gateway.backend import Backend
 from mmsup.gateway.connection import Listener
@@ -25,7 +26,6 @@ from mmsup.gateway.shared import Shared
 from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.tally import Tally
 
-BACKLOG: Final = 1024
 SPARE_S: Final = 1.0
 """Beyond the time of an idle connection: whoever is still here after a retirement has never said anything."""
 _log = logging.getLogger("mmsup.gateway")
@@ -43,7 +43,7 @@ class Front:
         self.inference = Inference(backend, self.counting, self._documents)
         self.app = App(self.inference)
         self._shared: Shared | None = None
-        self._open: list[tuple[asyncio.Server, Listener]] = []
+        self._open: list[tuple[Acceptor, Listener]] = []
         self._retired_s: float | None = None
 
     async def start(self, wanted: str) -> None:
@@ -59,9 +59,9 @@ class Front:
         """Serve on this listening socket, which is ours from now on."""
         handler = self.app.serve_metrics if metrics_only else self.app.serve
         listener = Listener(handler, is_local=is_local(sock), shared=None if metrics_only else self._shared)
-        sock.settimeout(0)
-        server = await asyncio.get_running_loop().create_server(listener, sock=sock, backlog=BACKLOG)
-        self._open.append((server, listener))
+        acceptor = Acceptor(sock, listener)
+        await acceptor.start()
+        self._open.append((acceptor, listener))
 
     @property
     def open_requests(self) -> int:
@@ -87,8 +87,8 @@ class Front:
         answered and told that it was the last: so closing it is nothing that a client had not to expect anyway."""
         if self._retired_s is None:
             self._retired_s = now_s
-            for server, _ in self._open:
-                server.close()
+            for acceptor, _ in self._open:
+                acceptor.close()
             faultpoint("gateway.retired")
         elif now_s >= self._retired_s + IDLE_S + SPARE_S:
             for _, listener in self._open:
@@ -96,8 +96,8 @@ class Front:
 
     async def close(self, grace_s: float) -> None:
         """Accept no more, let each connection end what it is at for at most `grace_s`, then close it."""
-        for server, listener in self._open:
-            server.close()
+        for acceptor, listener in self._open:
+            acceptor.close()
             listener.pre_shutdown()
         for _, listener in self._open:
             await listener.shutdown(grace_s)

@@ -38,7 +38,6 @@ SETTLE_S: Final = 2.0
 """How long the keeper's start and end wait for leftovers to die; one in an unkillable state is left to lie."""
 _OTHERWISE: Final = "RLIMIT_DATA and watching keep the caps"
 _V1_OTHERS: Final = ("freezer", "pids", "cpu")
-"""`cpu` with the shares that a new group has: what a worker starts, in whatever sessions, competes as one worker."""
 CORE_WEIGHT: Final = 800
 """cpu.weight of `core` (v2); a worker's is 100. Keeper, brain and gateways answer for all of them."""
 

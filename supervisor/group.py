@@ -1,7 +1,8 @@
 """One control group: the kernel's folder in which one life of a worker runs, is counted, and is ended as a whole.
 
-Covers: reading its counters, killing all that lives in it, removing it; the same for v1 (one folder in each of several
-hierarchies) and v2 (one folder). Nothing here waits: what is not done yet says False, and the caller comes back.
+Covers: reading its counters, its share of the processors, killing all that lives in it, removing it; the same for v1
+(one folder in each of several hierarchies) and v2 (one folder). Nothing here waits: what is not done yet says False,
+and the caller comes back.
 Does not cover: which kind there is, who makes groups (cgroup.py); who joins them (spawn.py).
 """
 
@@ -11,12 +12,17 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 PROCS: Final = "cgroup.procs"
+LOADING: Final = {"cpu.shares": "256", "cpu.weight": "25"}
+"""A worker's share of the processors while it comes up, v1 and v2: a quarter of that of one that serves. Nothing is
+lost where a processor is idle; where none is, callers of the others do not wait behind imports and weights."""
+SERVING: Final = {"cpu.shares": "1024", "cpu.weight": "100"}
+"""What a new group has by itself: whatever a worker starts, in whatever sessions, competes as one worker."""
 _NO_LIMIT: Final = 1 << 62
 """v1 reports a missing limit as the largest page count; anything up here is no cap."""
 
@@ -89,6 +95,12 @@ class Group:
             return self._read(self._folders[0])
         except OSError:  # a file of a group that is removed while it is open says ENODEV
             return None
+
+    def compete(self, weights: Mapping[str, str]) -> None:
+        """Its share of the processors from now on, LOADING or SERVING; nothing where there is no cpu controller."""
+        for folder in self._folders:
+            for name, weight in weights.items():
+                put(folder / name, weight)
 
     def kill(self) -> bool:
         """Send SIGKILL to all that live in it; True once there is nobody."""

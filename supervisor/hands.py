@@ -15,7 +15,7 @@ from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.paths import life_name
 from mmsup.supervisor import health, lastwords, obituary, terms
 from mmsup.supervisor.gpu import NoGpu
-from mmsup.supervisor.group import Group
+from mmsup.supervisor.group import LOADING, SERVING, Group
 from mmsup.supervisor.life import Life
 from mmsup.supervisor.sampler import sample
 from mmsup.supervisor.site import Judgement
@@ -126,6 +126,7 @@ def expect(instance: Instance, limit_s: float, event: terms.Event) -> None:
 def link(instance: Instance) -> None:
     """Let the gateways route to this life; the fleet calls it once its content is in force."""
     tenure = _tenure(instance)
+    tenure.group.compete(SERVING)
     tenure.linked = True
     instance.site.gateways.link(instance.serving())
 
@@ -159,6 +160,7 @@ def _spawn(instance: Instance) -> None:
         os.makedirs(scratch_of(site.place, instance.key), mode=0o700, exist_ok=True)
         faultpoint("brain.group")
         group = site.cgroups.make(life_name(*instance.key), spec.memory_bytes)
+        group.compete(LOADING)
         instance.tenure.group = group
         visible = instance.tenure.visible_devices = site.visible_devices(spec.device)
         message = worker_spawn(spec, instance.key, site.place, group.procs_files, visible)

@@ -156,7 +156,36 @@ def test_a_model_that_computes_in_many_processes_delays_nobody_else(server: Serv
     with victim(server, "burns", hang_limit="30s") as hurt, Bystander(server, BYSTANDER) as other:
         before_s = other.p99_s(CALLS)
         assert hurt.send("burn", 32)[0] == 200
+        most_s = P99_FACTOR * before_s + SLACK_S
         during_s = other.p99_s(CALLS)
+        for _ in range(2):  # what else the machine has to do comes and goes, what the model does stays
+            during_s = during_s if during_s <= most_s else other.p99_s(CALLS)
         server.ctl("unload", name=hurt.name)
         server.ctl("load", name=hurt.name)
-        assert during_s <= P99_FACTOR * before_s + SLACK_S
+        assert during_s <= most_s
+
+
+@pytest.mark.fault("F24")
+@pytest.mark.root
+@pytest.mark.cgroup1
+@needs_cpu_groups
+def test_a_model_that_comes_up_gives_way_to_those_that_serve(server: Server) -> None:
+    with victim(server, "comes_up") as hurt:
+        assert shares(server.pid(hurt.name)) == shares(server.pid(BYSTANDER)) == "1024"
+        code = server.repository / hurt.name / "1" / "model.py"
+        code.write_text(code.read_text().replace("ON_LOAD = 'ok'", "ON_LOAD = 'hold'"))
+        os.kill(server.pid(hurt.name), signal.SIGKILL)
+        eventually(lambda: server.model(hurt.name)["state"] == "loading", "it comes up again")
+        (pid,) = server.pids(hurt.name)
+        assert shares(pid) == "256"
+        code.with_name("go").touch()
+        hurt.assert_serves()
+        assert server.pids(hurt.name) == [pid]
+        assert shares(pid) == "1024"
+        code.write_text(code.read_text().replace("ON_LOAD = 'hold'", "ON_LOAD = 'ok'"))
+
+
+def shares(pid: int) -> str:
+    """What a process and all that it starts get of the processors, beside others."""
+    (line,) = [each for each in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if ":cpu:" in each]
+    return Path(f"/sys/fs/cgroup/cpu{line.rpartition(':')[2]}/cpu.shares").read_text().strip()

@@ -15,7 +15,7 @@ from keeper_rig import DEADLINE_S, is_alive, keeper_rig, wait_readable, wait_unt
 from mmsup.ipc.messages import Exited, Signal
 from mmsup.supervisor import cgroup
 from mmsup.supervisor.cgroup import CgroupBackend, Facts, backend, choose, read_facts, settle, sweep
-from mmsup.supervisor.group import Reading, field_of
+from mmsup.supervisor.group import LOADING, SERVING, Reading, field_of
 
 MIB = 1 << 20
 TOP = f"mmsup_test_{os.getpid()}"
@@ -246,6 +246,14 @@ class TestV1:
         assert not with_swap.exists() or int(with_swap.read_text()) == 64 * MIB
         assert (V1[2] / "w1.1" / "pids.max").read_text() == f"{cgroup.PIDS_LIMIT}\n"
         assert v1.make("w2.1", None).cap_bytes is None
+
+    def test_who_loads_has_a_quarter_of_the_share_of_who_serves(self, v1: CgroupBackend) -> None:
+        group, shares = v1.make("w1.1", None), V1[3] / "w1.1" / "cpu.shares"
+        assert shares.read_text() == "1024\n"
+        group.compete(LOADING)
+        assert shares.read_text() == "256\n"
+        group.compete(SERVING)
+        assert shares.read_text() == "1024\n"
 
     def test_an_oom_kill_is_counted_and_a_plain_kill_is_not(self, v1: CgroupBackend) -> None:
         killed = v1.make("w1.1", 64 * MIB)

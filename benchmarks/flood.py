@@ -1,0 +1,153 @@
+"""What a flood on one model, and loads of one, cost the callers of another.
+
+    python benchmarks/flood.py [--floods 0,8,32,256] [--rounds 5] [--run-s 3] [--rate 200] [--markdown FILE]
+
+Callers of one model come at fixed times (an open loop, load.c), while so many clients of another model send one request
+after the other, or while that model is loaded again and again. In a flood the gateway has the first core, workers and
+clients the last; beside loads all share both. All take turns, round by round, so that what else the machine does meets
+them alike; the figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import machine
+from front_cpu import pin, request
+from generator import Load, Outcome, drive
+from places import cores, program
+from progress import say
+from table import figure, table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from engines.build import write_identity_onnx
+from harness.server import Server, serving
+
+CALLED, FLOODED = "called", "flooded"
+LOADS, NO_LOADS = "loads, all on both cores", "nothing, all on both cores"
+FLOATS = 16
+
+
+@contextmanager
+def flood(port: int, clients: int, sent: Path, core: int) -> Iterator[None]:
+    """So many clients that never pause, until the block is left."""
+    if not clients:
+        yield
+        return
+    command = ["taskset", "-c", str(core), str(program("load")), "127.0.0.1", str(port), str(clients), "0.5", "3600"]
+    with subprocess.Popen([*command, str(sent.parent), str(sent)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begin\n", "the flood did not begin"
+        try:
+            yield
+        finally:
+            child.kill()
+
+
+@contextmanager
+def loads(server: Server) -> Iterator[None]:
+    """A model is loaded again and again, until the block is left and the last load is over."""
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            server.ctl("load", name=FLOODED)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def look(server: Server, folder: Path, asked: argparse.Namespace, beside: AbstractContextManager[None]) -> Outcome:
+    """What the callers see beside something."""
+    with beside:
+        load = Load(server.address()[1], 4, 0.5, asked.run_s, [folder / CALLED], cores().client, asked.rate)
+        found = drive(load, folder / "samples", lambda _: None)
+    (folder / "samples").rmdir()
+    if found.failures or not found.requests:
+        raise SystemExit(f"{found.failures} calls failed: {found.first_failure or 'none was answered'}")
+    return found
+
+
+def place(server: Server, *, apart: bool) -> None:
+    """The gateway has a core for itself, or all share all."""
+    usable = os.sched_getaffinity(0)
+    pin(server.status()["gateways"][0]["pid"], {cores().server} if apart else usable)
+    for model in (CALLED, FLOODED):
+        pin(server.pid(model), {cores().client} if apart else usable)
+
+
+def measure(asked: argparse.Namespace) -> dict[str, list[Outcome]]:
+    """Every flood in every round, then loads and no loads."""
+    seen: dict[str, list[Outcome]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as name:
+        folder = Path(name)
+        repository = folder / "repository"
+        repository.mkdir()
+        for model in (CALLED, FLOODED):
+            write_identity_onnx(repository, model, dims=[-1, -1])
+            (folder / model).write_bytes(request(FLOATS, as_json=False, model=model))
+        with serving(repository, "--model-control-mode", "explicit", "--load-model", "*") as server:
+            for number in range(asked.rounds):
+                say(f"round {number + 1} of {asked.rounds}")
+                place(server, apart=True)
+                for clients in asked.floods:
+                    storm = flood(server.address()[1], clients, folder / FLOODED, cores().client)
+                    seen[f"{clients} clients"].append(look(server, folder, asked, storm))
+                place(server, apart=False)
+                seen[NO_LOADS].append(look(server, folder, asked, nullcontext()))
+                seen[LOADS].append(look(server, folder, asked, loads(server)))
+            server.stop()
+    return seen
+
+
+def row(beside: str, found: list[Outcome], least: list[Outcome]) -> list[str]:
+    """A line of the table."""
+    middle = [statistics.median(getattr(each, part) for each in found) / 1e3 for part in ("p50_us", "p99_us")]
+    ratios = [one.p99_us / other.p99_us for one, other in zip(found, least, strict=True)]
+    worst = max(each.max_us for each in found) / 1e3
+    return [beside, *map(figure, (*middle, worst, statistics.median(ratios)))]
+
+
+def main() -> None:
+    """As the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--floods", type=lambda text: [*map(int, text.split(","))], default=[0, 8, 32, 256])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--run-s", type=float, default=3.0)
+    parser.add_argument("--rate", type=float, default=200.0, help="requests of the callers in a second (200)")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
+    asked = parser.parse_args()
+    facts = machine.described() | {"command": shlex.join(["python", "benchmarks/flood.py", *sys.argv[1:]])}
+    seen = measure(asked)
+    first = f"{asked.floods[0]} clients"
+    heads = ["beside", "p50, ms", "p99, ms", "worst, ms", "p99 ÷ the first's"]
+    floods = [row(name, found, seen[first]) for name, found in seen.items() if name not in (NO_LOADS, LOADS)]
+    others = [row(name, seen[name], seen[NO_LOADS]) for name in (NO_LOADS, LOADS)]
+    tables = table(heads, floods) + "\n\n" + table(heads, others)
+    text = "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n\n" + tables + "\n"
+    print(text)
+    if asked.markdown:
+        asked.markdown.write_text(
+            f"# What a flood, and loads, cost the others\n\nWritten by `benchmarks/flood.py`.\n\n{text}"
+        )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
