@@ -195,7 +195,7 @@ class Upgrades:
             if new.serves:
                 self._brain.gateways.replace(old, new)
                 faultpoint("brain.gateway_replaced")
-                self._is_followed()
+                self._count_followed()
                 old.retire()
                 self._say(f"gateway {new.place} serves in the place of gateway {old.place}")
                 return
@@ -233,9 +233,9 @@ class Upgrades:
         if why:
             self._keep(name, why)
         else:
-            self._is_followed()
+            self._count_followed()
 
-    def _is_followed(self) -> None:
+    def _count_followed(self) -> None:
         self._put(replace(self._now, done=self._now.done + 1))
         faultpoint("brain.followed")
 
