@@ -70,6 +70,8 @@ class Upgrades:
             self._begin(_fresh(ticket, self._keeper_life, force=force))
         elif note.ticket != ticket:
             raise CallerError("conflict", "an upgrade is under way already")
+        elif note.stage != DONE:
+            say("the upgrade goes on")  # who is cut off again knows by this that it was heard, and asks the next brain
         self._listeners.append(say)
         try:
             await self._over.wait()

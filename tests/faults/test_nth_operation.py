@@ -34,6 +34,7 @@ ORDERS = {Order.KILL: 6, Order.RAISE: 6, Order.DELAY: 1}
 
 FELL = (
     ("upgrade", Failure(Order.KILL, Spot("brain", "brain.gateway_said"), 1)),  # the next brain's gateway had its name
+    ("poison", Failure(Order.KILL, Spot("brain", "brain.linked"), 1)),  # a death in service passed for one in the load
 )
 """What was once not survived."""
 
