@@ -6,9 +6,9 @@ each step has a form that waits (`space`, `infer`) and one that does what can be
 forget the request.
 
 A request that had not begun to execute when its worker ended goes to the next one, from the same bytes, unseen by the
-client. One that had begun is answered with the verdict, or run once more where the model allows it (never after an
-out-of-memory: it would kill the next one too). One that was in the run that ended is run alone from then on, whoever
-sends it; if that ends a worker too, it is refused (docs/decisions/007-poison.md).
+client; not more than a few times. One that had begun is answered with the verdict, or run once more where the model
+allows it (never after an out-of-memory: it would kill the next one too). One that was in the run that ended is run
+alone from then on, whoever sends it; if that ends a worker too, it is refused (docs/decisions/007-poison.md).
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.gateway.distrust import Checked
 from mmsup.gateway.fingerprint import Tensor, fingerprint, size_bytes, tensors
-from mmsup.gateway.job import Given, Made, Outcome, Run
+from mmsup.gateway.job import Made, Outcome, Run
 from mmsup.gateway.ledger import Entry, LifeEnded, Said
 from mmsup.gateway.link import Link
+from mmsup.gateway.placement import copied_bytes, give_back, place_of
 from mmsup.gateway.quarantine import ASIDE_BYTES, refusal
 from mmsup.gateway.sizes import seen_bytes
 from mmsup.ipc.arena import Slot, SlotState
 from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, error_of
 from mmsup.ipc.messages import Infer, Place, Reply
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
-from mmsup.ipc.suspects import Case
+from mmsup.ipc.suspects import RERUN, Case
 
 if TYPE_CHECKING:
     from mmsup.gateway.backend import Backend
 
-_RETRIED_CODES: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})
 _RAN_CODES: Final = frozenset({"", "inference_failed"})
 """Of a final reply: it ran, and the worker is there to say so."""
 _NOTHING: Final = memoryview(b"")
+LIVES_LIMIT: Final = 3
+"""What has been at so many workers when they ended is answered, whatever their pages say of it: a worker that wipes
+its page would take every other one along."""
 GRANTS_LIMIT: Final = 2
 """A worker that still asks after this many larger grants is not honest about its sizes."""
 
@@ -54,6 +57,7 @@ class Exchange:
         "_fingerprint",
         "_is_alone",
         "_link",
+        "_lives",
         "_space",
         "deadline_ns",
         "metadata",
@@ -75,6 +79,8 @@ class Exchange:
         """Why its run came to nothing, if one has."""
         self._fingerprint = b""
         """Taken only when its model has a list."""
+        self._lives = 0
+        """Workers that ended while it was there."""
         self._is_alone = False
         """It shares its run with nobody."""
         self.request_id = ""
@@ -197,12 +203,14 @@ class Exchange:
         copies: list[Slot] = []
         places: list[Place] = []
         for each in run.inputs:
-            size = self._copied_bytes(each)
+            size = copied_bytes(each)
             slot = link.arena.requests.allocate(size) if size else None
-            if size and slot is None:
-                self._give_back(link, copies, out)
+            if slot is not None:
+                copies.append(slot)
+            elif size:
+                give_back(link.arena, copies, out)
                 return False
-            places.append(self._place(each, slot, copies))
+            places.append(place_of(each, self._space, slot))
         self._submit(run, places, copies, out, hear)
         return True
 
@@ -221,7 +229,9 @@ class Exchange:
                 return self.outcome(said)
             except LifeEnded as end:
                 said = None
-                if end.begun and not await self._judge(end, run):
+                self._lives += self._entry is not None  # else it was still on its way
+                is_judged = end.begun or self._lives >= LIVES_LIMIT
+                if is_judged and not await self._judge(end, run):
                     assert self._failure is not None, "a request was judged and not told why"
                     raise self._failure from None
 
@@ -238,7 +248,7 @@ class Exchange:
                 error.retryable = False  # its second worker, and nothing else was in that run
                 return False
         is_in_time = time.monotonic_ns() < self.deadline_ns
-        return is_first and is_in_time and self.spec.retry_on_crash and error.code in _RETRIED_CODES
+        return is_first and is_in_time and self.spec.retry_on_crash and error.code in RERUN
 
     async def _case(self, run: Run) -> Case | None:
         """What is known of this request, if anything is."""
@@ -278,13 +288,15 @@ class Exchange:
         try:
             places: list[Place] = []
             for each in run.inputs:
-                size = self._copied_bytes(each)
+                size = copied_bytes(each)
                 slot = await link.arena.slot(link.arena.requests, size) if size else None
-                places.append(self._place(each, slot, copies))
+                if slot is not None:
+                    copies.append(slot)
+                places.append(place_of(each, self._space, slot))
             is_guess = run.declared_bytes(link.metadata) is None
             out = await link.arena.room(self._expected(run), is_guess=is_guess)
         except BaseException as error:
-            self._give_back(link, copies, out)
+            give_back(link.arena, copies, out)
             if isinstance(error, ServerError) and link.ended:
                 raise LifeEnded(begun=False) from None
             raise
@@ -310,34 +322,8 @@ class Exchange:
         link.claims -= 1
         link.submit(entry)
 
-    @staticmethod
-    def _give_back(link: Link, copies: list[Slot], out: Slot | None) -> None:
-        for slot in copies:
-            link.arena.requests.free(slot)
-        if out is not None:
-            link.arena.results.free(out)
-
-    def _copied_bytes(self, given: Given) -> int:
-        """The size of the slot that an input needs beside the request's own space; 0 for none."""
-        size = 0 if given.data is None else len(given.data)
-        return size if size > INLINE_LIMIT_BYTES else 0
-
-    def _place(self, given: Given, slot: Slot | None, copies: list[Slot]) -> Place:
-        """Where the worker will find an input; `slot`: where its bytes shall be copied."""
-        space, data = self._space, given.data
-        if slot is not None:
-            assert data is not None, "what lies in the request's space is not copied"
-            copies.append(slot)
-            slot.view[:] = data
-            return slot.segment, slot.offset, slot.size
-        if data is not None:
-            return data
-        if isinstance(space, Slot):
-            return space.segment, space.offset + given.offset, given.size
-        return space[given.offset : given.offset + given.size]
-
     def _expected(self, run: Run) -> int:
-        """Room to grant for the results: what is declared, else the largest seen."""
+        """Room to grant for the results: what is declared, else the largest seen lately."""
         declared = run.declared_bytes(self._link.metadata)
         return self._backend.learned.largest((self.model, self.version)) if declared is None else declared
 

@@ -1,13 +1,26 @@
-"""How much room a result will need: what is declared, else the largest seen. Pure."""
+"""How much room a result will need: what is declared, else the largest seen lately. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from mmsup.ipc.allocator import ALIGNMENT
 from mmsup.ipc.messages import Place
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, Metadata
 from mmsup.ipc.tensor import size_bytes
+
+SPAN: Final = 64
+"""Results."""
+
+
+@dataclass(slots=True)
+class _Span:
+    count: int = 0
+    largest: int = 0
+    before: int = 0
+    """The largest of the span before."""
 
 
 def padded(size: int) -> int:
@@ -38,16 +51,26 @@ def seen_bytes(places: Sequence[Place]) -> int:
 
 
 class Learned:
-    """The largest result of each model version so far, for shapes that only the run can tell."""
+    """The largest of the last results of each model version, for shapes that only the run can tell.
+
+    Results are counted off in spans. What counts is the present span and the one before: a large result is known to at
+    least SPAN that follow it, and forgotten after two spans without another.
+    """
 
     def __init__(self) -> None:
-        self._largest: dict[tuple[str, str], int] = {}
+        self._spans: dict[tuple[str, str], _Span] = {}
 
     def largest(self, key: tuple[str, str]) -> int:
         """Bytes to grant where nothing is declared; 0 for none."""
-        return self._largest.get(key, 0)
+        span = self._spans.get(key)
+        return max(span.largest, span.before) if span is not None else 0
 
     def note(self, key: tuple[str, str], size: int) -> None:
         """A result of this size came."""
-        if size > self._largest.get(key, 0):
-            self._largest[key] = size
+        span = self._spans.get(key)
+        if span is None:
+            span = self._spans[key] = _Span()
+        elif span.count == SPAN:
+            span.count, span.before, span.largest = 0, span.largest, 0
+        span.count += 1
+        span.largest = max(span.largest, size)

@@ -29,6 +29,8 @@ BLOCKED_LIMIT: Final = 64
 """Requests refused, of one model; as above."""
 CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "worker_oom", "worker_hung", "gpu_fault"})
 """Ends of a worker that may be the doing of what it ran."""
+RERUN: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})
+"""Of these, the ones after which it may be run once more: what took all memory, or hung, would do so again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,9 @@ from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
 from mmsup.supervisor.moved import Moved
 from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
+from mmsup.supervisor.recycling import Recycling
 from mmsup.supervisor.remembered import TEXT_LIMIT, Memory, from_text, to_text
-from mmsup.supervisor.renewals import Renewals
+from mmsup.supervisor.renewal import Renewals
 from mmsup.supervisor.sampler import Sampler
 from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
@@ -89,11 +90,12 @@ class Brain:
         self.gateways = Gateways(site, self)
         self._quarantine = Quarantine(self.books.journal, self.gateways.say, self.remember)
         self.loads = Loads(settings, self.fleet, self.books.wanted, self.gateways, self.books.journal)
-        self._renewals = Renewals(self.fleet)
+        self.renewals = Renewals(self.fleet, self.moved.until)
         self._doorway: Doorway | None = None
         self.changes = Changes(settings, self.fleet, self.books.wanted, self.loads, self.books.journal)
         self._forensics = Forensics(self.books.deaths, self.books.journal, self.gateways.heard_from)
-        self._sampler = Sampler(self.fleet.instances)
+        recycling = Recycling(self.fleet, self.renewals, self.task)
+        self._sampler = Sampler(self.fleet.instances, recycling.look)
         self._connect(place, cgroups)
         self._server = Server(
             keeper_pid=inventory.keeper_pid,
@@ -159,7 +161,6 @@ class Brain:
             await self._devices.learn()
         faultpoint("brain.restored")
         self.family.begin()
-        self._renewals.start()
         if listener is not None:
             await self.control.start(listener)
             self._doorway = Doorway(control_socket(self.settings.runtime_dir), self._reopen)
@@ -290,7 +291,6 @@ class Brain:
 
     def _settled(self) -> None:
         self.loads.settled()
-        self._renewals.settled()
         models = self.fleet.models.values()
         self._quarantine.compare({each.name: each.current.mark for each in models if each.current is not None})
         self.remember()
@@ -376,7 +376,6 @@ class Brain:
             self._doorway.close()
         await self.control.close()
         await self.loads.close()
-        self._renewals.close()
         self._sampler.close()
         self.gateways.close()
         self.fleet.close()

@@ -102,7 +102,7 @@ def _evidence(case: Case) -> Json:
         "load_failed": {"code": evidence.failed_code, "text": evidence.failed_text},
         # A group is made for one life, so its counter begins at nothing.
         "oom_kills_before": 0,
-        "oom_kills_after": evidence.oom_kills,
+        "oom_kills_after": evidence.oom_kills if evidence.counts_oom else None,
         "cap_bytes": evidence.cap_bytes,
         "peak_bytes": evidence.peak_bytes or None,
         "hang_limit_s": case.spec.hang_limit_s,

@@ -47,6 +47,8 @@ class Evidence:
     """It had said that it serves."""
     oom_kills: int = 0
     """By how much the counter of its control group rose."""
+    counts_oom: bool = True
+    """There is such a counter."""
     cap_bytes: int | None = None
     peak_bytes: int = 0
     """0: not known."""

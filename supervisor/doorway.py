@@ -12,13 +12,13 @@ import contextlib
 import os
 import socket
 import stat
-import struct
 from collections.abc import Callable
 from typing import Final
 
+from mmsup.supervisor.socketfile import is_behind
+
 EVERY_S: Final = 1.0
 BACKLOG: Final = 64
-_CREDENTIALS: Final = struct.Struct("iII")
 
 
 class Doorway:
@@ -67,22 +67,6 @@ def listen(path: str) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def is_behind(path: str, pid: int) -> bool:
-    """Whether this process was the last that listened at `path`. One that is too busy to be asked is left alone."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-        try:
-            probe.connect(path)
-            found, _, _ = _CREDENTIALS.unpack(
-                probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            )
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-    return int(found) == pid
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ STORY: Final = 12
 NAMES: Final = frozenset({
     "server_start", "ready", "stopping", "control_reopened",
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
-    "recycle", "load_failed", "load_timeout", "backoff", "crash_loop",
+    "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
     "model_loaded", "model_unloaded", "model_reloaded",
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",

@@ -2,7 +2,8 @@
 
 A keeper that is killed, or killed for hanging, closes nothing then: who connects waits in the socket's queue for the
 next keeper, and is not refused. The manager drops the store when the service is stopped or has failed for good.
-Paths are not kept: the folder of UNIX sockets goes with the service.
+The file of a UNIX socket is kept by the unit (RuntimeDirectoryPreserve); where it is gone, or another's, the socket is
+of no use.
 
 What is handed back is believed to be ours by its name only; whether it is of use is for listeners.py to see.
 """
@@ -15,6 +16,7 @@ from collections.abc import MutableMapping, Sequence
 from typing import Final
 
 from mmsup.ipc.faultpoint import faultpoint
+from mmsup.supervisor.socketfile import is_behind, listener_of
 
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 FIRST_FD: Final = 3
@@ -35,11 +37,24 @@ def handed_back(environ: MutableMapping[str, str], pid: int) -> dict[str, socket
 def is_listening_on(sock: socket.socket, family: int, address: Sequence[object]) -> bool:
     """Whether the socket is what would be bound there now. Port 0 is any."""
     with contextlib.suppress(OSError):
-        if sock.family != family or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if not _listens(sock, family):
             return False
         host, port = sock.getsockname()[:2]
         return host == address[0] and address[1] in (0, port)
     return False
+
+
+def is_listening_at(sock: socket.socket, path: str) -> bool:
+    """The same for the file of a UNIX socket. Asking leaves a connection that is closed already."""
+    with contextlib.suppress(OSError):
+        if not _listens(sock, socket.AF_UNIX) or sock.getsockname() != path:
+            return False
+        return is_behind(path, listener_of(sock))
+    return False
+
+
+def _listens(sock: socket.socket, family: int) -> bool:
+    return sock.family == family and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def give_up(sock: socket.socket) -> None:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Route
-from mmsup.supervisor import hands, memory, stuck, terms
+from mmsup.supervisor import hands, terms
 from mmsup.supervisor.admission import Candidate, admit
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.model import Model
 from mmsup.supervisor.readiness import Standing
 from mmsup.supervisor.release import Edition, Release, Role
 from mmsup.supervisor.repository import ModelEntry
+from mmsup.supervisor.room import Room
 from mmsup.supervisor.site import Site
 from mmsup.supervisor.terms import COMING_UP, State
+
+MOST_UNKILLABLE: Final = 3
+"""Of one model, at a time: the rest of the machine is not its to fill."""
 
 
 class Fleet:
@@ -28,6 +33,7 @@ class Fleet:
     def __init__(self, max_parallel_loads: int) -> None:
         self.models: dict[str, Model] = {}
         self.next_instance = 1
+        self.room = Room()
         self.on_settled: Callable[[], None] = lambda: None
         """Called at the end of each look at everything."""
         self.on_route: Callable[[Route], None] = lambda _: None
@@ -207,10 +213,8 @@ class Fleet:
         held = [each for each in self.instances() if each.state is State.QUARANTINED]
         for instance in held:
             of_model = sum(each.release.spec.name == instance.release.spec.name for each in held)
-            if not instance.situation.wanted or instance.tenure is None or instance.life is None:
-                continue
-            need_bytes = memory.footprint_bytes(instance.tenure.group, instance.life.pid) or 0
-            if stuck.is_replaced(need_bytes, memory.machine().available_bytes, of_model):
+            is_due = instance.situation.wanted and instance.life is not None and of_model <= MOST_UNKILLABLE
+            if is_due and self.room.is_for(instance):
                 self.replace(instance)
 
     def _admit(self) -> None:

@@ -5,13 +5,14 @@
     idle                         the loop comes round at least every 500 ms; a request waiting at an idle loop is stuck
     stopping                     the drain has its own timer
 
-The page is the worker's own word. The second witness is the gateway's oldest pending request.
+The page is the worker's own word. The second witness is the gateway's oldest pending request. A time that is yet to
+come is taken for the one at which it was first seen: else it would put every limit off.
 `look_ns` says when the next reading can first matter, so that nobody polls without need.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mmsup.ipc.page import Activity, Progress
@@ -58,6 +59,22 @@ class LoadTimeout:
 
 
 Verdict = Alive | Slow | Hung | LoadTimeout
+
+
+class Times:
+    """Of one page, as far as they can be believed. Kept from one reading to the next."""
+
+    def __init__(self) -> None:
+        self._first_ns: dict[int, int] = {}
+        """A time that lay in the future, and when that was seen; as long as the page says it."""
+
+    def believed(self, progress: Progress, now_ns: int) -> Progress:
+        """The reading with times that have been."""
+        first = self._first_ns
+        said = (progress.since_ns, progress.beat_ns)
+        self._first_ns = {each: first.get(each, now_ns) for each in said if each > now_ns or each in first}
+        since_ns, beat_ns = (self._first_ns.get(each, each) for each in said)
+        return replace(progress, since_ns=since_ns, beat_ns=beat_ns)
 
 
 def judge(progress: Progress, limits: Limits, oldest_pending_s: float | None, now_ns: int) -> Verdict:

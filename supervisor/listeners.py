@@ -45,13 +45,14 @@ class Listeners:
         """Name to the address in force: `127.0.0.1:8000`, or a path."""
         self.files: list[str] = []
         """Paths of the UNIX ones."""
-        tcp = _tcp_of(settings)
+        tcp, unix = _tcp_of(settings), _unix_of(settings)
         try:
             for name, sock in (kept or {}).items():
-                self._take_back(name, sock, tcp.get(name))
+                self._take_back(name, sock, tcp.get(name), unix.get(name))
             for name, (host, port) in tcp.items():
                 self._tcp(name, host, port)
-            self._unix_of(settings)
+            for name, path in unix.items():
+                self._unix(name, path)
         except CannotListen:
             self.close()
             raise
@@ -76,10 +77,9 @@ class Listeners:
         return self._sockets[name].fileno()
 
     def keep(self, notifier: Notifier) -> None:
-        """Let the service manager hold the TCP ones for the next keeper, in case that this one is killed."""
+        """Let the service manager hold them for the next keeper, in case that this one is killed."""
         for name, sock in self._sockets.items():
-            if sock.family != socket.AF_UNIX:
-                notifier.store(name, sock.fileno())
+            notifier.store(name, sock.fileno())
         faultpoint("keeper.stored")
 
     def close(self) -> None:
@@ -90,19 +90,15 @@ class Listeners:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _take_back(self, name: str, sock: socket.socket, wanted: tuple[str, int] | None) -> None:
+    def _take_back(self, name: str, sock: socket.socket, tcp: tuple[str, int] | None, path: str | None) -> None:
         """Before anything is bound: an address that is not wanted any more may be another listener's now."""
         with contextlib.suppress(OSError):  # a name that says no address is said when it is bound
-            if wanted is not None and fdstore.is_listening_on(sock, *_resolved(*wanted)):
+            is_same = tcp is not None and fdstore.is_listening_on(sock, *_resolved(*tcp))
+            if is_same or (path is not None and fdstore.is_listening_at(sock, path)):
                 self._sockets[name] = sock
                 faultpoint("keeper.taken_back")
                 return
         fdstore.give_up(sock)
-
-    def _unix_of(self, settings: Settings) -> None:
-        if settings.http_unix:
-            self._unix("http_unix", settings.http_unix)
-        self._unix(CONTROL, paths.control_socket(settings.runtime_dir))
 
     def _tcp(self, name: str, host: str, port: int) -> None:
         try:
@@ -120,12 +116,13 @@ class Listeners:
         if len(os.fsencode(path)) > paths.SOCKET_PATH_LIMIT:
             raise CannotListen(f"{name}: {path} is too long for a socket: {paths.SOCKET_PATH_LIMIT} bytes at most")
         try:
-            _clear(path)
-            sock = self._sockets[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.bind(path)
+            if name not in self._sockets:
+                _clear(path)
+                sock = self._sockets[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.bind(path)
+                os.chmod(path, 0o600)  # nobody can have connected: it does not listen yet
             self.files.append(path)
-            os.chmod(path, 0o600)  # nobody can have connected: it does not listen yet
-            self._listen(sock)
+            self._listen(self._sockets[name])
         except OSError as error:
             raise CannotListen(f"{name}: cannot listen on {path}: {_reason(error)}") from error
         self.addresses[name] = path
@@ -142,6 +139,12 @@ def _tcp_of(settings: Settings) -> dict[str, tuple[str, int]]:
     if settings.metrics_port >= 0:
         wanted["metrics"] = (settings.metrics_host, settings.metrics_port)
     return wanted
+
+
+def _unix_of(settings: Settings) -> dict[str, str]:
+    """Name to path of the UNIX listeners that the settings want."""
+    http = {"http_unix": settings.http_unix} if settings.http_unix else {}
+    return {**http, CONTROL: paths.control_socket(settings.runtime_dir)}
 
 
 def _resolved(host: str, port: int) -> tuple[int, tuple[object, ...]]:

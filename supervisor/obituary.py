@@ -79,6 +79,7 @@ def of(spec: ModelSpec, tenure: Tenure, exited: Exited, tail: Sequence[str], in_
         signal=exited.signal,
         ready=tenure.ready_s > 0,
         oom_kills=reading.oom_kills if reading else 0,
+        counts_oom=reading is not None,
         cap_bytes=tenure.group.cap_bytes or spec.memory_bytes,
         peak_bytes=reading.peak_bytes if reading else 0,
         in_flight=in_flight,

@@ -2,12 +2,17 @@
 
 The twin is a trial. If it does not come up, the old worker stays, and what became of the twin is not held against its
 model. Where memory does not hold both, the old one goes first if the model has another that serves; else it stays.
+
+Many may be under way. Each twin is promised its memory until the old one is gone: who finds no room beside such
+promises waits for them. Of those that have no room at all, one at a time goes first.
+Who is to be renewed is decided elsewhere: the worn out by recycling.py, all that is old by upgrade.py.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 
 from mmsup.supervisor import terms
 from mmsup.supervisor.fleet import Fleet
@@ -16,8 +21,6 @@ from mmsup.supervisor.release import Edition, Release, Role
 from mmsup.supervisor.terms import COMING_UP, State
 from mmsup.supervisor.units import size_text
 
-SPARE_BYTES: Final = 64 << 20
-"""What the rest of the machine shall still have beside both."""
 UNFIT: Final = frozenset({"does_not_fit", "gpu_oom"})
 """Reasons of a load that say that two have no room."""
 _ENDED: Final = (State.BACKOFF, State.FAILED, State.STOPPED, State.QUARANTINED)
@@ -25,54 +28,70 @@ Until = Callable[[Callable[[], bool]], Awaitable[None]]
 """Returns when something is so."""
 
 
-class Way(Protocol):
-    """How much memory there is, and what a worker takes; None where nobody knows. Bytes."""
+class Renewals:
+    """Those that are under way."""
 
-    def available(self) -> int:
-        """Of the machine."""
-        ...
-
-    def needs(self, instance: Instance) -> int | None:
-        """Of one worker, now."""
-        ...
-
-
-def has_room(needs_bytes: int | None, available_bytes: int) -> bool:
-    """Whether another one of that size fits beside what there is. Pure."""
-    return needs_bytes is None or needs_bytes + SPARE_BYTES <= available_bytes
-
-
-class Renewal:
-    """Of one worker at a time."""
-
-    def __init__(self, fleet: Fleet, until: Until, way: Way) -> None:
+    def __init__(self, fleet: Fleet, until: Until) -> None:
         self._fleet = fleet
         self._until = until
-        self._way = way
+        self._under_way: set[int] = set()
+        """Numbers of old ones."""
+        self._promised: dict[int, int] = {}
+        """Bytes of their twins, by the same numbers."""
+        self._turn = asyncio.Lock()
+        """To go first."""
+
+    def is_under_way(self, old: Instance) -> bool:
+        """Whether this one is being renewed already."""
+        return old.id in self._under_way
 
     async def renew(self, old: Instance) -> str:
         """Why it stays; empty if another process follows it."""
-        await self._until(lambda: old.state not in COMING_UP)
-        if old.state is not State.READY:
+        await self._until(lambda: not self.is_under_way(old) and old.state not in COMING_UP)
+        self._under_way.add(old.id)
+        try:
+            return await self._renew(old)
+        finally:
+            self._under_way.remove(old.id)
+            self._fleet.changed(old)
+
+    async def _renew(self, old: Instance) -> str:
+        await self._until(lambda: self._has_room(old) or not self._promised)
+        if not _serves(old):
             return ""  # it has ended by itself, and what follows is new
-        needs = self._way.needs(old)
-        if has_room(needs, self._way.available()):
-            code, text = await self._beside(old)
+        needs = self._fleet.room.needs_bytes(old) or 0
+        if self._has_room(old):
+            self._promised[old.id] = needs
+            try:
+                code, text = await self._beside(old)
+            finally:
+                del self._promised[old.id]
         else:
-            code, text = "does_not_fit", f"another {size_text(needs or 0)} is not free on this machine"
+            code, text = "does_not_fit", f"another {size_text(needs)} is not free on this machine"
         if code not in UNFIT:
             return text
-        if not _has_company(old):
-            return f"{text}; it is the only one that serves this model"
-        return await self._in_turn(old)
+        async with self._turn:
+            if not _serves(old):
+                return ""
+            if not _has_company(old):
+                return f"{text}; it is the only one that serves this model"
+            return await self._in_turn(old)
+
+    def _has_room(self, old: Instance) -> bool:
+        return self._fleet.room.is_for(old, sum(self._promised.values()))
 
     async def _beside(self, old: Instance) -> tuple[str, str]:
         """Ready before the old one goes. Code and text of why not; empty if it is done."""
-        release = old.release
+        release, generation = old.release, old.generation
         edition = self._fleet.beside(old)
         (twin,) = edition.instances()
-        await self._until(lambda: twin.state is State.READY or self._is_off(edition, release, twin))
-        if old.release is not release or self._is_off(edition, release, twin):  # else somebody else replaced it
+
+        def is_off() -> bool:
+            has_followed = old.state is State.READY and old.generation > generation
+            return has_followed or old.release is not release or self._is_off(edition, release, twin)
+
+        await self._until(lambda: twin.state is State.READY or is_off())
+        if is_off():
             if edition.role is Role.COMING:
                 self._fleet.retire(edition)
             trouble = twin.trouble
@@ -103,4 +122,8 @@ class Renewal:
 
 
 def _has_company(old: Instance) -> bool:
-    return any(each is not old and each.state is State.READY for each in old.release.instances)
+    return any(each is not old and _serves(each) for each in old.release.instances)
+
+
+def _serves(instance: Instance) -> bool:
+    return instance.state is State.READY

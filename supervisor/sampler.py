@@ -1,4 +1,4 @@
-"""Looks at the memory of every worker once a second, for the record of its death: one small file of the kernel's."""
+"""Looks at what every worker holds, once a second: for the record of its death, and for whoever looks along."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmsup.supervisor import memory
 from mmsup.supervisor.curve import EVERY_S
+from mmsup.supervisor.terms import State
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instance import Instance
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
 class Sampler:
     """Over all instances, from `start` to `close`."""
 
-    def __init__(self, instances: Callable[[], Iterable[Instance]]) -> None:
+    def __init__(self, instances: Callable[[], Iterable[Instance]], look: Callable[[Instance], None]) -> None:
+        """`look` is called with each one, after its sample."""
         self._instances = instances
+        self._look = look
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Look now, and from then on."""
+        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
         for instance in self._instances():
             sample(instance)
-        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
+            self._look(instance)
 
     def close(self) -> None:
         """Look no more."""
@@ -34,7 +38,7 @@ class Sampler:
 
 
 def sample(instance: Instance) -> None:
-    """One look at one worker, if it lives."""
+    """One look at one worker, if it lives: a small file of the kernel's, and once what it held first."""
     tenure = instance.tenure
     if tenure is None or tenure.life is None or tenure.life.dead:
         return
@@ -43,3 +47,5 @@ def sample(instance: Instance) -> None:
         used = memory.resident_bytes(tenure.life.pid)
     if used is not None:
         tenure.curve.add(time.monotonic(), used, tenure.life.progress().device_bytes)
+    if not tenure.first_bytes and instance.state is State.READY:
+        tenure.first_bytes = memory.footprint_bytes(tenure.group, tenure.life.pid) or 0

@@ -46,6 +46,10 @@ class Tenure:
     """It was killed while it loaded, as nobody wants it any more, or knows how far it is: no death either."""
     end_timer: asyncio.TimerHandle | None = None
     curve: Curve = field(default_factory=Curve)
+    first_bytes: int = 0
+    """What it held when it was first looked at after it was ready; 0: not known."""
+    recycle_at_s: float = 0.0
+    """It is not recycled before."""
     artefact: Future[dict[str, Any]] | None = None  # JSON: the digest of what it loaded
     asked_s: float = 0.0
     """When it was asked for its stack; 0: it was not."""

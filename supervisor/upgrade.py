@@ -2,8 +2,8 @@
 
     code        repositories are read again, loads come to their end, the code is tried by the keeper in a child; then
                 this brain leaves. The keeper becomes the new program, if it is another one, and starts the next brain
-    processes   gateways, one by one: the new one serves before the old one is retired. Then workers, one by one: the
-                new one is ready before the old one drains (renewal.py)
+    processes   gateways, one by one: the new one serves before the old one is retired. Then workers, as many at a time
+                as may load: the new one is ready before the old one drains (renewal.py)
     done        what it came to is kept, for whoever asks again
 
 How far it is stands in what brains remember. What is old is what was started before the upgrade began; so a brain that
@@ -22,11 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 from mmsup.ipc import messages as wire
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.faultpoint import faultpoint
-from mmsup.supervisor import memory
 from mmsup.supervisor.gateway import START_S, Gateway
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.remembered import UpgradeNote
-from mmsup.supervisor.renewal import Renewal
 from mmsup.supervisor.terms import COMING_UP, State
 
 if TYPE_CHECKING:
@@ -184,8 +182,10 @@ class Upgrades:
         for old in list(brain.gateways.places):
             if old.spawned_s < note.began_s and old.life is not None:
                 await self._follow(old)
-        while (worker := self._next_worker()) is not None:
-            await self._renew(worker)
+        turns = asyncio.Semaphore(brain.settings.max_parallel_loads)
+        async with asyncio.TaskGroup() as group:
+            for worker in self._old_workers():
+                group.create_task(self._renew(worker, turns))
         await brain.moved.until(lambda: not brain.gateways.others, LEAVE_S)
         if brain.gateways.others:
             self._say("old gateways have connections left, and leave when these do")
@@ -216,26 +216,27 @@ class Upgrades:
         await until(lambda: new.serves or new not in gateways.others, START_S)
         return new
 
-    def _next_worker(self) -> Instance | None:
-        note, fleet = self._now, self._brain.fleet
-        for name in sorted(fleet.models):
-            current = fleet.models[name].current
-            for each in current.instances() if current is not None else ():
-                is_old = each.tenure is not None and each.tenure.spawned_s < note.began_s
-                stays = each.state in COMING_UP or each.state is State.READY
-                if is_old and stays and _name(each) not in note.kept:
-                    return each
-        return None
+    def _old_workers(self) -> list[Instance]:
+        note, models = self._now, self._brain.fleet.models
+        editions = [current for name in sorted(models) if (current := models[name].current) is not None]
+        return [
+            each
+            for edition in editions
+            for each in edition.instances()
+            if each.tenure is not None and each.tenure.spawned_s < note.began_s
+            if each.state in COMING_UP or each.state is State.READY
+            if _name(each) not in note.kept
+        ]
 
-    async def _renew(self, old: Instance) -> None:
-        name = _name(old)
-        self._say(f"renewing {name}")
-        brain = self._brain
-        why = await Renewal(brain.fleet, brain.moved.until, _Machine()).renew(old)
-        if why:
-            self._keep(name, why)
-        else:
-            self._count_followed()
+    async def _renew(self, old: Instance, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            name = _name(old)
+            self._say(f"renewing {name}")
+            why = await self._brain.renewals.renew(old)
+            if why:
+                self._keep(name, why)
+            else:
+                self._count_followed()
 
     def _count_followed(self) -> None:
         self._put(replace(self._now, done=self._now.done + 1))
@@ -244,16 +245,6 @@ class Upgrades:
     def _keep(self, name: str, why: str) -> None:
         self._say(f"{name} stays: {why}")
         self._put(replace(self._now, kept={**self._now.kept, name: why}))
-
-
-class _Machine:
-    def available(self) -> int:
-        return memory.machine().available_bytes
-
-    def needs(self, instance: Instance) -> int | None:
-        if instance.tenure is None or instance.life is None:
-            return None
-        return memory.footprint_bytes(instance.tenure.group, instance.life.pid)
 
 
 def _fresh(ticket: str, keeper_life: int, *, force: bool) -> UpgradeNote:

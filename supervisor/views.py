@@ -7,7 +7,7 @@ than the server it speaks with.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -18,6 +18,7 @@ from mmsup.supervisor.tables import draw
 from mmsup.supervisor.units import size_text
 
 Json = Mapping[str, Any]  # the server's JSON
+_OF_A_LIFE: Final = (">PID", ">GENERATION", ">RESTARTS", ">MEMORY=memory_bytes")
 _TOLD: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
 """Members of an event that have a place of their own in its line."""
 _ELSEWHERE: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
@@ -41,50 +42,26 @@ def status(result: Json) -> None:
     models = _parts(result, "models")
     if models:
         click.echo()
-        draw(
-            ["MODEL", "VERSION", "STATE", ">INSTANCE", ">PID", ">GENERATION", ">RESTARTS", ">MEMORY", "REASON"],
+        _table(
+            ["MODEL", "VERSION", "STATE", ">INSTANCE=id", *_OF_A_LIFE, "REASON"],
             [row for model in models for row in _model_rows(model)],
         )
 
 
 def models(result: Json) -> None:
     """`ctl list`."""
-    draw(
-        ["MODEL", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", "REASON"],
-        [
-            [
-                cell(each.get("name")),
-                cell(each.get("wanted")),
-                cell(each.get("state")),
-                _versions(each),
-                cell(each.get("engine")),
-                cell(each.get("instances")),
-                cell(each.get("reason")),
-            ]
-            for each in _parts(result, "models")
-        ],
+    _table(
+        ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", "REASON"],
+        [{**each, "versions": _versions(each)} for each in _parts(result, "models")],
     )
 
 
 def processes(result: Json) -> None:
     """`ctl ps`."""
-    draw(
-        ["NAME", "ROLE", "STATE", ">PID", ">MEMORY", ">CAP", ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP"],
-        [
-            [
-                _process_name(each),
-                cell(each.get("role")),
-                cell(each.get("state")),
-                cell(each.get("pid")),
-                _size(each.get("memory_bytes")),
-                _size(each.get("memory_cap_bytes")),
-                cell(each.get("generation")),
-                cell(each.get("restarts")),
-                cell(each.get("requests")),
-                age(each.get("uptime_s")),
-            ]
-            for each in _parts(result, "processes")
-        ],
+    memory = (">MEMORY=memory_bytes", ">CAP=memory_cap_bytes")
+    _table(
+        ["NAME", "ROLE", "STATE", ">PID", *memory, ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP=uptime_s"],
+        [{**each, "name": _process_name(each)} for each in _parts(result, "processes")],
     )
 
 
@@ -107,20 +84,7 @@ def upgraded(result: Json) -> None:
 
 def quarantine(result: Json) -> None:
     """`ctl quarantine list`."""
-    draw(
-        ["MODEL", "VERSION", "STATE", ">DEATHS", ">LEFT", "FINGERPRINT"],
-        [
-            [
-                cell(each.get("model")),
-                cell(each.get("version")),
-                cell(each.get("state")),
-                cell(each.get("deaths")),
-                age(each.get("left_s")),
-                cell(each.get("fingerprint")),
-            ]
-            for each in _parts(result, "requests")
-        ],
-    )
+    _table(["MODEL", "VERSION", "STATE", ">DEATHS", ">LEFT=left_s", "FINGERPRINT"], _parts(result, "requests"))
 
 
 def cleared(result: Json) -> None:
@@ -164,25 +128,15 @@ def why(result: Json) -> None:
     deaths = _parts(result, "deaths")
     if len(deaths) > 1:
         click.echo()
-        draw(
+        _table(
             [">DEATH", "TIME", "VERSION", ">INSTANCE", ">GENERATION", "CAUSE"],
-            [
-                [
-                    str(place),
-                    _clock(each.get("time")),
-                    *(cell(each.get(name)) for name in ("version", "instance", "generation", "cause")),
-                ]
-                for place, each in enumerate(deaths, 1)
-            ],
+            [{**each, "death": place, "time": _clock(each.get("time"))} for place, each in enumerate(deaths, 1)],
         )
 
 
 def instances(rows: Sequence[Json]) -> None:
     """The workers of one model."""
-    draw(
-        [">INSTANCE", "VERSION", "STATE", ">PID", ">GENERATION", ">RESTARTS", ">MEMORY"],
-        [_instance_cells(each) for each in rows],
-    )
+    _table([">INSTANCE=id", "VERSION", "STATE", *_OF_A_LIFE], rows)
 
 
 def event(told: Json) -> str:
@@ -193,6 +147,17 @@ def event(told: Json) -> str:
     rest = [f"{printable(name)}={value}" for name, value in fields.items() if value]
     parts = (_clock(told.get("time")), f"{cell(told.get('event')):<16}", who, cell(told.get("text")), *rest)
     return "  ".join(filter(None, parts))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Json]) -> None:
+    """Columns are `HEADING=member`, or `HEADING` of a member that is called so; `>` as in tables.py."""
+    parted = [each.partition("=") for each in columns]
+    members = [member or heading.removeprefix(">").lower() for heading, _, member in parted]
+    draw([heading for heading, _, _ in parted], [[_drawn(name, row.get(name)) for name in members] for row in rows])
+
+
+def _drawn(name: str, value: Any) -> str:  # anything that JSON holds
+    return age(value) if name.endswith("_s") else _option(name, value)
 
 
 def _clock(value: object) -> str:
@@ -220,19 +185,10 @@ def _gateway(each: Json) -> str:
     return f"pid {cell(each.get('pid'))}, generation {cell(each.get('generation'))}"
 
 
-def _model_rows(model: Json) -> Iterator[list[str]]:
-    name, reason = cell(model.get("name")), cell(model.get("reason"))
-    workers = _parts(model, "instances")
-    for each in workers:
-        instance, version, state, *rest = _instance_cells(each)
-        yield [name, version, state, instance, *rest, reason]
-    if not workers:
-        yield [name, "", cell(model.get("state")), "", "", "", "", "", reason]
-
-
-def _instance_cells(each: Json) -> list[str]:
-    names = ("id", "version", "state", "pid", "generation", "restarts")
-    return [*[cell(each.get(name)) for name in names], _size(each.get("memory_bytes"))]
+def _model_rows(model: Json) -> Iterator[Json]:
+    of_model = {"model": model.get("name"), "reason": model.get("reason")}
+    for each in _parts(model, "instances") or [{"state": model.get("state")}]:
+        yield {**each, **of_model}
 
 
 def _process_name(each: Json) -> str:

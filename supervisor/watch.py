@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from mmsup.supervisor.health import NS, Alive, Hung, Limits, LoadTimeout, Slow, judge, look_ns
+from mmsup.supervisor.health import NS, Alive, Hung, Limits, LoadTimeout, Slow, Times, judge, look_ns
 from mmsup.supervisor.life import Life
 
 SHORTEST_NS: Final = NS // 50
@@ -23,6 +23,7 @@ class Watch:
         self._life = life
         self._limits = limits
         self._tell = tell
+        self._times = Times()
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
         self._look(None)
@@ -43,7 +44,7 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
         now_ns = time.monotonic_ns()
-        progress = self._life.progress()
+        progress = self._times.believed(self._life.progress(), now_ns)
         match judge(progress, self._limits, oldest_pending_s, now_ns):
             case Hung() | LoadTimeout() as verdict:
                 self.close()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 
+from mmsup.ipc.suspects import RERUN
 from mmsup.supervisor.human import age
 from mmsup.supervisor.units import size_text
 
@@ -128,9 +129,11 @@ def _crash(evidence: Json) -> str:
     what = f"It was killed by {evidence.get('signal_name')}{loading}"
     if fatal:
         return f"{what}: {fatal}."
-    if evidence.get("signal_name") in ("SIGKILL", "SIGTERM"):
-        return f"{what}; the kernel does not say who sent it, and it was not for memory: its counter had not risen."
-    return f"{what}."
+    if evidence.get("signal_name") not in ("SIGKILL", "SIGTERM"):
+        return f"{what}."
+    if evidence.get("oom_kills_after") is None:
+        return f"{what}; the kernel does not say who sent it, and nothing here counts whom it kills for memory."
+    return f"{what}; the kernel does not say who sent it, and it was not for memory: its counter had not risen."
 
 
 _CAUSES: Final[dict[str, Callable[[Json], str]]] = {
@@ -187,20 +190,31 @@ def _requests(bundle: Json) -> str:
     requests = _part(bundle, "requests")
     if not requests:
         return ""
-    count, begun = requests.get("in_flight") or 0, requests.get("begun") or 0
+    count, code = requests.get("in_flight") or 0, _part(bundle, "cause").get("code")
     more = "" if requests.get("is_complete") else " A gateway has not told, so there may have been more."
+    if not count and code == "bad_worker_reply":  # it had its outcome before the trust was gone
+        return f"The request that it answered so got {code}; no other was in flight.{more}"
     if not count:
         return f"No request was in flight.{more}"
-    code = _part(bundle, "cause").get("code")
-    answer = f"answered with {code}"
-    if requests.get("retry_on_crash"):
-        answer = f"run once more, alone, where that could be, else answered with {code}"
+    left = [bool(each.get("begun")) for each in requests.get("named") or () if each.get("abandoned")]
+    begun = (requests.get("begun") or 0) - sum(left)
+    waiting = count - begun - len(left)
     parts = []
     if begun:
-        parts.append(f"{begun} had begun{_ids(requests)} and {_was(begun)} {answer}")
-    if count > begun:
-        parts.append(f"{count - begun} had not begun and went to the next worker")
+        parts.append(f"{begun} had begun{_ids(requests)} and {_was(begun)} {_answer(requests, code)}")
+    if waiting:
+        given_up = _part(bundle, "restart").get("given_up")
+        where = "another worker, if there was one" if given_up else "the next worker"
+        parts.append(f"{waiting} had not begun and went to {where}")
+    if left:
+        parts.append(f"nobody waited for {len(left)} any more")
     return f"{count} {'request' if count == 1 else 'requests'} {_was(count)} in flight: {'; '.join(parts)}.{more}"
+
+
+def _answer(requests: Json, code: object) -> str:
+    if requests.get("retry_on_crash") and code in RERUN:
+        return f"run once more, alone, where that could be, else answered with {code}"
+    return f"answered with {code}"
 
 
 def _was(count: int) -> str:
@@ -208,7 +222,8 @@ def _was(count: int) -> str:
 
 
 def _ids(requests: Json) -> str:
-    ids = [str(each["id"]) for each in requests.get("named") or () if each.get("begun") and each.get("id")]
+    named = [each for each in requests.get("named") or () if not each.get("abandoned")]
+    ids = [str(each["id"]) for each in named if each.get("begun") and each.get("id")]
     more = f", and {len(ids) - IDS_TOLD} more" if len(ids) > IDS_TOLD else ""
     return f" ({', '.join(ids[:IDS_TOLD])}{more})" if ids else ""
 
@@ -251,9 +266,8 @@ _ADVICE: Final = {
     "worker_crashed": "look at the frames above and the last output: the fault is in the model or a library of it",
 }
 _ADVICE_OF_EXIT: Final = "look for an exit in the model's code: a model must not end its process"
-_ADVICE_OF_KILL: Final = (
-    "find out who sends signals here: the server did not, and the kernel's memory counter did not rise"
-)
+_ADVICE_OF_KILL: Final = "find out who sends signals here: the server did not"
+_UNCOUNTED: Final = ", unless the kernel did for memory (`dmesg`)"
 
 
 def _advice(bundle: Json) -> str:
@@ -262,7 +276,7 @@ def _advice(bundle: Json) -> str:
     if code == "worker_crashed" and not evidence.get("signal"):
         advice = _ADVICE_OF_EXIT
     elif code == "worker_crashed" and evidence.get("signal_name") in ("SIGKILL", "SIGTERM"):
-        advice = _ADVICE_OF_KILL
+        advice = _ADVICE_OF_KILL + (_UNCOUNTED if evidence.get("oom_kills_after") is None else "")
     return f"What to do: {advice}.".replace("MODEL", str(bundle.get("model"))) if advice else ""
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from mmsup.ipc.specs import Metadata
 from mmsup.supervisor.brain import Brain
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.group import Group
+from mmsup.supervisor.health import BEAT_S
 from mmsup.supervisor.settings import Settings
 
 PATIENCE_S = 10.0
@@ -66,6 +68,8 @@ class Child:
     """The keeper's copies of the five descriptors."""
     heard: list[Any] = field(default_factory=list)  # messages of TO_WORKER or TO_GATEWAY
     exited: wire.Exited | None = None
+    beats: bool = False
+    """Its loop turns."""
 
     @property
     def token(self) -> str:
@@ -83,7 +87,8 @@ class Child:
         """Come up as a good worker does."""
         self.say(wire.Hello("worker", wire.WIRE_VERSION, *self.life))
         self.say(wire.Stage("loading"))
-        self.page.enter(Activity.IDLE, 1 << 62)  # a beat from the future is never stale
+        self.page.enter(Activity.IDLE, time.monotonic_ns())
+        self.beats = True
         self.say(wire.Ready(METADATA, 0.1))
 
     def of(self, kind: type[Any]) -> list[Any]:
@@ -111,6 +116,7 @@ class KeeperDouble:
         """Gateways have work that they do not finish by themselves."""
         self.brain: Brain | None = None
         self._loop = asyncio.get_running_loop()
+        self._beat: asyncio.Handle = self._loop.call_soon(self._turn)
 
     def say(self, message: object, descriptors: Sequence[int] = ()) -> None:
         self.said.append(message)
@@ -214,7 +220,15 @@ class KeeperDouble:
             close_all([*child.kept, child.crash, child.log])
             child.kept.clear()
 
+    def _turn(self) -> None:
+        """All loops come round."""
+        for child in self.children.values():
+            if child.beats:
+                child.page.turn(time.monotonic_ns())
+        self._beat = self._loop.call_later(BEAT_S, self._turn)
+
     def close(self) -> None:
+        self._beat.cancel()
         self.brain = None
         for child in self.children.values():
             if child.kept:

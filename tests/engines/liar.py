@@ -124,6 +124,22 @@ def scribble_page():
         page._words[at] = 1 << 63
 
 
+def wipe_page():
+    """Nothing has ever begun here; then it dies."""
+    (page,) = [each for each in gc.get_objects() if type(each).__name__ == "Loop"][0]._page,
+    for at in range(6, len(page._words)):
+        page._words[at] = 0
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def busy_to_come():
+    """A run that begins in a hundred years, and hangs."""
+    (page,) = [each for each in gc.get_objects() if type(each).__name__ == "Loop"][0]._page,
+    page._words[1] = page._words[2] = 1 << 62
+    while True:
+        time.sleep(1)
+
+
 class Model:
     def infer(self, inputs):
         mode = inputs["mode"][0].decode() if "mode" in inputs else "ok"
@@ -133,6 +149,10 @@ class Model:
             torn(float(mode.split()[1]))
         elif mode == "page":
             scribble_page()
+        elif mode == "busy to come":
+            busy_to_come()
+        elif mode == "wipe":
+            wipe_page()
         elif mode in TELL:
             LIES.append(mode)
         return {"y": inputs["x"]}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engines.build import write_fault_model
+from engines.liar import write_liar
 from harness.bystander import Bystander
 from harness.house import BYSTANDER, Victim, victim
 from harness.invariants import assert_clean, settled
@@ -33,6 +34,11 @@ def said(told: Json) -> str:
     return "\n".join(told["sentences"])
 
 
+def answered_with(reply: Json) -> str:
+    """What is to be said of a lone request that got this."""
+    return f"1 request was in flight: 1 had begun and was answered with {reply['code']}."
+
+
 def cgroups(server: Server) -> bool:
     return bool(server.status()["isolation"].startswith("cgroup"))
 
@@ -50,9 +56,11 @@ def test_a_crash_has_its_stack_its_output_and_its_restart_on_record(
     server: Server, mode: str, amount: int, word: str, fatal: str
 ) -> None:
     with victim(server, f"why_{mode}") as hurt:
-        assert hurt.send(mode, amount)[0] == 503
+        status, reply = hurt.send(mode, amount)
+        assert status == 503
         hurt.assert_serves()
         told = why(server, hurt.name)
+        assert answered_with(reply) in said(told)
         bundle = told["bundle"]
         assert bundle["cause"]["word"] == word
         assert bundle["model"] == hurt.name
@@ -74,9 +82,11 @@ def test_a_crash_has_its_stack_its_output_and_its_restart_on_record(
 @pytest.mark.parametrize("mode", ["deadlock", "spin", "hang"])
 def test_a_worker_that_hangs_tells_where_before_it_is_killed(server: Server, mode: str) -> None:
     with victim(server, f"where_{mode}") as hurt:
-        assert hurt.send(mode)[0] == 504
+        status, reply = hurt.send(mode)
+        assert status == 504
         hurt.assert_serves()
         told = why(server, hurt.name)
+        assert answered_with(reply) in said(told)
         bundle = told["bundle"]
         assert bundle["cause"]["code"] == "worker_hung"
         assert bundle["evidence"]["activity"] == "busy"
@@ -125,6 +135,7 @@ def test_an_out_of_memory_shows_counter_cap_and_the_one_request(server: Server) 
         assert evidence["peak_bytes"] >= 150 << 20
         assert told["bundle"]["memory"]["of"].startswith("its control group")
         assert told["bundle"]["requests"]["begun"] == 1
+        assert answered_with(reply) in said(told)
         assert "oom_kill counter" in said(told)
         assert "raise `memory`" in said(told)
 
@@ -154,13 +165,44 @@ def test_requests_in_flight_are_named_and_told_from_those_that_had_not_begun(ser
         assert executing.result()[1]["code"] == "worker_crashed"
         assert [each.result()[0] for each in queued] == [200, 200]
         hurt.assert_serves()
-        requests = why(server, hurt.name)["bundle"]["requests"]
+        told = why(server, hurt.name)
+        assert (
+            "4 requests were in flight: 1 had begun and was answered with worker_crashed; "
+            "2 had not begun and went to the next worker; nobody waited for 1 any more."
+        ) in said(told)
+        requests = told["bundle"]["requests"]
         assert requests["is_complete"]
         assert (requests["in_flight"], requests["begun"]) == (4, 1)
         assert [each["begun"] for each in requests["named"]] == [True, False, False, False]
         assert [each["id"] for each in requests["named"] if each["id"]] == ["the-named-one"]
         assert [each["abandoned"] for each in requests["named"]].count(True) == 1
         assert all(each["age_s"] > 0 for each in requests["named"])
+
+
+def test_a_bad_answer_is_told_of_as_its_client_met_it(server: Server) -> None:
+    before = settled(server)
+    write_liar(server.repository, "why_lies")
+    server.ctl("load", name="why_lies")
+    http = Http(server.address())
+    try:
+        status, reply = http.infer("why_lies", x=("FP32", [1], [1.0]), mode=("BYTES", [1], ["datatype"]))
+    finally:
+        http.close()
+    assert status == 502
+    told = why(server, "why_lies")
+    assert f"The request that it answered so got {reply['code']}; no other was in flight." in said(told)
+    server.ctl("unload", name="why_lies")
+    assert_clean(before, server)
+
+
+@pytest.mark.cgroup1
+def test_what_took_all_memory_is_not_said_to_have_been_run_once_more(server: Server) -> None:
+    if not cgroups(server):
+        pytest.skip(f"no control groups here: {server.status()['isolation']}")
+    with victim(server, "why_no_rerun", memory="192MiB", hang_limit="30s", retry_on_crash=True) as hurt:
+        _, reply = hurt.send("allocate", 600)
+        hurt.assert_serves()
+        assert answered_with(reply) in said(why(server, hurt.name))
 
 
 def named(server: Server, hurt: Victim) -> None:

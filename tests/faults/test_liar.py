@@ -135,6 +135,26 @@ def test_scribbling_over_the_status_page_troubles_no_reader(server: Server) -> N
         assert (server.status()["brain"], server.status()["gateways"]) == (brain, gateways)
 
 
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_worker_that_wipes_its_page_takes_a_few_others_along_and_not_all(server: Server, size: int) -> None:
+    with liar(server, f"wipes_{size}", instances=2) as hurt:
+        status, reply = hurt.send("wipe", size=size)
+        assert (status, reply["code"], reply["retryable"]) == (503, "worker_crashed", True), reply
+        server.await_event("worker_exit", hurt.name, 3)
+        assert hurt.send(size=size)[0] == 200
+        assert len(server.events("worker_exit", hurt.name)) == 3
+
+
+@pytest.mark.fault("F38")
+def test_a_worker_that_dates_its_run_to_come_is_found_to_hang(server: Server) -> None:
+    with liar(server, "to_come", hang_limit="0.5s") as hurt:
+        status, reply = hurt.send("busy to come")
+        assert (status, reply["code"]) == (504, "worker_hung"), reply
+        assert server.await_event("worker_exit", hurt.name)["cause"] == "hung"
+        assert hurt.send()[0] == 200
+
+
 @pytest.mark.fault("F39")
 def test_an_output_torn_by_a_death_reaches_nobody(server: Server) -> None:
     with liar(server, "torn") as hurt:

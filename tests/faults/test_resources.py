@@ -124,6 +124,7 @@ def test_a_death_while_the_successor_loads_leaves_one_that_serves(server: Server
         if who == "worker":
             os.kill(pid, signal.SIGKILL)
             hurt.assert_serves()
+            eventually(lambda: len(server.pids(hurt.name)) == 1, "the newcomer is dropped")
             assert server.pid(hurt.name) != pid
         else:
             os.kill(server.status()["brain"]["pid"], signal.SIGKILL)

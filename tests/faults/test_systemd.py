@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -287,6 +289,39 @@ def test_a_killed_keeper_is_followed_by_another_and_nobody_is_refused_meanwhile(
     assert service.status()["keeper"]["pid"] == int(service.show()["MainPID"])
     victim = Victim(service, "victim")
     victim.assert_serves()
+
+
+@needs_systemd
+@pytest.mark.fault("F25b")
+def test_clients_of_socket_files_wait_for_the_next_keeper_too(booted: Booted) -> None:
+    booted.install("mmsup", "[Service]\nEnvironment=MMSUP_HTTP_UNIX=/run/mmsup/http.sock\n")
+    try:
+        booted.systemctl("reset-failed")
+        booted.systemctl("restart", "mmsup")
+        service = Service(booted)
+        files = {name: service.runtime_dir / name for name in ("http.sock", "control.sock")}
+        was = {name: path.stat().st_ino for name, path in files.items()}
+        everyone = service.family()
+        everyone[0].kill()
+        end_of(everyone)
+        asked = {
+            "http.sock": b"GET /v2/health/live HTTP/1.1\r\nHost: nest\r\nConnection: close\r\n\r\n",
+            "control.sock": b'{"verb": "status"}\n',
+        }
+        with contextlib.ExitStack() as open_until_answered:
+            waiting: dict[str, socket.socket] = {}
+            for name, question in asked.items():
+                sock = waiting[name] = open_until_answered.enter_context(socket.socket(socket.AF_UNIX))
+                sock.settimeout(60)
+                sock.connect(str(files[name]))  # nobody is there to accept
+                sock.sendall(question)
+            assert waiting["http.sock"].recv(4096).startswith(b"HTTP/1.1 200 ")
+            assert b'"keeper"' in waiting["control.sock"].recv(4096)
+        assert {name: path.stat().st_ino for name, path in files.items()} == was
+    finally:
+        booted.install("mmsup")
+        booted.systemctl("reset-failed")
+        booted.systemctl("restart", "mmsup")
 
 
 @needs_systemd

@@ -12,6 +12,7 @@ import pytest
 from gateway_house import House, ask, in_house, refused
 from harness.worker_peer import WorkerPeer, route, spec
 from mmsup.gateway.arena import IDLE_S
+from mmsup.gateway.exchange import LIVES_LIMIT
 from mmsup.gateway.job import Given, Run
 from mmsup.gateway.link import Link
 from mmsup.ipc.codec import pack_words
@@ -147,6 +148,26 @@ def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> No
         peers[1].close()
 
     in_house(run, retry_on_crash=True)
+
+
+def test_what_has_been_at_many_workers_when_they_ended_is_answered_though_it_never_began() -> None:
+    async def run(built: House) -> None:
+        task = asyncio.create_task(refused(ask(built.backend, BIG)))
+        peers = [built.peer]
+        for generation in range(1, LIVES_LIMIT + 1):
+            request = await peers[-1].request()
+            assert peers[-1].bytes_of(request.places[0]) == BIG
+            assert not task.done()
+            built.backend.judge((1, generation), error_of("worker_crashed", "died of signal SIGKILL"))
+            peers[-1].kill()
+            if generation < LIVES_LIMIT:
+                peers.append(built.second(generation + 1))
+        error = await task
+        assert (error.code, error.retryable) == ("worker_crashed", True)
+        for peer in peers[1:]:
+            peer.close()
+
+    in_house(run)
 
 
 def test_an_out_of_memory_is_not_tried_again() -> None:

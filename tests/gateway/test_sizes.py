@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.sizes import Learned, declared_bytes, padded, seen_bytes
+from mmsup.gateway.sizes import SPAN, Learned, declared_bytes, padded, seen_bytes
 from mmsup.ipc.specs import INLINE_TENSORS, Metadata, TensorSpec
 
 
@@ -42,6 +42,27 @@ def test_what_is_not_declared_is_learned_for_each_version() -> None:
     learned.note(("m", "1"), 5000)
     assert learned.largest(("m", "1")) == 9000
     assert learned.largest(("m", "2")) == 0
+
+
+@pytest.mark.parametrize("before", range(0, 2 * SPAN, 7))
+def test_one_huge_result_is_known_for_a_while_and_not_for_ever(before: int) -> None:
+    learned, key = Learned(), ("m", "1")
+    for _ in range(before):
+        learned.note(key, 100)
+    learned.note(key, 1 << 30)
+    for _ in range(SPAN):
+        assert learned.largest(key) == 1 << 30
+        learned.note(key, 100)
+    for _ in range(SPAN):
+        learned.note(key, 100)
+    assert learned.largest(key) == 100
+
+
+def test_a_large_result_that_comes_again_is_never_forgotten() -> None:
+    learned, key = Learned(), ("m", "1")
+    for each in range(20 * SPAN):
+        learned.note(key, 5000 if each % SPAN == 0 else 1)
+        assert learned.largest(key) == 5000
 
 
 def test_inline_outputs_need_no_room() -> None:

@@ -27,7 +27,7 @@ from harness.points import Range, Spot
 from harness.server import Http, Server, eventually
 from harness.store import Store
 from mmsup.ipc.faultpoint import Order
-from mmsup.supervisor.client import NoServer
+from mmsup.supervisor.client import NoServer, Refused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 FALLS = 3
@@ -244,7 +244,7 @@ def _without_keeper(house: House, stage: Stage, operation: Operation, failure: F
             with _waiting(server):
                 server.start_again()
                 server.await_ready()
-        with contextlib.suppress(ConnectionError, NoServer, AssertionError):
+        with contextlib.suppress(ConnectionError, NoServer, Refused, AssertionError):
             asked.result(ANSWER_S)
     converge(stage)
     if fired and operation.renews and failure.nth == 1:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -553,7 +554,7 @@ def test_a_worker_whose_ready_died_with_its_brain_begins_anew_and_nothing_is_hel
         await house.until(lambda: house.state("good") == "loading")
         await house.kill_brain()
         (child,) = house.keeper.workers()
-        child.page.enter(Activity.IDLE, 1 << 62)
+        child.page.enter(Activity.IDLE, time.monotonic_ns())
         house.keeper.script = Child.serve
         await house.new_brain()
         await house.until(ready(house, "good"))

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from mmsup.supervisor.doorway import Doorway, is_behind, listen
+from mmsup.supervisor.doorway import Doorway, listen
 
 
 def opened(path: Path) -> list[socket.socket]:
@@ -21,15 +20,6 @@ def opened(path: Path) -> list[socket.socket]:
 
     asyncio.run(look())
     return made
-
-
-def test_the_process_that_listens_is_known_and_none_is_nobody(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    assert not is_behind(str(path), os.getpid())
-    with listen(str(path)):
-        assert is_behind(str(path), os.getpid())
-        assert not is_behind(str(path), 1)
-    assert not is_behind(str(path), os.getpid())  # the file is there, and nobody behind it
 
 
 def test_a_socket_of_ours_is_left_alone(tmp_path: Path) -> None:
@@ -63,12 +53,3 @@ def test_what_is_no_socket_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("somebody's")
     assert opened(tmp_path / "a") == []
     assert (tmp_path / "a").read_text() == "somebody's"
-
-
-def test_a_socket_too_busy_to_be_asked_is_left_alone(tmp_path: Path) -> None:
-    path = str(tmp_path / "a")
-    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
-        busy.bind(path)
-        busy.listen(0)
-        first.connect(path)
-        assert is_behind(path, 1)

@@ -5,7 +5,20 @@ import random
 import pytest
 
 from mmsup.ipc.page import Activity, Progress
-from mmsup.supervisor.health import NS, Alive, Hung, Limits, LoadTimeout, Slow, Verdict, judge, look_ns
+from mmsup.supervisor.health import (
+    BEAT_S,
+    NS,
+    STALE_BEATS,
+    Alive,
+    Hung,
+    Limits,
+    LoadTimeout,
+    Slow,
+    Times,
+    Verdict,
+    judge,
+    look_ns,
+)
 
 LIMITS = Limits(hang_s=0.5, load_s=10.0, began_ns=0)
 NOW = 100 * NS
@@ -57,6 +70,35 @@ def test_a_busy_worker_that_goes_on_is_never_hung() -> None:
 def test_reasons_name_the_limit() -> None:
     verdict = judge(page(Activity.BUSY, since_s=0.7), LIMITS, None, NOW)
     assert verdict == Hung("a batch has run for 0.7 s; the limit is 0.5 s")
+
+
+@pytest.mark.parametrize("activity", [Activity.BUSY, Activity.IDLE])
+@pytest.mark.parametrize("ahead_ns", [NS // 10, NS, 1 << 62])
+def test_a_time_that_is_yet_to_come_puts_no_limit_off(activity: Activity, ahead_ns: int) -> None:
+    times, said = Times(), Progress(activity, NOW + ahead_ns, NOW + ahead_ns, 0, 0, 0)
+    now, looks = NOW, 0
+    while not isinstance(judge(times.believed(said, now), LIMITS, None, now), Hung):
+        now = look_ns(times.believed(said, now), LIMITS, now)
+        looks += 1
+    limit_s = LIMITS.hang_s if activity is Activity.BUSY else LIMITS.hang_s + STALE_BEATS * BEAT_S
+    assert now - NOW == round(limit_s * NS) + 1
+    assert looks <= 3
+
+
+def test_a_request_that_waits_at_a_loop_that_is_idle_from_a_time_to_come_on_is_seen() -> None:
+    times, said = Times(), Progress(Activity.IDLE, NOW + NS, NOW, 0, 0, 0)
+    assert judge(times.believed(said, NOW), LIMITS, 0.6, NOW) == Slow()
+    later = NOW + round(0.6 * NS)
+    assert isinstance(judge(times.believed(said, later), LIMITS, 1.2, later), Hung)
+
+
+def test_a_page_that_goes_on_is_believed_again() -> None:
+    times = Times()
+    ahead = Progress(Activity.BUSY, 1 << 62, 1 << 62, 0, 0, 0)
+    assert times.believed(ahead, NOW).since_ns == NOW
+    honest = Progress(Activity.BUSY, NOW + NS, NOW + NS, 0, 0, 0)
+    assert times.believed(honest, NOW + 2 * NS) == honest
+    assert times.believed(ahead, NOW + 3 * NS).since_ns == NOW + 3 * NS
 
 
 def test_the_next_look_is_not_later_than_the_first_bad_verdict() -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,3 +137,58 @@ def test_a_former_keepers_listener_that_is_not_wanted_frees_its_address_though_o
     assert listeners.addresses["metrics"] == former.addresses["http"]
     listeners.close()
     former.close()
+
+
+def former(folder: Path) -> tuple[Listeners, dict[str, socket.socket]]:
+    """Of a keeper with a socket file for HTTP, and what the manager holds of them."""
+    made = Listeners(settings_of(folder, http_unix=str(folder / "http.sock")))
+    return made, {name: socket.socket(fileno=os.dup(fd)) for name, fd in made.descriptors.items()}
+
+
+def test_a_former_keepers_socket_file_goes_on_with_those_who_wait_behind_it(folder: Path) -> None:
+    made, kept = former(folder)
+    was = {name: os.stat(made.addresses[name]).st_ino for name in ("http_unix", "control")}
+    with socket.socket(socket.AF_UNIX) as waiting:
+        waiting.connect(made.addresses["http_unix"])
+        waiting.sendall(b"first")
+        listeners = Listeners(settings_of(folder, http_unix=str(folder / "http.sock")), kept)
+        assert {name: os.stat(listeners.addresses[name]).st_ino for name in was} == was
+        with socket.socket(fileno=os.dup(listeners.fileno("http_unix"))) as again:
+            served, _ = again.accept()
+            assert served.recv(10) == b"first"
+            served.close()
+    listeners.close()
+    assert os.listdir(folder) == []
+    made.close()
+
+
+def test_a_former_keepers_socket_is_of_no_use_where_its_file_is_gone_or_elsewhere(folder: Path) -> None:
+    made, kept = former(folder)
+    os.unlink(made.addresses["control"])
+    listeners = Listeners(settings_of(folder, http_unix=str(folder / "other.sock")), kept)
+    for name in ("control", "http_unix"):
+        with socket.socket(socket.AF_UNIX) as client, socket.socket(fileno=os.dup(listeners.fileno(name))) as again:
+            client.connect(listeners.addresses[name])
+            again.accept()[0].close()
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(str(folder / "http.sock"))
+    listeners.close()
+    made.close()
+
+
+@pytest.mark.slow
+def test_a_file_that_another_program_has_bound_over_is_not_taken_for_a_former_keepers(folder: Path) -> None:
+    made, kept = former(folder)
+    path = made.addresses["http_unix"]
+    os.unlink(path)
+    code = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen();"
+        "print(flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(CannotListen, match=r"http_unix: cannot listen on .*: another program has it"):
+            Listeners(settings_of(folder, http_unix=path), kept)
+        other.kill()
+    made.close()

@@ -12,35 +12,21 @@ import pytest
 from brain_double import House, add_model, fail_to_load
 from mmsup.ipc import messages as wire
 from mmsup.supervisor.instance import Instance
-from mmsup.supervisor.renewal import SPARE_BYTES, Renewal, has_room
+from mmsup.supervisor.room import Room
 from mmsup.supervisor.terms import State
 
 
-class Space:
+class Space(Room):
     """As much memory as a test says; each worker takes a GiB."""
 
     def __init__(self, available: int = 1 << 40) -> None:
         self._available = available
 
-    def available(self) -> int:
+    def available_bytes(self) -> int:
         return self._available
 
-    def needs(self, _: Instance) -> int | None:
+    def needs_bytes(self, instance: Instance) -> int | None:
         return 1 << 30
-
-
-@pytest.mark.parametrize(
-    ("needs", "available", "fits"),
-    [
-        (None, 0, True),
-        (0, SPARE_BYTES, True),
-        (1, SPARE_BYTES, False),
-        (1 << 30, 1 << 31, True),
-        (1 << 30, 1 << 30, False),
-    ],
-)
-def test_two_fit_if_something_is_left_beside_both(needs: int | None, available: int, fits: bool) -> None:
-    assert has_room(needs, available) is fits
 
 
 def in_house(home: Path, instances: int, play: Callable[[House, Instance], Awaitable[None]]) -> None:
@@ -60,7 +46,8 @@ def ready(house: House) -> list[Instance]:
 
 
 def renewing(house: House, old: Instance, space: Space) -> asyncio.Task[str]:
-    work: Any = Renewal(house.brain.fleet, house.brain.moved.until, space).renew(old)  # a coroutine
+    house.brain.fleet.room = space
+    work: Any = house.brain.renewals.renew(old)  # a coroutine
     return asyncio.get_running_loop().create_task(work)
 
 
@@ -167,5 +154,73 @@ def test_a_model_loaded_anew_meanwhile_is_new_already(tmp_path: Path) -> None:
         assert await renewal == ""
         await house.until(lambda: len(house.keeper.workers()) == 1)
         assert ready(house)[0].id not in (old.id, old.id + 1)
+
+    in_house(tmp_path, 1, play)
+
+
+@pytest.mark.slow
+def test_who_has_no_room_beside_a_twin_waits_until_it_is_there_and_the_old_one_gone(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        other = next(each for each in ready(house) if each is not old)
+        house.keeper.script = lambda _: None
+        first = renewing(house, old, Space((1 << 30) + (1 << 29)))  # room for one
+        await house.until(lambda: len(house.keeper.workers()) == 3 and house.keeper.workers()[-1].of(wire.Boot))
+        second = renewing(house, other, Space((1 << 30) + (1 << 29)))
+        twin = house.keeper.workers()[-1]
+        house.keeper.script = type(twin).serve
+        twin.serve()
+        assert [await first, await second] == ["", ""]
+        assert old.state is other.state is State.STOPPED  # nobody went first
+        assert (old.generation, other.generation, len(ready(house))) == (1, 1, 2)
+        heard = [each for each in house.gateway().heard if isinstance(each, wire.Link | wire.Unlink)]
+        assert [type(each) for each in heard[2:]] == [wire.Link, wire.Unlink] * 2
+
+    in_house(tmp_path, 2, play)
+
+
+@pytest.mark.slow
+def test_without_any_room_only_one_at_a_time_goes_first(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        everybody = ready(house)
+        fewest = len(everybody)
+
+        def serving() -> bool:
+            nonlocal fewest
+            fewest = min(fewest, len(ready(house)))
+            return all(each.done() for each in tasks)
+
+        tasks = [renewing(house, each, Space(0)) for each in everybody]
+        await house.until(serving)
+        assert [each.result() for each in tasks] == [""] * 3
+        assert [each.generation for each in everybody] == [2] * 3
+        assert fewest == 2
+
+    in_house(tmp_path, 3, play)
+
+
+@pytest.mark.slow
+def test_one_that_is_being_renewed_is_not_renewed_twice(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        tasks = [renewing(house, old, Space()) for _ in range(2)]
+        assert [await each for each in tasks] == ["", ""]
+        assert len(ready(house)) == 1
+        assert len(house.keeper.children) == 3  # a gateway and two workers: there was one twin
+
+    in_house(tmp_path, 1, play)
+
+
+@pytest.mark.slow
+def test_one_that_came_back_by_itself_needs_no_twin_any_more(tmp_path: Path) -> None:
+    async def play(house: House, old: Instance) -> None:
+        house.keeper.script = lambda _: None
+        renewal = renewing(house, old, Space())
+        await house.until(lambda: len(house.keeper.workers()) == 2)
+        before, twin = house.keeper.workers()
+        await house.until(lambda: twin.of(wire.Boot))
+        house.keeper.script = type(twin).serve
+        before.process.kill()
+        assert await renewal == ""
+        assert (ready(house), old.generation) == ([old], 2)
+        await house.until(lambda: len(house.keeper.workers()) == 1)
 
     in_house(tmp_path, 1, play)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import House, fail_to_load
+from brain_double import Child, House, add_model, fail_to_load
 from mmsup.ipc import messages as wire
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor import upgrade
@@ -161,5 +161,27 @@ def test_a_load_under_way_ends_before_the_brain_leaves(tmp_path: Path) -> None:
             await load
         await house.until(lambda: house.keeper.of(wire.Upgrade))
         asked.cancel()
+
+    in_house(tmp_path, play)
+
+
+@pytest.mark.slow
+def test_as_many_workers_are_followed_at_a_time_as_may_load(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        for name in ("b", "c", "d"):
+            add_model(tmp_path, name)
+            await house.brain.loads.load(name)
+        serve, held = house.keeper.script, list[Child]()
+        house.keeper.script = held.append
+        said: list[str] = []
+        asked = await change_brains(house, said)
+        await house.until(lambda: any(each.of(wire.Retire) for each in house.keeper.children.values()))
+        finish_retired(house)
+        await house.until(lambda: len(held) == 2)
+        assert len([each for each in said if each.startswith("renewing")]) == 2
+        house.keeper.script = serve
+        for each in held:
+            serve(each)
+        assert (await asked)["followed"] == 5
 
     in_house(tmp_path, play)

@@ -92,6 +92,18 @@ def test_a_batch_that_hangs_is_found_within_a_tenth_of_a_second_of_its_limit() -
     play(act)
 
 
+@pytest.mark.parametrize("activity", [Activity.BUSY, Activity.IDLE])
+def test_one_that_dates_its_page_to_come_is_found_all_the_same(activity: Activity) -> None:
+    async def act(scene: Scene) -> None:
+        scene.page.enter(activity, 1 << 62)
+        watch = scene.watch()
+        await scene.event.wait()
+        assert isinstance(scene.told[0], Hung)
+        watch.close()
+
+    play(act)
+
+
 def test_a_load_beyond_its_limit_is_told_once() -> None:
     async def act(scene: Scene) -> None:
         scene.page.enter(Activity.LOADING, time.monotonic_ns())

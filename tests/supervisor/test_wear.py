@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from mmsup.supervisor.renewals import files_of
+from mmsup.supervisor.recycling import files_of
 from mmsup.supervisor.wear import Reading, worn
 
 

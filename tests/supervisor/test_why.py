@@ -45,9 +45,15 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
     [
         (
             "F1",
-            bundle("worker_crashed", evidence=KILLED),
+            bundle("worker_crashed", evidence={**KILLED, "oom_kills_after": 0}),
             "It was killed by SIGKILL; the kernel does not say who sent it, and it was not for memory",
-            "find out who sends signals",
+            "find out who sends signals here: the server did not.",
+        ),
+        (
+            "F1 without control groups",
+            bundle("worker_crashed", evidence={**KILLED, "oom_kills_after": None}),
+            "does not say who sent it, and nothing here counts whom it kills for memory.",
+            "the server did not, unless the kernel did for memory",
         ),
         (
             "F3 signal",
@@ -189,6 +195,20 @@ def test_where_a_worker_hung_is_said(stack: Json | None, sentence: str) -> None:
         ),
         (
             {
+                "in_flight": 4,
+                "begun": 2,
+                "is_complete": True,
+                "named": [
+                    {"id": "left", "begun": True, "abandoned": True},
+                    {"id": "r1", "begun": True, "abandoned": False},
+                    {"id": "", "begun": False, "abandoned": True},
+                    {"id": "", "begun": False, "abandoned": False},
+                ],
+            },
+            "1 had begun (r1) and was answered with worker_crashed; 1 had not begun and went to the next worker; nob",
+        ),
+        (
+            {
                 "in_flight": 9,
                 "begun": 9,
                 "is_complete": True,
@@ -200,6 +220,23 @@ def test_where_a_worker_hung_is_said(stack: Json | None, sentence: str) -> None:
 )
 def test_what_was_in_flight_is_said_with_what_became_of_it(requests: Json, sentence: str) -> None:
     assert sentence in told(bundle("worker_crashed", requests=requests))
+
+
+@pytest.mark.parametrize("code", ["worker_oom", "worker_hung", "bad_worker_reply"])
+def test_what_is_never_run_once_more_is_not_said_to_have_been(code: str) -> None:
+    requests = {"in_flight": 1, "begun": 1, "is_complete": True, "retry_on_crash": True}
+    assert f"1 had begun and was answered with {code}." in told(bundle(code, requests=requests))
+
+
+def test_the_request_that_was_answered_badly_is_told_of_though_it_was_no_more_in_flight() -> None:
+    text = told(bundle("bad_worker_reply"))
+    assert "The request that it answered so got bad_worker_reply; no other was in flight." in text
+
+
+def test_where_nobody_may_have_followed_nobody_is_said_to_have() -> None:
+    requests = {"in_flight": 1, "begun": 0, "is_complete": True}
+    made = bundle("worker_crashed", requests=requests, restart={"next_delay_s": None, "given_up": "6 deaths"})
+    assert "1 had not begun and went to another worker, if there was one." in told(made)
 
 
 def event(name: str, generation: int = 4, text: str = "", time: str = "2026-01-02T03:04:05.400Z") -> Json:
