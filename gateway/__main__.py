@@ -91,6 +91,7 @@ async def serve(inherited: dict[str, int], page: PageWriter, channel: Seqpacket,
         gc.freeze()
         gc.set_threshold(*gc.get_threshold()[:2], OLDEST_THRESHOLD)
         await turn(page, control, front, stop)
+        faultpoint("gateway.left")
         await front.close(SHUTDOWN_S)
         for link in list(backend.links.values()):
             link.finish()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.gateway.fingerprint import Tensor, fingerprint, inputs_of, size_bytes
 from mmsup.ipc.errors import CallerError, MmsupError
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Lived, Pardon, Quarantine, Suspected
 from mmsup.ipc.suspects import CAUSES, Case, Suspects
 
@@ -86,6 +87,7 @@ class Lists:
         prints = [await self.fingerprint(model, version, inputs_of(each.request, each.slots)) for each in link.last_run]
         suspects = self._models.setdefault(model, Suspects())
         cases = suspects.died(dict.fromkeys(prints), version, alone=link.ran_alone, now_s=time.monotonic())
+        faultpoint("gateway.inquest", model)
         self.say(Suspected(*link.life, model, tuple(cases), link.ran_alone))
         self.on_change(model)
 
@@ -107,6 +109,7 @@ class Lists:
             suspects.lived(message.fingerprint)
         else:
             del self._models[message.name]
+        faultpoint("gateway.listed", message.name)
         self._tidy(message.name)
 
     # Time.

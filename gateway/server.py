@@ -23,6 +23,7 @@ from mmsup.gateway.counting import Counting
 from mmsup.gateway.front import IDLE_S
 from mmsup.gateway.inference import Inference
 from mmsup.gateway.shared import Shared
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.tally import Tally
 
 SPARE_S: Final = 1.0
@@ -88,6 +89,7 @@ class Front:
             self._retired_s = now_s
             for acceptor, _ in self._open:
                 acceptor.close()
+            faultpoint("gateway.retired")
         elif now_s >= self._retired_s + IDLE_S + SPARE_S:
             for _, listener in self._open:
                 listener.pre_shutdown()

@@ -1,7 +1,7 @@
 """The bundles of the last deaths on disk: `deaths/MODEL/NUMBER.json` in the state directory, mode 0600.
 
 Bounded three ways: for each model, in all, and in bytes; what is oldest goes first. A number is never given twice, so
-the highest is the last. Written beside and renamed: a reader sees a whole bundle or none. Called from one thread only,
+the highest is the last. A reader sees a whole bundle or none, after any death (whole.py). Called from one thread only,
 which may wait for the disk; a disk that refuses is the caller's to tell of, and what it refused is kept in memory.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from mmsup.supervisor import whole
 
 Json = dict[str, Any]  # one JSON object
 
@@ -55,7 +56,7 @@ class Archive:
                 name = _NAME.fullmatch(path.name)
                 if name:
                     found.append(Filed(int(name[1]), path.parent.name, path.stat().st_size))
-                elif path.name.endswith(".tmp"):
+                elif path.name.endswith(whole.UNFINISHED):
                     path.unlink()
         self._files = sorted(found, key=lambda each: each.number)
         self._next = self._files[-1].number + 1 if self._files else 1
@@ -68,7 +69,7 @@ class Archive:
         data = json.dumps(bundle, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         filed = Filed(bundle["number"], model, len(data))
         try:
-            self._write(self._path(filed), data)
+            whole.write(self._path(filed), data)
         except OSError:
             self._hold(model, bundle)
             raise
@@ -82,21 +83,6 @@ class Archive:
         held = [self._held[model]] if model in self._held else []
         filed = [found for each in reversed(self._files) if each.model == model and (found := self._read(each))]
         return held + filed
-
-    def _write(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with open(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
-            beside.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            raise
 
     def _read(self, filed: Filed) -> Json | None:
         try:

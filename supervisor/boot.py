@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mmsup.ipc import exits
-from mmsup.ipc.faultpoint import INHERITED, arm, open_range
+from mmsup.ipc.faultpoint import INHERITED, arm, faultpoint, open_range
 from mmsup.ipc.inherited import descriptors
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
@@ -67,6 +67,7 @@ def _go_on(fd: int, brain: Sequence[str], code: str) -> int:
     estate = handover.read(fd)
     settings = Settings.from_json(estate.settings)
     _arm(settings)
+    faultpoint("keeper.renewed")
     with contextlib.ExitStack() as held:
         kept = premises.taken_over(estate, settings, held)
         return Keeper(Program(estate.settings, tuple(brain), code), kept, estate).run()

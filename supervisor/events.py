@@ -8,6 +8,7 @@ is decided by it.
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -46,6 +47,8 @@ class Journal:
         self._listeners: set[Callable[[Event], None]] = set()
         for each in (self._file.before(), path):
             self._events.extend(_read(each))
+        self._torn = _is_torn(path)
+        """The last line may have no end: what comes next would be one with it."""
 
     def record(
         self,
@@ -63,10 +66,15 @@ class Journal:
         event: Event = {"time": time, "event": name, "model": model, "instance": instance, "generation": generation}
         event |= {"text": text, **fields}
         self._events.append(event)
-        self._file.write(json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self._append(json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         for listener in tuple(self._listeners):
             listener(event)
         return event
+
+    def _append(self, line: bytes) -> None:
+        lost = self._file.lost
+        self._file.write(b"\n" + line if self._torn else line)
+        self._torn = self._file.lost > lost
 
     def last(self, count: int = KEPT, model: str = "") -> list[Event]:
         """The newest `count` events, of one model or of all, oldest first."""
@@ -85,6 +93,15 @@ class Journal:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+
+
+def _is_torn(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:  # there is none, or it is empty
+        return False
 
 
 def _read(path: Path) -> Iterator[Event]:

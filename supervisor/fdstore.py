@@ -15,6 +15,7 @@ import socket
 from collections.abc import MutableMapping, Sequence
 from typing import Final
 
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor.socketfile import is_behind, listener_of
 
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -60,4 +61,5 @@ def give_up(sock: socket.socket) -> None:
     """Listen on it no more, whoever else holds it: the address is free, and the manager drops what has hung up."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+    faultpoint("keeper.given_up")
     sock.close()

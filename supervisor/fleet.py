@@ -133,6 +133,7 @@ class Fleet:
         edition = Edition(Role.COMING, "", [twin])
         self.models[twin.spec.name].editions.append(edition)
         self.add(twin, self.next_instance).apply(terms.WantUp())
+        faultpoint("brain.beside")
         return edition
 
     def join(self, edition: Edition, release: Release) -> None:
@@ -144,6 +145,7 @@ class Fleet:
             instance.release = release
             release.instances.append(instance)
             hands.link(instance)
+        faultpoint("brain.joined")
         self.touch(twin.spec.name)
 
     def replace(self, instance: Instance) -> None:

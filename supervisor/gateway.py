@@ -195,6 +195,7 @@ class Gateway:
         """Another one serves in its stead: it may leave when its connections have."""
         self.follows = False
         self.say(wire.Retire())
+        faultpoint("brain.gateway_retired")
 
     @property
     def serves(self) -> bool:

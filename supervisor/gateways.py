@@ -161,12 +161,13 @@ class Gateways:
     # Upgrades.
 
     def successor(self) -> Gateway | None:
-        """Another one, started beside those there are; None if there is no number for it as long as some leave."""
+        """Another one beside those there are, to be remembered and then spawned: a brain that did not know of it would
+        end it, and be in its way. None if there is no number for it as long as some leave."""
         made = self._another()
         if made is None:
             return None
         made.follows = False
-        made.spawn(self._next_generation())
+        made.generation = self._next_generation()
         self.others.append(made)
         return made
 

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import Child, Exited
 from mmsup.ipc.records import WireError, record, to_plain
 
@@ -76,12 +77,18 @@ class Estate:
 
 
 def write(estate: Estate) -> int:
-    """The record in sealed memory; the descriptor is the caller's."""
+    """The record in sealed memory; the descriptor is the caller's. OSError: there is none."""
+    faultpoint("keeper.estate")
     fd = os.memfd_create("mmsup-estate", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(fd, "w", encoding="utf-8", closefd=False) as file:
-        json.dump([FORMAT, *to_plain(estate)[1:]], file)
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    try:
+        with open(fd, "w", encoding="utf-8", closefd=False) as file:
+            json.dump([FORMAT, *to_plain(estate)[1:]], file)
+        faultpoint("keeper.estate_seal")
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -110,6 +117,7 @@ def become_next(estate: Estate) -> NoReturn:
         _hand_on(given, is_so=True)
         argv = command(f"{ESTATE}={fd}")
         sys.stderr.flush()
+        faultpoint("keeper.exec")
         os.execv(argv[0], argv)  # noqa: S606 - no shell is meant
     except OSError:
         _hand_on(given, is_so=False)

@@ -12,7 +12,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsup.ipc.page import Activity
 from mmsup.ipc.paths import is_life_name, life_name
 from mmsup.supervisor import hands, terms
 from mmsup.supervisor.fleet import Fleet
@@ -125,7 +124,7 @@ def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
 def _is_unheard(instance: Instance) -> bool:
     """It serves by its page, and has said so to a brain that did not live to do anything about it."""
     assert instance.life is not None, f"instance {instance.id} has no process"
-    return instance.state in COMING_UP and instance.life.progress().activity in (Activity.IDLE, Activity.BUSY)
+    return instance.state in COMING_UP and instance.life.has_come_up
 
 
 def _begin_anew(instance: Instance) -> None:

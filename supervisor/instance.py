@@ -117,6 +117,7 @@ class Instance:
         faultpoint("brain.ended")
         if tenure.life is not None:
             tenure.life.end()
+            tenure.read_page()
         logbook = self.site.logbook(self.release.spec.name)
         loss = self.site.forensics.loss(self.key)
         in_flight = loss.in_flight if loss.is_complete or not tenure.linked else None

@@ -106,6 +106,7 @@ class Keeper:
         self._brains = Succession(program.brain, inherited, self._selector, self._console, self, brains)
         if estate is not None:
             self._children.take_over(estate.charges, estate.graves)
+            faultpoint("keeper.taken_over")
 
     def run(self) -> int:
         """Keep until somebody says the end; the exit code. Nothing that was started is left then."""
@@ -275,11 +276,13 @@ class Keeper:
     def _rehearsed(self, rehearsal: Rehearsal, ended: Exited) -> None:
         self._rehearsal = None
         outcome = rehearsal.outcome(ended)
+        faultpoint("keeper.trial_ended")
         if outcome.fault:
             self._brains.tell(NotUpgraded(outcome.fault))
             return
         self._renews = rehearsal.force or outcome.code != self._program.code
         self._brains.relieve(StepDown(self._renews))
+        faultpoint("keeper.relieved")
 
     def _forsake_rehearsal(self) -> None:
         """Who asked for it is dead; the next brain asks again if it wants to."""
@@ -293,6 +296,7 @@ class Keeper:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._take_signals()
+            faultpoint("keeper.blocked")
             if self._code is None and self._stop_by_s == float("inf"):
                 handover.become_next(self._estate())
         except OSError as error:

@@ -13,7 +13,7 @@ import select
 import time
 from typing import Final, Protocol
 
-from mmsup.ipc.page import PageReader, Progress
+from mmsup.ipc.page import Activity, PageReader, Progress
 from mmsup.ipc.seqpacket import Seqpacket
 from mmsup.supervisor.peer import Peer
 
@@ -74,6 +74,11 @@ class Life:
     def progress(self) -> Progress:
         """Its status page now."""
         return self._page.read()
+
+    @property
+    def has_come_up(self) -> bool:
+        """By its page, which says so whether or not anybody has heard it: it waits for work, or is at it."""
+        return self.progress().activity in (Activity.IDLE, Activity.BUSY)
 
     def end(self) -> None:
         """It is reaped: hear its last words, let go of everything."""

@@ -80,6 +80,7 @@ class Listeners:
         """Let the service manager hold them for the next keeper, in case that this one is killed."""
         for name, sock in self._sockets.items():
             notifier.store(name, sock.fileno())
+        faultpoint("keeper.stored")
 
     def close(self) -> None:
         """Close all and remove the files of the UNIX ones."""
@@ -95,6 +96,7 @@ class Listeners:
             is_same = tcp is not None and fdstore.is_listening_on(sock, *_resolved(*tcp))
             if is_same or (path is not None and fdstore.is_listening_at(sock, path)):
                 self._sockets[name] = sock
+                faultpoint("keeper.taken_back")
                 return
         fdstore.give_up(sock)
 

@@ -10,6 +10,8 @@ import contextlib
 import socket
 from collections.abc import MutableMapping
 
+from mmsup.ipc.faultpoint import faultpoint
+
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
@@ -44,4 +46,5 @@ class Notifier:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
             sock.connect(self.address)  # send_fds of Python 3.11 forgets the address that it is given
+            faultpoint("keeper.store")
             socket.send_fds(sock, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from mmsup.ipc import messages as wire
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.suspects import Case, Suspects
 from mmsup.supervisor.events import Journal
 from mmsup.supervisor.remembered import CaseNote, ListNote
@@ -46,6 +47,7 @@ class Quarantine:
         suspects.add(message.cases)
         found = [case for each in message.cases if (case := suspects.find(each.fingerprint, now_s))]
         self._say(wire.Quarantine(name, tuple(found)))
+        faultpoint("brain.suspected")
         fresh = [each for each in found if each.blocked and each.fingerprint not in before]
         for case in fresh:
             self._record(message, case)
@@ -101,6 +103,7 @@ class Quarantine:
     def _drop(self, name: str) -> None:
         del self._models[name], self._marks[name]
         self._say(wire.Pardon(name, b""))
+        faultpoint("brain.pardoned")
         self._changed()
 
     def _current(self, name: str) -> tuple[Case, ...]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import mmsup
 from mmsup.ipc import exits
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.messages import WIRE_VERSION, Exited, Spawn
 from mmsup.ipc.records import WireError
 from mmsup.ipc.seqpacket import close_all
@@ -47,16 +48,17 @@ class Rehearsal:
         """Start it; OSError if there can be no process now. `force`: kept for whoever asks later."""
         self.force = force
         self.until_s = now_s + LIMIT_S
-        memory = handover.write(estate)
-        self._said, end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._said, False)
-        try:
+        with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
+            memory = handover.write(estate)
+            theirs.callback(os.close, memory)
+            faultpoint("keeper.trial_pipe")
+            self._said, end = os.pipe2(os.O_CLOEXEC)
+            failed.callback(os.close, self._said)
+            theirs.callback(os.close, end)
+            os.set_blocking(self._said, False)
             self._process = start(_spawn(), {ESTATE: memory}, end)
-        except OSError:
-            os.close(self._said)
-            raise
-        finally:
-            close_all([memory, end])
+            failed.pop_all()
+        faultpoint("keeper.trial_begun")
 
     @property
     def pid(self) -> int:

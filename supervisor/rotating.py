@@ -20,7 +20,7 @@ class RotatingFile:
     def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.path = path
         self.lost = 0
-        """Writes that the disk refused."""
+        """Writes that the disk refused, or took a part of."""
         self._limit = limit_bytes
         self._fd = -1
         self._size = 0
@@ -33,7 +33,9 @@ class RotatingFile:
                 self._turn()
             if self._fd < 0:
                 self._open()
-            self._size += os.write(self._fd, data)
+            written = os.write(self._fd, data)
+            self._size += written
+            self.lost += written < len(data)
         except OSError:
             self.lost += 1
 

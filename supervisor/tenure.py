@@ -86,6 +86,11 @@ class Tenure:
         elif reading is not None and looks:
             asyncio.get_running_loop().call_later(OOM_LOOK_S, self._count_oom, tell, looks - 1)
 
+    def read_page(self) -> None:
+        """At the end: who has come up did not die in its load, even if the brain that heard so did not note it."""
+        if self.life is not None and self.life.has_come_up and not self.ready_s and self.failed is None:
+            self.ready_s = self.life.progress().since_ns / 1e9
+
     def is_orderly(self, exited: Exited) -> bool:
         """Whether this end is the one that was asked for."""
         left = self.told_to_leave and exited.status == exits.DONE and not exited.signal

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc import messages as wire
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.faultpoint import faultpoint
 from mmsup.supervisor.gateway import START_S, Gateway
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.remembered import UpgradeNote
@@ -67,6 +68,8 @@ class Upgrades:
             self._begin(_fresh(ticket, self._keeper_life, force=force))
         elif note.ticket != ticket:
             raise CallerError("conflict", "an upgrade is under way already")
+        elif note.stage != DONE:
+            say("the upgrade goes on")  # who is cut off again knows by this that it was heard, and asks the next brain
         self._listeners.append(say)
         try:
             await self._over.wait()
@@ -102,6 +105,7 @@ class Upgrades:
     def _begin(self, note: UpgradeNote) -> None:
         self._over.clear()
         self._put(replace(note, brains=note.brains + 1))
+        faultpoint("brain.upgrade_noted")
         self._brain.books.journal.record("upgrade_begun", f"stage {note.stage}")
         self._task = self._brain.task(self._run(note.stage), "upgrade")
 
@@ -131,6 +135,7 @@ class Upgrades:
         seconds = round(time.monotonic() - self._now.began_s, 3)
         note = replace(self._now, stage=DONE, refused=refused, seconds=seconds)
         self._put(note)
+        faultpoint("brain.upgraded")
         failure = trouble(note)
         if failure:
             self._brain.books.journal.record("upgrade_failed", failure)
@@ -154,6 +159,7 @@ class Upgrades:
         self._say("trying the code on disk")
         self._answer = asyncio.get_running_loop().create_future()
         brain.tell_keeper(wire.Upgrade(self._now.force))
+        faultpoint("brain.trial_said")
         answer = await self._answer
         if isinstance(answer, wire.NotUpgraded):
             raise ServerError("unavailable", answer.text)
@@ -162,6 +168,7 @@ class Upgrades:
         )
         self._say("another brain takes over")
         self._put(replace(self._now, stage=PROCESSES, renews=answer.renews, brains=0))
+        faultpoint("brain.stepping_down")
         brain.over.set()
 
     # The processes.
@@ -197,7 +204,8 @@ class Upgrades:
                 return
             if new.serves:
                 gateways.replace(old, new)
-                self._put(replace(self._now, done=self._now.done + 1))
+                faultpoint("brain.gateway_replaced")
+                self._count_followed()
                 old.retire()
                 self._say(f"gateway {new.place} serves in the place of gateway {old.place}")
                 return
@@ -211,6 +219,8 @@ class Upgrades:
             self._say("waiting for a gateway of the last upgrade to leave")
             await until(lambda: gateways.free_number() is not None)
         self._brain.remember()
+        faultpoint("brain.gateway_beside")
+        new.spawn(new.generation)
         await until(lambda: new.serves or new not in gateways.others, START_S)
         return new
 
@@ -234,7 +244,11 @@ class Upgrades:
             if why:
                 self._keep(name, why)
             else:
-                self._put(replace(self._now, done=self._now.done + 1))
+                self._count_followed()
+
+    def _count_followed(self) -> None:
+        self._put(replace(self._now, done=self._now.done + 1))
+        faultpoint("brain.followed")
 
     def _keep(self, name: str, why: str) -> None:
         self._say(f"{name} stays: {why}")

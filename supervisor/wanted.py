@@ -70,4 +70,4 @@ def _read(path: Path, mode: str) -> dict[str, Wish]:
 def _write(path: Path, mode: str, wishes: dict[str, Wish]) -> None:
     models = {name: {"up": wish.up, "config": wish.config} for name, wish in sorted(wishes.items())}
     text = json.dumps({"format": FORMAT, "mode": mode, "models": models}, indent=1)
-    whole.write(path, text)
+    whole.write(path, text.encode())

@@ -8,16 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Final
 
 from mmsup.ipc.faultpoint import faultpoint
 
+UNFINISHED: Final = ".new"
+"""Ends the name of what a death may leave beside the file; the next writing of that file replaces it."""
 
-def write(path: Path, text: str) -> None:
-    """Replace the contents, durably. OSError: the file is as it was."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
+
+def write(path: Path, data: bytes) -> None:
+    """Replace the contents, durably; its owner's alone. OSError: the file is as it was."""
+    fresh = path.with_name(path.name + UNFINISHED)
     try:
-        _fill(fresh, text)
+        _make(path.parent)
+        _fill(fresh, data)
         faultpoint("brain.file_rename")
         fresh.replace(path)
     except OSError:
@@ -40,14 +44,24 @@ def remove(path: Path) -> None:
         _sync_folder(path.parent)
 
 
-def _fill(path: Path, text: str) -> None:
+def _make(folder: Path) -> None:
+    """Private, and on the disk with all that it lies in."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        faultpoint("brain.folder_made")
+        _sync_folder(folder.parent)
+
+
+def _fill(path: Path, data: bytes) -> None:
     faultpoint("brain.file_open")
-    with path.open("w", encoding="utf-8") as file:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
         faultpoint("brain.file_write")
-        file.write(text)
+        file.write(data)
         file.flush()
         faultpoint("brain.file_sync")
-        os.fsync(file.fileno())
+        os.fsync(fd)
 
 
 def _sync_folder(path: Path) -> None:

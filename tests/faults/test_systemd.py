@@ -208,21 +208,17 @@ def test_a_worker_that_the_kernel_takes_for_memory_does_not_stop_the_service(ser
     assert after["OOMPolicy"] == "continue"
 
 
-class Caller(Bystander):
-    """Whoever answers it, the answers are right."""
-
-    def assert_unharmed(self) -> None:
-        """No failure; other processes are what an upgrade is for."""
-        assert not self.failures, f"{len(self.failures)} of {self.sent} calls failed: {self.failures[:3]}"
-
-
 @needs_systemd
 def test_a_reload_takes_up_a_changed_model_in_the_same_main_process_and_costs_no_request(service: Service) -> None:
     write_fault_model(service.repository, "changed", hang_limit="30s")
     service.ctl("load", name="changed")
     before = service.show()
     (service.repository / "changed" / "mmsup.yaml").write_text("hang_limit: 31s\n")
-    with Knocking(service) as knocking, Caller(service, "bystander") as caller, Caller(service, "victim"):
+    with (
+        Knocking(service) as knocking,
+        Bystander(service, "bystander", stays=False) as caller,
+        Bystander(service, "victim", stays=False),
+    ):
         service.booted.systemctl("reload", "mmsup")
         service.await_event("model_reloaded", "changed")
         service.await_event("upgraded")

@@ -28,14 +28,6 @@ PACE_S = 0.2
 """Between two calls of a caller who is not in a hurry: its connection is idle most of the time."""
 
 
-class Caller(Bystander):
-    """Calls without a pause on one connection; whoever answers, the answers are right."""
-
-    def assert_unharmed(self) -> None:
-        """No failure; other processes are what an upgrade is for."""
-        assert not self.failures, f"{len(self.failures)} of {self.sent} calls failed: {self.failures[:3]}"
-
-
 class Visitor(threading.Thread):
     """Calls now and then, on one connection that is kept, or on a new one each time."""
 
@@ -80,7 +72,7 @@ def traffic(server: Server) -> Iterator[None]:
     """Callers of every kind on both models; none of them sees a failure."""
     with contextlib.ExitStack() as callers:
         for model in MODELS:
-            callers.enter_context(Caller(server, model))
+            callers.enter_context(Bystander(server, model, stays=False))
             callers.enter_context(Visitor(server, model, keeps=True))
             callers.enter_context(Visitor(server, model, keeps=False))
         yield
@@ -210,7 +202,7 @@ def test_a_worker_whose_successor_does_not_load_stays(repository: Path) -> None:
         before, old = settled(server), processes(server)
         model = repository / "victim" / "1" / "model.py"
         good = model.read_text()
-        with traffic(server), Caller(server, "victim"):
+        with traffic(server), Bystander(server, "victim", stays=False):
             stamp = model.stat()
             model.write_text(good.replace("import collections", "import nothing_of_this_name", 1))
             os.utime(model, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))

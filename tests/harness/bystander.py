@@ -19,6 +19,10 @@ class Bystander:
     model: str
     may_be_cut: bool = False
     """A gateway may die: its connections are cut then. None is refused even so."""
+    stays: bool = True
+    """Its workers are the same ones afterwards, as always but for an upgrade."""
+    pace_s: float = 0.0
+    """Between two calls: whoever calls without a pause takes a core of two from what is tried."""
     cuts: int = 0
     sent: int = 0
     failures: list[str] = field(default_factory=list)
@@ -64,13 +68,15 @@ class Bystander:
         assert not self.failures, (
             f"{len(self.failures)} of {self.sent} calls to {self.model} failed: {self.failures[:3]}"
         )
+        if not self.stays:
+            return
         assert set(self.pids) <= set(self.server.pids(self.model))
         eventually(lambda: self.server.pids(self.model) == self.pids, "the same processes as before")
 
     def _run(self) -> None:
         client = self._http
         number = 0
-        while not self._stop.is_set():
+        while not self._stop.wait(self.pace_s):
             number += 1
             row = [float(number), 1.0, 2.0, 3.0]
             began = time.monotonic()

@@ -139,9 +139,9 @@ def _look(server: Server) -> Snapshot:
 
 
 def names_in_shm() -> frozenset[str]:
-    """What lies in /dev/shm, but for semaphores of Python's multiprocessing: others' tests use it, nothing of ours may
-    (tests/test_architecture.py)."""
-    return frozenset(name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-"))
+    """What lies in /dev/shm, but for what is plainly others': semaphores of Python's multiprocessing, which tests use
+    and nothing of ours may (tests/test_architecture.py), and what the benchmarks' peers call after their folders."""
+    return frozenset(name for name in os.listdir("/dev/shm") if not name.startswith(("sem.mp-", "mmsup_bench_")))
 
 
 def memory_of(pids: Iterable[int]) -> frozenset[int]:

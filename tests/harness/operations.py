@@ -6,8 +6,10 @@ or the keeper died, a connection that was cut. Anything else fails here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from typing import Any
 from engines.build import write_fault_model, write_identity_onnx
 from harness.points import Range
 from harness.server import Http, Server, eventually
+from mmsup.supervisor.client import Refused
 
 VICTIM = "victim"
 BYSTANDER = "bystander"
@@ -25,6 +28,8 @@ HANG_LIMIT_S = 0.5
 LARGE = 20_000
 """Elements of an FP32 tensor that needs shared memory."""
 ANSWER_S = 60.0
+FILED_S = 1.0
+"""Within which a death is written down, unless whoever would have done so is dead."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,10 @@ class Operation:
     """What it asks for: the victim up, or down; None: neither."""
     cuts: bool = False
     """It ends the gateway, and with it everybody's connections."""
+    renews: bool = False
+    """All processes are followed by others."""
+    outlives: tuple[str, ...] = ()
+    """Roles: its outcome is right even if one of these dies."""
 
 
 def call(stage: Stage, method: str, path: str, body: object, is_right: Callable[[Any], bool]) -> Outcome:
@@ -107,9 +116,10 @@ def call(stage: Stage, method: str, path: str, body: object, is_right: Callable[
     return Outcome(f"{status} {reply['code']}: {reply['error']}")
 
 
-def infer(stage: Stage, elements: int) -> Outcome:
+def infer(stage: Stage, elements: int, mode: str = "ok") -> Outcome:
     row = [float(each % 97) for each in range(elements)]
-    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [elements], "data": row}]}
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [elements], "data": row}]
+    body = {"inputs": [*inputs, {"name": "mode", "datatype": "BYTES", "shape": [1], "data": [mode]}]}
 
     def is_right(reply: Any) -> bool:
         return {"y": row} == {each["name"]: each["data"] for each in reply["outputs"] if each["name"] == "y"}
@@ -133,9 +143,32 @@ def hang(stage: Stage) -> Outcome:
 
 
 def crash(stage: Stage) -> Outcome:
-    """A worker that dies while it is idle."""
+    """A worker that dies while it is idle, and whose death is written down."""
+    before = len(bundles(stage))
     os.kill(stage.server.pid(VICTIM), signal.SIGKILL)
-    return infer(stage, 3)
+    outcome = infer(stage, 3)
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: len(bundles(stage)) > before, "the death is written down", FILED_S)
+    return outcome
+
+
+def bundles(stage: Stage) -> list[str]:
+    """Those of the victim's deaths that were written or lost."""
+    events = stage.server.events(model=VICTIM)
+    return [each["event"] for each in events if each["event"] in ("bundle_written", "bundle_lost")]
+
+
+def poison(stage: Stage) -> Outcome:
+    """A request that ends its worker, twice; then it is refused, until that is forgotten."""
+    for _ in range(2):
+        outcome = infer(stage, 3, "abort")
+        assert not outcome.right
+    refused = infer(stage, 3, "abort")
+    try:
+        stage.server.ctl("quarantine_clear", model=VICTIM)
+    except Refused:  # its brain died before it had answered: whoever wants it asks again
+        stage.server.ctl("quarantine_clear", model=VICTIM)
+    return Outcome(refused.text, right="request_quarantined" in refused.text, cut=outcome.cut or refused.cut)
 
 
 def brain(stage: Stage) -> Outcome:
@@ -153,6 +186,15 @@ def gateway(stage: Stage) -> Outcome:
     return infer(stage, 3)
 
 
+def upgrade(stage: Stage) -> Outcome:
+    """Every process is followed by another one, and the keeper by another program."""
+    try:
+        result = stage.server.ctl("upgrade", ticket=secrets.token_hex(8), force=True)
+    except Refused as refused:
+        return Outcome(f"{refused.code}: {refused.text}")
+    return Outcome(f"upgraded: {result}", right=True)
+
+
 def nothing(_: Stage) -> None:
     """The victim is down."""
 
@@ -165,8 +207,10 @@ OPERATIONS = (
     Operation("reload", Stage.up, reload, wishes=True),
     Operation("hang", Stage.up, hang),
     Operation("crash", Stage.up, crash),
+    Operation("poison", Stage.up, poison, outlives=("brain",)),
     Operation("another brain", Stage.up, brain),
     Operation("another gateway", Stage.up, gateway, cuts=True),
+    Operation("upgrade", Stage.up, upgrade, renews=True, outlives=("brain", "gateway")),
 )
 """Those that leave the server running; start and stop are operations of their own kind."""
 

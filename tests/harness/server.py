@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.store import Store
+from mmsup.ipc.seqpacket import close_all
 from mmsup.supervisor import cgroup, client
 
 START_S = 120.0
@@ -54,9 +56,15 @@ class Server:
     """One running server."""
 
     def __init__(
-        self, repository: Path, *flags: str, env: Mapping[str, str] | None = None, python: str = sys.executable
+        self,
+        repository: Path,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+        store: Store | None = None,
     ) -> None:
-        """`python`: the interpreter to start it with, which has an mmsup of its own."""
+        """`python`: the interpreter to start it with, which has an mmsup of its own. `store`: who plays the service
+        manager's store of descriptors; without one there is none."""
         self.python = python
         self.root = Path(tempfile.mkdtemp(prefix="mmsup_test_"))
         self.runtime_dir = self.root / "run"
@@ -64,6 +72,7 @@ class Server:
         self.repository = repository
         self._flags = flags
         self._env = dict(env or {})
+        self.store = store
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.root / "notify"))
         self.output = open(self.root / "output", "w+b")  # noqa: SIM115 - closed by remove()
@@ -82,8 +91,14 @@ class Server:
 
     def _start(self) -> subprocess.Popen[bytes]:
         env = {**os.environ, "NOTIFY_SOCKET": str(self.root / "notify"), **self._env}
+        prefix, descriptors = self.store.handing_back() if self.store else ([], [])
         return subprocess.Popen(
-            self._command(), stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output, env=env
+            [*prefix, *self._command()],
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=self.output,
+            env=env,
+            pass_fds=descriptors,
         )
 
     def start_again(self) -> None:
@@ -105,9 +120,19 @@ class Server:
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
             with contextlib.suppress(TimeoutError):
-                if b"READY=1" in self._notify.recv(4096).split(b"\n"):
+                if "READY=1" in self._hear():
                     return self
         raise AssertionError(f"not ready within {START_S:.0f} s:\n{self.log()}")
+
+    def _hear(self) -> list[str]:
+        """The lines of what is said to the service manager next."""
+        data, descriptors, _, _ = socket.recv_fds(self._notify, 4096, 1)
+        lines = data.decode().split("\n")
+        if self.store is not None:
+            self.store.take(lines, descriptors)
+        else:
+            close_all(descriptors)
+        return lines
 
     def log(self) -> str:
         """All that it has said so far."""
@@ -206,6 +231,8 @@ class Server:
         assert cgroup.leave(backend), "a control group does not empty"
         self.output.close()
         self._notify.close()
+        if self.store is not None:
+            self.store.close()
         shutil.rmtree(self.root)
 
 

@@ -1,14 +1,18 @@
 """One trial of the N-th operation loop: a failure is ordered, an operation is asked for, and then all must be well.
 
 Well is: whoever asked has exactly one outcome; what is wanted (on the disk) is what is true; the bystander's calls were
-all answered, or cut where his gateway died, and none refused; nothing is left behind.
+all answered, or cut where his gateway died, and none refused; what is on the disk can be read; nothing is left behind.
+An upgrade may renew every process; after the first hit of each point another one passes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -18,17 +22,20 @@ import pytest
 
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, family, settled
-from harness.operations import BYSTANDER, LARGE, Operation, Outcome, Stage, infer
+from harness.operations import ANSWER_S, BYSTANDER, LARGE, Operation, Outcome, Stage, infer
 from harness.points import Range, Spot
 from harness.server import Http, Server, eventually
+from harness.store import Store
 from mmsup.ipc.faultpoint import Order
-from mmsup.supervisor.client import NoServer
+from mmsup.supervisor.client import NoServer, Refused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
-FALLS = 2
+FALLS = 3
 """Of one server's brain or gateway: the next one would come later, by the curve of all restarts."""
 LINES = pytest.StashKey[list[str]]()
 """What the loop has to say at the end of the session."""
+PACE_S = 0.01
+"""Between two calls of the bystander."""
 LATE_S = 1.0
 """How long a hit may come after its operation's outcome."""
 
@@ -44,9 +51,12 @@ class Failure:
     @property
     def ends_keeper(self) -> bool:
         """A kill of the keeper itself, not of the child that it is about to become."""
-        name = self.spot.name
-        in_child = name in ("keeper.child_group", "keeper.child_exec")
-        return self.order is Order.KILL and self.spot.role == "keeper" and not in_child
+        return self.order is Order.KILL and self.spot.role == "keeper" and not self.ends_child
+
+    @property
+    def ends_child(self) -> bool:
+        """A kill of what the keeper has just forked."""
+        return self.order is Order.KILL and self.spot.name in ("keeper.child_group", "keeper.child_exec")
 
     def __str__(self) -> str:
         return f"{self.order.name.lower()} at hit {self.nth} of {self.spot}"
@@ -63,7 +73,8 @@ class House:
 
     def server(self) -> Server:
         """A server that is being started."""
-        return Server(self._repository, *FLAGS, env={"MMSUP_FAULT_POINTS": str(self._points.path)})
+        env = {"MMSUP_FAULT_POINTS": str(self._points.path)}
+        return Server(self._repository, *FLAGS, env=env, store=Store("http", "metrics"))
 
     def stage(self) -> Stage:
         """A server that is ready, the victim down, whose processes come back at once if they die."""
@@ -79,19 +90,15 @@ class House:
     @contextlib.contextmanager
     def watched(self, stage: Stage) -> Iterator[None]:
         """Count what falls in the block."""
-        before = self._pids(stage)
+        before = self._fallen(stage)
         yield
-        for role, pid in self._pids(stage).items():
-            self._falls[role] += pid != before[role]
+        self._falls.update(self._fallen(stage) - before)
 
     @staticmethod
-    def _pids(stage: Stage) -> dict[str, int]:
-        def look() -> dict[str, int] | None:
-            status = stage.server.status()
-            (gateway,) = status["gateways"]
-            return {"brain": status["brain"]["pid"], "gateway": gateway["pid"]} if gateway["pid"] else None
-
-        return eventually(look, "a brain and a gateway")
+    def _fallen(stage: Stage) -> Counter[str]:
+        """Whoever was followed on purpose has not fallen."""
+        gateways = len(stage.server.events("gateway_exit"))
+        return Counter(brain=stage.server.log().count('"brain_exit"'), gateway=gateways)
 
     def close(self) -> None:
         """An orderly end, that leaves nothing."""
@@ -148,6 +155,9 @@ def attempt(house: House, operation: Operation, failure: Failure, expected: int 
         fired = _fired(stage, failure.nth <= expected)
         _judge(stage, operation, outcome, failure)
         converge(stage)
+        if operation.renews and fired and failure.nth == 1:
+            _again(stage, operation)
+    assert_whole(stage)
     stage.down()
     warm(stage)
     assert_clean(before, stage.server)
@@ -171,16 +181,29 @@ def _fired(stage: Stage, is_expected: bool) -> bool:
 
 def _bystander(stage: Stage, operation: Operation, failure: Failure) -> contextlib.AbstractContextManager[object]:
     may_be_cut = operation.cuts or (failure.spot.role == "gateway" and failure.order is not Order.DELAY)
-    return Bystander(stage.server, BYSTANDER, may_be_cut=may_be_cut)
+    return Bystander(stage.server, BYSTANDER, may_be_cut=may_be_cut, stays=not operation.renews, pace_s=PACE_S)
 
 
 def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: Failure) -> None:
     if outcome.right and operation.wishes is not None:
         assert stage.wish() is operation.wishes, f"{operation.name}: 200, and {stage.wish()} on the disk"
     assert outcome.right or failure.order is not Order.DELAY, outcome
+    if failure.order is Order.KILL and failure.spot.role in operation.outlives:
+        assert outcome.right, f"{outcome} with {failure}"
     assert "internal" not in outcome.text, f"{outcome}: nobody foresaw {failure}"
     if outcome.cut:
         assert operation.cuts or failure.spot.role in ("gateway", "keeper"), f"{outcome} with {failure}"
+
+
+def _again(stage: Stage, operation: Operation) -> None:
+    outcome = operation.run(stage)
+    assert outcome.right, f"the next one: {outcome}"
+
+
+def assert_whole(stage: Stage) -> None:
+    """Every file that is written as a whole is one."""
+    for path in stage.server.state_dir.rglob("*.json"):
+        json.loads(path.read_bytes())
 
 
 def settle(stage: Stage) -> None:
@@ -208,22 +231,38 @@ def _without_keeper(house: House, stage: Stage, operation: Operation, failure: F
     server = stage.server
     everyone = family(server)
     stage.points.order(failure.order, failure.spot, failure.nth)
-    with contextlib.suppress(ConnectionError, NoServer, AssertionError):
-        operation.run(stage)
-    with contextlib.suppress(AssertionError):
-        eventually(lambda: server.process.poll() is not None, "the keeper's end", LATE_S)
-    if not stage.points.disarm():
-        converge(stage)
-        stage.down()
-        return False
-    server.process.wait(10)
-    await_gone(everyone.processes)
-    server.start_again()
-    server.await_ready()
+    with ThreadPoolExecutor(1, "operation") as other:  # what it asks of a listener waits for the next keeper
+        asked = other.submit(operation.run, stage)
+        eventually(lambda: asked.done() or server.process.poll() is not None, "an outcome", ANSWER_S)
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: server.process.poll() is not None, "the keeper's end", LATE_S)
+        fired = stage.points.disarm()
+        if fired:
+            server.process.wait(10)
+            await_gone(everyone.processes)
+            assert_whole(stage)
+            with _waiting(server):
+                server.start_again()
+                server.await_ready()
+        with contextlib.suppress(ConnectionError, NoServer, Refused, AssertionError):
+            asked.result(ANSWER_S)
     converge(stage)
+    if fired and operation.renews and failure.nth == 1:
+        _again(stage, operation)
     stage.down()
-    house.close()
-    return True
+    if fired:
+        house.close()
+    return fired
+
+
+@contextlib.contextmanager
+def _waiting(server: Server) -> Iterator[None]:
+    """Who connects while there is no keeper is not refused: the service manager holds the listener."""
+    with socket.create_connection(server.address()) as waiting:
+        waiting.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        yield
+        waiting.settimeout(10)
+        assert waiting.recv(4096).startswith(b"HTTP/1.1 200"), "nobody has served who waited"
 
 
 def await_gone(processes: list[psutil.Process]) -> None:
@@ -281,6 +320,8 @@ def _ends(server: Server, points: Range) -> bool:
     status, reply = client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
     client.close()
     assert status == 200, reply
+    assert server.store is not None
+    assert not server.store.has_stale
     everyone = family(server)
     assert server.stop() == 0, server.log()
     assert_gone(server, everyone)

@@ -54,12 +54,12 @@ def test_what_an_earlier_one_wrote_is_known_and_no_number_is_given_twice(tmp_pat
     first = archive(tmp_path)
     for _ in range(3):
         first.put("bert", {})
-    (tmp_path / "deaths" / "bert" / "00000009.tmp").write_text("cut off")
+    (tmp_path / "deaths" / "bert" / "00000009.json.new").write_text("cut off")
     (tmp_path / "deaths" / "bert" / "notes.txt").write_text("somebody's own")
     second = archive(tmp_path)
     assert second.put("bert", {}) == "deaths/bert/00000004.json"
     assert numbers(second, "bert") == [4, 3, 2, 1]
-    assert not list((tmp_path / "deaths").rglob("*.tmp"))
+    assert not list((tmp_path / "deaths").rglob("*.new"))
     assert (tmp_path / "deaths" / "bert" / "notes.txt").exists()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,7 +37,26 @@ def test_what_was_recorded_is_known_to_the_next_journal(tmp_path: Path) -> None:
     first.close()
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"event": "cut in the mid')
-    assert [each["text"] for each in journal(tmp_path).last()] == ["a"]
+    second = journal(tmp_path)
+    assert [each["text"] for each in second.last()] == ["a"]
+    second.record("ready", "b")
+    second.record("ready", "c")
+    second.close()
+    assert [each["text"] for each in journal(tmp_path).last()] == ["a", "b", "c"]
+
+
+def test_a_line_that_the_disk_took_a_part_of_costs_no_other(tmp_path: Path) -> None:
+    made = journal(tmp_path)
+    made.record("ready", "a")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))  # the kernel writes as far as that, as on a full disk
+    try:
+        made.record("ready", "b" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    made.record("ready", "c")
+    made.close()
+    assert [each["text"] for each in journal(tmp_path).last()] == ["a", "c"]
 
 
 def test_last_gives_the_newest_of_one_model_oldest_first(tmp_path: Path) -> None:

@@ -90,9 +90,22 @@ def test_a_death_while_all_is_forgotten_is_an_end_that_was_reached(tmp_path: Pat
     assert names(path) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [Order.KILL, Order.RAISE])
+def test_a_folder_whose_making_is_cut_off_is_not_in_the_way(tmp_path: Path, order: Order) -> None:
+    made, path = Range(tmp_path / "range"), tmp_path / "state" / "below" / "wanted.json"
+    made.order(order, Spot("brain", "brain.folder_made"), nth=2)
+    done = change(made, path)
+    assert made.fired
+    assert (done.returncode, done.stdout) in ((-signal.SIGKILL, ""), (0, "refused 5\n"))
+    assert names(path) == []
+    assert change(made, path).stdout == "done new\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_folder_that_is_not_there_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "file"
-    whole.write(path, "text")
+    whole.write(path, b"text")
     assert path.read_text() == "text"
     assert path.parent.stat().st_mode & 0o777 == 0o700
     whole.remove(path)
