@@ -33,6 +33,13 @@ PEERS: tuple[Peer, ...] = (
     RayServe(),
 )
 BY_KEY = {peer.key: peer for peer in PEERS}
+FAMOUS = "mmsup", "triton", "torchserve", "litserve", "mlserver", "mosec"
+"""Those that are put under faults: each has a process for its models, and promises something of it."""
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A list with commas, from the command line."""
+    return tuple(text.split(","))
 
 
 def installed(peer: Peer) -> Path:

@@ -54,12 +54,10 @@ class Server:
         self._right = [right(scene, x, network) for x in self._inputs]
         self._log = self.folder / "log"
         try:
-            command = [*before, *peer.command(scene, place)]
-            self.command = _by_name(command, place)
-            with self._log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    command, cwd=self.folder, env=_environ(peer, scene, place), stdout=log, stderr=subprocess.STDOUT
-                )
+            self._words = [*before, *peer.command(scene, place)]
+            self.command = _by_name(self._words, place)
+            self._environ = _environ(peer, scene, place)
+            self._process = self._started()
         except BaseException:
             shutil.rmtree(self.folder)
             raise
@@ -67,18 +65,43 @@ class Server:
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def _started(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                self._words, cwd=self.folder, env=self._environ, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    @property
+    def models(self) -> list[str]:
+        """What it serves."""
+        return self._scene.names
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process that was started is gone."""
+        return self._process.poll() is not None
+
+    def start_again(self) -> None:
+        """End what is left of it, start it anew in the same place; returns when it is right in its answers."""
+        self._end()
+        self._process = self._started()
+        self.wait_until_right(self._peer.start_s)  # its clients do not wait for it: it is asked more than it can take
+
+    def _end(self) -> None:
         tree.end(self._process.pid, STOP_S)
         self._process.returncode = self._process.returncode or 0  # reaped there
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end()
         shutil.rmtree(self.folder, ignore_errors=True)
         leftovers.remove_litter(self._peer.litter, self._litter)
         if left := leftovers.remove(self._shm):
             print(f"{self._peer.name} left in /dev/shm: {', '.join(left)}; removed", file=sys.stderr)
 
-    def wait_until_right(self) -> None:
+    def wait_until_right(self, stuck_s: float = STUCK_S) -> None:
         """Every model answers every input as it should."""
         began, why, since = time.monotonic(), "", time.monotonic()
-        while time.monotonic() < began + self._peer.start_s and not (why and time.monotonic() > since + STUCK_S):
+        while time.monotonic() < began + self._peer.start_s and not (why and time.monotonic() > since + stuck_s):
             if self._process.poll() is not None:
                 raise ServeError(f"it ended with {self._process.returncode}: {self.log()}")
             if not (fault := self._first_fault()):
@@ -136,7 +159,7 @@ def right(scene: Scene, x: Array, network: Network) -> Array:
         return network(x)
     if scene.model == "mean":
         return np.full(1, x.mean(dtype=np.float64), np.float32)
-    return x * np.float32(2) + np.float32(scene.model in ("scale", "harmful"))
+    return x if scene.model == "harmful" else x * np.float32(2) + np.float32(scene.model == "scale")
 
 
 def _by_name(command: Sequence[str], place: Place) -> str:

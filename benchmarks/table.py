@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmsup.supervisor.chaos.figures import Spread
+
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """The first column is text, so is a last one named "note"; the others are figures."""
@@ -18,6 +20,7 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([row(heads), row(rule), *(row(_safe(line)) for line in lines)])
 
 
+ENOUGH = 200
 TEXT = ("B's fault", "note", "version", "wanted", "against", "figure", "met", "server", "why")
 """Heads of columns that are words."""
 
@@ -28,6 +31,11 @@ def figure(value: float) -> str:
         if abs(value) >= least:
             return f"{value:,.{places}f}"
     return f"{value:.3f}" if value else "0"
+
+
+def milliseconds(latencies: Spread) -> str:
+    """The 99th percentile, where there are enough to have one."""
+    return figure(latencies.p99 * 1e3) if latencies.count > ENOUGH else "-"
 
 
 def _safe(cells: Sequence[str]) -> list[str]:

@@ -19,6 +19,8 @@ MLP_INPUTS = 256
 MLP_OUTPUTS = 16
 MAX_BATCH = 16
 MAX_DELAY_S = 0.002
+SOME = 16
+"""An axis of any length."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Scene:
     model: str
     """Its name in apps/arithmetic.py."""
     shape: tuple[int, ...]
+    """-1: any length."""
     runs: tuple[Run, ...]
     binary: bool = True
     models: int = 1
@@ -55,7 +58,8 @@ class Scene:
     def inputs(self) -> list[Array]:
         """What is sent, the same in every run and to every server."""
         random = np.random.default_rng(7)
-        return [random.standard_normal(self.shape, dtype=np.float32) for _ in range(self.variants)]
+        shape = tuple(SOME if each < 0 else each for each in self.shape)
+        return [random.standard_normal(shape, dtype=np.float32) for _ in range(self.variants)]
 
     @property
     def in_bytes(self) -> int:

@@ -3,6 +3,7 @@
     argv   lifeline=FD control=FD page=FD crash=FD listen:NAME=FD … tally:N=FD …
 
 Order: faulthandler, Configure from the brain, then the loop: control channel, listeners, the page's beat.
+A spare waits for Configure as long as it takes, and the page says so; nothing before it needs more than imports.
 """
 
 from __future__ import annotations
@@ -36,19 +37,22 @@ from mmsup.ipc.seqpacket import Closed, Seqpacket
 from mmsup.ipc.tally import Tally
 
 BEAT_S: Final = 0.1
+STANDBY_BEAT_S: Final = 0.5
 SWITCH_S: Final = 0.001
 """How long the thread that reads documents keeps the loop waiting between two steps; five times that by default."""
 SHUTDOWN_S: Final = 2.0
 """Drained connections are idle; this is how long one that is not may hold up the end."""
 
 
-def configured(channel: Seqpacket, lifeline: int) -> Configure:
+def configured(channel: Seqpacket, lifeline: int, page: PageWriter) -> Configure:
     """Wait for the brain's first word."""
+    page.enter(Activity.STANDBY, time.monotonic_ns())
     poller = select.poll()
     poller.register(lifeline, select.POLLIN)
     poller.register(channel.fileno(), select.POLLIN)
     while True:
-        if any(fd == lifeline for fd, _ in poller.poll()):
+        page.turn(time.monotonic_ns())
+        if any(fd == lifeline for fd, _ in poller.poll(STANDBY_BEAT_S * 1e3)):
             orphaned()
         try:
             received = channel.receive()
@@ -58,17 +62,17 @@ def configured(channel: Seqpacket, lifeline: int) -> Configure:
             continue
         configure = decode(received[0], (Configure,))
         assert isinstance(configure, Configure)
+        page.enter(Activity.STARTING, time.monotonic_ns())
         assert configure.wire == WIRE_VERSION, f"the brain speaks wire {configure.wire}, this gateway {WIRE_VERSION}"
         return configure
 
 
-async def serve(inherited: dict[str, int], channel: Seqpacket, configure: Configure) -> None:
+async def serve(inherited: dict[str, int], page: PageWriter, channel: Seqpacket, configure: Configure) -> None:
     """Everything between the first word of the brain and SIGTERM, or a retirement that is over."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(inherited["lifeline"], orphaned)
-    page = PageWriter(inherited["page"])
     hub = Hub()
     # The one other thread of a gateway: it makes extents, which is too slow for the loop.
     with ThreadPoolExecutor(1, "extents") as executor:
@@ -132,9 +136,12 @@ def main(arguments: list[str]) -> int:
     faulthandler.enable(inherited["crash"], all_threads=False)
     arm(inherited, "gateway")
     channel = Seqpacket.of_descriptor(inherited["control"])
-    configure = configured(channel, inherited["lifeline"])
+    page = PageWriter(inherited["page"])
+    gc.collect()  # what imports leave, before anybody waits for us: 27 ms
+    gc.freeze()
+    configure = configured(channel, inherited["lifeline"], page)
     sys.setswitchinterval(SWITCH_S)
-    uvloop.run(serve(inherited, channel, configure))
+    uvloop.run(serve(inherited, page, channel, configure))
     return exits.DONE
 
 

@@ -7,6 +7,7 @@ over it may be overtaken: a request that names an extent follows it, and one tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -26,6 +27,10 @@ IDLE_S: Final = 60.0
 """How long an extent stays without use: making one takes milliseconds, keeping it costs others their memory."""
 
 
+LAST_WORD_S: Final = 1.0
+"""From the end of a worker's socket to the kernel's word that it has ended; that takes milliseconds."""
+
+
 class LinkArena:
     """In and out side towards one worker life. Closed as a whole when the life ends."""
 
@@ -41,6 +46,7 @@ class LinkArena:
         self.requests = Side(writable_by_worker=False)
         self.results = Side(writable_by_worker=True)
         self.closed = False
+        self._over = asyncio.Event()
 
     async def slot(self, side: Side, size: int) -> Slot:
         """A slot of `size` bytes; ServerError `no_buffer` if there is no memory for it."""
@@ -79,11 +85,25 @@ class LinkArena:
         except asyncio.CancelledError:
             make.add_done_callback(lambda done: self._discard(done, size))
             raise
-        if self.closed or not self._announce(extent):
-            extent.close()
-            self._quota.give_back(size)
-            raise ServerError("no_buffer", "the worker went away while its buffer was made", retry_after_s=1)
-        side.add(extent)
+        try:
+            if not self.closed and self._announce(extent):
+                return side.add(extent)
+        except Closed:
+            self._drop(extent)
+            await self._last_word()
+        else:
+            self._drop(extent)
+        raise ServerError("no_buffer", "the worker went away while its buffer was made", retry_after_s=1)
+
+    def _drop(self, extent: Extent) -> None:
+        self._quota.give_back(extent.size)
+        extent.close()
+
+    async def _last_word(self) -> None:
+        """The worker's socket has ended, and its life with it: whoever asked is to see that, and go to the next one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):
+                await self._over.wait()
 
     def _discard(self, made: asyncio.Future[Extent], size: int) -> None:
         self._quota.give_back(size)
@@ -93,10 +113,7 @@ class LinkArena:
     def _announce(self, extent: Extent) -> bool:
         message = ExtentMessage(extent.segment, extent.size, extent.writable_by_worker)
         faultpoint("gateway.extent_send")
-        try:
-            return self._pair.send(pack_frame([message]), [extent.fd])
-        except Closed:
-            return False
+        return self._pair.send(pack_frame([message]), [extent.fd])
 
     def release_idle(self) -> None:
         """Give back every extent that no slot uses."""
@@ -127,6 +144,7 @@ class LinkArena:
     def close(self) -> None:
         """Drop everything; views still being written to a client keep their mapping alive."""
         self.closed = True
+        self._over.set()
         for side in (self.requests, self.results):
             self._quota.give_back(side.size_bytes)
             side.close()

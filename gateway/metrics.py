@@ -35,6 +35,7 @@ STATES: Final = (
 )
 _MODEL: Final = ("model", "version")
 _WORKER: Final = ("model", "version", "instance")
+_DEVICE: Final = ("gpu_uuid",)
 _FAMILIAR: Final = {
     "nv_inference_request_success": ("success", 1, "Inferences answered with a result."),
     "nv_inference_count": ("inference_count", 1, "Inferences done, a batch of n counting n."),
@@ -167,8 +168,29 @@ def _told(facts: Facts) -> Iterator[Metric]:
             if each.get("memory_cap_bytes") is not None:
                 cap.add_metric(labels, each["memory_cap_bytes"])
     yield from (state, restarts, stuck, memory, cap)
+    yield from _devices(facts)
     generation = GaugeMetricFamily("mmsup_brain_generation", "How many brains there were, this one included.")
     brain: Facts = facts.get("brain", {})
     if "generation" in brain:
         generation.add_metric((), brain["generation"])
     yield generation
+
+
+def _devices(facts: Facts) -> Iterator[Metric]:
+    """GPUs; what NVML does not say now has no value, rather than the last one."""
+    aside = GaugeMetricFamily(
+        "mmsup_device_set_aside", "1 where nothing new goes to a GPU; alert on any.", labels=_DEVICE
+    )
+    age = GaugeMetricFamily(
+        "mmsup_device_reading_age_seconds", "Since NVML was asked what it answered last.", labels=_DEVICE
+    )
+    total = GaugeMetricFamily("nv_gpu_memory_total_bytes", "Memory of a GPU.", labels=_DEVICE)
+    used = GaugeMetricFamily("nv_gpu_memory_used_bytes", "Memory of a GPU that anybody holds.", labels=_DEVICE)
+    members = (("age_s", age), ("memory_total_bytes", total), ("memory_used_bytes", used))
+    for each in facts.get("devices", ()):
+        label = (str(each.get("uuid", "")),)
+        aside.add_metric(label, float(bool(each.get("set_aside"))))
+        for member, family in members:
+            if each.get(member) is not None and not facts.get(OLD):
+                family.add_metric(label, each[member])
+    yield from (aside, age, total, used)

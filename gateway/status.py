@@ -40,6 +40,7 @@ STATUS: Final[dict[str, int]] = {
     "bad_worker_reply": 502,
     "gpu_oom": 503,
     "gpu_fault": 503,
+    "insufficient_gpu_memory": 507,
     "model_loading": 503,
     "model_restarting": 503,
     # ours

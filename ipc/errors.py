@@ -82,6 +82,7 @@ class WorkerError(MmsupError):
         "bad_worker_reply": True,
         "gpu_oom": True,
         "gpu_fault": True,
+        "insufficient_gpu_memory": True,
         "model_loading": True,
         "model_restarting": True,
     }

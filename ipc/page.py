@@ -11,6 +11,7 @@ read by the brain (all) and by gateways (their workers'). One 8-byte store a fie
     4           requests       executed so far
     5           device_bytes   memory the engine holds on its device
     6           begun          requests that have begun so far
+    7           refused        requests answered so far with `gpu_oom`: the device had no memory for them
     64 … 511    begun          ids of the requests that began to execute last, a ring; 0: none yet
 
 The ring is exact for whoever lost its worker: what is not in it did not begin, or was answered. A worker writes an id
@@ -37,7 +38,7 @@ PAGE_BYTES: Final = 4096
 RING_AT: Final = 64
 RING: Final = PAGE_BYTES // 8 - RING_AT
 
-_ACTIVITY, _SINCE, _BEAT, _BATCHES, _REQUESTS, _DEVICE, _BEGUN = range(7)
+_ACTIVITY, _SINCE, _BEAT, _BATCHES, _REQUESTS, _DEVICE, _BEGUN, _REFUSED = range(8)
 
 
 class Activity(enum.IntEnum):
@@ -49,6 +50,8 @@ class Activity(enum.IntEnum):
     IDLE = 3
     BUSY = 4
     STOPPING = 5
+    STANDBY = 6
+    """A gateway that nobody has told to serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Progress:
     batches: int
     requests: int
     device_bytes: int
+    refused: int = 0
 
 
 def make_page() -> int:
@@ -100,6 +104,10 @@ class PageWriter:
         self._words[_BATCHES] += 1
         self._words[_REQUESTS] += requests
 
+    def refused(self) -> None:
+        """One request was answered with `gpu_oom`."""
+        self._words[_REFUSED] += 1
+
     def device_bytes(self, size_bytes: int) -> None:
         """The engine's device memory, as it reports it."""
         self._words[_DEVICE] = size_bytes
@@ -121,8 +129,9 @@ class PageReader:
         """The page now; an activity that no version of us knows reads as BUSY, so that its clock runs."""
         words = self._words
         raw = words[_ACTIVITY]
-        activity = Activity(raw) if raw <= Activity.STOPPING else Activity.BUSY
-        return Progress(activity, words[_SINCE], words[_BEAT], words[_BATCHES], words[_REQUESTS], words[_DEVICE])
+        activity = Activity(raw) if raw <= Activity.STANDBY else Activity.BUSY
+        counts = words[_BATCHES], words[_REQUESTS], words[_DEVICE], words[_REFUSED]
+        return Progress(activity, words[_SINCE], words[_BEAT], *counts)
 
     def begun(self) -> frozenset[int]:
         """Ids of the requests that began to execute last, of all gateways."""

@@ -47,11 +47,14 @@ class Server:
 class Answers:
     """Over everything there is."""
 
-    def __init__(self, server: Server, fleet: Fleet, gateways: Gateways, journal: Journal) -> None:
+    def __init__(
+        self, server: Server, fleet: Fleet, gateways: Gateways, journal: Journal, devices: Callable[[], list[Json]]
+    ) -> None:
         self._server = server
         self._fleet = fleet
         self._gateways = gateways
         self._journal = journal
+        self._devices = devices
 
     def status(self) -> Json:
         """The server, its processes, its models."""
@@ -68,6 +71,8 @@ class Answers:
             "keeper": {"pid": server.keeper_pid},
             "brain": {"pid": server.brain_pid, "generation": server.brain_generation},
             "gateways": gateways,
+            "spare_gateways": self._gateways.spare.counts(),
+            "devices": self._devices(),
             "models": [_status_of(model) for model in self._models()],
         }
 
@@ -85,8 +90,7 @@ class Answers:
         ]
         for gateway in self._gateways.everybody():
             row = _process("gateway", gateway.place, _pid(gateway), gateway.generation, gateway.spawned_s)
-            state = "ready" if gateway.synced else "starting"
-            rows.append(row | {"state": state if gateway.follows or not gateway.synced else "draining"})
+            rows.append(row | {"state": _state_of(gateway)})
         for model in self._models():
             rows += [_worker_row(each, now_s) for each in model.instances() if each.life is not None]
         return {"processes": rows}
@@ -213,6 +217,14 @@ def _index_rows(model: Model) -> Iterator[Json]:
         state = _INDEX.get(State(each.state), "UNAVAILABLE")
         reason = "" if state == "READY" else f"{each.state}: {each.reason}" if each.reason else each.state
         yield {"name": model.name, "version": each.version, "state": state, "reason": reason}
+
+
+def _state_of(gateway: Gateway) -> str:
+    if gateway.waits:
+        return "spare"
+    if not gateway.synced:
+        return "starting"
+    return "ready" if gateway.follows else "draining"
 
 
 def _pid(gateway: Gateway) -> int | None:

@@ -36,9 +36,11 @@ from mmsup.supervisor.forensics import Forensics
 from mmsup.supervisor.gateway import GatewaySite
 from mmsup.supervisor.gateways import Gateways
 from mmsup.supervisor.graves import Graves
+from mmsup.supervisor.infirmary import Infirmary
 from mmsup.supervisor.instance import Instance
 from mmsup.supervisor.loads import Loads
 from mmsup.supervisor.logs import COLUMNS, EventLog, rows_of
+from mmsup.supervisor.lookout import Lookout
 from mmsup.supervisor.moved import Moved
 from mmsup.supervisor.quarantine import Quarantine
 from mmsup.supervisor.readiness import Readiness
@@ -50,7 +52,7 @@ from mmsup.supervisor.settings import Settings
 from mmsup.supervisor.site import KeeperSays, Site
 from mmsup.supervisor.spawning import Place
 from mmsup.supervisor.upgrade import Upgrades
-from mmsup.supervisor.verbs import Verbs
+from mmsup.supervisor.verbs import Holdings, Verbs
 
 GATEWAYS: Final = "_gateways"
 NOT_FOR_GATEWAYS: Final = "control"
@@ -108,17 +110,18 @@ class Brain:
         )
         self.generation = inventory.generation
         self._upgrades = Upgrades(self, self._memory.upgrade if self._memory else None, inventory.keeper_life)
-        answers = Answers(self._server, self.fleet, self.gateways, self.books.journal)
-        self.verbs = Verbs(
-            answers, self.fleet, self.loads, self.books, self._forensics.bundles, self._quarantine, self._upgrades
-        )
+        answers = Answers(self._server, self.fleet, self.gateways, self.books.journal, self._devices.rows)
+        holdings, bundles = Holdings(self._quarantine, self._devices), self._forensics.bundles
+        self.verbs = Verbs(answers, self.fleet, self.loads, self.books, bundles, holdings, self._upgrades)
         self.control = Control(self.verbs)
         self._clients = Clients(self.verbs, settings)
-        self._devices = Devices(environ)
         self.family = Family(parent, self.fleet, self.gateways, inventory.children, self._begin)
 
     def _connect(self, place: Place, cgroups: CgroupBackend) -> None:
         self.graves = Graves()
+        self._lookout = Lookout(self.books.journal, place.base_env, self.settings.gpu_driver)
+        self._infirmary = Infirmary(self._lookout, self.books.journal, self.remember)
+        self._devices = Devices(self.fleet, self._lookout, self._infirmary)
         self.fleet.use(
             Site(
                 settings=self.settings,
@@ -130,7 +133,7 @@ class Brain:
                 logbook=self.books.logbook,
                 graves=self.graves,
                 forensics=self._forensics,
-                visible_devices=self._visible_devices,
+                devices=self._devices,
                 rng=random.Random(),
                 changed=self.fleet.changed,
                 progress=self.loads.progress,
@@ -141,10 +144,6 @@ class Brain:
         self.fleet.on_route = self.gateways.route
         self.fleet.on_unroute = self.gateways.unroute
 
-    def _visible_devices(self, device: str) -> str:
-        living = (each.tenure.visible_devices for each in self.fleet.instances() if each.tenure is not None)
-        return self._devices.visible(device, living)
-
     # The beginning.
 
     async def start(self, listener: socket.socket | None) -> None:
@@ -152,13 +151,14 @@ class Brain:
         self._forensics.start()
         self._sampler.start()
         if self._memory is not None:
-            self.task(self._devices.learn(), "devices")
             heritage.restore(self.fleet, self._memory.models)
             self._quarantine.restore(self._memory.quarantine)
+            self._infirmary.restore(self._memory.devices)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
             self.gateways.restore(self._memory.gateways)
         else:
-            await self._devices.learn()
+            await self._lookout.learn()
+        self.task(self._lookout.watch(), "GPUs")
         faultpoint("brain.restored")
         self.family.begin()
         if listener is not None:
@@ -285,6 +285,10 @@ class Brain:
             strict=self.settings.strict_readiness,
         )
 
+    def is_announced(self) -> bool:
+        """Whether READY was said."""
+        return self._announced
+
     def gateways_changed(self) -> None:
         """One came up, or went."""
         self._settled()
@@ -330,9 +334,9 @@ class Brain:
     def remember(self) -> None:
         """Let the keeper keep what the next brain needs to know, if that has changed."""
         models, gateways = heritage.notes(self.fleet), self.gateways.notes()
-        quarantine, upgrade = self._quarantine.notes(), self._upgrades.note
+        quarantine, devices, upgrade = self._quarantine.notes(), self._infirmary.notes(), self._upgrades.note
         first, told, following = self._server.began_s, self._announced, self.fleet.next_instance
-        memory = Memory(first, told, following, models, gateways, quarantine, upgrade)
+        memory = Memory(first, told, following, models, gateways, quarantine, devices, upgrade)
         text = to_text(memory)
         if text == self._remembered:
             return
@@ -377,6 +381,7 @@ class Brain:
         await self.control.close()
         await self.loads.close()
         self._sampler.close()
+        await self._lookout.close()
         self.gateways.close()
         self.fleet.close()
         self.graves.close()

@@ -30,7 +30,7 @@ PAUSE_S: Final = 0.05
 """Between two attempts at a server that hangs up at once."""
 LINE_LIMIT: Final = 32 << 20
 """Above any result; a server that sends more is none of ours."""
-READING: Final = frozenset({"status", "list", "ps", "show", "logs", "events", "why"})
+READING: Final = frozenset({"status", "list", "ps", "show", "logs", "events", "why", "devices"})
 """Verbs that change nothing, and may be asked again."""
 LASTING: Final = frozenset({"upgrade"})
 """Verbs that outlive the brain that was asked: the next one is asked again, and knows the question by its ticket."""

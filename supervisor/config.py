@@ -71,6 +71,7 @@ OPTIONS: Final = (
     Option("metrics_host", "metrics-address", valid.text),
     Option("metrics_port", "metrics-port", valid.integer(-1, 65535)),
     Option("gateways", "gateways", valid.integer(1, 64)),
+    Option("spare_gateway", "spare-gateway", valid.boolean),
     Option("control_mode", "model-control-mode", valid.one_of(CONTROL_MODES)),
     Option("load_models", "load-model", valid.listed(_loaded, ","), many=True),
     Option("poll_s", "repository-poll-secs", valid.duration),
@@ -92,7 +93,9 @@ OPTIONS: Final = (
 CONFIG_VARIABLE: Final = "MMSUP_CONFIG"
 FAULT_POINTS_VARIABLE: Final = "MMSUP_FAULT_POINTS"
 """For tests, and so neither flag nor key of the file: no line that was left in a configuration arms a server."""
-OTHER_VARIABLES: Final = ("MMSUP_INSECURE", FAULT_POINTS_VARIABLE)
+GPU_DRIVER_VARIABLE: Final = "MMSUP_GPU_DRIVER"
+"""For kernels whose driver shows itself elsewhere; no setting of a server's, but a fact of its machine."""
+OTHER_VARIABLES: Final = ("MMSUP_INSECURE", FAULT_POINTS_VARIABLE, GPU_DRIVER_VARIABLE)
 """The first is read by click, for a flag that is a word of agreement and no option."""
 _SECTIONS: Final = ("defaults", "models")
 _DEFAULTS: Final = {each.name: each.default for each in fields(Settings) if each.default is not MISSING}
@@ -141,6 +144,7 @@ def read(flags: Mapping[str, object], environ: Mapping[str, str], uid: int) -> R
     weighing.unknown_keys()
     weighing.together()
     weighing.found["fault_points"] = environ.get(FAULT_POINTS_VARIABLE, "")
+    weighing.found["gpu_driver"] = environ.get(GPU_DRIVER_VARIABLE) or _DEFAULTS["gpu_driver"]
     settings = None if weighing.faults else Settings(**weighing.found)
     warnings = _unknown_variables(environ) + _armed(environ)
     return Reading(settings, tuple(weighing.faults), warnings, weighing.explained())

@@ -6,63 +6,26 @@ Does not cover: the wire (client.py), what answers look like (views.py). Imports
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import secrets
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
 import click
 
-from mmsup.ipc import exits
-from mmsup.ipc.paths import default_runtime_dir
-from mmsup.supervisor.client import Json, NoServer, Progress, Refused, ask
+from mmsup.supervisor.client import Json, Progress, Refused, ask
 from mmsup.supervisor.failed import Failed
 from mmsup.supervisor.given import config_text, object_of
+from mmsup.supervisor.holdings import devices, quarantine
 from mmsup.supervisor.human import cell, printable
 from mmsup.supervisor.ticker import Ticker
-
-F = TypeVar("F", bound=Callable[..., object])
-
-
-def _runtime_option(command: F) -> F:
-    return click.option(
-        "--runtime-dir",
-        metavar="DIR",
-        envvar="MMSUP_RUNTIME_DIR",
-        help="Where the server's control socket lies (or MMSUP_RUNTIME_DIR).",
-    )(command)
-
-
-def _verb(command: F) -> F:
-    """The options that every verb has, and the end that every failure comes to."""
-
-    @functools.wraps(command)
-    def run(**options: Any) -> None:  # what click parsed
-        # An option after the verb is nearer than one before it.
-        given = options.pop("runtime_dir") or click.get_current_context().obj
-        try:
-            command(runtime_dir=given or default_runtime_dir(os.getuid(), dict(os.environ)), **options)
-        except Refused as error:
-            raise Failed(error.text) from None
-        except NoServer as error:
-            raise Failed(str(error), exits.NO_SERVER) from None
-
-    as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-    return _runtime_option(as_json(run))  # type: ignore[return-value]  # wraps() keeps what click reads of F
-
+from mmsup.supervisor.verb import print_json, runtime_option, shown, verb, views
 
 _follow = click.option("--follow", "-f", is_flag=True, help="Go on until interrupted.")
 
 
-def _print_json(result: object) -> None:
-    click.echo(json.dumps(result))
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@_runtime_option
+@runtime_option
 @click.pass_context
 def ctl(context: click.Context, runtime_dir: str | None) -> None:
     """Ask a running server, or tell it what to do.
@@ -77,42 +40,42 @@ def ctl(context: click.Context, runtime_dir: str | None) -> None:
 
 
 @ctl.command()
-@_verb
+@verb
 def status(runtime_dir: str, as_json: bool) -> None:
     """The server, its processes and addresses, its models.
 
     \b
     Example:  mmsup ctl status --json
     """
-    _shown("status", ask(runtime_dir, "status"), as_json)
+    shown("status", ask(runtime_dir, "status"), as_json)
 
 
 @ctl.command("list")
-@_verb
+@verb
 def list_(runtime_dir: str, as_json: bool) -> None:
     """The models: wanted, state, versions, reason.
 
     \b
     Example:  mmsup ctl list
     """
-    _shown("models", ask(runtime_dir, "list"), as_json)
+    shown("models", ask(runtime_dir, "list"), as_json)
 
 
 @ctl.command()
-@_verb
+@verb
 def ps(runtime_dir: str, as_json: bool) -> None:
     """The processes: memory against its cap, restarts, requests, age.
 
     \b
     Example:  mmsup ctl ps
     """
-    _shown("processes", ask(runtime_dir, "ps"), as_json)
+    shown("processes", ask(runtime_dir, "ps"), as_json)
 
 
 @ctl.command()
 @click.argument("model")
 @click.option("--config", metavar="JSON", help="A model configuration to load with, as JSON or @FILE.")
-@_verb
+@verb
 def load(runtime_dir: str, as_json: bool, model: str, config: str | None) -> None:
     """Load a model, or load it again; returns when it serves.
 
@@ -125,7 +88,7 @@ def load(runtime_dir: str, as_json: bool, model: str, config: str | None) -> Non
 
 @ctl.command()
 @click.argument("model")
-@_verb
+@verb
 def unload(runtime_dir: str, as_json: bool, model: str) -> None:
     """Unload a model; what it is working on is finished first.
 
@@ -137,7 +100,7 @@ def unload(runtime_dir: str, as_json: bool, model: str) -> None:
 
 @ctl.command()
 @click.option("--force", is_flag=True, help="Also where the keeper's own code is the same.")
-@_verb
+@verb
 def upgrade(runtime_dir: str, as_json: bool, force: bool) -> None:
     """Go over to the code on disk; no request fails, no connection is cut.
 
@@ -153,19 +116,19 @@ def upgrade(runtime_dir: str, as_json: bool, force: bool) -> None:
         result = ask(runtime_dir, "upgrade", arguments, progress=None if as_json else ticker)
     finally:
         ticker.close()
-    _shown("upgraded", result, as_json)
+    shown("upgraded", result, as_json)
 
 
 @ctl.command()
 @click.argument("model")
-@_verb
+@verb
 def show(runtime_dir: str, as_json: bool, model: str) -> None:
     """One model: configuration, tensors, workers, faults, its story.
 
     \b
     Example:  mmsup ctl show digits
     """
-    _shown("model", ask(runtime_dir, "show", {"name": model}), as_json)
+    shown("model", ask(runtime_dir, "show", {"name": model}), as_json)
 
 
 @ctl.command()
@@ -175,7 +138,7 @@ def show(runtime_dir: str, as_json: bool, model: str) -> None:
 )
 @_follow
 @click.option("--raw", is_flag=True, help="Control characters as they are, not escaped.")
-@_verb
+@verb
 def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, raw: bool) -> None:
     """What a model's workers wrote to standard output and error.
 
@@ -190,12 +153,12 @@ def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, 
     if follow:
         arguments["follow"] = True
         _follow_stream(
-            "logs", arguments, runtime_dir, lambda each: _print_json(each) if as_json else write(each["line"])
+            "logs", arguments, runtime_dir, lambda each: print_json(each) if as_json else write(each["line"])
         )
         return
     result = ask(runtime_dir, "logs", arguments)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     for line in result["lines"]:
         write(line)
@@ -205,7 +168,7 @@ def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, 
 @click.argument("model", required=False)
 @click.option("--count", "-n", type=click.IntRange(min=1), help="How many, from the end.")
 @_follow
-@_verb
+@verb
 def events(runtime_dir: str, as_json: bool, model: str | None, count: int | None, follow: bool) -> None:
     """What happened, and why: starts, deaths with their cause, restarts.
 
@@ -218,49 +181,16 @@ def events(runtime_dir: str, as_json: bool, model: str | None, count: int | None
         arguments["follow"] = True
 
         def write(line: Json) -> None:
-            _print_json(line["event"]) if as_json else click.echo(_views().event(line["event"]))
+            print_json(line["event"]) if as_json else click.echo(views().event(line["event"]))
 
         _follow_stream("events", arguments, runtime_dir, write)
         return
     result = ask(runtime_dir, "events", arguments)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     for each in result["events"]:
-        click.echo(_views().event(each))
-
-
-@ctl.group()
-def quarantine() -> None:
-    """Requests that ended workers: what is refused, and until when.
-
-    \b
-    Example:  mmsup ctl quarantine list
-    """
-
-
-@quarantine.command("list")
-@click.argument("model", required=False)
-@_verb
-def quarantine_list(runtime_dir: str, as_json: bool, model: str | None) -> None:
-    """Requests that are refused (blocked), or run alone until it is known whether they do harm (suspect).
-
-    \b
-    Example:  mmsup ctl quarantine list digits
-    """
-    _shown("quarantine", ask(runtime_dir, "quarantine", {"model": model} if model else {}), as_json)
-
-
-@quarantine.command("clear")
-@click.argument("model", required=False)
-@_verb
-def quarantine_clear(runtime_dir: str, as_json: bool, model: str | None) -> None:
-    """Forget what is known of a model's requests, or of all: nothing is refused until it ends a worker again.
-
-    \b
-    Example:  mmsup ctl quarantine clear digits
-    """
-    _shown("cleared", ask(runtime_dir, "quarantine_clear", {"model": model} if model else {}), as_json)
+        click.echo(views().event(each))
 
 
 @ctl.command()
@@ -275,7 +205,7 @@ def quarantine_clear(runtime_dir: str, as_json: bool, model: str | None) -> None
 @click.option(
     "--bundle", metavar="FILE", help="Write all that is on record of it to FILE, as JSON; - is standard output."
 )
-@_verb
+@verb
 def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | None) -> None:
     """Why a model's worker died: the evidence, who was concerned, what followed, what to do.
 
@@ -288,7 +218,7 @@ def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | N
         _export(result.get("bundle"), bundle)
         if bundle == "-":
             return
-    _shown("why", result, as_json)
+    shown("why", result, as_json)
 
 
 @ctl.command()
@@ -302,7 +232,7 @@ def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | N
     help="A whole request as the protocol has it; - is standard input.",
 )
 @click.option("--timeout", "timeout_s", default=70.0, show_default=True, help="Seconds to wait for the answer.")
-@_verb
+@verb
 def infer(
     runtime_dir: str,
     as_json: bool,
@@ -333,39 +263,25 @@ def infer(
     finally:
         door.close()
     if as_json:
-        _print_json(reply)
+        print_json(reply)
         return
     for each in reply.get("outputs", []):
         name, datatype = cell(each.get("name")), cell(each.get("datatype"))
         click.echo(f"{name}  {datatype}  {each.get('shape')}  {json.dumps(each.get('data'))}")
 
 
-def _shown(view: str, result: Json, as_json: bool) -> None:
-    if as_json:
-        _print_json(result)
-        return
-    getattr(_views(), view)(result)
-
-
-def _views() -> ModuleType:
-    """How answers are drawn, imported when one is."""
-    from mmsup.supervisor import views  # noqa: PLC0415 - neither `--help` nor `--json` pays for it
-
-    return views
-
-
-def _change(verb: str, arguments: Json, runtime_dir: str, as_json: bool) -> None:
+def _change(verb_name: str, arguments: Json, runtime_dir: str, as_json: bool) -> None:
     ticker = Ticker()
     try:
-        result = ask(runtime_dir, verb, arguments, progress=None if as_json else ticker)
+        result = ask(runtime_dir, verb_name, arguments, progress=None if as_json else ticker)
     finally:
         ticker.close()
-    _shown("changed", result, as_json)
+    shown("changed", result, as_json)
 
 
-def _follow_stream(verb: str, arguments: Json, runtime_dir: str, write: Progress) -> None:
+def _follow_stream(verb_name: str, arguments: Json, runtime_dir: str, write: Progress) -> None:
     try:
-        ask(runtime_dir, verb, arguments, progress=write, silence_s=None)
+        ask(runtime_dir, verb_name, arguments, progress=write, silence_s=None)
     except KeyboardInterrupt:
         click.echo(err=True)
 
@@ -383,3 +299,7 @@ def _export(bundle: Json | None, path: str) -> None:
             file.write(text.encode())
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}") from None
+
+
+for _group in (quarantine, devices):
+    ctl.add_command(_group)

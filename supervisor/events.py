@@ -27,8 +27,9 @@ NAMES: Final = frozenset({
     "model_loaded", "model_unloaded", "model_reloaded",
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",
+    "gpu_silent", "gpu_back", "device_set_aside", "device_released",
     "repository_lost", "repository_back",
-    "gateway_spawn", "gateway_exit", "gateway_stopped", "brain_exit", "readopted",
+    "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
     "upgrade_begun", "upgraded", "upgrade_failed",
 })  # fmt: skip
 """`worker_exit`: exactly one per death. A worker that leaves because it was told to is `worker_stopped`."""

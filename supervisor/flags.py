@@ -47,6 +47,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "metrics_host": Flag("ADDRESS", "What the metrics listener binds, if not the same.", constant=False),
     "metrics_port": Flag("PORT", "Port of the metrics listener; -1 leaves /metrics to the HTTP port."),
     "gateways": Flag("N", "Gateway processes."),
+    "spare_gateway": Flag(BOOL, "Keep one more started, for the place of one that ends."),
     "arena_bytes": Flag("SIZE", "Shared memory for tensors, each gateway."),
     "max_requests": Flag("N", "Requests open at a time, each gateway, shared by all models."),
     "max_request_bytes": Flag("SIZE", "Bytes of their bodies, likewise."),

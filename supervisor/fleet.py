@@ -170,6 +170,14 @@ class Fleet:
         if edition is not None and edition.role is Role.CURRENT:
             hands.link(instance)
 
+    def retry(self, code: str, may: Callable[[Instance], bool] = lambda _: True) -> None:
+        """Try those again now whose next try is due later, whose last load failed for this, and who may."""
+        for instance in self.instances():
+            failure = instance.load_failure
+            if instance.state is State.BACKOFF and failure is not None and failure.code == code and may(instance):
+                hands.cancel_retry(instance)
+                instance.apply(terms.RetryDue())
+
     def edition_of(self, instance: Instance) -> Edition | None:
         """The edition that an instance belongs to."""
         model = self.models.get(instance.release.spec.name)
@@ -218,7 +226,7 @@ class Fleet:
                 self.replace(instance)
 
     def _admit(self) -> None:
-        queue = [each for each in self._instances.values() if each.waiting]
+        queue = [each for each in self._instances.values() if each.waiting and not self.site.devices.holds(each)]
         if not queue:
             return
         places = sorted({_turn_of(each) for each in queue})

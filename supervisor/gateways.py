@@ -5,7 +5,10 @@ that is there for a Pong, and waits for none of them longer than its limit.
 
 There are as many *places* as are configured. In an upgrade another gateway comes up beside one of them, takes its place
 once it serves, and the old one leaves when its connections have. Whoever leaves is told everything until the end: what
-comes on its last connections is served like all else. Each has a number that no other living one has: its tally's.
+comes on its last connections is served like all else. Each has a number that no other living one has, and a tally.
+
+Beside them there is a *spare*, where settings want one: the next place that needs a process gets this one, and another
+spare is started when all places have served for a while (spare.py).
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from mmsup.ipc.faultpoint import faultpoint
 from mmsup.ipc.seqpacket import MESSAGE_LIMIT
 from mmsup.supervisor.gateway import Gateway, GatewaySite
 from mmsup.supervisor.readiness import Readiness
-from mmsup.supervisor.remembered import GatewayNote
+from mmsup.supervisor.remembered import LEAVES, SERVES, SPARE, GatewayNote
 from mmsup.supervisor.site import Judgement, LifeKey, Serving
+from mmsup.supervisor.spare import Spare
 
 LOOK_S: Final = 0.25
 ANSWER_LIMIT: Final = MESSAGE_LIMIT - 4096
@@ -66,14 +70,19 @@ class Content(Protocol):
         """One came up, or went."""
         ...
 
+    def is_announced(self) -> bool:
+        """Whether the server has come up."""
+        ...
+
 
 class Gateways:
     """The house of all gateway places."""
 
     def __init__(self, site: GatewaySite, content: Content) -> None:
-        self.places = [Gateway(place, self, site) for place in range(site.settings.gateways)]
+        self.places = [Gateway(place, place, self, site) for place in range(site.settings.gateways)]
         self.others: list[Gateway] = []
         """One that is coming up beside a place, and those that leave."""
+        self.spare = Spare(site.settings)
         self._site = site
         self._content = content
         self._linked: dict[LifeKey, Serving] = {}
@@ -83,11 +92,14 @@ class Gateways:
         self._undrained: set[int] = set()
         self._drained = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._met = 0
 
     def start(self) -> None:
         """Look after all of them from now on; start those that are not there."""
         for gateway in self.places:
             gateway.begin()
+        if self.spare.gateway is not None:
+            self.spare.gateway.begin()
         for gateway in list(self.others):
             if gateway.life is None:
                 self.others.remove(gateway)
@@ -111,8 +123,8 @@ class Gateways:
         return all(gateway.synced for gateway in self.places)
 
     def everybody(self) -> list[Gateway]:
-        """Those in their places, coming, leaving."""
-        return [*self.places, *self.others]
+        """Those in their places, coming, leaving, and the spare."""
+        return [*self.places, *self.others, *([self.spare.gateway] if self.spare.gateway else [])]
 
     def at(self, number: int) -> Gateway | None:
         """The gateway of this number."""
@@ -124,37 +136,59 @@ class Gateways:
 
     def notes(self) -> tuple[GatewayNote, ...]:
         """What the next brain needs to know of them."""
-        return tuple(each.note for each in self.everybody())
+        return tuple(
+            GatewayNote(each.place, each.table, each.generation, each.spawned_s, self._role(each))
+            for each in self.everybody()
+        )
+
+    def _role(self, gateway: Gateway) -> str:
+        if gateway is self.spare.gateway:
+            return SPARE
+        return SERVES if gateway.follows else LEAVES
 
     def restore(self, notes: Sequence[GatewayNote]) -> None:
         """As an earlier brain left them, without processes."""
-        made = {leaves: [self._restored(each) for each in notes if each.leaves is leaves] for leaves in (False, True)}
-        self.places[: len(made[False])] = made[False][: len(self.places)]
-        self.others = made[True]
+        made = {role: [self._restored(each) for each in notes if each.role == role] for role in (SERVES, LEAVES, SPARE)}
+        self.places[: len(made[SERVES])] = made[SERVES][: len(self.places)]
+        self.others = made[LEAVES]
+        self.spare.gateway = next(iter(made[SPARE]), None)
 
     def _restored(self, note: GatewayNote) -> Gateway:
-        gateway = Gateway(note.place, self, self._site)
-        gateway.generation, gateway.spawned_s, gateway.follows = note.generation, note.spawned_s, not note.leaves
+        gateway = Gateway(note.place, note.table, self, self._site)
+        gateway.generation, gateway.spawned_s, gateway.follows = note.generation, note.spawned_s, note.role != LEAVES
+        gateway.is_spare = note.role == SPARE
         return gateway
 
     # Upgrades.
 
     def successor(self) -> Gateway | None:
-        """Another one beside those there are, to be remembered and then spawned: a brain that did not know of it would
-        end it, and be in its way. None if there is no number for it as long as some leave."""
-        number = self.free_number()
-        if number is None:
+        """Another one, started beside those there are; None if there is no number for it as long as some leave."""
+        made = self._another()
+        if made is None:
             return None
-        made = Gateway(number, self, self._site)
         made.follows = False
-        made.generation = 1 + max(each.generation for each in self.everybody())
+        made.spawn(self._next_generation())
         self.others.append(made)
+        faultpoint("brain.gateway_beside")
         return made
 
     def free_number(self) -> int | None:
-        """One that no living gateway has; there are as many spare ones as places."""
-        taken = {each.place for each in self.everybody()}
-        return next((number for number in range(2 * len(self.places)) if number not in taken), None)
+        """One that no living gateway has."""
+        return self._free({each.place for each in self.everybody()})
+
+    def _free(self, taken: set[int]) -> int | None:
+        return next((number for number in range(self._site.settings.gateway_numbers) if number not in taken), None)
+
+    def _another(self) -> Gateway | None:
+        number, table = self.free_number(), self._free({each.table for each in self.everybody()})
+        return None if number is None or table is None else Gateway(number, table, self, self._site)
+
+    def _next_generation(self) -> int:
+        return 1 + max(self._met, *(each.generation for each in self.everybody()))
+
+    def meet(self, generation: int) -> None:
+        """A process of this generation is there, though perhaps nobody knows what for: no other gets its name."""
+        self._met = max(self._met, generation)
 
     def replace(self, old: Gateway, new: Gateway) -> None:
         """The new one serves and has the place; the old one may be retired, if it lives."""
@@ -231,7 +265,7 @@ class Gateways:
     async def drain(self, limit_s: float) -> bool:
         """Take no new inference, finish what is accepted; whether all have within the limit."""
         # Also of one that an earlier brain knew and that has not answered us yet: what it has accepted is as real.
-        self._undrained = {each.place for each in self.everybody() if each.life is not None}
+        self._undrained = {each.place for each in self.everybody() if each.life is not None and not each.is_spare}
         self._drained.clear()
         if not self._undrained:
             return True
@@ -287,6 +321,17 @@ class Gateways:
             self.others.remove(gateway)
         self._content.gateways_changed()
 
+    def follow(self, gateway: Gateway) -> None:
+        """A place is to have a process again: the spare's, if there is one that lives."""
+        spare = self.spare.take() if gateway in self.places else None
+        if spare is None:
+            gateway.spawn()
+            return
+        self.places[self.places.index(gateway)] = spare
+        spare.inherit(gateway)
+        self._content.gateways_changed()  # the next brain knows it as no spare before it hears the first word
+        spare.configure()
+
     def _pong(self, gateway: Gateway, number: int) -> None:
         if self._introductions.get(number) is gateway:
             del self._introductions[number]
@@ -320,7 +365,16 @@ class Gateways:
             gateway.look(time.monotonic())
         if self.others:
             self._content.gateways_changed()  # whether one that comes up serves, it says by its page alone
+        self._keep_spare(time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _keep_spare(self, now_s: float) -> None:
+        """Start one if there should be one."""
+        all_serve = self._content.is_announced() and all(each.serves for each in self.places)
+        is_due = self.spare.is_due(now_s, is_calm=all_serve and not self._site.stopping())
+        if is_due and (made := self._another()) is not None:
+            self.spare.enlist(made, self._next_generation())
+            self._content.gateways_changed()
 
 
 class _Barrier:

@@ -1,43 +1,68 @@
 """GPUs: which there are, and which of them a worker sees; the home of pynvml.
 
-    python -m mmsup.supervisor.gpu      prints what NVML says, as one JSON object
+    python -m mmsup.supervisor.gpu      says what NVML says, one line of JSON for each line that it is sent
 
-NVML can hang for ever beside a broken process, so it is called in a helper process with a deadline (`ask`), never in
-the brain. What decides here is pure. A worker sees exactly one GPU, by UUID, so that it is `cuda:0` there whatever
+NVML can hang for ever beside a broken process, so it is called in a helper process with a deadline (probe.py), never
+in the brain. What decides here is pure. A worker sees exactly one GPU, by UUID, so that it is `cuda:0` there whatever
 the order of the devices; a worker on the CPU sees none.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
-import json
-import os
-import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-DEADLINE_S: Final = 10.0
-"""The first call to a driver without a persistence daemon wakes the cards: seconds for a full box."""
-LEAVE_S: Final = 1.0
-ANSWER_BYTES: Final = 256 << 10
+from mmsup.ipc.records import WireError, from_json, to_json
+
+Burden = tuple[int, int, int]
+LEAST: Final[Burden] = (0, 0, 0)
+"""Of a device that nothing is held against."""
 
 
 class NoGpu(LookupError):  # noqa: N818 - reads as what it says
-    """The device that was asked for is not here; the text says what is."""
+    """The device that was asked for cannot be had now; the text says why, `code` is of ipc/errors.py's catalogue."""
+
+    code = "load_failed"
+
+
+class SetAside(NoGpu):
+    """It is here, and nothing new goes there."""
+
+    code = "gpu_fault"
+
+
+class NoRoom(NoGpu):
+    """It is here, and memory that was to come back has not."""
+
+    code = "insufficient_gpu_memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one process holds on a device."""
+
+    pid: int
+    held_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One device, as NVML numbers it."""
+    """One device, as NVML numbers it, at one moment."""
 
     index: int
     uuid: str
     name: str
     total_bytes: int
+    """0: it shares the host's memory and has none of its own."""
+    free_bytes: int = 0
+    memory_errors: int = 0
+    """That no code could correct, since the driver was loaded; 0 also where they are not counted."""
+    held: tuple[Held, ...] = ()
+    """By processes that NVML shows us; in a container it may show none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +72,19 @@ class Gpus:
     devices: tuple[Gpu, ...]
     why: str = ""
 
+    def find(self, uuid: str) -> Gpu | None:
+        """The device of this UUID."""
+        return next((each for each in self.devices if each.uuid == uuid), None)
 
-def parse(text: str) -> Gpus:
-    """What the helper printed."""
+
+def parse(line: bytes) -> Gpus:
+    """What the helper said."""
     try:
-        raw = json.loads(text)
-        devices = [
-            Gpu(int(each["index"]), each["uuid"], each["name"], int(each["total_bytes"])) for each in raw["devices"]
-        ]
-        return Gpus(tuple(devices), str(raw["why"]))
-    except (ValueError, TypeError, LookupError):
+        gpus = from_json(line, (Gpus,))
+    except WireError:
         return Gpus((), "the GPU helper said nothing that can be read")
+    assert isinstance(gpus, Gpus)
+    return gpus
 
 
 def narrowed(gpus: Gpus, visible: str | None) -> Gpus:
@@ -66,25 +93,21 @@ def narrowed(gpus: Gpus, visible: str | None) -> Gpus:
         return gpus
     kept: list[Gpu] = []
     for word in visible.split(","):
-        found = _named(gpus, word.strip())
+        found = named(gpus, word.strip())
         if found is None:
             break  # CUDA's rule: the first name that is no device ends the list
         kept.append(found)
     return Gpus(tuple(kept), f"CUDA_VISIBLE_DEVICES={visible} shows none" if gpus.devices else gpus.why)
 
 
-def choose(device: str, gpus: Gpus, taken: Mapping[str, int] | None = None) -> Gpu:
-    """The GPU that `cuda`, `cuda:N` or a UUID means. `taken`: how much is on each UUID; plain `cuda` gets the least.
-
-    NoGpu if it is not here.
-    """
+def candidates(device: str, gpus: Gpus) -> tuple[Gpu, ...]:
+    """The GPUs that `cuda` (any), `cuda:N` or a UUID means; NoGpu if there is none of them here."""
     if not gpus.devices:
         raise NoGpu(f"device {device!r}: there is no GPU here: {gpus.why}")
-    found: Gpu | None
     if device == "cuda":
-        load = taken or {}
-        found = min(gpus.devices, key=lambda each: load.get(each.uuid, 0))
-    elif device.startswith("cuda:"):
+        return gpus.devices
+    found: Gpu | None
+    if device.startswith("cuda:"):
         number = device.removeprefix("cuda:")
         found = gpus.devices[int(number)] if number.isdecimal() and int(number) < len(gpus.devices) else None
     else:
@@ -92,89 +115,52 @@ def choose(device: str, gpus: Gpus, taken: Mapping[str, int] | None = None) -> G
     if found is None:
         here = ", ".join(f"cuda:{place} ({each.name}, {each.uuid})" for place, each in enumerate(gpus.devices))
         raise NoGpu(f"device {device!r} is not here; there is {here}")
-    return found
+    return (found,)
 
 
-def visible_devices(device: str, gpus: Gpus | None = None, taken: Mapping[str, int] | None = None) -> str:
-    """CUDA_VISIBLE_DEVICES of a worker on this device; empty hides all. NoGpu if it is not here.
+def choose(
+    device: str,
+    gpus: Gpus,
+    aside: Mapping[str, str] | None = None,
+    burden: Callable[[str], Burden] = lambda _: LEAST,
+) -> Gpu:
+    """The GPU for a worker on this device: of several the one, by UUID, with the least burden. `aside`: why nothing
+    new goes to which UUID. NoGpu if it is not here, SetAside if it is."""
+    found, reasons = candidates(device, gpus), aside or {}
+    free = [each for each in found if each.uuid not in reasons]
+    if not free:
+        raise SetAside("; ".join(f"{title(gpus, each)} is set aside: {reasons[each.uuid]}" for each in found))
+    return min(free, key=lambda each: burden(each.uuid))
+
+
+def visible_devices(
+    device: str,
+    gpus: Gpus | None = None,
+    aside: Mapping[str, str] | None = None,
+    burden: Callable[[str], Burden] = lambda _: LEAST,
+) -> str:
+    """CUDA_VISIBLE_DEVICES of a worker on this device; empty hides all. Raises as `choose`.
 
     `gpus` None: nobody has asked NVML; the device is then taken at its word, and CUDA will say if it is not there.
     """
     if device == "cpu":
         return ""
-    if device.startswith("MIG-"):
-        return device  # a part of a card, which the list of cards does not show
-    if gpus is not None:
-        return choose(device, gpus, taken).uuid
-    return {"cuda": "0"}.get(device, device.removeprefix("cuda:"))
+    if gpus is not None and not device.startswith("MIG-"):
+        return choose(device, gpus, aside, burden).uuid
+    # A part of a card does not stand in the list of cards.
+    word = {"cuda": "0"}.get(device, device.removeprefix("cuda:"))
+    if aside and word in aside:
+        raise SetAside(f"{word} is set aside: {aside[word]}")
+    return word
 
 
-async def ask(environ: Mapping[str, str], deadline_s: float = DEADLINE_S) -> Gpus:
-    """What NVML says, from a helper that is killed at the deadline. For the brain."""
-    try:
-        helper = _start(environ)
-    except OSError as error:
-        return Gpus((), f"the GPU helper could not be started: {error.strerror}")
-    assert helper.stdout is not None, "its output is a pipe"
-    try:
-        async with asyncio.timeout(deadline_s):
-            return parse(await _read(helper.stdout.fileno()))
-    except TimeoutError:
-        return Gpus((), f"NVML did not answer within {deadline_s:g} s")
-    finally:
-        helper.stdout.close()
-        await _end(helper)
+def title(gpus: Gpus, gpu: Gpu) -> str:
+    """A device in words: `cuda:1 (NVIDIA H200)`; numbers are those of the server, by which models are bound."""
+    place = next((place for place, each in enumerate(gpus.devices) if each.uuid == gpu.uuid), gpu.index)
+    return f"cuda:{place} ({gpu.name})"
 
 
-def _start(environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-P", "-m", "mmsup.supervisor.gpu"]
-    pipe, null = subprocess.PIPE, subprocess.DEVNULL
-    return subprocess.Popen(argv, stdin=null, stdout=pipe, stderr=null, env=dict(environ))
-
-
-async def _read(fd: int) -> str:
-    data = b""
-    os.set_blocking(fd, False)
-    while len(data) < ANSWER_BYTES:
-        await _readable(fd)
-        piece = os.read(fd, ANSWER_BYTES)
-        if not piece:
-            break
-        data += piece
-    return data.decode(errors="replace")
-
-
-async def _end(helper: subprocess.Popen[bytes]) -> None:
-    """Kill and reap it; one that cannot be killed is left to the keeper, which ends our session after us."""
-    helper.kill()
-    if helper.poll() is not None:
-        return
-    pidfd = os.pidfd_open(helper.pid)
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await _readable(pidfd)
-        helper.poll()
-    finally:
-        os.close(pidfd)
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(fd, wake)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
-
-
-def _named(gpus: Gpus, word: str) -> Gpu | None:
+def named(gpus: Gpus, word: str) -> Gpu | None:
     """By index or UUID, as CUDA_VISIBLE_DEVICES names them."""
     if word.isdecimal():
         return next((each for each in gpus.devices if each.index == int(word)), None)
@@ -187,18 +173,27 @@ def _by_uuid(gpus: Gpus, word: str) -> Gpu | None:
     return found[0] if len(found) == 1 else None
 
 
-def _probe() -> Gpus:
-    """Ask NVML. May take for ever."""
-    try:
-        nvml: Any = importlib.import_module("pynvml")  # ships no types
-    except ImportError:
-        return Gpus((), "nvidia-ml-py is not installed; the extra is mmsup[gpu]")
-    try:
-        nvml.nvmlInit()
-        found = [_device(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
-    except nvml.NVMLError as error:
-        return Gpus((), f"NVML: {error}")
-    return Gpus(tuple(each for each in found if each is not None), "NVML lists no device that works")
+class _Nvml:
+    """NVML, once it has let itself be initialised. Every call may take for ever."""
+
+    def __init__(self) -> None:
+        self._library: Any = None  # a module that ships no types
+
+    def read(self) -> Gpus:
+        """All devices now."""
+        try:
+            nvml: Any = importlib.import_module("pynvml")  # see above
+        except ImportError:
+            return Gpus((), "nvidia-ml-py is not installed; the extra is mmsup[gpu]")
+        try:
+            if self._library is None:
+                nvml.nvmlInit()
+                self._library = nvml
+            found = [_device(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        except nvml.NVMLError as error:
+            self._library = None  # the driver may have been loaded anew
+            return Gpus((), f"NVML: {error}")
+        return Gpus(tuple(each for each in found if each is not None), "NVML lists no device that works")
 
 
 def _device(nvml: Any, index: int) -> Gpu | None:  # the module, which ships no types
@@ -208,12 +203,29 @@ def _device(nvml: Any, index: int) -> Gpu | None:  # the module, which ships no 
         uuid, name = str(nvml.nvmlDeviceGetUUID(handle)), str(nvml.nvmlDeviceGetName(handle))
     except nvml.NVMLError:
         return None
-    try:
-        total_bytes = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    except nvml.NVMLError:
-        total_bytes = 0  # a device that shares the host's memory has none of its own
-    return Gpu(index, uuid, name, total_bytes)
+    total_bytes = free_bytes = errors = 0
+    with contextlib.suppress(nvml.NVMLError):  # a device that shares the host's memory has none of its own
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        total_bytes, free_bytes = int(memory.total), int(memory.free)
+    with contextlib.suppress(nvml.NVMLError):
+        kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        errors = int(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
+    return Gpu(index, uuid, name, total_bytes, free_bytes, errors, tuple(_held(nvml, handle)))
+
+
+def _held(nvml: Any, handle: Any) -> Iterator[Held]:  # the module, and a pointer of its own
+    with contextlib.suppress(nvml.NVMLError):
+        for each in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if each.usedGpuMemory is not None:
+                yield Held(int(each.pid), int(each.usedGpuMemory))
+
+
+def _answer(read: Callable[[], Gpus]) -> None:
+    """One line for each line, until whoever asks is gone."""
+    for _ in sys.stdin.buffer:
+        sys.stdout.buffer.write(to_json(read()) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asdict(_probe())))
+    _answer(_Nvml().read)

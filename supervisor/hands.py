@@ -162,11 +162,13 @@ def _spawn(instance: Instance) -> None:
         group = site.cgroups.make(life_name(*instance.key), spec.memory_bytes)
         group.compete(LOADING)
         instance.tenure.group = group
-        visible = instance.tenure.visible_devices = site.visible_devices(spec.device)
+        visible = instance.tenure.visible_devices = site.devices.place(instance)
         message = worker_spawn(spec, instance.key, site.place, group.procs_files, visible)
-    except (OSError, NoGpu) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        asyncio.get_running_loop().call_soon(instance.unborn, why)
+    except OSError as error:
+        asyncio.get_running_loop().call_soon(instance.unborn, error.strerror or str(error))
+        return
+    except NoGpu as error:
+        asyncio.get_running_loop().call_soon(instance.unborn, str(error), error.code)
         return
     site.keeper.say(message)
     faultpoint("brain.spawn_said")
@@ -185,6 +187,7 @@ def _announce(instance: Instance) -> None:
         "worker_ready", f"serves after {load_s} s", pid=tenure.life.pid if tenure.life else 0, load_s=load_s
     )
     faultpoint("brain.ready")
+    instance.site.devices.serves(instance)
     instance.site.ready(instance)
 
 
@@ -256,6 +259,7 @@ def _note_unkillable(instance: Instance) -> None:
     pid = instance.life.pid if instance.life else 0
     text = f"SIGKILL has not ended it within {limit_s:g} s: the kernel holds it, and nothing waits for it any more"
     instance.record("worker_quarantined", text, pid=pid)
+    instance.site.devices.ended(instance)
 
 
 def _schedule(instance: Instance, after_s: float, probe: bool) -> None:

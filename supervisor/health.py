@@ -86,7 +86,7 @@ def judge(progress: Progress, limits: Limits, oldest_pending_s: float | None, no
             busy_s = (now_ns - progress.since_ns) / NS
             if busy_s > limits.hang_s:
                 return Hung(f"a batch has run for {busy_s:.1f} s; the limit is {limits.hang_s:g} s")
-        case Activity.IDLE:
+        case Activity.IDLE | Activity.STANDBY:
             return _judge_idle(progress, limits, oldest_pending_s, now_ns)
         case Activity.STOPPING:
             pass
@@ -101,7 +101,7 @@ def look_ns(progress: Progress, limits: Limits, now_ns: int) -> int:
             return min(limits.began_ns + round(limits.load_s * NS), now_ns + round(limits.hang_s * NS)) + 1
         case Activity.BUSY:
             return progress.since_ns + round(limits.hang_s * NS) + 1
-        case Activity.IDLE:
+        case Activity.IDLE | Activity.STANDBY:
             return min(progress.beat_ns + _stale_ns(limits), now_ns + round(limits.hang_s * NS)) + 1
         case Activity.STOPPING:
             return now_ns + round(limits.hang_s * NS)

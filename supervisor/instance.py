@@ -100,11 +100,13 @@ class Instance:
         hands.hear_oom(self)
         faultpoint("brain.adopted")
 
-    def unborn(self, text: str) -> None:
-        """Its process could not be started."""
-        self.trouble = Judgement("load_failed", f"the worker could not be started: {text}", of_load=True)
-        self.record("load_failed", self.trouble.text)
-        decision = self._decide(served_s=0.0)
+    def unborn(self, text: str, code: str = "load_failed") -> None:
+        """Its process could not be started. With a code of its device's nothing is counted against its model: it is
+        tried again when the device is as it was, at the latest as late as one that was given up."""
+        self.trouble = Judgement(code, f"the worker could not be started: {text}", of_load=True)
+        self.record("load_failed", self.trouble.text, code=code)
+        is_own = code == "load_failed"
+        decision = self._decide(served_s=0.0) if is_own else restart.Retry(restart.PROBE_AFTER_S)
         self._bury()
         self.apply(terms.SpawnFailed(decision))
 
@@ -175,6 +177,8 @@ class Instance:
         given_up = decision.reason if isinstance(decision, restart.GiveUp) else ""
         case = obituary.case(self, death, event["time"], follows, given_up)
         self.site.forensics.died(case, tenure.artefact)
+        if death.cause.code == "gpu_fault":
+            self.site.devices.faulted(self)
         return decision
 
     def _decide(self, served_s: float) -> restart.Next:
@@ -189,6 +193,7 @@ class Instance:
     def _bury(self) -> None:
         tenure = self.tenure
         assert tenure is not None, f"instance {self.id} has nothing to bury"
+        self.site.devices.ended(self)
         tenure.close()
         scratch = scratch_of(self.site.place, self.key)
         socket = worker_socket(self.site.settings.runtime_dir, self.id, self.generation)

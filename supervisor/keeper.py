@@ -65,10 +65,6 @@ GOODBYE_S: Final = 1.0
 """How long a brain that has finished may take to leave."""
 
 
-PLACES: Final = 2
-"""Tallies for each gateway: one that is upgraded and its successor count in tables of their own."""
-
-
 @dataclass(frozen=True, slots=True)
 class Program:
     """What the keeper runs. `settings`: as they came; `brain`: the command that becomes one; `code`: its own digest."""
@@ -92,8 +88,8 @@ class Keeper:
         self._selector = selectors.DefaultSelector()
         # Invariant: nobody but this process holds `_life_end`, so that its death ends every reader's wait.
         self._lifeline, self._life_end = (estate.lifeline, estate.life_end) if estate else os.pipe2(os.O_CLOEXEC)
-        places = PLACES * self._settings.gateways
-        self._tallies = list(estate.tallies) if estate else [make_tally() for _ in range(places)]
+        self._tallies = list(estate.tallies) if estate else []
+        self._tallies += [make_tally() for _ in range(self._settings.gateway_numbers - len(self._tallies))]
         self._life = estate.life + 1 if estate else 1
         self._children = Nursery(self._selector, self._lifeline, self._shared, self._tell)
         self._remembered = estate.remembered if estate else ""

@@ -29,8 +29,10 @@ from mmsup.supervisor.wanted import Wanted, Wish
 
 REACH_S: Final = 1.0
 """How long an answer waits for the gateways to have heard; one that takes longer is about to be killed."""
-_OF_LOAD: Final = frozenset({"load_failed", "load_timeout", "does_not_fit", "not_implemented"})
-"""What a worker may say; anything else is `load_failed`."""
+_OF_LOAD: Final = frozenset(
+    {"load_failed", "load_timeout", "does_not_fit", "not_implemented", "gpu_fault", "insufficient_gpu_memory"}
+)
+"""What may be said of one, the last two of its device; anything else is `load_failed`."""
 
 Say = Callable[[str], None]
 

@@ -65,7 +65,9 @@ def reading_of(tenure: Tenure, *, counts_memory: bool) -> wear.Reading:
     if tenure.life is None:
         return wear.Reading()
     held = memory.footprint_bytes(tenure.group, tenure.life.pid) or 0 if counts_memory else 0
-    return wear.Reading(held, tenure.first_bytes, *files_of(tenure.life.pid))
+    now_s = time.monotonic()
+    refusals = tenure.refusals.seen(tenure.life.progress().refused, now_s)
+    return wear.Reading(held, tenure.first_bytes, *files_of(tenure.life.pid), refusals, now_s - tenure.ready_s)
 
 
 def files_of(pid: int) -> tuple[int, int]:
@@ -82,4 +84,6 @@ def files_of(pid: int) -> tuple[int, int]:
 def _said(reason: str, reading: wear.Reading) -> str:
     if reason == "rss":
         return f"it holds {size_text(reading.memory_bytes)}, and held {size_text(reading.first_bytes)} at first"
+    if reason == "gpu_oom":
+        return f"{reading.refusals} requests found no device memory within {wear.PERIOD_S:g} s"
     return f"{reading.files} of {reading.files_limit} descriptors are open"

@@ -20,6 +20,9 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 
 TEXT_LIMIT: Final = MESSAGE_LIMIT - 1024
 """Beyond it the next brain would know nothing; so many models want several servers."""
+SERVES: Final = "serves"
+LEAVES: Final = "leaves"
+SPARE: Final = "spare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +114,37 @@ class ListNote:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultNote:
+    """One `aside.Fault`."""
+
+    at_s: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNote:
+    """One GPU, and what is held against it."""
+
+    device: str
+    """Its UUID, or what else stood in CUDA_VISIBLE_DEVICES of a worker that met a fault there."""
+    index: int
+    """NVML's number; -1: it is none of NVML's list."""
+    name: str
+    reason: str
+    """Why it is set aside; empty if it is not."""
+    faults: tuple[FaultNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayNote:
-    """One gateway."""
+    """One gateway. `role`: `serves`; `leaves`: it has a successor, or was to be one and is not up; `spare`."""
 
     place: int
+    table: int
+    """The tally that it counts in."""
     generation: int
     spawned_s: float
-    leaves: bool
-    """It has a successor, or was to be one and has not yet come up."""
+    role: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +185,7 @@ class Memory:
     models: tuple[ModelNote, ...]
     gateways: tuple[GatewayNote, ...]
     quarantine: tuple[ListNote, ...]
+    devices: tuple[DeviceNote, ...]
     upgrade: UpgradeNote | None
 
 

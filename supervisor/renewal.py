@@ -21,7 +21,7 @@ from mmsup.supervisor.release import Edition, Release, Role
 from mmsup.supervisor.terms import COMING_UP, State
 from mmsup.supervisor.units import size_text
 
-UNFIT: Final = frozenset({"does_not_fit", "gpu_oom"})
+UNFIT: Final = frozenset({"does_not_fit", "gpu_oom", "insufficient_gpu_memory"})
 """Reasons of a load that say that two have no room."""
 _ENDED: Final = (State.BACKOFF, State.FAILED, State.STOPPED, State.QUARANTINED)
 Until = Callable[[Callable[[], bool]], Awaitable[None]]

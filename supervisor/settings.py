@@ -33,6 +33,8 @@ class Settings:
     metrics_port: int = 8002
     """-1: no metrics listener of its own; `/metrics` is then on the HTTP port alone."""
     gateways: int = 1
+    spare_gateway: bool = True
+    """Keep one more started, for the place of one that ends."""
     control_mode: str = "none"
     """`none`: every model at start; `explicit`: `load_models` and the API; `poll`: as the repository changes."""
     load_models: tuple[str, ...] = ()
@@ -59,12 +61,19 @@ class Settings:
     log_format: str = "auto"
     """`auto` (text on a terminal, else JSON lines), `default` (text) or `json`."""
     log_verbose: int = 0
+    gpu_driver: str = "/dev/nvidiactl"
+    """The file that is there where a driver is that NVML can ask."""
     fault_points: str = ""
     """The file of a range of fault points (ipc/faultpoint.py); for tests, and empty otherwise."""
     defaults: dict[str, Any] = field(default_factory=dict[str, Any])  # keys of mmsup.yaml, checked by config.py
     """`defaults:` of the server's file."""
     models: dict[str, Any] = field(default_factory=dict[str, Any])  # name -> keys of mmsup.yaml, checked by config.py
     """`models:` of the server's file."""
+
+    @property
+    def gateway_numbers(self) -> int:
+        """How many gateways may live at one time: one in each place, as many that leave after an upgrade, a spare."""
+        return 2 * self.gateways + 1
 
     def to_json(self) -> str:
         """As text for another process."""

@@ -77,6 +77,30 @@ class Fronts(Protocol):
         ...
 
 
+class Placement(Protocol):
+    """The GPUs, as the instances see them."""
+
+    def holds(self, instance: Instance) -> bool:
+        """Whether its load has to wait for memory of one."""
+        ...
+
+    def place(self, instance: Instance) -> str:
+        """CUDA_VISIBLE_DEVICES for it; gpu.NoGpu if that cannot be had now."""
+        ...
+
+    def serves(self, instance: Instance) -> None:
+        """It is ready."""
+        ...
+
+    def faulted(self, instance: Instance) -> None:
+        """It left with a GPU fault."""
+        ...
+
+    def ended(self, instance: Instance) -> None:
+        """Its process is gone."""
+        ...
+
+
 class KeeperSays(Protocol):
     """The keeper, as everybody sees it."""
 
@@ -98,8 +122,7 @@ class Site:
     logbook: Callable[[str], Logbook]
     graves: Graves
     forensics: Forensics
-    visible_devices: Callable[[str], str]
-    """CUDA_VISIBLE_DEVICES for a device of a spec; gpu.NoGpu if it is not here."""
+    devices: Placement
     rng: random.Random
     changed: Callable[[Instance], None]
     """Something about it is not as it was; looked at once this turn of the loop is over."""

@@ -16,8 +16,10 @@ from mmsup.supervisor.curve import Curve
 from mmsup.supervisor.group import Group
 from mmsup.supervisor.life import Life
 from mmsup.supervisor.oomwatch import OomWatch
+from mmsup.supervisor.reclaim import Claim
 from mmsup.supervisor.site import Judgement
 from mmsup.supervisor.watch import Watch
+from mmsup.supervisor.wear import Refusals
 
 OOM_LOOKS: Final = 20
 OOM_LOOK_S: Final = 0.005
@@ -31,6 +33,10 @@ class Tenure:
     spawned_s: float
     visible_devices: str = ""
     """Its CUDA_VISIBLE_DEVICES."""
+    claim: Claim = field(default_factory=Claim)
+    """What it was last seen to hold of its device."""
+    was_weighed: bool = False
+    """It was seen to hold something there when it served."""
     life: Life | None = None
     watch: Watch | None = None
     ready_s: float = 0.0
@@ -40,6 +46,7 @@ class Tenure:
     """It was condemned, for this."""
     failed: Judgement | None = None
     """Its load failed, for this."""
+    refusals: Refusals = field(default_factory=Refusals)
     told_to_leave: bool = False
     """Stop was said: leaving with status 0 is no death."""
     dropped: bool = False
@@ -63,6 +70,8 @@ class Tenure:
         with contextlib.suppress(OSError):
             self.oom = OomWatch(self.group.folder)
             asyncio.get_running_loop().add_reader(self.oom.fileno(), self._oom_woke, tell)
+            # It may have been there while no brain was: that event is lost, the counter is not.
+            asyncio.get_running_loop().call_soon(self._count_oom, tell, 0)
 
     def _oom_woke(self, tell: Callable[[], None]) -> None:
         assert self.oom is not None, "an event of a watch that is closed"

@@ -179,9 +179,9 @@ class Upgrades:
         if note.renews and self._keeper_life == note.keeper_life:
             self._keep("keeper", "it could not become another program: the server's log has the reason")
         await brain.moved.until(brain.gateways.are_up, START_S)
-        for old in list(brain.gateways.places):
-            if old.spawned_s < note.began_s and old.life is not None:
-                await self._follow(old)
+        while (gateway := self._next_gateway()) is not None:
+            await self._follow(gateway)
+        brain.gateways.spare.renew(note.began_s)  # not before: the old code's is good as long as the new has not served
         turns = asyncio.Semaphore(brain.settings.max_parallel_loads)
         async with asyncio.TaskGroup() as group:
             for worker in self._old_workers():
@@ -191,11 +191,19 @@ class Upgrades:
             self._say("old gateways have connections left, and leave when these do")
         self._end()
 
+    def _next_gateway(self) -> Gateway | None:
+        places, began_s = self._brain.gateways.places, self._now.began_s
+        return next((each for each in places if each.spawned_s < began_s and each.life is not None), None)
+
     async def _follow(self, old: Gateway) -> None:
+        gateways = self._brain.gateways
         for _ in range(TRIES):
             new = await self._successor()
+            if old not in gateways.places:  # it has ended, and the spare has its place
+                new.retire()
+                return
             if new.serves:
-                self._brain.gateways.replace(old, new)
+                gateways.replace(old, new)
                 faultpoint("brain.gateway_replaced")
                 self._count_followed()
                 old.retire()
@@ -211,8 +219,6 @@ class Upgrades:
             self._say("waiting for a gateway of the last upgrade to leave")
             await until(lambda: gateways.free_number() is not None)
         self._brain.remember()
-        faultpoint("brain.gateway_beside")
-        new.spawn(new.generation)
         await until(lambda: new.serves or new not in gateways.others, START_S)
         return new
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.supervisor import why
 from mmsup.supervisor.answers import Answers
 from mmsup.supervisor.books import Books
+from mmsup.supervisor.devices import Devices
 from mmsup.supervisor.events import Event
 from mmsup.supervisor.fleet import Fleet
 from mmsup.supervisor.loads import Loads
@@ -42,6 +44,14 @@ class Upgradable(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What is held against requests and GPUs."""
+
+    quarantine: Quarantine
+    devices: Devices
+
+
 class Verbs:
     """Everything that can be asked."""
 
@@ -52,7 +62,7 @@ class Verbs:
         loads: Loads,
         books: Books,
         bundles: Bundles,
-        quarantine: Quarantine,
+        holdings: Holdings,
         upgrades: Upgradable,
     ) -> None:  # one for each thing that can be asked about
         self._answers = answers
@@ -61,7 +71,8 @@ class Verbs:
         self._journal = books.journal
         self._logbook = books.logbook
         self._bundles = bundles
-        self._quarantine = quarantine
+        self._quarantine = holdings.quarantine
+        self._devices = holdings.devices
         self._upgrades = upgrades
         self._verbs: dict[str, Callable[[Json, Say], Awaitable[Any]]] = {  # results are JSON, by verb
             "status": self._status,
@@ -76,6 +87,8 @@ class Verbs:
             "why": self._why,
             "quarantine": self._quarantined,
             "quarantine_clear": self._clear_quarantine,
+            "devices": self._device_rows,
+            "devices_release": self._release_device,
             "upgrade": self._upgrade,
         }
 
@@ -175,6 +188,12 @@ class Verbs:
     async def _clear_quarantine(self, arguments: Json, _say: Say) -> Json:
         name = self._name(arguments)
         return {"model": name, "cleared": self._quarantine.clear(name)}
+
+    async def _device_rows(self, _arguments: Json, _say: Say) -> Json:
+        return {"devices": self._devices.rows()}
+
+    async def _release_device(self, arguments: Json, _say: Say) -> Json:
+        return self._devices.release(_text(arguments, "device"))
 
     def _name(self, arguments: Json) -> str:
         """The model whose list is meant; empty for all."""

@@ -28,17 +28,21 @@ _ELSEWHERE: Final = frozenset({"name", "version", "config", "inputs", "outputs"}
 def status(result: Json) -> None:
     """The server, its processes, its models."""
     ready = "ready" if result.get("ready") else f"not ready: {cell(result.get('reason')) or 'no reason given'}"
-    keeper, brain = _part(result, "keeper"), _part(result, "brain")
+    keeper, brain, spare = (_part(result, name) for name in ("keeper", "brain", "spare_gateways"))
     _fields(
         {
             "mmsup": f"{cell(result.get('version'))}, {ready}, up {age(result.get('uptime_s'))}",
             "keeper": f"pid {cell(keeper.get('pid'))}",
             "brain": f"pid {cell(brain.get('pid'))}, generation {cell(brain.get('generation'))}",
             **{f"gateway {number}": _gateway(each) for number, each in enumerate(_parts(result, "gateways"))},
+            "spare": f"{cell(spare.get('ready'))} of {cell(spare.get('wanted'))} gateways ready" if spare else "",
             "caps": cell(result.get("isolation")),
             **{name: cell(address) for name, address in _part(result, "addresses").items()},
         }
     )
+    if _parts(result, "devices"):
+        click.echo()
+        devices(result)
     models = _parts(result, "models")
     if models:
         click.echo()
@@ -90,6 +94,33 @@ def quarantine(result: Json) -> None:
 def cleared(result: Json) -> None:
     """`ctl quarantine clear`."""
     click.echo(f"{cell(result.get('model')) or 'all models'}: {cell(result.get('cleared') or 0)} blocked, now free")
+
+
+def devices(result: Json) -> None:
+    """`ctl devices list`."""
+    draw(
+        ["DEVICE", "NAME", "STATE", ">MEMORY", ">TOTAL", ">SEEN", ">WORKERS", "UUID", "REASON"],
+        [
+            [
+                cell(each.get("device")),
+                cell(each.get("name")),
+                "set aside" if each.get("set_aside") else "stale" if each.get("stale") else "open",
+                _size(each.get("memory_used_bytes")),
+                _size(each.get("memory_total_bytes")),
+                age(each.get("age_s")),
+                cell(each.get("workers")),
+                cell(each.get("uuid")),
+                cell(each.get("reason")),
+            ]
+            for each in _parts(result, "devices")
+        ],
+    )
+
+
+def released(result: Json) -> None:
+    """`ctl devices release`."""
+    freed = [cell(each) for each in result.get("released") or ()]
+    click.echo("\n".join(f"{each}: open again" for each in freed) or "nothing was set aside there")
 
 
 def model(result: Json) -> None:

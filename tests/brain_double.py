@@ -168,6 +168,7 @@ class KeeperDouble:
         self._loop.add_reader(far.fileno(), self._read, child)
         self._loop.add_reader(kept[0], self._reap, child)
         self.introduce(child)
+        self._moved()
 
     def _read(self, child: Child) -> None:
         expected = wire.TO_WORKER if child.token.startswith("worker") else wire.TO_GATEWAY
@@ -247,7 +248,7 @@ class House:
         for name in models:
             add_model(home, name)
         (home / "run").mkdir(exist_ok=True)
-        defaults: dict[str, Any] = {"exit_timeout_s": 5.0}
+        defaults: dict[str, Any] = {"exit_timeout_s": 5.0, "spare_gateway": False}
         self.settings = Settings(
             repositories=(str(home / "repo"),),
             runtime_dir=str(home / "run"),
@@ -256,6 +257,8 @@ class House:
         )
         self.output = os.devnull
         """Where the brains say what operators read."""
+        self.environ = {"PATH": os.defpath}
+        """Of the server."""
         self.generation = 0
         self.keeper: KeeperDouble
         self.brain: Brain
@@ -284,7 +287,7 @@ class House:
             stopping=stopping,
         )
         console = Console("json", self._console)
-        self.brain = Brain(inventory, self.keeper, {"PATH": os.defpath}, console, NoGroups())
+        self.brain = Brain(inventory, self.keeper, self.environ, console, NoGroups())
         self.keeper.brain = self.brain
         await self.brain.start(None)
         for child in [each for each in self.keeper.children.values() if each.kept]:

@@ -17,8 +17,8 @@ from mmsup.supervisor.chaos.history import (
 )
 
 MODELS = {"good": "healthy", "bad": "crashy", "new": "changing"}
-OLD, NEW = 100, 200
-"""Processes of `bad` before and after its crash."""
+OLD, NEW, NEWER = 100, 200, 250
+"""Processes of `bad`, one after the other."""
 
 
 def began(*, own_codes: bool = True) -> Began:
@@ -46,6 +46,40 @@ def crash() -> list[Record]:
         *right(52, "bad", 5.99, NEW),
         Over(6.0, 1, "worker_crashed"),
     ]
+
+
+def poison() -> list[Record]:
+    """A request of `bad` that aborts: two deaths, then it is refused; an innocent beside it is served in the end."""
+    return [
+        Injected(10.0, 3, "poison", "bad"),
+        Invoke(10.0, 90, "bad", 10.0, 16, 3),
+        Invoke(10.0, 94, "bad", 10.0, 16, along=3),
+        *death(10.1, NEW),
+        Outcome(10.11, 90, "error", 503, "worker_crashed"),
+        Outcome(10.11, 94, "error", 503, "worker_crashed"),
+        Invoke(10.4, 91, "bad", 10.4, 16, 3, repeats=90),
+        *death(11.0, NEWER),
+        Outcome(11.01, 91, "error", 503, "worker_crashed"),
+        Invoke(12.0, 92, "bad", 12.0, 16, 3, repeats=90),
+        Outcome(12.1, 92, "error", 422, "request_quarantined"),
+        Invoke(12.0, 95, "bad", 12.0, 16, along=3, repeats=94),
+        Outcome(12.2, 95, "right", 200, pid=300),
+        Invoke(12.4, 93, "bad", 12.4, 16, 3, repeats=90),
+        Outcome(12.5, 93, "error", 422, "request_quarantined"),
+        Over(13.0, 3, "request_quarantined"),
+    ]
+
+
+def poisoned() -> list[Record]:
+    """The tale, and nothing is wrong with what comes after it."""
+    after = Counted(20.0, {"good": 19, "bad": 6, "new": 2})
+    return [after if isinstance(each, Counted) and each.t else each for each in tale()] + poison()
+
+
+def death(t: float, pid: int) -> list[Record]:
+    """A worker of `bad` aborts, as the kernel and the journal have it."""
+    said = {"event": "worker_exit", "model": "bad", "pid": pid, "cause": "signal SIGABRT", "next_delay_s": 0.0}
+    return [Death(t, "bad", pid), Told(t + 0.01, said)]
 
 
 def tale() -> list[Record]:

@@ -287,5 +287,7 @@ class Desk:
         return times.queue_ns, times.input_ns, times.infer_ns, output_ns, times.batch
 
     def _fail(self, work: Work, failure: Failure, times: Times = NO_TIMES) -> None:
+        if failure.code == "gpu_oom":
+            self._page.refused()
         took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch)
         self._outbox.put(work.link, Reply(work.request.id, failure.code, failure.text, b"", (), 0, *took))

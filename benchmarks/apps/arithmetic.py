@@ -34,31 +34,42 @@ class Double:
 
 
 class Harmful:
-    """y = 2x + 1, unless x begins with the number of a harm: then that is done to the process that runs this."""
+    """y = x, unless x begins with the number of a harm: then that is done to the process that runs this, by as much as
+    the next value says."""
 
     def __call__(self, x):
-        harm = HARMS.get(int(x.reshape(-1)[0]))
-        if harm is not None:
-            harm()
-        return x * np.float32(2) + np.float32(1)
+        first, *rest = x.reshape(-1)[:2]
+        place = int(first) - FIRST_HARM
+        if 0 <= place < len(HARMS):
+            list(HARMS.values())[place](float(rest[0]))
+        return x
 
 
-def allocate():
-    """Touch memory until somebody ends it; the bound is for a machine where nobody does."""
+def allocate(mebibytes):
+    """Touch memory until somebody ends it, or it is so much."""
     held = []
-    while len(held) < 128:
+    while len(held) * 64 < mebibytes:
         held.append(b"x" * (64 << 20))
     raise MemoryError
 
 
+def fail(_amount):
+    """An exception like any other."""
+    raise RuntimeError("asked to raise")
+
+
+FIRST_HARM = 1000001
 HARMS = {
-    1000001: lambda: ctypes.string_at(0),
-    1000002: os.abort,
-    1000003: allocate,
-    1000004: lambda: time.sleep(3600),
-    1000005: lambda: collections.deque(itertools.repeat(0), maxlen=0),
+    "segv": lambda _: ctypes.string_at(0),
+    "abort": lambda _: os.abort(),
+    "exit": lambda status: os._exit(int(status)),
+    "raise": fail,
+    "allocate": allocate,
+    "hang": lambda _: time.sleep(3600),
+    "spin": lambda _: collections.deque(itertools.repeat(0), maxlen=0),
+    "sleep": time.sleep,
 }
-"""A segmentation fault, an abort, too much memory, a hang, a hang in C that holds the interpreter's lock."""
+"""By the words of chaos's fault model; their numbers are in this order, from the first one on."""
 
 
 class Mlp:

@@ -6,7 +6,7 @@
     refused    no connection is refused                           death     one death a fault, one entry a death (I10)
     back       the victim serves again, in bounded time           stale     nobody is served by what was taken away
     house      no restart of ours that was not brought about      counted   metrics tell the same (I10)
-    left       nothing stays behind (I1 to I8)
+    left       nothing stays behind (I1 to I8)                    poison    who kills each time is refused, and alone
 
 A bound here is one that a defect passes by far; how fast things were is told by figures.py.
 """
@@ -14,12 +14,13 @@ A bound here is one that a defect passes by far; how fast things were is told by
 from __future__ import annotations
 
 import bisect
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.supervisor.chaos.faults import ABSENT, RESETTING, TROUBLE, Role
+from mmsup.supervisor.chaos.faults import ABSENT, KEEPER, QUARANTINED, RESETTING, TROUBLE, By, Role
 from mmsup.supervisor.chaos.history import Death, Record
 from mmsup.supervisor.chaos.story import RACE_S, Blow, Request, Story, is_control, story_of
 
@@ -126,7 +127,9 @@ def deaths(story: Story) -> Iterator[str]:
         blow = _blow_of(story, death)
         if blow is None:
             yield f"a worker of {death.model} died at {death.t:.3f} s without a fault"
-        elif story.told and told[death.pid] != 1 and not _around(story, death.t, "kill_brain", "stop_brain"):
+        elif blow.fault.name in KEEPER:
+            continue  # who keeps the journal died as well
+        elif story.told and told[death.pid] != 1 and not _around(story, death.t, *_WITHOUT_BRAIN):
             yield f"the death of {death.model} at {death.t:.3f} s stands {told[death.pid]} times in the journal"
     for blow in story.blows:
         if blow.fault.cause and blow.fault.is_deadly and blow.death is None and not _is_spent(story, blow):
@@ -141,7 +144,7 @@ def back_again(story: Story) -> Iterator[str]:
             continue
         if blow.back_s is None:
             yield f"{blow.victim} did not serve again after fault {blow.number} ({blow.fault.name})"
-        elif recovery_s(blow) > BACK_S and not _around(story, blow.back_s, "kill_brain", "stop_brain", *RESETTING):
+        elif recovery_s(blow) > BACK_S and not _around(story, blow.back_s, *_WITHOUT_BRAIN, *RESETTING):
             yield f"{blow.victim} came back {recovery_s(blow):.1f} s late after fault {blow.number} ({blow.fault.name})"
 
 
@@ -167,7 +170,7 @@ def not_stale(story: Story) -> Iterator[str]:
 def house_stands(story: Story) -> Iterator[str]:
     """Restarts of brain and gateways that nobody brought about."""
     for event, names in (
-        ("brain_exit", ("kill_brain", "stop_brain")),
+        ("brain_exit", _WITHOUT_BRAIN),
         ("gateway_exit", ("kill_gateway", "stop_gateway")),
     ):
         seen = sum(each.event.get("event") == event for each in story.told)
@@ -178,8 +181,8 @@ def house_stands(story: Story) -> Iterator[str]:
 
 def counted_alike(story: Story) -> Iterator[str]:
     """What the server counted as served, beside what its clients saw."""
-    if len(story.counted) != 2:
-        return
+    if len(story.counted) != 2 or any(each.fault.name in KEEPER for each in story.blows):
+        return  # who counted is gone, and has told nobody
     before, after = story.counted
     hidden = sum(each.fault.name == "leave" for each in story.blows)
     for model in story.began.models:
@@ -189,6 +192,32 @@ def counted_alike(story: Story) -> Iterator[str]:
         served = after.success.get(model, 0) - before.success.get(model, 0)
         if not right <= served <= right + unseen:
             yield f"{model}: the server counted {served:.0f} served, its clients {right} to {right + unseen}"
+
+
+def poison_refused(story: Story) -> Iterator[str]:
+    """Requests that end their worker each time and are not refused in time, or take others along for good."""
+    for blow in story.blows:
+        if not blow.fault.insists or not story.began.own_codes or _house_was_hurt(story, blow):
+            continue
+        name = f"fault {blow.number} ({blow.fault.name} of {blow.victim})"
+        refused = next((each for each in blow.tries if each.end and each.end.code == QUARANTINED), None)
+        since_s = refused.ended_s if refused else math.inf
+        ended = [each.t for each in story.deaths if each.model == blow.victim and blow.from_s <= each.t <= blow.over_s]
+        if refused is None:
+            yield f"{name} was sent {len(blow.tries)} times and never refused"
+        if len(ended) > blow.fault.deaths:
+            yield f"{name} cost {len(ended)} deaths"
+        if any(each > since_s + RACE_S for each in ended):
+            yield f"{name} ended a worker after it had been refused"
+        for each in blow.tries:
+            is_known = each.invoke.t > since_s
+            allowed = {QUARANTINED} if is_known else blow.fault.answers | TROUBLE
+            if each.end and (each.end.code or each.end.kind) not in allowed:
+                yield f"{name} {'had been refused, and then' if is_known else 'was sent again'}: {_how(each)}"
+        last = {each.invoke.repeats or each.invoke.id: each for each in blow.beside}
+        for each in last.values():
+            if not each.is_right:
+                yield f"{_name(each)}, innocent beside {name}, was never served"
 
 
 def nothing_left(story: Story) -> Iterator[str]:
@@ -211,8 +240,11 @@ RULES: Final[dict[str, Callable[[Story], Iterator[str]]]] = {
     "stale": not_stale,
     "house": house_stands,
     "counted": counted_alike,
+    "poison": poison_refused,
     "left": nothing_left,
 }
+_WITHOUT_BRAIN: Final = ("kill_brain", "stop_brain")
+"""Faults after which nobody decides, or writes into the journal, for a while."""
 _CHANGES: Final = frozenset({"model_loaded", "model_reloaded", "model_unloaded"})
 _ENDS: Final = frozenset({"worker_exit", "worker_stopped"})
 
@@ -260,9 +292,10 @@ def _explains(story: Story, blow: Blow, request: Request) -> bool:
 
 def _blow_of(story: Story, death: Death) -> Blow | None:
     """The fault that explains a death; one that is done by loading ends workers too."""
-    for blow in story.blows:
+    felt = [each for each in story.blows if each.is_felt(death.t, death.t)]
+    for blow in sorted(felt, key=lambda each: each.fault.name not in KEEPER):
         ends = is_control(blow) or blow.fault.cause
-        if blow.victim == death.model and ends and blow.is_felt(death.t, death.t):
+        if blow.fault.name in KEEPER or (blow.victim == death.model and ends):
             return blow
     return next((each for each in story.blows if each.victim == death.model and _was_renewed(story, death)), None)
 
@@ -297,9 +330,13 @@ def _cause(story: Story, blow: Blow) -> Iterator[str]:
 
 def _brain_was_away(story: Story, request: Request) -> bool:
     return any(
-        each.fault.name in ("kill_brain", "stop_brain") and each.is_felt(request.invoke.t, request.ended_s)
-        for each in story.blows
+        each.fault.name in _WITHOUT_BRAIN and each.is_felt(request.invoke.t, request.ended_s) for each in story.blows
     )
+
+
+def _house_was_hurt(story: Story, blow: Blow) -> bool:
+    """Whether a process that knows the suspects can have gone meanwhile, and what it alone knew."""
+    return any(each.fault.by == By.HOUSE and each.is_felt(blow.from_s - BACK_S, blow.over_s) for each in story.blows)
 
 
 def _around(story: Story, at_s: float, *names: str) -> bool:

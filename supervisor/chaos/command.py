@@ -25,7 +25,7 @@ from mmsup.supervisor.chaos.checker import check
 from mmsup.supervisor.chaos.conductor import Course
 from mmsup.supervisor.chaos.driver import V2
 from mmsup.supervisor.chaos.exchange import Door
-from mmsup.supervisor.chaos.faults import FAULTS, Role, chosen
+from mmsup.supervisor.chaos.faults import FAULTS, KEEPER, MANAGER, Role, chosen
 from mmsup.supervisor.chaos.figures import figures
 from mmsup.supervisor.chaos.history import History
 from mmsup.supervisor.chaos.report import as_json, table
@@ -53,6 +53,7 @@ LEAST_MODELS: Final = 2
     "--every", default="1s..3s", show_default=True, metavar="FROM..TO", help="The distance between two faults."
 )
 @click.option("--faults", "names", default="", metavar="NAME,…", help="Only these; `--faults list` prints them all.")
+@click.option("--with-keeper", is_flag=True, help="Kill the keeper as well: everything ends, and is started again.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="The report as JSON.")
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Pictures of the run.")
 @click.option(
@@ -86,20 +87,27 @@ def chaos(**given: Any) -> None:  # what click parsed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: the server of our own goes with us
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()  # a pause of ours would be told as one of the server's
+    lost: list[BaseException] = []
     try:
         if given["url"]:
             strays: list[int] = []
             target = _target(given, course.models, strays)
             asyncio.run(against(target, strays, course, V2(binary=not given["json_only"]), history, _progress))
         else:
-            asyncio.run(against_own(course, V2(), history, _progress))
-    except own.NotStarted as error:
-        raise Failed(str(error)) from None
+            asyncio.run(against_own(course, V2(rows=True), history, _progress))
+    except* own.NotStarted as errors:
+        lost = list(errors.exceptions)
     finally:
         _wipe()
         history.close()
         gc.enable()
+    if lost:
+        raise Failed(str(_innermost(lost[0])))
     _report(history, given)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    return _innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _course(given: Mapping[str, Any]) -> Course:
@@ -114,17 +122,25 @@ def _course(given: Mapping[str, Any]) -> Course:
         raise click.UsageError("--url needs at least one --victim")
     if not given["url"] and (given["victims"] or given["healthy"] or given["runtime_dir"] or given["json_only"]):
         raise click.UsageError("--victim, --healthy, --runtime-dir and --json-only go with --url")
+    if given["url"] and given["with_keeper"]:
+        raise click.UsageError("--with-keeper is for a server of our own: somebody has to start it again")
     try:
         faults = chosen(given["names"])
+        if given["with_keeper"]:
+            faults = tuple(dict.fromkeys((*faults, *chosen(",".join(KEEPER)))))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     seed = random.SystemRandom().randrange(1 << 32) if given["seed"] is None else given["seed"]
     models = own.roles(given["models"])
     if given["url"]:
+        named = bool(given["names"])
         models = dict.fromkeys(given["healthy"], Role.HEALTHY) | dict.fromkeys(given["victims"], Role.CRASHY)
         # A victim there may be asked for anything; whether it has a cap, whoever names the fault knows.
         faults = tuple(
-            replace(each, role=each.role and Role.CRASHY, needs="" if given["names"] else each.needs) for each in faults
+            replace(
+                each, role=each.role and Role.CRASHY, needs=each.needs if not named or each.needs == MANAGER else ""
+            )
+            for each in faults
         )
     return Course(seed, given["seconds"], _every(given["every"]), given["rate"], faults, models)
 
@@ -150,7 +166,7 @@ def _target(given: Mapping[str, Any], models: Mapping[str, Role], strays: list[i
         status = ask(given["runtime_dir"], "status")
     except (NoServer, Refused) as error:
         raise Failed(str(error)) from None
-    return own.target_of(status, given["runtime_dir"], models, strays.append, None)
+    return own.target_of(status, given["runtime_dir"], models, strays.append)
 
 
 def _progress(text: str) -> None:

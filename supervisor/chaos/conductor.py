@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,12 @@ from mmsup.supervisor.chaos import leftovers
 from mmsup.supervisor.chaos.driver import Driver
 from mmsup.supervisor.chaos.faults import Fault, Role, possible
 from mmsup.supervisor.chaos.history import Began, Counted, History, Injected, Left
-from mmsup.supervisor.chaos.injectors import Scene, inject
+from mmsup.supervisor.chaos.injectors import inject
 from mmsup.supervisor.chaos.journal import Journal
 from mmsup.supervisor.chaos.lives import Lives
 from mmsup.supervisor.chaos.load import SIZES, Clients, Rate
 from mmsup.supervisor.chaos.nemesis import Season, Strike, plan
+from mmsup.supervisor.chaos.scene import Scene
 from mmsup.supervisor.chaos.target import Target
 
 REST_S: Final = 60.0
@@ -39,17 +41,22 @@ class Course:
     """Requests a second to each healthy model."""
     faults: tuple[Fault, ...]
     models: Mapping[str, Role]
+    before_s: float | None = None
+    """How long there are no faults; a sixth of the run if nothing is said."""
     tail_s: float = 8.0
     """After the last fault the clients go on for so long, to see its victim come back."""
     settle_s: float = 20.0
     """How long what was set in motion may take to come to rest; leftovers are looked for until then."""
-    patience_s: float = 30.0
+    patience_s: float = 60.0
     """After so long a request without an answer counts as lost."""
+    waits: bool = False
+    """A fault waits until every victim is back, and the run takes longer by that; else it is passed over where its own
+    is not."""
 
     @property
     def calm_s(self) -> float:
-        """Until then there are no faults: a sixth of the run."""
-        return self.seconds / 6
+        """Until then there are no faults."""
+        return self.seconds / 6 if self.before_s is None else self.before_s
 
 
 @dataclass(slots=True)
@@ -64,14 +71,17 @@ class Run:
     title: Began
     """What stands over the history; the times are filled in when it begins."""
     progress: Callable[[str], None]
-    hurt: set[str] = field(default_factory=set[str])
-    struck: int = 0
+    hurt: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
+    """Victims, with what is done to them until they are back."""
+    rates: list[Rate] = field(default_factory=list[Rate])
 
     async def __call__(self) -> None:
         """Everything; when it returns the history is whole, but for the server's end."""
         lives = Lives(self.history)
         if self.target.runtime_dir:
             self.clients.on_answer = lives.seen
+        elif self.target.tender is not None:
+            self.clients.on_answer = self.target.tender.answered
         await self._count()
         await self._warm()
         before = await self._settled()
@@ -96,32 +106,42 @@ class Run:
         async with asyncio.TaskGroup() as group:
             for index, (model, role) in enumerate(self.target.models.items()):
                 rng = random.Random(f"{course.seed} {index}")
-                rate = course.rate * (1.0 if role == Role.HEALTHY else SHARE_OF_FAULTY)
-                group.create_task(self.clients.flow(model, Rate(rate, until_s), rng))
+                rate = Rate(
+                    course.rate * (1.0 if role == Role.HEALTHY else SHARE_OF_FAULTY),
+                    math.inf if course.waits else until_s,
+                )
+                self.rates.append(rate)
+                group.create_task(self.clients.flow(model, rate, rng))
             group.create_task(self._strike_all(scene, strikes))
 
     async def _strike_all(self, scene: Scene, strikes: list[Strike]) -> None:
+        late_s = 0.0
         async with asyncio.TaskGroup() as group:
-            for strike in strikes:
-                await asyncio.sleep(max(0.0, strike.at_s - self.history.now()))
-                self.struck += 1
-                self.progress(
-                    f"{self.history.now():5.0f} s  {self.struck}/{len(strikes)}  {strike.fault.name} {strike.victim}"
-                )
-                if strike.victim in self.hurt:
-                    fault, victim = strike.fault.name, strike.victim
-                    self.history.add(
-                        Injected(self.history.now(), strike.number, fault, victim, done=False, note="it has not rested")
-                    )
+            for number, strike in enumerate(strikes, 1):
+                await asyncio.sleep(max(0.0, strike.at_s + late_s - self.history.now()))
+                if self.course.waits and self.hurt:
+                    await asyncio.wait(self.hurt.values())
+                    await asyncio.sleep(self.course.every_s[0])
+                    late_s = self.history.now() - strike.at_s
+                fault, victim = strike.fault.name, strike.victim
+                self.progress(f"{self.history.now():5.0f} s  {number}/{len(strikes)}  {fault} {victim}")
+                if victim in self.hurt:
+                    note = "it has not rested"
+                    self.history.add(Injected(self.history.now(), strike.number, fault, victim, done=False, note=note))
                     continue
-                group.create_task(self._strike(scene, strike))
+                self.hurt[victim] = group.create_task(self._strike(scene, strike))
+        if self.course.waits:
+            for each in self.rates:
+                each.until_s = self.history.now() + self.course.tail_s
 
     async def _strike(self, scene: Scene, strike: Strike) -> None:
-        self.hurt.add(strike.victim)
         try:
-            await inject(scene, strike)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(inject(scene, strike))
+                if self.target.tender is not None:
+                    group.create_task(self.target.tender.tend())
         finally:
-            self.hurt.discard(strike.victim)
+            del self.hurt[strike.victim]
 
     async def _warm(self) -> None:
         """Every size of request to every model, so that memory and connections for them are there before."""
@@ -160,11 +180,21 @@ class Run:
         if not self.target.runtime_dir:
             return None
         self.target.door.close()
+        await self._spare()
         seen = await self._snapshot()
         async with asyncio.timeout(REST_S):
             while leftovers.differences(seen, again := await self._snapshot()):
                 seen = again
         return seen
+
+    async def _spare(self) -> None:
+        """It comes up when the server has been calm for a while."""
+        end = self.history.now() + REST_S
+        while self.history.now() < end:
+            found = (await self.target.status()).get("spare_gateways", {"wanted": 0, "ready": 0})
+            if found["ready"] >= found["wanted"]:
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _look(self, before: leftovers.Snapshot) -> None:
         """What is left behind, once nothing goes away any more."""
@@ -180,6 +210,6 @@ class Run:
     async def _snapshot(self) -> leftovers.Snapshot:
         while True:
             with contextlib.suppress(OSError):  # something ended while it was looked at
-                samples = await self.target.samples()
-                return leftovers.snapshot(self.target.keeper_pid, self.target.runtime_dir, samples)
+                samples, status = await self.target.samples(), await self.target.status()
+                return leftovers.snapshot(status["keeper"]["pid"], self.target.runtime_dir, samples)
             await asyncio.sleep(LOOK_S)

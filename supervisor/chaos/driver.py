@@ -53,16 +53,18 @@ class Driver(Protocol):
 
 
 class V2:
-    """The Open Inference Protocol over HTTP. `binary`: large tensors go as bytes, by Triton's extension."""
+    """The Open Inference Protocol over HTTP. `binary`: large tensors go as bytes, by Triton's extension. `rows`: the
+    models batch, so every tensor has a leading axis of one."""
 
-    def __init__(self, *, binary: bool = True) -> None:
+    def __init__(self, *, binary: bool = True, rows: bool = False) -> None:
         self._binary = binary
+        self._axis = [1] if rows else []
 
     def call(self, model: str, payload: Payload, harm: Harm | None) -> Call:
         """An inference request."""
         path = f"/v2/models/{quote(model, safe='')}/infer"
-        x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [len(payload.values)]}  # JSON
-        request: dict[str, Any] = {"inputs": [x, *_orders(harm)]}  # JSON
+        x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*self._axis, len(payload.values)]}  # JSON
+        request: dict[str, Any] = {"inputs": [x, *self._orders(harm)]}  # JSON
         if not self._binary or len(payload.values) < BINARY_FROM:
             x["data"] = payload.values.tolist()
             return Call(path, json.dumps(request).encode(), (("Content-Type", "application/json"),))
@@ -72,21 +74,21 @@ class V2:
         headers = (("Content-Type", "application/octet-stream"), (_LENGTH, str(len(head))))
         return Call(path, head + payload.data, headers)
 
+    def _orders(self, harm: Harm | None) -> list[dict[str, Any]]:  # JSON
+        if harm is None:
+            return []
+        shape = [*self._axis, 1]
+        return [
+            {"name": "mode", "datatype": "BYTES", "shape": shape, "data": [harm.mode]},
+            {"name": "amount", "datatype": "FP64", "shape": shape, "data": [harm.amount]},
+        ]
+
     def answer(self, reply: Reply) -> Answer:
         """The output `y`, or the error."""
         try:
             return _answer(reply)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             return Answer(code="unreadable", text=f"{type(error).__name__}: {error}")
-
-
-def _orders(harm: Harm | None) -> list[dict[str, Any]]:  # JSON
-    if harm is None:
-        return []
-    return [
-        {"name": "mode", "datatype": "BYTES", "shape": [1], "data": [harm.mode]},
-        {"name": "amount", "datatype": "FP64", "shape": [1], "data": [harm.amount]},
-    ]
 
 
 def _answer(reply: Reply) -> Answer:

@@ -126,10 +126,12 @@ class Model:
             return {"y": x.astype(np.float64), "runs": np.array([self.runs])}
         for mode, amount in zip(modes, amounts):
             harm(mode, float(amount))
+        told = {"runs": np.array([self.runs])}
+        if REVISION is not None:
+            told["life"] = np.array([REVISION, os.getpid()])
         if BATCHED:
-            return {"y": x, "runs": np.full((len(x), 1), self.runs)}
-        made = {"y": x, "runs": np.array([self.runs])}
-        return made if REVISION is None else {**made, "life": np.array([REVISION, os.getpid()])}
+            told = {name: np.tile(each, (len(x), 1)) for name, each in told.items()}
+        return {"y": x, **told}
 
     def unload(self):
         while os.path.exists(os.path.join(self.directory, "hold")):  # a test wants us here
@@ -142,7 +144,7 @@ OK: Final = "ok"
 _CONFIG: Final = """\
 name: "{name}"
 backend: "python"
-max_batch_size: 0
+max_batch_size: {batch}
 input [ {{ name: "x", data_type: TYPE_FP32, dims: [ -1 ] }} ]
 input [ {{ name: "mode", data_type: TYPE_STRING, dims: [ 1 ], optional: true }} ]
 input [ {{ name: "amount", data_type: TYPE_FP64, dims: [ 1 ], optional: true }} ]
@@ -174,16 +176,16 @@ def source(
 
 
 def lay(
-    repository: Path, name: str, *, revision: int = 1, on_load: str = OK, **settings: Any
+    repository: Path, name: str, *, revision: int = 1, on_load: str = OK, batch: int = 0, **settings: Any
 ) -> None:  # as YAML has it
-    """Put the model into a repository, or another edition of it over the one that is there. `settings` are of its
-    `mmsup.yaml`."""
+    """Put the model into a repository, or another edition of it over the one that is there. `batch`: the most that it
+    runs at once, with a leading axis then; `settings` are of its `mmsup.yaml`."""
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / "model.py", source(on_load=on_load, revision=revision))
+    _put(folder / "model.py", source(on_load=on_load, batched=bool(batch), revision=revision))
     if settings:
         _put(folder.parent / "mmsup.yaml", json.dumps(settings) + "\n")  # JSON is YAML
-    _put(folder.parent / "config.pbtxt", _CONFIG.format(name=name))
+    _put(folder.parent / "config.pbtxt", _CONFIG.format(name=name, batch=batch))
 
 
 def _put(path: Path, text: str) -> None:

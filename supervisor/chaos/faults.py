@@ -13,6 +13,9 @@ from typing import Final
 
 RIGHT: Final = "right"
 """The outcome of a request that was answered with its own bytes."""
+QUARANTINED: Final = "request_quarantined"
+"""What a request is told that has ended its workers."""
+MANAGER: Final = "manager"
 
 
 class Role(enum.StrEnum):
@@ -58,7 +61,16 @@ class Fault:
     rest_s: float = 3.0
     """How long its victim is then left alone, seconds."""
     needs: str = ""
-    """A capability of the machine beyond what `by` says: `caps`, `freezer`."""
+    """A capability beyond what `by` says: `caps`, `freezer`, or `manager`: that the server is started by us."""
+    deaths: int = 1
+    """With a cause: how many it may cost."""
+    is_usual: bool = True
+    """Whether it is done unless others are named."""
+
+    @property
+    def insists(self) -> bool:
+        """Whether its client sends the same again until it is refused."""
+        return QUARANTINED in self.answers
 
 
 def _dies(name: str, row: str, cause: str, mode: str = "", amount: float = 0.0) -> Fault:
@@ -84,6 +96,10 @@ FAULTS: Final = (
     _dies("exit0", "F3", "exit 0", "exit"),
     _dies("sysexit", "F3", "exit 4", amount=4),
     _dies("kill", "F2", "signal SIGKILL"),
+    Fault(
+        "poison", "F13", By.REQUEST, Role.CRASHY, "abort", answers=frozenset({"worker_crashed", QUARANTINED}),
+        cause=("signal SIGABRT",), deaths=2,
+    ),
     Fault("raise", "F4", By.REQUEST, Role.CRASHY, "raise", answers=frozenset({"inference_failed"}), rest_s=1.0),
     _hangs("hang"),
     _hangs("spin"),
@@ -106,6 +122,7 @@ FAULTS: Final = (
     Fault("freeze_worker", "F12", By.WORKER, Role.HANGING, cause=("hung",), rest_s=9.0, needs="freezer"),
     Fault("kill_brain", "F25", By.HOUSE),
     Fault("stop_brain", "F28", By.HOUSE, rest_s=10.0),
+    Fault("kill_keeper", "F25b", By.HOUSE, rest_s=12.0, needs=MANAGER, is_usual=False),
     Fault("kill_gateway", "F26", By.HOUSE, rest_s=4.0),
     Fault("stop_gateway", "F27", By.HOUSE, rest_s=6.0),
     Fault("reload", "F54", By.CONTROL, Role.CHANGING, rest_s=2.0),
@@ -125,17 +142,19 @@ TROUBLE: Final = frozenset({
 """What other requests to a model may be told while it is dying and coming back."""
 ABSENT: Final = frozenset({"unknown_model", "model_loading", "unavailable"})
 """What requests to a model may be told that is unloaded."""
-RESETTING: Final = frozenset({"kill_gateway", "stop_gateway"})
+KEEPER: Final = frozenset({"kill_keeper"})
+"""Faults that end every process of the server."""
+RESETTING: Final = frozenset({"kill_gateway", "stop_gateway"}) | KEEPER
 """Faults that break connections, of every client."""
 
 
 def chosen(names: str) -> tuple[Fault, ...]:
-    """The faults of a list with commas; all if it is empty. ValueError names what is no fault."""
+    """The faults of a list with commas; the usual ones if it is empty. ValueError names what is no fault."""
     wanted = [each.strip() for each in names.split(",") if each.strip()]
     unknown = [each for each in wanted if each not in BY_NAME]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no fault; there are {', '.join(BY_NAME)}")
-    return tuple(BY_NAME[each] for each in wanted) if wanted else FAULTS
+    return tuple(BY_NAME[each] for each in wanted) if wanted else tuple(each for each in FAULTS if each.is_usual)
 
 
 def possible(faults: Iterable[Fault], means: frozenset[str]) -> tuple[Fault, ...]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mmsup.supervisor.chaos.checker import Finding, recovery_s
-from mmsup.supervisor.chaos.faults import RESETTING, By, Role
+from mmsup.supervisor.chaos.faults import KEEPER, RESETTING, By, Role
 from mmsup.supervisor.chaos.story import Blow, Request, Story
 
 WARM_S: Final = 1.0
@@ -58,6 +58,7 @@ class Figures:
     failed_unexplained: int
     failed_explained: int
     broken_by_gateways: int
+    broken_by_keepers: int
     wrong: int
     lost: int
     left: dict[str, int]
@@ -68,6 +69,12 @@ class Figures:
     shaken: Spread
     """Recovery while brain or gateway was hurt as well."""
     whole: Spread
+    keeper: Spread
+    """From the death of a keeper to when every model served again."""
+    poison_deaths: list[int]
+    """Of each request that killed each time: the deaths until it was refused."""
+    innocents: int
+    """Requests that were beside it, and were served in the end."""
     lateness: Spread
     """How late the clients themselves were: what of any latency is theirs."""
     baseline: Spread
@@ -85,7 +92,9 @@ def figures(story: Story, findings: list[Finding]) -> Figures:
     by_rule = Counter(each.rule for each in findings)
     requests = list(story.requests.values())
     healthy = [each for each in requests if story.role(each.invoke.model) == Role.HEALTHY]
-    resets = sum(_kind(each) == "reset" for each in requests)
+    resets = [each for each in requests if _kind(each) == "reset"]
+    with_keeper = sum(_met_a_keeper(story, each) for each in resets)
+    poisons = [each for each in story.blows if each.fault.insists]
     left: Counter[str] = Counter()
     for look in story.left:
         left.update(look.counts)
@@ -98,7 +107,8 @@ def figures(story: Story, findings: list[Finding]) -> Figures:
         failed_healthy=by_rule["healthy"],
         failed_unexplained=by_rule["explained"] + by_rule["harm"] + by_rule["refused"],
         failed_explained=sum(_kind(each) == "error" for each in requests) - by_rule["healthy"] - by_rule["explained"],
-        broken_by_gateways=resets,
+        broken_by_gateways=len(resets) - with_keeper,
+        broken_by_keepers=with_keeper,
         wrong=by_rule["bytes"] + by_rule["crossed"],
         lost=by_rule["outcome"],
         left={key: left[key] for key in ("segments", "descriptors", "zombies", "cgroups")},
@@ -108,6 +118,9 @@ def figures(story: Story, findings: list[Finding]) -> Figures:
         recovery=spread(_recoveries(each for each in story.blows if not _met_the_house(story, each))),
         shaken=spread(_recoveries(each for each in story.blows if _met_the_house(story, each))),
         whole=spread(_wholes(story.blows)),
+        keeper=spread(each.over_s - each.from_s for each in story.blows if each.fault.name in KEEPER),
+        poison_deaths=[_deaths(story, each) for each in poisons],
+        innocents=sum(request.is_right for each in poisons for request in each.beside),
         lateness=spread(each.invoke.t - each.invoke.intended for each in healthy),
         baseline=spread(
             _latencies(each for each in healthy if story.began.from_s + WARM_S <= each.invoke.t < story.began.calm_s)
@@ -140,6 +153,14 @@ def _class(name: str, story: Story) -> Class:
         spread(_recoveries(blows)),
         spread(_wholes(blows)),
     )
+
+
+def _deaths(story: Story, blow: Blow) -> int:
+    return sum(each.model == blow.victim and blow.from_s <= each.t <= blow.over_s for each in story.deaths)
+
+
+def _met_a_keeper(story: Story, request: Request) -> bool:
+    return any(each.fault.name in KEEPER and each.is_felt(request.invoke.t, request.ended_s) for each in story.blows)
 
 
 def _answered(blows: Iterable[Blow]) -> list[float]:

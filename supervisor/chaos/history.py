@@ -48,6 +48,10 @@ class Invoke:
     size: int
     strike: int = 0
     """The fault that it does, or 0."""
+    along: int = 0
+    """The fault that it is to be together with, without a part in it, or 0."""
+    repeats: int = 0
+    """The request that this is the same as, sent again, or 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,19 @@ class Left:
     counts: dict[str, int] = field(default_factory=dict[str, int])
 
 
-Record = Began | Invoke | Outcome | Injected | Over | Death | Told | Edition | Counted | Left
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """Whoever looks after the server started it anew, and it served again at `until_s`."""
+
+    t: float
+    until_s: float
+    why: str
+
+
+Record = Began | Invoke | Outcome | Injected | Over | Death | Told | Edition | Counted | Left | Restarted
 KINDS: Final = {
     each.__name__.lower(): each
-    for each in (Began, Invoke, Outcome, Injected, Over, Death, Told, Edition, Counted, Left)
+    for each in (Began, Invoke, Outcome, Injected, Over, Death, Told, Edition, Counted, Left, Restarted)
 }
 
 

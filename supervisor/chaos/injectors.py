@@ -11,26 +11,21 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from mmsup.supervisor import client
-from mmsup.supervisor.chaos import faultmodel
-from mmsup.supervisor.chaos.driver import Driver, Harm
+from mmsup.supervisor.chaos.driver import Harm
 from mmsup.supervisor.chaos.exchange import Refused, Reset
-from mmsup.supervisor.chaos.faults import By
-from mmsup.supervisor.chaos.history import Edition, History, Injected, Outcome, Over
-from mmsup.supervisor.chaos.lives import Lives
-from mmsup.supervisor.chaos.load import Clients
+from mmsup.supervisor.chaos.history import Edition, Left, Over
 from mmsup.supervisor.chaos.nemesis import Strike
-from mmsup.supervisor.chaos.own import settings
+from mmsup.supervisor.chaos.own import NotStarted, lay, until_ready
 from mmsup.supervisor.chaos.payload import payload
-from mmsup.supervisor.chaos.target import Target
+from mmsup.supervisor.chaos.poison import poison
+from mmsup.supervisor.chaos.scene import SIZE, Deed, Scene
 from mmsup.supervisor.client import Json
 
-SIZE: Final = 16
 BUSY_S: Final = 0.2
 """How long a request is given to be at work, before its worker is killed."""
 FROZEN_S: Final = 4.0
@@ -54,27 +49,10 @@ GARBAGE: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What injectors work with."""
-
-    target: Target
-    driver: Driver
-    clients: Clients
-    lives: Lives
-    history: History
-    revisions: dict[str, int]
-    """The newest edition of each model that was laid out."""
-
-
-Deed = Callable[[Scene, Strike], Awaitable[str]]
-"""Does it, and returns when that is over, with a word on how it ended."""
-
-
 async def by_request(scene: Scene, strike: Strike) -> str:
     """A request that makes the model do it."""
-    _begin(scene, strike)
-    outcome = await _harm(scene, strike)
+    scene.begin(strike)
+    outcome = await scene.harm(strike)
     return outcome.code or outcome.kind
 
 
@@ -90,7 +68,7 @@ async def stop_worker(scene: Scene, strike: Strike) -> str:
 
 async def kill_busy(scene: Scene, strike: Strike) -> str:
     """SIGKILL to the worker while it runs a request."""
-    harm = asyncio.ensure_future(_harm(scene, strike))
+    harm = asyncio.ensure_future(scene.harm(strike))
     await asyncio.wait([harm], timeout=BUSY_S)
     _signal(scene, strike, signal.SIGKILL)
     return (await harm).code
@@ -99,7 +77,7 @@ async def kill_busy(scene: Scene, strike: Strike) -> str:
 async def freeze_worker(scene: Scene, strike: Strike) -> str:
     """Freeze the worker's control group: it can neither run nor, on v1, be killed. Thawed after `FROZEN_S`."""
     frozen = freezer_of(scene.lives.pid(strike.victim))
-    _begin(scene, strike, done=frozen is not None)
+    scene.begin(strike, done=frozen is not None)
     if frozen is None:
         return "no freezer"
     file, on, off = frozen
@@ -130,15 +108,29 @@ async def stop_gateway(scene: Scene, strike: Strike) -> str:
     return await _to_gateway(scene, strike, signal.SIGSTOP)
 
 
+async def kill_keeper(scene: Scene, strike: Strike) -> str:
+    """SIGKILL to the keeper: everything must end with it. A service manager starts the server again."""
+    manager = scene.target.manager
+    assert manager is not None, "planned only where the server is started by us"
+    async with scene.files:
+        scene.begin(strike)
+        left = await manager.replace()
+        scene.history.add(Left(scene.history.now(), "after the keeper's death", left))
+        if await until_ready(manager, scene.target.runtime_dir) is None:
+            raise NotStarted("the server did not come up again after its keeper was killed")
+        await _until_live(scene)
+    return ""
+
+
 async def reload(scene: Scene, strike: Strike) -> str:
     """Another edition of the model, loaded while the old one serves."""
-    _begin(scene, strike)
+    scene.begin(strike)
     return await _renew(scene, strike.victim)
 
 
 async def unload_load(scene: Scene, strike: Strike) -> str:
     """Unload it, and load it again a little later."""
-    _begin(scene, strike)
+    scene.begin(strike)
     gone = await scene.target.unload(strike.victim)
     if gone.status == 200:
         scene.history.add(Edition(scene.history.now(), strike.victim, 0))
@@ -149,20 +141,21 @@ async def unload_load(scene: Scene, strike: Strike) -> str:
 
 async def bad_load(scene: Scene, strike: Strike) -> str:
     """Another edition that cannot be loaded: the old one must go on."""
-    _begin(scene, strike)
+    scene.begin(strike)
     repository, victim = scene.target.repository, strike.victim
     assert repository is not None, "planned only where the models' files are ours"
     revision = scene.revisions.get(victim, 1)
-    given = settings(scene.target.models[victim]) | {"load_timeout": "2s"}
-    faultmodel.lay(repository, victim, revision=revision + 1, on_load=strike.fault.mode, **given)
-    reply = await scene.target.load(victim)
-    faultmodel.lay(repository, victim, revision=revision, **settings(scene.target.models[victim]))
+    role = scene.target.models[victim]
+    async with scene.files:
+        lay(repository, victim, role, revision=revision + 1, on_load=strike.fault.mode, load_timeout="2s")
+        reply = await scene.target.load(victim)
+        lay(repository, victim, role, revision=revision)
     return f"load {reply.status}"
 
 
 async def leave(scene: Scene, strike: Strike) -> str:
     """A client that hangs up while its request is at work."""
-    _begin(scene, strike)
+    scene.begin(strike)
     connection = await scene.target.door.connect(raw=True)
     harm = Harm(strike.fault.mode, strike.fault.amount)
     call = scene.driver.call(strike.victim, payload(0, 0, SIZE), harm)
@@ -174,9 +167,10 @@ async def leave(scene: Scene, strike: Strike) -> str:
 
 async def slow_client(scene: Scene, strike: Strike) -> str:
     """A client that sends its head a few bytes at a time, and leaves before the body."""
-    _begin(scene, strike)
+    scene.begin(strike)
+    path = scene.driver.call(next(iter(scene.target.models)), payload(0, 0, SIZE), None).path
     connection = await scene.target.door.connect(raw=True)
-    head = b"POST /v2/models/x/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{{".encode()
     for at in range(0, len(head), 8):
         if not connection.is_open:
             break
@@ -188,7 +182,7 @@ async def slow_client(scene: Scene, strike: Strike) -> str:
 
 async def garbage(scene: Scene, strike: Strike) -> str:
     """Bytes that are no HTTP, or HTTP that lies."""
-    _begin(scene, strike)
+    scene.begin(strike)
     for each in GARBAGE:
         with contextlib.suppress(Reset, Refused):
             connection = await scene.target.door.connect(raw=True)
@@ -202,21 +196,21 @@ _BY_NAME: Final[Mapping[str, Deed]] = {
     each.__name__: each
     for each in (
         kill_idle, kill_busy, stop_worker, freeze_worker, kill_brain, stop_brain, kill_gateway, stop_gateway,
-        reload, unload_load, leave, slow_client, garbage,
+        kill_keeper, poison, reload, unload_load, leave, slow_client, garbage,
     )
 } | dict.fromkeys(("load_raises", "load_crashes", "load_hangs"), bad_load)  # fmt: skip
 
 
 def deed(strike: Strike) -> Deed:
     """What brings this fault about."""
-    return by_request if strike.fault.by == By.REQUEST else _BY_NAME[strike.fault.name]
+    return _BY_NAME.get(strike.fault.name, by_request)
 
 
 async def inject(scene: Scene, strike: Strike) -> None:
     """Bring it about, wait until its victim serves again, and write down when it began and when that was over."""
     before = scene.lives.pid(strike.victim)
     if strike.fault.cause and scene.target.runtime_dir and not before:
-        _begin(scene, strike, done=False, note=NOBODY)
+        scene.begin(strike, done=False, note=NOBODY)
         return
     try:
         async with asyncio.timeout(DEED_S):
@@ -247,18 +241,9 @@ async def _renew(scene: Scene, model: str) -> str:
     return note
 
 
-def _begin(scene: Scene, strike: Strike, *, done: bool = True, note: str = "") -> None:
-    scene.history.add(Injected(scene.history.now(), strike.number, strike.fault.name, strike.victim, done, note))
-
-
-async def _harm(scene: Scene, strike: Strike) -> Outcome:
-    fault = strike.fault
-    return await scene.clients.ask(strike.victim, SIZE, harm=Harm(fault.mode, fault.amount), strike=strike.number)
-
-
 def _signal(scene: Scene, strike: Strike, number: signal.Signals) -> str:
     # Written down first: the death may be heard before this function ends.
-    _begin(scene, strike)
+    scene.begin(strike)
     return "" if scene.lives.send(strike.victim, number) else NOBODY
 
 
@@ -272,7 +257,7 @@ async def _to_brain(scene: Scene, strike: Strike, number: signal.Signals) -> str
 async def _to_gateway(scene: Scene, strike: Strike, number: signal.Signals) -> str:
     pids = [each["pid"] for each in (await scene.target.status())["gateways"] if each["pid"]]
     if not pids:
-        _begin(scene, strike, done=False)
+        scene.begin(strike, done=False)
         return "no gateway is up"
     _send(scene, strike, pids[0], number)
     await _until_other(scene, lambda status: pids[0] not in [each["pid"] or pids[0] for each in status["gateways"]])
@@ -284,9 +269,9 @@ def _send(scene: Scene, strike: Strike, pid: int, number: signal.Signals) -> Non
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
-        _begin(scene, strike, done=False)
+        scene.begin(strike, done=False)
         return
-    _begin(scene, strike)
+    scene.begin(strike)
     signal.pidfd_send_signal(pidfd, number)
     os.close(pidfd)
 
@@ -323,7 +308,7 @@ def _lay_next(scene: Scene, model: str) -> int:
     repository = scene.target.repository
     assert repository is not None, "planned only where the models' files are ours"
     scene.revisions[model] = revision = scene.revisions.get(model, 1) + 1
-    faultmodel.lay(repository, model, revision=revision, **settings(scene.target.models[model]))
+    lay(repository, model, scene.target.models[model], revision=revision)
     return revision
 
 

@@ -55,7 +55,7 @@ class Snapshot:
 
 def snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str, float]]) -> Snapshot:
     """Everything now. ProcessLookupError or FileNotFoundError if something ends meanwhile: look again."""
-    family = family_of(keeper_pid)
+    family = sorted(family_of(keeper_pid), key=_born)  # a spare stays behind the gateway that it may follow
     roles: Counter[str] = Counter()
     house: dict[str, Process] = {}
     zombies = 0
@@ -125,6 +125,15 @@ def gone(family: Iterable[int], folders: Iterable[Path]) -> list[str]:
     return found + [f"I5 control group {each.name} outlived the server" for each in folders if each.exists()]
 
 
+def alive(pids: Iterable[int]) -> list[int]:
+    """Those that run; who only waits to be reaped does not."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found += [pid] if _stat(pid)[0] != "Z" else []
+    return found
+
+
 def family_of(pid: int) -> list[int]:
     """This process and all its descendants."""
     children: dict[int, list[int]] = {}
@@ -157,6 +166,11 @@ def role_of(pid: int) -> str:
         if found:
             return found[1]
     return " ".join(words[:3])
+
+
+def _born(pid: int) -> int:
+    """When it was started, in ticks of the kernel's."""
+    return int(_stat(pid)[19])
 
 
 def _process(pid: int) -> Process:

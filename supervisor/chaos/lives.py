@@ -20,12 +20,14 @@ class Lives:
         self._history = history
         self._now: dict[str, int] = {}
         self._watched: dict[tuple[str, int], int] = {}
+        self._ended_ones: set[tuple[str, int]] = set()
+        """The last answer of a process may be read after its end, while it still waits to be reaped."""
         self._awaited: dict[str, asyncio.Event] = {}
 
     def seen(self, model: str, outcome: Outcome) -> None:
         """A right answer of the model."""
         key = (model, outcome.pid)
-        if not outcome.pid or key in self._watched:
+        if not outcome.pid or key in self._watched or key in self._ended_ones:
             return
         try:
             pidfd = os.pidfd_open(outcome.pid)
@@ -64,6 +66,7 @@ class Lives:
 
     def _ended(self, key: tuple[str, int]) -> None:
         self._history.add(Death(self._history.now(), *key))
+        self._ended_ones.add(key)
         self._let_go(key)
 
     def _let_go(self, key: tuple[str, int]) -> None:

@@ -22,13 +22,27 @@ SIZES: Final = (8, 8, 8, 8, 64, 512, 2048, 16384)
 """Values of a payload, one of these each time: small ones in JSON, large ones through shared memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rate:
-    """How much is asked of each model."""
+    """How much is asked of a model."""
 
     per_s: float
     until_s: float
-    """When the last request goes out, seconds of the run."""
+    """When the last request goes out, seconds of the run; may be put off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a request is for that is not one of the flow."""
+
+    harm: Harm | None = None
+    strike: int = 0
+    along: int = 0
+    repeats: int = 0
+    """As `Invoke` has them."""
+
+
+PLAIN: Final = Errand()
 
 
 class Clients:
@@ -53,16 +67,15 @@ class Clients:
                 group.create_task(self.ask(model, rng.choice(SIZES), intended))
                 intended += rng.expovariate(rate.per_s)
 
-    async def ask(
-        self, model: str, size: int, intended: float | None = None, harm: Harm | None = None, strike: int = 0
-    ) -> Outcome:
+    async def ask(self, model: str, size: int, intended: float | None = None, errand: Errand = PLAIN) -> Outcome:
         """One request. Its outcome stands in the history, and comes back."""
         self._sent += 1
         number = self._sent
-        made = payload(self._tenants[model], number, size)
-        call = self._driver.call(model, made, harm)
+        made = payload(self._tenants[model], errand.repeats or number, size)
+        call = self._driver.call(model, made, errand.harm)
         now = self._history.now()
-        self._history.add(Invoke(now, number, model, now if intended is None else intended, size, strike))
+        meant = now if intended is None else intended
+        self._history.add(Invoke(now, number, model, meant, size, errand.strike, errand.along, errand.repeats))
         try:
             async with asyncio.timeout(self._patience_s):
                 reply = await self._door.ask(call, number)

@@ -86,7 +86,7 @@ def _strike(number: int, at_s: float, choice: tuple[Fault, str], tally: _Tally) 
     fault, victim = choice
     tally.faults[fault.name] += 1
     if fault.cause:
-        tally.deaths[victim] += 1
+        tally.deaths[victim] += fault.deaths
     forgive = tally.deaths[victim] >= DEATHS_IN_A_ROW
     if forgive:
         tally.deaths[victim] = 0

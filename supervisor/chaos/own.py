@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from mmsup.supervisor import cgroup
 from mmsup.supervisor.chaos import faultmodel
 from mmsup.supervisor.chaos.exchange import Door
 from mmsup.supervisor.chaos.faults import Role
+from mmsup.supervisor.chaos.manager import Manager
 from mmsup.supervisor.chaos.target import Target
 from mmsup.supervisor.client import Json, NoServer, Refused, ask
 
@@ -28,6 +28,8 @@ STOP_S: Final = 60.0
 LOOK_S: Final = 0.05
 HANG_LIMIT: Final = "2s"
 CAP: Final = "192MiB"
+BATCH: Final = 8
+"""What each model runs at once: so a death meets several requests."""
 TURNS: Final = (
     Role.HEALTHY, Role.CRASHY, Role.LEAKY, Role.HANGING, Role.HEALTHY, Role.CRASHY, Role.HEALTHY, Role.CHANGING,
 )  # fmt: skip
@@ -51,57 +53,42 @@ def settings(role: Role) -> dict[str, Any]:  # as YAML has them
     """What a model of this role has in its `mmsup.yaml`."""
     if role == Role.HEALTHY:
         return {}
-    return {"hang_limit": HANG_LIMIT, "memory": CAP}
+    return {"memory": CAP} | ({"hang_limit": HANG_LIMIT} if role == Role.HANGING else {})
+
+
+def lay(repository: Path, name: str, role: Role, **given: Any) -> None:  # as `faultmodel.lay` has them
+    """Put an edition of a model of this role into the repository."""
+    faultmodel.lay(repository, name, batch=BATCH, **{**settings(role), **given})
 
 
 class Own:
-    """The process of the server, and its folder."""
+    """A server, and its folder."""
 
-    def __init__(self, python: str = sys.executable) -> None:
+    def __init__(self, models: Mapping[str, Role], python: str = sys.executable) -> None:
+        """Lay out the models, start the server."""
         self.root = Path(tempfile.mkdtemp(prefix="mmsup_chaos_"))
         self.repository = self.root / "models"
         self.runtime_dir = self.root / "run"
         self.state_dir = self.root / "state"
-        self._python = python
-        self._process: subprocess.Popen[bytes] | None = None
-        self._output: IO[bytes] | None = None
-
-    def start(self, models: Mapping[str, Role]) -> None:
-        """Lay out the models, start the server."""
         for name, role in models.items():
-            faultmodel.lay(self.repository, name, **settings(role))
+            lay(self.repository, name, role)
         command = [
-            *(self._python, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(self.repository)),
+            *(python, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(self.repository)),
             *("--http-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
         ]
-        self._output = (self.root / "output").open("wb")
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, close_fds=True
-        )
+        self.manager = Manager(command, self.root)
 
     async def ready(self) -> Json:
         """The status, when every model serves; NotStarted with the server's last words."""
-        assert self._process is not None, "it was not started"
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_S):
-                while self._process.poll() is None:
-                    status = await asyncio.to_thread(self._status)
-                    if status and all(each["state"] == "ready" for each in status["models"]):
-                        return status
-                    await asyncio.sleep(LOOK_S)
-        raise NotStarted(f"the server did not come up:\n{self.said()[-2000:]}")
+        status = await until_ready(self.manager, str(self.runtime_dir))
+        if status is None:
+            raise NotStarted(f"the server did not come up:\n{self.said()[-2000:]}")
+        return status
 
     async def stop(self) -> int:
         """SIGTERM, and the exit status; SIGKILL if it does not end."""
-        assert self._process is not None, "it was not started"
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            return await asyncio.to_thread(self._process.wait, STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return await asyncio.to_thread(self._process.wait)
+        return await self.manager.stop(STOP_S)
 
     def said(self) -> str:
         """All that it has printed."""
@@ -109,26 +96,32 @@ class Own:
 
     def remove(self) -> None:
         """Take everything away, whatever state it is in."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self.manager.close()
         cgroup.leave(cgroup.backend(cgroup.top_name(str(self.state_dir))))
-        if self._output is not None:
-            self._output.close()
         shutil.rmtree(self.root)
 
-    @property
-    def pid(self) -> int:
-        """Its keeper."""
-        assert self._process is not None, "it was not started"
-        return self._process.pid
 
-    def _status(self) -> Json | None:
-        try:
-            found = ask(str(self.runtime_dir), "status")
-        except (NoServer, Refused):
-            return None
-        return found if found["models"] else None
+async def until_ready(manager: Manager, runtime_dir: str) -> Json | None:
+    """The status, when every model that is wanted serves; None if the server has ended, or takes too long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_S):
+            while manager.status() is None:
+                manager.listen()
+                status = await asyncio.to_thread(_status, runtime_dir)
+                if status is not None:
+                    return status
+                await asyncio.sleep(LOOK_S)
+    return None
+
+
+def _status(runtime_dir: str) -> Json | None:
+    """None if there are models that are wanted and do not serve, or nobody to ask."""
+    try:
+        models = ask(runtime_dir, "list")["models"]
+        is_up = models and all(each["state"] == "ready" for each in models if each["wanted"] == "up")
+        return ask(runtime_dir, "status") if is_up else None
+    except (NoServer, Refused):
+        return None
 
 
 @contextlib.asynccontextmanager
@@ -138,17 +131,15 @@ async def running(
     python: str = sys.executable,
 ) -> AsyncIterator[tuple[Own, Target]]:
     """A server of our own, ready; gone afterwards."""
-    own = Own(python)
+    own = Own(models, python)
     try:
-        own.start(models)
-        yield own, target_of(await own.ready(), str(own.runtime_dir), models, stray, own.repository)
+        target = target_of(await own.ready(), str(own.runtime_dir), models, stray)
+        yield own, replace(target, repository=own.repository, manager=own.manager)
     finally:
         await asyncio.to_thread(own.remove)
 
 
-def target_of(
-    status: Json, runtime_dir: str, models: Mapping[str, Role], stray: Callable[[int], None], repository: Path | None
-) -> Target:
+def target_of(status: Json, runtime_dir: str, models: Mapping[str, Role], stray: Callable[[int], None]) -> Target:
     """A running server, as its status describes it."""
     addresses = status["addresses"]
     metrics = _door(addresses["metrics"], stray) if "metrics" in addresses else None
@@ -156,11 +147,9 @@ def target_of(
         _door(addresses["http"], stray),
         models,
         runtime_dir,
-        repository,
-        status.get("isolation", ""),
-        metrics,
-        status["keeper"]["pid"],
-        f"mmsup {status['version']}, {status.get('isolation', '')}",
+        isolation=status.get("isolation", ""),
+        metrics=metrics,
+        title=f"mmsup {status['version']}, {status.get('isolation', '')}",
     )
 
 

@@ -41,6 +41,8 @@ def rows(found: Figures) -> list[tuple[str, str]]:
         ("failed on faulty models, not explained by a fault", f"**{found.failed_unexplained}**"),
         ("failed on faulty models, each with its fault", f"{found.failed_explained}"),
         ("connections broken with the gateway that held them", f"{found.broken_by_gateways}"),
+        *_keeper(found),
+        *_poison(found),
         ("wrong or crossed bytes", f"**{found.wrong}**"),
         ("requests without an outcome, or with two", f"**{found.lost}**"),
         ("left behind", f"**{sum(found.left.values())}** ({left})"),
@@ -51,7 +53,7 @@ def rows(found: Figures) -> list[tuple[str, str]]:
         ("the same while brain or gateway was hurt as well", _three(found.shaken)),
         ("serves again, all told: p50 / p99 / worst", _three(found.whole)),
         ("latency of healthy models before faults: p50 / p99 / max", _three(found.baseline)),
-        ("the same under faults, deaths of a gateway apart", f"{_three(found.during)}{_against(found)}"),
+        ("the same under faults, deaths of gateway and keeper apart", f"{_three(found.during)}{_against(found)}"),
         ("the same under all faults", _three(found.everything)),
         ("how late the clients themselves were", _three(found.lateness)),
     ]
@@ -70,6 +72,24 @@ def as_json(story: Story, found: Figures) -> dict[str, Any]:  # one JSON object
         "green": not found.findings,
         **found.as_json(),
     }
+
+
+def _keeper(found: Figures) -> list[tuple[str, str]]:
+    """Where it was killed."""
+    if not found.keeper.count:
+        return []
+    return [
+        ("keepers killed / connections broken with them", f"{found.keeper.count} / {found.broken_by_keepers}"),
+        ("all models serve again after it: p50 / p99 / worst", _three(found.keeper)),
+    ]
+
+
+def _poison(found: Figures) -> list[tuple[str, str]]:
+    """Where there was such a request."""
+    if not found.poison_deaths:
+        return []
+    text = f"{len(found.poison_deaths)} / {max(found.poison_deaths)} / {found.innocents}"
+    return [("requests that kill each time / deaths until refused, at most / innocents beside them served", text)]
 
 
 def _row(each: Class) -> str:

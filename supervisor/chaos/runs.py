@@ -25,7 +25,7 @@ async def against_own(
     strays: list[int] = []
     async with own.running(course.models, strays.append, python) as (server, target):
         await against(target, strays, course, driver, history, progress)
-        family = leftovers.family_of(server.pid)
+        family = leftovers.family_of(server.manager.pid)
         folders = leftovers.cgroup_folders(family)
         code = await server.stop()
         found = leftovers.gone(family, folders)

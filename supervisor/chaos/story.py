@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mmsup.supervisor.chaos.faults import BY_NAME, RIGHT, By, Fault, Role
@@ -19,6 +19,7 @@ from mmsup.supervisor.chaos.history import (
     Outcome,
     Over,
     Record,
+    Restarted,
     Told,
 )
 
@@ -61,6 +62,10 @@ class Blow:
     """When what was to be done was done."""
     note: str = ""
     harm: Request | None = None
+    tries: tuple[Request, ...] = ()
+    """The request that does it, as often as it was sent."""
+    beside: tuple[Request, ...] = ()
+    """Requests that were to be together with it."""
     death: Death | None = None
     back_s: float | None = None
     """The first right answer of another life after the death."""
@@ -110,6 +115,7 @@ class Story:
     editions: list[Edition] = field(default_factory=list[Edition])
     counted: list[Counted] = field(default_factory=list[Counted])
     left: list[Left] = field(default_factory=list[Left])
+    restarted: list[Restarted] = field(default_factory=list[Restarted])
 
     def role(self, model: str) -> Role:
         """What a model is there for."""
@@ -133,6 +139,7 @@ def story_of(records: Iterable[Record]) -> Story:
         editions=[each for each in given if isinstance(each, Edition)],
         counted=[each for each in given if isinstance(each, Counted)],
         left=[each for each in given if isinstance(each, Left)],
+        restarted=[each for each in given if isinstance(each, Restarted)],
     )
     _pair(story, given)
     _strike(story, given)
@@ -155,13 +162,19 @@ def _strike(story: Story, records: list[Record]) -> None:
     injected = [each for each in records if isinstance(each, Injected)]
     done = [each for each in injected if each.done]
     story.passed_over = len(injected) - len(done)
-    harms = {each.invoke.strike: each for each in story.requests.values() if each.invoke.strike}
+    tries: dict[int, list[Request]] = {}
+    beside: dict[int, list[Request]] = {}
+    for request in story.requests.values():
+        tries.setdefault(request.invoke.strike, []).append(request)
+        beside.setdefault(request.invoke.along, []).append(request)
     right = {name: sorted(_answers(story, name)) for name in story.began.models}
     for each in done:
         after = [later.t for later in done if later.victim == each.victim and later.t > each.t]
-        story.blows.append(
-            _blow(story, each, over.get(each.number), harms.get(each.number), (min(after, default=math.inf), right))
-        )
+        done_to = Blow(
+            BY_NAME[each.fault], each.victim, each.number, each.t, math.inf,
+            tries=tuple(tries.get(each.number, ())), beside=tuple(beside.get(each.number, ())),
+        )  # fmt: skip
+        story.blows.append(_blow(story, done_to, over.get(each.number), min(after, default=math.inf), right))
 
 
 def _answers(story: Story, model: str) -> list[tuple[float, int]]:
@@ -170,36 +183,29 @@ def _answers(story: Story, model: str) -> list[tuple[float, int]]:
 
 
 def _blow(
-    story: Story,
-    injected: Injected,
-    over: Over | None,
-    harm: Request | None,
-    after: tuple[float, dict[str, list[tuple[float, int]]]],
+    story: Story, done: Blow, over: Over | None, next_s: float, right: dict[str, list[tuple[float, int]]]
 ) -> Blow:
-    """One fault. `after`: when its victim is hurt next, and the right answers of each model."""
-    next_s, right = after
-    fault = BY_NAME[injected.fault]
-    over_s = over.t if over else math.inf
-    bare = Blow(fault, injected.victim, injected.number, injected.t, over_s, over.note if over else "", harm)
-    if not fault.cause:
+    """What followed from a fault. `next_s`: when its victim is hurt next; `right`: the right answers of each model."""
+    harm = done.tries[0] if done.tries else None
+    bare = replace(done, over_s=over.t if over else math.inf, note=over.note if over else "", harm=harm)
+    if not done.fault.cause:
         return bare
-    death = next(
-        (each for each in story.deaths if each.model == bare.victim and injected.t - RACE_S <= each.t < next_s), None
-    )
-    died_s = Blow(fault, bare.victim, 0, 0.0, 0.0, "", harm, death).died_s
+    found = (each for each in story.deaths if each.model == done.victim and done.from_s - RACE_S <= each.t < next_s)
+    dead = replace(bare, death=next(found, None))
+    died_s, gone = dead.died_s, dead.death.pid if dead.death else 0
     if died_s is None:
         return bare
-    gone = death.pid if death else 0
-    back = next(((t, pid) for t, pid in right[bare.victim] if t > died_s and (not gone or (pid and pid != gone))), None)
+    back = next(((t, pid) for t, pid in right[done.victim] if t > died_s and (not gone or (pid and pid != gone))), None)
     back_s, pid = back if back else (None, 0)
     exits = [each for each in story.told if each.event.get("event") == "worker_exit" and each.event.get("pid") == gone]
     ready = [each for each in story.told if each.event.get("event") == "worker_ready" and each.event.get("pid") == pid]
-    return Blow(
-        fault, bare.victim, bare.number, bare.from_s, bare.over_s, bare.note, harm, death, back_s,
+    return replace(
+        dead,
+        back_s=back_s,
         load_s=float(ready[0].event.get("load_s") or 0.0) if ready and pid else 0.0,
         pause_s=float(exits[0].event.get("next_delay_s") or 0.0) if exits and gone else 0.0,
         told_s=exits[0].t if exits and gone else None,
-    )  # fmt: skip
+    )
 
 
 def is_control(blow: Blow) -> bool:

@@ -12,12 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from mmsup.supervisor import client
 from mmsup.supervisor.chaos.exchange import Call, Door, Nonsense, Refused, Reply, Reset
-from mmsup.supervisor.chaos.faults import By, Role
+from mmsup.supervisor.chaos.faults import MANAGER, By, Role
+from mmsup.supervisor.chaos.history import Outcome
+from mmsup.supervisor.chaos.manager import Manager
 from mmsup.supervisor.client import Json
 
 _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
@@ -25,6 +27,18 @@ _MODEL: Final = re.compile(r'model="([^"]*)"')
 PATIENCE_S: Final = 60.0
 NO_REPLY: Final = Reply(0, {}, b"")
 """What a call to the server's own endpoints gives if there was no reply."""
+
+
+class Tender(Protocol):
+    """Whoever looks after a server that does not always come back by itself."""
+
+    def answered(self, model: str, outcome: Outcome) -> None:
+        """A model gave a right answer."""
+        ...
+
+    async def tend(self) -> None:
+        """A fault is being brought about: returns when everything serves again, whatever that takes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +52,12 @@ class Target:
     """Where the models' files are, if they are ours to change."""
     isolation: str = ""
     metrics: Door | None = None
-    keeper_pid: int = 0
     title: str = ""
     """What reports call it."""
+    manager: Manager | None = None
+    """Who starts it again, if that is we."""
+    tender: Tender | None = None
+    """Who looks after it, if it cannot be left to itself."""
 
     def means(self) -> frozenset[str]:
         """What can be done to it: values of By, and capabilities of the machine."""
@@ -49,6 +66,8 @@ class Target:
             found |= {By.WORKER.value, By.HOUSE.value}
         if self.repository is not None:
             found.add(By.CONTROL.value)
+        if self.manager is not None:
+            found.add(MANAGER)
         if self.isolation.startswith("cgroup"):
             found |= {"caps", "freezer"} if os.geteuid() == 0 else {"caps"}
         return frozenset(found)

@@ -68,8 +68,6 @@ ROWS: Final = {
 
 OPEN: Final = {
     "F17": "nothing is evicted yet: models are not loaded on demand",
-    "F19": "a worker that loses its device leaves and is named; three of them do not set the device aside yet",
-    "F20": "a load does not wait for memory of a GPU yet; there was none to test on",
     "F44": "clients share no memory with the server yet",
     "F53": "there is no gRPC front yet",
 }

@@ -42,6 +42,19 @@ def test_nothing_that_befalls_one_model_or_process_reaches_the_others(
     assert len(report["classes"]) >= min(30, seconds / 6)
 
 
+@pytest.mark.fault("F13", "F25b")
+def test_a_killed_keeper_takes_everything_along_and_all_is_served_again_while_poison_is_refused(tmp_path: Path) -> None:
+    command = [*CHAOS, "--seconds", "24", "--seed", "3", "--models", "4", "--every", "4s..5s"]
+    command += ["--faults", "kill_keeper,poison", "--json", str(tmp_path / "report.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=START_AND_END_S, check=False)
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0, ended.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["failed_healthy"] == 0
+    assert report["keeper"]["count"] >= 1
+    assert report["poison_deaths"]
+
+
 @pytest.mark.parametrize("local", [False, True], ids=["over HTTP alone", "on the same machine"])
 def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it_was(
     tmp_path: Path, local: bool

@@ -55,9 +55,10 @@ def test_memory_that_a_device_refuses_is_asked_for_again_by_halves_and_then_said
             assert gateway.ask(rows(-1.0)).code == "gpu_oom"
         assert gateway.array(gateway.ask(rows(5.0)), "y").tolist() == [[5.0]]
         assert life.process.poll() is None
+        assert life.page.read().refused == 3
 
 
-# Row F19 stays open: setting aside a device on which three contexts were lost is not built.
+@pytest.mark.fault("F19")
 def test_a_fault_that_ends_the_context_ends_the_worker_with_its_own_status(
     on_device: ModelSpec, tmp_path: Path
 ) -> None:

@@ -65,6 +65,15 @@ def plant(module):
         return of(*arguments)
     module.of = with_a_child
 """
+FORGETFUL = """
+def plant(module):
+    find, seen = module.Suspects.find, [0]
+    def forgetful(self, fingerprint, now_s):
+        case = find(self, fingerprint, now_s)
+        seen[0] += case is not None and case.blocked
+        return None if case is not None and case.blocked and seen[0] % 2 == 0 else case
+    module.Suspects.find = forgetful
+"""
 STALE = """
 def plant(module):
     module.Backend.unlink = lambda self, life: None
@@ -75,7 +84,7 @@ def run(python: str, faults: str) -> list[Finding]:
     """What is found in nine seconds of this server."""
     course = Course(3, 9.0, (1.0, 1.5), 30.0, chosen(faults), MODELS, tail_s=3.0, settle_s=3.0, patience_s=4.0)
     history = History()
-    asyncio.run(against_own(course, V2(), history, lambda _: None, python))
+    asyncio.run(against_own(course, V2(rows=True), history, lambda _: None, python))
     return check(history.records)
 
 
@@ -86,9 +95,10 @@ def run(python: str, faults: str) -> list[Finding]:
         ("mmsup.gateway.link", CROSSED, "leave", "crossed", "got the bytes of request"),
         ("mmsup.ipc.arena", LEAKED, "segv", "left", "bytes of slots in use"),
         ("mmsup.supervisor.obituary", UNREAPED, "segv", "left", "children were not reaped"),
+        ("mmsup.ipc.suspects", FORGETFUL, "poison", "poison", "had been refused, and then"),
         ("mmsup.gateway.backend", STALE, "reload", "stale", "had taken its place"),
     ],
-    ids=["a lost reply", "a crossed reply", "a leaked slot", "an unreaped child", "a stale route"],
+    ids=["a lost reply", "a crossed reply", "a leaked slot", "an unreaped child", "a word forgotten", "a stale route"],
 )
 def test_a_planted_bug_is_found(tmp_path: Path, module: str, plant: str, faults: str, rule: str, text: str) -> None:
     findings = run(python_with(tmp_path / "python", module, plant), faults)
@@ -96,5 +106,5 @@ def test_a_planted_bug_is_found(tmp_path: Path, module: str, plant: str, faults:
 
 
 def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
-    findings = run(python_with(tmp_path / "python", "mmsup.gateway.link", NOTHING), "segv,reload,leave")
+    findings = run(python_with(tmp_path / "python", "mmsup.gateway.link", NOTHING), "segv,reload,leave,poison")
     assert findings == [], [str(each) for each in findings]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -90,6 +91,31 @@ def test_a_worker_that_dies_while_the_brain_is_away_is_answered_for_and_comes_ba
         assert server.pid("victim") != pid
         assert len(server.events("worker_exit")) == 1
         assert server.stop() == 0
+
+
+@pytest.mark.fault("F16", "F25")
+def test_a_child_that_the_kernel_took_while_the_brain_was_away_ends_its_worker_all_the_same(repository: Path) -> None:
+    write_fault_model(repository, "victim", memory="192MiB", hang_limit="30s")
+    with running(repository) as server:
+        if not server.status()["isolation"].startswith("cgroup"):
+            pytest.skip("no cgroup here: nobody counts what the kernel takes")
+        pid = server.pid("victim")
+        http = Http(server.address())
+        brain = psutil.Process(server.status()["brain"]["pid"])
+        brain.suspend()
+        status, reply = http.infer("victim", **mode_of("child", 600.0))
+        brain.kill()
+        assert (status, reply["code"]) == (500, "inference_failed"), reply
+        assert server.await_event("worker_exit", "victim")["oom"] is True
+        assert http.infer("victim", x=("FP32", [1], [1.0]))[0] == 200
+        assert server.pid("victim") != pid
+        http.close()
+        assert server.stop() == 0
+
+
+def mode_of(word: str, amount: float) -> dict[str, tuple[str, list[int], list[Any]]]:
+    """Inputs of a fault model."""
+    return {"x": ("FP32", [1], [1.0]), "mode": ("BYTES", [1], [word]), "amount": ("FP64", [1], [amount])}
 
 
 @pytest.mark.fault("F28")

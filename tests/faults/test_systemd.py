@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from engines.build import write_fault_model, write_python
 from harness.booted import MODELS, Booted, Service, cannot_boot, end_of
 from harness.bystander import Bystander
 from harness.house import Victim
+from harness.knocking import Knocking
 from harness.nest import REFUSED, UNSHARE, Nest, missing
 from harness.server import START_S, eventually
 from mmsup.ipc.specs import TensorSpec
@@ -229,49 +229,6 @@ def test_a_reload_takes_up_a_changed_model_in_the_same_main_process_and_costs_no
     assert after["MainPID"] == before["MainPID"]
     assert after["NRestarts"] == before["NRestarts"]
     forget(service, "changed")
-
-
-class Knocking:
-    """Clients that connect again and again, and count who was refused."""
-
-    def __init__(self, service: Service) -> None:
-        self.refused: list[str] = []
-        self.connected = 0
-        self._nest = service.booted.nest
-        self._address = service.address()
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._knock) for _ in range(4)]
-
-    def __enter__(self) -> Knocking:
-        for each in self._threads:
-            each.start()
-        self.await_more(20)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for each in self._threads:
-            each.join(60)
-
-    def await_more(self, count: int) -> None:
-        """Returns when `count` more have been let in."""
-        goal = self.connected + count
-        eventually(lambda: self.connected >= goal or self.refused, f"{count} more connections")
-
-    def _knock(self) -> None:
-        while not self._stop.is_set():
-            with self._nest.socket() as sock:
-                sock.settimeout(60)
-                try:
-                    sock.connect(self._address)
-                    self.connected += 1
-                    sock.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: nest\r\nConnection: close\r\n\r\n")
-                    while sock.recv(4096):
-                        pass
-                except ConnectionRefusedError as error:
-                    self.refused.append(str(error))
-                except OSError:
-                    pass  # it had been let in, and its keeper died
 
 
 @needs_systemd

@@ -103,6 +103,31 @@ def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker()
     in_house(run)
 
 
+def test_a_request_that_needs_memory_of_a_worker_that_is_ending_goes_to_the_next_one() -> None:
+    async def run(built: House) -> None:
+        built.peer.hang_up()  # its socket has ended, and the kernel has not said yet that it has
+        task = asyncio.create_task(ask(built.backend, BIG))
+        await asyncio.wait([task], timeout=0.2)
+        assert not task.done()
+        built.peer.kill()
+        peer = built.second()
+        request = await peer.request()
+        assert peer.bytes_of(request.places[0]) == BIG
+        peer.answer(request, b"ok")
+        assert await task == b"ok"
+        peer.close()
+
+    in_house(run)
+
+
+def test_a_request_that_needs_memory_of_a_worker_that_listens_to_nobody_is_not_kept_waiting() -> None:
+    async def run(built: House) -> None:
+        built.peer.hang_up()
+        assert (await refused(ask(built.backend, BIG))).code == "no_buffer"
+
+    in_house(run)
+
+
 def test_without_a_word_of_the_brain_the_cause_is_unknown_and_said_within_100_ms() -> None:
     async def run(built: House) -> None:
         task = asyncio.create_task(refused(ask(built.backend, b"x")))

@@ -209,3 +209,18 @@ def test_statistics_have_every_version_and_count_in_nanoseconds(tallies: list[Ta
     assert busy["last_inference"] > 1_600_000_000_000
     assert (idle["name"], idle["inference_count"], idle["memory_usage"]) == ("idle", 0, [])
     assert stats.models(routes, counting.totals(), {}, "9")["model_stats"] == []
+
+
+def test_of_a_gpu_nothing_is_shown_that_is_not_known_now(tallies: list[Tally]) -> None:
+    seen = {"memory_total_bytes": 80, "memory_used_bytes": 30, "age_s": 1.5}
+    silent = {"memory_total_bytes": None, "memory_used_bytes": None, "age_s": 9.0}
+    facts = {"devices": [{"uuid": "a", "set_aside": True, **seen}, {"uuid": "b", "set_aside": False, **silent}]}
+    one, other = (("gpu_uuid", "a"),), (("gpu_uuid", "b"),)
+    shown = page(tallies, facts)
+    assert (shown["nv_gpu_memory_total_bytes", one], shown["nv_gpu_memory_used_bytes", one]) == (80, 30)
+    assert (shown["mmsup_device_set_aside", one], shown["mmsup_device_set_aside", other]) == (1, 0)
+    assert shown["mmsup_device_reading_age_seconds", other] == 9.0
+    assert ("nv_gpu_memory_used_bytes", other) not in shown
+    old = page(tallies, {**facts, "old": True})
+    assert old["mmsup_device_set_aside", one] == 1
+    assert not [each for each in old if each[0].startswith("nv_gpu") or "age" in each[0]]

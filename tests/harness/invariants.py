@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.server import Server, select_pause
+from harness.server import Server, eventually, select_pause
 
 SETTLE_S = 10.0
 """Until everything a fault set in motion has come to rest; a load of torch is the slowest part."""
@@ -100,6 +100,7 @@ def snapshot(server: Server) -> Snapshot:
 
 def settled(server: Server) -> Snapshot:
     """A `before`: everything, once nothing moves any more."""
+    eventually(lambda: len(set(server.status()["spare_gateways"].values())) == 1, "the spare gateway is there")
     seen = snapshot(server)
     end = time.monotonic() + SETTLE_S
     while differences(seen, again := snapshot(server)):
@@ -110,7 +111,7 @@ def settled(server: Server) -> Snapshot:
 
 def _look(server: Server) -> Snapshot:
     keeper = psutil.Process(server.process.pid)
-    processes = [keeper, *keeper.children(recursive=True)]
+    processes = sorted([keeper, *keeper.children(recursive=True)], key=psutil.Process.create_time)
     roles: Counter[str] = Counter()
     core: dict[str, Process] = {}
     zombies = 0

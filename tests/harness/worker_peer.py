@@ -165,6 +165,10 @@ class WorkerPeer:
         view[:] = data
         self.say(result(number, data, (segment, offset, len(data))))
 
+    def hang_up(self) -> None:
+        """Its socket ends before its process does."""
+        self.pair.close()
+
     def kill(self) -> None:
         self.process.kill()
 

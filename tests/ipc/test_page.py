@@ -23,9 +23,10 @@ def test_a_reader_sees_what_the_writer_said(page: int) -> None:
     writer.executed(3)
     writer.executed(1)
     writer.device_bytes(77)
+    writer.refused()
     seen = reader.read()
     assert (seen.activity, seen.since_ns, seen.beat_ns) == (Activity.BUSY, 1000, 2000)
-    assert (seen.batches, seen.requests, seen.device_bytes) == (2, 4, 77)
+    assert (seen.batches, seen.requests, seen.device_bytes, seen.refused) == (2, 4, 77, 1)
     os.close(page)
 
 

@@ -301,3 +301,10 @@ def test_a_server_that_fails_on_order_is_warned_of_and_no_file_can_make_one(tmp_
     path = tmp_path / "mmsup.yaml"
     path.write_text("fault_points: /somewhere\n")
     assert read({**REPOSITORY, "config": str(path)}, {}, 0).faults
+
+
+def test_where_the_gpu_driver_shows_itself_is_a_fact_of_the_machine(tmp_path: Path) -> None:
+    for environ, path in (({}, "/dev/nvidiactl"), ({"MMSUP_GPU_DRIVER": "/dev/dxg"}, "/dev/dxg")):
+        reading = read(REPOSITORY, environ, 0)
+        assert reading.settings is not None
+        assert (reading.settings.gpu_driver, reading.warnings) == (path, ())

@@ -27,6 +27,8 @@ ANSWERS: dict[str, Any] = {
     "upgrade": {"keeper": "renewed", "followed": 3, "seconds": 4.5},
     "quarantine": {"requests": [{"model": "m", "version": "1", "state": "blocked", "deaths": 2, "fingerprint": "0a"}]},
     "quarantine_clear": {"model": "", "cleared": 1},
+    "devices": {"devices": [{"device": "cuda:0", "uuid": "GPU-a", "set_aside": True, "reason": "met faults"}]},
+    "devices_release": {"released": ["GPU-m"]},
 }
 COMMANDS = (
     ["status"],
@@ -43,6 +45,8 @@ COMMANDS = (
     ["quarantine", "list", "m"],
     ["quarantine", "clear"],
     ["quarantine", "clear", "m"],
+    ["devices", "list"],
+    ["devices", "release", "cuda:0"],
 )
 
 
@@ -59,10 +63,8 @@ def test_every_verb_prints_the_servers_object_with_json(tmp_path: Path, command:
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command, "--json")
     assert result.exit_code == exits.DONE, result.stderr
-    assert (
-        json.loads(result.stdout)
-        == ANSWERS["_".join(command[:2]) if command[:2] == ["quarantine", "clear"] else command[0]]
-    )
+    verb = "_".join(command[:2])
+    assert json.loads(result.stdout) == ANSWERS[verb if verb in ANSWERS else command[0]]
     assert not result.stderr
 
 

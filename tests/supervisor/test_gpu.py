@@ -1,15 +1,9 @@
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
-from dataclasses import asdict
-from pathlib import Path
-
 import pytest
 
-from mmsup.supervisor.gpu import Gpu, Gpus, NoGpu, ask, choose, narrowed, parse, visible_devices
+from mmsup.ipc.records import to_json
+from mmsup.supervisor.gpu import Gpu, Gpus, Held, NoGpu, SetAside, choose, narrowed, parse, visible_devices
 
 H200 = Gpu(0, "GPU-aaaa1111-0000-0000-0000-000000000000", "NVIDIA H200", 150_754_820_096)
 L4 = Gpu(1, "GPU-aaaa2222-0000-0000-0000-000000000000", "NVIDIA L4", 24_152_899_584)
@@ -33,9 +27,18 @@ def test_a_device_is_found_by_number_or_uuid(device: str, gpu: Gpu) -> None:
     assert visible_devices(device, BOX) == gpu.uuid
 
 
-def test_plain_cuda_goes_where_least_is() -> None:
-    assert choose("cuda", BOX, {H200.uuid: 5, L4.uuid: 2, T4.uuid: 3}) == L4
-    assert choose("cuda", BOX, {H200.uuid: 5, L4.uuid: 2}) == T4
+@pytest.mark.parametrize(
+    ("burdens", "gpu"),
+    [
+        ([(0, 0, 5), (0, 0, 2), (0, 0, 3)], L4),
+        ([(0, 0, 5), (0, 1, 2), (1, 0, 0)], H200),
+        ([(1, 0, 0), (1, 0, 0), (0, 2, 9)], T4),
+        ([(0, 0, 0), (0, 0, 0), (0, 0, 0)], H200),
+    ],
+)
+def test_plain_cuda_goes_where_the_burden_is_least(burdens: list[tuple[int, int, int]], gpu: Gpu) -> None:
+    of = dict(zip((H200.uuid, L4.uuid, T4.uuid), burdens, strict=True))
+    assert choose("cuda", BOX, burden=of.__getitem__) == gpu
 
 
 @pytest.mark.parametrize("device", ["cuda:3", "cuda:x", "cuda:-1", "GPU-aaaa", "GPU-cccc", "", "tpu"])
@@ -86,62 +89,27 @@ def test_a_worker_on_the_cpu_sees_no_gpu() -> None:
 
 
 def test_what_the_helper_prints_is_read_back() -> None:
-    assert parse(json.dumps(asdict(BOX))) == BOX
-    assert parse(json.dumps(asdict(NONE))) == NONE
+    seen = Gpus((Gpu(0, "GPU-a", "H", 8, 3, 1, (Held(7, 5),)),))
+    for each in (BOX, NONE, seen):
+        assert parse(to_json(each)) == each
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"devices": [{}], "why": ""}', '{"devices": 3, "why": ""}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '["Gpus", [[1]], ""]', '["Gpus", 3, ""]', "\0"])
 def test_nonsense_of_the_helper_is_no_gpu(text: str) -> None:
-    assert parse(text) == Gpus((), "the GPU helper said nothing that can be read")
+    assert parse(text.encode()) == Gpus((), "the GPU helper said nothing that can be read")
 
 
-def fake_nvml(folder: Path, body: str) -> dict[str, str]:
-    """An environment in which `import pynvml` finds this instead."""
-    (folder / "pynvml.py").write_text(body)
-    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+@pytest.mark.parametrize("device", ["cuda:1", "GPU-aaaa2222", "cuda"])
+def test_nothing_new_goes_to_a_device_that_is_set_aside(device: str) -> None:
+    reasons = {L4.uuid: "3 faults"}
+    if device == "cuda":
+        assert choose(device, BOX, reasons) == H200
+        reasons |= {H200.uuid: "a", T4.uuid: "b"}
+    with pytest.raises(SetAside, match=r"cuda:1 \(NVIDIA L4\) is set aside: 3 faults") as refused:
+        choose(device, BOX, reasons)
+    assert refused.value.code == "gpu_fault"
 
 
-RECORDED = """
-class NVMLError(Exception): pass
-class Memory: total = 150754820096
-def nvmlInit(): pass
-def nvmlDeviceGetCount(): return 3
-def nvmlDeviceGetHandleByIndex(index):
-    if index == 1:
-        raise NVMLError("GPU is lost")
-    return index
-def nvmlDeviceGetUUID(handle): return f"GPU-{handle}"
-def nvmlDeviceGetName(handle): return "NVIDIA H200"
-def nvmlDeviceGetMemoryInfo(handle):
-    if handle == 2:
-        raise NVMLError("Not Supported")
-    return Memory
-"""
-
-
-@pytest.mark.slow
-def test_a_lost_device_does_not_hide_the_others(tmp_path: Path) -> None:
-    found = asyncio.run(ask(fake_nvml(tmp_path, RECORDED)))
-    assert found.devices == (Gpu(0, "GPU-0", "NVIDIA H200", 150754820096), Gpu(2, "GPU-2", "NVIDIA H200", 0))
-
-
-@pytest.mark.slow
-@pytest.mark.fault("F21")
-@pytest.mark.parametrize(
-    ("body", "why"),
-    [
-        ("class NVMLError(Exception): pass\ndef nvmlInit(): raise NVMLError('Driver Not Loaded')", "NVML: Driver Not"),
-        ("raise ImportError", "nvidia-ml-py is not installed"),
-        ("raise SystemExit(3)", "nothing that can be read"),
-        ("import os; os.abort()", "nothing that can be read"),
-        ("import time; time.sleep(1000)", "did not answer within 1 s"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "did not answer within 1 s"),
-    ],
-)
-def test_a_helper_that_fails_or_hangs_is_no_gpu_and_leaves_nothing(tmp_path: Path, body: str, why: str) -> None:
-    before = os.listdir("/proc/self/fd")
-    found = asyncio.run(ask(fake_nvml(tmp_path, body), 1.0))
-    assert found.devices == ()
-    assert why in found.why
-    assert len(os.listdir("/proc/self/fd")) == len(before)
-    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+def test_a_part_of_a_card_can_be_set_aside_too() -> None:
+    with pytest.raises(SetAside, match="MIG-1 is set aside: b"):
+        visible_devices("MIG-1", BOX, {"MIG-1": "b"})

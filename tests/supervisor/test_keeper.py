@@ -39,8 +39,8 @@ from mmsup.ipc.page import Activity, PageReader, PageWriter
 from mmsup.ipc.seqpacket import Seqpacket
 
 pytestmark = pytest.mark.slow
-TALLIES = [f"tally:{place}" for place in range(4)]
-"""Of two gateways: each may be upgraded."""
+TALLIES = [f"tally:{place}" for place in range(5)]
+"""Of two gateways: each may be upgraded, and one waits."""
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.supervisor.remembered import (
     TEXT_LIMIT,
     CaseNote,
+    DeviceNote,
     EditionNote,
     EndNote,
+    FaultNote,
     GatewayNote,
     InstanceNote,
     JudgementNote,
@@ -45,8 +47,9 @@ def memory(models: int) -> Memory:
         announced=True,
         next_instance=models + 1,
         models=tuple(model(number, rng) for number in range(models)),
-        gateways=(GatewayNote(0, 2, 3.5, leaves=False),),
+        gateways=(GatewayNote(0, 1, 2, 3.5, "serves"),),
         quarantine=(ListNote("model_0", "0f", (CaseNote("ab12", "1", 2, 700.5),)),),
+        devices=(DeviceNote("GPU-a", 0, "H", "3 faults", (FaultNote(3.5, "model_0"),)),),
         upgrade=replace(UPGRADE, kept={"worker 7 of a/1": "no room"}),
     )
 

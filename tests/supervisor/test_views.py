@@ -14,6 +14,7 @@ STATUS: dict[str, Any] = {
     "keeper": {"pid": 10},
     "brain": {"pid": 11, "generation": 2},
     "gateways": [{"pid": 12, "generation": 1, "http": "127.0.0.1:8000"}],
+    "spare_gateways": {"wanted": 1, "ready": 0},
     "addresses": {"http": "127.0.0.1:8000"},
     "models": [
         {
@@ -55,6 +56,7 @@ def test_status_shows_processes_and_a_line_for_each_worker(capsys: pytest.Captur
     shown = capsys.readouterr().out
     assert "0.1.0, not ready: 'bert' is loading, up 1m 15s" in shown
     assert "pid 11, generation 2" in shown
+    assert "0 of 1 gateways ready" in shown
     row = next(line for line in shown.splitlines() if line.startswith("bert")).split()
     assert row == ["bert", "1", "ready", "1", "99", "4", "3", "1MiB"]
     assert "no such file" in shown
@@ -109,6 +111,8 @@ def test_an_event_of_nobody_is_drawn_too() -> None:
         views.model,
         views.quarantine,
         views.cleared,
+        views.devices,
+        views.released,
         views.why,
     ],
 )
@@ -132,6 +136,25 @@ def test_the_quarantine_has_a_row_for_each_request(capsys: pytest.CaptureFixture
     assert head == ["MODEL", "VERSION", "STATE", "DEATHS", "LEFT", "FINGERPRINT"]
     assert line == ["m", "3", "blocked", "2", "1m", "15s", "0aff"]
     assert cleared == ["m:", "4", "blocked,", "now", "free"]
+
+
+def test_devices_say_where_nothing_new_may_go_and_what_is_not_known_now(capsys: pytest.CaptureFixture[str]) -> None:
+    ill = {"device": "cuda:0", "set_aside": True, "reason": "ill", "memory_used_bytes": 1 << 30, "workers": 2}
+    views.devices({"devices": [ill, {"device": "cuda:1", "stale": True}, {"device": "cuda:2"}]})
+    views.released({"released": ["GPU-a"]})
+    views.released({"released": []})
+    head, *lines = [each.split() for each in capsys.readouterr().out.splitlines()]
+    assert head == ["DEVICE", "NAME", "STATE", "MEMORY", "TOTAL", "SEEN", "WORKERS", "UUID", "REASON"]
+    assert lines[0] == ["cuda:0", "set", "aside", "1GiB", "2", "ill"]
+    assert lines[1:3] == [["cuda:1", "stale"], ["cuda:2", "open"]]
+    assert [" ".join(each) for each in lines[3:]] == ["GPU-a: open again", "nothing was set aside there"]
+
+
+def test_the_status_shows_devices_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    views.status({"devices": [{"device": "cuda:0", "uuid": "GPU-a"}]})
+    assert "GPU-a" in capsys.readouterr().out
+    views.status({"devices": []})
+    assert "DEVICE" not in capsys.readouterr().out
 
 
 def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ URL = ("--url", "http://127.0.0.1:1")
         (("--every", "soon"), "is not a duration"),
         (("--faults", "sevg"), "'sevg' is no fault"),
         (("--victim", "a"), "go with --url"),
+        ((*URL, "--yes-break-it", "--victim", "a", "--with-keeper"), "somebody has to start it again"),
         ((*URL, "--victim", "a"), "say --yes-break-it"),
         ((*URL, "--yes-break-it"), "at least one --victim"),
         (("--url", "ftp://x", "--yes-break-it", "--victim", "a"), "--url is http://HOST:PORT"),

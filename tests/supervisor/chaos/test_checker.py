@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from chaos_tale import NEW, OLD, began, crash, right, tale
+from chaos_tale import NEW, OLD, began, crash, poisoned, right, tale
 from mmsup.supervisor.chaos.checker import RULES, check
+from mmsup.supervisor.chaos.faults import QUARANTINED
 from mmsup.supervisor.chaos.history import Counted, Death, Edition, Injected, Invoke, Left, Outcome, Over, Record, Told
 
 Spoil = Callable[[list[Record]], list[Record]]
@@ -83,6 +84,16 @@ SPOILT: list[tuple[str, Spoil, str]] = [
 ]  # fmt: skip
 
 
+POISONED: list[tuple[Spoil, str]] = [
+    (changed(Outcome, {"code": QUARANTINED}, code="worker_crashed"), "was sent 4 times and never refused"),
+    (with_more(Death(11.5, "bad", 300)), "cost 3 deaths"),
+    (with_more(Death(12.6, "bad", 300)), "ended a worker after it had been refused"),
+    (changed(Outcome, {"id": 93}, code="worker_crashed"), "had been refused, and then"),
+    (changed(Outcome, {"id": 91}, kind="right", code=""), "was sent again: right"),
+    (changed(Outcome, {"id": 95}, kind="error", code="worker_crashed"), "request 95 to bad, innocent beside"),
+]  # fmt: skip
+
+
 def tale_without_death(records: list[Record]) -> list[Record]:
     return without(Death, pid=OLD)(records)
 
@@ -91,14 +102,45 @@ def test_a_history_in_order_has_no_findings() -> None:
     assert check(tale()) == []
 
 
+@pytest.mark.parametrize("name", ["kill_brain", "kill_gateway"])
+def test_a_poison_may_cost_more_where_somebody_who_knew_it_was_hurt(name: str) -> None:
+    event = "brain_exit" if name == "kill_brain" else "gateway_exit"
+    hurt: list[Record] = [Injected(10.9, 8, name, ""), Over(11.2, 8), Told(11.2, {"event": event})]
+    more: list[Record] = [Death(11.5, "bad", 300), Told(11.5, {"event": "worker_exit", "model": "bad", "pid": 300})]
+    assert [each.rule for each in check([*poisoned(), *more])] == ["poison"]
+    assert check([*poisoned(), *more, *hurt]) == []
+
+
+def test_everything_may_end_with_the_keeper_and_nothing_at_another_time() -> None:
+    killed: list[Record] = [
+        Injected(15.0, 9, "kill_keeper", ""),
+        Death(15.01, "good", 10),
+        Invoke(14.99, 98, "good", 14.99, 8),
+        Outcome(15.02, 98, "reset"),
+        Over(17.0, 9),
+    ]
+    assert check([*tale(), *killed]) == []
+    late: list[Record] = [Death(17.2, "good", 11), Invoke(18.5, 99, "good", 18.5, 8), Outcome(18.6, 99, "reset")]
+    assert [each.rule for each in check([*tale(), *killed, *late])] == ["healthy", "death"]
+    failed: list[Record] = [Invoke(15.1, 99, "good", 15.1, 8), Outcome(15.2, 99, "error", 503, "worker_crashed")]
+    assert [each.rule for each in check([*tale(), *killed, *failed])] == ["healthy"]
+
+
 @pytest.mark.parametrize(("rule", "spoil", "text"), SPOILT)
 def test_what_is_planted_is_found_by_its_rule(rule: str, spoil: Spoil, text: str) -> None:
     findings = check(spoil(tale()))
     assert any(each.rule == rule and text in each.text for each in findings), [str(each) for each in findings]
 
 
+@pytest.mark.parametrize(("spoil", "text"), POISONED)
+def test_a_poison_that_is_not_refused_as_it_should_is_found(spoil: Spoil, text: str) -> None:
+    assert check(poisoned()) == []
+    findings = check(spoil(poisoned()))
+    assert any(each.rule == "poison" and text in each.text for each in findings), [str(each) for each in findings]
+
+
 def test_every_rule_is_planted_for() -> None:
-    assert {rule for rule, _, _ in SPOILT} == set(RULES)
+    assert {rule for rule, _, _ in SPOILT} | {"poison"} == set(RULES)
 
 
 def gateway_killed(kind: str = "kill_gateway") -> list[Record]:

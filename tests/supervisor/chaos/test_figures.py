@@ -8,10 +8,10 @@ import math
 
 import pytest
 
-from chaos_tale import tale
+from chaos_tale import poisoned, tale
 from mmsup.supervisor.chaos.checker import Finding, check
 from mmsup.supervisor.chaos.figures import Figures, figures, spread
-from mmsup.supervisor.chaos.history import Outcome, Record
+from mmsup.supervisor.chaos.history import Injected, Invoke, Outcome, Over, Record
 from mmsup.supervisor.chaos.report import as_json, rows, table
 from mmsup.supervisor.chaos.story import Story, story_of
 
@@ -32,6 +32,26 @@ def test_the_tale_in_figures() -> None:
     assert found.whole.worst == pytest.approx(0.98)
     assert found.baseline.count == 1
     assert found.during.p99 == pytest.approx(0.01)
+
+
+def test_a_poison_and_a_keeper_have_lines_of_their_own_where_there_were_any() -> None:
+    assert not any(
+        ("keeper" in name and "killed" in name) or "kill each time" in name for name, _ in rows(told(tale())[1])
+    )
+    killed: list[Record] = [
+        Injected(15.0, 9, "kill_keeper", ""),
+        Invoke(14.99, 98, "good", 14.99, 8),
+        Outcome(15.02, 98, "reset"),
+        Over(17.0, 9),
+    ]
+    _, found = told([*poisoned(), *killed])
+    assert (found.poison_deaths, found.innocents) == ([2], 1)
+    assert (found.broken_by_keepers, found.broken_by_gateways, found.failed_healthy) == (1, 0, 0)
+    shown = dict(rows(found))
+    assert shown["keepers killed / connections broken with them"] == "1 / 1"
+    assert shown["all models serve again after it: p50 / p99 / worst"] == "2.00 s / 2.00 s / 2.00 s"
+    poison = "requests that kill each time / deaths until refused, at most / innocents beside them served"
+    assert shown[poison] == "1 / 2 / 1"
 
 
 def test_what_is_planted_shows_in_the_figures() -> None:

@@ -30,6 +30,7 @@ EACH: list[Record] = [
     Told(2.2, {"event": "worker_exit", "pid": 12}),
     records.Edition(2.6, "a", 3),
     records.Counted(3.0, {"a": 1.0}),
+    records.Restarted(3.5, 3.9, "it had ended"),
     Left(4.0, "after", ["I2 1 children were not reaped"], {"zombies": 1}),
 ]
 

@@ -38,6 +38,8 @@ def test_a_death_is_written_down_and_the_next_life_takes_the_place() -> None:
                 await asyncio.sleep(0)
             assert lives.pid("m") == 0
             assert not lives.send("m", signal.SIGKILL)
+            lives.seen("m", answer(first.pid))  # its last answer, read after its end
+            assert lives.pid("m") == 0
             assert not replaced.done()
             lives.seen("m", answer(second.pid))
             await replaced

@@ -11,7 +11,7 @@ from mmsup.supervisor.chaos.nemesis import DEATHS_IN_A_ROW, HOUSE, Season, Strik
 from mmsup.supervisor.chaos.own import roles
 
 SEASON = Season(10.0, 110.0)
-ALL = frozenset({"request", "worker", "house", "control", "client", "caps", "freezer"})
+ALL = frozenset({"request", "worker", "house", "control", "client", "caps", "freezer", "manager"})
 
 
 def made(seed: int, faults: tuple[Fault, ...] = FAULTS, count: int = 8, season: Season = SEASON) -> list[Strike]:
@@ -56,8 +56,8 @@ def test_a_run_of_two_minutes_has_seen_every_class_and_none_much_more_often(seed
 def test_a_model_that_died_a_few_times_is_loaded_anew(seed: int) -> None:
     deaths: dict[str, int] = {}
     for strike in made(seed, season=Season(0.0, 600.0)):
-        deaths[strike.victim] = deaths.get(strike.victim, 0) + bool(strike.fault.cause)
-        assert strike.forgive == (deaths[strike.victim] == DEATHS_IN_A_ROW)
+        deaths[strike.victim] = deaths.get(strike.victim, 0) + bool(strike.fault.cause) * strike.fault.deaths
+        assert strike.forgive == (deaths[strike.victim] >= DEATHS_IN_A_ROW)
         if strike.forgive:
             deaths[strike.victim] = 0
 
@@ -82,7 +82,12 @@ def test_an_unknown_fault_is_named() -> None:
     with pytest.raises(ValueError, match="'sevg' is no fault"):
         chosen("segv,sevg")
     assert [each.name for each in chosen("oom, segv")] == ["oom", "segv"]
-    assert chosen("") == FAULTS
+
+
+def test_the_keeper_is_killed_only_where_that_is_asked_for() -> None:
+    assert {each.name for each in FAULTS} - {each.name for each in chosen("")} == {"kill_keeper"}
+    assert [each.name for each in chosen("kill_keeper")] == ["kill_keeper"]
+    assert possible(chosen("kill_keeper"), ALL - {"manager"}) == ()
 
 
 def test_the_names_of_faults_are_unique_and_their_rows_stand_in_the_fault_table() -> None:

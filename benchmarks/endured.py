@@ -1,0 +1,153 @@
+"""What clients of a server saw while it went through a plan of faults, for any server alike. Pure.
+
+Times are from the fault's request, not from a death: that is all that HTTP shows. A model is back when it answers a
+request that was sent after the harm had its outcome, or had been at work for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from caretaker import ENDED, SETTLED_S
+
+from mmsup.supervisor.chaos.faults import Role
+from mmsup.supervisor.chaos.figures import WARM_S, Spread, spread
+from mmsup.supervisor.chaos.history import Restarted
+from mmsup.supervisor.chaos.story import Blow, Request, Story
+
+FLIGHT_S = 1.0
+"""What is in flight when a server is started again ends with it, and is not its failure."""
+
+
+@dataclass
+class Fault:
+    """One class of fault."""
+
+    injected: int = 0
+    failed_healthy: int = 0
+    """Until the next fault; without those while the server was started again."""
+    back_s: list[float] = field(default_factory=list[float])
+    never: int = 0
+    told_s: list[float] = field(default_factory=list[float])
+    untold: int = 0
+
+
+@dataclass
+class Endured:
+    """One server."""
+
+    sent: int
+    """To the healthy model."""
+    failed: int
+    """Of these; without those while the server was started again."""
+    failed_restarting: int
+    wrong: int
+    """Answers with other bytes, from any model."""
+    unexplained: int
+    """Failures of the faulty model while it should have served."""
+    ended: int
+    restarted: int
+    before: Spread
+    under: Spread
+    faults: dict[str, Fault]
+
+    @property
+    def back(self) -> Spread:
+        """How long the faulty model was away, where it came back by itself."""
+        return spread(each for fault in self.faults.values() for each in fault.back_s)
+
+    @property
+    def never(self) -> int:
+        """How often it did not."""
+        return sum(each.never for each in self.faults.values())
+
+
+def endured(story: Story) -> Endured:
+    """All of it."""
+    healthy = [each for each in story.requests.values() if story.role(each.invoke.model) == Role.HEALTHY]
+    faulty = [each for each in story.requests.values() if story.role(each.invoke.model) != Role.HEALTHY]
+    failed = [each for each in healthy if not each.is_right]
+    excused = [each for each in failed if _is_excused(story, each)]
+    away = [(each.from_s, _away_until_s(story, each)) for each in story.blows]
+    kinds = [outcome.kind for each in story.requests.values() for outcome in each.outcomes]
+    calm_s = story.began.calm_s
+    return Endured(
+        sent=len(healthy),
+        failed=len(failed) - len(excused),
+        failed_restarting=len(excused),
+        wrong=sum(each in ("wrong", "crossed", "stray") for each in kinds),
+        unexplained=sum(
+            not each.is_right
+            and not each.invoke.strike
+            and not _is_excused(story, each)
+            and not any(from_s <= each.ended_s and each.invoke.t <= until_s for from_s, until_s in away)
+            for each in faulty
+        ),
+        ended=sum(each.why == ENDED for each in story.restarted),
+        restarted=sum(each.why != ENDED for each in story.restarted),
+        before=spread(_latencies(each for each in healthy if story.began.from_s + WARM_S <= each.invoke.t < calm_s)),
+        under=spread(_latencies(each for each in healthy if each.invoke.t >= calm_s)),
+        faults=_faults(story, [each for each in failed if not _is_excused(story, each)]),
+    )
+
+
+def _faults(story: Story, failed: list[Request]) -> dict[str, Fault]:
+    found: dict[str, Fault] = {}
+    times = [each.from_s for each in story.blows]
+    for place, blow in enumerate(story.blows):
+        fault = found.setdefault(blow.fault.name, Fault())
+        fault.injected += 1
+        next_s = times[place + 1] if place + 1 < len(times) else float("inf")
+        since_s = blow.from_s if place else 0.0
+        fault.failed_healthy += sum(since_s <= each.invoke.t < next_s for each in failed)
+        if blow.harm is None:
+            continue
+        if blow.harm.end is None or blow.harm.end.kind == "timeout":
+            fault.untold += 1
+        else:
+            fault.told_s.append(blow.harm.ended_s - blow.from_s)
+        back_s = back_at_s(story, blow)
+        if back_s is None:
+            fault.never += 1
+        else:
+            fault.back_s.append(back_s - blow.from_s)
+    return found
+
+
+def back_at_s(story: Story, blow: Blow) -> float | None:
+    """When its victim answered again; None if somebody had to start the server for that, or it never did."""
+    served_s = _served_s(story, blow)
+    restart = _restart_after(story, blow)
+    return None if served_s is None or (restart is not None and restart.t < served_s) else served_s
+
+
+def _served_s(story: Story, blow: Blow) -> float | None:
+    assert blow.harm is not None, "nothing was done to a model"
+    since_s = min(blow.harm.ended_s, blow.from_s + SETTLED_S)
+    right = (each for each in story.of_model(blow.victim) if each.is_right and each.invoke.t >= since_s)
+    return min((each.ended_s for each in right), default=None)
+
+
+def _restart_after(story: Story, blow: Blow) -> Restarted | None:
+    return next((each for each in story.restarted if each.t >= blow.from_s), None)
+
+
+def _away_until_s(story: Story, blow: Blow) -> float:
+    """Until when its victim may fail for it."""
+    if blow.harm is None:
+        return blow.over_s
+    served_s = _served_s(story, blow)
+    return float("inf") if served_s is None else max(served_s, blow.harm.ended_s)
+
+
+def _is_excused(story: Story, request: Request) -> bool:
+    """Whether it met a server that its caretaker was starting again; where it had ended by itself that is no excuse."""
+    return any(
+        each.why != ENDED and each.t - FLIGHT_S <= request.invoke.t <= each.until_s and request.ended_s >= each.t
+        for each in story.restarted
+    )
+
+
+def _latencies(requests: Iterable[Request]) -> list[float]:
+    return [each.ended_s - each.invoke.intended for each in requests if each.is_right]

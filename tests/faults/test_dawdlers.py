@@ -1,0 +1,113 @@
+"""Clients that stop in the middle: the timers of bodies and of replies, on a server on which they are short."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from engines.build import write_identity_onnx
+from harness import raw
+from harness.bystander import Bystander
+from harness.edition import Installed
+from harness.house import BYSTANDER, bystander_repository
+from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.server import Http, Server, eventually, serving
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+CHUNKED = "Transfer-Encoding: chunked"
+WHOLE = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]}'
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("short")
+    installed = Installed(folder / "installed")
+    installed.change("gateway/upload.py", "IDLE_S: Final = 30.0", "IDLE_S: Final = 0.5")
+    installed.change("gateway/upload.py", "TOTAL_S: Final = 600.0", "TOTAL_S: Final = 2.0")
+    installed.change("gateway/answer.py", "SLOWEST_S: Final = 30.0", "SLOWEST_S: Final = 0.5")
+    repository = bystander_repository(folder / "models")
+    write_identity_onnx(repository, "m", dims=[-1])
+    with serving(repository, python=installed.python) as running:
+        http = Http(running.address())
+        for name in (BYSTANDER, "m"):
+            assert http.infer(name, x=("FP32", [1], [0.0]))[0] == 200
+        http.close()
+        assert raw.ask(running.address(), large())[0] == 200
+        yield running
+        everyone = family(running)
+        assert running.stop() == 0, running.log()
+        assert_gone(running, everyone)
+
+
+@contextlib.contextmanager
+def unnoticed(server: Server) -> Iterator[None]:
+    """Nobody else notices, and nothing is left."""
+    before = settled(server)
+    with Bystander(server, BYSTANDER):
+        yield
+    assert_clean(before, server)
+
+
+def large(size: int = 8 * MIB) -> list[bytes]:
+    """A request whose reply is as large, in parts."""
+    words = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[%d],"parameters":{"binary_data_size":%d}}],' % (
+        size // 4,
+        size,
+    )
+    words += b'"parameters":{"binary_data_output":true}}'
+    length = f"Inference-Header-Content-Length: {len(words)}"
+    return [raw.head("m", length, size=len(words) + size), words, bytes(size)]
+
+
+STARTS = {
+    "sized": [raw.head("m", size=len(WHOLE)), WHOLE[:10]],
+    "chunked": [raw.head("m", CHUNKED), b"a\r\n" + WHOLE[:10] + b"\r\n"],
+    "large": [*large()[:2], bytes(100_000)],
+}
+
+
+@pytest.mark.fault("F45")
+@pytest.mark.parametrize("kind", STARTS)
+def test_a_body_that_stops_is_a_408_and_the_end_of_the_connection(server: Server, kind: str) -> None:
+    with unnoticed(server), raw.connected(server.address()) as client:
+        for part in STARTS[kind]:
+            client.sendall(part)
+        status, told = raw.reply(client)
+        assert (status, told["code"]) == (408, "body_timeout")
+        assert raw.is_closed(client)
+
+
+@pytest.mark.fault("F45")
+@pytest.mark.parametrize("kind", ["sized", "chunked"])
+def test_a_body_that_drips_for_ever_is_a_408_too(server: Server, kind: str) -> None:
+    drip = b" " if kind == "sized" else b"1\r\n \r\n"
+    with unnoticed(server), raw.connected(server.address()) as client:
+        client.sendall(raw.head("m", size=1000) if kind == "sized" else raw.head("m", CHUNKED))
+        drops = 0
+        while not answers_within(client, 0.1):
+            client.sendall(drip)
+            drops += 1
+        status, told = raw.reply(client)
+        assert (status, told["code"]) == (408, "body_timeout")
+        assert drops > 5, "it was not the pause between two drops"
+
+
+def answers_within(client: socket.socket, limit_s: float) -> bool:
+    return bool(select.select([client], [], [], limit_s)[0])
+
+
+@pytest.mark.fault("F45")
+def test_a_reply_that_nobody_reads_is_given_up_and_its_memory_free_while_the_client_stays(server: Server) -> None:
+    with unnoticed(server), raw.connected(server.address(), receive_bytes=4096) as client:
+        for part in large():
+            client.sendall(part)
+        assert answers_within(client, 20.0)
+        # The kernel holds half of it at most, so it cannot have been sent.
+        eventually(lambda: server.gauge("mmsup_requests_open", model="m") == 0, "the reply is given up")
+        eventually(lambda: not settled(server).used_bytes, "no arena memory is used")

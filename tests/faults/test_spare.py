@@ -1,0 +1,153 @@
+"""The spare gateway of a real server: what it holds, whose place it takes, and that its own end hurts nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engines.build import write_identity_onnx
+from harness.bystander import Bystander
+from harness.invariants import assert_clean, assert_gone, family, kinds, settled
+from harness.server import Http, Server, eventually, serving
+
+pytestmark = pytest.mark.slow
+
+ON = ("--spare-gateway", "true")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    write_identity_onnx(tmp_path, "one")
+    return tmp_path
+
+
+@contextlib.contextmanager
+def running(repository: Path, *flags: str) -> Iterator[Server]:
+    """With a spare that has come up."""
+    with serving(repository, *ON, *flags) as server:
+        spare(server)
+        http = Http(server.address())
+        assert http.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+        http.close()
+        yield server
+
+
+def spare(server: Server, but: int = 0) -> int:
+    """The process of the spare, once there is another one than this."""
+
+    def found() -> int:
+        rows = [each["pid"] for each in server.ctl("ps")["processes"] if each["state"] == "spare"]
+        return next((pid for pid in rows if pid != but), 0)
+
+    return eventually(found, "a spare gateway")
+
+
+def gateways(server: Server) -> list[int]:
+    return [each["pid"] for each in server.status()["gateways"]]
+
+
+@pytest.mark.fault("F26")
+def test_a_killed_gateways_place_is_the_spares_and_another_spare_follows(repository: Path) -> None:
+    with running(repository) as server:
+        before, waiting, (old,) = settled(server), spare(server), gateways(server)
+        with Bystander(server, "one", may_be_cut=True) as one:
+            os.kill(old, signal.SIGKILL)
+            one.await_more(20)
+            assert gateways(server) == [waiting]
+            assert spare(server, but=waiting) != old
+        assert not server.events("spare_exit")
+        assert_clean(before, server)
+        everyone = family(server)
+        assert server.stop() == 0
+        assert_gone(server, everyone)
+
+
+@pytest.mark.fault("F26")
+def test_connections_of_the_other_gateway_are_untouched(repository: Path) -> None:
+    with running(repository, "--gateways", "2") as server, Bystander(server, "one") as one:
+        ours = {each.laddr.port for each in psutil.Process().net_connections("tcp")}
+        (other,) = [pid for pid in gateways(server) if not ours & _clients(pid)]
+        os.kill(other, signal.SIGKILL)
+        eventually(lambda: other not in gateways(server) and None not in gateways(server), "two gateways")
+        one.await_more(20)
+
+
+def _clients(pid: int) -> set[int]:
+    """Ports of those that a gateway serves."""
+    ends = psutil.Process(pid).net_connections("tcp")
+    return {each.raddr.port for each in ends if each.raddr}
+
+
+@pytest.mark.fault("F27")
+def test_a_gateway_that_hangs_is_followed_by_the_spare(repository: Path) -> None:
+    with running(repository) as server:
+        waiting, (old,) = spare(server), gateways(server)
+        os.kill(old, signal.SIGSTOP)
+        eventually(lambda: gateways(server) == [waiting], "the spare in its place")
+        http = Http(server.address())
+        assert http.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+        http.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_spare_that_ends_or_hangs_is_followed_by_another_unnoticed(repository: Path, number: signal.Signals) -> None:
+    with running(repository) as server, Bystander(server, "one"):
+        before, old = settled(server), spare(server)
+        os.kill(old, number)
+        assert spare(server, but=old)
+        assert not server.events("gateway_exit")
+        assert_clean(before, server)
+
+
+def test_a_spare_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path) -> None:
+    with running(repository) as server:
+        waiting, (serves,) = spare(server), gateways(server)
+        psutil.Process(serves).suspend()
+        with socket.create_connection(server.address()) as client:
+            client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            held = kinds(waiting)
+            assert not any("arena" in kind or "eventpoll" in kind for kind in held), held
+            assert not _clients(waiting)
+            psutil.Process(serves).resume()
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.fault("F25", "F26")
+def test_brain_and_gateway_killed_at_once_leave_the_place_to_the_spare(repository: Path) -> None:
+    with running(repository) as server:
+        before, waiting, (old,) = settled(server), spare(server), gateways(server)
+        with Bystander(server, "one", may_be_cut=True) as one:
+            for pid in (server.status()["brain"]["pid"], old):
+                os.kill(pid, signal.SIGKILL)
+            eventually(lambda: gateways(server) == [waiting], "the spare in its place")
+            one.await_more(20)
+        assert_clean(before, server)
+
+
+@pytest.mark.fault("F30")
+def test_an_upgrade_renews_the_spare_too(repository: Path) -> None:
+    with running(repository) as server:
+        before, old = settled(server), spare(server)
+        with Bystander(server, "one") as one:
+            server.ctl("upgrade", ticket="a test's", force=True)
+            assert spare(server, but=old)
+            assert not psutil.pid_exists(old)
+            one.pids = server.pids("one")  # it was followed, and is to stay from here on
+        assert not server.events("gateway_exit")
+        assert_clean(before, server)
+
+
+@pytest.mark.fault("F25b")
+def test_the_spare_does_not_survive_the_keeper(repository: Path) -> None:
+    with running(repository) as server:
+        waiting = psutil.Process(spare(server))
+        server.process.kill()
+        server.process.wait()
+        assert psutil.wait_procs([waiting], timeout=10)[1] == []

@@ -1,0 +1,123 @@
+"""A machine with GPUs that has none: NVML as a file says it, read anew at each call."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+GIB = 1 << 30
+MODULE = """
+import json, pathlib
+
+STATE = pathlib.Path(__file__).with_name("nvml.json")
+NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
+
+
+class NVMLError(Exception):
+    pass
+
+
+class Of:
+    def __init__(self, **fields):
+        self.__dict__.update(fields)
+
+
+def cards():
+    return json.loads(STATE.read_text())
+
+
+def nvmlInit():
+    pass
+
+
+def nvmlDeviceGetCount():
+    with STATE.with_name("looks").open("ab") as looks:
+        looks.write(b".")
+    return len(cards())
+
+
+def nvmlDeviceGetHandleByIndex(index):
+    if cards()[index]["lost"]:
+        raise NVMLError("GPU is lost")
+    return index
+
+
+def nvmlDeviceGetUUID(handle):
+    return cards()[handle]["uuid"]
+
+
+def nvmlDeviceGetName(handle):
+    return "NVIDIA H200"
+
+
+def nvmlDeviceGetMemoryInfo(handle):
+    card = cards()[handle]
+    if not card["total_bytes"]:
+        raise NVMLError("Not Supported")
+    return Of(total=card["total_bytes"], free=card["free_bytes"])
+
+
+def nvmlDeviceGetTotalEccErrors(handle, kind, since):
+    if cards()[handle]["errors"] is None:
+        raise NVMLError("Not Supported")
+    return cards()[handle]["errors"]
+
+
+def nvmlDeviceGetComputeRunningProcesses(handle):
+    return [Of(pid=pid, usedGpuMemory=size) for pid, size in cards()[handle]["held"]]
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One device, as NVML tells of it."""
+
+    uuid: str
+    total_bytes: int = 80 * GIB
+    free_bytes: int = 80 * GIB
+    held: tuple[tuple[int, int | None], ...] = ()
+    """Pid and bytes."""
+    errors: int | None = 0
+    """Uncorrected memory errors; None: the card does not count them."""
+    lost: bool = False
+
+
+class FakeNvml:
+    """Where `import pynvml` finds it, for the helper alone."""
+
+    def __init__(self, folder: Path, *cards: Card) -> None:
+        self._folder = folder
+        (folder / "pynvml.py").write_text(MODULE)
+        (folder / "looks").touch()
+        self.say(*cards)
+        self.env = {
+            "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)]),
+            "MMSUP_GPU_DRIVER": str(folder / "pynvml.py"),
+        }
+        """Of the server."""
+
+    def say(self, *cards: Card) -> None:
+        """From the next look on this is so."""
+        made = self._folder / "nvml.new"
+        made.write_text(json.dumps([asdict(each) for each in cards]))
+        made.replace(self._folder / "nvml.json")
+
+    def looks(self) -> int:
+        """How often somebody has asked."""
+        return (self._folder / "looks").stat().st_size
+
+
+def helpers_of(brain_pid: int) -> list[int]:
+    """Pids of a brain's helpers that ask NVML."""
+    children = Path(f"/proc/{brain_pid}/task/{brain_pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"mmsup.supervisor.gpu" in _command(pid)]
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
