@@ -146,7 +146,7 @@ POINTS: Final[dict[str, Point]] = {
     "brain.upgrade_noted": Point(0, "an upgrade is noted, and not begun"),
     "brain.trial_said": Point(0, "the keeper was asked to try the code on disk"),
     "brain.stepping_down": Point(0, "it is noted that the next brain goes on, and this one is there"),
-    "brain.gateway_beside": Point(0, "a gateway that is to come up beside one is remembered, and not started"),
+    "brain.gateway_beside": Point(0, "a gateway comes up beside one, and no later brain would know whose it is"),
     "brain.gateway_replaced": Point(0, "another gateway has the place, the old one does not know"),
     "brain.gateway_retired": Point(0, "a gateway was told to leave"),
     "brain.beside": Point(0, "a twin of a worker is begun"),

@@ -75,6 +75,7 @@ class Family:
                     self._skip(number, generation)
                 self._worker(self._instance(number, generation), message, descriptors, adopted=adopted)
             case "gateway", number, generation:
+                self._gateways.meet(generation)
                 gateway = self._gateways.at(number)
                 if adopted and isinstance(message, wire.Child) and gateway is not None and gateway.life is None:
                     gateway.generation = generation

@@ -92,6 +92,7 @@ class Gateways:
         self._undrained: set[int] = set()
         self._drained = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._met = 0
 
     def start(self) -> None:
         """Look after all of them from now on; start those that are not there."""
@@ -161,14 +162,14 @@ class Gateways:
     # Upgrades.
 
     def successor(self) -> Gateway | None:
-        """Another one beside those there are, to be remembered and then spawned: a brain that did not know of it would
-        end it, and be in its way. None if there is no number for it as long as some leave."""
+        """Another one, started beside those there are; None if there is no number for it as long as some leave."""
         made = self._another()
         if made is None:
             return None
         made.follows = False
-        made.generation = self._next_generation()
+        made.spawn(self._next_generation())
         self.others.append(made)
+        faultpoint("brain.gateway_beside")
         return made
 
     def free_number(self) -> int | None:
@@ -183,7 +184,11 @@ class Gateways:
         return None if number is None or table is None else Gateway(number, table, self, self._site)
 
     def _next_generation(self) -> int:
-        return 1 + max(each.generation for each in self.everybody())
+        return 1 + max(self._met, *(each.generation for each in self.everybody()))
+
+    def meet(self, generation: int) -> None:
+        """A process of this generation is there, though perhaps nobody knows what for: no other gets its name."""
+        self._met = max(self._met, generation)
 
     def replace(self, old: Gateway, new: Gateway) -> None:
         """The new one serves and has the place; the old one may be retired, if it lives."""

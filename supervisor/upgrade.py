@@ -219,8 +219,6 @@ class Upgrades:
             self._say("waiting for a gateway of the last upgrade to leave")
             await until(lambda: gateways.free_number() is not None)
         self._brain.remember()
-        faultpoint("brain.gateway_beside")
-        new.spawn(new.generation)
         await until(lambda: new.serves or new not in gateways.others, START_S)
         return new
 
