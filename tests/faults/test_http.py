@@ -322,7 +322,17 @@ def test_clients_that_hang_up_at_every_point_leave_nothing(server: Server) -> No
     start = raw.head("m", size=len(BODY))
     chunks = raw.head("m", "Transfer-Encoding: chunked") + chunked(BODY)
     whole: list[Any] = [start + BODY, chunks, (start + BODY) * 3, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"]
-    with unnoticed(server, growth_bytes=32 * MIB):
+
+    def many_at_a_time() -> None:
+        """Memory for as many requests as may be open at a time later on, which then is there."""
+        with raw.crowd(server.address(), 64) as crowd:
+            for client in crowd:
+                client.sendall((start + BODY)[:-1])
+            for client in crowd:
+                client.sendall(BODY[-1:])
+            assert {raw.reply(client)[0] for client in crowd} == {200}
+
+    with unnoticed(server, growth_bytes=32 * MIB, warm=many_at_a_time):
         for turn in range(800):
             sent = whole[turn % len(whole)]
             with raw.connected(server.address()) as client:
