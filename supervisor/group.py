@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 PROCS: Final = "cgroup.procs"
-LOADING: Final = {"cpu.shares": "256", "cpu.weight": "25"}
-"""A worker's share of the processors while it comes up, v1 and v2: a quarter of that of one that serves. Nothing is
+LOADING: Final = {"cpu.shares": "512", "cpu.weight": "50"}
+"""A worker's share of the processors while it comes up, v1 and v2: half of that of one that serves. Nothing is
 lost where a processor is idle; where none is, callers of the others do not wait behind imports and weights."""
 SERVING: Final = {"cpu.shares": "1024", "cpu.weight": "100"}
 """What a new group has by itself: whatever a worker starts, in whatever sessions, competes as one worker."""

@@ -178,7 +178,7 @@ def test_a_model_that_comes_up_gives_way_to_those_that_serve(server: Server) -> 
         os.kill(server.pid(hurt.name), signal.SIGKILL)
         eventually(lambda: server.model(hurt.name)["state"] == "loading", "it comes up again")
         (pid,) = server.pids(hurt.name)
-        assert shares(pid) == "256"
+        assert shares(pid) == "512"
         code.with_name("go").touch()
         hurt.assert_serves()
         assert server.pids(hurt.name) == [pid]

@@ -247,11 +247,11 @@ class TestV1:
         assert (V1[2] / "w1.1" / "pids.max").read_text() == f"{cgroup.PIDS_LIMIT}\n"
         assert v1.make("w2.1", None).cap_bytes is None
 
-    def test_who_loads_has_a_quarter_of_the_share_of_who_serves(self, v1: CgroupBackend) -> None:
+    def test_who_loads_has_half_of_the_share_of_who_serves(self, v1: CgroupBackend) -> None:
         group, shares = v1.make("w1.1", None), V1[3] / "w1.1" / "cpu.shares"
         assert shares.read_text() == "1024\n"
         group.compete(LOADING)
-        assert shares.read_text() == "256\n"
+        assert shares.read_text() == "512\n"
         group.compete(SERVING)
         assert shares.read_text() == "1024\n"
 
