@@ -85,7 +85,8 @@ class Family:
                 self._stray(message, descriptors)
 
     def _skip(self, number: int, generation: int) -> None:
-        """A life that the last brain began and could tell nobody of is a stray: the instance's next one is another."""
+        """A life that the last brain began and could tell nobody of is a stray: whoever comes next has another name."""
+        self._fleet.next_instance = max(self._fleet.next_instance, number + 1)
         instance = self._fleet.instance(number)
         if instance is not None and instance.tenure is None:
             instance.generation = max(instance.generation, generation)
