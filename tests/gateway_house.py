@@ -51,7 +51,14 @@ async def house(
         made.routes.put(route(described))
         hub = Hub()
         peer = WorkerPeer(Path(folder), described, zeromq=zeromq)
-        yield House(made, hub, Path(folder), described, peer, peer.link(made, hub))
+        try:
+            yield House(made, hub, Path(folder), described, peer, peer.link(made, hub))
+        except BaseException:  # hypothesis ends an example that way too
+            for link in list(made.links.values()):
+                link.finish()
+            hub.close()
+            peer.close()
+            raise
         assert made.open_requests == 0
         for link in list(made.links.values()):
             assert not link.claims, "a request that left is still expected"
