@@ -82,6 +82,16 @@ async def settled(built: House) -> None:
         await asyncio.sleep(0.001)
 
 
+async def served_by_the_next(built: House, task: asyncio.Task[bytes]) -> None:
+    """Another worker comes, and answers this request from the same bytes."""
+    peer = built.second()
+    request = await peer.request()
+    assert peer.bytes_of(request.places[0]) == BIG
+    peer.answer(request, b"ok")
+    assert await task == b"ok"
+    peer.close()
+
+
 def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker() -> None:
     async def run(built: House) -> None:
         first = asyncio.create_task(refused(ask(built.backend, BIG)))
@@ -93,12 +103,7 @@ def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker()
         built.backend.judge((1, 1), error_of("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
         error = await first
         assert (error.code, error.retryable) == ("worker_oom", False)
-        peer = built.second()
-        request = await peer.request()
-        assert peer.bytes_of(request.places[0]) == BIG
-        peer.answer(request, b"ok")
-        assert await second == b"ok"
-        peer.close()
+        await served_by_the_next(built, second)
 
     in_house(run)
 
@@ -110,12 +115,7 @@ def test_a_request_that_needs_memory_of_a_worker_that_is_ending_goes_to_the_next
         await asyncio.wait([task], timeout=0.2)
         assert not task.done()
         built.peer.kill()
-        peer = built.second()
-        request = await peer.request()
-        assert peer.bytes_of(request.places[0]) == BIG
-        peer.answer(request, b"ok")
-        assert await task == b"ok"
-        peer.close()
+        await served_by_the_next(built, task)
 
     in_house(run)
 
