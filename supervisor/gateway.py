@@ -264,7 +264,7 @@ class Gateway:
         now_s = time.monotonic()
         self._ends.append(restart.End(now_s, now_s - self._told_s))
         del self._ends[: -restart.HISTORY]
-        delay_s = restart.delay_s(restart.since_health(self._ends) - 1, self._site.rng)
+        delay_s = restart.part_delay_s(self._ends, self._site.rng)
         self._record(f"{self._role}_exit", text, next_delay_s=round(delay_s, 3), **fields)
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._house.follow, self)
 

@@ -4,6 +4,9 @@ The curve: 0, 0.5, 1, 2, 4 … 60 s, each with a jitter of ±20 %, back to 0 aft
 5 deaths in 60 s, or 5 failed loads in a row; then one half-open probe every 300 s (or a load by hand, which begins a
 new history). A probe that dies before it has served for 60 s gives up again at once.
 
+Brains and gateways follow another curve, for ever: the same up to 5 s, back to 0 after 10 s. While one of them is away
+nothing is mended, or fewer are served, and what made it end was most often not of its own making.
+
 A history belongs to one content of one model version. Nothing is ever counted against another model. With several
 instances, bounds and curve stretch by their number: all of them dying at once is one blow, not many.
 """
@@ -19,6 +22,9 @@ FIRST_S: Final = 0.5
 CEILING_S: Final = 60.0
 JITTER: Final = 0.2
 HEALTHY_S: Final = 600.0
+PART_CEILING_S: Final = 5.0
+PART_HEALTHY_S: Final = 10.0
+"""Of the server's own parts: enough for one that is broken to leave the machine to the others."""
 PERIOD_S: Final = 60.0
 DEATHS_IN_PERIOD: Final = 5
 LOADS_IN_A_ROW: Final = 5
@@ -71,12 +77,17 @@ def next_try(past: Sequence[End], now_s: float, rng: random.Random, instances: i
     return Retry(delay_s((since_health(past) - 1) // instances, rng))
 
 
-def delay_s(step: int, rng: random.Random) -> float:
+def delay_s(step: int, rng: random.Random, ceiling_s: float = CEILING_S) -> float:
     """The curve: how long to wait before try number `step`, which counts from 0."""
     if step <= 0:
         return 0.0
     # The exponent is bounded before it is used: 2.0 ** 2000 is an error, not infinity.
-    return min(CEILING_S, FIRST_S * 2.0 ** min(step - 1, 16)) * rng.uniform(1 - JITTER, 1 + JITTER)
+    return min(ceiling_s, FIRST_S * 2.0 ** min(step - 1, 16)) * rng.uniform(1 - JITTER, 1 + JITTER)
+
+
+def part_delay_s(past: Sequence[End], rng: random.Random) -> float:
+    """How long to wait before the successor of a brain or a gateway; `past` as of a worker."""
+    return delay_s(since_health(past, PART_HEALTHY_S) - 1, rng, PART_CEILING_S)
 
 
 def _failed_in_a_row(past: Sequence[End]) -> int:
@@ -88,11 +99,11 @@ def _failed_in_a_row(past: Sequence[End]) -> int:
     return count
 
 
-def since_health(past: Sequence[End]) -> int:
+def since_health(past: Sequence[End], healthy_s: float = HEALTHY_S) -> int:
     """Ends in this bad time: a long healthy life begins a new one, of which its own end is the first."""
     count = 0
     for end in reversed(past):
         count += 1
-        if end.served_s >= HEALTHY_S:
+        if end.served_s >= healthy_s:
             break
     return count

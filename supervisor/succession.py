@@ -1,4 +1,4 @@
-"""Brains follow one another: there is one, or the next is due, for ever, by the curve of all restarts here.
+"""Brains follow one another: there is one, or the next is due, for ever, by the curve of the server's own parts.
 
 Only the keeper uses this. It says how a new brain is greeted, and does what a brain asks.
 """
@@ -18,7 +18,7 @@ from mmsup.ipc.messages import Exited, Spawn
 from mmsup.supervisor import kin
 from mmsup.supervisor.console import Console
 from mmsup.supervisor.hotline import Hotline
-from mmsup.supervisor.restart import HEALTHY_S, delay_s
+from mmsup.supervisor.restart import HISTORY, End, part_delay_s
 
 OOM_SCORE: Final = -900
 """Keeper and brain: the kernel takes any worker first."""
@@ -60,7 +60,7 @@ class Succession:
         self.generation = generation
         """How many brains there were, the present one included."""
         self._due_s = 0.0
-        self._falls = 0
+        self._ends: list[End] = []
         self._last = False
         self._leave_by_s = float("inf")
         self._rng = random.Random()
@@ -184,9 +184,9 @@ class Succession:
             self._selector.unregister(brain)
 
     def _next(self, lived_s: float, now_s: float) -> float:
-        """Count one fall; a long healthy life begins a new count."""
-        falls = 0 if lived_s >= HEALTHY_S else self._falls
-        self._falls = falls + 1
-        wait_s = delay_s(falls, self._rng)
+        """Count one fall, and set the time of the next brain."""
+        self._ends.append(End(now_s, lived_s))
+        del self._ends[:-HISTORY]
+        wait_s = part_delay_s(self._ends, self._rng)
         self._due_s = now_s + wait_s
         return wait_s

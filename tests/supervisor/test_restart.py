@@ -8,11 +8,14 @@ from mmsup.supervisor.restart import (
     CEILING_S,
     HEALTHY_S,
     JITTER,
+    PART_CEILING_S,
+    PART_HEALTHY_S,
     End,
     GiveUp,
     Retry,
     delay_s,
     next_try,
+    part_delay_s,
 )
 
 RNG = random.Random(7)
@@ -119,3 +122,14 @@ def test_no_history_gives_a_wait_outside_the_curve() -> None:
 def test_an_empty_history_is_a_bug_of_the_caller() -> None:
     with pytest.raises(AssertionError, match="nothing has ended"):
         next_try([], 0.0, RNG)
+
+
+def test_a_part_of_the_server_that_served_for_a_while_is_followed_at_once() -> None:
+    assert part_delay_s(deaths(0.0, 20.0, 40.0, served_s=PART_HEALTHY_S), Middle()) == 0.0
+
+
+def test_a_part_that_ends_as_it_begins_is_followed_ever_later_and_never_given_up() -> None:
+    past = deaths(*range(20), served_s=0.1)
+    curve = [part_delay_s(past[: count + 1], Middle()) for count in range(20)]
+    assert curve[:5] == [0.0, 0.5, 1.0, 2.0, 4.0]
+    assert set(curve[5:]) == {PART_CEILING_S}
