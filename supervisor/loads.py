@@ -179,13 +179,16 @@ class Loads:
         current = model.current
         again = current is not None and any(release.is_serving() for release in current.releases)
         try:
-            if current is not None and not again:
-                self._fleet.retire(current)
             if not again:
+                model.is_coming = True
+                if current is not None:
+                    self._fleet.retire(current)
                 await self._wait_until_gone(loading, entry)
             loading.edition = self._fleet.make(model, entry, Role.COMING if again else Role.CURRENT, loading.config)
             await loading.decided
         finally:
+            model.is_coming = False
+            self._fleet.touch(model.name)
             del self._active[loading.name]
             if loading.decided.done() and not loading.decided.cancelled():
                 loading.decided.exception()  # it was raised above, or nobody was there to hear it

@@ -45,6 +45,8 @@ class Model:
     unloaded: bool = False
     """Not wanted because somebody said so, rather than never asked for."""
     editions: list[Edition] = field(default_factory=list["Edition"])
+    is_coming: bool = False
+    """A load waits for the end of its former processes; callers wait with it."""
     was_decided: bool = True
     """It has reached its first verdict, which a respawn does not take back. False only at the start of the server."""
 
@@ -101,14 +103,19 @@ class Model:
     def route(self) -> Route:
         """What a gateway has to know of it."""
         if not self.wanted or self.current is None:
-            broken = self._broken() if self.wanted else ()
-            return fitting(Route(self.name, self.wanted, broken[-1].version if broken else "", broken))
+            known = self._coming() or self._broken() if self.wanted else ()
+            return fitting(Route(self.name, self.wanted, known[-1].version if known else "", known))
         versions = [version_state(release) for release in self.current.releases]
         versions += self._broken()
         versions.sort(key=lambda each: int(each.version or 0))
         serving = [each.version for each in versions if each.state == State.READY]
         default = (serving or [each.version for each in versions] or [""])[-1]
         return fitting(Route(self.name, wanted=True, default=default, versions=tuple(versions)))
+
+    def _coming(self) -> tuple[VersionState, ...]:
+        """Versions that come as soon as the former ones are gone."""
+        specs = self.entry.specs if self.entry is not None and self.is_coming else ()
+        return tuple(VersionState(spec.version, State.STARTING, "", "", 0.0, spec, None) for spec in specs)
 
     def _broken(self) -> tuple[VersionState, ...]:
         """Versions that the repository's faults keep from being served."""

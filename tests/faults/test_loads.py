@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
 import threading
 from collections import Counter
 
@@ -77,6 +79,17 @@ def test_an_unload_lets_the_call_in_flight_finish(server: Server) -> None:
             assert hurt.send()[0] in (400, 404, 503)
         assert held.result()[0] == 200
         server.ctl("load", name=hurt.name)
+
+
+@pytest.mark.fault("F54")
+def test_whoever_waits_for_a_restart_is_answered_by_the_load_that_takes_its_place(server: Server) -> None:
+    with victim(server, "replaced", on_load="sleep", on_load_amount=0.5, hang_limit="30s") as hurt:
+        os.kill(server.pid(hurt.name), signal.SIGKILL)
+        server.await_event("worker_spawn", hurt.name, 2)
+        (waits,) = hurt.queued({})
+        assert ask(server, hurt.name, "load")[0] == 200
+        assert waits.result()[0] == 200, waits.result()
+        assert len(server.events("worker_ready", hurt.name)) == 2, "the one that was started again was to be replaced"
 
 
 @pytest.mark.fault("F54")
