@@ -32,7 +32,7 @@ from table import figure, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from engines.build import write_identity_onnx
-from harness.server import Server, serving
+from harness.server import Server, eventually, serving
 
 CALLED, FLOODED = "called", "flooded"
 LOADS, NO_LOADS = "loads, all on both cores", "nothing, all on both cores"
@@ -71,6 +71,7 @@ def loads(server: Server) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+        eventually(lambda: len(server.pids(FLOODED)) == 1, "the workers of earlier loads are gone")
 
 
 def look(server: Server, folder: Path, asked: argparse.Namespace, beside: AbstractContextManager[None]) -> Outcome:
