@@ -12,10 +12,11 @@ from typing import Final
 
 from mmsup.ipc.errors import ModelError
 
-CONTEXT_BYTES: Final = 512 << 20
-"""A context with the libraries' code in it, generously: a process cannot tell its own from its neighbours'."""
+CONTEXT_BYTES: Final = 640 << 20
+"""A context with the libraries' code in it: 612 MiB on an H100 (docs/benchmarks/gpu.md). A process cannot tell its own
+from its neighbours'."""
 RESERVE_BYTES: Final = 128 << 20
-"""Library workspaces (cuBLAS, cuDNN) that no allocator of ours counts."""
+"""Library workspaces (cuBLAS, cuDNN) that no allocator of ours counts: 106 MiB there."""
 
 _LOST_TYPES: Final = frozenset({"AcceleratorError", "DeferredCudaCallError", "CudaError"})
 _MEMORY_TYPES: Final = frozenset({"OutOfMemoryError"})

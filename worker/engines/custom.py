@@ -9,6 +9,8 @@ Inputs are the model's own: it may write to them and keep them. That costs one c
 for 12.6 MB). A model that only reads its inputs, and keeps none, says so with the parameter `read_only_inputs: true`
 and gets views over the request's own memory; writing to one is then a ValueError.
 
+With `gpu_memory` torch refuses what goes beyond it, if the model uses torch.
+
 The folder is at the end of `sys.path`, so that a model's other files can be imported and hide nobody's.
 """
 
@@ -29,6 +31,7 @@ from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.worker.engines.contract import NO_ROOM, Room, is_on
 from mmsup.worker.engines.declared import as_configured
+from mmsup.worker.engines.share import hold_share
 
 MODULE: Final = "mmsup_model"
 """What the file is called in `sys.modules`; a worker has one model."""
@@ -66,9 +69,11 @@ class CustomEngine:
         if kind is None or not callable(getattr(kind, "infer", None)):
             text = f"model '{spec.name}': {spec.artefact} has no class Model with a method infer(self, inputs)"
             raise ModelError("load_failed", text)
+        hold_share(spec)
         self._model = kind()
         if hasattr(self._model, "load"):
             self._model.load(context_of(spec))
+            hold_share(spec)  # it may have imported torch only now
         self._infer = self._model.infer
         return metadata
 

@@ -30,11 +30,11 @@ from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.worker.engines.chunks import SIZES
 from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
-from mmsup.worker.engines.cuda import memory_fraction
 from mmsup.worker.engines.custom import forget_module, load_module
 from mmsup.worker.engines.declared import as_configured, complete
 from mmsup.worker.engines.driver import open_driver
 from mmsup.worker.engines.pinned import Pinned
+from mmsup.worker.engines.share import hold_share
 from mmsup.worker.engines.streams import DATATYPES, TorchDevice, from_numpy
 from mmsup.worker.engines.transfer import Transfer, Ways
 
@@ -176,9 +176,7 @@ def _device(spec: ModelSpec) -> torch.device:
     if not cuda.is_available():
         text = f"model '{spec.name}' is to run on '{spec.device}', but torch finds no CUDA device here"
         raise ModelError("load_failed", text)
-    if spec.gpu_memory_bytes:
-        total = cuda.get_device_properties(0).total_memory
-        cuda.set_per_process_memory_fraction(memory_fraction(spec.gpu_memory_bytes, total), 0)
+    hold_share(spec)
     return torch.device("cuda:0")
 
 
