@@ -1,9 +1,10 @@
 """The same chaos against mmsup and its peers, side by side: what clients of a healthy model saw while another failed.
 
-    python benchmarks/chaos_peers.py --seconds 60 --seed 42 [--peers mmsup,triton] [--faults segv] [--markdown FILE]
+    python benchmarks/chaos_peers.py --seconds 120 --seed 42 [--peers mmsup,triton] [--faults segv] [--markdown FILE]
 
 Plan, clients, payloads and history are those of `mmsup chaos`; every server goes through all faults of the plan, in
-order. A server that has ended, or whose model stays away, is started again, as an operator would, and that is counted.
+order. They are ten seconds and more apart, since mmsup gives up a model that dies more than five times in a minute. A
+server that has ended, or whose model stays away, is started again, as an operator would, and that is counted.
 The exit code is 1 if a request to mmsup's healthy model failed, or any answer of mmsup's was wrong.
 """
 
@@ -97,11 +98,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=words, default=FAMOUS, help="which servers, by key")
     parser.add_argument("--faults", type=words, default=FAULTS, help=f"of {', '.join(FAULTS)}")
-    parser.add_argument("--seconds", type=float, default=60.0, help="without the time that a model was away (60)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="without the time that a model was away (120)")
     parser.add_argument("--seed", type=int, default=42, help="of plan and arrivals (42)")
     parser.add_argument("--rate", type=float, default=50.0, help="requests to A in a second (50); B gets half")
     parser.add_argument(
-        "--every-s", type=float, default=3.0, help="the least distance of faults; half more at most (3)"
+        "--every-s", type=float, default=10.0, help="the least distance of faults; half more at most (10)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen")
     parser.add_argument("--histories", type=Path, metavar="DIR", help="write every request, a file for each server")
