@@ -312,9 +312,11 @@ def _was_renewed(story: Story, death: Death) -> bool:
 
 
 def _is_spent(story: Story, blow: Blow) -> bool:
-    """Whether it met nobody: its request broke off, or was not to be at work when the signal came."""
+    """Whether it met nobody: its request broke off, or was not to be at work when the signal came, or it was over
+    before there was somebody to act on it."""
     if blow.harm is None:
-        return bool(blow.note)
+        ends_s = blow.from_s + blow.fault.lasts_s
+        return bool(blow.note) or (ends_s < math.inf and _around(story, ends_s, *_WITHOUT_BRAIN))
     return _is_reset(story, blow.harm) or (blow.harm.is_right and "right" in blow.fault.answers)
 
 

@@ -7,6 +7,7 @@ harm may have, `cause` the words by which the journal may name the death; no cau
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -58,6 +59,8 @@ class Fault:
     cause: tuple[str, ...] = ()
     is_deadly: bool = True
     """With a cause: whether a death must follow, or may."""
+    lasts_s: float = math.inf
+    """It ends by itself after so long, whether or not anybody has done something about it."""
     rest_s: float = 3.0
     """How long its victim is then left alone, seconds."""
     needs: str = ""
@@ -119,7 +122,7 @@ FAULTS: Final = (
         "kill_busy", "F2", By.WORKER, Role.CRASHY, "sleep", 0.6, frozenset({"worker_crashed", RIGHT}), _KILLED
     ),
     Fault("stop_worker", "F10", By.WORKER, Role.HANGING, cause=("hung",), rest_s=7.0),
-    Fault("freeze_worker", "F12", By.WORKER, Role.HANGING, cause=("hung",), rest_s=9.0, needs="freezer"),
+    Fault("freeze_worker", "F12", By.WORKER, Role.HANGING, cause=("hung",), lasts_s=4.0, rest_s=9.0, needs="freezer"),
     Fault("kill_brain", "F25", By.HOUSE),
     Fault("stop_brain", "F28", By.HOUSE, rest_s=10.0),
     Fault("kill_keeper", "F25b", By.HOUSE, rest_s=12.0, needs=MANAGER, is_usual=False),

@@ -28,7 +28,6 @@ from mmsup.supervisor.client import Json
 
 BUSY_S: Final = 0.2
 """How long a request is given to be at work, before its worker is killed."""
-FROZEN_S: Final = 4.0
 ABSENT_S: Final = 0.3
 SLOW_S: Final = 0.1
 TRIES: Final = 20
@@ -75,7 +74,7 @@ async def kill_busy(scene: Scene, strike: Strike) -> str:
 
 
 async def freeze_worker(scene: Scene, strike: Strike) -> str:
-    """Freeze the worker's control group: it can neither run nor, on v1, be killed. Thawed after `FROZEN_S`."""
+    """Freeze the worker's control group: it can neither run nor, on v1, be killed. Thawed after a while."""
     frozen = freezer_of(scene.lives.pid(strike.victim))
     scene.begin(strike, done=frozen is not None)
     if frozen is None:
@@ -83,7 +82,7 @@ async def freeze_worker(scene: Scene, strike: Strike) -> str:
     file, on, off = frozen
     with contextlib.suppress(OSError):  # its group may go at any moment
         file.write_text(on)
-        await asyncio.sleep(FROZEN_S)
+        await asyncio.sleep(strike.fault.lasts_s)
         file.write_text(off)
     return ""
 

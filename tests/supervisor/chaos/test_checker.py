@@ -126,6 +126,13 @@ def test_everything_may_end_with_the_keeper_and_nothing_at_another_time() -> Non
     assert [each.rule for each in check([*tale(), *killed, *failed])] == ["healthy"]
 
 
+def test_a_worker_that_is_thawed_before_there_is_a_brain_lives_on() -> None:
+    frozen: list[Record] = [Injected(10.0, 8, "freeze_worker", "bad"), Over(17.0, 8)]
+    hurt: list[Record] = [Injected(11.0, 9, "stop_brain", ""), Over(16.5, 9), Told(16.5, {"event": "brain_exit"})]
+    assert [each.text for each in check([*tale(), *frozen])] == ["fault 8 (freeze_worker of bad) killed nobody"]
+    assert check([*tale(), *frozen, *hurt]) == []
+
+
 @pytest.mark.parametrize(("rule", "spoil", "text"), SPOILT)
 def test_what_is_planted_is_found_by_its_rule(rule: str, spoil: Spoil, text: str) -> None:
     findings = check(spoil(tale()))
