@@ -11,6 +11,8 @@ from threading import Timer
 
 from places import program
 
+URGENT = 50
+"""Of the priorities of SCHED_FIFO, 1 to 99."""
 PATIENCE_S = 60.0
 """For the generator to write its report, past the time that it was told to run."""
 
@@ -27,6 +29,8 @@ class Load:
     core: int
     rate: float = 0.0
     """Requests a second, each at its time; 0: each connection sends when it has its reply."""
+    is_urgent: bool = False
+    """It runs before everyone else on its core (SCHED_FIFO, as root): what it sees is then not the wait for that."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) 
     """Run it; `snapshot` is called as the measured time begins and ends, with the pid that is not the server's."""
     folder.mkdir()
     pace = f"{load.connections}@{load.rate}" if load.rate else str(load.connections)
-    command = ["taskset", "-c", str(load.core), str(program("load")), "127.0.0.1"]
+    command = ["chrt", "--fifo", str(URGENT)] if load.is_urgent else []
+    command += ["taskset", "-c", str(load.core), str(program("load")), "127.0.0.1"]
     command += [str(load.port), pace, str(load.warm_s), str(load.run_s), str(folder)]
     command += [str(each) for each in load.requests]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:

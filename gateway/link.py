@@ -33,8 +33,9 @@ from mmsup.ipc.seqpacket import Closed
 
 OUTLINES_LIMIT: Final = 256
 """Words of results that a link remembers."""
-SOME: Final = 32
-"""Replies that are taken in a turn of the loop: a worker may have answered hundreds at once, and others wait."""
+SOME: Final = 8
+"""Replies that are taken in a turn of the loop: a worker may have answered hundreds at once, and others wait. With 32
+the p99 of others beside a flood was twice that with 8 (benchmarks/flood.py)."""
 EXPIRY_S: Final = 0.01
 """How late a deadline may be noticed. One look over what is in flight costs less than a timer for each request."""
 

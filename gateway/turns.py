@@ -4,7 +4,7 @@ A turn of the loop takes up all that has come: with 256 clients of one model tha
 another model waits for all of them. So between two looks at the sockets a *lane* begins a bounded amount of work, and
 what is beyond it waits, first come first served; the lanes that wait go on in turn. A lane is a model that the
 repositories hold, or what else may be asked for; all that strangers make up shares one. A lane that has company gets
-less at a time: its next one then waits for at most SHARED units of each other lane.
+less at a time, and one that alone is flooded the least: who comes for another waits for SERIES units of it.
 
 The counts begin anew when somebody had to wait, and not at every turn: a lane with little to do costs one look-up and
 one addition for each request, and, every so many requests, a wait of no length.
@@ -21,6 +21,8 @@ ALONE: Final = 32
 """Units that a lane begins at a time: inferences of little text, 50 to 100 µs each."""
 SHARED: Final = 16
 """The same while other lanes are used too."""
+SERIES: Final = 4
+"""The same for the only lane in which somebody waits: it is flooded, and whoever else comes shall be heard soon."""
 COMPANY_TURNS: Final = 64
 """Turns for which another lane is remembered."""
 HOUSE: Final = "~"
@@ -105,7 +107,8 @@ class Turns:
 
     def _begin(self, lane: str) -> None:
         queue, begun = self._waiting.pop(lane), 0
-        limit = max(self._limit // (len(self._waiting) + 1), 1)
+        floods = len(self._waiting) + 1
+        limit = SERIES if self._company and floods == 1 else max(self._limit // floods, 1)
         while queue and (not begun or begun + queue[0][0] <= limit):
             cost, go = queue.popleft()
             begun += cost if go() else 0

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mmsup.gateway.turns import ALONE, COMPANY_TURNS, SHARED, STRANGERS, Turns
+from mmsup.gateway.turns import ALONE, COMPANY_TURNS, SERIES, SHARED, STRANGERS, Turns
 
 
 class Loop:
@@ -68,7 +68,7 @@ def test_a_flooded_lane_keeps_no_other_waiting() -> None:
             await loop.pass_by()
             loop.ask("b")
             assert loop.begun[-1][-1] == "b"
-        assert max(turn.count("a") for turn in loop.begun[4:]) == SHARED, "it has company now"
+        assert max(turn.count("a") for turn in loop.begun[4:]) == SERIES, "it has company now"
         await loop.pass_by(COMPANY_TURNS + 40)
         assert loop.all.count("a") == 500
 
