@@ -29,6 +29,7 @@ from pathlib import Path
 import machine
 from front_cpu import pin, request
 from generator import URGENT, Load, Outcome, drive
+from meanwhile import meanwhile
 from places import cores, program
 from progress import say
 from table import figure, table
@@ -72,20 +73,14 @@ def flood(port: int, clients: int, sent: Path, core: int) -> Iterator[None]:
 @contextmanager
 def loads(server: Server) -> Iterator[None]:
     """A model is loaded again and again, until the block is left and the last load is over."""
-    stop = threading.Event()
 
-    def load() -> None:
+    def load(stop: threading.Event) -> None:
         while not stop.is_set():
             server.ctl("load", name=FLOODED)
 
-    thread = threading.Thread(target=load)
-    thread.start()
-    try:
+    with meanwhile(load):
         yield
-    finally:
-        stop.set()
-        thread.join()
-        eventually(lambda: len(server.pids(FLOODED)) == 1, "the workers of earlier loads are gone")
+    eventually(lambda: len(server.pids(FLOODED)) == 1, "the workers of earlier loads are gone")
 
 
 def look(

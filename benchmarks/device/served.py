@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from generator import Load, Outcome, drive
+from meanwhile import meanwhile
 from places import cores
 from safetensors.torch import save_file
 from wire import v2_binary_request
@@ -70,9 +71,8 @@ def write_network(repository: Path, name: str) -> None:
 @contextmanager
 def kills(server: Server, name: str, count: list[int]) -> Iterator[None]:
     """Its worker is killed whenever it serves."""
-    stop = threading.Event()
 
-    def kill() -> None:
+    def kill(stop: threading.Event) -> None:
         while not stop.wait(0.1):
             model = server.model(name)
             if model["state"] == "ready":
@@ -80,13 +80,8 @@ def kills(server: Server, name: str, count: list[int]) -> Iterator[None]:
                 count[0] += 1
                 stop.wait(0.5)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
+    with meanwhile(kill):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def look(server: Server, folder: Path, clients: int, run_s: float) -> Outcome:

@@ -53,11 +53,11 @@ def test_the_allocator_gets_what_context_and_libraries_leave(spec: ModelSpec, fr
     assert fractions == [(4 * GIB - CONTEXT_BYTES - RESERVE_BYTES) / (16 * GIB)]
 
 
-@pytest.mark.parametrize("change", [{"device": "cpu"}, {"gpu_memory_bytes": None}])
+@pytest.mark.parametrize(("device", "budget"), [("cpu", 4 * GIB), ("cuda:0", None)])
 def test_nothing_is_held_where_nothing_is_asked_for(
-    spec: ModelSpec, fractions: list[float], change: dict[str, object]
+    spec: ModelSpec, fractions: list[float], device: str, budget: int | None
 ) -> None:
-    hold_share(replace(spec, **change))  # type: ignore[arg-type] - fields of a ModelSpec
+    hold_share(replace(spec, device=device, gpu_memory_bytes=budget))
     assert fractions == []
 
 
