@@ -1,4 +1,4 @@
-"""What one GPU does to the processes that share it, and a whole server on it; ten minutes on a machine with a GPU.
+"""What one GPU does to the processes that share it, those of a whole server among them; four minutes on an H100.
 
     python benchmarks/gpu.py [--only contexts,copies] [--markdown FILE]
 

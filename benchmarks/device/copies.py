@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mmsup.worker.engines.driver import open_driver
+from mmsup.worker.engines.pinned import flags_of
 
 MIB = 1 << 20
 REGISTER_HEADS = ["a memfd of, MiB", "mapped", "registering it, ms", "undoing it, ms"]
@@ -50,11 +51,12 @@ def registered() -> list[list[str]]:
     for size in (16, 64, 256, 1024):
         memory = Memory(size * MIB)
         for writable in (True, False):
-            if not writable and not driver.registers_read_only:
+            flags = flags_of(memory.size, writable=writable, registers_read_only=driver.registers_read_only)
+            if flags is None:
                 found.append([str(size), "read-only", "the device registers none", ""])
                 continue
             address, began = memory.address(writable=writable), time.monotonic()
-            fault = driver.register(address, memory.size, 0 if writable else 8)
+            fault = driver.register(address, memory.size, flags)
             middle = time.monotonic()
             undone = "" if fault else driver.unregister(address)
             end = time.monotonic()

@@ -31,7 +31,7 @@ from mmsup.supervisor.client import NoServer, Refused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 FALLS = 3
-"""Of one server's brain or gateway: the next one would come later, by the curve of all restarts."""
+"""Of one server's brain or gateway: the next one would come later, by the curve of the server's own parts."""
 LINES = pytest.StashKey[list[str]]()
 """What the loop has to say at the end of the session."""
 PACE_S = 0.01
