@@ -10,7 +10,7 @@ import asyncio
 from progress import say
 from server import Server
 
-from mmsup.supervisor.chaos.history import History, Outcome, Restarted
+from mmsup.supervisor.chaos.observe.history import History, Outcome, Restarted
 
 SETTLED_S = 0.5
 """What is answered so long after a fault began was asked of whoever survived it."""

@@ -31,7 +31,7 @@ from progress import say
 from roster import BY_KEY, FAMOUS, OURS, PEERS, installed, words
 from table import figure, milliseconds, table
 
-from mmsup.supervisor.chaos.faults import chosen
+from mmsup.supervisor.chaos.plan.catalog import chosen
 
 FAULTS = "segv", "abort", "exit", "raise", "oom", "hang", "spin", "leave", "slow_client", "garbage"
 HEADS = [

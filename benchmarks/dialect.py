@@ -9,9 +9,9 @@ from drivers.peer import Peer
 from places import HERE
 from work import Array, Scene
 
-from mmsup.supervisor.chaos.driver import Answer, Harm
-from mmsup.supervisor.chaos.exchange import Call, Reply
-from mmsup.supervisor.chaos.payload import Payload
+from mmsup.supervisor.chaos.clients.http_client import Call, Reply
+from mmsup.supervisor.chaos.clients.payload import Payload
+from mmsup.supervisor.chaos.clients.protocol import Answer, Harm
 
 _MODELS = runpy.run_path(str(HERE / "apps" / "arithmetic.py"))
 """What the servers run."""

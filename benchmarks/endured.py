@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from caretaker import ENDED, SETTLED_S
 
-from mmsup.supervisor.chaos.faults import Role
-from mmsup.supervisor.chaos.figures import WARM_S, Spread, spread
-from mmsup.supervisor.chaos.history import Restarted
-from mmsup.supervisor.chaos.story import Blow, Request, Story
+from mmsup.supervisor.chaos.analysis.statistics import WARM_S, Spread, spread
+from mmsup.supervisor.chaos.analysis.timeline import Blow, Request, Story
+from mmsup.supervisor.chaos.observe.history import Restarted
+from mmsup.supervisor.chaos.plan.catalog import Role
 
 FLIGHT_S = 1.0
 """What is in flight when a server is started again ends with it, and is not its failure."""

@@ -24,13 +24,13 @@ from progress import say
 from server import ServeError, Server
 from work import Scene
 
-from mmsup.supervisor.chaos.conductor import Course
-from mmsup.supervisor.chaos.exchange import Door
-from mmsup.supervisor.chaos.faults import Fault, Role, chosen
-from mmsup.supervisor.chaos.history import History
-from mmsup.supervisor.chaos.runs import against
-from mmsup.supervisor.chaos.story import Story, story_of
-from mmsup.supervisor.chaos.target import Target
+from mmsup.supervisor.chaos.analysis.timeline import Story, story_of
+from mmsup.supervisor.chaos.clients.http_client import Door
+from mmsup.supervisor.chaos.observe.history import History
+from mmsup.supervisor.chaos.plan.catalog import Fault, Role, chosen
+from mmsup.supervisor.chaos.runner import Course
+from mmsup.supervisor.chaos.runner_runs import against
+from mmsup.supervisor.chaos.server.target import Target
 
 LIMIT_S = 5.0
 """For a run, where a server can be told."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmsup.supervisor.chaos.figures import Spread
+from mmsup.supervisor.chaos.analysis.statistics import Spread
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

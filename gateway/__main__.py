@@ -22,19 +22,19 @@ from typing import Final
 
 import uvloop
 
-from mmsup.gateway.backend import Backend
-from mmsup.gateway.control import Control, orphaned
-from mmsup.gateway.garbage import OLDEST_THRESHOLD, Garbage
+from mmsup.gateway.controller_channel import Control, orphaned
+from mmsup.gateway.dispatch.router import Backend
+from mmsup.gateway.gc_schedule import OLDEST_THRESHOLD, Garbage
 from mmsup.gateway.server import Front
-from mmsup.ipc import exits
-from mmsup.ipc.channel import Hub
-from mmsup.ipc.codec import decode
-from mmsup.ipc.faultpoint import arm, faultpoint
-from mmsup.ipc.inherited import descriptors
-from mmsup.ipc.messages import WIRE_VERSION, Configure
-from mmsup.ipc.page import Activity, PageWriter
-from mmsup.ipc.seqpacket import Closed, Seqpacket
-from mmsup.ipc.tally import Tally
+from mmsup.ipc import exit_codes as exits
+from mmsup.ipc.failpoints import arm, faultpoint
+from mmsup.ipc.memory.counters import Tally
+from mmsup.ipc.memory.status_page import Activity, PageWriter
+from mmsup.ipc.messages.all import WIRE_VERSION, Configure
+from mmsup.ipc.transport.codec import decode
+from mmsup.ipc.transport.control_channel import Closed, Seqpacket
+from mmsup.ipc.transport.inherited_fds import descriptors
+from mmsup.ipc.transport.zeromq_channel import Hub
 
 BEAT_S: Final = 0.1
 STANDBY_BEAT_S: Final = 0.5

@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from mmsup.gateway import selftest
-from mmsup.gateway.acceptor import Acceptor
-from mmsup.gateway.app import App
-from mmsup.gateway.backend import Backend
-from mmsup.gateway.connection import Listener
-from mmsup.gateway.counting import Counting
-from mmsup.gateway.front import IDLE_S
-from mmsup.gateway.inference import Inference
-from mmsup.gateway.shared import Shared
-from mmsup.ipc.faultpoint import faultpoint
-from mmsup.ipc.tally import Tally
+from mmsup.gateway import self_test as selftest
+from mmsup.gateway.api.app import App
+from mmsup.gateway.connections.acceptor import Acceptor
+from mmsup.gateway.connections.aiohttp_connection import Listener
+from mmsup.gateway.connections.context import Shared
+from mmsup.gateway.connections.fast_connection import IDLE_S
+from mmsup.gateway.dispatch.router import Backend
+from mmsup.gateway.infer.handler import Inference
+from mmsup.gateway.observability.request_counters import Counting
+from mmsup.ipc.failpoints import faultpoint
+from mmsup.ipc.memory.counters import Tally
 
 SPARE_S: Final = 1.0
 """Beyond the time of an idle connection: whoever is still here after a retirement has never said anything."""

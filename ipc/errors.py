@@ -7,7 +7,7 @@
     └── ServerError   a bound of ours was reached, or a bug of ours
 
 On the wire an error is its code, a text and a few fields; `error_of` makes the class again.
-Which HTTP status a code has is known by `gateway/status.py` alone.
+Which HTTP status a code has is known by `gateway/http/error_status.py` alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Frozen descriptions that one process hands to another: a tensor, a model version.
 
-`supervisor/config.py` makes them, nobody changes them; a change is a new spec and a new process.
+`supervisor/config/server_options.py` makes them, nobody changes them; a change is a new spec and a new process.
 """
 
 from __future__ import annotations

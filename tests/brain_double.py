@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmsup.ipc import messages as wire
-from mmsup.ipc.codec import decode, encode
-from mmsup.ipc.page import Activity, PageWriter, make_page
-from mmsup.ipc.seqpacket import Closed, Seqpacket, close_all
+from mmsup.ipc.memory.status_page import Activity, PageWriter, make_page
+from mmsup.ipc.messages import all as wire
 from mmsup.ipc.specs import Metadata
-from mmsup.supervisor.brain import Brain
-from mmsup.supervisor.console import Console
-from mmsup.supervisor.group import Group
-from mmsup.supervisor.health import BEAT_S
-from mmsup.supervisor.settings import Settings
+from mmsup.ipc.transport.codec import decode, encode
+from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
+from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.controller.controller import Brain
+from mmsup.supervisor.instances.liveness import BEAT_S
+from mmsup.supervisor.linux.cgroup import Group
+from mmsup.supervisor.observability.console import Console
 
 PATIENCE_S = 10.0
 """Fires only when something is broken."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmsup.supervisor.chaos.history import (
+from mmsup.supervisor.chaos.observe.history import (
     Began,
     Counted,
     Death,

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mmsup.gateway.backend import Backend, Wish
-from mmsup.gateway.exchange import Exchange
-from mmsup.gateway.job import Given, Made, Outcome, Run
-from mmsup.gateway.ledger import Said
+from mmsup.gateway.dispatch.dispatched_request import Exchange
+from mmsup.gateway.dispatch.in_flight import Said
+from mmsup.gateway.dispatch.router import Backend, Wish
+from mmsup.gateway.protocol.inference_job import Given, Made, Outcome, Run
 from mmsup.gateway.server import Front
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.messages import WIRE_VERSION, Configure, Route, VersionState
+from mmsup.ipc.memory.counters import Tally, make_tally
+from mmsup.ipc.messages.all import WIRE_VERSION, Configure, Route, VersionState
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.ipc.tally import Tally, make_tally
 
 Tensor = tuple[str, tuple[int, ...], bytes]  # datatype, shape, bytes
 Model = Callable[[dict[str, Tensor]], dict[str, Tensor]]

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from harness.worker_peer import WorkerPeer, backend, route, spec
-from mmsup.gateway.backend import Backend
-from mmsup.gateway.job import Given, Run
-from mmsup.gateway.link import Link
-from mmsup.ipc.channel import Hub
+from mmsup.gateway.dispatch.router import Backend
+from mmsup.gateway.dispatch.worker_link import Link
+from mmsup.gateway.protocol.inference_job import Given, Run
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.transport.zeromq_channel import Hub
 
 
 @dataclass

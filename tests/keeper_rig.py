@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsup.ipc.messages import FROM_KEEPER, Child, Exited, Finished, Forget, Inventory, Spawn
-from mmsup.ipc.records import from_json, to_json
-from mmsup.ipc.seqpacket import Seqpacket, close_all
-from mmsup.supervisor.settings import Settings
+from mmsup.ipc.messages.all import FROM_KEEPER, Child, Exited, Finished, Forget, Inventory, Spawn
+from mmsup.ipc.transport.control_channel import Seqpacket, close_all
+from mmsup.ipc.transport.dataclass_codec import from_json, to_json
+from mmsup.supervisor.config.settings import Settings
 
 DEADLINE_S = 20.0
 RELAY = str(Path(__file__).with_name("relay_brain.py"))

@@ -10,9 +10,9 @@ import select
 import socket
 import sys
 
-from mmsup.ipc.messages import Beat
-from mmsup.ipc.records import to_json
-from mmsup.ipc.seqpacket import Closed, Seqpacket, close_all
+from mmsup.ipc.messages.all import Beat
+from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
+from mmsup.ipc.transport.dataclass_codec import to_json
 
 BEAT_S = 0.1
 

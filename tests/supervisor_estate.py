@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmsup.supervisor import handover
+from mmsup.supervisor.keeper import reexec as handover
 
 
 def estate_of(**fields: object) -> handover.Estate:

@@ -17,9 +17,9 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
-from mmsup.ipc import exits
-from mmsup.supervisor.cli import main
-from mmsup.supervisor.client import ask
+from mmsup.ipc import exit_codes as exits
+from mmsup.supervisor.cli.control_client import ask
+from mmsup.supervisor.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/operations.md", "systemd/README.md")

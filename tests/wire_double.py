@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from gateway_double import BackendDouble
-from mmsup.gateway.app import App
-from mmsup.gateway.connection import Listener
-from mmsup.gateway.counting import Counting
-from mmsup.gateway.inference import Inference
-from mmsup.gateway.shared import Shared
-from mmsup.ipc.tally import Tally
+from mmsup.gateway.api.app import App
+from mmsup.gateway.connections.aiohttp_connection import Listener
+from mmsup.gateway.connections.context import Shared
+from mmsup.gateway.infer.handler import Inference
+from mmsup.gateway.observability.request_counters import Counting
+from mmsup.ipc.memory.counters import Tally
 
 QUIET_TURNS = 12
 

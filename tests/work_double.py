@@ -7,13 +7,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from mmsup.ipc.codec import pack_words
-from mmsup.ipc.messages import Form, Infer
-from mmsup.ipc.pair import PairEnd
+from mmsup.ipc.messages.all import Form, Infer
 from mmsup.ipc.specs import TensorSpec
-from mmsup.worker.batch import Work
-from mmsup.worker.kind import Kinds
-from mmsup.worker.links import Link
+from mmsup.ipc.transport.codec import pack_words
+from mmsup.ipc.transport.data_channel import PairEnd
+from mmsup.worker.batching.batcher import Work
+from mmsup.worker.batching.request_signature import Kinds
+from mmsup.worker.serving.gateway_links import Link
 
 IDS = itertools.count(1)
 FAR_NS = 1 << 60

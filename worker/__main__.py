@@ -18,21 +18,21 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, cast
 
-from mmsup.ipc import exits
-from mmsup.ipc.inherited import descriptors
-from mmsup.ipc.messages import WIRE_VERSION, Boot, Hello, Ready, Stage
-from mmsup.ipc.page import Activity, PageWriter
-from mmsup.ipc.seqpacket import Seqpacket
+from mmsup.ipc import exit_codes as exits
+from mmsup.ipc.memory.status_page import Activity, PageWriter
+from mmsup.ipc.messages.all import WIRE_VERSION, Boot, Hello, Ready, Stage
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.boot import Control, leave
-from mmsup.worker.engines.cuda import DeviceFault
-from mmsup.worker.failure import Failure
-from mmsup.worker.guard import DeviceLost, guarded
-from mmsup.worker.limits import set_environment, set_heap, set_limits
+from mmsup.ipc.transport.control_channel import Seqpacket
+from mmsup.ipc.transport.inherited_fds import descriptors
+from mmsup.worker.execution.device_errors import DeviceFault
+from mmsup.worker.execution.model_errors import Failure
+from mmsup.worker.execution.model_errors_guard import DeviceLost, guarded
+from mmsup.worker.startup.controller_channel import Control, leave
+from mmsup.worker.startup.resource_limits import set_environment, set_heap, set_limits
 
 if TYPE_CHECKING:
-    from mmsup.ipc.channel import WorkerEnd
-    from mmsup.worker.execute import Execution
+    from mmsup.ipc.transport.zeromq_channel import WorkerEnd
+    from mmsup.worker.execution.executor import Execution
 
 LINGER_MS: Final = 1000
 """For the last replies, on their way to gateways that read."""
@@ -77,7 +77,7 @@ def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
     set_heap(boot.spec)
     control.say(Hello("worker", WIRE_VERSION, boot.instance, boot.generation))
     _succeeded(control, guarded(lambda: os.chdir(boot.spec.directory), boot.spec))
-    from mmsup.worker.loop import Loop  # noqa: PLC0415 - only now: it brings in numpy, with its threads
+    from mmsup.worker.serving.loop import Loop  # noqa: PLC0415 - only now: it brings in numpy, with its threads
 
     execution = _load(control, boot.spec, page)
     end = _bound(boot.address) if boot.address else None
@@ -95,16 +95,16 @@ def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
 
 def _bound(address: str) -> WorkerEnd:
     """The ZeroMQ socket of a server that is configured for one."""
-    from mmsup.ipc.channel import WorkerEnd  # noqa: PLC0415 - the library and its threads are for those alone
+    from mmsup.ipc.transport.zeromq_channel import WorkerEnd  # noqa: PLC0415 - the library and its threads are for those alone
 
     return WorkerEnd(address)
 
 
 def _load(control: Control, spec: ModelSpec, page: PageWriter) -> Execution:
     """The model, imported, loaded and run once; the process ends if that cannot be."""
-    from mmsup.worker.engines.contract import LIBRARIES, open_engine  # noqa: PLC0415 - see above
-    from mmsup.worker.execute import Execution  # noqa: PLC0415
-    from mmsup.worker.warm import warm_up  # noqa: PLC0415
+    from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - see above
+    from mmsup.worker.execution.executor import Execution  # noqa: PLC0415
+    from mmsup.worker.startup.warm_up import warm_up  # noqa: PLC0415
 
     control.say(Stage(f"importing {LIBRARIES[spec.engine]}"))
     engine = _succeeded(control, guarded(lambda: open_engine(spec.engine), spec))

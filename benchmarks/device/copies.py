@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmsup.worker.engines.driver import open_driver
-from mmsup.worker.engines.pinned import flags_of
+from mmsup.worker.engines.device.cuda_driver import open_driver
+from mmsup.worker.engines.device.pinned_memory import flags_of
 
 MIB = 1 << 20
 REGISTER_HEADS = ["a memfd of, MiB", "mapped", "registering it, ms", "undoing it, ms"]

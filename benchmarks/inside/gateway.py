@@ -17,28 +17,28 @@ from work import SCENES, Scene
 
 from inside.best import FEW, MANY, ONE, TURNS, Best
 from inside.kernel import Sizes
-from mmsup.gateway import skeleton
-from mmsup.gateway.app import App
-from mmsup.gateway.arena import LinkArena
-from mmsup.gateway.backend import Backend
-from mmsup.gateway.boundary import BLANK
-from mmsup.gateway.connection import Listener
-from mmsup.gateway.counting import Counting, Ticket
-from mmsup.gateway.distrust import fault_of
-from mmsup.gateway.errand import Errand
-from mmsup.gateway.exchange import Exchange
-from mmsup.gateway.front import Front, Shared
-from mmsup.gateway.inference import Inference
-from mmsup.gateway.known import KnownText
-from mmsup.gateway.link import Link
-from mmsup.ipc.codec import pack_frame, pack_words, unpack_frame
-from mmsup.ipc.messages import Configure, Form, Infer, Outline, Reply, Route, VersionState
-from mmsup.ipc.messages import Link as LinkMessage
-from mmsup.ipc.page import make_page
-from mmsup.ipc.pair import PairEnd
-from mmsup.ipc.seqpacket import Seqpacket
+from mmsup.gateway.api.app import App
+from mmsup.gateway.connections.aiohttp_connection import Listener
+from mmsup.gateway.connections.fast_connection import Front, Shared
+from mmsup.gateway.connections.message_boundary import BLANK
+from mmsup.gateway.dispatch.dispatched_request import Exchange
+from mmsup.gateway.dispatch.link_memory import LinkArena
+from mmsup.gateway.dispatch.reply_validation import fault_of
+from mmsup.gateway.dispatch.router import Backend
+from mmsup.gateway.dispatch.worker_link import Link
+from mmsup.gateway.infer.fast_handler import Errand
+from mmsup.gateway.infer.handler import Inference
+from mmsup.gateway.infer.request_cache import KnownText
+from mmsup.gateway.observability.request_counters import Counting, Ticket
+from mmsup.gateway.protocol import json_template as skeleton
+from mmsup.ipc.memory.counters import Tally, make_tally
+from mmsup.ipc.memory.status_page import make_page
+from mmsup.ipc.messages.all import Configure, Form, Infer, Outline, Reply, Route, VersionState
+from mmsup.ipc.messages.all import Link as LinkMessage
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.ipc.tally import Tally, make_tally
+from mmsup.ipc.transport.codec import pack_frame, pack_words, unpack_frame
+from mmsup.ipc.transport.control_channel import Seqpacket
+from mmsup.ipc.transport.data_channel import PairEnd
 
 MODEL = "scale0"
 X, Y = TensorSpec("x", "FP32", (16,)), TensorSpec("y", "FP32", (16,))

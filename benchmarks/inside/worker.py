@@ -14,17 +14,17 @@ from places import HERE
 
 from inside.best import FEW, MANY, ONE, TURNS, Best
 from inside.gateway import MODEL, X, Y
-from mmsup.ipc.codec import pack_frame, pack_words, unpack_frame
-from mmsup.ipc.messages import Attach, Form, Infer, Reply
-from mmsup.ipc.page import PageWriter, make_page
-from mmsup.ipc.pair import PairEnd
-from mmsup.ipc.seqpacket import Seqpacket
+from mmsup.ipc.memory.status_page import PageWriter, make_page
+from mmsup.ipc.messages.all import Attach, Form, Infer, Reply
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.batch import Work
-from mmsup.worker.boot import Control
-from mmsup.worker.engines.contract import open_engine
-from mmsup.worker.execute import Execution
-from mmsup.worker.loop import Loop
+from mmsup.ipc.transport.codec import pack_frame, pack_words, unpack_frame
+from mmsup.ipc.transport.control_channel import Seqpacket
+from mmsup.ipc.transport.data_channel import PairEnd
+from mmsup.worker.batching.batcher import Work
+from mmsup.worker.execution.engine import open_engine
+from mmsup.worker.execution.executor import Execution
+from mmsup.worker.serving.loop import Loop
+from mmsup.worker.startup.controller_channel import Control
 
 TURNS_A_ROUND = {MANY: 60, FEW: 120, ONE: 400}
 _DATA = np.arange(16, dtype=np.float32).tobytes()

@@ -19,23 +19,23 @@ from urllib.parse import urlsplit
 
 import click
 
-from mmsup.ipc import exits
-from mmsup.supervisor.chaos import own
-from mmsup.supervisor.chaos.checker import check
-from mmsup.supervisor.chaos.conductor import Course
-from mmsup.supervisor.chaos.driver import V2
-from mmsup.supervisor.chaos.exchange import Door
-from mmsup.supervisor.chaos.faults import FAULTS, KEEPER, MANAGER, Role, chosen
-from mmsup.supervisor.chaos.figures import figures
-from mmsup.supervisor.chaos.history import History
-from mmsup.supervisor.chaos.report import as_json, table
-from mmsup.supervisor.chaos.runs import against, against_own
-from mmsup.supervisor.chaos.story import story_of
-from mmsup.supervisor.chaos.target import Target
-from mmsup.supervisor.client import NoServer, Refused, ask
-from mmsup.supervisor.failed import Failed
-from mmsup.supervisor.fault import Wrong
-from mmsup.supervisor.units import duration
+from mmsup.ipc import exit_codes as exits
+from mmsup.supervisor.chaos.analysis.checker import check
+from mmsup.supervisor.chaos.analysis.report import as_json, table
+from mmsup.supervisor.chaos.analysis.statistics import figures
+from mmsup.supervisor.chaos.analysis.timeline import story_of
+from mmsup.supervisor.chaos.clients.http_client import Door
+from mmsup.supervisor.chaos.clients.protocol import V2
+from mmsup.supervisor.chaos.observe.history import History
+from mmsup.supervisor.chaos.plan.catalog import FAULTS, KEEPER, MANAGER, Role, chosen
+from mmsup.supervisor.chaos.runner import Course
+from mmsup.supervisor.chaos.runner_runs import against, against_own
+from mmsup.supervisor.chaos.server import local_server as own
+from mmsup.supervisor.chaos.server.target import Target
+from mmsup.supervisor.cli.command_failed import Failed
+from mmsup.supervisor.cli.control_client import NoServer, Refused, ask
+from mmsup.supervisor.config.config_error import Wrong
+from mmsup.supervisor.config.units import duration
 
 LEAST_S: Final = 16.0
 """A shorter run would have no time for a fault."""
@@ -194,7 +194,7 @@ def _report(history: History, given: Mapping[str, Any]) -> None:
 
 
 def _draw(story: Any, folder: Path) -> None:  # a Story
-    from mmsup.supervisor.chaos.plots import draw  # noqa: PLC0415 - only who draws needs it
+    from mmsup.supervisor.chaos.analysis.plots import draw  # noqa: PLC0415 - only who draws needs it
 
     try:
         for each in draw(story, folder):

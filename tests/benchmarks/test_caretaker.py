@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from caretaker import AWAY, ENDED, Caretaker
 
-from mmsup.supervisor.chaos.history import History, Outcome, Restarted
+from mmsup.supervisor.chaos.observe.history import History, Outcome, Restarted
 
 RIGHT = Outcome(0.0, 1, "right")
 

@@ -11,9 +11,9 @@ from drivers.peer import Peer
 from ordeal import FAULTY, SCENE
 from roster import BY_KEY, FAMOUS
 
-from mmsup.supervisor.chaos.driver import Driver, Harm
-from mmsup.supervisor.chaos.exchange import Reply
-from mmsup.supervisor.chaos.payload import payload, whose
+from mmsup.supervisor.chaos.clients.http_client import Reply
+from mmsup.supervisor.chaos.clients.payload import payload, whose
+from mmsup.supervisor.chaos.clients.protocol import Driver, Harm
 
 MADE = payload(2, 77, 64)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from endured import Endured, endured
 
-from mmsup.supervisor.chaos.history import Began, Injected, Invoke, Outcome, Over, Record, Restarted
-from mmsup.supervisor.chaos.story import story_of
+from mmsup.supervisor.chaos.analysis.timeline import story_of
+from mmsup.supervisor.chaos.observe.history import Began, Injected, Invoke, Outcome, Over, Record, Restarted
 
 BEGAN = Began(1, 30.0, {"a": "healthy", "b": "crashy"}, "a machine", "a server", "", 0.0, 5.0, own_codes=False)
 

@@ -19,10 +19,10 @@ from engines.build import (
     write_safetensors,
     write_torchscript,
 )
-from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.specs import ModelSpec, TensorSpec
-from mmsup.worker.engines.contract import Engine, open_engine
+from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.execution.engine import Engine, open_engine
 
 NUMBERS = tuple(sorted(NUMPY.keys() - {"BYTES"}))
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from engines.build import write_exported, write_safetensors, write_torchscript
-from mmsup.ipc.arena import Attached, Extent
-from mmsup.ipc.array import NUMPY, Array
+from mmsup.ipc.memory.arena import Attached, Extent
 from mmsup.ipc.specs import ModelSpec, TensorSpec
-from mmsup.worker.engines.chunks import SIZES
+from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.engines.device.chunking import SIZES
 
 if TYPE_CHECKING:
     from mmsup.worker.engines.pytorch import PytorchEngine

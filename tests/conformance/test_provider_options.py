@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mmsup.ipc.errors import ModelError
-from mmsup.worker.engines.cuda import arena_limit
 from mmsup.worker.engines.ort import provider_options
+from mmsup.worker.execution.device_errors import arena_limit
 
 GIB = 1 << 30
 

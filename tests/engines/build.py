@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mmsup.ipc.array import Array
 from mmsup.ipc.specs import ModelSpec, TensorSpec
-from mmsup.ipc.tensor import config_name
-from mmsup.supervisor.chaos import faultmodel
+from mmsup.ipc.tensors.datatypes import config_name
+from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.supervisor.chaos.plan import fault_model as faultmodel
 
 
 def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:  # see below

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mmsup.ipc.array import Array
-from mmsup.worker.engines.lanes import DType, Lane
+from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.worker.engines.device.streams import DType, Lane
 
 Work = Callable[[], bool]
 """Does itself, or says that it may not yet."""

@@ -14,11 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mmsup.ipc.arena import Extent, Side, Slot
-from mmsup.ipc.array import Array, as_array, as_bytes, datatype_of
-from mmsup.ipc.channel import GatewayEnd, Hub
-from mmsup.ipc.codec import Record, decode, encode, pack_frame, pack_words, unpack_frame, unpack_outline
-from mmsup.ipc.messages import (
+from mmsup.ipc.memory.arena import Extent, Side, Slot
+from mmsup.ipc.memory.status_page import PageReader, Progress, make_page
+from mmsup.ipc.messages.all import (
     FROM_WORKER,
     WIRE_VERSION,
     Attach,
@@ -33,11 +31,13 @@ from mmsup.ipc.messages import (
     Stage,
     Stop,
 )
-from mmsup.ipc.messages import Extent as ExtentMessage
-from mmsup.ipc.page import PageReader, Progress, make_page
-from mmsup.ipc.pair import PairEnd
-from mmsup.ipc.seqpacket import Closed, Seqpacket
+from mmsup.ipc.messages.all import Extent as ExtentMessage
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.tensors.numpy_arrays import Array, as_array, as_bytes, datatype_of
+from mmsup.ipc.transport.codec import Record, decode, encode, pack_frame, pack_words, unpack_frame, unpack_outline
+from mmsup.ipc.transport.control_channel import Closed, Seqpacket
+from mmsup.ipc.transport.data_channel import PairEnd
+from mmsup.ipc.transport.zeromq_channel import GatewayEnd, Hub
 
 PATIENCE_S = 60.0
 """Fires only when something is broken."""

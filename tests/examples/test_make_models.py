@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from example_files import example
-from mmsup.supervisor.report import check
+from mmsup.supervisor.cli.check import check
 
 LEAST_ACCURACY = 0.9
 

@@ -18,7 +18,7 @@ import pytest
 
 from harness.invariants import assert_gone, family, snapshot
 from harness.server import eventually, serving
-from mmsup.supervisor.chaos import faultmodel
+from mmsup.supervisor.chaos.plan import fault_model as faultmodel
 
 pytestmark = pytest.mark.slow
 START_AND_END_S = 240.0

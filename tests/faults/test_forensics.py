@@ -16,8 +16,8 @@ from harness.bystander import Bystander
 from harness.house import BYSTANDER, Victim, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
-from mmsup.supervisor.archive import PER_MODEL
-from mmsup.supervisor.client import Refused
+from mmsup.supervisor.cli.control_client import Refused
+from mmsup.supervisor.postmortem.archive import PER_MODEL
 
 pytestmark = pytest.mark.slow
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from gateway_house import House, ask, in_house
 from harness.worker_peer import WorkerPeer, result
-from mmsup.gateway.link import Link
-from mmsup.ipc.codec import pack_frame, pack_words
+from mmsup.gateway.dispatch.worker_link import Link
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.messages import Infer, Outline, Place, Reply
+from mmsup.ipc.messages.all import Infer, Outline, Place, Reply
 from mmsup.ipc.specs import TensorSpec
+from mmsup.ipc.transport.codec import pack_frame, pack_words
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 
 from engines.build import write_python
 from engines.life import serving
-from mmsup.ipc import exits
+from mmsup.ipc import exit_codes as exits
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from harness.house import BYSTANDER, bystander_repository
 from harness.invariants import assert_gone, family
 from harness.nvml import GIB, Card, FakeNvml, helpers_of
 from harness.server import Json, Server, eventually, serving
-from mmsup.supervisor.client import Refused
-from mmsup.supervisor.reclaim import WAIT_S
+from mmsup.supervisor.cli.control_client import Refused
+from mmsup.supervisor.gpu.memory_release import WAIT_S
 
 pytestmark = pytest.mark.slow
 FIRST, SECOND = "GPU-aaaa1111", "GPU-bbbb2222"

@@ -23,7 +23,7 @@ from harness.confined import Clock, FewPids, SmallDisk, Unread, needs_namespaces
 from harness.house import BYSTANDER, Victim, bystander_repository, victim
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
-from mmsup.supervisor import cgroup
+from mmsup.supervisor.linux import cgroup_backend as cgroup
 
 pytestmark = pytest.mark.slow
 HOUR_S = 3600.0

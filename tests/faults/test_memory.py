@@ -13,7 +13,7 @@ from harness.house import BYSTANDER, Victim, bystander_repository
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.points import Range, Spot
 from harness.server import Http, Server, serving
-from mmsup.ipc.faultpoint import Order
+from mmsup.ipc.failpoints import Order
 
 pytestmark = pytest.mark.slow
 

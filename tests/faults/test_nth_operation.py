@@ -22,7 +22,7 @@ from harness import trial
 from harness.operations import BYSTANDER, OPERATIONS, Operation, repository
 from harness.points import Range, Spot, spots
 from harness.trial import Failure, House
-from mmsup.ipc.faultpoint import Order
+from mmsup.ipc.failpoints import Order
 
 pytestmark = pytest.mark.slow
 BUDGET_S = 35.0

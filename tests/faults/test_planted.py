@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from engines.planted import python_with
-from mmsup.supervisor.chaos.checker import Finding, check
-from mmsup.supervisor.chaos.conductor import Course
-from mmsup.supervisor.chaos.driver import V2
-from mmsup.supervisor.chaos.faults import Role, chosen
-from mmsup.supervisor.chaos.history import History
-from mmsup.supervisor.chaos.runs import against_own
+from mmsup.supervisor.chaos.analysis.checker import Finding, check
+from mmsup.supervisor.chaos.clients.protocol import V2
+from mmsup.supervisor.chaos.observe.history import History
+from mmsup.supervisor.chaos.plan.catalog import Role, chosen
+from mmsup.supervisor.chaos.runner import Course
+from mmsup.supervisor.chaos.runner_runs import against_own
 
 pytestmark = pytest.mark.slow
 MODELS = {"good": Role.HEALTHY, "bad": Role.CRASHY, "new": Role.CHANGING}
@@ -91,12 +91,12 @@ def run(python: str, faults: str) -> list[Finding]:
 @pytest.mark.parametrize(
     ("module", "plant", "faults", "rule", "text"),
     [
-        ("mmsup.gateway.link", LOST, "segv", "outcome", "got no reply"),
-        ("mmsup.gateway.link", CROSSED, "leave", "crossed", "got the bytes of request"),
-        ("mmsup.ipc.arena", LEAKED, "segv", "left", "bytes of slots in use"),
-        ("mmsup.supervisor.obituary", UNREAPED, "segv", "left", "children were not reaped"),
-        ("mmsup.ipc.suspects", FORGETFUL, "poison", "poison", "had been refused, and then"),
-        ("mmsup.gateway.backend", STALE, "reload", "stale", "had taken its place"),
+        ("mmsup.gateway.dispatch.worker_link", LOST, "segv", "outcome", "got no reply"),
+        ("mmsup.gateway.dispatch.worker_link", CROSSED, "leave", "crossed", "got the bytes of request"),
+        ("mmsup.ipc.memory.arena", LEAKED, "segv", "left", "bytes of slots in use"),
+        ("mmsup.supervisor.instances.exit_evidence", UNREAPED, "segv", "left", "children were not reaped"),
+        ("mmsup.ipc.poison_policy", FORGETFUL, "poison", "poison", "had been refused, and then"),
+        ("mmsup.gateway.dispatch.router", STALE, "reload", "stale", "had taken its place"),
     ],
     ids=["a lost reply", "a crossed reply", "a leaked slot", "an unreaped child", "a word forgotten", "a stale route"],
 )
@@ -106,5 +106,7 @@ def test_a_planted_bug_is_found(tmp_path: Path, module: str, plant: str, faults:
 
 
 def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
-    findings = run(python_with(tmp_path / "python", "mmsup.gateway.link", NOTHING), "segv,reload,leave,poison")
+    findings = run(
+        python_with(tmp_path / "python", "mmsup.gateway.dispatch.worker_link", NOTHING), "segv,reload,leave,poison"
+    )
     assert findings == [], [str(each) for each in findings]

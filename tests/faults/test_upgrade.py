@@ -20,7 +20,7 @@ from harness.edition import Installed
 from harness.house import Victim
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
-from mmsup.supervisor import client
+from mmsup.supervisor.cli import control_client as client
 
 pytestmark = pytest.mark.slow
 MODELS = ("one", "two")
@@ -131,7 +131,7 @@ def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Ins
         before, old = settled(server), processes(server)
         with traffic(server):
             installed.change("__init__.py", '"0.1.0"', '"0.2.0"')
-            installed.change("supervisor/premises.py", "keeper_renewed", "keeper_of_another_version")
+            installed.change("supervisor/keeper/bootstrap_premises.py", "keeper_renewed", "keeper_of_another_version")
             done = upgrade(server)
             assert done.returncode == 0, done.stderr + server.log()
         assert server.status()["version"] == "0.2.0"
@@ -152,18 +152,22 @@ def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repositor
     with running(repository, installed) as server:
         before, old = settled(server), processes(server)
         with traffic(server):
-            installed.change("supervisor/keeper.py", "class Keeper:", "class Keeper")
+            installed.change("supervisor/keeper/keeper.py", "class Keeper:", "class Keeper")
             done = upgrade(server)
             assert done.returncode == 1
             assert "not upgraded" in done.stderr
             assert "SyntaxError" in done.stderr
             assert "Traceback" not in done.stderr
         assert processes(server) == old
-        installed.change("supervisor/keeper.py", "class Keeper\n", "class Keeper:\n")
+        installed.change("supervisor/keeper/keeper.py", "class Keeper\n", "class Keeper:\n")
         for file, good, bad in (
-            ("ipc/messages.py", "WIRE_VERSION: Final = ", "WIRE_VERSION: Final = 7"),
-            ("supervisor/brain.py", "from mmsup.supervisor.ending import end\n", "import mmsup.supervisor.nothing\n"),
-            ("supervisor/remembered.py", "class Memory:\n", "class Memory:\n    another: int\n"),
+            ("ipc/messages/all.py", "WIRE_VERSION: Final = ", "WIRE_VERSION: Final = 7"),
+            (
+                "supervisor/controller/controller.py",
+                "from mmsup.supervisor.controller.shutdown import end\n",
+                "import mmsup.supervisor.nothing\n",
+            ),
+            ("supervisor/state/checkpoint.py", "class Memory:\n", "class Memory:\n    another: int\n"),
         ):
             installed.change(file, good, bad)
             done = upgrade(server)
@@ -260,7 +264,11 @@ def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
 
 def brains(server: Server) -> list[psutil.Process]:
     """The one that lives, if one does; asked of the kernel, for it may be on its way out."""
-    return [each for each in psutil.Process(server.process.pid).children() if "mmsup.supervisor.run" in each.cmdline()]
+    return [
+        each
+        for each in psutil.Process(server.process.pid).children()
+        if "mmsup.supervisor.controller" in each.cmdline()
+    ]
 
 
 @pytest.mark.fault("F30")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from mmsup.gateway.control import ID_CHARACTERS, NAMED, ended
-from mmsup.gateway.ledger import Entry, Lost
-from mmsup.gateway.link import Link
-from mmsup.ipc.codec import encode
-from mmsup.ipc.messages import Ended, Infer, InFlight
-from mmsup.ipc.seqpacket import MESSAGE_LIMIT
+from mmsup.gateway.controller_channel import ID_CHARACTERS, NAMED, ended
+from mmsup.gateway.dispatch.in_flight import Entry, Lost
+from mmsup.gateway.dispatch.worker_link import Link
+from mmsup.ipc.messages.all import Ended, Infer, InFlight
+from mmsup.ipc.transport.codec import encode
+from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 
 NOW_NS = 5_000_000_000
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsup.ipc.faultpoint import (
+from mmsup.ipc.failpoints import (
     ANY_POINT,
     ANY_ROLE,
     HITS_AT,

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.store import Store
-from mmsup.ipc.seqpacket import close_all
-from mmsup.supervisor import cgroup, client
+from mmsup.ipc.transport.control_channel import close_all
+from mmsup.supervisor.cli import control_client as client
+from mmsup.supervisor.linux import cgroup_backend as cgroup
 
 START_S = 120.0
 STOP_S = 60.0

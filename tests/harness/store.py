@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from mmsup.ipc.seqpacket import close_all
+from mmsup.ipc.transport.control_channel import close_all
 
 STALE = "stale"
 """A listener that no settings want: whoever gets it back gives it up."""

@@ -26,8 +26,8 @@ from harness.operations import ANSWER_S, BYSTANDER, LARGE, Operation, Outcome, S
 from harness.points import Range, Spot
 from harness.server import Http, Server, eventually
 from harness.store import Store
-from mmsup.ipc.faultpoint import Order
-from mmsup.supervisor.client import NoServer, Refused
+from mmsup.ipc.failpoints import Order
+from mmsup.supervisor.cli.control_client import NoServer, Refused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 FALLS = 3

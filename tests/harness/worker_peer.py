@@ -10,13 +10,12 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmsup.gateway.arena import LinkArena
-from mmsup.gateway.backend import Backend
-from mmsup.gateway.link import Link
-from mmsup.ipc.arena import Attached
-from mmsup.ipc.channel import Hub, WorkerEnd
-from mmsup.ipc.codec import Record, pack_frame, pack_words, unpack_form, unpack_frame
-from mmsup.ipc.messages import (
+from mmsup.gateway.dispatch.link_memory import LinkArena
+from mmsup.gateway.dispatch.router import Backend
+from mmsup.gateway.dispatch.worker_link import Link
+from mmsup.ipc.memory.arena import Attached
+from mmsup.ipc.memory.status_page import PageWriter, make_page
+from mmsup.ipc.messages.all import (
     Configure,
     Drop,
     Extent,
@@ -30,11 +29,12 @@ from mmsup.ipc.messages import (
     Route,
     VersionState,
 )
-from mmsup.ipc.messages import Link as LinkMessage
-from mmsup.ipc.page import PageWriter, make_page
-from mmsup.ipc.pair import PairEnd
-from mmsup.ipc.seqpacket import Seqpacket
+from mmsup.ipc.messages.all import Link as LinkMessage
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.transport.codec import Record, pack_frame, pack_words, unpack_form, unpack_frame
+from mmsup.ipc.transport.control_channel import Seqpacket
+from mmsup.ipc.transport.data_channel import PairEnd
+from mmsup.ipc.transport.zeromq_channel import Hub, WorkerEnd
 
 DEADLINE_S = 20.0
 IDENTITY = b"g0.1"

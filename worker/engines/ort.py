@@ -1,8 +1,8 @@
 """ONNX models, by onnxruntime: on the CPU, or on CUDA (TensorRT on request).
 
 Covers: the session and its options, types between ONNX and V2, strings, BF16.
-Does not cover: batching (worker/batch.py), runs into given memory (binding.py). A model is loaded by its path only:
-loaded from bytes, its references to external data would be checked against the working directory.
+Does not cover: batching (worker/batching/batcher.py), runs into given memory (ort_io_binding.py). A model is loaded by
+its path only: loaded from bytes, its references to external data would be checked against the working directory.
 
 Parameters of a model: `intra_op_thread_count`, `inter_op_thread_count` (Triton's names), `allow_spinning`, `tensorrt`.
 """
@@ -17,16 +17,16 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.ipc.tensor import size_bytes
-from mmsup.worker.engines.binding import BIND_BYTES, ELEMENT_TYPES, Bindings, Key, key_of, misfits
-from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
-from mmsup.worker.engines.cuda import arena_limit
-from mmsup.worker.engines.declared import complete
-from mmsup.worker.engines.driver import open_driver
-from mmsup.worker.engines.pinned import Pinned
+from mmsup.ipc.tensors.datatypes import size_bytes
+from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.engines.device.cuda_driver import open_driver
+from mmsup.worker.engines.device.pinned_memory import Pinned
+from mmsup.worker.engines.ort_io_binding import BIND_BYTES, ELEMENT_TYPES, Bindings, Key, key_of, misfits
+from mmsup.worker.engines.tensor_metadata import complete
+from mmsup.worker.execution.device_errors import arena_limit
+from mmsup.worker.execution.engine import NO_ROOM, Room, count, is_on
 
 ort: Any = onnxruntime  # it ships no types
 

@@ -25,18 +25,18 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 
-from mmsup.ipc.array import NUMPY, Array
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.worker.engines.chunks import SIZES
-from mmsup.worker.engines.contract import NO_ROOM, Room, count, is_on
-from mmsup.worker.engines.custom import forget_module, load_module
-from mmsup.worker.engines.declared import as_configured, complete
-from mmsup.worker.engines.driver import open_driver
-from mmsup.worker.engines.pinned import Pinned
-from mmsup.worker.engines.share import hold_share
-from mmsup.worker.engines.streams import DATATYPES, TorchDevice, from_numpy
-from mmsup.worker.engines.transfer import Transfer, Ways
+from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.engines.device.batch_transfer import Transfer, Ways
+from mmsup.worker.engines.device.chunking import SIZES
+from mmsup.worker.engines.device.cuda_driver import open_driver
+from mmsup.worker.engines.device.pinned_memory import Pinned
+from mmsup.worker.engines.device.torch_streams import DATATYPES, TorchDevice, from_numpy
+from mmsup.worker.engines.gpu_memory_limit import hold_share
+from mmsup.worker.engines.python_model import forget_module, load_module
+from mmsup.worker.engines.tensor_metadata import as_configured, complete
+from mmsup.worker.execution.engine import NO_ROOM, Room, count, is_on
 
 _INDEXED: Final = re.compile(r".+__(\d+)")
 """Triton's convention for models whose tensors have no names: `INPUT__0`."""

@@ -8,9 +8,9 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from mmsup.ipc import exits
+from mmsup.ipc import exit_codes as exits
 from mmsup.supervisor.chaos.command import chaos
-from mmsup.supervisor.chaos.faults import FAULTS
+from mmsup.supervisor.chaos.plan.catalog import FAULTS
 
 URL = ("--url", "http://127.0.0.1:1")
 

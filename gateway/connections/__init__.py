@@ -1,0 +1,1 @@
+"""Sockets and connections: accept, fast connection, aiohttp connection, limits."""

@@ -1,0 +1,1 @@
+"""HTTP vocabulary: routes, request, body, response, error status."""

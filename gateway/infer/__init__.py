@@ -1,0 +1,1 @@
+"""POST .../infer, by aiohttp or by the fast path, and its caches."""

@@ -1,0 +1,45 @@
+"""What a request wishes of the wait for a worker: read from its body before there is a worker to take that.
+
+Its own timeout and its class of priority stand in the body, which otherwise is read only when it is known where it
+goes. Bodies up to EARLY_BYTES are read at once where a worker must be waited for; while larger ones wait, and those of
+unknown size, the model's own deadline and class hold.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mmsup.gateway.http import request_body as upload
+from mmsup.gateway.http.request import Call
+from mmsup.gateway.protocol import binary_tensors as binary
+from mmsup.gateway.protocol import infer_request as v2
+from mmsup.gateway.protocol import json_document as document
+
+EARLY_BYTES: Final = 1 << 18
+"""So much of a body that nobody reads lies in its connection anyway (READ_BYTES)."""
+
+
+class Early:
+    """The body of one request. `size`: None if only its end will tell; `since_ns`: when its head came."""
+
+    def __init__(self, call: Call, size: int | None, since_ns: int) -> None:
+        self._call = call
+        self._size = size
+        self._since_ns = since_ns
+        self.body: bytearray | None = None
+        """Once it was read."""
+
+    async def wish(self, deadline_ns: int) -> tuple[int, int]:
+        """The deadline, brought forward if the request says so, and the priority that it names; 0 for none."""
+        request, size = self._call.request, self._size
+        if size is None or size > EARLY_BYTES:
+            return deadline_ns, 0
+        layout = binary.layout(request.headers.get(binary.HEADER), size)
+        await upload.accept(request)
+        body = bytearray(size)
+        await upload.fill(request, memoryview(body))
+        self.body = body
+        if not layout.header:
+            return deadline_ns, 0
+        timeout_us, priority = v2.wishes(document.read(memoryview(body)[: layout.header]))
+        return min(deadline_ns, self._since_ns + timeout_us * 1000) if timeout_us else deadline_ns, priority

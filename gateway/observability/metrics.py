@@ -1,0 +1,196 @@
+"""The metrics page: every metric with its unit in its name and one sentence of meaning. Home of prometheus-client.
+
+Counters called `nv_*` are those that dashboards already know; prometheus-client would append `_total` to their names,
+so they are built without a type of their own and declared as counters in the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from mmsup.gateway.observability.controller_status import OLD
+from mmsup.gateway.observability.request_counters import HOUSE, NOW, REASONS, REFUSED, Totals
+from mmsup.ipc.memory.counters import BUCKETS_S
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+STATES: Final = (
+    "absent",
+    "starting",
+    "loading",
+    "warming",
+    "ready",
+    "draining",
+    "stopping",
+    "stopped",
+    "failed",
+    "backoff",
+    "quarantined",
+    "asleep",
+)
+_MODEL: Final = ("model", "version")
+_WORKER: Final = ("model", "version", "instance")
+_DEVICE: Final = ("gpu_uuid",)
+_FAMILIAR: Final = {
+    "nv_inference_request_success": ("success", 1, "Inferences answered with a result."),
+    "nv_inference_count": ("inference_count", 1, "Inferences done, a batch of n counting n."),
+    "nv_inference_exec_count": ("exec_count", 1, "Batches executed."),
+    "nv_inference_request_duration_us": (
+        "request_ns",
+        1000,
+        "Time of inferences from head to reply, microseconds.",
+    ),
+    "nv_inference_queue_duration_us": (
+        "queue_ns",
+        1000,
+        "Time that inferences waited in a queue, microseconds.",
+    ),
+    "nv_inference_compute_input_duration_us": ("compute_input_ns", 1000, "Time to gather inputs, microseconds."),
+    "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
+    "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to hand out outputs, microseconds."),
+}
+_FAILURES: Final = "nv_inference_request_failure"
+
+Facts = Mapping[str, Any]  # JSON of the brain's status verb
+
+
+def page(totals: Totals, facts: Facts) -> bytes:
+    """The text of `/metrics`."""
+    familiar = _text(lambda: _familiar(totals))
+    for name in (*_FAMILIAR, _FAILURES):
+        familiar = familiar.replace(f"# TYPE {name} gauge", f"# TYPE {name} counter")
+    return (familiar + _text(lambda: _ours(totals, facts))).encode()
+
+
+class _Once(Collector):
+    """A collector of metrics that are made when they are asked for."""
+
+    def __init__(self, made: Callable[[], Iterator[Metric]]) -> None:
+        self._made = made
+
+    def collect(self) -> Iterator[Metric]:
+        return self._made()
+
+
+def _text(made: Callable[[], Iterator[Metric]]) -> str:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Once(made))
+    return generate_latest(registry).decode()
+
+
+def _rows(totals: Totals) -> Iterator[tuple[tuple[str, str], dict[str, int]]]:
+    """Rows of model versions: not of refusals, nor of what is true now."""
+    return ((key, row) for key, row in sorted(totals.items()) if not key[1].startswith((REFUSED, NOW)))
+
+
+def _familiar(totals: Totals) -> Iterator[Metric]:
+    for name, (column, divisor, meaning) in _FAMILIAR.items():
+        family = GaugeMetricFamily(name, meaning, labels=_MODEL)
+        for key, row in _rows(totals):
+            family.add_metric(key, row[column] // divisor)
+        yield family
+    failures = GaugeMetricFamily(_FAILURES, "Inferences that failed, by reason.", labels=(*_MODEL, "reason"))
+    for key, row in _rows(totals):
+        for reason in REASONS:
+            failures.add_metric((*key, reason), row[f"fail_{reason}"])
+    yield failures
+
+
+def _ours(totals: Totals, facts: Facts) -> Iterator[Metric]:
+    yield _histogram(totals)
+    refused = CounterMetricFamily(
+        "mmsup_requests_refused", "Requests that were wrong in themselves, by error code.", labels=("model", "code")
+    )
+    for (model, version), row in sorted(totals.items()):
+        if version.startswith(REFUSED):
+            refused.add_metric((model, version.removeprefix(REFUSED)), row["refused"])
+    yield refused
+    yield from _present(totals)
+    yield from _told(facts)
+
+
+def _present(totals: Totals) -> Iterator[Metric]:
+    """What is true now."""
+    opened = GaugeMetricFamily("mmsup_requests_open", "Requests admitted and not yet answered.", labels=("model",))
+    for (model, version), row in sorted(totals.items()):
+        if version == NOW and model != HOUSE:
+            opened.add_metric((model,), row["open"])
+    yield opened
+    house = totals.get((HOUSE, NOW), {})
+    for name, meaning in (
+        ("arena_used_bytes", "Memory shared with workers that requests and results use."),
+        ("arena_held_bytes", "Memory shared with workers that gateways hold, used or not."),
+        ("front_fallback", "Gateways whose fast front failed its own test, so that all is served by aiohttp."),
+    ):
+        yield GaugeMetricFamily(f"mmsup_{name}", meaning, value=house.get(name, 0))
+
+
+def _histogram(totals: Totals) -> Metric:
+    family = HistogramMetricFamily(
+        "mmsup_request_duration_seconds", "Time of inferences from head to reply, failed ones too.", labels=_MODEL
+    )
+    edges = [*map(str, BUCKETS_S), "+Inf"]
+    for key, row in _rows(totals):
+        counted, buckets = 0, list[tuple[str, float]]()
+        for index, edge in enumerate(edges):
+            counted += row[f"bucket_{index}"]
+            buckets.append((edge, counted))
+        family.add_metric(key, buckets, (row["request_ns"] + row["fail_ns"]) / 1e9)
+    return family
+
+
+def _told(facts: Facts) -> Iterator[Metric]:
+    """What the brain knows."""
+    state = GaugeMetricFamily("mmsup_model_state", "1 for the state that a model is in.", labels=("model", "state"))
+    restarts = CounterMetricFamily("mmsup_worker_restarts", "Times that a worker was started again.", labels=_WORKER)
+    memory = GaugeMetricFamily("mmsup_worker_memory_bytes", "Host memory that a worker holds.", labels=_WORKER)
+    stuck = GaugeMetricFamily(
+        "mmsup_workers_quarantined", "Workers that SIGKILL does not end; alert on any.", labels=("model",)
+    )
+    cap = GaugeMetricFamily("mmsup_worker_memory_cap_bytes", "Host memory that a worker may hold.", labels=_WORKER)
+    for model in facts.get("models", ()):
+        name = str(model.get("name", ""))
+        for word in STATES:
+            state.add_metric((name, word), float(model.get("state") == word))
+        workers = model.get("instances", ())
+        stuck.add_metric((name,), sum(each.get("state") == "quarantined" for each in workers))
+        for each in workers:
+            labels = (name, str(each.get("version", "")), str(each.get("id", "")))
+            if not facts.get(OLD):  # another gateway may have told more; a counter may be missing, but never fall
+                restarts.add_metric(labels, each.get("restarts") or 0)
+            if each.get("memory_bytes") is not None:
+                memory.add_metric(labels, each["memory_bytes"])
+            if each.get("memory_cap_bytes") is not None:
+                cap.add_metric(labels, each["memory_cap_bytes"])
+    yield from (state, restarts, stuck, memory, cap)
+    yield from _devices(facts)
+    generation = GaugeMetricFamily("mmsup_brain_generation", "How many brains there were, this one included.")
+    brain: Facts = facts.get("brain", {})
+    if "generation" in brain:
+        generation.add_metric((), brain["generation"])
+    yield generation
+
+
+def _devices(facts: Facts) -> Iterator[Metric]:
+    """GPUs; what NVML does not say now has no value, rather than the last one."""
+    aside = GaugeMetricFamily(
+        "mmsup_device_set_aside", "1 where nothing new goes to a GPU; alert on any.", labels=_DEVICE
+    )
+    age = GaugeMetricFamily(
+        "mmsup_device_reading_age_seconds", "Since NVML was asked what it answered last.", labels=_DEVICE
+    )
+    total = GaugeMetricFamily("nv_gpu_memory_total_bytes", "Memory of a GPU.", labels=_DEVICE)
+    used = GaugeMetricFamily("nv_gpu_memory_used_bytes", "Memory of a GPU that anybody holds.", labels=_DEVICE)
+    members = (("age_s", age), ("memory_total_bytes", total), ("memory_used_bytes", used))
+    for each in facts.get("devices", ()):
+        label = (str(each.get("uuid", "")),)
+        aside.add_metric(label, float(bool(each.get("set_aside"))))
+        for member, family in members:
+            if each.get(member) is not None and not facts.get(OLD):
+                family.add_metric(label, each[member])
+    yield from (aside, age, total, used)

@@ -1,0 +1,64 @@
+"""The statistics extension: counters of model versions as the JSON that clients know. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmsup.gateway.observability.request_counters import REASONS, Totals
+from mmsup.ipc.memory.counters import FIELDS
+from mmsup.ipc.messages.all import Route
+
+Json = dict[str, Any]  # a JSON object
+
+
+def models(routes: Iterable[Route], totals: Totals, facts: Mapping[str, Any], version: str = "") -> Json:
+    """Statistics of all versions of these models, or of the one version asked for. `facts`: the brain's status."""
+    shown = [
+        _version(route.name, each.version, totals, facts)
+        for route in routes
+        for each in route.versions
+        if version in ("", each.version)
+    ]
+    return {"model_stats": shown}
+
+
+def _version(model: str, version: str, totals: Totals, facts: Mapping[str, Any]) -> Json:  # JSON of the status verb
+    row = totals.get((model, version)) or dict.fromkeys(FIELDS, 0)
+    done = row["success"]
+    failed = sum(row[f"fail_{reason}"] for reason in REASONS)
+    return {
+        "name": model,
+        "version": version,
+        "last_inference": row["last_inference_ms"],
+        "inference_count": row["inference_count"],
+        "execution_count": row["exec_count"],
+        "inference_stats": {
+            "success": _duration(done, row["request_ns"]),
+            "fail": _duration(failed, row["fail_ns"]),
+            "queue": _duration(done, row["queue_ns"]),
+            "compute_input": _duration(done, row["compute_input_ns"]),
+            "compute_infer": _duration(done, row["compute_infer_ns"]),
+            "compute_output": _duration(done, row["compute_output_ns"]),
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
+        },
+        "batch_stats": [],
+        "memory_usage": _memory(model, version, facts),
+        "response_stats": {},
+    }
+
+
+def _duration(count: int, ns: int) -> Json:
+    return {"count": count, "ns": ns}
+
+
+def _memory(model: str, version: str, facts: Mapping[str, Any]) -> list[Json]:  # JSON of the status verb
+    sizes = [
+        each.get("memory_bytes") or 0
+        for known in facts.get("models", ())
+        if known.get("name") == model
+        for each in known.get("instances", ())
+        if each.get("version") == version
+    ]
+    return [{"type": "CPU", "id": 0, "byte_size": sum(sizes)}] if sizes else []

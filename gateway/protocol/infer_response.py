@@ -1,0 +1,98 @@
+"""The reply to an inference: JSON alone, or JSON with blobs behind it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mmsup.gateway.protocol import classification as classes
+from mmsup.gateway.protocol import json_tensors as literal
+from mmsup.gateway.protocol.binary_tensors import check_strings
+from mmsup.gateway.protocol.infer_request import Wanted
+from mmsup.gateway.protocol.inference_job import Made
+from mmsup.ipc.errors import WorkerError
+from mmsup.ipc.tensors.datatypes import elements
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who answers whom."""
+
+    model: str
+    version: str
+    request_id: str
+    batched: bool
+    """Whether the first axis of each output is the batch."""
+    labels: dict[str, list[str]]
+    """Names of the classes, by output, where the model has any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes out: `head` is JSON; with `blobs` (even none of them) it is followed by binary data."""
+
+    head: bytes
+    blobs: list[memoryview] | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self.head) + sum(len(each) for each in self.blobs or ())
+
+
+def shape(origin: Origin, wanted: Sequence[Wanted], outputs: Sequence[Made]) -> Reply:
+    """The reply with the outputs as they were wanted, in that order."""
+    made = {each.name: each for each in outputs}
+    _check(origin.model, wanted, made)
+    blobs: list[memoryview] = []
+    shown: list[dict[str, Any]] = []  # JSON objects
+    for each in wanted:
+        tensor = made[each.spec.name]
+        if each.classes:
+            tensor = classes.top(tensor, each.classes, origin.labels.get(tensor.name, []), batched=origin.batched)
+        shown.append(_output(tensor, blobs, binary=each.binary))
+    document: dict[str, Any] = {"model_name": origin.model, "model_version": origin.version}  # a JSON object
+    if origin.request_id:
+        document["id"] = origin.request_id
+    document["outputs"] = shown
+    binary = any(each.binary for each in wanted)
+    return Reply(orjson.dumps(document), blobs if binary else None)
+
+
+def _check(model: str, wanted: Sequence[Wanted], made: Mapping[str, Made]) -> None:
+    """That the worker gave what its model declares: datatypes, and strings that are there."""
+    for each in wanted:
+        name = each.spec.name
+        tensor = made.get(name)
+        if tensor is None:
+            fault = "is missing"
+        elif tensor.datatype != each.spec.datatype:
+            fault = f"is {tensor.datatype} and not {each.spec.datatype}"
+        elif tensor.datatype == "BYTES":
+            fault = _strings_fault(tensor)
+        else:
+            fault = ""
+        if fault:
+            raise WorkerError("bad_worker_reply", f"output '{name}' of model '{model}' {fault}", model=model)
+
+
+def _strings_fault(tensor: Made) -> str:
+    try:
+        check_strings(tensor.data, elements(tensor.shape))
+    except ValueError as error:
+        return f"does not hold the strings that it claims: {error}"
+    return ""
+
+
+def _output(tensor: Made, blobs: list[memoryview], *, binary: bool) -> dict[str, Any]:  # a JSON object
+    made: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}  # as above
+    if binary:
+        data = tensor.data.cast("B") if tensor.data.format != "B" else tensor.data
+        made["parameters"] = {"binary_data_size": len(data)}
+        blobs.append(data)
+    else:
+        made["data"] = orjson.Fragment(literal.to_json(tensor.data, tensor.datatype, tensor.name))
+    return made

@@ -1,0 +1,119 @@
+"""What the server says of itself and of its models: metadata, configuration, the index of states. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from mmsup.ipc.errors import MmsupError, WorkerError, error_of
+from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.tensors.datatypes import config_name
+
+Json = dict[str, Any]  # a JSON object
+
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
+"""What is really there; clients ask before they use it."""
+READY: Final = "ready"
+_BACKENDS: Final = {"ort": "onnxruntime", "pytorch": "pytorch", "custom": "python"}
+
+
+def server(name: str, version: str) -> Json:
+    """Metadata of the server."""
+    return {"name": name, "version": version, "extensions": list(EXTENSIONS)}
+
+
+def model(route: Route, state: VersionState) -> Json:
+    """Metadata of one version of a model; MmsupError while nobody knows its tensors."""
+    spec, metadata = known(route, state)
+    batched = metadata.max_batch_size > 0
+    return {
+        "name": route.name,
+        "versions": [each.version for each in route.versions if each.state == READY] or [spec.version],
+        "platform": metadata.platform,
+        "inputs": _tensors(metadata.inputs, batched=batched),
+        "outputs": _tensors(metadata.outputs, batched=batched),
+    }
+
+
+def known(route: Route, state: VersionState) -> tuple[ModelSpec, Metadata]:
+    """Spec and metadata of a version, or the error that says why there are none (yet)."""
+    if state.spec is None or state.metadata is None:
+        raise absence(route.name, state)
+    return state.spec, state.metadata
+
+
+def absence(name: str, state: VersionState) -> MmsupError:
+    """Why a version is not there to be spoken of."""
+    text = f"model '{name}' version {state.version} is {state.state}: {state.reason or 'not loaded yet'}"
+    if state.code:
+        return error_of(state.code, text, model=name, retry_after_s=state.retry_after_s or None)
+    return WorkerError("model_loading", text, model=name, retry_after_s=state.retry_after_s or None)
+
+
+def _tensors(specs: Iterable[TensorSpec], *, batched: bool) -> list[Json]:
+    lead = [-1] if batched else []
+    return [{"name": each.name, "datatype": each.datatype, "shape": [*lead, *each.shape]} for each in specs]
+
+
+def readiness(name: str, state: VersionState) -> tuple[bool, Json]:
+    """Whether a version serves, and the object that says so."""
+    if state.state == READY:
+        return True, {"name": name, "ready": True, "state": state.state}
+    reason = state.reason or f"the model is {state.state}"
+    return False, {"name": name, "ready": False, "state": state.state, "error": reason}
+
+
+def config(route: Route, state: VersionState) -> Json:
+    """The model's configuration: what its file says, completed by what is in force."""
+    if state.spec is None:
+        raise absence(route.name, state)
+    spec, metadata = state.spec, state.metadata
+    inputs = metadata.inputs if metadata else spec.inputs
+    outputs = metadata.outputs if metadata else spec.outputs
+    completed: Json = {
+        "name": route.name,
+        "platform": metadata.platform if metadata else spec.platform,
+        "backend": _BACKENDS.get(spec.engine, spec.engine),
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": metadata.max_batch_size if metadata else spec.max_batch_size,
+        "input": [_config_tensor(each, optional=each.optional) for each in inputs],
+        "output": [_config_tensor(each) for each in outputs],
+        "instance_group": [_instance_group(spec)],
+        "default_model_filename": spec.artefact,
+        "parameters": {key: {"string_value": value} for key, value in spec.parameters.items()},
+    }
+    # Tensors, name and batch size are what is served; for the rest the file has the last word.
+    served = {key: completed[key] for key in ("name", "platform", "max_batch_size")}
+    said = {key: value for key, value in spec.config.items() if value not in ("", None)}
+    for key, declared in (("input", completed["input"]), ("output", completed["output"])):
+        served[key] = _merged(said.get(key, []), declared)
+    return {**completed, **said, **served}
+
+
+def _config_tensor(spec: TensorSpec, *, optional: bool = False) -> Json:
+    made: Json = {"name": spec.name, "data_type": config_name(spec.datatype), "dims": list(spec.shape)}
+    if optional:
+        made["optional"] = True
+    return made
+
+
+def _merged(said: Sequence[Json], declared: Sequence[Json]) -> list[Json]:
+    """Each tensor as it is served, with what else its file says of it (`label_filename`, `format`)."""
+    by_name = {each.get("name"): each for each in said}
+    return [{**by_name.get(each["name"], {}), **each} for each in declared]
+
+
+def _instance_group(spec: ModelSpec) -> Json:
+    kind = "KIND_CPU" if spec.device == "cpu" else "KIND_GPU"
+    group: Json = {"name": f"{spec.name}_0", "kind": kind, "count": spec.instances}
+    if spec.device.startswith("cuda:") and spec.device[5:].isdigit():
+        group["gpus"] = [int(spec.device[5:])]
+    return group

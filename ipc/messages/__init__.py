@@ -1,0 +1,1 @@
+"""Every message, one file per channel."""

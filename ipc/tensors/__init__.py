@@ -1,0 +1,1 @@
+"""Datatypes, sizes, numpy views."""

@@ -1,0 +1,1 @@
+"""Bytes, sockets and descriptors between processes."""

@@ -1,0 +1,1 @@
+"""The control socket's handlers and the gateways' requests to the controller."""

@@ -1,0 +1,1 @@
+"""Checker, timeline, statistics, report."""

@@ -1,0 +1,1 @@
+"""History, events, deaths, leaks."""

@@ -1,0 +1,1 @@
+"""Which faults, when, to whom. Pure."""

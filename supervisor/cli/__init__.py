@@ -1,0 +1,1 @@
+"""The command line: `mmsup serve`, `check`, `ctl`."""

@@ -1,0 +1,101 @@
+"""`mmsup check`: configuration and repositories read as a server would read them, and nothing started.
+
+Covers: the command, and how its report is drawn. Does not cover: what is found (check.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import click
+
+from mmsup.ipc import exit_codes as exits
+from mmsup.supervisor.cli.options import given, options, triton, warnings
+from mmsup.supervisor.cli.serve import exposed, insecure_option
+from mmsup.supervisor.cli.tables import draw
+from mmsup.supervisor.cli.text import cell
+from mmsup.supervisor.config.server_options import read
+from mmsup.supervisor.config.units import size_text
+from mmsup.supervisor.repository import validation_report as checking
+from mmsup.supervisor.repository.scanner import scan
+
+Report = dict[str, Any]  # JSON, as check.py makes it
+
+
+@click.command()
+@options
+@insecure_option
+@triton
+@click.option("--explain", is_flag=True, help="Say also where the value of each option came from.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object) -> None:
+    """Validate configuration and repositories; start nothing. Takes the flags of serve.
+
+    \b
+    Example:  mmsup check --model-repository models
+              mmsup check --config server.yaml --explain
+    \b
+    Exit codes: 0 all is well, 2 there are faults (every one is shown).
+    """
+    reading = read(given(parsed), os.environ, os.getuid())
+    settings = reading.settings
+    found = checking.report(
+        settings or reading.faults,
+        scan(settings) if settings else None,
+        reading.warnings,
+        reading.origins if explain else (),
+    )
+    found["warnings"] += [
+        {"place": text.partition(":")[0], "text": text.partition(": ")[2]} for text in warnings(parsed)
+    ]
+    refusal = exposed(settings) if settings else ""
+    if refusal and not insecure:
+        found["faults"].append({"place": "--host", "text": refusal})
+        found["ok"] = False
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _draw(found)
+    raise SystemExit(exits.DONE if found["ok"] else exits.USAGE)
+
+
+def _draw(found: Report) -> None:
+    """Options, models, then what is wrong, the worst last: that is where a person looks."""
+    if "options" in found:
+        draw(["OPTION", "VALUE", "FROM"], [_option(each) for each in found["options"]])
+        click.echo()
+    if found["models"]:
+        draw(
+            ["MODEL", "VERSION", "ENGINE", "ARTEFACT", ">BATCH", ">INSTANCES", ">MEMORY", "FAULTS"],
+            [row for model in found["models"] for row in _model(model)],
+        )
+    for kind in ("warning", "fault"):
+        for each in found[f"{kind}s"]:
+            click.echo(f"{kind}: {cell(each['place'])}: {cell(each['text'])}")
+    if found["ok"]:
+        click.echo("no faults")
+
+
+def _option(origin: Report) -> list[str]:
+    return [cell(origin["option"]), cell(json.dumps(origin["value"])), cell(origin["source"])]
+
+
+def _model(model: Report) -> list[list[str]]:
+    count = len(model["faults"])
+    if not model["versions"]:
+        return [[cell(model["name"]), "", "", "", "", "", "", str(count or "")]]
+    return [
+        [
+            cell(model["name"]),
+            cell(each["version"]),
+            cell(each["engine"]),
+            cell(each["artefact"]),
+            cell(each["max_batch_size"] or ""),
+            cell(each["instances"]),
+            size_text(each["memory_bytes"]) if each["memory_bytes"] else "",
+            str(count or ""),
+        ]
+        for each in model["versions"]
+    ]

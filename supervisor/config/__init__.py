@@ -1,0 +1,1 @@
+"""Options, model keys, validation, units."""

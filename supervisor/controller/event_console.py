@@ -1,0 +1,80 @@
+"""What the brain says to its operator: events as log lines, the table at the start. Never waits for who reads.
+
+Warnings of Python's own libraries go the same way, so that nothing reaches a blocked standard error by another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.observability.console import Console, Field
+from mmsup.supervisor.observability.event_log import Event
+
+_LEVELS: Final = {
+    "worker_exit": "warning",
+    "worker_condemned": "warning",
+    "backoff": "warning",
+    "gateway_exit": "warning",
+    "brain_exit": "warning",
+    "bundle_lost": "warning",
+    "repository_lost": "warning",
+    "load_failed": "error",
+    "load_timeout": "error",
+    "crash_loop": "error",
+}
+_NAMES: Final = {"instance": "worker"}
+_QUIET: Final = frozenset({"time", "event", "tail"})
+"""Members of an event that a log line has elsewhere, or has no room for."""
+
+
+class EventLog:
+    """Journal listener."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, event: Event) -> None:
+        """One event as one line."""
+        fields: dict[str, Field] = {
+            _NAMES.get(name, name): value if isinstance(value, str | int | float | bool) else json.dumps(value)
+            for name, value in event.items()
+            if name not in _QUIET and value not in (None, "", [])
+        }
+        self._console.say(_LEVELS.get(event["event"], "info"), event["event"], **fields)
+
+
+class LibraryLog(logging.Handler):
+    """What Python's libraries log."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record as one line."""
+        text = self.format(record)
+        self._console.say(record.levelname.lower(), "log", logger=record.name, text=text)
+
+
+COLUMNS: Final = ("model", "version", "status", "reason")
+
+
+def rows_of(models: Sequence[Model]) -> list[list[str]]:
+    """Which models the server begins with, a row for each version."""
+    rows: list[list[str]] = []
+    for model in models:
+        versions = model.route().versions
+        rows += [[model.name, each.version, each.state.upper(), one_line(each.reason)] for each in versions]
+        if not versions:
+            rows.append([model.name, "", str(model.state()).upper(), ""])
+    return rows
+
+
+def one_line(text: str, most: int = 160) -> str:
+    """Text from outside, fit for one line of a terminal."""
+    safe = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    return safe if len(safe) <= most else f"{safe[: most - 1]}…"

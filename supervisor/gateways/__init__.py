@@ -1,0 +1,1 @@
+"""The gateway processes as the controller runs them."""

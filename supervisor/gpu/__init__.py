@@ -1,0 +1,1 @@
+"""GPUs: NVML helper, inventory, selection, health, memory release."""

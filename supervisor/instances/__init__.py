@@ -1,0 +1,1 @@
+"""One worker instance: state machine, policies, probes, actions."""

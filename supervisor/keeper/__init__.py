@@ -1,0 +1,1 @@
+"""The keeper process: parent of everything; holds processes and descriptors."""

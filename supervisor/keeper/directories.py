@@ -1,0 +1,96 @@
+"""The two directories of a server: made private, locked against a second server, swept of a former one's sockets.
+
+One server per state directory and per runtime directory. The lock is a flock: it ends with the keeper, however that
+ends, so the file itself stays and means nothing; in it stands the keeper's pid, for people.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Sequence
+
+from mmsup.ipc import paths
+from mmsup.ipc.failpoints import faultpoint
+
+
+class Held(Exception):  # noqa: N818 - an answer, not an error of ours
+    """Another server lives in this directory."""
+
+
+class Unsafe(Exception):  # noqa: N818 - an answer, not an error of ours
+    """The directory cannot be ours alone."""
+
+
+class Home:
+    """The directories, held from the constructor to `release`."""
+
+    def __init__(self, state_dir: str, runtime_dir: str) -> None:
+        """Make and lock them; Held or Unsafe says why not."""
+        self._runtime_dir = runtime_dir
+        self._locks: list[int] = []
+        try:
+            for directory in (state_dir, runtime_dir):
+                _make_private(directory)
+            for directory in dict.fromkeys(os.path.realpath(each) for each in (state_dir, runtime_dir)):
+                self._locks.append(_lock(directory))
+        except (Held, Unsafe):
+            self.release()
+            raise
+
+    @classmethod
+    def taken_over(cls, runtime_dir: str, locks: Sequence[int]) -> Home:
+        """The directories that this process holds already, by the descriptors of its locks."""
+        home = cls.__new__(cls)
+        home._runtime_dir, home._locks = runtime_dir, list(locks)
+        return home
+
+    @property
+    def locks(self) -> tuple[int, ...]:
+        """The descriptors that hold the directories."""
+        return tuple(self._locks)
+
+    def sweep(self) -> None:
+        """Remove the data sockets of workers; for the keeper, when no worker lives."""
+        for name in os.listdir(self._runtime_dir):
+            path = os.path.join(self._runtime_dir, name)
+            if paths.is_life_name(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+
+    def release(self) -> None:
+        """Let another server in."""
+        for fd in self._locks:
+            os.ftruncate(fd, 0)
+            os.close(fd)
+        self._locks.clear()
+
+
+def _make_private(directory: str) -> None:
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        found = os.stat(directory)
+    except OSError as error:
+        raise Unsafe(f"{directory}: cannot be made: {error.strerror}") from error
+    if found.st_uid != os.geteuid():
+        raise Unsafe(f"{directory}: belongs to uid {found.st_uid}, not to uid {os.geteuid()}, which runs this server")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Unsafe(f"{directory}: others may write to it (mode {found.st_mode & 0o777:04o}); make it 0700")
+
+
+def _lock(directory: str) -> int:
+    path = paths.lock_file(directory)
+    try:
+        faultpoint("keeper.lock")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise Unsafe(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.closing(os.fdopen(fd, encoding="utf-8", errors="replace")) as file:
+            raise Held(f"another mmsup (pid {file.read().strip() or 'unknown'}) holds {directory}") from None
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd

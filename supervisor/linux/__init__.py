@@ -1,0 +1,1 @@
+"""Control groups, OOM events, /proc, UNIX sockets, systemd."""

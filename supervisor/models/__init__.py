@@ -1,0 +1,1 @@
+"""Models, revisions in force, loads, the reconcile loop, rolling replacement."""

@@ -1,0 +1,90 @@
+"""Workers that are worn out are renewed while they serve: which ones says wear.py, how says renewal.py."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from mmsup.supervisor.config.units import size_text
+from mmsup.supervisor.instances import recycle_policy as wear
+from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.lifecycle_events import State
+from mmsup.supervisor.instances.revision import Role
+from mmsup.supervisor.instances.worker_process import Tenure
+from mmsup.supervisor.models.model_set import Fleet
+from mmsup.supervisor.models.rolling_replacement import Renewals
+from mmsup.supervisor.processes import usage as memory
+
+PATIENCE_S: Final = 60.0
+"""After one that could not be renewed, until it is tried again."""
+
+
+class Recycling:
+    """One per brain."""
+
+    def __init__(self, fleet: Fleet, renewals: Renewals, start: Callable[[Any, str], object]) -> None:
+        """`start` takes a coroutine and a name for it."""
+        self._fleet = fleet
+        self._renewals = renewals
+        self._start = start
+
+    def look(self, instance: Instance) -> None:
+        """Renew it if it serves and is worn out. Called by the sampler at each of its looks."""
+        tenure = instance.tenure
+        if tenure is None or instance.state is not State.READY or not self._may(instance, tenure):
+            return
+        limit_bytes = instance.release.spec.recycle_memory_bytes
+        reading = reading_of(tenure, counts_memory=limit_bytes is not None)
+        reason = wear.worn(reading, limit_bytes)
+        if reason:
+            instance.record("recycle", f"{_said(reason, reading)}: another takes its place", reason=reason)
+            self._start(self._renew(instance, tenure), f"recycle {instance.id}")
+
+    async def _renew(self, instance: Instance, tenure: Tenure) -> None:
+        why = await self._renewals.renew(instance)
+        if why:
+            tenure.recycle_at_s = time.monotonic() + PATIENCE_S
+            instance.record("recycle_failed", f"it stays: {why}")
+
+    def _may(self, instance: Instance, tenure: Tenure) -> bool:
+        model = self._fleet.models[instance.release.spec.name]
+        return (
+            instance.situation.wanted
+            and model.current is not None
+            and instance.release in model.current.releases
+            and model.edition(Role.COMING) is None
+            and not self._renewals.is_under_way(instance)
+            and time.monotonic() >= tenure.recycle_at_s
+        )
+
+
+def reading_of(tenure: Tenure, *, counts_memory: bool) -> wear.Reading:
+    """What a life holds now; zeros if it is gone."""
+    if tenure.life is None:
+        return wear.Reading()
+    held = memory.footprint_bytes(tenure.group, tenure.life.pid) or 0 if counts_memory else 0
+    now_s = time.monotonic()
+    refusals = tenure.refusals.seen(tenure.life.progress().refused, now_s)
+    return wear.Reading(held, tenure.first_bytes, *files_of(tenure.life.pid), refusals, now_s - tenure.ready_s)
+
+
+def files_of(pid: int) -> tuple[int, int]:
+    """How many descriptors a process has open, and how many it may; zeros if it is gone."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        # Linux 6.2 and later tell the number as the size of the folder, which costs nothing to ask.
+        count = os.stat(folder).st_size or len(os.listdir(folder))
+        return count, resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+    except OSError:
+        return 0, 0
+
+
+def _said(reason: str, reading: wear.Reading) -> str:
+    if reason == "rss":
+        return f"it holds {size_text(reading.memory_bytes)}, and held {size_text(reading.first_bytes)} at first"
+    if reason == "gpu_oom":
+        return f"{reading.refusals} requests found no device memory within {wear.PERIOD_S:g} s"
+    return f"{reading.files} of {reading.files_limit} descriptors are open"

@@ -1,0 +1,1 @@
+"""Console lines, event log, output of models."""

@@ -1,0 +1,97 @@
+"""What the workers of one model print: the last 64 KiB in memory, more on disk, held outside of the workers.
+
+A model that prints without end costs a bounded file and nobody's time: pipes are read without blocking, and a disk
+that refuses loses lines.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from mmsup.supervisor.observability.rotating_file import RotatingFile
+
+TAIL_BYTES: Final = 64 << 10
+LAST_LINES: Final = 100
+LAST_CHARACTERS: Final = 2000
+"""Kept of each life, and of each line, for the record of its death."""
+LINE_BYTES: Final = 16 << 10
+"""A line without an end is cut here."""
+
+
+class Logbook:
+    """The output of one model, all its lives in the order they printed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = RotatingFile(path)
+        self._tail = bytearray()
+        self._partial: dict[str, bytes] = {}
+        self._last: dict[str, deque[str]] = {}
+        self._listeners: set[Callable[[str], None]] = set()
+        for each in (self._file.before(), path):
+            self._remember(_end_of(each))
+
+    def feed(self, worker: str, data: bytes) -> None:
+        """What one life printed just now; lines of several lives are not mixed."""
+        lines = (self._partial.pop(worker, b"") + data).split(b"\n")
+        if len(lines[-1]) > LINE_BYTES:
+            lines.append(b"")
+        if lines[-1]:
+            self._partial[worker] = lines[-1]
+        self._write(worker, lines[:-1])
+
+    def end(self, worker: str) -> list[str]:
+        """That life is over: its last line needs no end. What it said last."""
+        rest = self._partial.pop(worker, b"")
+        if rest:
+            self._write(worker, [rest])
+        last = list(self._last.pop(worker, ()))
+        if not self._last:
+            self._file.close()  # nobody prints: a model that is not up holds no descriptor
+        return last
+
+    def lines(self, count: int) -> list[str]:
+        """The last lines, oldest first."""
+        known = _text(bytes(self._tail)).splitlines()
+        return known[-count:] if count > 0 else []
+
+    def follow(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call `listener` with each line from now on, until the function that comes back is called."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _write(self, worker: str, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        last = self._last.setdefault(worker, deque(maxlen=LAST_LINES))
+        last.extend(_text(line[:LAST_CHARACTERS]) for line in lines[-LAST_LINES:])
+        data = b"".join(line + b"\n" for line in lines)
+        self._file.write(data)
+        self._remember(data)
+        for listener in tuple(self._listeners):
+            for line in lines:
+                listener(_text(line))
+
+    def _remember(self, data: bytes) -> None:
+        self._tail += data
+        del self._tail[:-TAIL_BYTES]
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _end_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            return file.read(TAIL_BYTES)
+    except OSError:
+        return b""

@@ -1,0 +1,59 @@
+"""A text file that only grows at its end and never beyond a bound: `NAME`, and `NAME.1` with what was before.
+
+A full or broken disk loses lines and counts them; it never stops the writer.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from mmsup.ipc.failpoints import faultpoint
+
+LIMIT_BYTES: Final = 4 << 20
+
+
+class RotatingFile:
+    """One file and its predecessor, together at most twice the limit."""
+
+    def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.path = path
+        self.lost = 0
+        """Writes that the disk refused, or took a part of."""
+        self._limit = limit_bytes
+        self._fd = -1
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Append, as one write."""
+        try:
+            faultpoint("brain.book")
+            if self._fd >= 0 and self._size + len(data) > self._limit:
+                self._turn()
+            if self._fd < 0:
+                self._open()
+            written = os.write(self._fd, data)
+            self._size += written
+            self.lost += written < len(data)
+        except OSError:
+            self.lost += 1
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def before(self) -> Path:
+        """Where the older half lies."""
+        return self.path.with_name(f"{self.path.name}.1")
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._size = os.fstat(self._fd).st_size
+
+    def _turn(self) -> None:
+        self.close()
+        self.path.replace(self.before())

@@ -1,0 +1,205 @@
+"""Why a worker ended: a pure function of the evidence, never a guess.
+
+The rules are tried in this order; the first that has something to say decides.
+
+    the kernel's OOM counter rose           worker_oom; before it was ready: does_not_fit
+    it said why its load failed             whatever it said
+    we condemned it, and it died of that    the code of the condemnation
+    it was told to go                       unavailable
+    it left with the code for a lost GPU    gpu_fault
+    SIGBUS                                  worker_sigbus
+    any other signal, any exit status       worker_crashed; before it was ready: load_failed
+
+A kill for memory and a plain SIGKILL look alike to wait(): only the counter of the control group tells them apart, so
+an exit 137 or a SIGKILL without it is of unknown sender. Status 0 of a worker that was not told to go is a death too.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from mmsup.ipc import exit_codes as exits
+from mmsup.ipc.errors import error_of
+from mmsup.supervisor.config.units import size_text
+from mmsup.supervisor.postmortem import stack_trace as stack
+
+TAIL_LINES: Final = 3
+"""Last lines of its output in the operator's text; the rest is in `ctl logs`."""
+_OF_OUR_KILL: Final = (0, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR2)
+"""With another signal it died by itself before our kill reached it. SIGUSR2 is how it was asked for its stack first: a
+model that has taken its handler away dies of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of one death."""
+
+    worker: str
+    """`bert/2`: model and version."""
+    pid: int
+    status: int
+    signal: int
+    """0: it exited with `status`."""
+    ready: bool
+    """It had said that it serves."""
+    oom_kills: int = 0
+    """By how much the counter of its control group rose."""
+    counts_oom: bool = True
+    """There is such a counter."""
+    cap_bytes: int | None = None
+    peak_bytes: int = 0
+    """0: not known."""
+    in_flight: int | None = None
+    """Requests that were with it; None: not known."""
+    failed_code: str = ""
+    failed_text: str = ""
+    """What it said of its load."""
+    condemned_code: str = ""
+    condemned_text: str = ""
+    """Why we were about to kill it: `worker_hung`, `load_timeout`, `bad_worker_reply`, `worker_oom`."""
+    asked: bool = False
+    """It was told to go, or killed because nobody wants it any more."""
+    crash: str = ""
+    """What faulthandler wrote."""
+    tail: tuple[str, ...] = ()
+    """Its last lines of output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why, for everyone who asks."""
+
+    code: str
+    """Of the catalogue in ipc/errors.py."""
+    word: str
+    """For events and tables: `oom`, `hung`, `signal SIGSEGV`, `exit 3`."""
+    text: str
+    """For clients: no pid, no path, nothing that the model printed."""
+    detail: str
+    """For operators."""
+    retryable: bool
+
+
+def cause_of(evidence: Evidence) -> Cause:
+    """The cause that this evidence proves."""
+    for rule in _RULES:
+        found = rule(evidence)
+        if found is not None:
+            return found
+    raise AssertionError(f"no rule for {evidence}")
+
+
+def _memory(evidence: Evidence) -> Cause | None:
+    if not evidence.oom_kills:
+        return None
+    cap = f"cap {size_text(evidence.cap_bytes)}" if evidence.cap_bytes is not None else "no cap of its own"
+    peak = f", peak {size_text(evidence.peak_bytes)}" if evidence.peak_bytes else ""
+    what = f"was killed by the kernel for memory: {cap}{peak}; raise memory or lower max_batch_size"
+    if not evidence.ready:
+        return _cause(evidence, "does_not_fit", "oom", f"{what} (it was loading)")
+    return _cause(evidence, "worker_oom", "oom", what, retryable=evidence.in_flight != 1)
+
+
+def _load_said(evidence: Evidence) -> Cause | None:
+    if not evidence.failed_code:
+        return None
+    return _cause(evidence, evidence.failed_code, "load failed", f"could not load: {evidence.failed_text}")
+
+
+_CONDEMNED: Final = {
+    "worker_hung": ("hung", "made no progress and was killed"),
+    "load_timeout": ("load timeout", "did not load in time and was killed"),
+    "bad_worker_reply": ("bad reply", "broke the protocol and was killed"),
+    "worker_oom": ("memory", "was ended for memory"),
+}
+
+
+def _condemned(evidence: Evidence) -> Cause | None:
+    if evidence.condemned_code not in _CONDEMNED or evidence.signal not in _OF_OUR_KILL:
+        return None
+    word, what = _CONDEMNED[evidence.condemned_code]
+    why = f": {evidence.condemned_text}" if evidence.condemned_text else ""
+    return _cause(evidence, evidence.condemned_code, word, what + why)
+
+
+def _asked(evidence: Evidence) -> Cause | None:
+    if not evidence.asked or evidence.signal not in _OF_OUR_KILL or (evidence.status and not evidence.signal):
+        return None
+    return _cause(evidence, "unavailable", "stopped", "was stopped")
+
+
+def _device(evidence: Evidence) -> Cause | None:
+    if evidence.signal or evidence.status != exits.DEVICE_LOST:
+        return None
+    return _cause(evidence, "gpu_fault", "gpu fault", "met a GPU error that its context does not survive, and left")
+
+
+def _bus(evidence: Evidence) -> Cause | None:
+    if evidence.signal != signal.SIGBUS:
+        return None
+    what = "was killed by SIGBUS: memory that it had mapped was no longer there (a file cut short, or a full tmpfs)"
+    return _cause(evidence, "worker_sigbus", "signal SIGBUS", what)
+
+
+def _signal(evidence: Evidence) -> Cause | None:
+    if not evidence.signal:
+        return None
+    name = signal_name(evidence.signal)
+    sender = ", sender unknown" if evidence.signal in (signal.SIGKILL, signal.SIGTERM) else ""
+    return _cause(evidence, _died(evidence), f"signal {name}", f"was killed by {name}{sender}{_when(evidence)}")
+
+
+def _status(evidence: Evidence) -> Cause | None:
+    what = {
+        exits.LOAD_FAILED: "left because its load failed, and did not say why",
+        exits.ORPHANED: "left because it took its keeper for dead",
+    }.get(evidence.status, f"exited with status {evidence.status}{_when(evidence)}")
+    return _cause(evidence, _died(evidence), f"exit {evidence.status}", what)
+
+
+_RULES: Final[tuple[Callable[[Evidence], Cause | None], ...]] = (
+    _memory,
+    _load_said,
+    _condemned,
+    _asked,
+    _device,
+    _bus,
+    _signal,
+    _status,
+)
+
+
+def _died(evidence: Evidence) -> str:
+    return "worker_crashed" if evidence.ready else "load_failed"
+
+
+def _when(evidence: Evidence) -> str:
+    return "" if evidence.ready else " while it was loading"
+
+
+def signal_name(number: int) -> str:
+    """As people write it, whatever the number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time ones have no names
+        return f"SIG{number}"
+
+
+def _cause(evidence: Evidence, code: str, word: str, what: str, *, retryable: bool | None = None) -> Cause:
+    if retryable is None:
+        retryable = error_of(code, "").retryable
+    text = f"worker {evidence.worker} {what}"
+    detail = f"worker {evidence.worker} (pid {evidence.pid}) {what}{_more(evidence)}"
+    return Cause(code, word, text, detail, retryable)
+
+
+def _more(evidence: Evidence) -> str:
+    more = [f"{evidence.in_flight} in flight"] if evidence.in_flight else []
+    if evidence.crash:
+        more.append(f"faulthandler: {stack.gist(evidence.crash)}")
+    if evidence.tail:
+        more.append("last output: " + " | ".join(evidence.tail[-TAIL_LINES:]))
+    return "".join(f"; {each}" for each in more)

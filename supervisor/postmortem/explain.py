@@ -1,0 +1,291 @@
+"""A death in plain sentences: what happened, the evidence, who was concerned, what followed, what to do. Pure.
+
+`explain` reads a bundle as it lies on disk, perhaps of another version of mmsup: a member that is not there leaves its
+sentence out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, cast
+
+from mmsup.ipc.poison_policy import RERUN
+from mmsup.supervisor.cli.text import age
+from mmsup.supervisor.config.units import size_text
+
+Json = Mapping[str, Any]  # one JSON object
+
+IDS_TOLD: Final = 5
+SINCE: Final = 20
+LINE_CHARACTERS: Final = 200
+RISE: Final = 1.5
+"""From here on a curve is said to have risen."""
+_SEEN: Final = frozenset({"worker_ready", "load_failed", "load_timeout", "crash_loop"})
+
+
+def explain(bundle: Json, since: Sequence[Json], state: str = "", reason: str = "") -> list[str]:
+    """The sentences. `since`: events of the same worker after this death, oldest first; `state` and `reason`: the
+    model's, now."""
+    parts = (
+        _what(bundle),
+        _cause(bundle),
+        _stack(bundle),
+        _memory(bundle),
+        _output(bundle),
+        _requests(bundle),
+        _since(bundle, since),
+        f"The model is {state} now{f': {reason}' if reason else ''}." if state else "",
+        _advice(bundle),
+    )
+    return [each for each in parts if each]
+
+
+def no_death(model: str, state: str, reason: str) -> list[str]:
+    """What there is to say of a model that has lost no worker."""
+    sentences = [f"No worker of {model} has died, as far as is on record."]
+    if state:
+        sentences.append(f"The model is {state} now{f': {reason}' if reason else ''}.")
+    return sentences
+
+
+def headline(bundle: Json) -> Json:
+    """One death in a list of them."""
+    named = {name: bundle.get(name) for name in ("number", "time", "version", "instance", "generation")}
+    return {**named, "cause": _part(bundle, "cause").get("word")}
+
+
+def since(bundle: Json, events: Sequence[Json]) -> list[Json]:
+    """Of a model's events the first of the later lives of the same worker."""
+    instance, generation = bundle.get("instance"), bundle.get("generation") or 0
+    later = [each for each in events if each.get("instance") == instance and (each.get("generation") or 0) > generation]
+    return later[:SINCE]
+
+
+def _what(bundle: Json) -> str:
+    served, lived = bundle.get("served_s") or 0, bundle.get("lived_s") or 0
+    how_long = f"after it had served for {age(served)}" if served else f"{age(lived)} after its start, before it served"
+    who = f"worker {bundle.get('instance')} of {bundle.get('model')}, version {bundle.get('version')}"
+    life = f"life {bundle.get('generation')}, pid {bundle.get('pid')}"
+    return f"{_clock(bundle.get('time'))}: {who} ({life}) died {how_long}."
+
+
+def _clock(value: object) -> str:
+    try:
+        return datetime.fromisoformat(str(value)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return str(value)
+
+
+# The cause, each with the evidence for it.
+
+
+def _cause(bundle: Json) -> str:
+    tell = _CAUSES.get(str(_part(bundle, "cause").get("code")), _crash)
+    return tell({**_part(bundle, "evidence"), "fatal": _part(bundle, "stack").get("fatal")})
+
+
+def _oom(evidence: Json) -> str:
+    if not evidence.get("oom_kills_after"):
+        return f"It was ended for memory: {_text(evidence, 'condemned')}."
+    cap, peak = evidence.get("cap_bytes"), evidence.get("peak_bytes")
+    sizes = [f"its cap is {size_text(cap)}" if cap else "it has no cap of its own"]
+    sizes += [f"its peak was {size_text(peak)}"] if peak else []
+    counts = f"rose from {evidence.get('oom_kills_before', 0)} to {evidence['oom_kills_after']}"
+    loading = "" if evidence.get("was_ready") else " while it loaded"
+    return f"The kernel killed it for memory{loading}: the oom_kill counter of its group {counts}; {', '.join(sizes)}."
+
+
+def _hung(evidence: Json) -> str:
+    beat = evidence.get("last_beat_ago_s")
+    last = f"; its loop had last come round {age(beat)} before its end" if isinstance(beat, int | float) else ""
+    return f"It was killed because it hung: {_text(evidence, 'condemned')}{last}."
+
+
+def _load_timeout(evidence: Json) -> str:
+    return f"It was killed because its load did not end: {_text(evidence, 'load_failed', 'condemned')}."
+
+
+def _load_failed(evidence: Json) -> str:
+    if not _part(evidence, "load_failed").get("text"):
+        return _crash(evidence)
+    return f"Its load failed: {_text(evidence, 'load_failed')}."
+
+
+def _distrusted(evidence: Json) -> str:
+    return f"It was killed because it broke the protocol: {_text(evidence, 'condemned')}."
+
+
+def _gpu(evidence: Json) -> str:
+    return f"It left by itself with status {evidence.get('status')}: a CUDA error had cost it its context."
+
+
+def _crash(evidence: Json) -> str:
+    loading = "" if evidence.get("was_ready") else " while it loaded"
+    if not evidence.get("signal"):
+        return f"It exited with status {evidence.get('status')}{loading}, which nobody had asked for."
+    fatal = evidence.get("fatal")
+    what = f"It was killed by {evidence.get('signal_name')}{loading}"
+    if fatal:
+        return f"{what}: {fatal}."
+    if evidence.get("signal_name") not in ("SIGKILL", "SIGTERM"):
+        return f"{what}."
+    if evidence.get("oom_kills_after") is None:
+        return f"{what}; the kernel does not say who sent it, and nothing here counts whom it kills for memory."
+    return f"{what}; the kernel does not say who sent it, and it was not for memory: its counter had not risen."
+
+
+_CAUSES: Final[dict[str, Callable[[Json], str]]] = {
+    "worker_oom": _oom,
+    "does_not_fit": lambda evidence: (_oom if evidence.get("oom_kills_after") else _load_failed)(evidence),
+    "worker_hung": _hung,
+    "load_timeout": _load_timeout,
+    "load_failed": _load_failed,
+    "bad_worker_reply": _distrusted,
+    "gpu_fault": _gpu,
+}
+
+
+# What else is known.
+
+
+def _stack(bundle: Json) -> str:
+    stack = _part(bundle, "stack")
+    inner, own = _part(stack, "innermost"), _part(stack, "in_model")
+    if not inner:
+        return "It left no stack." if _is_asked(bundle) else ""
+    if own and own != inner:
+        return f"It stood in {_frame(inner)}, called from the model's {_frame(own)}."
+    return f"It stood in {'the model' if own else 'code'}: {_frame(inner)}."
+
+
+def _is_asked(bundle: Json) -> bool:
+    return _part(bundle, "cause").get("code") in ("worker_hung", "load_timeout")
+
+
+def _frame(frame: Json) -> str:
+    return f"{frame.get('function')}, {os.path.basename(str(frame.get('file')))} line {frame.get('line')}"
+
+
+def _memory(bundle: Json) -> str:
+    samples = [each for each in _part(bundle, "memory").get("samples") or () if isinstance(each, list)]
+    if len(samples) < 2:
+        return ""
+    (first_ago, first, *_), (_, last, *_) = samples[0], samples[-1]
+    if first and last > first * RISE:
+        return f"Its memory rose from {size_text(first)} to {size_text(last)} in the last {age(first_ago)}."
+    return f"Its memory was {size_text(last)} at the last look."
+
+
+def _output(bundle: Json) -> str:
+    lines = [str(each) for each in bundle.get("output") or () if str(each).strip()]
+    if not lines:
+        return "It had printed nothing."
+    last = lines[-1].strip()
+    return f"It printed last: {last[:LINE_CHARACTERS]}{'…' if len(last) > LINE_CHARACTERS else ''}"
+
+
+def _requests(bundle: Json) -> str:
+    requests = _part(bundle, "requests")
+    if not requests:
+        return ""
+    count, code = requests.get("in_flight") or 0, _part(bundle, "cause").get("code")
+    more = "" if requests.get("is_complete") else " A gateway has not told, so there may have been more."
+    if not count and code == "bad_worker_reply":  # it had its outcome before the trust was gone
+        return f"The request that it answered so got {code}; no other was in flight.{more}"
+    if not count:
+        return f"No request was in flight.{more}"
+    left = [bool(each.get("begun")) for each in requests.get("named") or () if each.get("abandoned")]
+    begun = (requests.get("begun") or 0) - sum(left)
+    waiting = count - begun - len(left)
+    parts = []
+    if begun:
+        parts.append(f"{begun} had begun{_ids(requests)} and {_was(begun)} {_answer(requests, code)}")
+    if waiting:
+        given_up = _part(bundle, "restart").get("given_up")
+        where = "another worker, if there was one" if given_up else "the next worker"
+        parts.append(f"{waiting} had not begun and went to {where}")
+    if left:
+        parts.append(f"nobody waited for {len(left)} any more")
+    return f"{count} {'request' if count == 1 else 'requests'} {_was(count)} in flight: {'; '.join(parts)}.{more}"
+
+
+def _answer(requests: Json, code: object) -> str:
+    if requests.get("retry_on_crash") and code in RERUN:
+        return f"run once more, alone, where that could be, else answered with {code}"
+    return f"answered with {code}"
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _ids(requests: Json) -> str:
+    named = [each for each in requests.get("named") or () if not each.get("abandoned")]
+    ids = [str(each["id"]) for each in named if each.get("begun") and each.get("id")]
+    more = f", and {len(ids) - IDS_TOLD} more" if len(ids) > IDS_TOLD else ""
+    return f" ({', '.join(ids[:IDS_TOLD])}{more})" if ids else ""
+
+
+def _since(bundle: Json, events: Sequence[Json]) -> str:
+    delay = _part(bundle, "restart").get("next_delay_s")
+    given_up = _part(bundle, "restart").get("given_up")
+    if given_up:
+        begin = f"It was given up after that: {given_up}; it is tried again from time to time, or by `mmsup ctl load`."
+    elif isinstance(delay, int | float):
+        begin = f"It was started again {'at once' if delay <= 0 else f'after {age(delay)}'}"
+    else:
+        return ""
+    outcome = next((each for each in events if each.get("event") in _SEEN), None)
+    if outcome is None:
+        return begin if given_up else f"{begin}; how that went is not on record."
+    if outcome["event"] == "worker_ready":
+        took = _seconds(bundle.get("time"), outcome.get("time"))
+        served = f"served again{f' {age(took)} after the death' if took is not None else ''}"
+        return f"{begin} It {served}." if given_up else f"{begin}, and {served}."
+    return f"{begin.rstrip('.')}; the next thing on record is {outcome['event']}: {outcome.get('text')}."
+
+
+def _seconds(earlier: object, later: object) -> float | None:
+    try:
+        return (datetime.fromisoformat(str(later)) - datetime.fromisoformat(str(earlier))).total_seconds()
+    except ValueError:
+        return None
+
+
+_ADVICE: Final = {
+    "worker_oom": "raise `memory`, lower max_batch_size, or look for a leak in the curve of the bundle",
+    "does_not_fit": "raise `memory`, or serve a smaller artefact: it needs more than its cap before it serves",
+    "worker_hung": "look at the frames above; raise `hang_limit` only if a run may really take that long",
+    "load_timeout": "look at the frames above; raise `load_timeout` only if a load may really take that long",
+    "load_failed": "look at the last output (`mmsup ctl logs MODEL`), mend the model, then `mmsup ctl load MODEL`",
+    "worker_sigbus": "look for a mapped file that was cut short, or a tmpfs that is full",
+    "bad_worker_reply": "look at who writes to the worker's descriptors; the model runs in that process",
+    "gpu_fault": "look at the kernel's log for Xid errors; if they come again the device is ill",
+    "worker_crashed": "look at the frames above and the last output: the fault is in the model or a library of it",
+}
+_ADVICE_OF_EXIT: Final = "look for an exit in the model's code: a model must not end its process"
+_ADVICE_OF_KILL: Final = "find out who sends signals here: the server did not"
+_UNCOUNTED: Final = ", unless the kernel did for memory (`dmesg`)"
+
+
+def _advice(bundle: Json) -> str:
+    code, evidence = str(_part(bundle, "cause").get("code")), _part(bundle, "evidence")
+    advice = _ADVICE.get(code, "")
+    if code == "worker_crashed" and not evidence.get("signal"):
+        advice = _ADVICE_OF_EXIT
+    elif code == "worker_crashed" and evidence.get("signal_name") in ("SIGKILL", "SIGTERM"):
+        advice = _ADVICE_OF_KILL + (_UNCOUNTED if evidence.get("oom_kills_after") is None else "")
+    return f"What to do: {advice}.".replace("MODEL", str(bundle.get("model"))) if advice else ""
+
+
+def _text(evidence: Json, *names: str) -> str:
+    """Why it was said to have failed, or condemned."""
+    said = next((text for name in names if (text := str(_part(evidence, name).get("text") or ""))), "")
+    return said.rstrip(".") or "the reason is not on record"
+
+
+def _part(of: Json, name: str) -> Json:
+    part = of.get(name)
+    return cast("Json", part) if isinstance(part, Mapping) else {}

@@ -1,0 +1,1 @@
+"""A child process as the controller sees it; backoff; usage."""

@@ -1,0 +1,239 @@
+"""config.pbtxt as plain values: protobuf's text format over a message definition of our own. Home of protobuf.
+
+Covers: text or JSON in; a dict of what was said out, and the line of each key.
+Does not cover: which fields there are (schema.py); what they mean and which are honoured (modelconfig.py).
+
+The definition lives in a private pool: tritonclient and others may register theirs beside it. Presence is kept for
+every field (proto2): `max_batch_size: 0` and no word about it are two things. protobuf is imported by the first file
+that needs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from mmsup.supervisor.config.config_error import Fault, unknown
+from mmsup.supervisor.config.yaml_file import Source, below
+from mmsup.supervisor.repository.config_schema import ENUMS, MESSAGES
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    from google.protobuf.message import Message
+    from google.protobuf.text_format import Tokenizer
+
+PACKAGE: Final = "mmsup.config"
+TEXT_LIMIT: Final = 300
+
+_FIELD: Final = re.compile(r"(\w+) (\d+) (\w+)(\*|\||\{(\w*)\})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A ModelConfig as it was said: only the fields that are there. Enums are words, 64-bit numbers are numbers."""
+
+    source: Source
+    config: dict[str, Any]  # ModelConfig as JSON
+    faults: tuple[Fault, ...] = ()
+
+
+def read_pbtxt(text: str, name: str) -> Said:
+    """The ModelConfig in a text called `name` in its faults: unknown keys all together, or where it is no text."""
+    from google.protobuf import text_format  # noqa: PLC0415 - 30 ms that a server without such files never pays
+
+    message = _message_class()()
+    try:
+        text_format.Parse(text, message, allow_unknown_field=True)
+    except text_format.ParseError as error:
+        line = error.GetLine()
+        where = f"{name}:{line}" if line else name
+        return Said(Source(name), {}, (Fault(where, _tidied(str(error))),))
+    except (RecursionError, ValueError, AssertionError) as error:
+        # The library's own slips on strange text: an extension's name, an octal escape past a byte.
+        return Said(Source(name), {}, (Fault(name, f"is no text of a model configuration: {_tidied(str(error))}"),))
+    keys = _Keys(name, text_format.Tokenizer(text.split("\n")))
+    keys.fields(message_descriptor(), "", "")
+    return Said(Source(name, keys.lines), _plain(message), tuple(keys.faults))
+
+
+def read_json(text: str, name: str) -> Said:
+    """The same from JSON, as a load request may carry it; numbers may be strings there."""
+    from google.protobuf import json_format  # noqa: PLC0415 - as above
+
+    message = _message_class()()
+    try:
+        if not text.lstrip().startswith("{"):
+            raise json_format.ParseError("it is a JSON object")
+        json_format.Parse(text, message)
+    except (json_format.ParseError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        # ParseError is the promise; the others are what the library lets through of strange JSON.
+        return Said(Source(name), {}, (Fault(name, f"is no model configuration: {_tidied(str(error))}"),))
+    return Said(Source(name), _plain(message))
+
+
+def _tidied(text: str) -> str:
+    """The library's words without its names of our messages and its own line numbers."""
+    words = re.sub(r"^\d+:\d+ : ('.*': )?", "", text, count=1, flags=re.DOTALL).replace(f"{PACKAGE}.", "").strip()
+    plain = "".join(each if each.isprintable() else " " for each in words)
+    return plain if len(plain) <= TEXT_LIMIT else plain[:TEXT_LIMIT] + "…"
+
+
+# The definition.
+
+
+@functools.cache
+def _message_class() -> type[Message]:
+    from google.protobuf import descriptor_pool, message_factory  # noqa: PLC0415 - as above
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(_definition())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.ModelConfig"))
+
+
+def message_descriptor() -> Descriptor:
+    """What a ModelConfig consists of, as protobuf sees it."""
+    return cast("Descriptor", _message_class().DESCRIPTOR)
+
+
+def _definition() -> FileDescriptorProto:
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto  # noqa: PLC0415 - as above
+
+    file = FileDescriptorProto(name="mmsup/model_config.proto", package=PACKAGE, syntax="proto2")
+    for name, words in ENUMS.items():
+        enum = file.enum_type.add(name=name)
+        for number, word in enumerate(words.split()):
+            enum.value.add(name=word, number=number)
+    for name, text in MESSAGES.items():
+        _define(file, name, text)
+    return file
+
+
+def _define(file: FileDescriptorProto, name: str, text: str) -> None:
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field  # noqa: PLC0415 - as above
+
+    message = file.message_type.add(name=name)
+    for word, number, kind, mark, key in _FIELD.findall(text):
+        field = message.field.add(name=word, number=int(number), label=Field.LABEL_OPTIONAL)
+        if mark == "*":
+            field.label = Field.LABEL_REPEATED
+        if mark == "|":
+            if not message.oneof_decl:
+                message.oneof_decl.add(name="choice")
+            field.oneof_index = 0
+        if mark.startswith("{"):
+            entry = message.nested_type.add(name=word.title().replace("_", "") + "Entry")
+            entry.options.map_entry = True
+            entry.field.add(name="key", number=1, label=Field.LABEL_OPTIONAL, type=_scalar_type(key or "string"))
+            _set_type(entry.field.add(name="value", number=2, label=Field.LABEL_OPTIONAL), kind)
+            field.label = Field.LABEL_REPEATED
+            _set_type(field, f"{name}.{entry.name}")
+        else:
+            _set_type(field, kind)
+
+
+def _set_type(field: Any, kind: str) -> None:  # FieldDescriptorProto, which is not imported at this level
+    if kind in ENUMS:
+        field.type, field.type_name = field.TYPE_ENUM, f".{PACKAGE}.{kind}"
+    elif kind in MESSAGES or "." in kind:
+        field.type, field.type_name = field.TYPE_MESSAGE, f".{PACKAGE}.{kind}"
+    else:
+        field.type = _scalar_type(kind)
+
+
+def _scalar_type(kind: str) -> Any:  # a value of FieldDescriptorProto.Type
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto  # noqa: PLC0415 - as above
+
+    return FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
+
+
+# From a message to plain values.
+
+
+def _plain(message: Message) -> dict[str, Any]:  # ModelConfig as JSON
+    return {field.name: _plain_field(field, value) for field, value in message.ListFields()}
+
+
+def _plain_field(field: FieldDescriptor, value: Any) -> Any:  # the value of any field, as JSON
+    inner = field.message_type
+    if inner is not None and inner.GetOptions().map_entry:
+        kind = inner.fields_by_name["value"]
+        return {str(key): _plain_value(kind, value[key]) for key in sorted(value)}
+    if field.is_repeated:
+        return [_plain_value(field, each) for each in value]
+    return _plain_value(field, value)
+
+
+def _plain_value(field: FieldDescriptor, value: Any) -> Any:  # one value, as JSON
+    if field.message_type is not None:
+        return _plain(value)
+    if field.enum_type is not None:
+        return field.enum_type.values_by_number[value].name
+    return value
+
+
+# Where the keys stand.
+
+
+class _Keys:
+    """The line of each key and the unknown keys, by the library's own tokens. Runs over texts that it has accepted."""
+
+    def __init__(self, name: str, tokens: Tokenizer) -> None:
+        self.name = name
+        self.tokens = tokens
+        self.lines: dict[str, int] = {}
+        self.faults: list[Fault] = []
+
+    def line(self) -> int:
+        """Of the token that comes next; only an error of the tokenizer's tells it."""
+        return self.tokens.ParseError(cast("Any", "")).GetLine() or 0  # its stub wants a message for a text
+
+    def fields(self, kind: Descriptor | None, above: str, end: str) -> None:
+        """Fields up to the token `end`; of a message of that kind, or of an unknown one."""
+        counts: dict[str, int] = {}
+        is_map = kind is not None and kind.GetOptions().map_entry
+        while not self.tokens.AtEnd() and self.tokens.token != end:
+            word = self.tokens.token
+            key = below(above, word)
+            self.lines.setdefault(key, self.line())
+            self.tokens.NextToken()
+            field = None if kind is None else kind.fields_by_name.get(word)
+            if kind is not None and field is None:
+                self.faults.append(Fault(f"{self.name}:{self.lines[key]}: {key}", unknown(word, kind.fields_by_name)))
+            self.tokens.TryConsume(":")
+            if is_map and word == "key":  # so that `parameters[2]` is found as `parameters.NAME` too
+                self.lines[below(above[: above.rfind("[")], self.tokens.token.strip("'\""))] = self.line()
+            self._value(field, key, counts)
+            if not self.tokens.TryConsume(","):
+                self.tokens.TryConsume(";")
+
+    def _value(self, field: FieldDescriptor | None, key: str, counts: dict[str, int]) -> None:
+        many = self.tokens.TryConsume("[")
+        while not (many and self.tokens.token == "]") and not self.tokens.AtEnd():  # noqa: S105 - a token of a text
+            here = key
+            if field is not None and field.is_repeated:
+                here = f"{key}[{counts.get(key, 0)}]"
+                counts[key] = counts.get(key, 0) + 1
+            self.lines.setdefault(here, self.line())
+            self._one(None if field is None else field.message_type, here)
+            if not many:
+                return
+            self.tokens.TryConsume(",")
+        self.tokens.TryConsume("]")
+
+    def _one(self, kind: Descriptor | None, key: str) -> None:
+        for begin, end in (("{", "}"), ("<", ">")):
+            if self.tokens.TryConsume(begin):
+                self.fields(kind, key, end)
+                self.tokens.TryConsume(end)
+                return
+        quoted = self._is_quoted()
+        self.tokens.TryConsume("-")
+        self.tokens.NextToken()
+        while quoted and self._is_quoted():  # neighbouring strings are one
+            self.tokens.NextToken()
+
+    def _is_quoted(self) -> bool:
+        return self.tokens.token[:1] in ("'", '"')

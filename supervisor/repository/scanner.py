@@ -1,0 +1,360 @@
+"""The model repositories: which models there are, what each is to be, what is wrong with it.
+
+Covers: the layout REPO/NAME/[config.pbtxt, mmsup.yaml], REPO/NAME/VERSION/FILE; the layers of configuration of a model.
+Nearer wins: `defaults:` < `models: NAME:` (the server's file) < config.pbtxt, its `mmsup_*` last < mmsup.yaml.
+Does not cover: which models shall run (wanted.py); what is inside an artefact (the worker opens it, nobody else).
+
+Called by `mmsup check`, and by the brain at its start, at a load and at a poll. It opens files of configuration and
+lists folders; whatever is wrong with a model is a Fault of that model and of no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
+from mmsup.ipc.transport.dataclass_codec import to_json
+from mmsup.supervisor.config import batching_options as batching
+from mmsup.supervisor.config import model_options as keys
+from mmsup.supervisor.config.config_error import Fault, Wrong, shown
+from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.config.validators import NAME
+from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, NO_PLAIN_FILE, Source, read_text, read_yaml
+from mmsup.supervisor.repository.artifact import Artefact, choose, is_artefact
+from mmsup.supervisor.repository.config_pbtxt import Said, read_json, read_pbtxt
+from mmsup.supervisor.repository.model_config import NO_EFFECT, Declared, declared
+
+PBTXT: Final = "config.pbtxt"
+YAML: Final = "mmsup.yaml"
+YAML_LIMIT_BYTES: Final = 64 << 10
+"""PyYAML reads about 100 kB/s, and the brain waits for it."""
+STAMP_FILES: Final = 4096
+SPEC_LIMIT: Final = MESSAGE_LIMIT // 2
+"""A spec travels with its metadata in one message."""
+TOO_LONG: Final = f"its configuration is longer than {SPEC_LIMIT} bytes"
+REASON_FAULTS: Final = 4
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model of a repository. `specs` are the versions that can be served, ascending: of those that the version policy
+    chooses, the ones without a fault of their own; a fault of the model as a whole leaves none.
+
+    Places of faults begin with the model's name, not with the repository's path: they may be shown to clients.
+    """
+
+    name: str
+    specs: tuple[ModelSpec, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
+    all_versions: tuple[str, ...] = ()
+    broken: dict[str, str] = field(default_factory=dict[str, str])
+    """Chosen version to why it cannot be served."""
+    directory: str = ""
+    stamp: str = ""
+    """Changes when a file of the model does."""
+    server_keys: dict[str, Any] = field(default_factory=dict[str, Any])  # keys of a model
+    """What the server's file says of it."""
+
+    @property
+    def reason(self) -> str:
+        """Its first faults in one line, for an index."""
+        more = len(self.faults) - REASON_FAULTS
+        first = "; ".join(str(each) for each in self.faults[:REASON_FAULTS])
+        return first + (f"; and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A repository's folder as it was read: the file system that it lies on, and how many folders it holds."""
+
+    device: int
+    folders: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """All models, by name. `faults` are of the repositories themselves: a folder that cannot be read."""
+
+    models: dict[str, ModelEntry]
+    faults: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
+    roots: dict[str, Root] = field(default_factory=dict[str, Root])
+    """Those that could be read."""
+
+
+def scan(settings: Settings) -> Repository:
+    """Every model of every repository."""
+    return next(found for found in scanning(settings) if found is not None)
+
+
+def scanning(settings: Settings) -> Iterator[Repository | None]:
+    """As `scan`, for whoever has other things to do meanwhile: nothing after each model, the whole at last."""
+    homes: dict[str, list[str]] = {}
+    faults: list[Fault] = []
+    warnings: list[Fault] = []
+    found: dict[str, Root] = {}
+    for root in settings.repositories:
+        try:
+            found[root], names = _listed(root)
+        except Wrong as wrong:
+            faults.append(Fault(root, str(wrong)))
+            continue
+        for name in names:
+            if NAME.fullmatch(name):
+                homes.setdefault(name, []).append(root)
+            else:
+                warnings.append(Fault(root, f"{shown(name)} is no name of a model; the folder is passed over"))
+    models: dict[str, ModelEntry] = {}
+    for name, roots in sorted(homes.items()):
+        models[name] = _found(settings, name, roots)
+        yield None
+    for name in settings.models:
+        if name not in models:
+            warnings.append(Fault(f"models.{name}", "no repository holds this model"))
+    yield Repository(models, tuple(faults), tuple(warnings), found)
+
+
+def unreadable(settings: Settings) -> list[Fault]:
+    """What keeps the repositories themselves from being read."""
+    faults: list[Fault] = []
+    for root in settings.repositories:
+        try:
+            _listed(root)
+        except Wrong as wrong:
+            faults.append(Fault(root, str(wrong)))
+    return faults
+
+
+def missing(name: str) -> ModelEntry:
+    """A model that somebody wants and no repository holds."""
+    return ModelEntry(name, faults=(Fault(name, "no repository holds this model, which --load-model names"),))
+
+
+def scan_model(settings: Settings, name: str) -> ModelEntry | None:
+    """One model as it lies there now; None if no repository holds it."""
+    if not NAME.fullmatch(name):
+        return None
+    roots = [root for root in settings.repositories if os.path.isdir(os.path.join(root, name))]
+    return _found(settings, name, roots) if roots else None
+
+
+def override(entry: ModelEntry, config_json: str) -> ModelEntry:
+    """The model again, with this ModelConfig (JSON text of a load request) in the place of its config.pbtxt."""
+    if not entry.directory:
+        return entry  # in several repositories: its fault stays
+    place = f"{entry.name}: parameter config"
+    if len(config_json) > FILE_LIMIT_BYTES:
+        return replace(entry, specs=(), faults=(Fault(place, f"is larger than {FILE_LIMIT_BYTES} bytes"),))
+    said = read_json(config_json, place)
+    return _Folder(entry.name, entry.directory, entry.server_keys).entry(said)
+
+
+def _found(settings: Settings, name: str, roots: list[str]) -> ModelEntry:
+    if len({os.path.realpath(root) for root in roots}) > 1:
+        return ModelEntry(
+            name, faults=(Fault(name, f"lies in {len(roots)} repositories; a name belongs to one model"),)
+        )
+    defaults, faults = keys.checked(settings.defaults, Source("the server's file"), "defaults")
+    named, more = keys.checked(settings.models.get(name, {}), Source("the server's file"), f"models.{name}")
+    folder = _Folder(name, os.path.join(roots[0], name), keys.merged(defaults, named))
+    folder.faults += (*faults, *more)
+    return folder.entry()
+
+
+class _Folder:
+    """One model's folder, read once; faults and warnings gather on the way."""
+
+    def __init__(self, name: str, directory: str, server_keys: Mapping[str, Any]) -> None:  # keys of a model
+        self.name = name
+        self.directory = os.path.abspath(directory)
+        self.server_keys = dict(server_keys)
+        self.faults: list[Fault] = []
+        self.warnings: list[Fault] = []
+        self.broken: dict[str, str] = {}
+
+    def entry(self, said: Said | None = None) -> ModelEntry:
+        """All there is to say of the model; `said` stands for its config.pbtxt if given."""
+        specs: tuple[ModelSpec, ...] = ()
+        versions: tuple[str, ...] = ()
+        stamp = ""
+        try:
+            versions = self.versions()
+            own = self.own_keys()
+            config = said or self.pbtxt()
+            meaning = declared(config, self.name, from_client=said is not None)
+            self.faults += meaning.faults
+            self.warnings += meaning.warnings
+            all_keys = keys.merged(self.server_keys, meaning.keys, own)
+            self.check(all_keys)
+            specs = self.specs(versions, meaning, all_keys, config.config)
+            stamp = _stamp(self.directory, versions)
+        except OSError as error:
+            self.faults.append(Fault(self.name, f"cannot be read: {error.strerror}"))
+        return ModelEntry(
+            self.name,
+            specs,
+            tuple(self.faults),
+            tuple(self.warnings),
+            versions,
+            self.broken,
+            self.directory,
+            stamp,
+            self.server_keys,
+        )
+
+    def versions(self) -> tuple[str, ...]:
+        """The versions there are, ascending."""
+        found: list[str] = []
+        for each in _folders(self.directory):
+            if _VERSION.fullmatch(each):
+                found.append(each)
+            else:
+                self.warnings.append(Fault(self.name, f"the folder {shown(each)} is no version, and is passed over"))
+        if not found:
+            self.faults.append(Fault(self.name, "has no version: a folder with a positive number, and the model in it"))
+        return tuple(sorted(found, key=int))
+
+    def own_keys(self) -> keys.Keys:
+        """The keys of the model's own mmsup.yaml."""
+        path = os.path.join(self.directory, YAML)
+        if not os.path.lexists(path):
+            return {}
+        document = read_yaml(path, f"{self.name}/{YAML}", YAML_LIMIT_BYTES)
+        found, faults = keys.checked(document.keys, document.source)
+        self.faults += (*document.faults, *faults)
+        return found
+
+    def pbtxt(self) -> Said:
+        """The model's config.pbtxt."""
+        path, name = os.path.join(self.directory, PBTXT), f"{self.name}/{PBTXT}"
+        if not os.path.lexists(path):
+            return Said(Source(name), {})
+        try:
+            return read_pbtxt(read_text(path), name)
+        except Wrong as wrong:
+            return Said(Source(name), {}, tuple(Fault(name, text) for _, text in wrong.wrongs))
+
+    def check(self, all_keys: keys.Keys) -> None:
+        """What only the machine can tell of a key, and which keys wait for a later version."""
+        python = all_keys.get("python", "")
+        if python and not os.access(python, os.X_OK):
+            self.faults.append(Fault(f"{self.name}: python", f"{shown(python)} is no program that can be run here"))
+        if batching.without_effect(all_keys):
+            text = "has no effect: max_batch_size is 0, so requests run one by one"
+            self.warnings.append(Fault(f"{self.name}: batching", text))
+        for size in batching.too_large(all_keys):
+            text = f"{size} is more than max_batch_size, {all_keys['max_batch_size']}"
+            self.faults.append(Fault(f"{self.name}: batching", text))
+        for word in keys.without_effect(all_keys):
+            self.warnings.append(Fault(f"{self.name}: {word}", NO_EFFECT))
+
+    def specs(
+        self, versions: tuple[str, ...], meaning: Declared, all_keys: keys.Keys, config: dict[str, Any]
+    ) -> tuple[ModelSpec, ...]:  # ModelConfig as JSON
+        """The specs of the chosen versions; none if the model as a whole has a fault."""
+        chosen = meaning.policy.chosen(versions)
+        if versions and not chosen:
+            self.faults.append(Fault(f"{self.name}/{PBTXT}: version_policy", "chooses none of the versions there are"))
+        whole = tuple(self.faults)
+        fields = keys.fields(all_keys)
+        found: list[ModelSpec] = []
+        for version in chosen:
+            directory = os.path.join(self.directory, version)
+            try:
+                artefact = choose(_files(directory, refuse=True), meaning.engine, meaning.artefact)
+                _fit(artefact, all_keys, is_all_known=not whole)
+            except (Wrong, OSError) as error:
+                text = str(error) if isinstance(error, Wrong) else f"cannot be read: {error.strerror}"
+                self.broken[version] = text
+                self.faults.append(Fault(f"{self.name}/{version}", text))
+                continue
+            spec = ModelSpec(self.name, version, directory, artefact.file, artefact.engine, artefact.platform)
+            found.append(replace(spec, config=config, **fields))
+            if len(to_json(found[-1])) > SPEC_LIMIT:  # no shorter than it will be on the wire
+                self.broken[version] = TOO_LONG
+                self.faults.append(Fault(f"{self.name}/{version}", TOO_LONG))
+                found.pop()
+        return () if whole else tuple(found)
+
+
+def _fit(artefact: Artefact, all_keys: keys.Keys, *, is_all_known: bool) -> None:
+    """What an artefact demands of its configuration; Wrong if it is not there. Where a fault has hidden some of the
+    configuration, nobody is told that inputs are missing which may well be there."""
+    wrongs: list[str] = []
+    if artefact.needs_trust and not all_keys.get("trusted", False):
+        wrongs.append(f"{artefact.file} comes with code, model.py: say trusted: true in {YAML} if it may run")
+    missing = [word for word in ("inputs", "outputs") if word not in all_keys]
+    if missing and is_all_known and not artefact.tells_tensors:
+        wrongs.append(
+            f"{artefact.file} does not tell its {' and '.join(missing)}: declare them in {PBTXT} or {YAML}",
+        )
+    if wrongs:
+        raise Wrong(*wrongs)
+
+
+def _listed(root: str) -> tuple[Root, list[str]]:
+    """A repository and the names of its folders; of one file system, whatever is mounted or unmounted meanwhile. Wrong
+    if it cannot be read."""
+    fd = -1
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        names = _folders(fd)
+        return Root(os.fstat(fd).st_dev, len(names)), names
+    except OSError as error:
+        raise Wrong(f"cannot be read: {error.strerror}") from None
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _folders(directory: str | int) -> list[str]:
+    """Names of the folders in a folder, links to folders too; hidden ones are nobody's."""
+    with os.scandir(directory) as entries:
+        return sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A name that cannot be looked at counts: whoever opens it says why, and its neighbours are read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
+
+
+def _files(directory: str, *, refuse: bool = False) -> set[str]:
+    """Names of the files in a version's folder; a folder `model.onnx` holds the file and its external weights.
+
+    With `refuse`: Wrong for a pipe, a socket or a device by a model's name, at which an engine would wait for ever.
+    """
+    found: set[str] = set()
+    with os.scandir(directory) as entries:
+        for each in entries:
+            inner = f"{each.name}/{each.name}"
+            if each.is_file():
+                found.add(each.name)
+            elif each.is_dir():
+                if each.name.endswith(".onnx") and os.path.isfile(os.path.join(directory, inner)):
+                    found.add(inner)
+            elif refuse and is_artefact(each.name) and os.path.exists(each.path):
+                raise Wrong(f"{shown(each.name)} {NO_PLAIN_FILE}")
+    return found
+
+
+def _stamp(directory: str, versions: tuple[str, ...]) -> str:
+    """A digest of name, size and time of the model's files, up to a bound. Not of folders: a worker that imports
+    model.py leaves a `__pycache__`, and that is no change of the model."""
+    digest = hashlib.blake2b(digest_size=8)
+    for folder in (directory, *(os.path.join(directory, each) for each in versions)):
+        for name in sorted(_files(folder))[:STAMP_FILES]:
+            path = os.path.join(folder, name)
+            facts = os.stat(path)
+            digest.update(os.fsencode(f"{path}\0{facts.st_ino}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What must survive: desired state, checkpoint, atomic files."""

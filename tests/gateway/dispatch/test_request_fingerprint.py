@@ -1,0 +1,45 @@
+"""The same inputs have the same fingerprint whatever way they came; other inputs have another."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, inputs_of, size_bytes, tensors
+from mmsup.gateway.protocol.inference_job import Given, Run
+from mmsup.ipc.memory.arena import Slot, SlotState
+from mmsup.ipc.messages.all import Infer
+
+X, M = Tensor("x", "UINT8", (2, 3), b"abcdef"), Tensor("mode", "BYTES", (1,), b"\2\0\0\0ok")
+PRINT = fingerprint("m", "1", [X, M])
+
+
+def test_neither_the_order_of_inputs_nor_the_kind_of_memory_makes_a_difference() -> None:
+    assert fingerprint("m", "1", [M, Tensor("x", "UINT8", (2, 3), memoryview(b"abcdef"))]) == PRINT
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "inputs"),
+    [
+        ("n", "1", [X, M]),
+        ("m", "2", [X, M]),
+        ("m1", "", [X, M]),
+        ("m", "1", [X]),
+        ("m", "1", [Tensor("y", "UINT8", (2, 3), b"abcdef"), M]),
+        ("m", "1", [Tensor("x", "INT8", (2, 3), b"abcdef"), M]),
+        ("m", "1", [Tensor("x", "UINT8", (3, 2), b"abcdef"), M]),
+        ("m", "1", [Tensor("x", "UINT8", (2, 3), b"abcdeg"), M]),
+        ("m", "1", [Tensor("x", "UINT8", (2, 3), b"abcde"), Tensor("mode", "BYTES", (1,), b"f\2\0\0\0ok")]),
+    ],
+)
+def test_any_other_name_type_shape_or_byte_makes_another(model: str, version: str, inputs: list[Tensor]) -> None:
+    assert fingerprint(model, version, inputs) != PRINT
+
+
+def test_a_request_that_comes_is_known_as_it_was_sent() -> None:
+    given = [Given("x", "UINT8", (2, 3), 2, 6), Given("mode", "BYTES", (1,), data=b"\2\0\0\0ok")]
+    come = tensors(given, memoryview(b"..abcdef"))
+    slot = Slot(7, 64, 128, memoryview(bytes(10) + b"abcdef" + bytes(112)), SlotState.SENT)
+    other = Slot(8, 64, 128, memoryview(bytes(128)), SlotState.SENT)
+    sent = Infer(1, Run(given, ["y"], {"beam": 4}).packed(), 0, None, ((7, 74, 6), b"\2\0\0\0ok"))
+    assert fingerprint("m", "1", come) == fingerprint("m", "1", inputs_of(sent, [other, slot])) == PRINT
+    assert size_bytes(come) == 12

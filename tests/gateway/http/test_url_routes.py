@@ -1,0 +1,78 @@
+"""Paths: exact, decoded once, and none without a class of access."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsup.gateway.http.url_routes import ENDPOINTS, Access, find
+
+
+def does(target: str, method: str = "GET") -> str | None:
+    match = find(target)
+    return match.methods[method].does if match else None
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "name"),
+    [
+        ("/v2", "GET", "server"),
+        ("/v2/models", "GET", "models"),
+        ("/v2/models/stats", "GET", "all_stats"),
+        ("/v2/models/stats/stats", "GET", "model_stats"),
+        ("/v2/models/m", "GET", "model"),
+        ("/v2/models/m?x=/y", "GET", "model"),
+        ("/v2/models/m", "HEAD", "model"),
+        ("/v2/models/m/versions/3/infer", "POST", "infer"),
+        ("/v2/models/m/ready", "GET", "model_ready"),
+        ("http://host:8000/v2/models/m", "GET", "model"),
+        ("/v2/repository/models/m/load", "POST", "load"),
+        ("/v2/repository/index", "POST", "index"),
+        ("/v2/repository/other/index", "POST", "other_repository"),
+        ("/v2/systemsharedmemory/unregister", "POST", "unregister"),
+        ("/v2/cudasharedmemory/region/a%20b/unregister", "POST", "unregister"),
+        ("/v2/systemsharedmemory/status", "GET", "no_regions"),
+        ("/livez", "GET", "live"),
+        ("/metrics", "GET", "metrics"),
+    ],
+)
+def test_a_path_of_the_protocol_is_found(target: str, method: str, name: str) -> None:
+    assert does(target, method) == name
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/", "", "*", "/v2/", "/v2//models", "//v2", "/v3", "/v2/models/", "/v2/models/m/", "/v2/models/m/nope", "/V2",
+        "/v2/models/.m", "/v2/models/-m", "/v2/models/m%2Fversions", "/v2/models/%2e%2e", "/v2/models/m%00",
+        "/v2/models/..%2fx", "/v2/models/" + "m" * 129, "/v2/models/m/versions/", "/v2/models/m%252e", "ftp://x/v2",
+        "/v2/models/m/versions/1/load", "/v2/models/ü", "/v2/models/%FF", "/v2/models/m%0a",
+    ],
+)  # fmt: skip
+def test_anything_else_is_nowhere(target: str) -> None:
+    assert find(target) is None
+
+
+def test_a_name_is_decoded_once() -> None:
+    match = find("/v2/models/a%2Eb/versions/%31")
+    assert match is not None
+    assert match.names == {"model": "a.b", "version": "1"}
+
+
+def test_every_row_has_a_class_and_control_is_what_changes_the_server() -> None:
+    control = {(each.method, each.does) for each in ENDPOINTS if each.access is Access.CONTROL}
+    does = ("load", "unload", "other_repository", "no_logging", "no_trace")
+    assert control == {("POST", each) for each in does}
+
+
+def test_allow_names_every_method_of_a_path() -> None:
+    match = find("/v2/logging")
+    assert match is not None
+    assert match.allow == "GET, HEAD, OPTIONS, POST"
+
+
+@given(st.text(max_size=40))
+def test_no_path_is_more_than_not_found(target: str) -> None:
+    match = find("/v2/models/" + target)
+    assert match is None or ".." not in match.names.get("model", "").split("/")

@@ -1,0 +1,30 @@
+"""The oldest garbage is collected in a pause, and a load without one does not let it grow for ever."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+import pytest
+
+from mmsup.gateway.gc_schedule import DUE_TURNS, OLDEST_THRESHOLD, PAUSE_TICKS, Garbage
+
+
+@pytest.mark.parametrize(
+    ("looks", "due"),
+    [
+        ([(0, DUE_TURNS)], [False]),
+        ([(0, DUE_TURNS)] * PAUSE_TICKS, [False, True]),
+        ([(0, DUE_TURNS - 1)] * 5, [False] * 5),
+        ([(1, 900)] * 5, [False] * 5),
+        ([(0, 900), (1, 900), (0, 900), (0, 900)], [False, False, False, True]),
+        ([(0, 3), (0, 9), (0, 10), (0, 0), (0, 0)], [False, False, True, False, False]),
+    ],
+)
+def test_it_is_due_in_a_pause_if_there_is_enough_to_look_for(looks: Sequence[tuple[int, int]], due: list[bool]) -> None:
+    garbage = Garbage()
+    assert [garbage.is_due(*look) for look in looks] == due
+
+
+def test_by_itself_the_collector_comes_later_than_in_any_pause_and_still_comes() -> None:
+    assert gc.get_threshold()[2] <= DUE_TURNS < OLDEST_THRESHOLD

@@ -1,0 +1,213 @@
+"""Every message comes back as it went; nothing else comes through."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import types
+import typing
+from typing import Any
+
+import msgpack
+import pytest
+
+from mmsup.ipc.messages import all as messages
+from mmsup.ipc.messages.all import Drop, Grant, Infer, Reply
+from mmsup.ipc.transport.codec import (
+    FRAME_RECORDS,
+    Record,
+    decode,
+    encode,
+    pack_frame,
+    pack_some,
+    pack_words,
+    unpack_form,
+    unpack_frame,
+    unpack_outline,
+)
+from mmsup.ipc.transport.dataclass_codec import WireError
+
+ALL: tuple[type[Any], ...] = (
+    *messages.TO_WORKER,
+    *messages.FROM_WORKER,
+    *messages.TO_GATEWAY,
+    *messages.FROM_GATEWAY,
+    *messages.WORDS,
+    messages.Extent,
+    messages.Release,
+    *messages.TO_KEEPER,
+    *messages.FROM_KEEPER,
+)
+
+
+def any_value(hint: Any, rng: random.Random) -> Any:
+    if hint is Any:
+        return rng.choice([None, 1, "x", [1, {"a": 2}], True])
+    if dataclasses.is_dataclass(hint):
+        return any_record(typing.cast("type[Any]", hint), rng)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return tuple(any_value(arguments[0], rng) for _ in range(rng.randrange(3)))
+    if origin is dict:
+        return {f"k{i}": any_value(arguments[1], rng) for i in range(rng.randrange(3))}
+    if origin is types.UnionType:
+        return None if rng.random() < 0.5 else any_value(arguments[0], rng)
+    return {
+        int: rng.getrandbits(62),
+        float: rng.random(),
+        str: "té\n" * rng.randrange(3),
+        bytes: rng.randbytes(rng.randrange(9)),
+        bool: rng.random() < 0.5,
+    }[hint]
+
+
+def any_record(kind: type[Any], rng: random.Random) -> Any:
+    hints = typing.get_type_hints(kind)
+    return kind(**{each.name: any_value(hints[each.name], rng) for each in dataclasses.fields(kind)})
+
+
+@pytest.mark.parametrize("kind", sorted(set(ALL), key=str))
+def test_each_control_message_comes_back_as_it_went(kind: type[Any]) -> None:
+    rng = random.Random(kind.__name__)
+    for _ in range(20):
+        message = any_record(kind, rng)
+        assert decode(encode(message), [kind]) == message
+
+
+RECORDS = (Infer, Grant, Drop, Reply, messages.Extent, messages.Release)
+
+
+def any_place(rng: random.Random) -> messages.Place:
+    return rng.randbytes(rng.randrange(9)) if rng.random() < 0.5 else (1, rng.getrandbits(40), rng.getrandbits(30))
+
+
+def any_data(rng: random.Random) -> Record:
+    """A record as it goes over a link."""
+    kind = rng.choice(RECORDS)
+    places = tuple(any_place(rng) for _ in range(rng.randrange(3)))
+    times = [rng.getrandbits(40) for _ in range(5)]
+    if kind is Infer:
+        grant = None if rng.random() < 0.5 else (2, 64, 4096)
+        return Infer(rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(62), grant, places)
+    if kind is Reply and rng.random() < 0.5:
+        return Reply(rng.getrandbits(62), "", "", rng.randbytes(9), places, 0, *times)
+    if kind is Reply:
+        return Reply(rng.getrandbits(62), "inference_failed", "té", b"", (), rng.getrandbits(30), *times)
+    return any_record(kind, rng)  # type: ignore[no-any-return] # of that kind
+
+
+def any_frame(rng: random.Random) -> list[Record]:
+    return [any_data(rng) for _ in range(rng.randrange(1, 5))]
+
+
+def test_each_data_record_comes_back_as_it_went() -> None:
+    rng = random.Random(1)
+    for _ in range(600):
+        frame = any_frame(rng)
+        assert unpack_frame(pack_frame(frame)) == frame
+
+
+def test_a_memoryview_travels_as_bytes() -> None:
+    (reply,) = unpack_frame(pack_frame([Reply(1, words=b"w", places=(memoryview(b"abc"),))]))
+    assert reply.places == (b"abc",)
+
+
+def test_words_come_back_as_they_went_and_are_the_same_bytes_for_the_same_words() -> None:
+    rng = random.Random(3)
+    for _ in range(100):
+        form, outline = any_record(messages.Form, rng), any_record(messages.Outline, rng)
+        assert unpack_form(pack_words(form)) == form
+        assert unpack_outline(pack_words(outline)) == outline
+        assert pack_words(form) == encode(form)
+        assert pack_words(outline) == encode(outline)
+        with pytest.raises(WireError):
+            unpack_form(pack_words(outline))
+
+
+def test_a_frame_holds_as_many_records_as_its_limit_lets_and_one_at_least() -> None:
+    drops = [Drop(number) for number in range(3 * FRAME_RECORDS)]
+    frame, count = pack_some(drops, 1 << 20)
+    assert count == FRAME_RECORDS
+    assert unpack_frame(frame) == drops[:count]
+    large: list[Record] = [Reply(1, words=b"w", places=(bytes(1000),)) for _ in range(40)]
+    frame, count = pack_some(large, 8192)
+    assert 1 < count < 9
+    assert len(frame) <= 8192
+    assert pack_some(large, 10)[1] == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [0, 1, b"w", 5],
+        [0, "1", b"w", 5, None],
+        [0, 1, "w", 5, None],
+        [0, 1, b"w", 5, [1, 2]],
+        [0, 1, b"w", 5, None, [1, 2, "3"]],
+        [0, 1, b"w", 5, None, "text"],
+        [0, 1, b"w", 5, None, 7],
+        [3, 1, b"", 1, 1, 1, 1, 1],
+        [3, 1, b"w", 1, 1, 1, 1],
+        [3, True, b"w", 1, 1, 1, 1, 1],
+        [4, 1, "code", "text", 0, 1, 1, 1, 1],
+        [4, 1, b"code", "text", 0, 1, 1, 1, 1, 1],
+        [4, 1, "code", "text", 0, 1, 1, 1, 1, 1.0],
+        [7, 1],
+        [],
+        5,
+    ],
+)
+def test_a_record_of_another_shape_is_refused(raw: Any) -> None:
+    with pytest.raises(WireError):
+        unpack_frame(msgpack.packb([raw]))
+
+
+def test_cut_and_random_bytes_are_a_wire_error_and_nothing_else() -> None:
+    rng = random.Random(2)
+    for _ in range(3000):
+        good = pack_frame(any_frame(rng))
+        choice = rng.random()
+        if choice < 0.3:
+            bad = good[: rng.randrange(len(good))]
+        elif choice < 0.6:
+            bad = rng.randbytes(rng.randrange(64))
+        else:
+            at = rng.randrange(len(good))
+            bad = good[:at] + rng.randbytes(1) + good[at + 1 :]
+        with contextlib.suppress(WireError):
+            unpack_frame(bad)
+        with contextlib.suppress(WireError):
+            decode(bad, ALL)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        None,
+        [],
+        {},
+        [1],
+        ["Stop", 1],
+        ["Nonsense"],
+        ["Pong", True],
+        ["Pong", "1"],
+        ["Pong", 1.0],
+        ["Attach", 1, "text, not bytes"],
+        ["Extent", 1, 2, 3],
+    ],
+)
+def test_a_message_of_another_shape_is_refused(raw: Any) -> None:
+    with pytest.raises(WireError):
+        decode(msgpack.packb(raw), ALL)
+
+
+def test_a_message_that_is_not_expected_here_is_refused() -> None:
+    with pytest.raises(WireError, match="not expected"):
+        decode(encode(messages.Stop()), messages.TO_GATEWAY)
+
+
+@pytest.mark.parametrize("bad", [b"\xc7\x00\x05", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"])
+def test_ext_types_deep_nesting_and_false_lengths_are_refused(bad: bytes) -> None:
+    with pytest.raises(WireError):
+        unpack_frame(bad)

@@ -1,0 +1,113 @@
+"""Whole messages with descriptors; an end that is an end; never a wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+
+import pytest
+
+from mmsup.ipc.transport.control_channel import DESCRIPTOR_LIMIT, MESSAGE_LIMIT, Closed, Seqpacket, close_all
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_messages_keep_their_borders_and_descriptors() -> None:
+    one, other = Seqpacket.pair()
+    read, write = os.pipe()
+    assert one.send(b"first", [write])
+    assert one.send(b"second")
+    received = other.receive()
+    assert received is not None
+    data, (passed,) = received
+    assert data == b"first"
+    os.write(passed, b"!")
+    assert os.read(read, 1) == b"!"
+    assert other.receive() == (b"second", [])
+    assert other.receive() is None
+    close_all([read, write, passed])
+    one.close()
+    other.close()
+
+
+def test_the_largest_message_passes_an_empty_buffer() -> None:
+    one, other = Seqpacket.pair()
+    assert one.send(bytes(MESSAGE_LIMIT))
+    received = other.receive()
+    assert received is not None
+    assert len(received[0]) == MESSAGE_LIMIT
+    one.close()
+    other.close()
+
+
+def test_a_full_buffer_is_said_and_not_waited_for() -> None:
+    one, other = Seqpacket.pair()
+    sent = 0
+    while one.send(bytes(60_000)):
+        sent += 1
+    assert 1 <= sent < 100
+    assert other.receive() is not None
+    assert one.send(b"again")
+    one.close()
+    other.close()
+
+
+def test_the_end_of_the_other_side_is_closed_for_reader_and_writer() -> None:
+    one, other = Seqpacket.pair()
+    other.send(b"last words")
+    other.close()
+    assert one.receive() == (b"last words", [])
+    with pytest.raises(Closed):
+        one.receive()
+    with pytest.raises(Closed):
+        one.send(b"x")
+    one.close()
+
+
+def test_a_message_beyond_the_bounds_is_dropped_without_a_leak() -> None:
+    one, other = Seqpacket.pair()
+    fd = os.open("/dev/null", os.O_RDONLY)
+    before = open_descriptors()
+    one.send(b"too many", [fd] * (DESCRIPTOR_LIMIT + 20))
+    one.send(b"next")
+    assert other.receive() == (b"next", [])
+    assert open_descriptors() == before
+    os.close(fd)
+    one.close()
+    other.close()
+
+
+def test_descriptors_are_not_inherited_by_accident() -> None:
+    one, other = Seqpacket.pair()
+    one.send(b"x", [0])
+    received = other.receive()
+    assert received is not None
+    (fd,) = received[1]
+    assert not os.get_inheritable(fd)
+    close_all([fd])
+    one.close()
+    other.close()
+
+
+def test_a_message_whose_descriptors_find_no_room_here_is_an_error_and_no_silent_loss() -> None:
+    one, other = Seqpacket.pair()
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+    one.send(b"take them", fds)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fds.append(os.open("/dev/null", os.O_RDONLY))
+        os.close(fds.pop())  # room for one of three
+        with pytest.raises(OSError, match="no room"):
+            other.receive()
+        fds.append(os.open("/dev/null", os.O_RDONLY))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        close_all(fds)
+    one.close()
+    other.close()

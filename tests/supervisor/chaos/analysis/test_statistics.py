@@ -1,0 +1,111 @@
+"""The figures of a history, and the report of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from chaos_tale import poisoned, tale
+from mmsup.supervisor.chaos.analysis.checker import Finding, check
+from mmsup.supervisor.chaos.analysis.report import as_json, rows, table
+from mmsup.supervisor.chaos.analysis.statistics import Figures, figures, spread
+from mmsup.supervisor.chaos.analysis.timeline import Story, story_of
+from mmsup.supervisor.chaos.observe.history import Injected, Invoke, Outcome, Over, Record
+
+
+def told(records: list[Record]) -> tuple[Story, Figures]:
+    story = story_of(records)
+    return story, figures(story, check(records))
+
+
+def test_the_tale_in_figures() -> None:
+    _, found = told(tale())
+    assert (found.sent, found.served, found.sent_healthy) == (28, 26, 19)
+    assert (found.failed_healthy, found.failed_unexplained, found.failed_explained) == (0, 0, 2)
+    assert (found.wrong, found.lost, found.unplanned, sum(found.left.values())) == (0, 0, 0, 0)
+    assert found.detection.p50 == pytest.approx(0.005)
+    assert found.in_flight.worst == pytest.approx(0.01)
+    assert found.recovery.worst == pytest.approx(0.18)
+    assert found.whole.worst == pytest.approx(0.98)
+    assert found.baseline.count == 1
+    assert found.during.p99 == pytest.approx(0.01)
+
+
+def test_a_poison_and_a_keeper_have_lines_of_their_own_where_there_were_any() -> None:
+    assert not any(
+        ("keeper" in name and "killed" in name) or "kill each time" in name for name, _ in rows(told(tale())[1])
+    )
+    killed: list[Record] = [
+        Injected(15.0, 9, "kill_keeper", ""),
+        Invoke(14.99, 98, "good", 14.99, 8),
+        Outcome(15.02, 98, "reset"),
+        Over(17.0, 9),
+    ]
+    _, found = told([*poisoned(), *killed])
+    assert (found.poison_deaths, found.innocents) == ([2], 1)
+    assert (found.broken_by_keepers, found.broken_by_gateways, found.failed_healthy) == (1, 0, 0)
+    shown = dict(rows(found))
+    assert shown["keepers killed / connections broken with them"] == "1 / 1"
+    assert shown["all models serve again after it: p50 / p99 / worst"] == "2.00 s / 2.00 s / 2.00 s"
+    poison = "requests that kill each time / deaths until refused, at most / innocents beside them served"
+    assert shown[poison] == "1 / 2 / 1"
+
+
+def test_what_is_planted_shows_in_the_figures() -> None:
+    records = [
+        dataclasses.replace(each, kind="wrong") if isinstance(each, Outcome) and each.id == 7 else each
+        for each in tale()
+    ]
+    story, found = told(records)
+    assert found.wrong == 1
+    assert "- bytes: request 7 to good" in table(story, found)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0], (1.0, 1.0, 1.0)),
+        ([3.0, 1.0, 2.0], (2.0, 3.0, 3.0)),
+        ([float(each) for each in range(1, 101)], (50.0, 99.0, 100.0)),
+        ([-0.001, 0.0], (0.0, 0.0, 0.0)),
+    ],
+)
+def test_a_spread_is_made_of_values_that_were_seen(values: list[float], expected: tuple[float, float, float]) -> None:
+    found = spread(values)
+    assert (found.p50, found.p99, found.worst) == expected
+    assert found.count == len(values)
+
+
+def test_the_spread_of_nothing_is_no_number() -> None:
+    found = spread([])
+    assert found.count == 0
+    assert math.isnan(found.p99)
+
+
+def test_the_table_is_one_of_github_and_says_how_it_was_made() -> None:
+    text = table(*told(tale()))
+    assert text.startswith("a server: 20 s with 3 models, seed 1, on a machine\n\n| | |\n|---|---|\n")
+    assert "| failed on healthy models | **0** of 19 |" in text
+    assert "| segv | F3 | 1 | 10.0 ms / 10.0 ms | 180.0 ms / 180.0 ms | 980.0 ms / 980.0 ms |" in text
+    assert text.endswith("No findings.")
+
+
+def test_many_findings_are_counted_and_the_first_are_shown() -> None:
+    story, found = told(tale())
+    many = dataclasses.replace(found, findings=[Finding("left", str(each)) for each in range(50)])
+    text = table(story, many)
+    assert "50 findings:" in text
+    assert text.endswith("- and 30 more")
+
+
+def test_the_report_in_json_has_the_same_figures() -> None:
+    story, found = told(tale())
+    made = json.loads(json.dumps(as_json(story, found)))
+    assert made["green"] is True
+    assert made["sent"] == found.sent
+    assert made["shaken"] == {"count": 0, "p50": None, "p99": None, "worst": None}
+    assert made["classes"][0]["name"] == "segv"
+    assert len(rows(found)) == 20

@@ -1,0 +1,131 @@
+"""Open-loop clients: they do not wait for answers, count from when they meant to ask, and write down every outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from mmsup.supervisor.chaos.clients.http_client import Door
+from mmsup.supervisor.chaos.clients.load import Clients, Rate
+from mmsup.supervisor.chaos.clients.protocol import V2
+from mmsup.supervisor.chaos.observe.history import History, Invoke, Outcome
+from small_server import listening
+
+Answer = Callable[[bytes], Awaitable[bytes]]
+
+
+def echo(body: bytes) -> bytes:
+    """What the fault model answers to a request in JSON."""
+    (x, *_) = json.loads(body)["inputs"]
+    outputs = [{"name": "y", "data": x["data"]}, {"name": "life", "data": [1, 4242]}]
+    return json.dumps({"outputs": outputs}).encode()
+
+
+async def at_once(body: bytes) -> bytes:
+    return echo(body)
+
+
+async def talk(answer: Answer, speak: Callable[[Clients, History], Awaitable[None]]) -> History:
+    """Clients in front of a server that answers so; what was written down."""
+    history = History()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            (length,) = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Le")]
+            body = await answer(await reader.readexactly(length))
+            if not body:
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    async with listening(serve) as port:
+        door = Door("127.0.0.1", port, lambda _: None)
+        await speak(Clients(door, V2(binary=False), history, ["a", "b"], 0.2), history)
+        door.close()
+    return history
+
+
+def outcomes(history: History) -> list[Outcome]:
+    return [each for each in history.records if isinstance(each, Outcome)]
+
+
+def one(answer: Answer, size: int = 8) -> Outcome:
+    """The outcome of one request."""
+
+    async def speak(clients: Clients, history: History) -> None:
+        await clients.ask("a", size)
+
+    (outcome,) = outcomes(asyncio.run(talk(answer, speak)))
+    return outcome
+
+
+def test_an_echo_is_right_and_says_who_gave_it() -> None:
+    outcome = one(at_once)
+    assert (outcome.kind, outcome.status, outcome.pid, outcome.revision) == ("right", 200, 4242, 1)
+
+
+def test_other_bytes_are_wrong() -> None:
+    async def answer(body: bytes) -> bytes:
+        return echo(body).replace(b".0]", b".5]", 1)
+
+    assert one(answer).kind == "wrong"
+
+
+def test_the_bytes_of_an_earlier_request_are_crossed_and_it_is_named() -> None:
+    first: list[bytes] = []
+
+    async def answer(body: bytes) -> bytes:
+        first.append(echo(body))
+        return first[0]
+
+    async def speak(clients: Clients, history: History) -> None:
+        await clients.ask("a", 8)
+        await clients.ask("b", 8)
+
+    right, crossed = outcomes(asyncio.run(talk(answer, speak)))
+    assert right.kind == "right"
+    assert (crossed.kind, crossed.whose) == ("crossed", right.id)
+
+
+def test_a_connection_that_ends_is_a_reset() -> None:
+    async def answer(body: bytes) -> bytes:
+        return b""
+
+    assert one(answer).kind == "reset"
+
+
+@pytest.mark.slow
+def test_a_reply_that_does_not_come_is_lost_when_patience_ends() -> None:
+    async def answer(body: bytes) -> bytes:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("nobody answers")
+
+    assert one(answer).kind == "timeout"
+
+
+@pytest.mark.slow
+def test_requests_go_out_while_earlier_ones_wait() -> None:
+    open_at_once: list[int] = [0, 0]
+    enough = asyncio.Event()
+
+    async def answer(body: bytes) -> bytes:
+        open_at_once[0] += 1
+        open_at_once[1] = max(open_at_once)
+        if open_at_once[0] == 5:
+            enough.set()
+        await enough.wait()
+        open_at_once[0] -= 1
+        return echo(body)
+
+    async def speak(clients: Clients, history: History) -> None:
+        await clients.flow("a", Rate(200.0, history.now() + 0.3), random.Random(1))
+
+    history = asyncio.run(talk(answer, speak))
+    invokes = [each for each in history.records if isinstance(each, Invoke)]
+    assert len(invokes) == len(outcomes(history)) > 10
+    assert all(each.t >= each.intended for each in invokes)
+    assert open_at_once[1] >= 5

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor.config import model_options as keys
+from mmsup.supervisor.config.server_options import OPTIONS, explain, read
+from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.config.yaml_file import parse_yaml
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+REPOSITORY = {"repositories": ("/r",)}
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def server_file(tmp_path: Path) -> Write:
+    def write(text: str) -> str:
+        path = tmp_path / "two.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def settings(flags: dict[str, object], environ: dict[str, str] | None = None, uid: int = 0) -> Settings:
+    reading = read(flags, environ or {}, uid)
+    assert reading.settings is not None, reading.faults
+    return reading.settings
+
+
+def faults(flags: dict[str, object], environ: dict[str, str] | None = None) -> list[str]:
+    reading = read(flags, environ or {}, 0)
+    assert reading.settings is None
+    return [str(each) for each in reading.faults]
+
+
+def test_a_repository_alone_is_enough_and_the_rest_are_the_defaults() -> None:
+    assert settings({"repositories": ("/r",)}) == Settings(("/r",), "/run/mmsup", "/var/lib/mmsup")
+
+
+def test_a_missing_repository_is_a_fault() -> None:
+    assert faults({}) == ["--model-repository: is missing: the folder that holds the models"]
+
+
+def test_flag_wins_over_environment_over_file_over_default(server_file: Write) -> None:
+    path = server_file("http_port: 3\nmetrics_port: 3003\n")
+    flags: dict[str, object] = {**REPOSITORY, "config": path}
+    environ = {"MMSUP_HTTP_PORT": "2"}
+    assert settings({**flags, "http_port": "1"}, environ).http_port == 1
+    assert settings(flags, environ).http_port == 2
+    assert settings(flags).http_port == 3
+    assert settings(dict(REPOSITORY)).http_port == 8000
+
+
+def test_explain_names_the_place_that_each_value_came_from(server_file: Write) -> None:
+    path = server_file("\n\nmetrics_port: 3003\n")
+    found = explain({**REPOSITORY, "config": path}, {"MMSUP_HTTP_PORT": "2", "MMSUP_HOST": "::1"}, 0)
+    sources = {each.option: each.source for each in found}
+    assert sources["model_repository"] == "flag"
+    assert sources["http_port"] == "environment MMSUP_HTTP_PORT"
+    assert sources["metrics_port"] == f"{path}:3"
+    assert sources["metrics_address"] == "as host"
+    assert sources["gateways"] == "default"
+    assert len(found) == len(OPTIONS)
+
+
+def test_the_file_may_be_named_by_the_environment(server_file: Write) -> None:
+    path = server_file("model_repository: models\nid: triton\n")
+    assert settings({}, {"MMSUP_CONFIG": path}).server_name == "triton"
+
+
+def test_paths_in_the_file_are_seen_from_its_folder_and_others_from_here(server_file: Write) -> None:
+    path = server_file("model_repository: [models, /abs]\n")
+    assert settings({"config": path}).repositories == (str(Path(path).parent / "models"), "/abs")
+    assert settings({"repositories": ("models",)}).repositories == (str(Path.cwd() / "models"),)
+    assert settings({}, {"MMSUP_MODEL_REPOSITORY": "/a:/b"}).repositories == ("/a", "/b")
+
+
+def test_all_faults_come_together_each_with_file_line_and_key(server_file: Write) -> None:
+    path = server_file(
+        "http_port: 99999\n"
+        "gateways: two\n"
+        "htp_port: 1\n"
+        "defaults: {memory: 4 gigs, devise: cpu}\n"
+        "models:\n"
+        "  bert:\n"
+        "    memory: 4 gigs\n"
+        "    inputs: [{name: x, datatype: FP33, shape: [1]}]\n"
+        "  b/d: {}\n"
+        "gateways: 2\n"
+    )
+    found = faults({"config": path, "poll_s": "soon"}, {"MMSUP_STRICT_READINESS": "maybe"})
+    places = [each.split(": ")[0:2] for each in found]
+    assert [f"{path}:1", "http_port"] in places
+    assert [f"{path}:2", "gateways"] in places
+    assert [f"{path}:3", "htp_port"] in places
+    assert [f"{path}:4", "defaults.devise"] in places
+    assert [f"{path}:8", "models.bert.inputs[0].datatype"] in places
+    assert [f"{path}:9", "models.b/d"] in places
+    assert [f"{path}:10", "gateways"] in places
+    assert f'{path}:7: models.bert.memory: "4 gigs" is not a size; one is 512MiB or 4GiB' in found
+    assert 'MMSUP_STRICT_READINESS: "maybe" is neither true nor false' in found
+    assert any(each.startswith("--repository-poll-secs: ") for each in found)
+    assert any(each.startswith("--model-repository: is missing") for each in found)
+    assert any("the nearest is http_port" in each for each in found)
+    assert len(found) == 12
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"http_port": 8002}, "8002 is the HTTP port"),
+        ({"load_models": ("a",)}, "explicit alone"),
+        ({"runtime_dir": "/" + "d" * 100}, "too long"),
+        ({"http_unix": "/" + "d" * 110}, "too long"),
+        ({"config": "/nowhere/x.yaml"}, "cannot be read: No such file"),
+        ({"config": "/dev/null"}, "/dev/null: is no plain file"),
+        ({"control_mode": "exploit"}, "the nearest is explicit"),
+        ({"load_models": ("../x",), "control_mode": "explicit"}, "no name of a model"),
+        ({"host": "\ud800"}, "no text"),
+        ({"repositories": ("/a\0b",)}, "no text"),
+        ({"gateways": True}, "not a whole number"),
+        ({"max_body_bytes": "lots"}, "not a size"),
+    ],
+)
+def test_a_wrong_option_is_one_fault_with_a_reason(flags: dict[str, object], words: str) -> None:
+    (fault,) = faults({**REPOSITORY, **flags})
+    assert words in fault
+
+
+def test_two_free_ports_are_no_clash() -> None:
+    assert settings({**REPOSITORY, "http_port": 0, "metrics_port": 0}).metrics_port == 0
+
+
+def test_metrics_follow_the_host_unless_told_otherwise() -> None:
+    assert settings({**REPOSITORY, "host": "::1"}).metrics_host == "::1"
+    assert settings({**REPOSITORY, "host": "::1", "metrics_host": "127.0.0.1"}).metrics_host == "127.0.0.1"
+
+
+def test_directories_of_a_user_are_the_users_own() -> None:
+    environ = {"XDG_RUNTIME_DIR": "/run/user/7", "HOME": "/home/u"}
+    made = settings(dict(REPOSITORY), environ, uid=7)
+    assert (made.runtime_dir, made.state_dir) == ("/run/user/7/mmsup", "/home/u/.local/state/mmsup")
+
+
+def test_keys_of_models_are_read_into_plain_numbers(server_file: Write) -> None:
+    path = server_file("model_repository: r\ndefaults: {deadline: 500ms}\nmodels: {bert: {memory: 1GiB, pin: true}}\n")
+    made = settings({"config": path})
+    assert made.defaults == {"deadline": 0.5}
+    assert made.models == {"bert": {"memory": 1 << 30, "pin": True}}
+    assert Settings.from_json(made.to_json()) == made
+
+
+def test_a_variable_that_looks_like_ours_is_a_warning_not_a_fault() -> None:
+    reading = read(REPOSITORY, {"MMSUP_HTP_PORT": "1", "MMSUP_INSECURE": "1", "OTHER": "x"}, 0)
+    assert reading.settings is not None
+    assert [str(each) for each in reading.warnings] == [
+        'MMSUP_HTP_PORT: "MMSUP_HTP_PORT" is not known; the nearest is MMSUP_HTTP_PORT'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- a\n", "a list stands where keys"),
+        ("just words", "stands where keys"),
+        ("a: b: c", ":1: is no YAML"),
+        ("a: [1", "is no YAML"),
+        ("\0", "is no YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "is not read here"),
+        ("a: !!int x", "no int"),
+        ("a: !!timestamp x\nid: [", "is no YAML"),
+        ("[" * 2000, "nested too deeply"),
+        ("a: &a [*a]", "contains itself"),
+        ("a: &a {x: 1}\nb: {<<: *a}", "<<"),
+        ("? [1, 2]\n: 3", "a key is a word"),
+        ("k" * 300 + ": 1", "a key of 300 letters"),
+        ("models: []", "is no mapping of models"),
+        ("models: {bert: 7}", "is no mapping of the keys"),
+        ("defaults: 7", "is no mapping of the keys"),
+        ("id: 2026-13-99\ngateways: 2026-13-99", "is not a whole number"),
+    ],
+)
+def test_a_strange_file_is_a_fault_and_never_a_traceback(server_file: Write, text: str, words: str) -> None:
+    path = server_file(text)
+    assert any(words in each and each.startswith(path) for each in faults({**REPOSITORY, "config": path}))
+
+
+def test_a_file_of_more_than_a_mebibyte_or_of_no_text_is_a_fault(server_file: Write) -> None:
+    path = server_file("#" * ((1 << 20) + 1))
+    assert faults({**REPOSITORY, "config": path}) == [f"{path}: is larger than 1048576 bytes"]
+    Path(path).write_bytes(b"id: \xff")
+    assert faults({**REPOSITORY, "config": path}) == [f"{path}: is no UTF-8 text: byte 4"]
+
+
+def test_aliases_that_stand_for_millions_of_values_cost_nothing(server_file: Write) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 14))]
+    path = server_file("\n".join([*lines, "gateways: *a13", "defaults: {inputs: *a13}"]))
+    assert any("a list is not a whole number" in each for each in faults({**REPOSITORY, "config": path}))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_that_ships_is_valid(path: Path) -> None:
+    assert settings({"config": str(path)}).repositories == ("/srv/mmsup/models",)
+
+
+def test_the_default_configuration_shows_every_option_and_key_with_its_default() -> None:
+    text = (CONFIGS / "default.yaml").read_text()
+    shown = parse_yaml(re.sub(r"(?m)^#( *[a-z_]+:)", r"\1", text), "default.yaml")
+    assert not shown.faults
+    sections = {"defaults", "models"}
+    assert shown.keys.keys() == {each.key for each in OPTIONS} - {"runtime_dir", "state_dir"} | sections
+    defaults = settings({"repositories": ("/srv/mmsup/models",)})
+    for option in OPTIONS:
+        if option.key in shown.keys:
+            value = option.valid(shown.keys[option.key])
+            assert (tuple(value) if option.many else value) == getattr(defaults, option.field), option.key
+    spec = ModelSpec("m", "1", "/d", "f", "ort", "p")
+    without_default = {"memory", "recycle_memory", "gpu_memory", "python", "queue_policies"}
+    for key in shown.keys["defaults"].keys() - without_default:
+        field = keys.KEYS[key].field
+        value = keys.KEYS[key].valid(shown.keys["defaults"][key])
+        assert keys.fields({key: value})[field] == getattr(spec, field), key
+
+
+def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
+    given = {
+        "memory": "1GiB",
+        "recycle_memory": "512MiB",
+        "gpu_memory": "2GiB",
+        "instances": "2",
+        "device": "cuda:1",
+        "python": "/usr/bin/python3",
+        "env": {"A": 1, "B": True, "C": "x"},
+        "deadline": "1s",
+        "hang_limit": 2,
+        "load_timeout": "5min",
+        "max_queue": 3,
+        "max_queue_bytes": "1MiB",
+        "priority": 1,
+        "priority_levels": 3,
+        "batching": {"max_size": 4, "delay": "2ms", "preferred": [4, 2], "objective": "50ms"},
+        "queue_policies": [{"level": 1, "max_queue": 3, "timeout": "1s", "action": "delay"}, {"max_queue": 9}],
+        "ttl": "1h",
+        "pin": "true",
+        "retry_on_crash": 0,
+        "trusted": True,
+        "inputs": [{"name": "x", "datatype": "TYPE_STRING", "dims": [-1, 3], "optional": "true"}],
+        "outputs": [{"name": "y", "datatype": "FP16", "shape": []}],
+        "max_batch_size": 4,
+        "parameters": {"k": 1.5},
+    }
+    assert given.keys() == keys.KEYS.keys()
+    source = parse_yaml("", "x").source
+    once, faults_once = keys.checked(given, source)
+    twice, faults_twice = keys.checked(once, source)
+    assert faults_once == faults_twice == ()
+    assert once == twice
+    assert once["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1, 3], "optional": True}]
+    assert once["batching"] == {"max_size": 4, "delay": 0.002, "preferred": [2, 4], "objective": 0.05}
+    assert [each["level"] for each in once["queue_policies"]] == [1, 0]
+    assert once["env"] == {"A": "1", "B": "true", "C": "x"}
+    assert keys.without_effect(once) == ["ttl", "pin"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *itertools.product(keys.KEYS, [None, [], float("nan"), "\0", -1, "\ud800", [[1]], {"a": [1]}]),
+        *[("device", "gpu"), ("env", {"1A": "x"}), ("python", "python3"), ("instances", 0), ("memory", 1)],
+        *[("inputs", [{"name": "x"}]), ("inputs", [{"name": "x", "datatype": "FP32", "shape": [1], "dims": [1]}])],
+        *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1]}] * 2), ("inputs", [7]), ("env", {"A": "\0"})],
+        *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1] * 17}]), ("env", {"CUDA_VISIBLE_DEVICES": "1"})],
+    ],
+)
+def test_a_wrong_value_of_a_key_is_a_fault_at_that_key(key: str, value: object) -> None:
+    found, faults = keys.checked({key: value}, parse_yaml("", "x").source)
+    assert found == {}
+    assert faults
+    assert all(each.place.startswith(f"x: {key}") for each in faults)
+
+
+def test_the_nearer_layer_wins_and_mappings_are_merged_by_entry() -> None:
+    far = {"env": {"A": "1", "B": "1"}, "memory": 1}
+    near = {"env": {"B": "2"}, "instances": 2}
+    assert keys.merged(far, near) == {"env": {"A": "1", "B": "2"}, "memory": 1, "instances": 2}
+    assert far == {"env": {"A": "1", "B": "1"}, "memory": 1}
+
+
+def test_a_server_that_fails_on_order_is_warned_of_and_no_file_can_make_one(tmp_path: Path) -> None:
+    reading = read(REPOSITORY, {"MMSUP_FAULT_POINTS": "/somewhere"}, 0)
+    assert reading.settings is not None
+    assert reading.settings.fault_points == "/somewhere"
+    assert [each.place for each in reading.warnings] == ["MMSUP_FAULT_POINTS"]
+    path = tmp_path / "mmsup.yaml"
+    path.write_text("fault_points: /somewhere\n")
+    assert read({**REPOSITORY, "config": str(path)}, {}, 0).faults
+
+
+def test_where_the_gpu_driver_shows_itself_is_a_fact_of_the_machine(tmp_path: Path) -> None:
+    for environ, path in (({}, "/dev/nvidiactl"), ({"MMSUP_GPU_DRIVER": "/dev/dxg"}, "/dev/dxg")):
+        reading = read(REPOSITORY, environ, 0)
+        assert reading.settings is not None
+        assert (reading.settings.gpu_driver, reading.warnings) == (path, ())

@@ -1,0 +1,299 @@
+"""The spare gateway: started when there is time, told nothing, and in the place of the first one that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brain_double import Child, House
+from mmsup.ipc.memory.status_page import Activity
+from mmsup.ipc.messages import all as wire
+from mmsup.supervisor.gateways import pool as gateways
+from mmsup.supervisor.gateways import standby as spare
+from mmsup.supervisor.gateways.gateway_process import Gateway
+from mmsup.supervisor.state.checkpoint import from_text
+
+Play = Callable[[House], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "CALM_S", 0.0)
+    monkeypatch.setattr(gateways, "LOOK_S", 0.01)
+
+
+def in_house(home: Path, play: Play, **options: Any) -> None:  # of Settings
+    async def run() -> None:
+        async with House(home, **({"spare_gateway": True} | options)) as house:
+            await house.until(lambda: house.events("ready"))
+            await play(house)
+
+    asyncio.run(run())
+
+
+def living(house: House) -> list[Child]:
+    return [each for each in house.keeper.children.values() if each.token.startswith("gate") and not each.exited]
+
+
+def serving(house: House) -> list[Child]:
+    return [each for each in living(house) if each.of(wire.Configure)]
+
+
+def spares(house: House) -> list[Child]:
+    return [each for each in living(house) if not each.of(wire.Configure)]
+
+
+async def next_spare(house: House) -> Child:
+    """The next one that is there, come up as a good one does."""
+    await house.until(lambda: spares(house))
+    (found,) = spares(house)
+    found.page.enter(Activity.STANDBY, 1 << 62)  # a beat from the future is never stale
+    return found
+
+
+async def followed(house: House, *old: Child) -> None:
+    """They are dead, and all places serve."""
+    await house.until(lambda: all(each.exited for each in old) and house.brain.gateways.are_up())
+
+
+async def leaves(house: House, child: Child) -> None:
+    """A gateway is told to retire, and has no connections."""
+    await house.until(lambda: child.of(wire.Retire))
+    child.process.terminate()
+
+
+async def ask(house: House, verb: str) -> Any:  # JSON
+    return await house.brain.verbs.do(verb, {}, lambda _: None)
+
+
+def test_a_spare_hears_nothing_and_is_counted_apart(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found = await next_spare(house)
+        (worker,) = house.keeper.workers()
+        worker.process.kill()
+        await house.until(lambda: len(house.events("worker_ready")) == 2)
+        await house.brain.gateways.reached(1.0)
+        assert found.heard == []
+        told = await ask(house, "status")
+        assert told["spare_gateways"] == {"wanted": 1, "ready": 1}
+        assert [each["pid"] for each in told["gateways"]] == [serving(house)[0].process.pid]
+        rows = [each for each in (await ask(house, "ps"))["processes"] if each["role"] == "gateway"]
+        assert {each["pid"]: each["state"] for each in rows} == {
+            serving(house)[0].process.pid: "ready",
+            found.process.pid: "spare",
+        }
+
+    in_house(tmp_path, play)
+
+
+def test_it_takes_the_place_of_one_that_ends_and_another_one_follows_it(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found, first = await next_spare(house), serving(house)[0]
+        first.process.kill()
+        await followed(house, first)
+        assert serving(house) == [found]
+        assert [each.name for each in found.of(wire.Route)] == ["good"]
+        assert len(found.of(wire.Link)) == 1
+        (configure,) = found.of(wire.Configure)
+        assert configure == replace(first.of(wire.Configure)[0], generation=found.life[1]), "it counts in another table"
+        assert isinstance(found.heard[0], wire.Configure), "it was told something before it knew what it is"
+        other = await next_spare(house)
+        assert other.life[0] != found.life[0], "two living gateways have one number"
+        assert [each["gateway"] for each in house.events("gateway_exit")] == [first.life[0]]
+
+    in_house(tmp_path, play)
+
+
+@pytest.mark.slow
+def test_a_place_that_loses_its_process_again_and_again_waits_as_ever(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        for _ in range(2):
+            await next_spare(house)
+            (old,) = serving(house)
+            old.process.kill()
+            await followed(house, old)
+        first, second = (each["next_delay_s"] for each in house.events("gateway_exit"))
+        assert first == 0
+        assert second > 0
+
+    in_house(tmp_path, play)
+
+
+def test_of_two_that_end_one_gets_the_spare_and_the_other_a_new_process(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found, old = await next_spare(house), serving(house)
+        for each in old:
+            each.process.kill()
+        await followed(house, *old)
+        assert found in serving(house)
+        assert len(serving(house)) == 2
+        assert {each.of(wire.Configure)[0].gateway for each in serving(house)} == {0, 1}, "tables of their own"
+        assert len({each.life[0] for each in serving(house)}) == 2
+
+    in_house(tmp_path, play, gateways=2)
+
+
+def test_a_spare_that_is_killed_is_followed_by_another_and_nobody_else_notices(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found, before = await next_spare(house), serving(house)
+        heard = list(before[0].heard)
+        found.process.kill()
+        await house.until(lambda: house.events("spare_exit"))
+        await next_spare(house)
+        assert serving(house) == before
+        assert before[0].heard == heard
+        assert not house.events("gateway_exit")
+
+    in_house(tmp_path, play)
+
+
+def test_a_spare_whose_loop_stands_is_killed(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found = await next_spare(house)
+        found.page.enter(Activity.STANDBY, 1)
+        await house.until(lambda: found.exited)
+        assert "its loop had not come round" in house.events("spare_exit")[-1]["text"]
+
+    in_house(tmp_path, play)
+
+
+def test_the_next_brain_knows_the_spare(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found, first = await next_spare(house), serving(house)[0]
+        await house.kill_brain()
+        await house.new_brain()
+        await house.until(house.brain.gateways.are_up)
+        assert found.heard == []
+        assert (await ask(house, "status"))["spare_gateways"]["ready"] == 1
+        first.process.kill()
+        await followed(house, first)
+        assert serving(house) == [found]
+
+    in_house(tmp_path, play)
+
+
+def test_the_next_brain_gives_it_a_place_that_became_free_meanwhile(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found, first = await next_spare(house), serving(house)[0]
+        await house.kill_brain()
+        first.process.kill()
+        await house.keeper.deaths.wait()
+        await house.new_brain()
+        await house.until(house.brain.gateways.are_up)
+        assert serving(house) == [found]
+
+    in_house(tmp_path, play)
+
+
+def test_a_spare_that_died_while_no_brain_was_there_is_followed_by_another(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found = await next_spare(house)
+        await house.kill_brain()
+        found.process.kill()
+        await house.keeper.deaths.wait()
+        await house.new_brain()
+        assert await next_spare(house) is not found
+        assert len(serving(house)) == 1
+
+    in_house(tmp_path, play)
+
+
+def test_a_brain_that_dies_before_the_first_word_leaves_it_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(house: House) -> None:
+        found, first = await next_spare(house), serving(house)[0]
+        with monkeypatch.context() as dying:
+            dying.setattr(Gateway, "configure", lambda _: None)
+            first.process.kill()
+            await house.until(lambda: any("the spare" in each["text"] for each in house.events("gateway_spawn")))
+            await house.kill_brain()
+        memory = from_text(house.keeper.remembered)
+        assert memory is not None
+        assert [each.role for each in memory.gateways] == ["serves"]
+        await house.new_brain()
+        await house.until(house.brain.gateways.are_up)
+        assert serving(house) == [found]
+
+    in_house(tmp_path, play)
+
+
+def test_the_end_waits_for_no_word_of_a_spare(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found = await next_spare(house)
+        house.brain.told(wire.Terminate(), [])
+        await house.until(lambda: house.keeper.of(wire.Finished))
+        assert house.keeper.of(wire.Finished) == [wire.Finished(0)]
+        assert found.heard == []
+        assert found.exited is not None
+        assert found.exited.signal == signal.SIGTERM
+        assert not spares(house)
+
+    in_house(tmp_path, play)
+
+
+async def into_upgrade(house: House) -> None:
+    """From the question to the brain that follows gateways and workers."""
+    work: Any = house.brain.verbs.do("upgrade", {"ticket": "t"}, lambda _: None)  # a coroutine
+    asked = asyncio.get_running_loop().create_task(work)
+    await house.until(lambda: house.keeper.of(wire.Upgrade))
+    house.brain.told(wire.StepDown(renews=False), [])
+    await house.until(house.brain.over.is_set)
+    asked.cancel()
+    await house.kill_brain()
+    await house.new_brain()
+
+
+def test_an_upgrade_ends_the_spare_of_the_old_code_once_the_new_serves(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        found = await next_spare(house)
+        await into_upgrade(house)
+        await house.until(lambda: found.exited)
+        said = [each for each in house.keeper.said if isinstance(each, wire.Spawn | wire.Signal)]
+        words = [type(each) for each in said if each.token.startswith("gateway")]
+        assert words[:4] == [wire.Spawn, wire.Spawn, wire.Spawn, wire.Signal], "it was ended before a successor served"
+        assert await next_spare(house) is not found
+        assert found.heard == []
+
+    in_house(tmp_path, play)
+
+
+def test_a_gateway_that_ends_while_its_successor_comes_up_leaves_its_place_to_the_spare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(house: House) -> None:
+        found, (old,) = await next_spare(house), serving(house)
+        held: list[wire.Spawn] = []
+        spawn = house.keeper._spawn
+        monkeypatch.setattr(house.keeper, "_spawn", held.append)
+        await into_upgrade(house)
+        await house.until(lambda: held)
+        old.process.kill()
+        await followed(house, old)
+        assert found in serving(house)
+        monkeypatch.setattr(house.keeper, "_spawn", spawn)
+        (successor,) = held
+        spawn(successor)
+        await leaves(house, house.keeper.child(successor.token))
+        await leaves(house, found)  # it is of the old code too
+        await house.until(lambda: house.events("upgraded"))
+
+    in_house(tmp_path, play)
+
+
+def test_without_the_setting_there_is_none(tmp_path: Path) -> None:
+    async def play(house: House) -> None:
+        first = serving(house)[0]
+        first.process.kill()
+        await followed(house, first)
+        house.brain.gateways._look()
+        assert house.brain.gateways.spare.gateway is None
+        assert (await ask(house, "status"))["spare_gateways"] == {"wanted": 0, "ready": 0}
+
+    in_house(tmp_path, play, spare_gateway=False)

@@ -1,0 +1,146 @@
+"""The helper that asks NVML: what it says, and what becomes of one that says nothing. Real processes, NVML played."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from harness.nvml import GIB, Card, FakeNvml, helpers_of
+from mmsup.supervisor.gpu import nvml_client as probe
+from mmsup.supervisor.gpu.inventory import Gpu, Gpus, Held
+from mmsup.supervisor.gpu.nvml_client import Probe, Silent
+
+pytestmark = pytest.mark.slow
+HERE = os.getpid()
+
+
+def with_probe(env: dict[str, str], play: Callable[[Probe], Awaitable[None]]) -> None:
+    """Play with one; afterwards nothing of it is left."""
+    gc.collect()  # what earlier tests left in cycles holds descriptors
+    before = len(os.listdir("/proc/self/fd"))
+
+    async def run() -> None:
+        asked = Probe(env)
+        try:
+            await play(asked)
+        finally:
+            await asked.close()
+
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not helpers_of(HERE)
+
+
+def played(folder: Path, body: str) -> dict[str, str]:
+    """An environment in which `import pynvml` finds this instead."""
+    (folder / "pynvml.py").write_text(body)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+
+
+def test_it_says_memory_processes_and_errors_of_each_device_that_answers(tmp_path: Path) -> None:
+    nvml = FakeNvml(
+        tmp_path,
+        Card("GPU-a", free_bytes=GIB, held=((7, 2 * GIB), (8, None)), errors=3),
+        Card("GPU-b", lost=True),
+        Card("GPU-c", total_bytes=0, errors=None),
+    )
+
+    async def play(asked: Probe) -> None:
+        found = await asked.ask()
+        assert found.devices == (
+            Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, GIB, 3, (Held(7, 2 * GIB),)),
+            Gpu(2, "GPU-c", "NVIDIA H200", 0),
+        )
+        nvml.say(Card("GPU-a", free_bytes=5 * GIB))
+        assert (await asked.ask()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB),)
+        assert len(helpers_of(HERE)) == 1
+
+    with_probe(nvml.env, play)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("class NVMLError(Exception): pass\ndef nvmlInit(): raise NVMLError('Driver Not Loaded')", "NVML: Driver Not"),
+        ("raise ImportError", "nvidia-ml-py is not installed"),
+    ],
+)
+def test_a_driver_that_is_not_there_is_said(tmp_path: Path, body: str, why: str) -> None:
+    async def play(asked: Probe) -> None:
+        found = await asked.ask()
+        assert found.devices == ()
+        assert why in found.why
+
+    with_probe(played(tmp_path, body), play)
+
+
+@pytest.mark.fault("F21")
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("raise SystemExit(3)", "the GPU helper ended"),
+        ("import os; os.abort()", "the GPU helper ended"),
+        ("import time; time.sleep(1000)", "did not answer within 1 s"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "did not answer within 1 s"),
+    ],
+)
+def test_a_helper_that_fails_or_hangs_is_said_and_leaves_nothing(
+    tmp_path: Path, body: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "FIRST_S", 1.0)
+
+    async def play(asked: Probe) -> None:
+        for _ in range(2):
+            with pytest.raises(Silent, match=why):
+                await asked.ask()
+            assert not helpers_of(HERE)
+
+    with_probe(played(tmp_path, body), play)
+
+
+@pytest.mark.fault("F21")
+def test_another_helper_follows_one_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "ANSWER_S", 0.5)
+
+    async def play(asked: Probe) -> None:
+        first = await asked.ask()
+        (helper,) = helpers_of(HERE)
+        os.kill(helper, signal.SIGSTOP)
+        with pytest.raises(Silent):
+            await asked.ask()
+        assert await asked.ask() == first == Gpus((Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 80 * GIB),), first.why)
+        assert helpers_of(HERE) != [helper]
+
+    with_probe(FakeNvml(tmp_path, Card("GPU-a")).env, play)
+
+
+@pytest.mark.fault("F21")
+def test_one_that_cannot_be_killed_has_no_successor_before_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "ANSWER_S", 0.5)
+    monkeypatch.setattr(probe, "LEAVE_S", 0.1)
+
+    async def play(asked: Probe) -> None:
+        first = await asked.ask()
+        (helper,) = helpers_of(HERE)
+        os.kill(helper, signal.SIGSTOP)
+        with monkeypatch.context() as kernel:
+            kernel.setattr("subprocess.Popen.kill", lambda _: None)
+            with pytest.raises(Silent, match="did not answer"):
+                await asked.ask()
+            with pytest.raises(Silent, match="cannot be killed"):
+                await asked.ask()
+            assert helpers_of(HERE) == [helper]
+        os.kill(helper, signal.SIGKILL)
+        await asyncio.to_thread(os.waitid, os.P_PID, helper, os.WEXITED | os.WNOWAIT)
+        assert await asked.ask() == first
+
+    with_probe(FakeNvml(tmp_path, Card("GPU-a")).env, play)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from brain_double import House
+from mmsup.supervisor.instances import recycle_policy as wear
+from mmsup.supervisor.instances.recycle_policy import PERIOD_S, REFUSALS, Reading, Refusals, worn
+from mmsup.supervisor.models.recycling import files_of
+
+
+@pytest.mark.parametrize(
+    ("reading", "recycle_bytes", "reason"),
+    [
+        (Reading(memory_bytes=201, first_bytes=100), 200, "rss"),
+        (Reading(memory_bytes=200, first_bytes=100), 200, ""),
+        (Reading(memory_bytes=900, first_bytes=100), None, ""),
+        (Reading(memory_bytes=300, first_bytes=290), 200, ""),  # born above its limit
+        (Reading(memory_bytes=320, first_bytes=290), 200, "rss"),
+        (Reading(files=3072, files_limit=4096), None, "files"),
+        (Reading(files=3071, files_limit=4096), None, ""),
+        (Reading(refusals=REFUSALS, served_s=PERIOD_S + 1), None, "gpu_oom"),
+        (Reading(refusals=REFUSALS - 1, served_s=PERIOD_S + 1), None, ""),
+        (Reading(refusals=REFUSALS, served_s=PERIOD_S), None, ""),  # born without room, as a fresh one would be
+        (Reading(), 200, ""),
+    ],
+)
+def test_a_worker_is_worn_out_by_growth_beyond_its_limit_or_by_descriptors(
+    reading: Reading, recycle_bytes: int | None, reason: str
+) -> None:
+    assert worn(reading, recycle_bytes) == reason
+
+
+def test_refusals_count_from_the_first_look_on_and_for_the_period_only() -> None:
+    seen = Refusals()
+    assert seen.seen(40, 0.0) == 0  # of an earlier brain's time, for all that is known
+    assert seen.seen(42, 1.0) == 2
+    assert seen.seen(42, 2.0) == 2
+    assert seen.seen(44, 200.0) == 4
+    assert seen.seen(44, PERIOD_S + 1.0) == 2
+    assert seen.seen(1000, 400.0) == REFUSALS
+    assert seen.seen(1000, 400.0 + PERIOD_S) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F18")
+def test_a_worker_that_refuses_again_and_again_for_want_of_device_memory_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wear, "PERIOD_S", 1.0)
+
+    async def play() -> None:
+        async with asyncio.timeout(60), House(tmp_path, ("m",)) as house:
+            await house.until(lambda: house.state("m") == "ready")
+            (child,) = house.keeper.workers()
+            while not house.events("recycle"):  # it cannot be told when it was looked at
+                child.page.refused()
+                await asyncio.sleep(0.01)
+            (event,) = house.events("recycle", "m")
+            assert event["reason"] == "gpu_oom"
+            assert event["text"].startswith("5 requests found no device memory within 1 s: another takes its place")
+            await house.until(lambda: house.keeper.workers() and house.keeper.workers() != [child])
+            await house.until(lambda: len(house.keeper.workers()) == 1 and house.state("m") == "ready")
+            assert house.keeper.workers() != [child]
+            assert not house.events("worker_exit")
+
+    asyncio.run(play())
+
+
+def test_the_descriptors_of_a_process_are_counted() -> None:
+    before, limit = files_of(os.getpid())
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
+    assert files_of(os.getpid())[0] == before + 10
+    for each in held:
+        os.close(each)
+    assert limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_a_process_that_is_gone_has_none() -> None:
+    assert files_of(2**22 + 1) == (0, 0)

@@ -1,0 +1,115 @@
+"""Without a keeper: this process is the parent. What only a keeper shows is in test_keeper.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from keeper_rig import spawn_of, wait_readable
+from mmsup.ipc.messages.all import Spawn
+from mmsup.ipc.transport.control_channel import close_all
+from mmsup.supervisor.keeper.spawn import NOT_RUN, Started, lower_oom_score, start, verdict
+
+pytestmark = pytest.mark.slow
+
+
+def ended(started: Started) -> tuple[str | None, int]:
+    """What the doubt said, and the exit code."""
+    wait_readable(started.pidfd, "death")
+    said = verdict(started.doubt)
+    close_all([started.pidfd, started.doubt])
+    return said, os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
+
+
+def sh(script: str) -> Spawn:
+    return spawn_of("test", "/bin/sh", "-c", script)
+
+
+def test_a_program_that_runs_ends_the_doubt_with_silence() -> None:
+    assert ended(start(sh("exit 7"), {}, None)) == ("", 7)
+
+
+def test_on_its_way_there_is_no_verdict() -> None:
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    assert verdict(read) is None
+    os.write(write, b"reason")
+    assert verdict(read) == "reason"
+    close_all([read, write])
+
+
+def test_a_program_that_cannot_run_says_why_and_leaves_with_127() -> None:
+    said, code = ended(start(spawn_of("test", "/nowhere"), {}, None))
+    assert said == "[Errno 2] No such file or directory: '/nowhere'"
+    assert code == NOT_RUN
+
+
+def test_arguments_name_the_descriptors_in_order() -> None:
+    read, write = os.pipe()
+    ears, mouth = os.pipe()
+    spawn = spawn_of("test", sys.executable, "-c", "import os, sys; print(sys.argv[1:]); os.write(1, b'')")
+    assert ended(start(spawn, {"lifeline": read, "listen:http": write}, mouth)) == ("", 0)
+    assert os.read(ears, 1000).decode() == f"['lifeline={read}', 'listen:http={write}']\n"
+    assert not os.get_inheritable(read)
+    close_all([read, write, ears, mouth])
+
+
+def test_signals_that_the_parent_ignores_or_blocks_are_plain_again_in_the_child() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        code = "import signal, sys; blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        code += "sys.exit(len(blocked) + (signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL))"
+        started = start(spawn_of("test", sys.executable, "-c", code), {}, None)
+        assert signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert ended(started) == ("", 0)
+
+
+def test_what_cannot_be_joined_is_named() -> None:
+    spawn = Spawn("test", ("/bin/true",), {}, "/", ("/proc/self/status",), (), False, 0, "")  # noqa: FBT003
+    said, code = ended(start(spawn, {}, None))
+    assert said is not None
+    assert "/proc/self/status" in said
+    assert code == NOT_RUN
+
+
+def test_a_parent_out_of_descriptors_starts_nothing_and_loses_none(tmp_path: Path) -> None:
+    hoard: list[int] = []
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        while True:
+            hoard.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    try:
+        for free in range(4):  # the first descriptor is missing, then the second, and so on
+            close_all([hoard.pop() for _ in range(free)])
+            try:
+                started = start(sh("exit 0"), {}, None)
+            except OSError:
+                continue
+            assert free >= 2
+            assert ended(started)[0] == ""
+    finally:
+        close_all(hoard)
+    assert len(os.listdir("/proc/self/fd")) == before
+    for _ in range(4):
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+
+
+def test_an_oom_score_that_may_not_be_lowered_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, text: str) -> None:
+        raise PermissionError(path, text)
+
+    monkeypatch.setattr("mmsup.supervisor.keeper.spawn._write", refuse)
+    lower_oom_score(-900)

@@ -1,0 +1,362 @@
+"""The same for every kind: v1 for real where this machine has it, v2 on recorded files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keeper_rig import DEADLINE_S, is_alive, keeper_rig, wait_readable, wait_until
+from mmsup.ipc.messages.all import Exited, Signal
+from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.supervisor.linux.cgroup import LOADING, SERVING, Reading, field_of
+from mmsup.supervisor.linux.cgroup_backend import CgroupBackend, Facts, backend, choose, read_facts, settle, sweep
+
+MIB = 1 << 20
+TOP = f"mmsup_test_{os.getpid()}"
+V1 = [cgroup.ROOT / name / TOP for name in ("memory", "freezer", "pids", "cpu")]
+HAS_V1 = os.access(cgroup.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK)
+needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory hierarchy here")
+
+
+# The choice.
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "why"),
+    [
+        (Facts("/a/core", ("memory", "pids"), ("memory",), ""), "v2", "/a/core"),
+        (Facts("/a/core", ("memory",), (), ""), "v2", "/a/core"),
+        (Facts("/a/core", ("pids",), ("memory",), ""), "v1", "memory"),
+        (Facts("/a/core", ("pids",), (), "", is_core=True), "v2", "no memory controller: RLIMIT_DATA"),
+        (Facts("/", (), ("memory", "freezer"), "refused"), "v1", "memory, freezer"),
+        (Facts("/", (), ("freezer", "pids"), "not delegated"), "none", "not delegated"),
+        (Facts("", (), (), "not delegated"), "none", "RLIMIT_DATA"),
+    ],
+)
+def test_the_kind_follows_from_the_facts(facts: Facts, kind: str, why: str) -> None:
+    choice = choose(facts)
+    assert choice.kind == kind
+    assert why in choice.why
+
+
+def test_a_folder_is_named_after_the_state_directory_alone(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    name = cgroup.top_name(str(tmp_path))
+    assert name == cgroup.top_name(str(tmp_path / "link")) == cgroup.top_name(f"{tmp_path}/.")
+    assert name != cgroup.top_name(str(tmp_path / "other"))
+    assert name.startswith("mmsup_")
+
+
+# v2, recorded.
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """A v2 group as systemd delegates it: ours to write, our process in it."""
+    root = tmp_path / "cgroup"
+    folder = root / "system.slice" / "mmsup.service"
+    folder.mkdir(parents=True)
+    (root / "cgroup.controllers").write_text("cpu memory pids\n")
+    recorded(folder)
+    (tmp_path / "own").write_text("0::/system.slice/mmsup.service\n")
+    return folder
+
+
+def recorded(folder: Path, controllers: str = "cpu memory pids\n") -> None:
+    """The files that the kernel gives to each group."""
+    folder.mkdir(exist_ok=True)
+    (folder / "cgroup.controllers").write_text(controllers)
+    for name in ("cgroup.procs", "cgroup.subtree_control"):
+        (folder / name).write_text("")
+
+
+def entered(given: Path, tmp_path: Path) -> CgroupBackend:
+    """As after `settle`: the kernel's files are in all folders, the controllers on, the keeper in the core."""
+    home = given / TOP
+    for folder in (home, home / "core"):
+        recorded(folder)
+    settle(TOP, given.parents[1], tmp_path / "own")
+    (home / "cgroup.subtree_control").write_text("memory pids\n")
+    (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
+    return backend(TOP, given.parents[1], tmp_path / "own")
+
+
+def test_v2_the_keeper_moves_into_the_core_before_it_hands_controllers_on(given: Path, tmp_path: Path) -> None:
+    made = entered(given, tmp_path)
+    assert (given / TOP / "core" / "cgroup.procs").read_text() == "0"
+    assert (given / "cgroup.subtree_control").read_text() == "+memory"
+    assert made.describe() == f"cgroup v2: delegated, /system.slice/mmsup.service/{TOP}/core"
+
+
+def test_v2_a_life_gets_a_group_with_its_cap(given: Path, tmp_path: Path) -> None:
+    made = entered(given, tmp_path)
+    group = made.make("w1.1", 64 * MIB)
+    assert group.name == "w1.1"
+    assert group.procs_files == (f"{given}/{TOP}/w1.1/cgroup.procs",)
+    assert group.cap_bytes == 64 * MIB
+    assert made.lives() == ["w1.1"]
+    assert made.group("w1.1").cap_bytes == 64 * MIB
+    assert made.make("w2.1", None).cap_bytes is None
+
+
+def test_v2_a_group_whose_cap_is_refused_leaves_no_folder(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = entered(given, tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match="Invalid"):
+        made.make("w1.1", 64 * MIB)
+    assert made.lives() == []
+
+
+def test_v2_counters_are_read_as_the_kernel_writes_them(given: Path, tmp_path: Path) -> None:
+    group = entered(given, tmp_path).make("w1.1", 64 * MIB)
+    folder = given / TOP / "w1.1"
+    assert group.read() is None
+    (folder / "memory.current").write_text("50331648\n")
+    (folder / "memory.stat").write_text("anon 41943040\nfile 8388608\ninactive_file 4194304\nactive_file 4194304\n")
+    (folder / "memory.events").write_text("low 0\nhigh 0\nmax 17\noom 3\noom_kill 2\noom_group_kill 1\n")
+    assert group.read() == Reading(50331648, 4194304, 50331648, 2)
+    assert group.usage_bytes() == 50331648
+    (folder / "memory.peak").write_text("67108864\n")
+    assert group.read() == Reading(50331648, 4194304, 67108864, 2)
+
+
+def test_v2_a_group_is_ended_by_the_kernel(given: Path, tmp_path: Path) -> None:
+    made = entered(given, tmp_path)
+    group = made.make("w1.1", None)
+    folder = given / TOP / "w1.1"
+    (folder / "cgroup.procs").write_text(f"{os.getppid()}\n")
+    (folder / "cgroup.kill").write_text("")
+    assert not group.kill()
+    assert (folder / "cgroup.kill").read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    ("controllers", "own", "why"),
+    [
+        ("cpu memory pids\n", "0::/nowhere\n", "no memory controller"),
+        ("cpu memory pids\n", "5:memory:/\n", "no memory controller"),
+    ],
+)
+def test_v2_that_is_not_delegated_is_not_touched(
+    given: Path, tmp_path: Path, controllers: str, own: str, why: str
+) -> None:
+    (given / "cgroup.controllers").write_text(controllers)
+    (tmp_path / "own").write_text(own)
+    made = settle(TOP, given.parents[1], tmp_path / "own")
+    assert why in made.describe()
+    assert made.describe().startswith("no cgroup")
+    assert not (given / TOP).exists()
+
+
+def test_v2_without_the_memory_controller_still_ends_a_life_as_a_whole(given: Path, tmp_path: Path) -> None:
+    home = given / TOP
+    for folder in (given, home, home / "core"):
+        recorded(folder, "pids\n")
+    settle(TOP, given.parents[1], tmp_path / "own")
+    assert (home / "core" / "cgroup.procs").read_text() == "0"
+    assert (given / "cgroup.subtree_control").read_text() == "+pids"
+    (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
+    made = backend(TOP, given.parents[1], tmp_path / "own")
+    assert made.describe().startswith("cgroup v2: delegated")
+    assert "RLIMIT_DATA" in made.describe()
+    group = made.make("w1.1", 64 * MIB)
+    assert group.procs_files == (f"{home}/w1.1/cgroup.procs",)
+    assert (group.cap_bytes, group.read()) == (None, None)
+
+
+def test_v2_without_the_memory_controller_is_left_alone_where_v1_keeps_caps(given: Path, tmp_path: Path) -> None:
+    recorded(given, "pids\n")
+    v1 = given.parents[1] / "memory"
+    v1.mkdir()
+    (v1 / "cgroup.procs").write_text("")
+    made = settle(TOP, given.parents[1], tmp_path / "own")
+    assert made.describe() == "cgroup v1: own folders in memory"
+    assert not (given / TOP).exists()
+
+
+def test_v2_with_foreign_processes_in_it_is_left_as_it_was(given: Path, tmp_path: Path) -> None:
+    (given / "cgroup.subtree_control").unlink()  # as EBUSY: it cannot be written
+    (given / TOP).mkdir()
+    (given / TOP / "core").mkdir()
+    made = settle(TOP, given.parents[1], tmp_path / "own")
+    assert "holds processes that are not ours" in made.describe()
+    assert not (given / TOP).exists()
+
+
+def test_the_brain_finds_what_the_keeper_set_up_and_a_stranger_does_not(given: Path, tmp_path: Path) -> None:
+    entered(given, tmp_path)
+    assert read_facts(TOP, given.parents[1], tmp_path / "own").enabled == ("memory", "pids")
+    assert read_facts("mmsup_test_other", given.parents[1], tmp_path / "own").enabled == ()
+
+
+# None.
+
+
+def test_without_groups_nothing_is_made_and_nothing_claimed(tmp_path: Path) -> None:
+    made = settle(TOP, tmp_path, tmp_path / "own")
+    group = made.make("w1.1", 64 * MIB)
+    assert (group.name, group.procs_files, group.cap_bytes, group.read()) == ("", (), None, None)
+    assert made.lives() == []
+    assert made.leave()
+    assert "RLIMIT_DATA" in made.describe()
+
+
+# v1, for real.
+
+
+@pytest.fixture
+def v1() -> Iterator[CgroupBackend]:
+    made = settle(TOP)
+    try:
+        yield made
+    finally:
+        assert cgroup.leave(made)
+        assert not any(top.exists() for top in V1)
+
+
+def inside(procs_files: tuple[str, ...], code: str) -> subprocess.Popen[bytes]:
+    """A process that joins the group as a child of the keeper does."""
+    join = "import sys\nfor path in sys.argv[1:]: open(path, 'w').write('0')\n"
+    return subprocess.Popen([sys.executable, "-c", join + code, *procs_files], stdout=subprocess.PIPE)
+
+
+@needs_v1
+@pytest.mark.cgroup1
+@pytest.mark.slow
+class TestV1:
+    def test_v1_is_chosen_and_says_so(self, v1: CgroupBackend) -> None:
+        assert v1.describe() == "cgroup v1: own folders in memory, freezer, pids, cpu"
+
+    def test_a_cap_is_the_kernels_and_swap_does_not_get_around_it(self, v1: CgroupBackend) -> None:
+        group = v1.make("w1.1", 64 * MIB)
+        assert group.cap_bytes == 64 * MIB
+        with_swap = V1[0] / "w1.1" / "memory.memsw.limit_in_bytes"
+        assert not with_swap.exists() or int(with_swap.read_text()) == 64 * MIB
+        assert (V1[2] / "w1.1" / "pids.max").read_text() == f"{cgroup.PIDS_LIMIT}\n"
+        assert v1.make("w2.1", None).cap_bytes is None
+
+    def test_who_loads_has_half_of_the_share_of_who_serves(self, v1: CgroupBackend) -> None:
+        group, shares = v1.make("w1.1", None), V1[3] / "w1.1" / "cpu.shares"
+        assert shares.read_text() == "1024\n"
+        group.compete(LOADING)
+        assert shares.read_text() == "512\n"
+        group.compete(SERVING)
+        assert shares.read_text() == "1024\n"
+
+    def test_an_oom_kill_is_counted_and_a_plain_kill_is_not(self, v1: CgroupBackend) -> None:
+        killed = v1.make("w1.1", 64 * MIB)
+        with inside(killed.procs_files, "print('in', flush=True)\nimport time; time.sleep(1000)") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"in\n"
+            process.kill()
+        assert field_of((V1[0] / "w1.1" / "memory.oom_control").read_text(), "oom_kill") == 0
+        greedy = v1.make("w2.1", 64 * MIB)
+        with inside(greedy.procs_files, f"bytearray({256 * MIB})") as process:
+            assert process.wait(DEADLINE_S) == -signal.SIGKILL
+        reading = greedy.read()
+        assert reading is not None
+        assert reading.oom_kills == 1
+        assert 60 * MIB < reading.peak_bytes <= 64 * MIB
+
+    def test_usage_rises_with_what_is_used(self, v1: CgroupBackend) -> None:
+        group = v1.make("w1.1", None)
+        code = f"kept = b'x' * {32 * MIB}\nprint('in', flush=True)\nimport time; time.sleep(1000)"
+        with inside(group.procs_files, code) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            reading = group.read()
+            assert reading is not None
+            assert reading.usage_bytes >= 32 * MIB
+            assert (group.usage_bytes() or 0) >= 32 * MIB
+            assert reading.peak_bytes >= reading.usage_bytes - MIB
+            process.kill()
+
+    def test_all_in_a_group_end_whatever_their_session(self, v1: CgroupBackend) -> None:
+        group = v1.make("w1.1", None)
+        code = "import os, time\nprint(os.fork() or os.setsid() or os.getpid(), flush=True)\ntime.sleep(1000)"
+        with inside(group.procs_files, code) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
+            wait_until(group.kill, "nobody left")
+            assert process.wait(DEADLINE_S) == -signal.SIGKILL
+        wait_until(group.remove, "removed")
+        assert group.read() is None
+
+    def test_a_group_in_use_is_not_removed(self, v1: CgroupBackend) -> None:
+        group = v1.make("w1.1", None)
+        with inside(group.procs_files, "print('in', flush=True)\nimport time; time.sleep(1000)") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert not group.remove()
+            assert v1.make("w1.1", None).name == "w1.1~2"
+            process.kill()
+        assert v1.lives() == ["w1.1", "w1.1~2"]
+        wait_until(lambda: sweep(v1), "swept")
+        assert v1.lives() == []
+
+    def test_a_start_ends_what_a_former_life_left_and_nothing_else(self, v1: CgroupBackend) -> None:
+        other = settle(f"{TOP}_other")
+        bystander = other.make("w1.1", None)
+        leftover = v1.make("w1.1", None)
+        code = "print('in', flush=True)\nimport time; time.sleep(1000)"
+        with inside(leftover.procs_files, code) as victim, inside(bystander.procs_files, code) as process:
+            for each in (victim, process):
+                assert each.stdout is not None
+                each.stdout.readline()
+            pidfd = os.pidfd_open(victim.pid)
+            settle(TOP)
+            wait_readable(pidfd, "death")
+            os.close(pidfd)
+            assert is_alive(process.pid)
+            process.kill()
+        assert cgroup.leave(other)
+
+    def test_a_refusal_of_the_kernel_is_an_error(self, v1: CgroupBackend) -> None:
+        with pytest.raises(OSError, match="Invalid argument"):
+            v1.make("w1.1", -5)
+
+    def test_a_child_joins_and_its_whole_group_ends_with_it(self, tmp_path: Path) -> None:
+        with keeper_rig(tmp_path) as rig:
+            made = backend(cgroup.top_name(rig.settings.state_dir))
+            brain = rig.greeted_brain()
+            group = made.make("w1.1", None)
+            script = "setsid sleep 1000 & wait"
+            kid = brain.spawn("worker.1.1", "/bin/sh", "-c", script, procs_files=group.procs_files)
+            wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
+            (grandchild,) = set(map(int, Path(group.procs_files[0]).read_text().split())) - {kid.pid}
+            brain.say(Signal("worker.1.1", signal.SIGKILL))
+            brain.hear(Exited)
+            wait_until(lambda: not is_alive(grandchild), "the grandchild ended too")
+            rig.finish(brain)
+            assert made.lives() == []
+            assert not any(
+                (cgroup.ROOT / name / cgroup.top_name(rig.settings.state_dir)).exists() for name in ("memory",)
+            )
+
+    def test_what_survives_a_killed_keeper_is_ended_by_the_next(self, tmp_path: Path) -> None:
+        with keeper_rig(tmp_path) as rig:
+            made = backend(cgroup.top_name(rig.settings.state_dir))
+            brain = rig.greeted_brain()
+            group = made.make("w1.1", None)
+            kid = brain.spawn("worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files)
+            wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
+            rig.process.kill()
+            wait_readable(kid.pidfd, "death")
+            rig.process.wait(DEADLINE_S)
+            rig.process = rig.launch()
+            second = rig.greeted_brain()
+            assert made.lives() == []
+            rig.finish(second)

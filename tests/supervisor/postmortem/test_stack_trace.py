@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mmsup.supervisor.postmortem import stack_trace as stack
+
+CRASH = """Fatal Python error: Segmentation fault
+
+Stack (most recent call first):
+  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
+  File "/models/m/1/model.py", line 25 in harm
+  File "/opt/mmsup/worker/loop.py", line 86 in run
+
+Extension modules: numpy.linalg (total: 1)
+"""
+ANSWER = """Thread 0x00007f0000000001 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 324 in wait
+
+Current thread 0x00007f0000000002 (most recent call first):
+  File "/models/m/1/model.py", line 47 in infer
+  File "/opt/mmsup/worker/loop.py", line 86 in run
+
+Thread 0x00007f0000000003 (most recent call first):
+  File "/models/m/1/model.py", line 9 in helper
+"""
+
+
+def test_a_crash_says_what_it_was_where_it_stood_and_where_the_model_called() -> None:
+    read = stack.read(CRASH)
+    assert read.fatal == "Segmentation fault"
+    assert str(read.innermost()) == "string_at (__init__.py, line 519)"
+    assert read.of_model("/models/m/1") == stack.Frame("/models/m/1/model.py", 25, "harm")
+    assert len(read.frames) == 3
+
+
+def test_of_all_threads_the_current_one_speaks() -> None:
+    read = stack.read(ANSWER)
+    assert (read.fatal, len(read.threads), read.current) == ("", 3, 1)
+    assert read.innermost() == read.of_model("/models/m/1/") == stack.Frame("/models/m/1/model.py", 47, "infer")
+
+
+def test_where_the_current_thread_is_none_of_the_models_another_one_is_found() -> None:
+    text = ANSWER.replace('/models/m/1/model.py", line 47', '/lib/x.py", line 47')
+    assert stack.read(text).of_model("/models/m/1") == stack.Frame("/models/m/1/model.py", 9, "helper")
+    assert stack.read(text).of_model("/models/m/11") is None
+
+
+def test_a_whole_answer_ends_at_the_bottom_of_the_main_thread() -> None:
+    bottom = '  File "<frozen runpy>", line 198 in _run_module_as_main\n'
+    assert stack.is_whole(ANSWER + bottom)
+    assert not stack.is_whole(ANSWER)
+    assert not stack.is_whole(ANSWER + bottom[:-1])
+    assert not stack.is_whole("")
+
+
+def test_where_no_thread_is_called_the_current_one_the_last_is() -> None:
+    assert stack.read(ANSWER.replace("Current thread", "Thread")).current == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "is_answer"),
+    [
+        (CRASH, False),
+        (ANSWER, True),
+        ("\nCurrent thread 0x1 (most recent call first):", True),
+        ("", False),
+        ("x", False),
+    ],
+)
+def test_an_answer_is_told_from_a_crash(text: str, is_answer: bool) -> None:
+    assert stack.is_answer(text) == is_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "gist"),
+    [
+        (CRASH, 'Segmentation fault, File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at'),
+        (ANSWER, 'a stack, File "/models/m/1/model.py", line 47 in infer'),
+        ("Fatal Python error: Aborted\n", "Aborted"),
+        ("what a model wrote\nthere", "what a model wrote"),
+        ("", ""),
+        ("\n", ""),
+    ],
+)
+def test_the_gist_is_one_line(text: str, gist: str) -> None:
+    assert stack.gist(text) == gist
+
+
+def test_whatever_a_worker_writes_is_read_and_bounded() -> None:
+    rng = random.Random(7)
+    lines = [*CRASH.splitlines(), *ANSWER.splitlines(), "  File", '  File "x", line 99999999999999999999 in y', "\0"]
+    for _ in range(300):
+        text = "\n".join(rng.choice(lines)[: rng.randrange(80)] for _ in range(rng.randrange(30)))
+        read = stack.read(text)
+        assert not read.threads or 0 <= read.current < len(read.threads)
+    frames = '  File "x", line 1 in y\n'
+    many = stack.read(("Thread 0x1 (most recent call first):\n" + frames * 200) * 200)
+    assert len(many.threads) <= stack.THREADS + 1
+    assert len(many.threads[0]) == stack.FRAMES

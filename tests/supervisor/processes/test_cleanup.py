@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmsup.supervisor.linux.cgroup import Group
+from mmsup.supervisor.processes.cleanup import STEPS, Graves, removal
+
+
+class Dying(Group):
+    """A group whose last process takes its time."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(())
+        self.looks = looks
+        self.removed = asyncio.Event()
+
+    def kill(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    def remove(self) -> bool:
+        self.removed.set()
+        return True
+
+
+def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    scratch = tmp_path / "scratch"
+    (scratch / "deep" / "deeper").mkdir(parents=True)
+    (scratch / "link").symlink_to(precious)
+    (scratch / "deep" / "file").write_text("x")
+    for _ in removal(str(scratch)):
+        pass
+    assert not scratch.exists()
+    assert (precious / "file").read_text() == "mine"
+
+
+@pytest.fixture
+def abyss(tmp_path: Path) -> Iterator[Path]:
+    """A tree about as deep as a path can name, which no function that calls itself can walk."""
+    deepest = str(tmp_path / "scratch")
+    os.mkdir(deepest)
+    for _ in range(1500):
+        deepest += "/d"
+        os.mkdir(deepest)
+    yield tmp_path / "scratch"
+    subprocess.run(["/bin/rm", "-rf", str(tmp_path / "scratch")], check=True)
+
+
+def test_a_tree_as_deep_as_a_path_can_be_is_removed_with_few_descriptors(abyss: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    assert max(len(os.listdir("/proc/self/fd")) for _ in removal(str(abyss))) <= before + 2
+    assert not abyss.exists()
+
+
+def test_what_cannot_be_removed_is_left_and_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch" / "deep").mkdir(parents=True)
+    (tmp_path / "scratch" / "deep" / "file").touch()
+    refusal = PermissionError(1, "Operation not permitted")
+
+    def refuse(_: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert len(list(removal(str(tmp_path / "scratch")))) < 10
+    assert (tmp_path / "scratch" / "deep" / "file").exists()
+
+
+def test_a_folder_that_is_not_there_is_removed_already(tmp_path: Path) -> None:
+    assert list(removal(str(tmp_path / "none"))) == []
+
+
+def test_one_turn_removes_a_bounded_number_of_names(tmp_path: Path) -> None:
+    async def run() -> None:
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        for number in range(STEPS * 2):
+            (scratch / str(number)).touch()
+        graves = Graves()
+        graves.bury(None, str(scratch), str(tmp_path / "socket"))
+        assert len(list(scratch.iterdir())) == STEPS
+        graves.close()
+
+    asyncio.run(run())
+
+
+def test_a_group_is_looked_at_again_until_nobody_is_left(tmp_path: Path) -> None:
+    async def run() -> None:
+        (tmp_path / "socket").touch()
+        group = Dying(looks=3)
+        graves = Graves()
+        graves.bury(group, str(tmp_path / "scratch"), str(tmp_path / "socket"))
+        assert not (tmp_path / "socket").exists()
+        async with asyncio.timeout(10):
+            await group.removed.wait()
+        graves.close()
+
+    asyncio.run(run())

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from mmsup.supervisor.config.config_error import Wrong
+from mmsup.supervisor.repository.artifact import ENGINES, Artefact, choose
+
+
+@pytest.mark.parametrize(
+    ("files", "engine", "name", "expected"),
+    [
+        ("model.onnx labels.txt", "", "", Artefact("model.onnx", "ort")),
+        ("model.pt", "", "", Artefact("model.pt", "pytorch")),
+        ("model.pt2", "", "", Artefact("model.pt2", "pytorch")),
+        ("model.py", "", "", Artefact("model.py", "custom")),
+        ("model.safetensors model.py", "", "", Artefact("model.safetensors", "pytorch")),
+        ("model.safetensors model.py", "pytorch", "", Artefact("model.safetensors", "pytorch")),
+        ("model.safetensors model.py", "custom", "", Artefact("model.py", "custom")),
+        ("model.onnx model.py", "custom", "", Artefact("model.py", "custom")),
+        ("model.onnx model.py", "ort", "", Artefact("model.onnx", "ort")),
+        ("model.onnx small.onnx", "", "small.onnx", Artefact("small.onnx", "ort")),
+        ("model.pt model.pt2", "pytorch", "model.pt", Artefact("model.pt", "pytorch")),
+        ("net.pth", "", "net.pth", Artefact("net.pth", "pytorch")),
+        ("model.onnx/model.onnx", "", "", Artefact("model.onnx/model.onnx", "ort")),
+        ("big.onnx/big.onnx", "ort", "big.onnx", Artefact("big.onnx/big.onnx", "ort")),
+    ],
+)
+def test_the_one_file_that_can_be_meant_is_chosen(files: str, engine: str, name: str, expected: Artefact) -> None:
+    assert choose(files.split(), engine, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "engine", "name", "words"),
+    [
+        ("", "", "", "holds no model.onnx, model.pt2, model.pt, model.safetensors, model.py"),
+        ("README", "ort", "", "holds no model.onnx"),
+        ("resnet.onnx", "", "", "there is resnet.onnx: name it in default_model_filename"),
+        ("model.onnx model.pt", "", "", "holds model.onnx and model.pt: say which by backend"),
+        ("model.pt model.pt2", "pytorch", "", "say which"),
+        ("model.onnx", "", "small.onnx", '"small.onnx", its default_model_filename, is not there'),
+        ("model.onnx", "pytorch", "model.onnx", "no file that pytorch loads; it would end in .pt, .pth, .pt2"),
+        ("model.bin", "", "model.bin", "no file that any engine loads"),
+        ("model.safetensors", "", "", "model.py with a class Model is missing"),
+        ("model.safetensors", "pytorch", "", "model.py with a class Model is missing"),
+    ],
+)
+def test_none_or_more_than_one_is_wrong_and_says_what_would_help(
+    files: str, engine: str, name: str, words: str
+) -> None:
+    with pytest.raises(Wrong) as wrong:
+        choose(files.split(), engine, name)
+    assert words in str(wrong.value)
+
+
+def test_only_weights_with_a_class_need_trust_and_only_some_files_tell_their_tensors() -> None:
+    made = {file: choose([file, "model.py"], engine) for engine, kind in ENGINES.items() for file in kind.usual}
+    assert [file for file, each in made.items() if each.needs_trust] == ["model.safetensors"]
+    assert [file for file, each in made.items() if each.tells_tensors] == ["model.onnx", "model.pt2"]
+    assert made["model.pt"].platform == "pytorch_libtorch"

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import pytest
+
+from mmsup.supervisor.repository.config_pbtxt import message_descriptor, read_json, read_pbtxt
+from mmsup.supervisor.repository.model_config import REFUSED, WITHOUT_EFFECT, Declared, VersionPolicy, declared
+
+HONOURED = {
+    "name",
+    "platform",
+    "backend",
+    "version_policy",
+    "max_batch_size",
+    "input",
+    "output",
+    "instance_group",
+    "dynamic_batching",
+    "default_model_filename",
+    "parameters",
+    "model_transaction_policy",
+}
+
+
+def meaning(text: str) -> Declared:
+    return declared(read_pbtxt(text, "m/config.pbtxt"), "m")
+
+
+def test_every_field_is_honoured_or_warned_about_or_refused_and_none_passed_over() -> None:
+    known = {field.name for field in message_descriptor().fields}
+    groups = (HONOURED, set(WITHOUT_EFFECT), set(REFUSED))
+    assert set.union(*groups) == known
+    assert sum(len(each) for each in groups) == len(known)
+
+
+def test_nothing_said_is_no_key_and_the_latest_version() -> None:
+    assert meaning("") == Declared({})
+
+
+@pytest.mark.parametrize(
+    ("text", "engine"),
+    [
+        ('backend: "onnxruntime"', "ort"),
+        ('backend: "pytorch"', "pytorch"),
+        ('backend: "python"', "custom"),
+        ('platform: "onnxruntime_onnx"', "ort"),
+        ('platform: "pytorch_libtorch"', "pytorch"),
+        ('platform: "onnxruntime_onnx" backend: "onnxruntime"', "ort"),
+        ('backend: ""', ""),
+    ],
+)
+def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
+    assert meaning(text).engine == engine
+    assert meaning(text).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ('name: "other"', "m/config.pbtxt:1: name", "not the name of the folder"),
+        ('backend: "onxruntime"', "m/config.pbtxt:1: backend", "the nearest is onnxruntime"),
+        ('backend: "tensorrt"', "m/config.pbtxt:1: backend", "not served by this version"),
+        ('backend: "python" platform: "onnxruntime_onnx"', "m/config.pbtxt:1: platform", "contradicts"),
+        ("max_batch_size: -1", "m/config.pbtxt:1: max_batch_size", "not between 0"),
+        ('default_model_filename: "../x.onnx"', "m/config.pbtxt:1: default_model_filename", "not the name of a file"),
+        ('default_model_filename: ".."', "m/config.pbtxt:1: default_model_filename", "not the name of a file"),
+        ('input { name: "x" data_type: TYPE_FP32 }', "m/config.pbtxt:1: input[0].dims", "is missing"),
+        ("input { data_type: TYPE_FP32 dims: 1 }", "m/config.pbtxt:1: input[0].name", "is missing"),
+        ('input { name: "x" dims: 1 }', "m/config.pbtxt:1: input[0].datatype", "is missing"),
+        ('input { name: "x" data_type: TYPE_INVALID dims: 1 }', "m/config.pbtxt:1: input[0].data_type", "no datatype"),
+        ('input { name: "x" data_type: TYPE_FP32 dims: 0 }', "m/config.pbtxt:1: input[0].dims", "no size"),
+        (
+            'input { name: "x" data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }',
+            "m/config.pbtxt:1: input[0].reshape",
+            "not built",
+        ),
+        (
+            'input { name: "x" data_type: TYPE_FP32 dims: [3, 2] format: FORMAT_NCHW }',
+            "m/config.pbtxt:1: input[0].format",
+            "has 3 dimensions, dims has 2",
+        ),
+        (
+            'output { name: "x" data_type: TYPE_FP32 dims: 1 is_shape_tensor: true }',
+            "m/config.pbtxt:1: output[0].is_shape_tensor",
+            "not built",
+        ),
+        ("instance_group { count: -1 }", "m/config.pbtxt:1: instance_group[0].count", "not between"),
+        ("instance_group { kind: KIND_CPU gpus: 0 }", "m/config.pbtxt:1: instance_group[0].gpus", "KIND_CPU"),
+        ("instance_group { gpus: -1 }", "m/config.pbtxt:1: instance_group[0].gpus", "no GPU has"),
+        ("instance_group { count: 200 } instance_group { count: 200 }", "m/config.pbtxt:1: instance_group", "400"),
+        ("version_policy { latest { num_versions: 0 } }", "m/config.pbtxt:1: version_policy.latest", "at least 1"),
+        ("version_policy { specific {} }", "m/config.pbtxt:1: version_policy.specific", "at least one"),
+        ("sequence_batching {}", "m/config.pbtxt:1: sequence_batching", "answers would differ"),
+        ("ensemble_scheduling {}", "m/config.pbtxt:1: ensemble_scheduling", "not built"),
+        (
+            "model_transaction_policy { decoupled: true }",
+            "m/config.pbtxt:1: model_transaction_policy.decoupled",
+            "stream",
+        ),
+        (
+            'parameters { key: "mmsup_memori" value { string_value: "1" } }',
+            "m/config.pbtxt:1: parameters.mmsup_memori",
+            "the nearest is mmsup_memory",
+        ),
+        (
+            'parameters { key: "mmsup_memory" value { string_value: "4 gigs" } }',
+            "m/config.pbtxt:1: parameters.mmsup_memory",
+            '"4 gigs" is not a size',
+        ),
+        (
+            'parameters { key: "mmsup_env" value { string_value: "{A" } }',
+            "m/config.pbtxt:1: parameters.mmsup_env",
+            "is no YAML",
+        ),
+    ],
+)
+def test_what_is_wrong_or_would_change_answers_is_refused_with_place_and_reason(
+    text: str, place: str, words: str
+) -> None:
+    (fault,) = meaning(text).faults
+    assert fault.place == place
+    assert words in fault.text
+
+
+def test_all_faults_of_a_file_come_together() -> None:
+    found = meaning(
+        'name: "x"\nbackend: "y"\nmax_batch_sise: 1\nsequence_batching {}\ninput { dims: 1 }\nbatch_input {}\n'
+    )
+    assert [each.place.split(":")[1] for each in found.faults] == ["3", "1", "2", "5", "5", "4", "6"]
+
+
+@pytest.mark.parametrize("word", WITHOUT_EFFECT)
+def test_what_has_no_effect_is_one_warning_and_no_fault(word: str) -> None:
+    kind = message_descriptor().fields_by_name[word]
+    value = f'{word}: "x"' if kind.message_type is None else f"{word} {{}}"
+    found = meaning(value)
+    assert found.faults == ()
+    assert [(each.place, each.text) for each in found.warnings] == [
+        (f"m/config.pbtxt:1: {word}", "is read, and has no effect in this version")
+    ]
+
+
+def test_what_is_switched_off_is_neither_refused_nor_warned_about() -> None:
+    found = meaning(
+        "model_transaction_policy { decoupled: false }"
+        'input { name: "x" data_type: TYPE_FP32 dims: 1 is_shape_tensor: false allow_ragged_batch: false }'
+        "instance_group { passive: false }"
+    )
+    assert found.faults == found.warnings == ()
+
+
+def test_tensors_become_the_keys_inputs_and_outputs() -> None:
+    found = meaning(
+        'input { name: "x" data_type: TYPE_STRING dims: [-1, 3] optional: true }'
+        'output { name: "y" data_type: TYPE_BF16 dims: 1 label_filename: "l.txt" }'
+    )
+    assert found.keys == {
+        "inputs": [{"name": "x", "datatype": "BYTES", "shape": [-1, 3], "optional": True}],
+        "outputs": [{"name": "y", "datatype": "BF16", "shape": [1], "optional": False}],
+    }
+    assert [each.place for each in found.warnings] == ["m/config.pbtxt:1: output[0].label_filename"]
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("instance_group { count: 3 }", {"instances": 3}),
+        ("instance_group { }", {"instances": 1}),
+        ("instance_group { kind: KIND_CPU count: 2 }", {"instances": 2, "device": "cpu"}),
+        ("instance_group { kind: KIND_GPU }", {"instances": 1, "device": "cuda"}),
+        ("instance_group { kind: KIND_GPU gpus: 2 }", {"instances": 1, "device": "cuda:2"}),
+        ("instance_group { gpus: 2 }", {"instances": 1, "device": "cuda:2"}),
+        ("instance_group { kind: KIND_AUTO }", {"instances": 1, "device": "auto"}),
+        ("instance_group { kind: KIND_MODEL }", {"instances": 1, "device": "auto"}),
+        ("instance_group { count: 2 kind: KIND_CPU } instance_group { count: 1 }", {"instances": 3, "device": "cpu"}),
+    ],
+)
+def test_instance_groups_become_the_keys_instances_and_device(text: str, keys: dict[str, object]) -> None:
+    assert meaning(text).keys == keys
+    assert meaning(text).warnings == ()
+
+
+def test_instances_on_several_devices_are_counted_and_the_one_device_is_said() -> None:
+    found = meaning("instance_group { count: 2 kind: KIND_GPU gpus: [0, 1] }")
+    assert found.keys == {"instances": 4, "device": "cuda:0"}
+    assert "all instances run on cuda:0" in found.warnings[0].text
+
+
+def test_parameters_of_ours_are_keys_and_the_others_go_to_the_model() -> None:
+    found = meaning(
+        'parameters { key: "labels" value { string_value: "a,b" } }'
+        'parameters { key: "mmsup_memory" value { string_value: "1GiB" } }'
+        'parameters { key: "mmsup_pin" value { string_value: "true" } }'
+        'parameters { key: "mmsup_env" value { string_value: "{OMP_NUM_THREADS: 1}" } }'
+    )
+    assert found.faults == ()
+    assert found.keys == {
+        "parameters": {"labels": "a,b"},
+        "memory": 1 << 30,
+        "pin": True,
+        "env": {"OMP_NUM_THREADS": "1"},
+    }
+
+
+@pytest.mark.parametrize("key", ["mmsup_python", "mmsup_env", "mmsup_trusted", "mmsup_memory", "mmsup_x"])
+def test_a_client_cannot_say_what_only_the_operator_may(key: str) -> None:
+    text = f'{{"parameters": {{"{key}": {{"string_value": "true"}}}}}}'
+    found = declared(read_json(text, "m: parameter config"), "m", from_client=True)
+    assert found.keys == {}
+    assert "operator" in found.faults[0].text
+
+
+@pytest.mark.parametrize(
+    ("policy", "chosen"),
+    [
+        (VersionPolicy(), ("10",)),
+        (VersionPolicy(latest=2), ("9", "10")),
+        (VersionPolicy(latest=9), ("1", "2", "9", "10")),
+        (VersionPolicy(every=True), ("1", "2", "9", "10")),
+        (VersionPolicy(specific=(10, 1, 77)), ("1", "10")),
+        (VersionPolicy(specific=(77,)), ()),
+    ],
+)
+def test_versions_are_chosen_by_number_and_not_by_spelling(policy: VersionPolicy, chosen: tuple[str, ...]) -> None:
+    assert policy.chosen(("10", "9", "1", "2")) == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("version_policy { latest {} }", VersionPolicy()),
+        ("version_policy { latest { num_versions: 3 } }", VersionPolicy(latest=3)),
+        ("version_policy { all {} }", VersionPolicy(every=True)),
+        ("version_policy { specific { versions: [2, 1] } }", VersionPolicy(specific=(2, 1))),
+    ],
+)
+def test_the_version_policy_is_read(text: str, policy: VersionPolicy) -> None:
+    assert meaning(text).policy == policy

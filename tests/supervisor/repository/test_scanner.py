@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.gpu.selection import resolved
+from mmsup.supervisor.repository.scanner import SPEC_LIMIT, ModelEntry, Repository, Root, override, scan, scan_model
+
+IO = 'input { name: "x" data_type: TYPE_FP32 dims: [4] }\noutput { name: "y" data_type: TYPE_FP32 dims: [-1] }\n'
+IO_YAML = "inputs: [{name: x, datatype: FP32, shape: [4]}]\noutputs: [{name: y, datatype: FP32, shape: [-1]}]\n"
+Lay = Callable[[dict[str, str]], Settings]
+
+
+@pytest.fixture
+def lay(tmp_path: Path) -> Lay:
+    """Lay files into a repository."""
+
+    def write(files: dict[str, str]) -> Settings:
+        for name, text in files.items():
+            path = tmp_path / "models" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return Settings((str(tmp_path / "models"),), "/run/x", "/var/x")
+
+    return write
+
+
+def entry(settings: Settings, name: str = "m") -> ModelEntry:
+    found = scan(settings).models[name]
+    assert scan_model(settings, name) == found
+    return found
+
+
+def spec(settings: Settings, name: str = "m") -> ModelSpec:
+    found = entry(settings, name)
+    assert found.faults == ()
+    (only,) = found.specs
+    return only
+
+
+def faults(found: ModelEntry) -> list[str]:
+    assert found.specs == ()
+    return [str(each) for each in found.faults]
+
+
+def test_an_onnx_file_alone_is_a_model_with_every_default(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    directory = os.path.join(settings.repositories[0], "m", "1")
+    assert spec(settings) == ModelSpec("m", "1", directory, "model.onnx", "ort", "onnxruntime_onnx")
+
+
+@pytest.mark.parametrize(
+    ("file", "engine", "platform"),
+    [
+        ("model.onnx", "ort", "onnxruntime_onnx"),
+        ("model.pt", "pytorch", "pytorch_libtorch"),
+        ("model.pt2", "pytorch", "pytorch_libtorch"),
+        ("model.py", "custom", "python"),
+    ],
+)
+def test_each_kind_of_artefact_has_its_engine(lay: Lay, file: str, engine: str, platform: str) -> None:
+    made = spec(lay({f"m/1/{file}": "", "m/config.pbtxt": IO}))
+    assert (made.artefact, made.engine, made.platform) == (file, engine, platform)
+
+
+@pytest.mark.parametrize("file", ["model.pt", "model.py"])
+def test_a_file_that_does_not_tell_its_tensors_wants_them_declared(lay: Lay, file: str) -> None:
+    settings = lay({f"m/1/{file}": ""})
+    text = f"m/1: {file} does not tell its inputs and outputs: declare them in config.pbtxt or mmsup.yaml"
+    assert faults(entry(settings)) == [text]
+    assert entry(settings).broken == {"1": text.removeprefix("m/1: ")}
+    settings = lay({"m/mmsup.yaml": IO_YAML})
+    assert spec(settings).inputs == (TensorSpec("x", "FP32", (4,)),)
+
+
+def test_weights_with_a_class_want_trust(lay: Lay) -> None:
+    settings = lay({"m/1/model.safetensors": "", "m/1/model.py": "", "m/mmsup.yaml": IO_YAML})
+    assert "say trusted: true" in faults(entry(settings))[0]
+    made = spec(lay({"m/mmsup.yaml": IO_YAML + "trusted: true"}))
+    assert (made.artefact, made.engine, made.trusted) == ("model.safetensors", "pytorch", True)
+
+
+def test_all_that_a_configuration_says_reaches_the_spec(lay: Lay) -> None:
+    text = (
+        'name: "m"\nbackend: "python"\nmax_batch_size: 8\ndefault_model_filename: "net.py"\n'
+        "instance_group { count: 2 kind: KIND_GPU gpus: 1 }\nversion_policy { specific { versions: [1, 2] } }\n"
+        'parameters { key: "k" value { string_value: "v" } }\n'
+    )
+    settings = lay({"m/1/net.py": "", "m/2/net.py": "", "m/3/net.py": "", "m/config.pbtxt": text + IO})
+    found = entry(settings)
+    assert [each.version for each in found.specs] == ["1", "2"]
+    assert found.all_versions == ("1", "2", "3")
+    made = found.specs[0]
+    assert (made.max_batch_size, made.artefact, made.instances, made.device) == (8, "net.py", 2, "cuda:1")
+    assert made.parameters == {"k": "v"}
+    assert made.outputs == (TensorSpec("y", "FP32", (-1,)),)
+    assert made.config["instance_group"] == [{"count": 2, "kind": "KIND_GPU", "gpus": [1]}]
+
+
+def test_the_nearer_file_wins_key_by_key(lay: Lay) -> None:
+    text = (
+        "max_batch_size: 3\ninstance_group { count: 3 }\n"
+        'parameters { key: "mmsup_max_queue" value { string_value: "3" } }'
+        'parameters { key: "a" value { string_value: "3" } }'
+    )
+    settings = lay({"m/1/model.onnx": "", "m/config.pbtxt": text, "m/mmsup.yaml": "max_queue: 4\nenv: {D: 4}\n"})
+    everywhere = {"max_queue": 1, "instances": 1, "max_batch_size": 1, "memory": "1GiB", "priority": 1}
+    named = {"max_queue": 2, "instances": 2, "max_batch_size": 2, "memory": "2GiB", "env": {"B": "2"}}
+    made = spec(replace(settings, defaults=everywhere, models={"m": named, "other": {"memory": "3GiB"}}))
+    assert made.max_queue == 4
+    assert (made.instances, made.max_batch_size, made.parameters) == (3, 3, {"a": "3"})
+    assert made.memory_bytes == 2 << 30
+    assert made.priority == 1
+    assert made.env == {"B": "2", "D": "4"}
+
+
+def test_keys_of_a_later_version_are_checked_and_warned_about(lay: Lay) -> None:
+    found = entry(lay({"m/1/model.onnx": "", "m/mmsup.yaml": "ttl: 1h\npin: true\n"}))
+    assert [str(each) for each in found.warnings] == [
+        "m: ttl: is read, and has no effect in this version",
+        "m: pin: is read, and has no effect in this version",
+    ]
+    assert len(found.specs) == 1
+
+
+def test_all_faults_of_a_model_come_together_and_its_neighbour_notices_nothing(lay: Lay) -> None:
+    settings = lay(
+        {
+            "good/1/model.onnx": "",
+            "bad/1/model.onnx": "",
+            "bad/config.pbtxt": 'name: "bed"\nmax_batch_sise: 1\n',
+            "bad/mmsup.yaml": "memory: 4 gigs\ninstancs: 2\n",
+            "text/1/model.onnx": "",
+            "text/config.pbtxt": "input {",
+            "yaml/1/model.onnx": "",
+            "yaml/mmsup.yaml": "a: [",
+            "empty/readme.txt": "",
+        }
+    )
+    found = scan(settings)
+    assert faults(found.models["bad"]) == [
+        'bad/mmsup.yaml:1: memory: "4 gigs" is not a size; one is 512MiB or 4GiB',
+        'bad/mmsup.yaml:2: instancs: "instancs" is not known; the nearest is instances',
+        'bad/config.pbtxt:2: max_batch_sise: "max_batch_sise" is not known; the nearest is max_batch_size',
+        'bad/config.pbtxt:1: name: "bed" is not the name of the folder, "bad"',
+    ]
+    assert faults(found.models["text"])[0].startswith("text/config.pbtxt:1: ")
+    assert faults(found.models["yaml"])[0].startswith("yaml/mmsup.yaml:1: is no YAML")
+    assert faults(found.models["empty"])[0].startswith("empty: has no version")
+    assert len(found.models["good"].specs) == 1
+    assert found.models["good"].faults == found.faults == ()
+    assert found.models["bad"].reason.count("; ") >= 3
+
+
+def test_a_faulty_configuration_is_not_blamed_for_what_it_may_have_said(lay: Lay) -> None:
+    found = entry(lay({"m/1/model.py": "", "m/config.pbtxt": "input {"}))
+    assert len(faults(found)) == 1
+
+
+def test_one_version_without_its_file_leaves_the_others_served(lay: Lay) -> None:
+    found = entry(lay({"m/1/model.onnx": "", "m/2/readme": "", "m/config.pbtxt": "version_policy { all {} }"}))
+    assert [each.version for each in found.specs] == ["1"]
+    assert found.broken.keys() == {"2"}
+    assert [each.place for each in found.faults] == ["m/2"]
+
+
+def test_the_latest_version_is_the_highest_number(lay: Lay) -> None:
+    found = entry(lay({"m/9/model.onnx": "", "m/10/model.onnx": "", "m/0/model.onnx": "", "m/01/model.onnx": ""}))
+    assert [each.version for each in found.specs] == ["10"]
+    assert found.all_versions == ("9", "10")
+    assert [each.text for each in found.warnings] == [
+        'the folder "0" is no version, and is passed over',
+        'the folder "01" is no version, and is passed over',
+    ]
+
+
+def test_a_policy_that_chooses_nothing_is_a_fault(lay: Lay) -> None:
+    text = "version_policy { specific { versions: 7 } }"
+    (fault,) = faults(entry(lay({"m/1/model.onnx": "", "m/config.pbtxt": text})))
+    assert "chooses none" in fault
+
+
+def test_a_name_in_two_repositories_is_a_fault_of_that_name_only(lay: Lay, tmp_path: Path) -> None:
+    settings = lay({"m/1/model.onnx": "", "only/1/model.onnx": ""})
+    (tmp_path / "more" / "m" / "1").mkdir(parents=True)
+    settings = replace(settings, repositories=(*settings.repositories, str(tmp_path / "more")))
+    found = scan(settings)
+    assert faults(found.models["m"]) == ["m: lies in 2 repositories; a name belongs to one model"]
+    assert override(found.models["m"], "{}") == found.models["m"] == scan_model(settings, "m")
+    assert len(found.models["only"].specs) == 1
+
+
+def test_the_same_repository_twice_is_one(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    assert spec(replace(settings, repositories=settings.repositories * 2))
+
+
+def test_a_repository_that_is_not_there_is_a_fault_and_the_others_are_read(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    found = scan(replace(settings, repositories=("/nowhere/models", *settings.repositories)))
+    assert [str(each) for each in found.faults] == ["/nowhere/models: cannot be read: No such file or directory"]
+    assert found.models.keys() == {"m"}
+
+
+def test_strange_names_are_passed_over_with_a_warning_and_hidden_ones_in_silence(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": "", "b d/1/model.onnx": "", ".git/x": "", "-x/1/model.onnx": "", "file.txt": ""})
+    os.mkdir(os.fsencode(settings.repositories[0]) + b"/\xff")
+    found = scan(settings)
+    assert found.models.keys() == {"m"}
+    assert len(found.warnings) == 3
+    assert all(str(each).encode("utf-8", "surrogateescape") for each in found.warnings)
+
+
+@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "a\0", "/etc", "x" * 129, "nowhere"])
+def test_a_name_that_no_repository_holds_is_none(lay: Lay, name: str) -> None:
+    assert scan_model(lay({"m/1/model.onnx": ""}), name) is None
+
+
+def test_a_model_that_the_servers_file_names_and_nobody_holds_is_a_warning(lay: Lay) -> None:
+    found = scan(replace(lay({"m/1/model.onnx": ""}), models={"n": {}}))
+    assert [str(each) for each in found.warnings] == ["models.n: no repository holds this model"]
+
+
+def test_links_are_followed_and_a_dangling_one_is_no_model(lay: Lay, tmp_path: Path) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    root = Path(settings.repositories[0])
+    (root / "link").symlink_to(root / "m")
+    (root / "dangling").symlink_to("/nowhere")
+    (root / "m" / "2").mkdir()
+    (root / "m" / "2" / "model.onnx").symlink_to("/nowhere")
+    found = scan(settings)
+    assert found.models.keys() == {"link", "m"}
+    assert "holds no model.onnx" in faults(found.models["m"])[0]
+
+
+def test_a_folder_of_the_artefacts_name_holds_the_file_and_its_weights(lay: Lay) -> None:
+    assert spec(lay({"m/1/model.onnx/model.onnx": "", "m/1/model.onnx/w": ""})).artefact == "model.onnx/model.onnx"
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", "mmsup.yaml"])
+def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_a_fault(lay: Lay, file: str) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    path = Path(settings.repositories[0]) / "m" / file
+    path.mkdir()
+    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+    path.rmdir()
+    path.write_text("#" * ((1 << 20) + 1))
+    assert "is larger than" in faults(entry(settings))[0]
+    path.write_bytes(b"\xff")
+    assert faults(entry(settings)) == [f"m/{file}: is no UTF-8 text: byte 0"]
+    path.unlink()
+    path.symlink_to("/nowhere")
+    assert "cannot be read" in faults(entry(settings))[0]
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", "mmsup.yaml"])
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK])
+def test_a_pipe_or_a_socket_in_the_place_of_a_configuration_is_a_fault_at_once(lay: Lay, file: str, kind: int) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    os.mknod(os.path.join(settings.repositories[0], "m", file), 0o600 | kind)
+    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.py"])
+def test_a_pipe_in_the_place_of_a_model_is_a_fault_of_its_version(lay: Lay, file: str) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/2/labels.txt": ""})
+    os.mkfifo(os.path.join(settings.repositories[0], "m", "2", file))
+    found = entry(settings)
+    assert [str(each) for each in found.faults] == [f'm/2: "{file}" is no plain file']
+    assert found.broken.keys() == {"2"}
+
+
+def test_a_pipe_by_another_name_is_nobodys_business(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    os.mkfifo(os.path.join(settings.repositories[0], "m", "1", "pipe"))
+    assert spec(settings).artefact == "model.onnx"
+
+
+def test_a_name_that_cannot_be_looked_at_is_a_fault_of_that_model_alone(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": ""})
+    loop = Path(settings.repositories[0]) / "loop"
+    loop.symlink_to(loop)
+    found = scan(settings)
+    assert found.faults == ()
+    assert found.models["m"].faults == ()
+    assert faults(found.models["loop"]) == ["loop: cannot be read: Too many levels of symbolic links"]
+
+
+def test_a_configuration_that_fits_into_no_message_is_a_fault(lay: Lay) -> None:
+    value = "x" * SPEC_LIMIT
+    settings = lay(
+        {"m/1/model.onnx": "", "m/config.pbtxt": f'parameters {{ key: "k" value {{ string_value: "{value}" }} }}'}
+    )
+    assert faults(entry(settings)) == [f"m/1: its configuration is longer than {SPEC_LIMIT} bytes"]
+
+
+def test_an_interpreter_that_is_not_there_is_a_fault(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/mmsup.yaml": "python: /nowhere/python"})
+    assert faults(entry(settings)) == ['m: python: "/nowhere/python" is no program that can be run here']
+
+
+def test_the_stamp_changes_with_a_file_and_not_with_what_an_import_leaves_behind(lay: Lay) -> None:
+    settings = lay({"m/1/model.py": "", "m/config.pbtxt": IO})
+    first = entry(settings).stamp
+    lay({"m/1/__pycache__/model.pyc": "x"})
+    assert entry(settings).stamp == first != ""
+    lay({"m/1/model.py": "pass"})
+    second = entry(settings).stamp
+    assert second != first
+    lay({"m/mmsup.yaml": "priority: 1"})
+    assert entry(settings).stamp != second
+
+
+def test_a_load_request_may_replace_the_configuration_and_nothing_else(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/2/model.onnx": "", "m/config.pbtxt": "max_batch_size: 2"})
+    settings = replace(settings, defaults={"memory": "1GiB"})
+    text = '{"max_batch_size": "16", "version_policy": {"specific": {"versions": ["1"]}}, "backend": "onnxruntime"}'
+    made = override(entry(settings), text)
+    assert made.faults == ()
+    assert [(each.version, each.max_batch_size, each.memory_bytes) for each in made.specs] == [("1", 16, 1 << 30)]
+    assert entry(settings).specs[0].max_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "[]",
+        '{"x": 1}',
+        '{"name": "other"}',
+        '{"backend": "python"}',
+        '{"default_model_filename": "../m"}',
+        '{"parameters": {"mmsup_python": {"string_value": "/bin/sh"}}}',
+        " " * (2 << 20),
+    ],
+)
+def test_a_configuration_of_a_load_request_that_is_wrong_is_a_named_fault(lay: Lay, text: str) -> None:
+    made = override(entry(lay({"m/1/model.onnx": ""})), text)
+    assert faults(made)
+    assert all(each.startswith("m") for each in faults(made))
+
+
+def test_no_fault_of_a_model_tells_where_the_repository_lies(lay: Lay) -> None:
+    settings = lay({"m/1/x": "", "m/config.pbtxt": "name: 1", "m/mmsup.yaml": "a: ["})
+    assert settings.repositories[0] not in entry(settings).reason
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "means"), [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cuda:1", 0, "cuda:1")]
+)
+def test_auto_is_the_gpu_where_there_is_one(device: str, gpus: int, means: str) -> None:
+    assert resolved(device, gpus) == means
+
+
+def test_an_empty_repository_has_no_model_and_no_fault(lay: Lay, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    root.mkdir()
+    assert scan(lay({})) == Repository({}, roots={str(root): Root(root.stat().st_dev, 0)})

@@ -1,0 +1,114 @@
+"""A state file is old or new, after a death at any point of its writing and after an error at any."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.points import Range, Spot
+from mmsup.ipc.failpoints import POINTS, Order
+from mmsup.supervisor.state import atomic_file as whole
+from mmsup.supervisor.state.desired_state import Wanted, Wish
+
+WRITING = tuple(name for name in POINTS if name.startswith("brain.file_") and name != "brain.file_removed")
+PUT = """
+import sys
+from pathlib import Path
+from mmsup.ipc.faultpoint import arm, open_range
+from mmsup.supervisor.wanted import Wanted, Wish
+arm({"points": open_range(sys.argv[1])}, "brain")
+wanted = Wanted(Path(sys.argv[2]), "explicit")
+try:
+    if sys.argv[3] == "clear":
+        wanted.clear()
+    else:
+        wanted.put("new", Wish(up=True))
+except OSError as error:
+    print("refused", error.errno)
+else:
+    print("done", *wanted.names())
+"""
+OLD, NEW = ["old"], ["new", "old"]
+
+
+def change(made: Range, path: Path, what: str = "put") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PUT, str(made.path), str(path), what]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "state" / "wanted.json"
+    Wanted(made, "explicit").put("old", Wish(up=True, config="{}"))
+    return made
+
+
+def names(path: Path) -> list[str]:
+    """What the next brain finds; a torn file would have none."""
+    return Wanted(path, "explicit").names()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F30")
+@pytest.mark.parametrize("point", WRITING)
+def test_a_death_at_any_point_leaves_the_old_file_or_the_new_one(tmp_path: Path, path: Path, point: str) -> None:
+    made = Range(tmp_path / "range")
+    made.order(Order.KILL, Spot("brain", point))
+    assert change(made, path).returncode == -signal.SIGKILL
+    renamed = WRITING.index(point) >= WRITING.index("brain.file_renamed")
+    assert names(path) == (NEW if renamed else OLD)
+    assert change(made, path).stdout == "done new old\n", "what was left is in the way"
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [name for name in WRITING if POINTS[name].error])
+def test_an_error_at_any_point_is_a_refusal_with_the_old_file_or_no_error(
+    tmp_path: Path, path: Path, point: str
+) -> None:
+    made = Range(tmp_path / "range")
+    made.order(Order.RAISE, Spot("brain", point))
+    done = change(made, path)
+    if done.stdout.startswith("refused"):
+        assert names(path) == OLD
+    else:
+        assert done.stdout == "done new old\n", done.stderr
+        assert names(path) == NEW
+    assert os.listdir(path.parent) == [path.name], "a refused file is left lying"
+
+
+@pytest.mark.slow
+def test_a_death_while_all_is_forgotten_is_an_end_that_was_reached(tmp_path: Path, path: Path) -> None:
+    made = Range(tmp_path / "range")
+    made.order(Order.KILL, Spot("brain", "brain.file_removed"))
+    assert change(made, path, "clear").returncode == -signal.SIGKILL
+    assert names(path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [Order.KILL, Order.RAISE])
+def test_a_folder_whose_making_is_cut_off_is_not_in_the_way(tmp_path: Path, order: Order) -> None:
+    made, path = Range(tmp_path / "range"), tmp_path / "state" / "below" / "wanted.json"
+    made.order(order, Spot("brain", "brain.folder_made"), nth=2)
+    done = change(made, path)
+    assert made.fired
+    assert (done.returncode, done.stdout) in ((-signal.SIGKILL, ""), (0, "refused 5\n"))
+    assert names(path) == []
+    assert change(made, path).stdout == "done new\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_is_not_there_is_made_private(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "file"
+    whole.write(path, b"text")
+    assert path.read_text() == "text"
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    whole.remove(path)
+    assert not path.exists()
+    with pytest.raises(FileNotFoundError):
+        whole.remove(path)

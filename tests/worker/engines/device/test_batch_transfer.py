@@ -1,0 +1,228 @@
+"""A batch on a device that does everything as late as it may."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+
+from engines.lanes import LateDevice
+from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.worker.engines.device.batch_transfer import Transfer, Ways
+from mmsup.worker.engines.device.chunking import Sizes
+from mmsup.worker.engines.device.streams import Lane
+from mmsup.worker.execution.batch_arrays import Arrays
+
+SMALL = Sizes(chunk=2000, direct=100, stage=300)
+Model = Callable[[dict[str, Array]], dict[str, Array]]
+
+
+def doubler(device: LateDevice, *, spoils: bool = False) -> Model:
+    """`y = 2x` and, for each row, `sum` over the row of `z`. It may write to its inputs."""
+
+    def compute(tensors: dict[str, Array]) -> dict[str, Array]:
+        x, z = tensors["x"], tensors["z"]
+        y, total = np.full_like(x, 77), np.full(len(z), 77, np.int64)
+
+        def run() -> None:
+            y[...] = x * 2
+            total[...] = z.sum(axis=1)
+            if spoils:
+                x[...] = -1
+
+        device.give(Lane.MAIN, run)
+        return {"y": y, "sum": total}
+
+    return compute
+
+
+def jobs_of(rng: random.Random, count: int, width: int) -> list[Arrays]:
+    jobs: list[Arrays] = []
+    for _ in range(count):
+        rows = rng.randrange(1, 5)
+        x = np.array([rng.randrange(1000) for _ in range(rows * width)], np.float32).reshape(rows, width)
+        z = np.array([rng.randrange(100) for _ in range(rows * 2)], np.int16).reshape(rows, 2)
+        jobs.append({"x": x, "z": z})
+    return jobs
+
+
+def rooms_of(rng: random.Random, jobs: Sequence[Arrays]) -> list[dict[str, Array]]:
+    """For some of the jobs, and some of it wrong."""
+    rooms: list[dict[str, Array]] = []
+    for job in jobs:
+        shape = job["x"].shape
+        kind = rng.randrange(4)
+        y = {0: None, 1: np.zeros((shape[0] + 1, shape[1]), np.float32), 2: np.zeros(shape, np.float64)}.get(
+            kind, np.zeros(shape, np.float32)
+        )
+        rooms.append({} if y is None else {"y": y})
+    return rooms
+
+
+def is_known(starts: set[int], address: int, size: int) -> bool:
+    return address in starts
+
+
+def expected(job: Mapping[str, Array]) -> tuple[list[float], list[int]]:
+    return (job["x"] * 2).reshape(-1).tolist(), job["z"].sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("pads", [False, True])
+@pytest.mark.parametrize("owns", [False, True])
+def test_every_job_gets_its_own_answer_whatever_is_late(*, pads: bool, owns: bool) -> None:
+    for seed in range(30):
+        rng = random.Random(seed)
+        device = LateDevice(seed)
+        starts: set[int] = set()
+        transfer = Transfer(device, Ways(64, pads, owns, SMALL), partial(is_known, starts))
+        for _ in range(3):  # later runs find the buffers of the first
+            jobs = jobs_of(rng, rng.randrange(1, 12), rng.choice((1, 7, 60)))
+            starts.clear()
+            starts.update(each.ctypes.data for job in jobs for each in job.values() if rng.random() < 0.6)
+            rooms = rooms_of(rng, jobs)
+            right = [expected(job) for job in jobs]
+            answers = transfer.run(jobs, ("y", "sum"), rooms, doubler(device, spoils=owns))
+            assert device.is_idle
+            for job in jobs:  # their memory is somebody else's now
+                for each in job.values():
+                    each[...] = 55
+            for answer, (y, total), room in zip(answers, right, rooms, strict=True):
+                assert answer["y"].reshape(-1).tolist() == y
+                assert answer["sum"].tolist() == total
+                if "y" in room and room["y"].dtype == np.float32 and room["y"].shape == answer["y"].shape:
+                    assert (answer["y"] is room["y"]) is (room["y"].nbytes >= SMALL.direct)
+
+
+def test_a_large_batch_goes_by_several_chunks_through_two_sets_of_buffers() -> None:
+    device = LateDevice(1)
+    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    jobs: list[Arrays] = [
+        {"x": np.full((5, 100), index, np.float32), "z": np.ones((5, 2), np.int16)} for index in range(6)
+    ]
+    seen: list[int] = []
+    model = doubler(device)
+
+    def compute(tensors: dict[str, Array]) -> dict[str, Array]:
+        seen.append(len(tensors["x"]))
+        return model(tensors)
+
+    answers = transfer.run(jobs, ("y", "sum"), [{}] * 6, compute)
+    assert seen == [5] * 6
+    assert [each["y"][0, 0] for each in answers] == [0, 2, 4, 6, 8, 10]
+    assert sorted(device.buffers) == [8 * 4] * 2 + [8 * 400] * 2, "a bucket of 8 rows for each input, twice"
+    transfer.run(jobs, ("y", "sum"), [{}] * 6, compute)
+    assert len(device.buffers) == 4, "buffers stay"
+
+
+@pytest.mark.parametrize("owns", [False, True])
+def test_a_set_of_buffers_is_not_filled_again_before_it_has_been_read(*, owns: bool) -> None:
+    for seed in range(20):
+        device = LateDevice(seed)
+        transfer = Transfer(device, Ways(64, owns=owns, sizes=SMALL), lambda *_: True)
+        jobs: list[Arrays] = [
+            {"x": np.full((5, 100), each, np.float32), "z": np.ones((5, 2), "i2")} for each in range(6)
+        ]
+        answers = transfer.run(jobs, ("y",), [{}] * 6, doubler(device, spoils=owns))
+        assert [each["y"].tolist() for each in answers] == [[[2 * index] * 100] * 5 for index in range(6)]
+
+
+def test_a_larger_bucket_replaces_the_buffer_and_a_smaller_one_uses_it() -> None:
+    device = LateDevice(2)
+    transfer = Transfer(device, Ways(6, sizes=SMALL), lambda *_: True)
+    for rows in (1, 3, 2, 6, 5):
+        job: Arrays = {"x": np.ones((rows, 1), np.float32), "z": np.ones((rows, 2), np.int16)}
+        (answer,) = transfer.run([job], ("y",), [{}], doubler(device))
+        assert answer["y"].tolist() == [[2]] * rows
+    assert device.buffers == [4, 4, 16, 16, 24, 24], "4 and then 6 rows, the most there are"
+    transfer.shrink()
+    transfer.run([job], ("y",), [{}], doubler(device))
+    assert len(device.buffers) == 8
+
+
+def test_rows_behind_the_batch_are_zeros_where_the_model_sees_whole_buckets() -> None:
+    device = LateDevice(3)
+    transfer = Transfer(device, Ways(8, pads=True, sizes=SMALL), lambda *_: True)
+    seen: list[Array] = []
+
+    def compute(tensors: dict[str, Array]) -> dict[str, Array]:
+        device.give(Lane.MAIN, lambda: seen.append(tensors["x"].copy()))
+        return {"y": tensors["x"]}
+
+    for rows in (4, 3):
+        (answer,) = transfer.run([{"x": np.full((rows, 1), 9.0)}], ("y",), [{}], compute)
+        assert answer["y"].tolist() == [[9]] * rows
+    assert [each.reshape(-1).tolist() for each in seen] == [[9, 9, 9, 9], [9, 9, 9, 0]]
+
+
+def test_small_inputs_go_in_one_copy_and_large_ones_from_where_they_lie() -> None:
+    device = LateDevice(4)
+    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    jobs: list[Arrays] = [{"x": np.ones((1, 50), np.float32), "z": np.ones((1, 2), np.int16)} for _ in range(8)]
+    transfer.run(jobs, ("sum",), [{}] * 8, doubler(device))
+    assert device.puts == 8 + 1
+    assert device.gets == 1, "what has no room comes in one piece"
+
+
+def test_jobs_that_cannot_be_one_batch_are_refused_before_the_device_is_touched() -> None:
+    device = LateDevice(5)
+    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    jobs = [{"x": np.ones((1, 2))}, {"x": np.ones((1, 3))}]
+    with pytest.raises(ValueError, match="cannot be one batch"):
+        transfer.run(jobs, ("y",), [{}, {}], doubler(device))
+    assert not device.buffers
+
+
+def test_a_result_of_other_rows_than_the_batch_is_refused() -> None:
+    device = LateDevice(6)
+    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    jobs = [{"x": np.ones((1, 2))}, {"x": np.ones((1, 2))}]
+    with pytest.raises(ValueError, match=r"output 'y' has shape \[1, 2\] for a batch of 2"):
+        transfer.run(jobs, ("y",), [{}, {}], lambda tensors: {"y": tensors["x"][:1]})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_under_way_after_a_model_has_raised(seed: int) -> None:
+    device = LateDevice(seed)
+    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    jobs = [{"x": np.ones((5, 100), np.float32)} for _ in range(4)]
+    calls = iter(range(10))
+
+    def compute(tensors: dict[str, Array]) -> dict[str, Array]:
+        if next(calls) == 1:
+            raise RuntimeError("no")
+        return {"y": tensors["x"]}
+
+    with pytest.raises(RuntimeError, match="no"):
+        transfer.run(jobs, ("y",), [{}] * 4, compute)
+    assert device.is_idle
+    assert transfer.run(jobs, ("y",), [{}] * 4, compute)[3]["y"].tolist() == jobs[3]["x"].tolist()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0), (2, 40)])
+def test_a_model_without_a_batch_axis_runs_one_job_of_any_shape(shape: tuple[int, ...]) -> None:
+    device = LateDevice(7)
+    transfer = Transfer(device, Ways(0, sizes=SMALL), lambda *_: False)
+    array = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    room = np.zeros(shape, np.float32)
+    (answer,) = transfer.run([{"x": array}], ("y",), [{"y": room}], lambda tensors: {"y": tensors["x"]})
+    assert answer["y"].shape == shape
+    assert answer["y"].tolist() == array.tolist()
+    assert (answer["y"] is room) is (array.nbytes >= SMALL.direct)
+
+
+def test_an_output_that_was_not_made_is_not_answered() -> None:
+    device = LateDevice(8)
+    transfer = Transfer(device, Ways(4, sizes=SMALL), lambda *_: True)
+    (answer,) = transfer.run([{"x": np.ones((1, 1))}], ("y", "w"), [{}], lambda tensors: {"y": tensors["x"]})
+    assert list(answer) == ["y"]
+
+
+def test_strided_inputs_are_taken_in_row_major_order() -> None:
+    device = LateDevice(9)
+    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    array = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    (answer,) = transfer.run([{"x": array}], ("y",), [{}], lambda tensors: {"y": tensors["x"]})
+    assert answer["y"].tolist() == array.tolist()

@@ -1,0 +1,82 @@
+"""The calls to the CUDA driver, against a stand-in of it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mmsup.worker.engines.device.cuda_driver import HOST_REGISTER_READ_ONLY, Driver, open_driver
+
+
+class Library:
+    """Answers 0, or the error that a test asks for; notes names and plain arguments."""
+
+    def __init__(self, read_only: int = 1, **errors: int) -> None:
+        self.read_only = read_only
+        self.errors = errors
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        if not name.startswith("cu"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> int:
+            self.calls.append((name, *[each.value for each in arguments if hasattr(each, "value")]))
+            if name == "cuDevicePrimaryCtxRetain":
+                arguments[0]._obj.value = 0xC0
+            if name == "cuDeviceGetAttribute":
+                arguments[0]._obj.value = self.read_only
+            return self.errors.get(name, 0)
+
+        return call
+
+    def names(self) -> list[str]:
+        return [each[0] for each in self.calls]
+
+
+def test_memory_is_registered_within_the_primary_context_which_is_then_taken_off() -> None:
+    library = Library()
+    driver = Driver(library)
+    library.calls.clear()
+    assert driver.register(0x7000, 1 << 24, 8) == ""
+    assert driver.unregister(0x7000) == ""
+    assert library.calls == [
+        ("cuCtxPushCurrent_v2", 0xC0),
+        ("cuMemHostRegister_v2", 0x7000, 1 << 24, 8),
+        ("cuCtxPopCurrent_v2",),
+        ("cuCtxPushCurrent_v2", 0xC0),
+        ("cuMemHostUnregister", 0x7000),
+        ("cuCtxPopCurrent_v2",),
+    ]
+
+
+def test_an_error_is_told_and_the_context_is_taken_off_all_the_same() -> None:
+    library = Library(cuMemHostRegister_v2=712)
+    driver = Driver(library)
+    assert driver.register(0x7000, 4096, 0) == "cuMemHostRegister_v2: error 712"
+    assert library.names()[-1] == "cuCtxPopCurrent_v2"
+    assert Driver(Library(cuCtxPushCurrent_v2=201)).register(0x7000, 4096, 0) == "cuCtxPushCurrent: error 201"
+
+
+@pytest.mark.parametrize(
+    ("value", "errors", "can"), [(1, {}, True), (0, {}, False), (1, {"cuDeviceGetAttribute": 1}, False)]
+)
+def test_whether_read_only_memory_can_be_registered_is_asked_of_the_device(
+    value: int, errors: dict[str, int], *, can: bool
+) -> None:
+    library = Library(value, **errors)
+    assert Driver(library).registers_read_only is can
+    assert ("cuDeviceGetAttribute", HOST_REGISTER_READ_ONLY, 0) in library.calls
+
+
+@pytest.mark.parametrize("name", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"])
+def test_a_driver_that_refuses_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library(**{name: 100}))
+    assert open_driver() is None
+
+
+def test_without_a_driver_there_is_none() -> None:
+    assert open_driver("libmmsup-has-no-such-driver.so.1") is None

@@ -1,0 +1,198 @@
+"""A real worker process at work: tensors, grants, deadlines, batches, answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.build import mode, write_fault_model, write_identity_onnx, write_mean_onnx
+from engines.life import serving
+from mmsup.ipc.messages.all import Drop, Form, Grant, Place, Reply
+from mmsup.ipc.specs import TensorSpec
+from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.ipc.transport.codec import pack_words, unpack_outline
+
+pytestmark = pytest.mark.slow
+
+X = np.arange(5, dtype=np.float32)
+LARGE = np.arange(100_000, dtype=np.float32)
+
+
+def test_small_tensors_travel_inline_and_the_times_add_up(repository: Path, tmp_path: Path) -> None:
+    with serving(write_mean_onnx(repository, "m"), tmp_path) as (life, gateway):
+        reply = gateway.ask({"x": X})
+        assert gateway.array(reply, "y").tolist() == [2.0]
+        assert (reply.code, reply.need, reply.batch) == ("", 0, 1)
+        assert min(reply.queue_ns, reply.input_ns, reply.infer_ns, reply.output_ns) > 0
+        progress = life.progress()
+        assert (progress.batches, progress.requests) == (1, 1)
+        assert life.page.begun() == {reply.id}
+
+
+def test_large_tensors_travel_in_shared_memory_both_ways(repository: Path, tmp_path: Path) -> None:
+    with serving(write_identity_onnx(repository, "m"), tmp_path) as (_, gateway):
+        grant = gateway.slot(gateway.results, LARGE.nbytes)
+        reply = gateway.ask({"x": LARGE}, grant=grant)
+        assert reply.places == ((grant.segment, grant.offset, LARGE.nbytes),)
+        assert (gateway.array(reply, "y") == LARGE).all()
+
+
+@pytest.mark.parametrize("first", [0, 4096])
+def test_too_small_a_grant_is_answered_with_the_need_and_the_next_grant_with_the_result(
+    first: int, repository: Path, tmp_path: Path
+) -> None:
+    with serving(write_identity_onnx(repository, "m"), tmp_path) as (_, gateway):
+        small = gateway.slot(gateway.results, first) if first else None
+        asked = gateway.ask({"x": LARGE}, grant=small)
+        assert (asked.code, asked.words, asked.places) == ("", b"", ())
+        assert asked.need == LARGE.nbytes
+        grant = gateway.slot(gateway.results, asked.need)
+        gateway.send(Grant(asked.id, grant.segment, grant.offset, grant.size))
+        reply = gateway.reply()
+        assert reply.id == asked.id
+        assert (gateway.array(reply, "y") == LARGE).all()
+
+
+def test_a_kept_result_is_dropped_on_request_and_expires_with_its_deadline(repository: Path, tmp_path: Path) -> None:
+    spec = replace(write_identity_onnx(repository, "m"), hang_limit_s=0.2)
+    with serving(spec, tmp_path) as (_, gateway):
+        asked = gateway.ask({"x": LARGE})
+        gateway.send(Drop(asked.id))
+        assert (cancelled := gateway.reply()).code == "cancelled"
+        assert cancelled.id == asked.id
+        request = gateway.infer({"x": LARGE}, deadline_s=0.3)
+        gateway.send(request)
+        assert gateway.reply().need
+        assert (late := gateway.reply()).code == "deadline_exceeded"
+        assert late.id == request.id
+        gateway.send(Grant(request.id, 0, 0, 4096), Drop(request.id))
+        assert gateway.ask({"x": X}).code == ""
+
+
+def test_a_request_past_its_deadline_is_not_run(repository: Path, tmp_path: Path) -> None:
+    with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
+        late = gateway.infer({"x": X}, deadline_s=-1)
+        gateway.send(late)
+        reply = gateway.reply()
+        assert (reply.id, reply.code) == (late.id, "deadline_exceeded")
+        assert reply.text.startswith("Request timeout expired in the queue")
+        assert gateway.array(gateway.ask({"x": X}), "runs").tolist() == [1]
+
+
+def test_a_dropped_request_is_not_run_and_one_that_ran_is_answered_once(repository: Path, tmp_path: Path) -> None:
+    with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
+        runs, waits = gateway.infer(mode("sleep", 0.2)), gateway.infer({"x": X})
+        gateway.send(runs, waits, Drop(waits.id))
+        replies = {reply.id: reply.code for reply in (gateway.reply(), gateway.reply())}
+        assert replies == {runs.id: "", waits.id: "cancelled"}
+        gateway.send(Drop(runs.id))
+        assert gateway.array(gateway.ask({"x": X}), "runs").tolist() == [2]
+
+
+def test_answers_come_in_order_and_each_to_its_own_gateway(repository: Path, tmp_path: Path) -> None:
+    with serving(write_identity_onnx(repository, "m"), tmp_path) as (life, one):
+        other = life.gateway(3)
+        mine = [one.infer({"x": X + index}) for index in range(20)]
+        its = [other.infer({"x": X - index}) for index in range(20)]
+        one.send(*mine)
+        other.send(*its)
+        for index, request in enumerate(mine):
+            reply = one.reply()
+            assert reply.id == request.id
+            assert (one.array(reply, "y") == X + index).all()
+        for index, request in enumerate(its):
+            reply = other.reply()
+            assert reply.id == request.id
+            assert (other.array(reply, "y") == X - index).all()
+        assert life.page.begun() == {each.id for each in (*mine, *its)}
+
+
+def test_waiting_requests_share_a_run_and_only_the_guilty_of_a_batch_fails(repository: Path, tmp_path: Path) -> None:
+    spec = write_fault_model(repository, "m", max_batch_size=8)
+    with serving(spec, tmp_path) as (life, gateway):
+
+        def rows(word: str, first: float, amount: float = 0.0) -> dict[str, Array]:
+            return {
+                "x": np.array([[first, 1.0]], np.float32),
+                "mode": np.array([[word.encode()]], dtype=np.object_),
+                "amount": np.array([[amount]]),
+            }
+
+        def in_company(*words: str) -> list[Reply]:
+            """The replies to requests that came while the model was busy with another kind of request."""
+            busy = gateway.infer(rows("sleep", 0, 0.2), outputs=("runs",))
+            requests = [gateway.infer(rows(word, index)) for index, word in enumerate(words)]
+            gateway.send(busy, *requests)
+            assert gateway.reply().id == busy.id
+            replies = [gateway.reply() for _ in requests]
+            assert [each.id for each in replies] == [each.id for each in requests]
+            return replies
+
+        replies = in_company("ok", "ok", "ok")
+        assert [each.batch for each in replies] == [3, 3, 3]
+        assert [gateway.array(each, "y")[0, 0] for each in replies] == [0, 1, 2]
+        progress = life.progress()
+        assert (progress.batches, progress.requests) == (2, 4)
+        first, guilty, last = in_company("ok", "raise", "ok")
+        assert (first.code, guilty.code, last.code) == ("", "inference_failed", "")
+        assert [gateway.array(each, "y")[0, 0] for each in (first, last)] == [0, 2]
+
+
+def test_an_exception_fails_its_request_alone_and_costs_no_life(repository: Path, tmp_path: Path) -> None:
+    with serving(write_fault_model(repository, "m"), tmp_path) as (life, gateway):
+        reply = gateway.ask(mode("raise"))
+        assert reply.code == "inference_failed"
+        assert reply.text == "model 'm' failed: asked to raise, see model.py"
+        assert "Traceback" in life.printed()
+        assert gateway.ask({"x": X}).code == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("nothing", "model 'm': output 'y' is declared, but was not given"),
+        ("list", "model 'm' failed: infer answered a list instead of a dict of arrays"),
+        ("datatype", "model 'm': output 'y' is declared as FP32, but is FP64"),
+    ],
+)
+def test_an_answer_that_breaks_its_declaration_fails_and_names_the_output(
+    word: str, text: str, repository: Path, tmp_path: Path
+) -> None:
+    with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
+        reply = gateway.ask(mode(word))
+        assert (reply.code, reply.text) == ("inference_failed", text)
+
+
+def test_outputs_are_those_asked_for(repository: Path, tmp_path: Path) -> None:
+    with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
+        reply = gateway.ask({"x": X}, outputs=("runs",))
+        assert [each.name for each in unpack_outline(reply.words).outputs] == ["runs"]
+
+
+def test_a_request_that_names_unshared_memory_is_answered_and_nothing_is_read(repository: Path, tmp_path: Path) -> None:
+    with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
+        extent = gateway.extent(gateway.requests)
+        plain, odd, huge = ("FP32", (5,)), ("NONE", (5,)), ("FP32", (1 << 63,))
+        lies: list[tuple[tuple[str, tuple[int, ...]], Place]] = [
+            (plain, (99, 0, 20)),
+            (plain, (extent.segment, extent.size - 4, 20)),
+            (plain, (extent.segment, -4, 20)),
+            (plain, (extent.segment, 0, 16)),
+            (plain, b""),
+            (plain, bytes(24)),
+            (odd, bytes(20)),
+            (huge, bytes(20)),
+        ]
+        for (datatype, shape), place in lies:
+            words = pack_words(Form((TensorSpec("x", datatype, shape),), (), {}))
+            request = replace(gateway.infer({}), words=words, places=(place,))
+            gateway.send(request)
+            reply = gateway.reply()
+            assert (reply.id, reply.code) == (request.id, "internal")
+        request = replace(gateway.infer({"x": LARGE}), grant=(99, 0, 1 << 20))
+        gateway.send(request)
+        assert gateway.reply().code == "internal"
+        assert gateway.ask({"x": X}).code == ""

@@ -1,0 +1,54 @@
+"""What must hold before the first import."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from mmsup.ipc.specs import ModelSpec
+from mmsup.worker.startup.resource_limits import FILES_LIMIT, library_environment, set_environment
+
+SPEC = ModelSpec("m", "1", "/m/1", "model.onnx", "ort", "onnxruntime_onnx")
+
+
+@pytest.mark.parametrize(
+    ("device", "visible"),
+    [("cpu", ""), ("cuda:3", "3"), ("GPU-1f2e", "GPU-1f2e"), ("MIG-7a", "MIG-7a"), ("cuda", None)],
+)
+def test_a_worker_sees_its_own_device_only(device: str, visible: str | None) -> None:
+    assert library_environment(replace(SPEC, device=device), 4).get("CUDA_VISIBLE_DEVICES") == visible
+
+
+def test_what_the_operator_set_for_a_model_stands() -> None:
+    environ = {"OMP_NUM_THREADS": "1"}
+    set_environment(SPEC, environ)
+    assert environ["OMP_NUM_THREADS"] == "1"
+    assert environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+@pytest.mark.slow
+def test_limits_bind_the_process_that_sets_them() -> None:
+    code = (
+        "import resource\n"
+        "from mmsup.ipc.messages.all import Boot\n"
+        "from mmsup.ipc.specs import ModelSpec\n"
+        "from mmsup.worker.startup.resource_limits import set_limits\n"
+        "spec = ModelSpec('m', '1', '/', 'a', 'ort', 'p')\n"
+        "set_limits(Boot(1, 1, 1, '/a', spec, 256 << 20, 64 << 20))\n"
+        "for kind in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):\n"
+        "    print(*resource.getrlimit(kind))\n"
+        "try:\n    bytearray(400 << 20)\nexcept MemoryError:\n    print('refused')\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    files = min(FILES_LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    assert printed.split("\n")[:-1] == [
+        "0 0",
+        f"{files} {files}",
+        f"{256 << 20} {256 << 20}",
+        f"{64 << 20} {64 << 20}",
+        "refused",
+    ]

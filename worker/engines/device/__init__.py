@@ -1,0 +1,1 @@
+"""Batches to and from a CUDA device."""

@@ -1,0 +1,124 @@
+"""A CUDA device's streams as lanes, by torch. On the CPU, where this is tested, each piece of work is done at once.
+
+Tensors of the buffers are torch's own; nothing here knows a model. Everything is called in torch's inference mode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, Final, cast
+
+import numpy as np
+import torch
+
+from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.engines.device.streams import DType, Lane
+
+DATATYPES: Final = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.uint16: "UINT16",
+    torch.uint32: "UINT32",
+    torch.uint64: "UINT64",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.bfloat16: "BF16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+TORCH: Final = {NUMPY[name]: dtype for dtype, name in DATATYPES.items()}
+REGISTERED_BYTES: Final = 16 << 20
+"""Memory on the host up to this size is page-locked, and stays so in torch's own cache. A larger result without room
+is the first of its kind: the next has room."""
+
+cuda: Any = torch.cuda  # its types have gaps
+from_numpy: Callable[[Array], torch.Tensor] = cast("Any", torch).from_numpy
+
+
+class TorchDevice:
+    """Lanes as streams of a CUDA device, MAIN being torch's current one; on the CPU everything at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._streams: dict[Lane, Any] = {}  # torch.cuda's types have gaps
+        if device.type == "cuda":
+            self._streams = {Lane.IN: cuda.Stream(), Lane.MAIN: cuda.current_stream(), Lane.OUT: cuda.Stream()}
+
+    def buffer(self, size: int) -> torch.Tensor:
+        """Bytes on the device."""
+        return torch.empty(size, dtype=torch.uint8, device=self._device)
+
+    def host(self, size: int) -> Array:
+        """Bytes on the host."""
+        if not self._streams or size > REGISTERED_BYTES:
+            return np.empty(size, np.uint8)
+        array: Array = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        return array
+
+    def put(self, buffer: torch.Tensor, at: int, data: Array) -> None:
+        """IN: copy bytes."""
+        with self._on(Lane.IN):
+            buffer[at : at + data.nbytes].copy_(from_numpy(data), non_blocking=True)
+
+    def clear(self, buffer: torch.Tensor, at: int, size: int) -> None:
+        """IN: fill with zeros."""
+        with self._on(Lane.IN):
+            buffer[at : at + size].zero_()
+
+    def tensor(self, buffer: torch.Tensor, dtype: DType, shape: tuple[int, ...], *, own: bool) -> torch.Tensor:
+        """MAIN: the buffer's beginning as a tensor, or a copy of that."""
+        if dtype not in TORCH:
+            raise TypeError(f"torch has no tensors of {dtype}")
+        view = buffer[: math.prod(shape) * dtype.itemsize].view(TORCH[dtype]).reshape(shape)
+        return view.clone() if own else view
+
+    def result(self, tensor: torch.Tensor) -> tuple[torch.Tensor, DType, tuple[int, ...]]:
+        """MAIN: a tensor in one piece."""
+        whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
+        return whole, _numpy_dtype(whole.dtype), tuple(whole.shape)
+
+    def get(self, tensor: torch.Tensor, first: int, last: int, into: Array) -> None:
+        """OUT: copy rows."""
+        if not into.nbytes:
+            return
+        target = (
+            from_numpy(into.view(np.int16)).view(torch.bfloat16) if into.dtype == NUMPY["BF16"] else from_numpy(into)
+        )
+        with self._on(Lane.OUT):
+            target.copy_(tensor if first < 0 else tensor[first:last], non_blocking=True)
+
+    def mark(self, lane: Lane) -> Any:  # an event
+        """Record an event."""
+        if not self._streams:
+            return None
+        event = cuda.Event()
+        event.record(self._streams[lane])
+        return event
+
+    def wait(self, lane: Lane, mark: Any) -> None:  # an event
+        """Have a stream wait for an event."""
+        if self._streams:
+            self._streams[lane].wait_event(mark)
+
+    def join(self, mark: Any) -> None:  # an event
+        """Wait for an event."""
+        mark.synchronize()
+
+    def drain(self) -> None:
+        """Wait for all streams."""
+        for stream in self._streams.values():
+            stream.synchronize()
+
+    def _on(self, lane: Lane) -> AbstractContextManager[Any]:
+        return cuda.stream(self._streams[lane]) if self._streams else nullcontext()
+
+
+@cache
+def _numpy_dtype(dtype: torch.dtype) -> DType:
+    return NUMPY["BF16"] if dtype is torch.bfloat16 else torch.empty(0, dtype=dtype).numpy().dtype

@@ -1,0 +1,1 @@
+"""Run the engine on a batch; turn its failures into answers."""

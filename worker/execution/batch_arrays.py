@@ -1,0 +1,38 @@
+"""One batch from several requests, and several answers from one batch, along the first axis. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmsup.ipc.tensors.numpy_arrays import Array
+
+Arrays = dict[str, Array]
+
+
+def rows(arrays: Mapping[str, Array]) -> int:
+    """Length of the batch axis, 1 where there is none."""
+    for array in arrays.values():
+        return int(array.shape[0]) if array.ndim else 1
+    return 1
+
+
+def size_bytes(arrays: Mapping[str, Array]) -> int:
+    """Bytes of all arrays together."""
+    return sum([array.nbytes for array in arrays.values()])
+
+
+def gather(parts: Sequence[Mapping[str, Array]]) -> Arrays:
+    """The parts below each other; all have the same names."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def split(whole: Mapping[str, Array], sizes: Sequence[int]) -> list[Arrays]:
+    """Views of `whole`, one for each size; the sizes add up to its first axis."""
+    parts: list[Arrays] = []
+    start = 0
+    for size in sizes:
+        parts.append({name: array[start : start + size] for name, array in whole.items()})
+        start += size
+    return parts

@@ -1,0 +1,1 @@
+"""The loop: receive, run, answer, keep results that wait for memory."""

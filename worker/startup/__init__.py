@@ -1,0 +1,1 @@
+"""Everything before READY: limits, environment, control channel, warm-up."""
