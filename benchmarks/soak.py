@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from engines.build import write_fault_model, write_identity_onnx, write_python
 from mmsup.ipc.specs import TensorSpec
-from mmsup.supervisor.cli import control_client as client
+from mmsup.supervisor.cli import control_client
 
 MODELS = ("onnx", "batching", "reverse")
 SIZES = (*[16] * 60, *[300] * 8, *[3000] * 4, *[16_384] * 2, 262_144)
@@ -261,7 +261,7 @@ def main() -> int:
         notify.settimeout(120)
         while b"READY=1" not in notify.recv(4096):
             pass
-        port = int(client.ask(str(root / "run"), "status")["addresses"]["http"].rpartition(":")[2])
+        port = int(control_client.ask(str(root / "run"), "status")["addresses"]["http"].rpartition(":")[2])
         tally = Tally(chosen.requests)
         began = time.monotonic()
         samples = uvloop.run(drive(port, server.pid, tally, chosen.connections))

@@ -26,11 +26,12 @@ from mmsup.gateway.controller_channel import Control, orphaned
 from mmsup.gateway.dispatch.router import Backend
 from mmsup.gateway.gc_schedule import OLDEST_THRESHOLD, Garbage
 from mmsup.gateway.server import Front
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import arm, faultpoint
 from mmsup.ipc.memory.counters import Tally
 from mmsup.ipc.memory.status_page import Activity, PageWriter
-from mmsup.ipc.messages.all import WIRE_VERSION, Configure
+from mmsup.ipc.messages.gateway_control import Configure
+from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.transport.codec import decode
 from mmsup.ipc.transport.control_channel import Closed, Seqpacket
 from mmsup.ipc.transport.inherited_fds import descriptors
@@ -142,7 +143,7 @@ def main(arguments: list[str]) -> int:
     configure = configured(channel, inherited["lifeline"], page)
     sys.setswitchinterval(SWITCH_S)
     uvloop.run(serve(inherited, page, channel, configure))
-    return exits.DONE
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ from typing import Any, Final, NoReturn
 from mmsup.gateway.dispatch.link_memory import LinkArena
 from mmsup.gateway.dispatch.router import Backend
 from mmsup.gateway.dispatch.worker_link import Link
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.errors import error_of
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import (
+from mmsup.ipc.messages.gateway_control import (
     TO_GATEWAY,
-    WIRE_VERSION,
     Answer,
     Ask,
     BadReply,
@@ -31,7 +30,6 @@ from mmsup.ipc.messages.all import (
     Drain,
     Drained,
     Ended,
-    Hello,
     InFlight,
     Overdue,
     Pardon,
@@ -45,7 +43,8 @@ from mmsup.ipc.messages.all import (
     Unroute,
     Verdict,
 )
-from mmsup.ipc.messages.all import Link as LinkMessage
+from mmsup.ipc.messages.gateway_control import Link as LinkMessage
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
 from mmsup.ipc.transport.data_channel import PairEnd
@@ -253,4 +252,4 @@ def ended(link: Link, now_ns: int) -> Ended:
 
 def orphaned() -> NoReturn:
     """The keeper is gone and takes everything with it."""
-    os._exit(exits.ORPHANED)
+    os._exit(exit_codes.ORPHANED)

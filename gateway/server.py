@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from mmsup.gateway import self_test as selftest
+from mmsup.gateway import self_test
 from mmsup.gateway.api.app import App
 from mmsup.gateway.connections.acceptor import Acceptor
 from mmsup.gateway.connections.aiohttp_connection import Listener
@@ -48,7 +48,7 @@ class Front:
 
     async def start(self, wanted: str) -> None:
         """Decide, before the first `listen`, whether clients meet the front: it is wanted and passes its own test."""
-        fault = await selftest.fault(self.inference.backend) if wanted == "fast" else ""
+        fault = await self_test.fault(self.inference.backend) if wanted == "fast" else ""
         if fault:
             _log.warning("the fast front is not used, all is served by aiohttp: %s", fault)
         elif wanted == "fast":

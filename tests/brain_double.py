@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsup.ipc.memory.status_page import Activity, PageWriter, make_page
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control, handshake, keeper_control, worker_control
 from mmsup.ipc.specs import Metadata
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
@@ -58,7 +58,7 @@ class NoGroups:
 class Child:
     """One child, seen from its own side."""
 
-    spawn: wire.Spawn
+    spawn: keeper_control.Spawn
     process: subprocess.Popen[bytes]
     channel: Seqpacket
     page: PageWriter
@@ -67,7 +67,7 @@ class Child:
     kept: list[int]
     """The keeper's copies of the five descriptors."""
     heard: list[Any] = field(default_factory=list)  # messages of TO_WORKER or TO_GATEWAY
-    exited: wire.Exited | None = None
+    exited: keeper_control.Exited | None = None
     beats: bool = False
     """Its loop turns."""
 
@@ -85,11 +85,11 @@ class Child:
 
     def serve(self) -> None:
         """Come up as a good worker does."""
-        self.say(wire.Hello("worker", wire.WIRE_VERSION, *self.life))
-        self.say(wire.Stage("loading"))
+        self.say(handshake.Hello("worker", handshake.WIRE_VERSION, *self.life))
+        self.say(worker_control.Stage("loading"))
         self.page.enter(Activity.IDLE, time.monotonic_ns())
         self.beats = True
-        self.say(wire.Ready(METADATA, 0.1))
+        self.say(worker_control.Ready(METADATA, 0.1))
 
     def of(self, kind: type[Any]) -> list[Any]:
         """What it has heard of one kind."""
@@ -97,8 +97,8 @@ class Child:
 
 
 def fail_to_load(child: Child) -> None:
-    child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
-    child.say(wire.LoadFailed("load_failed", "the artefact is broken"))
+    child.say(handshake.Hello("worker", handshake.WIRE_VERSION, *child.life))
+    child.say(worker_control.LoadFailed("load_failed", "the artefact is broken"))
     child.process.kill()
 
 
@@ -122,14 +122,14 @@ class KeeperDouble:
         self.said.append(message)
         self._moved()
         match message:
-            case wire.Spawn():
+            case keeper_control.Spawn():
                 self._loop.call_soon(self._spawn, message)
-            case wire.Signal(token, number):
+            case keeper_control.Signal(token, number):
                 if token in self.children and self.children[token].exited is None:
                     self.children[token].process.send_signal(number)
-            case wire.Remember(text):
+            case keeper_control.Remember(text):
                 self.remembered = text
-            case wire.Forget(token):
+            case keeper_control.Forget(token):
                 self._forget(token)
             case _:
                 pass
@@ -148,14 +148,15 @@ class KeeperDouble:
         """Give a child to the brain, with duplicates of its descriptors."""
         if self.brain is not None:
             self.brain.told(
-                wire.Child(child.token, child.process.pid, child.spawn.note), [os.dup(each) for each in child.kept]
+                keeper_control.Child(child.token, child.process.pid, child.spawn.note),
+                [os.dup(each) for each in child.kept],
             )
 
-    def _spawn(self, spawn: wire.Spawn) -> None:
+    def _spawn(self, spawn: keeper_control.Spawn) -> None:
         if self.brain is None:
             return
         if spawn.cwd and not os.path.isdir(spawn.cwd):
-            self.brain.told(wire.SpawnFailed(spawn.token, "no such folder"), [])
+            self.brain.told(keeper_control.SpawnFailed(spawn.token, "no such folder"), [])
             return
         process = subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True, close_fds=True)
         near, far = Seqpacket.pair()
@@ -171,7 +172,7 @@ class KeeperDouble:
         self._moved()
 
     def _read(self, child: Child) -> None:
-        expected = wire.TO_WORKER if child.token.startswith("worker") else wire.TO_GATEWAY
+        expected = worker_control.TO_WORKER if child.token.startswith("worker") else gateway_control.TO_GATEWAY
         while True:
             try:
                 received = child.channel.receive()
@@ -185,17 +186,17 @@ class KeeperDouble:
             child.heard.append(message)
             self._moved()
             match message:
-                case wire.Boot():
+                case worker_control.Boot():
                     self.script(child)
-                case wire.Stop():
+                case worker_control.Stop():
                     child.process.terminate()
-                case wire.Configure():
+                case gateway_control.Configure():
                     child.page.enter(Activity.IDLE, 1 << 62)
-                    child.say(wire.Hello("gateway", wire.WIRE_VERSION, message.gateway, message.generation))
-                case wire.Ping(number):
-                    child.say(wire.Pong(number))
-                case wire.Drain() if not self.is_busy:
-                    child.say(wire.Drained())
+                    child.say(handshake.Hello("gateway", handshake.WIRE_VERSION, message.gateway, message.generation))
+                case gateway_control.Ping(number):
+                    child.say(gateway_control.Pong(number))
+                case gateway_control.Drain() if not self.is_busy:
+                    child.say(gateway_control.Drained())
                 case _:
                     pass
 
@@ -206,9 +207,9 @@ class KeeperDouble:
     def _reap(self, child: Child) -> None:
         self._loop.remove_reader(child.kept[0])
         code = child.process.wait()
-        stopped = any(isinstance(each, wire.Stop) for each in child.heard) and code == -signal.SIGTERM
+        stopped = any(isinstance(each, worker_control.Stop) for each in child.heard) and code == -signal.SIGTERM
         status, number = (0, 0) if stopped else (max(code, 0), max(-code, 0))
-        child.exited = wire.Exited(child.token, child.process.pid, status, number)
+        child.exited = keeper_control.Exited(child.token, child.process.pid, status, number)
         self.deaths.set()
         if self.brain is not None:
             self.brain.told(child.exited, [])
@@ -236,7 +237,7 @@ class KeeperDouble:
                 self._loop.remove_reader(child.kept[0])
                 child.process.kill()
                 child.process.wait()
-                child.exited = wire.Exited(child.token, child.process.pid, 0, 9)
+                child.exited = keeper_control.Exited(child.token, child.process.pid, 0, 9)
                 self._forget(child.token)
 
 
@@ -277,7 +278,7 @@ class House:
     async def new_brain(self, *, stopping: bool = False) -> None:
         """A brain, as the keeper starts one and introduces everybody to it."""
         self.generation += 1
-        inventory = wire.Inventory(
+        inventory = keeper_control.Inventory(
             keeper_pid=os.getpid(),
             generation=self.generation,
             settings=self.settings.to_json(),

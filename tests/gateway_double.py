@@ -17,7 +17,8 @@ from mmsup.gateway.protocol.inference_job import Given, Made, Outcome, Run
 from mmsup.gateway.server import Front
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.memory.counters import Tally, make_tally
-from mmsup.ipc.messages.all import WIRE_VERSION, Configure, Route, VersionState
+from mmsup.ipc.messages.gateway_control import Configure, Route, VersionState
+from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 
 Tensor = tuple[str, tuple[int, ...], bytes]  # datatype, shape, bytes

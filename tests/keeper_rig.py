@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsup.ipc.messages.all import FROM_KEEPER, Child, Exited, Finished, Forget, Inventory, Spawn
+from mmsup.ipc.messages.keeper_control import FROM_KEEPER, Child, Exited, Finished, Forget, Inventory, Spawn
 from mmsup.ipc.transport.control_channel import Seqpacket, close_all
 from mmsup.ipc.transport.dataclass_codec import from_json, to_json
 from mmsup.supervisor.config.settings import Settings

@@ -10,7 +10,7 @@ import select
 import socket
 import sys
 
-from mmsup.ipc.messages.all import Beat
+from mmsup.ipc.messages.keeper_control import Beat
 from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
 from mmsup.ipc.transport.dataclass_codec import to_json
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from mmsup.ipc.messages.all import Form, Infer
+from mmsup.ipc.messages.data import Form, Infer
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_words
 from mmsup.ipc.transport.data_channel import PairEnd

@@ -18,9 +18,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, cast
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity, PageWriter
-from mmsup.ipc.messages.all import WIRE_VERSION, Boot, Hello, Ready, Stage
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.worker_control import Boot, Ready, Stage
 from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.control_channel import Seqpacket
 from mmsup.ipc.transport.inherited_fds import descriptors
@@ -90,7 +91,7 @@ def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
     guarded(execution.engine.unload, boot.spec)
     if end is not None:
         end.close(LINGER_MS)
-    leave(exits.DONE)
+    leave(exit_codes.DONE)
 
 
 def _bound(address: str) -> WorkerEnd:
@@ -128,7 +129,7 @@ def _succeeded(control: Control, outcome: T | Failure) -> T:
 
 def _lose_device(text: str) -> NoReturn:
     log.error("the CUDA context is lost, this process ends: %s", text)
-    leave(exits.DEVICE_LOST)
+    leave(exit_codes.DEVICE_LOST)
 
 
 def _exit_as_asked(error: SystemExit) -> NoReturn:
@@ -136,8 +137,8 @@ def _exit_as_asked(error: SystemExit) -> NoReturn:
     code = error.code
     if code is not None and not isinstance(code, int):
         log.error("the model ended this process: %s", code)
-        leave(exits.REFUSED)
-    leave((code or exits.DONE) & 0xFF)
+        leave(exit_codes.REFUSED)
+    leave((code or exit_codes.DONE) & 0xFF)
 
 
 def _open_log() -> None:

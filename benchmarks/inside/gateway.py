@@ -30,11 +30,12 @@ from mmsup.gateway.infer.fast_handler import Errand
 from mmsup.gateway.infer.handler import Inference
 from mmsup.gateway.infer.request_cache import KnownText
 from mmsup.gateway.observability.request_counters import Counting, Ticket
-from mmsup.gateway.protocol import json_template as skeleton
+from mmsup.gateway.protocol import json_template
 from mmsup.ipc.memory.counters import Tally, make_tally
 from mmsup.ipc.memory.status_page import make_page
-from mmsup.ipc.messages.all import Configure, Form, Infer, Outline, Reply, Route, VersionState
-from mmsup.ipc.messages.all import Link as LinkMessage
+from mmsup.ipc.messages.data import Form, Infer, Outline, Reply
+from mmsup.ipc.messages.gateway_control import Configure, Route, VersionState
+from mmsup.ipc.messages.gateway_control import Link as LinkMessage
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.transport.codec import pack_frame, pack_words, unpack_frame
 from mmsup.ipc.transport.control_channel import Seqpacket
@@ -181,9 +182,9 @@ class Gateway:
         best.time(f"{kind} write", lambda: familiar.bytes_with(reply.places))
         if isinstance(known, KnownText):
             text = bytes(errand.space)
-            cut = skeleton.cut(text)
+            cut = json_template.cut(text)
             assert cut is not None, "this text is not cut"
-            best.time("json cut", lambda: skeleton.cut(text))
+            best.time("json cut", lambda: json_template.cut(text))
             best.time("json numbers", lambda: known.with_numbers(cut[1]))
         else:
             best.time("head", look_up)

@@ -15,7 +15,8 @@ from places import HERE
 from inside.best import FEW, MANY, ONE, TURNS, Best
 from inside.gateway import MODEL, X, Y
 from mmsup.ipc.memory.status_page import PageWriter, make_page
-from mmsup.ipc.messages.all import Attach, Form, Infer, Reply
+from mmsup.ipc.messages.data import Form, Infer, Reply
+from mmsup.ipc.messages.worker_control import Attach
 from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.codec import pack_frame, pack_words, unpack_frame
 from mmsup.ipc.transport.control_channel import Seqpacket

@@ -12,15 +12,14 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response, StreamResponse
 
 from mmsup.gateway.api.repository import Repository
-from mmsup.gateway.http import response as answer
+from mmsup.gateway.http import response
 from mmsup.gateway.http.request import Call
 from mmsup.gateway.http.url_routes import ENDPOINTS, Access, Endpoint, find
 from mmsup.gateway.infer.fair_queue import HOUSE, STRANGERS
 from mmsup.gateway.infer.handler import Inference, told
-from mmsup.gateway.observability import metrics
-from mmsup.gateway.observability import statistics as stats
+from mmsup.gateway.observability import metrics, statistics
 from mmsup.gateway.observability.controller_status import Facts
-from mmsup.gateway.protocol import metadata as describe
+from mmsup.gateway.protocol import metadata
 from mmsup.ipc.errors import CallerError, MmsupError
 
 _MISSING: Final = {
@@ -88,7 +87,7 @@ class App:
         transport = call.request.transport
         if call.request.writer.output_size > 0 and transport is not None:
             transport.abort()  # half a reply went out: the client must not take what follows for the rest
-        return answer.error(error, call.request_id, call.echo)
+        return response.error(error, call.request_id, call.echo)
 
     async def _routed(self, call: Call, only: str | None) -> StreamResponse:
         request = call.request
@@ -97,10 +96,10 @@ class App:
         if match is None or (only is not None and all(each.does != only for each in match.methods.values())):
             raise CallerError("unknown_path", "there is nothing at this path")
         if request.method == "OPTIONS":
-            return answer.empty({**call.echo, "Allow": match.allow})
+            return response.empty({**call.echo, "Allow": match.allow})
         endpoint = match.methods.get(request.method)
         if endpoint is None:
-            refused = answer.error(CallerError("method_not_allowed", f"this path has {match.allow}"), call.request_id)
+            refused = response.error(CallerError("method_not_allowed", f"this path has {match.allow}"), call.request_id)
             refused.headers["Allow"] = match.allow
             return refused
         call.names = match.names
@@ -112,52 +111,56 @@ class App:
     # The server.
 
     async def _live(self, call: Call) -> StreamResponse:
-        return answer.json({"live": True}, extra=call.echo)
+        return response.json({"live": True}, extra=call.echo)
 
     async def _ready(self, call: Call) -> StreamResponse:
         ready, reason = self._backend.ready()
         if ready:
-            return answer.json({"ready": True, "live": True}, extra=call.echo)
-        return answer.json({"ready": False, "live": True, "error": reason}, 503, {**call.echo, "Retry-After": "1"})
+            return response.json({"ready": True, "live": True}, extra=call.echo)
+        return response.json({"ready": False, "live": True, "error": reason}, 503, {**call.echo, "Retry-After": "1"})
 
     async def _metrics(self, call: Call) -> StreamResponse:
         text = metrics.page(self._counting.totals(), await self._facts.now())
-        return Response(body=text, headers=answer.head(metrics.CONTENT_TYPE, call.echo))
+        return Response(body=text, headers=response.head(metrics.CONTENT_TYPE, call.echo))
 
     async def _server(self, call: Call) -> StreamResponse:
         backend = self._backend
-        return answer.json(describe.server(backend.server_name, backend.server_version), extra=call.echo)
+        return response.json(metadata.server(backend.server_name, backend.server_version), extra=call.echo)
 
     async def _models(self, call: Call) -> StreamResponse:
-        return answer.json({"models": self._backend.routes.names()}, extra=call.echo)
+        return response.json({"models": self._backend.routes.names()}, extra=call.echo)
 
     # One model.
 
     async def _model(self, call: Call) -> StreamResponse:
         routes = self._backend.routes
         state = routes.version(call.model, call.version)
-        return answer.json(describe.model(routes.model(call.model), state), extra=call.echo)
+        return response.json(metadata.model(routes.model(call.model), state), extra=call.echo)
 
     async def _model_ready(self, call: Call) -> StreamResponse:
         state = self._backend.routes.version(call.model, call.version)
-        ready, document = describe.readiness(call.model, state)
-        return answer.json(document, 200 if ready else 503, call.echo if ready else {**call.echo, "Retry-After": "1"})
+        ready, document = metadata.readiness(call.model, state)
+        return response.json(document, 200 if ready else 503, call.echo if ready else {**call.echo, "Retry-After": "1"})
 
     async def _model_config(self, call: Call) -> StreamResponse:
         routes = self._backend.routes
         state = routes.version(call.model, call.version)
-        return answer.json(describe.config(routes.model(call.model), state), extra=call.echo)
+        return response.json(metadata.config(routes.model(call.model), state), extra=call.echo)
 
     async def _model_stats(self, call: Call) -> StreamResponse:
         routes = self._backend.routes
         version = routes.version(call.model, call.version).version if call.version else ""
-        document = stats.models([routes.model(call.model)], self._counting.totals(), await self._facts.now(), version)
-        return answer.json(document, extra=call.echo)
+        document = statistics.models(
+            [routes.model(call.model)], self._counting.totals(), await self._facts.now(), version
+        )
+        return response.json(document, extra=call.echo)
 
     async def _all_stats(self, call: Call) -> StreamResponse:
         routes = self._backend.routes
         known = [routes.model(name) for name in routes.names()]
-        return answer.json(stats.models(known, self._counting.totals(), await self._facts.now()), extra=call.echo)
+        return response.json(
+            statistics.models(known, self._counting.totals(), await self._facts.now()), extra=call.echo
+        )
 
     # What is not there.
 
@@ -165,11 +168,11 @@ class App:
         raise AssertionError(f"{call.request.raw_path} is answered before")
 
     async def _no_regions(self, call: Call) -> StreamResponse:
-        return answer.json([], extra=call.echo)
+        return response.json([], extra=call.echo)
 
     async def _unregister(self, call: Call) -> StreamResponse:
         """There is nothing to unregister; clients do so before anything else, and take only success for an answer."""
-        return answer.empty(call.echo)
+        return response.empty(call.echo)
 
 
 def _check_access(endpoint: Endpoint, call: Call) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from aiohttp.web_response import StreamResponse
 
 from mmsup.gateway.dispatch.router import Backend
-from mmsup.gateway.http import response as answer
+from mmsup.gateway.http import response
 from mmsup.gateway.http.request import Call
 from mmsup.gateway.protocol.json_document import as_object, fault
 from mmsup.ipc.errors import CallerError, ServerError
@@ -46,17 +46,17 @@ class Repository:
                 rows = await self._backend.ask("index", {"ready": only_ready})
         except TimeoutError:
             raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
-        return answer.json(rows, extra=call.echo)
+        return response.json(rows, extra=call.echo)
 
     async def load(self, call: Call) -> StreamResponse:
         """Load or reload; answers when the model serves, or with the reason why not."""
         await self._backend.ask("load", {"name": call.model, **_parameters(call, await self._document(call))})
-        return answer.empty(call.echo)
+        return response.empty(call.echo)
 
     async def unload(self, call: Call) -> StreamResponse:
         """Unload; answers when nothing is routed to the model any more."""
         await self._backend.ask("unload", {"name": call.model, **_parameters(call, await self._document(call))})
-        return answer.empty(call.echo)
+        return response.empty(call.echo)
 
 
 def _parameters(call: Call, document: dict[str, Any]) -> dict[str, Any]:  # JSON; scalars, judged by the brain

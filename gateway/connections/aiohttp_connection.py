@@ -25,7 +25,7 @@ from mmsup.gateway.connections.context import Shared
 from mmsup.gateway.connections.fast_connection import BUSY, IDLE_S, LINGER_S, Front
 from mmsup.gateway.connections.message_boundary import Boundary
 from mmsup.gateway.http import error_status as status
-from mmsup.gateway.http import response as answer
+from mmsup.gateway.http import response
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 HEAD_S: Final = 10.0
@@ -138,7 +138,7 @@ class Connection(RequestHandler):
             f"Content-Length: {len(body)}",
             "Connection: close",
         ]
-        lines += [f"{name}: {value}" for name, value in answer.head(answer.JSON).items()]
+        lines += [f"{name}: {value}" for name, value in response.head(response.JSON).items()]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.force_close()
 
@@ -152,10 +152,10 @@ class Connection(RequestHandler):
         """What aiohttp's parser refuses, and what escapes our handlers, which is a bug of ours."""
         if status < 500:
             _log.debug("malformed request: %s", message)
-            made = answer.error(_MALFORMED)
+            made = response.error(_MALFORMED)
         else:
             _log.error("bug: an error escaped the handler", exc_info=exc)
-            made = answer.error(ServerError("internal", "an internal error; it was logged"))
+            made = response.error(ServerError("internal", "an internal error; it was logged"))
         if request.writer.output_size > 0:
             raise ConnectionError("a reply had begun")
         made.force_close()

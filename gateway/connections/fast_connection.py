@@ -18,9 +18,7 @@ from aiohttp.tcp_helpers import tcp_keepalive
 from mmsup.gateway.connections.connection_state import State
 from mmsup.gateway.connections.context import Shared
 from mmsup.gateway.connections.message_boundary import BLANK
-from mmsup.gateway.http import request_body as upload
-from mmsup.gateway.http import response as replies
-from mmsup.gateway.http import response_bytes as outgoing
+from mmsup.gateway.http import request_body, response, response_bytes
 from mmsup.gateway.http.response_bytes import Parts
 from mmsup.gateway.infer.fast_handler import Errand
 from mmsup.gateway.infer.head_cache import KEY_BYTES_LIMIT, Plan
@@ -96,7 +94,7 @@ class Front(asyncio.BufferedProtocol):
         self._watch(IDLE_S)
         if not self._listener.admit(self, self._transport):
             self._state = _CLOSED
-            self._transport.write(outgoing.error(BUSY, "", {}))
+            self._transport.write(response_bytes.error(BUSY, "", {}))
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -261,8 +259,8 @@ class Front(asyncio.BufferedProtocol):
             return
         now = self._shared.loop.time()
         if not self._end_s:
-            self._end_s = now + upload.TOTAL_S
-        self._watch(min(upload.IDLE_S, self._end_s - now))
+            self._end_s = now + request_body.TOTAL_S
+        self._watch(min(request_body.IDLE_S, self._end_s - now))
 
     # Replies.
 
@@ -282,7 +280,7 @@ class Front(asyncio.BufferedProtocol):
         if self._choked:
             self._state = _DRAIN
             self._left = transport.get_write_buffer_size()
-            self._watch(replies.SLOWEST_S)
+            self._watch(response.SLOWEST_S)
         else:
             if len(parts) > 1:
                 transport.set_write_buffer_limits()
@@ -381,7 +379,7 @@ class Front(asyncio.BufferedProtocol):
         elif state is _BODY and self._errand is not None:
             self._state = _WORK
             self._is_cut = True
-            self._errand.late(upload.late())
+            self._errand.late(request_body.late())
         elif state is _DRAIN:
             self._look_at_reader(transport)
         else:
@@ -393,4 +391,4 @@ class Front(asyncio.BufferedProtocol):
             transport.abort()
         else:
             self._left = left
-            self._watch(replies.SLOWEST_S)
+            self._watch(response.SLOWEST_S)

@@ -29,7 +29,7 @@ from mmsup.gateway.protocol.inference_job import Made, Outcome, Run
 from mmsup.gateway.protocol.output_sizes import seen_bytes
 from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, error_of
 from mmsup.ipc.memory.arena import Slot, SlotState
-from mmsup.ipc.messages.all import Infer, Place, Reply
+from mmsup.ipc.messages.data import Infer, Place, Reply
 from mmsup.ipc.poison_policy import RERUN, Case
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 

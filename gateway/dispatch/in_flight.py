@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mmsup.gateway.dispatch.reply_validation import Checked
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.memory.arena import Slot
-from mmsup.ipc.messages.all import Infer, Place, Reply
+from mmsup.ipc.messages.data import Infer, Place, Reply
 
 _ID_BITS = 63
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmsup.gateway.dispatch.link_memory import LinkArena
 from mmsup.gateway.protocol.inference_job import Given
 from mmsup.ipc.memory.arena import Slot
-from mmsup.ipc.messages.all import Place
+from mmsup.ipc.messages.data import Place
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
 

@@ -17,8 +17,8 @@ from mmsup.gateway.dispatch.link_memory_quota import Quota
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import faultpoint
 from mmsup.ipc.memory.arena import Extent, Side, Slot, extent_size
-from mmsup.ipc.messages.all import Extent as ExtentMessage
-from mmsup.ipc.messages.all import Release
+from mmsup.ipc.messages.data import Extent as ExtentMessage
+from mmsup.ipc.messages.data import Release
 from mmsup.ipc.transport.codec import pack_frame
 from mmsup.ipc.transport.control_channel import Closed
 from mmsup.ipc.transport.data_channel import PairEnd

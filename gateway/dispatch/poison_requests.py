@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, inputs_of, size_bytes
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Lived, Pardon, Quarantine, Suspected
+from mmsup.ipc.messages.gateway_control import Lived, Pardon, Quarantine, Suspected
 from mmsup.ipc.poison_policy import CAUSES, Case, Suspects
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmsup.ipc.memory.arena import Slot
-from mmsup.ipc.messages.all import Outline, Reply
+from mmsup.ipc.messages.data import Outline, Reply
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, size_bytes
 from mmsup.ipc.transport.codec import unpack_outline

@@ -13,7 +13,7 @@ from typing import Final
 
 from mmsup.gateway.protocol.inference_job import Given
 from mmsup.ipc.memory.arena import Slot
-from mmsup.ipc.messages.all import Infer, Place
+from mmsup.ipc.messages.data import Infer, Place
 from mmsup.ipc.transport.codec import unpack_form
 
 DIGEST_BYTES: Final = 16

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _NUMBER: Final = re.compile(r"[0-9]{1,19}")

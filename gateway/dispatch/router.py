@@ -24,7 +24,7 @@ from mmsup.gateway.dispatch.worker_link import Link
 from mmsup.gateway.protocol.output_sizes import Learned
 from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, error_of
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Configure, VersionState
+from mmsup.ipc.messages.gateway_control import Configure, VersionState
 from mmsup.ipc.specs import ModelSpec
 
 VERDICT_WAIT_S: Final = 0.05

@@ -22,8 +22,8 @@ from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import faultpoint
 from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import PageReader
-from mmsup.ipc.messages.all import Drop, Grant, Reply
-from mmsup.ipc.messages.all import Link as LinkMessage
+from mmsup.ipc.messages.data import Drop, Grant, Reply
+from mmsup.ipc.messages.gateway_control import Link as LinkMessage
 from mmsup.ipc.transport.codec import Record, pack_some, unpack_frame
 from mmsup.ipc.transport.control_channel import Closed
 from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES, PairEnd

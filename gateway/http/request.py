@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp.web_request import BaseRequest
 
-from mmsup.gateway.http import request_body as upload
-from mmsup.gateway.protocol import json_document as document
+from mmsup.gateway.http import request_body
+from mmsup.gateway.protocol import json_document
 from mmsup.gateway.protocol.json_document import fault
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class Call:
 
     async def document(self) -> dict[str, Any]:  # a JSON object
         """The body of a control call; empty for none."""
-        limit = upload.DOCUMENT_LIMIT_BYTES
-        upload.check_head(self.request, limit)
-        await upload.accept(self.request)
-        body = await upload.gather(self.request, limit)
+        limit = request_body.DOCUMENT_LIMIT_BYTES
+        request_body.check_head(self.request, limit)
+        await request_body.accept(self.request)
+        body = await request_body.gather(self.request, limit)
         if not body.strip():
             return {}
-        value = document.read(bytes(body))
+        value = json_document.read(bytes(body))
         if not isinstance(value, dict):
             raise fault("it is not an object")
         return cast("dict[str, Any]", value)  # as above

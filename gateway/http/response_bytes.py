@@ -11,8 +11,7 @@ from typing import Final
 
 from aiohttp.helpers import rfc822_formatted_time
 
-from mmsup.gateway.http import error_status as status
-from mmsup.gateway.http import response as answer
+from mmsup.gateway.http import error_status, response
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.gateway.protocol.infer_response import Reply
 from mmsup.ipc.errors import MmsupError
@@ -37,7 +36,7 @@ _plain: Final[dict[tuple[int, str], bytes]] = {}
 
 def _headers(code: int, kind: str, extra: Mapping[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {code} {_PHRASES.get(code, '')}"]
-    lines += [f"{name}: {value}" for name, value in answer.head(kind, extra).items()]
+    lines += [f"{name}: {value}" for name, value in response.head(kind, extra).items()]
     return "\r\n".join([*lines, ""]).encode()
 
 
@@ -61,9 +60,9 @@ end: Final = _Date().now
 
 def error(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:
     """The reply that tells of an error."""
-    body = status.body(error, request_id)
-    extra = {**status.headers(error), **echo}
-    return start(status.http_status(error.code), answer.JSON, extra, len(body)) + end() + body
+    body = error_status.body(error, request_id)
+    extra = {**error_status.headers(error), **echo}
+    return start(error_status.http_status(error.code), response.JSON, extra, len(body)) + end() + body
 
 
 def tensors(reply: Reply, echo: Mapping[str, str]) -> tuple[bytes, Parts]:
@@ -71,5 +70,5 @@ def tensors(reply: Reply, echo: Mapping[str, str]) -> tuple[bytes, Parts]:
     extra = dict(echo)
     if reply.blobs is not None:
         extra[HEADER] = str(len(reply.head))
-    kind = answer.JSON if reply.blobs is None else answer.BINARY
+    kind = response.JSON if reply.blobs is None else response.BINARY
     return start(200, kind, extra, reply.size), [reply.head, *(reply.blobs or ())]

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmsup.gateway.http import request_body as upload
+from mmsup.gateway.http import request_body
 from mmsup.gateway.http.request import Call
-from mmsup.gateway.protocol import binary_tensors as binary
-from mmsup.gateway.protocol import infer_request as v2
-from mmsup.gateway.protocol import json_document as document
+from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
 
 EARLY_BYTES: Final = 1 << 18
 """So much of a body that nobody reads lies in its connection anyway (READ_BYTES)."""
@@ -34,12 +32,12 @@ class Early:
         request, size = self._call.request, self._size
         if size is None or size > EARLY_BYTES:
             return deadline_ns, 0
-        layout = binary.layout(request.headers.get(binary.HEADER), size)
-        await upload.accept(request)
+        layout = binary_tensors.layout(request.headers.get(binary_tensors.HEADER), size)
+        await request_body.accept(request)
         body = bytearray(size)
-        await upload.fill(request, memoryview(body))
+        await request_body.fill(request, memoryview(body))
         self.body = body
         if not layout.header:
             return deadline_ns, 0
-        timeout_us, priority = v2.wishes(document.read(memoryview(body)[: layout.header]))
+        timeout_us, priority = infer_request.wishes(json_document.read(memoryview(body)[: layout.header]))
         return min(deadline_ns, self._since_ns + timeout_us * 1000) if timeout_us else deadline_ns, priority

@@ -13,19 +13,18 @@ from typing import Final
 
 from mmsup.gateway.dispatch.dispatched_request import Exchange
 from mmsup.gateway.dispatch.in_flight import Said
-from mmsup.gateway.http import response_bytes as outgoing
+from mmsup.gateway.http import response_bytes
 from mmsup.gateway.http.error_status import CLOSING
 from mmsup.gateway.http.response_bytes import Parts
-from mmsup.gateway.infer import handler as inference
+from mmsup.gateway.infer import handler
 from mmsup.gateway.infer.handler import Inference, Order
 from mmsup.gateway.infer.head_cache import Plan
 from mmsup.gateway.infer.request_cache import Known, KnownText, Orders
 from mmsup.gateway.infer.response_template import familiar
 from mmsup.gateway.observability.request_counters import Ticket
-from mmsup.gateway.protocol import infer_response as reply
-from mmsup.gateway.protocol import json_template as skeleton
+from mmsup.gateway.protocol import infer_response, json_template
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.messages.all import Reply
+from mmsup.ipc.messages.data import Reply
 
 JOIN_LIMIT_BYTES: Final = 1 << 16
 """Replies up to this size are copied once and sent in one piece."""
@@ -74,7 +73,7 @@ class Errand:
         if exchange is None:
             return False
         self._exchange = exchange
-        if plan.is_short or not inference.takes_long(plan.layout, exchange.metadata):
+        if plan.is_short or not handler.takes_long(plan.layout, exchange.metadata):
             space = exchange.try_space(plan.layout.space)
             if space is not None:
                 self.space: memoryview = space
@@ -92,7 +91,7 @@ class Errand:
             order = self._order = self._read(exchange)
             exchange.request_id = self.request_id
             if order.asked.timeout_us:
-                inference.begin(exchange, order, self._ticket)
+                handler.begin(exchange, order, self._ticket)
             if not exchange.try_infer(order.run, self._hear):
                 self._wait(None)
         except Exception as error:  # noqa: BLE001 - the outermost loop of a request: the client has its answer
@@ -106,14 +105,14 @@ class Errand:
             return self._read_with_blobs(exchange)
         if plan.has_text:
             return self._read_text(exchange)
-        return inference.parsed(self, exchange.metadata, self.space, plan.layout)
+        return handler.parsed(self, exchange.metadata, self.space, plan.layout)
 
     def _read_with_blobs(self, exchange: Exchange) -> Order:
         plan, metadata = self._plan, exchange.metadata
         words = (plan, bytes(self.space[plan.layout.start : plan.layout.blobs]))
         known = self._orders.get(words, exchange.version, metadata)
         if known is None:
-            order = inference.parsed(self, metadata, self.space, plan.layout)
+            order = handler.parsed(self, metadata, self.space, plan.layout)
             if any(each.datatype == "BYTES" for each in metadata.inputs):
                 return order  # whether strings fit is seen in the bytes themselves, each time
             known = Known(order, exchange.version)
@@ -125,15 +124,15 @@ class Errand:
     def _read_text(self, exchange: Exchange) -> Order:
         """A body of JSON: if only its numbers are new, only these are read."""
         plan, metadata = self._plan, exchange.metadata
-        parts = skeleton.cut(bytes(self.space))
+        parts = json_template.cut(bytes(self.space))
         if parts is None:
-            return inference.parsed(self, metadata, self.space, plan.layout)
+            return handler.parsed(self, metadata, self.space, plan.layout)
         words = (plan.model, *parts[0])
         known = self._orders.get(words, exchange.version, metadata)
         if isinstance(known, KnownText) and (order := known.with_numbers(parts[1])) is not None:
             return self._recognise(known, order)
-        order = inference.parsed(self, metadata, self.space, plan.layout)
-        names = skeleton.inputs_of(parts[0])
+        order = handler.parsed(self, metadata, self.space, plan.layout)
+        names = json_template.inputs_of(parts[0])
         if names is None or known is not None:
             return order
         known = KnownText(order, exchange.version, names)
@@ -168,7 +167,7 @@ class Errand:
             self._deliver([familiar_one.bytes_with(said.places)], False)  # noqa: FBT003 - hot
             return
         outcome = exchange.outcome(said)
-        made = inference.shaped(exchange, order, outcome)
+        made = handler.shaped(exchange, order, outcome)
         if made is None:
             self._wait(said)
             return
@@ -177,9 +176,9 @@ class Errand:
             known.reply = familiar(checked, order.asked.outputs, made, said.places)
         self._send(made)
 
-    def _send(self, made: reply.Reply) -> None:
-        start, body = outgoing.tensors(made, self._plan.echo)
-        head = start + outgoing.end()
+    def _send(self, made: infer_response.Reply) -> None:
+        start, body = response_bytes.tensors(made, self._plan.echo)
+        head = start + response_bytes.end()
         if made.size <= JOIN_LIMIT_BYTES:
             self._deliver([b"".join((head, *body))], False)  # noqa: FBT003 - hot
         else:
@@ -187,9 +186,9 @@ class Errand:
 
     def fail(self, error: Exception) -> None:
         """Answer with an error."""
-        told = inference.told(error)
+        told = handler.told(error)
         self._ticket.failed(error)
-        self._deliver([outgoing.error(told, self.request_id, self._plan.echo)], told.code in CLOSING)
+        self._deliver([response_bytes.error(told, self.request_id, self._plan.echo)], told.code in CLOSING)
 
     # What waits.
 

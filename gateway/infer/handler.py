@@ -20,17 +20,13 @@ from aiohttp.web_response import StreamResponse
 from mmsup.gateway.dispatch.dispatched_request import Exchange
 from mmsup.gateway.dispatch.in_flight import Said
 from mmsup.gateway.dispatch.router import Backend
-from mmsup.gateway.http import request_body as upload
-from mmsup.gateway.http import response as answer
+from mmsup.gateway.http import request_body, response
 from mmsup.gateway.http.request import Call
-from mmsup.gateway.infer import class_labels as labels
+from mmsup.gateway.infer import class_labels
 from mmsup.gateway.infer.early_body import Early
 from mmsup.gateway.infer.fair_queue import Turns
 from mmsup.gateway.observability.request_counters import Counting, Ticket
-from mmsup.gateway.protocol import binary_tensors as binary
-from mmsup.gateway.protocol import infer_request as v2
-from mmsup.gateway.protocol import infer_response as reply
-from mmsup.gateway.protocol import json_document as document
+from mmsup.gateway.protocol import binary_tensors, infer_request, infer_response, json_document
 from mmsup.gateway.protocol.binary_tensors import Layout
 from mmsup.gateway.protocol.infer_request import Asked
 from mmsup.gateway.protocol.inference_job import Outcome, Run
@@ -97,7 +93,7 @@ class Inference:
             raise
 
     async def _serve(self, call: Call, ticket: Ticket) -> StreamResponse:
-        size = upload.check_head(call.request, self.backend.max_body_bytes)
+        size = request_body.check_head(call.request, self.backend.max_body_bytes)
         early = Early(call, size, ticket.started_ns)
         async with await self.backend.open(call.model, call.version, None, early.wish) as exchange:
             ticket.serves(exchange.version)
@@ -105,36 +101,38 @@ class Inference:
             exchange.request_id = call.request_id
             begin(exchange, order, ticket)
             made = await self.conclude(exchange, order, ticket, None)
-            return await answer.send_tensors(call.request, made, call.echo, last=self.backend.retired)
+            return await response.send_tensors(call.request, made, call.echo, last=self.backend.retired)
 
     async def _read(self, call: Call, exchange: Exchange, size: int | None, body: bytearray | None) -> Order:
         """Take the body in, unless it is there already, and read it."""
         request = call.request
-        headers = request.headers.getall(binary.HEADER, [])
+        headers = request.headers.getall(binary_tensors.HEADER, [])
         if len(headers) > 1:
-            raise CallerError("bad_request", f"{binary.HEADER} is given {len(headers)} times", model=call.model)
+            raise CallerError("bad_request", f"{binary_tensors.HEADER} is given {len(headers)} times", model=call.model)
         header = headers[0] if headers else None
         if size is None:
-            await upload.accept(request)
+            await request_body.accept(request)
             limit = self.backend.max_body_bytes
-            limit = min(limit, binary.JSON_LIMIT_BYTES) if header is None else limit
-            body = await upload.gather(request, limit, exchange.take_bytes)
+            limit = min(limit, binary_tensors.JSON_LIMIT_BYTES) if header is None else limit
+            body = await request_body.gather(request, limit, exchange.take_bytes)
         if body is not None:
-            layout = binary.layout(header, len(body))
+            layout = binary_tensors.layout(header, len(body))
             space = await exchange.space(layout.space)
-            await upload.lay(body, space[layout.start : layout.space])
+            await request_body.lay(body, space[layout.start : layout.space])
         else:
             assert size is not None, "a body of unknown length was gathered"
-            layout = binary.layout(header, size)
+            layout = binary_tensors.layout(header, size)
             space = await exchange.space(layout.space)
-            await upload.accept(request)
-            await upload.fill(request, space[layout.start : layout.space])
+            await request_body.accept(request)
+            await request_body.fill(request, space[layout.start : layout.space])
         if not takes_long(layout, exchange.metadata):
             return parsed(call, exchange.metadata, space, layout)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._documents, parsed, call, exchange.metadata, space, layout)
 
-    async def conclude(self, exchange: Exchange, order: Order, ticket: Ticket, said: Said | None) -> reply.Reply:
+    async def conclude(
+        self, exchange: Exchange, order: Order, ticket: Ticket, said: Said | None
+    ) -> infer_response.Reply:
         """The reply, waiting for what must be waited for; `said`: what was heard of the request so far."""
         outcome = await exchange.go_on(order.run, said)
         made = shaped(exchange, order, outcome)
@@ -153,11 +151,11 @@ def begin(exchange: Exchange, order: Order, ticket: Ticket) -> None:
 
 def takes_long(layout: Layout, metadata: Metadata) -> bool:
     """Whether a body is parsed beside the loop."""
-    if layout.size <= upload.ASIDE_BYTES:
+    if layout.size <= request_body.ASIDE_BYTES:
         return False
-    if layout.header > upload.ASIDE_BYTES:
+    if layout.header > request_body.ASIDE_BYTES:
         return True
-    if layout.size - layout.header <= upload.ASIDE_BYTES or not layout.header:
+    if layout.size - layout.header <= request_body.ASIDE_BYTES or not layout.header:
         return False
     return any(each.datatype == "BYTES" for each in metadata.inputs)
 
@@ -165,33 +163,35 @@ def takes_long(layout: Layout, metadata: Metadata) -> bool:
 def parsed(caller: Caller, metadata: Metadata, space: memoryview, layout: Layout) -> Order:
     """The request that lies in `space`. May run beside the loop: it changes nothing but the caller's own id."""
     if layout.start and not layout.header:
-        return Order(v2.read_raw(binary.raw(caller.model, metadata, space, layout), metadata), metadata)
-    value = document.read(space[layout.start : layout.blobs])
-    caller.request_id = v2.request_id(value) or caller.request_id
-    asked = v2.read(value, caller.model, metadata, binary.Blobs(space, layout.blobs, layout.space))
+        return Order(
+            infer_request.read_raw(binary_tensors.raw(caller.model, metadata, space, layout), metadata), metadata
+        )
+    value = json_document.read(space[layout.start : layout.blobs])
+    caller.request_id = infer_request.request_id(value) or caller.request_id
+    asked = infer_request.read(value, caller.model, metadata, binary_tensors.Blobs(space, layout.blobs, layout.space))
     return Order(asked, metadata)
 
 
-def shaped(exchange: Exchange, order: Order, outcome: Outcome) -> reply.Reply | None:
+def shaped(exchange: Exchange, order: Order, outcome: Outcome) -> infer_response.Reply | None:
     """The reply, or None if making it takes long or reads a file."""
     wanted = order.asked.outputs
     if any(each.classes for each in wanted):
         return None
     binary_names = {each.spec.name for each in wanted if each.binary}
-    if sum(len(each.data) for each in outcome.outputs if each.name not in binary_names) > upload.ASIDE_BYTES:
+    if sum(len(each.data) for each in outcome.outputs if each.name not in binary_names) > request_body.ASIDE_BYTES:
         return None
-    return reply.shape(_origin(exchange, order, {}), wanted, outcome.outputs)
+    return infer_response.shape(_origin(exchange, order, {}), wanted, outcome.outputs)
 
 
-def _shaped_aside(exchange: Exchange, order: Order, outcome: Outcome) -> reply.Reply:
+def _shaped_aside(exchange: Exchange, order: Order, outcome: Outcome) -> infer_response.Reply:
     classified = any(each.classes for each in order.asked.outputs)
-    names = labels.of(exchange.spec) if classified else {}
-    return reply.shape(_origin(exchange, order, names), order.asked.outputs, outcome.outputs)
+    names = class_labels.of(exchange.spec) if classified else {}
+    return infer_response.shape(_origin(exchange, order, names), order.asked.outputs, outcome.outputs)
 
 
-def _origin(exchange: Exchange, order: Order, names: dict[str, list[str]]) -> reply.Origin:
+def _origin(exchange: Exchange, order: Order, names: dict[str, list[str]]) -> infer_response.Origin:
     batched = exchange.metadata.max_batch_size > 0
-    return reply.Origin(exchange.model, exchange.version, order.asked.id, batched, names)
+    return infer_response.Origin(exchange.model, exchange.version, order.asked.id, batched, names)
 
 
 def told(error: Exception) -> MmsupError:

@@ -22,11 +22,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 
-from mmsup.gateway.http import request_body as upload
+from mmsup.gateway.http import request_body
 from mmsup.gateway.http.request import echo_of
 from mmsup.gateway.http.request_body import ASIDE_BYTES
 from mmsup.gateway.http.url_routes import find
-from mmsup.gateway.protocol import binary_tensors as binary
+from mmsup.gateway.protocol import binary_tensors
 from mmsup.gateway.protocol.binary_tensors import Layout
 from mmsup.gateway.protocol.json_template import TEXT_LIMIT_BYTES
 from mmsup.ipc.errors import CallerError
@@ -110,16 +110,16 @@ def plan_of(message: RawRequestMessage) -> Plan | None:
         or any(name in headers for name in _ELSEWHERE)
         or len(lengths) != 1
         or not _LENGTH.fullmatch(lengths[0])
-        or upload.is_foreign(headers.get("Content-Type", ""))
+        or request_body.is_foreign(headers.get("Content-Type", ""))
     ):
         return None
     match = find(message.path)
     endpoint = match.methods.get("POST") if match else None
-    sizes = headers.getall(binary.HEADER, [])
+    sizes = headers.getall(binary_tensors.HEADER, [])
     if match is None or endpoint is None or endpoint.does != "infer" or len(sizes) > 1:
         return None
     try:
-        layout = binary.layout(sizes[0] if sizes else None, int(lengths[0]))
+        layout = binary_tensors.layout(sizes[0] if sizes else None, int(lengths[0]))
     except CallerError:
         return None
     echo = echo_of(headers)

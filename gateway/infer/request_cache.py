@@ -10,8 +10,7 @@ from collections.abc import Hashable, Sequence
 
 from mmsup.gateway.infer.handler import Order
 from mmsup.gateway.infer.response_template import Familiar
-from mmsup.gateway.protocol import json_template as skeleton
-from mmsup.gateway.protocol import json_tensors as literal
+from mmsup.gateway.protocol import json_template, json_tensors
 from mmsup.gateway.protocol.inference_job import Given, Run
 from mmsup.gateway.protocol.json_tensors import Unfit
 from mmsup.ipc.specs import Metadata
@@ -45,14 +44,14 @@ class KnownText(Known):
 
     def with_numbers(self, lists: Sequence[bytes]) -> Order | None:
         """The same order of other numbers; None if these do not fit, which the long way words."""
-        values = skeleton.values(lists)
+        values = json_template.values(lists)
         if values is None:
             return None
         run = self.order.run
         inputs: list[Given] = []
         try:
             for each, place in zip(run.inputs, self._places, strict=True):
-                data = literal.to_bytes(values[place], each.datatype, each.shape)
+                data = json_tensors.to_bytes(values[place], each.datatype, each.shape)
                 inputs.append(Given(each.name, each.datatype, each.shape, data=data))
         except Unfit:
             return None

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from typing import cast
 
 from mmsup.gateway.dispatch.reply_validation import Checked
-from mmsup.gateway.http import response as answer
-from mmsup.gateway.http import response_bytes as outgoing
-from mmsup.gateway.protocol import json_tensors as literal
+from mmsup.gateway.http import response, response_bytes
+from mmsup.gateway.protocol import json_tensors
 from mmsup.gateway.protocol.infer_request import Wanted
 from mmsup.gateway.protocol.infer_response import Reply
-from mmsup.ipc.messages.all import Place
+from mmsup.ipc.messages.data import Place
 from mmsup.ipc.specs import TensorSpec
 
 
@@ -25,7 +24,7 @@ class Binary:
 
     def __init__(self, said: Checked, made: Reply) -> None:
         self._said = said
-        self._start, _ = outgoing.tensors(made, {})
+        self._start, _ = response_bytes.tensors(made, {})
         self._body = made.head
 
     def fits(self, said: Checked, places: Sequence[Place]) -> bool:
@@ -34,7 +33,7 @@ class Binary:
 
     def bytes_with(self, places: Sequence[Place]) -> bytes:
         """The whole reply with these outputs."""
-        return b"".join((self._start, outgoing.end(), self._body, *cast("Sequence[bytes]", places)))
+        return b"".join((self._start, response_bytes.end(), self._body, *cast("Sequence[bytes]", places)))
 
 
 class Text:
@@ -59,7 +58,7 @@ class Text:
             text = _written(spec, place)
             size += len(text)
             pieces += (text, part)
-        return b"".join((outgoing.start(200, answer.JSON, {}, size), outgoing.end(), *pieces))
+        return b"".join((response_bytes.start(200, response.JSON, {}, size), response_bytes.end(), *pieces))
 
 
 Familiar = Binary | Text
@@ -93,4 +92,4 @@ def _around(said: Checked, head: bytes, places: Sequence[Place]) -> list[bytes] 
 
 def _written(spec: TensorSpec, place: Place) -> bytes:
     assert not isinstance(place, tuple), "inline outputs only"
-    return literal.to_json(memoryview(place), spec.datatype, spec.name)
+    return json_tensors.to_json(memoryview(place), spec.datatype, spec.name)

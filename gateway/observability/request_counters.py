@@ -15,7 +15,7 @@ from typing import Final
 from mmsup.gateway.protocol.inference_job import Outcome
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.memory.counters import BUCKETS_S, FIELDS, Row, Tally
-from mmsup.ipc.messages.all import Reply
+from mmsup.ipc.messages.data import Reply
 
 UNKNOWN: Final = "_unknown"
 REFUSED: Final = "!"

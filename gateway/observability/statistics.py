@@ -7,7 +7,7 @@ from typing import Any
 
 from mmsup.gateway.observability.request_counters import REASONS, Totals
 from mmsup.ipc.memory.counters import FIELDS
-from mmsup.ipc.messages.all import Route
+from mmsup.ipc.messages.gateway_control import Route
 
 Json = dict[str, Any]  # a JSON object
 

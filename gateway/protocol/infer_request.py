@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mmsup.gateway.protocol import json_tensors as literal
+from mmsup.gateway.protocol import json_tensors
 from mmsup.gateway.protocol.binary_tensors import Blobs, check_strings
 from mmsup.gateway.protocol.inference_job import Given
 from mmsup.gateway.protocol.json_document import as_list, as_object, fault
@@ -241,8 +241,8 @@ def _dims(shape: tuple[int, ...]) -> str:
 
 def _written(data: Any, spec: TensorSpec, shape: tuple[int, ...], model: str) -> bytes | memoryview:  # any JSON value
     try:
-        return literal.to_bytes(data, spec.datatype, shape)
-    except literal.Unfit as unfit:
+        return json_tensors.to_bytes(data, spec.datatype, shape)
+    except json_tensors.Unfit as unfit:
         raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {unfit}", model=model) from None
 
 
@@ -272,7 +272,7 @@ def _outputs(given: list[Json], model: str, metadata: Metadata, all_binary: bool
         declared = {each.name: each for each in metadata.outputs}
         wanted = [_output(each, declared, model, all_binary) for each in given]
     for each in wanted:
-        if not each.binary and not each.classes and each.spec.datatype in literal.BINARY_ONLY:
+        if not each.binary and not each.classes and each.spec.datatype in json_tensors.BINARY_ONLY:
             text = f"output '{each.spec.name}' of model '{model}' is {each.spec.datatype}, which has no form in JSON"
             raise CallerError("bad_request", f"{text}: ask for it with binary_data", model=model)
     return wanted

@@ -8,8 +8,7 @@ from typing import Any
 
 import orjson
 
-from mmsup.gateway.protocol import classification as classes
-from mmsup.gateway.protocol import json_tensors as literal
+from mmsup.gateway.protocol import classification, json_tensors
 from mmsup.gateway.protocol.binary_tensors import check_strings
 from mmsup.gateway.protocol.infer_request import Wanted
 from mmsup.gateway.protocol.inference_job import Made
@@ -52,7 +51,9 @@ def shape(origin: Origin, wanted: Sequence[Wanted], outputs: Sequence[Made]) -> 
     for each in wanted:
         tensor = made[each.spec.name]
         if each.classes:
-            tensor = classes.top(tensor, each.classes, origin.labels.get(tensor.name, []), batched=origin.batched)
+            tensor = classification.top(
+                tensor, each.classes, origin.labels.get(tensor.name, []), batched=origin.batched
+            )
         shown.append(_output(tensor, blobs, binary=each.binary))
     document: dict[str, Any] = {"model_name": origin.model, "model_version": origin.version}  # a JSON object
     if origin.request_id:
@@ -94,5 +95,5 @@ def _output(tensor: Made, blobs: list[memoryview], *, binary: bool) -> dict[str,
         made["parameters"] = {"binary_data_size": len(data)}
         blobs.append(data)
     else:
-        made["data"] = orjson.Fragment(literal.to_json(tensor.data, tensor.datatype, tensor.name))
+        made["data"] = orjson.Fragment(json_tensors.to_json(tensor.data, tensor.datatype, tensor.name))
     return made

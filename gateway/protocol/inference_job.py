@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmsup.gateway.protocol.output_sizes import declared_bytes
-from mmsup.ipc.messages.all import Form
+from mmsup.ipc.messages.data import Form
 from mmsup.ipc.specs import Metadata, TensorSpec
 from mmsup.ipc.transport.codec import pack_words, unpack_form
 

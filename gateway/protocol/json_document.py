@@ -14,7 +14,7 @@ from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
-from mmsup.gateway.protocol import large_json as scan
+from mmsup.gateway.protocol import large_json
 from mmsup.gateway.protocol.large_json import CONTAINER_LIMIT, DEPTH_LIMIT
 from mmsup.gateway.protocol.large_json_runs import restore
 from mmsup.ipc.errors import CallerError
@@ -45,8 +45,8 @@ def read(text: bytes | memoryview) -> Any:  # any JSON value
 
 def _read_large(text: memoryview) -> Any:  # as in `read`, long lists of numbers being `Run`s
     try:
-        rest, runs = scan.lift(text, _parse)
-    except scan.Beyond as beyond:
+        rest, runs = large_json.lift(text, _parse)
+    except large_json.Beyond as beyond:
         raise fault(str(beyond)) from None
     value = _parse(rest, 0)
     return restore(value, runs) if runs else value

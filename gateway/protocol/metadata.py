@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from mmsup.ipc.errors import MmsupError, WorkerError, error_of
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import config_name
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.memory.allocator import ALIGNMENT
-from mmsup.ipc.messages.all import Place
+from mmsup.ipc.messages.data import Place
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, Metadata
 from mmsup.ipc.tensors.datatypes import size_bytes
 

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import msgpack
 
-from mmsup.ipc.messages.all import WORDS, Drop, Extent, Form, Grant, Infer, Outline, Release, Reply
+from mmsup.ipc.messages.data import WORDS, Drop, Extent, Form, Grant, Infer, Outline, Release, Reply
 from mmsup.ipc.transport.dataclass_codec import Check, WireError, from_plain, record, to_plain
 
 

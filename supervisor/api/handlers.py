@@ -19,7 +19,7 @@ from mmsup.supervisor.models.loader import Loads
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import Fleet
 from mmsup.supervisor.observability.event_log import Event
-from mmsup.supervisor.postmortem import explain as why
+from mmsup.supervisor.postmortem import explain
 from mmsup.supervisor.resources.gpu_placement import Devices
 
 Json = dict[str, Any]  # one JSON object
@@ -171,13 +171,15 @@ class Verbs:
             text = f"of model '{name}' {len(bundles)} deaths are on record, the last one is 1"
             raise CallerError("bad_request", text, model=name)
         bundle = bundles[place - 1] if bundles else None
-        since = why.since(bundle, self._journal.last(model=name)) if bundle else []
+        since = explain.since(bundle, self._journal.last(model=name)) if bundle else []
         return {
             "model": name,
             "state": state,
             "reason": reason,
-            "deaths": [why.headline(each) for each in bundles],
-            "sentences": why.explain(bundle, since, state, reason) if bundle else why.no_death(name, state, reason),
+            "deaths": [explain.headline(each) for each in bundles],
+            "sentences": explain.explain(bundle, since, state, reason)
+            if bundle
+            else explain.no_death(name, state, reason),
             "since": since,
             "bundle": bundle,
         }

@@ -19,7 +19,7 @@ from mmsup.supervisor.models.model import Model, state_of
 from mmsup.supervisor.models.model_set import Fleet
 from mmsup.supervisor.models.readiness import Readiness
 from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.processes import usage
 
 Json = dict[str, Any]  # one JSON object
 
@@ -169,7 +169,7 @@ def _memory_bytes(instance: Instance) -> int | None:
     if instance.tenure is None or instance.life is None:
         return None
     reading = instance.tenure.group.read()
-    return reading.usage_bytes if reading else memory.resident_bytes(instance.life.pid)
+    return reading.usage_bytes if reading else usage.resident_bytes(instance.life.pid)
 
 
 def _process(role: str, number: int, pid: int | None, generation: int, began_s: float | None) -> Json:
@@ -182,7 +182,7 @@ def _process(role: str, number: int, pid: int | None, generation: int, began_s: 
         "generation": generation,
         "state": "ready",
         "restarts": max(generation - 1, 0),
-        "memory_bytes": memory.resident_bytes(pid) if pid else None,
+        "memory_bytes": usage.resident_bytes(pid) if pid else None,
         "memory_cap_bytes": None,
         "uptime_s": round(time.monotonic() - began_s, 1) if began_s is not None else None,
         "requests": None,

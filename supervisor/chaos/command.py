@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.chaos.analysis.checker import check
 from mmsup.supervisor.chaos.analysis.report import as_json, table
 from mmsup.supervisor.chaos.analysis.statistics import figures
@@ -30,7 +30,7 @@ from mmsup.supervisor.chaos.observe.history import History
 from mmsup.supervisor.chaos.plan.catalog import FAULTS, KEEPER, MANAGER, Role, chosen
 from mmsup.supervisor.chaos.runner import Course
 from mmsup.supervisor.chaos.runner_runs import against, against_own
-from mmsup.supervisor.chaos.server import local_server as own
+from mmsup.supervisor.chaos.server import local_server
 from mmsup.supervisor.chaos.server.target import Target
 from mmsup.supervisor.cli.command_failed import Failed
 from mmsup.supervisor.cli.control_client import NoServer, Refused, ask
@@ -95,7 +95,7 @@ def chaos(**given: Any) -> None:  # what click parsed
             asyncio.run(against(target, strays, course, V2(binary=not given["json_only"]), history, _progress))
         else:
             asyncio.run(against_own(course, V2(rows=True), history, _progress))
-    except* own.NotStarted as errors:
+    except* local_server.NotStarted as errors:
         lost = list(errors.exceptions)
     finally:
         _wipe()
@@ -131,7 +131,7 @@ def _course(given: Mapping[str, Any]) -> Course:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     seed = random.SystemRandom().randrange(1 << 32) if given["seed"] is None else given["seed"]
-    models = own.roles(given["models"])
+    models = local_server.roles(given["models"])
     if given["url"]:
         named = bool(given["names"])
         models = dict.fromkeys(given["healthy"], Role.HEALTHY) | dict.fromkeys(given["victims"], Role.CRASHY)
@@ -166,7 +166,7 @@ def _target(given: Mapping[str, Any], models: Mapping[str, Role], strays: list[i
         status = ask(given["runtime_dir"], "status")
     except (NoServer, Refused) as error:
         raise Failed(str(error)) from None
-    return own.target_of(status, given["runtime_dir"], models, strays.append)
+    return local_server.target_of(status, given["runtime_dir"], models, strays.append)
 
 
 def _progress(text: str) -> None:
@@ -190,7 +190,7 @@ def _report(history: History, given: Mapping[str, Any]) -> None:
     if given["plots"]:
         _draw(story, given["plots"])
     if findings:
-        raise click.exceptions.Exit(exits.REFUSED)
+        raise click.exceptions.Exit(exit_codes.REFUSED)
 
 
 def _draw(story: Any, folder: Path) -> None:  # a Story

@@ -14,7 +14,7 @@ from mmsup.supervisor.chaos.clients.load import SIZES, Clients, Rate
 from mmsup.supervisor.chaos.clients.protocol import Driver
 from mmsup.supervisor.chaos.inject.context import Scene
 from mmsup.supervisor.chaos.inject.injectors import inject
-from mmsup.supervisor.chaos.observe import leak_check as leftovers
+from mmsup.supervisor.chaos.observe import leak_check
 from mmsup.supervisor.chaos.observe.event_follower import Journal
 from mmsup.supervisor.chaos.observe.history import Began, Counted, History, Injected, Left
 from mmsup.supervisor.chaos.observe.worker_watch import Lives
@@ -175,7 +175,7 @@ class Run:
 
     # Leftovers.
 
-    async def _settled(self) -> leftovers.Snapshot | None:
+    async def _settled(self) -> leak_check.Snapshot | None:
         """What it holds when nothing moves; None where that cannot be seen."""
         if not self.target.runtime_dir:
             return None
@@ -183,7 +183,7 @@ class Run:
         await self._spare()
         seen = await self._snapshot()
         async with asyncio.timeout(REST_S):
-            while leftovers.differences(seen, again := await self._snapshot()):
+            while leak_check.differences(seen, again := await self._snapshot()):
                 seen = again
         return seen
 
@@ -196,20 +196,20 @@ class Run:
                 return
             await asyncio.sleep(LOOK_S)
 
-    async def _look(self, before: leftovers.Snapshot) -> None:
+    async def _look(self, before: leak_check.Snapshot) -> None:
         """What is left behind, once nothing goes away any more."""
         end = self.history.now() + self.course.settle_s
         while True:
             after = await self._snapshot()
-            found = leftovers.differences(before, after)
+            found = leak_check.differences(before, after)
             if not found or self.history.now() > end:
                 break
             await asyncio.sleep(LOOK_S)
-        self.history.add(Left(self.history.now(), "after the faults", found, leftovers.counts(before, after)))
+        self.history.add(Left(self.history.now(), "after the faults", found, leak_check.counts(before, after)))
 
-    async def _snapshot(self) -> leftovers.Snapshot:
+    async def _snapshot(self) -> leak_check.Snapshot:
         while True:
             with contextlib.suppress(OSError):  # something ended while it was looked at
                 samples, status = await self.target.samples(), await self.target.status()
-                return leftovers.snapshot(status["keeper"]["pid"], self.target.runtime_dir, samples)
+                return leak_check.snapshot(status["keeper"]["pid"], self.target.runtime_dir, samples)
             await asyncio.sleep(LOOK_S)

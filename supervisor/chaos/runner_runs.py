@@ -6,13 +6,13 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.chaos.clients.load import Clients
 from mmsup.supervisor.chaos.clients.protocol import Driver
-from mmsup.supervisor.chaos.observe import leak_check as leftovers
+from mmsup.supervisor.chaos.observe import leak_check
 from mmsup.supervisor.chaos.observe.history import Began, History, Left
 from mmsup.supervisor.chaos.runner import Course, Run
-from mmsup.supervisor.chaos.server import local_server as own
+from mmsup.supervisor.chaos.server import local_server
 from mmsup.supervisor.chaos.server.host_info import machine
 from mmsup.supervisor.chaos.server.target import Target
 
@@ -24,14 +24,14 @@ async def against_own(
 ) -> None:
     """Start a server with `course.models`, hurt it, end it, look what is left. `python`: what it runs on."""
     strays: list[int] = []
-    async with own.running(course.models, strays.append, python) as (server, target):
+    async with local_server.running(course.models, strays.append, python) as (server, target):
         await against(target, strays, course, driver, history, progress)
-        family = leftovers.family_of(server.manager.pid)
-        folders = leftovers.cgroup_folders(family)
+        family = leak_check.family_of(server.manager.pid)
+        folders = leak_check.cgroup_folders(family)
         code = await server.stop()
-        found = leftovers.gone(family, folders)
+        found = leak_check.gone(family, folders)
         left = {"cgroups": sum(each.exists() for each in folders)}
-        if code != exits.DONE:
+        if code != exit_codes.DONE:
             found.append(f"the server ended with {code}")
         history.add(Left(history.now(), "after the end", found, left))
 

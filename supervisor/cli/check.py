@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli.options import given, options, triton, warnings
 from mmsup.supervisor.cli.serve import exposed, insecure_option
 from mmsup.supervisor.cli.tables import draw
 from mmsup.supervisor.cli.text import cell
 from mmsup.supervisor.config.server_options import read
 from mmsup.supervisor.config.units import size_text
-from mmsup.supervisor.repository import validation_report as checking
+from mmsup.supervisor.repository import validation_report
 from mmsup.supervisor.repository.scanner import scan
 
 Report = dict[str, Any]  # JSON, as check.py makes it
@@ -41,7 +41,7 @@ def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object)
     """
     reading = read(given(parsed), os.environ, os.getuid())
     settings = reading.settings
-    found = checking.report(
+    found = validation_report.report(
         settings or reading.faults,
         scan(settings) if settings else None,
         reading.warnings,
@@ -58,7 +58,7 @@ def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object)
         click.echo(json.dumps(found))
     else:
         _draw(found)
-    raise SystemExit(exits.DONE if found["ok"] else exits.USAGE)
+    raise SystemExit(exit_codes.DONE if found["ok"] else exit_codes.USAGE)
 
 
 def _draw(found: Report) -> None:

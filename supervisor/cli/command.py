@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.paths import default_runtime_dir
 from mmsup.supervisor.cli.command_failed import Failed
 from mmsup.supervisor.cli.control_client import Json, NoServer, Refused
@@ -41,7 +41,7 @@ def verb(command: F) -> F:
         except Refused as error:
             raise Failed(error.text) from None
         except NoServer as error:
-            raise Failed(str(error), exits.NO_SERVER) from None
+            raise Failed(str(error), exit_codes.NO_SERVER) from None
 
     as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
     return runtime_option(as_json(run))  # type: ignore[return-value]  # wraps() keeps what click reads of F

@@ -15,7 +15,7 @@ from typing import Final, NoReturn, TypeVar
 
 import click
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli.command_failed import Failed
 from mmsup.supervisor.cli.options import given, options, triton, warnings
 from mmsup.supervisor.cli.text import printable
@@ -62,9 +62,9 @@ def serve(insecure: bool | None, **parsed: object) -> None:
     settings = _settings(parsed, os.environ)
     refusal = exposed(settings)
     if refusal and not insecure:
-        raise Failed(refusal, exits.USAGE)
+        raise Failed(refusal, exit_codes.USAGE)
     if faults := unreadable(settings):
-        raise Failed("\n".join(f"the model repository {each.place} {each.text}" for each in faults), exits.USAGE)
+        raise Failed("\n".join(f"the model repository {each.place} {each.text}" for each in faults), exit_codes.USAGE)
     become_keeper(settings)
 
 
@@ -74,7 +74,7 @@ def _settings(parsed: Mapping[str, object], environ: Mapping[str, str]) -> Setti
     for each in reading.warnings:
         _warn(str(each))
     if reading.settings is None:
-        raise Failed("\n".join(str(fault) for fault in reading.faults), exits.USAGE)
+        raise Failed("\n".join(str(fault) for fault in reading.faults), exit_codes.USAGE)
     return reading.settings
 
 

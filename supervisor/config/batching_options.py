@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mmsup.ipc.specs import PRIORITY_LEVELS, Batching, QueuePolicy
-from mmsup.supervisor.config import validators as valid
+from mmsup.supervisor.config import validators
 from mmsup.supervisor.config.config_error import Wrong, shown, unknown
 
 MOST_ROWS: Final = (1 << 31) - 1
@@ -26,7 +26,7 @@ def batching(raw: object) -> Json:
 
 def policies(raw: object) -> list[Json]:
     """`queue_policies: [{level, max_queue, timeout, action}]`; level 0, or none, is every class without its own."""
-    given = valid.sequence(raw, "list of policies, each with level, max_queue, timeout, action")
+    given = validators.sequence(raw, "list of policies, each with level, max_queue, timeout, action")
     if not 1 <= len(given) <= POLICY_LIMIT:
         raise Wrong(f"{len(given)} policies; there may be 1 to {POLICY_LIMIT}")
     wrongs: list[str | tuple[str, str]] = []
@@ -129,38 +129,40 @@ def too_large(keys: Mapping[str, Any]) -> list[int]:
 
 
 def _sizes(raw: object) -> list[int]:
-    size = valid.integer(1, MOST_ROWS)
-    found = sorted({size(each) for each in valid.sequence(raw, "list of sizes")})
+    size = validators.integer(1, MOST_ROWS)
+    found = sorted({size(each) for each in validators.sequence(raw, "list of sizes")})
     if not found:
         raise Wrong("an empty list of sizes")
     return found
 
 
 def _delay(raw: object) -> float:
-    seconds = valid.duration(raw)
+    seconds = validators.duration(raw)
     if seconds > MOST_DELAY_S:
         raise Wrong(f"{shown(raw)} is more than {MOST_DELAY_S:.0f} s; nobody waits so long for company")
     return seconds
 
 
-_BATCHING: Final[dict[str, valid.Valid[Any]]] = {  # each member has its own type
-    "max_size": valid.integer(1, MOST_ROWS),
+_BATCHING: Final[dict[str, validators.Valid[Any]]] = {  # each member has its own type
+    "max_size": validators.integer(1, MOST_ROWS),
     "delay": _delay,
     "preferred": _sizes,
-    "objective": valid.duration,
+    "objective": validators.duration,
 }
-_POLICY: Final[dict[str, valid.Valid[Any]]] = {  # as above
-    "level": valid.integer(0, PRIORITY_LEVELS),
-    "max_queue": valid.integer(1, 1_000_000),
-    "timeout": valid.duration,
-    "action": valid.one_of(ACTIONS),
+_POLICY: Final[dict[str, validators.Valid[Any]]] = {  # as above
+    "level": validators.integer(0, PRIORITY_LEVELS),
+    "max_queue": validators.integer(1, 1_000_000),
+    "timeout": validators.duration,
+    "action": validators.one_of(ACTIONS),
 }
 
 
-def _members(raw: object, what: str, known: Mapping[str, valid.Valid[Any]]) -> Json:  # each member has its own type
+def _members(
+    raw: object, what: str, known: Mapping[str, validators.Valid[Any]]
+) -> Json:  # each member has its own type
     wrongs: list[tuple[str, str]] = []
     found: Json = {}
-    for name, value in valid.mapping(raw, what).items():
+    for name, value in validators.mapping(raw, what).items():
         if name not in known:
             wrongs.append((name, unknown(name, known)))
             continue

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mmsup.ipc.specs import PRIORITY_LEVELS, TensorSpec
-from mmsup.supervisor.config import batching_options as batching
+from mmsup.supervisor.config import batching_options
 from mmsup.supervisor.config import validators as valid
 from mmsup.supervisor.config.config_error import Fault, Wrong, unknown
 from mmsup.supervisor.config.yaml_file import Source, below
@@ -44,10 +44,10 @@ KEYS: Final[dict[str, Key]] = {
     "load_timeout": Key("load_timeout_s", valid.duration),
     "max_queue": Key("max_queue", valid.integer(1, 1_000_000)),
     "max_queue_bytes": Key("max_queue_bytes", valid.size()),
-    "batching": Key("batching", batching.batching),
+    "batching": Key("batching", batching_options.batching),
     "priority": Key("priority", valid.integer(0, PRIORITY_LEVELS)),
     "priority_levels": Key("priority_levels", valid.integer(1, PRIORITY_LEVELS)),
-    "queue_policies": Key("queue_policies", batching.policies),
+    "queue_policies": Key("queue_policies", batching_options.policies),
     "ttl": Key("", valid.duration),
     "pin": Key("", valid.boolean),
     "retry_on_crash": Key("retry_on_crash", valid.boolean),
@@ -97,9 +97,9 @@ def fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of ModelSpec
         if name in set_fields:
             set_fields[name] = tuple(_tensor_spec(each) for each in set_fields[name])
     if "batching" in set_fields:
-        set_fields["batching"] = batching.batching_spec(set_fields["batching"])
+        set_fields["batching"] = batching_options.batching_spec(set_fields["batching"])
     if "queue_policies" in set_fields:
-        set_fields["queue_policies"] = batching.policy_specs(set_fields["queue_policies"])
+        set_fields["queue_policies"] = batching_options.policy_specs(set_fields["queue_policies"])
     return set_fields
 
 

@@ -14,8 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final
 
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
-from mmsup.supervisor.config import model_options as keys
-from mmsup.supervisor.config import units
+from mmsup.supervisor.config import model_options, units
 from mmsup.supervisor.config import validators as valid
 from mmsup.supervisor.config.config_error import Fault, Wrong, unknown
 from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, LINKS, Settings
@@ -197,7 +196,7 @@ class _Weighing:
         """`defaults:` and `models:`, each the keys of a model."""
         raw, source = self.document.keys, self.document.source
         if "defaults" in raw:
-            self.found["defaults"], faults = keys.checked(raw["defaults"], source, "defaults")
+            self.found["defaults"], faults = model_options.checked(raw["defaults"], source, "defaults")
             self.faults += faults
         try:
             given = raw.get("models")
@@ -209,7 +208,7 @@ class _Weighing:
         for name, each in models.items():
             place = below("models", name)
             try:
-                self.found["models"][valid.model_name(name)], faults = keys.checked(each, source, place)
+                self.found["models"][valid.model_name(name)], faults = model_options.checked(each, source, place)
                 self.faults += faults
             except Wrong as wrong:
                 self.faults += [Fault(source.place(place), text) for _, text in wrong.wrongs]

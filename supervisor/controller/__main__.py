@@ -16,16 +16,15 @@ import sys
 import time
 from typing import Any, Final
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc import failpoints as faultpoint
+from mmsup.ipc import exit_codes, failpoints
 from mmsup.ipc.memory.status_page import Activity, PageWriter
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import keeper_control
 from mmsup.ipc.transport.control_channel import Seqpacket
 from mmsup.ipc.transport.inherited_fds import descriptors
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.controller.controller import Brain
 from mmsup.supervisor.controller.event_console import LibraryLog
-from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.supervisor.linux import cgroup_backend
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.processes.keeper_channel import Parent
 
@@ -38,13 +37,13 @@ class _Reception:
 
     def __init__(self) -> None:
         self.brain: Brain | None = None
-        self.inventory: asyncio.Future[wire.Inventory] = asyncio.get_running_loop().create_future()
+        self.inventory: asyncio.Future[keeper_control.Inventory] = asyncio.get_running_loop().create_future()
         self._early: list[tuple[Any, list[int]]] = []  # messages of FROM_KEEPER
 
     def hear(self, message: Any, given: list[int]) -> None:  # one of FROM_KEEPER
         if self.brain is not None:
             self.brain.told(message, given)
-        elif isinstance(message, wire.Inventory):
+        elif isinstance(message, keeper_control.Inventory):
             self.inventory.set_result(message)
         else:
             self._early.append((message, given))
@@ -59,7 +58,7 @@ class _Reception:
 
 async def serve(inherited: dict[str, int]) -> None:
     """From the first word of the keeper to the last one to it."""
-    faultpoint.arm(inherited, "brain")
+    failpoints.arm(inherited, "brain")
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_fail)
     page = PageWriter(inherited["page"])
@@ -70,7 +69,7 @@ async def serve(inherited: dict[str, int]) -> None:
     console = Console(settings.log_format)
     logging.getLogger().addHandler(LibraryLog(console))
     # The one place that hands the environment on, and spawning.py takes an allow-list of it.
-    cgroups = cgroup.backend(cgroup.top_name(settings.state_dir))
+    cgroups = cgroup_backend.backend(cgroup_backend.top_name(settings.state_dir))
     brain = Brain(inventory, parent, os.environ, console, cgroups)
     await brain.start(socket.socket(fileno=inherited["listen:control"]))
     reception.introduce(brain)
@@ -96,7 +95,7 @@ def main(arguments: list[str]) -> int:
     """Run one brain."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(descriptors(arguments)))
-    return exits.DONE
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import keeper_control
 from mmsup.ipc.transport.control_channel import close_all
 from mmsup.supervisor.gateways.gateway_process import Gateway
 from mmsup.supervisor.gateways.pool import Gateways
-from mmsup.supervisor.instances import actions as hands
+from mmsup.supervisor.instances import actions
 from mmsup.supervisor.instances.context import KeeperSays
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.models.model_set import Fleet
 from mmsup.supervisor.processes.launch_spec import life_of
 
-Told = wire.Child | wire.Exited | wire.SpawnFailed
+Told = keeper_control.Child | keeper_control.Exited | keeper_control.SpawnFailed
 _WORKER: Final = "worker"
 
 
@@ -51,11 +51,11 @@ class Family:
             self._place(message, descriptors)
             return
         is_worker = message.token.startswith(_WORKER)
-        if isinstance(message, wire.Child) and is_worker:
+        if isinstance(message, keeper_control.Child) and is_worker:
             self._place(message, descriptors, adopted=True)
         else:
             self._later.append((message, descriptors))
-        if isinstance(message, wire.Child):
+        if isinstance(message, keeper_control.Child):
             self._missing -= 1
             if self._missing == 0:
                 self._introduced()
@@ -77,7 +77,12 @@ class Family:
             case "gateway", number, generation:
                 self._gateways.meet(generation)
                 gateway = self._gateways.at(number)
-                if adopted and isinstance(message, wire.Child) and gateway is not None and gateway.life is None:
+                if (
+                    adopted
+                    and isinstance(message, keeper_control.Child)
+                    and gateway is not None
+                    and gateway.life is None
+                ):
                     gateway.generation = generation
                 known = gateway is not None and gateway.generation == generation
                 self._gateway(gateway if known else None, message, descriptors)
@@ -100,30 +105,30 @@ class Family:
         match message:
             case _ if instance is None:
                 self._stray(message, descriptors)
-            case wire.Child(_, pid):
+            case keeper_control.Child(_, pid):
                 instance.born(pid, descriptors)
                 if not adopted:
-                    hands.boot(instance)
-            case wire.Exited():
+                    actions.boot(instance)
+            case keeper_control.Exited():
                 instance.ended(message)
-            case wire.SpawnFailed(_, text):
+            case keeper_control.SpawnFailed(_, text):
                 instance.unborn(text)
 
     def _gateway(self, gateway: Gateway | None, message: Told, descriptors: list[int]) -> None:
         match message:
             case _ if gateway is None:
                 self._stray(message, descriptors)
-            case wire.Child(_, pid):
+            case keeper_control.Child(_, pid):
                 gateway.born(pid, descriptors)
-            case wire.Exited():
+            case keeper_control.Exited():
                 gateway.ended(message)
-            case wire.SpawnFailed(_, text):
+            case keeper_control.SpawnFailed(_, text):
                 gateway.unborn(text)
 
     def _stray(self, message: Told, descriptors: list[int]) -> None:
         close_all(descriptors)
-        if isinstance(message, wire.Child):
+        if isinstance(message, keeper_control.Child):
             self.strays += 1
-            self._keeper.say(wire.Signal(message.token, signal.SIGKILL, group=True))
-        elif isinstance(message, wire.Exited):
-            self._keeper.say(wire.Forget(message.token))
+            self._keeper.say(keeper_control.Signal(message.token, signal.SIGKILL, group=True))
+        elif isinstance(message, keeper_control.Exited):
+            self._keeper.say(keeper_control.Forget(message.token))

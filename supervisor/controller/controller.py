@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control, keeper_control
 from mmsup.ipc.paths import control_socket
 from mmsup.supervisor.api.control_socket import Control
 from mmsup.supervisor.api.gateway_requests import Clients
@@ -24,7 +24,7 @@ from mmsup.supervisor.api.handlers import Holdings, Verbs
 from mmsup.supervisor.api.socket_watch import Doorway
 from mmsup.supervisor.api.status import Answers, Server
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.controller import recovery as heritage
+from mmsup.supervisor.controller import recovery
 from mmsup.supervisor.controller.change_signal import Moved
 from mmsup.supervisor.controller.children import Family
 from mmsup.supervisor.controller.event_console import COLUMNS, EventLog, rows_of
@@ -36,13 +36,12 @@ from mmsup.supervisor.gateways.poison_requests import Quarantine
 from mmsup.supervisor.gateways.pool import Gateways
 from mmsup.supervisor.gpu.health_infirmary import Infirmary
 from mmsup.supervisor.gpu.monitor import Lookout
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.context import KeeperSays, Site
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.memory_sampler import Sampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
-from mmsup.supervisor.models import readiness
-from mmsup.supervisor.models import startup_policy as startup
+from mmsup.supervisor.models import readiness, startup_policy
 from mmsup.supervisor.models.loader import Loads
 from mmsup.supervisor.models.model_set import Fleet
 from mmsup.supervisor.models.readiness import Readiness
@@ -66,7 +65,7 @@ class Brain:
 
     def __init__(
         self,
-        inventory: wire.Inventory,
+        inventory: keeper_control.Inventory,
         parent: KeeperSays,
         environ: Mapping[str, str],
         console: Console,
@@ -154,7 +153,7 @@ class Brain:
         self._forensics.start()
         self._sampler.start()
         if self._memory is not None:
-            heritage.restore(self.fleet, self._memory.models)
+            recovery.restore(self.fleet, self._memory.models)
             self._quarantine.restore(self._memory.quarantine)
             self._infirmary.restore(self._memory.devices)
             self.fleet.next_instance = max(self.fleet.next_instance, self._memory.next_instance)
@@ -190,26 +189,26 @@ class Brain:
     def _begin_first(self) -> None:
         text = f"mmsup server, {self.settings.control_mode} mode, {self._server.isolation}"
         self.books.journal.record("server_start", text, keeper=self._inventory.keeper_pid)
-        startup.sweep(self.books.scratch)
+        startup_policy.sweep(self.books.scratch)
         found = self.changes.read()
         for each in concerns_of(self.settings, found):
             self._console.say("warning", "configuration", place=each.place, text=each.text)
-        startup.start(found, self.settings, self.fleet, self.books.wanted, self.loads)
+        startup_policy.start(found, self.settings, self.fleet, self.books.wanted, self.loads)
         faultpoint("brain.begun")
 
     def _take_over(self) -> None:
         generation = self._inventory.generation
         self.books.journal.record("brain_exit", f"brain {generation - 1} ended; brain {generation} takes over")
-        startup.know_all(self.changes.read(), self.settings, self.fleet)
+        startup_policy.know_all(self.changes.read(), self.settings, self.fleet)
         for model in self.fleet.models.values():
             model.was_decided = self._announced
-        counts = heritage.take_over(self.fleet)
-        heritage.clear(self.fleet)
+        counts = recovery.take_over(self.fleet)
+        recovery.clear(self.fleet)
         text = f"kept {counts.kept} workers; {counts.ended} had ended, {self.family.strays} were unknown and are ended"
         self.books.journal.record(
             "readopted", text, brain=generation, kept=counts.kept, ended=counts.ended, strays=self.family.strays
         )
-        startup.converge(self.settings, self.fleet, self.books.wanted, self.loads)
+        startup_policy.converge(self.settings, self.fleet, self.books.wanted, self.loads)
         faultpoint("brain.readopted")
         self._upgrades.resume()
 
@@ -218,11 +217,11 @@ class Brain:
     def told(self, message: Any, descriptors: list[int]) -> None:  # one of FROM_KEEPER but Inventory
         """A message of the keeper's."""
         match message:
-            case wire.Terminate():
+            case keeper_control.Terminate():
                 self.terminate()
-            case wire.Reload():
+            case keeper_control.Reload():
                 self.task(self.changes.look(), "reload")
-            case wire.StepDown() | wire.NotUpgraded():
+            case keeper_control.StepDown() | keeper_control.NotUpgraded():
                 self._upgrades.answered(message)
             case _:
                 self.family.hear(message, descriptors)
@@ -234,25 +233,25 @@ class Brain:
             self._upgrades.stop()
             self.task(end(self), "end")
 
-    def overdue(self, message: wire.Overdue) -> None:
+    def overdue(self, message: gateway_control.Overdue) -> None:
         """A gateway waits for a worker."""
         instance = self._living(message.instance, message.generation)
         if instance is not None and instance.tenure is not None and instance.tenure.watch is not None:
             instance.tenure.watch.overdue(message.age_s)
 
-    def bad_reply(self, message: wire.BadReply) -> None:
+    def bad_reply(self, message: gateway_control.BadReply) -> None:
         """A worker broke the protocol towards a gateway."""
         instance = self._living(message.instance, message.generation)
         if instance is not None:
-            instance.apply(terms.Distrusted(f"its answer was not valid: {message.text}"))
+            instance.apply(lifecycle_events.Distrusted(f"its answer was not valid: {message.text}"))
 
-    def link_ended(self, place: int, message: wire.Ended) -> None:
+    def link_ended(self, place: int, message: gateway_control.Ended) -> None:
         """A gateway tells what was in flight at the end of a life."""
         self._forensics.told(place, message)
 
-    def suspected(self, message: wire.Suspected | wire.Lived) -> None:
+    def suspected(self, message: gateway_control.Suspected | gateway_control.Lived) -> None:
         """A gateway has found out something about a request that may have ended a worker."""
-        if isinstance(message, wire.Lived):
+        if isinstance(message, gateway_control.Lived):
             self._quarantine.lived(message)
             return
         model, instance = self.fleet.model(message.name), self.fleet.instance(message.instance)
@@ -260,7 +259,7 @@ class Brain:
         if edition is not None and model is not None and edition is model.current:  # else what it served is gone
             self._quarantine.suspected(message, edition.mark)
 
-    def quarantine(self) -> list[wire.Quarantine]:
+    def quarantine(self) -> list[gateway_control.Quarantine]:
         """What is known of requests that ended workers."""
         return self._quarantine.lists()
 
@@ -268,14 +267,14 @@ class Brain:
         instance = self.fleet.instance(number)
         return instance if instance is not None and instance.key == (number, generation) and instance.tenure else None
 
-    def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
+    def asked(self, message: gateway_control.Ask, answer: Callable[[gateway_control.Answer], None]) -> None:
         """A gateway's client wants something."""
         faultpoint("brain.asked")
         self.task(self._clients.answer(message, answer), f"ask {message.verb:.20}")
 
     # What follows from any change.
 
-    def routes(self) -> list[wire.Route]:
+    def routes(self) -> list[gateway_control.Route]:
         """Every model as it is now."""
         return self.fleet.routes()
 
@@ -309,7 +308,7 @@ class Brain:
         if now != self._said_ready:
             self._said_ready = now
             self.gateways.sync(now)
-            self._parent.say(wire.Notify(f"STATUS={'ready' if now.ready else now.reason}"))
+            self._parent.say(keeper_control.Notify(f"STATUS={'ready' if now.ready else now.reason}"))
         if not self._announced and self.gateways.are_up() and all(each.decided for each in self.fleet.standings()):
             self._announce(now)
 
@@ -320,11 +319,11 @@ class Brain:
         self.books.journal.record(
             "ready", now.reason or "every wanted model has its verdict", addresses=self._addresses()
         )
-        self._parent.say(wire.Notify("READY=1"))
+        self._parent.say(keeper_control.Notify("READY=1"))
         self.remember()
         if failed and self.settings.exit_on_error:
             self._console.say("error", "exit_on_error", text=f"not serving: {', '.join(failed)}")
-            self.finish(exits.REFUSED)
+            self.finish(exit_codes.REFUSED)
 
     def _addresses(self) -> dict[str, str]:
         return {name: each for name, each in self._inventory.addresses.items() if name != NOT_FOR_GATEWAYS}
@@ -336,7 +335,7 @@ class Brain:
 
     def remember(self) -> None:
         """Let the keeper keep what the next brain needs to know, if that has changed."""
-        models, gateways = heritage.notes(self.fleet), self.gateways.notes()
+        models, gateways = recovery.notes(self.fleet), self.gateways.notes()
         quarantine, devices, upgrade = self._quarantine.notes(), self._infirmary.notes(), self._upgrades.note
         first, told, following = self._server.began_s, self._announced, self.fleet.next_instance
         memory = Memory(first, told, following, models, gateways, quarantine, devices, upgrade)
@@ -345,7 +344,7 @@ class Brain:
             return
         faultpoint("brain.remember")
         if len(text) <= TEXT_LIMIT:
-            self._parent.say(wire.Remember(text))
+            self._parent.say(keeper_control.Remember(text))
         elif len(self._remembered) <= TEXT_LIMIT:
             why = f"{len(text)} characters are too many: the next brain will not know what changes from here on"
             self._console.say("error", "not_remembered", text=why)
@@ -371,7 +370,7 @@ class Brain:
 
     def finish(self, code: int) -> None:
         """Tell the keeper that it is over."""
-        self._parent.say(wire.Finished(code))
+        self._parent.say(keeper_control.Finished(code))
         self.over.set()
 
     async def close(self) -> None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmsup.ipc.paths import is_life_name, life_name
-from mmsup.supervisor.instances import actions as hands
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import Judgement, Site
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, COMING_UP, Situation, State
@@ -92,7 +91,7 @@ def _names_in(folder: str) -> list[str]:
 
 def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
     if instance.state in (State.BACKOFF, State.FAILED):
-        hands.arm_retry(instance)
+        actions.arm_retry(instance)
     if instance.state not in ALIVE:
         return
     if instance.life is None:
@@ -106,13 +105,13 @@ def _go_on(instance: Instance, edition: Edition, counts: Adopted) -> None:
         return  # and that was the next step
     if instance.state is State.READY and instance.release.metadata is not None:
         if edition.role is Role.CURRENT:
-            hands.link(instance)
+            actions.link(instance)
     elif instance.state in (State.STARTING, State.READY) or _is_unheard(instance):
         _begin_anew(instance)
     elif instance.state is State.DRAINING:
-        hands.carry_out(instance, terms.Drain())
+        actions.carry_out(instance, lifecycle_events.Drain())
     elif instance.state in (State.STOPPING, State.QUARANTINED):
-        hands.carry_out(instance, terms.Kill())
+        actions.carry_out(instance, lifecycle_events.Kill())
 
 
 def _is_unheard(instance: Instance) -> bool:
@@ -126,7 +125,7 @@ def _begin_anew(instance: Instance) -> None:
     assert instance.tenure is not None, f"instance {instance.id} has no process"
     instance.tenure.dropped = True
     instance.situation = Situation(instance.situation.wanted, State.STOPPING)
-    hands.carry_out(instance, terms.Kill())
+    actions.carry_out(instance, lifecycle_events.Kill())
 
 
 def _restore(instance: Instance, note: InstanceNote, site: Site) -> None:

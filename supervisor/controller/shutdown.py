@@ -6,10 +6,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.ipc.messages import keeper_control
+from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.revision import Role
 
 if TYPE_CHECKING:
@@ -40,14 +40,16 @@ async def end(brain: Brain) -> None:
     await brain.moved.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), left_s)
     for instance in brain.fleet.instances():
         if instance.is_awaited():
-            instance.apply(terms.EndTimedOut())  # who still waits for it is told so, instead of being cut off
+            instance.apply(
+                lifecycle_events.EndTimedOut()
+            )  # who still waits for it is told so, instead of being cut off
     await brain.moved.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), KILL_S)
     faultpoint("brain.emptied")
     for gateway in brain.gateways.everybody():
-        brain.tell_keeper(wire.Signal(gateway.token, signal.SIGTERM))
+        brain.tell_keeper(keeper_control.Signal(gateway.token, signal.SIGTERM))
     await brain.moved.until(lambda: all(each.life is None for each in brain.gateways.everybody()), GATEWAYS_S)
     brain.books.wanted.clear()
     text = "drained" if drained else f"work was left after {brain.settings.exit_timeout_s:g} s"
     brain.books.journal.record("stopping", f"{text}; the server ends")
     faultpoint("brain.finish")
-    brain.finish(exits.DONE if drained else exits.REFUSED)
+    brain.finish(exit_codes.DONE if drained else exit_codes.REFUSED)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import keeper_control
 from mmsup.supervisor.gateways.gateway_process import START_S, Gateway
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import COMING_UP, State
@@ -55,7 +55,7 @@ class Upgrades:
         self._task: asyncio.Task[None] | None = None
         self._listeners: list[Say] = []
         self._over = asyncio.Event()
-        self._answer: asyncio.Future[wire.StepDown | wire.NotUpgraded] | None = None
+        self._answer: asyncio.Future[keeper_control.StepDown | keeper_control.NotUpgraded] | None = None
         if note is None or note.stage == DONE:
             self._over.set()
 
@@ -88,11 +88,11 @@ class Upgrades:
         else:
             self._begin(note)
 
-    def answered(self, message: wire.StepDown | wire.NotUpgraded) -> None:
+    def answered(self, message: keeper_control.StepDown | keeper_control.NotUpgraded) -> None:
         """The keeper's answer to Upgrade."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
-        elif isinstance(message, wire.StepDown):
+        elif isinstance(message, keeper_control.StepDown):
             self._brain.over.set()
 
     def stop(self) -> None:
@@ -158,10 +158,10 @@ class Upgrades:
             raise ServerError("unavailable", "the models are so many that the next brain would not know them all")
         self._say("trying the code on disk")
         self._answer = asyncio.get_running_loop().create_future()
-        brain.tell_keeper(wire.Upgrade(self._now.force))
+        brain.tell_keeper(keeper_control.Upgrade(self._now.force))
         faultpoint("brain.trial_said")
         answer = await self._answer
-        if isinstance(answer, wire.NotUpgraded):
+        if isinstance(answer, keeper_control.NotUpgraded):
             raise ServerError("unavailable", answer.text)
         self._say(
             "the keeper becomes the new program" if answer.renews else "the keeper's own code is the same: it stays"

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import mmsup
 from mmsup.ipc.failpoints import faultpoint
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control, handshake, keeper_control, worker_control
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import Seqpacket, close_all
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -28,7 +28,7 @@ from mmsup.supervisor.instances.context import KeeperSays, Serving
 from mmsup.supervisor.observability.event_log import Journal
 from mmsup.supervisor.observability.model_output import Logbook
 from mmsup.supervisor.postmortem.cause import signal_name
-from mmsup.supervisor.processes import backoff as restart
+from mmsup.supervisor.processes import backoff
 from mmsup.supervisor.processes.child_process import Life
 from mmsup.supervisor.processes.launch_spec import Place, gateway_spawn, gateway_token
 
@@ -38,7 +38,7 @@ SPARE_STALE_S: Final = 5.0
 """It beats every 500 ms, and nobody waits for it: a machine that is so busy is not to start another one."""
 START_S: Final = 60.0
 CLOSED_S: Final = 1.0
-_OF_A_DEAD_BRAIN: Final = (wire.Ask, wire.Pong, wire.Drained)
+_OF_A_DEAD_BRAIN: Final = (gateway_control.Ask, gateway_control.Pong, gateway_control.Drained)
 """What a gateway said before its Hello to us: it has answered its clients for the questions itself, and the rest is no
 answer to what we said."""
 
@@ -85,7 +85,7 @@ class Gateway:
         self._site = site
         self._told_s = 0.0
         """When it was told to come up, or to serve."""
-        self._ends: list[restart.End] = []
+        self._ends: list[backoff.End] = []
         self._why = ""
         """Why we killed this process, if we did."""
         self._timer: asyncio.TimerHandle | None = None
@@ -117,8 +117,8 @@ class Gateway:
         self.is_spare = False
         self._told_s = time.monotonic()
         settings = self._site.settings
-        configure = wire.Configure(
-            wire=wire.WIRE_VERSION,
+        configure = gateway_control.Configure(
+            wire=handshake.WIRE_VERSION,
             gateway=self.table,
             generation=self.generation,
             server_name=settings.server_name,
@@ -140,12 +140,12 @@ class Gateway:
         self._ends, self.table = dead._ends, dead.table
         self._record("gateway_spawn", f"the spare, life {self.generation}, takes the place of gateway {dead.place}")
 
-    def ended(self, exited: wire.Exited) -> None:
+    def ended(self, exited: keeper_control.Exited) -> None:
         """It is dead and reaped: another one follows."""
         if self.life is not None:
             self.life.end()
         how = f"by signal {signal_name(exited.signal)}" if exited.signal else f"with status {exited.status}"
-        self._site.keeper.say(wire.Forget(exited.token))
+        self._site.keeper.say(keeper_control.Forget(exited.token))
         tail = self._site.logbook.end(str(self.place))
         why = f" because {self._why}" if self._why else ""
         if exited.signal or exited.status or self.follows:
@@ -171,9 +171,9 @@ class Gateway:
         ours, theirs = Seqpacket.pair()
         try:
             identity = f"g{self.place}.{self.generation}.{secrets.token_hex(6)}".encode()
-            serving.life.peer.say(encode(wire.Attach(self.place, identity)), (theirs.fileno(),))
+            serving.life.peer.say(encode(worker_control.Attach(self.place, identity)), (theirs.fileno(),))
             faultpoint("brain.attached")
-            link = wire.Link(*serving.key, serving.address, identity, serving.spec, serving.metadata)
+            link = gateway_control.Link(*serving.key, serving.address, identity, serving.spec, serving.metadata)
             self.say(link, (serving.life.pidfd, serving.life.page_fd, ours.fileno()))
         finally:
             ours.close()
@@ -194,7 +194,7 @@ class Gateway:
     def retire(self) -> None:
         """Another one serves in its stead: it may leave when its connections have."""
         self.follows = False
-        self.say(wire.Retire())
+        self.say(gateway_control.Retire())
         faultpoint("brain.gateway_retired")
 
     @property
@@ -224,14 +224,14 @@ class Gateway:
         """A message of the gateway's."""
         close_all(descriptors)
         try:
-            message = decode(data, wire.FROM_GATEWAY)
+            message = decode(data, gateway_control.FROM_GATEWAY)
         except WireError as error:
             self.kill(f"it sent what is no message of ours: {error}")
             return
-        if isinstance(message, wire.Hello):
+        if isinstance(message, handshake.Hello):
             self.greeted = True
-            if message.wire != wire.WIRE_VERSION:
-                self.kill(f"it speaks wire {message.wire}, this server {wire.WIRE_VERSION}")
+            if message.wire != handshake.WIRE_VERSION:
+                self.kill(f"it speaks wire {message.wire}, this server {handshake.WIRE_VERSION}")
         elif self.greeted or not isinstance(message, _OF_A_DEAD_BRAIN):
             self._house.heard(self, message)
 
@@ -252,7 +252,7 @@ class Gateway:
         """End it, and say why."""
         if self.life is not None and not self.life.dead:
             self._why = why
-            self._site.keeper.say(wire.Signal(self.token, signal.SIGKILL, group=True))
+            self._site.keeper.say(keeper_control.Signal(self.token, signal.SIGKILL, group=True))
 
     def _follow(self, text: str, **fields: Any) -> None:  # JSON, as the journal takes it
         self._is_gone()
@@ -262,9 +262,9 @@ class Gateway:
             self._record(f"{self._role}_exit", text, **fields)
             return
         now_s = time.monotonic()
-        self._ends.append(restart.End(now_s, now_s - self._told_s))
-        del self._ends[: -restart.HISTORY]
-        delay_s = restart.part_delay_s(self._ends, self._site.rng)
+        self._ends.append(backoff.End(now_s, now_s - self._told_s))
+        del self._ends[: -backoff.HISTORY]
+        delay_s = backoff.part_delay_s(self._ends, self._site.rng)
         self._record(f"{self._role}_exit", text, next_delay_s=round(delay_s, 3), **fields)
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._house.follow, self)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.poison_policy import Case, Suspects
 from mmsup.supervisor.observability.event_log import Journal
 from mmsup.supervisor.state.checkpoint import CaseNote, ListNote
@@ -34,7 +34,7 @@ class Quarantine:
 
     # What gateways say.
 
-    def suspected(self, message: wire.Suspected, mark: str) -> None:
+    def suspected(self, message: gateway_control.Suspected, mark: str) -> None:
         """A worker ended with these in its run; `mark`: the content of the model that it served."""
         name, now_s = message.name, time.monotonic()
         if self._marks.get(name, mark) != mark:
@@ -46,7 +46,7 @@ class Quarantine:
             suspects.died((each.fingerprint,), each.version, alone=message.alone, now_s=now_s)
         suspects.add(message.cases)
         found = [case for each in message.cases if (case := suspects.find(each.fingerprint, now_s))]
-        self._say(wire.Quarantine(name, tuple(found)))
+        self._say(gateway_control.Quarantine(name, tuple(found)))
         faultpoint("brain.suspected")
         fresh = [each for each in found if each.blocked and each.fingerprint not in before]
         for case in fresh:
@@ -54,7 +54,7 @@ class Quarantine:
         if fresh:
             self._changed()
 
-    def _record(self, message: wire.Suspected, case: Case) -> None:
+    def _record(self, message: gateway_control.Suspected, case: Case) -> None:
         text = (
             f"a request ended its worker {case.deaths} times, the last time alone; the same inputs to version"
             f" {case.version} are refused for {case.until_s - time.monotonic():.0f} s"
@@ -70,11 +70,11 @@ class Quarantine:
             deaths=case.deaths,
         )
 
-    def lived(self, message: wire.Lived) -> None:
+    def lived(self, message: gateway_control.Lived) -> None:
         """A suspect ran alone, and its worker lives."""
         suspects = self._models.get(message.name)
         if suspects is not None and suspects.lived(message.fingerprint):
-            self._say(wire.Pardon(message.name, message.fingerprint))
+            self._say(gateway_control.Pardon(message.name, message.fingerprint))
             self._tidy(message.name)
 
     # What becomes of lists.
@@ -102,7 +102,7 @@ class Quarantine:
 
     def _drop(self, name: str) -> None:
         del self._models[name], self._marks[name]
-        self._say(wire.Pardon(name, b""))
+        self._say(gateway_control.Pardon(name, b""))
         faultpoint("brain.pardoned")
         self._changed()
 
@@ -119,9 +119,11 @@ class Quarantine:
 
     # For others.
 
-    def lists(self) -> list[wire.Quarantine]:
+    def lists(self) -> list[gateway_control.Quarantine]:
         """All of them, for a gateway that knows nothing yet."""
-        return [wire.Quarantine(name, cases) for name in list(self._models) if (cases := self._current(name))]
+        return [
+            gateway_control.Quarantine(name, cases) for name in list(self._models) if (cases := self._current(name))
+        ]
 
     def rows(self, name: str = "") -> list[dict[str, Any]]:  # JSON
         """For people: of one model or all, the blocked first."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.gateways.gateway_process import Gateway, GatewaySite
 from mmsup.supervisor.gateways.standby import Spare
@@ -34,7 +34,7 @@ ANSWER_LIMIT: Final = MESSAGE_LIMIT - 4096
 class Content(Protocol):
     """What there is to tell, and who wants to hear what they say."""
 
-    def routes(self) -> list[wire.Route]:
+    def routes(self) -> list[gateway_control.Route]:
         """Every model as it is now."""
         ...
 
@@ -42,27 +42,27 @@ class Content(Protocol):
         """The server's."""
         ...
 
-    def overdue(self, message: wire.Overdue) -> None:
+    def overdue(self, message: gateway_control.Overdue) -> None:
         """A gateway waits for a worker."""
         ...
 
-    def bad_reply(self, message: wire.BadReply) -> None:
+    def bad_reply(self, message: gateway_control.BadReply) -> None:
         """A worker broke the protocol towards a gateway."""
         ...
 
-    def link_ended(self, place: int, message: wire.Ended) -> None:
+    def link_ended(self, place: int, message: gateway_control.Ended) -> None:
         """A gateway's link to a worker is over."""
         ...
 
-    def suspected(self, message: wire.Suspected | wire.Lived) -> None:
+    def suspected(self, message: gateway_control.Suspected | gateway_control.Lived) -> None:
         """A gateway has found out something about a request that may have ended a worker."""
         ...
 
-    def quarantine(self) -> list[wire.Quarantine]:
+    def quarantine(self) -> list[gateway_control.Quarantine]:
         """What is known of such requests."""
         ...
 
-    def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
+    def asked(self, message: gateway_control.Ask, answer: Callable[[gateway_control.Answer], None]) -> None:
         """A gateway's client wants something."""
         ...
 
@@ -212,28 +212,28 @@ class Gateways:
     def unlink(self, key: LifeKey) -> None:
         """Route nothing more to it."""
         if self._linked.pop(key, None) is not None:
-            self.say(wire.Unlink(*key))
+            self.say(gateway_control.Unlink(*key))
             faultpoint("brain.withdrawn")
 
     def condemn(self, key: LifeKey, judgement: Judgement) -> None:
         """It is about to be killed."""
         self._linked.pop(key, None)
-        self.say(wire.Condemned(*key, judgement.code, judgement.text))
+        self.say(gateway_control.Condemned(*key, judgement.code, judgement.text))
         faultpoint("brain.condemned")
 
     def buried(self, key: LifeKey, judgement: Judgement) -> None:
         """It is dead, and this is why."""
         self._linked.pop(key, None)
-        self.say(wire.Verdict(*key, judgement.code, judgement.text, judgement.retryable))
+        self.say(gateway_control.Verdict(*key, judgement.code, judgement.text, judgement.retryable))
 
-    def route(self, route: wire.Route) -> None:
+    def route(self, route: gateway_control.Route) -> None:
         """A model as it is now."""
         self.say(route)
         faultpoint("brain.routed")
 
     def unroute(self, name: str) -> None:
         """A model that is in no repository any more."""
-        self.say(wire.Unroute(name))
+        self.say(gateway_control.Unroute(name))
 
     def say(self, message: object) -> None:
         """Something that all of them shall hear."""
@@ -242,7 +242,7 @@ class Gateways:
 
     def sync(self, readiness: Readiness) -> None:
         """The server's readiness; everything else has been said."""
-        self.say(wire.Synced(readiness.ready, readiness.reason))
+        self.say(gateway_control.Synced(readiness.ready, readiness.reason))
 
     def barrier(self, limit_s: float, then: Callable[[], None]) -> None:
         """Call `then` once, when all gateways have done what was said so far, or after the limit."""
@@ -254,7 +254,7 @@ class Gateways:
         number = self._pings
         timer = asyncio.get_running_loop().call_later(limit_s, self._pass, number)
         self._barriers[number] = _Barrier(waiting, then, timer)
-        self.say(wire.Ping(number))
+        self.say(gateway_control.Ping(number))
 
     async def reached(self, limit_s: float) -> None:
         """As `barrier`, for a coroutine."""
@@ -269,7 +269,7 @@ class Gateways:
         self._drained.clear()
         if not self._undrained:
             return True
-        self.say(wire.Drain())
+        self.say(gateway_control.Drain())
         try:
             async with asyncio.timeout(limit_s):
                 await self._drained.wait()
@@ -288,25 +288,25 @@ class Gateways:
         for serving in self._linked.values():
             gateway.link(serving)
         readiness = self._content.readiness()
-        gateway.say(wire.Synced(readiness.ready, readiness.reason))
+        gateway.say(gateway_control.Synced(readiness.ready, readiness.reason))
         self._pings += 1
         self._introductions[self._pings] = gateway
-        gateway.say(wire.Ping(self._pings))
+        gateway.say(gateway_control.Ping(self._pings))
 
     def heard(self, gateway: Gateway, message: Any) -> None:  # one of FROM_GATEWAY but Hello
         """What a gateway says of workers, of its clients, of what it has done."""
         match message:
-            case wire.Pong(number):
+            case gateway_control.Pong(number):
                 self._pong(gateway, number)
-            case wire.Ask():
+            case gateway_control.Ask():
                 self._content.asked(message, lambda answer: self._answer(gateway, gateway.generation, answer))
-            case wire.Overdue():
+            case gateway_control.Overdue():
                 self._content.overdue(message)
-            case wire.BadReply():
+            case gateway_control.BadReply():
                 self._content.bad_reply(message)
-            case wire.Ended():
+            case gateway_control.Ended():
                 self._content.link_ended(gateway.place, message)
-            case wire.Suspected() | wire.Lived():
+            case gateway_control.Suspected() | gateway_control.Lived():
                 self._content.suspected(message)
             case _:
                 self._has_drained(gateway)
@@ -356,7 +356,7 @@ class Gateways:
         if not self._undrained:
             self._drained.set()
 
-    def _answer(self, gateway: Gateway, generation: int, answer: wire.Answer) -> None:
+    def _answer(self, gateway: Gateway, generation: int, answer: gateway_control.Answer) -> None:
         if gateway.generation == generation:
             gateway.say(answer)
 

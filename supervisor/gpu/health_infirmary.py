@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mmsup.supervisor.gpu import health as aside
+from mmsup.supervisor.gpu import health
 from mmsup.supervisor.gpu.inventory import Gpu
 from mmsup.supervisor.gpu.monitor import Lookout
 from mmsup.supervisor.observability.event_log import Journal
@@ -23,7 +23,7 @@ class Infirmary:
         """`changed`: what is to be remembered is not as it was."""
         self.reasons: dict[str, str] = {}
         """Why nothing new goes there."""
-        self._faults: dict[str, tuple[aside.Fault, ...]] = {}
+        self._faults: dict[str, tuple[health.Fault, ...]] = {}
         self._lookout = lookout
         self._journal = journal
         self._changed = changed
@@ -31,8 +31,8 @@ class Infirmary:
     def faulted(self, word: str, model: str) -> None:
         """A worker of this model left that device with a GPU fault."""
         now_s = time.monotonic()
-        fault = aside.Fault(now_s, model)
-        self._faults[word] = aside.recent([*self._faults.get(word, ()), fault], now_s)
+        fault = health.Fault(now_s, model)
+        self._faults[word] = health.recent([*self._faults.get(word, ()), fault], now_s)
         self._judge(word)  # the end of that life is about to be remembered, and this with it
 
     def look(self) -> None:
@@ -42,7 +42,7 @@ class Infirmary:
 
     def _judge(self, word: str) -> bool:
         """Whether it is set aside from now on."""
-        reason = aside.why(self._faults[word], self._lookout.says_against(word), time.monotonic())
+        reason = health.why(self._faults[word], self._lookout.says_against(word), time.monotonic())
         if not reason or word in self.reasons:
             return False
         self.reasons[word] = reason
@@ -61,7 +61,7 @@ class Infirmary:
 
     def count(self, word: str) -> int:
         """Faults there that still count."""
-        return len(aside.recent(self._faults.get(word, ()), time.monotonic()))
+        return len(health.recent(self._faults.get(word, ()), time.monotonic()))
 
     def notes(self) -> tuple[DeviceNote, ...]:
         """All of it, to be remembered, with the devices in their order: the next brain numbers them as this one."""
@@ -77,7 +77,7 @@ class Infirmary:
     def restore(self, notes: tuple[DeviceNote, ...]) -> None:
         """As the brain before us left it."""
         for note in notes:
-            self._faults[note.device] = tuple(aside.Fault(each.at_s, each.model) for each in note.faults)
+            self._faults[note.device] = tuple(health.Fault(each.at_s, each.model) for each in note.faults)
             if note.reason:
                 self.reasons[note.device] = note.reason
         self._lookout.restore([Gpu(each.index, each.device, each.name, 0) for each in notes if each.index >= 0])

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from mmsup.supervisor.gpu import inventory as gpu
+from mmsup.supervisor.gpu import inventory
 from mmsup.supervisor.gpu.nvml_client import Probe, Silent
 from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.processes import backoff as restart
+from mmsup.supervisor.processes import backoff
 
 EVERY_S: Final = 2.0
 SOON_S: Final = 0.25
@@ -30,9 +30,9 @@ class Lookout:
 
     def __init__(self, journal: Journal, environ: Mapping[str, str], driver: str) -> None:
         """`driver`: the file that is there where the driver is."""
-        self.gpus: gpu.Gpus | None = None
+        self.gpus: inventory.Gpus | None = None
         """The devices that models are bound to; None: nobody has asked yet."""
-        self.seen: gpu.Gpus | None = None
+        self.seen: inventory.Gpus | None = None
         """What NVML said last; None while it is silent."""
         self.asked_s = 0.0
         """When it was asked what it answered last; 0: never."""
@@ -46,12 +46,12 @@ class Lookout:
         self._rng = random.Random()
         self._has_driver = Path(driver).exists()
         if not self._has_driver:
-            self.gpus = gpu.Gpus((), "the NVIDIA driver is not loaded")
+            self.gpus = inventory.Gpus((), "the NVIDIA driver is not loaded")
 
-    def restore(self, devices: list[gpu.Gpu]) -> None:
+    def restore(self, devices: list[inventory.Gpu]) -> None:
         """As the brain before us had learnt them."""
         if devices:
-            self.gpus = gpu.Gpus(tuple(devices))
+            self.gpus = inventory.Gpus(tuple(devices))
 
     async def learn(self) -> None:
         """Ask once, if there can be anything to learn."""
@@ -64,7 +64,7 @@ class Lookout:
             is_awaited = await self._look()
             pause_s = SOON_S if is_awaited else EVERY_S
             if self._misses:
-                pause_s = max(restart.delay_s(self._misses, self._rng), EVERY_S)
+                pause_s = max(backoff.delay_s(self._misses, self._rng), EVERY_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._due.wait()
@@ -78,14 +78,14 @@ class Lookout:
         """End the helper."""
         await self._probe.close()
 
-    def find(self, uuid: str) -> gpu.Gpu | None:
+    def find(self, uuid: str) -> inventory.Gpu | None:
         """A device as it was seen last; None if NVML does not say."""
         return self.seen.find(uuid) if self.seen is not None else None
 
     def title(self, word: str) -> str:
         """What stands in CUDA_VISIBLE_DEVICES, in words."""
         found = self.gpus.find(word) if self.gpus is not None else None
-        return word if self.gpus is None or found is None else gpu.title(self.gpus, found)
+        return word if self.gpus is None or found is None else inventory.title(self.gpus, found)
 
     def says_against(self, word: str) -> str:
         """What the driver itself counts against a device; empty if nothing."""
@@ -101,21 +101,21 @@ class Lookout:
         try:
             found = await self._probe.ask()
         except Silent as silence:
-            found = gpu.Gpus((), str(silence))
+            found = inventory.Gpus((), str(silence))
         if found.devices:
             self._see(found, asked_s)
         else:
             self._miss(found)
         return self.on_look()
 
-    def _see(self, found: gpu.Gpus, asked_s: float) -> None:
+    def _see(self, found: inventory.Gpus, asked_s: float) -> None:
         if self._misses:
             self._journal.record("gpu_back", f"NVML answers again, of {len(found.devices)} devices")
         self._misses, self.seen, self.asked_s = 0, found, asked_s
         if self.gpus is None or not self.gpus.devices:
-            self.gpus = gpu.narrowed(found, self._shown)
+            self.gpus = inventory.narrowed(found, self._shown)
 
-    def _miss(self, nothing: gpu.Gpus) -> None:
+    def _miss(self, nothing: inventory.Gpus) -> None:
         if not self._misses:
             text = f"{nothing.why}; what was known of the memory of GPUs is taken for true no longer"
             self._journal.record("gpu_silent", text)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from mmsup.supervisor.gpu import inventory as gpu
+from mmsup.supervisor.gpu import inventory
 
 FIRST_S: Final = 10.0
 """The first call to a driver without a persistence daemon wakes the cards: seconds for a full box."""
@@ -35,13 +35,13 @@ class Probe:
         self._helper: subprocess.Popen[bytes] | None = None
         self._has_answered = False
 
-    async def ask(self) -> gpu.Gpus:
+    async def ask(self) -> inventory.Gpus:
         """What NVML says now; Silent if it does not say it in time."""
         limit_s = ANSWER_S if self._has_answered else FIRST_S
         try:
             helper = self._started()
             async with asyncio.timeout(limit_s):
-                answer = gpu.parse(await _exchange(helper))
+                answer = inventory.parse(await _exchange(helper))
         except TimeoutError:
             await self.close()
             raise Silent(f"NVML did not answer within {limit_s:g} s") from None

@@ -10,15 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import handshake, keeper_control, worker_control
 from mmsup.ipc.paths import life_name
 from mmsup.ipc.transport.codec import encode
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.gpu.inventory import NoGpu
-from mmsup.supervisor.instances import exit_evidence as obituary
-from mmsup.supervisor.instances import lifecycle_events as terms
-from mmsup.supervisor.instances import liveness as health
-from mmsup.supervisor.instances import stack_dump as lastwords
+from mmsup.supervisor.instances import exit_evidence, lifecycle_events, liveness, stack_dump
 from mmsup.supervisor.instances.context import Judgement
 from mmsup.supervisor.instances.lifecycle_events import State
 from mmsup.supervisor.instances.liveness_probe import Watch
@@ -42,36 +39,36 @@ FILE_ROOM_BYTES: Final = 64 << 20
 """Above the largest extent that a worker may be sent: RLIMIT_FSIZE counts memfds too."""
 
 
-def carry_out(instance: Instance, action: terms.Action) -> None:
+def carry_out(instance: Instance, action: lifecycle_events.Action) -> None:
     """Do what a step asked for."""
     match action:
-        case terms.AskAdmission():
+        case lifecycle_events.AskAdmission():
             instance.waiting = True
-        case terms.Spawn():
+        case lifecycle_events.Spawn():
             _spawn(instance)
-        case terms.AnnounceReady():
+        case lifecycle_events.AnnounceReady():
             _announce(instance)
-        case terms.NoteLoadFailure(code, text):
+        case lifecycle_events.NoteLoadFailure(code, text):
             _note_load_failure(instance, Judgement(code, text, of_load=True))
-        case terms.Withdraw():
+        case lifecycle_events.Withdraw():
             instance.site.gateways.unlink(instance.key)
-        case terms.Drain():
+        case lifecycle_events.Drain():
             instance.site.gateways.barrier(UNROUTE_S, _for_this_life(instance, _let_arrive))
-        case terms.Condemn(code, text):
+        case lifecycle_events.Condemn(code, text):
             _condemn(instance, Judgement(code, text))
-        case terms.ExpectExit():
-            expect(instance, LEAVE_S, terms.EndTimedOut())
-        case terms.Kill():
+        case lifecycle_events.ExpectExit():
+            expect(instance, LEAVE_S, lifecycle_events.EndTimedOut())
+        case lifecycle_events.Kill():
             _kill(instance)
-        case terms.NoteUnkillable():
+        case lifecycle_events.NoteUnkillable():
             _note_unkillable(instance)
-        case terms.ScheduleRetry(after_s, probe):
+        case lifecycle_events.ScheduleRetry(after_s, probe):
             _schedule(instance, after_s, probe)
-        case terms.CancelRetry():
+        case lifecycle_events.CancelRetry():
             cancel_retry(instance)
-        case terms.NoteGivenUp(code, text):
+        case lifecycle_events.NoteGivenUp(code, text):
             _give_up(instance, code, text)
-        case terms.Finish():
+        case lifecycle_events.Finish():
             instance.waiting = False
 
 
@@ -80,8 +77,8 @@ def boot(instance: Instance) -> None:
     tenure, spec, settings = _tenure(instance), instance.release.spec, instance.site.settings
     assert tenure.life is not None, f"instance {instance.id} has no process yet"
     capped = tenure.group.cap_bytes is not None
-    boot = wire.Boot(
-        wire=wire.WIRE_VERSION,
+    boot = worker_control.Boot(
+        wire=handshake.WIRE_VERSION,
         instance=instance.id,
         generation=instance.generation,
         address=instance.site.link_address(instance.key),
@@ -91,7 +88,7 @@ def boot(instance: Instance) -> None:
     )
     tenure.life.peer.say(encode(boot))
     faultpoint("brain.boot_said")
-    instance.apply(terms.Spawned())
+    instance.apply(lifecycle_events.Spawned())
 
 
 def watch(instance: Instance, life: Life) -> None:
@@ -99,13 +96,13 @@ def watch(instance: Instance, life: Life) -> None:
     tenure, spec = _tenure(instance), instance.release.spec
     if tenure.watch is not None:
         tenure.watch.close()
-    limits = health.Limits(spec.hang_limit_s, spec.load_timeout_s, round(tenure.spawned_s * health.NS))
+    limits = liveness.Limits(spec.hang_limit_s, spec.load_timeout_s, round(tenure.spawned_s * liveness.NS))
 
-    def tell(verdict: health.Hung | health.LoadTimeout) -> None:
-        if isinstance(verdict, health.Hung) or instance.state is State.READY:
-            instance.apply(terms.Hung(verdict.reason))
+    def tell(verdict: liveness.Hung | liveness.LoadTimeout) -> None:
+        if isinstance(verdict, liveness.Hung) or instance.state is State.READY:
+            instance.apply(lifecycle_events.Hung(verdict.reason))
         else:
-            instance.apply(terms.LoadTimedOut(verdict.reason))
+            instance.apply(lifecycle_events.LoadTimedOut(verdict.reason))
 
     tenure.watch = Watch(life, limits, tell)
 
@@ -114,11 +111,13 @@ def hear_oom(instance: Instance) -> None:
     """Begin to hear of its group's memory."""
     cap = instance.release.spec.memory_bytes
     limit = f"cap {size_text(cap)}" if cap is not None else "no cap of its own"
-    event = terms.OutOfMemory(f"killed by the kernel for memory: {limit}; raise memory or lower max_batch_size")
+    event = lifecycle_events.OutOfMemory(
+        f"killed by the kernel for memory: {limit}; raise memory or lower max_batch_size"
+    )
     _tenure(instance).hear_oom(lambda: instance.apply(event))
 
 
-def expect(instance: Instance, limit_s: float, event: terms.Event) -> None:
+def expect(instance: Instance, limit_s: float, event: lifecycle_events.Event) -> None:
     """Unless this life has ended by then, the event."""
     tenure = _tenure(instance)
     if tenure.end_timer is not None:
@@ -138,7 +137,7 @@ def arm_retry(instance: Instance) -> None:
     """Let the next try come at its time."""
     cancel_retry(instance)
     after_s = max(instance.retry_at_s - time.monotonic(), 0.0)
-    instance.retry_timer = asyncio.get_running_loop().call_later(after_s, instance.apply, terms.RetryDue())
+    instance.retry_timer = asyncio.get_running_loop().call_later(after_s, instance.apply, lifecycle_events.RetryDue())
 
 
 def cancel_retry(instance: Instance) -> None:
@@ -204,14 +203,14 @@ def _condemn(instance: Instance, judgement: Judgement) -> None:
     tenure = _tenure(instance)
     tenure.judgement = judgement
     sample(instance)
-    said = obituary.said_to_callers(instance.release.spec, judgement)
+    said = exit_evidence.said_to_callers(instance.release.spec, judgement)
     instance.trouble = Judgement("model_restarting", said.text)
     if tenure.linked:
         instance.site.gateways.condemn(instance.key, said)
     instance.record("worker_condemned", judgement.text, code=judgement.code)
 
 
-def _has_not_ended(instance: Instance, event: terms.Event) -> None:
+def _has_not_ended(instance: Instance, event: lifecycle_events.Event) -> None:
     if instance.life is None or not instance.life.dead:  # else its exit is on its way, and says why
         instance.apply(event)
 
@@ -227,10 +226,10 @@ def _tell_to_stop(instance: Instance) -> None:
     if tenure.life is None or instance.state is not State.DRAINING:
         return
     tenure.told_to_leave = True
-    tenure.life.peer.say(encode(wire.Stop()))
+    tenure.life.peer.say(encode(worker_control.Stop()))
     faultpoint("brain.stop_said")
     # No caller waits beyond its deadline, so a drain that lasts longer serves nobody.
-    expect(instance, instance.release.spec.deadline_s, terms.EndTimedOut())
+    expect(instance, instance.release.spec.deadline_s, lifecycle_events.EndTimedOut())
 
 
 def _kill(instance: Instance) -> None:
@@ -241,18 +240,18 @@ def _kill(instance: Instance) -> None:
         instance.site.gateways.barrier(BARRIER_S, _for_this_life(instance, _signal))
     else:
         _signal(instance)
-    expect(instance, instance.site.settings.kill_limit_s, terms.Unkillable())
+    expect(instance, instance.site.settings.kill_limit_s, lifecycle_events.Unkillable())
 
 
 def _signal(instance: Instance) -> None:
     tenure = _tenure(instance)
-    lastwords.ask(instance)
-    if lastwords.is_awaited(tenure):
+    stack_dump.ask(instance)
+    if stack_dump.is_awaited(tenure):
         again = _for_this_life(instance, _signal)
-        tenure.kill_timer = asyncio.get_running_loop().call_later(lastwords.LOOK_S, again)
+        tenure.kill_timer = asyncio.get_running_loop().call_later(stack_dump.LOOK_S, again)
         return
     if tenure.life is not None:
-        instance.site.keeper.say(wire.Signal(worker_token(*instance.key), signal.SIGKILL, group=True))
+        instance.site.keeper.say(keeper_control.Signal(worker_token(*instance.key), signal.SIGKILL, group=True))
         faultpoint("brain.kill_said")
         tenure.group.kill()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.memory.status_page import Activity, Progress
-from mmsup.ipc.messages.all import Exited
+from mmsup.ipc.messages.keeper_control import Exited
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.instances.context import Judgement
 from mmsup.supervisor.instances.worker_process import Tenure

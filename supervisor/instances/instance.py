@@ -13,12 +13,10 @@ from collections import deque
 from typing import Any, Final
 
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import keeper_control
 from mmsup.ipc.paths import worker_socket
 from mmsup.supervisor.instances import actions as hands
-from mmsup.supervisor.instances import exit_evidence as obituary
-from mmsup.supervisor.instances import lifecycle
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.supervisor.instances import exit_evidence, lifecycle, lifecycle_events
 from mmsup.supervisor.instances.context import Judgement, LifeKey, Serving, Site
 from mmsup.supervisor.instances.exit_evidence import Death
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, Situation, State
@@ -27,7 +25,7 @@ from mmsup.supervisor.instances.worker_messages import WorkerEars
 from mmsup.supervisor.instances.worker_process import Tenure
 from mmsup.supervisor.observability.event_log import Event
 from mmsup.supervisor.postmortem.in_flight import Loss
-from mmsup.supervisor.processes import backoff as restart
+from mmsup.supervisor.processes import backoff
 from mmsup.supervisor.processes.child_process import Life
 from mmsup.supervisor.processes.launch_spec import scratch_of, worker_token
 
@@ -81,7 +79,7 @@ class Instance:
         address = self.site.link_address(self.key)
         return Serving(self.id, self.generation, address, self.release.spec, self.release.metadata, self.life)
 
-    def apply(self, event: terms.Event) -> None:
+    def apply(self, event: lifecycle_events.Event) -> None:
         """Something happened: step, act, let the fleet know."""
         before = self.situation
         spec = self.release.spec
@@ -110,11 +108,11 @@ class Instance:
         self.trouble = Judgement(code, f"the worker could not be started: {text}", of_load=True)
         self.record("load_failed", self.trouble.text, code=code)
         is_own = code == "load_failed"
-        decision = self._decide(served_s=0.0) if is_own else restart.Retry(restart.PROBE_AFTER_S)
+        decision = self._decide(served_s=0.0) if is_own else backoff.Retry(backoff.PROBE_AFTER_S)
         self._bury()
-        self.apply(terms.SpawnFailed(decision))
+        self.apply(lifecycle_events.SpawnFailed(decision))
 
-    def ended(self, exited: wire.Exited) -> None:
+    def ended(self, exited: keeper_control.Exited) -> None:
         """Its process is dead and reaped: hear it out, tell the gateways why, then everybody else."""
         tenure = self.tenure
         assert tenure is not None, f"instance {self.id} has nothing that could end"
@@ -125,23 +123,23 @@ class Instance:
         logbook = self.site.logbook(self.release.spec.name)
         loss = self.site.forensics.loss(self.key)
         in_flight = loss.in_flight if loss.is_complete or not tenure.linked else None
-        death = obituary.of(self.release.spec, tenure, exited, logbook.end(self.log_name), in_flight)
+        death = exit_evidence.of(self.release.spec, tenure, exited, logbook.end(self.log_name), in_flight)
         if tenure.linked:
             self.site.gateways.buried(self.key, death.judgement)
         if tenure.is_orderly(exited):
             self.record("worker_stopped", "stopped as it was told to", pid=exited.pid)
-            decision: restart.Next = restart.Retry(0.0)
+            decision: backoff.Next = backoff.Retry(0.0)
         else:
             decision = self._blame(tenure, death, loss)
-        self.site.keeper.say(wire.Forget(exited.token))
+        self.site.keeper.say(keeper_control.Forget(exited.token))
         faultpoint("brain.buried")
         self._bury()
-        self.apply(terms.Exited(decision))
+        self.apply(lifecycle_events.Exited(decision))
 
     def lost(self) -> None:
         """Its process is gone and nobody will tell how: an earlier brain had heard it, and is dead itself."""
         self._bury()
-        self.apply(terms.Exited(restart.Retry(0.0)))
+        self.apply(lifecycle_events.Exited(backoff.Retry(0.0)))
 
     def record(self, name: str, text: str, **fields: Any) -> Event:  # JSON, as the journal takes it
         """Write an event about this life down."""
@@ -161,7 +159,7 @@ class Instance:
         """This life in its model's logbook."""
         return f"{self.id}.{self.generation}"
 
-    def _blame(self, tenure: Tenure, death: Death, loss: Loss) -> restart.Next:
+    def _blame(self, tenure: Tenure, death: Death, loss: Loss) -> backoff.Next:
         """A death that nobody asked for: what its model's callers get now, what follows, one event."""
         if not tenure.ready_s and tenure.failed is None:
             self.trouble = death.load_failure
@@ -169,7 +167,7 @@ class Instance:
             self.trouble = Judgement("model_restarting", death.judgement.text)
         served_s = time.monotonic() - tenure.ready_s if tenure.ready_s else 0.0
         decision = self._decide(served_s)
-        follows = round(decision.after_s, 3) if isinstance(decision, restart.Retry) else None
+        follows = round(decision.after_s, 3) if isinstance(decision, backoff.Retry) else None
         event = self.record(
             "worker_exit",
             death.cause.detail,
@@ -178,21 +176,21 @@ class Instance:
             restart=self.generation,
             next_delay_s=follows,
         )
-        given_up = decision.reason if isinstance(decision, restart.GiveUp) else ""
-        case = obituary.case(self, death, event["time"], follows, given_up)
+        given_up = decision.reason if isinstance(decision, backoff.GiveUp) else ""
+        case = exit_evidence.case(self, death, event["time"], follows, given_up)
         self.site.forensics.died(case, tenure.artefact)
         if death.cause.code == "gpu_fault":
             self.site.devices.faulted(self)
         return decision
 
-    def _decide(self, served_s: float) -> restart.Next:
+    def _decide(self, served_s: float) -> backoff.Next:
         now_s = time.monotonic()
         ends = self.release.ends
-        ends.append(restart.End(now_s, served_s, self.probe))
+        ends.append(backoff.End(now_s, served_s, self.probe))
         instances = len(self.release.instances)
-        del ends[: -restart.HISTORY * instances]
+        del ends[: -backoff.HISTORY * instances]
         self.probe = False
-        return restart.next_try(ends, now_s, self.site.rng, instances)
+        return backoff.next_try(ends, now_s, self.site.rng, instances)
 
     def _bury(self) -> None:
         tenure = self.tenure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmsup.supervisor.instances.lifecycle_events import State
 from mmsup.supervisor.postmortem.memory_history import EVERY_S
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.processes import usage
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instances.instance import Instance
@@ -44,8 +44,8 @@ def sample(instance: Instance) -> None:
         return
     used = tenure.group.usage_bytes()
     if used is None:
-        used = memory.resident_bytes(tenure.life.pid)
+        used = usage.resident_bytes(tenure.life.pid)
     if used is not None:
         tenure.curve.add(time.monotonic(), used, tenure.life.progress().device_bytes)
     if not tenure.first_bytes and instance.state is State.READY:
-        tenure.first_bytes = memory.footprint_bytes(tenure.group, tenure.life.pid) or 0
+        tenure.first_bytes = usage.footprint_bytes(tenure.group, tenure.life.pid) or 0

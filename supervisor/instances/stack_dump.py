@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.postmortem import stack_trace as stack
-from mmsup.supervisor.processes import usage as memory
+from mmsup.ipc.messages import keeper_control
+from mmsup.supervisor.postmortem import stack_trace
+from mmsup.supervisor.processes import usage
 from mmsup.supervisor.processes.launch_spec import worker_token
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def ask(instance: Instance) -> None:
     if tenure is None or tenure.life is None or tenure.life.dead or tenure.asked_s or not _stands(tenure):
         return
     # A process that has not come to its own first line has no handler yet, and would die of the question.
-    if tenure.life.progress().activity is Activity.STARTING or not memory.can_run(tenure.life.pid):
+    if tenure.life.progress().activity is Activity.STARTING or not usage.can_run(tenure.life.pid):
         return
     tenure.asked_s = time.monotonic()
-    instance.site.keeper.say(wire.Signal(worker_token(*instance.key), QUESTION))
+    instance.site.keeper.say(keeper_control.Signal(worker_token(*instance.key), QUESTION))
 
 
 def is_awaited(tenure: Tenure) -> bool:
@@ -48,7 +48,7 @@ def is_awaited(tenure: Tenure) -> bool:
         return False
     now_s = time.monotonic()
     heard_s = tenure.life.crash_heard_s
-    is_over = stack.is_whole(tenure.life.crash_text) or now_s - heard_s >= QUIET_S
+    is_over = stack_trace.is_whole(tenure.life.crash_text) or now_s - heard_s >= QUIET_S
     return not (heard_s > tenure.asked_s and is_over) and now_s - tenure.asked_s < ANSWER_S
 
 

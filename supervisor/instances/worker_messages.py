@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import handshake, worker_control
 from mmsup.ipc.specs import Metadata
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_all
 from mmsup.ipc.transport.dataclass_codec import WireError
-from mmsup.supervisor.instances import actions as hands
-from mmsup.supervisor.instances import exit_evidence as obituary
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.supervisor.instances import actions, exit_evidence, lifecycle_events
 from mmsup.supervisor.instances.lifecycle_events import COMING_UP, State
-from mmsup.supervisor.postmortem import stack_trace as stack
+from mmsup.supervisor.postmortem import stack_trace
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instances.instance import Instance
@@ -38,32 +36,32 @@ class WorkerEars:
         """A message of the worker's."""
         close_all(descriptors)  # a worker has none to give
         try:
-            message = decode(data, wire.FROM_WORKER)
+            message = decode(data, worker_control.FROM_WORKER)
         except WireError as error:
-            self._instance.apply(terms.Distrusted(f"it sent what is no message of ours: {error}"))
+            self._instance.apply(lifecycle_events.Distrusted(f"it sent what is no message of ours: {error}"))
             return
         match message:
-            case wire.Hello():
+            case handshake.Hello():
                 self._greeted(message)
-            case wire.Stage(text, warming):
-                self._instance.apply(terms.Staged(warming))
-                hands.say_progress(self._instance, text[:TEXT_LIMIT])
-            case wire.Ready(metadata):
+            case worker_control.Stage(text, warming):
+                self._instance.apply(lifecycle_events.Staged(warming))
+                actions.say_progress(self._instance, text[:TEXT_LIMIT])
+            case worker_control.Ready(metadata):
                 self._ready(metadata)
             case _:
-                self._instance.apply(terms.LoadFailed(message.code[:CODE_LIMIT], message.text[:TEXT_LIMIT]))
+                self._instance.apply(lifecycle_events.LoadFailed(message.code[:CODE_LIMIT], message.text[:TEXT_LIMIT]))
 
     def lost(self) -> None:
         """It closed its channel, or does not read it."""
         instance = self._instance
         if instance.generation == self._generation and instance.state in COMING_UP | {State.READY}:
-            hands.expect(instance, CLOSED_S, terms.Distrusted("it closed its control channel"))
+            actions.expect(instance, CLOSED_S, lifecycle_events.Distrusted("it closed its control channel"))
 
     def crashing(self, text: str) -> None:
         """Its crash pipe spoke; what somebody asked for is no crash."""
-        if stack.is_answer(text):
+        if stack_trace.is_answer(text):
             return
-        self._instance.apply(terms.Crashing(*obituary.first_words(text)))
+        self._instance.apply(lifecycle_events.Crashing(*exit_evidence.first_words(text)))
 
     def printed(self, data: bytes) -> None:
         """Its output."""
@@ -72,17 +70,17 @@ class WorkerEars:
 
     def _ready(self, metadata: Metadata) -> None:
         if len(encode(metadata)) > METADATA_LIMIT:
-            self._instance.apply(terms.Distrusted("it describes its model at too great a length"))
+            self._instance.apply(lifecycle_events.Distrusted("it describes its model at too great a length"))
             return
         if self._instance.state in COMING_UP:
             self._instance.release.metadata = metadata
-        self._instance.apply(terms.BecameReady())
+        self._instance.apply(lifecycle_events.BecameReady())
 
-    def _greeted(self, hello: wire.Hello) -> None:
-        if hello.wire != wire.WIRE_VERSION:
-            text = f"it speaks wire {hello.wire}, this server {wire.WIRE_VERSION}: another version of mmsup"
-            self._instance.apply(terms.Distrusted(text))
+    def _greeted(self, hello: handshake.Hello) -> None:
+        if hello.wire != handshake.WIRE_VERSION:
+            text = f"it speaks wire {hello.wire}, this server {handshake.WIRE_VERSION}: another version of mmsup"
+            self._instance.apply(lifecycle_events.Distrusted(text))
         elif (hello.instance, hello.generation) != self._instance.key:
-            self._instance.apply(terms.Distrusted("it says that it is another one"))
+            self._instance.apply(lifecycle_events.Distrusted("it says that it is another one"))
         else:
-            self._instance.apply(terms.Staged(warming=False))
+            self._instance.apply(lifecycle_events.Staged(warming=False))

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.messages.all import Exited
+from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.keeper_control import Exited
 from mmsup.supervisor.gpu.memory_release import Claim
 from mmsup.supervisor.instances.context import Judgement
 from mmsup.supervisor.instances.liveness_probe import Watch
@@ -93,7 +93,7 @@ class Tenure:
 
     def is_orderly(self, exited: Exited) -> bool:
         """Whether this end is the one that was asked for."""
-        left = self.told_to_leave and exited.status == exits.DONE and not exited.signal
+        left = self.told_to_leave and exited.status == exit_codes.DONE and not exited.signal
         return self.judgement is None and (left or (self.dropped and exited.signal == signal.SIGKILL))
 
     def close(self) -> None:

@@ -15,16 +15,13 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import INHERITED, arm, faultpoint, open_range
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.ipc.transport.inherited_fds import descriptors
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper import bootstrap_premises as premises
-from mmsup.supervisor.keeper import build_id as program
-from mmsup.supervisor.keeper import preflight as rehearsal
-from mmsup.supervisor.keeper import reexec as handover
+from mmsup.supervisor.keeper import bootstrap_premises, build_id, preflight, reexec
 from mmsup.supervisor.keeper.controller_restart import OOM_SCORE
 from mmsup.supervisor.keeper.directories import Held, Unsafe
 from mmsup.supervisor.keeper.keeper import Keeper, Program
@@ -42,10 +39,10 @@ SETTINGS_BYTES: Final = MESSAGE_LIMIT // 2
 
 def main(arguments: Sequence[str], brain: Sequence[str] = BRAIN) -> int:
     """Be the keeper until the end; the exit code."""
-    code = program.of_loaded()
+    code = build_id.of_loaded()
     named = descriptors(arguments)
     if REHEARSE in arguments and ESTATE in named:
-        return rehearsal.perform(named[ESTATE], code, with_brain=tuple(brain) == BRAIN)
+        return preflight.perform(named[ESTATE], code, with_brain=tuple(brain) == BRAIN)
     _tidy()
     if ESTATE in named:
         return _go_on(named[ESTATE], brain, code)
@@ -54,25 +51,25 @@ def main(arguments: Sequence[str], brain: Sequence[str] = BRAIN) -> int:
         settings = Settings.from_json(text)
         _arm(settings)
     except (WireError, ValueError, OSError) as error:
-        return _refuse(f"no settings: {error}; a keeper is started by `mmsup serve`", exits.USAGE)
+        return _refuse(f"no settings: {error}; a keeper is started by `mmsup serve`", exit_codes.USAGE)
     become_subreaper()
     try:
         with contextlib.ExitStack() as held:
-            return Keeper(Program(text, tuple(brain), code), premises.entered(settings, held)).run()
+            return Keeper(Program(text, tuple(brain), code), bootstrap_premises.entered(settings, held)).run()
     except Held as error:
-        return _refuse(str(error), exits.HELD)
+        return _refuse(str(error), exit_codes.HELD)
     except (Unsafe, CannotListen) as error:
-        return _refuse(str(error), exits.REFUSED)
+        return _refuse(str(error), exit_codes.REFUSED)
 
 
 def _go_on(fd: int, brain: Sequence[str], code: str) -> int:
     """In the place of the program that was the keeper until now. It has been rehearsed: nothing here can be refused."""
-    estate = handover.read(fd)
+    estate = reexec.read(fd)
     settings = Settings.from_json(estate.settings)
     _arm(settings)
     faultpoint("keeper.renewed")
     with contextlib.ExitStack() as held:
-        kept = premises.taken_over(estate, settings, held)
+        kept = bootstrap_premises.taken_over(estate, settings, held)
         return Keeper(Program(estate.settings, tuple(brain), code), kept, estate).run()
 
 

@@ -11,8 +11,7 @@ from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper.directories import Home
 from mmsup.supervisor.keeper.listeners import Listeners
 from mmsup.supervisor.keeper.reexec import Estate
-from mmsup.supervisor.linux import cgroup_backend as cgroup
-from mmsup.supervisor.linux import fd_store as fdstore
+from mmsup.supervisor.linux import cgroup_backend, fd_store
 from mmsup.supervisor.linux.sd_notify import Notifier
 from mmsup.supervisor.observability.console import Console
 
@@ -30,13 +29,13 @@ class Premises:
 def entered(settings: Settings, held: contextlib.ExitStack) -> Premises:
     """At the start of a server: lock, end what a former life left, bind; Held, Unsafe or CannotListen if that fails."""
     notifier = Notifier.from_environ(os.environ, os.getpid())
-    kept = fdstore.handed_back(os.environ, os.getpid())
+    kept = fd_store.handed_back(os.environ, os.getpid())
     console = Console(settings.log_format)
     home = Home(settings.state_dir, settings.runtime_dir)
     held.callback(home.release)
     faultpoint("keeper.groups")
-    groups = cgroup.settle(cgroup.top_name(settings.state_dir))
-    held.callback(cgroup.leave, groups)
+    groups = cgroup_backend.settle(cgroup_backend.top_name(settings.state_dir))
+    held.callback(cgroup_backend.leave, groups)
     home.sweep()
     held.callback(home.sweep)
     listeners = Listeners(settings, kept)
@@ -52,8 +51,8 @@ def taken_over(estate: Estate, settings: Settings, held: contextlib.ExitStack) -
     console = Console(settings.log_format)
     home = Home.taken_over(settings.runtime_dir, estate.locks)
     held.callback(home.release)
-    groups = cgroup.backend(cgroup.top_name(settings.state_dir))
-    held.callback(cgroup.leave, groups)
+    groups = cgroup_backend.backend(cgroup_backend.top_name(settings.state_dir))
+    held.callback(cgroup_backend.leave, groups)
     held.callback(home.sweep)
     listeners = Listeners.taken_over(estate.listeners, estate.addresses, estate.socket_paths)
     held.callback(listeners.close)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Exited, Signal, Spawn, SpawnFailed
+from mmsup.ipc.messages.keeper_control import Exited, Signal, Spawn, SpawnFailed
 from mmsup.supervisor.keeper.children_charge import Charge, take
 from mmsup.supervisor.keeper.reexec import ChargeNote, GraveNote
 from mmsup.supervisor.keeper.spawn import verdict
-from mmsup.supervisor.linux import cgroup as group
-from mmsup.supervisor.linux import process_tree as kin
+from mmsup.supervisor.linux import cgroup, process_tree
 
 GRAVE_S: Final = 5.0
 """How long a dead child's group is looked at; a process in an unkillable state is not waited for longer."""
@@ -87,7 +86,7 @@ class Nursery:
         if charge is None or charge.ended is not None or asked.signal not in signal.valid_signals():
             return  # it died meanwhile, and its brain will know
         if asked.group:
-            kin.signal_session(charge.message.pid, asked.signal)
+            process_tree.signal_session(charge.message.pid, asked.signal)
         else:
             signal.pidfd_send_signal(charge.pidfd, asked.signal)
         faultpoint("keeper.signalled")
@@ -115,16 +114,16 @@ class Nursery:
         if ended.token in self._charges:
             self._tell(ended, ())
         faultpoint("keeper.exit_told")
-        kin.end_session(ended.pid)
+        process_tree.end_session(ended.pid)
         if charge.procs_files:
             folders = [Path(each).parent for each in charge.procs_files]
-            if not group.kill(folders):
+            if not cgroup.kill(folders):
                 self._graves.append(_Grave(folders, time.monotonic() + GRAVE_S))
 
     def tend_graves(self) -> None:
         """Look at the groups of the dead; kill what is left in them."""
         now_s = time.monotonic()
-        self._graves = [grave for grave in self._graves if now_s < grave.until_s and not group.kill(grave.folders)]
+        self._graves = [grave for grave in self._graves if now_s < grave.until_s and not cgroup.kill(grave.folders)]
 
     def kill(self) -> None:
         """End everybody."""

@@ -20,7 +20,7 @@ from typing import Final
 
 from mmsup.ipc.failpoints import faultpoint
 from mmsup.ipc.memory.status_page import make_page
-from mmsup.ipc.messages.all import Child, Exited, Spawn
+from mmsup.ipc.messages.keeper_control import Child, Exited, Spawn
 from mmsup.ipc.transport.control_channel import Seqpacket, close_all
 from mmsup.supervisor.keeper.spawn import start
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from mmsup.ipc.failpoints import faultpoint
 from mmsup.ipc.memory.status_page import make_page
-from mmsup.ipc.messages.all import TO_KEEPER, Beat, Spawn
+from mmsup.ipc.messages.keeper_control import TO_KEEPER, Beat, Spawn
 from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
 from mmsup.ipc.transport.dataclass_codec import WireError, from_json, to_json
 from mmsup.supervisor.keeper.spawn import Started, start, verdict

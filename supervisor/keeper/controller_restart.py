@@ -12,11 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Exited, Spawn
+from mmsup.ipc.messages.keeper_control import Exited, Spawn
 from mmsup.supervisor.keeper.controller_process import Hotline
-from mmsup.supervisor.linux import process_tree as kin
+from mmsup.supervisor.linux import process_tree
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.processes.backoff import HISTORY, End, part_delay_s
 
@@ -123,13 +123,13 @@ class Succession:
                 self._court.do(message)
         faultpoint("keeper.brain_died")
         self._deafen(brain)
-        kin.end_session(brain.pid)
+        process_tree.end_session(brain.pid)
         self._brain = None
         text = brain.close()
         was_relieved, self._leave_by_s = self._leave_by_s < float("inf"), float("inf")
         if self._last:
             return
-        if was_relieved and not ended.signal and ended.status == exits.DONE:
+        if was_relieved and not ended.signal and ended.status == exit_codes.DONE:
             self._due_s = now_s
             self._console.say("info", "brain_relieved", pid=brain.pid)
             return

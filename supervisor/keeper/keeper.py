@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import faultpoint, handed_on
 from mmsup.ipc.memory.counters import make_tally
-from mmsup.ipc.messages.all import (
+from mmsup.ipc.messages.keeper_control import (
     Beat,
     Exited,
     Finished,
@@ -44,14 +44,14 @@ from mmsup.ipc.messages.all import (
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper import reexec as handover
+from mmsup.supervisor.keeper import reexec
 from mmsup.supervisor.keeper.bootstrap_premises import Premises
 from mmsup.supervisor.keeper.children import Nursery
 from mmsup.supervisor.keeper.controller_restart import Succession
 from mmsup.supervisor.keeper.listeners import CONTROL
 from mmsup.supervisor.keeper.preflight import Rehearsal
 from mmsup.supervisor.keeper.reexec import Estate
-from mmsup.supervisor.linux import process_tree as kin
+from mmsup.supervisor.linux import process_tree
 
 STOP_MARGIN_S: Final = 15.0
 """Beyond the drain that the settings allow: a brain that has not finished then never will."""
@@ -128,7 +128,7 @@ class Keeper:
             self._watchdog_s = now_s + self._notifier.watchdog_s
         if now_s >= self._stop_by_s:
             self._console.say("error", "stop_timeout", text="the drain did not end in time")
-            self._finish(exits.REFUSED)
+            self._finish(exit_codes.REFUSED)
         if self._rehearsal is not None and now_s >= self._rehearsal.until_s:
             self._rehearsal.kill()
         self._children.tend_graves()
@@ -171,7 +171,7 @@ class Keeper:
     def _stop(self) -> None:
         if self._stop_by_s < float("inf"):
             self._console.say("warning", "stop_forced", text="told to stop twice")
-            self._finish(exits.REFUSED)
+            self._finish(exit_codes.REFUSED)
             self._brains.kill()
             return
         self._console.say("info", "stopping")
@@ -298,7 +298,7 @@ class Keeper:
             self._take_signals()
             faultpoint("keeper.blocked")
             if self._code is None and self._stop_by_s == float("inf"):
-                handover.become_next(self._estate())
+                reexec.become_next(self._estate())
         except OSError as error:
             self._console.say("error", "keeper_not_renewed", text=error.strerror or str(error))
         finally:
@@ -336,7 +336,7 @@ class Keeper:
             self._children.tend_graves()
             self._wait(time.monotonic() + GRAVE_S)
         # Whoever is our child now is an orphan that had left its session.
-        while not kin.end_children(os.getpid()) and time.monotonic() < began_s + END_S:
+        while not process_tree.end_children(os.getpid()) and time.monotonic() < began_s + END_S:
             self._wait(time.monotonic() + GRAVE_S)
         self._console.say("info", "stopped", code=code)
         faultpoint("keeper.ended")

@@ -22,7 +22,7 @@ from typing import Final
 from mmsup.ipc import paths
 from mmsup.ipc.failpoints import faultpoint
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.linux import fd_store as fdstore
+from mmsup.supervisor.linux import fd_store
 from mmsup.supervisor.linux.sd_notify import Notifier
 
 BACKLOG: Final = 4096
@@ -93,12 +93,12 @@ class Listeners:
     def _take_back(self, name: str, sock: socket.socket, tcp: tuple[str, int] | None, path: str | None) -> None:
         """Before anything is bound: an address that is not wanted any more may be another listener's now."""
         with contextlib.suppress(OSError):  # a name that says no address is said when it is bound
-            is_same = tcp is not None and fdstore.is_listening_on(sock, *_resolved(*tcp))
-            if is_same or (path is not None and fdstore.is_listening_at(sock, path)):
+            is_same = tcp is not None and fd_store.is_listening_on(sock, *_resolved(*tcp))
+            if is_same or (path is not None and fd_store.is_listening_at(sock, path)):
                 self._sockets[name] = sock
                 faultpoint("keeper.taken_back")
                 return
-        fdstore.give_up(sock)
+        fd_store.give_up(sock)
 
     def _tcp(self, name: str, host: str, port: int) -> None:
         try:

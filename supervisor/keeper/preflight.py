@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import mmsup
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import WIRE_VERSION, Exited, Spawn
+from mmsup.ipc.messages.handshake import WIRE_VERSION
+from mmsup.ipc.messages.keeper_control import Exited, Spawn
 from mmsup.ipc.transport.control_channel import close_all
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper import build_id as program
-from mmsup.supervisor.keeper import reexec as handover
+from mmsup.supervisor.keeper import build_id, reexec
 from mmsup.supervisor.keeper.reexec import ESTATE, Estate
 from mmsup.supervisor.keeper.spawn import start, verdict
 
@@ -50,7 +50,7 @@ class Rehearsal:
         self.force = force
         self.until_s = now_s + LIMIT_S
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
-            memory = handover.write(estate)
+            memory = reexec.write(estate)
             theirs.callback(os.close, memory)
             faultpoint("keeper.trial_pipe")
             self._said, end = os.pipe2(os.O_CLOEXEC)
@@ -93,17 +93,17 @@ class Rehearsal:
 def perform(fd: int, code: str, *, with_brain: bool) -> int:
     """In the child: try, say, leave. `code`: the digest of what a keeper has loaded; `fd`: what it would be handed."""
     try:
-        estate = handover.read(fd)
+        estate = reexec.read(fd)
         Settings.from_json(estate.settings)
-        for path in program.files():
+        for path in build_id.files():
             compile(path.read_bytes(), path, "exec", dont_inherit=True)
         if with_brain:
             _try_brain(estate.remembered)
     except (WireError, ValueError, SyntaxError, ImportError, OSError) as error:
         print(f"{type(error).__name__}: {error}")  # noqa: T201 - its output is what the keeper reads
-        return exits.REFUSED
+        return exit_codes.REFUSED
     print(json.dumps({"code": code, "wire": WIRE_VERSION, "version": mmsup.__version__}))  # noqa: T201 - as above
-    return exits.DONE
+    return exit_codes.DONE
 
 
 def _try_brain(remembered: str) -> None:
@@ -116,7 +116,7 @@ def _try_brain(remembered: str) -> None:
 def _spawn() -> Spawn:
     return Spawn(
         token=REHEARSE,
-        argv=tuple(handover.command(REHEARSE)),
+        argv=tuple(reexec.command(REHEARSE)),
         env=dict(os.environ),
         cwd=".",
         procs_files=(),

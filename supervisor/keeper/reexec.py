@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Child, Exited
+from mmsup.ipc.messages.keeper_control import Child, Exited
 from mmsup.ipc.transport.dataclass_codec import WireError, record, to_plain
 
 FORMAT: Final = 1

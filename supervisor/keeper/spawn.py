@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Spawn
+from mmsup.ipc.messages.keeper_control import Spawn
 
 NOT_RUN: Final = 127
 """Exit status of a child whose program could not be run, as shells have it."""
@@ -93,7 +93,7 @@ def _become(spawn: Spawn, inherited: Mapping[str, int], output: int | None, doub
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:
-            os._exit(exits.ORPHANED)
+            os._exit(exit_codes.ORPHANED)
         faultpoint("keeper.child_group")
         for path in spawn.procs_files:
             _write(path, "0")

@@ -23,7 +23,7 @@ from mmsup.supervisor.instances.revision import Edition, Role
 from mmsup.supervisor.models.model import Model, state_of
 from mmsup.supervisor.models.model_set import Fleet
 from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.repository import scanner as repository
+from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry
 from mmsup.supervisor.state.desired_state import Wanted, Wish
 
@@ -230,12 +230,12 @@ class Loads:
 
     def _read(self, name: str, config: str) -> ModelEntry:
         """The model as the repository holds it now; MmsupError if it cannot be loaded."""
-        entry = repository.scan_model(self._settings, name)
+        entry = scanner.scan_model(self._settings, name)
         if entry is None:
             text = f"failed to load '{name}', failed to poll from model repository"
             raise CallerError("unknown_model", text, model=name)
         if config:
-            entry = repository.override(entry, config)
+            entry = scanner.override(entry, config)
         if entry.faults:
             code = "bad_request" if config else "load_failed"
             raise error_of(code, f"failed to load '{name}': {entry.reason}", model=name)

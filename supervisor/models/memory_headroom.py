@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.processes import usage
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instances.instance import Instance
@@ -26,14 +26,14 @@ class Room:
 
     def available_bytes(self) -> int:
         """What nobody has taken."""
-        return memory.machine().available_bytes
+        return usage.machine().available_bytes
 
     def needs_bytes(self, instance: Instance) -> int | None:
         """What another one like this takes; None where nobody knows."""
         tenure, life = instance.tenure, instance.life
         if tenure is None or life is None:
             return None
-        return tenure.first_bytes or memory.footprint_bytes(tenure.group, life.pid)
+        return tenure.first_bytes or usage.footprint_bytes(tenure.group, life.pid)
 
     def is_for(self, instance: Instance, promised_bytes: int = 0) -> bool:
         """Whether another one like this fits, when others have had what they were promised."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.instances.lifecycle_events import State

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Route
-from mmsup.supervisor.instances import actions as hands
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.ipc.messages.gateway_control import Route
+from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import Site
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import COMING_UP, State
@@ -95,7 +94,7 @@ class Fleet:
         model.editions.append(edition)
         for release in edition.releases:
             for _ in range(release.spec.instances):
-                self.add(release, self.next_instance).apply(terms.WantUp())
+                self.add(release, self.next_instance).apply(lifecycle_events.WantUp())
         self.touch(model.name)
         return edition
 
@@ -111,7 +110,7 @@ class Fleet:
         """End an edition: routed to no more, then drained, then gone."""
         edition.role = Role.LEAVING
         for instance in list(edition.instances()):
-            instance.apply(terms.WantDown())
+            instance.apply(lifecycle_events.WantDown())
         faultpoint("brain.retired")
 
     def swap(self, model: Model, coming: Edition) -> None:
@@ -120,7 +119,7 @@ class Fleet:
         coming.role = Role.CURRENT
         for instance in coming.instances():
             if instance.state is State.READY:
-                hands.link(instance)
+                actions.link(instance)
         self.touch(model.name)
         faultpoint("brain.swapped")
         if old is not None:
@@ -133,7 +132,7 @@ class Fleet:
         twin = Release(instance.release.spec, instance.release.metadata)
         edition = Edition(Role.COMING, "", [twin])
         self.models[twin.spec.name].editions.append(edition)
-        self.add(twin, self.next_instance).apply(terms.WantUp())
+        self.add(twin, self.next_instance).apply(lifecycle_events.WantUp())
         faultpoint("brain.beside")
         return edition
 
@@ -145,7 +144,7 @@ class Fleet:
         for instance in twin.instances:
             instance.release = release
             release.instances.append(instance)
-            hands.link(instance)
+            actions.link(instance)
         faultpoint("brain.joined")
         self.touch(twin.spec.name)
 
@@ -156,8 +155,8 @@ class Fleet:
         release.instances.remove(instance)
         instance.release = Release(release.spec, release.metadata, instances=[instance])
         model.editions.append(Edition(Role.LEAVING, edition.config, [instance.release]))
-        instance.apply(terms.WantDown())
-        self.add(release, self.next_instance).apply(terms.WantUp())
+        instance.apply(lifecycle_events.WantDown())
+        self.add(release, self.next_instance).apply(lifecycle_events.WantUp())
 
     # What happens.
 
@@ -169,15 +168,15 @@ class Fleet:
         """It serves: link it, if its content is in force."""
         edition = self.edition_of(instance)
         if edition is not None and edition.role is Role.CURRENT:
-            hands.link(instance)
+            actions.link(instance)
 
     def retry(self, code: str, may: Callable[[Instance], bool] = lambda _: True) -> None:
         """Try those again now whose next try is due later, whose last load failed for this, and who may."""
         for instance in self.instances():
             failure = instance.load_failure
             if instance.state is State.BACKOFF and failure is not None and failure.code == code and may(instance):
-                hands.cancel_retry(instance)
-                instance.apply(terms.RetryDue())
+                actions.cancel_retry(instance)
+                instance.apply(lifecycle_events.RetryDue())
 
     def edition_of(self, instance: Instance) -> Edition | None:
         """The edition that an instance belongs to."""
@@ -236,7 +235,7 @@ class Fleet:
         ]
         loading = [each.release.metadata is not None for each in self._instances.values() if each.state in COMING_UP]
         for number in admit(waiting, loading, self._limit):
-            self._instances[number].apply(terms.Admitted())
+            self._instances[number].apply(lifecycle_events.Admitted())
 
     def flush(self, name: str) -> None:
         """Tell the gateways of a model now, if there is anything new."""
@@ -251,7 +250,7 @@ class Fleet:
         if self._settling is not None:
             self._settling.cancel()
         for instance in self._instances.values():
-            hands.cancel_retry(instance)
+            actions.cancel_retry(instance)
             if instance.tenure is not None:
                 instance.tenure.close()
                 if instance.tenure.life is not None:

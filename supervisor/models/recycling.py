@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mmsup.supervisor.config.units import size_text
-from mmsup.supervisor.instances import recycle_policy as wear
+from mmsup.supervisor.instances import recycle_policy
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import State
 from mmsup.supervisor.instances.revision import Role
 from mmsup.supervisor.instances.worker_process import Tenure
 from mmsup.supervisor.models.model_set import Fleet
 from mmsup.supervisor.models.rolling_replacement import Renewals
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.processes import usage
 
 PATIENCE_S: Final = 60.0
 """After one that could not be renewed, until it is tried again."""
@@ -38,7 +38,7 @@ class Recycling:
             return
         limit_bytes = instance.release.spec.recycle_memory_bytes
         reading = reading_of(tenure, counts_memory=limit_bytes is not None)
-        reason = wear.worn(reading, limit_bytes)
+        reason = recycle_policy.worn(reading, limit_bytes)
         if reason:
             instance.record("recycle", f"{_said(reason, reading)}: another takes its place", reason=reason)
             self._start(self._renew(instance, tenure), f"recycle {instance.id}")
@@ -61,14 +61,16 @@ class Recycling:
         )
 
 
-def reading_of(tenure: Tenure, *, counts_memory: bool) -> wear.Reading:
+def reading_of(tenure: Tenure, *, counts_memory: bool) -> recycle_policy.Reading:
     """What a life holds now; zeros if it is gone."""
     if tenure.life is None:
-        return wear.Reading()
-    held = memory.footprint_bytes(tenure.group, tenure.life.pid) or 0 if counts_memory else 0
+        return recycle_policy.Reading()
+    held = usage.footprint_bytes(tenure.group, tenure.life.pid) or 0 if counts_memory else 0
     now_s = time.monotonic()
     refusals = tenure.refusals.seen(tenure.life.progress().refused, now_s)
-    return wear.Reading(held, tenure.first_bytes, *files_of(tenure.life.pid), refusals, now_s - tenure.ready_s)
+    return recycle_policy.Reading(
+        held, tenure.first_bytes, *files_of(tenure.life.pid), refusals, now_s - tenure.ready_s
+    )
 
 
 def files_of(pid: int) -> tuple[int, int]:
@@ -82,9 +84,9 @@ def files_of(pid: int) -> tuple[int, int]:
         return 0, 0
 
 
-def _said(reason: str, reading: wear.Reading) -> str:
+def _said(reason: str, reading: recycle_policy.Reading) -> str:
     if reason == "rss":
         return f"it holds {size_text(reading.memory_bytes)}, and held {size_text(reading.first_bytes)} at first"
     if reason == "gpu_oom":
-        return f"{reading.refusals} requests found no device memory within {wear.PERIOD_S:g} s"
+        return f"{reading.refusals} requests found no device memory within {recycle_policy.PERIOD_S:g} s"
     return f"{reading.files} of {reading.files_limit} descriptors are open"

@@ -12,13 +12,13 @@ import os
 
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.models.loader import Loads
 from mmsup.supervisor.models.model_set import Fleet
 from mmsup.supervisor.models.repository_watcher_roots import Roots
 from mmsup.supervisor.models.startup_policy import by_rule
 from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.repository import scanner as repository
+from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry, Repository
 from mmsup.supervisor.state.desired_state import Wanted
 
@@ -42,13 +42,13 @@ class Changes:
 
     def read(self) -> Repository:
         """All repositories as they lie there now; that one cannot be read is said once, and once that it can again."""
-        found = repository.scan(self._settings)
+        found = scanner.scan(self._settings)
         self._weigh(found)
         return found
 
     async def _read_by_the_way(self) -> Repository:
         """The same, in many turns of the loop: a model takes milliseconds, and there may be a thousand."""
-        for found in repository.scanning(self._settings):
+        for found in scanner.scanning(self._settings):
             if found is not None:
                 self._weigh(found)
                 return found
@@ -103,15 +103,15 @@ class Changes:
         entry = model.entry if model is not None else None
         if entry is not None and entry.directory:
             return os.path.dirname(entry.directory) in self._roots.lost
-        return bool(self._roots.lost) or entry == repository.missing(name)
+        return bool(self._roots.lost) or entry == scanner.missing(name)
 
     def _try_again(self, root: str) -> None:
         for model in self._fleet.models.values():
             if model.entry is None or os.path.dirname(model.entry.directory) != root:
                 continue
             for instance in list(model.instances()):
-                if instance.state in (terms.State.BACKOFF, terms.State.FAILED):
-                    instance.apply(terms.RetryDue())
+                if instance.state in (lifecycle_events.State.BACKOFF, lifecycle_events.State.FAILED):
+                    instance.apply(lifecycle_events.RetryDue())
 
     async def _move(self, entry: ModelEntry) -> None:
         model = self._fleet.model(entry.name)

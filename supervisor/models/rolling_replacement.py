@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mmsup.supervisor.config.units import size_text
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import COMING_UP, State
 from mmsup.supervisor.instances.revision import Edition, Release, Role
@@ -97,7 +97,7 @@ class Renewals:
             trouble = twin.trouble
             return (trouble.code, trouble.text) if trouble is not None else ("", "")
         self._fleet.join(edition, release)
-        old.apply(terms.WantDown())
+        old.apply(lifecycle_events.WantDown())
         await self._until(lambda: self._fleet.instance(old.id) is None or old.state is State.QUARANTINED)
         return "", ""
 
@@ -115,8 +115,8 @@ class Renewals:
     async def _in_turn(self, old: Instance) -> str:
         """The old one drains, and its next life follows in the same place."""
         generation = old.generation
-        old.apply(terms.WantDown())
-        old.apply(terms.WantUp())
+        old.apply(lifecycle_events.WantDown())
+        old.apply(lifecycle_events.WantUp())
         await self._until(lambda: old.state in _ENDED or (old.state is State.READY and old.generation > generation))
         return "" if old.state is State.READY or old.trouble is None else old.trouble.text
 

@@ -12,7 +12,7 @@ from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.models.loader import Loads
 from mmsup.supervisor.models.model_set import Fleet
 from mmsup.supervisor.processes.cleanup import removal
-from mmsup.supervisor.repository import scanner as repository
+from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import Repository
 from mmsup.supervisor.state.desired_state import Wanted
 
@@ -38,7 +38,7 @@ def know_all(found: Repository, settings: Settings, fleet: Fleet) -> None:
     for name in settings.load_models:
         model = fleet.model(name)
         if name != "*" and name not in found.models and (model is None or not model.editions):
-            fleet.know(repository.missing(name))
+            fleet.know(scanner.missing(name))
 
 
 def start(found: Repository, settings: Settings, fleet: Fleet, wanted: Wanted, loads: Loads) -> None:
@@ -62,7 +62,7 @@ def converge(settings: Settings, fleet: Fleet, wanted: Wanted, loads: Loads) -> 
         if not up:
             loads.stop(model)
         elif wish is not None and wish.config:
-            loads.start(repository.override(model.entry, wish.config), wish.config)
+            loads.start(scanner.override(model.entry, wish.config), wish.config)
         else:
             loads.start(model.entry)
     for name in wanted.names():

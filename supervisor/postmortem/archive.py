@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mmsup.supervisor.state import atomic_file as whole
+from mmsup.supervisor.state import atomic_file
 
 Json = dict[str, Any]  # one JSON object
 
@@ -56,7 +56,7 @@ class Archive:
                 name = _NAME.fullmatch(path.name)
                 if name:
                     found.append(Filed(int(name[1]), path.parent.name, path.stat().st_size))
-                elif path.name.endswith(whole.UNFINISHED):
+                elif path.name.endswith(atomic_file.UNFINISHED):
                     path.unlink()
         self._files = sorted(found, key=lambda each: each.number)
         self._next = self._files[-1].number + 1 if self._files else 1
@@ -69,7 +69,7 @@ class Archive:
         data = json.dumps(bundle, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         filed = Filed(bundle["number"], model, len(data))
         try:
-            whole.write(self._path(filed), data)
+            atomic_file.write(self._path(filed), data)
         except OSError:
             self._hold(model, bundle)
             raise

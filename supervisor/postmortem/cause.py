@@ -21,10 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.errors import error_of
 from mmsup.supervisor.config.units import size_text
-from mmsup.supervisor.postmortem import stack_trace as stack
+from mmsup.supervisor.postmortem import stack_trace
 
 TAIL_LINES: Final = 3
 """Last lines of its output in the operator's text; the rest is in `ctl logs`."""
@@ -132,7 +132,7 @@ def _asked(evidence: Evidence) -> Cause | None:
 
 
 def _device(evidence: Evidence) -> Cause | None:
-    if evidence.signal or evidence.status != exits.DEVICE_LOST:
+    if evidence.signal or evidence.status != exit_codes.DEVICE_LOST:
         return None
     return _cause(evidence, "gpu_fault", "gpu fault", "met a GPU error that its context does not survive, and left")
 
@@ -154,8 +154,8 @@ def _signal(evidence: Evidence) -> Cause | None:
 
 def _status(evidence: Evidence) -> Cause | None:
     what = {
-        exits.LOAD_FAILED: "left because its load failed, and did not say why",
-        exits.ORPHANED: "left because it took its keeper for dead",
+        exit_codes.LOAD_FAILED: "left because its load failed, and did not say why",
+        exit_codes.ORPHANED: "left because it took its keeper for dead",
     }.get(evidence.status, f"exited with status {evidence.status}{_when(evidence)}")
     return _cause(evidence, _died(evidence), f"exit {evidence.status}", what)
 
@@ -199,7 +199,7 @@ def _cause(evidence: Evidence, code: str, word: str, what: str, *, retryable: bo
 def _more(evidence: Evidence) -> str:
     more = [f"{evidence.in_flight} in flight"] if evidence.in_flight else []
     if evidence.crash:
-        more.append(f"faulthandler: {stack.gist(evidence.crash)}")
+        more.append(f"faulthandler: {stack_trace.gist(evidence.crash)}")
     if evidence.tail:
         more.append("last output: " + " | ".join(evidence.tail[-TAIL_LINES:]))
     return "".join(f"; {each}" for each in more)

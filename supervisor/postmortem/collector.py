@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmsup.ipc.errors import ServerError
-from mmsup.ipc.messages.all import Ended
+from mmsup.ipc.messages.gateway_control import Ended
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.instances.context import LifeKey
 from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.postmortem import digests as digest
+from mmsup.supervisor.postmortem import digests
 from mmsup.supervisor.postmortem.archive import Archive
 from mmsup.supervisor.postmortem.crash_report import Case, bundle
 from mmsup.supervisor.postmortem.in_flight import Casualties, Loss
@@ -54,7 +54,7 @@ class Forensics:
         self._journal = journal
         self._places = places
         self._casualties = Casualties()
-        self._artefacts = digest.Artefacts()
+        self._artefacts = digests.Artefacts()
         self._open: dict[LifeKey, _Open] = {}
         self._waiting = 0
         self._thread = ThreadPoolExecutor(1, "forensics")
@@ -119,7 +119,7 @@ class Forensics:
     def _write(self, case: Case, loss: Loss, artefact: Future[Json] | None) -> str:
         """In the thread. The digest was asked for before, and one thread does one thing after another."""
         found = artefact.result() if artefact is not None and artefact.done() else _UNKNOWN
-        return self._archive.put(case.spec.name, bundle(case, loss, digest.configuration(case.spec), found))
+        return self._archive.put(case.spec.name, bundle(case, loss, digests.configuration(case.spec), found))
 
     def _hand_back(self, case: Case, loss: Loss, done: Future[str]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: this brain is over

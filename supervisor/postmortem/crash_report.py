@@ -15,7 +15,7 @@ import mmsup
 from mmsup.ipc.memory.status_page import Progress
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.observability.event_log import Event
-from mmsup.supervisor.postmortem import stack_trace as stack
+from mmsup.supervisor.postmortem import stack_trace
 from mmsup.supervisor.postmortem.cause import Cause, Evidence, signal_name
 from mmsup.supervisor.postmortem.in_flight import Loss
 from mmsup.supervisor.postmortem.memory_history import EVERY_S, Row
@@ -127,7 +127,7 @@ def _ago(at_ns: int, now_ns: int) -> float | None:
 def _stack(text: str, directory: str) -> Json | None:
     if not text.strip():
         return None
-    read = stack.read(text)
+    read = stack_trace.read(text)
     inner, own = read.innermost(), read.of_model(directory)
     return {
         "fatal": read.fatal,

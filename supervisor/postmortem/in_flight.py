@@ -11,7 +11,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.ipc.messages.all import Ended, InFlight
+from mmsup.ipc.messages.gateway_control import Ended, InFlight
 from mmsup.supervisor.instances.context import LifeKey
 
 LIVES_KEPT: Final = 256

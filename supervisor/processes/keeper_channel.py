@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.messages.all import FROM_KEEPER, Beat
+from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.keeper_control import FROM_KEEPER, Beat
 from mmsup.ipc.transport.control_channel import Seqpacket
 from mmsup.ipc.transport.dataclass_codec import from_json, to_json
 from mmsup.supervisor.processes.message_channel import Peer
@@ -49,4 +49,4 @@ class Parent:
 
 def orphaned() -> NoReturn:
     """The keeper is gone and takes everything with it."""
-    os._exit(exits.ORPHANED)
+    os._exit(exit_codes.ORPHANED)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import mmsup
-from mmsup.ipc.messages.all import Spawn
+from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.paths import life_name
 from mmsup.ipc.specs import ModelSpec
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.supervisor.config import batching_options as batching
+from mmsup.supervisor.config import batching_options, validators
 from mmsup.supervisor.config import model_options as keys
-from mmsup.supervisor.config import validators as valid
 from mmsup.supervisor.config.config_error import Fault, Wrong, shown, unknown
 from mmsup.supervisor.config.yaml_file import below, scalar
 from mmsup.supervisor.repository.artifact import ENGINES
@@ -192,7 +191,7 @@ class _Meaning:
         if not raw:
             return
         try:
-            self.keys[f"{field}s"] = valid.tensors(raw)
+            self.keys[f"{field}s"] = validators.tensors(raw)
         except Wrong as wrong:
             for key, text in wrong.wrongs:
                 if not (key.endswith(".shape") and text == "is missing"):  # said above, in this file's words
@@ -232,7 +231,7 @@ class _Meaning:
         if "dynamic_batching" not in self.config:
             return
         try:
-            self.keys |= batching.of_triton(self.config["dynamic_batching"])
+            self.keys |= batching_options.of_triton(self.config["dynamic_batching"])
         except Wrong as wrong:
             for key, text in wrong.wrongs:
                 self.fault(f"dynamic_batching.{key}", text)
@@ -299,7 +298,7 @@ def _there(config: dict[str, Any], words: Iterable[str]) -> list[str]:  # ModelC
 
 def _component(raw: object) -> str:
     """The name of a file: one component of a path."""
-    name = valid.text(raw)
+    name = validators.text(raw)
     if "/" in name or name in (".", "..") or len(name.encode()) > 255:
         raise Wrong(f"{shown(name)} is not the name of a file in the version's folder")
     return name

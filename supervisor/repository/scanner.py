@@ -20,8 +20,7 @@ from typing import Any, Final
 from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
-from mmsup.supervisor.config import batching_options as batching
-from mmsup.supervisor.config import model_options as keys
+from mmsup.supervisor.config import batching_options, model_options
 from mmsup.supervisor.config.config_error import Fault, Wrong, shown
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.validators import NAME
@@ -162,9 +161,9 @@ def _found(settings: Settings, name: str, roots: list[str]) -> ModelEntry:
         return ModelEntry(
             name, faults=(Fault(name, f"lies in {len(roots)} repositories; a name belongs to one model"),)
         )
-    defaults, faults = keys.checked(settings.defaults, Source("the server's file"), "defaults")
-    named, more = keys.checked(settings.models.get(name, {}), Source("the server's file"), f"models.{name}")
-    folder = _Folder(name, os.path.join(roots[0], name), keys.merged(defaults, named))
+    defaults, faults = model_options.checked(settings.defaults, Source("the server's file"), "defaults")
+    named, more = model_options.checked(settings.models.get(name, {}), Source("the server's file"), f"models.{name}")
+    folder = _Folder(name, os.path.join(roots[0], name), model_options.merged(defaults, named))
     folder.faults += (*faults, *more)
     return folder.entry()
 
@@ -192,7 +191,7 @@ class _Folder:
             meaning = declared(config, self.name, from_client=said is not None)
             self.faults += meaning.faults
             self.warnings += meaning.warnings
-            all_keys = keys.merged(self.server_keys, meaning.keys, own)
+            all_keys = model_options.merged(self.server_keys, meaning.keys, own)
             self.check(all_keys)
             specs = self.specs(versions, meaning, all_keys, config.config)
             stamp = _stamp(self.directory, versions)
@@ -222,13 +221,13 @@ class _Folder:
             self.faults.append(Fault(self.name, "has no version: a folder with a positive number, and the model in it"))
         return tuple(sorted(found, key=int))
 
-    def own_keys(self) -> keys.Keys:
+    def own_keys(self) -> model_options.Keys:
         """The keys of the model's own mmsup.yaml."""
         path = os.path.join(self.directory, YAML)
         if not os.path.lexists(path):
             return {}
         document = read_yaml(path, f"{self.name}/{YAML}", YAML_LIMIT_BYTES)
-        found, faults = keys.checked(document.keys, document.source)
+        found, faults = model_options.checked(document.keys, document.source)
         self.faults += (*document.faults, *faults)
         return found
 
@@ -242,29 +241,29 @@ class _Folder:
         except Wrong as wrong:
             return Said(Source(name), {}, tuple(Fault(name, text) for _, text in wrong.wrongs))
 
-    def check(self, all_keys: keys.Keys) -> None:
+    def check(self, all_keys: model_options.Keys) -> None:
         """What only the machine can tell of a key, and which keys wait for a later version."""
         python = all_keys.get("python", "")
         if python and not os.access(python, os.X_OK):
             self.faults.append(Fault(f"{self.name}: python", f"{shown(python)} is no program that can be run here"))
-        if batching.without_effect(all_keys):
+        if batching_options.without_effect(all_keys):
             text = "has no effect: max_batch_size is 0, so requests run one by one"
             self.warnings.append(Fault(f"{self.name}: batching", text))
-        for size in batching.too_large(all_keys):
+        for size in batching_options.too_large(all_keys):
             text = f"{size} is more than max_batch_size, {all_keys['max_batch_size']}"
             self.faults.append(Fault(f"{self.name}: batching", text))
-        for word in keys.without_effect(all_keys):
+        for word in model_options.without_effect(all_keys):
             self.warnings.append(Fault(f"{self.name}: {word}", NO_EFFECT))
 
     def specs(
-        self, versions: tuple[str, ...], meaning: Declared, all_keys: keys.Keys, config: dict[str, Any]
+        self, versions: tuple[str, ...], meaning: Declared, all_keys: model_options.Keys, config: dict[str, Any]
     ) -> tuple[ModelSpec, ...]:  # ModelConfig as JSON
         """The specs of the chosen versions; none if the model as a whole has a fault."""
         chosen = meaning.policy.chosen(versions)
         if versions and not chosen:
             self.faults.append(Fault(f"{self.name}/{PBTXT}: version_policy", "chooses none of the versions there are"))
         whole = tuple(self.faults)
-        fields = keys.fields(all_keys)
+        fields = model_options.fields(all_keys)
         found: list[ModelSpec] = []
         for version in chosen:
             directory = os.path.join(self.directory, version)
@@ -285,7 +284,7 @@ class _Folder:
         return () if whole else tuple(found)
 
 
-def _fit(artefact: Artefact, all_keys: keys.Keys, *, is_all_known: bool) -> None:
+def _fit(artefact: Artefact, all_keys: model_options.Keys, *, is_all_known: bool) -> None:
     """What an artefact demands of its configuration; Wrong if it is not there. Where a fault has hidden some of the
     configuration, nobody is told that inputs are missing which may well be there."""
     wrongs: list[str] = []

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.errors import CallerError
 from mmsup.supervisor.config.units import size_text
-from mmsup.supervisor.gpu import inventory as gpu
-from mmsup.supervisor.gpu import memory_release as reclaim
+from mmsup.supervisor.gpu import inventory, memory_release
 from mmsup.supervisor.gpu.health_infirmary import Infirmary
 from mmsup.supervisor.gpu.monitor import Lookout
 from mmsup.supervisor.instances.lifecycle_events import State
@@ -34,7 +33,7 @@ class Devices:
         self._fleet = fleet
         self._lookout = lookout
         self._infirmary = infirmary
-        self._debts: defaultdict[str, list[reclaim.Debt]] = defaultdict(list)
+        self._debts: defaultdict[str, list[memory_release.Debt]] = defaultdict(list)
         """By UUID: what is to come back."""
         self._needs: dict[tuple[str, str], int] = {}
         """By model and version: what its last worker held of a GPU when it was first seen to serve."""
@@ -51,19 +50,19 @@ class Devices:
         word = self._chosen(instance)
         verdict = self._verdict(instance, word)
         self._told.discard(instance.id)
-        if isinstance(verdict, reclaim.Short):
+        if isinstance(verdict, memory_release.Short):
             free, need = size_text(verdict.free_bytes), size_text(verdict.need_bytes)
             text = f"{self._lookout.title(word)} has {free} of memory free, and {need} are needed"
-            raise gpu.NoRoom(f"{text}: what a worker that ended held there is not back")
+            raise inventory.NoRoom(f"{text}: what a worker that ended held there is not back")
         return word
 
     def holds(self, instance: Instance) -> bool:
         """Whether its load has to wait for memory that is about to come back; asked again after each look."""
         try:
             word = self._chosen(instance)
-        except gpu.NoGpu:
+        except inventory.NoGpu:
             return False  # whoever starts it is told
-        if not isinstance(self._verdict(instance, word), reclaim.Wait):
+        if not isinstance(self._verdict(instance, word), memory_release.Wait):
             return False
         self._waiting.add(instance.release.spec.name)
         if instance.id not in self._told:
@@ -73,21 +72,21 @@ class Devices:
 
     def _chosen(self, instance: Instance) -> str:
         device, reasons = instance.release.spec.device, self._infirmary.reasons
-        return gpu.visible_devices(device, self._lookout.gpus, reasons, lambda uuid: self._burden(instance, uuid))
+        return inventory.visible_devices(device, self._lookout.gpus, reasons, lambda uuid: self._burden(instance, uuid))
 
-    def _burden(self, instance: Instance, uuid: str) -> gpu.Burden:
+    def _burden(self, instance: Instance, uuid: str) -> inventory.Burden:
         """Least where nothing is owed, most where it would be refused; then by faults; then by how many are there."""
-        owes = 2 if isinstance(self._verdict(instance, uuid), reclaim.Short) else bool(self._debts[uuid])
+        owes = 2 if isinstance(self._verdict(instance, uuid), memory_release.Short) else bool(self._debts[uuid])
         return owes, self._infirmary.count(uuid), self._workers(uuid)
 
-    def _verdict(self, instance: Instance, word: str) -> reclaim.Wait | reclaim.Short | None:
+    def _verdict(self, instance: Instance, word: str) -> memory_release.Wait | memory_release.Short | None:
         device = self._lookout.find(word)
         if device is None:
             return None
         spec = instance.release.spec
         need_bytes = self._needs.get((spec.name, spec.version), spec.gpu_memory_bytes)
-        sight = reclaim.Sight(device, self._lookout.asked_s)
-        return reclaim.verdict(need_bytes, self._debts[word], sight, time.monotonic())
+        sight = memory_release.Sight(device, self._lookout.asked_s)
+        return memory_release.verdict(need_bytes, self._debts[word], sight, time.monotonic())
 
     def _workers(self, word: str) -> int:
         tenures = (each.tenure for each in self._fleet.instances())
@@ -104,7 +103,7 @@ class Devices:
         """It left with a GPU fault."""
         assert instance.tenure is not None, f"instance {instance.id} has left nothing"
         word = instance.tenure.visible_devices
-        known = gpu.named(self._lookout.gpus, word) if self._lookout.gpus is not None else None
+        known = inventory.named(self._lookout.gpus, word) if self._lookout.gpus is not None else None
         self._infirmary.faulted(known.uuid if known is not None else word, instance.release.spec.name)
 
     def ended(self, instance: Instance) -> None:
@@ -112,7 +111,7 @@ class Devices:
         tenure, life = instance.tenure, instance.life
         if tenure is not None and life is not None and tenure.visible_devices:
             debts = self._debts[tenure.visible_devices]
-            debts.append(reclaim.Debt(life.pid, tenure.claim, time.monotonic()))
+            debts.append(memory_release.Debt(life.pid, tenure.claim, time.monotonic()))
             del debts[:-DEBTS]
             self._lookout.look()
 
@@ -124,7 +123,7 @@ class Devices:
             self._weigh(instance)
         for word in self._debts:
             self._settle(word)
-        self._fleet.retry(gpu.NoRoom.code, self._has_room)
+        self._fleet.retry(inventory.NoRoom.code, self._has_room)
         waiting, self._waiting = self._waiting, set()
         for name in waiting:
             self._fleet.touch(name)
@@ -136,7 +135,7 @@ class Devices:
         device = self._lookout.find(tenure.visible_devices) if tenure is not None else None
         if tenure is None or life is None or life.dead or device is None:
             return
-        tenure.claim = claim = reclaim.claim(life.pid, device, life.progress().device_bytes)
+        tenure.claim = claim = memory_release.claim(life.pid, device, life.progress().device_bytes)
         if instance.state is State.READY and not tenure.was_weighed and claim.held_bytes:
             tenure.was_weighed = True
             self._needs[instance.release.spec.name, instance.release.spec.version] = claim.held_bytes
@@ -145,14 +144,14 @@ class Devices:
         """Forget what has come back to a device, or never will."""
         device = self._lookout.find(word)
         if device is not None:
-            sight = reclaim.Sight(device, self._lookout.asked_s)
-            self._debts[word] = [each for each in self._debts[word] if not reclaim.is_over(each, sight)]
+            sight = memory_release.Sight(device, self._lookout.asked_s)
+            self._debts[word] = [each for each in self._debts[word] if not memory_release.is_over(each, sight)]
 
     def _has_room(self, instance: Instance) -> bool:
         """Whether one that was refused would not be, now."""
         try:
             self.place(instance)
-        except gpu.NoGpu:
+        except inventory.NoGpu:
             return False
         return True
 
@@ -160,19 +159,21 @@ class Devices:
 
     def release(self, name: str) -> Json:
         """Somebody says that a device is well; CallerError if there is no such device."""
-        gpus = self._lookout.gpus or gpu.Gpus((), "NVML has not answered yet")
+        gpus = self._lookout.gpus or inventory.Gpus((), "NVML has not answered yet")
         try:
-            found = [name] if name in self._infirmary.reasons else [each.uuid for each in gpu.candidates(name, gpus)]
-        except gpu.NoGpu as error:
+            found = (
+                [name] if name in self._infirmary.reasons else [each.uuid for each in inventory.candidates(name, gpus)]
+            )
+        except inventory.NoGpu as error:
             raise CallerError("bad_request", str(error)) from None
         released = [each for each in found if self._infirmary.release(each)]
         if released:
-            self._fleet.retry(gpu.SetAside.code)
+            self._fleet.retry(inventory.SetAside.code)
         return {"released": released}
 
     def rows(self) -> list[Json]:
         """All devices, one row each; what NVML does not say now is None."""
-        gpus = self._lookout.gpus or gpu.Gpus(())
+        gpus = self._lookout.gpus or inventory.Gpus(())
         places = {each.uuid: f"cuda:{place}" for place, each in enumerate(gpus.devices)}
         others = {word: word for word in self._infirmary.reasons if word not in places}
         return [self._row(word, device) for word, device in (places | others).items()]

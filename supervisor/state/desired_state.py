@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mmsup.supervisor.state import atomic_file as whole
+from mmsup.supervisor.state import atomic_file
 
 FORMAT: Final = 1
 
@@ -54,7 +54,7 @@ class Wanted:
         """An orderly stop: the next start follows its flags. On a disk that refuses, it will take this for a crash."""
         self._wishes = {}
         with contextlib.suppress(OSError):
-            whole.remove(self._path)
+            atomic_file.remove(self._path)
 
 
 def _read(path: Path, mode: str) -> dict[str, Wish]:
@@ -70,4 +70,4 @@ def _read(path: Path, mode: str) -> dict[str, Wish]:
 def _write(path: Path, mode: str, wishes: dict[str, Wish]) -> None:
     models = {name: {"up": wish.up, "config": wish.config} for name, wish in sorted(wishes.items())}
     text = json.dumps({"format": FORMAT, "mode": mode, "models": models}, indent=1)
-    whole.write(path, text.encode())
+    atomic_file.write(path, text.encode())

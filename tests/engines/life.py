@@ -16,22 +16,10 @@ from typing import Any
 
 from mmsup.ipc.memory.arena import Extent, Side, Slot
 from mmsup.ipc.memory.status_page import PageReader, Progress, make_page
-from mmsup.ipc.messages.all import (
-    FROM_WORKER,
-    WIRE_VERSION,
-    Attach,
-    Boot,
-    Form,
-    Hello,
-    Infer,
-    LoadFailed,
-    Place,
-    Ready,
-    Reply,
-    Stage,
-    Stop,
-)
-from mmsup.ipc.messages.all import Extent as ExtentMessage
+from mmsup.ipc.messages.data import Extent as ExtentMessage
+from mmsup.ipc.messages.data import Form, Infer, Place, Reply
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.worker_control import FROM_WORKER, Attach, Boot, LoadFailed, Ready, Stage, Stop
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array, as_bytes, datatype_of
 from mmsup.ipc.transport.codec import Record, decode, encode, pack_frame, pack_words, unpack_frame, unpack_outline

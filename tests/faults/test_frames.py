@@ -14,7 +14,7 @@ from gateway_house import House, ask, in_house
 from harness.worker_peer import WorkerPeer, result
 from mmsup.gateway.dispatch.worker_link import Link
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.messages.all import Infer, Outline, Place, Reply
+from mmsup.ipc.messages.data import Infer, Outline, Place, Reply
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_frame, pack_words
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 from mmsup.gateway.controller_channel import ID_CHARACTERS, NAMED, ended
 from mmsup.gateway.dispatch.in_flight import Entry, Lost
 from mmsup.gateway.dispatch.worker_link import Link
-from mmsup.ipc.messages.all import Ended, Infer, InFlight
+from mmsup.ipc.messages.data import Infer
+from mmsup.ipc.messages.gateway_control import Ended, InFlight
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 

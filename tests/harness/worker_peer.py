@@ -15,21 +15,9 @@ from mmsup.gateway.dispatch.router import Backend
 from mmsup.gateway.dispatch.worker_link import Link
 from mmsup.ipc.memory.arena import Attached
 from mmsup.ipc.memory.status_page import PageWriter, make_page
-from mmsup.ipc.messages.all import (
-    Configure,
-    Drop,
-    Extent,
-    Form,
-    Grant,
-    Infer,
-    Outline,
-    Place,
-    Release,
-    Reply,
-    Route,
-    VersionState,
-)
-from mmsup.ipc.messages.all import Link as LinkMessage
+from mmsup.ipc.messages.data import Drop, Extent, Form, Grant, Infer, Outline, Place, Release, Reply
+from mmsup.ipc.messages.gateway_control import Configure, Route, VersionState
+from mmsup.ipc.messages.gateway_control import Link as LinkMessage
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.transport.codec import Record, pack_frame, pack_words, unpack_form, unpack_frame
 from mmsup.ipc.transport.control_channel import Seqpacket

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.memory.status_page import RING
-from mmsup.ipc.messages.all import Infer
+from mmsup.ipc.messages.data import Infer
 from mmsup.worker.batching.request_signature import Group, Kind
 
 if TYPE_CHECKING:

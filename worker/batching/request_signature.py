@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmsup.ipc.messages.all import Form
+from mmsup.ipc.messages.data import Form
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY

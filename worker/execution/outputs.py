@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from mmsup.ipc.memory.allocator import ALIGNMENT
-from mmsup.ipc.messages.all import Outline, Place
+from mmsup.ipc.messages.data import Outline, Place
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec
 from mmsup.ipc.tensors.datatypes import size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, as_bytes

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.memory.arena import Attached
-from mmsup.ipc.messages.all import Attach, Extent, Release
+from mmsup.ipc.messages.data import Extent, Release
+from mmsup.ipc.messages.worker_control import Attach
 from mmsup.ipc.transport.codec import unpack_frame
 from mmsup.ipc.transport.control_channel import Closed, close_all
 from mmsup.ipc.transport.data_channel import PairEnd

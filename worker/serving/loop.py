@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.memory.status_page import Activity, PageWriter
-from mmsup.ipc.messages.all import TO_WORKER, Attach, Stop
+from mmsup.ipc.messages.worker_control import TO_WORKER, Attach, Stop
 from mmsup.ipc.transport.codec import decode, unpack_frame
 from mmsup.ipc.transport.control_channel import Closed, close_all
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -31,7 +31,7 @@ from mmsup.worker.execution.executor import Execution
 from mmsup.worker.serving.gateway_links import Link, Links
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.request_handler import Desk
-from mmsup.worker.startup import malloc_tuning as heap
+from mmsup.worker.startup import malloc_tuning
 from mmsup.worker.startup.controller_channel import Control, orphaned
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Loop:
         self._page = page
         self._poller = select.poll()
         self._links = Links(self._poller, end, execution.pinning)
-        self._slack = heap.Slack()
+        self._slack = malloc_tuning.Slack()
         self._outbox = Outbox()
         self._desk = Desk(execution, page, self._outbox)
         self._beat_s = min(BEAT_S, execution.spec.hang_limit_s / 4)
@@ -92,7 +92,7 @@ class Loop:
                 self._tidy(generation=2)
                 self._rest()
                 if self._slack.is_due(time.monotonic_ns()):
-                    heap.give_back()
+                    malloc_tuning.give_back()
 
     def _is_done(self) -> bool:
         return self._stopping and not self._desk.kept and not self._outbox.replies

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmsup.ipc.messages.all import Reply
+from mmsup.ipc.messages.data import Reply
 from mmsup.ipc.transport.codec import pack_some
 from mmsup.ipc.transport.control_channel import Closed
 from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES

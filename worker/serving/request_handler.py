@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from mmsup.ipc.memory.status_page import PageWriter
-from mmsup.ipc.messages.all import Drop, Grant, Infer, Place, Reply
+from mmsup.ipc.messages.data import Drop, Grant, Infer, Place, Reply
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.batch_policy import Pace

@@ -11,8 +11,9 @@ import sys
 import time
 from typing import Final, NoReturn
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.messages.all import WIRE_VERSION, Boot, LoadFailed
+from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.handshake import WIRE_VERSION
+from mmsup.ipc.messages.worker_control import Boot, LoadFailed
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -54,7 +55,7 @@ class Control:
     def fail(self, code: str, text: str) -> NoReturn:
         """Tell the brain why there will be no model here, and leave."""
         self.say(LoadFailed(code, text[:TEXT_LIMIT]))
-        leave(exits.LOAD_FAILED)
+        leave(exit_codes.LOAD_FAILED)
 
     def _receive(self) -> tuple[bytes, list[int]] | None:
         try:
@@ -88,7 +89,7 @@ class Control:
 
 def orphaned() -> NoReturn:
     """The keeper is gone and takes everything with it."""
-    os._exit(exits.ORPHANED)
+    os._exit(exit_codes.ORPHANED)
 
 
 def leave(status: int) -> NoReturn:

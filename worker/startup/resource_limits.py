@@ -11,9 +11,9 @@ import resource
 from collections.abc import Mapping, MutableMapping
 from typing import Final
 
-from mmsup.ipc.messages.all import Boot
+from mmsup.ipc.messages.worker_control import Boot
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.startup import malloc_tuning as heap
+from mmsup.worker.startup import malloc_tuning
 
 FILES_LIMIT: Final = 4096
 """Open descriptors: far above what libraries, arenas and weights in pieces need; a leak ends here, in its own model."""
@@ -47,9 +47,9 @@ def set_environment(spec: ModelSpec, environ: MutableMapping[str, str] = os.envi
 
 def set_heap(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> None:
     """How the C library keeps free memory, unless the operator said it for this model."""
-    limits = heap.limits(spec.memory_bytes, environ)
+    limits = malloc_tuning.limits(spec.memory_bytes, environ)
     if limits is not None:
-        heap.keep(*limits)
+        malloc_tuning.keep(*limits)
 
 
 def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:

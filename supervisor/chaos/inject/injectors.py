@@ -23,7 +23,7 @@ from mmsup.supervisor.chaos.inject.poison import poison
 from mmsup.supervisor.chaos.observe.history import Edition, Left, Over
 from mmsup.supervisor.chaos.plan.nemesis import Strike
 from mmsup.supervisor.chaos.server.local_server import NotStarted, lay, until_ready
-from mmsup.supervisor.cli import control_client as client
+from mmsup.supervisor.cli import control_client
 from mmsup.supervisor.cli.control_client import Json
 
 BUSY_S: Final = 0.2
@@ -278,7 +278,7 @@ def _send(scene: Scene, strike: Strike, pid: int, number: signal.Signals) -> Non
 async def _until_other(scene: Scene, is_over: Callable[[Json], bool]) -> None:
     """Returns when the status says so; asks again whenever a brain dies over the question."""
     for _ in range(TRIES):
-        with contextlib.suppress(client.NoServer, client.Refused):
+        with contextlib.suppress(control_client.NoServer, control_client.Refused):
             if is_over(await scene.target.status()):
                 return
         await asyncio.sleep(AGAIN_S)

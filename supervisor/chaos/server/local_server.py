@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmsup.supervisor.chaos.clients.http_client import Door
-from mmsup.supervisor.chaos.plan import fault_model as faultmodel
+from mmsup.supervisor.chaos.plan import fault_model
 from mmsup.supervisor.chaos.plan.catalog import Role
 from mmsup.supervisor.chaos.server.service_manager import Manager
 from mmsup.supervisor.chaos.server.target import Target
 from mmsup.supervisor.cli.control_client import Json, NoServer, Refused, ask
-from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.supervisor.linux import cgroup_backend
 
 START_S: Final = 120.0
 STOP_S: Final = 60.0
@@ -58,7 +58,7 @@ def settings(role: Role) -> dict[str, Any]:  # as YAML has them
 
 def lay(repository: Path, name: str, role: Role, **given: Any) -> None:  # as `faultmodel.lay` has them
     """Put an edition of a model of this role into the repository."""
-    faultmodel.lay(repository, name, batch=BATCH, **{**settings(role), **given})
+    fault_model.lay(repository, name, batch=BATCH, **{**settings(role), **given})
 
 
 class Own:
@@ -97,7 +97,7 @@ class Own:
     def remove(self) -> None:
         """Take everything away, whatever state it is in."""
         self.manager.close()
-        cgroup.leave(cgroup.backend(cgroup.top_name(str(self.state_dir))))
+        cgroup_backend.leave(cgroup_backend.backend(cgroup_backend.top_name(str(self.state_dir))))
         shutil.rmtree(self.root)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from mmsup.supervisor.chaos.observe import leak_check as leftovers
+from mmsup.supervisor.chaos.observe import leak_check
 
 MESSAGE: Final = 4096
 GONE_S: Final = 15.0
@@ -73,15 +73,15 @@ class Manager:
     async def replace(self) -> list[str]:
         """Kill the keeper and start another at once. What of the old server is still there a good while later."""
         self.listen()
-        family = leftovers.family_of(self.pid)
+        family = leak_check.family_of(self.pid)
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
         self._process = self._start()
         for _ in range(LOOKS):
-            if not leftovers.alive(family):
+            if not leak_check.alive(family):
                 break
             await asyncio.sleep(GONE_S / LOOKS)
-        return [f"I2 process {pid} outlived its keeper" for pid in leftovers.alive(family)]
+        return [f"I2 process {pid} outlived its keeper" for pid in leak_check.alive(family)]
 
     async def stop(self, limit_s: float) -> int:
         """SIGTERM, and the exit status; SIGKILL after the limit."""

@@ -19,7 +19,7 @@ from mmsup.supervisor.chaos.clients.http_client import Call, Door, Nonsense, Ref
 from mmsup.supervisor.chaos.observe.history import Outcome
 from mmsup.supervisor.chaos.plan.catalog import MANAGER, By, Role
 from mmsup.supervisor.chaos.server.service_manager import Manager
-from mmsup.supervisor.cli import control_client as client
+from mmsup.supervisor.cli import control_client
 from mmsup.supervisor.cli.control_client import Json
 
 _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
@@ -74,7 +74,7 @@ class Target:
 
     async def ctl(self, verb: str, **arguments: object) -> Any:  # the result, by verb
         """One verb of the control socket, which may wait for a brain: in a thread."""
-        return await asyncio.to_thread(client.ask, self.runtime_dir, verb, arguments)
+        return await asyncio.to_thread(control_client.ask, self.runtime_dir, verb, arguments)
 
     async def status(self) -> Json:
         """`ctl status`."""

@@ -21,9 +21,8 @@ import uvloop
 from aiohttp import ClientResponse, ClientSession
 
 from gateway_double import BackendDouble, Tensor, metadata, served
-from mmsup.gateway.connections import aiohttp_connection as connection
-from mmsup.gateway.connections import connection_limit as crowd
-from mmsup.gateway.http import request_body as upload
+from mmsup.gateway.connections import aiohttp_connection, connection_limit
+from mmsup.gateway.http import request_body
 from mmsup.gateway.http import response as answer
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.ipc.errors import ModelError, ServerError, WorkerError
@@ -625,7 +624,7 @@ def test_what_is_no_http_is_a_400_in_json_and_a_closed_connection(head: bytes) -
 
 
 def test_a_head_that_drips_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_S", 0.05)
+    monkeypatch.setattr(aiohttp_connection, "HEAD_S", 0.05)
 
     async def test(_: BackendDouble, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):
@@ -638,7 +637,7 @@ def test_a_head_that_drips_is_answered_408_and_closed(monkeypatch: pytest.Monkey
 
 
 def test_a_connection_that_waits_between_requests_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_S", 0.02)
+    monkeypatch.setattr(aiohttp_connection, "HEAD_S", 0.02)
 
     async def test(backend: BackendDouble, session: ClientSession) -> None:
         async def wait() -> None:
@@ -661,8 +660,8 @@ def test_a_connection_that_waits_between_requests_is_left_alone(monkeypatch: pyt
 
 
 def test_a_body_that_stops_coming_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "IDLE_S", 0.05)
-    monkeypatch.setattr(connection, "LINGER_S", 0.05)
+    monkeypatch.setattr(request_body, "IDLE_S", 0.05)
+    monkeypatch.setattr(aiohttp_connection, "LINGER_S", 0.05)
 
     async def test(backend: BackendDouble, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):
@@ -719,7 +718,7 @@ def test_a_reply_read_in_small_sips_is_whole_though_its_memory_is_used_again_at_
 
 
 def test_one_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowd, "CONNECTION_LIMIT", 1)
+    monkeypatch.setattr(connection_limit, "CONNECTION_LIMIT", 1)
 
     async def test(_: BackendDouble, session: ClientSession) -> None:
         async with raw(session) as (mine, writer):
@@ -735,7 +734,7 @@ def test_one_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_connection_that_does_nothing_gives_way_to_one_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowd, "CONNECTION_LIMIT", 1)
+    monkeypatch.setattr(connection_limit, "CONNECTION_LIMIT", 1)
 
     async def test(_: BackendDouble, session: ClientSession) -> None:
         async with raw(session) as (idle, _idle), session.get("/livez") as response:

@@ -17,18 +17,15 @@ import uvloop
 
 from gateway_double import BackendDouble, metadata, served
 from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
-from mmsup.gateway import self_test as selftest
-from mmsup.gateway.connections import aiohttp_connection as connection
-from mmsup.gateway.connections import context as shared
-from mmsup.gateway.connections import fast_connection as front
+from mmsup.gateway import self_test
+from mmsup.gateway.connections import aiohttp_connection, context, fast_connection
 from mmsup.gateway.dispatch.router import Backend
-from mmsup.gateway.http import request_body as upload
-from mmsup.gateway.http import response as answer
+from mmsup.gateway.http import request_body, response
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.gateway.server import Front
 from mmsup.ipc.errors import error_of
 from mmsup.ipc.memory.counters import Tally, make_tally
-from mmsup.ipc.messages.all import Infer, Reply
+from mmsup.ipc.messages.data import Infer, Reply
 from mmsup.ipc.transport.zeromq_channel import Hub
 
 BIG = bytes(range(256)) * 4000
@@ -88,7 +85,7 @@ class House:
             self.peer.answer_in(request.id, grant.segment, grant.offset, data)
         return request
 
-    def fronts(self) -> list[front.Front]:
+    def fronts(self) -> list[fast_connection.Front]:
         (listener,) = [each for _, each in self.front._open]
         return list(listener.crowd.fronts)
 
@@ -188,11 +185,11 @@ def test_what_follows_a_request_in_work_is_bounded_and_read_on_after_it(tmp_path
     async def run(house: House) -> None:
         async with house.client() as (reader, writer):
             head, body = posted(b"abc")
-            count = 3 * front.REST_LIMIT_BYTES // len(head + body)
+            count = 3 * fast_connection.REST_LIMIT_BYTES // len(head + body)
             writer.write((head + body) * count)
             request = await house.peer.request()
             await until(lambda: house.fronts()[0]._paused)
-            assert len(house.fronts()[0]._rest) <= front.REST_LIMIT_BYTES + shared.SCRATCH_BYTES
+            assert len(house.fronts()[0]._rest) <= fast_connection.REST_LIMIT_BYTES + context.SCRATCH_BYTES
             house.peer.answer(request, b"abc")
             answers = asyncio.create_task(all_of(reader, count))
             for _each in range(count - 1):
@@ -370,7 +367,7 @@ def meet(test: Callable[[BackendDouble, int], Awaitable[None]]) -> None:
 
 
 def test_a_body_that_does_not_come_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "IDLE_S", 0.05)
+    monkeypatch.setattr(request_body, "IDLE_S", 0.05)
 
     async def test(backend: BackendDouble, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -386,7 +383,7 @@ def test_a_body_that_does_not_come_is_answered_408_and_closed(monkeypatch: pytes
 
 
 def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "TOTAL_S", 0.1)
+    monkeypatch.setattr(request_body, "TOTAL_S", 0.1)
 
     async def test(backend: BackendDouble, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -407,8 +404,8 @@ def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_idle_connection_is_closed_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "IDLE_S", 0.05)
-    monkeypatch.setattr(connection, "IDLE_S", 0.05)
+    monkeypatch.setattr(fast_connection, "IDLE_S", 0.05)
+    monkeypatch.setattr(aiohttp_connection, "IDLE_S", 0.05)
 
     async def test(backend: BackendDouble, port: int) -> None:
         for sent in (b"", b"".join(posted(b"abc")), b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
@@ -422,7 +419,7 @@ def test_an_idle_connection_is_closed_in_its_time(monkeypatch: pytest.MonkeyPatc
 
 
 def test_replies_that_nobody_reads_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer, "SLOWEST_S", 0.1)
+    monkeypatch.setattr(response, "SLOWEST_S", 0.1)
 
     async def test(backend: BackendDouble, port: int) -> None:
         with socket.create_connection(("127.0.0.1", port)) as sock:
@@ -458,7 +455,7 @@ def test_clients_meet_the_front_if_it_is_wanted(wanted: str) -> None:
 def test_its_own_test_passes(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def run() -> None:
         made = BackendDouble()
-        assert not await selftest.fault(made)
+        assert not await self_test.fault(made)
         made.threads.shutdown()
 
     with asyncio.Runner(loop_factory=loop) as runner:
@@ -468,8 +465,8 @@ def test_its_own_test_passes(loop: Callable[[], asyncio.AbstractEventLoop]) -> N
 def test_an_aiohttp_that_it_does_not_fit_is_served_alone_and_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connection.Connection, "is_between", lambda _: None)
-    monkeypatch.setattr(selftest, "WAIT_S", 0.2)
+    monkeypatch.setattr(aiohttp_connection.Connection, "is_between", lambda _: None)
+    monkeypatch.setattr(self_test, "WAIT_S", 0.2)
 
     async def run() -> None:
         made = BackendDouble()
@@ -513,7 +510,7 @@ def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_no_o
                 assert b"\r\nconnection: close\r\n" in said.lower()
                 assert said.endswith(b"abc")
             assert len(house.fronts()) == 1
-            house.front._retired_s = time.monotonic() - front.IDLE_S - 10.0
+            house.front._retired_s = time.monotonic() - fast_connection.IDLE_S - 10.0
             house.front.turn()
             assert await idle.read() == b""
         await until(lambda: house.front.is_over)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmsup.gateway.dispatch.router import absence
-from mmsup.ipc.messages.all import VersionState
+from mmsup.ipc.messages.gateway_control import VersionState
 
 
 def state(word: str, code: str = "", retry_after_s: float = 0.0) -> VersionState:

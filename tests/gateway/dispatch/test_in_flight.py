@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmsup.gateway.dispatch.in_flight import Entry, Ledger, LifeEnded, Said
-from mmsup.ipc.messages.all import Infer
+from mmsup.ipc.messages.data import Infer
 
 
 def entry(ledger: Ledger, heard: list[Said]) -> Entry:

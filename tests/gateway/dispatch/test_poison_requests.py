@@ -12,7 +12,8 @@ from harness.worker_peer import WorkerPeer, form_of
 from mmsup.gateway.dispatch.poison_requests import ASIDE_BYTES
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint
 from mmsup.ipc.errors import error_of
-from mmsup.ipc.messages.all import Infer, Lived, Pardon, Quarantine, Suspected
+from mmsup.ipc.messages.data import Infer
+from mmsup.ipc.messages.gateway_control import Lived, Pardon, Quarantine, Suspected
 from mmsup.ipc.poison_policy import EXPIRY_S, Case
 
 pytestmark = pytest.mark.slow

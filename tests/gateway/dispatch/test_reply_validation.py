@@ -6,7 +6,7 @@ import pytest
 
 from mmsup.gateway.dispatch.reply_validation import checked, fault_of
 from mmsup.ipc.memory.arena import Slot, SlotState
-from mmsup.ipc.messages.all import Outline, Place, Reply
+from mmsup.ipc.messages.data import Outline, Place, Reply
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_words
 

@@ -7,7 +7,7 @@ import pytest
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, inputs_of, size_bytes, tensors
 from mmsup.gateway.protocol.inference_job import Given, Run
 from mmsup.ipc.memory.arena import Slot, SlotState
-from mmsup.ipc.messages.all import Infer
+from mmsup.ipc.messages.data import Infer
 
 X, M = Tensor("x", "UINT8", (2, 3), b"abcdef"), Tensor("mode", "BYTES", (1,), b"\2\0\0\0ok")
 PRINT = fingerprint("m", "1", [X, M])

@@ -6,7 +6,7 @@ import pytest
 
 from mmsup.gateway.dispatch.route_table import Routes
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 
 
 def version(number: str, state: str = "ready") -> VersionState:

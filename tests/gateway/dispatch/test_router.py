@@ -16,7 +16,7 @@ from mmsup.gateway.dispatch.link_memory import IDLE_S
 from mmsup.gateway.dispatch.worker_link import Link
 from mmsup.gateway.protocol.inference_job import Given, Run
 from mmsup.ipc.errors import error_of
-from mmsup.ipc.messages.all import Outline, Reply
+from mmsup.ipc.messages.data import Outline, Reply
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_words
 

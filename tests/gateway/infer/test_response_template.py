@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mmsup.gateway.dispatch.reply_validation import Checked, checked
-from mmsup.gateway.http import response_bytes as outgoing
+from mmsup.gateway.http import response_bytes
 from mmsup.gateway.infer.response_template import Familiar, familiar
 from mmsup.gateway.protocol.infer_request import Wanted
 from mmsup.gateway.protocol.infer_response import Origin, Reply, shape
 from mmsup.gateway.protocol.inference_job import Made
-from mmsup.ipc.messages.all import Outline
+from mmsup.ipc.messages.data import Outline
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_words
 
@@ -50,8 +50,8 @@ def test_a_familiar_reply_is_the_reply_made_anew(specs: tuple[TensorSpec, ...], 
     assert known is not None
     for seed in range(2, 40):
         data = places(seed, *specs)
-        start, body = outgoing.tensors(anew(wanted, data), {})
-        expected = b"".join((start, outgoing.end(), *body))
+        start, body = response_bytes.tensors(anew(wanted, data), {})
+        expected = b"".join((start, response_bytes.end(), *body))
         got = known.bytes_with(data)
         assert got.partition(b"Date: ")[0] == expected.partition(b"Date: ")[0]
         assert got.partition(b"\r\n\r\n")[2] == expected.partition(b"\r\n\r\n")[2]

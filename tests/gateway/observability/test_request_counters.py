@@ -10,8 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway_double import BackendDouble, metadata
-from mmsup.gateway.observability import metrics
-from mmsup.gateway.observability import statistics as stats
+from mmsup.gateway.observability import metrics, statistics
 from mmsup.gateway.observability.request_counters import REASONS, Counting, Ticket, reason
 from mmsup.gateway.protocol.inference_job import Outcome
 from mmsup.ipc.errors import CallerError, ModelError, ServerError, WorkerError
@@ -201,7 +200,7 @@ def test_statistics_have_every_version_and_count_in_nanoseconds(tallies: list[Ta
     for name in ("m", "idle"):
         backend.serve(name, metadata(("X", "FP32", (1,))))
     routes = [backend.routes.model(name) for name in ("m", "idle")]
-    busy, idle = stats.models(routes, counting.totals(), FACTS)["model_stats"]
+    busy, idle = statistics.models(routes, counting.totals(), FACTS)["model_stats"]
     assert (busy["inference_count"], busy["execution_count"]) == (2, 1)
     assert busy["inference_stats"]["success"] == {"count": 1, "ns": 10_000_000}
     assert busy["inference_stats"]["fail"] == {"count": 1, "ns": 7}
@@ -209,7 +208,7 @@ def test_statistics_have_every_version_and_count_in_nanoseconds(tallies: list[Ta
     assert busy["memory_usage"] == [{"type": "CPU", "id": 0, "byte_size": 1000}]
     assert busy["last_inference"] > 1_600_000_000_000
     assert (idle["name"], idle["inference_count"], idle["memory_usage"]) == ("idle", 0, [])
-    assert stats.models(routes, counting.totals(), {}, "9")["model_stats"] == []
+    assert statistics.models(routes, counting.totals(), {}, "9")["model_stats"] == []
 
 
 def test_of_a_gpu_nothing_is_shown_that_is_not_known_now(tallies: list[Tally]) -> None:

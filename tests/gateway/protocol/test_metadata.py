@@ -10,7 +10,7 @@ import pytest
 from gateway_double import BackendDouble, metadata
 from mmsup.gateway.protocol import metadata as describe
 from mmsup.ipc.errors import ModelError, WorkerError
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 
 
 def known(max_batch_size: int = 0, **spec: Any) -> tuple[Route, VersionState]:

@@ -12,8 +12,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from mmsup.ipc.messages import all as messages
-from mmsup.ipc.messages.all import Drop, Grant, Infer, Reply
+from mmsup.ipc.messages import data, gateway_control, keeper_control, worker_control
+from mmsup.ipc.messages.data import Drop, Grant, Infer, Reply
 from mmsup.ipc.transport.codec import (
     FRAME_RECORDS,
     Record,
@@ -29,15 +29,15 @@ from mmsup.ipc.transport.codec import (
 from mmsup.ipc.transport.dataclass_codec import WireError
 
 ALL: tuple[type[Any], ...] = (
-    *messages.TO_WORKER,
-    *messages.FROM_WORKER,
-    *messages.TO_GATEWAY,
-    *messages.FROM_GATEWAY,
-    *messages.WORDS,
-    messages.Extent,
-    messages.Release,
-    *messages.TO_KEEPER,
-    *messages.FROM_KEEPER,
+    *worker_control.TO_WORKER,
+    *worker_control.FROM_WORKER,
+    *gateway_control.TO_GATEWAY,
+    *gateway_control.FROM_GATEWAY,
+    *data.WORDS,
+    data.Extent,
+    data.Release,
+    *keeper_control.TO_KEEPER,
+    *keeper_control.FROM_KEEPER,
 )
 
 
@@ -75,10 +75,10 @@ def test_each_control_message_comes_back_as_it_went(kind: type[Any]) -> None:
         assert decode(encode(message), [kind]) == message
 
 
-RECORDS = (Infer, Grant, Drop, Reply, messages.Extent, messages.Release)
+RECORDS = (Infer, Grant, Drop, Reply, data.Extent, data.Release)
 
 
-def any_place(rng: random.Random) -> messages.Place:
+def any_place(rng: random.Random) -> data.Place:
     return rng.randbytes(rng.randrange(9)) if rng.random() < 0.5 else (1, rng.getrandbits(40), rng.getrandbits(30))
 
 
@@ -116,7 +116,7 @@ def test_a_memoryview_travels_as_bytes() -> None:
 def test_words_come_back_as_they_went_and_are_the_same_bytes_for_the_same_words() -> None:
     rng = random.Random(3)
     for _ in range(100):
-        form, outline = any_record(messages.Form, rng), any_record(messages.Outline, rng)
+        form, outline = any_record(data.Form, rng), any_record(data.Outline, rng)
         assert unpack_form(pack_words(form)) == form
         assert unpack_outline(pack_words(outline)) == outline
         assert pack_words(form) == encode(form)
@@ -204,7 +204,7 @@ def test_a_message_of_another_shape_is_refused(raw: Any) -> None:
 
 def test_a_message_that_is_not_expected_here_is_refused() -> None:
     with pytest.raises(WireError, match="not expected"):
-        decode(encode(messages.Stop()), messages.TO_GATEWAY)
+        decode(encode(worker_control.Stop()), gateway_control.TO_GATEWAY)
 
 
 @pytest.mark.parametrize("bad", [b"\xc7\x00\x05", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmsup.ipc.errors import ServerError
-from mmsup.supervisor.api import control_socket as control
+from mmsup.supervisor.api import control_socket
 from mmsup.supervisor.api.control_socket import LINE_LIMIT, Control
 from mmsup.supervisor.api.handlers import Say
 
@@ -142,7 +142,7 @@ def test_one_that_has_closed_its_sending_side_is_still_answered(tmp_path: Path) 
 def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stranger:
         def getsockopt(self, *_: int) -> bytes:
-            return control._CREDENTIALS.pack(1, os.geteuid() + 4321, 1)
+            return control_socket._CREDENTIALS.pack(1, os.geteuid() + 4321, 1)
 
     server = Control(Doer.__new__(Doer))
     refusal = server._refusal(Stranger())  # type: ignore[arg-type]  # only what the kernel says of it is asked

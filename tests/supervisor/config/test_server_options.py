@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.config import model_options as keys
+from mmsup.supervisor.config import model_options
 from mmsup.supervisor.config.server_options import OPTIONS, explain, read
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.yaml_file import parse_yaml
@@ -224,9 +224,9 @@ def test_the_default_configuration_shows_every_option_and_key_with_its_default()
     spec = ModelSpec("m", "1", "/d", "f", "ort", "p")
     without_default = {"memory", "recycle_memory", "gpu_memory", "python", "queue_policies"}
     for key in shown.keys["defaults"].keys() - without_default:
-        field = keys.KEYS[key].field
-        value = keys.KEYS[key].valid(shown.keys["defaults"][key])
-        assert keys.fields({key: value})[field] == getattr(spec, field), key
+        field = model_options.KEYS[key].field
+        value = model_options.KEYS[key].valid(shown.keys["defaults"][key])
+        assert model_options.fields({key: value})[field] == getattr(spec, field), key
 
 
 def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
@@ -256,23 +256,23 @@ def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
         "max_batch_size": 4,
         "parameters": {"k": 1.5},
     }
-    assert given.keys() == keys.KEYS.keys()
+    assert given.keys() == model_options.KEYS.keys()
     source = parse_yaml("", "x").source
-    once, faults_once = keys.checked(given, source)
-    twice, faults_twice = keys.checked(once, source)
+    once, faults_once = model_options.checked(given, source)
+    twice, faults_twice = model_options.checked(once, source)
     assert faults_once == faults_twice == ()
     assert once == twice
     assert once["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1, 3], "optional": True}]
     assert once["batching"] == {"max_size": 4, "delay": 0.002, "preferred": [2, 4], "objective": 0.05}
     assert [each["level"] for each in once["queue_policies"]] == [1, 0]
     assert once["env"] == {"A": "1", "B": "true", "C": "x"}
-    assert keys.without_effect(once) == ["ttl", "pin"]
+    assert model_options.without_effect(once) == ["ttl", "pin"]
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *itertools.product(keys.KEYS, [None, [], float("nan"), "\0", -1, "\ud800", [[1]], {"a": [1]}]),
+        *itertools.product(model_options.KEYS, [None, [], float("nan"), "\0", -1, "\ud800", [[1]], {"a": [1]}]),
         *[("device", "gpu"), ("env", {"1A": "x"}), ("python", "python3"), ("instances", 0), ("memory", 1)],
         *[("inputs", [{"name": "x"}]), ("inputs", [{"name": "x", "datatype": "FP32", "shape": [1], "dims": [1]}])],
         *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1]}] * 2), ("inputs", [7]), ("env", {"A": "\0"})],
@@ -280,7 +280,7 @@ def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
     ],
 )
 def test_a_wrong_value_of_a_key_is_a_fault_at_that_key(key: str, value: object) -> None:
-    found, faults = keys.checked({key: value}, parse_yaml("", "x").source)
+    found, faults = model_options.checked({key: value}, parse_yaml("", "x").source)
     assert found == {}
     assert faults
     assert all(each.place.startswith(f"x: {key}") for each in faults)
@@ -289,7 +289,7 @@ def test_a_wrong_value_of_a_key_is_a_fault_at_that_key(key: str, value: object) 
 def test_the_nearer_layer_wins_and_mappings_are_merged_by_entry() -> None:
     far = {"env": {"A": "1", "B": "1"}, "memory": 1}
     near = {"env": {"B": "2"}, "instances": 2}
-    assert keys.merged(far, near) == {"env": {"A": "1", "B": "2"}, "memory": 1, "instances": 2}
+    assert model_options.merged(far, near) == {"env": {"A": "1", "B": "2"}, "memory": 1, "instances": 2}
     assert far == {"env": {"A": "1", "B": "1"}, "memory": 1}
 
 

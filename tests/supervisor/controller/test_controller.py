@@ -19,9 +19,8 @@ import pytest
 from brain_double import Child, House, add_model, fail_to_load
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.instances import actions as hands
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.ipc.messages import gateway_control, handshake, keeper_control, worker_control
+from mmsup.supervisor.instances import actions, lifecycle_events
 
 pytestmark = pytest.mark.slow
 
@@ -41,23 +40,23 @@ def ignore(child: Child) -> None:
 
 
 def greet(child: Child) -> None:
-    child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
+    child.say(handshake.Hello("worker", handshake.WIRE_VERSION, *child.life))
 
 
 def ready(house: House, *names: str) -> Callable[[], bool]:
     return lambda: all(house.state(name) == "ready" for name in names)
 
 
-def routes_of(house: House, name: str) -> list[wire.Route]:
-    return [each for each in house.gateway().of(wire.Route) if each.name == name]
+def routes_of(house: House, name: str) -> list[gateway_control.Route]:
+    return [each for each in house.gateway().of(gateway_control.Route) if each.name == name]
 
 
 def test_every_model_is_served_and_the_server_says_so_once(tmp_path: Path) -> None:
     async def play(house: House) -> None:
-        await house.until(lambda: house.keeper.of(wire.Notify) and house.events("ready"))
-        assert wire.Notify("READY=1") in house.keeper.said
-        assert [each.spec.name for each in house.gateway().of(wire.Link)] == ["a", "b"]
-        await house.until(lambda: house.gateway().of(wire.Synced)[-1].ready)
+        await house.until(lambda: house.keeper.of(keeper_control.Notify) and house.events("ready"))
+        assert keeper_control.Notify("READY=1") in house.keeper.said
+        assert [each.spec.name for each in house.gateway().of(gateway_control.Link)] == ["a", "b"]
+        await house.until(lambda: house.gateway().of(gateway_control.Synced)[-1].ready)
         assert len(house.events("ready")) == 1
 
     in_house(tmp_path, play, ("a", "b"))
@@ -67,9 +66,9 @@ def test_a_worker_is_attached_before_the_gateway_hears_of_it(tmp_path: Path) -> 
     async def play(house: House) -> None:
         await house.until(ready(house, "good"))
         (worker,) = house.keeper.workers()
-        await house.until(lambda: worker.of(wire.Attach) and house.gateway().of(wire.Link))
-        (attach,) = worker.of(wire.Attach)
-        (link,) = house.gateway().of(wire.Link)
+        await house.until(lambda: worker.of(worker_control.Attach) and house.gateway().of(gateway_control.Link))
+        (attach,) = worker.of(worker_control.Attach)
+        (link,) = house.gateway().of(gateway_control.Link)
         assert attach.gateway == 0
         assert attach.identity == link.identity
         assert (link.instance, link.generation) == worker.life
@@ -97,12 +96,12 @@ def test_a_killed_worker_is_judged_recorded_once_and_followed_by_another(tmp_pat
         victim.process.kill()
         await house.until(lambda: house.events("worker_exit"))
         await house.until(ready(house, "victim"))
-        await house.until(lambda: house.gateway().of(wire.Verdict))
-        (verdict,) = house.gateway().of(wire.Verdict)
+        await house.until(lambda: house.gateway().of(gateway_control.Verdict))
+        (verdict,) = house.gateway().of(gateway_control.Verdict)
         assert (verdict.code, verdict.retryable) == ("worker_crashed", True)
         (event,) = house.events("worker_exit")
         assert (event["model"], event["sig"], event["oom"], event["restart"]) == ("victim", 9, False, 1)
-        assert victim.token in {each.token for each in house.keeper.of(wire.Forget)}
+        assert victim.token in {each.token for each in house.keeper.of(keeper_control.Forget)}
         assert bystander.exited is None
         assert house.events("worker_exit", "bystander") == []
 
@@ -118,16 +117,16 @@ def test_gateways_hear_that_a_hung_worker_is_condemned_before_it_is_killed(tmp_p
         kill = worker.process.send_signal
 
         def note(sig: int) -> None:
-            order.extend(type(each).__name__ for each in gateway.heard if isinstance(each, wire.Condemned))
+            order.extend(type(each).__name__ for each in gateway.heard if isinstance(each, gateway_control.Condemned))
             order.append("killed")
             kill(sig)
 
         worker.process.send_signal = note  # type: ignore[method-assign]  # a witness
         worker.page.enter(Activity.BUSY, 1)
-        gateway.say(wire.Overdue(*worker.life, 1.0))
+        gateway.say(gateway_control.Overdue(*worker.life, 1.0))
         await house.until(lambda: house.events("worker_exit"))
         assert order[:2] == ["Condemned", "killed"]
-        assert gateway.of(wire.Condemned)[0].code == "worker_hung"
+        assert gateway.of(gateway_control.Condemned)[0].code == "worker_hung"
         assert house.events("worker_exit")[0]["cause"] == "hung"
 
     in_house(tmp_path, play)
@@ -144,9 +143,9 @@ def test_a_worker_that_is_dead_already_is_not_condemned_for_its_silence(tmp_path
         worker.process.kill()
         await house.keeper.deaths.wait()
         over = asyncio.Event()
-        hands.expect(instance, 0.0, terms.Distrusted("it closed its control channel"))
+        actions.expect(instance, 0.0, lifecycle_events.Distrusted("it closed its control channel"))
         asyncio.get_running_loop().call_later(0.0, over.set)
-        house.brain.overdue(wire.Overdue(*worker.life, 9.0))
+        house.brain.overdue(gateway_control.Overdue(*worker.life, 9.0))
         await over.wait()
         house.keeper.brain = house.brain
         assert worker.exited is not None
@@ -161,7 +160,7 @@ def test_a_false_reply_ends_the_worker_that_gave_it(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         await house.until(ready(house, "good"))
         (worker,) = house.keeper.workers()
-        house.gateway().say(wire.BadReply(*worker.life, "an offset outside of the slot"))
+        house.gateway().say(gateway_control.BadReply(*worker.life, "an offset outside of the slot"))
         await house.until(lambda: house.events("worker_exit"))
         assert house.events("worker_exit")[0]["cause"] == "bad reply"
         await house.until(ready(house, "good"))
@@ -186,9 +185,9 @@ def test_a_crash_in_words_condemns_before_the_exit_and_is_not_killed(tmp_path: P
         await house.until(ready(house, "good"))
         (worker,) = house.keeper.workers()
         os.write(worker.crash, b"Fatal Python error: Segmentation fault\n\nCurrent thread\n")
-        await house.until(lambda: house.gateway().of(wire.Condemned))
-        assert house.gateway().of(wire.Condemned)[0].code == "worker_crashed"
-        assert not house.keeper.of(wire.Signal)
+        await house.until(lambda: house.gateway().of(gateway_control.Condemned))
+        assert house.gateway().of(gateway_control.Condemned)[0].code == "worker_crashed"
+        assert not house.keeper.of(keeper_control.Signal)
         worker.process.send_signal(signal.SIGSEGV)
         await house.until(lambda: house.events("worker_exit"))
         assert house.events("worker_exit")[0]["sig"] == signal.SIGSEGV
@@ -211,8 +210,8 @@ def test_one_bad_model_stops_neither_the_start_nor_the_others(tmp_path: Path) ->
 
 def test_what_a_worker_says_of_its_load_is_cut(tmp_path: Path) -> None:
     def rant(child: Child) -> None:
-        child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
-        child.say(wire.LoadFailed("c" * 50_000, "t" * 50_000))
+        child.say(handshake.Hello("worker", handshake.WIRE_VERSION, *child.life))
+        child.say(worker_control.LoadFailed("c" * 50_000, "t" * 50_000))
         child.process.kill()
 
     async def play(house: House) -> None:
@@ -228,7 +227,7 @@ def test_a_model_whose_configuration_is_faulty_is_failed_with_its_reason(tmp_pat
 
     async def play(house: House) -> None:
         await house.until(lambda: house.events("ready"))
-        route = next(each for each in house.gateway().of(wire.Route) if each.name == "odd")
+        route = next(each for each in house.gateway().of(gateway_control.Route) if each.name == "odd")
         assert route.versions[0].state == "failed"
         assert route.versions[0].code == "model_failed"
         assert "memory" in route.versions[0].reason
@@ -289,7 +288,7 @@ def test_at_most_two_load_at_a_time(tmp_path: Path) -> None:
 
     async def play(house: House) -> None:
         def script(child: Child) -> None:
-            loading.append(len([each for each in house.keeper.workers() if not each.of(wire.Attach)]))
+            loading.append(len([each for each in house.keeper.workers() if not each.of(worker_control.Attach)]))
             asyncio.get_running_loop().call_later(0.01, child.serve)
 
         house.keeper.script = script
@@ -305,7 +304,7 @@ def test_a_reload_serves_from_the_old_until_the_new_is_ready(tmp_path: Path) -> 
         (old,) = house.keeper.workers()
         result = await house.brain.loads.load("good")
         assert result["state"] == "ready"
-        names = [type(each).__name__ for each in house.gateway().heard if not isinstance(each, wire.Ping)]
+        names = [type(each).__name__ for each in house.gateway().heard if not isinstance(each, gateway_control.Ping)]
         assert names.index("Unlink") > [at for at, name in enumerate(names) if name == "Link"][1]
         await house.until(lambda: old.exited is not None and house.events("worker_stopped"))
         assert not house.events("worker_exit")
@@ -323,7 +322,7 @@ def test_a_reload_that_fails_leaves_the_old_one_and_says_why(tmp_path: Path) -> 
         assert caught.value.code == "load_failed"
         await house.until(lambda: house.keeper.workers() == [old])
         assert house.state("good") == "ready"
-        assert not house.gateway().of(wire.Unlink)
+        assert not house.gateway().of(gateway_control.Unlink)
 
     in_house(tmp_path, play)
 
@@ -342,11 +341,11 @@ def test_an_unload_answers_when_nothing_is_routed_and_then_drains(tmp_path: Path
         await house.until(ready(house, "good"))
         await house.brain.loads.unload("good")
         heard = house.gateway().heard
-        assert [each for each in heard if isinstance(each, wire.Route)][-1].wanted is False
-        assert any(isinstance(each, wire.Unlink) for each in heard)
+        assert [each for each in heard if isinstance(each, gateway_control.Route)][-1].wanted is False
+        assert any(isinstance(each, gateway_control.Unlink) for each in heard)
         await house.until(lambda: not house.keeper.workers() and house.events("worker_stopped"))
         assert not house.events("worker_exit")
-        assert not house.keeper.of(wire.Signal)
+        assert not house.keeper.of(keeper_control.Signal)
 
     in_house(tmp_path, play)
 
@@ -381,9 +380,9 @@ def test_in_poll_mode_clients_may_not_load(tmp_path: Path) -> None:
         await house.until(ready(house, "good"))
         gateway = house.gateway()
         for number, verb in enumerate(("load", "events", "index")):
-            gateway.say(wire.Ask(number, verb, {"name": "good"} if verb == "load" else {}))
-        await house.until(lambda: len(gateway.of(wire.Answer)) == 3)
-        answers = sorted(gateway.of(wire.Answer), key=lambda each: each.id)
+            gateway.say(gateway_control.Ask(number, verb, {"name": "good"} if verb == "load" else {}))
+        await house.until(lambda: len(gateway.of(gateway_control.Answer)) == 3)
+        answers = sorted(gateway.of(gateway_control.Answer), key=lambda each: each.id)
         assert [each.code for each in answers] == ["forbidden", "forbidden", ""]
         assert answers[2].result == [{"name": "good", "version": "1", "state": "READY", "reason": ""}]
 
@@ -395,7 +394,7 @@ def test_a_changed_model_is_reloaded_and_a_new_one_loaded_at_reload(tmp_path: Pa
         await house.until(ready(house, "good", "calm"))
         (tmp_path / "repo" / "good" / "1" / "model.py").write_text("class Model: changed = True\n")
         add_model(tmp_path, "fresh")
-        house.brain.told(wire.Reload(), [])
+        house.brain.told(keeper_control.Reload(), [])
         await house.until(lambda: house.events("model_reloaded", "good"))
         await house.until(ready(house, "fresh", "good"))
         assert len(house.events("worker_spawn", "calm")) == 1
@@ -410,8 +409,8 @@ def test_a_model_that_left_the_repository_is_unrouted(tmp_path: Path) -> None:
             (tmp_path / "repo" / "gone" / each).unlink()
         (tmp_path / "repo" / "gone" / "1").rmdir()
         (tmp_path / "repo" / "gone").rmdir()
-        house.brain.told(wire.Reload(), [])
-        await house.until(lambda: house.gateway().of(wire.Unroute))
+        house.brain.told(keeper_control.Reload(), [])
+        await house.until(lambda: house.gateway().of(gateway_control.Unroute))
         assert house.state("gone") == "unknown"
 
     in_house(tmp_path, play, ("good", "gone"))
@@ -444,10 +443,10 @@ def test_a_dead_gateway_is_followed_by_one_that_is_told_everything(tmp_path: Pat
         await house.until(lambda: house.brain.gateways.are_up() and first.exited)
         second = house.gateway()
         assert second.life == (0, 2)
-        assert [each.name for each in second.of(wire.Route)] == ["good"]
-        assert len(second.of(wire.Link)) == 1
-        await house.until(lambda: len(worker.of(wire.Attach)) == 2)
-        assert worker.of(wire.Attach)[1].identity.startswith(b"g0.2.")
+        assert [each.name for each in second.of(gateway_control.Route)] == ["good"]
+        assert len(second.of(gateway_control.Link)) == 1
+        await house.until(lambda: len(worker.of(worker_control.Attach)) == 2)
+        assert worker.of(worker_control.Attach)[1].identity.startswith(b"g0.2.")
         assert worker.exited is None
         assert house.events("gateway_exit")[0]["gateway"] == 0
 
@@ -495,11 +494,11 @@ def test_a_new_brain_takes_over_the_living_without_touching_them(tmp_path: Path)
         await house.until(house.brain.gateways.are_up)
         assert {each.token for each in house.keeper.workers()} == before
         assert house.gateway() is gateway
-        assert [type(each) for each in gateway.heard].count(wire.Configure) == 2
-        await house.until(lambda: gateway.of(wire.Synced)[-1].ready)
+        assert [type(each) for each in gateway.heard].count(gateway_control.Configure) == 2
+        await house.until(lambda: gateway.of(gateway_control.Synced)[-1].ready)
         assert house.events("readopted")[0]["kept"] == 2
         assert not house.events("worker_exit")
-        assert len(house.keeper.of(wire.Spawn)) == 3
+        assert len(house.keeper.of(keeper_control.Spawn)) == 3
 
     in_house(tmp_path, play, ("a", "b"))
 
@@ -575,7 +574,7 @@ def test_a_gateway_that_died_while_no_brain_was_there_is_followed_by_one_and_not
         await house.new_brain()
         await house.until(house.brain.gateways.are_up)
         await house.brain.gateways.reached(1.0)
-        spawned = [each.token for each in house.keeper.of(wire.Spawn) if each.token.startswith("gateway")]
+        spawned = [each.token for each in house.keeper.of(keeper_control.Spawn) if each.token.startswith("gateway")]
         assert spawned == ["gateway.0.1", "gateway.0.2"]
 
     in_house(tmp_path, play)
@@ -586,14 +585,14 @@ def test_what_a_gateway_asked_a_dead_brain_is_not_carried_out_by_the_next(tmp_pa
         await house.until(lambda: house.events("ready"))
         gateway = house.gateway()
         await house.kill_brain()
-        gateway.say(wire.Pong(1))
-        gateway.say(wire.Ask(7, "unload", {"name": "good"}))  # its client was told to try again, or will be
+        gateway.say(gateway_control.Pong(1))
+        gateway.say(gateway_control.Ask(7, "unload", {"name": "good"}))  # its client was told to try again, or will be
         await house.new_brain()
         await house.until(house.brain.gateways.are_up)
-        assert gateway.of(wire.Ping)[-1].number == 1, "the Pong from before was taken for the answer"
+        assert gateway.of(gateway_control.Ping)[-1].number == 1, "the Pong from before was taken for the answer"
         await house.brain.gateways.reached(1.0)
         assert house.state("good") == "ready"
-        assert not gateway.of(wire.Answer)
+        assert not gateway.of(gateway_control.Answer)
         assert not house.events("model_unloaded")
 
     in_house(tmp_path, play)
@@ -657,8 +656,8 @@ def test_wishes_survive_the_brain_and_a_crash_but_not_an_orderly_stop(tmp_path: 
         await house.new_brain()
         await house.until(ready(house, "other"))
         assert house.state("good") == "stopped"
-        house.brain.told(wire.Terminate(), [])
-        await house.until(lambda: house.keeper.of(wire.Finished))
+        house.brain.told(keeper_control.Terminate(), [])
+        await house.until(lambda: house.keeper.of(keeper_control.Finished))
         assert not (tmp_path / "state" / "wanted.json").exists()
 
     in_house(tmp_path, play, ("good", "other"))
@@ -668,13 +667,13 @@ def test_an_orderly_end_is_not_ready_drained_stopped_and_then_finished(tmp_path:
     async def play(house: House) -> None:
         await house.until(lambda: house.events("ready"))
         gateway = house.gateway()
-        house.brain.told(wire.Terminate(), [])
-        await house.until(lambda: house.keeper.of(wire.Finished))
-        assert house.keeper.of(wire.Finished) == [wire.Finished(0)]
+        house.brain.told(keeper_control.Terminate(), [])
+        await house.until(lambda: house.keeper.of(keeper_control.Finished))
+        assert house.keeper.of(keeper_control.Finished) == [keeper_control.Finished(0)]
         names = [type(each).__name__ for each in gateway.heard]
         last_synced = max(at for at, name in enumerate(names) if name == "Synced")
         assert last_synced < names.index("Drain") < names.index("Unlink")
-        assert not gateway.of(wire.Synced)[-1].ready
+        assert not gateway.of(gateway_control.Synced)[-1].ready
         assert house.events("worker_stopped")
         assert not house.events("worker_exit")
         assert not house.keeper.workers()
@@ -696,8 +695,8 @@ def test_a_brain_that_follows_one_that_was_draining_waits_for_work_in_flight(tmp
     async def play(house: House) -> None:
         await house.until(lambda: house.events("ready"))
         house.keeper.is_busy = True
-        house.brain.told(wire.Terminate(), [])
-        await house.until(lambda: house.gateway().of(wire.Drain))
+        house.brain.told(keeper_control.Terminate(), [])
+        await house.until(lambda: house.gateway().of(gateway_control.Drain))
         await house.kill_brain()
         house.gateway().heard.clear()
         await house.new_brain(stopping=True)
@@ -709,19 +708,19 @@ def test_a_brain_that_follows_one_that_was_draining_waits_for_work_in_flight(tmp
 async def finish_only_when_drained(house: House) -> None:
     house.keeper.is_busy = True
     gateway = house.gateway()
-    house.brain.told(wire.Terminate(), [])
-    await house.until(lambda: gateway.of(wire.Drain))
+    house.brain.told(keeper_control.Terminate(), [])
+    await house.until(lambda: gateway.of(gateway_control.Drain))
     await house.brain.gateways.reached(1.0)
-    assert not gateway.of(wire.Unlink)
-    gateway.say(wire.Drained())
-    await house.until(lambda: house.keeper.of(wire.Finished))
+    assert not gateway.of(gateway_control.Unlink)
+    gateway.say(gateway_control.Drained())
+    await house.until(lambda: house.keeper.of(keeper_control.Finished))
 
 
 def test_a_server_told_to_exit_on_error_ends_when_a_model_fails_at_the_start(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         house.keeper.script = fail_to_load
-        await house.until(lambda: house.keeper.of(wire.Finished))
-        assert house.keeper.of(wire.Finished) == [wire.Finished(1)]
+        await house.until(lambda: house.keeper.of(keeper_control.Finished))
+        assert house.keeper.of(keeper_control.Finished) == [keeper_control.Finished(1)]
 
     in_house(tmp_path, play, exit_on_error=True)
 

@@ -12,7 +12,7 @@ import pytest
 
 from brain_double import Child, House, add_model, fail_to_load
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control, keeper_control
 from mmsup.supervisor.controller import upgrade
 from mmsup.supervisor.controller.upgrade import outcome, trouble
 from mmsup.supervisor.state.checkpoint import UpgradeNote, from_text
@@ -59,8 +59,8 @@ def asking(house: House, said: list[str], ticket: str = "t") -> asyncio.Task[Any
 async def change_brains(house: House, said: list[str]) -> asyncio.Task[Any]:
     """From the question to the next brain, which is asked again."""
     first = asking(house, said)
-    await house.until(lambda: house.keeper.of(wire.Upgrade))
-    house.brain.told(wire.StepDown(renews=False), [])
+    await house.until(lambda: house.keeper.of(keeper_control.Upgrade))
+    house.brain.told(keeper_control.StepDown(renews=False), [])
     await house.until(house.brain.over.is_set)
     first.cancel()
     await house.kill_brain()
@@ -71,7 +71,7 @@ async def change_brains(house: House, said: list[str]) -> asyncio.Task[Any]:
 def finish_retired(house: House) -> None:
     """A gateway that was told to retire leaves by itself."""
     for child in house.keeper.children.values():
-        if child.of(wire.Retire) and child.exited is None:
+        if child.of(gateway_control.Retire) and child.exited is None:
             child.process.terminate()
 
 
@@ -81,7 +81,7 @@ def test_every_process_is_followed_and_what_came_of_it_is_there_for_who_asks_aga
         said: list[str] = []
         old = {each.token for each in house.keeper.children.values()}
         asked = await change_brains(house, said)
-        await house.until(lambda: any(each.of(wire.Retire) for each in house.keeper.children.values()))
+        await house.until(lambda: any(each.of(gateway_control.Retire) for each in house.keeper.children.values()))
         finish_retired(house)
         result = await asked
         assert result["followed"] == 2
@@ -107,14 +107,14 @@ def test_every_process_is_followed_and_what_came_of_it_is_there_for_who_asks_aga
 def test_code_that_the_keeper_refuses_changes_nothing(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         asked = asking(house, [])
-        await house.until(lambda: house.keeper.of(wire.Upgrade))
-        house.brain.told(wire.NotUpgraded("SyntaxError: no"), [])
+        await house.until(lambda: house.keeper.of(keeper_control.Upgrade))
+        house.brain.told(keeper_control.NotUpgraded("SyntaxError: no"), [])
         with pytest.raises(MmsupError, match="not upgraded: SyntaxError: no"):
             await asked
         assert not house.brain.over.is_set()
         assert len(house.keeper.children) == 2
         asked = asking(house, [], "another")
-        await house.until(lambda: len(house.keeper.of(wire.Upgrade)) == 2)
+        await house.until(lambda: len(house.keeper.of(keeper_control.Upgrade)) == 2)
         with pytest.raises(MmsupError, match="under way already"):
             await asking(house, [], "a third")
         house.brain.terminate()
@@ -130,7 +130,7 @@ def test_code_that_the_keeper_refuses_changes_nothing(tmp_path: Path) -> None:
 def test_brains_that_fall_over_an_upgrade_give_it_up(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         asked = asking(house, [])
-        await house.until(lambda: house.keeper.of(wire.Upgrade))
+        await house.until(lambda: house.keeper.of(keeper_control.Upgrade))
         asked.cancel()
         for _ in range(upgrade.BRAINS):
             await house.kill_brain()
@@ -155,11 +155,11 @@ def test_a_load_under_way_ends_before_the_brain_leaves(tmp_path: Path) -> None:
         said: list[str] = []
         asked = asking(house, said)
         await house.until(lambda: "waiting for loads under way" in said)
-        assert not house.keeper.of(wire.Upgrade)
+        assert not house.keeper.of(keeper_control.Upgrade)
         fail_to_load(house.keeper.workers()[-1])
         with pytest.raises(MmsupError, match="broken"):
             await load
-        await house.until(lambda: house.keeper.of(wire.Upgrade))
+        await house.until(lambda: house.keeper.of(keeper_control.Upgrade))
         asked.cancel()
 
     in_house(tmp_path, play)
@@ -175,7 +175,7 @@ def test_as_many_workers_are_followed_at_a_time_as_may_load(tmp_path: Path) -> N
         house.keeper.script = held.append
         said: list[str] = []
         asked = await change_brains(house, said)
-        await house.until(lambda: any(each.of(wire.Retire) for each in house.keeper.children.values()))
+        await house.until(lambda: any(each.of(gateway_control.Retire) for each in house.keeper.children.values()))
         finish_retired(house)
         await house.until(lambda: len(held) == 2)
         assert len([each for each in said if each.startswith("renewing")]) == 2

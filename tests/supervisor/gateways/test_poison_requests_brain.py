@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from brain_double import Child, House
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.poison_policy import BLOCKED_LIMIT, EXPIRY_S, Case
 from mmsup.supervisor.gateways.poison_requests import REMEMBERED_LIMIT
 
@@ -34,12 +34,12 @@ def case(print_: bytes = X, deaths: int = 1, *, blocked: bool = False) -> Case:
     return Case(print_, "1", deaths, blocked=blocked, until_s=time.monotonic() + EXPIRY_S)
 
 
-def suspected(house: House, *cases: Case, alone: bool = False, name: str = "m") -> wire.Suspected:
+def suspected(house: House, *cases: Case, alone: bool = False, name: str = "m") -> gateway_control.Suspected:
     model = house.brain.fleet.model(name)
     assert model is not None
     assert model.current is not None
     (instance,) = model.current.instances()
-    return wire.Suspected(*instance.key, name, cases, alone)
+    return gateway_control.Suspected(*instance.key, name, cases, alone)
 
 
 def gateways(house: House) -> list[Child]:
@@ -51,9 +51,9 @@ def told(gateway: Child) -> dict[bytes, bool]:
     """What a gateway has been told: whether each is blocked."""
     known: dict[bytes, bool] = {}
     for each in gateway.heard:
-        if isinstance(each, wire.Quarantine):
+        if isinstance(each, gateway_control.Quarantine):
             known |= {case.fingerprint: case.blocked for case in each.cases}
-        elif isinstance(each, wire.Pardon):
+        elif isinstance(each, gateway_control.Pardon):
             known = (
                 {} if not each.fingerprint else {key: word for key, word in known.items() if key != each.fingerprint}
             )
@@ -73,7 +73,7 @@ def test_what_one_gateway_found_all_are_told_and_those_that_come_later(tmp_path:
         one, other = gateways(house)
         one.say(suspected(house, case(X), case(Y)))
         await house.until(lambda: told(one) == told(other) == {X: False, Y: False})
-        one.say(wire.Lived("m", Y))
+        one.say(gateway_control.Lived("m", Y))
         await house.until(lambda: told(one) == told(other) == {X: False})
         one.say(suspected(house, case(X, 2, blocked=True), alone=True))
         await house.until(lambda: told(one) == told(other) == {X: True})
@@ -116,7 +116,7 @@ def test_the_list_is_shown_and_can_be_cleared_for_one_model_or_all(tmp_path: Pat
         assert [each["model"] for each in (await ask(house, "quarantine"))["requests"]] == ["other"]
         assert await ask(house, "quarantine_clear") == {"model": "", "cleared": 1}
         assert await ask(house, "quarantine") == {"requests": []}
-        await house.until(lambda: {each.name for each in gateway.of(wire.Pardon)} == {"m", "other"})
+        await house.until(lambda: {each.name for each in gateway.of(gateway_control.Pardon)} == {"m", "other"})
         assert len(house.events("quarantine_cleared")) == 2
 
     in_house(tmp_path, play)

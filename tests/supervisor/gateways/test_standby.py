@@ -13,9 +13,8 @@ import pytest
 
 from brain_double import Child, House
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.gateways import pool as gateways
-from mmsup.supervisor.gateways import standby as spare
+from mmsup.ipc.messages import gateway_control, keeper_control
+from mmsup.supervisor.gateways import pool, standby
 from mmsup.supervisor.gateways.gateway_process import Gateway
 from mmsup.supervisor.state.checkpoint import from_text
 
@@ -24,8 +23,8 @@ Play = Callable[[House], Coroutine[Any, Any, None]]
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spare, "CALM_S", 0.0)
-    monkeypatch.setattr(gateways, "LOOK_S", 0.01)
+    monkeypatch.setattr(standby, "CALM_S", 0.0)
+    monkeypatch.setattr(pool, "LOOK_S", 0.01)
 
 
 def in_house(home: Path, play: Play, **options: Any) -> None:  # of Settings
@@ -42,11 +41,11 @@ def living(house: House) -> list[Child]:
 
 
 def serving(house: House) -> list[Child]:
-    return [each for each in living(house) if each.of(wire.Configure)]
+    return [each for each in living(house) if each.of(gateway_control.Configure)]
 
 
 def spares(house: House) -> list[Child]:
-    return [each for each in living(house) if not each.of(wire.Configure)]
+    return [each for each in living(house) if not each.of(gateway_control.Configure)]
 
 
 async def next_spare(house: House) -> Child:
@@ -64,7 +63,7 @@ async def followed(house: House, *old: Child) -> None:
 
 async def leaves(house: House, child: Child) -> None:
     """A gateway is told to retire, and has no connections."""
-    await house.until(lambda: child.of(wire.Retire))
+    await house.until(lambda: child.of(gateway_control.Retire))
     child.process.terminate()
 
 
@@ -98,11 +97,13 @@ def test_it_takes_the_place_of_one_that_ends_and_another_one_follows_it(tmp_path
         first.process.kill()
         await followed(house, first)
         assert serving(house) == [found]
-        assert [each.name for each in found.of(wire.Route)] == ["good"]
-        assert len(found.of(wire.Link)) == 1
-        (configure,) = found.of(wire.Configure)
-        assert configure == replace(first.of(wire.Configure)[0], generation=found.life[1]), "it counts in another table"
-        assert isinstance(found.heard[0], wire.Configure), "it was told something before it knew what it is"
+        assert [each.name for each in found.of(gateway_control.Route)] == ["good"]
+        assert len(found.of(gateway_control.Link)) == 1
+        (configure,) = found.of(gateway_control.Configure)
+        assert configure == replace(first.of(gateway_control.Configure)[0], generation=found.life[1]), (
+            "it counts in another table"
+        )
+        assert isinstance(found.heard[0], gateway_control.Configure), "it was told something before it knew what it is"
         other = await next_spare(house)
         assert other.life[0] != found.life[0], "two living gateways have one number"
         assert [each["gateway"] for each in house.events("gateway_exit")] == [first.life[0]]
@@ -133,7 +134,9 @@ def test_of_two_that_end_one_gets_the_spare_and_the_other_a_new_process(tmp_path
         await followed(house, *old)
         assert found in serving(house)
         assert len(serving(house)) == 2
-        assert {each.of(wire.Configure)[0].gateway for each in serving(house)} == {0, 1}, "tables of their own"
+        assert {each.of(gateway_control.Configure)[0].gateway for each in serving(house)} == {0, 1}, (
+            "tables of their own"
+        )
         assert len({each.life[0] for each in serving(house)}) == 2
 
     in_house(tmp_path, play, gateways=2)
@@ -227,9 +230,9 @@ def test_a_brain_that_dies_before_the_first_word_leaves_it_its_place(
 def test_the_end_waits_for_no_word_of_a_spare(tmp_path: Path) -> None:
     async def play(house: House) -> None:
         found = await next_spare(house)
-        house.brain.told(wire.Terminate(), [])
-        await house.until(lambda: house.keeper.of(wire.Finished))
-        assert house.keeper.of(wire.Finished) == [wire.Finished(0)]
+        house.brain.told(keeper_control.Terminate(), [])
+        await house.until(lambda: house.keeper.of(keeper_control.Finished))
+        assert house.keeper.of(keeper_control.Finished) == [keeper_control.Finished(0)]
         assert found.heard == []
         assert found.exited is not None
         assert found.exited.signal == signal.SIGTERM
@@ -242,8 +245,8 @@ async def into_upgrade(house: House) -> None:
     """From the question to the brain that follows gateways and workers."""
     work: Any = house.brain.verbs.do("upgrade", {"ticket": "t"}, lambda _: None)  # a coroutine
     asked = asyncio.get_running_loop().create_task(work)
-    await house.until(lambda: house.keeper.of(wire.Upgrade))
-    house.brain.told(wire.StepDown(renews=False), [])
+    await house.until(lambda: house.keeper.of(keeper_control.Upgrade))
+    house.brain.told(keeper_control.StepDown(renews=False), [])
     await house.until(house.brain.over.is_set)
     asked.cancel()
     await house.kill_brain()
@@ -255,9 +258,11 @@ def test_an_upgrade_ends_the_spare_of_the_old_code_once_the_new_serves(tmp_path:
         found = await next_spare(house)
         await into_upgrade(house)
         await house.until(lambda: found.exited)
-        said = [each for each in house.keeper.said if isinstance(each, wire.Spawn | wire.Signal)]
+        said = [each for each in house.keeper.said if isinstance(each, keeper_control.Spawn | keeper_control.Signal)]
         words = [type(each) for each in said if each.token.startswith("gateway")]
-        assert words[:4] == [wire.Spawn, wire.Spawn, wire.Spawn, wire.Signal], "it was ended before a successor served"
+        assert words[:4] == [keeper_control.Spawn, keeper_control.Spawn, keeper_control.Spawn, keeper_control.Signal], (
+            "it was ended before a successor served"
+        )
         assert await next_spare(house) is not found
         assert found.heard == []
 
@@ -269,7 +274,7 @@ def test_a_gateway_that_ends_while_its_successor_comes_up_leaves_its_place_to_th
 ) -> None:
     async def play(house: House) -> None:
         found, (old,) = await next_spare(house), serving(house)
-        held: list[wire.Spawn] = []
+        held: list[keeper_control.Spawn] = []
         spawn = house.keeper._spawn
         monkeypatch.setattr(house.keeper, "_spawn", held.append)
         await into_upgrade(house)

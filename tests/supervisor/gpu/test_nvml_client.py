@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.nvml import GIB, Card, FakeNvml, helpers_of
-from mmsup.supervisor.gpu import nvml_client as probe
+from mmsup.supervisor.gpu import nvml_client
 from mmsup.supervisor.gpu.inventory import Gpu, Gpus, Held
 from mmsup.supervisor.gpu.nvml_client import Probe, Silent
 
@@ -94,7 +94,7 @@ def test_a_driver_that_is_not_there_is_said(tmp_path: Path, body: str, why: str)
 def test_a_helper_that_fails_or_hangs_is_said_and_leaves_nothing(
     tmp_path: Path, body: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "FIRST_S", 1.0)
+    monkeypatch.setattr(nvml_client, "FIRST_S", 1.0)
 
     async def play(asked: Probe) -> None:
         for _ in range(2):
@@ -107,7 +107,7 @@ def test_a_helper_that_fails_or_hangs_is_said_and_leaves_nothing(
 
 @pytest.mark.fault("F21")
 def test_another_helper_follows_one_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "ANSWER_S", 0.5)
+    monkeypatch.setattr(nvml_client, "ANSWER_S", 0.5)
 
     async def play(asked: Probe) -> None:
         first = await asked.ask()
@@ -125,8 +125,8 @@ def test_another_helper_follows_one_that_was_killed(tmp_path: Path, monkeypatch:
 def test_one_that_cannot_be_killed_has_no_successor_before_it_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "ANSWER_S", 0.5)
-    monkeypatch.setattr(probe, "LEAVE_S", 0.1)
+    monkeypatch.setattr(nvml_client, "ANSWER_S", 0.5)
+    monkeypatch.setattr(nvml_client, "LEAVE_S", 0.1)
 
     async def play(asked: Probe) -> None:
         first = await asked.ask()

@@ -13,11 +13,11 @@ import pytest
 
 from brain_double import Child, House
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.postmortem import collector as forensics
+from mmsup.ipc.messages import gateway_control
+from mmsup.supervisor.postmortem import collector
 
 pytestmark = pytest.mark.slow
-FLIGHT = wire.InFlight("the-one", begun=True, abandoned=False, age_s=0.5)
+FLIGHT = gateway_control.InFlight("the-one", begun=True, abandoned=False, age_s=0.5)
 
 
 def play(tmp_path: Path, act: Callable[[House], Awaitable[None]], **options: Any) -> None:  # of House
@@ -48,13 +48,13 @@ def kill(house: House) -> Child:
 
 
 def test_a_bundle_is_written_as_soon_as_every_gateway_has_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forensics, "TOLD_S", 3600.0)
+    monkeypatch.setattr(collector, "TOLD_S", 3600.0)
 
     async def act(house: House) -> None:
         worker = kill(house)
         await house.until(lambda: house.events("worker_exit"))
         assert not house.events("bundle_written")
-        house.gateway().say(wire.Ended(*worker.life, 1, 1, (FLIGHT,)))
+        house.gateway().say(gateway_control.Ended(*worker.life, 1, 1, (FLIGHT,)))
         await house.until(lambda: house.events("bundle_written"))
         (event,) = house.events("bundle_written")
         assert (event["in_flight"], event["begun"], event["requests"]) == (1, 1, ["the-one"])
@@ -68,8 +68,8 @@ def test_a_bundle_is_written_as_soon_as_every_gateway_has_told(tmp_path: Path, m
 def test_what_was_told_before_the_exit_stands_in_its_event(tmp_path: Path) -> None:
     async def act(house: House) -> None:
         (worker,) = house.keeper.workers()
-        house.gateway().say(wire.Ended(*worker.life, 1, 1, (FLIGHT,)))
-        house.gateway().say(wire.BadReply(*worker.life, "x"))  # what follows has been heard after it
+        house.gateway().say(gateway_control.Ended(*worker.life, 1, 1, (FLIGHT,)))
+        house.gateway().say(gateway_control.BadReply(*worker.life, "x"))  # what follows has been heard after it
         await house.until(lambda: house.events("worker_exit"))
         (event,) = house.events("worker_exit")
         assert (event["in_flight"], event["requests"]) == (1, ["the-one"])
@@ -95,8 +95,8 @@ def has_come_up(house: House, times: int) -> bool:
 
 
 def test_a_disk_that_hangs_holds_up_no_restart_and_why_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forensics, "READ_S", 0.05)
-    monkeypatch.setattr(forensics, "BACKLOG", 3)
+    monkeypatch.setattr(collector, "READ_S", 0.05)
+    monkeypatch.setattr(collector, "BACKLOG", 3)
 
     async def act(house: House) -> None:
         stuck = threading.Event()
@@ -145,9 +145,9 @@ def test_questions_that_make_no_sense_are_the_callers_fault(tmp_path: Path) -> N
 def test_a_gateways_client_cannot_ask_why(tmp_path: Path) -> None:
     async def act(house: House) -> None:
         gateway = house.gateway()
-        gateway.say(wire.Ask(1, "why", {"name": "bert"}))
-        await house.until(lambda: gateway.of(wire.Answer))
-        assert gateway.of(wire.Answer)[0].code == "forbidden"
+        gateway.say(gateway_control.Ask(1, "why", {"name": "bert"}))
+        await house.until(lambda: gateway.of(gateway_control.Answer))
+        assert gateway.of(gateway_control.Answer)[0].code == "forbidden"
 
     play(tmp_path, act)
 

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from mmsup.ipc.messages.all import Exited
+from mmsup.ipc.messages.keeper_control import Exited
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.instances import exit_evidence as obituary
+from mmsup.supervisor.instances import exit_evidence
 from mmsup.supervisor.instances.context import Judgement
 from mmsup.supervisor.instances.worker_process import Tenure
 from mmsup.supervisor.linux.cgroup import Group
@@ -24,17 +24,17 @@ def exited(status: int = 0, signal: int = 0) -> Exited:
 
 
 def test_a_death_while_serving_is_a_crash_named_by_its_signal() -> None:
-    death = obituary.of(SPEC, tenure(), exited(signal=11), [])
+    death = exit_evidence.of(SPEC, tenure(), exited(signal=11), [])
     assert (death.judgement.code, death.cause.word) == ("worker_crashed", "signal SIGSEGV")
     assert death.fields()["sig"] == 11
 
 
 def test_status_zero_that_nobody_asked_for_is_a_death() -> None:
-    assert obituary.of(SPEC, tenure(), exited(), []).judgement.code == "worker_crashed"
+    assert exit_evidence.of(SPEC, tenure(), exited(), []).judgement.code == "worker_crashed"
 
 
 def test_a_death_while_loading_is_a_failed_load() -> None:
-    death = obituary.of(SPEC, tenure(ready=False), exited(signal=11), [])
+    death = exit_evidence.of(SPEC, tenure(ready=False), exited(signal=11), [])
     assert death.load_failure.of_load
     assert death.load_failure.code == "load_failed"
 
@@ -42,11 +42,11 @@ def test_a_death_while_loading_is_a_failed_load() -> None:
 def test_a_load_that_timed_out_is_named_so_and_not_as_a_kill() -> None:
     life = tenure(ready=False)
     life.failed = Judgement("load_timeout", "still loading after 1 s", of_load=True)
-    assert obituary.of(SPEC, life, exited(signal=9), []).cause.word == "load timeout"
+    assert exit_evidence.of(SPEC, life, exited(signal=9), []).cause.word == "load timeout"
 
 
 def test_what_callers_are_told_names_no_pid_and_no_path() -> None:
-    death = obituary.of(SPEC, tenure(), exited(status=3), ["File /srv/secret.py, line 1"])
+    death = exit_evidence.of(SPEC, tenure(), exited(status=3), ["File /srv/secret.py, line 1"])
     assert "4121" not in death.judgement.text
     assert "/srv" not in death.judgement.text
     assert "4121" in death.cause.detail
@@ -63,9 +63,11 @@ def test_what_callers_are_told_names_no_pid_and_no_path() -> None:
     ],
 )
 def test_first_words_of_a_crash_become_code_and_text(crash: str, code: str, text: str) -> None:
-    assert obituary.first_words(crash) == (code, text)
+    assert exit_evidence.first_words(crash) == (code, text)
 
 
 def test_a_hung_worker_is_told_to_its_callers_in_the_words_of_a_timeout() -> None:
-    said = obituary.said_to_callers(SPEC, Judgement("worker_hung", "a batch has run for 0.6 s; the limit is 0.5 s"))
+    said = exit_evidence.said_to_callers(
+        SPEC, Judgement("worker_hung", "a batch has run for 0.6 s; the limit is 0.5 s")
+    )
     assert said.text.startswith("Request timeout expired: worker bert/2 ")

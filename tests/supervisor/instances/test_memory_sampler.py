@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from brain_double import House
-from mmsup.supervisor.instances import memory_sampler as sampler
+from mmsup.supervisor.instances import memory_sampler
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def test_a_worker_has_a_curve_of_its_resident_set_where_there_is_no_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampler, "EVERY_S", 0.01)
+    monkeypatch.setattr(memory_sampler, "EVERY_S", 0.01)
 
     async def run() -> None:
         async with asyncio.timeout(60), House(tmp_path, ("bert",)) as house:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brain_double import House
-from mmsup.supervisor.instances import recycle_policy as wear
+from mmsup.supervisor.instances import recycle_policy
 from mmsup.supervisor.instances.recycle_policy import PERIOD_S, REFUSALS, Reading, Refusals, worn
 from mmsup.supervisor.models.recycling import files_of
 
@@ -51,7 +51,7 @@ def test_refusals_count_from_the_first_look_on_and_for_the_period_only() -> None
 def test_a_worker_that_refuses_again_and_again_for_want_of_device_memory_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wear, "PERIOD_S", 1.0)
+    monkeypatch.setattr(recycle_policy, "PERIOD_S", 1.0)
 
     async def play() -> None:
         async with asyncio.timeout(60), House(tmp_path, ("m",)) as house:

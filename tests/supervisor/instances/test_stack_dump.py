@@ -12,7 +12,7 @@ import pytest
 
 from brain_double import Child, House
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control, keeper_control
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def play(tmp_path: Path, act: Callable[[House], Awaitable[None]]) -> None:
 
 
 def asked(house: House) -> list[int]:
-    return [each.signal for each in house.keeper.of(wire.Signal)]
+    return [each.signal for each in house.keeper.of(keeper_control.Signal)]
 
 
 def hears(worker: Child, answer: bytes) -> None:
@@ -48,7 +48,7 @@ def test_a_hung_worker_is_asked_for_its_stack_and_then_killed(tmp_path: Path) ->
         (worker,) = house.keeper.workers()
         hears(worker, b'Current thread 0x1 (most recent call first):\n  File "/x/y.py", line 3 in f\n')
         worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
+        house.gateway().say(gateway_control.Overdue(*worker.life, 1.0))
         await house.until(lambda: house.events("worker_exit"))
         assert asked(house)[:2] == [signal.SIGUSR2, signal.SIGKILL]
         (death,) = house.events("worker_exit")
@@ -63,7 +63,7 @@ def test_one_that_does_not_answer_is_killed_all_the_same(tmp_path: Path) -> None
         (worker,) = house.keeper.workers()
         hears(worker, b"")
         worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
+        house.gateway().say(gateway_control.Overdue(*worker.life, 1.0))
         await house.until(lambda: house.events("worker_exit"))
         assert asked(house)[:2] == [signal.SIGUSR2, signal.SIGKILL]
 
@@ -76,7 +76,7 @@ def test_one_that_is_stopped_is_not_asked(tmp_path: Path) -> None:
         worker.process.send_signal(signal.SIGSTOP)
         await asyncio.to_thread(os.waitid, os.P_PID, worker.process.pid, os.WSTOPPED | os.WNOWAIT)
         worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
+        house.gateway().say(gateway_control.Overdue(*worker.life, 1.0))
         await house.until(lambda: house.events("worker_exit"))
         assert signal.SIGUSR2 not in asked(house)
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from keeper_rig import spawn_of, wait_readable
-from mmsup.ipc.messages.all import Child
+from mmsup.ipc.messages.keeper_control import Child
 from mmsup.ipc.transport.control_channel import close_all
 from mmsup.supervisor.keeper.children_charge import LOG_PIPE_BYTES, Charge, take
 from mmsup.supervisor.keeper.spawn import verdict

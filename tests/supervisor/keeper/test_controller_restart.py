@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from keeper_rig import wait_readable
-from mmsup.ipc.messages.all import Beat, Exited, Finished, Inventory, Reload
+from mmsup.ipc.messages.keeper_control import Beat, Exited, Finished, Inventory, Reload
 from mmsup.ipc.transport.control_channel import Seqpacket
 from mmsup.supervisor.keeper.controller_restart import Succession
 from mmsup.supervisor.observability.console import Console

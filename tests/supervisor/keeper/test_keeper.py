@@ -22,10 +22,9 @@ from keeper_rig import (
     wait_readable,
     wait_until,
 )
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc import paths
+from mmsup.ipc import exit_codes, paths
 from mmsup.ipc.memory.status_page import Activity, PageReader, PageWriter
-from mmsup.ipc.messages.all import (
+from mmsup.ipc.messages.keeper_control import (
     Exited,
     Finished,
     Forget,
@@ -337,7 +336,7 @@ def test_sigterm_is_told_and_finished_ends_everything(rig: KeeperRig) -> None:
 
 
 def test_the_exit_code_is_what_the_brain_says(rig: KeeperRig) -> None:
-    rig.finish(rig.greeted_brain(), exits.REFUSED)
+    rig.finish(rig.greeted_brain(), exit_codes.REFUSED)
 
 
 def test_a_brain_may_say_finished_and_be_gone(rig: KeeperRig) -> None:
@@ -364,7 +363,7 @@ def test_told_twice_to_stop_the_keeper_kills_all_and_exits_1(rig: KeeperRig) -> 
     rig.process.send_signal(signal.SIGTERM)
     brain.hear(Terminate)
     rig.process.send_signal(signal.SIGTERM)
-    assert rig.process.wait(DEADLINE_S) == exits.REFUSED
+    assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
     assert not is_alive(kid.pid)
     assert not session_of(kid.pid)
 
@@ -375,7 +374,7 @@ def test_a_drain_that_does_not_end_is_ended(tmp_path: Path) -> None:
         kid = brain.spawn("worker.1.1")
         rig.process.send_signal(signal.SIGINT)
         brain.hear(Terminate)
-        assert rig.process.wait(DEADLINE_S) == exits.REFUSED
+        assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
         assert not is_alive(kid.pid)
 
 
@@ -455,7 +454,7 @@ def test_a_second_keeper_says_who_holds_the_directory_and_touches_nothing(rig: K
     address = brain.hear(Inventory).addresses["control"]
     inode = os.stat(address).st_ino
     second = rig.launch()
-    assert second.wait(DEADLINE_S) == exits.HELD
+    assert second.wait(DEADLINE_S) == exit_codes.HELD
     assert f"another mmsup (pid {rig.pid}) holds {rig.settings.state_dir}" in rig.stderr.read_text()
     assert os.stat(address).st_ino == inode
     rig.finish(brain)
@@ -573,7 +572,7 @@ def test_a_port_in_use_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with keeper_rig(tmp_path, http_port=port) as rig:
-            assert rig.process.wait(DEADLINE_S) == exits.REFUSED
+            assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
             assert f"http: cannot listen on 127.0.0.1:{port}: another program has it" in rig.stderr.read_text()
             assert os.listdir(rig.settings.runtime_dir) == ["lock"]
 
@@ -582,6 +581,6 @@ def test_a_port_in_use_is_said_and_nothing_is_left(tmp_path: Path) -> None:
 def test_without_settings_the_keeper_says_how_it_is_started(argument: str) -> None:
     argv = [sys.executable, "-m", "mmsup.supervisor.keeper", *[argument] * bool(argument)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
-    assert done.returncode == exits.USAGE
+    assert done.returncode == exit_codes.USAGE
     assert "mmsup serve" in done.stderr
     assert "Traceback" not in done.stderr

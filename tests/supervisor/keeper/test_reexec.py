@@ -13,9 +13,19 @@ import pytest
 
 from keeper_rig import DEADLINE_S, KeeperRig, RelayedBrain, forget, is_alive, keeper_rig, wait_readable, wait_until
 from mmsup.ipc.memory.status_page import Activity, PageReader, PageWriter
-from mmsup.ipc.messages.all import Child, Exited, Inventory, NotUpgraded, Remember, Signal, StepDown, Terminate, Upgrade
+from mmsup.ipc.messages.keeper_control import (
+    Child,
+    Exited,
+    Inventory,
+    NotUpgraded,
+    Remember,
+    Signal,
+    StepDown,
+    Terminate,
+    Upgrade,
+)
 from mmsup.ipc.transport.dataclass_codec import WireError
-from mmsup.supervisor.keeper import reexec as handover
+from mmsup.supervisor.keeper import reexec
 from supervisor_estate import estate_of
 
 pytestmark = pytest.mark.slow
@@ -42,14 +52,14 @@ def descriptors(pid: int) -> int:
 
 def test_an_estate_is_read_as_it_was_written_and_nobody_can_change_it() -> None:
     ended = Exited("worker.1.1", 7, 0, 9)
-    charge = handover.ChargeNote(
+    charge = reexec.ChargeNote(
         Child("worker.1.1", 7, "note"), (3, 4, 5, 6, 7), ("/x/procs",), None, told=True, ended=ended
     )
-    estate = estate_of(charges=(charge,), graves=(handover.GraveNote(("/x",), 1.5),), notify_address="\0abstract")
-    fd = handover.write(estate)
+    estate = estate_of(charges=(charge,), graves=(reexec.GraveNote(("/x",), 1.5),), notify_address="\0abstract")
+    fd = reexec.write(estate)
     with pytest.raises(PermissionError):
         os.write(fd, b"x")
-    assert handover.read(fd) == estate
+    assert reexec.read(fd) == estate
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "[2, 1]", "[1, 1]", '"x"'])
@@ -57,7 +67,7 @@ def test_an_estate_of_another_format_is_refused(text: str) -> None:
     fd = os.memfd_create("estate")
     os.write(fd, text.encode())
     with pytest.raises(WireError):
-        handover.read(fd)
+        reexec.read(fd)
 
 
 def test_a_keeper_becomes_another_program_and_its_children_do_not_notice(rig: KeeperRig) -> None:
@@ -189,7 +199,7 @@ def test_systemd_hears_the_same_beat_from_the_next_program(tmp_path: Path) -> No
 
 
 def test_the_record_names_every_descriptor_once() -> None:
-    charge = handover.ChargeNote(Child("worker.1.1", 7, ""), (20, 21, 22, 23, 24), (), 25, told=True, ended=None)
+    charge = reexec.ChargeNote(Child("worker.1.1", 7, ""), (20, 21, 22, 23, 24), (), 25, told=True, ended=None)
     fields = {"locks": (3, 4), "listeners": {"http": 5, "control": 6}, "lifeline": 7, "life_end": 8, "tallies": (9, 10)}
     found = estate_of(charges=(charge,), **fields).descriptors()
     assert sorted(found) == [*range(3, 11), *range(20, 26)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keeper_rig import spawn_of, wait_readable
-from mmsup.ipc.messages.all import Spawn
+from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.transport.control_channel import close_all
 from mmsup.supervisor.keeper.spawn import NOT_RUN, Started, lower_oom_score, start, verdict
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from keeper_rig import is_alive, spawn_of, wait_readable, wait_until
-from mmsup.ipc.messages.all import Child, Exited, Signal, SpawnFailed
+from mmsup.ipc.messages.keeper_control import Child, Exited, Signal, SpawnFailed
 from mmsup.ipc.transport.control_channel import close_all
-from mmsup.supervisor.keeper import children as nursery
+from mmsup.supervisor.keeper import children
 from mmsup.supervisor.keeper.children import Nursery
-from mmsup.supervisor.linux import cgroup as group
+from mmsup.supervisor.linux import cgroup
 
 pytestmark = pytest.mark.slow
 
@@ -172,8 +172,8 @@ def test_what_is_left_in_the_group_of_the_dead_is_killed_and_looked_at_for_a_whi
 
 
 def test_a_grave_that_does_not_empty_is_given_up(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nursery, "GRAVE_S", 0.0)
-    monkeypatch.setattr(group, "kill", lambda _: False)
+    monkeypatch.setattr(children, "GRAVE_S", 0.0)
+    monkeypatch.setattr(cgroup, "kill", lambda _: False)
     child = room.child(procs_files=(os.devnull,))
     room.children.kill()
     room.bury(child.pid)

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from keeper_rig import DEADLINE_S, is_alive, keeper_rig, wait_readable, wait_until
-from mmsup.ipc.messages.all import Exited, Signal
-from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.ipc.messages.keeper_control import Exited, Signal
+from mmsup.supervisor.linux import cgroup_backend
 from mmsup.supervisor.linux.cgroup import LOADING, SERVING, Reading, field_of
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend, Facts, backend, choose, read_facts, settle, sweep
 
 MIB = 1 << 20
 TOP = f"mmsup_test_{os.getpid()}"
-V1 = [cgroup.ROOT / name / TOP for name in ("memory", "freezer", "pids", "cpu")]
-HAS_V1 = os.access(cgroup.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK)
+V1 = [cgroup_backend.ROOT / name / TOP for name in ("memory", "freezer", "pids", "cpu")]
+HAS_V1 = os.access(cgroup_backend.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK)
 needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory hierarchy here")
 
 
@@ -47,9 +47,9 @@ def test_the_kind_follows_from_the_facts(facts: Facts, kind: str, why: str) -> N
 
 def test_a_folder_is_named_after_the_state_directory_alone(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    name = cgroup.top_name(str(tmp_path))
-    assert name == cgroup.top_name(str(tmp_path / "link")) == cgroup.top_name(f"{tmp_path}/.")
-    assert name != cgroup.top_name(str(tmp_path / "other"))
+    name = cgroup_backend.top_name(str(tmp_path))
+    assert name == cgroup_backend.top_name(str(tmp_path / "link")) == cgroup_backend.top_name(f"{tmp_path}/.")
+    assert name != cgroup_backend.top_name(str(tmp_path / "other"))
     assert name.startswith("mmsup_")
 
 
@@ -222,7 +222,7 @@ def v1() -> Iterator[CgroupBackend]:
     try:
         yield made
     finally:
-        assert cgroup.leave(made)
+        assert cgroup_backend.leave(made)
         assert not any(top.exists() for top in V1)
 
 
@@ -244,7 +244,7 @@ class TestV1:
         assert group.cap_bytes == 64 * MIB
         with_swap = V1[0] / "w1.1" / "memory.memsw.limit_in_bytes"
         assert not with_swap.exists() or int(with_swap.read_text()) == 64 * MIB
-        assert (V1[2] / "w1.1" / "pids.max").read_text() == f"{cgroup.PIDS_LIMIT}\n"
+        assert (V1[2] / "w1.1" / "pids.max").read_text() == f"{cgroup_backend.PIDS_LIMIT}\n"
         assert v1.make("w2.1", None).cap_bytes is None
 
     def test_who_loads_has_half_of_the_share_of_who_serves(self, v1: CgroupBackend) -> None:
@@ -322,7 +322,7 @@ class TestV1:
             os.close(pidfd)
             assert is_alive(process.pid)
             process.kill()
-        assert cgroup.leave(other)
+        assert cgroup_backend.leave(other)
 
     def test_a_refusal_of_the_kernel_is_an_error(self, v1: CgroupBackend) -> None:
         with pytest.raises(OSError, match="Invalid argument"):
@@ -330,7 +330,7 @@ class TestV1:
 
     def test_a_child_joins_and_its_whole_group_ends_with_it(self, tmp_path: Path) -> None:
         with keeper_rig(tmp_path) as rig:
-            made = backend(cgroup.top_name(rig.settings.state_dir))
+            made = backend(cgroup_backend.top_name(rig.settings.state_dir))
             brain = rig.greeted_brain()
             group = made.make("w1.1", None)
             script = "setsid sleep 1000 & wait"
@@ -343,12 +343,13 @@ class TestV1:
             rig.finish(brain)
             assert made.lives() == []
             assert not any(
-                (cgroup.ROOT / name / cgroup.top_name(rig.settings.state_dir)).exists() for name in ("memory",)
+                (cgroup_backend.ROOT / name / cgroup_backend.top_name(rig.settings.state_dir)).exists()
+                for name in ("memory",)
             )
 
     def test_what_survives_a_killed_keeper_is_ended_by_the_next(self, tmp_path: Path) -> None:
         with keeper_rig(tmp_path) as rig:
-            made = backend(cgroup.top_name(rig.settings.state_dir))
+            made = backend(cgroup_backend.top_name(rig.settings.state_dir))
             brain = rig.greeted_brain()
             group = made.make("w1.1", None)
             kid = brain.spawn("worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.supervisor.linux import cgroup_backend
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.linux.oom_events import OomWatch
 
@@ -27,11 +27,11 @@ def is_heard(watch: OomWatch, wait_s: float) -> bool:
 
 @pytest.fixture
 def v1() -> Iterator[CgroupBackend]:
-    if not os.access(cgroup.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK):
+    if not os.access(cgroup_backend.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK):
         pytest.skip("no writable cgroup v1 memory hierarchy here")
-    made = cgroup.backend(f"mmsup_test_oom_{os.getpid()}")
+    made = cgroup_backend.backend(f"mmsup_test_oom_{os.getpid()}")
     yield made
-    assert cgroup.leave(made)
+    assert cgroup_backend.leave(made)
 
 
 @pytest.mark.cgroup1

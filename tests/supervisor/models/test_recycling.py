@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from brain_double import House, add_model, fail_to_load
-from mmsup.supervisor.instances import memory_sampler as sampler
+from mmsup.supervisor.instances import memory_sampler
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import State
 from mmsup.supervisor.instances.recycle_policy import Reading
 from mmsup.supervisor.models import recycling
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.processes import usage
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def in_house(
 ) -> None:
     """`play` says what the first worker holds; who follows holds nothing."""
     add_model(home, "m", yaml=LIMIT)
-    monkeypatch.setattr(sampler, "EVERY_S", 0.01)
+    monkeypatch.setattr(memory_sampler, "EVERY_S", 0.01)
     monkeypatch.setattr(
         "mmsup.supervisor.instances.recycle_policy.worn", lambda reading, _: "rss" if reading == WORN else ""
     )
@@ -47,7 +47,7 @@ def in_house(
                 house.brain.moved.set()
                 return 1
 
-            monkeypatch.setattr(memory, "resident_bytes", sample)
+            monkeypatch.setattr(usage, "resident_bytes", sample)
             monkeypatch.setattr(recycling, "reading_of", read)
             await play(house, old, held)
 

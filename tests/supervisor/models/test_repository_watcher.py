@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from brain_double import Child, House, add_model, fail_to_load
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.repository import scanner as repository
+from mmsup.ipc.messages import gateway_control
+from mmsup.supervisor.repository import scanner
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def test_a_model_without_a_process_may_leave_the_repository(tmp_path: Path) -> N
         await house.until(house.brain.gateways.are_up)
         shutil.rmtree(tmp_path / "repo" / "good")
         await look(house)
-        await house.until(lambda: house.gateway().of(wire.Unroute))
+        await house.until(lambda: house.gateway().of(gateway_control.Unroute))
         assert house.state("good") == "unknown"
 
     in_house(tmp_path, play)
@@ -182,6 +182,6 @@ def test_a_model_that_was_named_and_not_there_waits_for_its_files(tmp_path: Path
             add_model(tmp_path, "late")
             await look(house)
             await house.until(is_ready(house, "late"))
-            assert repository.missing("late") != house.brain.fleet.models["late"].entry
+            assert scanner.missing("late") != house.brain.fleet.models["late"].entry
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from brain_double import House, add_model, fail_to_load
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages import gateway_control, handshake, worker_control
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import State
 from mmsup.supervisor.models.memory_headroom import Room
@@ -58,9 +58,15 @@ def test_the_new_one_is_linked_before_the_old_one_is_unlinked(tmp_path: Path) ->
         (new,) = ready(house)
         assert new.id != old.id
         heard = [
-            (type(each), each.instance) for each in house.gateway().heard if isinstance(each, wire.Link | wire.Unlink)
+            (type(each), each.instance)
+            for each in house.gateway().heard
+            if isinstance(each, gateway_control.Link | gateway_control.Unlink)
         ]
-        assert heard == [(wire.Link, old.id), (wire.Link, new.id), (wire.Unlink, old.id)]
+        assert heard == [
+            (gateway_control.Link, old.id),
+            (gateway_control.Link, new.id),
+            (gateway_control.Unlink, old.id),
+        ]
         assert new.release in house.brain.fleet.models["m"].current.releases  # type: ignore[union-attr]  # it serves
         assert len(house.brain.fleet.models["m"].editions) == 1
         assert not house.events("worker_exit")
@@ -108,8 +114,8 @@ def test_a_successor_that_says_it_does_not_fit_is_followed_in_place_only_where_a
     tmp_path: Path, instances: int
 ) -> None:
     def unfit(child: Any) -> None:  # a child of the double
-        child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
-        child.say(wire.LoadFailed("does_not_fit", "the device is full"))
+        child.say(handshake.Hello("worker", handshake.WIRE_VERSION, *child.life))
+        child.say(worker_control.LoadFailed("does_not_fit", "the device is full"))
         child.process.kill()
         house_of["keeper"].script = type(child).serve
 
@@ -164,7 +170,9 @@ def test_who_has_no_room_beside_a_twin_waits_until_it_is_there_and_the_old_one_g
         other = next(each for each in ready(house) if each is not old)
         house.keeper.script = lambda _: None
         first = renewing(house, old, Space((1 << 30) + (1 << 29)))  # room for one
-        await house.until(lambda: len(house.keeper.workers()) == 3 and house.keeper.workers()[-1].of(wire.Boot))
+        await house.until(
+            lambda: len(house.keeper.workers()) == 3 and house.keeper.workers()[-1].of(worker_control.Boot)
+        )
         second = renewing(house, other, Space((1 << 30) + (1 << 29)))
         twin = house.keeper.workers()[-1]
         house.keeper.script = type(twin).serve
@@ -172,8 +180,10 @@ def test_who_has_no_room_beside_a_twin_waits_until_it_is_there_and_the_old_one_g
         assert [await first, await second] == ["", ""]
         assert old.state is other.state is State.STOPPED  # nobody went first
         assert (old.generation, other.generation, len(ready(house))) == (1, 1, 2)
-        heard = [each for each in house.gateway().heard if isinstance(each, wire.Link | wire.Unlink)]
-        assert [type(each) for each in heard[2:]] == [wire.Link, wire.Unlink] * 2
+        heard = [
+            each for each in house.gateway().heard if isinstance(each, gateway_control.Link | gateway_control.Unlink)
+        ]
+        assert [type(each) for each in heard[2:]] == [gateway_control.Link, gateway_control.Unlink] * 2
 
     in_house(tmp_path, 2, play)
 
@@ -216,7 +226,7 @@ def test_one_that_came_back_by_itself_needs_no_twin_any_more(tmp_path: Path) -> 
         renewal = renewing(house, old, Space())
         await house.until(lambda: len(house.keeper.workers()) == 2)
         before, twin = house.keeper.workers()
-        await house.until(lambda: twin.of(wire.Boot))
+        await house.until(lambda: twin.of(worker_control.Boot))
         house.keeper.script = type(twin).serve
         before.process.kill()
         assert await renewal == ""

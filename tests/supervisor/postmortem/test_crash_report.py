@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmsup.ipc.memory.status_page import Activity, Progress
-from mmsup.ipc.messages.all import InFlight
+from mmsup.ipc.messages.gateway_control import InFlight
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.postmortem.cause import Evidence, cause_of
 from mmsup.supervisor.postmortem.crash_report import NAMED, OUTPUT_CHARACTERS, Case, bundle

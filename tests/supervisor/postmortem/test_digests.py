@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.postmortem import digests as digest
+from mmsup.supervisor.postmortem import digests
 from mmsup.supervisor.postmortem.digests import CONTENT_BYTES, Artefacts, configuration
 
 SPEC = ModelSpec("bert", "2", "/m", "model.py", "custom", "python", env={"TOKEN": "hunter2"}, parameters={"key": "s3"})
@@ -84,7 +84,7 @@ def test_names_that_are_no_text_and_folders_without_end_are_digested(
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))).write_bytes(b"x")
     first = Artefacts().digest(str(tmp_path))
     assert len(first["sha256"]) == 64
-    monkeypatch.setattr(digest, "FILES", 3)
+    monkeypatch.setattr(digests, "FILES", 3)
     for number in range(5):
         (tmp_path / f"{number}").write_bytes(b"x")
     told = Artefacts().digest(str(tmp_path))

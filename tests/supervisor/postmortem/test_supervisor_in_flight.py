@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from mmsup.ipc.messages.all import Ended, InFlight
+from mmsup.ipc.messages.gateway_control import Ended, InFlight
 from mmsup.supervisor.postmortem.in_flight import LIVES_KEPT, Casualties
 
 

@@ -12,8 +12,8 @@ import pytest
 from brain_double import Child, House, add_model
 from harness.nvml import GIB, Card, FakeNvml
 from mmsup.ipc.errors import CallerError, MmsupError
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.gpu import memory_release as reclaim
+from mmsup.ipc.messages import worker_control
+from mmsup.supervisor.gpu import memory_release
 from mmsup.supervisor.gpu import monitor as lookout
 
 pytestmark = pytest.mark.slow
@@ -131,7 +131,7 @@ def test_a_device_that_is_not_here_cannot_be_released(tmp_path: Path) -> None:
 def test_where_nvml_shows_nobody_the_workers_own_word_counts_and_another_ones_cap_is_its_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reclaim, "WAIT_S", 1.0)
+    monkeypatch.setattr(memory_release, "WAIT_S", 1.0)
 
     async def play(house: House, nvml: FakeNvml) -> None:
         worker(house, "first").page.device_bytes(70 * GIB)
@@ -156,7 +156,7 @@ def test_where_nvml_shows_nobody_the_workers_own_word_counts_and_another_ones_ca
 
 @pytest.mark.fault("F20")
 def test_what_the_kernel_holds_has_not_given_its_memory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reclaim, "WAIT_S", 0.5)
+    monkeypatch.setattr(memory_release, "WAIT_S", 0.5)
 
     async def play(house: House, nvml: FakeNvml) -> None:
         child = worker(house, "m")
@@ -164,7 +164,7 @@ def test_what_the_kernel_holds_has_not_given_its_memory_back(tmp_path: Path, mon
         await seen(house, 70 * GIB)
         with monkeypatch.context() as kernel:
             kernel.setattr(child.process, "send_signal", lambda _: None)
-            child.say(wire.LoadFailed("load_failed", "a lie, to be killed for"))
+            child.say(worker_control.LoadFailed("load_failed", "a lie, to be killed for"))
             await house.until(lambda: house.events("worker_quarantined"))
             await house.until(lambda: house.events("load_failed"))
         assert "70GiB are needed" in house.events("load_failed")[0]["text"]

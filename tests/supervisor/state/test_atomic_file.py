@@ -12,7 +12,7 @@ import pytest
 
 from harness.points import Range, Spot
 from mmsup.ipc.failpoints import POINTS, Order
-from mmsup.supervisor.state import atomic_file as whole
+from mmsup.supervisor.state import atomic_file
 from mmsup.supervisor.state.desired_state import Wanted, Wish
 
 WRITING = tuple(name for name in POINTS if name.startswith("brain.file_") and name != "brain.file_removed")
@@ -105,10 +105,10 @@ def test_a_folder_whose_making_is_cut_off_is_not_in_the_way(tmp_path: Path, orde
 
 def test_a_folder_that_is_not_there_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "file"
-    whole.write(path, b"text")
+    atomic_file.write(path, b"text")
     assert path.read_text() == "text"
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    whole.remove(path)
+    atomic_file.remove(path)
     assert not path.exists()
     with pytest.raises(FileNotFoundError):
-        whole.remove(path)
+        atomic_file.remove(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmsup.ipc.messages.all import Form
+from mmsup.ipc.messages.data import Form
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_words
 from mmsup.ipc.transport.dataclass_codec import WireError

@@ -13,7 +13,7 @@ from engines.build import mode, write_fault_model
 from engines.life import Gateway, serving
 from harness.server import eventually
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.all import Drop, Infer, Reply
+from mmsup.ipc.messages.data import Drop, Infer, Reply
 from mmsup.ipc.specs import Batching, QueuePolicy
 from mmsup.ipc.tensors.numpy_arrays import Array
 

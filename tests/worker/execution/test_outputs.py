@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmsup.ipc.messages.all import Place
+from mmsup.ipc.messages.data import Place
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, as_array
 from mmsup.ipc.transport.codec import unpack_outline

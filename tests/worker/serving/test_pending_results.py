@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.worker.serving import pending_results as module
+from mmsup.worker.serving import pending_results
 from mmsup.worker.serving.pending_results import Kept, Result, Times
 from work_double import link, work
 
@@ -35,7 +35,7 @@ def test_a_result_is_taken_once() -> None:
 
 
 def test_count_and_bytes_are_bounded_but_one_result_always_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SIZE_LIMIT_BYTES", 100)
+    monkeypatch.setattr(pending_results, "SIZE_LIMIT_BYTES", 100)
     kept = Kept()
     assert kept.keep(result(1, 500))
     assert not kept.keep(result(2, 1))
@@ -43,7 +43,7 @@ def test_count_and_bytes_are_bounded_but_one_result_always_fits(monkeypatch: pyt
     assert kept.keep(result(3, 60))
     assert kept.keep(result(4, 40))
     assert not kept.keep(result(5, 1))
-    monkeypatch.setattr(module, "COUNT_LIMIT", 2)
+    monkeypatch.setattr(pending_results, "COUNT_LIMIT", 2)
     kept.pop((link(b"g0.1"), 3))
     assert kept.keep(result(6, 1))
     assert not kept.keep(result(7, 1))

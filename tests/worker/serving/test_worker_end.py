@@ -13,9 +13,9 @@ import pytest
 
 from engines.build import mode, write_fault_model
 from engines.life import PATIENCE_S, Life, serving
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.all import Stage
+from mmsup.ipc.messages.worker_control import Stage
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def test_stop_finishes_what_is_queued_then_unloads_and_exits_with_zero(repositor
         life.stop()
         assert [gateway.reply().id for _ in requests] == [each.id for each in requests]
         hold.unlink()
-        assert life.ended() == exits.DONE
+        assert life.ended() == exit_codes.DONE
         assert "unloaded" in life.printed()
         assert life.progress().activity is Activity.STOPPING
 
@@ -114,11 +114,11 @@ def test_a_worker_whose_keeper_is_gone_goes_too(when: str, repository: Path, tmp
             life.ready()
         os.close(life.lifeline)
         life.lifeline = -1
-        assert life.ended() == exits.ORPHANED
+        assert life.ended() == exit_codes.ORPHANED
 
 
 def test_a_keeper_that_closes_the_control_channel_ends_the_worker(repository: Path, tmp_path: Path) -> None:
     with Life(write_fault_model(repository, "m"), tmp_path) as life:
         life.ready()
         life.control.close()
-        assert life.ended() == exits.ORPHANED
+        assert life.ended() == exit_codes.ORPHANED

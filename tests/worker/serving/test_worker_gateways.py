@@ -12,7 +12,7 @@ import pytest
 from engines.build import mode, write_fault_model, write_identity_onnx
 from engines.life import Life, serving
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.all import Reply
+from mmsup.ipc.messages.data import Reply
 from mmsup.ipc.transport.codec import pack_frame
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from engines.build import mode, write_fault_model, write_identity_onnx, write_mean_onnx
 from engines.life import serving
-from mmsup.ipc.messages.all import Drop, Form, Grant, Place, Reply
+from mmsup.ipc.messages.data import Drop, Form, Grant, Place, Reply
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.ipc.transport.codec import pack_words, unpack_outline

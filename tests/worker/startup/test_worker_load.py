@@ -13,9 +13,10 @@ import pytest
 
 from engines.build import mode, write_fault_model, write_identity_onnx
 from engines.life import Life, serving
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.all import WIRE_VERSION, Stage
+from mmsup.ipc.messages.handshake import WIRE_VERSION
+from mmsup.ipc.messages.worker_control import Stage
 from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ def test_another_wire_is_refused_with_both_versions_named(repository: Path, tmp_
     with Life(write_identity_onnx(repository, "m"), tmp_path, wire=99) as life:
         failed = life.failed()
         assert f"wire 99, this worker wire {WIRE_VERSION}" in failed.text
-        assert life.ended() == exits.LOAD_FAILED
+        assert life.ended() == exit_codes.LOAD_FAILED
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_a_load_that_raises_is_told_without_a_trace_which_goes_to_the_log(
         failed = life.failed()
         assert failed.text == text
         assert failed.code == "load_failed"
-        assert life.ended() == exits.LOAD_FAILED
+        assert life.ended() == exit_codes.LOAD_FAILED
         assert "Traceback" in life.printed()
 
 
@@ -63,7 +64,7 @@ def test_a_folder_that_is_gone_is_a_failed_load(repository: Path, tmp_path: Path
     spec = replace(write_identity_onnx(repository, "m"), directory=str(repository / "nowhere"))
     with Life(spec, tmp_path) as life:
         assert life.failed().code == "load_failed"
-        assert life.ended() == exits.LOAD_FAILED
+        assert life.ended() == exit_codes.LOAD_FAILED
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.supervisor.chaos.observe import history as records
+from mmsup.supervisor.chaos.observe import history
 from mmsup.supervisor.chaos.observe.history import (
     Began,
     Death,
@@ -24,13 +24,13 @@ EACH: list[Record] = [
     Began(7, 60.0, {"a": "healthy"}, "a machine", "a server", "mmsup chaos", 1.0, 10.0),
     Invoke(1.5, 1, "a", 1.4, 8, 3),
     Outcome(1.6, 1, "right", 200, pid=12, revision=2),
-    records.Injected(2.0, 3, "segv", "a", done=False, note="gone"),
-    records.Over(2.5, 3, "worker_crashed"),
+    history.Injected(2.0, 3, "segv", "a", done=False, note="gone"),
+    history.Over(2.5, 3, "worker_crashed"),
     Death(2.1, "a", 12),
     Told(2.2, {"event": "worker_exit", "pid": 12}),
-    records.Edition(2.6, "a", 3),
-    records.Counted(3.0, {"a": 1.0}),
-    records.Restarted(3.5, 3.9, "it had ended"),
+    history.Edition(2.6, "a", 3),
+    history.Counted(3.0, {"a": 1.0}),
+    history.Restarted(3.5, 3.9, "it had ended"),
     Left(4.0, "after", ["I2 1 children were not reaped"], {"zombies": 1}),
 ]
 
@@ -40,7 +40,7 @@ def test_every_kind_of_record_survives_the_file(tmp_path: Path) -> None:
     for each in EACH:
         made.add(each)
     made.close()
-    assert {type(each) for each in EACH} == set(records.KINDS.values())
+    assert {type(each) for each in EACH} == set(history.KINDS.values())
     with (tmp_path / "history.jsonl").open() as file:
         assert list(records_of(file)) == EACH == made.records
 
