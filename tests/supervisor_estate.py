@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmsup.supervisor.keeper import reexec
 
 
-def estate_of(**fields: object) -> reexec.Estate:
+def estate_of(**fields: object) -> reexec.KeeperState:
     plain = {
         "life": 1,
         "settings": "{}",
@@ -23,4 +23,4 @@ def estate_of(**fields: object) -> reexec.Estate:
         "charges": (),
         "graves": (),
     }
-    return reexec.Estate(**(plain | fields))  # type: ignore[arg-type]  # fields by name
+    return reexec.KeeperState(**(plain | fields))  # type: ignore[arg-type]  # fields by name

@@ -19,12 +19,12 @@ from typing import Any, Final
 
 from mmsup.ipc.specs import TensorSpec
 
-Place = bytes | memoryview | tuple[int, int, int]
+TensorLocation = bytes | memoryview | tuple[int, int, int]
 """Where a tensor's bytes are: here, or (segment, offset, size) of the arena."""
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class InferSignature:
     """The words of an Infer: what requests may have in common. Inputs have the shapes of this request.
 
     `outputs`: names wanted, empty means all.
@@ -35,12 +35,12 @@ class Form:
     parameters: dict[str, Any]  # scalars, checked by the gateway
     priority: int = 0
     """1 is the highest class, 0 the model's own."""
-    alone: bool = False
+    runs_alone: bool = False
     """It shares its run with nobody, and what ran before it is answered first: it may be what ends the worker."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
+class ReplySignature:
     """The words of a Reply with a result: its outputs, with the shapes that they have this time."""
 
     outputs: tuple[TensorSpec, ...]
@@ -56,14 +56,14 @@ class Infer:
     """
 
     id: int
-    words: bytes
+    signature: bytes
     deadline_ns: int
-    grant: tuple[int, int, int] | None
-    places: tuple[Place, ...]
+    output_buffer: tuple[int, int, int] | None
+    locations: tuple[TensorLocation, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class GrantBuffer:
     """Gateway to worker: `size` bytes of the out-arena for the outputs of request `id`. Answered by Reply.
 
     Sent again, larger, after a Reply with `need`.
@@ -76,7 +76,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class Cancel:
     """Gateway to worker: forget request `id` (queued, or kept for a larger grant). Answered by Reply `cancelled`
     if it had not begun; otherwise its own Reply comes."""
 
@@ -84,7 +84,7 @@ class Drop:
 
 
 @dataclass(slots=True)
-class Reply:
+class InferReply:
     """Worker to gateway: the outcome of one Infer.
 
     `code` empty: `words` is an Outline, `places` where each of its outputs is. `need` > 0: the result is kept, a Grant
@@ -95,9 +95,9 @@ class Reply:
     id: int
     code: str = ""
     text: str = ""
-    words: bytes = b""
-    places: tuple[Place, ...] = ()
-    need: int = 0
+    signature: bytes = b""
+    locations: tuple[TensorLocation, ...] = ()
+    needed_bytes: int = 0
     queue_ns: int = 0
     input_ns: int = 0
     infer_ns: int = 0
@@ -106,7 +106,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class AttachExtent:
     """Gateway to worker, with one descriptor: memory `segment` of `size` bytes; `writable` is the out-arena."""
 
     segment: int
@@ -115,10 +115,10 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class DetachExtent:
     """Gateway to worker: `segment` will not be named again; unmap it."""
 
     segment: int
 
 
-WORDS: Final = (Form, Outline)
+SIGNATURES: Final = (InferSignature, ReplySignature)

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmsup.ipc.messages.handshake import Hello
-from mmsup.ipc.poison_policy import Case
+from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import Metadata, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Configure:
+class ConfigureGateway:
     """Brain to gateway, its first: who it is and its bounds. Answered by Hello."""
 
-    wire: int
-    gateway: int
+    wire_version: int
+    seat: int
     generation: int
     server_name: str
     server_version: str
@@ -37,7 +37,7 @@ class Configure:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkWorker:
     """Brain to gateway, with three descriptors: the worker's pidfd, its status page, our end of a fresh pair.
     The worker has been told (Attach) to serve it. With an `address` frames go there by ZeroMQ, under `identity`;
     without one they go over the pair."""
@@ -51,7 +51,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Unlink:
+class UnlinkWorker:
     """Brain to gateway: route nothing more to this life; when its pending is empty, let go of it."""
 
     instance: int
@@ -139,16 +139,16 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CommandRequest:
     """Gateway to brain: a control verb of its client (`load`, `unload`, `index`, `status`). Answered by Answer."""
 
     id: int
-    verb: str
+    command: str
     arguments: dict[str, Any] = field(default_factory=dict[str, Any])  # JSON, checked by the brain
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandReply:
     """Brain to gateway: the end of an Ask. `code` empty: `result` holds."""
 
     id: int
@@ -159,7 +159,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Overdue:
+class RequestOverdue:
     """Gateway to brain: the oldest request at this life has waited `age_s` and nothing has come back since."""
 
     instance: int
@@ -190,7 +190,7 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class LinkClosed:
     """Gateway to brain: its link to this life is over; what was in flight there, `requests` the first of it."""
 
     instance: int
@@ -201,19 +201,19 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspected:
+class PoisonSuspected:
     """Gateway to brain: that life ended in a run with these requests of ours, `alone` if the run had only one. What we
     hold of them now; the brain tells all gateways (Quarantine)."""
 
     instance: int
     generation: int
     name: str
-    cases: tuple[Case, ...]
-    alone: bool
+    entries: tuple[PoisonEntry, ...]
+    ran_alone: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Lived:
+class SuspectCleared:
     """Gateway to brain: this suspect of model `name` ran alone and its worker lives. Passed on as Pardon."""
 
     name: str
@@ -221,15 +221,15 @@ class Lived:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantine:
+class AddPoisonEntries:
     """Brain to gateway: cases of a model, beside those that it knows; of two words on one request the graver holds."""
 
     name: str
-    cases: tuple[Case, ...]
+    entries: tuple[PoisonEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pardon:
+class RemovePoisonEntry:
     """Brain to gateway: take this suspect of a model from the list (what is blocked stays so); an empty fingerprint:
     the whole list, what is blocked too."""
 
@@ -238,36 +238,46 @@ class Pardon:
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class DrainGateway:
     """Brain to gateway: take no new inference, finish what is accepted. Answered by Drained."""
 
 
 @dataclass(frozen=True, slots=True)
-class Retire:
+class RetireGateway:
     """Brain to gateway: another one serves in your stead. Accept no more connections, answer what comes on those you
     have, the last answer of each with `Connection: close`, and exit 0 when you have none. Nothing answers it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class GatewayDrained:
     """Gateway to brain: nothing is in flight here any more."""
 
 
 TO_GATEWAY: Final = (
-    Configure,
-    Link,
-    Unlink,
+    ConfigureGateway,
+    LinkWorker,
+    UnlinkWorker,
     Condemned,
     Verdict,
     Route,
     Unroute,
     Synced,
     Ping,
-    Answer,
-    Quarantine,
-    Pardon,
-    Drain,
-    Retire,
+    CommandReply,
+    AddPoisonEntries,
+    RemovePoisonEntry,
+    DrainGateway,
+    RetireGateway,
 )
 
-FROM_GATEWAY: Final = (Hello, Pong, Ask, Overdue, BadReply, Ended, Suspected, Lived, Drained)
+FROM_GATEWAY: Final = (
+    Hello,
+    Pong,
+    CommandRequest,
+    RequestOverdue,
+    BadReply,
+    LinkClosed,
+    PoisonSuspected,
+    SuspectCleared,
+    GatewayDrained,
+)

@@ -17,6 +17,6 @@ class Hello:
     """First message of a worker or gateway, and its answer to a new brain's Boot-less Ping: who it is."""
 
     role: str
-    wire: int
+    wire_version: int
     instance: int
     generation: int

@@ -28,44 +28,44 @@ class Spawn:
     procs_files: tuple[str, ...]
     """`cgroup.procs` files the child writes itself into before it runs anything."""
     listeners: tuple[str, ...]
-    tallies: bool
+    counter_tables: bool
     oom_score_adj: int
     note: str
     """Kept with the child and told to the next brain; JSON of the brain's own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
+class SignalChild:
     """Brain to keeper: send a signal to this child, or (`group`) to its whole session, by pidfd, never by number."""
 
     token: str
     signal: int
-    group: bool = False
+    whole_session: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
+class ForgetChild:
     """Brain to keeper: this death is written down; drop what is kept of the child."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
-class Remember:
+class SaveCheckpoint:
     """Brain to keeper: keep this text for the next brain, instead of the last one."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Notify:
+class NotifySystemd:
     """Brain to keeper: pass this on to systemd (`READY=1`, `STATUS=…`)."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Upgrade:
+class RequestUpgrade:
     """Brain to keeper: let the next brain, and if its own files have changed (or `force`) the keeper itself, be of the
     code that lies on disk now. Answered by StepDown once that code has shown that it starts, else by NotUpgraded."""
 
@@ -73,19 +73,19 @@ class Upgrade:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """Brain to keeper: its loop turns. None for too long: the keeper kills it and starts another."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class ShutdownFinished:
     """Brain to keeper: the drain is over; end what is left, close the listeners, exit with this code."""
 
     code: int
 
 
 @dataclass(frozen=True, slots=True)
-class Inventory:
+class KeeperInventory:
     """Keeper to brain, its first: followed by one Child (and Exited, if it died meanwhile) for each of `children`."""
 
     keeper_pid: int
@@ -93,18 +93,18 @@ class Inventory:
     """How many brains there were, this one included."""
     settings: str
     """The JSON that the keeper was started with, unread by it."""
-    remembered: str
+    checkpoint: str
     children: int
     addresses: dict[str, str]
     """Listener name to the address it got: `http` to `127.0.0.1:8000`; `control` and others of UNIX kind to a path."""
     stopping: bool
     """SIGTERM had already come."""
-    keeper_life: int = 1
+    keeper_generation: int = 1
     """How often this keeper has become another program of the same pid, its first included."""
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class ChildDescriptors:
     """Keeper to brain, with five descriptors: pidfd, control, page, crash, log. A new child, or an old one."""
 
     token: str
@@ -121,7 +121,7 @@ class SpawnFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Exited:
+class ChildExited:
     """Keeper to brain: a child is dead and reaped. `signal` 0: it exited with `status`. Kept until Forget."""
 
     token: str
@@ -131,12 +131,12 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
-class Terminate:
+class TerminateRequested:
     """Keeper to brain: SIGTERM came; drain and say Finished."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reload:
+class ReloadRequested:
     """Keeper to brain: SIGHUP came; read configuration and repositories again."""
 
 
@@ -145,16 +145,34 @@ class StepDown:
     """Keeper to brain: leave, in good order; the next one follows at once. `renews`: the keeper, too, is another
     program by then."""
 
-    renews: bool
+    replaces_keeper: bool
 
 
 @dataclass(frozen=True, slots=True)
-class NotUpgraded:
+class UpgradeRefused:
     """Keeper to brain: the code on disk cannot take over, for this reason; everything is as it was."""
 
     text: str
 
 
-TO_KEEPER: Final = (Spawn, Signal, Forget, Remember, Notify, Upgrade, Beat, Finished)
+TO_KEEPER: Final = (
+    Spawn,
+    SignalChild,
+    ForgetChild,
+    SaveCheckpoint,
+    NotifySystemd,
+    RequestUpgrade,
+    Heartbeat,
+    ShutdownFinished,
+)
 
-FROM_KEEPER: Final = (Inventory, Child, SpawnFailed, Exited, Terminate, Reload, StepDown, NotUpgraded)
+FROM_KEEPER: Final = (
+    KeeperInventory,
+    ChildDescriptors,
+    SpawnFailed,
+    ChildExited,
+    TerminateRequested,
+    ReloadRequested,
+    StepDown,
+    UpgradeRefused,
+)

@@ -14,10 +14,10 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Boot:
+class ConfigureWorker:
     """Brain to worker, its first: what it is to become. Answered by Hello, Stages, then Ready or LoadFailed."""
 
-    wire: int
+    wire_version: int
     instance: int
     generation: int
     address: str
@@ -30,29 +30,29 @@ class Boot:
 
 
 @dataclass(frozen=True, slots=True)
-class Attach:
+class AttachGateway:
     """Brain to worker, with one descriptor: its end of a fresh pair with a gateway, whose requests are served from now
     on. EOF on it means that this link is over. `identity` is the link's alone, never used twice."""
 
-    gateway: int
+    seat: int
     identity: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopWorker:
     """Brain to worker: no more requests will come; finish what is queued, unload, exit 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class LoadProgress:
     """Worker to brain: progress of a load, for people: `importing onnxruntime`, `warming up`."""
 
     text: str
-    warming: bool = False
+    is_warm_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class WorkerReady:
     """Worker to brain, after a warm-up run: it serves."""
 
     metadata: Metadata
@@ -67,6 +67,6 @@ class LoadFailed:
     text: str
 
 
-TO_WORKER: Final = (Boot, Attach, Stop)
+TO_WORKER: Final = (ConfigureWorker, AttachGateway, StopWorker)
 
-FROM_WORKER: Final = (Hello, Stage, Ready, LoadFailed)
+FROM_WORKER: Final = (Hello, LoadProgress, WorkerReady, LoadFailed)

@@ -10,7 +10,7 @@ from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli.text import printable
 
 
-class Failed(click.ClickException):
+class CommandFailed(click.ClickException):
     """Raised by a command; click prints it and exits. Every line of the text stands for itself."""
 
     def __init__(self, text: str, code: int = exit_codes.REFUSED) -> None:

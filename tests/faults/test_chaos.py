@@ -60,7 +60,7 @@ def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it
     tmp_path: Path, local: bool
 ) -> None:
     for name in ("good", "bad"):
-        fault_model.lay(tmp_path / "models", name, hang_limit="1s")
+        fault_model.write_fault_model(tmp_path / "models", name, hang_limit="1s")
     with serving(tmp_path / "models") as server:
         before = snapshot(server).roles
         host, port = server.address()

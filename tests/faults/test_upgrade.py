@@ -253,7 +253,7 @@ def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
 
         with traffic(server):
             arguments = {"ticket": "a test's", "force": True}
-            result = control_client.ask(str(server.runtime_dir), "upgrade", arguments, progress=hear)
+            result = control_client.call_server(str(server.runtime_dir), "upgrade", arguments, progress=hear)
         assert killed
         assert result["followed"] >= 1
         assert_followed(old, processes(server))

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from mmsup.gateway.http import error_status
-from mmsup.ipc.errors import FAMILIES, CallerError, MmsupError, ModelError, ServerError, WorkerError, error_of
+from mmsup.ipc.errors import ERROR_CLASSES, CallerError, MmsupError, ModelError, ServerError, WorkerError, make_error
 
-CODES = [code for family in FAMILIES for code in family.codes]
+CODES = [code for family in ERROR_CLASSES for code in family.codes]
 
 
 def test_every_code_has_a_status_and_every_status_a_code() -> None:
@@ -24,7 +24,7 @@ def test_a_callers_error_is_4xx_and_no_other_is(code: str) -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_503_alone_carries_retry_after(code: str) -> None:
-    assert ("Retry-After" in error_status.headers(error_of(code, "x"))) == (error_status.http_status(code) == 503)
+    assert ("Retry-After" in error_status.headers(make_error(code, "x"))) == (error_status.http_status(code) == 503)
 
 
 @pytest.mark.parametrize(("given", "told"), [(None, "1"), (0.0, "1"), (0.2, "1"), (1.5, "2"), (7, "7")])

@@ -8,7 +8,7 @@ import pytest
 
 from gateway_double import metadata
 from mmsup.gateway.protocol import binary_tensors
-from mmsup.gateway.protocol.inference_job import Given
+from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.ipc.errors import CallerError
 
 
@@ -17,28 +17,28 @@ from mmsup.ipc.errors import CallerError
 )
 def test_a_header_that_is_no_number_of_bytes_is_refused(header: str) -> None:
     with pytest.raises(CallerError, match="no number of bytes"):
-        binary_tensors.layout(header, 100)
+        binary_tensors.body_layout(header, 100)
 
 
 def test_a_header_larger_than_the_body_is_refused_with_both_numbers() -> None:
     with pytest.raises(CallerError, match=r"is 101, but the body has 100 bytes"):
-        binary_tensors.layout("101", 100)
+        binary_tensors.body_layout("101", 100)
 
 
 def test_json_before_blobs_is_bounded() -> None:
     with pytest.raises(CallerError, match="at most"):
-        binary_tensors.layout(str(binary_tensors.HEADER_LIMIT_BYTES + 1), 1 << 30)
+        binary_tensors.body_layout(str(binary_tensors.HEADER_LIMIT_BYTES + 1), 1 << 30)
 
 
 def test_without_a_header_the_whole_body_is_json() -> None:
-    layout = binary_tensors.layout(None, 100)
-    assert (layout.start, layout.blobs, layout.space) == (0, 100, 100)
+    layout = binary_tensors.body_layout(None, 100)
+    assert (layout.start, layout.blobs_start, layout.space) == (0, 100, 100)
 
 
 @pytest.mark.parametrize("header", [1, 63, 64, 65, 127, 1000])
 def test_what_follows_the_json_is_aligned(header: int) -> None:
-    layout = binary_tensors.layout(str(header), 5000)
-    assert layout.blobs % 64 == 0
+    layout = binary_tensors.body_layout(str(header), 5000)
+    assert layout.blobs_start % 64 == 0
     assert layout.space - layout.start == 5000
 
 
@@ -81,11 +81,13 @@ def test_a_length_near_the_end_of_32_bits_is_refused() -> None:
         binary_tensors.check_strings(memoryview(b"\xff\xff\xff\xffab"), 1)
 
 
-def _raw(body: bytes, shape: tuple[int, ...], datatype: str = "FP32", max_batch_size: int = 0) -> Given:
-    layout = binary_tensors.layout("0", len(body))
+def _raw(body: bytes, shape: tuple[int, ...], datatype: str = "FP32", max_batch_size: int = 0) -> InputTensor:
+    layout = binary_tensors.body_layout("0", len(body))
     space = memoryview(bytearray(layout.space))
     space[layout.start :] = body
-    given = binary_tensors.raw("m", metadata(("A", datatype, shape), max_batch_size=max_batch_size), space, layout)
+    given = binary_tensors.raw_input(
+        "m", metadata(("A", datatype, shape), max_batch_size=max_batch_size), space, layout
+    )
     assert given.size <= len(space) - given.offset
     return given
 
@@ -126,19 +128,19 @@ def test_a_raw_request_whose_shape_cannot_be_told_is_refused(size: int, shape: t
 
 @pytest.mark.parametrize(("shape", "batch", "made"), [((1,), 0, (1,)), ((-1,), 0, (1,)), ((1,), 4, (1, 1))])
 def test_a_raw_string_is_its_own_element(shape: tuple[int, ...], batch: int, made: tuple[int, ...]) -> None:
-    layout = binary_tensors.layout("0", 5)
+    layout = binary_tensors.body_layout("0", 5)
     space = memoryview(bytearray(layout.space))
     space[layout.start :] = b"hello"
-    given = binary_tensors.raw("m", metadata(("A", "BYTES", shape), max_batch_size=batch), space, layout)
+    given = binary_tensors.raw_input("m", metadata(("A", "BYTES", shape), max_batch_size=batch), space, layout)
     assert given.shape == made
     assert bytes(space[given.offset : given.offset + given.size]) == b"\x05\0\0\0hello"
 
 
 def test_a_raw_request_needs_a_model_of_one_input() -> None:
-    layout = binary_tensors.layout("0", 4)
+    layout = binary_tensors.body_layout("0", 4)
     described = metadata(("A", "FP32", (1,)), ("B", "FP32", (1,)))
     with pytest.raises(CallerError, match="one input"):
-        binary_tensors.raw("m", described, memoryview(bytearray(layout.space)), layout)
+        binary_tensors.raw_input("m", described, memoryview(bytearray(layout.space)), layout)
 
 
 def test_a_raw_request_for_several_strings_is_refused() -> None:

@@ -23,13 +23,15 @@ X = {"name": "X", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
 N = {"name": "N", "shape": [1], "datatype": "INT32", "data": [7]}
 
 
-def read(request: Any, described: Metadata = PLAIN, blobs: bytes = b"") -> infer_request.Asked:
+def read(request: Any, described: Metadata = PLAIN, blobs: bytes = b"") -> infer_request.InferRequest:
     text = json.dumps(request).encode()
-    layout = binary_tensors.layout(str(len(text)) if blobs else None, len(text) + len(blobs))
+    layout = binary_tensors.body_layout(str(len(text)) if blobs else None, len(text) + len(blobs))
     space = memoryview(bytearray(layout.start) + text + blobs)
-    value = json_document.read(space[layout.start : layout.blobs])
+    value = json_document.parse_json(space[layout.start : layout.blobs_start])
     infer_request.request_id(value)
-    return infer_request.read(value, "M", described, binary_tensors.Blobs(space, layout.blobs, layout.space))
+    return infer_request.parse_request(
+        value, "M", described, binary_tensors.Blobs(space, layout.blobs_start, layout.space)
+    )
 
 
 def x(**changes: Any) -> dict[str, Any]:
@@ -296,8 +298,8 @@ def test_a_good_request_that_was_damaged_is_read_or_refused(header: str | None, 
     )
     body = good[:cut] + noise + good[cut:]
     with contextlib.suppress(CallerError):
-        layout = binary_tensors.layout(header, len(body))
+        layout = binary_tensors.body_layout(header, len(body))
         space = memoryview(bytearray(layout.start) + body)
-        value = json_document.read(space[layout.start : layout.blobs])
+        value = json_document.parse_json(space[layout.start : layout.blobs_start])
         infer_request.request_id(value)
-        infer_request.read(value, "M", PLAIN, binary_tensors.Blobs(space, layout.blobs, layout.space))
+        infer_request.parse_request(value, "M", PLAIN, binary_tensors.Blobs(space, layout.blobs_start, layout.space))

@@ -50,4 +50,4 @@ def test_any_bytes_are_strings_or_a_value_error(data: bytes) -> None:
     [((-1, 3), (7, 3), True), ((-1, 3), (7, 4), False), ((), (), True), ((2,), (2, 1), False), ((-1,), (0,), True)],
 )
 def test_a_shape_fits_a_declared_one(declared: tuple[int, ...], shape: tuple[int, ...], fits: bool) -> None:
-    assert datatypes.matches(declared, shape) is fits
+    assert datatypes.shape_matches(declared, shape) is fits

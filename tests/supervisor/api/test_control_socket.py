@@ -12,8 +12,8 @@ import pytest
 
 from mmsup.ipc.errors import ServerError
 from mmsup.supervisor.api import control_socket
-from mmsup.supervisor.api.control_socket import LINE_LIMIT, Control
-from mmsup.supervisor.api.handlers import Say
+from mmsup.supervisor.api.control_socket import LINE_LIMIT, ControlSocket
+from mmsup.supervisor.api.handlers import SendLine
 
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ class Doer:
         self.followed = asyncio.Event()
         self.left = asyncio.Event()
 
-    async def do(self, verb: str, arguments: Json, say: Say) -> Any:  # JSON
+    async def handle(self, verb: str, arguments: Json, say: SendLine) -> Any:  # JSON
         if verb == "progress":
             say({"progress": "half"})
             return {"done": True}
@@ -49,7 +49,7 @@ def play(tmp_path: Path, act: Play) -> None:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         doer = Doer()
-        server = Control(doer)
+        server = ControlSocket(doer)
         await server.start(listener)
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"), limit=4 * LINE_LIMIT)
         try:
@@ -144,7 +144,7 @@ def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         def getsockopt(self, *_: int) -> bytes:
             return control_socket._CREDENTIALS.pack(1, os.geteuid() + 4321, 1)
 
-    server = Control(Doer.__new__(Doer))
+    server = ControlSocket(Doer.__new__(Doer))
     refusal = server._refusal(Stranger())  # type: ignore[arg-type]  # only what the kernel says of it is asked
     assert refusal is not None
     assert refusal.code == "forbidden"

@@ -39,7 +39,7 @@ def test_wrong_usage_is_refused_before_anything_is_hurt(arguments: tuple[str, ..
 
 def test_all_faults_are_listed() -> None:
     result = CliRunner().invoke(chaos, ["--faults", "list"])
-    assert result.exit_code == exit_codes.DONE
+    assert result.exit_code == exit_codes.SUCCESS
     assert [line.split()[0] for line in result.output.splitlines()] == [each.name for each in FAULTS]
 
 

@@ -22,7 +22,7 @@ def model(repository: Path, name: str) -> None:
 def test_a_sound_repository_is_listed_and_ends_with_0(tmp_path: Path) -> None:
     model(tmp_path, "digits")
     result = run("--model-repository", str(tmp_path))
-    assert result.exit_code == exit_codes.DONE, result.output
+    assert result.exit_code == exit_codes.SUCCESS, result.output
     assert "digits" in result.stdout
     assert result.stdout.endswith("no faults\n")
 
@@ -69,4 +69,4 @@ def test_what_serve_would_refuse_is_a_fault_and_what_it_would_warn_of_a_warning(
     assert result.exit_code == exit_codes.USAGE
     assert [each["place"] for each in found["faults"]] == ["--host"]
     assert "--grpc-port" in {each["place"] for each in found["warnings"]}
-    assert run("--model-repository", str(tmp_path), "--host=0.0.0.0", "--insecure").exit_code == exit_codes.DONE
+    assert run("--model-repository", str(tmp_path), "--host=0.0.0.0", "--insecure").exit_code == exit_codes.SUCCESS

@@ -62,7 +62,7 @@ def run(directory: Path, *arguments: str, before: tuple[str, ...] = ()) -> Resul
 def test_every_verb_prints_the_servers_object_with_json(tmp_path: Path, command: list[str]) -> None:
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command, "--json")
-    assert result.exit_code == exit_codes.DONE, result.stderr
+    assert result.exit_code == exit_codes.SUCCESS, result.stderr
     verb = "_".join(command[:2])
     assert json.loads(result.stdout) == ANSWERS[verb if verb in ANSWERS else command[0]]
     assert not result.stderr
@@ -72,7 +72,7 @@ def test_every_verb_prints_the_servers_object_with_json(tmp_path: Path, command:
 def test_every_verb_draws_something_without(tmp_path: Path, command: list[str]) -> None:
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command)
-    assert result.exit_code == exit_codes.DONE, result.stderr
+    assert result.exit_code == exit_codes.SUCCESS, result.stderr
     assert "m" in result.stdout or command in (["logs", "m"], ["upgrade"])
 
 
@@ -118,7 +118,7 @@ def verbs(group: click.Group = ctl, before: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("name", [*verbs()])
 def test_every_verb_has_help_with_an_example(name: str) -> None:
     result = CliRunner().invoke(ctl, [*name.split(), "--help"])
-    assert result.exit_code == exit_codes.DONE
+    assert result.exit_code == exit_codes.SUCCESS
     assert f"Example:  mmsup ctl {name}" in result.stdout
     assert "--json" in result.stdout
 
@@ -174,14 +174,14 @@ def test_the_directory_is_found_by_option_then_environment(tmp_path: Path) -> No
         by_option = CliRunner().invoke(ctl, ["--runtime-dir", str(tmp_path), "list", "--json"])
         by_environment = CliRunner().invoke(ctl, ["list", "--json"], env={"MMSUP_RUNTIME_DIR": str(tmp_path)})
         nearest = run(tmp_path, "list", "--json", before=("--runtime-dir", "/nowhere"))
-    assert by_option.exit_code == by_environment.exit_code == nearest.exit_code == exit_codes.DONE
+    assert by_option.exit_code == by_environment.exit_code == nearest.exit_code == exit_codes.SUCCESS
 
 
 def test_a_configuration_comes_from_a_file_too(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"max_batch_size": 8}')
     with ControlDouble(tmp_path, answer) as server:
-        assert run(tmp_path, "load", "m", "--config", f"@{file}").exit_code == exit_codes.DONE
+        assert run(tmp_path, "load", "m", "--config", f"@{file}").exit_code == exit_codes.SUCCESS
     assert server.requests[0]["arguments"]["config"] == '{"max_batch_size": 8}'
 
 
@@ -214,6 +214,6 @@ def test_without_a_death_there_is_nothing_to_export_and_that_is_said(tmp_path: P
     with ControlDouble(tmp_path, lambda _: [done(result)]):
         plain = run(tmp_path, "why", "m")
         exported = run(tmp_path, "why", "m", "--bundle", "-")
-    assert (plain.exit_code, plain.stdout) == (exit_codes.DONE, "No worker of m has died.\n")
+    assert (plain.exit_code, plain.stdout) == (exit_codes.SUCCESS, "No worker of m has died.\n")
     assert exported.exit_code == exit_codes.REFUSED
     assert not exported.stdout

@@ -57,7 +57,7 @@ def test_the_version_is_the_packages() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], *[[name, "--help"] for name in COMMANDS]])
 def test_every_command_has_help_with_an_example(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, arguments, prog_name="mmsup")
-    assert result.exit_code == exit_codes.DONE
+    assert result.exit_code == exit_codes.SUCCESS
     assert "Example:  mmsup" in result.stdout
 
 

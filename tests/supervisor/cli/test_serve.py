@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli import serve as serving
-from mmsup.supervisor.cli.serve import exposed, is_loopback, serve
+from mmsup.supervisor.cli.serve import exposure_error, is_loopback, serve
 from mmsup.supervisor.config.settings import Settings
 
 Kept = list[tuple[list[str], Settings]]
@@ -36,7 +36,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
 def test_serve_becomes_the_keeper_with_the_settings_in_a_descriptor(tmp_path: Path, kept: Kept) -> None:
     run("--model-repository", str(tmp_path), "--http-port=0", "--gateways", "2")
     ((command, settings),) = kept
-    assert command[-4:-1] == ["-P", "-m", serving.KEEPER]
+    assert command[-4:-1] == ["-P", "-m", serving.KEEPER_MODULE]
     assert settings.repositories == (str(tmp_path),)
     assert (settings.http_port, settings.gateways) == (0, 2)
 
@@ -77,7 +77,7 @@ def test_an_open_address_is_bound_where_the_operator_agreed(tmp_path: Path, kept
 
 def test_an_open_address_for_metrics_that_nobody_serves_is_no_matter() -> None:
     settings = Settings(("m",), "r", "s", metrics_host="0.0.0.0", metrics_port=-1)
-    assert exposed(settings) == ""
+    assert exposure_error(settings) == ""
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ PROGRAM = "from mmsup.supervisor import program; print(program.of_loaded())"
 
 
 def test_every_source_is_among_the_files_those_below_links_too() -> None:
-    names = {path.relative_to(build_id.PACKAGE).as_posix() for path in build_id.files()}
+    names = {path.relative_to(build_id.PACKAGE).as_posix() for path in build_id.source_files()}
     assert {"__init__.py", "ipc/messages/data.py", "supervisor/keeper/keeper.py", "worker/engines/ort.py"} <= names
 
 

@@ -16,7 +16,7 @@ from engines.life import Life, serving
 from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages.handshake import WIRE_VERSION
-from mmsup.ipc.messages.worker_control import Stage
+from mmsup.ipc.messages.worker_control import LoadProgress
 from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def test_it_says_who_it_is_then_its_progress_then_its_metadata(repository: Path,
     with Life(write_identity_onnx(repository, "m", "FP32", (-1, 3)), tmp_path) as life:
         metadata = life.ready()
         assert [type(each).__name__ for each in life.said] == ["Hello", "Stage", "Stage", "Stage", "Ready"]
-        assert [each.warming for each in life.said if isinstance(each, Stage)] == [False, False, True]
+        assert [each.is_warm_up for each in life.said if isinstance(each, LoadProgress)] == [False, False, True]
         assert metadata.inputs == (TensorSpec("x", "FP32", (-1, 3)),)
         assert life.said[0].role == "worker"
         assert (life.said[0].wire, life.said[0].instance, life.said[0].generation) == (WIRE_VERSION, 7, 1)
@@ -80,7 +80,7 @@ def test_a_load_that_ends_the_process_shows_its_own_status(
 
 def test_a_load_that_hangs_says_so_on_the_page_and_ends_by_sigterm(repository: Path, tmp_path: Path) -> None:
     with Life(write_fault_model(repository, "m", on_load="hang"), tmp_path) as life:
-        while not (isinstance(said := life.hear(), Stage) and said.text.startswith("loading")):
+        while not (isinstance(said := life.hear(), LoadProgress) and said.text.startswith("loading")):
             pass
         assert life.progress().activity is Activity.LOADING
         life.process.terminate()
