@@ -204,6 +204,10 @@ ANY_POINT: Final = len(NAMES)
 assert (HITS_AT + len(ROLES) * len(NAMES)) * 8 <= CONTROL_PAGE_BYTES, "the range has no room for all points"
 
 
+armed = False
+"""Whether this process has a control page. Code that runs for every request tests it inline and saves the call."""
+
+
 def failpoint(name: str, subject: str = "") -> None:
     """Come by; OSError if a test wants one here. Off: 35 ns (Python 3.11, 2-core virtual machine)."""
     if _armed is not None:
@@ -223,7 +227,7 @@ def open_control_page(path: str) -> int:
 
 def arm(inherited: Mapping[str, int], role: str) -> None:
     """From now on this process does what the range orders that it was born with, if it was."""
-    global _armed  # noqa: PLW0603 - a point is a call from anywhere, and must cost nothing when there is no range
+    global _armed, armed  # noqa: PLW0603 - a failpoint is a call from anywhere; without a control page it costs nothing
     if INHERITED in inherited:
         _armed = _ArmedFailpoints(inherited[INHERITED], ROLES.index(role))
 

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc import failpoints
 from mmsup.ipc.transport.control_channel import RETRY_ERRNOS, ChannelClosed, close_fds, received_fds
 
 FRAME_LIMIT_BYTES: Final = 384 * 1024
@@ -51,7 +51,8 @@ class DataChannel:
     def send(self, frame: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one frame; False if there is no room now; Closed if nobody is there. Descriptors are duplicated."""
         try:
-            failpoint("ipc.pair_send")
+            if failpoints.armed:
+                failpoints.failpoint("ipc.pair_send")
             if descriptors:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
                 self._socket.sendmsg([frame], rights, _QUIETLY)
@@ -75,7 +76,8 @@ class DataChannel:
             raise ChannelClosed from error
         if not size:
             raise ChannelClosed
-        failpoint("ipc.pair_receive")
+        if failpoints.armed:
+            failpoints.failpoint("ipc.pair_receive")
         return self._packet[:size]
 
     def receive_with_fds(self) -> tuple[memoryview, list[int]] | None:
