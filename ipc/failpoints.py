@@ -230,6 +230,7 @@ def arm(inherited: Mapping[str, int], role: str) -> None:
     global _armed, armed  # noqa: PLW0603 - a failpoint is a call from anywhere; without a control page it costs nothing
     if INHERITED in inherited:
         _armed = _ArmedFailpoints(inherited[INHERITED], ROLES.index(role))
+        armed = True
 
 
 def inherited_descriptors() -> dict[str, int]:
