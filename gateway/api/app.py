@@ -18,7 +18,7 @@ from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, HttpRoute, match_
 from mmsup.gateway.infer.fair_queue import SERVER_FLOW, UNKNOWN_FLOW
 from mmsup.gateway.infer.handler import InferHandler, client_error
 from mmsup.gateway.observability import metrics, statistics
-from mmsup.gateway.observability.controller_status import ControllerStatus
+from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
 from mmsup.gateway.protocol import metadata
 from mmsup.ipc.errors import CallerError, MmsupError
 
@@ -38,13 +38,13 @@ Handler = Callable[[HttpRequest], Awaitable[StreamResponse]]
 class HttpApp:
     """What a listener hands each request to."""
 
-    def __init__(self, inference: InferHandler) -> None:
+    def __init__(self, inference: InferHandler, call_controller: CallController) -> None:
         backend = inference.router
         self._backend = backend
         self._counting = inference.counters
         self._turns = inference.fair_queue
-        self._facts = ControllerStatus(backend)
-        repository = RepositoryApi(backend)
+        self._facts = ControllerStatus(call_controller)
+        repository = RepositoryApi(call_controller)
         self._handlers: dict[str, Handler] = {
             "live": self._live,
             "ready": self._ready,
@@ -81,7 +81,7 @@ class HttpApp:
             made = await self._dispatch(call, only)
         except Exception as error:  # noqa: BLE001 - the outermost loop of a request: the client has its answer
             made = self._error_response(call, client_error(error))
-        if self._backend.retired and not made.prepared:
+        if self._backend.status.retired and not made.prepared:
             made.force_close()
         return made
 
@@ -118,7 +118,7 @@ class HttpApp:
         return response.json_response({"live": True}, extra=call.echo_headers)
 
     async def _ready(self, call: HttpRequest) -> StreamResponse:
-        ready, reason = self._backend.ready()
+        ready, reason = self._backend.status.readiness()
         if ready:
             return response.json_response({"ready": True, "live": True}, extra=call.echo_headers)
         return response.json_response(
@@ -132,7 +132,8 @@ class HttpApp:
     async def _server(self, call: HttpRequest) -> StreamResponse:
         backend = self._backend
         return response.json_response(
-            metadata.server_metadata(backend.server_name, backend.server_version), extra=call.echo_headers
+            metadata.server_metadata(backend.configuration.server_name, backend.configuration.server_version),
+            extra=call.echo_headers,
         )
 
     async def _models(self, call: HttpRequest) -> StreamResponse:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from aiohttp.web_response import StreamResponse
 
-from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
+from mmsup.gateway.observability.controller_status import CallController
 from mmsup.gateway.protocol.json_document import as_object, parse_error
 from mmsup.ipc.errors import CallerError, ServerError
 
@@ -21,8 +21,8 @@ READERS_LIMIT: Final = 64
 class RepositoryApi:
     """The handlers."""
 
-    def __init__(self, backend: Router) -> None:
-        self._backend = backend
+    def __init__(self, call_controller: CallController) -> None:
+        self._call_controller = call_controller
         self._reading = 0
 
     async def _document(self, call: HttpRequest) -> dict[str, Any]:  # a JSON object
@@ -43,23 +43,19 @@ class RepositoryApi:
             raise parse_error("'ready' must be true or false")
         try:
             async with asyncio.timeout(INDEX_WAIT_S):
-                rows = await self._backend.call_controller("index", {"ready": only_ready})
+                rows = await self._call_controller("index", {"ready": only_ready})
         except TimeoutError:
             raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
         return response.json_response(rows, extra=call.echo_headers)
 
     async def load(self, call: HttpRequest) -> StreamResponse:
         """Load or reload; answers when the model serves, or with the reason why not."""
-        await self._backend.call_controller(
-            "load", {"name": call.model, **_parameters(call, await self._document(call))}
-        )
+        await self._call_controller("load", {"name": call.model, **_parameters(call, await self._document(call))})
         return response.empty_response(call.echo_headers)
 
     async def unload(self, call: HttpRequest) -> StreamResponse:
         """Unload; answers when nothing is routed to the model any more."""
-        await self._backend.call_controller(
-            "unload", {"name": call.model, **_parameters(call, await self._document(call))}
-        )
+        await self._call_controller("unload", {"name": call.model, **_parameters(call, await self._document(call))})
         return response.empty_response(call.echo_headers)
 
 

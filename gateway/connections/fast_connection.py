@@ -200,7 +200,7 @@ class FastConnection(asyncio.BufferedProtocol):
             end = data.find(BLANK, 0, size) + len(BLANK)
             plan = self._read_head(bytes(view[:end])) if end >= len(BLANK) else None
         backend = self._context.inference.router
-        if plan is None or plan.layout.size > backend.max_body_bytes or backend.retired:
+        if plan is None or plan.layout.size > backend.configuration.max_body_bytes or backend.status.retired:
             self._hand_to_aiohttp(bytes(view[:size]))
             return
         if not its_turn and not self._context.fair_queue.try_start(plan.model, plan.cost):
@@ -379,7 +379,7 @@ class FastConnection(asyncio.BufferedProtocol):
         elif state is _BODY and self._infer is not None:
             self._state = _WORK
             self._is_cut = True
-            self._infer.on_body_timeout(request_body.timeout_error())
+            self._infer.fail(request_body.timeout_error())
         elif state is _DRAIN:
             self._look_at_reader(transport)
         else:
