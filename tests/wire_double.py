@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from gateway_double import FakeRouter
+from fake_router import FakeRouter
 from mmsup.gateway.api.app import HttpApp
 from mmsup.gateway.connections.aiohttp_connection import HttpListener
 from mmsup.gateway.connections.context import ConnectionContext
@@ -113,7 +113,7 @@ def listener(backend: FakeRouter, tally: CounterTable, *, fast: bool) -> HttpLis
     """What serves `backend`."""
     core = InferHandler(backend, RequestCounters([tally], 0), backend.threads)
     shared = ConnectionContext(core, asyncio.get_running_loop()) if fast else None
-    return HttpListener(HttpApp(core).serve, is_local=True, shared=shared)
+    return HttpListener(HttpApp(core, backend.call_controller).serve, is_local=True, shared=shared)
 
 
 async def outcome(to: Callable[[], Any], pieces: Sequence[bytes]) -> Outcome:

@@ -81,7 +81,7 @@ class InProcessGateway:
         )
         near, far = ControlChannel.pair()
         end, self._far = DataChannel(near.detach()), DataChannel(far.detach())
-        arena = LinkMemory(end, self._backend.quota, executor, self._backend.release_idle_memory)
+        arena = LinkMemory(end, self._backend.memory_quota, executor, self._backend.links.release_idle_memory)
         ours = os.pidfd_open(os.getpid())  # of a process that outlives the link
         self._link = WorkerLink(LinkWorker(1, 1, "", b"g", spec, metadata), end, arena, (ours, make_status_page()))
         self._backend.add_link(self._link)

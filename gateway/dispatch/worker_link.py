@@ -123,6 +123,21 @@ class InFlightTable:
     expiry_timer: asyncio.TimerHandle | None = None
     unexpected_replies: int = 0
 
+    def close(self, started: Set[int], executing: Set[int]) -> list[LostRequest]:
+        """The worker exited: end every request and return all, oldest first. `started`: ids that started to execute
+        last. `executing`: ids in the batch that was running. Both include other gateways' requests. A request that was
+        asked for a larger grant has run before, however long ago."""
+        if self.expiry_timer is not None:
+            self.expiry_timer.cancel()
+        requests, self.requests = self.requests, {}
+        ran = {number for number, each in requests.items() if number in started or each.larger_grants}
+        is_alone = len(executing or ran) == 1
+        for number, each in requests.items():
+            if not each.notified:  # else it is abandoned, or its owner is about to grant and will see the close
+                each.notified = True
+                each.on_event(WorkerExited(started=number in ran, executing=number in executing, alone=is_alone))
+        return [LostRequest(each, number in ran, number in executing) for number, each in requests.items()]
+
 
 class WorkerLink:
     """The link to one worker process, that is to one generation of an instance."""
@@ -290,27 +305,11 @@ class WorkerLink:
         self.channel.close()
         started, executing = self._process.close()
         record.ran_alone = len(executing) == 1
-        record.lost_requests = self._lose_requests(started, executing)
+        record.lost_requests = self.in_flight.close(started, executing)
         record.last_batch = [each.request for each in record.lost_requests if each.executing]
         self.memory.close()
         self.on_close(self)
         failpoint("gateway.link_ended", self.spec.name)
-
-    def _lose_requests(self, started: Set[int], executing: Set[int]) -> list[LostRequest]:
-        """End every request in flight and return all, oldest first. `started`: ids that started to execute last.
-        `executing`: ids in the running batch. Both include other gateways' requests. A request that was asked for a
-        larger grant has run before, however long ago."""
-        table = self.in_flight
-        if table.expiry_timer is not None:
-            table.expiry_timer.cancel()
-        requests, table.requests = table.requests, {}
-        ran = {number for number, each in requests.items() if number in started or each.larger_grants}
-        is_alone = len(executing or ran) == 1
-        for number, each in requests.items():
-            if not each.notified:  # else it is abandoned, or its owner is about to grant and will see the close
-                each.notified = True
-                each.on_event(WorkerExited(started=number in ran, executing=number in executing, alone=is_alone))
-        return [LostRequest(each, number in ran, number in executing) for number, each in requests.items()]
 
 
 class _WorkerProcess:

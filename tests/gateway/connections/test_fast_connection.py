@@ -11,11 +11,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
-from gateway_double import FakeRouter, metadata, served
+from fake_router import FakeRouter, metadata, served
 from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
 from mmsup.gateway import self_test
 from mmsup.gateway.connections import aiohttp_connection, context, fast_connection
@@ -91,7 +92,11 @@ class House:
 
     async def gone(self) -> None:
         """Returns when no request is open and no slot in use."""
-        await until(lambda: not self.backend.open_requests and not self.backend.memory_used_bytes)
+        await until(lambda: not self.backend.admission.open_requests and not self.backend.links.used_bytes())
+
+
+async def no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
+    raise AssertionError(command)
 
 
 def in_house(test: Callable[[House], Awaitable[None]], tmp_path: Path, **fields: object) -> None:
@@ -104,7 +109,7 @@ def in_house(test: Callable[[House], Awaitable[None]], tmp_path: Path, **fields:
             hub = ZmqContext()
             peer = WorkerPeer(tmp_path, described)
             peer.link(made, hub)
-            at = GatewayServer(made, [CounterTable(fd)], 0)
+            at = GatewayServer(made, no_controller, [CounterTable(fd)], 0)
             await at.start("fast")
             port = sock.getsockname()[1]
             await at.listen(sock)
@@ -115,7 +120,7 @@ def in_house(test: Callable[[House], Awaitable[None]], tmp_path: Path, **fields:
                     await built.gone()
             finally:
                 await at.close(0.1)
-                for link in list(made.links.values()):
+                for link in list(made.links.by_worker.values()):
                     link.close()
                 hub.close()
                 peer.close()
@@ -173,7 +178,7 @@ def test_pipelined_requests_go_to_the_worker_one_by_one(tmp_path: Path) -> None:
             writer.write((head + body) * 50)
             for _each in range(50):
                 await house.echo()
-                assert len(next(iter(house.backend.links.values())).in_flight) <= 1
+                assert len(next(iter(house.backend.links.by_worker.values())).in_flight.requests) <= 1
             for _each in range(50):
                 assert (await read(reader))[1].endswith(b"abc")
 
@@ -230,7 +235,7 @@ def test_a_client_that_leaves_in_its_body_or_before_its_reply_is_read_frees_the_
             await house.echo()
             assert (await read(reader))[0] == 200
             writer.write(head + body[: len(body) // 2])
-            await until(lambda: house.backend.open_requests > 0)
+            await until(lambda: house.backend.admission.open_requests > 0)
         await house.gone()
         async with house.client() as (_, writer):
             writer.write(head + body)
@@ -247,7 +252,7 @@ def test_a_death_is_answered_with_its_verdict_and_the_next_worker_serves(tmp_pat
             writer.write(head + body)
             request = await house.peer.request()
             house.peer.page.request_started(request.id)
-            house.backend.set_verdict((1, 1), make_error("worker_crashed", "killed by signal 9"))
+            house.backend.verdicts.set((1, 1), make_error("worker_crashed", "killed by signal 9"))
             house.peer.kill()
             status, told = await read(reader)
             assert (status, json.loads(told)["code"]) == (503, "worker_crashed")
@@ -285,14 +290,14 @@ def text(**parameters: int) -> bytes:
 @pytest.mark.slow
 def test_the_timeout_of_a_request_holds_while_it_waits_for_a_worker(tmp_path: Path) -> None:
     async def run(house: House) -> None:
-        house.backend.unlink((1, 1))
+        house.backend.links.stop_routing((1, 1))
         async with house.client() as (reader, writer):
             began = time.monotonic()
             writer.write(text(timeout=50_000))
             status, told = await read(reader)
             took_s = time.monotonic() - began
         assert (status, json.loads(told)["code"]) == (504, "deadline_exceeded")
-        assert 0.05 <= took_s < house.backend.restart_grace_s / 2
+        assert 0.05 <= took_s < house.backend.configuration.restart_grace_s / 2
 
     in_house(run, tmp_path)
 
@@ -300,13 +305,13 @@ def test_the_timeout_of_a_request_holds_while_it_waits_for_a_worker(tmp_path: Pa
 @pytest.mark.slow
 def test_requests_that_waited_for_a_worker_go_to_it_by_class_and_then_as_they_came(tmp_path: Path) -> None:
     async def run(house: House) -> None:
-        house.backend.unlink((1, 1))
+        house.backend.links.stop_routing((1, 1))
         async with contextlib.AsyncExitStack() as stack:
             clients = []
             for count, priority in enumerate((0, 7, 3, 90, 7, 0), 1):
                 reader, writer = await stack.enter_async_context(house.client())
                 writer.write(text(priority=priority, number=count))
-                await until(lambda count=count: len(house.backend._waiters) == count)  # type: ignore[misc] # binds it
+                await until(lambda count=count: len(house.backend.waiters.priorities) == count)  # type: ignore[misc] # binds it
                 clients.append(reader)
             peer = WorkerPeer(tmp_path, house.peer.said.spec, generation=2)
             hub = ZmqContext()
@@ -327,7 +332,7 @@ def test_requests_that_waited_for_a_worker_go_to_it_by_class_and_then_as_they_ca
 @pytest.mark.slow
 def test_a_body_that_cannot_be_read_is_told_so_before_a_worker_is_there(tmp_path: Path) -> None:
     async def run(house: House) -> None:
-        house.backend.unlink((1, 1))
+        house.backend.links.stop_routing((1, 1))
         async with house.client() as (reader, writer):
             writer.write(text(timeout=-1))
             status, _ = await read(reader)
@@ -441,7 +446,7 @@ def test_replies_that_nobody_reads_end_the_connection(monkeypatch: pytest.Monkey
 def test_clients_meet_the_front_if_it_is_wanted(wanted: str) -> None:
     async def run() -> None:
         made = FakeRouter()
-        async with served(made, wanted=wanted) as port:
+        async with served(made, front=wanted) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"mmsup_front_fallback 0.0" in (await read(reader))[1]
@@ -478,7 +483,7 @@ def test_an_aiohttp_that_it_does_not_fit_is_served_alone_and_says_why(
             await writer.wait_closed()
 
     uvloop.run(run())
-    assert "the fast front is not used" in caplog.text
+    assert "the fast path is not used" in caplog.text
 
 
 @pytest.mark.slow
@@ -495,7 +500,7 @@ def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_no_o
             assert (await read(reader))[0] == 200
             busy_writer.write(head + body)
             request = await house.peer.request()
-            house.backend.retired = True
+            house.backend.status.retired = True
             house.front.on_heartbeat()
             assert not house.front.is_finished
             with pytest.raises(ConnectionRefusedError):

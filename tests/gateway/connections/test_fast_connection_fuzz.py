@@ -18,7 +18,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from gateway_double import FakeRouter, metadata
+from fake_router import FakeRouter, metadata
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table

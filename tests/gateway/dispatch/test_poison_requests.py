@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gateway_house import RouterSetup, infer_bytes, refused, with_router
+from router_setup import RouterSetup, infer_bytes, refused, with_router
 from harness.worker_peer import WorkerPeer, form_of
 from mmsup.gateway.dispatch.poison_requests import OFF_LOOP_BYTES
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint
@@ -37,7 +37,7 @@ def die(
     """That life ends in a run of these."""
     for each in running:
         peer.page.request_started(each.id)
-    built.router.set_verdict((1, generation), make_error(code, "died"))
+    built.router.verdicts.set((1, generation), make_error(code, "died"))
     peer.kill()
 
 
@@ -220,7 +220,7 @@ def test_what_the_brain_says_holds_until_it_takes_it_back() -> None:
         lists.on_message(RemovePoisonEntry("m", print_of(b"x")))
         assert (await refused(infer_bytes(built.router, b"x"))).code == "request_quarantined", "it is blocked"
         lists.on_message(RemovePoisonEntry("m", b""))
-        assert [each.is_unrestricted for each in built.router.links.values()] == [True]
+        assert [each.is_unrestricted for each in built.router.links.by_worker.values()] == [True]
         task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
         assert not is_alone(request)
@@ -237,7 +237,7 @@ def test_a_list_ends_with_its_last_word_and_a_new_link_knows_whether_there_is_on
         lists = built.router.poison_requests
         lists.on_message(AddPoisonEntries("m", (blocked(b"x"),)))
         peer = built.second()
-        links = list(built.router.links.values())
+        links = list(built.router.links.by_worker.values())
         assert [each.is_unrestricted for each in links] == [False, False]
         lists.expire(time.monotonic() + EXPIRY_S)
         assert [each.is_unrestricted for each in links] == [True, True]

@@ -59,8 +59,8 @@ def test_an_honest_reply_has_no_fault(good: Said) -> None:
         (shaped((1,), datatype="FP31"), "datatype"),
         (shaped((2,), b"1234"), "4 bytes where its shape has 8"),
         (((Y, Y), ((5, 1024, 64), (5, 1024, 64))), "twice"),
-        (((Y,), ()), "0 outputs where its words have 1"),
-        (((), (b"",)), "1 outputs where its words have 0"),
+        (((Y,), ()), "0 outputs where its signature has 1"),
+        (((), (b"",)), "1 outputs where its signature has 0"),
     ],
 )
 def test_a_reply_that_lies_is_found_out(bad: Said, word: str) -> None:
@@ -75,11 +75,11 @@ def test_a_need_that_cannot_be_is_found_out(need: int) -> None:
 def test_a_need_or_an_error_alone_is_an_answer_and_nothing_is_none() -> None:
     assert validate_reply(InferReply(1, needed_bytes=5000), None, None) == ""
     assert validate_reply(InferReply(1, "inference_failed", "why"), None, None) == ""
-    assert validate_reply(InferReply(1), None, None) == "it says nothing"
+    assert validate_reply(InferReply(1), None, None) == "it has neither a result nor an error"
 
 
 def test_words_that_are_none_are_found_out() -> None:
-    assert "words" in validate_reply(InferReply(1, signature=b"\xc1"), validate_signature(b"\xc1"), GRANTED)
+    assert "malformed" in validate_reply(InferReply(1, signature=b"\xc1"), validate_signature(b"\xc1"), GRANTED)
 
 
 def test_memory_cannot_be_named_where_none_was_granted() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from gateway_house import RouterSetup, infer_bytes, refused, with_router
+from router_setup import RouterSetup, infer_bytes, refused, with_router
 from harness.worker_peer import WorkerPeer, route, spec
-from mmsup.gateway.dispatch.dispatched_request import LOST_WORKERS_LIMIT
+from mmsup.gateway.dispatch.retry_policy import LOST_WORKERS_LIMIT
 from mmsup.gateway.dispatch.link_memory import IDLE_EXTENT_S
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
@@ -75,10 +76,10 @@ def test_a_worker_that_asks_again_and_again_is_told_to_drop_it() -> None:
 
 
 async def settled(built: RouterSetup) -> None:
-    """Returns when the ledger is empty."""
+    """Returns when nothing is in flight."""
     end = time.monotonic() + 20
-    while built.link.in_flight:
-        assert time.monotonic() < end, f"{len(built.link.in_flight)} entries stay"
+    while built.link.in_flight.requests:
+        assert time.monotonic() < end, f"{len(built.link.in_flight.requests)} requests stay"
         await asyncio.sleep(0.001)
 
 
@@ -100,7 +101,7 @@ def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker()
         await built.peer.request()
         built.peer.page.request_started(executing.id)
         built.peer.kill()
-        built.router.set_verdict((1, 1), make_error("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
+        built.router.verdicts.set((1, 1), make_error("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
         error = await first
         assert (error.code, error.retryable) == ("worker_oom", False)
         await served_by_the_next(built, second)
@@ -165,7 +166,7 @@ def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> No
             request = await peer.request()
             assert peer.bytes_of(request.locations[0]) == BIG
             peer.page.request_started(request.id)
-            built.router.set_verdict((1, generation), make_error("worker_crashed", "died of signal SIGSEGV"))
+            built.router.verdicts.set((1, generation), make_error("worker_crashed", "died of signal SIGSEGV"))
             peer.kill()
             if generation == 1:
                 peers.append(built.second())
@@ -183,7 +184,7 @@ def test_what_has_been_at_many_workers_when_they_ended_is_answered_though_it_nev
             request = await peers[-1].request()
             assert peers[-1].bytes_of(request.locations[0]) == BIG
             assert not task.done()
-            built.router.set_verdict((1, generation), make_error("worker_crashed", "died of signal SIGKILL"))
+            built.router.verdicts.set((1, generation), make_error("worker_crashed", "died of signal SIGKILL"))
             peers[-1].kill()
             if generation < LOST_WORKERS_LIMIT:
                 peers.append(built.second(generation + 1))
@@ -200,7 +201,7 @@ def test_an_out_of_memory_is_not_tried_again() -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
         built.peer.page.request_started(request.id)
-        built.router.set_verdict((1, 1), make_error("worker_oom", "killed for memory"))
+        built.router.verdicts.set((1, 1), make_error("worker_oom", "killed for memory"))
         built.peer.kill()
         assert (await task).code == "worker_oom"
 
@@ -238,7 +239,7 @@ def test_a_client_that_leaves_frees_nothing_that_the_worker_may_touch() -> None:
 
 def test_a_client_that_leaves_during_its_upload_gives_the_slot_back() -> None:
     async def run(built: RouterSetup) -> None:
-        async with await built.router.open("m", "") as exchange:
+        with closing(await built.router.open("m", "")) as exchange:
             await exchange.allocate(len(BIG))
             assert built.link.memory.requests.used_bytes
         assert not built.link.memory.requests.used_bytes
@@ -261,12 +262,12 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
     async def run(built: RouterSetup) -> None:
         faults: list[str] = []
 
-        def distrust(link: WorkerLink, text: str) -> None:
+        def on_protocol_error(text: str) -> None:
             faults.append(text)
-            built.router.set_verdict(link.worker_id, make_error("bad_worker_reply", text))
-            link.close()
+            built.router.verdicts.set(built.link.worker_id, make_error("bad_worker_reply", text))
+            built.link.close()
 
-        built.link.on_protocol_error = distrust
+        built.link.channel.on_protocol_error = on_protocol_error
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
         built.peer.page.request_started(request.id)
@@ -295,7 +296,7 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
 def test_a_lie_fails_its_request_and_the_worker_is_trusted_no_more(lie: InferReply) -> None:
     async def run(built: RouterSetup) -> None:
         faults: list[str] = []
-        built.link.on_protocol_error = lambda _link, text: faults.append(text)
+        built.link.channel.on_protocol_error = faults.append
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
         built.peer.say(replace(lie, id=request.id))
@@ -316,7 +317,7 @@ def test_unknown_and_doubled_replies_are_counted_and_dropped() -> None:
         task = asyncio.create_task(infer_bytes(built.router, b"y"))
         built.peer.answer(await built.peer.request(), b"next")
         assert await task == b"next"
-        assert built.link.unexpected_replies == 2
+        assert built.link.in_flight.unexpected_replies == 2
 
     with_router(run)
 
@@ -359,7 +360,7 @@ def test_memory_that_nobody_has_used_for_long_is_given_back_and_what_is_used_sta
 
         def look(now_s: float) -> int:
             arena.release_unused(now_s)
-            return backend.quota.held_bytes
+            return backend.memory_quota.held_bytes
 
         await use()
         assert look(0)
@@ -380,7 +381,7 @@ def test_memory_that_nobody_has_used_for_long_is_given_back_and_what_is_used_sta
 
 def test_a_full_queue_is_refused_at_once() -> None:
     async def run(built: RouterSetup) -> None:
-        async with await built.router.open("m", ""), await built.router.open("m", ""):
+        with closing(await built.router.open("m", "")), closing(await built.router.open("m", "")):
             error = await refused(built.router.open("m", ""))
         assert error.code == "queue_full"
         assert error.text.startswith("Exceeds maximum queue size")
@@ -415,13 +416,13 @@ def test_who_waits_for_a_worker_is_not_woken_by_the_requests_of_others() -> None
         built.router.routes.put(route(spec("other")))
         peer = WorkerPeer(built.folder, spec("other"), instance=2)
         peer.link(built.router, built.hub)
-        built.router.unlink((1, 1))
+        built.router.links.stop_routing((1, 1))
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         await asyncio.sleep(0)
-        (waits,) = built.router._waiters
-        async with await built.router.open("other", ""):
+        (waits,) = built.router.waiters.priorities
+        with closing(await built.router.open("other", "")):
             pass
-        assert list(built.router._waiters) == [waits]
+        assert list(built.router.waiters.priorities) == [waits]
         assert not waits.done()
         assert (await task).code == "model_restarting"
         peer.close()
@@ -431,7 +432,7 @@ def test_who_waits_for_a_worker_is_not_woken_by_the_requests_of_others() -> None
 
 def test_waiting_ends_with_the_grace() -> None:
     async def run(built: RouterSetup) -> None:
-        built.router.unlink((1, 1))
+        built.router.links.stop_routing((1, 1))
         error = await refused(infer_bytes(built.router, b"x"))
         assert error.code == "model_restarting"
 
@@ -443,16 +444,16 @@ def test_an_unlinked_worker_finishes_what_it_has_and_gets_nothing_new() -> None:
         old = asyncio.create_task(infer_bytes(built.router, b"old"))
         request = await built.peer.request()
         peer = built.second()
-        built.router.unlink((1, 1))
+        built.router.links.stop_routing((1, 1))
         new = asyncio.create_task(infer_bytes(built.router, b"new"))
         peer.answer(await peer.request(), b"from the new one")
         assert await new == b"from the new one"
-        built.router.close_drained_links()
-        assert not built.link.is_closed()
+        built.router.links.close_drained()
+        assert built.link.worker_id in built.router.links.by_worker
         built.peer.answer(request, b"from the old one")
         assert await old == b"from the old one"
-        built.router.close_drained_links()
-        assert built.link.is_closed()
+        built.router.links.close_drained()
+        assert built.link.worker_id not in built.router.links.by_worker
         peer.close()
 
     with_router(run)
@@ -474,30 +475,17 @@ def test_the_least_loaded_worker_gets_the_next_request() -> None:
 def test_a_worker_to_which_a_body_is_on_its_way_counts_as_loaded() -> None:
     async def run(built: RouterSetup) -> None:
         peer = built.second()
-        async with await built.router.open("m", "") as one, await built.router.open("m", "") as other:
+        with closing(await built.router.open("m", "")) as one, closing(await built.router.open("m", "")) as other:
             for each in (one, other):
                 await each.allocate(1)
             task = asyncio.create_task(infer_bytes(built.router, b"x"))
             first = await built.peer.request()
-            rest = asyncio.create_task(other.infer(InferenceJob([InputTensor("x", "UINT8", (1,), 0, 1)], [], {})))
+            rest = asyncio.create_task(other.resume(InferenceJob([InputTensor("x", "UINT8", (1,), 0, 1)], [], {})))
             peer.answer(await peer.request(), b"ok")
             built.peer.answer(first, b"ok")
             assert await task == b"ok"
             await rest
-        assert [link.reserved_requests for link in built.router.links.values()] == [0, 0]
+        assert [link.reserved_requests for link in built.router.links.by_worker.values()] == [0, 0]
         peer.close()
-
-    with_router(run)
-
-
-def test_a_new_brain_ends_the_questions_to_the_old_one() -> None:
-    async def run(built: RouterSetup) -> None:
-        asked: list[int] = []
-        built.router.send_call = lambda number, _verb, _arguments: asked.append(number)
-        task = asyncio.create_task(refused(built.router.call_controller("load", {"name": "m"})))
-        await asyncio.sleep(0)
-        built.router.on_controller_restart()
-        assert (await task).code == "unavailable"
-        built.router.on_controller_answer(asked[0], {}, None)
 
     with_router(run)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway_double import FakeRouter, metadata
+from fake_router import FakeRouter, metadata
 from mmsup.gateway.observability import metrics, statistics
 from mmsup.gateway.observability.request_counters import REASONS, RequestCounters, RequestTimer, failure_reason
 from mmsup.gateway.protocol.inference_job import InferenceResult
@@ -102,7 +102,7 @@ def test_names_that_clients_make_up_take_no_rows(tallies: list[CounterTable]) ->
 def test_a_request_is_counted_once(tallies: list[CounterTable]) -> None:
     counting = RequestCounters(tallies, 0)
     ticket = RequestTimer(counting, "m", "")
-    ticket.set_version("1")
+    ticket.version = "1"
     ticket.finish(OUTCOME, 1)
     ticket.fail(ServerError("cancelled", "left while the reply was sent"))
     row = counting.totals()["m", "1"]
