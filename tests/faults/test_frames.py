@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from router_setup import RouterSetup, infer_bytes, with_router
 from harness.worker_peer import WorkerPeer, result
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.data import Infer, InferReply, ReplySignature, TensorLocation
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_frame, pack_signature
+from router_setup import RouterSetup, infer_bytes, with_router
 
 pytestmark = pytest.mark.slow
 

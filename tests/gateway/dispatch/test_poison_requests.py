@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from router_setup import RouterSetup, infer_bytes, refused, with_router
 from harness.worker_peer import WorkerPeer, form_of
 from mmsup.gateway.dispatch.poison_requests import OFF_LOOP_BYTES
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint
@@ -15,6 +14,7 @@ from mmsup.ipc.errors import make_error
 from mmsup.ipc.messages.data import Infer
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, PoisonSuspected, RemovePoisonEntry, SuspectCleared
 from mmsup.ipc.poison_policy import EXPIRY_S, PoisonEntry
+from router_setup import RouterSetup, infer_bytes, refused, with_router
 
 pytestmark = pytest.mark.slow
 LARGE = bytes(range(256)) * (2 * OFF_LOOP_BYTES // 256)

@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import pytest
 
-from router_setup import RouterSetup, infer_bytes, refused, with_router
 from harness.worker_peer import WorkerPeer, route, spec
-from mmsup.gateway.dispatch.retry_policy import LOST_WORKERS_LIMIT
 from mmsup.gateway.dispatch.link_memory import IDLE_EXTENT_S
+from mmsup.gateway.dispatch.retry_policy import LOST_WORKERS_LIMIT
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
 from mmsup.ipc.errors import make_error
 from mmsup.ipc.messages.data import InferReply, ReplySignature
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_signature
+from router_setup import RouterSetup, infer_bytes, refused, with_router
 
 pytestmark = pytest.mark.slow
 BIG = bytes(range(256)) * 400
