@@ -281,8 +281,8 @@ def check_wire_version(message: ConfigureGateway) -> None:
 
 def link_closed_message(link: WorkerLink, now_ns: int) -> LinkClosed:
     """What was in flight when a link was closed. Requests that had started come first: one of them may be the cause."""
-    assert link.exit_record is not None, "an open link is reported as closed"
-    lost = sorted(link.exit_record.lost_requests, key=lambda each: not each.started)
+    assert link.close_record is not None, "an open link is reported as closed"
+    lost = sorted(link.close_record.lost_requests, key=lambda each: not each.started)
     details = tuple(
         InFlight(
             each.request.client_id[:ID_CHARACTERS],

@@ -160,15 +160,12 @@ class DispatchedRequest:
             expected = self.expected_output_bytes(job)
         if not expected and type(self.buffer) is memoryview and job.is_in_space:
             buffer = self.buffer
-            locations = tuple([buffer[each.offset : each.offset + each.size] for each in job.inputs])
+            locations: list[TensorLocation] = []
+            for each in job.inputs:
+                locations.append(buffer[each.offset : each.offset + each.size])  # a comprehension is a call more
+            signature, deadline_ns = job.signature or job.packed_signature(), self.deadline_ns
             self.in_flight = self.link.submit(
-                job.signature or job.packed_signature(),
-                self.deadline_ns,
-                locations,
-                [],
-                None,
-                on_event,
-                self.request_id,
+                signature, deadline_ns, tuple(locations), [], None, on_event, self.request_id
             )
             return True
         return self._try_with_slots(job, expected, on_event)
@@ -222,7 +219,8 @@ class DispatchedRequest:
 
     def expected_output_bytes(self, job: InferenceJob) -> int:
         """The size of the output buffer to grant: what the model declares, else the largest of its last results."""
-        declared = job.declared_bytes(self.metadata)
+        known = job.output_bytes
+        declared = known[1] if known is not None and known[0] is self.metadata else job.declared_bytes(self.metadata)
         if declared is not None:
             return declared
         return self._router.output_sizes.largest((self.spec.name, self.spec.version))

@@ -20,7 +20,7 @@ from typing import Final
 
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, sent_tensors, total_bytes
 from mmsup.gateway.dispatch.verdicts import Verdicts
-from mmsup.gateway.dispatch.worker_link import ExitRecord, WorkerLink
+from mmsup.gateway.dispatch.worker_link import CloseRecord, WorkerLink
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, PoisonSuspected, RemovePoisonEntry, SuspectCleared
@@ -60,13 +60,13 @@ class PoisonRequests:
 
     # Exits of workers.
 
-    def investigate(self, link: WorkerLink, exited: ExitRecord) -> None:
+    def investigate(self, link: WorkerLink, exited: CloseRecord) -> None:
         """This gateway had requests in the batch that was running when the worker exited."""
         task = asyncio.get_running_loop().create_task(self._investigate(link, exited), name="investigation")
         self._investigations[link.worker_id] = task
         task.add_done_callback(lambda _: self._on_investigated(link, exited))
 
-    def _on_investigated(self, link: WorkerLink, exited: ExitRecord) -> None:
+    def _on_investigated(self, link: WorkerLink, exited: CloseRecord) -> None:
         self._investigations.pop(link.worker_id, None)
         exited.last_batch = []  # so that whoever still refers to the link does not keep its memory mapped
 
@@ -76,7 +76,7 @@ class PoisonRequests:
         if task is not None:
             await asyncio.wait((task,))
 
-    async def _investigate(self, link: WorkerLink, exited: ExitRecord) -> None:
+    async def _investigate(self, link: WorkerLink, exited: CloseRecord) -> None:
         model, version = link.spec.name, link.spec.version
         error = await self._verdicts.wait(link.worker_id, model)
         if error.code not in SUSPECT_CAUSES:

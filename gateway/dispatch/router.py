@@ -168,7 +168,7 @@ class Router:
         self.waiters.notify()
 
     def _on_link_closed(self, link: WorkerLink) -> None:
-        exited = link.exit_record
+        exited = link.close_record
         assert exited is not None, "an open link is reported as closed"
         self.links.remove(link)
         self.verdicts.expect(link.worker_id)

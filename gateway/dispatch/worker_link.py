@@ -103,7 +103,7 @@ class LostRequest:
 
 
 @dataclass(slots=True)
-class ExitRecord:
+class CloseRecord:
     """What was in flight when the link was closed."""
 
     lost_requests: list[LostRequest] = field(default_factory=list)
@@ -162,14 +162,14 @@ class WorkerLink:
         """Requests may be sent at once: the link is open and no request of its model is on a poison list."""
         self.on_close: Callable[[WorkerLink], None] = lambda _: None
         """Called once, after every request has been settled."""
-        self.exit_record: ExitRecord | None = None
+        self.close_record: CloseRecord | None = None
         """Set when the link is closed."""
         self._signatures: BoundedCache[bytes, ValidatedSignature] = BoundedCache(SIGNATURES_LIMIT)
         self._process = _WorkerProcess(*descriptors, self.close)
 
     @property
     def closed(self) -> bool:
-        return self.exit_record is not None
+        return self.close_record is not None
 
     # Sending.
 
@@ -184,7 +184,7 @@ class WorkerLink:
         client_id: str,
     ) -> InFlightRequest:
         """Send a request that was reserved here. `on_event` gets its reply, its deadline, or the worker's exit."""
-        assert self.exit_record is None, "a request was submitted to a closed link"
+        assert self.close_record is None, "a request was submitted to a closed link"
         table = self.in_flight
         table.last_id = number = table.last_id + 1
         grant = (output_slot.segment, output_slot.offset, output_slot.size) if output_slot is not None else None
@@ -298,9 +298,9 @@ class WorkerLink:
         """Process the replies that have arrived, settle all other requests, release everything."""
         if not self.closed:
             self.channel.receive_all()
-        if self.exit_record is not None:
+        if self.close_record is not None:
             return  # closed before, or by what arrived last
-        self.exit_record = record = ExitRecord()
+        self.close_record = record = CloseRecord()
         self.is_unrestricted = False
         self.channel.close()
         started, executing = self._process.close()

@@ -14,7 +14,7 @@ from mmsup.gateway.controller_channel import (
     ControllerCalls,
     link_closed_message,
 )
-from mmsup.gateway.dispatch.worker_link import ExitRecord, InFlightRequest, LostRequest, WorkerLink
+from mmsup.gateway.dispatch.worker_link import CloseRecord, InFlightRequest, LostRequest, WorkerLink
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.messages.data import Infer
 from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, InFlight, LinkClosed
@@ -31,7 +31,7 @@ def lost(client_id: str = "", *, started: bool = False, abandoned: bool = False)
 
 
 def report(*each: LostRequest) -> LinkClosed:
-    link: Any = SimpleNamespace(worker_id=(7, 2), exit_record=ExitRecord(list(each)))  # all that is read of a link
+    link: Any = SimpleNamespace(worker_id=(7, 2), close_record=CloseRecord(list(each)))  # all that is read of a link
     return link_closed_message(cast("WorkerLink", link), NOW_NS)
 
 
