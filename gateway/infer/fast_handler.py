@@ -150,35 +150,32 @@ class FastInfer:
     # The response.
 
     def _on_event(self, event: RequestEvent) -> None:
+        dispatched, parsed, cached = self._dispatched, self._parsed, self._cached
+        assert dispatched is not None, "an event came for a request that was not started"
+        assert parsed is not None, "an event came for a request that was not started"
         try:
             if type(event) is not InferReply or event.needed_bytes:
                 self._finish_in_task(event)
-            else:
-                self._on_reply(event)
+                return
+            in_flight = dispatched.in_flight
+            signature = in_flight.signature if in_flight is not None else None
+            template = cached.response if cached is not None and not self._head.echo else None
+            if template is not None and signature is not None and template.matches(signature, event.locations):
+                response = template.render(event.locations)
+                self._timer.finish(event, parsed.inference_count)
+                self._deliver([response], False)  # noqa: FBT003 - hot
+                return
+            result = dispatched.result(event)
+            built = handler.build_response(dispatched, parsed, result)
+            if built is None:
+                self._finish_in_task(event)
+                return
+            self._timer.finish(result, parsed.inference_count)
+            if cached is not None and signature is not None and not self._head.echo and built.size <= JOIN_LIMIT_BYTES:
+                cached.response = make_template(signature, parsed.request.outputs, built, event.locations)
+            self._send(built)
         except Exception as error:  # noqa: BLE001 - as in `start`
             self.fail(error)
-
-    def _on_reply(self, reply: InferReply) -> None:
-        dispatched, parsed, cached = self._dispatched, self._parsed, self._cached
-        assert dispatched is not None, "a reply came for a request that was not started"
-        assert parsed is not None, "a reply came for a request that was not started"
-        in_flight = dispatched.in_flight
-        signature = in_flight.signature if in_flight is not None else None
-        template = cached.response if cached is not None and not self._head.echo else None
-        if template is not None and signature is not None and template.matches(signature, reply.locations):
-            response = template.render(reply.locations)
-            self._timer.finish(reply, parsed.inference_count)
-            self._deliver([response], False)  # noqa: FBT003 - hot
-            return
-        result = dispatched.result(reply)
-        built = handler.build_response(dispatched, parsed, result)
-        if built is None:
-            self._finish_in_task(reply)
-            return
-        self._timer.finish(result, parsed.inference_count)
-        if cached is not None and signature is not None and not self._head.echo and built.size <= JOIN_LIMIT_BYTES:
-            cached.response = make_template(signature, parsed.request.outputs, built, reply.locations)
-        self._send(built)
 
     def _send(self, built: infer_response.InferResponse) -> None:
         start, body = response_bytes.inference_parts(built, self._head.echo)
