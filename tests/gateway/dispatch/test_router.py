@@ -1,4 +1,4 @@
-"""Requests at workers that answer, die, hang and lie: every one ends exactly once, every slot comes back."""
+"""Requests at workers that answer, die, hang and send wrong replies: each ends once, and every slot is freed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_worker_gets_the_bytes_and_the_client_gets_the_answer(data: bytes, z
     with_router(run, zeromq=zeromq)
 
 
-def test_a_result_larger_than_its_grant_is_asked_for_once_and_then_known() -> None:
+def test_a_result_larger_than_its_buffer_needs_one_larger_grant_and_none_the_next_time() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
@@ -59,7 +59,7 @@ def test_a_result_larger_than_its_grant_is_asked_for_once_and_then_known() -> No
     with_router(run)
 
 
-def test_a_worker_that_asks_again_and_again_is_told_to_drop_it() -> None:
+def test_a_worker_that_asks_for_ever_larger_buffers_is_told_to_cancel() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
@@ -84,7 +84,7 @@ async def settled(built: RouterSetup) -> None:
 
 
 async def served_by_the_next(built: RouterSetup, task: asyncio.Task[bytes]) -> None:
-    """Another worker comes, and answers this request from the same bytes."""
+    """Another worker starts and answers this request, which has the same bytes."""
     peer = built.second()
     request = await peer.request()
     assert peer.bytes_of(request.locations[0]) == BIG
@@ -109,9 +109,9 @@ def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker()
     with_router(run)
 
 
-def test_a_request_that_needs_memory_of_a_worker_that_is_ending_goes_to_the_next_one() -> None:
+def test_a_request_that_waits_for_memory_of_an_exiting_worker_goes_to_the_next_one() -> None:
     async def run(built: RouterSetup) -> None:
-        built.peer.hang_up()  # its socket has ended, and the kernel has not said yet that it has
+        built.peer.hang_up()  # its socket is closed, and the kernel has not reported its exit yet
         task = asyncio.create_task(infer_bytes(built.router, BIG))
         await asyncio.wait([task], timeout=0.2)
         assert not task.done()
@@ -121,7 +121,7 @@ def test_a_request_that_needs_memory_of_a_worker_that_is_ending_goes_to_the_next
     with_router(run)
 
 
-def test_a_request_that_needs_memory_of_a_worker_that_listens_to_nobody_is_not_kept_waiting() -> None:
+def test_a_request_that_needs_memory_of_a_worker_with_a_closed_socket_does_not_wait_for_ever() -> None:
     async def run(built: RouterSetup) -> None:
         built.peer.hang_up()
         assert (await refused(infer_bytes(built.router, BIG))).code == "no_buffer"
@@ -129,7 +129,7 @@ def test_a_request_that_needs_memory_of_a_worker_that_listens_to_nobody_is_not_k
     with_router(run)
 
 
-def test_without_a_word_of_the_brain_the_cause_is_unknown_and_said_within_100_ms() -> None:
+def test_without_a_verdict_the_cause_is_unknown_and_answered_within_100_ms() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
@@ -176,7 +176,7 @@ def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> No
     with_router(run, retry_on_crash=True)
 
 
-def test_what_has_been_at_many_workers_when_they_ended_is_answered_though_it_never_began() -> None:
+def test_a_request_at_many_workers_that_exited_is_answered_though_it_never_started() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, BIG)))
         peers = [built.peer]
@@ -196,7 +196,7 @@ def test_what_has_been_at_many_workers_when_they_ended_is_answered_though_it_nev
     with_router(run)
 
 
-def test_an_out_of_memory_is_not_tried_again() -> None:
+def test_a_request_is_not_run_again_after_an_out_of_memory() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
@@ -222,7 +222,7 @@ def test_a_deadline_answers_and_the_slot_waits_for_the_worker() -> None:
     with_router(run)
 
 
-def test_a_client_that_leaves_frees_nothing_that_the_worker_may_touch() -> None:
+def test_a_disconnect_frees_nothing_that_the_worker_may_touch() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(infer_bytes(built.router, BIG))
         request = await built.peer.request()
@@ -231,13 +231,13 @@ def test_a_client_that_leaves_frees_nothing_that_the_worker_may_touch() -> None:
             await task
         assert built.link.memory.requests.used_bytes
         assert (await built.peer.drop()).id == request.id
-        built.peer.answer(request, b"nobody listens")
+        built.peer.answer(request, b"too late")
         await settled(built)
 
     with_router(run)
 
 
-def test_a_client_that_leaves_during_its_upload_gives_the_slot_back() -> None:
+def test_a_disconnect_during_the_upload_frees_the_slot() -> None:
     async def run(built: RouterSetup) -> None:
         with closing(await built.router.open("m", "")) as exchange:
             await exchange.allocate(len(BIG))
@@ -247,7 +247,7 @@ def test_a_client_that_leaves_during_its_upload_gives_the_slot_back() -> None:
     with_router(run)
 
 
-def test_a_result_that_expires_while_its_grant_is_made_is_answered() -> None:
+def test_a_result_that_expires_while_its_grant_is_allocated_is_answered() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
@@ -258,7 +258,7 @@ def test_a_result_that_expires_while_its_grant_is_made_is_answered() -> None:
     with_router(run)
 
 
-def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
+def test_a_worker_that_asks_for_two_grants_at_once_violates_the_protocol() -> None:
     async def run(built: RouterSetup) -> None:
         faults: list[str] = []
 
@@ -280,7 +280,7 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "invalid",
     [
         InferReply(
             0, signature=pack_signature(ReplySignature((TensorSpec("y", "UINT8", (10,)),))), locations=((77, 0, 10),)
@@ -289,30 +289,30 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
             0, signature=pack_signature(ReplySignature((TensorSpec("y", "UINT8", (10,)),))), locations=(b"abc",)
         ),
         InferReply(0, signature=pack_signature(ReplySignature((TensorSpec("y", "FP99", (1,)),))), locations=(b"a",)),
-        InferReply(0, signature=b"no words"),
+        InferReply(0, signature=b"malformed"),
         InferReply(0),
     ],
 )
-def test_a_lie_fails_its_request_and_the_worker_is_trusted_no_more(lie: InferReply) -> None:
+def test_an_invalid_reply_fails_its_request_and_violates_the_protocol(invalid: InferReply) -> None:
     async def run(built: RouterSetup) -> None:
         faults: list[str] = []
         built.link.channel.on_protocol_error = faults.append
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
-        built.peer.say(replace(lie, id=request.id))
+        built.peer.say(replace(invalid, id=request.id))
         assert (await task).code == "bad_worker_reply"
         assert faults
 
     with_router(run)
 
 
-def test_unknown_and_doubled_replies_are_counted_and_dropped() -> None:
+def test_unexpected_and_doubled_replies_are_counted_and_dropped() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
         built.peer.answer(request, b"right")
         built.peer.answer(request, b"again")
-        built.peer.say(InferReply(request.id + 1000, "cancelled", "never asked"))
+        built.peer.say(InferReply(request.id + 1000, "cancelled", "never sent"))
         assert await task == b"right"
         task = asyncio.create_task(infer_bytes(built.router, b"y"))
         built.peer.answer(await built.peer.request(), b"next")
@@ -322,7 +322,7 @@ def test_unknown_and_doubled_replies_are_counted_and_dropped() -> None:
     with_router(run)
 
 
-def test_no_memory_is_an_error_at_once_and_small_requests_go_on() -> None:
+def test_no_memory_is_an_error_at_once_and_small_requests_continue() -> None:
     async def run(built: RouterSetup) -> None:
         error = await refused(infer_bytes(built.router, bytes(1 << 20)))
         assert error.code == "no_buffer"
@@ -334,7 +334,7 @@ def test_no_memory_is_an_error_at_once_and_small_requests_go_on() -> None:
     with_router(run, arena_bytes=1 << 20)
 
 
-def test_idle_memory_is_given_back_when_another_needs_it() -> None:
+def test_idle_memory_is_released_when_another_request_needs_it() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(infer_bytes(built.router, BIG))
         built.peer.answer(await built.peer.request(), b"ok")
@@ -349,31 +349,31 @@ def test_idle_memory_is_given_back_when_another_needs_it() -> None:
     with_router(run, arena_bytes=30 << 20)
 
 
-def test_memory_that_nobody_has_used_for_long_is_given_back_and_what_is_used_stays() -> None:
+def test_memory_that_was_not_used_for_long_is_released_and_used_memory_stays() -> None:
     async def run(built: RouterSetup) -> None:
-        backend, arena = built.router, built.link.memory
+        router, memory = built.router, built.link.memory
 
         async def use() -> None:
-            task = asyncio.create_task(infer_bytes(backend, BIG))
+            task = asyncio.create_task(infer_bytes(router, BIG))
             built.peer.answer(await built.peer.request(), b"ok")
             assert await task == b"ok"
 
-        def look(now_s: float) -> int:
-            arena.release_unused(now_s)
-            return backend.memory_quota.held_bytes
+        def sweep(now_s: float) -> int:
+            memory.release_unused(now_s)
+            return router.memory_quota.held_bytes
 
         await use()
-        assert look(0)
-        assert look(IDLE_EXTENT_S - 1)
+        assert sweep(0)
+        assert sweep(IDLE_EXTENT_S - 1)
         await use()
-        assert look(IDLE_EXTENT_S + 1), "it was used in between"
-        task = asyncio.create_task(infer_bytes(backend, BIG))
+        assert sweep(IDLE_EXTENT_S + 1), "it was used in between"
+        task = asyncio.create_task(infer_bytes(router, BIG))
         request = await built.peer.request()
-        assert look(5 * IDLE_EXTENT_S), "it is in use"
+        assert sweep(5 * IDLE_EXTENT_S), "it is in use"
         built.peer.answer(request, b"ok")
         await task
-        assert look(5 * IDLE_EXTENT_S + 1)
-        assert not look(6 * IDLE_EXTENT_S + 1)
+        assert sweep(5 * IDLE_EXTENT_S + 1)
+        assert not sweep(6 * IDLE_EXTENT_S + 1)
         await use()
 
     with_router(run)
@@ -389,18 +389,18 @@ def test_a_full_queue_is_refused_at_once() -> None:
     with_router(run, max_queue=2)
 
 
-def test_requests_wait_for_a_worker_that_comes_back() -> None:
+def test_requests_wait_for_a_worker_that_restarts() -> None:
     async def run(built: RouterSetup) -> None:
-        ended = asyncio.Event()
-        told = built.link.on_close
+        closed = asyncio.Event()
+        on_close = built.link.on_close
 
-        def tell(link: WorkerLink) -> None:
-            told(link)
-            ended.set()
+        def close(link: WorkerLink) -> None:
+            on_close(link)
+            closed.set()
 
-        built.link.on_close = tell
+        built.link.on_close = close
         built.peer.kill()
-        await ended.wait()
+        await closed.wait()
         task = asyncio.create_task(infer_bytes(built.router, b"x"))
         await asyncio.sleep(0)
         peer = built.second()
@@ -411,7 +411,7 @@ def test_requests_wait_for_a_worker_that_comes_back() -> None:
     with_router(run)
 
 
-def test_who_waits_for_a_worker_is_not_woken_by_the_requests_of_others() -> None:
+def test_a_request_that_waits_for_a_worker_is_not_woken_by_requests_to_other_models() -> None:
     async def run(built: RouterSetup) -> None:
         built.router.routes.put(route(spec("other")))
         peer = WorkerPeer(built.folder, spec("other"), instance=2)
@@ -430,7 +430,7 @@ def test_who_waits_for_a_worker_is_not_woken_by_the_requests_of_others() -> None
     with_router(run, grace_s=0.2)
 
 
-def test_waiting_ends_with_the_grace() -> None:
+def test_waiting_ends_after_the_grace_time() -> None:
     async def run(built: RouterSetup) -> None:
         built.router.links.stop_routing((1, 1))
         error = await refused(infer_bytes(built.router, b"x"))
@@ -439,7 +439,7 @@ def test_waiting_ends_with_the_grace() -> None:
     with_router(run, grace_s=0.05)
 
 
-def test_an_unlinked_worker_finishes_what_it_has_and_gets_nothing_new() -> None:
+def test_an_unlinked_worker_finishes_its_requests_and_gets_no_new_ones() -> None:
     async def run(built: RouterSetup) -> None:
         old = asyncio.create_task(infer_bytes(built.router, b"old"))
         request = await built.peer.request()
@@ -472,7 +472,7 @@ def test_the_least_loaded_worker_gets_the_next_request() -> None:
     with_router(run)
 
 
-def test_a_worker_to_which_a_body_is_on_its_way_counts_as_loaded() -> None:
+def test_a_worker_counts_as_loaded_while_a_body_for_it_is_received() -> None:
     async def run(built: RouterSetup) -> None:
         peer = built.second()
         with closing(await built.router.open("m", "")) as one, closing(await built.router.open("m", "")) as other:
