@@ -18,6 +18,7 @@ from typing import Final
 from mmsup.gateway.dispatch.in_flight import InFlightRequest, InFlightTable, LostRequest
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.reply_validation import ValidatedSignature, validate_reply, validate_signature
+from mmsup.ipc import failpoints
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.arena import Slot, SlotState
@@ -110,7 +111,8 @@ class WorkerLink:
         entry.sent_ns = time.monotonic_ns()
         self.in_flight.add(entry)
         self.send(entry.message)
-        failpoint("gateway.sent", self.spec.name)
+        if failpoints.is_armed:
+            failpoint("gateway.sent", self.spec.name)
 
     def send(self, record: DataRecord) -> None:
         """Send a record with the others of this loop turn."""
@@ -223,7 +225,8 @@ class WorkerLink:
         if entry is None:
             self.unexpected_replies += 1
             return
-        failpoint("gateway.replied", self.spec.name)
+        if failpoints.is_armed:
+            failpoint("gateway.replied", self.spec.name)
         entry.signature = (
             (self._signatures.recent.get(reply.signature) or self._validated_signature(reply.signature))
             if reply.signature
