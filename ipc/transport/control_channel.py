@@ -47,7 +47,7 @@ class SeqpacketEnd:
         """Send one packet; the kernel duplicates the descriptors. False if there is no room now."""
         try:
             if failpoints.is_armed:
-                self._hit_failpoint(descriptors)
+                self._fail_send(descriptors)
             if descriptors:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
                 self._socket.sendmsg([data], rights, _NO_SIGNAL)
@@ -65,7 +65,7 @@ class SeqpacketEnd:
         """Close this end. The other side still receives what was sent."""
         self._socket.close()
 
-    def _hit_failpoint(self, descriptors: Sequence[int]) -> None:
+    def _fail_send(self, descriptors: Sequence[int]) -> None:
         raise NotImplementedError
 
 
@@ -88,7 +88,7 @@ class ControlChannel(SeqpacketEnd):
         assert len(data) <= MESSAGE_LIMIT, f"a control message of {len(data)} bytes"
         return super().send(data, descriptors)
 
-    def _hit_failpoint(self, descriptors: Sequence[int]) -> None:
+    def _fail_send(self, descriptors: Sequence[int]) -> None:
         failpoint("ipc.send_rights" if descriptors else "ipc.send")
 
     def receive(self) -> tuple[bytes, list[int]] | None:

@@ -70,5 +70,5 @@ class DataChannel(SeqpacketEnd):
             return self.receive_with_fds()  # a packet over the limit is dropped
         return self._packet[:size], descriptors
 
-    def _hit_failpoint(self, descriptors: Sequence[int]) -> None:  # noqa: ARG002 - as the base class has it
+    def _fail_send(self, descriptors: Sequence[int]) -> None:  # noqa: ARG002 - as the base class has it
         failpoint("ipc.pair_send")
