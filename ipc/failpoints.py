@@ -227,7 +227,7 @@ def open_control_page(path: str) -> int:
 
 def arm(inherited: Mapping[str, int], role: str) -> None:
     """Arm this process if it has inherited a control page."""
-    global _armed, is_armed  # noqa: PLW0603 - failpoints are called from anywhere, and must cost nothing when not armed
+    global _armed, is_armed
     if INHERITED in inherited:
         _armed, is_armed = _ArmedFailpoints(inherited[INHERITED], ROLES.index(role)), True
 

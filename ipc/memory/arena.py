@@ -6,8 +6,8 @@ One arena per link, with two sides. The gateway allocates in both.
     results    worker writes, gateway reads    SHRINK | GROW | SEAL
 
 A side is a list of extents, each a memfd; messages name bytes as (segment, offset). The seals keep a worker from
-shrinking an extent (SIGBUS in the gateway) and from changing a request after it was sent (a retry would get other
-inputs).
+shrinking an extent (SIGBUS in the gateway) and from changing a request after it was sent (a retry would get
+other inputs).
 
 A slot is one allocated range. Its states, and who may access it:
 
@@ -18,7 +18,7 @@ A slot is one allocated range. Its states, and who may access it:
     draining   the response to a client   free (written, or the client left)
 
 A client that leaves frees nothing that is `sent` or `granted`: the reply or the worker's exit does. A worker frees
-nothing. After a worker's exit its arena is dropped as a whole; views still being written to a client keep their mapping.
+nothing. After a worker's exit its arena is dropped as a whole; views being written to a client keep their mapping.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Counter tables: shared memory counters that survive the process that counts, one table per gateway seat.
 
 The keeper creates one per seat and passes all of them to every gateway. A gateway writes its own and reads all, so any
-gateway can be scraped for the sum, and no total falls when a gateway or a worker exits. One writer per table at any time
-(the gateway in that seat), 8-byte stores, no lock.
+gateway can be scraped for the sum, and no total falls when a gateway or a worker exits. One writer per table at any
+time (the gateway in that seat), 8-byte stores, no lock.
 
 Layout: ROWS rows of ROW_BYTES: 160 bytes of `model\\0version\\0...`, then 44 u64 in the order of FIELDS. A row is
 claimed at the first count for a (model, version) and never released. When all are claimed, the last row, named

@@ -15,10 +15,10 @@ One 4 KiB memfd per process, created and held by the keeper, written by the proc
     64 ... 511   ring            ids of the requests that were started last; 0: none yet
 
 After a worker's exit the ring is exact: a request in flight whose id is not in it was not started, or was answered. A
-worker writes the id before it executes a request, and sends replies of RING / 2 requests before it starts others; replies
-to one gateway keep their order. So an id that was overwritten belongs to a reply on its way. (A result that waits for a
-larger output buffer was announced: its gateway knows that it was executed.) The ids of a link start at a random point of
-2^62, so those of two links do not collide.
+worker writes the id before it executes a request, and sends the replies of RING / 2 requests before it starts others;
+replies to one gateway keep their order. So an id that was overwritten belongs to a reply on its way. (A result that
+waits for a larger output buffer was announced: its gateway knows that it was executed.) The ids of a link start at a
+random point of 2^62, so those of two links do not collide.
 
 Requests that were started and are not counted as executed are the current batch: their ids are the last in the ring. A
 request counts as executed once its outputs have been read, so a crash on the way is attributed to it.

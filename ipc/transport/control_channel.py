@@ -1,8 +1,8 @@
 """Control channel: one end of a SOCK_SEQPACKET pair for control messages, used by the keeper and all its descendants.
 
 Both ends are inherited or passed, so no process has to find or authenticate another one, and a sandboxed worker needs
-neither socket() nor connect(). The keeper holds a copy of the far end of each child: after the controller dies, messages
-of the children wait in the socket buffer for its successor.
+neither socket() nor connect(). The keeper holds a copy of the far end of each child: after the controller dies,
+messages of the children wait in the socket buffer for its successor.
 """
 
 from __future__ import annotations
