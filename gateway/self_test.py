@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from mmsup.gateway.api.app import HttpApp
-from mmsup.gateway.connections.aiohttp_connection import HttpListener
 from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.fast_connection import FastConnection
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.request_counters import RequestCounters
@@ -47,7 +47,7 @@ async def run_self_test(backend: Router) -> str:
         with ThreadPoolExecutor(1) as documents:
             core = InferHandler(backend, RequestCounters([CounterTable(tally)], 0), documents)
             listener = HttpListener(
-                HttpApp(core).serve, is_local=True, shared=ConnectionContext(core, asyncio.get_running_loop())
+                HttpApp(core).serve, is_local=True, context=ConnectionContext(core, asyncio.get_running_loop())
             )
             try:
                 async with asyncio.timeout(TEST_LIMIT_S):
@@ -69,6 +69,7 @@ async def _run_steps(listener: HttpListener) -> None:
     loop = asyncio.get_running_loop()
     _, front = await loop.connect_accepted_socket(listener, ours)
     assert isinstance(front, FastConnection), "the listener made another kind of connection"
+    requests = front.requests
     reader, writer = await asyncio.open_connection(sock=far)
     try:
         for number, (sent, statuses, served) in enumerate(_STEPS, 1):
@@ -76,7 +77,7 @@ async def _run_steps(listener: HttpListener) -> None:
             for status in statuses:
                 line = await _read_response(reader)
                 assert line.startswith(b"HTTP/1.1 %d " % status), f"step {number}: {line!r}, not {status}"
-            assert front.served == served, f"step {number}: {front.served} requests by the front, not {served}"
+            assert requests.served == served, f"step {number}: {requests.served} requests by the front, not {served}"
         assert not await reader.read(), "more came than was asked for"
     finally:
         writer.close()

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from gateway_double import FakeRouter
 from mmsup.gateway.api.app import HttpApp
-from mmsup.gateway.connections.aiohttp_connection import HttpListener
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.request_counters import RequestCounters
@@ -113,7 +113,7 @@ def listener(backend: FakeRouter, tally: CounterTable, *, fast: bool) -> HttpLis
     """What serves `backend`."""
     core = InferHandler(backend, RequestCounters([tally], 0), backend.threads)
     shared = ConnectionContext(core, asyncio.get_running_loop()) if fast else None
-    return HttpListener(HttpApp(core).serve, is_local=True, shared=shared)
+    return HttpListener(HttpApp(core).serve, is_local=True, context=shared)
 
 
 async def outcome(to: Callable[[], Any], pieces: Sequence[bytes]) -> Outcome:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from aiohttp.web_request import BaseRequest
 
 from mmsup.gateway.http import request_body
 from mmsup.gateway.protocol import json_document
 from mmsup.gateway.protocol.json_document import parse_error
-
-if TYPE_CHECKING:
-    from mmsup.gateway.connections.aiohttp_connection import AiohttpConnection
 
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 ID_HEADER: Final = "X-Request-Id"
@@ -23,6 +20,12 @@ def echoed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers of a request that go back as they came."""
     given = headers.get(ID_HEADER, "")
     return {ID_HEADER: given} if _ID.fullmatch(given) else {}
+
+
+class _LocalConnection(Protocol):
+    """A connection that knows whether only this machine can reach its listener."""
+
+    is_local: bool
 
 
 class HttpRequest:
@@ -50,7 +53,7 @@ class HttpRequest:
     @property
     def is_local(self) -> bool:
         """Whether it came by a listener that only this machine can reach."""
-        return cast("AiohttpConnection", self.request.protocol).is_local
+        return cast("_LocalConnection", self.request.protocol).is_local
 
     async def read_document(self) -> dict[str, Any]:  # a JSON object
         """The body of a control call; empty for none."""
