@@ -125,7 +125,7 @@ class InferHandler:
         if body is not None:
             layout = binary_tensors.body_layout(header, len(body))
             space = await exchange.allocate(layout.space)
-            await request_body.lay(body, space[layout.start : layout.space])
+            await request_body.copy_in_steps(body, space[layout.start : layout.space])
         else:
             assert size is not None, "a body of unknown length was gathered"
             layout = binary_tensors.body_layout(header, size)
