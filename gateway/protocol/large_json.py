@@ -65,9 +65,7 @@ def extract_lists(text: memoryview, parse: Parse) -> tuple[bytes, dict[str, Numb
     return b"".join(scanner.remainder), scanner.lists
 
 
-def restore_lists(
-    value: Any, lists: dict[str, NumberList]
-) -> Any:  # any JSON value, and the same with NumberLists in it
+def restore_lists(value: Any, lists: dict[str, NumberList]) -> Any:  # JSON values, the result with NumberLists
     """Replace the strings of `extract_lists` by their lists."""
     if isinstance(value, str):
         return lists.get(value, value)
