@@ -208,7 +208,7 @@ def failpoint(name: str, subject: str = "") -> None:
     """Count a hit; OSError if a test has requested one here.
 
     Not armed it costs a call of 35 ns (Python 3.11, 2-core virtual machine). Code that runs for every request therefore
-    tests `failpoints.is_armed` first.
+    tests `failpoints.armed` first.
     """
     if _armed is not None:
         _armed.hit(name, subject)
@@ -227,9 +227,9 @@ def open_control_page(path: str) -> int:
 
 def arm(inherited: Mapping[str, int], role: str) -> None:
     """Arm this process if it has inherited a control page."""
-    global _armed, is_armed
+    global _armed, armed
     if INHERITED in inherited:
-        _armed, is_armed = _ArmedFailpoints(inherited[INHERITED], ROLES.index(role)), True
+        _armed, armed = _ArmedFailpoints(inherited[INHERITED], ROLES.index(role)), True
 
 
 def inherited_descriptors() -> dict[str, int]:
@@ -294,5 +294,5 @@ def _perform(action: FailpointAction, name: str, wait_ms: int) -> None:
 
 
 _armed: _ArmedFailpoints | None = None
-is_armed = False
+armed = False
 """Whether `failpoint` does anything in this process; changed by `arm` only."""

@@ -22,17 +22,10 @@ class LimitedConnection(Protocol):
     """A connection that may be evicted."""
 
     @property
-    def uses(self) -> int:
-        """Number of requests so far."""
-        ...
-
+    def uses(self) -> int: ...  # number of requests so far
     @property
-    def is_evictable(self) -> bool:
-        """Whether no request is lost with it."""
-        ...
-
-    def abort(self) -> None:
-        """Close now."""
+    def is_evictable(self) -> bool: ...
+    def abort(self) -> None: ...
 
 
 C = TypeVar("C", bound=LimitedConnection)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 from aiohttp.tcp_helpers import tcp_keepalive
 
@@ -22,41 +22,25 @@ from mmsup.gateway.connections.message_boundary import BLANK
 from mmsup.gateway.connections.request_pipeline import RequestPipeline
 from mmsup.gateway.http import response_bytes
 
-_IDLE: Final = ConnectionState.IDLE
-_BODY: Final = ConnectionState.BODY
-_SLOW: Final = ConnectionState.SLOW
-_CLOSED: Final = ConnectionState.CLOSED
+_IDLE, _BODY, _TURN, _WORK, _DRAIN, _SLOW, _LINGER, _CLOSED = ConnectionState
 
 
 class ConnectionOwner(Protocol):
     """The listener, as its connections see it."""
 
-    def admit(self, connection: FastConnection, transport: asyncio.BaseTransport) -> bool:
-        """Count a new connection; False if it is one too many."""
-        ...
-
-    def remove(self, connection: FastConnection) -> None:
-        """The connection is lost."""
-
-    def make_aiohttp_connection(self, on_idle: Callable[[], None] | None) -> AiohttpConnection:
-        """An aiohttp handler; `on_idle` is called whenever it waits for a request."""
-        ...
+    def admit(self, connection: FastConnection, transport: asyncio.BaseTransport) -> bool: ...
+    def remove(self, connection: FastConnection) -> None: ...
+    def make_aiohttp_connection(self, on_idle: Callable[[], None] | None) -> AiohttpConnection: ...
 
 
 class FastConnection(asyncio.BufferedProtocol):
     """Made by an HttpListener for each client."""
 
+    # fmt: off
     __slots__ = (
-        "_aiohttp",
-        "_context",
-        "_listener",
-        "is_closing",
-        "is_write_paused",
-        "requests",
-        "state",
-        "timer",
-        "transport",
+        "_aiohttp", "_context", "_listener", "is_closing", "is_write_paused", "requests", "state", "timer", "transport",
     )
+    # fmt: on
 
     def __init__(self, context: ConnectionContext, listener: ConnectionOwner) -> None:
         self._context = context
@@ -97,7 +81,7 @@ class FastConnection(asyncio.BufferedProtocol):
         self.is_write_paused = False
         if self._aiohttp is not None:
             self._aiohttp.resume_writing()
-        if self.state is ConnectionState.DRAIN:
+        if self.state is _DRAIN:
             self.requests.finish_response()
 
     def close(self) -> None:
@@ -116,7 +100,7 @@ class FastConnection(asyncio.BufferedProtocol):
     @property
     def is_busy(self) -> bool:
         """Whether a request is in work in the pipeline."""
-        return self.requests.infer is not None or self.state is ConnectionState.TURN
+        return self.requests.infer is not None or self.state is _TURN
 
     @property
     def uses(self) -> int:
@@ -152,7 +136,7 @@ class FastConnection(asyncio.BufferedProtocol):
         aiohttp = self._aiohttp
         if self.state is _SLOW and aiohttp is not None and not aiohttp.is_between_requests():
             aiohttp.data_received(data)
-        elif self.state is not _CLOSED and self.state is not ConnectionState.LINGER:
+        elif self.state is not _CLOSED and self.state is not _LINGER:
             self.requests.buffer(data)
             if self.state is _SLOW:
                 self.on_aiohttp_idle()

@@ -41,27 +41,18 @@ class PipelineConnection(Protocol):
     """The connection ends with the request in work."""
     is_write_paused: bool
 
-    def hand_to_aiohttp(self, data: bytes) -> None:
-        """Let aiohttp serve the request that starts with `data`."""
+    def hand_to_aiohttp(self, data: bytes) -> None: ...
 
 
 class RequestPipeline:
     """One per connection."""
 
+    # fmt: off
     __slots__ = (
-        "_body_end_s",
-        "_connection",
-        "_context",
-        "_head",
-        "_is_cut",
-        "_is_read_paused",
-        "_parsed_head",
-        "_unsent_bytes",
-        "filled",
-        "infer",
-        "pending",
-        "served",
+        "_body_end_s", "_connection", "_context", "_head", "_is_cut", "_is_read_paused", "_parsed_head",
+        "_unsent_bytes", "filled", "infer", "pending", "served",
     )
+    # fmt: on
 
     def __init__(self, context: ConnectionContext, connection: PipelineConnection) -> None:
         self._context = context

@@ -111,7 +111,7 @@ class WorkerLink:
         entry.sent_ns = time.monotonic_ns()
         self.in_flight.add(entry)
         self.send(entry.message)
-        if failpoints.is_armed:
+        if failpoints.armed:
             failpoint("gateway.sent", self.spec.name)
 
     def send(self, record: DataRecord) -> None:
@@ -225,7 +225,7 @@ class WorkerLink:
         if entry is None:
             self.unexpected_replies += 1
             return
-        if failpoints.is_armed:
+        if failpoints.armed:
             failpoint("gateway.replied", self.spec.name)
         entry.signature = (
             (self._signatures.recent.get(reply.signature) or self._validated_signature(reply.signature))

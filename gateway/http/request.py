@@ -23,8 +23,6 @@ def echoed_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class _LocalConnection(Protocol):
-    """A connection that knows whether only this machine can reach its listener."""
-
     is_local: bool
 
 

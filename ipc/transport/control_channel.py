@@ -46,7 +46,7 @@ class SeqpacketEnd:
     def send(self, data: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one packet; the kernel duplicates the descriptors. False if there is no room now."""
         try:
-            if failpoints.is_armed:
+            if failpoints.armed:
                 self._fail_send(descriptors)
             if descriptors:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]

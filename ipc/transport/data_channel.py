@@ -50,7 +50,7 @@ class DataChannel(SeqpacketEnd):
             raise ChannelClosed from error
         if not size:
             raise ChannelClosed
-        if failpoints.is_armed:
+        if failpoints.armed:
             failpoint("ipc.pair_receive")
         return self._packet[:size]
 
