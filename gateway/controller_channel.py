@@ -10,7 +10,6 @@ import asyncio
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -47,8 +46,9 @@ from mmsup.ipc.messages.gateway_control import (
 )
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.transport.codec import decode, encode
-from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
+from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
+from mmsup.ipc.transport.message_channel import MessageChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqContext
 
 LINK_DESCRIPTORS: Final = 3
@@ -109,20 +109,17 @@ class ControllerClient:
     def __init__(
         self, channel: ControlChannel, configure: ConfigureGateway, router: Router, zeromq: ZmqContext
     ) -> None:
-        self._channel = channel
+        self._channel = MessageChannel(channel, self._decode, exit_parent_lost, exit_channel_overflow)
         self._configure = configure
         self._router = router
         self._zeromq = zeromq
         self._links_received: set[tuple[int, int]] = set()
-        self._outgoing: deque[bytes] = deque()
         self._drain_task: asyncio.Task[None] | None = None
         self.synced = asyncio.Event()
         """A controller has sent everything once."""
         self.calls = ControllerCalls(self._send)
-        self._loop = asyncio.get_running_loop()
         router.poison_requests.send = self._send
         router.send_link_closed = lambda link: self._send(link_closed_message(link, time.monotonic_ns()))
-        self._loop.add_reader(channel.fileno(), self._read)
         self._send_hello()
 
     def _send_hello(self) -> None:
@@ -131,20 +128,7 @@ class ControllerClient:
     # Sending.
 
     def _send(self, message: object) -> None:
-        self._outgoing.append(encode(message))
-        if len(self._outgoing) == 1:
-            self._write()
-
-    def _write(self) -> None:
-        try:
-            while self._outgoing:
-                if not self._channel.send(self._outgoing[0]):
-                    self._loop.add_writer(self._channel.fileno(), self._write)
-                    return
-                self._outgoing.popleft()
-        except ChannelClosed:
-            exit_parent_lost()
-        self._loop.remove_writer(self._channel.fileno())
+        self._channel.send(encode(message))
 
     def report_overdue(self, now_s: float) -> None:
         """Report the workers that have not replied for too long; called a few times a second."""
@@ -153,18 +137,8 @@ class ControllerClient:
 
     # Receiving.
 
-    def _read(self) -> None:
-        while True:
-            try:
-                received = self._channel.receive()
-            except ChannelClosed:
-                exit_parent_lost()
-            except OSError as error:
-                exit_channel_overflow(error)
-            if received is None:
-                return
-            data, descriptors = received
-            self._on_message(decode(data, TO_GATEWAY), descriptors)
+    def _decode(self, data: bytes, descriptors: list[int]) -> None:
+        self._on_message(decode(data, TO_GATEWAY), descriptors)
 
     def _on_message(self, message: Any, descriptors: list[int]) -> None:  # one of TO_GATEWAY, as `decode` ensures
         router = self._router
@@ -265,8 +239,6 @@ class ControllerClient:
 
     async def close(self) -> None:
         """Close the channel to the controller."""
-        self._loop.remove_reader(self._channel.fileno())
-        self._loop.remove_writer(self._channel.fileno())
         if self._drain_task is not None:
             self._drain_task.cancel()
             await asyncio.gather(self._drain_task, return_exceptions=True)

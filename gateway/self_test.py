@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from mmsup.gateway.api.app import HttpApp
-from mmsup.gateway.connections.aiohttp_connection import HttpListener
 from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.fast_connection import FastConnection
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.request_counters import RequestCounters
@@ -47,7 +47,7 @@ async def run_self_test(router: Router) -> str:
         with ThreadPoolExecutor(1) as executor:
             handler = InferHandler(router, RequestCounters([CounterTable(table)], 0), executor)
             context = ConnectionContext(handler, asyncio.get_running_loop())
-            listener = HttpListener(HttpApp(handler, _no_controller).serve, is_local=True, shared=context)
+            listener = HttpListener(HttpApp(handler, _no_controller).serve, is_local=True, context=context)
             try:
                 async with asyncio.timeout(TEST_LIMIT_S):
                     await _run_steps(listener)
@@ -73,13 +73,14 @@ async def _run_steps(listener: HttpListener) -> None:
     _, connection = await loop.connect_accepted_socket(listener, near)
     assert isinstance(connection, FastConnection), "the listener made another kind of connection"
     reader, writer = await asyncio.open_connection(sock=far)
+    requests = connection.requests
     try:
         for number, (sent, statuses, served) in enumerate(_STEPS, 1):
             writer.write(sent)
             for status in statuses:
                 line = await _read_response(reader)
                 assert line.startswith(b"HTTP/1.1 %d " % status), f"step {number}: {line!r}, not {status}"
-            assert connection.served == served, f"step {number}: {connection.served} fast requests, not {served}"
+            assert requests.served == served, f"step {number}: {requests.served} fast requests, not {served}"
         assert not await reader.read(), "more responses came than requests were sent"
     finally:
         writer.close()

@@ -14,9 +14,9 @@ from typing import Final
 from mmsup.gateway import self_test
 from mmsup.gateway.api.app import HttpApp
 from mmsup.gateway.connections.acceptor import ConnectionAcceptor
-from mmsup.gateway.connections.aiohttp_connection import HttpListener
+from mmsup.gateway.connections.connection_state import IDLE_S
 from mmsup.gateway.connections.context import ConnectionContext
-from mmsup.gateway.connections.fast_connection import IDLE_S
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.controller_status import CallController
@@ -63,7 +63,7 @@ class GatewayServer:
     async def listen(self, sock: socket.socket, *, metrics_only: bool = False) -> None:
         """Serve on this listening socket, and own it."""
         handler = self._app.serve_metrics if metrics_only else self._app.serve
-        listener = HttpListener(handler, is_local=is_local(sock), shared=None if metrics_only else self._context)
+        listener = HttpListener(handler, is_local=is_local(sock), context=None if metrics_only else self._context)
         acceptor = ConnectionAcceptor(sock, listener)
         await acceptor.start()
         self._listening.append((acceptor, listener))

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from fake_router import FakeRouter
 from mmsup.gateway.api.app import HttpApp
-from mmsup.gateway.connections.aiohttp_connection import HttpListener
 from mmsup.gateway.connections.context import ConnectionContext
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.ipc.memory.counters import CounterTable
@@ -113,7 +113,7 @@ def listener(router: FakeRouter, tally: CounterTable, *, fast: bool) -> HttpList
     """A listener that serves with this router."""
     core = InferHandler(router, RequestCounters([tally], 0), router.threads)
     shared = ConnectionContext(core, asyncio.get_running_loop()) if fast else None
-    return HttpListener(HttpApp(core, router.call_controller).serve, is_local=True, shared=shared)
+    return HttpListener(HttpApp(core, router.call_controller).serve, is_local=True, context=shared)
 
 
 async def outcome(to: Callable[[], Any], pieces: Sequence[bytes]) -> Outcome:

@@ -19,8 +19,9 @@ from work import SCENES, Scene
 from inside.best import FEW, MANY, ONE, ROUNDS_PER_STAGE, BestTimes
 from inside.kernel import Sizes
 from mmsup.gateway.api.app import HttpApp
-from mmsup.gateway.connections.aiohttp_connection import HttpListener
-from mmsup.gateway.connections.fast_connection import ConnectionContext, FastConnection
+from mmsup.gateway.connections.context import ConnectionContext
+from mmsup.gateway.connections.fast_connection import FastConnection
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.connections.message_boundary import BLANK
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.link_memory import LinkMemory
@@ -90,7 +91,7 @@ class InProcessGateway:
         self._core = InferHandler(self._backend, RequestCounters([CounterTable(tally)], 0), executor)
         os.close(tally)
         self._shared = ConnectionContext(self._core, asyncio.get_running_loop())
-        self._listener = HttpListener(HttpApp(self._core, _no_controller).serve, is_local=True, shared=self._shared)
+        self._listener = HttpListener(HttpApp(self._core, _no_controller).serve, is_local=True, context=self._shared)
         self._clients = [_Client() for _ in range(max(ROUNDS_PER_STAGE))]
         self._fronts = [FastConnection(self._shared, self._listener) for _ in self._clients]
         for front, client in zip(self._fronts, self._clients, strict=True):

@@ -123,7 +123,7 @@ class InferHandler:
         if body is not None:
             layout = binary_tensors.body_layout(header, len(body))
             buffer = await dispatched.allocate(layout.space)
-            await request_body.lay(body, buffer[layout.start : layout.space])
+            await request_body.copy_in_steps(body, buffer[layout.start : layout.space])
         else:
             assert size is not None, "a body of unknown length was read in full"
             layout = binary_tensors.body_layout(header, size)

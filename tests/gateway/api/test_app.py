@@ -21,7 +21,7 @@ import uvloop
 from aiohttp import ClientResponse, ClientSession
 
 from fake_router import FakeRouter, Tensor, metadata, served
-from mmsup.gateway.connections import aiohttp_connection, connection_limit
+from mmsup.gateway.connections import aiohttp_connection, connection_limit, connection_state
 from mmsup.gateway.http import request_body
 from mmsup.gateway.http import response as answer
 from mmsup.gateway.protocol.binary_tensors import HEADER
@@ -661,7 +661,7 @@ def test_a_connection_that_waits_between_requests_is_left_alone(monkeypatch: pyt
 
 def test_a_body_that_stops_coming_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_body, "IDLE_S", 0.05)
-    monkeypatch.setattr(aiohttp_connection, "LINGER_S", 0.05)
+    monkeypatch.setattr(connection_state, "LINGER_S", 0.05)
 
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):

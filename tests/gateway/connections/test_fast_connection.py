@@ -19,7 +19,7 @@ import uvloop
 from fake_router import FakeRouter, metadata, served
 from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
 from mmsup.gateway import self_test
-from mmsup.gateway.connections import aiohttp_connection, context, fast_connection
+from mmsup.gateway.connections import aiohttp_connection, connection_state, context, fast_connection, request_pipeline
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.http import request_body, response
 from mmsup.gateway.protocol.binary_tensors import HEADER
@@ -150,7 +150,7 @@ def test_tensors_go_through_the_front_and_come_back_byte_for_byte(size: int, tmp
                 assert told.endswith(BIG[:size])
             (served,) = house.fronts()
             # Memory that is not there yet is waited for by aiohttp: once.
-            assert served.served == (4 if size <= 4096 else 3)
+            assert served.requests.served == (4 if size <= 4096 else 3)
 
     in_house(run, tmp_path)
 
@@ -165,7 +165,7 @@ def test_a_body_in_many_pieces_is_the_fronts_from_its_head_on(tmp_path: Path) ->
                 await asyncio.sleep(0.001)
             await house.echo()
             assert (await read(reader))[1].endswith(BIG[:3000])
-            assert house.fronts()[0].served == 1
+            assert house.fronts()[0].requests.served == 1
 
     in_house(run, tmp_path)
 
@@ -190,11 +190,12 @@ def test_what_follows_a_request_in_work_is_bounded_and_read_on_after_it(tmp_path
     async def run(house: House) -> None:
         async with house.client() as (reader, writer):
             head, body = posted(b"abc")
-            count = 3 * fast_connection.REST_LIMIT_BYTES // len(head + body)
+            count = 3 * request_pipeline.PENDING_LIMIT_BYTES // len(head + body)
             writer.write((head + body) * count)
             request = await house.peer.request()
-            await until(lambda: house.fronts()[0]._is_read_paused)
-            assert len(house.fronts()[0]._rest) <= fast_connection.REST_LIMIT_BYTES + context.READ_BUFFER_BYTES
+            await until(lambda: house.fronts()[0].requests._is_read_paused)
+            limit = request_pipeline.PENDING_LIMIT_BYTES + context.READ_BUFFER_BYTES
+            assert len(house.fronts()[0].requests.pending) <= limit
             house.peer.answer(request, b"abc")
             answers = asyncio.create_task(all_of(reader, count))
             for _each in range(count - 1):
@@ -409,8 +410,7 @@ def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_idle_connection_is_closed_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_connection, "IDLE_S", 0.05)
-    monkeypatch.setattr(aiohttp_connection, "IDLE_S", 0.05)
+    monkeypatch.setattr(connection_state, "IDLE_S", 0.05)
 
     async def test(backend: FakeRouter, port: int) -> None:
         for sent in (b"", b"".join(posted(b"abc")), b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
@@ -515,7 +515,7 @@ def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_no_o
                 assert b"\r\nconnection: close\r\n" in said.lower()
                 assert said.endswith(b"abc")
             assert len(house.fronts()) == 1
-            house.front._retired_s = time.monotonic() - fast_connection.IDLE_S - 10.0
+            house.front._retired_s = time.monotonic() - connection_state.IDLE_S - 10.0
             house.front.on_heartbeat()
             assert await idle.read() == b""
         await until(lambda: house.front.is_finished)

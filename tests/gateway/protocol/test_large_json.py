@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsup.gateway.protocol import json_document, json_tensors, large_json, large_json_runs
-from mmsup.gateway.protocol.large_json_runs import NumberList
+from mmsup.gateway.protocol import json_document, json_tensors, large_json
+from mmsup.gateway.protocol.large_json import NumberList
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.tensors.numpy_arrays import NUMPY
 
@@ -92,7 +92,7 @@ def test_a_string_cannot_be_made_to_stand_for_a_list() -> None:
     text = json.dumps({"a": "0" * 32 + "0", "b": list(range(300))}).encode()
     rest, found = large_json.extract_lists(memoryview(text), lambda raw, _at: json.loads(raw))
     assert len(found) == 1
-    assert large_json_runs.restore_lists(json.loads(rest), found)["a"] == "0" * 33
+    assert large_json.restore_lists(json.loads(rest), found)["a"] == "0" * 33
 
 
 def test_strings_beyond_the_bound_are_refused_before_they_are_built() -> None:
@@ -133,7 +133,7 @@ def test_rows_that_are_runs_are_joined_if_they_are_nested_as_the_shape() -> None
         (run_of(np.array([1, 2, 2**64 - 1], np.uint64)), "INT64", f"{2**64 - 1} is out of the range"),
         (run_of([1.0, 2, 3]), "INT8", "is not an integer of INT8"),
         (run_of([1, 2, 1e39]), "FP32", r"1e\+39 is out of the range of FP32"),
-        (run_of([True, False, True]), "FP32", "a truth value is not a number"),
+        (run_of([True, False, True]), "FP32", "a boolean is not a number"),
         (run_of([1, 2, 3]), "BOOL", "a number is not true or false"),
         (run_of([1, 2, 3]), "BYTES", "a number is not a string"),
         (run_of([1, 2, 3]), "FP16", "send it as binary data"),

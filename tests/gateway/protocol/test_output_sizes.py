@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.protocol.output_sizes import (
-    SPAN_RESULTS,
-    OutputSizeEstimator,
-    declared_bytes,
-    padded_size,
-    used_bytes,
-)
+from mmsup.gateway.protocol.output_sizes import SPAN_RESULTS, OutputSizeEstimator, declared_bytes, used_bytes
+from mmsup.ipc.memory.allocator import padded_size
 from mmsup.ipc.specs import INLINE_TENSORS, Metadata, TensorSpec
 
 

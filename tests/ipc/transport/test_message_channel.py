@@ -5,7 +5,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
-from mmsup.supervisor.processes.message_channel import MAX_QUEUED, MessageChannel
+from mmsup.ipc.transport.message_channel import MAX_QUEUED, MessageChannel
 
 Play = Callable[["Pair"], Awaitable[None]]
 
