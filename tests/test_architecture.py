@@ -15,7 +15,7 @@ FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
     "gateway": "api connections dispatch infer observability; ipc memory messages transport",
-    "gateway/api": "http infer observability protocol; ipc",
+    "gateway/api": "dispatch http infer observability protocol; ipc",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
