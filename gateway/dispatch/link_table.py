@@ -22,8 +22,6 @@ class ServingLinks:
 
 
 class LinkTable:
-    """One per gateway."""
-
     def __init__(self) -> None:
         self.by_worker: dict[WorkerId, WorkerLink] = {}
         """All links, also those that get no new requests."""
@@ -31,7 +29,6 @@ class LinkTable:
         """By model and version."""
 
     def add(self, link: WorkerLink) -> None:
-        """New requests may go to this worker."""
         for other in self.by_worker.values():
             if _version_key(other.spec) == _version_key(link.spec) and other.metadata == link.metadata:
                 link.metadata = other.metadata  # one object for all instances, so caches may compare by identity
@@ -52,7 +49,6 @@ class LinkTable:
             del self.serving[_version_key(link.spec)]
 
     def remove(self, link: WorkerLink) -> None:
-        """The link is closed."""
         self.stop_routing(link.worker_id)
         self.by_worker.pop(link.worker_id, None)
 
@@ -88,17 +84,14 @@ class LinkTable:
             link.close()
 
     def used_bytes(self) -> int:
-        """Shared memory in use by requests and results."""
         memories = [link.memory for link in self.by_worker.values()]
         return sum(each.requests.used_bytes + each.results.used_bytes for each in memories)
 
     def release_idle_memory(self) -> None:
-        """Release every extent that no request uses."""
         for link in self.by_worker.values():
             link.memory.release_idle()
 
     def release_unused_memory(self, now_s: float) -> None:
-        """Release the extents that have not been used for long."""
         for link in self.by_worker.values():
             link.memory.release_unused(now_s)
 

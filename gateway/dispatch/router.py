@@ -59,7 +59,6 @@ class ChangeWaiters:
         self.priorities: dict[asyncio.Future[None], int] = {}
 
     def notify(self) -> None:
-        """Wake all, the highest priority first."""
         for future in sorted(self.priorities, key=self.priorities.__getitem__):
             if not future.done():
                 future.set_result(None)
@@ -79,8 +78,6 @@ class ChangeWaiters:
 
 
 class Router:
-    """One per gateway process."""
-
     def __init__(self, configuration: ConfigureGateway, executor: ThreadPoolExecutor) -> None:
         self.configuration = configuration
         self.executor = executor
@@ -153,7 +150,6 @@ class Router:
             await self.waiters.wait((min(grace_end_ns, deadline_ns) - now_ns) / 1e9, effective)
 
     async def wait_until_drained(self) -> None:
-        """Wait until no request is open."""
         empty = asyncio.Event()
         self.admission.on_empty = empty.set
         while self.admission.open_requests:
@@ -161,7 +157,6 @@ class Router:
             await empty.wait()
 
     def add_link(self, link: WorkerLink) -> None:
-        """A worker can be reached."""
         link.on_close = self._on_link_closed
         self.links.add(link)
         self._update_restrictions(link.spec.name)
