@@ -27,6 +27,7 @@ class LinkTable:
         """All links, also those that get no new requests."""
         self.serving: dict[tuple[str, str], ServingLinks] = {}
         """By model and version."""
+        self._draining: dict[WorkerId, WorkerLink] = {}
 
     def add(self, link: WorkerLink) -> None:
         for other in self.by_worker.values():
@@ -41,16 +42,18 @@ class LinkTable:
     def stop_routing(self, worker_id: WorkerId) -> None:
         """Send no new requests to this worker; its link is closed when nothing is in flight on it."""
         link = self.by_worker.get(worker_id)
-        serving = self.serving.get(_version_key(link.spec)) if link is not None else None
-        if link is None or serving is None or link not in serving.links:
+        if link is None or worker_id in self._draining:
             return
-        serving.links.remove(link)
-        if not serving.links:
-            del self.serving[_version_key(link.spec)]
+        self._draining[worker_id] = link
+        key = _version_key(link.spec)
+        self.serving[key].links.remove(link)
+        if not self.serving[key].links:
+            del self.serving[key]
 
     def remove(self, link: WorkerLink) -> None:
         self.stop_routing(link.worker_id)
         self.by_worker.pop(link.worker_id, None)
+        self._draining.pop(link.worker_id, None)
 
     def least_loaded(self, name: str, version: str) -> WorkerLink | None:
         """The link of this version with the fewest requests, in flight or still being received."""
@@ -73,9 +76,8 @@ class LinkTable:
 
     def close_drained(self) -> None:
         """Close the links that get no new requests and have none in flight."""
-        for link in list(self.by_worker.values()):
-            serving = self.serving.get(_version_key(link.spec))
-            if not link.in_flight.requests and (serving is None or link not in serving.links):
+        for link in list(self._draining.values()):
+            if not link.in_flight.requests:
                 link.close()
 
     def close_all(self) -> None:
