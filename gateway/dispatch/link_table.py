@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.specs import ModelSpec
 
@@ -12,21 +9,12 @@ WorkerId = tuple[int, int]
 """Instance and generation."""
 
 
-@dataclass(slots=True)
-class ServingLinks:
-    """The links to which new requests for one model version may go; never empty."""
-
-    timeout_ns: int
-    """The time limit of a request that names none."""
-    links: list[WorkerLink] = field(default_factory=list)
-
-
 class LinkTable:
     def __init__(self) -> None:
         self.by_worker: dict[WorkerId, WorkerLink] = {}
         """All links, also those that get no new requests."""
-        self.serving: dict[tuple[str, str], ServingLinks] = {}
-        """By model and version."""
+        self.serving: dict[tuple[str, str], list[WorkerLink]] = {}
+        """Those that get new requests, by model and version; no list is empty."""
         self._draining: dict[WorkerId, WorkerLink] = {}
 
     def add(self, link: WorkerLink) -> None:
@@ -34,10 +22,7 @@ class LinkTable:
             if _version_key(other.spec) == _version_key(link.spec) and other.metadata == link.metadata:
                 link.metadata = other.metadata  # one object for all instances, so caches may compare by identity
         self.by_worker[link.worker_id] = link
-        key = _version_key(link.spec)
-        if key not in self.serving:
-            self.serving[key] = ServingLinks(timeout_ns(link.spec))
-        self.serving[key].links.append(link)
+        self.serving.setdefault(_version_key(link.spec), []).append(link)
 
     def stop_routing(self, worker_id: WorkerId) -> None:
         """Send no new requests to this worker; its link is closed when nothing is in flight on it."""
@@ -46,8 +31,8 @@ class LinkTable:
             return
         self._draining[worker_id] = link
         key = _version_key(link.spec)
-        self.serving[key].links.remove(link)
-        if not self.serving[key].links:
+        self.serving[key].remove(link)
+        if not self.serving[key]:
             del self.serving[key]
 
     def remove(self, link: WorkerLink) -> None:
@@ -57,9 +42,8 @@ class LinkTable:
 
     def least_loaded(self, name: str, version: str) -> WorkerLink | None:
         """The link of this version with the fewest requests, in flight or still being received."""
-        serving = self.serving.get((name, version))
         best, least = None, 0
-        for link in serving.links if serving is not None else ():
+        for link in self.serving.get((name, version), ()):
             load = len(link.in_flight.requests) + link.reserved_requests
             if not link.closed and (best is None or load < least):
                 best, least = link, load
@@ -96,16 +80,6 @@ class LinkTable:
     def release_unused_memory(self, now_s: float) -> None:
         for link in self.by_worker.values():
             link.memory.release_unused(now_s)
-
-
-def timeout_ns(spec: ModelSpec | None) -> int:
-    """The time limit of a request that names none."""
-    return int((spec.deadline_s if spec is not None else 60.0) * 1e9)
-
-
-def deadline_ns(spec: ModelSpec | None) -> int:
-    """The deadline (CLOCK_MONOTONIC) of a request that comes now and names no timeout."""
-    return time.monotonic_ns() + timeout_ns(spec)
 
 
 def _version_key(spec: ModelSpec) -> tuple[str, str]:
