@@ -1,4 +1,4 @@
-"""The HTTP face over real sockets: statuses, headers, bodies both ways, bounds in bytes and in time."""
+"""The HTTP API over real sockets: statuses, headers, bodies both ways, limits on bytes and time."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def said(response: ClientResponse) -> dict[str, Any]:
         ("/v2/models/m/ready", {"name": "m", "ready": True, "state": "ready"}),
     ],
 )
-def test_health_and_lists_answer_json_and_head_says_the_same_without_it(path: str, told: dict[str, Any]) -> None:
+def test_health_and_lists_answer_json_and_head_the_same_without_a_body(path: str, told: dict[str, Any]) -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.get(path) as response:
             assert (response.status, await said(response)) == (200, told)
@@ -122,7 +122,7 @@ def test_a_server_that_is_not_ready_says_why() -> None:
 @pytest.mark.parametrize(
     "path", ["/v2", "/v2/models/m", "/v2/models/m/config", "/v2/models/m/stats", "/v2/models/stats"]
 )
-def test_descriptions_are_json_objects(path: str) -> None:
+def test_metadata_and_configuration_are_json_objects(path: str) -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.get(path) as response:
             assert response.status == 200
@@ -148,7 +148,7 @@ def test_descriptions_are_json_objects(path: str) -> None:
         ("POST", "/v2/repository/other/index", 501, "not_implemented"),
     ],
 )
-def test_what_is_not_there_is_told_in_json(method: str, path: str, status: int, code: str) -> None:
+def test_unknown_paths_and_models_are_json_errors(method: str, path: str, status: int, code: str) -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.request(method, path) as response:
             told = await said(response)
@@ -158,7 +158,7 @@ def test_what_is_not_there_is_told_in_json(method: str, path: str, status: int, 
     meet(test)
 
 
-def test_another_method_is_405_and_allow_says_which() -> None:
+def test_another_method_is_405_with_an_allow_header() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.delete(INFER) as response:
             assert (response.status, response.headers["Allow"]) == (405, "OPTIONS, POST")
@@ -169,7 +169,7 @@ def test_another_method_is_405_and_allow_says_which() -> None:
     meet(test)
 
 
-def test_clients_may_unregister_memory_that_was_never_there() -> None:
+def test_unregistering_unknown_shared_memory_succeeds() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         for path in ("systemsharedmemory", "cudasharedmemory", "systemsharedmemory/region/r"):
             async with session.post(f"/v2/{path}/unregister") as response:
@@ -183,7 +183,7 @@ def test_clients_may_unregister_memory_that_was_never_there() -> None:
 # Control.
 
 
-def test_index_load_and_unload_are_the_brains() -> None:
+def test_index_load_and_unload_are_executed_by_the_controller() -> None:
     rows = [{"name": "m", "version": "1", "state": "READY", "reason": ""}]
 
     async def test(backend: FakeRouter, session: ClientSession) -> None:
@@ -223,7 +223,7 @@ def test_a_control_calls_body_is_checked(body: bytes, status: int) -> None:
     meet(test)
 
 
-def test_files_are_not_taken_over_the_wire() -> None:
+def test_files_in_a_load_request_are_refused() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         body = {"parameters": {"config": "{}", "file:1/model.onnx": "AAAA"}}
         async with session.post("/v2/repository/models/m/load", json=body) as response:
@@ -233,7 +233,7 @@ def test_files_are_not_taken_over_the_wire() -> None:
     meet(test)
 
 
-def test_a_refused_load_has_the_brains_words() -> None:
+def test_a_refused_load_has_the_text_of_the_controller() -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.answers["load"] = ModelError("load_failed", "failed to load 'm': no such op", model="m")
         async with session.post("/v2/repository/models/m/load") as response:
@@ -258,7 +258,7 @@ def test_control_is_refused_on_a_listener_that_others_can_reach() -> None:
 # Inference.
 
 
-def test_json_comes_in_and_goes_out() -> None:
+def test_an_inference_in_json() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.post(INFER, json={"id": "a", "inputs": [X]}, headers={"X-Request-Id": "h1"}) as response:
             assert (response.status, response.headers["X-Request-Id"]) == (200, "h1")
@@ -313,7 +313,7 @@ def test_every_datatype_makes_the_round_trip_in_binary(datatype: str) -> None:
     meet(test, backend)
 
 
-def test_a_narrow_float_keeps_its_bits() -> None:
+def test_fp16_keeps_its_bits() -> None:
     data = np.array([1.5, -2, np.nan], ml_dtypes.bfloat16).tobytes()
     backend = house()
     backend.serve("t", metadata(("A", "BF16", (-1,))))
@@ -335,7 +335,7 @@ def test_a_raw_request_is_answered_in_binary() -> None:
     meet(test)
 
 
-def test_a_large_tensor_comes_back_as_it_went_also_when_its_memory_is_used_again_at_once() -> None:
+def test_a_large_tensor_round_trips_although_its_memory_is_reused_at_once() -> None:
     data = np.random.default_rng(0).integers(0, 256, 12_600_000, np.uint8).tobytes()
 
     async def test(_: FakeRouter, session: ClientSession) -> None:
@@ -397,9 +397,7 @@ def test_a_chunked_body_is_read_to_its_end() -> None:
         ({"Content-Type": "application/x-www-form-urlencoded"}, b'{"inputs":[]}', 400, "expected 1 inputs"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_its_callers_fault(
-    headers: dict[str, str], body: bytes, status: int, says: str
-) -> None:
+def test_an_unreadable_body_is_a_caller_error(headers: dict[str, str], body: bytes, status: int, says: str) -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         async with session.post(INFER, data=body, headers=headers) as response:
             told = await said(response)
@@ -410,7 +408,7 @@ def test_a_body_that_cannot_be_read_is_its_callers_fault(
     meet(test)
 
 
-def test_an_error_names_the_request_by_the_id_that_its_json_gave() -> None:
+def test_an_error_has_the_request_id_of_the_json() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.post(INFER, json={"id": "j1", "inputs": []}, headers={"X-Request-Id": "h1"}) as response:
             assert (await said(response))["request_id"] == "j1"
@@ -453,7 +451,7 @@ def test_chunks_without_end_are_refused_at_the_limit() -> None:
     meet(test, house(max_body_bytes=10_000))
 
 
-def test_the_deadline_in_the_request_is_brought_forward_and_never_put_off() -> None:
+def test_a_timeout_in_the_request_shortens_the_deadline_and_never_extends_it() -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         for timeout in (5_000_000, 2**62):
             async with session.post(INFER, json={"inputs": [X], "parameters": {"timeout": timeout}}) as response:
@@ -485,7 +483,7 @@ def test_parameters_reach_the_model_without_the_reserved_ones() -> None:
         (ServerError("draining", "the server is stopping"), 503),
     ],
 )
-def test_what_becomes_of_a_request_becomes_its_status(error: Any, status: int) -> None:
+def test_each_error_of_a_request_has_its_status(error: Any, status: int) -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.refusal = error
         async with session.post(INFER, json={"inputs": [X]}) as response:
@@ -496,7 +494,7 @@ def test_what_becomes_of_a_request_becomes_its_status(error: Any, status: int) -
     meet(test)
 
 
-def test_a_bug_of_ours_is_a_500_that_tells_nothing_and_the_next_request_is_served(
+def test_a_bug_is_a_500_without_details_and_the_next_request_is_served(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -516,7 +514,7 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing_and_the_next_request_is_serve
     assert "secret" in caplog.text
 
 
-def test_a_worker_that_forgets_an_output_is_a_502() -> None:
+def test_a_reply_that_lacks_an_output_is_a_502() -> None:
     backend = house()
     backend.serve("liar", metadata(("X", "FP32", (-1,))), lambda inputs: {})
 
@@ -548,7 +546,7 @@ def test_each_request_is_counted_once_and_shown_on_the_metrics_page() -> None:
     meet(test)
 
 
-def test_metrics_are_there_while_the_brain_is_not() -> None:
+def test_metrics_are_served_while_the_controller_is_down() -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.answers["status"] = ServerError("unavailable", "x")
         async with session.get("/metrics") as response:
@@ -560,7 +558,7 @@ def test_metrics_are_there_while_the_brain_is_not() -> None:
 # Clients that misbehave, or leave.
 
 
-def test_a_client_that_leaves_ends_its_request() -> None:
+def test_the_request_of_a_client_that_leaves_is_ended() -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         entered, left = asyncio.Event(), asyncio.Event()
 
@@ -586,7 +584,7 @@ def test_a_client_that_leaves_ends_its_request() -> None:
     meet(test)
 
 
-def test_a_client_that_waits_to_be_asked_is_asked_only_if_its_head_is_good() -> None:
+def test_100_continue_is_sent_only_for_a_valid_head() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         body = json.dumps({"inputs": [X]}).encode()
         head = b"POST %b HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
@@ -612,7 +610,7 @@ def test_a_client_that_waits_to_be_asked_is_asked_only_if_its_head_is_good() -> 
         b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_a_400_in_json_and_a_closed_connection(head: bytes) -> None:
+def test_malformed_http_is_a_400_in_json_and_a_closed_connection(head: bytes) -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):
             writer.write(head)
@@ -623,7 +621,7 @@ def test_what_is_no_http_is_a_400_in_json_and_a_closed_connection(head: bytes) -
     meet(test)
 
 
-def test_a_head_that_drips_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_arrives_too_slowly_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aiohttp_connection, "HEAD_S", 0.05)
 
     async def test(_: FakeRouter, session: ClientSession) -> None:
@@ -636,7 +634,7 @@ def test_a_head_that_drips_is_answered_408_and_closed(monkeypatch: pytest.Monkey
     meet(test)
 
 
-def test_a_connection_that_waits_between_requests_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_connection_between_requests_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aiohttp_connection, "HEAD_S", 0.02)
 
     async def test(backend: FakeRouter, session: ClientSession) -> None:
@@ -659,7 +657,7 @@ def test_a_connection_that_waits_between_requests_is_left_alone(monkeypatch: pyt
     meet(test)
 
 
-def test_a_body_that_stops_coming_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_stops_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_body, "IDLE_S", 0.05)
     monkeypatch.setattr(connection_state, "LINGER_S", 0.05)
 
@@ -674,7 +672,7 @@ def test_a_body_that_stops_coming_is_answered_408_and_closed(monkeypatch: pytest
     meet(test)
 
 
-def test_a_client_that_does_not_read_its_reply_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_its_response_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer, "WRITE_TIMEOUT_S", 0.1)
 
     async def test(backend: FakeRouter, session: ClientSession) -> None:
@@ -697,7 +695,7 @@ def test_a_client_that_does_not_read_its_reply_is_cut_off(monkeypatch: pytest.Mo
     meet(test)
 
 
-def test_a_reply_read_in_small_sips_is_whole_though_its_memory_is_used_again_at_once() -> None:
+def test_a_response_read_slowly_is_complete_although_its_memory_is_reused_at_once() -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         data = np.random.default_rng(1).integers(0, 256, 8 << 20, np.uint8).tobytes()
         body, headers = binary_body([("X", "FP32", [len(data) // 4], data)])
@@ -717,7 +715,7 @@ def test_a_reply_read_in_small_sips_is_whole_though_its_memory_is_used_again_at_
     meet(test)
 
 
-def test_one_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_over_the_limit_is_refused_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_limit, "CONNECTION_LIMIT", 1)
 
     async def test(_: FakeRouter, session: ClientSession) -> None:
@@ -733,7 +731,7 @@ def test_one_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
     meet(test)
 
 
-def test_a_connection_that_does_nothing_gives_way_to_one_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_connection_is_evicted_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_limit, "CONNECTION_LIMIT", 1)
 
     async def test(_: FakeRouter, session: ClientSession) -> None:
@@ -744,7 +742,7 @@ def test_a_connection_that_does_nothing_gives_way_to_one_that_comes(monkeypatch:
     meet(test)
 
 
-def test_requests_in_a_pipeline_are_answered_in_their_order() -> None:
+def test_pipelined_requests_are_answered_in_order() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):
             one = b"GET /v2/models HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -757,5 +755,5 @@ def test_requests_in_a_pipeline_are_answered_in_their_order() -> None:
     meet(test)
 
 
-def test_aiohttp_is_the_one_whose_insides_we_know() -> None:
+def test_aiohttp_is_the_pinned_version_whose_private_names_are_used() -> None:
     assert aiohttp.__version__.startswith("3.14.")
