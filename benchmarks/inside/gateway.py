@@ -11,6 +11,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from roster import BY_KEY, OURS
 from work import SCENES, Scene
@@ -82,7 +83,7 @@ class InProcessGateway:
         )
         near, far = ControlChannel.pair()
         end, self._far = DataChannel(near.detach()), DataChannel(far.detach())
-        arena = LinkMemory(end, self._backend.quota, executor, self._backend.release_idle_memory)
+        arena = LinkMemory(end, self._backend.memory_quota, executor, self._backend.links.release_idle_memory)
         ours = os.pidfd_open(os.getpid())  # of a process that outlives the link
         self._link = WorkerLink(LinkWorker(1, 1, "", b"g", spec, metadata), end, arena, (ours, make_status_page()))
         self._backend.add_link(self._link)
@@ -90,7 +91,7 @@ class InProcessGateway:
         self._core = InferHandler(self._backend, RequestCounters([CounterTable(tally)], 0), executor)
         os.close(tally)
         self._shared = ConnectionContext(self._core, asyncio.get_running_loop())
-        self._listener = HttpListener(HttpApp(self._core).serve, is_local=True, context=self._shared)
+        self._listener = HttpListener(HttpApp(self._core, _no_controller).serve, is_local=True, context=self._shared)
         self._clients = [_Client() for _ in range(max(ROUNDS_PER_STAGE))]
         self._fronts = [FastConnection(self._shared, self._listener) for _ in self._clients]
         for front, client in zip(self._fronts, self._clients, strict=True):
@@ -124,11 +125,11 @@ class InProcessGateway:
             front.get_buffer(-1)[:size] = request
             front.buffer_updated(size)
         taken = time.perf_counter()
-        self._link._flush()
+        self._link.channel._flush()
         sent = time.perf_counter()
         frame = self._answer(count)
         answered = time.perf_counter()
-        self._link._on_readable()
+        self._link.channel._on_readable()
         end = time.perf_counter()
         assert self._clients[0].answers == before + 1, "a request was not answered in its turn"
         best.note(f"{kind} take", count, taken - begin)
@@ -227,6 +228,10 @@ class InProcessGateway:
         self._far.close()
         for front in self._fronts:
             front.connection_lost(None)
+
+
+async def _no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
+    raise AssertionError(command)
 
 
 def request_of(scene: Scene) -> bytes:

@@ -19,7 +19,7 @@ from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, HttpRoute, match_path
 from mmsup.gateway.infer.fair_queue import SERVER_FLOW, UNKNOWN_FLOW
 from mmsup.gateway.infer.handler import InferHandler, client_error
-from mmsup.gateway.observability.controller_status import ControllerStatus
+from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
 from mmsup.ipc.errors import CallerError, MmsupError
 
 _NOT_SERVED: Final = {
@@ -38,13 +38,13 @@ Handler = Callable[[HttpRequest], Awaitable[StreamResponse]]
 class HttpApp:
     """`serve` and `serve_metrics` are the handlers of the listeners."""
 
-    def __init__(self, inference: InferHandler) -> None:
+    def __init__(self, inference: InferHandler, call_controller: CallController) -> None:
         self._router = router = inference.router
         self._fair_queue = inference.fair_queue
-        status = ControllerStatus(router)
+        status = ControllerStatus(call_controller)
         server = ServerApi(router, inference.counters, status)
         model = ModelApi(router, inference.counters, status)
-        repository = RepositoryApi(router)
+        repository = RepositoryApi(call_controller)
         self._handlers: dict[str, Handler] = {
             "live": server.live,
             "ready": server.ready,
@@ -78,7 +78,7 @@ class HttpApp:
             made = await self._dispatch(request, only)
         except Exception as error:  # noqa: BLE001 - the outermost frame of a request: the client gets its answer
             made = _error_response(request, client_error(error))
-        if self._router.retired and not made.prepared:
+        if self._router.status.retired and not made.prepared:
             made.force_close()
         return made
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from aiohttp.web_response import StreamResponse
 
-from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
+from mmsup.gateway.observability.controller_status import CallController
 from mmsup.gateway.protocol.json_document import as_object, parse_error
 from mmsup.ipc.errors import CallerError, ServerError
 
@@ -21,8 +21,8 @@ READERS_LIMIT: Final = 64
 class RepositoryApi:
     """Request handlers."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, call_controller: CallController) -> None:
+        self._call_controller = call_controller
         self._reading = 0
 
     async def _document(self, request: HttpRequest) -> dict[str, Any]:  # a JSON object
@@ -43,7 +43,7 @@ class RepositoryApi:
             raise parse_error("'ready' must be true or false")
         try:
             async with asyncio.timeout(INDEX_WAIT_S):
-                rows = await self._router.call_controller("index", {"ready": only_ready})
+                rows = await self._call_controller("index", {"ready": only_ready})
         except TimeoutError:
             raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
         return response.json_response(rows, extra=request.echo_headers)
@@ -58,7 +58,7 @@ class RepositoryApi:
 
     async def _execute(self, command: str, request: HttpRequest) -> StreamResponse:
         parameters = _parameters(request, await self._document(request))
-        await self._router.call_controller(command, {"name": request.model, **parameters})
+        await self._call_controller(command, {"name": request.model, **parameters})
         return response.empty_response(request.echo_headers)
 
 

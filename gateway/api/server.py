@@ -25,7 +25,7 @@ class ServerApi:
         return response.json_response({"live": True}, extra=request.echo_headers)
 
     async def ready(self, request: HttpRequest) -> StreamResponse:
-        ready, reason = self._router.ready()
+        ready, reason = self._router.status.readiness()
         if ready:
             return response.json_response({"ready": True, "live": True}, extra=request.echo_headers)
         document = {"ready": False, "live": True, "error": reason}
@@ -36,7 +36,8 @@ class ServerApi:
         return Response(body=text, headers=response.response_headers(metrics.CONTENT_TYPE, request.echo_headers))
 
     async def metadata(self, request: HttpRequest) -> StreamResponse:
-        document = metadata.server_metadata(self._router.server_name, self._router.server_version)
+        configuration = self._router.configuration
+        document = metadata.server_metadata(configuration.server_name, configuration.server_version)
         return response.json_response(document, extra=request.echo_headers)
 
     async def models(self, request: HttpRequest) -> StreamResponse:

@@ -87,7 +87,7 @@ class RequestPipeline:
             end = data.find(BLANK, 0, size) + len(BLANK)
             head = self._parse_head(bytes(view[:end])) if end >= len(BLANK) else None
         router = context.inference.router
-        if head is None or head.layout.size > router.max_body_bytes or router.retired:
+        if head is None or head.layout.size > router.configuration.max_body_bytes or router.status.retired:
             connection.hand_to_aiohttp(bytes(view[:size]))
             return
         if not was_queued and not context.fair_queue.try_start(head.model, head.cost):
@@ -251,7 +251,7 @@ class RequestPipeline:
         elif state is _BODY and self.infer is not None:
             connection.state = _WORK
             self._is_cut = True
-            self.infer.on_body_timeout(request_body.timeout_error())
+            self.infer.fail(request_body.timeout_error())
         elif state is _DRAIN:
             unsent_bytes = transport.get_write_buffer_size()
             if self._unsent_bytes - unsent_bytes < _PROGRESS_BYTES:

@@ -20,7 +20,7 @@ import pytest
 import uvloop
 from aiohttp import ClientResponse, ClientSession
 
-from gateway_double import FakeRouter, Tensor, metadata, served
+from fake_router import FakeRouter, Tensor, metadata, served
 from mmsup.gateway.connections import aiohttp_connection, connection_limit, connection_state
 from mmsup.gateway.http import request_body
 from mmsup.gateway.http import response as answer
@@ -111,7 +111,7 @@ def test_health_and_lists_answer_json_and_head_the_same_without_a_body(path: str
 
 def test_a_server_that_is_not_ready_says_why() -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
-        backend.set_readiness(ready=False, reason="loading m")
+        backend.status.ready, backend.status.reason = False, "loading m"
         async with session.get("/v2/health/ready") as response:
             assert response.status == 503
             assert await said(response) == {"ready": False, "live": True, "error": "loading m"}
@@ -685,7 +685,7 @@ def test_a_client_that_does_not_read_its_response_is_disconnected(monkeypatch: p
         writer.write(head.encode() + body)
         await writer.drain()
 
-        await asyncio.wait_for(backend.left.wait(), 20)
+        await asyncio.wait_for(backend.request_closed.wait(), 20)
         with contextlib.suppress(ConnectionError):
             assert len(await reader.read(-1)) < len(body)
         writer.close()

@@ -11,11 +11,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
-from gateway_double import FakeRouter, metadata, served
+from fake_router import FakeRouter, metadata, served
 from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
 from mmsup.gateway import self_test
 from mmsup.gateway.connections import aiohttp_connection, connection_state, context, fast_connection, request_pipeline
@@ -59,7 +60,7 @@ class GatewayHarness:
     """A gateway's HTTP face over one worker that is in the test's hands."""
 
     def __init__(self, made: Router, peer: WorkerPeer, at: GatewayServer, port: int) -> None:
-        self.backend, self.peer, self.server, self.port = made, peer, at, port
+        self.router, self.peer, self.server, self.port = made, peer, at, port
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -91,7 +92,11 @@ class GatewayHarness:
 
     async def gone(self) -> None:
         """Returns when no request is open and no slot in use."""
-        await until(lambda: not self.backend.open_requests and not self.backend.memory_used_bytes)
+        await until(lambda: not self.router.admission.open_requests and not self.router.links.used_bytes())
+
+
+async def no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
+    raise AssertionError(command)
 
 
 def run_with_gateway(test: Callable[[GatewayHarness], Awaitable[None]], tmp_path: Path, **fields: object) -> None:
@@ -104,7 +109,7 @@ def run_with_gateway(test: Callable[[GatewayHarness], Awaitable[None]], tmp_path
             hub = ZmqContext()
             peer = WorkerPeer(tmp_path, described)
             peer.link(made, hub)
-            at = GatewayServer(made, [CounterTable(fd)], 0)
+            at = GatewayServer(made, no_controller, [CounterTable(fd)], 0)
             await at.start("fast")
             port = sock.getsockname()[1]
             await at.listen(sock)
@@ -115,7 +120,7 @@ def run_with_gateway(test: Callable[[GatewayHarness], Awaitable[None]], tmp_path
                     await built.gone()
             finally:
                 await at.close(0.1)
-                for link in list(made.links.values()):
+                for link in list(made.links.by_worker.values()):
                     link.close()
                 hub.close()
                 peer.close()
@@ -173,7 +178,7 @@ def test_pipelined_requests_go_to_the_worker_one_by_one(tmp_path: Path) -> None:
             writer.write((head + body) * 50)
             for _each in range(50):
                 await gateway.echo()
-                assert len(next(iter(gateway.backend.links.values())).in_flight) <= 1
+                assert len(next(iter(gateway.router.links.by_worker.values())).in_flight.requests) <= 1
             for _each in range(50):
                 assert (await read(reader))[1].endswith(b"abc")
 
@@ -231,7 +236,7 @@ def test_a_client_that_leaves_during_its_body_or_response_frees_the_memory(tmp_p
             await gateway.echo()
             assert (await read(reader))[0] == 200
             writer.write(head + body[: len(body) // 2])
-            await until(lambda: gateway.backend.open_requests > 0)
+            await until(lambda: gateway.router.admission.open_requests > 0)
         await gateway.gone()
         async with gateway.client() as (_, writer):
             writer.write(head + body)
@@ -248,7 +253,7 @@ def test_a_request_whose_worker_died_is_answered_with_the_verdict(tmp_path: Path
             writer.write(head + body)
             request = await gateway.peer.request()
             gateway.peer.page.request_started(request.id)
-            gateway.backend.set_verdict((1, 1), make_error("worker_crashed", "killed by signal 9"))
+            gateway.router.verdicts.set((1, 1), make_error("worker_crashed", "killed by signal 9"))
             gateway.peer.kill()
             status, answer = await read(reader)
             assert (status, json.loads(answer)["code"]) == (503, "worker_crashed")
@@ -286,14 +291,14 @@ def text(**parameters: int) -> bytes:
 @pytest.mark.slow
 def test_the_timeout_of_a_request_applies_while_it_waits_for_a_worker(tmp_path: Path) -> None:
     async def run(gateway: GatewayHarness) -> None:
-        gateway.backend.unlink((1, 1))
+        gateway.router.links.stop_routing((1, 1))
         async with gateway.client() as (reader, writer):
             began = time.monotonic()
             writer.write(text(timeout=50_000))
             status, answer = await read(reader)
             took_s = time.monotonic() - began
         assert (status, json.loads(answer)["code"]) == (504, "deadline_exceeded")
-        assert 0.05 <= took_s < gateway.backend.restart_grace_s / 2
+        assert 0.05 <= took_s < gateway.router.configuration.restart_grace_s / 2
 
     run_with_gateway(run, tmp_path)
 
@@ -301,17 +306,17 @@ def test_the_timeout_of_a_request_applies_while_it_waits_for_a_worker(tmp_path: 
 @pytest.mark.slow
 def test_requests_that_waited_for_a_worker_are_sent_by_priority_and_then_in_order(tmp_path: Path) -> None:
     async def run(gateway: GatewayHarness) -> None:
-        gateway.backend.unlink((1, 1))
+        gateway.router.links.stop_routing((1, 1))
         async with contextlib.AsyncExitStack() as stack:
             clients = []
             for count, priority in enumerate((0, 7, 3, 90, 7, 0), 1):
                 reader, writer = await stack.enter_async_context(gateway.client())
                 writer.write(text(priority=priority, number=count))
-                await until(lambda count=count: len(gateway.backend._waiters) == count)  # type: ignore[misc] # binds it
+                await until(lambda count=count: len(gateway.router.waiters.priorities) == count)  # type: ignore[misc] # binds it
                 clients.append(reader)
             peer = WorkerPeer(tmp_path, gateway.peer.said.spec, generation=2)
             hub = ZmqContext()
-            peer.link(gateway.backend, hub)
+            peer.link(gateway.router, hub)
             order = []
             for _ in clients:
                 request = await peer.request()
@@ -328,7 +333,7 @@ def test_requests_that_waited_for_a_worker_are_sent_by_priority_and_then_in_orde
 @pytest.mark.slow
 def test_an_invalid_body_is_refused_before_a_worker_is_available(tmp_path: Path) -> None:
     async def run(gateway: GatewayHarness) -> None:
-        gateway.backend.unlink((1, 1))
+        gateway.router.links.stop_routing((1, 1))
         async with gateway.client() as (reader, writer):
             writer.write(text(timeout=-1))
             status, _ = await read(reader)
@@ -344,11 +349,11 @@ def test_a_body_of_unknown_length_counts_toward_the_limit_of_its_model_as_it_arr
         head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         async with gateway.client() as (_, held), gateway.client() as (reader, writer):
             held.write(head + piece)
-            await until(lambda: gateway.backend.admission.open_bytes == 1 << 16)
+            await until(lambda: gateway.router.admission.open_bytes == 1 << 16)
             writer.write(head + piece)
             status, answer = await read(reader)
             assert (status, json.loads(answer)["code"]) == (503, "queue_full")
-            assert gateway.backend.admission.open_bytes == 1 << 16
+            assert gateway.router.admission.open_bytes == 1 << 16
 
     run_with_gateway(run, tmp_path, max_queue_bytes=100_000)
 
@@ -441,7 +446,7 @@ def test_a_client_that_does_not_read_its_responses_is_disconnected(monkeypatch: 
 def test_fast_connections_are_used_if_configured(wanted: str) -> None:
     async def run() -> None:
         made = FakeRouter()
-        async with served(made, wanted=wanted) as port:
+        async with served(made, front=wanted) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"mmsup_front_fallback 0.0" in (await read(reader))[1]
@@ -478,7 +483,7 @@ def test_aiohttp_serves_alone_if_the_self_test_fails(
             await writer.wait_closed()
 
     uvloop.run(run())
-    assert "the fast front is not used" in caplog.text
+    assert "the fast path is not used" in caplog.text
 
 
 @pytest.mark.slow
@@ -495,7 +500,7 @@ def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_none
             assert (await read(reader))[0] == 200
             busy_writer.write(head + body)
             request = await gateway.peer.request()
-            gateway.backend.retired = True
+            gateway.router.status.retired = True
             gateway.server.on_heartbeat()
             assert not gateway.server.is_finished
             with pytest.raises(ConnectionRefusedError):

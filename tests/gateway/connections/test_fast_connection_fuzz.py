@@ -18,11 +18,11 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from gateway_double import FakeRouter, metadata
+from fake_router import FakeRouter, metadata
+from fake_transport import Outcome, listener, outcome
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
-from wire_double import Outcome, listener, outcome
 
 pytestmark = pytest.mark.slow
 JSON = json.dumps({"inputs": [{"name": "X", "shape": [2], "datatype": "FP32", "data": [1, 2.5]}]}).encode()

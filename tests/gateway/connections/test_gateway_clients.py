@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway_double import FakeRouter, metadata, served
+from fake_router import FakeRouter, metadata, served
 from mmsup.gateway.protocol.binary_tensors import HEADER
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from gateway_double import metadata
+from fake_router import metadata
 from mmsup.gateway.protocol import binary_tensors
 from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.ipc.errors import CallerError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway_double import metadata
+from fake_router import metadata
 from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import Metadata, TensorSpec

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway_double import FakeRouter, metadata
+from fake_router import FakeRouter, metadata
 from mmsup.gateway.protocol import metadata as describe
 from mmsup.ipc.errors import ModelError, WorkerError
 from mmsup.ipc.messages.gateway_control import Route, VersionState
