@@ -83,8 +83,8 @@ class HttpApp:
         return made
 
     async def _dispatch(self, request: HttpRequest, only: str | None) -> StreamResponse:
-        method = request.request.method
-        match = match_path(request.request.raw_path)
+        method = request.raw.method
+        match = match_path(request.raw.raw_path)
         flow = match.names.get("model", SERVER_FLOW) if match else UNKNOWN_FLOW
         await self._fair_queue.wait_to_start(flow, AIOHTTP_COST)
         if match is None or (only is not None and all(each.action != only for each in match.methods.values())):
@@ -105,8 +105,8 @@ class HttpApp:
 
 
 def _error_response(request: HttpRequest, error: MmsupError) -> StreamResponse:
-    transport = request.request.transport
-    if request.request.writer.output_size > 0 and transport is not None:
+    transport = request.raw.transport
+    if request.raw.writer.output_size > 0 and transport is not None:
         transport.abort()  # a part of the response was sent: the client must not take what follows for the rest
     return response.error_response(error, request.request_id, request.echo_headers)
 

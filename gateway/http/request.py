@@ -27,10 +27,10 @@ class _LocalConnection(Protocol):
 
 
 class HttpRequest:
-    """`request`: aiohttp's object."""
+    """`raw`: the request of aiohttp."""
 
     def __init__(self, request: BaseRequest) -> None:
-        self.request = request
+        self.raw = request
         self.path_names: dict[str, str] = {}
         """Parameters of the path: model, version and others."""
         self.echo_headers = echoed_headers(request.headers)
@@ -50,14 +50,14 @@ class HttpRequest:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the listener that received it."""
-        return cast("_LocalConnection", self.request.protocol).is_local
+        return cast("_LocalConnection", self.raw.protocol).is_local
 
     async def read_document(self) -> dict[str, Any]:  # a JSON object
         """The JSON body of a control request; empty if there is no body."""
         limit = request_body.DOCUMENT_LIMIT_BYTES
-        request_body.check_head(self.request, limit)
-        await request_body.send_continue(self.request)
-        body = await request_body.read_all(self.request, limit)
+        request_body.check_head(self.raw, limit)
+        await request_body.send_continue(self.raw)
+        body = await request_body.read_all(self.raw, limit)
         if not body.strip():
             return {}
         value = json_document.parse_json(bytes(body))

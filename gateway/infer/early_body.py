@@ -29,7 +29,7 @@ class EarlyBody:
 
     async def read_wait_options(self, deadline_ns: int) -> tuple[int, int]:
         """The deadline, brought forward by the request's own timeout, and its priority; 0 for none."""
-        request, size = self._request.request, self._size
+        request, size = self._request.raw, self._size
         if size is None or size > EARLY_LIMIT_BYTES:
             return deadline_ns, 0
         layout = binary_tensors.body_layout(request.headers.get(binary_tensors.HEADER), size)

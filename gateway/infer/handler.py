@@ -92,7 +92,7 @@ class InferHandler:
             raise
 
     async def _serve(self, call: HttpRequest, timer: RequestTimer) -> StreamResponse:
-        size = request_body.check_head(call.request, self.router.configuration.max_body_bytes)
+        size = request_body.check_head(call.raw, self.router.configuration.max_body_bytes)
         early = EarlyBody(call, size, timer.started_ns)
         with closing(await self.router.open(call.model, call.version, None, early.read_wait_options)) as dispatched:
             timer.version = dispatched.spec.version
@@ -101,13 +101,13 @@ class InferHandler:
             apply_timeout(dispatched, parsed, timer)
             built = await self.finish(dispatched, parsed, timer, None)
             is_last = self.router.status.retired
-            return await response.send_inference(call.request, built, call.echo_headers, last=is_last)
+            return await response.send_inference(call.raw, built, call.echo_headers, last=is_last)
 
     async def _read_body(
         self, call: HttpRequest, dispatched: DispatchedRequest, size: int | None, body: bytearray | None
     ) -> ParsedRequest:
         """Receive the body, unless `body` is it, and parse it."""
-        request = call.request
+        request = call.raw
         headers = request.headers.getall(binary_tensors.HEADER, [])
         if len(headers) > 1:
             raise CallerError("bad_request", f"{binary_tensors.HEADER} is given {len(headers)} times", model=call.model)

@@ -1,4 +1,4 @@
-"""Clients that people already have: curl and tritonclient, as processes of their own."""
+"""Existing clients: curl and tritonclient, as processes."""
 
 from __future__ import annotations
 
