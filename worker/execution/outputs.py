@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from mmsup.ipc.memory.allocator import ALIGNMENT
+from mmsup.ipc.memory.allocator import padded_size
 from mmsup.ipc.messages.data import ReplySignature, TensorLocation
-from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec, is_inline
 from mmsup.ipc.tensors.datatypes import size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, as_bytes
 from mmsup.ipc.transport.codec import pack_signature
@@ -83,7 +83,7 @@ def buffer_bytes(outputs: Sequence[OutputBytes]) -> int:
         if is_inline(size, inline):
             inline += 1
         else:
-            need += padded(size)
+            need += padded_size(size)
     return need
 
 
@@ -100,13 +100,8 @@ def output_buffers(foreseen: Sequence[PredictedOutput], view: memoryview) -> dic
             inline += 1
             continue
         rooms[name] = np.frombuffer(view[at : at + size], NUMPY[datatype]).reshape(shape)
-        at += padded(size)
+        at += padded_size(size)
     return rooms
-
-
-def is_inline(size: int, inline: int) -> bool:
-    """Whether an output of so many bytes travels in the reply, after so many others that do."""
-    return size <= INLINE_LIMIT_BYTES and inline < INLINE_TENSORS
 
 
 def place_outputs(
@@ -130,7 +125,7 @@ def place_outputs(
         if size < ADDRESS_CHECK_BYTES or _address(data) != _address(target):
             target[:] = data
         places.append((segment, offset + at, size))
-        at += padded(size)
+        at += padded_size(size)
     return tuple(places)
 
 
@@ -149,14 +144,9 @@ def _without_overlap(outputs: Sequence[OutputBytes], view: memoryview) -> Sequen
         lies = _address(data) - first
         moves = 0 <= lies < len(view) and lies != at
         settled.append((name, shape, bytes(data) if moves else data))
-        at += padded(size)
+        at += padded_size(size)
     return settled
 
 
 def _address(data: bytes | memoryview) -> int:
     return np.frombuffer(data, np.uint8).ctypes.data
-
-
-def padded(size: int) -> int:
-    """Bytes that an output takes in its grant."""
-    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,4 +1,4 @@
-"""A gateway's backend without workers, for tests of what clients see: models are functions of this process."""
+"""A router without workers, for tests of what clients see: models are functions of this process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
-from mmsup.gateway.dispatch.in_flight import RequestEvent
 from mmsup.gateway.dispatch.router import ReadWaitOptions, Router
+from mmsup.gateway.dispatch.worker_link import RequestEvent
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, InputTensor, OutputTensor
 from mmsup.gateway.server import GatewayServer
 from mmsup.ipc.errors import MmsupError
@@ -40,24 +40,23 @@ def metadata(*tensors: tuple[str, str, tuple[int, ...]], max_batch_size: int = 0
 class FakeRequest(DispatchedRequest):
     """A request that is answered at once, by a function."""
 
-    def __init__(self, backend: FakeRouter, spec: ModelSpec, described: Metadata, deadline_ns: int) -> None:
-        self.router = backend
+    def __init__(self, router: FakeRouter, spec: ModelSpec, metadata: Metadata, deadline_ns: int) -> None:
+        self.router = router
         self.spec = spec
-        self.metadata = described
-        self.model, self.version = spec.name, spec.version
-        self._bytes = memoryview(b"")
-        self._used: list[bytearray] = []
+        self.metadata = metadata
         self.deadline_ns = deadline_ns
         self.parameters: dict[str, Any] = {}
+        self._bytes = memoryview(b"")
+        self._lent: list[bytearray] = []
 
     def reserve_bytes(self, size: int) -> None:
-        """There is no bound here."""
+        """There is no limit here."""
 
     def close(self) -> None:
         self.router.unclosed_requests -= 1
-        self.router.left.set()
+        self.router.request_closed.set()
         # What a transport still held would now be another request's bytes.
-        for used in self._used:
+        for used in self._lent:
             used[:] = b"\xee" * len(used)
 
     def try_allocate(self, size: int) -> memoryview | None:
@@ -65,39 +64,39 @@ class FakeRequest(DispatchedRequest):
         return self._bytes
 
     def _lend(self, used: bytearray) -> memoryview:
-        self._used.append(used)
+        self._lent.append(used)
         return memoryview(used)
 
-    def try_infer(self, run: InferenceJob, on_event: Callable[[RequestEvent], None]) -> bool:
+    def try_infer(self, job: InferenceJob, on_event: Callable[[RequestEvent], None]) -> bool:
         return False
 
-    async def resume(self, run: InferenceJob, said: RequestEvent | None) -> InferenceResult:
-        self.parameters = run.parameters
+    async def resume(self, job: InferenceJob, event: RequestEvent | None = None) -> InferenceResult:
+        self.parameters = job.parameters
         self.router.calls.append(self)
         await self.router.before_infer()
-        given = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in run.inputs}
-        made = self.router.models[self.spec.name](given)
+        inputs = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in job.inputs}
+        outputs = self.router.models[self.spec.name](inputs)
         results = [
-            OutputTensor(name, *made[name][:2], self._lend(bytearray(made[name][2])))
-            for name in (run.outputs or [each.name for each in self.metadata.outputs])
-            if name in made
+            OutputTensor(name, *outputs[name][:2], self._lend(bytearray(outputs[name][2])))
+            for name in (job.outputs or [each.name for each in self.metadata.outputs])
+            if name in outputs
         ]
         return InferenceResult(results, 1000, 2000, 3000, 4000, 1)
 
-    def _bytes_of(self, given: InputTensor) -> bytes:
-        if given.data is not None:
-            return bytes(given.data)
-        return bytes(self._bytes[given.offset : given.offset + given.size])
+    def _bytes_of(self, tensor: InputTensor) -> bytes:
+        if tensor.data is not None:
+            return bytes(tensor.data)
+        return bytes(self._bytes[tensor.offset : tensor.offset + tensor.size])
 
 
 class FakeRouter(Router):
-    """Routes and bounds are real; workers are functions, and the brain is `answers`."""
+    """Routes and limits are real; workers are functions, and the controller is `answers`."""
 
     def __init__(self, max_body_bytes: int = 64 << 20) -> None:
         self.threads = ThreadPoolExecutor(1)
         configure = ConfigureGateway(WIRE_VERSION, 0, 1, "mmsup", "9.9", max_body_bytes, 1 << 30, 1.0, 4096, 1 << 30)
         super().__init__(configure, self.threads)
-        self.set_readiness(ready=True, reason="")
+        self.status.ready = True
         self.models: dict[str, Model] = {}
         self.described: dict[str, tuple[ModelSpec, Metadata]] = {}
         self.calls: list[FakeRequest] = []
@@ -105,8 +104,7 @@ class FakeRouter(Router):
         self.answers: dict[str, Any] = {"status": {}}
         self.refusal: MmsupError | None = None
         self.unclosed_requests = 0
-        self.left = asyncio.Event()
-        """An exchange was left."""
+        self.request_closed = asyncio.Event()
 
     async def before_infer(self) -> None:
         """A test may make this wait."""
@@ -129,36 +127,36 @@ class FakeRouter(Router):
         self.routes.put(Route(name, wanted=True, default="1", versions=(state,)))
 
     async def open(
-        self, name: str, version: str, deadline_ns: int | None = None, read_wait_options: ReadWaitOptions | None = None
+        self, name: str, version: str, deadline: int | None = None, read_wait_options: ReadWaitOptions | None = None
     ) -> FakeRequest:
-        return self.try_open(name, version, deadline_ns)
+        return self.try_open(name, version, deadline)
 
-    def try_open(self, name: str, version: str, deadline_ns: int | None = None) -> FakeRequest:
+    def try_open(self, name: str, version: str, deadline: int | None = None) -> FakeRequest:
         self.routes.version(name, version)
         if self.refusal is not None:
             raise self.refusal
         self.unclosed_requests += 1
-        return FakeRequest(self, *self.described[name], deadline_ns or 1 << 62)
+        return FakeRequest(self, *self.described[name], deadline or 1 << 62)
 
-    async def call_controller(self, verb: str, arguments: dict[str, Any]) -> Any:
-        self.asked.append((verb, arguments))
-        answer = self.answers[verb]
+    async def call_controller(self, command: str, arguments: dict[str, Any]) -> Any:
+        self.asked.append((command, arguments))
+        answer = self.answers[command]
         if isinstance(answer, MmsupError):
             raise answer
         return answer
 
 
 @contextlib.asynccontextmanager
-async def served(backend: FakeRouter, host: str = "127.0.0.1", wanted: str = "fast") -> AsyncIterator[int]:
-    """The port on which this backend is served by the front that is wanted, and then no more."""
+async def served(router: FakeRouter, host: str = "127.0.0.1", front: str = "fast") -> AsyncIterator[int]:
+    """The port on which a server with this router listens until the block ends."""
     fd = make_counter_table()
-    front = GatewayServer(backend, [CounterTable(fd)], 0)
+    server = GatewayServer(router, router.call_controller, [CounterTable(fd)], 0)
     with socket.create_server((host, 0)) as sock:
-        await front.start(wanted)
-        await front.listen(sock)
+        await server.start(front)
+        await server.listen(sock)
         try:
             yield sock.getsockname()[1]
         finally:
-            await front.close(0.1)
-            backend.threads.shutdown()
+            await server.close(0.1)
+            router.threads.shutdown()
             os.close(fd)

@@ -1,4 +1,4 @@
-"""What a caller hears while no worker serves its model: wait, or which error."""
+"""While no worker serves a model its requests wait, or get an error."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from mmsup.gateway.dispatch.router import unavailable_error
 from mmsup.ipc.messages.gateway_control import VersionState
 
 
-def state(word: str, code: str = "", retry_after_s: float = 0.0) -> VersionState:
-    return VersionState("1", word, code, "because", retry_after_s, None, None)
+def state(name: str, code: str = "", retry_after_s: float = 0.0) -> VersionState:
+    return VersionState("1", name, code, "because", retry_after_s, None, None)
 
 
 @pytest.mark.parametrize(
-    "word", ["absent", "starting", "loading", "warming", "ready", "draining", "stopping", "backoff"]
+    "name", ["absent", "starting", "loading", "warming", "ready", "draining", "stopping", "backoff"]
 )
-def test_what_is_coming_is_waited_for(word: str) -> None:
-    assert unavailable_error("m", state(word), grace_s=5, deadline_s=5) is None
+def test_a_worker_that_is_coming_is_waited_for(name: str) -> None:
+    assert unavailable_error("m", state(name), grace_s=5, deadline_s=5) is None
 
 
 @pytest.mark.parametrize(
-    ("said", "grace_s", "deadline_s", "code"),
+    ("version", "grace_s", "deadline_s", "code"),
     [
         (state("failed", "model_failed"), 5, 5, "model_failed"),
         (state("failed", "crash_loop"), 5, 5, "crash_loop"),
@@ -33,10 +33,10 @@ def test_what_is_coming_is_waited_for(word: str) -> None:
         (state("loading"), 5, 0, "deadline_exceeded"),
     ],
 )
-def test_what_is_not_coming_in_time_is_an_error_at_once(
-    said: VersionState, grace_s: float, deadline_s: float, code: str
+def test_a_worker_that_is_not_coming_in_time_is_an_error_at_once(
+    version: VersionState, grace_s: float, deadline_s: float, code: str
 ) -> None:
-    error = unavailable_error("m", said, grace_s, deadline_s)
+    error = unavailable_error("m", version, grace_s, deadline_s)
     assert error is not None
     assert error.code == code
     assert error.model == "m"

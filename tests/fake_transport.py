@@ -1,7 +1,7 @@
-"""Two servers over one backend, one with the front and one of aiohttp alone, met without a socket.
+"""Two servers with one router, one with the fast path and one of aiohttp alone, driven without a socket.
 
-Bytes go straight into the protocols, in pieces of the test's choice, and what they write is kept. Nothing waits for
-time: when nothing has happened for a number of loop turns, nothing more will.
+Bytes go straight into the protocols, in pieces that the test chooses, and what these write is recorded. Nothing waits
+for time: when nothing has happened for a number of loop iterations, nothing more will.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from gateway_double import FakeRouter
+from fake_router import FakeRouter
 from mmsup.gateway.api.app import HttpApp
-from mmsup.gateway.connections.aiohttp_connection import HttpListener
 from mmsup.gateway.connections.context import ConnectionContext
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.ipc.memory.counters import CounterTable
 
-QUIET_TURNS = 12
+QUIET_ITERATIONS = 12
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply: status, headers but for the date, body."""
+    """One response: status, headers except the date, body."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -33,14 +33,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that came of some bytes."""
+    """All responses to some bytes."""
 
     replies: tuple[Reply, ...]
     closed: bool
 
 
 class FakeTransport(asyncio.Transport):
-    """A transport to nowhere, which keeps what is written."""
+    """A transport that records what is written."""
 
     def __init__(self, protocol: Any) -> None:  # a protocol of either kind
         super().__init__()
@@ -54,9 +54,9 @@ class FakeTransport(asyncio.Transport):
     def send(self, data: bytes) -> None:
         """Bytes from the client."""
         self.waiting.append(data)
-        self._pass_on()
+        self._deliver()
 
-    def _pass_on(self) -> None:
+    def _deliver(self) -> None:
         while self.waiting and not self.paused and not self.closing:
             data = self.waiting.pop(0)
             if not isinstance(self.protocol, asyncio.BufferedProtocol):
@@ -70,7 +70,7 @@ class FakeTransport(asyncio.Transport):
             self.protocol.buffer_updated(count)
 
     def write(self, data: Any) -> None:
-        assert not self.lost, "something is written to a connection that is gone"
+        assert not self.lost, "a closed connection is written to"
         if not self.closing:
             self.written += data
 
@@ -94,7 +94,7 @@ class FakeTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         if self.paused:
             self.paused = False
-            self.loop.call_soon(self._pass_on)
+            self.loop.call_soon(self._deliver)
 
     def is_closing(self) -> bool:
         return self.closing
@@ -109,15 +109,15 @@ class FakeTransport(asyncio.Transport):
         return default
 
 
-def listener(backend: FakeRouter, tally: CounterTable, *, fast: bool) -> HttpListener:
-    """What serves `backend`."""
-    core = InferHandler(backend, RequestCounters([tally], 0), backend.threads)
+def listener(router: FakeRouter, tally: CounterTable, *, fast: bool) -> HttpListener:
+    """A listener that serves with this router."""
+    core = InferHandler(router, RequestCounters([tally], 0), router.threads)
     shared = ConnectionContext(core, asyncio.get_running_loop()) if fast else None
-    return HttpListener(HttpApp(core).serve, is_local=True, shared=shared)
+    return HttpListener(HttpApp(core, router.call_controller).serve, is_local=True, context=shared)
 
 
 async def outcome(to: Callable[[], Any], pieces: Sequence[bytes]) -> Outcome:
-    """What comes of these bytes on a fresh connection, each piece sent when nothing more came of the one before."""
+    """The responses to these bytes on a new connection; each piece is sent when the one before has no more effect."""
     pipe = FakeTransport(to())
     for piece in pieces:
         pipe.send(piece)
@@ -129,10 +129,10 @@ async def outcome(to: Callable[[], Any], pieces: Sequence[bytes]) -> Outcome:
 
 
 async def quiet(pipe: FakeTransport) -> None:
-    """Returns when nothing more happens."""
+    """Wait until nothing more happens."""
     turns = 0
     seen = None
-    while turns < QUIET_TURNS:
+    while turns < QUIET_ITERATIONS:
         await asyncio.sleep(0)
         now = (len(pipe.written), pipe.lost, pipe.paused, len(pipe.waiting))
         turns = turns + 1 if now == seen else 0
@@ -140,7 +140,7 @@ async def quiet(pipe: FakeTransport) -> None:
 
 
 def replies(written: bytes) -> tuple[Reply, ...]:
-    """The replies in what was written, which must be whole."""
+    """The responses in what was written, which must be complete."""
     made: list[Reply] = []
     while written:
         head, blank, rest = written.partition(b"\r\n\r\n")
@@ -153,7 +153,7 @@ def replies(written: bytes) -> tuple[Reply, ...]:
             continue
         assert headers.pop("Date"), head
         size = 0 if not rest or rest.startswith(b"HTTP/") else int(headers["Content-Length"])  # 0: the reply to HEAD
-        assert len(rest) >= size, "a reply is cut off"
+        assert len(rest) >= size, "a response is cut off"
         made.append(Reply(int(first.split(" ")[1]), tuple(sorted(headers.items())), rest[:size]))
         written = rest[size:]
     return tuple(made)
