@@ -46,7 +46,6 @@ SHUTDOWN_S: Final = 2.0
 
 
 def wait_for_configure(channel: ControlChannel, lifeline: int, page: StatusPageWriter) -> ConfigureGateway:
-    """Wait for the controller's first message."""
     page.set_activity(Activity.STANDBY, time.monotonic_ns())
     poller = select.poll()
     poller.register(lifeline, select.POLLIN)
@@ -103,7 +102,6 @@ async def serve(
 
 
 async def wait_for_any(*events: asyncio.Event) -> None:
-    """Wait until one of them is set."""
     waits = [asyncio.ensure_future(each.wait()) for each in events]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for each in waits:
@@ -135,7 +133,6 @@ def counter_tables(inherited: dict[str, int]) -> list[CounterTable]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one gateway."""
     inherited = parse_inherited_fds(arguments)
     faulthandler.enable(inherited["crash"], all_threads=False)
     arm(inherited, "gateway")

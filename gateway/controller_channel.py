@@ -238,7 +238,6 @@ class ControllerClient:
         self._send(GatewayDrained())
 
     async def close(self) -> None:
-        """Close the channel to the controller."""
         if self._drain_task is not None:
             self._drain_task.cancel()
             await asyncio.gather(self._drain_task, return_exceptions=True)
@@ -276,5 +275,4 @@ def exit_channel_overflow(error: OSError) -> NoReturn:
 
 
 def exit_parent_lost() -> NoReturn:
-    """The keeper is gone, and with it every process of the server."""
     os._exit(exit_codes.KEEPER_LOST)

@@ -20,8 +20,6 @@ IDLE_HEARTBEATS: Final = 2
 
 
 class GcSchedule:
-    """Asked at every heartbeat."""
-
     def __init__(self) -> None:
         self._idle_heartbeats = 0
 

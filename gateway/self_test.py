@@ -88,7 +88,6 @@ async def _run_steps(listener: HttpListener) -> None:
 
 
 async def _read_response(reader: asyncio.StreamReader) -> bytes:
-    """Read one response; its first line."""
     head = await reader.readuntil(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     await reader.readexactly(int(lengths[0].partition(b":")[2]))

@@ -32,8 +32,6 @@ _log = logging.getLogger("mmsup.gateway")
 
 
 class GatewayServer:
-    """One per gateway process."""
-
     def __init__(
         self, router: Router, call_controller: CallController, tables: Sequence[CounterTable], seat: int
     ) -> None:
@@ -69,7 +67,6 @@ class GatewayServer:
         self._listening.append((acceptor, listener))
 
     def on_heartbeat(self) -> None:
-        """Periodic work."""
         router, now_s = self._router, time.monotonic()
         if router.status.retired:
             self._retire(now_s)

@@ -1,4 +1,4 @@
-"""Requests as they wait in a worker, for tests without one: their links have no channel."""
+"""Requests as they wait in a worker, without a worker: their links lead nowhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = RequestSignatureCache()
 
 @functools.cache
 def link(identity: bytes = b"g0.1") -> GatewayLink:
-    """The link of this identity, always the same object."""
+    """The link of this name, always the same."""
     return GatewayLink(identity, cast("DataChannel", None))
 
 
@@ -34,7 +34,7 @@ def form(
     *,
     alone: bool = False,
 ) -> InferSignature:
-    """The signature of a request."""
+    """What requests have in common."""
     return InferSignature(tuple(inputs), tuple(outputs), dict(parameters or {}), runs_alone=alone)
 
 
@@ -47,7 +47,7 @@ def work(
     identity: bytes = b"g0.1",
     number: int = 0,
 ) -> QueuedRequest:
-    """A request that waits in the queue."""
+    """A request that waits."""
     words = pack_signature(of or form())
     request = Infer(number or next(IDS), words, deadline_ns, None, (b"",))
     return QueuedRequest(link(identity), request, KINDS.get(words), arrived_ns, level)

@@ -15,8 +15,6 @@ from mmsup.ipc.specs import ModelSpec
 
 
 class AdmissionControl:
-    """One per gateway."""
-
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes

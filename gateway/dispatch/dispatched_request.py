@@ -46,26 +46,18 @@ class Dispatcher(Protocol):
     poison_requests: PoisonRequests
     verdicts: Verdicts
 
-    async def acquire(self, name: str, version: str, deadline_ns: int, priority: int = 0) -> WorkerLink:
-        """The link to a worker that serves this version."""
-        ...
+    async def acquire(self, name: str, version: str, deadline_ns: int, priority: int = 0) -> WorkerLink: ...
 
 
 class DispatchedRequest:
     """Made by `Router.open` and `Router.try_open` when a link is found."""
 
+    # fmt: off
     __slots__ = (
-        "_requested_version",
-        "_router",
-        "buffer",
-        "deadline_ns",
-        "in_flight",
-        "link",
-        "metadata",
-        "request_id",
-        "reserved_bytes",
-        "spec",
+        "_requested_version", "_router", "buffer", "deadline_ns", "in_flight", "link", "metadata", "request_id",
+        "reserved_bytes", "spec",
     )
+    # fmt: on
 
     def __init__(self, router: Dispatcher, link: WorkerLink, version: str, deadline_ns: int) -> None:
         self._router = router
@@ -140,7 +132,6 @@ class DispatchedRequest:
                 await self.acquire_next_link()
 
     async def acquire_next_link(self, priority: int = 0) -> None:
-        """Replace the closed link by another one."""
         self.link = link = await self._router.acquire(
             self.spec.name, self._requested_version, self.deadline_ns, priority
         )
@@ -332,7 +323,6 @@ class _WaitingInfer:
             request.buffer.view[:] = old.view
 
     async def _send_and_wait(self) -> RequestEvent:
-        """Send the request over the present link and wait for the next event."""
         request, job = self._request, self._job
         link = request.link
         entry = await self._poison_entry()
@@ -386,7 +376,6 @@ class _WaitingInfer:
 
 
 def _event_future() -> tuple[Callable[[RequestEvent], None], asyncio.Future[RequestEvent]]:
-    """A callback for an event and a future of it."""
     future: asyncio.Future[RequestEvent] = asyncio.get_running_loop().create_future()
 
     def on_event(event: RequestEvent) -> None:

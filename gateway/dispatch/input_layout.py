@@ -32,7 +32,6 @@ def locate_input(tensor: InputTensor, buffer: Slot | memoryview, copy: Slot | No
 
 
 def free_slots(memory: LinkMemory, copies: Sequence[Slot], output: Slot | None) -> None:
-    """Free the slots of a request that is not sent."""
     for slot in copies:
         memory.requests.free(slot)
     if output is not None:

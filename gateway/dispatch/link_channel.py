@@ -109,7 +109,6 @@ class LinkChannel:
         return True
 
     def _receive_frame(self) -> bool:
-        """Read one frame, if one has arrived."""
         try:
             frame = self._channel.receive()
         except ChannelClosed:  # the worker is probably exiting; nothing more will arrive
@@ -126,7 +125,6 @@ class LinkChannel:
         return True
 
     def close(self) -> None:
-        """Stop polling and close; what is not sent is dropped."""
         self.closed = True
         self._loop.remove_reader(self._channel.fileno())
         self._loop.remove_writer(self._channel.fileno())

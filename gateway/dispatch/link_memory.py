@@ -144,7 +144,6 @@ class LinkMemory:
         return self._channel.send(pack_frame([message]), [extent.fd])
 
     def release_idle(self) -> None:
-        """Release every extent that no slot uses."""
         for side in (self.requests, self.results):
             for extent in [each for each in side if not each.allocator.used]:
                 self._release(side, extent)

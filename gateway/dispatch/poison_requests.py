@@ -31,8 +31,6 @@ OFF_LOOP_BYTES: Final = 1 << 18
 
 
 class PoisonRequests:
-    """The poison lists of all models."""
-
     def __init__(self, executor: Executor, verdicts: Verdicts) -> None:
         self.send: Callable[[object], None] = lambda _: None
         """Sends a message to the controller; set by controller_channel.py."""
@@ -48,7 +46,6 @@ class PoisonRequests:
         return model in self._lists
 
     def find(self, model: str, digest: bytes) -> PoisonEntry | None:
-        """The entry for a request with this fingerprint."""
         entries = self._lists.get(model)
         return entries.find(digest, time.monotonic()) if entries is not None else None
 
@@ -71,7 +68,6 @@ class PoisonRequests:
         exited.last_batch = []  # so that whoever still refers to the link does not keep its memory mapped
 
     async def wait_for_investigation(self, link: WorkerLink) -> None:
-        """Wait until the exit of that worker is investigated."""
         task = self._investigations.get(link.worker_id)
         if task is not None:
             await asyncio.wait((task,))
@@ -123,7 +119,6 @@ class PoisonRequests:
         self.on_change(model)
 
     async def close(self) -> None:
-        """Cancel all investigations."""
         tasks = list(self._investigations.values())
         for task in tasks:
             task.cancel()
@@ -131,7 +126,6 @@ class PoisonRequests:
 
 
 def refusal_error(model: str, entry: PoisonEntry) -> CallerError:
-    """The answer to a blocked request."""
     left_s = max(1, math.ceil(entry.until_s - time.monotonic()))
     text = (
         f"request refused: these inputs ended the worker of model '{model}' version {entry.version} {entry.deaths} "

@@ -25,7 +25,6 @@ class RouteTable:
         self._received: set[str] = set()
 
     def put(self, route: Route) -> None:
-        """Add or replace a model."""
         self._models[route.name] = route
         self._received.add(route.name)
         self.defaults.pop(route.name, None)
@@ -34,7 +33,6 @@ class RouteTable:
                 self.defaults[route.name] = each
 
     def drop(self, name: str) -> None:
-        """Remove a model that is in no repository any more."""
         self._models.pop(name, None)
         self.defaults.pop(name, None)
 

@@ -18,7 +18,7 @@ from typing import Final
 from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.link_memory import MemoryQuota
-from mmsup.gateway.dispatch.link_table import LinkTable, deadline_ns
+from mmsup.gateway.dispatch.link_table import LinkTable
 from mmsup.gateway.dispatch.poison_requests import PoisonRequests
 from mmsup.gateway.dispatch.route_table import RouteTable
 from mmsup.gateway.dispatch.verdicts import Verdicts
@@ -26,6 +26,7 @@ from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator
 from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, make_error
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, VersionState
+from mmsup.ipc.specs import ModelSpec
 
 ReadWaitOptions = Callable[[int], Awaitable[tuple[int, int]]]
 """Reads the deadline and the priority that a request asks for; its argument is the deadline if it asks for none."""
@@ -59,7 +60,6 @@ class ChangeWaiters:
         self.priorities: dict[asyncio.Future[None], int] = {}
 
     def notify(self) -> None:
-        """Wake all, the highest priority first."""
         for future in sorted(self.priorities, key=self.priorities.__getitem__):
             if not future.done():
                 future.set_result(None)
@@ -79,8 +79,6 @@ class ChangeWaiters:
 
 
 class Router:
-    """One per gateway process."""
-
     def __init__(self, configuration: ConfigureGateway, executor: ThreadPoolExecutor) -> None:
         self.configuration = configuration
         self.executor = executor
@@ -106,7 +104,7 @@ class Router:
         self.admission.admit(name, state.spec)
         try:
             if deadline is None:
-                deadline = deadline_ns(state.spec)
+                deadline = _default_deadline_ns(state.spec)
             priority = 0
             if read_wait_options is not None and self.links.least_loaded(name, state.version) is None:
                 deadline, priority = await read_wait_options(deadline)
@@ -121,14 +119,14 @@ class Router:
         state = self.routes.defaults.get(name) if not version and not self.status.draining else None
         if state is None:
             state = self._find_version(name, version)
-        serving = self.links.serving.get((name, state.version))
-        if serving is None:
+        links = self.links.serving.get((name, state.version))
+        if links is None:
             return None
-        link = serving.links[0] if len(serving.links) == 1 else self.links.least_loaded(name, state.version)
+        link = links[0] if len(links) == 1 else self.links.least_loaded(name, state.version)
         if link is None:
             return None
         self.admission.admit(name, state.spec)
-        return DispatchedRequest(self, link, version, time.monotonic_ns() + serving.timeout_ns)
+        return DispatchedRequest(self, link, version, time.monotonic_ns() + int(link.spec.deadline_s * 1e9))
 
     def _find_version(self, name: str, version: str) -> VersionState:
         """The version that serves a request; MmsupError if there is none, or the server is stopping."""
@@ -153,7 +151,6 @@ class Router:
             await self.waiters.wait((min(grace_end_ns, deadline_ns) - now_ns) / 1e9, effective)
 
     async def wait_until_drained(self) -> None:
-        """Wait until no request is open."""
         empty = asyncio.Event()
         self.admission.on_empty = empty.set
         while self.admission.open_requests:
@@ -161,7 +158,6 @@ class Router:
             await empty.wait()
 
     def add_link(self, link: WorkerLink) -> None:
-        """A worker can be reached."""
         link.on_close = self._on_link_closed
         self.links.add(link)
         self._update_restrictions(link.spec.name)
@@ -184,6 +180,11 @@ class Router:
         for link in self.links.by_worker.values():
             if link.spec.name == model:
                 link.is_unrestricted = not link.closed and not restricted
+
+
+def _default_deadline_ns(spec: ModelSpec | None) -> int:
+    """The deadline (CLOCK_MONOTONIC) of a request that comes now and names no timeout."""
+    return time.monotonic_ns() + int((spec.deadline_s if spec is not None else 60.0) * 1e9)
 
 
 def unavailable_error(name: str, state: VersionState, grace_s: float, deadline_s: float) -> MmsupError | None:

@@ -61,8 +61,6 @@ RequestEvent = InferReply | WorkerExited | ServerError
 
 @dataclass(slots=True, eq=False)
 class InFlightRequest:
-    """One request at the worker."""
-
     message: Infer
     input_slots: list[Slot]
     """Freed at the reply."""
@@ -313,8 +311,6 @@ class WorkerLink:
 
 
 class _WorkerProcess:
-    """The worker's pidfd and status page."""
-
     def __init__(self, pidfd: int, page: int, on_exit: Callable[[], None]) -> None:
         self._pidfd = pidfd
         self._page = StatusPageReader(page)

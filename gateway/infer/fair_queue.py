@@ -76,7 +76,6 @@ class FairQueue:
             asyncio.get_running_loop().call_soon(self._schedule_round)
 
     async def wait_to_start(self, flow: str, cost: int) -> None:
-        """Wait until so many units may start."""
         if self.try_start(flow, cost):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

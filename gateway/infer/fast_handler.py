@@ -32,21 +32,12 @@ Deliver = Callable[[Parts, bool], None]
 
 
 class FastInfer:
-    """One request; owned by its connection."""
-
+    # fmt: off
     __slots__ = (
-        "_cached",
-        "_deliver",
-        "_dispatched",
-        "_handler",
-        "_head",
-        "_parsed",
-        "_request_cache",
-        "_task",
-        "_timer",
-        "body",
-        "request_id",
+        "_cached", "_deliver", "_dispatched", "_handler", "_head", "_parsed", "_request_cache", "_task", "_timer",
+        "body", "request_id",
     )
+    # fmt: on
 
     def __init__(
         self, infer_handler: InferHandler, request_cache: RequestCache, head: ParsedHead, deliver: Deliver
@@ -64,7 +55,6 @@ class FastInfer:
 
     @property
     def model(self) -> str:
-        """The model in the path."""
         return self._head.model
 
     def open(self) -> bool:
@@ -186,7 +176,6 @@ class FastInfer:
             self._deliver([head, *body], False)  # noqa: FBT003 - as above
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error."""
         shown = handler.client_error(error)
         self._timer.fail(error)
         self._deliver([response_bytes.error_bytes(shown, self.request_id, self._head.echo)], shown.code in CLOSING)

@@ -43,9 +43,7 @@ class RequestIdentity(Protocol):
     request_id: str
 
     @property
-    def model(self) -> str:
-        """The model in the path."""
-        ...
+    def model(self) -> str: ...
 
 
 class ParsedRequest:
@@ -86,7 +84,6 @@ class InferHandler:
         self._parser_executor = parser_executor
 
     async def handle(self, call: HttpRequest) -> StreamResponse:
-        """Serve a request that aiohttp reads."""
         timer = RequestTimer(self.counters, call.model, call.version)
         try:
             return await self._serve(call, timer)
@@ -155,7 +152,6 @@ def apply_timeout(dispatched: DispatchedRequest, parsed: ParsedRequest, timer: R
 
 
 def is_slow_to_parse(layout: BodyLayout, metadata: Metadata) -> bool:
-    """Whether a body must be parsed off the event loop."""
     if layout.size <= request_body.THREAD_PARSE_BYTES:
         return False
     if layout.header > request_body.THREAD_PARSE_BYTES:

@@ -67,8 +67,6 @@ class ParsedHead:
 
 
 class HeadCache:
-    """One per gateway process."""
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._heads: BoundedCache[bytes, ParsedHead] = BoundedCache()

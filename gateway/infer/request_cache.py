@@ -57,8 +57,6 @@ class CachedJsonRequest(CachedRequest):
 
 
 class RequestCache:
-    """One per gateway process."""
-
     def __init__(self) -> None:
         self._requests: BoundedCache[Hashable, CachedRequest] = BoundedCache()
 
@@ -70,11 +68,9 @@ class RequestCache:
         return cached
 
     def put(self, key: Hashable, cached: CachedRequest) -> None:
-        """Add or replace an entry."""
         self._requests.add(key, cached)
 
 
 def _with_inputs(job: InferenceJob, inputs: Sequence[InputTensor]) -> InferenceJob:
-    """The same job with other inputs of the same shapes."""
     signature = job.packed_signature()
     return InferenceJob(inputs, job.outputs, job.parameters, job.priority, job.output_bytes, signature=signature)

@@ -17,53 +17,56 @@ from mmsup.ipc.messages.data import TensorLocation
 from mmsup.ipc.specs import TensorSpec
 
 
-class BinaryResponseTemplate:
+class ResponseTemplate:
+    """Of replies with one signature and all outputs inline."""
+
+    __slots__ = ("_signature",)
+
+    def __init__(self, signature: ValidatedSignature) -> None:
+        self._signature = signature
+
+    def matches(self, signature: ValidatedSignature, locations: Sequence[TensorLocation]) -> bool:
+        """Whether a reply fits into this template."""
+        same = signature is self._signature or signature.packed == self._signature.packed
+        return same and tuple not in map(type, locations)
+
+    def render(self, locations: Sequence[TensorLocation]) -> bytes:
+        """The whole response with these outputs."""
+        raise NotImplementedError
+
+
+class BinaryResponseTemplate(ResponseTemplate):
     """Constant JSON, then the outputs."""
 
-    __slots__ = ("_body", "_signature", "_start")
+    __slots__ = ("_body", "_start")
 
     def __init__(self, signature: ValidatedSignature, built: InferResponse) -> None:
-        self._signature = signature
+        super().__init__(signature)
         self._start, _ = response_bytes.inference_parts(built, {})
         self._body = built.head
 
-    def matches(self, signature: ValidatedSignature, locations: Sequence[TensorLocation]) -> bool:
-        """Whether a reply has the same signature and all its outputs inline."""
-        same = signature is self._signature or signature.packed == self._signature.packed
-        return same and tuple not in map(type, locations)
-
     def render(self, locations: Sequence[TensorLocation]) -> bytes:
-        """The whole response with these outputs."""
         return b"".join((self._start, response_bytes.head_end(), self._body, *cast("Sequence[bytes]", locations)))
 
 
-class JsonResponseTemplate:
+class JsonResponseTemplate(ResponseTemplate):
     """JSON with the outputs in it."""
 
-    __slots__ = ("_parts", "_signature", "_size")
+    __slots__ = ("_parts", "_size")
 
     def __init__(self, signature: ValidatedSignature, parts: list[bytes]) -> None:
         """`parts`: the text before, between and after the outputs."""
-        self._signature = signature
+        super().__init__(signature)
         self._parts = parts
         self._size = sum(map(len, parts))
 
-    def matches(self, signature: ValidatedSignature, locations: Sequence[TensorLocation]) -> bool:
-        """Whether a reply has the same signature and all its outputs inline."""
-        same = signature is self._signature or signature.packed == self._signature.packed
-        return same and tuple not in map(type, locations)
-
     def render(self, locations: Sequence[TensorLocation]) -> bytes:
-        """The whole response with these outputs."""
         pieces, size = [self._parts[0]], self._size
         for spec, location, part in zip(self._signature.outputs, locations, self._parts[1:], strict=True):
             text = _output_json(spec, location)
             size += len(text)
             pieces += (text, part)
         return b"".join((response_bytes.head_start(200, response.JSON, {}, size), response_bytes.head_end(), *pieces))
-
-
-ResponseTemplate = BinaryResponseTemplate | JsonResponseTemplate
 
 
 def make_template(

@@ -60,7 +60,6 @@ StatusJson = Mapping[str, Any]  # JSON of the controller's status command
 
 
 def metrics_text(totals: Totals, status: StatusJson) -> bytes:
-    """The text of `/metrics`."""
     triton = _text(lambda: _nv_metrics(totals))
     for name in (*_NV_METRICS, _FAILURES):
         triton = triton.replace(f"# TYPE {name} gauge", f"# TYPE {name} counter")

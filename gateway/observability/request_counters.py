@@ -65,7 +65,6 @@ class RequestCounters:
         """By model and version."""
 
     def version_counters(self, model: str, version: str) -> VersionCounters:
-        """The counters of successful requests of one model version."""
         key = model, version
         if key not in self.by_version:
             self.by_version[key] = VersionCounters(self._own_table.row(model, version))
@@ -99,7 +98,6 @@ class RequestCounters:
         gateway.set("arena_held_bytes", held_bytes)
 
     def totals(self) -> Totals:
-        """All rows, summed over all gateways."""
         summed: Totals = {}
         for table in self._tables:
             for key, values in table.totals().items():
@@ -110,8 +108,6 @@ class RequestCounters:
 
 
 class VersionCounters:
-    """The counters of successful requests of one model version."""
-
     __slots__ = ("_batch_fraction", "_row")
 
     def __init__(self, row: CounterRow) -> None:
@@ -120,7 +116,6 @@ class VersionCounters:
         """Each of the n requests of a batch counts as 1/n of an execution; this is what is short of a whole one."""
 
     def record_success(self, timings: RequestTimings, inferences: int, request_ns: int) -> None:
-        """Count a request that was answered with a result."""
         whole = 1
         if timings.batch > 1:
             self._batch_fraction += 1 / timings.batch
@@ -143,7 +138,6 @@ class RequestTimer:
     _is_running: bool = True
 
     def finish(self, timings: RequestTimings, inferences: int) -> None:
-        """The request has a result, which counts as so many inferences."""
         if self._is_running:
             self._is_running = False
             request_ns = time.monotonic_ns() - self.started_ns
@@ -152,7 +146,6 @@ class RequestTimer:
             version_counters.record_success(timings, inferences, request_ns)
 
     def fail(self, error: BaseException) -> None:
-        """The request ended with an exception."""
         if not self._is_running:
             return
         self._is_running = False
