@@ -98,5 +98,4 @@ class PoisonList:
             self._entries.pop(each, None)
 
     def expire(self, now_s: float) -> None:
-        """Remove expired entries."""
         self._entries = {key: each for key, each in self._entries.items() if each.until_s > now_s}

@@ -74,7 +74,6 @@ class AiohttpConnection(RequestHandler):
         return int(self._request_count)
 
     def is_idle(self) -> bool:
-        """Whether the handler waits for a request."""
         waiter = self._idle
         return waiter is not None and not waiter.done() and not self._messages and self._current_request is None
 

@@ -19,8 +19,6 @@ CHECKS: Final = 64
 
 
 class LimitedConnection(Protocol):
-    """A connection that may be evicted."""
-
     @property
     def uses(self) -> int: ...  # number of requests so far
     @property
@@ -53,7 +51,6 @@ class ConnectionLimit(Generic[C]):
         return is_admitted
 
     def remove(self, connection: C) -> None:
-        """A connection is lost."""
         address, _ = self.connections.pop(connection, (None, 0))
         if address is not None:
             self._by_address[address] -= 1

@@ -93,7 +93,6 @@ class FastConnection(asyncio.BufferedProtocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """Close now."""
         if self.transport is not None:
             self.transport.abort()
 

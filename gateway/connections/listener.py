@@ -51,12 +51,10 @@ class HttpListener(Server):
         )
 
     def admit(self, connection: FastConnection, transport: asyncio.BaseTransport) -> bool:
-        """Count a new connection; False if it is one too many."""
         peer = transport.get_extra_info("peername")
         return self.connection_limit.admit(connection, str(peer[0]) if isinstance(peer, tuple) and peer else "")
 
     def remove(self, connection: FastConnection) -> None:
-        """The connection is lost."""
         self.connection_limit.remove(connection)
         self._changed.set()
 

@@ -71,7 +71,6 @@ def http_status(code: str) -> int:
 
 
 def headers(error: MmsupError) -> dict[str, str]:
-    """Headers of an error response."""
     made: dict[str, str] = {}
     if STATUS[error.code] == UNAVAILABLE:
         made["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
@@ -83,7 +82,6 @@ def headers(error: MmsupError) -> dict[str, str]:
 
 
 def body(error: MmsupError, request_id: str = "") -> bytes:
-    """The JSON body of an error response."""
     made: dict[str, str | bool] = {"error": text(error), "code": error.code}
     if error.model:
         made["model"] = error.model

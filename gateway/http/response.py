@@ -30,7 +30,6 @@ _PIECE_BYTES: Final = 1 << 20
 
 
 def response_headers(kind: str, extra: Mapping[str, str] | None = None) -> CIMultiDict[str]:
-    """The headers of every response."""
     headers = CIMultiDict({"Content-Type": kind, "Server": "mmsup", "X-Content-Type-Options": "nosniff"})
     if extra:
         headers.update(extra)

@@ -59,7 +59,6 @@ head_end: Final = _Date().now
 
 
 def error_bytes(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:
-    """An error response."""
     body = error_status.body(error, request_id)
     extra = {**error_status.headers(error), **echo}
     return head_start(error_status.http_status(error.code), response.JSON, extra, len(body)) + head_end() + body

@@ -124,7 +124,6 @@ class RouteMatch:
 
     @property
     def allow(self) -> str:
-        """The value of the `Allow` header."""
         return ", ".join(sorted({*self.methods, "OPTIONS"}))
 
 

@@ -42,12 +42,10 @@ class BodyLayout:
 
     @property
     def space(self) -> int:
-        """Bytes of memory for the body."""
         return self.start + self.size
 
     @property
     def blobs_start(self) -> int:
-        """Offset of the binary tensors."""
         return self.start + self.header
 
 
@@ -94,7 +92,6 @@ class Blobs:
         return self._at - size
 
     def view(self, offset: int, size: int) -> memoryview:
-        """Bytes at an offset that `take` returned."""
         return self._space[offset : offset + size]
 
     def finish(self, model: str) -> None:

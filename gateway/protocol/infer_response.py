@@ -38,7 +38,6 @@ class InferResponse:
 
     @property
     def size(self) -> int:
-        """Bytes of the body."""
         return len(self.head) + sum(len(each) for each in self.blobs or ())
 
 

@@ -95,12 +95,10 @@ def _finite(text: str) -> float:
 
 
 def as_object(value: object) -> dict[str, Any] | None:  # a JSON object
-    """The value if it is an object, else None."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None  # as above
 
 
 def as_list(value: object) -> list[Any] | None:  # JSON values
-    """The value if it is a list, else None."""
     return value if _is_list(value) else None
 
 

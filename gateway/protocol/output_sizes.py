@@ -41,7 +41,6 @@ def declared_bytes(metadata: Metadata, requested: Sequence[str], batch: int) -> 
 
 
 def used_bytes(places: Sequence[TensorLocation]) -> int:
-    """Buffer size that a result has used."""
     return sum(padded_size(place[2]) for place in places if isinstance(place, tuple))
 
 
@@ -61,7 +60,6 @@ class OutputSizeEstimator:
         return max(span.largest, span.previous) if span is not None else 0
 
     def observe(self, key: tuple[str, str], size: int) -> None:
-        """Add a result of this size."""
         span = self._spans.get(key)
         if span is None:
             span = self._spans[key] = _Span()

@@ -161,5 +161,4 @@ class CounterRow:
         self._words[self._at + INDEX[name]] += amount
 
     def set(self, name: str, value: int) -> None:
-        """Set a gauge."""
         self._words[self._at + INDEX[name]] = value

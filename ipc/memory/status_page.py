@@ -95,13 +95,11 @@ class StatusPageWriter:
         self._words[_ACTIVITY] = activity
 
     def request_started(self, request: int) -> None:
-        """A request is about to be executed."""
         self._words[RING_INDEX + self._started % RING] = request
         self._started += 1
         self._words[_STARTED] = self._started
 
     def batch_executed(self, requests: int) -> None:
-        """One batch was executed."""
         self._words[_BATCHES] += 1
         self._words[_REQUESTS] += requests
 

@@ -21,7 +21,6 @@ class WireError(Exception):
 
 
 def to_plain(message: object) -> list[Any]:  # any field values
-    """A message as lists, dicts and scalars."""
     return [type(message).__name__, *_plain(message)]
 
 

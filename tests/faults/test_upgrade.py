@@ -20,6 +20,7 @@ from harness.edition import Installed
 from harness.house import Victim
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
+from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.supervisor.cli import control_client
 
 pytestmark = pytest.mark.slow
@@ -173,6 +174,8 @@ def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repositor
             done = upgrade(server)
             assert done.returncode == 1, file
             assert "not upgraded" in done.stderr, done.stderr
+            if bad.startswith("WIRE_VERSION"):  # its digit is set before the present one
+                assert f"speaks wire 7{WIRE_VERSION}, the running one {WIRE_VERSION}: a restart" in done.stderr
             installed.change(file, bad, good)
         assert processes(server) == old
         assert_clean(before, server)
