@@ -6,7 +6,7 @@ import string
 import pytest
 
 from mmsup.supervisor.config.config_error import InvalidValue
-from mmsup.supervisor.config.units import DURATION_LIMIT_S, SIZE_LIMIT, duration, size, size_text
+from mmsup.supervisor.config.units import DURATION_LIMIT_S, SIZE_LIMIT, age, duration, size, size_text
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,19 @@ def test_whatever_is_written_is_a_size_or_wrong_and_never_anything_else() -> Non
 @pytest.mark.parametrize("text", ["512MiB", "4GiB", "1.5KiB", "7B", "2TiB"])
 def test_a_size_for_people_is_read_back_as_the_same(text: str) -> None:
     assert size_text(size(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ""),
+        (-1.0, "0.0s"),
+        (0.44, "0.4s"),
+        (12.9, "12s"),
+        (200, "3m 20s"),
+        (7500, "2h 5m"),
+        (4 * 86400 + 3700, "4d 1h"),
+    ],
+)
+def test_age_has_two_units_at_most(seconds: float | None, text: str) -> None:
+    assert age(seconds) == text

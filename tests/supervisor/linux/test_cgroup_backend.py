@@ -360,7 +360,9 @@ class TestV1:
             made = backend(cgroup_backend.top_name(rig.settings.state_dir))
             controller = rig.ready_controller()
             group = made.create("w1.1", None)
-            child = controller.spawn("worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files)
+            child = controller.spawn(
+                "worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files
+            )
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
             rig.process.kill()
             wait_readable(child.pidfd, "death")
