@@ -31,7 +31,7 @@ _QUANTITY: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]{0,3})"
 
 
 def size(raw: object) -> int:
-    """Bytes: `512MiB`, `1.5GiB`, `64kB`, or a number of bytes. InvalidValue for all else, also for the ambiguous `4G`."""
+    """Bytes: `512MiB`, `1.5GiB`, `64kB`, or a number of bytes. InvalidValue for all else, also the ambiguous `4G`."""
     amount = _amount(raw, SIZE_UNITS)
     if amount is None:
         raise InvalidValue(f"{displayed(raw)} is not a size; one is 512MiB or 4GiB")
