@@ -68,13 +68,13 @@ def parse_options(raw: object, source: ConfigSource, above: str = "") -> tuple[M
         return {}, tuple(ConfigError(source.place(above), text) for _, text in error.problems)
     found: ModelOptions = {}
     errors: list[ConfigError] = []
-    for word, value in given.items():
-        place = join_key(above, word)
-        if word not in MODEL_OPTIONS:
-            errors.append(ConfigError(source.place(place), unknown_name(word, MODEL_OPTIONS)))
+    for name, value in given.items():
+        place = join_key(above, name)
+        if name not in MODEL_OPTIONS:
+            errors.append(ConfigError(source.place(place), unknown_name(name, MODEL_OPTIONS)))
             continue
         try:
-            found[word] = MODEL_OPTIONS[word].parse(value)
+            found[name] = MODEL_OPTIONS[name].parse(value)
         except InvalidValue as error:
             errors += [ConfigError(source.place(join_key(place, key)), text) for key, text in error.problems]
     return found, tuple(errors)
@@ -84,14 +84,14 @@ def merge(*layers: Mapping[str, Any]) -> ModelOptions:  # options, the layer of 
     """Merge several layers of options into one."""
     result: ModelOptions = {}
     for layer in layers:
-        for word, value in layer.items():
-            result[word] = {**result.get(word, {}), **value} if word in MERGED_OPTIONS else value
+        for name, value in layer.items():
+            result[name] = {**result.get(name, {}), **value} if name in MERGED_OPTIONS else value
     return result
 
 
 def spec_fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of ModelSpec
     """The fields of ModelSpec that these options set. Missing options are left to the defaults of ModelSpec."""
-    set_fields = {MODEL_OPTIONS[word].field: value for word, value in keys.items() if MODEL_OPTIONS[word].field}
+    set_fields = {MODEL_OPTIONS[name].field: value for name, value in keys.items() if MODEL_OPTIONS[name].field}
     for name in ("inputs", "outputs"):
         if name in set_fields:
             set_fields[name] = tuple(_tensor_spec(each) for each in set_fields[name])
@@ -104,7 +104,7 @@ def spec_fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of Mode
 
 def unsupported(keys: Mapping[str, Any]) -> list[str]:
     """The options that this version validates but does not use."""
-    return [word for word in keys if not MODEL_OPTIONS[word].field]
+    return [name for name in keys if not MODEL_OPTIONS[name].field]
 
 
 def _tensor_spec(tensor: Mapping[str, Any]) -> TensorSpec:  # JSON, checked

@@ -161,19 +161,19 @@ class _YamlReader:
     def _mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Any]:  # YAML
         found: dict[str, Any] = {}  # YAML
         for each, value in node.value:
-            word = each.value if isinstance(each, yaml.ScalarNode) else None
-            if word is None or each.tag == "tag:yaml.org,2002:merge":
-                self._error(each, key, "a key is a word" if word is None else "merging by << is not read here")
+            name = each.value if isinstance(each, yaml.ScalarNode) else None
+            if name is None or each.tag == "tag:yaml.org,2002:merge":
+                self._error(each, key, "a key is a word" if name is None else "merging by << is not read here")
                 continue
-            if len(word) > KEY_LIMIT:
-                self._error(each, key, f"a key of {len(word)} letters")
+            if len(name) > KEY_LIMIT:
+                self._error(each, key, f"a key of {len(name)} letters")
                 continue
-            inner = join_key(key, word)
-            if word in found:
+            inner = join_key(key, name)
+            if name in found:
                 self._error(each, inner, f"stands twice; first in line {self.lines[inner]}")
                 continue
             self.lines[inner] = each.start_mark.line + 1
-            found[word] = self._value(value, inner, depth + 1)
+            found[name] = self._value(value, inner, depth + 1)
         return found
 
     def _scalar(self, node: yaml.Node, key: str, kind: str) -> Any:  # YAML

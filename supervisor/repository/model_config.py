@@ -149,16 +149,16 @@ class _Interpreter:
         """The engine that `backend` or `platform` names."""
         found = ""
         for key, table in (("backend", BACKENDS), ("platform", PLATFORMS)):
-            word = self.config.get(key, "")
-            if not word:
+            name = self.config.get(key, "")
+            if not name:
                 continue
-            if word not in table:
-                known = f"{displayed(word)} is not served by this version"
-                self.error(key, known if word in UNSUPPORTED_BACKENDS else unknown_name(word, table))
-            elif found and table[word] != found:
-                self.error(key, f"{displayed(word)} contradicts backend {displayed(self.config['backend'])}")
+            if name not in table:
+                known = f"{displayed(name)} is not served by this version"
+                self.error(key, known if name in UNSUPPORTED_BACKENDS else unknown_name(name, table))
+            elif found and table[name] != found:
+                self.error(key, f"{displayed(name)} contradicts backend {displayed(self.config['backend'])}")
             else:
-                found = table[word]
+                found = table[name]
         return found
 
     def tensors(self, field: str) -> None:
@@ -166,16 +166,16 @@ class _Interpreter:
         raw: list[dict[str, Any]] = []  # tensors as in YAML
         for at, tensor in enumerate(self.config.get(field, ())):
             key = f"{field}[{at}]"
-            for word, reason in UNSUPPORTED_TENSOR_FIELDS.items():
-                if tensor.get(word, False) is not False:
-                    self.error(f"{key}.{word}", reason)
+            for name, reason in UNSUPPORTED_TENSOR_FIELDS.items():
+                if tensor.get(name, False) is not False:
+                    self.error(f"{key}.{name}", reason)
             if "label_filename" in tensor:
                 self.warn(f"{key}.label_filename")
             if not tensor.get("dims"):
                 self.error(f"{key}.dims", "is missing; a tensor of rank 0 is declared in mmsup.yaml, by shape: []")
             elif tensor.get("format", "FORMAT_NONE") != "FORMAT_NONE" and len(tensor["dims"]) != 3:
                 self.error(f"{key}.format", f"{tensor['format']} has 3 dimensions, dims has {len(tensor['dims'])}")
-            raw.append({word: tensor[word] for word in ("name", "data_type", "dims", "optional") if word in tensor})
+            raw.append({name: tensor[name] for name in ("name", "data_type", "dims", "optional") if name in tensor})
         if not raw:
             return
         try:
@@ -199,9 +199,9 @@ class _Interpreter:
                 self.error(f"{key}.gpus", f"cannot be combined with {kind}")
             if any(not 0 <= each <= 999 for each in gpus):
                 self.error(f"{key}.gpus", "holds a number that no GPU has")
-            for word in _IGNORED_GROUP_FIELDS:
-                if group.get(word, False) is not False:
-                    self.warn(f"{key}.{word}")
+            for name in _IGNORED_GROUP_FIELDS:
+                if group.get(name, False) is not False:
+                    self.warn(f"{key}.{name}")
             instances += count * max(len(gpus), 1)
             if kind or gpus:
                 devices += [f"cuda:{each}" for each in gpus] or [_KIND_DEVICE[kind]]
@@ -245,28 +245,28 @@ class _Interpreter:
 
     def add_options(self, key: str, raw: dict[str, Any], prefix: str) -> None:  # YAML
         """Add model options that are written at the key `key` of this file."""
-        for word, value in raw.items():
-            if word not in model_options.MODEL_OPTIONS:
-                self.error(key, unknown_name(prefix + word, [prefix + each for each in model_options.MODEL_OPTIONS]))
+        for name, value in raw.items():
+            if name not in model_options.MODEL_OPTIONS:
+                self.error(key, unknown_name(prefix + name, [prefix + each for each in model_options.MODEL_OPTIONS]))
                 continue
             try:
-                self.options = model_options.merge(self.options, {word: model_options.MODEL_OPTIONS[word].parse(value)})
+                self.options = model_options.merge(self.options, {name: model_options.MODEL_OPTIONS[name].parse(value)})
             except InvalidValue as error:
                 for inner, text in error.problems:
                     self.error(join_key(key, inner), text)
 
     def unsupported(self) -> None:
         """Warn of ignored fields, refuse unsupported ones."""
-        for word in _present_fields(self.config, IGNORED_FIELDS):
-            self.warn(word)
-        for word in _present_fields(self.config, UNSUPPORTED_FIELDS):
-            self.error(word, UNSUPPORTED_FIELDS[word])
+        for name in _present_fields(self.config, IGNORED_FIELDS):
+            self.warn(name)
+        for name in _present_fields(self.config, UNSUPPORTED_FIELDS):
+            self.error(name, UNSUPPORTED_FIELDS[name])
         if self.config.get("model_transaction_policy", {}).get("decoupled", False):
             self.error("model_transaction_policy.decoupled", "models that stream are not supported")
 
 
-def _present_fields(config: dict[str, Any], words: Iterable[str]) -> list[str]:  # ModelConfig as JSON
-    return [word for word in words if word in config]
+def _present_fields(config: dict[str, Any], names: Iterable[str]) -> list[str]:  # ModelConfig as JSON
+    return [name for name in names if name in config]
 
 
 def _file_name(raw: object) -> str:

@@ -1,4 +1,4 @@
-"""Signals of the keeper: recorded by a handler, handled one by one by the loop."""
+"""Signals of a process: recorded by a handler, handled one by one by its selector loop."""
 
 from __future__ import annotations
 
