@@ -14,11 +14,11 @@ import click
 import mmsup
 from mmsup.supervisor.cli.command.lazy_group import LazyGroup
 
-COMMANDS: Final[Mapping[str, str]] = {
-    "serve": "mmsup.supervisor.cli.serve.command:serve",
-    "check": "mmsup.supervisor.cli.check.command:check",
-    "ctl": "mmsup.supervisor.cli.ctl.group:ctl",
-    "chaos": "mmsup.supervisor.chaos.command:chaos",
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "serve": ("mmsup.supervisor.cli.serve.command", "serve"),
+    "check": ("mmsup.supervisor.cli.check.command", "check"),
+    "ctl": ("mmsup.supervisor.cli.ctl.group", "ctl"),
+    "chaos": ("mmsup.supervisor.chaos.command", "chaos"),
 }
 
 

@@ -10,9 +10,11 @@ import click
 
 
 class LazyGroup(click.Group):
-    """`lazy` maps the name of each command to `module:attribute`."""
+    """`lazy` maps the name of each command to its module and its name there."""
 
-    def __init__(self, *args: Any, lazy: Mapping[str, str], **kwargs: Any) -> None:  # click's own parameters
+    def __init__(
+        self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any
+    ) -> None:  # click's own parameters
         super().__init__(*args, **kwargs)
         self._lazy = lazy
 
@@ -22,7 +24,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if cmd_name not in self._lazy:
             return None
-        module, _, attribute = self._lazy[cmd_name].partition(":")
+        module, attribute = self._lazy[cmd_name]
         found = getattr(import_module(module), attribute)
         assert isinstance(found, click.Command), f"{cmd_name} is no command"
         return found

@@ -10,21 +10,20 @@ import click
 from mmsup.supervisor.cli.command.lazy_group import LazyGroup
 from mmsup.supervisor.cli.ctl.subcommand import runtime_option
 
-_CTL: Final = "mmsup.supervisor.cli.ctl"
-COMMANDS: Final[Mapping[str, str]] = {
-    "status": f"{_CTL}.status:status",
-    "list": f"{_CTL}.models:list_",
-    "ps": f"{_CTL}.status:ps",
-    "load": f"{_CTL}.models:load",
-    "unload": f"{_CTL}.models:unload",
-    "upgrade": f"{_CTL}.upgrade:upgrade",
-    "show": f"{_CTL}.models:show",
-    "logs": f"{_CTL}.logs:logs",
-    "events": f"{_CTL}.logs:events",
-    "why": f"{_CTL}.why:why",
-    "infer": f"{_CTL}.infer:infer",
-    "quarantine": f"{_CTL}.quarantine:quarantine",
-    "devices": f"{_CTL}.devices:devices",
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "status": ("mmsup.supervisor.cli.ctl.status", "status"),
+    "list": ("mmsup.supervisor.cli.ctl.models", "list_"),
+    "ps": ("mmsup.supervisor.cli.ctl.status", "ps"),
+    "load": ("mmsup.supervisor.cli.ctl.models", "load"),
+    "unload": ("mmsup.supervisor.cli.ctl.models", "unload"),
+    "upgrade": ("mmsup.supervisor.cli.ctl.upgrade", "upgrade"),
+    "show": ("mmsup.supervisor.cli.ctl.models", "show"),
+    "logs": ("mmsup.supervisor.cli.ctl.logs", "logs"),
+    "events": ("mmsup.supervisor.cli.ctl.logs", "events"),
+    "why": ("mmsup.supervisor.cli.ctl.why", "why"),
+    "infer": ("mmsup.supervisor.cli.ctl.infer", "infer"),
+    "quarantine": ("mmsup.supervisor.cli.ctl.quarantine", "quarantine"),
+    "devices": ("mmsup.supervisor.cli.ctl.devices", "devices"),
 }
 
 
