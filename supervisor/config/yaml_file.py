@@ -118,7 +118,6 @@ class _YamlReader:
         self._open: set[int] = set()
 
     def document(self, text: str) -> Any:  # YAML
-        """The value of the one document in the text."""
         try:
             loader: Any = yaml.SafeLoader(text)  # its stub leaves half of it untyped
             self._construct: Callable[[yaml.Node], Any] = loader.construct_object  # YAML

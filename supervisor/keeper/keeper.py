@@ -169,12 +169,10 @@ class Keeper:
             failpoint("keeper.reaped")
 
     def on_controller_start(self) -> None:
-        """Send a new controller everything that the keeper holds."""
         self._controller.send(self._inventory(self._checkpoint))
         self._children.announce_all()
 
     def on_message(self, message: Any) -> None:  # one of TO_KEEPER
-        """Carry out a request of the controller."""
         if self._exit_code is not None:
             return  # the server has stopped
         match message:

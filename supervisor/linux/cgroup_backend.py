@@ -50,7 +50,6 @@ CORE_WEIGHT: Final = 800
 
 
 def top_name(state_dir: str, prefix: str = "mmsup_") -> str:
-    """The name of the folder of the server with this state directory."""
     return prefix + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
 
 
@@ -59,23 +58,15 @@ class CgroupBackend(Protocol):
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
         """A new group for one worker process; its name may differ from `worker`. OSError if the kernel refuses."""
-        ...
 
-    def group(self, name: str) -> Cgroup:
-        """An existing group."""
-        ...
+    def group(self, name: str) -> Cgroup: ...
 
-    def names(self) -> list[str]:
-        """The names of all existing groups."""
-        ...
+    def names(self) -> list[str]: ...
 
     def remove_all(self) -> bool:
         """Kill and remove all groups and the server's folder. False if processes are left in it."""
-        ...
 
-    def describe(self) -> str:
-        """The version and the reason for it, for people."""
-        ...
+    def describe(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,6 @@ class EventLog:
         return chosen[-count:] if count > 0 else []
 
     def recent(self, instance: int) -> list[Event]:
-        """The newest events of one instance."""
         return [each for each in self._events if each.get("instance") == instance][-RECENT_EVENTS:]
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:

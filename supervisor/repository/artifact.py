@@ -83,7 +83,6 @@ def select_artifact(files: Collection[str], engine: str = "", name: str = "") ->
 
 
 def is_artifact(file: str) -> bool:
-    """Whether an engine can load a file of this name."""
     return bool(_engine_of(file))
 
 

@@ -184,15 +184,15 @@ def test_the_latest_version_is_the_highest_number(lay: Lay) -> None:
     assert [each.version for each in found.specs] == ["10"]
     assert found.all_versions == ("9", "10")
     assert [each.text for each in found.warnings] == [
-        'the folder "0" is no version, and is passed over',
-        'the folder "01" is no version, and is passed over',
+        'the folder "0" is no version, and is skipped',
+        'the folder "01" is no version, and is skipped',
     ]
 
 
 def test_a_policy_that_selects_nothing_is_an_error(lay: Lay) -> None:
     text = "version_policy { specific { versions: 7 } }"
     (fault,) = faults(entry(lay({"m/1/model.onnx": "", "m/config.pbtxt": text})))
-    assert "chooses none" in fault
+    assert "selects none" in fault
 
 
 def test_a_name_in_two_repositories_is_an_error_of_that_name_only(lay: Lay, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_name_in_two_repositories_is_an_error_of_that_name_only(lay: Lay, tmp_
     (tmp_path / "more" / "m" / "1").mkdir(parents=True)
     settings = replace(settings, repositories=(*settings.repositories, str(tmp_path / "more")))
     found = scan(settings)
-    assert faults(found.models["m"]) == ["m: lies in 2 repositories; a name belongs to one model"]
+    assert faults(found.models["m"]) == ["m: is in 2 repositories; a name belongs to one model"]
     assert with_config(found.models["m"], "{}") == found.models["m"] == scan_model(settings, "m")
     assert len(found.models["only"].specs) == 1
 
