@@ -56,7 +56,7 @@ def size(low: int = 1) -> Parser[int]:
     def valid(raw: object) -> int:
         size_bytes = units.size(raw)
         if size_bytes < low:
-            raise InvalidValue(f"{displayed(raw)} is less than the least that works, {units.size_text(low)}")
+            raise InvalidValue(f"{displayed(raw)} is less than the minimum, {units.size_text(low)}")
         return size_bytes
 
     return valid

@@ -136,7 +136,7 @@ class Keeper:
     def _stop(self) -> None:
         """Ask the controller to drain and stop the server; a second signal kills everything at once."""
         if self._stop_by_s < float("inf"):
-            self._resources.console.log("warning", "stop_forced", text="told to stop twice")
+            self._resources.console.log("warning", "stop_forced", text="received a second signal to stop")
             self._finish(exit_codes.REFUSED)
             self._controller.kill()
             return

@@ -171,5 +171,5 @@ def _address_text(host: str, port: int) -> str:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "another program has it"
+        return "another program uses it"
     return error.strerror or str(error)

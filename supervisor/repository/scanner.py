@@ -289,7 +289,7 @@ def _check_artifact(artifact: Artifact, options: model_options.ModelOptions, *, 
         problems.append(f"{artifact.file} comes with code, model.py: set trusted: true in {YAML} if it may run")
     missing = [word for word in ("inputs", "outputs") if word not in options]
     if missing and is_all_known and not artifact.declares_tensors:
-        problems.append(f"{artifact.file} does not tell its {' and '.join(missing)}: declare them in {PBTXT} or {YAML}")
+        problems.append(f"{artifact.file} does not name its {' and '.join(missing)}: declare them in {PBTXT} or {YAML}")
     if problems:
         raise InvalidValue(*problems)
 

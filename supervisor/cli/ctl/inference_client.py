@@ -41,7 +41,7 @@ def nested_shape(value: Any, name: str) -> list[int]:  # a nested list or a scal
         return []
     inner = [nested_shape(each, name) for each in cast("list[object]", value)]
     if any(each != inner[0] for each in inner):
-        raise ServerRefused("bad_request", f"the lists of input {name!r} are not of one length")
+        raise ServerRefused("bad_request", f"the lists of input {name!r} differ in length")
     return [len(inner), *(inner[0] if inner else [])]
 
 

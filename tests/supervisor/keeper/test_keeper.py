@@ -576,7 +576,7 @@ def test_a_port_in_use_is_reported_and_nothing_is_left(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with keeper_rig(tmp_path, http_port=port) as rig:
             assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
-            assert f"http: cannot listen on 127.0.0.1:{port}: another program has it" in rig.stderr.read_text()
+            assert f"http: cannot listen on 127.0.0.1:{port}: another program uses it" in rig.stderr.read_text()
             assert os.listdir(rig.settings.runtime_dir) == ["lock"]
 
 

@@ -96,7 +96,7 @@ def test_a_subscriber_receives_events_until_it_unsubscribes(tmp_path: Path) -> N
 
 
 def test_an_event_with_an_unknown_name_is_a_bug(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="'surprise' is no event"):
+    with pytest.raises(AssertionError, match="'surprise' is not a known event"):
         event_log(tmp_path).record("surprise")
 
 

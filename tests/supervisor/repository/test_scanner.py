@@ -81,7 +81,7 @@ def test_each_kind_of_artifact_has_its_engine(lay: Lay, file: str, engine: str, 
 @pytest.mark.parametrize("file", ["model.pt", "model.py"])
 def test_a_file_without_tensor_names_needs_declared_ones(lay: Lay, file: str) -> None:
     settings = lay({f"m/1/{file}": ""})
-    text = f"m/1: {file} does not tell its inputs and outputs: declare them in config.pbtxt or mmsup.yaml"
+    text = f"m/1: {file} does not name its inputs and outputs: declare them in config.pbtxt or mmsup.yaml"
     assert faults(entry(settings)) == [text]
     assert entry(settings).invalid_versions == {"1": text.removeprefix("m/1: ")}
     settings = lay({"m/mmsup.yaml": IO_YAML})
@@ -257,7 +257,7 @@ def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_an_error(lay: La
     settings = lay({"m/1/model.onnx": ""})
     path = Path(settings.repositories[0]) / "m" / file
     path.mkdir()
-    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+    assert faults(entry(settings)) == [f"m/{file}: is no regular file"]
     path.rmdir()
     path.write_text("#" * ((1 << 20) + 1))
     assert "is larger than" in faults(entry(settings))[0]
@@ -273,7 +273,7 @@ def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_an_error(lay: La
 def test_a_pipe_or_a_socket_in_place_of_a_configuration_is_an_error_at_once(lay: Lay, file: str, kind: int) -> None:
     settings = lay({"m/1/model.onnx": ""})
     os.mknod(os.path.join(settings.repositories[0], "m", file), 0o600 | kind)
-    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+    assert faults(entry(settings)) == [f"m/{file}: is no regular file"]
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.py"])
@@ -281,7 +281,7 @@ def test_a_pipe_in_place_of_a_model_is_an_error_of_its_version(lay: Lay, file: s
     settings = lay({"m/1/model.onnx": "", "m/2/labels.txt": ""})
     os.mkfifo(os.path.join(settings.repositories[0], "m", "2", file))
     found = entry(settings)
-    assert [str(each) for each in found.errors] == [f'm/2: "{file}" is no plain file']
+    assert [str(each) for each in found.errors] == [f'm/2: "{file}" is no regular file']
     assert found.invalid_versions.keys() == {"2"}
 
 
