@@ -23,13 +23,13 @@ from checkout import HERE, commit_of, make_environment
 from measure import Bench, measure
 from network import network
 from places import cores
-from progress import say
+from progress import log_progress
 from roster import BY_KEY, OURS
 from row import Row
 from table import figure, table
-from work import Run, Scene
+from work import LoadLevel, Scene
 
-RUNS = (Run("one", "1 connection", 1), Run("many", "32 connections", 32))
+RUNS = (LoadLevel("one", "1 connection", 1), LoadLevel("many", "32 connections", 32))
 SCENES = (Scene("binary", "scale", (16,), RUNS), Scene("JSON", "scale", (16,), RUNS, binary=False))
 PROCESSES = ("gateway", "worker", "all")
 
@@ -108,12 +108,12 @@ def main() -> None:
             make_environment(folder, checkout)
         rounds = []
         for number in range(options.rounds):
-            say(f"round {number + 1} of {options.rounds} ...")
+            log_progress(f"round {number + 1} of {options.rounds} ...")
             rounds.append(measure_round(environments, bench, is_reversed=bool(number % 2)))
     found = list(comparisons(rounds))
     base, ours = (commit_of(each) for each in checkouts)
     heads = ["encoding, connections", "process", f"{base} µs", f"{ours} µs", "ratio", "its range"]
-    facts = machine.described() | {"load average after": f"{machine.busy_with_others():.2f}"}
+    facts = machine.describe_machine() | {"load average after": f"{machine.load_average():.2f}"}
     print(*(f"- {name}: {value}" for name, value in facts.items()), "", sep="\n")
     print(f"CPU per request, medians of {options.rounds} rounds; ratio is {ours} over {base}.\n")
     print(table(heads, [each.cells() for each in found]))
