@@ -98,7 +98,7 @@ def _fault_effects(story: Timeline, failed: list[SentRequest]) -> dict[str, Faul
     found: dict[str, FaultEffects] = {}
     times = [each.start_s for each in story.faults]
     for place, blow in enumerate(story.faults):
-        fault = found.setdefault(blow.fault.name, FaultEffects())
+        fault = found.setdefault(blow.fault_class.name, FaultEffects())
         fault.injected += 1
         next_s = times[place + 1] if place + 1 < len(times) else float("inf")
         since_s = blow.start_s if place else 0.0

@@ -28,8 +28,7 @@ from mmsup.supervisor.chaos.analysis.timeline import Timeline, timeline_of
 from mmsup.supervisor.chaos.clients.http_client import HttpClient
 from mmsup.supervisor.chaos.observe.history import History
 from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole, select_faults
-from mmsup.supervisor.chaos.runner import ChaosOptions
-from mmsup.supervisor.chaos.runner_runs import run_against
+from mmsup.supervisor.chaos.runner import ChaosOptions, run_against
 from mmsup.supervisor.chaos.server.target import Target
 
 LIMIT_S = 5.0

@@ -12,8 +12,7 @@ from mmsup.supervisor.chaos.analysis.checker import Finding, check
 from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import History
 from mmsup.supervisor.chaos.plan.catalog import ModelRole, select_faults
-from mmsup.supervisor.chaos.runner import ChaosOptions
-from mmsup.supervisor.chaos.runner_runs import run_local
+from mmsup.supervisor.chaos.runner import ChaosOptions, run_local
 
 pytestmark = pytest.mark.slow
 MODELS = {"good": ModelRole.HEALTHY, "bad": ModelRole.CRASHY, "new": ModelRole.CHANGING}

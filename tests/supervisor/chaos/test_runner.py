@@ -11,8 +11,7 @@ from mmsup.supervisor.chaos.clients.http_client import HttpClient
 from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import FaultInjected, History, Invoke, RequestOutcome
 from mmsup.supervisor.chaos.plan.catalog import ModelRole, select_faults
-from mmsup.supervisor.chaos.runner import ChaosOptions
-from mmsup.supervisor.chaos.runner_runs import run_against
+from mmsup.supervisor.chaos.runner import ChaosOptions, run_against
 from mmsup.supervisor.chaos.server.target import Target
 from small_server import listening
 

@@ -36,7 +36,7 @@ def test_the_tale_in_figures() -> None:
 
 def test_a_poison_and_a_keeper_have_lines_of_their_own_where_there_were_any() -> None:
     assert not any(
-        ("keeper" in name and "killed" in name) or "kill each time" in name for name, _ in summary_rows(told(tale())[1])
+        ("keeper" in name and "killed" in name) or "poison" in name for name, _ in summary_rows(told(tale())[1])
     )
     killed: list[Record] = [
         FaultInjected(15.0, 9, "kill_keeper", ""),
@@ -49,9 +49,8 @@ def test_a_poison_and_a_keeper_have_lines_of_their_own_where_there_were_any() ->
     assert (found.broken_by_keepers, found.broken_by_gateways, found.failed_healthy) == (1, 0, 0)
     shown = dict(summary_rows(found))
     assert shown["keepers killed / connections broken with them"] == "1 / 1"
-    assert shown["all models serve again after it: p50 / p99 / worst"] == "2.00 s / 2.00 s / 2.00 s"
-    poison = "requests that kill each time / deaths until refused, at most / innocents beside them served"
-    assert shown[poison] == "1 / 2 / 1"
+    assert shown["from a keeper's death until all models serve again: p50 / p99 / max"] == "2.00 s / 2.00 s / 2.00 s"
+    assert shown["poison requests / deaths until refused, at most / bystanders served"] == "1 / 2 / 1"
 
 
 def test_what_is_planted_shows_in_the_figures() -> None:

@@ -49,7 +49,7 @@ def test_a_line_that_was_cut_off_ends_the_history_and_one_in_the_middle_is_an_er
     lines = [encode_record(each) for each in EACH]
     assert list(decode_records(iter([*lines, lines[0][:15]]))) == EACH
     with pytest.raises(ValueError, match=r"line 1 column"):
-        list(decode_records(iter([lines[0][:15] + "\n", *lines])))
+        list(decode_records(iter([lines[0][:12] + "\n", *lines])))
 
 
 def test_time_begins_with_the_run_and_does_not_go_back() -> None:

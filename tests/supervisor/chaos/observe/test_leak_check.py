@@ -34,7 +34,7 @@ def gateway(**fields: object) -> dict[str, ProcessResources]:
     ("fields", "text"),
     [
         ({"shm_names": frozenset({"mmsup-x"})}, "I1 new in /dev/shm: mmsup-x"),
-        ({"outside_holders": 1}, "I1 1 strangers hold shared memory"),
+        ({"outside_holders": 1}, "I1 1 processes outside the server hold its memory"),
         ({"zombies": 2}, "I2 2 children were not reaped"),
         ({"processes": Counter({"keeper": 1, "gateway": 2, "worker": 2})}, "became 2 gateway, 1 keeper, 2 worker"),
         ({"server_processes": {}}, "I2 gateway 1 is gone"),

@@ -11,7 +11,7 @@ from mmsup.supervisor.chaos.plan.nemesis import DEATHS_BEFORE_RELOAD, NO_VICTIM,
 from mmsup.supervisor.chaos.server.local_server import model_roles
 
 SEASON = FaultWindow(10.0, 110.0)
-ALL = frozenset({"request", "worker", "house", "control", "client", "caps", "freezer", "manager"})
+ALL = frozenset({"request", "worker", "server", "control", "client", "caps", "freezer", "manager"})
 
 
 def made(
@@ -39,17 +39,17 @@ def test_a_victim_has_its_rest_and_is_of_the_role_that_the_fault_is_for(seed: in
     models = model_roles(8)
     last: dict[str, PlannedFault] = {}
     for strike in made(seed):
-        if strike.fault.role is not None:
-            assert models[strike.victim] == strike.fault.role
+        if strike.fault_class.role is not None:
+            assert models[strike.victim] == strike.fault_class.role
         before = last.get(strike.victim)
-        assert before is None or strike.at_s >= before.at_s + before.fault.cooldown_s
+        assert before is None or strike.at_s >= before.at_s + before.fault_class.cooldown_s
         last[strike.victim] = strike
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_run_of_two_minutes_has_seen_every_class_and_none_much_more_often(seed: int) -> None:
     strikes = made(seed, season=FaultWindow(20.0, 200.0))
-    counts = [sum(each.fault.name == fault.name for each in strikes) for fault in FAULTS]
+    counts = [sum(each.fault_class.name == fault.name for each in strikes) for fault in FAULTS]
     assert min(counts) >= 1
     assert max(counts) - min(counts) <= 3
 
@@ -58,7 +58,9 @@ def test_a_run_of_two_minutes_has_seen_every_class_and_none_much_more_often(seed
 def test_a_model_that_died_a_few_times_is_loaded_anew(seed: int) -> None:
     deaths: dict[str, int] = {}
     for strike in made(seed, season=FaultWindow(0.0, 600.0)):
-        deaths[strike.victim] = deaths.get(strike.victim, 0) + bool(strike.fault.causes) * strike.fault.max_deaths
+        deaths[strike.victim] = (
+            deaths.get(strike.victim, 0) + bool(strike.fault_class.causes) * strike.fault_class.max_deaths
+        )
         assert strike.reload_after == (deaths[strike.victim] >= DEATHS_BEFORE_RELOAD)
         if strike.reload_after:
             deaths[strike.victim] = 0

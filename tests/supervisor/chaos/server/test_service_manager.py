@@ -20,12 +20,12 @@ from mmsup.supervisor.chaos.server.service_manager import ServiceManager
 pytestmark = pytest.mark.slow
 SERVER = """
 import os, socket, subprocess, sys
-from mmsup.supervisor import fdstore
-from mmsup.supervisor.notify import Notifier
-kept = fdstore.handed_back(os.environ, os.getpid())
-listener = kept.get("http") or socket.create_server(("127.0.0.1", 0))
-Notifier.from_environ(os.environ, os.getpid()).store("http", listener.fileno())
-child = [subprocess.Popen(["sleep", "1000"]).pid] if "leave" in sys.argv and not kept else []
+from mmsup.supervisor.linux.fd_store import stored_sockets
+from mmsup.supervisor.linux.sd_notify import SystemdNotifier
+stored = stored_sockets(os.environ, os.getpid())
+listener = stored.get("http") or socket.create_server(("127.0.0.1", 0))
+SystemdNotifier.from_environ(os.environ, os.getpid()).store("http", listener.fileno())
+child = [subprocess.Popen(["sleep", "1000"]).pid] if "leave" in sys.argv and not stored else []
 print(listener.getsockname()[1], *child, flush=True)
 while True:
     connection, _ = listener.accept()
