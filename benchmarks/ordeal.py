@@ -90,18 +90,17 @@ def run_plan(
 
 
 async def _run_plan(peer: Peer, server: Server, plan: FaultPlan, history: History) -> None:
-    strays: list[int] = []
-    course = ChaosOptions(
+    options = ChaosOptions(
         plan.seed, plan.before_s + plan.season_s + COOLDOWN_S, plan.every_s, plan.rate, plan.faults, {},
         fault_free_s=plan.before_s, cooldown_s=COOLDOWN_S, request_timeout_s=REQUEST_TIMEOUT_S, wait_for_recovery=True,
     )  # fmt: skip
     target = Target(
-        HttpClient("127.0.0.1", server.port, strays.append),
+        HttpClient("127.0.0.1", server.port),
         {HEALTHY: ModelRole.HEALTHY, FAULTY: ModelRole.CRASHY},
         title=peer.name,
         operator=Restarter(server, history, UNAVAILABLE_S),
     )
-    await run_against(target, strays, course, PeerAdapter(peer, SCENE), history, lambda text: log_progress(f"  {text}"))
+    await run_against(target, options, PeerAdapter(peer, SCENE), history, lambda text: log_progress(f"  {text}"))
 
 
 def not_measured(error: BaseException) -> str:

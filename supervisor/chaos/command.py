@@ -93,9 +93,8 @@ def chaos(**given: Any) -> None:  # what click parsed
     failed: list[BaseException] = []
     try:
         if given["url"]:
-            unexpected: list[int] = []
-            target, adapter = _target(given, options.models, unexpected), V2Adapter(binary=not given["json_only"])
-            asyncio.run(run_against(target, unexpected, options, adapter, history, _progress))
+            target, adapter = _target(given, options.models), V2Adapter(binary=not given["json_only"])
+            asyncio.run(run_against(target, options, adapter, history, _progress))
         else:
             asyncio.run(run_local(options, V2Adapter(rows=True), history, _progress))
     except* local_server.ServerNotStarted as errors:
@@ -129,7 +128,6 @@ def _check_usage(given: Mapping[str, Any]) -> None:
 
 
 def _run_options(given: Mapping[str, Any]) -> ChaosOptions:
-    """The options of the run, or a UsageError."""
     _check_usage(given)
     try:
         faults = select_faults(given["names"])
@@ -163,22 +161,20 @@ def _interval(text: str) -> tuple[float, float]:
     return least, most
 
 
-def _target(given: Mapping[str, Any], models: Mapping[str, ModelRole], unexpected: list[int]) -> Target:
+def _target(given: Mapping[str, Any], models: Mapping[str, ModelRole]) -> Target:
     address = urlsplit(given["url"])
     if address.scheme != "http" or not address.hostname:
         raise click.UsageError("--url is http://HOST:PORT")
     if not given["runtime_dir"]:
-        client = HttpClient(address.hostname, address.port or 80, unexpected.append)
-        return Target(client, models, title=given["url"])
+        return Target(HttpClient(address.hostname, address.port or 80), models, title=given["url"])
     try:
         status = call_server(given["runtime_dir"], "status")
     except (NoServer, ServerRefused) as error:
         raise CommandFailed(str(error)) from None
-    return local_server.make_target(status, given["runtime_dir"], models, unexpected.append)
+    return local_server.make_target(status, given["runtime_dir"], models)
 
 
 def _progress(text: str) -> None:
-    """Overwrite one line of a terminal."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{text} ", err=True, nl=False)
 

@@ -19,7 +19,7 @@ from mmsup.supervisor.chaos.inject.context import FaultContext
 from mmsup.supervisor.chaos.inject.injectors import inject
 from mmsup.supervisor.chaos.observe import leak_check
 from mmsup.supervisor.chaos.observe.event_follower import EventFollower
-from mmsup.supervisor.chaos.observe.history import History, LeakReport, RunStarted, ServedCounts
+from mmsup.supervisor.chaos.observe.history import History, LeakReport, RequestOutcome, RunStarted, ServedCounts
 from mmsup.supervisor.chaos.observe.worker_watch import WorkerWatch
 from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole, possible_faults
 from mmsup.supervisor.chaos.plan.nemesis import FaultWindow, PlannedFault, plan
@@ -59,14 +59,11 @@ class ChaosOptions:
 
     @property
     def baseline_s(self) -> float:
-        """How long there are no faults."""
         return self.seconds / 6 if self.fault_free_s is None else self.fault_free_s
 
 
 @dataclass(slots=True)
 class ChaosRun:
-    """A run against a target."""
-
     target: Target
     adapter: ProtocolAdapter
     load: LoadGenerator
@@ -219,9 +216,8 @@ async def run_local(
     options: ChaosOptions, adapter: ProtocolAdapter, history: History, progress: Progress, python: str = sys.executable
 ) -> None:
     """Start a server with `options.models` on the interpreter `python`, run against it, stop it, check for leaks."""
-    unexpected: list[int] = []
-    async with running_server(options.models, unexpected.append, python) as (server, target):
-        await run_against(target, unexpected, options, adapter, history, progress)
+    async with running_server(options.models, python) as (server, target):
+        await run_against(target, options, adapter, history, progress)
         pids = leak_check.process_tree(server.manager.pid)
         cgroups = leak_check.cgroup_directories(pids)
         status = await server.stop()
@@ -233,15 +229,8 @@ async def run_local(
 
 
 async def run_against(
-    target: Target,
-    unexpected: list[int],
-    options: ChaosOptions,
-    adapter: ProtocolAdapter,
-    history: History,
-    progress: Progress,
+    target: Target, options: ChaosOptions, adapter: ProtocolAdapter, history: History, progress: Progress
 ) -> None:
-    """Run against a server that is ready. `unexpected`: where its clients collect the numbers of requests whose
-    connections got unexpected replies."""
     load = LoadGenerator(target.client, adapter, history, target.models, options.request_timeout_s)
     header = RunStarted(
         options.seed,
@@ -256,5 +245,5 @@ async def run_against(
         await ChaosRun(target, adapter, load, history, options, header, progress).run()
     finally:
         target.client.close()
-        for number in unexpected:
-            load.on_unexpected_reply(number)
+        for number in target.client.unexpected + (target.metrics.unexpected if target.metrics else []):
+            history.add(RequestOutcome(history.now(), number, "stray"))

@@ -43,8 +43,6 @@ RESET_GRACE_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One violation of a rule."""
-
     rule: str
     text: str
 
@@ -59,7 +57,6 @@ def check(records: Iterable[Record]) -> list[Finding]:
 
 
 def one_outcome(timeline: Timeline) -> Iterator[str]:
-    """Missing and repeated outcomes."""
     for request in timeline.requests.values():
         kinds = [each.kind for each in request.outcomes]
         if not kinds:
@@ -154,12 +151,12 @@ def victims_recover(timeline: Timeline) -> Iterator[str]:
     for fault in timeline.faults:
         if fault.died_s is None:
             continue
-        if fault.recovery is None or fault.recovery_s is None:
+        if fault.recovery is None:
             yield f"{fault.victim} did not serve again after fault {fault.number} ({fault.fault_class.name})"
-        elif fault.recovery_s > RECOVERY_LIMIT_S and not _is_after_fault(
+        elif fault.recovery.net_s > RECOVERY_LIMIT_S and not _is_after_fault(
             timeline, fault.recovery.at_s, _CONTROLLER_FAULTS | RESETTING_FAULTS
         ):
-            late = f"{fault.recovery_s:.1f} s late"
+            late = f"{fault.recovery.net_s:.1f} s late"
             yield f"{fault.victim} served again {late} after fault {fault.number} ({fault.fault_class.name})"
 
 

@@ -45,10 +45,10 @@ def _latency(timeline: Timeline, path: Path, pyplot: Any) -> Path:  # matplotlib
 
 def _recovery(timeline: Timeline, path: Path, pyplot: Any) -> Path:  # as above
     figure, axes = pyplot.subplots(figsize=SIZE)
-    recovery_ms = [each.recovery_s * 1000 for each in timeline.faults if each.recovery_s is not None]
-    total_ms = [each.total_recovery_s * 1000 for each in timeline.faults if each.total_recovery_s is not None]
-    if total_ms:
-        axes.hist([recovery_ms, total_ms], bins=40, label=["without load time and backoff", "total"])
+    recoveries = [each.recovery for each in timeline.faults if each.recovery]
+    if recoveries:
+        times = [[each.net_s * 1000 for each in recoveries], [each.total_s * 1000 for each in recoveries]]
+        axes.hist(times, bins=40, label=["without load time and backoff", "total"])
         axes.legend()
     axes.set(xlabel="from the death to the first right answer, ms", ylabel="deaths")
     axes.set_title("Recovery after a death")

@@ -61,14 +61,9 @@ def summary_rows(found: RunStatistics) -> list[tuple[str, str]]:
 
 def report_json(timeline: Timeline, found: RunStatistics) -> dict[str, Any]:  # one JSON object
     """The run and its statistics; NaN as null."""
-    run = timeline.run
+    names = ("seed", "seconds", "machine", "server", "command", "models")
     return {
-        "seed": run.seed,
-        "seconds": run.seconds,
-        "machine": run.machine,
-        "server": run.server,
-        "command": run.command,
-        "models": run.models,
+        **{name: getattr(timeline.run, name) for name in names},
         "green": not found.findings,
         **_json_value(asdict(found)),
     }

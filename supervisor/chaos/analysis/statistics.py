@@ -35,8 +35,6 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class FaultStatistics:
-    """Of one fault class."""
-
     name: str
     row: str
     injected: int
@@ -84,7 +82,6 @@ class RunStatistics:
 
 
 def run_statistics(timeline: Timeline, findings: list[Finding]) -> RunStatistics:
-    """The statistics of a checked history."""
     by_rule = Counter(each.rule for each in findings)
     requests, faults = list(timeline.requests.values()), timeline.faults
     healthy = [each for each in requests if timeline.role(each.invoke.model) == ModelRole.HEALTHY]
@@ -182,11 +179,11 @@ def _detection_delays(faults: Iterable[InjectedFault]) -> list[float]:
 
 
 def _recoveries(faults: Iterable[InjectedFault]) -> list[float]:
-    return [each.recovery_s for each in faults if each.recovery_s is not None]
+    return [each.recovery.net_s for each in faults if each.recovery]
 
 
 def _total_recoveries(faults: Iterable[InjectedFault]) -> list[float]:
-    return [each.total_recovery_s for each in faults if each.total_recovery_s is not None]
+    return [each.recovery.total_s for each in faults if each.recovery]
 
 
 def _latencies(requests: Iterable[SentRequest]) -> list[float]:

@@ -53,14 +53,14 @@ class SentRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedAgain:
+class Recovery:
     """The first right answer of the worker that followed a dead one."""
 
     at_s: float
-    load_s: float
-    """How long that worker took to load."""
-    pause_s: float
-    """The restart backoff that the server announced."""
+    total_s: float
+    """Since the death."""
+    net_s: float
+    """Without that worker's load time and the restart backoff that the server announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,10 @@ class InjectedFault:
     death: WorkerDeath | None = None
     reported_s: float | None = None
     """When the event of the death was received."""
-    recovery: ServedAgain | None = None
+    recovery: Recovery | None = None
 
     @property
     def fault_request(self) -> SentRequest | None:
-        """The first request that triggers it."""
         return self.attempts[0] if self.attempts else None
 
     @property
@@ -106,19 +105,6 @@ class InjectedFault:
         if self.died_s is None:
             return self.end_s if self.fault_class.must_kill else math.inf
         return max(self.end_s, self.recovery.at_s if self.recovery else math.inf)
-
-    @property
-    def total_recovery_s(self) -> float | None:
-        """From the death to the first right answer of the next worker."""
-        return None if self.recovery is None or self.died_s is None else self.recovery.at_s - self.died_s
-
-    @property
-    def recovery_s(self) -> float | None:
-        """The same without the load time and the announced backoff of the next worker."""
-        total_s = self.total_recovery_s
-        if self.recovery is None or total_s is None:
-            return None
-        return max(0.0, total_s - self.recovery.load_s - self.recovery.pause_s)
 
     def may_affect(self, start_s: float, end_s: float) -> bool:
         """Whether its effect overlaps this span of time."""
@@ -223,14 +209,18 @@ def _with_consequences(
     if died_s is None:
         return fault
     report = _event(timeline, "worker_exit", old_pid)
-    pause_s = float(report.event.get("next_delay_s") or 0.0) if report else 0.0
     recovery = None
     for at_s, pid in answers[fault.victim]:
         if at_s > died_s and (not old_pid or (pid and pid != old_pid)):
-            ready = _event(timeline, "worker_ready", pid)
-            recovery = ServedAgain(at_s, float(ready.event.get("load_s") or 0.0) if ready else 0.0, pause_s)
+            ready, total_s = _event(timeline, "worker_ready", pid), at_s - died_s
+            waited_s = _seconds(report, "next_delay_s") + _seconds(ready, "load_s")
+            recovery = Recovery(at_s, total_s, max(0.0, total_s - waited_s))
             break
     return replace(dead, recovery=recovery, reported_s=report.t if report else None)
+
+
+def _seconds(event: ServerEvent | None, field_name: str) -> float:
+    return float(event.event.get(field_name) or 0.0) if event else 0.0
 
 
 def _event(timeline: Timeline, name: str, pid: int) -> ServerEvent | None:

@@ -16,8 +16,6 @@ MAX_HEAD_BYTES: Final = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
-    """One HTTP request."""
-
     path: str
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
@@ -42,18 +40,15 @@ class ConnectionRefused(Exception):  # noqa: N818 - what happened to the connect
 
 
 class MalformedReply(Exception):  # noqa: N818 - what the server sent
-    """The reply is no valid HTTP."""
+    pass
 
 
 class ClientConnection(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(
-        self, on_unexpected: Callable[[ClientConnection], None], on_lost: Callable[[ClientConnection], None]
-    ) -> None:
+    def __init__(self, unexpected: list[int], on_lost: Callable[[ClientConnection], None]) -> None:
         self.last_request = 0
-        """Number of the last request on it, to which an unexpected reply is attributed."""
-        self._on_unexpected = on_unexpected
+        self._unexpected = unexpected
         self._on_lost = on_lost
         self._buffer = bytearray()
         self._waiting: asyncio.Future[HttpReply] | None = None
@@ -67,7 +62,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._waiting is None or self._waiting.done():
-            self._on_unexpected(self)
+            self._unexpected.append(self.last_request)
             return
         self._buffer += data
         try:
@@ -81,7 +76,7 @@ class ClientConnection(asyncio.Protocol):
             del self._buffer[:used]
             self._waiting.set_result(reply)
             if self._buffer:
-                self._on_unexpected(self)
+                self._unexpected.append(self.last_request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
@@ -117,13 +112,13 @@ class ClientConnection(asyncio.Protocol):
 
 
 class HttpClient:
-    """A client of one address, with its idle connections. `on_unexpected` is called with the number of the last
-    request on a connection that sends bytes which belong to no request."""
+    """A client of one address, with its idle connections."""
 
-    def __init__(self, host: str, port: int, on_unexpected: Callable[[int], None]) -> None:
+    def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
-        self._on_unexpected = on_unexpected
+        self.unexpected: list[int] = []
+        """When a connection received bytes that belong to no request: the number of the last request on it."""
         self._idle: list[ClientConnection] = []
 
     async def send(self, call: HttpCall, number: int = 0) -> HttpReply:
@@ -151,7 +146,7 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         try:
             _, made = await loop.create_connection(
-                lambda: ClientConnection(_ignore if raw else self._unexpected, self._discard), self.host, self.port
+                lambda: ClientConnection([] if raw else self.unexpected, self._discard), self.host, self.port
             )
         except ConnectionRefusedError as error:
             raise ConnectionRefused(str(error)) from None
@@ -169,20 +164,12 @@ class HttpClient:
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + call.body
 
     def close(self) -> None:
-        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
-
-    def _unexpected(self, connection: ClientConnection) -> None:
-        self._on_unexpected(connection.last_request)
 
     def _discard(self, connection: ClientConnection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
-
-
-def _ignore(_: ClientConnection) -> None:
-    pass
 
 
 def parse_reply(got: bytearray, *, at_end: bool) -> tuple[HttpReply, int] | None:

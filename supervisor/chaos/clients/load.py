@@ -96,10 +96,6 @@ class LoadGenerator:
             outcome = RequestOutcome(now, number, "crossed" if owner else "wrong", reply.status, whose=owner or 0)
         return self._add(outcome)
 
-    def on_unexpected_reply(self, number: int) -> None:
-        """Record bytes on a connection that belong to no request."""
-        self._add(RequestOutcome(self._history.now(), number, "stray"))
-
     def _add(self, outcome: RequestOutcome) -> RequestOutcome:
         self._history.add(outcome)
         return outcome

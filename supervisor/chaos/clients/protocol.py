@@ -29,8 +29,6 @@ class FaultCommand:
 
 @dataclass(frozen=True, slots=True)
 class ParsedReply:
-    """The contents of a reply."""
-
     data: bytes | None = None
     """The output `y` as FP32 bytes; None for an error."""
     code: str = ""
@@ -40,8 +38,6 @@ class ParsedReply:
 
 
 class ProtocolAdapter(Protocol):
-    """A server's inference protocol."""
-
     def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
         """The request that sends a payload through the model, with a command if it is to fail."""
         ...

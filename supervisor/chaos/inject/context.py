@@ -28,7 +28,6 @@ class FaultContext:
     workers: WorkerWatch
     history: History
     revisions: dict[str, int]
-    """The newest revision that was written, by model."""
     files_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a model's files are invalid, or a server starts that must find them valid."""
 
@@ -38,7 +37,6 @@ class FaultContext:
         self.history.add(FaultInjected(self.history.now(), fault.number, name, fault.victim, done, note))
 
     async def send_fault_request(self, fault: PlannedFault) -> RequestOutcome:
-        """Send the request that triggers the fault."""
         command = FaultCommand(fault.fault_class.mode, fault.fault_class.amount)
         purpose = RequestPurpose(command, fault.number)
         return await self.load.send(fault.victim, FAULT_PAYLOAD_VALUES, purpose=purpose)

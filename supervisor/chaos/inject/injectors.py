@@ -47,7 +47,6 @@ GARBAGE: Final = (
 
 
 async def send_request(context: FaultContext, fault: PlannedFault) -> str:
-    """Send the request that makes the model fail."""
     context.record_start(fault)
     outcome = await context.send_fault_request(fault)
     return outcome.code or outcome.kind
@@ -63,7 +62,6 @@ async def stop_worker(context: FaultContext, fault: PlannedFault) -> str:
 
 
 async def kill_busy(context: FaultContext, fault: PlannedFault) -> str:
-    """SIGKILL to the worker while it runs a request."""
     harm = asyncio.ensure_future(context.send_fault_request(fault))
     await asyncio.wait([harm], timeout=BUSY_S)
     _signal_worker(context, fault, signal.SIGKILL)
@@ -117,7 +115,6 @@ async def kill_keeper(context: FaultContext, fault: PlannedFault) -> str:
 
 
 async def reload(context: FaultContext, fault: PlannedFault) -> str:
-    """Load another revision while the old one serves."""
     context.record_start(fault)
     return await _load_next_revision(context, fault.victim)
 
@@ -300,7 +297,6 @@ async def _load_model(context: FaultContext, model: str) -> str:
 
 
 def _write_next_revision(context: FaultContext, model: str) -> int:
-    """Write another revision into the repository; returns its number."""
     repository = context.target.repository
     assert repository is not None, "planned only where the models' files may be changed"
     context.revisions[model] = revision = context.revisions.get(model, 1) + 1

@@ -30,7 +30,6 @@ class EventFollower:
                 await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def catch_up(self) -> None:
-        """Record all events that exist now."""
         async with asyncio.timeout(30.0):
             await self._read_events(follow=False)
 

@@ -19,8 +19,6 @@ from typing import Any, Final, TextIO
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The run and its parameters."""
-
     seed: int
     seconds: float
     models: dict[str, str]
@@ -38,8 +36,6 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """A request was sent."""
-
     t: float
     id: int
     model: str
@@ -56,8 +52,6 @@ class Invoke:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutcome:
-    """How a request ended."""
-
     t: float
     id: int
     kind: str
@@ -65,9 +59,7 @@ class RequestOutcome:
     status: int = 0
     code: str = ""
     pid: int = 0
-    """The worker that answered, if the reply has it."""
     revision: int = 0
-    """The model revision that answered, if the reply has it."""
     whose: int = 0
     """Of a crossed reply: the request that its bytes belong to."""
     text: str = ""
@@ -87,8 +79,6 @@ class FaultInjected:
 
 @dataclass(frozen=True, slots=True)
 class FaultFinished:
-    """The injection of a fault is complete."""
-
     t: float
     number: int
     note: str = ""
@@ -122,8 +112,6 @@ class RevisionInForce:
 
 @dataclass(frozen=True, slots=True)
 class ServedCounts:
-    """Successful requests by model, as the server's metrics count them."""
-
     t: float
     success: dict[str, float]
 
@@ -191,7 +179,6 @@ class History:
 
 
 def encode_record(record: Record) -> str:
-    """One line of the file."""
     fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
     return json.dumps({"what": _WHAT[type(record)], **fields}, separators=(",", ":")) + "\n"
 

@@ -27,8 +27,6 @@ _NUMBERED: Final = re.compile(r":?\[.*\]| \(deleted\)|/w\d+\.\d+|\d+")
 
 @dataclass(frozen=True, slots=True)
 class ProcessResources:
-    """What one process holds."""
-
     descriptors: Counter[str]
     threads: int
     memory_bytes: int
@@ -37,8 +35,6 @@ class ProcessResources:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The resources of a server at one moment."""
-
     processes: Counter[str]
     """Number of processes by role."""
     zombies: int
@@ -142,7 +138,6 @@ def running(pids: Iterable[int]) -> list[int]:
 
 
 def process_tree(pid: int) -> list[int]:
-    """This process and all its descendants."""
     children: dict[int, list[int]] = {}
     for each in _pids():
         with contextlib.suppress(OSError):
@@ -176,7 +171,6 @@ def process_role(pid: int) -> str:
 
 
 def _start_ticks(pid: int) -> int:
-    """Start time in clock ticks since boot."""
     return int(_stat(pid)[19])
 
 

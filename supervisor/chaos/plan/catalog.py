@@ -43,8 +43,6 @@ class FaultMethod(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FaultClass:
-    """One class of fault."""
-
     name: str
     row: str
     """Its row in the fault table (tests/faults/rows.py)."""
@@ -68,7 +66,6 @@ class FaultClass:
     """A capability beyond those of the method: `caps`, `freezer` or `manager`."""
     max_deaths: int = 1
     is_default: bool = True
-    """Whether it is injected when no fault is named."""
 
 
 def _crash(name: str, row: str, cause: str, mode: str = "", amount: float = 0.0) -> FaultClass:

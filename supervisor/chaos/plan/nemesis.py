@@ -27,8 +27,6 @@ NO_VICTIM: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """One fault of the plan."""
-
     number: int
     at_s: float
     """Seconds since the start of the run."""
@@ -58,7 +56,6 @@ class _PlanState:
 def plan(
     seed: int, window: FaultWindow, models: Mapping[str, ModelRole], faults: Sequence[FaultClass]
 ) -> list[PlannedFault]:
-    """The plan, in order of time. `models` maps names to roles."""
     rng = random.Random(seed)
     state = _PlanState(dict.fromkeys((*models, NO_VICTIM), 0.0))
     planned: list[PlannedFault] = []

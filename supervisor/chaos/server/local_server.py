@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -51,14 +51,12 @@ def model_roles(count: int) -> dict[str, ModelRole]:
 
 
 def model_settings(role: ModelRole) -> dict[str, Any]:  # YAML values
-    """The contents of `mmsup.yaml` of a model with this role."""
     if role == ModelRole.HEALTHY:
         return {}
     return {"memory": MEMORY_CAP} | ({"hang_limit": HANG_LIMIT} if role == ModelRole.HANGING else {})
 
 
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
-    """Write a revision of a model of this role into the repository."""
     fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**model_settings(role), **options})
 
 
@@ -125,27 +123,22 @@ def _ready_status(runtime_dir: str) -> Json | None:
 
 @contextlib.asynccontextmanager
 async def running_server(
-    models: Mapping[str, ModelRole],
-    on_unexpected: Callable[[int], None],
-    python: str = sys.executable,
+    models: Mapping[str, ModelRole], python: str = sys.executable
 ) -> AsyncIterator[tuple[LocalServer, Target]]:
-    """Start a server and wait until it is ready; remove it afterwards."""
     server = LocalServer(models, python)
     try:
-        target = make_target(await server.wait_ready(), str(server.runtime_dir), models, on_unexpected)
+        target = make_target(await server.wait_ready(), str(server.runtime_dir), models)
         yield server, replace(target, repository=server.repository, manager=server.manager)
     finally:
         await asyncio.to_thread(server.remove)
 
 
-def make_target(
-    status: Json, runtime_dir: str, models: Mapping[str, ModelRole], on_unexpected: Callable[[int], None]
-) -> Target:
+def make_target(status: Json, runtime_dir: str, models: Mapping[str, ModelRole]) -> Target:
     """The target for a running server, by the addresses in its status."""
     addresses = status["addresses"]
-    metrics = _client(addresses["metrics"], on_unexpected) if "metrics" in addresses else None
+    metrics = _client(addresses["metrics"]) if "metrics" in addresses else None
     return Target(
-        _client(addresses["http"], on_unexpected),
+        _client(addresses["http"]),
         models,
         runtime_dir,
         isolation=status.get("isolation", ""),
@@ -154,6 +147,6 @@ def make_target(
     )
 
 
-def _client(address: str, on_unexpected: Callable[[int], None]) -> HttpClient:
+def _client(address: str) -> HttpClient:
     host, _, port = address.rpartition(":")
-    return HttpClient(host.strip("[]"), int(port), on_unexpected)
+    return HttpClient(host.strip("[]"), int(port))

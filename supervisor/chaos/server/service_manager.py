@@ -93,7 +93,6 @@ class ServiceManager:
             return await asyncio.to_thread(self._process.wait)
 
     def close(self) -> None:
-        """Kill the server if it runs; close every descriptor."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()

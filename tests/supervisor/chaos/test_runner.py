@@ -64,8 +64,8 @@ def ran(*, waits: bool) -> tuple[Slow, History]:
     async def run() -> None:
         async with listening(echo) as port:
             models = {"a": ModelRole.HEALTHY, "b": ModelRole.CRASHY}
-            target = Target(HttpClient("127.0.0.1", port, lambda _: None), models, operator=tender)
-            await run_against(target, [], course, V2Adapter(binary=False), history, lambda _: None)
+            target = Target(HttpClient("127.0.0.1", port), models, operator=tender)
+            await run_against(target, course, V2Adapter(binary=False), history, lambda _: None)
 
     asyncio.run(run())
     return tender, history

@@ -43,7 +43,7 @@ async def talk(answer: Answer, speak: Callable[[LoadGenerator, History], Awaitab
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
     async with listening(serve) as port:
-        door = HttpClient("127.0.0.1", port, lambda _: None)
+        door = HttpClient("127.0.0.1", port)
         await speak(LoadGenerator(door, V2Adapter(binary=False), history, ["a", "b"], 0.2), history)
         door.close()
     return history
