@@ -1,4 +1,4 @@
-"""The client of chaos hides nothing: what is refused, cut off, or said without being asked."""
+"""The HTTP client of chaos reports refused and broken connections, and unexpected replies."""
 
 from __future__ import annotations
 
