@@ -50,7 +50,6 @@ class Comparison:
         return [ours / base for ours, base in zip(self.ours_us, self.base_us, strict=True)]
 
     def cells(self) -> list[str]:
-        """A row of the table."""
         ratios = sorted(self.ratios)
         medians = [figure(statistics.median(each)) for each in (self.base_us, self.ours_us)]
         spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"

@@ -1,7 +1,4 @@
-"""What a comparison says: the machine, a table for each load, which targets were met, how each server was started.
-
-Pure: everything comes in, Markdown goes out.
-"""
+"""The report of a comparison in Markdown: machine, a table per load, targets, the command of each server. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from targets import ABSOLUTE, OURS, Target, Verdict
 from work import SCENES, LoadLevel, Scene
 
 FEW_ROUNDS = {"p50_ms": 10, "p99_ms": 200, "p999_ms": 2000}
-"""Below so many requests a percentile is not known, and is not printed."""
+"""Percentiles need at least so many requests."""
 CLIENT_BOUND = 0.95
 NONE = "-"
 FIGURE_NAMES = {
@@ -29,8 +26,6 @@ MET_TEXT = {True: "yes", False: "**no**", None: "not measured"}
 
 @dataclass(frozen=True)
 class NamedServer:
-    """A server as the report names it."""
-
     name: str
     version: str
 
@@ -38,7 +33,6 @@ class NamedServer:
 def report(
     facts: Mapping[str, str], servers: Mapping[str, NamedServer], rows: Sequence[Row], said: Sequence[Verdict]
 ) -> str:
-    """All of it."""
     parts = ["\n".join(f"- {name}: {value}" for name, value in facts.items())]
     for scene in SCENES:
         for run in scene.runs:
@@ -78,7 +72,7 @@ def _row_cells(row: Row, ours: Row | None, servers: Mapping[str, NamedServer]) -
 
 
 def _spread(row: Row) -> str:
-    """How far the rounds lie apart, as a share of the median."""
+    """Range of the rounds as a share of the median."""
     return f"{(row.highest - row.lowest) / row.rate:.0%}" if row.rounds > 1 else NONE
 
 

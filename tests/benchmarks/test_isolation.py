@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ordeal
+import fault_plan
 import pytest
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.cgroup1]
-if not ordeal.has_memory_groups():
+if not fault_plan.has_memory_groups():
     pytestmark.append(pytest.mark.skip(reason="no writable memory control group (v1)"))
 
 

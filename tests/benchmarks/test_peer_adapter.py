@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from dialect import HARMS, PeerAdapter, payload_values
 from drivers.peer import Peer
-from ordeal import FAULTY, SCENE
+from fault_plan import FAULTY, SCENE
+from peer_adapter import HARMS, PeerAdapter, payload_values
 from roster import BY_KEY, FAMOUS
 
 from mmsup.supervisor.chaos.clients.http_client import HttpReply

@@ -1,7 +1,7 @@
-"""What clients of a server saw while it went through a plan of faults, for any server alike. Pure.
+"""Statistics of a run of faults that need only HTTP, so that they are the same for any server. Pure.
 
-Times are from the fault's request, not from a death: that is all that HTTP shows. A model is back when it answers a
-request that was sent after the harm had its outcome, or had been at work for a while.
+Times count from the request that triggers the fault, not from the death, which HTTP does not show. A model has
+recovered when it answers a request that was sent after the triggering one had its outcome, or was SETTLE_S old.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from caretaker import ENDED, SETTLE_S
+from restarter import ENDED, SETTLE_S
 
 from mmsup.supervisor.chaos.analysis.statistics import WARM_UP_S, Distribution, distribution
 from mmsup.supervisor.chaos.analysis.timeline import InjectedFault, SentRequest, Timeline
@@ -17,16 +17,14 @@ from mmsup.supervisor.chaos.observe.history import ServerRestarted
 from mmsup.supervisor.chaos.plan.catalog import ModelRole
 
 IN_FLIGHT_S = 1.0
-"""What is in flight when a server is started again ends with it, and is not its failure."""
+"""Requests this long before a restart fail with it, and do not count as failures of the server."""
 
 
 @dataclass
 class FaultEffects:
-    """One class of fault."""
-
     injected: int = 0
     failed_healthy: int = 0
-    """Until the next fault; without those while the server was started again."""
+    """Until the next fault; without failures during a restart."""
     back_s: list[float] = field(default_factory=list[float])
     never: int = 0
     told_s: list[float] = field(default_factory=list[float])
@@ -35,12 +33,10 @@ class FaultEffects:
 
 @dataclass
 class ClientView:
-    """One server."""
-
     sent: int
     """To the healthy model."""
     failed: int
-    """Of these; without those while the server was started again."""
+    """Of these; without failures during a restart."""
     failed_restarting: int
     wrong: int
     """Answers with other bytes, from any model."""
@@ -54,17 +50,16 @@ class ClientView:
 
     @property
     def back(self) -> Distribution:
-        """How long the faulty model was away, where it came back by itself."""
+        """How long the faulty model was unavailable, where it recovered by itself."""
         return distribution(each for fault in self.faults.values() for each in fault.back_s)
 
     @property
     def never(self) -> int:
-        """How often it did not."""
+        """How often it did not recover by itself."""
         return sum(each.never for each in self.faults.values())
 
 
 def client_view(story: Timeline) -> ClientView:
-    """All of it."""
     healthy = [each for each in story.requests.values() if story.role(each.invoke.model) == ModelRole.HEALTHY]
     faulty = [each for each in story.requests.values() if story.role(each.invoke.model) != ModelRole.HEALTHY]
     failed = [each for each in healthy if not each.is_right]
@@ -118,7 +113,7 @@ def _fault_effects(story: Timeline, failed: list[SentRequest]) -> dict[str, Faul
 
 
 def recovered_at_s(story: Timeline, blow: InjectedFault) -> float | None:
-    """When its victim answered again; None if somebody had to start the server for that, or it never did."""
+    """When the victim answered again; None if that took a restart of the server, or it never did."""
     served_s = _served_s(story, blow)
     restart = _restart_after(story, blow)
     return None if served_s is None or (restart is not None and restart.t < served_s) else served_s
@@ -136,7 +131,7 @@ def _restart_after(story: Timeline, blow: InjectedFault) -> ServerRestarted | No
 
 
 def _unavailable_until_s(story: Timeline, blow: InjectedFault) -> float:
-    """Until when its victim may fail for it."""
+    """Until when failures of the victim are explained by the fault."""
     if blow.fault_request is None:
         return blow.end_s
     served_s = _served_s(story, blow)
@@ -144,7 +139,7 @@ def _unavailable_until_s(story: Timeline, blow: InjectedFault) -> float:
 
 
 def _is_excused(story: Timeline, request: SentRequest) -> bool:
-    """Whether it met a server that its caretaker was starting again; where it had ended by itself that is no excuse."""
+    """Whether it failed during a restart by the Restarter; not if the server had exited by itself."""
     return any(
         each.why != ENDED and each.t - IN_FLIGHT_S <= request.invoke.t <= each.until_s and request.ended_s >= each.t
         for each in story.restarts

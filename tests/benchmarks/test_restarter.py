@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from caretaker import ENDED, UNAVAILABLE, Restarter
+from restarter import ENDED, UNAVAILABLE, Restarter
 
 from mmsup.supervisor.chaos.observe.history import History, RequestOutcome, ServerRestarted
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from endured import ClientView, client_view
+from client_view import ClientView, client_view
 
 from mmsup.supervisor.chaos.analysis.timeline import timeline_of
 from mmsup.supervisor.chaos.observe.history import (
