@@ -42,12 +42,12 @@ class BusyClient:
 
     def __init__(self, server: Server) -> None:
         self._http = server.http()
-        self._http.infer("neighbour", x=ROW)
+        self._http.infer("two", x=ROW)
         self.port: int = self._http.connection.sock.getsockname()[1]
         self.calls: list[tuple[float, float]] = []
         """Start and duration of each, seconds."""
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="neighbour")
+        self._thread = threading.Thread(target=self._run, name="second client")
 
     def __enter__(self) -> BusyClient:
         self._thread.start()
@@ -65,7 +65,7 @@ class BusyClient:
     def _run(self) -> None:
         while not self._stop.wait(0.005):
             began = time.monotonic()
-            status, _ = self._http.infer("neighbour", x=ROW)
+            status, _ = self._http.infer("two", x=ROW)
             assert status == 200
             self.calls.append((began, time.monotonic() - began))
 
@@ -114,16 +114,16 @@ def kill_gateway(server: Server, times: Times) -> None:
 
 def kill_beside(server: Server, times: Times) -> None:
     """Kill the gateway that the second client does not use."""
-    with BusyClient(server) as neighbour:
+    with BusyClient(server) as client:
         began = time.monotonic()
         time.sleep(WINDOW_S)
         killed = time.monotonic()
-        pid = gateway_without(server, neighbour.port)
+        pid = gateway_without(server, client.port)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: all(each["pid"] not in (pid, None) for each in server.status()["gateways"]), "two gateways")
         time.sleep(max(0.0, killed + WINDOW_S - time.monotonic()))
-        times["neighbour, before"] += neighbour.took_ms(began, killed)
-        times["neighbour, while a gateway starts"] += neighbour.took_ms(killed, killed + WINDOW_S)
+        times["second client, before"] += client.took_ms(began, killed)
+        times["second client, while a gateway starts"] += client.took_ms(killed, killed + WINDOW_S)
 
 
 def one_round(repository: Path, flags: list[str], busy: int, times: Times, gateways: int) -> None:
@@ -140,8 +140,8 @@ def one_round(repository: Path, flags: list[str], busy: int, times: Times, gatew
             kill_beside(server, times)
         else:
             kill_gateway(server, times)
-        brain = server.status()["brain"]["pid"]
-        times["brain"].append(recovery_ms(brain, lambda: is_other_controller(server, brain)))
+        pid = server.status()["brain"]["pid"]
+        times["controller"].append(recovery_ms(pid, lambda: is_other_controller(server, pid)))
         times["worker"].append(recovery_ms(server.pid("one"), lambda: is_served(server, "one")))
         for each in callers:
             each.close()
@@ -165,10 +165,10 @@ def main() -> None:
     parser.add_argument("--gateways", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     chosen, flags = parser.parse_known_args()
-    names = ("gateway", "neighbour, before", "neighbour, while a gateway starts", "brain", "worker")
+    names = ("gateway", "second client, before", "second client, while a gateway starts", "controller", "worker")
     times: Times = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as folder:
-        for name in ("one", "neighbour"):
+        for name in ("one", "two"):
             write_identity_onnx(Path(folder), name)
         for number in range(chosen.busy):
             write_fault_model(Path(folder), f"busy{number}", hang_limit="600s")

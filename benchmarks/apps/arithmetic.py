@@ -34,8 +34,8 @@ class Double:
 
 
 class FaultyModel:
-    """y = x, unless x[0] is the number of a fault: then the process that runs the model gets that fault, with the amount
-    x[1]."""
+    """y = x, unless x[0] is the number of a fault: then the process that runs the model has that fault, with the
+    amount x[1]."""
 
     def __call__(self, x):
         first, *rest = x.reshape(-1)[:2]
