@@ -68,7 +68,7 @@ MIN_MODELS: Final = 2
 @click.option("--healthy", multiple=True, metavar="MODEL", help="With --url: a fault model that only gets requests.")
 @click.option("--runtime-dir", default="", metavar="DIR", help="With --url: that server is mmsup, on this machine.")
 @click.option("--json-only", is_flag=True, help="With --url: send no binary tensors.")
-def chaos(**given: Any) -> None:  # what click parsed
+def chaos(**flags: Any) -> None:  # what click parsed
     """Inject faults into a server under load, and report what its clients see.
 
     Starts a server with fault models, unless --url names one. docs/chaos.md describes the faults, the checks and the
@@ -80,20 +80,20 @@ def chaos(**given: Any) -> None:  # what click parsed
     \b
     Exit codes: 0 no findings, 1 findings or no server, 2 wrong usage.
     """
-    if given["names"] == "list":
+    if flags["names"] == "list":
         for each in FAULTS:
             click.echo(f"{each.name:14} {each.row:4} by {each.method}{f', to {each.role} models' if each.role else ''}")
         return
-    options = _run_options(given)
+    options = _run_options(flags)
     click.echo(f"seed {options.seed}", err=True)
-    history = History(given["history_file"])
+    history = History(flags["history_file"])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: the server that was started is stopped as well
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()  # a pause of this process would count as one of the server
     failed: list[BaseException] = []
     try:
-        if given["url"]:
-            target, adapter = _target(given, options.models), V2Adapter(binary=not given["json_only"])
+        if flags["url"]:
+            target, adapter = _target(flags, options.models), V2Adapter(binary=not flags["json_only"])
             asyncio.run(run_against(target, options, adapter, history, _progress))
         else:
             asyncio.run(run_local(options, V2Adapter(rows=True), history, _progress))
@@ -105,42 +105,42 @@ def chaos(**given: Any) -> None:  # what click parsed
         gc.enable()
     if failed:
         raise CommandFailed(str(_innermost(failed[0])))
-    _report(history, given)
+    _report(history, flags)
 
 
 def _innermost(error: BaseException) -> BaseException:
     return _innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _check_usage(given: Mapping[str, Any]) -> None:
-    if given["seconds"] < MIN_SECONDS:
+def _check_usage(flags: Mapping[str, Any]) -> None:
+    if flags["seconds"] < MIN_SECONDS:
         raise click.UsageError(f"--seconds must be at least {MIN_SECONDS:g}")
-    if given["rate"] <= 0 or given["models"] < MIN_MODELS:
+    if flags["rate"] <= 0 or flags["models"] < MIN_MODELS:
         raise click.UsageError(f"--rate must be above 0, and --models at least {MIN_MODELS}")
-    if given["url"] and not given["consent"]:
+    if flags["url"] and not flags["consent"]:
         raise click.UsageError("faults are injected into the server at --url: say --yes-break-it if you may")
-    if given["url"] and not given["victims"]:
+    if flags["url"] and not flags["victims"]:
         raise click.UsageError("--url needs at least one --victim")
-    if not given["url"] and (given["victims"] or given["healthy"] or given["runtime_dir"] or given["json_only"]):
+    if not flags["url"] and (flags["victims"] or flags["healthy"] or flags["runtime_dir"] or flags["json_only"]):
         raise click.UsageError("--victim, --healthy, --runtime-dir and --json-only go with --url")
-    if given["url"] and given["with_keeper"]:
+    if flags["url"] and flags["with_keeper"]:
         raise click.UsageError("--with-keeper is for a server that chaos starts: somebody has to start it again")
 
 
-def _run_options(given: Mapping[str, Any]) -> ChaosOptions:
-    _check_usage(given)
+def _run_options(flags: Mapping[str, Any]) -> ChaosOptions:
+    _check_usage(flags)
     try:
-        faults = select_faults(given["names"])
-        if given["with_keeper"]:
+        faults = select_faults(flags["names"])
+        if flags["with_keeper"]:
             faults = tuple(dict.fromkeys((*faults, *select_faults(",".join(KEEPER_FAULTS)))))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    seed = random.SystemRandom().randrange(1 << 32) if given["seed"] is None else given["seed"]
-    models = local_server.model_roles(given["models"])
-    if given["url"]:
-        models = dict.fromkeys(given["healthy"], ModelRole.HEALTHY) | dict.fromkeys(given["victims"], ModelRole.CRASHY)
-        faults = tuple(_for_any_victim(each, is_named=bool(given["names"])) for each in faults)
-    return ChaosOptions(seed, given["seconds"], _interval(given["every"]), given["rate"], faults, models)
+    seed = random.SystemRandom().randrange(1 << 32) if flags["seed"] is None else flags["seed"]
+    models = local_server.model_roles(flags["models"])
+    if flags["url"]:
+        models = dict.fromkeys(flags["healthy"], ModelRole.HEALTHY) | dict.fromkeys(flags["victims"], ModelRole.CRASHY)
+        faults = tuple(_for_any_victim(each, is_named=bool(flags["names"])) for each in faults)
+    return ChaosOptions(seed, flags["seconds"], _interval(flags["every"]), flags["rate"], faults, models)
 
 
 def _for_any_victim(fault: FaultClass, *, is_named: bool) -> FaultClass:
@@ -161,17 +161,17 @@ def _interval(text: str) -> tuple[float, float]:
     return least, most
 
 
-def _target(given: Mapping[str, Any], models: Mapping[str, ModelRole]) -> Target:
-    address = urlsplit(given["url"])
+def _target(flags: Mapping[str, Any], models: Mapping[str, ModelRole]) -> Target:
+    address = urlsplit(flags["url"])
     if address.scheme != "http" or not address.hostname:
         raise click.UsageError("--url is http://HOST:PORT")
-    if not given["runtime_dir"]:
-        return Target(HttpClient(address.hostname, address.port or 80), models, title=given["url"])
+    if not flags["runtime_dir"]:
+        return Target(HttpClient(address.hostname, address.port or 80), models, title=flags["url"])
     try:
-        status = call_server(given["runtime_dir"], "status")
+        status = call_server(flags["runtime_dir"], "status")
     except (NoServer, ServerRefused) as error:
         raise CommandFailed(str(error)) from None
-    return local_server.make_target(status, given["runtime_dir"], models)
+    return local_server.make_target(status, flags["runtime_dir"], models)
 
 
 def _progress(text: str) -> None:
@@ -184,15 +184,15 @@ def _clear_progress() -> None:
         click.echo("\r\x1b[K", err=True, nl=False)
 
 
-def _report(history: History, given: Mapping[str, Any]) -> None:
+def _report(history: History, flags: Mapping[str, Any]) -> None:
     findings = check(history.records)
     timeline = timeline_of(history.records)
     statistics = run_statistics(timeline, findings)
     click.echo(report_table(timeline, statistics))
-    if given["json_file"]:
-        given["json_file"].write_text(json.dumps(report_json(timeline, statistics), indent=1) + "\n")
-    if given["plots"]:
-        _draw(timeline, given["plots"])
+    if flags["json_file"]:
+        flags["json_file"].write_text(json.dumps(report_json(timeline, statistics), indent=1) + "\n")
+    if flags["plots"]:
+        _draw(timeline, flags["plots"])
     if findings:
         raise click.exceptions.Exit(exit_codes.REFUSED)
 

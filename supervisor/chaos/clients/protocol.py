@@ -68,13 +68,13 @@ class V2Adapter:
         headers = (("Content-Type", "application/octet-stream"), (_LENGTH_HEADER, str(len(head))))
         return HttpCall(path, head + payload.data, headers)
 
-    def _command_inputs(self, harm: FaultCommand | None) -> list[dict[str, Any]]:  # JSON
-        if harm is None:
+    def _command_inputs(self, command: FaultCommand | None) -> list[dict[str, Any]]:  # JSON
+        if command is None:
             return []
         shape = [*self._axis, 1]
         return [
-            {"name": "mode", "datatype": "BYTES", "shape": shape, "data": [harm.mode]},
-            {"name": "amount", "datatype": "FP64", "shape": shape, "data": [harm.amount]},
+            {"name": "mode", "datatype": "BYTES", "shape": shape, "data": [command.mode]},
+            {"name": "amount", "datatype": "FP64", "shape": shape, "data": [command.amount]},
         ]
 
     def parse_reply(self, reply: HttpReply) -> ParsedReply:

@@ -62,10 +62,10 @@ async def stop_worker(context: FaultContext, fault: PlannedFault) -> str:
 
 
 async def kill_busy(context: FaultContext, fault: PlannedFault) -> str:
-    harm = asyncio.ensure_future(context.send_fault_request(fault))
-    await asyncio.wait([harm], timeout=BUSY_S)
+    request = asyncio.ensure_future(context.send_fault_request(fault))
+    await asyncio.wait([request], timeout=BUSY_S)
     _signal_worker(context, fault, signal.SIGKILL)
-    return (await harm).code
+    return (await request).code
 
 
 async def freeze_worker(context: FaultContext, fault: PlannedFault) -> str:
@@ -148,8 +148,8 @@ async def leave(context: FaultContext, fault: PlannedFault) -> str:
     """Close the connection while the request is being executed."""
     context.record_start(fault)
     connection = await context.target.client.connect(raw=True)
-    harm = FaultCommand(fault.fault_class.mode, fault.fault_class.amount)
-    call = context.adapter.build_request(fault.victim, make_payload(0, 0, FAULT_PAYLOAD_VALUES), harm)
+    command = FaultCommand(fault.fault_class.mode, fault.fault_class.amount)
+    call = context.adapter.build_request(fault.victim, make_payload(0, 0, FAULT_PAYLOAD_VALUES), command)
     connection.write(context.target.client.encode(call))
     await asyncio.sleep(fault.fault_class.amount / 2)
     connection.close()
