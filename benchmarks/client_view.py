@@ -59,14 +59,14 @@ class ClientView:
         return sum(each.never for each in self.faults.values())
 
 
-def client_view(story: Timeline) -> ClientView:
-    healthy = [each for each in story.requests.values() if story.role(each.invoke.model) == ModelRole.HEALTHY]
-    faulty = [each for each in story.requests.values() if story.role(each.invoke.model) != ModelRole.HEALTHY]
+def client_view(timeline: Timeline) -> ClientView:
+    healthy = [each for each in timeline.requests.values() if timeline.role(each.invoke.model) == ModelRole.HEALTHY]
+    faulty = [each for each in timeline.requests.values() if timeline.role(each.invoke.model) != ModelRole.HEALTHY]
     failed = [each for each in healthy if not each.is_right]
-    excused = [each for each in failed if _is_excused(story, each)]
-    away = [(each.start_s, _unavailable_until_s(story, each)) for each in story.faults]
-    kinds = [outcome.kind for each in story.requests.values() for outcome in each.outcomes]
-    calm_s = story.run.calm_s
+    excused = [each for each in failed if _is_excused(timeline, each)]
+    unavailable = [(each.start_s, _unavailable_until_s(timeline, each)) for each in timeline.faults]
+    kinds = [outcome.kind for each in timeline.requests.values() for outcome in each.outcomes]
+    calm_s = timeline.run.calm_s
     return ClientView(
         sent=len(healthy),
         failed=len(failed) - len(excused),
@@ -75,74 +75,74 @@ def client_view(story: Timeline) -> ClientView:
         unexplained=sum(
             not each.is_right
             and not each.invoke.strike
-            and not _is_excused(story, each)
-            and not any(from_s <= each.ended_s and each.invoke.t <= until_s for from_s, until_s in away)
+            and not _is_excused(timeline, each)
+            and not any(from_s <= each.ended_s and each.invoke.t <= until_s for from_s, until_s in unavailable)
             for each in faulty
         ),
-        ended=sum(each.why == ENDED for each in story.restarts),
-        restarted=sum(each.why != ENDED for each in story.restarts),
+        ended=sum(each.why == ENDED for each in timeline.restarts),
+        restarted=sum(each.why != ENDED for each in timeline.restarts),
         before=distribution(
-            _latencies(each for each in healthy if story.run.from_s + WARM_UP_S <= each.invoke.t < calm_s)
+            _latencies(each for each in healthy if timeline.run.from_s + WARM_UP_S <= each.invoke.t < calm_s)
         ),
         under=distribution(_latencies(each for each in healthy if each.invoke.t >= calm_s)),
-        faults=_fault_effects(story, [each for each in failed if not _is_excused(story, each)]),
+        faults=_fault_effects(timeline, [each for each in failed if not _is_excused(timeline, each)]),
     )
 
 
-def _fault_effects(story: Timeline, failed: list[SentRequest]) -> dict[str, FaultEffects]:
+def _fault_effects(timeline: Timeline, failed: list[SentRequest]) -> dict[str, FaultEffects]:
     found: dict[str, FaultEffects] = {}
-    times = [each.start_s for each in story.faults]
-    for place, blow in enumerate(story.faults):
-        fault = found.setdefault(blow.fault_class.name, FaultEffects())
-        fault.injected += 1
+    times = [each.start_s for each in timeline.faults]
+    for place, fault in enumerate(timeline.faults):
+        effects = found.setdefault(fault.fault_class.name, FaultEffects())
+        effects.injected += 1
         next_s = times[place + 1] if place + 1 < len(times) else float("inf")
-        since_s = blow.start_s if place else 0.0
-        fault.failed_healthy += sum(since_s <= each.invoke.t < next_s for each in failed)
-        if blow.fault_request is None:
+        since_s = fault.start_s if place else 0.0
+        effects.failed_healthy += sum(since_s <= each.invoke.t < next_s for each in failed)
+        if fault.fault_request is None:
             continue
-        if blow.fault_request.end is None or blow.fault_request.end.kind == "timeout":
-            fault.untold += 1
+        if fault.fault_request.end is None or fault.fault_request.end.kind == "timeout":
+            effects.untold += 1
         else:
-            fault.told_s.append(blow.fault_request.ended_s - blow.start_s)
-        back_s = recovered_at_s(story, blow)
+            effects.told_s.append(fault.fault_request.ended_s - fault.start_s)
+        back_s = recovered_at_s(timeline, fault)
         if back_s is None:
-            fault.never += 1
+            effects.never += 1
         else:
-            fault.back_s.append(back_s - blow.start_s)
+            effects.back_s.append(back_s - fault.start_s)
     return found
 
 
-def recovered_at_s(story: Timeline, blow: InjectedFault) -> float | None:
+def recovered_at_s(timeline: Timeline, fault: InjectedFault) -> float | None:
     """When the victim answered again; None if that took a restart of the server, or it never did."""
-    served_s = _served_s(story, blow)
-    restart = _restart_after(story, blow)
+    served_s = _served_s(timeline, fault)
+    restart = _restart_after(timeline, fault)
     return None if served_s is None or (restart is not None and restart.t < served_s) else served_s
 
 
-def _served_s(story: Timeline, blow: InjectedFault) -> float | None:
-    assert blow.fault_request is not None, "nothing was done to a model"
-    since_s = min(blow.fault_request.ended_s, blow.start_s + SETTLE_S)
-    right = (each for each in story.of_model(blow.victim) if each.is_right and each.invoke.t >= since_s)
+def _served_s(timeline: Timeline, fault: InjectedFault) -> float | None:
+    assert fault.fault_request is not None, "nothing was done to a model"
+    since_s = min(fault.fault_request.ended_s, fault.start_s + SETTLE_S)
+    right = (each for each in timeline.of_model(fault.victim) if each.is_right and each.invoke.t >= since_s)
     return min((each.ended_s for each in right), default=None)
 
 
-def _restart_after(story: Timeline, blow: InjectedFault) -> ServerRestarted | None:
-    return next((each for each in story.restarts if each.t >= blow.start_s), None)
+def _restart_after(timeline: Timeline, fault: InjectedFault) -> ServerRestarted | None:
+    return next((each for each in timeline.restarts if each.t >= fault.start_s), None)
 
 
-def _unavailable_until_s(story: Timeline, blow: InjectedFault) -> float:
+def _unavailable_until_s(timeline: Timeline, fault: InjectedFault) -> float:
     """Until when failures of the victim are explained by the fault."""
-    if blow.fault_request is None:
-        return blow.end_s
-    served_s = _served_s(story, blow)
-    return float("inf") if served_s is None else max(served_s, blow.fault_request.ended_s)
+    if fault.fault_request is None:
+        return fault.end_s
+    served_s = _served_s(timeline, fault)
+    return float("inf") if served_s is None else max(served_s, fault.fault_request.ended_s)
 
 
-def _is_excused(story: Timeline, request: SentRequest) -> bool:
+def _is_excused(timeline: Timeline, request: SentRequest) -> bool:
     """Whether it failed during a restart by the Restarter; not if the server had exited by itself."""
     return any(
         each.why != ENDED and each.t - IN_FLIGHT_S <= request.invoke.t <= each.until_s and request.ended_s >= each.t
-        for each in story.restarts
+        for each in timeline.restarts
     )
 
 

@@ -46,24 +46,24 @@ FAULT_NAMES = {
 SEED = 1
 BEFORE_S, AFTER_S = 3.0, 2.0
 HEADS = [
-    *("server", "B's fault", "A sent", "A failed", "B back, s", "B's caller told, s", "A p99 before / after, ms"),
+    *("server", "B's fault", "A sent", "A failed", "B back, s", "B's caller answered, s", "A p99 before / after, ms"),
     "note",
 ]
 
 
-def run_fault(peer: Peer, harm: str, mlp: OnnxNetwork, rate: float) -> ClientView:
+def run_fault(peer: Peer, fault_name: str, mlp: OnnxNetwork, rate: float) -> ClientView:
     """One fault on one server."""
-    plan = FaultPlan(SEED, BEFORE_S, AFTER_S, (2 * AFTER_S, 2 * AFTER_S), rate, faults_of([harm]))
+    plan = FaultPlan(SEED, BEFORE_S, AFTER_S, (2 * AFTER_S, 2 * AFTER_S), rate, faults_of([fault_name]))
     return client_view(run_plan(peer, installed(peer), mlp, plan))
 
 
-def line(name: str, harm: str, seen: ClientView | str) -> list[str]:
+def line(name: str, fault_name: str, seen: ClientView | str) -> list[str]:
     if isinstance(seen, str):
-        return [name, FAULT_NAMES[harm], "-", "-", "-", "-", "-", seen[:120]]
+        return [name, FAULT_NAMES[fault_name], "-", "-", "-", "-", "-", seen[:120]]
     (found,) = seen.faults.values()
     return [
         name,
-        FAULT_NAMES[harm],
+        FAULT_NAMES[fault_name],
         f"{seen.sent:,}",
         f"{seen.failed:,}",
         figure(found.back_s[0]) if found.back_s else "never",
@@ -92,12 +92,12 @@ def compare(options: argparse.Namespace) -> dict[tuple[str, str], ClientView | s
     """Every fault on every server."""
     mlp, seen = network(), dict[tuple[str, str], ClientView | str]()
     for peer in (each for each in PEERS if each.key in options.peers):
-        for harm in options.harms:
+        for fault_name in options.harms:
             try:
-                seen[peer.key, harm] = run_fault(peer, harm, mlp, options.rate)
+                seen[peer.key, fault_name] = run_fault(peer, fault_name, mlp, options.rate)
             except* fault_plan.TROUBLE as errors:
-                seen[peer.key, harm] = not_measured(errors)
-            log_progress("  ".join(line(peer.name, harm, seen[peer.key, harm])))
+                seen[peer.key, fault_name] = not_measured(errors)
+            log_progress("  ".join(line(peer.name, fault_name, seen[peer.key, fault_name])))
     return seen
 
 
@@ -113,15 +113,15 @@ def main() -> None:
         "never": f"not within {UNAVAILABLE_S:g} s, or the server had ended",
         "command": shlex.join(["python", "benchmarks/isolation.py", *sys.argv[1:]]),
     }
-    rows = [line(names[key], harm, found) for (key, harm), found in seen.items()]
+    rows = [line(names[key], fault_name, found) for (key, fault_name), found in seen.items()]
     text = "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n\n" + table(HEADS, rows) + "\n"
     print(text)
     if options.markdown:
         options.markdown.write_text(f"# What reaches the neighbours\n\nWritten by `benchmarks/isolation.py`.\n\n{text}")
     if options.json:
         plain = [
-            {"server": key, "harm": harm, "seen": found if isinstance(found, str) else asdict(found)}
-            for (key, harm), found in seen.items()
+            {"server": key, "harm": fault_name, "seen": found if isinstance(found, str) else asdict(found)}
+            for (key, fault_name), found in seen.items()
         ]
         options.json.write_text(json.dumps({"facts": facts, "faults": plain}, indent=1) + "\n")
     ours = [found for (key, _), found in seen.items() if key == OURS]

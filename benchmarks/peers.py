@@ -161,9 +161,9 @@ def main() -> None:
     comparison.run(peers, [scene for scene in SCENES if scene.key in options.scenes])
     rows = comparison.rows()
     known = facts(options, comparison.bench, before, time.monotonic() - began)
-    said = targets.judge(rows, {peer.key for peer in PEERS if peer.speaks_oip})
-    said = [each for each in said if each.target.run in {row.run for row in rows}]
-    write(options, report(known, named, rows, said), comparison, known)
+    verdicts = targets.judge(rows, {peer.key for peer in PEERS if peer.speaks_oip})
+    verdicts = [each for each in verdicts if each.target.run in {row.run for row in rows}]
+    write(options, report(known, named, rows, verdicts), comparison, known)
     sys.exit(any(row.wrong for row in rows))
 
 

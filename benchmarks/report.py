@@ -31,14 +31,14 @@ class NamedServer:
 
 
 def report(
-    facts: Mapping[str, str], servers: Mapping[str, NamedServer], rows: Sequence[Row], said: Sequence[Verdict]
+    facts: Mapping[str, str], servers: Mapping[str, NamedServer], rows: Sequence[Row], verdicts: Sequence[Verdict]
 ) -> str:
     parts = ["\n".join(f"- {name}: {value}" for name, value in facts.items())]
     for scene in SCENES:
         for run in scene.runs:
             if here := [row for row in rows if row.run == run.key]:
                 parts += [f"## {run.key}: {run.title}", _load(scene, here, servers)]
-    parts += ["## Targets, as ratios within this run", _verdicts(said, servers)]
+    parts += ["## Targets, as ratios within this run", _verdicts(verdicts, servers)]
     parts += ["## How each was started", *_commands(rows, servers)]
     return "\n\n".join(parts) + "\n"
 
@@ -88,17 +88,17 @@ def _note(row: Row) -> str:
     return "; ".join(word for word in words if word)
 
 
-def _verdicts(said: Sequence[Verdict], servers: Mapping[str, NamedServer]) -> str:
+def _verdicts(verdicts: Sequence[Verdict], servers: Mapping[str, NamedServer]) -> str:
     heads = ["load", "figure", "wanted", "mmsup", "reference", "against", "ratio", "met", "note"]
-    return table(heads, [_verdict(each, servers) for each in said])
+    return table(heads, [_verdict(each, servers) for each in verdicts])
 
 
-def _verdict(said: Verdict, servers: Mapping[str, NamedServer]) -> list[str]:
-    target = said.target
-    known = [figure(value) if value is not None else NONE for value in (said.ours, said.reference)]
-    whose = servers[said.whose].name if said.whose in servers else ""
+def _verdict(verdict: Verdict, servers: Mapping[str, NamedServer]) -> list[str]:
+    target = verdict.target
+    known = [figure(value) if value is not None else NONE for value in (verdict.ours, verdict.reference)]
+    whose = servers[verdict.whose].name if verdict.whose in servers else ""
     whose += f" on {target.run_of_reference}" if target.run_of_reference else ""
-    ratio = f"{said.ratio:.2f}" if said.ratio is not None else NONE
+    ratio = f"{verdict.ratio:.2f}" if verdict.ratio is not None else NONE
     return [
         target.run,
         FIGURE_NAMES[target.figure],
@@ -106,7 +106,7 @@ def _verdict(said: Verdict, servers: Mapping[str, NamedServer]) -> list[str]:
         *known,
         whose,
         ratio,
-        MET_TEXT[said.met],
+        MET_TEXT[verdict.met],
         target.remark,
     ]
 

@@ -118,9 +118,9 @@ class Server:
         """The first wrong answer as text; empty if all are right."""
         for place, request in enumerate(self.requests()):
             try:
-                status, body = request.ask(self.port)
+                status, body = request.send(self.port)
             except ConnectionRefusedError:
-                return f"nobody listens at {time.monotonic():.0f}"
+                return f"connection refused at {time.monotonic():.0f}"
             except (OSError, HTTPException) as error:
                 return f"{type(error).__name__} {error}"
             if status != 200:
@@ -174,8 +174,8 @@ def _portable_command(command: Sequence[str], place: ServerPlace) -> str:
 
 
 def _environ(peer: Peer, scene: Scene, place: ServerPlace) -> Mapping[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    asked = {
+    inherited = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    settings = {
         "NAMES": ",".join(scene.names),
         "PORT": str(place.port),
         "SHAPE": ",".join(str(each) for each in scene.shape),
@@ -189,5 +189,5 @@ def _environ(peer: Peer, scene: Scene, place: ServerPlace) -> Mapping[str, str]:
         "PYTHONPATH": str(place.apps),
         "TMPDIR": str(place.folder),
     }
-    path = {"PATH": f"{place.bin}:{kept.get('PATH', os.defpath)}"}
-    return {**kept, **path, **_THREADS, **asked, **peer.environ(place)}
+    path = {"PATH": f"{place.bin}:{inherited.get('PATH', os.defpath)}"}
+    return {**inherited, **path, **_THREADS, **settings, **peer.environ(place)}

@@ -151,7 +151,7 @@ class SoakClient:
         head, body = await self._reply(reader)
         if not head.startswith(b"HTTP/1.1 500") or b"inference_failed" not in body:
             self._tally.faults.append(f"raises: {head[:200]!r} {body[:200]!r}")
-        self._tally.outcomes["model raised, and said so"] += 1
+        self._tally.outcomes["model raised, reported as such"] += 1
         return True
 
     @staticmethod

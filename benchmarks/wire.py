@@ -28,7 +28,7 @@ class RequestBytes:
         lines += [f"Content-Length: {len(self.body)}", "", ""]
         return "\r\n".join(lines).encode() + self.body
 
-    def ask(self, port: int, timeout_s: float = 30) -> tuple[int, bytes]:
+    def send(self, port: int, timeout_s: float = 30) -> tuple[int, bytes]:
         """Send it once; returns status and body."""
         connection = HTTPConnection("127.0.0.1", port, timeout=timeout_s)
         try:
@@ -72,7 +72,7 @@ def v2_binary_request(model: str, x: Array) -> RequestBytes:
 
 
 def v2_binary_answer(body: bytes) -> Array:
-    """Its reply. The head's length stands in a header that a kept sample lacks: JSON knows its own end."""
+    """Its reply. A sample lacks the header with the length of the head, so its end is found by parsing the JSON."""
     head, end = json.JSONDecoder().raw_decode(body[:_JSON_PART].decode("latin-1"))
     size = head["outputs"][0]["parameters"]["binary_data_size"]
     assert len(body) - end >= size, "the tensor is cut off"

@@ -46,7 +46,7 @@ class InProcessWorker:
         self._engine = open_engine(spec.engine)
         metadata = self._engine.load(spec)
         page = StatusPageWriter(make_status_page())
-        ours, self._brain = ControlChannel.pair()
+        ours, self._controller = ControlChannel.pair()
         lifeline, self._keeper = os.pipe()
         self._execution = Executor(self._engine, spec, metadata, page)
         self._loop = ServingLoop(WorkerControlChannel(ours, lifeline), None, self._execution, page)
