@@ -367,6 +367,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--trace", action="store_true", help="also print the visited files and functions in order")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that the server is stopped
     windows = list(measure(options.checkout, options.rounds, options.requests))
     if options.json:
         counts = {what: {name: asdict(each) for name, each in row.items()} for what, row in table(windows).items()}
