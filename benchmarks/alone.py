@@ -1,10 +1,10 @@
-"""mmsup alone, against the floor: what a request costs, beside what the kernel takes for the same bytes.
+"""Measures mmsup against a lower bound: CPU per request, beside what the kernel needs for the same bytes.
 
     make bench  or  python benchmarks/alone.py [--run-s 3] [--warm-s 1] [--json FILE] [--markdown FILE]
 
 A model that doubles its input, at four sizes. The floor is measured in the same run with the same requests: a server in
 C that reads each to its last byte and answers with as many bytes, one memcpy of the tensor, and the cheaper of two
-bare links to another process. All that serves has one core, the client another.
+bare links to another process. All server processes share one core, the client has another.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Size:
     copy_us: float
 
     def floor_us(self, link_us: float) -> float:
-        """What nobody could do for less: receive, hand over, let the model pass over the bytes once, send."""
+        """The lower bound: receive, pass to another process, read the bytes once, send."""
         return self.tcp_many.cpu_us + self.copy_us + link_us
 
 
 def make_scene(name: str, shape: tuple[int, ...], connections: int) -> Scene:
-    """What mmsup serves at one size."""
+    """The scene of one size."""
     runs = (
         LoadLevel("many", f"{name}, {connections} connections", connections),
         LoadLevel("one", f"{name}, one connection", 1),
@@ -62,7 +62,7 @@ def make_scene(name: str, shape: tuple[int, ...], connections: int) -> Scene:
 
 
 def measure_size(name: str, shape: tuple[int, ...], connections: int, bench: Bench) -> Size:
-    """mmsup, then the floor."""
+    """Measure mmsup, then the lower bound."""
     work, peer = make_scene(name, shape, connections), BY_KEY[OURS]
     log_progress(f"{name} ...")
     many, one = measure(peer, work, installed(peer), bench)
@@ -97,7 +97,6 @@ def costs(sizes: Sequence[Size], link_us: float) -> str:
 
 
 def latencies(sizes: Sequence[Size]) -> str:
-    """One connection."""
     heads = ["tensor, in and out", "TCP p50 ms", "mmsup p50 ms", "÷ TCP", "mmsup p99 ms", "mmsup CPU µs"]
     lines = []
     for each in sizes:
@@ -107,7 +106,6 @@ def latencies(sizes: Sequence[Size]) -> str:
 
 
 def link_table(links: Sequence[LinkResult]) -> str:
-    """The bare links."""
     heads = [
         "link",
         "records a frame",
@@ -130,7 +128,6 @@ def link_table(links: Sequence[LinkResult]) -> str:
 
 
 def report(facts: dict[str, str], sizes: Sequence[Size], links: Sequence[LinkResult]) -> str:
-    """All of it."""
     least = min(each.cpu_us for each in links)
     return "\n\n".join(
         [
@@ -146,30 +143,29 @@ def report(facts: dict[str, str], sizes: Sequence[Size], links: Sequence[LinkRes
 
 
 def main() -> None:
-    """As the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-s", type=float, default=3.0, help="how long each load is measured (3)")
     parser.add_argument("--warm-s", type=float, default=1.0, help="how long it runs before (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     tree.adopt_orphans()
     tree.end_as_exception()
     facts = machine.describe_machine() | {
         "others on the machine when it began": f"load average {machine.load_average():.2f}"
     }
-    bench = Bench(cores(), asked.warm_s, asked.run_s, network())
-    facts |= {"each load": f"{asked.warm_s:g} s to warm, {asked.run_s:g} s measured, once"}
+    bench = Bench(cores(), options.warm_s, options.run_s, network())
+    facts |= {"each load": f"{options.warm_s:g} s to warm, {options.run_s:g} s measured, once"}
     facts |= {"command": shlex.join(["python", "benchmarks/alone.py", *sys.argv[1:]])}
     links = measure_links(bench)
     sizes = [measure_size(*each, bench) for each in SIZES]
     text = report(facts, sizes, links)
     print(text)
-    if asked.markdown:
-        asked.markdown.write_text(f"# mmsup against the floor\n\nWritten by `make bench`.\n\n{text}\n")
-    if asked.json:
+    if options.markdown:
+        options.markdown.write_text(f"# mmsup against the floor\n\nWritten by `make bench`.\n\n{text}\n")
+    if options.json:
         found = [asdict(each) | {"many": row_json(each.many), "one": row_json(each.one)} for each in sizes]
-        asked.json.write_text(
+        options.json.write_text(
             json.dumps({"facts": facts, "links": [asdict(each) for each in links], "sizes": found}, indent=1)
         )
 

@@ -1,10 +1,10 @@
-"""The same chaos against mmsup and its peers, side by side: what clients of a healthy model saw while another failed.
+"""Runs the same faults against mmsup and other servers: what clients of a healthy model see while another one fails.
 
     python benchmarks/chaos_peers.py --seconds 120 --seed 42 [--peers mmsup,triton] [--faults segv] [--markdown FILE]
 
 Plan, clients, payloads and history are those of `mmsup chaos`; every server goes through all faults of the plan, in
 order. They are ten seconds and more apart, since mmsup gives up a model that dies more than five times in a minute. A
-server that has ended, or whose model stays away, is started again, as an operator would, and that is counted.
+server that has exited, or whose model stays unavailable, is restarted, as an operator would, and that is counted.
 The exit code is 1 if a request to mmsup's healthy model failed, or any answer of mmsup's was wrong.
 """
 
@@ -19,14 +19,23 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import fault_plan
 import machine
-import ordeal
 import tree
+from client_view import ClientView, FaultEffects, client_view
 from drivers.peer import Peer
-from endured import ClientView, FaultEffects, client_view
 from environment import version
+from fault_plan import (
+    CAP_BYTES,
+    LIMIT_S,
+    REQUEST_TIMEOUT_S,
+    UNAVAILABLE_S,
+    FaultPlan,
+    faults_of,
+    not_measured,
+    run_plan,
+)
 from network import network
-from ordeal import CAP_BYTES, LIMIT_S, REQUEST_TIMEOUT_S, UNAVAILABLE_S, FaultPlan, faults_of, not_measured, run_plan
 from progress import log_progress
 from roster import BY_KEY, FAMOUS, OURS, PEERS, installed, split_names
 from table import figure, milliseconds, table
@@ -49,11 +58,11 @@ HEADS = [
     "note",
 ]
 PeerResult = ClientView | str
-"""What was seen, or why nothing was."""
+"""The result of a server, or why it was not measured."""
 
 
 def row(name: str, seen: PeerResult) -> list[str]:
-    """One server in the first table."""
+    """A row of the first table."""
     if isinstance(seen, str):
         return [name, *["-"] * (len(HEADS) - 2), seen[:160]]
     done = sum(each.injected for each in seen.faults.values())
@@ -72,7 +81,7 @@ def row(name: str, seen: PeerResult) -> list[str]:
 
 
 def by_fault(names: Mapping[str, str], seen: Mapping[str, PeerResult], faults: tuple[str, ...]) -> str:
-    """The second table: a server a row, a fault a column."""
+    """The second table: one row per server, one column per fault."""
     rows = [
         [names[key], *(_cell(found.faults.get(fault)) for fault in faults)]
         for key, found in seen.items()
@@ -94,7 +103,6 @@ def _s(seconds: float) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=split_names, default=FAMOUS, help="which servers, by key")
     parser.add_argument("--faults", type=split_names, default=FAULTS, help=f"of {', '.join(FAULTS)}")
@@ -107,41 +115,41 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen")
     parser.add_argument("--histories", type=Path, metavar="DIR", help="write every request, a file for each server")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
-    asked = parser.parse_args()
-    for unknown in {*asked.peers} - {*BY_KEY} | {*asked.faults} - {*FAULTS}:
+    options = parser.parse_args()
+    for unknown in {*options.peers} - {*BY_KEY} | {*options.faults} - {*FAULTS}:
         parser.error(f"there is no {unknown!r}")
-    if not ordeal.has_memory_groups():
-        parser.error(ordeal.IMPOSSIBLE)
-    return asked
+    if not fault_plan.has_memory_groups():
+        parser.error(fault_plan.IMPOSSIBLE)
+    return options
 
 
-def compare(asked: argparse.Namespace) -> dict[str, PeerResult]:
-    """Every server through the same plan."""
+def compare(options: argparse.Namespace) -> dict[str, PeerResult]:
+    """Run the plan against every server."""
     mlp, seen = network(), dict[str, PeerResult]()
-    calm_s, every_s = asked.seconds / 6, (asked.every_s, asked.every_s * 1.5)
-    plan = FaultPlan(asked.seed, calm_s, asked.seconds - calm_s, every_s, asked.rate, faults_of(asked.faults))
-    for peer in (each for each in PEERS if each.key in asked.peers):
+    calm_s, every_s = options.seconds / 6, (options.every_s, options.every_s * 1.5)
+    plan = FaultPlan(options.seed, calm_s, options.seconds - calm_s, every_s, options.rate, faults_of(options.faults))
+    for peer in (each for each in PEERS if each.key in options.peers):
         log_progress(peer.name)
         try:
-            seen[peer.key] = client_view(run_plan(peer, installed(peer), mlp, plan, _history_file(asked, peer)))
-        except* ordeal.TROUBLE as errors:
+            seen[peer.key] = client_view(run_plan(peer, installed(peer), mlp, plan, _history_file(options, peer)))
+        except* fault_plan.TROUBLE as errors:
             seen[peer.key] = not_measured(errors)
         log_progress("  ".join(row(peer.name, seen[peer.key])))
     return seen
 
 
-def _history_file(asked: argparse.Namespace, peer: Peer) -> Path | None:
-    if not asked.histories:
+def _history_file(options: argparse.Namespace, peer: Peer) -> Path | None:
+    if not options.histories:
         return None
-    asked.histories.mkdir(parents=True, exist_ok=True)
-    return Path(asked.histories / f"{peer.key}.jsonl")
+    options.histories.mkdir(parents=True, exist_ok=True)
+    return Path(options.histories / f"{peer.key}.jsonl")
 
 
-def facts_of(asked: argparse.Namespace) -> dict[str, str]:
-    """What a reader has to know."""
+def facts_of(options: argparse.Namespace) -> dict[str, str]:
+    """The conditions of the run."""
     return machine.describe_machine() | {
-        "plan": f"seed {asked.seed}, {asked.seconds:g} s and the time that B was away; {', '.join(asked.faults)}",
-        "load": f"{asked.rate:g} requests/s to A, half of it to B, by a schedule; {REQUEST_TIMEOUT_S:g} s to answer",
+        "plan": f"seed {options.seed}, {options.seconds:g} s and the time that B was away; {', '.join(options.faults)}",
+        "load": f"{options.rate:g} requests/s to A, half of it to B, by a schedule; {REQUEST_TIMEOUT_S:g} s to answer",
         "limits": f"{LIMIT_S:g} s for a run where the server can be told; {CAP_BYTES >> 30} GiB for the whole server",
         "never": f"not within {UNAVAILABLE_S:g} s, or the server had ended; then it was started again",
         "command": shlex.join(["python", "benchmarks/chaos_peers.py", *sys.argv[1:]]),
@@ -168,20 +176,19 @@ def report(
 
 
 def main() -> None:
-    """As the arguments say."""
-    asked = arguments()
+    options = arguments()
     tree.adopt_orphans()
     tree.end_as_exception()
-    seen = compare(asked)
+    seen = compare(options)
     names = {key: f"{BY_KEY[key].name} {version(installed(BY_KEY[key]), BY_KEY[key].package)}" for key in seen}
-    facts = facts_of(asked)
-    text = report(facts, names, seen, asked.faults)
+    facts = facts_of(options)
+    text = report(facts, names, seen, options.faults)
     print(text)
-    if asked.markdown:
-        asked.markdown.write_text(f"# The same chaos, side by side\n\n{ABOUT}\n\n{text}")
-    if asked.json:
+    if options.markdown:
+        options.markdown.write_text(f"# The same chaos, side by side\n\n{ABOUT}\n\n{text}")
+    if options.json:
         plain = {key: found if isinstance(found, str) else asdict(found) for key, found in seen.items()}
-        asked.json.write_text(json.dumps({"facts": facts, "servers": plain}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"facts": facts, "servers": plain}, indent=1) + "\n")
     ours = seen.get(OURS)
     sys.exit(isinstance(ours, str) or (ours is not None and bool(ours.failed or ours.wrong)))
 

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made when it is first needed from apps/NAME.txt, and again when that changes."""
+"""A virtual environment per compared server, created from apps/NAME.txt on first use and when that file changes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ INSTALL_S = 1200
 
 
 class InstallError(Exception):
-    """Why a peer is not there."""
+    """Why a server could not be installed."""
 
 
 def environment(name: str, pythons: Sequence[str] = ()) -> Path:
-    """The folder of the environment, whose python is the first of these that is here, else ours."""
+    """The folder of the environment; its interpreter is the first of `pythons` that exists, else the running one."""
     wanted = HERE / "apps" / f"{name}.txt"
     folder = BUILT / "env" / name
     made = folder / "made-from.txt"

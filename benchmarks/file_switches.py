@@ -150,7 +150,7 @@ class Connection:
             body += self._read()
         return int(head.split()[1]), body
 
-    def ask(self, request: bytes) -> tuple[int, bytes]:
+    def call(self, request: bytes) -> tuple[int, bytes]:
         """Send a request and wait for its answer."""
         self.send(request)
         return self.receive()
@@ -233,12 +233,12 @@ def measure_inferences(server: Server, what: str, request: bytes, count: int) ->
     """`count` single requests over one warm connection, with a pause after each."""
     connection = Connection(server.port)
     for _ in range(WARM_REQUESTS):
-        status, body = connection.ask(request)
+        status, body = connection.call(request)
         assert status == 200, f"{status}: {body!r}"
     times = []
     for _ in range(count):
         time.sleep(QUIET_S)
-        connection.ask(request)
+        connection.call(request)
         times.append((connection.sent_ns, connection.answered_ns))
     time.sleep(QUIET_S)
     connection.close()
@@ -264,7 +264,7 @@ def measure_death(server: Server) -> list[Window]:
     request, served_ns = inference([1.0] * VALUES, binary=True), 0
     while not served_ns or status != 200:
         served_ns = time.monotonic_ns()
-        status, _ = connection.ask(request)
+        status, _ = connection.call(request)
     connection.close()
     logs = server.calls(DEATH)
     ends = {"death, until the answer": answered_ns, "death, until served again": served_ns}
@@ -367,6 +367,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--trace", action="store_true", help="also print the visited files and functions in order")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that the server is stopped
     windows = list(measure(options.checkout, options.rounds, options.requests))
     if options.json:
         counts = {what: {name: asdict(each) for name, each in row.items()} for what, row in table(windows).items()}

@@ -1,4 +1,4 @@
-"""What a flood on one model, and loads of one, cost the callers of another.
+"""Measures the latency of one model while another one is flooded with requests, or loaded again and again.
 
     python benchmarks/flood.py [--floods 0,8,32,256] [--rounds 5] [--run-s 3] [--rate 200] [--markdown FILE]
 
@@ -6,8 +6,7 @@ Callers of one model come at fixed times (an open loop, load.c), while so many c
 after the other, or while that model is loaded again and again. In a flood the gateway has the first core, workers and
 clients the last; there the callers and their worker come before all others (SCHED_FIFO, which needs root), so that what
 is seen is the wait in the gateway and not the wait for a core. Beside loads all share both cores, as they come. All
-take turns, round by round, so that what else the machine does meets them alike; the figures are medians over the
-rounds.
+take turns, round by round, so that other work on the machine affects them alike; the figures are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ TOP = Path("/sys/fs/cgroup/cpu/cgroup.procs")
 
 @dataclass(frozen=True)
 class CallerView:
-    """What callers saw, and how many requests of the flood were served in a second meanwhile."""
+    """What callers measured, and the requests of the flood served per second meanwhile."""
 
     calls: LoadResult
     flood: float
@@ -56,7 +55,7 @@ class CallerView:
 
 @contextmanager
 def flood(port: int, clients: int, sent: Path, core: int) -> Iterator[None]:
-    """So many clients that never pause, until the block is left."""
+    """Run so many clients in a closed loop during the block."""
     if not clients:
         yield
         return
@@ -72,7 +71,7 @@ def flood(port: int, clients: int, sent: Path, core: int) -> Iterator[None]:
 
 @contextmanager
 def loads(server: Server) -> Iterator[None]:
-    """A model is loaded again and again, until the block is left and the last load is over."""
+    """Load a model again and again during the block; ends with the last load."""
 
     def load(stop: threading.Event) -> None:
         while not stop.is_set():
@@ -84,12 +83,12 @@ def loads(server: Server) -> Iterator[None]:
 
 
 def measure_callers(
-    server: Server, folder: Path, asked: argparse.Namespace, beside: AbstractContextManager[None], *, apart: bool
+    server: Server, folder: Path, options: argparse.Namespace, beside: AbstractContextManager[None], *, apart: bool
 ) -> CallerView:
-    """What the callers see beside something."""
+    """What callers measure while `beside` is entered."""
     served: list[float] = []
     with beside:
-        load = Load(server.address()[1], 4, 0.5, asked.run_s, [folder / CALLED], cores().client, asked.rate, apart)
+        load = Load(server.address()[1], 4, 0.5, options.run_s, [folder / CALLED], cores().client, options.rate, apart)
         found = drive(load, folder / "samples", lambda _: served.append(server.gauge(SERVED, model=FLOODED)))
     (folder / "samples").rmdir()
     if found.failures or not found.requests:
@@ -98,20 +97,20 @@ def measure_callers(
 
 
 def pin_processes(server: Server, *, apart: bool) -> None:
-    """The gateway has a core for itself, and who is called comes first on the other; or all share all."""
+    """Give the gateway a core of its own and the called worker priority on the other; or let all share both."""
     usable = os.sched_getaffinity(0)
     pin(server.status()["gateways"][0]["pid"], {cores().server} if apart else usable)
     for model in (CALLED, FLOODED):
         pin(server.pid(model), {cores().client} if apart else usable)
     called = server.pid(CALLED)
     if apart and TOP.exists():
-        TOP.write_text(str(called))  # a group may give its processes no real-time
+        TOP.write_text(str(called))  # the control group may have no real-time share
     policy, priority = (os.SCHED_FIFO, URGENT) if apart else (os.SCHED_OTHER, 0)
     os.sched_setscheduler(called, policy, os.sched_param(priority))
 
 
-def measure(asked: argparse.Namespace) -> dict[str, list[CallerView]]:
-    """Every flood in every round, then loads and no loads."""
+def measure(options: argparse.Namespace) -> dict[str, list[CallerView]]:
+    """Every flood in every round, then with and without loads."""
     seen: dict[str, list[CallerView]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as name:
         folder = Path(name)
@@ -121,21 +120,20 @@ def measure(asked: argparse.Namespace) -> dict[str, list[CallerView]]:
             write_identity_onnx(repository, model, dims=[-1, -1])
             (folder / model).write_bytes(request(FLOATS, as_json=False, model=model))
         with serving(repository, "--model-control-mode", "explicit", "--load-model", "*") as server:
-            for number in range(asked.rounds):
-                log_progress(f"round {number + 1} of {asked.rounds}")
+            for number in range(options.rounds):
+                log_progress(f"round {number + 1} of {options.rounds}")
                 pin_processes(server, apart=True)
-                for clients in asked.floods:
+                for clients in options.floods:
                     storm = flood(server.address()[1], clients, folder / FLOODED, cores().client)
-                    seen[f"{clients} clients"].append(measure_callers(server, folder, asked, storm, apart=True))
+                    seen[f"{clients} clients"].append(measure_callers(server, folder, options, storm, apart=True))
                 pin_processes(server, apart=False)
-                seen[NO_LOADS].append(measure_callers(server, folder, asked, nullcontext(), apart=False))
-                seen[LOADS].append(measure_callers(server, folder, asked, loads(server), apart=False))
+                seen[NO_LOADS].append(measure_callers(server, folder, options, nullcontext(), apart=False))
+                seen[LOADS].append(measure_callers(server, folder, options, loads(server), apart=False))
             server.stop()
     return seen
 
 
 def row(beside: str, found: list[CallerView], least: list[CallerView]) -> list[str]:
-    """A line of the table."""
     middle = [statistics.median(getattr(each.calls, part) for each in found) / 1e3 for part in ("p50_us", "p99_us")]
     ratios = [one.calls.p99_us / other.calls.p99_us for one, other in zip(found, least, strict=True)]
     worst = max(each.calls.max_us for each in found) / 1e3
@@ -144,25 +142,24 @@ def row(beside: str, found: list[CallerView], least: list[CallerView]) -> list[s
 
 
 def main() -> None:
-    """As the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--floods", type=lambda text: [*map(int, text.split(","))], default=[0, 8, 32, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--run-s", type=float, default=3.0)
     parser.add_argument("--rate", type=float, default=200.0, help="requests of the callers in a second (200)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     facts = machine.describe_machine() | {"command": shlex.join(["python", "benchmarks/flood.py", *sys.argv[1:]])}
-    seen = measure(asked)
-    first = f"{asked.floods[0]} clients"
+    seen = measure(options)
+    first = f"{options.floods[0]} clients"
     heads = ["beside", "p50, ms", "p99, ms", "worst, ms", "p99 ÷ the first's", "served to the flood, /s"]
     floods = [row(name, found, seen[first]) for name, found in seen.items() if name not in (NO_LOADS, LOADS)]
     others = [row(name, seen[name], seen[NO_LOADS]) for name in (NO_LOADS, LOADS)]
     tables = table(heads, floods) + "\n\n" + table(heads, others)
     text = "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n\n" + tables + "\n"
     print(text)
-    if asked.markdown:
-        asked.markdown.write_text(
+    if options.markdown:
+        options.markdown.write_text(
             f"# What a flood, and loads, cost the others\n\nWritten by `benchmarks/flood.py`.\n\n{text}"
         )
 

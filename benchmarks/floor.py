@@ -1,4 +1,4 @@
-"""What cannot be had for less on this machine: the kernel's TCP, one pass over the bytes, a bare link."""
+"""Measures lower bounds on this machine: kernel TCP, one memcpy of the bytes, a bare link between processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from places import HERE, program
 
 Bytes = npt.NDArray[np.uint8]
 COPY_TIMES = 30
-"""Of which the best counts."""
+"""The fastest counts."""
 LINK_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class TcpFloor:
-    """An answer to an HTTP request that nobody has looked at."""
+    """An HTTP request and its answer without any parsing."""
 
     cpu_us: float
     p50_ms: float
@@ -36,7 +36,7 @@ class TcpFloor:
 
 
 def tcp(requests: Sequence[Path], answer_bytes: int, connections: int, bench: Bench, folder: Path) -> TcpFloor:
-    """echo.c on the server's core, asked by the same client with the same requests, answering with as many bytes."""
+    """Measure echo.c on the server's core: the same client and requests, answers of the same size."""
     command = ["taskset", "-c", str(bench.cores.server), str(program("echo")), str(answer_bytes)]
     shots: list[dict[int, tree.ProcessCpu]] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as echo:
@@ -58,19 +58,19 @@ def tcp(requests: Sequence[Path], answer_bytes: int, connections: int, bench: Be
 
 
 def copy_us(size_bytes: int, core: int) -> float:
-    """One memcpy between memory that is mapped and was used before."""
+    """One memcpy between mapped pages that were used before."""
     usual = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
         source, target = _pages(size_bytes), _pages(size_bytes)
-        many = max(1, 1_000_000 // size_bytes)  # of small ones, as many as the clock can see
+        many = max(1, 1_000_000 // size_bytes)  # small copies are repeated until the clock can measure them
         return min(_time_us(source, target, many) for _ in range(COPY_TIMES))
     finally:
         os.sched_setaffinity(0, usual)
 
 
 def _pages(size_bytes: int) -> Bytes:
-    """Whole pages, as slots are: between others a copy may be several times as slow."""
+    """Page-aligned, as slots are: unaligned copies may be several times as slow."""
     found = np.frombuffer(mmap.mmap(-1, size_bytes), np.uint8)
     found[:] = 1
     return found
@@ -84,7 +84,7 @@ def _time_us(source: Bytes, target: Bytes, times: int) -> float:
 
 
 def link(name: str, records: int, run_s: float, core: int) -> LinkResult:
-    """links.py on the server's core."""
+    """Measure links.py on the server's core."""
     command = ["taskset", "-c", str(core), sys.executable, str(HERE / "links.py"), name, str(records), str(run_s)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=run_s + LINK_TIMEOUT_S)
     if done.returncode:

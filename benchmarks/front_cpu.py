@@ -1,4 +1,4 @@
-"""CPU time of gateway and worker for each small inference, whatever else the machine is busy with.
+"""Measures the CPU time of gateway and worker per small inference.
 
 python benchmarks/front_cpu.py [--run-s S] [--connections N] [--floats N] [--json] [--front fast|plain] [--batch N]
 
@@ -27,7 +27,7 @@ Clock = dict[str, tuple[float, float]]
 
 
 def request(floats: int, *, as_json: bool, model: str = "identity") -> bytes:
-    """A whole request."""
+    """An inference request."""
     values = [float(number) for number in range(floats)]
     tensor: dict[str, object] = {"name": "x", "datatype": "FP32", "shape": [1, floats]}
     blob = b"" if as_json else struct.pack(f"<{floats}f", *values)
@@ -40,7 +40,7 @@ def request(floats: int, *, as_json: bool, model: str = "identity") -> bytes:
 
 
 def clock(pids: dict[str, int]) -> Clock:
-    """User and system time of each process so far, in microseconds."""
+    """User and system time of each process so far, microseconds."""
     fields = {name: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for name, pid in pids.items()}
     return {name: (int(each[11]) * TICK_US, int(each[12]) * TICK_US) for name, each in fields.items()}
 
@@ -52,7 +52,6 @@ def pin(pid: int, usable: set[int]) -> None:
 
 
 def measure(server: Server, folder: Path, arguments: argparse.Namespace) -> None:
-    """One run."""
     pids = {"gateway": server.status()["gateways"][0]["pid"], "worker": server.pid("identity")}
     pin(pids["gateway"], {0})
     pin(pids["worker"], {1 if arguments.apart else 0})
@@ -79,7 +78,6 @@ def measure(server: Server, folder: Path, arguments: argparse.Namespace) -> None
 
 
 def main() -> None:
-    """As the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-s", type=float, default=5.0)
     parser.add_argument("--connections", type=int, default=32)

@@ -1,4 +1,4 @@
-"""The load generator (load.c) as a child on its own core, and what it found."""
+"""Runs the load generator (load.c) as a child process on its own core."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from threading import Timer
 from places import program
 
 URGENT = 50
-"""Of the priorities of SCHED_FIFO, 1 to 99."""
+"""Its priority with SCHED_FIFO, 1 to 99."""
 TIMEOUT_S = 60.0
-"""For the generator to write its report, past the time that it was told to run."""
+"""How long the generator may take to report after the run."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """One load: how hard, how long, with which requests."""
+    """The parameters of one load."""
 
     port: int
     connections: int
@@ -28,14 +28,14 @@ class Load:
     requests: Sequence[Path]
     core: int
     rate: float = 0.0
-    """Requests a second, each at its time; 0: each connection sends when it has its reply."""
+    """Requests per second (open loop); 0: each connection sends when it has its reply (closed loop)."""
     is_urgent: bool = False
-    """It runs before everyone else on its core (SCHED_FIFO, as root): what it sees is then not the wait for that."""
+    """Run with SCHED_FIFO, as root, so that waiting for its core is not part of the latency."""
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What the generator saw. Times in microseconds."""
+    """The generator's report; times in microseconds."""
 
     requests: int
     elapsed_s: float
@@ -48,14 +48,14 @@ class LoadResult:
     max_us: float
     client_cpu_s: float
     oldest_us: float
-    """The age of the oldest request that was still unanswered at the end: a server that forgets one shows here."""
+    """Age of the oldest unanswered request at the end: shows a server that loses one."""
     received_bytes: int
     samples: tuple[tuple[int, bytes], ...] = ()
-    """Bodies from within the run, each with the place of its request in the list."""
+    """Sampled response bodies, each with the index of its request."""
 
 
 def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) -> LoadResult:
-    """Run it; `snapshot` is called as the measured time begins and ends, with the pid that is not the server's."""
+    """Run the load; `snapshot` is called at start and end of the measured time, with the generator's pid."""
     folder.mkdir()
     pace = f"{load.connections}@{load.rate}" if load.rate else str(load.connections)
     command = ["chrt", "--fifo", str(URGENT)] if load.is_urgent else []

@@ -1,4 +1,4 @@
-"""What one GPU does to the processes that share it, those of a whole server among them; four minutes on an H100.
+"""Measures how processes share one GPU: contexts, copies, memory, a whole server. Takes four minutes on an H100.
 
     python benchmarks/gpu.py [--only contexts,copies] [--markdown FILE]
 
@@ -25,7 +25,7 @@ Part = tuple[str, Sequence[str], Callable[[], Rows]]
 
 
 def parts(card: held.GpuCard) -> dict[str, list[Part]]:
-    """What can be asked for, each with its tables."""
+    """The parts, each with its tables."""
     return {
         "contexts": [("What a context takes", contexts.HEADS, lambda: contexts.rows(card))],
         "release": [("When memory of the dead is back", release.HEADS, lambda: release.rows(card))],
@@ -41,7 +41,7 @@ def parts(card: held.GpuCard) -> dict[str, list[Part]]:
 
 
 def tried(part: Part) -> str:
-    """A part as a section; what went wrong, if anything did: the others are wanted all the same."""
+    """A part as a section of the report; on failure its error, so that the other parts still run."""
     title, heads, rows = part
     try:
         body = table(heads, rows())
@@ -54,17 +54,16 @@ def tried(part: Part) -> str:
 
 
 def main() -> None:
-    """As the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="some of contexts, release, caps, served, copies, sleep")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
         card = held.GpuCard()
     except Exception as error:  # noqa: BLE001 - no module, no driver, no card
         sys.exit(f"there is no GPU that NVML shows: {error}")
     offered = parts(card)
-    chosen = asked.only.split(",") if asked.only else list(offered)
+    chosen = options.only.split(",") if options.only else list(offered)
     if unknown := [each for each in chosen if each not in offered]:
         parser.error(f"there is no {unknown[0]!r}")
     command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
@@ -72,8 +71,8 @@ def main() -> None:
     head = "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"
     print(head, flush=True)
     sections = [head, *(tried(each) for name in chosen for each in offered[name])]
-    if asked.markdown:
-        asked.markdown.write_text("# What one GPU does\n\nWritten by `benchmarks/gpu.py`.\n\n" + "\n".join(sections))
+    if options.markdown:
+        options.markdown.write_text("# What one GPU does\n\nWritten by `benchmarks/gpu.py`.\n\n" + "\n".join(sections))
 
 
 if __name__ == "__main__":

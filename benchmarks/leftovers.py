@@ -1,4 +1,4 @@
-"""What servers leave behind when they end: in /dev/shm, and in /tmp whatever TMPDIR says."""
+"""Finds and removes files that servers leave in /dev/shm, and in /tmp in spite of TMPDIR."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _TMP = Path("/tmp")  # noqa: S108 - the same
 
 
 def names() -> frozenset[str]:
-    """What is there now."""
+    """Names in /dev/shm."""
     return frozenset(os.listdir(_FOLDER)) if _FOLDER.is_dir() else frozenset()
 
 
 def remove(before: frozenset[str]) -> list[str]:
-    """Remove what has come since and no process has open or mapped; their names."""
+    """Remove new names that no process has open or mapped; returns them."""
     fresh = names() - before
     if not fresh:
         return []
@@ -29,12 +29,12 @@ def remove(before: frozenset[str]) -> list[str]:
 
 
 def litter(patterns: Iterable[str]) -> frozenset[Path]:
-    """What is in /tmp now under the names that a server is known to use there."""
+    """Folders in /tmp that match the server's patterns."""
     return frozenset(path for pattern in patterns for path in _TMP.glob(pattern))
 
 
 def remove_litter(patterns: Iterable[str], before: frozenset[Path]) -> None:
-    """Remove the folders among it that have come since."""
+    """Remove the new ones of these folders."""
     for path in litter(patterns) - before:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -1,9 +1,9 @@
-"""A bare link between two processes: ZeroMQ's DEALER and ROUTER over ipc, or a pair of SOCK_SEQPACKET sockets.
+"""Measures a bare link between two processes: ZeroMQ DEALER and ROUTER over ipc, or a SOCK_SEQPACKET pair.
 
     taskset -c CORE python benchmarks/links.py zeromq|seqpacket RECORDS RUN_S
 
-One frame of so many records goes there, comes back, and goes again; nobody looks at it. Prints what a record costs at
-each end, and how long a frame is under way, as one JSON object. Both ends stay on the core on which this was started.
+One frame of so many records goes back and forth without being parsed. Prints what a record costs at
+each end, and the round trip of a frame, as one JSON object. Both ends stay on the core on which this was started.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class LinkResult:
-    """What was found. CPU in microseconds for each record, there and back."""
+    """The result; CPU in microseconds per record, there and back."""
 
     name: str
     records: int

@@ -1,4 +1,4 @@
-"""The machine that figures are from, and the versions that matter to them."""
+"""Describes the machine and the versions for a report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def load_average() -> float:
-    """How many processes wanted to run in the last minute: more than none before we begin are somebody else's."""
+    """Load average of the last minute: before a benchmark starts, that of other programs."""
     return os.getloadavg()[0]
 
 

@@ -1,4 +1,4 @@
-"""Something that goes on beside what is measured."""
+"""Runs work in a background thread during a measurement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """`work` runs in a thread, and ends when the event is set that it is given: when the block is left."""
+    """Run `work(stop)` in a thread during the block; `stop` is set at its end."""
     stop = threading.Event()
     thread = threading.Thread(target=work, args=(stop,), name="meanwhile")
     thread.start()

@@ -1,4 +1,4 @@
-"""A server under the loads of a scene, with what its processes cost."""
+"""Measures a server under the loads of a scene: rate, latency, and CPU per process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from work import LoadLevel, Scene
 
 @dataclass(frozen=True)
 class Bench:
-    """How everything is measured, alike for all."""
+    """Parameters of every measurement."""
 
     cores: Cores
     warm_s: float
@@ -33,7 +33,7 @@ class Bench:
 def measure(
     peer: Peer, scene: Scene, environment: Path, bench: Bench, arrange: Callable[[], None] = lambda: None
 ) -> Iterator[Row]:
-    """Every load of a scene on a server that was started for it; `arrange` is called when it serves."""
+    """Start a server, measure every load of the scene; `arrange` is called when it serves."""
     left = list(scene.runs)
     try:
         with Server(peer, scene, environment, bench.network, bench.cores.before) as server:
@@ -51,7 +51,7 @@ def measure(
 
 
 def written(requests: Iterable[RequestBytes], folder: Path) -> list[Path]:
-    """Each request as a file, as the load generator takes them."""
+    """Write each request to a file for the load generator."""
     files = []
     for place, request in enumerate(requests):
         files.append(folder / f"request.{place}")
@@ -60,7 +60,7 @@ def written(requests: Iterable[RequestBytes], folder: Path) -> list[Path]:
 
 
 def _load(server: Server, peer: Peer, scene: Scene, run: LoadLevel, requests: Sequence[Path], bench: Bench) -> Row:
-    """Warm up, measure, look at the answers."""
+    """Warm up, measure, check the answers."""
     shots: list[dict[int, tree.ProcessCpu]] = []
     warm_s = max(bench.warm_s, peer.warm_s)
     load = Load(server.port, run.connections, warm_s, bench.run_s, requests, bench.cores.client)
@@ -87,7 +87,7 @@ def _times(row: Row, scene: Scene, found: LoadResult) -> None:
 
 
 def _cpu(row: Row, found: LoadResult, before: dict[int, tree.ProcessCpu], after: dict[int, tree.ProcessCpu]) -> None:
-    """What each process used between the two, given to the requests."""
+    """CPU time of each process between the two readings, per request."""
     nothing = tree.ProcessCpu("", 0.0, 0.0)
     by_name: dict[str, float] = defaultdict(float)
     system_by_name: dict[str, float] = defaultdict(float)

@@ -1,6 +1,6 @@
-"""The ONNX network of the batching scene: a run costs much by itself, so that a batch costs little more than one row.
+"""The ONNX network of the batching scene: its cost per run is high, so that a batch costs little more than one row.
 
-python benchmarks/network.py FILE      makes it, and prints what it costs by itself
+python benchmarks/network.py FILE      writes it, and prints its cost without a server
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make(file: Path) -> None:
 
 
 class OnnxNetwork:
-    """It, run here: the right answers, and its cost without any server."""
+    """Runs the network here: the expected answers, and its cost without a server."""
 
     def __init__(self, file: Path) -> None:
         import onnxruntime  # noqa: PLC0415 - as above
@@ -80,7 +80,7 @@ class OnnxNetwork:
 
 
 def network() -> OnnxNetwork:
-    """It, made if it is not there or older than this file."""
+    """The network, created if its file is missing or older than this one."""
     file = BUILT / "mlp.onnx"
     if not file.exists() or file.stat().st_mtime < Path(__file__).stat().st_mtime:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where the benchmarks keep what they build, and which cores they use."""
+"""Folders for built programs, and the cores that server and client use."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 BUILT = HERE.parent / "build" / "benchmarks"
-"""Programs and environments: made on demand, kept, removed by `make clean`."""
+"""Programs and environments, built on demand; removed by `make clean`."""
 
 
 @dataclass(frozen=True)
 class Cores:
-    """One for every process of the server, one for the client."""
+    """One core for all server processes, one for the client."""
 
     server: int
     client: int
 
     @property
     def before(self) -> list[str]:
-        """The words before the server's command."""
+        """Prefix of the server's command."""
         return ["taskset", "-c", str(self.server)]
 
 
 def cores() -> Cores:
-    """The first and the last core that we may use: siblings are neighbours on most machines."""
+    """The first and the last usable core: neighbours are siblings of one core on most machines."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise SystemExit("two cores are needed: one for the server, one for the client")
@@ -35,7 +35,7 @@ def cores() -> Cores:
 
 
 def program(name: str) -> Path:
-    """A program of ours in C, compiled if its source is newer."""
+    """Path of a C program of this folder, compiled if its source is newer."""
     source, target = HERE / f"{name}.c", BUILT / "bin" / name
     if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
         return target

@@ -1,4 +1,4 @@
-"""Bars of a comparison: requests on one core, CPU for each request, latency of a lone client."""
+"""Bar charts of a comparison: request rate on one core, CPU per request, latency with one connection."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OURS_COLOUR, OTHERS_COLOUR, TAIL_COLOUR = "#0b6e4f", "#b8c1cc", "#6b7785"
 COLUMNS = 2
 WIDTH_IN, BAR_IN, FRAME_IN, HEAD_IN = 11.0, 0.27, 1.0, 0.9
 ROOM_FOR_FIGURES = 1.3
-"""Of the axis, past the longest bar."""
+"""Share of the axis right of the longest bar."""
 LONGEST = 12.0
-"""In units of the shortest bar, where short is good: what is longer leaves the panel, else the good look alike."""
+"""Where short is good: longer bars, in units of the shortest, are cut off, so that the others differ visibly."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Chart:
     file: str
     title: str
     unit: Callable[[Scene], tuple[str, float]]
-    """What stands at the axis of a load, and what the value is divided by."""
+    """Label of the axis for a scene, and the divisor of the value."""
     value: str
     """A field of Row."""
     tail: str = ""
@@ -59,7 +59,7 @@ CHARTS = (
 
 
 def draw(rows: Sequence[Row], names: Mapping[str, str], folder: Path, facts: Mapping[str, str]) -> None:
-    """A file for each chart, of the loads that were measured."""
+    """Write a file per chart, with the loads that were measured."""
     folder.mkdir(parents=True, exist_ok=True)
     foot = f"{facts['CPU']}, {facts['kernel']}, Python {facts['Python']}, {facts['date']}"
     for chart in CHARTS:

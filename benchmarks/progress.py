@@ -1,4 +1,4 @@
-"""Progress is no result: it goes to stderr."""
+"""Prints progress to stderr."""
 
 from __future__ import annotations
 
@@ -6,5 +6,4 @@ import sys
 
 
 def log_progress(text: str) -> None:
-    """One line, at once."""
     print(text, file=sys.stderr, flush=True)

@@ -1,7 +1,4 @@
-"""What a comparison says: the machine, a table for each load, which targets were met, how each server was started.
-
-Pure: everything comes in, Markdown goes out.
-"""
+"""The report of a comparison in Markdown: machine, a table per load, targets, the command of each server. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from targets import ABSOLUTE, OURS, Target, Verdict
 from work import SCENES, LoadLevel, Scene
 
 FEW_ROUNDS = {"p50_ms": 10, "p99_ms": 200, "p999_ms": 2000}
-"""Below so many requests a percentile is not known, and is not printed."""
+"""Percentiles need at least so many requests."""
 CLIENT_BOUND = 0.95
 NONE = "-"
 FIGURE_NAMES = {
@@ -29,22 +26,19 @@ MET_TEXT = {True: "yes", False: "**no**", None: "not measured"}
 
 @dataclass(frozen=True)
 class NamedServer:
-    """A server as the report names it."""
-
     name: str
     version: str
 
 
 def report(
-    facts: Mapping[str, str], servers: Mapping[str, NamedServer], rows: Sequence[Row], said: Sequence[Verdict]
+    facts: Mapping[str, str], servers: Mapping[str, NamedServer], rows: Sequence[Row], verdicts: Sequence[Verdict]
 ) -> str:
-    """All of it."""
     parts = ["\n".join(f"- {name}: {value}" for name, value in facts.items())]
     for scene in SCENES:
         for run in scene.runs:
             if here := [row for row in rows if row.run == run.key]:
                 parts += [f"## {run.key}: {run.title}", _load(scene, here, servers)]
-    parts += ["## Targets, as ratios within this run", _verdicts(said, servers)]
+    parts += ["## Targets, as ratios within this run", _verdicts(verdicts, servers)]
     parts += ["## How each was started", *_commands(rows, servers)]
     return "\n\n".join(parts) + "\n"
 
@@ -78,7 +72,7 @@ def _row_cells(row: Row, ours: Row | None, servers: Mapping[str, NamedServer]) -
 
 
 def _spread(row: Row) -> str:
-    """How far the rounds lie apart, as a share of the median."""
+    """Range of the rounds as a share of the median."""
     return f"{(row.highest - row.lowest) / row.rate:.0%}" if row.rounds > 1 else NONE
 
 
@@ -94,17 +88,17 @@ def _note(row: Row) -> str:
     return "; ".join(word for word in words if word)
 
 
-def _verdicts(said: Sequence[Verdict], servers: Mapping[str, NamedServer]) -> str:
+def _verdicts(verdicts: Sequence[Verdict], servers: Mapping[str, NamedServer]) -> str:
     heads = ["load", "figure", "wanted", "mmsup", "reference", "against", "ratio", "met", "note"]
-    return table(heads, [_verdict(each, servers) for each in said])
+    return table(heads, [_verdict(each, servers) for each in verdicts])
 
 
-def _verdict(said: Verdict, servers: Mapping[str, NamedServer]) -> list[str]:
-    target = said.target
-    known = [figure(value) if value is not None else NONE for value in (said.ours, said.reference)]
-    whose = servers[said.whose].name if said.whose in servers else ""
+def _verdict(verdict: Verdict, servers: Mapping[str, NamedServer]) -> list[str]:
+    target = verdict.target
+    known = [figure(value) if value is not None else NONE for value in (verdict.ours, verdict.reference)]
+    whose = servers[verdict.whose].name if verdict.whose in servers else ""
     whose += f" on {target.run_of_reference}" if target.run_of_reference else ""
-    ratio = f"{said.ratio:.2f}" if said.ratio is not None else NONE
+    ratio = f"{verdict.ratio:.2f}" if verdict.ratio is not None else NONE
     return [
         target.run,
         FIGURE_NAMES[target.figure],
@@ -112,7 +106,7 @@ def _verdict(said: Verdict, servers: Mapping[str, NamedServer]) -> list[str]:
         *known,
         whose,
         ratio,
-        MET_TEXT[said.met],
+        MET_TEXT[verdict.met],
         target.remark,
     ]
 

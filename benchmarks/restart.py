@@ -1,11 +1,11 @@
-"""How long clients wait when a process of mmsup is killed: gateway, brain, worker, alone and beside busy models.
+"""Measures how long clients wait after a process of mmsup is killed: gateway, controller, worker.
 
     python benchmarks/restart.py [--rounds K] [--busy N] [--gateways N] [--json] [FLAG OF mmsup serve …]
 
-Each round starts a server, since restarts soon after another wait on purpose, and kills one of each in turn: a
-gateway (until a new connection has an answer to an inference), the brain (until the next one answers `ctl status`), a
-worker (until its model answers). With two gateways a neighbour keeps calling a second model over the one that lives:
-what its calls took before the kill, and from there until what was started has come to rest.
+Each round starts a server, because of the restart backoff, and kills one of each in turn: a gateway (until a new
+connection has an answer to an inference), the controller (until the next one answers `ctl status`), a worker (until
+its model answers). With two gateways a second client keeps calling another model over the gateway that survives: the
+latency of its calls before the kill, and after it until the restart is complete.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from harness.server import Server, eventually, serving
 from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused
 
 WINDOW_S = 4.0
-"""How long a neighbour is looked at: a gateway that starts, and what follows it."""
+"""How long the second client is measured: a gateway's start, and what follows it."""
 ROW = ("FP32", [4], [1.0, 2.0, 3.0, 4.0])
 Times = dict[str, list[float]]
 
 
 class BusyClient:
-    """Calls its model over one connection until the block is left."""
+    """Calls its model over one connection during the block."""
 
     def __init__(self, server: Server) -> None:
         self._http = server.http()
-        self._http.infer("neighbour", x=ROW)
+        self._http.infer("two", x=ROW)
         self.port: int = self._http.connection.sock.getsockname()[1]
         self.calls: list[tuple[float, float]] = []
-        """When each began, and what it took."""
+        """Start and duration of each, seconds."""
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="neighbour")
+        self._thread = threading.Thread(target=self._run, name="second client")
 
     def __enter__(self) -> BusyClient:
         self._thread.start()
@@ -59,19 +59,19 @@ class BusyClient:
         self._http.close()
 
     def took_ms(self, begin_s: float, end_s: float) -> list[float]:
-        """Of the calls that began in between."""
+        """Durations of the calls that started in this span."""
         return [took * 1e3 for began, took in self.calls if begin_s <= began < end_s]
 
     def _run(self) -> None:
         while not self._stop.wait(0.005):
             began = time.monotonic()
-            status, _ = self._http.infer("neighbour", x=ROW)
+            status, _ = self._http.infer("two", x=ROW)
             assert status == 200
             self.calls.append((began, time.monotonic() - began))
 
 
 def is_served(server: Server, model: str) -> bool:
-    """Whether a connection of its own is answered; one that is cut before is no answer."""
+    """Whether a request on a new connection is answered."""
     http = server.http()
     try:
         return http.infer(model, x=ROW)[0] == 200
@@ -82,7 +82,7 @@ def is_served(server: Server, model: str) -> bool:
 
 
 def recovery_ms(pid: int, until: Callable[[], object]) -> float:
-    """From the kill of a process to what shows that another one does its work."""
+    """Time from the kill of a process until `until` shows that its successor works."""
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     eventually(until, f"another one does the work of {pid}")
@@ -90,7 +90,7 @@ def recovery_ms(pid: int, until: Callable[[], object]) -> float:
 
 
 def is_other_controller(server: Server, old: int) -> bool:
-    """Whether another brain than this one answers."""
+    """Whether another controller than `old` answers."""
     try:
         return bool(server.status()["brain"]["pid"] != old)
     except (NoServer, ServerRefused):
@@ -98,7 +98,7 @@ def is_other_controller(server: Server, old: int) -> bool:
 
 
 def gateway_without(server: Server, port: int) -> int:
-    """The process of a gateway that does not hold the connection from this port of ours."""
+    """Pid of a gateway that does not hold the connection from this client port."""
     for each in server.status()["gateways"]:
         ends = psutil.Process(each["pid"]).net_connections("tcp")
         if not any(end.raddr and end.raddr.port == port for end in ends):
@@ -107,27 +107,27 @@ def gateway_without(server: Server, port: int) -> int:
 
 
 def kill_gateway(server: Server, times: Times) -> None:
-    """The first one, with nobody beside it."""
+    """Kill the only gateway."""
     pid = server.status()["gateways"][0]["pid"]
     times["gateway"].append(recovery_ms(pid, lambda: is_served(server, "one")))
 
 
 def kill_beside(server: Server, times: Times) -> None:
-    """A gateway that a neighbour does not use."""
-    with BusyClient(server) as neighbour:
+    """Kill the gateway that the second client does not use."""
+    with BusyClient(server) as client:
         began = time.monotonic()
         time.sleep(WINDOW_S)
         killed = time.monotonic()
-        pid = gateway_without(server, neighbour.port)
+        pid = gateway_without(server, client.port)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: all(each["pid"] not in (pid, None) for each in server.status()["gateways"]), "two gateways")
         time.sleep(max(0.0, killed + WINDOW_S - time.monotonic()))
-        times["neighbour, before"] += neighbour.took_ms(began, killed)
-        times["neighbour, while a gateway starts"] += neighbour.took_ms(killed, killed + WINDOW_S)
+        times["second client, before"] += client.took_ms(began, killed)
+        times["second client, while a gateway starts"] += client.took_ms(killed, killed + WINDOW_S)
 
 
 def one_round(repository: Path, flags: list[str], busy: int, times: Times, gateways: int) -> None:
-    """A server, and one kill of each."""
+    """Start a server, kill one process of each kind."""
     with serving(repository, *flags) as server:
         callers = [server.http() for _ in range(busy)]
         for number, each in enumerate(callers):
@@ -140,15 +140,15 @@ def one_round(repository: Path, flags: list[str], busy: int, times: Times, gatew
             kill_beside(server, times)
         else:
             kill_gateway(server, times)
-        brain = server.status()["brain"]["pid"]
-        times["brain"].append(recovery_ms(brain, lambda: is_other_controller(server, brain)))
+        pid = server.status()["brain"]["pid"]
+        times["controller"].append(recovery_ms(pid, lambda: is_other_controller(server, pid)))
         times["worker"].append(recovery_ms(server.pid("one"), lambda: is_served(server, "one")))
         for each in callers:
             each.close()
 
 
 def summary(times: list[float]) -> dict[str, float]:
-    """In milliseconds."""
+    """Statistics in milliseconds."""
     ordered = sorted(times)
     return {
         "n": len(ordered),
@@ -159,17 +159,16 @@ def summary(times: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """As the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--busy", type=int, default=0)
     parser.add_argument("--gateways", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     chosen, flags = parser.parse_known_args()
-    names = ("gateway", "neighbour, before", "neighbour, while a gateway starts", "brain", "worker")
+    names = ("gateway", "second client, before", "second client, while a gateway starts", "controller", "worker")
     times: Times = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as folder:
-        for name in ("one", "neighbour"):
+        for name in ("one", "two"):
             write_identity_onnx(Path(folder), name)
         for number in range(chosen.busy):
             write_fault_model(Path(folder), f"busy{number}", hang_limit="600s")

@@ -1,4 +1,4 @@
-"""Every server that is compared, mmsup first."""
+"""The list of compared servers, mmsup first."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ PEERS: tuple[Peer, ...] = (
 )
 BY_KEY = {peer.key: peer for peer in PEERS}
 FAMOUS = "mmsup", "triton", "torchserve", "litserve", "mlserver", "mosec"
-"""Those that are put under faults: each has a process for its models, and promises something of it."""
+"""Servers that are tested with faults: each runs its models in processes of their own."""
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """A list with commas, from the command line."""
+    """Parse a comma-separated option."""
     return tuple(text.split(","))
 
 
 def installed(peer: Peer) -> Path:
-    """The environment of a peer, made if it is not there; ours is the one that runs this."""
+    """The server's environment, installed if missing; for mmsup the running one."""
     if peer.program and not shutil.which(peer.program):
         raise InstallError(f"it needs {peer.program}, which is not on this machine")
     return Path(sys.prefix) if peer.key == OURS else environment(peer.requires or peer.key, peer.pythons)

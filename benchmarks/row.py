@@ -1,7 +1,4 @@
-"""One row of the table: what one load on one server came to.
-
-Pure: judged, sorted and drawn elsewhere, without a server.
-"""
+"""The result of one load on one server. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 @dataclass
 class Row:
-    """One load on one server. CPU is of all its processes together, in microseconds for each request."""
+    """CPU is of all server processes, in microseconds per request."""
 
     peer: str
     run: str
@@ -26,34 +23,34 @@ class Row:
     cpu_us_by_process: dict[str, float] = field(default_factory=dict)
     system_us_by_process: dict[str, float] = field(default_factory=dict)
     server_busy: float = 0.0
-    """The share of its core that the server used."""
+    """Share of its core that the server used."""
     client_busy: float = 0.0
-    """The same of the client: near 1 it is the client that was measured."""
+    """The same of the client: near 1 the client was the bottleneck."""
     requests: int = 0
     failures: int = 0
     answer_bytes: int = 0
-    """The body of one answer, as it went over the wire."""
+    """Size of one response body."""
     checked: int = 0
-    """Answers of the run that were looked at."""
+    """Number of answers that were compared."""
     wrong: int = 0
     trouble: str = ""
     note: str = ""
     command: str = ""
-    """What started the server, with its folders by name."""
+    """The server's command, with placeholders for folders."""
     rounds: int = 1
-    """How many measurements this is the median of."""
+    """Number of measurements that this is the median of."""
     lowest: float = 0.0
     highest: float = 0.0
-    """Requests a second in the worst and the best of them."""
+    """Requests per second in the slowest and the fastest of them."""
 
     @property
     def holds(self) -> bool:
-        """Whether this is a result at all."""
+        """Whether the measurement is valid."""
         return bool(self.requests) and not self.failures and not self.wrong
 
 
 def median(rows: Sequence[Row]) -> Row:
-    """The row with the median rate of those that hold. Wrong answers in any round void them all."""
+    """The valid row with the median rate. Wrong answers in any round invalidate all."""
     voided = [row for row in rows if row.wrong]
     held = sorted((row for row in rows if row.holds), key=lambda row: row.rate)
     if voided or not held:
@@ -65,5 +62,5 @@ def median(rows: Sequence[Row]) -> Row:
 
 
 def row_json(row: Row) -> dict[str, object]:
-    """As JSON keeps it."""
+    """The row as a JSON object."""
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(row).items()}

@@ -1,5 +1,5 @@
-"""A server at work: started on its core in a folder of its own, right in its answers before anything is measured, gone
-at the end with all that it started and wrote."""
+"""Starts a compared server on its core in a temporary folder, checks its answers, and removes it with all its processes
+and files."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from work import MAX_BATCH, MAX_DELAY_S, Array, Scene
 
 STOP_S = 15.0
 UNRESPONSIVE_S = 15.0
-"""A server that gives the same wrong answer for so long will not learn. Refused connections do not count."""
+"""The same wrong answer for so long is final. Refused connections do not count."""
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "JAVA_HOME")
 _THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-"""One core is one thread: a pool of them would only fight over it."""
+"""One thread per pool, because the server has one core."""
 _WRONG = "wrong:"
 
 
 class StartError(Exception):
-    """The server did not start, or does not answer what it should."""
+    """The server did not start, or its answers are invalid."""
 
 
 class WrongAnswerError(StartError):
-    """It answers, and wrongly."""
+    """Its answers have wrong values."""
 
 
 class Server:
-    """A peer, serving a scene."""
+    """A compared server that serves a scene."""
 
     def __init__(
         self, peer: Peer, scene: Scene, environment: Path, network: OnnxNetwork, before: Sequence[str]
     ) -> None:
-        """`before`: words before its command, that say on which core it runs, say."""
+        """`before`: prefix of its command, for instance to pin it to a core."""
         self._shm, self._litter = leftovers.names(), leftovers.litter(peer.leftover_patterns)
         self.folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
         place = ServerPlace(self.folder, free_port(), environment / "bin", HERE / "apps", network.file)
@@ -75,23 +75,23 @@ class Server:
 
     @property
     def models(self) -> list[str]:
-        """What it serves."""
+        """Names of its models."""
         return self._scene.names
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process that was started is gone."""
+        """Whether the started process has exited."""
         return self._process.poll() is not None
 
     def start_again(self) -> None:
-        """End what is left of it, start it anew in the same place; returns when it is right in its answers."""
+        """Stop what is left of it and start it in the same folder; returns when its answers are right."""
         self._stop()
         self._process = self._started()
-        self.wait_until_correct(self._peer.start_s)  # its clients do not wait for it: it is asked more than it can take
+        self.wait_until_correct(self._peer.start_s)  # the load continues meanwhile, so that it may be overloaded
 
     def _stop(self) -> None:
         tree.stop(self._process.pid, STOP_S)
-        self._process.returncode = self._process.returncode or 0  # reaped there
+        self._process.returncode = self._process.returncode or 0  # reaped by tree.stop
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop()
@@ -101,7 +101,7 @@ class Server:
             print(f"{self._peer.name} left in /dev/shm: {', '.join(left)}; removed", file=sys.stderr)
 
     def wait_until_correct(self, stuck_s: float = UNRESPONSIVE_S) -> None:
-        """Every model answers every input as it should."""
+        """Returns when every model answers every input correctly."""
         began, why, since = time.monotonic(), "", time.monotonic()
         while time.monotonic() < began + self._peer.start_s and not (why and time.monotonic() > since + stuck_s):
             if self._process.poll() is not None:
@@ -115,12 +115,12 @@ class Server:
         raise kind(f"no right answer: {why}; its log: {self.log()}")
 
     def _first_fault(self) -> str:
-        """What is not as it should be; empty if all is."""
+        """The first wrong answer as text; empty if all are right."""
         for place, request in enumerate(self.requests()):
             try:
-                status, body = request.ask(self.port)
+                status, body = request.send(self.port)
             except ConnectionRefusedError:
-                return f"nobody listens at {time.monotonic():.0f}"
+                return f"connection refused at {time.monotonic():.0f}"
             except (OSError, HTTPException) as error:
                 return f"{type(error).__name__} {error}"
             if status != 200:
@@ -136,7 +136,7 @@ class Server:
                 yield self._peer.request(self._scene, model, x)
 
     def fault(self, place: int, body: bytes) -> str:
-        """Why a body does not answer the request at this place; empty if it does."""
+        """Why a body is no right answer to request number `place`; empty if it is."""
         expected = self._right[place // self._scene.models]
         try:
             found = self._peer.answer(self._scene, body)
@@ -151,12 +151,12 @@ class Server:
         return ""
 
     def log(self) -> str:
-        """The end of what it has said."""
+        """The end of its output."""
         return self._log.read_text(errors="replace")[-900:].strip()
 
 
 def expected_answer(scene: Scene, x: Array, network: OnnxNetwork) -> Array:
-    """The answer to an input, computed here."""
+    """The expected answer to an input."""
     if scene.model == "mlp":
         return network(x)
     if scene.model == "mean":
@@ -165,7 +165,7 @@ def expected_answer(scene: Scene, x: Array, network: OnnxNetwork) -> Array:
 
 
 def _portable_command(command: Sequence[str], place: ServerPlace) -> str:
-    """The command with its folders by name, as a person can read it and no machine differs in it."""
+    """The command with placeholders for folders and port, the same on every machine."""
     text = shlex.join(command)
     names = {place.folder: "FOLDER", place.bin.parent: "ENV", place.apps: "apps"}
     for folder, name in names.items():
@@ -174,8 +174,8 @@ def _portable_command(command: Sequence[str], place: ServerPlace) -> str:
 
 
 def _environ(peer: Peer, scene: Scene, place: ServerPlace) -> Mapping[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    asked = {
+    inherited = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    settings = {
         "NAMES": ",".join(scene.names),
         "PORT": str(place.port),
         "SHAPE": ",".join(str(each) for each in scene.shape),
@@ -189,5 +189,5 @@ def _environ(peer: Peer, scene: Scene, place: ServerPlace) -> Mapping[str, str]:
         "PYTHONPATH": str(place.apps),
         "TMPDIR": str(place.folder),
     }
-    path = {"PATH": f"{place.bin}:{kept.get('PATH', os.defpath)}"}
-    return {**kept, **path, **_THREADS, **asked, **peer.environ(place)}
+    path = {"PATH": f"{place.bin}:{inherited.get('PATH', os.defpath)}"}
+    return {**inherited, **path, **_THREADS, **settings, **peer.environ(place)}

@@ -1,4 +1,4 @@
-"""A long life in a short time: very many requests of mixed sizes on several models, clients leaving at every stage.
+"""Soak test: very many requests of mixed sizes to several models, with clients that disconnect at every stage.
 
     python benchmarks/soak.py [--requests 1000000] [--connections 48] [--json FILE]
 
@@ -40,13 +40,13 @@ MODELS = ("onnx", "batching", "reverse")
 SIZES = (*[16] * 60, *[300] * 8, *[3000] * 4, *[16_384] * 2, 262_144)
 """Floats; the weights are by repetition."""
 WARM = 0.2
-"""The first part of the run, in which pools find their size."""
+"""Share of the run in which pools reach their size."""
 GROWTH_BYTES = 16 << 20
 REVERSE = "class Model:\n    def infer(self, inputs):\n        return {'y': inputs['x'][::-1]}\n"
 
 
 def repository(folder: Path) -> Path:
-    """The models: one of the runtime, one that batches, one of plain Python, one that fails now and then."""
+    """The models: an ONNX one, one that batches, one in plain Python, one that fails now and then."""
     write_identity_onnx(folder, "onnx")
     write_identity_onnx(folder, "batching", dims=[-1], max_batch=16)
     tensors = TensorSpec("x", "FP32", (-1,)), TensorSpec("y", "FP32", (-1,))
@@ -57,7 +57,7 @@ def repository(folder: Path) -> Path:
 
 @dataclass
 class SoakResults:
-    """What became of it all."""
+    """Outcomes of all requests."""
 
     wanted: int
     sent: int = 0
@@ -66,12 +66,12 @@ class SoakResults:
     latencies_s: list[float] = field(default_factory=list)
 
     def is_over(self) -> bool:
-        """Enough was sent, or something went wrong."""
+        """Whether enough was sent, or something failed."""
         return self.sent >= self.wanted or len(self.faults) > 10
 
 
 def request_of(model: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    """One binary inference, from the request line to the last byte."""
+    """A binary inference request."""
     shape = [1, len(values)] if model == "batching" else [len(values)]
     tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": values.nbytes}}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
@@ -91,7 +91,7 @@ RAISE = json.dumps(
 
 
 class SoakClient:
-    """One connection after another, each until it chooses to leave."""
+    """A client that uses one connection after another, and disconnects at random stages."""
 
     def __init__(self, port: int, number: int, tally: SoakResults) -> None:
         self._port = port
@@ -102,7 +102,6 @@ class SoakClient:
         self._requests = {(m, s): request_of(m, v) for m in MODELS for s, v in self._values.items()}
 
     async def run(self) -> None:
-        """Send until there is enough."""
         while not self._tally.is_over():
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=4 << 20)
             try:
@@ -114,7 +113,7 @@ class SoakClient:
                 writer.transport.abort()
 
     async def _send_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; whether the connection goes on."""
+        """One request; returns whether the connection stays open."""
         tally, chance = self._tally, self._rng.random()
         tally.sent += 1
         model, size = self._rng.choice(MODELS), self._rng.choice(SIZES)
@@ -152,7 +151,7 @@ class SoakClient:
         head, body = await self._reply(reader)
         if not head.startswith(b"HTTP/1.1 500") or b"inference_failed" not in body:
             self._tally.faults.append(f"raises: {head[:200]!r} {body[:200]!r}")
-        self._tally.outcomes["model raised, and said so"] += 1
+        self._tally.outcomes["model raised, reported as such"] += 1
         return True
 
     @staticmethod
@@ -163,7 +162,7 @@ class SoakClient:
 
 
 def sample(keeper: int) -> dict[str, tuple[int, int, int]]:
-    """Resident bytes without what is shared, descriptors and threads of each process of the server."""
+    """Private resident bytes, descriptors and threads of each server process."""
     found = {}
     for process in [psutil.Process(keeper), *psutil.Process(keeper).children(recursive=True)]:
         words = process.cmdline()
@@ -189,7 +188,7 @@ async def drive(port: int, keeper: int, tally: SoakResults, connections: int) ->
 
 
 def growth(samples: list[tuple[int, dict[str, Any]]], wanted: int) -> dict[str, dict[str, Any]]:
-    """Each process when warm and at the end, and the slope of its memory between, by least squares."""
+    """Resources of each process after warm-up and at the end, and the least-squares slope of its memory."""
     warm = [each for each in samples if each[0] >= wanted * WARM] or samples[-1:]
     table = {}
     for name, last in samples[-1][1].items():
@@ -208,7 +207,7 @@ def growth(samples: list[tuple[int, dict[str, Any]]], wanted: int) -> dict[str, 
 
 
 def report(tally: SoakResults, table: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """Everything as one object, printed as a table."""
+    """Print a table; returns all results as one object."""
     ms = np.percentile(np.array(tally.latencies_s) * 1000, [50, 99, 99.9]).round(2).tolist()
     made = {
         "requests": tally.sent,
@@ -234,7 +233,7 @@ def report(tally: SoakResults, table: dict[str, dict[str, Any]], seconds: float)
 
 
 def is_flat(table: dict[str, dict[str, Any]]) -> bool:
-    """Whether nothing grew from when it was warm."""
+    """Whether nothing grew since the warm-up."""
     return all(
         row["end_bytes"] - row["warm_bytes"] < GROWTH_BYTES and row["threads"][1] <= row["threads"][0]
         for row in table.values()
@@ -242,7 +241,6 @@ def is_flat(table: dict[str, dict[str, Any]]) -> bool:
 
 
 def main() -> int:
-    """Start a server, drive it, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--connections", type=int, default=48)

@@ -1,11 +1,11 @@
-"""Where the microseconds of a small request go: each stage, beside what the plan said it would take.
+"""Measures the stages of a small request in microseconds, each beside its planned time.
 
 python benchmarks/stages.py [--rounds 40] [--run-s 2] [--json FILE] [--markdown FILE]
 
-The product's own code runs in this one process, over real sockets, with 32 requests a turn, with eight and with one.
-The shortest time of each stage counts, since other work can only lengthen it. Then a whole server is asked, and the CPU
-time of its processes is held against the sum. The plan is that of a prototype without most of what a server needs. How
-much slower this machine is today is measured by msgpack, which packed the same records there.
+The product's own code runs in this process, over sockets, with 32, eight and one requests per loop iteration. The
+shortest time of each stage counts, since other work can only lengthen it. Then a whole server is measured, and the CPU
+time of its processes is compared with the sum. The plan is that of a prototype without most of what a server needs. The
+speed of this machine today is calibrated by msgpack, with which the prototype packed the same records.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from progress import log_progress
 from roster import BY_KEY, OURS, installed
 
 LOADS = 4
-"""On a whole server, of each kind; the one that costs least counts."""
+"""Runs on a whole server, of each kind; the cheapest counts."""
 
 
 def measure_in_process(best: BestTimes, rounds: int) -> None:
-    """Every stage in this process, in rounds, so that a slow moment hits none of them always."""
+    """Measure every stage in this process, in rounds, so that no stage is always measured in a slow moment."""
     with (
         tempfile.TemporaryDirectory(prefix="mmsup_bench_") as folder,
         ThreadPoolExecutor(1) as executor,
@@ -68,7 +68,7 @@ async def _measure_gateway(executor: ThreadPoolExecutor) -> InProcessGateway:
 
 
 def measure_server(times: Times, run_s: float) -> None:
-    """CPU time of gateway and worker of a server, for each request; connections stand for requests a turn."""
+    """CPU time of gateway and worker of a server per request, by the number of connections."""
     bench, peer = Bench(cores(), run_s / 3, run_s, network()), BY_KEY[OURS]
     for kind, usual in KINDS.items():
         again = [replace(run, key=f"{run.key}.{place}") for place in range(LOADS) for run in usual.runs]
@@ -85,7 +85,7 @@ def measure_server(times: Times, run_s: float) -> None:
 
 
 def separate_cores(core: int) -> None:
-    """Give the worker another core than the gateway, as the prototype had it: it shares that of the client."""
+    """Pin the worker to the client's core instead of the gateway's, as in the prototype."""
     for pid, each in tree.cpu().items():
         if each.name == "worker":
             for thread in os.listdir(f"/proc/{pid}/task"):
@@ -93,13 +93,12 @@ def separate_cores(core: int) -> None:
 
 
 def main() -> None:
-    """As the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="rounds inside this process, of about a second (40)")
     parser.add_argument("--run-s", type=float, default=2.0, help="how long each load on a server is measured (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     tree.adopt_orphans()
     tree.end_as_exception()
     facts = machine.describe_machine()
@@ -108,19 +107,19 @@ def main() -> None:
     best, usual = BestTimes(), os.sched_getaffinity(0)
     log_progress("stages inside one process ...")
     os.sched_setaffinity(0, {cores().server})
-    measure_in_process(best, asked.rounds)
+    measure_in_process(best, options.rounds)
     os.sched_setaffinity(0, usual)
     log_progress("a whole server ...")
-    measure_server(best.us, asked.run_s)
+    measure_server(best.us, options.run_s)
     factor = calibration.factor(best.us)
     facts |= {"this machine takes": f"{factor:.2f} times as long as the plan's, by msgpack of the same records"}
     text = "\n\n".join(["\n".join(f"- {k}: {v}" for k, v in facts.items()), markdown(STAGES, best.us, factor)])
     print(text)
-    if asked.json:
+    if options.json:
         plain = [{"stage": key, "requests a turn": turn, "us": round(us, 3)} for (key, turn), us in best.us.items()]
-        asked.json.write_text(json.dumps({"facts": facts, "factor": factor, "stages": plain}, indent=1) + "\n")
-    if asked.markdown:
-        asked.markdown.write_text(
+        options.json.write_text(json.dumps({"facts": facts, "factor": factor, "stages": plain}, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(
             f"# Where the microseconds go\n\nWritten by `python benchmarks/stages.py`.\n\n{text}\n"
         )
 

@@ -1,4 +1,4 @@
-"""A table in Markdown that reads as well in a terminal: columns of one width, figures to the right."""
+"""Formats a Markdown table with aligned columns, readable in a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mmsup.supervisor.chaos.analysis.statistics import Distribution
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """The first column is text, so is a last one named "note"; the others are figures."""
+    """The first column is text, also a last one named "note"; the others are numbers, aligned right."""
     widths = [max(len(line[place]) for line in (heads, *lines)) for place in range(len(heads))]
     left = [place == 0 or heads[place] in TEXT for place in range(len(heads))]
 
@@ -22,11 +22,11 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 ENOUGH = 200
 TEXT = ("B's fault", "note", "version", "wanted", "against", "figure", "met", "server", "why")
-"""Heads of columns that are words."""
+"""Heads of text columns."""
 
 
 def figure(value: float) -> str:
-    """Three digits that matter, thousands apart."""
+    """Three significant digits, with thousands separators."""
     for least, places in ((100, 0), (10, 1), (1, 2)):
         if abs(value) >= least:
             return f"{value:,.{places}f}"
@@ -34,7 +34,7 @@ def figure(value: float) -> str:
 
 
 def milliseconds(latencies: Distribution) -> str:
-    """The 99th percentile, where there are enough to have one."""
+    """The 99th percentile, if there are enough values."""
     return figure(latencies.p99 * 1e3) if latencies.count > ENOUGH else "-"
 
 

@@ -1,7 +1,4 @@
-"""What mmsup wants to be, as ratios within one run: a machine may be slow or busy, but it is so for all alike.
-
-Pure: rows in, verdicts out.
-"""
+"""Performance targets of mmsup, as ratios within one run, so that a slow or busy machine affects both sides. Pure."""
 
 from __future__ import annotations
 
@@ -20,16 +17,16 @@ MORE_IS_BETTER = ("rate", "megabytes_s")
 
 @dataclass(frozen=True)
 class Target:
-    """A figure of mmsup under one load shall be at least, or at most, so many times a reference."""
+    """A figure of mmsup under one load must be at least, or at most, `bound` times a reference."""
 
     run: str
     figure: str
-    """A field of Row. Rates shall be at least the bound, times and costs at most."""
+    """A field of Row. Rates must be at least the bound, times and costs at most."""
     bound: float
     against: str = BEST
     """BEST, BEST_OIP, the key of one server; ABSOLUTE if the bound is the figure itself."""
     run_of_reference: str = ""
-    """Where it is not the same run."""
+    """If it is another load."""
     remark: str = ""
 
     @property
@@ -62,7 +59,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a target."""
+    """The result of a target."""
 
     target: Target
     ours: float | None = None
@@ -72,7 +69,6 @@ class Verdict:
 
     @property
     def ratio(self) -> float | None:
-        """Ours in units of the reference."""
         return self.ours / self.reference if self.ours is not None and self.reference else None
 
     @property
@@ -86,7 +82,7 @@ class Verdict:
 
 
 def judge(rows: Iterable[Row], oip: Collection[str], targets: Iterable[Target] = TARGETS) -> list[Verdict]:
-    """Every target; `oip` are the servers whose JSON is the Open Inference Protocol's. Only rows that hold count."""
+    """Judge every target by the valid rows; `oip` are the servers whose JSON is the Open Inference Protocol's."""
     held = [row for row in rows if row.holds]
     return [_verdict(target, held, oip) for target in targets]
 

@@ -1,4 +1,4 @@
-"""All processes that this one has started, however they have detached themselves, and the CPU time they have used."""
+"""All descendants of this process, even if they have detached themselves, and their CPU time."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 CLEANUP_S = 3.0
-"""For what the first process leaves behind: a tracker that unlinks semaphores, say."""
+"""How long other processes may take to exit after the first, a resource tracker for instance."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every process whose own parent has left: nothing started below us escapes the count."""
+    """Become the subreaper of all descendants, so that none is missed."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_as_exception() -> None:
-    """Let SIGTERM end us as Ctrl-C does: with what we have started."""
+    """Let SIGTERM raise SystemExit, so that started processes are stopped."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 @dataclass(frozen=True)
 class ProcessCpu:
-    """CPU seconds of a process with those of its children that were waited for: it only grows."""
+    """CPU seconds of a process and its reaped children: monotonic."""
 
     name: str
     user_s: float
@@ -37,7 +37,7 @@ class ProcessCpu:
 
 
 def descendants(besides: frozenset[int] = frozenset()) -> dict[int, list[str]]:
-    """The fields of /proc/PID/stat after the name, for every living process below this one."""
+    """The fields of /proc/PID/stat after the name, for every descendant."""
     found: dict[int, list[str]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -56,7 +56,7 @@ def descendants(besides: frozenset[int] = frozenset()) -> dict[int, list[str]]:
 
 
 def cpu(besides: frozenset[int] = frozenset()) -> dict[int, ProcessCpu]:
-    """The CPU time of each of them."""
+    """CPU time of every descendant."""
     used = {}
     for pid, fields in descendants(besides).items():
         user, system, waited_user, waited_system = (int(each) for each in fields[11:15])
@@ -65,7 +65,7 @@ def cpu(besides: frozenset[int] = frozenset()) -> dict[int, ProcessCpu]:
 
 
 def _name(pid: int) -> str:
-    """What a person would call it: the module or script that an interpreter runs, else the program."""
+    """The module or script that an interpreter runs, else the program."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -84,7 +84,7 @@ def _name(pid: int) -> str:
 
 
 def stop(pid: int, patience_s: float) -> None:
-    """SIGTERM to one, patience with it and then with the rest, then SIGKILL to whatever is still below us."""
+    """SIGTERM to one process, wait for it and then for the rest, then SIGKILL to all descendants."""
     _send(pid, signal.SIGTERM)
     limit = time.monotonic() + patience_s
     while _reap(pid) and time.monotonic() < limit:

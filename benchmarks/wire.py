@@ -1,4 +1,4 @@
-"""Requests and answers as bytes: the Open Inference Protocol in its two dresses, raw floats, plain JSON."""
+"""Requests and answers as bytes: the Open Inference Protocol in JSON and binary, raw floats, plain JSON."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ import numpy as np
 from work import Array
 
 _JSON_PART = 4096
-"""The JSON before binary tensors is never as long as this, with one tensor."""
+"""Upper bound of the JSON head before one binary tensor."""
 Json = dict[str, object]
 
 
 @dataclass(frozen=True)
 class RequestBytes:
-    """One POST."""
-
     path: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """All of it, as a client that keeps its connection sends it."""
+        """The whole HTTP request, for a persistent connection."""
         lines = [f"POST {self.path} HTTP/1.1", "Host: 127.0.0.1"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         lines += [f"Content-Length: {len(self.body)}", "", ""]
         return "\r\n".join(lines).encode() + self.body
 
-    def ask(self, port: int, timeout_s: float = 30) -> tuple[int, bytes]:
-        """Send it once; status and body."""
+    def send(self, port: int, timeout_s: float = 30) -> tuple[int, bytes]:
+        """Send it once; returns status and body."""
         connection = HTTPConnection("127.0.0.1", port, timeout=timeout_s)
         try:
             connection.request("POST", self.path, self.body, dict(self.headers))
@@ -42,17 +40,14 @@ class RequestBytes:
 
 
 def raw_request(path: str, x: Array) -> RequestBytes:
-    """Nothing but the floats."""
     return RequestBytes(path, x.tobytes(), {"Content-Type": "application/octet-stream"})
 
 
 def raw_answer(body: bytes) -> Array:
-    """Nothing but the floats."""
     return np.frombuffer(body, np.float32)
 
 
 def json_request(path: str, value: object) -> RequestBytes:
-    """Any JSON."""
     return RequestBytes(path, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
@@ -63,7 +58,6 @@ def v2_json_request(model: str, x: Array) -> RequestBytes:
 
 
 def v2_json_answer(body: bytes) -> Array:
-    """Its reply."""
     return np.array(json.loads(body)["outputs"][0]["data"], np.float32)
 
 
@@ -78,7 +72,7 @@ def v2_binary_request(model: str, x: Array) -> RequestBytes:
 
 
 def v2_binary_answer(body: bytes) -> Array:
-    """Its reply. The head's length stands in a header that a kept sample lacks: JSON knows its own end."""
+    """Its reply. A sample lacks the header with the length of the head, so its end is found by parsing the JSON."""
     head, end = json.JSONDecoder().raw_decode(body[:_JSON_PART].decode("latin-1"))
     size = head["outputs"][0]["parameters"]["binary_data_size"]
     assert len(body) - end >= size, "the tensor is cut off"

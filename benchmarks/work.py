@@ -1,6 +1,6 @@
-"""The work: what is asked of every server, and how often at a time.
+"""The workloads, the same for every server.
 
-A *scene* is one start of a server: which model, how many of them, how tensors are written. A *run* is one load on it.
+A *scene* is one start of a server: model, number of models, encoding of tensors. A *load level* is one load on it.
 The models themselves are in apps/arithmetic.py, which the servers import.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 
 IMAGE = (3, 1024, 1024)
-"""12.6 MB of 32-bit floats: a large picture, or a batch of twenty small ones."""
+"""12.6 MB of 32-bit floats: a large image, or a batch of twenty small ones."""
 MLP_INPUTS = 256
 MLP_OUTPUTS = 16
 MAX_BATCH = 16
@@ -46,9 +46,9 @@ class Scene:
     models: int = 1
     batching: bool = False
     limit_s: float = 30.0
-    """How long a run may take before a server calls it hung, where it has such a limit."""
+    """Inference time after which the server counts as hung, for servers with such a limit."""
     variants: int = 8
-    """How many different inputs: answers that were given to the wrong request are found out."""
+    """Number of different inputs, so that an answer to another request is detected."""
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +56,7 @@ class Scene:
         return [f"{self.model}{place}" for place in range(self.models)]
 
     def inputs(self) -> list[Array]:
-        """What is sent, the same in every run and to every server."""
+        """The inputs, the same in every run and for every server."""
         random = np.random.default_rng(7)
         shape = tuple(SOME_CONNECTIONS if each < 0 else each for each in self.shape)
         return [random.standard_normal(shape, dtype=np.float32) for _ in range(self.variants)]
@@ -73,7 +73,7 @@ class Scene:
 
     @property
     def is_large(self) -> bool:
-        """Whether bytes matter more than requests."""
+        """Whether the size of tensors dominates the cost."""
         return self.in_bytes > 1 << 20
 
 

@@ -1,8 +1,8 @@
-"""Ask a running server, with numpy and the standard library alone.
+"""A client of a running server, with numpy and the standard library alone.
 
     python examples/client.py DIRECTORY/held_out.npz --model digits_mlp [--url 127.0.0.1:8000] [--triton]
 
-Tensors travel as bytes (the binary extension of the protocol): a JSON head, then each tensor's memory as it is.
+Tensors are sent as bytes (the binary extension of the protocol): a JSON head, then the memory of each tensor.
 `--triton` does the same through tritonclient, which works unchanged.
 """
 
@@ -54,7 +54,6 @@ class Client:
         return reply(raw, int(response.headers.get(HEAD, len(raw))))
 
     def close(self) -> None:
-        """Hang up."""
         self._connection.close()
 
 
@@ -90,7 +89,7 @@ def reply(raw: bytes, head_bytes: int) -> dict[str, Array]:
 
 
 def labels(outputs: dict[str, Array]) -> Array:
-    """What was recognised: the model's own label, or its most probable class."""
+    """The model's label, or its most probable class."""
     return outputs["label"].reshape(-1) if "label" in outputs else outputs["probabilities"].argmax(axis=1)
 
 

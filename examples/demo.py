@@ -1,9 +1,10 @@
-"""Everything at once: real models served, one killed, one hung, a third that notices nothing; then nothing is left.
+"""Demonstration: serves real models, kills one worker, stops another, while a third model is not affected.
 
     make demo            or: python examples/demo.py [--json]
 
-Makes a few models, serves them on free ports from a temporary folder, classifies samples that no model was trained
-on, then hurts two workers while a client keeps calling a third. Ends with 1 if a promise was broken.
+Trains a few models, serves them on free ports from a temporary folder, classifies held-out samples, then signals two
+workers while a client keeps calling a third model. Afterwards nothing of the server may be left. Exits with 1 if
+anything was not as promised.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import make_models
 import numpy as np
 from client import Client, labels
 from harm import BystanderClient, Recovery, signal_and_recover
-from leftovers import Watch
+from leftovers import ResourceWatch
 from served import Server
 
 FAULTS = (("digits_mlp", signal.SIGKILL), ("digits_forest", signal.SIGSTOP))
-CALM = "digits_linear"
+UNAFFECTED = "digits_linear"
 MIN_ACCURACY = 0.9
 
 PrintLine = Callable[[str], object]
@@ -47,7 +48,7 @@ def accuracies(address: str, models: list[str], held_out: Path) -> dict[str, flo
 
 @dataclass
 class DemoResult:
-    """What was measured so far."""
+    """Results so far; the names of the fields are the keys with `--json`."""
 
     models: list[str] = field(default_factory=list)
     ready_s: float = 0.0
@@ -64,37 +65,36 @@ class DemoResult:
     left: dict[str, list[str]] = field(default_factory=dict)
 
     def broken(self) -> list[str]:
-        """Each promise that was broken, in words."""
+        """Each result that is not as promised."""
         words = [
             f"{model} is right in only {share:.1%}" for model, share in self.accuracy.items() if share < MIN_ACCURACY
         ]
         for each in self.comebacks:
             if each.pid[0] == each.pid[1] or each.generation[0] >= each.generation[1]:
-                words.append(f"{each.model} did not come back")
+                words.append(f"{each.model} did not serve again")
             if not each.cause:
-                words.append(f"nobody knows why {each.model} had died")
+                words.append(f"the cause of the death of {each.model} is unknown")
         if self.failed or not self.requests:
-            words.append(f"{self.failed} of {self.requests} requests to {CALM} failed: {self.reasons[:3]}")
+            words.append(f"{self.failed} of {self.requests} requests to {UNAFFECTED} failed: {self.reasons[:3]}")
         if self.brains != 1:
-            words.append(f"{self.brains} brains were needed, and nobody had touched the first")
+            words.append(f"the controller was restarted {self.brains - 1} times")
         if self.exit_code != 0:
             words.append(f"the server ended with {self.exit_code}")
         return words + [f"{kind} are left: {', '.join(names)}" for kind, names in self.left.items() if names]
 
 
 def run(folder: Path, say: PrintLine) -> DemoResult:
-    """The whole demonstration, in a folder of its own."""
     outcome = DemoResult()
     began = time.monotonic()
     outcome.models = make_models.make(folder)
     say(f"made      {len(outcome.models)} models in {time.monotonic() - began:.1f} s: {', '.join(outcome.models)}")
     began = time.monotonic()
     server = Server(folder, folder / "models")
-    watch = Watch(server.process.pid)
+    watch = ResourceWatch(server.process.pid)
     try:
         server.wait_ready()
         outcome.ready_s = round(time.monotonic() - began, 2)
-        watch.look()
+        watch.update()
         say(f"served    on {server.address}, ready after {outcome.ready_s:.1f} s, {watch.seen} processes")
         classify(outcome, server, folder / "held_out.npz", say)
         fail_two(outcome, server, watch, folder / "held_out.npz", say)
@@ -107,38 +107,38 @@ def run(folder: Path, say: PrintLine) -> DemoResult:
 
 
 def classify(outcome: DemoResult, server: Server, held_out: Path, say: PrintLine) -> None:
-    """Every model, on samples that none was trained on."""
+    """Measure every model's accuracy on held-out samples."""
     outcome.accuracy = accuracies(server.address, outcome.models, held_out)
     for model, share in outcome.accuracy.items():
         say(f"          {model:<20} {share:6.1%} of the held-out digits right")
 
 
-def fail_two(outcome: DemoResult, server: Server, watch: Watch, held_out: Path, say: PrintLine) -> None:
-    """One worker is killed, another stopped in its tracks; a third is called all the while."""
+def fail_two(outcome: DemoResult, server: Server, watch: ResourceWatch, held_out: Path, say: PrintLine) -> None:
+    """Kill one worker, stop another, while a client keeps calling a third model."""
     with np.load(held_out) as saved:
         sample = saved["x"][:4]
-    say(f"faults    while a client keeps calling {CALM}")
-    with BystanderClient(server.address, CALM, sample) as bystander:
+    say(f"faults    while a client keeps calling {UNAFFECTED}")
+    with BystanderClient(server.address, UNAFFECTED, sample) as bystander:
         for model, number in FAULTS:
-            back = signal_and_recover(server, model, number, sample)
-            watch.look()
-            outcome.comebacks.append(back)
+            recovery = signal_and_recover(server, model, number, sample)
+            watch.update()
+            outcome.comebacks.append(recovery)
             say(
-                f"          {back.fault} to {model}: served again after {back.seconds:.2f} s, "
-                f"pid {back.pid[0]} → {back.pid[1]}, generation {back.generation[0]} → {back.generation[1]}"
+                f"          {recovery.fault} to {model}: served again after {recovery.seconds:.2f} s, "
+                f"pid {' → '.join(map(str, recovery.pid))}, generation {' → '.join(map(str, recovery.generation))}"
             )
-            say(f"            its caller: {'; then '.join([*back.told, 'an answer'])}")
-            say(f"            why it had died: {back.cause or 'unknown'}")
+            say(f"            its client: {'; then '.join([*recovery.told, 'an answer'])}")
+            say(f"            cause of death: {recovery.cause or 'unknown'}")
     outcome.requests, outcome.failed, outcome.reasons = bystander.sent, bystander.failed, bystander.reasons
     outcome.worst_pause_ms = round(bystander.worst_pause_ms, 1)
     say(
-        f"          {CALM}: {outcome.requests} requests sent, {outcome.failed} failed, "
+        f"          {UNAFFECTED}: {outcome.requests} requests sent, {outcome.failed} failed, "
         f"worst pause {outcome.worst_pause_ms} ms"
     )
 
 
-def stop(outcome: DemoResult, server: Server, watch: Watch, say: PrintLine) -> None:
-    """SIGTERM; then look for whatever is left."""
+def stop(outcome: DemoResult, server: Server, watch: ResourceWatch, say: PrintLine) -> None:
+    """Stop the server by SIGTERM; find what is left of it."""
     status = server.ask("status")
     outcome.brains = status["brain"]["generation"]
     ports = [int(port) for each in status["addresses"].values() if (port := each.rpartition(":")[2]).isdigit()]
@@ -153,7 +153,9 @@ def stop(outcome: DemoResult, server: Server, watch: Watch, say: PrintLine) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Serve real models, hurt two of them, show what a third notices.")
+    parser = argparse.ArgumentParser(
+        description="Serve models, signal two workers, show that a third model is not affected."
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     as_json = parser.parse_args().json
     with tempfile.TemporaryDirectory(prefix="mmsup_demo_") as folder:

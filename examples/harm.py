@@ -1,4 +1,4 @@
-"""A victim and a bystander, for demo.py: a worker is hurt while a client keeps calling another model."""
+"""Faults for demo.py: signals a worker while a client keeps calling another model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECOVERY_LIMIT_S = 60.0
 
 @dataclass
 class BystanderClient:
-    """A client that keeps calling one model in a thread of its own, until it is told to stop."""
+    """Calls one model in a thread during the block, and records failures and pauses."""
 
     address: str
     model: str
@@ -27,7 +27,7 @@ class BystanderClient:
     reasons: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._call)
         self._expected: list[int] | None = None
 
@@ -36,19 +36,19 @@ class BystanderClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
 
     def _call(self) -> None:
         client, last = Client(self.address), time.perf_counter()
-        while not self._over.is_set():
+        while not self._stop.is_set():
             self.sent += 1
             try:
                 found = labels(client.infer(self.model, {"x": self.sample})).tolist()
                 self._expected = self._expected or found
                 if found != self._expected:
-                    raise ValueError(f"{found} came instead of {self._expected}")
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is what a client would have met
+                    raise ValueError(f"answered {found} instead of {self._expected}")
+            except Exception as error:  # noqa: BLE001 - any error counts as a failure
                 self.failed += 1
                 self.reasons.append(f"{type(error).__name__}: {error}")
                 client.close()
@@ -60,7 +60,7 @@ class BystanderClient:
 
 @dataclass
 class Recovery:
-    """One victim: what was done to it, what its own callers were told, how it came back, why it had died."""
+    """The recovery of a model: the signal, the errors of its callers, the next worker, the cause of the death."""
 
     model: str
     fault: str
@@ -72,20 +72,20 @@ class Recovery:
 
 
 def signal_and_recover(server: Server, model: str, number: signal.Signals, sample: Array) -> Recovery:
-    """Send a signal to a model's worker, then be its caller until it serves again."""
+    """Send a signal to a model's worker, then call the model until it serves again."""
     before = server.worker(model)
     pidfd = os.pidfd_open(before["pid"])
     signal.pidfd_send_signal(pidfd, number)
     os.close(pidfd)
     began = time.monotonic()
-    told: list[str] = []
+    errors: list[str] = []
     client = Client(server.address)
     while time.monotonic() < began + RECOVERY_LIMIT_S:
         try:
             client.infer(model, {"x": sample})
             break
         except ServerError as error:
-            told.append(f"{error.status} {error.code} after {time.monotonic() - began:.2f} s")
+            errors.append(f"{error.status} {error.code} after {time.monotonic() - began:.2f} s")
             time.sleep(error.retry_after_s)  # as the server asked
     seconds = time.monotonic() - began
     client.close()
@@ -94,7 +94,7 @@ def signal_and_recover(server: Server, model: str, number: signal.Signals, sampl
     return Recovery(
         model,
         number.name,
-        told,
+        errors,
         round(seconds, 3),
         (before["pid"], after["pid"]),
         (before["generation"], after["generation"]),

@@ -1,6 +1,6 @@
-"""What a server had, and what of it is still there: processes, sockets, shared memory, control groups.
+"""Records the processes, sockets, shared memory and control groups of a server, and finds what is left of them.
 
-Used by demo.py to show that nothing stays behind. Linux only, `/proc` only; it sees what its user may see.
+Used by demo.py. Linux only; reads `/proc`, as far as the user may.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SHARED = ("/memfd:", "/dev/shm/")  # noqa: S108 - names to look for, none is mad
 
 
 class ResourceWatch:
-    """Notes what belongs to a process and all its descendants, each time `look` is called."""
+    """The resources of a process and all its descendants, as of each call of `update`."""
 
     def __init__(self, pid: int) -> None:
-        """From now on orphans of our descendants become our children, so that none can slip away."""
+        """Becomes a subreaper, so that orphaned descendants remain descendants."""
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._root = pid
         self._births: dict[int, str] = {}
@@ -32,11 +32,11 @@ class ResourceWatch:
 
     @property
     def seen(self) -> int:
-        """How many processes there were."""
+        """Number of processes so far."""
         return len(self._births)
 
     def update(self) -> None:
-        """Note what there is now."""
+        """Add the resources that exist now."""
         for pid in [self._root, *descendants(self._root)]:
             with contextlib.suppress(OSError):
                 self._births[pid] = start_ticks(pid)
@@ -45,7 +45,7 @@ class ResourceWatch:
                     (self._memory if name.startswith("/memfd:") else self._segments).add(inode + " " + name)
 
     def left(self, runtime_dir: Path, ports: list[int]) -> dict[str, list[str]]:
-        """By kind, what is still there."""
+        """What still exists, by kind."""
         alive = [f"pid {pid}" for pid, born in self._births.items() if is_alive(pid, born)]
         orphans = [f"pid {pid}" for pid in descendants(os.getpid()) if f"pid {pid}" not in alive]
         files = [str(path) for path in runtime_dir.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
@@ -61,7 +61,6 @@ class ResourceWatch:
 
 
 def pids() -> list[int]:
-    """All processes."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
@@ -71,12 +70,12 @@ def _stat(pid: int) -> list[str]:
 
 
 def start_ticks(pid: int) -> str:
-    """When the process began, in ticks: with it a pid names one process for ever."""
+    """Start time in clock ticks: identifies a process together with its pid."""
     return _stat(pid)[19]
 
 
 def is_alive(pid: int, born: str) -> bool:
-    """Whether it is that process still, zombies included."""
+    """Whether that process still exists, as a zombie at least."""
     try:
         return start_ticks(pid) == born
     except OSError:
@@ -84,7 +83,7 @@ def is_alive(pid: int, born: str) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children, their children, and so on."""
+    """All descendants of a process."""
     parents: dict[int, list[int]] = {}
     for each in pids():
         with contextlib.suppress(OSError):
@@ -112,7 +111,7 @@ def shared_memory(pid: int) -> Iterator[tuple[str, str]]:
 
 
 def shared_memory_or_none(pid: int) -> list[tuple[str, str]]:
-    """As `held`, of a process that may go or be another user's."""
+    """The same for a process that may exit or belong to another user."""
     try:
         return list(shared_memory(pid))
     except OSError:
@@ -120,7 +119,7 @@ def shared_memory_or_none(pid: int) -> list[tuple[str, str]]:
 
 
 def cgroups(pid: int) -> Iterator[Path]:
-    """The control groups of a process, in every hierarchy that is mounted at the usual place, with their parents."""
+    """The control groups of a process, in every hierarchy below /sys/fs/cgroup, with their parents."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for root in [controllers.removeprefix("name=")] if controllers else ["", "unified"]:

@@ -1,10 +1,10 @@
-"""Train a few small models on the digits that come with scikit-learn, and lay them out as a model repository.
+"""Trains a few small models on scikit-learn's digits and writes them as a model repository.
 
     python examples/make_models.py DIRECTORY
 
-makes DIRECTORY/models, which `mmsup serve --model-repository DIRECTORY/models` serves as it lies, and
+writes DIRECTORY/models, which `mmsup serve --model-repository DIRECTORY/models` serves, and
 DIRECTORY/held_out.npz: samples that no model was trained on. Seconds each, on the CPU. The two torch models are made
-only where torch is installed.
+only if torch is installed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TENSORS = """\
 input [{ name: "x" data_type: TYPE_FP32 dims: [ -1, 64 ] }]
 """
 
-# The file says what its tensors are; this adds that requests may run together.
+# The ONNX file describes its tensors; this enables batching.
 BATCHING = """\
 max_batch_size: 64
 """
@@ -66,7 +66,7 @@ output [{ name: "probabilities" data_type: TYPE_FP32 dims: [ -1, 10 ] }]
 
 
 class Digits:
-    """Images of digits as rows of 64 numbers, split once: what models learn from, and what they never see."""
+    """Images of digits as rows of 64 numbers, split into training and held-out samples."""
 
     def __init__(self) -> None:
         x, y = load_digits(return_X_y=True)
@@ -97,7 +97,7 @@ def make_onnx(models: Path, digits: Digits) -> None:
 
 
 def make_python(models: Path, digits: Digits) -> None:
-    """One model that is a class of ours with its data beside it."""
+    """One model that is a Python class, with its data beside it."""
     folder = models / "digits_neighbours"
     lay_out(folder, {"config.pbtxt": PYTHON})
     shutil.copy(PYTHON_MODEL, folder / "1" / "model.py")
@@ -106,7 +106,7 @@ def make_python(models: Path, digits: Digits) -> None:
 
 def make_torch(models: Path, digits: Digits) -> None:
     """One small convolutional network in the two formats that torch exports."""
-    import torch  # noqa: PLC0415 - made only where torch is installed
+    import torch  # noqa: PLC0415 - made only if torch is installed
     from torch import nn  # noqa: PLC0415
 
     torch.manual_seed(0)
@@ -147,14 +147,14 @@ def make_torch(models: Path, digits: Digits) -> None:
 
 
 def lay_out(folder: Path, files: dict[str, str]) -> None:
-    """A model's folder with an empty version 1 and these files beside it."""
+    """Create a model's folder with an empty version 1 and these files."""
     (folder / "1").mkdir(parents=True)
     for name, text in files.items():
         (folder / name).write_text(text)
 
 
 def make(directory: Path) -> list[str]:
-    """Make everything below the directory; the names of the models."""
+    """Write everything below the directory; returns the names of the models."""
     models = directory / "models"
     models.mkdir(parents=True)
     digits = Digits()
@@ -163,7 +163,7 @@ def make(directory: Path) -> list[str]:
     make_python(models, digits)
     if importlib.util.find_spec("torch") is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit announces its retirement at each use
+            warnings.simplefilter("ignore")  # torch.jit warns of its deprecation at each use
             make_torch(models, digits)
     return sorted(each.name for each in models.iterdir())
 

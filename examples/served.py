@@ -1,4 +1,4 @@
-"""`mmsup serve` as a child, for demo.py: started on free ports, watched until it is ready, stopped."""
+"""Runs `mmsup serve` as a child process for demo.py: starts it on free ports, waits until it is ready, stops it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 from mmsup.supervisor.cli.ctl.control_client import call_server
 
 START_S = 180.0
-"""Far above any start: it fires only when something is broken."""
+"""Far above any start time."""
 STOP_S = 60.0
 
 
 class Server:
-    """`mmsup serve` in a process of its own, with everything it writes in one temporary folder."""
+    """A server with all its files in one folder."""
 
     def __init__(self, folder: Path, repository: Path) -> None:
         self.runtime_dir = folder / "run"
@@ -38,7 +38,7 @@ class Server:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
 
     def wait_ready(self) -> None:
-        """Until the server says READY, as it would to systemd."""
+        """Wait for READY=1, as systemd does."""
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             try:
@@ -50,31 +50,30 @@ class Server:
         raise SystemExit(f"the server did not start:\n{self.log()}")
 
     def log(self) -> str:
-        """All that it has said so far."""
         return self._log.read_text(errors="replace")
 
     def ask(self, verb: str, **arguments: object) -> Any:
-        """What `mmsup ctl` would ask."""
+        """Call the control socket, as `mmsup ctl` does."""
         return call_server(str(self.runtime_dir), verb, arguments)
 
     @property
     def address(self) -> str:
-        """Where it serves HTTP."""
+        """Its HTTP address."""
         return str(self.ask("status")["addresses"]["http"])
 
     def worker(self, model: str) -> dict[str, Any]:
-        """The one worker of a model, as `ctl status` has it."""
+        """The only worker of a model, from `ctl status`."""
         models = {each["name"]: each for each in self.ask("status")["models"]}
         worker: dict[str, Any] = models[model]["instances"][0]
         return worker
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Stop by SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_S)
 
     def close(self) -> None:
-        """Whatever happened: nothing goes on."""
+        """Kill the server if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

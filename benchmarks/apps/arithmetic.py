@@ -1,4 +1,4 @@
-"""The models, for every server alike: arrays in, arrays out. Imported inside the servers: numpy and onnxruntime alone.
+"""The models that every compared server runs: arrays in, arrays out. Imports only numpy and onnxruntime.
 
 Where the server batches, the arrays have a leading batch axis.
 """
@@ -13,29 +13,29 @@ import numpy as np
 
 
 class Scale:
-    """y = 2x + 1: next to nothing, so that only the server is measured."""
+    """y = 2x + 1: negligible work, so that only the server is measured."""
 
     def __call__(self, x):
         return x * np.float32(2) + np.float32(1)
 
 
 class Mean:
-    """The mean of all elements: much in, next to nothing out."""
+    """The mean of all elements: a large input, a tiny output."""
 
     def __call__(self, x):
         return x.mean(dtype=np.float32).reshape(1)
 
 
 class Double:
-    """y = 2x: much in, as much out."""
+    """y = 2x: a large input and a large output."""
 
     def __call__(self, x):
         return x * np.float32(2)
 
 
 class FaultyModel:
-    """y = x, unless x begins with the number of a harm: then that is done to the process that runs this, by as much as
-    the next value says."""
+    """y = x, unless x[0] is the number of a fault: then the process that runs the model has that fault, with the
+    amount x[1]."""
 
     def __call__(self, x):
         first, *rest = x.reshape(-1)[:2]
@@ -46,7 +46,7 @@ class FaultyModel:
 
 
 def allocate(mebibytes):
-    """Touch memory until somebody ends it, or it is so much."""
+    """Touch so many MiB of memory."""
     held = []
     while len(held) * 64 < mebibytes:
         held.append(b"x" * (64 << 20))
@@ -54,7 +54,7 @@ def allocate(mebibytes):
 
 
 def fail(_amount):
-    """An exception like any other."""
+    """Raise an ordinary exception."""
     raise RuntimeError("asked to raise")
 
 
@@ -69,7 +69,7 @@ FAULTS = {
     "spin": lambda _: collections.deque(itertools.repeat(0), maxlen=0),
     "sleep": time.sleep,
 }
-"""By the words of chaos's fault model; their numbers are in this order, from the first one on."""
+"""By the modes of chaos's fault model, numbered in this order from FIRST_FAULT."""
 
 
 class Mlp:
@@ -90,5 +90,5 @@ MODELS = {"scale": Scale, "mean": Mean, "double": Double, "mlp": Mlp, "harmful":
 
 
 def make():
-    """The model that the harness asks for."""
+    """The model that the harness selects."""
     return MODELS[os.environ["MODEL"]]()

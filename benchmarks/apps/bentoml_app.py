@@ -5,7 +5,7 @@ from pathlib import Path
 import arithmetic
 import bentoml
 import numpy as np
-from asked import LARGE, LIMIT_S, MAX_BATCH, NAMES, SHAPE
+from settings import LARGE, LIMIT_S, MAX_BATCH, NAMES, SHAPE
 
 BATCH = {"batchable": True, "max_batch_size": MAX_BATCH, "max_latency_ms": 1000} if MAX_BATCH else {}
 

@@ -4,7 +4,7 @@ import logging
 
 import arithmetic
 import kserve
-from asked import NAMES
+from settings import NAMES
 
 
 class Model(kserve.Model):

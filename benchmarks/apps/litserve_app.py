@@ -5,8 +5,8 @@ from typing import Annotated
 import arithmetic
 import litserve
 import numpy as np
-from asked import BINARY, LIMIT_S, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
 from fastapi import Depends, Request, Response
+from settings import BINARY, LIMIT_S, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
 
 BATCH = {"max_batch_size": MAX_BATCH, "batch_timeout": MAX_DELAY_S} if MAX_BATCH else {}
 

@@ -3,9 +3,9 @@
 import arithmetic
 import mlserver
 import numpy as np
-from asked import LARGE, SHAPE
 from mlserver.codecs import Base64Codec, NumpyCodec
 from mlserver.types import InferenceResponse
+from settings import LARGE, SHAPE
 
 
 class Model(mlserver.MLModel):

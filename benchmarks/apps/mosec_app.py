@@ -2,8 +2,8 @@
 
 import arithmetic
 import numpy as np
-from asked import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, SHAPE
 from mosec import Runtime, Server, Worker
+from settings import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, SHAPE
 
 
 class Model(Worker):

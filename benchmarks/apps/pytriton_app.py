@@ -4,9 +4,9 @@ import os
 
 import arithmetic
 import numpy as np
-from asked import MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
+from settings import MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
 
 MODEL = arithmetic.make()
 OUT_SHAPE = (-1,) if MAX_BATCH or os.environ["MODEL"] == "mean" else SHAPE

@@ -6,8 +6,8 @@ import threading
 import arithmetic
 import numpy as np
 import ray
-from asked import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
 from ray import serve
+from settings import BINARY, MAX_BATCH, MAX_DELAY_S, NAMES, PORT, SHAPE
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 

@@ -2,7 +2,7 @@
 
 import arithmetic
 import numpy as np
-from asked import BINARY, MAX_BATCH, SHAPE
+from settings import BINARY, MAX_BATCH, SHAPE
 from ts.torch_handler.base_handler import BaseHandler
 
 

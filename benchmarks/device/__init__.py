@@ -1,1 +1,1 @@
-"""What a GPU does to processes that share it: the facts that the worker and the supervisor are built on."""
+"""Measurements of how processes share a GPU, on which worker and supervisor rely."""

@@ -1,4 +1,4 @@
-"""What a share of torch's allocator holds, and what goes past it."""
+"""What torch's per-process memory fraction limits, and what it does not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows(card: GpuCard) -> list[list[str]]:
 
 
 def watch_overrun(card: GpuCard) -> list[list[str]]:
-    """A look each 100 ms at a process that goes past its budget at once: how long it lives, how far it comes."""
+    """Poll every 100 ms a process that exceeds its budget: how long it lives, how much it allocates."""
     before = card.used_bytes()
     with ContextHolder() as holder:
         holder.send("context")

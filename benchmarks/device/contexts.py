@@ -1,4 +1,4 @@
-"""What a CUDA context and its libraries take, and whether NVML knows whose it is."""
+"""Memory of a CUDA context and its libraries, and whether NVML attributes it to the process."""
 
 from __future__ import annotations
 

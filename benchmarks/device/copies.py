@@ -1,4 +1,4 @@
-"""Copies between a gateway's memory and a device: registered or not, one by one or as a batch."""
+"""Times copies between a gateway's memory and a device: registered or not, one by one or as a batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZES = 65_536, 602_112, 12_582_912, 268_435_456
 
 
 class SharedMapping:
-    """A memfd, mapped twice over: as its owner has it and as a worker may see it."""
+    """A memfd, mapped twice: as its owner has it and as a worker sees it."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -35,11 +35,11 @@ class SharedMapping:
         os.close(fd)
 
     def address(self, *, writable: bool) -> int:
-        """Where it is."""
+        """Its address."""
         return int(np.frombuffer(self.writable if writable else self.readable, np.uint8).ctypes.data)
 
     def tensor(self, size: int, offset: int = 0) -> Any:  # a torch tensor
-        """Bytes of it."""
+        """A part of it as a tensor."""
         return torch.frombuffer(self.writable, dtype=torch.uint8, count=size, offset=offset)
 
 

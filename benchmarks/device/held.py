@@ -1,4 +1,4 @@
-"""Processes with a CUDA context that come and go by word: what they hold, and when it is back."""
+"""Child processes with a CUDA context, controlled by commands: the memory that they hold, and when it is released."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ContextHolder:
         self._process.communicate()
 
     def send(self, word: str, amount: int | str = "") -> str:
-        """Do one of CODE's words; what it answered."""
+        """Send one of CODE's commands; returns its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(word, amount, file=self._process.stdin, flush=True)
@@ -75,7 +75,7 @@ class ContextHolder:
         return answer
 
     def kill(self) -> float:
-        """SIGKILL; seconds until the kernel says that it is gone."""
+        """SIGKILL; seconds until the process has exited."""
         fd = os.pidfd_open(self.pid)
         try:
             began = time.monotonic()
@@ -97,20 +97,18 @@ class GpuCard:
         self.driver = str(pynvml.nvmlSystemGetDriverVersion())
 
     def used_bytes(self) -> int:
-        """In all."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
     def total_bytes(self) -> int:
-        """There is."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
     def used_by(self, pid: int) -> int | None:
-        """What NVML says that one process holds; None: it does not list it."""
+        """Memory that NVML reports for a process; None if it does not list it."""
         listed = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         return next((each.usedGpuMemory for each in listed if each.pid == pid), None)
 
     def released_after_s(self, goal_bytes: int, limit_s: float = 20.0) -> float:
-        """Seconds until no more than this is used; infinite: it was not within the limit."""
+        """Seconds until no more than this is used; infinite after the limit."""
         began = time.monotonic()
         while self.used_bytes() > goal_bytes:
             if time.monotonic() > began + limit_s:

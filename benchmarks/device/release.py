@@ -1,4 +1,4 @@
-"""When the memory of a killed process is back."""
+"""Times how soon the device memory of a killed process is released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole server on a GPU: pictures of 602,112 bytes to one model, while the worker of another one is killed."""
+"""Measures a whole server on a GPU: images of 602,112 bytes to one model, while the worker of another one is killed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def write_network(repository: Path, name: str) -> None:
 
 @contextmanager
 def kills(server: Server, name: str, count: list[int]) -> Iterator[None]:
-    """Its worker is killed whenever it serves."""
+    """Kill the worker whenever it serves."""
 
     def kill(stop: threading.Event) -> None:
         while not stop.wait(0.1):
@@ -85,7 +85,7 @@ def kills(server: Server, name: str, count: list[int]) -> Iterator[None]:
 
 
 def measure_clients(server: Server, folder: Path, clients: int, run_s: float) -> LoadResult:
-    """What so many clients see."""
+    """What so many clients measure."""
     load = Load(server.address()[1], clients, 1.0, run_s, [folder / "request"], cores().client)
     found = drive(load, folder / f"samples{time.monotonic_ns()}", lambda _: None)
     if found.failures:
@@ -94,7 +94,6 @@ def measure_clients(server: Server, folder: Path, clients: int, run_s: float) ->
 
 
 def line(clients: int, beside: str, found: LoadResult, killed: int) -> list[str]:
-    """A row of the table."""
     times = [f"{each / 1e3:.2f}" for each in (found.p50_us, found.p99_us, found.max_us)]
     rate = f"{found.requests / found.elapsed_s:,.0f}"
     return [str(clients), beside, rate, *times, str(found.failures), str(killed)]
@@ -121,7 +120,7 @@ def rows(run_s: float = 5.0) -> list[list[str]]:
 
 
 def measure_alone(run_s: float = 2.0) -> list[list[str]]:
-    """The same network in a plain loop, its pictures copied from pinned memory: what the card could do."""
+    """The same network in a plain loop, with images copied from pinned memory: the upper bound of the device."""
     space: dict[str, object] = {}
     exec(MODULE, space)  # noqa: S102 - as above
     network = space["Model"]().cuda().eval()  # type: ignore[operator] - a class

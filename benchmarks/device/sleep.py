@@ -1,4 +1,4 @@
-"""Sleep: what a process holds goes to the host and comes back, by the driver's checkpoint of processes.
+"""Times moving a process's device memory to the host and back, by the CUDA driver's process checkpoint.
 
 Lock, checkpoint, restore, unlock of the CUDA driver API (driver 570 and later), called from outside.
 """
@@ -30,7 +30,7 @@ class CudaDriverApi:
         self._library.cuInit(0)
 
     def call(self, name: str, pid: int) -> tuple[int, float]:
-        """Its code, and the seconds that it took."""
+        """Result code and duration in seconds."""
         function = getattr(self._library, f"cuCheckpointProcess{name}")
         began = time.monotonic()
         code = int(function(ctypes.c_int(pid), None))
@@ -38,7 +38,7 @@ class CudaDriverApi:
 
 
 def cycle(card: GpuCard, driver: CudaDriverApi, amount: int) -> list[str]:
-    """Once round."""
+    """One checkpoint and restore."""
     before = card.used_bytes()
     with ContextHolder() as holder:
         holder.send("hold", amount * GIB)
@@ -58,7 +58,7 @@ def cycle(card: GpuCard, driver: CudaDriverApi, amount: int) -> list[str]:
 
 
 def wake_without_room(card: GpuCard, driver: CudaDriverApi) -> list[str]:
-    """A wake that meets too little memory, and once more when it is there."""
+    """A restore with too little free memory, and another one with enough."""
     amount = int(card.total_bytes() * 0.6) // GIB
     with ContextHolder() as sleeper:
         sleeper.send("hold", amount * GIB)

@@ -1,1 +1,1 @@
-"""How each server is started and spoken to."""
+"""How each compared server is started, and its requests and replies."""

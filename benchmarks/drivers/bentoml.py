@@ -16,7 +16,7 @@ BOUNDARY = "mmsup-bench-boundary"
 
 
 class BentoMl(Peer):
-    """Arrays as JSON, which is all that it takes from strangers; large ones as an uploaded file."""
+    """Arrays as JSON, the only encoding it accepts from foreign clients; large ones as an uploaded file."""
 
     key: ClassVar[str] = "bentoml"
     name: ClassVar[str] = "BentoML"
@@ -28,7 +28,7 @@ class BentoMl(Peer):
         return [*words, "--host=127.0.0.1", f"--port={place.port}", "--quiet"]
 
     def environ(self, place: ServerPlace) -> Mapping[str, str]:
-        """Where it may write, and to tell nobody."""
+        """Where it may write, and no usage tracking."""
         return {"BENTOML_HOME": str(place.folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "1"}
 
     def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:

@@ -10,7 +10,7 @@ from drivers.peer import ServerPlace, V2Peer
 
 
 class KServe(V2Peer):
-    """It does not batch: that is the business of a sidecar in its cluster."""
+    """It does not batch: a sidecar does that in a cluster."""
 
     key: ClassVar[str] = "kserve"
     name: ClassVar[str] = "KServe"

@@ -28,5 +28,4 @@ class LitServe(Peer):
         return raw_request(f"/{model}", x) if scene.binary else json_request(f"/{model}", {"x": x.tolist()})
 
     def answer(self, scene: Scene, body: bytes) -> Array:
-        """The same."""
         return raw_answer(body) if scene.binary else np.array(json.loads(body)["y"], np.float32)

@@ -43,7 +43,6 @@ class MlServer(Peer):
         return json_request(f"/v2/models/{model}/infer", {"inputs": [tensor]})
 
     def answer(self, scene: Scene, body: bytes) -> Array:
-        """The same."""
         if not scene.is_large:
             return v2_json_answer(body)
         return np.frombuffer(base64.b64decode(json.loads(body)["outputs"][0]["data"][0]), np.float32)

@@ -13,7 +13,7 @@ from drivers.peer import Peer, ServerPlace
 
 
 class Mosec(Peer):
-    """Raw bytes in and out: the leanest that it offers."""
+    """Raw bytes in and out: its cheapest encoding."""
 
     key: ClassVar[str] = "mosec"
     name: ClassVar[str] = "Mosec"
@@ -34,5 +34,4 @@ class Mosec(Peer):
         return raw_request(f"/{model}", x) if scene.binary else json_request(f"/{model}", x.tolist())
 
     def answer(self, scene: Scene, body: bytes) -> Array:
-        """The same."""
         return raw_answer(body) if scene.binary else np.array(json.loads(body), np.float32)

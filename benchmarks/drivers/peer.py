@@ -1,4 +1,4 @@
-"""What the harness needs to know of a server: how it is started, how it is asked, how its answers read."""
+"""Interface of a compared server: the command that starts it, its inference requests and its replies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from work import MAX_BATCH, MAX_DELAY_S, MLP_OUTPUTS, Array, Scene
 
 @dataclass(frozen=True)
 class ServerPlace:
-    """Where one start happens: everything a server writes belongs into the folder."""
+    """Files and port of one start: a server writes only into `folder`."""
 
     folder: Path
     port: int
@@ -47,7 +47,7 @@ class ServerPlace:
 
 
 def free_port() -> int:
-    """A port that nobody has now."""
+    """A port that is free now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -59,39 +59,39 @@ class Peer(ABC):
     key: ClassVar[str]
     name: ClassVar[str]
     package: ClassVar[str]
-    """Whose version is printed."""
+    """The package whose version is reported."""
     requires: ClassVar[str] = ""
-    """Whose apps/NAME.txt says what to install; empty if that is the key."""
+    """NAME of apps/NAME.txt, which lists what to install; by default the key."""
     pythons: ClassVar[Sequence[str]] = ()
-    """Interpreters to prefer to the one that runs this."""
+    """Interpreters preferred to the one that runs the benchmarks."""
     program: ClassVar[str] = ""
-    """What must be on the machine besides the environment."""
+    """A program that must be installed on the machine."""
     speaks_oip: ClassVar[bool] = False
     """Whether its JSON is the Open Inference Protocol's."""
     leftover_patterns: ClassVar[Sequence[str]] = ()
     """Names of the folders that it leaves in /tmp, whatever TMPDIR says."""
     warm_s: ClassVar[float] = 0
-    """The least that it needs to warm up under a load."""
+    """Minimum warm-up under load."""
     start_s: ClassVar[float] = 90
 
     @abstractmethod
     def command(self, scene: Scene, place: ServerPlace) -> list[str]:
-        """Write what it needs into the folder; the command that serves in the foreground."""
+        """Write the server's files; returns the command that serves in the foreground."""
 
     @abstractmethod
     def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
-        """One inference."""
+        """An inference request."""
 
     @abstractmethod
     def answer(self, scene: Scene, body: bytes) -> Array:
         """The tensor of a reply."""
 
     def environ(self, _place: ServerPlace) -> Mapping[str, str]:
-        """What it wants in the environment besides what asked.py reads."""
+        """Environment variables besides those that settings.py reads."""
         return {}
 
     def note(self, _scene: Scene) -> str:
-        """Where the way it is asked is not the usual one of the scene."""
+        """How its requests deviate from the scene, if they do."""
         return ""
 
 
@@ -105,7 +105,6 @@ class V2Peer(Peer):
         return v2_binary_request(model, x) if scene.binary else v2_json_request(model, x)
 
     def answer(self, scene: Scene, body: bytes) -> Array:
-        """As it was asked."""
         return v2_binary_answer(body) if scene.binary else v2_json_answer(body)
 
 

@@ -27,5 +27,5 @@ class PyTriton(V2Peer):
         return place.app("pytriton")
 
     def environ(self, place: ServerPlace) -> Mapping[str, str]:
-        """The port that it cannot do without, and where it may write."""
+        """The port that it requires, and where it may write."""
         return {"GRPC_PORT": str(free_port()), "PYTRITON_HOME": str(place.folder)}

@@ -26,9 +26,9 @@ class RayServe(Peer):
         return place.app("rayserve")
 
     def environ(self, place: ServerPlace) -> Mapping[str, str]:
-        """What its documentation names for throughput: without HAProxy before the replicas it was a tenth as fast.
+        """The settings that its documentation recommends for throughput: without HAProxy it was a tenth as fast.
 
-        The replicas then listen on all interfaces, whatever it is told.
+        The replicas then listen on all interfaces, whatever is configured.
         """
         paths = {"CONFIG_FILE_LOC": "haproxy.cfg", "SERVER_STATE_BASE": "", "SERVER_STATE_FILE": "server-state"}
         paths |= {"SOCKET_PATH": "admin", "METRICS_SOCKET_PATH": "metrics"}  # it adds 57 characters, and 97 are allowed
@@ -42,5 +42,4 @@ class RayServe(Peer):
         return raw_request(f"/{model}", x) if scene.binary else json_request(f"/{model}", x.tolist())
 
     def answer(self, scene: Scene, body: bytes) -> Array:
-        """The same."""
         return raw_answer(body) if scene.binary else np.array(json.loads(body), np.float32)

@@ -18,7 +18,7 @@ QUIET = """\
   <Loggers><Root level="warn"><AppenderRef ref="console"/></Root></Loggers>
 </Configuration>
 """
-"""It writes a line for each request, and several numbers, unless told not to."""
+"""Turns off its log line and metrics per request."""
 
 
 class TorchServe(Peer):
@@ -53,7 +53,6 @@ class TorchServe(Peer):
         return raw_request(path, x) if scene.binary else json_request(path, x.tolist())
 
     def answer(self, scene: Scene, body: bytes) -> Array:
-        """The same."""
         return raw_answer(body) if scene.binary else np.array(json.loads(body), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The shortest time of each stage: what else the machine did can only lengthen one."""
+"""Keeps the shortest time of each stage: other work on the machine can only lengthen it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ MANY = 32
 FEW = 8
 ONE = 1
 ROUNDS_PER_STAGE = (MANY, FEW, ONE)
-"""Requests a turn."""
+"""Requests per loop iteration."""
 HOT_REQUESTS, LEAST_CALLS = 200, 10
 Times = dict[tuple[str, int], float]
-"""Microseconds a request, by stage and requests a turn."""
+"""Microseconds per request, by stage and requests per iteration."""
 
 
 class BestTimes:
-    """Of all that was measured."""
+    """The shortest times."""
 
     def __init__(self) -> None:
         self.us: Times = {}
 
     def note(self, stage: str, turn: int, spent_s: float, requests: int = 0) -> None:
-        """So long for a whole turn, or for so many requests of it."""
+        """Record a duration for an iteration, or for so many requests of it."""
         us, key = spent_s * 1e6 / (requests or turn), (stage, turn)
         self.us[key] = min(us, self.us.get(key, us))
 
     def time(self, stage: str, call: Callable[[], object], *, turn: int = MANY, requests: int = 1) -> None:
-        """A part that can be run alone, for so many requests a call. Its caches are warm: the least it can take."""
+        """Time a part that can be called alone, for so many requests per call, with warm caches."""
         calls = max(LEAST_CALLS, HOT_REQUESTS // requests)
         begin = time.perf_counter()
         for _ in range(calls):
@@ -39,7 +39,7 @@ class BestTimes:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No garbage collection within."""
+    """Disable garbage collection during the block."""
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What the prototype ran too: msgpack of its records. So it says how fast this machine is today.
+"""Calibrates the machine's speed by what the prototype measured as well: msgpack of its records.
 
 The record is `(id, inputs[(name, dtype, shape, seg, off, n)], grants, deadline, params)`, thirteen a frame, packed by
 one reused Packer and read by unpackb.
@@ -12,13 +12,13 @@ from inside.best import MANY, BestTimes, Times
 
 RECORDS = 13
 REPEATS = 100
-"""As many moments as the stages have: a factor of busy moments only would excuse everything."""
+"""As many samples as the stages have: a factor from busy moments only would be too large."""
 THEN_US = {"msgpack pack": 0.28, "msgpack unpack": 0.24}
-"""For each record, on the machine and day of the plan."""
+"""Per record, on the machine and day of the plan."""
 
 
 def measure(best: BestTimes) -> None:
-    """Both ways once more."""
+    """Measure packing and unpacking once more."""
     packer = msgpack.Packer(autoreset=True)
     inputs = [("x", "FP32", (16,), 0, 4096, 64)]
     records: list[tuple[object, ...]] = [
@@ -31,5 +31,5 @@ def measure(best: BestTimes) -> None:
 
 
 def factor(us: Times) -> float:
-    """How many times as long as then the same takes here."""
+    """How many times longer the same takes here."""
     return sum(us[stage, MANY] for stage in THEN_US) / sum(THEN_US.values())

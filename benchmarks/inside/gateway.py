@@ -1,7 +1,7 @@
-"""The gateway's stages: the real front, backend and link over a real socket pair, with a transport that only counts.
+"""Times the gateway's stages: connection, router and worker link over a socket pair, with a transport that only counts.
 
-Of each turn three stages are timed: the requests are taken, the frame of them goes out, the frame of replies comes in.
-Parts of these are timed alone where they leave nothing behind.
+Three stages of each iteration are timed: requests are accepted, their frame is sent, the frame of replies is received.
+Parts of these are timed alone if they have no side effects.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _WORDS, _FORM = pack_signature(ReplySignature((Y,))), pack_signature(InferSignat
 
 
 class _Client(asyncio.Transport):
-    """A client that takes everything."""
+    """A transport that accepts everything."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Client(asyncio.Transport):
 
 
 class InProcessGateway:
-    """Inside a running loop."""
+    """Needs a running event loop."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self._backend = Router(
@@ -103,17 +103,17 @@ class InProcessGateway:
 
     @property
     def sizes(self) -> Sizes:
-        """How many bytes went, each way."""
+        """Bytes sent in each direction."""
         return Sizes(*self._sizes, self._out, self._back)
 
     async def round(self, best: BestTimes) -> None:
-        """Some turns of each kind, and the parts."""
+        """Some iterations of each kind, and the parts."""
         for kind in reversed(KINDS):
             request = request_of(KINDS[kind])
             for count in ROUNDS_PER_STAGE:
                 for _ in range(TURNS_A_ROUND[count]):
                     self._exchange(best, kind, request, count)
-                    await asyncio.sleep(0)  # let the flush that is at hand find nothing to do
+                    await asyncio.sleep(0)  # the pending flush then has nothing to do
             self._sizes = len(request), len(self._clients[0].last)
             self._parts(best, kind, request)
             await asyncio.sleep(0)
@@ -121,6 +121,7 @@ class InProcessGateway:
     def _exchange(self, best: BestTimes, kind: str, request: bytes, count: int) -> None:
         size, fronts = len(request), self._fronts[:count]
         before = self._clients[0].answers
+        self._shared.fair_queue._started.clear()  # an iteration here has as many requests as the queue starts at a time
         begin = time.perf_counter()
         for front in fronts:
             front.get_buffer(-1)[:size] = request
@@ -141,7 +142,7 @@ class InProcessGateway:
             self._back[count] = len(frame)
 
     def _answer(self, count: int) -> bytes:
-        """What a worker would do."""
+        """Answer as a worker would."""
         received = self._far.receive()
         assert received is not None, "no frame came"
         self._out[count] = len(received)
@@ -150,7 +151,7 @@ class InProcessGateway:
         return frame
 
     def _parts(self, best: BestTimes, kind: str, request: bytes) -> None:
-        """Each alone; a stage that changes something is timed with what undoes it."""
+        """Time each part alone; one with a side effect together with its reversal."""
         view, plans, orders, size = (
             self._shared.read_view,
             self._shared.head_cache,
@@ -205,7 +206,7 @@ class InProcessGateway:
         errand.close()
 
     def _time_verdicts(self, best: BestTimes) -> None:
-        """What a reply goes through besides being read and written."""
+        """Validation of a reply."""
         reply, ticket = reply_to(1), RequestTimer(self._core.counters, MODEL, "1")
         said = self._link._validated_signature(reply.signature)
 
@@ -225,7 +226,7 @@ class InProcessGateway:
             best.time("unpack", partial(unpack_frame, frame), turn=count, requests=count)
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         self._link.close()
         self._far.close()
         for front in self._fronts:
@@ -237,12 +238,12 @@ async def _no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSO
 
 
 def request_of(scene: Scene) -> bytes:
-    """The whole of a request to the scene's model."""
+    """An inference request to the scene's model."""
     return BY_KEY[OURS].request(scene, MODEL, scene.inputs()[0]).encode()
 
 
 def reply_to(number: int) -> InferReply:
-    """What a worker says of it."""
+    """The worker's reply."""
     return InferReply(number, "", "", _WORDS, (_Y,), 0, 20_000, 1_000, 4_000, 1_000, 1)
 
 

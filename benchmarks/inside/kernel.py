@@ -1,7 +1,7 @@
-"""The kernel's share: the same bytes through a loopback TCP connection and through a socket pair, looked at by nobody.
+"""Times the kernel's share: the same bytes through a loopback TCP connection and a socket pair, without parsing.
 
 TCP twice: by plain calls, and by uvloop with a protocol that answers at once, which is what a gateway in Python pays
-before its own first line.
+before its own code runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROOM = 1 << 16
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes: one request and its reply on the wire, and the frames of a turn by its number of requests."""
+    """Bytes of a request and its reply on the wire, and of the frames of an iteration by its number of requests."""
 
     request: int
     reply: int
@@ -29,7 +29,7 @@ class Sizes:
 
 
 def pair(best: BestTimes, sizes: Sizes) -> None:
-    """One frame there and one back, for each turn."""
+    """One frame there and one back, per iteration."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     room = memoryview(bytearray(_ROOM * 4))
     with here, there:
@@ -49,7 +49,7 @@ def pair(best: BestTimes, sizes: Sizes) -> None:
 
 
 def tcp(best: BestTimes, sizes: Sizes) -> None:
-    """A request received and a reply sent, for each connection."""
+    """A request received and a reply sent, per connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         clients = [socket.create_connection(listener.getsockname()) for _ in range(max(ROUNDS_PER_STAGE))]
         servers = [listener.accept()[0] for _ in clients]
@@ -71,7 +71,7 @@ def tcp(best: BestTimes, sizes: Sizes) -> None:
 
 
 class _Echo(asyncio.BufferedProtocol):
-    """Answers whatever comes; says when all of a turn have been answered."""
+    """Answers any bytes; reports when all requests of an iteration have been answered."""
 
     def __init__(self, room: memoryview, reply: bytes, served: _Countdown) -> None:
         self._room = room
@@ -93,20 +93,19 @@ class _Echo(asyncio.BufferedProtocol):
 
 
 class _Countdown:
-    """Counts down to the end of a turn."""
+    """Counts down to the end of an iteration."""
 
     def __init__(self) -> None:
         self._left = 0
         self._end: asyncio.Future[None] | None = None
 
     def expect(self, count: int) -> asyncio.Future[None]:
-        """The end of a turn of so many."""
+        """A future for the end of an iteration of `count` requests."""
         self._left = count
         self._end = asyncio.get_running_loop().create_future()
         return self._end
 
     def one(self) -> None:
-        """One more."""
         self._left -= 1
         if not self._left and self._end is not None:
             self._end.set_result(None)

@@ -1,4 +1,4 @@
-"""The stages in the order of reading, with the plan's figures and the reasons for what takes longer. Pure.
+"""The stages in order, with planned times and the reasons why some take longer. Pure.
 
 The plan is a prototype's: head, words, msgpack, ZeroMQ, an echo model, 32 connections, tensors of 64 bytes. Reasons
 were found by timing parts alone and by leaving parts out; figures in them are those of docs/benchmarks/stages.md.

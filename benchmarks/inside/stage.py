@@ -1,4 +1,4 @@
-"""What a stage is, what the plan said it would take, and how the two are held against each other. Pure.
+"""A stage of a request, and the comparison of its time with the plan. Pure.
 
 A stage is measured, or made up of others: the sum of some without others. What has a plan and takes more than ALLOWED
 times that, by this machine's own pace, is explained.
@@ -24,7 +24,7 @@ class Stage:
 
     name: str
     key: str = ""
-    """By which it was measured."""
+    """Key of its measurement."""
     plus: tuple[str, ...] = ()
     minus: tuple[str, ...] = ()
     plan_us: tuple[float, ...] = ()
@@ -33,7 +33,7 @@ class Stage:
     """If there is a plan: why it takes longer, where it does. Else: what it is that the prototype did not have."""
 
     def us(self, times: Times, turn: int) -> float | None:
-        """What it takes; None if any part of it is not known for such turns."""
+        """Its time; None if any part of it was not measured for this number of requests."""
         plus = [times.get((key, turn)) for key in (self.key, *self.plus) if key]
         minus = [times.get((key, turn)) for key in self.minus]
         known = [each for each in (*plus, *minus) if each is not None]
@@ -48,7 +48,7 @@ class Stage:
 
 
 def lines(stages: Sequence[Stage], times: Times, factor: float) -> list[list[str]]:
-    """The table's cells; stages of which nothing is known are left out."""
+    """The table's cells, without stages that were not measured."""
     return [_line(each, times, factor) for each in stages if any(each.us(times, turn) for turn in ROUNDS_PER_STAGE)]
 
 

@@ -1,4 +1,4 @@
-"""The worker's stages: the real loop with a real engine, hearing from a real socket pair and answering into it."""
+"""Times the worker's stages: its loop with an engine, receiving from and answering into a socket pair."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NEVER_NS = 1 << 62
 
 
 class InProcessWorker:
-    """One gateway's worker, in `folder`."""
+    """A worker with one gateway, in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "model.py").write_text(SOURCE)
@@ -46,7 +46,7 @@ class InProcessWorker:
         self._engine = open_engine(spec.engine)
         metadata = self._engine.load(spec)
         page = StatusPageWriter(make_status_page())
-        ours, self._brain = ControlChannel.pair()
+        ours, self._controller = ControlChannel.pair()
         lifeline, self._keeper = os.pipe()
         self._execution = Executor(self._engine, spec, metadata, page)
         self._loop = ServingLoop(WorkerControlChannel(ours, lifeline), None, self._execution, page)
@@ -58,10 +58,10 @@ class InProcessWorker:
         self._outcome = self._engine.infer({X.name: np.frombuffer(_DATA, np.float32)}, [Y.name])
 
     def round(self, best: BestTimes) -> None:
-        """Some turns, some with a model that has its answer ready, and the parts."""
+        """Some iterations, some with a model that returns a prepared answer, and the parts."""
         self._exchanges(best, "serve")
         usual, ready = self._engine.infer, self._outcome
-        self._engine.infer = lambda *_: ready  # type: ignore[method-assign] # of this object, for a while
+        self._engine.infer = lambda *_: ready  # type: ignore[method-assign] # of this object, temporarily
         self._exchanges(best, "serve, no model")
         self._engine.infer = usual  # type: ignore[method-assign] # as above
         self._parts(best)
@@ -92,7 +92,7 @@ class InProcessWorker:
         best.note(stage, count, end - heard)
 
     def _check(self, count: int) -> None:
-        """Every request has its answer."""
+        """Check that every request has its answer."""
         left = count
         while left:
             frame = self._gateway.receive()

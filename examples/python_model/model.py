@@ -1,6 +1,6 @@
-"""Nearest neighbours over the digits, in plain Python: what a model looks like that no exporter knows.
+"""A model in plain Python: nearest neighbours over the digits.
 
-The server makes one `Model`, calls `load` once and then `infer` for each batch. Arrays come in and go out by name.
+The server creates one `Model`, calls `load` once and then `infer` for each batch, with arrays by name.
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Chaos: faults on purpose, clients beside them, a history, and a judgement of it."""
+"""`mmsup chaos`: injects faults into a server under load, records what its clients see, and checks the record."""

@@ -1,4 +1,4 @@
-"""The comparisons of servers under faults, on ourselves: the neighbour fails never, the victim is back."""
+"""The comparisons under faults, run on mmsup alone: the healthy model never fails, the victim recovers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ordeal
+import fault_plan
 import pytest
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.cgroup1]
-if not ordeal.has_memory_groups():
+if not fault_plan.has_memory_groups():
     pytestmark.append(pytest.mark.skip(reason="no writable memory control group (v1)"))
 
 
@@ -26,7 +26,7 @@ def compared(tmp_path: Path, program: str, *words: str) -> Any:  # JSON
     return json.loads(found.read_text())
 
 
-def test_a_segmentation_fault_and_a_hang_reach_no_neighbour(tmp_path: Path) -> None:
+def test_a_segmentation_fault_and_a_hang_affect_no_other_model(tmp_path: Path) -> None:
     for each in compared(tmp_path, "isolation.py", "--harms=segv,spin")["faults"]:
         seen = each["seen"]
         assert seen["sent"] > 100
@@ -35,7 +35,7 @@ def test_a_segmentation_fault_and_a_hang_reach_no_neighbour(tmp_path: Path) -> N
         assert (fault["injected"], fault["never"], len(fault["back_s"])) == (1, 0, 1)
 
 
-def test_a_plan_of_many_faults_is_gone_through_by_a_server_that_needs_nobody(tmp_path: Path) -> None:
+def test_a_server_that_recovers_by_itself_completes_a_plan_of_many_faults(tmp_path: Path) -> None:
     words = ("--faults=segv,raise,leave,garbage", "--seconds=24", "--every-s=3", "--seed=5")
     markdown = tmp_path / "table.md"
     seen = compared(tmp_path, "chaos_peers.py", *words, f"--markdown={markdown}")["servers"]["mmsup"]

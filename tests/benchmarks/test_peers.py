@@ -1,4 +1,4 @@
-"""A server that is not there, or does not start, is named with its reason and does not stop the comparison."""
+"""A server that is missing, or does not start, is reported with the reason and does not stop the comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report names every server, also those that were not measured, and says what each target came to."""
+"""A report names every server, also those that were not measured, and the result of each target."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_percentile_of_few_requests_is_not_printed() -> None:
     assert cells[6:9] == ["1.00", "-", "-"]
 
 
-def test_a_missed_target_and_wrong_answers_are_said_aloud() -> None:
+def test_missed_targets_and_wrong_answers_are_reported() -> None:
     liar = Row("kserve", "small32", 9.0, requests=9, wrong=1, trouble="wrong: 1 instead of 2")
     text = told([row("mmsup", "small32", 1500.0), row("mosec", "small32", 1000.0), liar])
     assert "| **no**" in text

@@ -1,4 +1,4 @@
-"""A stage is measured or made up of others, held against its plan, and explained where it takes too long."""
+"""A stage is measured or composed of others, compared with its plan, and explained if it takes longer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_stage_may_be_the_sum_of_some_without_others() -> None:
     assert Stage("sum", plus=("take", "send")).us(TIMES, ONE) == 19.0
 
 
-def test_a_sum_of_which_a_part_is_not_known_is_not_known() -> None:
+def test_a_sum_with_an_unknown_part_is_unknown() -> None:
     assert Stage("rest", plus=("take",), minus=("head",)).us(TIMES, ONE) is None
     assert Stage("other", "other").us(TIMES, MANY) is None
 

@@ -1,4 +1,4 @@
-"""Targets are judged within one run, against the right server, and only on rows that hold."""
+"""Targets are judged within one run, against the right server, and only by valid rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch that the demonstration trusts: it must see what is left, or its zeros mean nothing."""
+"""The resource watch of the demonstration finds what is left of a server."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ WATCHER = """
 import json, os, signal, subprocess, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from leftovers import Watch
+from leftovers import ResourceWatch
 folder = Path(sys.argv[2])
 command = [sys.executable, "-c", sys.argv[3], str(folder)]
 server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-watch = Watch(server.pid)
+watch = ResourceWatch(server.pid)
 port, child = map(int, server.stdout.readline().split())
-watch.look()
+watch.update()
 during = watch.left(folder, [port])
 server.communicate(sys.argv[4])
 after = watch.left(folder, [port])
@@ -62,7 +62,7 @@ def watched(directory: Path, order: str) -> dict[str, Any]:  # JSON
 
 
 @pytest.mark.slow
-def test_a_running_server_is_seen_with_all_that_it_holds(tmp_path: Path) -> None:
+def test_a_running_server_is_found_with_all_its_resources(tmp_path: Path) -> None:
     found = watched(tmp_path, "clean")
     assert found["seen"] == 2
     assert len(found["during"]["processes"]) == 2
@@ -77,7 +77,7 @@ def test_nothing_is_reported_of_one_that_cleaned_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_one_leaves_behind_is_named(tmp_path: Path) -> None:
+def test_what_a_server_leaves_behind_is_found(tmp_path: Path) -> None:
     found = watched(tmp_path, "leave")
     assert found["after"]["processes"] == [f"pid {found['child']}"]
     assert found["after"]["sockets"] == [str(tmp_path / "control.sock")]

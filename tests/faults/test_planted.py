@@ -12,8 +12,7 @@ from mmsup.supervisor.chaos.analysis.checker import Finding, check
 from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import History
 from mmsup.supervisor.chaos.plan.catalog import ModelRole, select_faults
-from mmsup.supervisor.chaos.runner import ChaosOptions
-from mmsup.supervisor.chaos.runner_runs import run_local
+from mmsup.supervisor.chaos.runner import ChaosOptions, run_local
 
 pytestmark = pytest.mark.slow
 MODELS = {"good": ModelRole.HEALTHY, "bad": ModelRole.CRASHY, "new": ModelRole.CHANGING}
@@ -82,11 +81,11 @@ def plant(module):
 
 def run(python: str, faults: str) -> list[Finding]:
     """What is found in nine seconds of this server."""
-    course = ChaosOptions(
+    options = ChaosOptions(
         3, 9.0, (1.0, 1.5), 30.0, select_faults(faults), MODELS, cooldown_s=3.0, settle_s=3.0, request_timeout_s=4.0
     )
     history = History()
-    asyncio.run(run_local(course, V2Adapter(rows=True), history, lambda _: None, python))
+    asyncio.run(run_local(options, V2Adapter(rows=True), history, lambda _: None, python))
     return check(history.records)
 
 
@@ -98,9 +97,16 @@ def run(python: str, faults: str) -> list[Finding]:
         ("mmsup.ipc.memory.arena", LEAKED, "segv", "left", "bytes of slots in use"),
         ("mmsup.supervisor.instances.exit_evidence", UNREAPED, "segv", "left", "children were not reaped"),
         ("mmsup.ipc.poison_policy", FORGETFUL, "poison", "poison", "had been refused, and then"),
-        ("mmsup.gateway.dispatch.router", STALE, "reload", "stale", "had taken its place"),
+        ("mmsup.gateway.dispatch.router", STALE, "reload", "stale", "had replaced it"),
     ],
-    ids=["a lost reply", "a crossed reply", "a leaked slot", "an unreaped child", "a word forgotten", "a stale route"],
+    ids=[
+        "a lost reply",
+        "a crossed reply",
+        "a leaked slot",
+        "an unreaped child",
+        "a forgotten verdict",
+        "a stale route",
+    ],
 )
 def test_a_planted_bug_is_found(tmp_path: Path, module: str, plant: str, faults: str, rule: str, text: str) -> None:
     findings = run(python_with(tmp_path / "python", module, plant), faults)

@@ -1,1 +1,1 @@
-"""Checker, timeline, statistics, report."""
+"""From the history of a run to findings, figures, tables and plots."""

@@ -1,28 +1,28 @@
-"""The report of a run: a table in GitHub's form, and JSON. Pure."""
+"""Formats the statistics of a run as Markdown tables and as JSON. Pure."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any, Final
 
 from mmsup.supervisor.chaos.analysis.statistics import Distribution, FaultStatistics, RunStatistics
 from mmsup.supervisor.chaos.analysis.timeline import Timeline
 
 MAX_FINDINGS: Final = 20
-"""Findings that are printed in full."""
 
 
-def report_table(story: Timeline, found: RunStatistics) -> str:
-    """What was measured, then the faults by class, then what is wrong."""
-    began = story.run
+def report_table(timeline: Timeline, found: RunStatistics) -> str:
+    """A table of the run, a table by fault class, and the findings."""
+    run = timeline.run
     lines = [
-        f"{began.server}: {began.seconds:.0f} s with {len(began.models)} models, seed {began.seed}, on {began.machine}",
+        f"{run.server}: {run.seconds:.0f} s with {len(run.models)} models, seed {run.seed}, on {run.machine}",
         "",
         "| | |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in summary_rows(found)),
         "",
-        "| fault (p50 / worst) | row | injected | in flight answered | back, beyond load and pause | back, all told |",
+        "| fault (p50 / max) | row | injected | in flight answered | recovery without load and backoff | recovery |",
         "|---|---|---|---|---|---|",
         *(_fault_row(each) for each in found.classes),
     ]
@@ -30,11 +30,11 @@ def report_table(story: Timeline, found: RunStatistics) -> str:
 
 
 def summary_rows(found: RunStatistics) -> list[tuple[str, str]]:
-    """The rows of the first table."""
+    """Name and value of each row of the first table."""
     injected = sum(each.injected for each in found.classes)
-    left = ", ".join(f"{count} {name}" for name, count in found.left.items())
+    leaks = ", ".join(f"{count} {name}" for name, count in found.left.items())
     return [
-        ("faults injected / passed over, their victim still being down", f"{injected} / {found.passed_over}"),
+        ("faults injected / skipped, their victim still being down", f"{injected} / {found.passed_over}"),
         ("classes of faults", str(len(found.classes))),
         ("requests sent / served", f"{found.sent:,} / {found.served:,}"),
         ("failed on healthy models", f"**{found.failed_healthy}** of {found.sent_healthy:,}"),
@@ -45,56 +45,59 @@ def summary_rows(found: RunStatistics) -> list[tuple[str, str]]:
         *_poison_rows(found),
         ("wrong or crossed bytes", f"**{found.wrong}**"),
         ("requests without an outcome, or with two", f"**{found.lost}**"),
-        ("left behind", f"**{sum(found.left.values())}** ({left})"),
-        ("unplanned restarts of brain or gateway", f"**{found.unplanned}**"),
-        ("death in the journal, from the kernel's word: p50 / p99 / max", _p50_p99_max(found.detection)),
-        ("those in flight answered, from the kernel's word: p50 / p99 / max", _p50_p99_max(found.in_flight)),
-        ("serves again, beyond its own load and the announced pause: p50 / p99 / worst", _p50_p99_max(found.recovery)),
-        ("the same while brain or gateway was hurt as well", _p50_p99_max(found.shaken)),
-        ("serves again, all told: p50 / p99 / worst", _p50_p99_max(found.whole)),
+        ("leaked", f"**{sum(found.left.values())}** ({leaks})"),
+        ("unplanned restarts of controller or gateway", f"**{found.unplanned}**"),
+        ("from a death to its event: p50 / p99 / max", _p50_p99_max(found.detection)),
+        ("from a death to the answers of requests in flight: p50 / p99 / max", _p50_p99_max(found.in_flight)),
+        ("recovery, without load time and backoff: p50 / p99 / max", _p50_p99_max(found.recovery)),
+        ("the same while a fault hit controller or gateway as well", _p50_p99_max(found.shaken)),
+        ("recovery with load time and backoff: p50 / p99 / max", _p50_p99_max(found.whole)),
         ("latency of healthy models before faults: p50 / p99 / max", _p50_p99_max(found.baseline)),
-        ("the same under faults, deaths of gateway and keeper apart", f"{_p50_p99_max(found.during)}{_ratio(found)}"),
+        ("the same under faults, without faults of gateway and keeper", f"{_p50_p99_max(found.during)}{_ratio(found)}"),
         ("the same under all faults", _p50_p99_max(found.everything)),
-        ("how late the clients themselves were", _p50_p99_max(found.lateness)),
+        ("how late the clients sent their requests", _p50_p99_max(found.lateness)),
     ]
 
 
-def report_json(story: Timeline, found: RunStatistics) -> dict[str, Any]:  # one JSON object
-    """The same for machines."""
-    began = story.run
+def report_json(timeline: Timeline, found: RunStatistics) -> dict[str, Any]:  # one JSON object
+    """The run and its statistics; NaN as null."""
+    names = ("seed", "seconds", "machine", "server", "command", "models")
     return {
-        "seed": began.seed,
-        "seconds": began.seconds,
-        "machine": began.machine,
-        "server": began.server,
-        "command": began.command,
-        "models": began.models,
+        **{name: getattr(timeline.run, name) for name in names},
         "green": not found.findings,
-        **found.as_json(),
+        **_json_value(asdict(found)),
     }
 
 
+def _json_value(value: Any) -> Any:  # any part of the statistics, as JSON
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 6)
+    if isinstance(value, list):
+        return [_json_value(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _json_value(each) for name, each in value.items()}
+    return value
+
+
 def _keeper_rows(found: RunStatistics) -> list[tuple[str, str]]:
-    """Where it was killed."""
     if not found.keeper.count:
         return []
     return [
         ("keepers killed / connections broken with them", f"{found.keeper.count} / {found.broken_by_keepers}"),
-        ("all models serve again after it: p50 / p99 / worst", _p50_p99_max(found.keeper)),
+        ("from a keeper's death until all models serve again: p50 / p99 / max", _p50_p99_max(found.keeper)),
     ]
 
 
 def _poison_rows(found: RunStatistics) -> list[tuple[str, str]]:
-    """Where there was such a request."""
     if not found.poison_deaths:
         return []
     text = f"{len(found.poison_deaths)} / {max(found.poison_deaths)} / {found.innocents}"
-    return [("requests that kill each time / deaths until refused, at most / innocents beside them served", text)]
+    return [("poison requests / deaths until refused, at most / bystanders served", text)]
 
 
 def _fault_row(each: FaultStatistics) -> str:
-    times = " | ".join(_p50_max(spread) for spread in (each.answered, each.recovery, each.whole))
-    return f"| {each.name} | {each.row} | {each.injected} | {times} |"
+    cells = " | ".join(_p50_max(times) for times in (each.answered, each.recovery, each.whole))
+    return f"| {each.name} | {each.row} | {each.injected} | {cells} |"
 
 
 def _finding_lines(found: RunStatistics) -> list[str]:
@@ -111,12 +114,12 @@ def _ratio(found: RunStatistics) -> str:
     return f" (p99 {found.during.p99 / found.baseline.p99:.2f} x)"
 
 
-def _p50_p99_max(spread: Distribution) -> str:
-    return " / ".join(_time(each) for each in (spread.p50, spread.p99, spread.worst))
+def _p50_p99_max(times: Distribution) -> str:
+    return " / ".join(_time(each) for each in (times.p50, times.p99, times.worst))
 
 
-def _p50_max(spread: Distribution) -> str:
-    return f"{_time(spread.p50)} / {_time(spread.worst)}" if spread.count else ""
+def _p50_max(times: Distribution) -> str:
+    return f"{_time(times.p50)} / {_time(times.worst)}" if times.count else ""
 
 
 def _time(seconds: float) -> str:

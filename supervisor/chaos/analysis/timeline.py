@@ -1,11 +1,11 @@
-"""A history, put in order: requests with their outcomes, faults with what followed from them. Pure."""
+"""Joins the records of a history: requests with their outcomes, injected faults with their consequences. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from mmsup.supervisor.chaos.observe.history import (
     FaultFinished,
@@ -21,100 +21,107 @@ from mmsup.supervisor.chaos.observe.history import (
     ServerRestarted,
     WorkerDeath,
 )
-from mmsup.supervisor.chaos.plan.catalog import FAULT_BY_NAME, RIGHT, FaultClass, FaultMethod, ModelRole
+from mmsup.supervisor.chaos.plan.catalog import FAULT_BY_NAME, RIGHT, FaultClass, ModelRole
 
 RACE_S: Final = 0.05
-"""By how much an order of two things that we saw on different ways may be wrong."""
+"""Two observations by different paths may be recorded in the wrong order if they are this close."""
+Kind = TypeVar("Kind", bound=Record)
+Answers = list[tuple[float, int]]
+"""Right answers of a model: time and process id."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """A request, and what is said of its end."""
+    """A request and its outcomes, of which there should be exactly one."""
 
     invoke: Invoke
     outcomes: tuple[RequestOutcome, ...]
 
     @property
     def end(self) -> RequestOutcome | None:
-        """Its first outcome."""
+        """The first outcome."""
         return self.outcomes[0] if self.outcomes else None
 
     @property
     def is_right(self) -> bool:
-        """Whether it was served."""
         return self.end is not None and self.end.kind == RIGHT
 
     @property
     def ended_s(self) -> float:
-        """When; never, without an outcome."""
+        """Time of the first outcome; infinite without one."""
         return self.end.t if self.end else math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class InjectedFault:
-    """One fault that was brought about, and what followed."""
+class Recovery:
+    """The first right answer of the worker that followed a dead one."""
 
-    fault: FaultClass
+    at_s: float
+    total_s: float
+    """Since the death."""
+    net_s: float
+    """Without that worker's load time and the restart backoff that the server announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class InjectedFault:
+    """A fault that was injected, and its consequences."""
+
+    fault_class: FaultClass
     victim: str
     number: int
     start_s: float
-    end_s: float
-    """When what was to be done was done."""
+    end_s: float = math.inf
+    """When the injection was complete."""
     note: str = ""
-    fault_request: SentRequest | None = None
     attempts: tuple[SentRequest, ...] = ()
-    """The request that does it, as often as it was sent."""
+    """The request that triggers it, with its repetitions."""
     bystanders: tuple[SentRequest, ...] = ()
-    """Requests that were to be together with it."""
+    """Requests that accompany it in the same batch."""
     death: WorkerDeath | None = None
-    recovered_s: float | None = None
-    """The first right answer of another life after the death."""
-    load_s: float = 0.0
-    """What that life itself needed to load."""
-    pause_s: float = 0.0
-    """The pause that the server announced."""
     reported_s: float | None = None
-    """When the journal said that it died."""
+    """When the event of the death was received."""
+    recovery: Recovery | None = None
+
+    @property
+    def fault_request(self) -> SentRequest | None:
+        return self.attempts[0] if self.attempts else None
 
     @property
     def died_s(self) -> float | None:
-        """When the victim died: by the kernel's word, else by the outcome of the request that killed it."""
+        """When the victim died: by its pidfd, else by the outcome of the request that killed it."""
         if self.death is not None:
             return self.death.t
-        if (
-            self.fault.causes
-            and self.fault_request is not None
-            and self.fault_request.end is not None
-            and not self.fault_request.is_right
-        ):
-            return self.fault_request.end.t
+        request = self.fault_request
+        if self.fault_class.causes and request is not None and request.end is not None and not request.is_right:
+            return request.end.t
         return None
 
     @property
     def effect_end_s(self) -> float:
-        """Until when it may be felt."""
-        if not self.fault.causes:
+        """Until when it may affect requests."""
+        if not self.fault_class.causes:
             return self.end_s
         if self.died_s is None:
-            return self.end_s if self.fault.must_kill else math.inf
-        return max(self.end_s, math.inf if self.recovered_s is None else self.recovered_s)
+            return self.end_s if self.fault_class.must_kill else math.inf
+        return max(self.end_s, self.recovery.at_s if self.recovery else math.inf)
 
     def may_affect(self, start_s: float, end_s: float) -> bool:
-        """Whether it can have touched something that lasted from then to then."""
+        """Whether its effect overlaps this span of time."""
         return self.start_s - RACE_S <= end_s and start_s <= self.effect_end_s + RACE_S
 
 
 @dataclass(slots=True)
 class Timeline:
-    """Everything, by kind and in order."""
+    """All records of a run, by kind and in order of time."""
 
     run: RunStarted
     requests: dict[int, SentRequest] = field(default_factory=dict[int, SentRequest])
     unmatched: list[RequestOutcome] = field(default_factory=list[RequestOutcome])
-    """Outcomes of no request."""
+    """Outcomes of unknown requests."""
     faults: list[InjectedFault] = field(default_factory=list[InjectedFault])
     skipped: int = 0
-    """Faults of the plan that could not be brought about."""
+    """Planned faults that could not be injected."""
     deaths: list[WorkerDeath] = field(default_factory=list[WorkerDeath])
     events: list[ServerEvent] = field(default_factory=list[ServerEvent])
     revisions: list[RevisionInForce] = field(default_factory=list[RevisionInForce])
@@ -123,106 +130,100 @@ class Timeline:
     restarts: list[ServerRestarted] = field(default_factory=list[ServerRestarted])
 
     def role(self, model: str) -> ModelRole:
-        """What a model is there for."""
         return ModelRole(self.run.models[model])
 
     def of_model(self, model: str) -> list[SentRequest]:
-        """Its requests, oldest first."""
+        """The model's requests, oldest first."""
         return [each for each in self.requests.values() if each.invoke.model == model]
 
 
 def timeline_of(records: Iterable[Record]) -> Timeline:
-    """The records in order. ValueError if `Began` is not among them."""
-    given = list(records)
-    began = [each for each in given if isinstance(each, RunStarted)]
-    if not began:
+    """Join the records. ValueError without a RunStarted among them."""
+    history = list(records)
+    started = _of_kind(history, RunStarted)
+    if not started:
         raise ValueError("a history without `began`: the run did not begin")
-    story = Timeline(
-        began[0],
-        deaths=[each for each in given if isinstance(each, WorkerDeath)],
-        events=[each for each in given if isinstance(each, ServerEvent)],
-        revisions=[each for each in given if isinstance(each, RevisionInForce)],
-        served_counts=[each for each in given if isinstance(each, ServedCounts)],
-        leak_reports=[each for each in given if isinstance(each, LeakReport)],
-        restarts=[each for each in given if isinstance(each, ServerRestarted)],
+    timeline = Timeline(
+        started[0],
+        deaths=_of_kind(history, WorkerDeath),
+        events=_of_kind(history, ServerEvent),
+        revisions=_of_kind(history, RevisionInForce),
+        served_counts=_of_kind(history, ServedCounts),
+        leak_reports=_of_kind(history, LeakReport),
+        restarts=_of_kind(history, ServerRestarted),
     )
-    _add_requests(story, given)
-    _add_faults(story, given)
-    return story
+    _add_requests(timeline, history)
+    _add_faults(timeline, history)
+    return timeline
 
 
-def _add_requests(story: Timeline, records: list[Record]) -> None:
-    ends: dict[int, list[RequestOutcome]] = {}
-    for each in records:
-        if isinstance(each, RequestOutcome):
-            ends.setdefault(each.id, []).append(each)
-    for each in records:
-        if isinstance(each, Invoke):
-            story.requests[each.id] = SentRequest(each, tuple(ends.pop(each.id, ())))
-    story.unmatched.extend(outcome for left in ends.values() for outcome in left)
+def _of_kind(records: list[Record], kind: type[Kind]) -> list[Kind]:
+    return [each for each in records if isinstance(each, kind)]
 
 
-def _add_faults(story: Timeline, records: list[Record]) -> None:
-    over = {each.number: each for each in records if isinstance(each, FaultFinished)}
-    injected = [each for each in records if isinstance(each, FaultInjected)]
+def _add_requests(timeline: Timeline, records: list[Record]) -> None:
+    outcomes: dict[int, list[RequestOutcome]] = {}
+    for outcome in _of_kind(records, RequestOutcome):
+        outcomes.setdefault(outcome.id, []).append(outcome)
+    for invoke in _of_kind(records, Invoke):
+        timeline.requests[invoke.id] = SentRequest(invoke, tuple(outcomes.pop(invoke.id, ())))
+    timeline.unmatched.extend(each for unmatched in outcomes.values() for each in unmatched)
+
+
+def _add_faults(timeline: Timeline, records: list[Record]) -> None:
+    finished = {each.number: each for each in _of_kind(records, FaultFinished)}
+    injected = _of_kind(records, FaultInjected)
     done = [each for each in injected if each.done]
-    story.skipped = len(injected) - len(done)
-    tries: dict[int, list[SentRequest]] = {}
-    beside: dict[int, list[SentRequest]] = {}
-    for request in story.requests.values():
-        tries.setdefault(request.invoke.strike, []).append(request)
-        beside.setdefault(request.invoke.along, []).append(request)
-    right = {name: sorted(_right_answers(story, name)) for name in story.run.models}
+    timeline.skipped = len(injected) - len(done)
+    attempts: dict[int, list[SentRequest]] = {}
+    bystanders: dict[int, list[SentRequest]] = {}
+    for request in timeline.requests.values():
+        attempts.setdefault(request.invoke.strike, []).append(request)
+        bystanders.setdefault(request.invoke.along, []).append(request)
+    answers = {name: sorted(_right_answers(timeline, name)) for name in timeline.run.models}
     for each in done:
-        after = [later.t for later in done if later.victim == each.victim and later.t > each.t]
-        done_to = InjectedFault(
-            FAULT_BY_NAME[each.fault], each.victim, each.number, each.t, math.inf,
-            attempts=tuple(tries.get(each.number, ())), bystanders=tuple(beside.get(each.number, ())),
+        later_s = [later.t for later in done if later.victim == each.victim and later.t > each.t]
+        fault = InjectedFault(
+            FAULT_BY_NAME[each.fault], each.victim, each.number, each.t,
+            attempts=tuple(attempts.get(each.number, ())), bystanders=tuple(bystanders.get(each.number, ())),
         )  # fmt: skip
-        story.faults.append(
-            _with_consequences(story, done_to, over.get(each.number), min(after, default=math.inf), right)
-        )
+        if each.number in finished:
+            fault = replace(fault, end_s=finished[each.number].t, note=finished[each.number].note)
+        timeline.faults.append(_with_consequences(timeline, fault, min(later_s, default=math.inf), answers))
 
 
-def _right_answers(story: Timeline, model: str) -> list[tuple[float, int]]:
-    """Right answers of a model: when, and of which process."""
-    return [(each.end.t, each.end.pid) for each in story.of_model(model) if each.end and each.is_right]
+def _right_answers(timeline: Timeline, model: str) -> Answers:
+    return [(each.end.t, each.end.pid) for each in timeline.of_model(model) if each.end and each.is_right]
 
 
 def _with_consequences(
-    story: Timeline,
-    done: InjectedFault,
-    over: FaultFinished | None,
-    next_s: float,
-    right: dict[str, list[tuple[float, int]]],
+    timeline: Timeline, fault: InjectedFault, next_s: float, answers: Mapping[str, Answers]
 ) -> InjectedFault:
-    """What followed from a fault. `next_s`: when its victim is hurt next; `right`: the right answers of each model."""
-    harm = done.attempts[0] if done.attempts else None
-    bare = replace(done, end_s=over.t if over else math.inf, note=over.note if over else "", fault_request=harm)
-    if not done.fault.causes:
-        return bare
-    found = (each for each in story.deaths if each.model == done.victim and done.start_s - RACE_S <= each.t < next_s)
-    dead = replace(bare, death=next(found, None))
-    died_s, gone = dead.died_s, dead.death.pid if dead.death else 0
+    """Add death, report and recovery. `next_s`: when the victim's next fault is injected."""
+    if not fault.fault_class.causes:
+        return fault
+    since_s = fault.start_s - RACE_S
+    deaths = (each for each in timeline.deaths if each.model == fault.victim and since_s <= each.t < next_s)
+    dead = replace(fault, death=next(deaths, None))
+    died_s, old_pid = dead.died_s, dead.death.pid if dead.death else 0
     if died_s is None:
-        return bare
-    back = next(((t, pid) for t, pid in right[done.victim] if t > died_s and (not gone or (pid and pid != gone))), None)
-    back_s, pid = back if back else (None, 0)
-    exits = [
-        each for each in story.events if each.event.get("event") == "worker_exit" and each.event.get("pid") == gone
-    ]
-    ready = [
-        each for each in story.events if each.event.get("event") == "worker_ready" and each.event.get("pid") == pid
-    ]
-    return replace(
-        dead,
-        recovered_s=back_s,
-        load_s=float(ready[0].event.get("load_s") or 0.0) if ready and pid else 0.0,
-        pause_s=float(exits[0].event.get("next_delay_s") or 0.0) if exits and gone else 0.0,
-        reported_s=exits[0].t if exits and gone else None,
-    )
+        return fault
+    report = _event(timeline, "worker_exit", old_pid)
+    recovery = None
+    for at_s, pid in answers[fault.victim]:
+        if at_s > died_s and (not old_pid or (pid and pid != old_pid)):
+            ready, total_s = _event(timeline, "worker_ready", pid), at_s - died_s
+            waited_s = _seconds(report, "next_delay_s") + _seconds(ready, "load_s")
+            recovery = Recovery(at_s, total_s, max(0.0, total_s - waited_s))
+            break
+    return replace(dead, recovery=recovery, reported_s=report.t if report else None)
 
 
-def is_load_fault(blow: InjectedFault) -> bool:
-    """Whether it was done by loading or unloading."""
-    return blow.fault.method == FaultMethod.CONTROL
+def _seconds(event: ServerEvent | None, field_name: str) -> float:
+    return float(event.event.get(field_name) or 0.0) if event else 0.0
+
+
+def _event(timeline: Timeline, name: str, pid: int) -> ServerEvent | None:
+    """The first event of this name about the process; None if its id is unknown (0)."""
+    found = (each for each in timeline.events if each.event.get("event") == name and each.event.get("pid") == pid)
+    return next(found, None) if pid else None

@@ -1,1 +1,1 @@
-"""Open-loop load whose payloads can be checked."""
+"""Load whose payloads can be checked: HTTP client, protocol, payloads, load generator."""

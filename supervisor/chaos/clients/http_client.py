@@ -1,6 +1,6 @@
-"""A small HTTP/1.1 client that hides nothing: what was refused, reset, or said without being asked.
+"""An HTTP/1.1 client that reports every anomaly: refused and reset connections, malformed and unexpected replies.
 
-Connections are kept and used again, the last one first; there are as many as are needed at a time. Nothing is retried.
+Connections are reused, the most recent first; there are as many as requests in flight. Nothing is retried.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ MAX_HEAD_BYTES: Final = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
-    """What goes out."""
-
     path: str
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
@@ -26,11 +24,10 @@ class HttpCall:
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """What came back."""
+    """One HTTP response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
-    """Names in lower case."""
     body: bytes
 
 
@@ -39,22 +36,19 @@ class ConnectionReset(Exception):  # noqa: N818 - what happened to the connectio
 
 
 class ConnectionRefused(Exception):  # noqa: N818 - what happened to the connection
-    """Nobody took the connection."""
+    """Nothing listens at the address."""
 
 
-class MalformedReply(Exception):  # noqa: N818 - what the other side said
-    """What came back is no HTTP."""
+class MalformedReply(Exception):  # noqa: N818 - what the server sent
+    pass
 
 
 class ClientConnection(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(
-        self, on_unexpected: Callable[[ClientConnection], None], on_lost: Callable[[ClientConnection], None]
-    ) -> None:
+    def __init__(self, unexpected: list[int], on_lost: Callable[[ClientConnection], None]) -> None:
         self.last_request = 0
-        """The request that it carried last, for whoever hears of a stray reply."""
-        self._on_unexpected = on_unexpected
+        self._unexpected = unexpected
         self._on_lost = on_lost
         self._buffer = bytearray()
         self._waiting: asyncio.Future[HttpReply] | None = None
@@ -62,15 +56,13 @@ class ClientConnection(asyncio.Protocol):
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio's word."""
         assert isinstance(transport, asyncio.Transport), "a stream's transport"
         self._transport = transport
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio's word."""
         if self._waiting is None or self._waiting.done():
-            self._on_unexpected(self)
+            self._unexpected.append(self.last_request)
             return
         self._buffer += data
         try:
@@ -84,10 +76,9 @@ class ClientConnection(asyncio.Protocol):
             del self._buffer[:used]
             self._waiting.set_result(reply)
             if self._buffer:
-                self._on_unexpected(self)
+                self._unexpected.append(self.last_request)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio's word."""
         self.is_open = False
         if self._waiting is not None and not self._waiting.done():
             found = None
@@ -100,7 +91,7 @@ class ClientConnection(asyncio.Protocol):
         self._on_lost(self)
 
     async def send(self, data: bytes) -> HttpReply:
-        """Send the bytes of a request; the reply, Reset or Nonsense."""
+        """Send the bytes of a request; its reply, else ConnectionReset or MalformedReply."""
         assert self._transport is not None, "the connection was not made"
         self._waiting = asyncio.get_running_loop().create_future()
         self._transport.write(data)
@@ -110,29 +101,28 @@ class ClientConnection(asyncio.Protocol):
             self._waiting = None
 
     def write(self, data: bytes) -> None:
-        """Raw bytes, for clients that behave badly."""
+        """Send raw bytes, for clients that misbehave."""
         assert self._transport is not None, "the connection was not made"
         self._transport.write(data)
 
     def close(self) -> None:
-        """Hang up."""
         self.is_open = False
         if self._transport is not None:
             self._transport.abort()
 
 
 class HttpClient:
-    """The server's address, with the connections that wait to be used again."""
+    """A client of one address, with its idle connections."""
 
-    def __init__(self, host: str, port: int, on_unexpected: Callable[[int], None]) -> None:
-        """`stray` gets the request whose connection said something more."""
+    def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
-        self._on_unexpected = on_unexpected
+        self.unexpected: list[int] = []
+        """When a connection received bytes that belong to no request: the number of the last request on it."""
         self._idle: list[ClientConnection] = []
 
     async def send(self, call: HttpCall, number: int = 0) -> HttpReply:
-        """One request; Refused, Reset or Nonsense if there is no reply."""
+        """Send a request; its reply, else ConnectionRefused, ConnectionReset or MalformedReply."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
@@ -152,11 +142,11 @@ class HttpClient:
         return reply
 
     async def connect(self, *, raw: bool = False) -> ClientConnection:
-        """A new connection, its caller's own. On a raw one whatever comes back is nobody's business."""
+        """A new connection that belongs to the caller. On a raw one received bytes are ignored."""
         loop = asyncio.get_running_loop()
         try:
             _, made = await loop.create_connection(
-                lambda: ClientConnection(_ignore if raw else self._unexpected, self._discard), self.host, self.port
+                lambda: ClientConnection([] if raw else self.unexpected, self._discard), self.host, self.port
             )
         except ConnectionRefusedError as error:
             raise ConnectionRefused(str(error)) from None
@@ -165,7 +155,6 @@ class HttpClient:
         return made
 
     def encode(self, call: HttpCall) -> bytes:
-        """A request as it goes over the wire."""
         lines = [
             f"{call.method} {call.path} HTTP/1.1",
             f"Host: {self.host}:{self.port}",
@@ -175,28 +164,21 @@ class HttpClient:
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + call.body
 
     def close(self) -> None:
-        """Hang up on everybody who waits."""
         while self._idle:
             self._idle.pop().close()
-
-    def _unexpected(self, connection: ClientConnection) -> None:
-        self._on_unexpected(connection.last_request)
 
     def _discard(self, connection: ClientConnection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
 
 
-def _ignore(_: ClientConnection) -> None:
-    pass
-
-
 def parse_reply(got: bytearray, *, at_end: bool) -> tuple[HttpReply, int] | None:
-    """The reply that these bytes begin with, and how many it took; None while it is not whole."""
+    """The reply at the start of the buffer and its length in bytes; None while it is incomplete. `at_end`: the peer
+    has closed the connection."""
     end = got.find(b"\r\n\r\n")
     if end < 0:
         if len(got) > MAX_HEAD_BYTES:
-            raise MalformedReply("a head without an end")
+            raise MalformedReply(f"no end of the head within {MAX_HEAD_BYTES} bytes")
         return None
     status, headers = _parse_head(bytes(got[:end]))
     if status == 100:

@@ -1,7 +1,7 @@
-"""Open-loop clients: requests go out when their time has come, whether or not earlier ones were answered.
+"""Open-loop load: each request is sent at its planned time, whether or not earlier ones have been answered.
 
-Latency counts from the intended time, so that a server which stalls cannot hide the requests that it kept from being
-sent. Each request carries a payload of its own, and each gets exactly one outcome in the history.
+Latency counts from the planned time, so that a server which stalls cannot hide the requests that it delayed. Each
+request carries a payload of its own, and gets exactly one outcome in the history.
 """
 
 from __future__ import annotations
@@ -19,34 +19,33 @@ from mmsup.supervisor.chaos.observe.history import History, Invoke, RequestOutco
 from mmsup.supervisor.chaos.plan.catalog import RIGHT
 
 PAYLOAD_SIZES: Final = (8, 8, 8, 8, 64, 512, 2048, 16384)
-"""Values of a payload, one of these each time: small ones in JSON, large ones through shared memory."""
+"""Numbers of values, chosen at random: small payloads go as JSON, large ones through shared memory."""
 
 
 @dataclass(slots=True)
 class RequestRate:
-    """How much is asked of a model."""
+    """Requests per second to a model, until a time of the run that may still be moved."""
 
     per_s: float
     until_s: float
-    """When the last request goes out, seconds of the run; may be put off."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPurpose:
-    """What a request is for that is not one of the flow."""
+    """Why a request is sent that is part of a fault; numbers as in `Invoke`."""
 
     command: FaultCommand | None = None
     fault_number: int = 0
     beside_fault: int = 0
     repeats: int = 0
-    """As `Invoke` has them."""
 
 
 NO_PURPOSE: Final = RequestPurpose()
+"""Ordinary load."""
 
 
 class LoadGenerator:
-    """Everybody who asks."""
+    """Sends requests to the models of one server and records them."""
 
     def __init__(
         self, client: HttpClient, adapter: ProtocolAdapter, history: History, models: Iterable[str], timeout_s: float
@@ -58,10 +57,10 @@ class LoadGenerator:
         self._timeout_s = timeout_s
         self._sent = 0
         self.on_answer: Callable[[str, RequestOutcome], None] = lambda _model, _outcome: None
-        """Told of every right answer."""
+        """Called with model and outcome of every right answer."""
 
     async def run_model(self, model: str, rate: RequestRate, rng: random.Random) -> None:
-        """Requests to one model at random distances, until the end of the run; returns when all have their outcome."""
+        """Send requests to one model as a Poisson process until the rate ends; returns when all have an outcome."""
         intended = self._history.now() + rng.expovariate(rate.per_s)
         async with asyncio.TaskGroup() as group:
             while intended < rate.until_s:
@@ -72,16 +71,14 @@ class LoadGenerator:
     async def send(
         self, model: str, size: int, intended: float | None = None, purpose: RequestPurpose = NO_PURPOSE
     ) -> RequestOutcome:
-        """One request. Its outcome stands in the history, and comes back."""
+        """Send one request; records and returns its outcome. `size` is in values."""
         self._sent += 1
         number = self._sent
-        made = make_payload(self._tenants[model], purpose.repeats or number, size)
-        call = self._adapter.build_request(model, made, purpose.command)
+        payload = make_payload(self._tenants[model], purpose.repeats or number, size)
+        call = self._adapter.build_request(model, payload, purpose.command)
         now = self._history.now()
-        meant = now if intended is None else intended
-        self._history.add(
-            Invoke(now, number, model, meant, size, purpose.fault_number, purpose.beside_fault, purpose.repeats)
-        )
+        numbers = purpose.fault_number, purpose.beside_fault, purpose.repeats
+        self._history.add(Invoke(now, number, model, now if intended is None else intended, size, *numbers))
         try:
             async with asyncio.timeout(self._timeout_s):
                 reply = await self._client.send(call, number)
@@ -91,17 +88,13 @@ class LoadGenerator:
         now = self._history.now()
         if answer.data is None:
             outcome = RequestOutcome(now, number, "error", reply.status, answer.code, text=answer.text)
-        elif answer.data == made.data:
+        elif answer.data == payload.data:
             outcome = RequestOutcome(now, number, RIGHT, reply.status, pid=answer.pid, revision=answer.revision)
             self.on_answer(model, outcome)
         else:
             owner = request_number_of(answer.data)
             outcome = RequestOutcome(now, number, "crossed" if owner else "wrong", reply.status, whose=owner or 0)
         return self._add(outcome)
-
-    def on_unexpected_reply(self, number: int) -> None:
-        """A connection said more than it was asked."""
-        self._add(RequestOutcome(self._history.now(), number, "stray"))
 
     def _add(self, outcome: RequestOutcome) -> RequestOutcome:
         self._history.add(outcome)

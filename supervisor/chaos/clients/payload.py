@@ -1,8 +1,8 @@
-"""Payloads that tell whose they are: FP32 values made from a number, so that a reply can be held against any request.
+"""Payloads that identify their request: FP32 values made from its number, so that any reply can be attributed. Pure.
 
-    [tenant, number // 2**20, number % 2**20, a stretch of one fixed noise that begins where the number says]
+    [tenant, number // 2**20, number % 2**20, values of a fixed noise from an offset that the number gives]
 
-All values are whole and below 2**24: they survive JSON and binary alike. Pure.
+All values are whole and below 2**24, so that they survive JSON and binary alike.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 TAG_VALUES: Final = 3
-"""Leading values that name the request."""
+"""Leading values that identify the request."""
 MAX_VALUES: Final = 1 << 16
-"""Values of the largest payload."""
 _SPLIT: Final = 1 << 20
 _STEP: Final = 7919
 _BYTES: Final = 4
@@ -30,7 +29,7 @@ _NOISE: Final = _noise()
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What one request carries, and what must come back."""
+    """The input of one request, which is also the expected output."""
 
     tenant: int
     number: int
@@ -38,12 +37,12 @@ class Payload:
 
     @property
     def data(self) -> bytes:
-        """Its bytes, little-endian as the protocol has them."""
+        """The values as little-endian FP32."""
         return self.values.tobytes()
 
 
 def make_payload(tenant: int, number: int, size: int) -> Payload:
-    """The payload of this request: `size` values, at least `TAG`."""
+    """The payload of a request: `size` values, TAG_VALUES to MAX_VALUES."""
     assert TAG_VALUES <= size <= MAX_VALUES, f"no payload has {size} values"
     begin = number * _STEP % MAX_VALUES
     values = array("f", (float(tenant), float(number // _SPLIT), float(number % _SPLIT)))
@@ -52,7 +51,7 @@ def make_payload(tenant: int, number: int, size: int) -> Payload:
 
 
 def request_number_of(data: bytes) -> int | None:
-    """The number of the request that these bytes belong to, whole and unharmed; None if to none."""
+    """The number of the request whose complete payload these bytes are; None if they are none."""
     if len(data) % _BYTES or not TAG_VALUES * _BYTES <= len(data) <= MAX_VALUES * _BYTES:
         return None
     values = array("f", data)

@@ -1,7 +1,6 @@
-"""How a request to a model is made and its answer read, for servers that speak the Open Inference Protocol.
+"""Builds inference requests and parses their replies, for the Open Inference Protocol. Pure.
 
-A `Driver` is all that load, nemesis and checker know of a server's dialect: another server is another driver, with the
-same two methods. Pure.
+Servers with another protocol need another ProtocolAdapter: nothing else in this package depends on the protocol.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from mmsup.supervisor.chaos.clients.http_client import HttpCall, HttpReply
 from mmsup.supervisor.chaos.clients.payload import Payload
 
 BINARY_MIN_VALUES: Final = 1024
-"""Values from which tensors go as bytes, where the server takes them."""
+"""Tensors with so many values go as binary data, if the server has that extension."""
 _LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True, slots=True)
 class FaultCommand:
-    """What a fault model is asked to do."""
+    """The fault model's inputs `mode` and `amount`."""
 
     mode: str
     amount: float = 0.0
@@ -30,10 +29,8 @@ class FaultCommand:
 
 @dataclass(frozen=True, slots=True)
 class ParsedReply:
-    """What a reply says."""
-
     data: bytes | None = None
-    """The model's output as FP32 bytes; None if it is an error."""
+    """The output `y` as FP32 bytes; None for an error."""
     code: str = ""
     text: str = ""
     pid: int = 0
@@ -41,27 +38,24 @@ class ParsedReply:
 
 
 class ProtocolAdapter(Protocol):
-    """A server's dialect."""
-
     def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
-        """The request that sends this payload through the model, and makes it do harm."""
+        """The request that sends a payload through the model, with a command if it is to fail."""
         ...
 
     def parse_reply(self, reply: HttpReply) -> ParsedReply:
-        """What came back. Never raises: a reply that cannot be read is an error with the code `unreadable`."""
+        """Parse a reply. Never raises: an invalid one is an error with the code `unreadable`."""
         ...
 
 
 class V2Adapter:
-    """The Open Inference Protocol over HTTP. `binary`: large tensors go as bytes, by Triton's extension. `rows`: the
-    models batch, so every tensor has a leading axis of one."""
+    """The Open Inference Protocol over HTTP. `binary`: use Triton's binary tensor extension for large tensors. `rows`:
+    the models batch, so that every tensor has a leading axis of length 1."""
 
     def __init__(self, *, binary: bool = True, rows: bool = False) -> None:
         self._binary = binary
         self._axis = [1] if rows else []
 
     def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
-        """An inference request."""
         path = f"/v2/models/{quote(model, safe='')}/infer"
         x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*self._axis, len(payload.values)]}  # JSON
         request: dict[str, Any] = {"inputs": [x, *self._command_inputs(command)]}  # JSON
@@ -74,17 +68,16 @@ class V2Adapter:
         headers = (("Content-Type", "application/octet-stream"), (_LENGTH_HEADER, str(len(head))))
         return HttpCall(path, head + payload.data, headers)
 
-    def _command_inputs(self, harm: FaultCommand | None) -> list[dict[str, Any]]:  # JSON
-        if harm is None:
+    def _command_inputs(self, command: FaultCommand | None) -> list[dict[str, Any]]:  # JSON
+        if command is None:
             return []
         shape = [*self._axis, 1]
         return [
-            {"name": "mode", "datatype": "BYTES", "shape": shape, "data": [harm.mode]},
-            {"name": "amount", "datatype": "FP64", "shape": shape, "data": [harm.amount]},
+            {"name": "mode", "datatype": "BYTES", "shape": shape, "data": [command.mode]},
+            {"name": "amount", "datatype": "FP64", "shape": shape, "data": [command.amount]},
         ]
 
     def parse_reply(self, reply: HttpReply) -> ParsedReply:
-        """The output `y`, or the error."""
         try:
             return _parse_reply(reply)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
@@ -95,10 +88,10 @@ def _parse_reply(reply: HttpReply) -> ParsedReply:
     length = int(reply.headers.get(_LENGTH_HEADER.lower(), len(reply.body)))
     if reply.status != 200:
         return _parse_error(reply)
-    said = cast("dict[str, Any]", json.loads(reply.body[:length]))
+    head = cast("dict[str, Any]", json.loads(reply.body[:length]))
     outputs: dict[str, bytes | list[Any]] = {}
     at = length
-    for each in said["outputs"]:
+    for each in head["outputs"]:
         size = each.get("parameters", {}).get("binary_data_size")
         outputs[each["name"]] = each["data"] if size is None else reply.body[at : at + size]
         at += size or 0
@@ -113,11 +106,11 @@ def _integers(data: bytes | list[Any]) -> list[int]:
 def _parse_error(reply: HttpReply) -> ParsedReply:
     code, text = f"http_{reply.status}", ""
     try:
-        said = json.loads(reply.body)
+        body = json.loads(reply.body)
     except ValueError:
         return ParsedReply(code=code, text=reply.body[:200].decode("utf-8", "replace"))
-    if isinstance(said, dict):
-        told = cast("dict[str, Any]", said)
-        text = str(told.get("error", ""))
-        code = str(told.get("code") or code)
+    if isinstance(body, dict):
+        fields = cast("dict[str, Any]", body)
+        text = str(fields.get("error", ""))
+        code = str(fields.get("code") or code)
     return ParsedReply(code=code, text=text[:200])

@@ -1,1 +1,1 @@
-"""How each fault is brought about."""
+"""Brings faults about: signals, requests to fault models, loads, misbehaving clients."""

@@ -1,4 +1,4 @@
-"""What a fault is brought about with, and how its beginning is written down; for whatever does one."""
+"""What injectors work with: the server, its clients, and the history."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmsup.supervisor.chaos.plan.nemesis import PlannedFault
 from mmsup.supervisor.chaos.server.target import Target
 
 FAULT_PAYLOAD_VALUES: Final = 16
-"""Values of a payload that does harm."""
+"""Number of values of a request that is part of a fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultContext:
-    """What injectors work with."""
+    """The run that faults are injected into."""
 
     target: Target
     adapter: ProtocolAdapter
@@ -28,20 +28,19 @@ class FaultContext:
     workers: WorkerWatch
     history: History
     revisions: dict[str, int]
-    """The newest edition of each model that was laid out."""
     files_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the models' files are not to be found by a server that starts."""
+    """Held while a model's files are invalid, or a server starts that must find them valid."""
 
-    def record_start(self, strike: PlannedFault, *, done: bool = True, note: str = "") -> None:
-        """A fault is brought about now, or cannot be."""
-        self.history.add(FaultInjected(self.history.now(), strike.number, strike.fault.name, strike.victim, done, note))
+    def record_start(self, fault: PlannedFault, *, done: bool = True, note: str = "") -> None:
+        """Record that a fault is injected now, or (not `done`) cannot be."""
+        name = fault.fault_class.name
+        self.history.add(FaultInjected(self.history.now(), fault.number, name, fault.victim, done, note))
 
-    async def send_fault_request(self, strike: PlannedFault) -> RequestOutcome:
-        """The request that does it."""
-        fault = strike.fault
-        errand = RequestPurpose(FaultCommand(fault.mode, fault.amount), strike.number)
-        return await self.load.send(strike.victim, FAULT_PAYLOAD_VALUES, purpose=errand)
+    async def send_fault_request(self, fault: PlannedFault) -> RequestOutcome:
+        command = FaultCommand(fault.fault_class.mode, fault.fault_class.amount)
+        purpose = RequestPurpose(command, fault.number)
+        return await self.load.send(fault.victim, FAULT_PAYLOAD_VALUES, purpose=purpose)
 
 
 Injector = Callable[[FaultContext, PlannedFault], Awaitable[str]]
-"""Does it, and returns when that is over, with a word on how it ended."""
+"""Injects a fault; returns a note on how it ended."""

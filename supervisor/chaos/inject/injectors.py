@@ -1,8 +1,6 @@
-"""How each fault is brought about. Each injector is usable alone: it needs a `Scene`, and says what it did.
+"""Injects each fault class: `inject` for a planned fault, or one of the injectors alone.
 
-    DEEDS["kill_idle"](scene, strike)      for the strikes of a plan, by the fault's name, else by how it is done
-
-What must be seen afterwards stands in faults.py. An injector that has nobody to hurt writes `done: false`.
+What must be observed afterwards stands in plan/catalog.py. An injector without a victim records `done: false`.
 """
 
 from __future__ import annotations
@@ -27,18 +25,18 @@ from mmsup.supervisor.cli.ctl import control_client
 from mmsup.supervisor.cli.ctl.control_client import Json
 
 BUSY_S: Final = 0.2
-"""How long a request is given to be at work, before its worker is killed."""
+"""How long a request is given to start, before its worker is killed."""
 UNLOADED_S: Final = 0.3
 SLOW_S: Final = 0.1
 MAX_ATTEMPTS: Final = 20
 RETRY_S: Final = 0.5
 LOADED: Final = "load 200"
-NO_WORKER: Final = "nobody was there"
-"""The note on a fault that met nobody."""
+NO_WORKER: Final = "no worker"
+"""Note on a fault without a worker as victim."""
 FAULT_LIMIT_S: Final = 90.0
-"""How long one fault may keep its victim from being hurt again, whatever the server does."""
+"""Limit for one fault, after which its victim may get another one."""
 RECOVERY_LIMIT_S: Final = 20.0
-"""How long a victim is waited for, until the next one may be hurt."""
+"""How long a victim's next worker is waited for, before it may get another fault."""
 GARBAGE: Final = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
     b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
@@ -48,129 +46,123 @@ GARBAGE: Final = (
 )  # fmt: skip
 
 
-async def by_request(scene: FaultContext, strike: PlannedFault) -> str:
-    """A request that makes the model do it."""
-    scene.record_start(strike)
-    outcome = await scene.send_fault_request(strike)
+async def send_request(context: FaultContext, fault: PlannedFault) -> str:
+    context.record_start(fault)
+    outcome = await context.send_fault_request(fault)
     return outcome.code or outcome.kind
 
 
-async def kill_idle(scene: FaultContext, strike: PlannedFault) -> str:
-    """SIGKILL to the worker, whatever it does."""
-    return _signal_worker(scene, strike, signal.SIGKILL)
+async def kill_idle(context: FaultContext, fault: PlannedFault) -> str:
+    """SIGKILL to the worker, busy or idle."""
+    return _signal_worker(context, fault, signal.SIGKILL)
 
 
-async def stop_worker(scene: FaultContext, strike: PlannedFault) -> str:
-    """SIGSTOP to the worker."""
-    return _signal_worker(scene, strike, signal.SIGSTOP)
+async def stop_worker(context: FaultContext, fault: PlannedFault) -> str:
+    return _signal_worker(context, fault, signal.SIGSTOP)
 
 
-async def kill_busy(scene: FaultContext, strike: PlannedFault) -> str:
-    """SIGKILL to the worker while it runs a request."""
-    harm = asyncio.ensure_future(scene.send_fault_request(strike))
-    await asyncio.wait([harm], timeout=BUSY_S)
-    _signal_worker(scene, strike, signal.SIGKILL)
-    return (await harm).code
+async def kill_busy(context: FaultContext, fault: PlannedFault) -> str:
+    request = asyncio.ensure_future(context.send_fault_request(fault))
+    await asyncio.wait([request], timeout=BUSY_S)
+    _signal_worker(context, fault, signal.SIGKILL)
+    return (await request).code
 
 
-async def freeze_worker(scene: FaultContext, strike: PlannedFault) -> str:
-    """Freeze the worker's control group: it can neither run nor, on v1, be killed. Thawed after a while."""
-    frozen = find_freezer(scene.workers.pid(strike.victim))
-    scene.record_start(strike, done=frozen is not None)
+async def freeze_worker(context: FaultContext, fault: PlannedFault) -> str:
+    """Freeze the worker's control group for `duration_s`: it can neither run nor, on v1, be killed."""
+    frozen = find_freezer(context.workers.pid(fault.victim))
+    context.record_start(fault, done=frozen is not None)
     if frozen is None:
         return "no freezer"
     file, on, off = frozen
     with contextlib.suppress(OSError):  # its group may go at any moment
         file.write_text(on)
-        await asyncio.sleep(strike.fault.duration_s)
+        await asyncio.sleep(fault.fault_class.duration_s)
         file.write_text(off)
     return ""
 
 
-async def kill_brain(scene: FaultContext, strike: PlannedFault) -> str:
-    """SIGKILL to the brain."""
-    return await _signal_controller(scene, strike, signal.SIGKILL)
+async def kill_brain(context: FaultContext, fault: PlannedFault) -> str:
+    return await _signal_controller(context, fault, signal.SIGKILL)
 
 
-async def stop_brain(scene: FaultContext, strike: PlannedFault) -> str:
-    """SIGSTOP to the brain: the keeper must find out."""
-    return await _signal_controller(scene, strike, signal.SIGSTOP)
+async def stop_brain(context: FaultContext, fault: PlannedFault) -> str:
+    """SIGSTOP to the controller: the keeper must detect it."""
+    return await _signal_controller(context, fault, signal.SIGSTOP)
 
 
-async def kill_gateway(scene: FaultContext, strike: PlannedFault) -> str:
-    """SIGKILL to a gateway."""
-    return await _signal_gateway(scene, strike, signal.SIGKILL)
+async def kill_gateway(context: FaultContext, fault: PlannedFault) -> str:
+    return await _signal_gateway(context, fault, signal.SIGKILL)
 
 
-async def stop_gateway(scene: FaultContext, strike: PlannedFault) -> str:
-    """SIGSTOP to a gateway: the brain must find out."""
-    return await _signal_gateway(scene, strike, signal.SIGSTOP)
+async def stop_gateway(context: FaultContext, fault: PlannedFault) -> str:
+    """SIGSTOP to a gateway: the controller must detect it."""
+    return await _signal_gateway(context, fault, signal.SIGSTOP)
 
 
-async def kill_keeper(scene: FaultContext, strike: PlannedFault) -> str:
-    """SIGKILL to the keeper: everything must end with it. A service manager starts the server again."""
-    manager = scene.target.manager
-    assert manager is not None, "planned only where the server is started by us"
-    async with scene.files_lock:
-        scene.record_start(strike)
+async def kill_keeper(context: FaultContext, fault: PlannedFault) -> str:
+    """SIGKILL to the keeper: every process must end with it. The service manager restarts the server."""
+    manager = context.target.manager
+    assert manager is not None, "planned only for a server with a service manager"
+    async with context.files_lock:
+        context.record_start(fault)
         left = await manager.replace_keeper()
-        scene.history.add(LeakReport(scene.history.now(), "after the keeper's death", left))
-        if await wait_until_ready(manager, scene.target.runtime_dir) is None:
-            raise ServerNotStarted("the server did not come up again after its keeper was killed")
-        await _wait_until_live(scene)
+        context.history.add(LeakReport(context.history.now(), "after the keeper's death", left))
+        if await wait_until_ready(manager, context.target.runtime_dir) is None:
+            raise ServerNotStarted("the server did not become ready after its keeper was killed")
+        await _wait_until_live(context)
     return ""
 
 
-async def reload(scene: FaultContext, strike: PlannedFault) -> str:
-    """Another edition of the model, loaded while the old one serves."""
-    scene.record_start(strike)
-    return await _load_next_revision(scene, strike.victim)
+async def reload(context: FaultContext, fault: PlannedFault) -> str:
+    context.record_start(fault)
+    return await _load_next_revision(context, fault.victim)
 
 
-async def unload_load(scene: FaultContext, strike: PlannedFault) -> str:
-    """Unload it, and load it again a little later."""
-    scene.record_start(strike)
-    gone = await scene.target.unload(strike.victim)
-    if gone.status == 200:
-        scene.history.add(RevisionInForce(scene.history.now(), strike.victim, 0))
+async def unload_load(context: FaultContext, fault: PlannedFault) -> str:
+    """Unload the model, and load it again UNLOADED_S later."""
+    context.record_start(fault)
+    reply = await context.target.unload(fault.victim)
+    if reply.status == 200:
+        context.history.add(RevisionInForce(context.history.now(), fault.victim, 0))
         await asyncio.sleep(UNLOADED_S)
-    scene.history.add(RevisionInForce(scene.history.now(), strike.victim, scene.revisions.get(strike.victim, 1)))
-    return await _load_model(scene, strike.victim)
+    context.history.add(RevisionInForce(context.history.now(), fault.victim, context.revisions.get(fault.victim, 1)))
+    return await _load_model(context, fault.victim)
 
 
-async def load_bad_revision(scene: FaultContext, strike: PlannedFault) -> str:
-    """Another edition that cannot be loaded: the old one must go on."""
-    scene.record_start(strike)
-    repository, victim = scene.target.repository, strike.victim
-    assert repository is not None, "planned only where the models' files are ours"
-    revision = scene.revisions.get(victim, 1)
-    role = scene.target.models[victim]
-    async with scene.files_lock:
-        write_model(repository, victim, role, revision=revision + 1, on_load=strike.fault.mode, load_timeout="2s")
-        reply = await scene.target.load(victim)
+async def load_bad_revision(context: FaultContext, fault: PlannedFault) -> str:
+    """Load a revision that fails to load: the old one must stay in force."""
+    context.record_start(fault)
+    repository, victim = context.target.repository, fault.victim
+    assert repository is not None, "planned only where the models' files may be changed"
+    revision = context.revisions.get(victim, 1)
+    role = context.target.models[victim]
+    async with context.files_lock:
+        write_model(repository, victim, role, revision=revision + 1, on_load=fault.fault_class.mode, load_timeout="2s")
+        reply = await context.target.load(victim)
         write_model(repository, victim, role, revision=revision)
     return f"load {reply.status}"
 
 
-async def leave(scene: FaultContext, strike: PlannedFault) -> str:
-    """A client that hangs up while its request is at work."""
-    scene.record_start(strike)
-    connection = await scene.target.client.connect(raw=True)
-    harm = FaultCommand(strike.fault.mode, strike.fault.amount)
-    call = scene.adapter.build_request(strike.victim, make_payload(0, 0, FAULT_PAYLOAD_VALUES), harm)
-    connection.write(scene.target.client.encode(call))
-    await asyncio.sleep(strike.fault.amount / 2)
+async def leave(context: FaultContext, fault: PlannedFault) -> str:
+    """Close the connection while the request is being executed."""
+    context.record_start(fault)
+    connection = await context.target.client.connect(raw=True)
+    command = FaultCommand(fault.fault_class.mode, fault.fault_class.amount)
+    call = context.adapter.build_request(fault.victim, make_payload(0, 0, FAULT_PAYLOAD_VALUES), command)
+    connection.write(context.target.client.encode(call))
+    await asyncio.sleep(fault.fault_class.amount / 2)
     connection.close()
     return ""
 
 
-async def slow_client(scene: FaultContext, strike: PlannedFault) -> str:
-    """A client that sends its head a few bytes at a time, and leaves before the body."""
-    scene.record_start(strike)
-    path = scene.adapter.build_request(
-        next(iter(scene.target.models)), make_payload(0, 0, FAULT_PAYLOAD_VALUES), None
+async def slow_client(context: FaultContext, fault: PlannedFault) -> str:
+    """Send a head 8 bytes at a time, and close the connection before the body."""
+    context.record_start(fault)
+    path = context.adapter.build_request(
+        next(iter(context.target.models)), make_payload(0, 0, FAULT_PAYLOAD_VALUES), None
     ).path
-    connection = await scene.target.client.connect(raw=True)
+    connection = await context.target.client.connect(raw=True)
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{{".encode()
     for at in range(0, len(head), 8):
         if not connection.is_open:
@@ -181,12 +173,12 @@ async def slow_client(scene: FaultContext, strike: PlannedFault) -> str:
     return ""
 
 
-async def garbage(scene: FaultContext, strike: PlannedFault) -> str:
-    """Bytes that are no HTTP, or HTTP that lies."""
-    scene.record_start(strike)
+async def garbage(context: FaultContext, fault: PlannedFault) -> str:
+    """Send invalid HTTP, and HTTP with wrong lengths."""
+    context.record_start(fault)
     for each in GARBAGE:
         with contextlib.suppress(ConnectionReset, ConnectionRefused):
-            connection = await scene.target.client.connect(raw=True)
+            connection = await context.target.client.connect(raw=True)
             connection.write(each)
             await asyncio.sleep(SLOW_S)
             connection.close()
@@ -202,119 +194,118 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
 } | dict.fromkeys(("load_raises", "load_crashes", "load_hangs"), load_bad_revision)  # fmt: skip
 
 
-def injector_of(strike: PlannedFault) -> Injector:
-    """What brings this fault about."""
-    return _BY_NAME.get(strike.fault.name, by_request)
+def injector_of(fault: PlannedFault) -> Injector:
+    return _BY_NAME.get(fault.fault_class.name, send_request)
 
 
-async def inject(scene: FaultContext, strike: PlannedFault) -> None:
-    """Bring it about, wait until its victim serves again, and write down when it began and when that was over."""
-    before = scene.workers.pid(strike.victim)
-    if strike.fault.causes and scene.target.runtime_dir and not before:
-        scene.record_start(strike, done=False, note=NO_WORKER)
+async def inject(context: FaultContext, fault: PlannedFault) -> None:
+    """Inject a fault, wait until its victim serves again, and record start and end."""
+    old_pid = context.workers.pid(fault.victim)
+    if fault.fault_class.causes and context.target.runtime_dir and not old_pid:
+        context.record_start(fault, done=False, note=NO_WORKER)
         return
     try:
         async with asyncio.timeout(FAULT_LIMIT_S):
-            note = await _inject(scene, strike, before)
-    except (ConnectionReset, ConnectionRefused) as error:  # the door is closed for a moment: a gateway is coming back
+            note = await _inject(context, fault, old_pid)
+    except (ConnectionReset, ConnectionRefused) as error:  # a gateway is being restarted
         note = f"not done: {error or type(error).__name__}"
     except TimeoutError:
         note = f"not over within {FAULT_LIMIT_S:g} s"
-    scene.history.add(FaultFinished(scene.history.now(), strike.number, note))
+    context.history.add(FaultFinished(context.history.now(), fault.number, note))
 
 
-async def _inject(scene: FaultContext, strike: PlannedFault, before: int) -> str:
-    """The deed, its victim's return, and what is done afterwards; `before`: the process that it is done to."""
-    note = await injector_of(strike)(scene, strike)
-    if strike.fault.causes and strike.fault.must_kill and before and note != NO_WORKER:
-        await scene.workers.wait_replaced(strike.victim, before, RECOVERY_LIMIT_S)
-    if strike.reload_after and scene.target.repository is not None:
-        await _load_next_revision(scene, strike.victim)  # what it died of is forgotten
+async def _inject(context: FaultContext, fault: PlannedFault, old_pid: int) -> str:
+    """Inject; wait until another worker than `old_pid` has answered; reload the model if that is planned."""
+    note = await injector_of(fault)(context, fault)
+    if fault.fault_class.causes and fault.fault_class.must_kill and old_pid and note != NO_WORKER:
+        await context.workers.wait_replaced(fault.victim, old_pid, RECOVERY_LIMIT_S)
+    if fault.reload_after and context.target.repository is not None:
+        await _load_next_revision(context, fault.victim)  # resets the restart backoff
     return note
 
 
-async def _load_next_revision(scene: FaultContext, model: str) -> str:
-    """Another edition, and from its load on no other."""
-    revision = _write_next_revision(scene, model)
-    note = await _load_model(scene, model)
+async def _load_next_revision(context: FaultContext, model: str) -> str:
+    """Write and load another revision; from then on no other may answer."""
+    revision = _write_next_revision(context, model)
+    note = await _load_model(context, model)
     if note == LOADED:
-        scene.history.add(RevisionInForce(scene.history.now(), model, revision))
+        context.history.add(RevisionInForce(context.history.now(), model, revision))
     return note
 
 
-def _signal_worker(scene: FaultContext, strike: PlannedFault, number: signal.Signals) -> str:
-    # Written down first: the death may be heard before this function ends.
-    scene.record_start(strike)
-    return "" if scene.workers.send_signal(strike.victim, number) else NO_WORKER
+def _signal_worker(context: FaultContext, fault: PlannedFault, number: signal.Signals) -> str:
+    context.record_start(fault)  # first: the death may be recorded before this function returns
+    return "" if context.workers.send_signal(fault.victim, number) else NO_WORKER
 
 
-async def _signal_controller(scene: FaultContext, strike: PlannedFault, number: signal.Signals) -> str:
-    pid = (await scene.target.status())["brain"]["pid"]
-    _send_signal(scene, strike, pid, number)
-    await _wait_for_status(scene, lambda status: status["brain"]["pid"] != pid)
+async def _signal_controller(context: FaultContext, fault: PlannedFault, number: signal.Signals) -> str:
+    pid = (await context.target.status())["brain"]["pid"]
+    _send_signal(context, fault, pid, number)
+    await _wait_for_status(context, lambda status: status["brain"]["pid"] != pid)
     return ""
 
 
-async def _signal_gateway(scene: FaultContext, strike: PlannedFault, number: signal.Signals) -> str:
-    pids = [each["pid"] for each in (await scene.target.status())["gateways"] if each["pid"]]
+async def _signal_gateway(context: FaultContext, fault: PlannedFault, number: signal.Signals) -> str:
+    pids = [each["pid"] for each in (await context.target.status())["gateways"] if each["pid"]]
     if not pids:
-        scene.record_start(strike, done=False)
+        context.record_start(fault, done=False)
         return "no gateway is up"
-    _send_signal(scene, strike, pids[0], number)
-    await _wait_for_status(scene, lambda status: pids[0] not in [each["pid"] or pids[0] for each in status["gateways"]])
-    await _wait_until_live(scene)
+    _send_signal(context, fault, pids[0], number)
+    await _wait_for_status(
+        context, lambda status: pids[0] not in [each["pid"] or pids[0] for each in status["gateways"]]
+    )
+    await _wait_until_live(context)
     return ""
 
 
-def _send_signal(scene: FaultContext, strike: PlannedFault, pid: int, number: signal.Signals) -> None:
+def _send_signal(context: FaultContext, fault: PlannedFault, pid: int, number: signal.Signals) -> None:
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
-        scene.record_start(strike, done=False)
+        context.record_start(fault, done=False)
         return
-    scene.record_start(strike)
+    context.record_start(fault)
     signal.pidfd_send_signal(pidfd, number)
     os.close(pidfd)
 
 
-async def _wait_for_status(scene: FaultContext, is_over: Callable[[Json], bool]) -> None:
-    """Returns when the status says so; asks again whenever a brain dies over the question."""
+async def _wait_for_status(context: FaultContext, is_over: Callable[[Json], bool]) -> None:
+    """Poll the status until it is as expected; repeated when the controller dies during a call."""
     for _ in range(MAX_ATTEMPTS):
         with contextlib.suppress(control_client.NoServer, control_client.ServerRefused):
-            if is_over(await scene.target.status()):
+            if is_over(await context.target.status()):
                 return
         await asyncio.sleep(RETRY_S)
 
 
-async def _wait_until_live(scene: FaultContext) -> None:
+async def _wait_until_live(context: FaultContext) -> None:
     for _ in range(MAX_ATTEMPTS):
-        if (await scene.target.call("/v2/health/live", "GET")).status == 200:
+        if (await context.target.call("/v2/health/live", "GET")).status == 200:
             return
         await asyncio.sleep(RETRY_S)
 
 
-async def _load_model(scene: FaultContext, model: str) -> str:
-    """Load it, again if the process that was to answer went away meanwhile."""
+async def _load_model(context: FaultContext, model: str) -> str:
+    """Load a model; repeated when a process dies during the call."""
     status = 0
     for _ in range(MAX_ATTEMPTS):
-        status = (await scene.target.load(model)).status
+        status = (await context.target.load(model)).status
         if status == 200:
             break
         await asyncio.sleep(RETRY_S)
     return f"load {status}"
 
 
-def _write_next_revision(scene: FaultContext, model: str) -> int:
-    """Another edition in the repository; its number."""
-    repository = scene.target.repository
-    assert repository is not None, "planned only where the models' files are ours"
-    scene.revisions[model] = revision = scene.revisions.get(model, 1) + 1
-    write_model(repository, model, scene.target.models[model], revision=revision)
+def _write_next_revision(context: FaultContext, model: str) -> int:
+    repository = context.target.repository
+    assert repository is not None, "planned only where the models' files may be changed"
+    context.revisions[model] = revision = context.revisions.get(model, 1) + 1
+    write_model(repository, model, context.target.models[model], revision=revision)
     return revision
 
 
 def find_freezer(pid: int) -> tuple[Path, str, str] | None:
-    """The file that freezes this process's group, with the words for on and off; None if there is none of mmsup's."""
+    """The freezer file of the process's control group, with its values for on and off; None if it has none."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:

@@ -1,13 +1,14 @@
-"""A request that kills its worker each time, whose client sends it again and again, among others that do no harm.
+"""Injects a poison request: it kills its worker each time, is repeated by its client, and shares batches with others.
 
-All of them wait for the same worker, so that they are of one batch. Each client tries again as long as it is told that
-something is wrong with the server: the innocent until they are served, the poison until it is refused, and a few times
-more. The bytes are other ones each time that this is done: what is refused once does not stand in a later fault's way.
+All of the requests wait for the same busy worker, so that they form one batch. Each client repeats its request while it
+gets retryable errors: bystanders until they are served, the poison until it is refused, and some times more. Every
+poison has other bytes, so that the refusal of one does not affect a later one.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 from mmsup.supervisor.chaos.clients.load import RequestPurpose
@@ -19,44 +20,38 @@ from mmsup.supervisor.chaos.plan.fault_model import NO_FAULT
 from mmsup.supervisor.chaos.plan.nemesis import PlannedFault
 
 WORKER_BUSY_S: Final = 0.3
-"""How long the worker is kept busy, so that what comes meanwhile waits together."""
+"""How long the worker is kept busy, so that the following requests are batched."""
 BYSTANDERS: Final = 3
 RETRY_S: Final = 0.3
 MAX_ATTEMPTS: Final = 40
-"""More than any pause of a restart takes."""
+"""Together longer than any restart backoff."""
 EXTRA_REFUSALS: Final = 3
 
 
-async def poison(scene: FaultContext, strike: PlannedFault) -> str:
-    """The whole of it; the last word that the poison was told."""
-    scene.record_start(strike)
+async def poison(context: FaultContext, fault: PlannedFault) -> str:
+    """Send poison and bystanders; returns the last error code of the poison."""
+    context.record_start(fault)
+    command = FaultCommand(fault.fault_class.mode, fault.fault_class.amount)
     async with asyncio.TaskGroup() as group:
-        group.create_task(
-            _send_until_final(
-                scene, strike, RequestPurpose(FaultCommand("sleep", WORKER_BUSY_S), beside_fault=strike.number)
-            )
-        )
+        busy = RequestPurpose(FaultCommand("sleep", WORKER_BUSY_S), beside_fault=fault.number)
+        group.create_task(_send_until_final(context, fault, busy))
         await asyncio.sleep(WORKER_BUSY_S / 2)
-        fault = strike.fault
-        told = group.create_task(
-            _send_until_final(scene, strike, RequestPurpose(FaultCommand(fault.mode, fault.amount), strike.number))
-        )
+        last = group.create_task(_send_until_final(context, fault, RequestPurpose(command, fault.number)))
         for _ in range(BYSTANDERS):
-            group.create_task(
-                _send_until_final(scene, strike, RequestPurpose(FaultCommand(NO_FAULT), beside_fault=strike.number))
-            )
-    return told.result().code or told.result().kind
+            bystander = RequestPurpose(FaultCommand(NO_FAULT), beside_fault=fault.number)
+            group.create_task(_send_until_final(context, fault, bystander))
+    return last.result().code or last.result().kind
 
 
-async def _send_until_final(scene: FaultContext, strike: PlannedFault, errand: RequestPurpose) -> RequestOutcome:
-    """The same request, until it is served or has been refused often enough; its last outcome."""
-    first = outcome = await scene.load.send(strike.victim, FAULT_PAYLOAD_VALUES, purpose=errand)
-    again = RequestPurpose(errand.command, errand.fault_number, errand.beside_fault, first.id)
+async def _send_until_final(context: FaultContext, fault: PlannedFault, purpose: RequestPurpose) -> RequestOutcome:
+    """Repeat a request until it is served or has been refused EXTRA_REFUSALS times more; its last outcome."""
+    first = outcome = await context.load.send(fault.victim, FAULT_PAYLOAD_VALUES, purpose=purpose)
+    again = replace(purpose, repeats=first.id)
     refused = int(outcome.code == QUARANTINED)
     for _ in range(MAX_ATTEMPTS):
         if outcome.kind == RIGHT or refused > EXTRA_REFUSALS:
             break
         await asyncio.sleep(RETRY_S)
-        outcome = await scene.load.send(strike.victim, FAULT_PAYLOAD_VALUES, purpose=again)
+        outcome = await context.load.send(fault.victim, FAULT_PAYLOAD_VALUES, purpose=again)
         refused += outcome.code == QUARANTINED
     return outcome

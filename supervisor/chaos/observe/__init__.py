@@ -1,1 +1,1 @@
-"""History, events, deaths, leaks."""
+"""Watches a run: history, events of the server, worker deaths, leaked resources."""

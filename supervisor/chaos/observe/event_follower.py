@@ -1,4 +1,4 @@
-"""The server's journal, followed over its control socket into the history; brains may come and go meanwhile."""
+"""Copies the server's events into the history, over the control socket; reconnects when the controller restarts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECONNECT_DELAY_S: Final = 0.05
 
 
 class EventFollower:
-    """Follows until it is cancelled. What was there before is passed over, what is told again is not written again."""
+    """Follows until it is cancelled. Events that arrive again after a reconnection are recorded once."""
 
     def __init__(self, runtime_dir: str, history: History) -> None:
         self._path = control_socket(runtime_dir)
@@ -23,7 +23,6 @@ class EventFollower:
         self._seen: set[str] = set()
 
     async def follow(self) -> None:
-        """Ask again whenever the connection ends."""
         while True:
             try:
                 await self._read_events(follow=True)
@@ -31,29 +30,28 @@ class EventFollower:
                 await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def catch_up(self) -> None:
-        """All that is known now, once."""
         async with asyncio.timeout(30.0):
             await self._read_events(follow=False)
 
     async def _read_events(self, *, follow: bool) -> None:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE_LIMIT)
         try:
-            question = {"verb": "events", "arguments": {"count": MAX_EVENTS, "follow": follow}}
-            writer.write(json.dumps(question).encode() + b"\n")
+            request = {"verb": "events", "arguments": {"count": MAX_EVENTS, "follow": follow}}
+            writer.write(json.dumps(request).encode() + b"\n")
             while line := await reader.readline():
-                said = json.loads(line)
-                if "ok" in said:
-                    for each in (said.get("result") or {}).get("events", []):
+                message = json.loads(line)
+                if "ok" in message:
+                    for each in (message.get("result") or {}).get("events", []):
                         self._add(each)
                     return
-                if "event" in said:
-                    self._add(said["event"])
+                if "event" in message:
+                    self._add(message["event"])
         finally:
             writer.close()
 
     def _add(self, event: object) -> None:
         assert isinstance(event, dict), "an event is an object"
-        name = json.dumps(event, sort_keys=True)
-        if name not in self._seen:
-            self._seen.add(name)
+        text = json.dumps(event, sort_keys=True)
+        if text not in self._seen:
+            self._seen.add(text)
             self._history.add(ServerEvent(self._history.now(), event))

@@ -1,9 +1,9 @@
-"""The history of a run: every request, every outcome, every fault, one JSON object a line, as it happens.
+"""The history of a run: requests, outcomes, faults, deaths and events, one JSON object per line, in order of time.
 
     {"what": "invoke", "t": 3.02, "id": 17, …}
 
-Times are seconds on the monotonic clock since the run began. The file is append-only: a run that was cut off has told
-all that happened before. The checker and the report read nothing else.
+Times are seconds of the monotonic clock since the start of the run. The file is appended to as things happen, so that
+an interrupted run loses nothing. Checker and report read nothing else.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from typing import Any, Final, TextIO
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The run: what a repetition needs."""
-
     seed: int
     seconds: float
     models: dict[str, str]
@@ -29,35 +27,31 @@ class RunStarted:
     server: str
     command: str = ""
     from_s: float = 0.0
-    """When the clients began; what is before is warming up."""
+    """When the load started; requests before that are warm-up."""
     calm_s: float = 0.0
-    """Until then there are no faults: the baseline."""
+    """Until then no faults are injected: the baseline."""
     own_codes: bool = True
-    """Whether the server names causes in mmsup's words."""
+    """Whether the server's errors have the codes of mmsup."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """A request goes out."""
-
     t: float
     id: int
     model: str
     intended: float
-    """When it should have gone out; latency counts from here."""
+    """When it was to be sent; latency counts from here."""
     size: int
     strike: int = 0
-    """The fault that it does, or 0."""
+    """Number of the fault that it triggers, or 0."""
     along: int = 0
-    """The fault that it is to be together with, without a part in it, or 0."""
+    """Number of the fault that it accompanies without triggering it, or 0."""
     repeats: int = 0
-    """The request that this is the same as, sent again, or 0."""
+    """The earlier request that it repeats, or 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOutcome:
-    """What became of a request."""
-
     t: float
     id: int
     kind: str
@@ -65,17 +59,15 @@ class RequestOutcome:
     status: int = 0
     code: str = ""
     pid: int = 0
-    """The process that answered, if it said so."""
     revision: int = 0
-    """The edition of the model that answered, if it said so."""
     whose: int = 0
-    """Of a crossed reply: the request that it belongs to."""
+    """Of a crossed reply: the request that its bytes belong to."""
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultInjected:
-    """A fault was brought about, or could not be."""
+    """A fault was injected, or (not `done`) could not be."""
 
     t: float
     number: int
@@ -87,8 +79,6 @@ class FaultInjected:
 
 @dataclass(frozen=True, slots=True)
 class FaultFinished:
-    """What was to be done for a fault is done."""
-
     t: float
     number: int
     note: str = ""
@@ -96,7 +86,7 @@ class FaultFinished:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDeath:
-    """The kernel said that a worker has ended."""
+    """A worker's pidfd became readable."""
 
     t: float
     model: str
@@ -105,7 +95,7 @@ class WorkerDeath:
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """An event of the server's journal, when it reached us."""
+    """An event of the server's log, at the time when it was received."""
 
     t: float
     event: dict[str, Any]  # JSON: time, event, model, …
@@ -113,7 +103,7 @@ class ServerEvent:
 
 @dataclass(frozen=True, slots=True)
 class RevisionInForce:
-    """From `t` on a request to the model must be answered by this revision or a later one; 0: by none."""
+    """From `t` on requests to the model must be answered by this revision or a later one; 0: by none."""
 
     t: float
     model: str
@@ -122,15 +112,13 @@ class RevisionInForce:
 
 @dataclass(frozen=True, slots=True)
 class ServedCounts:
-    """What the server's metrics say was answered with a result, by model."""
-
     t: float
     success: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class LeakReport:
-    """A look for what is left behind; what was found, each a sentence that begins with its invariant."""
+    """The result of a leak check: sentences, each with its invariant first, and counts for the report."""
 
     t: float
     when: str
@@ -140,7 +128,7 @@ class LeakReport:
 
 @dataclass(frozen=True, slots=True)
 class ServerRestarted:
-    """Whoever looks after the server started it anew, and it served again at `until_s`."""
+    """A ServerOperator restarted the server, and it served again at `until_s`."""
 
     t: float
     until_s: float
@@ -148,38 +136,28 @@ class ServerRestarted:
 
 
 Record = (
-    RunStarted
-    | Invoke
-    | RequestOutcome
-    | FaultInjected
-    | FaultFinished
-    | WorkerDeath
-    | ServerEvent
-    | RevisionInForce
-    | ServedCounts
-    | LeakReport
-    | ServerRestarted
-)
-RECORD_TYPES: Final = {
-    each.__name__.lower(): each
-    for each in (
-        RunStarted,
-        Invoke,
-        RequestOutcome,
-        FaultInjected,
-        FaultFinished,
-        WorkerDeath,
-        ServerEvent,
-        RevisionInForce,
-        ServedCounts,
-        LeakReport,
-        ServerRestarted,
-    )
+    RunStarted | Invoke | RequestOutcome | FaultInjected | FaultFinished | WorkerDeath | ServerEvent
+    | RevisionInForce | ServedCounts | LeakReport | ServerRestarted
+)  # fmt: skip
+RECORD_TYPES: Final[dict[str, type[Record]]] = {
+    "began": RunStarted,
+    "invoke": Invoke,
+    "outcome": RequestOutcome,
+    "injected": FaultInjected,
+    "over": FaultFinished,
+    "death": WorkerDeath,
+    "told": ServerEvent,
+    "edition": RevisionInForce,
+    "counted": ServedCounts,
+    "left": LeakReport,
+    "restarted": ServerRestarted,
 }
+"""By the value of `what` in the file."""
+_WHAT: Final = {record_type: what for what, record_type in RECORD_TYPES.items()}
 
 
 class History:
-    """The records of a run that goes on, in memory and in its file."""
+    """The records of a run that goes on, in memory and optionally in a file."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.records: list[Record] = []
@@ -187,33 +165,26 @@ class History:
         self._file: TextIO | None = path.open("w", encoding="utf-8") if path is not None else None
 
     def now(self) -> float:
-        """Seconds since the run began."""
+        """Seconds since the start of the run."""
         return time.monotonic() - self._began_s
 
     def add(self, record: Record) -> None:
-        """Write it down."""
         self.records.append(record)
         if self._file is not None:
             self._file.write(encode_record(record))
 
     def close(self) -> None:
-        """Everything is in the file."""
         if self._file is not None:
             self._file.close()
 
 
 def encode_record(record: Record) -> str:
-    """One line of the file."""
-    fields = {name: getattr(record, name) for name in _field_names(type(record))}
-    return json.dumps({"what": type(record).__name__.lower(), **fields}, separators=(",", ":")) + "\n"
-
-
-def _field_names(kind: type[Record]) -> tuple[str, ...]:
-    return tuple(each.name for each in dataclasses.fields(kind))
+    fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+    return json.dumps({"what": _WHAT[type(record)], **fields}, separators=(",", ":")) + "\n"
 
 
 def decode_records(lines: Iterator[str]) -> Iterator[Record]:
-    """The records of a file; a last line that was cut off is passed over. ValueError for what is no history."""
+    """The records of a file; an incomplete last line is ignored. ValueError for other invalid lines."""
     for line in lines:
         try:
             fields = json.loads(line)

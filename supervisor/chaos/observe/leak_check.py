@@ -1,6 +1,7 @@
-"""What a server holds, from /proc, its control groups and its metrics; and what it holds more than before. I1 to I8.
+"""Compares the resources that a server holds before and after a run: the invariants I1 to I8 of docs/chaos.md.
 
-A process that was replaced is compared by kinds of descriptor, not by pid. `Snapshot` and `differences` are pure.
+Sources are /proc, control groups and metrics. Processes are compared by role, descriptors by kind, so that a restarted
+process is comparable with its predecessor. `Snapshot` and `differences` are pure.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 MEMORY_GROWTH_LIMIT: Final = 32 << 20
-"""What a long-lived process may have grown by, bytes; a leak of a slot or a reply for each fault is far more."""
+"""Bytes by which a long-lived process may grow; a leak of a slot or a reply per fault is far more."""
 ARENA_LINK: Final = "/memfd:mmsup-arena"
 EXTENTS_PER_WORKER: Final = 8
-"""Shared memory comes and goes with demand; so many extents for each worker are more than any demand here needs."""
+"""Extents of shared memory are allocated on demand; the load here never needs as many per worker."""
 PROC: Final = Path("/proc")
 _ROLE: Final = re.compile(r"mmsup\.(?:supervisor\.)?(\w+)(?:\.cli)?")
 _NUMBERED: Final = re.compile(r":?\[.*\]| \(deleted\)|/w\d+\.\d+|\d+")
@@ -26,57 +27,53 @@ _NUMBERED: Final = re.compile(r":?\[.*\]| \(deleted\)|/w\d+\.\d+|\d+")
 
 @dataclass(frozen=True, slots=True)
 class ProcessResources:
-    """What one process of the house holds."""
-
     descriptors: Counter[str]
     threads: int
     memory_bytes: int
-    """Of its own: what it shares with workers is bounded apart."""
+    """Anonymous memory only: shared memory has the bound EXTENTS_PER_WORKER."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A server at one moment."""
-
     processes: Counter[str]
-    """How many of each role."""
+    """Number of processes by role."""
     zombies: int
     server_processes: dict[str, ProcessResources]
-    """Keeper, brain, gateways."""
+    """Keeper, controller and gateways, as `gateway 1`."""
     cgroups: int
     outside_holders: int
-    """Processes outside the server that hold its memory."""
+    """Processes outside the server that have its shared memory open."""
     shm_names: frozenset[str] = frozenset()
-    """Names of ours in /dev/shm."""
+    """Names with `mmsup` in /dev/shm."""
     runtime_files: Counter[str] = field(default_factory=Counter[str])
     open_requests: float = 0.0
     used_bytes: float = 0.0
 
 
 def take_snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str, float]]) -> Snapshot:
-    """Everything now. ProcessLookupError or FileNotFoundError if something ends meanwhile: look again."""
-    family = sorted(process_tree(keeper_pid), key=_start_ticks)  # a spare stays behind the gateway that it may follow
+    """The resources now. OSError if a process exits meanwhile: try again."""
+    pids = sorted(process_tree(keeper_pid), key=_start_ticks)  # so that a standby gateway has the higher number
     roles: Counter[str] = Counter()
-    house: dict[str, ProcessResources] = {}
+    server_processes: dict[str, ProcessResources] = {}
     zombies = 0
-    for pid in family:
+    for pid in pids:
         if _stat(pid)[0] == "Z":
             zombies += 1
             continue
         role = process_role(pid)
         roles[role] += 1
         if role != "worker":
-            house[f"{role} {roles[role]}"] = _process_resources(pid)
+            server_processes[f"{role} {roles[role]}"] = _process_resources(pid)
     gauges = Counter[str]()
     for name, _, value in metrics:
         gauges[name] += value  # type: ignore[assignment] # a Counter adds floats as well
     return Snapshot(
         processes=roles,
         zombies=zombies,
-        server_processes=house,
-        cgroups=len(cgroup_directories(family)),
-        outside_holders=_outside_holders(family),
-        shm_names=frozenset(each for each in os.listdir("/dev/shm") if "mmsup" in each),  # noqa: S108 - it is looked at
+        server_processes=server_processes,
+        cgroups=len(cgroup_directories(pids)),
+        outside_holders=_outside_holders(pids),
+        shm_names=frozenset(each for each in os.listdir("/dev/shm") if "mmsup" in each),  # noqa: S108 - only listed
         runtime_files=Counter(re.sub(r"\d+", "N", each.name) for each in Path(runtime_dir).rglob("*")),
         open_requests=gauges["mmsup_requests_open"],
         used_bytes=gauges["mmsup_arena_used_bytes"],
@@ -84,18 +81,18 @@ def take_snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
-    """What is left behind, each a sentence that begins with its invariant."""
+    """What leaked: sentences, each with its invariant first."""
     found = []
     if after.shm_names - before.shm_names:
         found.append(f"I1 new in /dev/shm: {', '.join(sorted(after.shm_names - before.shm_names))}")
     if after.outside_holders > before.outside_holders:
-        found.append(f"I1 {after.outside_holders} strangers hold shared memory")
+        found.append(f"I1 {after.outside_holders} processes outside the server hold its memory")
     if after.zombies:
         found.append(f"I2 {after.zombies} children were not reaped")
     if after.processes != before.processes:
         found.append(f"I2 processes: {_counter_text(before.processes)} became {_counter_text(after.processes)}")
-    for name, was in before.server_processes.items():
-        found += _process_differences(name, was, after.server_processes.get(name))
+    for name, each in before.server_processes.items():
+        found += _process_differences(name, each, after.server_processes.get(name))
     extents = sum(each.descriptors[ARENA_LINK] for each in after.server_processes.values())
     if extents > EXTENTS_PER_WORKER * after.processes["worker"]:
         found.append(f"I3 {extents} extents of shared memory are open for {after.processes['worker']} workers")
@@ -111,7 +108,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 def leak_counts(before: Snapshot, after: Snapshot) -> dict[str, int]:
-    """The table's figures of what is left behind."""
+    """The report's counts of leaks."""
     more = [
         sum(_new_descriptors(before.server_processes[name], each).values())
         for name, each in after.server_processes.items()
@@ -125,16 +122,14 @@ def leak_counts(before: Snapshot, after: Snapshot) -> dict[str, int]:
     }
 
 
-def survivors(family: Iterable[int], folders: Iterable[Path]) -> list[str]:
-    """After the server's end: what of it is still there."""
-    found = [
-        f"I2 process {pid} ({process_role(pid) or 'zombie'}) outlived the server" for pid in family if _exists(pid)
-    ]
-    return found + [f"I5 control group {each.name} outlived the server" for each in folders if each.exists()]
+def survivors(pids: Iterable[int], cgroups: Iterable[Path]) -> list[str]:
+    """Processes and control groups that exist after the server has exited."""
+    found = [f"I2 process {pid} ({process_role(pid) or 'zombie'}) outlived the server" for pid in pids if _exists(pid)]
+    return found + [f"I5 control group {each.name} outlived the server" for each in cgroups if each.exists()]
 
 
 def running(pids: Iterable[int]) -> list[int]:
-    """Those that run; who only waits to be reaped does not."""
+    """Those that run; zombies do not."""
     found = []
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -143,31 +138,30 @@ def running(pids: Iterable[int]) -> list[int]:
 
 
 def process_tree(pid: int) -> list[int]:
-    """This process and all its descendants."""
     children: dict[int, list[int]] = {}
     for each in _pids():
         with contextlib.suppress(OSError):
             children.setdefault(int(_stat(each)[1]), []).append(each)
     found = [pid]
-    for each in found:  # grows while it is walked
+    for each in found:  # grows during the iteration
         found += children.get(each, [])
     return found
 
 
 def cgroup_directories(pids: Iterable[int]) -> set[Path]:
-    """The groups beside those that these processes are in, below mmsup's own folder."""
-    tops = set()
+    """The server's control groups: those of these processes, and their siblings."""
+    parents = set()
     for pid in pids:
         with contextlib.suppress(OSError):
             for line in (PROC / str(pid) / "cgroup").read_text().splitlines():
                 _, controllers, path = line.split(":", 2)
                 if "/mmsup_" in path and controllers in ("memory", ""):
-                    tops.add(Path(f"/sys/fs/cgroup/{controllers}{path}").parent)
-    return {each for top in tops for each in top.iterdir() if each.is_dir()}
+                    parents.add(Path(f"/sys/fs/cgroup/{controllers}{path}").parent)
+    return {each for parent in parents for each in parent.iterdir() if each.is_dir()}
 
 
 def process_role(pid: int) -> str:
-    """`keeper`, `run`, `gateway`, `worker`, or what else it runs."""
+    """`keeper`, `controller`, `gateway`, `worker`, else the start of its command line."""
     words = (PROC / str(pid) / "cmdline").read_text().split("\0")
     for word in words:
         found = _ROLE.fullmatch(word)
@@ -177,7 +171,6 @@ def process_role(pid: int) -> str:
 
 
 def _start_ticks(pid: int) -> int:
-    """When it was started, in ticks of the kernel's."""
     return int(_stat(pid)[19])
 
 
@@ -188,7 +181,8 @@ def _process_resources(pid: int) -> ProcessResources:
 
 
 def _descriptors(pid: int) -> Counter[str]:
-    """By kind: `socket`, `pipe`, `memfd:mmsup-arena`, a file's name; a worker's output is open while it lives."""
+    """By kind: `socket`, `pipe`, `/memfd:mmsup-arena`, a path. Without models' log files, which are open while a worker
+    lives."""
     found: Counter[str] = Counter()
     for each in (PROC / str(pid) / "fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -198,30 +192,30 @@ def _descriptors(pid: int) -> Counter[str]:
     return found
 
 
-def _process_differences(name: str, was: ProcessResources, now: ProcessResources | None) -> list[str]:
-    if now is None:
+def _process_differences(name: str, before: ProcessResources, after: ProcessResources | None) -> list[str]:
+    if after is None:
         return [f"I2 {name} is gone"]
     found = []
-    more = _new_descriptors(was, now)
+    more = _new_descriptors(before, after)
     if more:
         found.append(f"I3 {name} has more descriptors: {_counter_text(more)}")
-    if now.memory_bytes > was.memory_bytes + MEMORY_GROWTH_LIMIT:
-        found.append(f"I4 {name} grew by {(now.memory_bytes - was.memory_bytes) >> 20} MiB")
-    if now.threads > was.threads:
-        found.append(f"I8 {name} had {was.threads} threads and has {now.threads}")
+    if after.memory_bytes > before.memory_bytes + MEMORY_GROWTH_LIMIT:
+        found.append(f"I4 {name} grew by {(after.memory_bytes - before.memory_bytes) >> 20} MiB")
+    if after.threads > before.threads:
+        found.append(f"I8 {name} had {before.threads} threads and has {after.threads}")
     return found
 
 
-def _new_descriptors(was: ProcessResources, now: ProcessResources) -> Counter[str]:
-    """Descriptors that were not there before, by kind; shared memory has a bound of its own."""
-    more = now.descriptors - was.descriptors
+def _new_descriptors(before: ProcessResources, after: ProcessResources) -> Counter[str]:
+    """Additional descriptors by kind, without shared memory, which has a bound of its own."""
+    more = after.descriptors - before.descriptors
     del more[ARENA_LINK]
     return more
 
 
-def _outside_holders(family: list[int]) -> int:
-    ours = set().union(*(_memory_inodes(each) for each in family))
-    return sum(bool(_memory_inodes(each) & ours) for each in set(_pids()) - set(family))
+def _outside_holders(pids: list[int]) -> int:
+    inodes = set().union(*(_memory_inodes(each) for each in pids))
+    return sum(bool(_memory_inodes(each) & inodes) for each in set(_pids()) - set(pids))
 
 
 def _memory_inodes(pid: int) -> set[int]:

@@ -1,6 +1,6 @@
-"""The workers that answered, watched by pidfd: when the kernel says that one has ended, the history has it.
+"""Watches the workers that have answered by pidfd, and records when each dies.
 
-A pid is known from the answers themselves, so nobody is asked for it and nobody can be out of date.
+Process ids come from the answers of the fault model, so that they are never out of date.
 """
 
 from __future__ import annotations
@@ -14,45 +14,45 @@ from mmsup.supervisor.chaos.observe.history import History, RequestOutcome, Work
 
 
 class WorkerWatch:
-    """One descriptor for each life that has answered and lives. Needs the same machine."""
+    """One pidfd for each live worker that has answered. Needs the same machine."""
 
     def __init__(self, history: History) -> None:
         self._history = history
         self._current: dict[str, int] = {}
         self._watched: dict[tuple[str, int], int] = {}
         self._ended_workers: set[tuple[str, int]] = set()
-        """The last answer of a process may be read after its end, while it still waits to be reaped."""
+        """The last answer of a worker may be read after its death, while it waits to be reaped."""
         self._changed: dict[str, asyncio.Event] = {}
 
     def on_answer(self, model: str, outcome: RequestOutcome) -> None:
-        """A right answer of the model."""
+        """Called for every right answer of a model: starts to watch a new worker."""
         key = (model, outcome.pid)
         if not outcome.pid or key in self._watched or key in self._ended_workers:
             return
         try:
             pidfd = os.pidfd_open(outcome.pid)
         except ProcessLookupError:
-            return  # it ended after its answer
+            return  # it died after its answer
         self._watched[key] = pidfd
         self._current[model] = outcome.pid
         asyncio.get_running_loop().add_reader(pidfd, self._on_exit, key)
         self._changed.setdefault(model, asyncio.Event()).set()
 
     def pid(self, model: str) -> int:
-        """The process that answers for the model; 0 if none is known."""
+        """The worker that answered last for the model; 0 if it is dead or none has answered."""
         return self._current.get(model, 0)
 
     async def wait_replaced(self, model: str, pid: int, limit_s: float) -> None:
-        """Returns when another process than this one answers for the model, or at the limit."""
+        """Returns when another worker than `pid` has answered for the model, or after `limit_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while self.pid(model) in (0, pid):
-                    news = self._changed.setdefault(model, asyncio.Event())
-                    news.clear()
-                    await news.wait()
+                    changed = self._changed.setdefault(model, asyncio.Event())
+                    changed.clear()
+                    await changed.wait()
 
     def send_signal(self, model: str, number: signal.Signals) -> bool:
-        """Signal that process, and no other that has its number now; whether there was one."""
+        """Signal the model's worker by its pidfd, so that a reused pid cannot be hit; False if there is none."""
         pidfd = self._watched.get((model, self.pid(model)))
         if pidfd is None:
             return False
@@ -60,7 +60,6 @@ class WorkerWatch:
         return True
 
     def close(self) -> None:
-        """Watch nobody any more."""
         for key in list(self._watched):
             self._release(key)
 

@@ -1,1 +1,1 @@
-"""Which faults, when, to whom. Pure."""
+"""Which faults there are, when they are injected and into what; the model that fails on request. Pure."""

@@ -1,26 +1,23 @@
-"""The faults that chaos draws from: how each is done, to whom, and what must then be seen. A table; nothing acts here.
-
-`row` is the row of the fault table (tests/faults/rows.py). `answers` are the outcomes that the request which does the
-harm may have, `cause` the words by which the journal may name the death; no cause: nobody may die.
-"""
+"""The table of fault classes: how each is injected, into what kind of model, and what must follow. Pure."""
 
 from __future__ import annotations
 
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 RIGHT: Final = "right"
-"""The outcome of a request that was answered with its own bytes."""
+"""Outcome of a request that was answered with its own bytes."""
 QUARANTINED: Final = "request_quarantined"
-"""What a request is told that has ended its workers."""
+"""Error code of a request that is refused because it killed its workers."""
 SERVICE_MANAGER: Final = "manager"
+"""Capability: the server under test is started by this package, which can restart it."""
 
 
 class ModelRole(enum.StrEnum):
-    """What a model is there for."""
+    """Which faults a model of the run gets."""
 
     HEALTHY = "healthy"
     CRASHY = "crashy"
@@ -30,72 +27,72 @@ class ModelRole(enum.StrEnum):
 
 
 class FaultMethod(enum.StrEnum):
-    """How a fault is brought about."""
+    """How a fault is injected, and what access that needs."""
 
     REQUEST = "request"
-    """The model does it, because its input says so: needs nothing but HTTP."""
+    """The input tells the fault model to fail: needs HTTP only."""
     WORKER = "worker"
-    """To the model's process, from outside: needs the same machine."""
-    SERVER_PROCESS = "house"
-    """To a process of the server itself: needs its control socket."""
+    """A signal or the freezer, on the worker process: needs the same machine."""
+    SERVER_PROCESS = "server"
+    """A signal to keeper, controller or gateway: needs the control socket."""
     CONTROL = "control"
-    """By loading and unloading: needs the model's files."""
+    """Loading and unloading: needs the model's files."""
     CLIENT = "client"
-    """By a client that behaves badly: needs nothing but HTTP."""
+    """A client that misbehaves: needs HTTP only."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultClass:
-    """One class of fault."""
-
     name: str
     row: str
+    """Its row in the fault table (tests/faults/rows.py)."""
     method: FaultMethod
     role: ModelRole | None = None
-    """Models that it is done to; None: no model."""
+    """Role of the models it is injected into; None: it has no model as victim."""
     mode: str = ""
     amount: float = 0.0
+    """The fault model's inputs `mode` and `amount`."""
     allowed_outcomes: frozenset[str] = frozenset({RIGHT})
+    """Outcomes or error codes that the request which triggers the fault may get."""
     causes: tuple[str, ...] = ()
+    """Causes that the event log may give for the worker's death; empty: no worker may die."""
     must_kill: bool = True
-    """With a cause: whether a death must follow, or may."""
+    """With causes: whether a death must follow, or only may."""
     duration_s: float = math.inf
-    """It ends by itself after so long, whether or not anybody has done something about it."""
+    """The fault ends by itself after so long, even if the server did not react."""
     cooldown_s: float = 3.0
-    """How long its victim is then left alone, seconds."""
+    """The victim gets no other fault for so long."""
     requires: str = ""
-    """A capability beyond what `by` says: `caps`, `freezer`, or `manager`: that the server is started by us."""
+    """A capability beyond those of the method: `caps`, `freezer` or `manager`."""
     max_deaths: int = 1
-    """With a cause: how many it may cost."""
     is_default: bool = True
-    """Whether it is done unless others are named."""
-
-    @property
-    def is_poison(self) -> bool:
-        """Whether its client sends the same again until it is refused."""
-        return QUARANTINED in self.allowed_outcomes
 
 
 def _crash(name: str, row: str, cause: str, mode: str = "", amount: float = 0.0) -> FaultClass:
-    answers = frozenset({"worker_sigbus" if name == "bus" else "worker_crashed"})
-    return FaultClass(name, row, FaultMethod.REQUEST, ModelRole.CRASHY, mode or name, amount, answers, (cause,))
+    codes = frozenset({"worker_sigbus" if name == "bus" else "worker_crashed"})
+    return FaultClass(name, row, FaultMethod.REQUEST, ModelRole.CRASHY, mode or name, amount, codes, (cause,))
 
 
 def _hang(name: str) -> FaultClass:
+    codes = frozenset({"worker_hung"})
     return FaultClass(
-        name,
-        "F10",
-        FaultMethod.REQUEST,
-        ModelRole.HANGING,
-        name,
-        allowed_outcomes=frozenset({"worker_hung"}),
-        causes=("hung",),
-        cooldown_s=6.0,
+        name, "F10", FaultMethod.REQUEST, ModelRole.HANGING, name, 0.0, codes, _HUNG_CAUSES, cooldown_s=6.0
     )
 
 
-_OOM_CODES: Final = frozenset({"worker_oom"})
+def _leak(name: str, row: str, mode: str, amount: float, codes: Iterable[str] = ()) -> FaultClass:
+    return FaultClass(
+        name, row, FaultMethod.REQUEST, ModelRole.LEAKY, mode, amount, frozenset({"worker_oom", *codes}), ("oom",),
+        cooldown_s=4.0, requires="caps",
+    )  # fmt: skip
+
+
+def _load(name: str, row: str, mode: str = "", cooldown_s: float = 3.0) -> FaultClass:
+    return FaultClass(name, row, FaultMethod.CONTROL, ModelRole.CHANGING, mode, cooldown_s=cooldown_s)
+
+
 _KILLED_CAUSES: Final = ("signal SIGKILL",)
+_HUNG_CAUSES: Final = ("hung",)
 
 FAULTS: Final = (
     _crash("segv", "F3", "signal SIGSEGV"),
@@ -107,39 +104,42 @@ FAULTS: Final = (
     _crash("sysexit", "F3", "exit 4", amount=4),
     _crash("kill", "F2", "signal SIGKILL"),
     FaultClass(
-        "poison", "F13", FaultMethod.REQUEST, ModelRole.CRASHY, "abort", allowed_outcomes=frozenset({"worker_crashed", QUARANTINED}),
-        causes=("signal SIGABRT",), max_deaths=2,
+        "poison", "F13", FaultMethod.REQUEST, ModelRole.CRASHY, "abort", 0.0,
+        frozenset({"worker_crashed", QUARANTINED}), ("signal SIGABRT",), max_deaths=2,
     ),
-    FaultClass("raise", "F4", FaultMethod.REQUEST, ModelRole.CRASHY, "raise", allowed_outcomes=frozenset({"inference_failed"}), cooldown_s=1.0),
+    FaultClass(
+        "raise", "F4", FaultMethod.REQUEST, ModelRole.CRASHY, "raise", 0.0,
+        frozenset({"inference_failed"}), cooldown_s=1.0,
+    ),
     _hang("hang"),
     _hang("spin"),
     _hang("deadlock"),
     _hang("stop"),
-    FaultClass("oom", "F15", FaultMethod.REQUEST, ModelRole.LEAKY, "allocate", 600, _OOM_CODES, ("oom",), cooldown_s=4.0, requires="caps"),
-    FaultClass(
-        "child_oom", "F16", FaultMethod.REQUEST, ModelRole.LEAKY, "child", 600, _OOM_CODES | {"inference_failed", "worker_crashed"},
-        ("oom",), cooldown_s=4.0, requires="caps",
-    ),
-    FaultClass(
-        "leak", "F14", FaultMethod.REQUEST, ModelRole.LEAKY, "leak", 40, _OOM_CODES | {RIGHT}, ("oom", "memory"), must_kill=False,
-        cooldown_s=4.0, requires="caps",
-    ),
+    _leak("oom", "F15", "allocate", 600),
+    _leak("child_oom", "F16", "child", 600, ("inference_failed", "worker_crashed")),
+    replace(_leak("leak", "F14", "leak", 40, (RIGHT,)), causes=("oom", "memory"), must_kill=False),
     FaultClass("kill_idle", "F1", FaultMethod.WORKER, ModelRole.CRASHY, causes=_KILLED_CAUSES),
     FaultClass(
-        "kill_busy", "F2", FaultMethod.WORKER, ModelRole.CRASHY, "sleep", 0.6, frozenset({"worker_crashed", RIGHT}), _KILLED_CAUSES
+        "kill_busy", "F2", FaultMethod.WORKER, ModelRole.CRASHY, "sleep", 0.6,
+        frozenset({"worker_crashed", RIGHT}), _KILLED_CAUSES,
     ),
-    FaultClass("stop_worker", "F10", FaultMethod.WORKER, ModelRole.HANGING, causes=("hung",), cooldown_s=7.0),
-    FaultClass("freeze_worker", "F12", FaultMethod.WORKER, ModelRole.HANGING, causes=("hung",), duration_s=4.0, cooldown_s=9.0, requires="freezer"),
+    FaultClass("stop_worker", "F10", FaultMethod.WORKER, ModelRole.HANGING, causes=_HUNG_CAUSES, cooldown_s=7.0),
+    FaultClass(
+        "freeze_worker", "F12", FaultMethod.WORKER, ModelRole.HANGING, causes=_HUNG_CAUSES, duration_s=4.0,
+        cooldown_s=9.0, requires="freezer",
+    ),
     FaultClass("kill_brain", "F25", FaultMethod.SERVER_PROCESS),
     FaultClass("stop_brain", "F28", FaultMethod.SERVER_PROCESS, cooldown_s=10.0),
-    FaultClass("kill_keeper", "F25b", FaultMethod.SERVER_PROCESS, cooldown_s=12.0, requires=SERVICE_MANAGER, is_default=False),
+    FaultClass(
+        "kill_keeper", "F25b", FaultMethod.SERVER_PROCESS, cooldown_s=12.0, requires=SERVICE_MANAGER, is_default=False
+    ),
     FaultClass("kill_gateway", "F26", FaultMethod.SERVER_PROCESS, cooldown_s=4.0),
     FaultClass("stop_gateway", "F27", FaultMethod.SERVER_PROCESS, cooldown_s=6.0),
-    FaultClass("reload", "F54", FaultMethod.CONTROL, ModelRole.CHANGING, cooldown_s=2.0),
-    FaultClass("unload_load", "F54", FaultMethod.CONTROL, ModelRole.CHANGING, cooldown_s=3.0),
-    FaultClass("load_raises", "F6", FaultMethod.CONTROL, ModelRole.CHANGING, "raise", cooldown_s=3.0),
-    FaultClass("load_crashes", "F6", FaultMethod.CONTROL, ModelRole.CHANGING, "segv", cooldown_s=3.0),
-    FaultClass("load_hangs", "F7", FaultMethod.CONTROL, ModelRole.CHANGING, "hang", cooldown_s=6.0),
+    _load("reload", "F54", cooldown_s=2.0),
+    _load("unload_load", "F54"),
+    _load("load_raises", "F6", "raise"),
+    _load("load_crashes", "F6", "segv"),
+    _load("load_hangs", "F7", "hang", cooldown_s=6.0),
     FaultClass("leave", "F50", FaultMethod.CLIENT, ModelRole.CRASHY, "sleep", 0.3, cooldown_s=1.0),
     FaultClass("slow_client", "F45", FaultMethod.CLIENT, cooldown_s=1.0),
     FaultClass("garbage", "F46", FaultMethod.CLIENT, cooldown_s=1.0),
@@ -149,17 +149,22 @@ FAULT_BY_NAME: Final = {each.name: each for each in FAULTS}
 FAILURE_CODES: Final = frozenset({
     "worker_crashed", "worker_oom", "worker_sigbus", "worker_hung", "model_restarting", "model_loading",
 })  # fmt: skip
-"""What other requests to a model may be told while it is dying and coming back."""
+"""Error codes that other requests may get while a worker dies and its successor starts."""
 UNLOADED_CODES: Final = frozenset({"unknown_model", "model_loading", "unavailable"})
-"""What requests to a model may be told that is unloaded."""
+"""Error codes that requests to an unloaded model may get."""
 KEEPER_FAULTS: Final = frozenset({"kill_keeper"})
 """Faults that end every process of the server."""
 RESETTING_FAULTS: Final = frozenset({"kill_gateway", "stop_gateway"}) | KEEPER_FAULTS
-"""Faults that break connections, of every client."""
+"""Faults that break connections of any client."""
+
+
+def is_poison(fault: FaultClass) -> bool:
+    """Whether its client repeats the same request until it is refused."""
+    return QUARANTINED in fault.allowed_outcomes
 
 
 def select_faults(names: str) -> tuple[FaultClass, ...]:
-    """The faults of a list with commas; the usual ones if it is empty. ValueError names what is no fault."""
+    """The classes of a comma-separated list; the default ones if it is empty. ValueError names an unknown one."""
     wanted = [each.strip() for each in names.split(",") if each.strip()]
     unknown = [each for each in wanted if each not in FAULT_BY_NAME]
     if unknown:
@@ -170,7 +175,7 @@ def select_faults(names: str) -> tuple[FaultClass, ...]:
 
 
 def possible_faults(faults: Iterable[FaultClass], capabilities: frozenset[str]) -> tuple[FaultClass, ...]:
-    """Those for which there are the means: values of By, and capabilities."""
+    """Those that can be injected; `capabilities` are values of FaultMethod and of `FaultClass.requires`."""
     return tuple(
         each for each in faults if each.method in capabilities and (not each.requires or each.requires in capabilities)
     )

@@ -1,11 +1,11 @@
-"""The fault model: a Python model that does harm by its input.
+"""The fault model: a Python model that crashes, hangs, leaks or raises as its input says.
 
-    source(on_load="raise")                  its code, for a repository of one's own
-    lay(repository, "victim", memory="192MiB")   the whole model as an operator would lay it
+    source(on_load="raise")                                     its code
+    write_fault_model(repository, "victim", memory="192MiB")    code and configuration, in a model repository
 
-Inputs: `x` FP32 of any length, `mode` (BYTES) and `amount` (FP64) optional. Outputs: `y`, which is `x`; `runs`, calls
-so far; with a revision also `life`: the revision, and the process. docs/chaos.md lists the modes. Any server that takes
-a Python class with `load` and `infer` can serve it.
+Inputs: `x` FP32 of any length; optional `mode` (BYTES) and `amount` (FP64). Outputs: `y`, a copy of `x`; `runs`, the
+number of calls so far; with a revision also `life`: revision and process id. docs/chaos.md lists the modes. Any server
+of Python classes with `load` and `infer` can serve it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-FAULT_MODEL: Final = '''"""A model that does what its input says."""
+FAULT_MODEL: Final = '''"""A model that fails as its input says."""
 
 import collections, ctypes, itertools, mmap, os, signal, subprocess, sys, tempfile, threading, time
 
@@ -56,7 +56,7 @@ def harm(mode, amount):
             os.waitpid(child, 0)
     elif mode == "sleep":
         time.sleep(amount)
-    elif mode == "hold":  # until the test says so
+    elif mode == "hold":  # until the test creates the file
         while True:
             try:
                 os.unlink(os.path.join(os.path.dirname(__file__), "go"))
@@ -94,7 +94,7 @@ def harm(mode, amount):
     elif mode == "threads":  # until no more can be started
         while True:
             threading.Thread(target=threading.Event().wait, daemon=True).start()
-    elif mode == "burn":  # processes in sessions of their own that compute for ever
+    elif mode == "burn":  # processes in sessions of their own, each busy for ever
         for _ in range(int(amount)):
             subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
     elif mode == "memory_error":
@@ -126,21 +126,21 @@ class Model:
             return {"y": x.astype(np.float64), "runs": np.array([self.runs])}
         for mode, amount in zip(modes, amounts):
             harm(mode, float(amount))
-        told = {"runs": np.array([self.runs])}
+        extra = {"runs": np.array([self.runs])}
         if REVISION is not None:
-            told["life"] = np.array([REVISION, os.getpid()])
+            extra["life"] = np.array([REVISION, os.getpid()])
         if BATCHED:
-            told = {name: np.tile(each, (len(x), 1)) for name, each in told.items()}
-        return {"y": x, **told}
+            extra = {name: np.tile(each, (len(x), 1)) for name, each in extra.items()}
+        return {"y": x, **extra}
 
     def unload(self):
-        while os.path.exists(os.path.join(self.directory, "hold")):  # a test wants us here
+        while os.path.exists(os.path.join(self.directory, "hold")):  # for tests
             time.sleep(0.005)
         print("unloaded", flush=True)
 '''
 
 NO_FAULT: Final = "ok"
-"""The mode that does no harm."""
+"""The mode that does not fail."""
 _CONFIG: Final = """\
 name: "{name}"
 backend: "python"
@@ -162,24 +162,24 @@ def source(
     batched: bool = False,
     revision: int | None = None,
 ) -> str:
-    """The model's code. `on_import` and `on_load` are modes too; a batched one has a leading batch axis."""
-    heads = {
+    """The model's code. `on_import` and `on_load` are modes too; batched inputs have a leading batch axis."""
+    constants = {
         "ON_IMPORT": on_import,
         "ON_LOAD": on_load,
         "ON_LOAD_AMOUNT": on_load_amount,
         "BATCHED": batched,
         "REVISION": revision,
     }
-    given = "".join(f"{key} = {value!r}\n" for key, value in heads.items())
-    first, _, rest = FAULT_MODEL.partition("\n\n")
-    return f"{first}\n\n{given}\n{rest}"
+    lines = "".join(f"{key} = {value!r}\n" for key, value in constants.items())
+    docstring, _, rest = FAULT_MODEL.partition("\n\n")
+    return f"{docstring}\n\n{lines}\n{rest}"
 
 
 def write_fault_model(
     repository: Path, name: str, *, revision: int = 1, on_load: str = NO_FAULT, batch: int = 0, **settings: Any
 ) -> None:  # as YAML has it
-    """Put the model into a repository, or another edition of it over the one that is there. `batch`: the most that it
-    runs at once, with a leading axis then; `settings` are of its `mmsup.yaml`."""
+    """Write the model into a repository, or another revision over the one that is there. `batch` is `max_batch_size`
+    (0: no batch axis); `settings` go into its `mmsup.yaml`."""
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
     _write_atomically(folder / "model.py", source(on_load=on_load, batched=bool(batch), revision=revision))
@@ -189,7 +189,6 @@ def write_fault_model(
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    """At once: whoever reads meanwhile gets the old or the new, whole."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)

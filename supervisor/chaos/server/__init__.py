@@ -1,1 +1,1 @@
-"""The server under test."""
+"""The server under test: one that this package starts, or one that runs already."""

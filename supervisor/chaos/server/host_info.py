@@ -1,4 +1,4 @@
-"""The machine that figures were seen on, in one line."""
+"""Describes the machine that a run was measured on, in one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from mmsup.supervisor.config.units import size_text
 
 
 def describe_host() -> str:
-    """Processor, cores, memory, kernel, Python."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0))
     return (

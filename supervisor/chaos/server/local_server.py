@@ -1,6 +1,6 @@
-"""A server of chaos's own: fault models in a temporary folder, started and stopped as an operator would.
+"""Starts a server of fault models in a temporary folder, and stops it.
 
-The server has its defaults, but for free ports and for the limits of models that are meant to hang or to eat memory.
+The server has its default settings, except for free ports and for the limits of models that hang or leak.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,18 +29,19 @@ POLL_S: Final = 0.05
 HANG_LIMIT: Final = "2s"
 MEMORY_CAP: Final = "192MiB"
 MAX_BATCH: Final = 8
-"""What each model runs at once: so a death meets several requests."""
+"""The models batch, so that a worker's death affects several requests."""
 ROLE_ORDER: Final = (
-    ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.LEAKY, ModelRole.HANGING, ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.HEALTHY, ModelRole.CHANGING,
-)  # fmt: skip
+    *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.LEAKY, ModelRole.HANGING),
+    *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.HEALTHY, ModelRole.CHANGING),
+)
 
 
-class ServerNotStarted(Exception):  # noqa: N818 - the end of the run before it began
-    """The server did not come up, with what it said."""
+class ServerNotStarted(Exception):  # noqa: N818 - the reason why there is no run
+    """The server did not become ready; the text has the end of its output."""
 
 
 def model_roles(count: int) -> dict[str, ModelRole]:
-    """`count` models by name, of every role in turn: `healthy_1`, `crashy_1`, …"""
+    """Names and roles of `count` models, in ROLE_ORDER: `healthy_1`, `crashy_1`, …"""
     found: dict[str, ModelRole] = {}
     for index in range(count):
         role = ROLE_ORDER[index % len(ROLE_ORDER)]
@@ -49,23 +50,20 @@ def model_roles(count: int) -> dict[str, ModelRole]:
     return found
 
 
-def model_settings(role: ModelRole) -> dict[str, Any]:  # as YAML has them
-    """What a model of this role has in its `mmsup.yaml`."""
+def model_settings(role: ModelRole) -> dict[str, Any]:  # YAML values
     if role == ModelRole.HEALTHY:
         return {}
     return {"memory": MEMORY_CAP} | ({"hang_limit": HANG_LIMIT} if role == ModelRole.HANGING else {})
 
 
-def write_model(repository: Path, name: str, role: ModelRole, **given: Any) -> None:  # as `faultmodel.lay` has them
-    """Put an edition of a model of this role into the repository."""
-    fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**model_settings(role), **given})
+def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
+    fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**model_settings(role), **options})
 
 
 class LocalServer:
-    """A server, and its folder."""
+    """A server with its models, state and output in one temporary folder. The constructor starts it."""
 
     def __init__(self, models: Mapping[str, ModelRole], python: str = sys.executable) -> None:
-        """Lay out the models, start the server."""
         self.root = Path(tempfile.mkdtemp(prefix="mmsup_chaos_"))
         self.repository = self.root / "models"
         self.runtime_dir = self.root / "run"
@@ -80,29 +78,28 @@ class LocalServer:
         self.manager = ServiceManager(command, self.root)
 
     async def wait_ready(self) -> Json:
-        """The status, when every model serves; NotStarted with the server's last words."""
+        """The server's status, once every model is ready; else ServerNotStarted."""
         status = await wait_until_ready(self.manager, str(self.runtime_dir))
         if status is None:
             raise ServerNotStarted(f"the server did not come up:\n{self.output()[-2000:]}")
         return status
 
     async def stop(self) -> int:
-        """SIGTERM, and the exit status; SIGKILL if it does not end."""
+        """Stop it by SIGTERM, after STOP_S by SIGKILL; returns the exit status."""
         return await self.manager.stop(STOP_S)
 
     def output(self) -> str:
-        """All that it has printed."""
         return (self.root / "output").read_text(errors="replace")
 
     def remove(self) -> None:
-        """Take everything away, whatever state it is in."""
+        """Kill what still runs; remove control groups and files."""
         self.manager.close()
         cgroup_backend.tear_down(cgroup_backend.backend(cgroup_backend.top_name(str(self.state_dir))))
         shutil.rmtree(self.root)
 
 
 async def wait_until_ready(manager: ServiceManager, runtime_dir: str) -> Json | None:
-    """The status, when every model that is wanted serves; None if the server has ended, or takes too long."""
+    """The server's status, once every wanted model is ready; None if it exits or is not ready within START_S."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START_S):
             while manager.status() is None:
@@ -115,7 +112,7 @@ async def wait_until_ready(manager: ServiceManager, runtime_dir: str) -> Json | 
 
 
 def _ready_status(runtime_dir: str) -> Json | None:
-    """None if there are models that are wanted and do not serve, or nobody to ask."""
+    """None unless every wanted model is ready and the control socket answers."""
     try:
         models = call_server(runtime_dir, "list")["models"]
         is_up = models and all(each["state"] == "ready" for each in models if each["wanted"] == "up")
@@ -126,27 +123,22 @@ def _ready_status(runtime_dir: str) -> Json | None:
 
 @contextlib.asynccontextmanager
 async def running_server(
-    models: Mapping[str, ModelRole],
-    on_unexpected: Callable[[int], None],
-    python: str = sys.executable,
+    models: Mapping[str, ModelRole], python: str = sys.executable
 ) -> AsyncIterator[tuple[LocalServer, Target]]:
-    """A server of our own, ready; gone afterwards."""
-    own = LocalServer(models, python)
+    server = LocalServer(models, python)
     try:
-        target = make_target(await own.wait_ready(), str(own.runtime_dir), models, on_unexpected)
-        yield own, replace(target, repository=own.repository, manager=own.manager)
+        target = make_target(await server.wait_ready(), str(server.runtime_dir), models)
+        yield server, replace(target, repository=server.repository, manager=server.manager)
     finally:
-        await asyncio.to_thread(own.remove)
+        await asyncio.to_thread(server.remove)
 
 
-def make_target(
-    status: Json, runtime_dir: str, models: Mapping[str, ModelRole], on_unexpected: Callable[[int], None]
-) -> Target:
-    """A running server, as its status describes it."""
+def make_target(status: Json, runtime_dir: str, models: Mapping[str, ModelRole]) -> Target:
+    """The target for a running server, by the addresses in its status."""
     addresses = status["addresses"]
-    metrics = _client(addresses["metrics"], on_unexpected) if "metrics" in addresses else None
+    metrics = _client(addresses["metrics"]) if "metrics" in addresses else None
     return Target(
-        _client(addresses["http"], on_unexpected),
+        _client(addresses["http"]),
         models,
         runtime_dir,
         isolation=status.get("isolation", ""),
@@ -155,6 +147,6 @@ def make_target(
     )
 
 
-def _client(address: str, stray: Callable[[int], None]) -> HttpClient:
+def _client(address: str) -> HttpClient:
     host, _, port = address.rpartition(":")
-    return HttpClient(host.strip("[]"), int(port), stray)
+    return HttpClient(host.strip("[]"), int(port))

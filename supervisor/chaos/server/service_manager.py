@@ -1,7 +1,7 @@
-"""The part of a service manager that chaos plays: it starts the server, and starts it again when it was killed.
+"""A minimal systemd for one server: starts it, keeps its listening sockets, and restarts it after a kill.
 
-It does what the unit asks of systemd: the keeper is told of by the exit of its process, and the listeners that it gave
-into the store are handed to the next one. So whoever connects in between waits, and is not refused.
+As the unit file asks of systemd, sockets that the server puts into the file descriptor store (FDSTORE, FDNAME on the
+notify socket) are passed to the next process by LISTEN_FDS. Connections made in between wait and are not refused.
 """
 
 from __future__ import annotations
@@ -21,26 +21,25 @@ from mmsup.supervisor.chaos.observe import leak_check
 
 MAX_MESSAGE_BYTES: Final = 4096
 EXIT_LIMIT_S: Final = 15.0
-"""How long what was below a killed keeper may be seen: the frozen go when the next keeper thaws them."""
+"""How long descendants of a killed keeper may take to exit: frozen ones only exit when the next keeper thaws them."""
 EXIT_POLLS: Final = 300
 _FIRST_FD: Final = 3
 _FD_LAUNCHER: Final = f"""
 import fcntl, os, sys
-given = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 64) for each in sys.argv[1].split(",")]
-for place, fd in enumerate(given, {_FIRST_FD}):
-    os.dup2(fd, place)
-os.closerange({_FIRST_FD} + len(given), 256)
+fds = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 64) for each in sys.argv[1].split(",")]
+for target, fd in enumerate(fds, {_FIRST_FD}):
+    os.dup2(fd, target)
+os.closerange({_FIRST_FD} + len(fds), 256)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
 """
-"""What stands between us and a server that is handed descriptors: they must lie at 3, 4, … of a pid known to it."""
+"""Program that moves the given descriptors to 3, 4, …, sets LISTEN_PID to its own pid and executes the server."""
 
 
 class ServiceManager:
-    """Of one server."""
+    """Runs one server. `folder` gets the notify socket and the file `output`."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
-        """`folder`: for the socket that the server notifies, and for `output`, all that it prints."""
         self._command = list(command)
         self._address = folder / "notify"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -52,39 +51,39 @@ class ServiceManager:
 
     @property
     def pid(self) -> int:
-        """The keeper."""
+        """Process id of the keeper."""
         return self._process.pid
 
     def status(self) -> int | None:
-        """The exit status of the server; None while it runs."""
+        """The server's exit status; None while it runs."""
         return self._process.poll()
 
     def read_notifications(self) -> None:
-        """Read what the server has said by now, and keep what it gave."""
+        """Read pending notifications; keep the descriptors that came with them."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                said, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 8)
-                lines = said.decode(errors="replace").split("\n")
+                message, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 8)
+                lines = message.decode(errors="replace").split("\n")
                 names = [each.removeprefix("FDNAME=") for each in lines if each.startswith("FDNAME=")]
-                for fd, name in zip(descriptors, names, strict=False):
+                for fd, name in zip(fds, names, strict=False):
                     self._close_fd(name)
                     self._stored_fds[name] = fd
 
     async def replace_keeper(self) -> list[str]:
-        """Kill the keeper and start another at once. What of the old server is still there a good while later."""
+        """Kill the keeper and start another at once; a finding for each old process that has not exited in time."""
         self.read_notifications()
-        family = leak_check.process_tree(self.pid)
+        pids = leak_check.process_tree(self.pid)
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
         self._process = self._start()
         for _ in range(EXIT_POLLS):
-            if not leak_check.running(family):
+            if not leak_check.running(pids):
                 break
             await asyncio.sleep(EXIT_LIMIT_S / EXIT_POLLS)
-        return [f"I2 process {pid} outlived its keeper" for pid in leak_check.running(family)]
+        return [f"I2 process {pid} outlived its keeper" for pid in leak_check.running(pids)]
 
     async def stop(self, limit_s: float) -> int:
-        """SIGTERM, and the exit status; SIGKILL after the limit."""
+        """SIGTERM, after `limit_s` SIGKILL; returns the exit status."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -94,7 +93,6 @@ class ServiceManager:
             return await asyncio.to_thread(self._process.wait)
 
     def close(self) -> None:
-        """Whatever state it is in: it is over."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -105,16 +103,15 @@ class ServiceManager:
         self._output.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        descriptors = list(self._stored_fds.values())
+        fds = list(self._stored_fds.values())
         environ = {**os.environ, "NOTIFY_SOCKET": str(self._address)}
         command = self._command
-        if descriptors:
-            environ |= {"LISTEN_FDS": str(len(descriptors)), "LISTEN_FDNAMES": ":".join(self._stored_fds)}
-            places = ",".join(str(each) for each in descriptors)
-            command = [sys.executable, "-I", "-S", "-c", _FD_LAUNCHER, places, *command]
+        if fds:
+            environ |= {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(self._stored_fds)}
+            command = [sys.executable, "-I", "-S", "-c", _FD_LAUNCHER, ",".join(map(str, fds)), *command]
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, env=environ,
-            close_fds=True, pass_fds=descriptors,
+            close_fds=True, pass_fds=fds,
         )  # fmt: skip
 
     def _close_fd(self, name: str) -> None:

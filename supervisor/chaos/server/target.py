@@ -1,7 +1,6 @@
-"""The server that chaos is let loose on: its addresses, and what we may do to it.
+"""The server under test: its addresses, its control socket, metrics, loads and unloads, and which faults are possible.
 
-Covers: questions to its control socket, its metrics, loads and unloads over HTTP, the means that there are.
-Does not cover: starting one (own.py); requests to models (load.py).
+Does not cover: starting one (local_server.py); inference requests (clients/load.py).
 """
 
 from __future__ import annotations
@@ -33,41 +32,41 @@ _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _MODEL_LABEL: Final = re.compile(r'model="([^"]*)"')
 REQUEST_TIMEOUT_S: Final = 60.0
 NO_REPLY: Final = HttpReply(0, {}, b"")
-"""What a call to the server's own endpoints gives if there was no reply."""
+"""Result of a call to the server's own endpoints that got no reply."""
 
 
 class ServerOperator(Protocol):
-    """Whoever looks after a server that does not always come back by itself."""
+    """Restarts a server that does not always recover by itself."""
 
     def on_answer(self, model: str, outcome: RequestOutcome) -> None:
-        """A model gave a right answer."""
+        """Called for every right answer of a model."""
         ...
 
     async def repair(self) -> None:
-        """A fault is being brought about: returns when everything serves again, whatever that takes."""
+        """Called when a fault is injected; returns when every model serves again, restarting the server if needed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One server. Without a runtime directory it may be anywhere."""
+    """One server. Without a runtime directory only its HTTP address is known."""
 
     client: HttpClient
     models: Mapping[str, ModelRole]
     runtime_dir: str = ""
     repository: Path | None = None
-    """Where the models' files are, if they are ours to change."""
+    """The models' files, if they may be changed."""
     isolation: str = ""
     metrics: HttpClient | None = None
     title: str = ""
-    """What reports call it."""
+    """Its name in reports."""
     manager: ServiceManager | None = None
-    """Who starts it again, if that is we."""
+    """Set if this package started it."""
     operator: ServerOperator | None = None
-    """Who looks after it, if it cannot be left to itself."""
+    """Set if it does not recover by itself."""
 
     def capabilities(self) -> frozenset[str]:
-        """What can be done to it: values of By, and capabilities of the machine."""
+        """Which faults are possible: values of FaultMethod and of `FaultClass.requires`."""
         found = {FaultMethod.REQUEST.value, FaultMethod.CLIENT.value}
         if self.runtime_dir:
             found |= {FaultMethod.WORKER.value, FaultMethod.SERVER_PROCESS.value}
@@ -79,18 +78,14 @@ class Target:
             found |= {"caps", "freezer"} if os.geteuid() == 0 else {"caps"}
         return frozenset(found)
 
-    async def ctl(self, verb: str, **arguments: object) -> Any:  # the result, by verb
-        """One verb of the control socket, which may wait for a brain: in a thread."""
-        return await asyncio.to_thread(control_client.call_server, self.runtime_dir, verb, arguments)
-
     async def status(self) -> Json:
-        """`ctl status`."""
-        found = await self.ctl("status")
+        """`ctl status`; in a thread, because it may wait for a controller that restarts."""
+        found: Any = await asyncio.to_thread(control_client.call_server, self.runtime_dir, "status")
         assert isinstance(found, dict), "a status is an object"
         return found
 
     async def call(self, path: str, method: str = "POST", body: bytes = b"{}") -> HttpReply:
-        """One of the server's own endpoints; `NO_REPLY` if none comes."""
+        """Call one of the server's own endpoints; `NO_REPLY` if the connection fails or nothing comes."""
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 return await self.client.send(HttpCall(path, body if method == "POST" else b"", (), method))
@@ -98,15 +93,15 @@ class Target:
             return NO_REPLY
 
     async def load(self, model: str) -> HttpReply:
-        """Load or reload it; returns when that is decided."""
+        """Load or reload a model; returns when it has succeeded or failed."""
         return await self.call(f"/v2/repository/models/{quote(model, safe='')}/load")
 
     async def unload(self, model: str) -> HttpReply:
-        """Unload it; returns when nothing is routed to it any more."""
+        """Unload a model; returns when no request is routed to it any more."""
         return await self.call(f"/v2/repository/models/{quote(model, safe='')}/unload")
 
     async def metric_samples(self) -> list[tuple[str, str, float]]:
-        """The metrics: name, model (or empty), value. Empty if there are none to be had."""
+        """The metrics: name, model (or empty), value. Empty if they cannot be read."""
         if self.metrics is None:
             return []
         try:
@@ -119,7 +114,7 @@ class Target:
 
 
 def parse_samples(text: str) -> list[tuple[str, str, float]]:
-    """The samples of a metrics page: name, model (or empty), value."""
+    """Parse the Prometheus text format: name, model (or empty), value."""
     found = []
     for line in text.splitlines():
         sample = _SAMPLE.fullmatch(line)

@@ -1,4 +1,4 @@
-"""The command line of chaos: what it refuses before anything is started, and that nothing else pays for it."""
+"""The command line of `mmsup chaos`: usage errors, and which libraries it loads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ URL = ("--url", "http://127.0.0.1:1")
         (("--url", "ftp://x", "--yes-break-it", "--victim", "a"), "--url is http://HOST:PORT"),
     ],
 )
-def test_wrong_usage_is_refused_before_anything_is_hurt(arguments: tuple[str, ...], text: str) -> None:
+def test_wrong_usage_is_refused_before_a_fault_is_injected(arguments: tuple[str, ...], text: str) -> None:
     result = CliRunner().invoke(chaos, arguments)
     assert result.exit_code == exit_codes.USAGE
     assert text in result.output
@@ -43,7 +43,7 @@ def test_all_faults_are_listed() -> None:
     assert [line.split()[0] for line in result.output.splitlines()] == [each.name for each in FAULTS]
 
 
-def test_a_runtime_directory_without_a_server_is_said() -> None:
+def test_a_runtime_directory_without_a_server_is_an_error() -> None:
     arguments = [*URL, "--yes-break-it", "--victim", "a", "--runtime-dir", "/nonexistent"]
     result = CliRunner().invoke(chaos, arguments)
     assert result.exit_code == exit_codes.REFUSED

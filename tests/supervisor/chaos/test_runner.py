@@ -1,4 +1,4 @@
-"""A run that waits for its victims goes through every fault of its plan, one at a time; another one passes over."""
+"""A run that waits for recovery injects every fault, one at a time; another skips victims that have not recovered."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from mmsup.supervisor.chaos.clients.http_client import HttpClient
 from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import FaultInjected, History, Invoke, RequestOutcome
 from mmsup.supervisor.chaos.plan.catalog import ModelRole, select_faults
-from mmsup.supervisor.chaos.runner import ChaosOptions
-from mmsup.supervisor.chaos.runner_runs import run_against
+from mmsup.supervisor.chaos.runner import ChaosOptions, run_against
 from mmsup.supervisor.chaos.server.target import Target
 from small_server import listening
 
 pytestmark = pytest.mark.slow
-TENDED_S = 2.0
-"""Longer than a victim's rest in the plan."""
+REPAIR_S = 2.0
+"""Longer than a victim's cooldown in the plan."""
 
 
-class Slow:
-    """Somebody who needs a while, and writes down how many faults there were at a time."""
+class SlowOperator:
+    """An operator that takes REPAIR_S, and counts how many faults there are at a time."""
 
     def __init__(self) -> None:
         self.at_once = self.most = self.answers = 0
@@ -33,7 +32,7 @@ class Slow:
     async def repair(self) -> None:
         self.at_once += 1
         self.most = max(self.most, self.at_once)
-        await asyncio.sleep(TENDED_S)
+        await asyncio.sleep(REPAIR_S)
         self.at_once -= 1
 
 
@@ -46,10 +45,10 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
 
-def ran(*, waits: bool) -> tuple[Slow, History]:
-    """A plan of faults that come faster than their victim rests."""
-    history, tender = History(), Slow()
-    course = ChaosOptions(
+def ran(*, waits: bool) -> tuple[SlowOperator, History]:
+    """A run whose faults come faster than the repair of their victim."""
+    history, operator = History(), SlowOperator()
+    options = ChaosOptions(
         1,
         3.6,
         (0.6, 0.6),
@@ -65,28 +64,28 @@ def ran(*, waits: bool) -> tuple[Slow, History]:
     async def run() -> None:
         async with listening(echo) as port:
             models = {"a": ModelRole.HEALTHY, "b": ModelRole.CRASHY}
-            target = Target(HttpClient("127.0.0.1", port, lambda _: None), models, operator=tender)
-            await run_against(target, [], course, V2Adapter(binary=False), history, lambda _: None)
+            target = Target(HttpClient("127.0.0.1", port), models, operator=operator)
+            await run_against(target, options, V2Adapter(binary=False), history, lambda _: None)
 
     asyncio.run(run())
-    return tender, history
+    return operator, history
 
 
 def injected(history: History) -> list[FaultInjected]:
     return [each for each in history.records if isinstance(each, FaultInjected)]
 
 
-def test_a_run_that_waits_does_every_fault_one_at_a_time_and_its_clients_go_on_until_the_last() -> None:
-    tender, history = ran(waits=True)
+def test_a_run_that_waits_injects_one_fault_at_a_time_and_its_load_continues_until_the_last() -> None:
+    operator, history = ran(waits=True)
     faults = injected(history)
     assert len(faults) == 3
     assert all(each.done for each in faults)
-    assert tender.most == 1
-    assert tender.answers > 0
-    assert max(each.t for each in history.records if isinstance(each, Invoke)) > faults[-1].t + TENDED_S
+    assert operator.most == 1
+    assert operator.answers > 0
+    assert max(each.t for each in history.records if isinstance(each, Invoke)) > faults[-1].t + REPAIR_S
 
 
-def test_a_run_that_does_not_wait_passes_over_a_victim_that_is_not_back() -> None:
+def test_a_run_that_does_not_wait_skips_a_victim_that_has_not_recovered() -> None:
     _, history = ran(waits=False)
     faults = injected(history)
     assert len(faults) == 3

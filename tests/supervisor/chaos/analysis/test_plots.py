@@ -1,4 +1,4 @@
-"""The pictures of a run are drawn from its history, where matplotlib is there."""
+"""Plots are drawn from the history of a run, if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmsup.supervisor.chaos.analysis.timeline import timeline_of
 pytestmark = pytest.mark.slow
 
 
-def test_two_pictures_are_written_also_of_a_run_in_which_nothing_happened(tmp_path: Path) -> None:
+def test_two_plots_are_written_even_of_an_empty_run(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'mmsup[bench]'")
     for name, records in (("tale", tale()), ("nothing", [began()])):
         files = draw(timeline_of(records), tmp_path / name)

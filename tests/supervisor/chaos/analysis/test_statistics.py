@@ -1,4 +1,4 @@
-"""The figures of a history, and the report of them."""
+"""The statistics of a history, and their report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def told(records: list[Record]) -> tuple[Timeline, RunStatistics]:
     return story, run_statistics(story, check(records))
 
 
-def test_the_tale_in_figures() -> None:
+def test_the_statistics_of_the_example_history() -> None:
     _, found = told(tale())
     assert (found.sent, found.served, found.sent_healthy) == (28, 26, 19)
     assert (found.failed_healthy, found.failed_unexplained, found.failed_explained) == (0, 0, 2)
@@ -34,9 +34,9 @@ def test_the_tale_in_figures() -> None:
     assert found.during.p99 == pytest.approx(0.01)
 
 
-def test_a_poison_and_a_keeper_have_lines_of_their_own_where_there_were_any() -> None:
+def test_a_poison_and_a_keeper_have_rows_only_where_there_were_any() -> None:
     assert not any(
-        ("keeper" in name and "killed" in name) or "kill each time" in name for name, _ in summary_rows(told(tale())[1])
+        ("keeper" in name and "killed" in name) or "poison" in name for name, _ in summary_rows(told(tale())[1])
     )
     killed: list[Record] = [
         FaultInjected(15.0, 9, "kill_keeper", ""),
@@ -49,12 +49,11 @@ def test_a_poison_and_a_keeper_have_lines_of_their_own_where_there_were_any() ->
     assert (found.broken_by_keepers, found.broken_by_gateways, found.failed_healthy) == (1, 0, 0)
     shown = dict(summary_rows(found))
     assert shown["keepers killed / connections broken with them"] == "1 / 1"
-    assert shown["all models serve again after it: p50 / p99 / worst"] == "2.00 s / 2.00 s / 2.00 s"
-    poison = "requests that kill each time / deaths until refused, at most / innocents beside them served"
-    assert shown[poison] == "1 / 2 / 1"
+    assert shown["from a keeper's death until all models serve again: p50 / p99 / max"] == "2.00 s / 2.00 s / 2.00 s"
+    assert shown["poison requests / deaths until refused, at most / bystanders served"] == "1 / 2 / 1"
 
 
-def test_what_is_planted_shows_in_the_figures() -> None:
+def test_violations_show_in_the_statistics() -> None:
     records = [
         dataclasses.replace(each, kind="wrong") if isinstance(each, RequestOutcome) and each.id == 7 else each
         for each in tale()
@@ -73,19 +72,19 @@ def test_what_is_planted_shows_in_the_figures() -> None:
         ([-0.001, 0.0], (0.0, 0.0, 0.0)),
     ],
 )
-def test_a_spread_is_made_of_values_that_were_seen(values: list[float], expected: tuple[float, float, float]) -> None:
+def test_quantiles_are_observed_values(values: list[float], expected: tuple[float, float, float]) -> None:
     found = distribution(values)
     assert (found.p50, found.p99, found.worst) == expected
     assert found.count == len(values)
 
 
-def test_the_spread_of_nothing_is_no_number() -> None:
+def test_the_quantiles_of_nothing_are_nan() -> None:
     found = distribution([])
     assert found.count == 0
     assert math.isnan(found.p99)
 
 
-def test_the_table_is_one_of_github_and_says_how_it_was_made() -> None:
+def test_the_table_is_markdown_and_names_the_run() -> None:
     text = report_table(*told(tale()))
     assert text.startswith("a server: 20 s with 3 models, seed 1, on a machine\n\n| | |\n|---|---|\n")
     assert "| failed on healthy models | **0** of 19 |" in text
@@ -101,7 +100,7 @@ def test_many_findings_are_counted_and_the_first_are_shown() -> None:
     assert text.endswith("- and 30 more")
 
 
-def test_the_report_in_json_has_the_same_figures() -> None:
+def test_the_report_in_json_has_the_same_statistics() -> None:
     story, found = told(tale())
     made = json.loads(json.dumps(report_json(story, found)))
     assert made["green"] is True

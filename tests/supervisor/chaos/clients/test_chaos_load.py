@@ -1,4 +1,4 @@
-"""Open-loop clients: they do not wait for answers, count from when they meant to ask, and write down every outcome."""
+"""Open-loop load: it does not wait for answers, counts latency from the planned time, and records every outcome."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ async def talk(answer: Answer, speak: Callable[[LoadGenerator, History], Awaitab
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
     async with listening(serve) as port:
-        door = HttpClient("127.0.0.1", port, lambda _: None)
-        await speak(LoadGenerator(door, V2Adapter(binary=False), history, ["a", "b"], 0.2), history)
-        door.close()
+        client = HttpClient("127.0.0.1", port)
+        await speak(LoadGenerator(client, V2Adapter(binary=False), history, ["a", "b"], 0.2), history)
+        client.close()
     return history
 
 
@@ -63,7 +63,7 @@ def one(answer: Answer, size: int = 8) -> RequestOutcome:
     return outcome
 
 
-def test_an_echo_is_right_and_says_who_gave_it() -> None:
+def test_an_echo_is_right_and_names_its_worker() -> None:
     outcome = one(at_once)
     assert (outcome.kind, outcome.status, outcome.pid, outcome.revision) == ("right", 200, 4242, 1)
 
@@ -99,7 +99,7 @@ def test_a_connection_that_ends_is_a_reset() -> None:
 
 
 @pytest.mark.slow
-def test_a_reply_that_does_not_come_is_lost_when_patience_ends() -> None:
+def test_a_reply_that_does_not_come_within_the_timeout_is_lost() -> None:
     async def answer(body: bytes) -> bytes:
         await asyncio.get_running_loop().create_future()
         raise AssertionError("nobody answers")

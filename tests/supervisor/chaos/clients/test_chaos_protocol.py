@@ -1,4 +1,4 @@
-"""The dialect of the Open Inference Protocol: what goes out, and what is made of what comes back."""
+"""Requests and replies of the Open Inference Protocol, as the load generator builds and parses them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_server_without_the_extension_gets_json_whatever_the_size() -> None:
     assert json.loads(call.body)["inputs"][0]["data"] == LARGE.values.tolist()
 
 
-def test_harm_is_two_more_inputs() -> None:
+def test_a_fault_command_is_two_more_inputs() -> None:
     (_, mode, amount) = json.loads(V2Adapter().build_request("m", SMALL, FaultCommand("exit", 3)).body)["inputs"]
     assert (mode["data"], amount["data"]) == (["exit"], [3])
 

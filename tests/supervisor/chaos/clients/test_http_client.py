@@ -1,4 +1,4 @@
-"""The client of chaos hides nothing: what is refused, cut off, or said without being asked."""
+"""The HTTP client of chaos reports refused and broken connections, and unexpected replies."""
 
 from __future__ import annotations
 
@@ -61,19 +61,18 @@ def test_a_reply_without_a_length_ends_with_its_connection() -> None:
         bytes(1 << 17),
     ],
 )
-def test_what_is_no_http_is_said_to_be_none(raw: bytes) -> None:
+def test_a_reply_that_is_no_http_is_malformed(raw: bytes) -> None:
     with pytest.raises(MalformedReply):
         parse_reply(bytearray(raw), at_end=False)
 
 
 async def with_server(speak: Speak, talk: Callable[[HttpClient], Awaitable[None]]) -> list[int]:
-    """Let a client talk to a server that speaks so; the requests whose connections said more than they were asked."""
-    strays: list[int] = []
+    """Run a client against a server; the requests whose connections received unexpected bytes."""
     async with listening(speak) as port:
-        door = HttpClient("127.0.0.1", port, strays.append)
-        await talk(door)
-        door.close()
-    return strays
+        client = HttpClient("127.0.0.1", port)
+        await talk(client)
+        client.close()
+    return client.unexpected
 
 
 async def polite(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,10 +88,10 @@ def test_a_connection_is_used_again() -> None:
         ports.append(writer.get_extra_info("peername")[1])
         await polite(reader, writer)
 
-    async def talk(door: HttpClient) -> None:
+    async def talk(client: HttpClient) -> None:
         for number in (1, 2, 3):
-            assert (await door.send(CALL, number)).body == b"ok"
-        await asyncio.gather(door.send(CALL, 4), door.send(CALL, 5))
+            assert (await client.send(CALL, number)).body == b"ok"
+        await asyncio.gather(client.send(CALL, 4), client.send(CALL, 5))
 
     assert asyncio.run(with_server(speak, talk)) == []
     assert len(ports) == 2
@@ -103,30 +102,30 @@ def test_a_connection_that_is_cut_is_a_reset() -> None:
         await reader.read(10)
         writer.write(OK[:20])
 
-    async def talk(door: HttpClient) -> None:
+    async def talk(client: HttpClient) -> None:
         with pytest.raises(ConnectionReset):
-            await door.send(CALL, 1)
+            await client.send(CALL, 1)
 
     assert asyncio.run(with_server(speak, talk)) == []
 
 
-def test_a_second_reply_is_a_stray_of_the_request_before() -> None:
+def test_a_second_reply_is_attributed_to_the_request_before() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1 << 16)
         writer.write(OK + OK)
         await reader.read(1)
 
-    async def talk(door: HttpClient) -> None:
-        assert (await door.send(CALL, 7)).status == 200
+    async def talk(client: HttpClient) -> None:
+        assert (await client.send(CALL, 7)).status == 200
 
     assert asyncio.run(with_server(speak, talk)) == [7]
 
 
-def test_a_raw_connection_has_no_strays() -> None:
-    async def talk(door: HttpClient) -> None:
-        connection = await door.connect(raw=True)
-        connection.write(door.encode(CALL))
-        assert (await door.send(CALL)).body == b"ok"
+def test_a_raw_connection_has_no_unexpected_replies() -> None:
+    async def talk(client: HttpClient) -> None:
+        connection = await client.connect(raw=True)
+        connection.write(client.encode(CALL))
+        assert (await client.send(CALL)).body == b"ok"
         connection.close()
 
     assert asyncio.run(with_server(polite, talk)) == []
@@ -135,6 +134,6 @@ def test_a_raw_connection_has_no_strays() -> None:
 def test_a_port_without_a_listener_refuses() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        door = HttpClient("127.0.0.1", taken.getsockname()[1], lambda _: None)
+        client = HttpClient("127.0.0.1", taken.getsockname()[1])
         with pytest.raises(ConnectionRefused):
-            asyncio.run(door.send(CALL))
+            asyncio.run(client.send(CALL))

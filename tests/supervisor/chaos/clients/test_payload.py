@@ -1,4 +1,4 @@
-"""A payload says whose it is, and nothing else passes for one."""
+"""A payload identifies its request, and no other bytes do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmsup.supervisor.chaos.clients.payload import MAX_VALUES, TAG_VALUES, make_
 
 @pytest.mark.parametrize("number", [1, 2, 1 << 20, (1 << 20) + 1, 123456789])
 @pytest.mark.parametrize("size", [TAG_VALUES, 8, 16384, MAX_VALUES])
-def test_a_payload_is_known_by_its_bytes(number: int, size: int) -> None:
+def test_a_payload_has_its_number_in_its_bytes(number: int, size: int) -> None:
     assert request_number_of(make_payload(3, number, size).data) == number
 
 
@@ -26,7 +26,7 @@ def test_its_values_survive_json() -> None:
     assert all(value == int(value) and value < 1 << 24 for value in make_payload(9, 1 << 30, 4096).values)
 
 
-def test_a_payload_with_one_byte_changed_is_nobodys() -> None:
+def test_a_payload_with_one_byte_changed_has_no_number() -> None:
     rng = random.Random(1)
     whole = make_payload(1, 99, 64).data
     for _ in range(200):
@@ -36,5 +36,5 @@ def test_a_payload_with_one_byte_changed_is_nobodys() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"123", bytes(12), b"\xff" * 64, bytes(4 * MAX_VALUES + 4)])
-def test_other_bytes_are_nobodys(data: bytes) -> None:
+def test_other_bytes_have_no_number(data: bytes) -> None:
     assert request_number_of(data) in (None, 0)

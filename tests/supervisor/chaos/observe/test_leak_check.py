@@ -1,4 +1,4 @@
-"""What is left behind: found in snapshots, and in the processes of this machine."""
+"""Leaks are found by comparing snapshots; snapshots are taken of real processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gateway(**fields: object) -> dict[str, ProcessResources]:
     ("fields", "text"),
     [
         ({"shm_names": frozenset({"mmsup-x"})}, "I1 new in /dev/shm: mmsup-x"),
-        ({"outside_holders": 1}, "I1 1 strangers hold shared memory"),
+        ({"outside_holders": 1}, "I1 1 processes outside the server hold its memory"),
         ({"zombies": 2}, "I2 2 children were not reaped"),
         ({"processes": Counter({"keeper": 1, "gateway": 2, "worker": 2})}, "became 2 gateway, 1 keeper, 2 worker"),
         ({"server_processes": {}}, "I2 gateway 1 is gone"),
@@ -54,19 +54,19 @@ def gateway(**fields: object) -> dict[str, ProcessResources]:
         ({"server_processes": gateway(threads=3)}, "I8 gateway 1 had 2 threads and has 3"),
     ],
 )
-def test_each_thing_that_is_left_is_said(fields: dict[str, object], text: str) -> None:
+def test_each_kind_of_leak_is_found(fields: dict[str, object], text: str) -> None:
     (found,) = differences(CLEAN, dataclasses.replace(CLEAN, **fields))  # type: ignore[arg-type] # any field
     assert text in found
 
 
-def test_nothing_left_is_nothing_said_and_less_than_before_is_nothing_left() -> None:
+def test_equal_or_fewer_resources_are_no_leak() -> None:
     assert differences(CLEAN, CLEAN) == []
     less = gateway(descriptors=Counter({"socket": 1}), threads=1, memory_bytes=1)
     assert differences(CLEAN, dataclasses.replace(CLEAN, server_processes=less)) == []
     assert sum(leak_counts(CLEAN, CLEAN).values()) == 0
 
 
-def test_what_is_left_is_counted_for_the_table() -> None:
+def test_leaks_are_counted_for_the_report() -> None:
     after = dataclasses.replace(
         CLEAN,
         zombies=2,
@@ -78,7 +78,7 @@ def test_what_is_left_is_counted_for_the_table() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_with_a_child_that_nobody_reaps_is_seen_as_it_is() -> None:
+def test_a_process_with_a_zombie_child_is_in_the_snapshot() -> None:
     program = "import os, sys\nif os.fork() == 0: os._exit(0)\nprint('ready', flush=True)\nsys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program, "mmsup.gateway"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

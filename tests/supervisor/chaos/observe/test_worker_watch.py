@@ -1,4 +1,4 @@
-"""Workers that answered are watched: the kernel's word of their end is written down, and nobody else is signalled."""
+"""Workers that have answered are watched by pidfd: their deaths are recorded, and only they are signalled."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ def answer(pid: int) -> RequestOutcome:
     return RequestOutcome(0.0, 1, "right", 200, pid=pid)
 
 
-def test_a_death_is_written_down_and_the_next_life_takes_the_place() -> None:
+def test_a_death_is_recorded_and_the_next_worker_takes_its_place() -> None:
     async def watch() -> History:
         history = History()
-        lives = WorkerWatch(history)
+        watch = WorkerWatch(history)
         with process() as first, process() as second:
-            lives.on_answer("m", answer(first.pid))
-            lives.on_answer("m", answer(first.pid))
-            assert lives.pid("m") == first.pid
-            replaced = asyncio.ensure_future(lives.wait_replaced("m", first.pid, 30.0))
-            assert lives.send_signal("m", signal.SIGKILL)
+            watch.on_answer("m", answer(first.pid))
+            watch.on_answer("m", answer(first.pid))
+            assert watch.pid("m") == first.pid
+            replaced = asyncio.ensure_future(watch.wait_replaced("m", first.pid, 30.0))
+            assert watch.send_signal("m", signal.SIGKILL)
             await asyncio.to_thread(first.wait)
             for _ in range(2):  # the loop takes a turn to hear it
                 await asyncio.sleep(0)
-            assert lives.pid("m") == 0
-            assert not lives.send_signal("m", signal.SIGKILL)
-            lives.on_answer("m", answer(first.pid))  # its last answer, read after its end
-            assert lives.pid("m") == 0
+            assert watch.pid("m") == 0
+            assert not watch.send_signal("m", signal.SIGKILL)
+            watch.on_answer("m", answer(first.pid))  # its last answer, read after its end
+            assert watch.pid("m") == 0
             assert not replaced.done()
-            lives.on_answer("m", answer(second.pid))
+            watch.on_answer("m", answer(second.pid))
             await replaced
-            assert lives.pid("m") == second.pid
+            assert watch.pid("m") == second.pid
             second.communicate(b"")
             first.communicate(b"")
-        lives.close()
+        watch.close()
         return history
 
     (death,) = asyncio.run(watch()).records[:1]
@@ -54,18 +54,18 @@ def test_a_death_is_written_down_and_the_next_life_takes_the_place() -> None:
     assert death.model == "m"
 
 
-def test_a_pid_that_is_gone_or_was_not_told_is_not_watched() -> None:
+def test_a_pid_that_is_gone_or_unknown_is_not_watched() -> None:
     with process() as ended:
         ended.communicate(b"")
     history = History()
 
     async def watch() -> None:
-        lives = WorkerWatch(history)
-        lives.on_answer("m", answer(ended.pid))
-        lives.on_answer("m", answer(0))
-        assert lives.pid("m") == 0
-        await lives.wait_replaced("m", 0, 0.01)
-        lives.close()
+        watch = WorkerWatch(history)
+        watch.on_answer("m", answer(ended.pid))
+        watch.on_answer("m", answer(0))
+        assert watch.pid("m") == 0
+        await watch.wait_replaced("m", 0, 0.01)
+        watch.close()
 
     asyncio.run(watch())
     assert history.records == []

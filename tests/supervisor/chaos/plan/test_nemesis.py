@@ -1,4 +1,4 @@
-"""The plan of a run: the same for the same seed, fair to all classes, and it hurts nobody who has not rested."""
+"""The plan of a run: reproducible by its seed, even over the fault classes, with a cooldown for each victim."""
 
 from __future__ import annotations
 
@@ -10,70 +10,72 @@ from mmsup.supervisor.chaos.plan.catalog import FAULTS, FaultClass, ModelRole, p
 from mmsup.supervisor.chaos.plan.nemesis import DEATHS_BEFORE_RELOAD, NO_VICTIM, FaultWindow, PlannedFault, plan
 from mmsup.supervisor.chaos.server.local_server import model_roles
 
-SEASON = FaultWindow(10.0, 110.0)
-ALL = frozenset({"request", "worker", "house", "control", "client", "caps", "freezer", "manager"})
+WINDOW = FaultWindow(10.0, 110.0)
+ALL = frozenset({"request", "worker", "server", "control", "client", "caps", "freezer", "manager"})
 
 
-def made(
-    seed: int, faults: tuple[FaultClass, ...] = FAULTS, count: int = 8, season: FaultWindow = SEASON
+def planned(
+    seed: int, faults: tuple[FaultClass, ...] = FAULTS, count: int = 8, window: FaultWindow = WINDOW
 ) -> list[PlannedFault]:
-    return plan(seed, season, model_roles(count), faults)
+    return plan(seed, window, model_roles(count), faults)
 
 
 def test_a_seed_gives_one_plan_and_another_seed_another() -> None:
-    assert made(5) == made(5)
-    assert made(5) != made(6)
+    assert planned(5) == planned(5)
+    assert planned(5) != planned(6)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_strikes_come_in_order_within_the_season_and_at_the_distances_that_were_asked_for(seed: int) -> None:
-    strikes = made(seed)
-    assert [each.number for each in strikes] == list(range(1, len(strikes) + 1))
-    times = [each.at_s for each in strikes]
+def test_faults_come_in_order_within_the_window_and_at_the_given_intervals(seed: int) -> None:
+    faults = planned(seed)
+    assert [each.number for each in faults] == list(range(1, len(faults) + 1))
+    times = [each.at_s for each in faults]
     assert all(10.0 <= each < 110.0 for each in times)
     assert all(later - earlier >= 1.0 for earlier, later in itertools.pairwise(times))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_victim_has_its_rest_and_is_of_the_role_that_the_fault_is_for(seed: int) -> None:
+def test_a_victim_has_its_cooldown_and_the_role_that_the_fault_is_for(seed: int) -> None:
     models = model_roles(8)
     last: dict[str, PlannedFault] = {}
-    for strike in made(seed):
-        if strike.fault.role is not None:
-            assert models[strike.victim] == strike.fault.role
-        before = last.get(strike.victim)
-        assert before is None or strike.at_s >= before.at_s + before.fault.cooldown_s
-        last[strike.victim] = strike
+    for fault in planned(seed):
+        if fault.fault_class.role is not None:
+            assert models[fault.victim] == fault.fault_class.role
+        before = last.get(fault.victim)
+        assert before is None or fault.at_s >= before.at_s + before.fault_class.cooldown_s
+        last[fault.victim] = fault
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_run_of_two_minutes_has_seen_every_class_and_none_much_more_often(seed: int) -> None:
-    strikes = made(seed, season=FaultWindow(20.0, 200.0))
-    counts = [sum(each.fault.name == fault.name for each in strikes) for fault in FAULTS]
+    faults = planned(seed, window=FaultWindow(20.0, 200.0))
+    counts = [sum(each.fault_class.name == fault.name for each in faults) for fault in FAULTS]
     assert min(counts) >= 1
     assert max(counts) - min(counts) <= 3
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_model_that_died_a_few_times_is_loaded_anew(seed: int) -> None:
+def test_a_model_that_died_several_times_is_reloaded(seed: int) -> None:
     deaths: dict[str, int] = {}
-    for strike in made(seed, season=FaultWindow(0.0, 600.0)):
-        deaths[strike.victim] = deaths.get(strike.victim, 0) + bool(strike.fault.causes) * strike.fault.max_deaths
-        assert strike.reload_after == (deaths[strike.victim] >= DEATHS_BEFORE_RELOAD)
-        if strike.reload_after:
-            deaths[strike.victim] = 0
+    for fault in planned(seed, window=FaultWindow(0.0, 600.0)):
+        deaths[fault.victim] = (
+            deaths.get(fault.victim, 0) + bool(fault.fault_class.causes) * fault.fault_class.max_deaths
+        )
+        assert fault.reload_after == (deaths[fault.victim] >= DEATHS_BEFORE_RELOAD)
+        if fault.reload_after:
+            deaths[fault.victim] = 0
 
 
-def test_healthy_models_are_nobodys_victims() -> None:
-    assert all(model_roles(8)[each.victim] != ModelRole.HEALTHY for each in made(1) if each.victim != NO_VICTIM)
+def test_healthy_models_get_no_faults() -> None:
+    assert all(model_roles(8)[each.victim] != ModelRole.HEALTHY for each in planned(1) if each.victim != NO_VICTIM)
 
 
 def test_without_faults_or_victims_there_is_no_plan() -> None:
-    assert made(1, ()) == []
-    assert plan(1, SEASON, {"a": ModelRole.HEALTHY}, select_faults("segv,oom")) == []
+    assert planned(1, ()) == []
+    assert plan(1, WINDOW, {"a": ModelRole.HEALTHY}, select_faults("segv,oom")) == []
 
 
-def test_faults_without_the_means_are_left_out() -> None:
+def test_faults_without_their_capability_are_left_out() -> None:
     by_http = possible_faults(FAULTS, frozenset({"request", "client"}))
     assert {each.method for each in by_http} == {"request", "client"}
     assert not any(each.requires for each in by_http)
@@ -86,7 +88,7 @@ def test_an_unknown_fault_is_named() -> None:
     assert [each.name for each in select_faults("oom, segv")] == ["oom", "segv"]
 
 
-def test_the_keeper_is_killed_only_where_that_is_asked_for() -> None:
+def test_the_keeper_is_killed_only_on_request() -> None:
     assert {each.name for each in FAULTS} - {each.name for each in select_faults("")} == {"kill_keeper"}
     assert [each.name for each in select_faults("kill_keeper")] == ["kill_keeper"]
     assert possible_faults(select_faults("kill_keeper"), ALL - {"manager"}) == ()

@@ -1,4 +1,4 @@
-"""The service manager that chaos plays: listeners outlive a killed server, and nothing below it does."""
+"""The service manager of chaos: listening sockets survive a killed server, its processes do not."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mmsup.supervisor.chaos.server.service_manager import ServiceManager
 pytestmark = pytest.mark.slow
 SERVER = """
 import os, socket, subprocess, sys
-from mmsup.supervisor import fdstore
-from mmsup.supervisor.notify import Notifier
-kept = fdstore.handed_back(os.environ, os.getpid())
-listener = kept.get("http") or socket.create_server(("127.0.0.1", 0))
-Notifier.from_environ(os.environ, os.getpid()).store("http", listener.fileno())
-child = [subprocess.Popen(["sleep", "1000"]).pid] if "leave" in sys.argv and not kept else []
+from mmsup.supervisor.linux.fd_store import stored_sockets
+from mmsup.supervisor.linux.sd_notify import SystemdNotifier
+stored = stored_sockets(os.environ, os.getpid())
+listener = stored.get("http") or socket.create_server(("127.0.0.1", 0))
+SystemdNotifier.from_environ(os.environ, os.getpid()).store("http", listener.fileno())
+child = [subprocess.Popen(["sleep", "1000"]).pid] if "leave" in sys.argv and not stored else []
 print(listener.getsockname()[1], *child, flush=True)
 while True:
     connection, _ = listener.accept()
@@ -68,7 +68,7 @@ def test_the_next_server_has_the_listener_of_the_one_that_was_killed(manager: Se
 
 
 @pytest.mark.parametrize("manager", [("leave",)], indirect=True)
-def test_what_outlives_its_keeper_is_told(
+def test_a_process_that_outlives_its_keeper_is_reported(
     manager: ServiceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mmsup.supervisor.chaos.server.service_manager.EXIT_LIMIT_S", 0.3)
@@ -77,7 +77,7 @@ def test_what_outlives_its_keeper_is_told(
     os.kill(child, signal.SIGKILL)
 
 
-def test_only_who_runs_is_alive() -> None:
+def test_a_zombie_is_not_running() -> None:
     with subprocess.Popen(["true"]) as ended:
         eventually(lambda: not running([ended.pid]), "a zombie is not alive")
         assert ended.returncode is None, "it was not reaped for that"

@@ -1,4 +1,4 @@
-"""Every server that is compared is asked by chaos in its own words, and its answers are read as they are."""
+"""Chaos sends requests to every compared server in its own encoding, and parses its replies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from dialect import HARMS, PeerAdapter, payload_values
 from drivers.peer import Peer
-from ordeal import FAULTY, SCENE
+from fault_plan import FAULTY, SCENE
+from peer_adapter import HARMS, PeerAdapter, payload_values
 from roster import BY_KEY, FAMOUS
 
 from mmsup.supervisor.chaos.clients.http_client import HttpReply
@@ -19,7 +19,7 @@ MADE = make_payload(2, 77, 64)
 
 
 def answer_of(peer: Peer) -> bytes:
-    """What the server would say to it."""
+    """The server's reply to it."""
     if peer.key == "mlserver":
         return json.dumps({"outputs": [{"name": "y", "data": MADE.values.tolist()}]}).encode()
     if not peer.speaks_oip:
@@ -30,9 +30,9 @@ def answer_of(peer: Peer) -> bytes:
 
 @pytest.mark.parametrize("key", FAMOUS)
 def test_an_answer_gives_back_the_bytes_that_were_sent(key: str) -> None:
-    driver: ProtocolAdapter = PeerAdapter(BY_KEY[key], SCENE)
-    assert FAULTY in driver.build_request(FAULTY, MADE, None).path
-    answer = driver.parse_reply(HttpReply(200, {}, answer_of(BY_KEY[key])))
+    adapter: ProtocolAdapter = PeerAdapter(BY_KEY[key], SCENE)
+    assert FAULTY in adapter.build_request(FAULTY, MADE, None).path
+    answer = adapter.parse_reply(HttpReply(200, {}, answer_of(BY_KEY[key])))
     assert answer.data is not None
     assert request_number_of(answer.data) == 77
 
@@ -49,7 +49,7 @@ def test_another_status_is_an_error_with_its_text() -> None:
     assert (answer.data, answer.code, answer.text) == (None, "http_503", "too late")
 
 
-def test_a_harm_is_a_number_that_no_payload_begins_with() -> None:
+def test_a_fault_is_a_number_that_no_payload_begins_with() -> None:
     numbers = {float(payload_values(MADE, FaultCommand(each, 3.0))[0]) for each in HARMS}
     assert len(numbers) == len(HARMS)
     assert min(numbers) > payload_values(make_payload(1 << 10, 1, 8), None)[0]

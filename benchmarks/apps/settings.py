@@ -1,4 +1,4 @@
-"""What is asked of a server, from the environment that the harness gives it."""
+"""Settings of a compared server, from the environment variables that the harness sets."""
 
 import os
 
@@ -8,7 +8,7 @@ SHAPE = tuple(int(each) for each in os.environ["SHAPE"].split(","))
 BINARY = os.environ["BINARY"] == "1"
 LARGE = os.environ["LARGE"] == "1"
 MAX_BATCH = int(os.environ["MAX_BATCH"])
-"""0 where it shall not batch."""
+"""0: no batching."""
 MAX_DELAY_S = float(os.environ["MAX_DELAY_S"])
 LIMIT_S = float(os.environ["LIMIT_S"])
-"""After which a run is taken for hung."""
+"""After so long a run counts as hung."""

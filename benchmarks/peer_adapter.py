@@ -1,4 +1,4 @@
-"""How chaos speaks to a server that is compared: its driver's requests, with the harm in the values themselves."""
+"""Lets `mmsup chaos` test any compared server: faults are triggered by the values of ordinary requests."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ from mmsup.supervisor.chaos.clients.payload import Payload
 from mmsup.supervisor.chaos.clients.protocol import FaultCommand, ParsedReply
 
 _MODELS = runpy.run_path(str(HERE / "apps" / "arithmetic.py"))
-"""What the servers run."""
+"""The models that the servers run."""
 HARMS = list(_MODELS["FAULTS"])
-"""Everything that the model can be made to do, by name."""
+"""Names of the faults that the model can have."""
 
 
 class PeerAdapter:
-    """A `Driver` of chaos's. No server says which process answered."""
+    """The ProtocolAdapter of a compared server. Its replies do not name the worker."""
 
     def __init__(self, peer: Peer, scene: Scene) -> None:
         self._peer = peer
         self._scene = scene
 
     def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
-        """The request that sends this payload through the model, and makes it do harm."""
         request = self._peer.request(self._scene, model, payload_values(payload, command))
         return HttpCall(request.path, request.body, tuple(request.headers.items()))
 
     def parse_reply(self, reply: HttpReply) -> ParsedReply:
-        """What came back."""
         if reply.status != 200:
             return ParsedReply(code=f"http_{reply.status}", text=reply.body[:200].decode("utf-8", "replace"))
         try:
@@ -42,7 +40,7 @@ class PeerAdapter:
 
 
 def payload_values(payload: Payload, command: FaultCommand | None) -> Array:
-    """What goes over the wire."""
+    """The input: the payload, with the fault in its first two values."""
     x = np.array(payload.values, np.float32)
     if command is not None:
         x[0], x[1] = _MODELS["FIRST_FAULT"] + HARMS.index(command.mode), command.amount

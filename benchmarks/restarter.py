@@ -1,6 +1,6 @@
-"""Who looks after a server that is compared: it is started again when it has ended, or when a model stays away.
+"""Restarts a compared server when it has exited, or when a model does not answer for too long.
 
-So a plan goes on after a fault that a server does not survive; each time is counted, with what its clients saw.
+So a plan of faults continues after one that a server does not survive; restarts are recorded and counted.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from server import Server
 from mmsup.supervisor.chaos.observe.history import History, RequestOutcome, ServerRestarted
 
 SETTLE_S = 0.5
-"""What is answered so long after a fault began was asked of whoever survived it."""
+"""An answer this long after the start of a fault is to a request that was sent after it."""
 POLL_S = 0.05
 ENDED, UNAVAILABLE = "it had ended", "a model stayed away"
 
 
 class Restarter:
-    """Of one server; a `Tender` of chaos's."""
+    """The ServerOperator of one server."""
 
     def __init__(self, server: Server, history: History, away_s: float) -> None:
-        """`away_s`: how long a model may be away before somebody acts."""
+        """`away_s`: how long a model may be unavailable before the server is restarted."""
         self._server = server
         self._history = history
         self._away_s = away_s
@@ -30,11 +30,10 @@ class Restarter:
         self._lock = asyncio.Lock()
 
     def on_answer(self, model: str, _outcome: RequestOutcome) -> None:
-        """A model gave a right answer."""
         self._answered_s[model] = self._history.now()
 
     async def repair(self) -> None:
-        """Returns when every model has answered after a fault that begins now."""
+        """Returns when every model has answered after a fault that is injected now."""
         since_s = self._history.now() + SETTLE_S
         while min(self._answered_s.values()) < since_s:
             await asyncio.sleep(POLL_S)
@@ -44,7 +43,7 @@ class Restarter:
                     since_s = self._history.now()
 
     def _restart_reason(self, since_s: float) -> str:
-        """Why it has to be started again; empty if it has not."""
+        """Why the server has to be restarted; empty if it has not."""
         if self._server.has_ended:
             return ENDED
         is_away = min(self._answered_s.values()) < since_s

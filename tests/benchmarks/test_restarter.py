@@ -1,4 +1,4 @@
-"""A server that ends, or whose model stays away, is started again; one that comes back by itself is left alone."""
+"""A server that exits, or whose model stays unavailable, is restarted; one that recovers by itself is not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from caretaker import ENDED, UNAVAILABLE, Restarter
+from restarter import ENDED, UNAVAILABLE, Restarter
 
 from mmsup.supervisor.chaos.observe.history import History, RequestOutcome, ServerRestarted
 
@@ -27,37 +27,37 @@ class Stub:
         self.on_start()
 
 
-def tended(server: Stub, away_s: float, *, answers: set[str]) -> list[str]:
-    """Why it was started again, when these models answer all the time and the others once it was."""
+def restarts(server: Stub, away_s: float, *, answers: set[str]) -> list[str]:
+    """The reasons of its restarts, when these models always answer and the others only after a restart."""
     history = History()
 
-    async def tend() -> None:
-        caretaker = Restarter(cast(Any, server), history, away_s)  # all that it needs of a server
+    async def run() -> None:
+        restarter = Restarter(cast(Any, server), history, away_s)  # all that it needs of a server
         answering = set(answers)
         server.on_start = lambda: answering.update(server.models)
 
         async def answer() -> None:
             while True:
                 for each in answering.copy():
-                    caretaker.on_answer(each, RIGHT)
+                    restarter.on_answer(each, RIGHT)
                 await asyncio.sleep(0.01)
 
         answers_come = asyncio.create_task(answer())
         async with asyncio.timeout(30.0):
-            await caretaker.repair()
+            await restarter.repair()
         answers_come.cancel()
 
-    asyncio.run(tend())
+    asyncio.run(run())
     return [each.why for each in history.records if isinstance(each, ServerRestarted)]
 
 
-def test_a_server_that_answers_is_left_alone() -> None:
-    assert tended(Stub(), 10.0, answers={"a", "b"}) == []
+def test_a_server_that_answers_is_not_restarted() -> None:
+    assert restarts(Stub(), 10.0, answers={"a", "b"}) == []
 
 
-def test_a_server_that_has_ended_is_started_again_at_once() -> None:
-    assert tended(Stub(has_ended=True), 1000.0, answers={"a"}) == [ENDED]
+def test_a_server_that_has_exited_is_restarted_at_once() -> None:
+    assert restarts(Stub(has_ended=True), 1000.0, answers={"a"}) == [ENDED]
 
 
-def test_a_model_that_stays_away_is_waited_for_and_then_its_server_is_started_again() -> None:
-    assert tended(Stub(), 0.2, answers={"a"}) == [UNAVAILABLE]
+def test_a_server_is_restarted_after_a_model_was_unavailable_for_too_long() -> None:
+    assert restarts(Stub(), 0.2, answers={"a"}) == [UNAVAILABLE]
