@@ -233,7 +233,7 @@ class InProcessGateway:
             front.connection_lost(None)
 
 
-async def _no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
+async def _no_controller(command: str, _arguments: dict[str, Any]) -> Any:  # JSON, by command
     raise AssertionError(command)
 
 
