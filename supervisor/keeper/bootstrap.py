@@ -34,7 +34,7 @@ from mmsup.supervisor.observability.console import Console
 # -P: the directory in which a server is started is no place to import from.
 CONTROLLER: Final = (sys.executable, "-P", "-m", "mmsup.supervisor.controller")
 SETTINGS_LIMIT_BYTES: Final = MESSAGE_LIMIT // 2
-"""Settings go to each brain in one message, with what the last one wanted remembered."""
+"""Settings go to each controller in one message, with the addresses of the listeners."""
 
 
 def main(arguments: Sequence[str], brain: Sequence[str] = CONTROLLER) -> int:

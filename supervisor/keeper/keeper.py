@@ -41,11 +41,10 @@ from mmsup.ipc.messages.keeper_control import (
     TerminateRequested,
     UpgradeRefused,
 )
-from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
-from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper import reexec
 from mmsup.supervisor.keeper.bootstrap_premises import HeldResources
+from mmsup.supervisor.keeper.checkpoint_store import CheckpointStore
 from mmsup.supervisor.keeper.children import Children
 from mmsup.supervisor.keeper.controller_restart import ControllerRestart
 from mmsup.supervisor.keeper.listeners import CONTROL
@@ -96,7 +95,7 @@ class Keeper:
         ]
         self._generation = estate.keeper_generation + 1 if estate else 1
         self._children = Children(self._selector, self._lifeline, self._shared_descriptors, self._send)
-        self._checkpoint = estate.checkpoint if estate else ""
+        self._checkpoint = CheckpointStore(estate.checkpoint if estate else {})
         self._preflight: Preflight | None = None
         self._is_reexec_due = False
         """This program is to be followed by the one on disk, once no brain is there."""
@@ -209,18 +208,21 @@ class Keeper:
 
     def on_controller_start(self) -> None:
         """Tell a new brain everything there is."""
-        self._controller.send(self._inventory(self._checkpoint))
+        parts = self._checkpoint.parts()
+        self._controller.send(self._inventory(len(parts)))
+        for each in parts:
+            self._controller.send(each)
         self._children.announce_all()
 
     def _send(self, message: object, descriptors: Sequence[int]) -> None:
         self._controller.send(message, descriptors)
 
-    def _inventory(self, remembered: str) -> KeeperInventory:
+    def _inventory(self, checkpoint_parts: int) -> KeeperInventory:
         return KeeperInventory(
             keeper_pid=os.getpid(),
             generation=self._controller.generation,
             settings=self._program.settings,
-            checkpoint=remembered,
+            checkpoint_parts=checkpoint_parts,
             children=len(self._children),
             addresses=self._listeners.addresses,
             stopping=self._stop_by_s < float("inf"),
@@ -240,8 +242,8 @@ class Keeper:
                 self._children.signal(message)
             case ForgetChild(token):
                 self._children.forget(token)
-            case SaveCheckpoint(text):
-                self._store_checkpoint(text)
+            case SaveCheckpoint(key, text):
+                self._save_checkpoint(key, text)
             case NotifySystemd(text):
                 self._notifier.send(text)
             case ShutdownFinished(code):
@@ -260,12 +262,11 @@ class Keeper:
             shared |= {f"tally:{place}": fd for place, fd in enumerate(self._counter_tables)} | inherited_descriptors()
         return shared
 
-    def _store_checkpoint(self, text: str) -> None:
-        if len(to_json(self._inventory(text))) > MESSAGE_LIMIT - 1024:  # room for larger numbers
-            self._console.log("error", "not_remembered", text=f"{len(text)} characters are too many")
-        else:
-            self._checkpoint = text
+    def _save_checkpoint(self, key: str, text: str) -> None:
+        if self._checkpoint.save(key, text):
             failpoint("keeper.remembered")
+        else:
+            self._console.log("error", "not_remembered", text=f"{key}: {len(text)} characters are too many")
 
     # What follows.
 
@@ -314,7 +315,7 @@ class Keeper:
             keeper_generation=self._generation,
             settings=self._program.settings,
             controller_generation=self._controller.generation,
-            checkpoint=self._checkpoint,
+            checkpoint=self._checkpoint.entries,
             locks=self._resources.directories.locks,
             listeners=self._listeners.descriptors,
             addresses=self._listeners.addresses,

@@ -108,11 +108,11 @@ def run_preflight(fd: int, code: str, *, with_controller: bool) -> int:
     return exit_codes.SUCCESS
 
 
-def _try_controller(remembered: str) -> None:
+def _try_controller(checkpoint: dict[str, str]) -> None:
     importlib.import_module("mmsup.supervisor.controller.__main__")  # the libraries of a brain are no keeper's
-    from_text = importlib.import_module("mmsup.supervisor.state.checkpoint").from_text
-    if remembered and from_text(remembered) is None:
-        raise WireError(f"it cannot read what the running brain remembers: {_NEEDS_RESTART}")
+    read_checkpoint = importlib.import_module("mmsup.supervisor.controller.recovery").read_checkpoint
+    if checkpoint and read_checkpoint(checkpoint) is None:
+        raise WireError(f"it cannot read the checkpoint of the running controller: {_NEEDS_RESTART}")
 
 
 def _spawn() -> Spawn:

@@ -18,7 +18,7 @@ from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited
 from mmsup.ipc.transport.dataclass_codec import WireError, record_decoder, to_plain
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 STATE: Final = "estate"
 """Name of the argument that names the record."""
 _OWN_ARGUMENTS: Final = (f"{STATE}=", "settings=")
@@ -53,7 +53,8 @@ class KeeperState:
     settings: str
     controller_generation: int
     """How many there were."""
-    checkpoint: str
+    checkpoint: dict[str, str]
+    """The texts that controllers saved for those after them, by key."""
     locks: tuple[int, ...]
     listeners: dict[str, int]
     addresses: dict[str, str]
