@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.keeper_control import SaveCheckpoint
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -42,12 +41,12 @@ class CheckpointWriter:
 
     def __init__(
         self,
-        send: Callable[[SaveCheckpoint], None],
+        send: Callable[[str, str], None],
         on_too_large: Callable[[str, int], None],
         saved: Mapping[str, object],
     ) -> None:
-        """`saved`: the records of the controller before. `on_too_large` gets key and length of a text that the next
-        controller will not get; what was saved under that key before stays."""
+        """`send` gets key and text; `saved`: the records of the controller before. `on_too_large` gets key and length of a
+        text that the next controller will not get; what was saved under that key before stays."""
         self._send = send
         self._on_too_large = on_too_large
         self._records = dict(saved)
@@ -76,7 +75,7 @@ class CheckpointWriter:
             text = to_text(record)
         if len(text) <= TEXT_LIMIT:
             self._too_large.discard(key)
-            self._send(SaveCheckpoint(key, text))
+            self._send(key, text)
         elif key not in self._too_large:
             self._too_large.add(key)
             self._on_too_large(key, len(text))
