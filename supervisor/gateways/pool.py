@@ -38,10 +38,11 @@ from mmsup.ipc.messages.gateway_control import (
     Unroute,
     Verdict,
 )
+from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.gateways.gateway_process import GatewayContext, GatewayProcess
 from mmsup.supervisor.gateways.standby import Standby
-from mmsup.supervisor.instances.context import WorkerEndpoint, WorkerFailure, WorkerId
+from mmsup.supervisor.instances.context import WorkerEndpoint, WorkerFailure
 from mmsup.supervisor.models.readiness import ServerReadiness
 from mmsup.supervisor.state.checkpoint import LEAVING, SERVING, STANDBY, GatewayRecord
 

@@ -33,7 +33,7 @@ class MemoryHeadroom:
         tenure, life = instance.worker, instance.process
         if tenure is None or life is None:
             return None
-        return tenure.initial_bytes or usage.footprint_bytes(tenure.group, life.pid)
+        return tenure.recycling.initial_bytes or usage.footprint_bytes(tenure.group, life.pid)
 
     def has_room_for(self, instance: Instance, reserved_bytes: int = 0) -> bool:
         """Whether another one like this fits, when others have had what they were promised."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 from mmsup.ipc.messages.gateway_control import Route, VersionState
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
+from mmsup.supervisor.instances.instance import VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.instances.revision import Revision, RevisionRole, VersionRevision
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.readiness import ModelReadiness
 from mmsup.supervisor.repository.scanner import ModelEntry
 
@@ -146,7 +147,7 @@ def version_state(release: VersionRevision) -> VersionState:
         return VersionState(spec.version, state, "", "", 0.0, spec, release.metadata)
     trouble = next((each.failure for each in release.instances if each.failure), None)
     waits = [
-        each.retry_at_s for each in release.instances if each.state in (InstanceState.BACKOFF, InstanceState.FAILED)
+        each.retry.at_s for each in release.instances if each.state in (InstanceState.BACKOFF, InstanceState.FAILED)
     ]
     retry_after_s = max(min(waits, default=0.0) - time.monotonic(), 0.0)
     code = "" if trouble is None else "model_failed" if trouble.of_load else trouble.code

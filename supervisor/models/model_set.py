@@ -14,9 +14,9 @@ from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import Route
 from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import InstanceContext
-from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.instance import Instance, InstanceHooks, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
-from mmsup.supervisor.instances.revision import Revision, RevisionRole, VersionRevision
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.load_queue import LoadCandidate, next_loads
 from mmsup.supervisor.models.memory_headroom import MemoryHeadroom
 from mmsup.supervisor.models.model import Model
@@ -39,15 +39,16 @@ class ModelSet:
         self.on_route: Callable[[Route], None] = lambda _: None
         self.on_unroute: Callable[[str], None] = lambda _: None
         self._site: InstanceContext | None = None
+        self._hooks: InstanceHooks | None = None
         self._instances: dict[int, Instance] = {}
         self._limit = max_parallel_loads
         self._dirty: set[str] = set()
         self._said: dict[str, Route] = {}
         self._settling: asyncio.Handle | None = None
 
-    def set_context(self, site: InstanceContext) -> None:
+    def set_context(self, site: InstanceContext, hooks: InstanceHooks) -> None:
         """What instances act upon; once, before anything is loaded."""
-        self._site = site
+        self._site, self._hooks = site, hooks
 
     @property
     def context(self) -> InstanceContext:
@@ -100,7 +101,8 @@ class ModelSet:
 
     def add_instance(self, release: VersionRevision, number: int) -> Instance:
         """One instance of a release."""
-        instance = Instance(number, release, self.context)
+        assert self._hooks is not None, "the model set has no hooks yet"
+        instance = Instance(number, release, self.context, self._hooks)
         self._instances[number] = instance
         release.instances.append(instance)
         self.next_instance_id = max(self.next_instance_id, number + 1)
@@ -238,7 +240,9 @@ class ModelSet:
 
     def _admit(self) -> None:
         queue = [
-            each for each in self._instances.values() if each.is_queued and not self.context.devices.must_wait(each)
+            each
+            for each in self._instances.values()
+            if each.is_queued and not self.context.devices.must_wait(each.id, each.revision.spec, each.report_progress)
         ]
         if not queue:
             return

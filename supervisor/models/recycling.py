@@ -46,7 +46,7 @@ class Recycler:
     async def _renew(self, instance: Instance, tenure: WorkerProcess) -> None:
         why = await self._renewals.replace(instance)
         if why:
-            tenure.recycle_at_s = time.monotonic() + RETRY_S
+            tenure.recycling.not_before_s = time.monotonic() + RETRY_S
             instance.record("recycle_failed", f"it stays: {why}")
 
     def _may(self, instance: Instance, tenure: WorkerProcess) -> bool:
@@ -57,7 +57,7 @@ class Recycler:
             and instance.revision in model.active.versions
             and model.revision(RevisionRole.STAGED) is None
             and not self._renewals.is_replacing(instance)
-            and time.monotonic() >= tenure.recycle_at_s
+            and time.monotonic() >= tenure.recycling.not_before_s
         )
 
 
@@ -67,9 +67,9 @@ def read_usage(tenure: WorkerProcess, *, counts_memory: bool) -> recycle_policy.
         return recycle_policy.WorkerUsage()
     held = usage.footprint_bytes(tenure.group, tenure.process.pid) or 0 if counts_memory else 0
     now_s = time.monotonic()
-    refusals = tenure.refusals.record(tenure.process.progress().refused, now_s)
+    refusals = tenure.recycling.refusals.record(tenure.process.progress().refused, now_s)
     return recycle_policy.WorkerUsage(
-        held, tenure.initial_bytes, *open_files(tenure.process.pid), refusals, now_s - tenure.ready_s
+        held, tenure.recycling.initial_bytes, *open_files(tenure.process.pid), refusals, now_s - tenure.ready_s
     )
 
 

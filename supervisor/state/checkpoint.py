@@ -17,6 +17,7 @@ from typing import Final
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import WireError, record_decoder, to_plain
+from mmsup.supervisor.gpu.health import GpuRecord
 
 TEXT_LIMIT: Final = MESSAGE_LIMIT - 1024
 """Beyond it the next brain would know nothing; so many models want several servers."""
@@ -111,28 +112,6 @@ class PoisonListRecord:
     name: str
     revision_id: str
     cases: tuple[PoisonCaseRecord, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GpuFaultRecord:
-    """One `aside.Fault`."""
-
-    at_s: float
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class GpuRecord:
-    """One GPU, and what is held against it."""
-
-    device: str
-    """Its UUID, or what else stood in CUDA_VISIBLE_DEVICES of a worker that met a fault there."""
-    index: int
-    """NVML's number; -1: it is none of NVML's list."""
-    name: str
-    reason: str
-    """Why it is set aside; empty if it is not."""
-    faults: tuple[GpuFaultRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
