@@ -15,7 +15,7 @@ from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, For
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
-from mmsup.supervisor.instances import actions
+from mmsup.supervisor.instances import actions, worker_exit, worker_messages
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.models.model_set import ModelSet
@@ -108,13 +108,13 @@ class ChildRouter:
             case _ if instance is None:
                 self._stray(message, descriptors)
             case ChildDescriptors(_, pid):
-                instance.started(pid, descriptors)
+                worker_messages.started(instance, pid, descriptors)
                 if not adopted:
                     actions.send_boot(instance)
             case ChildExited():
-                instance.exited(message)
+                worker_exit.exited(instance, message)
             case SpawnFailed(_, text):
-                instance.start_failed(text)
+                worker_exit.start_failed(instance, text)
 
     def _gateway(self, gateway: GatewayProcess | None, message: ChildMessage, descriptors: list[int]) -> None:
         match message:

@@ -54,11 +54,11 @@ from mmsup.supervisor.controller.upgrade import Upgrader
 from mmsup.supervisor.gateways.gateway_process import GatewayContext
 from mmsup.supervisor.gateways.poison_requests import PoisonRegistry
 from mmsup.supervisor.gateways.pool import GatewayPool
-from mmsup.supervisor.gpu.health_infirmary import GpuHealth
+from mmsup.supervisor.gpu.health import GpuHealth
 from mmsup.supervisor.gpu.monitor import GpuMonitor
-from mmsup.supervisor.instances import lifecycle_events
+from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import InstanceContext, KeeperSender
-from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.instance import Instance, InstanceHooks
 from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import readiness, startup_policy
@@ -171,10 +171,13 @@ class Controller:
                 crash_collector=self._crash_collector,
                 devices=self._gpu_placement,
                 rng=random.Random(),
+            ),
+            InstanceHooks(
+                perform=actions.perform,
                 on_change=self.model_set.on_instance_changed,
                 on_progress=self.loader.on_progress,
                 on_ready=self.model_set.on_instance_ready,
-            )
+            ),
         )
         self.model_set.on_reconciled = self._settled
         self.model_set.on_route = self.gateways.route

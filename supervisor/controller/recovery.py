@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmsup.ipc.paths import is_worker_name, worker_name
-from mmsup.supervisor.instances import actions, lifecycle_events
+from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
 from mmsup.supervisor.instances.context import InstanceContext, WorkerFailure
-from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.instance import Instance, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState, Situation
-from mmsup.supervisor.instances.revision import Revision, RevisionRole, VersionRevision
-from mmsup.supervisor.instances.worker_process import WorkerProcess
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
+from mmsup.supervisor.instances.worker_process import GpuAssignment, WorkerProcess
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.processes.backoff import Exit
@@ -103,7 +103,7 @@ def _go_on(instance: Instance, edition: Revision, counts: TakeOverCounts) -> Non
         return
     if instance.process is None:
         counts.ended += 1
-        instance.vanished()
+        worker_exit.vanished(instance)
         return
     counts.kept += 1
     was = instance.state
@@ -130,7 +130,7 @@ def _is_unheard(instance: Instance) -> bool:
 def _begin_anew(instance: Instance) -> None:
     """Whether it was told what to become, or what it told, nobody knows: no fault of its model's."""
     assert instance.worker is not None, f"instance {instance.id} has no process"
-    instance.worker.killed_unwanted = True
+    instance.worker.termination.killed_unwanted = True
     instance.situation = Situation(instance.situation.wanted, InstanceState.STOPPING)
     actions.perform(instance, lifecycle_events.Kill())
 
@@ -138,17 +138,21 @@ def _begin_anew(instance: Instance) -> None:
 def _restore(instance: Instance, note: InstanceRecord, site: InstanceContext) -> None:
     instance.situation = Situation(note.wanted, InstanceState(note.state))
     instance.generation = note.generation
-    instance.is_probe = note.probe
-    instance.retry_at_s = note.retry_at_s
+    instance.retry.is_probe = note.probe
+    instance.retry.at_s = note.retry_at_s
     instance.is_queued = note.wanted and instance.state is InstanceState.ABSENT
     instance.failure = _judgement(note.trouble)
     if instance.state in ALIVE:
-        instance.worker = WorkerProcess(site.cgroups.group(note.group), note.spawned_s, note.visible_devices)
+        instance.worker = WorkerProcess(
+            site.cgroups.group(note.group), note.spawned_s, GpuAssignment(note.visible_devices)
+        )
         instance.worker.ready_s = note.ready_s
         instance.worker.is_linked = note.ready_s > 0
-        instance.worker.condemned = _judgement(note.condemned)
-        instance.worker.load_failure = _judgement(note.failed)
-        instance.worker.stop_sent = instance.state is InstanceState.DRAINING  # or about to be told, by either of us
+        instance.worker.termination.condemned = _judgement(note.condemned)
+        instance.worker.termination.load_failure = _judgement(note.failed)
+        instance.worker.termination.stop_sent = (
+            instance.state is InstanceState.DRAINING
+        )  # or about to be told, by either of us
 
 
 def _model_note(model: Model) -> ModelRecord:
@@ -174,15 +178,15 @@ def _instance_note(instance: Instance) -> InstanceRecord:
         generation=instance.generation,
         wanted=instance.situation.wanted,
         state=instance.state,
-        probe=instance.is_probe,
-        retry_at_s=instance.retry_at_s,
+        probe=instance.retry.is_probe,
+        retry_at_s=instance.retry.at_s,
         spawned_s=tenure.spawned_s if tenure else 0.0,
         ready_s=tenure.ready_s if tenure else 0.0,
         trouble=_judgement_note(instance.failure),
-        condemned=_judgement_note(tenure.condemned) if tenure else None,
-        failed=_judgement_note(tenure.load_failure) if tenure else None,
+        condemned=_judgement_note(tenure.termination.condemned) if tenure else None,
+        failed=_judgement_note(tenure.termination.load_failure) if tenure else None,
         group=tenure.group.name if tenure else "",
-        visible_devices=tenure.visible_devices if tenure else "",
+        visible_devices=tenure.gpu.device if tenure else "",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mmsup.supervisor.instances.recycle_policy import RecycleState
 from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.models.memory_headroom import RESERVED_BYTES, MemoryHeadroom, fits
 
@@ -22,7 +23,7 @@ class Full(MemoryHeadroom):
 
 def worker(first_bytes: int, *, lives: bool = True) -> Any:  # as much of an Instance as is asked
     life = SimpleNamespace(pid=os.getpid()) if lives else None
-    return SimpleNamespace(process=life, worker=SimpleNamespace(initial_bytes=first_bytes, group=Cgroup(())))
+    return SimpleNamespace(process=life, worker=SimpleNamespace(recycling=RecycleState(first_bytes), group=Cgroup(())))
 
 
 @pytest.mark.parametrize(

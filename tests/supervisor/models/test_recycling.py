@@ -92,7 +92,7 @@ def test_one_that_could_not_be_followed_stays_and_is_tried_again_later(
         assert len(house.events("recycle")) == 1
         assert old.worker is not None
         house.keeper.script = type(house.gateway()).serve
-        old.worker.recycle_at_s = 0.0
+        old.worker.recycling.not_before_s = 0.0
         await house.until(lambda: old.state is InstanceState.STOPPED)
 
     in_house(tmp_path, monkeypatch, play)

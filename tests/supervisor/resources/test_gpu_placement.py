@@ -13,8 +13,7 @@ from brain_double import Child, ControllerHarness, add_model
 from harness.nvml import GIB, Card, FakeNvml
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.worker_control import LoadFailed
-from mmsup.supervisor.gpu import memory_release
-from mmsup.supervisor.gpu import monitor as lookout
+from mmsup.supervisor.gpu import memory_release, monitor
 
 pytestmark = pytest.mark.slow
 FIRST, SECOND = "GPU-aaaa1111", "GPU-bbbb2222"
@@ -193,5 +192,5 @@ def test_while_nvml_is_silent_nobody_waits_for_it_and_tries_grow_rare(
         await house.until(lambda: house.events("gpu_back"))
         assert len(house.events("gpu_silent")) == 1
 
-    monkeypatch.setattr(lookout, "EVERY_S", 0.1)
+    monkeypatch.setattr(monitor, "INTERVAL_S", 0.1)
     on_gpus(tmp_path, play, {"m": "device: cuda:0"})

@@ -6,14 +6,13 @@ from dataclasses import replace
 import pytest
 
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.supervisor.gpu.health import GpuFault, GpuRecord
 from mmsup.supervisor.state.checkpoint import (
     TEXT_LIMIT,
     Checkpoint,
     ExitRecord,
     FailureRecord,
     GatewayRecord,
-    GpuFaultRecord,
-    GpuRecord,
     InstanceRecord,
     ModelRecord,
     PoisonCaseRecord,
@@ -49,7 +48,7 @@ def memory(models: int) -> Checkpoint:
         models=tuple(model(number, rng) for number in range(models)),
         gateways=(GatewayRecord(0, 1, 2, 3.5, "serves"),),
         quarantine=(PoisonListRecord("model_0", "0f", (PoisonCaseRecord("ab12", "1", 2, 700.5),)),),
-        devices=(GpuRecord("GPU-a", 0, "H", "3 faults", (GpuFaultRecord(3.5, "model_0"),)),),
+        devices=(GpuRecord("GPU-a", 0, "H", "3 faults", (GpuFault(3.5, "model_0"),)),),
         upgrade=replace(UPGRADE, kept={"worker 7 of a/1": "no room"}),
     )
 

@@ -1,4 +1,4 @@
-"""From a death to its bundle, in a whole brain: who is waited for and how long, and what a slow disk costs."""
+"""Crash reports in a whole controller: how long gateways are waited for, and what a slow disk costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from brain_double import Child, ControllerHarness
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.messages.gateway_control import BadReply, CommandReply, CommandRequest, InFlight, LinkClosed
-from mmsup.supervisor.postmortem import collector
+from mmsup.supervisor.postmortem import collector, disk_thread
 
 pytestmark = pytest.mark.slow
 FLIGHT = InFlight("the-one", begun=True, abandoned=False, age_s=0.5)
@@ -31,7 +31,7 @@ def play(tmp_path: Path, act: Callable[[ControllerHarness], Awaitable[None]], **
 
 
 def watch(house: ControllerHarness) -> None:
-    """Whoever waits for something looks again at each event."""
+    """Check the condition of each wait again at every event."""
     house.controller.state_dir.event_log.subscribe(lambda _: house.controller.change_signal.set())
 
 
@@ -47,7 +47,7 @@ def kill(house: ControllerHarness) -> Child:
     return worker
 
 
-def test_a_bundle_is_written_as_soon_as_every_gateway_has_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_written_once_every_gateway_has_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "GATEWAY_WAIT_S", 3600.0)
 
     async def act(house: ControllerHarness) -> None:
@@ -65,11 +65,11 @@ def test_a_bundle_is_written_as_soon_as_every_gateway_has_told(tmp_path: Path, m
     play(tmp_path, act)
 
 
-def test_what_was_told_before_the_exit_stands_in_its_event(tmp_path: Path) -> None:
+def test_what_was_reported_before_the_exit_is_in_its_event(tmp_path: Path) -> None:
     async def act(house: ControllerHarness) -> None:
         (worker,) = house.keeper.workers()
         house.gateway().send(LinkClosed(*worker.life, 1, 1, (FLIGHT,)))
-        house.gateway().send(BadReply(*worker.life, "x"))  # what follows has been heard after it
+        house.gateway().send(BadReply(*worker.life, "x"))  # received after it
         await house.until(lambda: house.events("worker_exit"))
         (event,) = house.events("worker_exit")
         assert (event["in_flight"], event["requests"]) == (1, ["the-one"])
@@ -77,7 +77,7 @@ def test_what_was_told_before_the_exit_stands_in_its_event(tmp_path: Path) -> No
     play(tmp_path, act)
 
 
-def test_a_gateway_that_does_not_tell_is_not_waited_for_and_the_bundle_says_so(tmp_path: Path) -> None:
+def test_a_gateway_that_does_not_report_is_not_waited_for_and_the_report_says_so(tmp_path: Path) -> None:
     async def act(house: ControllerHarness) -> None:
         kill(house)
         await house.until(lambda: house.events("bundle_written"))
@@ -90,22 +90,21 @@ def test_a_gateway_that_does_not_tell_is_not_waited_for_and_the_bundle_says_so(t
     play(tmp_path, act)
 
 
-def has_come_up(house: ControllerHarness, times: int) -> bool:
+def has_become_ready(house: ControllerHarness, times: int) -> bool:
     return len(house.events("worker_ready", "bert")) == times
 
 
-def test_a_disk_that_hangs_holds_up_no_restart_and_why_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_hangs_delays_no_restart_and_why_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "READ_LIMIT_S", 0.05)
-    monkeypatch.setattr(collector, "MAX_JOBS", 3)
+    monkeypatch.setattr(disk_thread, "MAX_JOBS", 3)
 
     async def act(house: ControllerHarness) -> None:
         stuck = threading.Event()
-        house.controller._crash_collector._submit(
-            stuck.wait
-        )  # the thread, as a disk that does not answer would leave it
+        # As a disk that does not answer would block the thread.
+        house.controller._crash_collector._thread.submit(stuck.wait)
         for number in range(1, 4):
             kill(house)
-            await house.until(functools.partial(has_come_up, house, number + 1))
+            await house.until(functools.partial(has_become_ready, house, number + 1))
         await house.until(lambda: house.events("bundle_lost"))
         assert "wait for the disk" in house.events("bundle_lost")[0]["text"]
         with pytest.raises(ServerError) as refused:
@@ -117,7 +116,7 @@ def test_a_disk_that_hangs_holds_up_no_restart_and_why_says_so(tmp_path: Path, m
     play(tmp_path, act)
 
 
-def test_a_worker_that_left_as_it_was_told_to_has_no_bundle(tmp_path: Path) -> None:
+def test_a_worker_that_exited_as_requested_has_no_report(tmp_path: Path) -> None:
     async def act(house: ControllerHarness) -> None:
         await house.controller.handlers.handle("unload", {"name": "bert"}, lambda _: None)
         await house.until(lambda: house.events("worker_stopped"))
@@ -128,7 +127,7 @@ def test_a_worker_that_left_as_it_was_told_to_has_no_bundle(tmp_path: Path) -> N
     play(tmp_path, act)
 
 
-def test_questions_that_make_no_sense_are_the_callers_fault(tmp_path: Path) -> None:
+def test_invalid_arguments_of_why_are_the_callers_fault(tmp_path: Path) -> None:
     async def act(house: ControllerHarness) -> None:
         with pytest.raises(MmsupError) as unknown:
             await why(house, name="nobody")
@@ -154,7 +153,7 @@ def test_a_gateways_client_cannot_ask_why(tmp_path: Path) -> None:
     play(tmp_path, act)
 
 
-def test_the_next_brain_knows_the_bundles_of_the_last(tmp_path: Path) -> None:
+def test_the_next_controller_knows_the_reports_of_the_last(tmp_path: Path) -> None:
     async def act(house: ControllerHarness) -> None:
         kill(house)
         await house.until(lambda: house.events("bundle_written") and house.state("bert") == "ready")
