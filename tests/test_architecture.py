@@ -273,7 +273,7 @@ def test_no_file_bears_the_name_of_a_dependency() -> None:
     ("module", "absent"),
     [
         (
-            "mmsup.supervisor.keeper.bootstrap",
+            "mmsup.supervisor.keeper.__main__",
             ("numpy", "torch", "aiohttp", "zmq", "msgpack", "yaml", "psutil", "click", "google"),
         ),
         (

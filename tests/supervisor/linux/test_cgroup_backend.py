@@ -203,7 +203,7 @@ def test_v2_with_foreign_processes_in_it_is_left_as_it_was(given: Path, tmp_path
     assert not (given / TOP).exists()
 
 
-def test_the_brain_finds_what_the_keeper_set_up_and_a_stranger_does_not(given: Path, tmp_path: Path) -> None:
+def test_the_controller_finds_what_the_keeper_set_up_and_a_stranger_does_not(given: Path, tmp_path: Path) -> None:
     entered(given, tmp_path)
     assert detect(TOP, given.parents[1], tmp_path / "own").controllers == ("memory", "pids")
     assert detect("mmsup_test_other", given.parents[1], tmp_path / "own").controllers == ()
@@ -339,16 +339,16 @@ class TestV1:
     def test_a_child_joins_and_its_whole_group_ends_with_it(self, tmp_path: Path) -> None:
         with keeper_rig(tmp_path) as rig:
             made = backend(cgroup_backend.top_name(rig.settings.state_dir))
-            brain = rig.greeted_brain()
+            controller = rig.ready_controller()
             group = made.create("w1.1", None)
             script = "setsid sleep 1000 & wait"
-            kid = brain.spawn("worker.1.1", "/bin/sh", "-c", script, procs_files=group.procs_files)
+            child = controller.spawn("worker.1.1", "/bin/sh", "-c", script, procs_files=group.procs_files)
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
-            (grandchild,) = set(map(int, Path(group.procs_files[0]).read_text().split())) - {kid.pid}
-            brain.say(SignalChild("worker.1.1", signal.SIGKILL))
-            brain.hear(ChildExited)
+            (grandchild,) = set(map(int, Path(group.procs_files[0]).read_text().split())) - {child.pid}
+            controller.send(SignalChild("worker.1.1", signal.SIGKILL))
+            controller.receive(ChildExited)
             wait_until(lambda: not is_alive(grandchild), "the grandchild ended too")
-            rig.finish(brain)
+            rig.finish(controller)
             assert made.names() == []
             assert not any(
                 (cgroup_backend.ROOT / name / cgroup_backend.top_name(rig.settings.state_dir)).exists()
@@ -358,14 +358,14 @@ class TestV1:
     def test_what_survives_a_killed_keeper_is_ended_by_the_next(self, tmp_path: Path) -> None:
         with keeper_rig(tmp_path) as rig:
             made = backend(cgroup_backend.top_name(rig.settings.state_dir))
-            brain = rig.greeted_brain()
+            controller = rig.ready_controller()
             group = made.create("w1.1", None)
-            kid = brain.spawn("worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files)
+            child = controller.spawn("worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files)
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
             rig.process.kill()
-            wait_readable(kid.pidfd, "death")
+            wait_readable(child.pidfd, "death")
             rig.process.wait(DEADLINE_S)
             rig.process = rig.launch()
-            second = rig.greeted_brain()
+            second = rig.ready_controller()
             assert made.names() == []
             rig.finish(second)

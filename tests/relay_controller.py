@@ -1,6 +1,6 @@
-"""A brain without a will of its own: it beats, and hands on every word between its keeper and a test.
+"""A controller that only relays: it sends heartbeats, and passes every message between its keeper and a test.
 
-python relay_brain.py TEST_SOCKET control=FD …
+python relay_controller.py TEST_SOCKET control=FD …
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mmsup.ipc.messages.keeper_control import Heartbeat
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 from mmsup.ipc.transport.dataclass_codec import to_json
 
-BEAT_S = 0.1
+HEARTBEAT_S = 0.1
 
 
 def main() -> None:
@@ -27,13 +27,13 @@ def main() -> None:
     test.send(f"{os.getpid()} {' '.join(sorted(descriptors))}".encode())
     while True:
         keeper.send(to_json(Heartbeat()))
-        readable, _, _ = select.select([keeper, test], [], [], BEAT_S)
+        readable, _, _ = select.select([keeper, test], [], [], HEARTBEAT_S)
         for end, other in ((keeper, test), (test, keeper)):
             if end in readable and (got := end.receive()) is not None:
                 while not other.send(*got):
                     select.select([], [other], [])
                 close_fds(got[1])
-                if got[0].startswith(b'["Finished"'):
+                if got[0].startswith(b'["ShutdownFinished"'):
                     return
 
 
