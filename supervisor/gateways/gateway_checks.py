@@ -1,4 +1,4 @@
-"""Checks all gateways a few times a second: kills those whose event loop stands, and starts a standby when it is due."""
+"""Checks all gateways four times a second: kills those whose event loop stands, and starts a standby when due."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class GatewayChecks:
         if pool.unseated:
             pool.on_change()  # that one has come up, only its status page says
         is_steady = self.is_server_up and not self._context.is_stopping and all(each.is_serving for each in pool.seats)
-        if pool.standby.is_due(now_s, is_steady=is_steady) and (gateway := pool.new_gateway()) is not None:
-            pool.standby.start(gateway, pool.reserve_generation())
+        if pool.standby.is_due(now_s, is_steady=is_steady) and (standby := pool.new_gateway()) is not None:
+            pool.standby.start(standby, pool.reserve_generation())
             pool.on_change()
         self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self._check)
 

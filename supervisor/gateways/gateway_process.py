@@ -90,8 +90,8 @@ class GatewayContext:
     keeper: KeeperSender
     event_log: EventLog
     output: ModelOutput
-    listeners: tuple[str, ...]
-    """Names of the keeper's listeners that a gateway serves on."""
+    addresses: dict[str, str]
+    """The keeper's listeners that a gateway serves on: name to address."""
     owner: GatewayOwner = field(init=False)
     """Set before the first process is started."""
     rng: random.Random = field(default_factory=random.Random)
@@ -161,7 +161,7 @@ class GatewayProcess:
         self.spawned_s = self.started_s = time.monotonic()
         context = self._context
         context.keeper.send(
-            gateway_spawn(self.number, self.generation, context.launch_environment, context.listeners)
+            gateway_spawn(self.number, self.generation, context.launch_environment, tuple(context.addresses))
         )
         failpoint("brain.gateway_said")
         self._record("spawn", f"life {self.generation} is being started")

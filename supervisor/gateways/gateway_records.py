@@ -37,9 +37,9 @@ def _record(pool: GatewayPool, gateway: GatewayProcess) -> GatewayRecord:
     return GatewayRecord(gateway.number, gateway.counter_table, gateway.generation, gateway.spawned_s, str(role))
 
 
-def restore_gateways(pool: GatewayPool, context: GatewayContext, records: GatewayRecords) -> None:
+def restore_gateways(pool: GatewayPool, records: GatewayRecords) -> None:
     """Fill the pool as it was saved, without processes."""
-    restored = [_restore(each, context) for each in records.gateways]
+    restored = [_restore(each, pool.context) for each in records.gateways]
     seated = [each for each in restored if each.role is GatewayRole.SERVING][: len(pool.seats)]
     pool.seats[: len(seated)] = seated
     pool.unseated = [each for each in restored if each.role is GatewayRole.UNSEATED]

@@ -20,7 +20,7 @@ class GatewayPool:
     """Which gateway has which seat."""
 
     def __init__(self, context: GatewayContext) -> None:
-        self._context = context
+        self.context = context
         self.seats = [GatewayProcess(number, number, context) for number in range(context.settings.gateways)]
         self.unseated: list[GatewayProcess] = []
         self.standby = Standby(context.settings)
@@ -59,12 +59,12 @@ class GatewayPool:
         return self._free({each.number for each in self.processes()})
 
     def _free(self, taken: set[int]) -> int | None:
-        return next((number for number in range(self._context.settings.gateway_seats) if number not in taken), None)
+        return next((number for number in range(self.context.settings.gateway_seats) if number not in taken), None)
 
     def new_gateway(self) -> GatewayProcess | None:
         """Another gateway, not started; None if all numbers are taken."""
         number, table = self.free_number(), self._free({each.counter_table for each in self.processes()})
-        return None if number is None or table is None else GatewayProcess(number, table, self._context)
+        return None if number is None or table is None else GatewayProcess(number, table, self.context)
 
     def reserve_generation(self, generation: int = 0) -> int:
         """The next generation, above all known ones and the one given, which a process has that nobody may know."""
@@ -80,6 +80,7 @@ class GatewayPool:
             self.unseated.append(old)
         else:
             old.timer.cancel()
+        self.on_change()
 
     def respawn(self, gateway: GatewayProcess) -> None:
         """A seat needs a process: the standby's, if there is one that lives."""
@@ -92,7 +93,7 @@ class GatewayPool:
         standby.timer.exits, standby.counter_table = gateway.timer.exits, gateway.counter_table
         number, generation = standby.number, standby.generation
         text = f"the spare, life {generation}, takes the place of gateway {gateway.number}"
-        self._context.event_log.record("gateway_spawn", text, generation=generation, gateway=number)
+        self.context.event_log.record("gateway_spawn", text, generation=generation, gateway=number)
         self.on_change()  # before it is configured: a next controller must not take it for a standby
         standby.configure()
 
@@ -117,4 +118,5 @@ def start_successor(pool: GatewayPool) -> GatewayProcess | None:
         gateway.spawn(pool.reserve_generation())
         pool.unseated.append(gateway)
         failpoint("brain.gateway_beside")
+        pool.on_change()
     return gateway

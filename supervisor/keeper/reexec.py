@@ -19,7 +19,7 @@ from mmsup.ipc.transport.dataclass_codec import WireError, record_decoder, to_pl
 from mmsup.supervisor.keeper.children import Child
 from mmsup.supervisor.keeper.dying_groups import DyingGroup
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 STATE: Final = "estate"
 """Name of the argument with the descriptor of the record; a running keeper starts the next program with it."""
 _OWN_ARGUMENTS: Final = (f"{STATE}=", "settings=")

@@ -31,7 +31,7 @@ class MemoryHeadroom:
         worker, process = instance.worker, instance.process
         if worker is None or process is None:
             return None
-        return worker.initial_bytes or usage.footprint_bytes(worker.group, process.pid)
+        return worker.recycling.initial_bytes or usage.footprint_bytes(worker.group, process.pid)
 
     def has_room_for(self, instance: Instance, reserved_bytes: int = 0) -> bool:
         """Whether another worker like this one fits beside what is reserved; true if its size is unknown."""

@@ -11,12 +11,12 @@ from mmsup.ipc.messages.gateway_control import Route, VersionState
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.instances.revision import Revision, RevisionRole, VersionRevision
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.readiness import ModelReadiness
 from mmsup.supervisor.repository.scanner import ModelEntry
 
 if TYPE_CHECKING:
-    from mmsup.supervisor.instances.instance import Instance
+    from mmsup.supervisor.instances.instance import Instance, VersionRevision
 
 _BEST_FIRST: Final = (
     InstanceState.READY,
@@ -151,7 +151,7 @@ def version_state(version: VersionRevision) -> VersionState:
         return VersionState(spec.version, state, "", "", 0.0, spec, version.metadata)
     failure = next((each.failure for each in version.instances if each.failure), None)
     retrying = (InstanceState.BACKOFF, InstanceState.FAILED)
-    retries_s = [each.retry_at_s for each in version.instances if each.state in retrying]
+    retries_s = [each.retry.at_s for each in version.instances if each.state in retrying]
     retry_after_s = max(min(retries_s, default=0.0) - time.monotonic(), 0.0)
     code = "" if failure is None else "model_failed" if failure.of_load else failure.code
     reason = "" if failure is None else failure.text

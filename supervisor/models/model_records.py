@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.instances.context import InstanceContext, WorkerFailure
-from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.instance import Instance, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, InstanceState, Situation
-from mmsup.supervisor.instances.revision import Revision, RevisionRole, VersionRevision
-from mmsup.supervisor.instances.worker_process import WorkerProcess
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
+from mmsup.supervisor.instances.worker_process import GpuAssignment, WorkerProcess
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.processes.backoff import Exit
@@ -91,15 +91,15 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         generation=instance.generation,
         wanted=instance.situation.wanted,
         state=str(instance.state),
-        is_probe=instance.is_probe,
-        retry_at_s=instance.retry_at_s,
+        is_probe=instance.retry.is_probe,
+        retry_at_s=instance.retry.at_s,
         spawned_s=worker.spawned_s if worker else 0.0,
         ready_s=worker.ready_s if worker else 0.0,
         failure=instance.failure,
-        condemned=worker.condemned if worker else None,
-        load_failure=worker.load_failure if worker else None,
+        condemned=worker.termination.condemned if worker else None,
+        load_failure=worker.termination.load_failure if worker else None,
         cgroup=worker.group.name if worker else "",
-        visible_devices=worker.visible_devices if worker else "",
+        visible_devices=worker.gpu.device if worker else "",
     )
 
 
@@ -119,17 +119,16 @@ def restore_model(model_set: ModelSet, record: ModelRecord) -> None:
 def _restore_instance(instance: Instance, record: InstanceRecord, context: InstanceContext) -> None:
     instance.situation = Situation(record.wanted, InstanceState(record.state))
     instance.generation = record.generation
-    instance.is_probe = record.is_probe
-    instance.retry_at_s = record.retry_at_s
+    instance.retry.is_probe = record.is_probe
+    instance.retry.at_s = record.retry_at_s
     instance.is_queued = record.wanted and instance.state is InstanceState.ABSENT
     instance.failure = record.failure
     if instance.state in ALIVE:
-        instance.worker = WorkerProcess(
-            context.cgroups.group(record.cgroup), record.spawned_s, record.visible_devices
-        )
-        instance.worker.ready_s = record.ready_s
-        instance.worker.is_linked = record.ready_s > 0
-        instance.worker.condemned = record.condemned
-        instance.worker.load_failure = record.load_failure
+        group, gpu = context.cgroups.group(record.cgroup), GpuAssignment(record.visible_devices)
+        worker = instance.worker = WorkerProcess(group, record.spawned_s, gpu)
+        worker.ready_s = record.ready_s
+        worker.is_linked = record.ready_s > 0
+        worker.termination.condemned = record.condemned
+        worker.termination.load_failure = record.load_failure
         # A drain may have sent StopWorker already, and if not, it is about to.
-        instance.worker.stop_sent = instance.state is InstanceState.DRAINING
+        worker.termination.stop_sent = instance.state is InstanceState.DRAINING

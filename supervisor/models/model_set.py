@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from mmsup.ipc.messages.gateway_control import Route
 from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import InstanceContext
-from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.instance import Instance, InstanceHooks, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.instances.revision import Revision, VersionRevision
+from mmsup.supervisor.instances.revision import Revision
 from mmsup.supervisor.models.memory_headroom import MemoryHeadroom
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.repository.scanner import ModelEntry
@@ -32,7 +32,8 @@ class ModelSet:
         self.on_route: Callable[[Route], None] = lambda _: None
         self.on_unroute: Callable[[str], None] = lambda _: None
         self.context: InstanceContext
-        """What instances act upon; set once, before the first of them is made."""
+        self.hooks: InstanceHooks
+        """What instances act upon and report to; set once, before the first of them is made."""
         self._instances: dict[int, Instance] = {}
         self._changed: set[str] = set()
         self._sent_routes: dict[str, Route] = {}
@@ -68,7 +69,7 @@ class ModelSet:
     def add_instance(self, version: VersionRevision, number: int = 0) -> Instance:
         """One more instance of a version, of the next number if none is given."""
         number = number or self.next_instance_id
-        instance = self._instances[number] = Instance(number, version, self.context)
+        instance = self._instances[number] = Instance(number, version, self.context, self.hooks)
         version.instances.append(instance)
         self.next_instance_id = max(self.next_instance_id, number + 1)
         return instance

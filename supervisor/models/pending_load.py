@@ -18,7 +18,7 @@ from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository.scanner import ModelEntry
 
 GATEWAY_BARRIER_S: Final = 1.0
-"""How long an answer waits for the gateways to apply what they were sent; one that takes longer is about to be killed."""
+"""How long an answer waits for the gateways to apply what they were sent; a slower one is about to be killed."""
 _LOAD_ERROR_CODES: Final = frozenset(
     {"load_failed", "load_timeout", "does_not_fit", "not_implemented", "gpu_fault", "insufficient_gpu_memory"}
 )

@@ -78,7 +78,11 @@ class Reconciler:
 
     def _admit_loads(self) -> None:
         devices = self._model_set.context.devices
-        waiting = [each for each in self._queued.values() if not devices.must_wait(each)]
+        waiting = [
+            each
+            for each in self._queued.values()
+            if not devices.must_wait(each.id, each.revision.spec, each.report_progress)
+        ]
         order = sorted({_load_order(each) for each in waiting})
         candidates = [LoadCandidate(each.id, order.index(_load_order(each)), _has_served(each)) for each in waiting]
         loading = [_has_served(each) for each in self._loading.values()]

@@ -51,7 +51,7 @@ class Recycler:
     async def _replace(self, instance: Instance, worker: WorkerProcess) -> None:
         failure = await self._replacement.replace(instance)
         if failure:
-            worker.recycle_at_s = time.monotonic() + RETRY_S
+            worker.recycling.not_before_s = time.monotonic() + RETRY_S
             instance.record("recycle_failed", f"it stays: {failure}")
 
     def _may_replace(self, instance: Instance, worker: WorkerProcess) -> bool:
@@ -62,7 +62,7 @@ class Recycler:
             and instance.revision in model.active.versions
             and model.revision(RevisionRole.STAGED) is None
             and not self._replacement.is_replacing(instance)
-            and time.monotonic() >= worker.recycle_at_s
+            and time.monotonic() >= worker.recycling.not_before_s
         )
 
 
@@ -72,9 +72,9 @@ def read_usage(worker: WorkerProcess, *, counts_memory: bool) -> recycle_policy.
         return recycle_policy.WorkerUsage()
     held = usage.footprint_bytes(worker.group, worker.process.pid) or 0 if counts_memory else 0
     now_s = time.monotonic()
-    refusals = worker.refusals.record(worker.process.progress().refused, now_s)
+    refusals = worker.recycling.refusals.record(worker.process.progress().refused, now_s)
     return recycle_policy.WorkerUsage(
-        held, worker.initial_bytes, *open_files(worker.process.pid), refusals, now_s - worker.ready_s
+        held, worker.recycling.initial_bytes, *open_files(worker.process.pid), refusals, now_s - worker.ready_s
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mmsup.ipc.failpoints import failpoint
 from mmsup.supervisor.instances import actions, lifecycle_events
-from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.instance import Instance, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.instances.revision import Revision, RevisionRole, VersionRevision
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.repository.scanner import ModelEntry

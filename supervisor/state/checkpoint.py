@@ -45,8 +45,8 @@ class CheckpointWriter:
         on_too_large: Callable[[str, int], None],
         saved: Mapping[str, object],
     ) -> None:
-        """`send` gets key and text; `saved`: the records of the controller before. `on_too_large` gets key and length of a
-        text that the next controller will not get; what was saved under that key before stays."""
+        """`send` gets key and text; `saved`: the records of the controller before. `on_too_large` gets key and length
+        of a text that the next controller will not get; what was saved under that key before stays."""
         self._send = send
         self._on_too_large = on_too_large
         self._records = dict(saved)
