@@ -24,6 +24,7 @@ from keeper_rig import (
 )
 from mmsup.ipc.memory.status_page import Activity, StatusPageReader, StatusPageWriter
 from mmsup.ipc.messages.keeper_control import (
+    CheckpointPart,
     ChildDescriptors,
     ChildExited,
     KeeperInventory,
@@ -85,11 +86,12 @@ def test_a_keeper_becomes_another_program_and_its_children_do_not_notice(rig: Ke
     first = rig.ready_controller()
     child = first.spawn("worker.1.1")
     first.spawn("worker.2.1")
-    first.send(SaveCheckpoint("what was wanted"))
+    first.send(SaveCheckpoint("model/m", "what was wanted"))
     StatusPageWriter(child.page).set_activity(Activity.BUSY, 1)
     second, said = reexecuted(rig, first)
     assert (said.keeper_pid, said.keeper_generation, said.generation) == (rig.pid, 2, 2)
-    assert (said.checkpoint, said.children, said.settings) == ("what was wanted", 2, rig.settings.to_json())
+    assert (said.checkpoint_parts, said.children, said.settings) == (1, 2, rig.settings.to_json())
+    assert second.receive(CheckpointPart).entries == {"model/m": "what was wanted"}
     again = second.child()
     assert (again.token, again.pid) == (child.token, child.pid)
     assert StatusPageReader(again.page).read().activity is Activity.BUSY

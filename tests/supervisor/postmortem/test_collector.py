@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness
+from controller_double import Child, ControllerHarness
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.messages.gateway_control import BadReply, CommandReply, CommandRequest, InFlight, LinkClosed
 from mmsup.supervisor.postmortem import collector, disk_thread
@@ -32,11 +32,11 @@ def play(tmp_path: Path, act: Callable[[ControllerHarness], Awaitable[None]], **
 
 def watch(house: ControllerHarness) -> None:
     """Check the condition of each wait again at every event."""
-    house.controller.state_dir.event_log.subscribe(lambda _: house.controller.change_signal.set())
+    house.controller.storage.state_dir.event_log.subscribe(lambda _: house.controller.context.change_signal.set())
 
 
 async def why(house: ControllerHarness, **arguments: Any) -> dict[str, Any]:
-    told = await house.controller.handlers.handle("why", {"name": "bert", **arguments}, lambda _: None)
+    told = await house.controller.api.handlers.handle("why", {"name": "bert", **arguments}, lambda _: None)
     assert isinstance(told, dict)
     return told
 
@@ -101,7 +101,7 @@ def test_a_disk_that_hangs_delays_no_restart_and_why_says_so(tmp_path: Path, mon
     async def act(house: ControllerHarness) -> None:
         stuck = threading.Event()
         # As a disk that does not answer would block the thread.
-        house.controller._crash_collector._thread.submit(stuck.wait)
+        house.controller.resources.crash_collector._thread.submit(stuck.wait)
         for number in range(1, 4):
             kill(house)
             await house.until(functools.partial(has_become_ready, house, number + 1))
@@ -118,7 +118,7 @@ def test_a_disk_that_hangs_delays_no_restart_and_why_says_so(tmp_path: Path, mon
 
 def test_a_worker_that_exited_as_requested_has_no_report(tmp_path: Path) -> None:
     async def act(house: ControllerHarness) -> None:
-        await house.controller.handlers.handle("unload", {"name": "bert"}, lambda _: None)
+        await house.controller.api.handlers.handle("unload", {"name": "bert"}, lambda _: None)
         await house.until(lambda: house.events("worker_stopped"))
         told = await why(house)
         assert (told["bundle"], told["deaths"]) == (None, [])

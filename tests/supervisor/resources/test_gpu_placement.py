@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness, add_model
+from controller_double import Child, ControllerHarness, add_model
 from harness.nvml import GIB, Card, FakeNvml
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.worker_control import LoadFailed
@@ -34,7 +34,7 @@ def on_gpus(
         house = ControllerHarness(home, (), gpu_driver=path, kill_limit_s=kill_limit_s)
         house.environ |= {"PYTHONPATH": nvml.env["PYTHONPATH"]} | ({"CUDA_VISIBLE_DEVICES": shown} if shown else {})
         async with asyncio.timeout(60), house:
-            house.controller.state_dir.event_log.subscribe(lambda _: house.controller.change_signal.set())
+            house.controller.storage.state_dir.event_log.subscribe(lambda _: house.controller.context.change_signal.set())
             await house.until(lambda: all(house.state(name) in ("ready", "backoff") for name in models))
             await play(house, nvml)
 
@@ -55,12 +55,12 @@ def worker(house: ControllerHarness, name: str) -> Child:
 
 
 async def ask(house: ControllerHarness, verb: str, **arguments: Any) -> Any:  # JSON
-    return await house.controller.handlers.handle(verb, arguments, lambda _: None)
+    return await house.controller.api.handlers.handle(verb, arguments, lambda _: None)
 
 
 async def seen(house: ControllerHarness, used_bytes: int) -> None:
     """Until the brain has seen so much memory of the first device in use."""
-    lookout, moved = house.controller._gpu_monitor, house.controller.change_signal
+    lookout, moved = house.controller.resources.gpu_monitor, house.controller.context.change_signal
     looked = lookout.on_update
 
     def tell() -> bool:
@@ -68,13 +68,13 @@ async def seen(house: ControllerHarness, used_bytes: int) -> None:
         return looked()
 
     lookout.on_update = tell
-    await house.until(lambda: house.controller._gpu_placement.rows()[0]["memory_used_bytes"] == used_bytes)
+    await house.until(lambda: house.controller.resources.gpu_placement.rows()[0]["memory_used_bytes"] == used_bytes)
 
 
 def test_without_a_driver_nothing_is_asked_and_a_gpu_is_refused_with_the_reason(tmp_path: Path) -> None:
     async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
         assert (
-            "there is no GPU here: the NVIDIA driver is not loaded" in house.controller.model_set.models["m"].reason()
+            "there is no GPU here: the NVIDIA driver is not loaded" in house.controller.models.model_set.models["m"].reason()
         )
         assert places(house) == {"cpu": [""]}
         assert await ask(house, "devices") == {"devices": []}
@@ -103,9 +103,9 @@ def test_only_what_the_server_may_see_is_given_out(tmp_path: Path) -> None:
 def test_numbers_mean_the_same_to_the_next_brain_also_while_nvml_is_silent(tmp_path: Path) -> None:
     async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
         nvml.say(Card(FIRST, lost=True), Card(SECOND))
-        house.controller._gpu_health.cordoned[SECOND] = "of no account"
-        await house.until(house.controller.gateways.are_up)
-        house.controller.save_checkpoint()
+        house.controller.resources.gpu_health.cordoned[SECOND] = "of no account"
+        await house.until(house.controller.gateways.pool.are_up)
+        house.controller._save_gpus()
         await house.kill_controller()
         await house.start_controller()
         assert [each["uuid"] for each in (await ask(house, "devices"))["devices"]] == [FIRST, SECOND]
@@ -145,7 +145,7 @@ def test_where_nvml_shows_nobody_the_workers_own_word_counts_and_another_ones_ca
         add_model(house.home, "unknown", yaml="device: cuda:0\n")
         said: list[Any] = []
         waiting = asyncio.get_running_loop().create_task(
-            house.controller.handlers.handle("load", {"name": "next"}, said.append)
+            house.controller.api.handlers.handle("load", {"name": "next"}, said.append)
         )
         await ask(house, "load", name="small")
         with pytest.raises(MmsupError, match="has 10GiB of memory free, and 20GiB are needed") as refused:

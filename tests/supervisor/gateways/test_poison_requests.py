@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness
+from controller_double import Child, ControllerHarness
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, PoisonSuspected, RemovePoisonEntry, SuspectCleared
 from mmsup.ipc.poison_policy import BLOCKED_LIMIT, EXPIRY_S, PoisonEntry
-from mmsup.supervisor.gateways.poison_requests import CHECKPOINT_LIMIT
+from mmsup.supervisor.gateways.poison_requests import PoisonRecord
 
 pytestmark = pytest.mark.slow
 X, Y = b"x" * 16, b"y" * 16
@@ -24,7 +24,7 @@ def in_house(home: Path, play: Callable[[ControllerHarness], Awaitable[None]], *
     async def run() -> None:
         async with asyncio.timeout(60), ControllerHarness(home, ("m", "other"), **options) as house:
             await house.until(lambda: house.state("m") == house.state("other") == "ready")
-            await house.until(house.controller.gateways.are_up)
+            await house.until(house.controller.gateways.pool.are_up)
             await play(house)
 
     asyncio.run(run())
@@ -35,7 +35,7 @@ def case(print_: bytes = X, deaths: int = 1, *, blocked: bool = False) -> Poison
 
 
 def suspected(house: ControllerHarness, *cases: PoisonEntry, alone: bool = False, name: str = "m") -> PoisonSuspected:
-    model = house.controller.model_set.model(name)
+    model = house.controller.models.model_set.model(name)
     assert model is not None
     assert model.active is not None
     (instance,) = model.active.instances()
@@ -65,7 +65,7 @@ def knows(gateway: Child) -> bool:
 
 
 async def ask(house: ControllerHarness, verb: str, **arguments: Any) -> Any:  # JSON
-    return await house.controller.handlers.handle(verb, arguments, lambda _: None)
+    return await house.controller.api.handlers.handle(verb, arguments, lambda _: None)
 
 
 def test_what_one_gateway_found_all_are_told_and_those_that_come_later(tmp_path: Path) -> None:
@@ -157,14 +157,13 @@ def test_another_content_is_another_list_and_the_same_content_keeps_it(tmp_path:
     in_house(tmp_path, play)
 
 
-def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
+def test_what_is_saved_is_bounded(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
+        gateways = house.controller.gateways
         for number in range(2 * BLOCKED_LIMIT):
-            house.controller.suspected(suspected(house, case(number.to_bytes(16, "big"), 2, blocked=True)))
-        ((name, _, cases),) = [
-            (each.name, each.revision_id, each.cases) for each in house.controller._poison_requests.records()
-        ]
-        assert (name, len(cases)) == ("m", BLOCKED_LIMIT)
-        assert BLOCKED_LIMIT <= CHECKPOINT_LIMIT
+            message = suspected(house, case(number.to_bytes(16, "big"), 2, blocked=True))
+            gateways.events.on_message(gateways.pool.seats[0], message)
+        (record,) = house.saved().all_of(PoisonRecord)
+        assert (record.name, len(record.entries)) == ("m", BLOCKED_LIMIT)
 
     in_house(tmp_path, play)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmsup.supervisor.config.config_error import ConfigError
-from mmsup.supervisor.models.repository_watcher_roots import UNMOUNTED, RepositoryRoots
+from mmsup.supervisor.models.repository_watcher import UNMOUNTED, RepositoryRoots
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository.scanner import RepositoryRoot, RepositoryScan
 
