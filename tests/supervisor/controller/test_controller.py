@@ -101,7 +101,7 @@ def test_a_worker_is_attached_before_the_gateway_hears_of_it(tmp_path: Path) -> 
         await house.until(lambda: worker.received_of(AttachGateway) and house.gateway().received_of(LinkWorker))
         (attach,) = worker.received_of(AttachGateway)
         (link,) = house.gateway().received_of(LinkWorker)
-        assert attach.gateway == 0
+        assert attach.seat == 0
         assert attach.identity == link.identity
         assert (link.instance, link.generation) == worker.life
 
@@ -338,7 +338,7 @@ def test_a_reload_serves_from_the_old_until_the_new_is_ready(tmp_path: Path) -> 
         result = await house.controller.models.loader.load("good")
         assert result["state"] == "ready"
         names = [type(each).__name__ for each in house.gateway().received if not isinstance(each, Ping)]
-        assert names.index("Unlink") > [at for at, name in enumerate(names) if name == "Link"][1]
+        assert names.index("UnlinkWorker") > [at for at, name in enumerate(names) if name == "LinkWorker"][1]
         await house.until(lambda: old.exited is not None and house.events("worker_stopped"))
         assert not house.events("worker_exit")
 
@@ -501,16 +501,16 @@ def test_a_model_that_is_too_large_for_the_checkpoint_is_reported_once_and_serve
     async def run() -> None:
         house = ControllerHarness(tmp_path)
         house.output = str(tmp_path / "output")
-        add_model(tmp_path, "large", "1")
-        add_model(tmp_path, "large", "2")
-        noise = base64.b64encode(os.urandom(75 << 10)).decode()
+        for version in "12345":
+            add_model(tmp_path, "large", version)
+        noise = base64.b64encode(os.urandom(32 << 10)).decode()
         pbtxt = f'parameters {{ key: "noise" value {{ string_value: "{noise}" }} }}\nversion_policy {{ all {{}} }}\n'
         (tmp_path / "repo" / "large" / "config.pbtxt").write_text(pbtxt)
         async with asyncio.timeout(60), house:
             await house.until(ready(house, "large", "good"))
             for worker in house.keeper.workers():
                 worker.process.kill()
-            await house.until(lambda: len(house.events("worker_exit")) == 3)
+            await house.until(lambda: len(house.events("worker_exit")) == 6)
             await house.until(ready(house, "large", "good"))
             assert [each.name for each in house.saved().all_of(ModelRecord)] == ["good"]
 
@@ -546,10 +546,10 @@ def test_a_gateway_is_not_told_that_it_knows_everything_before_every_link_is_sai
         await house.start_controller()
         await house.until(house.controller.gateways.pool.are_up)
         names = [type(each).__name__ for each in gateway.received]
-        names = names[len(names) - names[::-1].index("Configure") :]
+        names = names[len(names) - names[::-1].index("ConfigureGateway") :]
         first = names.index("Synced")
-        assert names[:first].count("Link") == 2
-        assert "Unlink" not in names
+        assert names[:first].count("LinkWorker") == 2
+        assert "UnlinkWorker" not in names
 
     in_house(tmp_path, play, ("a", "b"))
 
@@ -709,7 +709,7 @@ def test_an_orderly_end_is_not_ready_drained_stopped_and_then_finished(tmp_path:
         assert house.keeper.sent_of(ShutdownFinished) == [ShutdownFinished(0)]
         names = [type(each).__name__ for each in gateway.received]
         last_synced = max(at for at, name in enumerate(names) if name == "Synced")
-        assert last_synced < names.index("Drain") < names.index("Unlink")
+        assert last_synced < names.index("DrainGateway") < names.index("UnlinkWorker")
         assert not gateway.received_of(Synced)[-1].ready
         assert house.events("worker_stopped")
         assert not house.events("worker_exit")

@@ -27,7 +27,7 @@ class Space(MemoryHeadroom):
     def available_bytes(self) -> int:
         return self._available
 
-    def needs_bytes(self, instance: Instance) -> int | None:
+    def required_bytes(self, instance: Instance) -> int | None:
         return 1 << 30
 
 
@@ -116,8 +116,8 @@ def test_a_successor_that_says_it_does_not_fit_is_followed_in_place_only_where_a
     tmp_path: Path, instances: int
 ) -> None:
     def unfit(child: Any) -> None:  # a child of the double
-        child.say(Hello("worker", WIRE_VERSION, *child.life))
-        child.say(LoadFailed("does_not_fit", "the device is full"))
+        child.send(Hello("worker", WIRE_VERSION, *child.life))
+        child.send(LoadFailed("does_not_fit", "the device is full"))
         child.process.kill()
         house_of["keeper"].script = type(child).serve
 
