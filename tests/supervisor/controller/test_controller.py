@@ -516,7 +516,7 @@ def test_a_model_that_is_too_large_for_the_checkpoint_is_reported_once_and_serve
 
     asyncio.run(run())
     lines = [json.loads(line) for line in (tmp_path / "output").read_text().splitlines()]
-    assert len([each for each in lines if each["event"] == "not_checkpoint"]) == 1
+    assert len([each for each in lines if each["event"] == "not_remembered"]) == 1
 
 
 def test_a_new_brain_takes_over_the_living_without_touching_them(tmp_path: Path) -> None:
