@@ -45,7 +45,7 @@ from mmsup.supervisor.controller.children import ChildRouter
 from mmsup.supervisor.controller.controller import Controller
 from mmsup.supervisor.controller.recovery import Checkpoint, read_checkpoint
 from mmsup.supervisor.instances.liveness import HEARTBEAT_S
-from mmsup.supervisor.keeper.checkpoint_store import CheckpointStore
+from mmsup.supervisor.keeper.controller_restart import CheckpointStore
 from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.observability.console import Console
 

@@ -36,14 +36,13 @@ from mmsup.ipc.messages.keeper_control import (
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper import reexec
 from mmsup.supervisor.keeper.bootstrap import HeldResources
-from mmsup.supervisor.keeper.checkpoint_store import CheckpointStore
 from mmsup.supervisor.keeper.children import Children
-from mmsup.supervisor.keeper.controller_restart import ControllerRestart
+from mmsup.supervisor.keeper.controller_restart import CheckpointStore, ControllerRestart
 from mmsup.supervisor.keeper.reexec import KeeperState
 from mmsup.supervisor.keeper.shared_descriptors import SharedDescriptors
-from mmsup.supervisor.keeper.signal_queue import SignalQueue, all_signals_blocked
 from mmsup.supervisor.keeper.upgrade import KeeperUpgrade
 from mmsup.supervisor.linux import process_tree
+from mmsup.supervisor.linux.signal_queue import SignalQueue, all_signals_blocked
 
 STOP_MARGIN_S: Final = 15.0
 """Beyond the drain time of the settings: a controller that has not finished by then is considered stuck."""

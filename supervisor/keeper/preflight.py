@@ -109,7 +109,8 @@ def run_preflight(fd: int, code: str, *, with_controller: bool) -> int:
 
 
 def _try_controller(checkpoint: dict[str, str]) -> None:
-    importlib.import_module("mmsup.supervisor.controller")  # here, since the keeper itself loads none of its libraries
+    # Imported here only: the keeper itself loads none of its libraries.
+    importlib.import_module("mmsup.supervisor.controller.__main__")
     read_checkpoint = importlib.import_module("mmsup.supervisor.controller.recovery").read_checkpoint
     if checkpoint and read_checkpoint(checkpoint) is None:
         raise WireError(f"it cannot read the running controller's checkpoint: {_NEEDS_RESTART}")

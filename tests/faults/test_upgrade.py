@@ -20,7 +20,7 @@ from harness.edition import Installed
 from harness.house import Victim
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
-from mmsup.supervisor.cli import control_client
+from mmsup.supervisor.cli.ctl import control_client
 
 pytestmark = pytest.mark.slow
 MODELS = ("one", "two")
