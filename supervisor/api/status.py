@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import mmsup
-from mmsup.ipc.memory.status_page import Activity
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.instances.instance import Instance
@@ -87,15 +86,15 @@ class StatusViews:
 
     def ps(self) -> Json:
         """All processes, one row each. The role of the controller is `brain` until the next release."""
-        server = self._server
-        now_s = time.monotonic()
+        server, standby, now_s = self._server, self._gateways.standby, time.monotonic()
         rows = [
             _process("keeper", 0, server.keeper_pid, 1, server.started_s),
             _process("brain", 0, server.controller_pid, server.controller_generation, None),
         ]
         for gateway in self._gateways.processes():
             row = _process("gateway", gateway.number, _pid(gateway), gateway.generation, gateway.spawned_s)
-            rows.append(row | {"state": _state_of(gateway)})
+            is_standby = gateway is standby.gateway and standby.is_ready()
+            rows.append(row | {"state": "spare" if is_standby else _state_of(gateway)})
         for model in self._models():
             rows += [_worker_row(each, now_s) for each in model.instances() if each.process is not None]
         return {"processes": rows}
@@ -221,9 +220,6 @@ def _index_rows(model: Model) -> Iterator[Json]:
 
 
 def _state_of(gateway: GatewayProcess) -> str:
-    if gateway.role is GatewayRole.STANDBY:
-        is_ready = gateway.process is not None and gateway.process.progress().activity is Activity.STANDBY
-        return "spare" if is_ready else "starting"
     if not gateway.synced:
         return "starting"
     return "draining" if gateway.role is GatewayRole.UNSEATED else "ready"

@@ -19,7 +19,6 @@ from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest
 from mmsup.ipc.messages.keeper_control import (
     KeeperInventory,
     ReloadRequested,
-    ShutdownFinished,
     TerminateRequested,
 )
 from mmsup.ipc.paths import control_socket
@@ -35,21 +34,19 @@ from mmsup.supervisor.controller.recovery import (
     GATEWAYS_KEY,
     GPUS_KEY,
     SERVER_KEY,
-    Checkpoint,
     GpuRecords,
     ServerRecord,
     model_key,
 )
-from mmsup.supervisor.controller.shutdown import shut_down
+from mmsup.supervisor.controller.shutdown import finish, shut_down
 from mmsup.supervisor.controller.tasks import TaskSet
 from mmsup.supervisor.controller.upgrade import Upgrader
 from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
-from mmsup.supervisor.gateways.gateway_records import GatewayRecords, gateway_records, restore_gateways
-from mmsup.supervisor.gateways.poison_requests import PoisonRecord
+from mmsup.supervisor.gateways.gateway_records import gateway_records
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import startup_policy
-from mmsup.supervisor.models.model_records import ModelRecord, model_record, restore_model
+from mmsup.supervisor.models.model_records import model_record
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.reconciler import Reconciler
 from mmsup.supervisor.observability.console import Console
@@ -110,7 +107,7 @@ class Controller:
         resources.crash_collector.start()
         resources.memory_sampler.start()
         if self._recovered is not None:
-            self._restore(self._recovered)
+            recovery.restore(self._recovered, self.models, self.gateways, self.resources)
         else:
             await resources.gpu_monitor.query_once()
         context.tasks.start(resources.gpu_monitor.run(), "GPUs")
@@ -131,17 +128,6 @@ class Controller:
         if context.settings.control_mode == "poll":
             context.tasks.start(self.models.watcher.poll(), "poll")
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        model_set, gateways = self.models.model_set, self.gateways
-        for record in checkpoint.all_of(ModelRecord):
-            restore_model(model_set, record)
-        gateways.poison_requests.restore(checkpoint.all_of(PoisonRecord))
-        for gpus in checkpoint.all_of(GpuRecords):
-            self.resources.gpu_health.restore(gpus.gpus)
-        model_set.next_instance_id = max(model_set.next_instance_id, checkpoint.server.next_instance_id)
-        for records in checkpoint.all_of(GatewayRecords):
-            restore_gateways(gateways.pool, records)
-
     def _on_new_listener(self, listener: socket.socket) -> None:
         text = "the control socket was removed or taken, and is there again"
         self.storage.event_log.record("control_reopened", text)
@@ -151,7 +137,15 @@ class Controller:
         if self._recovered is None:
             self._start_models()
         else:
-            self._take_over(router)
+            recovery.take_over(
+                self.context,
+                self.storage,
+                self.models,
+                is_announced=self.readiness.is_announced,
+                unknown_children=router.unknown_children,
+            )
+            failpoint("brain.readopted")
+            self.upgrader.resume()
         if self.context.inventory.stopping:
             self.terminate()
 
@@ -167,24 +161,6 @@ class Controller:
         startup_policy.start_models(found, settings, models.model_set, desired_state, models.loader)
         self._save_server()
         failpoint("brain.begun")
-
-    def _take_over(self, router: ChildRouter) -> None:
-        settings, models, event_log = self.context.settings, self.models, self.storage.event_log
-        number = self.context.inventory.generation
-        event_log.record("brain_exit", f"controller {number - 1} ended; controller {number} takes over")
-        startup_policy.register_all(models.watcher.scan(), settings, models.model_set)
-        for model in models.model_set.models.values():
-            model.had_outcome = self.readiness.is_announced
-        counts, unknown = recovery.take_over(models.model_set), router.unknown_children
-        recovery.clean_up_unknown(models.model_set)
-        text = f"kept {counts.kept} workers; {counts.ended} had ended, {unknown} were unknown and are ended"
-        event_log.record(
-            "readopted", text, brain=number, kept=counts.kept, ended=counts.ended, strays=router.unknown_children
-        )
-        desired_state = self.storage.state_dir.desired_state
-        startup_policy.apply_desired_state(settings, models.model_set, desired_state, models.loader)
-        failpoint("brain.readopted")
-        self.upgrader.resume()
 
     def _on_keeper_request(self, message: Any) -> None:  # one of FROM_KEEPER that is about no child
         match message:
@@ -207,11 +183,7 @@ class Controller:
         self.storage.event_log.record("stopping", text)
         self.models.loader.stop_accepting()
         self.readiness.report()
-        self._finish(await shut_down(self.context, self.storage, self.models, self.gateways))
-
-    def _finish(self, code: int) -> None:
-        self.context.keeper.send(ShutdownFinished(code))
-        self.context.finished.set()
+        finish(self.context, await shut_down(self.context, self.storage, self.models, self.gateways))
 
     def _on_command(self, request: CommandRequest, send: Callable[[CommandReply], None]) -> None:
         answer = self.api.gateway_requests.answer(request, send)
@@ -242,7 +214,7 @@ class Controller:
         self._save_server()
         if failed and self.context.settings.exit_on_error:
             self.context.console.log("error", "exit_on_error", text=f"not serving: {', '.join(failed)}")
-            self._finish(exit_codes.REFUSED)
+            finish(self.context, exit_codes.REFUSED)
 
     def _save_server(self) -> None:
         next_id = self.models.model_set.next_instance_id

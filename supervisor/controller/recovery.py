@@ -16,16 +16,17 @@ from typing import Final, TypeVar
 
 from mmsup.ipc.paths import is_worker_name, worker_name
 from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Resources, Storage
 from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
-from mmsup.supervisor.gateways.gateway_records import GatewayRecords
+from mmsup.supervisor.gateways.gateway_records import GatewayRecords, restore_gateways
 from mmsup.supervisor.gateways.poison_requests import PoisonRecord
 from mmsup.supervisor.gpu.health import GpuRecord
 from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState, Situation
 from mmsup.supervisor.instances.revision import Revision, RevisionRole
-from mmsup.supervisor.models import revision_changes
-from mmsup.supervisor.models.model_records import ModelRecord
+from mmsup.supervisor.models import revision_changes, startup_policy
+from mmsup.supervisor.models.model_records import ModelRecord, restore_model
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.state.checkpoint import from_text
 
@@ -98,8 +99,39 @@ class TakeOverCounts:
     ended: int = 0
 
 
-def take_over(model_set: ModelSet) -> TakeOverCounts:
-    """All children are adopted: go on where the controller before stopped."""
+def restore(checkpoint: Checkpoint, models: Models, gateways: Gateways, resources: Resources) -> None:
+    """Fill models, gateways and the rest as they were saved, without processes."""
+    model_set = models.model_set
+    for record in checkpoint.all_of(ModelRecord):
+        restore_model(model_set, record)
+    gateways.poison_requests.restore(checkpoint.all_of(PoisonRecord))
+    for gpus in checkpoint.all_of(GpuRecords):
+        resources.gpu_health.restore(gpus.gpus)
+    model_set.next_instance_id = max(model_set.next_instance_id, checkpoint.server.next_instance_id)
+    for records in checkpoint.all_of(GatewayRecords):
+        restore_gateways(gateways.pool, records)
+
+
+def take_over(
+    context: ControllerContext, storage: Storage, models: Models, *, is_announced: bool, unknown_children: int
+) -> None:
+    """All workers are adopted: go on where the controller before stopped. `is_announced`: READY has been."""
+    settings, model_set, event_log = context.settings, models.model_set, storage.event_log
+    number = context.inventory.generation
+    event_log.record("brain_exit", f"controller {number - 1} ended; controller {number} takes over")
+    startup_policy.register_all(models.watcher.scan(), settings, model_set)
+    for model in model_set.models.values():
+        model.had_outcome = is_announced
+    counts = resume_instances(model_set)
+    clean_up_unknown(model_set)
+    kept, ended = counts.kept, counts.ended
+    text = f"kept {kept} workers; {ended} had ended, {unknown_children} were unknown and are ended"
+    event_log.record("readopted", text, brain=number, kept=kept, ended=ended, strays=unknown_children)
+    startup_policy.apply_desired_state(settings, model_set, storage.state_dir.desired_state, models.loader)
+
+
+def resume_instances(model_set: ModelSet) -> TakeOverCounts:
+    """Go on with each instance in the state that it was saved in."""
     counts = TakeOverCounts()
     for model in list(model_set.models.values()):
         for revision in list(model.revisions):

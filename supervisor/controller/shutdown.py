@@ -8,7 +8,7 @@ from typing import Final
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.keeper_control import SignalChild
+from mmsup.ipc.messages.keeper_control import ShutdownFinished, SignalChild
 from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Storage
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.revision import RevisionRole
@@ -51,3 +51,9 @@ async def shut_down(context: ControllerContext, storage: Storage, models: Models
     storage.event_log.record("stopping", f"{text}; the server ends")
     failpoint("brain.finish")
     return exit_codes.SUCCESS if drained else exit_codes.REFUSED
+
+
+def finish(context: ControllerContext, code: int) -> None:
+    """Tell the keeper to exit with this code, and exit."""
+    context.keeper.send(ShutdownFinished(code))
+    context.finished.set()
