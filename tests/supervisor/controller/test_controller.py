@@ -42,6 +42,7 @@ from mmsup.ipc.messages.keeper_control import (
     ForgetChild,
     NotifySystemd,
     ReloadRequested,
+    SaveCheckpoint,
     ShutdownFinished,
     SignalChild,
     Spawn,
@@ -49,6 +50,7 @@ from mmsup.ipc.messages.keeper_control import (
 )
 from mmsup.ipc.messages.worker_control import AttachGateway, LoadFailed
 from mmsup.supervisor.instances import actions, lifecycle_events
+from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_records import ModelRecord
 
 pytestmark = pytest.mark.slow
@@ -136,6 +138,33 @@ def test_a_killed_worker_is_judged_recorded_once_and_followed_by_another(tmp_pat
         assert victim.token in {each.token for each in house.keeper.sent_of(ForgetChild)}
         assert bystander.exited is None
         assert house.events("worker_exit", "bystander") == []
+
+    in_house(tmp_path, play, ("victim", "bystander"))
+
+
+def test_a_death_saves_and_touches_the_model_that_it_concerns_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched: set[str] = set()
+    update = Model.update_readiness
+
+    def note(model: Model) -> bool:
+        touched.add(model.name)
+        return update(model)
+
+    async def play(house: ControllerHarness) -> None:
+        await house.until(lambda: house.events("ready"))
+        await house.controller.gateways.barriers.wait_until_applied(1.0)
+        house.keeper.sent.clear()
+        monkeypatch.setattr(Model, "update_readiness", note)
+        victim = next(each for each in house.keeper.workers() if "/repo/victim/" in each.spawn.cwd)
+        victim.process.kill()
+        await house.until(lambda: house.events("worker_exit"))
+        await house.until(ready(house, "victim", "bystander"))
+        await house.controller.gateways.barriers.wait_until_applied(1.0)
+        assert {each.key for each in house.keeper.sent_of(SaveCheckpoint)} == {"model/victim"}
+        assert touched == {"victim"}
+        assert {each.name for each in house.saved().all_of(ModelRecord)} == {"victim", "bystander"}
 
     in_house(tmp_path, play, ("victim", "bystander"))
 
