@@ -38,7 +38,8 @@ def test_status_is_the_object_that_was_agreed(tmp_path: Path) -> None:
         status = await ask("status")
         assert {"version", "ready", "reason", "uptime_s", "isolation", "addresses"} <= set(status)
         assert set(status["keeper"]) == {"pid"}
-        assert set(status["brain"]) == {"pid", "generation"}
+        assert set(status["controller"]) == {"pid", "generation"}
+        assert status["brain"] == status["controller"]
         assert set(status["gateways"][0]) == {"pid", "generation", "http"}
         assert status["addresses"] == {"http": "127.0.0.1:1"}
         model = status["models"][0]
