@@ -67,7 +67,7 @@ def processes(result: Json) -> None:
     memory = (">MEMORY=memory_bytes", ">CAP=memory_cap_bytes")
     _table(
         ["NAME", "ROLE", "STATE", ">PID", *memory, ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP=uptime_s"],
-        [each | {"name": _process_name(each)} for each in map(_with_role, _mappings(result, "processes"))],
+        [{**each, "name": _process_name(each)} for each in map(_with_role, _mappings(result, "processes"))],
     )
 
 
