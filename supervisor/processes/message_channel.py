@@ -1,7 +1,7 @@
-"""A control channel on the loop: messages out in their order, messages in as calls, never a wait.
+"""A control channel on the event loop: sends in order without waiting, and calls back for each received message.
 
-Who owns what: the Peer owns its channel. Descriptors given to `say` stay the caller's (they are duplicated where the
-message must wait for room), descriptors that come with a message are the hearer's.
+A MessageChannel owns its control channel. Descriptors passed to `send` remain the caller's (they are duplicated if the
+message has to wait); received descriptors belong to `on_message`.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from typing import Final
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 
 MAX_QUEUED: Final = 20_000
-"""Messages that may wait for a reader. One that is so far behind is as good as gone."""
+"""Messages that may wait for a reader; beyond it the channel counts as closed."""
 MAX_READS: Final = 64
-"""A peer that talks without end gets its share of the loop, and no more."""
+"""Messages received in one loop iteration, so that no peer can occupy the loop."""
 
 OnMessage = Callable[[bytes, list[int]], None]
 
 
 class MessageChannel:
-    """One end, with a queue before it. `lost` is called once, from the loop, when nobody is there any more."""
+    """One end, with a send queue."""
 
-    def __init__(self, channel: ControlChannel, hear: OnMessage, lost: Callable[[], None]) -> None:
+    def __init__(self, channel: ControlChannel, on_message: OnMessage, on_closed: Callable[[], None]) -> None:
+        """`on_closed` is called once, from the loop, when the far end is closed or too far behind."""
         self._channel = channel
-        self._on_message = hear
-        self._on_closed = lost
+        self._on_message = on_message
+        self._on_closed = on_closed
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel.fileno(), self._read)
 
     def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send now, or as soon as there is room. To one that is gone: nothing happens, `lost` has said so."""
+        """Send now, or as soon as there is room. Does nothing if the far end is closed."""
         if self._is_closed:
             return
         try:
@@ -51,7 +52,7 @@ class MessageChannel:
             self._fail()
 
     def close(self) -> None:
-        """Let go of the channel; nobody is told."""
+        """Close the channel; `on_closed` is not called."""
         if not self._is_closed:
             self._is_closed = True
             self._loop.remove_reader(self._channel.fileno())
@@ -62,7 +63,7 @@ class MessageChannel:
         self._channel.close()
 
     def drain(self) -> None:
-        """Hear what had been said before the far end died."""
+        """Receive what the far end sent before it died."""
         if not self._is_closed:
             self._read()
 
