@@ -98,7 +98,7 @@ class GpuHealth:
         if not reason or device in self.cordoned:
             return False
         self.cordoned[device] = reason
-        text = f"{self._monitor.label(device)} is set aside: {reason}; whoever serves there goes on"
+        text = f"{self._monitor.label(device)} is set aside: {reason}; workers there go on"
         self._event_log.record("device_set_aside", text, device=device)
         return True
 

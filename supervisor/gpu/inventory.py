@@ -48,7 +48,7 @@ def parse(line: bytes) -> Gpus:
     try:
         gpus = from_json(line, (Gpus,))
     except WireError:
-        return Gpus((), "the GPU helper said nothing that can be read")
+        return Gpus((), "the answer of the GPU helper cannot be read")
     assert isinstance(gpus, Gpus)
     return gpus
 

@@ -135,7 +135,7 @@ class GpuMonitor:
 
     def _on_failure(self, nothing: Gpus) -> None:
         if not self._failures:
-            text = f"{nothing.why}; what was known of the memory of GPUs is taken for true no longer"
+            text = f"{nothing.why}; earlier figures of the memory of GPUs are no longer used"
             self._event_log.record("gpu_silent", text)
         self._failures += 1
         self.latest = None

@@ -180,7 +180,7 @@ def _start_process(instance: Instance) -> None:
         return
     context.keeper.send(message)
     failpoint("brain.spawn_said")
-    instance.record("worker_spawn", f"life {instance.generation} is being started")
+    instance.record("worker_spawn", f"generation {instance.generation} is being started")
 
 
 def _announce_ready(instance: Instance) -> None:
@@ -266,7 +266,7 @@ def _send_sigkill(instance: Instance) -> None:
 def _record_unkillable(instance: Instance) -> None:
     limit_s = instance.context.settings.kill_limit_s
     pid = instance.process.pid if instance.process else 0
-    text = f"SIGKILL has not ended it within {limit_s:g} s: the kernel holds it, and nothing waits for it any more"
+    text = f"SIGKILL has not ended it within {limit_s:g} s: it is blocked in the kernel, and nothing waits for it any more"
     instance.record("worker_quarantined", text, pid=pid)
     worker_exit.release_gpu(instance)
 

@@ -107,7 +107,7 @@ def exited(instance: Instance, message: ChildExited) -> None:
         process.drain_and_close()
     tail = context.model_output(instance.revision.spec.name).finish(instance.output_name)
     if worker.termination.was_requested(message):
-        instance.record("worker_stopped", "stopped as it was told to", pid=message.pid)
+        instance.record("worker_stopped", "stopped as requested", pid=message.pid)
         decision: NextTry = Retry(0.0)
     else:
         found = found.with_output(process.crash.text if process is not None else "", tail)

@@ -54,7 +54,7 @@ class WorkerMessages:
         try:
             message = decode(data, FROM_WORKER)
         except WireError as error:
-            self._violated(f"it sent what is no message of ours: {error}")
+            self._violated(f"it sent an invalid message: {error}")
             return
         match message:
             case Hello():
@@ -87,7 +87,7 @@ class WorkerMessages:
 
     def _on_ready(self, metadata: Metadata) -> None:
         if len(encode(metadata)) > METADATA_LIMIT:
-            self._violated("it describes its model at too great a length")
+            self._violated("the metadata of its model is too large")
             return
         if self._instance.state in STARTING_UP:
             self._instance.revision.metadata = metadata
@@ -97,7 +97,7 @@ class WorkerMessages:
         if hello.wire_version != WIRE_VERSION:
             self._violated(f"it speaks wire {hello.wire_version}, this server {WIRE_VERSION}: another version of mmsup")
         elif (hello.instance, hello.generation) != self._instance.worker_id:
-            self._violated("it says that it is another one")
+            self._violated("it identifies itself as another worker")
         else:
             self._instance.apply(lifecycle_events.LoadProgressed(is_warm_up=False))
 

@@ -130,7 +130,7 @@ class CrashCollector:
         self._record(
             "bundle_written",
             record,
-            text if in_flight.is_complete or not record.is_linked else f"{text}; not every gateway has told",
+            text if in_flight.is_complete or not record.is_linked else f"{text}; not every gateway has reported",
             bundle=done.result(),
             in_flight=count,
             begun=begun,

@@ -70,7 +70,7 @@ def _is_removed(group: Cgroup) -> bool:
 def remove_tree(folder: str) -> Iterator[None]:
     """Remove a directory tree, one name a step, without following links. What cannot be removed is left.
 
-    A model may have nested it deeper than Python's stack: so it is walked with a list, and one directory open at a time.
+    A model may have nested it deeper than Python's stack: so it is walked with a list, one directory open at a time.
     """
     waiting = [(folder, False)]
     while waiting:

@@ -17,7 +17,7 @@ _CANNOT_RUN: Final = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STO
 
 @dataclass(frozen=True, slots=True)
 class ProcessUsage:
-    """What one process uses. `pss_bytes` divides shared memory among its users; None without the permission to read it."""
+    """What one process uses. `pss_bytes` divides shared memory among its users; None without permission to read it."""
 
     rss_bytes: int
     pss_bytes: int | None

@@ -36,4 +36,4 @@ def test_what_the_helper_prints_is_read_back() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '["Gpus", [[1]], ""]', '["Gpus", 3, ""]', "\0"])
 def test_nonsense_of_the_helper_is_no_gpu(text: str) -> None:
-    assert parse(text.encode()) == Gpus((), "the GPU helper said nothing that can be read")
+    assert parse(text.encode()) == Gpus((), "the answer of the GPU helper cannot be read")

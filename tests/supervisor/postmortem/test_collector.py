@@ -82,10 +82,10 @@ def test_a_gateway_that_does_not_report_is_not_waited_for_and_the_report_says_so
         kill(house)
         await house.until(lambda: house.events("bundle_written"))
         assert house.events("worker_exit")[0]["in_flight"] is None
-        assert "not every gateway has told" in house.events("bundle_written")[0]["text"]
+        assert "not every gateway has reported" in house.events("bundle_written")[0]["text"]
         told = await why(house)
         assert not told["bundle"]["requests"]["is_complete"]
-        assert any("A gateway has not told" in each for each in told["sentences"])
+        assert any("A gateway has not reported" in each for each in told["sentences"])
 
     play(tmp_path, act)
 

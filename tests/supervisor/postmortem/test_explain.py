@@ -52,7 +52,7 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
         (
             "F1 without control groups",
             bundle("worker_crashed", evidence={**KILLED, "oom_kills_after": None}),
-            "does not say who sent it, and nothing here counts whom it kills for memory.",
+            "does not say who sent it, and there is no counter of kills for memory here.",
             "the server did not, unless the kernel did for memory",
         ),
         (
@@ -68,14 +68,14 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
         (
             "F3 exit",
             bundle("worker_crashed", evidence={"status": 3}),
-            "It exited with status 3, which nobody had asked for.",
+            "It exited with status 3, which was not requested.",
             "look for an exit in the model's code",
         ),
         (
             "F3 in a load",
             bundle("load_failed", evidence={"was_ready": False, "signal": 6, "signal_name": "SIGABRT"}),
             "It was killed by SIGABRT while it loaded.",
-            "mend the model, then `mmsup ctl load bert`",
+            "fix the model, then `mmsup ctl load bert`",
         ),
         (
             "F5",
@@ -87,7 +87,7 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
             "F6",
             bundle("load_failed", evidence={"status": 65, "load_failed": {"text": "no such file: x."}}),
             "Its load failed: no such file: x.",
-            "mend the model",
+            "fix the model",
         ),
         (
             "F7",
@@ -118,13 +118,13 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
             "F15 in a load",
             bundle("does_not_fit", evidence={**KILLED, "was_ready": False, "oom_kills_after": 1}),
             "for memory while it loaded: the oom_kill counter of its group rose from 0 to 1; it has no cap of its own.",
-            "serve a smaller artefact",
+            "serve a smaller artifact",
         ),
         (
             "said that it does not fit",
             bundle("does_not_fit", evidence={"status": 65, "load_failed": {"text": "needs 9GiB"}}),
             "Its load failed: needs 9GiB.",
-            "serve a smaller artefact",
+            "serve a smaller artifact",
         ),
         (
             "F19",
@@ -148,7 +148,7 @@ def test_each_cause_has_its_evidence_and_its_advice(row: str, made: Json, senten
 
 def test_it_begins_with_when_who_and_how_long() -> None:
     first = explain(bundle("worker_crashed"), [])[0]
-    assert first.endswith(": worker 7 of bert, version 2 (life 3, pid 4121) died after it had served for 12s.")
+    assert first.endswith(": worker 7 of bert, version 2 (generation 3, pid 4121) died after it had served for 12s.")
     assert "13s after its start, before it served" in explain(bundle("load_failed", served_s=0.0), [])[0]
 
 
@@ -174,7 +174,7 @@ def test_where_a_worker_hung_is_said(stack: Json | None, sentence: str) -> None:
         ({"in_flight": 0, "is_complete": True}, "No request was in flight."),
         (
             {"in_flight": 0, "is_complete": False},
-            "No request was in flight. A gateway has not told, so there may have been more.",
+            "No request was in flight. A gateway has not reported, so there may have been more.",
         ),
         (
             {"in_flight": 1, "begun": 1, "is_complete": True, "named": [{"id": "", "begun": True}]},
@@ -277,7 +277,7 @@ def test_what_followed_is_said(restart: Json, events: list[Json], sentence: str)
     ("samples", "sentence"),
     [
         ([[30.0, 10 << 20, 0], [0.1, 190 << 20, 0]], "Its memory rose from 10MiB to 190MiB in the last 30s."),
-        ([[30.0, 10 << 20, 0], [0.1, 11 << 20, 0]], "Its memory was 11MiB at the last look."),
+        ([[30.0, 10 << 20, 0], [0.1, 11 << 20, 0]], "Its memory was 11MiB at the last sample."),
     ],
 )
 def test_the_curve_in_a_sentence(samples: list[Any], sentence: str) -> None:
