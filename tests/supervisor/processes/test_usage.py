@@ -12,7 +12,7 @@ from mmsup.supervisor.processes import usage
 
 
 def gone() -> int:
-    """The number of a process that was."""
+    """The pid of a process that has exited."""
     process = subprocess.Popen(["/bin/true"])
     process.wait()
     return process.pid
@@ -40,13 +40,13 @@ def test_the_machine_has_more_than_is_available() -> None:
     assert 0 < machine.available_bytes < machine.total_bytes
 
 
-def test_a_group_counts_more_than_one_process_but_not_what_can_be_had_back() -> None:
+def test_a_group_counts_all_processes_but_not_reclaimable_page_cache() -> None:
     group = Cgroup([Path("/nowhere")], "memory.max", lambda folder: CgroupUsage(1000, 300, 1200, 0))
     assert usage.footprint_bytes(group, gone()) == 700
     assert usage.footprint_bytes(Cgroup([Path("/nowhere")], "", lambda folder: CgroupUsage(1, 5, 9, 0)), 1) == 0
 
 
-def test_without_a_group_the_resident_pages_count() -> None:
+def test_without_a_group_the_resident_set_counts() -> None:
     footprint = usage.footprint_bytes(Cgroup(()), os.getpid())
     assert footprint == pytest.approx(usage.resident_bytes(os.getpid()), rel=0.1)
 
