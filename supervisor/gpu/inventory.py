@@ -39,12 +39,10 @@ class Gpus:
     why: str = ""
 
     def find(self, uuid: str) -> Gpu | None:
-        """The device of this UUID."""
         return next((each for each in self.devices if each.uuid == uuid), None)
 
 
 def parse(line: bytes) -> Gpus:
-    """One answer of the NVML helper."""
     try:
         gpus = from_json(line, (Gpus,))
     except WireError:

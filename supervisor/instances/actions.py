@@ -43,7 +43,6 @@ FILE_HEADROOM_BYTES: Final = 64 << 20
 
 
 def perform(instance: Instance, action: lifecycle_events.Action) -> None:
-    """Perform one action of a step."""
     match action:
         case lifecycle_events.QueueLoad():
             instance.is_queued = True
@@ -76,7 +75,6 @@ def perform(instance: Instance, action: lifecycle_events.Action) -> None:
 
 
 def send_boot(instance: Instance) -> None:
-    """Send a fresh process its configuration."""
     worker, spec = _worker(instance), instance.revision.spec
     assert worker.process is not None, f"instance {instance.id} has no process yet"
     is_capped = worker.group.cap_bytes is not None
@@ -143,14 +141,12 @@ def link_to_gateways(instance: Instance) -> None:
 
 
 def start_retry_timer(instance: Instance) -> None:
-    """RetryDue at the scheduled time."""
     cancel_retry(instance)
     after_s = max(instance.retry.at_s - time.monotonic(), 0.0)
     instance.retry.timer = asyncio.get_running_loop().call_later(after_s, instance.apply, lifecycle_events.RetryDue())
 
 
 def cancel_retry(instance: Instance) -> None:
-    """No next try."""
     if instance.retry.timer is not None:
         instance.retry.timer.cancel()
         instance.retry.timer = None
@@ -266,7 +262,9 @@ def _send_sigkill(instance: Instance) -> None:
 def _record_unkillable(instance: Instance) -> None:
     limit_s = instance.context.settings.kill_limit_s
     pid = instance.process.pid if instance.process else 0
-    text = f"SIGKILL has not ended it within {limit_s:g} s: it is blocked in the kernel, and nothing waits for it any more"
+    text = (
+        f"SIGKILL has not ended it within {limit_s:g} s: the kernel blocks it, and nothing waits for it any more"
+    )
     instance.record("worker_quarantined", text, pid=pid)
     worker_exit.release_gpu(instance)
 

@@ -45,7 +45,6 @@ class LivenessProbe:
         self._check(age_s)
 
     def close(self) -> None:
-        """The worker is condemned or dead."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()

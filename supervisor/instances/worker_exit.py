@@ -35,8 +35,6 @@ _FATAL: Final = "Fatal Python error: "
 
 @dataclass(frozen=True, slots=True)
 class WorkerExit:
-    """One exit with its evidence and cause."""
-
     cause: Cause
     evidence: Evidence
     progress: Progress | None
@@ -44,7 +42,6 @@ class WorkerExit:
 
     @property
     def executing(self) -> bool:
-        """Whether a batch was running, by the status page."""
         return self.progress is not None and self.progress.activity is Activity.BUSY
 
     @property
@@ -91,7 +88,6 @@ def start_failed(instance: Instance, text: str, code: str = "load_failed") -> No
 
 
 def exited(instance: Instance, message: ChildExited) -> None:
-    """The keeper has reaped the process."""
     worker, context = _worker(instance), instance.context
     failpoint("brain.ended")
     process = worker.process

@@ -42,14 +42,11 @@ def started(instance: Instance, pid: int, descriptors: list[int]) -> None:
 
 
 class WorkerMessages:
-    """The listener of one worker process."""
-
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._generation = instance.generation
 
     def on_message(self, data: bytes, descriptors: list[int]) -> None:
-        """A message on the control channel."""
         close_fds(descriptors)  # a worker has no reason to send any
         try:
             message = decode(data, FROM_WORKER)
@@ -69,7 +66,6 @@ class WorkerMessages:
                 self._instance.apply(lifecycle_events.LoadReportedFailed(code, text))
 
     def on_closed(self) -> None:
-        """The control channel was closed, or is not read."""
         instance = self._instance
         if instance.generation == self._generation and instance.state in STARTING_UP | {InstanceState.READY}:
             event = lifecycle_events.ProtocolViolated("it closed its control channel")
@@ -81,7 +77,6 @@ class WorkerMessages:
             self._instance.apply(lifecycle_events.CrashReported(*worker_exit.crash_summary(text)))
 
     def on_output(self, data: bytes) -> None:
-        """Standard output or error."""
         name = f"{self._instance.id}.{self._generation}"
         self._instance.context.model_output(self._instance.revision.spec.name).append(name, data)
 

@@ -35,8 +35,6 @@ without a handler for it dies of it."""
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of one exit."""
-
     worker: str
     """`bert/2`: model and version."""
     pid: int
@@ -84,7 +82,6 @@ class Cause:
 
 
 def cause_of(evidence: Evidence) -> Cause:
-    """The cause that the evidence proves."""
     for rule in _RULES:
         found = rule(evidence)
         if found is not None:
@@ -183,7 +180,6 @@ def _while_loading(evidence: Evidence) -> str:
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL`, for any number."""
     try:
         return signal.Signals(number).name
     except ValueError:  # the real-time ones have no names

@@ -51,7 +51,6 @@ def no_crash(model: str, state: str, reason: str) -> list[str]:
 
 
 def list_entry(report: Json) -> Json:
-    """A crash report in a list of them."""
     named = {name: report.get(name) for name in ("number", "time", "version", "instance", "generation")}
     return {**named, "cause": _part(report, "cause").get("word")}
 

@@ -20,8 +20,6 @@ MAX_NAMES: Final = 200
 
 
 class Cleanup:
-    """What is still to be removed."""
-
     def __init__(self) -> None:
         self._groups: list[Cgroup] = []
         self._removals: list[Iterator[None]] = []

@@ -29,11 +29,9 @@ class KeeperChannel:
         self._send_heartbeat()
 
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
-        """Send one message of TO_KEEPER."""
         self._channel.send(to_json(message), descriptors)
 
     def close(self) -> None:
-        """No more heartbeats and messages."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self._loop.remove_reader(self._lifeline)

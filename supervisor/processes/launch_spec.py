@@ -64,7 +64,6 @@ def worker_spawn(
     procs_files: tuple[str, ...],
     visible_devices: str,
 ) -> Spawn:
-    """How a worker is started."""
     instance, generation = worker
     scratch = scratch_dir(environment, worker)
     env = {
@@ -95,7 +94,6 @@ def worker_spawn(
 
 
 def gateway_spawn(number: int, generation: int, environment: LaunchEnvironment, listeners: tuple[str, ...]) -> Spawn:
-    """How a gateway is started."""
     env = {**_common_env(environment), "HOME": "/", "TMPDIR": environment.runtime_dir}
     return Spawn(
         token=gateway_token(number, generation),

@@ -23,8 +23,6 @@ OnMessage = Callable[[bytes, list[int]], None]
 
 
 class MessageChannel:
-    """One end, with a send queue."""
-
     def __init__(self, channel: ControlChannel, on_message: OnMessage, on_closed: Callable[[], None]) -> None:
         """`on_closed` is called once, from the loop, when the far end is closed or too far behind."""
         self._channel = channel

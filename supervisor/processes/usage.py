@@ -33,7 +33,6 @@ class MachineMemory:
 
 
 def machine_memory() -> MachineMemory:
-    """The memory of the machine now."""
     found = psutil.virtual_memory()
     return MachineMemory(found.total, found.available)
 

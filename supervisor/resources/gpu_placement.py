@@ -34,8 +34,6 @@ Json = dict[str, Any]  # one JSON object
 
 
 class GpuPlacement:
-    """One per controller."""
-
     def __init__(self, model_set: ModelSet, monitor: GpuMonitor, health: GpuHealth) -> None:
         self._model_set = model_set
         self._monitor = monitor
@@ -106,12 +104,10 @@ class GpuPlacement:
             self._monitor.refresh()
 
     def on_fault(self, device: str, model: str) -> None:
-        """A worker there exited with a GPU fault."""
         known = find_gpu(self._monitor.gpus, device) if self._monitor.gpus is not None else None
         self._health.record_fault(known.uuid if known is not None else device, model)
 
     def on_exit(self, device: str, pid: int, usage: GpuUsage) -> None:
-        """A worker there is gone, and its memory is to be released."""
         self._pending.add(device, pid, usage)
         self._monitor.refresh()
 
