@@ -121,6 +121,11 @@ class Instance:
         """Whether there is a process, or will be, that has not survived SIGKILL."""
         return self.state in ALIVE and self.state is not InstanceState.QUARANTINED
 
+    def require_worker(self) -> WorkerProcess:
+        """The worker; the state guarantees that there is one."""
+        assert self.worker is not None, f"instance {self.id} has no worker in state {self.state}"
+        return self.worker
+
     def endpoint(self) -> WorkerEndpoint:
         assert self.process is not None, f"instance {self.id} serves without a process"
         assert self.revision.metadata is not None, f"instance {self.id} serves without metadata"

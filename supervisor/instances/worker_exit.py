@@ -49,11 +49,6 @@ class WorkerExit:
         """For the callers of requests in flight."""
         return WorkerFailure(self.cause.code, self.cause.text, self.cause.retryable)
 
-    @property
-    def load_failure(self) -> WorkerFailure:
-        """For the callers of a load."""
-        return WorkerFailure(self.cause.code, self.cause.text, self.cause.retryable, of_load=True)
-
     def with_output(self, crash: str, tail: Sequence[str]) -> WorkerExit:
         """With what faulthandler wrote and the last lines of output, which add to the details and change no cause."""
         evidence = replace(self.evidence, crash=crash, tail=tuple(line[:TAIL_CHARACTERS] for line in tail))
@@ -88,7 +83,7 @@ def start_failed(instance: Instance, text: str, code: str = "load_failed") -> No
 
 
 def exited(instance: Instance, message: ChildExited) -> None:
-    worker, context = _worker(instance), instance.context
+    worker, context = instance.require_worker(), instance.context
     failpoint("brain.ended")
     process = worker.process
     if process is not None:
@@ -152,7 +147,7 @@ def crash_record(
     instance: Instance, found: WorkerExit, time_text: str, next_delay_s: float | None, given_up: str
 ) -> CrashRecord:
     """What the controller contributes to the crash report; `time_text` is the time of the `worker_exit` event."""
-    worker, now_s = _worker(instance), time.monotonic()
+    worker, now_s = instance.require_worker(), time.monotonic()
     return CrashRecord(
         time=time_text,
         spec=instance.revision.spec,
@@ -200,7 +195,7 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
     """Decides what follows an exit that nobody requested, writes its event and hands over its crash report."""
     load_failure = worker.termination.load_failure
     if not worker.ready_s and load_failure is None:
-        instance.failure = found.load_failure
+        instance.failure = replace(found.failure, of_load=True)
     elif load_failure is None:
         instance.failure = WorkerFailure("model_restarting", found.failure.text)
     decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)
@@ -228,14 +223,9 @@ def _next_try(instance: Instance, served_s: float) -> NextTry:
 
 
 def _clean_up(instance: Instance) -> None:
-    worker, context = _worker(instance), instance.context
+    worker, context = instance.require_worker(), instance.context
     release_gpu(instance)
     worker.close()
     scratch = scratch_dir(context.launch_environment, instance.worker_id)
     context.cleanup.add(worker.group, scratch, worker_socket(context.settings.runtime_dir, *instance.worker_id))
     instance.worker = None
-
-
-def _worker(instance: Instance) -> WorkerProcess:
-    assert instance.worker is not None, f"instance {instance.id} has no worker in state {instance.state}"
-    return instance.worker

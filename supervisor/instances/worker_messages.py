@@ -32,8 +32,7 @@ CLOSED_EXIT_LIMIT_S: Final = 1.0
 
 def started(instance: Instance, pid: int, descriptors: list[int]) -> None:
     """The keeper has started the process of an instance, or hands it over to a new controller."""
-    worker = instance.worker
-    assert worker is not None, f"instance {instance.id} was not to be started"
+    worker = instance.require_worker()
     worker.process = ChildProcess(worker_token(*instance.worker_id), pid, descriptors, WorkerMessages(instance))
     worker.artifact_digest = instance.context.crash_collector.artifact_digest(instance.revision.spec)
     actions.start_liveness_probe(instance, worker.process)

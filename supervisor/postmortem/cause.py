@@ -159,16 +159,8 @@ def _status(evidence: Evidence) -> Cause | None:
     return _cause(evidence, _crash_code(evidence), f"exit {evidence.status}", what)
 
 
-_RULES: Final[tuple[Callable[[Evidence], Cause | None], ...]] = (
-    _oom,
-    _load_failed,
-    _condemned,
-    _stopped,
-    _gpu_fault,
-    _sigbus,
-    _signal,
-    _status,
-)
+_Rule = Callable[[Evidence], Cause | None]
+_RULES: Final[tuple[_Rule, ...]] = (_oom, _load_failed, _condemned, _stopped, _gpu_fault, _sigbus, _signal, _status)
 
 
 def _crash_code(evidence: Evidence) -> str:

@@ -78,7 +78,6 @@ class CrashPipe:
 class ChildProcess:
     def __init__(self, token: str, pid: int, descriptors: list[int], listener: ChildListener) -> None:
         assert len(descriptors) == DESCRIPTOR_COUNT, f"{token} came with {len(descriptors)} descriptors"
-        self.token = token
         self.pid = pid
         self.pidfd, control, self.page_fd, crash, self._log = descriptors
         self._is_dead = False

@@ -1,4 +1,4 @@
-"""Memory and processor time of processes and of the machine; the home of psutil.
+"""Memory and state of processes, and memory of the machine; the home of psutil.
 
 The reading of a process that is gone is None; its exit is reported otherwise.
 """
@@ -13,15 +13,6 @@ import psutil
 from mmsup.supervisor.linux.cgroup import Cgroup
 
 _CANNOT_RUN: Final = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP})
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessUsage:
-    """What one process uses. `pss_bytes` divides shared memory among its users; None without permission to read it."""
-
-    rss_bytes: int
-    pss_bytes: int | None
-    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +44,9 @@ def can_run(pid: int) -> bool:
         return False
 
 
-def process_usage(pid: int) -> ProcessUsage | None:
-    """Everything of a process. The kernel walks the whole address space for it: milliseconds for a large one."""
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            times = process.cpu_times()
-            return ProcessUsage(process.memory_info().rss, _pss_bytes(process), times.user + times.system)
-    except psutil.Error:
-        return None
-
-
 def footprint_bytes(group: Cgroup, pid: int) -> int | None:
     """The memory of a worker: that of its control group without reclaimable page cache, else its resident set."""
     reading = group.read()
     if reading is not None:
         return max(0, reading.usage_bytes - reading.reclaimable_bytes)
     return resident_bytes(pid)
-
-
-def _pss_bytes(process: psutil.Process) -> int | None:
-    try:
-        return process.memory_full_info().pss
-    except psutil.AccessDenied:
-        return None
