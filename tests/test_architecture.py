@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "repository resources state; ipc memory messages transport",
     "supervisor/gateways": "config instances models observability postmortem processes state; "
     "ipc memory messages transport",
-    "supervisor/gpu": "observability processes state; transport",
+    "supervisor/gpu": "observability processes; transport",
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
     "supervisor/keeper": "config linux observability processes; ipc memory messages transport",
     "supervisor/linux": "; ipc",
