@@ -12,7 +12,7 @@ import pytest
 from brain_double import Child, ControllerHarness, add_model
 from harness.nvml import GIB, Card, FakeNvml
 from mmsup.ipc.errors import CallerError, MmsupError
-from mmsup.ipc.messages.worker_control import LoadFailed
+from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
 from mmsup.supervisor.gpu import memory_release, monitor
 
 pytestmark = pytest.mark.slow
@@ -90,6 +90,18 @@ def test_plain_cuda_takes_the_device_with_the_fewest_workers_and_names_their_own
         assert rows == [("cuda:0", 1), ("cuda:1", 2)]
 
     on_gpus(tmp_path, play, {"bound": "device: cuda:0", "free": "device: cuda", "named": f"device: {SECOND}"})
+
+
+@pytest.mark.parametrize(("driver", "device", "visible"), [(True, "cuda", FIRST), (False, "cpu", "")])
+def test_a_worker_on_auto_is_configured_for_the_device_that_it_sees(
+    tmp_path: Path, driver: bool, device: str, visible: str
+) -> None:
+    async def play(harness: ControllerHarness, _: FakeNvml) -> None:
+        assert devices_of_models(harness) == {"m": [visible]}
+        (configuration,) = [each for each in worker(harness, "m").received if isinstance(each, ConfigureWorker)]
+        assert configuration.spec.device == device
+
+    on_gpus(tmp_path, play, {"m": "device: auto"}, driver=driver)
 
 
 def test_only_devices_that_the_server_sees_are_assigned(tmp_path: Path) -> None:
