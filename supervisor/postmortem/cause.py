@@ -68,7 +68,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """In the crash report by the names of these fields."""
+    """Written to the crash report under these field names."""
 
     code: str
     """One of ipc/errors.py."""
