@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from mmsup.ipc import exit_codes
-from mmsup.supervisor.cli.control_client import call_server
+from mmsup.supervisor.cli.ctl.control_client import call_server
 from mmsup.supervisor.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent

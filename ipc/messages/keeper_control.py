@@ -52,8 +52,9 @@ class ForgetChild:
 
 @dataclass(frozen=True, slots=True)
 class SaveCheckpoint:
-    """Brain to keeper: keep this text for the next brain, instead of the last one."""
+    """Controller to keeper: hold this text under this key for the next controller; an empty text removes the key."""
 
+    key: str
     text: str
 
 
@@ -93,7 +94,8 @@ class KeeperInventory:
     """How many brains there were, this one included."""
     settings: str
     """The JSON that the keeper was started with, unread by it."""
-    checkpoint: str
+    checkpoint_parts: int
+    """How many CheckpointPart messages follow, before the children."""
     children: int
     addresses: dict[str, str]
     """Listener name to the address it got: `http` to `127.0.0.1:8000`; `control` and others of UNIX kind to a path."""
@@ -101,6 +103,13 @@ class KeeperInventory:
     """SIGTERM had already come."""
     keeper_generation: int = 1
     """How often this keeper has become another program of the same pid, its first included."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPart:
+    """Keeper to controller: some of the texts that the controllers before it saved, by key."""
+
+    entries: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +177,7 @@ TO_KEEPER: Final = (
 
 FROM_KEEPER: Final = (
     KeeperInventory,
+    CheckpointPart,
     ChildDescriptors,
     SpawnFailed,
     ChildExited,

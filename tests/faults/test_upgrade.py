@@ -20,7 +20,7 @@ from harness.edition import Installed
 from harness.house import Victim
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
-from mmsup.supervisor.cli import control_client
+from mmsup.supervisor.cli.ctl import control_client
 
 pytestmark = pytest.mark.slow
 MODELS = ("one", "two")
@@ -131,7 +131,7 @@ def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Ins
         before, old = settled(server), processes(server)
         with traffic(server):
             installed.change("__init__.py", '"0.1.0"', '"0.2.0"')
-            installed.change("supervisor/keeper/bootstrap_premises.py", "keeper_renewed", "keeper_of_another_version")
+            installed.change("supervisor/keeper/bootstrap.py", "keeper_renewed", "keeper_of_another_version")
             done = upgrade(server)
             assert done.returncode == 0, done.stderr + server.log()
         assert server.status()["version"] == "0.2.0"

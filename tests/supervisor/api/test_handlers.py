@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import ControllerHarness
+from controller_double import ControllerHarness
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor.api.status import StatusViews
 
@@ -25,7 +25,7 @@ def ask_house(tmp_path: Path, play: Callable[[ControllerHarness, Ask], Awaitable
             said: list[dict[str, Any]] = []
 
             async def ask(verb: str, **arguments: Any) -> Any:
-                result = await house.controller.handlers.handle(verb, arguments, said.append)
+                result = await house.controller.api.handlers.handle(verb, arguments, said.append)
                 return (said, result) if verb == "load" else result
 
             await play(house, ask)
@@ -108,7 +108,7 @@ def test_the_index_lists_what_was_never_loaded_by_name_only(tmp_path: Path) -> N
 
 def test_logs_and_events_are_what_was_said(tmp_path: Path) -> None:
     async def play(house: ControllerHarness, ask: Ask) -> None:
-        house.controller.state_dir.model_output("bert").append("1.1", b"one\ntwo\n")
+        house.controller.storage.state_dir.model_output("bert").append("1.1", b"one\ntwo\n")
         assert await ask("logs", name="bert", lines=1) == {"lines": ["two"]}
         events = (await ask("events", model="bert", count=1))["events"]
         assert [each["event"] for each in events] == ["worker_ready"]

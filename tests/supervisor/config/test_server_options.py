@@ -9,7 +9,7 @@ import pytest
 
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config import model_options
-from mmsup.supervisor.config.server_options import SERVER_OPTIONS, explain, read_config
+from mmsup.supervisor.config.server_options import SERVER_OPTIONS, read_config
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.yaml_file import parse_yaml
 
@@ -40,15 +40,15 @@ def faults(flags: dict[str, object], environ: dict[str, str] | None = None) -> l
     return [str(each) for each in reading.errors]
 
 
-def test_a_repository_alone_is_enough_and_the_rest_are_the_defaults() -> None:
+def test_a_repository_alone_is_enough_and_the_rest_has_defaults() -> None:
     assert settings({"repositories": ("/r",)}) == Settings(("/r",), "/run/mmsup", "/var/lib/mmsup")
 
 
-def test_a_missing_repository_is_a_fault() -> None:
+def test_no_repository_is_an_error() -> None:
     assert faults({}) == ["--model-repository: is missing: the folder that holds the models"]
 
 
-def test_flag_wins_over_environment_over_file_over_default(server_file: Write) -> None:
+def test_precedence_is_flag_environment_file_default(server_file: Write) -> None:
     path = server_file("http_port: 3\nmetrics_port: 3003\n")
     flags: dict[str, object] = {**REPOSITORY, "config": path}
     environ = {"MMSUP_HTTP_PORT": "2"}
@@ -58,9 +58,9 @@ def test_flag_wins_over_environment_over_file_over_default(server_file: Write) -
     assert settings(dict(REPOSITORY)).http_port == 8000
 
 
-def test_explain_names_the_place_that_each_value_came_from(server_file: Write) -> None:
+def test_each_value_has_its_origin(server_file: Write) -> None:
     path = server_file("\n\nmetrics_port: 3003\n")
-    found = explain({**REPOSITORY, "config": path}, {"MMSUP_HTTP_PORT": "2", "MMSUP_HOST": "::1"}, 0)
+    found = read_config({**REPOSITORY, "config": path}, {"MMSUP_HTTP_PORT": "2", "MMSUP_HOST": "::1"}, 0).origins
     sources = {each.option: each.source for each in found}
     assert sources["model_repository"] == "flag"
     assert sources["http_port"] == "environment MMSUP_HTTP_PORT"
@@ -70,19 +70,19 @@ def test_explain_names_the_place_that_each_value_came_from(server_file: Write) -
     assert len(found) == len(SERVER_OPTIONS)
 
 
-def test_the_file_may_be_named_by_the_environment(server_file: Write) -> None:
+def test_the_environment_can_name_the_file(server_file: Write) -> None:
     path = server_file("model_repository: models\nid: triton\n")
     assert settings({}, {"MMSUP_CONFIG": path}).server_name == "triton"
 
 
-def test_paths_in_the_file_are_seen_from_its_folder_and_others_from_here(server_file: Write) -> None:
+def test_paths_in_the_file_are_relative_to_its_folder_and_others_to_the_working_directory(server_file: Write) -> None:
     path = server_file("model_repository: [models, /abs]\n")
     assert settings({"config": path}).repositories == (str(Path(path).parent / "models"), "/abs")
     assert settings({"repositories": ("models",)}).repositories == (str(Path.cwd() / "models"),)
     assert settings({}, {"MMSUP_MODEL_REPOSITORY": "/a:/b"}).repositories == ("/a", "/b")
 
 
-def test_all_faults_come_together_each_with_file_line_and_key(server_file: Write) -> None:
+def test_all_errors_are_reported_together_with_file_line_and_key(server_file: Write) -> None:
     path = server_file(
         "http_port: 99999\n"
         "gateways: two\n"
@@ -129,27 +129,27 @@ def test_all_faults_come_together_each_with_file_line_and_key(server_file: Write
         ({"max_body_bytes": "lots"}, "not a size"),
     ],
 )
-def test_a_wrong_option_is_one_fault_with_a_reason(flags: dict[str, object], words: str) -> None:
+def test_an_invalid_option_is_one_error_with_a_reason(flags: dict[str, object], words: str) -> None:
     (fault,) = faults({**REPOSITORY, **flags})
     assert words in fault
 
 
-def test_two_free_ports_are_no_clash() -> None:
+def test_two_ports_of_0_do_not_clash() -> None:
     assert settings({**REPOSITORY, "http_port": 0, "metrics_port": 0}).metrics_port == 0
 
 
-def test_metrics_follow_the_host_unless_told_otherwise() -> None:
+def test_metrics_have_the_host_of_http_by_default() -> None:
     assert settings({**REPOSITORY, "host": "::1"}).metrics_host == "::1"
     assert settings({**REPOSITORY, "host": "::1", "metrics_host": "127.0.0.1"}).metrics_host == "127.0.0.1"
 
 
-def test_directories_of_a_user_are_the_users_own() -> None:
+def test_default_directories_depend_on_the_user() -> None:
     environ = {"XDG_RUNTIME_DIR": "/run/user/7", "HOME": "/home/u"}
     made = settings(dict(REPOSITORY), environ, uid=7)
     assert (made.runtime_dir, made.state_dir) == ("/run/user/7/mmsup", "/home/u/.local/state/mmsup")
 
 
-def test_keys_of_models_are_read_into_plain_numbers(server_file: Write) -> None:
+def test_options_of_models_are_parsed_into_plain_numbers(server_file: Write) -> None:
     path = server_file("model_repository: r\ndefaults: {deadline: 500ms}\nmodels: {bert: {memory: 1GiB, pin: true}}\n")
     made = settings({"config": path})
     assert made.defaults == {"deadline": 0.5}
@@ -157,7 +157,7 @@ def test_keys_of_models_are_read_into_plain_numbers(server_file: Write) -> None:
     assert Settings.from_json(made.to_json()) == made
 
 
-def test_a_variable_that_looks_like_ours_is_a_warning_not_a_fault() -> None:
+def test_an_unknown_variable_with_our_prefix_is_a_warning() -> None:
     reading = read_config(REPOSITORY, {"MMSUP_HTP_PORT": "1", "MMSUP_INSECURE": "1", "OTHER": "x"}, 0)
     assert reading.settings is not None
     assert [str(each) for each in reading.warnings] == [
@@ -187,19 +187,19 @@ def test_a_variable_that_looks_like_ours_is_a_warning_not_a_fault() -> None:
         ("id: 2026-13-99\ngateways: 2026-13-99", "is not a whole number"),
     ],
 )
-def test_a_strange_file_is_a_fault_and_never_a_traceback(server_file: Write, text: str, words: str) -> None:
+def test_an_invalid_file_is_an_error_and_never_a_traceback(server_file: Write, text: str, words: str) -> None:
     path = server_file(text)
     assert any(words in each and each.startswith(path) for each in faults({**REPOSITORY, "config": path}))
 
 
-def test_a_file_of_more_than_a_mebibyte_or_of_no_text_is_a_fault(server_file: Write) -> None:
+def test_a_file_of_more_than_a_mebibyte_or_of_no_text_is_an_error(server_file: Write) -> None:
     path = server_file("#" * ((1 << 20) + 1))
     assert faults({**REPOSITORY, "config": path}) == [f"{path}: is larger than 1048576 bytes"]
     Path(path).write_bytes(b"id: \xff")
     assert faults({**REPOSITORY, "config": path}) == [f"{path}: is no UTF-8 text: byte 4"]
 
 
-def test_aliases_that_stand_for_millions_of_values_cost_nothing(server_file: Write) -> None:
+def test_aliases_are_not_expanded(server_file: Write) -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 14))]
     path = server_file("\n".join([*lines, "gateways: *a13", "defaults: {inputs: *a13}"]))
     assert any("a list is not a whole number" in each for each in faults({**REPOSITORY, "config": path}))
@@ -229,7 +229,7 @@ def test_the_default_configuration_shows_every_option_and_key_with_its_default()
         assert model_options.spec_fields({key: value})[field] == getattr(spec, field), key
 
 
-def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
+def test_every_parsed_option_of_a_model_is_valid_again() -> None:
     given = {
         "memory": "1GiB",
         "recycle_memory": "512MiB",
@@ -281,21 +281,21 @@ def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
         *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1] * 17}]), ("env", {"CUDA_VISIBLE_DEVICES": "1"})],
     ],
 )
-def test_a_wrong_value_of_a_key_is_a_fault_at_that_key(key: str, value: object) -> None:
+def test_an_invalid_value_is_an_error_at_its_key(key: str, value: object) -> None:
     found, faults = model_options.parse_options({key: value}, parse_yaml("", "x").source)
     assert found == {}
     assert faults
     assert all(each.place.startswith(f"x: {key}") for each in faults)
 
 
-def test_the_nearer_layer_wins_and_mappings_are_merged_by_entry() -> None:
+def test_layers_of_options_are_merged_and_mappings_by_entry() -> None:
     far = {"env": {"A": "1", "B": "1"}, "memory": 1}
     near = {"env": {"B": "2"}, "instances": 2}
     assert model_options.merge(far, near) == {"env": {"A": "1", "B": "2"}, "memory": 1, "instances": 2}
     assert far == {"env": {"A": "1", "B": "1"}, "memory": 1}
 
 
-def test_a_server_that_fails_on_order_is_warned_of_and_no_file_can_make_one(tmp_path: Path) -> None:
+def test_failpoints_are_warned_of_and_no_file_can_enable_them(tmp_path: Path) -> None:
     reading = read_config(REPOSITORY, {"MMSUP_FAULT_POINTS": "/somewhere"}, 0)
     assert reading.settings is not None
     assert reading.settings.fault_points == "/somewhere"
@@ -305,7 +305,7 @@ def test_a_server_that_fails_on_order_is_warned_of_and_no_file_can_make_one(tmp_
     assert read_config({**REPOSITORY, "config": str(path)}, {}, 0).errors
 
 
-def test_where_the_gpu_driver_shows_itself_is_a_fact_of_the_machine(tmp_path: Path) -> None:
+def test_the_file_of_the_gpu_driver_comes_from_the_environment(tmp_path: Path) -> None:
     for environ, path in (({}, "/dev/nvidiactl"), ({"MMSUP_GPU_DRIVER": "/dev/dxg"}, "/dev/dxg")):
         reading = read_config(REPOSITORY, environ, 0)
         assert reading.settings is not None

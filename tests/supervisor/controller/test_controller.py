@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness, add_model, fail_to_load
+from controller_double import Child, ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages.gateway_control import (
@@ -42,6 +42,7 @@ from mmsup.ipc.messages.keeper_control import (
     ForgetChild,
     NotifySystemd,
     ReloadRequested,
+    SaveCheckpoint,
     ShutdownFinished,
     SignalChild,
     Spawn,
@@ -49,6 +50,8 @@ from mmsup.ipc.messages.keeper_control import (
 )
 from mmsup.ipc.messages.worker_control import AttachGateway, LoadFailed
 from mmsup.supervisor.instances import actions, lifecycle_events
+from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.model_records import ModelRecord
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +103,7 @@ def test_a_worker_is_attached_before_the_gateway_hears_of_it(tmp_path: Path) -> 
         await house.until(lambda: worker.received_of(AttachGateway) and house.gateway().received_of(LinkWorker))
         (attach,) = worker.received_of(AttachGateway)
         (link,) = house.gateway().received_of(LinkWorker)
-        assert attach.gateway == 0
+        assert attach.seat == 0
         assert attach.identity == link.identity
         assert (link.instance, link.generation) == worker.life
 
@@ -139,6 +142,33 @@ def test_a_killed_worker_is_judged_recorded_once_and_followed_by_another(tmp_pat
     in_house(tmp_path, play, ("victim", "bystander"))
 
 
+def test_a_death_saves_and_touches_the_model_that_it_concerns_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched: set[str] = set()
+    update = Model.update_readiness
+
+    def note(model: Model) -> bool:
+        touched.add(model.name)
+        return update(model)
+
+    async def play(house: ControllerHarness) -> None:
+        await house.until(lambda: house.events("ready"))
+        await house.controller.gateways.barriers.wait_until_applied(1.0)
+        house.keeper.sent.clear()
+        monkeypatch.setattr(Model, "update_readiness", note)
+        victim = next(each for each in house.keeper.workers() if "/repo/victim/" in each.spawn.cwd)
+        victim.process.kill()
+        await house.until(lambda: house.events("worker_exit"))
+        await house.until(ready(house, "victim", "bystander"))
+        await house.controller.gateways.barriers.wait_until_applied(1.0)
+        assert {each.key for each in house.keeper.sent_of(SaveCheckpoint)} == {"model/victim"}
+        assert touched == {"victim"}
+        assert {each.name for each in house.saved().all_of(ModelRecord)} == {"victim", "bystander"}
+
+    in_house(tmp_path, play, ("victim", "bystander"))
+
+
 def test_gateways_hear_that_a_hung_worker_is_condemned_before_it_is_killed(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
         await house.until(ready(house, "good"))
@@ -167,20 +197,21 @@ def test_a_worker_that_is_dead_already_is_not_condemned_for_its_silence(tmp_path
     async def play(house: ControllerHarness) -> None:
         await house.until(ready(house, "good"))
         (worker,) = house.keeper.workers()
-        instance = house.controller.model_set.instance(worker.life[0])
+        instance = house.controller.models.model_set.instance(worker.life[0])
         assert instance is not None
         worker.page.set_activity(Activity.BUSY, 1)
-        house.keeper.controller = None  # the keeper's word comes last
+        router, house.keeper.router = house.keeper.router, None  # the keeper's message comes last
         worker.process.kill()
         await house.keeper.deaths.wait()
         over = asyncio.Event()
         actions.expect_exit(instance, 0.0, lifecycle_events.ProtocolViolated("it closed its control channel"))
         asyncio.get_running_loop().call_later(0.0, over.set)
-        house.controller.overdue(RequestOverdue(*worker.life, 9.0))
+        gateway = house.controller.gateways.pool.seats[0]
+        house.controller.gateways.events.on_message(gateway, RequestOverdue(*worker.life, 9.0))
         await over.wait()
-        house.keeper.controller = house.controller
+        house.keeper.router = router
         assert worker.exited is not None
-        house.controller.on_keeper_message(worker.exited, [])
+        house.from_keeper(worker.exited)
         assert not house.events("worker_condemned")
         assert house.events("worker_exit")[0]["cause"] == "signal SIGKILL"
 
@@ -272,7 +303,7 @@ def test_a_model_that_is_named_and_not_there_is_an_event_and_a_failed_model(tmp_
         (event,) = house.events("load_failed")
         assert event["model"] == "nobody"
         assert "no repository holds this model" in event["text"]
-        status = await house.controller.handlers.handle("status", {}, lambda _: None)
+        status = await house.controller.api.handlers.handle("status", {}, lambda _: None)
         (model,) = [each for each in status["models"] if each["name"] == "nobody"]
         assert (model["state"], model["reason"]) == ("failed", event["text"])
         assert routes_of(house, "nobody")[-1].versions[0].code == "model_failed"
@@ -282,7 +313,7 @@ def test_a_model_that_is_named_and_not_there_is_an_event_and_a_failed_model(tmp_
 
 def test_a_model_of_which_nothing_is_left_after_a_restart_is_forgotten(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
-        await house.until(lambda: house.state("bad") == "failed" and house.controller.gateways.are_up())
+        await house.until(lambda: house.state("bad") == "failed" and house.controller.gateways.pool.are_up())
         await house.kill_controller()
         shutil.rmtree(tmp_path / "repo" / "bad")
         await house.start_controller()
@@ -333,10 +364,10 @@ def test_a_reload_serves_from_the_old_until_the_new_is_ready(tmp_path: Path) -> 
     async def play(house: ControllerHarness) -> None:
         await house.until(ready(house, "good"))
         (old,) = house.keeper.workers()
-        result = await house.controller.loader.load("good")
+        result = await house.controller.models.loader.load("good")
         assert result["state"] == "ready"
         names = [type(each).__name__ for each in house.gateway().received if not isinstance(each, Ping)]
-        assert names.index("Unlink") > [at for at, name in enumerate(names) if name == "Link"][1]
+        assert names.index("UnlinkWorker") > [at for at, name in enumerate(names) if name == "LinkWorker"][1]
         await house.until(lambda: old.exited is not None and house.events("worker_stopped"))
         assert not house.events("worker_exit")
 
@@ -349,7 +380,7 @@ def test_a_reload_that_fails_leaves_the_old_one_and_says_why(tmp_path: Path) -> 
         (old,) = house.keeper.workers()
         house.keeper.script = fail_to_load
         with pytest.raises(MmsupError, match="failed to load 'good': the artefact is broken") as caught:
-            await house.controller.loader.load("good")
+            await house.controller.models.loader.load("good")
         assert caught.value.code == "load_failed"
         await house.until(lambda: house.keeper.workers() == [old])
         assert house.state("good") == "ready"
@@ -360,7 +391,7 @@ def test_a_reload_that_fails_leaves_the_old_one_and_says_why(tmp_path: Path) -> 
 
 def test_concurrent_loads_of_one_name_are_one_load(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
-        results = await asyncio.gather(*[house.controller.loader.load("good") for _ in range(32)])
+        results = await asyncio.gather(*[house.controller.models.loader.load("good") for _ in range(32)])
         assert {each["state"] for each in results} == {"ready"}
         assert len(house.events("worker_spawn", "good")) == 1
 
@@ -370,7 +401,7 @@ def test_concurrent_loads_of_one_name_are_one_load(tmp_path: Path) -> None:
 def test_an_unload_answers_when_nothing_is_routed_and_then_drains(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
         await house.until(ready(house, "good"))
-        await house.controller.loader.unload("good")
+        await house.controller.models.loader.unload("good")
         heard = house.gateway().received
         assert [each for each in heard if isinstance(each, Route)][-1].wanted is False
         assert any(isinstance(each, UnlinkWorker) for each in heard)
@@ -384,15 +415,15 @@ def test_an_unload_answers_when_nothing_is_routed_and_then_drains(tmp_path: Path
 def test_an_unload_ends_a_load_under_way_with_conflict(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
         house.keeper.script = ignore
-        loading = asyncio.ensure_future(house.controller.loader.load("good"))
+        loading = asyncio.ensure_future(house.controller.models.loader.load("good"))
         await house.until(house.keeper.workers)
-        await house.controller.loader.unload("good")
+        await house.controller.models.loader.unload("good")
         with pytest.raises(MmsupError, match="unloaded meanwhile") as caught:
             await loading
         assert caught.value.code == "conflict"
         await house.until(lambda: not house.keeper.workers())
         house.keeper.script = Child.serve
-        assert (await house.controller.loader.load("good"))["state"] == "ready"
+        assert (await house.controller.models.loader.load("good"))["state"] == "ready"
 
     in_house(tmp_path, play, control_mode="explicit")
 
@@ -400,7 +431,7 @@ def test_an_unload_ends_a_load_under_way_with_conflict(tmp_path: Path) -> None:
 def test_load_of_an_unknown_model_is_refused_in_the_words_clients_know(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
         with pytest.raises(MmsupError, match="failed to load 'nope', failed to poll from model repository") as caught:
-            await house.controller.loader.load("nope")
+            await house.controller.models.loader.load("nope")
         assert caught.value.code == "unknown_model"
 
     in_house(tmp_path, play)
@@ -425,7 +456,7 @@ def test_a_changed_model_is_reloaded_and_a_new_one_loaded_at_reload(tmp_path: Pa
         await house.until(ready(house, "good", "calm"))
         (tmp_path / "repo" / "good" / "1" / "model.py").write_text("class Model: changed = True\n")
         add_model(tmp_path, "fresh")
-        house.controller.on_keeper_message(ReloadRequested(), [])
+        house.from_keeper(ReloadRequested())
         await house.until(lambda: house.events("model_reloaded", "good"))
         await house.until(ready(house, "fresh", "good"))
         assert len(house.events("worker_spawn", "calm")) == 1
@@ -440,7 +471,7 @@ def test_a_model_that_left_the_repository_is_unrouted(tmp_path: Path) -> None:
             (tmp_path / "repo" / "gone" / each).unlink()
         (tmp_path / "repo" / "gone" / "1").rmdir()
         (tmp_path / "repo" / "gone").rmdir()
-        house.controller.on_keeper_message(ReloadRequested(), [])
+        house.from_keeper(ReloadRequested())
         await house.until(lambda: house.gateway().received_of(Unroute))
         assert house.state("gone") == "unknown"
 
@@ -454,7 +485,7 @@ def test_six_deaths_in_a_minute_open_the_breaker_of_that_model_alone(tmp_path: P
             if "/repo/bad/" in child.spawn.cwd:
                 child.process.kill()
 
-        house.controller.model_set.context.rng.uniform = lambda a, b: 0.0  # type: ignore[method-assign]  # no waiting here
+        house.controller.models.model_set.context.rng.uniform = lambda a, b: 0.0  # type: ignore[method-assign]  # no waiting here
         house.keeper.script = die_when_ready
         await house.until(lambda: house.events("crash_loop"))
         assert len(house.events("worker_exit", "bad")) == 6
@@ -471,7 +502,7 @@ def test_a_dead_gateway_is_followed_by_one_that_is_told_everything(tmp_path: Pat
         first = house.gateway()
         (worker,) = house.keeper.workers()
         first.process.kill()
-        await house.until(lambda: house.controller.gateways.are_up() and first.exited)
+        await house.until(lambda: house.controller.gateways.pool.are_up() and first.exited)
         second = house.gateway()
         assert second.life == (0, 2)
         assert [each.name for each in second.received_of(Route)] == ["good"]
@@ -490,25 +521,27 @@ def test_a_gateway_that_died_of_a_signal_without_a_name_is_followed_by_another(t
         house.gateway().process.send_signal(40)
         await house.until(lambda: house.events("gateway_exit"))
         assert house.events("gateway_exit")[0]["text"] == "gateway 0 ended by signal SIG40"
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
 
     in_house(tmp_path, play)
 
 
-def test_a_server_with_more_than_can_be_remembered_says_so_once_and_serves(tmp_path: Path) -> None:
+def test_a_model_that_is_too_large_for_the_checkpoint_is_reported_once_and_served(tmp_path: Path) -> None:
     async def run() -> None:
         house = ControllerHarness(tmp_path)
         house.output = str(tmp_path / "output")
-        for name in ("a", "b", "c"):
-            add_model(tmp_path, name)
-            noise = base64.b64encode(os.urandom(32 << 10)).decode()
-            pbtxt = f'parameters {{ key: "noise" value {{ string_value: "{noise}" }} }}\n'
-            (tmp_path / "repo" / name / "config.pbtxt").write_text(pbtxt)
+        for version in "12345":
+            add_model(tmp_path, "large", version)
+        noise = base64.b64encode(os.urandom(32 << 10)).decode()
+        pbtxt = f'parameters {{ key: "noise" value {{ string_value: "{noise}" }} }}\nversion_policy {{ all {{}} }}\n'
+        (tmp_path / "repo" / "large" / "config.pbtxt").write_text(pbtxt)
         async with asyncio.timeout(60), house:
-            await house.until(ready(house, "a", "b", "c", "good"))
-            house.keeper.workers()[0].process.kill()
-            await house.until(lambda: house.events("worker_exit"))
-            await house.until(ready(house, "a", "b", "c", "good"))
+            await house.until(ready(house, "large", "good"))
+            for worker in house.keeper.workers():
+                worker.process.kill()
+            await house.until(lambda: len(house.events("worker_exit")) == 6)
+            await house.until(ready(house, "large", "good"))
+            assert [each.name for each in house.saved().all_of(ModelRecord)] == ["good"]
 
     asyncio.run(run())
     lines = [json.loads(line) for line in (tmp_path / "output").read_text().splitlines()]
@@ -522,7 +555,7 @@ def test_a_new_brain_takes_over_the_living_without_touching_them(tmp_path: Path)
         gateway = house.gateway()
         await house.kill_controller()
         await house.start_controller()
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         assert {each.token for each in house.keeper.workers()} == before
         assert house.gateway() is gateway
         assert [type(each) for each in gateway.received].count(ConfigureGateway) == 2
@@ -540,12 +573,12 @@ def test_a_gateway_is_not_told_that_it_knows_everything_before_every_link_is_sai
         gateway = house.gateway()
         await house.kill_controller()
         await house.start_controller()
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         names = [type(each).__name__ for each in gateway.received]
-        names = names[len(names) - names[::-1].index("Configure") :]
+        names = names[len(names) - names[::-1].index("ConfigureGateway") :]
         first = names.index("Synced")
-        assert names[:first].count("Link") == 2
-        assert "Unlink" not in names
+        assert names[:first].count("LinkWorker") == 2
+        assert "UnlinkWorker" not in names
 
     in_house(tmp_path, play, ("a", "b"))
 
@@ -603,8 +636,8 @@ def test_a_gateway_that_died_while_no_brain_was_there_is_followed_by_one_and_not
         gateway.process.kill()
         await house.keeper.deaths.wait()
         await house.start_controller()
-        await house.until(house.controller.gateways.are_up)
-        await house.controller.gateways.wait_until_applied(1.0)
+        await house.until(house.controller.gateways.pool.are_up)
+        await house.controller.gateways.barriers.wait_until_applied(1.0)
         spawned = [each.token for each in house.keeper.sent_of(Spawn) if each.token.startswith("gateway")]
         assert spawned == ["gateway.0.1", "gateway.0.2"]
 
@@ -619,9 +652,9 @@ def test_what_a_gateway_asked_a_dead_brain_is_not_carried_out_by_the_next(tmp_pa
         gateway.send(Pong(1))
         gateway.send(CommandRequest(7, "unload", {"name": "good"}))  # its client was told to try again, or will be
         await house.start_controller()
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         assert gateway.received_of(Ping)[-1].number == 1, "the Pong from before was taken for the answer"
-        await house.controller.gateways.wait_until_applied(1.0)
+        await house.controller.gateways.barriers.wait_until_applied(1.0)
         assert house.state("good") == "ready"
         assert not gateway.received_of(CommandReply)
         assert not house.events("model_unloaded")
@@ -638,7 +671,7 @@ def test_what_a_dead_brain_made_for_lives_that_it_could_tell_nobody_of_is_cleare
         for file in (folder / "something", socket, other):
             file.touch()
         await house.start_controller()
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         await house.until(lambda: not folder.exists())
         assert not socket.exists()
         assert other.exists()
@@ -652,9 +685,11 @@ def test_a_reload_that_the_brain_did_not_survive_leaves_the_old_one(tmp_path: Pa
         await house.until(lambda: house.events("ready"))
         (old,) = house.keeper.workers()
         house.keeper.script = greet
-        loading = asyncio.ensure_future(house.controller.loader.load("good"))
+        loading = asyncio.ensure_future(house.controller.models.loader.load("good"))
         await house.until(lambda: len(house.keeper.workers()) == 2)
-        await house.until(lambda: any(str(each.state) == "loading" for each in house.controller.model_set.instances()))
+        await house.until(
+            lambda: any(str(each.state) == "loading" for each in house.controller.models.model_set.instances())
+        )
         await house.kill_controller()
         await asyncio.gather(loading, return_exceptions=True)
         await house.start_controller()
@@ -669,7 +704,7 @@ def test_a_child_that_nobody_remembers_is_ended(tmp_path: Path) -> None:
         await house.until(lambda: house.events("ready"))
         (stray,) = house.keeper.workers()
         await house.kill_controller()
-        house.keeper.remembered = ""
+        house.keeper.checkpoint.clear()
         await house.start_controller()
         await house.until(lambda: stray.exited is not None)
         await house.until(ready(house, "good"))
@@ -680,14 +715,14 @@ def test_a_child_that_nobody_remembers_is_ended(tmp_path: Path) -> None:
 def test_wishes_survive_the_brain_and_a_crash_but_not_an_orderly_stop(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
         await house.until(ready(house, "good", "other"))
-        await house.controller.loader.unload("good")
+        await house.controller.models.loader.unload("good")
         await house.until(lambda: len(house.keeper.workers()) == 1)
         await house.kill_controller()
-        house.keeper.remembered = ""  # as after a crash of everything
+        house.keeper.checkpoint.clear()  # as after a crash of everything
         await house.start_controller()
         await house.until(ready(house, "other"))
         assert house.state("good") == "stopped"
-        house.controller.on_keeper_message(TerminateRequested(), [])
+        house.from_keeper(TerminateRequested())
         await house.until(lambda: house.keeper.sent_of(ShutdownFinished))
         assert not (tmp_path / "state" / "wanted.json").exists()
 
@@ -698,12 +733,12 @@ def test_an_orderly_end_is_not_ready_drained_stopped_and_then_finished(tmp_path:
     async def play(house: ControllerHarness) -> None:
         await house.until(lambda: house.events("ready"))
         gateway = house.gateway()
-        house.controller.on_keeper_message(TerminateRequested(), [])
+        house.from_keeper(TerminateRequested())
         await house.until(lambda: house.keeper.sent_of(ShutdownFinished))
         assert house.keeper.sent_of(ShutdownFinished) == [ShutdownFinished(0)]
         names = [type(each).__name__ for each in gateway.received]
         last_synced = max(at for at, name in enumerate(names) if name == "Synced")
-        assert last_synced < names.index("Drain") < names.index("Unlink")
+        assert last_synced < names.index("DrainGateway") < names.index("UnlinkWorker")
         assert not gateway.received_of(Synced)[-1].ready
         assert house.events("worker_stopped")
         assert not house.events("worker_exit")
@@ -716,7 +751,7 @@ def test_the_end_waits_for_work_in_flight_also_after_a_gateway_has_died(tmp_path
     async def play(house: ControllerHarness) -> None:
         await house.until(lambda: house.events("ready"))
         house.gateway().process.kill()
-        await house.until(lambda: house.events("gateway_exit") and house.controller.gateways.are_up())
+        await house.until(lambda: house.events("gateway_exit") and house.controller.gateways.pool.are_up())
         await finish_only_when_drained(house)
 
     in_house(tmp_path, play)
@@ -726,7 +761,7 @@ def test_a_brain_that_follows_one_that_was_draining_waits_for_work_in_flight(tmp
     async def play(house: ControllerHarness) -> None:
         await house.until(lambda: house.events("ready"))
         house.keeper.is_busy = True
-        house.controller.on_keeper_message(TerminateRequested(), [])
+        house.from_keeper(TerminateRequested())
         await house.until(lambda: house.gateway().received_of(DrainGateway))
         await house.kill_controller()
         house.gateway().received.clear()
@@ -739,9 +774,9 @@ def test_a_brain_that_follows_one_that_was_draining_waits_for_work_in_flight(tmp
 async def finish_only_when_drained(house: ControllerHarness) -> None:
     house.keeper.is_busy = True
     gateway = house.gateway()
-    house.controller.on_keeper_message(TerminateRequested(), [])
+    house.from_keeper(TerminateRequested())
     await house.until(lambda: gateway.received_of(DrainGateway))
-    await house.controller.gateways.wait_until_applied(1.0)
+    await house.controller.gateways.barriers.wait_until_applied(1.0)
     assert not gateway.received_of(UnlinkWorker)
     gateway.send(GatewayDrained())
     await house.until(lambda: house.keeper.sent_of(ShutdownFinished))

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness, add_model, fail_to_load
+from controller_double import Child, ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.gateway_control import RetireGateway
 from mmsup.ipc.messages.keeper_control import RequestUpgrade, StepDown, UpgradeRefused
 from mmsup.supervisor.controller import upgrade
-from mmsup.supervisor.controller.upgrade import failure_text, result_of_upgrade
-from mmsup.supervisor.state.checkpoint import UpgradeRecord, from_text
+from mmsup.supervisor.controller.upgrade_record import UpgradeRecord, failure_text, result_of_upgrade
 
 NOTE = UpgradeRecord("t", False, 1.0, "done", 1, False, 3, {}, "", 2.5, 1)  # noqa: FBT003 - a record
 
@@ -42,7 +41,7 @@ def test_what_is_not_as_it_was_asked_for_is_named(note: UpgradeRecord, said: str
 def in_house(home: Path, play: Callable[[ControllerHarness], Awaitable[None]]) -> None:
     async def run() -> None:
         async with asyncio.timeout(60), ControllerHarness(home) as house:
-            await house.until(lambda: house.state("good") == "ready" and house.controller.gateways.are_up())
+            await house.until(lambda: house.state("good") == "ready" and house.controller.gateways.pool.are_up())
             await play(house)
 
     asyncio.run(run())
@@ -51,9 +50,9 @@ def in_house(home: Path, play: Callable[[ControllerHarness], Awaitable[None]]) -
 def asking(house: ControllerHarness, said: list[str], ticket: str = "t") -> asyncio.Task[Any]:
     def hear(line: dict[str, Any]) -> None:  # JSON
         said.append(line["progress"])
-        house.controller.change_signal.set()
+        house.controller.context.change_signal.set()
 
-    work: Any = house.controller.handlers.handle("upgrade", {"ticket": ticket}, hear)  # a coroutine
+    work: Any = house.controller.api.handlers.handle("upgrade", {"ticket": ticket}, hear)  # a coroutine
     return asyncio.get_running_loop().create_task(work)
 
 
@@ -61,8 +60,8 @@ async def change_brains(house: ControllerHarness, said: list[str]) -> asyncio.Ta
     """From the question to the next brain, which is asked again."""
     first = asking(house, said)
     await house.until(lambda: house.keeper.sent_of(RequestUpgrade))
-    house.controller.on_keeper_message(StepDown(replaces_keeper=False), [])
-    await house.until(house.controller.finished.is_set)
+    house.from_keeper(StepDown(replaces_keeper=False))
+    await house.until(house.controller.context.finished.is_set)
     first.cancel()
     await house.kill_controller()
     await house.start_controller()
@@ -90,7 +89,7 @@ def test_every_process_is_followed_and_what_came_of_it_is_there_for_who_asks_aga
         assert len(living) == 2
         assert not living & old
         assert "trying the code on disk" in said
-        assert "another brain takes over" in said
+        assert "another controller takes over" in said
         assert "the upgrade goes on" in said, "who asks the next brain does not know that it was heard"
         late: list[str] = []
         assert await asking(house, late) == result
@@ -109,10 +108,10 @@ def test_code_that_the_keeper_refuses_changes_nothing(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
         asked = asking(house, [])
         await house.until(lambda: house.keeper.sent_of(RequestUpgrade))
-        house.controller.on_keeper_message(UpgradeRefused("SyntaxError: no"), [])
+        house.from_keeper(UpgradeRefused("SyntaxError: no"))
         with pytest.raises(MmsupError, match="not upgraded: SyntaxError: no"):
             await asked
-        assert not house.controller.finished.is_set()
+        assert not house.controller.context.finished.is_set()
         assert len(house.keeper.children) == 2
         asked = asking(house, [], "another")
         await house.until(lambda: len(house.keeper.sent_of(RequestUpgrade)) == 2)
@@ -136,13 +135,11 @@ def test_brains_that_fall_over_an_upgrade_give_it_up(tmp_path: Path) -> None:
         for _ in range(upgrade.MAX_CONTROLLERS):
             await house.kill_controller()
             await house.start_controller()
-            await house.until(house.controller.gateways.are_up)
-        with pytest.raises(MmsupError, match="brains have fallen over it"):
+            await house.until(house.controller.gateways.pool.are_up)
+        with pytest.raises(MmsupError, match="controllers have crashed at it"):
             await asking(house, [])
-        memory = from_text(house.keeper.remembered)
-        assert memory is not None
-        assert memory.upgrade is not None
-        assert memory.upgrade.stage == "done"
+        (saved,) = house.saved().all_of(UpgradeRecord)
+        assert saved.stage == "done"
 
     in_house(tmp_path, play)
 
@@ -151,7 +148,7 @@ def test_brains_that_fall_over_an_upgrade_give_it_up(tmp_path: Path) -> None:
 def test_a_load_under_way_ends_before_the_brain_leaves(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
         house.keeper.script = lambda _: None
-        load = asyncio.get_running_loop().create_task(house.controller.loader.load("good"))
+        load = asyncio.get_running_loop().create_task(house.controller.models.loader.load("good"))
         await house.until(lambda: len(house.keeper.workers()) == 2)
         said: list[str] = []
         asked = asking(house, said)
@@ -171,7 +168,7 @@ def test_as_many_workers_are_followed_at_a_time_as_may_load(tmp_path: Path) -> N
     async def play(house: ControllerHarness) -> None:
         for name in ("b", "c", "d"):
             add_model(tmp_path, name)
-            await house.controller.loader.load(name)
+            await house.controller.models.loader.load(name)
         serve, held = house.keeper.script, list[Child]()
         house.keeper.script = held.append
         said: list[str] = []

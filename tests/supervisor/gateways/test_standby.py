@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness
+from controller_double import Child, ControllerHarness
 from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, LinkWorker, RetireGateway, Route
 from mmsup.ipc.messages.keeper_control import (
@@ -22,9 +22,9 @@ from mmsup.ipc.messages.keeper_control import (
     StepDown,
     TerminateRequested,
 )
-from mmsup.supervisor.gateways import pool, standby
+from mmsup.supervisor.gateways import gateway_checks, standby
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
-from mmsup.supervisor.state.checkpoint import from_text
+from mmsup.supervisor.gateways.gateway_records import GatewayRecords
 
 Play = Callable[[ControllerHarness], Coroutine[Any, Any, None]]
 
@@ -32,7 +32,7 @@ Play = Callable[[ControllerHarness], Coroutine[Any, Any, None]]
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standby, "STEADY_S", 0.0)
-    monkeypatch.setattr(pool, "CHECK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(gateway_checks, "CHECK_INTERVAL_S", 0.01)
 
 
 def in_house(home: Path, play: Play, **options: Any) -> None:  # of Settings
@@ -66,7 +66,7 @@ async def next_spare(house: ControllerHarness) -> Child:
 
 async def followed(house: ControllerHarness, *old: Child) -> None:
     """They are dead, and all places serve."""
-    await house.until(lambda: all(each.exited for each in old) and house.controller.gateways.are_up())
+    await house.until(lambda: all(each.exited for each in old) and house.controller.gateways.pool.are_up())
 
 
 async def leaves(house: ControllerHarness, child: Child) -> None:
@@ -76,7 +76,7 @@ async def leaves(house: ControllerHarness, child: Child) -> None:
 
 
 async def ask(house: ControllerHarness, verb: str) -> Any:  # JSON
-    return await house.controller.handlers.handle(verb, {}, lambda _: None)
+    return await house.controller.api.handlers.handle(verb, {}, lambda _: None)
 
 
 def test_a_spare_hears_nothing_and_is_counted_apart(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_spare_hears_nothing_and_is_counted_apart(tmp_path: Path) -> None:
         (worker,) = house.keeper.workers()
         worker.process.kill()
         await house.until(lambda: len(house.events("worker_ready")) == 2)
-        await house.controller.gateways.wait_until_applied(1.0)
+        await house.controller.gateways.barriers.wait_until_applied(1.0)
         assert found.received == []
         told = await ask(house, "status")
         assert told["spare_gateways"] == {"wanted": 1, "ready": 1}
@@ -177,7 +177,7 @@ def test_the_next_brain_knows_the_spare(tmp_path: Path) -> None:
         found, first = await next_spare(house), serving(house)[0]
         await house.kill_controller()
         await house.start_controller()
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         assert found.received == []
         assert (await ask(house, "status"))["spare_gateways"]["ready"] == 1
         first.process.kill()
@@ -194,7 +194,7 @@ def test_the_next_brain_gives_it_a_place_that_became_free_meanwhile(tmp_path: Pa
         first.process.kill()
         await house.keeper.deaths.wait()
         await house.start_controller()
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         assert serving(house) == [found]
 
     in_house(tmp_path, play)
@@ -223,11 +223,10 @@ def test_a_brain_that_dies_before_the_first_word_leaves_it_its_place(
             first.process.kill()
             await house.until(lambda: any("the spare" in each["text"] for each in house.events("gateway_spawn")))
             await house.kill_controller()
-        memory = from_text(house.keeper.remembered)
-        assert memory is not None
-        assert [each.role for each in memory.gateways] == ["serves"]
+        (saved,) = house.saved().all_of(GatewayRecords)
+        assert [each.role for each in saved.gateways] == ["serving"]
         await house.start_controller()
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         assert serving(house) == [found]
 
     in_house(tmp_path, play)
@@ -236,7 +235,7 @@ def test_a_brain_that_dies_before_the_first_word_leaves_it_its_place(
 def test_the_end_waits_for_no_word_of_a_spare(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
         found = await next_spare(house)
-        house.controller.on_keeper_message(TerminateRequested(), [])
+        house.from_keeper(TerminateRequested())
         await house.until(lambda: house.keeper.sent_of(ShutdownFinished))
         assert house.keeper.sent_of(ShutdownFinished) == [ShutdownFinished(0)]
         assert found.received == []
@@ -249,11 +248,11 @@ def test_the_end_waits_for_no_word_of_a_spare(tmp_path: Path) -> None:
 
 async def into_upgrade(house: ControllerHarness) -> None:
     """From the question to the brain that follows gateways and workers."""
-    work: Any = house.controller.handlers.handle("upgrade", {"ticket": "t"}, lambda _: None)  # a coroutine
+    work: Any = house.controller.api.handlers.handle("upgrade", {"ticket": "t"}, lambda _: None)  # a coroutine
     asked = asyncio.get_running_loop().create_task(work)
     await house.until(lambda: house.keeper.sent_of(RequestUpgrade))
-    house.controller.on_keeper_message(StepDown(replaces_keeper=False), [])
-    await house.until(house.controller.finished.is_set)
+    house.from_keeper(StepDown(replaces_keeper=False))
+    await house.until(house.controller.context.finished.is_set)
     asked.cancel()
     await house.kill_controller()
     await house.start_controller()
@@ -306,8 +305,8 @@ def test_without_the_setting_there_is_none(tmp_path: Path) -> None:
         first = serving(house)[0]
         first.process.kill()
         await followed(house, first)
-        house.controller.gateways._check()
-        assert house.controller.gateways.standby.gateway is None
+        house.controller.gateways.checks._check()
+        assert house.controller.gateways.pool.standby.gateway is None
         assert (await ask(house, "status"))["spare_gateways"] == {"wanted": 0, "ready": 0}
 
     in_house(tmp_path, play, spare_gateway=False)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from brain_double import ControllerHarness
+from controller_double import ControllerHarness
 from mmsup.supervisor.instances import memory_sampler
 
 pytestmark = pytest.mark.slow
@@ -22,10 +22,10 @@ def test_without_a_control_group_the_history_is_of_the_resident_set(
     async def run() -> None:
         async with asyncio.timeout(60), ControllerHarness(tmp_path, ("bert",)) as house:
             await house.until(lambda: house.state("bert") == "ready")
-            (instance,) = house.controller.model_set.instances()
+            (instance,) = house.controller.models.model_set.instances()
             history = instance.worker.memory_history if instance.worker else None
             assert history is not None
-            change = house.controller.change_signal
+            change = house.controller.context.change_signal
             add = history.add
 
             def note(now_s: float, memory_bytes: int, device_bytes: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import ControllerHarness
+from controller_double import ControllerHarness
 from mmsup.supervisor.instances import recycle_policy
 from mmsup.supervisor.instances.recycle_policy import PERIOD_S, REFUSALS, RefusalCounter, WorkerUsage, recycle_reason
 from mmsup.supervisor.models.recycling import open_files

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import Child, ControllerHarness
+from controller_double import Child, ControllerHarness
 from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages.gateway_control import RequestOverdue
 from mmsup.ipc.messages.keeper_control import SignalChild

@@ -28,14 +28,14 @@ def family() -> Iterator[subprocess.Popen[bytes]]:
         end_session(shell.pid)
 
 
-def test_a_process_is_seen_as_it_is() -> None:
+def test_the_stat_of_a_process_is_read() -> None:
     kin = read_stat(os.getpid())
     assert kin is not None
     assert (kin.parent, kin.session) == (os.getppid(), os.getsid(0))
     assert kin.state in "RS"
 
 
-def test_a_name_full_of_brackets_misleads_nobody(tmp_path: Path) -> None:
+def test_a_process_name_may_contain_brackets(tmp_path: Path) -> None:
     program = tmp_path / "a) Z 1 1 ("
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([str(program), "1000"]) as process:
@@ -46,20 +46,20 @@ def test_a_name_full_of_brackets_misleads_nobody(tmp_path: Path) -> None:
     assert kin.parent == os.getpid()
 
 
-def test_who_is_gone_is_none() -> None:
+def test_an_exited_process_has_no_stat() -> None:
     process = subprocess.Popen(["/bin/true"])
     process.wait()
     assert read_stat(process.pid) is None
 
 
-def test_a_signal_reaches_all_of_a_session(family: subprocess.Popen[bytes]) -> None:
+def test_a_signal_reaches_the_whole_session(family: subprocess.Popen[bytes]) -> None:
     children = children_of(family.pid)
     signal_session(family.pid, signal.SIGTERM)
     assert family.wait(DEADLINE_S) == -signal.SIGTERM
     wait_until(lambda: not any(is_alive(pid) for pid in children), "all are gone")
 
 
-def test_a_session_ends_after_its_leader_died_and_before_it_is_reaped(family: subprocess.Popen[bytes]) -> None:
+def test_a_session_is_killed_before_its_dead_leader_is_reaped(family: subprocess.Popen[bytes]) -> None:
     children = children_of(family.pid)
     os.kill(family.pid, signal.SIGKILL)
     os.waitid(os.P_PID, family.pid, os.WEXITED | os.WNOWAIT)
@@ -68,7 +68,7 @@ def test_a_session_ends_after_its_leader_died_and_before_it_is_reaped(family: su
     wait_until(lambda: not any(is_alive(pid) for pid in children), "all are gone")
 
 
-def test_a_session_that_forks_on_and_on_ends(tmp_path: Path) -> None:
+def test_a_session_that_keeps_forking_is_killed(tmp_path: Path) -> None:
     script = "while :; do (while :; do sleep 0.001; done) & sleep 0.001; done"
     with subprocess.Popen(["/bin/sh", "-c", script], start_new_session=True) as shell:
         wait_until(lambda: len(children_of(shell.pid)) > 3, "it forks")
@@ -84,7 +84,7 @@ def alive_in(session: int) -> list[int]:
     return [pid for pid, kin in found.items() if kin is not None and kin.session == session and kin.state != "Z"]
 
 
-def test_children_end_with_those_they_leave_behind(family: subprocess.Popen[bytes]) -> None:
+def test_children_are_killed_with_the_orphans_that_they_leave(family: subprocess.Popen[bytes]) -> None:
     children = children_of(family.pid)
     assert not end_children(family.pid)
     wait_until(lambda: not any(is_alive(pid) for pid in children), "all are gone")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import ControllerHarness, add_model, fail_to_load
+from controller_double import ControllerHarness, add_model, fail_to_load
 from mmsup.supervisor.instances import memory_sampler
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
@@ -38,7 +38,7 @@ def in_house(
         async with asyncio.timeout(60), ControllerHarness(home, ()) as house:
             held = [WorkerUsage()]
             await house.until(lambda: house.state("m") == "ready")
-            (old,) = house.controller.model_set.instances()
+            (old,) = house.controller.models.model_set.instances()
             first = old.worker
 
             def read(tenure: object, *, counts_memory: bool) -> WorkerUsage:
@@ -46,7 +46,7 @@ def in_house(
                 return held[-1] if tenure is first else WorkerUsage()
 
             def sample(_: int) -> int:
-                house.controller.change_signal.set()
+                house.controller.context.change_signal.set()
                 return 1
 
             monkeypatch.setattr(usage, "resident_bytes", sample)
@@ -67,8 +67,8 @@ def seen_again(instance: Instance) -> Callable[[], bool]:
 def test_one_that_is_worn_is_followed_and_said_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def play(house: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
         held.append(WORN)
-        await house.until(lambda: house.controller.model_set.instance(old.id) is None)
-        (new,) = house.controller.model_set.instances()
+        await house.until(lambda: house.controller.models.model_set.instance(old.id) is None)
+        (new,) = house.controller.models.model_set.instances()
         assert (new.state, new.id == old.id) == (InstanceState.READY, False)
         (event,) = house.events("recycle")
         assert (event["instance"], event["reason"]) == (old.id, "rss")
@@ -103,7 +103,7 @@ def test_nobody_is_recycled_while_its_model_is_being_loaded_anew(
 ) -> None:
     async def play(house: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
         house.keeper.script = lambda _: None
-        load = asyncio.get_running_loop().create_task(house.controller.loader.load("m"))
+        load = asyncio.get_running_loop().create_task(house.controller.models.loader.load("m"))
         await house.until(lambda: len(house.keeper.workers()) == 2)
         held.append(WORN)
         await house.until(seen_again(old))

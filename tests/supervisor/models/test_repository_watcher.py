@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import Child, ControllerHarness, add_model, fail_to_load
+from controller_double import Child, ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.messages.gateway_control import Unroute
 from mmsup.supervisor.repository import scanner
 
@@ -35,7 +35,7 @@ def is_ready(house: ControllerHarness, *names: str) -> Callable[[], bool]:
 
 async def look(house: ControllerHarness) -> None:
     """As a poll does, from beginning to end."""
-    await house.controller.repository_watcher.check()  # SIGHUP would not say when it is through
+    await house.controller.models.watcher.check()  # SIGHUP would not say when it is through
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
@@ -45,7 +45,7 @@ def test_models_of_a_repository_that_cannot_be_read_stay_untouched_until_it_can(
         (tmp_path / "repo").rename(tmp_path / "away")
         for _ in range(2):
             await look(house)
-        assert house.controller.model_set.model("a") is not None
+        assert house.controller.models.model_set.model("a") is not None
         (event,) = house.events("repository_lost")
         assert str(tmp_path / "repo") in event["text"]
         (tmp_path / "away").rename(tmp_path / "repo")
@@ -108,7 +108,7 @@ def test_a_model_whose_own_folder_cannot_be_read_for_a_while_is_not_reloaded_aft
 
 def test_a_look_at_many_models_leaves_the_loop_to_others_between_them(tmp_path: Path) -> None:
     async def play(house: ControllerHarness) -> None:
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         looking = asyncio.ensure_future(look(house))
         turns = 0
         while not looking.done():
@@ -147,7 +147,7 @@ def test_a_model_without_a_process_may_leave_the_repository(tmp_path: Path) -> N
     async def play(house: ControllerHarness) -> None:
         house.keeper.script = fail_to_load
         await house.until(lambda: house.state("good") in ("backoff", "failed"))
-        await house.until(house.controller.gateways.are_up)
+        await house.until(house.controller.gateways.pool.are_up)
         shutil.rmtree(tmp_path / "repo" / "good")
         await look(house)
         await house.until(lambda: house.gateway().received_of(Unroute))
@@ -185,6 +185,6 @@ def test_a_model_that_was_named_and_not_there_waits_for_its_files(tmp_path: Path
             add_model(tmp_path, "late")
             await look(house)
             await house.until(is_ready(house, "late"))
-            assert scanner.missing_model("late") != house.controller.model_set.models["late"].entry
+            assert scanner.missing_model("late") != house.controller.models.model_set.models["late"].entry
 
     asyncio.run(run())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import ControllerHarness, add_model, fail_to_load
+from controller_double import ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.messages.gateway_control import LinkWorker, UnlinkWorker
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
@@ -27,7 +27,7 @@ class Space(MemoryHeadroom):
     def available_bytes(self) -> int:
         return self._available
 
-    def needs_bytes(self, instance: Instance) -> int | None:
+    def required_bytes(self, instance: Instance) -> int | None:
         return 1 << 30
 
 
@@ -44,12 +44,12 @@ def in_house(home: Path, instances: int, play: Callable[[ControllerHarness, Inst
 
 def ready(house: ControllerHarness) -> list[Instance]:
     """Instances of the model that serve."""
-    return [each for each in house.controller.model_set.instances() if each.state is InstanceState.READY]
+    return [each for each in house.controller.models.model_set.instances() if each.state is InstanceState.READY]
 
 
 def renewing(house: ControllerHarness, old: Instance, space: Space) -> asyncio.Task[str]:
-    house.controller.model_set.memory_headroom = space
-    work: Any = house.controller.rolling_replacement.replace(old)  # a coroutine
+    house.controller.models.model_set.memory_headroom = space
+    work: Any = house.controller.models.replacement.replace(old)  # a coroutine
     return asyncio.get_running_loop().create_task(work)
 
 
@@ -69,8 +69,8 @@ def test_the_new_one_is_linked_before_the_old_one_is_unlinked(tmp_path: Path) ->
             (LinkWorker, new.id),
             (UnlinkWorker, old.id),
         ]
-        assert new.revision in house.controller.model_set.models["m"].active.versions  # type: ignore[union-attr]  # it serves
-        assert len(house.controller.model_set.models["m"].revisions) == 1
+        assert new.revision in house.controller.models.model_set.models["m"].active.versions  # type: ignore[union-attr]  # it serves
+        assert len(house.controller.models.model_set.models["m"].revisions) == 1
         assert not house.events("worker_exit")
 
     in_house(tmp_path, 1, play)
@@ -81,10 +81,10 @@ def test_one_whose_successor_fails_stays_and_nothing_is_held_against_its_model(t
     async def play(house: ControllerHarness, old: Instance) -> None:
         house.keeper.script = fail_to_load
         assert await renewing(house, old, Space()) == "the artefact is broken"
-        await house.until(lambda: len(list(house.controller.model_set.instances())) == 1)
+        await house.until(lambda: len(list(house.controller.models.model_set.instances())) == 1)
         assert ready(house) == [old]
         assert old.revision.exits == []
-        assert house.controller.model_set.models["m"].reason() == ""
+        assert house.controller.models.model_set.models["m"].reason() == ""
 
     in_house(tmp_path, 1, play)
 
@@ -116,8 +116,8 @@ def test_a_successor_that_says_it_does_not_fit_is_followed_in_place_only_where_a
     tmp_path: Path, instances: int
 ) -> None:
     def unfit(child: Any) -> None:  # a child of the double
-        child.say(Hello("worker", WIRE_VERSION, *child.life))
-        child.say(LoadFailed("does_not_fit", "the device is full"))
+        child.send(Hello("worker", WIRE_VERSION, *child.life))
+        child.send(LoadFailed("does_not_fit", "the device is full"))
         child.process.kill()
         house_of["keeper"].script = type(child).serve
 
@@ -144,7 +144,7 @@ def test_a_model_unloaded_meanwhile_has_no_successor(tmp_path: Path) -> None:
         house.keeper.script = lambda _: None
         renewal = renewing(house, old, Space())
         await house.until(lambda: len(house.keeper.workers()) == 2)
-        await house.controller.loader.unload("m")
+        await house.controller.models.loader.unload("m")
         assert await renewal == ""
         await house.until(lambda: not house.keeper.workers())
 
@@ -158,7 +158,7 @@ def test_a_model_loaded_anew_meanwhile_is_new_already(tmp_path: Path) -> None:
         renewal = renewing(house, old, Space())
         await house.until(lambda: len(house.keeper.workers()) == 2)
         house.keeper.script = type(house.gateway()).serve
-        await house.controller.loader.load("m")
+        await house.controller.models.loader.load("m")
         assert await renewal == ""
         await house.until(lambda: len(house.keeper.workers()) == 1)
         assert ready(house)[0].id not in (old.id, old.id + 1)

@@ -31,7 +31,7 @@ def test_an_event_is_one_line_with_time_model_instance_and_text(tmp_path: Path) 
     }
 
 
-def test_what_was_recorded_is_known_to_the_next_journal(tmp_path: Path) -> None:
+def test_recorded_events_are_read_back_from_the_file(tmp_path: Path) -> None:
     first = journal(tmp_path)
     first.record("ready", "a")
     first.close()
@@ -45,7 +45,7 @@ def test_what_was_recorded_is_known_to_the_next_journal(tmp_path: Path) -> None:
     assert [each["text"] for each in journal(tmp_path).last()] == ["a", "b", "c"]
 
 
-def test_a_line_that_the_disk_took_a_part_of_costs_no_other(tmp_path: Path) -> None:
+def test_a_partly_written_line_does_not_damage_the_next(tmp_path: Path) -> None:
     made = journal(tmp_path)
     made.record("ready", "a")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -59,7 +59,7 @@ def test_a_line_that_the_disk_took_a_part_of_costs_no_other(tmp_path: Path) -> N
     assert [each["text"] for each in journal(tmp_path).last()] == ["a", "c"]
 
 
-def test_last_gives_the_newest_of_one_model_oldest_first(tmp_path: Path) -> None:
+def test_last_returns_the_newest_events_of_a_model_oldest_first(tmp_path: Path) -> None:
     made = journal(tmp_path)
     for number in range(5):
         made.record("backoff", str(number), model="a" if number % 2 else "b")
@@ -68,7 +68,7 @@ def test_last_gives_the_newest_of_one_model_oldest_first(tmp_path: Path) -> None
     made.close()
 
 
-def test_a_story_is_the_last_events_of_one_instance(tmp_path: Path) -> None:
+def test_recent_returns_the_newest_events_of_one_instance(tmp_path: Path) -> None:
     made = journal(tmp_path)
     for number in range(40):
         made.record("backoff", str(number), instance=number % 2)
@@ -84,7 +84,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     made.close()
 
 
-def test_a_follower_hears_until_it_stops(tmp_path: Path) -> None:
+def test_a_subscriber_receives_events_until_it_unsubscribes(tmp_path: Path) -> None:
     made = journal(tmp_path)
     heard: list[str] = []
     stop = made.subscribe(lambda event: heard.append(event["text"]))
@@ -95,12 +95,12 @@ def test_a_follower_hears_until_it_stops(tmp_path: Path) -> None:
     assert heard == ["one"]
 
 
-def test_an_event_outside_of_the_catalogue_is_a_bug(tmp_path: Path) -> None:
+def test_an_event_with_an_unknown_name_is_a_bug(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="'surprise' is no event"):
         journal(tmp_path).record("surprise")
 
 
-def test_text_that_is_no_unicode_still_becomes_a_line(tmp_path: Path) -> None:
+def test_lone_surrogates_in_a_text_are_escaped(tmp_path: Path) -> None:
     made = journal(tmp_path)
     made.record("load_failed", "caf\udce9")
     made.close()

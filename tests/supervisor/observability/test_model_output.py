@@ -5,7 +5,7 @@ from pathlib import Path
 from mmsup.supervisor.observability.model_output import LAST_LINES, LINE_BYTES, TAIL_BYTES, ModelOutput
 
 
-def test_lines_of_two_lives_are_not_mixed(tmp_path: Path) -> None:
+def test_lines_of_two_workers_are_not_mixed(tmp_path: Path) -> None:
     book = ModelOutput(tmp_path / "m.log")
     book.append("1.1", b"first ha")
     book.append("2.1", b"other\n")
@@ -14,7 +14,7 @@ def test_lines_of_two_lives_are_not_mixed(tmp_path: Path) -> None:
     assert book.last_lines(10) == ["other", "first half"]
 
 
-def test_a_last_line_without_an_end_is_kept(tmp_path: Path) -> None:
+def test_an_unterminated_last_line_is_kept(tmp_path: Path) -> None:
     book = ModelOutput(tmp_path / "m.log")
     book.append("1.1", b"Traceback\ncut o")
     assert book.finish("1.1") == ["Traceback", "cut o"]
@@ -22,7 +22,7 @@ def test_a_last_line_without_an_end_is_kept(tmp_path: Path) -> None:
     book.close()
 
 
-def test_what_a_life_said_last_is_its_own(tmp_path: Path) -> None:
+def test_the_last_lines_of_a_worker_are_its_own(tmp_path: Path) -> None:
     book = ModelOutput(tmp_path / "m.log")
     book.append("1.1", b"of the first\n")
     book.append("1.2", b"".join(b"%d\n" % number for number in range(LAST_LINES + 50)))
@@ -32,7 +32,7 @@ def test_what_a_life_said_last_is_its_own(tmp_path: Path) -> None:
     book.close()
 
 
-def test_a_line_without_end_is_bounded(tmp_path: Path) -> None:
+def test_an_endless_line_is_cut(tmp_path: Path) -> None:
     book = ModelOutput(tmp_path / "m.log")
     for _ in range(100):
         book.append("1.1", b"x" * 4096)
@@ -49,7 +49,7 @@ def test_memory_and_disk_are_bounded(tmp_path: Path) -> None:
     assert sum(each.stat().st_size for each in tmp_path.iterdir()) <= 9 << 20
 
 
-def test_the_next_brain_knows_what_was_printed_before(tmp_path: Path) -> None:
+def test_earlier_output_is_read_back_from_the_file(tmp_path: Path) -> None:
     book = ModelOutput(tmp_path / "m.log")
     book.append("1.1", b"one\ntwo\n")
     book.close()
@@ -58,7 +58,7 @@ def test_the_next_brain_knows_what_was_printed_before(tmp_path: Path) -> None:
     again.close()
 
 
-def test_bytes_that_are_no_text_do_not_stop_a_follower(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_reach_a_subscriber_escaped(tmp_path: Path) -> None:
     book = ModelOutput(tmp_path / "m.log")
     heard: list[str] = []
     stop = book.subscribe(heard.append)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness
+from controller_double import Child, ControllerHarness
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.messages.gateway_control import BadReply, CommandReply, CommandRequest, InFlight, LinkClosed
 from mmsup.supervisor.postmortem import collector, disk_thread
@@ -34,11 +34,11 @@ def play(
 
 def watch(harness: ControllerHarness) -> None:
     """Check the condition of each wait again at every event."""
-    harness.controller.state_dir.event_log.subscribe(lambda _: harness.controller.change_signal.set())
+    harness.controller.storage.state_dir.event_log.subscribe(lambda _: harness.controller.context.change_signal.set())
 
 
 async def why(harness: ControllerHarness, **arguments: Any) -> dict[str, Any]:
-    result = await harness.controller.handlers.handle("why", {"name": "bert", **arguments}, lambda _: None)
+    result = await harness.controller.api.handlers.handle("why", {"name": "bert", **arguments}, lambda _: None)
     assert isinstance(result, dict)
     return result
 
@@ -103,7 +103,7 @@ def test_a_disk_that_hangs_delays_no_restart_and_why_says_so(tmp_path: Path, mon
     async def scenario(harness: ControllerHarness) -> None:
         stuck = threading.Event()
         # As a disk that does not answer would block the thread.
-        harness.controller._crash_collector._thread.submit(stuck.wait)
+        harness.controller.resources.crash_collector._thread.submit(stuck.wait)
         for number in range(1, 4):
             kill(harness)
             await harness.until(functools.partial(has_become_ready, harness, number + 1))
@@ -120,7 +120,7 @@ def test_a_disk_that_hangs_delays_no_restart_and_why_says_so(tmp_path: Path, mon
 
 def test_a_worker_that_exited_as_requested_has_no_report(tmp_path: Path) -> None:
     async def scenario(harness: ControllerHarness) -> None:
-        await harness.controller.handlers.handle("unload", {"name": "bert"}, lambda _: None)
+        await harness.controller.api.handlers.handle("unload", {"name": "bert"}, lambda _: None)
         await harness.until(lambda: harness.events("worker_stopped"))
         result = await why(harness)
         assert (result["bundle"], result["deaths"]) == (None, [])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness, add_model
+from controller_double import Child, ControllerHarness, add_model
 from harness.nvml import GIB, Card, FakeNvml
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
@@ -34,7 +34,9 @@ def on_gpus(
         harness = ControllerHarness(home, (), gpu_driver=path, kill_limit_s=kill_limit_s)
         harness.environ |= {"PYTHONPATH": nvml.env["PYTHONPATH"]} | ({"CUDA_VISIBLE_DEVICES": shown} if shown else {})
         async with asyncio.timeout(60), harness:
-            harness.controller.state_dir.event_log.subscribe(lambda _: harness.controller.change_signal.set())
+            harness.controller.storage.state_dir.event_log.subscribe(
+                lambda _: harness.controller.context.change_signal.set()
+            )
             await harness.until(lambda: all(harness.state(name) in ("ready", "backoff") for name in models))
             await play(harness, nvml)
 
@@ -55,12 +57,12 @@ def worker(harness: ControllerHarness, name: str) -> Child:
 
 
 async def command(harness: ControllerHarness, verb: str, **arguments: Any) -> Any:  # JSON
-    return await harness.controller.handlers.handle(verb, arguments, lambda _: None)
+    return await harness.controller.api.handlers.handle(verb, arguments, lambda _: None)
 
 
 async def used_memory_is(harness: ControllerHarness, used_bytes: int) -> None:
     """Wait until the controller has seen so much memory of the first device in use."""
-    lookout, change = harness.controller._gpu_monitor, harness.controller.change_signal
+    lookout, change = harness.controller.resources.gpu_monitor, harness.controller.context.change_signal
     on_update = lookout.on_update
 
     def tell() -> bool:
@@ -68,13 +70,14 @@ async def used_memory_is(harness: ControllerHarness, used_bytes: int) -> None:
         return on_update()
 
     lookout.on_update = tell
-    await harness.until(lambda: harness.controller._gpu_placement.rows()[0]["memory_used_bytes"] == used_bytes)
+    await harness.until(lambda: harness.controller.resources.gpu_placement.rows()[0]["memory_used_bytes"] == used_bytes)
 
 
 def test_without_a_driver_nothing_is_asked_and_a_gpu_is_refused_with_the_reason(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
         assert (
-            "there is no GPU here: the NVIDIA driver is not loaded" in harness.controller.model_set.models["m"].reason()
+            "there is no GPU here: the NVIDIA driver is not loaded"
+            in harness.controller.models.model_set.models["m"].reason()
         )
         assert devices_of_models(harness) == {"cpu": [""]}
         assert await command(harness, "devices") == {"devices": []}
@@ -115,9 +118,9 @@ def test_only_devices_that_the_server_sees_are_assigned(tmp_path: Path) -> None:
 def test_the_next_controller_numbers_devices_alike_even_while_nvml_does_not_answer(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
         nvml.say(Card(FIRST, lost=True), Card(SECOND))
-        harness.controller._gpu_health.cordoned[SECOND] = "of no account"
-        await harness.until(harness.controller.gateways.are_up)
-        harness.controller.save_checkpoint()
+        harness.controller.resources.gpu_health.cordoned[SECOND] = "of no account"
+        await harness.until(harness.controller.gateways.pool.are_up)
+        harness.controller._save_gpus()
         await harness.kill_controller()
         await harness.start_controller()
         assert [each["uuid"] for each in (await command(harness, "devices"))["devices"]] == [FIRST, SECOND]
@@ -157,7 +160,7 @@ def test_where_nvml_shows_no_process_the_workers_own_figure_counts(
         add_model(harness.home, "unknown", yaml="device: cuda:0\n")
         progress: list[Any] = []
         waiting = asyncio.get_running_loop().create_task(
-            harness.controller.handlers.handle("load", {"name": "next"}, progress.append)
+            harness.controller.api.handlers.handle("load", {"name": "next"}, progress.append)
         )
         await command(harness, "load", name="small")
         with pytest.raises(MmsupError, match="has 10GiB of memory free, and 20GiB are needed") as refused:

@@ -19,19 +19,19 @@ WRITING = tuple(name for name in POINTS if name.startswith("brain.file_") and na
 PUT = """
 import sys
 from pathlib import Path
-from mmsup.ipc.faultpoint import arm, open_range
-from mmsup.supervisor.wanted import Wanted, Wish
-arm({"points": open_range(sys.argv[1])}, "brain")
-wanted = Wanted(Path(sys.argv[2]), "explicit")
+from mmsup.ipc.failpoints import INHERITED, arm, open_control_page
+from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
+arm({INHERITED: open_control_page(sys.argv[1])}, "brain")
+desired_state = DesiredState(Path(sys.argv[2]), "explicit")
 try:
     if sys.argv[3] == "clear":
-        wanted.clear()
+        desired_state.clear()
     else:
-        wanted.put("new", Wish(up=True))
+        desired_state.set("new", DesiredModel(up=True))
 except OSError as error:
     print("refused", error.errno)
 else:
-    print("done", *wanted.names())
+    print("done", *desired_state.names())
 """
 OLD, NEW = ["old"], ["new", "old"]
 
