@@ -25,6 +25,7 @@ from mmsup.supervisor.postmortem.cause import Cause, Evidence, cause_of
 from mmsup.supervisor.postmortem.crash_report import CrashRecord
 from mmsup.supervisor.postmortem.in_flight import InFlightSummary
 from mmsup.supervisor.processes.backoff import Exit
+from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import scratch_dir
 
 TAIL_LINES: Final = 20
@@ -37,7 +38,7 @@ _FATAL: Final = "Fatal Python error: "
 class WorkerExit:
     cause: Cause
     evidence: Evidence
-    progress: Progress | None
+    progress: Progress | None = None
     """The status page at the end."""
 
     @property
@@ -49,10 +50,12 @@ class WorkerExit:
         """For the callers of requests in flight."""
         return WorkerFailure(self.cause.code, self.cause.text, self.cause.retryable)
 
-    def with_output(self, crash: str, tail: Sequence[str]) -> WorkerExit:
-        """With what faulthandler wrote and the last lines of output, which add to the details and change no cause."""
+    def with_details(self, process: ChildProcess | None, tail: Sequence[str]) -> WorkerExit:
+        """With the status page, the output of faulthandler and the last lines of output. They do not change the cause,
+        only its details."""
+        crash = process.crash.text if process is not None else ""
         evidence = replace(self.evidence, crash=crash, tail=tuple(line[:TAIL_CHARACTERS] for line in tail))
-        return replace(self, evidence=evidence, cause=cause_of(evidence))
+        return WorkerExit(cause_of(evidence), evidence, process.progress() if process is not None else None)
 
     def event_fields(self) -> dict[str, Any]:  # JSON
         """For the event log, beside `cause.detail`."""
@@ -89,11 +92,12 @@ def exited(instance: Instance, message: ChildExited) -> None:
     if process is not None:
         process.channel.drain()  # what it sent before its end is evidence
         worker.infer_ready()
-    lost = context.crash_collector.in_flight(instance.worker_id)
+    worker_id = instance.worker_id
+    lost = context.crash_collector.in_flight(worker_id)
     in_flight = lost.in_flight if lost.is_complete or not worker.is_linked else None
     found = collect(instance.revision.spec, worker, message, in_flight)
     if worker.is_linked:
-        context.gateways.verdict(instance.worker_id, found.failure)
+        context.gateways.verdict(worker_id, found.failure)
     if process is not None:
         process.drain_and_close()
     tail = context.model_output(instance.revision.spec.name).finish(instance.output_name)
@@ -101,8 +105,7 @@ def exited(instance: Instance, message: ChildExited) -> None:
         instance.record("worker_stopped", "stopped as requested", pid=message.pid)
         decision: NextTry = Retry(0.0)
     else:
-        found = found.with_output(process.crash.text if process is not None else "", tail)
-        decision = _record_crash(instance, worker, found, lost)
+        decision = _record_crash(instance, worker, found.with_details(process, tail), lost)
     context.keeper.send(ForgetChild(message.token))
     failpoint("brain.buried")
     _clean_up(instance)
@@ -116,7 +119,7 @@ def vanished(instance: Instance) -> None:
 
 
 def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_flight: int | None) -> WorkerExit:
-    """The evidence of an exit, without output. Reads the control group, which exists until the cleanup. `in_flight`:
+    """The evidence of an exit, without details. Reads the control group, which exists until the cleanup. `in_flight`:
     requests that were with the worker, if all gateways have reported."""
     reading = worker.group.read()
     termination = worker.termination
@@ -140,7 +143,7 @@ def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_fli
         condemned_text=failed.text if failed else condemned.text if condemned else "",
         stop_requested=termination.stop_sent or termination.killed_unwanted,
     )
-    return WorkerExit(cause_of(evidence), evidence, worker.process.progress() if worker.process else None)
+    return WorkerExit(cause_of(evidence), evidence)
 
 
 def crash_record(

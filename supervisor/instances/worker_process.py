@@ -117,9 +117,10 @@ class WorkerProcess:
     def infer_ready(self) -> None:
         """Takes the status page's word that it was ready: the controller that heard so may have died before noting it,
         and then this exit must not count as a failed load."""
-        process = self.process
-        if process is not None and process.has_served and not self.ready_s and self.termination.load_failure is None:
-            self.ready_s = process.progress().since_ns / 1e9
+        if self.ready_s or self.process is None or self.termination.load_failure is not None:
+            return
+        if self.process.has_served:
+            self.ready_s = self.process.progress().since_ns / 1e9
 
     def close(self) -> None:
         if self.liveness_probe is not None:
