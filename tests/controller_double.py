@@ -1,6 +1,6 @@
-"""A whole brain in the test's own process: a keeper that starts `sleep`, workers and gateways played by the test.
+"""A whole controller in the test's own process: a keeper that starts `sleep`, workers and gateways played by the test.
 
-Channels, pages, pipes, pidfds and exits are real; what the children say is up to the test.
+Channels, status pages, pipes, pidfds and exits are real; what the children send is up to the test.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PATIENCE_S = 10.0
 METADATA = Metadata("python", 0, (), ())
 
 Script = Callable[["Child"], None]
-"""What a worker does when it has been told what to become."""
+"""What a worker does when it has been configured."""
 
 
 class NoGroups:
@@ -114,7 +114,7 @@ class Child:
         self.send(WorkerReady(METADATA, 0.1))
 
     def received_of(self, kind: type[Any]) -> list[Any]:
-        """What it has heard of one kind."""
+        """What it has received of one kind."""
         return [each for each in self.received if isinstance(each, kind)]
 
 
@@ -125,12 +125,12 @@ def fail_to_load(child: Child) -> None:
 
 
 class KeeperDouble:
-    """Starts `sleep`s, tells of their ends, and remembers what was said."""
+    """Starts `sleep`s, reports their exits, and holds the checkpoint."""
 
     def __init__(self) -> None:
         self.children: dict[str, Child] = {}
         self.deaths = asyncio.Event()
-        """Set at each."""
+        """Set at each exit."""
         self.sent: list[Any] = []  # messages of TO_KEEPER
         self.checkpoint: dict[str, str] = {}
         self.script: Script = Child.serve
@@ -170,7 +170,7 @@ class KeeperDouble:
         return [each for each in self.children.values() if each.token.startswith("worker") and each.exited is None]
 
     def hand_over(self, child: Child) -> None:
-        """Give a child to the brain, with duplicates of its descriptors."""
+        """Hand a child over to the controller, with duplicates of its descriptors."""
         if self.router is not None:
             self.router.on_message(
                 ChildDescriptors(child.token, child.process.pid, child.spawn.note),
@@ -248,7 +248,7 @@ class KeeperDouble:
             child.keeper_fds.clear()
 
     def _turn(self) -> None:
-        """All loops come round."""
+        """Every child has a heartbeat."""
         for child in self.children.values():
             if child.beats:
                 child.page.heartbeat(time.monotonic_ns())
@@ -267,7 +267,7 @@ class KeeperDouble:
 
 
 class ControllerHarness:
-    """A keeper with a brain; `async with House(tmp_path, ...) as house`."""
+    """A keeper with a controller; `async with ControllerHarness(tmp_path, ...) as harness`."""
 
     def __init__(self, home: Path, models: Sequence[str] = ("good",), **options: Any) -> None:  # of Settings
         self.home = home
@@ -282,7 +282,7 @@ class ControllerHarness:
             **(defaults | options),
         )
         self.output = os.devnull
-        """Where the brains say what operators read."""
+        """Where the controllers log."""
         self.environ = {"PATH": os.defpath}
         """Of the server."""
         self.generation = 0
@@ -301,7 +301,7 @@ class ControllerHarness:
         os.close(self._console)
 
     async def start_controller(self, *, stopping: bool = False) -> None:
-        """A brain, as the keeper starts one and introduces everybody to it."""
+        """A controller, as the keeper starts one and hands all children over to it."""
         self.generation += 1
         parts = CheckpointStore(self.keeper.checkpoint).parts()
         inventory = KeeperInventory(
@@ -332,20 +332,20 @@ class ControllerHarness:
         self.keeper.router.on_message(message, [])
 
     async def kill_controller(self) -> None:
-        """As SIGKILL does: nothing is said, all its descriptors are closed."""
+        """As SIGKILL does: nothing is sent, all its descriptors are closed."""
         self.keeper.controller = self.keeper.router = None
         await self.controller.close()
 
     async def until(self, is_so: Callable[[], Any]) -> None:  # anything that is true or false
-        """Wait for something to become so; on failure, what had happened."""
+        """Wait for a condition; on failure, the events until then."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not is_so():
                     self.controller.context.change_signal.clear()
                     await self.controller.context.change_signal.wait()
         except TimeoutError:
-            told = "\n".join(json.dumps(each) for each in self.controller.storage.state_dir.event_log.last())
-            raise AssertionError(f"it never came; until then:\n{told}") from None
+            events = "\n".join(json.dumps(each) for each in self.controller.storage.state_dir.event_log.last())
+            raise AssertionError(f"it never came; until then:\n{events}") from None
 
     def saved(self) -> Checkpoint:
         """What the next controller would find."""
@@ -370,7 +370,7 @@ class ControllerHarness:
 
 
 def add_model(home: Path, name: str, version: str = "1", yaml: str = "") -> Path:
-    """A model in the repository of a house: a Python class that nobody runs."""
+    """A model in the repository of a harness: a Python class that no process runs."""
     folder = home / "repo" / name / version
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.py").write_text("class Model: ...\n")

@@ -164,7 +164,7 @@ class GatewayProcess:
             gateway_spawn(self.number, self.generation, context.launch_environment, tuple(context.addresses))
         )
         failpoint("brain.gateway_said")
-        self._record("spawn", f"life {self.generation} is being started")
+        self._record("spawn", f"generation {self.generation} is being started")
 
     def on_started(self, pid: int, descriptors: list[int]) -> None:
         """The keeper has started its process, or hands it over to a new controller."""

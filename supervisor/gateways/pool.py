@@ -92,7 +92,7 @@ class GatewayPool:
         # The table can be taken over: what the dead process had open is over when another one counts there.
         standby.timer.exits, standby.counter_table = gateway.timer.exits, gateway.counter_table
         number, generation = standby.number, standby.generation
-        text = f"the spare, life {generation}, takes the place of gateway {gateway.number}"
+        text = f"the standby, generation {generation}, takes the seat of gateway {gateway.number}"
         self.context.event_log.record("gateway_spawn", text, generation=generation, gateway=number)
         self.on_change()  # before it is configured: a next controller must not take it for a standby
         standby.configure()

@@ -73,7 +73,7 @@ RECORDS: dict[str, CheckpointRecord] = {
 TEXTS = {key: to_text(each) for key, each in RECORDS.items()}
 
 
-def test_what_is_left_is_what_is_found() -> None:
+def test_what_is_written_is_what_is_read() -> None:
     found = read_checkpoint(TEXTS)
     assert found is not None
     assert found.records == RECORDS
@@ -82,7 +82,7 @@ def test_what_is_left_is_what_is_found() -> None:
     assert [each.ticket for each in found.all_of(UpgradeRecord)] == ["t"]
 
 
-def test_of_no_server_or_of_another_version_there_is_no_checkpoint() -> None:
+def test_without_a_server_record_or_with_one_of_another_version_there_is_no_checkpoint() -> None:
     assert read_checkpoint({}) is None
     assert read_checkpoint({model_key("m"): TEXTS[model_key("m")]}) is None
     assert read_checkpoint(TEXTS | {model_key("m"): "of another version"}) is None
