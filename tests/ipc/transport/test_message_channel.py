@@ -1,3 +1,5 @@
+"""Message channel: order and descriptors of queued messages, its limits, the end of the other side."""
+
 from __future__ import annotations
 
 import asyncio
@@ -7,122 +9,122 @@ from collections.abc import Awaitable, Callable
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 from mmsup.ipc.transport.message_channel import MAX_QUEUED, MessageChannel
 
-Play = Callable[["Pair"], Awaitable[None]]
+PairTest = Callable[["ChannelPair"], Awaitable[None]]
 
 
-class Pair:
-    """A Peer and its plain other end."""
+class ChannelPair:
+    """A MessageChannel and its other end."""
 
     def __init__(self) -> None:
         near, self.far = ControlChannel.pair()
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.descriptors: list[int] = []
-        self.lost = asyncio.Event()
-        self.something = asyncio.Event()
-        self.peer = MessageChannel(near, self._hear, self.lost.set)
+        self.closed = asyncio.Event()
+        self.any_message = asyncio.Event()
+        self.channel = MessageChannel(near, self._on_message, self.closed.set)
 
-    def _hear(self, data: bytes, descriptors: list[int]) -> None:
-        self.heard.append(data)
+    def _on_message(self, data: bytes, descriptors: list[int]) -> None:
+        self.received.append(data)
         self.descriptors += descriptors
-        self.something.set()
+        self.any_message.set()
 
 
-def play(act: Play) -> None:
+def run_with_pair(test: PairTest) -> None:
     async def run() -> None:
-        pair = Pair()
+        pair = ChannelPair()
         try:
             async with asyncio.timeout(10):
-                await act(pair)
+                await test(pair)
         finally:
-            pair.peer.close()
+            pair.channel.close()
             pair.far.close()
             close_fds(pair.descriptors)
 
     asyncio.run(run())
 
 
-def test_what_finds_no_room_waits_and_keeps_its_order_and_descriptors() -> None:
-    async def act(pair: Pair) -> None:
+def test_queued_messages_keep_their_order_and_descriptors() -> None:
+    async def test(pair: ChannelPair) -> None:
         read, write = os.pipe()
         for number in range(500):
-            pair.peer.send(b"%d" % number + b"." * 4000, (write,) if number == 499 else ())
+            pair.channel.send(b"%d" % number + b"." * 4000, (write,) if number == 499 else ())
         os.close(write)
         os.close(read)
         got: list[bytes] = []
         came = 0
         while len(got) < 500:
-            received = pair.far.receive()
-            if received is None:
-                await asyncio.sleep(0)  # let the peer write
+            message = pair.far.receive()
+            if message is None:
+                await asyncio.sleep(0)  # let the channel write
                 continue
-            got.append(received[0])
-            came += len(received[1])
-            close_fds(received[1])
+            got.append(message[0])
+            came += len(message[1])
+            close_fds(message[1])
         assert came == 1
         assert [int(each.rstrip(b".")) for each in got] == list(range(500))
 
-    play(act)
+    run_with_pair(test)
 
 
-def test_a_far_end_that_closes_is_told_once() -> None:
-    async def act(pair: Pair) -> None:
+def test_on_closed_is_called_once_when_the_far_end_closes() -> None:
+    async def test(pair: ChannelPair) -> None:
         pair.far.close()
-        await pair.lost.wait()
-        pair.peer.send(b"to nobody")
+        await pair.closed.wait()
+        pair.channel.send(b"to nobody")
 
-    play(act)
+    run_with_pair(test)
 
 
-def test_one_that_does_not_read_is_given_up_at_a_bound() -> None:
-    async def act(pair: Pair) -> None:
+def test_a_far_end_that_does_not_read_counts_as_closed_at_the_queue_limit() -> None:
+    async def test(pair: ChannelPair) -> None:
         for _ in range(MAX_QUEUED + 200):
-            pair.peer.send(b"x" * 1000)
-        await pair.lost.wait()
+            pair.channel.send(b"x" * 1000)
+        await pair.closed.wait()
 
-    play(act)
+    run_with_pair(test)
 
 
-def test_what_was_said_before_the_end_is_heard_by_drain() -> None:
-    async def act(pair: Pair) -> None:
+def test_drain_receives_what_was_sent_before_the_far_end_closed() -> None:
+    async def test(pair: ChannelPair) -> None:
         assert pair.far.send(b"last words")
         pair.far.close()
-        pair.peer.drain()
-        assert pair.heard == [b"last words"]
+        pair.channel.drain()
+        assert pair.received == [b"last words"]
 
-    play(act)
+    run_with_pair(test)
 
 
 def test_descriptors_come_with_their_message() -> None:
-    async def act(pair: Pair) -> None:
+    async def test(pair: ChannelPair) -> None:
         read, write = os.pipe()
         assert pair.far.send(b"with one", (read,))
         close_fds([read, write])
-        await pair.something.wait()
+        await pair.any_message.wait()
         assert len(pair.descriptors) == 1
 
-    play(act)
+    run_with_pair(test)
 
 
-def test_a_closed_peer_holds_nothing() -> None:
+def test_a_closed_channel_holds_no_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
 
-    async def act(pair: Pair) -> None:
+    async def test(pair: ChannelPair) -> None:
         read, write = os.pipe()
         for _ in range(300):
-            pair.peer.send(b"x" * 4000, (read,))
+            pair.channel.send(b"x" * 4000, (read,))
         close_fds([read, write])
 
-    play(act)
+    run_with_pair(test)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_far_end_sees_the_end_when_a_peer_is_closed() -> None:
-    async def act(pair: Pair) -> None:
-        pair.peer.close()
+def test_the_far_end_sees_that_a_channel_was_closed() -> None:
+    async def test(pair: ChannelPair) -> None:
+        pair.channel.close()
         try:
             pair.far.receive()
         except ChannelClosed:
             return
         raise AssertionError("it is still open")
 
-    play(act)
+    run_with_pair(test)
