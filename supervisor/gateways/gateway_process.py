@@ -36,6 +36,7 @@ from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild, SignalCh
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.ipc.transport.message_channel import MessageChannel
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.observability.event_log import EventLog
@@ -44,7 +45,6 @@ from mmsup.supervisor.postmortem.cause import signal_name
 from mmsup.supervisor.processes import backoff
 from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, gateway_spawn, gateway_token
-from mmsup.supervisor.processes.message_channel import MessageChannel
 
 CHANNEL_CLOSED_GRACE_S: Final = 1.0
 _FOR_EARLIER_CONTROLLER: Final = (CommandRequest, Pong, GatewayDrained)

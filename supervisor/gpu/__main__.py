@@ -23,7 +23,6 @@ class _Nvml:
         self._library: Any = None  # a module that ships no types
 
     def read(self) -> Gpus:
-        """All devices now."""
         try:
             nvml: Any = importlib.import_module("pynvml")  # see above
         except ImportError:

@@ -35,8 +35,6 @@ class GpuFault:
 
 @dataclass(frozen=True, slots=True)
 class GpuRecord:
-    """The health of one GPU in a checkpoint."""
-
     device: str
     """What CUDA_VISIBLE_DEVICES of workers there holds, as a rule the UUID."""
     index: int
@@ -88,7 +86,6 @@ class GpuHealth:
         self._check(device)
 
     def check(self) -> None:
-        """NVML has new figures."""
         if any([self._check(device) for device in self._faults]):  # noqa: C419 - checks every one
             self._on_change()
 
@@ -98,7 +95,7 @@ class GpuHealth:
         if not reason or device in self.cordoned:
             return False
         self.cordoned[device] = reason
-        text = f"{self._monitor.label(device)} is set aside: {reason}; whoever serves there goes on"
+        text = f"{self._monitor.label(device)} is set aside: {reason}; workers there go on"
         self._event_log.record("device_set_aside", text, device=device)
         return True
 
@@ -113,7 +110,6 @@ class GpuHealth:
         return True
 
     def fault_count(self, device: str) -> int:
-        """Recent faults there."""
         return len(recent_faults(self._faults.get(device, ()), time.monotonic()))
 
     def records(self) -> tuple[GpuRecord, ...]:
@@ -127,7 +123,6 @@ class GpuHealth:
         return GpuRecord(device, index, name, self.cordoned.get(device, ""), self._faults.get(device, ()))
 
     def restore(self, records: tuple[GpuRecord, ...]) -> None:
-        """As the previous controller saved it."""
         for each in records:
             self._faults[each.device] = each.faults
             if each.reason:

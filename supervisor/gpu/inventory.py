@@ -39,16 +39,14 @@ class Gpus:
     why: str = ""
 
     def find(self, uuid: str) -> Gpu | None:
-        """The device of this UUID."""
         return next((each for each in self.devices if each.uuid == uuid), None)
 
 
 def parse(line: bytes) -> Gpus:
-    """One answer of the NVML helper."""
     try:
         gpus = from_json(line, (Gpus,))
     except WireError:
-        return Gpus((), "the GPU helper said nothing that can be read")
+        return Gpus((), "the answer of the GPU helper cannot be read")
     assert isinstance(gpus, Gpus)
     return gpus
 

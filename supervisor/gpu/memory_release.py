@@ -103,19 +103,15 @@ def check_memory(
 
 
 class PendingReleases:
-    """Those of all devices, by UUID."""
-
     def __init__(self) -> None:
         self._by_device: defaultdict[str, list[PendingRelease]] = defaultdict(list)
 
     def add(self, device: str, pid: int, usage: GpuUsage) -> None:
-        """A worker there has exited."""
         pending = self._by_device[device]
         pending.append(PendingRelease(pid, usage, time.monotonic()))
         del pending[:-MAX_PENDING]
 
     def has_any(self, device: str) -> bool:
-        """Whether there is one of this device."""
         return bool(self._by_device.get(device))
 
     def check(self, device: str, need_bytes: int | None, snapshot: GpuSnapshot) -> MemoryCheck:

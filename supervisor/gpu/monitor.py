@@ -50,7 +50,6 @@ class GpuMonitor:
             self.gpus = Gpus((), "the NVIDIA driver is not loaded")
 
     def restore(self, devices: list[Gpu]) -> None:
-        """As the previous controller had learnt them."""
         if devices:
             self.gpus = Gpus(tuple(devices))
 
@@ -60,7 +59,6 @@ class GpuMonitor:
             await self._query()
 
     async def run(self) -> None:
-        """Query again and again, without an end."""
         while self._has_driver:
             is_awaited = await self._query()
             pause_s = AWAITED_INTERVAL_S if is_awaited else INTERVAL_S
@@ -76,7 +74,6 @@ class GpuMonitor:
             self._refresh.set()
 
     async def close(self) -> None:
-        """Stop the helper process."""
         await self._client.close()
 
     def find(self, uuid: str) -> Gpu | None:
@@ -84,7 +81,6 @@ class GpuMonitor:
         return self.latest.find(uuid) if self.latest is not None else None
 
     def snapshots(self) -> dict[str, GpuSnapshot]:
-        """All devices as NVML showed them last, by UUID."""
         devices = self.latest.devices if self.latest is not None else ()
         return {each.uuid: GpuSnapshot(each, self.asked_s) for each in devices}
 
@@ -135,7 +131,7 @@ class GpuMonitor:
 
     def _on_failure(self, nothing: Gpus) -> None:
         if not self._failures:
-            text = f"{nothing.why}; what was known of the memory of GPUs is taken for true no longer"
+            text = f"{nothing.why}; earlier figures of the memory of GPUs are no longer used"
             self._event_log.record("gpu_silent", text)
         self._failures += 1
         self.latest = None

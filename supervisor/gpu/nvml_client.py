@@ -36,7 +36,6 @@ class NvmlClient:
         self._has_answered = False
 
     async def query(self) -> Gpus:
-        """NVML's answer; NvmlTimeout if there is none in time."""
         limit_s = ANSWER_LIMIT_S if self._has_answered else FIRST_LIMIT_S
         try:
             helper = self._start()

@@ -43,7 +43,6 @@ FILE_HEADROOM_BYTES: Final = 64 << 20
 
 
 def perform(instance: Instance, action: lifecycle_events.Action) -> None:
-    """Perform one action of a step."""
     match action:
         case lifecycle_events.QueueLoad():
             instance.is_queued = True
@@ -76,8 +75,7 @@ def perform(instance: Instance, action: lifecycle_events.Action) -> None:
 
 
 def send_boot(instance: Instance) -> None:
-    """Send a fresh process its configuration."""
-    worker, spec = _worker(instance), instance.revision.spec
+    worker, spec = instance.require_worker(), instance.revision.spec
     assert worker.process is not None, f"instance {instance.id} has no process yet"
     is_capped = worker.group.cap_bytes is not None
     configuration = ConfigureWorker(
@@ -101,7 +99,7 @@ def _with_device(spec: ModelSpec, device: str) -> ModelSpec:
 
 def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
     """Watch the progress of its process; replaces an earlier probe."""
-    worker, spec = _worker(instance), instance.revision.spec
+    worker, spec = instance.require_worker(), instance.revision.spec
     if worker.liveness_probe is not None:
         worker.liveness_probe.close()
     limits = liveness.LivenessLimits(spec.hang_limit_s, spec.load_timeout_s, round(worker.spawned_s * liveness.NS))
@@ -122,13 +120,13 @@ def watch_oom(instance: Instance) -> None:
     event = lifecycle_events.OutOfMemory(
         f"killed by the kernel for memory: {limit}; raise memory or lower max_batch_size"
     )
-    worker = _worker(instance)
+    worker = instance.require_worker()
     worker.oom_watch = OomWatch(worker.group, lambda: instance.apply(event))
 
 
 def expect_exit(instance: Instance, limit_s: float, event: lifecycle_events.Event) -> None:
     """Apply the event if the worker has not exited within the limit; replaces an earlier expectation."""
-    termination = _worker(instance).termination
+    termination = instance.require_worker().termination
     if termination.exit_timer is not None:
         termination.exit_timer.cancel()
     termination.exit_timer = asyncio.get_running_loop().call_later(limit_s, _on_exit_overdue, instance, event)
@@ -136,21 +134,19 @@ def expect_exit(instance: Instance, limit_s: float, event: lifecycle_events.Even
 
 def link_to_gateways(instance: Instance) -> None:
     """Let the gateways route to its worker; called when its revision is the active one."""
-    worker = _worker(instance)
+    worker = instance.require_worker()
     worker.group.set_cpu_weights(SERVING_WEIGHTS)
     worker.is_linked = True
     instance.context.gateways.link(instance.endpoint())
 
 
 def start_retry_timer(instance: Instance) -> None:
-    """RetryDue at the scheduled time."""
     cancel_retry(instance)
     after_s = max(instance.retry.at_s - time.monotonic(), 0.0)
     instance.retry.timer = asyncio.get_running_loop().call_later(after_s, instance.apply, lifecycle_events.RetryDue())
 
 
 def cancel_retry(instance: Instance) -> None:
-    """No next try."""
     if instance.retry.timer is not None:
         instance.retry.timer.cancel()
         instance.retry.timer = None
@@ -180,11 +176,11 @@ def _start_process(instance: Instance) -> None:
         return
     context.keeper.send(message)
     failpoint("brain.spawn_said")
-    instance.record("worker_spawn", f"life {instance.generation} is being started")
+    instance.record("worker_spawn", f"generation {instance.generation} is being started")
 
 
 def _announce_ready(instance: Instance) -> None:
-    worker = _worker(instance)
+    worker = instance.require_worker()
     worker.ready_s = time.monotonic()
     sample(instance)
     instance.failure = None
@@ -200,13 +196,13 @@ def _announce_ready(instance: Instance) -> None:
 
 
 def _record_load_failure(instance: Instance, failure: WorkerFailure) -> None:
-    instance.failure = _worker(instance).termination.load_failure = failure
+    instance.failure = instance.require_worker().termination.load_failure = failure
     name = "load_timeout" if failure.code == "load_timeout" else "load_failed"
     instance.record(name, failure.text, code=failure.code)
 
 
 def _condemn(instance: Instance, failure: WorkerFailure) -> None:
-    worker = _worker(instance)
+    worker = instance.require_worker()
     worker.termination.condemned = failure
     sample(instance)
     for_callers = worker_exit.failure_for_callers(instance.revision.spec, failure)
@@ -223,11 +219,11 @@ def _on_exit_overdue(instance: Instance, event: lifecycle_events.Event) -> None:
 
 def _await_messages_in_transit(instance: Instance) -> None:
     stop = _for_this_worker(instance, _send_stop)
-    _worker(instance).termination.exit_timer = asyncio.get_running_loop().call_later(IN_TRANSIT_S, stop)
+    instance.require_worker().termination.exit_timer = asyncio.get_running_loop().call_later(IN_TRANSIT_S, stop)
 
 
 def _send_stop(instance: Instance) -> None:
-    worker = _worker(instance)
+    worker = instance.require_worker()
     if worker.process is None or instance.state is not InstanceState.DRAINING:
         return
     worker.termination.stop_sent = True
@@ -238,7 +234,7 @@ def _send_stop(instance: Instance) -> None:
 
 
 def _kill(instance: Instance) -> None:
-    worker = _worker(instance)
+    worker = instance.require_worker()
     termination = worker.termination
     if not instance.situation.wanted and termination.condemned is None and termination.load_failure is None:
         termination.killed_unwanted = True
@@ -251,7 +247,7 @@ def _kill(instance: Instance) -> None:
 
 def _send_sigkill(instance: Instance) -> None:
     """SIGKILL, once a stack dump has come that was requested before."""
-    worker = _worker(instance)
+    worker = instance.require_worker()
     stack_dump.request(instance)
     if stack_dump.is_pending(worker):
         again = _for_this_worker(instance, _send_sigkill)
@@ -266,7 +262,7 @@ def _send_sigkill(instance: Instance) -> None:
 def _record_unkillable(instance: Instance) -> None:
     limit_s = instance.context.settings.kill_limit_s
     pid = instance.process.pid if instance.process else 0
-    text = f"SIGKILL has not ended it within {limit_s:g} s: the kernel holds it, and nothing waits for it any more"
+    text = f"SIGKILL has not ended it within {limit_s:g} s: the kernel blocks it, and nothing waits for it any more"
     instance.record("worker_quarantined", text, pid=pid)
     worker_exit.release_gpu(instance)
 
@@ -296,8 +292,3 @@ def _for_this_worker(instance: Instance, act: Callable[[Instance], None]) -> Cal
             act(instance)
 
     return act_if_same
-
-
-def _worker(instance: Instance) -> WorkerProcess:
-    assert instance.worker is not None, f"instance {instance.id} has no worker in state {instance.state}"
-    return instance.worker

@@ -25,8 +25,6 @@ from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 
 @dataclass(frozen=True, slots=True)
 class WorkerEndpoint:
-    """A worker that gateways may route to."""
-
     instance: int
     generation: int
     address: str
@@ -36,7 +34,6 @@ class WorkerEndpoint:
 
     @property
     def worker_id(self) -> WorkerId:
-        """Instance and generation."""
         return self.instance, self.generation
 
 
@@ -90,8 +87,6 @@ class DevicePlacement(Protocol):
 
 
 class KeeperSender(Protocol):
-    """The channel to the keeper."""
-
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send one message of TO_KEEPER."""
 

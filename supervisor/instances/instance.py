@@ -30,8 +30,6 @@ TRANSITIONS_KEPT: Final = 12
 
 @dataclass(slots=True, eq=False)
 class VersionRevision:
-    """One version in one revision of a model."""
-
     spec: ModelSpec
     metadata: Metadata | None = None
     """None until one of its workers was ready."""
@@ -39,15 +37,12 @@ class VersionRevision:
     instances: list[Instance] = field(default_factory=list["Instance"])
 
     def is_serving(self) -> bool:
-        """Whether any of its instances is ready."""
         return any(each.state is InstanceState.READY for each in self.instances)
 
     def is_fully_ready(self) -> bool:
-        """Whether all of its instances are ready."""
         return all(each.state is InstanceState.READY for each in self.instances)
 
     def load_failure(self) -> WorkerFailure | None:
-        """The first load failure among its instances."""
         return next((each.load_failure for each in self.instances if each.load_failure), None)
 
     def next_try(self, last: Exit, rng: random.Random) -> NextTry:
@@ -74,8 +69,6 @@ class InstanceHooks:
 
 @dataclass(slots=True)
 class ScheduledRetry:
-    """The next try of an instance that waits for one."""
-
     at_s: float = 0.0
     is_probe: bool = False
     timer: asyncio.TimerHandle | None = None
@@ -107,7 +100,6 @@ class Instance:
 
     @property
     def worker_id(self) -> WorkerId:
-        """Instance and generation."""
         return self.id, self.generation
 
     @property
@@ -129,8 +121,12 @@ class Instance:
         """Whether there is a process, or will be, that has not survived SIGKILL."""
         return self.state in ALIVE and self.state is not InstanceState.QUARANTINED
 
+    def require_worker(self) -> WorkerProcess:
+        """The worker; the state guarantees that there is one."""
+        assert self.worker is not None, f"instance {self.id} has no worker in state {self.state}"
+        return self.worker
+
     def endpoint(self) -> WorkerEndpoint:
-        """What the gateways need to know of this worker."""
         assert self.process is not None, f"instance {self.id} serves without a process"
         assert self.revision.metadata is not None, f"instance {self.id} serves without metadata"
         address = self.context.zeromq_address(self.worker_id)
@@ -153,7 +149,6 @@ class Instance:
             self.hooks.on_change(self)
 
     def record(self, name: str, text: str, **fields: Any) -> event_log.Event:  # JSON, as the event log takes it
-        """Write an event about this worker to the event log."""
         spec = self.revision.spec
         return self.context.event_log.record(
             name,
@@ -166,5 +161,4 @@ class Instance:
         )
 
     def report_progress(self, text: str) -> None:
-        """How far the load is, for those who wait for it."""
         self.hooks.on_progress(self, text)

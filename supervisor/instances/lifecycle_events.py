@@ -10,8 +10,6 @@ from mmsup.supervisor.instances.restart_policy import NextTry
 
 
 class InstanceState(enum.StrEnum):
-    """The actual state of an instance."""
-
     ABSENT = "absent"
     STARTING = "starting"
     LOADING = "loading"
@@ -37,8 +35,6 @@ ALIVE: Final = STARTING_UP | {
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """Wanted and actual state of an instance."""
-
     wanted: bool = False
     state: InstanceState = InstanceState.ABSENT
 
@@ -193,8 +189,6 @@ class AnnounceReady:
 
 @dataclass(frozen=True, slots=True)
 class RecordLoadFailure:
-    """Record why the load failed."""
-
     code: str
     text: str
 

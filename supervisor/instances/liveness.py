@@ -45,15 +45,11 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """It makes no progress although it is ready."""
-
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTimeout:
-    """It has not become ready in time."""
-
     reason: str
 
 
@@ -68,7 +64,6 @@ class PageTimes:
         """A time in the future, and when it was first read; while it stands on the page."""
 
     def corrected(self, progress: Progress, now_ns: int) -> Progress:
-        """The reading with such times replaced."""
         first = self._first_ns
         on_page = (progress.since_ns, progress.heartbeat_ns)
         self._first_ns = {each: first.get(each, now_ns) for each in on_page if each > now_ns or each in first}

@@ -10,17 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from mmsup.supervisor.instances.liveness import (
-    NS,
-    Alive,
-    Hung,
-    LivenessLimits,
-    LoadTimeout,
-    PageTimes,
-    Slow,
-    judge,
-    next_check_ns,
-)
+from mmsup.supervisor.instances import liveness
+from mmsup.supervisor.instances.liveness import NS, Hung, LivenessLimits, LoadTimeout
 from mmsup.supervisor.processes.child_process import ChildProcess
 
 MIN_INTERVAL_NS: Final = NS // 50
@@ -35,7 +26,7 @@ class LivenessProbe:
         self._process = process
         self._limits = limits
         self._on_failure = on_failure
-        self._times = PageTimes()
+        self._times = liveness.PageTimes()
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._check(None)
@@ -45,7 +36,6 @@ class LivenessProbe:
         self._check(age_s)
 
     def close(self) -> None:
-        """The worker is condemned or dead."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -57,12 +47,12 @@ class LivenessProbe:
             self._timer.cancel()
         now_ns = time.monotonic_ns()
         progress = self._times.corrected(self._process.progress(), now_ns)
-        match judge(progress, self._limits, oldest_pending_s, now_ns):
+        match liveness.judge(progress, self._limits, oldest_pending_s, now_ns):
             case Hung() | LoadTimeout() as failure:
                 self.close()
                 # Tested after the page was read: an exit in between would look like a hang.
                 if not self._process.is_dead:
                     self._on_failure(failure)
-            case Alive() | Slow():
-                wait_ns = max(next_check_ns(progress, self._limits, now_ns) - now_ns, MIN_INTERVAL_NS)
+            case liveness.Alive() | liveness.Slow():
+                wait_ns = max(liveness.next_check_ns(progress, self._limits, now_ns) - now_ns, MIN_INTERVAL_NS)
                 self._timer = asyncio.get_running_loop().call_later(wait_ns / NS, self._check, None)

@@ -13,22 +13,18 @@ from mmsup.supervisor.processes import usage
 
 
 class MemorySampler:
-    """Over all instances, from `start` to `close`."""
-
     def __init__(self, instances: Callable[[], Iterable[Instance]], on_sample: Callable[[Instance], None]) -> None:
         self._instances = instances
         self._on_sample = on_sample
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Sample now and from then on."""
         self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
         for instance in self._instances():
             sample(instance)
             self._on_sample(instance)
 
     def close(self) -> None:
-        """Sample no more."""
         if self._timer is not None:
             self._timer.cancel()
 

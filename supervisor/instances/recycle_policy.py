@@ -56,8 +56,6 @@ class RefusalCounter:
 
 @dataclass(slots=True)
 class RecycleState:
-    """What recycling has to remember of one worker."""
-
     initial_bytes: int = 0
     """Its memory at the first measurement after it was ready; 0: unknown."""
     refusals: RefusalCounter = field(default_factory=RefusalCounter)

@@ -25,8 +25,6 @@ PROBE_AFTER_S: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Try again after so long."""
-
     after_s: float
 
 

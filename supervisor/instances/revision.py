@@ -28,8 +28,6 @@ class RevisionRole(enum.StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Revision:
-    """One content of a model."""
-
     role: RevisionRole
     config: str
     """ModelConfig as JSON that came with the load request; empty: the repository's."""
@@ -39,22 +37,17 @@ class Revision:
 
     @property
     def content_id(self) -> str:
-        """Equal for equal content."""
         return f"{self.stamp}{self.config}"
 
     def instances(self) -> Iterator[Instance]:
-        """Those of all versions."""
         for version in self.versions:
             yield from version.instances
 
     def is_serving(self) -> bool:
-        """Whether each version has an instance that is ready."""
         return all(version.is_serving() for version in self.versions)
 
     def is_fully_ready(self) -> bool:
-        """Whether every instance is ready."""
         return all(version.is_fully_ready() for version in self.versions)
 
     def load_failure(self) -> WorkerFailure | None:
-        """The first load failure among its instances."""
         return next((each for version in self.versions if (each := version.load_failure())), None)

@@ -44,7 +44,6 @@ def request(instance: Instance) -> None:
 
 
 def is_pending(worker: WorkerProcess) -> bool:
-    """Whether a requested dump is still to come."""
     requested_s, process = worker.termination.dump_requested_s, worker.process
     if not requested_s or process is None or process.is_dead:
         return False

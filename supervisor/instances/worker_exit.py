@@ -25,6 +25,7 @@ from mmsup.supervisor.postmortem.cause import Cause, Evidence, cause_of
 from mmsup.supervisor.postmortem.crash_report import CrashRecord
 from mmsup.supervisor.postmortem.in_flight import InFlightSummary
 from mmsup.supervisor.processes.backoff import Exit
+from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import scratch_dir
 
 TAIL_LINES: Final = 20
@@ -35,16 +36,13 @@ _FATAL: Final = "Fatal Python error: "
 
 @dataclass(frozen=True, slots=True)
 class WorkerExit:
-    """One exit with its evidence and cause."""
-
     cause: Cause
     evidence: Evidence
-    progress: Progress | None
+    progress: Progress | None = None
     """The status page at the end."""
 
     @property
     def executing(self) -> bool:
-        """Whether a batch was running, by the status page."""
         return self.progress is not None and self.progress.activity is Activity.BUSY
 
     @property
@@ -52,15 +50,12 @@ class WorkerExit:
         """For the callers of requests in flight."""
         return WorkerFailure(self.cause.code, self.cause.text, self.cause.retryable)
 
-    @property
-    def load_failure(self) -> WorkerFailure:
-        """For the callers of a load."""
-        return WorkerFailure(self.cause.code, self.cause.text, self.cause.retryable, of_load=True)
-
-    def with_output(self, crash: str, tail: Sequence[str]) -> WorkerExit:
-        """With what faulthandler wrote and the last lines of output, which add to the details and change no cause."""
+    def with_details(self, process: ChildProcess | None, tail: Sequence[str]) -> WorkerExit:
+        """With the status page, the output of faulthandler and the last lines of output. They do not change the cause,
+        only its details."""
+        crash = process.crash.text if process is not None else ""
         evidence = replace(self.evidence, crash=crash, tail=tuple(line[:TAIL_CHARACTERS] for line in tail))
-        return replace(self, evidence=evidence, cause=cause_of(evidence))
+        return WorkerExit(cause_of(evidence), evidence, process.progress() if process is not None else None)
 
     def event_fields(self) -> dict[str, Any]:  # JSON
         """For the event log, beside `cause.detail`."""
@@ -91,27 +86,26 @@ def start_failed(instance: Instance, text: str, code: str = "load_failed") -> No
 
 
 def exited(instance: Instance, message: ChildExited) -> None:
-    """The keeper has reaped the process."""
-    worker, context = _worker(instance), instance.context
+    worker, context = instance.require_worker(), instance.context
     failpoint("brain.ended")
     process = worker.process
     if process is not None:
         process.channel.drain()  # what it sent before its end is evidence
         worker.infer_ready()
-    lost = context.crash_collector.in_flight(instance.worker_id)
+    worker_id = instance.worker_id
+    lost = context.crash_collector.in_flight(worker_id)
     in_flight = lost.in_flight if lost.is_complete or not worker.is_linked else None
     found = collect(instance.revision.spec, worker, message, in_flight)
     if worker.is_linked:
-        context.gateways.verdict(instance.worker_id, found.failure)
+        context.gateways.verdict(worker_id, found.failure)
     if process is not None:
         process.drain_and_close()
     tail = context.model_output(instance.revision.spec.name).finish(instance.output_name)
     if worker.termination.was_requested(message):
-        instance.record("worker_stopped", "stopped as it was told to", pid=message.pid)
+        instance.record("worker_stopped", "stopped as requested", pid=message.pid)
         decision: NextTry = Retry(0.0)
     else:
-        found = found.with_output(process.crash.text if process is not None else "", tail)
-        decision = _record_crash(instance, worker, found, lost)
+        decision = _record_crash(instance, worker, found.with_details(process, tail), lost)
     context.keeper.send(ForgetChild(message.token))
     failpoint("brain.buried")
     _clean_up(instance)
@@ -125,7 +119,7 @@ def vanished(instance: Instance) -> None:
 
 
 def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_flight: int | None) -> WorkerExit:
-    """The evidence of an exit, without output. Reads the control group, which exists until the cleanup. `in_flight`:
+    """The evidence of an exit, without details. Reads the control group, which exists until the cleanup. `in_flight`:
     requests that were with the worker, if all gateways have reported."""
     reading = worker.group.read()
     termination = worker.termination
@@ -149,14 +143,14 @@ def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_fli
         condemned_text=failed.text if failed else condemned.text if condemned else "",
         stop_requested=termination.stop_sent or termination.killed_unwanted,
     )
-    return WorkerExit(cause_of(evidence), evidence, worker.process.progress() if worker.process else None)
+    return WorkerExit(cause_of(evidence), evidence)
 
 
 def crash_record(
     instance: Instance, found: WorkerExit, time_text: str, next_delay_s: float | None, given_up: str
 ) -> CrashRecord:
     """What the controller contributes to the crash report; `time_text` is the time of the `worker_exit` event."""
-    worker, now_s = _worker(instance), time.monotonic()
+    worker, now_s = instance.require_worker(), time.monotonic()
     return CrashRecord(
         time=time_text,
         spec=instance.revision.spec,
@@ -204,7 +198,7 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
     """Decides what follows an exit that nobody requested, writes its event and hands over its crash report."""
     load_failure = worker.termination.load_failure
     if not worker.ready_s and load_failure is None:
-        instance.failure = found.load_failure
+        instance.failure = replace(found.failure, of_load=True)
     elif load_failure is None:
         instance.failure = WorkerFailure("model_restarting", found.failure.text)
     decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)
@@ -232,14 +226,9 @@ def _next_try(instance: Instance, served_s: float) -> NextTry:
 
 
 def _clean_up(instance: Instance) -> None:
-    worker, context = _worker(instance), instance.context
+    worker, context = instance.require_worker(), instance.context
     release_gpu(instance)
     worker.close()
     scratch = scratch_dir(context.launch_environment, instance.worker_id)
     context.cleanup.add(worker.group, scratch, worker_socket(context.settings.runtime_dir, *instance.worker_id))
     instance.worker = None
-
-
-def _worker(instance: Instance) -> WorkerProcess:
-    assert instance.worker is not None, f"instance {instance.id} has no worker in state {instance.state}"
-    return instance.worker

@@ -32,8 +32,7 @@ CLOSED_EXIT_LIMIT_S: Final = 1.0
 
 def started(instance: Instance, pid: int, descriptors: list[int]) -> None:
     """The keeper has started the process of an instance, or hands it over to a new controller."""
-    worker = instance.worker
-    assert worker is not None, f"instance {instance.id} was not to be started"
+    worker = instance.require_worker()
     worker.process = ChildProcess(worker_token(*instance.worker_id), pid, descriptors, WorkerMessages(instance))
     worker.artifact_digest = instance.context.crash_collector.artifact_digest(instance.revision.spec)
     actions.start_liveness_probe(instance, worker.process)
@@ -42,19 +41,16 @@ def started(instance: Instance, pid: int, descriptors: list[int]) -> None:
 
 
 class WorkerMessages:
-    """The listener of one worker process."""
-
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._generation = instance.generation
 
     def on_message(self, data: bytes, descriptors: list[int]) -> None:
-        """A message on the control channel."""
         close_fds(descriptors)  # a worker has no reason to send any
         try:
             message = decode(data, FROM_WORKER)
         except WireError as error:
-            self._violated(f"it sent what is no message of ours: {error}")
+            self._violated(f"it sent an invalid message: {error}")
             return
         match message:
             case Hello():
@@ -69,7 +65,6 @@ class WorkerMessages:
                 self._instance.apply(lifecycle_events.LoadReportedFailed(code, text))
 
     def on_closed(self) -> None:
-        """The control channel was closed, or is not read."""
         instance = self._instance
         if instance.generation == self._generation and instance.state in STARTING_UP | {InstanceState.READY}:
             event = lifecycle_events.ProtocolViolated("it closed its control channel")
@@ -81,13 +76,12 @@ class WorkerMessages:
             self._instance.apply(lifecycle_events.CrashReported(*worker_exit.crash_summary(text)))
 
     def on_output(self, data: bytes) -> None:
-        """Standard output or error."""
         name = f"{self._instance.id}.{self._generation}"
         self._instance.context.model_output(self._instance.revision.spec.name).append(name, data)
 
     def _on_ready(self, metadata: Metadata) -> None:
         if len(encode(metadata)) > METADATA_LIMIT:
-            self._violated("it describes its model at too great a length")
+            self._violated("the metadata of its model is too large")
             return
         if self._instance.state in STARTING_UP:
             self._instance.revision.metadata = metadata
@@ -97,7 +91,7 @@ class WorkerMessages:
         if hello.wire_version != WIRE_VERSION:
             self._violated(f"it speaks wire {hello.wire_version}, this server {WIRE_VERSION}: another version of mmsup")
         elif (hello.instance, hello.generation) != self._instance.worker_id:
-            self._violated("it says that it is another one")
+            self._violated("it identifies itself as another worker")
         else:
             self._instance.apply(lifecycle_events.LoadProgressed(is_warm_up=False))
 

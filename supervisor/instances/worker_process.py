@@ -27,8 +27,6 @@ OOM_READ_S: Final = 0.005
 
 @dataclass(slots=True)
 class GpuAssignment:
-    """The GPU that a worker sees, and what it holds there."""
-
     device: str = ""
     """Its CUDA_VISIBLE_DEVICES; empty: it runs on the CPU."""
     usage: GpuUsage = field(default_factory=GpuUsage)
@@ -58,7 +56,6 @@ class Termination:
         return self.condemned is None and (stopped or (self.killed_unwanted and exited.signal == signal.SIGKILL))
 
     def cancel_timers(self) -> None:
-        """The process is gone."""
         for timer in (self.exit_timer, self.kill_timer):
             if timer is not None:
                 timer.cancel()
@@ -80,7 +77,6 @@ class OomWatch:
                 self._loop.call_soon(self._check, 0)
 
     def close(self) -> None:
-        """Stop watching."""
         if self._events is not None:
             self._loop.remove_reader(self._events.fileno())
             self._events.close()
@@ -121,12 +117,12 @@ class WorkerProcess:
     def infer_ready(self) -> None:
         """Takes the status page's word that it was ready: the controller that heard so may have died before noting it,
         and then this exit must not count as a failed load."""
-        process = self.process
-        if process is not None and process.has_served and not self.ready_s and self.termination.load_failure is None:
-            self.ready_s = process.progress().since_ns / 1e9
+        if self.ready_s or self.process is None or self.termination.load_failure is not None:
+            return
+        if self.process.has_served:
+            self.ready_s = self.process.progress().since_ns / 1e9
 
     def close(self) -> None:
-        """Stop all probes and timers."""
         if self.liveness_probe is not None:
             self.liveness_probe.close()
         self.termination.cancel_timers()

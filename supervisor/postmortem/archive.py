@@ -28,8 +28,6 @@ _NAME: Final = re.compile(r"([0-9]{8,18})\.json", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ReportFile:
-    """One report on disk."""
-
     number: int
     model: str
     size_bytes: int

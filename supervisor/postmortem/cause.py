@@ -35,8 +35,6 @@ without a handler for it dies of it."""
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of one exit."""
-
     worker: str
     """`bert/2`: model and version."""
     pid: int
@@ -70,7 +68,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """In the crash report by the names of these fields."""
+    """Written to the crash report under these field names."""
 
     code: str
     """One of ipc/errors.py."""
@@ -84,7 +82,6 @@ class Cause:
 
 
 def cause_of(evidence: Evidence) -> Cause:
-    """The cause that the evidence proves."""
     for rule in _RULES:
         found = rule(evidence)
         if found is not None:
@@ -156,22 +153,14 @@ def _signal(evidence: Evidence) -> Cause | None:
 
 def _status(evidence: Evidence) -> Cause | None:
     what = {
-        exit_codes.LOAD_FAILED: "left because its load failed, and did not say why",
-        exit_codes.KEEPER_LOST: "left because it took its keeper for dead",
+        exit_codes.LOAD_FAILED: "exited because its load failed, and gave no reason",
+        exit_codes.KEEPER_LOST: "exited because it had lost its keeper",
     }.get(evidence.status, f"exited with status {evidence.status}{_while_loading(evidence)}")
     return _cause(evidence, _crash_code(evidence), f"exit {evidence.status}", what)
 
 
-_RULES: Final[tuple[Callable[[Evidence], Cause | None], ...]] = (
-    _oom,
-    _load_failed,
-    _condemned,
-    _stopped,
-    _gpu_fault,
-    _sigbus,
-    _signal,
-    _status,
-)
+_Rule = Callable[[Evidence], Cause | None]
+_RULES: Final[tuple[_Rule, ...]] = (_oom, _load_failed, _condemned, _stopped, _gpu_fault, _sigbus, _signal, _status)
 
 
 def _crash_code(evidence: Evidence) -> str:
@@ -183,7 +172,6 @@ def _while_loading(evidence: Evidence) -> str:
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL`, for any number."""
     try:
         return signal.Signals(number).name
     except ValueError:  # the real-time ones have no names

@@ -34,8 +34,6 @@ _UNKNOWN: Final = {"sha256": "", "of": "nothing: the disk was too slow"}
 
 @dataclass(frozen=True, slots=True)
 class _PendingReport:
-    """A record that waits for the gateways, until the timer."""
-
     record: CrashRecord
     artifact: Future[Json] | None
     timer: asyncio.TimerHandle
@@ -65,7 +63,6 @@ class CrashCollector:
         return self._thread.submit(self._digests.digest, spec.directory)
 
     def on_worker_ended(self, gateway: int, report: LinkClosed) -> None:
-        """A gateway reports what was in flight at a worker's exit."""
         self._in_flight.add(gateway, report)
         worker = report.instance, report.generation
         if worker in self._pending and self.in_flight(worker).is_complete:
@@ -130,7 +127,7 @@ class CrashCollector:
         self._record(
             "bundle_written",
             record,
-            text if in_flight.is_complete or not record.is_linked else f"{text}; not every gateway has told",
+            text if in_flight.is_complete or not record.is_linked else f"{text}; not every gateway has reported",
             bundle=done.result(),
             in_flight=count,
             begun=begun,

@@ -33,8 +33,6 @@ NS: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class CrashRecord:
-    """What the controller knew when it had read the evidence."""
-
     time: str
     """Wall clock, as text."""
     spec: ModelSpec
@@ -60,7 +58,6 @@ class CrashRecord:
 
 
 def crash_report(record: CrashRecord, in_flight: InFlightSummary, configuration: Json, artefact: Json) -> Json:
-    """The whole report."""
     spec, evidence, events = record.spec, record.evidence, record.recent_events
     return {
         "format": FORMAT,

@@ -14,8 +14,6 @@ _Result = TypeVar("_Result")
 
 
 class DiskThread:
-    """Runs jobs one after another, in their order."""
-
     def __init__(self) -> None:
         self._jobs = 0
         self._executor = ThreadPoolExecutor(1, "disk")

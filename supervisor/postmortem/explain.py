@@ -50,7 +50,6 @@ def no_crash(model: str, state: str, reason: str) -> list[str]:
 
 
 def list_entry(report: Json) -> Json:
-    """A crash report in a list of them."""
     named = {name: report.get(name) for name in ("number", "time", "version", "instance", "generation")}
     return {**named, "cause": _part(report, "cause").get("word")}
 
@@ -66,8 +65,8 @@ def _what(report: Json) -> str:
     served, lived = report.get("served_s") or 0, report.get("lived_s") or 0
     how_long = f"after it had served for {age(served)}" if served else f"{age(lived)} after its start, before it served"
     who = f"worker {report.get('instance')} of {report.get('model')}, version {report.get('version')}"
-    life = f"life {report.get('generation')}, pid {report.get('pid')}"
-    return f"{_clock(report.get('time'))}: {who} ({life}) died {how_long}."
+    process = f"generation {report.get('generation')}, pid {report.get('pid')}"
+    return f"{_clock(report.get('time'))}: {who} ({process}) died {how_long}."
 
 
 def _clock(value: object) -> str:
@@ -81,8 +80,8 @@ def _clock(value: object) -> str:
 
 
 def _cause(report: Json) -> str:
-    tell = _CAUSES.get(str(_part(report, "cause").get("code")), _crash)
-    return tell({**_part(report, "evidence"), "fatal": _part(report, "stack").get("fatal")})
+    explain_cause = _CAUSES.get(str(_part(report, "cause").get("code")), _crash)
+    return explain_cause({**_part(report, "evidence"), "fatal": _part(report, "stack").get("fatal")})
 
 
 def _oom(evidence: Json) -> str:
@@ -123,7 +122,7 @@ def _gpu_fault(evidence: Json) -> str:
 def _crash(evidence: Json) -> str:
     loading = "" if evidence.get("was_ready") else " while it loaded"
     if not evidence.get("signal"):
-        return f"It exited with status {evidence.get('status')}{loading}, which nobody had asked for."
+        return f"It exited with status {evidence.get('status')}{loading}, which was not requested."
     fatal = evidence.get("fatal")
     what = f"It was killed by {evidence.get('signal_name')}{loading}"
     if fatal:
@@ -131,7 +130,7 @@ def _crash(evidence: Json) -> str:
     if evidence.get("signal_name") not in ("SIGKILL", "SIGTERM"):
         return f"{what}."
     if evidence.get("oom_kills_after") is None:
-        return f"{what}; the kernel does not say who sent it, and nothing here counts whom it kills for memory."
+        return f"{what}; the kernel does not say who sent it, and there is no counter of kills for memory here."
     return f"{what}; the kernel does not say who sent it, and it was not for memory: its counter had not risen."
 
 
@@ -174,7 +173,7 @@ def _memory(report: Json) -> str:
     (first_ago, first, *_), (_, last, *_) = samples[0], samples[-1]
     if first and last > first * MEMORY_RISE:
         return f"Its memory rose from {size_text(first)} to {size_text(last)} in the last {age(first_ago)}."
-    return f"Its memory was {size_text(last)} at the last look."
+    return f"Its memory was {size_text(last)} at the last sample."
 
 
 def _output(report: Json) -> str:
@@ -190,7 +189,7 @@ def _requests(report: Json) -> str:
     if not requests:
         return ""
     count, code = requests.get("in_flight") or 0, _part(report, "cause").get("code")
-    more = "" if requests.get("is_complete") else " A gateway has not told, so there may have been more."
+    more = "" if requests.get("is_complete") else " A gateway has not reported, so there may have been more."
     if not count and code == "bad_worker_reply":  # it was answered before its worker was condemned
         return f"The request that it answered so got {code}; no other was in flight.{more}"
     if not count:
@@ -254,15 +253,15 @@ def _seconds(earlier: object, later: object) -> float | None:
 
 
 _ADVICE: Final = {
-    "worker_oom": "raise `memory`, lower max_batch_size, or look for a leak in the curve of the bundle",
-    "does_not_fit": "raise `memory`, or serve a smaller artefact: it needs more than its cap before it serves",
+    "worker_oom": "raise `memory`, lower max_batch_size, or look for a leak in the memory samples of the report",
+    "does_not_fit": "raise `memory`, or serve a smaller artifact: it needs more than its cap before it serves",
     "worker_hung": "look at the frames above; raise `hang_limit` only if a run may really take that long",
     "load_timeout": "look at the frames above; raise `load_timeout` only if a load may really take that long",
-    "load_failed": "look at the last output (`mmsup ctl logs MODEL`), mend the model, then `mmsup ctl load MODEL`",
+    "load_failed": "look at the last output (`mmsup ctl logs MODEL`), fix the model, then `mmsup ctl load MODEL`",
     "worker_sigbus": "look for a mapped file that was cut short, or a tmpfs that is full",
     "bad_worker_reply": "look at who writes to the worker's descriptors; the model runs in that process",
-    "gpu_fault": "look at the kernel's log for Xid errors; if they come again the device is ill",
-    "worker_crashed": "look at the frames above and the last output: the fault is in the model or a library of it",
+    "gpu_fault": "look at the kernel's log for Xid errors; if they come again the device is broken",
+    "worker_crashed": "look at the frames above and the last output: the fault is in the model or one of its libraries",
 }
 _ADVICE_OF_EXIT: Final = "look for an exit in the model's code: a model must not end its process"
 _ADVICE_OF_KILL: Final = "find out who sends signals here: the server did not"
@@ -281,8 +280,8 @@ def _advice(report: Json) -> str:
 
 def _text(evidence: Json, *names: str) -> str:
     """The first recorded reason among these members."""
-    said = next((text for name in names if (text := str(_part(evidence, name).get("text") or ""))), "")
-    return said.rstrip(".") or "the reason is not on record"
+    reason = next((text for name in names if (text := str(_part(evidence, name).get("text") or ""))), "")
+    return reason.rstrip(".") or "the reason is not on record"
 
 
 def _part(of: Json, name: str) -> Json:

@@ -19,8 +19,6 @@ MAX_IDS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class InFlightSummary:
-    """The requests of one worker, over all gateways."""
-
     in_flight: int
     begun: int
     """Of them, those that the worker had begun."""
@@ -41,7 +39,6 @@ class InFlightAtExit:
         self._reports: OrderedDict[WorkerId, dict[int, LinkClosed]] = OrderedDict()
 
     def add(self, gateway: int, report: LinkClosed) -> None:
-        """A gateway reports."""
         self._reports.setdefault((report.instance, report.generation), {})[gateway] = report
         while len(self._reports) > MAX_WORKERS:
             self._reports.popitem(last=False)

@@ -20,7 +20,6 @@ class MemoryHistory:
     """With monotonic times."""
 
     def add(self, now_s: float, memory_bytes: int, device_bytes: int) -> None:
-        """Add one sample."""
         self._samples.append((now_s, memory_bytes, device_bytes))
 
     def rows(self, end_s: float) -> list[Sample]:

@@ -28,8 +28,6 @@ _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of a thread."""
-
     file: str
     line: int
     function: str
@@ -40,8 +38,6 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class StackTrace:
-    """The frames of all threads."""
-
     fatal: str
     """`Segmentation fault`; empty: a requested dump, no crash."""
     threads: tuple[tuple[Frame, ...], ...]
@@ -51,11 +47,9 @@ class StackTrace:
 
     @property
     def frames(self) -> tuple[Frame, ...]:
-        """Of the current thread."""
         return self.threads[self.current] if self.threads else ()
 
     def innermost(self) -> Frame | None:
-        """The innermost frame of the current thread."""
         return self.frames[0] if self.frames else None
 
     def model_frame(self, directory: str) -> Frame | None:
@@ -98,7 +92,6 @@ def is_complete(text: str) -> bool:
 
 
 def summary(text: str) -> str:
-    """The error and the innermost frame, in one line."""
     stack = parse(text)
     inner = stack.innermost()
     first = stack.fatal or ("a stack" if inner else text.strip().splitlines()[0].strip() if text.strip() else "")

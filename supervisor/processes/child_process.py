@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from mmsup.ipc.memory.status_page import Activity, Progress, StatusPageReader
 from mmsup.ipc.transport.control_channel import ControlChannel
-from mmsup.supervisor.processes.message_channel import MessageChannel
+from mmsup.ipc.transport.message_channel import MessageChannel
 
 CRASH_BYTES: Final = 64 << 10
 """The stacks of some hundred threads."""
@@ -28,8 +28,6 @@ DESCRIPTOR_COUNT: Final = 5
 
 
 class ChildListener(Protocol):
-    """Receives the events of a child process."""
-
     def on_message(self, data: bytes, descriptors: list[int]) -> None:
         """A message on its control channel; the listener owns the descriptors."""
 
@@ -58,7 +56,6 @@ class CrashPipe:
         self._loop.add_reader(fd, self.read)
 
     def read(self) -> None:
-        """Read what is there."""
         data = _read(self._fd)
         if data is None:
             return
@@ -73,17 +70,14 @@ class CrashPipe:
             self._loop.call_later(CRASH_DELAY_S, self._on_output)
 
     def close(self) -> None:
-        """Read no more."""
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
+        self._on_output = _ignore  # no reference cycle may keep the mapped status page, and its descriptor, alive
 
 
 class ChildProcess:
-    """One process."""
-
     def __init__(self, token: str, pid: int, descriptors: list[int], listener: ChildListener) -> None:
         assert len(descriptors) == DESCRIPTOR_COUNT, f"{token} came with {len(descriptors)} descriptors"
-        self.token = token
         self.pid = pid
         self.pidfd, control, self.page_fd, crash, self._log = descriptors
         self._is_dead = False
@@ -104,7 +98,6 @@ class ChildProcess:
         return self._is_dead
 
     def progress(self) -> Progress:
-        """Its status page now."""
         return self._page.read()
 
     @property
@@ -123,7 +116,6 @@ class ChildProcess:
         self.close()
 
     def close(self) -> None:
-        """Close everything, unread."""
         self._is_dead = True  # to us: the number of the pidfd may soon name another descriptor
         self.channel.close()
         self.crash.close()
@@ -142,6 +134,10 @@ class ChildProcess:
         if data:
             self._listener.on_output(data)
         return bool(data)
+
+
+def _ignore() -> None:
+    pass
 
 
 def _read(fd: int) -> bytes | None:

@@ -13,17 +13,10 @@ from typing import Any
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config.units import size_text
+from mmsup.supervisor.gpu import memory_release
 from mmsup.supervisor.gpu.health import GpuHealth
 from mmsup.supervisor.gpu.inventory import Gpus, find_gpu
-from mmsup.supervisor.gpu.memory_release import (
-    AwaitRelease,
-    GpuSnapshot,
-    GpuUsage,
-    InsufficientMemory,
-    MemoryCheck,
-    PendingReleases,
-    usage_of,
-)
+from mmsup.supervisor.gpu.memory_release import AwaitRelease, GpuSnapshot, GpuUsage, InsufficientMemory, MemoryCheck
 from mmsup.supervisor.gpu.monitor import GpuMonitor
 from mmsup.supervisor.gpu.selection import DeviceLoad, GpuCordoned, NoGpu, NoGpuMemory, candidates, visible_devices
 from mmsup.supervisor.instances.instance import Instance
@@ -34,13 +27,11 @@ Json = dict[str, Any]  # one JSON object
 
 
 class GpuPlacement:
-    """One per controller."""
-
     def __init__(self, model_set: ModelSet, monitor: GpuMonitor, health: GpuHealth) -> None:
         self._model_set = model_set
         self._monitor = monitor
         self._health = health
-        self._pending = PendingReleases()
+        self._pending = memory_release.PendingReleases()
         self._needs: dict[tuple[str, str], int] = {}
         """By model and version: what its last worker held of a GPU when it was first measured ready."""
         self._waiting: set[str] = set()
@@ -106,12 +97,10 @@ class GpuPlacement:
             self._monitor.refresh()
 
     def on_fault(self, device: str, model: str) -> None:
-        """A worker there exited with a GPU fault."""
         known = find_gpu(self._monitor.gpus, device) if self._monitor.gpus is not None else None
         self._health.record_fault(known.uuid if known is not None else device, model)
 
     def on_exit(self, device: str, pid: int, usage: GpuUsage) -> None:
-        """A worker there is gone, and its memory is to be released."""
         self._pending.add(device, pid, usage)
         self._monitor.refresh()
 
@@ -134,7 +123,7 @@ class GpuPlacement:
         gpu = self._monitor.find(worker.gpu.device) if worker is not None else None
         if worker is None or process is None or process.is_dead or gpu is None:
             return
-        worker.gpu.usage = usage = usage_of(process.pid, gpu, process.progress().device_bytes)
+        worker.gpu.usage = usage = memory_release.usage_of(process.pid, gpu, process.progress().device_bytes)
         if instance.state is InstanceState.READY and not worker.gpu.is_measured and usage.held_bytes:
             worker.gpu.is_measured = True
             self._needs[instance.revision.spec.name, instance.revision.spec.version] = usage.held_bytes

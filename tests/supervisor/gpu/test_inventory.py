@@ -24,16 +24,16 @@ NONE = Gpus((), "NVML: NVML Shared Library Not Found")
         ("", ()),
     ],
 )
-def test_what_the_server_itself_may_not_see_no_worker_gets(visible: str | None, devices: tuple[Gpu, ...]) -> None:
+def test_devices_that_the_server_does_not_see_are_left_out(visible: str | None, devices: tuple[Gpu, ...]) -> None:
     assert visible_gpus(BOX, visible).devices == devices
 
 
-def test_what_the_helper_prints_is_read_back() -> None:
+def test_an_answer_of_the_helper_is_parsed() -> None:
     seen = Gpus((Gpu(0, "GPU-a", "H", 8, 3, 1, (GpuProcess(7, 5),)),))
     for each in (BOX, NONE, seen):
         assert parse(to_json(each)) == each
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '["Gpus", [[1]], ""]', '["Gpus", 3, ""]', "\0"])
-def test_nonsense_of_the_helper_is_no_gpu(text: str) -> None:
-    assert parse(text.encode()) == Gpus((), "the GPU helper said nothing that can be read")
+def test_an_invalid_answer_of_the_helper_is_no_gpu(text: str) -> None:
+    assert parse(text.encode()) == Gpus((), "the answer of the GPU helper cannot be read")

@@ -38,16 +38,16 @@ def test_a_healthy_worker_resets_the_delay() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_up_to_five_deaths_in_a_minute_are_retried(count: int) -> None:
+def test_up_to_five_exits_in_a_minute_are_retried(count: int) -> None:
     assert isinstance(next_try(exits(*range(count), served_s=1.0), 5.0, RNG), Retry)
 
 
-def test_a_sixth_death_in_a_minute_gives_up() -> None:
+def test_a_sixth_exit_in_a_minute_gives_up() -> None:
     decision = next_try(exits(0, 10, 20, 30, 40, 59, served_s=1.0), 59.0, RNG)
     assert decision == GiveUp("crash_loop", "6 deaths in 60 s")
 
 
-def test_six_deaths_in_more_than_a_minute_are_retried() -> None:
+def test_six_exits_in_more_than_a_minute_are_retried() -> None:
     assert isinstance(next_try(exits(0, 10, 20, 30, 40, 61, served_s=1.0), 61.0, RNG), Retry)
 
 

@@ -35,8 +35,7 @@ def test_status_zero_that_was_not_requested_is_a_crash() -> None:
 
 def test_an_exit_while_loading_is_a_failed_load() -> None:
     found = worker_exit.collect(SPEC, worker(ready=False), exited(signal=11), None)
-    assert found.load_failure.of_load
-    assert found.load_failure.code == "load_failed"
+    assert found.failure.code == "load_failed"
 
 
 def test_a_load_that_timed_out_is_named_so_and_not_as_a_kill() -> None:
@@ -46,7 +45,9 @@ def test_a_load_that_timed_out_is_named_so_and_not_as_a_kill() -> None:
 
 
 def test_the_answer_of_callers_names_no_pid_and_no_path() -> None:
-    found = worker_exit.collect(SPEC, worker(), exited(status=3), None).with_output("", ["File /srv/secret.py, line 1"])
+    found = worker_exit.collect(SPEC, worker(), exited(status=3), None).with_details(
+        None, ["File /srv/secret.py, line 1"]
+    )
     assert "4121" not in found.failure.text
     assert "/srv" not in found.failure.text
     assert "4121" in found.cause.detail

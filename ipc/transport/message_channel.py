@@ -1,7 +1,7 @@
-"""A control channel on the loop: messages out in their order, messages in as calls, never a wait.
+"""A control channel on an asyncio event loop: a send queue, and a callback for each received message. Never blocks.
 
-Who owns what: the Peer owns its channel. Descriptors given to `say` stay the caller's (they are duplicated where the
-message must wait for room), descriptors that come with a message are the hearer's.
+The MessageChannel owns its control channel. Descriptors given to `send` stay the caller's (they are duplicated if the
+message has to be queued); received descriptors belong to the `on_message` callback.
 """
 
 from __future__ import annotations
@@ -15,27 +15,38 @@ from typing import Final
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 
 MAX_QUEUED: Final = 20_000
-"""Messages that may wait for a reader. One that is so far behind is as good as gone."""
+"""Messages in the send queue. A reader that is so far behind is treated as gone."""
 MAX_READS: Final = 64
-"""A peer that talks without end gets its share of the loop, and no more."""
+"""Messages received per loop iteration, so that one sender cannot starve the others."""
 
 OnMessage = Callable[[bytes, list[int]], None]
 
 
 class MessageChannel:
-    """One end, with a queue before it. `lost` is called once, from the loop, when nobody is there any more."""
+    """One end. `on_closed` is called once, from the loop, when the other side has closed.
 
-    def __init__(self, channel: ControlChannel, hear: OnMessage, lost: Callable[[], None]) -> None:
+    `on_error` gets the OSError of a message that was lost because the descriptor table is full; without it the error
+    goes to the exception handler of the loop.
+    """
+
+    def __init__(
+        self,
+        channel: ControlChannel,
+        on_message: OnMessage,
+        on_closed: Callable[[], None],
+        on_error: Callable[[OSError], None] | None = None,
+    ) -> None:
         self._channel = channel
-        self._on_message = hear
-        self._on_closed = lost
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._on_error = on_error
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel.fileno(), self._read)
 
     def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send now, or as soon as there is room. To one that is gone: nothing happens, `lost` has said so."""
+        """Send now, or as soon as there is room. Ignored if the other side has closed."""
         if self._is_closed:
             return
         try:
@@ -51,7 +62,7 @@ class MessageChannel:
             self._fail()
 
     def close(self) -> None:
-        """Let go of the channel; nobody is told."""
+        """Close the channel, without calling `on_closed`."""
         if not self._is_closed:
             self._is_closed = True
             self._loop.remove_reader(self._channel.fileno())
@@ -62,7 +73,7 @@ class MessageChannel:
         self._channel.close()
 
     def drain(self) -> None:
-        """Hear what had been said before the far end died."""
+        """Receive what was sent before the other side closed."""
         if not self._is_closed:
             self._read()
 
@@ -80,14 +91,20 @@ class MessageChannel:
         self._loop.remove_writer(self._channel.fileno())
 
     def _read(self) -> None:
-        try:
-            for _ in range(MAX_READS):
+        for _ in range(MAX_READS):
+            try:
                 received = None if self._is_closed else self._channel.receive()
-                if received is None:
-                    return
-                self._on_message(*received)
-        except ChannelClosed:
-            self._fail()
+            except ChannelClosed:
+                self._fail()
+                return
+            except OSError as error:
+                if self._on_error is None:
+                    raise
+                self._on_error(error)
+                return
+            if received is None:
+                return
+            self._on_message(*received)
 
     def _fail(self) -> None:
         if self._is_closed:
