@@ -277,9 +277,10 @@ class GatewayListener:
             self._context.owner.on_message(gateway, message)
 
     def on_closed(self) -> None:
-        """It has closed its channel or does not read it, unless its exit follows within the grace."""
+        """It has closed its channel or does not read it: kill it, unless its exit comes first."""
         kill = self._gateway.kill
-        self._gateway.timer.call_later(CHANNEL_CLOSED_GRACE_S, lambda: kill("it closed its control channel"))
+        if self._gateway.process is not None:
+            self._gateway.timer.call_later(CHANNEL_CLOSED_GRACE_S, lambda: kill("it closed its control channel"))
 
     def on_crash_output(self, text: str) -> None:
         """It writes a stack trace to its crash pipe: its exit follows."""
