@@ -45,7 +45,7 @@ M = TypeVar("M")
 
 
 def wait_readable(fd: int, what: str) -> None:
-    """Until there is something to read (of a pidfd: until that process is dead)."""
+    """Wait until the descriptor is readable (a pidfd: until its process has exited)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     assert poll.poll(DEADLINE_S * 1000), f"no {what} within {DEADLINE_S} s"

@@ -101,14 +101,12 @@ def _policy_from_triton(config: Mapping[str, Any], level: int) -> Json:
 
 
 def batching_spec(keys: Mapping[str, Any]) -> Batching:
-    """The field of ModelSpec for `batching`."""
     return Batching(
         keys.get("max_size", 0), keys.get("delay", 0.0), tuple(keys.get("preferred", ())), keys.get("objective", 0.0)
     )
 
 
 def policy_specs(keys: list[Json]) -> tuple[QueuePolicy, ...]:
-    """The field of ModelSpec for `queue_policies`."""
     return tuple(
         QueuePolicy(each["level"], each.get("max_queue", 0), each.get("timeout", 0.0), each.get("action") == "delay")
         for each in keys
@@ -137,9 +135,7 @@ def _sizes(raw: object) -> list[int]:
 def _delay(raw: object) -> float:
     seconds = validators.duration(raw)
     if seconds > MAX_DELAY_S:
-        raise InvalidValue(
-            f"{displayed(raw)} is more than {MAX_DELAY_S:.0f} s; a request must not wait so long for others"
-        )
+        raise InvalidValue(f"{displayed(raw)} is more than {MAX_DELAY_S:.0f} s; requests must not wait so long")
     return seconds
 
 

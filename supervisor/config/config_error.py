@@ -27,14 +27,11 @@ class InvalidValue(Exception):  # noqa: N818 - an answer, caught by the caller, 
     """A value is invalid: one text, or several with keys relative to the value's own."""
 
     def __init__(self, *problems: str | tuple[str, str]) -> None:
-        self.problems: tuple[tuple[str, str], ...] = tuple(
-            ("", each) if isinstance(each, str) else each for each in problems
-        )
+        self.problems = tuple(("", each) if isinstance(each, str) else each for each in problems)
         super().__init__("; ".join(f"{key}: {text}" if key else text for key, text in self.problems))
 
 
 def displayed(value: object) -> str:
-    """Any value as short, printable text for an error."""
     match value:
         case None:
             return "nothing"

@@ -81,7 +81,6 @@ def parse_options(raw: object, source: ConfigSource, above: str = "") -> tuple[M
 
 
 def merge(*layers: Mapping[str, Any]) -> ModelOptions:  # options, the layer of lowest precedence first
-    """Merge several layers of options into one."""
     result: ModelOptions = {}
     for layer in layers:
         for name, value in layer.items():

@@ -177,13 +177,11 @@ class _OptionReader:
         self.sources[option.field] = source
 
     def set_default(self, name: str, value: object, source: str = "default") -> None:
-        """Set a default that is not a constant."""
         if name not in self.values and name not in self.invalid:
             self.values[name] = value
             self.sources[name] = source
 
     def read_sections(self) -> None:
-        """Read `defaults:` and `models:`, which contain options of models."""
         raw, source = self.document.keys, self.document.source
         if "defaults" in raw:
             self.values["defaults"], errors = model_options.parse_options(raw["defaults"], source, "defaults")
@@ -213,30 +211,25 @@ class _OptionReader:
                 self.errors.append(ConfigError(self.document.source.place(key), unknown_name(key, known)))
 
     def check_combinations(self) -> None:
-        """Errors that concern several options."""
-        found, place = self.values, self._place
+        found = self.values
         if not found.get("repositories") and "repositories" not in self.invalid:
             self.errors.append(ConfigError("--model-repository", "is missing: the folder that holds the models"))
         ports = [found.get(name, _DEFAULTS[name]) for name in ("http_port", "metrics_port")]
         if ports[0] == ports[1] > 0 and not self.invalid & {"http_port", "metrics_port"}:
-            self.errors.append(
-                ConfigError(place("metrics_port"), f"{ports[1]} is the HTTP port; -1 leaves /metrics to that")
-            )
+            self._error("metrics_port", f"{ports[1]} is the HTTP port; -1 leaves /metrics to that")
         if found.get("load_models") and found.get("control_mode") != "explicit" and "control_mode" not in self.invalid:
-            self.errors.append(
-                ConfigError(place("load_models"), "has an effect with --model-control-mode explicit alone")
-            )
+            self._error("load_models", "has an effect with --model-control-mode explicit alone")
         if "runtime_dir" in found and _too_long(worker_socket(found["runtime_dir"], 99999, 9999999)):
-            self.errors.append(ConfigError(place("runtime_dir"), "is too long: the path of a socket ends at 107 bytes"))
+            self._error("runtime_dir", "is too long: the path of a socket ends at 107 bytes")
         if _too_long(found.get("http_unix", "")):
-            self.errors.append(ConfigError(place("http_unix"), "is too long: the path of a socket ends at 107 bytes"))
+            self._error("http_unix", "is too long: the path of a socket ends at 107 bytes")
 
-    def _place(self, name: str) -> str:
+    def _error(self, name: str, text: str) -> None:
+        """At the place from which the value comes."""
         option = next(each for each in SERVER_OPTIONS if each.field == name)
         source = self.sources.get(name, "default")
-        if source.startswith("environment "):
-            return option.variable
-        return f"--{option.flag}" if source in ("flag", "default") else f"{source}: {option.key}"
+        place = f"--{option.flag}" if source in ("flag", "default") else f"{source}: {option.key}"
+        self.errors.append(ConfigError(option.variable if source.startswith("environment ") else place, text))
 
     def origins(self) -> tuple[OptionOrigin, ...]:
         """Every valid option with its value and origin, in the order of SERVER_OPTIONS."""

@@ -41,8 +41,6 @@ def sequence(raw: object, what: str) -> list[object]:
 
 
 def integer(low: int, high: int) -> Parser[int]:
-    """A whole number from `low` to `high`."""
-
     def valid(raw: object) -> int:
         number = int(raw) if isinstance(raw, str) and _DIGITS.fullmatch(raw.strip()) else raw
         if isinstance(number, bool) or not isinstance(number, int):
@@ -55,19 +53,16 @@ def integer(low: int, high: int) -> Parser[int]:
 
 
 def size(low: int = 1) -> Parser[int]:
-    """A size of at least `low` bytes."""
-
     def valid(raw: object) -> int:
         size_bytes = units.size(raw)
         if size_bytes < low:
-            raise InvalidValue(f"{displayed(raw)} is less than the least that works, {units.size_text(low)}")
+            raise InvalidValue(f"{displayed(raw)} is less than the minimum, {units.size_text(low)}")
         return size_bytes
 
     return valid
 
 
 def duration(raw: object) -> float:
-    """A duration above 0."""
     seconds = units.duration(raw)
     if seconds <= 0:
         raise InvalidValue(f"{displayed(raw)} is not more than 0")
@@ -98,8 +93,6 @@ def _is_encodable(raw: str) -> bool:
 
 
 def one_of(words: Sequence[str]) -> Parser[str]:
-    """One of several words."""
-
     def valid(raw: object) -> str:
         if raw not in words:
             raise InvalidValue(unknown_name(raw, words))
@@ -138,14 +131,10 @@ def device(raw: object) -> str:
 
 
 def environment(raw: object) -> dict[str, str]:
-    """Variables for a worker's environment."""
     found = string_map(raw)
-    problems = [
-        (name, f"{displayed(name)} is no name of a variable") for name in found if not _VARIABLE.fullmatch(name)
-    ]
-    problems += [
-        ("CUDA_VISIBLE_DEVICES", "is set by the server; say device") for _ in found.keys() & {"CUDA_VISIBLE_DEVICES"}
-    ]
+    problems = [(name, f"{displayed(name)} is no variable name") for name in found if not _VARIABLE.fullmatch(name)]
+    if "CUDA_VISIBLE_DEVICES" in found:
+        problems.append(("CUDA_VISIBLE_DEVICES", "is set by the server; use device"))
     if problems:
         raise InvalidValue(*problems)
     return found
@@ -170,7 +159,6 @@ def string_map(raw: object) -> dict[str, str]:
 
 
 def tensors(raw: object) -> list[dict[str, Any]]:  # JSON
-    """The declared inputs or outputs of a model."""
     given = sequence(raw, "list of tensors")
     if not 1 <= len(given) <= TENSOR_LIMIT:
         raise InvalidValue(f"{len(given)} tensors; a model has 1 to {TENSOR_LIMIT}")
@@ -182,9 +170,7 @@ def tensors(raw: object) -> list[dict[str, Any]]:  # JSON
         except InvalidValue as error:
             problems += [(f"[{at}].{key}" if key else f"[{at}]", words) for key, words in error.problems]
     names = [each["name"] for each in found]
-    problems += [
-        f"two tensors are named {displayed(name)}" for name in sorted({each for each in names if names.count(each) > 1})
-    ]
+    problems += [f"two tensors are named {displayed(name)}" for name in sorted(set(names)) if names.count(name) > 1]
     if problems:
         raise InvalidValue(*problems)
     return found

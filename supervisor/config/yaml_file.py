@@ -16,7 +16,7 @@ import yaml
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed
 
 FILE_LIMIT_BYTES: Final = 1 << 20
-NOT_REGULAR: Final = "is no plain file"
+NOT_REGULAR: Final = "is no regular file"
 DEPTH_LIMIT: Final = 16
 KEY_LIMIT: Final = 256
 _TAGS: Final = ("str", "timestamp", "int", "float", "bool", "null", "map", "seq")
@@ -93,7 +93,7 @@ def parse_yaml(text: str, name: str) -> YamlDocument:
     if isinstance(value, dict):
         keys = cast("dict[str, Any]", value)
     elif value is not None:
-        walk.errors.append(ConfigError(name, f"{displayed(value)} stands where keys with values should"))
+        walk.errors.append(ConfigError(name, f"{displayed(value)} is given instead of keys with values"))
     return YamlDocument(ConfigSource(name, walk.lines), keys, tuple(walk.errors))
 
 
@@ -118,7 +118,6 @@ class _YamlReader:
         self._open: set[int] = set()
 
     def document(self, text: str) -> Any:  # YAML
-        """The value of the one document in the text."""
         try:
             loader: Any = yaml.SafeLoader(text)  # its stub leaves half of it untyped
             self._construct: Callable[[yaml.Node], Any] = loader.construct_object  # YAML
@@ -146,7 +145,7 @@ class _YamlReader:
         self._open.add(mark)
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind not in _TAGS:
-            self._error(node, key, f"the tag {displayed(node.tag)} is not read here")
+            self._error(node, key, f"the tag {displayed(node.tag)} is not supported")
             value: Any = None  # YAML
         elif isinstance(node, yaml.MappingNode):
             value = self._mapping(node, key, depth)
@@ -163,14 +162,14 @@ class _YamlReader:
         for each, value in node.value:
             name = each.value if isinstance(each, yaml.ScalarNode) else None
             if name is None or each.tag == "tag:yaml.org,2002:merge":
-                self._error(each, key, "a key is a word" if name is None else "merging by << is not read here")
+                self._error(each, key, "a key must be text" if name is None else "merging by << is not supported")
                 continue
             if len(name) > KEY_LIMIT:
                 self._error(each, key, f"a key of {len(name)} letters")
                 continue
             inner = join_key(key, name)
             if name in found:
-                self._error(each, inner, f"stands twice; first in line {self.lines[inner]}")
+                self._error(each, inner, f"is a duplicate; first in line {self.lines[inner]}")
                 continue
             self.lines[inner] = each.start_mark.line + 1
             found[name] = self._value(value, inner, depth + 1)

@@ -34,7 +34,6 @@ SETTINGS_LIMIT_BYTES: Final = MESSAGE_LIMIT // 2
 
 
 def main(arguments: Sequence[str], controller: Sequence[str] = CONTROLLER) -> int:
-    """Run the keeper; its exit code."""
     code = build_id.loaded_build_id()
     inherited = parse_inherited_fds(arguments)
     if PREFLIGHT in arguments and STATE in inherited:

@@ -113,7 +113,6 @@ class Children:
         failpoint("keeper.spawned")
 
     def signal(self, request: SignalChild) -> None:
-        """Signal a child, or its whole session."""
         child = self._children.get(request.token)
         if child is None or child.exited is not None or request.signal not in signal.valid_signals():
             return  # it exited meanwhile; the controller gets ChildExited
@@ -132,7 +131,6 @@ class Children:
             failpoint("keeper.forgotten")
 
     def token_of(self, pid: int) -> str | None:
-        """The token of the living child with this pid."""
         for token, child in self._children.items():
             if child.message.pid == pid and child.exited is None:
                 return token

@@ -58,7 +58,6 @@ class ControllerProcess:
         return bool(self._queue)
 
     def fileno(self) -> int:
-        """The channel, for the selector."""
         return self._channel.fileno()
 
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
@@ -69,7 +68,6 @@ class ControllerProcess:
         self.flush()
 
     def flush(self) -> None:
-        """Send the queued messages that there is room for."""
         try:
             while self._queue and self._channel.send(*self._queue[0]):
                 self._queue.popleft()
@@ -103,7 +101,6 @@ class ControllerProcess:
         return self._failure or ("missed its heartbeats" if now_s >= self.heartbeat_due_s else "")
 
     def kill(self) -> None:
-        """Send SIGKILL; its exit is then handled as any other."""
         self._is_killed = True
         self.heartbeat_due_s = float("inf")
         signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)

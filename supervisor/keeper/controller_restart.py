@@ -6,7 +6,6 @@ Also holds the checkpoint that one controller leaves to the next.
 from __future__ import annotations
 
 import json
-import os
 import random
 import selectors
 import time
@@ -15,9 +14,10 @@ from typing import Any, Final, Protocol
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.keeper_control import CheckpointPart, ChildExited, Spawn
+from mmsup.ipc.messages.keeper_control import CheckpointPart, ChildExited
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.keeper.controller_process import ControllerProcess
+from mmsup.supervisor.keeper.spawn import own_process
 from mmsup.supervisor.linux import process_tree
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.processes.backoff import MAX_EXITS, Exit, server_delay_s
@@ -144,17 +144,7 @@ class ControllerRestart:
 
     def _start(self, now_s: float) -> None:
         self.generation += 1
-        spawn = Spawn(
-            token=f"controller.{self.generation}",
-            argv=self._argv,
-            env=dict(os.environ),
-            cwd=".",
-            procs_files=(),
-            listeners=(),
-            counter_tables=False,
-            oom_score_adj=OOM_SCORE_ADJ,
-            note="",
-        )
+        spawn = own_process(f"controller.{self.generation}", self._argv, OOM_SCORE_ADJ)
         try:
             self._controller = ControllerProcess(spawn, self._inherited, now_s)
         except OSError as error:

@@ -49,7 +49,6 @@ class ServerDirectories:
 
     @property
     def locks(self) -> tuple[int, ...]:
-        """The descriptors of the lock files."""
         return tuple(self._locks)
 
     def remove_worker_sockets(self) -> None:

@@ -134,7 +134,7 @@ class Keeper:
     def _stop(self) -> None:
         """Ask the controller to drain and stop the server; a second signal kills everything at once."""
         if self._stop_by_s < float("inf"):
-            self._resources.console.log("warning", "stop_forced", text="told to stop twice")
+            self._resources.console.log("warning", "stop_forced", text="received a second signal to stop")
             self._finish(exit_codes.REFUSED)
             self._controller.kill()
             return
@@ -167,7 +167,6 @@ class Keeper:
             failpoint("keeper.reaped")
 
     def on_controller_start(self) -> None:
-        """Send a new controller everything that the keeper holds."""
         parts = self._checkpoint.parts()
         self._controller.send(self._inventory(len(parts)))
         for part in parts:
@@ -175,7 +174,6 @@ class Keeper:
         self._children.announce_all()
 
     def on_message(self, message: Any) -> None:  # one of TO_KEEPER
-        """Carry out a request of the controller."""
         if self._exit_code is not None:
             return  # the server has stopped
         match message:

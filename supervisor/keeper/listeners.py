@@ -81,7 +81,6 @@ class Listeners:
         failpoint("keeper.stored")
 
     def close(self) -> None:
-        """Close all and remove the files of the UNIX ones."""
         for sock in self._sockets.values():
             sock.close()
         for path in self.socket_paths:
@@ -133,7 +132,6 @@ class Listeners:
 
 
 def _tcp_addresses(settings: Settings) -> dict[str, tuple[str, int]]:
-    """Name to host and port of the TCP listeners."""
     addresses = {"http": (settings.host, settings.http_port)}
     if settings.metrics_port >= 0:
         addresses["metrics"] = (settings.metrics_host, settings.metrics_port)
@@ -141,13 +139,11 @@ def _tcp_addresses(settings: Settings) -> dict[str, tuple[str, int]]:
 
 
 def _unix_paths(settings: Settings) -> dict[str, str]:
-    """Name to path of the UNIX listeners."""
     http = {"http_unix": settings.http_unix} if settings.http_unix else {}
     return {**http, CONTROL: paths.control_socket(settings.runtime_dir)}
 
 
 def _resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
-    """Address family and address."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return found[0][0], found[0][4]
 
@@ -175,5 +171,5 @@ def _address_text(host: str, port: int) -> str:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "another program has it"
+        return "another program uses it"
     return error.strerror or str(error)

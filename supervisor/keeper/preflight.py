@@ -19,13 +19,13 @@ import mmsup
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.handshake import WIRE_VERSION
-from mmsup.ipc.messages.keeper_control import ChildExited, Spawn
+from mmsup.ipc.messages.keeper_control import ChildExited
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper import build_id, reexec
 from mmsup.supervisor.keeper.reexec import STATE, KeeperState
-from mmsup.supervisor.keeper.spawn import exec_error, start
+from mmsup.supervisor.keeper.spawn import exec_error, own_process, start
 
 PREFLIGHT: Final = "rehearse"
 """The argument of the child; a running keeper starts the code of a later version with it."""
@@ -58,7 +58,7 @@ class Preflight:
             failed.callback(os.close, self._output)
             theirs.callback(os.close, end)
             os.set_blocking(self._output, False)
-            self._process = start(_spawn(), {STATE: memory}, end)
+            self._process = start(own_process(PREFLIGHT, reexec.command(PREFLIGHT), 0), {STATE: memory}, end)
             failed.pop_all()
         failpoint("keeper.trial_begun")
 
@@ -77,7 +77,6 @@ class Preflight:
         signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
 
     def result(self, exited: ChildExited) -> PreflightResult:
-        """After its exit, once."""
         failure = exec_error(self._process.exec_status)
         lines = _read_output(self._output)
         close_fds([self._output, self._process.exec_status, self._process.pidfd])
@@ -114,20 +113,6 @@ def _try_controller(checkpoint: dict[str, str]) -> None:
     read_checkpoint = importlib.import_module("mmsup.supervisor.controller.recovery").read_checkpoint
     if checkpoint and read_checkpoint(checkpoint) is None:
         raise WireError(f"it cannot read the running controller's checkpoint: {_NEEDS_RESTART}")
-
-
-def _spawn() -> Spawn:
-    return Spawn(
-        token=PREFLIGHT,
-        argv=tuple(reexec.command(PREFLIGHT)),
-        env=dict(os.environ),
-        cwd=".",
-        procs_files=(),
-        listeners=(),
-        counter_tables=False,
-        oom_score_adj=0,
-        note="",
-    )
 
 
 def _parse_result(lines: list[str]) -> PreflightResult:

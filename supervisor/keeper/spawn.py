@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -36,6 +36,13 @@ class StartedProcess:
     pid: int
     pidfd: int
     exec_status: int
+
+
+def own_process(token: str, argv: Sequence[str], oom_score_adj: int) -> Spawn:
+    """A child in the keeper's own environment, without cgroup."""
+    return Spawn(
+        token, tuple(argv), dict(os.environ), ".", (), (), counter_tables=False, oom_score_adj=oom_score_adj, note=""
+    )
 
 
 def start(spawn: Spawn, inherited: Mapping[str, int], output: int | None) -> StartedProcess:
@@ -91,7 +98,6 @@ def lower_oom_score(score: int) -> None:
 def _exec_child(
     spawn: Spawn, inherited: Mapping[str, int], output: int | None, exec_status: int, keeper: int
 ) -> NoReturn:
-    """In the child."""
     try:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

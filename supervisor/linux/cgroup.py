@@ -41,11 +41,7 @@ class Cgroup:
     """The group of one worker process, whether it was just created or found again by a restarted controller."""
 
     def __init__(
-        self,
-        folders: Sequence[Path],
-        cap: str = "",
-        read: Callable[[Path], CgroupUsage] | None = None,
-        usage: str = "",
+        self, folders: Sequence[Path], cap: str = "", read: Callable[[Path], CgroupUsage] | None = None, usage: str = ""
     ) -> None:
         """`cap` and `usage` are the names of the files for limit and usage in the first folder; `read` reads the
         counters there. Without cgroups there is no folder."""

@@ -43,14 +43,13 @@ PIDS_LIMIT: Final = max(1024, 64 * (os.cpu_count() or 1))
 bomb can be killed. Measured with 4096 on 2 cores: 5 s until all were dead; a request of another model took 1.3 s."""
 CLEANUP_LIMIT_S: Final = 2.0
 """How long the keeper waits at its start and end for killed processes; those in an unkillable state (D) are left."""
-_FALLBACK: Final = "RLIMIT_DATA and watching keep the caps"
+_FALLBACK: Final = "RLIMIT_DATA and memory checks enforce the caps"
 _V1_OTHERS: Final = ("freezer", "pids", "cpu")
 CORE_WEIGHT: Final = 800
 """cpu.weight of `core` (v2), that of a worker being 100: all models depend on keeper, controller and gateways."""
 
 
 def top_name(state_dir: str, prefix: str = "mmsup_") -> str:
-    """The name of the folder of the server with this state directory."""
     return prefix + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
 
 
@@ -59,23 +58,15 @@ class CgroupBackend(Protocol):
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
         """A new group for one worker process; its name may differ from `worker`. OSError if the kernel refuses."""
-        ...
 
-    def group(self, name: str) -> Cgroup:
-        """An existing group."""
-        ...
+    def group(self, name: str) -> Cgroup: ...
 
-    def names(self) -> list[str]:
-        """The names of all existing groups."""
-        ...
+    def names(self) -> list[str]: ...
 
     def remove_all(self) -> bool:
         """Kill and remove all groups and the server's folder. False if processes are left in it."""
-        ...
 
-    def describe(self) -> str:
-        """The version and the reason for it, for people."""
-        ...
+    def describe(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +101,7 @@ def choose(facts: CgroupFacts) -> CgroupChoice:
         return CgroupChoice("v1", f"own folders in {', '.join(facts.v1_hierarchies)}")
     if facts.is_core:
         return CgroupChoice("v2", f"delegated, {facts.own_path}; no memory controller: {_FALLBACK}")
-    return CgroupChoice("none", f"{facts.v2_refusal}; no v1 memory hierarchy can be written: {_FALLBACK}")
+    return CgroupChoice("none", f"{facts.v2_refusal}; no v1 memory hierarchy is writable: {_FALLBACK}")
 
 
 def detect(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE, refused: str = "") -> CgroupFacts:
@@ -317,7 +308,7 @@ def _set_up_v2(top: str, root: Path, own_file: Path) -> str:
         for folder in (server, server / CORE):
             folder.mkdir(exist_ok=True)
     except OSError as error:
-        return f"the v2 group {own} takes no groups: {error.strerror}"
+        return f"the v2 group {own} cannot have sub-groups: {error.strerror}"
     kill([server / CORE])  # left over: this process is not in it yet
     if (
         write_file(server / CORE / PROCS, "0")

@@ -60,7 +60,6 @@ def end_children(parent: int) -> bool:
 
 
 def _signal_all(chosen: Callable[[ProcStat], bool], number: int) -> set[int]:
-    """Signal all chosen processes; their pids."""
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:

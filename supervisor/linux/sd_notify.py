@@ -32,7 +32,6 @@ class SystemdNotifier:
         return cls(address, int(usec) / 2e6 if is_ours else 0.0)
 
     def ping(self, now_s: float) -> None:
-        """Send WATCHDOG=1 if it is due."""
         if now_s >= self.ping_due_s:
             self.send("WATCHDOG=1")
             self.ping_due_s = now_s + self.watchdog_s

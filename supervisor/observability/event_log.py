@@ -60,7 +60,7 @@ class EventLog:
         **fields: Any,  # JSON scalars and lists
     ) -> Event:
         """Add an event, write it to the file, and pass it to the subscribers."""
-        assert name in EVENT_NAMES, f"{name!r} is no event of the catalogue"
+        assert name in EVENT_NAMES, f"{name!r} is not a known event name"
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         event: Event = {"time": time, "event": name, "model": model, "instance": instance, "generation": generation}
         event |= {"text": text, **fields}
@@ -81,7 +81,6 @@ class EventLog:
         return chosen[-count:] if count > 0 else []
 
     def recent(self, instance: int) -> list[Event]:
-        """The newest events of one instance."""
         return [each for each in self._events if each.get("instance") == instance][-RECENT_EVENTS:]
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:

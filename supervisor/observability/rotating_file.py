@@ -26,7 +26,6 @@ class RotatingFile:
         self._size = 0
 
     def write(self, data: bytes) -> None:
-        """Append with one system call."""
         try:
             failpoint("brain.book")
             if self._fd >= 0 and self._size + len(data) > self._limit:
@@ -45,7 +44,6 @@ class RotatingFile:
             self._fd = -1
 
     def previous_path(self) -> Path:
-        """The renamed file with the older lines."""
         return self.path.with_name(f"{self.path.name}.1")
 
     def _open(self) -> None:

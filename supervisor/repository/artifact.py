@@ -70,7 +70,7 @@ def select_artifact(files: Collection[str], engine: str = "", name: str = "") ->
         hint = f"; there is {others[0]}: name it in default_model_filename" if others else ""
         raise InvalidValue(f"holds no {', '.join(_names(engine))}{hint}")
     if len(found) > 1:
-        raise InvalidValue(f"holds {' and '.join(found)}: say which by backend or default_model_filename")
+        raise InvalidValue(f"holds {' and '.join(found)}: name one by backend or default_model_filename")
     loader = _engine_of(found[0])
     if not loader or (engine and engine != loader):
         endings = ", ".join(suffix for each in ENGINES for suffix in ENGINES[each].suffixes if engine in ("", each))
@@ -78,12 +78,11 @@ def select_artifact(files: Collection[str], engine: str = "", name: str = "") ->
             f"{displayed(found[0])} is no file that {engine or 'any engine'} loads; it would end in {endings}"
         )
     if loader == "pytorch" and found[0].endswith(".safetensors") and CLASS_FILE not in files:
-        raise InvalidValue(f"{found[0]} holds weights alone: {CLASS_FILE} with a class Model is missing beside it")
+        raise InvalidValue(f"{found[0]} contains only weights: {CLASS_FILE} with a class Model is missing beside it")
     return Artifact(found[0], loader)
 
 
 def is_artifact(file: str) -> bool:
-    """Whether an engine can load a file of this name."""
     return bool(_engine_of(file))
 
 

@@ -71,9 +71,8 @@ def read_json(text: str, name: str) -> ParsedConfig:
         json_format.Parse(text, message)
     except (json_format.ParseError, ValueError, RecursionError, AttributeError, TypeError) as error:
         # ParseError is documented; the library raises the others too.
-        return ParsedConfig(
-            ConfigSource(name), {}, (ConfigError(name, f"is no model configuration: {_clean_message(str(error))}"),)
-        )
+        text = f"is no model configuration: {_clean_message(str(error))}"
+        return ParsedConfig(ConfigSource(name), {}, (ConfigError(name, text),))
     return ParsedConfig(ConfigSource(name), _to_json(message))
 
 
@@ -97,7 +96,6 @@ def _message_class() -> type[Message]:
 
 
 def message_descriptor() -> Descriptor:
-    """The protobuf descriptor of ModelConfig."""
     return cast("Descriptor", _message_class().DESCRIPTOR)
 
 

@@ -20,34 +20,17 @@ from mmsup.supervisor.repository.version_policy import VersionPolicy, parse_vers
 BACKENDS: Final = {"onnxruntime": "ort", "pytorch": "pytorch", "python": "custom"}
 PLATFORMS: Final = {engine.platform: name for name, engine in ENGINES.items()}
 UNSUPPORTED_BACKENDS: Final = (
-    "tensorrt",
-    "tensorrt_plan",
-    "tensorflow",
-    "tensorflow_graphdef",
-    "tensorflow_savedmodel",
-    "openvino",
-    "dali",
-    "fil",
-    "vllm",
-    "tensorrtllm",
-    "identity",
-    "repeat",
-    "square",
-    "ensemble",
-)
+    "tensorrt", "tensorrt_plan", "tensorflow", "tensorflow_graphdef", "tensorflow_savedmodel", "openvino", "dali",
+    "fil", "vllm", "tensorrtllm", "identity", "repeat", "square", "ensemble",
+)  # fmt: skip
 """Backends of Triton, which are reported as unsupported instead of as a typing error."""
 
 OPTION_PREFIX: Final = "mmsup_"
 
 IGNORED_FIELDS: Final = (
-    "optimization",
-    "model_warmup",
-    "response_cache",
-    "metric_tags",
-    "model_metrics",
-    "cc_model_filenames",
+    "optimization", "model_warmup", "response_cache", "metric_tags", "model_metrics", "cc_model_filenames",
     "runtime",
-)
+)  # fmt: skip
 """They affect speed or metrics, never a result: one warning each."""
 
 UNSUPPORTED_FIELDS: Final = {
@@ -146,7 +129,6 @@ class _Interpreter:
         return value
 
     def engine(self) -> str:
-        """The engine that `backend` or `platform` names."""
         found = ""
         for key, table in (("backend", BACKENDS), ("platform", PLATFORMS)):
             name = self.config.get(key, "")
@@ -256,7 +238,6 @@ class _Interpreter:
                     self.error(join_key(key, inner), text)
 
     def unsupported(self) -> None:
-        """Warn of ignored fields, refuse unsupported ones."""
         for name in _present_fields(self.config, IGNORED_FIELDS):
             self.warn(name)
         for name in _present_fields(self.config, UNSUPPORTED_FIELDS):

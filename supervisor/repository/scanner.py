@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -91,7 +91,6 @@ class RepositoryScan:
 
 
 def scan(settings: Settings) -> RepositoryScan:
-    """Scan all repositories."""
     return next(found for found in scan_stepwise(settings) if found is not None)
 
 
@@ -111,9 +110,7 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
             if NAME.fullmatch(name):
                 homes.setdefault(name, []).append(root)
             else:
-                warnings.append(
-                    ConfigError(root, f"{displayed(name)} is no name of a model; the folder is passed over")
-                )
+                warnings.append(ConfigError(root, f"{displayed(name)} is no name of a model; the folder is skipped"))
     models: dict[str, ModelEntry] = {}
     for name, roots in sorted(homes.items()):
         models[name] = _scan_model_folder(settings, name, roots)
@@ -125,7 +122,6 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
 
 
 def unreadable_repositories(settings: Settings) -> list[ConfigError]:
-    """Errors of repositories that cannot be read."""
     errors: list[ConfigError] = []
     for root in settings.repositories:
         try:
@@ -161,13 +157,11 @@ def with_config(entry: ModelEntry, config_json: str) -> ModelEntry:
 
 def _scan_model_folder(settings: Settings, name: str, roots: list[str]) -> ModelEntry:
     if len({os.path.realpath(root) for root in roots}) > 1:
-        return ModelEntry(
-            name, errors=(ConfigError(name, f"lies in {len(roots)} repositories; a name belongs to one model"),)
-        )
-    defaults, errors = model_options.parse_options(settings.defaults, ConfigSource("the server's file"), "defaults")
-    named, more = model_options.parse_options(
-        settings.models.get(name, {}), ConfigSource("the server's file"), f"models.{name}"
-    )
+        text = f"is in {len(roots)} repositories; a name belongs to one model"
+        return ModelEntry(name, errors=(ConfigError(name, text),))
+    source = ConfigSource("the server's file")
+    defaults, errors = model_options.parse_options(settings.defaults, source, "defaults")
+    named, more = model_options.parse_options(settings.models.get(name, {}), source, f"models.{name}")
     folder = _ModelFolder(name, os.path.join(roots[0], name), model_options.merge(defaults, named))
     folder.errors += (*errors, *more)
     return folder.entry()
@@ -176,10 +170,10 @@ def _scan_model_folder(settings: Settings, name: str, roots: list[str]) -> Model
 class _ModelFolder:
     """Reads the folder of one model, and collects errors and warnings."""
 
-    def __init__(self, name: str, directory: str, server_keys: Mapping[str, Any]) -> None:  # keys of a model
+    def __init__(self, name: str, directory: str, server_options: model_options.ModelOptions) -> None:
         self.name = name
         self.directory = os.path.abspath(directory)
-        self.server_options = dict(server_keys)
+        self.server_options = server_options
         self.errors: list[ConfigError] = []
         self.warnings: list[ConfigError] = []
         self.invalid_versions: dict[str, str] = {}
@@ -188,7 +182,7 @@ class _ModelFolder:
         """Read everything; `parsed` replaces its config.pbtxt if given."""
         specs: tuple[ModelSpec, ...] = ()
         versions: tuple[str, ...] = ()
-        stamp = ""
+        digest = ""
         try:
             versions = self.versions()
             own = self.own_options()
@@ -199,39 +193,32 @@ class _ModelFolder:
             options = model_options.merge(self.server_options, interpreted.options, own)
             self.check_options(options)
             specs = self.specs(versions, interpreted, options, config.config)
-            stamp = _file_digest(self.directory, versions)
+            digest = _file_digest(self.directory, versions)
         except OSError as error:
-            self.errors.append(ConfigError(self.name, f"cannot be read: {error.strerror}"))
-        return ModelEntry(
-            self.name,
-            specs,
-            tuple(self.errors),
-            tuple(self.warnings),
-            versions,
-            self.invalid_versions,
-            self.directory,
-            stamp,
-            self.server_options,
-        )
+            self.error("", f"cannot be read: {error.strerror}")
+        errors, warnings = tuple(self.errors), tuple(self.warnings)
+        found = ModelEntry(self.name, specs, errors, warnings, versions, self.invalid_versions)
+        return replace(found, directory=self.directory, file_digest=digest, server_options=self.server_options)
+
+    def error(self, at: str, text: str) -> None:
+        """`at`: what follows the model's name in the place of the error."""
+        self.errors.append(ConfigError(self.name + at, text))
+
+    def warn(self, at: str, text: str) -> None:
+        self.warnings.append(ConfigError(self.name + at, text))
 
     def versions(self) -> tuple[str, ...]:
-        """The existing versions, ascending."""
         found: list[str] = []
         for each in _folders(self.directory):
             if _VERSION.fullmatch(each):
                 found.append(each)
             else:
-                self.warnings.append(
-                    ConfigError(self.name, f"the folder {displayed(each)} is no version, and is passed over")
-                )
+                self.warn("", f"the folder {displayed(each)} is no version, and is skipped")
         if not found:
-            self.errors.append(
-                ConfigError(self.name, "has no version: a folder with a positive number, and the model in it")
-            )
+            self.error("", "has no version: a folder with a positive number, and the model in it")
         return tuple(sorted(found, key=int))
 
     def own_options(self) -> model_options.ModelOptions:
-        """The options in the model's mmsup.yaml."""
         path = os.path.join(self.directory, YAML)
         if not os.path.lexists(path):
             return {}
@@ -250,20 +237,15 @@ class _ModelFolder:
             return ParsedConfig(ConfigSource(name), {}, tuple(ConfigError(name, text) for _, text in error.problems))
 
     def check_options(self, options: model_options.ModelOptions) -> None:
-        """Errors and warnings that depend on several options or on the machine."""
         python = options.get("python", "")
         if python and not os.access(python, os.X_OK):
-            self.errors.append(
-                ConfigError(f"{self.name}: python", f"{displayed(python)} is no program that can be run here")
-            )
+            self.error(": python", f"{displayed(python)} is no program that can be run here")
         if batching_options.has_no_effect(options):
-            text = "has no effect: max_batch_size is 0, so requests run one by one"
-            self.warnings.append(ConfigError(f"{self.name}: batching", text))
+            self.warn(": batching", "has no effect: max_batch_size is 0, so requests run one by one")
         for size in batching_options.oversized_batches(options):
-            text = f"{size} is more than max_batch_size, {options['max_batch_size']}"
-            self.errors.append(ConfigError(f"{self.name}: batching", text))
-        for word in model_options.unsupported(options):
-            self.warnings.append(ConfigError(f"{self.name}: {word}", NO_EFFECT))
+            self.error(": batching", f"{size} is more than max_batch_size, {options['max_batch_size']}")
+        for option in model_options.unsupported(options):
+            self.warn(f": {option}", NO_EFFECT)
 
     def specs(
         self,
@@ -273,31 +255,30 @@ class _ModelFolder:
         config: dict[str, Any],
     ) -> tuple[ModelSpec, ...]:  # ModelConfig as JSON
         """The specs of the selected versions; none if the model as a whole has an error."""
-        chosen = interpreted.version_policy.select(versions)
-        if versions and not chosen:
-            self.errors.append(
-                ConfigError(f"{self.name}/{PBTXT}: version_policy", "chooses none of the versions there are")
-            )
-        whole = tuple(self.errors)
+        selected = interpreted.version_policy.select(versions)
+        if versions and not selected:
+            self.error(f"/{PBTXT}: version_policy", "selects none of the existing versions")
+        is_valid = not self.errors
         fields = model_options.spec_fields(options)
         found: list[ModelSpec] = []
-        for version in chosen:
+        for version in selected:
             directory = os.path.join(self.directory, version)
             try:
                 artifact = select_artifact(_files(directory, refuse=True), interpreted.engine, interpreted.artifact)
-                _check_artifact(artifact, options, is_all_known=not whole)
+                _check_artifact(artifact, options, is_all_known=is_valid)
             except (InvalidValue, OSError) as error:
                 text = str(error) if isinstance(error, InvalidValue) else f"cannot be read: {error.strerror}"
                 self.invalid_versions[version] = text
-                self.errors.append(ConfigError(f"{self.name}/{version}", text))
+                self.error(f"/{version}", text)
                 continue
             spec = ModelSpec(self.name, version, directory, artifact.file, artifact.engine, artifact.platform)
-            found.append(replace(spec, config=config, **fields))
-            if len(to_json(found[-1])) > SPEC_LIMIT:  # at least as long as on the wire
+            spec = replace(spec, config=config, **fields)
+            if len(to_json(spec)) > SPEC_LIMIT:  # at least as long as on the wire
                 self.invalid_versions[version] = SPEC_TOO_LONG
-                self.errors.append(ConfigError(f"{self.name}/{version}", SPEC_TOO_LONG))
-                found.pop()
-        return () if whole else tuple(found)
+                self.error(f"/{version}", SPEC_TOO_LONG)
+                continue
+            found.append(spec)
+        return tuple(found) if is_valid else ()
 
 
 def _check_artifact(artifact: Artifact, options: model_options.ModelOptions, *, is_all_known: bool) -> None:
@@ -308,9 +289,7 @@ def _check_artifact(artifact: Artifact, options: model_options.ModelOptions, *, 
         problems.append(f"{artifact.file} comes with code, model.py: set trusted: true in {YAML} if it may run")
     missing = [word for word in ("inputs", "outputs") if word not in options]
     if missing and is_all_known and not artifact.declares_tensors:
-        problems.append(
-            f"{artifact.file} does not tell its {' and '.join(missing)}: declare them in {PBTXT} or {YAML}",
-        )
+        problems.append(f"{artifact.file} does not name its {' and '.join(missing)}: declare them in {PBTXT} or {YAML}")
     if problems:
         raise InvalidValue(*problems)
 

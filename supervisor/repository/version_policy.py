@@ -16,7 +16,6 @@ class VersionPolicy:
     specific: tuple[int, ...] = ()
 
     def select(self, available: Sequence[str]) -> tuple[str, ...]:
-        """The versions to serve, in ascending order."""
         ordered = sorted(available, key=int)
         if self.specific:
             return tuple(each for each in ordered if int(each) in self.specific)

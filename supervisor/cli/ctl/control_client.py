@@ -144,7 +144,7 @@ def _lines(sock: socket.socket) -> Iterator[Json]:
             yield _parsed(bytes(waiting[:end]))
             del waiting[: end + 1]
         if len(waiting) > LINE_LIMIT:
-            raise ServerRefused("internal", "the server's answer has no end")
+            raise ServerRefused("internal", "the server's answer is too long")
 
 
 def _parsed(line: bytes) -> Json:
@@ -153,7 +153,7 @@ def _parsed(line: bytes) -> Json:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise ServerRefused("internal", "what answered is not an mmsup server: its line is no JSON object")
+        raise ServerRefused("internal", "this is not an mmsup server: its line is no JSON object")
     return cast("Json", parsed)
 
 

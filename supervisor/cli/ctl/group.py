@@ -11,12 +11,12 @@ from mmsup.supervisor.cli.command.lazy_group import LazyGroup
 from mmsup.supervisor.cli.ctl.subcommand import runtime_option
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
-    "status": ("mmsup.supervisor.cli.ctl.status", "status"),
+    "status": ("mmsup.supervisor.cli.ctl.server", "status"),
     "list": ("mmsup.supervisor.cli.ctl.models", "list_"),
-    "ps": ("mmsup.supervisor.cli.ctl.status", "ps"),
+    "ps": ("mmsup.supervisor.cli.ctl.server", "ps"),
     "load": ("mmsup.supervisor.cli.ctl.models", "load"),
     "unload": ("mmsup.supervisor.cli.ctl.models", "unload"),
-    "upgrade": ("mmsup.supervisor.cli.ctl.upgrade", "upgrade"),
+    "upgrade": ("mmsup.supervisor.cli.ctl.server", "upgrade"),
     "show": ("mmsup.supervisor.cli.ctl.models", "show"),
     "logs": ("mmsup.supervisor.cli.ctl.logs", "logs"),
     "events": ("mmsup.supervisor.cli.ctl.logs", "events"),

@@ -8,8 +8,7 @@ from typing import BinaryIO
 import click
 
 from mmsup.supervisor.cli.ctl.control_client import ServerRefused, call_server
-from mmsup.supervisor.cli.ctl.json_argument import parse_object
-from mmsup.supervisor.cli.ctl.subcommand import ctl_command, print_json
+from mmsup.supervisor.cli.ctl.subcommand import ctl_command, parse_object, print_json
 from mmsup.supervisor.cli.output.text import cell
 
 

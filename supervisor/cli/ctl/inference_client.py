@@ -41,7 +41,7 @@ def nested_shape(value: Any, name: str) -> list[int]:  # a nested list or a scal
         return []
     inner = [nested_shape(each, name) for each in cast("list[object]", value)]
     if any(each != inner[0] for each in inner):
-        raise ServerRefused("bad_request", f"the lists of input {name!r} are not of one length")
+        raise ServerRefused("bad_request", f"the lists of input {name!r} differ in length")
     return [len(inner), *(inner[0] if inner else [])]
 
 
@@ -63,7 +63,6 @@ def fit_shape(nested: Sequence[int], declared: Sequence[int]) -> list[int]:
 
 
 def flatten(value: Any) -> list[Any]:  # a nested list or a scalar in, its scalars out
-    """The elements of nested lists, row by row."""
     if not isinstance(value, list):
         return [value]
     return [scalar for each in cast("list[object]", value) for scalar in flatten(each)]
@@ -105,5 +104,4 @@ class InferenceClient:
 
 
 def model_path(model: str, version: str) -> str:
-    """Prefix of the paths of a model's endpoints."""
     return f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from mmsup.supervisor.cli.ctl.control_client import Json, call_server
-from mmsup.supervisor.cli.ctl.json_argument import read_config_argument
-from mmsup.supervisor.cli.ctl.subcommand import call_with_progress, ctl_command, show_result
+from mmsup.supervisor.cli.ctl.subcommand import call_with_progress, ctl_command, read_config_argument, show_result
 
 
 @click.command("list")

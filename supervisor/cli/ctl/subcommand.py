@@ -1,4 +1,4 @@
-"""What all commands of `mmsup ctl` share: options, the call to the server, output of the result, failures."""
+"""What the commands of `mmsup ctl` share: options, the call to the server, output of the result, failures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -83,3 +83,26 @@ def follow_stream(runtime_dir: str, command: str, arguments: Json, write: Progre
         call_server(runtime_dir, command, arguments | {"follow": True}, progress=write, timeout_s=None)
     except KeyboardInterrupt:
         click.echo(err=True)
+
+
+def parse_object(text: str, option: str) -> Json:
+    """The JSON object in the value of an option; UsageError if it is none."""
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option} is not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise click.UsageError(f"{option} is not a JSON object")
+    return cast("Json", parsed)
+
+
+def read_config_argument(given: str) -> str:
+    """The value of `--config` as JSON text: the text itself, or the contents of `@FILE`."""
+    if given.startswith("@"):
+        try:
+            with open(given[1:], encoding="utf-8") as file:
+                given = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"{given[1:]}: {error}") from None
+    parse_object(given, "--config")
+    return given

@@ -28,6 +28,5 @@ class ProgressLine:
             click.echo(text, err=True)
 
     def close(self) -> None:
-        """Erase the line, so that only the result remains."""
         if self._is_drawn:
             click.echo("\r\x1b[K", err=True, nl=False)

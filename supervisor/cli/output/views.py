@@ -25,19 +25,17 @@ _HIDDEN_SPEC_FIELDS: Final = frozenset({"name", "version", "config", "inputs", "
 
 
 def status(result: Json) -> None:
-    """The server, its processes, its models."""
     ready = "ready" if result.get("ready") else f"not ready: {cell(result.get('reason')) or 'no reason given'}"
-    keeper, standby = _mapping(result, "keeper"), _mapping(result, "spare_gateways")
+    keeper, spare = _mapping(result, "keeper"), _mapping(result, "spare_gateways")
+    standby = f"{cell(spare.get('ready'))} of {cell(spare.get('wanted'))} gateways ready" if spare else ""
     controller = _mapping(result, "controller") or _mapping(result, "brain")  # an older server sends `brain` alone
     _fields(
         {
             "mmsup": f"{cell(result.get('version'))}, {ready}, up {age(result.get('uptime_s'))}",
             "keeper": f"pid {cell(keeper.get('pid'))}",
-            "controller": f"pid {cell(controller.get('pid'))}, generation {cell(controller.get('generation'))}",
-            **{f"gateway {number}": _gateway(each) for number, each in enumerate(_mappings(result, "gateways"))},
-            "standby": f"{cell(standby.get('ready'))} of {cell(standby.get('wanted'))} gateways ready"
-            if standby
-            else "",
+            "controller": _process(controller),
+            **{f"gateway {number}": _process(each) for number, each in enumerate(_mappings(result, "gateways"))},
+            "standby": standby,
             "caps": cell(result.get("isolation")),
             **{name: cell(address) for name, address in _mapping(result, "addresses").items()},
         }
@@ -55,7 +53,6 @@ def status(result: Json) -> None:
 
 
 def models(result: Json) -> None:
-    """`ctl list`."""
     _table(
         ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", "REASON"],
         [{**each, "versions": _versions(each)} for each in _mappings(result, "models")],
@@ -63,7 +60,6 @@ def models(result: Json) -> None:
 
 
 def processes(result: Json) -> None:
-    """`ctl ps`."""
     memory = (">MEMORY=memory_bytes", ">CAP=memory_cap_bytes")
     _table(
         ["NAME", "ROLE", "STATE", ">PID", *memory, ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP=uptime_s"],
@@ -72,34 +68,25 @@ def processes(result: Json) -> None:
 
 
 def changed(result: Json) -> None:
-    """`ctl load` and `ctl unload`."""
     versions = _versions(result)
-    seconds = result.get("seconds")
-    after = f" after {age(seconds)}" if isinstance(seconds, int | float) else ""
-    click.echo(f"{cell(result.get('name'))}: {cell(result.get('state'))}{after}{f' ({versions})' if versions else ''}")
+    versions = f" ({versions})" if versions else ""
+    click.echo(f"{cell(result.get('name'))}: {cell(result.get('state'))}{_duration(result)}{versions}")
 
 
 def upgraded(result: Json) -> None:
-    """`ctl upgrade`."""
-    seconds = result.get("seconds")
-    after = f" after {age(seconds)}" if isinstance(seconds, int | float) else ""
-    click.echo(
-        f"upgraded{after}: {cell(result.get('followed'))} processes replaced, keeper: {cell(result.get('keeper'))}"
-    )
+    replaced, keeper = cell(result.get("followed")), cell(result.get("keeper"))
+    click.echo(f"upgraded{_duration(result)}: {replaced} processes replaced, keeper: {keeper}")
 
 
 def quarantine(result: Json) -> None:
-    """`ctl quarantine list`."""
     _table(["MODEL", "VERSION", "STATE", ">DEATHS", ">LEFT=left_s", "FINGERPRINT"], _mappings(result, "requests"))
 
 
 def cleared(result: Json) -> None:
-    """`ctl quarantine clear`."""
     click.echo(f"{cell(result.get('model')) or 'all models'}: {cell(result.get('cleared') or 0)} blocked, now free")
 
 
 def devices(result: Json) -> None:
-    """`ctl devices list`."""
     draw(
         ["DEVICE", "NAME", "STATE", ">MEMORY", ">TOTAL", ">SEEN", ">WORKERS", "UUID", "REASON"],
         [
@@ -120,21 +107,13 @@ def devices(result: Json) -> None:
 
 
 def released(result: Json) -> None:
-    """`ctl devices release`."""
     freed = [cell(each) for each in result.get("released") or ()]
     click.echo("\n".join(f"{each}: open again" for each in freed) or "nothing was set aside there")
 
 
 def model(result: Json) -> None:
-    """`ctl show`."""
-    _fields(
-        {
-            "model": cell(result.get("name")),
-            "wanted": cell(result.get("wanted")),
-            "state": cell(result.get("state")),
-            "reason": cell(result.get("reason")),
-        }
-    )
+    names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason"}
+    _fields({name: cell(result.get(member)) for name, member in names.items()})
     for spec in _mappings(result, "specs"):
         click.echo(f"\nversion {cell(spec.get('version'))}")
         _fields({name: _option(name, spec[name]) for name in spec if name not in _HIDDEN_SPEC_FIELDS}, indent="  ")
@@ -144,7 +123,10 @@ def model(result: Json) -> None:
         for tensor in _mappings(metadata, side):
             shape = [*batch, *(tensor.get("shape") or ())]
             click.echo(f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {_value(shape)}")
-    _section("instances", _mappings(result, "instances"), instances)
+    instances = _mappings(result, "instances")
+    if instances:
+        click.echo("\ninstances")
+        _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS], instances)
     for fault in result.get("faults") or ():
         click.echo(f"fault   {_fault(fault)}")
     recent = _mappings(result, "story")
@@ -165,11 +147,6 @@ def why(result: Json) -> None:
             [">DEATH", "TIME", "VERSION", ">INSTANCE", ">GENERATION", "CAUSE"],
             [{**each, "death": place, "time": _local_time(each.get("time"))} for place, each in enumerate(deaths, 1)],
         )
-
-
-def instances(rows: Sequence[Json]) -> None:
-    """The workers of one model."""
-    _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS], rows)
 
 
 def event(raw: Json) -> str:
@@ -208,13 +185,12 @@ def _fields(fields: Mapping[str, str], indent: str = "") -> None:
         click.echo(f"{indent}{printable(name):<{width}}  {value}")
 
 
-def _section(title: str, rows: Sequence[Json], show: Any) -> None:  # a function of rows
-    if rows:
-        click.echo(f"\n{title}")
-        show(rows)
+def _duration(result: Json) -> str:
+    seconds = result.get("seconds")
+    return f" after {age(seconds)}" if isinstance(seconds, int | float) else ""
 
 
-def _gateway(each: Json) -> str:
+def _process(each: Json) -> str:
     return f"pid {cell(each.get('pid'))}, generation {cell(each.get('generation'))}"
 
 

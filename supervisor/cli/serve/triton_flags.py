@@ -11,58 +11,23 @@ F = TypeVar("F", bound=Callable[..., object])
 
 NO_GRPC: Final = "gRPC is not in this version"
 _NO_EFFECT: Final = "it has no effect here"
+_GRPC_FLAGS: Final = """
+    allow-grpc grpc-port grpc-address grpc-unix grpc-header-forward-pattern grpc-infer-allocation-pool-size
+    grpc-infer-thread-count grpc-keepalive-time grpc-keepalive-timeout grpc-keepalive-permit-without-calls
+    grpc-http2-max-pings-without-data grpc-http2-min-recv-ping-interval-without-data
+    grpc-http2-max-ping-strikes grpc-max-connection-age grpc-max-connection-age-grace
+    grpc-max-response-pool-size grpc-infer-response-compression-level
+"""
+_OTHER_FLAGS: Final = """
+    allow-cpu-metrics allow-gpu-metrics backend-config backend-directory buffer-manager-thread-count
+    cache-config cache-directory cuda-memory-pool-byte-size disable-auto-complete-config
+    http-header-forward-pattern http-thread-count log-error log-file log-info log-warning metrics-config
+    metrics-interval-ms min-supported-compute-capability model-config-name model-load-retry-count
+    pinned-memory-pool-byte-size rate-limit rate-limit-resource trace-config
+"""
 IGNORED: Final[Mapping[str, str]] = {
-    **dict.fromkeys(
-        (
-            "allow-grpc",
-            "grpc-port",
-            "grpc-address",
-            "grpc-unix",
-            "grpc-header-forward-pattern",
-            "grpc-infer-allocation-pool-size",
-            "grpc-infer-thread-count",
-            "grpc-keepalive-time",
-            "grpc-keepalive-timeout",
-            "grpc-keepalive-permit-without-calls",
-            "grpc-http2-max-pings-without-data",
-            "grpc-http2-min-recv-ping-interval-without-data",
-            "grpc-http2-max-ping-strikes",
-            "grpc-max-connection-age",
-            "grpc-max-connection-age-grace",
-            "grpc-max-response-pool-size",
-            "grpc-infer-response-compression-level",
-        ),
-        NO_GRPC,
-    ),
-    **dict.fromkeys(
-        (
-            "allow-cpu-metrics",
-            "allow-gpu-metrics",
-            "backend-config",
-            "backend-directory",
-            "buffer-manager-thread-count",
-            "cache-config",
-            "cache-directory",
-            "cuda-memory-pool-byte-size",
-            "disable-auto-complete-config",
-            "http-header-forward-pattern",
-            "http-thread-count",
-            "log-error",
-            "log-file",
-            "log-info",
-            "log-warning",
-            "metrics-config",
-            "metrics-interval-ms",
-            "min-supported-compute-capability",
-            "model-config-name",
-            "model-load-retry-count",
-            "pinned-memory-pool-byte-size",
-            "rate-limit",
-            "rate-limit-resource",
-            "trace-config",
-        ),
-        _NO_EFFECT,
-    ),
+    **dict.fromkeys(_GRPC_FLAGS.split(), NO_GRPC),
+    **dict.fromkeys(_OTHER_FLAGS.split(), _NO_EFFECT),
 }
 """Accepted, so that a command line for Triton works, with one warning each. Flags that restrict access there
 (`--grpc-use-ssl`, restricted APIs) are not among them: a protection that does not exist must not be accepted."""

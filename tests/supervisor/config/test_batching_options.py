@@ -1,4 +1,4 @@
-"""What is said of waiting and sharing runs, in our words and in Triton's."""
+"""Batching options, as our keys and as Triton's dynamic_batching."""
 
 from __future__ import annotations
 
@@ -113,11 +113,11 @@ def test_layers_of_batching_are_merged() -> None:
 
 
 def test_oversized_batches_and_batching_without_a_batch_dimension_are_found() -> None:
-    said = {"batching": {"preferred": [4, 32], "max_size": 17}}
-    assert batching_options.oversized_batches({**said, "max_batch_size": 16}) == [17, 32]
-    assert batching_options.oversized_batches({**said, "max_batch_size": 32}) == []
-    assert batching_options.has_no_effect(said)
-    assert not batching_options.has_no_effect({**said, "max_batch_size": 1})
+    options = {"batching": {"preferred": [4, 32], "max_size": 17}}
+    assert batching_options.oversized_batches({**options, "max_batch_size": 16}) == [17, 32]
+    assert batching_options.oversized_batches({**options, "max_batch_size": 32}) == []
+    assert batching_options.has_no_effect(options)
+    assert not batching_options.has_no_effect({**options, "max_batch_size": 1})
     assert not batching_options.has_no_effect({"batching": {}})
 
 

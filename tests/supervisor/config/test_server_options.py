@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,15 +28,15 @@ def server_file(tmp_path: Path) -> Write:
 
 
 def settings(flags: dict[str, object], environ: dict[str, str] | None = None, uid: int = 0) -> Settings:
-    reading = read_config(flags, environ or {}, uid)
-    assert reading.settings is not None, reading.errors
-    return reading.settings
+    config = read_config(flags, environ or {}, uid)
+    assert config.settings is not None, config.errors
+    return config.settings
 
 
 def faults(flags: dict[str, object], environ: dict[str, str] | None = None) -> list[str]:
-    reading = read_config(flags, environ or {}, 0)
-    assert reading.settings is None
-    return [str(each) for each in reading.errors]
+    config = read_config(flags, environ or {}, 0)
+    assert config.settings is None
+    return [str(each) for each in config.errors]
 
 
 def test_a_repository_alone_is_enough_and_the_rest_has_defaults() -> None:
@@ -120,7 +119,7 @@ def test_all_errors_are_reported_together_with_file_line_and_key(server_file: Wr
         ({"runtime_dir": "/" + "d" * 100}, "too long"),
         ({"http_unix": "/" + "d" * 110}, "too long"),
         ({"config": "/nowhere/x.yaml"}, "cannot be read: No such file"),
-        ({"config": "/dev/null"}, "/dev/null: is no plain file"),
+        ({"config": "/dev/null"}, "/dev/null: is no regular file"),
         ({"control_mode": "exploit"}, "the nearest is explicit"),
         ({"load_models": ("../x",), "control_mode": "explicit"}, "no name of a model"),
         ({"host": "\ud800"}, "no text"),
@@ -158,9 +157,9 @@ def test_options_of_models_are_parsed_into_plain_numbers(server_file: Write) -> 
 
 
 def test_an_unknown_variable_with_our_prefix_is_a_warning() -> None:
-    reading = read_config(REPOSITORY, {"MMSUP_HTP_PORT": "1", "MMSUP_INSECURE": "1", "OTHER": "x"}, 0)
-    assert reading.settings is not None
-    assert [str(each) for each in reading.warnings] == [
+    config = read_config(REPOSITORY, {"MMSUP_HTP_PORT": "1", "MMSUP_INSECURE": "1", "OTHER": "x"}, 0)
+    assert config.settings is not None
+    assert [str(each) for each in config.warnings] == [
         'MMSUP_HTP_PORT: "MMSUP_HTP_PORT" is not known; the nearest is MMSUP_HTTP_PORT'
     ]
 
@@ -168,18 +167,18 @@ def test_an_unknown_variable_with_our_prefix_is_a_warning() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("- a\n", "a list stands where keys"),
-        ("just words", "stands where keys"),
+        ("- a\n", "a list is given instead of keys"),
+        ("just words", "is given instead of keys"),
         ("a: b: c", ":1: is no YAML"),
         ("a: [1", "is no YAML"),
         ("\0", "is no YAML"),
-        ("a: !!python/object/apply:os.system [ls]", "is not read here"),
+        ("a: !!python/object/apply:os.system [ls]", "is not supported"),
         ("a: !!int x", "no int"),
         ("a: !!timestamp x\nid: [", "is no YAML"),
         ("[" * 2000, "nested too deeply"),
         ("a: &a [*a]", "contains itself"),
         ("a: &a {x: 1}\nb: {<<: *a}", "<<"),
-        ("? [1, 2]\n: 3", "a key is a word"),
+        ("? [1, 2]\n: 3", "a key must be text"),
         ("k" * 300 + ": 1", "a key of 300 letters"),
         ("models: []", "is no mapping of models"),
         ("models: {bert: 7}", "is no mapping of the keys"),
@@ -229,77 +228,11 @@ def test_the_default_configuration_shows_every_option_and_key_with_its_default()
         assert model_options.spec_fields({key: value})[field] == getattr(spec, field), key
 
 
-def test_every_parsed_option_of_a_model_is_valid_again() -> None:
-    given = {
-        "memory": "1GiB",
-        "recycle_memory": "512MiB",
-        "gpu_memory": "2GiB",
-        "instances": "2",
-        "device": "cuda:1",
-        "python": "/usr/bin/python3",
-        "env": {"A": 1, "B": True, "C": "x"},
-        "deadline": "1s",
-        "hang_limit": 2,
-        "load_timeout": "5min",
-        "max_queue": 3,
-        "max_queue_bytes": "1MiB",
-        "priority": 1,
-        "priority_levels": 3,
-        "batching": {"max_size": 4, "delay": "2ms", "preferred": [4, 2], "objective": "50ms"},
-        "queue_policies": [{"level": 1, "max_queue": 3, "timeout": "1s", "action": "delay"}, {"max_queue": 9}],
-        "ttl": "1h",
-        "pin": "true",
-        "retry_on_crash": 0,
-        "trusted": True,
-        "inputs": [{"name": "x", "datatype": "TYPE_STRING", "dims": [-1, 3], "optional": "true"}],
-        "outputs": [{"name": "y", "datatype": "FP16", "shape": []}],
-        "max_batch_size": 4,
-        "parameters": {"k": 1.5},
-    }
-    assert given.keys() == model_options.MODEL_OPTIONS.keys()
-    source = parse_yaml("", "x").source
-    once, faults_once = model_options.parse_options(given, source)
-    twice, faults_twice = model_options.parse_options(once, source)
-    assert faults_once == faults_twice == ()
-    assert once == twice
-    assert once["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1, 3], "optional": True}]
-    assert once["batching"] == {"max_size": 4, "delay": 0.002, "preferred": [2, 4], "objective": 0.05}
-    assert [each["level"] for each in once["queue_policies"]] == [1, 0]
-    assert once["env"] == {"A": "1", "B": "true", "C": "x"}
-    assert model_options.unsupported(once) == ["ttl", "pin"]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *itertools.product(
-            model_options.MODEL_OPTIONS, [None, [], float("nan"), "\0", -1, "\ud800", [[1]], {"a": [1]}]
-        ),
-        *[("device", "gpu"), ("env", {"1A": "x"}), ("python", "python3"), ("instances", 0), ("memory", 1)],
-        *[("inputs", [{"name": "x"}]), ("inputs", [{"name": "x", "datatype": "FP32", "shape": [1], "dims": [1]}])],
-        *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1]}] * 2), ("inputs", [7]), ("env", {"A": "\0"})],
-        *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1] * 17}]), ("env", {"CUDA_VISIBLE_DEVICES": "1"})],
-    ],
-)
-def test_an_invalid_value_is_an_error_at_its_key(key: str, value: object) -> None:
-    found, faults = model_options.parse_options({key: value}, parse_yaml("", "x").source)
-    assert found == {}
-    assert faults
-    assert all(each.place.startswith(f"x: {key}") for each in faults)
-
-
-def test_layers_of_options_are_merged_and_mappings_by_entry() -> None:
-    far = {"env": {"A": "1", "B": "1"}, "memory": 1}
-    near = {"env": {"B": "2"}, "instances": 2}
-    assert model_options.merge(far, near) == {"env": {"A": "1", "B": "2"}, "memory": 1, "instances": 2}
-    assert far == {"env": {"A": "1", "B": "1"}, "memory": 1}
-
-
 def test_failpoints_are_warned_of_and_no_file_can_enable_them(tmp_path: Path) -> None:
-    reading = read_config(REPOSITORY, {"MMSUP_FAULT_POINTS": "/somewhere"}, 0)
-    assert reading.settings is not None
-    assert reading.settings.fault_points == "/somewhere"
-    assert [each.place for each in reading.warnings] == ["MMSUP_FAULT_POINTS"]
+    config = read_config(REPOSITORY, {"MMSUP_FAULT_POINTS": "/somewhere"}, 0)
+    assert config.settings is not None
+    assert config.settings.fault_points == "/somewhere"
+    assert [each.place for each in config.warnings] == ["MMSUP_FAULT_POINTS"]
     path = tmp_path / "mmsup.yaml"
     path.write_text("fault_points: /somewhere\n")
     assert read_config({**REPOSITORY, "config": str(path)}, {}, 0).errors
@@ -307,6 +240,6 @@ def test_failpoints_are_warned_of_and_no_file_can_enable_them(tmp_path: Path) ->
 
 def test_the_file_of_the_gpu_driver_comes_from_the_environment(tmp_path: Path) -> None:
     for environ, path in (({}, "/dev/nvidiactl"), ({"MMSUP_GPU_DRIVER": "/dev/dxg"}, "/dev/dxg")):
-        reading = read_config(REPOSITORY, environ, 0)
-        assert reading.settings is not None
-        assert (reading.settings.gpu_driver, reading.warnings) == (path, ())
+        config = read_config(REPOSITORY, environ, 0)
+        assert config.settings is not None
+        assert (config.settings.gpu_driver, config.warnings) == (path, ())

@@ -79,14 +79,19 @@ def python(code: str) -> tuple[str, ...]:
 
 def test_the_first_message_to_a_controller_has_settings_addresses_and_pid(rig: KeeperRig) -> None:
     controller = rig.controller()
-    said = controller.receive(KeeperInventory)
-    assert said.keeper_pid == rig.pid
-    assert said.settings == rig.settings.to_json()
-    assert (said.generation, said.checkpoint_parts, said.children, said.stopping) == (1, 0, 0, False)
-    assert said.addresses["control"] == paths.control_socket(rig.settings.runtime_dir)
-    host, _, port = said.addresses["http"].rpartition(":")
+    inventory = controller.receive(KeeperInventory)
+    assert inventory.keeper_pid == rig.pid
+    assert inventory.settings == rig.settings.to_json()
+    assert (inventory.generation, inventory.checkpoint_parts, inventory.children, inventory.stopping) == (
+        1,
+        0,
+        0,
+        False,
+    )
+    assert inventory.addresses["control"] == paths.control_socket(rig.settings.runtime_dir)
+    host, _, port = inventory.addresses["http"].rpartition(":")
     with socket.create_connection((host, int(port)), DEADLINE_S):
-        pass  # nobody serves yet, nobody is refused
+        pass  # not served yet, but not refused
     assert controller.names == ["control", "lifeline", "listen:control", "page"]
     rig.finish(controller)
 
@@ -210,8 +215,8 @@ def test_a_signal_goes_to_the_child_alone_or_to_its_session(rig: KeeperRig) -> N
     controller.send(SignalChild("worker.2.1", signal.SIGTERM, whole_session=True))
     assert controller.receive(ChildExited).signal == signal.SIGTERM
     wait_until(lambda: not session_of(together.pid), "all of the session are gone")
-    controller.send(SignalChild("worker.2.1", signal.SIGTERM))  # too late, and nobody minds
-    controller.send(SignalChild("nobody", signal.SIGTERM))
+    controller.send(SignalChild("worker.2.1", signal.SIGTERM))  # too late, without effect
+    controller.send(SignalChild("unknown", signal.SIGTERM))
     controller.spawn("worker.3.1")
     rig.finish(controller)
 
@@ -240,17 +245,17 @@ def test_a_new_controller_finds_every_child_and_every_death_not_yet_forgotten(ri
         first.send(SignalChild(child.token, signal.SIGKILL))
         first.receive(ChildExited)
     first.send(ForgetChild("worker.3.1"))
-    first.send(SaveCheckpoint("a", "what was wanted"))
-    first.send(SaveCheckpoint("b", "not any more"))
+    first.send(SaveCheckpoint("a", "a record"))
+    first.send(SaveCheckpoint("b", "another one"))
     first.send(SaveCheckpoint("b", ""))
     StatusPageWriter(living.page).set_activity(Activity.BUSY, 1)
     first.spawn("worker.4.1")  # answered after all of the above was done
     os.kill(first.pid, signal.SIGKILL)
 
     second = rig.controller()
-    said = second.receive(KeeperInventory)
-    assert (said.generation, said.checkpoint_parts, said.children) == (2, 1, 3)
-    assert second.receive(CheckpointPart).entries == {"a": "what was wanted"}
+    inventory = second.receive(KeeperInventory)
+    assert (inventory.generation, inventory.checkpoint_parts, inventory.children) == (2, 1, 3)
+    assert second.receive(CheckpointPart).entries == {"a": "a record"}
     again = second.child()
     assert again.message == living.message
     assert StatusPageReader(again.page).read().activity is Activity.BUSY
@@ -309,7 +314,8 @@ def test_a_controller_that_does_not_read_delays_nothing(rig: KeeperRig) -> None:
     second = rig.controller()
     os.kill(children[0].pid, signal.SIGKILL)
     wait_until(
-        lambda: not Path(f"/proc/{children[0].pid}").exists(), "reaped while the controller has not even heard of it"
+        lambda: not Path(f"/proc/{children[0].pid}").exists(),
+        "reaped while the controller has not received anything about it",
     )
     assert second.receive(KeeperInventory).children == 12
     assert [second.child().token for _ in tokens] == tokens
@@ -567,12 +573,12 @@ def test_systemd_receives_the_notifications_of_the_controller_and_the_pings_of_t
             assert b"NOTIFY_SOCKET" not in Path(f"/proc/{child.pid}/environ").read_bytes()
             assert b"NOTIFY_SOCKET" not in Path(f"/proc/{controller.pid}/environ").read_bytes()
             controller.send(NotifySystemd("READY=1"))
-            heard = [systemd.recv(1000)]
-            while b"READY=1" not in heard or heard.count(b"WATCHDOG=1") < 3:
-                heard.append(systemd.recv(1000))
+            received = [systemd.recv(1000)]
+            while b"READY=1" not in received or received.count(b"WATCHDOG=1") < 3:
+                received.append(systemd.recv(1000))
             rig.process.send_signal(signal.SIGTERM)
-            while heard[-1] != b"STOPPING=1":
-                heard.append(systemd.recv(1000))
+            while received[-1] != b"STOPPING=1":
+                received.append(systemd.recv(1000))
             rig.finish(controller)
 
 
@@ -581,7 +587,7 @@ def test_a_port_in_use_is_reported_and_nothing_is_left(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with keeper_rig(tmp_path, http_port=port) as rig:
             assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
-            assert f"http: cannot listen on 127.0.0.1:{port}: another program has it" in rig.stderr.read_text()
+            assert f"http: cannot listen on 127.0.0.1:{port}: another program uses it" in rig.stderr.read_text()
             assert os.listdir(rig.settings.runtime_dir) == ["lock"]
 
 

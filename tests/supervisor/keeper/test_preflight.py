@@ -44,7 +44,7 @@ def test_what_it_cannot_read_is_printed_in_one_line(
 
 
 def test_an_state_of_another_format_is_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    fd = os.memfd_create("estate")
+    fd = os.memfd_create("state")
     os.write(fd, b"[99]")
     assert preflight.run_preflight(fd, "digest", with_controller=True) == exit_codes.REFUSED
     assert "not of format" in capsys.readouterr().out

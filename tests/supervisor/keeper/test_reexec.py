@@ -76,7 +76,7 @@ def test_the_state_is_read_as_it_was_written_and_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("text", ["[]", "{}", "[2, 1]", "[1, 1]", '"x"'])
 def test_a_state_of_another_format_is_refused(text: str) -> None:
-    fd = os.memfd_create("estate")
+    fd = os.memfd_create("state")
     os.write(fd, text.encode())
     with pytest.raises(WireError):
         reexec.read(fd)
@@ -86,17 +86,17 @@ def test_a_keeper_becomes_another_program_and_its_children_do_not_notice(rig: Ke
     first = rig.ready_controller()
     child = first.spawn("worker.1.1")
     first.spawn("worker.2.1")
-    first.send(SaveCheckpoint("model/m", "what was wanted"))
+    first.send(SaveCheckpoint("model/m", "a record"))
     StatusPageWriter(child.page).set_activity(Activity.BUSY, 1)
-    second, said = reexecuted(rig, first)
-    assert (said.keeper_pid, said.keeper_generation, said.generation) == (rig.pid, 2, 2)
-    assert (said.checkpoint_parts, said.children, said.settings) == (1, 2, rig.settings.to_json())
-    assert second.receive(CheckpointPart).entries == {"model/m": "what was wanted"}
+    second, inventory = reexecuted(rig, first)
+    assert (inventory.keeper_pid, inventory.keeper_generation, inventory.generation) == (rig.pid, 2, 2)
+    assert (inventory.checkpoint_parts, inventory.children, inventory.settings) == (1, 2, rig.settings.to_json())
+    assert second.receive(CheckpointPart).entries == {"model/m": "a record"}
     again = second.child()
     assert (again.token, again.pid) == (child.token, child.pid)
     assert StatusPageReader(again.page).read().activity is Activity.BUSY
     assert second.child().token == "worker.2.1"
-    host, _, port = said.addresses["http"].rpartition(":")
+    host, _, port = inventory.addresses["http"].rpartition(":")
     with socket.create_connection((host, int(port)), DEADLINE_S):
         pass
     second.send(SignalChild("worker.2.1", signal.SIGKILL))
@@ -114,8 +114,8 @@ def test_the_same_code_needs_no_reexec_and_the_next_controller_starts_at_once(ri
     assert not first.receive(StepDown).replaces_keeper
     first.leave()
     second = rig.controller()
-    said = second.receive(KeeperInventory)
-    assert (said.keeper_generation, said.generation) == (1, 2)
+    inventory = second.receive(KeeperInventory)
+    assert (inventory.keeper_generation, inventory.generation) == (1, 2)
     assert '"brain_relieved"' in (text := rig.stderr.read_text()), text[-1500:]
     assert '"brain_exit"' not in rig.stderr.read_text()
     rig.finish(second)
@@ -153,8 +153,8 @@ def test_a_stop_before_the_reexec_prevents_it(rig: KeeperRig) -> None:
     controller.receive(TerminateRequested)
     controller.leave()
     second = rig.controller()
-    said = second.receive(KeeperInventory)
-    assert (said.stopping, said.keeper_generation) == (True, 1)
+    inventory = second.receive(KeeperInventory)
+    assert (inventory.stopping, inventory.keeper_generation) == (True, 1)
     second.send(RequestUpgrade(force=True))
     assert "the server ends" in second.receive(UpgradeRefused).text
     rig.finish(second)
@@ -176,8 +176,8 @@ def test_repeated_reexecs_leak_no_descriptor(rig: KeeperRig) -> None:
     child = controller.spawn("worker.1.1")
     counts = []
     for generation in range(2, 7):
-        controller, said = reexecuted(rig, controller)
-        assert said.keeper_generation == generation
+        controller, inventory = reexecuted(rig, controller)
+        assert inventory.keeper_generation == generation
         assert controller.child().pid == child.pid
         wait_until(lambda: not _preflights(rig.pid), "the preflight is reaped")
         counts.append(descriptors(rig.pid))

@@ -1,4 +1,4 @@
-"""The same for every kind: v1 for real where this machine has it, v2 on recorded files."""
+"""All versions: v1 in the real file system if this machine has it, v2 on recorded files."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_a_folder_is_named_after_the_state_directory_alone(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Path:
-    """A v2 group as systemd delegates it: ours to write, our process in it."""
+def delegated(tmp_path: Path) -> Path:
+    """A v2 group as systemd delegates it: writable, with our process in it."""
     root = tmp_path / "cgroup"
     folder = root / "system.slice" / "mmsup.service"
     folder.mkdir(parents=True)
@@ -77,36 +77,36 @@ def given(tmp_path: Path) -> Path:
 
 
 def recorded(folder: Path, controllers: str = "cpu memory pids\n") -> None:
-    """The files that the kernel gives to each group."""
+    """The files that the kernel creates in each group."""
     folder.mkdir(exist_ok=True)
     (folder / "cgroup.controllers").write_text(controllers)
     for name in ("cgroup.procs", "cgroup.subtree_control"):
         (folder / name).write_text("")
 
 
-def entered(given: Path, tmp_path: Path) -> CgroupBackend:
-    """As after `settle`: the kernel's files are in all folders, the controllers on, the keeper in the core."""
-    home = given / TOP
-    for folder in (home, home / "core"):
+def entered(delegated: Path, tmp_path: Path) -> CgroupBackend:
+    """As after `set_up`: files of the kernel in all folders, controllers enabled, the keeper in the core."""
+    server = delegated / TOP
+    for folder in (server, server / "core"):
         recorded(folder)
-    set_up(TOP, given.parents[1], tmp_path / "own")
-    (home / "cgroup.subtree_control").write_text("memory pids\n")
+    set_up(TOP, delegated.parents[1], tmp_path / "own")
+    (server / "cgroup.subtree_control").write_text("memory pids\n")
     (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
-    return backend(TOP, given.parents[1], tmp_path / "own")
+    return backend(TOP, delegated.parents[1], tmp_path / "own")
 
 
-def test_v2_the_keeper_moves_into_the_core_before_it_enables_controllers(given: Path, tmp_path: Path) -> None:
-    made = entered(given, tmp_path)
-    assert (given / TOP / "core" / "cgroup.procs").read_text() == "0"
-    assert (given / "cgroup.subtree_control").read_text() == "+memory"
+def test_v2_the_keeper_moves_into_the_core_before_it_enables_controllers(delegated: Path, tmp_path: Path) -> None:
+    made = entered(delegated, tmp_path)
+    assert (delegated / TOP / "core" / "cgroup.procs").read_text() == "0"
+    assert (delegated / "cgroup.subtree_control").read_text() == "+memory"
     assert made.describe() == f"cgroup v2: delegated, /system.slice/mmsup.service/{TOP}/core"
 
 
-def test_v2_a_worker_gets_a_group_with_its_limit(given: Path, tmp_path: Path) -> None:
-    made = entered(given, tmp_path)
+def test_v2_a_worker_gets_a_group_with_its_limit(delegated: Path, tmp_path: Path) -> None:
+    made = entered(delegated, tmp_path)
     group = made.create("w1.1", 64 * MIB)
     assert group.name == "w1.1"
-    assert group.procs_files == (f"{given}/{TOP}/w1.1/cgroup.procs",)
+    assert group.procs_files == (f"{delegated}/{TOP}/w1.1/cgroup.procs",)
     assert group.cap_bytes == 64 * MIB
     assert made.names() == ["w1.1"]
     assert made.group("w1.1").cap_bytes == 64 * MIB
@@ -114,9 +114,9 @@ def test_v2_a_worker_gets_a_group_with_its_limit(given: Path, tmp_path: Path) ->
 
 
 def test_v2_a_group_whose_limit_is_refused_leaves_no_folder(
-    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    delegated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = entered(given, tmp_path)
+    made = entered(delegated, tmp_path)
 
     def refuse(*_: object) -> None:
         raise OSError(22, "Invalid argument")
@@ -127,9 +127,9 @@ def test_v2_a_group_whose_limit_is_refused_leaves_no_folder(
     assert made.names() == []
 
 
-def test_v2_counters_are_read_in_the_kernels_format(given: Path, tmp_path: Path) -> None:
-    group = entered(given, tmp_path).create("w1.1", 64 * MIB)
-    folder = given / TOP / "w1.1"
+def test_v2_counters_are_read_in_the_kernels_format(delegated: Path, tmp_path: Path) -> None:
+    group = entered(delegated, tmp_path).create("w1.1", 64 * MIB)
+    folder = delegated / TOP / "w1.1"
     assert group.read() is None
     (folder / "memory.current").write_text("50331648\n")
     (folder / "memory.stat").write_text("anon 41943040\nfile 8388608\ninactive_file 4194304\nactive_file 4194304\n")
@@ -140,10 +140,10 @@ def test_v2_counters_are_read_in_the_kernels_format(given: Path, tmp_path: Path)
     assert group.read() == CgroupUsage(50331648, 4194304, 67108864, 2)
 
 
-def test_v2_a_group_is_killed_by_the_kernel(given: Path, tmp_path: Path) -> None:
-    made = entered(given, tmp_path)
+def test_v2_a_group_is_killed_by_the_kernel(delegated: Path, tmp_path: Path) -> None:
+    made = entered(delegated, tmp_path)
     group = made.create("w1.1", None)
-    folder = given / TOP / "w1.1"
+    folder = delegated / TOP / "w1.1"
     (folder / "cgroup.procs").write_text(f"{os.getppid()}\n")
     (folder / "cgroup.kill").write_text("")
     assert not group.kill()
@@ -158,55 +158,55 @@ def test_v2_a_group_is_killed_by_the_kernel(given: Path, tmp_path: Path) -> None
     ],
 )
 def test_v2_that_is_not_delegated_is_not_touched(
-    given: Path, tmp_path: Path, controllers: str, own: str, why: str
+    delegated: Path, tmp_path: Path, controllers: str, own: str, why: str
 ) -> None:
-    (given / "cgroup.controllers").write_text(controllers)
+    (delegated / "cgroup.controllers").write_text(controllers)
     (tmp_path / "own").write_text(own)
-    made = set_up(TOP, given.parents[1], tmp_path / "own")
+    made = set_up(TOP, delegated.parents[1], tmp_path / "own")
     assert why in made.describe()
     assert made.describe().startswith("no cgroup")
-    assert not (given / TOP).exists()
+    assert not (delegated / TOP).exists()
 
 
-def test_v2_without_the_memory_controller_still_kills_a_worker_as_a_whole(given: Path, tmp_path: Path) -> None:
-    home = given / TOP
-    for folder in (given, home, home / "core"):
+def test_v2_without_the_memory_controller_still_kills_a_worker_as_a_whole(delegated: Path, tmp_path: Path) -> None:
+    server = delegated / TOP
+    for folder in (delegated, server, server / "core"):
         recorded(folder, "pids\n")
-    set_up(TOP, given.parents[1], tmp_path / "own")
-    assert (home / "core" / "cgroup.procs").read_text() == "0"
-    assert (given / "cgroup.subtree_control").read_text() == "+pids"
+    set_up(TOP, delegated.parents[1], tmp_path / "own")
+    assert (server / "core" / "cgroup.procs").read_text() == "0"
+    assert (delegated / "cgroup.subtree_control").read_text() == "+pids"
     (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
-    made = backend(TOP, given.parents[1], tmp_path / "own")
+    made = backend(TOP, delegated.parents[1], tmp_path / "own")
     assert made.describe().startswith("cgroup v2: delegated")
     assert "RLIMIT_DATA" in made.describe()
     group = made.create("w1.1", 64 * MIB)
-    assert group.procs_files == (f"{home}/w1.1/cgroup.procs",)
+    assert group.procs_files == (f"{server}/w1.1/cgroup.procs",)
     assert (group.cap_bytes, group.read()) == (None, None)
 
 
-def test_v2_without_the_memory_controller_is_unused_where_v1_has_one(given: Path, tmp_path: Path) -> None:
-    recorded(given, "pids\n")
-    v1 = given.parents[1] / "memory"
+def test_v2_without_the_memory_controller_is_unused_where_v1_has_one(delegated: Path, tmp_path: Path) -> None:
+    recorded(delegated, "pids\n")
+    v1 = delegated.parents[1] / "memory"
     v1.mkdir()
     (v1 / "cgroup.procs").write_text("")
-    made = set_up(TOP, given.parents[1], tmp_path / "own")
+    made = set_up(TOP, delegated.parents[1], tmp_path / "own")
     assert made.describe() == "cgroup v1: own folders in memory"
-    assert not (given / TOP).exists()
+    assert not (delegated / TOP).exists()
 
 
-def test_v2_with_foreign_processes_in_it_is_left_unchanged(given: Path, tmp_path: Path) -> None:
-    (given / "cgroup.subtree_control").unlink()  # as EBUSY: it cannot be written
-    (given / TOP).mkdir()
-    (given / TOP / "core").mkdir()
-    made = set_up(TOP, given.parents[1], tmp_path / "own")
+def test_v2_with_foreign_processes_in_it_is_left_unchanged(delegated: Path, tmp_path: Path) -> None:
+    (delegated / "cgroup.subtree_control").unlink()  # as EBUSY: it cannot be written
+    (delegated / TOP).mkdir()
+    (delegated / TOP / "core").mkdir()
+    made = set_up(TOP, delegated.parents[1], tmp_path / "own")
     assert "holds processes that are not ours" in made.describe()
-    assert not (given / TOP).exists()
+    assert not (delegated / TOP).exists()
 
 
-def test_the_controller_uses_what_the_keeper_set_up_and_other_processes_do_not(given: Path, tmp_path: Path) -> None:
-    entered(given, tmp_path)
-    assert detect(TOP, given.parents[1], tmp_path / "own").controllers == ("memory", "pids")
-    assert detect("mmsup_test_other", given.parents[1], tmp_path / "own").controllers == ()
+def test_the_controller_uses_what_the_keeper_set_up_and_other_processes_do_not(delegated: Path, tmp_path: Path) -> None:
+    entered(delegated, tmp_path)
+    assert detect(TOP, delegated.parents[1], tmp_path / "own").controllers == ("memory", "pids")
+    assert detect("mmsup_test_other", delegated.parents[1], tmp_path / "own").controllers == ()
 
 
 # None.
@@ -235,7 +235,7 @@ def v1() -> Iterator[CgroupBackend]:
 
 
 def inside(procs_files: tuple[str, ...], code: str) -> subprocess.Popen[bytes]:
-    """A process that joins the group as a child of the keeper does."""
+    """A process that joins the group like a child of the keeper."""
     join = "import sys\nfor path in sys.argv[1:]: open(path, 'w').write('0')\n"
     return subprocess.Popen([sys.executable, "-c", join + code, *procs_files], stdout=subprocess.PIPE)
 
@@ -298,7 +298,7 @@ class TestV1:
             assert process.stdout is not None
             process.stdout.readline()
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
-            wait_until(group.kill, "nobody left")
+            wait_until(group.kill, "no process left")
             assert process.wait(DEADLINE_S) == -signal.SIGKILL
         wait_until(group.remove, "removed")
         assert group.read() is None

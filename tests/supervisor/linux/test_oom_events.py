@@ -1,4 +1,4 @@
-"""The kernel's out-of-memory killer is heard at once, and only it."""
+"""Notifications of the kernel's out-of-memory killer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_v2_a_change_of_memory_events_is_notified_once(tmp_path: Path) -> None:
     folder = UNIFIED / f"mmsup_test_oom_{os.getpid()}"
     folder.mkdir()
     try:
-        (tmp_path / "memory.events").symlink_to(folder / "cgroup.events")  # told of in the same way
+        (tmp_path / "memory.events").symlink_to(folder / "cgroup.events")  # notified in the same way
         watch = OomEvents(tmp_path)
         assert not is_heard(watch, 0)
         sleeper = subprocess.Popen(["sleep", "60"])

@@ -14,7 +14,7 @@ def test_the_listening_process_is_recognised(tmp_path: Path) -> None:
     with listen(str(path)):
         assert is_listener(str(path), os.getpid())
         assert not is_listener(str(path), 1)
-    assert not is_listener(str(path), os.getpid())  # the file is there, and nobody behind it
+    assert not is_listener(str(path), os.getpid())  # the file is there, without a listener
 
 
 def test_a_socket_with_a_full_queue_counts_as_ours(tmp_path: Path) -> None:

@@ -20,16 +20,16 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def test_off_a_terminal_a_line_is_one_json_object(pipe: tuple[int, int]) -> None:
     Console("auto", pipe[1]).log("info", "brain_start", pid=7, text="a\nb")
-    said = json.loads(os.read(pipe[0], 10000))
-    assert said.pop("time").endswith("Z")
-    assert said == {"level": "info", "event": "brain_start", "pid": 7, "text": "a\nb"}
+    line = json.loads(os.read(pipe[0], 10000))
+    assert line.pop("time").endswith("Z")
+    assert line == {"level": "info", "event": "brain_start", "pid": 7, "text": "a\nb"}
 
 
 def test_on_a_terminal_a_line_is_text() -> None:
     ours, theirs = pty.openpty()
     Console("auto", theirs).log("warning", "brain_exit", pid=7, text="\x1b[2J\n")
-    said = os.read(ours, 10000).decode()
-    assert 'warning brain_exit pid=7 text="\\u001b[2J\\n"' in said
+    line = os.read(ours, 10000).decode()
+    assert 'warning brain_exit pid=7 text="\\u001b[2J\\n"' in line
     os.close(ours)
     os.close(theirs)
 

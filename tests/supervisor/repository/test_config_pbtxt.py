@@ -36,9 +36,9 @@ def faults(text: str) -> list[str]:
 
 
 def test_a_configuration_has_only_the_fields_that_are_present() -> None:
-    said = read_pbtxt(FULL, "bert/config.pbtxt")
-    assert said.errors == ()
-    assert said.config == {
+    parsed = read_pbtxt(FULL, "bert/config.pbtxt")
+    assert parsed.errors == ()
+    assert parsed.config == {
         "name": "bert",
         "backend": "onnxruntime",
         "max_batch_size": 8,
@@ -133,9 +133,9 @@ def test_any_text_is_a_configuration_or_an_error_and_never_a_traceback() -> None
             at = chance.randrange(len(text))
             cut = at + chance.choice([0, 1, 1, 8])
             text = text[:at] + "".join(chance.choices("{}[]<>:,;\"'#\\ \n-0aé\0", k=chance.randrange(3))) + text[cut:]
-        said = read_pbtxt(text, "f")
-        assert said.config or said.errors or not text.strip()
-        assert all(each.place.startswith("f") for each in said.errors)
+        parsed = read_pbtxt(text, "f")
+        assert parsed.config or parsed.errors or not text.strip()
+        assert all(each.place.startswith("f") for each in parsed.errors)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_any_text_is_a_configuration_or_an_error_and_never_a_traceback() -> None
     ],
 )
 def test_the_json_of_a_load_request_is_read_with_numbers_as_strings(text: str, config: dict[str, Any] | None) -> None:
-    said = read_json(text, "config")
-    assert said.errors == ()
-    assert said.config == config or said.config["input"][0]["dims"] == [-1, 3]
+    parsed = read_json(text, "config")
+    assert parsed.errors == ()
+    assert parsed.config == config or parsed.config["input"][0]["dims"] == [-1, 3]
 
 
 @pytest.mark.parametrize(

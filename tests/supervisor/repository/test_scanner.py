@@ -80,7 +80,7 @@ def test_each_kind_of_artifact_has_its_engine(lay: Lay, file: str, engine: str, 
 @pytest.mark.parametrize("file", ["model.pt", "model.py"])
 def test_a_file_without_tensor_names_needs_declared_ones(lay: Lay, file: str) -> None:
     settings = lay({f"m/1/{file}": ""})
-    text = f"m/1: {file} does not tell its inputs and outputs: declare them in config.pbtxt or mmsup.yaml"
+    text = f"m/1: {file} does not name its inputs and outputs: declare them in config.pbtxt or mmsup.yaml"
     assert faults(entry(settings)) == [text]
     assert entry(settings).invalid_versions == {"1": text.removeprefix("m/1: ")}
     settings = lay({"m/mmsup.yaml": IO_YAML})
@@ -183,15 +183,15 @@ def test_the_latest_version_is_the_highest_number(lay: Lay) -> None:
     assert [each.version for each in found.specs] == ["10"]
     assert found.all_versions == ("9", "10")
     assert [each.text for each in found.warnings] == [
-        'the folder "0" is no version, and is passed over',
-        'the folder "01" is no version, and is passed over',
+        'the folder "0" is no version, and is skipped',
+        'the folder "01" is no version, and is skipped',
     ]
 
 
 def test_a_policy_that_selects_nothing_is_an_error(lay: Lay) -> None:
     text = "version_policy { specific { versions: 7 } }"
     (fault,) = faults(entry(lay({"m/1/model.onnx": "", "m/config.pbtxt": text})))
-    assert "chooses none" in fault
+    assert "selects none" in fault
 
 
 def test_a_name_in_two_repositories_is_an_error_of_that_name_only(lay: Lay, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_name_in_two_repositories_is_an_error_of_that_name_only(lay: Lay, tmp_
     (tmp_path / "more" / "m" / "1").mkdir(parents=True)
     settings = replace(settings, repositories=(*settings.repositories, str(tmp_path / "more")))
     found = scan(settings)
-    assert faults(found.models["m"]) == ["m: lies in 2 repositories; a name belongs to one model"]
+    assert faults(found.models["m"]) == ["m: is in 2 repositories; a name belongs to one model"]
     assert with_config(found.models["m"], "{}") == found.models["m"] == scan_model(settings, "m")
     assert len(found.models["only"].specs) == 1
 
@@ -256,7 +256,7 @@ def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_an_error(lay: La
     settings = lay({"m/1/model.onnx": ""})
     path = Path(settings.repositories[0]) / "m" / file
     path.mkdir()
-    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+    assert faults(entry(settings)) == [f"m/{file}: is no regular file"]
     path.rmdir()
     path.write_text("#" * ((1 << 20) + 1))
     assert "is larger than" in faults(entry(settings))[0]
@@ -272,7 +272,7 @@ def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_an_error(lay: La
 def test_a_pipe_or_a_socket_in_place_of_a_configuration_is_an_error_at_once(lay: Lay, file: str, kind: int) -> None:
     settings = lay({"m/1/model.onnx": ""})
     os.mknod(os.path.join(settings.repositories[0], "m", file), 0o600 | kind)
-    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+    assert faults(entry(settings)) == [f"m/{file}: is no regular file"]
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.py"])
@@ -280,7 +280,7 @@ def test_a_pipe_in_place_of_a_model_is_an_error_of_its_version(lay: Lay, file: s
     settings = lay({"m/1/model.onnx": "", "m/2/labels.txt": ""})
     os.mkfifo(os.path.join(settings.repositories[0], "m", "2", file))
     found = entry(settings)
-    assert [str(each) for each in found.errors] == [f'm/2: "{file}" is no plain file']
+    assert [str(each) for each in found.errors] == [f'm/2: "{file}" is no regular file']
     assert found.invalid_versions.keys() == {"2"}
 
 

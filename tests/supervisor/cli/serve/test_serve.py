@@ -77,7 +77,7 @@ def test_an_open_address_is_bound_where_the_operator_agreed(tmp_path: Path, exec
     assert executed[0][1].host == "0.0.0.0"
 
 
-def test_an_open_address_for_metrics_that_nobody_serves_is_no_matter() -> None:
+def test_an_open_address_for_metrics_that_is_not_served_does_not_matter() -> None:
     settings = Settings(("m",), "r", "s", metrics_host="0.0.0.0", metrics_port=-1)
     assert exposure_error(settings) == ""
 
