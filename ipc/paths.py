@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 SOCKET_PATH_LIMIT: Final = 107
+WorkerId = tuple[int, int]
+"""Instance and generation: names one worker process, for ever."""
 _WORKER_NAME: Final = re.compile(r"w\d+\.\d+")
 
 

@@ -258,7 +258,7 @@ def state_of(**fields: object) -> KeeperState:
         "keeper_generation": 1,
         "settings": "{}",
         "controller_generation": 1,
-        "checkpoint": "",
+        "checkpoint": {},
         "locks": (),
         "listeners": {},
         "addresses": {},

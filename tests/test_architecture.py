@@ -47,9 +47,8 @@ MAY_IMPORT = {
     "supervisor/config": "; ipc tensors transport",
     "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
     "repository resources state; ipc memory messages transport",
-    "supervisor/gateways": "config instances models observability postmortem processes state; "
-    "ipc memory messages transport",
-    "supervisor/gpu": "observability processes state; transport",
+    "supervisor/gateways": "config instances models observability postmortem processes; ipc memory messages transport",
+    "supervisor/gpu": "observability processes; transport",
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
     "supervisor/keeper": "config linux observability processes; ipc memory messages transport",
     "supervisor/linux": "; ipc",

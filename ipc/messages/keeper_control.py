@@ -55,8 +55,9 @@ class ForgetChild:
 
 @dataclass(frozen=True, slots=True)
 class SaveCheckpoint:
-    """Store this text, in place of the previous one, for a restarted controller."""
+    """Controller to keeper: hold this text under this key for the next controller; an empty text removes the key."""
 
+    key: str
     text: str
 
 
@@ -96,7 +97,8 @@ class KeeperInventory:
     """Number of controllers so far, including this one."""
     settings: str
     """The JSON that the keeper was started with; the keeper does not interpret it."""
-    checkpoint: str
+    checkpoint_parts: int
+    """How many CheckpointPart messages follow, before the children."""
     children: int
     addresses: dict[str, str]
     """Listener name to its bound address: `http` to `127.0.0.1:8000`, `control` and other UNIX sockets to a path."""
@@ -104,6 +106,13 @@ class KeeperInventory:
     """SIGTERM has already been received."""
     keeper_generation: int = 1
     """Number of programs that this keeper process has executed, including the first (re-exec keeps the pid)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPart:
+    """Keeper to controller: some of the texts that the controllers before it saved, by key."""
+
+    entries: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,7 @@ TO_KEEPER: Final = (
 
 FROM_KEEPER: Final = (
     KeeperInventory,
+    CheckpointPart,
     ChildDescriptors,
     SpawnFailed,
     ChildExited,

@@ -5,8 +5,8 @@
     ◀ {"ok": true, "result": …}                                 or
     ◀ {"ok": false, "code": …, "error": text, "retryable": …}
 
-A connection may ask one thing after another. Who connects must be root or the server's own user: the kernel says who
-it is, whatever the mode of the file. Everything is bounded: connections, lines, silence, what a slow reader is owed.
+A connection may give one command after another. Its peer must be root or the server's own user: the kernel says who
+it is, whatever the mode of the file. Connections, lines, idle time and unsent data are bounded.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from mmsup.supervisor.api.handlers import SendLine
 LINE_LIMIT: Final = 1 << 20
 CONNECTIONS: Final = 64
 IDLE_S: Final = 60.0
-"""Between two questions; a load or a follower may be silent for as long as it likes."""
+"""Between two commands; while one is carried out the connection may be silent for any time."""
 UNSENT_LIMIT_BYTES: Final = 8 << 20
-"""What a reader may leave lying before it is given up."""
+"""Of progress lines that a slow reader has not read; beyond it the connection is closed."""
 SEND_S: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")
 
@@ -35,9 +35,9 @@ Json = dict[str, Any]  # one JSON object
 
 
 class CommandHandler(Protocol):
-    """Who carries a verb out."""
+    """What carries commands out."""
 
-    async def handle(self, verb: str, arguments: Json, say: SendLine) -> Any:  # the result is JSON, by verb
+    async def handle(self, verb: str, arguments: Json, send_line: SendLine) -> Any:  # the result is JSON, by verb
         """The result, or MmsupError."""
         ...
 
@@ -45,21 +45,21 @@ class CommandHandler(Protocol):
 class ControlSocket:
     """The server of the control socket, from `start` to `close`."""
 
-    def __init__(self, doer: CommandHandler) -> None:
-        self._doer = doer
+    def __init__(self, handler: CommandHandler) -> None:
+        self._handler = handler
         self._server: asyncio.Server | None = None
         self._sessions: set[asyncio.Task[None]] = set()
 
     async def start(self, listener: socket.socket) -> None:
-        """Answer whoever connects, or waits already. A listener of before is let go; whoever is connected stays so."""
+        """Serve connections of this listener. An earlier one is closed; its connections stay."""
         listener.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-        before = self._server
+        earlier = self._server
         self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=LINE_LIMIT)
-        if before is not None:
-            before.close()
+        if earlier is not None:
+            earlier.close()
 
     async def close(self) -> None:
-        """Hang up on everybody. The listener's file stays: it is the keeper's."""
+        """Close all connections. The listener's file stays: it is the keeper's."""
         if self._server is not None:
             self._server.close()
         for session in self._sessions:
@@ -72,7 +72,7 @@ class ControlSocket:
         session.add_done_callback(self._sessions.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        session = _Session(self._doer, reader, writer)
+        session = _Session(self._handler, reader, writer)
         try:
             refusal = self._refusal(writer.get_extra_info("socket"))
             if refusal is not None:
@@ -81,7 +81,7 @@ class ControlSocket:
             while await session.serve_one():
                 pass
         except (ConnectionError, TimeoutError):
-            pass  # it left, or does not read: nobody is there to be told
+            pass  # it has left, or does not read
         finally:
             await session.close()
 
@@ -95,16 +95,16 @@ class ControlSocket:
 
 
 class _Session:
-    """One connection. The next line is read ahead, so that a follower who hangs up is noticed."""
+    """One connection. The next line is read ahead, so that the close of a follower's connection is noticed."""
 
-    def __init__(self, doer: CommandHandler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._doer = doer
+    def __init__(self, handler: CommandHandler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._handler = handler
         self._reader = reader
         self._writer = writer
         self._ahead: asyncio.Task[bytes] | None = None
 
     async def serve_one(self) -> bool:
-        """One question and its answer; False when there are no more."""
+        """Serve one command; False when there are no more."""
         try:
             async with asyncio.timeout(IDLE_S):
                 line = await self._next()
@@ -114,23 +114,23 @@ class _Session:
         if not line.endswith(b"\n"):
             return False
         try:
-            verb, arguments = _question(line)
+            verb, arguments = _parse_command(line)
         except CallerError as error:
             await self.send(error_line(error))
             return True
-        answer = await self._answer(verb, arguments)
-        if answer is not None:
-            await self.send(answer)
-        return answer is not None
+        last_line = await self._handle(verb, arguments)
+        if last_line is not None:
+            await self.send(last_line)
+        return last_line is not None
 
     async def send(self, line: Json) -> None:
-        """A line that must get through, or TimeoutError."""
+        """Send a line and wait until it is sent; TimeoutError if that takes too long."""
         self._writer.write(_line(line))
         async with asyncio.timeout(SEND_S):
             await self._writer.drain()
 
     async def close(self) -> None:
-        """Hang up; what a reader has left lying is dropped."""
+        """Close the connection; unsent data is dropped."""
         if self._ahead is not None:
             self._ahead.cancel()
             await asyncio.gather(self._ahead, return_exceptions=True)
@@ -140,32 +140,32 @@ class _Session:
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
-    def _look_ahead(self) -> asyncio.Task[bytes]:
+    def _read_ahead(self) -> asyncio.Task[bytes]:
         if self._ahead is None:
             self._ahead = asyncio.get_running_loop().create_task(self._reader.readline(), name="control line")
         return self._ahead
 
     async def _next(self) -> bytes:
-        line = await self._look_ahead()
+        line = await self._read_ahead()
         self._ahead = None
         return line
 
-    async def _answer(self, verb: str, arguments: Json) -> Json | None:
-        """The last line; None if a follower left. Others are answered also if they have closed their sending side."""
-        doing = asyncio.ensure_future(self._doer.handle(verb, arguments, self._say))
+    async def _handle(self, verb: str, arguments: Json) -> Json | None:
+        """The last line; None if a follower has left. Others get it also if they have closed their sending side."""
+        handling = asyncio.ensure_future(self._handler.handle(verb, arguments, self._send_progress))
         try:
             if arguments.get("follow"):
-                await asyncio.wait((doing, self._look_ahead()), return_when=asyncio.FIRST_COMPLETED)
-                if not doing.done():
+                await asyncio.wait((handling, self._read_ahead()), return_when=asyncio.FIRST_COMPLETED)
+                if not handling.done():
                     return None
-            return {"ok": True, "result": await doing}
+            return {"ok": True, "result": await handling}
         except MmsupError as error:
             return error_line(error)
         finally:
-            doing.cancel()
-            await asyncio.gather(doing, return_exceptions=True)
+            handling.cancel()
+            await asyncio.gather(handling, return_exceptions=True)
 
-    def _say(self, line: Json) -> None:
+    def _send_progress(self, line: Json) -> None:
         if self._writer.transport.get_write_buffer_size() > UNSENT_LIMIT_BYTES:
             self._writer.transport.abort()
         elif not self._writer.is_closing():
@@ -173,19 +173,19 @@ class _Session:
 
 
 def error_line(error: MmsupError) -> Json:
-    """The last line of a question that could not be answered."""
+    """The last line of a command that failed."""
     return {"ok": False, "code": error.code, "error": error.text, "retryable": error.retryable}
 
 
-def _question(line: bytes) -> tuple[str, Json]:
+def _parse_command(line: bytes) -> tuple[str, Json]:
     try:
-        asked: Any = json.loads(line)  # JSON from outside, checked below
+        parsed: Any = json.loads(line)  # JSON from outside, checked below
     except (ValueError, RecursionError):
-        asked = None
-    if not isinstance(asked, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise CallerError("bad_request", "a line is one JSON object with 'verb' and 'arguments'")
-    question = cast("Json", asked)
-    verb, arguments = question.get("verb"), question.get("arguments", {})
+    command = cast("Json", parsed)
+    verb, arguments = command.get("verb"), command.get("arguments", {})
     if not isinstance(verb, str) or not isinstance(arguments, dict):
         raise CallerError("bad_request", "'verb' must be a text and 'arguments' an object")
     return verb, cast("Json", arguments)

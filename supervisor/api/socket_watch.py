@@ -1,8 +1,8 @@
-"""The file of the control socket: somebody may remove it with its folder, or bind another socket over it.
+"""Checks the file of the control socket: it may be removed with its directory, or another socket bound over it.
 
-Whoever is connected stays so, but nobody new finds the server. So the brain looks at the file from time to time, and
-where it is not its own any more it binds a new socket there, in the place of the keeper's. A brain that comes later
-asks once whose socket it is: the kernel tells a client which process listens.
+Connections stay then, but nobody finds the server any more. So the controller checks the file every second, and if it
+is not its own any more, binds a new socket there in place of the keeper's. A new controller asks once whose socket it
+is: the kernel tells a client which process listens.
 """
 
 from __future__ import annotations
@@ -22,38 +22,39 @@ BACKLOG: Final = 64
 
 
 class SocketWatch:
-    """Looks from `start` to `close`. `serve` is given each new listener, which it owns."""
+    """Checks from `start` to `close`. `on_listener` gets each new listener, and owns it."""
 
-    def __init__(self, path: str, serve: Callable[[socket.socket], object]) -> None:
-        """This process listens at its socket by now, wherever its file is."""
+    def __init__(self, path: str, on_listener: Callable[[socket.socket], object]) -> None:
         self._path = path
-        self._serve = serve
+        self._on_listener = on_listener
         self._timer: asyncio.TimerHandle | None = None
-        self._seen = _identity(path) if is_listener(path, os.getpid()) else None
+        self._seen: tuple[int, int] | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Check from now on. This process listens at its socket by now, whatever has become of the file."""
+        if is_listener(self._path, os.getpid()):
+            self._seen = _identity(self._path)
         self._check()
 
     def close(self) -> None:
-        """Look no more."""
+        """Check no more."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _check(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self._check)
         if self._seen is None or _identity(self._path) != self._seen:
-            with contextlib.suppress(OSError):  # no room, no permission: at the next look
+            with contextlib.suppress(OSError):  # no room, no permission: at the next check
                 self._open()
 
     def _open(self) -> None:
         made = listen(self._path)
         self._seen = _identity(self._path)
-        self._serve(made)
+        self._on_listener(made)
 
 
 def listen(path: str) -> socket.socket:
-    """A socket that listens at `path`, in the place of any that is there, in a private folder. OSError if it cannot."""
+    """A socket that listens at `path`, in place of any that is there, in a private directory. OSError if it cannot."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.lstat(path).st_mode):

@@ -1,7 +1,4 @@
-"""What the verbs that only read answer: the state of everything as JSON. The shapes are a contract with people's tools.
-
-Called by verbs.py for the control socket and for gateways. Nothing here changes anything.
-"""
+"""The state of the server, its processes and its models as JSON. The shapes are a contract with people's tools."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import mmsup
-from mmsup.supervisor.gateways.gateway_process import GatewayProcess
+from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
@@ -40,31 +37,32 @@ class ServerInfo:
     started_s: float
     addresses: dict[str, str]
     isolation: str
-    """How caps are kept on this machine."""
+    """How memory caps are enforced on this machine."""
     readiness: Callable[[], ServerReadiness]
 
 
 class StatusViews:
-    """Over everything there is."""
+    """Change nothing."""
 
     def __init__(
         self,
         server: ServerInfo,
-        fleet: ModelSet,
+        model_set: ModelSet,
         gateways: GatewayPool,
-        journal: EventLog,
+        event_log: EventLog,
         devices: Callable[[], list[Json]],
     ) -> None:
         self._server = server
-        self._fleet = fleet
+        self._model_set = model_set
         self._gateways = gateways
-        self._journal = journal
+        self._event_log = event_log
         self._devices = devices
 
     def status(self) -> Json:
         """The server, its processes, its models."""
         server, readiness = self._server, self._server.readiness()
         http = server.addresses.get("http", "")
+        controller = {"pid": server.controller_pid, "generation": server.controller_generation}
         gateways = [{"pid": _pid(each), "generation": each.generation, "http": http} for each in self._gateways.seats]
         return {
             "version": mmsup.__version__,
@@ -74,7 +72,8 @@ class StatusViews:
             "isolation": server.isolation,
             "addresses": {name: address for name, address in server.addresses.items() if name != "control"},
             "keeper": {"pid": server.keeper_pid},
-            "brain": {"pid": server.controller_pid, "generation": server.controller_generation},
+            "controller": controller,
+            "brain": controller,  # the name of version 0.1; goes with the next release
             "gateways": gateways,
             "spare_gateways": self._gateways.standby.counts(),
             "devices": self._devices(),
@@ -86,66 +85,62 @@ class StatusViews:
         return {"models": [_row_of(model) for model in self._models()]}
 
     def ps(self) -> Json:
-        """All processes, one row each."""
-        server = self._server
-        now_s = time.monotonic()
+        """All processes, one row each. The role of the controller is `brain` until the next release."""
+        server, standby, now_s = self._server, self._gateways.standby, time.monotonic()
         rows = [
             _process("keeper", 0, server.keeper_pid, 1, server.started_s),
             _process("brain", 0, server.controller_pid, server.controller_generation, None),
         ]
         for gateway in self._gateways.processes():
             row = _process("gateway", gateway.number, _pid(gateway), gateway.generation, gateway.spawned_s)
-            rows.append(row | {"state": _state_of(gateway)})
+            is_standby = gateway is standby.gateway and standby.is_ready()
+            rows.append(row | {"state": "spare" if is_standby else _state_of(gateway)})
         for model in self._models():
             rows += [_worker_row(each, now_s) for each in model.instances() if each.process is not None]
         return {"processes": rows}
 
     def show(self, model: Model) -> Json:
         """Everything about one model."""
-        edition = model.active
-        releases = edition.versions if edition else []
-        metadata = next((each.metadata for each in reversed(releases) if each.metadata), None)
+        versions = model.active.versions if model.active else []
+        metadata = next((each.metadata for each in reversed(versions) if each.metadata), None)
         instances = list(model.instances())
-        stories = [event for each in instances for event in self._journal.recent(each.id)]
+        events = [event for each in instances for event in self._event_log.recent(each.id)]
         return {
             "name": model.name,
             "wanted": "up" if model.wanted else "down",
             "state": str(model.state()),
             "reason": model.reason(),
-            "specs": [asdict(each.spec) for each in releases],
+            "specs": [asdict(each.spec) for each in versions],
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
             "faults": [asdict(each) for each in (*model.entry.errors, *model.entry.warnings)] if model.entry else [],
-            "story": sorted(stories, key=lambda each: str(each["time"])) or self._journal.last(12, model.name),
+            "story": sorted(events, key=lambda each: str(each["time"])) or self._event_log.last(12, model.name),
         }
 
     def index(self, *, only_ready: bool) -> list[Json]:
-        """Triton's repository index: one row for each version, or for a model that has none."""
+        """Triton's repository index: a row for each version, or for a model that has none."""
         rows = [row for model in self._models() for row in _index_rows(model)]
         return [row for row in rows if row.get("state") == "READY"] if only_ready else rows
 
     def _models(self) -> list[Model]:
-        return [self._fleet.models[name] for name in sorted(self._fleet.models)]
+        return [self._model_set.models[name] for name in sorted(self._model_set.models)]
 
 
 def _status_of(model: Model) -> Json:
-    releases = model.active.versions if model.active else []
+    versions = model.active.versions if model.active else []
     return {
         "name": model.name,
         "state": str(model.state()),
         "reason": model.reason(),
-        "versions": {each.spec.version: str(state_of(each)) for each in releases},
+        "versions": {each.spec.version: str(state_of(each)) for each in versions},
         "instances": [_instance(each) for each in model.instances()],
     }
 
 
 def _row_of(model: Model) -> Json:
     status = _status_of(model)
-    specs = (
-        [each.spec for each in model.active.versions]
-        if model.active
-        else list(model.entry.specs if model.entry else ())
-    )
+    entry_specs = model.entry.specs if model.entry else ()
+    specs = [each.spec for each in model.active.versions] if model.active else list(entry_specs)
     return {
         "name": model.name,
         "wanted": "up" if model.wanted else "down",
@@ -170,14 +165,14 @@ def _instance(instance: Instance) -> Json:
 
 
 def _memory_bytes(instance: Instance) -> int | None:
-    """What the kernel counts of the life's group, else what it holds itself."""
+    """What the kernel counts for the worker's control group, else the resident memory of its process."""
     if instance.worker is None or instance.process is None:
         return None
-    reading = instance.worker.group.read()
-    return reading.usage_bytes if reading else usage.resident_bytes(instance.process.pid)
+    found = instance.worker.group.read()
+    return found.usage_bytes if found else usage.resident_bytes(instance.process.pid)
 
 
-def _process(role: str, number: int, pid: int | None, generation: int, began_s: float | None) -> Json:
+def _process(role: str, number: int, pid: int | None, generation: int, started_s: float | None) -> Json:
     return {
         "role": role,
         "id": number,
@@ -189,7 +184,7 @@ def _process(role: str, number: int, pid: int | None, generation: int, began_s: 
         "restarts": max(generation - 1, 0),
         "memory_bytes": usage.resident_bytes(pid) if pid else None,
         "memory_cap_bytes": None,
-        "uptime_s": round(time.monotonic() - began_s, 1) if began_s is not None else None,
+        "uptime_s": round(time.monotonic() - started_s, 1) if started_s is not None else None,
         "requests": None,
     }
 
@@ -225,11 +220,9 @@ def _index_rows(model: Model) -> Iterator[Json]:
 
 
 def _state_of(gateway: GatewayProcess) -> str:
-    if gateway.is_standby_ready:
-        return "spare"
     if not gateway.synced:
         return "starting"
-    return "ready" if gateway.respawns else "draining"
+    return "draining" if gateway.role is GatewayRole.UNSEATED else "ready"
 
 
 def _pid(gateway: GatewayProcess) -> int | None:

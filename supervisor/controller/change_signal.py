@@ -1,4 +1,4 @@
-"""Set whenever something has changed; who waits for something to become so looks again at each change."""
+"""An event that is set on every change of state; `wait_until` checks its condition again at each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 
 class ChangeSignal(asyncio.Event):
-    """One per brain."""
+    """One per controller."""
 
-    async def wait_until(self, is_so: Callable[[], bool], limit_s: float | None = None) -> None:
-        """Until something is so, or the limit."""
+    async def wait_until(self, condition: Callable[[], bool], limit_s: float | None = None) -> None:
+        """Return when the condition holds, at the latest after the limit."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                while not is_so():
+                while not condition():
                     self.clear()
                     await self.wait()

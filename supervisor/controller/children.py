@@ -1,21 +1,31 @@
-"""The keeper's children: who each of them is, by its token.
+"""Receives everything that the keeper sends, and routes what concerns a child process to its instance or gateway.
 
-A new brain first hears of the children that there are. Workers find their places at once, gateways when all workers
-have: what a gateway is told then is everything. A child that nobody remembers is ended. Last, gateways are started at
-the places that have none.
+A new controller first receives the inventory, the checkpoint of the one before, and all children that there are. Until
+it is made, messages are queued. Then workers are adopted at once, gateways after all workers: the state that a gateway
+is sent then is complete. A child that no record knows is killed. Last, gateways are started in seats that have none.
 """
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
-from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, ForgetChild, SignalChild, SpawnFailed
+from mmsup.ipc.messages.keeper_control import (
+    CheckpointPart,
+    ChildDescriptors,
+    ChildExited,
+    ForgetChild,
+    KeeperInventory,
+    SignalChild,
+    SpawnFailed,
+)
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
-from mmsup.supervisor.instances import actions
+from mmsup.supervisor.instances import actions, worker_exit, worker_messages
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.models.model_set import ModelSet
@@ -25,112 +35,159 @@ ChildMessage = ChildDescriptors | ChildExited | SpawnFailed
 _WORKER: Final = "worker"
 
 
+@dataclass(frozen=True, slots=True)
+class RouterTargets:
+    """Where messages go."""
+
+    keeper: KeeperSender
+    model_set: ModelSet
+    pool: GatewayPool
+    on_workers_adopted: Callable[[], None]
+    """All workers are known; gateways follow."""
+    on_complete: Callable[[], None]
+    """All children are known."""
+    on_request: Callable[[Any], None]
+    """Gets the messages that are about no child."""
+
+
 class ChildRouter:
-    """Of one brain. `complete` is called once, when the children of the Inventory have all been introduced."""
+    """One per controller."""
 
-    def __init__(
-        self, keeper: KeeperSender, fleet: ModelSet, gateways: GatewayPool, expected: int, complete: Callable[[], None]
-    ) -> None:
-        self._keeper = keeper
-        self._fleet = fleet
-        self._gateways = gateways
-        self._missing = expected
-        self._complete = complete
-        self._later: list[tuple[ChildMessage, list[int]]] = []
+    def __init__(self) -> None:
         self.unknown_children = 0
-        """Children that nobody remembered."""
+        """How many were killed because no record knew them."""
+        self._targets: RouterTargets | None = None
+        self._inventory: KeeperInventory | None = None
+        self._checkpoint: dict[str, str] = {}
+        self._missing_parts = 0
+        self._missing_children = 0
+        self._queued: list[tuple[Any, list[int]]] = []
+        self._received = asyncio.Event()
 
-    def start(self) -> None:
-        """Whoever was expected is here, if nobody was."""
-        if self._missing == 0:
-            self._introduced()
+    async def receive_inventory(self) -> tuple[KeeperInventory, dict[str, str]]:
+        """The first messages of the keeper: its inventory, and the checkpoint of the controller before by key."""
+        await self._received.wait()
+        assert self._inventory is not None, "an inventory without a message"
+        return self._inventory, self._checkpoint
 
-    def on_message(self, message: ChildMessage, descriptors: list[int]) -> None:
-        """What the keeper says of a child."""
-        if self._missing == 0:
-            self._place(message, descriptors)
-            return
-        is_worker = message.token.startswith(_WORKER)
-        if isinstance(message, ChildDescriptors) and is_worker:
-            self._place(message, descriptors, adopted=True)
+    def start(self, targets: RouterTargets) -> None:
+        """Route messages from now on, those first that have come already."""
+        self._targets = targets
+        queued, self._queued = self._queued, []
+        if self._missing_children == 0:
+            self._complete(targets)
+        for message, descriptors in queued:
+            self.on_message(message, descriptors)
+
+    def on_message(self, message: Any, descriptors: list[int]) -> None:  # one of FROM_KEEPER
+        """The keeper has sent a message; the descriptors are ours."""
+        targets = self._targets
+        if targets is None:
+            self._on_early_message(message, descriptors)
+        elif not isinstance(message, ChildMessage):
+            targets.on_request(message)
+        elif self._missing_children == 0:
+            self._route(targets, message, descriptors)
         else:
-            self._later.append((message, descriptors))
+            self._adopt(targets, message, descriptors)
+
+    def _on_early_message(self, message: Any, descriptors: list[int]) -> None:  # as above
+        match message:
+            case KeeperInventory():
+                self._inventory = message
+                self._missing_parts, self._missing_children = message.checkpoint_parts, message.children
+            case CheckpointPart(entries):
+                self._checkpoint |= entries
+                self._missing_parts -= 1
+            case _:
+                self._queued.append((message, descriptors))
+        if self._inventory is not None and self._missing_parts == 0:
+            self._received.set()
+
+    def _adopt(self, targets: RouterTargets, message: ChildMessage, descriptors: list[int]) -> None:
+        """One of the children that there were before this controller: a worker at once, others after all workers."""
+        if isinstance(message, ChildDescriptors) and message.token.startswith(_WORKER):
+            self._route(targets, message, descriptors, adopted=True)
+        else:
+            self._queued.append((message, descriptors))
         if isinstance(message, ChildDescriptors):
-            self._missing -= 1
-            if self._missing == 0:
-                self._introduced()
+            self._missing_children -= 1
+            if self._missing_children == 0:
+                self._complete(targets)
 
-    def _introduced(self) -> None:
-        self._missing = 0
-        self._complete()
-        for message, descriptors in self._later:
-            self._place(message, descriptors, adopted=True)
-        self._later.clear()
-        self._gateways.start()
+    def _complete(self, targets: RouterTargets) -> None:
+        targets.on_workers_adopted()
+        queued, self._queued = self._queued, []
+        for message, descriptors in queued:
+            self._route(targets, message, descriptors, adopted=True)
+        targets.on_complete()
 
-    def _place(self, message: ChildMessage, descriptors: list[int], *, adopted: bool = False) -> None:
+    def _route(
+        self, targets: RouterTargets, message: ChildMessage, descriptors: list[int], *, adopted: bool = False
+    ) -> None:
         match parse_token(message.token):
             case "worker", number, generation:
-                if adopted:
-                    self._skip(number, generation)
-                self._worker(self._instance(number, generation), message, descriptors, adopted=adopted)
+                instance = _instance(targets.model_set, number, generation, adopted=adopted)
+                if instance is not None:
+                    _send_to_instance(instance, message, descriptors, adopted=adopted)
+                    return
             case "gateway", number, generation:
-                self._gateways.reserve_generation(generation)
-                gateway = self._gateways.find(number)
-                if (
-                    adopted
-                    and isinstance(message, ChildDescriptors)
-                    and gateway is not None
-                    and gateway.process is None
-                ):
-                    gateway.generation = generation
-                known = gateway is not None and gateway.generation == generation
-                self._gateway(gateway if known else None, message, descriptors)
+                gateway = _gateway(targets.pool, number, generation, is_adopted=adopted and _is_living(message))
+                if gateway is not None:
+                    _send_to_gateway(gateway, message, descriptors)
+                    return
             case _:
-                self._stray(message, descriptors)
-
-    def _skip(self, number: int, generation: int) -> None:
-        """A life that the last brain began and could tell nobody of is a stray: whoever comes next has another name."""
-        self._fleet.next_instance_id = max(self._fleet.next_instance_id, number + 1)
-        instance = self._fleet.instance(number)
-        if instance is not None and instance.worker is None:
-            instance.generation = max(instance.generation, generation)
-
-    def _instance(self, number: int, generation: int) -> Instance | None:
-        instance = self._fleet.instance(number)
-        known = instance is not None and instance.generation == generation and instance.worker is not None
-        return instance if known else None
-
-    def _worker(
-        self, instance: Instance | None, message: ChildMessage, descriptors: list[int], *, adopted: bool
-    ) -> None:
-        match message:
-            case _ if instance is None:
-                self._stray(message, descriptors)
-            case ChildDescriptors(_, pid):
-                instance.started(pid, descriptors)
-                if not adopted:
-                    actions.send_boot(instance)
-            case ChildExited():
-                instance.exited(message)
-            case SpawnFailed(_, text):
-                instance.start_failed(text)
-
-    def _gateway(self, gateway: GatewayProcess | None, message: ChildMessage, descriptors: list[int]) -> None:
-        match message:
-            case _ if gateway is None:
-                self._stray(message, descriptors)
-            case ChildDescriptors(_, pid):
-                gateway.on_started(pid, descriptors)
-            case ChildExited():
-                gateway.on_exited(message)
-            case SpawnFailed(_, text):
-                gateway.on_start_failed(text)
-
-    def _stray(self, message: ChildMessage, descriptors: list[int]) -> None:
+                pass
         close_fds(descriptors)
         if isinstance(message, ChildDescriptors):
             self.unknown_children += 1
-            self._keeper.send(SignalChild(message.token, signal.SIGKILL, whole_session=True))
+            targets.keeper.send(SignalChild(message.token, signal.SIGKILL, whole_session=True))
         elif isinstance(message, ChildExited):
-            self._keeper.send(ForgetChild(message.token))
+            targets.keeper.send(ForgetChild(message.token))
+
+
+def _is_living(message: ChildMessage) -> bool:
+    return isinstance(message, ChildDescriptors)
+
+
+def _instance(model_set: ModelSet, number: int, generation: int, *, adopted: bool) -> Instance | None:
+    """The instance whose present process this is."""
+    instance = model_set.instance(number)
+    if adopted:
+        # A process that the controller before started and could not record is unknown; its name is not used again.
+        model_set.next_instance_id = max(model_set.next_instance_id, number + 1)
+        if instance is not None and instance.worker is None:
+            instance.generation = max(instance.generation, generation)
+    is_known = instance is not None and instance.generation == generation and instance.worker is not None
+    return instance if is_known else None
+
+
+def _gateway(pool: GatewayPool, number: int, generation: int, *, is_adopted: bool) -> GatewayProcess | None:
+    """The gateway whose present process this is."""
+    pool.reserve_generation(generation)
+    gateway = pool.find(number)
+    if is_adopted and gateway is not None and gateway.process is None:
+        gateway.generation = generation
+    return gateway if gateway is not None and gateway.generation == generation else None
+
+
+def _send_to_instance(instance: Instance, message: ChildMessage, descriptors: list[int], *, adopted: bool) -> None:
+    match message:
+        case ChildExited():
+            worker_exit.exited(instance, message)
+        case ChildDescriptors(_, pid):
+            worker_messages.started(instance, pid, descriptors)
+            if not adopted:
+                actions.send_boot(instance)
+        case SpawnFailed(_, text):
+            worker_exit.start_failed(instance, text)
+
+
+def _send_to_gateway(gateway: GatewayProcess, message: ChildMessage, descriptors: list[int]) -> None:
+    match message:
+        case ChildExited():
+            gateway.on_exited(message)
+        case ChildDescriptors(_, pid):
+            gateway.on_started(pid, descriptors)
+        case SpawnFailed(_, text):
+            gateway.on_start_failed(text)

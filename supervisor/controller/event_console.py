@@ -1,6 +1,6 @@
-"""What the brain says to its operator: events as log lines, the table at the start. Never waits for who reads.
+"""Writes events as log lines for operators, and the table of models at the start. Never waits for a slow reader.
 
-Warnings of Python's own libraries go the same way, so that nothing reaches a blocked standard error by another.
+Warnings of Python's libraries go the same way, so that nothing else writes to a standard error that may block.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ _LEVELS: Final = {
 }
 _NAMES: Final = {"instance": "worker"}
 _QUIET: Final = frozenset({"time", "event", "tail"})
-"""Members of an event that a log line has elsewhere, or has no room for."""
+"""Fields of an event that a log line has in another place, or has no room for."""
 
 
 class EventConsole:
-    """Journal listener."""
+    """A subscriber of the event log."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def __call__(self, event: Event) -> None:
-        """One event as one line."""
         fields: dict[str, Field] = {
             _NAMES.get(name, name): value if isinstance(value, str | int | float | bool) else json.dumps(value)
             for name, value in event.items()
@@ -48,14 +47,13 @@ class EventConsole:
 
 
 class LibraryLogHandler(logging.Handler):
-    """What Python's libraries log."""
+    """Writes what Python's libraries log, from warnings on."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One record as one line."""
         text = self.format(record)
         self._console.log(record.levelname.lower(), "log", logger=record.name, text=text)
 
@@ -64,7 +62,7 @@ MODEL_COLUMNS: Final = ("model", "version", "status", "reason")
 
 
 def model_rows(models: Sequence[Model]) -> list[list[str]]:
-    """Which models the server begins with, a row for each version."""
+    """A row for each version of each model."""
     rows: list[list[str]] = []
     for model in models:
         versions = model.route().versions
@@ -75,6 +73,6 @@ def model_rows(models: Sequence[Model]) -> list[list[str]]:
 
 
 def one_line(text: str, most: int = 160) -> str:
-    """Text from outside, fit for one line of a terminal."""
+    """Text from outside without control characters, cut to one line of a terminal."""
     safe = " ".join("".join(each if each.isprintable() else " " for each in text).split())
     return safe if len(safe) <= most else f"{safe[: most - 1]}…"

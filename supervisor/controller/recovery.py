@@ -1,194 +1,204 @@
-"""From one brain to the next: what to leave, and how to take over what was left.
+"""What one controller leaves to the next: the checkpoint, and how the next one takes over what it describes.
 
-A brain that comes later first makes the fleet as it was remembered, without processes; then the keeper's children find
-their places in it by token; then what is remembered as alive and has no child has ended, and what is half done is done
-again. Children that nobody remembers are ended. Traffic does not stop meanwhile: nothing here touches it.
+The models are restored as they were saved, without processes; then the keeper's children are adopted by token
+(children.py); then instances that were saved as alive and have no child are treated as exited, and steps that were half
+done are done again. Requests are not affected: nothing here touches a gateway.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, TypeVar
 
 from mmsup.ipc.paths import is_worker_name, worker_name
-from mmsup.supervisor.instances import actions, lifecycle_events
-from mmsup.supervisor.instances.context import InstanceContext, WorkerFailure
+from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Resources, Storage
+from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
+from mmsup.supervisor.gateways.gateway_records import GatewayRecords, restore_gateways
+from mmsup.supervisor.gateways.poison_requests import PoisonRecord
+from mmsup.supervisor.gpu.health import GpuRecord
+from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState, Situation
-from mmsup.supervisor.instances.revision import Revision, RevisionRole, VersionRevision
-from mmsup.supervisor.instances.worker_process import WorkerProcess
-from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
+from mmsup.supervisor.models import revision_changes, startup_policy
+from mmsup.supervisor.models.model_records import ModelRecord, restore_model
 from mmsup.supervisor.models.model_set import ModelSet
-from mmsup.supervisor.processes.backoff import Exit
-from mmsup.supervisor.state.checkpoint import (
-    ExitRecord,
-    FailureRecord,
-    InstanceRecord,
-    ModelRecord,
-    RevisionRecord,
-    VersionRecord,
-)
+from mmsup.supervisor.state.checkpoint import from_text
+
+SERVER_KEY: Final = "server"
+GATEWAYS_KEY: Final = "gateways"
+GPUS_KEY: Final = "gpus"
 
 
-def model_records(fleet: ModelSet) -> tuple[ModelRecord, ...]:
-    """All models, to be remembered."""
-    return tuple(_model_note(model) for model in fleet.models.values() if model.wanted or model.revisions)
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """Facts about the server as a whole."""
+
+    started_s: float
+    is_announced: bool
+    """READY has been announced."""
+    next_instance_id: int
 
 
-def restore(fleet: ModelSet, models: tuple[ModelRecord, ...]) -> None:
-    """The fleet as it was remembered, without processes."""
-    for note in models:
-        model = fleet.models.setdefault(note.name, Model(note.name, None))
-        model.wanted = note.wanted
-        for edition_note in note.revisions:
-            edition = Revision(RevisionRole(edition_note.role), edition_note.config, [], edition_note.stamp)
-            model.revisions.append(edition)
-            for each in edition_note.versions:
-                ends = [Exit(end.at_s, end.served_s, end.probe) for end in each.ends]
-                release = VersionRevision(each.spec, each.metadata, ends)
-                edition.versions.append(release)
-                for instance_note in each.instances:
-                    _restore(fleet.add_instance(release, instance_note.instance), instance_note, fleet.context)
+@dataclass(frozen=True, slots=True)
+class GpuRecords:
+    """All GPUs."""
+
+    gpus: tuple[GpuRecord, ...]
+
+
+_KINDS: Final = (ServerRecord, ModelRecord, GatewayRecords, PoisonRecord, GpuRecords, UpgradeRecord)
+CheckpointRecord = ServerRecord | ModelRecord | GatewayRecords | PoisonRecord | GpuRecords | UpgradeRecord
+
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All records of the controller before."""
+
+    server: ServerRecord
+    records: Mapping[str, CheckpointRecord]
+    """By key."""
+
+    def all_of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
+        """The records of one kind."""
+        return tuple(each for each in self.records.values() if isinstance(each, kind))
+
+
+def model_key(name: str) -> str:
+    """The key of a model's record."""
+    return f"model/{name}"
+
+
+def poison_key(name: str) -> str:
+    """The key of the record of a model's poison list."""
+    return f"poison/{name}"
+
+
+def read_checkpoint(texts: Mapping[str, str]) -> Checkpoint | None:
+    """The checkpoint in these texts; None if there is none, or one of them is of another version of the code."""
+    try:
+        records = {key: from_text(text, _KINDS) for key, text in texts.items()}
+    except WireError:
+        return None
+    server = records.get(SERVER_KEY)
+    return Checkpoint(server, records) if isinstance(server, ServerRecord) else None
 
 
 @dataclass(slots=True)
 class TakeOverCounts:
-    """What became of those who were remembered as alive."""
+    """What became of the instances that were saved as alive."""
 
     kept: int = 0
     ended: int = 0
 
 
-def take_over(fleet: ModelSet) -> TakeOverCounts:
-    """Every child has found its place: go on where the last brain stopped."""
+def restore(checkpoint: Checkpoint, models: Models, gateways: Gateways, resources: Resources) -> None:
+    """Fill models, gateways and the rest as they were saved, without processes."""
+    model_set = models.model_set
+    for record in checkpoint.all_of(ModelRecord):
+        restore_model(model_set, record)
+    gateways.poison_requests.restore(checkpoint.all_of(PoisonRecord))
+    for gpus in checkpoint.all_of(GpuRecords):
+        resources.gpu_health.restore(gpus.gpus)
+    model_set.next_instance_id = max(model_set.next_instance_id, checkpoint.server.next_instance_id)
+    for records in checkpoint.all_of(GatewayRecords):
+        restore_gateways(gateways.pool, records)
+
+
+def take_over(
+    context: ControllerContext, storage: Storage, models: Models, *, is_announced: bool, unknown_children: int
+) -> None:
+    """All workers are adopted: go on where the controller before stopped. `is_announced`: READY has been."""
+    settings, model_set, event_log = context.settings, models.model_set, storage.event_log
+    number = context.inventory.generation
+    event_log.record("brain_exit", f"controller {number - 1} ended; controller {number} takes over")
+    startup_policy.register_all(models.watcher.scan(), settings, model_set)
+    for model in model_set.models.values():
+        model.had_outcome = is_announced
+    counts = resume_instances(model_set)
+    clean_up_unknown(model_set)
+    kept, ended = counts.kept, counts.ended
+    text = f"kept {kept} workers; {ended} had ended, {unknown_children} were unknown and are ended"
+    event_log.record("readopted", text, brain=number, kept=kept, ended=ended, strays=unknown_children)
+    startup_policy.apply_desired_state(settings, model_set, storage.state_dir.desired_state, models.loader)
+
+
+def resume_instances(model_set: ModelSet) -> TakeOverCounts:
+    """Go on with each instance in the state that it was saved in."""
     counts = TakeOverCounts()
-    for model in list(fleet.models.values()):
-        for edition in list(model.revisions):
-            for instance in list(edition.instances()):
-                _go_on(instance, edition, counts)
-            if edition.role is RevisionRole.STAGED:
-                fleet.retire(edition)  # whoever asked for it was told that the brain is gone
-        fleet.mark_changed(model.name)
+    for model in list(model_set.models.values()):
+        for revision in list(model.revisions):
+            for instance in list(revision.instances()):
+                _resume(instance, revision, counts)
+            if revision.role is RevisionRole.STAGED:
+                revision_changes.retire(revision)  # the caller of this reload got an error
+        model_set.mark_changed(model.name)
     return counts
 
 
-def clean_up_unknown(fleet: ModelSet) -> None:
-    """Bury what belongs to no life that is known: the last brain made it and could say so to nobody, or had not come to
-    bury it."""
-    site = fleet.context
-    tenures = {each.worker_id: each.worker for each in fleet.instances() if each.worker is not None}
-    groups = {tenure.group.name for tenure in tenures.values()}
-    for name in set(site.cgroups.names()) - groups:
-        if is_worker_name(name.partition("~")[0]):  # what follows the mark was added by cgroup.py
-            site.cleanup.add(site.cgroups.group(name), "", "")
-    known = {worker_name(*key) for key in tenures}
-    runtime = site.settings.runtime_dir
-    for name in {*_names_in(site.launch_environment.scratch), *_names_in(runtime)} - known:
+def clean_up_unknown(model_set: ModelSet) -> None:
+    """Remove control groups, scratch directories and sockets that belong to no known worker: the controller before died
+    before it could record or clean them."""
+    context = model_set.context
+    workers = {each.worker_id: each.worker for each in model_set.instances() if each.worker is not None}
+    groups = {worker.group.name for worker in workers.values()}
+    for name in set(context.cgroups.names()) - groups:
+        if is_worker_name(name.partition("~")[0]):  # what follows the tilde was added by linux/cgroup.py
+            context.cleanup.add(context.cgroups.group(name), "", "")
+    known = {worker_name(*worker_id) for worker_id in workers}
+    scratch, runtime = context.launch_environment.scratch, context.settings.runtime_dir
+    for name in {*_names_in(scratch), *_names_in(runtime)} - known:
         if is_worker_name(name):
-            site.cleanup.add(None, str(Path(site.launch_environment.scratch) / name), str(Path(runtime) / name))
+            context.cleanup.add(None, str(Path(scratch) / name), str(Path(runtime) / name))
 
 
-def _names_in(folder: str) -> list[str]:
+def _names_in(directory: str) -> list[str]:
     with contextlib.suppress(OSError):
-        return os.listdir(folder)
+        return os.listdir(directory)
     return []
 
 
-def _go_on(instance: Instance, edition: Revision, counts: TakeOverCounts) -> None:
+def _resume(instance: Instance, revision: Revision, counts: TakeOverCounts) -> None:
     if instance.state in (InstanceState.BACKOFF, InstanceState.FAILED):
         actions.start_retry_timer(instance)
     if instance.state not in ALIVE:
         return
     if instance.process is None:
         counts.ended += 1
-        instance.vanished()
+        worker_exit.vanished(instance)
         return
     counts.kept += 1
-    was = instance.state
-    instance.process.channel.drain()  # what it said while there was no brain
-    if instance.state is not was:
-        return  # and that was the next step
+    before = instance.state
+    instance.process.channel.drain()  # what it sent while there was no controller
+    if instance.state is not before:
+        return  # that was the next step
     if instance.state is InstanceState.READY and instance.revision.metadata is not None:
-        if edition.role is RevisionRole.ACTIVE:
+        if revision.role is RevisionRole.ACTIVE:
             actions.link_to_gateways(instance)
-    elif instance.state in (InstanceState.STARTING, InstanceState.READY) or _is_unheard(instance):
-        _begin_anew(instance)
+    elif instance.state in (InstanceState.STARTING, InstanceState.READY) or _has_lost_ready(instance):
+        _restart(instance)
     elif instance.state is InstanceState.DRAINING:
         actions.perform(instance, lifecycle_events.StartDrain())
     elif instance.state in (InstanceState.STOPPING, InstanceState.QUARANTINED):
         actions.perform(instance, lifecycle_events.Kill())
 
 
-def _is_unheard(instance: Instance) -> bool:
-    """It serves by its page, and has said so to a brain that did not live to do anything about it."""
+def _has_lost_ready(instance: Instance) -> bool:
+    """Its status page says that it serves, and its message of that went to a controller that died over it."""
     assert instance.process is not None, f"instance {instance.id} has no process"
     return instance.state in STARTING_UP and instance.process.has_served
 
 
-def _begin_anew(instance: Instance) -> None:
-    """Whether it was told what to become, or what it told, nobody knows: no fault of its model's."""
+def _restart(instance: Instance) -> None:
+    """It is unknown what it was sent, or what it sent. Its exit is not counted against its model."""
     assert instance.worker is not None, f"instance {instance.id} has no process"
-    instance.worker.killed_unwanted = True
+    instance.worker.termination.killed_unwanted = True
     instance.situation = Situation(instance.situation.wanted, InstanceState.STOPPING)
     actions.perform(instance, lifecycle_events.Kill())
-
-
-def _restore(instance: Instance, note: InstanceRecord, site: InstanceContext) -> None:
-    instance.situation = Situation(note.wanted, InstanceState(note.state))
-    instance.generation = note.generation
-    instance.is_probe = note.probe
-    instance.retry_at_s = note.retry_at_s
-    instance.is_queued = note.wanted and instance.state is InstanceState.ABSENT
-    instance.failure = _judgement(note.trouble)
-    if instance.state in ALIVE:
-        instance.worker = WorkerProcess(site.cgroups.group(note.group), note.spawned_s, note.visible_devices)
-        instance.worker.ready_s = note.ready_s
-        instance.worker.is_linked = note.ready_s > 0
-        instance.worker.condemned = _judgement(note.condemned)
-        instance.worker.load_failure = _judgement(note.failed)
-        instance.worker.stop_sent = instance.state is InstanceState.DRAINING  # or about to be told, by either of us
-
-
-def _model_note(model: Model) -> ModelRecord:
-    return ModelRecord(model.name, model.wanted, tuple(_edition_note(each) for each in model.revisions))
-
-
-def _edition_note(edition: Revision) -> RevisionRecord:
-    releases = tuple(_release_note(each) for each in edition.versions)
-    return RevisionRecord(edition.role, edition.config, edition.stamp, releases)
-
-
-def _release_note(release: VersionRevision) -> VersionRecord:
-    ends = tuple(ExitRecord(end.at_s, end.served_s, end.was_probe) for end in release.exits)
-    return VersionRecord(
-        release.spec, release.metadata, ends, tuple(_instance_note(each) for each in release.instances)
-    )
-
-
-def _instance_note(instance: Instance) -> InstanceRecord:
-    tenure = instance.worker
-    return InstanceRecord(
-        instance=instance.id,
-        generation=instance.generation,
-        wanted=instance.situation.wanted,
-        state=instance.state,
-        probe=instance.is_probe,
-        retry_at_s=instance.retry_at_s,
-        spawned_s=tenure.spawned_s if tenure else 0.0,
-        ready_s=tenure.ready_s if tenure else 0.0,
-        trouble=_judgement_note(instance.failure),
-        condemned=_judgement_note(tenure.condemned) if tenure else None,
-        failed=_judgement_note(tenure.load_failure) if tenure else None,
-        group=tenure.group.name if tenure else "",
-        visible_devices=tenure.visible_devices if tenure else "",
-    )
-
-
-def _judgement_note(judgement: WorkerFailure | None) -> FailureRecord | None:
-    return FailureRecord(judgement.code, judgement.text, judgement.of_load) if judgement else None
-
-
-def _judgement(note: FailureRecord | None) -> WorkerFailure | None:
-    return WorkerFailure(note.code, note.text, of_load=note.of_load) if note else None

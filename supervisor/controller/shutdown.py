@@ -1,61 +1,59 @@
-"""The orderly end: not ready, drained, workers told to leave, gateways closed, then the keeper is told."""
+"""The orderly stop of a server: drain the gateways, stop the workers, stop the gateways, then tell the keeper."""
 
 from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.keeper_control import SignalChild
+from mmsup.ipc.messages.keeper_control import ShutdownFinished, SignalChild
+from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Storage
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.revision import RevisionRole
-
-if TYPE_CHECKING:
-    from mmsup.supervisor.controller.controller import Controller
+from mmsup.supervisor.models import revision_changes
 
 WORKER_EXIT_S: Final = 5.0
-"""What workers may take to unload, at least, however long the drain took."""
+"""What workers may take to unload, however long the drain took."""
 KILL_EXIT_S: Final = 2.0
-"""What the kernel may take to end workers that have not left by then."""
+"""What the kernel may take to end workers that were killed then."""
 GATEWAY_EXIT_S: Final = 3.0
 """What gateways may take to close idle connections."""
 
 
-async def shut_down(brain: Controller) -> None:
-    """Carry it out. Nothing here is waited for beyond its limit."""
-    began_s = time.monotonic()
-    brain.state_dir.event_log.record("stopping", "draining: accepted work is finished, new work is refused")
-    brain.loader.stop_accepting()
-    brain.model_set.on_reconciled()
+async def shut_down(context: ControllerContext, storage: Storage, models: Models, gateways: Gateways) -> int:
+    """Stop the server, whose loads have been refused; the exit code. Waits for nothing beyond its limit."""
+    started_s, exit_timeout_s = time.monotonic(), context.settings.exit_timeout_s
+    model_set, wait_until = models.model_set, context.change_signal.wait_until
     failpoint("brain.drain")
-    drained = await brain.gateways.drain(brain.settings.exit_timeout_s)
+    drained = await gateways.barriers.drain(exit_timeout_s)
     failpoint("brain.drained")
-    for model in brain.model_set.models.values():
-        for edition in model.revisions:
-            if edition.role is not RevisionRole.RETIRING:
-                brain.model_set.retire(edition)
-    left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKER_EXIT_S)
-    await brain.change_signal.wait_until(
-        lambda: not any(each.can_be_stopped() for each in brain.model_set.instances()), left_s
-    )
-    for instance in brain.model_set.instances():
+    for model in model_set.models.values():
+        for revision in model.revisions:
+            if revision.role is not RevisionRole.RETIRING:
+                revision_changes.retire(revision)
+
+    def are_stopped() -> bool:
+        return not any(each.can_be_stopped() for each in model_set.instances())
+
+    await wait_until(are_stopped, max(exit_timeout_s - (time.monotonic() - started_s), WORKER_EXIT_S))
+    for instance in model_set.instances():
         if instance.can_be_stopped():
-            instance.apply(
-                lifecycle_events.ExitOverdue()
-            )  # who still waits for it is told so, instead of being cut off
-    await brain.change_signal.wait_until(
-        lambda: not any(each.can_be_stopped() for each in brain.model_set.instances()), KILL_EXIT_S
-    )
+            instance.apply(lifecycle_events.ExitOverdue())  # its callers get an answer instead of a closed connection
+    await wait_until(are_stopped, KILL_EXIT_S)
     failpoint("brain.emptied")
-    for gateway in brain.gateways.processes():
-        brain.send_to_keeper(SignalChild(gateway.token, signal.SIGTERM))
-    await brain.change_signal.wait_until(
-        lambda: all(each.process is None for each in brain.gateways.processes()), GATEWAY_EXIT_S
-    )
-    brain.state_dir.desired_state.clear()
-    text = "drained" if drained else f"work was left after {brain.settings.exit_timeout_s:g} s"
-    brain.state_dir.event_log.record("stopping", f"{text}; the server ends")
+    for gateway in gateways.pool.processes():
+        context.keeper.send(SignalChild(gateway.token, signal.SIGTERM))
+    await wait_until(lambda: all(each.process is None for each in gateways.pool.processes()), GATEWAY_EXIT_S)
+    storage.state_dir.desired_state.clear()
+    text = "drained" if drained else f"work was left after {exit_timeout_s:g} s"
+    storage.event_log.record("stopping", f"{text}; the server ends")
     failpoint("brain.finish")
-    brain.finish(exit_codes.SUCCESS if drained else exit_codes.REFUSED)
+    return exit_codes.SUCCESS if drained else exit_codes.REFUSED
+
+
+def finish(context: ControllerContext, code: int) -> None:
+    """Tell the keeper to exit with this code, and exit."""
+    context.keeper.send(ShutdownFinished(code))
+    context.finished.set()

@@ -1,4 +1,9 @@
-"""What the brain keeps in the state directory: the journal, the models' output, the wishes."""
+"""The state directory of a server and the files in it.
+
+events.jsonl       what happened        logs/MODEL.log      what a model's workers printed
+wanted.json        desired state        scratch/            directories of running workers
+deaths/MODEL/      the last crashes, a report each
+"""
 
 from __future__ import annotations
 
@@ -12,34 +17,29 @@ from mmsup.supervisor.state.desired_state import DesiredState
 
 
 class StateDir:
-    """One per brain.
-
-    events.jsonl       what happened        logs/MODEL.log      what a model's workers printed
-    wanted.json        what was asked       scratch/            folders of living workers
-    deaths/MODEL/      the last deaths, a bundle each
-    """
+    """Opens each file when it is needed first."""
 
     def __init__(self, settings: Settings) -> None:
-        self._home = Path(settings.state_dir)
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.event_log = EventLog(self._home / "events.jsonl")
-        self.desired_state = DesiredState(self._home / "wanted.json", settings.control_mode)
-        self.crash_archive = CrashArchive(self._home / "deaths")
-        self._logbooks: dict[str, ModelOutput] = {}
+        self._path = Path(settings.state_dir)
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.event_log = EventLog(self._path / "events.jsonl")
+        self.desired_state = DesiredState(self._path / "wanted.json", settings.control_mode)
+        self.crash_archive = CrashArchive(self._path / "deaths")
+        self._outputs: dict[str, ModelOutput] = {}
 
     @property
     def scratch(self) -> str:
-        """Where each life has a folder of its own."""
-        return str(self._home / "scratch")
+        """Where each worker has a directory of its own."""
+        return str(self._path / "scratch")
 
     def model_output(self, name: str) -> ModelOutput:
-        """The output of one model; `_gateways` is theirs, for no model's name begins so."""
-        if name not in self._logbooks:
-            self._logbooks[name] = ModelOutput(self._home / "logs" / f"{name}.log")
-        return self._logbooks[name]
+        """The output of one model, or of the gateways: no model's name starts with an underscore."""
+        if name not in self._outputs:
+            self._outputs[name] = ModelOutput(self._path / "logs" / f"{name}.log")
+        return self._outputs[name]
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         self.event_log.close()
-        for logbook in self._logbooks.values():
-            logbook.close()
+        for output in self._outputs.values():
+            output.close()

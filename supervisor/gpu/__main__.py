@@ -17,13 +17,12 @@ from mmsup.supervisor.gpu.inventory import Gpu, GpuProcess, Gpus
 
 
 class _Nvml:
-    """NVML, once it has let itself be initialised. Every call may take for ever."""
+    """NVML. Every call may hang for ever."""
 
     def __init__(self) -> None:
         self._library: Any = None  # a module that ships no types
 
     def read(self) -> Gpus:
-        """All devices now."""
         try:
             nvml: Any = importlib.import_module("pynvml")  # see above
         except ImportError:
@@ -64,7 +63,7 @@ def _processes(nvml: Any, handle: Any) -> Iterator[GpuProcess]:  # the module, a
 
 
 def _serve(read: Callable[[], Gpus]) -> None:
-    """One line for each line, until whoever asks is gone."""
+    """One line for each line, until the end of input."""
     for _ in sys.stdin.buffer:
         sys.stdout.buffer.write(to_json(read()) + b"\n")
         sys.stdout.buffer.flush()

@@ -1,16 +1,18 @@
-"""Whether a GPU has its memory back after the end of a worker, so that the next one can be loaded there. Pure.
+"""Whether a GPU has released the memory of a worker that exited, so that the next one can be loaded there. Pure.
 
-A death is known before the driver has freed what the dead one held; a successor that comes at once meets an
-out-of-memory that is not its own. So a load waits until a look at the device, asked for after the death, accounts for
-as much memory as the last one before it: what is free, and what living processes hold. That others have grown meanwhile
-does not matter where NVML shows who holds what. Where it shows nobody, the worker's own word counts for its share.
+An exit is known before the driver has freed the memory, and a successor that starts at once would fail for lack of it.
+So a load waits until a snapshot of the device, requested after the exit, accounts for as much memory as the last one
+before it: free, or held by living processes. That others have grown meanwhile does not matter where NVML shows which
+process holds what. Where it shows none, the worker's own figure counts as its share.
 
 A load that needs no more than is free does not wait. One that has waited for WAIT_S is refused if it is known to need
-more than is free; what nobody knows is tried, and the engine says what it meets.
+more than is free; if its need is unknown it is tried, and the engine reports what happens.
 """
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,14 +21,16 @@ from mmsup.supervisor.gpu.inventory import Gpu
 
 WAIT_S: Final = 10.0
 GIVE_UP_S: Final = 600.0
-"""Memory that is not back by then will not come, and what was counted before says nothing any more."""
+"""Memory that is not released by then never will be, and older figures mean nothing any more."""
 SLACK_BYTES: Final = 64 << 20
-"""What drivers and contexts take and give by themselves beside any one process."""
+"""What drivers and contexts take and release by themselves."""
+MAX_PENDING: Final = 64
+"""Of one device; it may be long before NVML answers again."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuUsage:
-    """What one worker was seen to hold of a device, and what there was in all: free, or held by somebody."""
+    """What one worker was seen to hold of a device, and all memory accounted for there: free or held by a process."""
 
     held_bytes: int = 0
     counted_bytes: int = 0
@@ -34,7 +38,7 @@ class GpuUsage:
 
 @dataclass(frozen=True, slots=True)
 class PendingRelease:
-    """What a device has to give back after an end. Times are monotonic seconds."""
+    """Memory that a device has to release after an exit. Times are monotonic seconds."""
 
     pid: int
     usage: GpuUsage
@@ -51,43 +55,71 @@ class GpuSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class AwaitRelease:
-    """Not yet: look again."""
+    """Wait for the next snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class InsufficientMemory:
-    """It was waited for in vain."""
+    """It has not been released in time."""
 
     need_bytes: int
     free_bytes: int
 
 
-def usage_of(pid: int, gpu: Gpu, said_bytes: int) -> GpuUsage:
-    """Of a worker that lives; `said_bytes`: its own word, which counts where NVML shows nobody."""
+MemoryCheck = AwaitRelease | InsufficientMemory | None
+"""None: the load can go on."""
+
+
+def usage_of(pid: int, gpu: Gpu, own_bytes: int) -> GpuUsage:
+    """Of a living worker; `own_bytes`: its own figure, which counts where NVML shows no processes."""
     seen = {each.pid: each.held_bytes for each in gpu.held}
-    return GpuUsage(seen.get(pid, said_bytes), gpu.free_bytes + (sum(seen.values()) if seen else said_bytes))
+    return GpuUsage(seen.get(pid, own_bytes), gpu.free_bytes + (sum(seen.values()) if seen else own_bytes))
 
 
-def is_released(debt: PendingRelease, gpu: Gpu) -> bool:
-    """Whether a device, seen after the end, has what the dead one held."""
-    living = sum(each.held_bytes for each in gpu.held if each.pid != debt.pid)
-    return gpu.free_bytes + living + SLACK_BYTES >= debt.usage.counted_bytes
+def is_released(pending: PendingRelease, gpu: Gpu) -> bool:
+    """Whether a device, seen after the exit, has released the memory."""
+    living = sum(each.held_bytes for each in gpu.held if each.pid != pending.pid)
+    return gpu.free_bytes + living + SLACK_BYTES >= pending.usage.counted_bytes
 
 
-def is_settled(debt: PendingRelease, sight: GpuSnapshot) -> bool:
-    """Whether nobody has to look after it any longer."""
-    return debt.at_s <= sight.asked_s and (is_released(debt, sight.gpu) or sight.asked_s > debt.at_s + GIVE_UP_S)
+def is_settled(pending: PendingRelease, snapshot: GpuSnapshot) -> bool:
+    """Whether it can be forgotten: it is released, or will never be."""
+    is_late = snapshot.asked_s > pending.at_s + GIVE_UP_S
+    return pending.at_s <= snapshot.asked_s and (is_released(pending, snapshot.gpu) or is_late)
 
 
 def check_memory(
-    need_bytes: int | None, debts: Sequence[PendingRelease], sight: GpuSnapshot, now_s: float
-) -> AwaitRelease | InsufficientMemory | None:
-    """What a load has to do that needs so much (None: nobody knows); None: go on."""
-    if any(each.at_s > sight.asked_s for each in debts):
+    need_bytes: int | None, pending: Sequence[PendingRelease], snapshot: GpuSnapshot, now_s: float
+) -> MemoryCheck:
+    """Whether a load that needs so much can go on; `need_bytes` None: unknown."""
+    if any(each.at_s > snapshot.asked_s for each in pending):
         return AwaitRelease()
-    owing = [each for each in debts if not is_released(each, sight.gpu)]
-    if not owing or (need_bytes is not None and need_bytes <= sight.gpu.free_bytes):
+    missing = [each for each in pending if not is_released(each, snapshot.gpu)]
+    if not missing or (need_bytes is not None and need_bytes <= snapshot.gpu.free_bytes):
         return None
-    if any(now_s < each.at_s + WAIT_S for each in owing):
+    if any(now_s < each.at_s + WAIT_S for each in missing):
         return AwaitRelease()
-    return InsufficientMemory(need_bytes, sight.gpu.free_bytes) if need_bytes is not None else None
+    return InsufficientMemory(need_bytes, snapshot.gpu.free_bytes) if need_bytes is not None else None
+
+
+class PendingReleases:
+    def __init__(self) -> None:
+        self._by_device: defaultdict[str, list[PendingRelease]] = defaultdict(list)
+
+    def add(self, device: str, pid: int, usage: GpuUsage) -> None:
+        pending = self._by_device[device]
+        pending.append(PendingRelease(pid, usage, time.monotonic()))
+        del pending[:-MAX_PENDING]
+
+    def has_any(self, device: str) -> bool:
+        return bool(self._by_device.get(device))
+
+    def check(self, device: str, need_bytes: int | None, snapshot: GpuSnapshot) -> MemoryCheck:
+        """`check_memory` for a load on this device, now."""
+        return check_memory(need_bytes, self._by_device.get(device, ()), snapshot, time.monotonic())
+
+    def settle(self, snapshots: dict[str, GpuSnapshot]) -> None:
+        """Forget those that are settled by new snapshots."""
+        for device, snapshot in snapshots.items():
+            if device in self._by_device:
+                self._by_device[device] = [each for each in self._by_device[device] if not is_settled(each, snapshot)]

@@ -1,7 +1,7 @@
-"""The helper that asks NVML for the brain (gpu.py is its program): started when it is needed, killed when it is silent.
+"""Runs the NVML helper process (gpu/__main__.py) for the controller: starts it on demand, kills it at its deadline.
 
-NVML can hang for ever beside a broken process. The helper alone hangs with it, and is killed at its deadline. One that
-SIGKILL does not end, since the driver holds it, has no successor before it is gone: there is never more than one.
+NVML can hang for ever beside a broken process; then the helper alone hangs. One that SIGKILL does not end, because it
+is blocked in the driver, is not replaced until it is gone: there is never more than one.
 """
 
 from __future__ import annotations
@@ -14,34 +14,33 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from mmsup.supervisor.gpu import inventory
+from mmsup.supervisor.gpu.inventory import Gpus, parse
 
 FIRST_LIMIT_S: Final = 10.0
-"""The first call to a driver without a persistence daemon wakes the cards: seconds for a full box."""
+"""The first call to a driver without a persistence daemon initialises the GPUs: seconds on a machine with many."""
 ANSWER_LIMIT_S: Final = 3.0
 EXIT_LIMIT_S: Final = 1.0
 MAX_ANSWER_BYTES: Final = 1 << 20
 
 
-class NvmlTimeout(Exception):  # noqa: N818 - reads as what it says
-    """NVML has not said anything; the text says why."""
+class NvmlTimeout(Exception):  # noqa: N818 - a state, not an error of the server
+    """NVML has not answered; the text says why."""
 
 
 class NvmlClient:
-    """One helper at a time, for one who asks at a time."""
+    """One helper process and one query at a time."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._helper: subprocess.Popen[bytes] | None = None
         self._has_answered = False
 
-    async def query(self) -> inventory.Gpus:
-        """What NVML says now; Silent if it does not say it in time."""
+    async def query(self) -> Gpus:
         limit_s = ANSWER_LIMIT_S if self._has_answered else FIRST_LIMIT_S
         try:
             helper = self._start()
             async with asyncio.timeout(limit_s):
-                answer = inventory.parse(await _exchange(helper))
+                answer = parse(await _exchange(helper))
         except TimeoutError:
             await self.close()
             raise NvmlTimeout(f"NVML did not answer within {limit_s:g} s") from None
@@ -52,7 +51,7 @@ class NvmlClient:
         return answer
 
     async def close(self) -> None:
-        """Kill and reap it; one that cannot be killed is left to the keeper, which ends our session after us."""
+        """Kill and reap the helper; one that cannot be killed is left to the keeper, which ends this session."""
         helper = self._helper
         if helper is None:
             return
@@ -67,7 +66,7 @@ class NvmlClient:
             self._helper = None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """The helper; OSError if there can be none."""
+        """The helper, started if there is none; OSError if that fails."""
         if self._helper is None:
             argv = [sys.executable, "-P", "-m", "mmsup.supervisor.gpu"]
             pipe, null = subprocess.PIPE, subprocess.DEVNULL
@@ -83,7 +82,7 @@ class NvmlClient:
 
 
 async def _exchange(helper: subprocess.Popen[bytes]) -> bytes:
-    """One line for one line; OSError if the helper has ended."""
+    """Send one line and return one; OSError if the helper has exited."""
     assert helper.stdin is not None, "its input is a pipe"
     assert helper.stdout is not None, "its output is a pipe"
     helper.stdin.write(b"\n")

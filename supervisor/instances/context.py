@@ -1,34 +1,30 @@
-"""What an instance acts upon: the keeper, the gateways, the books. Handed to each as one object."""
+"""What instances depend on: keeper, gateways, GPUs, control groups, logs; passed to each of them as one object.
+
+The protocols state what instances need of parts that lie above them. None of them knows the class Instance.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from mmsup.ipc.paths import worker_socket
+from mmsup.ipc.paths import WorkerId, worker_socket
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.gpu.memory_release import GpuUsage
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
+from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 
-if TYPE_CHECKING:
-    from mmsup.supervisor.instances.instance import Instance
-    from mmsup.supervisor.postmortem.collector import CrashCollector
-
-WorkerId = tuple[int, int]
-"""Instance and generation."""
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerEndpoint:
-    """A life that gateways may route to."""
-
     instance: int
     generation: int
     address: str
@@ -38,80 +34,66 @@ class WorkerEndpoint:
 
     @property
     def worker_id(self) -> WorkerId:
-        """Instance and generation."""
         return self.instance, self.generation
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailure:
-    """What gateways answer to the callers of a life that ended, or is about to."""
+    """Why a worker failed, as gateways answer it to the callers."""
 
     code: str
     text: str
     retryable: bool = True
     of_load: bool = False
-    """It is about a load that failed; `code` and `text` are then for whoever asked for the load."""
+    """A load failed; `code` and `text` then answer the load request."""
 
 
 class WorkerRouting(Protocol):
-    """The gateways, as the instances see them."""
+    """The gateways, as instances see them."""
 
-    def link(self, serving: WorkerEndpoint) -> None:
-        """Route to this life."""
-        ...
+    def link(self, endpoint: WorkerEndpoint) -> None:
+        """Route to this worker."""
 
-    def unlink(self, key: WorkerId) -> None:
-        """Route nothing more to it."""
-        ...
+    def unlink(self, worker: WorkerId) -> None:
+        """Send no more requests to it."""
 
-    def condemn(self, key: WorkerId, judgement: WorkerFailure) -> None:
-        """It is about to be killed."""
-        ...
+    def condemn(self, worker: WorkerId, failure: WorkerFailure) -> None:
+        """It is about to be killed: answer or retry its requests now."""
 
-    def verdict(self, key: WorkerId, judgement: WorkerFailure) -> None:
-        """It is dead, and this is why."""
-        ...
+    def verdict(self, worker: WorkerId, failure: WorkerFailure) -> None:
+        """It is dead, for this reason."""
 
     def barrier(self, limit_s: float, on_done: Callable[[], None]) -> None:
-        """Call `then` once, when all gateways have done what was said so far, or after the limit."""
-        ...
+        """Call `on_done` once all gateways have applied everything sent so far, or after the limit."""
 
 
 class DevicePlacement(Protocol):
-    """The GPUs, as the instances see them."""
+    """The GPUs, as instances see them. `device` is what CUDA_VISIBLE_DEVICES of a worker holds; empty: the CPU."""
 
-    def must_wait(self, instance: Instance) -> bool:
-        """Whether its load has to wait for memory of one."""
-        ...
+    def must_wait(self, instance: int, spec: ModelSpec, on_progress: Callable[[str], None]) -> bool:
+        """Whether the load has to wait for GPU memory; `on_progress` is told once, in words."""
 
-    def assign(self, instance: Instance) -> str:
-        """CUDA_VISIBLE_DEVICES for it; gpu.NoGpu if that cannot be had now."""
-        ...
+    def assign(self, instance: int, spec: ModelSpec) -> str:
+        """The device of a worker that is about to start; NoGpu if there is none for it now."""
 
-    def on_ready(self, instance: Instance) -> None:
-        """It is ready."""
-        ...
+    def on_ready(self, device: str) -> None:
+        """A worker there is ready."""
 
-    def on_fault(self, instance: Instance) -> None:
-        """It left with a GPU fault."""
-        ...
+    def on_fault(self, device: str, model: str) -> None:
+        """A worker there exited with a GPU fault."""
 
-    def on_exit(self, instance: Instance) -> None:
-        """Its process is gone."""
-        ...
+    def on_exit(self, device: str, pid: int, usage: GpuUsage) -> None:
+        """A worker there is gone, and its memory is to come back."""
 
 
 class KeeperSender(Protocol):
-    """The keeper, as everybody sees it."""
-
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send one message of TO_KEEPER."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceContext:
-    """One per brain."""
+    """One per controller."""
 
     settings: Settings
     launch_environment: LaunchEnvironment
@@ -120,17 +102,12 @@ class InstanceContext:
     cgroups: CgroupBackend
     event_log: EventLog
     model_output: Callable[[str], ModelOutput]
+    """The captured output of a model, by its name."""
     cleanup: Cleanup
     crash_collector: CrashCollector
     devices: DevicePlacement
     rng: random.Random
-    on_change: Callable[[Instance], None]
-    """Something about it is not as it was; looked at once this turn of the loop is over."""
-    on_progress: Callable[[Instance, str], None]
-    """How far its load is, in words."""
-    on_ready: Callable[[Instance], None]
-    """It serves; whether it is linked depends on whose content is in force."""
 
-    def zeromq_address(self, key: WorkerId) -> str:
-        """Where a life binds its ZeroMQ socket; empty if requests come over pairs."""
-        return worker_socket(self.settings.runtime_dir, *key) if self.settings.link == "zeromq" else ""
+    def zeromq_address(self, worker: WorkerId) -> str:
+        """Where a worker binds its ZeroMQ socket; empty if requests use socket pairs."""
+        return worker_socket(self.settings.runtime_dir, *worker) if self.settings.link == "zeromq" else ""

@@ -1,79 +1,132 @@
-"""One instance: lifecycle.py's machine with its facts beside it. Events come in here and nowhere else.
+"""One instance of a model version: the shell of the state machine in lifecycle.py, with all facts beside its state.
 
-Decides nothing: what an event means stands in lifecycle.py, when to try again in restart.py, why it died in cause.py.
-Who else has a part: ears.py hears its process, hands.py carries actions out, fleet.py decides what many instances
-decide together (turns among the loads, whose content is in force).
+Every event enters through `Instance.apply`, which runs the machine and performs the resulting actions. This file only
+holds state. Events come from the keeper (worker_exit.py, worker_messages.py), from the worker (worker_messages.py) and
+from probes and timers (actions.py); what concerns many instances is decided in models/model_set.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import random
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild
-from mmsup.ipc.paths import worker_socket
-from mmsup.supervisor.instances import actions as hands
-from mmsup.supervisor.instances import exit_evidence, lifecycle, lifecycle_events
-from mmsup.supervisor.instances.context import InstanceContext, WorkerEndpoint, WorkerFailure, WorkerId
-from mmsup.supervisor.instances.exit_evidence import WorkerExit
-from mmsup.supervisor.instances.lifecycle_events import ALIVE, InstanceState, Situation
-from mmsup.supervisor.instances.revision import VersionRevision
-from mmsup.supervisor.instances.worker_messages import WorkerMessages
+from mmsup.ipc.paths import WorkerId
+from mmsup.ipc.specs import Metadata, ModelSpec
+from mmsup.supervisor.instances import lifecycle, restart_policy
+from mmsup.supervisor.instances.context import InstanceContext, WorkerEndpoint, WorkerFailure
+from mmsup.supervisor.instances.lifecycle_events import ALIVE, Action, Event, InstanceState, Situation
+from mmsup.supervisor.instances.restart_policy import NextTry
 from mmsup.supervisor.instances.worker_process import WorkerProcess
-from mmsup.supervisor.observability.event_log import Event
-from mmsup.supervisor.postmortem.in_flight import InFlightSummary
-from mmsup.supervisor.processes import backoff
+from mmsup.supervisor.observability import event_log
+from mmsup.supervisor.processes.backoff import MAX_EXITS, Exit
 from mmsup.supervisor.processes.child_process import ChildProcess
-from mmsup.supervisor.processes.launch_spec import scratch_dir, worker_token
 
 TRANSITIONS_KEPT: Final = 12
 
 
-class Instance:
-    """One worker slot of a model version."""
+@dataclass(slots=True, eq=False)
+class VersionRevision:
+    spec: ModelSpec
+    metadata: Metadata | None = None
+    """None until one of its workers was ready."""
+    exits: list[Exit] = field(default_factory=list["Exit"])
+    instances: list[Instance] = field(default_factory=list["Instance"])
 
-    def __init__(self, number: int, release: VersionRevision, site: InstanceContext) -> None:
+    def is_serving(self) -> bool:
+        return any(each.state is InstanceState.READY for each in self.instances)
+
+    def is_fully_ready(self) -> bool:
+        return all(each.state is InstanceState.READY for each in self.instances)
+
+    def load_failure(self) -> WorkerFailure | None:
+        return next((each.load_failure for each in self.instances if each.load_failure), None)
+
+    def next_try(self, last: Exit, rng: random.Random) -> NextTry:
+        """Records an exit that was a failure, and decides what follows it."""
+        instances = len(self.instances)
+        self.exits.append(last)
+        del self.exits[: -MAX_EXITS * instances]
+        return restart_policy.next_try(self.exits, last.at_s, rng, instances)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceHooks:
+    """What lies above an instance and has to know of it. The same for all instances."""
+
+    perform: Callable[[Instance, Action], None]
+    """Performs one action (actions.py)."""
+    on_change: Callable[[Instance], None]
+    """State or facts have changed."""
+    on_progress: Callable[[Instance, str], None]
+    """How far the load is, in words."""
+    on_ready: Callable[[Instance], None]
+    """It is ready; it is linked to the gateways if its revision is the active one."""
+
+
+@dataclass(slots=True)
+class ScheduledRetry:
+    at_s: float = 0.0
+    is_probe: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+class Instance:
+    """One worker slot of a model version; over time many worker processes, numbered by generation."""
+
+    def __init__(self, number: int, revision: VersionRevision, context: InstanceContext, hooks: InstanceHooks) -> None:
         self.id = number
-        self.revision = release
-        self.context = site
+        self.revision = revision
+        self.context = context
         self.situation = Situation()
         self.generation = 0
         self.worker: WorkerProcess | None = None
         """Invariant: there is one exactly in the states ALIVE."""
         self.is_queued = False
-        """It stands in the queue of loads."""
-        self.is_probe = False
-        self.retry_at_s = 0.0
-        self.retry_timer: asyncio.TimerHandle | None = None
+        """It waits for its turn to load."""
+        self.retry = ScheduledRetry()
         self.failure: WorkerFailure | None = None
-        """Why it is not up, as its model's callers get it; None while all is well."""
+        """Why it is not ready, as the callers of its model get it; None while all is well."""
         self.transitions: deque[str] = deque(maxlen=TRANSITIONS_KEPT)
+        self.hooks = hooks
 
     @property
     def state(self) -> InstanceState:
-        """What is true."""
+        """The actual state; what is wanted is `situation.wanted`."""
         return self.situation.state
 
     @property
     def worker_id(self) -> WorkerId:
-        """This life among all."""
         return self.id, self.generation
 
     @property
     def process(self) -> ChildProcess | None:
-        """The process, while there is one that we know."""
+        """The worker's process, once the keeper has started it."""
         return self.worker.process if self.worker else None
 
     @property
     def load_failure(self) -> WorkerFailure | None:
-        """Why its last load failed, if that is how things stand."""
+        """Why the last load failed, if none has succeeded since."""
         return self.failure if self.failure and self.failure.of_load else None
 
+    @property
+    def output_name(self) -> str:
+        """The name of this worker's stream in the captured output of its model."""
+        return f"{self.id}.{self.generation}"
+
+    def can_be_stopped(self) -> bool:
+        """Whether there is a process, or will be, that has not survived SIGKILL."""
+        return self.state in ALIVE and self.state is not InstanceState.QUARANTINED
+
+    def require_worker(self) -> WorkerProcess:
+        """The worker; the state guarantees that there is one."""
+        assert self.worker is not None, f"instance {self.id} has no worker in state {self.state}"
+        return self.worker
+
     def endpoint(self) -> WorkerEndpoint:
-        """What the gateways need to know of this life."""
         assert self.process is not None, f"instance {self.id} serves without a process"
         assert self.revision.metadata is not None, f"instance {self.id} serves without metadata"
         address = self.context.zeromq_address(self.worker_id)
@@ -81,70 +134,21 @@ class Instance:
             self.id, self.generation, address, self.revision.spec, self.revision.metadata, self.process
         )
 
-    def apply(self, event: lifecycle_events.Event) -> None:
-        """Something happened: step, act, let the fleet know."""
+    def apply(self, event: Event) -> None:
+        """Runs the state machine on an event and performs the actions."""
         before = self.situation
         spec = self.revision.spec
-        who = f"{spec.name}/{spec.version}#{self.id}.{self.generation}"
-        self.situation, actions = lifecycle.step(before, event, who, self.transitions)
+        name = f"{spec.name}/{spec.version}#{self.id}.{self.generation}"
+        self.situation, actions = lifecycle.step(before, event, name, self.transitions)
         self.transitions.append(f"{type(event).__name__}: {before.state} -> {self.state}")
         if self.state is InstanceState.STOPPING and self.worker and self.worker.liveness_probe:
             self.worker.liveness_probe.close()
         for action in actions:
-            hands.perform(self, action)
+            self.hooks.perform(self, action)
         if actions or self.situation != before:
-            self.context.on_change(self)
+            self.hooks.on_change(self)
 
-    def started(self, pid: int, descriptors: list[int]) -> None:
-        """The keeper has started its process, or gives it to a new brain."""
-        assert self.worker is not None, f"instance {self.id} was not to be started"
-        self.worker.process = ChildProcess(worker_token(*self.worker_id), pid, descriptors, WorkerMessages(self))
-        self.worker.artifact_digest = self.context.crash_collector.artifact_digest(self.revision.spec)
-        hands.start_liveness_probe(self, self.worker.process)
-        hands.watch_oom(self)
-        failpoint("brain.adopted")
-
-    def start_failed(self, text: str, code: str = "load_failed") -> None:
-        """Its process could not be started. With a code of its device's nothing is counted against its model: it is
-        tried again when the device is as it was, at the latest as late as one that was given up."""
-        self.failure = WorkerFailure(code, f"the worker could not be started: {text}", of_load=True)
-        self.record("load_failed", self.failure.text, code=code)
-        is_own = code == "load_failed"
-        decision = self._next_try(served_s=0.0) if is_own else backoff.Retry(backoff.PROBE_AFTER_S)
-        self._clean_up()
-        self.apply(lifecycle_events.StartFailed(decision))
-
-    def exited(self, exited: ChildExited) -> None:
-        """Its process is dead and reaped: hear it out, tell the gateways why, then everybody else."""
-        tenure = self.worker
-        assert tenure is not None, f"instance {self.id} has nothing that could end"
-        failpoint("brain.ended")
-        if tenure.process is not None:
-            tenure.process.drain_and_close()
-            tenure.infer_ready()
-        logbook = self.context.model_output(self.revision.spec.name)
-        loss = self.context.crash_collector.in_flight(self.worker_id)
-        in_flight = loss.in_flight if loss.is_complete or not tenure.is_linked else None
-        death = exit_evidence.collect(self.revision.spec, tenure, exited, logbook.finish(self.output_name), in_flight)
-        if tenure.is_linked:
-            self.context.gateways.verdict(self.worker_id, death.failure)
-        if tenure.was_requested(exited):
-            self.record("worker_stopped", "stopped as it was told to", pid=exited.pid)
-            decision: backoff.NextTry = backoff.Retry(0.0)
-        else:
-            decision = self._record_crash(tenure, death, loss)
-        self.context.keeper.send(ForgetChild(exited.token))
-        failpoint("brain.buried")
-        self._clean_up()
-        self.apply(lifecycle_events.ProcessExited(decision))
-
-    def vanished(self) -> None:
-        """Its process is gone and nobody will tell how: an earlier brain had heard it, and is dead itself."""
-        self._clean_up()
-        self.apply(lifecycle_events.ProcessExited(backoff.Retry(0.0)))
-
-    def record(self, name: str, text: str, **fields: Any) -> Event:  # JSON, as the journal takes it
-        """Write an event about this life down."""
+    def record(self, name: str, text: str, **fields: Any) -> event_log.Event:  # JSON, as the event log takes it
         spec = self.revision.spec
         return self.context.event_log.record(
             name,
@@ -156,58 +160,5 @@ class Instance:
             **fields,
         )
 
-    @property
-    def output_name(self) -> str:
-        """This life in its model's logbook."""
-        return f"{self.id}.{self.generation}"
-
-    def _record_crash(self, tenure: WorkerProcess, death: WorkerExit, loss: InFlightSummary) -> backoff.NextTry:
-        """A death that nobody asked for: what its model's callers get now, what follows, one event."""
-        if not tenure.ready_s and tenure.load_failure is None:
-            self.failure = death.load_failure
-        elif tenure.load_failure is None:
-            self.failure = WorkerFailure("model_restarting", death.failure.text)
-        served_s = time.monotonic() - tenure.ready_s if tenure.ready_s else 0.0
-        decision = self._next_try(served_s)
-        follows = round(decision.after_s, 3) if isinstance(decision, backoff.Retry) else None
-        event = self.record(
-            "worker_exit",
-            death.cause.detail,
-            **death.event_fields(),
-            requests=loss.ids(),
-            restart=self.generation,
-            next_delay_s=follows,
-        )
-        given_up = decision.reason if isinstance(decision, backoff.GiveUp) else ""
-        case = exit_evidence.crash_record(self, death, event["time"], follows, given_up)
-        self.context.crash_collector.collect(case, tenure.artifact_digest)
-        if death.cause.code == "gpu_fault":
-            self.context.devices.on_fault(self)
-        return decision
-
-    def _next_try(self, served_s: float) -> backoff.NextTry:
-        now_s = time.monotonic()
-        ends = self.revision.exits
-        ends.append(backoff.Exit(now_s, served_s, self.is_probe))
-        instances = len(self.revision.instances)
-        del ends[: -backoff.MAX_EXITS * instances]
-        self.is_probe = False
-        return backoff.next_try(ends, now_s, self.context.rng, instances)
-
-    def _clean_up(self) -> None:
-        tenure = self.worker
-        assert tenure is not None, f"instance {self.id} has nothing to bury"
-        self.context.devices.on_exit(self)
-        tenure.close()
-        scratch = scratch_dir(self.context.launch_environment, self.worker_id)
-        socket = worker_socket(self.context.settings.runtime_dir, self.id, self.generation)
-        self.context.cleanup.add(tenure.group, scratch, socket)
-        self.worker = None
-
-    def is_alive(self) -> bool:
-        """Whether there is a process, or one is being started."""
-        return self.state in ALIVE
-
-    def can_be_stopped(self) -> bool:
-        """Whether somebody may wait for its end: it is alive, and can be ended."""
-        return self.is_alive() and self.state is not InstanceState.QUARANTINED
+    def report_progress(self, text: str) -> None:
+        self.hooks.on_progress(self, text)

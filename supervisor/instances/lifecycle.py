@@ -1,23 +1,22 @@
-"""The life of one instance: which states there are, and what each event does in each of them. Pure.
+"""The state machine of one instance: its states, and what each event does in each of them. Pure.
 
-There is one machine per instance. Two facts make its situation: `wanted` comes from people (load, unload, swap,
-stop), `state` from the world. The shell (instance.py) turns messages, deaths and timers into events, calls `step`, and
-carries the actions out in their order. Time and restart counts are not states: whoever reports an end brings the
-decision of restart.py along.
+Two facts make a situation: `wanted` is set by people (load, unload, reload, shutdown), `state` by what happens. The
+shell (instance.py) turns messages, exits and timers into events, calls `step`, and performs the actions in order. Times
+and restart counts are no states: an event that reports an exit brings the decision of restart_policy.py along.
 
-    absent      no process. Wanted: it waits for its turn among the loads
-    starting    being spawned, or spawned and not yet heard of
-    loading     imports, artefact                        warming   its first runs
-    ready       it serves
-    draining    routed to no more, finishes what it has
-    stopping    condemned, or leaving by itself; the exit is awaited
-    quarantined killed, and still there: the kernel holds it. Nothing waits for it; the fleet gives its place to
-                another one where memory allows both, and its exit, should it come, is taken in as any other
-    backoff     dead; the next try has its time          failed    given up; the next probe has its time
-    stopped     ended on purpose; the instance is finished
+    absent       no process. Wanted: it waits for its turn to load
+    starting     the process is being started, or has not reported yet
+    loading      imports, artifact                         warming   first runs
+    ready        it serves
+    draining     no new requests; it finishes those it has
+    stopping     condemned, or exiting by itself; the exit is awaited
+    quarantined  unkillable: SIGKILL has not ended it. Nothing waits for it; another instance takes its slot where
+                 memory allows both. Its exit, should it come, is handled as any other
+    backoff      dead; waits for the next try              failed    given up; waits for the next probe
+    stopped      ended on purpose; the instance is finished
 
-If two rules apply: a process that is to end is never called back (a new one follows its exit), an exit is final
-whatever was said before it, and what a dead process still seems to say changes nothing.
+Precedence: (1) a stopping process is never revived, a new one follows its exit; (2) an exit overrides all earlier
+reports; (3) what is received from a dead process changes nothing.
 Every cell of the table is written. A missing one is a bug and raises.
 """
 
@@ -64,26 +63,26 @@ from mmsup.supervisor.instances.lifecycle_events import (
     WantDown,
     WantUp,
 )
-from mmsup.supervisor.processes.backoff import PROBE_AFTER_S, GiveUp, Retry
+from mmsup.supervisor.instances.restart_policy import PROBE_AFTER_S, GiveUp, Retry
 
 Step = tuple[Situation, list[Action]]
 Handler = Callable[[Situation, Any], Step]  # the second argument is the event of that cell
 
 
 class InvalidTransition(AssertionError):  # noqa: N818 - the name that the design gives it
-    """A cell that nobody wrote: a bug of ours."""
+    """The table has no such cell: a bug."""
 
 
 def step(situation: Situation, event: Event, name: str = "?", history: Sequence[str] = ()) -> Step:
-    """What an event makes of a situation, and what is to be done, in this order."""
+    """The situation after an event, and the actions to perform, in this order."""
     handler = TABLE.get((situation.state, type(event)))
     if handler is None:
-        told = "; ".join(history) or "none"
-        raise InvalidTransition(f"instance {name}: {type(event).__name__} in {situation.state}; its story: {told}")
+        before = "; ".join(history) or "none"
+        raise InvalidTransition(f"instance {name}: {type(event).__name__} in {situation.state}; before: {before}")
     return handler(situation, event)
 
 
-# Handlers, from the plainest on.
+# Handlers.
 
 
 def _ignore(situation: Situation, _event: Event) -> Step:
@@ -119,7 +118,7 @@ def _start(situation: Situation, _event: LoadAdmitted) -> Step:
 
 
 def _progress(situation: Situation, event: LoadProgressed) -> Step:
-    return replace(situation, state=InstanceState.WARMING if event.warming else InstanceState.LOADING), []
+    return replace(situation, state=InstanceState.WARMING if event.is_warm_up else InstanceState.LOADING), []
 
 
 def _serve(situation: Situation, _event: BecameReady) -> Step:
@@ -135,7 +134,7 @@ def _await_crash_exit(situation: Situation, _event: CrashReported) -> Step:
 
 
 def _condemn_crash(situation: Situation, event: CrashReported) -> Step:
-    # No kill: it would overwrite the true signal, and cut faulthandler off in mid-sentence.
+    # No kill: it would replace the true signal and cut off the output of faulthandler.
     return replace(situation, state=InstanceState.STOPPING), [Condemn(event.code, event.text), ExpectExit()]
 
 
@@ -168,7 +167,7 @@ def _fail_memory(situation: Situation, event: OutOfMemory) -> Step:
 
 
 def _condemn_memory(situation: Situation, event: OutOfMemory) -> Step:
-    # Killed also if it lives: the kernel takes the largest, and a worker whose child is gone is half dead.
+    # Killed also if it lives: the kernel kills the largest process, and a worker without its child cannot work.
     return replace(situation, state=InstanceState.STOPPING), [Condemn("worker_oom", event.text), Kill()]
 
 
@@ -178,7 +177,7 @@ def _condemn_slow_drain(situation: Situation, _event: ExitOverdue) -> Step:
 
 
 def _mark_unkillable(situation: Situation, _event: Unkillable) -> Step:
-    # Killed again: nobody knows what a signal met that did not end it.
+    # Killed again: why the first signal did not end it is unknown.
     return replace(situation, state=InstanceState.QUARANTINED), [RecordUnkillable(), Kill()]
 
 
@@ -198,7 +197,7 @@ def _ended(situation: Situation, event: ProcessExited | StartFailed) -> Step:
 
 
 def _drained(situation: Situation, event: ProcessExited) -> Step:
-    """An orderly end is nobody's fault: if it is wanted again, the next one follows at once."""
+    """A requested exit is no failure: if the instance is wanted again, it loads again at once."""
     if not situation.wanted:
         return _finish_now(situation, event)
     return Situation(wanted=True, state=InstanceState.ABSENT), [QueueLoad()]
@@ -246,7 +245,7 @@ _STOPPING: Final[dict[type[Any], Handler]] = {
     WantUp: _want_up,
     WantDown: _want_down,
     LoadAdmitted: _ignore,
-    ProcessStarted: _kill,  # it was to end before the keeper had started it
+    ProcessStarted: _kill,  # it was to be stopped before the keeper had started it
     StartFailed: _ended,
     LoadProgressed: _ignore,
     BecameReady: _ignore,
@@ -298,7 +297,7 @@ _ROWS: Final[dict[InstanceState, dict[type[Any], Handler]]] = {
         ProcessExited: _drained,
         HangDetected: _condemn_hung,
         LoadTimedOut: _ignore,
-        ProtocolViolated: _ignore,  # a worker that leaves closes its channel before the kernel reports its exit
+        ProtocolViolated: _ignore,  # an exiting worker closes its channel before the kernel reports the exit
         OutOfMemory: _condemn_memory,
         ExitOverdue: _condemn_slow_drain,
         Unkillable: _ignore,

@@ -1,7 +1,4 @@
-"""The words of lifecycle.py: the states of an instance, what can happen to it, what can be done about it.
-
-Events and actions are values; nothing here decides. The theory stands in lifecycle.py.
-"""
+"""States, events and actions of the state machine in lifecycle.py. Values only; nothing here decides."""
 
 from __future__ import annotations
 
@@ -9,12 +6,10 @@ import enum
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.supervisor.processes.backoff import NextTry
+from mmsup.supervisor.instances.restart_policy import NextTry
 
 
 class InstanceState(enum.StrEnum):
-    """What is true of an instance."""
-
     ABSENT = "absent"
     STARTING = "starting"
     LOADING = "loading"
@@ -40,8 +35,6 @@ ALIVE: Final = STARTING_UP | {
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What is wanted of an instance, and what is true."""
-
     wanted: bool = False
     state: InstanceState = InstanceState.ABSENT
 
@@ -51,17 +44,17 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class WantUp:
-    """People want it to serve."""
+    """It shall serve."""
 
 
 @dataclass(frozen=True, slots=True)
 class WantDown:
-    """People want it gone, gently."""
+    """It shall drain and stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadAdmitted:
-    """Its turn among the loads has come."""
+    """It may load now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +64,26 @@ class ProcessStarted:
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
-    """The keeper could not; `next` is restart.py's decision."""
+    """The process could not be started; `next` is the decision of the restart policy."""
 
     next: NextTry
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProgressed:
-    """The worker says how far its load is."""
+    """The worker reports how far its load is."""
 
-    warming: bool
+    is_warm_up: bool
 
 
 @dataclass(frozen=True, slots=True)
 class BecameReady:
-    """The worker says that it serves."""
+    """The worker reports that it is ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReportedFailed:
-    """The worker says why its model cannot be loaded; it is about to leave."""
+    """The worker reports why its model cannot be loaded; it is about to exit."""
 
     code: str
     text: str
@@ -98,7 +91,7 @@ class LoadReportedFailed:
 
 @dataclass(frozen=True, slots=True)
 class CrashReported:
-    """Its crash pipe spoke: the exit follows as soon as the kernel has torn it down."""
+    """faulthandler has written to the crash pipe: the exit follows when the kernel has torn the process down."""
 
     code: str
     text: str
@@ -106,52 +99,52 @@ class CrashReported:
 
 @dataclass(frozen=True, slots=True)
 class ProcessExited:
-    """It is dead and reaped; `next` is restart.py's decision, should it be wanted."""
+    """The process is dead and reaped; `next` is the decision of the restart policy, should it be wanted."""
 
     next: NextTry
 
 
 @dataclass(frozen=True, slots=True)
 class HangDetected:
-    """health.py's verdict on a worker that serves."""
+    """The liveness probe found no progress in a worker that is ready."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTimedOut:
-    """health.py's verdict on a worker that loads."""
+    """The liveness probe found that a load exceeds its limit."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ProtocolViolated:
-    """It broke the protocol, or closed its channel."""
+    """The worker broke the protocol, or closed its channel."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    """The kernel took something of its group for memory, itself or a child of it."""
+    """The kernel killed a process of its control group for memory: the worker or a child of it."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ExitOverdue:
-    """It should have left by now."""
+    """The process should have exited by now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unkillable:
-    """SIGKILL was sent long ago, and it is still there: the kernel holds it."""
+    """SIGKILL has not ended the process in time: it is blocked in the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryDue:
-    """The time of the next try has come."""
+    """It is time for the next try."""
 
 
 Event = (
@@ -181,7 +174,7 @@ EVENTS: Final[tuple[type[Any], ...]] = Event.__args__  # the union's own list
 
 @dataclass(frozen=True, slots=True)
 class QueueLoad:
-    """Stand in the queue of loads."""
+    """Wait for a turn to load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,30 +184,28 @@ class StartProcess:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceReady:
-    """Link it to the gateways as soon as its content is the one that serves."""
+    """It is ready: link it to the gateways if its revision is active."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordLoadFailure:
-    """Write down why the load failed."""
-
     code: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class StopRouting:
-    """Let the gateways route nothing more to it."""
+    """Let the gateways send it no more requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartDrain:
-    """When the gateways have heard: tell the worker to finish and leave."""
+    """When the gateways have applied that: tell the worker to finish and exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condemn:
-    """Tell the gateways that it is about to die, so that they answer or retry now."""
+    """Tell the gateways that it is about to be killed, so that they answer or retry its requests now."""
 
     code: str
     text: str
@@ -222,22 +213,22 @@ class Condemn:
 
 @dataclass(frozen=True, slots=True)
 class ExpectExit:
-    """Give it a moment to leave by itself."""
+    """Give it a moment to exit by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL, when the gateways have heard."""
+    """SIGKILL, once the gateways have applied what was sent before."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordUnkillable:
-    """Write down that nothing waits for it any more."""
+    """Record that nothing waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRetry:
-    """RetryDue after so long. `probe`: that try is a half-open one."""
+    """RetryDue after so long. `probe`: the single try of a model that was given up."""
 
     after_s: float
     probe: bool
@@ -245,12 +236,12 @@ class ScheduleRetry:
 
 @dataclass(frozen=True, slots=True)
 class CancelRetry:
-    """There will be no next try."""
+    """No next try."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordGivenUp:
-    """Write down why there will be probes only."""
+    """Record why there will be probes only."""
 
     code: str
     text: str
@@ -258,7 +249,7 @@ class RecordGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The instance has ended on purpose; forget it."""
+    """The instance has ended on purpose; it can be removed."""
 
 
 Action = (

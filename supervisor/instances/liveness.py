@@ -1,13 +1,13 @@
-"""Whether a worker gets on: a pure function of its status page, the gateways' word and the time.
+"""Whether a worker makes progress: a pure function of its status page, the age of pending requests and the time.
 
     starting, loading, warming   the load as a whole has its limit
     busy                         one batch may take the model's hang limit
-    idle                         the loop comes round at least every 500 ms; a request waiting at an idle loop is stuck
+    idle                         the loop iterates at least every 500 ms; a request pending at an idle loop is stuck
     stopping                     the drain has its own timer
 
-The page is the worker's own word. The second witness is the gateway's oldest pending request. A time that is yet to
-come is taken for the one at which it was first seen: else it would put every limit off.
-`look_ns` says when the next reading can first matter, so that nobody polls without need.
+The status page is written by the worker, so the age of the gateways' oldest pending request is a second source. A time
+in the future counts as the time at which it was first read; otherwise it would postpone every limit. `next_check_ns` is
+the earliest time at which a check can have another result, so that nothing polls without need.
 """
 
 from __future__ import annotations
@@ -18,43 +18,38 @@ from typing import Final
 from mmsup.ipc.memory.status_page import Activity, Progress
 
 HEARTBEAT_S: Final = 0.5
-"""At least so often does an idle worker's loop come round."""
+"""The longest iteration of an idle worker's loop."""
 MISSED_HEARTBEATS: Final = 2
-"""Beats that may be missed beyond the hang limit: a busy machine wakes nobody on time."""
+"""Tolerated beyond the hang limit, because a busy machine wakes processes late."""
 NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class LivenessLimits:
-    """What one life is allowed. Times are monotonic."""
+    """The limits of one worker. Times are monotonic."""
 
     hang_s: float
     load_s: float
     spawned_ns: int
-    """When it was spawned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """It gets on."""
+    """It makes progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """Somebody waits, and no limit is passed."""
+    """A request is pending, and no limit has passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """It serves nobody any more."""
-
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTimeout:
-    """It will not come up."""
-
     reason: str
 
 
@@ -62,23 +57,22 @@ Liveness = Alive | Slow | Hung | LoadTimeout
 
 
 class PageTimes:
-    """Of one page, as far as they can be believed. Kept from one reading to the next."""
+    """Corrects times in the future on one status page; kept from one reading to the next."""
 
     def __init__(self) -> None:
         self._first_ns: dict[int, int] = {}
-        """A time that lay in the future, and when that was seen; as long as the page says it."""
+        """A time in the future, and when it was first read; while it stands on the page."""
 
     def corrected(self, progress: Progress, now_ns: int) -> Progress:
-        """The reading with times that have been."""
         first = self._first_ns
-        said = (progress.since_ns, progress.heartbeat_ns)
-        self._first_ns = {each: first.get(each, now_ns) for each in said if each > now_ns or each in first}
-        since_ns, beat_ns = (self._first_ns.get(each, each) for each in said)
+        on_page = (progress.since_ns, progress.heartbeat_ns)
+        self._first_ns = {each: first.get(each, now_ns) for each in on_page if each > now_ns or each in first}
+        since_ns, beat_ns = (self._first_ns.get(each, each) for each in on_page)
         return replace(progress, since_ns=since_ns, heartbeat_ns=beat_ns)
 
 
 def judge(progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int) -> Liveness:
-    """The verdict now. `oldest_pending_s`: age of a request at which a gateway has heard nothing since, if any."""
+    """The liveness now. `oldest_pending_s`: age of the oldest request of a gateway that has received nothing since."""
     match progress.activity:
         case Activity.STARTING | Activity.LOADING | Activity.WARMING:
             return _judge_load(progress, limits, now_ns)
@@ -94,10 +88,10 @@ def judge(progress: Progress, limits: LivenessLimits, oldest_pending_s: float | 
 
 
 def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int) -> int:
-    """The first time at which `judge` could say something else, if nobody but the worker moves."""
+    """The first time at which `judge` could return something else, unless a gateway reports an overdue request."""
     match progress.activity:
         case Activity.STARTING | Activity.LOADING | Activity.WARMING:
-            # It may be through at any moment, and then hang: the serving limit counts from now.
+            # The load may end at any moment, and the worker hang then: the serving limit counts from now.
             return min(limits.spawned_ns + round(limits.load_s * NS), now_ns + round(limits.hang_s * NS)) + 1
         case Activity.BUSY:
             return progress.since_ns + round(limits.hang_s * NS) + 1
@@ -109,8 +103,8 @@ def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int) -> in
 
 def _judge_load(progress: Progress, limits: LivenessLimits, now_ns: int) -> Liveness:
     if now_ns - limits.spawned_ns > limits.load_s * NS:
-        doing = progress.activity.name.lower()
-        return LoadTimeout(f"still {doing} after {limits.load_s:g} s, the load timeout")
+        activity = progress.activity.name.lower()
+        return LoadTimeout(f"still {activity} after {limits.load_s:g} s, the load timeout")
     return Alive()
 
 

@@ -1,11 +1,12 @@
-"""Whether a worker is worn out, so that a fresh one should take its place while it still serves. Pure.
+"""Whether a ready worker should be replaced by a fresh one while it still serves, and why. Pure.
 
-    rss     its memory is above the model's `recycle_memory`, and has grown since it was ready
-    files   most of the descriptors that it may have are open
-    gpu_oom requests were refused for want of device memory, again and again: what is free there is in pieces, or leaks
+    rss      its memory is above the model's `recycle_memory`, and has grown since it was ready
+    files    most of the file descriptors that it may have are open
+    gpu_oom  requests keep failing for lack of device memory: what is free there is fragmented, or leaked
 
-A worker that was born above its limit does not leak: a fresh one would be no smaller. So it must have grown besides.
-One that refuses from its birth on has too little room, as a fresh one would have; so it must have served for a while.
+A worker that started above its limit does not leak, and a fresh one would be no smaller: so growth is required. One
+that has failed requests for memory ever since it started has too little, as a fresh one would: so some time of service
+is required.
 """
 
 from __future__ import annotations
@@ -18,47 +19,57 @@ MIN_GROWTH: Final = 1.1
 FILES_FRACTION: Final = 0.75
 REFUSALS: Final = 5
 PERIOD_S: Final = 300.0
-"""Also the least time between two replacements for refusals: a client whose requests never fit brings about no more."""
+"""Also the least time between two replacements for refusals, which bounds what a client can cause whose requests never
+fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerUsage:
-    """What one worker holds. 0: not known, or not looked at."""
+    """What one worker uses. 0: unknown, or not measured."""
 
     memory_bytes: int = 0
     initial_bytes: int = 0
-    """When it was looked at for the first time."""
+    """At the first measurement after it was ready."""
     files: int = 0
     files_limit: int = 0
     refusals: int = 0
-    """Of device memory, within PERIOD_S."""
+    """Requests refused for device memory within PERIOD_S."""
     served_s: float = 0.0
 
 
 @dataclass(slots=True)
 class RefusalCounter:
-    """The last of one worker's, by the times at which its count was seen to have risen."""
+    """The last refusals of one worker, by the times at which its counter was seen to have risen."""
 
     count: int | None = None
-    """At the last look; None: there was none yet."""
+    """As last read; None: never read."""
     _times_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=REFUSALS))
 
     def record(self, count: int, now_s: float) -> int:
-        """How many there were within PERIOD_S, REFUSALS at most; `count` is of all its life, and only what comes after
-        the first look is known to be new."""
+        """The number of refusals within PERIOD_S, REFUSALS at most. `count` is the worker's total; what it counted
+        before the first reading is of unknown age and ignored."""
         fresh = count - (count if self.count is None else self.count)
         self.count = count
         self._times_s.extend([now_s] * min(fresh, REFUSALS))
         return sum(each > now_s - PERIOD_S for each in self._times_s)
 
 
-def recycle_reason(reading: WorkerUsage, recycle_bytes: int | None) -> str:
-    """`rss`, `files` or `gpu_oom`; empty while it is good."""
-    least_bytes = reading.initial_bytes * MIN_GROWTH
-    if recycle_bytes is not None and reading.memory_bytes > max(recycle_bytes, least_bytes):
+@dataclass(slots=True)
+class RecycleState:
+    initial_bytes: int = 0
+    """Its memory at the first measurement after it was ready; 0: unknown."""
+    refusals: RefusalCounter = field(default_factory=RefusalCounter)
+    not_before_s: float = 0.0
+    """Monotonic; it is not recycled earlier."""
+
+
+def recycle_reason(used: WorkerUsage, recycle_bytes: int | None) -> str:
+    """`rss`, `files` or `gpu_oom`; empty to keep the worker."""
+    least_bytes = used.initial_bytes * MIN_GROWTH
+    if recycle_bytes is not None and used.memory_bytes > max(recycle_bytes, least_bytes):
         return "rss"
-    if reading.files_limit and reading.files >= reading.files_limit * FILES_FRACTION:
+    if used.files_limit and used.files >= used.files_limit * FILES_FRACTION:
         return "files"
-    if reading.refusals >= REFUSALS and reading.served_s > PERIOD_S:
+    if used.refusals >= REFUSALS and used.served_s > PERIOD_S:
         return "gpu_oom"
     return ""

@@ -1,63 +1,57 @@
-"""Asks a worker that stands still for its stack before it is killed, and waits for the answer no longer than a moment.
+"""Asks a hung worker for the stacks of its threads before it is killed, and waits a moment for them.
 
-Its callers have been answered by then. faulthandler answers from a signal handler in C, so a deadlock or a loop that
-holds the GIL does not keep it from answering; a process that is stopped, or stuck in the kernel, is not asked. The
-answer comes through the crash pipe, as what a crash says.
+Its callers have been answered by then. faulthandler writes the stacks to the crash pipe from a signal handler in C, so
+neither a deadlock nor a loop that holds the GIL prevents it. A process that is stopped or blocked in the kernel is not
+asked.
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages.keeper_control import SignalChild
+from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.worker_process import WorkerProcess
 from mmsup.supervisor.postmortem import stack_trace
 from mmsup.supervisor.processes import usage
 from mmsup.supervisor.processes.launch_spec import worker_token
 
-if TYPE_CHECKING:
-    from mmsup.supervisor.instances.instance import Instance
-    from mmsup.supervisor.instances.worker_process import WorkerProcess
-
 DUMP_SIGNAL: Final = signal.SIGUSR2
 DUMP_LIMIT_S: Final = 0.5
-"""It takes a few milliseconds, on a busy machine a few hundred; one who has blocked the signal never answers."""
+"""A dump takes a few milliseconds, on a busy machine a few hundred; a worker that blocks the signal writes none."""
 QUIET_S: Final = 0.05
-"""An answer is written in one go: after such a silence one is over that does not look whole."""
+"""A dump is written in one go: after so long without more it is over even if it does not look complete."""
 POLL_S: Final = 0.005
 _HANG_CODES: Final = frozenset({"worker_hung", "load_timeout"})
 
 
 def request(instance: Instance) -> None:
-    """Ask it, if it stands still and can answer; once."""
-    tenure = instance.worker
-    if (
-        tenure is None
-        or tenure.process is None
-        or tenure.process.is_dead
-        or tenure.dump_requested_s
-        or not _is_hung(tenure)
-    ):
+    """Ask a hung worker for a dump, once, if it can write one."""
+    worker = instance.worker
+    process = worker.process if worker is not None else None
+    if worker is None or process is None or process.is_dead:
         return
-    # A process that has not come to its own first line has no handler yet, and would die of the question.
-    if tenure.process.progress().activity is Activity.STARTING or not usage.can_run(tenure.process.pid):
+    if worker.termination.dump_requested_s or not _is_hung(worker):
         return
-    tenure.dump_requested_s = time.monotonic()
+    # A process that has not come to its own first line has no handler yet and would die of the signal.
+    if process.progress().activity is Activity.STARTING or not usage.can_run(process.pid):
+        return
+    worker.termination.dump_requested_s = time.monotonic()
     instance.context.keeper.send(SignalChild(worker_token(*instance.worker_id), DUMP_SIGNAL))
 
 
-def is_pending(tenure: WorkerProcess) -> bool:
-    """Whether its answer is still on its way."""
-    if not tenure.dump_requested_s or tenure.process is None or tenure.process.is_dead:
+def is_pending(worker: WorkerProcess) -> bool:
+    requested_s, process = worker.termination.dump_requested_s, worker.process
+    if not requested_s or process is None or process.is_dead:
         return False
     now_s = time.monotonic()
-    heard_s = tenure.process.crash_read_s
-    is_over = stack_trace.is_complete(tenure.process.crash_text) or now_s - heard_s >= QUIET_S
-    return not (heard_s > tenure.dump_requested_s and is_over) and now_s - tenure.dump_requested_s < DUMP_LIMIT_S
+    is_over = stack_trace.is_complete(process.crash.text) or now_s - process.crash.read_s >= QUIET_S
+    return not (process.crash.read_s > requested_s and is_over) and now_s - requested_s < DUMP_LIMIT_S
 
 
-def _is_hung(tenure: WorkerProcess) -> bool:
-    said = tenure.condemned or tenure.load_failure
-    return said is not None and said.code in _HANG_CODES
+def _is_hung(worker: WorkerProcess) -> bool:
+    reason = worker.termination.condemned or worker.termination.load_failure
+    return reason is not None and reason.code in _HANG_CODES

@@ -1,81 +1,87 @@
-"""What a worker says, as events of its instance. A worker is hostile: whatever is no message of ours ends its life."""
+"""Turns what one worker process sends into events of its instance.
+
+A worker runs the model's code, so it is not trusted: a message that is not valid ends it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import FROM_WORKER, LoadProgress, WorkerReady
 from mmsup.ipc.specs import Metadata
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
-from mmsup.supervisor.instances import actions, exit_evidence, lifecycle_events
+from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
+from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
 from mmsup.supervisor.postmortem import stack_trace
-
-if TYPE_CHECKING:
-    from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.processes.child_process import ChildProcess
+from mmsup.supervisor.processes.launch_spec import worker_token
 
 CODE_LIMIT: Final = 40
 TEXT_LIMIT: Final = 2000
-"""Of a reason that a worker gives; it goes to clients and into the journal."""
+"""Characters of a reason that a worker gives; it goes to clients and into the event log."""
 METADATA_LIMIT: Final = 64 << 10
-"""So that with its spec it fits into one message to a gateway."""
+"""Together with the spec it has to fit into one message to a gateway."""
 CLOSED_EXIT_LIMIT_S: Final = 1.0
-"""A death closes the channel too. Only one that has not died by then has closed it on purpose."""
+"""An exit closes the control channel too. A worker that lives for so long afterwards has closed it on purpose."""
+
+
+def started(instance: Instance, pid: int, descriptors: list[int]) -> None:
+    """The keeper has started the process of an instance, or hands it over to a new controller."""
+    worker = instance.require_worker()
+    worker.process = ChildProcess(worker_token(*instance.worker_id), pid, descriptors, WorkerMessages(instance))
+    worker.artifact_digest = instance.context.crash_collector.artifact_digest(instance.revision.spec)
+    actions.start_liveness_probe(instance, worker.process)
+    actions.watch_oom(instance)
+    failpoint("brain.adopted")
 
 
 class WorkerMessages:
-    """The listener of one life: once its instance has another, it is deaf."""
-
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._generation = instance.generation
 
     def on_message(self, data: bytes, descriptors: list[int]) -> None:
-        """A message of the worker's."""
-        close_fds(descriptors)  # a worker has none to give
+        close_fds(descriptors)  # a worker has no reason to send any
         try:
             message = decode(data, FROM_WORKER)
         except WireError as error:
-            self._instance.apply(lifecycle_events.ProtocolViolated(f"it sent what is no message of ours: {error}"))
+            self._violated(f"it sent an invalid message: {error}")
             return
         match message:
             case Hello():
                 self._on_hello(message)
-            case LoadProgress(text, warming):
-                self._instance.apply(lifecycle_events.LoadProgressed(warming))
-                actions.report_progress(self._instance, text[:TEXT_LIMIT])
+            case LoadProgress(text, is_warm_up):
+                self._instance.apply(lifecycle_events.LoadProgressed(is_warm_up))
+                self._instance.report_progress(text[:TEXT_LIMIT])
             case WorkerReady(metadata):
                 self._on_ready(metadata)
             case _:
-                self._instance.apply(
-                    lifecycle_events.LoadReportedFailed(message.code[:CODE_LIMIT], message.text[:TEXT_LIMIT])
-                )
+                code, text = message.code[:CODE_LIMIT], message.text[:TEXT_LIMIT]
+                self._instance.apply(lifecycle_events.LoadReportedFailed(code, text))
 
     def on_closed(self) -> None:
-        """It closed its channel, or does not read it."""
         instance = self._instance
         if instance.generation == self._generation and instance.state in STARTING_UP | {InstanceState.READY}:
-            actions.expect_exit(
-                instance, CLOSED_EXIT_LIMIT_S, lifecycle_events.ProtocolViolated("it closed its control channel")
-            )
+            event = lifecycle_events.ProtocolViolated("it closed its control channel")
+            actions.expect_exit(instance, CLOSED_EXIT_LIMIT_S, event)
 
     def on_crash_output(self, text: str) -> None:
-        """Its crash pipe spoke; what somebody asked for is no crash."""
-        if stack_trace.is_requested_dump(text):
-            return
-        self._instance.apply(lifecycle_events.CrashReported(*exit_evidence.crash_summary(text)))
+        """The first output of faulthandler: a crash, unless it is a requested stack dump."""
+        if not stack_trace.is_requested_dump(text):
+            self._instance.apply(lifecycle_events.CrashReported(*worker_exit.crash_summary(text)))
 
     def on_output(self, data: bytes) -> None:
-        """Its output."""
         name = f"{self._instance.id}.{self._generation}"
         self._instance.context.model_output(self._instance.revision.spec.name).append(name, data)
 
     def _on_ready(self, metadata: Metadata) -> None:
         if len(encode(metadata)) > METADATA_LIMIT:
-            self._instance.apply(lifecycle_events.ProtocolViolated("it describes its model at too great a length"))
+            self._violated("the metadata of its model is too large")
             return
         if self._instance.state in STARTING_UP:
             self._instance.revision.metadata = metadata
@@ -83,9 +89,11 @@ class WorkerMessages:
 
     def _on_hello(self, hello: Hello) -> None:
         if hello.wire_version != WIRE_VERSION:
-            text = f"it speaks wire {hello.wire_version}, this server {WIRE_VERSION}: another version of mmsup"
-            self._instance.apply(lifecycle_events.ProtocolViolated(text))
+            self._violated(f"it speaks wire {hello.wire_version}, this server {WIRE_VERSION}: another version of mmsup")
         elif (hello.instance, hello.generation) != self._instance.worker_id:
-            self._instance.apply(lifecycle_events.ProtocolViolated("it says that it is another one"))
+            self._violated("it identifies itself as another worker")
         else:
-            self._instance.apply(lifecycle_events.LoadProgressed(warming=False))
+            self._instance.apply(lifecycle_events.LoadProgressed(is_warm_up=False))
+
+    def _violated(self, text: str) -> None:
+        self._instance.apply(lifecycle_events.ProtocolViolated(text))

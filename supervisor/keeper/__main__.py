@@ -30,7 +30,7 @@ from mmsup.supervisor.observability.console import Console
 # -P: the directory in which a server is started is no place to import from.
 CONTROLLER: Final = (sys.executable, "-P", "-m", "mmsup.supervisor.controller")
 SETTINGS_LIMIT_BYTES: Final = MESSAGE_LIMIT // 2
-"""KeeperInventory carries the settings, and the checkpoint beside them, in one message."""
+"""KeeperInventory carries the settings, and the addresses of the listeners beside them, in one message."""
 
 
 def main(arguments: Sequence[str], controller: Sequence[str] = CONTROLLER) -> int:

@@ -1,7 +1,11 @@
-"""Keeps one controller running: starts it, watches its heartbeat, restarts it with backoff when it exits."""
+"""Keeps one controller running: starts it, watches its heartbeat, restarts it with backoff when it exits.
+
+Also holds the checkpoint that one controller leaves to the next.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 import selectors
 import time
@@ -10,7 +14,8 @@ from typing import Any, Final, Protocol
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.keeper_control import ChildExited
+from mmsup.ipc.messages.keeper_control import CheckpointPart, ChildExited
+from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.keeper.controller_process import ControllerProcess
 from mmsup.supervisor.keeper.spawn import own_process
 from mmsup.supervisor.linux import process_tree
@@ -21,6 +26,9 @@ OOM_SCORE_ADJ: Final = -900
 """For keeper and controller, so that the kernel's out-of-memory killer chooses any worker before them."""
 STEP_DOWN_LIMIT_S: Final = 5.0
 """How long a controller may take to exit after StepDown."""
+PART_BYTES: Final = MESSAGE_LIMIT - 1024
+"""Of the entries of one message, as JSON."""
+TOTAL_BYTES: Final = 64 << 20
 
 
 class ControllerListener(Protocol):
@@ -177,3 +185,41 @@ class ControllerRestart:
         wait_s = server_delay_s(self._exits, self._rng)
         self._due_s = now_s + wait_s
         return wait_s
+
+
+class CheckpointStore:
+    """The controller's checkpoint as the keeper holds it: texts by key, unread, within bounds."""
+
+    def __init__(self, entries: Mapping[str, str]) -> None:
+        self.entries = dict(entries)
+        self._bytes = sum(_size(*each) for each in entries.items())
+
+    def save(self, key: str, text: str) -> bool:
+        """Hold this text under this key; an empty text removes the key. False beyond a bound: nothing has changed."""
+        before = _size(key, self.entries[key]) if key in self.entries else 0
+        after = _size(key, text) if text else 0
+        if after > PART_BYTES or self._bytes - before + after > TOTAL_BYTES:
+            return False
+        self._bytes += after - before
+        if text:
+            self.entries[key] = text
+        else:
+            self.entries.pop(key, None)
+        return True
+
+    def parts(self) -> list[CheckpointPart]:
+        """All entries, in messages that each fit into the channel."""
+        parts: list[dict[str, str]] = []
+        room = 0
+        for key, text in self.entries.items():
+            size = _size(key, text)
+            if size > room:
+                parts.append({})
+                room = PART_BYTES
+            parts[-1][key] = text
+            room -= size
+        return [CheckpointPart(each) for each in parts]
+
+
+def _size(key: str, text: str) -> int:
+    return len(json.dumps(key)) + len(json.dumps(text)) + 2

@@ -33,13 +33,11 @@ from mmsup.ipc.messages.keeper_control import (
     Spawn,
     TerminateRequested,
 )
-from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
-from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper import reexec
 from mmsup.supervisor.keeper.bootstrap import HeldResources
 from mmsup.supervisor.keeper.children import Children
-from mmsup.supervisor.keeper.controller_restart import ControllerRestart
+from mmsup.supervisor.keeper.controller_restart import CheckpointStore, ControllerRestart
 from mmsup.supervisor.keeper.reexec import KeeperState
 from mmsup.supervisor.keeper.shared_descriptors import SharedDescriptors
 from mmsup.supervisor.keeper.upgrade import KeeperUpgrade
@@ -76,7 +74,7 @@ class Keeper:
         self._program = program
         self._resources = resources
         self._generation = state.keeper_generation + 1 if state else 1
-        self._checkpoint = state.checkpoint if state else ""
+        self._checkpoint = CheckpointStore(state.checkpoint if state else {})
         self._stop_by_s = float("inf")
         self._exit_code: int | None = None
         self._signals = SignalQueue()
@@ -169,7 +167,10 @@ class Keeper:
             failpoint("keeper.reaped")
 
     def on_controller_start(self) -> None:
-        self._controller.send(self._inventory(self._checkpoint))
+        parts = self._checkpoint.parts()
+        self._controller.send(self._inventory(len(parts)))
+        for part in parts:
+            self._controller.send(part)
         self._children.announce_all()
 
     def on_message(self, message: Any) -> None:  # one of TO_KEEPER
@@ -182,8 +183,8 @@ class Keeper:
                 self._children.signal(message)
             case ForgetChild(token):
                 self._children.forget(token)
-            case SaveCheckpoint(text):
-                self._store_checkpoint(text)
+            case SaveCheckpoint(key, text):
+                self._save_checkpoint(key, text)
             case NotifySystemd(text):
                 self._resources.notifier.send(text)
             case ShutdownFinished(code):
@@ -194,25 +195,24 @@ class Keeper:
             case _:
                 assert isinstance(message, Heartbeat), f"{message} is not for a keeper"
 
-    def _inventory(self, checkpoint: str) -> KeeperInventory:
+    def _inventory(self, checkpoint_parts: int) -> KeeperInventory:
         return KeeperInventory(
             keeper_pid=os.getpid(),
             generation=self._controller.generation,
             settings=self._program.settings,
-            checkpoint=checkpoint,
+            checkpoint_parts=checkpoint_parts,
             children=len(self._children),
             addresses=self._resources.listeners.addresses,
             stopping=self._stop_by_s < float("inf"),
             keeper_generation=self._generation,
         )
 
-    def _store_checkpoint(self, text: str) -> None:
-        if len(to_json(self._inventory(text))) > MESSAGE_LIMIT - 1024:  # room for larger numbers
-            text = f"{len(text)} characters are too many"
-            self._resources.console.log("error", "not_remembered", text=text)
-        else:
-            self._checkpoint = text
+    def _save_checkpoint(self, key: str, text: str) -> None:
+        if self._checkpoint.save(key, text):
             failpoint("keeper.remembered")
+        else:
+            text = f"{key}: {len(text)} characters are too many"
+            self._resources.console.log("error", "not_remembered", text=text)
 
     def _reexec(self) -> None:
         """Become the program on disk. Signals that arrive meanwhile stay pending for it."""
@@ -232,7 +232,7 @@ class Keeper:
             keeper_generation=self._generation,
             settings=self._program.settings,
             controller_generation=self._controller.generation,
-            checkpoint=self._checkpoint,
+            checkpoint=self._checkpoint.entries,
             locks=self._resources.directories.locks,
             listeners=listeners.descriptors,
             addresses=listeners.addresses,

@@ -107,11 +107,11 @@ def run_preflight(fd: int, code: str, *, with_controller: bool) -> int:
     return exit_codes.SUCCESS
 
 
-def _try_controller(checkpoint: str) -> None:
+def _try_controller(checkpoint: dict[str, str]) -> None:
     # Imported here only: the keeper itself loads none of its libraries.
     importlib.import_module("mmsup.supervisor.controller.__main__")
-    from_text = importlib.import_module("mmsup.supervisor.state.checkpoint").from_text
-    if checkpoint and from_text(checkpoint) is None:
+    read_checkpoint = importlib.import_module("mmsup.supervisor.controller.recovery").read_checkpoint
+    if checkpoint and read_checkpoint(checkpoint) is None:
         raise WireError(f"it cannot read the running controller's checkpoint: {_NEEDS_RESTART}")
 
 

@@ -19,7 +19,7 @@ from mmsup.ipc.transport.dataclass_codec import WireError, record_decoder, to_pl
 from mmsup.supervisor.keeper.children import Child
 from mmsup.supervisor.keeper.dying_groups import DyingGroup
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 STATE: Final = "estate"
 """Name of the argument with the descriptor of the record; a running keeper starts the next program with it."""
 _OWN_ARGUMENTS: Final = (f"{STATE}=", "settings=")
@@ -34,7 +34,8 @@ class KeeperState:
     settings: str
     controller_generation: int
     """Number of controllers started so far."""
-    checkpoint: str
+    checkpoint: dict[str, str]
+    """What controllers saved for those after them, by key."""
     locks: tuple[int, ...]
     listeners: dict[str, int]
     addresses: dict[str, str]

@@ -1,8 +1,7 @@
-"""Whose turn it is to load. Pure.
+"""Which instances may load now: at most so many at a time, models of a higher class of priority first. Pure.
 
-At most so many loads at a time, models of a higher class of priority first. Instances that come back after a death have
-turns of their own, as many: a model that hangs in its first load must not keep another one, which had served, from
-coming back.
+Instances that have served before have slots of their own, as many: a model that hangs in its first load must not keep
+another one, which had served, from coming back.
 """
 
 from __future__ import annotations
@@ -13,22 +12,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LoadCandidate:
-    """One that waits for its turn."""
+    """An instance that waits for its load."""
 
     instance: int
     order: int
     """Of its model among all: by class of priority, then by name."""
     has_served: bool
-    """This content of it has served before."""
+    """An instance of this revision has served before."""
 
 
 def next_loads(waiting: Sequence[LoadCandidate], loading: Sequence[bool], limit: int) -> list[int]:
-    """The instances whose turn has come. `loading`: for each load that runs, whether it is one `again`."""
+    """The instances that may load now. `loading`: of each load under way, whether it `has_served`."""
     admitted: list[int] = []
-    for again in (True, False):
-        free = limit - sum(each is again for each in loading)
-        queue = sorted(
-            (each for each in waiting if each.has_served is again), key=lambda each: (each.order, each.instance)
-        )
+    for has_served in (True, False):
+        free = limit - sum(each is has_served for each in loading)
+        queue = [each for each in waiting if each.has_served is has_served]
+        queue.sort(key=lambda each: (each.order, each.instance))
         admitted += [each.instance for each in queue[: max(free, 0)]]
     return admitted

@@ -1,41 +1,39 @@
-"""Whether another worker has room beside one that keeps its memory: one that leaves later, or one that does not die.
+"""Whether memory holds another worker beside one that keeps its own until it exits later, or cannot be killed.
 
-The other needs what this one held when it had just become ready: what this one has grown by since, a fresh one has not.
+The new worker needs what the old one used when it had become ready; later growth (a leak) is not counted.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.processes import usage
 
-if TYPE_CHECKING:
-    from mmsup.supervisor.instances.instance import Instance
-
 RESERVED_BYTES: Final = 64 << 20
-"""What the rest of the machine shall still have beside both."""
+"""Left to the rest of the machine beside both workers."""
 
 
 def fits(needs_bytes: int, available_bytes: int) -> bool:
-    """Whether so much fits into what there is. Pure."""
+    """Whether so much memory is available. Pure."""
     return needs_bytes + RESERVED_BYTES <= available_bytes
 
 
 class MemoryHeadroom:
-    """Of this machine."""
+    """The memory of this machine."""
 
     def available_bytes(self) -> int:
-        """What nobody has taken."""
+        """What the kernel says is available."""
         return usage.machine_memory().available_bytes
 
     def required_bytes(self, instance: Instance) -> int | None:
-        """What another one like this takes; None where nobody knows."""
-        tenure, life = instance.worker, instance.process
-        if tenure is None or life is None:
+        """What another worker like this one takes; None if that is unknown."""
+        worker, process = instance.worker, instance.process
+        if worker is None or process is None:
             return None
-        return tenure.initial_bytes or usage.footprint_bytes(tenure.group, life.pid)
+        return worker.recycling.initial_bytes or usage.footprint_bytes(worker.group, process.pid)
 
     def has_room_for(self, instance: Instance, reserved_bytes: int = 0) -> bool:
-        """Whether another one like this fits, when others have had what they were promised."""
+        """Whether another worker like this one fits beside what is reserved; true if its size is unknown."""
         needs = self.required_bytes(instance)
         return needs is None or fits(needs + reserved_bytes, self.available_bytes())

@@ -1,8 +1,8 @@
 """Whether the server as a whole is ready. Pure.
 
-Ready: the front is up, routes are known, nothing is draining, each model wanted at the start has reached a verdict, and
-at least one can serve (or none was wanted). A bad model is not-ready itself and no more. The strict rule asks in
-addition that every wanted model serves.
+Ready: the gateways have their routes, the server is not draining, each model wanted at the start has been loaded or has
+failed, and at least one serves (or none was wanted). A model that fails makes only itself not ready. In strict mode
+every wanted model has to serve.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ModelReadiness:
-    """How one wanted model stands."""
+    """One wanted model."""
 
     name: str
     serving: bool
     """Each of its versions has an instance that is ready."""
     has_outcome: bool
-    """It is up, or a load of it has failed."""
+    """It has been loaded, or a load of it has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerReadiness:
-    """The answer, and why not."""
+    """Whether, and why not."""
 
     ready: bool
     reason: str = ""
@@ -36,12 +36,12 @@ def server_readiness(*, front: bool, draining: bool, wanted: Sequence[ModelReadi
         return ServerReadiness(ready=False, reason="the server is draining")
     if not front:
         return ServerReadiness(ready=False, reason="the gateways are not up yet")
-    undecided = [each.name for each in wanted if not each.has_outcome]
-    if undecided:
-        return ServerReadiness(ready=False, reason=f"still loading: {_some(undecided)}")
-    if wanted and not any(each.serving for each in wanted):
-        return ServerReadiness(ready=False, reason="no model can serve")
+    loading = [each.name for each in wanted if not each.has_outcome]
+    if loading:
+        return ServerReadiness(ready=False, reason=f"still loading: {_some(loading)}")
     down = [each.name for each in wanted if not each.serving]
+    if wanted and len(down) == len(wanted):
+        return ServerReadiness(ready=False, reason="no model can serve")
     if strict and down:
         return ServerReadiness(ready=False, reason=f"not serving: {_some(down)}")
     return ServerReadiness(ready=True)

@@ -1,4 +1,7 @@
-"""Workers that are worn out are renewed while they serve: which ones says wear.py, how says renewal.py."""
+"""Replaces workers that leak memory or descriptors while they serve.
+
+When one has reached its limit is decided by instances/recycle_policy.py, how it is replaced by rolling_replacement.py.
+"""
 
 from __future__ import annotations
 
@@ -19,74 +22,76 @@ from mmsup.supervisor.models.rolling_replacement import RollingReplacement
 from mmsup.supervisor.processes import usage
 
 RETRY_S: Final = 60.0
-"""After one that could not be renewed, until it is tried again."""
+"""After a replacement that failed, until the next one of the same worker."""
 
 
 class Recycler:
-    """One per brain."""
+    """Starts the replacements."""
 
-    def __init__(self, fleet: ModelSet, renewals: RollingReplacement, start: Callable[[Any, str], object]) -> None:
-        """`start` takes a coroutine and a name for it."""
-        self._fleet = fleet
-        self._renewals = renewals
-        self._start = start
+    def __init__(
+        self, model_set: ModelSet, replacement: RollingReplacement, start_task: Callable[[Any, str], object]
+    ) -> None:
+        """`start_task` takes a coroutine and a name for it."""
+        self._model_set = model_set
+        self._replacement = replacement
+        self._start_task = start_task
 
     def check(self, instance: Instance) -> None:
-        """Renew it if it serves and is worn out. Called by the sampler at each of its looks."""
-        tenure = instance.worker
-        if tenure is None or instance.state is not InstanceState.READY or not self._may(instance, tenure):
+        """Replace the worker if it serves and has reached a limit. Called by the memory sampler at each sample."""
+        worker = instance.worker
+        if worker is None or instance.state is not InstanceState.READY or not self._may_replace(instance, worker):
             return
         limit_bytes = instance.revision.spec.recycle_memory_bytes
-        reading = read_usage(tenure, counts_memory=limit_bytes is not None)
-        reason = recycle_policy.recycle_reason(reading, limit_bytes)
+        found = read_usage(worker, counts_memory=limit_bytes is not None)
+        reason = recycle_policy.recycle_reason(found, limit_bytes)
         if reason:
-            instance.record("recycle", f"{_said(reason, reading)}: another takes its place", reason=reason)
-            self._start(self._renew(instance, tenure), f"recycle {instance.id}")
+            instance.record("recycle", f"{_describe(reason, found)}: another takes its place", reason=reason)
+            self._start_task(self._replace(instance, worker), f"recycle {instance.id}")
 
-    async def _renew(self, instance: Instance, tenure: WorkerProcess) -> None:
-        why = await self._renewals.replace(instance)
-        if why:
-            tenure.recycle_at_s = time.monotonic() + RETRY_S
-            instance.record("recycle_failed", f"it stays: {why}")
+    async def _replace(self, instance: Instance, worker: WorkerProcess) -> None:
+        failure = await self._replacement.replace(instance)
+        if failure:
+            worker.recycling.not_before_s = time.monotonic() + RETRY_S
+            instance.record("recycle_failed", f"it stays: {failure}")
 
-    def _may(self, instance: Instance, tenure: WorkerProcess) -> bool:
-        model = self._fleet.models[instance.revision.spec.name]
+    def _may_replace(self, instance: Instance, worker: WorkerProcess) -> bool:
+        model = self._model_set.models[instance.revision.spec.name]
         return (
             instance.situation.wanted
             and model.active is not None
             and instance.revision in model.active.versions
             and model.revision(RevisionRole.STAGED) is None
-            and not self._renewals.is_replacing(instance)
-            and time.monotonic() >= tenure.recycle_at_s
+            and not self._replacement.is_replacing(instance)
+            and time.monotonic() >= worker.recycling.not_before_s
         )
 
 
-def read_usage(tenure: WorkerProcess, *, counts_memory: bool) -> recycle_policy.WorkerUsage:
-    """What a life holds now; zeros if it is gone."""
-    if tenure.process is None:
+def read_usage(worker: WorkerProcess, *, counts_memory: bool) -> recycle_policy.WorkerUsage:
+    """What a worker uses now; zeros if it has exited."""
+    if worker.process is None:
         return recycle_policy.WorkerUsage()
-    held = usage.footprint_bytes(tenure.group, tenure.process.pid) or 0 if counts_memory else 0
+    held = usage.footprint_bytes(worker.group, worker.process.pid) or 0 if counts_memory else 0
     now_s = time.monotonic()
-    refusals = tenure.refusals.record(tenure.process.progress().refused, now_s)
+    refusals = worker.recycling.refusals.record(worker.process.progress().refused, now_s)
     return recycle_policy.WorkerUsage(
-        held, tenure.initial_bytes, *open_files(tenure.process.pid), refusals, now_s - tenure.ready_s
+        held, worker.recycling.initial_bytes, *open_files(worker.process.pid), refusals, now_s - worker.ready_s
     )
 
 
 def open_files(pid: int) -> tuple[int, int]:
-    """How many descriptors a process has open, and how many it may; zeros if it is gone."""
+    """How many descriptors a process has open, and how many it may have; zeros if it has exited."""
     folder = f"/proc/{pid}/fd"
     try:
-        # Linux 6.2 and later tell the number as the size of the folder, which costs nothing to ask.
+        # Linux 6.2 and later report the number as the size of the directory, at no cost.
         count = os.stat(folder).st_size or len(os.listdir(folder))
         return count, resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
     except OSError:
         return 0, 0
 
 
-def _said(reason: str, reading: recycle_policy.WorkerUsage) -> str:
+def _describe(reason: str, found: recycle_policy.WorkerUsage) -> str:
     if reason == "rss":
-        return f"it holds {size_text(reading.memory_bytes)}, and held {size_text(reading.initial_bytes)} at first"
+        return f"it holds {size_text(found.memory_bytes)}, and held {size_text(found.initial_bytes)} at first"
     if reason == "gpu_oom":
-        return f"{reading.refusals} requests found no device memory within {recycle_policy.PERIOD_S:g} s"
-    return f"{reading.files} of {reading.files_limit} descriptors are open"
+        return f"{found.refusals} requests found no device memory within {recycle_policy.PERIOD_S:g} s"
+    return f"{found.files} of {found.files_limit} descriptors are open"

@@ -1,152 +1,188 @@
-"""The repositories after the start: what is new, changed or gone since they were last read.
+"""Compares the model repositories with what was last read, and loads, reloads or unloads the models that differ.
 
-In `poll` mode looked at every `poll_s`, in all modes at SIGHUP. Only models whose files changed move. A changed model
-that cannot be loaded leaves the old one serving. What cannot be read now is not gone: the models of a repository that
-is lost stay, and those of them that could not start meanwhile try again when it is back.
+Checked every `poll_s` in `poll` mode, and at SIGHUP in all modes. A model is touched only if its files have changed. If
+the changed model cannot be loaded, the old revision keeps serving. A repository that cannot be read takes none of its
+models along: they stay, and those that could not be loaded meanwhile are retried when it can be read again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from typing import Final
 
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances import lifecycle_events
+from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.models.loader import ModelLoader
 from mmsup.supervisor.models.model_set import ModelSet
-from mmsup.supervisor.models.repository_watcher_roots import RepositoryRoots
 from mmsup.supervisor.models.startup_policy import is_wanted_at_start
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
 from mmsup.supervisor.state.desired_state import DesiredState
 
+UNMOUNTED: Final = "is empty and lies on another file system than before, as if it were unmounted"
+
+
+class RepositoryRoots:
+    """The directories of all repositories, as they were when last read.
+
+    Tells an empty directory from one whose file system is gone. One event when a repository can no longer be read, one
+    when it can again.
+    """
+
+    def __init__(self, event_log: EventLog) -> None:
+        self._event_log = event_log
+        self._devices: dict[str, int] = {}
+        self.unreadable: dict[str, str] = {}
+        """Directories that cannot be read now, and why."""
+
+    def update(self, found: RepositoryScan) -> set[str]:
+        """Take in a scan; the directories that can be read again."""
+        lost = {error.place: error.text for error in found.errors}
+        for root, seen in found.roots.items():
+            if not seen.folder_count and self._devices.get(root, seen.device) != seen.device:
+                lost[root] = UNMOUNTED
+            else:
+                self._devices[root] = seen.device
+        back = self.unreadable.keys() - lost.keys()
+        for root in sorted(lost.keys() - self.unreadable.keys()):
+            self._event_log.record("repository_lost", f"{root}: {lost[root]}; its models stay as they are", root=root)
+        for root in sorted(back):
+            self._event_log.record("repository_back", f"{root}: can be read again", root=root)
+        self.unreadable = lost
+        return set(back)
+
 
 class RepositoryWatcher:
-    """Owns the look at the repositories."""
+    """Scans the repositories and applies what has changed."""
 
     def __init__(
-        self, settings: Settings, fleet: ModelSet, wanted: DesiredState, loads: ModelLoader, journal: EventLog
+        self,
+        settings: Settings,
+        model_set: ModelSet,
+        desired_state: DesiredState,
+        loader: ModelLoader,
+        event_log: EventLog,
     ) -> None:
         self._settings = settings
-        self._fleet = fleet
-        self._wanted = wanted
-        self._loads = loads
-        self._journal = journal
-        self._roots = RepositoryRoots(journal)
-        self._turn = asyncio.Lock()
+        self._model_set = model_set
+        self._desired_state = desired_state
+        self._loader = loader
+        self._event_log = event_log
+        self._roots = RepositoryRoots(event_log)
+        self._scanning = asyncio.Lock()
         self._seen: dict[str, tuple[str, str]] = {}
-        self._moving: set[str] = set()
-        """Models that a look moves at this moment; another leaves them alone."""
+        self._in_progress: set[str] = set()
+        """Models that a check is changing now; a later check leaves them alone."""
         self._stale: set[str] = set()
-        """Those of them that have changed again meanwhile: whoever moves them looks once more."""
+        """Those of them that have changed again meanwhile: the check that changes them scans once more."""
 
     def scan(self) -> RepositoryScan:
-        """All repositories as they lie there now; that one cannot be read is said once, and once that it can again."""
+        """All repositories as they are now, read at once."""
         found = scanner.scan(self._settings)
-        self._weigh(found)
+        self._update_roots(found)
         return found
 
-    async def _read_by_the_way(self) -> RepositoryScan:
-        """The same, in many turns of the loop: a model takes milliseconds, and there may be a thousand."""
+    async def _scan_stepwise(self) -> RepositoryScan:
+        """The same over many turns of the event loop: a model takes milliseconds, and there may be a thousand."""
         for found in scanner.scan_stepwise(self._settings):
             if found is not None:
-                self._weigh(found)
+                self._update_roots(found)
                 return found
             await asyncio.sleep(0)
         raise AssertionError("a scan without an end")
 
-    def _weigh(self, found: RepositoryScan) -> None:
+    def _update_roots(self, found: RepositoryScan) -> None:
         for root in self._roots.update(found):
-            self._try_again(root)
+            self._retry_models_of(root)
 
     async def poll(self) -> None:
-        """Look for ever. A model whose load takes its time does not keep the others from being looked at."""
-        async with asyncio.TaskGroup() as looks:
+        """Check every `poll_s`, for ever. A slow load delays no check of other models."""
+        async with asyncio.TaskGroup() as checks:
             while True:
                 await asyncio.sleep(self._settings.poll_s)
-                if not self._turn.locked():
-                    looks.create_task(self.check())
+                if not self._scanning.locked():
+                    checks.create_task(self.check())
 
     async def check(self) -> None:
-        """Look once, and move what has changed; done when all of that has its outcome."""
-        async with self._turn:
-            found = (await self._read_by_the_way()).models
+        """Scan once and apply what has changed; returns when all of that has its outcome."""
+        async with self._scanning:
+            found = (await self._scan_stepwise()).models
             changed = self._compare(found)
-            self._moving |= changed
+            self._in_progress |= changed
         async with asyncio.TaskGroup() as group:
             for name in changed:
-                group.create_task(self._settle(name, found.get(name)))
+                group.create_task(self._apply(name, found.get(name)))
         if changed & self._stale:
             self._stale -= changed
             await self.check()
 
     def _compare(self, found: dict[str, ModelEntry]) -> set[str]:
-        """Names of the models that are not as they were; from now on they are known as they are."""
-        known = {name: _face(model.entry) for name, model in self._fleet.models.items()} | self._seen
-        seen = {name: _face(entry) for name, entry in found.items()}
-        seen |= {name: face for name, face in known.items() if name not in found and self._stays(name)}
+        """Names of the models that differ from what was last seen, which is what was found from now on."""
+        known = {name: _identity(model.entry) for name, model in self._model_set.models.items()} | self._seen
+        seen = {name: _identity(entry) for name, entry in found.items()}
+        seen |= {name: identity for name, identity in known.items() if name not in found and self._stays(name)}
         changed = {name for name in known.keys() | seen.keys() if known.get(name) != seen.get(name)}
-        busy = changed & self._moving
+        busy = changed & self._in_progress
         self._stale |= busy
         self._seen = seen | {name: known[name] for name in busy & known.keys()}
         return changed - busy
 
-    async def _settle(self, name: str, entry: ModelEntry | None) -> None:
+    async def _apply(self, name: str, entry: ModelEntry | None) -> None:
         try:
-            await (self._move(entry) if entry is not None else self._remove(name))
+            await (self._update(entry) if entry is not None else self._remove(name))
         finally:
-            self._moving.discard(name)
+            self._in_progress.discard(name)
 
     def _stays(self, name: str) -> bool:
-        """Whether a model that was not found is no less there than before."""
-        model = self._fleet.model(name)
+        """Whether a model that was not found is to stay: its repository cannot be read, or it was missing before."""
+        model = self._model_set.model(name)
         entry = model.entry if model is not None else None
         if entry is not None and entry.directory:
             return os.path.dirname(entry.directory) in self._roots.unreadable
         return bool(self._roots.unreadable) or entry == scanner.missing_model(name)
 
-    def _try_again(self, root: str) -> None:
-        for model in self._fleet.models.values():
+    def _retry_models_of(self, root: str) -> None:
+        for model in self._model_set.models.values():
             if model.entry is None or os.path.dirname(model.entry.directory) != root:
                 continue
             for instance in list(model.instances()):
-                if instance.state in (lifecycle_events.InstanceState.BACKOFF, lifecycle_events.InstanceState.FAILED):
+                if instance.state in (InstanceState.BACKOFF, InstanceState.FAILED):
                     instance.apply(lifecycle_events.RetryDue())
 
-    async def _move(self, entry: ModelEntry) -> None:
-        model = self._fleet.model(entry.name)
-        if model is not None and _face(model.entry) == _face(entry):
-            return  # it was another for a while, and is what is in force again
-        is_new = model is None or (model.entry is None and not model.wanted)
-        wish = self._wanted.get(entry.name)
-        wanted = (
-            wish.up
-            if wish
-            else model.wanted
-            if model and not is_new
-            else is_wanted_at_start(self._settings, entry.name)
-        )
+    async def _update(self, entry: ModelEntry) -> None:
+        model = self._model_set.model(entry.name)
+        if model is not None and _identity(model.entry) == _identity(entry):
+            return  # it had changed for a while, and is again what it was
+        desired = self._desired_state.get(entry.name)
+        if desired is not None:
+            wanted = desired.up
+        elif model is None or (model.entry is None and not model.wanted):
+            wanted = is_wanted_at_start(self._settings, entry.name)
+        else:
+            wanted = model.wanted
         if model is None or not model.wanted or not entry.errors:
-            self._fleet.register(entry)  # else what serves is still as it was read, and goes on
+            self._model_set.register(entry)  # otherwise the revision that serves goes on with its own entry
         if not wanted:
             return
         try:
-            await self._loads.load(entry.name, wish.config if wish else "", by_hand=False)
+            await self._loader.load(entry.name, desired.config if desired else "", by_hand=False)
         except MmsupError as error:
-            self._journal.record("load_failed", error.text, model=entry.name, code=error.code)
+            self._event_log.record("load_failed", error.text, model=entry.name, code=error.code)
 
     async def _remove(self, name: str) -> None:
-        model = self._fleet.model(name)
+        model = self._model_set.model(name)
         if model is None:
             return
         model.entry = None
         if model.wanted:
-            await self._loads.unload(name, by_hand=False)
-        self._fleet.mark_changed(name)  # its name goes with its last process, which may be gone already
+            await self._loader.unload(name, by_hand=False)
+        self._model_set.mark_changed(name)  # its last process may have exited already
 
 
-def _face(entry: ModelEntry | None) -> tuple[str, str]:
-    """What differs if anything of a model does: its files, or what is wrong with it."""
+def _identity(entry: ModelEntry | None) -> tuple[str, str]:
+    """Differs if the files of a model differ, or its errors."""
     return (entry.file_digest, entry.reason) if entry else ("", "")

@@ -1,4 +1,4 @@
-"""Which models a server begins with: the control mode's rule, then what people asked for by hand. Reads repositories.
+"""Which models a server starts with: the rule of its control mode, overridden by the desired state of single models.
 
 none, poll   every model of the repositories
 explicit     those that `--load-model` names; `*` is all
@@ -25,48 +25,50 @@ def is_wanted_at_start(settings: Settings, name: str) -> bool:
 
 
 def clean_scratch(scratch: str) -> None:
-    """Remove what lives of a former server left; once, before anything is started."""
+    """Remove what the workers of an earlier server left; once, before any process is started."""
     for _ in remove_tree(scratch):
         pass
     Path(scratch).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def register_all(found: RepositoryScan, settings: Settings, fleet: ModelSet) -> None:
-    """Every model that was found, and every one that should have been."""
+def register_all(found: RepositoryScan, settings: Settings, model_set: ModelSet) -> None:
+    """Register every model that was found, and every one that is named in the settings and was not."""
     for entry in found.models.values():
-        fleet.register(entry)
+        model_set.register(entry)
     for name in settings.load_models:
-        model = fleet.model(name)
+        model = model_set.model(name)
         if name != "*" and name not in found.models and (model is None or not model.revisions):
-            fleet.register(scanner.missing_model(name))
+            model_set.register(scanner.missing_model(name))
 
 
 def start_models(
-    found: RepositoryScan, settings: Settings, fleet: ModelSet, wanted: DesiredState, loads: ModelLoader
+    found: RepositoryScan, settings: Settings, model_set: ModelSet, desired_state: DesiredState, loader: ModelLoader
 ) -> None:
-    """Begin with what is wanted."""
-    register_all(found, settings, fleet)
-    apply_desired_state(settings, fleet, wanted, loads)
-    for model in fleet.models.values():
+    """Start what is wanted, at the start of a server."""
+    register_all(found, settings, model_set)
+    apply_desired_state(settings, model_set, desired_state, loader)
+    for model in model_set.models.values():
         model.had_outcome = not model.wanted
 
 
-def apply_desired_state(settings: Settings, fleet: ModelSet, wanted: DesiredState, loads: ModelLoader) -> None:
-    """Want what should be wanted: the last word by hand, else the rule."""
-    for name in sorted(fleet.models):
-        model, wish = fleet.models[name], wanted.get(name)
+def apply_desired_state(
+    settings: Settings, model_set: ModelSet, desired_state: DesiredState, loader: ModelLoader
+) -> None:
+    """Start and stop models until those are wanted that should be: the desired state says which, else the rule."""
+    for name in sorted(model_set.models):
+        model, desired = model_set.models[name], desired_state.get(name)
         if model.entry is None and not model.revisions:
-            model.wanted = False  # nothing is left of it, and nothing can be made of it
-            fleet.mark_changed(name)
-        up = wish.up if wish is not None else is_wanted_at_start(settings, name)
+            model.wanted = False  # nothing is left of it
+            model_set.mark_changed(name)
+        up = desired.up if desired is not None else is_wanted_at_start(settings, name)
         if model.entry is None or up is model.wanted:
             continue
         if not up:
-            loads.stop_wanted(model)
-        elif wish is not None and wish.config:
-            loads.start_wanted(scanner.with_config(model.entry, wish.config), wish.config)
+            loader.stop_wanted(model)
+        elif desired is not None and desired.config:
+            loader.start_wanted(scanner.with_config(model.entry, desired.config), desired.config)
         else:
-            loads.start_wanted(model.entry)
-    for name in wanted.names():
-        if name in fleet.models:
-            fleet.models[name].unloaded = not fleet.models[name].wanted
+            loader.start_wanted(model.entry)
+    for name in desired_state.names():
+        if name in model_set.models:
+            model_set.models[name].unloaded = not model_set.models[name].wanted

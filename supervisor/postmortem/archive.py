@@ -1,8 +1,8 @@
-"""The bundles of the last deaths on disk: `deaths/MODEL/NUMBER.json` in the state directory, mode 0600.
+"""The last crash reports on disk: `deaths/MODEL/NUMBER.json` in the state directory, mode 0600.
 
-Bounded three ways: for each model, in all, and in bytes; what is oldest goes first. A number is never given twice, so
-the highest is the last. A reader sees a whole bundle or none, after any death (whole.py). Called from one thread only,
-which may wait for the disk; a disk that refuses is the caller's to tell of, and what it refused is kept in memory.
+Bounded in three ways: reports of one model, reports of all models, bytes; the oldest are removed first. Numbers are
+never reused, so the highest is the newest. A reader sees a complete report or none (state/atomic_file.py). Called from
+one thread only, which may wait for the disk; a report that the disk refuses is kept in memory and the error raised.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ MAX_PER_MODEL: Final = 5
 MAX_REPORTS: Final = 100
 MAX_BYTES: Final = 16 << 20
 MAX_UNWRITTEN: Final = 16
-"""Bundles in memory that the disk refused, one for a model."""
+"""Reports in memory that the disk refused, one for each model."""
 _NAME: Final = re.compile(r"([0-9]{8,18})\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFile:
-    """One file."""
-
     number: int
     model: str
     size_bytes: int
 
 
 class CrashArchive:
-    """All of them. `open` comes first."""
+    """`open` is called first."""
 
     def __init__(
         self, folder: Path, per_model: int = MAX_PER_MODEL, in_all: int = MAX_REPORTS, limit_bytes: int = MAX_BYTES
@@ -49,7 +47,7 @@ class CrashArchive:
         self._next = 1
 
     def open(self) -> None:
-        """Know what earlier brains wrote, and take away what they did not finish."""
+        """Find what earlier controllers wrote, and remove what they did not finish."""
         found: list[ReportFile] = []
         with contextlib.suppress(OSError):
             for path in self.folder.glob("*/*"):
@@ -62,46 +60,46 @@ class CrashArchive:
         self._next = self._files[-1].number + 1 if self._files else 1
         self._prune("")
 
-    def write(self, model: str, bundle: Json) -> str:
-        """Write one down, under the number that it gets; where it lies. OSError if the disk refuses."""
-        bundle = {"number": self._next, **bundle}
+    def write(self, model: str, report: Json) -> str:
+        """Write a report under the next number; returns its path below the state directory. May raise OSError."""
+        report = {"number": self._next, **report}
         self._next += 1
-        data = json.dumps(bundle, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        filed = ReportFile(bundle["number"], model, len(data))
+        data = json.dumps(report, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        file = ReportFile(report["number"], model, len(data))
         try:
-            atomic_file.write(self._path(filed), data)
+            atomic_file.write(self._path(file), data)
         except OSError:
-            self._keep_unwritten(model, bundle)
+            self._keep_unwritten(model, report)
             raise
         self._unwritten.pop(model, None)
-        self._files.append(filed)
+        self._files.append(file)
         self._prune(model)
-        return str(self._path(filed).relative_to(self.folder.parent))
+        return str(self._path(file).relative_to(self.folder.parent))
 
     def reports(self, model: str) -> list[Json]:
-        """Those of a model, the last death first; one that cannot be read any more is passed over."""
-        held = [self._unwritten[model]] if model in self._unwritten else []
-        filed = [found for each in reversed(self._files) if each.model == model and (found := self._read(each))]
-        return held + filed
+        """Those of a model, newest first, without any that cannot be read."""
+        unwritten = [self._unwritten[model]] if model in self._unwritten else []
+        written = [found for each in reversed(self._files) if each.model == model and (found := self._read(each))]
+        return unwritten + written
 
-    def _read(self, filed: ReportFile) -> Json | None:
+    def _read(self, file: ReportFile) -> Json | None:
         try:
-            read: Any = json.loads(self._path(filed).read_bytes())  # checked in the next line
+            read: Any = json.loads(self._path(file).read_bytes())  # checked in the next line
         except (OSError, ValueError):
             return None
         return read if isinstance(read, dict) else None
 
-    def _keep_unwritten(self, model: str, bundle: Json) -> None:
+    def _keep_unwritten(self, model: str, report: Json) -> None:
         self._unwritten.pop(model, None)
-        self._unwritten[model] = bundle
+        self._unwritten[model] = report
         while len(self._unwritten) > MAX_UNWRITTEN:
             del self._unwritten[next(iter(self._unwritten))]
 
-    def _path(self, filed: ReportFile) -> Path:
-        return self.folder / filed.model / f"{filed.number:08d}.json"
+    def _path(self, file: ReportFile) -> Path:
+        return self.folder / file.model / f"{file.number:08d}.json"
 
     def _prune(self, model: str) -> None:
-        """Take away what is too much: of this model, then of all."""
+        """Remove the oldest beyond the limits: of this model, then of all."""
         per_model, in_all, limit_bytes = self._limits
         own = [each for each in self._files if each.model == model]
         for each in own[: max(len(own) - per_model, 0)]:
@@ -109,10 +107,10 @@ class CrashArchive:
         while len(self._files) > in_all or sum(each.size_bytes for each in self._files) > limit_bytes:
             self._remove(self._files[0])
 
-    def _remove(self, filed: ReportFile) -> None:
-        self._files.remove(filed)
-        path = self._path(filed)
+    def _remove(self, file: ReportFile) -> None:
+        self._files.remove(file)
+        path = self._path(file)
         with contextlib.suppress(OSError):
             path.unlink()
-        with contextlib.suppress(OSError):  # others of this model lie there
+        with contextlib.suppress(OSError):  # not empty
             path.parent.rmdir()

@@ -1,17 +1,17 @@
-"""Why a worker ended: a pure function of the evidence, never a guess.
+"""The cause of a worker's exit: a pure function of the evidence, never a guess.
 
-The rules are tried in this order; the first that has something to say decides.
+The rules are tried in this order; the first that applies decides.
 
-    the kernel's OOM counter rose           worker_oom; before it was ready: does_not_fit
-    it said why its load failed             whatever it said
-    we condemned it, and it died of that    the code of the condemnation
-    it was told to go                       unavailable
-    it left with the code for a lost GPU    gpu_fault
-    SIGBUS                                  worker_sigbus
-    any other signal, any exit status       worker_crashed; before it was ready: load_failed
+    the kernel's OOM counter rose               worker_oom; before it was ready: does_not_fit
+    it reported why its load failed             the reported code
+    it was condemned, and the kill ended it     the code of the condemnation
+    it was told to stop                         unavailable
+    it exited with the status for a lost GPU    gpu_fault
+    SIGBUS                                      worker_sigbus
+    any other signal, any exit status           worker_crashed; before it was ready: load_failed
 
-A kill for memory and a plain SIGKILL look alike to wait(): only the counter of the control group tells them apart, so
-an exit 137 or a SIGKILL without it is of unknown sender. Status 0 of a worker that was not told to go is a death too.
+waitid() cannot tell a kill for memory from another SIGKILL; only the counter of the control group can. So the sender of
+a SIGKILL without it is unknown. Status 0 of a worker that was not told to stop is a crash too.
 """
 
 from __future__ import annotations
@@ -27,16 +27,14 @@ from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.postmortem import stack_trace
 
 TAIL_LINES: Final = 3
-"""Last lines of its output in the operator's text; the rest is in `ctl logs`."""
+"""Last lines of output in the text for operators; the rest is in `ctl logs`."""
 _OUR_SIGNALS: Final = (0, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR2)
-"""With another signal it died by itself before our kill reached it. SIGUSR2 is how it was asked for its stack first: a
-model that has taken its handler away dies of it."""
+"""With another signal it died by itself before the kill reached it. SIGUSR2 requests the stack dump before: a process
+without a handler for it dies of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of one death."""
-
     worker: str
     """`bert/2`: model and version."""
     pid: int
@@ -44,36 +42,36 @@ class Evidence:
     signal: int
     """0: it exited with `status`."""
     ready: bool
-    """It had said that it serves."""
+    """It had become ready."""
     oom_kills: int = 0
     """By how much the counter of its control group rose."""
     counts_oom: bool = True
-    """There is such a counter."""
+    """Whether there is such a counter."""
     cap_bytes: int | None = None
     peak_bytes: int = 0
-    """0: not known."""
+    """0: unknown."""
     in_flight: int | None = None
-    """Requests that were with it; None: not known."""
+    """Requests in flight; None: unknown."""
     load_failed_code: str = ""
     load_failed_text: str = ""
-    """What it said of its load."""
+    """What it reported of its load."""
     condemned_code: str = ""
     condemned_text: str = ""
-    """Why we were about to kill it: `worker_hung`, `load_timeout`, `bad_worker_reply`, `worker_oom`."""
+    """Why it was about to be killed: `worker_hung`, `load_timeout`, `bad_worker_reply`, `worker_oom`."""
     stop_requested: bool = False
-    """It was told to go, or killed because nobody wants it any more."""
+    """It was told to stop, or killed because nobody wanted it any more."""
     crash: str = ""
     """What faulthandler wrote."""
     tail: tuple[str, ...] = ()
-    """Its last lines of output."""
+    """The last lines of output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why, for everyone who asks."""
+    """Written to the crash report under these field names."""
 
     code: str
-    """Of the catalogue in ipc/errors.py."""
+    """One of ipc/errors.py."""
     word: str
     """For events and tables: `oom`, `hung`, `signal SIGSEGV`, `exit 3`."""
     text: str
@@ -84,7 +82,6 @@ class Cause:
 
 
 def cause_of(evidence: Evidence) -> Cause:
-    """The cause that this evidence proves."""
     for rule in _RULES:
         found = rule(evidence)
         if found is not None:
@@ -156,22 +153,14 @@ def _signal(evidence: Evidence) -> Cause | None:
 
 def _status(evidence: Evidence) -> Cause | None:
     what = {
-        exit_codes.LOAD_FAILED: "left because its load failed, and did not say why",
-        exit_codes.KEEPER_LOST: "left because it took its keeper for dead",
+        exit_codes.LOAD_FAILED: "exited because its load failed, and gave no reason",
+        exit_codes.KEEPER_LOST: "exited because it had lost its keeper",
     }.get(evidence.status, f"exited with status {evidence.status}{_while_loading(evidence)}")
     return _cause(evidence, _crash_code(evidence), f"exit {evidence.status}", what)
 
 
-_RULES: Final[tuple[Callable[[Evidence], Cause | None], ...]] = (
-    _oom,
-    _load_failed,
-    _condemned,
-    _stopped,
-    _gpu_fault,
-    _sigbus,
-    _signal,
-    _status,
-)
+_Rule = Callable[[Evidence], Cause | None]
+_RULES: Final[tuple[_Rule, ...]] = (_oom, _load_failed, _condemned, _stopped, _gpu_fault, _sigbus, _signal, _status)
 
 
 def _crash_code(evidence: Evidence) -> str:
@@ -183,7 +172,6 @@ def _while_loading(evidence: Evidence) -> str:
 
 
 def signal_name(number: int) -> str:
-    """As people write it, whatever the number."""
     try:
         return signal.Signals(number).name
     except ValueError:  # the real-time ones have no names

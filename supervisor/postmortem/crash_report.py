@@ -1,8 +1,8 @@
-"""The bundle of one death: everything that was known of it, as one JSON object. Pure.
+"""The crash report of one worker: everything that is known of its exit, as one JSON object. Pure.
 
-It is for the operator: it has pids, paths and what the model printed, and never goes to a client. Values of the
-environment and of parameters are not in it, nor any byte of a request. The shape is a contract with people's tools;
-`format` changes when it does.
+It is for operators and never goes to a client: it has pids, paths and what the model printed. It has no values of the
+environment or of parameters, and no byte of a request. Its shape is a contract with other tools; `format` changes when
+it does.
 """
 
 from __future__ import annotations
@@ -25,74 +25,71 @@ Json = dict[str, Any]  # one JSON object
 FORMAT: Final = 1
 OUTPUT_CHARACTERS: Final = 64 << 10
 MAX_REQUESTS: Final = 64
-"""Requests told one by one."""
+"""Requests listed one by one."""
 _OMITTED: Final = frozenset({"tail", "story"})
-"""Members of an event that stand elsewhere in the bundle."""
+"""Members of an event that are elsewhere in the report."""
 NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class CrashRecord:
-    """What the brain knew when it had read the evidence."""
-
     time: str
-    """Wall clock, for people."""
+    """Wall clock, as text."""
     spec: ModelSpec
     instance: int
     generation: int
     cause: Cause
     evidence: Evidence
     progress: Progress | None
-    """Its status page at the end."""
+    """The status page at the end."""
     ended_ns: int
     is_linked: bool
-    """Gateways sent requests to it."""
+    """Gateways routed to it."""
     lived_s: float
     served_s: float
     in_group: bool
-    """Its memory was counted by a control group."""
+    """Its memory was measured by a control group."""
     memory_samples: Sequence[Sample]
     recent_events: Sequence[Event]
     transitions: Sequence[str]
     next_delay_s: float | None
     given_up: str
-    """Why there will be probes only; empty otherwise."""
+    """Why the model was given up; empty if it was not."""
 
 
-def crash_report(case: CrashRecord, loss: InFlightSummary, configuration: Json, artefact: Json) -> Json:
-    """All of it."""
-    spec, evidence = case.spec, case.evidence
+def crash_report(record: CrashRecord, in_flight: InFlightSummary, configuration: Json, artefact: Json) -> Json:
+    spec, evidence, events = record.spec, record.evidence, record.recent_events
     return {
         "format": FORMAT,
         "mmsup": mmsup.__version__,
-        "time": case.time,
+        "time": record.time,
         "model": spec.name,
         "version": spec.version,
-        "instance": case.instance,
-        "generation": case.generation,
+        "instance": record.instance,
+        "generation": record.generation,
         "pid": evidence.pid,
-        "lived_s": round(case.lived_s, 3),
-        "served_s": round(case.served_s, 3),
-        "cause": asdict(case.cause),
-        "evidence": _evidence(case),
+        "lived_s": round(record.lived_s, 3),
+        "served_s": round(record.served_s, 3),
+        "cause": asdict(record.cause),
+        "evidence": _evidence(record),
         "stack": _stack(evidence.crash, spec.directory),
         "output": _output(evidence.tail),
-        "memory": _memory(case),
-        "requests": _requests(case, loss),
+        "memory": _memory(record),
+        "requests": _requests(record, in_flight),
         "configuration": configuration,
         "artefact": artefact,
         "restart": {
-            "number": case.generation,
-            "next_delay_s": case.next_delay_s,
-            "given_up": case.given_up,
+            "number": record.generation,
+            "next_delay_s": record.next_delay_s,
+            "given_up": record.given_up,
         },
-        "story": [{name: value for name, value in each.items() if name not in _OMITTED} for each in case.recent_events],
-        "transitions": list(case.transitions),
+        "story": [{name: value for name, value in each.items() if name not in _OMITTED} for each in events],
+        "transitions": list(record.transitions),
     }
 
 
-def _evidence(case: CrashRecord) -> Json:
-    evidence, progress = case.evidence, case.progress
+def _evidence(record: CrashRecord) -> Json:
+    evidence, progress = record.evidence, record.progress
     found: Json = {
         "status": evidence.status,
         "signal": evidence.signal,
@@ -100,19 +97,19 @@ def _evidence(case: CrashRecord) -> Json:
         "was_ready": evidence.ready,
         "condemned": {"code": evidence.condemned_code, "text": evidence.condemned_text},
         "load_failed": {"code": evidence.load_failed_code, "text": evidence.load_failed_text},
-        # A group is made for one life, so its counter begins at nothing.
+        # A control group is created for one worker, so its counter starts at 0.
         "oom_kills_before": 0,
         "oom_kills_after": evidence.oom_kills if evidence.counts_oom else None,
         "cap_bytes": evidence.cap_bytes,
         "peak_bytes": evidence.peak_bytes or None,
-        "hang_limit_s": case.spec.hang_limit_s,
-        "load_timeout_s": case.spec.load_timeout_s,
+        "hang_limit_s": record.spec.hang_limit_s,
+        "load_timeout_s": record.spec.load_timeout_s,
     }
     if progress is not None:
         found |= {
             "activity": progress.activity.name.lower(),
-            "activity_for_s": _ago(progress.since_ns, case.ended_ns),
-            "last_beat_ago_s": _ago(progress.heartbeat_ns, case.ended_ns),
+            "activity_for_s": _ago(progress.since_ns, record.ended_ns),
+            "last_beat_ago_s": _ago(progress.heartbeat_ns, record.ended_ns),
             "batches": progress.batches,
             "requests": progress.requests,
             "device_bytes": progress.device_bytes,
@@ -139,7 +136,7 @@ def _stack(text: str, directory: str) -> Json | None:
 
 
 def _output(lines: Sequence[str]) -> list[str]:
-    """The last lines, as many as fit."""
+    """As many of the last lines as fit."""
     kept: list[str] = []
     left = OUTPUT_CHARACTERS
     for line in reversed(lines):
@@ -150,17 +147,17 @@ def _output(lines: Sequence[str]) -> list[str]:
     return kept[::-1]
 
 
-def _memory(case: CrashRecord) -> Json:
-    of = "its control group, page cache included" if case.in_group else "its resident set"
-    return {"of": of, "every_s": EVERY_S, "samples": [list(each) for each in case.memory_samples]}
+def _memory(record: CrashRecord) -> Json:
+    of = "its control group, page cache included" if record.in_group else "its resident set"
+    return {"of": of, "every_s": EVERY_S, "samples": [list(each) for each in record.memory_samples]}
 
 
-def _requests(case: CrashRecord, loss: InFlightSummary) -> Json:
-    """`is_complete` False: a gateway had not told in time, and there may have been more."""
+def _requests(record: CrashRecord, in_flight: InFlightSummary) -> Json:
+    """`is_complete` False: a gateway had not reported in time, and there may have been more."""
     return {
-        "in_flight": loss.in_flight,
-        "begun": loss.begun,
-        "is_complete": loss.is_complete or not case.is_linked,
-        "retry_on_crash": case.spec.retry_on_crash,
-        "named": [asdict(each) | {"age_s": round(each.age_s, 3)} for each in loss.requests[:MAX_REQUESTS]],
+        "in_flight": in_flight.in_flight,
+        "begun": in_flight.begun,
+        "is_complete": in_flight.is_complete or not record.is_linked,
+        "retry_on_crash": record.spec.retry_on_crash,
+        "named": [asdict(each) | {"age_s": round(each.age_s, 3)} for each in in_flight.requests[:MAX_REQUESTS]],
     }

@@ -1,6 +1,6 @@
-"""Digests of configuration and artefact of a life: two deaths of the same are told from two of others.
+"""Digests of a worker's configuration and artifact, by which crashes of the same content can be recognised.
 
-`configuration` is pure. `Artefacts` reads files, in a thread of its own: a disk may be slow.
+`configuration` is pure. `ArtifactDigests` reads files, and is called from the disk thread.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Json = dict[str, Any]  # one JSON object
 
 MAX_FILES: Final = 4096
 MAX_CONTENT_BYTES: Final = 16 << 20
-"""Of all files together: a worker that dies in a loop must not cost a core. Beyond it size and time speak."""
+"""Read of all files together, because a crash loop must not cost a core; beyond it size and time count."""
 EDGE_BYTES: Final = 64 << 10
 MAX_DIGESTS: Final = 256
 _COMPILED: Final = "__pycache__"
-"""A life of the model may have left it: it is none of the artefact."""
+"""Written by workers; not part of the artifact."""
 _CONFIGURATION_FIELDS: Final = (
     "engine", "artefact", "max_batch_size", "device", "instances", "memory_bytes", "gpu_memory_bytes", "deadline_s",
     "hang_limit_s", "load_timeout_s", "max_queue", "max_queue_bytes", "retry_on_crash", "trusted", "python",
 )  # fmt: skip
-"""What explains a death. Parameters are not among them: they may be secrets, as values of the environment may."""
+"""Fields that may explain a crash. Not parameters: they may be secrets, as values of the environment may."""
 
 
 def configuration(spec: ModelSpec) -> Json:
-    """The digest of everything that configured a worker, and what of it may explain a death."""
+    """The digest of the specification of a worker, and the fields that may explain a crash."""
     named = replace(spec, env=dict.fromkeys(sorted(spec.env), ""))
     return {
         "sha256": hashlib.sha256(to_json(named)).hexdigest(),
@@ -44,13 +44,13 @@ def configuration(spec: ModelSpec) -> Json:
 
 
 class ArtifactDigests:
-    """Digests of versions' folders; one whose files have not changed is not read again."""
+    """Digests of version directories; one whose files have not changed is not read again."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[Any, ...], Json]] = {}  # by folder: what identifies its files, the digest
 
     def digest(self, directory: str) -> Json:
-        """Of all files of a version, as they lie there now. Never fails: what cannot be read is said."""
+        """Of all files of a version as they are now. Never raises: the result says what could not be read."""
         try:
             files = list(itertools.islice(_files(directory), MAX_FILES + 1))
             known = self._known.get(directory)
@@ -80,7 +80,7 @@ def _digest(directory: str, files: list[tuple[str, int, int]]) -> Json:
     left = MAX_CONTENT_BYTES
     partly = 0
     for name, size, time_ns in files[:MAX_FILES]:
-        # A name is bytes to the kernel, and need not be text.
+        # A file name is bytes to the kernel, and need not be text.
         whole.update(os.fsencode(name) + f"\0{size}\0".encode())
         if size <= left:
             left -= size
@@ -102,7 +102,7 @@ def _digest(directory: str, files: list[tuple[str, int, int]]) -> Json:
 
 
 def _hash_file(whole: Any, path: str, size: int) -> None:  # hashlib's object has no public type
-    # A pipe by a file's name must not be waited for.
+    # Opening a named pipe must not wait.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         while size > 0 and (data := os.read(fd, min(size, 1 << 20))):

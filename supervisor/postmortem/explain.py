@@ -1,7 +1,7 @@
-"""A death in plain sentences: what happened, the evidence, who was concerned, what followed, what to do. Pure.
+"""Explains a crash report in sentences: what happened, the evidence, affected requests, what followed, advice. Pure.
 
-`explain` reads a bundle as it lies on disk, perhaps of another version of mmsup: a member that is not there leaves its
-sentence out.
+`explain` reads a report as it is on disk, perhaps of another version of mmsup: if a member is missing, its sentence is
+left out.
 """
 
 from __future__ import annotations
@@ -20,54 +20,53 @@ IDS_SHOWN: Final = 5
 MAX_LATER_EVENTS: Final = 20
 LINE_CHARACTERS: Final = 200
 MEMORY_RISE: Final = 1.5
-"""From here on a curve is said to have risen."""
+"""The factor by which memory must have grown to be called rising."""
 _OUTCOMES: Final = frozenset({"worker_ready", "load_failed", "load_timeout", "crash_loop"})
 
 
-def explain(bundle: Json, later: Sequence[Json], state: str = "", reason: str = "") -> list[str]:
-    """The sentences. `since`: events of the same worker after this death, oldest first; `state` and `reason`: the
+def explain(report: Json, later: Sequence[Json], state: str = "", reason: str = "") -> list[str]:
+    """The sentences. `later`: events of the same instance after this exit, oldest first; `state` and `reason`: the
     model's, now."""
     parts = (
-        _what(bundle),
-        _cause(bundle),
-        _stack(bundle),
-        _memory(bundle),
-        _output(bundle),
-        _requests(bundle),
-        _restart(bundle, later),
+        _what(report),
+        _cause(report),
+        _stack(report),
+        _memory(report),
+        _output(report),
+        _requests(report),
+        _restart(report, later),
         f"The model is {state} now{f': {reason}' if reason else ''}." if state else "",
-        _advice(bundle),
+        _advice(report),
     )
     return [each for each in parts if each]
 
 
 def no_crash(model: str, state: str, reason: str) -> list[str]:
-    """What there is to say of a model that has lost no worker."""
+    """The sentences about a model without crash reports."""
     sentences = [f"No worker of {model} has died, as far as is on record."]
     if state:
         sentences.append(f"The model is {state} now{f': {reason}' if reason else ''}.")
     return sentences
 
 
-def list_entry(bundle: Json) -> Json:
-    """One death in a list of them."""
-    named = {name: bundle.get(name) for name in ("number", "time", "version", "instance", "generation")}
-    return {**named, "cause": _part(bundle, "cause").get("word")}
+def list_entry(report: Json) -> Json:
+    named = {name: report.get(name) for name in ("number", "time", "version", "instance", "generation")}
+    return {**named, "cause": _part(report, "cause").get("word")}
 
 
-def later_events(bundle: Json, events: Sequence[Json]) -> list[Json]:
-    """Of a model's events the first of the later lives of the same worker."""
-    instance, generation = bundle.get("instance"), bundle.get("generation") or 0
+def later_events(report: Json, events: Sequence[Json]) -> list[Json]:
+    """Of a model's events, the first of later workers of the same instance."""
+    instance, generation = report.get("instance"), report.get("generation") or 0
     later = [each for each in events if each.get("instance") == instance and (each.get("generation") or 0) > generation]
     return later[:MAX_LATER_EVENTS]
 
 
-def _what(bundle: Json) -> str:
-    served, lived = bundle.get("served_s") or 0, bundle.get("lived_s") or 0
+def _what(report: Json) -> str:
+    served, lived = report.get("served_s") or 0, report.get("lived_s") or 0
     how_long = f"after it had served for {age(served)}" if served else f"{age(lived)} after its start, before it served"
-    who = f"worker {bundle.get('instance')} of {bundle.get('model')}, version {bundle.get('version')}"
-    life = f"life {bundle.get('generation')}, pid {bundle.get('pid')}"
-    return f"{_clock(bundle.get('time'))}: {who} ({life}) died {how_long}."
+    who = f"worker {report.get('instance')} of {report.get('model')}, version {report.get('version')}"
+    process = f"generation {report.get('generation')}, pid {report.get('pid')}"
+    return f"{_clock(report.get('time'))}: {who} ({process}) died {how_long}."
 
 
 def _clock(value: object) -> str:
@@ -80,9 +79,9 @@ def _clock(value: object) -> str:
 # The cause, each with the evidence for it.
 
 
-def _cause(bundle: Json) -> str:
-    tell = _CAUSES.get(str(_part(bundle, "cause").get("code")), _crash)
-    return tell({**_part(bundle, "evidence"), "fatal": _part(bundle, "stack").get("fatal")})
+def _cause(report: Json) -> str:
+    explain_cause = _CAUSES.get(str(_part(report, "cause").get("code")), _crash)
+    return explain_cause({**_part(report, "evidence"), "fatal": _part(report, "stack").get("fatal")})
 
 
 def _oom(evidence: Json) -> str:
@@ -123,7 +122,7 @@ def _gpu_fault(evidence: Json) -> str:
 def _crash(evidence: Json) -> str:
     loading = "" if evidence.get("was_ready") else " while it loaded"
     if not evidence.get("signal"):
-        return f"It exited with status {evidence.get('status')}{loading}, which nobody had asked for."
+        return f"It exited with status {evidence.get('status')}{loading}, which was not requested."
     fatal = evidence.get("fatal")
     what = f"It was killed by {evidence.get('signal_name')}{loading}"
     if fatal:
@@ -131,7 +130,7 @@ def _crash(evidence: Json) -> str:
     if evidence.get("signal_name") not in ("SIGKILL", "SIGTERM"):
         return f"{what}."
     if evidence.get("oom_kills_after") is None:
-        return f"{what}; the kernel does not say who sent it, and nothing here counts whom it kills for memory."
+        return f"{what}; the kernel does not say who sent it, and there is no counter of kills for memory here."
     return f"{what}; the kernel does not say who sent it, and it was not for memory: its counter had not risen."
 
 
@@ -149,49 +148,49 @@ _CAUSES: Final[dict[str, Callable[[Json], str]]] = {
 # What else is known.
 
 
-def _stack(bundle: Json) -> str:
-    stack = _part(bundle, "stack")
+def _stack(report: Json) -> str:
+    stack = _part(report, "stack")
     inner, own = _part(stack, "innermost"), _part(stack, "in_model")
     if not inner:
-        return "It left no stack." if _is_hang(bundle) else ""
+        return "It left no stack." if _is_hang(report) else ""
     if own and own != inner:
         return f"It stood in {_frame(inner)}, called from the model's {_frame(own)}."
     return f"It stood in {'the model' if own else 'code'}: {_frame(inner)}."
 
 
-def _is_hang(bundle: Json) -> bool:
-    return _part(bundle, "cause").get("code") in ("worker_hung", "load_timeout")
+def _is_hang(report: Json) -> bool:
+    return _part(report, "cause").get("code") in ("worker_hung", "load_timeout")
 
 
 def _frame(frame: Json) -> str:
     return f"{frame.get('function')}, {os.path.basename(str(frame.get('file')))} line {frame.get('line')}"
 
 
-def _memory(bundle: Json) -> str:
-    samples = [each for each in _part(bundle, "memory").get("samples") or () if isinstance(each, list)]
+def _memory(report: Json) -> str:
+    samples = [each for each in _part(report, "memory").get("samples") or () if isinstance(each, list)]
     if len(samples) < 2:
         return ""
     (first_ago, first, *_), (_, last, *_) = samples[0], samples[-1]
     if first and last > first * MEMORY_RISE:
         return f"Its memory rose from {size_text(first)} to {size_text(last)} in the last {age(first_ago)}."
-    return f"Its memory was {size_text(last)} at the last look."
+    return f"Its memory was {size_text(last)} at the last sample."
 
 
-def _output(bundle: Json) -> str:
-    lines = [str(each) for each in bundle.get("output") or () if str(each).strip()]
+def _output(report: Json) -> str:
+    lines = [str(each) for each in report.get("output") or () if str(each).strip()]
     if not lines:
         return "It had printed nothing."
     last = lines[-1].strip()
     return f"It printed last: {last[:LINE_CHARACTERS]}{'…' if len(last) > LINE_CHARACTERS else ''}"
 
 
-def _requests(bundle: Json) -> str:
-    requests = _part(bundle, "requests")
+def _requests(report: Json) -> str:
+    requests = _part(report, "requests")
     if not requests:
         return ""
-    count, code = requests.get("in_flight") or 0, _part(bundle, "cause").get("code")
-    more = "" if requests.get("is_complete") else " A gateway has not told, so there may have been more."
-    if not count and code == "bad_worker_reply":  # it had its outcome before the trust was gone
+    count, code = requests.get("in_flight") or 0, _part(report, "cause").get("code")
+    more = "" if requests.get("is_complete") else " A gateway has not reported, so there may have been more."
+    if not count and code == "bad_worker_reply":  # it was answered before its worker was condemned
         return f"The request that it answered so got {code}; no other was in flight.{more}"
     if not count:
         return f"No request was in flight.{more}"
@@ -202,7 +201,7 @@ def _requests(bundle: Json) -> str:
     if begun:
         parts.append(f"{begun} had begun{_ids(requests)} and {_was(begun)} {_answer(requests, code)}")
     if waiting:
-        given_up = _part(bundle, "restart").get("given_up")
+        given_up = _part(report, "restart").get("given_up")
         where = "another worker, if there was one" if given_up else "the next worker"
         parts.append(f"{waiting} had not begun and went to {where}")
     if left:
@@ -227,9 +226,9 @@ def _ids(requests: Json) -> str:
     return f" ({', '.join(ids[:IDS_SHOWN])}{more})" if ids else ""
 
 
-def _restart(bundle: Json, events: Sequence[Json]) -> str:
-    delay = _part(bundle, "restart").get("next_delay_s")
-    given_up = _part(bundle, "restart").get("given_up")
+def _restart(report: Json, events: Sequence[Json]) -> str:
+    delay = _part(report, "restart").get("next_delay_s")
+    given_up = _part(report, "restart").get("given_up")
     if given_up:
         begin = f"It was given up after that: {given_up}; it is tried again from time to time, or by `mmsup ctl load`."
     elif isinstance(delay, int | float):
@@ -240,7 +239,7 @@ def _restart(bundle: Json, events: Sequence[Json]) -> str:
     if outcome is None:
         return begin if given_up else f"{begin}; how that went is not on record."
     if outcome["event"] == "worker_ready":
-        took = _seconds(bundle.get("time"), outcome.get("time"))
+        took = _seconds(report.get("time"), outcome.get("time"))
         served = f"served again{f' {age(took)} after the death' if took is not None else ''}"
         return f"{begin} It {served}." if given_up else f"{begin}, and {served}."
     return f"{begin.rstrip('.')}; the next thing on record is {outcome['event']}: {outcome.get('text')}."
@@ -254,35 +253,35 @@ def _seconds(earlier: object, later: object) -> float | None:
 
 
 _ADVICE: Final = {
-    "worker_oom": "raise `memory`, lower max_batch_size, or look for a leak in the curve of the bundle",
-    "does_not_fit": "raise `memory`, or serve a smaller artefact: it needs more than its cap before it serves",
+    "worker_oom": "raise `memory`, lower max_batch_size, or look for a leak in the memory samples of the report",
+    "does_not_fit": "raise `memory`, or serve a smaller artifact: it needs more than its cap before it serves",
     "worker_hung": "look at the frames above; raise `hang_limit` only if a run may really take that long",
     "load_timeout": "look at the frames above; raise `load_timeout` only if a load may really take that long",
-    "load_failed": "look at the last output (`mmsup ctl logs MODEL`), mend the model, then `mmsup ctl load MODEL`",
+    "load_failed": "look at the last output (`mmsup ctl logs MODEL`), fix the model, then `mmsup ctl load MODEL`",
     "worker_sigbus": "look for a mapped file that was cut short, or a tmpfs that is full",
     "bad_worker_reply": "look at who writes to the worker's descriptors; the model runs in that process",
-    "gpu_fault": "look at the kernel's log for Xid errors; if they come again the device is ill",
-    "worker_crashed": "look at the frames above and the last output: the fault is in the model or a library of it",
+    "gpu_fault": "look at the kernel's log for Xid errors; if they come again the device is broken",
+    "worker_crashed": "look at the frames above and the last output: the fault is in the model or one of its libraries",
 }
 _ADVICE_OF_EXIT: Final = "look for an exit in the model's code: a model must not end its process"
 _ADVICE_OF_KILL: Final = "find out who sends signals here: the server did not"
 _UNCOUNTED: Final = ", unless the kernel did for memory (`dmesg`)"
 
 
-def _advice(bundle: Json) -> str:
-    code, evidence = str(_part(bundle, "cause").get("code")), _part(bundle, "evidence")
+def _advice(report: Json) -> str:
+    code, evidence = str(_part(report, "cause").get("code")), _part(report, "evidence")
     advice = _ADVICE.get(code, "")
     if code == "worker_crashed" and not evidence.get("signal"):
         advice = _ADVICE_OF_EXIT
     elif code == "worker_crashed" and evidence.get("signal_name") in ("SIGKILL", "SIGTERM"):
         advice = _ADVICE_OF_KILL + (_UNCOUNTED if evidence.get("oom_kills_after") is None else "")
-    return f"What to do: {advice}.".replace("MODEL", str(bundle.get("model"))) if advice else ""
+    return f"What to do: {advice}.".replace("MODEL", str(report.get("model"))) if advice else ""
 
 
 def _text(evidence: Json, *names: str) -> str:
-    """Why it was said to have failed, or condemned."""
-    said = next((text for name in names if (text := str(_part(evidence, name).get("text") or ""))), "")
-    return said.rstrip(".") or "the reason is not on record"
+    """The first recorded reason among these members."""
+    reason = next((text for name in names if (text := str(_part(evidence, name).get("text") or ""))), "")
+    return reason.rstrip(".") or "the reason is not on record"
 
 
 def _part(of: Json, name: str) -> Json:

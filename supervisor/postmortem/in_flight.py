@@ -1,7 +1,6 @@
-"""What was in flight at the ends of lives, as the gateways tell it. Pure, and bounded.
+"""The requests that were in flight at the exit of workers, as the gateways report them. Pure, and bounded.
 
-A gateway tells of each life once. It may be dead itself: whoever asks says which gateways are there to be heard, and
-does not wait for them without a bound.
+Each gateway reports once for each worker. A gateway may be dead itself, so the reader passes those that can report.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.messages.gateway_control import InFlight, LinkClosed
-from mmsup.supervisor.instances.context import WorkerId
+from mmsup.ipc.paths import WorkerId
 
 MAX_WORKERS: Final = 256
 MAX_IDS: Final = 16
@@ -20,39 +19,37 @@ MAX_IDS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class InFlightSummary:
-    """What one life ended with."""
-
     in_flight: int
     begun: int
+    """Of them, those that the worker had begun."""
     requests: tuple[InFlight, ...]
-    """The first of them."""
+    """Details of some, those that had begun first."""
     is_complete: bool
-    """Every gateway has told."""
+    """Every gateway has reported."""
 
     def ids(self) -> list[str]:
-        """The clients' own ids of the first of them, as far as they gave any."""
+        """Request ids given by the clients, at most MAX_IDS."""
         return [each.id for each in self.requests if each.id][:MAX_IDS]
 
 
 class InFlightAtExit:
-    """By life; the oldest are forgotten."""
+    """The reports by worker, of the last MAX_WORKERS."""
 
     def __init__(self) -> None:
         self._reports: OrderedDict[WorkerId, dict[int, LinkClosed]] = OrderedDict()
 
-    def add(self, place: int, ended: LinkClosed) -> None:
-        """A gateway's word."""
-        self._reports.setdefault((ended.instance, ended.generation), {})[place] = ended
+    def add(self, gateway: int, report: LinkClosed) -> None:
+        self._reports.setdefault((report.instance, report.generation), {})[gateway] = report
         while len(self._reports) > MAX_WORKERS:
             self._reports.popitem(last=False)
 
-    def summary(self, key: WorkerId, places: Set[int]) -> InFlightSummary:
-        """What is known of a life. `places`: gateways that had to do with it, and live."""
-        told = self._reports.get(key, {})
-        requests = [each for ended in told.values() for each in ended.requests]
+    def summary(self, worker: WorkerId, gateways: Set[int]) -> InFlightSummary:
+        """What is known of a worker. `gateways`: those whose reports make it complete."""
+        reports = self._reports.get(worker, {})
+        requests = [each for report in reports.values() for each in report.requests]
         return InFlightSummary(
-            sum(each.in_flight for each in told.values()),
-            sum(each.begun for each in told.values()),
+            sum(each.in_flight for each in reports.values()),
+            sum(each.begun for each in reports.values()),
             tuple(sorted(requests, key=lambda each: (not each.begun, -each.age_s))),
-            told.keys() >= places,
+            reports.keys() >= gateways,
         )

@@ -1,4 +1,4 @@
-"""The memory of one life over its last minute. Pure: whoever samples brings the time."""
+"""The memory of one worker over its last minute. Pure."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ class MemoryHistory:
     """With monotonic times."""
 
     def add(self, now_s: float, memory_bytes: int, device_bytes: int) -> None:
-        """One look."""
         self._samples.append((now_s, memory_bytes, device_bytes))
 
     def rows(self, end_s: float) -> list[Sample]:
-        """All of it, as it looks from `end_s`."""
+        """All samples, with times relative to `end_s`."""
         return [(round(end_s - at_s, 3), memory, device) for at_s, memory, device in self._samples]

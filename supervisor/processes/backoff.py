@@ -1,14 +1,10 @@
-"""When a worker that ended is tried again: a pure function of its past ends and the time.
+"""Exponential backoff between restarts of a child process: pure functions of its past exits. Standard library only.
 
-The curve: 0, 0.5, 1, 2, 4 … 60 s, each with a jitter of ±20 %, back to 0 after 600 s of health. Given up are more than
-5 deaths in 60 s, or 5 failed loads in a row; then one half-open probe every 300 s (or a load by hand, which begins a
-new history). A probe that dies before it has served for 60 s gives up again at once.
+Workers wait 0, 0.5, 1, 2, 4 ... 60 s, each with a jitter of 20 %, and start again at 0 after 600 s of health. When a
+model is given up instead is decided in instances/restart_policy.py.
 
-Brains and gateways follow another curve, for ever: the same up to 5 s, back to 0 after 10 s. While one of them is away
-nothing is mended, or fewer are served, and what made it end was most often not of its own making.
-
-A history belongs to one content of one model version. Nothing is ever counted against another model. With several
-instances, bounds and curve stretch by their number: all of them dying at once is one blow, not many.
+The controller and the gateways wait 5 s at most, start again at 0 after 10 s of health, and are never given up: while
+the controller is away no worker is restarted, and the cause of its exit is rarely its own.
 """
 
 from __future__ import annotations
@@ -24,61 +20,24 @@ JITTER: Final = 0.2
 HEALTHY_S: Final = 600.0
 SERVER_CEILING_S: Final = 5.0
 SERVER_HEALTHY_S: Final = 10.0
-"""Of the server's own parts: enough for one that is broken to leave the machine to the others."""
-PERIOD_S: Final = 60.0
-EXITS_IN_PERIOD: Final = 5
-LOADS_IN_A_ROW: Final = 5
-PROBE_AFTER_S: Final = 300.0
+"""For the server's own processes: long enough for a broken one to leave the machine to the others."""
 MAX_EXITS: Final = 64
-"""Ends worth keeping of one instance; more can change no answer."""
+"""Exits to keep of one process; older ones change no delay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """One end of one life. Times are monotonic seconds."""
+    """One exit of a process. Times are monotonic seconds."""
 
     at_s: float
     served_s: float
     """How long it had been ready; 0 is a load that failed."""
     was_probe: bool = False
-    """It was the one try of a model that had been given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Try again after so long."""
-
-    after_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Try again only as a probe. `code` is of the catalogue in ipc/errors.py."""
-
-    code: str
-    reason: str
-
-
-NextTry = Retry | GiveUp
-
-
-def next_try(past: Sequence[Exit], now_s: float, rng: random.Random, instances: int = 1) -> NextTry:
-    """What follows the last of `past`, oldest first, which must not be empty."""
-    assert past, "nothing has ended"
-    loads = _failed_loads_in_a_row(past)
-    if loads >= LOADS_IN_A_ROW * instances:
-        return GiveUp("model_failed", f"{loads} loads failed in a row")
-    deaths = sum(end.at_s > now_s - PERIOD_S for end in past)
-    if deaths > EXITS_IN_PERIOD * instances:
-        return GiveUp("crash_loop", f"{deaths} deaths in {PERIOD_S:g} s")
-    last = past[-1]
-    if last.was_probe and last.served_s < PERIOD_S:
-        return GiveUp("crash_loop" if last.served_s else "model_failed", "the probe after giving up died too")
-    return Retry(delay_s((exits_since_healthy(past) - 1) // instances, rng))
+    """It was the single try of a model that had been given up."""
 
 
 def delay_s(step: int, rng: random.Random, ceiling_s: float = CEILING_S) -> float:
-    """The curve: how long to wait before try number `step`, which counts from 0."""
+    """How long to wait before restart number `step`, which counts from 0."""
     if step <= 0:
         return 0.0
     # The exponent is bounded before it is used: 2.0 ** 2000 is an error, not infinity.
@@ -86,24 +45,15 @@ def delay_s(step: int, rng: random.Random, ceiling_s: float = CEILING_S) -> floa
 
 
 def server_delay_s(past: Sequence[Exit], rng: random.Random) -> float:
-    """How long to wait before the successor of a brain or a gateway; `past` as of a worker."""
+    """How long to wait before the restart of a controller or a gateway."""
     return delay_s(exits_since_healthy(past, SERVER_HEALTHY_S) - 1, rng, SERVER_CEILING_S)
 
 
-def _failed_loads_in_a_row(past: Sequence[Exit]) -> int:
-    count = 0
-    for end in reversed(past):
-        if end.served_s > 0:
-            break
-        count += 1
-    return count
-
-
 def exits_since_healthy(past: Sequence[Exit], healthy_s: float = HEALTHY_S) -> int:
-    """Ends in this bad time: a long healthy life begins a new one, of which its own end is the first."""
+    """The number of exits since the last one that followed `healthy_s` of service, that one included."""
     count = 0
-    for end in reversed(past):
+    for exit_ in reversed(past):
         count += 1
-        if end.served_s >= healthy_s:
+        if exit_.served_s >= healthy_s:
             break
     return count

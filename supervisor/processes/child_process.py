@@ -1,8 +1,8 @@
-"""One life: a process that the keeper started for us, its descriptors, and what is heard of it.
+"""One process that the keeper started for the controller: its descriptors, and the events on them.
 
-Who owns what: the Life owns pidfd, channel, page, crash pipe and log pipe from the moment of its making until `end`.
-A pidfd that is readable is the one sign of death; its status comes with the keeper's Exited. It is asked when it
-matters, never heard of: the loop may come to a dead process's page, or to a timer, before it comes to its pidfd.
+A ChildProcess owns pidfd, control channel, status page, crash pipe and log pipe until it is closed. A readable pidfd is
+the only sign of death; the status comes with the keeper's ChildExited. The pidfd is polled when it matters and not
+watched by the loop: a timer, or a read of the dead process's page, may come first in a loop iteration.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import os
 import select
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from mmsup.ipc.memory.status_page import Activity, Progress, StatusPageReader
@@ -22,100 +23,109 @@ CRASH_BYTES: Final = 64 << 10
 CRASH_DELAY_S: Final = 0.001
 READ_BYTES: Final = 64 << 10
 FINAL_READS: Final = 64
-"""What the dead left in its pipe is bounded by the pipe; a grandchild that goes on writing is not listened to."""
+"""A dead process leaves at most a pipe full of output; a grandchild may go on writing, and that is not read."""
 DESCRIPTOR_COUNT: Final = 5
 
 
 class ChildListener(Protocol):
-    """Who listens to a life."""
-
     def on_message(self, data: bytes, descriptors: list[int]) -> None:
-        """A message on its control channel; the descriptors are the listener's."""
+        """A message on its control channel; the listener owns the descriptors."""
 
     def on_closed(self) -> None:
-        """It closed its control channel, or left it full."""
+        """The control channel was closed, or its reader is too far behind."""
 
     def on_crash_output(self, text: str) -> None:
-        """The crash pipe spoke for the first time."""
+        """The first output on the crash pipe."""
 
     def on_output(self, data: bytes) -> None:
-        """Something of its standard output or error."""
+        """Standard output or error."""
+
+
+class CrashPipe:
+    """The pipe to which faulthandler of a process writes."""
+
+    def __init__(self, fd: int, on_output: Callable[[], None]) -> None:
+        """`on_output` is called once, when the first line is there."""
+        self.text = ""
+        self.read_s = 0.0
+        """When something was last read; 0: never."""
+        self._fd = fd
+        self._on_output = on_output
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self.read)
+
+    def read(self) -> None:
+        data = _read(self._fd)
+        if data is None:
+            return
+        if not data or len(self.text) > CRASH_BYTES:
+            self._loop.remove_reader(self._fd)
+            return
+        self.read_s = time.monotonic()
+        is_first = not self.text
+        self.text += data.decode("utf-8", "backslashreplace")
+        if is_first:
+            # faulthandler writes word by word: the rest of its first line comes at once.
+            self._loop.call_later(CRASH_DELAY_S, self._on_output)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._on_output = _ignore  # no reference cycle may keep the mapped status page, and its descriptor, alive
 
 
 class ChildProcess:
-    """One process."""
-
     def __init__(self, token: str, pid: int, descriptors: list[int], listener: ChildListener) -> None:
         assert len(descriptors) == DESCRIPTOR_COUNT, f"{token} came with {len(descriptors)} descriptors"
-        self.token = token
         self.pid = pid
-        self.crash_text = ""
-        self.crash_read_s = 0.0
-        """When the crash pipe last spoke; 0: it never did."""
-        self.pidfd, control, self.page_fd, self._crash, self._log = descriptors
-        self._dead = False
+        self.pidfd, control, self.page_fd, crash, self._log = descriptors
+        self._is_dead = False
         self._death_poll = select.poll()
         self._death_poll.register(self.pidfd, select.POLLIN)
         self._listener = listener
         self._page = StatusPageReader(self.page_fd)
         self._loop = asyncio.get_running_loop()
         self.channel = MessageChannel(ControlChannel.from_fd(control), listener.on_message, listener.on_closed)
-        for fd in (self._crash, self._log):
-            os.set_blocking(fd, False)
-        self._loop.add_reader(self._crash, self._read_crash)
+        self.crash = CrashPipe(crash, self._report_crash)
+        os.set_blocking(self._log, False)
         self._loop.add_reader(self._log, self._read_log)
 
     @property
     def is_dead(self) -> bool:
-        """The kernel says so, now; what its page says is from before."""
-        self._dead = self._dead or bool(self._death_poll.poll(0))
-        return self._dead
+        """Whether the process has exited, asked of the kernel now."""
+        self._is_dead = self._is_dead or bool(self._death_poll.poll(0))
+        return self._is_dead
 
     def progress(self) -> Progress:
-        """Its status page now."""
         return self._page.read()
 
     @property
     def has_served(self) -> bool:
-        """By its page, which says so whether or not anybody has heard it: it waits for work, or is at it."""
+        """Whether it is ready by its status page, be that received as a message or not."""
         return self.progress().activity in (Activity.IDLE, Activity.BUSY)
 
     def drain_and_close(self) -> None:
-        """It is reaped: hear its last words, let go of everything."""
-        self._dead = True
+        """It was reaped: read what it left, then close everything."""
+        self._is_dead = True
         self.channel.drain()
-        self._read_crash()
+        self.crash.read()
         for _ in range(FINAL_READS):
             if not self._read_log():
                 break
         self.close()
 
     def close(self) -> None:
-        """Let go of everything, unheard."""
-        self._dead = True  # to us: its pidfd may soon be another descriptor's number
+        self._is_dead = True  # to us: the number of the pidfd may soon name another descriptor
         self.channel.close()
-        for fd in (self._crash, self._log):
-            self._loop.remove_reader(fd)
-        for fd in (self.pidfd, self._crash, self._log, self.page_fd):
+        self.crash.close()
+        self._loop.remove_reader(self._log)
+        for fd in (self.pidfd, self._log, self.page_fd):
             os.close(fd)
-
-    def _read_crash(self) -> None:
-        data = _read(self._crash)
-        if data is None:
-            return
-        if not data or len(self.crash_text) > CRASH_BYTES:
-            self._loop.remove_reader(self._crash)
-            return
-        self.crash_read_s = time.monotonic()
-        first = not self.crash_text
-        self.crash_text += data.decode("utf-8", "backslashreplace")
-        if first:
-            # faulthandler writes word by word: the rest of its first line comes at once.
-            self._loop.call_later(CRASH_DELAY_S, self._report_crash)
 
     def _report_crash(self) -> None:
         if not self.is_dead:
-            self._listener.on_crash_output(self.crash_text)
+            self._listener.on_crash_output(self.crash.text)
 
     def _read_log(self) -> bool:
         data = _read(self._log)
@@ -126,8 +136,12 @@ class ChildProcess:
         return bool(data)
 
 
+def _ignore() -> None:
+    pass
+
+
 def _read(fd: int) -> bytes | None:
-    """What waits in a pipe; empty at its end, None if nothing waits."""
+    """What is in a pipe; b"" at its end, None if there is nothing now."""
     try:
         return os.read(fd, READ_BYTES)
     except BlockingIOError:

@@ -1,7 +1,7 @@
-"""What is left of lives that ended: control groups, scratch folders, socket files; cleared piece by piece.
+"""Removes what exited workers leave behind: control groups, scratch directories, socket files.
 
-A group can be removed only when the kernel has let go of its last process, and a model may have left a million files.
-Neither may hold up the loop, so every turn does a bounded part.
+A group can be removed only when the kernel has released its last process, and a model may have left a million files.
+So each run does a bounded part, and the event loop is never held up.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ from mmsup.supervisor.linux.cgroup import Cgroup
 
 INTERVAL_S: Final = 0.02
 MAX_NAMES: Final = 200
-"""Names removed in one turn: a few milliseconds on a slow disk."""
+"""Files removed in one run: a few milliseconds on a slow disk."""
 
 
 class Cleanup:
-    """What is still to be removed."""
-
     def __init__(self) -> None:
         self._groups: list[Cgroup] = []
         self._removals: list[Iterator[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, group: Cgroup | None, scratch: str, socket: str) -> None:
-        """Everything of one life, which is dead, or what is left of it; no path, and nothing is looked for."""
+        """What one worker has left. Empty paths name nothing."""
         with contextlib.suppress(OSError):
             os.unlink(socket)
         if group is not None:
@@ -37,7 +35,7 @@ class Cleanup:
         self._run()
 
     def close(self) -> None:
-        """Leave the rest to the next start, which sweeps."""
+        """Leave the rest to the next start of the server."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -68,9 +66,9 @@ def _is_removed(group: Cgroup) -> bool:
 
 
 def remove_tree(folder: str) -> Iterator[None]:
-    """Remove a tree, one name a step; links are removed and never followed. What cannot be removed is left.
+    """Remove a directory tree, one name a step, without following links. What cannot be removed is left.
 
-    A model may have made it deeper than Python's stack: so what is still to be done is a list, and one folder is open.
+    A model may have nested it deeper than Python's stack: so it is walked with a list, one directory open at a time.
     """
     waiting = [(folder, False)]
     while waiting:

@@ -1,4 +1,4 @@
-"""The brain's side of its channel to the keeper: JSON records, and a beat from the loop that does the work."""
+"""The controller's side of its channel to the keeper: JSON records, and a heartbeat sent by the event loop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ HEARTBEAT_INTERVAL_S: Final = 1.0
 
 
 class KeeperChannel:
-    """The keeper. `hear` gets each message with its descriptors, which are the hearer's."""
+    """`on_message` gets each message with its descriptors, which it then owns."""
 
-    def __init__(self, channel: ControlChannel, lifeline: int, hear: Callable[[Any, list[int]], None]) -> None:
-        self._on_message = hear
+    def __init__(self, channel: ControlChannel, lifeline: int, on_message: Callable[[Any, list[int]], None]) -> None:
+        self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(lifeline, exit_orphaned)
         self._lifeline = lifeline
@@ -29,11 +29,9 @@ class KeeperChannel:
         self._send_heartbeat()
 
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
-        """Send one message of TO_KEEPER."""
         self._channel.send(to_json(message), descriptors)
 
     def close(self) -> None:
-        """No more beats, no more messages."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self._loop.remove_reader(self._lifeline)
@@ -48,5 +46,5 @@ class KeeperChannel:
 
 
 def exit_orphaned() -> NoReturn:
-    """The keeper is gone and takes everything with it."""
+    """The keeper is dead, and the server cannot live without it."""
     os._exit(exit_codes.KEEPER_LOST)

@@ -1,6 +1,6 @@
-"""What a worker or a gateway is started with: arguments, environment, folder. Pure, but for one link on disk.
+"""How a worker or a gateway is started: arguments, environment, directory. Pure, except for one link on disk.
 
-The environment is an allow-list: what is not named here does not reach a model. What a model's own `env` says wins.
+The environment is an allow-list: a variable that is not named here does not reach a model. A model's own `env` wins.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from typing import Final
 
 import mmsup
 from mmsup.ipc.messages.keeper_control import Spawn
-from mmsup.ipc.paths import worker_name
+from mmsup.ipc.paths import WorkerId, worker_name
 from mmsup.ipc.specs import ModelSpec
 
 INHERITED_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 GATEWAY_OOM_ADJ: Final = -800
 WORKER_OOM_ADJ: Final = 300
-"""The kernel, short of memory, takes a worker before anything of ours."""
+"""The kernel kills a worker for memory before any of the server's own processes."""
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchEnvironment:
-    """What all processes of this server have in common."""
+    """What is the same for all processes of a server."""
 
     base_env: Mapping[str, str]
-    """The environment of the server itself, of which only INHERITED is handed on."""
+    """The environment of the server itself, of which only INHERITED_VARIABLES are passed on."""
     scratch: str
-    """A folder in which each life gets one of its own."""
+    """The directory in which each worker gets one of its own."""
     runtime_dir: str
     cores: int
 
 
 def worker_token(instance: int, generation: int) -> str:
-    """The name of one life between brain and keeper."""
+    """The name of one worker process between controller and keeper."""
     return f"worker.{instance}.{generation}"
 
 
 def gateway_token(seat: int, generation: int) -> str:
-    """The name of one gateway process between brain and keeper."""
+    """The name of one gateway process between controller and keeper."""
     return f"gateway.{seat}.{generation}"
 
 
 def parse_token(token: str) -> tuple[str, int, int] | None:
-    """Role, instance or place, and generation; None if it is none of our tokens."""
+    """Role, instance or seat, and generation; None if it is not such a token."""
     role, _, rest = token.partition(".")
     number, _, generation = rest.partition(".")
     if role in ("worker", "gateway") and number.isdecimal() and generation.isdecimal():
@@ -58,22 +58,25 @@ def parse_token(token: str) -> tuple[str, int, int] | None:
 
 
 def worker_spawn(
-    spec: ModelSpec, life: tuple[int, int], place: LaunchEnvironment, procs_files: tuple[str, ...], visible_devices: str
+    spec: ModelSpec,
+    worker: WorkerId,
+    environment: LaunchEnvironment,
+    procs_files: tuple[str, ...],
+    visible_devices: str,
 ) -> Spawn:
-    """How a worker of `spec` is started. `life`: instance and generation."""
-    instance, generation = life
-    scratch = scratch_dir(place, life)
+    instance, generation = worker
+    scratch = scratch_dir(environment, worker)
     env = {
-        **_common_env(place),
+        **_common_env(environment),
         "HOME": scratch,
         "TMPDIR": scratch,
         "CUDA_VISIBLE_DEVICES": visible_devices,
-        "PYTHONDONTWRITEBYTECODE": "1",  # the folder of a model is its owner's
-        # A worker's thread pool as large as the machine: instances share the cores, the kernel shares them out.
-        **dict.fromkeys(THREAD_VARIABLES, str(place.cores)),
+        "PYTHONDONTWRITEBYTECODE": "1",  # the model directory belongs to its owner
+        # Thread pools as large as the machine: the kernel schedules the cores among the instances.
+        **dict.fromkeys(THREAD_VARIABLES, str(environment.cores)),
     }
     if spec.python:
-        env["PYTHONPATH"] = package_link_dir(place.runtime_dir)
+        env["PYTHONPATH"] = package_link_dir(environment.runtime_dir)
     env |= spec.env
     label = f"{spec.name}/{spec.version}#{instance}"
     note = json.dumps({"model": spec.name, "version": spec.version})
@@ -90,9 +93,8 @@ def worker_spawn(
     )
 
 
-def gateway_spawn(number: int, generation: int, place: LaunchEnvironment, listeners: tuple[str, ...]) -> Spawn:
-    """How the gateway of one place is started."""
-    env = {**_common_env(place), "HOME": "/", "TMPDIR": place.runtime_dir}
+def gateway_spawn(number: int, generation: int, environment: LaunchEnvironment, listeners: tuple[str, ...]) -> Spawn:
+    env = {**_common_env(environment), "HOME": "/", "TMPDIR": environment.runtime_dir}
     return Spawn(
         token=gateway_token(number, generation),
         argv=(sys.executable, "-m", "mmsup.gateway", f"gateway#{number}"),
@@ -106,13 +108,13 @@ def gateway_spawn(number: int, generation: int, place: LaunchEnvironment, listen
     )
 
 
-def scratch_dir(place: LaunchEnvironment, life: tuple[int, int]) -> str:
-    """The folder that one life may write to; made before its start, removed after its end."""
-    return str(Path(place.scratch) / worker_name(*life))
+def scratch_dir(environment: LaunchEnvironment, worker: WorkerId) -> str:
+    """The directory that one worker may write to; created before its start, removed after its exit."""
+    return str(Path(environment.scratch) / worker_name(*worker))
 
 
 def package_link_dir(runtime_dir: str) -> str:
-    """A folder with a link to our package and nothing else, for an interpreter that has its own packages."""
+    """A directory with a link to this package and nothing else, for an interpreter that has its own packages."""
     folder = Path(runtime_dir) / "lib"
     folder.mkdir(mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -120,6 +122,6 @@ def package_link_dir(runtime_dir: str) -> str:
     return str(folder)
 
 
-def _common_env(place: LaunchEnvironment) -> dict[str, str]:
-    kept = {name: place.base_env[name] for name in INHERITED_VARIABLES if name in place.base_env}
-    return {"PATH": os.defpath, **kept, "PYTHONUNBUFFERED": "1"}
+def _common_env(environment: LaunchEnvironment) -> dict[str, str]:
+    inherited = {name: environment.base_env[name] for name in INHERITED_VARIABLES if name in environment.base_env}
+    return {"PATH": os.defpath, **inherited, "PYTHONUNBUFFERED": "1"}

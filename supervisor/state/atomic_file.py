@@ -1,6 +1,6 @@
-"""A small file that is there whole or not at all: whoever reads it finds the old contents or the new, after any death.
+"""Writes a small file atomically and durably: after any crash a reader finds the old contents or the new.
 
-A new name, contents to the disk, then the name, then the folder. For what the brain must not lose.
+The contents go to a file of another name and to the disk, which is then renamed; then the directory goes to the disk.
 """
 
 from __future__ import annotations
@@ -13,47 +13,47 @@ from typing import Final
 from mmsup.ipc.failpoints import failpoint
 
 UNFINISHED_SUFFIX: Final = ".new"
-"""Ends the name of what a death may leave beside the file; the next writing of that file replaces it."""
+"""Ends the name of the file that a crash may leave behind; the next write of the same file replaces it."""
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace the contents, durably; its owner's alone. OSError: the file is as it was."""
-    fresh = path.with_name(path.name + UNFINISHED_SUFFIX)
+    """Replace the contents; only the owner may read them. OSError: the file is as it was."""
+    unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
     try:
-        _make(path.parent)
-        _fill(fresh, data)
+        _make_directory(path.parent)
+        _write_contents(unfinished, data)
         failpoint("brain.file_rename")
-        fresh.replace(path)
+        unfinished.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            fresh.unlink()
+            unfinished.unlink()
         raise
-    # From here on every reader finds the new contents, so this cannot fail any more: a folder that does not reach the
-    # disk could lose them to a power cut, and to nothing else.
+    # Every reader finds the new contents by now, so this is not allowed to fail: a directory that does not reach the
+    # disk can lose them to a power cut, and to nothing else.
     with contextlib.suppress(OSError):
         failpoint("brain.file_renamed")
-        _sync_folder(path.parent)
+        _sync_directory(path.parent)
     failpoint("brain.file_written")
 
 
 def remove(path: Path) -> None:
-    """Take the file away, durably. OSError: it is still there, or was not."""
+    """Remove the file durably. OSError: it is still there, or was not."""
     path.unlink()
     failpoint("brain.file_removed")
     with contextlib.suppress(OSError):
-        _sync_folder(path.parent)
+        _sync_directory(path.parent)
 
 
-def _make(folder: Path) -> None:
-    """Private, and on the disk with all that it lies in."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+def _make_directory(directory: Path) -> None:
+    """Make the directory and its parents, private and on the disk."""
+    if not directory.is_dir():
+        _make_directory(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
         failpoint("brain.folder_made")
-        _sync_folder(folder.parent)
+        _sync_directory(directory.parent)
 
 
-def _fill(path: Path, data: bytes) -> None:
+def _write_contents(path: Path, data: bytes) -> None:
     failpoint("brain.file_open")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "wb") as file:
@@ -64,9 +64,9 @@ def _fill(path: Path, data: bytes) -> None:
         os.fsync(fd)
 
 
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(directory)
     finally:
-        os.close(folder)
+        os.close(directory)

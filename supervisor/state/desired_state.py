@@ -1,9 +1,9 @@
-"""What people asked for beyond the start-up rule: loads and unloads by name, on disk.
+"""The desired state of models that people have loaded or unloaded by name, on disk.
 
-The start-up rule is the control mode's: every model, or those named by `--load-model`. A load or unload by hand is a
-deviation from it and is written down before it is carried out. It holds until the server is stopped in an orderly way:
-after any crash, of the brain or of all, the world converges to it; after a clean stop the next start follows its own
-flags again (docs/decisions/002-wanted-state.md).
+All other models follow the rule of the control mode: every model, or those named by `--load-model`. A load or unload
+by hand overrides the rule for one model, and is written before it is carried out. It holds until the server is stopped
+in an orderly way: after a crash of the controller or of the whole server the models are brought to it; after a clean
+stop the next start follows its own flags (docs/decisions/002-wanted-state.md).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class DesiredModel:
-    """What was last asked of one model."""
+    """What was last asked for one model."""
 
     up: bool
     config: str = ""
-    """ModelConfig as JSON that came with the load; empty: what the repository says."""
+    """ModelConfig as JSON that came with the load; empty: the repository's."""
 
 
 class DesiredState:
-    """Model name to Wish; each change is on disk when `put` returns."""
+    """Model name to DesiredModel; each change is on disk when `set` returns."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self._path = path
@@ -37,21 +37,21 @@ class DesiredState:
         self._models = _read(path, mode)
 
     def get(self, name: str) -> DesiredModel | None:
-        """What was asked of this model by hand, if anything."""
+        """What was asked for this model, if anything."""
         return self._models.get(name)
 
     def names(self) -> list[str]:
-        """All models of which something was asked."""
+        """All models for which something was asked."""
         return sorted(self._models)
 
-    def set(self, name: str, wish: DesiredModel) -> None:
-        """Write down what is asked. OSError if it cannot be written; then it has not been asked."""
-        changed = {**self._models, name: wish}
+    def set(self, name: str, desired: DesiredModel) -> None:
+        """Save what is asked for a model. OSError: it could not be saved, and nothing has changed."""
+        changed = {**self._models, name: desired}
         _write(self._path, self._mode, changed)
         self._models = changed
 
     def clear(self) -> None:
-        """An orderly stop: the next start follows its flags. On a disk that refuses, it will take this for a crash."""
+        """An orderly stop: the next start follows its flags. If the file cannot be removed, that looks like a crash."""
         self._models = {}
         with contextlib.suppress(OSError):
             atomic_file.remove(self._path)
@@ -59,7 +59,7 @@ class DesiredState:
 
 def _read(path: Path, mode: str) -> dict[str, DesiredModel]:
     try:
-        raw: Any = json.loads(path.read_bytes())  # JSON of ours, or of a disk that lies
+        raw: Any = json.loads(path.read_bytes())  # JSON of ours, or damaged
         if raw["format"] != FORMAT or raw["mode"] != mode:
             return {}
         return {name: DesiredModel(each["up"] is True, str(each["config"])) for name, each in raw["models"].items()}
@@ -67,7 +67,7 @@ def _read(path: Path, mode: str) -> dict[str, DesiredModel]:
         return {}
 
 
-def _write(path: Path, mode: str, wishes: dict[str, DesiredModel]) -> None:
-    models = {name: {"up": wish.up, "config": wish.config} for name, wish in sorted(wishes.items())}
+def _write(path: Path, mode: str, desired_models: dict[str, DesiredModel]) -> None:
+    models = {name: {"up": each.up, "config": each.config} for name, each in sorted(desired_models.items())}
     text = json.dumps({"format": FORMAT, "mode": mode, "models": models}, indent=1)
     atomic_file.write(path, text.encode())

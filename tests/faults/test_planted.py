@@ -95,7 +95,7 @@ def run(python: str, faults: str) -> list[Finding]:
         ("mmsup.gateway.dispatch.worker_link", LOST, "segv", "outcome", "got no reply"),
         ("mmsup.gateway.dispatch.worker_link", CROSSED, "leave", "crossed", "got the bytes of request"),
         ("mmsup.ipc.memory.arena", LEAKED, "segv", "left", "bytes of slots in use"),
-        ("mmsup.supervisor.instances.exit_evidence", UNREAPED, "segv", "left", "children were not reaped"),
+        ("mmsup.supervisor.instances.worker_exit", UNREAPED, "segv", "left", "children were not reaped"),
         ("mmsup.ipc.poison_policy", FORGETFUL, "poison", "poison", "had been refused, and then"),
         ("mmsup.gateway.dispatch.router", STALE, "reload", "stale", "had replaced it"),
     ],

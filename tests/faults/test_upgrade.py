@@ -165,10 +165,10 @@ def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repositor
             ("ipc/messages/handshake.py", "WIRE_VERSION: Final = ", "WIRE_VERSION: Final = 7"),
             (
                 "supervisor/controller/controller.py",
-                "from mmsup.supervisor.controller.shutdown import shut_down\n",
+                "from mmsup.supervisor.controller.shutdown import finish, shut_down\n",
                 "import mmsup.supervisor.nothing\n",
             ),
-            ("supervisor/state/checkpoint.py", "class Checkpoint:\n", "class Checkpoint:\n    another: int\n"),
+            ("supervisor/controller/recovery.py", "class ServerRecord:\n", "class ServerRecord:\n    another: int\n"),
         ):
             installed.change(file, good, bad)
             done = upgrade(server)
@@ -241,7 +241,7 @@ def test_a_brain_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(r
 
 
 @pytest.mark.fault("F30")
-@pytest.mark.parametrize("step", ["trying the code", "another brain takes over", "serves in the place of", "renewing"])
+@pytest.mark.parametrize("step", ["trying the code", "another controller takes over", "serves in the place of", "renewing"])
 def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
     with running(repository) as server:
         before, old = settled(server), processes(server)

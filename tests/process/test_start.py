@@ -65,6 +65,24 @@ def test_every_engine_serves(tmp_path: Path) -> None:
         http.close()
 
 
+def test_a_model_on_the_device_auto_loads_on_the_cpu_where_there_is_no_gpu(tmp_path: Path) -> None:
+    write_identity_onnx(tmp_path, "own_key")
+    (tmp_path / "own_key" / "mmsup.yaml").write_text("device: auto\n")
+    write_exported(tmp_path, "exported")
+    (tmp_path / "exported" / "mmsup.yaml").write_text("device: auto\n")
+    for kind in ("KIND_AUTO", "KIND_MODEL"):
+        write_identity_onnx(tmp_path, kind)
+        (tmp_path / kind / "config.pbtxt").write_text(f"instance_group {{ kind: {kind} }}\n")
+    with serving(tmp_path, env={"MMSUP_GPU_DRIVER": str(tmp_path / "no_driver")}) as server:
+        http = Http(server.address())
+        for name in ("own_key", "KIND_AUTO", "KIND_MODEL"):
+            server.await_state(name, "ready")
+            assert http.infer(name, x=("FP32", [1], [5.0]))[1]["outputs"][0]["data"] == [5.0]
+        row = ("FP32", [1, 4], [1.0, 2.0, 3.0, 4.0])
+        assert http.infer("exported", x=row, y=row)[0] == 200
+        http.close()
+
+
 def test_explicit_mode_loads_what_is_named_and_what_is_asked_for(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_identity_onnx(tmp_path, name)

@@ -63,7 +63,7 @@ def processes(result: Json) -> None:
     memory = (">MEMORY=memory_bytes", ">CAP=memory_cap_bytes")
     _table(
         ["NAME", "ROLE", "STATE", ">PID", *memory, ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP=uptime_s"],
-        [{**each, "name": _process_name(each)} for each in _mappings(result, "processes")],
+        [{**each, "name": _process_name(each)} for each in map(_with_role, _mappings(result, "processes"))],
     )
 
 
@@ -198,6 +198,11 @@ def _model_rows(model: Json) -> Iterator[Json]:
     of_model = {"model": model.get("name"), "reason": model.get("reason")}
     for each in _mappings(model, "instances") or [{"state": model.get("state")}]:
         yield {**each, **of_model}
+
+
+def _with_role(each: Json) -> Json:
+    """The controller's role is still `brain` in the JSON of the control socket."""
+    return {**each, "role": "controller"} if each.get("role") == "brain" else {**each}
 
 
 def _process_name(each: Json) -> str:

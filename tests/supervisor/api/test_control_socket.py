@@ -76,7 +76,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: 
     return said
 
 
-def test_a_question_has_progress_and_one_last_line(tmp_path: Path) -> None:
+def test_a_command_has_progress_and_one_last_line(tmp_path: Path) -> None:
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doer: Doer) -> None:
         assert await ask(reader, writer, {"verb": "progress"}) == {"progress": "half"}
         assert json.loads(await reader.readline()) == {"ok": True, "result": {"done": True}}
@@ -84,7 +84,7 @@ def test_a_question_has_progress_and_one_last_line(tmp_path: Path) -> None:
     play(tmp_path, act)
 
 
-def test_one_connection_asks_one_thing_after_another(tmp_path: Path) -> None:
+def test_one_connection_gives_one_command_after_another(tmp_path: Path) -> None:
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doer: Doer) -> None:
         for number in range(3):
             said = await ask(reader, writer, {"verb": "echo", "arguments": {"n": number}})
@@ -93,7 +93,7 @@ def test_one_connection_asks_one_thing_after_another(tmp_path: Path) -> None:
     play(tmp_path, act)
 
 
-def test_an_error_is_its_code_its_text_and_whether_to_try_again(tmp_path: Path) -> None:
+def test_an_error_has_its_code_its_text_and_whether_to_retry(tmp_path: Path) -> None:
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doer: Doer) -> None:
         said = await ask(reader, writer, {"verb": "refuse"})
         assert said == {"ok": False, "code": "unavailable", "error": "not now", "retryable": True}
@@ -104,7 +104,7 @@ def test_an_error_is_its_code_its_text_and_whether_to_try_again(tmp_path: Path) 
 @pytest.mark.parametrize(
     "line", [b"hello\n", b"[]\n", b'{"verb": 1}\n', b'{"verb": "x", "arguments": 3}\n', b"\xff\n", b"[" * 90000 + b"\n"]
 )
-def test_a_line_that_is_no_question_is_refused_and_the_next_is_answered(tmp_path: Path, line: bytes) -> None:
+def test_a_line_that_is_no_command_is_refused_and_the_next_is_answered(tmp_path: Path, line: bytes) -> None:
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doer: Doer) -> None:
         assert (await ask(reader, writer, line))["code"] == "bad_request"
         assert (await ask(reader, writer, {"verb": "echo"}))["ok"] is True
@@ -112,7 +112,7 @@ def test_a_line_that_is_no_question_is_refused_and_the_next_is_answered(tmp_path
     play(tmp_path, act)
 
 
-def test_a_line_beyond_the_limit_is_refused_and_hung_up_on(tmp_path: Path) -> None:
+def test_a_line_beyond_the_limit_is_refused_and_the_connection_closed(tmp_path: Path) -> None:
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doer: Doer) -> None:
         assert (await ask(reader, writer, b"x" * (LINE_LIMIT + 10) + b"\n"))["code"] == "too_large"
         assert await _rest(reader) == b""
@@ -150,7 +150,7 @@ def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert refusal.code == "forbidden"
 
 
-def test_the_end_of_the_server_ends_every_session(tmp_path: Path) -> None:
+def test_the_stop_of_the_server_ends_every_session(tmp_path: Path) -> None:
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doer: Doer) -> None:
         writer.write(b'{"verb": "follow", "arguments": {"follow": true}}\n')
         await doer.followed.wait()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brain_double import ControllerHarness
+from controller_double import ControllerHarness
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor.api.status import StatusViews
 
@@ -20,25 +20,26 @@ pytestmark = pytest.mark.slow
 
 def ask_house(tmp_path: Path, play: Callable[[ControllerHarness, Ask], Awaitable[None]], **options: Any) -> None:
     async def run() -> None:
-        async with asyncio.timeout(60), ControllerHarness(tmp_path, ("bert", "other"), **options) as house:
-            await house.until(lambda: house.events("ready"))
+        async with asyncio.timeout(60), ControllerHarness(tmp_path, ("bert", "other"), **options) as harness:
+            await harness.until(lambda: harness.events("ready"))
             said: list[dict[str, Any]] = []
 
             async def ask(verb: str, **arguments: Any) -> Any:
-                result = await house.controller.handlers.handle(verb, arguments, said.append)
+                result = await harness.controller.api.handlers.handle(verb, arguments, said.append)
                 return (said, result) if verb == "load" else result
 
-            await play(house, ask)
+            await play(harness, ask)
 
     asyncio.run(run())
 
 
 def test_status_is_the_object_that_was_agreed(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, ask: Ask) -> None:
+    async def play(harness: ControllerHarness, ask: Ask) -> None:
         status = await ask("status")
         assert {"version", "ready", "reason", "uptime_s", "isolation", "addresses"} <= set(status)
         assert set(status["keeper"]) == {"pid"}
-        assert set(status["brain"]) == {"pid", "generation"}
+        assert set(status["controller"]) == {"pid", "generation"}
+        assert status["brain"] == status["controller"]
         assert set(status["gateways"][0]) == {"pid", "generation", "http"}
         assert status["addresses"] == {"http": "127.0.0.1:1"}
         model = status["models"][0]
@@ -56,7 +57,7 @@ def test_status_is_the_object_that_was_agreed(tmp_path: Path) -> None:
 
 
 def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, ask: Ask) -> None:
+    async def play(harness: ControllerHarness, ask: Ask) -> None:
         rows = (await ask("list"))["models"]
         assert [each["name"] for each in rows] == ["bert", "other"]
         assert set(rows[0]) == {"name", "wanted", "state", "reason", "engine", "versions", "instances"}
@@ -71,8 +72,8 @@ def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
     ask_house(tmp_path, play)
 
 
-def test_show_has_specs_metadata_faults_and_story(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, ask: Ask) -> None:
+def test_show_has_specs_metadata_errors_and_events(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness, ask: Ask) -> None:
         shown = await ask("show", name="bert")
         assert shown["specs"][0]["version"] == "1"
         assert shown["metadata"]["platform"] == "python"
@@ -82,8 +83,8 @@ def test_show_has_specs_metadata_faults_and_story(tmp_path: Path) -> None:
     ask_house(tmp_path, play)
 
 
-def test_load_says_how_far_it_is_and_what_it_came_to(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, ask: Ask) -> None:
+def test_load_has_progress_and_a_result(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness, ask: Ask) -> None:
         said, result = await ask("load", name="bert")
         assert said == [{"progress": "version 1: loading"}]
         assert set(result) == {"name", "state", "versions", "seconds"}
@@ -93,7 +94,7 @@ def test_load_says_how_far_it_is_and_what_it_came_to(tmp_path: Path) -> None:
 
 
 def test_the_index_lists_what_was_never_loaded_by_name_only(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, ask: Ask) -> None:
+    async def play(harness: ControllerHarness, ask: Ask) -> None:
         rows = await ask("index")
         assert rows[0] == {"name": "bert", "version": "1", "state": "READY", "reason": ""}
         assert rows[1] == {"name": "other"}
@@ -106,9 +107,9 @@ def test_the_index_lists_what_was_never_loaded_by_name_only(tmp_path: Path) -> N
     ask_house(tmp_path, play, control_mode="explicit", load_models=("bert",))
 
 
-def test_logs_and_events_are_what_was_said(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, ask: Ask) -> None:
-        house.controller.state_dir.model_output("bert").append("1.1", b"one\ntwo\n")
+def test_logs_and_events_are_what_was_written(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness, ask: Ask) -> None:
+        harness.controller.storage.state_dir.model_output("bert").append("1.1", b"one\ntwo\n")
         assert await ask("logs", name="bert", lines=1) == {"lines": ["two"]}
         events = (await ask("events", model="bert", count=1))["events"]
         assert [each["event"] for each in events] == ["worker_ready"]
@@ -135,21 +136,21 @@ def test_logs_and_events_are_what_was_said(tmp_path: Path) -> None:
         ("load", {"name": "bert", "config": "{"}, "bad_request"),
     ],
 )
-def test_faults_of_the_asker_are_the_askers(tmp_path: Path, verb: str, arguments: dict[str, Any], code: str) -> None:
-    async def play(house: ControllerHarness, ask: Ask) -> None:
+def test_errors_of_the_caller_are_the_callers(tmp_path: Path, verb: str, arguments: dict[str, Any], code: str) -> None:
+    async def play(harness: ControllerHarness, ask: Ask) -> None:
         with pytest.raises(MmsupError) as caught:
             await ask(verb, **arguments)
         assert caught.value.code == code
-        assert house.state("bert") == "ready"
+        assert harness.state("bert") == "ready"
 
     ask_house(tmp_path, play)
 
 
-def test_a_fault_of_ours_is_answered_and_the_server_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_answered_and_the_server_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: StatusViews) -> None:
         raise KeyError("a bug")
 
-    async def play(house: ControllerHarness, ask: Ask) -> None:
+    async def play(harness: ControllerHarness, ask: Ask) -> None:
         monkeypatch.setattr(StatusViews, "ps", fail)
         with pytest.raises(MmsupError, match="a fault of the server's own in 'ps'") as caught:
             await ask("ps")

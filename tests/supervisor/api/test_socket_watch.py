@@ -22,12 +22,12 @@ def opened(path: Path) -> list[socket.socket]:
     return made
 
 
-def test_a_socket_of_ours_is_left_alone(tmp_path: Path) -> None:
+def test_an_own_socket_is_left_alone(tmp_path: Path) -> None:
     with listen(str(tmp_path / "a")):
         assert opened(tmp_path / "a") == []
 
 
-def test_a_socket_of_somebody_else_is_replaced(tmp_path: Path) -> None:
+def test_a_socket_of_another_process_is_replaced(tmp_path: Path) -> None:
     code = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen();"
         "print(flush=True); input()"
@@ -43,7 +43,7 @@ def test_a_socket_of_somebody_else_is_replaced(tmp_path: Path) -> None:
     made.close()
 
 
-def test_a_folder_that_is_gone_is_made_private(tmp_path: Path) -> None:
+def test_a_directory_that_is_gone_is_made_private(tmp_path: Path) -> None:
     (made,) = opened(tmp_path / "run" / "a")
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
     made.close()

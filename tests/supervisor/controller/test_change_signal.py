@@ -11,7 +11,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def test_whoever_waits_looks_again_at_each_change_and_only_then() -> None:
+def test_the_condition_is_checked_at_each_change_and_only_then() -> None:
     async def run() -> None:
         moved, facts, looks = ChangeSignal(), list[str](), {"a": 0, "b": 0}
 
@@ -39,7 +39,7 @@ def test_whoever_waits_looks_again_at_each_change_and_only_then() -> None:
     asyncio.run(run())
 
 
-def test_what_is_so_already_is_not_waited_for() -> None:
+def test_a_condition_that_holds_already_is_not_waited_for() -> None:
     async def run() -> None:
         moved = ChangeSignal()
         moved.set()

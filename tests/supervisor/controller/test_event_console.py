@@ -31,7 +31,7 @@ def test_an_event_is_one_json_line_with_its_fields(pipe: tuple[int, int]) -> Non
     assert "cap" not in line
 
 
-def test_what_python_itself_logs_comes_the_same_way(pipe: tuple[int, int]) -> None:
+def test_what_pythons_libraries_log_goes_the_same_way(pipe: tuple[int, int]) -> None:
     read, write = pipe
     logger = logging.Logger("asyncio")
     logger.addHandler(LibraryLogHandler(Console("json", write)))

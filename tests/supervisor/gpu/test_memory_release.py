@@ -26,14 +26,14 @@ def gpu(free: int, *held: tuple[int, int]) -> Gpu:
     return Gpu(0, "GPU-a", "H", 80 * GIB, free * GIB, held=tuple(GpuProcess(pid, size * GIB) for pid, size in held))
 
 
-def debt(before: Gpu, said: int = 0, at_s: float = 0.0) -> PendingRelease:
-    return PendingRelease(DEAD, usage_of(DEAD, before, said * GIB), at_s)
+def pending(before: Gpu, own: int = 0, at_s: float = 0.0) -> PendingRelease:
+    return PendingRelease(DEAD, usage_of(DEAD, before, own * GIB), at_s)
 
 
 BEFORE = gpu(20, (DEAD, 50), (OTHER, 10))
 
 
-def test_a_claim_is_what_nvml_shows_else_the_workers_own_word() -> None:
+def test_usage_is_what_nvml_shows_else_the_workers_own_figure() -> None:
     assert usage_of(DEAD, BEFORE, 3) == GpuUsage(50 * GIB, 80 * GIB)
     assert usage_of(DEAD, gpu(30), 50 * GIB) == GpuUsage(50 * GIB, 80 * GIB)
     # It may stand there under a pid of another namespace: its word would count twice.
@@ -52,24 +52,24 @@ def test_a_claim_is_what_nvml_shows_else_the_workers_own_word() -> None:
         (gpu(69, (OTHER, 10)), False),
     ],
 )
-def test_memory_is_back_when_all_of_it_is_accounted_for_again(now: Gpu, back: bool) -> None:
-    owed = debt(BEFORE)
-    assert is_settled(owed, GpuSnapshot(now, 1.0)) is back
-    assert (check_memory(None, [owed], GpuSnapshot(now, 1.0), 1.0) is None) is back
+def test_memory_is_released_when_all_of_it_is_accounted_for_again(now: Gpu, back: bool) -> None:
+    release = pending(BEFORE)
+    assert is_settled(release, GpuSnapshot(now, 1.0)) is back
+    assert (check_memory(None, [release], GpuSnapshot(now, 1.0), 1.0) is None) is back
 
 
-def test_a_little_less_than_before_is_back_too() -> None:
-    owed = debt(gpu(20, (DEAD, 50)))
+def test_a_little_less_than_before_is_released_too() -> None:
+    release = pending(gpu(20, (DEAD, 50)))
     nearly = Gpu(0, "GPU-a", "H", 80 * GIB, 70 * GIB - SLACK_BYTES)
-    assert is_settled(owed, GpuSnapshot(nearly, 1.0))
+    assert is_settled(release, GpuSnapshot(nearly, 1.0))
 
 
-def test_what_was_seen_before_the_death_says_nothing() -> None:
-    owed = debt(BEFORE, at_s=5.0)
+def test_a_snapshot_from_before_the_exit_is_not_used() -> None:
+    release = pending(BEFORE, at_s=5.0)
     full = gpu(80)
-    assert check_memory(GIB, [owed], GpuSnapshot(full, 4.9), 5.0) == AwaitRelease()
-    assert not is_settled(owed, GpuSnapshot(full, 4.9))
-    assert check_memory(GIB, [owed], GpuSnapshot(full, 5.0), 5.0) is None
+    assert check_memory(GIB, [release], GpuSnapshot(full, 4.9), 5.0) == AwaitRelease()
+    assert not is_settled(release, GpuSnapshot(full, 4.9))
+    assert check_memory(GIB, [release], GpuSnapshot(full, 5.0), 5.0) is None
 
 
 @pytest.mark.parametrize(
@@ -84,27 +84,27 @@ def test_what_was_seen_before_the_death_says_nothing() -> None:
         (None, WAIT_S, None),  # what nobody knows is tried
     ],
 )
-def test_a_load_waits_so_long_and_is_then_refused_with_figures(need: int | None, now_s: float, what: object) -> None:
-    sight = GpuSnapshot(gpu(20, (OTHER, 10)), now_s)
-    assert check_memory(need * GIB if need else None, [debt(BEFORE)], sight, now_s) == what
+def test_a_load_waits_and_is_then_refused_with_figures(need: int | None, now_s: float, what: object) -> None:
+    snapshot = GpuSnapshot(gpu(20, (OTHER, 10)), now_s)
+    assert check_memory(need * GIB if need else None, [pending(BEFORE)], snapshot, now_s) == what
 
 
-def test_of_two_debts_the_younger_one_is_still_waited_for() -> None:
-    debts = [debt(BEFORE), debt(BEFORE, at_s=5.0)]
-    assert check_memory(30 * GIB, debts, GpuSnapshot(gpu(20), WAIT_S), WAIT_S) == AwaitRelease()
+def test_of_two_releases_the_later_one_is_still_waited_for() -> None:
+    releases = [pending(BEFORE), pending(BEFORE, at_s=5.0)]
+    assert check_memory(30 * GIB, releases, GpuSnapshot(gpu(20), WAIT_S), WAIT_S) == AwaitRelease()
 
 
-def test_without_a_debt_nothing_is_weighed() -> None:
+def test_without_a_pending_release_memory_is_not_checked() -> None:
     assert check_memory(90 * GIB, [], GpuSnapshot(gpu(1), 1.0), 1.0) is None
 
 
-def test_a_worker_that_nobody_had_seen_owes_nothing_once_somebody_has_looked() -> None:
+def test_a_worker_that_was_never_measured_is_waited_for_until_the_next_snapshot() -> None:
     unseen = PendingRelease(DEAD, GpuUsage(), 5.0)
     assert check_memory(None, [unseen], GpuSnapshot(gpu(0), 4.0), 5.0) == AwaitRelease()
     assert check_memory(None, [unseen], GpuSnapshot(gpu(0), 5.1), 5.1) is None
 
 
-def test_what_has_not_come_back_for_long_is_forgotten() -> None:
-    owed = debt(BEFORE)
-    assert not is_settled(owed, GpuSnapshot(gpu(20), GIVE_UP_S))
-    assert is_settled(owed, GpuSnapshot(gpu(20), GIVE_UP_S + 1))
+def test_memory_that_is_not_released_for_long_is_forgotten() -> None:
+    release = pending(BEFORE)
+    assert not is_settled(release, GpuSnapshot(gpu(20), GIVE_UP_S))
+    assert is_settled(release, GpuSnapshot(gpu(20), GIVE_UP_S + 1))

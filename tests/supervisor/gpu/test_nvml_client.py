@@ -1,4 +1,4 @@
-"""The helper that asks NVML: what it says, and what becomes of one that says nothing. Real processes, NVML played."""
+"""The NVML helper: its answers, and what happens if it does not answer. Real processes with a fake NVML."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 HERE = os.getpid()
 
 
-def with_probe(env: dict[str, str], play: Callable[[NvmlClient], Awaitable[None]]) -> None:
-    """Play with one; afterwards nothing of it is left."""
+def with_client(env: dict[str, str], play: Callable[[NvmlClient], Awaitable[None]]) -> None:
+    """Run with a client; afterwards no process of it is left."""
     gc.collect()  # what earlier tests left in cycles holds descriptors
     before = len(os.listdir("/proc/self/fd"))
 
@@ -38,13 +38,13 @@ def with_probe(env: dict[str, str], play: Callable[[NvmlClient], Awaitable[None]
     assert not helpers_of(HERE)
 
 
-def played(folder: Path, body: str) -> dict[str, str]:
-    """An environment in which `import pynvml` finds this instead."""
+def fake_nvml(folder: Path, body: str) -> dict[str, str]:
+    """An environment in which `import pynvml` finds this module."""
     (folder / "pynvml.py").write_text(body)
     return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
 
 
-def test_it_says_memory_processes_and_errors_of_each_device_that_answers(tmp_path: Path) -> None:
+def test_memory_processes_and_errors_of_each_device_are_returned(tmp_path: Path) -> None:
     nvml = FakeNvml(
         tmp_path,
         Card("GPU-a", free_bytes=GIB, held=((7, 2 * GIB), (8, None)), errors=3),
@@ -62,7 +62,7 @@ def test_it_says_memory_processes_and_errors_of_each_device_that_answers(tmp_pat
         assert (await asked.query()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB),)
         assert len(helpers_of(HERE)) == 1
 
-    with_probe(nvml.env, play)
+    with_client(nvml.env, play)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_it_says_memory_processes_and_errors_of_each_device_that_answers(tmp_pat
         ("raise ImportError", "nvidia-ml-py is not installed"),
     ],
 )
-def test_a_driver_that_is_not_there_is_said(tmp_path: Path, body: str, why: str) -> None:
+def test_a_missing_driver_is_the_reason_given(tmp_path: Path, body: str, why: str) -> None:
     async def play(asked: NvmlClient) -> None:
         found = await asked.query()
         assert found.devices == ()
         assert why in found.why
 
-    with_probe(played(tmp_path, body), play)
+    with_client(fake_nvml(tmp_path, body), play)
 
 
 @pytest.mark.fault("F21")
@@ -91,7 +91,7 @@ def test_a_driver_that_is_not_there_is_said(tmp_path: Path, body: str, why: str)
         ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "did not answer within 1 s"),
     ],
 )
-def test_a_helper_that_fails_or_hangs_is_said_and_leaves_nothing(
+def test_a_helper_that_fails_or_hangs_raises_and_leaves_no_process(
     tmp_path: Path, body: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nvml_client, "FIRST_LIMIT_S", 1.0)
@@ -102,11 +102,11 @@ def test_a_helper_that_fails_or_hangs_is_said_and_leaves_nothing(
                 await asked.query()
             assert not helpers_of(HERE)
 
-    with_probe(played(tmp_path, body), play)
+    with_client(fake_nvml(tmp_path, body), play)
 
 
 @pytest.mark.fault("F21")
-def test_another_helper_follows_one_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_helper_that_was_killed_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvml_client, "ANSWER_LIMIT_S", 0.5)
 
     async def play(asked: NvmlClient) -> None:
@@ -118,11 +118,11 @@ def test_another_helper_follows_one_that_was_killed(tmp_path: Path, monkeypatch:
         assert await asked.query() == first == Gpus((Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 80 * GIB),), first.why)
         assert helpers_of(HERE) != [helper]
 
-    with_probe(FakeNvml(tmp_path, Card("GPU-a")).env, play)
+    with_client(FakeNvml(tmp_path, Card("GPU-a")).env, play)
 
 
 @pytest.mark.fault("F21")
-def test_one_that_cannot_be_killed_has_no_successor_before_it_is_gone(
+def test_a_helper_that_cannot_be_killed_is_not_replaced_before_it_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nvml_client, "ANSWER_LIMIT_S", 0.5)
@@ -143,4 +143,4 @@ def test_one_that_cannot_be_killed_has_no_successor_before_it_is_gone(
         await asyncio.to_thread(os.waitid, os.P_PID, helper, os.WEXITED | os.WNOWAIT)
         assert await asked.query() == first
 
-    with_probe(FakeNvml(tmp_path, Card("GPU-a")).env, play)
+    with_client(FakeNvml(tmp_path, Card("GPU-a")).env, play)

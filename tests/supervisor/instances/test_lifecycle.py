@@ -46,7 +46,7 @@ from mmsup.supervisor.instances.lifecycle_events import (
     WantDown,
     WantUp,
 )
-from mmsup.supervisor.processes.backoff import GiveUp, NextTry, Retry
+from mmsup.supervisor.instances.restart_policy import GiveUp, NextTry, Retry
 
 NOW, LATER, NEVER = Retry(0.0), Retry(2.0), GiveUp("crash_loop", "6 deaths in 60 s")
 UP, DOWN = True, False
@@ -73,14 +73,14 @@ def test_every_cell_of_the_table_is_written() -> None:
     assert set(TABLE) == {(state, event) for state in InstanceState for event in EVENTS}
 
 
-def test_a_missing_cell_names_instance_state_event_and_story(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cell_names_instance_state_event_and_transitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(
         cast("dict[Any, Any]", lifecycle.TABLE), (InstanceState.READY, HangDetected)
     )  # its cells are of many types
     with pytest.raises(
-        InvalidTransition, match=r"bert/1#7\.2: HangDetected in ready; its story: Spawned: a -> b; and so on"
+        InvalidTransition, match=r"bert/1#7\.2: HangDetected in ready; before: Started: a -> b; and so on"
     ):
-        step(Situation(UP, InstanceState.READY), HangDetected("stuck"), "bert/1#7.2", ["Spawned: a -> b", "and so on"])
+        step(Situation(UP, InstanceState.READY), HangDetected("stuck"), "bert/1#7.2", ["Started: a -> b", "and so on"])
 
 
 CELLS: list[tuple[bool, InstanceState, Event, bool, InstanceState, list[type[Action]]]] = [
@@ -89,8 +89,8 @@ CELLS: list[tuple[bool, InstanceState, Event, bool, InstanceState, list[type[Act
     (UP, InstanceState.ABSENT, LoadAdmitted(), UP, InstanceState.STARTING, [StartProcess]),
     (DOWN, InstanceState.ABSENT, LoadAdmitted(), DOWN, InstanceState.ABSENT, []),
     (UP, InstanceState.ABSENT, WantDown(), DOWN, InstanceState.STOPPED, [Finish]),
-    (UP, InstanceState.STARTING, LoadProgressed(warming=False), UP, InstanceState.LOADING, []),
-    (UP, InstanceState.LOADING, LoadProgressed(warming=True), UP, InstanceState.WARMING, []),
+    (UP, InstanceState.STARTING, LoadProgressed(is_warm_up=False), UP, InstanceState.LOADING, []),
+    (UP, InstanceState.LOADING, LoadProgressed(is_warm_up=True), UP, InstanceState.WARMING, []),
     (UP, InstanceState.WARMING, BecameReady(), UP, InstanceState.READY, [AnnounceReady]),
     (UP, InstanceState.STARTING, StartFailed(LATER), UP, InstanceState.BACKOFF, [ScheduleRetry]),
     (
@@ -156,7 +156,7 @@ def test_a_crash_is_never_answered_by_a_kill_that_would_hide_its_signal() -> Non
         assert Kill() not in actions
 
 
-def test_gateways_hear_before_a_worker_that_serves_is_killed() -> None:
+def test_gateways_are_told_before_a_ready_worker_is_killed() -> None:
     rng = random.Random(1)
     for state in (InstanceState.READY, InstanceState.DRAINING):
         for kind in EVENTS:
@@ -166,7 +166,7 @@ def test_gateways_hear_before_a_worker_that_serves_is_killed() -> None:
 
 
 class World:
-    """What the actions would do, followed beside the machine."""
+    """Follows what the actions would do, beside the machine."""
 
     def __init__(self) -> None:
         self.situation = Situation()
@@ -207,7 +207,7 @@ class World:
         assert not self.situation.wanted or state is not InstanceState.ABSENT or self.queued
 
     def possible(self, kind: type[Any]) -> bool:
-        """Only a process that is there ends, only one that was asked for is spawned."""
+        """Only an existing process exits, only a requested one is started."""
         if kind in (ProcessExited, StartFailed):
             return self.process and (
                 kind is ProcessExited or self.situation.state in (InstanceState.STARTING, InstanceState.STOPPING)
@@ -226,7 +226,7 @@ def test_random_walks_keep_process_queue_and_timers_in_step_with_the_state() -> 
                 world.feed(any_event(kind, rng))
 
 
-def test_from_every_state_an_unwanted_instance_comes_to_its_end() -> None:
+def test_from_every_state_an_unwanted_instance_stops() -> None:
     for state in InstanceState:
         situation, _ = step(Situation(UP, state), WantDown())
         for _ in range(3):
@@ -234,17 +234,17 @@ def test_from_every_state_an_unwanted_instance_comes_to_its_end() -> None:
         assert situation == Situation(DOWN, InstanceState.STOPPED)
 
 
-def test_from_every_state_a_wanted_instance_can_come_to_serve() -> None:
+def test_from_every_state_a_wanted_instance_can_become_ready() -> None:
     for state in InstanceState:
         situation, _ = step(Situation(DOWN, state), WantUp())
-        for event in (ProcessExited(NOW), RetryDue(), LoadAdmitted(), LoadProgressed(warming=False), BecameReady()):
+        for event in (ProcessExited(NOW), RetryDue(), LoadAdmitted(), LoadProgressed(is_warm_up=False), BecameReady()):
             situation, _ = step(situation, event)
         assert situation == Situation(UP, InstanceState.READY), state
 
 
-def test_what_a_dead_process_still_says_changes_nothing() -> None:
+def test_what_is_received_from_a_dead_process_changes_nothing() -> None:
     said: list[Event] = [
-        LoadProgressed(warming=True),
+        LoadProgressed(is_warm_up=True),
         BecameReady(),
         LoadReportedFailed("load_failed", "no"),
         HangDetected("x"),
@@ -255,5 +255,5 @@ def test_what_a_dead_process_still_says_changes_nothing() -> None:
             assert step(Situation(UP, state), event) == (Situation(UP, state), [])
 
 
-def test_states_that_come_up_are_alive() -> None:
+def test_states_of_a_start_are_alive() -> None:
     assert STARTING_UP < ALIVE

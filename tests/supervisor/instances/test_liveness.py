@@ -48,7 +48,7 @@ CASES: list[tuple[Progress, float | None, type[Liveness]]] = [
 
 
 @pytest.mark.parametrize(("progress", "pending_s", "verdict"), CASES)
-def test_verdicts_follow_from_page_and_pending(
+def test_liveness_follows_from_page_and_pending_requests(
     progress: Progress, pending_s: float | None, verdict: type[Liveness]
 ) -> None:
     assert isinstance(judge(progress, LIMITS, pending_s, NOW), verdict)
@@ -60,7 +60,7 @@ def test_a_load_within_its_limit_is_alive_however_stale_its_page() -> None:
         assert judge(page(activity, since_s=9, beat_s=9), limits, None, NOW) == Alive()
 
 
-def test_a_busy_worker_that_goes_on_is_never_hung() -> None:
+def test_a_busy_worker_that_makes_progress_is_never_hung() -> None:
     for step in range(1000):
         now = NOW + step * NS // 10
         progress = Progress(Activity.BUSY, now - NS // 5, now - NS // 5, step, step, 0)
@@ -74,7 +74,7 @@ def test_reasons_name_the_limit() -> None:
 
 @pytest.mark.parametrize("activity", [Activity.BUSY, Activity.IDLE])
 @pytest.mark.parametrize("ahead_ns", [NS // 10, NS, 1 << 62])
-def test_a_time_that_is_yet_to_come_puts_no_limit_off(activity: Activity, ahead_ns: int) -> None:
+def test_a_time_in_the_future_postpones_no_limit(activity: Activity, ahead_ns: int) -> None:
     times, said = PageTimes(), Progress(activity, NOW + ahead_ns, NOW + ahead_ns, 0, 0, 0)
     now, looks = NOW, 0
     while not isinstance(judge(times.corrected(said, now), LIMITS, None, now), Hung):
@@ -85,14 +85,14 @@ def test_a_time_that_is_yet_to_come_puts_no_limit_off(activity: Activity, ahead_
     assert looks <= 3
 
 
-def test_a_request_that_waits_at_a_loop_that_is_idle_from_a_time_to_come_on_is_seen() -> None:
+def test_a_request_pending_at_a_loop_that_is_idle_since_a_future_time_is_found() -> None:
     times, said = PageTimes(), Progress(Activity.IDLE, NOW + NS, NOW, 0, 0, 0)
     assert judge(times.corrected(said, NOW), LIMITS, 0.6, NOW) == Slow()
     later = NOW + round(0.6 * NS)
     assert isinstance(judge(times.corrected(said, later), LIMITS, 1.2, later), Hung)
 
 
-def test_a_page_that_goes_on_is_believed_again() -> None:
+def test_a_page_that_makes_progress_is_used_again() -> None:
     times = PageTimes()
     ahead = Progress(Activity.BUSY, 1 << 62, 1 << 62, 0, 0, 0)
     assert times.corrected(ahead, NOW).since_ns == NOW
@@ -101,8 +101,8 @@ def test_a_page_that_goes_on_is_believed_again() -> None:
     assert times.corrected(ahead, NOW + 3 * NS).since_ns == NOW + 3 * NS
 
 
-def test_the_next_look_is_not_later_than_the_first_bad_verdict() -> None:
-    """Whatever the worker does meanwhile, short of getting on: at the announced time the judge can already see it."""
+def test_the_next_check_is_not_later_than_the_first_failure() -> None:
+    """Whatever a worker without progress does meanwhile, a check at the announced time finds it."""
     for seed in range(3000):
         rng = random.Random(seed)
         limits = LivenessLimits(rng.uniform(0.1, 5), rng.uniform(1, 300), NOW - round(rng.uniform(0, 400) * NS))

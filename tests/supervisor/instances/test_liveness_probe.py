@@ -20,7 +20,7 @@ HANG_S = 0.2
 
 
 class Silent:
-    """Ears that hear nothing."""
+    """Ignores all events."""
 
     def on_message(self, data: bytes, descriptors: list[int]) -> None: ...
 
@@ -31,8 +31,8 @@ class Silent:
     def on_output(self, data: bytes) -> None: ...
 
 
-class Scene:
-    """One process, its page, and what the watch told."""
+class Process:
+    """One process, its status page, and what its probe reports."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(["/bin/sleep", "1000"])
@@ -48,10 +48,10 @@ class Scene:
         self.at_s: list[float] = []
         self.event = asyncio.Event()
 
-    def watch(self, load_s: float = 60.0) -> LivenessProbe:
-        return LivenessProbe(self.life, LivenessLimits(HANG_S, load_s, time.monotonic_ns()), self._tell)
+    def probe(self, load_s: float = 60.0) -> LivenessProbe:
+        return LivenessProbe(self.life, LivenessLimits(HANG_S, load_s, time.monotonic_ns()), self._on_failure)
 
-    def _tell(self, verdict: Hung | LoadTimeout) -> None:
+    def _on_failure(self, verdict: Hung | LoadTimeout) -> None:
         self.told.append(verdict)
         self.at_s.append(time.monotonic())
         self.event.set()
@@ -65,74 +65,74 @@ class Scene:
         os.close(self.log_end)
 
 
-def play(act: Callable[[Scene], Awaitable[None]]) -> None:
+def play(act: Callable[[Process], Awaitable[None]]) -> None:
     async def run() -> None:
-        scene = Scene()
+        case = Process()
         try:
             async with asyncio.timeout(20):
-                await act(scene)
+                await act(case)
         finally:
-            scene.close()
+            case.close()
 
     asyncio.run(run())
 
 
 def test_a_batch_that_hangs_is_found_within_a_tenth_of_a_second_of_its_limit() -> None:
-    async def act(scene: Scene) -> None:
+    async def act(case: Process) -> None:
         now_ns = time.monotonic_ns()
-        scene.page.set_activity(Activity.IDLE, now_ns)
-        watch = scene.watch()
+        case.page.set_activity(Activity.IDLE, now_ns)
+        probe = case.probe()
         began_s = time.monotonic()
-        scene.page.set_activity(Activity.BUSY, time.monotonic_ns())
-        await scene.event.wait()
-        assert isinstance(scene.told[0], Hung)
-        assert HANG_S <= scene.at_s[0] - began_s <= HANG_S + 0.1
-        watch.close()
+        case.page.set_activity(Activity.BUSY, time.monotonic_ns())
+        await case.event.wait()
+        assert isinstance(case.told[0], Hung)
+        assert HANG_S <= case.at_s[0] - began_s <= HANG_S + 0.1
+        probe.close()
 
     play(act)
 
 
 @pytest.mark.parametrize("activity", [Activity.BUSY, Activity.IDLE])
-def test_one_that_dates_its_page_to_come_is_found_all_the_same(activity: Activity) -> None:
-    async def act(scene: Scene) -> None:
-        scene.page.set_activity(activity, 1 << 62)
-        watch = scene.watch()
-        await scene.event.wait()
-        assert isinstance(scene.told[0], Hung)
-        watch.close()
+def test_a_hang_behind_times_in_the_future_is_found(activity: Activity) -> None:
+    async def act(case: Process) -> None:
+        case.page.set_activity(activity, 1 << 62)
+        probe = case.probe()
+        await case.event.wait()
+        assert isinstance(case.told[0], Hung)
+        probe.close()
 
     play(act)
 
 
-def test_a_load_beyond_its_limit_is_told_once() -> None:
-    async def act(scene: Scene) -> None:
-        scene.page.set_activity(Activity.LOADING, time.monotonic_ns())
-        watch = scene.watch(load_s=0.1)
-        await scene.event.wait()
-        watch.check_overdue(5.0)
-        assert [type(each) for each in scene.told] == [LoadTimeout]
+def test_a_load_beyond_its_limit_is_reported_once() -> None:
+    async def act(case: Process) -> None:
+        case.page.set_activity(Activity.LOADING, time.monotonic_ns())
+        probe = case.probe(load_s=0.1)
+        await case.event.wait()
+        probe.check_overdue(5.0)
+        assert [type(each) for each in case.told] == [LoadTimeout]
 
     play(act)
 
 
-def test_a_gateway_that_waits_brings_the_verdict_forward() -> None:
-    async def act(scene: Scene) -> None:
-        scene.page.set_activity(Activity.IDLE, time.monotonic_ns() - NS)
-        scene.page.heartbeat(time.monotonic_ns())
-        watch = scene.watch()
-        assert not scene.told
-        watch.check_overdue(HANG_S * 2)
-        assert isinstance(scene.told[0], Hung)
+def test_an_overdue_request_is_checked_at_once() -> None:
+    async def act(case: Process) -> None:
+        case.page.set_activity(Activity.IDLE, time.monotonic_ns() - NS)
+        case.page.heartbeat(time.monotonic_ns())
+        probe = case.probe()
+        assert not case.told
+        probe.check_overdue(HANG_S * 2)
+        assert isinstance(case.told[0], Hung)
 
     play(act)
 
 
-def test_a_process_that_died_in_this_very_turn_is_not_judged() -> None:
-    async def act(scene: Scene) -> None:
-        scene.page.set_activity(Activity.BUSY, 1)
-        scene.process.kill()
-        scene.process.wait()
-        scene.watch().check_overdue(5.0)
-        assert not scene.told
+def test_a_process_that_died_in_this_loop_iteration_is_not_judged() -> None:
+    async def act(case: Process) -> None:
+        case.page.set_activity(Activity.BUSY, 1)
+        case.process.kill()
+        case.process.wait()
+        case.probe().check_overdue(5.0)
+        assert not case.told
 
     play(act)

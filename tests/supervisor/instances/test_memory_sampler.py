@@ -1,4 +1,4 @@
-"""The memory of workers, looked at while they live."""
+"""The memory of workers, sampled while they live."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from brain_double import ControllerHarness
+from controller_double import ControllerHarness
 from mmsup.supervisor.instances import memory_sampler
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_worker_has_a_curve_of_its_resident_set_where_there_is_no_group(
+def test_without_a_control_group_the_history_is_of_the_resident_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_sampler, "EVERY_S", 0.01)
@@ -22,18 +22,18 @@ def test_a_worker_has_a_curve_of_its_resident_set_where_there_is_no_group(
     async def run() -> None:
         async with asyncio.timeout(60), ControllerHarness(tmp_path, ("bert",)) as house:
             await house.until(lambda: house.state("bert") == "ready")
-            (instance,) = house.controller.model_set.instances()
-            curve = instance.worker.memory_history if instance.worker else None
-            assert curve is not None
-            looks = house.controller.change_signal
-            add = curve.add
+            (instance,) = house.controller.models.model_set.instances()
+            history = instance.worker.memory_history if instance.worker else None
+            assert history is not None
+            change = house.controller.context.change_signal
+            add = history.add
 
             def note(now_s: float, memory_bytes: int, device_bytes: int) -> None:
                 add(now_s, memory_bytes, device_bytes)
-                looks.set()
+                change.set()
 
-            monkeypatch.setattr(instance.worker, "curve", SimpleNamespace(add=note))
-            await house.until(lambda: len(curve.rows(0.0)) >= 5)
-            assert all(memory > 0 for _, memory, _ in curve.rows(0.0))
+            monkeypatch.setattr(instance.worker, "memory_history", SimpleNamespace(add=note))
+            await house.until(lambda: len(history.rows(0.0)) >= 5)
+            assert all(memory > 0 for _, memory, _ in history.rows(0.0))
 
     asyncio.run(run())

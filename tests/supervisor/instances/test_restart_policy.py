@@ -4,19 +4,8 @@ import random
 
 import pytest
 
-from mmsup.supervisor.processes.backoff import (
-    CEILING_S,
-    HEALTHY_S,
-    JITTER,
-    SERVER_CEILING_S,
-    SERVER_HEALTHY_S,
-    Exit,
-    GiveUp,
-    Retry,
-    delay_s,
-    next_try,
-    server_delay_s,
-)
+from mmsup.supervisor.instances.restart_policy import GiveUp, Retry, next_try
+from mmsup.supervisor.processes.backoff import CEILING_S, HEALTHY_S, JITTER, Exit
 
 RNG = random.Random(7)
 
@@ -28,83 +17,68 @@ class Middle(random.Random):
         return (a + b) / 2
 
 
-def deaths(*at_s: float, served_s: float = 30.0) -> list[Exit]:
+def exits(*at_s: float, served_s: float = 30.0) -> list[Exit]:
     return [Exit(each, served_s) for each in at_s]
 
 
-def test_the_curve_is_zero_half_one_two_and_ends_at_sixty() -> None:
-    curve = [delay_s(step, Middle()) for step in range(12)]
-    assert curve == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
+def test_the_first_exit_is_retried_at_once() -> None:
+    assert next_try(exits(100.0), 100.0, RNG) == Retry(0.0)
 
 
-def test_a_long_history_does_not_overflow_the_curve() -> None:
-    assert delay_s(10**6, Middle()) == CEILING_S
-
-
-def test_jitter_stays_within_its_bounds_and_is_there() -> None:
-    drawn = [delay_s(3, RNG) for _ in range(500)]
-    assert all(2 * (1 - JITTER) <= each <= 2 * (1 + JITTER) for each in drawn)
-    assert len(set(drawn)) > 400
-
-
-def test_the_first_death_is_followed_at_once() -> None:
-    assert next_try(deaths(100.0), 100.0, RNG) == Retry(0.0)
-
-
-def test_deaths_far_apart_still_climb_the_curve() -> None:
-    past = deaths(0.0, 100.0, 200.0, 300.0)
+def test_exits_far_apart_still_raise_the_delay() -> None:
+    past = exits(0.0, 100.0, 200.0, 300.0)
     assert next_try(past, 300.0, Middle()) == Retry(2.0)
 
 
-def test_a_healthy_life_begins_the_curve_anew() -> None:
-    past = [*deaths(0.0, 100.0, 200.0), Exit(1000.0, HEALTHY_S)]
+def test_a_healthy_worker_resets_the_delay() -> None:
+    past = [*exits(0.0, 100.0, 200.0), Exit(1000.0, HEALTHY_S)]
     assert next_try(past, 1000.0, Middle()) == Retry(0.0)
     past.append(Exit(1010.0, 10.0))
     assert next_try(past, 1010.0, Middle()) == Retry(0.5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_up_to_five_deaths_in_a_minute_are_retried(count: int) -> None:
-    assert isinstance(next_try(deaths(*range(count), served_s=1.0), 5.0, RNG), Retry)
+def test_up_to_five_exits_in_a_minute_are_retried(count: int) -> None:
+    assert isinstance(next_try(exits(*range(count), served_s=1.0), 5.0, RNG), Retry)
 
 
-def test_a_sixth_death_in_a_minute_gives_up() -> None:
-    decision = next_try(deaths(0, 10, 20, 30, 40, 59, served_s=1.0), 59.0, RNG)
+def test_a_sixth_exit_in_a_minute_gives_up() -> None:
+    decision = next_try(exits(0, 10, 20, 30, 40, 59, served_s=1.0), 59.0, RNG)
     assert decision == GiveUp("crash_loop", "6 deaths in 60 s")
 
 
-def test_six_deaths_in_more_than_a_minute_are_retried() -> None:
-    assert isinstance(next_try(deaths(0, 10, 20, 30, 40, 61, served_s=1.0), 61.0, RNG), Retry)
+def test_six_exits_in_more_than_a_minute_are_retried() -> None:
+    assert isinstance(next_try(exits(0, 10, 20, 30, 40, 61, served_s=1.0), 61.0, RNG), Retry)
 
 
 def test_five_failed_loads_in_a_row_give_up_however_slow() -> None:
-    past = deaths(0, 1000, 2000, 3000, served_s=0.0)
+    past = exits(0, 1000, 2000, 3000, served_s=0.0)
     assert isinstance(next_try(past, 3000.0, RNG), Retry)
     assert next_try([*past, Exit(4000.0, 0.0)], 4000.0, RNG) == GiveUp("model_failed", "5 loads failed in a row")
 
 
 def test_a_load_that_succeeded_breaks_the_row() -> None:
-    past = [*deaths(0, 100, 200, 300, served_s=0.0), Exit(400.0, 1.0), Exit(500.0, 0.0)]
+    past = [*exits(0, 100, 200, 300, served_s=0.0), Exit(400.0, 1.0), Exit(500.0, 0.0)]
     assert isinstance(next_try(past, 500.0, RNG), Retry)
 
 
 def test_a_probe_that_dies_soon_gives_up_at_once() -> None:
-    past = [*deaths(0, 1, 2, 3, 4, 5, served_s=0.1), Exit(320.0, 3.0, was_probe=True)]
+    past = [*exits(0, 1, 2, 3, 4, 5, served_s=0.1), Exit(320.0, 3.0, was_probe=True)]
     assert next_try(past, 320.0, RNG) == GiveUp("crash_loop", "the probe after giving up died too")
 
 
 def test_a_probe_that_serves_a_minute_closes_the_breaker() -> None:
-    past = [*deaths(0, 1, 2, 3, 4, 5, served_s=0.1), Exit(400.0, 61.0, was_probe=True)]
+    past = [*exits(0, 1, 2, 3, 4, 5, served_s=0.1), Exit(400.0, 61.0, was_probe=True)]
     assert isinstance(next_try(past, 400.0, RNG), Retry)
 
 
-def test_all_instances_dying_at_once_are_one_blow() -> None:
-    eight = deaths(*[100.0] * 8)
+def test_all_instances_dying_at_once_are_one_incident() -> None:
+    eight = exits(*[100.0] * 8)
     assert next_try(eight, 100.0, Middle(), instances=8) == Retry(0.0)
     assert isinstance(next_try(eight, 100.0, Middle(), instances=1), GiveUp)
 
 
-def test_no_history_gives_a_wait_outside_the_curve() -> None:
+def test_no_history_gives_a_delay_outside_the_bounds() -> None:
     for seed in range(2000):
         rng = random.Random(seed)
         now_s, past = 0.0, []
@@ -120,16 +94,5 @@ def test_no_history_gives_a_wait_outside_the_curve() -> None:
 
 
 def test_an_empty_history_is_a_bug_of_the_caller() -> None:
-    with pytest.raises(AssertionError, match="nothing has ended"):
+    with pytest.raises(AssertionError, match="nothing has exited"):
         next_try([], 0.0, RNG)
-
-
-def test_a_part_of_the_server_that_served_for_a_while_is_followed_at_once() -> None:
-    assert server_delay_s(deaths(0.0, 20.0, 40.0, served_s=SERVER_HEALTHY_S), Middle()) == 0.0
-
-
-def test_a_part_that_ends_as_it_begins_is_followed_ever_later_and_never_given_up() -> None:
-    past = deaths(*range(20), served_s=0.1)
-    curve = [server_delay_s(past[: count + 1], Middle()) for count in range(20)]
-    assert curve[:5] == [0.0, 0.5, 1.0, 2.0, 4.0]
-    assert set(curve[5:]) == {SERVER_CEILING_S}

@@ -186,7 +186,7 @@ def test_a_controller_that_cannot_be_received_from_is_killed_and_the_keeper_live
 def test_a_controller_that_never_reads_is_killed_before_its_queue_grows_without_bound(rigs: Any) -> None:
     rig = rigs(SLEEP)
     rig.restart.check(time.monotonic())
-    inventory = KeeperInventory(1, 1, "x" * 50_000, "", 0, {}, stopping=False)
+    inventory = KeeperInventory(1, 1, "x" * 50_000, 0, 0, {}, stopping=False)
     for _ in range(20):
         rig.restart.send(inventory)
     rig.restart.check(time.monotonic())

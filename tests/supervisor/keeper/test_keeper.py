@@ -25,6 +25,7 @@ from keeper_rig import (
 from mmsup.ipc import exit_codes, paths
 from mmsup.ipc.memory.status_page import Activity, StatusPageReader, StatusPageWriter
 from mmsup.ipc.messages.keeper_control import (
+    CheckpointPart,
     ChildExited,
     ForgetChild,
     KeeperInventory,
@@ -81,7 +82,12 @@ def test_the_first_message_to_a_controller_has_settings_addresses_and_pid(rig: K
     inventory = controller.receive(KeeperInventory)
     assert inventory.keeper_pid == rig.pid
     assert inventory.settings == rig.settings.to_json()
-    assert (inventory.generation, inventory.checkpoint, inventory.children, inventory.stopping) == (1, "", 0, False)
+    assert (inventory.generation, inventory.checkpoint_parts, inventory.children, inventory.stopping) == (
+        1,
+        0,
+        0,
+        False,
+    )
     assert inventory.addresses["control"] == paths.control_socket(rig.settings.runtime_dir)
     host, _, port = inventory.addresses["http"].rpartition(":")
     with socket.create_connection((host, int(port)), DEADLINE_S):
@@ -239,14 +245,17 @@ def test_a_new_controller_finds_every_child_and_every_death_not_yet_forgotten(ri
         first.send(SignalChild(child.token, signal.SIGKILL))
         first.receive(ChildExited)
     first.send(ForgetChild("worker.3.1"))
-    first.send(SaveCheckpoint("a checkpoint"))
+    first.send(SaveCheckpoint("a", "a record"))
+    first.send(SaveCheckpoint("b", "another one"))
+    first.send(SaveCheckpoint("b", ""))
     StatusPageWriter(living.page).set_activity(Activity.BUSY, 1)
     first.spawn("worker.4.1")  # answered after all of the above was done
     os.kill(first.pid, signal.SIGKILL)
 
     second = rig.controller()
     inventory = second.receive(KeeperInventory)
-    assert (inventory.generation, inventory.checkpoint, inventory.children) == (2, "a checkpoint", 3)
+    assert (inventory.generation, inventory.checkpoint_parts, inventory.children) == (2, 1, 3)
+    assert second.receive(CheckpointPart).entries == {"a": "a record"}
     again = second.child()
     assert again.message == living.message
     assert StatusPageReader(again.page).read().activity is Activity.BUSY
@@ -316,11 +325,13 @@ def test_a_controller_that_does_not_read_delays_nothing(rig: KeeperRig) -> None:
 
 def test_a_checkpoint_that_is_too_large_is_refused_and_the_keeper_lives(rig: KeeperRig) -> None:
     first = rig.ready_controller()
-    first.send(SaveCheckpoint("kept"))
-    first.send(SaveCheckpoint('"' * 97_900))  # twice as long once it is quoted
+    first.send(SaveCheckpoint("a", "kept"))
+    first.send(SaveCheckpoint("a", '"' * 97_900))  # twice as long once it is quoted
     first.spawn("worker.1.1")
     os.kill(first.pid, signal.SIGKILL)
-    assert rig.controller().receive(KeeperInventory).checkpoint == "kept"
+    second = rig.controller()
+    assert second.receive(KeeperInventory).checkpoint_parts == 1
+    assert second.receive(CheckpointPart).entries == {"a": "kept"}
 
 
 # The stop.

@@ -24,6 +24,7 @@ from keeper_rig import (
 )
 from mmsup.ipc.memory.status_page import Activity, StatusPageReader, StatusPageWriter
 from mmsup.ipc.messages.keeper_control import (
+    CheckpointPart,
     ChildDescriptors,
     ChildExited,
     KeeperInventory,
@@ -85,11 +86,12 @@ def test_a_keeper_becomes_another_program_and_its_children_do_not_notice(rig: Ke
     first = rig.ready_controller()
     child = first.spawn("worker.1.1")
     first.spawn("worker.2.1")
-    first.send(SaveCheckpoint("a checkpoint"))
+    first.send(SaveCheckpoint("model/m", "a record"))
     StatusPageWriter(child.page).set_activity(Activity.BUSY, 1)
     second, inventory = reexecuted(rig, first)
     assert (inventory.keeper_pid, inventory.keeper_generation, inventory.generation) == (rig.pid, 2, 2)
-    assert (inventory.checkpoint, inventory.children, inventory.settings) == ("a checkpoint", 2, rig.settings.to_json())
+    assert (inventory.checkpoint_parts, inventory.children, inventory.settings) == (1, 2, rig.settings.to_json())
+    assert second.receive(CheckpointPart).entries == {"model/m": "a record"}
     again = second.child()
     assert (again.token, again.pid) == (child.token, child.pid)
     assert StatusPageReader(again.page).read().activity is Activity.BUSY

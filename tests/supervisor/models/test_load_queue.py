@@ -16,11 +16,11 @@ def test_at_most_the_limit_loads_at_a_time_in_the_order_of_models() -> None:
     assert next_loads(waiting, [False, False], 2) == []
 
 
-def test_one_that_comes_back_does_not_wait_behind_first_loads_that_hang() -> None:
+def test_an_instance_that_has_served_does_not_wait_behind_first_loads_that_hang() -> None:
     assert next_loads([LoadCandidate(3, 5, has_served=True)], [False, False], 2) == [3]
 
 
-def test_many_that_come_back_are_staggered_too() -> None:
+def test_many_instances_that_have_served_are_staggered_too() -> None:
     waiting = [LoadCandidate(number, number, has_served=True) for number in range(8)]
     assert next_loads(waiting, [], 2) == [0, 1]
     assert next_loads(waiting, [True], 2) == [0]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mmsup.supervisor.instances.recycle_policy import RecycleState
 from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.models.memory_headroom import RESERVED_BYTES, MemoryHeadroom, fits
 
@@ -22,7 +23,7 @@ class Full(MemoryHeadroom):
 
 def worker(first_bytes: int, *, lives: bool = True) -> Any:  # as much of an Instance as is asked
     life = SimpleNamespace(pid=os.getpid()) if lives else None
-    return SimpleNamespace(process=life, worker=SimpleNamespace(initial_bytes=first_bytes, group=Cgroup(())))
+    return SimpleNamespace(process=life, worker=SimpleNamespace(recycling=RecycleState(first_bytes), group=Cgroup(())))
 
 
 @pytest.mark.parametrize(
@@ -33,15 +34,15 @@ def test_two_fit_if_something_is_left_beside_both(needs: int, available: int, ex
     assert fits(needs, available) is expected
 
 
-def test_a_fresh_one_needs_what_this_one_held_at_first_and_not_what_it_has_grown_to() -> None:
+def test_a_new_worker_needs_what_this_one_used_at_first_and_not_what_it_has_grown_to() -> None:
     assert MemoryHeadroom().required_bytes(worker(1)) == 1
     assert (MemoryHeadroom().required_bytes(worker(0)) or 0) > 1 << 20  # all that this process holds
 
 
-def test_what_others_were_promised_is_not_there_any_more() -> None:
+def test_reserved_memory_is_not_available() -> None:
     assert Full(10).has_room_for(worker(6), 4)
     assert not Full(10).has_room_for(worker(6), 5)
 
 
-def test_there_is_room_where_nobody_knows_the_need() -> None:
+def test_there_is_room_if_the_need_is_unknown() -> None:
     assert Full(0).has_room_for(worker(1, lives=False))

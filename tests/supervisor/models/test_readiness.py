@@ -49,7 +49,7 @@ def test_a_reason_names_at_most_five_models() -> None:
     )
 
 
-def test_not_ready_always_says_why_and_strict_is_never_laxer() -> None:
+def test_not_ready_always_has_a_reason_and_strict_is_never_laxer() -> None:
     for count in range(4):
         for wanted in itertools.product([GOOD, BAD, NEW], repeat=count):
             lax = server_readiness(front=True, draining=False, wanted=wanted, strict=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import ControllerHarness, add_model, fail_to_load
+from controller_double import ControllerHarness, add_model, fail_to_load
 from mmsup.supervisor.instances import memory_sampler
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
@@ -22,7 +22,7 @@ WORN = WorkerUsage(300, 100)
 LIMIT = "recycle_memory: 16MiB\n"
 
 
-def in_house(
+def run_in_harness(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
     play: Callable[[ControllerHarness, Instance, list[WorkerUsage]], Awaitable[None]],
@@ -35,10 +35,10 @@ def in_house(
     )
 
     async def run() -> None:
-        async with asyncio.timeout(60), ControllerHarness(home, ()) as house:
+        async with asyncio.timeout(60), ControllerHarness(home, ()) as harness:
             held = [WorkerUsage()]
-            await house.until(lambda: house.state("m") == "ready")
-            (old,) = house.controller.model_set.instances()
+            await harness.until(lambda: harness.state("m") == "ready")
+            (old,) = harness.controller.models.model_set.instances()
             first = old.worker
 
             def read(tenure: object, *, counts_memory: bool) -> WorkerUsage:
@@ -46,12 +46,12 @@ def in_house(
                 return held[-1] if tenure is first else WorkerUsage()
 
             def sample(_: int) -> int:
-                house.controller.change_signal.set()
+                harness.controller.context.change_signal.set()
                 return 1
 
             monkeypatch.setattr(usage, "resident_bytes", sample)
             monkeypatch.setattr(recycling, "read_usage", read)
-            await play(house, old, held)
+            await play(harness, old, held)
 
     asyncio.run(run())
 
@@ -64,50 +64,50 @@ def seen_again(instance: Instance) -> Callable[[], bool]:
     return lambda: len(curve.rows(0.0)) >= had + 5
 
 
-def test_one_that_is_worn_is_followed_and_said_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def play(house: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
+def test_a_worker_at_its_limit_is_replaced_with_one_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(harness: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
         held.append(WORN)
-        await house.until(lambda: house.controller.model_set.instance(old.id) is None)
-        (new,) = house.controller.model_set.instances()
+        await harness.until(lambda: harness.controller.models.model_set.instance(old.id) is None)
+        (new,) = harness.controller.models.model_set.instances()
         assert (new.state, new.id == old.id) == (InstanceState.READY, False)
-        (event,) = house.events("recycle")
+        (event,) = harness.events("recycle")
         assert (event["instance"], event["reason"]) == (old.id, "rss")
         assert event["text"] == "it holds 300B, and held 100B at first: another takes its place"
-        assert not house.events("worker_exit")
+        assert not harness.events("worker_exit")
 
-    in_house(tmp_path, monkeypatch, play)
+    run_in_harness(tmp_path, monkeypatch, play)
 
 
-def test_one_that_could_not_be_followed_stays_and_is_tried_again_later(
+def test_a_worker_that_could_not_be_replaced_stays_and_is_tried_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def play(house: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
-        house.keeper.script = fail_to_load
+    async def play(harness: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
+        harness.keeper.script = fail_to_load
         held.append(WORN)
-        await house.until(lambda: house.events("recycle_failed"))
-        (event,) = house.events("recycle_failed")
+        await harness.until(lambda: harness.events("recycle_failed"))
+        (event,) = harness.events("recycle_failed")
         assert (event["instance"], event["text"]) == (old.id, "it stays: the artefact is broken")
         assert old.state is InstanceState.READY
-        await house.until(seen_again(old))
-        assert len(house.events("recycle")) == 1
+        await harness.until(seen_again(old))
+        assert len(harness.events("recycle")) == 1
         assert old.worker is not None
-        house.keeper.script = type(house.gateway()).serve
-        old.worker.recycle_at_s = 0.0
-        await house.until(lambda: old.state is InstanceState.STOPPED)
+        harness.keeper.script = type(harness.gateway()).serve
+        old.worker.recycling.not_before_s = 0.0
+        await harness.until(lambda: old.state is InstanceState.STOPPED)
 
-    in_house(tmp_path, monkeypatch, play)
+    run_in_harness(tmp_path, monkeypatch, play)
 
 
-def test_nobody_is_recycled_while_its_model_is_being_loaded_anew(
+def test_no_worker_is_recycled_while_its_model_is_being_reloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def play(house: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
-        house.keeper.script = lambda _: None
-        load = asyncio.get_running_loop().create_task(house.controller.loader.load("m"))
-        await house.until(lambda: len(house.keeper.workers()) == 2)
+    async def play(harness: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
+        harness.keeper.script = lambda _: None
+        load = asyncio.get_running_loop().create_task(harness.controller.models.loader.load("m"))
+        await harness.until(lambda: len(harness.keeper.workers()) == 2)
         held.append(WORN)
-        await house.until(seen_again(old))
-        assert not house.events("recycle")
+        await harness.until(seen_again(old))
+        assert not harness.events("recycle")
         load.cancel()
 
-    in_house(tmp_path, monkeypatch, play)
+    run_in_harness(tmp_path, monkeypatch, play)

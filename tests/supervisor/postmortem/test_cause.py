@@ -33,11 +33,17 @@ Current thread 0x00007f0000000000 (most recent call first):
         ("F3 FPE", replace(SERVING, signal=signal.SIGFPE), "worker_crashed", "signal SIGFPE", True),
         ("F3 a real-time signal", replace(SERVING, signal=40), "worker_crashed", "signal SIG40", True),
         ("F3 exit 3", replace(SERVING, status=3), "worker_crashed", "exit 3", True),
-        ("F3 exit 0 is a death too", SERVING, "worker_crashed", "exit 0", True),
+        ("F3 exit 0 is a crash too", SERVING, "worker_crashed", "exit 0", True),
         ("F3 137 is no proof of OOM", replace(SERVING, status=137), "worker_crashed", "exit 137", True),
         ("F5", replace(SERVING, signal=signal.SIGBUS), "worker_sigbus", "signal SIGBUS", True),
-        ("F6 said", replace(LOADING, status=65, load_failed_code="load_failed"), "load_failed", "load failed", False),
-        ("F6 not said", replace(LOADING, status=exit_codes.LOAD_FAILED), "load_failed", "exit 65", False),
+        (
+            "F6 reported",
+            replace(LOADING, status=65, load_failed_code="load_failed"),
+            "load_failed",
+            "load failed",
+            False,
+        ),
+        ("F6 not reported", replace(LOADING, status=exit_codes.LOAD_FAILED), "load_failed", "exit 65", False),
         ("F6 exit", replace(LOADING, status=1), "load_failed", "exit 1", False),
         ("F6 segfault", replace(LOADING, signal=signal.SIGSEGV), "load_failed", "signal SIGSEGV", False),
         ("F6 OOM", replace(LOADING, signal=signal.SIGKILL, oom_kills=1), "does_not_fit", "oom", False),
@@ -57,9 +63,9 @@ Current thread 0x00007f0000000000 (most recent call first):
         ),
         ("F10", replace(KILLED, condemned_code="worker_hung"), "worker_hung", "hung", True),
         ("F15 alone", replace(KILLED, oom_kills=1, in_flight=1), "worker_oom", "oom", False),
-        ("F15 in company", replace(KILLED, oom_kills=1, in_flight=2), "worker_oom", "oom", True),
+        ("F15 with others", replace(KILLED, oom_kills=1, in_flight=2), "worker_oom", "oom", True),
         ("F15 idle", replace(KILLED, oom_kills=1, in_flight=0), "worker_oom", "oom", True),
-        ("F16 its child was taken", replace(SERVING, status=1, oom_kills=1), "worker_oom", "oom", True),
+        ("F16 its child was killed", replace(SERVING, status=1, oom_kills=1), "worker_oom", "oom", True),
         (
             "F16 and we ended the rest",
             replace(KILLED, oom_kills=1, condemned_code="worker_oom"),
@@ -71,9 +77,9 @@ Current thread 0x00007f0000000000 (most recent call first):
         ("F19", replace(SERVING, status=exit_codes.DEVICE_LOST), "gpu_fault", "gpu fault", True),
         ("F19 while loading", replace(LOADING, status=exit_codes.DEVICE_LOST), "gpu_fault", "gpu fault", True),
         ("F38", replace(KILLED, condemned_code="bad_worker_reply"), "bad_worker_reply", "bad reply", True),
-        ("asked", replace(SERVING, stop_requested=True), "unavailable", "stopped", True),
-        ("asked, then killed", replace(KILLED, stop_requested=True), "unavailable", "stopped", True),
-        ("asked, crashed", replace(SERVING, status=3, stop_requested=True), "worker_crashed", "exit 3", True),
+        ("stopped", replace(SERVING, stop_requested=True), "unavailable", "stopped", True),
+        ("stopped, then killed", replace(KILLED, stop_requested=True), "unavailable", "stopped", True),
+        ("stopped, crashed", replace(SERVING, status=3, stop_requested=True), "worker_crashed", "exit 3", True),
         ("orphaned", replace(SERVING, status=exit_codes.KEEPER_LOST), "worker_crashed", "exit 71", True),
     ],
 )
@@ -82,7 +88,7 @@ def test_the_evidence_names_the_cause(row: str, evidence: Evidence, code: str, w
     assert (cause.code, cause.word, cause.retryable) == (code, word, retryable), row
 
 
-def test_a_crash_before_our_kill_is_a_crash() -> None:
+def test_a_crash_before_the_kill_is_a_crash() -> None:
     condemned = replace(SERVING, signal=signal.SIGSEGV, condemned_code="worker_hung")
     assert cause_of(condemned).word == "signal SIGSEGV"
 
@@ -91,7 +97,7 @@ def test_the_sender_of_a_plain_kill_is_unknown() -> None:
     assert cause_of(KILLED).text == "worker bert/2 was killed by SIGKILL, sender unknown"
 
 
-def test_an_oom_says_cap_and_peak_and_what_to_do() -> None:
+def test_an_oom_names_cap_peak_and_advice() -> None:
     evidence = replace(KILLED, oom_kills=1, cap_bytes=4 * GIB, peak_bytes=int(4.1 * GIB), in_flight=2)
     assert cause_of(evidence).detail == (
         "worker bert/2 (pid 4121) was killed by the kernel for memory: cap 4GiB, peak 4.1GiB; "
@@ -112,7 +118,7 @@ def test_operators_see_the_crash_and_the_last_output_and_clients_do_not() -> Non
     assert cause.text == "worker bert/2 was killed by SIGSEGV"
 
 
-def test_what_a_worker_says_of_its_load_is_told_on() -> None:
+def test_what_a_worker_reports_of_its_load_is_passed_on() -> None:
     evidence = replace(
         LOADING, status=exit_codes.LOAD_FAILED, load_failed_code="does_not_fit", load_failed_text="no room for weights"
     )

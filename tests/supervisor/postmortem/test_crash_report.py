@@ -14,7 +14,7 @@ from mmsup.supervisor.postmortem.in_flight import InFlightSummary
 
 SPEC = ModelSpec("bert", "2", "/models/bert/2", "model.py", "custom", "python")
 EVIDENCE = Evidence(worker="bert/2", pid=4121, status=0, signal=signal.SIGSEGV, ready=True, cap_bytes=1 << 30)
-CASE = CrashRecord(
+RECORD = CrashRecord(
     time="2026-01-02T03:04:05.678Z",
     spec=SPEC,
     instance=7,
@@ -28,62 +28,67 @@ CASE = CrashRecord(
     served_s=11.0,
     in_group=True,
     memory_samples=[(1.0, 5, 0), (0.0, 6, 0)],
-    recent_events=[{"event": "worker_exit", "tail": ["secret of another life"], "text": "died"}],
+    recent_events=[{"event": "worker_exit", "tail": ["secret of another worker"], "text": "died"}],
     transitions=["BecameReady: warming -> ready"],
     next_delay_s=0.5,
     given_up="",
 )
-NOBODY = InFlightSummary(0, 0, (), is_complete=True)
+NOTHING = InFlightSummary(0, 0, (), is_complete=True)
 
 
-def made(case: CrashRecord = CASE, loss: InFlightSummary = NOBODY) -> dict[str, Any]:
-    return crash_report(case, loss, {"sha256": "c"}, {"sha256": "a"})
+def made(record: CrashRecord = RECORD, in_flight: InFlightSummary = NOTHING) -> dict[str, Any]:
+    return crash_report(record, in_flight, {"sha256": "c"}, {"sha256": "a"})
 
 
-def test_a_bundle_is_json_and_has_every_part() -> None:
-    whole = made()
-    assert json.loads(json.dumps(whole)) == whole
+def test_a_report_is_json_and_has_every_part() -> None:
+    report = made()
+    assert json.loads(json.dumps(report)) == report
     assert {
         "format", "mmsup", "time", "model", "version", "instance", "generation", "pid", "lived_s", "served_s", "cause",
         "evidence", "stack", "output", "memory", "requests", "configuration", "artefact", "restart", "story",
         "transitions",
-    } == set(whole)  # fmt: skip
+    } == set(report)  # fmt: skip
 
 
-def test_the_evidence_says_what_the_page_said_before_the_end() -> None:
+def test_the_evidence_has_the_last_status_page() -> None:
     evidence = made()["evidence"]
     assert (evidence["activity"], evidence["activity_for_s"], evidence["last_beat_ago_s"]) == ("busy", 2.0, 0.5)
     assert (evidence["signal_name"], evidence["cap_bytes"], evidence["peak_bytes"]) == ("SIGSEGV", 1 << 30, None)
-    assert "activity" not in made(replace(CASE, progress=None))["evidence"]
+    assert "activity" not in made(replace(RECORD, progress=None))["evidence"]
 
 
-def test_the_stack_has_its_own_place_and_names_the_models_frame() -> None:
+def test_the_stack_names_the_models_frame() -> None:
     assert made()["stack"] is None
     frame = '  File "/models/bert/2/model.py", line 3 in f\n'
     text = f"Fatal Python error: Aborted\n\nStack (most recent call first):\n{frame}"
-    stack = made(replace(CASE, evidence=replace(EVIDENCE, crash=text)))["stack"]
+    stack = made(replace(RECORD, evidence=replace(EVIDENCE, crash=text)))["stack"]
     assert (stack["fatal"], stack["in_model"]["line"], stack["text"]) == ("Aborted", 3, text)
 
 
-def test_requests_are_named_up_to_a_bound_and_it_says_whether_all_told() -> None:
+def test_requests_are_listed_up_to_a_limit_and_marked_as_complete_or_not() -> None:
     requests = tuple(
         InFlight(str(number), begun=number == 0, abandoned=False, age_s=0.12345) for number in range(MAX_REQUESTS + 5)
     )
-    told = made(loss=InFlightSummary(100, 1, requests, is_complete=False))["requests"]
-    assert (told["in_flight"], told["begun"], told["is_complete"], len(told["named"])) == (100, 1, False, MAX_REQUESTS)
-    assert told["named"][0] == {"id": "0", "begun": True, "abandoned": False, "age_s": 0.123}
+    requests_part = made(in_flight=InFlightSummary(100, 1, requests, is_complete=False))["requests"]
+    assert (
+        requests_part["in_flight"],
+        requests_part["begun"],
+        requests_part["is_complete"],
+        len(requests_part["named"]),
+    ) == (100, 1, False, MAX_REQUESTS)
+    assert requests_part["named"][0] == {"id": "0", "begun": True, "abandoned": False, "age_s": 0.123}
 
 
-def test_a_life_that_no_gateway_knew_had_nothing_in_flight() -> None:
-    assert made(replace(CASE, is_linked=False), replace(NOBODY, is_complete=False))["requests"]["is_complete"]
+def test_a_worker_that_no_gateway_knew_had_nothing_in_flight() -> None:
+    assert made(replace(RECORD, is_linked=False), replace(NOTHING, is_complete=False))["requests"]["is_complete"]
 
 
-def test_the_output_is_the_last_that_fits() -> None:
+def test_the_output_is_the_last_lines_that_fit() -> None:
     lines = tuple(f"{number:04d}" + "x" * 1996 for number in range(100))
-    output = made(replace(CASE, evidence=replace(EVIDENCE, tail=lines)))["output"]
+    output = made(replace(RECORD, evidence=replace(EVIDENCE, tail=lines)))["output"]
     assert output == list(lines[-len(output) :])
     assert 0 < sum(map(len, output)) <= OUTPUT_CHARACTERS
 
 
-def test_the_story_does_not_repeat_the_output_of_other_lives() -> None:
+def test_the_story_does_not_repeat_the_output_of_other_workers() -> None:
     assert made()["story"] == [{"event": "worker_exit", "text": "died"}]

@@ -13,34 +13,34 @@ from mmsup.supervisor.postmortem.digests import MAX_CONTENT_BYTES, ArtifactDiges
 SPEC = ModelSpec("bert", "2", "/m", "model.py", "custom", "python", env={"TOKEN": "hunter2"}, parameters={"key": "s3"})
 
 
-def test_the_configuration_tells_limits_and_names_but_no_secret() -> None:
-    told = configuration(SPEC)
-    assert (told["hang_limit_s"], told["env"], told["parameters"]) == (5.0, ["TOKEN"], ["key"])
-    assert "hunter2" not in str(told)
-    assert "s3" not in str(told)
+def test_the_configuration_has_limits_and_names_but_no_secret() -> None:
+    result = configuration(SPEC)
+    assert (result["hang_limit_s"], result["env"], result["parameters"]) == (5.0, ["TOKEN"], ["key"])
+    assert "hunter2" not in str(result)
+    assert "s3" not in str(result)
 
 
-def test_the_configurations_digest_moves_with_every_key_but_a_value_of_the_environment() -> None:
+def test_the_configurations_digest_changes_with_every_key_but_no_value_of_the_environment() -> None:
     was = configuration(SPEC)["sha256"]
     assert configuration(replace(SPEC, hang_limit_s=6.0))["sha256"] != was
     assert configuration(replace(SPEC, env={"OTHER": ""}))["sha256"] != was
     assert configuration(replace(SPEC, env={"TOKEN": "else"}))["sha256"] == was
 
 
-def test_the_artefacts_digest_moves_with_names_and_contents(tmp_path: Path) -> None:
+def test_the_artifacts_digest_changes_with_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"one")
-    artefacts = ArtifactDigests()
-    first = artefacts.digest(str(tmp_path))
+    artifacts = ArtifactDigests()
+    first = artifacts.digest(str(tmp_path))
     assert (first["files"], first["bytes"]) == (1, 3)
     (tmp_path / "model.onnx").write_bytes(b"two!")
-    second = artefacts.digest(str(tmp_path))
+    second = artifacts.digest(str(tmp_path))
     (tmp_path / "model.onnx").rename(tmp_path / "other.onnx")
-    third = artefacts.digest(str(tmp_path))
+    third = artifacts.digest(str(tmp_path))
     assert len({first["sha256"], second["sha256"], third["sha256"]}) == 3
     assert ArtifactDigests().digest(str(tmp_path)) == third
 
 
-def test_what_python_compiled_is_none_of_the_artefact(tmp_path: Path) -> None:
+def test_compiled_python_is_not_part_of_the_artifact(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_bytes(b"one")
     first = ArtifactDigests().digest(str(tmp_path))
     (tmp_path / "__pycache__").mkdir()
@@ -51,15 +51,15 @@ def test_what_python_compiled_is_none_of_the_artefact(tmp_path: Path) -> None:
 def test_files_that_did_not_change_are_not_read_again(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"one")
-    artefacts = ArtifactDigests()
-    first = artefacts.digest(str(tmp_path))
+    artifacts = ArtifactDigests()
+    first = artifacts.digest(str(tmp_path))
     status = model.stat()
     model.write_bytes(b"two")
     os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert artefacts.digest(str(tmp_path)) is first
+    assert artifacts.digest(str(tmp_path)) is first
 
 
-def test_of_large_files_the_beginning_and_the_time_speak_and_it_says_so(tmp_path: Path) -> None:
+def test_of_large_files_the_beginning_and_the_time_are_digested(tmp_path: Path) -> None:
     model = tmp_path / "weights.bin"
     with model.open("wb") as file:
         file.truncate(MAX_CONTENT_BYTES + 1)
@@ -78,7 +78,7 @@ def test_a_folder_that_is_gone_and_a_pipe_are_no_error(tmp_path: Path) -> None:
     assert ArtifactDigests().digest(str(tmp_path))["files"] == 1
 
 
-def test_names_that_are_no_text_and_folders_without_end_are_digested(
+def test_names_that_are_no_text_and_folders_with_many_files_are_digested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))).write_bytes(b"x")
@@ -87,5 +87,5 @@ def test_names_that_are_no_text_and_folders_without_end_are_digested(
     monkeypatch.setattr(digests, "MAX_FILES", 3)
     for number in range(5):
         (tmp_path / f"{number}").write_bytes(b"x")
-    told = ArtifactDigests().digest(str(tmp_path))
-    assert (told["files"], told["of"][:46]) == (3, "names, sizes and contents of the first 3 files")
+    result = ArtifactDigests().digest(str(tmp_path))
+    assert (result["files"], result["of"][:46]) == (3, "names, sizes and contents of the first 3 files")

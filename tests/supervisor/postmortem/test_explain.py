@@ -31,7 +31,7 @@ def bundle(code: str, word: str = "", **parts: Any) -> Json:  # members of a bun
     return {**made, **parts, "evidence": evidence}
 
 
-def told(made: Json, events: list[Json] | None = None, state: str = "ready") -> str:
+def text_of(made: Json, events: list[Json] | None = None, state: str = "ready") -> str:
     return "\n".join(explain(made, events or [], state))
 
 
@@ -52,7 +52,7 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
         (
             "F1 without control groups",
             bundle("worker_crashed", evidence={**KILLED, "oom_kills_after": None}),
-            "does not say who sent it, and nothing here counts whom it kills for memory.",
+            "does not say who sent it, and there is no counter of kills for memory here.",
             "the server did not, unless the kernel did for memory",
         ),
         (
@@ -68,14 +68,14 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
         (
             "F3 exit",
             bundle("worker_crashed", evidence={"status": 3}),
-            "It exited with status 3, which nobody had asked for.",
+            "It exited with status 3, which was not requested.",
             "look for an exit in the model's code",
         ),
         (
             "F3 in a load",
             bundle("load_failed", evidence={"was_ready": False, "signal": 6, "signal_name": "SIGABRT"}),
             "It was killed by SIGABRT while it loaded.",
-            "mend the model, then `mmsup ctl load bert`",
+            "fix the model, then `mmsup ctl load bert`",
         ),
         (
             "F5",
@@ -87,7 +87,7 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
             "F6",
             bundle("load_failed", evidence={"status": 65, "load_failed": {"text": "no such file: x."}}),
             "Its load failed: no such file: x.",
-            "mend the model",
+            "fix the model",
         ),
         (
             "F7",
@@ -118,13 +118,13 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
             "F15 in a load",
             bundle("does_not_fit", evidence={**KILLED, "was_ready": False, "oom_kills_after": 1}),
             "for memory while it loaded: the oom_kill counter of its group rose from 0 to 1; it has no cap of its own.",
-            "serve a smaller artefact",
+            "serve a smaller artifact",
         ),
         (
             "said that it does not fit",
             bundle("does_not_fit", evidence={"status": 65, "load_failed": {"text": "needs 9GiB"}}),
             "Its load failed: needs 9GiB.",
-            "serve a smaller artefact",
+            "serve a smaller artifact",
         ),
         (
             "F19",
@@ -141,14 +141,14 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
     ],
 )  # fmt: skip
 def test_each_cause_has_its_evidence_and_its_advice(row: str, made: Json, sentence: str, advice: str) -> None:
-    text = told(made)
+    text = text_of(made)
     assert sentence in text, row
     assert advice in text, row
 
 
-def test_it_begins_with_when_who_and_how_long() -> None:
+def test_the_first_sentence_says_when_which_worker_and_how_long() -> None:
     first = explain(bundle("worker_crashed"), [])[0]
-    assert first.endswith(": worker 7 of bert, version 2 (life 3, pid 4121) died after it had served for 12s.")
+    assert first.endswith(": worker 7 of bert, version 2 (generation 3, pid 4121) died after it had served for 12s.")
     assert "13s after its start, before it served" in explain(bundle("load_failed", served_s=0.0), [])[0]
 
 
@@ -164,8 +164,8 @@ def test_it_begins_with_when_who_and_how_long() -> None:
         (None, "It left no stack."),
     ],
 )
-def test_where_a_worker_hung_is_said(stack: Json | None, sentence: str) -> None:
-    assert sentence in told(bundle("worker_hung", stack=stack))
+def test_the_position_of_a_hung_worker_is_explained(stack: Json | None, sentence: str) -> None:
+    assert sentence in text_of(bundle("worker_hung", stack=stack))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_where_a_worker_hung_is_said(stack: Json | None, sentence: str) -> None:
         ({"in_flight": 0, "is_complete": True}, "No request was in flight."),
         (
             {"in_flight": 0, "is_complete": False},
-            "No request was in flight. A gateway has not told, so there may have been more.",
+            "No request was in flight. A gateway has not reported, so there may have been more.",
         ),
         (
             {"in_flight": 1, "begun": 1, "is_complete": True, "named": [{"id": "", "begun": True}]},
@@ -218,25 +218,25 @@ def test_where_a_worker_hung_is_said(stack: Json | None, sentence: str) -> None:
         ),
     ],
 )
-def test_what_was_in_flight_is_said_with_what_became_of_it(requests: Json, sentence: str) -> None:
-    assert sentence in told(bundle("worker_crashed", requests=requests))
+def test_requests_in_flight_are_explained_with_their_outcome(requests: Json, sentence: str) -> None:
+    assert sentence in text_of(bundle("worker_crashed", requests=requests))
 
 
 @pytest.mark.parametrize("code", ["worker_oom", "worker_hung", "bad_worker_reply"])
-def test_what_is_never_run_once_more_is_not_said_to_have_been(code: str) -> None:
+def test_a_code_that_is_never_retried_is_not_explained_as_retried(code: str) -> None:
     requests = {"in_flight": 1, "begun": 1, "is_complete": True, "retry_on_crash": True}
-    assert f"1 had begun and was answered with {code}." in told(bundle(code, requests=requests))
+    assert f"1 had begun and was answered with {code}." in text_of(bundle(code, requests=requests))
 
 
-def test_the_request_that_was_answered_badly_is_told_of_though_it_was_no_more_in_flight() -> None:
-    text = told(bundle("bad_worker_reply"))
+def test_a_request_with_an_invalid_reply_is_explained_although_it_was_not_in_flight() -> None:
+    text = text_of(bundle("bad_worker_reply"))
     assert "The request that it answered so got bad_worker_reply; no other was in flight." in text
 
 
-def test_where_nobody_may_have_followed_nobody_is_said_to_have() -> None:
+def test_without_a_next_worker_none_is_named() -> None:
     requests = {"in_flight": 1, "begun": 0, "is_complete": True}
     made = bundle("worker_crashed", requests=requests, restart={"next_delay_s": None, "given_up": "6 deaths"})
-    assert "1 had not begun and went to another worker, if there was one." in told(made)
+    assert "1 had not begun and went to another worker, if there was one." in text_of(made)
 
 
 def event(name: str, generation: int = 4, text: str = "", time: str = "2026-01-02T03:04:05.400Z") -> Json:
@@ -269,32 +269,32 @@ def event(name: str, generation: int = 4, text: str = "", time: str = "2026-01-0
         ),
     ],
 )
-def test_what_followed_is_said(restart: Json, events: list[Json], sentence: str) -> None:
-    assert sentence in told(bundle("worker_crashed", restart=restart), events)
+def test_what_followed_is_explained(restart: Json, events: list[Json], sentence: str) -> None:
+    assert sentence in text_of(bundle("worker_crashed", restart=restart), events)
 
 
 @pytest.mark.parametrize(
     ("samples", "sentence"),
     [
         ([[30.0, 10 << 20, 0], [0.1, 190 << 20, 0]], "Its memory rose from 10MiB to 190MiB in the last 30s."),
-        ([[30.0, 10 << 20, 0], [0.1, 11 << 20, 0]], "Its memory was 11MiB at the last look."),
+        ([[30.0, 10 << 20, 0], [0.1, 11 << 20, 0]], "Its memory was 11MiB at the last sample."),
     ],
 )
-def test_the_curve_in_a_sentence(samples: list[Any], sentence: str) -> None:
-    assert sentence in told(bundle("worker_oom", memory={"samples": samples}))
+def test_the_memory_history_becomes_a_sentence(samples: list[Any], sentence: str) -> None:
+    assert sentence in text_of(bundle("worker_oom", memory={"samples": samples}))
 
 
-def test_a_curve_of_one_look_says_nothing() -> None:
-    assert "memory was" not in told(bundle("worker_crashed", memory={"samples": [[1.0, 5, 0]]}))
+def test_a_single_memory_sample_has_no_sentence() -> None:
+    assert "memory was" not in text_of(bundle("worker_crashed", memory={"samples": [[1.0, 5, 0]]}))
 
 
-def test_the_last_line_is_cut_and_silence_is_said() -> None:
-    assert "It printed last: the last line" in told(bundle("worker_crashed"))
-    assert "x…" in told(bundle("worker_crashed", output=["x" * 1000, "  "]))
-    assert "It had printed nothing." in told(bundle("worker_crashed", output=["", " "]))
+def test_the_last_line_is_cut_and_missing_output_explained() -> None:
+    assert "It printed last: the last line" in text_of(bundle("worker_crashed"))
+    assert "x…" in text_of(bundle("worker_crashed", output=["x" * 1000, "  "]))
+    assert "It had printed nothing." in text_of(bundle("worker_crashed", output=["", " "]))
 
 
-def test_since_is_what_the_later_lives_of_the_same_worker_did() -> None:
+def test_later_events_are_those_of_later_workers_of_the_same_instance() -> None:
     events = [
         event("worker_spawn", generation=3),
         event("worker_spawn"),
@@ -305,7 +305,7 @@ def test_since_is_what_the_later_lives_of_the_same_worker_did() -> None:
     assert len(later_events(bundle("worker_crashed"), [event("backoff")] * 100)) == MAX_LATER_EVENTS
 
 
-def test_no_death_says_so_and_how_the_model_is() -> None:
+def test_without_a_crash_the_state_of_the_model_is_explained() -> None:
     assert no_crash("bert", "ready", "") == [
         "No worker of bert has died, as far as is on record.",
         "The model is ready now.",
@@ -313,7 +313,7 @@ def test_no_death_says_so_and_how_the_model_is() -> None:
     assert no_crash("bert", "failed", "no file")[1] == "The model is failed now: no file."
 
 
-def test_a_headline_names_the_death() -> None:
+def test_a_list_entry_names_the_crash() -> None:
     assert list_entry(bundle("worker_crashed", "exit 3")) == {
         "number": 4,
         "time": "2026-01-02T03:04:05.000Z",
@@ -324,7 +324,7 @@ def test_a_headline_names_the_death() -> None:
     }
 
 
-def test_a_bundle_of_another_version_is_explained_as_far_as_it_goes() -> None:
+def test_a_report_of_another_version_is_explained_as_far_as_possible() -> None:
     whole = bundle("worker_oom", memory={"samples": [[1.0, 5, 0]]}, stack={"innermost": FRAME})
     rng = random.Random(3)
     for _ in range(500):

@@ -15,7 +15,7 @@ Stack (most recent call first):
 
 Extension modules: numpy.linalg (total: 1)
 """
-ANSWER = """Thread 0x00007f0000000001 (most recent call first):
+DUMP = """Thread 0x00007f0000000001 (most recent call first):
   File "/usr/lib/python3.11/threading.py", line 324 in wait
 
 Current thread 0x00007f0000000002 (most recent call first):
@@ -27,7 +27,7 @@ Thread 0x00007f0000000003 (most recent call first):
 """
 
 
-def test_a_crash_says_what_it_was_where_it_stood_and_where_the_model_called() -> None:
+def test_a_crash_has_its_error_innermost_frame_and_model_frame() -> None:
     read = stack_trace.parse(CRASH)
     assert read.fatal == "Segmentation fault"
     assert str(read.innermost()) == "string_at (__init__.py, line 519)"
@@ -35,64 +35,64 @@ def test_a_crash_says_what_it_was_where_it_stood_and_where_the_model_called() ->
     assert len(read.frames) == 3
 
 
-def test_of_all_threads_the_current_one_speaks() -> None:
-    read = stack_trace.parse(ANSWER)
+def test_of_all_threads_the_current_one_is_used() -> None:
+    read = stack_trace.parse(DUMP)
     assert (read.fatal, len(read.threads), read.current) == ("", 3, 1)
     assert (
         read.innermost() == read.model_frame("/models/m/1/") == stack_trace.Frame("/models/m/1/model.py", 47, "infer")
     )
 
 
-def test_where_the_current_thread_is_none_of_the_models_another_one_is_found() -> None:
-    text = ANSWER.replace('/models/m/1/model.py", line 47', '/lib/x.py", line 47')
+def test_the_model_frame_may_be_in_another_thread() -> None:
+    text = DUMP.replace('/models/m/1/model.py", line 47', '/lib/x.py", line 47')
     assert stack_trace.parse(text).model_frame("/models/m/1") == stack_trace.Frame("/models/m/1/model.py", 9, "helper")
     assert stack_trace.parse(text).model_frame("/models/m/11") is None
 
 
-def test_a_whole_answer_ends_at_the_bottom_of_the_main_thread() -> None:
+def test_a_complete_dump_ends_with_the_main_thread() -> None:
     bottom = '  File "<frozen runpy>", line 198 in _run_module_as_main\n'
-    assert stack_trace.is_complete(ANSWER + bottom)
-    assert not stack_trace.is_complete(ANSWER)
-    assert not stack_trace.is_complete(ANSWER + bottom[:-1])
+    assert stack_trace.is_complete(DUMP + bottom)
+    assert not stack_trace.is_complete(DUMP)
+    assert not stack_trace.is_complete(DUMP + bottom[:-1])
     assert not stack_trace.is_complete("")
 
 
-def test_where_no_thread_is_called_the_current_one_the_last_is() -> None:
-    assert stack_trace.parse(ANSWER.replace("Current thread", "Thread")).current == 2
+def test_without_a_current_thread_it_is_the_last() -> None:
+    assert stack_trace.parse(DUMP.replace("Current thread", "Thread")).current == 2
 
 
 @pytest.mark.parametrize(
-    ("text", "is_answer"),
+    ("text", "is_dump"),
     [
         (CRASH, False),
-        (ANSWER, True),
+        (DUMP, True),
         ("\nCurrent thread 0x1 (most recent call first):", True),
         ("", False),
         ("x", False),
     ],
 )
-def test_an_answer_is_told_from_a_crash(text: str, is_answer: bool) -> None:
-    assert stack_trace.is_requested_dump(text) == is_answer
+def test_a_dump_is_distinguished_from_a_crash(text: str, is_dump: bool) -> None:
+    assert stack_trace.is_requested_dump(text) == is_dump
 
 
 @pytest.mark.parametrize(
-    ("text", "gist"),
+    ("text", "line"),
     [
         (CRASH, 'Segmentation fault, File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at'),
-        (ANSWER, 'a stack, File "/models/m/1/model.py", line 47 in infer'),
+        (DUMP, 'a stack, File "/models/m/1/model.py", line 47 in infer'),
         ("Fatal Python error: Aborted\n", "Aborted"),
         ("what a model wrote\nthere", "what a model wrote"),
         ("", ""),
         ("\n", ""),
     ],
 )
-def test_the_gist_is_one_line(text: str, gist: str) -> None:
-    assert stack_trace.summary(text) == gist
+def test_the_summary_is_one_line(text: str, line: str) -> None:
+    assert stack_trace.summary(text) == line
 
 
-def test_whatever_a_worker_writes_is_read_and_bounded() -> None:
+def test_any_text_is_parsed_and_bounded() -> None:
     rng = random.Random(7)
-    lines = [*CRASH.splitlines(), *ANSWER.splitlines(), "  File", '  File "x", line 99999999999999999999 in y', "\0"]
+    lines = [*CRASH.splitlines(), *DUMP.splitlines(), "  File", '  File "x", line 99999999999999999999 in y', "\0"]
     for _ in range(300):
         text = "\n".join(rng.choice(lines)[: rng.randrange(80)] for _ in range(rng.randrange(30)))
         read = stack_trace.parse(text)

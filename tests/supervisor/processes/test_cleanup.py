@@ -13,11 +13,11 @@ from mmsup.supervisor.processes.cleanup import MAX_NAMES, Cleanup, remove_tree
 
 
 class Dying(Cgroup):
-    """A group whose last process takes its time."""
+    """A control group whose last process takes a while to exit."""
 
-    def __init__(self, looks: int) -> None:
+    def __init__(self, checks: int) -> None:
         super().__init__(())
-        self.looks = looks
+        self.looks = checks
         self.removed = asyncio.Event()
 
     def kill(self) -> bool:
@@ -44,8 +44,8 @@ def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def abyss(tmp_path: Path) -> Iterator[Path]:
-    """A tree about as deep as a path can name, which no function that calls itself can walk."""
+def deep_tree(tmp_path: Path) -> Iterator[Path]:
+    """A tree about as deep as a path can name, too deep for recursion."""
     deepest = str(tmp_path / "scratch")
     os.mkdir(deepest)
     for _ in range(1500):
@@ -55,13 +55,13 @@ def abyss(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["/bin/rm", "-rf", str(tmp_path / "scratch")], check=True)
 
 
-def test_a_tree_as_deep_as_a_path_can_be_is_removed_with_few_descriptors(abyss: Path) -> None:
+def test_a_tree_as_deep_as_a_path_can_be_is_removed_with_few_descriptors(deep_tree: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    assert max(len(os.listdir("/proc/self/fd")) for _ in remove_tree(str(abyss))) <= before + 2
-    assert not abyss.exists()
+    assert max(len(os.listdir("/proc/self/fd")) for _ in remove_tree(str(deep_tree))) <= before + 2
+    assert not deep_tree.exists()
 
 
-def test_what_cannot_be_removed_is_left_and_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_removed_is_left_without_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scratch" / "deep").mkdir(parents=True)
     (tmp_path / "scratch" / "deep" / "file").touch()
     refusal = PermissionError(1, "Operation not permitted")
@@ -74,11 +74,11 @@ def test_what_cannot_be_removed_is_left_and_ends_nobody(tmp_path: Path, monkeypa
     assert (tmp_path / "scratch" / "deep" / "file").exists()
 
 
-def test_a_folder_that_is_not_there_is_removed_already(tmp_path: Path) -> None:
+def test_a_missing_folder_counts_as_removed(tmp_path: Path) -> None:
     assert list(remove_tree(str(tmp_path / "none"))) == []
 
 
-def test_one_turn_removes_a_bounded_number_of_names(tmp_path: Path) -> None:
+def test_one_run_removes_a_bounded_number_of_names(tmp_path: Path) -> None:
     async def run() -> None:
         scratch = tmp_path / "scratch"
         scratch.mkdir()
@@ -92,10 +92,10 @@ def test_one_turn_removes_a_bounded_number_of_names(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_group_is_looked_at_again_until_nobody_is_left(tmp_path: Path) -> None:
+def test_a_group_is_checked_again_until_it_is_empty(tmp_path: Path) -> None:
     async def run() -> None:
         (tmp_path / "socket").touch()
-        group = Dying(looks=3)
+        group = Dying(checks=3)
         graves = Cleanup()
         graves.add(group, str(tmp_path / "scratch"), str(tmp_path / "socket"))
         assert not (tmp_path / "socket").exists()

@@ -24,7 +24,7 @@ def spec(**fields: object) -> ModelSpec:
     return ModelSpec("bert", "2", "/m/bert/2", "model.onnx", "ort", "onnxruntime_onnx", **fields)  # type: ignore[arg-type]  # fields by name
 
 
-def place(tmp_path: Path) -> LaunchEnvironment:
+def environment(tmp_path: Path) -> LaunchEnvironment:
     return LaunchEnvironment(
         {"PATH": "/bin", "LANG": "C.UTF-8", **SECRETS}, str(tmp_path / "scratch"), str(tmp_path), 4
     )
@@ -36,30 +36,30 @@ def test_tokens_name_role_number_and_generation() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "worker", "worker.1", "worker.1.x", "worker.-1.2", "brain.1.2", "worker.1.2.3"])
-def test_other_tokens_are_none_of_ours(token: str) -> None:
+def test_other_tokens_are_not_parsed(token: str) -> None:
     assert parse_token(token) is None
 
 
-def test_nothing_of_the_servers_environment_reaches_a_worker_but_what_is_listed(tmp_path: Path) -> None:
-    env = worker_spawn(spec(), (7, 3), place(tmp_path), (), "").env
+def test_only_listed_variables_of_the_server_reach_a_worker(tmp_path: Path) -> None:
+    env = worker_spawn(spec(), (7, 3), environment(tmp_path), (), "").env
     assert not set(SECRETS) - {"HOME"} & set(env)
-    assert env["HOME"] == env["TMPDIR"] == scratch_dir(place(tmp_path), (7, 3))
+    assert env["HOME"] == env["TMPDIR"] == scratch_dir(environment(tmp_path), (7, 3))
     assert (env["PATH"], env["LANG"], env["OMP_NUM_THREADS"]) == ("/bin", "C.UTF-8", "4")
 
 
 def test_a_worker_without_a_gpu_sees_none(tmp_path: Path) -> None:
-    assert worker_spawn(spec(), (7, 3), place(tmp_path), (), "").env["CUDA_VISIBLE_DEVICES"] == ""
-    assert worker_spawn(spec(), (7, 3), place(tmp_path), (), "GPU-1").env["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+    assert worker_spawn(spec(), (7, 3), environment(tmp_path), (), "").env["CUDA_VISIBLE_DEVICES"] == ""
+    assert worker_spawn(spec(), (7, 3), environment(tmp_path), (), "GPU-1").env["CUDA_VISIBLE_DEVICES"] == "GPU-1"
 
 
-def test_what_a_model_says_of_its_environment_wins(tmp_path: Path) -> None:
-    env = worker_spawn(spec(env={"OMP_NUM_THREADS": "1", "X": "y"}), (7, 3), place(tmp_path), (), "").env
+def test_the_environment_of_a_model_wins(tmp_path: Path) -> None:
+    env = worker_spawn(spec(env={"OMP_NUM_THREADS": "1", "X": "y"}), (7, 3), environment(tmp_path), (), "").env
     assert (env["OMP_NUM_THREADS"], env["X"]) == ("1", "y")
 
 
-def test_an_interpreter_of_its_own_finds_our_package_and_nothing_else_of_ours(tmp_path: Path) -> None:
+def test_an_interpreter_of_the_model_finds_this_package_and_no_other(tmp_path: Path) -> None:
     for _ in range(2):
-        spawn = worker_spawn(spec(python="/opt/env/bin/python"), (7, 3), place(tmp_path), (), "")
+        spawn = worker_spawn(spec(python="/opt/env/bin/python"), (7, 3), environment(tmp_path), (), "")
     library = Path(spawn.env["PYTHONPATH"])
     assert spawn.argv[:3] == ("/opt/env/bin/python", "-m", "mmsup.worker")
     assert os.listdir(library) == ["mmsup"]
@@ -67,14 +67,14 @@ def test_an_interpreter_of_its_own_finds_our_package_and_nothing_else_of_ours(tm
 
 
 def test_a_worker_runs_in_the_folder_of_its_version_and_joins_its_group_first(tmp_path: Path) -> None:
-    spawn = worker_spawn(spec(), (7, 3), place(tmp_path), ("/sys/fs/cgroup/x/cgroup.procs",), "")
+    spawn = worker_spawn(spec(), (7, 3), environment(tmp_path), ("/sys/fs/cgroup/x/cgroup.procs",), "")
     assert (spawn.token, spawn.cwd) == ("worker.7.3", "/m/bert/2")
     assert spawn.procs_files == ("/sys/fs/cgroup/x/cgroup.procs",)
     assert spawn.listeners == ()
     assert spawn.argv[-1] == "bert/2#7"
 
 
-def test_the_kernel_takes_workers_before_gateways(tmp_path: Path) -> None:
-    gateway = gateway_spawn(1, 4, place(tmp_path), ("http",))
-    assert gateway.oom_score_adj < 0 < worker_spawn(spec(), (7, 3), place(tmp_path), (), "").oom_score_adj
+def test_the_kernel_kills_workers_before_gateways(tmp_path: Path) -> None:
+    gateway = gateway_spawn(1, 4, environment(tmp_path), ("http",))
+    assert gateway.oom_score_adj < 0 < worker_spawn(spec(), (7, 3), environment(tmp_path), (), "").oom_score_adj
     assert (gateway.token, gateway.listeners, gateway.counter_tables) == ("gateway.1.4", ("http",), True)

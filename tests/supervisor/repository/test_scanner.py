@@ -10,7 +10,6 @@ import pytest
 
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.gpu.selection import resolved
 from mmsup.supervisor.repository.scanner import (
     SPEC_LIMIT,
     ModelEntry,
@@ -359,13 +358,6 @@ def test_an_invalid_configuration_of_a_load_request_is_an_error_with_its_place(l
 def test_no_error_of_a_model_contains_the_path_of_the_repository(lay: Lay) -> None:
     settings = lay({"m/1/x": "", "m/config.pbtxt": "name: 1", "m/mmsup.yaml": "a: ["})
     assert settings.repositories[0] not in entry(settings).reason
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "means"), [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cuda:1", 0, "cuda:1")]
-)
-def test_auto_is_the_gpu_where_there_is_one(device: str, gpus: int, means: str) -> None:
-    assert resolved(device, gpus) == means
 
 
 def test_an_empty_repository_has_no_model_and_no_error(lay: Lay, tmp_path: Path) -> None:

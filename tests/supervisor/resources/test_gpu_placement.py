@@ -1,4 +1,4 @@
-"""Where workers go, in a brain with played children, and what NVML's word does to it: NVML is played as well."""
+"""The placement of workers on GPUs, in a controller with simulated children and a fake NVML."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, ControllerHarness, add_model
+from controller_double import Child, ControllerHarness, add_model
 from harness.nvml import GIB, Card, FakeNvml
 from mmsup.ipc.errors import CallerError, MmsupError
-from mmsup.ipc.messages.worker_control import LoadFailed
-from mmsup.supervisor.gpu import memory_release
-from mmsup.supervisor.gpu import monitor as lookout
+from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
+from mmsup.supervisor.gpu import memory_release, monitor
 
 pytestmark = pytest.mark.slow
 FIRST, SECOND = "GPU-aaaa1111", "GPU-bbbb2222"
@@ -24,7 +23,7 @@ Play = Callable[[ControllerHarness, FakeNvml], Awaitable[None]]
 def on_gpus(
     home: Path, play: Play, models: dict[str, str], shown: str = "", *, driver: bool = True, kill_limit_s: float = 10.0
 ) -> None:
-    """A house on two GPUs, with models by name and what their mmsup.yaml says."""
+    """A controller with two GPUs, and models by name with their mmsup.yaml."""
     (home / "nvml").mkdir()
     nvml = FakeNvml(home / "nvml", Card(FIRST), Card(SECOND))
     for name, yaml in models.items():
@@ -32,166 +31,181 @@ def on_gpus(
 
     async def run() -> None:
         path = nvml.env["MMSUP_GPU_DRIVER"] if driver else str(home / "none")
-        house = ControllerHarness(home, (), gpu_driver=path, kill_limit_s=kill_limit_s)
-        house.environ |= {"PYTHONPATH": nvml.env["PYTHONPATH"]} | ({"CUDA_VISIBLE_DEVICES": shown} if shown else {})
-        async with asyncio.timeout(60), house:
-            house.controller.state_dir.event_log.subscribe(lambda _: house.controller.change_signal.set())
-            await house.until(lambda: all(house.state(name) in ("ready", "backoff") for name in models))
-            await play(house, nvml)
+        harness = ControllerHarness(home, (), gpu_driver=path, kill_limit_s=kill_limit_s)
+        harness.environ |= {"PYTHONPATH": nvml.env["PYTHONPATH"]} | ({"CUDA_VISIBLE_DEVICES": shown} if shown else {})
+        async with asyncio.timeout(60), harness:
+            harness.controller.storage.state_dir.event_log.subscribe(
+                lambda _: harness.controller.context.change_signal.set()
+            )
+            await harness.until(lambda: all(harness.state(name) in ("ready", "backoff") for name in models))
+            await play(harness, nvml)
 
     asyncio.run(run())
 
 
-def places(house: ControllerHarness) -> dict[str, list[str]]:
-    """What the workers of each model see."""
+def devices_of_models(harness: ControllerHarness) -> dict[str, list[str]]:
+    """CUDA_VISIBLE_DEVICES of the workers of each model."""
     found: dict[str, list[str]] = {}
-    for each in house.keeper.workers():
+    for each in harness.keeper.workers():
         found.setdefault(each.spawn.argv[-1].split("/")[0], []).append(each.spawn.env["CUDA_VISIBLE_DEVICES"])
     return found
 
 
-def worker(house: ControllerHarness, name: str) -> Child:
-    (found,) = [each for each in house.keeper.workers() if each.spawn.argv[-1].startswith(f"{name}/")]
+def worker(harness: ControllerHarness, name: str) -> Child:
+    (found,) = [each for each in harness.keeper.workers() if each.spawn.argv[-1].startswith(f"{name}/")]
     return found
 
 
-async def ask(house: ControllerHarness, verb: str, **arguments: Any) -> Any:  # JSON
-    return await house.controller.handlers.handle(verb, arguments, lambda _: None)
+async def command(harness: ControllerHarness, verb: str, **arguments: Any) -> Any:  # JSON
+    return await harness.controller.api.handlers.handle(verb, arguments, lambda _: None)
 
 
-async def seen(house: ControllerHarness, used_bytes: int) -> None:
-    """Until the brain has seen so much memory of the first device in use."""
-    lookout, moved = house.controller._gpu_monitor, house.controller.change_signal
-    looked = lookout.on_update
+async def used_memory_is(harness: ControllerHarness, used_bytes: int) -> None:
+    """Wait until the controller has seen so much memory of the first device in use."""
+    lookout, change = harness.controller.resources.gpu_monitor, harness.controller.context.change_signal
+    on_update = lookout.on_update
 
     def tell() -> bool:
-        moved.set()
-        return looked()
+        change.set()
+        return on_update()
 
     lookout.on_update = tell
-    await house.until(lambda: house.controller._gpu_placement.rows()[0]["memory_used_bytes"] == used_bytes)
+    await harness.until(lambda: harness.controller.resources.gpu_placement.rows()[0]["memory_used_bytes"] == used_bytes)
 
 
 def test_without_a_driver_nothing_is_asked_and_a_gpu_is_refused_with_the_reason(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
+    async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
         assert (
-            "there is no GPU here: the NVIDIA driver is not loaded" in house.controller.model_set.models["m"].reason()
+            "there is no GPU here: the NVIDIA driver is not loaded"
+            in harness.controller.models.model_set.models["m"].reason()
         )
-        assert places(house) == {"cpu": [""]}
-        assert await ask(house, "devices") == {"devices": []}
+        assert devices_of_models(harness) == {"cpu": [""]}
+        assert await command(harness, "devices") == {"devices": []}
         assert nvml.looks() == 0
 
     on_gpus(tmp_path, play, {"m": "device: cuda", "cpu": "device: cpu"}, driver=False)
 
 
-def test_plain_cuda_goes_where_the_fewest_are_and_names_mean_what_they_say(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, _: FakeNvml) -> None:
-        assert places(house) == {"bound": [FIRST], "free": [SECOND], "named": [SECOND]}
-        told = [(each["device"], each["workers"]) for each in (await ask(house, "devices"))["devices"]]
-        assert told == [("cuda:0", 1), ("cuda:1", 2)]
+def test_plain_cuda_takes_the_device_with_the_fewest_workers_and_names_their_own(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness, _: FakeNvml) -> None:
+        assert devices_of_models(harness) == {"bound": [FIRST], "free": [SECOND], "named": [SECOND]}
+        rows = [(each["device"], each["workers"]) for each in (await command(harness, "devices"))["devices"]]
+        assert rows == [("cuda:0", 1), ("cuda:1", 2)]
 
     on_gpus(tmp_path, play, {"bound": "device: cuda:0", "free": "device: cuda", "named": f"device: {SECOND}"})
 
 
-def test_only_what_the_server_may_see_is_given_out(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, _: FakeNvml) -> None:
-        assert places(house) == {"m": [SECOND]}
-        assert [each["uuid"] for each in (await ask(house, "devices"))["devices"]] == [SECOND]
+@pytest.mark.parametrize(("driver", "device", "visible"), [(True, "cuda", FIRST), (False, "cpu", "")])
+def test_a_worker_on_auto_is_configured_for_the_device_that_it_sees(
+    tmp_path: Path, driver: bool, device: str, visible: str
+) -> None:
+    async def play(harness: ControllerHarness, _: FakeNvml) -> None:
+        assert devices_of_models(harness) == {"m": [visible]}
+        (configuration,) = [each for each in worker(harness, "m").received if isinstance(each, ConfigureWorker)]
+        assert configuration.spec.device == device
+
+    on_gpus(tmp_path, play, {"m": "device: auto"}, driver=driver)
+
+
+def test_only_devices_that_the_server_sees_are_assigned(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness, _: FakeNvml) -> None:
+        assert devices_of_models(harness) == {"m": [SECOND]}
+        assert [each["uuid"] for each in (await command(harness, "devices"))["devices"]] == [SECOND]
 
     on_gpus(tmp_path, play, {"m": "device: cuda:0"}, shown="1")
 
 
-def test_numbers_mean_the_same_to_the_next_brain_also_while_nvml_is_silent(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
+def test_the_next_controller_numbers_devices_alike_even_while_nvml_does_not_answer(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
         nvml.say(Card(FIRST, lost=True), Card(SECOND))
-        house.controller._gpu_health.cordoned[SECOND] = "of no account"
-        await house.until(house.controller.gateways.are_up)
-        house.controller.save_checkpoint()
-        await house.kill_controller()
-        await house.start_controller()
-        assert [each["uuid"] for each in (await ask(house, "devices"))["devices"]] == [FIRST, SECOND]
+        harness.controller.resources.gpu_health.cordoned[SECOND] = "of no account"
+        await harness.until(harness.controller.gateways.pool.are_up)
+        harness.controller._save_gpus()
+        await harness.kill_controller()
+        await harness.start_controller()
+        assert [each["uuid"] for each in (await command(harness, "devices"))["devices"]] == [FIRST, SECOND]
         with pytest.raises(MmsupError, match="set aside: of no account") as refused:
-            await ask(house, "load", name="m")
+            await command(harness, "load", name="m")
         assert (refused.value.code, refused.value.retryable) == ("gpu_fault", True)
-        assert await ask(house, "devices_release", device="cuda") == {"released": [SECOND]}
-        await house.until(lambda: house.state("m") == "ready")
-        assert places(house) == {"m": [SECOND]}
+        assert await command(harness, "devices_release", device="cuda") == {"released": [SECOND]}
+        await harness.until(lambda: harness.state("m") == "ready")
+        assert devices_of_models(harness) == {"m": [SECOND]}
 
     on_gpus(tmp_path, play, {"m": "device: cuda:1"})
 
 
-def test_a_device_that_is_not_here_cannot_be_released(tmp_path: Path) -> None:
-    async def play(house: ControllerHarness, _: FakeNvml) -> None:
+def test_a_device_that_does_not_exist_cannot_be_released(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness, _: FakeNvml) -> None:
         with pytest.raises(CallerError, match="'cuda:7' is not here"):
-            await ask(house, "devices_release", device="cuda:7")
-        assert await ask(house, "devices_release", device=FIRST) == {"released": []}
+            await command(harness, "devices_release", device="cuda:7")
+        assert await command(harness, "devices_release", device=FIRST) == {"released": []}
 
     on_gpus(tmp_path, play, {})
 
 
 @pytest.mark.fault("F20")
-def test_where_nvml_shows_nobody_the_workers_own_word_counts_and_another_ones_cap_is_its_need(
+def test_where_nvml_shows_no_process_the_workers_own_figure_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_release, "WAIT_S", 1.0)
 
-    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
-        worker(house, "first").page.set_device_bytes(70 * GIB)
+    async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
+        worker(harness, "first").page.set_device_bytes(70 * GIB)
         nvml.say(Card(FIRST, free_bytes=10 * GIB), Card(SECOND))
-        await seen(house, 70 * GIB)
-        await ask(house, "unload", name="first")
-        await house.until(lambda: house.events("worker_stopped"))
-        add_model(house.home, "next", yaml="device: cuda:0\ngpu_memory: 20GiB\n")
-        add_model(house.home, "small", yaml="device: cuda:0\ngpu_memory: 5GiB\n")
-        add_model(house.home, "unknown", yaml="device: cuda:0\n")
-        said: list[Any] = []
+        await used_memory_is(harness, 70 * GIB)
+        await command(harness, "unload", name="first")
+        await harness.until(lambda: harness.events("worker_stopped"))
+        add_model(harness.home, "next", yaml="device: cuda:0\ngpu_memory: 20GiB\n")
+        add_model(harness.home, "small", yaml="device: cuda:0\ngpu_memory: 5GiB\n")
+        add_model(harness.home, "unknown", yaml="device: cuda:0\n")
+        progress: list[Any] = []
         waiting = asyncio.get_running_loop().create_task(
-            house.controller.handlers.handle("load", {"name": "next"}, said.append)
+            harness.controller.api.handlers.handle("load", {"name": "next"}, progress.append)
         )
-        await ask(house, "load", name="small")
+        await command(harness, "load", name="small")
         with pytest.raises(MmsupError, match="has 10GiB of memory free, and 20GiB are needed") as refused:
             await waiting
         assert refused.value.code == "insufficient_gpu_memory"
-        assert [each["progress"] for each in said] == ["version 1: waiting for memory of cuda:0 (NVIDIA H200)"]
-        await ask(house, "load", name="unknown")
+        assert [each["progress"] for each in progress] == ["version 1: waiting for memory of cuda:0 (NVIDIA H200)"]
+        await command(harness, "load", name="unknown")
 
     on_gpus(tmp_path, play, {"first": "device: cuda:0"})
 
 
 @pytest.mark.fault("F20")
-def test_what_the_kernel_holds_has_not_given_its_memory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unkillable_process_has_not_released_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_release, "WAIT_S", 0.5)
 
-    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
-        child = worker(house, "m")
+    async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
+        child = worker(harness, "m")
         nvml.say(Card(FIRST, free_bytes=10 * GIB, held=((child.process.pid, 70 * GIB),)), Card(SECOND))
-        await seen(house, 70 * GIB)
+        await used_memory_is(harness, 70 * GIB)
         with monkeypatch.context() as kernel:
             kernel.setattr(child.process, "send_signal", lambda _: None)
             child.send(LoadFailed("load_failed", "a lie, to be killed for"))
-            await house.until(lambda: house.events("worker_quarantined"))
-            await house.until(lambda: house.events("load_failed"))
-        assert "70GiB are needed" in house.events("load_failed")[0]["text"]
+            await harness.until(lambda: harness.events("worker_quarantined"))
+            await harness.until(lambda: harness.events("load_failed"))
+        assert "70GiB are needed" in harness.events("load_failed")[0]["text"]
 
     on_gpus(tmp_path, play, {"m": "device: cuda:0"}, kill_limit_s=0.1)
 
 
 @pytest.mark.fault("F21")
-def test_while_nvml_is_silent_nobody_waits_for_it_and_tries_grow_rare(
+def test_while_nvml_does_not_answer_no_load_waits_and_queries_become_rare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
+    async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
         nvml.say(Card(FIRST, lost=True), Card(SECOND, lost=True))
-        await house.until(lambda: house.events("gpu_silent"))
-        rows = (await ask(house, "devices"))["devices"]
+        await harness.until(lambda: harness.events("gpu_silent"))
+        rows = (await command(harness, "devices"))["devices"]
         assert [(each["stale"], each["memory_used_bytes"]) for each in rows] == [(True, None), (True, None)]
-        looks = nvml.looks()
-        worker(house, "m").process.kill()
-        await house.until(lambda: len(house.events("worker_ready")) == 2)
-        assert nvml.looks() == looks
+        queries = nvml.looks()
+        worker(harness, "m").process.kill()
+        await harness.until(lambda: len(harness.events("worker_ready")) == 2)
+        assert nvml.looks() == queries
         nvml.say(Card(FIRST), Card(SECOND))
-        await house.until(lambda: house.events("gpu_back"))
-        assert len(house.events("gpu_silent")) == 1
+        await harness.until(lambda: harness.events("gpu_back"))
+        assert len(harness.events("gpu_silent")) == 1
 
-    monkeypatch.setattr(lookout, "EVERY_S", 0.1)
+    monkeypatch.setattr(monitor, "INTERVAL_S", 0.1)
     on_gpus(tmp_path, play, {"m": "device: cuda:0"})

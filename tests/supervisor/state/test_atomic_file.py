@@ -19,19 +19,19 @@ WRITING = tuple(name for name in POINTS if name.startswith("brain.file_") and na
 PUT = """
 import sys
 from pathlib import Path
-from mmsup.ipc.faultpoint import arm, open_range
-from mmsup.supervisor.wanted import Wanted, Wish
-arm({"points": open_range(sys.argv[1])}, "brain")
-wanted = Wanted(Path(sys.argv[2]), "explicit")
+from mmsup.ipc.failpoints import INHERITED, arm, open_control_page
+from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
+arm({INHERITED: open_control_page(sys.argv[1])}, "brain")
+desired_state = DesiredState(Path(sys.argv[2]), "explicit")
 try:
     if sys.argv[3] == "clear":
-        wanted.clear()
+        desired_state.clear()
     else:
-        wanted.put("new", Wish(up=True))
+        desired_state.set("new", DesiredModel(up=True))
 except OSError as error:
     print("refused", error.errno)
 else:
-    print("done", *wanted.names())
+    print("done", *desired_state.names())
 """
 OLD, NEW = ["old"], ["new", "old"]
 
@@ -83,7 +83,7 @@ def test_an_error_at_any_point_is_a_refusal_with_the_old_file_or_no_error(
 
 
 @pytest.mark.slow
-def test_a_death_while_all_is_forgotten_is_an_end_that_was_reached(tmp_path: Path, path: Path) -> None:
+def test_a_death_while_the_file_is_removed_leaves_none(tmp_path: Path, path: Path) -> None:
     made = Range(tmp_path / "range")
     made.order(FailpointAction.KILL, Spot("brain", "brain.file_removed"))
     assert change(made, path, "clear").returncode == -signal.SIGKILL
@@ -92,7 +92,7 @@ def test_a_death_while_all_is_forgotten_is_an_end_that_was_reached(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [FailpointAction.KILL, FailpointAction.RAISE])
-def test_a_folder_whose_making_is_cut_off_is_not_in_the_way(tmp_path: Path, order: FailpointAction) -> None:
+def test_a_directory_whose_creation_was_cut_off_is_no_obstacle(tmp_path: Path, order: FailpointAction) -> None:
     made, path = Range(tmp_path / "range"), tmp_path / "state" / "below" / "wanted.json"
     made.order(order, Spot("brain", "brain.folder_made"), nth=2)
     done = change(made, path)
@@ -103,7 +103,7 @@ def test_a_folder_whose_making_is_cut_off_is_not_in_the_way(tmp_path: Path, orde
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_folder_that_is_not_there_is_made_private(tmp_path: Path) -> None:
+def test_a_directory_that_is_missing_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "file"
     atomic_file.write(path, b"text")
     assert path.read_text() == "text"

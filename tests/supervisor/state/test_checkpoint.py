@@ -1,99 +1,92 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
-from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.supervisor.state.checkpoint import (
-    TEXT_LIMIT,
-    Checkpoint,
-    ExitRecord,
-    FailureRecord,
-    GatewayRecord,
-    GpuFaultRecord,
-    GpuRecord,
-    InstanceRecord,
-    ModelRecord,
-    PoisonCaseRecord,
-    PoisonListRecord,
-    RevisionRecord,
-    UpgradeRecord,
-    VersionRecord,
-    from_text,
-    to_text,
-)
-
-UPGRADE = UpgradeRecord(
-    ticket="t",
-    force=True,
-    started_s=1.5,
-    stage="processes",
-    keeper_generation=1,
-    replaces_keeper=True,
-    replaced=2,
-    kept={},
-    failure="",
-    seconds=0.0,
-    controllers=1,
-)
+from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.supervisor.state.checkpoint import TEXT_LIMIT, CheckpointWriter, from_text, to_text
 
 
-def memory(models: int) -> Checkpoint:
-    rng = random.Random(3)
-    return Checkpoint(
-        began_s=12.5,
-        announced=True,
-        next_instance=models + 1,
-        models=tuple(model(number, rng) for number in range(models)),
-        gateways=(GatewayRecord(0, 1, 2, 3.5, "serves"),),
-        quarantine=(PoisonListRecord("model_0", "0f", (PoisonCaseRecord("ab12", "1", 2, 700.5),)),),
-        devices=(GpuRecord("GPU-a", 0, "H", "3 faults", (GpuFaultRecord(3.5, "model_0"),)),),
-        upgrade=replace(UPGRADE, kept={"worker 7 of a/1": "no room"}),
-    )
+@dataclass(frozen=True, slots=True)
+class Fact:
+    name: str
+    data: bytes
+    numbers: tuple[float, ...] = (1.5,)
 
 
-def model(number: int, rng: random.Random) -> ModelRecord:
-    name = f"model_{number}"
-    tensors = tuple(TensorSpec(f"input_{each}", "FP32", (-1, rng.randrange(1000))) for each in range(4))
-    spec = ModelSpec(name, "1", f"/srv/models/{name}/1", "model.onnx", "ort", "onnxruntime_onnx", inputs=tensors)
-    instance = InstanceRecord(
-        instance=number,
-        generation=rng.randrange(100),
-        wanted=True,
-        state="ready",
-        probe=False,
-        retry_at_s=0.0,
-        spawned_s=rng.random() * 1e6,
-        ready_s=rng.random() * 1e6,
-        trouble=FailureRecord("model_restarting", "worker died", of_load=False),
-        condemned=None,
-        failed=None,
-        group=f"w{number}.1",
-        visible_devices="",
-    )
-    release = VersionRecord(
-        spec, Metadata("onnx", 8, tensors, tensors), (ExitRecord(1.0, 2.0, probe=True),), (instance,)
-    )
-    return ModelRecord(name, wanted=True, revisions=(RevisionRecord("current", "", f"{number:016x}", (release,)),))
+@dataclass(frozen=True, slots=True)
+class OtherFact:
+    name: str
 
 
-def test_what_is_left_is_what_is_found() -> None:
-    for models in (0, 1, 7):
-        assert from_text(to_text(memory(models))) == memory(models)
+class Keeper:
+    """Holds what it is sent."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.sent: list[str] = []
+        self.too_large: list[str] = []
+
+    def send(self, key: str, text: str) -> None:
+        self.sent.append(key)
+        self.texts[key] = text
+
+    def writer(self, **saved: object) -> CheckpointWriter:
+        return CheckpointWriter(self.send, lambda key, _: self.too_large.append(key), saved)
 
 
-def test_hundreds_of_models_fit_into_one_message() -> None:
-    assert len(to_text(memory(500))) < TEXT_LIMIT / 2
+FACT = Fact("a", b"\x00\xff")
 
 
-@pytest.mark.parametrize("text", ["", "x", "not base 85 \n", "c-n=", to_text(memory(1))[:-9]])
-def test_a_text_of_another_kind_is_no_memory(text: str) -> None:
-    assert from_text(text) is None
+def test_what_is_saved_is_what_is_found() -> None:
+    for each in (FACT, Fact("", b"", ()), OtherFact("b")):
+        assert from_text(to_text(each), (OtherFact, Fact)) == each
 
 
-def test_random_text_is_no_memory() -> None:
+def test_only_a_record_that_differs_is_sent() -> None:
+    keeper = Keeper()
+    writer = keeper.writer()
+    for _ in range(2):
+        writer.save("a", FACT)
+        writer.save("b", OtherFact("b"))
+    writer.save("a", replace(FACT, name="c"))
+    assert keeper.sent == ["a", "b", "a"]
+    writer.save("b", None)
+    writer.save("b", None)
+    assert keeper.sent == ["a", "b", "a", "b"]
+    assert keeper.texts["b"] == ""
+
+
+def test_what_an_earlier_controller_saved_is_not_sent_again() -> None:
+    keeper = Keeper()
+    writer = keeper.writer(a=FACT)
+    writer.save("a", FACT)
+    assert keeper.sent == []
+    writer.save("a", None)
+    assert keeper.sent == ["a"]
+
+
+def test_a_record_that_is_too_large_is_reported_once_and_what_was_saved_before_stays() -> None:
+    keeper = Keeper()
+    writer = keeper.writer()
+    writer.save("a", FACT)
+    for seed in range(3):
+        writer.save("a", Fact("large", random.Random(seed).randbytes(TEXT_LIMIT)))
+    assert (keeper.sent, keeper.too_large, writer.is_complete) == (["a"], ["a"], False)
+    writer.save("a", replace(FACT, name="b"))
+    assert (keeper.sent, writer.is_complete) == (["a", "a"], True)
+
+
+@pytest.mark.parametrize("text", ["", "x", "not base 64 \n", "YWJj", to_text(FACT)[:-9], to_text(OtherFact("a"))])
+def test_a_text_of_another_kind_is_no_record(text: str) -> None:
+    with pytest.raises(WireError):
+        from_text(text, (Fact,))
+
+
+def test_random_text_is_no_record() -> None:
     rng = random.Random(5)
     for _ in range(500):
-        assert from_text("".join(rng.choices("abcXYZ019{}~^_", k=rng.randrange(1, 60)))) is None
+        with pytest.raises(WireError):
+            from_text("".join(rng.choices("abcXYZ019+/=~", k=rng.randrange(1, 60))), (Fact,))

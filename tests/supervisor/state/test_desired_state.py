@@ -8,7 +8,7 @@ import pytest
 from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
 
 
-def test_a_wish_is_on_disk_when_put_returns(tmp_path: Path) -> None:
+def test_a_change_is_on_disk_when_set_returns(tmp_path: Path) -> None:
     DesiredState(tmp_path / "wanted.json", "explicit").set("bert", DesiredModel(up=True, config="{}"))
     again = DesiredState(tmp_path / "wanted.json", "explicit")
     assert again.get("bert") == DesiredModel(up=True, config="{}")
@@ -16,7 +16,7 @@ def test_a_wish_is_on_disk_when_put_returns(tmp_path: Path) -> None:
     assert again.get("other") is None
 
 
-def test_another_control_mode_begins_without_wishes(tmp_path: Path) -> None:
+def test_another_control_mode_starts_without_desired_models(tmp_path: Path) -> None:
     DesiredState(tmp_path / "wanted.json", "explicit").set("bert", DesiredModel(up=True))
     assert DesiredState(tmp_path / "wanted.json", "none").names() == []
 
@@ -32,7 +32,7 @@ def test_an_orderly_stop_forgets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"format": 2, "mode": "none", "models": {}}', '{"format": 1}']
 )
-def test_a_file_that_is_none_of_ours_is_no_wish(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_none_of_ours_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "wanted.json").write_text(text)
     assert DesiredState(tmp_path / "wanted.json", "none").names() == []
 
@@ -53,7 +53,7 @@ def test_an_orderly_stop_on_a_disk_that_refuses_is_taken_for_a_crash(
 
 
 @pytest.mark.parametrize(("owner", "operation"), [(os, "fsync"), (Path, "replace")])
-def test_a_write_that_fails_leaves_what_was_wished_before(
+def test_a_write_that_fails_leaves_the_state_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, operation: str
 ) -> None:
     wanted = DesiredState(tmp_path / "wanted.json", "none")

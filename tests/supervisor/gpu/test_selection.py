@@ -2,18 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.ipc.transport.dataclass_codec import to_json
-from mmsup.supervisor.gpu.inventory import (
-    Gpu,
-    GpuCordoned,
-    GpuProcess,
-    Gpus,
-    NoGpu,
-    choose,
-    parse,
-    visible_devices,
-    visible_gpus,
-)
+from mmsup.supervisor.gpu.inventory import Gpu, Gpus, visible_gpus
+from mmsup.supervisor.gpu.selection import GpuCordoned, NoGpu, choose, resolve_auto, visible_devices
 
 H200 = Gpu(0, "GPU-aaaa1111-0000-0000-0000-000000000000", "NVIDIA H200", 150_754_820_096)
 L4 = Gpu(1, "GPU-aaaa2222-0000-0000-0000-000000000000", "NVIDIA L4", 24_152_899_584)
@@ -38,7 +28,7 @@ def test_a_device_is_found_by_number_or_uuid(device: str, gpu: Gpu) -> None:
 
 
 @pytest.mark.parametrize(
-    ("burdens", "gpu"),
+    ("loads", "gpu"),
     [
         ([(0, 0, 5), (0, 0, 2), (0, 0, 3)], L4),
         ([(0, 0, 5), (0, 1, 2), (1, 0, 0)], H200),
@@ -46,13 +36,13 @@ def test_a_device_is_found_by_number_or_uuid(device: str, gpu: Gpu) -> None:
         ([(0, 0, 0), (0, 0, 0), (0, 0, 0)], H200),
     ],
 )
-def test_plain_cuda_goes_where_the_burden_is_least(burdens: list[tuple[int, int, int]], gpu: Gpu) -> None:
-    of = dict(zip((H200.uuid, L4.uuid, T4.uuid), burdens, strict=True))
-    assert choose("cuda", BOX, load_of=of.__getitem__) == gpu
+def test_plain_cuda_is_the_device_with_the_least_load(loads: list[tuple[int, int, int]], gpu: Gpu) -> None:
+    load_of = dict(zip((H200.uuid, L4.uuid, T4.uuid), loads, strict=True))
+    assert choose("cuda", BOX, load_of=load_of.__getitem__) == gpu
 
 
 @pytest.mark.parametrize("device", ["cuda:3", "cuda:x", "cuda:-1", "GPU-aaaa", "GPU-cccc", "", "tpu"])
-def test_a_device_that_is_not_here_is_said_with_those_that_are(device: str) -> None:
+def test_a_device_that_does_not_exist_is_refused_with_a_list_of_those_that_do(device: str) -> None:
     with pytest.raises(NoGpu, match=r"is not here; there is cuda:0 \(NVIDIA H200, GPU-aaaa1111"):
         choose(device, BOX)
 
@@ -60,22 +50,6 @@ def test_a_device_that_is_not_here_is_said_with_those_that_are(device: str) -> N
 def test_without_a_gpu_the_reason_is_given() -> None:
     with pytest.raises(NoGpu, match=r"device 'cuda': there is no GPU here: NVML: NVML Shared Library Not Found"):
         choose("cuda", NONE)
-
-
-@pytest.mark.parametrize(
-    ("visible", "devices"),
-    [
-        (None, (H200, L4, T4)),
-        ("2,0", (T4, H200)),
-        ("1", (L4,)),
-        (f"{T4.uuid},1", (T4, L4)),
-        ("0,9,1", (H200,)),
-        ("-1", ()),
-        ("", ()),
-    ],
-)
-def test_what_the_server_itself_may_not_see_no_worker_gets(visible: str | None, devices: tuple[Gpu, ...]) -> None:
-    assert visible_gpus(BOX, visible).devices == devices
 
 
 def test_numbers_count_the_devices_that_the_server_sees() -> None:
@@ -90,7 +64,7 @@ def test_numbers_count_the_devices_that_the_server_sees() -> None:
     ("device", "value"),
     [("cpu", ""), ("cuda", "0"), ("cuda:3", "3"), ("GPU-aaaa", "GPU-aaaa"), ("MIG-1234", "MIG-1234")],
 )
-def test_as_long_as_nobody_asked_nvml_a_device_is_taken_at_its_word(device: str, value: str) -> None:
+def test_until_nvml_has_answered_a_device_is_passed_on(device: str, value: str) -> None:
     assert visible_devices(device) == value
 
 
@@ -98,19 +72,8 @@ def test_a_worker_on_the_cpu_sees_no_gpu() -> None:
     assert visible_devices("cpu", BOX) == visible_devices("cpu", NONE) == ""
 
 
-def test_what_the_helper_prints_is_read_back() -> None:
-    seen = Gpus((Gpu(0, "GPU-a", "H", 8, 3, 1, (GpuProcess(7, 5),)),))
-    for each in (BOX, NONE, seen):
-        assert parse(to_json(each)) == each
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '["Gpus", [[1]], ""]', '["Gpus", 3, ""]', "\0"])
-def test_nonsense_of_the_helper_is_no_gpu(text: str) -> None:
-    assert parse(text.encode()) == Gpus((), "the GPU helper said nothing that can be read")
-
-
 @pytest.mark.parametrize("device", ["cuda:1", "GPU-aaaa2222", "cuda"])
-def test_nothing_new_goes_to_a_device_that_is_set_aside(device: str) -> None:
+def test_nothing_new_is_placed_on_a_cordoned_device(device: str) -> None:
     reasons = {L4.uuid: "3 faults"}
     if device == "cuda":
         assert choose(device, BOX, reasons) == H200
@@ -120,6 +83,25 @@ def test_nothing_new_goes_to_a_device_that_is_set_aside(device: str) -> None:
     assert refused.value.code == "gpu_fault"
 
 
-def test_a_part_of_a_card_can_be_set_aside_too() -> None:
+def test_a_part_of_a_device_can_be_cordoned_too() -> None:
     with pytest.raises(GpuCordoned, match="MIG-1 is set aside: b"):
         visible_devices("MIG-1", BOX, {"MIG-1": "b"})
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "meaning"),
+    [
+        ("auto", NONE, "cpu"),
+        ("auto", None, "cpu"),
+        ("auto", BOX, "cuda"),
+        ("cuda:1", NONE, "cuda:1"),
+        ("cpu", BOX, "cpu"),
+    ],
+)
+def test_auto_is_a_gpu_where_there_is_one(device: str, gpus: Gpus | None, meaning: str) -> None:
+    assert resolve_auto(device, gpus) == meaning
+
+
+def test_a_worker_on_auto_sees_the_least_loaded_gpu_or_none() -> None:
+    assert visible_devices("auto", BOX) == H200.uuid
+    assert visible_devices("auto", NONE) == visible_devices("auto", None) == ""

@@ -1,6 +1,6 @@
-"""A whole brain in the test's own process: a keeper that starts `sleep`, workers and gateways played by the test.
+"""A whole controller in the test's own process: a keeper that starts `sleep`, workers and gateways played by the test.
 
-Channels, pages, pipes, pidfds and exits are real; what the children say is up to the test.
+Channels, status pages, pipes, pidfds and exits are real; what the children send is up to the test.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ from mmsup.ipc.specs import Metadata
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.controller.children import ChildRouter
 from mmsup.supervisor.controller.controller import Controller
+from mmsup.supervisor.controller.recovery import Checkpoint, read_checkpoint
 from mmsup.supervisor.instances.liveness import HEARTBEAT_S
+from mmsup.supervisor.keeper.controller_restart import CheckpointStore
 from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.observability.console import Console
 
@@ -51,7 +54,7 @@ PATIENCE_S = 10.0
 METADATA = Metadata("python", 0, (), ())
 
 Script = Callable[["Child"], None]
-"""What a worker does when it has been told what to become."""
+"""What a worker does when it has been configured."""
 
 
 class NoGroups:
@@ -111,7 +114,7 @@ class Child:
         self.send(WorkerReady(METADATA, 0.1))
 
     def received_of(self, kind: type[Any]) -> list[Any]:
-        """What it has heard of one kind."""
+        """What it has received of one kind."""
         return [each for each in self.received if isinstance(each, kind)]
 
 
@@ -122,18 +125,19 @@ def fail_to_load(child: Child) -> None:
 
 
 class KeeperDouble:
-    """Starts `sleep`s, tells of their ends, and remembers what was said."""
+    """Starts `sleep`s, reports their exits, and holds the checkpoint."""
 
     def __init__(self) -> None:
         self.children: dict[str, Child] = {}
         self.deaths = asyncio.Event()
-        """Set at each."""
+        """Set at each exit."""
         self.sent: list[Any] = []  # messages of TO_KEEPER
-        self.remembered = ""
+        self.checkpoint: dict[str, str] = {}
         self.script: Script = Child.serve
         self.is_busy = False
         """Gateways have work that they do not finish by themselves."""
         self.controller: Controller | None = None
+        self.router: ChildRouter | None = None
         self._loop = asyncio.get_running_loop()
         self._beat: asyncio.Handle = self._loop.call_soon(self._turn)
 
@@ -146,8 +150,10 @@ class KeeperDouble:
             case SignalChild(token, number):
                 if token in self.children and self.children[token].exited is None:
                     self.children[token].process.send_signal(number)
-            case SaveCheckpoint(text):
-                self.remembered = text
+            case SaveCheckpoint(key, text):
+                self.checkpoint[key] = text
+                if not text:
+                    del self.checkpoint[key]
             case ForgetChild(token):
                 self._forget(token)
             case _:
@@ -164,18 +170,18 @@ class KeeperDouble:
         return [each for each in self.children.values() if each.token.startswith("worker") and each.exited is None]
 
     def hand_over(self, child: Child) -> None:
-        """Give a child to the brain, with duplicates of its descriptors."""
-        if self.controller is not None:
-            self.controller.on_keeper_message(
+        """Hand a child over to the controller, with duplicates of its descriptors."""
+        if self.router is not None:
+            self.router.on_message(
                 ChildDescriptors(child.token, child.process.pid, child.spawn.note),
                 [os.dup(each) for each in child.keeper_fds],
             )
 
     def _spawn(self, spawn: Spawn) -> None:
-        if self.controller is None:
+        if self.router is None:
             return
         if spawn.cwd and not os.path.isdir(spawn.cwd):
-            self.controller.on_keeper_message(SpawnFailed(spawn.token, "no such folder"), [])
+            self.router.on_message(SpawnFailed(spawn.token, "no such folder"), [])
             return
         process = subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True, close_fds=True)
         near, far = ControlChannel.pair()
@@ -221,7 +227,7 @@ class KeeperDouble:
 
     def _moved(self) -> None:
         if self.controller is not None:
-            self.controller.change_signal.set()
+            self.controller.context.change_signal.set()
 
     def _reap(self, child: Child) -> None:
         self._loop.remove_reader(child.keeper_fds[0])
@@ -230,8 +236,8 @@ class KeeperDouble:
         status, number = (0, 0) if stopped else (max(code, 0), max(-code, 0))
         child.exited = ChildExited(child.token, child.process.pid, status, number)
         self.deaths.set()
-        if self.controller is not None:
-            self.controller.on_keeper_message(child.exited, [])
+        if self.router is not None:
+            self.router.on_message(child.exited, [])
 
     def _forget(self, token: str) -> None:
         child = self.children.get(token)
@@ -242,7 +248,7 @@ class KeeperDouble:
             child.keeper_fds.clear()
 
     def _turn(self) -> None:
-        """All loops come round."""
+        """Every child has a heartbeat."""
         for child in self.children.values():
             if child.beats:
                 child.page.heartbeat(time.monotonic_ns())
@@ -250,7 +256,7 @@ class KeeperDouble:
 
     def close(self) -> None:
         self._beat.cancel()
-        self.controller = None
+        self.controller = self.router = None
         for child in self.children.values():
             if child.keeper_fds:
                 self._loop.remove_reader(child.keeper_fds[0])
@@ -261,7 +267,7 @@ class KeeperDouble:
 
 
 class ControllerHarness:
-    """A keeper with a brain; `async with House(tmp_path, ...) as house`."""
+    """A keeper with a controller; `async with ControllerHarness(tmp_path, ...) as harness`."""
 
     def __init__(self, home: Path, models: Sequence[str] = ("good",), **options: Any) -> None:  # of Settings
         self.home = home
@@ -276,7 +282,7 @@ class ControllerHarness:
             **(defaults | options),
         )
         self.output = os.devnull
-        """Where the brains say what operators read."""
+        """Where the controllers log."""
         self.environ = {"PATH": os.defpath}
         """Of the server."""
         self.generation = 0
@@ -295,49 +301,67 @@ class ControllerHarness:
         os.close(self._console)
 
     async def start_controller(self, *, stopping: bool = False) -> None:
-        """A brain, as the keeper starts one and introduces everybody to it."""
+        """A controller, as the keeper starts one and hands all children over to it."""
         self.generation += 1
+        parts = CheckpointStore(self.keeper.checkpoint).parts()
         inventory = KeeperInventory(
             keeper_pid=os.getpid(),
             generation=self.generation,
             settings=self.settings.to_json(),
-            checkpoint=self.keeper.remembered,
+            checkpoint_parts=len(parts),
             children=len([each for each in self.keeper.children.values() if each.keeper_fds]),
             addresses={"http": "127.0.0.1:1", "control": "x"},
             stopping=stopping,
         )
         console = Console("json", self._console)
-        self.controller = Controller(inventory, self.keeper, self.environ, console, NoGroups())
-        self.keeper.controller = self.controller
-        await self.controller.start(None)
+        router = ChildRouter()
+        for message in (inventory, *parts):
+            router.on_message(message, [])
+        received = await router.receive_inventory()
+        self.controller = Controller(*received, self.keeper, self.environ, console, NoGroups())
+        self.keeper.controller, self.keeper.router = self.controller, router
+        await self.controller.start(router, None)
         for child in [each for each in self.keeper.children.values() if each.keeper_fds]:
             self.keeper.hand_over(child)
             if child.exited is not None:
-                self.controller.on_keeper_message(child.exited, [])
+                self.from_keeper(child.exited)
+
+    def from_keeper(self, message: object) -> None:
+        """The keeper sends this."""
+        assert self.keeper.router is not None
+        self.keeper.router.on_message(message, [])
 
     async def kill_controller(self) -> None:
-        """As SIGKILL does: nothing is said, all its descriptors are closed."""
-        self.keeper.controller = None
+        """As SIGKILL does: nothing is sent, all its descriptors are closed."""
+        self.keeper.controller = self.keeper.router = None
         await self.controller.close()
 
     async def until(self, is_so: Callable[[], Any]) -> None:  # anything that is true or false
-        """Wait for something to become so; on failure, what had happened."""
+        """Wait for a condition; on failure, the events until then."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not is_so():
-                    self.controller.change_signal.clear()
-                    await self.controller.change_signal.wait()
+                    self.controller.context.change_signal.clear()
+                    await self.controller.context.change_signal.wait()
         except TimeoutError:
-            told = "\n".join(json.dumps(each) for each in self.controller.state_dir.event_log.last())
-            raise AssertionError(f"it never came; until then:\n{told}") from None
+            events = "\n".join(json.dumps(each) for each in self.controller.storage.state_dir.event_log.last())
+            raise AssertionError(f"it never came; until then:\n{events}") from None
+
+    def saved(self) -> Checkpoint:
+        """What the next controller would find."""
+        found = read_checkpoint(self.keeper.checkpoint)
+        assert found is not None
+        return found
 
     def state(self, name: str) -> str:
-        model = self.controller.model_set.model(name)
+        model = self.controller.models.model_set.model(name)
         return str(model.state()) if model is not None else "unknown"
 
     def events(self, name: str = "", model: str = "") -> list[dict[str, Any]]:  # JSON
         return [
-            each for each in self.controller.state_dir.event_log.last(model=model) if not name or each["event"] == name
+            each
+            for each in self.controller.storage.state_dir.event_log.last(model=model)
+            if not name or each["event"] == name
         ]
 
     def gateway(self) -> Child:
@@ -346,7 +370,7 @@ class ControllerHarness:
 
 
 def add_model(home: Path, name: str, version: str = "1", yaml: str = "") -> Path:
-    """A model in the repository of a house: a Python class that nobody runs."""
+    """A model in the repository of a harness: a Python class that no process runs."""
     folder = home / "repo" / name / version
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.py").write_text("class Model: ...\n")

@@ -1,0 +1,52 @@
+"""Reads and checks the arguments of commands: JSON from outside. A wrong one is a CallerError."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmsup.ipc.errors import CallerError
+from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.model_set import ModelSet
+
+Arguments = Mapping[str, Any]  # one JSON object
+
+
+def text_argument(arguments: Arguments, key: str, default: str | None = None) -> str:
+    """A text, which must not be empty if there is no default."""
+    value = arguments.get(key, default)
+    if not isinstance(value, str) or (default is None and not value):
+        raise CallerError("bad_request", f"argument '{key}' must be a text")
+    return value
+
+
+def count_argument(arguments: Arguments, key: str, default: int) -> int:
+    """A number, 0 or more."""
+    value = arguments.get(key)
+    if value is None:
+        return default
+    if type(value) is not int or value < 0:
+        raise CallerError("bad_request", f"argument '{key}' must be a number, 0 or more")
+    return value
+
+
+def flag_argument(arguments: Arguments, key: str) -> bool:
+    """True or false; false if it is missing."""
+    value = arguments.get(key) or False
+    if not isinstance(value, bool):
+        raise CallerError("bad_request", f"argument '{key}' must be true or false")
+    return value
+
+
+def model_argument(arguments: Arguments, model_set: ModelSet) -> Model:
+    """The model of that name."""
+    name = text_argument(arguments, "name" if "name" in arguments else "model")
+    model = model_set.model(name)
+    if model is None:
+        raise unknown_model(name)
+    return model
+
+
+def unknown_model(name: str) -> CallerError:
+    """The error for a name that no model has."""
+    return CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)

@@ -1,0 +1,63 @@
+"""When a worker that exited is started again, or its model given up: a pure function of the past exits and the time.
+
+A model is given up after more than 5 exits in 60 s or 5 failed loads in a row. It is then probed: one start every
+300 s, or at once when somebody loads it, which begins a new history. A probe that dies before it has served for 60 s
+gives the model up again at once. Otherwise the delay is that of processes/backoff.py.
+
+A history belongs to one revision of one model version and counts against no other. With several instances the limits
+and the delays scale with their number: all of them dying at once is one incident, not many.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mmsup.supervisor.processes.backoff import Exit, delay_s, exits_since_healthy
+
+PERIOD_S: Final = 60.0
+EXITS_IN_PERIOD: Final = 5
+LOADS_IN_A_ROW: Final = 5
+PROBE_AFTER_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Try again only as a probe. `code` is one of ipc/errors.py."""
+
+    code: str
+    reason: str
+
+
+NextTry = Retry | GiveUp
+
+
+def next_try(past: Sequence[Exit], now_s: float, rng: random.Random, instances: int = 1) -> NextTry:
+    """What follows the last exit of `past`, which is ordered oldest first and must not be empty."""
+    assert past, "nothing has exited"
+    loads = _failed_loads_in_a_row(past)
+    if loads >= LOADS_IN_A_ROW * instances:
+        return GiveUp("model_failed", f"{loads} loads failed in a row")
+    exits = sum(each.at_s > now_s - PERIOD_S for each in past)
+    if exits > EXITS_IN_PERIOD * instances:
+        return GiveUp("crash_loop", f"{exits} deaths in {PERIOD_S:g} s")
+    last = past[-1]
+    if last.was_probe and last.served_s < PERIOD_S:
+        return GiveUp("crash_loop" if last.served_s else "model_failed", "the probe after giving up died too")
+    return Retry(delay_s((exits_since_healthy(past) - 1) // instances, rng))
+
+
+def _failed_loads_in_a_row(past: Sequence[Exit]) -> int:
+    count = 0
+    for each in reversed(past):
+        if each.served_s > 0:
+            break
+        count += 1
+    return count

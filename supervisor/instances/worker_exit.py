@@ -1,0 +1,234 @@
+"""The exit of a worker process: collects the evidence, sends the gateways the verdict, then records what follows.
+
+Callers wait for the verdict, so `exited` first does only what decides it; output, event, crash report and cleanup come
+after it has been sent. Decided elsewhere: the cause (postmortem/cause.py), the next try (restart_policy.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.memory.status_page import Activity, Progress
+from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild
+from mmsup.ipc.paths import worker_socket
+from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor.instances.context import WorkerFailure
+from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.lifecycle_events import ProcessExited, StartFailed
+from mmsup.supervisor.instances.restart_policy import PROBE_AFTER_S, GiveUp, NextTry, Retry
+from mmsup.supervisor.instances.worker_process import WorkerProcess
+from mmsup.supervisor.postmortem.cause import Cause, Evidence, cause_of
+from mmsup.supervisor.postmortem.crash_report import CrashRecord
+from mmsup.supervisor.postmortem.in_flight import InFlightSummary
+from mmsup.supervisor.processes.backoff import Exit
+from mmsup.supervisor.processes.child_process import ChildProcess
+from mmsup.supervisor.processes.launch_spec import scratch_dir
+
+TAIL_LINES: Final = 20
+"""Lines of output in the event; the crash report has more."""
+TAIL_CHARACTERS: Final = 2000
+_FATAL: Final = "Fatal Python error: "
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExit:
+    cause: Cause
+    evidence: Evidence
+    progress: Progress | None = None
+    """The status page at the end."""
+
+    @property
+    def executing(self) -> bool:
+        return self.progress is not None and self.progress.activity is Activity.BUSY
+
+    @property
+    def failure(self) -> WorkerFailure:
+        """For the callers of requests in flight."""
+        return WorkerFailure(self.cause.code, self.cause.text, self.cause.retryable)
+
+    def with_details(self, process: ChildProcess | None, tail: Sequence[str]) -> WorkerExit:
+        """With the status page, the output of faulthandler and the last lines of output. They do not change the cause,
+        only its details."""
+        crash = process.crash.text if process is not None else ""
+        evidence = replace(self.evidence, crash=crash, tail=tuple(line[:TAIL_CHARACTERS] for line in tail))
+        return WorkerExit(cause_of(evidence), evidence, process.progress() if process is not None else None)
+
+    def event_fields(self) -> dict[str, Any]:  # JSON
+        """For the event log, beside `cause.detail`."""
+        evidence = self.evidence
+        return {
+            "pid": evidence.pid,
+            "cause": self.cause.word,
+            "sig": evidence.signal,
+            "status": evidence.status,
+            "oom": evidence.oom_kills > 0,
+            "oom_kills": evidence.oom_kills,
+            "cap_bytes": evidence.cap_bytes,
+            "peak_bytes": evidence.peak_bytes or None,
+            "in_flight": evidence.in_flight,
+            "executing": self.executing,
+            "tail": list(evidence.tail[-TAIL_LINES:]),
+        }
+
+
+def start_failed(instance: Instance, text: str, code: str = "load_failed") -> None:
+    """The process could not be started. If a GPU is the reason, as `code` then says, the failure does not count toward
+    the limits of the restart policy: it is tried again when the GPU is available, at the latest after 300 s."""
+    instance.failure = WorkerFailure(code, f"the worker could not be started: {text}", of_load=True)
+    instance.record("load_failed", instance.failure.text, code=code)
+    decision = _next_try(instance, served_s=0.0) if code == "load_failed" else Retry(PROBE_AFTER_S)
+    _clean_up(instance)
+    instance.apply(StartFailed(decision))
+
+
+def exited(instance: Instance, message: ChildExited) -> None:
+    worker, context = instance.require_worker(), instance.context
+    failpoint("brain.ended")
+    process = worker.process
+    if process is not None:
+        process.channel.drain()  # what it sent before its end is evidence
+        worker.infer_ready()
+    worker_id = instance.worker_id
+    lost = context.crash_collector.in_flight(worker_id)
+    in_flight = lost.in_flight if lost.is_complete or not worker.is_linked else None
+    found = collect(instance.revision.spec, worker, message, in_flight)
+    if worker.is_linked:
+        context.gateways.verdict(worker_id, found.failure)
+    if process is not None:
+        process.drain_and_close()
+    tail = context.model_output(instance.revision.spec.name).finish(instance.output_name)
+    if worker.termination.was_requested(message):
+        instance.record("worker_stopped", "stopped as requested", pid=message.pid)
+        decision: NextTry = Retry(0.0)
+    else:
+        decision = _record_crash(instance, worker, found.with_details(process, tail), lost)
+    context.keeper.send(ForgetChild(message.token))
+    failpoint("brain.buried")
+    _clean_up(instance)
+    instance.apply(ProcessExited(decision))
+
+
+def vanished(instance: Instance) -> None:
+    """The process is gone and its exit unknown: it was reported to an earlier controller, which has died since."""
+    _clean_up(instance)
+    instance.apply(ProcessExited(Retry(0.0)))
+
+
+def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_flight: int | None) -> WorkerExit:
+    """The evidence of an exit, without details. Reads the control group, which exists until the cleanup. `in_flight`:
+    requests that were with the worker, if all gateways have reported."""
+    reading = worker.group.read()
+    termination = worker.termination
+    condemned, failed = termination.condemned, termination.load_failure
+    timed_out = failed is not None and failed.code == "load_timeout"
+    killed_for = failed if timed_out else condemned
+    evidence = Evidence(
+        worker=f"{spec.name}/{spec.version}",
+        pid=message.pid,
+        status=message.status,
+        signal=message.signal,
+        ready=worker.ready_s > 0,
+        oom_kills=reading.oom_kills if reading else 0,
+        counts_oom=reading is not None,
+        cap_bytes=worker.group.cap_bytes or spec.memory_bytes,
+        peak_bytes=reading.peak_bytes if reading else 0,
+        in_flight=in_flight,
+        load_failed_code=failed.code if failed and not timed_out else "",
+        load_failed_text=failed.text if failed else "",
+        condemned_code=killed_for.code if killed_for else "",
+        condemned_text=failed.text if failed else condemned.text if condemned else "",
+        stop_requested=termination.stop_sent or termination.killed_unwanted,
+    )
+    return WorkerExit(cause_of(evidence), evidence)
+
+
+def crash_record(
+    instance: Instance, found: WorkerExit, time_text: str, next_delay_s: float | None, given_up: str
+) -> CrashRecord:
+    """What the controller contributes to the crash report; `time_text` is the time of the `worker_exit` event."""
+    worker, now_s = instance.require_worker(), time.monotonic()
+    return CrashRecord(
+        time=time_text,
+        spec=instance.revision.spec,
+        instance=instance.id,
+        generation=instance.generation,
+        cause=found.cause,
+        evidence=found.evidence,
+        progress=found.progress,
+        ended_ns=round(now_s * 1e9),
+        is_linked=worker.is_linked,
+        lived_s=now_s - worker.spawned_s,
+        served_s=now_s - worker.ready_s if worker.ready_s else 0.0,
+        in_group=worker.group.folder is not None,
+        memory_samples=worker.memory_history.rows(now_s),
+        recent_events=instance.context.event_log.recent(instance.id),
+        transitions=tuple(instance.transitions),
+        next_delay_s=next_delay_s,
+        given_up=given_up,
+    )
+
+
+def crash_summary(crash: str) -> tuple[str, str]:
+    """Error code and text for callers from the start of a faulthandler dump: no frame, no path."""
+    first = crash.strip().splitlines()[0] if crash.strip() else ""
+    error = first.removeprefix(_FATAL)[:100] if first.startswith(_FATAL) else "a fatal signal"
+    return "worker_sigbus" if error.startswith("Bus error") else "worker_crashed", f"it crashed: {error}"
+
+
+def failure_for_callers(spec: ModelSpec, failure: WorkerFailure) -> WorkerFailure:
+    """Why a worker is condemned, as the callers of its requests get it."""
+    # Clients look for these words where a deadline, theirs or the worker's, has passed.
+    head = "Request timeout expired: " if failure.code == "worker_hung" else ""
+    text = f"{head}worker {spec.name}/{spec.version} is being ended: {failure.text}"
+    return WorkerFailure(failure.code, text, failure.retryable)
+
+
+def release_gpu(instance: Instance) -> None:
+    """Expect the GPU memory of its worker back."""
+    worker = instance.worker
+    if worker is not None and worker.process is not None and worker.gpu.device:
+        instance.context.devices.on_exit(worker.gpu.device, worker.process.pid, worker.gpu.usage)
+
+
+def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, lost: InFlightSummary) -> NextTry:
+    """Decides what follows an exit that nobody requested, writes its event and hands over its crash report."""
+    load_failure = worker.termination.load_failure
+    if not worker.ready_s and load_failure is None:
+        instance.failure = replace(found.failure, of_load=True)
+    elif load_failure is None:
+        instance.failure = WorkerFailure("model_restarting", found.failure.text)
+    decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)
+    delay_s = round(decision.after_s, 3) if isinstance(decision, Retry) else None
+    event = instance.record(
+        "worker_exit",
+        found.cause.detail,
+        **found.event_fields(),
+        requests=lost.ids(),
+        restart=instance.generation,
+        next_delay_s=delay_s,
+    )
+    given_up = decision.reason if isinstance(decision, GiveUp) else ""
+    record = crash_record(instance, found, event["time"], delay_s, given_up)
+    instance.context.crash_collector.collect(record, lost, worker.artifact_digest)
+    if found.cause.code == "gpu_fault":
+        instance.context.devices.on_fault(worker.gpu.device, instance.revision.spec.name)
+    return decision
+
+
+def _next_try(instance: Instance, served_s: float) -> NextTry:
+    last = Exit(time.monotonic(), served_s, instance.retry.is_probe)
+    instance.retry.is_probe = False
+    return instance.revision.next_try(last, instance.context.rng)
+
+
+def _clean_up(instance: Instance) -> None:
+    worker, context = instance.require_worker(), instance.context
+    release_gpu(instance)
+    worker.close()
+    scratch = scratch_dir(context.launch_environment, instance.worker_id)
+    context.cleanup.add(worker.group, scratch, worker_socket(context.settings.runtime_dir, *instance.worker_id))
+    instance.worker = None

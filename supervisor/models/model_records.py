@@ -1,0 +1,134 @@
+"""A model as it stands in the controller's checkpoint, and how the next controller makes it from there.
+
+Made without processes: the keeper tells which of them live (controller/recovery.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmsup.ipc.specs import Metadata, ModelSpec
+from mmsup.supervisor.instances.context import InstanceContext, WorkerFailure
+from mmsup.supervisor.instances.instance import Instance, VersionRevision
+from mmsup.supervisor.instances.lifecycle_events import ALIVE, InstanceState, Situation
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
+from mmsup.supervisor.instances.worker_process import GpuAssignment, WorkerProcess
+from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.processes.backoff import Exit
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """One instance: its state machine, and the facts beside it."""
+
+    instance: int
+    generation: int
+    wanted: bool
+    state: str
+    is_probe: bool
+    retry_at_s: float
+    spawned_s: float
+    ready_s: float
+    """When its process became ready; 0 if it did not."""
+    failure: WorkerFailure | None
+    condemned: WorkerFailure | None
+    load_failure: WorkerFailure | None
+    cgroup: str
+    """Name of the control group of its process."""
+    visible_devices: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One version of a revision."""
+
+    spec: ModelSpec
+    metadata: Metadata | None
+    exits: tuple[Exit, ...]
+    instances: tuple[InstanceRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRecord:
+    """One revision of a model."""
+
+    role: str
+    config: str
+    stamp: str
+    versions: tuple[VersionRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One model."""
+
+    name: str
+    wanted: bool
+    revisions: tuple[RevisionRecord, ...]
+
+
+def model_record(model: Model | None) -> ModelRecord | None:
+    """The model as it is now; None if the next controller needs to know nothing of it."""
+    if model is None or not (model.wanted or model.revisions):
+        return None
+    revisions = tuple(
+        RevisionRecord(str(each.role), each.config, each.stamp, tuple(map(_version_record, each.versions)))
+        for each in model.revisions
+    )
+    return ModelRecord(model.name, model.wanted, revisions)
+
+
+def _version_record(version: VersionRevision) -> VersionRecord:
+    instances = tuple(map(_instance_record, version.instances))
+    return VersionRecord(version.spec, version.metadata, tuple(version.exits), instances)
+
+
+def _instance_record(instance: Instance) -> InstanceRecord:
+    worker = instance.worker
+    return InstanceRecord(
+        instance=instance.id,
+        generation=instance.generation,
+        wanted=instance.situation.wanted,
+        state=str(instance.state),
+        is_probe=instance.retry.is_probe,
+        retry_at_s=instance.retry.at_s,
+        spawned_s=worker.spawned_s if worker else 0.0,
+        ready_s=worker.ready_s if worker else 0.0,
+        failure=instance.failure,
+        condemned=worker.termination.condemned if worker else None,
+        load_failure=worker.termination.load_failure if worker else None,
+        cgroup=worker.group.name if worker else "",
+        visible_devices=worker.gpu.device if worker else "",
+    )
+
+
+def restore_model(model_set: ModelSet, record: ModelRecord) -> None:
+    """Add the model to the set as it was saved, without processes."""
+    model = model_set.models.setdefault(record.name, Model(record.name, None))
+    model.wanted = record.wanted
+    for each in record.revisions:
+        versions = [VersionRevision(version.spec, version.metadata, list(version.exits)) for version in each.versions]
+        model.revisions.append(Revision(RevisionRole(each.role), each.config, versions, each.stamp))
+        for version, version_record in zip(versions, each.versions, strict=True):
+            for instance_record in version_record.instances:
+                instance = model_set.add_instance(version, instance_record.instance)
+                _restore_instance(instance, instance_record, model_set.context)
+
+
+def _restore_instance(instance: Instance, record: InstanceRecord, context: InstanceContext) -> None:
+    instance.situation = Situation(record.wanted, InstanceState(record.state))
+    instance.generation = record.generation
+    instance.retry.is_probe = record.is_probe
+    instance.retry.at_s = record.retry_at_s
+    instance.is_queued = record.wanted and instance.state is InstanceState.ABSENT
+    instance.failure = record.failure
+    if instance.state in ALIVE:
+        group, gpu = context.cgroups.group(record.cgroup), GpuAssignment(record.visible_devices)
+        worker = instance.worker = WorkerProcess(group, record.spawned_s, gpu)
+        worker.ready_s = record.ready_s
+        worker.is_linked = record.ready_s > 0
+        worker.termination.condemned = record.condemned
+        worker.termination.load_failure = record.load_failure
+        # A drain may have sent StopWorker already, and if not, it is about to.
+        worker.termination.stop_sent = instance.state is InstanceState.DRAINING

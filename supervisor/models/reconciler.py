@@ -1,0 +1,107 @@
+"""The reconcile pass over models that have changed: stopped instances go, loads are admitted, readiness is known anew.
+
+A pass touches only models that have changed since the last one. What must be found among all instances (those that
+wait for a load, load, or cannot be killed) is kept in sets that each pass updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from mmsup.supervisor.instances import lifecycle_events
+from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
+from mmsup.supervisor.instances.revision import RevisionRole
+from mmsup.supervisor.models import revision_changes
+from mmsup.supervisor.models.load_queue import LoadCandidate, next_loads
+from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.model_set import ModelSet
+
+MAX_UNKILLABLE_REPLACED: Final = 3
+"""Of one model, at a time: unkillable workers keep their memory, and one model must not fill the machine."""
+
+OnReconciled = Callable[[set[str], bool], None]
+"""Gets the names of the models that have changed, and whether the readiness of one of them has."""
+
+
+class Reconciler:
+    """Makes the passes over one model set."""
+
+    def __init__(
+        self,
+        model_set: ModelSet,
+        max_parallel_loads: int,
+        on_reconciled: OnReconciled,
+    ) -> None:
+        self._model_set = model_set
+        self._max_parallel_loads = max_parallel_loads
+        self._on_reconciled = on_reconciled
+        self._queued: dict[int, Instance] = {}
+        self._loading: dict[int, Instance] = {}
+        self._unkillable: dict[int, Instance] = {}
+        model_set.on_change = self.reconcile
+
+    def reconcile(self, changed: set[str]) -> None:
+        """One pass."""
+        readiness_changed = [self._update(model) for name in changed if (model := self._model_set.model(name))]
+        if self._unkillable:
+            self._replace_unkillable()
+        if self._queued:
+            self._admit_loads()
+        self._on_reconciled(changed, any(readiness_changed))
+        for name in sorted(changed):
+            self._model_set.send_route(name)
+
+    def _update(self, model: Model) -> bool:
+        """Remove what has stopped; whether the readiness of the model has changed."""
+        for instance in list(model.instances()):
+            if instance.state is InstanceState.STOPPED:
+                self._model_set.remove_instance(instance)
+            _keep(self._queued, instance, is_member=instance.is_queued)
+            _keep(self._loading, instance, is_member=instance.state in STARTING_UP)
+            _keep(self._unkillable, instance, is_member=instance.state is InstanceState.QUARANTINED)
+        model.revisions = [
+            each for each in model.revisions if each.role is not RevisionRole.RETIRING or any(each.instances())
+        ]
+        if model.entry is None and not model.wanted and not model.revisions:
+            del self._model_set.models[model.name]
+        return model.update_readiness()
+
+    def _replace_unkillable(self) -> None:
+        for instance in list(self._unkillable.values()):
+            name = instance.revision.spec.name
+            of_model = sum(each.revision.spec.name == name for each in self._unkillable.values())
+            is_due = instance.situation.wanted and instance.process is not None and of_model <= MAX_UNKILLABLE_REPLACED
+            if is_due and self._model_set.memory_headroom.has_room_for(instance):
+                revision_changes.replace_unkillable(self._model_set, instance)
+
+    def _admit_loads(self) -> None:
+        devices = self._model_set.context.devices
+        waiting = [
+            each
+            for each in self._queued.values()
+            if not devices.must_wait(each.id, each.revision.spec, each.report_progress)
+        ]
+        order = sorted({_load_order(each) for each in waiting})
+        candidates = [LoadCandidate(each.id, order.index(_load_order(each)), _has_served(each)) for each in waiting]
+        loading = [_has_served(each) for each in self._loading.values()]
+        for number in next_loads(candidates, loading, self._max_parallel_loads):
+            self._queued[number].apply(lifecycle_events.LoadAdmitted())
+
+
+def _keep(members: dict[int, Instance], instance: Instance, *, is_member: bool) -> None:
+    if is_member:
+        members[instance.id] = instance
+    else:
+        members.pop(instance.id, None)
+
+
+def _has_served(instance: Instance) -> bool:
+    return instance.revision.metadata is not None
+
+
+def _load_order(instance: Instance) -> tuple[int, str]:
+    """Models of a higher class of priority load first, then by name."""
+    spec = instance.revision.spec
+    return spec.effective_priority(0), spec.name
