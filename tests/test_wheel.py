@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.server import eventually
-from mmsup.supervisor.cli.control_client import NoServer, ServerRefused, call_server
+from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused, call_server
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
