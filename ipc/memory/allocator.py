@@ -12,6 +12,11 @@ from typing import Final
 ALIGNMENT: Final = 64
 
 
+def padded_size(size: int) -> int:
+    """Bytes that one of several tensors takes in a shared buffer: the next multiple of the alignment."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
 def round_up(size: int) -> int:
     """The class of a size: at most a quarter is wasted, and every class is a multiple of the alignment."""
     if size <= 4 * ALIGNMENT:

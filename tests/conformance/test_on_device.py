@@ -70,7 +70,7 @@ def test_every_datatype_comes_back_as_it_went(
 def test_jobs_of_a_batch_get_their_own_rows_in_their_own_room(fixed: str, device: str, tmp_path: Path) -> None:
     spec = write_torchscript(tmp_path, "m", "FP32", (LARGE,), 16)
     engine = engine_for(replace(spec, parameters={"fixed_batch_sizes": fixed}), device)
-    assert engine.gathers_itself
+    assert engine.assembles_batches
     for turn in range(3):
         jobs = [{"INPUT__0": sample("FP32", (rows, LARGE), 10 * rows + turn)} for rows in (1, 3, 2, 5)]
         rooms = [{"OUTPUT__0": np.zeros_like(job["INPUT__0"])} for job in jobs]

@@ -13,10 +13,8 @@ from mmsup.worker.engines.ort_io_binding import (
     CACHE_LIMIT,
     MIN_BIND_BYTES,
     BindingKey,
-    DeviceTensor,
     IoBindings,
     binding_key,
-    device_binding_key,
     mismatched_outputs,
 )
 
@@ -76,16 +74,6 @@ def test_an_output_without_room_is_bound_to_no_address() -> None:
         (("x", "cpu", 7, (2, 3), x.ctypes.data),),
         (("z", "cpu", 0, (), 0), ("y", "cpu", 1, (LARGE,), y.ctypes.data)),
     )
-
-
-def test_tensors_on_a_device_are_bound_where_they_are_there() -> None:
-    x, y = DeviceTensor("FP16", (8, 3), 0x7F00), DeviceTensor("INT64", (8,), 0x7F80)
-    assert device_binding_key({"x": x}, {"z": None, "y": y}) == (
-        (("x", "cuda", 10, (8, 3), 0x7F00),),
-        (("z", "cuda", 0, (), 0), ("y", "cuda", 7, (8,), 0x7F80)),
-    )
-    with pytest.raises(LookupError):
-        device_binding_key({"x": DeviceTensor("BYTES", (1,), 0x7F00)}, {})
 
 
 def test_what_came_out_otherwise_than_its_room_is_named() -> None:

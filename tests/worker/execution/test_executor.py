@@ -182,7 +182,7 @@ def test_the_page_says_busy_from_the_start_of_each_run(page: int) -> None:
 class Gatherer(FakeEngine):
     """An engine that makes batches by itself, and writes into room."""
 
-    gathers_itself = True
+    assembles_batches = True
     pins_memory = False
     min_buffer_bytes = 1
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from engines.lanes import LateDevice
+from engines.late_device import LateDevice
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.worker.engines.device.batch_transfer import BatchTransfer, TransferOptions
 from mmsup.worker.engines.device.chunking import TransferSizes

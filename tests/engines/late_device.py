@@ -63,17 +63,17 @@ class LateDevice:
         """Whether nothing is under way."""
         return not any(self._queues.values())
 
-    def mark(self, lane: DeviceStream) -> Mark:
+    def record_event(self, stream: DeviceStream) -> Mark:
         return lane, self._done[lane] + len(self._queues[lane])
 
-    def wait(self, lane: DeviceStream, mark: Mark) -> None:
+    def wait_event(self, stream: DeviceStream, event: Mark) -> None:
         self._queues[lane].append(lambda: self._done[mark[0]] >= mark[1])
 
-    def join(self, mark: Mark) -> None:
+    def synchronize_event(self, event: Mark) -> None:
         while self._done[mark[0]] < mark[1]:
             assert self._step(), "waiting for what was never given"
 
-    def drain(self) -> None:
+    def synchronize(self) -> None:
         while self._step():
             pass
 
@@ -84,15 +84,15 @@ class LateDevice:
         self.buffers.append(size)
         return np.full(size, 0xEE, np.uint8)
 
-    def host(self, size: int) -> Array:
+    def host_array(self, size: int) -> Array:
         return np.full(size, 0xDD, np.uint8)
 
-    def put(self, buffer: Array, at: int, data: Array) -> None:
+    def copy_to_device(self, buffer: Array, at: int, data: Array) -> None:
         self.puts += 1
         assert at + data.nbytes <= buffer.nbytes
         self.give(DeviceStream.IN, lambda: _assign(buffer[at : at + data.nbytes], data))
 
-    def clear(self, buffer: Array, at: int, size: int) -> None:
+    def zero(self, buffer: Array, at: int, size: int) -> None:
         assert at + size <= buffer.nbytes
         self.give(DeviceStream.IN, lambda: _assign(buffer[at : at + size], 0))
 
@@ -108,7 +108,7 @@ class LateDevice:
     def result(self, tensor: Array) -> tuple[Array, DType, tuple[int, ...]]:
         return tensor, tensor.dtype, tensor.shape
 
-    def get(self, tensor: Array, first: int, last: int, into: Array) -> None:
+    def copy_to_host(self, tensor: Array, first: int, last: int, into: Array) -> None:
         self.gets += 1
         source = tensor if first < 0 else tensor[first:last]
         assert source.shape == into.shape
