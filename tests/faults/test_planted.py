@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.planted import python_with
+from engines.patched_python import python_with
 from mmsup.supervisor.chaos.analysis.checker import Finding, check
 from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import History
