@@ -227,7 +227,8 @@ class ServingLoop:
         self._trim_schedule.last_run_ns = now_ns
         if handler.replies.pending.results:
             handler.replies.expire_pending(now_ns)
-        handler.flush()
+        for closed in self._outbox.flush():
+            handler.drop_link(closed)
         if until_ns and not self._receive_all(0):
             self._wait_for_requests(until_ns - now_ns)
 
