@@ -187,7 +187,7 @@ def test_a_buffer_under_the_name_of_no_wanted_output_is_not_written(kind: Kind, 
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     array = sealed(sample("FP32", (100_000,)))
     buffer, memory = buffer_for(np.dtype("f4"), array.shape)
-    made = engine.infer({kind.given: array}, (kind.made,), {"stranger": buffer})
+    made = engine.infer({kind.given: array}, (kind.made,), {"unknown": buffer})
     assert made[kind.made].tobytes() == array.tobytes()
     assert (memory == 0xA5).all()
     engine.unload()
@@ -210,7 +210,7 @@ def test_names_that_the_model_does_not_have_raise_and_the_next_run_works(kind: K
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     array = sample("FP32", (2,))
     with pytest.raises(Exception):  # noqa: B017,PT011 - whatever the library raises
-        engine.infer({"stranger": array}, (kind.made,))
+        engine.infer({"unknown": array}, (kind.made,))
     assert (engine.infer({kind.given: array}, (kind.made,))[kind.made] == array).all()
     engine.unload()
 

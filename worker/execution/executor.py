@@ -37,7 +37,7 @@ Result = Arrays | ModelFailure
 
 
 class Executor:
-    """One loaded engine. Whoever has a run executed writes BUSY to the status page before it; each further call of the
+    """One loaded engine. The caller of a run writes BUSY to the status page before it; each further call of the
     engine for the same run writes it again here, since every call may take the whole hang limit."""
 
     def __init__(self, engine: Engine, spec: ModelSpec, metadata: Metadata, page: StatusPageWriter) -> None:

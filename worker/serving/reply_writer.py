@@ -67,7 +67,7 @@ class ReplyWriter:
     def expire_pending(self, now_ns: int) -> None:
         """Reply to requests whose results are pending past their deadline."""
         for request in self.pending.expire(now_ns):
-            text = f"Request timeout expired: the result of model '{self._model}' had to wait for room"
+            text = f"Request timeout expired: the result of model '{self._model}' had to wait for a buffer"
             self.reply_failure(request, ModelFailure("deadline_exceeded", text))
 
     def _reply_outputs(
@@ -102,7 +102,7 @@ class ReplyWriter:
             reply = InferReply(request.message.id, "", "", b"", (), needed_bytes, *_timings(times))
             self._outbox.add(request.link, reply)
             return
-        text = f"too many results of model '{self._model}' wait for room"
+        text = f"too many results of model '{self._model}' wait for a buffer"
         self.reply_failure(request, held if isinstance(held, ModelFailure) else ModelFailure("no_buffer", text))
 
     def _add(

@@ -218,5 +218,5 @@ class RequestHandler:
 def _read_input(link: GatewayLink, declared: SignatureInput, location: TensorLocation) -> Array:
     data = link.view(*location, writable=False) if isinstance(location, tuple) else location
     if data is None:
-        raise ValueError("it lies in memory that was not shared")
+        raise ValueError("it is in memory that is not mapped")
     return as_array(data, declared.datatype, declared.shape)

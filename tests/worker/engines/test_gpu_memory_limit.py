@@ -1,4 +1,4 @@
-"""The limit of device memory: its arithmetic, and what a fake torch is told."""
+"""The limit of device memory: its arithmetic, and what a fake torch is given."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Model:
     def load(self, context):
         import torch
 
-        self.fractions = list(torch.told)
+        self.fractions = list(torch.fractions)
 
     def infer(self, inputs):
         return {"y": inputs["x"]}
@@ -38,14 +38,14 @@ class Model:
 @pytest.fixture
 def fractions(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The fractions that a torch that sees a device of 16 GiB was given."""
-    told: list[float] = []
+    fractions: list[float] = []
     cuda = SimpleNamespace(
         is_available=lambda: True,
         get_device_properties=lambda device: SimpleNamespace(total_memory=16 * GIB),
-        set_per_process_memory_fraction=lambda fraction, device: told.append(fraction),
+        set_per_process_memory_fraction=lambda fraction, device: fractions.append(fraction),
     )
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, told=told))
-    return told
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, fractions=fractions))
+    return fractions
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def odd(array: Array) -> Array:
         ({"x": floats()}, {"y": floats(LARGE // 2), "z": floats(LARGE // 2)}, True),
         ({"x": floats()}, {}, False),
         ({"x": floats()}, {"y": floats(LARGE - 1)}, False),
-        ({"x": floats()}, {"stranger": floats()}, False),
+        ({"x": floats()}, {"unknown": floats()}, False),
         ({"x": floats()}, {"y": sealed(floats())}, False),
         ({"x": floats()}, {"y": floats(2 * LARGE)[::2]}, False),
         ({"x": floats()}, {"y": odd(floats())}, False),

@@ -23,13 +23,13 @@ LARGE = np.arange(100_000, dtype=np.float32)
 
 def test_an_identity_that_was_not_attached_is_not_served(repository: Path, tmp_path: Path) -> None:
     with serving(write_fault_model(repository, "m"), tmp_path, zeromq=True) as (worker, gateway):
-        stranger = worker.gateway(5, attached=False)
-        stranger.send(stranger.infer(mode("exit")))
+        unattached = worker.gateway(5, attached=False)
+        unattached.send(unattached.infer(mode("exit")))
         while "not attached" not in worker.log():
-            assert stranger.reply_within(0) is None
+            assert unattached.reply_within(0) is None
             assert gateway.request({"x": X}).code == ""
-        stranger.attach()
-        assert stranger.request({"x": X}).code == ""
+        unattached.attach()
+        assert unattached.request({"x": X}).code == ""
 
 
 def test_malformed_frames_are_ignored_and_the_next_request_is_served(repository: Path, tmp_path: Path) -> None:

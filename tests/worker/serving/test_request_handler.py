@@ -176,7 +176,7 @@ def test_a_request_that_names_unshared_memory_is_answered_and_nothing_is_read(re
     with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
         extent = gateway.extent(gateway.requests)
         plain, odd, huge = ("FP32", (5,)), ("NONE", (5,)), ("FP32", (1 << 63,))
-        lies: list[tuple[tuple[str, tuple[int, ...]], TensorLocation]] = [
+        wrong: list[tuple[tuple[str, tuple[int, ...]], TensorLocation]] = [
             (plain, (99, 0, 20)),
             (plain, (extent.segment, extent.size - 4, 20)),
             (plain, (extent.segment, -4, 20)),
@@ -186,7 +186,7 @@ def test_a_request_that_names_unshared_memory_is_answered_and_nothing_is_read(re
             (odd, bytes(20)),
             (huge, bytes(20)),
         ]
-        for (datatype, shape), location in lies:
+        for (datatype, shape), location in wrong:
             signature = pack_signature(InferSignature((TensorSpec("x", datatype, shape),), (), {}))
             request = replace(gateway.infer({}), signature=signature, locations=(location,))
             gateway.send(request)
