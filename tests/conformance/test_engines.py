@@ -40,8 +40,8 @@ class Kind:
     """One engine with the identity model that it is tested on."""
 
     write: Callable[..., ModelSpec]
-    given: str
-    made: str
+    input: str
+    output: str
     datatypes: tuple[str, ...]
 
 
@@ -81,8 +81,8 @@ def test_metadata_names_types_and_shapes(kind: Kind, tmp_path: Path) -> None:
     spec = kind.write(tmp_path, "m", "FP32", (-1, 3))
     engine = open_engine(spec.engine)
     metadata = engine.load(spec)
-    assert metadata.inputs == (TensorSpec(kind.given, "FP32", (-1, 3)),)
-    assert metadata.outputs == (TensorSpec(kind.made, "FP32", (-1, 3)),)
+    assert metadata.inputs == (TensorSpec(kind.input, "FP32", (-1, 3)),)
+    assert metadata.outputs == (TensorSpec(kind.output, "FP32", (-1, 3)),)
     assert (metadata.platform, metadata.max_batch_size) == (spec.platform, 0)
     engine.unload()
 
@@ -92,10 +92,10 @@ def test_the_batch_axis_is_left_out_of_the_metadata_and_is_there_in_a_run(kind: 
     spec = kind.write(tmp_path, "m", "FP32", (3,), 8)
     engine = open_engine(spec.engine)
     metadata = engine.load(spec)
-    assert metadata.inputs == (TensorSpec(kind.given, "FP32", (3,)),)
+    assert metadata.inputs == (TensorSpec(kind.input, "FP32", (3,)),)
     assert metadata.max_batch_size == 8
     array = sealed(sample("FP32", (5, 3)))
-    assert (engine.infer({kind.given: array}, (kind.made,))[kind.made] == array).all()
+    assert (engine.infer({kind.input: array}, (kind.output,))[kind.output] == array).all()
     engine.unload()
 
 
@@ -105,7 +105,7 @@ def test_every_datatype_comes_back_as_it_went(name: str, datatype: str, shape: t
     kind = KINDS[name]
     engine = loaded(kind.write(tmp_path, "m", datatype, (-1,) * len(shape)))
     array = sealed(sample(datatype, shape))
-    made = engine.infer({kind.given: array}, (kind.made,))[kind.made]
+    made = engine.infer({kind.input: array}, (kind.output,))[kind.output]
     assert made.shape == shape
     if datatype == "BYTES":
         assert [each if isinstance(each, bytes) else each.encode() for each in made.reshape(-1)] == list(
@@ -123,7 +123,7 @@ def test_an_input_is_never_changed_and_outlives_its_memory(kind: Kind, tmp_path:
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     memory = bytearray(np.arange(4, dtype=np.float32).tobytes())
     view = np.frombuffer(memoryview(memory).toreadonly(), np.float32)
-    made = np.copy(engine.infer({kind.given: view}, (kind.made,))[kind.made])
+    made = np.copy(engine.infer({kind.input: view}, (kind.output,))[kind.output])
     assert (made == [0, 1, 2, 3]).all()
     assert (view == [0, 1, 2, 3]).all()
     engine.unload()
@@ -152,9 +152,9 @@ def test_a_result_is_the_same_in_its_buffer_and_outside(
     kind = KINDS[name]
     engine = loaded(kind.write(tmp_path, "m", datatype, (-1,) * len(shape)))
     buffer, memory = buffer_for(NUMPY[datatype], shape)
-    for turn in range(3):  # the second finds what the first has kept
+    for turn in range(3):  # the second finds the bindings of the first
         array = sealed(np.roll(sample(datatype, shape), turn))
-        made = engine.infer({kind.given: array}, (kind.made,), {kind.made: buffer})[kind.made]
+        made = engine.infer({kind.input: array}, (kind.output,), {kind.output: buffer})[kind.output]
         assert made is buffer or not np.shares_memory(made, buffer)
         assert made.dtype == array.dtype
         assert made.shape == array.shape
@@ -175,7 +175,7 @@ def test_a_buffer_of_the_wrong_size_is_not_overrun_and_costs_no_result(
     array = sealed(sample("FP32", (100_000,)))
     buffer, memory = buffer_for(np.dtype(dtype), shape)
     for _ in range(2):
-        made = engine.infer({kind.given: array}, (kind.made,), {kind.made: buffer})[kind.made]
+        made = engine.infer({kind.input: array}, (kind.output,), {kind.output: buffer})[kind.output]
         assert not np.shares_memory(made, buffer)
         assert made.tobytes() == array.tobytes()
         assert is_guarded(memory)
@@ -187,8 +187,8 @@ def test_a_buffer_under_the_name_of_no_wanted_output_is_not_written(kind: Kind, 
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     array = sealed(sample("FP32", (100_000,)))
     buffer, memory = buffer_for(np.dtype("f4"), array.shape)
-    made = engine.infer({kind.given: array}, (kind.made,), {"unknown": buffer})
-    assert made[kind.made].tobytes() == array.tobytes()
+    made = engine.infer({kind.input: array}, (kind.output,), {"unknown": buffer})
+    assert made[kind.output].tobytes() == array.tobytes()
     assert (memory == 0xA5).all()
     engine.unload()
 
@@ -197,11 +197,11 @@ def test_a_buffer_under_the_name_of_no_wanted_output_is_not_written(kind: Kind, 
 def test_a_result_outside_its_buffer_survives_the_next_run(kind: Kind, tmp_path: Path) -> None:
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     first = np.full(100_000, 1, np.float32)
-    made = engine.infer({kind.given: first}, (kind.made,))[kind.made].copy()
-    kept = engine.infer({kind.given: first.copy()}, (kind.made,))[kind.made]
+    made = engine.infer({kind.input: first}, (kind.output,))[kind.output].copy()
+    second = engine.infer({kind.input: first.copy()}, (kind.output,))[kind.output]
     buffer, _ = buffer_for(np.dtype("f4"), first.shape)
-    engine.infer({kind.given: first * 2}, (kind.made,), {kind.made: buffer})
-    assert (kept == made).all()
+    engine.infer({kind.input: first * 2}, (kind.output,), {kind.output: buffer})
+    assert (second == made).all()
     engine.unload()
 
 
@@ -210,8 +210,8 @@ def test_names_that_the_model_does_not_have_raise_and_the_next_run_works(kind: K
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     array = sample("FP32", (2,))
     with pytest.raises(Exception):  # noqa: B017,PT011 - whatever the library raises
-        engine.infer({"unknown": array}, (kind.made,))
-    assert (engine.infer({kind.given: array}, (kind.made,))[kind.made] == array).all()
+        engine.infer({"unknown": array}, (kind.output,))
+    assert (engine.infer({kind.input: array}, (kind.output,))[kind.output] == array).all()
     engine.unload()
 
 
@@ -254,10 +254,10 @@ def test_ort_writes_a_large_output_into_its_buffer(datatype: str, tmp_path: Path
 
 def test_ort_takes_other_inputs_at_other_addresses_in_turn(tmp_path: Path) -> None:
     engine = loaded(write_identity_onnx(tmp_path, "m", "FP32", (-1, -1)))
-    given = [sealed(np.full((300, 300 + each), each, np.float32)) for each in range(4)]
-    buffers = [buffer_for(np.dtype("f4"), each.shape)[0] for each in given]
+    arrays = [sealed(np.full((300, 300 + each), each, np.float32)) for each in range(4)]
+    buffers = [buffer_for(np.dtype("f4"), each.shape)[0] for each in arrays]
     for turn in (0, 1, 2, 3, 2, 1, 0, 3):
-        made = engine.infer({"x": given[turn]}, ("y",), {"y": buffers[turn]})["y"]
+        made = engine.infer({"x": arrays[turn]}, ("y",), {"y": buffers[turn]})["y"]
         assert made is buffers[turn]
         assert (made == turn).all()
 
@@ -300,10 +300,10 @@ def test_a_graph_of_torch_export_has_names_of_its_own(tmp_path: Path) -> None:
 
 def test_a_graph_of_torch_export_takes_configured_names_by_position(tmp_path: Path) -> None:
     spec = write_exported(tmp_path, "m", max_batch=8)
-    given = (TensorSpec("INPUT__0", "FP32", (4,)), TensorSpec("INPUT__1", "FP32", (4,)))
+    inputs = (TensorSpec("INPUT__0", "FP32", (4,)), TensorSpec("INPUT__1", "FP32", (4,)))
     engine = open_engine("pytorch")
-    metadata = engine.load(replace(spec, inputs=given, max_batch_size=8))
-    assert metadata.inputs == given
+    metadata = engine.load(replace(spec, inputs=inputs, max_batch_size=8))
+    assert metadata.inputs == inputs
     x = np.ones((1, 4), np.float32)
     assert (engine.infer({"INPUT__0": x * 3, "INPUT__1": x}, ("difference",))["difference"] == 2).all()
 
