@@ -69,7 +69,6 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, page: StatusPageWriter) -> NoReturn:
-    """Load the model, serve until StopWorker, exit."""
     began_s, spec = time.monotonic(), configuration.spec
     page.set_activity(Activity.LOADING, time.monotonic_ns())
     set_limits(configuration)
@@ -131,7 +130,6 @@ def _exit_device_lost(text: str) -> NoReturn:
 
 
 def _exit_by_model(error: SystemExit) -> NoReturn:
-    """The model called `sys.exit`: exit with the status it chose."""
     code = error.code
     if code is not None and not isinstance(code, int):
         log.error("the model ended this process: %s", code)

@@ -75,7 +75,6 @@ class BatchPolicy:
         return BatchRule(rows, self._preferred, delay_ns, self.concurrency.expected, self._recent_run_ns)
 
     def on_run(self, rows: int, took_ns: int) -> None:
-        """Record a run of so many rows."""
         self._recent_run_ns = max(took_ns, self._recent_run_ns // 2)
         self.runs += 1
         if self._objective is not None:

@@ -28,8 +28,6 @@ L = TypeVar("L", bound=Hashable)
 
 
 class QueuedRequest(Generic[L]):
-    """One request that waits for its run."""
-
     __slots__ = ("arrived_ns", "key", "link", "message", "priority", "signature")
 
     def __init__(self, link: L, message: Infer, signature: RequestSignature, arrived_ns: int, priority: int) -> None:

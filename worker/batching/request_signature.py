@@ -38,8 +38,6 @@ class BatchKey:
 
 
 class RequestSignature:
-    """A parsed signature."""
-
     __slots__ = ("batch_key", "inputs", "outputs", "priority", "rows", "runs_alone")
 
     def __init__(self, message: InferSignature, batch_key: BatchKey | None) -> None:

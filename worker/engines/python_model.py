@@ -39,8 +39,6 @@ MODULE_NAME: Final = "mmsup_model"
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """The argument of the model's `load`."""
-
     name: str
     version: str
     directory: str
@@ -57,7 +55,6 @@ class PythonModelEngine:
         self._directory = ""
 
     def load(self, spec: ModelSpec) -> Metadata:
-        """Import the file, instantiate the class, call its `load`."""
         metadata = configured_metadata(spec, spec.artefact)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._directory = spec.directory
@@ -87,20 +84,17 @@ class PythonModelEngine:
         return {name: np.asarray(arrays[name]) for name in wanted if name in arrays}
 
     def shrink(self) -> None:
-        """Free what torch has cached, if the model uses it."""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
     def device_bytes(self) -> int:
-        """What torch has reserved, if the model uses it."""
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_initialized():
             return 0
         return int(torch.cuda.memory_reserved())
 
     def unload(self) -> None:
-        """Call the user's `unload` and forget the module."""
         model, self._model, self._infer = self._model, None, _not_loaded
         try:
             if model is not None and hasattr(model, "unload"):

@@ -73,7 +73,6 @@ class PytorchEngine:
         self._transfer: BatchTransfer | None = None
 
     def load(self, spec: ModelSpec) -> Metadata:
-        """Load the artifact by its file type."""
         _set_threads(spec)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         if spec.device != "cpu":
@@ -144,7 +143,6 @@ class PytorchEngine:
         return {name: _as_tensor(value) for name, value in zip(self._outputs, values, strict=False)}
 
     def shrink(self) -> None:
-        """Free the transfer's buffers and the allocator's cache."""
         if self._transfer is not None:
             self._transfer.shrink()
         if self._device.type == "cuda":

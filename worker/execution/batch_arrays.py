@@ -20,7 +20,6 @@ def rows(arrays: Mapping[str, Array]) -> int:
 
 
 def size_bytes(arrays: Mapping[str, Array]) -> int:
-    """Of all arrays together."""
     return sum([array.nbytes for array in arrays.values()])
 
 

@@ -58,8 +58,6 @@ class BatchingBenefit:
 
 
 class _RecentRuns:
-    """Times of one method for requests of one size."""
-
     def __init__(self) -> None:
         self._ns_per_byte: deque[float] = deque(maxlen=WINDOW_RUNS)
 

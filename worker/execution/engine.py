@@ -30,30 +30,23 @@ NO_BUFFERS: Final[OutputBuffers] = MappingProxyType({})
 
 
 class Engine(Protocol):
-    """One loaded model."""
-
     def load(self, spec: ModelSpec) -> Metadata:
         """Load the artifact onto the device; returns the configured metadata, completed from the artifact."""
-        ...
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         """Run once; returns at least the wanted outputs. Inputs are read-only views over memory that is reused after
         the run: an engine whose model could write to them or keep them passes copies."""
-        ...
 
     def shrink(self) -> None:
         """Free cached device memory, since an allocation failed."""
-        ...
 
     def device_bytes(self) -> int:
         """Device memory that the engine holds; 0 on the CPU."""
-        ...
 
     def unload(self) -> None:
         """Free the model. Called once, at an orderly end."""
-        ...
 
 
 class BatchingEngine(Protocol):
@@ -68,7 +61,6 @@ class BatchingEngine(Protocol):
     ) -> list[dict[str, Array]]:
         """Run jobs together along their first axis; one result and one set of buffers for each, in order. It raises
         for the batch as a whole. When it returns, the jobs' memory may be reused."""
-        ...
 
 
 class PinnedMemoryUser(Protocol):
@@ -79,11 +71,9 @@ class PinnedMemoryUser(Protocol):
 
     def register(self, view: memoryview, *, writable: bool) -> None:
         """A gateway's extent was mapped, whole, and stays at this address until `unregister`. Never raises."""
-        ...
 
     def unregister(self, view: memoryview) -> None:
         """It is about to be unmapped; no run is in progress. Never raises."""
-        ...
 
 
 def as_batching_engine(engine: Engine) -> BatchingEngine | None:

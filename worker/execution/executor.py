@@ -115,7 +115,6 @@ class Executor:
         return results
 
     def run_one(self, inputs: Arrays, wanted: Sequence[str] = (), buffers: OutputBuffers = NO_BUFFERS) -> Result:
-        """The result of one job."""
         result = self._infer(inputs, wanted, buffers)
         if isinstance(result, ModelFailure):
             result = self._retry_for_memory(result, inputs, wanted, buffers)

@@ -54,7 +54,6 @@ def caught(error: BaseException, spec: ModelSpec) -> ModelFailure:
 
 
 def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:
-    """The failure to report for an exception. Pure."""
     if isinstance(error, MmsupError):
         return ModelFailure(error.code, scrub(error.text))
     device = device_fault(error, spec.device)

@@ -42,7 +42,6 @@ class OutputShapePredictor:
         return predicted
 
     def learn(self, inputs: Mapping[str, Array], result: Mapping[str, Array]) -> None:
-        """Record the shapes of a result."""
         if not self._open:
             return
         key = _shapes(inputs)

@@ -31,8 +31,6 @@ log = logging.getLogger("mmsup.worker")
 
 
 class GatewayLink:
-    """The link to one gateway."""
-
     def __init__(
         self,
         identity: bytes,
@@ -117,8 +115,6 @@ class GatewayLink:
 
 
 class GatewayLinks:
-    """All links, and their pairs in the loop's poller."""
-
     def __init__(
         self, poller: select.poll, zeromq: ZmqWorkerChannel | None, pinned_memory_user: PinnedMemoryUser | None
     ) -> None:
@@ -136,13 +132,11 @@ class GatewayLinks:
         return self._by_identity.get(identity)
 
     def attach(self, message: AttachGateway, fd: int) -> None:
-        """Link a gateway over the pair `fd`."""
         link = GatewayLink(message.identity, DataChannel(fd), self._zeromq, self._pinned_memory_user)
         self._by_identity[message.identity] = self.by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 
     def detach(self, fd: int) -> None:
-        """Close a link."""
         link = self.by_fd.pop(fd)
         self._poller.unregister(fd)
         del self._by_identity[link.identity]

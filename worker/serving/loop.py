@@ -80,7 +80,6 @@ class ServingLoop:
             self._poller.register(zeromq.fileno(), select.POLLIN)
 
     def run(self) -> None:
-        """Serve until StopWorker."""
         self._page.set_activity(Activity.IDLE, time.monotonic_ns())
         queue = self._handler.queue
         while True:
@@ -135,7 +134,6 @@ class ServingLoop:
         return received
 
     def _receive_packet(self, fd: int, link: GatewayLink, now_ns: int) -> None:
-        """Receive one packet of a gateway's pair, or its end."""
         try:
             messages = link.receive()
         except WireError as error:
@@ -148,7 +146,6 @@ class ServingLoop:
                 self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
 
     def _receive_other(self, fd: int) -> None:
-        """Receive from a descriptor that is no gateway's pair."""
         if fd == self._control.lifeline:
             exit_parent_lost()
         elif fd == self._control.channel.fileno():
@@ -177,7 +174,6 @@ class ServingLoop:
         return received
 
     def _receive_control(self) -> None:
-        """Follow the messages of the controller."""
         try:
             while (received := self._control.channel.receive()) is not None:
                 data, fds = received

@@ -35,7 +35,6 @@ class Outbox:
         return closed
 
     def discard(self, link: GatewayLink) -> None:
-        """Forget the replies for a link that was closed."""
         self.replies.pop(link, None)
 
 

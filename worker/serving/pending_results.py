@@ -75,7 +75,6 @@ class PendingResults:
         return expired
 
     def drop_link(self, link: GatewayLink) -> None:
-        """Remove all results for a link that was closed."""
         for key in [each for each in self.results if each[0] is link]:
             self.pop(key)
 

@@ -32,7 +32,6 @@ class ReplyWriter:
         self._model = executor.spec.name
 
     def reply(self, request: WorkerRequest, result: Arrays | ModelFailure, times: RunTimes) -> None:
-        """Reply with the result of a run."""
         if isinstance(result, ModelFailure):
             self.reply_failure(request, result, times)
             return

@@ -31,8 +31,6 @@ from mmsup.worker.serving.reply_writer import ReplyWriter
 
 
 class RequestHandler:
-    """Used by the serving loop alone."""
-
     def __init__(self, executor: Executor, page: StatusPageWriter, outbox: Outbox) -> None:
         self.queue: PriorityQueue[GatewayLink] = PriorityQueue(executor.spec)
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
@@ -84,13 +82,11 @@ class RequestHandler:
             self._outbox.add(link, InferReply(cancel.id, "cancelled", "the request was cancelled"))
 
     def drop_link(self, link: GatewayLink) -> None:
-        """Forget all requests and replies of a link that was closed."""
         self.queue.drop_link(link)
         self.replies.pending.drop_link(link)
         self._outbox.discard(link)
 
     def flush(self) -> None:
-        """Send all replies that the gateways take now."""
         for closed in self._outbox.flush():
             self.drop_link(closed)
 

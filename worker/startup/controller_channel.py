@@ -54,7 +54,6 @@ class WorkerControlChannel:
             exit_parent_lost()
 
     def report_load_failure(self, code: str, text: str) -> NoReturn:
-        """Report why the model cannot be loaded, and exit."""
         self.send(LoadFailed(code, text[:TEXT_LIMIT]))
         exit_now(exit_codes.LOAD_FAILED)
 
@@ -65,7 +64,6 @@ class WorkerControlChannel:
             exit_parent_lost()
 
     def _wait(self, events: int, timeout_s: float | None) -> bool:
-        """Whether the channel became ready within the timeout."""
         if timeout_s is not None and timeout_s <= 0:
             return False
         poller = select.poll()

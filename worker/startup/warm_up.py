@@ -23,7 +23,6 @@ log = logging.getLogger("mmsup.worker")
 
 
 def warm_up(executor: Executor) -> ModelFailure | None:
-    """Run once if the model wants that; returns a failure if it cannot serve."""
     metadata, spec = executor.metadata, executor.spec
     if not wants_warm_up(spec):
         return None

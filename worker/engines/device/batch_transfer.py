@@ -109,8 +109,6 @@ class BatchTransfer:
 
 
 class _BatchRun:
-    """The state of one run."""
-
     def __init__(self, transfer: BatchTransfer, jobs: Sequence[dict[str, Array]]) -> None:
         self._transfer = transfer
         self._device = transfer.device
@@ -125,7 +123,6 @@ class _BatchRun:
         """Results that OUT reads: freed, their memory would be reused by MAIN at once."""
 
     def run(self, compute: Compute, wanted: Sequence[str], outputs: BatchOutputs) -> None:
-        """Run all chunks in order."""
         for index, chunk in enumerate(self._chunks):
             for name, array in self._jobs[chunk.first].items():
                 self._transfer.reserve(index % BUFFER_SETS, name, self._row_bytes(array) * self._bucket_rows(chunk))
@@ -182,7 +179,6 @@ class _BatchRun:
         return bucket_rows(chunk.rows, self._options.max_rows) if self._options.max_rows else 1
 
     def _model_rows(self, chunk: Chunk) -> int:
-        """The rows that the model gets."""
         return self._bucket_rows(chunk) if self._options.pads else chunk.rows
 
     def _row_bytes(self, array: Array) -> int:

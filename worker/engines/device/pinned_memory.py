@@ -29,11 +29,9 @@ class Registrar(Protocol):
 
     def register(self, address: int, size: int, flags: int) -> str:
         """Register whole pages; returns an error text, empty if it succeeded."""
-        ...
 
     def unregister(self, address: int) -> str:
         """Undo `register`; returns an error text, empty if it succeeded."""
-        ...
 
 
 def registration_flags(size: int, *, writable: bool, registers_read_only: bool) -> int | None:
@@ -58,7 +56,6 @@ class PinnedMemory:
         self._has_warned = False
 
     def register(self, view: memoryview, *, writable: bool) -> None:
-        """Register a mapping, if possible."""
         if self._registrar is None:
             return
         size = view.nbytes
@@ -82,7 +79,6 @@ class PinnedMemory:
             self._release(_address(view))
 
     def is_registered(self, address: int, size: int) -> bool:
-        """Whether all these bytes are registered."""
         at = bisect_right(self._starts, address) - 1
         return at >= 0 and address + size <= self._ends[self._starts[at]]
 
