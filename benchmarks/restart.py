@@ -29,7 +29,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from engines.build import write_fault_model, write_identity_onnx
 from harness.server import Server, eventually, serving
-from mmsup.supervisor.cli.control_client import NoServer, ServerRefused
+from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused
 
 WINDOW_S = 4.0
 """How long a neighbour is looked at: a gateway that starts, and what follows it."""

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from engines.build import write_fault_model, write_identity_onnx, write_python
 from mmsup.ipc.specs import TensorSpec
-from mmsup.supervisor.cli import control_client
+from mmsup.supervisor.cli.ctl import control_client
 
 MODELS = ("onnx", "batching", "reverse")
 SIZES = (*[16] * 60, *[300] * 8, *[3000] * 4, *[16_384] * 2, 262_144)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmsup.supervisor.cli.control_client import call_server
+from mmsup.supervisor.cli.ctl.control_client import call_server
 
 START_S = 180.0
 """Far above any start: it fires only when something is broken."""

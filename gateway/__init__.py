@@ -1,1 +1,1 @@
-"""The HTTP face of the server, owner of the ledger of requests in flight."""
+"""The HTTP gateway process: owns the shared memory and the requests in flight at workers."""

@@ -1,8 +1,7 @@
-"""The control channel: what the brain says to this gateway, and what it is told.
+"""The control channel: messages from the controller to this gateway and back, and what they do to the router.
 
-Covers: reading and writing messages with their descriptors, doing what they say to the backend.
-Does not cover: deciding anything. The first message is Configure; a brain that comes later begins with it again, and
-everything it does not name between that and Synced is gone.
+The first message is ConfigureGateway. A controller that is started later sends it again and then everything anew; what
+it does not name before Synced is removed.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ import asyncio
 import os
 import sys
 import time
-from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc import exit_codes
-from mmsup.ipc.errors import make_error
+from mmsup.ipc.errors import ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import (
     TO_GATEWAY,
@@ -46,99 +46,122 @@ from mmsup.ipc.messages.gateway_control import (
 )
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.transport.codec import decode, encode
-from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
+from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
+from mmsup.ipc.transport.message_channel import MessageChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqContext
 
 LINK_DESCRIPTORS: Final = 3
 CHANNEL_OVERFLOW: Final = 1
+"""Exit status."""
 LOST_DETAILS_LIMIT: Final = 64
-"""Of the requests that a life ended with, told one by one; of the others only their number."""
+"""Of the requests that a worker exited with, so many are described to the controller; the others are only counted."""
 ID_CHARACTERS: Final = 64
+CALL_TIMEOUT_S: Final = 3600.0
+"""A load may take as long as its model's own limit; this only bounds a command that the controller lost."""
+
+
+class ControllerCalls:
+    """Commands to the controller that wait for their replies."""
+
+    def __init__(self, send: Callable[[CommandRequest], None]) -> None:
+        self._send = send
+        self._pending: dict[int, asyncio.Future[Any]] = {}  # results are JSON, by command
+        self._last_id = 0
+
+    async def call(self, command: str, arguments: dict[str, Any]) -> Any:  # arguments and result: JSON, by command
+        """The controller's result. MmsupError as the controller reports it, or `unavailable` if it does not answer."""
+        self._last_id = number = self._last_id + 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # as above
+        self._pending[number] = future
+        try:
+            self._send(CommandRequest(number, command, arguments))
+            failpoint("gateway.asked")
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await future
+        except TimeoutError:
+            raise ServerError("unavailable", "the supervisor did not answer; try again", retry_after_s=2) from None
+        finally:
+            self._pending.pop(number, None)
+
+    def on_reply(self, message: CommandReply) -> None:
+        """A result; dropped if nothing waits for it any more."""
+        failpoint("gateway.answered")
+        future = self._pending.pop(message.id, None)
+        if future is None or future.done():
+            return
+        if message.code:
+            future.set_exception(make_error(message.code, message.text, retry_after_s=message.retry_after_s or None))
+        else:
+            future.set_result(message.result)
+
+    def on_controller_restart(self) -> None:
+        """The controller that got the commands is dead, and its successor does not know them."""
+        for future in self._pending.values():
+            if not future.done():
+                text = "the supervisor was restarted while it worked on this; try again"
+                future.set_exception(ServerError("unavailable", text, retry_after_s=1))
 
 
 class ControllerClient:
-    """One per gateway process, over the backend that Configure gave it."""
+    """One per gateway process; applies the controller's messages to its router."""
 
-    def __init__(self, channel: ControlChannel, configure: ConfigureGateway, backend: Router, hub: ZmqContext) -> None:
-        self._channel = channel
+    def __init__(
+        self, channel: ControlChannel, configure: ConfigureGateway, router: Router, zeromq: ZmqContext
+    ) -> None:
+        self._channel = MessageChannel(channel, self._decode, exit_parent_lost, exit_channel_overflow)
         self._configure = configure
-        self._router = backend
-        self._zeromq_hub = hub
+        self._router = router
+        self._zeromq = zeromq
         self._links_received: set[tuple[int, int]] = set()
-        self._outgoing: deque[bytes] = deque()
         self._drain_task: asyncio.Task[None] | None = None
         self.synced = asyncio.Event()
-        """Everything that there is has been heard, once."""
-        self._loop = asyncio.get_running_loop()
-        backend.poison_requests.send = self._send
-        backend.send_call = lambda number, verb, arguments: self._send(CommandRequest(number, verb, arguments))
-        backend.send_ended = lambda link: self._send(link_closed_message(link, time.monotonic_ns()))
-        self._loop.add_reader(channel.fileno(), self._read)
+        """A controller has sent everything once."""
+        self.calls = ControllerCalls(self._send)
+        router.poison_requests.send = self._send
+        router.send_link_closed = lambda link: self._send(link_closed_message(link, time.monotonic_ns()))
         self._send_hello()
 
     def _send_hello(self) -> None:
         self._send(Hello("gateway", WIRE_VERSION, self._configure.seat, self._configure.generation))
 
-    # Out.
+    # Sending.
 
     def _send(self, message: object) -> None:
-        self._outgoing.append(encode(message))
-        if len(self._outgoing) == 1:
-            self._write()
+        self._channel.send(encode(message))
 
-    def _write(self) -> None:
-        try:
-            while self._outgoing:
-                if not self._channel.send(self._outgoing[0]):
-                    self._loop.add_writer(self._channel.fileno(), self._write)
-                    return
-                self._outgoing.popleft()
-        except ChannelClosed:
-            exit_parent_lost()
-        self._loop.remove_writer(self._channel.fileno())
-
-    def report_overdue(self, now: float) -> None:
-        """Tell of workers that have not answered for too long; called a few times a second."""
-        for link, age_s in self._router.overdue_links(now):
+    def report_overdue(self, now_s: float) -> None:
+        """Report the workers that have not replied for too long; called a few times a second."""
+        for link, age_s in self._router.links.overdue(now_s):
             self._send(RequestOverdue(*link.worker_id, age_s))
 
-    # In.
+    # Receiving.
 
-    def _read(self) -> None:
-        while True:
-            try:
-                received = self._channel.receive()
-            except ChannelClosed:
-                exit_parent_lost()
-            except OSError as error:
-                exit_channel_overflow(error)
-            if received is None:
-                return
-            data, descriptors = received
-            self._on_message(decode(data, TO_GATEWAY), descriptors)
+    def _decode(self, data: bytes, descriptors: list[int]) -> None:
+        self._on_message(decode(data, TO_GATEWAY), descriptors)
 
-    def _on_message(self, message: Any, descriptors: list[int]) -> None:  # one of TO_GATEWAY, as `decode` promises
+    def _on_message(self, message: Any, descriptors: list[int]) -> None:  # one of TO_GATEWAY, as `decode` ensures
+        router = self._router
         match message:
             case LinkWorker():
                 self._on_link(message, descriptors)
                 return
             case Route():
-                self._router.routes.put(message)
-                self._router.notify_waiters()
+                router.routes.put(message)
+                router.waiters.notify()
                 failpoint("gateway.routed", message.name)
             case Unroute():
-                self._router.routes.drop(message.name)
-                self._router.notify_waiters()
+                router.routes.drop(message.name)
+                router.waiters.notify()
             case UnlinkWorker():
-                self._router.unlink((message.instance, message.generation))
+                router.links.stop_routing((message.instance, message.generation))
                 failpoint("gateway.unlinked")
             case Condemned() | Verdict():
                 self._on_verdict(message)
             case CommandReply():
-                self._on_answer(message)
+                self.calls.on_reply(message)
             case AddPoisonEntries() | RemovePoisonEntry():
-                self._router.poison_requests.on_message(message)
+                router.poison_requests.on_message(message)
             case Ping():
                 self._send(Pong(message.number))
             case ConfigureGateway():
@@ -148,75 +171,64 @@ class ControllerClient:
             case DrainGateway():
                 self._on_drain()
             case RetireGateway():
-                self._router.retired = True
+                router.status.retired = True
             case _:
                 raise AssertionError(f"{type(message).__name__} is in TO_GATEWAY and not handled")
         close_fds(descriptors)
 
     def _on_configure(self, message: ConfigureGateway) -> None:
-        """A new brain: the same bounds, everything else anew."""
-        assert message.wire_version == WIRE_VERSION, (
-            f"the brain speaks wire {message.wire_version}, this gateway {WIRE_VERSION}"
-        )
-        self._router.on_controller_restart()
+        """A new controller: the limits stay, everything else is sent again."""
+        check_wire_version(message)
+        self.calls.on_controller_restart()
         self._router.routes.begin_sync()
         self._links_received.clear()
         self._send_hello()
 
     def _on_synced(self, message: Synced) -> None:
-        backend = self._router
-        backend.routes.end_sync()
-        for life in backend.links.keys() - self._links_received:
-            backend.unlink(life)
-        backend.set_readiness(message.ready, message.reason)
-        backend.notify_waiters()
+        router = self._router
+        router.routes.end_sync()
+        for worker_id in router.links.by_worker.keys() - self._links_received:
+            router.links.stop_routing(worker_id)
+        router.status.ready, router.status.reason = message.ready, message.reason
+        router.waiters.notify()
         failpoint("gateway.synced")
         self.synced.set()
 
     def _on_link(self, message: LinkWorker, descriptors: list[int]) -> None:
-        life = (message.instance, message.generation)
-        self._links_received.add(life)
-        if len(descriptors) != LINK_DESCRIPTORS or life in self._router.links:
-            close_fds(descriptors)  # known already: a new brain says what its predecessor said
+        router, worker_id = self._router, (message.instance, message.generation)
+        self._links_received.add(worker_id)
+        if len(descriptors) != LINK_DESCRIPTORS or worker_id in router.links.by_worker:
+            close_fds(descriptors)  # known: a new controller repeats what its predecessor sent
             return
         pidfd, page, fd = descriptors
-        backend, pair = self._router, DataChannel(fd)
-        arena = LinkMemory(pair, backend.quota, backend.executor, backend.release_idle_memory)
-        end = self._zeromq_hub.connect(message.address, message.identity) if message.address else pair
-        link = WorkerLink(message, end, arena, (pidfd, page))
-        link.on_protocol_error = self._on_protocol_error
-        backend.add_link(link)
+        data_channel = DataChannel(fd)
+        memory = LinkMemory(data_channel, router.memory_quota, router.executor, router.links.release_idle_memory)
+        channel = self._zeromq.connect(message.address, message.identity) if message.address else data_channel
+        link = WorkerLink(message, channel, memory, (pidfd, page))
+        link.channel.on_protocol_error = partial(self._on_protocol_error, link)
+        router.add_link(link)
         failpoint("gateway.linked", message.spec.name)
 
     def _on_protocol_error(self, link: WorkerLink, text: str) -> None:
-        """A worker broke the protocol: nothing of it is used any more, and the brain shall end it."""
-        name = link.message.spec.name
-        error = make_error(
-            "bad_worker_reply", f"the worker of model '{name}' gave an answer that is not valid", model=name
-        )
-        self._router.set_verdict(link.worker_id, error)
+        """A worker violated the protocol: close its link and report it, so that the controller kills it."""
+        name = link.spec.name
+        text_of_error = f"the worker of model '{name}' gave an answer that is not valid"
+        self._router.verdicts.set(link.worker_id, make_error("bad_worker_reply", text_of_error, model=name))
         self._send(BadReply(*link.worker_id, text))
         link.close()
 
     def _on_verdict(self, message: Condemned | Verdict) -> None:
-        life = (message.instance, message.generation)
+        worker_id = message.instance, message.generation
         retryable = message.retryable if isinstance(message, Verdict) else None
-        self._router.set_verdict(life, make_error(message.code, message.text, retryable=retryable))
+        self._router.verdicts.set(worker_id, make_error(message.code, message.text, retryable=retryable))
         failpoint("gateway.judged")
-        link = self._router.links.get(life)
+        link = self._router.links.by_worker.get(worker_id)
         if link is not None:
             link.close()
 
-    def _on_answer(self, message: CommandReply) -> None:
-        failpoint("gateway.answered")
-        error = None
-        if message.code:
-            error = make_error(message.code, message.text, retry_after_s=message.retry_after_s or None)
-        self._router.on_controller_answer(message.id, message.result, error)
-
     def _on_drain(self) -> None:
-        if self._drain_task is None or self._drain_task.done():  # a brain that took over has not heard it
-            self._router.draining = True
+        if self._drain_task is None or self._drain_task.done():  # a new controller may not have received the result
+            self._router.status.draining = True
             failpoint("gateway.draining")
             self._drain_task = asyncio.create_task(self._send_drained(), name="drain")
 
@@ -226,26 +238,23 @@ class ControllerClient:
         self._send(GatewayDrained())
 
     async def close(self) -> None:
-        """Stop listening to the brain."""
-        self._loop.remove_reader(self._channel.fileno())
-        self._loop.remove_writer(self._channel.fileno())
         if self._drain_task is not None:
             self._drain_task.cancel()
             await asyncio.gather(self._drain_task, return_exceptions=True)
         self._channel.close()
 
 
-def exit_channel_overflow(error: OSError) -> NoReturn:
-    """Something the brain said is lost, and with it perhaps a worker; the next gateway of this place is told all."""
-    sys.stderr.write(f"the brain cannot be heard: {error.strerror}\n")
-    sys.stderr.flush()
-    os._exit(CHANNEL_OVERFLOW)
+def check_wire_version(message: ConfigureGateway) -> None:
+    """A controller with another version of the wire is a broken installation."""
+    version = message.wire_version
+    assert version == WIRE_VERSION, f"the controller uses wire version {version}, this gateway {WIRE_VERSION}"
 
 
 def link_closed_message(link: WorkerLink, now_ns: int) -> LinkClosed:
-    """What was in flight there at its end; those that had begun first, for one of them may be the cause."""
-    lost = sorted(link.lost_requests, key=lambda each: not each.started)
-    named = tuple(
+    """What was in flight when a link was closed. Requests that had started come first: one of them may be the cause."""
+    assert link.close_record is not None, "an open link is reported as closed"
+    lost = sorted(link.close_record.lost_requests, key=lambda each: not each.started)
+    details = tuple(
         InFlight(
             each.request.client_id[:ID_CHARACTERS],
             each.started,
@@ -254,9 +263,16 @@ def link_closed_message(link: WorkerLink, now_ns: int) -> LinkClosed:
         )
         for each in lost[:LOST_DETAILS_LIMIT]
     )
-    return LinkClosed(*link.worker_id, len(lost), sum(each.started for each in lost), named)
+    return LinkClosed(*link.worker_id, len(lost), sum(each.started for each in lost), details)
+
+
+def exit_channel_overflow(error: OSError) -> NoReturn:
+    """A message of the controller is lost, perhaps with a worker's descriptors; the next process of this seat gets
+    everything anew."""
+    sys.stderr.write(f"a message of the controller was lost: {error.strerror}\n")
+    sys.stderr.flush()
+    os._exit(CHANNEL_OVERFLOW)
 
 
 def exit_parent_lost() -> NoReturn:
-    """The keeper is gone and takes everything with it."""
     os._exit(exit_codes.KEEPER_LOST)

@@ -1,1 +1,1 @@
-"""What every process agrees on: messages, memory, names, errors."""
+"""The contract between processes: messages, transport, shared memory, errors."""

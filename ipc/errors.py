@@ -1,13 +1,13 @@
-"""The errors that cross a process border, by whose fault they are.
+"""The errors that cross a process border, classified by whose fault they are.
 
     MmsupError
-    ├── CallerError   the request is wrong, or asks for what is not there
-    ├── ModelError    the model's own code or artefact failed
-    ├── WorkerError   the process died, hung, ran out of memory, or is not up now
-    └── ServerError   a bound of ours was reached, or a bug of ours
+    ├── CallerError   the request is invalid, or names something that does not exist
+    ├── ModelError    the model's code or file failed
+    ├── WorkerError   the worker process died, hung, ran out of memory, or is not up now
+    └── ServerError   a limit of the server was reached, or a bug in it
 
-On the wire an error is its code, a text and a few fields; `error_of` makes the class again.
-Which HTTP status a code has is known by `gateway/http/error_status.py` alone.
+On the wire an error is its code, a text and a few fields; `make_error` restores the class. The HTTP status of each code
+is in `gateway/http/error_status.py` only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import ClassVar, Final
 
 
 class MmsupError(Exception):
-    """An error with a code of the catalogue below, and a text fit for a remote client."""
+    """An error with one of the codes below and a text for a remote client."""
 
     codes: ClassVar[dict[str, bool]] = {}
+    """Code to whether a request that failed with it may be retried."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class MmsupError(Exception):
 
 
 class CallerError(MmsupError):
-    """The caller's fault: sending the same again will fail again."""
+    """The caller's fault."""
 
     codes: ClassVar[dict[str, bool]] = {
         "bad_request": False,
@@ -59,7 +60,7 @@ class CallerError(MmsupError):
 
 
 class ModelError(MmsupError):
-    """The model's fault: its code raised, or its artefact cannot be loaded."""
+    """The model's fault: its code raised, or its file cannot be loaded."""
 
     codes: ClassVar[dict[str, bool]] = {
         "inference_failed": False,
@@ -72,7 +73,7 @@ class ModelError(MmsupError):
 
 
 class WorkerError(MmsupError):
-    """A worker's fault: it died with the request, hung, or is not serving at this moment."""
+    """A worker's fault: it died with the request, hung, or is not serving now."""
 
     codes: ClassVar[dict[str, bool]] = {
         "worker_crashed": True,
@@ -89,7 +90,7 @@ class WorkerError(MmsupError):
 
 
 class ServerError(MmsupError):
-    """Ours: a bound was reached, a deadline passed, we are stopping, or a bug."""
+    """The server's: a limit was reached, a deadline passed, it is stopping, or a bug."""
 
     codes: ClassVar[dict[str, bool]] = {
         "queue_full": True,
@@ -113,7 +114,7 @@ def make_error(
     retry_after_s: float | None = None,
     retryable: bool | None = None,
 ) -> MmsupError:
-    """The error that a peer described by its code; a code we do not know is a bug of ours."""
+    """The error with this code; an unknown code becomes `internal`."""
     for family in ERROR_CLASSES:
         if code in family.codes:
             return family(code, text, model=model, retry_after_s=retry_after_s, retryable=retryable)

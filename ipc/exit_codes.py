@@ -1,4 +1,4 @@
-"""Exit codes, of the command line and of the processes among themselves."""
+"""Exit codes of the command line and of worker and gateway processes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ SUCCESS: Final = 0
 REFUSED: Final = 1
 USAGE: Final = 2
 ALREADY_RUNNING: Final = 3
-"""Another server holds the state directory or the runtime directory."""
+"""Another server has locked the state directory or the runtime directory."""
 NO_SERVER: Final = 4
 
 LOAD_FAILED: Final = 65
-"""A worker said why its model cannot be loaded, then left."""
+"""A worker reported why its model cannot be loaded."""
 DEVICE_LOST: Final = 70
-"""A worker met a CUDA error that its context does not survive."""
+"""A worker met a CUDA error after which its context is unusable."""
 KEEPER_LOST: Final = 71
-"""A process found its keeper gone."""
+"""The keeper has exited."""

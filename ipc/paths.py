@@ -1,4 +1,4 @@
-"""Where things lie in the runtime directory; numbers, never model names (a socket path ends at 107 bytes)."""
+"""Paths in the runtime and state directories. Numbers, never model names: a socket path has at most 107 bytes."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ _WORKER_NAME: Final = re.compile(r"w\d+\.\d+")
 
 
 def worker_name(instance: int, generation: int) -> str:
-    """The name of one worker life: of its control group, its folder, its socket. No other life ever has the same."""
+    """The name of a worker's control group, scratch directory and socket; never reused."""
     return f"w{instance}.{generation}"
 
 
 def is_worker_name(name: str) -> bool:
-    """Whether something is named after a worker life."""
     return _WORKER_NAME.fullmatch(name) is not None
 
 
 def control_socket(runtime_dir: str) -> str:
-    """The UNIX socket on which `mmsup ctl` finds the brain."""
+    """The UNIX socket of the controller, for `mmsup ctl`."""
     return str(Path(runtime_dir) / "control.sock")
 
 
 def worker_socket(runtime_dir: str, instance: int, generation: int) -> str:
-    """The path of one worker life's data socket; no other life ever has the same."""
+    """The ZeroMQ data socket of one worker process; never reused."""
     return str(Path(runtime_dir) / worker_name(instance, generation))
 
 
 def lock_file(directory: str) -> str:
-    """The file whose flock says that a server lives in this directory."""
+    """The file that a running server holds locked (flock)."""
     return str(Path(directory) / "lock")
 
 
 def default_runtime_dir(uid: int, environ: dict[str, str]) -> str:
-    """`/run/mmsup` for root, else below `$XDG_RUNTIME_DIR` (or a private folder of /tmp)."""
+    """`/run/mmsup` for root, else below `$XDG_RUNTIME_DIR` (or a private directory in /tmp)."""
     if uid == 0:
         return "/run/mmsup"
     base = environ.get("XDG_RUNTIME_DIR") or f"/tmp/mmsup-{uid}"  # noqa: S108 - made 0700 and checked by the keeper

@@ -1,18 +1,20 @@
-"""Which requests are suspected of having ended their workers, and which are refused for it. Pure.
+"""Poison policy: which requests are suspected of killing their workers, and which are therefore refused. Pure.
 
-A request is known by its fingerprint, which is the same whenever the same inputs are sent to the same version.
+A request is identified by its fingerprint, which is the same whenever the same inputs are sent to the same version.
 
-    nothing    in a run when its worker ended                  suspect
-    suspect    in a run with others when its worker ended      suspect
-    suspect    the only one in a run when its worker ended     blocked
-    suspect    ran alone, and its worker lives                 nothing
-    either     EXPIRY_S have passed                            nothing
+    state       event                                                         next
+    unknown     was executing when its worker exited                          suspect
+    suspect     was executing, in a batch with others                         suspect
+    suspect     was executing, alone in its batch                             blocked
+    suspect     was executed alone, and the worker survived                   unknown
+    any         EXPIRY_S have passed since its last worker exit               unknown
 
-Whoever was in the run that ended is suspect, guilty or not; suspects run alone from then on. So the next death says who
-it was, a batch costs one more death however large it was, and the innocent among its requests get their answers. What
-is blocked has been in two such runs, and in the second nothing else was.
+All requests of the batch become suspects; suspects are executed alone from then on. So the next exit identifies the
+cause, a batch of any size costs one more worker, and the other requests of the batch are answered. A blocked request
+was in two such batches and alone in the second.
 
-Gateways and brain keep the same lists: each applies the table to what it sees, and the graver word of two holds.
+Gateways and controller keep the same lists: each applies the table to what it sees, and on merging the stricter state
+wins.
 """
 
 from __future__ import annotations
@@ -22,48 +24,47 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 EXPIRY_S: Final = 600.0
-"""How long a word against a request holds, from its last death on."""
+"""Seconds after the last worker exit."""
 ENTRIES_LIMIT: Final = 1024
-"""Requests under suspicion, of one model; the oldest suspicion gives way to a new one."""
+"""Most entries of one model; the oldest is removed for a new one."""
 BLOCKED_LIMIT: Final = 64
-"""Requests refused, of one model; as above."""
+"""Most blocked requests of one model; as above."""
 SUSPECT_CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "worker_oom", "worker_hung", "gpu_fault"})
-"""Ends of a worker that may be the doing of what it ran."""
+"""Causes of a worker exit that may be the fault of the request it executed."""
 RETRYABLE_CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})
-"""Of these, the ones after which it may be run once more: what took all memory, or hung, would do so again."""
+"""Those after which the request may be executed once more; out of memory and a hang would repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoisonEntry:
-    """What is known of one fingerprint."""
+    """The state of one fingerprint."""
 
     fingerprint: bytes
     version: str
     deaths: int
-    """Ends of workers that it was in the run of."""
+    """Worker exits while it was executing."""
     blocked: bool
     until_s: float
-    """CLOCK_MONOTONIC, which is the same in all processes."""
+    """CLOCK_MONOTONIC, the same in all processes."""
 
 
 class PoisonList:
-    """The list of one model."""
+    """The entries of one model."""
 
     def __init__(self) -> None:
         self._entries: dict[bytes, PoisonEntry] = {}
-        """The oldest first."""
+        """Oldest first."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def entries(self) -> tuple[PoisonEntry, ...]:
-        """All of them."""
         return tuple(self._entries.values())
 
     def worker_exited(
         self, fingerprints: Iterable[bytes], version: str, *, ran_alone: bool, now_s: float
     ) -> list[PoisonEntry]:
-        """A worker ended with these in its run, `alone` if that was one request; what is known of them now."""
+        """Update and return the entries of the requests that a worker was executing when it exited."""
         found: list[PoisonEntry] = []
         for each in fingerprints:
             known = self.find(each, now_s)
@@ -74,29 +75,27 @@ class PoisonList:
         return found
 
     def clear_suspect(self, fingerprint: bytes) -> bool:
-        """It ran alone and its worker lives; whether that takes it from the list. What is blocked stays so."""
-        case = self._entries.get(fingerprint)
-        if case is None or case.blocked:
+        """It was executed alone and the worker survived: remove it unless it is blocked; whether it was removed."""
+        entry = self._entries.get(fingerprint)
+        if entry is None or entry.blocked:
             return False
         del self._entries[fingerprint]
         return True
 
     def find(self, fingerprint: bytes, now_s: float) -> PoisonEntry | None:
-        """What is known of this one."""
-        case = self._entries.get(fingerprint)
-        return case if case is not None and case.until_s > now_s else None
+        entry = self._entries.get(fingerprint)
+        return entry if entry is not None and entry.until_s > now_s else None
 
-    def merge(self, cases: Iterable[PoisonEntry]) -> None:
-        """Somebody says this of them: the graver word holds."""
-        for case in cases:
-            known = self._entries.pop(case.fingerprint, case)
-            deaths, until_s = max(case.deaths, known.deaths), max(case.until_s, known.until_s)
-            is_blocked = case.blocked or known.blocked
-            self._entries[case.fingerprint] = replace(case, deaths=deaths, blocked=is_blocked, until_s=until_s)
+    def merge(self, entries: Iterable[PoisonEntry]) -> None:
+        """Merge entries of another process: the stricter state wins."""
+        for entry in entries:
+            known = self._entries.pop(entry.fingerprint, entry)
+            deaths, until_s = max(entry.deaths, known.deaths), max(entry.until_s, known.until_s)
+            is_blocked = entry.blocked or known.blocked
+            self._entries[entry.fingerprint] = replace(entry, deaths=deaths, blocked=is_blocked, until_s=until_s)
         blocked = [each.fingerprint for each in self._entries.values() if each.blocked]
         for each in (*blocked[:-BLOCKED_LIMIT], *list(self._entries)[:-ENTRIES_LIMIT]):
             self._entries.pop(each, None)
 
     def expire(self, now_s: float) -> None:
-        """Forget what no longer holds."""
         self._entries = {key: each for key, each in self._entries.items() if each.until_s > now_s}

@@ -1,6 +1,6 @@
-"""Frozen descriptions that one process hands to another: a tensor, a model version.
+"""Frozen descriptions of tensors and model versions that one process passes to another.
 
-`supervisor/config/server_options.py` makes them, nobody changes them; a change is a new spec and a new process.
+Made from the configuration (supervisor/repository), never modified: a change is a new spec and a new worker process.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 INLINE_LIMIT_BYTES: Final = 4096
-"""Tensors up to this size travel in the message; measured: at 8 KiB a slot is already cheaper."""
+"""Tensors up to this size travel in the message. Measured: at 8 KiB a slot in shared memory is already cheaper."""
 
 INLINE_TENSORS: Final = 64
-"""Tensors that travel in one message at most; a request has no more."""
+"""Most tensors in one message; a request has no more."""
 
 PRIORITY_LEVELS: Final = 100
-"""Classes of priority where a model's configuration counts none."""
+"""Priorities of a model whose configuration gives no number."""
+
+
+def is_inline(size: int, inline_count: int) -> bool:
+    """Whether an output of `size` bytes travels in the message, after `inline_count` others that do."""
+    return size <= INLINE_LIMIT_BYTES and inline_count < INLINE_TENSORS
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One declared input or output. `shape` is without the batch axis if the model batches; -1 is any size."""
+    """One declared input or output. `shape` excludes the batch axis if the model batches; -1 is any size."""
 
     name: str
     datatype: str
@@ -30,46 +35,46 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How requests of a model share its runs. Only where there is a batch axis: `max_batch_size` above 0."""
+    """Dynamic batching of a model; only with a batch axis (`max_batch_size` above 0)."""
 
     max_rows: int = 0
-    """Of a run at most, together; 0: `max_batch_size`."""
+    """Most rows of one batch; 0: `max_batch_size`."""
     delay_s: float = 0.0
-    """How long the oldest may wait for company that is likely to come; 0: never."""
+    """How long the oldest request may wait for others that are likely to come; 0: never."""
     preferred: tuple[int, ...] = ()
-    """Sizes at which a run begins without waiting for more, ascending."""
+    """Batch sizes that start without waiting for more requests, ascending."""
     objective_s: float = 0.0
-    """What p99 of queue and run together shall stay below: sizes and delays are chosen for it. 0: none is stated."""
+    """Target for the p99 of queue and execution time together, for which sizes and delays are chosen. 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
-    """What holds for waiting requests of one class of priority, in each worker's queue."""
+    """Limits on waiting requests of one priority, in each worker's queue."""
 
     level: int = 0
-    """The class; 0: each that has no policy of its own."""
+    """The priority; 0: each that has no policy of its own."""
     max_queue: int = 0
-    """Requests that may wait; 0: as many as the model's `max_queue` admits."""
+    """Most waiting requests; 0: as many as the model's `max_queue` admits."""
     timeout_s: float = 0.0
-    """How long one may wait before its run begins; 0: to its deadline."""
+    """How long a request may wait before its execution starts; 0: to its deadline."""
     delays: bool = False
-    """What is past the timeout waits on, behind everything else, instead of being answered."""
+    """A request past the timeout continues to wait, behind all others, instead of being answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """All that a worker needs to serve one version of a model, and a gateway to describe it.
+    """Everything that a worker needs to serve one version of a model, and a gateway to describe it.
 
-    Empty `inputs` or `outputs` mean: taken from the artefact, and told by the worker when it is ready.
+    Empty `inputs` or `outputs`: read from the model file and reported by the worker when it is ready.
     `device` is `cpu`, `cuda`, `cuda:N` or a GPU's UUID. Sizes in bytes, durations in seconds.
     """
 
     name: str
     version: str
     directory: str
-    """The version's folder, absolute."""
+    """The version's directory, absolute."""
     artefact: str
-    """The file in it that the engine loads."""
+    """The file in `directory` that the engine loads."""
     engine: str
     """`ort`, `pytorch` or `custom`."""
     platform: str
@@ -81,10 +86,10 @@ class ModelSpec:
     instances: int = 1
     memory_bytes: int | None = None
     recycle_memory_bytes: int | None = None
-    """A worker that has grown beyond it is replaced, the new one ready first. None: never."""
+    """A worker that uses more is replaced once its replacement is ready. None: never."""
     gpu_memory_bytes: int | None = None
     python: str = ""
-    """Interpreter of the worker; empty: the server's own."""
+    """Python interpreter of the worker; empty: the server's own."""
     env: dict[str, str] = field(default_factory=dict[str, str])
     deadline_s: float = 60.0
     hang_limit_s: float = 5.0
@@ -93,16 +98,16 @@ class ModelSpec:
     max_queue_bytes: int = 1 << 30
     batching: Batching = Batching()
     priority: int = 0
-    """The class of requests that name none: 1 is the highest, 0 the middle one."""
+    """Priority of requests that name none: 1 is the highest, 0 the middle one."""
     priority_levels: int = PRIORITY_LEVELS
     queue_policies: tuple[QueuePolicy, ...] = ()
     retry_on_crash: bool = False
     trusted: bool = False
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread
-    """What `config.pbtxt` said, for `/config`; completed by the gateway."""
+    """Content of `config.pbtxt`, for `/config`; completed by the gateway."""
 
     def effective_priority(self, priority: int) -> int:
-        """The class of a request that names this priority; one that does not exist means none was named."""
+        """The priority that applies to a request with this one; one that does not exist counts as none."""
         if 0 < priority <= self.priority_levels:
             return priority
         return self.priority or (self.priority_levels + 1) // 2
@@ -110,7 +115,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a ready worker says of its model: declared by configuration, completed from the artefact."""
+    """A model's interface as its ready worker reports it: the configuration, completed from the model file."""
 
     platform: str
     max_batch_size: int

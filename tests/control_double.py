@@ -1,4 +1,4 @@
-"""A control socket whose answers a test decides: the command line speaks with it as with a server."""
+"""A control socket with answers from a test, in place of a server."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-Request = dict[str, Any]  # what came, as JSON
+Request = dict[str, Any]  # JSON
 Answer = Callable[[Request], Iterable[object]]
 CUT = object()
-"""Among the lines of an answer: hang up here."""
+"""In an answer: close the connection here."""
 
 
 class ControlDouble:
-    """Listens at `directory/control.sock`; `answer` makes the lines for each request (bytes go out as they are).
+    """Listens at `directory/control.sock`; `answer` returns the lines for each request (bytes are sent unchanged).
 
-    `requests` keeps what came. One thread, which ends with the `with` block.
+    `requests` holds the received ones. Its one thread ends with the `with` block.
     """
 
     def __init__(self, directory: Path, answer: Answer) -> None:
@@ -63,10 +63,10 @@ class ControlDouble:
 
 
 def done(result: object) -> dict[str, object]:
-    """The last line of what succeeded."""
+    """The last line of a command that succeeded."""
     return {"ok": True, "result": result}
 
 
 def refused(code: str, text: str) -> dict[str, object]:
-    """The last line of what did not."""
+    """The last line of a command that failed."""
     return {"ok": False, "code": code, "error": text, "retryable": False}

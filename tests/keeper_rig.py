@@ -1,4 +1,4 @@
-"""A real keeper with a relay for a brain: what a test says, the keeper hears from its brain, and back."""
+"""A real keeper whose controller is a relay: it passes messages between the test and the keeper."""
 
 from __future__ import annotations
 
@@ -27,30 +27,32 @@ from mmsup.ipc.messages.keeper_control import (
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.dataclass_codec import from_json, to_json
 from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.keeper.reexec import KeeperState
 
 DEADLINE_S = 20.0
-RELAY = str(Path(__file__).with_name("relay_brain.py"))
+RELAY = str(Path(__file__).with_name("relay_controller.py"))
 LAUNCHER = """
 import sys
-from mmsup.supervisor import boot, hotline, keeper, succession
-hotline.BEAT_LIMIT_S = hotline.FIRST_BEAT_S = {beat_s}
+from mmsup.supervisor.keeper import controller_process, controller_restart, keeper
+from mmsup.supervisor.keeper.__main__ import main
+controller_process.HEARTBEAT_TIMEOUT_S = controller_process.FIRST_HEARTBEAT_TIMEOUT_S = {heartbeat_s}
 keeper.STOP_MARGIN_S = {margin_s}
-succession.LEAVE_S = {leave_s}
-sys.exit(boot.main(sys.argv[2:], [sys.executable, {relay!r}, sys.argv[1]]))
+controller_restart.STEP_DOWN_LIMIT_S = {leave_s}
+sys.exit(main(sys.argv[2:], [sys.executable, {relay!r}, sys.argv[1]]))
 """
 SLEEPER = ("/bin/sh", "-c", "exec sleep 1000")
 M = TypeVar("M")
 
 
 def wait_readable(fd: int, what: str) -> None:
-    """Until there is something to read (of a pidfd: until that process is dead)."""
+    """Wait until the descriptor is readable (a pidfd: until its process has exited)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     assert poll.poll(DEADLINE_S * 1000), f"no {what} within {DEADLINE_S} s"
 
 
 def wait_until(condition: Any, what: str) -> None:  # a callable without arguments
-    """For facts of /proc, which nobody announces."""
+    """Poll /proc, which sends no events."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
@@ -65,8 +67,8 @@ def is_alive(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] not in "ZX"
 
 
-class Kid:
-    """A child as a brain holds it."""
+class ChildHandle:
+    """A child as the controller has it: pid and five descriptors."""
 
     def __init__(self, message: ChildDescriptors, descriptors: list[int]) -> None:
         self.message = message
@@ -76,7 +78,7 @@ class Kid:
         self.pidfd, self.control, self.page, self.crash, self.log = descriptors
 
     def output(self) -> bytes:
-        """What it prints next."""
+        """What it prints next, at most 64 KiB."""
         wait_readable(self.log, "output")
         return os.read(self.log, 65536)
 
@@ -84,47 +86,47 @@ class Kid:
         close_fds(self.descriptors)
 
 
-class RelayedBrain:
-    """One life of the brain."""
+class RelayedController:
+    """One controller process."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._line = ControlChannel(sock)
-        self._kids: list[Kid] = []
+        self._children: list[ChildHandle] = []
         hello = self._receive()[0].decode().split()
         self.pid = int(hello[0])
         self.names = hello[1:]
 
-    def say(self, message: object) -> None:
+    def send(self, message: object) -> None:
         assert self._line.send(to_json(message))
 
-    def say_bytes(self, data: bytes) -> None:
+    def send_bytes(self, data: bytes) -> None:
         assert self._line.send(data)
 
-    def hear(self, kind: type[M]) -> M:
-        """The next message, which must be of this kind."""
+    def receive(self, kind: type[M]) -> M:
+        """The next message, which must be of this type."""
         data, descriptors = self._receive()
         message = from_json(data, FROM_KEEPER)
         if isinstance(message, ChildDescriptors):
-            self._kids.append(Kid(message, descriptors))
+            self._children.append(ChildHandle(message, descriptors))
         assert isinstance(message, kind), f"{kind.__name__} expected, {message} came"
         return message
 
-    def kid(self) -> Kid:
-        self.hear(ChildDescriptors)
-        return self._kids[-1]
+    def child(self) -> ChildHandle:
+        self.receive(ChildDescriptors)
+        return self._children[-1]
 
-    def spawn(self, token: str, *argv: str, **fields: Any) -> Kid:  # fields of Spawn
-        self.say(spawn_of(token, *argv, **fields))
-        return self.kid()
+    def spawn(self, token: str, *argv: str, **fields: Any) -> ChildHandle:  # fields of Spawn
+        self.send(spawn_of(token, *argv, **fields))
+        return self.child()
 
     def leave(self) -> None:
-        """End it in good order; what it holds of children is still the test's."""
+        """Let it exit; the test keeps the descriptors of its children."""
         self._line.close()
 
     def close(self) -> None:
         self.leave()
-        for kid in self._kids:
-            kid.close()
+        for child in self._children:
+            child.close()
 
     def _receive(self) -> tuple[bytes, list[int]]:
         wait_readable(self._line.fileno(), "message")
@@ -149,7 +151,7 @@ def spawn_of(token: str, *argv: str, **fields: Any) -> Spawn:  # fields of Spawn
 
 
 class KeeperRig:
-    """A keeper process and the listener on which its brains report to the test."""
+    """A keeper process, and the listener to which its controllers connect."""
 
     def __init__(self, folder: Path, **options: Any) -> None:  # fields of Settings; environ, keep, close; constants
         self.environ: Mapping[str, str] = options.pop("environ", {})
@@ -157,7 +159,7 @@ class KeeperRig:
         closing = f"import os; os.close({options.pop('close')})" if "close" in options else ""
         self._launcher = closing + LAUNCHER.format(
             relay=RELAY,
-            beat_s=options.pop("beat_s", 10.0),
+            heartbeat_s=options.pop("heartbeat_s", 10.0),
             margin_s=options.pop("margin_s", 10.0),
             leave_s=options.pop("leave_s", 10.0),
         )
@@ -177,7 +179,7 @@ class KeeperRig:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(self._path)
         self._listener.listen(8)
-        self._brains: list[RelayedBrain] = []
+        self._controllers: list[RelayedController] = []
         self.process = self.launch()
 
     @property
@@ -185,7 +187,7 @@ class KeeperRig:
         return self.process.pid
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """One keeper more."""
+        """Start a keeper with these settings."""
         settings = os.memfd_create("settings", 0)
         os.write(settings, self.settings.to_json().encode())
         os.lseek(settings, 0, os.SEEK_SET)
@@ -202,24 +204,24 @@ class KeeperRig:
         finally:
             os.close(settings)
 
-    def brain(self) -> RelayedBrain:
-        """The next brain that comes."""
-        wait_readable(self._listener.fileno(), f"brain; the keeper said: {self.stderr.read_text()}")
-        brain = RelayedBrain(self._listener.accept()[0])
-        self._brains.append(brain)
-        return brain
+    def controller(self) -> RelayedController:
+        """The next controller that connects."""
+        wait_readable(self._listener.fileno(), f"controller; the keeper printed: {self.stderr.read_text()}")
+        controller = RelayedController(self._listener.accept()[0])
+        self._controllers.append(controller)
+        return controller
 
-    def greeted_brain(self) -> RelayedBrain:
-        brain = self.brain()
-        brain.hear(KeeperInventory)
-        return brain
+    def ready_controller(self) -> RelayedController:
+        controller = self.controller()
+        controller.receive(KeeperInventory)
+        return controller
 
-    def finish(self, brain: RelayedBrain, code: int = 0) -> None:
-        brain.say(ShutdownFinished(code))
+    def finish(self, controller: RelayedController, code: int = 0) -> None:
+        controller.send(ShutdownFinished(code))
         assert self.process.wait(DEADLINE_S) == code, self.stderr.read_text()
 
     def close(self) -> None:
-        """Whatever the test did, nothing of it is left."""
+        """Stop the keeper, whatever the test has done."""
         for _ in range(int(DEADLINE_S / 0.1)):
             self.process.send_signal(signal.SIGINT)  # two at once would be one
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -228,8 +230,8 @@ class KeeperRig:
         else:
             self.process.kill()
             self.process.wait(DEADLINE_S)
-        for brain in self._brains:
-            brain.close()
+        for controller in self._controllers:
+            controller.close()
         self._listener.close()
 
 
@@ -242,9 +244,31 @@ def keeper_rig(folder: Path, **options: Any) -> Iterator[KeeperRig]:  # as Keepe
         rig.close()
 
 
-def forget(brain: RelayedBrain, token: str) -> ChildExited:
-    """Hear that a child ended and have it forgotten."""
-    ended = brain.hear(ChildExited)
+def forget(controller: RelayedController, token: str) -> ChildExited:
+    """Receive a child's exit and let the keeper forget the child."""
+    ended = controller.receive(ChildExited)
     assert ended.token == token
-    brain.say(ForgetChild(token))
+    controller.send(ForgetChild(token))
     return ended
+
+
+def state_of(**fields: object) -> KeeperState:
+    """The state of a keeper that holds next to nothing."""
+    plain = {
+        "keeper_generation": 1,
+        "settings": "{}",
+        "controller_generation": 1,
+        "checkpoint": "",
+        "locks": (),
+        "listeners": {},
+        "addresses": {},
+        "socket_paths": (),
+        "lifeline": 0,
+        "lifeline_writer": 0,
+        "counter_tables": (),
+        "notify_address": "",
+        "watchdog_s": 0.0,
+        "children": (),
+        "dying_groups": (),
+    }
+    return KeeperState(**(plain | fields))  # type: ignore[arg-type]  # fields by name

@@ -20,25 +20,30 @@ MAY_IMPORT = {
     "gateway/dispatch": "protocol; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
     "gateway/infer": "dispatch http observability protocol; ipc messages",
-    "gateway/observability": "dispatch protocol; ipc memory messages",
+    "gateway/observability": "protocol; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
     "ipc": "",
     "ipc/memory": "; ipc",
     "ipc/messages": "; ipc",
-    "ipc/tensors": "; ipc",
+    "ipc/tensors": "",
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
     "supervisor/api": "config gateways instances linux models observability postmortem processes resources; "
     "ipc messages transport",
-    "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli config; "
-    "ipc",
+    "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
+    "cli/ctl config; ipc",
     "supervisor/chaos/analysis": "chaos/observe chaos/plan",
     "supervisor/chaos/clients": "chaos/observe chaos/plan",
-    "supervisor/chaos/inject": "chaos/clients chaos/observe chaos/plan chaos/server cli",
+    "supervisor/chaos/inject": "chaos/clients chaos/observe chaos/plan chaos/server cli/ctl",
     "supervisor/chaos/observe": "; ipc",
     "supervisor/chaos/plan": "",
-    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli config linux",
-    "supervisor/cli": "config repository; ipc tensors",
+    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli/ctl config linux",
+    "supervisor/cli": "cli/command",
+    "supervisor/cli/check": "cli/output cli/serve config repository; ipc",
+    "supervisor/cli/command": "cli/output; ipc",
+    "supervisor/cli/ctl": "cli/command cli/output; ipc tensors",
+    "supervisor/cli/output": "config",
+    "supervisor/cli/serve": "cli/command cli/output config repository; ipc",
     "supervisor/config": "; ipc tensors transport",
     "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
     "repository resources state; ipc memory messages transport",
@@ -273,7 +278,7 @@ def test_no_file_bears_the_name_of_a_dependency() -> None:
     ("module", "absent"),
     [
         (
-            "mmsup.supervisor.keeper.bootstrap",
+            "mmsup.supervisor.keeper.__main__",
             ("numpy", "torch", "aiohttp", "zmq", "msgpack", "yaml", "psutil", "click", "google"),
         ),
         (

@@ -12,13 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from mmsup.ipc import exit_codes
-from mmsup.supervisor.cli.control_client import call_server
+from mmsup.supervisor.cli.ctl.control_client import call_server
 from mmsup.supervisor.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,13 +44,21 @@ def test_every_command_that_is_shown_exists(command: list[str]) -> None:
     assert CliRunner().invoke(main, [*command, "--help"]).exit_code == exit_codes.SUCCESS
 
 
+def options_of(command: click.Command) -> set[str]:
+    """Of the command itself, and of all below it."""
+    found = {option for param in command.params for option in param.opts}
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            found |= options_of(below)
+    return found
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_flag_that_is_shown_exists(document: str) -> None:
-    known = {"--help", "--version", "--now", "--offline", "--user"}
-    for name in main.list_commands(None):  # type: ignore[arg-type]  # unread
-        command = main.get_command(None, name)  # type: ignore[arg-type]  # unread
-        commands = getattr(command, "commands", {"": command})
-        known |= {option for each in commands.values() for param in each.params for option in param.opts}
+    known = {"--help", "--version", "--now", "--offline", "--user", *options_of(main)}
     text = (ROOT / document).read_text()
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--flag", "--grpc-use-ssl", "--url", "--triton"}
     assert shown <= known

@@ -11,6 +11,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from roster import BY_KEY, OURS
 from work import SCENES, Scene
@@ -18,8 +19,9 @@ from work import SCENES, Scene
 from inside.best import FEW, MANY, ONE, ROUNDS_PER_STAGE, BestTimes
 from inside.kernel import Sizes
 from mmsup.gateway.api.app import HttpApp
-from mmsup.gateway.connections.aiohttp_connection import HttpListener
-from mmsup.gateway.connections.fast_connection import ConnectionContext, FastConnection
+from mmsup.gateway.connections.context import ConnectionContext
+from mmsup.gateway.connections.fast_connection import FastConnection
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.connections.message_boundary import BLANK
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.link_memory import LinkMemory
@@ -81,15 +83,16 @@ class InProcessGateway:
         )
         near, far = ControlChannel.pair()
         end, self._far = DataChannel(near.detach()), DataChannel(far.detach())
-        arena = LinkMemory(end, self._backend.quota, executor, self._backend.release_idle_memory)
+        arena = LinkMemory(end, self._backend.memory_quota, executor, self._backend.links.release_idle_memory)
         ours = os.pidfd_open(os.getpid())  # of a process that outlives the link
         self._link = WorkerLink(LinkWorker(1, 1, "", b"g", spec, metadata), end, arena, (ours, make_status_page()))
         self._backend.add_link(self._link)
         tally = make_counter_table()
         self._core = InferHandler(self._backend, RequestCounters([CounterTable(tally)], 0), executor)
         os.close(tally)
+        self._core.fair_queue._limit = 1 << 30  # the rounds that would reset its counts are not run here
         self._shared = ConnectionContext(self._core, asyncio.get_running_loop())
-        self._listener = HttpListener(HttpApp(self._core).serve, is_local=True, shared=self._shared)
+        self._listener = HttpListener(HttpApp(self._core, _no_controller).serve, is_local=True, context=self._shared)
         self._clients = [_Client() for _ in range(max(ROUNDS_PER_STAGE))]
         self._fronts = [FastConnection(self._shared, self._listener) for _ in self._clients]
         for front, client in zip(self._fronts, self._clients, strict=True):
@@ -123,11 +126,12 @@ class InProcessGateway:
             front.get_buffer(-1)[:size] = request
             front.buffer_updated(size)
         taken = time.perf_counter()
-        self._link._flush()
+        self._link.channel._flush()
         sent = time.perf_counter()
         frame = self._answer(count)
         answered = time.perf_counter()
-        self._link._on_readable()
+        while self._link.in_flight.requests:
+            self._link.channel._on_readable()
         end = time.perf_counter()
         assert self._clients[0].answers == before + 1, "a request was not answered in its turn"
         best.note(f"{kind} take", count, taken - begin)
@@ -226,6 +230,10 @@ class InProcessGateway:
         self._far.close()
         for front in self._fronts:
             front.connection_lost(None)
+
+
+async def _no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
+    raise AssertionError(command)
 
 
 def request_of(scene: Scene) -> bytes:

@@ -1,1 +1,1 @@
-"""Every endpoint but inference."""
+"""The HTTP API except inference."""

@@ -1,4 +1,4 @@
-"""The model repository over HTTP: what there is, load, unload. The brain does it; here it is only asked."""
+"""Endpoints of the model repository: index, load, unload. The controller executes them."""
 
 from __future__ import annotations
 
@@ -7,70 +7,71 @@ from typing import Any, Final
 
 from aiohttp.web_response import StreamResponse
 
-from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
+from mmsup.gateway.observability.controller_status import CallController
 from mmsup.gateway.protocol.json_document import as_object, parse_error
 from mmsup.ipc.errors import CallerError, ServerError
 
 INDEX_WAIT_S: Final = 10.0
 READERS_LIMIT: Final = 64
-"""Control calls whose bodies are on their way in: each may gather a megabyte."""
+"""Control requests whose bodies are being received: each may take a megabyte."""
 
 
 class RepositoryApi:
-    """The handlers."""
+    """Request handlers."""
 
-    def __init__(self, backend: Router) -> None:
-        self._backend = backend
+    def __init__(self, call_controller: CallController) -> None:
+        self._call_controller = call_controller
         self._reading = 0
 
-    async def _document(self, call: HttpRequest) -> dict[str, Any]:  # a JSON object
-        """The body of a control call; ServerError if too many are being read."""
+    async def _document(self, request: HttpRequest) -> dict[str, Any]:  # a JSON object
+        """The body of a control request; ServerError if too many are being received."""
         if self._reading >= READERS_LIMIT:
             raise ServerError("queue_full", "too many control calls at once", retry_after_s=1)
         self._reading += 1
         try:
-            return await call.read_document()
+            return await request.read_document()
         finally:
             self._reading -= 1
 
-    async def index(self, call: HttpRequest) -> StreamResponse:
-        """All models and versions with their states; with `ready` only those that serve."""
-        asked = await self._document(call)
-        only_ready = asked.get("ready", False)
+    async def index(self, request: HttpRequest) -> StreamResponse:
+        """All models and versions with their states; with `ready` only those that are ready."""
+        document = await self._document(request)
+        only_ready = document.get("ready", False)
         if not isinstance(only_ready, bool):
             raise parse_error("'ready' must be true or false")
         try:
             async with asyncio.timeout(INDEX_WAIT_S):
-                rows = await self._backend.call_controller("index", {"ready": only_ready})
+                rows = await self._call_controller("index", {"ready": only_ready})
         except TimeoutError:
             raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
-        return response.json_response(rows, extra=call.echo_headers)
+        return response.json_response(rows, extra=request.echo_headers)
 
-    async def load(self, call: HttpRequest) -> StreamResponse:
-        """Load or reload; answers when the model serves, or with the reason why not."""
-        await self._backend.call_controller(
-            "load", {"name": call.model, **_parameters(call, await self._document(call))}
-        )
-        return response.empty_response(call.echo_headers)
+    async def load(self, request: HttpRequest) -> StreamResponse:
+        """Load or reload; answers when the model is ready, or with the reason why it is not."""
+        return await self._execute("load", request)
 
-    async def unload(self, call: HttpRequest) -> StreamResponse:
-        """Unload; answers when nothing is routed to the model any more."""
-        await self._backend.call_controller(
-            "unload", {"name": call.model, **_parameters(call, await self._document(call))}
-        )
-        return response.empty_response(call.echo_headers)
+    async def unload(self, request: HttpRequest) -> StreamResponse:
+        """Unload; answers when no request is routed to the model any more."""
+        return await self._execute("unload", request)
+
+    async def _execute(self, command: str, request: HttpRequest) -> StreamResponse:
+        parameters = _parameters(request, await self._document(request))
+        await self._call_controller(command, {"name": request.model, **parameters})
+        return response.empty_response(request.echo_headers)
 
 
-def _parameters(call: HttpRequest, document: dict[str, Any]) -> dict[str, Any]:  # JSON; scalars, judged by the brain
+def _parameters(
+    request: HttpRequest, document: dict[str, Any]
+) -> dict[str, Any]:  # JSON; scalars, checked by the controller
     """The `parameters` of a load or unload, as an argument only if there are any."""
-    said = document.get("parameters")
-    given = {} if said is None else as_object(said)
-    if given is None or not all(isinstance(each, str | int | float | bool) for each in given.values()):
+    value = document.get("parameters")
+    parameters = {} if value is None else as_object(value)
+    if parameters is None or not all(isinstance(each, str | int | float | bool) for each in parameters.values()):
         raise parse_error("'parameters' must be an object of scalars")
-    files = [key for key in given if key.startswith("file:")]
+    files = [key for key in parameters if key.startswith("file:")]
     if files:
-        text = f"failed to load '{call.model}': files may not be sent to this server"
-        raise CallerError("forbidden", text, model=call.model)
-    return {"parameters": given} if given else {}
+        text = f"failed to load '{request.model}': files may not be sent to this server"
+        raise CallerError("forbidden", text, model=request.model)
+    return {"parameters": parameters} if parameters else {}

@@ -1,1 +1,1 @@
-"""Sockets and connections: accept, fast connection, aiohttp connection, limits."""
+"""Client connections: accepting them, their limits, and the two ways to serve them."""

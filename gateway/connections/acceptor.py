@@ -1,8 +1,8 @@
-"""Who comes to a listening socket is taken in, many at a turn of the loop if many have come.
+"""Accepts up to EXTRA_ACCEPTS connections per event-loop iteration, where the event loop accepts one.
 
-The loop's own server takes one connection a turn (libuv since 1.46). While a flood is served a turn lasts a
-millisecond, and who comes behind 256 others would wait for as many turns. So after each one that the server took, those
-that wait behind it are taken too, up to EXTRA; if nobody waits, that costs one system call.
+The loop's own server accepts one connection per iteration (libuv since 1.46). Under load an iteration takes a
+millisecond, and a client behind 256 others would wait for as many iterations. So after each connection that the server
+has accepted, those waiting behind it are accepted too; if there are none, that costs one system call.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Final
 
 BACKLOG: Final = 1024
 EXTRA_ACCEPTS: Final = 16
-"""Connections, each some 0.1 ms."""
+"""Each takes about 0.1 ms."""
 
 
 class ConnectionAcceptor:
-    """Of one socket, which it owns from `start` on. `make`: gives each connection its protocol."""
+    """For one socket, which it owns from `start` on. `make`: makes the protocol of each connection."""
 
     def __init__(self, sock: socket.socket, make: Callable[[], asyncio.BaseProtocol]) -> None:
         self._sock = sock
@@ -29,12 +29,11 @@ class ConnectionAcceptor:
         self._is_scheduled = False
 
     async def start(self) -> None:
-        """Take in who comes, from now on."""
         self._sock.settimeout(0)
         self._server = await self._loop.create_server(self._on_connection, sock=self._sock, backlog=BACKLOG)
 
     def close(self) -> None:
-        """Take in no more, and close the socket; connections stay."""
+        """Accept no more and close the socket; connections stay open."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -51,7 +50,7 @@ class ConnectionAcceptor:
             try:
                 client, _ = self._sock.accept()
             except OSError:
-                return  # nobody waits; or no descriptor is free, which the server knows how to live with
+                return  # none is waiting; or no descriptor is free, which the server handles
             task = self._loop.create_task(self._connect(client))
             self._connect_tasks.add(task)
             task.add_done_callback(self._connect_tasks.discard)
@@ -60,4 +59,4 @@ class ConnectionAcceptor:
         try:
             await self._loop.connect_accepted_socket(self._make, client)
         except OSError:
-            client.close()  # it has gone already
+            client.close()  # the client has gone already

@@ -1,4 +1,4 @@
-"""What all connections of a gateway use: what is known of heads and of requests, and memory to read into."""
+"""Objects that all client connections of a gateway share: caches, the fair queue, the read buffer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READ_BUFFER_BYTES: Final = 1 << 16
 
 
 class ConnectionContext:
-    """What all connections of a gateway use."""
+    """One per gateway process."""
 
     def __init__(self, inference: InferHandler, loop: asyncio.AbstractEventLoop) -> None:
         self.inference = inference
@@ -22,5 +22,5 @@ class ConnectionContext:
         self.head_cache = HeadCache(loop)
         self.request_cache = RequestCache()
         self.read_buffer = bytearray(READ_BUFFER_BYTES)
-        """What the kernel fills before it is known what it is: used up before the next read of any connection."""
+        """Where the kernel writes bytes of yet unknown meaning: consumed before the next read of any connection."""
         self.read_view = memoryview(self.read_buffer)

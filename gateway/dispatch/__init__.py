@@ -1,1 +1,1 @@
-"""To which worker a request goes, what is in flight there, what happens when the worker dies."""
+"""Routing of requests to workers: admission, links, requests in flight, retries when a worker exits."""

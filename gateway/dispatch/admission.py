@@ -1,47 +1,45 @@
-"""What is open in one gateway, in requests and in bytes, by model and in all; what may come on top. Pure.
+"""Admission control: limits the requests and request bytes that one gateway holds, per model and in total. Pure.
 
-Two bounds of each kind. A model's own is its operator's. That over all models is shared by what is *free*: a model may
-have as much open as is still free. So one model alone gets half of it, of n that are flooded each gets 1/(n + 1), and a
-part is always left for the next model that comes, whoever floods. A model that has nothing open is refused only when
-nothing is free. (Choudhury and Hahne's dynamic thresholds, with a factor of one.)
+There are two limits of each kind. A model's own limit is configured. The limit over all models is shared by what is
+still free (dynamic thresholds of Choudhury and Hahne with a factor of one): a model may hold as much as is unused. So
+one model alone gets half of it, each of n flooded models gets 1/(n + 1), and some is always left for the next model. A
+model that holds nothing is refused only when nothing is free.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.specs import ModelSpec
 
 
 class AdmissionControl:
-    """One per gateway."""
-
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self.open_requests = 0
-        """Admitted and not yet left."""
         self.open_bytes = 0
-        """Of their bodies, as far as these do not travel in messages."""
+        """Of request bodies; small bodies, which travel inside messages, are not counted."""
         self.requests_by_model: dict[str, int] = {}
-        """Requests of each model that has any."""
+        """Has no entry for a model without open requests."""
         self._bytes_by_model: dict[str, int] = {}
+        self.on_empty: Callable[[], None] | None = None
+        """Called when the last open request leaves."""
 
-    def check(self, name: str, spec: ModelSpec | None) -> None:
-        """ServerError `queue_full` if no more requests of this model may come now."""
+    def admit(self, name: str, spec: ModelSpec | None) -> None:
+        """Count one more request of this model; ServerError `queue_full` if a limit is reached."""
         held = self.requests_by_model.get(name, 0)
         if held + self.open_requests >= self._max_requests:
             text = f"the server has {self.open_requests} requests open, {held} of them of model '{name}'"
             raise _queue_full(name, f"{text}: {self._max_requests} are shared among all models")
         if spec is not None and held >= spec.max_queue:
             raise _queue_full(name, f"model '{name}' has {held} requests of {spec.max_queue}")
-
-    def enter(self, name: str) -> None:
-        """One more."""
-        self.requests_by_model[name] = self.requests_by_model.get(name, 0) + 1
+        self.requests_by_model[name] = held + 1
         self.open_requests += 1
 
     def reserve(self, spec: ModelSpec, size: int) -> None:
-        """So many bytes more; ServerError `queue_full` if they may not come now."""
+        """Count `size` more bytes; ServerError `queue_full` if a limit is reached. One body alone always fits."""
         held = self._bytes_by_model.get(spec.name, 0)
         if held and held + size > spec.max_queue_bytes:
             raise _queue_full(spec.name, f"model '{spec.name}' holds {spec.max_queue_bytes} bytes of requests")
@@ -52,7 +50,7 @@ class AdmissionControl:
         self.open_bytes += size
 
     def leave(self, name: str, size: int) -> None:
-        """One less, which held so many bytes."""
+        """Count one request less, which had reserved `size` bytes."""
         left = self.requests_by_model[name] - 1
         self.open_requests -= 1
         if left:
@@ -66,6 +64,8 @@ class AdmissionControl:
                 self._bytes_by_model[name] = rest
             else:
                 del self._bytes_by_model[name]
+        if not self.open_requests and self.on_empty is not None:
+            self.on_empty()
 
 
 def _queue_full(name: str, text: str) -> ServerError:

@@ -1,14 +1,12 @@
-"""One client's request while it is with us: its bytes, its place at a worker, exactly one outcome.
+"""One admitted request: its body, the link that it is sent over, and exactly one outcome.
 
-Who calls: the HTTP handlers, as `async with await backend.open(...) as exchange`, and the front, which never waits:
-each step has a form that waits (`space`, `infer`) and one that does what can be done at once or says that it cannot
-(`try_space`, `try_infer`, `outcome`). `leave` frees what is ours and, if there is no outcome yet, tells the worker to
-forget the request.
+The HTTP handlers call `allocate` and `resume`. The fast path, which never waits, calls what completes at once or
+reports that it cannot: `try_allocate`, `try_infer`, `result`. `close` frees what the request holds and, without an
+outcome, cancels it at the worker.
 
-A request that had not begun to execute when its worker ended goes to the next one, from the same bytes, unseen by the
-client; not more than a few times. One that had begun is answered with the verdict, or run once more where the model
-allows it (never after an out-of-memory: it would kill the next one too). One that was in the run that ended is run
-alone from then on, whoever sends it; if that ends a worker too, it is refused (docs/decisions/007-poison.md).
+What happens when its worker exits is decided in retry_policy.py. A request that was in the batch that was running then
+runs alone from that time on, whoever sends it; if that kills a worker again, it is refused
+(docs/decisions/007-poison.md).
 """
 
 from __future__ import annotations
@@ -16,374 +14,372 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from mmsup.gateway.dispatch.in_flight import InFlightRequest, RequestEvent, WorkerExited
+from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.input_layout import copy_bytes, free_slots, locate_input
-from mmsup.gateway.dispatch.poison_requests import OFF_LOOP_BYTES, refusal_error
-from mmsup.gateway.dispatch.reply_validation import ValidatedSignature
+from mmsup.gateway.dispatch.poison_requests import OFF_LOOP_BYTES, PoisonRequests, refusal_error
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, received_tensors, total_bytes
-from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.gateway.dispatch.retry_policy import is_own_fault, may_rerun, needs_verdict
+from mmsup.gateway.dispatch.verdicts import Verdicts
+from mmsup.gateway.dispatch.worker_link import InFlightRequest, RequestEvent, WorkerExited, WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, OutputTensor
-from mmsup.gateway.protocol.output_sizes import used_bytes
+from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator, used_bytes
 from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, make_error
 from mmsup.ipc.memory.arena import Slot, SlotState
-from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
-from mmsup.ipc.poison_policy import RETRYABLE_CAUSES, PoisonEntry
+from mmsup.ipc.messages.data import InferReply, TensorLocation
+from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
-if TYPE_CHECKING:
-    from mmsup.gateway.dispatch.router import Router
-
 _EXECUTED_CODES: Final = frozenset({"", "inference_failed"})
-"""Of a final reply: it ran, and the worker is there to say so."""
+"""Codes of a final reply that show that the request ran and its worker survived it."""
 _EMPTY: Final = memoryview(b"")
-LOST_WORKERS_LIMIT: Final = 3
-"""What has been at so many workers when they ended is answered, whatever their pages say of it: a worker that wipes
-its page would take every other one along."""
 GRANTS_LIMIT: Final = 2
-"""A worker that still asks after this many larger grants is not honest about its sizes."""
+"""A worker that asks again after this many larger output buffers reports wrong sizes."""
+
+
+class Dispatcher(Protocol):
+    """What a request needs of the router."""
+
+    admission: AdmissionControl
+    output_sizes: OutputSizeEstimator
+    poison_requests: PoisonRequests
+    verdicts: Verdicts
+
+    async def acquire(self, name: str, version: str, deadline_ns: int, priority: int = 0) -> WorkerLink: ...
 
 
 class DispatchedRequest:
-    """One request. Made by `Backend.open` when a link was found."""
+    """Made by `Router.open` and `Router.try_open` when a link is found."""
 
+    # fmt: off
     __slots__ = (
-        "_buffer",
-        "_failure",
-        "_fingerprint",
-        "_in_flight",
-        "_link",
-        "_lost_workers",
-        "_requested_version",
-        "_router",
-        "_runs_alone",
-        "deadline_ns",
-        "metadata",
-        "model",
-        "request_id",
-        "reserved_bytes",
-        "spec",
-        "version",
+        "_requested_version", "_router", "buffer", "deadline_ns", "in_flight", "link", "metadata", "request_id",
+        "reserved_bytes", "spec",
     )
+    # fmt: on
 
-    def __init__(self, backend: Router, link: WorkerLink, version: str, deadline_ns: int) -> None:
-        self._router = backend
-        self._link = link
-        link.reserved_requests += 1
+    def __init__(self, router: Dispatcher, link: WorkerLink, version: str, deadline_ns: int) -> None:
+        self._router = router
         self._requested_version = version
-        self._buffer: Slot | memoryview = _EMPTY
-        self._in_flight: InFlightRequest | None = None
-        self._failure: MmsupError | None = None
-        """Why its run came to nothing, if one has."""
-        self._fingerprint = b""
-        """Taken only when its model has a list."""
-        self._lost_workers = 0
-        """Workers that ended while it was there."""
-        self._runs_alone = False
-        """It shares its run with nobody."""
+        self.link = link
+        link.reserved_requests += 1
+        self.buffer: Slot | memoryview = _EMPTY
+        """The body."""
+        self.in_flight: InFlightRequest | None = None
+        """Set when the request was sent over `link`."""
         self.request_id = ""
-        """The client's own id of it, if it gave one; for the record of a death."""
+        """The client's own id of the request, if it gave one; for crash reports."""
         self.reserved_bytes = 0
         """Counted against the model's `max_queue_bytes`."""
         self.deadline_ns = deadline_ns
         """CLOCK_MONOTONIC. The caller may bring it forward (a `timeout` in the request), never put it off."""
         self.spec = link.spec
-        """How the model is configured."""
+        """Of the model version that serves the request."""
         self.metadata = link.metadata
-        """Its inputs and outputs."""
-        self.model = link.spec.name
-        self.version = link.spec.version
-        """The version that serves it."""
-
-    async def __aenter__(self) -> DispatchedRequest:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
-        """Nothing more is wanted of it, and no view of its memory is used any more. Once."""
-        entry, space = self._in_flight, self._buffer
-        if entry is None:
-            self._link.reserved_requests -= 1
-            if isinstance(space, Slot) and space.state is SlotState.FILLING:
-                self._link.memory.requests.free(space)
-        elif entry.message.id in self._link.in_flight.entries:
-            self._link.abandon(entry)
-        elif entry.output_slot is not None and entry.output_slot.state is SlotState.DRAINING:
-            self._link.memory.results.free(entry.output_slot)
-        # An error that was raised here knows its frames, and through us would keep the memory mapped.
-        self._in_flight, self._buffer, self._failure = None, _EMPTY, None
-        self._router.on_request_closed(self.model, self.reserved_bytes)
+        """Free everything; no view of its memory may be used any more. Called once."""
+        request, buffer, link = self.in_flight, self.buffer, self.link
+        if request is None:
+            link.reserved_requests -= 1
+            if isinstance(buffer, Slot) and buffer.state is SlotState.FILLING:
+                link.memory.requests.free(buffer)
+        elif request.message.id in link.in_flight.requests:
+            link.abandon(request)
+        elif request.output_slot is not None and request.output_slot.state is SlotState.DRAINING:
+            link.memory.results.free(request.output_slot)
+        self.in_flight, self.buffer = None, _EMPTY
+        self._router.admission.leave(self.spec.name, self.reserved_bytes)
 
-    # The bytes of the request.
+    # The body.
 
     async def allocate(self, size: int) -> memoryview:
-        """Where `size` bytes of the body go: memory shared with the worker, or our own if they are few. Once."""
-        space = self.try_allocate(size)
-        if space is None:
-            self._buffer = await self._allocate_slot(size)
-            space = self._buffer.view
-        return space
-
-    def reserve_bytes(self, size: int) -> None:
-        """So many bytes of the body come to lie with us before there is `space` for them."""
-        self._router.reserve_bytes(self, size)
+        """The buffer for a body of `size` bytes: shared with the worker, or private if the body is small. Once."""
+        buffer = self.try_allocate(size)
+        if buffer is None:
+            self.buffer = await self.allocate_slot(size)
+            buffer = self.buffer.view
+        return buffer
 
     def try_allocate(self, size: int) -> memoryview | None:
-        """The same, or None if memory must be waited for: leave the exchange then, or ask `space`."""
-        if size <= INLINE_LIMIT_BYTES:  # the bound on their number bounds these bytes too
-            self._buffer = memoryview(bytearray(size))
-            return self._buffer
+        """The same, or None if memory must be waited for: then close the request or call `allocate`."""
+        if size <= INLINE_LIMIT_BYTES:  # these bytes are bounded by the limit on the number of requests
+            self.buffer = memoryview(bytearray(size))
+            return self.buffer
         if size > self.reserved_bytes:
-            self._router.reserve_bytes(self, size - self.reserved_bytes)
-        slot = self._link.memory.requests.allocate(size)
+            self.reserve_bytes(size - self.reserved_bytes)
+        slot = self.link.memory.requests.allocate(size)
         if slot is None:
             return None
-        self._buffer = slot
+        self.buffer = slot
         return slot.view
 
-    async def _allocate_slot(self, size: int) -> Slot:
-        """A slot at the present link, or at the next one if this life ends meanwhile."""
+    def reserve_bytes(self, size: int) -> None:
+        """Count `size` bytes of the body that are received before the buffer is allocated; ServerError `queue_full`."""
+        self._router.admission.reserve(self.spec, size)
+        self.reserved_bytes += size
+
+    async def allocate_slot(self, size: int) -> Slot:
+        """A slot at the present worker, or at the next one if this one exits meanwhile."""
         while True:
-            link = self._link
+            link = self.link
             try:
                 return await link.memory.allocate(link.memory.requests, size)
             except ServerError:
                 if not link.closed:
                     raise
-                await self._acquire_next_link()
+                await self.acquire_next_link()
 
-    async def _acquire_next_link(self, priority: int = 0) -> None:
-        self._link = link = await self._router.acquire(self.model, self._requested_version, self.deadline_ns, priority)
+    async def acquire_next_link(self, priority: int = 0) -> None:
+        self.link = link = await self._router.acquire(
+            self.spec.name, self._requested_version, self.deadline_ns, priority
+        )
         link.reserved_requests += 1
-        self.spec, self.metadata, self.version = link.spec, link.metadata, link.spec.version
-        self._fingerprint = b""
+        self.spec, self.metadata = link.spec, link.metadata
 
-    # The run.
+    # The inference.
 
-    async def infer(self, run: InferenceJob) -> InferenceResult:
-        """Run the model; the outcome, or the MmsupError that says whose fault it was."""
-        return await self.resume(run, None)
-
-    def try_infer(self, run: InferenceJob, on_event: Callable[[RequestEvent], None]) -> bool:
-        """Send the request if nothing must be waited for. Then `hear` is called once: with a reply, which `outcome`
-        takes if it needs no larger grant; with anything else, which `go_on` takes."""
-        link = self._link
-        if not link.is_unrestricted and self._may_be_poison(run):
+    def try_infer(self, job: InferenceJob, on_event: Callable[[RequestEvent], None]) -> bool:
+        """Send the request unless something must be waited for. Then `on_event` is called once: with a reply, which
+        `result` takes if it needs no larger output buffer; anything else `resume` takes."""
+        if not self.link.is_unrestricted and self._may_be_poison(job):
             return False
-        room = run.output_bytes
-        expected = room[1] if room is not None and room[0] is self.metadata else None
+        known = job.output_bytes
+        expected = known[1] if known is not None and known[0] is self.metadata else None
         if expected is None:
-            expected = self._expected_output_bytes(run)
-        if not expected and type(self._buffer) is memoryview and run.is_in_space:
-            space = self._buffer
-            places: list[TensorLocation] = [space[each.offset : each.offset + each.size] for each in run.inputs]
-            self._submit(run, places, [], None, on_event)
+            expected = self.expected_output_bytes(job)
+        if not expected and type(self.buffer) is memoryview and job.is_in_space:
+            buffer = self.buffer
+            locations: list[TensorLocation] = []
+            for each in job.inputs:
+                locations.append(buffer[each.offset : each.offset + each.size])  # a comprehension is a call more
+            signature, deadline_ns = job.signature or job.packed_signature(), self.deadline_ns
+            self.in_flight = self.link.submit(
+                signature, deadline_ns, tuple(locations), [], None, on_event, self.request_id
+            )
             return True
-        return self._try_with_slots(run, expected, on_event)
+        return self._try_with_slots(job, expected, on_event)
 
-    def _may_be_poison(self, run: InferenceJob) -> bool:
-        """Whether the link is over, or this request may be one that ends workers."""
-        inputs = self._input_tensors(run)
-        if self._link.closed or total_bytes(inputs) > OFF_LOOP_BYTES:
+    def _may_be_poison(self, job: InferenceJob) -> bool:
+        """Whether the link is closed, or the request has or may have an entry on the poison list."""
+        inputs = self.input_tensors(job)
+        if self.link.closed or total_bytes(inputs) > OFF_LOOP_BYTES:
             return True
-        self._fingerprint = fingerprint(self.model, self.version, inputs)
-        return self._router.poison_requests.find(self.model, self._fingerprint) is not None
+        digest = fingerprint(self.spec.name, self.spec.version, inputs)
+        return self._router.poison_requests.find(self.spec.name, digest) is not None
 
-    def _try_with_slots(self, run: InferenceJob, expected: int, on_event: Callable[[RequestEvent], None]) -> bool:
-        link = self._link
-        out = link.memory.results.allocate(expected) if expected else None
-        if expected and out is None:
+    def _try_with_slots(self, job: InferenceJob, expected: int, on_event: Callable[[RequestEvent], None]) -> bool:
+        memory = self.link.memory
+        output = memory.results.allocate(expected) if expected else None
+        if expected and output is None:
             return False
         copies: list[Slot] = []
-        places: list[TensorLocation] = []
-        for each in run.inputs:
+        locations: list[TensorLocation] = []
+        for each in job.inputs:
             size = copy_bytes(each)
-            slot = link.memory.requests.allocate(size) if size else None
+            slot = memory.requests.allocate(size) if size else None
             if slot is not None:
                 copies.append(slot)
             elif size:
-                free_slots(link.memory, copies, out)
+                free_slots(memory, copies, output)
                 return False
-            places.append(locate_input(each, self._buffer, slot))
-        self._submit(run, places, copies, out, on_event)
+            locations.append(locate_input(each, self.buffer, slot))
+        self.submit(job.signature or job.packed_signature(), locations, copies, output, on_event)
         return True
 
-    async def resume(self, run: InferenceJob, said: RequestEvent | None) -> InferenceResult:
-        """The rest of `try_infer` from what was heard, or all of it from None, waiting for what must be waited for."""
-        while True:
+    def submit(
+        self,
+        signature: bytes,
+        locations: list[TensorLocation],
+        input_slots: list[Slot],
+        output: Slot | None,
+        on_event: Callable[[RequestEvent], None],
+    ) -> None:
+        """Send the request over its link; `input_slots` beside the buffer."""
+        if isinstance(self.buffer, Slot):
+            input_slots.append(self.buffer)
+        for slot in input_slots:
+            slot.transition(SlotState.SENT)
+        self.in_flight = self.link.submit(
+            signature, self.deadline_ns, tuple(locations), input_slots, output, on_event, self.request_id
+        )
+
+    def input_tensors(self, job: InferenceJob) -> list[Tensor]:
+        return received_tensors(job.inputs, self.buffer.view if isinstance(self.buffer, Slot) else self.buffer)
+
+    def expected_output_bytes(self, job: InferenceJob) -> int:
+        """The size of the output buffer to grant: what the model declares, else the largest of its last results."""
+        known = job.output_bytes
+        declared = known[1] if known is not None and known[0] is self.metadata else job.declared_bytes(self.metadata)
+        if declared is not None:
+            return declared
+        return self._router.output_sizes.largest((self.spec.name, self.spec.version))
+
+    async def resume(self, job: InferenceJob, event: RequestEvent | None = None) -> InferenceResult:
+        """Continue `try_infer` after an event, or do all of it from None, waiting for what must be waited for. Returns
+        the result or raises the MmsupError that says whose fault it was."""
+        return await _WaitingInfer(self, self._router, job).run(event)
+
+    def result(self, event: RequestEvent) -> InferenceResult:
+        """The result in a final reply; any other event is raised."""
+        if not isinstance(event, InferReply):
             try:
-                if said is None:
-                    if self._link.closed:
-                        await self._move_to_next_worker(run.priority)
-                    said = await self._send_and_wait(run)
-                while isinstance(said, InferReply) and said.needed_bytes:
-                    said = await self._grant_larger(said.needed_bytes)
-                if self._runs_alone and isinstance(said, InferReply) and said.code in _EXECUTED_CODES:
-                    self._router.poison_requests.on_survived(self.model, self._fingerprint)
-                return self.result(said)
-            except WorkerExited as end:
-                said = None
-                self._lost_workers += self._in_flight is not None  # else it was still on its way
-                is_judged = end.started or self._lost_workers >= LOST_WORKERS_LIMIT
-                if is_judged and not await self._may_retry(end, run):
-                    assert self._failure is not None, "a request was judged and not told why"
-                    raise self._failure from None
+                raise event
+            finally:
+                del event  # the error refers to this frame; a reference back would keep all of it alive
+        if event.code:
+            raise make_error(event.code, event.text, model=self.spec.name)
+        request = self.in_flight
+        assert request is not None, "a reply came for a request that was not sent"
+        assert request.signature is not None, "a reply without a signature is no result"
+        if request.output_slot is not None:
+            self._router.output_sizes.observe((self.spec.name, self.spec.version), used_bytes(event.locations))
+        outputs = [
+            OutputTensor(each.name, each.datatype, each.shape, request.output_bytes(location))
+            for each, location in zip(request.signature.outputs, event.locations, strict=True)
+        ]
+        return InferenceResult(outputs, event.queue_ns, event.input_ns, event.infer_ns, event.output_ns, event.batch)
 
-    async def _may_retry(self, end: WorkerExited, run: InferenceJob) -> bool:
-        """The worker ended with this request in it, and `_failure` says why: whether it is run once more."""
+
+class _WaitingInfer:
+    """One inference that waits for memory, larger output buffers and other workers."""
+
+    def __init__(self, request: DispatchedRequest, router: Dispatcher, job: InferenceJob) -> None:
+        self._request = request
+        self._router = router
+        self._job = job
+        self._failure: MmsupError | None = None
+        """The verdict on the last worker that exited while the request may have been executing."""
+        self._lost_workers = 0
+        self._fingerprint = b""
+        """Computed only when the model has a poison list."""
+        self._runs_alone = False
+
+    async def run(self, event: RequestEvent | None) -> InferenceResult:
+        """The outcome; `event`: what has come since the request was sent, None if it was not sent."""
+        request = self._request
+        try:
+            while True:
+                try:
+                    if event is None:
+                        if request.link.closed:
+                            await self._move_to_next_worker()
+                        event = await self._send_and_wait()
+                    while isinstance(event, InferReply) and event.needed_bytes:
+                        event = await self._grant_larger(event.needed_bytes)
+                    if self._runs_alone and isinstance(event, InferReply) and event.code in _EXECUTED_CODES:
+                        self._router.poison_requests.on_survived(request.spec.name, self._fingerprint)
+                    return request.result(event)
+                except WorkerExited as exited:
+                    event = None
+                    self._lost_workers += request.in_flight is not None  # else it was not sent yet
+                    if needs_verdict(exited, self._lost_workers) and not await self._may_rerun(exited):
+                        assert self._failure is not None, "a request ends by a verdict and has none"
+                        raise self._failure from None
+        finally:
+            self._failure = event = None  # an error refers to this frame: the cycle would keep memory mapped
+
+    async def _may_rerun(self, exited: WorkerExited) -> bool:
+        """The worker exited while the request may have been executing; sets `_failure` to the verdict."""
+        request = self._request
         is_first = self._failure is None
-        self._failure = error = await self._router.wait_for_verdict(self._link)
-        if error.code == "worker_oom" and end.alone:
-            error.retryable = False  # it was this request that needed the memory
-        if end.executing:
-            await self._router.poison_requests.wait_for_investigation(self._link)
-            case = await self._poison_entry(run)
-            if case is not None and case.blocked:
-                error.retryable = False  # its second worker, and nothing else was in that run
-                return False
-        is_in_time = time.monotonic_ns() < self.deadline_ns
-        return is_first and is_in_time and self.spec.retry_on_crash and error.code in RETRYABLE_CAUSES
+        self._failure = error = await self._router.verdicts.wait(request.link.worker_id, request.spec.name)
+        entry = None
+        if exited.executing:
+            await self._router.poison_requests.wait_for_investigation(request.link)
+            entry = await self._poison_entry()
+        if is_own_fault(error, exited, entry):
+            error.retryable = False
+        if entry is not None and entry.blocked:
+            return False
+        is_in_time = time.monotonic_ns() < request.deadline_ns
+        return may_rerun(error, is_first=is_first, is_in_time=is_in_time, retry_on_crash=request.spec.retry_on_crash)
 
-    async def _poison_entry(self, run: InferenceJob) -> PoisonEntry | None:
-        """What is known of this request, if anything is."""
-        lists = self._router.poison_requests
-        if not lists.has_entries(self.model):
+    async def _poison_entry(self) -> PoisonEntry | None:
+        request, lists = self._request, self._router.poison_requests
+        name = request.spec.name
+        if not lists.has_entries(name):
             return None
         if not self._fingerprint:
-            self._fingerprint = await lists.fingerprint(self.model, self.version, self._input_tensors(run))
-        return lists.find(self.model, self._fingerprint)
+            inputs = request.input_tensors(self._job)
+            self._fingerprint = await lists.fingerprint(name, request.spec.version, inputs)
+        return lists.find(name, self._fingerprint)
 
-    def _input_tensors(self, run: InferenceJob) -> list[Tensor]:
-        return received_tensors(run.inputs, self._buffer.view if isinstance(self._buffer, Slot) else self._buffer)
-
-    async def _move_to_next_worker(self, priority: int) -> None:
-        """To the next life: its arena has none of our bytes; the old mapping, which lives as long as we look, has."""
-        old = self._buffer
-        self._in_flight = None
+    async def _move_to_next_worker(self) -> None:
+        """Acquire another link and copy the body into its memory; the old mapping lives as long as the view of it."""
+        request = self._request
+        old = request.buffer
+        request.in_flight = None
         try:
-            await self._acquire_next_link(priority)
+            await request.acquire_next_link(self._job.priority)
         except MmsupError:
             if self._failure is None:
                 raise
-            raise self._failure from None  # there is no next life in time: what it died of is what there is to say
+            raise self._failure from None  # no other worker comes in time: answer with the verdict on the last one
+        self._fingerprint = b""  # depends on the version
         if isinstance(old, Slot):
-            self._buffer = await self._allocate_slot(old.size)
-            self._buffer.view[:] = old.view
+            request.buffer = await request.allocate_slot(old.size)
+            request.buffer.view[:] = old.view
 
-    async def _send_and_wait(self, run: InferenceJob) -> RequestEvent:
-        """Send the request to the present link, and wait for what is said of it."""
-        link = self._link
-        case = await self._poison_entry(run)
-        if case is not None and case.blocked:
-            raise refusal_error(self.model, case)
-        self._runs_alone = case is not None
+    async def _send_and_wait(self) -> RequestEvent:
+        request, job = self._request, self._job
+        link = request.link
+        entry = await self._poison_entry()
+        if entry is not None and entry.blocked:
+            raise refusal_error(request.spec.name, entry)
+        self._runs_alone = entry is not None
         copies: list[Slot] = []
-        out: Slot | None = None
+        output: Slot | None = None
         try:
-            places: list[TensorLocation] = []
-            for each in run.inputs:
+            locations: list[TensorLocation] = []
+            for each in job.inputs:
                 size = copy_bytes(each)
                 slot = await link.memory.allocate(link.memory.requests, size) if size else None
                 if slot is not None:
                     copies.append(slot)
-                places.append(locate_input(each, self._buffer, slot))
-            is_guess = run.declared_bytes(link.metadata) is None
-            out = await link.memory.allocate_output(self._expected_output_bytes(run), is_guess=is_guess)
+                locations.append(locate_input(each, request.buffer, slot))
+            is_guess = job.declared_bytes(link.metadata) is None
+            output = await link.memory.allocate_output(request.expected_output_bytes(job), is_guess=is_guess)
         except BaseException as error:
-            free_slots(link.memory, copies, out)
+            free_slots(link.memory, copies, output)
             if isinstance(error, ServerError) and link.closed:
-                raise WorkerExited(begun=False) from None
+                raise WorkerExited(started=False) from None
             raise
-        if link.closed:  # while we waited for memory; all of it went with the life
-            raise WorkerExited(begun=False)
-        hear, answer = _event_future()
-        self._submit(run, places, copies, out, hear)
-        return await answer
+        if link.closed:  # while memory was waited for; all of it went with the link
+            raise WorkerExited(started=False)
+        on_event, future = _event_future()
+        signature = job.packed_signature_alone() if self._runs_alone else job.packed_signature()
+        request.submit(signature, locations, copies, output, on_event)
+        return await future
 
-    def _submit(
-        self,
-        run: InferenceJob,
-        places: list[TensorLocation],
-        copies: list[Slot],
-        out: Slot | None,
-        hear: Callable[[RequestEvent], None],
-    ) -> None:
-        link = self._link
-        grant = (out.segment, out.offset, out.size) if out else None
-        words = run.packed_signature_alone() if self._runs_alone else run.signature or run.packed_signature()
-        request = Infer(link.in_flight.next_id(), words, self.deadline_ns, grant, tuple(places))
-        held = copies
-        if type(self._buffer) is Slot:
-            held.append(self._buffer)
-        for slot in held:
-            slot.transition(SlotState.SENT)
-        self._in_flight = entry = InFlightRequest(request, held, hear, out, self.request_id)
-        link.reserved_requests -= 1
-        link.submit(entry)
-
-    def _expected_output_bytes(self, run: InferenceJob) -> int:
-        """Room to grant for the results: what is declared, else the largest seen lately."""
-        declared = run.declared_bytes(self._link.metadata)
-        return self._router.output_sizes.largest((self.model, self.version)) if declared is None else declared
-
-    async def _grant_larger(self, need: int) -> RequestEvent:
-        link, entry = self._link, self._in_flight
-        assert entry is not None, "something was heard of a request that was not sent"
+    async def _grant_larger(self, needed_bytes: int) -> RequestEvent:
+        request, in_flight = self._request, self._request.in_flight
+        link, name = request.link, request.spec.name
+        assert in_flight is not None, "an event came for a request that was not sent"
         try:
-            if entry.larger_grants >= GRANTS_LIMIT:
-                text = f"model '{self.model}' asked again and again for a larger result buffer"
-                raise WorkerError("bad_worker_reply", text, model=self.model)
-            self._router.output_sizes.observe((self.model, self.version), need)
-            slot = await link.memory.allocate(link.memory.results, need)
+            if in_flight.larger_grants >= GRANTS_LIMIT:
+                text = f"model '{name}' asked again and again for a larger result buffer"
+                raise WorkerError("bad_worker_reply", text, model=name)
+            self._router.output_sizes.observe((name, request.spec.version), needed_bytes)
+            slot = await link.memory.allocate(link.memory.results, needed_bytes)
         except BaseException as error:
-            link.abandon(entry)
+            link.abandon(in_flight)
             if isinstance(error, ServerError) and link.closed:
-                raise WorkerExited(begun=True) from None
+                raise WorkerExited(started=True) from None
             raise
         if link.closed:
-            raise WorkerExited(begun=True)
-        entry.on_event, answer = _event_future()
-        link.grant(entry, slot)
-        return await answer
-
-    def result(self, said: RequestEvent) -> InferenceResult:
-        """The result in a final reply; whatever else was heard is raised."""
-        if not isinstance(said, InferReply):
-            try:
-                raise said
-            finally:
-                del said  # the error holds this frame: if that held the error, both would stay, with all they know
-        if said.code:
-            raise make_error(said.code, said.text, model=self.model)
-        entry = self._in_flight
-        assert entry is not None, "a reply came for a request that was not sent"
-        assert entry.signature is not None, "a reply without words is no result"
-        if entry.output_slot is not None:
-            self._router.output_sizes.observe((self.model, self.version), used_bytes(said.locations))
-        outputs = zip(entry.signature.outputs, said.locations, strict=True)
-        made = [
-            OutputTensor(each.name, each.datatype, each.shape, entry.output_bytes(place)) for each, place in outputs
-        ]
-        return InferenceResult(made, said.queue_ns, said.input_ns, said.infer_ns, said.output_ns, said.batch)
-
-    @property
-    def output_signature(self) -> ValidatedSignature | None:
-        """What the words of its result say, once that has come."""
-        return self._in_flight.signature if self._in_flight is not None else None
+            raise WorkerExited(started=True)
+        in_flight.on_event, future = _event_future()
+        link.grant(in_flight, slot)
+        return await future
 
 
 def _event_future() -> tuple[Callable[[RequestEvent], None], asyncio.Future[RequestEvent]]:
-    """What an entry may tell, and where that can be awaited."""
-    answer: asyncio.Future[RequestEvent] = asyncio.get_running_loop().create_future()
+    future: asyncio.Future[RequestEvent] = asyncio.get_running_loop().create_future()
 
-    def hear(said: RequestEvent) -> None:
-        if not answer.done():  # its owner was cancelled
-            answer.set_result(said)
+    def on_event(event: RequestEvent) -> None:
+        if not future.done():  # its owner was cancelled
+            future.set_result(event)
 
-    return hear, answer
+    return on_event, future

@@ -1,4 +1,4 @@
-"""Where the inputs of a request lie at one worker: in the request's own space, copied beside it, or in the message."""
+"""Where a worker finds the inputs of a request: in the request's buffer, in slots of their own, or in the message."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from mmsup.ipc.messages.data import TensorLocation
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
 
-def copy_bytes(given: InputTensor) -> int:
-    """The size of the slot that an input needs beside the request's own space; 0 for none."""
-    size = 0 if given.data is None else len(given.data)
+def copy_bytes(tensor: InputTensor) -> int:
+    """The size of the slot into which an input must be copied; 0 if it need not be."""
+    size = 0 if tensor.data is None else len(tensor.data)
     return size if size > INLINE_LIMIT_BYTES else 0
 
 
-def locate_input(given: InputTensor, space: Slot | memoryview, copy: Slot | None) -> TensorLocation:
-    """Where the worker will find an input; `copy`: where its bytes are copied now, if they are."""
-    data = given.data
+def locate_input(tensor: InputTensor, buffer: Slot | memoryview, copy: Slot | None) -> TensorLocation:
+    """Where the worker finds an input. `copy`: the slot of `copy_bytes`, into which it is copied now."""
+    data = tensor.data
     if copy is not None:
-        assert data is not None, "what lies in the request's space is not copied"
+        assert data is not None, "an input that lies in the request's buffer is not copied"
         copy.view[:] = data
         return copy.segment, copy.offset, copy.size
     if data is not None:
         return data
-    if isinstance(space, Slot):
-        return space.segment, space.offset + given.offset, given.size
-    return space[given.offset : given.offset + given.size]
+    if isinstance(buffer, Slot):
+        return buffer.segment, buffer.offset + tensor.offset, tensor.size
+    return buffer[tensor.offset : tensor.offset + tensor.size]
 
 
-def free_slots(arena: LinkMemory, copies: Sequence[Slot], out: Slot | None) -> None:
-    """Nothing is sent: all that was taken is free again."""
+def free_slots(memory: LinkMemory, copies: Sequence[Slot], output: Slot | None) -> None:
     for slot in copies:
-        arena.requests.free(slot)
-    if out is not None:
-        arena.results.free(out)
+        memory.requests.free(slot)
+    if output is not None:
+        memory.results.free(output)

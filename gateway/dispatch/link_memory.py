@@ -1,7 +1,8 @@
-"""The arena of one link: both sides, grown on demand, off the event loop.
+"""The memory that one link shares with its worker: extents for requests and for results, grown off the event loop.
 
-The worker is told of each extent over the link's own socket pair before any request can name it. What is not yet sent
-over it may be overtaken: a request that names an extent follows it, and one that is released is named by none.
+The worker gets each extent's descriptor over the link's own socket pair before any request can name it. Records that
+are not sent yet may be overtaken by that: a request that names an extent follows it, and no request names a released
+one. The total over all links of the gateway is bounded by a quota.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
-from mmsup.gateway.dispatch.link_memory_quota import MemoryQuota
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.arena import ArenaSide, Extent, Slot, extent_size
@@ -23,25 +23,54 @@ from mmsup.ipc.transport.control_channel import ChannelClosed
 from mmsup.ipc.transport.data_channel import DataChannel
 
 IDLE_EXTENT_S: Final = 60.0
-"""How long an extent stays without use: making one takes milliseconds, keeping it costs others their memory."""
-
-
+"""How long an unused extent is kept: making one takes milliseconds, keeping it takes memory from other links."""
 EXIT_WAIT_S: Final = 1.0
-"""From the end of a worker's socket to the kernel's word that it has ended; that takes milliseconds."""
+"""From the close of a worker's socket to the kernel's report of its exit, which takes milliseconds."""
+
+
+class MemoryQuota:
+    """How much shared memory a gateway may hold over all links, in bytes.
+
+    Checked before an extent is made: beyond the limit of a memory cgroup an allocation is not an error but a kill.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    def fits(self, size: int) -> bool:
+        return self.held_bytes + size <= self.limit_bytes
+
+    def reserve(self, size: int) -> None:
+        """Hold `size` more bytes; ServerError `no_buffer` if they do not fit."""
+        if not self.fits(size):
+            text = (
+                f"no buffer for {size} bytes: {self.held_bytes} of {self.limit_bytes} bytes of request memory are in "
+                "use; try again, or raise arena_memory"
+            )
+            raise ServerError("no_buffer", text, retry_after_s=1)
+        self.held_bytes += size
+
+    def release(self, size: int) -> None:
+        self.held_bytes -= size
+        assert self.held_bytes >= 0, "more arena memory was released than reserved"
 
 
 class LinkMemory:
-    """In and out side towards one worker life. Closed as a whole when the life ends."""
+    """The extents shared with one worker process. Closed as a whole when the link is closed."""
 
-    def __init__(self, pair: DataChannel, quota: MemoryQuota, executor: Executor, reclaim: Callable[[], None]) -> None:
-        self._channel = pair
+    def __init__(
+        self, channel: DataChannel, quota: MemoryQuota, executor: Executor, release_idle_memory: Callable[[], None]
+    ) -> None:
+        """`release_idle_memory`: called where the quota is reached, for all links."""
+        self._channel = channel
         self._quota = quota
         self._executor = executor
-        self._release_idle_memory = reclaim
+        self._release_idle_memory = release_idle_memory
         self._segments = itertools.count()
         self._grow_lock = asyncio.Lock()
         self._last_use: dict[int, tuple[int, float]] = {}
-        """Of each extent: how often it had been used at the last look that found it used, and when that was."""
+        """By extent: its count of allocations when it was last seen in use, and that time in seconds."""
         self.requests = ArenaSide(writable_by_worker=False)
         self.results = ArenaSide(writable_by_worker=True)
         self.closed = False
@@ -60,7 +89,7 @@ class LinkMemory:
         return slot
 
     async def allocate_output(self, size: int, *, is_guess: bool) -> Slot | None:
-        """A slot for results of that size; none for a guess where no memory is left, since small results need none."""
+        """A slot for results of `size` bytes. Without memory for an estimated size, None: small results need none."""
         try:
             return await self.allocate(self.results, size) if size else None
         except ServerError:
@@ -99,7 +128,7 @@ class LinkMemory:
         extent.close()
 
     async def _wait_for_exit(self) -> None:
-        """The worker's socket has ended, and its life with it: whoever asked is to see that, and go to the next one."""
+        """The worker's socket is closed, so its exit follows; the caller shall see that and use the next worker."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXIT_WAIT_S):
                 await self._closed_event.wait()
@@ -115,33 +144,32 @@ class LinkMemory:
         return self._channel.send(pack_frame([message]), [extent.fd])
 
     def release_idle(self) -> None:
-        """Give back every extent that no slot uses."""
         for side in (self.requests, self.results):
             for extent in [each for each in side if not each.allocator.used]:
                 self._release(side, extent)
 
     def release_unused(self, now_s: float) -> None:
-        """Give back every extent that nobody has used for IDLE_S, as far as looks of now and then can tell."""
+        """Release every extent that has not been used for IDLE_EXTENT_S, as far as periodic calls can tell."""
         for side in (self.requests, self.results):
             for extent in list(side):
-                taken, since_s = self._last_use.get(extent.segment, (-1, now_s))
-                if extent.allocator.used or extent.allocator.allocations != taken:
+                allocations, since_s = self._last_use.get(extent.segment, (-1, now_s))
+                if extent.allocator.used or extent.allocator.allocations != allocations:
                     self._last_use[extent.segment] = extent.allocator.allocations, now_s
                 elif now_s - since_s >= IDLE_EXTENT_S:
                     self._release(side, extent)
 
     def _release(self, side: ArenaSide, extent: Extent) -> None:
         try:
-            told = self._channel.send(pack_frame([DetachExtent(extent.segment)]))
+            sent = self._channel.send(pack_frame([DetachExtent(extent.segment)]))
         except ChannelClosed:
             return
-        if told:
+        if sent:
             side.remove(extent)
             self._quota.release(extent.size)
             self._last_use.pop(extent.segment, None)
 
     def close(self) -> None:
-        """Drop everything; views still being written to a client keep their mapping alive."""
+        """Drop everything; views that are still being written to a client keep their mapping alive."""
         self.closed = True
         self._closed_event.set()
         for side in (self.requests, self.results):

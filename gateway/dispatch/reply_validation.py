@@ -1,6 +1,7 @@
-"""What a worker's reply may say: every number checked before any byte of it is used. Pure.
+"""Validation of workers' replies: every number is checked before any output byte is used. Pure.
 
-The words of a reply are checked once for all replies that have the same; what changes, each time.
+A reply's signature (names, datatypes, shapes) is validated once for all replies that have the same; its locations are
+validated each time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NEED_LIMIT_BYTES = 1 << 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ValidatedSignature:
-    """An Outline with the size of each output, None where only the data can tell; or what is wrong with it."""
+    """A reply signature with the size of each output (None if only the data can tell), or what is wrong with it."""
 
     packed: bytes
     outputs: tuple[TensorSpec, ...] = ()
@@ -27,24 +28,23 @@ class ValidatedSignature:
     error: str = ""
 
 
-def validate_signature(words: bytes) -> ValidatedSignature:
-    """What these words of a reply say."""
+def validate_signature(packed: bytes) -> ValidatedSignature:
     try:
-        outline = unpack_reply_signature(words)
+        signature = unpack_reply_signature(packed)
     except WireError as error:
-        return ValidatedSignature(words, error=f"its words are none: {error}")
-    fault = _signature_error(outline)
-    if fault:
-        return ValidatedSignature(words, error=fault)
-    sizes = tuple([size_bytes(each.datatype, each.shape) for each in outline.outputs])
-    return ValidatedSignature(words, outline.outputs, sizes)
+        return ValidatedSignature(packed, error=f"its signature is malformed: {error}")
+    text = _signature_error(signature)
+    if text:
+        return ValidatedSignature(packed, error=text)
+    sizes = tuple([size_bytes(each.datatype, each.shape) for each in signature.outputs])
+    return ValidatedSignature(packed, signature.outputs, sizes)
 
 
-def _signature_error(outline: ReplySignature) -> str:
-    names = [each.name for each in outline.outputs]
+def _signature_error(signature: ReplySignature) -> str:
+    names = [each.name for each in signature.outputs]
     if len(set(names)) != len(names):
         return "it names an output twice"
-    for each in outline.outputs:
+    for each in signature.outputs:
         if each.datatype not in ITEM_BYTES:
             return f"output '{each.name:.80}': its datatype does not exist"
         if len(each.shape) > RANK_LIMIT or any(size < 0 for size in each.shape):
@@ -52,32 +52,32 @@ def _signature_error(outline: ReplySignature) -> str:
     return ""
 
 
-def validate_reply(reply: InferReply, said: ValidatedSignature | None, granted: Slot | None) -> str:
-    """What is wrong with a reply, or an empty text; `said`: what its words say, if it has any."""
-    if said is None:
+def validate_reply(reply: InferReply, signature: ValidatedSignature | None, granted: Slot | None) -> str:
+    """What is wrong with a reply, or an empty text. `signature`: None if the reply has none."""
+    if signature is None:
         if reply.needed_bytes:
             return "" if 0 < reply.needed_bytes <= NEED_LIMIT_BYTES else f"it asks for {reply.needed_bytes} bytes"
-        return "" if reply.code else "it says nothing"
-    if said.error:
-        return said.error
-    places, sizes = reply.locations, said.sizes
-    if len(places) != len(sizes):
-        return f"{len(places)} outputs where its words have {len(sizes)}"
-    for index, place in enumerate(places):
+        return "" if reply.code else "it has neither a result nor an error"
+    if signature.error:
+        return signature.error
+    locations, sizes = reply.locations, signature.sizes
+    if len(locations) != len(sizes):
+        return f"{len(locations)} outputs where its signature has {len(sizes)}"
+    for index, location in enumerate(locations):
         size = sizes[index]
-        if isinstance(place, tuple):
-            fault = _location_error(place, size, granted)
-        elif size is None or len(place) == size:
+        if isinstance(location, tuple):
+            error = _location_error(location, size, granted)
+        elif size is None or len(location) == size:
             continue
         else:
-            fault = f"{len(place)} bytes where its shape has {size}"
-        if fault:
-            return f"output '{said.outputs[index].name:.80}': {fault}"
+            error = f"{len(location)} bytes where its shape has {size}"
+        if error:
+            return f"output '{signature.outputs[index].name:.80}': {error}"
     return ""
 
 
-def _location_error(place: tuple[int, int, int], expected: int | None, granted: Slot | None) -> str:
-    segment, offset, size = place
+def _location_error(location: tuple[int, int, int], expected: int | None, granted: Slot | None) -> str:
+    segment, offset, size = location
     if size < 0:
         return "its size is negative"
     if expected is not None and expected != size:

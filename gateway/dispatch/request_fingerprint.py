@@ -1,7 +1,7 @@
-"""By what a request is known again: a digest of its inputs, whatever way they came and in whatever order. Pure.
+"""Request fingerprints: digests that are equal for equal inputs, however they were sent and in whatever order. Pure.
 
-Taken only of requests that were in the run of a worker when it ended, and of those that come to a model which has such
-requests on its list (ipc/poison_policy.py). Parameters and the choice of outputs are no part of it: no model sees them.
+Computed only for requests that were in a worker's running batch when it exited, and for those to a model with a poison
+list (ipc/poison_policy.py). Parameters and the choice of outputs are left out, because models do not see them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DIGEST_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One input, wherever its bytes lie."""
+    """One input with its bytes."""
 
     name: str
     datatype: str
@@ -30,7 +30,7 @@ class Tensor:
 
 
 def fingerprint(model: str, version: str, inputs: Iterable[Tensor]) -> bytes:
-    """The digest of these inputs for this version. About 1 ms for each MiB."""
+    """The digest of these inputs for this version; takes about 1 ms per MiB."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     _update(digest, model.encode(), version.encode())
     for each in sorted(inputs, key=lambda each: each.name):
@@ -39,16 +39,16 @@ def fingerprint(model: str, version: str, inputs: Iterable[Tensor]) -> bytes:
 
 
 def _update(digest: hashlib.blake2b, *parts: bytes | memoryview) -> None:
-    """Each with its length before it, so that no two lists of parts are one text."""
+    """Add each part with its length before it, so that no two lists of parts give the same text."""
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
 
 
-def received_tensors(inputs: Iterable[InputTensor], space: memoryview) -> list[Tensor]:
-    """The inputs of a request as it has come; `space`: where those lie that have no bytes of their own."""
+def received_tensors(inputs: Iterable[InputTensor], buffer: memoryview) -> list[Tensor]:
+    """The inputs of a request as received; those without bytes of their own lie in `buffer`."""
     return [
-        Tensor(each.name, each.datatype, each.shape, space[each.offset : each.offset + each.size])
+        Tensor(each.name, each.datatype, each.shape, buffer[each.offset : each.offset + each.size])
         if each.data is None
         else Tensor(each.name, each.datatype, each.shape, each.data)
         for each in inputs
@@ -56,25 +56,24 @@ def received_tensors(inputs: Iterable[InputTensor], space: memoryview) -> list[T
 
 
 def sent_tensors(request: Infer, slots: Sequence[Slot]) -> list[Tensor]:
-    """The inputs of a request as it was sent; `slots`: those that its places are in."""
+    """The inputs of a request as sent to a worker; its locations are in `slots`."""
     specs = unpack_infer_signature(request.signature).inputs
     return [
-        Tensor(each.name, each.datatype, each.shape, _bytes_at(place, slots))
-        for each, place in zip(specs, request.locations, strict=True)
+        Tensor(each.name, each.datatype, each.shape, _bytes_at(location, slots))
+        for each, location in zip(specs, request.locations, strict=True)
     ]
 
 
 def total_bytes(inputs: Iterable[Tensor]) -> int:
-    """How much there is to read."""
     return sum(len(each.data) for each in inputs)
 
 
-def _bytes_at(place: TensorLocation, slots: Sequence[Slot]) -> bytes | memoryview:
-    if not isinstance(place, tuple):
-        return place
-    segment, offset, size = place
+def _bytes_at(location: TensorLocation, slots: Sequence[Slot]) -> bytes | memoryview:
+    if not isinstance(location, tuple):
+        return location
+    segment, offset, size = location
     for slot in slots:
         start = offset - slot.offset
         if slot.segment == segment and 0 <= start <= len(slot.view) - size:
             return slot.view[start : start + size]
-    raise AssertionError("a request was sent with a place in none of its slots")
+    raise AssertionError("a request was sent with a location in none of its slots")

@@ -1,7 +1,6 @@
-"""The route table: what the brain last said of each model. Pure.
+"""The route table: the state of every model and version as the controller last sent it. Pure.
 
-A gateway keeps the last table while the brain is away. Which worker serves a version is not here but in `backend.py`:
-it follows from the links that are up.
+A gateway keeps the last table while no controller runs. Which workers serve a version is kept in link_table.py.
 """
 
 from __future__ import annotations
@@ -17,42 +16,40 @@ _VERSION_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 
 
 class RouteTable:
-    """Model name to Route."""
+    """Maps model names to their `Route`."""
 
     def __init__(self) -> None:
         self._models: dict[str, Route] = {}
-        self._defaults: dict[str, VersionState] = {}
-        """Of those that are wanted, the version that serves a request without one."""
+        self.defaults: dict[str, VersionState] = {}
+        """The default version of each model that is to be served."""
         self._received: set[str] = set()
 
     def put(self, route: Route) -> None:
-        """A model as it is now."""
         self._models[route.name] = route
         self._received.add(route.name)
-        self._defaults.pop(route.name, None)
+        self.defaults.pop(route.name, None)
         for each in route.versions:
             if route.wanted and each.version == route.default:
-                self._defaults[route.name] = each
+                self.defaults[route.name] = each
 
     def drop(self, name: str) -> None:
-        """A model that is in no repository any more."""
         self._models.pop(name, None)
-        self._defaults.pop(name, None)
+        self.defaults.pop(name, None)
 
     def __contains__(self, name: object) -> bool:
         return name in self._models
 
     def begin_sync(self) -> None:
-        """A brain starts to say everything anew."""
+        """A new controller starts to send all routes."""
         self._received.clear()
 
     def end_sync(self) -> None:
-        """It has said everything: what it did not name is gone."""
+        """The controller has sent all routes: drop the models that it did not name."""
         for name in self._models.keys() - self._received:
             self.drop(name)
 
     def names(self) -> list[str]:
-        """All models of the repositories, also those that do not serve."""
+        """All models in the repositories, including those that are not served."""
         return sorted(self._models)
 
     def model(self, name: str) -> Route:
@@ -63,8 +60,8 @@ class RouteTable:
         return route
 
     def version(self, name: str, version: str) -> VersionState:
-        """One version of a model, `""` being the default one; CallerError if it is not served."""
-        if not version and (state := self._defaults.get(name)) is not None:
+        """One version of a model, `""` being the default version; CallerError if it is not served."""
+        if not version and (state := self.defaults.get(name)) is not None:
             return state
         route = self.model(name)
         if not route.wanted or not route.versions:
@@ -74,9 +71,9 @@ class RouteTable:
         if version and not _VERSION_NUMBER.fullmatch(version):
             text = f"failed to get model version from specified version string '{version:.40}' for model '{name}'"
             raise CallerError("bad_version", text, model=name)
-        wanted = str(int(version)) if version else route.default
+        number = str(int(version)) if version else route.default
         for each in route.versions:
-            if each.version == wanted:
+            if each.version == number:
                 return each
-        text = f"Request for unknown model: '{name}' version {wanted} is not found"
+        text = f"Request for unknown model: '{name}' version {number} is not found"
         raise CallerError("unknown_version", text, model=name)

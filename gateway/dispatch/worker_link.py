@@ -1,313 +1,327 @@
-"""One link: this gateway's way to one worker life, and what is in flight on it.
+"""A worker link: sends requests to one worker process, matches the replies, and settles all of them when it exits.
 
-Covers: sending in one frame per loop turn, taking replies, distrust of what they say, deadlines, the end of the life.
-Does not cover: which link a request takes, what is done about a death (exchange.py); extents (arena.py).
+Covers: the requests in flight and their shared memory slots, deadlines, validation of replies, the exit of the worker.
+Does not cover: the choice of a link (router.py), retries (dispatched_request.py), extents (link_memory.py), frames
+(link_channel.py).
 
-The end comes once, by the first of: the pidfd (final), Condemned (the brain is about to kill), the loss of our trust.
-Replies that had arrived before it still count. From then on nothing of this life is used.
+A link is closed once, by the first of: the worker's pidfd (final), a verdict of the controller (which is about to kill
+the worker), a violation of the protocol. Replies that arrived before still count; afterwards nothing of this worker is
+used. Every request in flight ends exactly once: by a reply or by the close. A caller that leaves, or whose deadline
+passes, gets no further event, but the request stays in flight because the worker may still touch its slots.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
 from typing import Final
 
-from mmsup.gateway.dispatch.in_flight import InFlightRequest, InFlightTable, LostRequest
+from mmsup.gateway.dispatch.link_channel import LinkChannel
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.reply_validation import ValidatedSignature, validate_reply, validate_signature
+from mmsup.ipc import failpoints
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
-from mmsup.ipc.messages.data import Cancel, GrantBuffer, InferReply
+from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.messages.gateway_control import LinkWorker
-from mmsup.ipc.transport.codec import DataRecord, pack_limited, unpack_frame
-from mmsup.ipc.transport.control_channel import ChannelClosed
-from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES, DataChannel
-from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
 from mmsup.ipc.two_generation_cache import BoundedCache
 
 SIGNATURES_LIMIT: Final = 256
-"""Words of results that a link remembers."""
-REPLIES_PER_ITERATION: Final = 8
-"""Replies that are taken in a turn of the loop: a worker may have answered hundreds at once, and others wait. With 32
-the p99 of others beside a flood was twice that with 8 (benchmarks/flood.py)."""
+"""Reply signatures that a link caches."""
 EXPIRY_INTERVAL_S: Final = 0.01
-"""How late a deadline may be noticed. One look over what is in flight costs less than a timer for each request."""
+"""How late a passed deadline may be noticed. One scan of the requests in flight costs less than a timer for each."""
+_ID_BITS: Final = 63
+
+
+class WorkerExited(Exception):  # noqa: N818 - an event; whose fault it was is in the verdict
+    """The worker exited with this request in flight.
+
+    `started`: the request may have been executing. `executing`: it was in the batch that was running. `alone`: nothing
+    else was.
+    """
+
+    def __init__(self, *, started: bool, executing: bool = False, alone: bool = False) -> None:
+        super().__init__("the worker exited")
+        self.started = started
+        self.executing = executing
+        self.alone = alone
+
+
+RequestEvent = InferReply | WorkerExited | ServerError
+"""What a request in flight may get: a reply, the exit of its worker, or an error because its deadline passed."""
+
+
+@dataclass(slots=True, eq=False)
+class InFlightRequest:
+    message: Infer
+    input_slots: list[Slot]
+    """Freed at the reply."""
+    on_event: Callable[[RequestEvent], None]
+    """Called at most once for the request and once for each larger grant."""
+    output_slot: Slot | None = None
+    client_id: str = ""
+    """The client's own id of the request, if it gave one."""
+    sent_ns: int = 0
+    notified: bool = False
+    """`on_event` was called and nothing was requested since."""
+    abandoned: bool = False
+    """Nobody waits for the reply any more; the worker was told to cancel."""
+    larger_grants: int = 0
+    """How often the worker replied that its output buffer is too small."""
+    early_reply: InferReply | None = None
+    """The final reply, if it came while a larger output buffer was being allocated."""
+    signature: ValidatedSignature | None = None
+    """Of its reply, once that has come."""
+
+    def output_bytes(self, location: TensorLocation) -> memoryview:
+        """The bytes of an output; valid until the output slot is freed."""
+        if not isinstance(location, tuple):
+            return memoryview(location)
+        assert self.output_slot is not None, "reply validation rejects locations without a granted buffer"
+        _, offset, size = location
+        start = offset - self.output_slot.offset
+        return self.output_slot.view[start : start + size]
+
+
+@dataclass(frozen=True, slots=True)
+class LostRequest:
+    """A request that was in flight when the worker exited; see WorkerExited."""
+
+    request: InFlightRequest
+    started: bool
+    executing: bool = False
+
+
+@dataclass(slots=True)
+class CloseRecord:
+    """What was in flight when the link was closed."""
+
+    lost_requests: list[LostRequest] = field(default_factory=list)
+    last_batch: list[InFlightRequest] = field(default_factory=list)
+    """This gateway's requests in the batch that was running."""
+    ran_alone: bool = False
+    """That batch was a single request."""
+
+
+@dataclass(slots=True)
+class InFlightTable:
+    """The requests at one worker, by id, oldest first."""
+
+    requests: dict[int, InFlightRequest] = field(default_factory=dict)
+    last_id: int = field(default_factory=lambda: random.getrandbits(_ID_BITS - 1) + 1)
+    """Ids rise from a random start, so that a reply to another gateway process matches no request."""
+    expiry_timer: asyncio.TimerHandle | None = None
+    unexpected_replies: int = 0
+
+    def close(self, started: Set[int], executing: Set[int]) -> list[LostRequest]:
+        """The worker exited: end every request and return all, oldest first. `started`: ids that started to execute
+        last. `executing`: ids in the batch that was running. Both include other gateways' requests. A request that was
+        asked for a larger grant has run before, however long ago."""
+        if self.expiry_timer is not None:
+            self.expiry_timer.cancel()
+        requests, self.requests = self.requests, {}
+        ran = {number for number, each in requests.items() if number in started or each.larger_grants}
+        is_alone = len(executing or ran) == 1
+        for number, each in requests.items():
+            if not each.notified:  # else it is abandoned, or its owner is about to grant and will see the close
+                each.notified = True
+                each.on_event(WorkerExited(started=number in ran, executing=number in executing, alone=is_alone))
+        return [LostRequest(each, number in ran, number in executing) for number, each in requests.items()]
 
 
 class WorkerLink:
-    """The way to one life. `on_end` is called once, after every entry has been settled."""
+    """The link to one worker process, that is to one generation of an instance."""
 
     def __init__(
         self,
-        said: LinkWorker,
-        end: DataChannel | ZmqGatewayChannel,
-        arena: LinkMemory,
+        message: LinkWorker,
+        channel: DataChannel | ZmqGatewayChannel,
+        memory: LinkMemory,
         descriptors: tuple[int, int],
     ) -> None:
         """`descriptors`: the worker's pidfd, which the link owns, and its status page, which is mapped and closed."""
-        self.message = said
-        self.spec = said.spec
-        self.metadata = said.metadata
-        self.timeout_ns = int(said.spec.deadline_s * 1e9)
-        """How long a request has, if it does not say."""
-        self.memory = arena
+        self.worker_id = message.instance, message.generation
+        self.spec = message.spec
+        self.metadata = message.metadata
+        self.memory = memory
+        self.channel = LinkChannel(channel, self._on_reply)
         self.in_flight = InFlightTable()
         self.reserved_requests = 0
-        """Requests that will come here, once their bodies are there."""
-        self.is_routable = True
-        self.closed = False
-        self.lost_requests: list[LostRequest] = []
-        """What was in flight at the end."""
+        """Requests routed here that are not sent yet, because their bodies are still being received."""
         self.is_unrestricted = True
-        """Requests may be sent at once: it is not over, and none of its model's is under suspicion."""
-        self.last_batch: list[InFlightRequest] = []
-        """At the end: our requests in the run that was going on."""
-        self.ran_alone = False
-        """It was one request alone."""
-        self.unexpected_replies = 0
-        self.last_progress = time.monotonic()
+        """Requests may be sent at once: the link is open and no request of its model is on a poison list."""
         self.on_close: Callable[[WorkerLink], None] = lambda _: None
-        self.on_protocol_error: Callable[[WorkerLink, str], None] = lambda _link, _text: None
-        self._channel = end
-        self._outgoing: list[DataRecord] = []
-        self._incoming: list[DataRecord] = []
-        """Heard, and not yet taken."""
-        self._receive_scheduled = False
+        """Called once, after every request has been settled."""
+        self.close_record: CloseRecord | None = None
+        """Set when the link is closed."""
         self._signatures: BoundedCache[bytes, ValidatedSignature] = BoundedCache(SIGNATURES_LIMIT)
-        self._flush_scheduled = self._waits_until_writable = False
-        self._expiry_timer: asyncio.TimerHandle | None = None
-        self._pidfd, page = descriptors
-        self._page = StatusPageReader(page)
-        os.close(page)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._pidfd, self.close)
-        self._loop.add_reader(self._channel.fileno(), self._on_readable)
+        self._process = _WorkerProcess(*descriptors, self.close)
 
     @property
-    def worker_id(self) -> tuple[int, int]:
-        """Instance and generation."""
-        return self.message.instance, self.message.generation
-
-    def is_closed(self) -> bool:
-        """Whether the end has come."""
-        return self.closed
+    def closed(self) -> bool:
+        return self.close_record is not None
 
     # Sending.
 
-    def submit(self, entry: InFlightRequest) -> None:
-        """Send a request; its owner is told of its answer, its deadline, or the end."""
-        assert not self.closed, "a request was given to a life that is over"
-        if not self.in_flight.entries:
-            self.last_progress = time.monotonic()
-            if self._expiry_timer is None:
-                self._expiry_timer = self._loop.call_later(EXPIRY_INTERVAL_S, self._expire_requests)
-        entry.sent_ns = time.monotonic_ns()
-        self.in_flight.add(entry)
-        self.send(entry.message)
-        failpoint("gateway.sent", self.spec.name)
+    def submit(
+        self,
+        signature: bytes,
+        deadline_ns: int,
+        locations: tuple[TensorLocation, ...],
+        input_slots: list[Slot],
+        output_slot: Slot | None,
+        on_event: Callable[[RequestEvent], None],
+        client_id: str,
+    ) -> InFlightRequest:
+        """Send a request that was reserved here. `on_event` gets its reply, its deadline, or the worker's exit."""
+        assert self.close_record is None, "a request was submitted to a closed link"
+        table = self.in_flight
+        table.last_id = number = table.last_id + 1
+        grant = (output_slot.segment, output_slot.offset, output_slot.size) if output_slot is not None else None
+        message = Infer(number, signature, deadline_ns, grant, locations)
+        request = InFlightRequest(message, input_slots, on_event, output_slot, client_id, time.monotonic_ns())
+        if not table.requests:
+            self.channel.last_progress_s = time.monotonic()
+            if table.expiry_timer is None:
+                loop = asyncio.get_running_loop()
+                table.expiry_timer = loop.call_later(EXPIRY_INTERVAL_S, self._expire_requests)
+        table.requests[number] = request
+        self.reserved_requests -= 1
+        self.channel.send(message)
+        if failpoints.armed:
+            failpoint("gateway.sent", self.spec.name)
+        return request
 
-    def send(self, record: DataRecord) -> None:
-        """Send a record with the others of this loop turn."""
-        self._outgoing.append(record)
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+    def abandon(self, request: InFlightRequest) -> None:
+        """The caller left or the deadline passed: cancel it at the worker. Its slots are freed at the reply."""
+        request.notified = True
+        if not self.closed and not request.abandoned:
+            request.abandoned = True
+            self.channel.send(Cancel(request.message.id))
 
-    def abandon(self, entry: InFlightRequest) -> None:
-        """The caller is gone or its deadline passed: the worker may forget it, the slots wait for its reply."""
-        entry.notified = True
-        if not self.closed and not entry.abandoned:
-            entry.abandoned = True
-            self.send(Cancel(entry.message.id))
-
-    def _expire_requests(self) -> None:
-        self._expiry_timer = None
-        if self.closed or not self.in_flight:
-            return
-        now_ns = time.monotonic_ns()
-        for entry in [each for each in self.in_flight if each.message.deadline_ns <= now_ns]:
-            if not entry.notified:
-                self.abandon(entry)
-                name = self.message.spec.name
-                text = f"Request timeout expired: model '{name}' did not answer in time"
-                entry.on_event(ServerError("deadline_exceeded", text, model=name))
-        self._expiry_timer = self._loop.call_later(EXPIRY_INTERVAL_S, self._expire_requests)
-
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        if self.closed or self._waits_until_writable:
-            return
-        try:
-            while self._outgoing:
-                frame, count = pack_limited(self._outgoing, FRAME_LIMIT_BYTES)
-                if not self._channel.send(frame):
-                    self._wait_until_writable()
-                    return
-                del self._outgoing[:count]
-        except ChannelClosed:
-            return  # the worker is ending: its pidfd has the last word
-        if self._channel.is_edge_triggered:
-            self._receive_all()  # a send may have consumed the edge of something that arrived
-
-    def _wait_until_writable(self) -> None:
-        """Come back when the worker has read; ZeroMQ says so on the descriptor that is watched anyway."""
-        if not self._channel.is_edge_triggered:
-            self._waits_until_writable = True
-            self._loop.add_writer(self._channel.fileno(), self._on_writable)
-
-    def _on_writable(self) -> None:
-        self._waits_until_writable = False
-        self._loop.remove_writer(self._channel.fileno())
-        self._flush()
-
-    # Receiving.
-
-    def _on_readable(self) -> None:
-        if not self._channel.is_edge_triggered:
-            self._process_some()
-            if self._incoming and not self._receive_scheduled and not self.closed:
-                self._receive_scheduled = True
-                self._loop.call_soon(self._receive_more)
-            return
-        self._receive_all()
-        if self._outgoing and not self.closed:
-            self._flush()
-
-    def _receive_more(self) -> None:
-        self._receive_scheduled = False
-        self._on_readable()
-
-    def _receive_all(self) -> None:
-        while not self.closed and self._process_some():
-            pass
-
-    def _process_some(self) -> bool:
-        """Take some replies, if any are there."""
-        if not self._incoming and not self._receive_frame():
-            return False
-        some = self._incoming[:REPLIES_PER_ITERATION]
-        del self._incoming[:REPLIES_PER_ITERATION]
-        for record in some:
-            if isinstance(record, InferReply):
-                self._on_reply(record)
-            else:
-                self.on_protocol_error(self, f"a worker sent a {type(record).__name__}")
-                return False
-        return True
-
-    def _receive_frame(self) -> bool:
-        """Read one frame, if one is there."""
-        try:
-            frame = self._channel.receive()
-        except ChannelClosed:  # a hint that it is ending; nothing more will come
-            self._loop.remove_reader(self._channel.fileno())
-            return False
-        if frame is None:
-            return False
-        self.last_progress = time.monotonic()
-        try:
-            self._incoming = unpack_frame(frame)
-        except WireError as error:
-            self.on_protocol_error(self, f"a frame that is none: {error}")
-            return False
-        return True
-
-    def _on_reply(self, reply: InferReply) -> None:
-        entry = self.in_flight.entries.get(reply.id)
-        if entry is None:
-            self.unexpected_replies += 1
-            return
-        failpoint("gateway.replied", self.spec.name)
-        entry.signature = (
-            (self._signatures.recent.get(reply.signature) or self._validated_signature(reply.signature))
-            if reply.signature
-            else None
-        )
-        fault = validate_reply(reply, entry.signature, entry.output_slot)
-        if fault:
-            reply = InferReply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {fault}")
-        if reply.needed_bytes:
-            if entry.notified and not entry.abandoned:
-                self.on_protocol_error(self, "it asks for a grant while one is on its way")
-            elif not entry.abandoned:
-                entry.notified = True
-                entry.on_event(reply)  # the entry stays: its owner grants more, or abandons it
-            return
-        del self.in_flight.entries[reply.id]
-        if entry.output_slot is None and not entry.input_slots and not entry.notified:
-            entry.notified = True
-            entry.on_event(reply)
-        else:
-            self._complete(entry, reply)
-        if fault:
-            self.on_protocol_error(self, fault)
-
-    def _validated_signature(self, words: bytes) -> ValidatedSignature:
-        said = self._signatures.get(words)
-        if said is None:
-            said = validate_signature(words)
-            self._signatures.add(words, said)
-        return said
-
-    def _complete(self, entry: InFlightRequest, reply: InferReply) -> None:
-        for slot in entry.input_slots:
-            self.memory.requests.free(slot)
-        heard = not entry.abandoned
-        if entry.output_slot is not None:
-            if heard and any(isinstance(place, tuple) for place in reply.locations):
-                entry.output_slot.transition(SlotState.DRAINING)
-            else:
-                self.memory.results.free(entry.output_slot)
-                entry.output_slot = None
-        if heard and entry.notified:
-            entry.early_reply = reply
-        elif heard:
-            entry.notified = True
-            entry.on_event(reply)
-
-    def grant(self, entry: InFlightRequest, slot: Slot) -> None:
-        """A larger out-slot for a result that the worker keeps, unless it has given up keeping it."""
-        if entry.early_reply is not None:
+    def grant(self, request: InFlightRequest, slot: Slot) -> None:
+        """Give the worker a larger output buffer for a result that it holds, unless it has given up holding it."""
+        if request.early_reply is not None:
             self.memory.results.free(slot)
-            entry.on_event(entry.early_reply)
+            request.on_event(request.early_reply)
             return
-        entry.notified = False
-        if entry.output_slot is not None:
-            self.memory.results.free(entry.output_slot)
-        entry.output_slot = slot
-        entry.larger_grants += 1
-        self.send(GrantBuffer(entry.message.id, slot.segment, slot.offset, slot.size))
+        request.notified = False
+        if request.output_slot is not None:
+            self.memory.results.free(request.output_slot)
+        request.output_slot = slot
+        request.larger_grants += 1
+        self.channel.send(GrantBuffer(request.message.id, slot.segment, slot.offset, slot.size))
         failpoint("gateway.granted", self.spec.name)
 
-    # The end.
+    def _expire_requests(self) -> None:
+        table = self.in_flight
+        table.expiry_timer = None
+        if self.closed or not table.requests:
+            return
+        now_ns = time.monotonic_ns()
+        for request in [each for each in table.requests.values() if each.message.deadline_ns <= now_ns]:
+            if not request.notified:
+                self.abandon(request)
+                name = self.spec.name
+                text = f"Request timeout expired: model '{name}' did not answer in time"
+                request.on_event(ServerError("deadline_exceeded", text, model=name))
+        table.expiry_timer = asyncio.get_running_loop().call_later(EXPIRY_INTERVAL_S, self._expire_requests)
+
+    # Replies.
+
+    def _on_reply(self, reply: InferReply) -> None:
+        request = self.in_flight.requests.get(reply.id)
+        if request is None:
+            self.in_flight.unexpected_replies += 1
+            return
+        if failpoints.armed:
+            failpoint("gateway.replied", self.spec.name)
+        packed = reply.signature
+        signature = (self._signatures.recent.get(packed) or self._validated_signature(packed)) if packed else None
+        request.signature = signature
+        error = validate_reply(reply, signature, request.output_slot)
+        if error:
+            reply = InferReply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {error}")
+        if reply.needed_bytes:
+            if request.notified and not request.abandoned:
+                self.channel.on_protocol_error("it asks for a grant while one is on its way")
+            elif not request.abandoned:
+                request.notified = True
+                request.on_event(reply)  # stays in flight: its owner grants a larger buffer or abandons it
+            return
+        del self.in_flight.requests[reply.id]
+        if request.output_slot is None and not request.input_slots and not request.notified:
+            request.notified = True
+            request.on_event(reply)
+        else:
+            self._complete(request, reply)
+        if error:
+            self.channel.on_protocol_error(error)
+
+    def _validated_signature(self, packed: bytes) -> ValidatedSignature:
+        signature = self._signatures.get(packed)
+        if signature is None:
+            signature = validate_signature(packed)
+            self._signatures.add(packed, signature)
+        return signature
+
+    def _complete(self, request: InFlightRequest, reply: InferReply) -> None:
+        for slot in request.input_slots:
+            self.memory.requests.free(slot)
+        if request.output_slot is not None:
+            if not request.abandoned and any(isinstance(each, tuple) for each in reply.locations):
+                request.output_slot.transition(SlotState.DRAINING)
+            else:
+                self.memory.results.free(request.output_slot)
+                request.output_slot = None
+        if request.abandoned:
+            return
+        if request.notified:
+            request.early_reply = reply
+        else:
+            request.notified = True
+            request.on_event(reply)
+
+    # The exit of the worker.
 
     def close(self) -> None:
-        """This life is over for us: take what has arrived, settle the rest, let go of everything."""
-        if self.closed:
-            return
-        self._receive_all()
-        if self.is_closed():
-            return  # what arrived last was the end of our trust
-        self.closed, self.is_unrestricted = True, False
-        self._loop.remove_reader(self._pidfd)
-        self._loop.remove_reader(self._channel.fileno())
-        self._loop.remove_writer(self._channel.fileno())
-        os.close(self._pidfd)
-        self._channel.close()
-        self._outgoing.clear()
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
-        running = self._page.executing()
-        self.ran_alone = len(running) == 1
-        self.lost_requests = self.in_flight.close(self._page.started(), running)
-        self.last_batch = [each.request for each in self.lost_requests if each.executing]
-        self._page.close()
+        """Process the replies that have arrived, settle all other requests, release everything."""
+        if not self.closed:
+            self.channel.receive_all()
+        if self.close_record is not None:
+            return  # closed before, or by what arrived last
+        self.close_record = record = CloseRecord()
+        self.is_unrestricted = False
+        self.channel.close()
+        started, executing = self._process.close()
+        record.ran_alone = len(executing) == 1
+        record.lost_requests = self.in_flight.close(started, executing)
+        record.last_batch = [each.request for each in record.lost_requests if each.executing]
         self.memory.close()
         self.on_close(self)
         failpoint("gateway.link_ended", self.spec.name)
+
+
+class _WorkerProcess:
+    def __init__(self, pidfd: int, page: int, on_exit: Callable[[], None]) -> None:
+        self._pidfd = pidfd
+        self._page = StatusPageReader(page)
+        os.close(page)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(pidfd, on_exit)
+
+    def close(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Close both. The ids of the requests that started to execute last, and of those in the running batch."""
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        executing, started = self._page.executing(), self._page.started()
+        self._page.close()
+        return started, executing

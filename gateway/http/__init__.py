@@ -1,1 +1,1 @@
-"""HTTP vocabulary: routes, request, body, response, error status."""
+"""HTTP: URL routes, request, body, response, status of each error."""

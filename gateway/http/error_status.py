@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: the only table from codes to statuses. Pure."""
+"""Errors as HTTP responses: the HTTP status of each error code, headers, JSON body. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
 }
 CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
-"""After these the connection is closed: what is left of the request would have to be read for nothing."""
+"""After these the connection is closed, since the rest of the request would be read for nothing."""
 
 UNAVAILABLE: Final = 503
 TEXT_LIMIT: Final = 1000
@@ -67,12 +67,10 @@ _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def http_status(code: str) -> int:
-    """The status of an error code."""
     return STATUS[code]
 
 
 def headers(error: MmsupError) -> dict[str, str]:
-    """What goes into the head of an error's answer, apart from its status."""
     made: dict[str, str] = {}
     if STATUS[error.code] == UNAVAILABLE:
         made["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
@@ -84,7 +82,6 @@ def headers(error: MmsupError) -> dict[str, str]:
 
 
 def body(error: MmsupError, request_id: str = "") -> bytes:
-    """The JSON object that tells a client of an error."""
     made: dict[str, str | bool] = {"error": text(error), "code": error.code}
     if error.model:
         made["model"] = error.model
@@ -95,24 +92,22 @@ def body(error: MmsupError, request_id: str = "") -> bytes:
 
 
 def text(error: MmsupError) -> str:
-    """The sentence of an error, fit for a stranger.
+    """The message of an error for a remote client.
 
-    A caller's error speaks of what the caller sent (a tensor may be called `/conv1/out`) and stays as it is. All others
-    may quote a model or a library: no path, address, process id or traceback of theirs leaves.
+    A caller's error refers to what the caller sent (a tensor may be called `/conv1/out`) and is unchanged. All others
+    may quote a model or a library: paths, addresses, process ids and tracebacks are removed.
     """
-    said = error.text
-    if not isinstance(error, CallerError):
-        said = redact(said)
-    said = _UNPRINTABLE.sub(" ", said).encode("utf-8", "replace").decode()
-    return said if len(said) <= TEXT_LIMIT else said[: TEXT_LIMIT - 1] + "…"
+    message = error.text if isinstance(error, CallerError) else redact(error.text)
+    message = _UNPRINTABLE.sub(" ", message).encode("utf-8", "replace").decode()
+    return message if len(message) <= TEXT_LIMIT else message[: TEXT_LIMIT - 1] + "…"
 
 
-def redact(said: str) -> str:
-    """A text without internals of this machine."""
-    before, traceback, after = said.partition(_TRACEBACK)
+def redact(message: str) -> str:
+    """Without paths, addresses, process ids and tracebacks."""
+    before, traceback, after = message.partition(_TRACEBACK)
     if traceback:
         lines = [each for each in after.splitlines() if each.strip()]
-        said = before + (lines[-1].strip() if lines else "")
-    for pattern, instead in _REDACTIONS:
-        said = pattern.sub(instead, said)
-    return said
+        message = before + (lines[-1].strip() if lines else "")
+    for pattern, replacement in _REDACTIONS:
+        message = pattern.sub(replacement, message)
+    return message

@@ -1,7 +1,7 @@
-"""A request's body on its way in: bounded in bytes and in time, inflated within the same bounds.
+"""Receiving a request body through aiohttp: limits on bytes and time, decompression within the same limits.
 
-Where the length is known the bytes go straight into the memory that the model will read; where it is not (chunks,
-compression) they gather in memory of ours first.
+A body of known length is written directly into the memory that the model will read; one of unknown length (chunked,
+compressed) is collected in the gateway's own memory first.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from aiohttp.web_request import BaseRequest
 from mmsup.ipc.errors import CallerError, ServerError
 
 IDLE_S: Final = 30.0
-"""Without a byte of the body."""
+"""Between two parts of a body."""
 TOTAL_S: Final = 600.0
-"""For the whole body, however steadily it drips."""
+"""For the whole body."""
 DOCUMENT_LIMIT_BYTES: Final = 1 << 20
-"""Bodies of control calls, which are read by the loop itself."""
+"""Bodies of control requests, which are parsed on the event loop."""
 COPY_BYTES: Final = 1 << 20
-"""Copied between two turns of the loop."""
+"""Bytes copied per event-loop iteration."""
 THREAD_PARSE_BYTES: Final = 1 << 16
-"""From here on parsing is done beside the loop: it takes milliseconds."""
+"""Larger JSON is parsed in another thread: it takes milliseconds."""
 INFLATE_STEP_BYTES: Final = 1 << 18
-"""Inflated between two turns of the loop; about a millisecond."""
+"""Bytes decompressed per event-loop iteration; about a millisecond."""
 _WINDOW_BITS: Final = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 _UNSUPPORTED: Final = re.compile(r"multipart/|[^;]*(?:pickle|xml)\b", re.IGNORECASE)
 
 
 def check_head(request: BaseRequest, limit_bytes: int) -> int | None:
-    """Bytes that the body will have, None if only its end will tell; CallerError for what cannot be taken."""
+    """The length of the body, None if it is unknown; CallerError if it cannot be accepted."""
     kind = request.headers.get("Content-Type", "")
     if is_unsupported(kind):
         raise CallerError("unsupported_media", f"content of type '{kind:.80}' is not read here: send JSON")
@@ -48,24 +48,23 @@ def check_head(request: BaseRequest, limit_bytes: int) -> int | None:
 
 
 def is_unsupported(kind: str) -> bool:
-    """Whether a content type is of something that is never read here."""
+    """Whether a content type is never accepted."""
     return _UNSUPPORTED.match(kind) is not None
 
 
 def timeout_error() -> CallerError:
-    """The error of a body that does not come in time."""
     return CallerError("body_timeout", "the body of the request did not come in time")
 
 
 def too_large_error(size: int | None, limit_bytes: int) -> CallerError:
-    """The error of a body past its bound."""
-    shown = "the request" if size is None else f"a request of {size} bytes"
-    text = f"{shown} exceeds the maximum allowed {limit_bytes} bytes; raise --http-max-input-size"
+    """`size` None: unknown."""
+    subject = "the request" if size is None else f"a request of {size} bytes"
+    text = f"{subject} exceeds the maximum allowed {limit_bytes} bytes; raise --http-max-input-size"
     return CallerError("too_large", text)
 
 
 def _coding(request: BaseRequest) -> str:
-    """The one coding of a body, empty for none."""
+    """The Content-Encoding; empty for none."""
     coding = request.headers.get("Content-Encoding", "").strip().lower()
     if coding in ("", "identity"):
         return ""
@@ -75,14 +74,14 @@ def _coding(request: BaseRequest) -> str:
 
 
 async def send_continue(request: BaseRequest) -> None:
-    """Tell a client that waits for it (`Expect: 100-continue`) to send the body; after the head was found good."""
+    """Tell a client that waits for it (`Expect: 100-continue`) to send the body; after the head was checked."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
 
 
 async def read_into(request: BaseRequest, view: memoryview) -> None:
-    """The body of known length, straight to where it shall lie."""
+    """Receive a body of known length into `view`."""
     source, at = _Chunks(request), 0
     while chunk := await source.next():
         if at + len(chunk) > len(view):
@@ -94,7 +93,7 @@ async def read_into(request: BaseRequest, view: memoryview) -> None:
 
 
 async def read_all(request: BaseRequest, limit_bytes: int, reserve: Callable[[int], None] | None = None) -> bytearray:
-    """The body of unknown length, inflated, in memory of ours. `hold` is told before it takes that many more bytes."""
+    """Receive a body of unknown length, decompressed. `reserve`: called before it grows by that many bytes."""
     coding = _coding(request)
     body = bytearray()
     source = _InflatedChunks(_Chunks(request), coding) if coding else _Chunks(request)
@@ -107,8 +106,8 @@ async def read_all(request: BaseRequest, limit_bytes: int, reserve: Callable[[in
     return body
 
 
-async def lay(body: bytearray, view: memoryview) -> None:
-    """A body that was gathered, to where it shall lie."""
+async def copy_in_steps(body: bytearray, view: memoryview) -> None:
+    """Copy without blocking the event loop for long."""
     source = memoryview(body)
     for at in range(0, len(source), COPY_BYTES):
         if at:
@@ -117,14 +116,14 @@ async def lay(body: bytearray, view: memoryview) -> None:
 
 
 class _Chunks:
-    """The body as it comes."""
+    """The body as it arrives."""
 
     def __init__(self, request: BaseRequest) -> None:
         self._content = request.content
         self._end_s = time.monotonic() + TOTAL_S
 
     async def next(self) -> bytes:
-        """Some bytes, none at the end; `body_timeout` if they do not come, `cancelled` if the client has gone."""
+        """The next bytes, empty at the end; ServerError `cancelled` if the client has gone."""
         content = self._content
         try:
             while not content.at_eof():
@@ -144,7 +143,7 @@ class _Chunks:
 
 
 class _InflatedChunks:
-    """A compressed body, a step at a time: a few bytes can become very many."""
+    """A compressed body, decompressed in steps: a few bytes can become very many."""
 
     def __init__(self, source: _Chunks, coding: str) -> None:
         self._source = source
@@ -152,21 +151,21 @@ class _InflatedChunks:
         self._engine = zlib.decompressobj(_WINDOW_BITS[coding])
 
     async def next(self) -> bytes:
-        """Some inflated bytes, none at the end."""
+        """The next decompressed bytes, empty at the end."""
         engine = self._engine
         try:
             while not engine.eof:
-                made = engine.decompress(engine.unconsumed_tail, INFLATE_STEP_BYTES)
-                if made:
+                data = engine.decompress(engine.unconsumed_tail, INFLATE_STEP_BYTES)
+                if data:
                     await asyncio.sleep(0)
-                    return made
+                    return data
                 if not engine.unconsumed_tail:
                     chunk = await self._source.next()
                     if not chunk:
                         raise CallerError("bad_request", f"the {self._coding} body is cut off")
-                    made = engine.decompress(chunk, INFLATE_STEP_BYTES)
-                    if made:
-                        return made
+                    data = engine.decompress(chunk, INFLATE_STEP_BYTES)
+                    if data:
+                        return data
         except zlib.error:
             text = f"the body is not {self._coding}, as its Content-Encoding says"
             raise CallerError("bad_request", text) from None

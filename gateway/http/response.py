@@ -1,7 +1,7 @@
-"""Replies on their way out: a small set of headers, and tensors written from where they lie.
+"""HTTP responses through aiohttp, with tensors written from where they are in memory.
 
-Tensors of a reply are views of memory that the next request will reuse: `send_tensors` returns only when the transport
-holds none of them any more.
+The tensors of a response are views of memory that the next request will reuse: `send_inference` returns only when the
+transport holds none of them any more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response, StreamResponse
 from multidict import CIMultiDict
 
-from mmsup.gateway.http import error_status as status
+from mmsup.gateway.http import error_status
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.gateway.protocol.infer_response import InferResponse
 from mmsup.gateway.protocol.json_document import dump_json
@@ -23,66 +23,63 @@ from mmsup.ipc.errors import MmsupError, ServerError
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 JOIN_LIMIT_BYTES: Final = 1 << 16
-"""Replies up to this size are copied once and sent in one piece."""
+"""Responses up to this size are copied once and sent in one piece."""
 WRITE_TIMEOUT_S: Final = 30.0
-"""A client that does not take a piece of its reply in this time holds memory that others wait for."""
+"""How long a client may take to read a piece of its response, which holds memory that others wait for."""
 _PIECE_BYTES: Final = 1 << 20
 
 
 def response_headers(kind: str, extra: Mapping[str, str] | None = None) -> CIMultiDict[str]:
-    """The headers of every reply."""
-    made = CIMultiDict({"Content-Type": kind, "Server": "mmsup", "X-Content-Type-Options": "nosniff"})
+    headers = CIMultiDict({"Content-Type": kind, "Server": "mmsup", "X-Content-Type-Options": "nosniff"})
     if extra:
-        made.update(extra)
-    return made
+        headers.update(extra)
+    return headers
 
 
 def json_response(value: Any, status: int = 200, extra: Mapping[str, str] | None = None) -> Response:  # any JSON value
-    """A JSON reply."""
     return Response(body=dump_json(value), status=status, headers=response_headers(JSON, extra))
 
 
 def empty_response(extra: Mapping[str, str] | None = None) -> Response:
-    """Success with nothing to say: 200, which clients take for the only success."""
+    """Success without content: 200, which clients take for the only success."""
     return Response(body=b"", status=200, headers=response_headers(JSON, extra))
 
 
 def error_response(error: MmsupError, request_id: str = "", extra: Mapping[str, str] | None = None) -> Response:
-    """The reply that tells of an error."""
-    headers = {**status.headers(error), **(extra or {})}
+    headers = {**error_status.headers(error), **(extra or {})}
     made = Response(
-        body=status.body(error, request_id),
-        status=status.http_status(error.code),
+        body=error_status.body(error, request_id),
+        status=error_status.http_status(error.code),
         headers=response_headers(JSON, headers),
     )
-    if error.code in status.CLOSING:
+    if error.code in error_status.CLOSING:
         made.force_close()
     return made
 
 
 async def send_inference(
-    request: BaseRequest, reply: InferResponse, extra: Mapping[str, str] | None = None, *, last: bool = False
+    request: BaseRequest, inference: InferResponse, extra: Mapping[str, str] | None = None, *, last: bool = False
 ) -> StreamResponse:
-    """Send an inference reply; afterwards its tensors' memory is free. `last`: the connection ends with it."""
-    headers = response_headers(JSON if reply.blobs is None else BINARY, extra)
-    if reply.blobs is not None:
-        headers[HEADER] = str(len(reply.head))
-    if reply.size <= JOIN_LIMIT_BYTES:
-        return Response(body=b"".join((reply.head, *(reply.blobs or ()))), headers=headers)
-    headers["Content-Length"] = str(reply.size)
+    """Send an inference response; afterwards its tensors' memory is unused. `last`: close the connection."""
+    headers = response_headers(JSON if inference.blobs is None else BINARY, extra)
+    if inference.blobs is not None:
+        headers[HEADER] = str(len(inference.head))
+    if inference.size <= JOIN_LIMIT_BYTES:
+        return Response(body=b"".join((inference.head, *(inference.blobs or ()))), headers=headers)
+    headers["Content-Length"] = str(inference.size)
     response = StreamResponse(headers=headers)
     if last:
         response.force_close()
     await response.prepare(request)
-    await _drain(request, response, [memoryview(reply.head), *(reply.blobs or ())])
+    await _drain(request, response, [memoryview(inference.head), *(inference.blobs or ())])
     return response
 
 
 async def _drain(request: BaseRequest, response: StreamResponse, parts: list[memoryview]) -> None:
     transport = request.transport
     if transport is None:
-        raise ServerError("cancelled", "the client went away before its reply")
-    # With a high-water mark of 0 `drain` returns when nothing is left in the transport, not when little is.
+        raise ServerError("cancelled", "the client went away before its response")
+    # With a high-water mark of 0 `drain` returns when the transport is empty, not when it holds little.
     transport.set_write_buffer_limits(high=0)
     try:
         for part in parts:
@@ -93,11 +90,11 @@ async def _drain(request: BaseRequest, response: StreamResponse, parts: list[mem
         await response.write_eof()
     except TimeoutError:
         transport.abort()
-        raise ServerError("cancelled", "the client did not read its reply") from None
+        raise ServerError("cancelled", "the client did not read its response") from None
     except ConnectionError:
-        raise ServerError("cancelled", "the client went away during its reply") from None
+        raise ServerError("cancelled", "the client went away during its response") from None
     except BaseException:
-        transport.abort()  # whatever it still holds must not be sent from memory that is another's by then
+        transport.abort()  # it must not send what it still holds, from memory that another request uses by then
         raise
     finally:
         if not transport.is_closing():

@@ -1,6 +1,6 @@
-"""Replies as bytes, for connections that aiohttp does not write to: what it would write there.
+"""HTTP responses as bytes, for connections to which aiohttp does not write; the same bytes that aiohttp would write.
 
-The headers, the statuses and the bodies are those of `answer` and `status`; only their form on the wire is made here.
+Headers, statuses and bodies come from response.py and error_status.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Parts = list[bytes | memoryview]
 
 
 def head_start(code: int, kind: str, extra: Mapping[str, str], size: int) -> bytes:
-    """A head up to the value of its last header, the date, which changes from second to second."""
+    """A head up to the value of its last header, the date; complete it with `head_end`."""
     if extra:
         return b"%bContent-Length: %d\r\nDate: " % (_headers(code, kind, extra), size)
     known = _known_headers.get((code, kind))
@@ -31,7 +31,7 @@ def head_start(code: int, kind: str, extra: Mapping[str, str], size: int) -> byt
 
 
 _known_headers: Final[dict[tuple[int, str], bytes]] = {}
-"""Of replies with no headers of their own; a few statuses, two kinds."""
+"""Headers of responses without extra ones, by status and content type: a few statuses, two types."""
 
 
 def _headers(code: int, kind: str, extra: Mapping[str, str]) -> bytes:
@@ -41,7 +41,7 @@ def _headers(code: int, kind: str, extra: Mapping[str, str]) -> bytes:
 
 
 class _Date:
-    """The rest of a head; the date is the same text for a second."""
+    """The date and the end of a head, formatted once a second."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -55,20 +55,19 @@ class _Date:
 
 
 head_end: Final = _Date().now
-"""The rest of a head."""
+"""The date and the blank line that complete a head."""
 
 
 def error_bytes(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:
-    """The reply that tells of an error."""
     body = error_status.body(error, request_id)
     extra = {**error_status.headers(error), **echo}
     return head_start(error_status.http_status(error.code), response.JSON, extra, len(body)) + head_end() + body
 
 
-def inference_parts(reply: InferResponse, echo: Mapping[str, str]) -> tuple[bytes, Parts]:
-    """The reply to an inference: the start of its head, and its body."""
+def inference_parts(inference: InferResponse, echo: Mapping[str, str]) -> tuple[bytes, Parts]:
+    """An inference response: the start of its head, and its body."""
     extra = dict(echo)
-    if reply.blobs is not None:
-        extra[HEADER] = str(len(reply.head))
-    kind = response.JSON if reply.blobs is None else response.BINARY
-    return head_start(200, kind, extra, reply.size), [reply.head, *(reply.blobs or ())]
+    if inference.blobs is not None:
+        extra[HEADER] = str(len(inference.head))
+    kind = response.JSON if inference.blobs is None else response.BINARY
+    return head_start(200, kind, extra, inference.size), [inference.head, *(inference.blobs or ())]

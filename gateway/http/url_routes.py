@@ -1,7 +1,7 @@
-"""Every path that HTTP clients may name, the methods it has, and who may use them. Pure.
+"""URL routes: every path, its methods, the action of each, and from where it may be used. Pure.
 
-Default deny: what is not in the table does not exist. Paths are exact; each part is percent-decoded once and then,
-where it is a name, held against the form of names.
+Default deny: a path that is not in the table does not exist. Paths are exact; each part is percent-decoded once, and a
+parameter must match its pattern.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmsup.gateway.dispatch.route_table import MODEL_NAME
 
 
 class Access(enum.Enum):
-    """Where an endpoint may be used from."""
+    """From where an endpoint may be used."""
 
     OPEN = "open"
     CONTROL = "control"
@@ -25,7 +25,7 @@ class Access(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class HttpRoute:
-    """One row: what to do (`app.py` knows how), and who may."""
+    """One row. `action`: key of the handler in api/app.py."""
 
     method: str
     path: str
@@ -86,7 +86,7 @@ _PARAMETER_PATTERNS: Final = {
 
 
 class _PathNode:
-    """A node of the tree of paths: what follows it, and what it is itself."""
+    """A node of the path tree; `methods`: the endpoints of the path that ends here."""
 
     def __init__(self) -> None:
         self.children: dict[str, _PathNode] = {}
@@ -117,21 +117,20 @@ _ROOT: Final = _path_tree()
 
 @dataclass(frozen=True, slots=True)
 class RouteMatch:
-    """A path that exists: its endpoints by method, and the names in it."""
+    """An existing path: its endpoints by method, and its parameters."""
 
     methods: dict[str, HttpRoute]
     names: dict[str, str]
 
     @property
     def allow(self) -> str:
-        """The value of an `Allow` header."""
         return ", ".join(sorted({*self.methods, "OPTIONS"}))
 
 
 def match_path(target: str) -> RouteMatch | None:
-    """What a request target names, None if nothing. The query is nobody's here."""
+    """The path of a request target, None if there is none. The query is ignored."""
     path = target.partition("?")[0]
-    if not path.startswith("/"):  # the absolute form, which a proxy would send
+    if not path.startswith("/"):  # the absolute form, as for a proxy
         scheme, _, rest = path.partition("://")
         path = f"/{rest.partition('/')[2]}" if scheme.lower() in ("http", "https") else ""
     return _walk(_ROOT, path.split("/")[1:], {})

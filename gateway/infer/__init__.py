@@ -1,1 +1,1 @@
-"""POST .../infer, by aiohttp or by the fast path, and its caches."""
+"""Inference requests: the handler for aiohttp, the fast path, and its caches."""

@@ -1,6 +1,7 @@
-"""Names of a model's classes, from the file that its configuration calls `label_filename`: one a line.
+"""Names of a model's classes, read from the file that its configuration names as `label_filename`: one per line.
 
-The file lies in the model's folder, beside its versions; what is not there, too large or not plain text has no names.
+The file is in the model's directory, beside its versions. A file that is missing, too large or not plain text gives no
+names.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SIZE_LIMIT_BYTES: Final = 4 << 20
 
 
 def read_labels(spec: ModelSpec) -> dict[str, list[str]]:
-    """Names by output. Reads a file at the first call for each: run it where that may wait."""
+    """Names by output. The first call for each file reads it: call it off the event loop."""
     found: dict[str, list[str]] = {}
     for output in spec.config.get("output", ()):
         file = output.get("label_filename")

@@ -1,8 +1,8 @@
-"""What a request wishes of the wait for a worker: read from its body before there is a worker to take that.
+"""Reads timeout and priority from the request body while the request still waits for a worker.
 
-Its own timeout and its class of priority stand in the body, which otherwise is read only when it is known where it
-goes. Bodies up to EARLY_BYTES are read at once where a worker must be waited for; while larger ones wait, and those of
-unknown size, the model's own deadline and class hold.
+Both are in the body, which otherwise is received only when its worker is known. Where a worker must be waited for,
+bodies up to EARLY_LIMIT_BYTES are received at once; for larger ones, and those of unknown length, the model's own
+deadline and priority apply while they wait.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
 
 EARLY_LIMIT_BYTES: Final = 1 << 18
-"""So much of a body that nobody reads lies in its connection anyway (READ_BYTES)."""
+"""A connection buffers as much of an unread body anyway (READ_BYTES)."""
 
 
 class EarlyBody:
-    """The body of one request. `size`: None if only its end will tell; `since_ns`: when its head came."""
+    """The body of one request. `size`: None for a chunked body; `received_ns`: when its head was received."""
 
-    def __init__(self, call: HttpRequest, size: int | None, since_ns: int) -> None:
-        self._request = call
+    def __init__(self, request: HttpRequest, size: int | None, received_ns: int) -> None:
+        self._request = request
         self._size = size
-        self._since_ns = since_ns
+        self._received_ns = received_ns
         self.body: bytearray | None = None
-        """Once it was read."""
+        """Set when it was received early."""
 
     async def read_wait_options(self, deadline_ns: int) -> tuple[int, int]:
-        """The deadline, brought forward if the request says so, and the priority that it names; 0 for none."""
-        request, size = self._request.request, self._size
+        """The deadline, brought forward by the request's own timeout, and its priority; 0 for none."""
+        request, size = self._request.raw, self._size
         if size is None or size > EARLY_LIMIT_BYTES:
             return deadline_ns, 0
         layout = binary_tensors.body_layout(request.headers.get(binary_tensors.HEADER), size)
@@ -42,4 +42,4 @@ class EarlyBody:
         timeout_us, priority = infer_request.timeout_and_priority(
             json_document.parse_json(memoryview(body)[: layout.header])
         )
-        return min(deadline_ns, self._since_ns + timeout_us * 1000) if timeout_us else deadline_ns, priority
+        return min(deadline_ns, self._received_ns + timeout_us * 1000) if timeout_us else deadline_ns, priority

@@ -1,8 +1,8 @@
-"""One inference on the fast way: from its plan to the bytes of its reply, without a task unless something must wait.
+"""Serves one inference of a fast connection, from its parsed head to the bytes of its response, without aiohttp.
 
-Who calls: `front.py`, in this order: `opened`, then `run` when the body lies in `space`, then `leave` when the bytes
-that it was given are in the socket, or `cancel` if the client goes away before. The errand calls back once, with a
-reply. What takes waiting (a larger grant, the end of a worker's life, a long text) is left to a task of its own.
+A FastInfer is used in this order: `open`, `start` when the body is complete, then `close` when the bytes of the
+response are in the socket, or `cancel` if the client disconnects before. It calls `deliver` once. It makes no task
+unless it must wait: for a larger output buffer, another worker, or a response that takes long to build.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
-from mmsup.gateway.dispatch.in_flight import RequestEvent
+from mmsup.gateway.dispatch.worker_link import RequestEvent
 from mmsup.gateway.http import response_bytes
 from mmsup.gateway.http.error_status import CLOSING
 from mmsup.gateway.http.response_bytes import Parts
@@ -23,199 +23,184 @@ from mmsup.gateway.infer.request_cache import CachedJsonRequest, CachedRequest, 
 from mmsup.gateway.infer.response_template import make_template
 from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_response, json_template
-from mmsup.ipc.errors import CallerError
 from mmsup.ipc.messages.data import InferReply
 
 JOIN_LIMIT_BYTES: Final = 1 << 16
-"""Replies up to this size are copied once and sent in one piece."""
+"""Responses up to this size are copied once and sent in one piece."""
 Deliver = Callable[[Parts, bool], None]
-"""What goes to the client, in memory that may be free only after `leave`; whether the connection ends with it."""
+"""Gets the response, in memory that may be freed after `close`, and whether the connection ends with it."""
 
 
 class FastInfer:
-    """One request; its client's connection owns it."""
-
+    # fmt: off
     __slots__ = (
-        "_cached",
-        "_deliver",
-        "_dispatched",
-        "_handler",
-        "_head",
-        "_parsed",
-        "_request_cache",
-        "_task",
-        "_timer",
-        "body",
-        "request_id",
+        "_cached", "_deliver", "_dispatched", "_handler", "_head", "_parsed", "_request_cache", "_task", "_timer",
+        "body", "request_id",
     )
+    # fmt: on
 
-    def __init__(self, core: InferHandler, orders: RequestCache, plan: ParsedHead, deliver: Deliver) -> None:
-        self._handler = core
-        self._request_cache = orders
-        self._head = plan
+    def __init__(
+        self, infer_handler: InferHandler, request_cache: RequestCache, head: ParsedHead, deliver: Deliver
+    ) -> None:
+        self._handler = infer_handler
+        self._request_cache = request_cache
+        self._head = head
         self._deliver = deliver
-        self._timer = RequestTimer(core.counters, plan.model, plan.version)
+        self._timer = RequestTimer(infer_handler.counters, head.model, head.version)
         self._dispatched: DispatchedRequest | None = None
         self._task: asyncio.Task[None] | None = None
         self._cached: CachedRequest | None = None
         self._parsed: ParsedRequest | None = None
-        self.request_id = plan.request_id
+        self.request_id = head.request_id
 
     @property
     def model(self) -> str:
-        """The model that the path named."""
         return self._head.model
 
     def open(self) -> bool:
-        """Find a worker and room for the body; False if something must be waited for, MmsupError if it cannot be."""
-        plan, backend = self._head, self._handler.router
-        exchange = backend.try_open(plan.model, plan.version)
-        if exchange is None:
+        """Find a worker and a buffer for the body. False if something must be waited for; MmsupError if it cannot."""
+        head = self._head
+        dispatched = self._handler.router.try_open(head.model, head.version)
+        if dispatched is None:
             return False
-        self._dispatched = exchange
-        if plan.is_fast_to_parse or not handler.is_slow_to_parse(plan.layout, exchange.metadata):
-            space = exchange.try_allocate(plan.layout.space)
-            if space is not None:
-                self.body: memoryview = space
-                """Where the body goes, all of it: what lies before `Layout.start` is ours."""
-                self._timer.set_version(exchange.version)
+        self._dispatched = dispatched
+        if head.is_fast_to_parse or not handler.is_slow_to_parse(head.layout, dispatched.metadata):
+            buffer = dispatched.try_allocate(head.buffer_bytes)
+            if buffer is not None:
+                self.body: memoryview = buffer
+                """The buffer for the body, which starts at `BodyLayout.start`."""
+                self._timer.version = dispatched.spec.version
                 return True
         self.close()
         return False
 
     def start(self) -> None:
-        """The body has come: read it and send it to the worker."""
-        exchange = self._dispatched
-        assert exchange is not None, "an errand is run once it was opened"
+        """The body is complete: parse it and send the request to the worker."""
+        dispatched = self._dispatched
+        assert dispatched is not None, "a request is started before it is opened"
         try:
-            order = self._parsed = self._parse(exchange)
-            exchange.request_id = self.request_id
-            if order.request.timeout_us:
-                handler.apply_timeout(exchange, order, self._timer)
-            if not exchange.try_infer(order.job, self._on_event):
+            parsed = self._parsed = self._parse(dispatched)
+            dispatched.request_id = self.request_id
+            if parsed.request.timeout_us:
+                handler.apply_timeout(dispatched, parsed, self._timer)
+            if not dispatched.try_infer(parsed.job, self._on_event):
                 self._finish_in_task(None)
-        except Exception as error:  # noqa: BLE001 - the outermost loop of a request: the client has its answer
+        except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
             self.fail(error)
 
-    # Reading.
+    # Parsing.
 
-    def _parse(self, exchange: DispatchedRequest) -> ParsedRequest:
-        plan = self._head
-        if plan.has_cacheable_json:
-            return self._parse_binary(exchange)
-        if plan.has_cacheable_text:
-            return self._parse_json(exchange)
-        return handler.parse_request(self, exchange.metadata, self.body, plan.layout)
+    def _parse(self, dispatched: DispatchedRequest) -> ParsedRequest:
+        head = self._head
+        if head.has_cacheable_json:
+            return self._parse_binary(dispatched)
+        if head.has_cacheable_text:
+            return self._parse_json(dispatched)
+        return handler.parse_request(self, dispatched.metadata, self.body, head.layout)
 
-    def _parse_binary(self, exchange: DispatchedRequest) -> ParsedRequest:
-        plan, metadata = self._head, exchange.metadata
-        words = (plan, bytes(self.body[plan.layout.start : plan.layout.blobs_start]))
-        known = self._request_cache.get(words, exchange.version, metadata)
-        if known is None:
-            order = handler.parse_request(self, metadata, self.body, plan.layout)
+    def _parse_binary(self, dispatched: DispatchedRequest) -> ParsedRequest:
+        """A short JSON part before binary tensors: parsed once and cached by its bytes."""
+        head, metadata = self._head, dispatched.metadata
+        key = (head, bytes(self.body[head.layout.start : head.json_end]))
+        cached = self._request_cache.get(key, dispatched.spec.version, metadata)
+        if cached is None:
+            parsed = handler.parse_request(self, metadata, self.body, head.layout)
             if any(each.datatype == "BYTES" for each in metadata.inputs):
-                return order  # whether strings fit is seen in the bytes themselves, each time
-            known = CachedRequest(order, exchange.version)
-            self._request_cache.put(words, known)
-        self._cached = known
-        self.request_id = known.parsed.request.id or self.request_id
-        return known.parsed
+                return parsed  # whether strings fit their shape can be seen only in the bytes of each request
+            cached = CachedRequest(parsed, dispatched.spec.version)
+            self._request_cache.put(key, cached)
+        self._cached = cached
+        self.request_id = cached.parsed.request.id or self.request_id
+        return cached.parsed
 
-    def _parse_json(self, exchange: DispatchedRequest) -> ParsedRequest:
-        """A body of JSON: if only its numbers are new, only these are read."""
-        plan, metadata = self._head, exchange.metadata
+    def _parse_json(self, dispatched: DispatchedRequest) -> ParsedRequest:
+        """A body of JSON alone: if only its numbers are new, only these are parsed."""
+        head, metadata = self._head, dispatched.metadata
         parts = json_template.split_template(bytes(self.body))
         if parts is None:
-            return handler.parse_request(self, metadata, self.body, plan.layout)
-        words = (plan.model, *parts[0])
-        known = self._request_cache.get(words, exchange.version, metadata)
-        if isinstance(known, CachedJsonRequest) and (order := known.with_data(parts[1])) is not None:
-            return self._use_cached(known, order)
-        order = handler.parse_request(self, metadata, self.body, plan.layout)
+            return handler.parse_request(self, metadata, self.body, head.layout)
+        key = (head.model, *parts[0])
+        cached = self._request_cache.get(key, dispatched.spec.version, metadata)
+        if isinstance(cached, CachedJsonRequest) and (parsed := cached.with_data(parts[1])) is not None:
+            return self._use_cached(cached, parsed)
+        parsed = handler.parse_request(self, metadata, self.body, head.layout)
         names = json_template.input_names(parts[0])
-        if names is None or known is not None:
-            return order
-        known = CachedJsonRequest(order, exchange.version, names)
-        self._request_cache.put(words, known)
-        return self._use_cached(known, order)
+        if names is None or cached is not None:
+            return parsed
+        cached = CachedJsonRequest(parsed, dispatched.spec.version, names)
+        self._request_cache.put(key, cached)
+        return self._use_cached(cached, parsed)
 
-    def _use_cached(self, known: CachedRequest, order: ParsedRequest) -> ParsedRequest:
-        self._cached = known
-        if order.request.id:
-            self.request_id = order.request.id
-        return order
+    def _use_cached(self, cached: CachedRequest, parsed: ParsedRequest) -> ParsedRequest:
+        self._cached = cached
+        if parsed.request.id:
+            self.request_id = parsed.request.id
+        return parsed
 
-    # The reply.
+    # The response.
 
-    def _on_event(self, said: RequestEvent) -> None:
+    def _on_event(self, event: RequestEvent) -> None:
+        dispatched, parsed, cached = self._dispatched, self._parsed, self._cached
+        assert dispatched is not None, "an event came for a request that was not started"
+        assert parsed is not None, "an event came for a request that was not started"
         try:
-            if type(said) is not InferReply or said.needed_bytes:
-                self._finish_in_task(said)
-            else:
-                self._on_reply(said)
-        except Exception as error:  # noqa: BLE001 - as in `run`
+            if type(event) is not InferReply or event.needed_bytes:
+                self._finish_in_task(event)
+                return
+            in_flight = dispatched.in_flight
+            signature = in_flight.signature if in_flight is not None else None
+            template = cached.response if cached is not None and not self._head.echo else None
+            if template is not None and signature is not None and template.matches(signature, event.locations):
+                response = template.render(event.locations)
+                self._timer.finish(event, parsed.inference_count)
+                self._deliver([response], False)  # noqa: FBT003 - hot
+                return
+            result = dispatched.result(event)
+            built = handler.build_response(dispatched, parsed, result)
+            if built is None:
+                self._finish_in_task(event)
+                return
+            self._timer.finish(result, parsed.inference_count)
+            if cached is not None and signature is not None and not self._head.echo and built.size <= JOIN_LIMIT_BYTES:
+                cached.response = make_template(signature, parsed.request.outputs, built, event.locations)
+            self._send(built)
+        except Exception as error:  # noqa: BLE001 - as in `start`
             self.fail(error)
 
-    def _on_reply(self, said: InferReply) -> None:
-        exchange, order, known = self._dispatched, self._parsed, self._cached
-        assert exchange is not None, "a reply came for an errand that was not run"
-        assert order is not None, "a reply came for an errand that was not run"
-        checked = exchange.output_signature
-        familiar_one = known.response if known is not None and not self._head.echo else None
-        if familiar_one is not None and checked is not None and familiar_one.matches(checked, said.locations):
-            self._timer.finish(said, order.inference_count)
-            self._deliver([familiar_one.render(said.locations)], False)  # noqa: FBT003 - hot
-            return
-        outcome = exchange.result(said)
-        made = handler.build_response(exchange, order, outcome)
-        if made is None:
-            self._finish_in_task(said)
-            return
-        self._timer.finish(outcome, order.inference_count)
-        if known is not None and checked is not None and not self._head.echo and made.size <= JOIN_LIMIT_BYTES:
-            known.response = make_template(checked, order.request.outputs, made, said.locations)
-        self._send(made)
-
-    def _send(self, made: infer_response.InferResponse) -> None:
-        start, body = response_bytes.inference_parts(made, self._head.echo)
+    def _send(self, built: infer_response.InferResponse) -> None:
+        start, body = response_bytes.inference_parts(built, self._head.echo)
         head = start + response_bytes.head_end()
-        if made.size <= JOIN_LIMIT_BYTES:
+        if built.size <= JOIN_LIMIT_BYTES:
             self._deliver([b"".join((head, *body))], False)  # noqa: FBT003 - hot
         else:
             self._deliver([head, *body], False)  # noqa: FBT003 - as above
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error."""
-        told = handler.client_error(error)
+        shown = handler.client_error(error)
         self._timer.fail(error)
-        self._deliver([response_bytes.error_bytes(told, self.request_id, self._head.echo)], told.code in CLOSING)
+        self._deliver([response_bytes.error_bytes(shown, self.request_id, self._head.echo)], shown.code in CLOSING)
 
-    # What waits.
+    def _finish_in_task(self, event: RequestEvent | None) -> None:
+        """Wait for the rest in a task; `event` is None if the request was not sent."""
+        self._task = asyncio.get_running_loop().create_task(self._finish(event), name="infer")
 
-    def _finish_in_task(self, said: RequestEvent | None) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._finish(said), name="errand")
-
-    async def _finish(self, said: RequestEvent | None) -> None:
-        exchange, order = self._dispatched, self._parsed
-        assert exchange is not None, "an errand waits once it was opened"
-        assert order is not None, "an errand waits once its body was read"
+    async def _finish(self, event: RequestEvent | None) -> None:
+        dispatched, parsed = self._dispatched, self._parsed
+        assert dispatched is not None, "a request waits before it is opened"
+        assert parsed is not None, "a request waits before its body is parsed"
         try:
-            made = await self._handler.finish(exchange, order, self._timer, said)
-        except Exception as error:  # noqa: BLE001 - as in `run`
+            built = await self._handler.finish(dispatched, parsed, self._timer, event)
+        except Exception as error:  # noqa: BLE001 - as in `start`
             self._task = None
             self.fail(error)
             return
         self._task = None
-        self._send(made)
+        self._send(built)
 
     # The end.
 
-    def on_body_timeout(self, error: CallerError) -> None:
-        """The body did not come in time."""
-        self.fail(error)
-
     def cancel(self) -> None:
-        """The client went away: nobody is told anything."""
+        """The client disconnected: no response is delivered."""
         self._deliver = _discard
         self._timer.fail(asyncio.CancelledError())
         if self._task is not None:
@@ -225,15 +210,15 @@ class FastInfer:
             self.close()
 
     def close(self) -> None:
-        """No byte of it is used any more."""
-        exchange, self._dispatched = self._dispatched, None
-        if exchange is not None:
+        """Free everything; none of its memory may be used any more."""
+        dispatched, self._dispatched = self._dispatched, None
+        if dispatched is not None:
             self.body = _EMPTY
-            exchange.close()
+            dispatched.close()
 
 
 _EMPTY: Final = memoryview(b"")
 
 
 def _discard(_: Parts, __: bool) -> None:
-    """Hears the reply to a client that is gone."""
+    """Gets the response to a client that has disconnected."""

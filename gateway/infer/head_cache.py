@@ -1,13 +1,12 @@
-"""Heads of inference requests, known by their exact bytes: what aiohttp's parser read in them, once.
+"""Caches heads of inference requests by their exact bytes: what aiohttp's parser read in them, once.
 
-There is no second parser here: requests are smuggled where two parsers read the same bytes differently. Whoever calls
-finds a blank line; the bytes up to it are looked up, and on a miss given to a fresh parser of aiohttp's. Only if it
-finds exactly one message in them, has read them all and has counted no byte of a body, and only if that message is of
-the one simple kind that the front serves, does a plan come of it. Everything else, all that is wrong above all, is
-aiohttp's own to answer.
+There is no second parser here, because requests can be smuggled where two parsers read the same bytes differently.
+The bytes up to the blank line are looked up and, on a miss, given to a fresh parser of aiohttp's. A head is cached
+only if that finds exactly one message, consumes all bytes and counts no byte of a body, and if the message is of the
+simple kind that a fast connection serves. Everything else, malformed requests above all, is left to aiohttp.
 
-A plan holds facts (model, version, lengths), never a verdict: routes and limits are asked for each request. The cache
-is bounded in number and in bytes, and what is not used leaves it.
+A ParsedHead holds facts (model, version, lengths), never a decision: routes and limits are checked for each request.
+The cache is bounded in number and in bytes, and drops what is not used.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from mmsup.ipc.two_generation_cache import BoundedCache
 
 HEAD_LIMIT_BYTES: Final = 2048
 JSON_KEY_LIMIT_BYTES: Final = 2048
-"""Bytes of JSON before blobs that are remembered."""
+"""The longest JSON part before binary tensors that is cached."""
 JSON_COST_UNIT_BYTES: Final = 1 << 12
-"""Of JSON, which takes as long to read as everything else of a small request."""
+"""So much JSON takes as long to parse as all else of a small request."""
 INFER_PREFIX: Final = b"POST /v2/models/"
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _UNSUPPORTED_HEADERS: Final = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade")
@@ -44,46 +43,47 @@ _UNSUPPORTED_HEADERS: Final = ("Transfer-Encoding", "Content-Encoding", "Expect"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParsedHead:
-    """What one head says. It is its own key: the same head has the same plan, for as long as that is remembered."""
+    """One parsed head. Compared by identity: while it is cached, equal heads have the same object."""
 
     model: str
     version: str
-    """Empty: the default one."""
+    """Empty: the default version."""
     layout: BodyLayout
+    buffer_bytes: int
+    """`layout.space`, computed once."""
+    json_end: int
+    """`layout.blobs_start`, computed once."""
     echo: dict[str, str]
-    """Headers that go back as they came."""
+    """Headers that the response repeats."""
     request_id: str
-    """By what name its client calls the request, as far as the head says."""
+    """The client's own id of the request, if the head has one."""
     has_cacheable_json: bool
-    """JSON before blobs, short enough to be remembered."""
+    """The body is JSON before binary tensors, short enough to be cached."""
     has_cacheable_text: bool
-    """JSON alone, short enough to be read at once."""
+    """The body is JSON alone, short enough for a template."""
     is_fast_to_parse: bool
-    """Nothing of it takes long to read."""
     cost: int
-    """What it counts for where requests take turns: 1, and 1 more for every TEXT_UNIT_BYTES of JSON."""
+    """Units of the fair queue: 1, and 1 more for every JSON_COST_UNIT_BYTES of JSON."""
 
 
 class HeadCache:
-    """One per gateway process."""
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._heads: BoundedCache[bytes, ParsedHead] = BoundedCache()
         self._protocol = BaseProtocol(loop)
-        """The parser wants one, to slow down a sender; it is given no byte of a body."""
+        """The parser needs one to pause a sender; it gets no byte of a body."""
 
     def __len__(self) -> int:
         return len(self._heads)
 
     def get(self, head: bytes) -> ParsedHead | None:
-        """What a head says (from its first byte through its blank line), None if it is not for the front."""
-        plan = self._heads.recent.get(head) or self._heads.get(head)
-        if plan is None and head.startswith(INFER_PREFIX):
-            plan = self._parse(head)
-            if plan is not None and len(head) <= HEAD_LIMIT_BYTES:
-                self._heads.add(head, plan)
-        return plan
+        """The parsed head; None if a fast connection does not serve it. `head` includes the blank line."""
+        parsed = self._heads.recent.get(head) or self._heads.get(head)
+        if parsed is None and head.startswith(INFER_PREFIX):
+            parsed = self._parse(head)
+            if parsed is not None and len(head) <= HEAD_LIMIT_BYTES:
+                self._heads.add(head, parsed)
+        return parsed
 
     def _parse(self, head: bytes) -> ParsedHead | None:
         parser = HttpRequestParser(self._protocol, self._loop, 1 << 16, auto_decompress=False)
@@ -98,7 +98,7 @@ class HeadCache:
 
 
 def to_parsed_head(message: RawRequestMessage) -> ParsedHead | None:
-    """The plan of a head that was read, None if it is not of the simple kind."""
+    """None if the message is not of the simple kind that a fast connection serves."""
     headers = message.headers
     lengths = headers.getall("Content-Length", [])
     if (
@@ -123,17 +123,16 @@ def to_parsed_head(message: RawRequestMessage) -> ParsedHead | None:
     except CallerError:
         return None
     echo = echoed_headers(headers)
-    has_words = 0 < layout.header <= min(JSON_KEY_LIMIT_BYTES, layout.size - 1)
-    has_text = layout.header == layout.size <= TEXT_LIMIT_BYTES
-    name = next(iter(echo.values()), "")
     return ParsedHead(
-        match.names["model"],
-        match.names.get("version", ""),
-        layout,
-        echo,
-        name,
-        has_words,
-        has_text,
-        layout.size <= THREAD_PARSE_BYTES,
-        1 + layout.header // JSON_COST_UNIT_BYTES,
+        model=match.names["model"],
+        version=match.names.get("version", ""),
+        layout=layout,
+        buffer_bytes=layout.space,
+        json_end=layout.blobs_start,
+        echo=echo,
+        request_id=next(iter(echo.values()), ""),
+        has_cacheable_json=0 < layout.header <= min(JSON_KEY_LIMIT_BYTES, layout.size - 1),
+        has_cacheable_text=layout.header == layout.size <= TEXT_LIMIT_BYTES,
+        is_fast_to_parse=layout.size <= THREAD_PARSE_BYTES,
+        cost=1 + layout.header // JSON_COST_UNIT_BYTES,
     )

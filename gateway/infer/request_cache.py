@@ -1,7 +1,7 @@
-"""Orders that were read before, by the words of their requests, and the last reply to each. Pure.
+"""Caches parsed requests and the template of the last response to each. Pure.
 
-The same words mean the same order as long as the model is what it was: same version, same metadata. Of a request with
-blobs the words are its JSON part; of one in JSON, the text around its numbers (skeleton.py).
+The key of a request with binary tensors is its JSON part; that of a JSON request is the text around its numbers
+(protocol/json_template.py). An entry is valid as long as the model's version and metadata are the same.
 """
 
 from __future__ import annotations
@@ -18,63 +18,59 @@ from mmsup.ipc.two_generation_cache import BoundedCache
 
 
 class CachedRequest:
-    """One order."""
+    """A parsed request with binary tensors."""
 
     __slots__ = ("parsed", "response", "version")
 
-    def __init__(self, order: ParsedRequest, version: str) -> None:
-        self.parsed = order
+    def __init__(self, parsed: ParsedRequest, version: str) -> None:
+        self.parsed = parsed
         self.version = version
         self.response: ResponseTemplate | None = None
-        """The words of the last reply, if other outputs can be put into them."""
+        """Of the last response, if other outputs can be filled into it."""
 
 
 class CachedJsonRequest(CachedRequest):
-    """One order in JSON, but for the numbers."""
+    """A parsed JSON request without its numbers."""
 
     __slots__ = ("_positions",)
 
-    def __init__(self, order: ParsedRequest, version: str, names: Sequence[str]) -> None:
-        run = order.job
-        words = run.packed_signature()
-        inputs = [InputTensor(each.name, each.datatype, each.shape) for each in run.inputs]
-        bare = InferenceJob(inputs, run.outputs, run.parameters, run.priority, run.output_bytes, signature=words)
-        super().__init__(order.without_data(bare), version)
+    def __init__(self, parsed: ParsedRequest, version: str, names: Sequence[str]) -> None:
+        """`names`: the inputs in the order of the text."""
+        inputs = [InputTensor(each.name, each.datatype, each.shape) for each in parsed.job.inputs]
+        super().__init__(parsed.without_data(_with_inputs(parsed.job, inputs)), version)
         self._positions = [names.index(each.name) for each in inputs]
 
     def with_data(self, lists: Sequence[bytes]) -> ParsedRequest | None:
-        """The same order of other numbers; None if these do not fit, which the long way words."""
+        """The same request with other numbers; None if these do not fit: the full parser reports what is wrong."""
         values = json_template.parse_lists(lists)
         if values is None:
             return None
-        run = self.parsed.job
+        job = self.parsed.job
         inputs: list[InputTensor] = []
         try:
-            for each, place in zip(run.inputs, self._positions, strict=True):
-                data = json_tensors.to_bytes(values[place], each.datatype, each.shape)
+            for each, position in zip(job.inputs, self._positions, strict=True):
+                data = json_tensors.to_bytes(values[position], each.datatype, each.shape)
                 inputs.append(InputTensor(each.name, each.datatype, each.shape, data=data))
         except TensorDataError:
             return None
-        return self.parsed.with_job(
-            InferenceJob(
-                inputs, run.outputs, run.parameters, run.priority, run.output_bytes, signature=run.packed_signature()
-            )
-        )
+        return self.parsed.with_job(_with_inputs(job, inputs))
 
 
 class RequestCache:
-    """All that a gateway knows."""
-
     def __init__(self) -> None:
         self._requests: BoundedCache[Hashable, CachedRequest] = BoundedCache()
 
-    def get(self, words: Hashable, version: str, metadata: Metadata) -> CachedRequest | None:
-        """The order of these words, if the model is what it was."""
-        known = self._requests.recent.get(words) or self._requests.get(words)
-        if known is None or known.parsed.metadata is not metadata or known.version != version:
+    def get(self, key: Hashable, version: str, metadata: Metadata) -> CachedRequest | None:
+        """The cached request, if it was parsed for this version and metadata."""
+        cached = self._requests.recent.get(key) or self._requests.get(key)
+        if cached is None or cached.parsed.metadata is not metadata or cached.version != version:
             return None
-        return known
+        return cached
 
-    def put(self, words: Hashable, known: CachedRequest) -> None:
-        """Know this order from now on."""
-        self._requests.add(words, known)
+    def put(self, key: Hashable, cached: CachedRequest) -> None:
+        self._requests.add(key, cached)
+
+
+def _with_inputs(job: InferenceJob, inputs: Sequence[InputTensor]) -> InferenceJob:
+    signature = job.packed_signature()
+    return InferenceJob(inputs, job.outputs, job.parameters, job.priority, job.output_bytes, signature=signature)

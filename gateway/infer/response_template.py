@@ -1,6 +1,6 @@
-"""Replies that were given before: their words are there, only the bytes of the outputs change. Pure.
+"""Response templates: the bytes of an earlier response, into which new output bytes are filled. Pure.
 
-Two kinds: outputs that all follow as bytes, and outputs that all stand in the JSON.
+There are two kinds: all outputs follow as binary tensors, or all outputs are in the JSON.
 """
 
 from __future__ import annotations
@@ -17,81 +17,90 @@ from mmsup.ipc.messages.data import TensorLocation
 from mmsup.ipc.specs import TensorSpec
 
 
-class BinaryResponseTemplate:
-    """JSON that never changes, then the outputs."""
+class ResponseTemplate:
+    """Of replies with one signature and all outputs inline."""
 
-    __slots__ = ("_body", "_signature", "_start")
+    __slots__ = ("_signature",)
 
-    def __init__(self, said: ValidatedSignature, made: InferResponse) -> None:
-        self._signature = said
-        self._start, _ = response_bytes.inference_parts(made, {})
-        self._body = made.head
+    def __init__(self, signature: ValidatedSignature) -> None:
+        self._signature = signature
 
-    def matches(self, said: ValidatedSignature, places: Sequence[TensorLocation]) -> bool:
-        """Whether a result has the same words, and is all inline."""
-        return (said is self._signature or said.packed == self._signature.packed) and tuple not in map(type, places)
+    def matches(self, signature: ValidatedSignature, locations: Sequence[TensorLocation]) -> bool:
+        """Whether a reply fits into this template."""
+        same = signature is self._signature or signature.packed == self._signature.packed
+        return same and tuple not in map(type, locations)
 
-    def render(self, places: Sequence[TensorLocation]) -> bytes:
-        """The whole reply with these outputs."""
-        return b"".join((self._start, response_bytes.head_end(), self._body, *cast("Sequence[bytes]", places)))
+    def render(self, locations: Sequence[TensorLocation]) -> bytes:
+        """The whole response with these outputs."""
+        raise NotImplementedError
 
 
-class JsonResponseTemplate:
+class BinaryResponseTemplate(ResponseTemplate):
+    """Constant JSON, then the outputs."""
+
+    __slots__ = ("_body", "_start")
+
+    def __init__(self, signature: ValidatedSignature, built: InferResponse) -> None:
+        super().__init__(signature)
+        self._start, _ = response_bytes.inference_parts(built, {})
+        self._body = built.head
+
+    def render(self, locations: Sequence[TensorLocation]) -> bytes:
+        return b"".join((self._start, response_bytes.head_end(), self._body, *cast("Sequence[bytes]", locations)))
+
+
+class JsonResponseTemplate(ResponseTemplate):
     """JSON with the outputs in it."""
 
-    __slots__ = ("_parts", "_signature", "_size")
+    __slots__ = ("_parts", "_size")
 
-    def __init__(self, said: ValidatedSignature, parts: list[bytes]) -> None:
-        """`parts`: what stands before, between and behind the outputs."""
-        self._signature = said
+    def __init__(self, signature: ValidatedSignature, parts: list[bytes]) -> None:
+        """`parts`: the text before, between and after the outputs."""
+        super().__init__(signature)
         self._parts = parts
         self._size = sum(map(len, parts))
 
-    def matches(self, said: ValidatedSignature, places: Sequence[TensorLocation]) -> bool:
-        """Whether a result has the same words, and is all inline."""
-        return (said is self._signature or said.packed == self._signature.packed) and tuple not in map(type, places)
-
-    def render(self, places: Sequence[TensorLocation]) -> bytes:
-        """The whole reply with these outputs."""
+    def render(self, locations: Sequence[TensorLocation]) -> bytes:
         pieces, size = [self._parts[0]], self._size
-        for spec, place, part in zip(self._signature.outputs, places, self._parts[1:], strict=True):
-            text = _output_json(spec, place)
+        for spec, location, part in zip(self._signature.outputs, locations, self._parts[1:], strict=True):
+            text = _output_json(spec, location)
             size += len(text)
             pieces += (text, part)
         return b"".join((response_bytes.head_start(200, response.JSON, {}, size), response_bytes.head_end(), *pieces))
 
 
-ResponseTemplate = BinaryResponseTemplate | JsonResponseTemplate
-
-
 def make_template(
-    said: ValidatedSignature, wanted: Sequence[RequestedOutput], made: InferResponse, places: Sequence[TensorLocation]
+    signature: ValidatedSignature,
+    requested: Sequence[RequestedOutput],
+    built: InferResponse,
+    locations: Sequence[TensorLocation],
 ) -> ResponseTemplate | None:
-    """How to say this reply again with other outputs; None if more than they may change."""
-    if None in said.sizes or tuple in map(type, places) or any(each.classes for each in wanted):
+    """The template of a response; None if more than the bytes of its outputs may change."""
+    if None in signature.sizes or tuple in map(type, locations) or any(each.classes for each in requested):
         return None
-    if [each.spec.name for each in wanted] != [each.name for each in said.outputs]:
+    if [each.spec.name for each in requested] != [each.name for each in signature.outputs]:
         return None
-    if all(each.binary for each in wanted):
-        return BinaryResponseTemplate(said, made)
-    if any(each.binary for each in wanted):
+    if all(each.binary for each in requested):
+        return BinaryResponseTemplate(signature, built)
+    if any(each.binary for each in requested):
         return None
-    parts = _text_around_outputs(said, made.head, places)
-    return None if parts is None else JsonResponseTemplate(said, parts)
+    parts = _text_around_outputs(signature, built.head, locations)
+    return None if parts is None else JsonResponseTemplate(signature, parts)
 
 
-def _text_around_outputs(said: ValidatedSignature, head: bytes, places: Sequence[TensorLocation]) -> list[bytes] | None:
-    """The text before, between and behind the outputs."""
+def _text_around_outputs(
+    signature: ValidatedSignature, head: bytes, locations: Sequence[TensorLocation]
+) -> list[bytes] | None:
+    """The text before, between and after the outputs."""
     parts: list[bytes] = []
-    for spec, place in zip(said.outputs, places, strict=True):
-        text = _output_json(spec, place)
-        before, mark, head = head.partition(b'"data":' + text)
-        if not mark:
+    for spec, location in zip(signature.outputs, locations, strict=True):
+        before, found, head = head.partition(b'"data":' + _output_json(spec, location))
+        if not found:
             return None
         parts.append(before + b'"data":')
     return [*parts, head]
 
 
-def _output_json(spec: TensorSpec, place: TensorLocation) -> bytes:
-    assert not isinstance(place, tuple), "inline outputs only"
-    return json_tensors.to_json(memoryview(place), spec.datatype, spec.name)
+def _output_json(spec: TensorSpec, location: TensorLocation) -> bytes:
+    assert not isinstance(location, tuple), "inline outputs only"
+    return json_tensors.to_json(memoryview(location), spec.datatype, spec.name)

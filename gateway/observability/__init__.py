@@ -1,1 +1,1 @@
-"""Counters, statistics, /metrics."""
+"""Request counters, the statistics extension and /metrics."""

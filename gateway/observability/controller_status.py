@@ -1,35 +1,37 @@
-"""What only the brain knows and the metrics show: states, restarts, memory. The last word holds while it is away."""
+"""The controller's `status`, for what only the controller knows and /metrics shows: states, restarts, memory."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from mmsup.gateway.dispatch.router import Router
 from mmsup.ipc.errors import MmsupError
 
 STATUS_WAIT_S: Final = 0.5
 STALE_KEY: Final = "old"
+CallController = Callable[[str, dict[str, Any]], Awaitable[Any]]
+"""Sends a command with its arguments to the controller and returns its result; all are JSON, by command."""
 
 
 class ControllerStatus:
-    """The brain's `status`; while it is away the last one there was, which then says that it is `old`.
+    """The last `status`. While no controller answers, the previous one with the key `old`.
 
-    Several gateways answer one scraper: none may tell what another has already overtaken, so none keeps an answer.
+    Several gateways serve one scraper, and none may show older values than another one did, so no gateway caches it.
     """
 
-    def __init__(self, backend: Router) -> None:
-        self._router = backend
-        self._last: dict[str, Any] = {}  # JSON of the status verb
+    def __init__(self, call_controller: CallController) -> None:
+        self._call_controller = call_controller
+        self._last: dict[str, Any] = {}  # JSON of the status command
         self._queried_s = 0.0
         self._lock = asyncio.Lock()
 
-    async def get(self) -> dict[str, Any]:  # JSON of the status verb
-        """The status; waits for the brain no longer than a scraper would."""
-        came_s = time.monotonic()
+    async def get(self) -> dict[str, Any]:  # JSON of the status command
+        """The status; waits for the controller no longer than a scraper would."""
+        called_s = time.monotonic()
         async with self._lock:
-            if self._queried_s <= came_s:  # else it was asked while we waited: many scrapers are one question
+            if self._queried_s <= called_s:  # else it was queried while this call waited: many calls share one query
                 self._queried_s = time.monotonic()
                 await self._query()
         return self._last
@@ -37,9 +39,9 @@ class ControllerStatus:
     async def _query(self) -> None:
         try:
             async with asyncio.timeout(STATUS_WAIT_S):
-                said = await self._router.call_controller("status", {})
+                status = await self._call_controller("status", {})
         except (TimeoutError, MmsupError):
             self._last = {**self._last, STALE_KEY: True}
             return
-        if isinstance(said, dict):
-            self._last = said
+        if isinstance(status, dict):
+            self._last = status

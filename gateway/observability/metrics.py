@@ -1,7 +1,7 @@
 """The metrics page: every metric with its unit in its name and one sentence of meaning. Home of prometheus-client.
 
-Counters called `nv_*` are those that dashboards already know; prometheus-client would append `_total` to their names,
-so they are built without a type of their own and declared as counters in the text.
+The `nv_*` counters have the names that dashboards for Triton use. prometheus-client would append `_total` to them, so
+they are built as gauges and declared as counters in the text.
 """
 
 from __future__ import annotations
@@ -52,39 +52,38 @@ _NV_METRICS: Final = {
     ),
     "nv_inference_compute_input_duration_us": ("compute_input_ns", 1000, "Time to gather inputs, microseconds."),
     "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
-    "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to hand out outputs, microseconds."),
+    "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to copy outputs, microseconds."),
 }
 _FAILURES: Final = "nv_inference_request_failure"
 
-StatusJson = Mapping[str, Any]  # JSON of the brain's status verb
+StatusJson = Mapping[str, Any]  # JSON of the controller's status command
 
 
-def metrics_text(totals: Totals, facts: StatusJson) -> bytes:
-    """The text of `/metrics`."""
-    familiar = _text(lambda: _nv_metrics(totals))
+def metrics_text(totals: Totals, status: StatusJson) -> bytes:
+    triton = _text(lambda: _nv_metrics(totals))
     for name in (*_NV_METRICS, _FAILURES):
-        familiar = familiar.replace(f"# TYPE {name} gauge", f"# TYPE {name} counter")
-    return (familiar + _text(lambda: _own_metrics(totals, facts))).encode()
+        triton = triton.replace(f"# TYPE {name} gauge", f"# TYPE {name} counter")
+    return (triton + _text(lambda: _own_metrics(totals, status))).encode()
 
 
 class _LazyCollector(Collector):
-    """A collector of metrics that are made when they are asked for."""
+    """A collector that builds its metrics when they are scraped."""
 
-    def __init__(self, made: Callable[[], Iterator[Metric]]) -> None:
-        self._made = made
+    def __init__(self, build: Callable[[], Iterator[Metric]]) -> None:
+        self._made = build
 
     def collect(self) -> Iterator[Metric]:
         return self._made()
 
 
-def _text(made: Callable[[], Iterator[Metric]]) -> str:
+def _text(build: Callable[[], Iterator[Metric]]) -> str:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_LazyCollector(made))
+    registry.register(_LazyCollector(build))
     return generate_latest(registry).decode()
 
 
 def _rows(totals: Totals) -> Iterator[tuple[tuple[str, str], dict[str, int]]]:
-    """Rows of model versions: not of refusals, nor of what is true now."""
+    """The rows of model versions, without those of refusals and of current values."""
     return ((key, row) for key, row in sorted(totals.items()) if not key[1].startswith((REFUSED_PREFIX, CURRENT)))
 
 
@@ -101,33 +100,32 @@ def _nv_metrics(totals: Totals) -> Iterator[Metric]:
     yield failures
 
 
-def _own_metrics(totals: Totals, facts: StatusJson) -> Iterator[Metric]:
+def _own_metrics(totals: Totals, status: StatusJson) -> Iterator[Metric]:
     yield _duration_histogram(totals)
     refused = CounterMetricFamily(
-        "mmsup_requests_refused", "Requests that were wrong in themselves, by error code.", labels=("model", "code")
+        "mmsup_requests_refused", "Requests that were refused as invalid, by error code.", labels=("model", "code")
     )
     for (model, version), row in sorted(totals.items()):
         if version.startswith(REFUSED_PREFIX):
             refused.add_metric((model, version.removeprefix(REFUSED_PREFIX)), row["refused"])
     yield refused
     yield from _current_metrics(totals)
-    yield from _controller_metrics(facts)
+    yield from _controller_metrics(status)
 
 
 def _current_metrics(totals: Totals) -> Iterator[Metric]:
-    """What is true now."""
     opened = GaugeMetricFamily("mmsup_requests_open", "Requests admitted and not yet answered.", labels=("model",))
     for (model, version), row in sorted(totals.items()):
         if version == CURRENT and model != GATEWAY_ROW:
             opened.add_metric((model,), row["open"])
     yield opened
-    house = totals.get((GATEWAY_ROW, CURRENT), {})
+    gateway = totals.get((GATEWAY_ROW, CURRENT), {})
     for name, meaning in (
         ("arena_used_bytes", "Memory shared with workers that requests and results use."),
         ("arena_held_bytes", "Memory shared with workers that gateways hold, used or not."),
-        ("front_fallback", "Gateways whose fast front failed its own test, so that all is served by aiohttp."),
+        ("front_fallback", "Gateways whose fast path failed its self-test, so that aiohttp serves all requests."),
     ):
-        yield GaugeMetricFamily(f"mmsup_{name}", meaning, value=house.get(name, 0))
+        yield GaugeMetricFamily(f"mmsup_{name}", meaning, value=gateway.get(name, 0))
 
 
 def _duration_histogram(totals: Totals) -> Metric:
@@ -144,51 +142,54 @@ def _duration_histogram(totals: Totals) -> Metric:
     return family
 
 
-def _controller_metrics(facts: StatusJson) -> Iterator[Metric]:
-    """What the brain knows."""
+def _controller_metrics(status: StatusJson) -> Iterator[Metric]:
     state = GaugeMetricFamily("mmsup_model_state", "1 for the state that a model is in.", labels=("model", "state"))
     restarts = CounterMetricFamily("mmsup_worker_restarts", "Times that a worker was started again.", labels=_WORKER)
     memory = GaugeMetricFamily("mmsup_worker_memory_bytes", "Host memory that a worker holds.", labels=_WORKER)
     stuck = GaugeMetricFamily(
-        "mmsup_workers_quarantined", "Workers that SIGKILL does not end; alert on any.", labels=("model",)
+        "mmsup_workers_quarantined", "Workers that SIGKILL does not stop; alert on any.", labels=("model",)
     )
     cap = GaugeMetricFamily("mmsup_worker_memory_cap_bytes", "Host memory that a worker may hold.", labels=_WORKER)
-    for model in facts.get("models", ()):
+    for model in status.get("models", ()):
         name = str(model.get("name", ""))
-        for word in STATES:
-            state.add_metric((name, word), float(model.get("state") == word))
+        for each in STATES:
+            state.add_metric((name, each), float(model.get("state") == each))
         workers = model.get("instances", ())
         stuck.add_metric((name,), sum(each.get("state") == "quarantined" for each in workers))
         for each in workers:
             labels = (name, str(each.get("version", "")), str(each.get("id", "")))
-            if not facts.get(STALE_KEY):  # another gateway may have told more; a counter may be missing, but never fall
+            if not status.get(
+                STALE_KEY
+            ):  # another gateway may have shown more; a counter may be missing but must not fall
                 restarts.add_metric(labels, each.get("restarts") or 0)
             if each.get("memory_bytes") is not None:
                 memory.add_metric(labels, each["memory_bytes"])
             if each.get("memory_cap_bytes") is not None:
                 cap.add_metric(labels, each["memory_cap_bytes"])
     yield from (state, restarts, stuck, memory, cap)
-    yield from _gpu_metrics(facts)
-    generation = GaugeMetricFamily("mmsup_brain_generation", "How many brains there were, this one included.")
-    brain: StatusJson = facts.get("brain", {})
-    if "generation" in brain:
-        generation.add_metric((), brain["generation"])
+    yield from _gpu_metrics(status)
+    generation = GaugeMetricFamily("mmsup_brain_generation", "How many controllers have run, the present one included.")
+    controller: StatusJson = status.get("brain", {})
+    if "generation" in controller:
+        generation.add_metric((), controller["generation"])
     yield generation
 
 
-def _gpu_metrics(facts: StatusJson) -> Iterator[Metric]:
-    """GPUs; what NVML does not say now has no value, rather than the last one."""
-    aside = GaugeMetricFamily("mmsup_device_set_aside", "1 where nothing new goes to a GPU; alert on any.", labels=_GPU)
+def _gpu_metrics(status: StatusJson) -> Iterator[Metric]:
+    """What NVML does not report now has no value, rather than its last one."""
+    cordoned = GaugeMetricFamily(
+        "mmsup_device_set_aside", "1 where no new worker is placed on a GPU; alert on any.", labels=_GPU
+    )
     age = GaugeMetricFamily(
-        "mmsup_device_reading_age_seconds", "Since NVML was asked what it answered last.", labels=_GPU
+        "mmsup_device_reading_age_seconds", "Age of the last values that NVML reported.", labels=_GPU
     )
     total = GaugeMetricFamily("nv_gpu_memory_total_bytes", "Memory of a GPU.", labels=_GPU)
-    used = GaugeMetricFamily("nv_gpu_memory_used_bytes", "Memory of a GPU that anybody holds.", labels=_GPU)
+    used = GaugeMetricFamily("nv_gpu_memory_used_bytes", "Memory of a GPU in use by any process.", labels=_GPU)
     members = (("age_s", age), ("memory_total_bytes", total), ("memory_used_bytes", used))
-    for each in facts.get("devices", ()):
+    for each in status.get("devices", ()):
         label = (str(each.get("uuid", "")),)
-        aside.add_metric(label, float(bool(each.get("set_aside"))))
+        cordoned.add_metric(label, float(bool(each.get("set_aside"))))
         for member, family in members:
-            if each.get(member) is not None and not facts.get(STALE_KEY):
+            if each.get(member) is not None and not status.get(STALE_KEY):
                 family.add_metric(label, each[member])
-    yield from (aside, age, total, used)
+    yield from (cordoned, age, total, used)

@@ -1,8 +1,8 @@
-"""What became of each request, written once into this gateway's tally, read as the sum over all gateways.
+"""Counts the outcome of each request, once, in this gateway's table of shared counters; totals sum over all gateways.
 
-Rows are (model, version), and (model, `~`) for what is true now. Beside them a model has a row `!CODE` for each code
-with which requests were refused before they were inferences; requests that name no model of ours share the model
-`_unknown`, since a client chooses those names.
+Rows are (model, version), and (model, `~`) for current values. A model also has a row `!CODE` for each error code with
+which requests were refused before they counted as inferences. Requests for unknown models share the model `_unknown`,
+because clients choose those names.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from mmsup.gateway.protocol.inference_job import InferenceResult
@@ -21,7 +22,7 @@ UNKNOWN_MODEL: Final = "_unknown"
 REFUSED_PREFIX: Final = "!"
 CURRENT: Final = "~"
 GATEWAY_ROW: Final = "_gateway"
-"""The row for what belongs to no model."""
+"""The row of what belongs to no model."""
 _UNKNOWN_MODEL_CODES: Final = frozenset({"unknown_model", "unknown_version", "bad_version"})
 REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 _REASON: Final = {
@@ -43,67 +44,63 @@ _WHOLE: Final = 1 - 1e-9
 _CANCELLED: Final = ServerError("cancelled", "the client went away")
 _BUG: Final = ServerError("internal", "an error of ours")
 RequestTimings = InferenceResult | InferReply
-"""Both say how long each part took, and how many requests ran together."""
+"""Both have the time of each part and the number of requests that ran together."""
 Totals = dict[tuple[str, str], dict[str, int]]
 
 
 def failure_reason(code: str) -> str:
-    """The failure reason of a code, in the words of the public metric."""
+    """The `reason` of an error code in the public metric."""
     return _REASON.get(code, "OTHER")
 
 
 class RequestCounters:
-    """One per gateway process; `place` is its own tally's."""
+    """One per gateway process. `seat`: the index of its own table."""
 
-    def __init__(self, tallies: Sequence[CounterTable], place: int) -> None:
-        self._tables = tallies
-        self._own_table = tallies[place]
-        self._models_with_open = {
-            model for model, version in self._own_table.totals() if version == CURRENT
-        }  # a predecessor's last words
+    def __init__(self, tables: Sequence[CounterTable], seat: int) -> None:
+        self._tables = tables
+        self._own_table = tables[seat]
+        # What an earlier process of this seat left.
+        self._models_with_open = {model for model, version in self._own_table.totals() if version == CURRENT}
         self.by_version: dict[tuple[str, str], VersionCounters] = {}
         """By model and version."""
 
     def version_counters(self, model: str, version: str) -> VersionCounters:
-        """What a model version has answered with results."""
         key = model, version
         if key not in self.by_version:
             self.by_version[key] = VersionCounters(self._own_table.row(model, version))
         return self.by_version[key]
 
     def record_failure(self, model: str, version: str, code: str, request_ns: int) -> None:
-        """An inference was answered with an error that is not its caller's."""
+        """Count an inference that was answered with an error that is not the caller's."""
         row = self._own_table.row(model, version)
         row.add(f"fail_{failure_reason(code)}")
         row.add("fail_ns", request_ns)
         row.add(f"bucket_{bisect_left(_EDGES_NS, request_ns)}")
 
     def record_refusal(self, model: str, code: str) -> None:
-        """A request was wrong in itself; it is no inference."""
-        self._own_table.row(UNKNOWN_MODEL if code in _UNKNOWN_MODEL_CODES else model, REFUSED_PREFIX + code).add(
-            "refused"
-        )
+        """Count an invalid request, which is no inference."""
+        name = UNKNOWN_MODEL if code in _UNKNOWN_MODEL_CODES else model
+        self._own_table.row(name, REFUSED_PREFIX + code).add("refused")
 
-    def set_front_fallback(self, is_so: bool) -> None:
-        """Whether this gateway serves without its fast front, because that failed its own test."""
-        self._own_table.row(GATEWAY_ROW, CURRENT).set("front_fallback", int(is_so))
+    def set_front_fallback(self, is_fallback: bool) -> None:
+        """Whether this gateway serves without the fast path, because that failed its self-test."""
+        self._own_table.row(GATEWAY_ROW, CURRENT).set("front_fallback", int(is_fallback))
 
     def set_current(self, open_requests: Mapping[str, int], used_bytes: int, held_bytes: int) -> None:
-        """What is true of this gateway now; said at every beat."""
+        """Set the current values of this gateway; called at every heartbeat."""
         for name in self._models_with_open - open_requests.keys():
             self._own_table.row(name, CURRENT).set("open", 0)
         for name, count in open_requests.items():
             self._own_table.row(name, CURRENT).set("open", count)
         self._models_with_open = set(open_requests)
-        house = self._own_table.row(GATEWAY_ROW, CURRENT)
-        house.set("arena_used_bytes", used_bytes)
-        house.set("arena_held_bytes", held_bytes)
+        gateway = self._own_table.row(GATEWAY_ROW, CURRENT)
+        gateway.set("arena_used_bytes", used_bytes)
+        gateway.set("arena_held_bytes", held_bytes)
 
     def totals(self) -> Totals:
-        """All rows, summed over all gateways."""
         summed: Totals = {}
-        for tally in self._tables:
-            for key, values in tally.totals().items():
+        for table in self._tables:
+            for key, values in table.totals().items():
                 row = summed.setdefault(key, dict.fromkeys(FIELDS, 0))
                 for name, value in zip(FIELDS, values, strict=True):
                     row[name] = max(row[name], value) if name == "last_inference_ms" else row[name] + value
@@ -111,65 +108,50 @@ class RequestCounters:
 
 
 class VersionCounters:
-    """What one model version has answered with results."""
-
     __slots__ = ("_batch_fraction", "_row")
 
     def __init__(self, row: CounterRow) -> None:
         self._row = row
         self._batch_fraction = 0.0
-        """Of a batch that is not yet whole: each of the n requests of a batch is a 1/n of one."""
+        """Each of the n requests of a batch counts as 1/n of an execution; this is what is short of a whole one."""
 
-    def record_success(self, times: RequestTimings, inferences: int, request_ns: int) -> None:
-        """One more."""
+    def record_success(self, timings: RequestTimings, inferences: int, request_ns: int) -> None:
         whole = 1
-        if times.batch > 1:
-            self._batch_fraction += 1 / times.batch
+        if timings.batch > 1:
+            self._batch_fraction += 1 / timings.batch
             whole = 1 if self._batch_fraction >= _WHOLE else 0
             self._batch_fraction -= whole
-        times_ns = request_ns, times.queue_ns, times.input_ns, times.infer_ns, times.output_ns
+        times_ns = request_ns, timings.queue_ns, timings.input_ns, timings.infer_ns, timings.output_ns
         bucket = bisect_left(_EDGES_NS, request_ns)
         self._row.add_success(inferences, whole, times_ns, bucket, time.time_ns() // 1_000_000)
 
 
+@dataclass(slots=True, eq=False)
 class RequestTimer:
-    """One request on its way to being counted: the first word on its end holds."""
+    """Times one request and counts its outcome; the first outcome holds."""
 
-    __slots__ = ("_counters", "_is_running", "_model", "_version", "started_ns")
+    _counters: RequestCounters
+    _model: str
+    version: str
+    """The requested version, then the one that serves the request."""
+    started_ns: int = field(default_factory=time.monotonic_ns)
+    _is_running: bool = True
 
-    def __init__(self, counting: RequestCounters, model: str, version: str) -> None:
-        self._counters = counting
-        self._model = model
-        self._version = version
-        self._is_running = True
-        self.started_ns = time.monotonic_ns()
-
-    def set_version(self, version: str) -> None:
-        """The version that was found for it."""
-        self._version = version
-
-    def finish(self, times: RequestTimings, inferences: int) -> None:
-        """It has its result."""
+    def finish(self, timings: RequestTimings, inferences: int) -> None:
         if self._is_running:
             self._is_running = False
             request_ns = time.monotonic_ns() - self.started_ns
-            counting, key = self._counters, (self._model, self._version)
-            account = counting.by_version.get(key) or counting.version_counters(*key)
-            account.record_success(times, inferences, request_ns)
+            counters, key = self._counters, (self._model, self.version)
+            version_counters = counters.by_version.get(key) or counters.version_counters(*key)
+            version_counters.record_success(timings, inferences, request_ns)
 
     def fail(self, error: BaseException) -> None:
-        """It ended with this instead."""
-        if not self._stop():
+        if not self._is_running:
             return
+        self._is_running = False
         if isinstance(error, CallerError):
             self._counters.record_refusal(self._model, error.code)
             return
-        known = error if isinstance(error, MmsupError) else _BUG if isinstance(error, Exception) else _CANCELLED
-        self._counters.record_failure(self._model, self._version, known.code, self._age_ns())
-
-    def _stop(self) -> bool:
-        was_open, self._is_running = self._is_running, False
-        return was_open
-
-    def _age_ns(self) -> int:
-        return time.monotonic_ns() - self.started_ns
+        shown = error if isinstance(error, MmsupError) else _BUG if isinstance(error, Exception) else _CANCELLED
+        age_ns = time.monotonic_ns() - self.started_ns
+        self._counters.record_failure(self._model, self.version, shown.code, age_ns)

@@ -1,4 +1,4 @@
-"""The statistics extension: counters of model versions as the JSON that clients know. Pure."""
+"""Triton's statistics extension: the counters of model versions as its JSON. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmsup.ipc.messages.gateway_control import Route
 Json = dict[str, Any]  # a JSON object
 
 
-def model_statistics(routes: Iterable[Route], totals: Totals, facts: Mapping[str, Any], version: str = "") -> Json:
-    """Statistics of all versions of these models, or of the one version asked for. `facts`: the brain's status."""
+def model_statistics(routes: Iterable[Route], totals: Totals, status: Mapping[str, Any], version: str = "") -> Json:
+    """Statistics of all versions of these models, or of one. `status`: of the controller."""
     shown = [
-        _version_statistics(route.name, each.version, totals, facts)
+        _version_statistics(route.name, each.version, totals, status)
         for route in routes
         for each in route.versions
         if version in ("", each.version)
@@ -24,10 +24,10 @@ def model_statistics(routes: Iterable[Route], totals: Totals, facts: Mapping[str
 
 
 def _version_statistics(
-    model: str, version: str, totals: Totals, facts: Mapping[str, Any]
-) -> Json:  # JSON of the status verb
+    model: str, version: str, totals: Totals, status: Mapping[str, Any]
+) -> Json:  # JSON of the status command
     row = totals.get((model, version)) or dict.fromkeys(FIELDS, 0)
-    done = row["success"]
+    succeeded = row["success"]
     failed = sum(row[f"fail_{reason}"] for reason in REASONS)
     return {
         "name": model,
@@ -36,17 +36,17 @@ def _version_statistics(
         "inference_count": row["inference_count"],
         "execution_count": row["exec_count"],
         "inference_stats": {
-            "success": _duration(done, row["request_ns"]),
+            "success": _duration(succeeded, row["request_ns"]),
             "fail": _duration(failed, row["fail_ns"]),
-            "queue": _duration(done, row["queue_ns"]),
-            "compute_input": _duration(done, row["compute_input_ns"]),
-            "compute_infer": _duration(done, row["compute_infer_ns"]),
-            "compute_output": _duration(done, row["compute_output_ns"]),
+            "queue": _duration(succeeded, row["queue_ns"]),
+            "compute_input": _duration(succeeded, row["compute_input_ns"]),
+            "compute_infer": _duration(succeeded, row["compute_infer_ns"]),
+            "compute_output": _duration(succeeded, row["compute_output_ns"]),
             "cache_hit": _duration(0, 0),
             "cache_miss": _duration(0, 0),
         },
         "batch_stats": [],
-        "memory_usage": _memory(model, version, facts),
+        "memory_usage": _memory(model, version, status),
         "response_stats": {},
     }
 
@@ -55,10 +55,10 @@ def _duration(count: int, ns: int) -> Json:
     return {"count": count, "ns": ns}
 
 
-def _memory(model: str, version: str, facts: Mapping[str, Any]) -> list[Json]:  # JSON of the status verb
+def _memory(model: str, version: str, status: Mapping[str, Any]) -> list[Json]:  # JSON of the status command
     sizes = [
         each.get("memory_bytes") or 0
-        for known in facts.get("models", ())
+        for known in status.get("models", ())
         if known.get("name") == model
         for each in known.get("instances", ())
         if each.get("version") == version

@@ -1,10 +1,10 @@
-"""The binary tensor extension: where JSON and blobs lie in a body, and whether the sizes add up. Pure.
+"""Binary tensor data extension: the layout of a body of JSON and binary tensors, and checks of its sizes. Pure.
 
-    Inference-Header-Content-Length: N    the first N bytes are JSON, then the blobs of the binary tensors in JSON order
-    … : 0                                 a raw request: the body is the one input's bytes
+    Inference-Header-Content-Length: N    the first N bytes are JSON, then the binary tensors in the order of the JSON
+    Inference-Header-Content-Length: 0    a raw request: the body is the data of the only input
     no such header                        the whole body is JSON
 
-The body begins at `Layout.start` of its space, so that what follows the JSON is aligned for the kernels.
+The body starts at `BodyLayout.start` of its memory, so that the bytes behind the JSON are aligned for compute kernels.
 """
 
 from __future__ import annotations
@@ -23,36 +23,34 @@ from mmsup.ipc.tensors.datatypes import ITEM_BYTES, element_count
 
 HEADER: Final = "Inference-Header-Content-Length"
 HEADER_LIMIT_BYTES: Final = 1 << 20
-"""JSON before blobs describes at most 64 tensors; whoever sends more sends something else."""
+"""JSON before binary tensors: it describes at most 64 tensors."""
 JSON_LIMIT_BYTES: Final = 32 << 20
-"""A body that is JSON alone; while its numbers are read they take up to four times as much."""
+"""A body of JSON only; parsing takes up to four times as much memory."""
 _NUMBER: Final = re.compile(r"[0-9]{1,19}")
 _LENGTH: Final = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLayout:
-    """Where the parts of a body of `size` bytes lie in its space."""
+    """Where the parts of a body of `size` bytes are in its memory."""
 
     size: int
     header: int
     """Bytes of JSON; 0 for a raw request."""
     start: int
-    """Where the body begins."""
+    """Offset of the body."""
 
     @property
     def space(self) -> int:
-        """Bytes of memory that the body needs."""
         return self.start + self.size
 
     @property
     def blobs_start(self) -> int:
-        """Where the JSON ends."""
         return self.start + self.header
 
 
 def body_layout(header: str | None, size: int) -> BodyLayout:
-    """How a body of `size` bytes is divided; CallerError for a header that cannot be true."""
+    """The layout of a body of `size` bytes; CallerError for an invalid header."""
     if header is None:
         check_json_size(size)
         return BodyLayout(size, size, 0)
@@ -69,14 +67,14 @@ def body_layout(header: str | None, size: int) -> BodyLayout:
 
 
 def check_json_size(size: int) -> None:
-    """CallerError for a body of JSON alone that is too large to be read as such."""
+    """CallerError for a body of JSON only that is too large."""
     if size > JSON_LIMIT_BYTES:
         text = f"JSON of {size} bytes exceeds the maximum allowed {JSON_LIMIT_BYTES} bytes: send tensors as binary data"
         raise CallerError("too_large", text)
 
 
 class Blobs:
-    """The binary part of a body, handed out tensor by tensor."""
+    """The binary part of a body, taken tensor by tensor."""
 
     def __init__(self, space: memoryview, at: int, end: int) -> None:
         self._space = space
@@ -94,11 +92,10 @@ class Blobs:
         return self._at - size
 
     def view(self, offset: int, size: int) -> memoryview:
-        """Bytes that `take` gave."""
         return self._space[offset : offset + size]
 
     def finish(self, model: str) -> None:
-        """Everything was said; CallerError if bytes are left over."""
+        """CallerError if bytes are left over."""
         left = self._end - self._at
         if left:
             text = f"the inputs for model '{model}' take {self._total - left} bytes of binary data"
@@ -106,7 +103,7 @@ class Blobs:
 
 
 def check_strings(data: memoryview, count: int) -> None:
-    """ValueError if these bytes are not exactly `count` length-prefixed elements. Copies nothing."""
+    """ValueError if the bytes are not exactly `count` length-prefixed elements. Copies nothing."""
     at, end, found = 0, len(data), 0
     while at < end:
         if end - at < _LENGTH.size:
@@ -121,7 +118,7 @@ def check_strings(data: memoryview, count: int) -> None:
 
 
 def raw_input(model: str, metadata: Metadata, space: memoryview, body: BodyLayout) -> InputTensor:
-    """The one input of a raw request, its shape deduced from the length of the body."""
+    """The only input of a raw request; its shape follows from the length of the body."""
     if len(metadata.inputs) != 1:
         text = f"a raw request needs a model with one input, model '{model}' has {len(metadata.inputs)}"
         raise CallerError("bad_request", text, model=model)

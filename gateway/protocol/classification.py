@@ -1,4 +1,4 @@
-"""The classification extension: an output as its highest elements, `value:index[:label]`. Pure."""
+"""Classification extension: the highest elements of an output as strings, `value:index[:label]`. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NARROW: Final = frozenset({"FP16", "BF16"})
 
 
 def top_classes(tensor: OutputTensor, count: int, labels: list[str], *, batched: bool) -> OutputTensor:
-    """The `count` highest elements of each row (the whole tensor is one row, if the model does not batch)."""
+    """The `count` highest elements of each row (of the whole tensor if the model does not batch)."""
     values = as_array(tensor.data, tensor.datatype, tensor.shape)
     if tensor.datatype in _NARROW:
         values = values.astype(np.float32)
@@ -34,7 +34,7 @@ def top_classes(tensor: OutputTensor, count: int, labels: list[str], *, batched:
 
 
 def _descending(rows: Array) -> npt.NDArray[np.intp]:
-    """Indices from the highest down, ties by the lower index, NaN last."""
+    """Indices in descending order of the values, ties by the lower index, NaN last."""
     # ~x falls where x rises and, unlike -x, exists for every integer, signed or not.
     keys = -rows if rows.dtype.kind == "f" else ~rows
     return np.argsort(keys, axis=1, kind="stable")

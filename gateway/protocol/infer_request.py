@@ -1,7 +1,7 @@
-"""An inference request: from its JSON to what the ledger takes, or to the sentence that says what is wrong. Pure.
+"""Inference requests: parsing and validation of the JSON against the model's metadata. Pure.
 
-Everything a client claims is checked here, against the model's metadata, before a worker hears of it. Sizes are
-computed in Python's integers. Unknown keys are ignored, as the protocol says.
+Everything in a request is checked here before it is sent to a worker. Sizes are computed in unbounded integers. Unknown
+keys are ignored, as the protocol requires.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, element_count, s
 TENSOR_LIMIT: Final = 64
 PARAMETER_LIMIT: Final = 256
 PARAMETER_BYTES_LIMIT: Final = 1 << 16
-"""Parameters travel in the message; large things are tensors."""
+"""Parameters travel in the message; large data belongs in tensors."""
 ID_LIMIT: Final = 1024
 ELEMENT_LIMIT: Final = 1 << 40
-"""Of the dimensions that are not 0: an empty tensor may still have a shape that no array library takes."""
+"""Over the dimensions that are not 0: an empty tensor may still have a shape that no array library accepts."""
 INTEGERS: Final = range(-(1 << 63), 1 << 64)
 _RESERVED: Final = frozenset(
     {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", "headers"}
 )
 _UNCLASSIFIABLE: Final = frozenset({"BYTES", "BOOL"})
 
-Json = dict[str, Any]  # a JSON object: its values are checked one by one below
+Json = dict[str, Any]  # a JSON object, whose values are checked below
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """One output as the client wants it; `classes` > 0: as that many classifications."""
+    """One output of the response; `classes` > 0: as that many classifications."""
 
     spec: TensorSpec
     binary: bool
@@ -44,21 +44,21 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A request that may be run."""
+    """A valid request."""
 
     inputs: list[InputTensor]
     outputs: list[RequestedOutput]
-    """In the order of the reply; all of the model's, if the client named none."""
+    """In the order of the response; all of the model if the client named none."""
     id: str = ""
     timeout_us: int = 0
-    """0: the model's own deadline holds."""
+    """0: the default of the model."""
     parameters: Json = field(default_factory=dict[str, Any])  # scalars
     priority: int = 0
-    """1 is the highest; 0: the model's own."""
+    """1 is the highest; 0: the default of the model."""
 
 
 def request_id(document: Any) -> str:  # any JSON value
-    """The client's name for its request, empty if it gave none."""
+    """The client's request id, empty if it gave none."""
     whole = as_object(document)
     if whole is None:
         raise parse_error("it is not an object")
@@ -69,7 +69,7 @@ def request_id(document: Any) -> str:  # any JSON value
 
 
 def timeout_and_priority(document: Any) -> tuple[int, int]:  # any JSON value
-    """The timeout in microseconds and the priority of a request that is not read yet; 0 for what it does not say."""
+    """Timeout in microseconds and priority, of a request that is not parsed yet; 0 if it has none."""
     whole = as_object(document)
     if whole is None:
         raise parse_error("it is not an object")
@@ -78,7 +78,7 @@ def timeout_and_priority(document: Any) -> tuple[int, int]:  # any JSON value
 
 
 def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) -> InferRequest:
-    """The request that a document and its blobs are; CallerError names model and tensor."""
+    """The request in a document and its binary data; CallerError names model and tensor."""
     parameters = _object(document, "parameters")
     inputs = _inputs(_tensors(document, "inputs"), model, metadata, blobs)
     blobs.finish(model)
@@ -91,11 +91,11 @@ def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) 
 
 
 def parse_raw_request(given: InputTensor, metadata: Metadata) -> InferRequest:
-    """A raw request: all outputs, all binary."""
+    """A raw request: all outputs, in binary."""
     return InferRequest([given], [RequestedOutput(each, binary=True) for each in metadata.outputs])
 
 
-# The request's own members.
+# Members of the request.
 
 
 def _object(holder: Json, key: str) -> Json:
@@ -143,13 +143,13 @@ def _timeout_us(parameters: Json) -> int:
 
 
 def _priority(parameters: Json) -> int:
-    """A class that no model has means what 0 means, and so does one that is too large for the wire."""
+    """A priority that no model has counts as 0, also one that is too large for the wire."""
     priority = _count(parameters, "priority") if parameters else 0
     return priority if priority <= PRIORITY_LEVELS else 0
 
 
 def _model_parameters(parameters: Json) -> Json:
-    """What of the parameters is the model's; the reserved ones are checked and end here."""
+    """The parameters for the model; the reserved ones are checked and removed."""
     if not parameters:
         return {}
     if "headers" in parameters:
@@ -211,8 +211,8 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
         raise CallerError("not_implemented", text, model=model)
     sources = ("data" in given) + ("binary_data_size" in parameters)
     if sources != 1:
-        says = "both 'data' and 'binary_data_size'" if sources else "neither 'data' nor 'binary_data_size'"
-        raise CallerError("bad_request", f"input '{spec.name}' for model '{model}' has {says}", model=model)
+        has = "both 'data' and 'binary_data_size'" if sources else "neither 'data' nor 'binary_data_size'"
+        raise CallerError("bad_request", f"input '{spec.name}' for model '{model}' has {has}", model=model)
     if "data" in given:
         return InputTensor(spec.name, spec.datatype, shape, data=_json_data(given["data"], spec, shape, model))
     return _binary_data(_count(parameters, "binary_data_size"), spec, shape, model, blobs)
@@ -226,8 +226,8 @@ def _shape(given: Any, spec: TensorSpec, model: str, max_batch_size: int) -> tup
         raise parse_error(f"input '{spec.name:.200}' has {len(sizes)} dimensions, at most {RANK_LIMIT} are allowed")
     shape: tuple[int, ...] = tuple(sizes)
     expected = (-1, *spec.shape) if max_batch_size else spec.shape
-    sane = all(each >= 0 for each in shape) and element_count([each or 1 for each in shape]) <= ELEMENT_LIMIT
-    if not sane or not shape_matches(expected, shape):
+    is_valid = all(each >= 0 for each in shape) and element_count([each or 1 for each in shape]) <= ELEMENT_LIMIT
+    if not is_valid or not shape_matches(expected, shape):
         text = f"unexpected shape for input '{spec.name}' for model '{model}'."
         text = f"{text} Expected {_shape_text(expected)}, got {_shape_text(shape)}"
         raise CallerError("bad_request", text, model=model)
@@ -244,8 +244,8 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 def _json_data(data: Any, spec: TensorSpec, shape: tuple[int, ...], model: str) -> bytes | memoryview:  # any JSON value
     try:
         return json_tensors.to_bytes(data, spec.datatype, shape)
-    except json_tensors.TensorDataError as unfit:
-        raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {unfit}", model=model) from None
+    except json_tensors.TensorDataError as error:
+        raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
 
 
 def _binary_data(size: int, spec: TensorSpec, shape: tuple[int, ...], model: str, blobs: Blobs) -> InputTensor:

@@ -1,4 +1,4 @@
-"""The reply to an inference: JSON alone, or JSON with blobs behind it. Pure."""
+"""Inference responses: JSON, optionally followed by binary tensors. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmsup.ipc.tensors.datatypes import element_count
 
 @dataclass(frozen=True, slots=True)
 class ResponseContext:
-    """Who answers whom."""
+    """The request and the model version that are answered."""
 
     model: str
     version: str
@@ -26,26 +26,25 @@ class ResponseContext:
     batched: bool
     """Whether the first axis of each output is the batch."""
     labels: dict[str, list[str]]
-    """Names of the classes, by output, where the model has any."""
+    """Class labels by output, if the model has any."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """What goes out: `head` is JSON; with `blobs` (even none of them) it is followed by binary data."""
+    """`head`: JSON; with `blobs` (even an empty list) it is followed by binary data."""
 
     head: bytes
     blobs: list[memoryview] | None
 
     @property
     def size(self) -> int:
-        """Bytes of the body."""
         return len(self.head) + sum(len(each) for each in self.blobs or ())
 
 
 def build_response(
     origin: ResponseContext, wanted: Sequence[RequestedOutput], outputs: Sequence[OutputTensor]
 ) -> InferResponse:
-    """The reply with the outputs as they were wanted, in that order."""
+    """The response with the requested outputs, in that order."""
     made = {each.name: each for each in outputs}
     _check(origin.model, wanted, made)
     blobs: list[memoryview] = []
@@ -66,7 +65,7 @@ def build_response(
 
 
 def _check(model: str, wanted: Sequence[RequestedOutput], made: Mapping[str, OutputTensor]) -> None:
-    """That the worker gave what its model declares: datatypes, and strings that are there."""
+    """WorkerError if the outputs do not have the declared datatypes, or strings are cut off."""
     for each in wanted:
         name = each.spec.name
         tensor = made.get(name)

@@ -1,4 +1,4 @@
-"""What a model shall do for one request, and what it made of it. Pure."""
+"""Inference jobs: the inputs of one execution of a model, and its result. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmsup.ipc.transport.codec import pack_signature, unpack_infer_signature
 
 @dataclass(slots=True)
 class InputTensor:
-    """One input: `size` bytes at `offset` of `Exchange.space`, or `data` of its own."""
+    """One input: `size` bytes at `offset` of the memory of the request body, or `data` of its own."""
 
     name: str
     datatype: str
@@ -26,7 +26,7 @@ class InputTensor:
 
 @dataclass(slots=True)
 class OutputTensor:
-    """One output; `data` is valid until the exchange is left."""
+    """One output; `data` is valid until its dispatched request is closed."""
 
     name: str
     datatype: str
@@ -36,22 +36,21 @@ class OutputTensor:
 
 @dataclass(slots=True)
 class InferenceJob:
-    """What a model shall do: read from a request, the same for every request of the same words."""
+    """What a model shall execute; the same for all requests with the same signature."""
 
     inputs: Sequence[InputTensor]
     outputs: Sequence[str]
-    """Names; none: all that the model has."""
+    """Names; empty: all."""
     parameters: dict[str, Any]  # scalars, checked by the caller
     priority: int = 0
     output_bytes: tuple[Metadata, int | None] | None = field(default=None, compare=False)
-    """Room that the outputs need by these metadata, None if only the run can tell; computed once."""
+    """Buffer size for the outputs under this metadata, None if it is unknown before the execution; cached."""
     is_in_space: bool = field(default=False, compare=False)
-    """All inputs lie in the request's own space, and none has bytes of its own."""
+    """All inputs are in the memory of the request body, none has `data` of its own."""
     signature: bytes = field(default=b"", compare=False)
-    """Its Form as a worker reads it; packed once."""
+    """The packed InferSignature; cached."""
 
     def packed_signature(self) -> bytes:
-        """The words of the request."""
         if not self.signature:
             self.is_in_space = all(each.data is None for each in self.inputs)
             inputs = tuple([TensorSpec(each.name, each.datatype, each.shape) for each in self.inputs])
@@ -59,11 +58,11 @@ class InferenceJob:
         return self.signature
 
     def packed_signature_alone(self) -> bytes:
-        """The same for a request that shall share its run with nobody."""
+        """For a request that must be executed alone."""
         return pack_signature(replace(unpack_infer_signature(self.packed_signature()), runs_alone=True))
 
     def declared_bytes(self, metadata: Metadata) -> int | None:
-        """Room for its large outputs, or None if a shape is not known before."""
+        """Buffer size for its large outputs, None if a shape is not known."""
         if self.output_bytes is None or self.output_bytes[0] is not metadata:
             batch = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else 1
             self.output_bytes = metadata, declared_bytes(metadata, self.outputs, batch)
@@ -72,7 +71,7 @@ class InferenceJob:
 
 @dataclass(slots=True)
 class InferenceResult:
-    """The result of one request; times in nanoseconds, `batch` is how many requests ran together."""
+    """The result of one request; times in nanoseconds. `batch`: number of requests executed together."""
 
     outputs: list[OutputTensor]
     queue_ns: int

@@ -1,7 +1,7 @@
-"""JSON documents: read within bounds, written so that they read back the same. Pure.
+"""JSON documents: parsing within limits on nesting and containers, and serialising. Pure.
 
-NaN, Infinity and -Infinity are read and written as bare words, as public clients do; orjson knows neither, so the
-standard library reads the few documents that hold such a word.
+NaN, Infinity and -Infinity are accepted and written as bare words, as public clients do. orjson does not accept them,
+so the standard library parses the few documents that contain one.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ import orjson
 
 from mmsup.gateway.protocol import large_json
 from mmsup.gateway.protocol.large_json import CONTAINER_LIMIT, DEPTH_LIMIT
-from mmsup.gateway.protocol.large_json_runs import restore_lists
 from mmsup.ipc.errors import CallerError
 
 LARGE_BYTES: Final = 1 << 16
-"""From here on a text is read in steps (scan.py)."""
-_PARSE: Final = "failed to parse the request JSON buffer: "
+"""Larger texts are parsed in steps (large_json.py)."""
+_FAILED: Final = "failed to parse the request JSON buffer: "
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(_DEPTH_STEP))
 
 
 def parse_error(reason: str) -> CallerError:
-    """The error of a document that cannot be read."""
-    return CallerError("bad_request", _PARSE + reason)
+    return CallerError("bad_request", _FAILED + reason)
 
 
 def parse_json(text: bytes | memoryview) -> Any:  # any JSON value
-    """The value that a client's text holds; CallerError if it holds none or passes a bound."""
+    """The value of a client's text; CallerError if it is not valid or exceeds a limit."""
     if len(text) > LARGE_BYTES:
         return _parse_large(memoryview(text))
     raw = bytes(text)
@@ -43,16 +41,16 @@ def parse_json(text: bytes | memoryview) -> Any:  # any JSON value
     return _parse(raw, 0)
 
 
-def _parse_large(text: memoryview) -> Any:  # as in `read`, long lists of numbers being `Run`s
+def _parse_large(text: memoryview) -> Any:  # as in `read`, long lists of numbers being `NumberList`s
     try:
-        rest, runs = large_json.extract_lists(text, _parse)
-    except large_json.LimitExceeded as beyond:
-        raise parse_error(str(beyond)) from None
-    value = _parse(rest, 0)
-    return restore_lists(value, runs) if runs else value
+        remainder, lists = large_json.extract_lists(text, _parse)
+    except large_json.LimitExceeded as error:
+        raise parse_error(str(error)) from None
+    value = _parse(remainder, 0)
+    return large_json.restore_lists(value, lists) if lists else value
 
 
-def _parse(raw: bytes, at: int) -> Any:  # as in `read`; `at` is where the text stood
+def _parse(raw: bytes, at: int) -> Any:  # as in `read`; `at` is the offset of the text
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -62,7 +60,7 @@ def _parse(raw: bytes, at: int) -> Any:  # as in `read`; `at` is where the text 
 
 
 def check_containers(raw: bytes) -> int:
-    """How many lists and objects there are; CallerError if they are too many."""
+    """The number of lists and objects; CallerError if there are too many."""
     opened = raw.count(b"[") + raw.count(b"{")
     if opened > CONTAINER_LIMIT:
         shown = f"{opened} lists and objects, at most {CONTAINER_LIMIT} are read"
@@ -71,7 +69,7 @@ def check_containers(raw: bytes) -> int:
 
 
 def check_nesting(raw: bytes) -> None:
-    """CallerError if lists and objects are too many or too deep, before a parser builds them."""
+    """CallerError if lists and objects are too many or nested too deep, before a parser builds them."""
     if check_containers(raw) <= DEPTH_LIMIT:
         return
     brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
@@ -97,12 +95,10 @@ def _finite(text: str) -> float:
 
 
 def as_object(value: object) -> dict[str, Any] | None:  # a JSON object
-    """A value if it is an object, else None."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None  # as above
 
 
 def as_list(value: object) -> list[Any] | None:  # JSON values
-    """A value if it is a list, else None."""
     return value if _is_list(value) else None
 
 
@@ -111,5 +107,5 @@ def _is_list(value: object) -> TypeGuard[list[Any]]:  # as above
 
 
 def dump_json(value: object) -> bytes:
-    """A value as JSON; it may hold `orjson.Fragment`s. NaN is the business of those who make fragments."""
+    """`value` may contain `orjson.Fragment`s, in which the caller has written NaN and infinities."""
     return orjson.dumps(value)

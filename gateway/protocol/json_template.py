@@ -1,9 +1,9 @@
-"""Requests in JSON that differ in nothing but their numbers: the text around them is read once. Pure.
+"""JSON templates: requests that differ only in their numbers, of which the other text is parsed once. Pure.
 
-A text is cut at each list of plain values that follows `"data":`. What is left, the skeleton, is known by its exact
-bytes, and so is the order that it means. That is sound because it was tried: the parser read the same skeleton with a
-string that nobody could guess in place of each list, and found each of these strings as the `data` of one input. Where
-a string can stand, a list can; so whatever list stands there next, it is that input's data, and nothing else differs.
+A text is split at each list of plain values that follows `"data":`. The parts between the lists are the template, which
+is the key of a cached request. That is sound because it was tested: the parser has read the same template with an
+unguessable string in place of each list, and found each of these strings as the `data` of one input. Where a string is
+valid a list is too; so any list at that place is that input's data, and nothing else differs.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from mmsup.gateway.protocol.json_document import as_list, as_object
 
 TEMPLATE_LIMIT_BYTES: Final = 2048
 TEXT_LIMIT_BYTES: Final = 1 << 16
-"""Longer lists cost more than all the text around them."""
+"""In longer texts the lists cost more than the text around them."""
 _LIST: Final = re.compile(rb'"data"\s*:\s*\[([^\[\]{}"]*)\]')
 JsonTemplate = tuple[bytes, ...]
 
 
 def split_template(text: bytes) -> tuple[JsonTemplate, list[bytes]] | None:
-    """The skeleton and what stood in its lists; None if this text is better read whole."""
+    """The template and the contents of its lists; None if the text should be parsed as a whole."""
     parts = _LIST.split(text)
-    skeleton = tuple(parts[::2])
-    if len(skeleton) < 2 or sum(map(len, skeleton)) > TEMPLATE_LIMIT_BYTES:
+    template = tuple(parts[::2])
+    if len(template) < 2 or sum(map(len, template)) > TEMPLATE_LIMIT_BYTES:
         return None
-    return skeleton, parts[1::2]
+    return template, parts[1::2]
 
 
-def input_names(skeleton: JsonTemplate) -> list[str] | None:
-    """The name of the input whose data each list is, as the parser sees it; None if that is not so."""
-    marks = [secrets.token_hex(16) for _ in skeleton[1:]]
-    text = skeleton[0] + b"".join(
-        [b'"data":"%b"%b' % (mark.encode(), part) for mark, part in zip(marks, skeleton[1:], strict=True)]
+def input_names(template: JsonTemplate) -> list[str] | None:
+    """The name of the input of each list, as the parser sees it; None if a list is no input's data."""
+    marks = [secrets.token_hex(16) for _ in template[1:]]
+    text = template[0] + b"".join(
+        [b'"data":"%b"%b' % (mark.encode(), part) for mark, part in zip(marks, template[1:], strict=True)]
     )
     try:
         document = as_object(orjson.loads(text))
@@ -53,7 +53,7 @@ def input_names(skeleton: JsonTemplate) -> list[str] | None:
 
 
 def parse_lists(lists: Sequence[bytes]) -> list[Any] | None:
-    """What stands in the lists; None if that is no JSON."""
+    """The values of the lists; None if they are not valid JSON."""
     try:
         return [orjson.loads(b"[%b]" % each) for each in lists]
     except orjson.JSONDecodeError:

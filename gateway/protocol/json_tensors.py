@@ -1,6 +1,6 @@
-"""Tensors written out in JSON: their bytes from a `data` member, and back. Pure.
+"""JSON tensors: the bytes of a tensor from its `data` member, and back. Pure.
 
-`data` is flat, or nested exactly as the shape. What does not fit its datatype is refused, never wrapped.
+`data` is flat, or nested exactly as the shape. A value outside the range of its datatype is refused, never wrapped.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import orjson
 
 from mmsup.gateway.protocol.json_document import as_list
-from mmsup.gateway.protocol.large_json_runs import NumberList
+from mmsup.gateway.protocol.large_json import NumberList
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.tensors.datatypes import element_count, pack_strings, unpack_strings
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, as_bytes
 
 BINARY_ONLY: Final = frozenset({"FP16", "BF16"})
-"""JSON has no literal for these; their numbers would have to be rounded."""
+"""JSON has no literals for these; numbers would have to be rounded."""
 _CODES: Final = {
     "UINT8": "B",
     "UINT16": "H",
@@ -36,21 +36,19 @@ _CODES: Final = {
     "FP64": "d",
 }
 PIECE_ELEMENTS: Final = 1 << 14
-"""Elements written in one step; the interpreter is nobody else's for half a millisecond."""
+"""Elements written in one step, which holds the interpreter lock for half a millisecond."""
 _FLOATS: Final = frozenset({"FP32", "FP64"})
 _NUMBERS: Final = frozenset({int, float})
-
-
 PACKED_LIMIT: Final = 1 << 12
-"""Floats that are packed in one call, each an argument; half of what an array and a look for infinities take."""
+"""Floats packed in one call, each an argument; half the time of an array and a search for infinities."""
 
 
 class TensorDataError(Exception):
-    """Why `data` is not a tensor of the datatype and shape that it is declared with."""
+    """Why `data` is not a tensor of its declared datatype and shape."""
 
 
 def to_bytes(data: Any, datatype: str, shape: Sequence[int]) -> bytes | memoryview:  # data: any JSON value
-    """The bytes of a tensor written as JSON; Unfit says what is wrong with it."""
+    """The bytes of a tensor written as JSON; or TensorDataError."""
     if datatype in BINARY_ONLY:
         raise TensorDataError(f"{datatype} has no form in JSON: send it as binary data (binary_data_size)")
     values = _flat_values(data, shape)
@@ -94,7 +92,7 @@ def _flatten(values: list[Any], shape: Sequence[int]) -> list[Any] | NumberList:
     for axis, size in enumerate(shape, 1):
         is_last = axis == len(shape)
         for each in level:
-            if _length(each, may_be_run=is_last) != size:
+            if _length(each, may_be_numbers=is_last) != size:
                 raise TensorDataError(f"data is nested in another way than shape {list(shape)}")
         if is_last and all(isinstance(each, NumberList) for each in level):
             return NumberList([piece for each in level for piece in each.pieces])
@@ -104,31 +102,31 @@ def _flatten(values: list[Any], shape: Sequence[int]) -> list[Any] | NumberList:
     return level
 
 
-def _length(row: Any, *, may_be_run: bool) -> int:  # any JSON value
-    """Elements of a row, -1 for what is none."""
+def _length(row: Any, *, may_be_numbers: bool) -> int:  # any JSON value
+    """The number of elements of a row, -1 if it is none."""
     if isinstance(row, NumberList):
-        return len(row) if may_be_run else -1
+        return len(row) if may_be_numbers else -1
     values = as_list(row)
     return -1 if values is None else len(values)
 
 
-def _number_list_bytes(run: NumberList, datatype: str) -> memoryview:
-    """The bytes of many numbers, piece by piece."""
+def _number_list_bytes(numbers: NumberList, datatype: str) -> memoryview:
+    """The bytes of many numbers, converted piece by piece."""
     if datatype == "BYTES":
         raise TensorDataError("a number is not a string")
-    made = np.empty(len(run), NUMPY[datatype])
+    made = np.empty(len(numbers), NUMPY[datatype])
     at = 0
-    for each in run.pieces:
+    for each in numbers.pieces:
         made[at : at + len(each)] = _cast(each, datatype)
         at += len(each)
     return as_bytes(made)
 
 
 def _cast(piece: Array, datatype: str) -> Array:
-    """Numbers as their datatype, if they have one that fits."""
+    """The numbers converted to the datatype; or TensorDataError."""
     is_bool, is_float = piece.dtype.kind == "b", piece.dtype.kind == "f"
     if is_bool != (datatype == "BOOL"):
-        raise TensorDataError("a truth value is not a number" if is_bool else "a number is not true or false")
+        raise TensorDataError("a boolean is not a number" if is_bool else "a number is not true or false")
     if is_bool:
         return piece
     if datatype not in _FLOATS:
@@ -141,9 +139,9 @@ def _cast(piece: Array, datatype: str) -> Array:
         return piece.astype(NUMPY[datatype])
     with np.errstate(over="ignore"):
         made = piece.astype(NUMPY[datatype])
-    beyond = np.isinf(made) & np.isfinite(piece)
-    if beyond.any():
-        raise TensorDataError(f"{piece[beyond][0]} is out of the range of {datatype}")
+    overflown = np.isinf(made) & np.isfinite(piece)
+    if overflown.any():
+        raise TensorDataError(f"{piece[overflown][0]} is out of the range of {datatype}")
     return made
 
 
@@ -153,7 +151,7 @@ def _encoded(values: list[Any]) -> list[bytes]:
     except AttributeError:
         raise TensorDataError(f"{_first(values, frozenset({str}))} is not a string") from None
     except UnicodeEncodeError:
-        raise TensorDataError("a string holds half of a surrogate pair, which is no text") from None
+        raise TensorDataError("a string holds half of a surrogate pair, which is not valid text") from None
 
 
 def _floats(values: list[Any], kinds: set[type], datatype: str) -> memoryview:
@@ -169,12 +167,12 @@ def _floats(values: list[Any], kinds: set[type], datatype: str) -> memoryview:
 
 @functools.lru_cache(256)
 def _packer(count: int, code: str) -> Callable[..., bytes]:
-    """Makes the bytes of so many floats; OverflowError for one that is finite and would not be."""
+    """Packs `count` floats; OverflowError for a finite number that would become infinite."""
     return struct.Struct(f"<{count}{code}").pack
 
 
 def _floats_checked(values: list[Any], datatype: str) -> memoryview:
-    """The same, wording what does not fit."""
+    """As `_floats`, with an error that names the number."""
     try:
         made = array.array(_CODES[datatype], values)
     except OverflowError:
@@ -201,10 +199,10 @@ def _first_out_of_range(values: list[int], datatype: str) -> int:
 
 
 def to_json(data: memoryview, datatype: str, name: str) -> bytes:
-    """The flat JSON list of a tensor's elements, each written so that it reads back the same."""
+    """The flat JSON list of a tensor's elements; each number parses to the same value again."""
     if datatype == "BYTES":
         return _strings(data, name)
-    values = np.frombuffer(data, NUMPY[datatype])  # its size has been held against its shape
+    values = np.frombuffer(data, NUMPY[datatype])  # its size was checked against its shape
     if not values.flags.aligned:
         values = values.copy()
     if values.size <= PIECE_ELEMENTS:
@@ -221,7 +219,7 @@ def _piece_to_json(values: Array) -> bytes:
 
 
 def _with_constants(text: bytes, values: Array) -> bytes:
-    """orjson writes null for what JSON cannot say; clients read the words."""
+    """orjson writes null for NaN and infinities; clients expect the bare words."""
     parts = text[1:-1].split(b",")
     for index in np.flatnonzero(~np.isfinite(values)).tolist():
         value = values[index]

@@ -1,10 +1,12 @@
-"""A large JSON text gone through once, in small steps: long lists of numbers are cut out, all else is bounded. Pure.
+"""Parsing of large JSON texts in small steps: long lists of numbers become arrays, the remainder is limited. Pure.
 
-Whatever is done to a text in one call holds the interpreter for as long as it takes, and everyone else waits: a copy of
-60 MB for 20 ms, a parse of a megabyte of floats for 12 ms. So nothing is ever done to the whole of a text. A step is
-64 KiB: it is copied, its strings and brackets are found, and a long list of numbers in it is parsed and kept as an
-array, with a string that no client can guess in its place. What is left, the *rest*, is bounded in bytes, in values and
-in depth before a parser meets it; a text that passes a bound is given up in the step where it does.
+One call on a large text holds the interpreter lock, and all other requests wait: a copy of 60 MB takes 20 ms, parsing a
+megabyte of floats 12 ms. So nothing is done to a whole text at once. A step is 64 KiB: it is copied, its strings and
+brackets are found, and each long list of numbers in it is parsed into an array and replaced by a string that no client
+can guess. The size, the number of values and the depth of the remainder are limited before a parser reads it; a text
+that exceeds a limit is rejected in the step where it does.
+
+`restore_lists` puts the lists back into the parsed remainder, as NumberLists, which hold a number in 8 bytes, not 32.
 """
 
 from __future__ import annotations
@@ -12,22 +14,24 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
-from mmsup.gateway.protocol.large_json_runs import NumberList, to_number_array
+import numpy as np
+
 from mmsup.ipc.tensors.numpy_arrays import Array
 
 STEP_BYTES: Final = 1 << 16
 LONG_BYTES: Final = 256
-"""Text of a list that is worth cutting out."""
+"""Shortest text of a list that is extracted."""
 REMAINDER_LIMIT_BYTES: Final = 4 << 20
-"""All that is no long list of numbers, strings above all; a parser takes 10 ms for so much."""
+"""The remainder, mostly strings; a parser takes 10 ms for so much."""
 VALUE_LIMIT: Final = 1 << 17
-"""Commas and colons of the rest; as many members of objects take 20 ms."""
+"""Commas and colons of the remainder; that many object members take 20 ms."""
 CONTAINER_LIMIT: Final = 1 << 16
-"""Lists and objects of one document: each costs us thirty times its own bytes and a third of a microsecond."""
+"""Lists and objects of one document: each costs thirty times its own bytes and a third of a microsecond."""
 DEPTH_LIMIT: Final = 64
-Parse = Callable[[bytes, int], Any]  # JSON text and where it stood; its value
+Parse = Callable[[bytes, int], Any]  # a JSON text and its offset; its value
 _QUOTE, _LIST, _LIST_END, _BACKSLASH = b'"[]\\'
 _PLAIN: Final = re.compile(rb'[^"\[]*+')
 _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
@@ -36,21 +40,47 @@ _DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(_DEPTH_STEP))
 
 
+@dataclass(frozen=True, slots=True)
+class NumberList:
+    """A list of numbers or booleans, as consecutive arrays of int64, uint64, float64 or bool."""
+
+    pieces: list[Array]
+
+    def __len__(self) -> int:
+        return sum(len(each) for each in self.pieces)
+
+    def tolist(self) -> list[Any]:  # numbers or booleans
+        return [value for each in self.pieces for value in each.tolist()]
+
+
 class LimitExceeded(Exception):  # noqa: N818 - becomes a CallerError
-    """Which bound a text passes."""
+    """The message names the limit."""
 
 
 def extract_lists(text: memoryview, parse: Parse) -> tuple[bytes, dict[str, NumberList]]:
-    """The rest of a text, and its long lists by the strings that stand for them; Beyond if it passes a bound."""
-    scan = _Scanner(text, parse)
-    while scan.step():
+    """The remainder of a text, and its long lists by the strings that replace them; or LimitExceeded."""
+    scanner = _Scanner(text, parse)
+    while scanner.step():
         pass
-    return b"".join(scan.kept), scan.lists
+    return b"".join(scanner.remainder), scanner.lists
+
+
+def restore_lists(value: Any, lists: dict[str, NumberList]) -> Any:  # JSON values, the result with NumberLists
+    """Replace the strings of `extract_lists` by their lists."""
+    if isinstance(value, str):
+        return lists.get(value, value)
+    if isinstance(value, list):
+        values = cast("list[Any]", value)  # type: ignore[redundant-cast] # pyright needs it
+        return [restore_lists(each, lists) if type(each) in (str, list, dict) else each for each in values]
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)  # as above
+        return {key: restore_lists(each, lists) for key, each in members.items()}
+    return value
 
 
 class _Scanner:
     def __init__(self, text: memoryview, parse: Parse) -> None:
-        self.kept: list[bytes] = []
+        self.remainder: list[bytes] = []
         self.lists: dict[str, NumberList] = {}
         self._text = text
         self._parse = parse
@@ -58,16 +88,16 @@ class _Scanner:
         self._start = 0
         self._piece = b""
         self._in_string = False
-        self._kept_bytes = self._values = self._containers = self._depth = 0
+        self._remainder_bytes = self._values = self._containers = self._depth = 0
 
     def step(self) -> bool:
-        """Go through one piece, which begins where the last one ended; False at the end of the text."""
+        """Scan one piece, which starts where the last one ended; False at the end of the text."""
         self._piece = bytes(self._text[self._start : self._start + STEP_BYTES])
         at = 0
         while at < len(self._piece):
             end = self._inside(at) if self._in_string else self._outside(at)
             if end == at:
-                break  # the next piece shall begin here, so that more of the text can be seen
+                break  # the next piece starts here, so that more of the text is visible
             at = end
         self._start += at
         return self._start < len(self._text)
@@ -77,14 +107,14 @@ class _Scanner:
         return self._start + len(self._piece) >= len(self._text)
 
     def _inside(self, at: int) -> int:
-        """From within a string to its end, or as far as the piece goes."""
+        """From inside a string to its end, or to the end of the piece."""
         found = _INSIDE.match(self._piece, at)
         end = found.end() if found else at
         if end < len(self._piece) and self._piece[end] == _QUOTE:
             self._in_string = False
             end += 1
         elif end == at:
-            end += self._is_last  # a backslash that ends the text; else the next piece has what follows it
+            end += self._is_last  # a backslash at the end of the text; otherwise the next piece has what follows it
         self._append(self._piece[at:end])
         return end
 
@@ -102,30 +132,30 @@ class _Scanner:
         return end
 
     def _list(self, at: int) -> int:
-        """From a list's bracket to its end if it is a long one of numbers, else to whatever else it holds."""
+        """From the opening bracket to the end of a long list of numbers, or to the first other element."""
         found = _FLAT.match(self._piece, at + 1)
         end = found.end() if found else at + 1
         if end == len(self._piece) and not self._is_last and at:
-            return at  # so that the next piece begins with the list
-        whole = end < len(self._piece) and self._piece[end] == _LIST_END
-        run = None
+            return at  # so that the next piece starts with the list
+        is_whole = end < len(self._piece) and self._piece[end] == _LIST_END
+        numbers = None
         if end == len(self._piece):
-            run, after = self._streamed(self._start + at + 1)
-            if run is not None:
-                self._replace_list(run)
-                self._start = after  # the next piece begins there; this one had nothing before the list
+            numbers, after = self._streamed(self._start + at + 1)
+            if numbers is not None:
+                self._replace_list(numbers)
+                self._start = after  # the next piece starts there; this one had nothing before the list
                 return at
-        elif whole and end - at >= LONG_BYTES:
+        elif is_whole and end - at >= LONG_BYTES:
             array = to_number_array(self._parse(self._piece[at : end + 1], self._start + at))
-            run = None if array is None else NumberList([array])
-        if run is not None:
-            self._replace_list(run)
+            numbers = None if array is None else NumberList([array])
+        if numbers is not None:
+            self._replace_list(numbers)
             return end + 1
         self._count(self._piece[at:end])
         return end
 
     def _streamed(self, at: int) -> tuple[NumberList | None, int]:
-        """The numbers of a list that is longer than a piece, and where it ends; None if something else is in it."""
+        """The numbers of a list that is longer than a piece, and where it ends; None if it has other elements."""
         pieces: list[Array] = []
         while at < len(self._text):
             piece = bytes(self._text[at : at + STEP_BYTES])
@@ -142,14 +172,14 @@ class _Scanner:
                 return NumberList(pieces), at
         return None, at
 
-    def _replace_list(self, run: NumberList) -> None:
+    def _replace_list(self, numbers: NumberList) -> None:
         key = f"{self._token}{len(self.lists)}"
-        self.lists[key] = run
+        self.lists[key] = numbers
         self._containers += 1
         self._append(b'"%b"' % key.encode())
 
     def _count(self, plain: bytes) -> None:
-        """Keep what is in no string."""
+        """Append text outside of strings, and check the limits."""
         self._append(plain)
         self._values += plain.count(b",") + plain.count(b":")
         if self._values > VALUE_LIMIT:
@@ -166,8 +196,27 @@ class _Scanner:
             raise LimitExceeded(f"{what}: send flat lists or binary tensors")
 
     def _append(self, part: bytes) -> None:
-        self._kept_bytes += len(part)
-        if self._kept_bytes > REMAINDER_LIMIT_BYTES:
+        self._remainder_bytes += len(part)
+        if self._remainder_bytes > REMAINDER_LIMIT_BYTES:
             what = f"more than {REMAINDER_LIMIT_BYTES} bytes besides long lists of numbers"
             raise LimitExceeded(f"{what}: send strings as binary tensors")
-        self.kept.append(part)
+        self.remainder.append(part)
+
+
+def to_number_array(values: list[Any]) -> Array | None:  # JSON values
+    """Numbers or booleans as an array; None if there are other elements, or none at all."""
+    kinds = set(map(type, values))
+    if kinds == {bool}:
+        return np.array(values, np.bool_)
+    if kinds == {int}:
+        kind: type[Any] = np.int64 if max(values) < 1 << 63 else np.uint64  # numpy's scalar types
+        try:
+            return np.array(values, kind)
+        except OverflowError:
+            return None
+    if kinds and kinds <= {int, float}:
+        try:
+            return np.array(values, np.float64)
+        except OverflowError:
+            return None
+    return None

@@ -1,4 +1,4 @@
-"""What the server says of itself and of its models: metadata, configuration, the index of states. Pure."""
+"""Metadata documents of the server and its models: metadata, readiness, configuration. Pure."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ EXTENSIONS: Final = (
     "parameters",
     "statistics",
 )
-"""What is really there; clients ask before they use it."""
+"""Extensions that are implemented; clients check them before use."""
 READY: Final = "ready"
 _BACKENDS: Final = {"ort": "onnxruntime", "pytorch": "pytorch", "custom": "python"}
 
 
 def server_metadata(name: str, version: str) -> Json:
-    """Metadata of the server."""
     return {"name": name, "version": version, "extensions": list(EXTENSIONS)}
 
 
 def model_metadata(route: Route, state: VersionState) -> Json:
-    """Metadata of one version of a model; MmsupError while nobody knows its tensors."""
+    """Metadata of one version; MmsupError while its tensors are unknown."""
     spec, metadata = require_metadata(route, state)
     batched = metadata.max_batch_size > 0
     return {
@@ -44,14 +43,14 @@ def model_metadata(route: Route, state: VersionState) -> Json:
 
 
 def require_metadata(route: Route, state: VersionState) -> tuple[ModelSpec, Metadata]:
-    """Spec and metadata of a version, or the error that says why there are none (yet)."""
+    """Spec and metadata of a version; MmsupError if there are none (yet)."""
     if state.spec is None or state.metadata is None:
         raise unavailable_error(route.name, state)
     return state.spec, state.metadata
 
 
 def unavailable_error(name: str, state: VersionState) -> MmsupError:
-    """Why a version is not there to be spoken of."""
+    """Why a version has no metadata."""
     text = f"model '{name}' version {state.version} is {state.state}: {state.reason or 'not loaded yet'}"
     if state.code:
         return make_error(state.code, text, model=name, retry_after_s=state.retry_after_s or None)
@@ -64,7 +63,7 @@ def _tensors(specs: Iterable[TensorSpec], *, batched: bool) -> list[Json]:
 
 
 def readiness_document(name: str, state: VersionState) -> tuple[bool, Json]:
-    """Whether a version serves, and the object that says so."""
+    """Whether a version is ready, and the JSON object for it."""
     if state.state == READY:
         return True, {"name": name, "ready": True, "state": state.state}
     reason = state.reason or f"the model is {state.state}"
@@ -72,7 +71,7 @@ def readiness_document(name: str, state: VersionState) -> tuple[bool, Json]:
 
 
 def model_config(route: Route, state: VersionState) -> Json:
-    """The model's configuration: what its file says, completed by what is in force."""
+    """The model's configuration: its file, completed by the values in force."""
     if state.spec is None:
         raise unavailable_error(route.name, state)
     spec, metadata = state.spec, state.metadata
@@ -90,12 +89,12 @@ def model_config(route: Route, state: VersionState) -> Json:
         "default_model_filename": spec.artefact,
         "parameters": {key: {"string_value": value} for key, value in spec.parameters.items()},
     }
-    # Tensors, name and batch size are what is served; for the rest the file has the last word.
+    # Tensors, name and batch size are those in force; for the rest the file takes precedence.
     served = {key: completed[key] for key in ("name", "platform", "max_batch_size")}
-    said = {key: value for key, value in spec.config.items() if value not in ("", None)}
+    from_file = {key: value for key, value in spec.config.items() if value not in ("", None)}
     for key, declared in (("input", completed["input"]), ("output", completed["output"])):
-        served[key] = _merge_declared(said.get(key, []), declared)
-    return {**completed, **said, **served}
+        served[key] = _merge_declared(from_file.get(key, []), declared)
+    return {**completed, **from_file, **served}
 
 
 def _config_tensor(spec: TensorSpec, *, optional: bool = False) -> Json:
@@ -105,9 +104,9 @@ def _config_tensor(spec: TensorSpec, *, optional: bool = False) -> Json:
     return made
 
 
-def _merge_declared(said: Sequence[Json], declared: Sequence[Json]) -> list[Json]:
-    """Each tensor as it is served, with what else its file says of it (`label_filename`, `format`)."""
-    by_name = {each.get("name"): each for each in said}
+def _merge_declared(from_file: Sequence[Json], declared: Sequence[Json]) -> list[Json]:
+    """Each declared tensor, with the other keys of the file (`label_filename`, `format`)."""
+    by_name = {each.get("name"): each for each in from_file}
     return [{**by_name.get(each["name"], {}), **each} for each in declared]
 
 

@@ -1,1 +1,1 @@
-"""Memory that several processes map."""
+"""Shared memory: the arena of each link, status pages, counter tables."""

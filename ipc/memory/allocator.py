@@ -1,8 +1,8 @@
-"""Ranges of one extent: which bytes are free. Pure; the memory itself is `arena.py`.
+"""Allocator for the bytes of one extent. Pure; the memory itself is in `arena.py`.
 
-Sizes are rounded to classes (quarter steps between powers of two, at least 64 bytes), freed ranges wait on a stack
-of their class, last in first out, because warm pages are cheap. When no class and no tail serves, the stacks are
-melted into maximal free ranges: a long life of mixed sizes does not end in fragments.
+Sizes are rounded up to size classes (quarter steps between powers of two, at least 64 bytes). Freed ranges go to the
+free list of their class, last in first out, because pages used lately are still in the cache. When no free list and no
+free range serves, all free lists are coalesced into maximal free ranges, so fragmentation does not accumulate.
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ def padded_size(size: int) -> int:
 
 
 def round_up(size: int) -> int:
-    """The class of a size: at most a quarter is wasted, and every class is a multiple of the alignment."""
+    """The size class: at most a quarter is wasted, and each class is a multiple of the alignment."""
     if size <= 4 * ALIGNMENT:
-        return max(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)
+        return max(ALIGNMENT, padded_size(size))
     step = 1 << ((size - 1).bit_length() - 3)
     return -(-size // step) * step
 
 
 class Allocator:
-    """The free ranges of `size` bytes."""
+    """Allocates ranges of `size` bytes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.used = 0
         self.allocations = 0
-        """How often a range was allocated: whether anybody has used this since."""
+        """Number of `allocate` calls that succeeded; unchanged means unused since."""
         self._free_lists: dict[int, list[int]] = {}
         self._free_ranges: list[tuple[int, int]] = [(0, size)]
-        """Invariant: sorted, disjoint, none empty; what is neither here, nor on a stack, is in use."""
+        """Invariant: sorted, disjoint, none empty. What is neither here nor on a free list is allocated."""
 
     def allocate(self, size: int) -> int | None:
-        """Offset of a free range of the class of `size`, or None."""
-        wanted = round_up(size)
-        stack = self._free_lists.get(wanted)
-        if stack:
-            self.used += wanted
+        """The offset of a free range of at least `size` bytes, or None."""
+        rounded = round_up(size)
+        free_list = self._free_lists.get(rounded)
+        if free_list:
+            self.used += rounded
             self.allocations += 1
-            return stack.pop()
-        offset = self._carve(wanted)
+            return free_list.pop()
+        offset = self._carve(rounded)
         if offset is None and self._coalesce():
-            offset = self._carve(wanted)
+            offset = self._carve(rounded)
         if offset is not None:
-            self.used += wanted
+            self.used += rounded
             self.allocations += 1
         return offset
 
     def free(self, offset: int, size: int) -> None:
-        """Give back what `allocate(size)` gave."""
-        given = round_up(size)
-        assert 0 <= offset <= self.size - given, f"{given} bytes at {offset} are not of this extent"
-        self.used -= given
+        """Free the range that `allocate(size)` returned."""
+        rounded = round_up(size)
+        assert 0 <= offset <= self.size - rounded, f"{rounded} bytes at {offset} are not in this extent"
+        self.used -= rounded
         assert self.used >= 0, "a range was freed twice"
-        self._free_lists.setdefault(given, []).append(offset)
+        self._free_lists.setdefault(rounded, []).append(offset)
 
     def _carve(self, size: int) -> int | None:
         for index, (start, length) in enumerate(self._free_ranges):
@@ -72,8 +72,8 @@ class Allocator:
         return None
 
     def _coalesce(self) -> bool:
-        """Turn all stacks into ranges and merge neighbours; whether there was anything to melt."""
-        loose = [(offset, size) for size, stack in self._free_lists.items() for offset in stack]
+        """Move all free lists into the free ranges and merge neighbours; False if the lists were empty."""
+        loose = [(offset, size) for size, offsets in self._free_lists.items() for offset in offsets]
         if not loose:
             return False
         self._free_lists.clear()

@@ -1,23 +1,24 @@
-"""Memory that a gateway shares with one worker life: sealed, nameless, preallocated.
+"""Arena: shared memory between a gateway and one worker process, in sealed, preallocated memfds.
 
-One arena per (gateway, worker generation), of two sides. The gateway is the only allocator of both.
+One arena per link, with two sides. The gateway allocates in both.
 
-    in   requests   gateway writes, worker reads    SHRINK | GROW | FUTURE_WRITE | SEAL
-    out  results    worker writes, gateway reads    SHRINK | GROW | SEAL
+    requests   gateway writes, worker reads    SHRINK | GROW | FUTURE_WRITE | SEAL
+    results    worker writes, gateway reads    SHRINK | GROW | SEAL
 
-A side is a list of extents, each a memfd; messages name bytes as (segment, offset). A worker can neither shrink
-an extent (SIGBUS for us) nor change a request after it was sent (a retry would run on other inputs).
+A side is a list of extents, each a memfd; messages name bytes as (segment, offset). The seals keep a worker from
+shrinking an extent (SIGBUS in the gateway) and from changing a request after it was sent (a retry would get
+other inputs).
 
-A slot, and who may touch it:
+A slot is one allocated range. Its states, and who may access it:
 
-    state      owner                    next
-    filling    the upload               sent (request goes out), free (client left, bad request)
-    sent       the worker, read only    free (its Reply came, or the worker is dead)
-    granted    the worker               draining (Reply names it), free (Reply does not, or the worker is dead)
-    draining   the reply to the client  free (written, or the client left)
+    state      owner                      next
+    filling    the upload                 sent (request was sent), free (client left, bad request)
+    sent       the worker, read only      free (its reply came, or the worker exited)
+    granted    the worker                 draining (the reply names it), free (it does not, or the worker exited)
+    draining   the response to a client   free (written, or the client left)
 
-A client that leaves frees nothing that is `sent` or `granted`: the Reply or the death does. A worker frees nothing.
-When a worker dies its arena is dropped as a whole; views still being written to a client keep their mapping alive.
+A client that leaves frees nothing that is `sent` or `granted`: the reply or the worker's exit does. A worker frees
+nothing. After a worker's exit its arena is dropped as a whole; views being written to a client keep their mapping.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from mmsup.ipc.memory.allocator import ALIGNMENT, Allocator, round_up
 
 EXTENT_BYTES: Final = 16 << 20
 RESERVE_BYTES: Final = 256 << 20
-"""What an extent leaves to the rest of the machine."""
+"""Available memory that must remain after an extent was made."""
 F_SEAL_FUTURE_WRITE: Final = 0x0010  # linux/fcntl.h; not in Python's fcntl
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class SlotState(enum.Enum):
-    """Who may touch a slot; see the table above."""
+    """See the table above."""
 
     FILLING = "filling"
     SENT = "sent"
@@ -61,7 +62,7 @@ NEXT: Final[dict[SlotState, frozenset[SlotState]]] = {
 
 @dataclass(slots=True)
 class Slot:
-    """A piece of an extent while somebody uses it."""
+    """An allocated range of an extent."""
 
     segment: int
     offset: int
@@ -70,19 +71,19 @@ class Slot:
     state: SlotState
 
     def transition(self, state: SlotState) -> None:
-        """One step of the table; any other is a bug."""
+        """A transition of the table; any other is a bug."""
         assert state in NEXT[self.state], f"a slot cannot go from {self.state.value} to {state.value}"
         self.state = state
 
 
 class Extent:
-    """One memfd of an arena, mapped by the gateway that made it."""
+    """One memfd of an arena, mapped by the gateway."""
 
     def __init__(self, segment: int, size: int, *, writable_by_worker: bool) -> None:
-        """Make, fill, map and seal `size` bytes. Slow (0.3 ms a MiB): never on an event loop.
+        """Allocate, map and seal `size` bytes. Slow (0.3 ms per MiB): never on an event loop.
 
-        MemoryError if the machine has no room; the caller has checked its own quota before, because past the
-        limit of a memory cgroup this is a kill and no error.
+        MemoryError if the machine is short of memory. The caller checks its own quota first: beyond the limit of a
+        memory cgroup the kernel kills the process instead of returning an error.
         """
         self.segment = segment
         self.writable_by_worker = writable_by_worker
@@ -109,20 +110,18 @@ class Extent:
 
     @property
     def size(self) -> int:
-        """Bytes of the extent."""
         return self.allocator.size
 
     def view(self, offset: int, size: int) -> memoryview:
-        """Bytes of the extent, without a copy."""
         return self._view[offset : offset + size]
 
     def close(self) -> None:
-        """Let go of the descriptor; the mapping lives as long as a view of it."""
+        """Close the descriptor; the mapping lives as long as a view of it."""
         os.close(self.fd)
 
 
 class ArenaSide:
-    """All extents of one direction; which bytes of them are free."""
+    """The extents of one direction."""
 
     def __init__(self, *, writable_by_worker: bool) -> None:
         self.writable_by_worker = writable_by_worker
@@ -133,17 +132,17 @@ class ArenaSide:
         return iter(self._extents.values())
 
     def add(self, extent: Extent) -> None:
-        """A new extent, already known to the worker."""
+        """Add an extent that the worker has attached."""
         self._extents[extent.segment] = extent
 
     def remove(self, extent: Extent) -> None:
-        """Drop an extent that no slot uses; the worker has been told."""
-        assert not extent.allocator.used, "an extent in use is not dropped"
+        """Remove an extent without slots; the worker has been told to detach it."""
+        assert not extent.allocator.used, "an extent in use is not removed"
         del self._extents[extent.segment]
         extent.close()
 
     def allocate(self, size: int) -> Slot | None:
-        """A slot of at least `size` bytes, or None when no extent has room."""
+        """A slot of at least `size` bytes, or None if no extent has room."""
         for extent in self._extents.values():
             offset = extent.allocator.allocate(size)
             if offset is not None:
@@ -151,14 +150,14 @@ class ArenaSide:
         return None
 
     def free(self, slot: Slot) -> None:
-        """A slot's last step. After `close` there is nothing left to give back to."""
+        """Free a slot. After `close` only its state changes."""
         slot.transition(SlotState.FREE)
         extent = self._extents.get(slot.segment)
         if extent is not None:
             extent.allocator.free(slot.offset, slot.size)
 
     def view(self, segment: int, offset: int, size: int) -> memoryview | None:
-        """Bytes that a message named, or None if it named what is not there."""
+        """The bytes that a message named, or None if there are none."""
         extent = self._extents.get(segment)
         if extent is None or offset < 0 or size < 0 or offset + size > extent.size:
             return None
@@ -166,23 +165,23 @@ class ArenaSide:
 
     @property
     def size_bytes(self) -> int:
-        """Memory held."""
+        """Memory of all extents."""
         return sum(each.size for each in self._extents.values())
 
     @property
     def used_bytes(self) -> int:
-        """Memory in slots."""
+        """Memory of all slots."""
         return sum(each.allocator.used for each in self._extents.values())
 
     def close(self) -> None:
-        """Drop everything, whoever held it."""
+        """Drop all extents, used or not."""
         for extent in self._extents.values():
             extent.close()
         self._extents.clear()
 
 
 def available_bytes() -> int:
-    """Memory that the machine can still give; fallocate on a memfd knows no ENOSPC, only the kernel killing us."""
+    """MemAvailable of the machine. posix_fallocate on a memfd never fails with ENOSPC; the kernel kills instead."""
     with open("/proc/meminfo", "rb") as meminfo:
         for line in meminfo:
             if line.startswith(b"MemAvailable:"):
@@ -190,18 +189,18 @@ def available_bytes() -> int:
     raise AssertionError("this kernel's meminfo has no MemAvailable")
 
 
-def extent_size(wanted: int) -> int:
-    """How large an extent to make for a slot of `wanted` bytes: the usual size, or just enough in whole pages."""
-    return max(EXTENT_BYTES, -(-round_up(wanted) // mmap.PAGESIZE) * mmap.PAGESIZE)
+def extent_size(slot_bytes: int) -> int:
+    """The size of an extent for a slot: the usual one, or just enough whole pages."""
+    return max(EXTENT_BYTES, -(-round_up(slot_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE)
 
 
 def leading_pad(header_bytes: int) -> int:
-    """Bytes to leave free before a body so that what follows its JSON header is aligned."""
+    """Padding before a body after which the bytes behind its JSON header are aligned."""
     return -header_bytes % ALIGNMENT
 
 
 class AttachedExtents:
-    """A worker's view of the extents that one gateway sent it."""
+    """The extents of one gateway, as mapped by a worker."""
 
     def __init__(self) -> None:
         self._views: dict[int, tuple[memoryview, bool]] = {}
@@ -215,20 +214,18 @@ class AttachedExtents:
             os.close(fd)
 
     def extent(self, segment: int) -> tuple[memoryview, bool] | None:
-        """An extent and whether it may be written to, None if it is not attached: for whoever registers it with a
-        device, and must hear of it before it goes."""
+        """An extent and whether it is writable, None if it is not attached; to register it with a device."""
         return self._views.get(segment)
 
     def segments(self) -> tuple[int, ...]:
-        """All that are attached."""
         return tuple(self._views)
 
     def detach(self, segment: int) -> None:
-        """Forget an extent; its mapping ends with the last view of it."""
+        """Remove an extent; its mapping ends with the last view of it."""
         self._views.pop(segment, None)
 
     def view(self, segment: int, offset: int, size: int, *, writable: bool) -> memoryview | None:
-        """Bytes of an extent, or None if the message named what is not there."""
+        """The bytes that a message named, or None if there are none."""
         view, may_write = self._views.get(segment, (None, False))
         if view is None or may_write != writable or not 0 <= offset <= len(view) - size or size < 0:
             return None

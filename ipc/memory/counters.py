@@ -1,12 +1,12 @@
-"""Counters that outlive the process that counts: one shared table per gateway place.
+"""Counter tables: shared memory counters that survive the process that counts, one table per gateway seat.
 
-The keeper makes one per gateway place and hands it to every gateway; a gateway writes its own and reads all, so any
-of them can be scraped for the sum, and no total falls when a gateway or a worker dies. One writer per table at any
-time (the gateway that lives in that place), 8-byte stores, no lock.
+The keeper creates one per seat and passes all of them to every gateway. A gateway writes its own and reads all, so any
+gateway can be scraped for the sum, and no total falls when a gateway or a worker exits. One writer per table at any
+time (the gateway in that seat), 8-byte stores, no lock.
 
-Layout: ROWS rows of ROW_BYTES: 160 bytes of `model\\0version\\0…`, then 44 u64, in the order of FIELDS.
-A row is taken at the first count for a (model, version) and never given back. When all are taken, the last row,
-named `_other`, takes the rest.
+Layout: ROWS rows of ROW_BYTES: 160 bytes of `model\\0version\\0...`, then 44 u64 in the order of FIELDS. A row is
+claimed at the first count for a (model, version) and never released. When all are claimed, the last row, named
+`_other`, counts for the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE_BYTES: Final = ROWS * ROW_BYTES
 BUCKETS_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 )  # fmt: skip
-"""Upper edges of the request histogram, seconds; one more bucket takes what is above."""
+"""Upper bounds of the request duration histogram in seconds; one more bucket is for all above."""
 
 FIELDS: Final = (
     "success",
@@ -57,7 +57,7 @@ OTHER: Final = ("_other", "")
 
 
 def make_counter_table() -> int:
-    """A new table's descriptor."""
+    """The descriptor of a new table."""
     fd = os.memfd_create("mmsup-tally", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.posix_fallocate(fd, 0, TABLE_BYTES)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
@@ -65,7 +65,7 @@ def make_counter_table() -> int:
 
 
 class CounterTable:
-    """One table. Only the gateway whose place it is calls `row`; everyone may call `totals`."""
+    """One table. Only the gateway in its seat calls `row`; every gateway calls `totals`."""
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, TABLE_BYTES)
@@ -76,7 +76,7 @@ class CounterTable:
         self._scan()
 
     def row(self, model: str, version: str) -> CounterRow:
-        """The counters of one model version, made at the first call."""
+        """The counters of one model version; claimed at the first call."""
         key = (model, version)
         known = self._counters.get(key)
         if known is None:
@@ -85,7 +85,7 @@ class CounterTable:
         return known
 
     def totals(self) -> dict[tuple[str, str], list[int]]:
-        """All rows as they are now, values in the order of FIELDS."""
+        """The current values of all rows, in the order of FIELDS."""
         self._scan()
         return {
             key: self._words[row * _WORDS + _FIRST : row * _WORDS + _FIRST + len(FIELDS)].tolist()
@@ -114,7 +114,7 @@ class CounterTable:
                 return self._rows[OTHER]
         text = f"{key[0]}\0{key[1]}\0".encode()
         assert len(text) < NAME_BYTES, f"{key} is too long a name for a row"
-        # The first byte goes last: a row is there for readers when its name is whole.
+        # The first byte is written last: readers see the row only once its name is complete.
         at = row * ROW_BYTES
         self._bytes[at + 1 : at + len(text)] = text[1:]
         self._bytes[at] = text[0]
@@ -127,7 +127,7 @@ _SUCCESS, _COUNT, _EXECUTIONS = (INDEX[name] for name in ("success", "inference_
 _TIMES: Final = INDEX["request_ns"]
 assert FIELDS[_TIMES : _TIMES + 5] == (
     *("request_ns", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns"),
-), "the times of a request follow one another"
+), "the times of a request are consecutive fields"
 _LAST: Final = INDEX["last_inference_ms"]
 
 
@@ -142,7 +142,7 @@ class CounterRow:
     def add_success(
         self, inferences: int, executions: int, times_ns: tuple[int, int, int, int, int], bucket: int, now_ms: int
     ) -> None:
-        """All that one request with a result counts, `times_ns` in the order of FIELDS: this runs for every request."""
+        """Count one successful request, `times_ns` in the order of FIELDS. Called for every request."""
         own = self._own
         own[_SUCCESS] += 1
         own[_COUNT] += inferences
@@ -158,9 +158,7 @@ class CounterRow:
         own[_LAST] = now_ms
 
     def add(self, name: str, amount: int = 1) -> None:
-        """Count."""
         self._words[self._at + INDEX[name]] += amount
 
     def set(self, name: str, value: int) -> None:
-        """Set, for what is a state and no count."""
         self._words[self._at + INDEX[name]] = value

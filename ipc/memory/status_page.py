@@ -1,28 +1,30 @@
-"""The status page: what a process says of its own progress, read without its help.
+"""Status page: the progress of a process, in shared memory, readable without its cooperation and after its death.
 
-One anonymous 4 KiB memory per process, made and kept by the keeper, written by the loop that does the work,
-read by the brain (all) and by gateways (their workers'). One 8-byte store a field, so no reader sees half a value.
+One 4 KiB memfd per process, created and held by the keeper, written by the process's main loop, read by the controller
+(all of them) and by gateways (those of their workers). Each field is one 8-byte store, so no reader sees half a value.
 
-    u64 index   field
-    0           activity       see Activity
-    1           since_ns       monotonic time at which the activity began
-    2           beat_ns        monotonic time of the loop's last turn
-    3           batches        executed so far
-    4           requests       executed so far
-    5           device_bytes   memory the engine holds on its device
-    6           begun          requests that have begun so far
-    7           refused        requests answered so far with `gpu_oom`: the device had no memory for them
-    64 … 511    begun          ids of the requests that began to execute last, a ring; 0: none yet
+    u64 index    field
+    0            activity        see Activity
+    1            since_ns        monotonic time at which the activity started
+    2            heartbeat_ns    monotonic time of the loop's last iteration
+    3            batches         executed so far
+    4            requests        executed so far
+    5            device_bytes    memory that the engine uses on its device
+    6            started         requests started so far
+    7            refused         requests answered with `gpu_oom` so far: the device had no memory for them
+    64 ... 511   ring            ids of the requests that were started last; 0: none yet
 
-The ring is exact for whoever lost its worker: what is not in it did not begin, or was answered. A worker writes an id
-before its run, and answers RING / 2 requests before it begins others; the answers to one gateway keep their order. So
-an id that was pushed out belongs to an answer that is on its way. (A result that waits for a larger grant was asked
-for: the gateway knows that it ran.) Ids of a link begin at a random point of 2^62, so those of two do not meet.
+After a worker's exit the ring is exact: a request in flight whose id is not in it was not started, or was answered. A
+worker writes the id before it executes a request, and sends the replies of RING / 2 requests before it starts others;
+replies to one gateway keep their order. So an id that was overwritten belongs to a reply on its way. (A result that
+waits for a larger output buffer was announced: its gateway knows that it was executed.) The ids of a link start at a
+random point of 2^62, so those of two links do not collide.
 
-Those that began and are not counted as executed are the run that is going on: its ids are the last of the ring. A
-request counts as executed when its outputs have been read, so that a death on the way belongs to it.
+Requests that were started and are not counted as executed are the current batch: their ids are the last in the ring. A
+request counts as executed once its outputs have been read, so a crash on the way is attributed to it.
 
-It is the process's own word. A lie can hurt only the one who lies: the gateways' ledger is the second witness.
+A worker can write anything here. A false page hurts only that worker: gateways check it against their own tables of
+requests in flight.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ _ACTIVITY, _SINCE, _HEARTBEAT, _BATCHES, _REQUESTS, _DEVICE, _STARTED, _REFUSED 
 
 
 class Activity(enum.IntEnum):
-    """What the loop is doing now."""
+    """What the main loop is doing."""
 
     STARTING = 0
     LOADING = 1
@@ -52,12 +54,12 @@ class Activity(enum.IntEnum):
     BUSY = 4
     STOPPING = 5
     STANDBY = 6
-    """A gateway that nobody has told to serve."""
+    """A gateway that has no configuration yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One reading of a page."""
+    """The counters of a page at one time."""
 
     activity: Activity
     since_ns: int
@@ -69,7 +71,7 @@ class Progress:
 
 
 def make_status_page() -> int:
-    """A new page's descriptor; nobody can shrink it under its readers."""
+    """The descriptor of a new page, sealed so that no process can shrink it under its readers."""
     fd = os.memfd_create("mmsup-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.posix_fallocate(fd, 0, STATUS_PAGE_BYTES)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
@@ -77,25 +79,23 @@ def make_status_page() -> int:
 
 
 class StatusPageWriter:
-    """The owner's side of a page."""
+    """The page of this process."""
 
     def __init__(self, fd: int) -> None:
         self._words = memoryview(mmap.mmap(fd, STATUS_PAGE_BYTES)).cast("Q")
         self._started = 0
 
     def heartbeat(self, now_ns: int) -> None:
-        """The loop came round."""
         self._words[_HEARTBEAT] = now_ns
 
     def set_activity(self, activity: Activity, now_ns: int) -> None:
-        """The loop begins something else. The time is written first: a reader may see new time with old activity,
-        which makes it patient, never the reverse."""
+        """Start an activity. The time is written first: a reader may see the new time with the old activity, which
+        only delays its judgement, never the reverse."""
         self._words[_SINCE] = now_ns
         self._words[_HEARTBEAT] = now_ns
         self._words[_ACTIVITY] = activity
 
     def request_started(self, request: int) -> None:
-        """A request is about to execute."""
         self._words[RING_INDEX + self._started % RING] = request
         self._started += 1
         self._words[_STARTED] = self._started
@@ -107,7 +107,6 @@ class StatusPageWriter:
         self.set_activity(Activity.BUSY, now_ns)
 
     def batch_executed(self, requests: int) -> None:
-        """One batch is through."""
         self._words[_BATCHES] += 1
         self._words[_REQUESTS] += requests
 
@@ -116,24 +115,24 @@ class StatusPageWriter:
         self._words[_REFUSED] += 1
 
     def set_device_bytes(self, size_bytes: int) -> None:
-        """The engine's device memory, as it reports it."""
+        """The engine's device memory, as the engine reports it."""
         self._words[_DEVICE] = size_bytes
 
 
 class StatusPageReader:
-    """Anyone else's side of a page."""
+    """The page of another process."""
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, STATUS_PAGE_BYTES, prot=mmap.PROT_READ)
         self._words = memoryview(self._map).cast("Q")
 
     def close(self) -> None:
-        """Unmap it; the mapping holds a descriptor of its own."""
+        """Unmap the page; the mapping holds a descriptor of its own."""
         self._words.release()
         self._map.close()
 
     def read(self) -> Progress:
-        """The page now; an activity that no version of us knows reads as BUSY, so that its clock runs."""
+        """The current counters. An unknown activity reads as BUSY, so that the hang limit applies to it."""
         words = self._words
         raw = words[_ACTIVITY]
         activity = Activity(raw) if raw <= Activity.STANDBY else Activity.BUSY
@@ -141,11 +140,11 @@ class StatusPageReader:
         return Progress(activity, words[_SINCE], words[_HEARTBEAT], *counts)
 
     def started(self) -> frozenset[int]:
-        """Ids of the requests that began to execute last, of all gateways."""
+        """Ids of the requests that were started last, of all gateways."""
         return frozenset(self._words[RING_INDEX:]) - {0}
 
     def executing(self) -> frozenset[int]:
-        """Ids of the requests of the run that is going on, of all gateways; none between two runs."""
+        """Ids of the requests of the current batch, of all gateways; empty between two batches."""
         executed, begun = self._words[_REQUESTS], self._words[_STARTED]
         if not executed < begun <= executed + RING:
             return frozenset()

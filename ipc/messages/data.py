@@ -1,15 +1,15 @@
 """Messages between a gateway and a worker: requests, replies, shared memory.
 
-    gateway --> worker     Infer, Grant, Drop          (many in one frame)
-    gateway --> worker     Extent, Release             (with descriptors; always over the socket pair)
-    worker  --> gateway    Reply                       (many in one frame)
+    gateway --> worker     Infer, GrantBuffer, Cancel      (many in one frame)
+    gateway --> worker     AttachExtent, DetachExtent      (with a descriptor; always over the socket pair)
+    worker  --> gateway    InferReply                      (many in one frame)
 
-These are hot and packed by hand in transport/codec.py. Nobody changes one once it is made; the records are not frozen
-because making a frozen one costs seven times as much (1.4 and 0.2 µs for seven fields, Python 3.11), every time.
+Packed by hand in transport/codec.py, because these are sent for every request. Infer and InferReply are immutable by
+convention only: a frozen dataclass costs seven times as much to create (1.4 and 0.2 µs for seven fields, Python 3.11).
 
-What requests have in common (names, shapes, parameters) is packed once, as their *signature*; a record carries the
-signature as bytes, and the receiver looks it up by these bytes. So there is no numbering to keep in step, and a peer
-that forgets loses nothing.
+What many requests have in common (names, shapes, parameters) is their *signature*. It is packed once; a record carries
+the packed bytes and the receiver uses them as the key of its cache. No numbering has to be kept in step, and a receiver
+that evicts an entry loses nothing.
 """
 
 from __future__ import annotations
@@ -20,39 +20,36 @@ from typing import Any, Final
 from mmsup.ipc.specs import TensorSpec
 
 TensorLocation = bytes | memoryview | tuple[int, int, int]
-"""Where a tensor's bytes are: here, or (segment, offset, size) of the arena."""
+"""The bytes of a tensor themselves, or (segment, offset, size) in the arena."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferSignature:
-    """The words of an Infer: what requests may have in common. Inputs have the shapes of this request.
-
-    `outputs`: names wanted, empty means all.
-    """
+    """The part of an Infer that other requests may share. `outputs`: requested names; empty means all."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
     parameters: dict[str, Any]  # scalars, checked by the gateway
     priority: int = 0
-    """1 is the highest class, 0 the model's own."""
+    """1 is the highest, 0 the default of the model."""
     runs_alone: bool = False
-    """It shares its run with nobody, and what ran before it is answered first: it may be what ends the worker."""
+    """Execute it in no batch, after all earlier replies were sent: it is suspected of killing workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplySignature:
-    """The words of a Reply with a result: its outputs, with the shapes that they have this time."""
+    """The part of a successful InferReply that others may share: names, datatypes and actual shapes of the outputs."""
 
     outputs: tuple[TensorSpec, ...]
 
 
 @dataclass(slots=True)
 class Infer:
-    """Gateway to worker: run the model. Answered by exactly one Reply with the same id (or the worker's death).
+    """Run the model. Answered by exactly one final InferReply with the same id, or by the worker's death.
 
-    `words` is a Form, `places` where each of its inputs is. `grant`: (segment, offset, size) of out-arena space for the
-    outputs that are too large to travel inline, packed in order at 64-byte steps; None if none is expected.
-    `deadline_ns`: CLOCK_MONOTONIC; past it the request is dropped before it runs.
+    `signature`: a packed InferSignature; `locations`: one per input. `output_buffer`: (segment, offset, size) in the
+    arena for outputs too large to travel inline, packed in order at multiples of 64 bytes; None if none are expected.
+    `deadline_ns`: CLOCK_MONOTONIC; a request that has not started by then is cancelled.
     """
 
     id: int
@@ -64,10 +61,7 @@ class Infer:
 
 @dataclass(frozen=True, slots=True)
 class GrantBuffer:
-    """Gateway to worker: `size` bytes of the out-arena for the outputs of request `id`. Answered by Reply.
-
-    Sent again, larger, after a Reply with `need`.
-    """
+    """A larger output buffer for request `id`, after an InferReply with `needed_bytes`. Answered by InferReply."""
 
     id: int
     segment: int
@@ -77,19 +71,18 @@ class GrantBuffer:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Gateway to worker: forget request `id` (queued, or kept for a larger grant). Answered by Reply `cancelled`
-    if it had not begun; otherwise its own Reply comes."""
+    """Discard request `id`. Answered by an InferReply with code `cancelled`, or by its result if it had started."""
 
     id: int
 
 
 @dataclass(slots=True)
 class InferReply:
-    """Worker to gateway: the outcome of one Infer.
+    """The outcome of one Infer.
 
-    `code` empty: `words` is an Outline, `places` where each of its outputs is. `need` > 0: the result is kept, a Grant
-    of that many bytes is wanted. Else `code` and `text` say what went wrong. Times in nanoseconds; `batch` is how many
-    requests ran together.
+    Success: `code` is empty, `signature` is a packed ReplySignature, `locations` has one entry per output.
+    `needed_bytes` > 0: the worker holds the result until a GrantBuffer of at least that size. Otherwise `code` and
+    `text` are the error. `batch`: number of requests executed together.
     """
 
     id: int
@@ -107,7 +100,7 @@ class InferReply:
 
 @dataclass(frozen=True, slots=True)
 class AttachExtent:
-    """Gateway to worker, with one descriptor: memory `segment` of `size` bytes; `writable` is the out-arena."""
+    """With one descriptor: map it as `segment`. `writable`: it holds output buffers."""
 
     segment: int
     size: int
@@ -116,7 +109,7 @@ class AttachExtent:
 
 @dataclass(frozen=True, slots=True)
 class DetachExtent:
-    """Gateway to worker: `segment` will not be named again; unmap it."""
+    """Unmap `segment`; no later message refers to it."""
 
     segment: int
 

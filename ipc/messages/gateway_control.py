@@ -1,8 +1,11 @@
 """Control messages between the controller and a gateway.
 
-controller --> gateway    Configure, Link, Unlink, Condemned, Verdict, Route, Unroute, Synced, Ping, Answer,
-                          Quarantine, Pardon, Drain, Retire
-gateway --> controller    Hello, Pong, Ask, Overdue, BadReply, Ended, Suspected, Lived, Drained
+controller --> gateway    ConfigureGateway, LinkWorker, UnlinkWorker, Condemned, Verdict, Route, Unroute, Synced,
+                          Ping, CommandReply, AddPoisonEntries, RemovePoisonEntry, DrainGateway, RetireGateway
+gateway --> controller    Hello, Pong, CommandRequest, RequestOverdue, BadReply, LinkClosed, PoisonSuspected,
+                          SuspectCleared, GatewayDrained
+
+A worker is named by (instance, generation) in all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class ConfigureGateway:
-    """Brain to gateway, its first: who it is and its bounds. Answered by Hello."""
+    """The first message of each controller: the gateway's identity and limits. Answered by Hello."""
 
     wire_version: int
     seat: int
@@ -26,21 +29,23 @@ class ConfigureGateway:
     server_version: str
     max_body_bytes: int
     arena_bytes: int
-    """Quota of arena memory of this gateway, all links together."""
+    """Shared memory limit of this gateway, all links together."""
     restart_grace_s: float
-    """How long a request waits for a model that is coming back."""
+    """How long a request waits for a model that is restarting."""
     max_requests: int
     max_request_bytes: int
-    """Bounds over all models of this gateway."""
+    """Limits on requests in flight and their bytes, over all models."""
     front: str = "fast"
-    """`fast`, or `plain`: all of HTTP is served by aiohttp."""
+    """`fast`, or `plain`: aiohttp serves all HTTP requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkWorker:
-    """Brain to gateway, with three descriptors: the worker's pidfd, its status page, our end of a fresh pair.
-    The worker has been told (Attach) to serve it. With an `address` frames go there by ZeroMQ, under `identity`;
-    without one they go over the pair."""
+    """With three descriptors: the worker's pidfd, its status page, the gateway's end of a new data channel.
+
+    Sent after AttachGateway was sent to the worker. With an `address` data frames go there by ZeroMQ under `identity`,
+    otherwise over the data channel.
+    """
 
     instance: int
     generation: int
@@ -52,7 +57,7 @@ class LinkWorker:
 
 @dataclass(frozen=True, slots=True)
 class UnlinkWorker:
-    """Brain to gateway: route nothing more to this life; when its pending is empty, let go of it."""
+    """Route no more requests to this worker; close the link when nothing is in flight on it."""
 
     instance: int
     generation: int
@@ -60,7 +65,7 @@ class UnlinkWorker:
 
 @dataclass(frozen=True, slots=True)
 class Condemned:
-    """Brain to gateway: this life is about to be killed. Answer or retry what is pending there, now."""
+    """This worker is about to be killed: answer or retry its requests in flight now."""
 
     instance: int
     generation: int
@@ -70,7 +75,7 @@ class Condemned:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Brain to gateway: why that life ended, from evidence; the text of the errors for what was in flight."""
+    """The cause of a worker's exit, from evidence: the error for its requests in flight."""
 
     instance: int
     generation: int
@@ -81,7 +86,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class VersionState:
-    """One version in a Route. `state` is a lifecycle word; `code`/`reason` say why it does not serve."""
+    """One version in a Route. `code` and `reason`: why it does not serve."""
 
     version: str
     state: str
@@ -89,17 +94,16 @@ class VersionState:
     reason: str
     retry_after_s: float
     spec: ModelSpec | None
-    """None where the configuration itself is faulty."""
+    """None if the configuration is invalid."""
     metadata: Metadata | None
-    """None until a worker of this version was ready once, unless configuration declares all."""
+    """None until a worker of this version was ready once, unless the configuration declares everything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Brain to gateway: all there is to know about a model; replaces what was said before.
+    """The state of one model; replaces its previous Route. Which instances serve it follows from LinkWorker.
 
-    `wanted` False: unloaded on purpose (or never loaded): 404. `default`: the version that serves a request
-    without one. Which instances serve it follows from the Links.
+    `wanted` False: unloaded on request or never loaded (404). `default`: the version for requests that name none.
     """
 
     name: str
@@ -110,15 +114,17 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Unroute:
-    """Brain to gateway: this model is in no repository any more."""
+    """The model is in no repository any more."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Brain to gateway: every Route and Link that holds has been said; forget models and lives not named since
-    Configure. `ready` is the server's readiness, `reason` why not."""
+    """Every Route and LinkWorker in force has been sent: drop models and workers not named since ConfigureGateway.
+
+    `ready`: readiness of the server; `reason`: why it is not ready.
+    """
 
     ready: bool
     reason: str
@@ -126,41 +132,39 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Brain to gateway or worker-to-be: answered by Pong when all that was said before has been done."""
+    """Answered by Pong when all earlier messages have been processed."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Gateway to brain."""
-
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
-    """Gateway to brain: a control verb of its client (`load`, `unload`, `index`, `status`). Answered by Answer."""
+    """A command of an HTTP client: `load`, `unload`, `index` or `status`. Answered by CommandReply."""
 
     id: int
     command: str
-    arguments: dict[str, Any] = field(default_factory=dict[str, Any])  # JSON, checked by the brain
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])  # JSON, checked by the controller
 
 
 @dataclass(frozen=True, slots=True)
 class CommandReply:
-    """Brain to gateway: the end of an Ask. `code` empty: `result` holds."""
+    """The reply to a CommandRequest. `code` empty: success."""
 
     id: int
     code: str
     text: str
     retry_after_s: float
-    result: Any  # JSON, by verb
+    result: Any  # JSON, depends on the command
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOverdue:
-    """Gateway to brain: the oldest request at this life has waited `age_s` and nothing has come back since."""
+    """The oldest request at this worker has waited `age_s` and no reply has come since it was sent."""
 
     instance: int
     generation: int
@@ -169,7 +173,7 @@ class RequestOverdue:
 
 @dataclass(frozen=True, slots=True)
 class BadReply:
-    """Gateway to brain: this worker's answer broke the protocol; it is not to be trusted further."""
+    """This worker violated the protocol and must be killed."""
 
     instance: int
     generation: int
@@ -178,20 +182,20 @@ class BadReply:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """One request that was with a life at its end. `id` is its client's own, empty if it gave none."""
+    """One request in flight at a worker when its link closed. `id`: as the client named it, or empty."""
 
     id: str
     begun: bool
-    """It may have been executing: it is answered with the verdict. Otherwise it goes to the next worker."""
+    """It may have started: it is answered with the verdict. Otherwise another worker gets it."""
     abandoned: bool
-    """Nobody waited for its answer any more."""
+    """Its client was gone or its deadline had passed."""
     age_s: float
-    """Since it went to the worker."""
+    """Since it was sent to the worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkClosed:
-    """Gateway to brain: its link to this life is over; what was in flight there, `requests` the first of it."""
+    """The link to this worker is closed; `requests`: details of the first of its requests in flight."""
 
     instance: int
     generation: int
@@ -202,8 +206,10 @@ class LinkClosed:
 
 @dataclass(frozen=True, slots=True)
 class PoisonSuspected:
-    """Gateway to brain: that life ended in a run with these requests of ours, `alone` if the run had only one. What we
-    hold of them now; the brain tells all gateways (Quarantine)."""
+    """A worker exited while it executed these requests of this gateway; `ran_alone`: its batch had only one request.
+
+    The controller sends the updated entries to all gateways (AddPoisonEntries).
+    """
 
     instance: int
     generation: int
@@ -214,7 +220,7 @@ class PoisonSuspected:
 
 @dataclass(frozen=True, slots=True)
 class SuspectCleared:
-    """Gateway to brain: this suspect of model `name` ran alone and its worker lives. Passed on as Pardon."""
+    """This suspect of model `name` ran alone and its worker survived. Forwarded as RemovePoisonEntry."""
 
     name: str
     fingerprint: bytes
@@ -222,7 +228,7 @@ class SuspectCleared:
 
 @dataclass(frozen=True, slots=True)
 class AddPoisonEntries:
-    """Brain to gateway: cases of a model, beside those that it knows; of two words on one request the graver holds."""
+    """Merge these entries into the model's poison list; of two entries for one request the stricter one holds."""
 
     name: str
     entries: tuple[PoisonEntry, ...]
@@ -230,8 +236,7 @@ class AddPoisonEntries:
 
 @dataclass(frozen=True, slots=True)
 class RemovePoisonEntry:
-    """Brain to gateway: take this suspect of a model from the list (what is blocked stays so); an empty fingerprint:
-    the whole list, what is blocked too."""
+    """Remove this suspect from the model's poison list, unless it is blocked. Empty fingerprint: clear the list."""
 
     name: str
     fingerprint: bytes
@@ -239,18 +244,18 @@ class RemovePoisonEntry:
 
 @dataclass(frozen=True, slots=True)
 class DrainGateway:
-    """Brain to gateway: take no new inference, finish what is accepted. Answered by Drained."""
+    """Accept no new inference request, finish those in flight. Answered by GatewayDrained."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetireGateway:
-    """Brain to gateway: another one serves in your stead. Accept no more connections, answer what comes on those you
-    have, the last answer of each with `Connection: close`, and exit 0 when you have none. Nothing answers it."""
+    """Another gateway has taken the seat: accept no more connections, answer the last request of each existing one with
+    `Connection: close`, and exit 0 when none is left. Not answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayDrained:
-    """Gateway to brain: nothing is in flight here any more."""
+    """No request is in flight any more."""
 
 
 TO_GATEWAY: Final = (

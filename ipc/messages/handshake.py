@@ -1,7 +1,6 @@
-"""The first message of a worker or gateway to the controller, and the version of all of these messages.
+"""Hello, the first message of a worker or gateway to the controller, and the version of the whole protocol.
 
-Everything in this folder is one protocol with one version; each side checks it in the first message.
-Does not cover: bytes (transport/codec.py, transport/dataclass_codec.py), sockets (transport/).
+Each side checks the version in the first message that it receives. Bytes: transport/codec.py and dataclass_codec.py.
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-WIRE_VERSION: Final = 3
+WIRE_VERSION: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First message of a worker or gateway, and its answer to a new brain's Boot-less Ping: who it is."""
+    """The sender's identity: its first message, and its answer to the ConfigureGateway of a restarted controller."""
 
     role: str
     wire_version: int

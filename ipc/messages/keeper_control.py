@@ -1,7 +1,9 @@
-"""Messages between the controller and the keeper, as JSON: the keeper is standard library only.
+"""Messages between the controller and the keeper, as JSON because the keeper uses only the standard library.
 
-controller --> keeper     Spawn, Signal, Forget, Remember, Notify, Upgrade, Finished, Beat
-keeper --> controller     Inventory, Child, SpawnFailed, Exited, Terminate, Reload, StepDown, NotUpgraded
+controller --> keeper     Spawn, SignalChild, ForgetChild, SaveCheckpoint, NotifySystemd, RequestUpgrade, Heartbeat,
+                          ShutdownFinished
+keeper --> controller     KeeperInventory, ChildDescriptors, SpawnFailed, ChildExited, TerminateRequested,
+                          ReloadRequested, StepDown, UpgradeRefused
 """
 
 from __future__ import annotations
@@ -12,31 +14,32 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Brain to keeper: start a process. Answered by Child with its descriptors, or SpawnFailed.
+    """Start a process. Answered by ChildDescriptors or SpawnFailed.
 
-    The keeper adds to `argv` one `NAME=FD` for each descriptor that the child inherits: `lifeline` (EOF: the keeper
-    is gone), `control` (its end of the pair), `page`, `crash` (for faulthandler), then `listen:NAME` for each of
-    `listeners` and, if `tallies`, `tally:0` … of all gateway places. Standard output and error go to its log pipe.
+    The keeper appends one `NAME=FD` argument to `argv` for each inherited descriptor: `lifeline` (EOF: the keeper has
+    exited), `control` (the child's end of its control channel), `page` (status page), `crash` (for faulthandler),
+    `listen:NAME` for each of `listeners`, and with `counter_tables` `tally:0`, `tally:1`, ... of all gateway seats.
+    Standard output and error go to the log pipe.
     """
 
     token: str
-    """Chosen by the brain, never used twice: `worker.7.3`, `gateway.0.2` (role, instance or place, generation)."""
+    """Chosen by the controller, never reused: `worker.7.3`, `gateway.0.2` (role, instance or seat, generation)."""
     argv: tuple[str, ...]
     env: dict[str, str]
-    """The whole environment, nothing is inherited."""
+    """The complete environment; nothing is inherited."""
     cwd: str
     procs_files: tuple[str, ...]
-    """`cgroup.procs` files the child writes itself into before it runs anything."""
+    """`cgroup.procs` files into which the child writes itself before exec."""
     listeners: tuple[str, ...]
     counter_tables: bool
     oom_score_adj: int
     note: str
-    """Kept with the child and told to the next brain; JSON of the brain's own."""
+    """Opaque to the keeper, which returns it to a restarted controller in ChildDescriptors."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignalChild:
-    """Brain to keeper: send a signal to this child, or (`group`) to its whole session, by pidfd, never by number."""
+    """Send a signal to this child by its pidfd, or to all processes of its session."""
 
     token: str
     signal: int
@@ -45,67 +48,67 @@ class SignalChild:
 
 @dataclass(frozen=True, slots=True)
 class ForgetChild:
-    """Brain to keeper: this death is written down; drop what is kept of the child."""
+    """The exit of this child has been recorded: close its descriptors and remove it from the child table."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class SaveCheckpoint:
-    """Brain to keeper: keep this text for the next brain, instead of the last one."""
+    """Store this text, in place of the previous one, for a restarted controller."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotifySystemd:
-    """Brain to keeper: pass this on to systemd (`READY=1`, `STATUS=…`)."""
+    """Forward this to the service manager (`READY=1`, `STATUS=...`)."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class RequestUpgrade:
-    """Brain to keeper: let the next brain, and if its own files have changed (or `force`) the keeper itself, be of the
-    code that lies on disk now. Answered by StepDown once that code has shown that it starts, else by NotUpgraded."""
+    """Switch to the code that is on disk now: a new controller, and a re-exec of the keeper if its own files changed
+    (or `force`). Answered by StepDown after a successful preflight run of that code, otherwise by UpgradeRefused."""
 
     force: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Brain to keeper: its loop turns. None for too long: the keeper kills it and starts another."""
+    """The controller's event loop is running. If none comes for too long the keeper kills and restarts it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShutdownFinished:
-    """Brain to keeper: the drain is over; end what is left, close the listeners, exit with this code."""
+    """The drain is complete: end what is left, close the listeners, exit with this code."""
 
     code: int
 
 
 @dataclass(frozen=True, slots=True)
 class KeeperInventory:
-    """Keeper to brain, its first: followed by one Child (and Exited, if it died meanwhile) for each of `children`."""
+    """The keeper's first message; followed by one ChildDescriptors (and ChildExited if it is dead) per child."""
 
     keeper_pid: int
     generation: int
-    """How many brains there were, this one included."""
+    """Number of controllers so far, including this one."""
     settings: str
-    """The JSON that the keeper was started with, unread by it."""
+    """The JSON that the keeper was started with; the keeper does not interpret it."""
     checkpoint: str
     children: int
     addresses: dict[str, str]
-    """Listener name to the address it got: `http` to `127.0.0.1:8000`; `control` and others of UNIX kind to a path."""
+    """Listener name to its bound address: `http` to `127.0.0.1:8000`, `control` and other UNIX sockets to a path."""
     stopping: bool
-    """SIGTERM had already come."""
+    """SIGTERM has already been received."""
     keeper_generation: int = 1
-    """How often this keeper has become another program of the same pid, its first included."""
+    """Number of programs that this keeper process has executed, including the first (re-exec keeps the pid)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildDescriptors:
-    """Keeper to brain, with five descriptors: pidfd, control, page, crash, log. A new child, or an old one."""
+    """With five descriptors: pidfd, control, page, crash, log. After Spawn, or for a child of an earlier controller."""
 
     token: str
     pid: int
@@ -114,15 +117,13 @@ class ChildDescriptors:
 
 @dataclass(frozen=True, slots=True)
 class SpawnFailed:
-    """Keeper to brain: that process could not be started."""
-
     token: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChildExited:
-    """Keeper to brain: a child is dead and reaped. `signal` 0: it exited with `status`. Kept until Forget."""
+    """A child was reaped. `signal` 0: it exited with `status`. Sent again to a new controller until ForgetChild."""
 
     token: str
     pid: int
@@ -132,25 +133,25 @@ class ChildExited:
 
 @dataclass(frozen=True, slots=True)
 class TerminateRequested:
-    """Keeper to brain: SIGTERM came; drain and say Finished."""
+    """SIGTERM was received: drain, then send ShutdownFinished."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadRequested:
-    """Keeper to brain: SIGHUP came; read configuration and repositories again."""
+    """SIGHUP was received: read the configuration and the repositories again."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepDown:
-    """Keeper to brain: leave, in good order; the next one follows at once. `renews`: the keeper, too, is another
-    program by then."""
+    """Exit in good order; the next controller is started at once."""
 
     replaces_keeper: bool
+    """The keeper re-executes itself as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRefused:
-    """Keeper to brain: the code on disk cannot take over, for this reason; everything is as it was."""
+    """The code on disk cannot take over, for this reason; nothing has changed."""
 
     text: str
 

@@ -1,7 +1,7 @@
 """Control messages between the controller and a worker.
 
-controller --> worker     Boot, Attach, Stop
-worker --> controller     Hello, Stage, Ready, LoadFailed
+controller --> worker     ConfigureWorker, AttachGateway, StopWorker
+worker --> controller     Hello, LoadProgress, WorkerReady, LoadFailed
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class ConfigureWorker:
-    """Brain to worker, its first: what it is to become. Answered by Hello, Stages, then Ready or LoadFailed."""
+    """The first message: what to load. Answered by Hello, LoadProgress..., then WorkerReady or LoadFailed."""
 
     wire_version: int
     instance: int
     generation: int
     address: str
-    """Where to bind a ZeroMQ socket for frames; empty: they come over the pairs alone."""
+    """ZeroMQ address to bind for data frames; empty: frames come over the socket pairs only."""
     spec: ModelSpec
     data_limit_bytes: int
-    """RLIMIT_DATA to set, 0 for none (where no cgroup holds the cap)."""
+    """RLIMIT_DATA; 0 where a cgroup enforces the memory limit."""
     file_limit_bytes: int
-    """RLIMIT_FSIZE; above any extent."""
+    """RLIMIT_FSIZE; larger than any extent."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttachGateway:
-    """Brain to worker, with one descriptor: its end of a fresh pair with a gateway, whose requests are served from now
-    on. EOF on it means that this link is over. `identity` is the link's alone, never used twice."""
+    """With one descriptor: the worker's end of a new data channel to the gateway in `seat`.
+
+    EOF on it ends the link. `identity` is unique to the link and never reused.
+    """
 
     seat: int
     identity: bytes
@@ -40,12 +42,12 @@ class AttachGateway:
 
 @dataclass(frozen=True, slots=True)
 class StopWorker:
-    """Brain to worker: no more requests will come; finish what is queued, unload, exit 0."""
+    """No more requests will come: finish what is queued, unload, exit 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """Worker to brain: progress of a load, for people: `importing onnxruntime`, `warming up`."""
+    """Progress of the load as text for people: `importing onnxruntime`, `warming up`."""
 
     text: str
     is_warm_up: bool = False
@@ -53,7 +55,7 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """Worker to brain, after a warm-up run: it serves."""
+    """The warm-up has run; the worker serves requests."""
 
     metadata: Metadata
     load_s: float
@@ -61,7 +63,7 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """Worker to brain: why the model cannot be served here; the worker exits after it."""
+    """Why the model could not be loaded; the worker exits after this message."""
 
     code: str
     text: str

@@ -1,1 +1,1 @@
-"""Datatypes, sizes, numpy views."""
+"""Tensors: datatypes, sizes, numpy views."""

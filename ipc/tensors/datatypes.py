@@ -1,7 +1,7 @@
-"""Datatypes of tensors, and how many bytes a tensor has: one size calculus, in unbounded integers.
+"""Tensor datatypes, and the size of a tensor in bytes, computed in unbounded integers.
 
 Source of the names: Open Inference Protocol V2, "Tensor Data Types"; of TYPE_*: Triton's model_config.proto.
-No numpy here: brain and command line use this file. Arrays are in `array.py`.
+No numpy here, because the controller and the command line use this file; arrays are in `numpy_arrays.py`.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ ITEM_BYTES: Final[dict[str, int]] = {
     "FP64": 8,
     "BYTES": 0,
 }
-"""Bytes of one element; BYTES has no fixed size: each element is a u32 length and that many bytes."""
+"""Bytes of one element; 0 for BYTES, whose elements are a u32 length and that many bytes."""
 
 RANK_LIMIT: Final = 16
 _LENGTH: Final = struct.Struct("<I")
 
 
 def config_name(datatype: str) -> str:
-    """The name in a model configuration: `TYPE_FP32`; BYTES is `TYPE_STRING` there."""
+    """The name in a model configuration: `TYPE_FP32`; BYTES is called `TYPE_STRING` there."""
     return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
 
 
 def from_config_name(name: str) -> str | None:
-    """The datatype that a configuration's `TYPE_*` means, or None."""
+    """The datatype of a `TYPE_*` name, or None."""
     datatype = "BYTES" if name == "TYPE_STRING" else name.removeprefix("TYPE_")
     return datatype if name.startswith("TYPE_") and datatype in ITEM_BYTES else None
 
 
 def element_count(shape: Sequence[int]) -> int:
-    """How many elements a shape has; a rank of 0 has one. Never overflows."""
+    """The number of elements; 1 for rank 0. Never overflows."""
     return math.prod(shape)
 
 
 def size_bytes(datatype: str, shape: Sequence[int]) -> int | None:
-    """Bytes of a tensor, or None where only the data can tell (BYTES)."""
+    """Bytes of a tensor, or None if only the data can tell (BYTES)."""
     item = ITEM_BYTES[datatype]
     return element_count(shape) * item if item else None
 
 
 def pack_strings(strings: Iterable[bytes]) -> bytes:
-    """The elements of a BYTES tensor as they travel: u32 little-endian length, then the bytes."""
+    """The wire form of a BYTES tensor: for each element a u32 little-endian length, then the bytes."""
     parts: list[bytes] = []
     for each in strings:
         parts.append(_LENGTH.pack(len(each)))
@@ -65,7 +65,7 @@ def pack_strings(strings: Iterable[bytes]) -> bytes:
 
 
 def unpack_strings(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
-    """The elements of a BYTES tensor; ValueError where a length passes the end."""
+    """The elements of a BYTES tensor; ValueError if a length passes the end."""
     view = memoryview(data)
     at, end = 0, len(view)
     while at < end:
@@ -80,5 +80,5 @@ def unpack_strings(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
 
 
 def shape_matches(declared: Sequence[int], shape: Sequence[int]) -> bool:
-    """Whether a shape fits a declared one, in which -1 stands for any size."""
+    """Whether a shape matches a declared one, in which -1 is any size."""
     return len(declared) == len(shape) and all(want in (-1, got) for want, got in zip(declared, shape, strict=True))

@@ -1,4 +1,4 @@
-"""Tensors as numpy arrays, over memory that may be a slot: no copy unless the datatype demands it."""
+"""Tensors as numpy arrays: views of the tensor's bytes where the datatype allows it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mmsup.ipc.tensors.datatypes import pack_strings, unpack_strings
 
-Array = npt.NDArray[Any]  # the element type is data here: it comes with the tensor
+Array = npt.NDArray[Any]  # the element type is only known at run time
 
 NUMPY: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
@@ -33,16 +33,16 @@ DATATYPE: Final[dict[np.dtype[Any], str]] = {dtype: name for name, dtype in NUMP
 
 
 def datatype_of(array: Array) -> str | None:
-    """The V2 datatype of an array, or None if it has none; strings and objects are BYTES."""
+    """The V2 datatype of an array, or None; strings and objects are BYTES."""
     if array.dtype.kind in "OSU":
         return "BYTES"
     return DATATYPE.get(array.dtype)
 
 
 def as_array(data: bytes | bytearray | memoryview, datatype: str, shape: Sequence[int]) -> Array:
-    """An array of `shape` over `data`, a view except for BYTES; ValueError where sizes disagree.
+    """An array of `shape` over `data`, a view except for BYTES; ValueError if the sizes disagree.
 
-    A tensor that is not aligned to its element's size is copied: kernels refuse or crawl on such views.
+    A tensor that is not aligned to its element's size is copied: kernels are slow on such views or refuse them.
     """
     if datatype == "BYTES":
         strings = list(unpack_strings(data))
@@ -55,7 +55,7 @@ def as_array(data: bytes | bytearray | memoryview, datatype: str, shape: Sequenc
 
 
 def as_bytes(array: Array) -> memoryview:
-    """The bytes of an array as they travel: row-major, little-endian, BYTES with length prefixes."""
+    """The wire form of an array: row-major, little-endian, BYTES with length prefixes."""
     if array.dtype.kind in "OSU":
         return memoryview(pack_strings(_encoded(each) for each in array.reshape(-1)))
     flat = np.ascontiguousarray(array).reshape(-1)

@@ -1,1 +1,1 @@
-"""Bytes, sockets and descriptors between processes."""
+"""Bytes, sockets and file descriptors between processes."""

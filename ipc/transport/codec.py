@@ -1,11 +1,11 @@
-"""Messages as bytes and back, by msgpack.
+"""Encoding of messages as msgpack: control messages, and data frames between gateways and workers.
 
-Covers: control messages (`encode`, `decode`), data frames (`pack_frame`, `unpack_frame`, hot), words (`pack_words`).
-Does not cover: sockets; what a message means; its shape (records.py).
+Covers: control messages (`encode`, `decode`), data frames (`pack_frame`, `unpack_frame`; hot), signatures.
+Does not cover: sockets; the meaning of a message; its conversion from and to a dataclass (dataclass_codec.py).
 
-A data frame is a list of records `[kind, field, …]`, all that one loop turn has to say to one peer. Of a request and of
-its result only what differs from the last one is packed and checked each time; the rest are words, known by their
-bytes. Ext types are refused, lengths and nesting are bounded by msgpack itself. Nothing here can run code.
+A data frame is a list of records `[kind, field, ...]`: everything that one event-loop iteration sends to one peer. The
+part that a request or result shares with others is a signature, packed once and compared by its bytes. Ext types are
+refused; msgpack itself bounds lengths and nesting. Nothing here can execute code.
 """
 
 from __future__ import annotations
@@ -41,60 +41,46 @@ def _unpack(data: bytes | memoryview) -> Any:  # any msgpack value
 
 
 def encode(message: object) -> bytes:
-    """One control message as bytes."""
     return cast("bytes", msgpack.packb(to_plain(message)))
 
 
 def decode(data: bytes | memoryview, expected: Iterable[type[Any]]) -> Any:  # one of `expected`; callers match on it
-    """The control message in `data`, which must be one of `expected`."""
+    """The control message in `data`; WireError if it is none of `expected`."""
     return from_plain(_unpack(data), expected)
 
 
 _packer: Final = msgpack.Packer(autoreset=True)
 
-# Words: what many records have in common.
-
 
 def pack_signature(signature: InferSignature | ReplySignature) -> bytes:
-    """The words as bytes. By hand, since a request in JSON has new ones each time: 1.5 µs, `encode` takes ten."""
+    """By hand, because each JSON request may have another one: 1.5 µs, where `encode` takes 10 µs."""
     tensors = [
         (each.name, each.datatype, each.shape, each.optional)
         for each in (signature.inputs if isinstance(signature, InferSignature) else signature.outputs)
     ]
     if isinstance(signature, InferSignature):
-        return cast(
-            "bytes",
-            _packer.pack(
-                (
-                    "InferSignature",
-                    tensors,
-                    signature.outputs,
-                    signature.parameters,
-                    signature.priority,
-                    signature.runs_alone,
-                )
-            ),
-        )
+        rest = (signature.outputs, signature.parameters, signature.priority, signature.runs_alone)
+        return cast("bytes", _packer.pack(("InferSignature", tensors, *rest)))
     return cast("bytes", _packer.pack(("ReplySignature", tensors)))
 
 
 def unpack_infer_signature(data: bytes) -> InferSignature:
-    """The words of an Infer; WireError if they are none."""
+    """The signature of an Infer; WireError if it is none."""
     return cast("InferSignature", decode(data, SIGNATURES[:1]))
 
 
 def unpack_reply_signature(data: bytes) -> ReplySignature:
-    """The words of a Reply; WireError if they are none."""
+    """The signature of an InferReply; WireError if it is none."""
     return cast("ReplySignature", decode(data, SIGNATURES[1:]))
 
 
-# Data frames. Packed by hand: this runs for every request.
+# Data frames, packed by hand: this runs for every request.
 
-_INFER, _GRANT, _DROP, _RESULT, _REPLY, _EXTENT, _RELEASE = range(7)
+_INFER, _GRANT, _CANCEL, _RESULT, _REPLY, _ATTACH, _DETACH = range(7)
 DataRecord = Infer | GrantBuffer | Cancel | InferReply | AttachExtent | DetachExtent
 _TIMES: Final = 5
 FRAME_RECORDS: Final = 64
-"""Records a frame at most: what the other side does between two looks at its socket."""
+"""Most records of a frame: what the receiver processes between two reads of its socket."""
 
 
 def _pack_infer(record: Infer) -> tuple[object, ...]:
@@ -108,23 +94,22 @@ def _pack_reply(record: InferReply) -> tuple[object, ...]:
     return (_REPLY, record.id, record.code, record.text, record.needed_bytes, *times)
 
 
-_PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each takes its own kind of record
+_PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each takes its own class of record
     Infer: _pack_infer,
     InferReply: _pack_reply,
     GrantBuffer: lambda record: (_GRANT, record.id, record.segment, record.offset, record.size),
-    Cancel: lambda record: (_DROP, record.id),
-    AttachExtent: lambda record: (_EXTENT, record.segment, record.size, record.writable),
-    DetachExtent: lambda record: (_RELEASE, record.segment),
+    Cancel: lambda record: (_CANCEL, record.id),
+    AttachExtent: lambda record: (_ATTACH, record.segment, record.size, record.writable),
+    DetachExtent: lambda record: (_DETACH, record.segment),
 }
 
 
 def pack_frame(records: Sequence[DataRecord]) -> bytes:
-    """All that one loop turn has to say to one peer, in one frame."""
     return cast("bytes", _packer.pack([_PACKERS[type(each)](each) for each in records]))
 
 
 def pack_limited(records: Sequence[DataRecord], limit_bytes: int) -> tuple[bytes, int]:
-    """A frame of the first of these records, and how many: one at least, as many as the limit lets."""
+    """A frame of the first records, and their number: at least one, otherwise as many as fit into the limit."""
     count = len(records)
     if count > FRAME_RECORDS:
         count, records = FRAME_RECORDS, records[:FRAME_RECORDS]
@@ -135,43 +120,44 @@ def pack_limited(records: Sequence[DataRecord], limit_bytes: int) -> tuple[bytes
     return frame, count
 
 
-_type: Any = type  # checked by this name a value stays unknown to the checkers, which is what it is
-
+_type: Any = type  # under this name a checked value stays Any for the type checkers
 
 _ALL_INLINE: Final = frozenset({bytes})
 
 
-def _tensor_locations(raw: list[Any]) -> tuple[Any, ...]:  # values of a record; each a Place in the end
+def _tensor_locations(raw: list[Any]) -> tuple[Any, ...]:  # values of a record; each becomes a TensorLocation
     return tuple([each if _type(each) is bytes else _arena_location(each) for each in raw])
 
 
 def _arena_location(raw: Any) -> tuple[int, int, int]:  # one value of a record
     segment, offset, size = raw
     if not (_type(raw) is list and _type(segment) is int and _type(offset) is int and _type(size) is int):
-        raise WireError("a place is bytes, or segment, offset and size")
+        raise WireError("a location is bytes, or segment, offset and size")
     return segment, offset, size
 
 
-def _unpack_infer(raw: list[Any]) -> Infer:  # checked here, by hand: `record` takes several times as long
-    _, number, words, deadline, grant, *places = raw
-    if not (_type(number) is int and _type(words) is bytes and _type(deadline) is int):
+def _unpack_infer(raw: list[Any]) -> Infer:  # checked by hand: `record_decoder` takes several times as long
+    _, number, signature, deadline, buffer, *locations = raw
+    if not (_type(number) is int and _type(signature) is bytes and _type(deadline) is int):
         raise WireError("Infer: a field of another type")
-    inline = _ALL_INLINE.issuperset(map(_type, places))
+    is_inline = _ALL_INLINE.issuperset(map(_type, locations))
     return Infer(
         number,
-        words,
+        signature,
         deadline,
-        None if grant is None else _arena_location(grant),
-        tuple(places) if inline else _tensor_locations(places),
+        None if buffer is None else _arena_location(buffer),
+        tuple(locations) if is_inline else _tensor_locations(locations),
     )
 
 
-def _unpack_result(raw: list[Any]) -> InferReply:  # by hand, as above; a worker is not trusted, so nothing is left out
-    _, number, words, queue_ns, input_ns, infer_ns, output_ns, batch, *places = raw
+def _unpack_result(
+    raw: list[Any],
+) -> InferReply:  # by hand, as above; workers are not trusted, so every field is checked
+    _, number, signature, queue_ns, input_ns, infer_ns, output_ns, batch, *locations = raw
     if not (
         _type(number) is int
-        and _type(words) is bytes
-        and words
+        and _type(signature) is bytes
+        and signature
         and _type(queue_ns) is int
         and _type(input_ns) is int
         and _type(infer_ns) is int
@@ -179,8 +165,8 @@ def _unpack_result(raw: list[Any]) -> InferReply:  # by hand, as above; a worker
         and _type(batch) is int
     ):
         raise WireError("Reply: a field of another type")
-    found = tuple(places) if _ALL_INLINE.issuperset(map(_type, places)) else _tensor_locations(places)
-    return InferReply(number, "", "", words, found, 0, queue_ns, input_ns, infer_ns, output_ns, batch)
+    found = tuple(locations) if _ALL_INLINE.issuperset(map(_type, locations)) else _tensor_locations(locations)
+    return InferReply(number, "", "", signature, found, 0, queue_ns, input_ns, infer_ns, output_ns, batch)
 
 
 def _unpack_reply(raw: list[Any]) -> InferReply:
@@ -201,16 +187,16 @@ def _unpack_checked(kind: type[Any]) -> Decoder:
 _UNPACKERS: Final[dict[int, Decoder]] = {
     _INFER: _unpack_infer,
     _GRANT: _unpack_checked(GrantBuffer),
-    _DROP: _unpack_checked(Cancel),
+    _CANCEL: _unpack_checked(Cancel),
     _RESULT: _unpack_result,
     _REPLY: _unpack_reply,
-    _EXTENT: _unpack_checked(AttachExtent),
-    _RELEASE: _unpack_checked(DetachExtent),
+    _ATTACH: _unpack_checked(AttachExtent),
+    _DETACH: _unpack_checked(DetachExtent),
 }
 
 
-def unpack_frame(data: bytes | memoryview) -> list[Any]:  # Records, each checked; their kind is the caller's to see
-    """The records of a frame; WireError for anything else, as a whole."""
+def unpack_frame(data: bytes | memoryview) -> list[Any]:  # DataRecords; the caller checks their class
+    """The records of a frame; WireError if any of it is invalid."""
     raw = _unpack(data)
     try:
         return [_UNPACKERS[each[0]](each) for each in raw]

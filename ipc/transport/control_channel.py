@@ -1,10 +1,8 @@
-"""A control channel: one end of a SOCK_SEQPACKET pair, whole messages with descriptors, never blocking.
+"""Control channel: one end of a SOCK_SEQPACKET pair for control messages, used by the keeper and all its descendants.
 
-Both ends are inherited or passed, so nobody has to be found, let in or checked, and a locked worker needs neither
-socket() nor connect(). The keeper keeps a copy of the far end of each child: when the brain dies, what the children
-say meanwhile waits here for the next one.
-
-Owner: whoever made the object closes it. A full buffer is `False` from send, never a wait.
+Both ends are inherited or passed, so no process has to find or authenticate another one, and a sandboxed worker needs
+neither socket() nor connect(). The keeper holds a copy of the far end of each child: after the controller dies,
+messages of the children wait in the socket buffer for its successor.
 """
 
 from __future__ import annotations
@@ -17,27 +15,62 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
+from mmsup.ipc import failpoints
 from mmsup.ipc.failpoints import failpoint
 
 MESSAGE_LIMIT: Final = 192 * 1024
-"""Largest message; the kernel's default buffer holds one of this size. Configurations beyond it are refused early."""
+"""Bytes of one message; a socket buffer of the kernel's default size holds one. Larger configurations are refused."""
 DESCRIPTOR_LIMIT: Final = 16
-_INT_BYTES: Final = array.array("i").itemsize
-_RIGHTS_BYTES: Final = socket.CMSG_LEN(DESCRIPTOR_LIMIT * _INT_BYTES)
+INT_BYTES: Final = array.array("i").itemsize
+_RIGHTS_BYTES: Final = socket.CMSG_LEN(DESCRIPTOR_LIMIT * INT_BYTES)
+_NO_SIGNAL: Final = int(socket.MSG_NOSIGNAL)  # as an int: an operation on enum members costs more than the system call
 RETRY_ERRNOS: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
-"""Why a packet cannot be sent now and can be later: our buffer is full, or the kernel is short of something."""
+"""The packet can be sent later: the socket buffer is full, or the kernel is short of some resource."""
 
 
 class ChannelClosed(Exception):  # noqa: N818 - an ordinary end, not an error
-    """The other side is gone; nothing will come any more."""
+    """The other side has closed; nothing more will arrive."""
 
 
-class ControlChannel:
-    """One end."""
+class SeqpacketEnd:
+    """What ControlChannel and DataChannel share: a socket that is never blocking, and sending packets on it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+
+    def fileno(self) -> int:
+        """The descriptor, for a selector."""
+        return self._socket.fileno()
+
+    def send(self, data: bytes, descriptors: Sequence[int] = ()) -> bool:
+        """Send one packet; the kernel duplicates the descriptors. False if there is no room now."""
+        try:
+            if failpoints.armed:
+                self._fail_send(descriptors)
+            if descriptors:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+                self._socket.sendmsg([data], rights, _NO_SIGNAL)
+            else:
+                self._socket.send(data, _NO_SIGNAL)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ChannelClosed from error
+        except OSError as error:
+            if error.errno in RETRY_ERRNOS:
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Close this end. The other side still receives what was sent."""
+        self._socket.close()
+
+    def _fail_send(self, descriptors: Sequence[int]) -> None:
+        raise NotImplementedError
+
+
+class ControlChannel(SeqpacketEnd):
+    """One end. Whoever creates it closes it."""
 
     @classmethod
     def pair(cls) -> tuple[ControlChannel, ControlChannel]:
@@ -47,36 +80,25 @@ class ControlChannel:
 
     @classmethod
     def from_fd(cls, fd: int) -> ControlChannel:
-        """The end that came as an inherited or passed descriptor, which it now owns."""
+        """An inherited or received descriptor, which the channel now owns."""
         return cls(socket.socket(fileno=fd))
 
-    def fileno(self) -> int:
-        """Its descriptor, for a poller."""
-        return self._socket.fileno()
-
     def send(self, data: bytes, descriptors: Sequence[int] = ()) -> bool:
-        """Send one message; False if there is no room now; Closed if nobody is there. Descriptors are duplicated."""
+        """Send one message; the kernel duplicates the descriptors. False if there is no room now."""
         assert len(data) <= MESSAGE_LIMIT, f"a control message of {len(data)} bytes"
-        try:
-            failpoint("ipc.send_rights" if descriptors else "ipc.send")
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-            self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise ChannelClosed from error
-        except OSError as error:
-            if error.errno in RETRY_ERRNOS:
-                return False
-            raise
-        return True
+        return super().send(data, descriptors)
+
+    def _fail_send(self, descriptors: Sequence[int]) -> None:
+        failpoint("ipc.send_rights" if descriptors else "ipc.send")
 
     def receive(self) -> tuple[bytes, list[int]] | None:
-        """The next message with its descriptors (the caller's now), None if none waits, Closed at the end.
+        """The next message and its descriptors, which the caller owns; None if none is waiting.
 
-        OSError if we have no room for its descriptors: the message is lost then, and what it said must be asked anew.
+        OSError if the descriptor table is full: the message is lost and its content must be requested again.
         """
         failpoint("ipc.receive")
         try:
-            # socket.recv_fds of 3.11 drops its flags, and with them close-on-exec.
+            # socket.recv_fds of Python 3.11 drops its flags, and with them close-on-exec.
             data, ancillary, flags, _ = self._socket.recvmsg(MESSAGE_LIMIT, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
@@ -86,32 +108,28 @@ class ControlChannel:
             raise ChannelClosed
         descriptors = received_fds(ancillary)
         if descriptors or flags & socket.MSG_CTRUNC:
-            _check_room(descriptors, flags)
+            _check_descriptors(descriptors, flags)
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             close_fds(descriptors)
-            return self.receive()  # a peer that breaks a bound loses its message
+            return self.receive()  # a message over a limit is dropped
         return data, descriptors
 
     def detach(self) -> int:
-        """Give the descriptor away; the object is then closed."""
+        """Give the descriptor away; the object is closed afterwards."""
         return self._socket.detach()
-
-    def close(self) -> None:
-        """Close this end."""
-        self._socket.close()
 
 
 def received_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors that came with a message."""
+    """The descriptors in the ancillary data of recvmsg."""
     found = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % _INT_BYTES])
+            found.frombytes(data[: len(data) - len(data) % INT_BYTES])
     return found.tolist()
 
 
-def _check_room(descriptors: Sequence[int], flags: int) -> None:
-    """OSError, with all of them closed, if the kernel has cut them short for want of room in our table."""
+def _check_descriptors(descriptors: Sequence[int], flags: int) -> None:
+    """OSError, with all of them closed, if the kernel dropped some because our descriptor table is full."""
     try:
         failpoint("ipc.receive_rights")
         if flags & socket.MSG_CTRUNC and len(descriptors) < DESCRIPTOR_LIMIT:
@@ -122,7 +140,7 @@ def _check_room(descriptors: Sequence[int], flags: int) -> None:
 
 
 def close_fds(descriptors: Sequence[int]) -> None:
-    """Close descriptors that nobody took."""
+    """Close them all, also those that are not open any more."""
     for fd in descriptors:
         with contextlib.suppress(OSError):
             os.close(fd)

@@ -1,7 +1,7 @@
-"""Messages as plain lists and back, checked against the dataclasses' own annotations. Standard library only.
+"""Dataclasses as lists and back, checked against their annotations. Standard library only.
 
-A message is `[name, field, field, …]`; a nested record is a list of its fields. The keeper writes such lists as JSON,
-everyone else as msgpack (codec.py). Anything of another shape than its dataclass is a WireError.
+A message is `[class name, field, field, ...]`; a nested dataclass is a list of its fields. The keeper writes such lists
+as JSON, all other processes as msgpack (codec.py). Anything that does not match its dataclass is a WireError.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
-Decoder = Callable[[Any], Any]  # a plain value in, a typed value out; what it is, only the annotation knows
+Decoder = Callable[[Any], Any]  # a plain value in, a value of the annotated type out
 
 
 class WireError(Exception):
-    """Bytes that are no message of this version of the wire."""
+    """Bytes that are no message of this version of the protocol."""
 
 
 def to_plain(message: object) -> list[Any]:  # any field values
-    """A message as lists, dicts and scalars."""
     return [type(message).__name__, *_plain(message)]
 
 
 def from_plain(raw: Any, expected: Iterable[type[Any]]) -> Any:  # one of `expected`; callers match on it
-    """The message that `raw` is, which must be one of `expected`."""
+    """The message in `raw`; WireError if it is none of `expected`."""
     if not isinstance(raw, list) or not raw:
         raise WireError("a message is a list that begins with its name")
     for kind in expected:
@@ -36,12 +35,11 @@ def from_plain(raw: Any, expected: Iterable[type[Any]]) -> Any:  # one of `expec
 
 
 def to_json(message: object) -> bytes:
-    """A message between keeper and brain, as bytes."""
+    """A message between keeper and controller."""
     return json.dumps(to_plain(message), separators=(",", ":")).encode()
 
 
 def from_json(data: bytes, expected: Iterable[type[Any]]) -> Any:  # one of `expected`; callers match on it
-    """The message between keeper and brain that these bytes are."""
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -61,7 +59,7 @@ _decoders: dict[type[Any], Decoder] = {}
 
 
 def record_decoder(kind: type[Any]) -> Decoder:
-    """How to read one record of this kind from its list of fields."""
+    """The function that makes a `kind` of the list of its fields; cached."""
     if kind not in _decoders:
         hints = typing.get_type_hints(kind)
         names = [each.name for each in dataclasses.fields(kind)]
@@ -92,7 +90,7 @@ def _decoder(hint: Any) -> Decoder:  # a type annotation
         inner = _decoder(arguments[1])
         return lambda raw: {_typed(key, str): inner(value) for key, value in _typed(raw, dict).items()}
     if origin in (types.UnionType, typing.Union):
-        # A memoryview is how bytes are sent without a copy; off the wire they come as bytes.
+        # Bytes may be sent as a memoryview, without a copy; they are received as bytes.
         present = [_decoder(each) for each in arguments if each not in (types.NoneType, memoryview)]
         assert len(present) == 1, f"{hint}: a field is of one type, or that or None"
         return lambda raw: None if raw is None else present[0](raw)
@@ -102,7 +100,7 @@ def _decoder(hint: Any) -> Decoder:  # a type annotation
     return lambda raw: _typed(raw, hint)
 
 
-def _typed(value: Any, kind: type[Any]) -> Any:  # value of that very type: True is no int here
+def _typed(value: Any, kind: type[Any]) -> Any:  # a value of exactly that type: True is no int here
     if type(value) is not kind:
         raise WireError(f"{kind.__name__} expected, {type(value).__name__} came")
     return value

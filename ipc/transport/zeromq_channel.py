@@ -1,16 +1,16 @@
-"""The data link over ZeroMQ, where the server is configured so: raw descriptors, one frame per loop turn.
+"""Data channel over ZeroMQ, if the server is configured so; the alternative to data_channel.py.
 
-Covers: options, addresses, identities, sending what fits. Does not cover: what is in flight; ZeroMQ is never the
-truth about that, the gateway's ledger is.
+Covers: options, addresses, identities, sending without blocking. Does not cover: requests in flight (the gateway's own
+table is authoritative, never ZeroMQ).
 
-    worker   ROUTER, binds `ipc://<runtime dir>/w<instance>.<generation>`, one per life
+    worker   ROUTER, binds `ipc://<runtime dir>/w<instance>.<generation>`, one per worker process
     gateway  DEALER, connects, identity `g<gateway>.<generation>`
 
-IMMEDIATE=0: with 1 a DEALER whose peer disconnects throws away the replies that it has received and not yet handed
-over (seen: 20 of 20; with 0, none), and a reply that came before a death counts. The other side of it, that work sent
-into a gap reaches whoever binds the address next, cannot happen here: no address is used twice. HWM 0: bounds are ours,
-in requests and bytes. ROUTER_MANDATORY: an unknown peer is an error, not a silent drop. ZMQ_FD is edge-triggered and
-sends consume edges too: after every wake *and every send*, read until dry.
+IMMEDIATE=0: with 1 a DEALER whose peer disconnects drops replies that it has received and not yet delivered (seen: 20
+of 20; with 0, none), and a reply sent before a worker's exit counts. The drawback, that messages sent while nobody is
+connected reach the next process that binds the address, does not apply: no address is reused. HWM 0: the limits are
+the gateway's own, in requests and bytes. ROUTER_MANDATORY: an unknown peer is an error, not a silent drop. ZMQ_FD is
+edge-triggered and sends consume edges too: after every wake-up *and every send*, receive until nothing is left.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import zmq
 from mmsup.ipc.transport.control_channel import ChannelClosed
 
 MAX_FRAME_BYTES: Final = 64 << 20
-"""Above any frame of ours (inline tensors are small); a peer that sends more is cut off by ZeroMQ."""
+"""Larger than any frame (inline tensors are small); ZeroMQ disconnects a peer that sends more."""
 
 
 def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
@@ -36,7 +36,7 @@ def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[by
 
 
 class ZmqWorkerChannel:
-    """The bound side."""
+    """The worker's side, which binds."""
 
     is_edge_triggered: Final = True
 
@@ -55,8 +55,8 @@ class ZmqWorkerChannel:
         return int(self._socket.getsockopt(zmq.FD))
 
     def receive(self) -> tuple[bytes, bytes] | None:
-        """The next (identity, frame), or None when dry. Multipart messages of another form are skipped."""
-        # Asking first costs a third of the exception that receiving from a dry socket raises.
+        """The next (identity, frame), None if there is none. Multipart messages of another form are skipped."""
+        # Checking first costs a third of the exception that receiving without a message raises.
         while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             parts = self._socket.recv_multipart(zmq.DONTWAIT)
             if len(parts) == 2:
@@ -64,7 +64,7 @@ class ZmqWorkerChannel:
         return None
 
     def send(self, identity: bytes, frame: bytes) -> bool:
-        """Send to one gateway; False if it does not take it now; Closed if it is not there."""
+        """Send to one gateway; False if there is no room now; ChannelClosed if it is not connected."""
         try:
             self._socket.send_multipart([identity, frame], zmq.DONTWAIT)
         except zmq.Again:
@@ -76,29 +76,29 @@ class ZmqWorkerChannel:
         return True
 
     def close(self, linger_ms: int = 0) -> None:
-        """Unbind and end ZeroMQ's thread; what was sent and is not yet on its way gets this long."""
+        """Unbind and stop ZeroMQ's thread; messages not yet transmitted get this long."""
         self._socket.close(linger_ms)
         self._context.destroy(linger_ms)
 
 
 class ZmqContext:
-    """A gateway's ZeroMQ context: one I/O thread for all its links."""
+    """The ZeroMQ context of a gateway: one I/O thread for all its links."""
 
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 4096)
 
     def connect(self, path: str, identity: bytes) -> ZmqGatewayChannel:
-        """A link to the worker bound at `path`; it connects by itself."""
+        """The channel to the worker bound at `path`; it connects in the background."""
         return ZmqGatewayChannel(_socket(self._context, zmq.DEALER), path, identity)
 
     def close(self) -> None:
-        """End ZeroMQ's thread; all links are closed before."""
+        """Stop ZeroMQ's thread, after all channels were closed."""
         self._context.destroy(0)
 
 
 class ZmqGatewayChannel:
-    """The connecting side of one link."""
+    """The gateway's side of one link, which connects."""
 
     is_edge_triggered: Final = True
 
@@ -106,7 +106,7 @@ class ZmqGatewayChannel:
         self._socket = sock
         sock.setsockopt(zmq.IMMEDIATE, 0)
         sock.setsockopt(zmq.IDENTITY, identity)
-        sock.setsockopt(zmq.RECONNECT_IVL, 20)  # ms; only until the first success: a life is never reconnected
+        sock.setsockopt(zmq.RECONNECT_IVL, 20)  # ms; until the first connection only: a worker is never reconnected
         sock.connect(f"ipc://{path}")
 
     def fileno(self) -> int:
@@ -114,14 +114,14 @@ class ZmqGatewayChannel:
         return int(self._socket.getsockopt(zmq.FD))
 
     def receive(self) -> bytes | None:
-        """The next frame, or None when dry."""
+        """The next frame, or None."""
         try:
             return self._socket.recv(zmq.DONTWAIT)
         except zmq.Again:
             return None
 
     def send(self, frame: bytes) -> bool:
-        """Send one frame; False if there is no peer to take it now: keep it and try at the next event."""
+        """Send one frame; False if it cannot be sent now: try again at the next event."""
         try:
             self._socket.send(frame, zmq.DONTWAIT)
         except zmq.Again:
@@ -129,5 +129,5 @@ class ZmqGatewayChannel:
         return True
 
     def close(self) -> None:
-        """Close; what was not sent is forgotten here, not in the ledger."""
+        """Close; messages not yet transmitted are dropped."""
         self._socket.close(0)

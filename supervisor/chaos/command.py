@@ -32,8 +32,8 @@ from mmsup.supervisor.chaos.runner import ChaosOptions
 from mmsup.supervisor.chaos.runner_runs import run_against, run_local
 from mmsup.supervisor.chaos.server import local_server
 from mmsup.supervisor.chaos.server.target import Target
-from mmsup.supervisor.cli.command_failed import CommandFailed
-from mmsup.supervisor.cli.control_client import NoServer, ServerRefused, call_server
+from mmsup.supervisor.cli.command.failure import CommandFailed
+from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused, call_server
 from mmsup.supervisor.config.config_error import InvalidValue
 from mmsup.supervisor.config.units import duration
 

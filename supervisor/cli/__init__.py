@@ -1,1 +1,1 @@
-"""The command line: `mmsup serve`, `check`, `ctl`."""
+"""The command line `mmsup`, with a sub-package for each command."""

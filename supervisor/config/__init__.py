@@ -1,1 +1,1 @@
-"""Options, model keys, validation, units."""
+"""Options of server and models: names, validation, units, the configuration file."""

@@ -1,7 +1,4 @@
-"""A fault of configuration: where it stands, what is wrong there. Configuration is never refused without one.
-
-All faults of a run are collected and shown together; nothing here raises at the first.
-"""
+"""An error in the configuration: its place and its text. All errors are collected, and reported together."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ _TYPE_NAMES: Final[dict[type, str]] = {list: "a list", tuple: "a list", dict: "a
 
 @dataclass(frozen=True, slots=True)
 class ConfigError:
-    """`place` is file and key (`configs/two.yaml:7: models.bert.memory`), `text` one clear sentence."""
+    """`place` is file, line and key (`configs/two.yaml:7: models.bert.memory`), `text` one sentence."""
 
     place: str
     text: str
@@ -26,18 +23,15 @@ class ConfigError:
         return f"{self.place}: {self.text}"
 
 
-class InvalidValue(Exception):  # noqa: N818 - it is an answer, caught by the caller that knows the place
-    """A value that is not valid: one text, or several with their keys below the value's own place."""
+class InvalidValue(Exception):  # noqa: N818 - an answer, caught by the caller, which knows the place
+    """A value is invalid: one text, or several with keys relative to the value's own."""
 
-    def __init__(self, *wrongs: str | tuple[str, str]) -> None:
-        self.problems: tuple[tuple[str, str], ...] = tuple(
-            ("", each) if isinstance(each, str) else each for each in wrongs
-        )
+    def __init__(self, *problems: str | tuple[str, str]) -> None:
+        self.problems = tuple(("", each) if isinstance(each, str) else each for each in problems)
         super().__init__("; ".join(f"{key}: {text}" if key else text for key, text in self.problems))
 
 
 def displayed(value: object) -> str:
-    """A value as it may stand in a fault: short, printable, whatever it is."""
     match value:
         case None:
             return "nothing"
@@ -50,11 +44,11 @@ def displayed(value: object) -> str:
         case float():
             return repr(value)
         case _:
-            return _TYPE_NAMES.get(type(value), "a value of a strange kind")
+            return _TYPE_NAMES.get(type(value), "a value of an unknown type")
 
 
 def unknown_name(word: object, known: Iterable[str], what: str = "not known") -> str:
-    """What to say of a word that is none of the known ones: the nearest of them, or all if they are few."""
+    """Text about a word that is none of the known ones: with the nearest of them, or with all if they are few."""
     words = sorted(known)
     near = difflib.get_close_matches(str(word)[:_SHOWN_LENGTH], words, n=1) if isinstance(word, str) else []
     if near:

@@ -1,9 +1,8 @@
-"""What the server was told, weighed: flag > environment > file > default. The one reader of configuration.
+"""Reads the configuration of a server: flags, environment, configuration file, defaults, in this precedence.
 
-Covers: the options of `mmsup serve`, their names in all four places, and `defaults:` and `models:` of the server's
-file. Faults are collected, never raised: the caller gets Settings or all of them. Called by the command line (`serve`,
-`check`) and, at SIGHUP, by nobody else: the brain lives by the Settings it was given.
-Does not cover: the models' own files (repository.py).
+Covers: names and valid values of the options of `mmsup serve`, and `defaults:` and `models:` of the server's file. All
+errors are collected. Only the command line (`serve`, `check`) reads the configuration; a running server keeps its
+Settings. Does not cover: the models' own files (repository/scanner.py).
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final
 
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
-from mmsup.supervisor.config import model_options, units
-from mmsup.supervisor.config import validators as valid
+from mmsup.supervisor.config import model_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, unknown_name
 from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, LINKS, Settings
 from mmsup.supervisor.config.yaml_file import ConfigSource, YamlDocument, join_key, read_yaml
@@ -25,86 +23,83 @@ LOG_FORMATS: Final = ("auto", "default", "json")
 
 @dataclass(frozen=True, slots=True)
 class ServerOption:
-    """One option: the field of Settings, the flag without its dashes, what is valid, whether it is a path, or many.
-
-    The environment has it as `MMSUP_` and the flag in capitals, the file as the flag with underscores.
-    """
+    """One option: its field of Settings, its flag without dashes, its validator, whether it is a path, or a list."""
 
     field: str
     flag: str
-    parse: valid.Parser[Any]  # each option has its own type
+    parse: validators.Parser[Any]  # each option has its own type
     path: bool = False
     many: bool = False
 
     @property
     def variable(self) -> str:
-        """Its name in the environment."""
+        """Name in the environment: `MMSUP_HTTP_PORT`."""
         return "MMSUP_" + self.flag.upper().replace("-", "_")
 
     @property
     def key(self) -> str:
-        """Its name in the server's file."""
+        """Name in the server's file: `http_port`."""
         return self.flag.replace("-", "_")
 
 
 def _log_format(raw: object) -> str:
-    return "default" if raw == "ISO8601" else valid.one_of(LOG_FORMATS)(raw)  # Triton's name for its text format
+    return "default" if raw == "ISO8601" else validators.one_of(LOG_FORMATS)(raw)  # Triton's name for its text format
 
 
 def _model_or_all(raw: object) -> str:
-    return "*" if raw == "*" else valid.model_name(raw)
+    return "*" if raw == "*" else validators.model_name(raw)
 
 
 def _text_or_none(raw: object) -> str:
-    return "" if raw == "" else valid.text(raw)
+    return "" if raw == "" else validators.text(raw)
 
 
-_PORT: Final = valid.integer(0, 65535)
+_PORT: Final = validators.integer(0, 65535)
 
 SERVER_OPTIONS: Final = (
-    ServerOption("repositories", "model-repository", valid.list_of(valid.text, ":"), path=True, many=True),
-    ServerOption("runtime_dir", "runtime-dir", valid.text, path=True),
-    ServerOption("state_dir", "state-dir", valid.text, path=True),
-    ServerOption("server_name", "id", valid.text),
-    ServerOption("host", "host", valid.text),
+    ServerOption("repositories", "model-repository", validators.list_of(validators.text, ":"), path=True, many=True),
+    ServerOption("runtime_dir", "runtime-dir", validators.text, path=True),
+    ServerOption("state_dir", "state-dir", validators.text, path=True),
+    ServerOption("server_name", "id", validators.text),
+    ServerOption("host", "host", validators.text),
     ServerOption("http_port", "http-port", _PORT),
     ServerOption("http_unix", "http-unix", _text_or_none, path=True),
-    ServerOption("metrics_host", "metrics-address", valid.text),
-    ServerOption("metrics_port", "metrics-port", valid.integer(-1, 65535)),
-    ServerOption("gateways", "gateways", valid.integer(1, 64)),
-    ServerOption("spare_gateway", "spare-gateway", valid.boolean),
-    ServerOption("control_mode", "model-control-mode", valid.one_of(CONTROL_MODES)),
-    ServerOption("load_models", "load-model", valid.list_of(_model_or_all, ","), many=True),
-    ServerOption("poll_s", "repository-poll-secs", valid.duration),
-    ServerOption("strict_readiness", "strict-readiness", valid.boolean),
-    ServerOption("exit_on_error", "exit-on-error", valid.boolean),
-    ServerOption("max_body_bytes", "http-max-input-size", valid.size()),
-    ServerOption("arena_bytes", "arena-size", valid.size(1 << 20)),
-    ServerOption("max_requests", "max-requests", valid.integer(2, 1 << 20)),
-    ServerOption("max_request_bytes", "max-request-bytes", valid.size(1 << 20)),
+    ServerOption("metrics_host", "metrics-address", validators.text),
+    ServerOption("metrics_port", "metrics-port", validators.integer(-1, 65535)),
+    ServerOption("gateways", "gateways", validators.integer(1, 64)),
+    ServerOption("spare_gateway", "spare-gateway", validators.boolean),
+    ServerOption("control_mode", "model-control-mode", validators.one_of(CONTROL_MODES)),
+    ServerOption("load_models", "load-model", validators.list_of(_model_or_all, ","), many=True),
+    ServerOption("poll_s", "repository-poll-secs", validators.duration),
+    ServerOption("strict_readiness", "strict-readiness", validators.boolean),
+    ServerOption("exit_on_error", "exit-on-error", validators.boolean),
+    ServerOption("max_body_bytes", "http-max-input-size", validators.size()),
+    ServerOption("arena_bytes", "arena-size", validators.size(1 << 20)),
+    ServerOption("max_requests", "max-requests", validators.integer(2, 1 << 20)),
+    ServerOption("max_request_bytes", "max-request-bytes", validators.size(1 << 20)),
     ServerOption("restart_grace_s", "restart-grace", units.duration),
-    ServerOption("front", "http-front", valid.one_of(FRONTS)),
-    ServerOption("link", "worker-link", valid.one_of(LINKS)),
-    ServerOption("max_parallel_loads", "model-load-thread-count", valid.integer(1, 256)),
+    ServerOption("front", "http-front", validators.one_of(FRONTS)),
+    ServerOption("link", "worker-link", validators.one_of(LINKS)),
+    ServerOption("max_parallel_loads", "model-load-thread-count", validators.integer(1, 256)),
     ServerOption("exit_timeout_s", "exit-timeout-secs", units.duration),
-    ServerOption("kill_limit_s", "kill-limit", valid.duration),
+    ServerOption("kill_limit_s", "kill-limit", validators.duration),
     ServerOption("log_format", "log-format", _log_format),
-    ServerOption("log_verbose", "log-verbose", valid.integer(0, 9)),
+    ServerOption("log_verbose", "log-verbose", validators.integer(0, 9)),
 )
 CONFIG_VARIABLE: Final = "MMSUP_CONFIG"
 FAULT_POINTS_VARIABLE: Final = "MMSUP_FAULT_POINTS"
-"""For tests, and so neither flag nor key of the file: no line that was left in a configuration arms a server."""
+"""For tests, therefore neither a flag nor a key of the file: no forgotten line may enable failpoints."""
 GPU_DRIVER_VARIABLE: Final = "MMSUP_GPU_DRIVER"
-"""For kernels whose driver shows itself elsewhere; no setting of a server's, but a fact of its machine."""
+"""For kernels with another device file of the driver: a property of the machine, not an option of the server."""
 OTHER_VARIABLES: Final = ("MMSUP_INSECURE", FAULT_POINTS_VARIABLE, GPU_DRIVER_VARIABLE)
-"""The first is read by click, for a flag that is a word of agreement and no option."""
+"""The first belongs to `--insecure`, which is not part of Settings, and is read by click."""
 _SECTIONS: Final = ("defaults", "models")
 _DEFAULTS: Final = {each.name: each.default for each in fields(Settings) if each.default is not MISSING}
 
 
 @dataclass(frozen=True, slots=True)
 class OptionOrigin:
-    """One value in force and where it came from: `flag`, `environment MMSUP_…`, `file:line`, `default`."""
+    """A value in force and its origin: `flag`, `environment MMSUP_…`, `file:line`, `default`."""
 
     option: str
     value: Any  # of the option's type
@@ -113,7 +108,7 @@ class OptionOrigin:
 
 @dataclass(frozen=True, slots=True)
 class ConfigResult:
-    """All that came of reading the configuration; `settings` is None if there are faults."""
+    """`settings` is None if there are errors."""
 
     settings: Settings | None
     errors: tuple[ConfigError, ...]
@@ -121,39 +116,34 @@ class ConfigResult:
     origins: tuple[OptionOrigin, ...]
 
 
-def explain(flags: Mapping[str, object], environ: Mapping[str, str], uid: int) -> tuple[OptionOrigin, ...]:
-    """Where each value came from, for `mmsup check --explain`; a faulty value is not among them."""
-    return read_config(flags, environ, uid).origins
-
-
 def read_config(flags: Mapping[str, object], environ: Mapping[str, str], uid: int) -> ConfigResult:
-    """Weigh flags, environment and file; nothing is raised, whatever they hold. `flags`: only those given, by the
-    fields of Settings, and `config` for the file."""
+    """Combine flags, environment and file. `flags`: only the given ones, by field of Settings, and `config` for the
+    file."""
     strange = flags.keys() - {each.field for each in SERVER_OPTIONS} - {"config"}
     assert not strange, f"no option has these fields: {strange}"
     config_path = flags.get("config") or environ.get(CONFIG_VARIABLE, "")
     document = read_yaml(str(config_path), str(config_path)) if config_path else YamlDocument(ConfigSource(""), {})
-    weighing = _OptionReader(document, os.path.dirname(str(config_path)))
-    weighing.errors += document.errors
+    reader = _OptionReader(document, os.path.dirname(str(config_path)))
+    reader.errors += document.errors
     for option in SERVER_OPTIONS:
-        weighing.read_option(option, flags, environ)
-    weighing.set_default("runtime_dir", default_runtime_dir(uid, dict(environ)))
-    weighing.set_default("state_dir", default_state_dir(uid, dict(environ)))
-    if "host" in weighing.values:
-        weighing.set_default("metrics_host", weighing.values["host"], "as host")
-    weighing.read_sections()
-    weighing.check_keys()
-    weighing.check_combinations()
-    weighing.values["fault_points"] = environ.get(FAULT_POINTS_VARIABLE, "")
-    weighing.values["gpu_driver"] = environ.get(GPU_DRIVER_VARIABLE) or _DEFAULTS["gpu_driver"]
-    settings = None if weighing.errors else Settings(**weighing.values)
+        reader.read_option(option, flags, environ)
+    reader.set_default("runtime_dir", default_runtime_dir(uid, dict(environ)))
+    reader.set_default("state_dir", default_state_dir(uid, dict(environ)))
+    if "host" in reader.values:
+        reader.set_default("metrics_host", reader.values["host"], "as host")
+    reader.read_sections()
+    reader.check_keys()
+    reader.check_combinations()
+    reader.values["fault_points"] = environ.get(FAULT_POINTS_VARIABLE, "")
+    reader.values["gpu_driver"] = environ.get(GPU_DRIVER_VARIABLE) or _DEFAULTS["gpu_driver"]
+    settings = None if reader.errors else Settings(**reader.values)
     warnings = _unknown_variables(environ) + _failpoint_warnings(environ)
-    return ConfigResult(settings, tuple(weighing.errors), warnings, weighing.origins())
+    return ConfigResult(settings, tuple(reader.errors), warnings, reader.origins())
 
 
 @dataclass(slots=True)
 class _OptionReader:
-    """Values found so far, by field; where they came from; and what was wrong."""
+    """Collects values by field of Settings, their origins, and errors."""
 
     document: YamlDocument
     folder: str
@@ -163,7 +153,7 @@ class _OptionReader:
     invalid: set[str] = field(default_factory=set[str])
 
     def read_option(self, option: ServerOption, flags: Mapping[str, object], environ: Mapping[str, str]) -> None:
-        """Take an option from the first place that has it."""
+        """Read an option from the place of highest precedence that has it."""
         file = self.document
         if option.field in flags:
             self._set(option, flags[option.field], "flag", f"--{option.flag}", os.getcwd())
@@ -176,8 +166,8 @@ class _OptionReader:
     def _set(self, option: ServerOption, raw: object, source: str, place: str, folder: str) -> None:
         try:
             value: Any = option.parse(raw)  # of the option's type
-        except InvalidValue as wrong:
-            self.errors += [ConfigError(place, text) for _, text in wrong.problems]
+        except InvalidValue as error:
+            self.errors += [ConfigError(place, text) for _, text in error.problems]
             self.invalid.add(option.field)
             return
         values: list[Any] = value if option.many else [value]
@@ -187,67 +177,62 @@ class _OptionReader:
         self.sources[option.field] = source
 
     def set_default(self, name: str, value: object, source: str = "default") -> None:
-        """The value of an option whose default is not a constant."""
         if name not in self.values and name not in self.invalid:
             self.values[name] = value
             self.sources[name] = source
 
     def read_sections(self) -> None:
-        """`defaults:` and `models:`, each the keys of a model."""
         raw, source = self.document.keys, self.document.source
         if "defaults" in raw:
-            self.values["defaults"], faults = model_options.parse_options(raw["defaults"], source, "defaults")
-            self.errors += faults
+            self.values["defaults"], errors = model_options.parse_options(raw["defaults"], source, "defaults")
+            self.errors += errors
         try:
             given = raw.get("models")
-            models = valid.mapping({} if given is None else given, "mapping of models by name")
-        except InvalidValue as wrong:
-            self.errors += [ConfigError(source.place("models"), text) for _, text in wrong.problems]
+            models = validators.mapping({} if given is None else given, "mapping of models by name")
+        except InvalidValue as error:
+            self.errors += [ConfigError(source.place("models"), text) for _, text in error.problems]
             return
         self.values["models"] = {}
         for name, each in models.items():
             place = join_key("models", name)
             try:
-                self.values["models"][valid.model_name(name)], faults = model_options.parse_options(each, source, place)
-                self.errors += faults
-            except InvalidValue as wrong:
-                self.errors += [ConfigError(source.place(place), text) for _, text in wrong.problems]
+                self.values["models"][validators.model_name(name)], errors = model_options.parse_options(
+                    each, source, place
+                )
+                self.errors += errors
+            except InvalidValue as error:
+                self.errors += [ConfigError(source.place(place), text) for _, text in error.problems]
 
     def check_keys(self) -> None:
-        """A key that no option has is a fault: it was meant to do something."""
+        """An unknown key is an error: it was meant to have an effect."""
         known = {each.key for each in SERVER_OPTIONS} | set(_SECTIONS)
         for key in self.document.keys:
             if key not in known:
                 self.errors.append(ConfigError(self.document.source.place(key), unknown_name(key, known)))
 
     def check_combinations(self) -> None:
-        """What is wrong only of several options at once."""
-        found, place = self.values, self._place
+        found = self.values
         if not found.get("repositories") and "repositories" not in self.invalid:
             self.errors.append(ConfigError("--model-repository", "is missing: the folder that holds the models"))
         ports = [found.get(name, _DEFAULTS[name]) for name in ("http_port", "metrics_port")]
         if ports[0] == ports[1] > 0 and not self.invalid & {"http_port", "metrics_port"}:
-            self.errors.append(
-                ConfigError(place("metrics_port"), f"{ports[1]} is the HTTP port; -1 leaves /metrics to that")
-            )
+            self._error("metrics_port", f"{ports[1]} is the HTTP port; -1 leaves /metrics to that")
         if found.get("load_models") and found.get("control_mode") != "explicit" and "control_mode" not in self.invalid:
-            self.errors.append(
-                ConfigError(place("load_models"), "has an effect with --model-control-mode explicit alone")
-            )
+            self._error("load_models", "has an effect with --model-control-mode explicit alone")
         if "runtime_dir" in found and _too_long(worker_socket(found["runtime_dir"], 99999, 9999999)):
-            self.errors.append(ConfigError(place("runtime_dir"), "is too long: the path of a socket ends at 107 bytes"))
+            self._error("runtime_dir", "is too long: the path of a socket ends at 107 bytes")
         if _too_long(found.get("http_unix", "")):
-            self.errors.append(ConfigError(place("http_unix"), "is too long: the path of a socket ends at 107 bytes"))
+            self._error("http_unix", "is too long: the path of a socket ends at 107 bytes")
 
-    def _place(self, name: str) -> str:
+    def _error(self, name: str, text: str) -> None:
+        """At the place from which the value comes."""
         option = next(each for each in SERVER_OPTIONS if each.field == name)
         source = self.sources.get(name, "default")
-        if source.startswith("environment "):
-            return option.variable
-        return f"--{option.flag}" if source in ("flag", "default") else f"{source}: {option.key}"
+        place = f"--{option.flag}" if source in ("flag", "default") else f"{source}: {option.key}"
+        self.errors.append(ConfigError(option.variable if source.startswith("environment ") else place, text))
 
     def origins(self) -> tuple[OptionOrigin, ...]:
-        """Every option with its value and source, in the order of the table."""
+        """Every valid option with its value and origin, in the order of SERVER_OPTIONS."""
         values = {**_DEFAULTS, **self.values}
         return tuple(
             OptionOrigin(each.key, values[each.field], self.sources.get(each.field, "default"))
@@ -257,7 +242,7 @@ class _OptionReader:
 
 
 def _absolute(value: str, folder: str) -> str:
-    """A path, seen from the folder of the file that named it; no path stays none."""
+    """A path relative to the folder of the file that contains it; empty stays empty."""
     return os.path.abspath(os.path.join(folder, value)) if value else ""
 
 
@@ -271,7 +256,7 @@ def _failpoint_warnings(environ: Mapping[str, str]) -> tuple[ConfigError, ...]:
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[ConfigError, ...]:
-    """Variables that look like ours and are not: a warning, since a cluster puts its own MMSUP_SERVICE_HOST there."""
+    """Only a warning, since Kubernetes sets variables such as MMSUP_SERVICE_HOST for a service of that name."""
     known = {each.variable for each in SERVER_OPTIONS} | {CONFIG_VARIABLE, *OTHER_VARIABLES}
     return tuple(
         ConfigError(name, unknown_name(name, known))

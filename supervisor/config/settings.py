@@ -1,6 +1,6 @@
-"""What the server was told at its start: one frozen object, made by config.py, handed on as JSON.
+"""The settings of a server: one frozen object, made by server_options.py, passed between processes as JSON.
 
-The keeper reads of it only the names of files and addresses; the brain reads the rest.
+The keeper reads only paths and addresses of it; the controller reads the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LINKS: Final = ("pair", "zeromq")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All options of `mmsup serve` after flag, environment, file and default were weighed. Sizes in bytes."""
+    """The values in force of all options of `mmsup serve`. Sizes in bytes."""
 
     repositories: tuple[str, ...]
     runtime_dir: str
@@ -26,19 +26,19 @@ class Settings:
     server_name: str = "mmsup"
     host: str = "127.0.0.1"
     http_port: int = 8000
-    """0: a free one. The address in force stands in `ctl status`."""
+    """0: any free one. `ctl status` shows the address."""
     http_unix: str = ""
-    """A UNIX socket to serve HTTP on as well; empty: none."""
+    """A UNIX socket on which HTTP is served too; empty: none."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 8002
-    """-1: no metrics listener of its own; `/metrics` is then on the HTTP port alone."""
+    """-1: no metrics listener; `/metrics` is then on the HTTP port alone."""
     gateways: int = 1
     spare_gateway: bool = True
-    """Keep one more started, for the place of one that ends."""
+    """Keep one more started, as a standby for one that exits."""
     control_mode: str = "none"
     """`none`: every model at start; `explicit`: `load_models` and the API; `poll`: as the repository changes."""
     load_models: tuple[str, ...] = ()
-    """Names to load at start in `explicit` mode; `*` is all."""
+    """Models to load at the start in `explicit` mode; `*` is all."""
     poll_s: float = 15.0
     strict_readiness: bool = False
     exit_on_error: bool = False
@@ -46,42 +46,41 @@ class Settings:
     arena_bytes: int = 2 << 30
     """Quota of arena memory of one gateway."""
     max_requests: int = 4096
-    """Open at a time in one gateway, over all models; a model may have as many as are free."""
+    """Open requests in one gateway, of all models; one model may use all that are free."""
     max_request_bytes: int = 1 << 30
-    """The same of their bodies; half of what `arena_bytes` gives, so that results find room."""
+    """Bytes of their bodies; half of `arena_bytes`, so that there is room for results."""
     restart_grace_s: float = 30.0
     front: str = "fast"
-    """`fast`: gateways serve inferences by themselves and the rest by aiohttp; `plain`: aiohttp serves all."""
+    """`fast`: inferences are served by our own HTTP code and the rest by aiohttp; `plain`: aiohttp serves all."""
     link: str = "pair"
-    """What carries requests to workers: `pair`, a socket pair for each gateway; `zeromq`, one bound socket."""
+    """Transport of requests to a worker: `pair`, a socket pair with each gateway; `zeromq`, one bound socket."""
     max_parallel_loads: int = 2
     exit_timeout_s: float = 30.0
     kill_limit_s: float = 10.0
-    """How long a worker that was sent SIGKILL may take to die before another may take its place."""
+    """How long a worker may take to exit after SIGKILL before it is replaced nevertheless."""
     log_format: str = "auto"
     """`auto` (text on a terminal, else JSON lines), `default` (text) or `json`."""
     log_verbose: int = 0
     gpu_driver: str = "/dev/nvidiactl"
-    """The file that is there where a driver is that NVML can ask."""
+    """A file that exists if there is a GPU driver for NVML."""
     fault_points: str = ""
-    """The file of a range of fault points (ipc/failpoints.py); for tests, and empty otherwise."""
-    defaults: dict[str, Any] = field(default_factory=dict[str, Any])  # keys of mmsup.yaml, checked by config.py
+    """The control page of failpoints (ipc/failpoints.py); for tests, and empty otherwise."""
+    defaults: dict[str, Any] = field(default_factory=dict[str, Any])  # validated model options
     """`defaults:` of the server's file."""
-    models: dict[str, Any] = field(default_factory=dict[str, Any])  # name -> keys of mmsup.yaml, checked by config.py
+    models: dict[str, Any] = field(default_factory=dict[str, Any])  # name -> validated model options
     """`models:` of the server's file."""
 
     @property
     def gateway_seats(self) -> int:
-        """How many gateways may live at one time: one in each place, as many that leave after an upgrade, a spare."""
+        """Largest number of gateways at one time: the configured ones, as many that drain in an upgrade, a standby."""
         return 2 * self.gateways + 1
 
     def to_json(self) -> str:
-        """As text for another process."""
         return json.dumps(to_plain(self)[1:])
 
     @staticmethod
     def from_json(text: str) -> Settings:
-        """The object again; WireError if the text is not ours."""
-        made = record_decoder(Settings)(json.loads(text))
-        assert isinstance(made, Settings)
-        return made
+        """WireError if the text was not made by `to_json`."""
+        settings = record_decoder(Settings)(json.loads(text))
+        assert isinstance(settings, Settings)
+        return settings

@@ -1,4 +1,4 @@
-"""Sizes (`512MiB`) and durations (`30s`) as people write them."""
+"""Sizes (`512MiB`) and durations (`30s`) as people write and read them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ SIZE_UNITS: Final = {
 }
 DURATION_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_LIMIT: Final = (1 << 63) - 1
-"""What the kernel's own counters hold."""
+"""Largest value of the kernel's own counters."""
 DURATION_LIMIT_S: Final = 366 * 86400.0
+_AGE_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 
-# ASCII digits only, and a bounded number of them: `int` would take any script's digits, and any length.
+# ASCII digits only, and a bounded number of them: `int` accepts digits of any script, and any length.
 _QUANTITY: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]{0,3})", re.ASCII)
 
 
 def size(raw: object) -> int:
-    """Bytes: `512MiB`, `1.5GiB`, `64kB`, or a number of bytes. Wrong for anything else, `4G` included: 10^9 or 2^30?"""
+    """Bytes: `512MiB`, `1.5GiB`, `64kB`, or a number of bytes. InvalidValue for all else, also the ambiguous `4G`."""
     amount = _amount(raw, SIZE_UNITS)
     if amount is None:
         raise InvalidValue(f"{displayed(raw)} is not a size; one is 512MiB or 4GiB")
@@ -42,7 +43,7 @@ def size(raw: object) -> int:
 
 
 def duration(raw: object) -> float:
-    """Seconds: `30s`, `500ms`, `5min`, `2h`, or a number of seconds. Wrong for anything else."""
+    """Seconds: `30s`, `500ms`, `5min`, `2h`, or a number of seconds. InvalidValue for all else."""
     amount = _amount(raw, DURATION_UNITS)
     if amount is None:
         raise InvalidValue(f"{displayed(raw)} is not a duration; one is 30s, 500ms or 5min")
@@ -52,11 +53,25 @@ def duration(raw: object) -> float:
 
 
 def size_text(size_bytes: int) -> str:
-    """A number of bytes for people: the largest unit that leaves at most one digit after the point."""
+    """A number of bytes in the largest unit that fits, with at most one decimal: `1.5GiB`."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size_bytes >= SIZE_UNITS[unit]:
             return f"{size_bytes / SIZE_UNITS[unit]:.1f}".removesuffix(".0") + unit
     return f"{size_bytes}B"
+
+
+def age(seconds: float | None) -> str:
+    """A duration in at most two units: `0.4s`, `12s`, `3m 20s`, `2h 5m`, `4d 1h`; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f}s"
+    whole = int(seconds)
+    for at, (length, unit) in enumerate(_AGE_UNITS):
+        if whole >= length:
+            shorter, name = _AGE_UNITS[at + 1] if at + 1 < len(_AGE_UNITS) else (1, "s")
+            return f"{whole // length}{unit} {whole % length // shorter}{name}"
+    return f"{whole}s"
 
 
 def _amount(raw: object, units: dict[str, int] | dict[str, float]) -> int | float | None:

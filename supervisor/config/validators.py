@@ -1,7 +1,7 @@
-"""Is this value valid? One small function a kind: the raw value in, the typed value out, Wrong with words if not.
+"""Validators: each takes a raw value and returns a typed one, or raises InvalidValue.
 
-Values come from YAML (typed) and from flags and environment (text): both are read. Each result is JSON, and is valid
-again. Who asks: config.py for options of the server, keys.py for keys of a model.
+Raw values come from YAML (typed) or from flags and environment variables (text); both are accepted. Results are JSON
+values, which the same validator accepts again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 Parser = Callable[[object], T]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
-"""Names of models; the only ones that may become part of a path."""
+"""Names of models, which become part of paths."""
 TENSOR_LIMIT: Final = 64
 _DIGITS: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -27,22 +27,20 @@ _DEVICE: Final = re.compile(r"cpu|auto|cuda(?::[0-9]{1,3})?|(?:GPU|MIG)-[0-9A-Za
 
 
 def mapping(raw: object, what: str) -> dict[str, object]:
-    """A mapping with text keys, as both JSON and document.py make them; `what` should stand there."""
+    """A mapping with text keys; `what` names it in the error."""
     if not isinstance(raw, dict):
         raise InvalidValue(f"{displayed(raw)} is no {what}")
     return cast("dict[str, object]", raw)
 
 
 def sequence(raw: object, what: str) -> list[object]:
-    """A list; `what` should stand there."""
+    """A list; `what` names it in the error."""
     if not isinstance(raw, (list, tuple)):
         raise InvalidValue(f"{displayed(raw)} is no {what}")
     return list(cast("Sequence[object]", raw))
 
 
 def integer(low: int, high: int) -> Parser[int]:
-    """A whole number from `low` to `high`."""
-
     def valid(raw: object) -> int:
         number = int(raw) if isinstance(raw, str) and _DIGITS.fullmatch(raw.strip()) else raw
         if isinstance(number, bool) or not isinstance(number, int):
@@ -55,27 +53,24 @@ def integer(low: int, high: int) -> Parser[int]:
 
 
 def size(low: int = 1) -> Parser[int]:
-    """A size of at least `low` bytes."""
-
     def valid(raw: object) -> int:
         size_bytes = units.size(raw)
         if size_bytes < low:
-            raise InvalidValue(f"{displayed(raw)} is less than the least that works, {units.size_text(low)}")
+            raise InvalidValue(f"{displayed(raw)} is less than the minimum, {units.size_text(low)}")
         return size_bytes
 
     return valid
 
 
 def duration(raw: object) -> float:
-    """A duration longer than nothing."""
     seconds = units.duration(raw)
     if seconds <= 0:
-        raise InvalidValue(f"{displayed(raw)} is no time at all")
+        raise InvalidValue(f"{displayed(raw)} is not more than 0")
     return seconds
 
 
 def boolean(raw: object) -> bool:
-    """true or false, also as Triton's flags write them: 1, 0."""
+    """true or false, also as 1 and 0, as in Triton's flags."""
     words = {"true": True, "1": True, "false": False, "0": False}
     word = str(raw).strip().lower() if isinstance(raw, (str, int)) else ""
     if word not in words:
@@ -84,7 +79,7 @@ def boolean(raw: object) -> bool:
 
 
 def text(raw: object) -> str:
-    """Some words that may be a path or go into an environment: no NUL, no half of a surrogate pair."""
+    """Text that can be a path or an environment variable: no NUL, no lone surrogate."""
     if not isinstance(raw, str) or not raw or not _is_encodable(raw):
         raise InvalidValue(f"{displayed(raw)} is no text")
     return raw
@@ -98,8 +93,6 @@ def _is_encodable(raw: str) -> bool:
 
 
 def one_of(words: Sequence[str]) -> Parser[str]:
-    """One of these words."""
-
     def valid(raw: object) -> str:
         if raw not in words:
             raise InvalidValue(unknown_name(raw, words))
@@ -109,7 +102,7 @@ def one_of(words: Sequence[str]) -> Parser[str]:
 
 
 def list_of(valid: Parser[T], separator: str) -> Parser[list[T]]:
-    """Several values: a list, or one text with a separator (a flag given once, an environment variable)."""
+    """Several values: a list, or one text with a separator (from a flag or an environment variable)."""
 
     def valid_list(raw: object) -> list[T]:
         parts = [each for each in raw.split(separator) if each] if isinstance(raw, str) else raw
@@ -119,14 +112,12 @@ def list_of(valid: Parser[T], separator: str) -> Parser[list[T]]:
 
 
 def model_name(raw: object) -> str:
-    """The name of a model."""
     if not isinstance(raw, str) or not NAME.fullmatch(raw):
         raise InvalidValue(f"{displayed(raw)} is no name of a model (letters, digits, _ . -; at most 128)")
     return raw
 
 
 def absolute_path(raw: object) -> str:
-    """A path from the root."""
     if not text(raw).startswith("/"):
         raise InvalidValue(f"{displayed(raw)} is not an absolute path")
     return text(raw)
@@ -140,29 +131,27 @@ def device(raw: object) -> str:
 
 
 def environment(raw: object) -> dict[str, str]:
-    """Variables for a worker's environment."""
     found = string_map(raw)
-    wrongs = [(name, f"{displayed(name)} is no name of a variable") for name in found if not _VARIABLE.fullmatch(name)]
-    wrongs += [
-        ("CUDA_VISIBLE_DEVICES", "is set by the server; say device") for _ in found.keys() & {"CUDA_VISIBLE_DEVICES"}
-    ]
-    if wrongs:
-        raise InvalidValue(*wrongs)
+    problems = [(name, f"{displayed(name)} is no variable name") for name in found if not _VARIABLE.fullmatch(name)]
+    if "CUDA_VISIBLE_DEVICES" in found:
+        problems.append(("CUDA_VISIBLE_DEVICES", "is set by the server; use device"))
+    if problems:
+        raise InvalidValue(*problems)
     return found
 
 
 def string_map(raw: object) -> dict[str, str]:
-    """A mapping of words to texts; a number or a truth value is taken as it is written in JSON."""
-    wrongs: list[tuple[str, str]] = []
+    """A mapping of strings to strings; numbers and booleans become their JSON text."""
+    problems: list[tuple[str, str]] = []
     found: dict[str, str] = {}
     for key, value in mapping(raw, "mapping").items():
         word = value if isinstance(value, str) else displayed(value)
         if not isinstance(value, (str, int, float)) or not _is_encodable(key + word):
-            wrongs.append((key, f"{displayed(value)} is no text"))
+            problems.append((key, f"{displayed(value)} is no text"))
         else:
             found[key] = word
-    if wrongs:
-        raise InvalidValue(*wrongs)
+    if problems:
+        raise InvalidValue(*problems)
     return found
 
 
@@ -170,47 +159,44 @@ def string_map(raw: object) -> dict[str, str]:
 
 
 def tensors(raw: object) -> list[dict[str, Any]]:  # JSON
-    """Declared inputs or outputs."""
     given = sequence(raw, "list of tensors")
     if not 1 <= len(given) <= TENSOR_LIMIT:
         raise InvalidValue(f"{len(given)} tensors; a model has 1 to {TENSOR_LIMIT}")
-    wrongs: list[str | tuple[str, str]] = []
+    problems: list[str | tuple[str, str]] = []
     found: list[dict[str, Any]] = []  # JSON
     for at, each in enumerate(given):
         try:
             found.append(_tensor(each))
-        except InvalidValue as wrong:
-            wrongs += [(f"[{at}].{key}" if key else f"[{at}]", words) for key, words in wrong.problems]
+        except InvalidValue as error:
+            problems += [(f"[{at}].{key}" if key else f"[{at}]", words) for key, words in error.problems]
     names = [each["name"] for each in found]
-    wrongs += [
-        f"two tensors are named {displayed(name)}" for name in sorted({each for each in names if names.count(each) > 1})
-    ]
-    if wrongs:
-        raise InvalidValue(*wrongs)
+    problems += [f"two tensors are named {displayed(name)}" for name in sorted(set(names)) if names.count(name) > 1]
+    if problems:
+        raise InvalidValue(*problems)
     return found
 
 
 def _tensor(raw: object) -> dict[str, Any]:  # JSON
-    said = mapping(raw, "tensor, which has name, datatype and shape")
-    wrongs = [(key, unknown_name(key, _TENSOR_KEYS)) for key in said if key not in _TENSOR_KEYS]
-    if "dims" in said and "shape" in said:
-        wrongs.append(("dims", "shape says the same; leave one out"))
+    given = mapping(raw, "tensor, which has name, datatype and shape")
+    problems = [(key, unknown_name(key, _TENSOR_KEYS)) for key in given if key not in _TENSOR_KEYS]
+    if "dims" in given and "shape" in given:
+        problems.append(("dims", "shape means the same; leave one out"))
     found: dict[str, Any] = {"optional": False}  # JSON
     for key, (field, valid) in _TENSOR_KEYS.items():
-        if key in said:
+        if key in given:
             try:
-                found[field] = valid(said[key])
-            except InvalidValue as wrong:
-                wrongs += [(key, words) for _, words in wrong.problems]
-    given = {_TENSOR_KEYS[key][0] for key in said if key in _TENSOR_KEYS}
-    wrongs += [(field, "is missing") for field in ("name", "datatype", "shape") if field not in given]
-    if wrongs:
-        raise InvalidValue(*wrongs)
+                found[field] = valid(given[key])
+            except InvalidValue as error:
+                problems += [(key, text) for _, text in error.problems]
+    fields = {_TENSOR_KEYS[key][0] for key in given if key in _TENSOR_KEYS}
+    problems += [(field, "is missing") for field in ("name", "datatype", "shape") if field not in fields]
+    if problems:
+        raise InvalidValue(*problems)
     return found
 
 
 def datatype(raw: object) -> str:
-    """A datatype of the protocol (`FP32`), also as configurations write it (`TYPE_FP32`)."""
+    """A datatype of the protocol (`FP32`), also as in config.pbtxt (`TYPE_FP32`)."""
     word = (from_config_name(raw) or raw) if isinstance(raw, str) else ""
     if word not in ITEM_BYTES:
         raise InvalidValue(unknown_name(raw, ITEM_BYTES, "no datatype"))
@@ -218,7 +204,7 @@ def datatype(raw: object) -> str:
 
 
 def shape(raw: object) -> list[int]:
-    """Sizes, -1 for any."""
+    """Dimensions, -1 for any size."""
     given = sequence(raw, "shape; one is [3, 224, 224], with -1 for any size")
     if len(given) > RANK_LIMIT:
         raise InvalidValue(f"a rank of {len(given)} is more than {RANK_LIMIT}")

@@ -1,7 +1,6 @@
-"""A text file of configuration: bounded, and each of its keys knows its line.
+"""Reads YAML files: bounded in size and depth, with the line of each key, all errors reported together.
 
-Covers: reading a file up to a limit; YAML as plain values. Every trouble with the file is a Fault, all of them at once.
-Does not cover: what the keys mean (config.py, keys.py); config.pbtxt (pbtxt.py).
+What the keys mean is defined in server_options.py and model_options.py.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import yaml
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed
 
 FILE_LIMIT_BYTES: Final = 1 << 20
-NOT_REGULAR: Final = "is no plain file"
+NOT_REGULAR: Final = "is no regular file"
 DEPTH_LIMIT: Final = 16
 KEY_LIMIT: Final = 256
 _TAGS: Final = ("str", "timestamp", "int", "float", "bool", "null", "map", "seq")
@@ -25,13 +24,13 @@ _TAGS: Final = ("str", "timestamp", "int", "float", "bool", "null", "map", "seq"
 
 @dataclass(frozen=True, slots=True)
 class ConfigSource:
-    """A file by the name that people know it by, and where its keys stand."""
+    """Name of a file, and the line of each of its keys."""
 
     name: str
     lines: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def place(self, key: str = "") -> str:
-        """`file:line: key`; the line is that of the nearest key above whose line is known."""
+        """`file:line: key`; the line is that of the nearest enclosing key whose line is known."""
         above = key
         while above and above not in self.lines:
             cut = max(above.rfind("."), above.rfind("["))
@@ -42,7 +41,7 @@ class ConfigSource:
 
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
-    """What a YAML file says: `keys` holds str, int, float, bool, None, lists and mappings of these with text keys."""
+    """Contents of a YAML file: `keys` holds str, int, float, bool, None, and lists and mappings of these."""
 
     source: ConfigSource
     keys: dict[str, Any]  # YAML
@@ -50,12 +49,12 @@ class YamlDocument:
 
 
 def join_key(above: str, key: str) -> str:
-    """The key of something inside: `models`, `bert` is `models.bert`; `inputs`, `[0].name` is `inputs[0].name`."""
+    """The path of a nested key: `models`, `bert` is `models.bert`; `inputs`, `[0].name` is `inputs[0].name`."""
     return above + key if key.startswith("[") or not above or not key else f"{above}.{key}"
 
 
 def read_text(path: str, limit_bytes: int = FILE_LIMIT_BYTES) -> str:
-    """The text of a file; Wrong if it is unreadable, too large, or no UTF-8. Does not wait, as a pipe does."""
+    """The text of a file; InvalidValue if it is unreadable, too large, or not UTF-8. Never blocks, as a pipe would."""
     try:
         with open(path, "rb", opener=_open_regular) as file:
             data = file.read(limit_bytes + 1)
@@ -70,7 +69,7 @@ def read_text(path: str, limit_bytes: int = FILE_LIMIT_BYTES) -> str:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    if stat.S_ISREG(os.stat(path).st_mode):  # a socket refuses to be opened, and a device may feel it
+    if stat.S_ISREG(os.stat(path).st_mode):  # opening a device may have effects
         fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd
@@ -79,27 +78,27 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def read_yaml(path: str, name: str, limit_bytes: int = FILE_LIMIT_BYTES) -> YamlDocument:
-    """A YAML file, called `name` in its faults."""
+    """Read a file, which is called `name` in its errors."""
     try:
         return parse_yaml(read_text(path, limit_bytes), name)
-    except InvalidValue as wrong:
-        return YamlDocument(ConfigSource(name), {}, tuple(ConfigError(name, text) for _, text in wrong.problems))
+    except InvalidValue as error:
+        return YamlDocument(ConfigSource(name), {}, tuple(ConfigError(name, text) for _, text in error.problems))
 
 
 def parse_yaml(text: str, name: str) -> YamlDocument:
-    """The keys of a YAML text; an empty one has none."""
+    """The keys of a YAML text; none if it is empty."""
     walk = _YamlReader(name)
     value = walk.document(text)
     keys: dict[str, Any] = {}  # YAML
     if isinstance(value, dict):
         keys = cast("dict[str, Any]", value)
     elif value is not None:
-        walk.errors.append(ConfigError(name, f"{displayed(value)} stands where keys with values should"))
+        walk.errors.append(ConfigError(name, f"{displayed(value)} is given instead of keys with values"))
     return YamlDocument(ConfigSource(name, walk.lines), keys, tuple(walk.errors))
 
 
 def parse_scalar(text: str) -> Any:  # YAML
-    """What a YAML file would take this one value for: `2` is a number, `{A: b}` a mapping. Wrong if it is no YAML."""
+    """One value as in a YAML file: `2` is a number, `{A: b}` a mapping. InvalidValue if it is not YAML."""
     walk = _YamlReader("")
     value = walk.document(text)
     if walk.errors:
@@ -108,18 +107,17 @@ def parse_scalar(text: str) -> Any:  # YAML
 
 
 class _YamlReader:
-    """From YAML's nodes to values. The library's own constructor takes the last of equal keys without a word, loses
-    the lines, and lets a few lines of aliases stand for millions of values."""
+    """Converts YAML nodes into values. PyYAML's own constructor silently accepts duplicate keys, drops the lines, and
+    lets a few lines of aliases expand to millions of values."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lines: dict[str, int] = {}
         self.errors: list[ConfigError] = []
-        self._values: dict[int, Any] = {}  # YAML; by node, so that an alias costs nothing
+        self._values: dict[int, Any] = {}  # YAML; by node, so that an alias is not expanded
         self._open: set[int] = set()
 
     def document(self, text: str) -> Any:  # YAML
-        """The value of the one document in the text."""
         try:
             loader: Any = yaml.SafeLoader(text)  # its stub leaves half of it untyped
             self._construct: Callable[[yaml.Node], Any] = loader.construct_object  # YAML
@@ -147,7 +145,7 @@ class _YamlReader:
         self._open.add(mark)
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind not in _TAGS:
-            self._error(node, key, f"the tag {displayed(node.tag)} is not read here")
+            self._error(node, key, f"the tag {displayed(node.tag)} is not supported")
             value: Any = None  # YAML
         elif isinstance(node, yaml.MappingNode):
             value = self._mapping(node, key, depth)
@@ -162,26 +160,26 @@ class _YamlReader:
     def _mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Any]:  # YAML
         found: dict[str, Any] = {}  # YAML
         for each, value in node.value:
-            word = each.value if isinstance(each, yaml.ScalarNode) else None
-            if word is None or each.tag == "tag:yaml.org,2002:merge":
-                self._error(each, key, "a key is a word" if word is None else "merging by << is not read here")
+            name = each.value if isinstance(each, yaml.ScalarNode) else None
+            if name is None or each.tag == "tag:yaml.org,2002:merge":
+                self._error(each, key, "a key must be text" if name is None else "merging by << is not supported")
                 continue
-            if len(word) > KEY_LIMIT:
-                self._error(each, key, f"a key of {len(word)} letters")
+            if len(name) > KEY_LIMIT:
+                self._error(each, key, f"a key of {len(name)} letters")
                 continue
-            inner = join_key(key, word)
-            if word in found:
-                self._error(each, inner, f"stands twice; first in line {self.lines[inner]}")
+            inner = join_key(key, name)
+            if name in found:
+                self._error(each, inner, f"is a duplicate; first in line {self.lines[inner]}")
                 continue
             self.lines[inner] = each.start_mark.line + 1
-            found[word] = self._value(value, inner, depth + 1)
+            found[name] = self._value(value, inner, depth + 1)
         return found
 
     def _scalar(self, node: yaml.Node, key: str, kind: str) -> Any:  # YAML
-        if kind in ("str", "timestamp"):  # what looks like a date is the text that stands there
+        if kind in ("str", "timestamp"):  # dates stay text
             return node.value
         try:
             return self._construct(node)
-        except (ValueError, LookupError, yaml.YAMLError):  # only where a tag is written out, and lies: `!!int x`
+        except (ValueError, LookupError, yaml.YAMLError):  # an explicit tag that does not match: `!!int x`
             self._error(node, key, f"{displayed(node.value)} is no {kind}")
             return None

@@ -1,1 +1,1 @@
-"""The keeper process: parent of everything; holds processes and descriptors."""
+"""The keeper process: parent of all other processes, whose descriptors it holds. Standard library only."""

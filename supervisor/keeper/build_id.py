@@ -1,4 +1,4 @@
-"""What code a process of ours runs: the digest of the files that its modules of mmsup came from."""
+"""The build id of a running process: a digest of the source files of all mmsup modules that it has loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGE: Final = Path(next(iter(mmsup.__path__)))
 
 
 def loaded_build_id() -> str:
-    """Of the files of all modules that are loaded now, as they lie on disk now."""
+    """Of the modules that are loaded now, with their files as they are on disk now."""
     digest = hashlib.sha256()
     for path in sorted(_loaded_files()):
         digest.update(f"{path.relative_to(PACKAGE)}\0".encode())
@@ -24,7 +24,7 @@ def loaded_build_id() -> str:
 
 
 def source_files() -> Iterator[Path]:
-    """Every source file of the package; its folders may be links."""
+    """Every source file of the package. Its folders may be symbolic links."""
     for folder, _, names in os.walk(PACKAGE, followlinks=True):
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
 

@@ -1,185 +1,224 @@
-"""The keeper's children but for the brain: started, told of, signalled, buried; forgotten when the brain says so.
+"""The keeper's table of child processes, except the controller: start, signal, record the exit, forget.
 
-Also the control groups of the dead, until nobody lives in them. Only the keeper uses this; nothing here waits.
+The keeper holds five descriptors of each child, so that they outlive every controller:
+
+    pidfd      the process
+    control    the controller's end of the child's control channel
+    page       the child's status page
+    crash      the pipe to which faulthandler writes a stack trace
+    log        the child's standard output and error
+
+A controller gets duplicates of all five with ChildDescriptors; the keeper closes its own after ForgetChild.
+Nothing here waits.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import selectors
 import signal
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.keeper_control import ChildExited, SignalChild, Spawn, SpawnFailed
-from mmsup.supervisor.keeper.children_charge import ManagedChild, start_child
-from mmsup.supervisor.keeper.reexec import KeptChild, KeptGroup
-from mmsup.supervisor.keeper.spawn import exec_error
-from mmsup.supervisor.linux import cgroup, process_tree
+from mmsup.ipc.memory.status_page import make_status_page
+from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, SignalChild, Spawn, SpawnFailed
+from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
+from mmsup.supervisor.keeper.dying_groups import DyingGroups
+from mmsup.supervisor.keeper.spawn import exec_error, start
+from mmsup.supervisor.linux import process_tree
 
-CLEANUP_LIMIT_S: Final = 5.0
-"""How long a dead child's group is looked at; a process in an unkillable state is not waited for longer."""
+LOG_PIPE_BYTES: Final = 256 * 1024
+"""How much a child can print while no controller reads before its write blocks."""
 Send = Callable[[object, Sequence[int]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _DyingGroup:
-    """The control group of a dead child, while something may still live in it."""
+@dataclass(slots=True)
+class Child:
+    """One child, from its fork until ForgetChild. Written into KeeperState as it is."""
 
-    folders: list[Path]
-    until_s: float
+    message: ChildDescriptors
+    descriptors: tuple[int, ...]
+    """In the order of the module's docstring."""
+    procs_files: tuple[str, ...]
+    """`cgroup.procs` files of the control groups in which it runs; empty without cgroups."""
+    exec_status: int | None
+    """Until its program runs: the pipe that reports a failed exec (spawn.py)."""
+    is_announced: bool = False
+    """ChildDescriptors was sent to a controller."""
+    exited: ChildExited | None = None
+
+    @property
+    def pidfd(self) -> int:
+        return self.descriptors[0]
+
+    def close_exec_status(self) -> None:
+        if self.exec_status is not None:
+            os.close(self.exec_status)
+            self.exec_status = None
+
+    def close(self) -> None:
+        self.close_exec_status()
+        close_fds(self.descriptors)
+        self.descriptors = ()
 
 
 class Children:
-    """All of them."""
+    """All children by token, and the control groups of those that have exited until these are empty."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, lifeline: int, shared: Callable[[Spawn], Mapping[str, int]], tell: Send
+        self,
+        selector: selectors.BaseSelector,
+        lifeline: int,
+        shared_descriptors: Callable[[Spawn], Mapping[str, int]],
+        send: Send,
     ) -> None:
-        """`shared`: what a child inherits beside its own; OSError if it names what is not there. `tell`: the brain."""
+        """`shared_descriptors`: what a child inherits beside its own; OSError if it names what does not exist.
+        `send`: to the controller."""
         self._selector = selector
         self._lifeline = lifeline
-        self._shared_descriptors = shared
-        self._send = tell
-        self._children: dict[str, ManagedChild] = {}
-        self._dying_groups: list[_DyingGroup] = []
+        self._shared_descriptors = shared_descriptors
+        self._send = send
+        self._children: dict[str, Child] = {}
+        self.dying_groups = DyingGroups()
 
     def __len__(self) -> int:
-        """How many there are, and have been and are not forgotten."""
+        """Living children, and exited ones that are not forgotten yet."""
         return len(self._children)
 
     @property
-    def has_dying_groups(self) -> bool:
-        """Whether there are groups to be looked at."""
-        return bool(self._dying_groups)
-
-    @property
     def is_empty(self) -> bool:
-        """Whether nobody lives."""
-        return not self._dying_groups and all(each.exited for each in self._children.values())
+        """No child lives, and no control group of one holds a process."""
+        return not self.dying_groups and all(each.exited for each in self._children.values())
 
     def announce_all(self) -> None:
-        """Tell a new brain of everybody."""
-        for charge in self._children.values():
-            self._announce(charge)
-            if charge.exited is not None:
-                self._send(charge.exited, ())
+        """Send a new controller every child, and its exit if it has exited."""
+        for child in self._children.values():
+            self._announce(child)
+            if child.exited is not None:
+                self._send(child.exited, ())
 
     def spawn(self, spawn: Spawn) -> None:
-        """Start one."""
         try:
             if spawn.token in self._children:
                 raise OSError(f"there is a {spawn.token} already")
-            charge = start_child(spawn, self._lifeline, self._shared_descriptors(spawn))
+            child = start_child(spawn, self._lifeline, self._shared_descriptors(spawn))
         except OSError as error:
             self._send(SpawnFailed(spawn.token, error.strerror or str(error)), ())
             return
-        self._add(charge)
+        self._add(child)
         failpoint("keeper.spawned")
 
-    def signal(self, asked: SignalChild) -> None:
-        """Signal one, or its whole session."""
-        charge = self._children.get(asked.token)
-        if charge is None or charge.exited is not None or asked.signal not in signal.valid_signals():
-            return  # it died meanwhile, and its brain will know
-        if asked.whole_session:
-            process_tree.signal_session(charge.message.pid, asked.signal)
+    def signal(self, request: SignalChild) -> None:
+        child = self._children.get(request.token)
+        if child is None or child.exited is not None or request.signal not in signal.valid_signals():
+            return  # it exited meanwhile; the controller gets ChildExited
+        if request.whole_session:
+            process_tree.signal_session(child.message.pid, request.signal)
         else:
-            signal.pidfd_send_signal(charge.pidfd, asked.signal)
+            signal.pidfd_send_signal(child.pidfd, request.signal)
         failpoint("keeper.signalled")
 
     def forget(self, token: str) -> None:
-        """Its death is written down."""
-        charge = self._children.get(token)
-        if charge is not None and charge.exited is not None:
+        """Close what is held of an exited child: the controller has recorded the exit."""
+        child = self._children.get(token)
+        if child is not None and child.exited is not None:
             del self._children[token]
-            charge.close()
+            child.close()
             failpoint("keeper.forgotten")
 
     def token_of(self, pid: int) -> str | None:
-        """The living child of this number."""
-        for token, charge in self._children.items():
-            if charge.message.pid == pid and charge.exited is None:
+        for token, child in self._children.items():
+            if child.message.pid == pid and child.exited is None:
                 return token
         return None
 
-    def record_exit(self, ended: ChildExited) -> None:
-        """One is dead and about to be reaped."""
-        charge = self._children[ended.token]
-        self._check_exec(charge)
-        charge.exited = ended
-        if ended.token in self._children:
-            self._send(ended, ())
+    def record_exit(self, exited: ChildExited) -> None:
+        """Report an exit, and kill what the child left behind. Called before the child is reaped."""
+        child = self._children[exited.token]
+        self._check_exec(child)
+        child.exited = exited
+        if exited.token in self._children:
+            self._send(exited, ())
         failpoint("keeper.exit_told")
-        process_tree.end_session(ended.pid)
-        if charge.procs_files:
-            folders = [Path(each).parent for each in charge.procs_files]
-            if not cgroup.kill(folders):
-                self._dying_groups.append(_DyingGroup(folders, time.monotonic() + CLEANUP_LIMIT_S))
-
-    def kill_dying_groups(self) -> None:
-        """Look at the groups of the dead; kill what is left in them."""
-        now_s = time.monotonic()
-        self._dying_groups = [
-            grave for grave in self._dying_groups if now_s < grave.until_s and not cgroup.kill(grave.folders)
-        ]
+        # All its descendants are in its control group. Without one they are found by session, which takes a scan of
+        # /proc: its cost grows with the number of processes on the machine.
+        if child.procs_files:
+            self.dying_groups.kill(child.procs_files)
+        else:
+            process_tree.end_session(exited.pid)
 
     def kill_all(self) -> None:
-        """End everybody."""
-        for charge in self._children.values():
-            if charge.exited is None:
-                signal.pidfd_send_signal(charge.pidfd, signal.SIGKILL)
+        for child in self._children.values():
+            if child.exited is None:
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
-    # From one program of the keeper to the next.
+    def records(self) -> tuple[Child, ...]:
+        """All children, for the next program of this process."""
+        return tuple(self._children.values())
 
-    def records(self) -> tuple[tuple[KeptChild, ...], tuple[KeptGroup, ...]]:
-        """All that is here."""
-        charges = [
-            KeptChild(
-                each.message, each.descriptors, each.procs_files, each.exec_status, each.is_announced, each.exited
-            )
-            for each in self._children.values()
-        ]
-        return tuple(charges), tuple(
-            KeptGroup(tuple(map(str, each.folders)), each.until_s) for each in self._dying_groups
-        )
+    def restore(self, children: Iterable[Child]) -> None:
+        """Take over the children of the previous program of this process."""
+        for child in children:
+            self._add(child)
 
-    def restore(self, charges: Iterable[KeptChild], graves: Iterable[KeptGroup]) -> None:
-        """All that was there."""
-        for note in charges:
-            self._add(
-                ManagedChild(
-                    note.message, note.descriptors, note.procs_files, note.exec_status, note.is_announced, note.exited
-                )
-            )
-        self._dying_groups = [_DyingGroup([Path(each) for each in note.folders], note.until_s) for note in graves]
+    def _add(self, child: Child) -> None:
+        self._children[child.message.token] = child
+        if child.exec_status is not None:
+            self._selector.register(child.exec_status, selectors.EVENT_READ, lambda: self._check_exec(child))
 
-    def _add(self, charge: ManagedChild) -> None:
-        self._children[charge.message.token] = charge
-        if charge.exec_status is not None:
-            self._selector.register(charge.exec_status, selectors.EVENT_READ, lambda: self._check_exec(charge))
-
-    def _announce(self, charge: ManagedChild) -> None:
-        charge.is_announced = True
-        self._send(charge.message, charge.descriptors)
+    def _announce(self, child: Child) -> None:
+        self._send(child.message, child.descriptors)
+        child.is_announced = True
         failpoint("keeper.introduced")
 
-    def _check_exec(self, charge: ManagedChild) -> None:
-        """A child's program runs, or it never will."""
-        if charge.exec_status is None:
-            return  # its death was heard in the same turn
-        text = exec_error(charge.exec_status)
+    def _check_exec(self, child: Child) -> None:
+        """Announce the child once its program runs; SpawnFailed if the exec has failed."""
+        if child.exec_status is None:
+            return  # its exit was handled in the same iteration of the loop
+        text = exec_error(child.exec_status)
         if text is None:
             return
-        self._selector.unregister(charge.exec_status)
-        charge.close_exec_status()
+        self._selector.unregister(child.exec_status)
+        child.close_exec_status()
         if not text:
-            if not charge.is_announced:
-                self._announce(charge)
-        elif not charge.is_announced:  # else a new brain knows it as a child, and will know its end
-            del self._children[charge.message.token]
-            charge.close()
-            self._send(SpawnFailed(charge.message.token, text), ())
+            if not child.is_announced:
+                self._announce(child)
+        elif not child.is_announced:  # else a new controller knows it already, and gets ChildExited
+            del self._children[child.message.token]
+            child.close()
+            self._send(SpawnFailed(child.message.token, text), ())
+
+
+def start_child(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> Child:
+    """Start a child with new descriptors of its own and the `shared` ones; OSError if that fails."""
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        failpoint("keeper.child_channel")
+        near, far = [end.detach() for end in ControlChannel.pair()]
+        ours.callback(os.close, near)
+        theirs.callback(os.close, far)
+        failpoint("keeper.child_page")
+        page = make_status_page()
+        ours.callback(os.close, page)
+        failpoint("keeper.child_pipes")
+        crash, crash_end = _pipe(ours, theirs)
+        log, log_end = _pipe(ours, theirs)
+        with contextlib.suppress(OSError):  # the kernel limits the pipe memory of an unprivileged user
+            fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, LOG_PIPE_BYTES)
+        inherited = {"lifeline": lifeline, "control": far, "page": page, "crash": crash_end, **shared}
+        started = start(spawn, inherited, log_end)
+        ours.pop_all()
+    message = ChildDescriptors(spawn.token, started.pid, spawn.note)
+    return Child(message, (started.pidfd, near, page, crash, log), spawn.procs_files, started.exec_status)
+
+
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe with a non-blocking read end, which is ours."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    ours.callback(os.close, read)
+    theirs.callback(os.close, write)
+    os.set_blocking(read, False)
+    return read, write

@@ -1,7 +1,7 @@
-"""One brain as its keeper sees it: a process that must beat, and a channel.
+"""One controller process as the keeper sees it: a pid, a control channel, and heartbeats that it must send.
 
-A brain that says nothing for BEAT_LIMIT_S is dead whatever the kernel says. Nothing waits for a brain: what it cannot
-hear yet is queued, and a brain that lets the queue run over does not beat either.
+A controller that sends no heartbeat for HEARTBEAT_TIMEOUT_S is killed. Sending to it never blocks: messages that the
+channel has no room for are queued, and a controller that lets the queue overflow is killed too.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from mmsup.supervisor.keeper.spawn import StartedProcess, exec_error, start
 
 HEARTBEAT_TIMEOUT_S: Final = 5.0
 FIRST_HEARTBEAT_TIMEOUT_S: Final = 15.0
-"""Until its first beat a brain imports and reads; on a cold, busy disk that takes a while."""
+"""Before its first heartbeat a controller imports and reads files, which takes long on a cold, busy disk."""
 QUEUE_LIMIT: Final = 4096
 RECEIVE_LIMIT: Final = 64
-"""Messages taken in one turn of the keeper's loop, so that signals and timers have theirs."""
+"""Messages received in one iteration of the keeper's loop, so that signals and timers are not delayed."""
 
 
 class ControllerProcess:
-    """One brain, from its fork to `close`, after it was reaped."""
+    """From its fork until `close`, which follows its reaping."""
 
     def __init__(self, spawn: Spawn, inherited: Mapping[str, int], now_s: float) -> None:
-        """Start it; OSError if there can be no process now."""
+        """Start it; OSError if no process can be started now."""
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
             failpoint("keeper.brain_channel")
             self._channel, far = ControlChannel.pair()
@@ -44,76 +44,69 @@ class ControllerProcess:
             failed.pop_all()
         self.started_s = now_s
         self.heartbeat_due_s = now_s + FIRST_HEARTBEAT_TIMEOUT_S
-        """When it will have said nothing for too long."""
         self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
         self._failure = ""
         self._is_killed = False
 
     @property
     def pid(self) -> int:
-        """Its process, ours to reap."""
         return self._process.pid
 
     @property
     def has_pending(self) -> bool:
-        """There is something that it has yet to hear."""
+        """Messages wait for room in the channel."""
         return bool(self._queue)
 
     def fileno(self) -> int:
-        """Its channel, for the selector."""
         return self._channel.fileno()
 
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
-        """Send now or as soon as there is room, in order. The descriptors stay the caller's and must stay open."""
+        """Send now, or in order as soon as there is room. The caller keeps the descriptors open."""
         self._queue.append((to_json(message), descriptors))
         if len(self._queue) > QUEUE_LIMIT:
             self._failure = "does not read"
         self.flush()
 
     def flush(self) -> None:
-        """Send what there is room for."""
         try:
             while self._queue and self._channel.send(*self._queue[0]):
                 self._queue.popleft()
         except ChannelClosed:
             self._queue.clear()
 
-    def receive(
-        self, now_s: float, turn: int = RECEIVE_LIMIT
-    ) -> list[Any]:  # messages of TO_KEEPER; callers match on them
-        """What it has said, about `turn` messages of it."""
-        heard: list[Any] = []  # as above
-        while len(heard) < turn and not self._failure:
+    def receive(self, now_s: float, limit: int = RECEIVE_LIMIT) -> list[Any]:  # messages of TO_KEEPER
+        """The messages that have arrived, at most `limit`."""
+        received: list[Any] = []  # as above
+        while len(received) < limit and not self._failure:
             try:
-                got = self._channel.receive()
-                if got is None:
+                packet = self._channel.receive()
+                if packet is None:
                     break
-                close_fds(got[1])
-                heard.append(from_json(got[0], TO_KEEPER))
+                close_fds(packet[1])
+                received.append(from_json(packet[0], TO_KEEPER))
             except ChannelClosed:
-                self._failure = "hung up"
+                self._failure = "closed its channel"
             except OSError as error:
-                self._failure = f"cannot be heard: {error.strerror}"
+                self._failure = f"cannot be received from: {error.strerror}"
             except WireError as error:
-                self._failure = f"speaks another language: {error}"
-        if any(isinstance(each, Heartbeat) for each in heard):
+                self._failure = f"sent an invalid message: {error}"
+        if any(isinstance(each, Heartbeat) for each in received):
             self.heartbeat_due_s = now_s + HEARTBEAT_TIMEOUT_S
-        return heard
+        return received
 
     def kill_reason(self, now_s: float) -> str:
-        """Why it should be killed now; empty if it should not, or already was."""
+        """Why it must be killed now; empty if it must not, or was killed already."""
         if self._is_killed:
             return ""
-        return self._failure or ("missed its beats" if now_s >= self.heartbeat_due_s else "")
+        return self._failure or ("missed its heartbeats" if now_s >= self.heartbeat_due_s else "")
 
     def kill(self) -> None:
-        """End it, whatever it does; its death comes as any other."""
         self._is_killed = True
         self.heartbeat_due_s = float("inf")
         signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
 
     def close(self) -> str:
-        """After its death: let go of it. Why its program did not run, if that was it."""
+        """Close its descriptors, after its exit. Returns why its program could not be run; empty if it ran."""
         text = exec_error(self._process.exec_status) or ""
         close_fds([self._process.exec_status, self._process.pidfd])
         self._channel.close()

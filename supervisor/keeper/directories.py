@@ -1,7 +1,7 @@
-"""The two directories of a server: made private, locked against a second server, swept of a former one's sockets.
+"""State and runtime directory of a server: created private, locked, cleared of a previous server's sockets.
 
-One server per state directory and per runtime directory. The lock is a flock: it ends with the keeper, however that
-ends, so the file itself stays and means nothing; in it stands the keeper's pid, for people.
+One server per state directory and per runtime directory. The lock is a flock, which the kernel releases when the keeper
+exits, however it exits. The lock file stays; it holds the keeper's pid, for people.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mmsup.ipc.failpoints import failpoint
 
 
 class AlreadyRunning(Exception):  # noqa: N818 - an answer, not an error of ours
-    """Another server lives in this directory."""
+    """Another server holds this directory."""
 
 
 class UnsafeDirectory(Exception):  # noqa: N818 - an answer, not an error of ours
-    """The directory cannot be ours alone."""
+    """The directory cannot be created, or other users have access to it."""
 
 
 class ServerDirectories:
-    """The directories, held from the constructor to `release`."""
+    """Both directories, held from the constructor to `release`."""
 
     def __init__(self, state_dir: str, runtime_dir: str) -> None:
-        """Make and lock them; Held or Unsafe says why not."""
+        """Create and lock them; AlreadyRunning or UnsafeDirectory if that fails."""
         self._runtime_dir = runtime_dir
         self._locks: list[int] = []
         try:
@@ -43,24 +43,22 @@ class ServerDirectories:
     @classmethod
     def adopt(cls, runtime_dir: str, locks: Sequence[int]) -> ServerDirectories:
         """The directories that this process holds already, by the descriptors of its locks."""
-        home = cls.__new__(cls)
-        home._runtime_dir, home._locks = runtime_dir, list(locks)
-        return home
+        adopted = cls.__new__(cls)
+        adopted._runtime_dir, adopted._locks = runtime_dir, list(locks)
+        return adopted
 
     @property
     def locks(self) -> tuple[int, ...]:
-        """The descriptors that hold the directories."""
         return tuple(self._locks)
 
     def remove_worker_sockets(self) -> None:
-        """Remove the data sockets of workers; for the keeper, when no worker lives."""
+        """Called while no worker runs."""
         for name in os.listdir(self._runtime_dir):
             path = os.path.join(self._runtime_dir, name)
             if paths.is_worker_name(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
 
     def release(self) -> None:
-        """Let another server in."""
         for fd in self._locks:
             os.ftruncate(fd, 0)
             os.close(fd)

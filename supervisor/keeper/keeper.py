@@ -1,13 +1,11 @@
-"""The keeper: parent of every process of a server. It starts, reaps, signals and holds; it decides nothing.
+"""The keeper: parent process of a server. It starts, reaps and signals processes and holds their descriptors.
 
-    python -m mmsup.supervisor.keeper settings=FD
+It decides nothing. It holds what must outlive a controller: locks, listening sockets, counter tables, and five
+descriptors of each child (children.py). It starts the controller, sends it the inventory, carries out its requests, and
+restarts it when it exits. When the keeper dies, all its processes die: by the parent-death signal and by EOF on the
+lifeline. A process that escapes both (started by a model) is found in our control groups by the next keeper.
 
-It holds what must outlive a brain: the locks, the listening sockets, the tallies, and of each child the five
-descriptors of charge.py. It starts the brain, tells it what there is, does what it asks, and starts another one when
-it falls. When the keeper dies, everything dies with it: by the parent-death signal, by the end of the lifeline; what
-slips both (a process that a model started) is found in our control groups by the next keeper.
-
-Standard library only, one thread, one loop. Nothing in it waits for a child, or for the brain.
+Standard library only, one thread, one loop. Nothing in it waits for a child or for the controller.
 """
 
 from __future__ import annotations
@@ -15,16 +13,12 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import socket
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Final
 
 from mmsup.ipc import exit_codes
-from mmsup.ipc.failpoints import failpoint, inherited_descriptors
-from mmsup.ipc.memory.counters import make_counter_table
+from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import (
     ChildExited,
     ForgetChild,
@@ -37,37 +31,36 @@ from mmsup.ipc.messages.keeper_control import (
     ShutdownFinished,
     SignalChild,
     Spawn,
-    StepDown,
     TerminateRequested,
-    UpgradeRefused,
 )
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper import reexec
-from mmsup.supervisor.keeper.bootstrap_premises import HeldResources
+from mmsup.supervisor.keeper.bootstrap import HeldResources
 from mmsup.supervisor.keeper.children import Children
 from mmsup.supervisor.keeper.controller_restart import ControllerRestart
-from mmsup.supervisor.keeper.listeners import CONTROL
-from mmsup.supervisor.keeper.preflight import Preflight
 from mmsup.supervisor.keeper.reexec import KeeperState
+from mmsup.supervisor.keeper.shared_descriptors import SharedDescriptors
+from mmsup.supervisor.keeper.upgrade import KeeperUpgrade
 from mmsup.supervisor.linux import process_tree
+from mmsup.supervisor.linux.signal_queue import SignalQueue, all_signals_blocked
 
 STOP_MARGIN_S: Final = 15.0
-"""Beyond the drain that the settings allow: a brain that has not finished then never will."""
+"""Beyond the drain time of the settings: a controller that has not finished by then is considered stuck."""
 CLEANUP_INTERVAL_S: Final = 0.02
-"""How often a dead child's control group is looked at until nobody is left in it."""
+"""Between two looks at the control groups of exited children while processes are left in them."""
 IDLE_S: Final = 60.0
-"""A turn of the loop with nothing to do; for ever is not a time that a selector knows."""
+"""Longest wait of the selector, which does not accept infinity."""
 KILL_LIMIT_S: Final = 5.0
-"""What the last killing may take; a process in an unkillable state is not waited for longer."""
+"""Longest wait at the end for killed processes: one in an unkillable state (D) may stay."""
 CONTROLLER_EXIT_LIMIT_S: Final = 1.0
-"""How long a brain that has finished may take to leave."""
+"""How long a controller may take to exit after ShutdownFinished."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeeperProgram:
-    """What the keeper runs. `settings`: as they came; `brain`: the command that becomes one; `code`: its own digest."""
+    """What the keeper runs: `settings` as JSON text, the command of the `controller`, the keeper's own build id."""
 
     settings: str
     controller: tuple[str, ...]
@@ -75,96 +68,64 @@ class KeeperProgram:
 
 
 class Keeper:
-    """The loop, and what it holds."""
+    """The loop, the requests of the controller, and the stop of the server."""
 
-    def __init__(self, program: KeeperProgram, premises: HeldResources, estate: KeeperState | None = None) -> None:
-        """`estate`: what the program left that was the keeper before, in this process."""
+    def __init__(self, program: KeeperProgram, resources: HeldResources, state: KeeperState | None = None) -> None:
+        """`state`: of the previous program of this process, after a re-exec."""
+        settings = Settings.from_json(program.settings)
         self._program = program
-        self._settings = Settings.from_json(program.settings)
-        self._resources = premises
-        self._listeners = premises.listeners
-        self._notifier = premises.notifier
-        self._console = premises.console
-        self._selector = selectors.DefaultSelector()
-        # Invariant: nobody but this process holds `_life_end`, so that its death ends every reader's wait.
-        self._lifeline, self._lifeline_writer = (
-            (estate.lifeline, estate.lifeline_writer) if estate else os.pipe2(os.O_CLOEXEC)
-        )
-        self._counter_tables = list(estate.counter_tables) if estate else []
-        self._counter_tables += [
-            make_counter_table() for _ in range(self._settings.gateway_seats - len(self._counter_tables))
-        ]
-        self._generation = estate.keeper_generation + 1 if estate else 1
-        self._children = Children(self._selector, self._lifeline, self._shared_descriptors, self._send)
-        self._checkpoint = estate.checkpoint if estate else ""
-        self._preflight: Preflight | None = None
-        self._is_reexec_due = False
-        """This program is to be followed by the one on disk, once no brain is there."""
-        self._signals: list[int] = []
+        self._resources = resources
+        self._generation = state.keeper_generation + 1 if state else 1
+        self._checkpoint = state.checkpoint if state else ""
         self._stop_by_s = float("inf")
-        self._watchdog_s = float("inf")
         self._exit_code: int | None = None
-        control = self._listeners.fileno(CONTROL)
-        inherited = {"lifeline": self._lifeline, "listen:control": control, **inherited_descriptors()}
-        brains = estate.controller_generation if estate else 0
-        self._controller = ControllerRestart(program.controller, inherited, self._selector, self._console, self, brains)
-        if estate is not None:
-            self._children.restore(estate.children, estate.dying_groups)
+        self._signals = SignalQueue()
+        self._selector = selectors.DefaultSelector()
+        self._shared = SharedDescriptors(resources.listeners, settings.gateway_seats, state)
+        self._controller = ControllerRestart(
+            program.controller,
+            self._shared.for_controller(),
+            self._selector,
+            resources.console,
+            self,
+            state.controller_generation if state else 0,
+        )
+        self._upgrade = KeeperUpgrade(program.build_id, self._controller)
+        self._children = Children(self._selector, self._shared.lifeline, self._shared.for_child, self._controller.send)
+        if state is not None:
+            self._children.restore(state.children)
+            self._children.dying_groups.restore(state.dying_groups)
             failpoint("keeper.taken_over")
 
     def run(self) -> int:
-        """Keep until somebody says the end; the exit code. Nothing that was started is left then."""
-        self._install_signal_handlers()
-        if self._notifier.watchdog_s:
-            self._watchdog_s = 0.0
+        """Run until the server has stopped; the exit code. No process that was started is left then."""
+        self._signals.install(self._selector)
         while self._exit_code is None:
             self._run_timers(time.monotonic())
-            if self._is_reexec_due and not self._controller.pid:
+            if self._upgrade.is_reexec_due and not self._controller.pid:
                 self._reexec()
             self._controller.check(time.monotonic())
-            rehearsed_by_s = self._preflight.deadline_s if self._preflight else float("inf")
-            self._wait(min(self._stop_by_s, self._watchdog_s, self._controller.due_s, rehearsed_by_s))
+            notifier = self._resources.notifier
+            self._wait(min(self._stop_by_s, notifier.ping_due_s, self._controller.due_s, self._upgrade.due_s))
         return self._kill_all(self._exit_code)
 
     def _run_timers(self, now_s: float) -> None:
-        if now_s >= self._watchdog_s:
-            self._notifier.send("WATCHDOG=1")
-            self._watchdog_s = now_s + self._notifier.watchdog_s
+        self._resources.notifier.ping(now_s)
         if now_s >= self._stop_by_s:
-            self._console.log("error", "stop_timeout", text="the drain did not end in time")
+            self._resources.console.log("error", "stop_timeout", text="the drain did not end in time")
             self._finish(exit_codes.REFUSED)
-        if self._preflight is not None and now_s >= self._preflight.deadline_s:
-            self._preflight.kill()
-        self._children.kill_dying_groups()
+        self._upgrade.check(now_s)
+        self._children.dying_groups.kill_again()
 
     def _wait(self, until_s: float) -> None:
-        wait_s = min(until_s - time.monotonic(), CLEANUP_INTERVAL_S if self._children.has_dying_groups else IDLE_S)
+        wait_s = min(until_s - time.monotonic(), CLEANUP_INTERVAL_S if self._children.dying_groups else IDLE_S)
         for key, _ in self._selector.select(max(0.0, wait_s)):
             key.data()
         self._handle_signals()
 
-    # What comes from outside.
-
-    def _install_signal_handlers(self) -> None:
-        """From now on a signal is noted by its handler, and ends the wait by a byte at the wakeup socket."""
-        wakeup, write = socket.socketpair()
-        for end in (wakeup, write):
-            end.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-        # The bytes say no more than that: when the socket is full, as after many deaths at once, others are lost.
-        signal.set_wakeup_fd(write.detach(), warn_on_full_buffer=False)
-        self._selector.register(wakeup, selectors.EVENT_READ, lambda: wakeup.recv(4096))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, self._on_signal)
-        # The program before this one has blocked all: none was lost, and who died meanwhile is there to be reaped.
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        self._signals.append(signal.SIGCHLD)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of handlers
-        self._signals.append(number)
-
     def _handle_signals(self) -> None:
-        while self._signals:
-            match self._signals.pop(0):
+        for number in self._signals:
+            match number:
                 case signal.SIGCHLD:
                     self._reap()
                 case signal.SIGHUP:
@@ -173,14 +134,16 @@ class Keeper:
                     self._stop()
 
     def _stop(self) -> None:
+        """Ask the controller to drain and stop the server; a second signal kills everything at once."""
         if self._stop_by_s < float("inf"):
-            self._console.log("warning", "stop_forced", text="told to stop twice")
+            self._resources.console.log("warning", "stop_forced", text="received a second signal to stop")
             self._finish(exit_codes.REFUSED)
             self._controller.kill()
             return
-        self._console.log("info", "stopping")
-        self._notifier.send("STOPPING=1")
-        self._stop_by_s = time.monotonic() + self._settings.exit_timeout_s + STOP_MARGIN_S
+        self._resources.console.log("info", "stopping")
+        self._resources.notifier.send("STOPPING=1")
+        drain_s = Settings.from_json(self._program.settings).exit_timeout_s
+        self._stop_by_s = time.monotonic() + drain_s + STOP_MARGIN_S
         self._controller.send(TerminateRequested())
         failpoint("keeper.stopping")
         self._controller.start_now()
@@ -192,47 +155,26 @@ class Keeper:
             failpoint("keeper.finished")
 
     def _reap(self) -> None:
-        """Take in everybody who died. The number of the dead is not given away before its session has ended."""
+        """Handle every exited child. It is reaped last, so that its pid is not reused while its session is killed."""
         while (found := _next_exited()) is not None:
             token = self._children.token_of(found.si_pid)
             if found.si_pid == self._controller.pid:
-                self._cancel_preflight()
-                self._controller.on_exit(_exited_message("brain", found))
-            elif self._preflight is not None and found.si_pid == self._preflight.pid:
-                self._on_preflight_exit(self._preflight, _exited_message("rehearsal", found))
+                self._upgrade.cancel()
+                self._controller.on_exit(_exited_message("controller", found))
+            elif found.si_pid == self._upgrade.pid:
+                self._upgrade.on_exit(_exited_message("preflight", found))
             elif token is not None:
                 self._children.record_exit(_exited_message(token, found))
             os.waitpid(found.si_pid, 0)
             failpoint("keeper.reaped")
 
-    # What the brain is told.
-
     def on_controller_start(self) -> None:
-        """Tell a new brain everything there is."""
         self._controller.send(self._inventory(self._checkpoint))
         self._children.announce_all()
 
-    def _send(self, message: object, descriptors: Sequence[int]) -> None:
-        self._controller.send(message, descriptors)
-
-    def _inventory(self, remembered: str) -> KeeperInventory:
-        return KeeperInventory(
-            keeper_pid=os.getpid(),
-            generation=self._controller.generation,
-            settings=self._program.settings,
-            checkpoint=remembered,
-            children=len(self._children),
-            addresses=self._listeners.addresses,
-            stopping=self._stop_by_s < float("inf"),
-            keeper_generation=self._generation,
-        )
-
-    # What the brain asks for.
-
     def on_message(self, message: Any) -> None:  # one of TO_KEEPER
-        """Do what the brain asks."""
         if self._exit_code is not None:
-            return  # it is over
+            return  # the server has stopped
         match message:
             case Spawn():
                 self._children.spawn(message)
@@ -243,115 +185,86 @@ class Keeper:
             case SaveCheckpoint(text):
                 self._store_checkpoint(text)
             case NotifySystemd(text):
-                self._notifier.send(text)
+                self._resources.notifier.send(text)
             case ShutdownFinished(code):
                 self._finish(code)
             case RequestUpgrade(force):
-                self._start_preflight(force=force)
+                stopping = self._stop_by_s < float("inf")
+                self._upgrade.start(self._state, time.monotonic(), force=force, stopping=stopping)
             case _:
                 assert isinstance(message, Heartbeat), f"{message} is not for a keeper"
 
-    def _shared_descriptors(self, spawn: Spawn) -> dict[str, int]:
-        unknown = [name for name in spawn.listeners if name not in self._listeners.addresses]
-        if unknown:
-            raise OSError(f"there is no listener {unknown[0]!r}")
-        shared = {f"listen:{name}": self._listeners.fileno(name) for name in spawn.listeners}
-        if spawn.counter_tables:
-            shared |= {f"tally:{place}": fd for place, fd in enumerate(self._counter_tables)} | inherited_descriptors()
-        return shared
+    def _inventory(self, checkpoint: str) -> KeeperInventory:
+        return KeeperInventory(
+            keeper_pid=os.getpid(),
+            generation=self._controller.generation,
+            settings=self._program.settings,
+            checkpoint=checkpoint,
+            children=len(self._children),
+            addresses=self._resources.listeners.addresses,
+            stopping=self._stop_by_s < float("inf"),
+            keeper_generation=self._generation,
+        )
 
     def _store_checkpoint(self, text: str) -> None:
         if len(to_json(self._inventory(text))) > MESSAGE_LIMIT - 1024:  # room for larger numbers
-            self._console.log("error", "not_remembered", text=f"{len(text)} characters are too many")
+            text = f"{len(text)} characters are too many"
+            self._resources.console.log("error", "not_remembered", text=text)
         else:
             self._checkpoint = text
             failpoint("keeper.remembered")
 
-    # What follows.
-
-    def _start_preflight(self, *, force: bool) -> None:
-        try:
-            if self._preflight is not None or self._stop_by_s < float("inf"):
-                raise OSError("an upgrade is under way, or the server ends")
-            self._preflight = Preflight(self._state(), force=force, now_s=time.monotonic())
-        except OSError as error:
-            self._controller.send(UpgradeRefused(error.strerror or str(error)))
-
-    def _on_preflight_exit(self, rehearsal: Preflight, ended: ChildExited) -> None:
-        self._preflight = None
-        outcome = rehearsal.result(ended)
-        failpoint("keeper.trial_ended")
-        if outcome.error:
-            self._controller.send(UpgradeRefused(outcome.error))
-            return
-        self._is_reexec_due = rehearsal.force or outcome.build_id != self._program.build_id
-        self._controller.replace(StepDown(self._is_reexec_due))
-        failpoint("keeper.relieved")
-
-    def _cancel_preflight(self) -> None:
-        """Who asked for it is dead; the next brain asks again if it wants to."""
-        if self._preflight is not None:
-            self._preflight.close()
-            self._preflight = None
-
     def _reexec(self) -> None:
-        """Become the program on disk. Signals that come meanwhile wait for it."""
-        self._is_reexec_due = False
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        """Become the program on disk. Signals that arrive meanwhile stay pending for it."""
+        self._upgrade.is_reexec_due = False
         try:
-            self._handle_signals()
-            failpoint("keeper.blocked")
-            if self._exit_code is None and self._stop_by_s == float("inf"):
-                reexec.exec_next(self._state())
+            with all_signals_blocked():
+                self._handle_signals()
+                failpoint("keeper.blocked")
+                if self._exit_code is None and self._stop_by_s == float("inf"):
+                    reexec.exec_next(self._state())
         except OSError as error:
-            self._console.log("error", "keeper_not_renewed", text=error.strerror or str(error))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self._resources.console.log("error", "keeper_not_renewed", text=error.strerror or str(error))
 
     def _state(self) -> KeeperState:
-        charges, graves = self._children.records()
+        listeners, notifier = self._resources.listeners, self._resources.notifier
         return KeeperState(
             keeper_generation=self._generation,
             settings=self._program.settings,
             controller_generation=self._controller.generation,
             checkpoint=self._checkpoint,
             locks=self._resources.directories.locks,
-            listeners=self._listeners.descriptors,
-            addresses=self._listeners.addresses,
-            socket_paths=tuple(self._listeners.socket_paths),
-            lifeline=self._lifeline,
-            lifeline_writer=self._lifeline_writer,
-            counter_tables=tuple(self._counter_tables),
-            notify_address=self._notifier.address,
-            watchdog_s=self._notifier.watchdog_s,
-            children=charges,
-            dying_groups=graves,
+            listeners=listeners.descriptors,
+            addresses=listeners.addresses,
+            socket_paths=tuple(listeners.socket_paths),
+            lifeline=self._shared.lifeline,
+            lifeline_writer=self._shared.lifeline_writer,
+            counter_tables=self._shared.counter_tables,
+            notify_address=notifier.address,
+            watchdog_s=notifier.watchdog_s,
+            children=self._children.records(),
+            dying_groups=self._children.dying_groups.records(),
         )
 
-    # The end.
-
     def _kill_all(self, code: int) -> int:
-        """Kill whatever is left and wait until it is gone, but not for ever."""
-        began_s = time.monotonic()
-        while not self._is_over() and time.monotonic() < began_s + KILL_LIMIT_S:
+        """Kill all processes that are left and wait for their exit, at most KILL_LIMIT_S."""
+        started_s = time.monotonic()
+        while time.monotonic() < started_s + KILL_LIMIT_S and (self._controller.pid or not self._children.is_empty):
             self._children.kill_all()
-            if time.monotonic() >= began_s + CONTROLLER_EXIT_LIMIT_S:
+            if time.monotonic() >= started_s + CONTROLLER_EXIT_LIMIT_S:
                 self._controller.kill()
-            self._children.kill_dying_groups()
+            self._children.dying_groups.kill_again()
             self._wait(time.monotonic() + CLEANUP_INTERVAL_S)
-        # Whoever is our child now is an orphan that had left its session.
-        while not process_tree.end_children(os.getpid()) and time.monotonic() < began_s + KILL_LIMIT_S:
+        # Children that are left are orphans that had left their session.
+        while not process_tree.end_children(os.getpid()) and time.monotonic() < started_s + KILL_LIMIT_S:
             self._wait(time.monotonic() + CLEANUP_INTERVAL_S)
-        self._console.log("info", "stopped", code=code)
+        self._resources.console.log("info", "stopped", code=code)
         failpoint("keeper.ended")
         return code
 
-    def _is_over(self) -> bool:
-        return not self._controller.pid and self._children.is_empty
-
 
 def _next_exited() -> os.waitid_result | None:
-    """A child that has died, left unreaped."""
+    """A child that has exited, which is not reaped yet."""
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

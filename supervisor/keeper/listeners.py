@@ -1,12 +1,12 @@
-"""The listening sockets of a server: bound once by the keeper, inherited by whoever serves on them.
+"""The listening sockets of a server: bound once by the keeper, inherited by the processes that serve on them.
 
-A gateway or brain that dies leaves its listener open: clients wait in its queue for the next one, none is refused.
-Under systemd the same holds for a keeper that dies (fdstore.py).
+When a gateway or the controller dies, its listener stays open: clients wait in the socket's queue for the next process,
+and none is refused. Under systemd the same holds when the keeper dies (linux/fd_store.py).
 
     http        host:http_port         gateways
     http_unix   http_unix              gateways, where settings name a path
     metrics     metrics_host:port      gateways, unless the port is -1
-    control     RUNTIME_DIR/control.sock, mode 0600                brain
+    control     RUNTIME_DIR/control.sock, mode 0600                controller
 """
 
 from __future__ import annotations
@@ -26,28 +26,27 @@ from mmsup.supervisor.linux import fd_store
 from mmsup.supervisor.linux.sd_notify import SystemdNotifier
 
 BACKLOG: Final = 4096
-"""What the kernel may queue while a gateway is away; it cuts this to net.core.somaxconn."""
+"""Connections that the kernel queues while no gateway accepts; it limits this to net.core.somaxconn."""
 CONTROL: Final = "control"
 
 
 class CannotListen(Exception):  # noqa: N818 - reads as what it says
-    """An address cannot be had; the text says which, and why."""
+    """An address cannot be bound; the text says which, and why."""
 
 
 class Listeners:
-    """All of them by name, from `bind` to `close`."""
+    """All of them by name."""
 
-    def __init__(self, settings: Settings, kept: Mapping[str, socket.socket] | None = None) -> None:
-        """Bind all that the settings name, or none and CannotListen. `kept`: sockets of a former keeper, to go on with
-        where they are the same; the others are given up."""
+    def __init__(self, settings: Settings, stored: Mapping[str, socket.socket] | None = None) -> None:
+        """Bind all addresses of the settings; CannotListen if one fails, and then none stays bound. `stored`: sockets
+        of the previous keeper; those with the same address are reused, the others closed."""
         self._sockets: dict[str, socket.socket] = {}
         self.addresses: dict[str, str] = {}
-        """Name to the address in force: `127.0.0.1:8000`, or a path."""
+        """Name to the bound address: `127.0.0.1:8000`, or a path."""
         self.socket_paths: list[str] = []
-        """Paths of the UNIX ones."""
         tcp, unix = _tcp_addresses(settings), _unix_paths(settings)
         try:
-            for name, sock in (kept or {}).items():
+            for name, sock in (stored or {}).items():
                 self._reuse(name, sock, tcp.get(name), unix.get(name))
             for name, (host, port) in tcp.items():
                 self._bind_tcp(name, host, port)
@@ -58,30 +57,30 @@ class Listeners:
             raise
 
     @classmethod
-    def adopt(cls, descriptors: Mapping[str, int], addresses: Mapping[str, str], files: Sequence[str]) -> Listeners:
+    def adopt(
+        cls, descriptors: Mapping[str, int], addresses: Mapping[str, str], socket_paths: Sequence[str]
+    ) -> Listeners:
         """The sockets that this process has bound already."""
-        made = cls.__new__(cls)
-        made._sockets = {name: socket.socket(fileno=fd) for name, fd in descriptors.items()}
-        made.addresses, made.socket_paths = dict(addresses), list(files)
-        return made
+        adopted = cls.__new__(cls)
+        adopted._sockets = {name: socket.socket(fileno=fd) for name, fd in descriptors.items()}
+        adopted.addresses, adopted.socket_paths = dict(addresses), list(socket_paths)
+        return adopted
 
     @property
     def descriptors(self) -> dict[str, int]:
-        """All of them by name."""
         return {name: sock.fileno() for name, sock in self._sockets.items()}
 
     def fileno(self, name: str) -> int:
-        """The descriptor of a listener; KeyError if there is none of this name."""
+        """KeyError if there is no listener of this name."""
         return self._sockets[name].fileno()
 
     def store(self, notifier: SystemdNotifier) -> None:
-        """Let the service manager hold them for the next keeper, in case that this one is killed."""
+        """Give copies to systemd, which passes them to the next keeper if this one is killed."""
         for name, sock in self._sockets.items():
             notifier.store(name, sock.fileno())
         failpoint("keeper.stored")
 
     def close(self) -> None:
-        """Close all and remove the files of the UNIX ones."""
         for sock in self._sockets.values():
             sock.close()
         for path in self.socket_paths:
@@ -89,8 +88,9 @@ class Listeners:
                 os.unlink(path)
 
     def _reuse(self, name: str, sock: socket.socket, tcp: tuple[str, int] | None, path: str | None) -> None:
-        """Before anything is bound: an address that is not wanted any more may be another listener's now."""
-        with contextlib.suppress(OSError):  # a name that says no address is said when it is bound
+        """Keep a stored socket if its address is still configured. Done for all of them before anything is bound: an
+        address that one listener gives up may be another one's now."""
+        with contextlib.suppress(OSError):  # a host that cannot be resolved is reported when it is bound
             is_same = tcp is not None and fd_store.is_listening_on(sock, *_resolve(*tcp))
             if is_same or (path is not None and fd_store.is_listening_at(sock, path)):
                 self._sockets[name] = sock
@@ -132,27 +132,24 @@ class Listeners:
 
 
 def _tcp_addresses(settings: Settings) -> dict[str, tuple[str, int]]:
-    """Name to host and port of the TCP listeners that the settings want."""
-    wanted = {"http": (settings.host, settings.http_port)}
+    addresses = {"http": (settings.host, settings.http_port)}
     if settings.metrics_port >= 0:
-        wanted["metrics"] = (settings.metrics_host, settings.metrics_port)
-    return wanted
+        addresses["metrics"] = (settings.metrics_host, settings.metrics_port)
+    return addresses
 
 
 def _unix_paths(settings: Settings) -> dict[str, str]:
-    """Name to path of the UNIX listeners that the settings want."""
     http = {"http_unix": settings.http_unix} if settings.http_unix else {}
     return {**http, CONTROL: paths.control_socket(settings.runtime_dir)}
 
 
 def _resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
-    """Family and address."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return found[0][0], found[0][4]
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket on which nobody listens any more; leave everything else, so that bind refuses it."""
+    """Remove a socket file on which no process listens; leave anything else, so that bind fails."""
     try:
         if not stat.S_ISSOCK(os.stat(path, follow_symlinks=False).st_mode):
             return
@@ -174,5 +171,5 @@ def _address_text(host: str, port: int) -> str:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "another program has it"
+        return "another program uses it"
     return error.strerror or str(error)

@@ -1,8 +1,9 @@
-"""One child process: fork, then exactly what Spawn says, then exec. Only the keeper calls this, from its one thread.
+"""Starts one child process: fork, set up what Spawn asks for, exec. The keeper alone calls this, from its one thread.
 
-The child gets its descriptors as `NAME=FD` arguments and no others, its environment as given, a session of its own,
-no signal blocked or ignored, and SIGKILL when the keeper dies. If the program cannot be run, the child says why on a
-pipe that a successful exec closes: the *doubt*, which the keeper reads when it is ready; nobody waits for an exec.
+The child inherits the descriptors that its `NAME=FD` arguments name and no others. It gets the environment of Spawn, a
+session of its own, no blocked or ignored signal, and SIGKILL when the keeper dies. If the program cannot be run, the
+child writes the reason into the exec status pipe, which a successful exec closes. Nothing waits for the exec: the
+keeper reads the pipe when it becomes readable.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -20,7 +21,7 @@ from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import Spawn
 
 EXEC_FAILED: Final = 127
-"""Exit status of a child whose program could not be run, as shells have it."""
+"""Exit status of a child whose program could not be run, as in a shell."""
 EXEC_STATUS_BYTES: Final = 4096
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -30,22 +31,29 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class StartedProcess:
-    """A child that was forked. Whoever called `start` owns both descriptors and reaps the child."""
+    """A forked child. The caller of `start` owns both descriptors and reaps the child."""
 
     pid: int
     pidfd: int
     exec_status: int
 
 
-def start(spawn: Spawn, inherited: Mapping[str, int], output: int | None) -> StartedProcess:
-    """Fork a child that becomes `spawn`; `output` is its standard output and error, None for the keeper's own.
+def own_process(token: str, argv: Sequence[str], oom_score_adj: int) -> Spawn:
+    """A child in the keeper's own environment, without cgroup."""
+    return Spawn(
+        token, tuple(argv), dict(os.environ), ".", (), (), counter_tables=False, oom_score_adj=oom_score_adj, note=""
+    )
 
-    OSError if there can be no process now. Whether the program runs is told by `verdict`.
+
+def start(spawn: Spawn, inherited: Mapping[str, int], output: int | None) -> StartedProcess:
+    """Fork a child that runs the program of `spawn`; `output` is its standard output and error, None for the keeper's.
+
+    OSError if no process can be started now. Whether the exec has succeeded, `exec_error` tells later.
     """
     keeper = os.getpid()
     failpoint("keeper.doubt")
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    # Blocked until the child's handlers are reset: a signal that met the child before would reach the keeper's pipe.
+    # Blocked until the child has reset its handlers: before that, a signal would write into the keeper's wakeup socket.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         failpoint("keeper.fork")
@@ -64,31 +72,32 @@ def start(spawn: Spawn, inherited: Mapping[str, int], output: int | None) -> Sta
         return StartedProcess(pid, os.pidfd_open(pid), read)
     except OSError:
         os.close(read)
-        os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+        os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid cannot have been reused
         raise
 
 
-def exec_error(doubt: int) -> str | None:
-    """None while the child is on its way; empty once its program runs; else why it does not."""
+def exec_error(exec_status: int) -> str | None:
+    """None before the exec; empty once the program runs; else the reason why it could not be run."""
     try:
-        return os.read(doubt, EXEC_STATUS_BYTES).decode(errors="replace")
+        return os.read(exec_status, EXEC_STATUS_BYTES).decode(errors="replace")
     except BlockingIOError:
         return None
 
 
 def become_subreaper() -> None:
-    """For the keeper: orphans of its children become its own children, not init's."""
+    """Make orphaned descendants of this process its own children, instead of init's."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def lower_oom_score(score: int) -> None:
-    """Write our own oom_score_adj; without the privilege it stays where it was."""
+    """Write this process's oom_score_adj; without the privilege it stays unchanged."""
     with contextlib.suppress(PermissionError):
         _write("/proc/self/oom_score_adj", str(score))
 
 
-def _exec_child(spawn: Spawn, inherited: Mapping[str, int], output: int | None, doubt: int, keeper: int) -> NoReturn:
-    """In the child."""
+def _exec_child(
+    spawn: Spawn, inherited: Mapping[str, int], output: int | None, exec_status: int, keeper: int
+) -> NoReturn:
     try:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -105,9 +114,9 @@ def _exec_child(spawn: Spawn, inherited: Mapping[str, int], output: int | None, 
         failpoint("keeper.child_exec")
         names = [f"{name}={fd}" for name, fd in inherited.items()]
         os.execve(spawn.argv[0], [*spawn.argv, *names], spawn.env)  # noqa: S606 - no shell is meant
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the keeper's code must not go on here
+    except BaseException as error:  # noqa: BLE001 - the keeper's own code must never continue in the child
         text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        os.write(doubt, text.encode(errors="replace")[:EXEC_STATUS_BYTES])
+        os.write(exec_status, text.encode(errors="replace")[:EXEC_STATUS_BYTES])
     os._exit(EXEC_FAILED)
 
 
@@ -121,7 +130,7 @@ def _set_up_descriptors(inherited: Mapping[str, int], output: int | None) -> Non
 
 
 def _reset_signals() -> None:
-    """An ignored signal stays ignored across exec, and a blocked one blocked."""
+    """Ignored and blocked signals would stay so across exec."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

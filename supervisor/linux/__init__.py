@@ -1,1 +1,1 @@
-"""Control groups, OOM events, /proc, UNIX sockets, systemd."""
+"""Interfaces of Linux: control groups, OOM events, /proc, signals, UNIX sockets, systemd. Standard library only."""

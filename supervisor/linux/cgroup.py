@@ -1,9 +1,8 @@
-"""One control group: the kernel's folder in which one life of a worker runs, is counted, and is ended as a whole.
+"""One control group, in which one worker process runs with all its descendants: read its counters, kill it, remove it.
 
-Covers: reading its counters, its share of the processors, killing all that lives in it, removing it; the same for v1
-(one folder in each of several hierarchies) and v2 (one folder). Nothing here waits: what is not done yet says False,
-and the caller comes back.
-Does not cover: which kind there is, who makes groups (cgroup.py); who joins them (spawn.py).
+The same for cgroup v1 (one folder in each of several hierarchies) and v2 (one folder). Nothing here waits: a function
+that has not finished its work returns False, and is called again later. Groups are created by cgroup_backend.py; a
+process joins its group in keeper/spawn.py.
 """
 
 from __future__ import annotations
@@ -19,36 +18,33 @@ from typing import Final
 
 PROCS: Final = "cgroup.procs"
 LOADING_WEIGHTS: Final = {"cpu.shares": "512", "cpu.weight": "50"}
-"""A worker's share of the processors while it comes up, v1 and v2: half of that of one that serves. Nothing is
-lost where a processor is idle; where none is, callers of the others do not wait behind imports and weights."""
+"""CPU share of a worker while it loads, v1 and v2: half of that of a serving one. It loses nothing while a CPU is idle;
+while none is, imports and weights of one model delay the requests of the others less."""
 SERVING_WEIGHTS: Final = {"cpu.shares": "1024", "cpu.weight": "100"}
-"""What a new group has by itself: whatever a worker starts, in whatever sessions, competes as one worker."""
+"""The kernel's default for a new group. All processes that a worker starts share it."""
 _NO_LIMIT: Final = 1 << 62
-"""v1 reports a missing limit as the largest page count; anything up here is no cap."""
+"""v1 reports a missing limit as the largest number of pages; no limit is this large."""
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupUsage:
-    """What the kernel counts of a group now. `reclaimable_bytes` of the usage are page cache it would give back."""
+    """Memory counters of a group."""
 
     usage_bytes: int
     reclaimable_bytes: int
+    """Part of the usage: inactive page cache, which the kernel frees when memory is short."""
     peak_bytes: int
     oom_kills: int
 
 
 class Cgroup:
-    """The group of one life; the same object whether it was just made or found again by a new brain."""
+    """The group of one worker process, whether it was just created or found again by a restarted controller."""
 
     def __init__(
-        self,
-        folders: Sequence[Path],
-        cap: str = "",
-        read: Callable[[Path], CgroupUsage] | None = None,
-        usage: str = "",
+        self, folders: Sequence[Path], cap: str = "", read: Callable[[Path], CgroupUsage] | None = None, usage: str = ""
     ) -> None:
-        """`cap` and `usage` name the files of the limit and of what is used of it in the first folder, `read` reads the
-        counters there."""
+        """`cap` and `usage` are the names of the files for limit and usage in the first folder; `read` reads the
+        counters there. Without cgroups there is no folder."""
         self._folders = tuple(folders)
         self._cap = cap
         self._read = read
@@ -56,22 +52,22 @@ class Cgroup:
 
     @property
     def name(self) -> str:
-        """Its name, for the note of the child; empty where there is no group."""
+        """Empty without a group."""
         return self._folders[0].name if self._folders else ""
 
     @property
     def folder(self) -> Path | None:
-        """Where its memory is counted; None where there is no group."""
+        """The folder with the memory counters; None without a group."""
         return self._folders[0] if self._folders else None
 
     @property
     def procs_files(self) -> tuple[str, ...]:
-        """Where a child writes itself in: `Spawn.procs_files`."""
+        """Files into which a child writes its pid to join: `Spawn.procs_files`."""
         return tuple(str(folder / PROCS) for folder in self._folders)
 
     @property
     def cap_bytes(self) -> int | None:
-        """The cap that the kernel enforces; None if it enforces none."""
+        """The memory limit that the kernel enforces; None if it enforces none."""
         if not self._folders:
             return None
         with contextlib.suppress(OSError, ValueError):
@@ -80,7 +76,7 @@ class Cgroup:
         return None
 
     def usage_bytes(self) -> int | None:
-        """What is used now, page cache included, and nothing else is read; None where there is no group."""
+        """Memory in use, page cache included, from one file; None without a group."""
         if not self._folders:
             return None
         with contextlib.suppress(OSError, ValueError):
@@ -88,35 +84,35 @@ class Cgroup:
         return None
 
     def read(self) -> CgroupUsage | None:
-        """The counters; None where there is no group, or none any more."""
+        """All counters; None if the group does not exist, or exists no more."""
         if self._read is None:
             return None
         try:
             return self._read(self._folders[0])
-        except OSError:  # a file of a group that is removed while it is open says ENODEV
+        except OSError:  # ENODEV from a file of a group that was removed while the file was open
             return None
 
     def set_cpu_weights(self, weights: Mapping[str, str]) -> None:
-        """Its share of the processors from now on, LOADING or SERVING; nothing where there is no cpu controller."""
+        """Set its CPU share, LOADING_WEIGHTS or SERVING_WEIGHTS; no effect without a cpu controller."""
         for folder in self._folders:
             for name, weight in weights.items():
                 write_file(folder / name, weight)
 
     def kill(self) -> bool:
-        """Send SIGKILL to all that live in it; True once there is nobody."""
+        """Send SIGKILL to all its processes; True if there is none."""
         return kill(self._folders)
 
     def remove(self) -> bool:
-        """Remove the folders; False if something still lives there: kill, and come back."""
+        """Remove the folders; False if processes are left in them."""
         return remove_all(self._folders)
 
 
 def kill(folders: Sequence[Path]) -> bool:
-    """Send SIGKILL to all that live in these folders, never by a number alone; True if nobody is there."""
+    """Send SIGKILL to all processes in these folders, by cgroup.kill or by pidfd; True if there is none."""
     if not _all_members(folders):
         return True
-    ended = [write_file(folder / "cgroup.kill", "1") for folder in folders]
-    if not all(ended):
+    killed = [write_file(folder / "cgroup.kill", "1") for folder in folders]
+    if not all(killed):
         _kill_frozen(folders)
     return False
 
@@ -124,7 +120,7 @@ def kill(folders: Sequence[Path]) -> bool:
 def _kill_frozen(folders: Sequence[Path]) -> None:
     states = [folder / "freezer.state" for folder in folders]
     for state in states:
-        write_file(state, "FROZEN")  # so that nothing forks between the listing and the signal
+        write_file(state, "FROZEN")  # so that no process forks between the listing and the signal
     try:
         _kill_members(folders)
     finally:
@@ -136,10 +132,10 @@ def _kill_members(folders: Sequence[Path]) -> None:
     with contextlib.ExitStack() as stack:
         pidfds: dict[int, int] = {}
         for pid in _all_members(folders):
-            with contextlib.suppress(OSError):  # gone, or we are short of descriptors: the caller comes back
+            with contextlib.suppress(OSError):  # it has exited, or we are out of descriptors: the caller tries again
                 pidfds[pid] = os.pidfd_open(pid)
                 stack.callback(os.close, pidfds[pid])
-        # Who is still listed now is the process that the pidfd holds, or another member: never a stranger.
+        # A pid that is still listed belongs to the process of its pidfd or to another member, never to a stranger.
         for pid in _all_members(folders) & pidfds.keys():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfds[pid], signal.SIGKILL)
@@ -154,7 +150,7 @@ def _members(folder: Path) -> set[int]:
 
 
 def remove_all(folders: Sequence[Path]) -> bool:
-    """Remove folders; False if something lives in one, True also if they were gone already."""
+    """Remove folders; False if processes are left in one, True also if they do not exist."""
     gone = [_remove(folder) for folder in folders]
     return all(gone)
 
@@ -172,7 +168,7 @@ def _remove(folder: Path) -> bool:
 
 
 def read_file(path: Path) -> str:
-    """What a file of the kernel's says; nothing if it is not there."""
+    """The text of a file in /sys or /proc; empty if it cannot be read."""
     try:
         return path.read_text()
     except OSError:
@@ -180,7 +176,7 @@ def read_file(path: Path) -> str:
 
 
 def write_file(path: Path, text: str) -> bool:
-    """Write to a file of the kernel's; False if it is not there or refuses. Never makes one."""
+    """Write to a file in /sys; False if it does not exist or the kernel refuses. Never creates a file."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
@@ -195,7 +191,7 @@ def write_file(path: Path, text: str) -> bool:
 
 
 def parse_field(text: str, name: str) -> int:
-    """The number behind a name in a file of `name number` lines; 0 if it is not among them."""
+    """The value of `name` in a file of `name value` lines; 0 if it is missing."""
     for line in text.splitlines():
         key, _, value = line.partition(" ")
         if key == name:

@@ -1,18 +1,16 @@
-"""Control groups by kind: which one this machine offers, and how the groups of one server are made and swept there.
+"""The cgroup version of this machine (v2, v1 or none), and the tree of one server's control groups.
 
-Does not cover: one group, its counters and its end (group.py); who joins it (the brain says so in Spawn, the child
-writes itself in: spawn.py); what a kill for memory means (cause.py). Standard library only: the keeper sweeps by it,
-the brain makes groups by it.
+One group is described in cgroup.py. Standard library only: the keeper cleans the tree up, the controller creates groups
+in it. All groups of a server lie in its folder `mmsup_<hash of the state directory>`. The keeper holds the lock of that
+directory, so every group that it finds at its start is left over. A group has the id of one worker process (`w7.3`).
 
-All groups of one server lie in its own folder `mmsup_<hash of the state directory>`, whose lock the keeper holds, so
-whatever it finds there at its start is a leftover. A group belongs to one life (`w7.3`) and no other joins it.
-
-    v2    GIVEN/mmsup_<hash>/{core, w7.3, …}      GIVEN: what systemd delegated. Keeper, brain and gateways live in
-                                                  `core`, for a group that hands controllers on may hold no process.
-                                                  Without a memory controller there, groups end a life as a whole,
-                                                  and as in `none` the cap is kept otherwise
-    v1    {memory, freezer, pids, cpu}/mmsup_<hash>/{w7.3, …}          where these hierarchies can be written
-    none  nothing; RLIMIT_DATA in the worker and watching from outside take the cap's place
+    v2    DELEGATED/mmsup_<hash>/{core, w7.3, …}  DELEGATED: the group that systemd delegated to us. Keeper, controller
+                                                  and gateways run in `core`, because a group that enables controllers
+                                                  for its children may hold no process itself. Without a memory
+                                                  controller groups still serve to kill a worker with its descendants,
+                                                  and memory is limited as in `none`
+    v1    {memory, freezer, pids, cpu}/mmsup_<hash>/{w7.3, …}          if these hierarchies are writable
+    none  no groups; memory is limited by RLIMIT_DATA in the worker and by the controller's memory checks
 """
 
 from __future__ import annotations
@@ -41,59 +39,50 @@ ROOT: Final = Path("/sys/fs/cgroup")
 OWN_CGROUP_FILE: Final = Path("/proc/self/cgroup")
 CORE: Final = "core"
 PIDS_LIMIT: Final = max(1024, 64 * (os.cpu_count() or 1))
-"""Tasks of one worker: far above any engine's thread pools, which grow with the cores, and few enough that a bomb of
-them can be ended. Measured with 4096 on 2 cores: 5 s until all were dead, and a neighbour's call of 1.3 s meanwhile."""
+"""Tasks of one worker: far above the thread pools of the engines, which grow with the cores, and few enough that a fork
+bomb can be killed. Measured with 4096 on 2 cores: 5 s until all were dead; a request of another model took 1.3 s."""
 CLEANUP_LIMIT_S: Final = 2.0
-"""How long the keeper's start and end wait for leftovers to die; one in an unkillable state is left to lie."""
-_FALLBACK: Final = "RLIMIT_DATA and watching keep the caps"
+"""How long the keeper waits at its start and end for killed processes; those in an unkillable state (D) are left."""
+_FALLBACK: Final = "RLIMIT_DATA and memory checks enforce the caps"
 _V1_OTHERS: Final = ("freezer", "pids", "cpu")
 CORE_WEIGHT: Final = 800
-"""cpu.weight of `core` (v2); a worker's is 100. Keeper, brain and gateways answer for all of them."""
+"""cpu.weight of `core` (v2), that of a worker being 100: all models depend on keeper, controller and gateways."""
 
 
 def top_name(state_dir: str, prefix: str = "mmsup_") -> str:
-    """The folder of the server that holds this state directory."""
     return prefix + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
 
 
 class CgroupBackend(Protocol):
-    """What the brain and the keeper do with control groups, whichever kind the machine has."""
+    """The same operations for each cgroup version."""
 
-    def create(self, life: str, cap_bytes: int | None) -> Cgroup:
-        """A fresh group for one life; keep its `name` with the child. OSError if the kernel refuses."""
-        ...
+    def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
+        """A new group for one worker process; its name may differ from `worker`. OSError if the kernel refuses."""
 
-    def group(self, life: str) -> Cgroup:
-        """The group that an earlier brain made, by its name."""
-        ...
+    def group(self, name: str) -> Cgroup: ...
 
-    def names(self) -> list[str]:
-        """The names of all groups there are."""
-        ...
+    def names(self) -> list[str]: ...
 
     def remove_all(self) -> bool:
-        """Give back the server's own folder (see `leave`). False if something still lives in it."""
-        ...
+        """Kill and remove all groups and the server's folder. False if processes are left in it."""
 
-    def describe(self) -> str:
-        """For people: which kind, and why."""
-        ...
+    def describe(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupFacts:
-    """What decides the choice."""
+    """What the choice of the version depends on."""
 
     own_path: str
-    """Our path in the v2 tree."""
+    """Path of this process in the v2 tree."""
     controllers: tuple[str, ...]
-    """Controllers that the server's own v2 folder gives to its groups; empty where there is none."""
+    """Controllers that the server's v2 folder enables for its groups; empty without such a folder."""
     v1_hierarchies: tuple[str, ...]
-    """v1 hierarchies in which we can make folders."""
+    """Writable ones."""
     v2_refusal: str
     """Why the keeper could not set up v2."""
     is_core: bool = False
-    """We are in the core of the server's own v2 folder."""
+    """This process runs in `core` of the server's v2 folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,22 +94,22 @@ class CgroupChoice:
 
 
 def choose(facts: CgroupFacts) -> CgroupChoice:
-    """The one place that decides how caps are kept."""
+    """v2 with memory limits, else v1 with memory limits, else v2 without, else none."""
     if "memory" in facts.controllers:
         return CgroupChoice("v2", f"delegated, {facts.own_path}")
     if "memory" in facts.v1_hierarchies:
         return CgroupChoice("v1", f"own folders in {', '.join(facts.v1_hierarchies)}")
     if facts.is_core:
         return CgroupChoice("v2", f"delegated, {facts.own_path}; no memory controller: {_FALLBACK}")
-    return CgroupChoice("none", f"{facts.v2_refusal}; no v1 memory hierarchy can be written: {_FALLBACK}")
+    return CgroupChoice("none", f"{facts.v2_refusal}; no v1 memory hierarchy is writable: {_FALLBACK}")
 
 
 def detect(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE, refused: str = "") -> CgroupFacts:
-    """The facts as they are now. `refused` is what `enter` said, where it was called."""
+    """`refused`: why the keeper could not set up v2, if it has tried."""
     own = _own_path(own_file)
-    home = root / own.lstrip("/")
-    is_core = _is_core(home, top)
-    enabled = read_file(home.parent / "cgroup.subtree_control") if is_core else ""
+    folder = root / own.lstrip("/")
+    is_core = _is_core(folder, top)
+    enabled = read_file(folder.parent / "cgroup.subtree_control") if is_core else ""
     return CgroupFacts(
         own,
         tuple(enabled.split()),
@@ -131,7 +120,7 @@ def detect(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE, refuse
 
 
 def backend(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE, refused: str = "") -> CgroupBackend:
-    """The backend of this machine, for the brain; the keeper has called `settle` before."""
+    """The backend of this machine, for the controller; the keeper has called `set_up` before."""
     facts = detect(top, root, own_file, refused)
     choice = choose(facts)
     match choice.kind:
@@ -144,19 +133,19 @@ def backend(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE, refus
 
 
 def set_up(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE) -> CgroupBackend:
-    """For the keeper at its start, with the lock held: set up v2 if it is delegated, end a former life's leftovers."""
-    made = backend(top, root, own_file, _set_up_v2(top, root, own_file))
-    _retry(lambda: kill_and_remove_all(made))
-    return made
+    """At the keeper's start, with the directories locked: set up v2 if it is delegated, kill left-over groups."""
+    created = backend(top, root, own_file, _set_up_v2(top, root, own_file))
+    _retry(lambda: kill_and_remove_all(created))
+    return created
 
 
-def tear_down(made: CgroupBackend) -> bool:
-    """For the keeper at its end: remove all that the server made. False if something would not die."""
-    return _retry(made.remove_all)
+def tear_down(groups: CgroupBackend) -> bool:
+    """At the keeper's end: remove everything. False if killed processes are still there."""
+    return _retry(groups.remove_all)
 
 
 def _retry(is_done: Callable[[], bool]) -> bool:
-    """Again and again, for SETTLE_S; only where nothing is served."""
+    """Call until it returns True, at most for CLEANUP_LIMIT_S. It blocks: for the start and the end of the keeper."""
     deadline = time.monotonic() + CLEANUP_LIMIT_S
     while not is_done():
         if time.monotonic() >= deadline:
@@ -165,25 +154,25 @@ def _retry(is_done: Callable[[], bool]) -> bool:
     return True
 
 
-def kill_and_remove_all(made: CgroupBackend) -> bool:
-    """Kill and remove all groups of the server; False if some are still dying."""
-    groups = [made.group(life) for life in made.names()]
-    gone = [group.kill() and group.remove() for group in groups]
-    return all(gone)
+def kill_and_remove_all(backend: CgroupBackend) -> bool:
+    """Kill and remove all groups; False if some are not empty yet."""
+    groups = [backend.group(name) for name in backend.names()]
+    removed = [group.kill() and group.remove() for group in groups]
+    return all(removed)
 
 
-def _unused_name(tops: list[Path], life: str) -> str:
-    """The life's own name, or one beside it if a former life's group of that name will not die."""
-    name, number = life, 1
+def _unused_name(tops: list[Path], worker: str) -> str:
+    """`worker`, or `worker~2` and so on if an old group of that name cannot be removed."""
+    name, number = worker, 1
     while not remove_all([top / name for top in tops]):
         number += 1
-        name = f"{life}~{number}"
+        name = f"{worker}~{number}"
     return name
 
 
 @contextlib.contextmanager
 def _all_or_none(folders: list[Path]) -> Iterator[list[Path]]:
-    """New folders; if anything of the block fails there are none."""
+    """Create folders, and remove them again if the block fails."""
     try:
         for folder in folders:
             folder.mkdir()
@@ -221,23 +210,23 @@ class _V1Backend:
         self._tops = tops
         self._choice = choice
 
-    def create(self, life: str, cap_bytes: int | None) -> Cgroup:
-        life = _unused_name(self._tops, life)
+    def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
+        name = _unused_name(self._tops, worker)
         for top in self._tops:
             top.mkdir(exist_ok=True)
-        with _all_or_none([top / life for top in self._tops]) as folders:
+        with _all_or_none([top / name for top in self._tops]) as folders:
             if cap_bytes is not None:
                 (folders[0] / "memory.limit_in_bytes").write_text(str(cap_bytes))
-                write_file(folders[0] / "memory.memsw.limit_in_bytes", str(cap_bytes))  # the kernel may count no swap
+                write_file(folders[0] / "memory.memsw.limit_in_bytes", str(cap_bytes))  # absent without swap accounting
             for folder in folders[1:]:
                 write_file(folder / "pids.max", str(PIDS_LIMIT))
-        return self.group(life)
+        return self.group(name)
 
-    def group(self, life: str) -> Cgroup:
-        return Cgroup([top / life for top in self._tops], "memory.limit_in_bytes", _read_v1, "memory.usage_in_bytes")
+    def group(self, name: str) -> Cgroup:
+        return Cgroup([top / name for top in self._tops], "memory.limit_in_bytes", _read_v1, "memory.usage_in_bytes")
 
     def names(self) -> list[str]:
-        return sorted({life for top in self._tops for life in _group_names(top)})
+        return sorted({name for top in self._tops for name in _group_names(top)})
 
     def remove_all(self) -> bool:
         return kill_and_remove_all(self) and remove_all(self._tops)
@@ -261,18 +250,18 @@ class _V2Backend:
         self._choice = choice
         self._caps = caps
 
-    def create(self, life: str, cap_bytes: int | None) -> Cgroup:
-        life = _unused_name([self._top], life)
-        with _all_or_none([self._top / life]) as (folder,):
+    def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
+        name = _unused_name([self._top], worker)
+        with _all_or_none([self._top / name]) as (folder,):
             if self._caps and cap_bytes is not None:
                 (folder / "memory.max").write_text(str(cap_bytes))
                 write_file(folder / "memory.swap.max", "0")
             write_file(folder / "memory.oom.group", "1")
             write_file(folder / "pids.max", str(PIDS_LIMIT))
-        return self.group(life)
+        return self.group(name)
 
-    def group(self, life: str) -> Cgroup:
-        return Cgroup([self._top / life], "memory.max", _read_v2, "memory.current")
+    def group(self, name: str) -> Cgroup:
+        return Cgroup([self._top / name], "memory.max", _read_v2, "memory.current")
 
     def names(self) -> list[str]:
         return _group_names(self._top)
@@ -280,12 +269,12 @@ class _V2Backend:
     def remove_all(self) -> bool:
         if not kill_and_remove_all(self):
             return False
-        given = self._top.parent
-        # Controllers off from below, else the kernel refuses to take us back in.
-        for folder in (self._top, given):
+        delegated = self._top.parent
+        # Controllers are disabled from the bottom up; otherwise the kernel does not let this process back in.
+        for folder in (self._top, delegated):
             for controller in read_file(folder / "cgroup.subtree_control").split():
                 write_file(folder / "cgroup.subtree_control", f"-{controller}")
-        return write_file(given / PROCS, "0") and remove_all([self._top / CORE, self._top])
+        return write_file(delegated / PROCS, "0") and remove_all([self._top / CORE, self._top])
 
     def describe(self) -> str:
         return f"cgroup v2: {self._choice.reason}"
@@ -302,39 +291,40 @@ def _read_v2(folder: Path) -> CgroupUsage:
 
 
 def _set_up_v2(top: str, root: Path, own_file: Path) -> str:
-    """Move the keeper into `core` of its own v2 folder, controllers on above it. Why not, if it cannot be."""
+    """Move the keeper into `core` of the server's v2 server, and enable controllers above it; why not, if it fails."""
     own = _own_path(own_file)
-    given = root / own.lstrip("/")
-    if _is_core(given, top):
+    delegated = root / own.lstrip("/")
+    if _is_core(delegated, top):
         return ""
-    offered = read_file(given / "cgroup.controllers").split()
-    # Without the controller a v2 group is still good for ending a life as a whole, but a cap in v1 is worth more.
-    if not own or not (given / "cgroup.controllers").exists() or ("memory" not in offered and _is_v1(root / "memory")):
+    offered = read_file(delegated / "cgroup.controllers").split()
+    # Without a memory controller a v2 group could still kill a worker as a whole; a memory limit in v1 is preferred.
+    exists = own and (delegated / "cgroup.controllers").exists()
+    if not exists or ("memory" not in offered and _is_v1(root / "memory")):
         return "the v2 group has no memory controller"
-    if not os.access(given, os.W_OK) or not os.access(given / PROCS, os.W_OK):
+    if not os.access(delegated, os.W_OK) or not os.access(delegated / PROCS, os.W_OK):
         return f"the v2 group {own} is not delegated to us"
-    home = given / top
+    server = delegated / top
     try:
-        for folder in (home, home / CORE):
+        for folder in (server, server / CORE):
             folder.mkdir(exist_ok=True)
     except OSError as error:
-        return f"the v2 group {own} takes no groups: {error.strerror}"
-    kill([home / CORE])  # of a former life: we are not in it yet
+        return f"the v2 group {own} cannot have sub-groups: {error.strerror}"
+    kill([server / CORE])  # left over: this process is not in it yet
     if (
-        write_file(home / CORE / PROCS, "0")
-        and _enable_controllers(given, offered)
-        and _enable_controllers(home, offered)
+        write_file(server / CORE / PROCS, "0")
+        and _enable_controllers(delegated, offered)
+        and _enable_controllers(server, offered)
     ):
-        write_file(home / CORE / "cpu.weight", str(CORE_WEIGHT))
+        write_file(server / CORE / "cpu.weight", str(CORE_WEIGHT))
         return ""
-    write_file(given / PROCS, "0")
-    remove_all([home / CORE, home])
+    write_file(delegated / PROCS, "0")
+    remove_all([server / CORE, server])
     return f"the v2 group {own} holds processes that are not ours"
 
 
 def _enable_controllers(folder: Path, offered: list[str]) -> bool:
-    for wish in ("+cpu", "+pids"):
-        write_file(folder / "cgroup.subtree_control", wish)
+    for controller in ("+cpu", "+pids"):
+        write_file(folder / "cgroup.subtree_control", controller)
     return "memory" not in offered or write_file(folder / "cgroup.subtree_control", "+memory")
 
 
@@ -342,10 +332,10 @@ class _NoBackend:
     def __init__(self, choice: CgroupChoice) -> None:
         self._choice = choice
 
-    def create(self, life: str, cap_bytes: int | None) -> Cgroup:  # noqa: ARG002 - nothing to make, nothing to cap
+    def create(self, worker: str, cap_bytes: int | None) -> Cgroup:  # noqa: ARG002 - the interface
         return Cgroup(())
 
-    def group(self, life: str) -> Cgroup:  # noqa: ARG002 - all alike
+    def group(self, name: str) -> Cgroup:  # noqa: ARG002 - the interface
         return Cgroup(())
 
     def names(self) -> list[str]:

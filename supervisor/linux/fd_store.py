@@ -1,11 +1,10 @@
-"""Listening sockets that the service manager holds while no keeper lives: its file descriptor store.
+"""systemd's file descriptor store: listening sockets that systemd holds while the service restarts.
 
-A keeper that is killed, or killed for hanging, closes nothing then: who connects waits in the socket's queue for the
-next keeper, and is not refused. The manager drops the store when the service is stopped or has failed for good.
-The file of a UNIX socket is kept by the unit (RuntimeDirectoryPreserve); where it is gone, or another's, the socket is
-of no use.
+When the keeper is killed, its listeners stay open: clients wait in the socket's queue for the next keeper, and none is
+refused. systemd closes them when the service is stopped or has failed. The unit preserves the files of UNIX sockets
+(RuntimeDirectoryPreserve); a socket whose file is gone, or belongs to another process, is useless.
 
-What is handed back is believed to be ours by its name only; whether it is of use is for listeners.py to see.
+Sockets from the store are identified by name only; keeper/listeners.py checks whether it can use them.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ FIRST_FD: Final = 3
 
 
 def stored_sockets(environ: MutableMapping[str, str], pid: int) -> dict[str, socket.socket]:
-    """What a former keeper gave into the store, by name; the variables are gone afterwards."""
-    meant, count, names = [environ.pop(name, "") for name in VARIABLES]
-    if meant != str(pid) or not count.isdecimal():
+    """The sockets of the previous keeper, by name. Removes the environment variables."""
+    receiver, count, names = [environ.pop(name, "") for name in VARIABLES]
+    if receiver != str(pid) or not count.isdecimal():
         return {}
     found: dict[str, socket.socket] = {}
     for fd, name in zip(range(FIRST_FD, FIRST_FD + int(count)), names.split(":"), strict=False):
-        with contextlib.suppress(OSError):  # no socket at all: none of ours
+        with contextlib.suppress(OSError):  # no socket, so not ours
             found[name] = socket.socket(fileno=fd)
     return found
 
 
 def is_listening_on(sock: socket.socket, family: int, address: Sequence[object]) -> bool:
-    """Whether the socket is what would be bound there now. Port 0 is any."""
+    """Whether the socket listens on this address. Port 0 matches any port."""
     with contextlib.suppress(OSError):
         if not _listens(sock, family):
             return False
@@ -45,7 +44,7 @@ def is_listening_on(sock: socket.socket, family: int, address: Sequence[object])
 
 
 def is_listening_at(sock: socket.socket, path: str) -> bool:
-    """The same for the file of a UNIX socket. Asking leaves a connection that is closed already."""
+    """Whether it listens behind this file of a UNIX socket. The test leaves a closed connection in its queue."""
     with contextlib.suppress(OSError):
         if not _listens(sock, socket.AF_UNIX) or sock.getsockname() != path:
             return False
@@ -58,7 +57,7 @@ def _listens(sock: socket.socket, family: int) -> bool:
 
 
 def discard(sock: socket.socket) -> None:
-    """Listen on it no more, whoever else holds it: the address is free, and the manager drops what has hung up."""
+    """Stop listening, though systemd holds the socket too: that frees the address, and systemd drops closed sockets."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
     failpoint("keeper.given_up")

@@ -1,12 +1,12 @@
-"""Hears the kernel end something in a control group for memory, at once, whoever of the group it was.
+"""Notification when the kernel's out-of-memory killer kills a process in a control group.
 
-The kernel takes the largest process, not the culprit: a worker whose child was taken would go on half dead. So the
-brain hears of it here, sees by the counter that it is true, and ends the whole group. For a worker that was taken
-itself this comes 7 to 18 ms before its exit does.
+The kernel kills the largest process of the group, which may be a child of the worker; the worker would go on in an
+undefined state. Therefore the controller is notified, checks the group's counter, and kills the whole group. If the
+worker itself was killed, the notification arrives 7 to 18 ms before its exit is reported.
 
-    v1   an eventfd, registered with the group's `memory.oom_control` through `cgroup.event_control`
-    v2   a change of `memory.events`, which the kernel reports as POLLPRI; an epoll of its own makes that readable
-         (the file itself always is, so it cannot be given to a loop)
+    v1   an eventfd, registered for the group's `memory.oom_control` in `cgroup.event_control`
+    v2   a change of `memory.events`, which the kernel reports as POLLPRI; an epoll object makes that readable for the
+         event loop (the file itself is always readable)
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mmsup.supervisor.linux.cgroup import write_file
 
 
 class OomEvents:
-    """A descriptor that becomes readable when the kernel's out-of-memory killer was in the group."""
+    """A descriptor that becomes readable when the out-of-memory killer has killed in the group."""
 
     def __init__(self, folder: Path) -> None:
-        """OSError where the group cannot be watched; its counter is then read at the end of the life only."""
+        """OSError if the group cannot be watched; its counter is then read only after the worker's exit."""
         self._event = -1
         self._poller: select.epoll | None = None
         self._file = -1
@@ -33,13 +33,12 @@ class OomEvents:
             self._watch_events_file(folder / "memory.events")
 
     def fileno(self) -> int:
-        """For the loop."""
         return self._poller.fileno() if self._poller is not None else self._event
 
     def clear(self) -> None:
-        """Heard: the descriptor is quiet until the next time."""
+        """Reset the descriptor until the next kill."""
         if self._poller is not None:
-            with contextlib.suppress(OSError):  # its group is gone: there is nothing left to read
+            with contextlib.suppress(OSError):  # the group was removed
                 os.pread(self._file, 4096, 0)
             self._poller.poll(0)
             return
@@ -47,7 +46,6 @@ class OomEvents:
             os.eventfd_read(self._event)
 
     def close(self) -> None:
-        """Watch no more."""
         if self._poller is not None:
             self._poller.close()
         for fd in (self._event, self._file):

@@ -1,8 +1,8 @@
-"""What a child leaves behind: the rest of its session, and orphans that became the keeper's own children.
+"""Signals to a session, and to orphans that have become the keeper's children, found by a scan of /proc.
 
-Everything here is signalled by pidfd after a second look, never by number alone. A session's number is safe to search
-for while its leader is alive or not yet reaped; so the keeper ends a session first and reaps its leader then.
-A process that has left its parent's session is found by its control group (group.py), or at the keeper's end.
+A process is signalled through a pidfd, after a second check that it is the right one. A session id cannot be reused
+while its leader is alive or not reaped, so the keeper ends a session before it reaps the leader. A process that has
+left the session is found by its control group (cgroup.py), or when the keeper exits.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Final
 
 ROUNDS: Final = 16
-"""How often a session is searched again for what was forked meanwhile; a fork bomb is the pids limit's business."""
+"""Scans for processes that were forked meanwhile; against a fork bomb there is the limit of tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcStat:
-    """What /proc says of one process."""
+    """From /proc/PID/stat."""
 
     state: str
     parent: int
@@ -28,39 +28,38 @@ class ProcStat:
 
 
 def read_stat(pid: int) -> ProcStat | None:
-    """The process of this number, None if there is none."""
+    """None if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            # The name in brackets may hold anything, brackets too.
+            # The name in brackets may contain brackets itself.
             fields = file.read().rpartition(")")[2].split()
-    except OSError:  # gone, or we are short of descriptors: then it cannot be looked at now
+    except OSError:  # it has exited, or we are out of descriptors
         return None
     return ProcStat(fields[0], int(fields[1]), int(fields[3]))
 
 
 def signal_session(leader: int, number: int) -> None:
-    """Signal everything in the session of `leader`, itself included."""
-    _signal_all(lambda kin: kin.session == leader, number)
+    """Signal all processes in the session of `leader`, itself included."""
+    _signal_all(lambda stat: stat.session == leader, number)
 
 
 def end_session(leader: int) -> None:
-    """Kill everything in the session of `leader`, which is dead and not yet reaped."""
+    """Kill all processes in the session of `leader`, which has exited and is not reaped."""
     seen: set[int] = set()
     for _ in range(ROUNDS):
-        # Whoever has met SIGKILL forks no more, so a round without a new face is the last.
-        found = _signal_all(lambda kin: kin.session == leader and kin.state != "Z", signal.SIGKILL)
+        # A killed process forks no more, so a scan that finds no new process is the last.
+        found = _signal_all(lambda stat: stat.session == leader and stat.state != "Z", signal.SIGKILL)
         if found <= seen:
             return
         seen |= found
 
 
 def end_children(parent: int) -> bool:
-    """Kill all children of `parent` that live; True if there was none."""
-    return not _signal_all(lambda kin: kin.parent == parent and kin.state != "Z", signal.SIGKILL)
+    """Kill all living children of `parent`; True if there was none."""
+    return not _signal_all(lambda stat: stat.parent == parent and stat.state != "Z", signal.SIGKILL)
 
 
 def _signal_all(chosen: Callable[[ProcStat], bool], number: int) -> set[int]:
-    """Signal all chosen processes; who they were."""
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
@@ -69,15 +68,15 @@ def _signal_all(chosen: Callable[[ProcStat], bool], number: int) -> set[int]:
 
 
 def _matches(pid: int, chosen: Callable[[ProcStat], bool]) -> bool:
-    kin = read_stat(pid)
-    return kin is not None and chosen(kin)
+    stat = read_stat(pid)
+    return stat is not None and chosen(stat)
 
 
 def _signal(pid: int, chosen: Callable[[ProcStat], bool], number: int) -> bool:
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
-            # Now that the descriptor holds it, whoever has the number is the one that is signalled.
+            # The pidfd is open, so the process that has the pid now is the one that the signal reaches.
             if _matches(pid, chosen):
                 signal.pidfd_send_signal(pidfd, number)
                 return True

@@ -1,4 +1,4 @@
-"""The file of a UNIX socket, which anybody may remove or bind over: who listens behind it."""
+"""Which process listens behind the file of a UNIX socket: the file may have been removed or replaced."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _CREDENTIALS: Final = struct.Struct("iII")
 
 
 def listener_pid(sock: socket.socket) -> int:
-    """The process that was the last to listen on it, or behind what it is connected to, perhaps dead by now."""
+    """The pid that called listen() on the socket, or on the one that it is connected to; it may have exited."""
     found, _, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(found)
 
 
 def is_listener(path: str, pid: int) -> bool:
-    """Whether this process was the last that listened at `path`. One that is too busy to be asked is left alone."""
+    """Whether this process listens at `path`. True also if its queue is full, so that it cannot be checked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         try:

@@ -1,1 +1,1 @@
-"""Console lines, event log, output of models."""
+"""Console lines, the event log, the output of models."""

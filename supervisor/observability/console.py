@@ -1,7 +1,4 @@
-"""Lines on standard error, for people and collectors; never waits for whoever reads them.
-
-Text on a terminal (or `default`), else one JSON object a line, with the same fields.
-"""
+"""Log lines on standard error: text on a terminal, else one JSON object a line with the same fields. Never blocks."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ from datetime import UTC, datetime
 from typing import Final
 
 LINE_BYTES: Final = 4096
-"""A pipe that polls writable takes so much without waiting (PIPE_BUF); longer lines are cut."""
+"""A pipe that polls writable accepts so much without blocking (PIPE_BUF); longer lines are cut."""
 
 Field = str | int | float | bool | None
 
 
 class Console:
-    """One process's way to say what an operator may want to know."""
+    """The console of one process."""
 
     def __init__(self, log_format: str, fd: int = 2) -> None:
         """`log_format` as in Settings."""
@@ -30,7 +27,7 @@ class Console:
         self._poll.register(fd, select.POLLOUT)
 
     def log(self, level: str, event: str, **fields: Field) -> None:
-        """Write one line, or lose and count it if nobody reads."""
+        """Write one line. If the reader is too slow it is lost, and the next line has the number of lost ones."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._lost:
             fields["lost_lines"] = self._lost
@@ -38,7 +35,7 @@ class Console:
         self._lost = 0 if self._write(line.encode()) else self._lost + 1
 
     def log_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows for people, aligned; in JSON one object for each row, for there a table has no place."""
+        """Write aligned rows; in JSON one object for each row."""
         if not self._as_text:
             for row in rows:
                 self.log("info", "row", **dict(zip(columns, row, strict=True)))
@@ -59,7 +56,7 @@ class Console:
 
 
 def _text(time: str, level: str, event: str, fields: dict[str, Field]) -> str:
-    # JSON's quoting, so that no text from outside can begin a line or move a cursor.
+    # Quoted as JSON, so that no text from outside can start a new line or move the cursor.
     words = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
     return " ".join([time, f"{level:<7}", event, *words])
 

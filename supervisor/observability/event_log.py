@@ -1,8 +1,6 @@
-"""The journal: what happened, once each, for people.
+"""The event log: starts, exits, loads and the like, in memory and in `events.jsonl` in the state directory.
 
-Bounded in memory, appended to `events.jsonl` in the state directory, read back at the start. A *story* is the last
-events of one instance; it goes with every error about it. The wall clock stands here because people read it; nothing
-is decided by it.
+The file is read back at the start. Times are wall-clock times, for people; nothing is decided by them.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from mmsup.supervisor.observability.rotating_file import RotatingFile
 
 EVENTS_KEPT: Final = 2000
 RECENT_EVENTS: Final = 12
+"""Events of one instance that are shown with an error about it."""
 
 EVENT_NAMES: Final = frozenset({
     "server_start", "ready", "stopping", "control_reopened",
@@ -32,13 +31,13 @@ EVENT_NAMES: Final = frozenset({
     "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
     "upgrade_begun", "upgraded", "upgrade_failed",
 })  # fmt: skip
-"""`worker_exit`: exactly one per death. A worker that leaves because it was told to is `worker_stopped`."""
+"""`worker_exit`: exactly one for each unexpected exit. A worker that was asked to stop has `worker_stopped`."""
 
 Event = dict[str, Any]  # JSON: time, event, model, instance, generation, text, and fields by name
 
 
 class EventLog:
-    """All events that are still known, oldest first."""
+    """The newest EVENTS_KEPT events, oldest first."""
 
     def __init__(self, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._file = RotatingFile(path)
@@ -48,7 +47,7 @@ class EventLog:
         for each in (self._file.previous_path(), path):
             self._events.extend(_read_events(each))
         self._ends_in_partial_line = _has_partial_line(path)
-        """The last line may have no end: what comes next would be one with it."""
+        """The last line has no newline, so the next event must begin with one."""
 
     def record(
         self,
@@ -60,8 +59,8 @@ class EventLog:
         generation: int | None = None,
         **fields: Any,  # JSON scalars and lists
     ) -> Event:
-        """Write down that something happened."""
-        assert name in EVENT_NAMES, f"{name!r} is no event of the catalogue"
+        """Add an event, write it to the file, and pass it to the subscribers."""
+        assert name in EVENT_NAMES, f"{name!r} is not a known event name"
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         event: Event = {"time": time, "event": name, "model": model, "instance": instance, "generation": generation}
         event |= {"text": text, **fields}
@@ -77,21 +76,19 @@ class EventLog:
         self._ends_in_partial_line = self._file.lost_writes > lost
 
     def last(self, count: int = EVENTS_KEPT, model: str = "") -> list[Event]:
-        """The newest `count` events, of one model or of all, oldest first."""
+        """The newest `count` events of one model, or of all, oldest first."""
         chosen = [each for each in self._events if not model or each.get("model") == model]
         return chosen[-count:] if count > 0 else []
 
     def recent(self, instance: int) -> list[Event]:
-        """The last events of one instance."""
         return [each for each in self._events if each.get("instance") == instance][-RECENT_EVENTS:]
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `listener` with each event from now on, until the function that comes back is called."""
+        """Call `listener` with each new event, until the returned function is called."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
     def close(self) -> None:
-        """Let go of the file."""
         self._file.close()
 
 
@@ -100,12 +97,12 @@ def _has_partial_line(path: Path) -> bool:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"
-    except OSError:  # there is none, or it is empty
+    except OSError:  # it does not exist, or is empty
         return False
 
 
 def _read_events(path: Path) -> Iterator[Event]:
-    """The events of a file; a line that was cut by a crash is passed over."""
+    """The newest events of a file; a line that was cut by a crash is skipped."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""What the workers of one model print: the last 64 KiB in memory, more on disk, held outside of the workers.
+"""Standard output and error of the workers of one model: the last 64 KiB in memory, more in a rotating file.
 
-A model that prints without end costs a bounded file and nobody's time: pipes are read without blocking, and a disk
-that refuses loses lines.
+A model that prints endlessly fills a bounded file and delays nothing: pipes are read without blocking, and lines that
+the disk refuses are lost.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from mmsup.supervisor.observability.rotating_file import RotatingFile
 TAIL_BYTES: Final = 64 << 10
 LAST_LINES: Final = 100
 LAST_CHARACTERS: Final = 2000
-"""Kept of each life, and of each line, for the record of its death."""
+"""Kept of each worker, and of each line, for the crash report."""
 LINE_BYTES: Final = 16 << 10
-"""A line without an end is cut here."""
+"""A longer line is cut."""
 
 
 class ModelOutput:
-    """The output of one model, all its lives in the order they printed."""
+    """The output of one model, in the order in which its workers printed it."""
 
     def __init__(self, path: Path) -> None:
         self._file = RotatingFile(path)
@@ -34,7 +34,7 @@ class ModelOutput:
             self._append_tail(_read_tail(each))
 
     def append(self, worker: str, data: bytes) -> None:
-        """What one life printed just now; lines of several lives are not mixed."""
+        """Add what one worker has printed. Lines of several workers are not mixed."""
         lines = (self._partial.pop(worker, b"") + data).split(b"\n")
         if len(lines[-1]) > LINE_BYTES:
             lines.append(b"")
@@ -43,27 +43,26 @@ class ModelOutput:
         self._write(worker, lines[:-1])
 
     def finish(self, worker: str) -> list[str]:
-        """That life is over: its last line needs no end. What it said last."""
+        """After a worker's exit: add its last, unterminated line. Returns the last lines of this worker."""
         rest = self._partial.pop(worker, b"")
         if rest:
             self._write(worker, [rest])
         last = list(self._last.pop(worker, ()))
         if not self._last:
-            self._file.close()  # nobody prints: a model that is not up holds no descriptor
+            self._file.close()  # a model without workers holds no descriptor
         return last
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines, oldest first."""
+        """The last `count` lines of all workers, oldest first."""
         known = _text(bytes(self._tail)).splitlines()
         return known[-count:] if count > 0 else []
 
     def subscribe(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Call `listener` with each line from now on, until the function that comes back is called."""
+        """Call `listener` with each new line, until the returned function is called."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
     def close(self) -> None:
-        """Let go of the file."""
         self._file.close()
 
     def _write(self, worker: str, lines: list[bytes]) -> None:

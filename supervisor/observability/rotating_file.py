@@ -1,6 +1,6 @@
-"""A text file that only grows at its end and never beyond a bound: `NAME`, and `NAME.1` with what was before.
+"""An append-only text file of bounded size: `NAME`, renamed to `NAME.1` when it is full.
 
-A full or broken disk loses lines and counts them; it never stops the writer.
+Lines that a full or broken disk refuses are lost and counted; writing never raises.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ class RotatingFile:
     def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.path = path
         self.lost_writes = 0
-        """Writes that the disk refused, or took a part of."""
+        """Writes that failed, or wrote only a part."""
         self._limit = limit_bytes
         self._fd = -1
         self._size = 0
 
     def write(self, data: bytes) -> None:
-        """Append, as one write."""
         try:
             failpoint("brain.book")
             if self._fd >= 0 and self._size + len(data) > self._limit:
@@ -40,13 +39,11 @@ class RotatingFile:
             self.lost_writes += 1
 
     def close(self) -> None:
-        """Let go of the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def previous_path(self) -> Path:
-        """Where the older half lies."""
         return self.path.with_name(f"{self.path.name}.1")
 
     def _open(self) -> None:

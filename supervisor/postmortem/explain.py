@@ -12,8 +12,7 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from mmsup.ipc.poison_policy import RETRYABLE_CAUSES
-from mmsup.supervisor.cli.text import age
-from mmsup.supervisor.config.units import size_text
+from mmsup.supervisor.config.units import age, size_text
 
 Json = Mapping[str, Any]  # one JSON object
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from mmsup.ipc.memory.status_page import Activity, Progress, StatusPageReader
 from mmsup.ipc.transport.control_channel import ControlChannel
-from mmsup.supervisor.processes.message_channel import MessageChannel
+from mmsup.ipc.transport.message_channel import MessageChannel
 
 CRASH_BYTES: Final = 64 << 10
 """The stacks of some hundred threads."""

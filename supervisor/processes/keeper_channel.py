@@ -11,7 +11,7 @@ from mmsup.ipc import exit_codes
 from mmsup.ipc.messages.keeper_control import FROM_KEEPER, Heartbeat
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.dataclass_codec import from_json, to_json
-from mmsup.supervisor.processes.message_channel import MessageChannel
+from mmsup.ipc.transport.message_channel import MessageChannel
 
 HEARTBEAT_INTERVAL_S: Final = 1.0
 

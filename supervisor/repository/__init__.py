@@ -1,1 +1,1 @@
-"""A model repository on disk, read into specs."""
+"""Model repositories on disk, scanned into specs and errors."""

@@ -1,6 +1,6 @@
-"""Which file of a version's folder is the model, and which engine loads it.
+"""Selects the file of a version's folder that is the model, and the engine that loads it, by file names alone.
 
-Pure: the names of the files in, an Artefact out. Nothing is opened here: what is in the file, the worker finds out.
+Nothing is opened here; the worker reads the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mmsup.supervisor.config.config_error import InvalidValue, displayed
 
 @dataclass(frozen=True, slots=True)
 class EngineFiles:
-    """How an engine is called in Triton's `platform`, and what it loads: file endings, and usual names."""
+    """The name of an engine in Triton's `platform`, the file suffixes that it loads, and default file names."""
 
     platform: str
     suffixes: tuple[str, ...]
@@ -30,39 +30,38 @@ ENGINES: Final = {
     "custom": EngineFiles("python", (".py",), ("model.py",)),
 }
 CLASS_FILE: Final = "model.py"
-"""Beside a .safetensors file, which holds weights alone, it defines the torch.nn.Module class `Model`."""
+"""Beside a .safetensors file, which contains only weights, it defines the torch.nn.Module class `Model`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """The model's file (below the version's folder) and its engine."""
+    """The model's file, relative to the version's folder, and its engine."""
 
     file: str
     engine: str
 
     @property
     def suffix(self) -> str:
-        """Its ending, which says what is in it."""
         return PurePosixPath(self.file).suffix
 
     @property
     def platform(self) -> str:
-        """What metadata calls the platform."""
         return ENGINES[self.engine].platform
 
     @property
     def needs_trust(self) -> bool:
-        """Weights that come with a class: code of the repository runs beside the engine."""
+        """It consists of weights and a class: code of the repository runs in the worker."""
         return self.suffix == ".safetensors"
 
     @property
     def declares_tensors(self) -> bool:
-        """Whether the file itself names its inputs and outputs."""
+        """The file itself names its inputs and outputs."""
         return self.suffix in (".onnx", ".pt2")
 
 
 def select_artifact(files: Collection[str], engine: str = "", name: str = "") -> Artifact:
-    """The artefact among these files; `engine` and `name` if configuration says them. Wrong if not just one is."""
+    """The artifact among these files, given `engine` and `name` from the configuration, if any. InvalidValue unless
+    there is exactly one."""
     found = _present(files, [name] if name else _names(engine))
     if name and not found:
         raise InvalidValue(f"{displayed(name)}, its default_model_filename, is not there")
@@ -71,7 +70,7 @@ def select_artifact(files: Collection[str], engine: str = "", name: str = "") ->
         hint = f"; there is {others[0]}: name it in default_model_filename" if others else ""
         raise InvalidValue(f"holds no {', '.join(_names(engine))}{hint}")
     if len(found) > 1:
-        raise InvalidValue(f"holds {' and '.join(found)}: say which by backend or default_model_filename")
+        raise InvalidValue(f"holds {' and '.join(found)}: name one by backend or default_model_filename")
     loader = _engine_of(found[0])
     if not loader or (engine and engine != loader):
         endings = ", ".join(suffix for each in ENGINES for suffix in ENGINES[each].suffixes if engine in ("", each))
@@ -79,12 +78,11 @@ def select_artifact(files: Collection[str], engine: str = "", name: str = "") ->
             f"{displayed(found[0])} is no file that {engine or 'any engine'} loads; it would end in {endings}"
         )
     if loader == "pytorch" and found[0].endswith(".safetensors") and CLASS_FILE not in files:
-        raise InvalidValue(f"{found[0]} holds weights alone: {CLASS_FILE} with a class Model is missing beside it")
+        raise InvalidValue(f"{found[0]} contains only weights: {CLASS_FILE} with a class Model is missing beside it")
     return Artifact(found[0], loader)
 
 
 def is_artifact(file: str) -> bool:
-    """Whether an engine may take a file of this name for a model."""
     return bool(_engine_of(file))
 
 
@@ -93,10 +91,10 @@ def _names(engine: str) -> list[str]:
 
 
 def _present(files: Collection[str], names: list[str]) -> list[str]:
-    """Those of the names that are there; a folder `model.onnx` counts if a file of that name is in it."""
+    """Those of the names that exist, also as a folder `model.onnx` with a file of that name."""
     found = [file for name in names for file in (name, f"{name}/{name}") if file in files]
     if "model.safetensors" in found and CLASS_FILE in found:
-        found.remove(CLASS_FILE)  # the class of those weights, no model of its own
+        found.remove(CLASS_FILE)  # the class for those weights, not a model itself
     return found
 
 

@@ -1,11 +1,8 @@
-"""config.pbtxt as plain values: protobuf's text format over a message definition of our own. Home of protobuf.
+"""Parses config.pbtxt, or the same as JSON, into a dict and the line of each key. The only user of protobuf.
 
-Covers: text or JSON in; a dict of what was said out, and the line of each key.
-Does not cover: which fields there are (schema.py); what they mean and which are honoured (modelconfig.py).
-
-The definition lives in a private pool: tritonclient and others may register theirs beside it. Presence is kept for
-every field (proto2): `max_batch_size: 0` and no word about it are two things. protobuf is imported by the first file
-that needs it.
+The message definition (config_schema.py) is registered in a private pool, since tritonclient and others may register
+their own. As in proto2 every field has presence: `max_batch_size: 0` differs from a missing field. protobuf is imported
+when the first such file is read.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ _FIELD: Final = re.compile(r"(\w+) (\d+) (\w+)(\*|\||\{(\w*)\})?")
 
 @dataclass(frozen=True, slots=True)
 class ParsedConfig:
-    """A ModelConfig as it was said: only the fields that are there. Enums are words, 64-bit numbers are numbers."""
+    """A ModelConfig with only the fields that are present. Enums are names, 64-bit numbers are numbers."""
 
     source: ConfigSource
     config: dict[str, Any]  # ModelConfig as JSON
@@ -41,8 +38,8 @@ class ParsedConfig:
 
 
 def read_pbtxt(text: str, name: str) -> ParsedConfig:
-    """The ModelConfig in a text called `name` in its faults: unknown keys all together, or where it is no text."""
-    from google.protobuf import text_format  # noqa: PLC0415 - 30 ms that a server without such files never pays
+    """Parse a text, which is called `name` in its errors: either all unknown keys, or the first syntax error."""
+    from google.protobuf import text_format  # noqa: PLC0415 - 30 ms that a server without such files saves
 
     message = _message_class()()
     try:
@@ -52,7 +49,7 @@ def read_pbtxt(text: str, name: str) -> ParsedConfig:
         where = f"{name}:{line}" if line else name
         return ParsedConfig(ConfigSource(name), {}, (ConfigError(where, _clean_message(str(error))),))
     except (RecursionError, ValueError, AssertionError) as error:
-        # The library's own slips on strange text: an extension's name, an octal escape past a byte.
+        # The library raises them on unusual text: an extension's name, an octal escape above 255.
         return ParsedConfig(
             ConfigSource(name),
             {},
@@ -64,7 +61,7 @@ def read_pbtxt(text: str, name: str) -> ParsedConfig:
 
 
 def read_json(text: str, name: str) -> ParsedConfig:
-    """The same from JSON, as a load request may carry it; numbers may be strings there."""
+    """The same from the JSON of a load request, in which numbers may be strings."""
     from google.protobuf import json_format  # noqa: PLC0415 - as above
 
     message = _message_class()()
@@ -73,21 +70,20 @@ def read_json(text: str, name: str) -> ParsedConfig:
             raise json_format.ParseError("it is a JSON object")
         json_format.Parse(text, message)
     except (json_format.ParseError, ValueError, RecursionError, AttributeError, TypeError) as error:
-        # ParseError is the promise; the others are what the library lets through of strange JSON.
-        return ParsedConfig(
-            ConfigSource(name), {}, (ConfigError(name, f"is no model configuration: {_clean_message(str(error))}"),)
-        )
+        # ParseError is documented; the library raises the others too.
+        text = f"is no model configuration: {_clean_message(str(error))}"
+        return ParsedConfig(ConfigSource(name), {}, (ConfigError(name, text),))
     return ParsedConfig(ConfigSource(name), _to_json(message))
 
 
 def _clean_message(text: str) -> str:
-    """The library's words without its names of our messages and its own line numbers."""
+    """A message of the library without its line numbers and our package name."""
     words = re.sub(r"^\d+:\d+ : ('.*': )?", "", text, count=1, flags=re.DOTALL).replace(f"{PACKAGE}.", "").strip()
     plain = "".join(each if each.isprintable() else " " for each in words)
     return plain if len(plain) <= TEXT_LIMIT else plain[:TEXT_LIMIT] + "…"
 
 
-# The definition.
+# The message definition.
 
 
 @functools.cache
@@ -100,7 +96,6 @@ def _message_class() -> type[Message]:
 
 
 def message_descriptor() -> Descriptor:
-    """What a ModelConfig consists of, as protobuf sees it."""
     return cast("Descriptor", _message_class().DESCRIPTOR)
 
 
@@ -180,11 +175,11 @@ def _value_to_json(field: FieldDescriptor, value: Any) -> Any:  # one value, as 
     return value
 
 
-# Where the keys stand.
+# The lines of the keys.
 
 
 class _KeyLines:
-    """The line of each key and the unknown keys, by the library's own tokens. Runs over texts that it has accepted."""
+    """Finds the line of each key, and unknown keys, with the library's tokenizer, in texts that it has accepted."""
 
     def __init__(self, name: str, tokens: Tokenizer) -> None:
         self.name = name
@@ -193,11 +188,11 @@ class _KeyLines:
         self.errors: list[ConfigError] = []
 
     def line(self) -> int:
-        """Of the token that comes next; only an error of the tokenizer's tells it."""
+        """The line of the next token, which the tokenizer exposes only in its errors."""
         return self.tokens.ParseError(cast("Any", "")).GetLine() or 0  # its stub wants a message for a text
 
     def fields(self, kind: Descriptor | None, above: str, end: str) -> None:
-        """Fields up to the token `end`; of a message of that kind, or of an unknown one."""
+        """Read fields up to the token `end`, of a message of type `kind`, or of an unknown one."""
         counts: dict[str, int] = {}
         is_map = kind is not None and kind.GetOptions().map_entry
         while not self.tokens.AtEnd() and self.tokens.token != end:
@@ -240,7 +235,7 @@ class _KeyLines:
         quoted = self._is_quoted()
         self.tokens.TryConsume("-")
         self.tokens.NextToken()
-        while quoted and self._is_quoted():  # neighbouring strings are one
+        while quoted and self._is_quoted():  # adjacent strings are one
             self.tokens.NextToken()
 
     def _is_quoted(self) -> bool:

@@ -1,7 +1,7 @@
-"""The fields of a model configuration: names, numbers, types.
+"""The message definition of a model configuration: names, numbers and types of its fields.
 
-Facts of Triton's public interface (model_config.proto, 2.73). Only the numbers of ModelConfig's own fields ever travel;
-the names of messages are ours. `pbtxt.py` makes protobuf descriptors of it.
+It follows Triton's public interface (model_config.proto, 2.73), with message names of our own. config_pbtxt.py makes
+protobuf descriptors of it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ ENUMS: Final = {
     "TimeoutAction": "REJECT DELAY",
     "ControlKind": "CONTROL_SEQUENCE_START CONTROL_SEQUENCE_READY CONTROL_SEQUENCE_END CONTROL_SEQUENCE_CORRID",
 }
-"""Words of each enum; their numbers are their places, from 0."""
+"""Values of each enum, numbered from 0."""
 
 MESSAGES: Final = {
-    # NAME: fields as `name number type`; `*` repeated, `|` of one choice, `{}` a map of strings to that type.
+    # NAME: fields as `name number type`; `*` repeated, `|` in a oneof, `{}` a map of strings to that type.
     "RateLimiter": "resources 1 RateLimiterResource*, priority 2 uint32",
     "RateLimiterResource": "name 1 string, global 2 bool, count 3 uint32",
     "SecondaryDevice": "kind 1 SecondaryKind, device_id 2 int64",

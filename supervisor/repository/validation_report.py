@@ -1,7 +1,4 @@
-"""What `mmsup check` says: every fault of configuration and repositories, and what would be served. Pure.
-
-The command line draws the report, or prints it as it is with --json; `ok` is its exit code.
-"""
+"""The report of `mmsup check` as JSON: faults and warnings of configuration and repositories, and the models found."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ Report = dict[str, Any]  # JSON
 
 
 def build_report(
-    outcome: Settings | tuple[ConfigError, ...],
+    config: Settings | tuple[ConfigError, ...],
     repository: RepositoryScan | None = None,
     warnings: Iterable[ConfigError] = (),
     origins: Sequence[OptionOrigin] = (),
 ) -> Report:
-    """All of it as one JSON object. `outcome` and `warnings` come from config.read; `repository` only if there are
-    Settings; `origins` only for --explain."""
+    """`config` and `warnings` come from read_config; `repository` only if there are Settings; `origins` only for
+    --explain."""
     found = RepositoryScan({}) if repository is None else repository
-    faults = [*(() if isinstance(outcome, Settings) else outcome), *found.errors]
+    faults = [*(() if isinstance(config, Settings) else config), *found.errors]
     concerns = [*warnings]
-    if isinstance(outcome, Settings) and repository is not None:
-        concerns += collect_warnings(outcome, found)
+    if isinstance(config, Settings) and repository is not None:
+        concerns += collect_warnings(config, found)
         faults += [
             ConfigError("--load-model", f"no repository holds {name}")
-            for name in outcome.load_models
+            for name in config.load_models
             if name != "*" and name not in found.models
         ]
     for entry in found.models.values():
@@ -49,7 +46,7 @@ def build_report(
 
 
 def collect_warnings(settings: Settings, found: RepositoryScan) -> list[ConfigError]:
-    """What is no fault of the repositories and their models, and worth a word: a server says it too, at its start."""
+    """Warnings about the repositories and their models, which a server logs too at its start."""
     concerns = [*found.warnings]
     if not found.models and not found.errors:
         concerns.append(ConfigError(":".join(settings.repositories), "holds no model"))

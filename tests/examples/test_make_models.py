@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from example_files import example
-from mmsup.supervisor.cli.check import check
+from mmsup.supervisor.cli.check.command import check
 
 LEAST_ACCURACY = 0.9
 

@@ -16,7 +16,7 @@ from harness.bystander import Bystander
 from harness.house import BYSTANDER, Victim, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
-from mmsup.supervisor.cli.control_client import ServerRefused
+from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 from mmsup.supervisor.postmortem.archive import MAX_PER_MODEL
 
 pytestmark = pytest.mark.slow

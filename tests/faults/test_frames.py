@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gateway_house import RouterSetup, infer_bytes, with_router
 from harness.worker_peer import WorkerPeer, result
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.data import Infer, InferReply, ReplySignature, TensorLocation
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_frame, pack_signature
+from router_setup import RouterSetup, infer_bytes, with_router
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +139,7 @@ def test_frames_hurt_on_their_way_give_nobody_the_bytes_of_another(how: str) -> 
             assert isinstance(ours, MmsupError)
             assert ours.code in PROVED
             assert others == OTHERS[:100] or isinstance(others, MmsupError)
-        assert built.link.unexpected_replies == (2 if how == "doubled" else 0)
+        assert built.link.in_flight.unexpected_replies == (2 if how == "doubled" else 0)
         await end_of(built)
 
     with_router(run)

@@ -15,7 +15,7 @@ from harness.house import BYSTANDER, bystander_repository
 from harness.invariants import assert_gone, family
 from harness.nvml import GIB, Card, FakeNvml, helpers_of
 from harness.server import Json, Server, eventually, serving
-from mmsup.supervisor.cli.control_client import ServerRefused
+from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 from mmsup.supervisor.gpu.memory_release import WAIT_S
 
 pytestmark = pytest.mark.slow

@@ -158,7 +158,7 @@ def test_each_worker_has_a_group_below_the_services_own_and_ends_as_a_whole(serv
     isolation = service.events("server_start")[-1]["text"]
     assert "cgroup v2: delegated" in isolation
     has_memory = "memory" in (service.groups() / "cgroup.controllers").read_text().split()
-    assert has_memory or "no memory controller: RLIMIT_DATA and watching keep the caps" in isolation
+    assert has_memory or "no memory controller: RLIMIT_DATA and memory checks enforce the caps" in isolation
     worker = service.booted.nest.outside(service.pid("parent"))
     group = home / group_of(home, worker)
     (child,) = [psutil.Process(pid) for pid in members(group) if pid != worker]
@@ -368,7 +368,7 @@ def test_a_service_that_can_never_start_is_given_up_after_a_few_tries(service: S
         eventually(lambda: len(taken.ends()) >= 5, "five tries", START_S)
         shown = taken.await_shown(ActiveState="failed")
     assert int(shown["NRestarts"]) == int(shown["StartLimitBurst"]) == 5
-    assert "another program has it" in service.log()
+    assert "another program uses it" in service.log()
     assert booted.systemctl("list-jobs", "--no-legend").strip() in ("", "No jobs running.")
 
 

@@ -1,4 +1,4 @@
-"""The oldest garbage is collected in a pause, and a load without one does not let it grow for ever."""
+"""The oldest garbage is collected while the gateway is idle, and under a constant load at last too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmsup.gateway.gc_schedule import DUE_COLLECTIONS, IDLE_HEARTBEATS, OLDEST_G
 
 
 @pytest.mark.parametrize(
-    ("looks", "due"),
+    ("heartbeats", "due"),
     [
         ([(0, DUE_COLLECTIONS)], [False]),
         ([(0, DUE_COLLECTIONS)] * IDLE_HEARTBEATS, [False, True]),
@@ -21,10 +21,12 @@ from mmsup.gateway.gc_schedule import DUE_COLLECTIONS, IDLE_HEARTBEATS, OLDEST_G
         ([(0, 3), (0, 9), (0, 10), (0, 0), (0, 0)], [False, False, True, False, False]),
     ],
 )
-def test_it_is_due_in_a_pause_if_there_is_enough_to_look_for(looks: Sequence[tuple[int, int]], due: list[bool]) -> None:
-    garbage = GcSchedule()
-    assert [garbage.is_due(*look) for look in looks] == due
+def test_a_collection_is_due_when_idle_if_there_is_enough_to_collect(
+    heartbeats: Sequence[tuple[int, int]], due: list[bool]
+) -> None:
+    schedule = GcSchedule()
+    assert [schedule.is_due(*heartbeat) for heartbeat in heartbeats] == due
 
 
-def test_by_itself_the_collector_comes_later_than_in_any_pause_and_still_comes() -> None:
+def test_without_an_idle_moment_the_interpreter_collects_later_but_still_does() -> None:
     assert gc.get_threshold()[2] <= DUE_COLLECTIONS < OLDEST_GENERATION_THRESHOLD

@@ -20,7 +20,7 @@ from typing import Any
 from engines.build import write_fault_model, write_identity_onnx
 from harness.points import Range
 from harness.server import Http, Server, eventually
-from mmsup.supervisor.cli.control_client import ServerRefused
+from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 
 VICTIM = "victim"
 BYSTANDER = "bystander"

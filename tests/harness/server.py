@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from harness.store import Store
 from mmsup.ipc.transport.control_channel import close_fds
-from mmsup.supervisor.cli import control_client
+from mmsup.supervisor.cli.ctl import control_client
 from mmsup.supervisor.linux import cgroup_backend
 
 START_S = 120.0

@@ -27,7 +27,7 @@ from harness.points import Range, Spot
 from harness.server import Http, Server, eventually
 from harness.store import Store
 from mmsup.ipc.failpoints import FailpointAction
-from mmsup.supervisor.cli.control_client import NoServer, ServerRefused
+from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 FALLS = 3

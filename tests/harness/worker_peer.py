@@ -86,7 +86,7 @@ class WorkerPeer:
     def link(self, to: Router, hub: ZmqContext) -> WorkerLink:
         """Give the backend its link to this life."""
         pair = DataChannel(self._far)
-        arena = LinkMemory(pair, to.quota, to.executor, to.release_idle_memory)
+        arena = LinkMemory(pair, to.memory_quota, to.executor, to.links.release_idle_memory)
         pidfd = os.pidfd_open(self.process.pid)
         end = hub.connect(self.said.address, IDENTITY) if self.said.address else pair
         made = WorkerLink(self.said, end, arena, (pidfd, os.dup(self.page_fd)))

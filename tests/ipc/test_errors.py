@@ -1,4 +1,4 @@
-"""Each code belongs to one family and comes back from the wire as it went."""
+"""Each error code belongs to one class and round-trips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_no_code_is_in_two_families() -> None:
 
 
 @pytest.mark.parametrize(("code", "family"), CODES)
-def test_a_code_makes_its_error_again(code: str, family: type[MmsupError]) -> None:
+def test_a_code_restores_its_error(code: str, family: type[MmsupError]) -> None:
     error = make_error(code, "text", model="m", retry_after_s=2)
     assert type(error) is family
     assert (error.code, error.text, error.model, error.retry_after_s) == (code, "text", "m", 2)
@@ -22,7 +22,7 @@ def test_a_code_makes_its_error_again(code: str, family: type[MmsupError]) -> No
     assert make_error(code, "text", retryable=not family.codes[code]).retryable is not family.codes[code]
 
 
-def test_a_code_that_nobody_knows_is_a_bug_of_ours() -> None:
+def test_an_unknown_code_becomes_an_internal_error() -> None:
     error = make_error("no_such_code", "text")
     assert isinstance(error, ServerError)
     assert error.code == "internal"

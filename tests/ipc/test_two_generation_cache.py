@@ -1,11 +1,11 @@
-"""What is asked for stays; what is not, goes."""
+"""Keys in use stay, others are evicted."""
 
 from __future__ import annotations
 
 from mmsup.ipc.two_generation_cache import BoundedCache
 
 
-def test_halves_keep_what_is_asked_for_through_any_flood() -> None:
+def test_a_key_in_use_survives_a_flood_of_new_keys() -> None:
     known: BoundedCache[int, str] = BoundedCache(limit=8)
     known.add(-1, "often")
     for number in range(1000):

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmsup.ipc.memory.allocator import padded_size
 from mmsup.ipc.messages.data import ReplySignature, TensorLocation
-from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec
+from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec, is_inline
 from mmsup.ipc.tensors.datatypes import size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, as_bytes
 from mmsup.ipc.transport.codec import pack_signature
@@ -99,11 +99,6 @@ def lay_out_buffers(predicted: Sequence[PredictedOutput], view: memoryview) -> d
         arrays[name] = np.frombuffer(view[at : at + size], NUMPY[datatype]).reshape(shape)
         at += padded_size(size)
     return arrays
-
-
-def is_inline(size: int, inline: int) -> bool:
-    """Whether an output of so many bytes travels in the reply, after so many others that do."""
-    return size <= INLINE_LIMIT_BYTES and inline < INLINE_TENSORS
 
 
 def place_outputs(

@@ -23,8 +23,8 @@ from mmsup.supervisor.chaos.inject.poison import poison
 from mmsup.supervisor.chaos.observe.history import FaultFinished, LeakReport, RevisionInForce
 from mmsup.supervisor.chaos.plan.nemesis import PlannedFault
 from mmsup.supervisor.chaos.server.local_server import ServerNotStarted, wait_until_ready, write_model
-from mmsup.supervisor.cli import control_client
-from mmsup.supervisor.cli.control_client import Json
+from mmsup.supervisor.cli.ctl import control_client
+from mmsup.supervisor.cli.ctl.control_client import Json
 
 BUSY_S: Final = 0.2
 """How long a request is given to be at work, before its worker is killed."""

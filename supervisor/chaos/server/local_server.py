@@ -20,7 +20,7 @@ from mmsup.supervisor.chaos.plan import fault_model
 from mmsup.supervisor.chaos.plan.catalog import ModelRole
 from mmsup.supervisor.chaos.server.service_manager import ServiceManager
 from mmsup.supervisor.chaos.server.target import Target
-from mmsup.supervisor.cli.control_client import Json, NoServer, ServerRefused, call_server
+from mmsup.supervisor.cli.ctl.control_client import Json, NoServer, ServerRefused, call_server
 from mmsup.supervisor.linux import cgroup_backend
 
 START_S: Final = 120.0

@@ -26,8 +26,8 @@ from mmsup.supervisor.chaos.clients.http_client import (
 from mmsup.supervisor.chaos.observe.history import RequestOutcome
 from mmsup.supervisor.chaos.plan.catalog import SERVICE_MANAGER, FaultMethod, ModelRole
 from mmsup.supervisor.chaos.server.service_manager import ServiceManager
-from mmsup.supervisor.cli import control_client
-from mmsup.supervisor.cli.control_client import Json
+from mmsup.supervisor.cli.ctl import control_client
+from mmsup.supervisor.cli.ctl.control_client import Json
 
 _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _MODEL_LABEL: Final = re.compile(r'model="([^"]*)"')

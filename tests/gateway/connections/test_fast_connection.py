@@ -1,4 +1,4 @@
-"""The front over real sockets and real links: who serves what, memory given back, time kept, bounds held."""
+"""Fast connections over real sockets and links: who serves which request, memory, time limits, bounds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
-from gateway_double import FakeRouter, metadata, served
+from fake_router import FakeRouter, metadata, served
 from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
 from mmsup.gateway import self_test
-from mmsup.gateway.connections import aiohttp_connection, context, fast_connection
+from mmsup.gateway.connections import aiohttp_connection, connection_state, context, fast_connection, request_pipeline
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.http import request_body, response
 from mmsup.gateway.protocol.binary_tensors import HEADER
@@ -32,7 +33,7 @@ BIG = bytes(range(256)) * 4000
 """A megabyte."""
 
 
-def posted(data: bytes, *lines: str) -> tuple[bytes, bytes]:
+def infer_request(data: bytes, *lines: str) -> tuple[bytes, bytes]:
     """Head and body of a binary request of one UINT8 tensor."""
     words = json.dumps(
         {
@@ -55,11 +56,11 @@ async def until(is_so: Callable[[], bool]) -> None:
     raise AssertionError("it did not come to be so")
 
 
-class House:
+class GatewayHarness:
     """A gateway's HTTP face over one worker that is in the test's hands."""
 
     def __init__(self, made: Router, peer: WorkerPeer, at: GatewayServer, port: int) -> None:
-        self.backend, self.peer, self.front, self.port = made, peer, at, port
+        self.router, self.peer, self.server, self.port = made, peer, at, port
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -85,16 +86,20 @@ class House:
             self.peer.answer_in(request.id, grant.segment, grant.offset, data)
         return request
 
-    def fronts(self) -> list[fast_connection.FastConnection]:
-        (listener,) = [each for _, each in self.front._listening]
+    def connections(self) -> list[fast_connection.FastConnection]:
+        (listener,) = [each for _, each in self.server._listening]
         return list(listener.connection_limit.connections)
 
     async def gone(self) -> None:
         """Returns when no request is open and no slot in use."""
-        await until(lambda: not self.backend.open_requests and not self.backend.memory_used_bytes)
+        await until(lambda: not self.router.admission.open_requests and not self.router.links.used_bytes())
 
 
-def in_house(test: Callable[[House], Awaitable[None]], tmp_path: Path, **fields: object) -> None:
+async def no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
+    raise AssertionError(command)
+
+
+def run_with_gateway(test: Callable[[GatewayHarness], Awaitable[None]], tmp_path: Path, **fields: object) -> None:
     async def run() -> None:
         described = spec(**fields)  # type: ignore[arg-type] # fields of ModelSpec
         fd = make_counter_table()
@@ -104,18 +109,18 @@ def in_house(test: Callable[[House], Awaitable[None]], tmp_path: Path, **fields:
             hub = ZmqContext()
             peer = WorkerPeer(tmp_path, described)
             peer.link(made, hub)
-            at = GatewayServer(made, [CounterTable(fd)], 0)
+            at = GatewayServer(made, no_controller, [CounterTable(fd)], 0)
             await at.start("fast")
             port = sock.getsockname()[1]
             await at.listen(sock)
-            built = House(made, peer, at, port)
+            built = GatewayHarness(made, peer, at, port)
             try:
                 async with asyncio.timeout(30):
                     await test(built)
                     await built.gone()
             finally:
                 await at.close(0.1)
-                for link in list(made.links.values()):
+                for link in list(made.links.by_worker.values()):
                     link.close()
                 hub.close()
                 peer.close()
@@ -133,70 +138,71 @@ async def read(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 5000, len(BIG)])
-def test_tensors_go_through_the_front_and_come_back_byte_for_byte(size: int, tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        async with house.client() as (reader, writer):
+def test_tensors_round_trip_byte_for_byte(size: int, tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        async with gateway.client() as (reader, writer):
             for _again in range(4):
-                head, body = posted(BIG[:size])
+                head, body = infer_request(BIG[:size])
                 writer.write(head + body)
-                await house.echo()
-                status, told = await read(reader)
+                await gateway.echo()
+                status, answer = await read(reader)
                 assert status == 200
-                assert told.endswith(BIG[:size])
-            (served,) = house.fronts()
+                assert answer.endswith(BIG[:size])
+            (served,) = gateway.connections()
             # Memory that is not there yet is waited for by aiohttp: once.
-            assert served.served == (4 if size <= 4096 else 3)
+            assert served.requests.served == (4 if size <= 4096 else 3)
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_body_in_many_pieces_is_the_fronts_from_its_head_on(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        async with house.client() as (reader, writer):
-            head, body = posted(BIG[:3000])
+def test_a_body_in_many_pieces_is_served_without_aiohttp(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        async with gateway.client() as (reader, writer):
+            head, body = infer_request(BIG[:3000])
             for at in range(0, len(body), 500):
                 writer.write((head if at == 0 else b"") + body[at : at + 500])
                 await asyncio.sleep(0.001)
-            await house.echo()
+            await gateway.echo()
             assert (await read(reader))[1].endswith(BIG[:3000])
-            assert house.fronts()[0].served == 1
+            assert gateway.connections()[0].requests.served == 1
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
 def test_pipelined_requests_go_to_the_worker_one_by_one(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        async with house.client() as (reader, writer):
-            head, body = posted(b"abc")
+    async def run(gateway: GatewayHarness) -> None:
+        async with gateway.client() as (reader, writer):
+            head, body = infer_request(b"abc")
             writer.write((head + body) * 50)
             for _each in range(50):
-                await house.echo()
-                assert len(next(iter(house.backend.links.values())).in_flight) <= 1
+                await gateway.echo()
+                assert len(next(iter(gateway.router.links.by_worker.values())).in_flight.requests) <= 1
             for _each in range(50):
                 assert (await read(reader))[1].endswith(b"abc")
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_what_follows_a_request_in_work_is_bounded_and_read_on_after_it(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        async with house.client() as (reader, writer):
-            head, body = posted(b"abc")
-            count = 3 * fast_connection.REST_LIMIT_BYTES // len(head + body)
+def test_bytes_behind_a_request_in_work_are_bounded_and_read_after_it(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        async with gateway.client() as (reader, writer):
+            head, body = infer_request(b"abc")
+            count = 3 * request_pipeline.PENDING_LIMIT_BYTES // len(head + body)
             writer.write((head + body) * count)
-            request = await house.peer.request()
-            await until(lambda: house.fronts()[0]._is_read_paused)
-            assert len(house.fronts()[0]._rest) <= fast_connection.REST_LIMIT_BYTES + context.READ_BUFFER_BYTES
-            house.peer.answer(request, b"abc")
+            request = await gateway.peer.request()
+            await until(lambda: gateway.connections()[0].requests._is_read_paused)
+            limit = request_pipeline.PENDING_LIMIT_BYTES + context.READ_BUFFER_BYTES
+            assert len(gateway.connections()[0].requests.pending) <= limit
+            gateway.peer.answer(request, b"abc")
             answers = asyncio.create_task(all_of(reader, count))
             for _each in range(count - 1):
-                await house.echo()
+                await gateway.echo()
             assert await answers == count
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 async def all_of(reader: asyncio.StreamReader, count: int) -> int:
@@ -207,69 +213,69 @@ async def all_of(reader: asyncio.StreamReader, count: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [b"abc", BIG[:5000]], ids=["inline", "slot"])
-def test_a_client_that_leaves_is_forgotten_at_the_worker_too(data: bytes, tmp_path: Path) -> None:
-    async def run(house: House) -> None:
+def test_the_request_of_a_client_that_leaves_is_cancelled_at_the_worker(data: bytes, tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
         for _again in range(2):
-            async with house.client() as (_, writer):
-                head, body = posted(data)
+            async with gateway.client() as (_, writer):
+                head, body = infer_request(data)
                 writer.write(head + body)
-                request = await house.peer.request()
-            assert (await house.peer.drop()).id == request.id
-            house.peer.answer(request, b"nobody listens")
-            await house.gone()
+                request = await gateway.peer.request()
+            assert (await gateway.peer.drop()).id == request.id
+            gateway.peer.answer(request, b"nobody listens")
+            await gateway.gone()
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_client_that_leaves_in_its_body_or_before_its_reply_is_read_frees_the_memory(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        head, body = posted(BIG)
-        async with house.client() as (reader, writer):
+def test_a_client_that_leaves_during_its_body_or_response_frees_the_memory(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        head, body = infer_request(BIG)
+        async with gateway.client() as (reader, writer):
             writer.write(head + body)
-            await house.echo()
+            await gateway.echo()
             assert (await read(reader))[0] == 200
             writer.write(head + body[: len(body) // 2])
-            await until(lambda: house.backend.open_requests > 0)
-        await house.gone()
-        async with house.client() as (_, writer):
+            await until(lambda: gateway.router.admission.open_requests > 0)
+        await gateway.gone()
+        async with gateway.client() as (_, writer):
             writer.write(head + body)
-            await house.echo()
+            await gateway.echo()
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_death_is_answered_with_its_verdict_and_the_next_worker_serves(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        async with house.client() as (reader, writer):
-            head, body = posted(b"abc")
+def test_a_request_whose_worker_died_is_answered_with_the_verdict(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        async with gateway.client() as (reader, writer):
+            head, body = infer_request(b"abc")
             writer.write(head + body)
-            request = await house.peer.request()
-            house.peer.page.request_started(request.id)
-            house.backend.set_verdict((1, 1), make_error("worker_crashed", "killed by signal 9"))
-            house.peer.kill()
-            status, told = await read(reader)
-            assert (status, json.loads(told)["code"]) == (503, "worker_crashed")
+            request = await gateway.peer.request()
+            gateway.peer.page.request_started(request.id)
+            gateway.router.verdicts.set((1, 1), make_error("worker_crashed", "killed by signal 9"))
+            gateway.peer.kill()
+            status, answer = await read(reader)
+            assert (status, json.loads(answer)["code"]) == (503, "worker_crashed")
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_deadline_in_the_request_is_kept(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        async with house.client() as (reader, writer):
+def test_the_deadline_in_a_request_is_enforced(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        async with gateway.client() as (reader, writer):
             body = b'{"parameters":{"timeout":50000},"inputs":[{"name":"x","shape":[1],"datatype":"UINT8","data":[1]}]}'
             writer.write(
                 b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
             )
-            request = await house.peer.request()
-            status, told = await read(reader)
-            assert (status, json.loads(told)["code"]) == (504, "deadline_exceeded")
-            assert (await house.peer.drop()).id == request.id
-            house.peer.say(InferReply(request.id, "cancelled", "dropped"))
+            request = await gateway.peer.request()
+            status, answer = await read(reader)
+            assert (status, json.loads(answer)["code"]) == (504, "deadline_exceeded")
+            assert (await gateway.peer.drop()).id == request.id
+            gateway.peer.say(InferReply(request.id, "cancelled", "dropped"))
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 # What must wait for a worker.
@@ -283,34 +289,34 @@ def text(**parameters: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_the_timeout_of_a_request_holds_while_it_waits_for_a_worker(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        house.backend.unlink((1, 1))
-        async with house.client() as (reader, writer):
+def test_the_timeout_of_a_request_applies_while_it_waits_for_a_worker(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        gateway.router.links.stop_routing((1, 1))
+        async with gateway.client() as (reader, writer):
             began = time.monotonic()
             writer.write(text(timeout=50_000))
-            status, told = await read(reader)
+            status, answer = await read(reader)
             took_s = time.monotonic() - began
-        assert (status, json.loads(told)["code"]) == (504, "deadline_exceeded")
-        assert 0.05 <= took_s < house.backend.restart_grace_s / 2
+        assert (status, json.loads(answer)["code"]) == (504, "deadline_exceeded")
+        assert 0.05 <= took_s < gateway.router.configuration.restart_grace_s / 2
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_requests_that_waited_for_a_worker_go_to_it_by_class_and_then_as_they_came(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        house.backend.unlink((1, 1))
+def test_requests_that_waited_for_a_worker_are_sent_by_priority_and_then_in_order(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        gateway.router.links.stop_routing((1, 1))
         async with contextlib.AsyncExitStack() as stack:
             clients = []
             for count, priority in enumerate((0, 7, 3, 90, 7, 0), 1):
-                reader, writer = await stack.enter_async_context(house.client())
+                reader, writer = await stack.enter_async_context(gateway.client())
                 writer.write(text(priority=priority, number=count))
-                await until(lambda count=count: len(house.backend._waiters) == count)  # type: ignore[misc] # binds it
+                await until(lambda count=count: len(gateway.router.waiters.priorities) == count)  # type: ignore[misc] # binds it
                 clients.append(reader)
-            peer = WorkerPeer(tmp_path, house.peer.said.spec, generation=2)
+            peer = WorkerPeer(tmp_path, gateway.peer.said.spec, generation=2)
             hub = ZmqContext()
-            peer.link(house.backend, hub)
+            peer.link(gateway.router, hub)
             order = []
             for _ in clients:
                 request = await peer.request()
@@ -321,41 +327,41 @@ def test_requests_that_waited_for_a_worker_go_to_it_by_class_and_then_as_they_ca
             hub.close()
         assert order == [3, 2, 5, 1, 6, 4]
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_body_that_cannot_be_read_is_told_so_before_a_worker_is_there(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        house.backend.unlink((1, 1))
-        async with house.client() as (reader, writer):
+def test_an_invalid_body_is_refused_before_a_worker_is_available(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        gateway.router.links.stop_routing((1, 1))
+        async with gateway.client() as (reader, writer):
             writer.write(text(timeout=-1))
             status, _ = await read(reader)
         assert status == 400
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_body_of_unknown_length_counts_against_its_models_bound_as_it_comes(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
+def test_a_body_of_unknown_length_counts_toward_the_limit_of_its_model_as_it_arrives(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
         piece = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
         head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        async with house.client() as (_, held), house.client() as (reader, writer):
+        async with gateway.client() as (_, held), gateway.client() as (reader, writer):
             held.write(head + piece)
-            await until(lambda: house.backend.admission.open_bytes == 1 << 16)
+            await until(lambda: gateway.router.admission.open_bytes == 1 << 16)
             writer.write(head + piece)
-            status, told = await read(reader)
-            assert (status, json.loads(told)["code"]) == (503, "queue_full")
-            assert house.backend.admission.open_bytes == 1 << 16
+            status, answer = await read(reader)
+            assert (status, json.loads(answer)["code"]) == (503, "queue_full")
+            assert gateway.router.admission.open_bytes == 1 << 16
 
-    in_house(run, tmp_path, max_queue_bytes=100_000)
+    run_with_gateway(run, tmp_path, max_queue_bytes=100_000)
 
 
 # Time.
 
 
-def meet(test: Callable[[FakeRouter, int], Awaitable[None]]) -> None:
+def run_with_router(test: Callable[[FakeRouter, int], Awaitable[None]]) -> None:
     async def run() -> None:
         made = FakeRouter()
         made.serve("m", metadata(("x", "UINT8", (-1,))))
@@ -366,28 +372,28 @@ def meet(test: Callable[[FakeRouter, int], Awaitable[None]]) -> None:
     uvloop.run(run())
 
 
-def test_a_body_that_does_not_come_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_arrive_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_body, "IDLE_S", 0.05)
 
     async def test(backend: FakeRouter, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head, body = posted(b"abc")
+        head, body = infer_request(b"abc")
         writer.write(head + body[:-1])
-        told = await asyncio.wait_for(reader.read(), 10)
-        assert told.startswith(b"HTTP/1.1 408 ")
-        assert b"Connection: close" in told
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"Connection: close" in answer
         writer.close()
         await writer.wait_closed()
 
-    meet(test)
+    run_with_router(test)
 
 
-def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_arrives_too_slowly_is_answered_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_body, "TOTAL_S", 0.1)
 
     async def test(backend: FakeRouter, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head, body = posted(bytes(4000))
+        head, body = infer_request(bytes(4000))
         writer.write(head)
         answered = asyncio.create_task(reader.read())
         for byte in body:
@@ -400,48 +406,47 @@ def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
-    meet(test)
+    run_with_router(test)
 
 
-def test_an_idle_connection_is_closed_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_connection, "IDLE_S", 0.05)
-    monkeypatch.setattr(aiohttp_connection, "IDLE_S", 0.05)
+def test_an_idle_connection_is_closed_after_the_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_state, "IDLE_S", 0.05)
 
     async def test(backend: FakeRouter, port: int) -> None:
-        for sent in (b"", b"".join(posted(b"abc")), b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
+        for sent in (b"", b"".join(infer_request(b"abc")), b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(sent)
             assert (b"200 OK" in await asyncio.wait_for(reader.read(), 10)) == bool(sent)
             writer.close()
             await writer.wait_closed()
 
-    meet(test)
+    run_with_router(test)
 
 
-def test_replies_that_nobody_reads_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_its_responses_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response, "WRITE_TIMEOUT_S", 0.1)
 
     async def test(backend: FakeRouter, port: int) -> None:
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.settimeout(0)
-            request = b"".join(posted(bytes(4000)))
+            request = b"".join(infer_request(bytes(4000)))
             loop = asyncio.get_running_loop()
             with contextlib.suppress(ConnectionError):
                 async with asyncio.timeout(20):
                     while True:
                         await loop.sock_sendall(sock, request)
 
-    meet(test)
+    run_with_router(test)
 
 
 # Whether it is used.
 
 
 @pytest.mark.parametrize("wanted", ["fast", "plain"])
-def test_clients_meet_the_front_if_it_is_wanted(wanted: str) -> None:
+def test_fast_connections_are_used_if_configured(wanted: str) -> None:
     async def run() -> None:
         made = FakeRouter()
-        async with served(made, wanted=wanted) as port:
+        async with served(made, front=wanted) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"mmsup_front_fallback 0.0" in (await read(reader))[1]
@@ -452,7 +457,7 @@ def test_clients_meet_the_front_if_it_is_wanted(wanted: str) -> None:
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_its_own_test_passes(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_the_self_test_passes(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def run() -> None:
         made = FakeRouter()
         assert not await self_test.run_self_test(made)
@@ -462,7 +467,7 @@ def test_its_own_test_passes(loop: Callable[[], asyncio.AbstractEventLoop]) -> N
         runner.run(run())
 
 
-def test_an_aiohttp_that_it_does_not_fit_is_served_alone_and_says_why(
+def test_aiohttp_serves_alone_if_the_self_test_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(aiohttp_connection.AiohttpConnection, "is_between_requests", lambda _: None)
@@ -478,41 +483,43 @@ def test_an_aiohttp_that_it_does_not_fit_is_served_alone_and_says_why(
             await writer.wait_closed()
 
     uvloop.run(run())
-    assert "the fast front is not used" in caplog.text
+    assert "the fast path is not used" in caplog.text
 
 
 @pytest.mark.slow
-def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_no_other(tmp_path: Path) -> None:
-    async def run(house: House) -> None:
-        head, body = posted(b"abc")
+def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_none(tmp_path: Path) -> None:
+    async def run(gateway: GatewayHarness) -> None:
+        head, body = infer_request(b"abc")
         async with (
-            house.client() as (reader, writer),
-            house.client() as (busy, busy_writer),
-            house.client() as (idle, _),
+            gateway.client() as (reader, writer),
+            gateway.client() as (busy, busy_writer),
+            gateway.client() as (idle, _),
         ):
             writer.write(head + body)
-            await house.echo()
+            await gateway.echo()
             assert (await read(reader))[0] == 200
             busy_writer.write(head + body)
-            request = await house.peer.request()
-            house.backend.retired = True
-            house.front.on_heartbeat()
-            assert not house.front.is_finished
+            request = await gateway.peer.request()
+            gateway.router.status.retired = True
+            gateway.server.on_heartbeat()
+            assert not gateway.server.is_finished
             with pytest.raises(ConnectionRefusedError):
-                await asyncio.open_connection("127.0.0.1", house.port)
-            house.peer.answer(request, b"abc")  # it came before, so nobody could be told that it is the last
+                await asyncio.open_connection("127.0.0.1", gateway.port)
+            gateway.peer.answer(
+                request, b"abc"
+            )  # it came before, so its response could not announce that it is the last
             assert (await read(busy))[0] == 200
-            for ear, mouth in ((reader, writer), (busy, busy_writer)):
-                mouth.write(head + body)
-                await house.echo()
-                said = await ear.read()
-                assert said.startswith(b"HTTP/1.1 200 ")
-                assert b"\r\nconnection: close\r\n" in said.lower()
-                assert said.endswith(b"abc")
-            assert len(house.fronts()) == 1
-            house.front._retired_s = time.monotonic() - fast_connection.IDLE_S - 10.0
-            house.front.on_heartbeat()
+            for source, sink in ((reader, writer), (busy, busy_writer)):
+                sink.write(head + body)
+                await gateway.echo()
+                last = await source.read()
+                assert last.startswith(b"HTTP/1.1 200 ")
+                assert b"\r\nconnection: close\r\n" in last.lower()
+                assert last.endswith(b"abc")
+            assert len(gateway.connections()) == 1
+            gateway.server._retired_s = time.monotonic() - connection_state.IDLE_S - 10.0
+            gateway.server.on_heartbeat()
             assert await idle.read() == b""
-        await until(lambda: house.front.is_finished)
+        await until(lambda: gateway.server.is_finished)
 
-    in_house(run, tmp_path)
+    run_with_gateway(run, tmp_path)

@@ -1,8 +1,8 @@
-"""The same bytes to the front and to aiohttp alone: the same replies, and the connection open or closed as there.
+"""The same bytes to a fast connection and to aiohttp alone: the same responses, the connection open or closed alike.
 
 Every case goes whole, cut in two at every byte, and byte by byte. Where a good request and a bad one come in one piece,
-aiohttp forgets the good one; how much it forgets depends on where the bytes are cut. There the front must do what
-aiohttp does for some way of cutting the same bytes.
+aiohttp forgets the good one; how much it forgets depends on where the bytes are cut. There the fast connection
+must do what aiohttp does for some way of cutting the same bytes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from gateway_double import FakeRouter, metadata
+from fake_router import FakeRouter, metadata
+from fake_transport import Outcome, listener, outcome
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
-from wire_double import Outcome, listener, outcome
 
 pytestmark = pytest.mark.slow
 JSON = json.dumps({"inputs": [{"name": "X", "shape": [2], "datatype": "FP32", "data": [1, 2.5]}]}).encode()
@@ -227,13 +227,13 @@ def compare(data: bytes, backend: Callable[[], FakeRouter], loop: Callable[[], a
 
 @pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_front_does_with_any_bytes_what_aiohttp_does(
+def test_a_fast_connection_treats_all_inputs_as_aiohttp_does(
     case: str, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     compare(CASES[case], house, loop)
 
 
-def test_the_front_refuses_as_aiohttp_does() -> None:
+def test_a_fast_connection_refuses_as_aiohttp_does() -> None:
     def full() -> FakeRouter:
         made = house()
         made.refusal = ServerError("queue_full", "Exceeds maximum queue size", retry_after_s=3)
@@ -248,7 +248,7 @@ def test_the_front_refuses_as_aiohttp_does() -> None:
         compare(post() + post(), backend, uvloop.new_event_loop)
 
 
-def test_random_strings_of_requests_end_as_under_aiohttp() -> None:
+def test_random_sequences_of_requests_end_as_with_aiohttp() -> None:
     """Pieces of the corpus, joined, doubled and cut at random."""
     rng = random.Random(7)
     good = [each for each in CASES.values() if len(each) < 600]

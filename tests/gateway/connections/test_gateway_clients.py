@@ -1,4 +1,4 @@
-"""Clients that people already have: curl and tritonclient, as processes of their own."""
+"""Existing clients: curl and tritonclient, as processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway_double import FakeRouter, metadata, served
+from fake_router import FakeRouter, metadata, served
 from mmsup.gateway.protocol.binary_tensors import HEADER
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Where a parser stands: between two messages only when that is certain."""
+"""Message boundary: reported only when it is certain."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ Fed = tuple[bytes, list[int | None]]
         ([(POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"0\r\n\r\nG", [None])], True, False),
     ],
 )
-def test_the_end_of_a_message_is_told_from_its_middle(fed: list[Fed], complete: bool, reached: bool) -> None:
+def test_a_boundary_is_distinguished_from_the_middle_of_a_message(
+    fed: list[Fed], complete: bool, reached: bool
+) -> None:
     boundary = MessageBoundary()
     for data, lengths in fed:
         boundary.on_bytes(data, lengths)
     assert boundary.is_reached(complete=complete) is reached
 
 
-def test_half_a_head_is_never_taken_for_none() -> None:
+def test_half_a_head_is_never_a_boundary() -> None:
     rng = random.Random(3)
     for _ in range(2000):
         messages = [rng.choice([GET, POST + b"abcd", POST + b"\r\n\r\n"]) for _ in range(rng.randint(0, 3))]

@@ -1,4 +1,4 @@
-"""No number of a worker's reply is believed."""
+"""Every number of a worker's reply is checked."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mmsup.ipc.transport.codec import pack_signature
 
 GRANTED = Slot(5, 1024, 4096, memoryview(bytearray(4096)), SlotState.GRANTED)
 Y = TensorSpec("y", "FP32", (16,))
-Said = tuple[tuple[TensorSpec, ...], tuple[TensorLocation, ...]]
+Result = tuple[tuple[TensorSpec, ...], tuple[TensorLocation, ...]]
 
 
-def one(place: TensorLocation, spec: TensorSpec = Y) -> Said:
-    return (spec,), (place,)
+def one(location: TensorLocation, spec: TensorSpec = Y) -> Result:
+    return (spec,), (location,)
 
 
-def shaped(shape: tuple[int, ...], place: TensorLocation = (5, 1024, 64), datatype: str = "FP32") -> Said:
-    return one(place, TensorSpec("y", datatype, shape))
+def with_shape(shape: tuple[int, ...], location: TensorLocation = (5, 1024, 64), datatype: str = "FP32") -> Result:
+    return one(location, TensorSpec("y", datatype, shape))
 
 
-def fault(said: Said, granted: Slot | None = GRANTED) -> str:
-    outputs, places = said
+def error_of(result: Result, granted: Slot | None = GRANTED) -> str:
+    outputs, locations = result
     words = pack_signature(ReplySignature(outputs))
-    return validate_reply(InferReply(1, signature=words, locations=places), validate_signature(words), granted)
+    return validate_reply(InferReply(1, signature=words, locations=locations), validate_signature(words), granted)
 
 
 @pytest.mark.parametrize(
@@ -34,18 +34,18 @@ def fault(said: Said, granted: Slot | None = GRANTED) -> str:
     [
         one((5, 1024, 64)),
         one((5, 1024 + 4096 - 64, 64)),
-        shaped((2,), b"12345678"),
-        shaped((1,), b"\1\0\0\0a", "BYTES"),
-        shaped((0, 4), b""),
+        with_shape((2,), b"12345678"),
+        with_shape((1,), b"\1\0\0\0a", "BYTES"),
+        with_shape((0, 4), b""),
         ((), ()),
     ],
 )
-def test_an_honest_reply_has_no_fault(good: Said) -> None:
-    assert fault(good) == ""
+def test_a_correct_reply_has_no_error(good: Result) -> None:
+    assert error_of(good) == ""
 
 
 @pytest.mark.parametrize(
-    ("bad", "word"),
+    ("bad", "text"),
     [
         (one((6, 1024, 64)), "not granted"),
         (one((5, 1023, 64)), "outside"),
@@ -53,34 +53,34 @@ def test_an_honest_reply_has_no_fault(good: Said) -> None:
         (one((5, 2**63, 64)), "outside"),
         (one((5, 1024, -64)), "negative"),
         (one((5, 1024, 60)), "60 bytes where its shape has 64"),
-        (shaped((2**62, 2**62)), "bytes where its shape has"),
-        (shaped((-16,)), "shape"),
-        (shaped((1,) * 17), "shape"),
-        (shaped((1,), datatype="FP31"), "datatype"),
-        (shaped((2,), b"1234"), "4 bytes where its shape has 8"),
+        (with_shape((2**62, 2**62)), "bytes where its shape has"),
+        (with_shape((-16,)), "shape"),
+        (with_shape((1,) * 17), "shape"),
+        (with_shape((1,), datatype="FP31"), "datatype"),
+        (with_shape((2,), b"1234"), "4 bytes where its shape has 8"),
         (((Y, Y), ((5, 1024, 64), (5, 1024, 64))), "twice"),
-        (((Y,), ()), "0 outputs where its words have 1"),
-        (((), (b"",)), "1 outputs where its words have 0"),
+        (((Y,), ()), "0 outputs where its signature has 1"),
+        (((), (b"",)), "1 outputs where its signature has 0"),
     ],
 )
-def test_a_reply_that_lies_is_found_out(bad: Said, word: str) -> None:
-    assert word in fault(bad)
+def test_a_wrong_reply_is_rejected(bad: Result, text: str) -> None:
+    assert text in error_of(bad)
 
 
 @pytest.mark.parametrize("need", [-1, 2**50])
-def test_a_need_that_cannot_be_is_found_out(need: int) -> None:
+def test_an_impossible_buffer_size_is_rejected(need: int) -> None:
     assert "bytes" in validate_reply(InferReply(1, needed_bytes=need), None, GRANTED)
 
 
-def test_a_need_or_an_error_alone_is_an_answer_and_nothing_is_none() -> None:
+def test_a_buffer_size_or_an_error_alone_is_a_reply_and_an_empty_one_is_not() -> None:
     assert validate_reply(InferReply(1, needed_bytes=5000), None, None) == ""
     assert validate_reply(InferReply(1, "inference_failed", "why"), None, None) == ""
-    assert validate_reply(InferReply(1), None, None) == "it says nothing"
+    assert validate_reply(InferReply(1), None, None) == "it has neither a result nor an error"
 
 
-def test_words_that_are_none_are_found_out() -> None:
-    assert "words" in validate_reply(InferReply(1, signature=b"\xc1"), validate_signature(b"\xc1"), GRANTED)
+def test_a_malformed_signature_is_rejected() -> None:
+    assert "malformed" in validate_reply(InferReply(1, signature=b"\xc1"), validate_signature(b"\xc1"), GRANTED)
 
 
-def test_memory_cannot_be_named_where_none_was_granted() -> None:
-    assert "not granted" in fault(one((5, 1024, 64)), None)
+def test_a_location_is_rejected_where_no_buffer_was_granted() -> None:
+    assert "not granted" in error_of(one((5, 1024, 64)), None)

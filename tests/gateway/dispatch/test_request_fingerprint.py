@@ -1,4 +1,4 @@
-"""The same inputs have the same fingerprint whatever way they came; other inputs have another."""
+"""Equal inputs have equal fingerprints however they were sent; other inputs have others."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.messages.data import Infer
 
 X, M = Tensor("x", "UINT8", (2, 3), b"abcdef"), Tensor("mode", "BYTES", (1,), b"\2\0\0\0ok")
-PRINT = fingerprint("m", "1", [X, M])
+DIGEST = fingerprint("m", "1", [X, M])
 
 
 def test_neither_the_order_of_inputs_nor_the_kind_of_memory_makes_a_difference() -> None:
-    assert fingerprint("m", "1", [M, Tensor("x", "UINT8", (2, 3), memoryview(b"abcdef"))]) == PRINT
+    assert fingerprint("m", "1", [M, Tensor("x", "UINT8", (2, 3), memoryview(b"abcdef"))]) == DIGEST
 
 
 @pytest.mark.parametrize(
@@ -31,15 +31,17 @@ def test_neither_the_order_of_inputs_nor_the_kind_of_memory_makes_a_difference()
         ("m", "1", [Tensor("x", "UINT8", (2, 3), b"abcde"), Tensor("mode", "BYTES", (1,), b"f\2\0\0\0ok")]),
     ],
 )
-def test_any_other_name_type_shape_or_byte_makes_another(model: str, version: str, inputs: list[Tensor]) -> None:
-    assert fingerprint(model, version, inputs) != PRINT
+def test_any_other_name_type_shape_or_byte_changes_the_fingerprint(
+    model: str, version: str, inputs: list[Tensor]
+) -> None:
+    assert fingerprint(model, version, inputs) != DIGEST
 
 
-def test_a_request_that_comes_is_known_as_it_was_sent() -> None:
-    given = [InputTensor("x", "UINT8", (2, 3), 2, 6), InputTensor("mode", "BYTES", (1,), data=b"\2\0\0\0ok")]
-    come = received_tensors(given, memoryview(b"..abcdef"))
+def test_a_request_has_the_same_fingerprint_received_and_sent() -> None:
+    inputs = [InputTensor("x", "UINT8", (2, 3), 2, 6), InputTensor("mode", "BYTES", (1,), data=b"\2\0\0\0ok")]
+    received = received_tensors(inputs, memoryview(b"..abcdef"))
     slot = Slot(7, 64, 128, memoryview(bytes(10) + b"abcdef" + bytes(112)), SlotState.SENT)
     other = Slot(8, 64, 128, memoryview(bytes(128)), SlotState.SENT)
-    sent = Infer(1, InferenceJob(given, ["y"], {"beam": 4}).packed_signature(), 0, None, ((7, 74, 6), b"\2\0\0\0ok"))
-    assert fingerprint("m", "1", come) == fingerprint("m", "1", sent_tensors(sent, [other, slot])) == PRINT
-    assert total_bytes(come) == 12
+    sent = Infer(1, InferenceJob(inputs, ["y"], {"beam": 4}).packed_signature(), 0, None, ((7, 74, 6), b"\2\0\0\0ok"))
+    assert fingerprint("m", "1", received) == fingerprint("m", "1", sent_tensors(sent, [other, slot])) == DIGEST
+    assert total_bytes(received) == 12

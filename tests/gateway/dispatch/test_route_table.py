@@ -1,4 +1,4 @@
-"""Lookups in the route table, and what is forgotten when a new brain has said everything."""
+"""Lookups in the route table, and what is dropped when a new controller has sent everything."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def table() -> RouteTable:
     return routes
 
 
-@pytest.mark.parametrize(("asked", "found"), [("", "3"), ("1", "1"), ("3", "3"), ("01", "1")])
-def test_a_version_is_found(asked: str, found: str) -> None:
-    assert table().version("m", asked).version == found
+@pytest.mark.parametrize(("requested", "found"), [("", "3"), ("1", "1"), ("3", "3"), ("01", "1")])
+def test_a_version_is_found(requested: str, found: str) -> None:
+    assert table().version("m", requested).version == found
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "code", "text"),
+    ("name", "requested", "code", "text"),
     [
         ("x", "", "unknown_model", "Request for unknown model: 'x' is not found"),
         ("m", "2", "unknown_version", "Request for unknown model: 'm' version 2 is not found"),
@@ -36,16 +36,14 @@ def test_a_version_is_found(asked: str, found: str) -> None:
         ("off", "1", "unknown_model", "Request for unknown model: 'off' has no available versions"),
     ],
 )
-def test_what_is_not_served_is_said_in_the_words_that_clients_test_for(
-    name: str, asked: str, code: str, text: str
-) -> None:
+def test_errors_have_the_texts_that_clients_of_triton_test_for(name: str, requested: str, code: str, text: str) -> None:
     with pytest.raises(CallerError) as caught:
-        table().version(name, asked)
+        table().version(name, requested)
     assert caught.value.code == code
     assert caught.value.text.startswith(text)
 
 
-def test_what_a_new_brain_does_not_name_is_gone() -> None:
+def test_models_that_a_new_controller_does_not_name_are_dropped() -> None:
     routes = table()
     routes.begin_sync()
     routes.put(Route("new", wanted=True, default="1", versions=(version("1"),)))

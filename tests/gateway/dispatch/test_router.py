@@ -1,24 +1,25 @@
-"""Requests at workers that answer, die, hang and lie: every one ends exactly once, every slot comes back."""
+"""Requests at workers that answer, die, hang and send wrong replies: each ends once, and every slot is freed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from gateway_house import RouterSetup, infer_bytes, refused, with_router
 from harness.worker_peer import WorkerPeer, route, spec
-from mmsup.gateway.dispatch.dispatched_request import LOST_WORKERS_LIMIT
 from mmsup.gateway.dispatch.link_memory import IDLE_EXTENT_S
+from mmsup.gateway.dispatch.retry_policy import LOST_WORKERS_LIMIT
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
 from mmsup.ipc.errors import make_error
 from mmsup.ipc.messages.data import InferReply, ReplySignature
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_signature
+from router_setup import RouterSetup, infer_bytes, refused, with_router
 
 pytestmark = pytest.mark.slow
 BIG = bytes(range(256)) * 400
@@ -37,7 +38,7 @@ def test_the_worker_gets_the_bytes_and_the_client_gets_the_answer(data: bytes, z
     with_router(run, zeromq=zeromq)
 
 
-def test_a_result_larger_than_its_grant_is_asked_for_once_and_then_known() -> None:
+def test_a_result_larger_than_its_buffer_needs_one_larger_grant_and_none_the_next_time() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
@@ -58,7 +59,7 @@ def test_a_result_larger_than_its_grant_is_asked_for_once_and_then_known() -> No
     with_router(run)
 
 
-def test_a_worker_that_asks_again_and_again_is_told_to_drop_it() -> None:
+def test_a_worker_that_asks_for_ever_larger_buffers_is_told_to_cancel() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
@@ -75,15 +76,15 @@ def test_a_worker_that_asks_again_and_again_is_told_to_drop_it() -> None:
 
 
 async def settled(built: RouterSetup) -> None:
-    """Returns when the ledger is empty."""
+    """Returns when nothing is in flight."""
     end = time.monotonic() + 20
-    while built.link.in_flight:
-        assert time.monotonic() < end, f"{len(built.link.in_flight)} entries stay"
+    while built.link.in_flight.requests:
+        assert time.monotonic() < end, f"{len(built.link.in_flight.requests)} requests stay"
         await asyncio.sleep(0.001)
 
 
 async def served_by_the_next(built: RouterSetup, task: asyncio.Task[bytes]) -> None:
-    """Another worker comes, and answers this request from the same bytes."""
+    """Another worker starts and answers this request, which has the same bytes."""
     peer = built.second()
     request = await peer.request()
     assert peer.bytes_of(request.locations[0]) == BIG
@@ -100,7 +101,7 @@ def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker()
         await built.peer.request()
         built.peer.page.request_started(executing.id)
         built.peer.kill()
-        built.router.set_verdict((1, 1), make_error("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
+        built.router.verdicts.set((1, 1), make_error("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
         error = await first
         assert (error.code, error.retryable) == ("worker_oom", False)
         await served_by_the_next(built, second)
@@ -108,9 +109,9 @@ def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker()
     with_router(run)
 
 
-def test_a_request_that_needs_memory_of_a_worker_that_is_ending_goes_to_the_next_one() -> None:
+def test_a_request_that_waits_for_memory_of_an_exiting_worker_goes_to_the_next_one() -> None:
     async def run(built: RouterSetup) -> None:
-        built.peer.hang_up()  # its socket has ended, and the kernel has not said yet that it has
+        built.peer.hang_up()  # its socket is closed, and the kernel has not reported its exit yet
         task = asyncio.create_task(infer_bytes(built.router, BIG))
         await asyncio.wait([task], timeout=0.2)
         assert not task.done()
@@ -120,7 +121,7 @@ def test_a_request_that_needs_memory_of_a_worker_that_is_ending_goes_to_the_next
     with_router(run)
 
 
-def test_a_request_that_needs_memory_of_a_worker_that_listens_to_nobody_is_not_kept_waiting() -> None:
+def test_a_request_that_needs_memory_of_a_worker_with_a_closed_socket_does_not_wait_for_ever() -> None:
     async def run(built: RouterSetup) -> None:
         built.peer.hang_up()
         assert (await refused(infer_bytes(built.router, BIG))).code == "no_buffer"
@@ -128,7 +129,7 @@ def test_a_request_that_needs_memory_of_a_worker_that_listens_to_nobody_is_not_k
     with_router(run)
 
 
-def test_without_a_word_of_the_brain_the_cause_is_unknown_and_said_within_100_ms() -> None:
+def test_without_a_verdict_the_cause_is_unknown_and_answered_within_100_ms() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
@@ -165,7 +166,7 @@ def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> No
             request = await peer.request()
             assert peer.bytes_of(request.locations[0]) == BIG
             peer.page.request_started(request.id)
-            built.router.set_verdict((1, generation), make_error("worker_crashed", "died of signal SIGSEGV"))
+            built.router.verdicts.set((1, generation), make_error("worker_crashed", "died of signal SIGSEGV"))
             peer.kill()
             if generation == 1:
                 peers.append(built.second())
@@ -175,7 +176,7 @@ def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> No
     with_router(run, retry_on_crash=True)
 
 
-def test_what_has_been_at_many_workers_when_they_ended_is_answered_though_it_never_began() -> None:
+def test_a_request_at_many_workers_that_exited_is_answered_though_it_never_started() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, BIG)))
         peers = [built.peer]
@@ -183,7 +184,7 @@ def test_what_has_been_at_many_workers_when_they_ended_is_answered_though_it_nev
             request = await peers[-1].request()
             assert peers[-1].bytes_of(request.locations[0]) == BIG
             assert not task.done()
-            built.router.set_verdict((1, generation), make_error("worker_crashed", "died of signal SIGKILL"))
+            built.router.verdicts.set((1, generation), make_error("worker_crashed", "died of signal SIGKILL"))
             peers[-1].kill()
             if generation < LOST_WORKERS_LIMIT:
                 peers.append(built.second(generation + 1))
@@ -195,12 +196,12 @@ def test_what_has_been_at_many_workers_when_they_ended_is_answered_though_it_nev
     with_router(run)
 
 
-def test_an_out_of_memory_is_not_tried_again() -> None:
+def test_a_request_is_not_run_again_after_an_out_of_memory() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
         built.peer.page.request_started(request.id)
-        built.router.set_verdict((1, 1), make_error("worker_oom", "killed for memory"))
+        built.router.verdicts.set((1, 1), make_error("worker_oom", "killed for memory"))
         built.peer.kill()
         assert (await task).code == "worker_oom"
 
@@ -221,7 +222,7 @@ def test_a_deadline_answers_and_the_slot_waits_for_the_worker() -> None:
     with_router(run)
 
 
-def test_a_client_that_leaves_frees_nothing_that_the_worker_may_touch() -> None:
+def test_a_disconnect_frees_nothing_that_the_worker_may_touch() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(infer_bytes(built.router, BIG))
         request = await built.peer.request()
@@ -230,15 +231,15 @@ def test_a_client_that_leaves_frees_nothing_that_the_worker_may_touch() -> None:
             await task
         assert built.link.memory.requests.used_bytes
         assert (await built.peer.drop()).id == request.id
-        built.peer.answer(request, b"nobody listens")
+        built.peer.answer(request, b"too late")
         await settled(built)
 
     with_router(run)
 
 
-def test_a_client_that_leaves_during_its_upload_gives_the_slot_back() -> None:
+def test_a_disconnect_during_the_upload_frees_the_slot() -> None:
     async def run(built: RouterSetup) -> None:
-        async with await built.router.open("m", "") as exchange:
+        with closing(await built.router.open("m", "")) as exchange:
             await exchange.allocate(len(BIG))
             assert built.link.memory.requests.used_bytes
         assert not built.link.memory.requests.used_bytes
@@ -246,7 +247,7 @@ def test_a_client_that_leaves_during_its_upload_gives_the_slot_back() -> None:
     with_router(run)
 
 
-def test_a_result_that_expires_while_its_grant_is_made_is_answered() -> None:
+def test_a_result_that_expires_while_its_grant_is_allocated_is_answered() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
@@ -257,16 +258,16 @@ def test_a_result_that_expires_while_its_grant_is_made_is_answered() -> None:
     with_router(run)
 
 
-def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
+def test_a_worker_that_asks_for_two_grants_at_once_violates_the_protocol() -> None:
     async def run(built: RouterSetup) -> None:
         faults: list[str] = []
 
-        def distrust(link: WorkerLink, text: str) -> None:
+        def on_protocol_error(text: str) -> None:
             faults.append(text)
-            built.router.set_verdict(link.worker_id, make_error("bad_worker_reply", text))
-            link.close()
+            built.router.verdicts.set(built.link.worker_id, make_error("bad_worker_reply", text))
+            built.link.close()
 
-        built.link.on_protocol_error = distrust
+        built.link.channel.on_protocol_error = on_protocol_error
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
         built.peer.page.request_started(request.id)
@@ -279,7 +280,7 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "invalid",
     [
         InferReply(
             0, signature=pack_signature(ReplySignature((TensorSpec("y", "UINT8", (10,)),))), locations=((77, 0, 10),)
@@ -288,40 +289,40 @@ def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
             0, signature=pack_signature(ReplySignature((TensorSpec("y", "UINT8", (10,)),))), locations=(b"abc",)
         ),
         InferReply(0, signature=pack_signature(ReplySignature((TensorSpec("y", "FP99", (1,)),))), locations=(b"a",)),
-        InferReply(0, signature=b"no words"),
+        InferReply(0, signature=b"malformed"),
         InferReply(0),
     ],
 )
-def test_a_lie_fails_its_request_and_the_worker_is_trusted_no_more(lie: InferReply) -> None:
+def test_an_invalid_reply_fails_its_request_and_violates_the_protocol(invalid: InferReply) -> None:
     async def run(built: RouterSetup) -> None:
         faults: list[str] = []
-        built.link.on_protocol_error = lambda _link, text: faults.append(text)
+        built.link.channel.on_protocol_error = faults.append
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
-        built.peer.say(replace(lie, id=request.id))
+        built.peer.say(replace(invalid, id=request.id))
         assert (await task).code == "bad_worker_reply"
         assert faults
 
     with_router(run)
 
 
-def test_unknown_and_doubled_replies_are_counted_and_dropped() -> None:
+def test_unexpected_and_doubled_replies_are_counted_and_dropped() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
         built.peer.answer(request, b"right")
         built.peer.answer(request, b"again")
-        built.peer.say(InferReply(request.id + 1000, "cancelled", "never asked"))
+        built.peer.say(InferReply(request.id + 1000, "cancelled", "never sent"))
         assert await task == b"right"
         task = asyncio.create_task(infer_bytes(built.router, b"y"))
         built.peer.answer(await built.peer.request(), b"next")
         assert await task == b"next"
-        assert built.link.unexpected_replies == 2
+        assert built.link.in_flight.unexpected_replies == 2
 
     with_router(run)
 
 
-def test_no_memory_is_an_error_at_once_and_small_requests_go_on() -> None:
+def test_no_memory_is_an_error_at_once_and_small_requests_continue() -> None:
     async def run(built: RouterSetup) -> None:
         error = await refused(infer_bytes(built.router, bytes(1 << 20)))
         assert error.code == "no_buffer"
@@ -333,7 +334,7 @@ def test_no_memory_is_an_error_at_once_and_small_requests_go_on() -> None:
     with_router(run, arena_bytes=1 << 20)
 
 
-def test_idle_memory_is_given_back_when_another_needs_it() -> None:
+def test_idle_memory_is_released_when_another_request_needs_it() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(infer_bytes(built.router, BIG))
         built.peer.answer(await built.peer.request(), b"ok")
@@ -348,31 +349,31 @@ def test_idle_memory_is_given_back_when_another_needs_it() -> None:
     with_router(run, arena_bytes=30 << 20)
 
 
-def test_memory_that_nobody_has_used_for_long_is_given_back_and_what_is_used_stays() -> None:
+def test_memory_that_was_not_used_for_long_is_released_and_used_memory_stays() -> None:
     async def run(built: RouterSetup) -> None:
-        backend, arena = built.router, built.link.memory
+        router, memory = built.router, built.link.memory
 
         async def use() -> None:
-            task = asyncio.create_task(infer_bytes(backend, BIG))
+            task = asyncio.create_task(infer_bytes(router, BIG))
             built.peer.answer(await built.peer.request(), b"ok")
             assert await task == b"ok"
 
-        def look(now_s: float) -> int:
-            arena.release_unused(now_s)
-            return backend.quota.held_bytes
+        def sweep(now_s: float) -> int:
+            memory.release_unused(now_s)
+            return router.memory_quota.held_bytes
 
         await use()
-        assert look(0)
-        assert look(IDLE_EXTENT_S - 1)
+        assert sweep(0)
+        assert sweep(IDLE_EXTENT_S - 1)
         await use()
-        assert look(IDLE_EXTENT_S + 1), "it was used in between"
-        task = asyncio.create_task(infer_bytes(backend, BIG))
+        assert sweep(IDLE_EXTENT_S + 1), "it was used in between"
+        task = asyncio.create_task(infer_bytes(router, BIG))
         request = await built.peer.request()
-        assert look(5 * IDLE_EXTENT_S), "it is in use"
+        assert sweep(5 * IDLE_EXTENT_S), "it is in use"
         built.peer.answer(request, b"ok")
         await task
-        assert look(5 * IDLE_EXTENT_S + 1)
-        assert not look(6 * IDLE_EXTENT_S + 1)
+        assert sweep(5 * IDLE_EXTENT_S + 1)
+        assert not sweep(6 * IDLE_EXTENT_S + 1)
         await use()
 
     with_router(run)
@@ -380,7 +381,7 @@ def test_memory_that_nobody_has_used_for_long_is_given_back_and_what_is_used_sta
 
 def test_a_full_queue_is_refused_at_once() -> None:
     async def run(built: RouterSetup) -> None:
-        async with await built.router.open("m", ""), await built.router.open("m", ""):
+        with closing(await built.router.open("m", "")), closing(await built.router.open("m", "")):
             error = await refused(built.router.open("m", ""))
         assert error.code == "queue_full"
         assert error.text.startswith("Exceeds maximum queue size")
@@ -388,18 +389,18 @@ def test_a_full_queue_is_refused_at_once() -> None:
     with_router(run, max_queue=2)
 
 
-def test_requests_wait_for_a_worker_that_comes_back() -> None:
+def test_requests_wait_for_a_worker_that_restarts() -> None:
     async def run(built: RouterSetup) -> None:
-        ended = asyncio.Event()
-        told = built.link.on_close
+        closed = asyncio.Event()
+        on_close = built.link.on_close
 
-        def tell(link: WorkerLink) -> None:
-            told(link)
-            ended.set()
+        def close(link: WorkerLink) -> None:
+            on_close(link)
+            closed.set()
 
-        built.link.on_close = tell
+        built.link.on_close = close
         built.peer.kill()
-        await ended.wait()
+        await closed.wait()
         task = asyncio.create_task(infer_bytes(built.router, b"x"))
         await asyncio.sleep(0)
         peer = built.second()
@@ -410,18 +411,18 @@ def test_requests_wait_for_a_worker_that_comes_back() -> None:
     with_router(run)
 
 
-def test_who_waits_for_a_worker_is_not_woken_by_the_requests_of_others() -> None:
+def test_a_request_that_waits_for_a_worker_is_not_woken_by_requests_to_other_models() -> None:
     async def run(built: RouterSetup) -> None:
         built.router.routes.put(route(spec("other")))
         peer = WorkerPeer(built.folder, spec("other"), instance=2)
         peer.link(built.router, built.hub)
-        built.router.unlink((1, 1))
+        built.router.links.stop_routing((1, 1))
         task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         await asyncio.sleep(0)
-        (waits,) = built.router._waiters
-        async with await built.router.open("other", ""):
+        (waits,) = built.router.waiters.priorities
+        with closing(await built.router.open("other", "")):
             pass
-        assert list(built.router._waiters) == [waits]
+        assert list(built.router.waiters.priorities) == [waits]
         assert not waits.done()
         assert (await task).code == "model_restarting"
         peer.close()
@@ -429,30 +430,30 @@ def test_who_waits_for_a_worker_is_not_woken_by_the_requests_of_others() -> None
     with_router(run, grace_s=0.2)
 
 
-def test_waiting_ends_with_the_grace() -> None:
+def test_waiting_ends_after_the_grace_time() -> None:
     async def run(built: RouterSetup) -> None:
-        built.router.unlink((1, 1))
+        built.router.links.stop_routing((1, 1))
         error = await refused(infer_bytes(built.router, b"x"))
         assert error.code == "model_restarting"
 
     with_router(run, grace_s=0.05)
 
 
-def test_an_unlinked_worker_finishes_what_it_has_and_gets_nothing_new() -> None:
+def test_an_unlinked_worker_finishes_its_requests_and_gets_no_new_ones() -> None:
     async def run(built: RouterSetup) -> None:
         old = asyncio.create_task(infer_bytes(built.router, b"old"))
         request = await built.peer.request()
         peer = built.second()
-        built.router.unlink((1, 1))
+        built.router.links.stop_routing((1, 1))
         new = asyncio.create_task(infer_bytes(built.router, b"new"))
         peer.answer(await peer.request(), b"from the new one")
         assert await new == b"from the new one"
-        built.router.close_drained_links()
-        assert not built.link.is_closed()
+        built.router.links.close_drained()
+        assert built.link.worker_id in built.router.links.by_worker
         built.peer.answer(request, b"from the old one")
         assert await old == b"from the old one"
-        built.router.close_drained_links()
-        assert built.link.is_closed()
+        built.router.links.close_drained()
+        assert built.link.worker_id not in built.router.links.by_worker
         peer.close()
 
     with_router(run)
@@ -471,33 +472,20 @@ def test_the_least_loaded_worker_gets_the_next_request() -> None:
     with_router(run)
 
 
-def test_a_worker_to_which_a_body_is_on_its_way_counts_as_loaded() -> None:
+def test_a_worker_counts_as_loaded_while_a_body_for_it_is_received() -> None:
     async def run(built: RouterSetup) -> None:
         peer = built.second()
-        async with await built.router.open("m", "") as one, await built.router.open("m", "") as other:
+        with closing(await built.router.open("m", "")) as one, closing(await built.router.open("m", "")) as other:
             for each in (one, other):
                 await each.allocate(1)
             task = asyncio.create_task(infer_bytes(built.router, b"x"))
             first = await built.peer.request()
-            rest = asyncio.create_task(other.infer(InferenceJob([InputTensor("x", "UINT8", (1,), 0, 1)], [], {})))
+            rest = asyncio.create_task(other.resume(InferenceJob([InputTensor("x", "UINT8", (1,), 0, 1)], [], {})))
             peer.answer(await peer.request(), b"ok")
             built.peer.answer(first, b"ok")
             assert await task == b"ok"
             await rest
-        assert [link.reserved_requests for link in built.router.links.values()] == [0, 0]
+        assert [link.reserved_requests for link in built.router.links.by_worker.values()] == [0, 0]
         peer.close()
-
-    with_router(run)
-
-
-def test_a_new_brain_ends_the_questions_to_the_old_one() -> None:
-    async def run(built: RouterSetup) -> None:
-        asked: list[int] = []
-        built.router.send_call = lambda number, _verb, _arguments: asked.append(number)
-        task = asyncio.create_task(refused(built.router.call_controller("load", {"name": "m"})))
-        await asyncio.sleep(0)
-        built.router.on_controller_restart()
-        assert (await task).code == "unavailable"
-        built.router.on_controller_answer(asked[0], {}, None)
 
     with_router(run)

@@ -1,4 +1,4 @@
-"""Every code has its status, and no error body tells a stranger of this machine."""
+"""Every error code has an HTTP status, and no error body reveals internals of the machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_callers_error_is_4xx_and_no_other_is(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_503_alone_carries_retry_after(code: str) -> None:
+def test_only_503_has_retry_after(code: str) -> None:
     assert ("Retry-After" in error_status.headers(make_error(code, "x"))) == (error_status.http_status(code) == 503)
 
 
@@ -68,7 +68,7 @@ ZeroDivisionError: division by zero"""
         ("two\nlines\x1b[31m", "two lines [31m"),
     ],
 )
-def test_what_a_model_said_leaves_without_internals(said: str, told: str) -> None:
+def test_model_errors_are_redacted(said: str, told: str) -> None:
     assert error_status.text(ModelError("inference_failed", said)) == told
 
 
@@ -80,6 +80,6 @@ def test_a_text_is_cut_to_its_bound() -> None:
     assert len(error_status.text(ModelError("inference_failed", "x" * 10_000))) == error_status.TEXT_LIMIT
 
 
-def test_half_a_surrogate_pair_does_not_keep_an_error_from_its_client() -> None:
+def test_half_a_surrogate_pair_in_an_error_does_not_prevent_the_response() -> None:
     error: MmsupError = CallerError("bad_request", "name '\ud800'")
     assert b"name" in error_status.body(error)

@@ -1,4 +1,4 @@
-"""Paths: exact, decoded once, and none without a class of access."""
+"""URL routes: exact paths, decoded once, each with its access."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_path_of_the_protocol_is_found(target: str, method: str, name: str) ->
         "/v2/models/m/versions/1/load", "/v2/models/ü", "/v2/models/%FF", "/v2/models/m%0a",
     ],
 )  # fmt: skip
-def test_anything_else_is_nowhere(target: str) -> None:
+def test_any_other_path_does_not_exist(target: str) -> None:
     assert match_path(target) is None
 
 
@@ -60,7 +60,7 @@ def test_a_name_is_decoded_once() -> None:
     assert match.names == {"model": "a.b", "version": "1"}
 
 
-def test_every_row_has_a_class_and_control_is_what_changes_the_server() -> None:
+def test_routes_that_change_the_server_require_control_access() -> None:
     control = {(each.method, each.action) for each in HTTP_ROUTES if each.access is Access.CONTROL}
     does = ("load", "unload", "other_repository", "no_logging", "no_trace")
     assert control == {("POST", each) for each in does}
@@ -73,6 +73,6 @@ def test_allow_names_every_method_of_a_path() -> None:
 
 
 @given(st.text(max_size=40))
-def test_no_path_is_more_than_not_found(target: str) -> None:
+def test_arbitrary_paths_are_not_found_without_an_exception(target: str) -> None:
     match = match_path("/v2/models/" + target)
     assert match is None or ".." not in match.names.get("model", "").split("/")

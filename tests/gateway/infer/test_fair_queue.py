@@ -1,4 +1,4 @@
-"""Turns: no lane begins more than its part between two looks at the sockets; none is forgotten, none overtakes."""
+"""No flow starts more than its share between two polls of the sockets; none is forgotten, none overtakes."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from mmsup.gateway.infer.fair_queue import (
 
 
 class Loop:
-    """Who began what, one list for each turn of a loop."""
+    """Names of what was started, one list for each iteration of the event loop."""
 
     def __init__(self) -> None:
-        self.turns = FairQueue({"a", "b"})
-        self.begun: list[list[str]] = [[]]
+        self.queue = FairQueue({"a", "b"})
+        self.started: list[list[str]] = [[]]
 
-    def ask(self, lane: str, cost: int = 1, name: str = "") -> None:
-        """As a client's connection does it."""
-        if self.turns.try_start(lane, cost):
-            self.begun[-1].append(name or lane)
+    def request(self, flow: str, cost: int = 1, name: str = "") -> None:
+        """Start or enqueue a request, as a connection does."""
+        if self.queue.try_start(flow, cost):
+            self.started[-1].append(name or flow)
         else:
-            self.turns.enqueue(lane, cost, lambda: self._go(name or lane))
+            self.queue.enqueue(flow, cost, lambda: self._start(name or flow))
 
-    def _go(self, name: str) -> bool:
-        self.begun[-1].append(name)
+    def _start(self, name: str) -> bool:
+        self.started[-1].append(name)
         return True
 
-    async def pass_by(self, count: int = 1) -> None:
-        """So many turns go by; one that begins what waited takes two of the loop's own."""
+    async def rounds(self, count: int = 1) -> None:
+        """Let so many rounds pass; each takes two iterations of the event loop."""
         for _ in range(2 * count):
-            self.begun.append([])
+            self.started.append([])
             await asyncio.sleep(0)
 
     @property
     def all(self) -> list[str]:
-        return [each for turn in self.begun for each in turn]
+        return [each for iteration in self.started for each in iteration]
 
 
 def in_loop(test: Callable[[Loop], Awaitable[None]]) -> None:
@@ -53,96 +53,98 @@ def in_loop(test: Callable[[Loop], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def test_a_lane_alone_begins_its_part_and_the_rest_in_the_order_of_arrival() -> None:
+def test_a_sole_flow_starts_its_share_and_the_rest_in_the_order_of_arrival() -> None:
     async def test(loop: Loop) -> None:
         for number in range(100):
-            loop.ask("a", name=f"{number}")
+            loop.request("a", name=f"{number}")
         assert len(loop.all) == SOLE_FLOW_LIMIT
-        await loop.pass_by(3)
+        await loop.rounds(3)
         assert loop.all == [f"{number}" for number in range(100)]
-        assert max(len(turn) for turn in loop.begun) == SOLE_FLOW_LIMIT
+        assert max(len(iteration) for iteration in loop.started) == SOLE_FLOW_LIMIT
 
     in_loop(test)
 
 
-def test_a_flooded_lane_keeps_no_other_waiting() -> None:
+def test_a_flooded_flow_does_not_delay_others() -> None:
     async def test(loop: Loop) -> None:
         for _ in range(500):
-            loop.ask("a")
-        loop.ask("b")
-        assert loop.begun[-1][-1] == "b"
+            loop.request("a")
+        loop.request("b")
+        assert loop.started[-1][-1] == "b"
         for _ in range(10):
-            await loop.pass_by()
-            loop.ask("b")
-            assert loop.begun[-1][-1] == "b"
-        assert max(turn.count("a") for turn in loop.begun[4:]) == FLOODED_FLOW_LIMIT, "it has company now"
-        await loop.pass_by(SHARED_ROUNDS + 40)
+            await loop.rounds()
+            loop.request("b")
+            assert loop.started[-1][-1] == "b"
+        assert max(iteration.count("a") for iteration in loop.started[4:]) == FLOODED_FLOW_LIMIT, (
+            "another flow is in use"
+        )
+        await loop.rounds(SHARED_ROUNDS + 40)
         assert loop.all.count("a") == 500
 
     in_loop(test)
 
 
-def test_lanes_that_wait_share_a_turn() -> None:
+def test_waiting_flows_share_a_round() -> None:
     async def test(loop: Loop) -> None:
-        for lane in ("a", "b") * 200:
-            loop.ask(lane)
-        await loop.pass_by(60)
+        for flow in ("a", "b") * 200:
+            loop.request(flow)
+        await loop.rounds(60)
         assert loop.all.count("a") == loop.all.count("b") == 200
-        later = [turn for turn in loop.begun[1:] if turn]
-        assert all(len(turn) <= 2 * SHARED_LIMIT for turn in later), [len(turn) for turn in later]
+        later = [iteration for iteration in loop.started[1:] if iteration]
+        assert all(len(iteration) <= 2 * SHARED_LIMIT for iteration in later), [len(iteration) for iteration in later]
 
     in_loop(test)
 
 
-def test_what_costs_more_than_a_turn_has_goes_alone() -> None:
+def test_a_request_that_costs_more_than_a_round_allows_is_started_alone() -> None:
     async def test(loop: Loop) -> None:
         for number in range(4):
-            loop.ask("a", cost=10 * SOLE_FLOW_LIMIT, name=f"{number}")
-        await loop.pass_by(5)
-        assert [turn for turn in loop.begun if turn] == [["0"], ["1"], ["2"], ["3"]]
+            loop.request("a", cost=10 * SOLE_FLOW_LIMIT, name=f"{number}")
+        await loop.rounds(5)
+        assert [iteration for iteration in loop.started if iteration] == [["0"], ["1"], ["2"], ["3"]]
 
     in_loop(test)
 
 
-def test_names_that_nobody_knows_share_one_lane_and_leave_nothing() -> None:
+def test_unknown_names_share_one_flow_and_leave_nothing() -> None:
     async def test(loop: Loop) -> None:
         for number in range(1000):
-            loop.ask(f"nobody{number}")
+            loop.request(f"unknown{number}")
         assert len(loop.all) == SOLE_FLOW_LIMIT
-        await loop.pass_by(100)
+        await loop.rounds(100)
         assert len(loop.all) == 1000
-        assert loop.turns._started.keys() <= {UNKNOWN_FLOW}
-        assert not loop.turns._waiting
+        assert loop.queue._started.keys() <= {UNKNOWN_FLOW}
+        assert not loop.queue._waiting
 
     in_loop(test)
 
 
-def test_who_is_gone_costs_nothing() -> None:
+def test_a_request_of_a_disconnected_client_costs_nothing() -> None:
     async def test(loop: Loop) -> None:
         for _ in range(SOLE_FLOW_LIMIT):
-            loop.ask("a")
+            loop.request("a")
         for _ in range(50):
-            loop.turns.enqueue("a", 1, lambda: False)
-        loop.ask("a", name="last")
-        await loop.pass_by()
+            loop.queue.enqueue("a", 1, lambda: False)
+        loop.request("a", name="last")
+        await loop.rounds()
         assert loop.all[-1] == "last"
 
     in_loop(test)
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_a_task_comes_when_it_is_its_turn_or_not_at_all(cancelled: bool) -> None:
+def test_a_task_starts_when_the_queue_reaches_it_or_not_at_all(cancelled: bool) -> None:
     async def test(loop: Loop) -> None:
         for _ in range(SOLE_FLOW_LIMIT):
-            loop.ask("a")
-        mine = asyncio.create_task(loop.turns.wait_to_start("a", 4))
+            loop.request("a")
+        task = asyncio.create_task(loop.queue.wait_to_start("a", 4))
         await asyncio.sleep(0)
-        assert not mine.done()
+        assert not task.done()
         if cancelled:
-            mine.cancel()
-        await asyncio.gather(mine, return_exceptions=True)
-        assert mine.cancelled() == cancelled
-        await loop.turns.wait_to_start("a", 4)
-        assert not loop.turns._waiting
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled() == cancelled
+        await loop.queue.wait_to_start("a", 4)
+        assert not loop.queue._waiting
 
     in_loop(test)

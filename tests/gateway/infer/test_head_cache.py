@@ -1,4 +1,4 @@
-"""What is known of heads: only what aiohttp accepted, only as facts, only so much."""
+"""Only heads that aiohttp accepts are cached, only as facts, and only short ones."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from mmsup.gateway.protocol.binary_tensors import HEADER
 START = "POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
 
 
-def of(head: str) -> ParsedHead | None:
+def parse(text: str) -> ParsedHead | None:
     async def run() -> ParsedHead | None:
-        return HeadCache(asyncio.get_running_loop()).get(head.encode())
+        return HeadCache(asyncio.get_running_loop()).get(text.encode())
 
     return asyncio.run(run())
 
 
-def test_a_plan_says_model_version_and_lengths() -> None:
-    plan = of(
+def test_a_parsed_head_has_model_version_and_lengths() -> None:
+    head = parse(
         f"POST /v2/models/%6d/versions/3/infer?q HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n{HEADER}: 100\r\n\r\n"
     )
-    assert plan is not None
-    assert (plan.model, plan.version, plan.layout.size, plan.layout.header) == ("m", "3", 300, 100)
-    assert plan.layout.blobs_start % 64 == 0
+    assert head is not None
+    assert (head.model, head.version, head.layout.size, head.layout.header) == ("m", "3", 300, 100)
+    assert head.layout.blobs_start % 64 == 0
 
 
-def test_a_plan_keeps_the_header_that_goes_back() -> None:
-    plan = of(START + "Content-Length: 2\r\nx-request-id: a1\r\n\r\n")
-    assert plan is not None
-    assert plan.echo == {"X-Request-Id": "a1"}
+def test_a_parsed_head_keeps_the_header_that_the_response_repeats() -> None:
+    head = parse(START + "Content-Length: 2\r\nx-request-id: a1\r\n\r\n")
+    assert head is not None
+    assert head.echo == {"X-Request-Id": "a1"}
 
 
 @pytest.mark.parametrize(
@@ -59,17 +59,17 @@ def test_a_plan_keeps_the_header_that_goes_back() -> None:
         "POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 2\r\n\r\n",
     ],
 )
-def test_what_is_not_of_the_one_simple_kind_has_no_plan(head: str) -> None:
-    assert of(head) is None
+def test_a_head_that_is_not_of_the_simple_kind_is_left_to_aiohttp(head: str) -> None:
+    assert parse(head) is None
 
 
-def test_a_head_is_read_once_and_a_long_one_every_time() -> None:
+def test_a_head_is_parsed_once_and_a_long_one_every_time() -> None:
     async def run() -> None:
-        plans = HeadCache(asyncio.get_running_loop())
+        cache = HeadCache(asyncio.get_running_loop())
         short = (START + "Content-Length: 2\r\n\r\n").encode()
         long = (START + f"X: {'a' * HEAD_LIMIT_BYTES}\r\nContent-Length: 2\r\n\r\n").encode()
-        assert plans.get(short) is plans.get(short)
-        assert plans.get(long) is not None
-        assert len(plans) == 1
+        assert cache.get(short) is cache.get(short)
+        assert cache.get(long) is not None
+        assert len(cache) == 1
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Where JSON and blobs lie in a body, and every way in which sizes can disagree."""
+"""Layout of bodies with binary tensors, and every way in which sizes can disagree."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from gateway_double import metadata
+from fake_router import metadata
 from mmsup.gateway.protocol import binary_tensors
 from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.ipc.errors import CallerError
@@ -25,7 +25,7 @@ def test_a_header_larger_than_the_body_is_refused_with_both_numbers() -> None:
         binary_tensors.body_layout("101", 100)
 
 
-def test_json_before_blobs_is_bounded() -> None:
+def test_json_before_binary_tensors_is_bounded() -> None:
     with pytest.raises(CallerError, match="at most"):
         binary_tensors.body_layout(str(binary_tensors.HEADER_LIMIT_BYTES + 1), 1 << 30)
 
@@ -42,7 +42,7 @@ def test_what_follows_the_json_is_aligned(header: int) -> None:
     assert layout.space - layout.start == 5000
 
 
-def test_blobs_are_handed_out_in_order_and_must_fill_the_body() -> None:
+def test_binary_tensors_are_taken_in_order_and_must_fill_the_body() -> None:
     blobs = binary_tensors.Blobs(memoryview(bytes(20)), 10, 20)
     assert blobs.take(4, "a") == 10
     assert blobs.take(6, "b") == 14
@@ -121,7 +121,7 @@ def test_a_raw_request_gets_its_shape_from_its_length(
         (0, (0, -1), "a multiple of 0"),
     ],
 )
-def test_a_raw_request_whose_shape_cannot_be_told_is_refused(size: int, shape: tuple[int, ...], says: str) -> None:
+def test_a_raw_request_without_a_unique_shape_is_refused(size: int, shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(CallerError, match=says):
         _raw(bytes(size), shape)
 

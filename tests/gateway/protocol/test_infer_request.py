@@ -1,4 +1,4 @@
-"""Requests that are wrong, each in its own way, and the sentence that each gets; then random ones."""
+"""Invalid requests and the error of each; random requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway_double import metadata
+from fake_router import metadata
 from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import Metadata, TensorSpec
@@ -108,7 +108,7 @@ REFUSED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "says"), REFUSED, ids=[says[:60] for _, says in REFUSED])
-def test_a_wrong_request_is_told_what_is_wrong(request_: Any, says: str) -> None:
+def test_an_invalid_request_is_refused_with_the_reason(request_: Any, says: str) -> None:
     with pytest.raises(CallerError) as caught:
         read(request_)
     assert says in caught.value.text
@@ -116,7 +116,7 @@ def test_a_wrong_request_is_told_what_is_wrong(request_: Any, says: str) -> None
 
 
 @pytest.mark.parametrize("where", ["inputs", "outputs"])
-def test_shared_memory_of_clients_is_said_not_to_be_there(where: str) -> None:
+def test_client_shared_memory_is_not_implemented(where: str) -> None:
     region = {"parameters": {"shared_memory_region": "r"}}
     request: dict[str, Any] = {"inputs": [X, N], "outputs": [{"name": "X_out"}]}
     request[where][0] = {**request[where][0], **region}
@@ -125,7 +125,7 @@ def test_shared_memory_of_clients_is_said_not_to_be_there(where: str) -> None:
     assert caught.value.code == "not_implemented"
 
 
-def test_a_sequence_is_said_not_to_be_served_and_none_is_no_sequence() -> None:
+def test_sequences_are_not_implemented_and_sequence_id_0_is_none() -> None:
     with pytest.raises(CallerError) as caught:
         read({"inputs": [X, N], "parameters": {"sequence_id": 5}})
     assert caught.value.code == "not_implemented"
@@ -142,7 +142,7 @@ def test_the_batch_is_bounded(batch: int, fits: bool) -> None:
         read(request, BATCHED)
 
 
-def test_a_batched_shape_is_told_with_its_batch() -> None:
+def test_an_error_about_a_batched_shape_includes_the_batch() -> None:
     request = {"inputs": [{"name": "X", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
     with pytest.raises(CallerError, match=r"Expected \[-1,16\], got \[1,2\]"):
         read(request, BATCHED)
@@ -157,7 +157,7 @@ def test_inputs_of_one_request_have_one_batch() -> None:
         read(request, described)
 
 
-def test_an_empty_tensor_cannot_smuggle_an_impossible_shape() -> None:
+def test_an_empty_tensor_with_an_impossible_shape_is_refused() -> None:
     described = metadata(("X", "FP32", (-1, -1, -1)))
     request = {"inputs": [{"name": "X", "shape": [0, 2**40, 2**40], "datatype": "FP32", "data": []}]}
     with pytest.raises(CallerError, match="unexpected shape"):
@@ -165,7 +165,7 @@ def test_an_empty_tensor_cannot_smuggle_an_impossible_shape() -> None:
     assert read({"inputs": [{**request["inputs"][0], "shape": [0, 5, 5]}]}, described).inputs[0].shape == (0, 5, 5)
 
 
-def test_a_request_reaches_the_ledger_as_it_was_said() -> None:
+def test_a_valid_request_is_parsed_completely() -> None:
     asked = read(
         {
             "id": "r7",
@@ -196,7 +196,7 @@ def test_an_outputs_own_binary_flag_wins() -> None:
     assert [each.binary for each in read(request).outputs] == [True, False]
 
 
-def test_blobs_lie_in_the_order_of_the_json() -> None:
+def test_binary_tensors_are_in_the_order_of_the_json() -> None:
     request = {
         "inputs": [
             {"name": "N", "shape": [1], "datatype": "INT32", "parameters": {"binary_data_size": 4}},
@@ -232,7 +232,7 @@ def test_an_optional_input_may_be_left_out() -> None:
     assert [each.name for each in read(request, described).inputs] == ["A"]
 
 
-def test_a_narrow_float_is_refused_in_json_both_ways_before_anything_runs() -> None:
+def test_fp16_in_json_is_refused_for_inputs_and_outputs() -> None:
     written = {"inputs": [{"name": "H", "shape": [1], "datatype": "FP16", "data": [1.0]}]}
     with pytest.raises(CallerError, match=r"input 'H' .* FP16 has no form in JSON"):
         read(written, NARROW)
@@ -280,7 +280,7 @@ REQUEST = st.fixed_dictionaries(
 @pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(request=REQUEST | JSON, blobs=st.binary(max_size=16))
-def test_any_request_is_read_or_refused_as_its_callers_fault(request: Any, blobs: bytes) -> None:
+def test_arbitrary_requests_are_parsed_or_refused_with_a_caller_error(request: Any, blobs: bytes) -> None:
     with contextlib.suppress(CallerError):
         read(request, blobs=blobs)
 
@@ -292,7 +292,7 @@ def test_any_request_is_read_or_refused_as_its_callers_fault(request: Any, blobs
     cut=st.integers(0, 300),
     noise=st.binary(max_size=6),
 )
-def test_a_good_request_that_was_damaged_is_read_or_refused(header: str | None, cut: int, noise: bytes) -> None:
+def test_a_damaged_valid_request_is_parsed_or_refused(header: str | None, cut: int, noise: bytes) -> None:
     good = (
         json.dumps({"inputs": [X, {**N, "data": None, "parameters": {"binary_data_size": 4}}]}).encode() + b"\1\0\0\0"
     )

@@ -1,4 +1,4 @@
-"""Replies: order, names, both forms, and what a worker may not hand to a client."""
+"""Inference responses: order, names, both forms, and invalid outputs of workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def wanted(name: str, datatype: str, *, binary: bool = False, classes: int = 0) 
     return RequestedOutput(TensorSpec(name, datatype, (-1,)), binary, classes)
 
 
-def test_a_reply_names_model_version_and_request() -> None:
+def test_a_response_names_model_version_and_request() -> None:
     answer = infer_response.build_response(ORIGIN, [wanted("A", "INT8")], [made("A", "INT8", [1, -1])])
     assert json.loads(answer.head) == {
         "model_name": "M",
@@ -46,13 +46,13 @@ def test_a_request_without_id_is_answered_without_one() -> None:
     assert "id" not in json.loads(answer.head)
 
 
-def test_outputs_come_in_the_order_wanted_and_no_others_come() -> None:
+def test_outputs_are_exactly_the_requested_ones_in_their_order() -> None:
     outputs = [made("A", "INT8", [1]), made("B", "INT8", [2]), made("C", "INT8", [3])]
     answer = infer_response.build_response(ORIGIN, [wanted("C", "INT8"), wanted("A", "INT8")], outputs)
     assert [each["name"] for each in json.loads(answer.head)["outputs"]] == ["C", "A"]
 
 
-def test_blobs_follow_the_json_in_its_order_and_are_not_copied() -> None:
+def test_binary_tensors_follow_the_json_in_its_order_and_are_not_copied() -> None:
     a, b, c = made("A", "INT16", [1, 2]), made("B", "FP64", [0.5]), made("C", "BOOL", [True])
     answer = infer_response.build_response(
         ORIGIN, [wanted("C", "BOOL", binary=True), wanted("B", "FP64"), wanted("A", "INT16", binary=True)], [a, b, c]
@@ -67,14 +67,14 @@ def test_blobs_follow_the_json_in_its_order_and_are_not_copied() -> None:
 
 
 @pytest.mark.parametrize("datatype", [each for each in NUMPY if each != "BYTES"])
-def test_every_datatype_goes_out_as_binary(datatype: str) -> None:
+def test_every_datatype_can_be_sent_as_binary_data(datatype: str) -> None:
     tensor = made("A", datatype, [0, 1])
     answer = infer_response.build_response(ORIGIN, [wanted("A", datatype, binary=True)], [tensor])
     assert answer.blobs is not None
     assert bytes(answer.blobs[0]) == bytes(tensor.data)
 
 
-def test_strings_go_out_in_both_forms() -> None:
+def test_strings_can_be_sent_in_both_forms() -> None:
     tensor = OutputTensor("A", "BYTES", (2,), memoryview(pack_strings([b"x", "ä".encode()])))
     as_json = infer_response.build_response(ORIGIN, [wanted("A", "BYTES")], [tensor])
     assert json.loads(as_json.head)["outputs"][0]["data"] == ["x", "ä"]
@@ -91,7 +91,7 @@ def test_strings_go_out_in_both_forms() -> None:
         ([OutputTensor("A", "BYTES", (2,), memoryview(pack_strings([b"x"])))], "needs 2 elements, the data has 1"),
     ],
 )
-def test_what_a_worker_made_up_is_not_handed_on(outputs: list[OutputTensor], says: str) -> None:
+def test_outputs_that_do_not_match_the_metadata_are_refused(outputs: list[OutputTensor], says: str) -> None:
     with pytest.raises(WorkerError, match=says) as caught:
         infer_response.build_response(ORIGIN, [wanted("A", "BYTES", binary=True)], outputs)
     assert caught.value.code == "bad_worker_reply"
@@ -137,7 +137,7 @@ def test_more_classes_than_there_are_is_all_of_them() -> None:
         ("BF16", [0.5, 2, 1], "2.000000:1"),
     ],
 )
-def test_every_kind_of_number_is_ordered(datatype: str, values: list[object], first: str) -> None:
+def test_every_numeric_datatype_is_ordered(datatype: str, values: list[object], first: str) -> None:
     assert top(made("A", datatype, values), 1)[0] == [first]
 
 

@@ -1,4 +1,4 @@
-"""JSON of clients: bounded before it is built, words for what JSON cannot say."""
+"""JSON of clients: limited before parsing; NaN and infinities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmsup.ipc.errors import CallerError
         b"[Infinity,", b"[NaN,\xff]", b"[NaN," + b"9" * 5000 + b"]", b'{"a":1}x',
     ],
 )  # fmt: skip
-def test_what_is_no_json_is_refused_as_the_clients_fault(text: bytes) -> None:
+def test_invalid_json_is_a_caller_error(text: bytes) -> None:
     with pytest.raises(CallerError, match="failed to parse the request JSON buffer: "):
         json_document.parse_json(text)
 
@@ -40,12 +40,12 @@ def test_depth_64_is_read_and_65_is_not(opening: bytes) -> None:
 
 
 @pytest.mark.parametrize("depth", [100, 1025, 100_000])
-def test_depth_is_refused_before_a_parser_meets_it(depth: int) -> None:
+def test_too_much_depth_is_refused_before_parsing(depth: int) -> None:
     with pytest.raises(CallerError, match=r"deep|lists and objects"):
         json_document.parse_json(b"[" * depth + b"]" * depth)
 
 
-def test_brackets_in_strings_are_no_depth() -> None:
+def test_brackets_in_strings_do_not_count_as_depth() -> None:
     text = '["' + "[" * 200 + '", "\\"' + "{" * 200 + '"]'
     assert json_document.parse_json(text.encode()) == ["[" * 200, '"' + "{" * 200]
 
@@ -61,6 +61,6 @@ def test_more_containers_than_the_bound_are_refused() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_value_or_a_callers_error(text: bytes) -> None:
+def test_arbitrary_bytes_are_a_value_or_a_caller_error(text: bytes) -> None:
     with contextlib.suppress(CallerError):
         json_document.parse_json(text)

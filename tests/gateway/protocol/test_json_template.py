@@ -1,4 +1,4 @@
-"""Texts that differ in their numbers alone: where they are cut, and when that is sound."""
+"""JSON templates: where a text is split, and when that is sound."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def names(text: bytes) -> list[str] | None:
     return None if parts is None else input_names(parts[0])
 
 
-def test_texts_that_differ_in_their_numbers_have_the_same_skeleton() -> None:
+def test_texts_that_differ_in_their_numbers_have_the_same_template() -> None:
     one, other = (
         json.dumps({"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": data}]}).encode()
         for data in ([1, 2], [3.5, -4e10])
@@ -46,7 +46,7 @@ def test_each_list_is_the_data_of_one_input_whatever_their_order() -> None:
         b'{"inputs": [{"name": "x", "data": [1]}], "pad": "%b"}' % (b"p" * TEMPLATE_LIMIT_BYTES),
     ],
 )
-def test_a_text_without_such_lists_or_with_too_much_around_them_is_read_whole(text: bytes) -> None:
+def test_a_text_without_lists_or_with_a_long_template_has_none(text: bytes) -> None:
     assert split_template(text) is None
 
 
@@ -69,12 +69,12 @@ def test_a_text_without_such_lists_or_with_too_much_around_them_is_read_whole(te
         b'{"inputs": [{"name": "x", "data": [1]',
     ],
 )
-def test_a_list_that_the_parser_does_not_see_as_the_data_of_one_input_is_none(text: bytes) -> None:
+def test_a_list_that_is_not_the_data_of_one_input_has_no_input_name(text: bytes) -> None:
     parts = split_template(text)
     assert parts is not None
     assert input_names(parts[0]) is None
 
 
 @pytest.mark.parametrize("bad", [b"1, 2,", b"1 2", b"NaN", b"01", b"+1", b"x", b",", b"1]"])
-def test_what_is_no_json_has_no_values(bad: bytes) -> None:
+def test_invalid_json_has_no_values(bad: bytes) -> None:
     assert parse_lists([bad]) is None

@@ -1,4 +1,4 @@
-"""Tensors in JSON: exact both ways, refused where they do not fit."""
+"""JSON tensors: exact both ways, refused where a value does not fit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_integers_reach_both_ends_of_their_range_and_no_further(datatype: str) -
 
 @pytest.mark.parametrize("wrong", [1.0, 1.5, True, None, "1", [1], {}, float("nan")])
 @pytest.mark.parametrize("datatype", ["INT32", "UINT64"])
-def test_what_is_no_integer_is_none(wrong: Any, datatype: str) -> None:
+def test_other_values_are_no_integers(wrong: Any, datatype: str) -> None:
     with pytest.raises(json_tensors.TensorDataError, match="is not an integer"):
         json_tensors.to_bytes([0, wrong], datatype, (2,))
 
@@ -45,7 +45,7 @@ def test_only_true_and_false_are_bool(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [True, None, "1", [1.0]])
-def test_what_is_no_number_is_no_float(wrong: Any) -> None:
+def test_other_values_are_no_floats(wrong: Any) -> None:
     with pytest.raises(json_tensors.TensorDataError, match="is not a number"):
         json_tensors.to_bytes([0.5, wrong], "FP32", (2,))
 
@@ -59,7 +59,7 @@ def test_a_number_too_large_for_fp32_is_refused_but_infinity_is_not() -> None:
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-def test_narrow_floats_are_binary_only(datatype: str) -> None:
+def test_fp16_and_bf16_are_binary_only(datatype: str) -> None:
     with pytest.raises(json_tensors.TensorDataError, match="send it as binary data"):
         json_tensors.to_bytes([1.0], datatype, (1,))
 
@@ -115,7 +115,7 @@ def test_data_of_another_form_is_refused(data: Any, shape: tuple[int, ...]) -> N
 )
 @settings(max_examples=40, deadline=None)
 @given(content=st.data())
-def test_numbers_read_back_as_they_were_written(datatype: str, content: st.DataObject) -> None:
+def test_numbers_round_trip(datatype: str, content: st.DataObject) -> None:
     dtype = NUMPY[datatype]
     raw = content.draw(st.binary(min_size=dtype.itemsize, max_size=dtype.itemsize * 9))
     data = raw[: len(raw) // dtype.itemsize * dtype.itemsize]
@@ -125,7 +125,7 @@ def test_numbers_read_back_as_they_were_written(datatype: str, content: st.DataO
     np.testing.assert_array_equal(again, values)
 
 
-def test_what_json_cannot_say_is_written_as_bare_words() -> None:
+def test_nan_and_infinities_are_written_as_bare_words() -> None:
     values = np.array([1.5, np.nan, np.inf, -np.inf], np.float32)
     text = json_tensors.to_json(memoryview(values.tobytes()), "FP32", "Y")
     assert text == b"[1.5,NaN,Infinity,-Infinity]"
@@ -136,11 +136,11 @@ def test_fp32_is_written_with_no_more_digits_than_it_has() -> None:
     assert json_tensors.to_json(memoryview(struct.pack("<f", 0.1)), "FP32", "Y") == b"[0.1]"
 
 
-def test_a_tensor_at_an_odd_address_is_written_too() -> None:
+def test_a_misaligned_tensor_is_written_too() -> None:
     space = memoryview(b"\0" + struct.pack("<2d", 0.1, 2.5))
     assert json_tensors.to_json(space[1:], "FP64", "Y") == b"[0.1,2.5]"
 
 
-def test_bytes_that_are_no_text_name_the_output_and_the_way_out() -> None:
+def test_an_output_that_is_not_utf8_is_refused_with_its_name_and_the_alternative() -> None:
     with pytest.raises(CallerError, match=r"output 'Y' .* ask for binary_data"):
         json_tensors.to_json(memoryview(pack_strings([b"\xff"])), "BYTES", "Y")

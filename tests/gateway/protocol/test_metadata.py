@@ -1,4 +1,4 @@
-"""What the server says of itself and of models, in the forms that clients parse."""
+"""Metadata and configuration documents, in the forms that clients parse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway_double import FakeRouter, metadata
+from fake_router import FakeRouter, metadata
 from mmsup.gateway.protocol import metadata as describe
 from mmsup.ipc.errors import ModelError, WorkerError
 from mmsup.ipc.messages.gateway_control import Route, VersionState
@@ -30,13 +30,13 @@ def test_metadata_of_a_batching_model_shows_the_batch_first() -> None:
     assert (told["name"], told["versions"], told["platform"]) == ("m", ["1"], "python")
 
 
-def test_metadata_names_the_versions_that_serve() -> None:
+def test_metadata_names_the_ready_versions() -> None:
     route, state = known()
     other = replace(state, version="2", state="loading")
     assert describe.model_metadata(replace(route, versions=(state, other)), other)["versions"] == ["1"]
 
 
-def test_a_model_whose_tensors_nobody_knows_yet_is_loading() -> None:
+def test_a_model_whose_tensors_are_unknown_is_loading() -> None:
     route, state = known()
     with pytest.raises(WorkerError, match="model 'm' version 1 is loading") as caught:
         describe.model_metadata(route, replace(state, state="loading", metadata=None))
@@ -66,7 +66,7 @@ def test_the_configuration_is_complete_without_a_file() -> None:
     assert told["backend"] == "python"
 
 
-def test_what_the_file_says_is_kept_and_what_is_served_wins() -> None:
+def test_the_configuration_keeps_the_file_and_overrides_it_by_the_values_in_force() -> None:
     said = {
         "name": "m",
         "version_policy": {"all": {}},
@@ -90,7 +90,7 @@ def test_a_gpu_is_named_by_its_number() -> None:
     assert describe.model_config(*known(device="cuda:3"))["instance_group"][0]["gpus"] == [3]
 
 
-def test_only_what_is_there_is_announced() -> None:
+def test_only_implemented_extensions_are_announced() -> None:
     extensions = describe.server_metadata("mmsup", "1")["extensions"]
     assert "statistics" in extensions
     assert not {"system_shared_memory", "sequence", "trace", "logging", "schedule_policy"} & set(extensions)

@@ -1,16 +1,11 @@
-"""Room for results: declared where it can be, learned where not."""
+"""Sizes of output buffers: declared where possible, otherwise estimated."""
 
 from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.protocol.output_sizes import (
-    SPAN_RESULTS,
-    OutputSizeEstimator,
-    declared_bytes,
-    padded_size,
-    used_bytes,
-)
+from mmsup.gateway.protocol.output_sizes import SPAN_RESULTS, OutputSizeEstimator, declared_bytes, used_bytes
+from mmsup.ipc.memory.allocator import padded_size
 from mmsup.ipc.specs import INLINE_TENSORS, Metadata, TensorSpec
 
 
@@ -35,13 +30,13 @@ OPEN = TensorSpec("open", "FP32", (-1,))
         (metadata(TensorSpec("s", "BYTES", (1,))), (), 1, None),
     ],
 )
-def test_what_is_declared_is_known_before(
+def test_declared_outputs_have_a_known_size(
     described: Metadata, wanted: tuple[str, ...], batch: int, size: int | None
 ) -> None:
     assert declared_bytes(described, wanted, batch) == (None if size is None else padded_size(size))
 
 
-def test_what_is_not_declared_is_learned_for_each_version() -> None:
+def test_undeclared_sizes_are_estimated_for_each_version() -> None:
     learned = OutputSizeEstimator()
     assert learned.largest(("m", "1")) == 0
     learned.observe(("m", "1"), 9000)
@@ -51,7 +46,7 @@ def test_what_is_not_declared_is_learned_for_each_version() -> None:
 
 
 @pytest.mark.parametrize("before", range(0, 2 * SPAN_RESULTS, 7))
-def test_one_huge_result_is_known_for_a_while_and_not_for_ever(before: int) -> None:
+def test_one_huge_result_is_remembered_for_a_while(before: int) -> None:
     learned, key = OutputSizeEstimator(), ("m", "1")
     for _ in range(before):
         learned.observe(key, 100)
@@ -64,17 +59,17 @@ def test_one_huge_result_is_known_for_a_while_and_not_for_ever(before: int) -> N
     assert learned.largest(key) == 100
 
 
-def test_a_large_result_that_comes_again_is_never_forgotten() -> None:
+def test_a_large_result_that_recurs_is_never_forgotten() -> None:
     learned, key = OutputSizeEstimator(), ("m", "1")
     for each in range(20 * SPAN_RESULTS):
         learned.observe(key, 5000 if each % SPAN_RESULTS == 0 else 1)
         assert learned.largest(key) == 5000
 
 
-def test_inline_outputs_need_no_room() -> None:
+def test_inline_outputs_need_no_buffer() -> None:
     assert used_bytes([b"abc", (1, 0, 5000)]) == padded_size(5000)
 
 
-def test_what_is_too_many_to_travel_inline_needs_room_too() -> None:
+def test_outputs_beyond_the_inline_count_need_a_buffer() -> None:
     outputs = [TensorSpec(f"y{number}", "UINT8", (3,)) for number in range(INLINE_TENSORS + 2)]
     assert declared_bytes(metadata(*outputs), (), 1) == 2 * padded_size(3)

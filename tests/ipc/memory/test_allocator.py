@@ -1,4 +1,4 @@
-"""Ranges never overlap, all come back, a long life leaves no fragments."""
+"""Allocator: ranges never overlap, freed ranges are reused, nothing is lost to fragmentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmsup.ipc.memory.allocator import ALIGNMENT, Allocator, round_up
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 256, 257, 1000, 4097, 602_112, 12_600_000])
-def test_a_class_wastes_a_quarter_at_most_and_is_aligned(size: int) -> None:
+def test_a_size_class_wastes_a_quarter_at_most_and_is_aligned(size: int) -> None:
     rounded = round_up(size)
     assert rounded >= size
     assert rounded % ALIGNMENT == 0
@@ -18,7 +18,7 @@ def test_a_class_wastes_a_quarter_at_most_and_is_aligned(size: int) -> None:
     assert round_up(rounded) == rounded
 
 
-def test_a_random_life_never_overlaps_and_ends_with_everything_free() -> None:
+def test_random_allocations_never_overlap_and_end_with_everything_free() -> None:
     rng = random.Random(3)
     allocator = Allocator(1 << 20)
     held: dict[int, int] = {}
@@ -44,7 +44,7 @@ def test_a_random_life_never_overlaps_and_ends_with_everything_free() -> None:
     assert allocator.allocate(1 << 20) == 0, "the whole extent is one range again"
 
 
-def test_the_last_freed_range_is_the_next_given() -> None:
+def test_the_range_freed_last_is_allocated_next() -> None:
     allocator = Allocator(1 << 16)
     first, second = allocator.allocate(1000), allocator.allocate(1000)
     assert first is not None
@@ -54,7 +54,7 @@ def test_the_last_freed_range_is_the_next_given() -> None:
     assert allocator.allocate(1000) == second
 
 
-def test_a_range_freed_twice_is_a_bug_that_shows() -> None:
+def test_freeing_a_range_twice_is_an_assertion_error() -> None:
     allocator = Allocator(4096)
     offset = allocator.allocate(64)
     assert offset is not None

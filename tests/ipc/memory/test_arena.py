@@ -1,4 +1,4 @@
-"""Extents: sealed against the worker; slots: one owner at each moment."""
+"""Arena: extents are sealed against the worker, a slot has one owner at any time."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def results() -> Iterator[Extent]:
     extent.close()
 
 
-def test_seals_are_read_back_as_promised(requests: Extent, results: Extent) -> None:
+def test_the_seals_are_those_of_the_table(requests: Extent, results: Extent) -> None:
     common = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     assert fcntl.fcntl(requests.fd, fcntl.F_GET_SEALS) == common | F_SEAL_FUTURE_WRITE
     assert fcntl.fcntl(results.fd, fcntl.F_GET_SEALS) == common
 
 
 @pytest.mark.parametrize("size", [0, SIZE // 2, SIZE * 2])
-def test_nobody_can_resize_an_extent(requests: Extent, results: Extent, size: int) -> None:
+def test_an_extent_cannot_be_resized(requests: Extent, results: Extent, size: int) -> None:
     for extent in (requests, results):
         with pytest.raises(PermissionError):
             os.ftruncate(extent.fd, size)
 
 
-def test_a_request_cannot_be_written_by_whoever_gets_the_descriptor(requests: Extent) -> None:
+def test_the_receiver_of_a_request_extent_cannot_write_to_it(requests: Extent) -> None:
     with pytest.raises(PermissionError):
         mmap.mmap(requests.fd, SIZE)
     with pytest.raises(PermissionError):
@@ -84,7 +84,7 @@ def test_the_gateway_writes_what_the_worker_reads_and_the_reverse(requests: Exte
     [(2, 0, 1, False), (0, -1, 1, False), (0, SIZE, 1, False), (0, 0, SIZE + 1, False), (0, 2**63, 1, False),
      (0, 0, -1, False), (0, 0, 1, True), (1, 0, 1, False)],
 )  # fmt: skip
-def test_a_worker_finds_nothing_where_a_message_names_nothing(
+def test_a_location_outside_of_the_extents_has_no_view(
     requests: Extent, results: Extent, segment: int, offset: int, size: int, writable: bool
 ) -> None:
     attached = AttachedExtents()
@@ -93,7 +93,7 @@ def test_a_worker_finds_nothing_where_a_message_names_nothing(
     assert attached.view(segment, offset, size, writable=writable) is None
 
 
-def test_a_worker_can_tell_of_each_extent_before_it_goes(requests: Extent, results: Extent) -> None:
+def test_a_worker_can_enumerate_its_extents_before_they_are_detached(requests: Extent, results: Extent) -> None:
     attached = AttachedExtents()
     attached.attach(0, os.dup(requests.fd), SIZE, writable=False)
     attached.attach(1, os.dup(results.fd), SIZE, writable=True)
@@ -107,12 +107,12 @@ def test_a_worker_can_tell_of_each_extent_before_it_goes(requests: Extent, resul
     assert attached.extent(0) is None
 
 
-def test_every_state_of_a_slot_has_its_row() -> None:
+def test_every_state_of_a_slot_is_in_the_table() -> None:
     assert set(NEXT) == set(SlotState)
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_a_random_life_of_slots_ends_with_all_free(writable: bool) -> None:
+def test_a_random_sequence_of_slots_ends_with_all_free(writable: bool) -> None:
     side = ArenaSide(writable_by_worker=writable)
     side.add(Extent(0, SIZE, writable_by_worker=writable))
     side.add(Extent(1, SIZE, writable_by_worker=writable))
@@ -138,7 +138,7 @@ def test_a_random_life_of_slots_ends_with_all_free(writable: bool) -> None:
     side.close()
 
 
-def test_a_slot_freed_twice_is_a_bug_that_shows() -> None:
+def test_freeing_a_slot_twice_is_an_assertion_error() -> None:
     side = ArenaSide(writable_by_worker=False)
     side.add(Extent(0, SIZE, writable_by_worker=False))
     slot = side.allocate(64)
@@ -167,16 +167,16 @@ def test_an_extent_for_a_large_tensor_is_just_large_enough() -> None:
 
 
 @pytest.mark.parametrize("header", [0, 1, 63, 64, 65, 1000])
-def test_what_follows_the_header_is_aligned(header: int) -> None:
+def test_the_bytes_behind_the_header_are_aligned(header: int) -> None:
     assert (leading_pad(header) + header) % 64 == 0
 
 
-def test_memory_that_the_machine_has_not_is_refused_before_it_is_touched() -> None:
+def test_an_extent_larger_than_the_available_memory_is_refused_before_allocation() -> None:
     with pytest.raises(MemoryError, match="short of memory"):
         Extent(0, 1 << 60, writable_by_worker=False)
 
 
-def test_memory_that_is_not_there_is_a_memory_error() -> None:
+def test_a_failed_allocation_is_a_memory_error() -> None:
     before = set(os.listdir("/proc/self/fd"))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, limits[1]))

@@ -7,7 +7,7 @@ import os
 from mmsup.ipc.memory.counters import FIELDS, INDEX, OTHER, ROWS, CounterTable, make_counter_table
 
 
-def test_a_new_writer_goes_on_where_the_old_one_ended() -> None:
+def test_a_new_writer_continues_where_the_old_one_stopped() -> None:
     fd = make_counter_table()
     CounterTable(fd).row("m", "1").add("success", 3)
     second = CounterTable(fd)
@@ -20,7 +20,7 @@ def test_a_new_writer_goes_on_where_the_old_one_ended() -> None:
     os.close(fd)
 
 
-def test_a_reader_sees_rows_that_were_taken_later() -> None:
+def test_a_reader_sees_rows_that_were_claimed_later() -> None:
     fd = make_counter_table()
     reader, writer = CounterTable(fd), CounterTable(fd)
     assert reader.totals() == {}
@@ -29,7 +29,7 @@ def test_a_reader_sees_rows_that_were_taken_later() -> None:
     os.close(fd)
 
 
-def test_when_all_rows_are_taken_the_last_takes_the_rest() -> None:
+def test_the_last_row_counts_for_the_rest_when_all_are_claimed() -> None:
     fd = make_counter_table()
     tally = CounterTable(fd)
     for number in range(ROWS + 10):
@@ -40,7 +40,7 @@ def test_when_all_rows_are_taken_the_last_takes_the_rest() -> None:
     os.close(fd)
 
 
-def test_the_longest_name_has_room() -> None:
+def test_the_longest_name_fits() -> None:
     fd = make_counter_table()
     CounterTable(fd).row("n" * 128, "9" * 19).add("success")
     assert list(CounterTable(fd).totals()) == [("n" * 128, "9" * 19)]

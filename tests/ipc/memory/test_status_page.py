@@ -1,4 +1,4 @@
-"""What a process says of its progress is read as it was said."""
+"""Status page: readers see what the writer wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def page() -> int:
     return make_status_page()
 
 
-def test_a_reader_sees_what_the_writer_said(page: int) -> None:
+def test_a_reader_sees_what_the_writer_wrote(page: int) -> None:
     writer, reader = StatusPageWriter(page), StatusPageReader(page)
     writer.set_activity(Activity.BUSY, 1000)
     writer.heartbeat(2000)
@@ -37,7 +37,7 @@ def test_a_reader_sees_what_the_writer_said(page: int) -> None:
     os.close(page)
 
 
-def test_the_ids_that_began_last_are_kept_in_whatever_order_they_began(page: int) -> None:
+def test_the_ring_holds_the_ids_started_last(page: int) -> None:
     writer, reader = StatusPageWriter(page), StatusPageReader(page)
     assert reader.started() == set()
     ids = [2**62 + number for number in range(2 * RING + 3)]
@@ -51,7 +51,7 @@ def test_the_ids_that_began_last_are_kept_in_whatever_order_they_began(page: int
     os.close(page)
 
 
-def test_the_run_that_is_going_on_is_those_that_began_and_are_not_counted_as_executed(page: int) -> None:
+def test_the_current_batch_is_what_was_started_and_is_not_counted_as_executed(page: int) -> None:
     writer, reader = StatusPageWriter(page), StatusPageReader(page)
     assert reader.executing() == set()
     number = 2**62
@@ -67,7 +67,7 @@ def test_the_run_that_is_going_on_is_those_that_began_and_are_not_counted_as_exe
 
 
 @pytest.mark.parametrize("lie", [1, RING + 1, 2**64 - 1])
-def test_a_page_that_lies_about_its_run_costs_its_reader_nothing(page: int, lie: int) -> None:
+def test_a_page_with_false_counters_reads_as_no_current_batch(page: int, lie: int) -> None:
     reader = StatusPageReader(page)
     os.pwrite(page, struct.pack("<Q", lie), 6 * 8)
     assert len(reader.executing()) <= 1
@@ -76,7 +76,7 @@ def test_a_page_that_lies_about_its_run_costs_its_reader_nothing(page: int, lie:
     os.close(page)
 
 
-def test_an_activity_that_nobody_knows_counts_as_busy(page: int) -> None:
+def test_an_unknown_activity_counts_as_busy(page: int) -> None:
     StatusPageWriter(page)
     os.pwrite(page, struct.pack("<Q", 99), 0)
     assert StatusPageReader(page).read().activity is Activity.BUSY

@@ -10,7 +10,7 @@ from mmsup.ipc.tensors.numpy_arrays import NUMPY, as_array, as_bytes, datatype_o
 
 
 @pytest.mark.parametrize("datatype", sorted(set(NUMPY) - {"BYTES"}))
-def test_each_datatype_comes_back_byte_for_byte(datatype: str) -> None:
+def test_each_datatype_round_trips_byte_for_byte(datatype: str) -> None:
     data = bytes(range(6 * ITEM_BYTES[datatype])) if datatype != "BOOL" else bytes([0, 1, 1, 0, 0, 1])
     array = as_array(data, datatype, (2, 3))
     assert array.shape == (2, 3)
@@ -38,7 +38,7 @@ def test_bytes_that_do_not_fill_the_shape_are_a_value_error(datatype: str, shape
         as_array(b"\1\0\0\0a", datatype, shape)
 
 
-def test_a_transposed_array_travels_row_major() -> None:
+def test_a_transposed_array_is_encoded_row_major() -> None:
     array = np.arange(6, dtype=np.int16).reshape(2, 3).T
     assert bytes(as_bytes(array)) == np.ascontiguousarray(array).tobytes()
 

@@ -1,4 +1,4 @@
-"""Every message comes back as it went; nothing else comes through."""
+"""Every message round-trips; anything else is refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def any_record(kind: type[Any], rng: random.Random) -> Any:
 
 
 @pytest.mark.parametrize("kind", sorted(set(ALL), key=str))
-def test_each_control_message_comes_back_as_it_went(kind: type[Any]) -> None:
+def test_each_control_message_round_trips(kind: type[Any]) -> None:
     rng = random.Random(kind.__name__)
     for _ in range(20):
         message = any_record(kind, rng)
@@ -114,19 +114,19 @@ def any_frame(rng: random.Random) -> list[DataRecord]:
     return [any_data(rng) for _ in range(rng.randrange(1, 5))]
 
 
-def test_each_data_record_comes_back_as_it_went() -> None:
+def test_each_data_record_round_trips() -> None:
     rng = random.Random(1)
     for _ in range(600):
         frame = any_frame(rng)
         assert unpack_frame(pack_frame(frame)) == frame
 
 
-def test_a_memoryview_travels_as_bytes() -> None:
+def test_a_memoryview_is_received_as_bytes() -> None:
     (reply,) = unpack_frame(pack_frame([InferReply(1, signature=b"w", locations=(memoryview(b"abc"),))]))
     assert reply.locations == (b"abc",)
 
 
-def test_words_come_back_as_they_went_and_are_the_same_bytes_for_the_same_words() -> None:
+def test_signatures_round_trip_and_equal_ones_have_equal_bytes() -> None:
     rng = random.Random(3)
     for _ in range(100):
         form, outline = any_record(InferSignature, rng), any_record(ReplySignature, rng)
@@ -138,7 +138,7 @@ def test_words_come_back_as_they_went_and_are_the_same_bytes_for_the_same_words(
             unpack_infer_signature(pack_signature(outline))
 
 
-def test_a_frame_holds_as_many_records_as_its_limit_lets_and_one_at_least() -> None:
+def test_a_frame_holds_as_many_records_as_fit_and_at_least_one() -> None:
     drops = [Cancel(number) for number in range(3 * FRAME_RECORDS)]
     frame, count = pack_limited(drops, 1 << 20)
     assert count == FRAME_RECORDS
@@ -176,7 +176,7 @@ def test_a_record_of_another_shape_is_refused(raw: Any) -> None:
         unpack_frame(msgpack.packb([raw]))
 
 
-def test_cut_and_random_bytes_are_a_wire_error_and_nothing_else() -> None:
+def test_truncated_and_random_bytes_raise_a_wire_error_and_nothing_else() -> None:
     rng = random.Random(2)
     for _ in range(3000):
         good = pack_frame(any_frame(rng))

@@ -1,4 +1,4 @@
-"""Whole messages with descriptors; an end that is an end; never a wait."""
+"""Control channel: whole messages with descriptors, limits, the end of the other side; never blocking."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_messages_keep_their_borders_and_descriptors() -> None:
+def test_messages_keep_their_boundaries_and_descriptors() -> None:
     one, other = ControlChannel.pair()
     read, write = os.pipe()
     assert one.send(b"first", [write])
@@ -49,7 +49,7 @@ def test_the_largest_message_passes_an_empty_buffer() -> None:
     other.close()
 
 
-def test_a_full_buffer_is_said_and_not_waited_for() -> None:
+def test_send_returns_false_when_the_buffer_is_full() -> None:
     one, other = ControlChannel.pair()
     sent = 0
     while one.send(bytes(60_000)):
@@ -61,7 +61,7 @@ def test_a_full_buffer_is_said_and_not_waited_for() -> None:
     other.close()
 
 
-def test_the_end_of_the_other_side_is_closed_for_reader_and_writer() -> None:
+def test_receive_and_send_raise_channel_closed_after_the_other_side_closed() -> None:
     one, other = ControlChannel.pair()
     other.send(b"last words")
     other.close()
@@ -73,7 +73,7 @@ def test_the_end_of_the_other_side_is_closed_for_reader_and_writer() -> None:
     one.close()
 
 
-def test_a_message_beyond_the_bounds_is_dropped_without_a_leak() -> None:
+def test_a_message_over_a_limit_is_dropped_without_a_leak() -> None:
     one, other = ControlChannel.pair()
     fd = os.open("/dev/null", os.O_RDONLY)
     before = open_descriptors()
@@ -98,7 +98,7 @@ def test_descriptors_are_not_inherited_by_accident() -> None:
     other.close()
 
 
-def test_a_message_whose_descriptors_find_no_room_here_is_an_error_and_no_silent_loss() -> None:
+def test_a_message_whose_descriptors_do_not_fit_into_the_table_raises_an_error() -> None:
     one, other = ControlChannel.pair()
     fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
     one.send(b"take them", fds)

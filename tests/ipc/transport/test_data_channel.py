@@ -1,4 +1,4 @@
-"""The data link over a socket pair: what fits goes, what does not waits, an end is an end."""
+"""Data channel: frames, descriptors, a full buffer, the end of the other side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def received(end: DataChannel) -> bytes | None:
     return None if frame is None else bytes(frame)
 
 
-def test_frames_keep_their_borders_and_their_order(ends: tuple[DataChannel, DataChannel]) -> None:
+def test_frames_keep_their_boundaries_and_order(ends: tuple[DataChannel, DataChannel]) -> None:
     one, other = ends
     for number in range(100):
         assert one.send(b"%d" % number)
@@ -36,13 +36,13 @@ def test_frames_keep_their_borders_and_their_order(ends: tuple[DataChannel, Data
     assert other.receive() is None
 
 
-def test_a_frame_of_the_limit_passes(ends: tuple[DataChannel, DataChannel]) -> None:
+def test_a_frame_of_the_largest_size_passes(ends: tuple[DataChannel, DataChannel]) -> None:
     frame = random.Random(1).randbytes(FRAME_LIMIT_BYTES)
     assert ends[0].send(frame)
     assert received(ends[1]) == frame
 
 
-def test_what_has_no_room_is_said_at_once_and_goes_when_the_other_side_has_read(
+def test_send_returns_false_without_room_and_succeeds_once_the_other_side_has_read(
     ends: tuple[DataChannel, DataChannel],
 ) -> None:
     one, other = ends
@@ -60,7 +60,7 @@ def test_what_has_no_room_is_said_at_once_and_goes_when_the_other_side_has_read(
     assert one.send(frame)
 
 
-def test_descriptors_come_with_their_frame_and_are_closed_where_nobody_wants_them(
+def test_descriptors_come_with_their_frame_or_are_closed(
     ends: tuple[DataChannel, DataChannel],
 ) -> None:
     one, other = ends
@@ -81,7 +81,7 @@ def test_descriptors_come_with_their_frame_and_are_closed_where_nobody_wants_the
     os.close(read)
 
 
-def test_what_was_sent_before_the_end_is_read_before_the_end(ends: tuple[DataChannel, DataChannel]) -> None:
+def test_frames_sent_before_closing_are_received_first(ends: tuple[DataChannel, DataChannel]) -> None:
     one, other = ends
     assert one.send(b"last words")
     one.close()

@@ -1,4 +1,4 @@
-"""The link's socket rules: nothing into the void, nothing to a successor, no silent drop."""
+"""ZeroMQ channel: replies survive their sender, an unknown peer is an error, nothing is dropped."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_frames_go_both_ways(folder: Path, hub: ZmqContext) -> None:
     worker.close()
 
 
-def test_replies_that_arrived_before_their_sender_left_are_still_there(folder: Path, hub: ZmqContext) -> None:
+def test_replies_that_arrived_before_their_sender_exited_are_received(folder: Path, hub: ZmqContext) -> None:
     for life in range(5):
         path = folder / f"w1.{life}"
         worker = ZmqWorkerChannel(str(path))
@@ -85,7 +85,7 @@ def test_an_unknown_peer_is_an_error_and_no_silent_drop(folder: Path) -> None:
     worker.close()
 
 
-def test_thousands_of_frames_pass_without_a_limit_of_zeromqs_own(folder: Path, hub: ZmqContext) -> None:
+def test_thousands_of_frames_pass_without_a_limit_of_zeromq_itself(folder: Path, hub: ZmqContext) -> None:
     worker = ZmqWorkerChannel(str(folder / "w1.1"))
     gateway = connected(hub, worker, folder / "w1.1", b"g0.1")
     for _ in range(3000):

@@ -30,7 +30,7 @@ def loaded_by(*arguments: str) -> set[str]:
     """Top-level modules in memory after the command has run."""
     program = (
         "import sys\n"
-        "from mmsup.supervisor.cli import main\n"
+        "from mmsup.supervisor.cli.main import main\n"
         f"main({list(arguments)!r}, standalone_mode=False)\n"
         "print(*sys.modules)"
     )

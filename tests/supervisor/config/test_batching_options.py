@@ -1,4 +1,4 @@
-"""What is said of waiting and sharing runs, in our words and in Triton's."""
+"""Batching options, as our keys and as Triton's dynamic_batching."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_dynamic_batching_becomes_fields_of_the_spec(text: str, fields: dict[str
         ("priority_queue_policy { key: 1 value {} }", "priority_queue_policy", "1 is not between 1 and"),
     ],
 )
-def test_what_cannot_be_is_refused_at_its_field(text: str, key: str, words: str) -> None:
+def test_an_impossible_value_is_refused_at_its_field(text: str, key: str, words: str) -> None:
     (fault,) = interpret(read_pbtxt(f"dynamic_batching {{ {text} }}", "m/config.pbtxt"), "m").errors
     assert fault.place == f"m/config.pbtxt:1: dynamic_batching.{key}"
     assert words in fault.text
@@ -76,14 +76,14 @@ def test_what_cannot_be_is_refused_at_its_field(text: str, key: str, words: str)
     [
         (7, "", "is no mapping"),
         ({"size": 4}, "size", "the nearest is max_size"),
-        ({"delay": "1min"}, "delay", "nobody waits so long"),
+        ({"delay": "1min"}, "delay", "must not wait so long"),
         ({"preferred": []}, "preferred", "empty"),
         ({"preferred": [4, "x"]}, "preferred", "not a whole number"),
-        ({"objective": 0}, "objective", "no time at all"),
+        ({"objective": 0}, "objective", "not more than 0"),
         ({"max_size": 0}, "max_size", "not between"),
     ],
 )
-def test_a_wrong_member_of_batching_is_named(raw: object, key: str, words: str) -> None:
+def test_an_invalid_member_of_batching_is_named(raw: object, key: str, words: str) -> None:
     with pytest.raises(InvalidValue) as wrong:
         batching_options.parse_batching(raw)
     ((place, text),) = wrong.value.problems
@@ -101,27 +101,27 @@ def test_a_wrong_member_of_batching_is_named(raw: object, key: str, words: str) 
         ([7], "[0]: 7 is no policy"),
     ],
 )
-def test_wrong_policies_are_named_by_their_place(raw: object, words: str) -> None:
+def test_invalid_policies_are_named_by_their_place(raw: object, words: str) -> None:
     with pytest.raises(InvalidValue) as wrong:
         batching_options.parse_queue_policies(raw)
     assert words in str(wrong.value)
 
 
-def test_the_nearer_layer_adds_to_batching_what_the_farther_did_not_say() -> None:
+def test_layers_of_batching_are_merged() -> None:
     merged = model_options.merge({"batching": {"delay": 0.1, "max_size": 4}}, {"batching": {"delay": 0.2}})
     assert model_options.spec_fields(merged)["batching"] == Batching(4, 0.2)
 
 
-def test_sizes_that_no_run_can_have_and_batching_without_a_batch_axis_are_found() -> None:
-    said = {"batching": {"preferred": [4, 32], "max_size": 17}}
-    assert batching_options.oversized_batches({**said, "max_batch_size": 16}) == [17, 32]
-    assert batching_options.oversized_batches({**said, "max_batch_size": 32}) == []
-    assert batching_options.has_no_effect(said)
-    assert not batching_options.has_no_effect({**said, "max_batch_size": 1})
+def test_oversized_batches_and_batching_without_a_batch_dimension_are_found() -> None:
+    options = {"batching": {"preferred": [4, 32], "max_size": 17}}
+    assert batching_options.oversized_batches({**options, "max_batch_size": 16}) == [17, 32]
+    assert batching_options.oversized_batches({**options, "max_batch_size": 32}) == []
+    assert batching_options.has_no_effect(options)
+    assert not batching_options.has_no_effect({**options, "max_batch_size": 1})
     assert not batching_options.has_no_effect({"batching": {}})
 
 
-def test_a_spec_that_says_nothing_is_what_nothing_said_means() -> None:
+def test_an_empty_batching_is_the_default_of_the_spec() -> None:
     spec = ModelSpec("m", "1", "/d", "f", "ort", "p")
     assert (spec.batching, spec.queue_policies) == (
         batching_options.batching_spec({}),

@@ -6,7 +6,7 @@ import string
 import pytest
 
 from mmsup.supervisor.config.config_error import InvalidValue
-from mmsup.supervisor.config.units import DURATION_LIMIT_S, SIZE_LIMIT, duration, size, size_text
+from mmsup.supervisor.config.units import DURATION_LIMIT_S, SIZE_LIMIT, age, duration, size, size_text
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_a_size_is_a_number_and_its_unit(text: object, size_bytes: int) -> None:
         SIZE_LIMIT + 1,
     ],
 )
-def test_what_is_no_size_is_refused_with_the_value_named(text: object) -> None:
+def test_an_invalid_size_is_refused_with_its_value(text: object) -> None:
     with pytest.raises(InvalidValue) as wrong:
         size(text)
     assert not isinstance(text, str) or f'"{text}' in str(wrong.value)
 
 
-def test_the_words_about_four_gigs_are_those_of_the_house() -> None:
+def test_the_error_of_an_invalid_size_shows_valid_ones() -> None:
     with pytest.raises(InvalidValue, match=r'^"4 gigs" is not a size'):
         size("4 gigs")
 
@@ -91,12 +91,12 @@ def test_a_duration_is_a_number_and_its_unit(text: object, seconds: float) -> No
 @pytest.mark.parametrize(
     "text", ["soon", "1 year", "5M", "30S", "-1s", "1m30s", "", None, False, [], float("inf"), float("nan"), "400d"]
 )
-def test_what_is_no_duration_is_refused(text: object) -> None:
+def test_an_invalid_duration_is_refused(text: object) -> None:
     with pytest.raises(InvalidValue):
         duration(text)
 
 
-def test_whatever_is_written_is_a_size_or_wrong_and_never_anything_else() -> None:
+def test_any_text_is_a_size_within_the_limit_or_invalid() -> None:
     chance = random.Random(20)
     letters = string.ascii_letters + string.digits + " .-+_e٣\0"
     for _ in range(5000):
@@ -111,5 +111,21 @@ def test_whatever_is_written_is_a_size_or_wrong_and_never_anything_else() -> Non
 
 
 @pytest.mark.parametrize("text", ["512MiB", "4GiB", "1.5KiB", "7B", "2TiB"])
-def test_a_size_for_people_is_read_back_as_the_same(text: str) -> None:
+def test_a_printed_size_is_parsed_as_the_same(text: str) -> None:
     assert size_text(size(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ""),
+        (-1.0, "0.0s"),
+        (0.44, "0.4s"),
+        (12.9, "12s"),
+        (200, "3m 20s"),
+        (7500, "2h 5m"),
+        (4 * 86400 + 3700, "4d 1h"),
+    ],
+)
+def test_age_has_two_units_at_most(seconds: float | None, text: str) -> None:
+    assert age(seconds) == text

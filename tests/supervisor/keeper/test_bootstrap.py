@@ -1,89 +1,132 @@
-"""What stops a keeper before its loop; its loop is in test_keeper.py."""
+"""Resources of a keeper: acquired in order, released in reverse, also when the start fails."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
-from dataclasses import replace
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from keeper_rig import DEADLINE_S, keeper_rig
-from mmsup.ipc import exit_codes
-from mmsup.ipc.messages.keeper_control import KeeperInventory
+from keeper_rig import state_of
+from mmsup.ipc import paths
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper.bootstrap import SETTINGS_LIMIT_BYTES
-
-pytestmark = pytest.mark.slow
-
-
-def keeper(text: str) -> subprocess.CompletedProcess[str]:
-    fd = os.memfd_create("settings", 0)
-    os.write(fd, text.encode())
-    os.lseek(fd, 0, os.SEEK_SET)
-    argv = [sys.executable, "-m", "mmsup.supervisor.keeper", f"settings={fd}"]
-    try:
-        return subprocess.run(
-            argv, pass_fds=[fd], capture_output=True, text=True, check=False, timeout=DEADLINE_S, cwd="/"
-        )
-    finally:
-        os.close(fd)
+from mmsup.supervisor.keeper import bootstrap
+from mmsup.supervisor.keeper.directories import AlreadyRunning, ServerDirectories
+from mmsup.supervisor.keeper.listeners import CannotListen
+from mmsup.supervisor.linux import cgroup_backend
 
 
-def settings_of(folder: Path) -> Settings:
+class Groups:
+    """Stands for the control groups."""
+
+    def describe(self) -> str:
+        return "none, this is a test"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was done with the control groups, in order."""
+    calls = list[str]()
+
+    def record(name: str) -> Groups:
+        calls.append(name)
+        return Groups()
+
+    monkeypatch.setattr(cgroup_backend, "set_up", lambda _: record("set up"))
+    monkeypatch.setattr(cgroup_backend, "backend", lambda _: record("found"))
+    monkeypatch.setattr(cgroup_backend, "tear_down", lambda _: calls.append("torn down"))
+    return calls
+
+
+@pytest.fixture
+def held() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def settings_of(folder: Path, port: int = 0) -> Settings:
+    here = str(folder)
     return Settings(
-        repositories=(), runtime_dir=str(folder / "run"), state_dir=str(folder / "state"), http_port=0, metrics_port=-1
+        repositories=(), state_dir=here, runtime_dir=here, http_port=port, metrics_port=-1, log_format="json"
     )
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "nonsense"])
-def test_settings_that_are_none_are_refused(text: str) -> None:
-    done = keeper(text)
-    assert done.returncode == exit_codes.USAGE
-    assert done.stderr.startswith("mmsup: no settings: ")
-    assert "Traceback" not in done.stderr
+def worker_socket(folder: Path) -> Path:
+    """A socket as a worker of a previous server leaves it behind."""
+    path = Path(paths.worker_socket(str(folder), 1, 1))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    return path
 
 
-def test_settings_too_large_for_a_message_are_refused_before_anything_is_made(tmp_path: Path) -> None:
-    settings = replace(settings_of(tmp_path), models={"m": {"env": {"X": "y" * SETTINGS_LIMIT_BYTES}}})
-    done = keeper(settings.to_json())
-    assert done.returncode == exit_codes.USAGE
-    assert "say less in the server's file" in done.stderr
-    assert os.listdir(tmp_path) == []
+def test_leftovers_of_a_previous_server_are_removed_before_clients_can_connect(
+    tmp_path: Path, calls: list[str], held: contextlib.ExitStack, capfd: pytest.CaptureFixture[str]
+) -> None:
+    left = worker_socket(tmp_path)
+    made = bootstrap.acquire(settings_of(tmp_path), held)
+    assert calls == ["set up"]
+    assert not left.exists()
+    assert "control" in made.listeners.addresses
+    assert '"event": "keeper_start"' in capfd.readouterr().err
+    worker_socket(tmp_path)
+    held.close()
+    assert calls == ["set up", "torn down"]
+    assert os.listdir(tmp_path) == ["lock"]
 
 
-def test_a_directory_that_is_not_ours_alone_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state").chmod(0o777)
-    done = keeper(settings_of(tmp_path).to_json())
-    assert done.returncode == exit_codes.REFUSED
-    assert done.stderr == f"mmsup: {tmp_path}/state: others may write to it (mode 0777); make it 0700\n"
-    assert not (tmp_path / "run").exists()
+def test_a_second_keeper_is_refused_before_it_touches_anything(
+    tmp_path: Path, calls: list[str], held: contextlib.ExitStack
+) -> None:
+    bootstrap.acquire(settings_of(tmp_path), held)
+    left = worker_socket(tmp_path)
+    with contextlib.ExitStack() as others:
+        with pytest.raises(AlreadyRunning):
+            bootstrap.acquire(settings_of(tmp_path), others)
+        others.close()
+    assert calls == ["set up"]
+    assert left.exists()
 
 
-def open_files(pid: int) -> set[str]:
-    """What a process has open; one that starts closes files while it is looked at."""
-    found: set[str] = set()
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return found
+def test_a_start_that_fails_releases_everything(tmp_path: Path, calls: list[str], held: contextlib.ExitStack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = contextlib.ExitStack()
+        with pytest.raises(CannotListen):
+            bootstrap.acquire(settings_of(tmp_path, taken.getsockname()[1]), first)
+        first.close()
+    assert calls == ["set up", "torn down"]
+    bootstrap.acquire(settings_of(tmp_path), held)
 
 
-def test_what_the_starter_left_open_reaches_nobody_and_what_it_closed_is_filled(tmp_path: Path) -> None:
-    stray = os.open("/etc/hostname", os.O_RDONLY)
-    os.set_inheritable(stray, True)  # noqa: FBT003 - the standard library's own signature
-    try:
-        with keeper_rig(tmp_path, close=0, keep=[stray]) as rig:
-            brain = rig.brain()
-            brain.hear(KeeperInventory)
-            kid = brain.spawn("worker.1.1")
-            assert os.readlink(f"/proc/{rig.pid}/fd/0") == "/dev/null"
-            for pid in (brain.pid, kid.pid):
-                assert "/etc/hostname" not in open_files(pid)
-            rig.finish(brain)
-    finally:
-        os.close(stray)
+def test_the_next_program_has_the_same_resources_and_removes_no_socket_of_a_living_worker(
+    tmp_path: Path, calls: list[str], held: contextlib.ExitStack, capfd: pytest.CaptureFixture[str]
+) -> None:
+    locks = ServerDirectories(str(tmp_path), str(tmp_path)).locks
+    alive, file = worker_socket(tmp_path), tmp_path / "http.sock"
+    file.touch()
+    listener = socket.create_server(("127.0.0.1", 0)).detach()
+    state = state_of(
+        keeper_generation=2,
+        locks=locks,
+        listeners={"http": listener},
+        addresses={"http": "127.0.0.1:1", "http_unix": str(file)},
+        socket_paths=(str(file),),
+        notify_address="/run/notify",
+        watchdog_s=5.0,
+    )
+    made = bootstrap.adopt(state, settings_of(tmp_path), held)
+    assert calls == ["found"]
+    assert alive.exists()
+    assert made.listeners.descriptors == {"http": listener}
+    assert made.listeners.addresses == state.addresses
+    assert (made.notifier.address, made.notifier.watchdog_s) == ("/run/notify", 5.0)
+    assert '"life": 3' in capfd.readouterr().err
+    with pytest.raises(AlreadyRunning):
+        bootstrap.acquire(settings_of(tmp_path), contextlib.ExitStack())
+    held.close()
+    assert calls == ["found", "torn down"]
+    assert not alive.exists()
+    assert not file.exists()
+    bootstrap.acquire(settings_of(tmp_path), held)

@@ -8,16 +8,16 @@ import pytest
 from harness.edition import Installed
 from mmsup.supervisor.keeper import build_id
 
-PROGRAM = "from mmsup.supervisor import program; print(program.of_loaded())"
+PROGRAM = "from mmsup.supervisor.keeper import build_id; print(build_id.loaded_build_id())"
 
 
-def test_every_source_is_among_the_files_those_below_links_too() -> None:
+def test_source_files_include_those_below_symbolic_links() -> None:
     names = {path.relative_to(build_id.PACKAGE).as_posix() for path in build_id.source_files()}
     assert {"__init__.py", "ipc/messages/data.py", "supervisor/keeper/keeper.py", "worker/engines/ort.py"} <= names
 
 
 @pytest.mark.slow
-def test_what_a_process_runs_is_another_code_when_a_file_of_it_has_changed_and_only_then(tmp_path: Path) -> None:
+def test_the_build_id_changes_if_and_only_if_a_loaded_file_has_changed(tmp_path: Path) -> None:
     installed = Installed(tmp_path / "installed")
 
     def now() -> str:

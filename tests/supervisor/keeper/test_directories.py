@@ -11,16 +11,16 @@ from mmsup.ipc import paths
 from mmsup.supervisor.keeper.directories import AlreadyRunning, ServerDirectories, UnsafeDirectory
 
 
-def test_both_directories_are_made_private_and_locked(tmp_path: Path) -> None:
-    home = ServerDirectories(str(tmp_path / "a" / "state"), str(tmp_path / "b" / "run"))
+def test_both_directories_are_created_private_and_locked(tmp_path: Path) -> None:
+    directories = ServerDirectories(str(tmp_path / "a" / "state"), str(tmp_path / "b" / "run"))
     for directory in (tmp_path / "a" / "state", tmp_path / "b" / "run"):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert Path(paths.lock_file(str(directory))).read_text() == f"{os.getpid()}\n"
-    home.release()
+    directories.release()
 
 
 @pytest.mark.parametrize(("state", "run"), [("one", "else"), ("else", "two"), ("two", "else"), ("link", "else")])
-def test_a_directory_in_use_is_held_by_a_pid(tmp_path: Path, state: str, run: str) -> None:
+def test_a_directory_in_use_is_refused_with_the_pid_of_its_server(tmp_path: Path, state: str, run: str) -> None:
     first = ServerDirectories(str(tmp_path / "one"), str(tmp_path / "two"))
     (tmp_path / "link").symlink_to(tmp_path / "one")
     before = len(os.listdir("/proc/self/fd"))
@@ -32,13 +32,13 @@ def test_a_directory_in_use_is_held_by_a_pid(tmp_path: Path, state: str, run: st
 
 
 def test_one_directory_may_serve_for_both(tmp_path: Path) -> None:
-    home = ServerDirectories(str(tmp_path / "x"), str(tmp_path / "x"))
+    directories = ServerDirectories(str(tmp_path / "x"), str(tmp_path / "x"))
     with pytest.raises(AlreadyRunning):
         ServerDirectories(str(tmp_path / "y"), str(tmp_path / "x"))
-    home.release()
+    directories.release()
 
 
-def test_a_lock_of_a_dead_server_is_no_lock(tmp_path: Path) -> None:
+def test_the_lock_file_of_a_dead_server_does_not_lock(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("4121\n")
     ServerDirectories(str(tmp_path), str(tmp_path)).release()
     assert (tmp_path / "lock").read_text() == ""
@@ -62,7 +62,7 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
         ServerDirectories(str(tmp_path / "state"), str(tmp_path / "theirs"))
 
 
-def test_what_is_no_directory_or_no_lock_is_said(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_directory_and_a_link_in_place_of_the_lock_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UnsafeDirectory, match="cannot be made: "):
         ServerDirectories(str(tmp_path / "file" / "state"), str(tmp_path / "run"))
@@ -72,15 +72,15 @@ def test_what_is_no_directory_or_no_lock_is_said(tmp_path: Path) -> None:
         ServerDirectories(str(tmp_path / "state"), str(tmp_path / "run"))
 
 
-def test_the_sweep_takes_workers_sockets_and_nothing_else(tmp_path: Path) -> None:
+def test_only_sockets_of_workers_are_removed(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    home = ServerDirectories(str(tmp_path / "state"), str(run))
+    directories = ServerDirectories(str(tmp_path / "state"), str(run))
     kept = ["control.sock", "w1.1.sock", "xw1.1", "w1", "wa.1"]
     for name in ["w1.1", "w12.345", *kept]:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(str(run / name))
     (run / "w7.7").write_text("a file")
     (run / "w8.8").symlink_to(run / "w1.1.sock")
-    home.remove_worker_sockets()
+    directories.remove_worker_sockets()
     assert sorted(os.listdir(run)) == sorted([*kept, "lock", "w7.7", "w8.8"])
-    home.release()
+    directories.release()

@@ -64,7 +64,7 @@ def test_an_ipv6_address_is_shown_in_brackets(folder: Path) -> None:
 def test_a_port_in_use_names_the_listener_and_the_address_and_leaves_nothing(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(CannotListen, match=rf"metrics: cannot listen on .*:{port}: another program has it"):
+        with pytest.raises(CannotListen, match=rf"metrics: cannot listen on .*:{port}: another program uses it"):
             Listeners(settings_of(folder, metrics_port=port))
     assert os.listdir(folder) == []
 
@@ -82,7 +82,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as former:
         former.bind(str(path))
         former.listen()
-        with pytest.raises(CannotListen, match=r"http_unix: cannot listen on .*: another program has it"):
+        with pytest.raises(CannotListen, match=r"http_unix: cannot listen on .*: another program uses it"):
             Listeners(settings_of(folder, http_unix=str(path)))
     assert path.exists()
     listeners = Listeners(settings_of(folder, http_unix=str(path)))
@@ -188,7 +188,7 @@ def test_a_file_that_another_program_has_bound_over_is_not_taken_for_a_former_ke
     with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(CannotListen, match=r"http_unix: cannot listen on .*: another program has it"):
+        with pytest.raises(CannotListen, match=r"http_unix: cannot listen on .*: another program uses it"):
             Listeners(settings_of(folder, http_unix=path), kept)
         other.kill()
     made.close()

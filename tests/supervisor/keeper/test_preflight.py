@@ -1,4 +1,4 @@
-"""What a rehearsal says, in the child and to the keeper; that it runs at all is shown in test_handover.py."""
+"""The preflight's output in the child, and its result in the keeper; test_reexec.py runs it in a real keeper."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 
 import pytest
 
+from keeper_rig import state_of
 from mmsup.ipc import exit_codes
 from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper import preflight, reexec
 from mmsup.supervisor.keeper.preflight import PreflightResult
-from supervisor_estate import estate_of
 
 SETTINGS = Settings((), "/run/x", "/var/x").to_json()
 
 
 @pytest.mark.slow
-def test_code_that_can_take_over_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    fd = reexec.write(estate_of(settings=SETTINGS))
+def test_code_that_can_take_over_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    fd = reexec.write(state_of(settings=SETTINGS))
     assert preflight.run_preflight(fd, "digest", with_controller=True) == exit_codes.SUCCESS
-    said = capsys.readouterr().out.splitlines()
-    assert preflight._parse_result(said) == PreflightResult(build_id="digest")
+    output = capsys.readouterr().out.splitlines()
+    assert preflight._parse_result(output) == PreflightResult(build_id="digest")
 
 
 @pytest.mark.slow
@@ -30,41 +30,41 @@ def test_code_that_can_take_over_says_what_it_is(capsys: pytest.CaptureFixture[s
     ("fields", "reason"),
     [
         ({"settings": "[1]"}, "WireError: "),
-        ({"settings": SETTINGS, "remembered": "of another version"}, "cannot read what the running brain remembers"),
+        ({"settings": SETTINGS, "checkpoint": "of another version"}, "cannot read the running controller's checkpoint"),
     ],
 )
-def test_what_it_cannot_read_is_said_in_one_line(
+def test_what_it_cannot_read_is_printed_in_one_line(
     fields: dict[str, str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        preflight.run_preflight(reexec.write(estate_of(**fields)), "digest", with_controller=True) == exit_codes.REFUSED
+        preflight.run_preflight(reexec.write(state_of(**fields)), "digest", with_controller=True) == exit_codes.REFUSED
     )
-    (said,) = capsys.readouterr().out.splitlines()
-    assert reason in said
+    (output,) = capsys.readouterr().out.splitlines()
+    assert reason in output
 
 
-def test_an_estate_of_another_format_is_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    fd = os.memfd_create("estate")
+def test_an_state_of_another_format_is_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    fd = os.memfd_create("state")
     os.write(fd, b"[99]")
     assert preflight.run_preflight(fd, "digest", with_controller=True) == exit_codes.REFUSED
     assert "not of format" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("said", "fault"),
+    ("output", "fault"),
     [
         ([json.dumps({"wire": WIRE_VERSION + 1, "version": "9.9", "code": "x"})], "version 9.9 speaks wire"),
-        ([], "did not say what it is"),
-        (["not JSON"], "did not say what it is"),
-        (["[]"], "did not say what it is"),
-        (['{"code": 1}'], "did not say what it is"),
+        ([], "did not print its version"),
+        (["not JSON"], "did not print its version"),
+        (["[]"], "did not print its version"),
+        (['{"code": 1}'], "did not print its version"),
     ],
 )
-def test_what_is_no_yes_is_a_no(said: list[str], fault: str) -> None:
-    assert fault in preflight._parse_result(said).error
+def test_output_without_a_matching_version_is_an_error(output: list[str], fault: str) -> None:
+    assert fault in preflight._parse_result(output).error
 
 
-def test_the_reason_is_the_last_line_and_the_place() -> None:
-    said = ["Traceback", '  File "/x/keeper.py", line 3', "    class Keeper", "SyntaxError: expected ':'", ""]
-    assert preflight._error_line(said) == "SyntaxError: expected ':' (File \"/x/keeper.py\", line 3)"
+def test_the_reason_is_the_last_line_with_file_and_line() -> None:
+    output = ["Traceback", '  File "/x/keeper.py", line 3', "    class Keeper", "SyntaxError: expected ':'", ""]
+    assert preflight._error_line(output) == "SyntaxError: expected ':' (File \"/x/keeper.py\", line 3)"
     assert preflight._error_line([]) == ""

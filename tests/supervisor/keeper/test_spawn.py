@@ -17,23 +17,23 @@ from mmsup.supervisor.keeper.spawn import EXEC_FAILED, StartedProcess, exec_erro
 pytestmark = pytest.mark.slow
 
 
-def ended(started: StartedProcess) -> tuple[str | None, int]:
-    """What the doubt said, and the exit code."""
+def result_of(started: StartedProcess) -> tuple[str | None, int]:
+    """The exec error, and the exit code."""
     wait_readable(started.pidfd, "death")
-    said = exec_error(started.exec_status)
+    error = exec_error(started.exec_status)
     close_fds([started.pidfd, started.exec_status])
-    return said, os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
+    return error, os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
 
 
 def sh(script: str) -> Spawn:
     return spawn_of("test", "/bin/sh", "-c", script)
 
 
-def test_a_program_that_runs_ends_the_doubt_with_silence() -> None:
-    assert ended(start(sh("exit 7"), {}, None)) == ("", 7)
+def test_a_program_that_runs_has_no_exec_error() -> None:
+    assert result_of(start(sh("exit 7"), {}, None)) == ("", 7)
 
 
-def test_on_its_way_there_is_no_verdict() -> None:
+def test_before_the_exec_its_result_is_unknown() -> None:
     read, write = os.pipe()
     os.set_blocking(read, False)
     assert exec_error(read) is None
@@ -42,23 +42,23 @@ def test_on_its_way_there_is_no_verdict() -> None:
     close_fds([read, write])
 
 
-def test_a_program_that_cannot_run_says_why_and_leaves_with_127() -> None:
-    said, code = ended(start(spawn_of("test", "/nowhere"), {}, None))
-    assert said == "[Errno 2] No such file or directory: '/nowhere'"
+def test_a_program_that_cannot_run_reports_the_reason_and_exits_with_127() -> None:
+    error, code = result_of(start(spawn_of("test", "/nowhere"), {}, None))
+    assert error == "[Errno 2] No such file or directory: '/nowhere'"
     assert code == EXEC_FAILED
 
 
 def test_arguments_name_the_descriptors_in_order() -> None:
     read, write = os.pipe()
-    ears, mouth = os.pipe()
+    output, output_end = os.pipe()
     spawn = spawn_of("test", sys.executable, "-c", "import os, sys; print(sys.argv[1:]); os.write(1, b'')")
-    assert ended(start(spawn, {"lifeline": read, "listen:http": write}, mouth)) == ("", 0)
-    assert os.read(ears, 1000).decode() == f"['lifeline={read}', 'listen:http={write}']\n"
+    assert result_of(start(spawn, {"lifeline": read, "listen:http": write}, output_end)) == ("", 0)
+    assert os.read(output, 1000).decode() == f"['lifeline={read}', 'listen:http={write}']\n"
     assert not os.get_inheritable(read)
-    close_fds([read, write, ears, mouth])
+    close_fds([read, write, output, output_end])
 
 
-def test_signals_that_the_parent_ignores_or_blocks_are_plain_again_in_the_child() -> None:
+def test_signals_that_the_parent_ignores_or_blocks_have_their_defaults_in_the_child() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
@@ -69,36 +69,36 @@ def test_signals_that_the_parent_ignores_or_blocks_are_plain_again_in_the_child(
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
-    assert ended(started) == ("", 0)
+    assert result_of(started) == ("", 0)
 
 
-def test_what_cannot_be_joined_is_named() -> None:
+def test_a_control_group_that_cannot_be_joined_is_named() -> None:
     spawn = Spawn("test", ("/bin/true",), {}, "/", ("/proc/self/status",), (), False, 0, "")  # noqa: FBT003
-    said, code = ended(start(spawn, {}, None))
-    assert said is not None
-    assert "/proc/self/status" in said
+    error, code = result_of(start(spawn, {}, None))
+    assert error is not None
+    assert "/proc/self/status" in error
     assert code == EXEC_FAILED
 
 
-def test_a_parent_out_of_descriptors_starts_nothing_and_loses_none(tmp_path: Path) -> None:
-    hoard: list[int] = []
+def test_a_parent_out_of_descriptors_starts_nothing_and_leaks_none(tmp_path: Path) -> None:
+    taken: list[int] = []
     before = len(os.listdir("/proc/self/fd"))
     try:
         while True:
-            hoard.append(os.open("/dev/null", os.O_RDONLY))
+            taken.append(os.open("/dev/null", os.O_RDONLY))
     except OSError:
         pass
     try:
         for free in range(4):  # the first descriptor is missing, then the second, and so on
-            close_fds([hoard.pop() for _ in range(free)])
+            close_fds([taken.pop() for _ in range(free)])
             try:
                 started = start(sh("exit 0"), {}, None)
             except OSError:
                 continue
             assert free >= 2
-            assert ended(started)[0] == ""
+            assert result_of(started)[0] == ""
     finally:
-        close_fds(hoard)
+        close_fds(taken)
     assert len(os.listdir("/proc/self/fd")) == before
     for _ in range(4):
         try:
@@ -107,7 +107,7 @@ def test_a_parent_out_of_descriptors_starts_nothing_and_loses_none(tmp_path: Pat
             break
 
 
-def test_an_oom_score_that_may_not_be_lowered_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_oom_score_that_may_not_be_lowered_stays_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str, text: str) -> None:
         raise PermissionError(path, text)
 

@@ -27,14 +27,14 @@ def folder_of(path: Path, name: str, *pids: int) -> Path:
     return path / name
 
 
-def test_no_group_has_nothing_to_say_and_nothing_to_end() -> None:
+def test_without_a_group_every_counter_is_none_and_nothing_is_killed() -> None:
     group = Cgroup(())
     assert (group.name, group.procs_files, group.cap_bytes, group.read()) == ("", (), None, None)
     assert group.kill()
     assert group.remove()
 
 
-def test_a_group_names_its_files(tmp_path: Path) -> None:
+def test_a_group_returns_its_procs_files(tmp_path: Path) -> None:
     group = Cgroup([tmp_path / "memory" / "w1.2", tmp_path / "pids" / "w1.2"], "limit")
     assert group.name == "w1.2"
     assert group.procs_files == (f"{tmp_path}/memory/w1.2/cgroup.procs", f"{tmp_path}/pids/w1.2/cgroup.procs")
@@ -43,13 +43,13 @@ def test_a_group_names_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "cap"), [("1000\n", 1000), ("max\n", None), ("9223372036854771712\n", None), ("", None)]
 )
-def test_a_cap_is_what_the_kernel_says_it_is(tmp_path: Path, limit: str, cap: int | None) -> None:
+def test_the_limit_is_read_from_the_kernel(tmp_path: Path, limit: str, cap: int | None) -> None:
     (tmp_path / "limit").write_text(limit)
     assert Cgroup([tmp_path], "limit").cap_bytes == cap
     assert Cgroup([tmp_path / "gone"], "limit").cap_bytes is None
 
 
-def test_the_counters_of_a_group_that_is_gone_are_none(tmp_path: Path) -> None:
+def test_the_counters_of_a_removed_group_are_none(tmp_path: Path) -> None:
     def read(folder: Path) -> CgroupUsage:
         return CgroupUsage(int((folder / "usage").read_text()), 0, 0, 0)
 
@@ -66,14 +66,14 @@ def test_the_counters_of_a_group_that_is_removed_while_they_are_read_are_none(tm
 
 
 @pytest.mark.slow
-def test_everybody_in_every_folder_is_killed(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+def test_all_processes_in_all_folders_are_killed(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     folders = [folder_of(tmp_path, "memory"), folder_of(tmp_path, "pids", sleeper.pid)]
     assert not kill(folders)
     assert sleeper.wait(10) == -signal.SIGKILL
 
 
 @pytest.mark.slow
-def test_a_freezer_is_closed_for_the_signal_and_open_afterwards(
+def test_a_group_is_frozen_for_the_signal_and_thawed_afterwards(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     folder = folder_of(tmp_path, "freezer", sleeper.pid)
@@ -83,7 +83,7 @@ def test_a_freezer_is_closed_for_the_signal_and_open_afterwards(
     assert sleeper.wait(10) == -signal.SIGKILL
 
 
-def test_a_group_with_a_kill_file_is_ended_by_it(tmp_path: Path) -> None:
+def test_a_group_with_cgroup_kill_is_killed_by_it(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "w1.1", os.getppid())
     (folder / "cgroup.kill").write_text("")
     assert not kill([folder])
@@ -91,7 +91,7 @@ def test_a_group_with_a_kill_file_is_ended_by_it(tmp_path: Path) -> None:
     assert is_alive(os.getppid())
 
 
-def test_who_kills_is_not_killed_and_an_empty_group_is_done(tmp_path: Path) -> None:
+def test_the_caller_is_not_killed_and_an_empty_group_is_done(tmp_path: Path) -> None:
     assert kill([folder_of(tmp_path, "w1.1", os.getpid()), folder_of(tmp_path, "w1.2"), tmp_path / "gone"])
 
 
@@ -112,7 +112,7 @@ def test_a_removal_that_is_forbidden_is_an_error(tmp_path: Path) -> None:
         remove_all([tmp_path / "file"])
 
 
-def test_files_of_the_kernel_are_read_and_written_without_making_any(tmp_path: Path) -> None:
+def test_files_of_the_kernel_are_read_and_written_but_never_created(tmp_path: Path) -> None:
     assert not write_file(tmp_path / "absent", "1")
     assert not (tmp_path / "absent").exists()
     (tmp_path / "there").write_text("")
@@ -124,7 +124,7 @@ def test_files_of_the_kernel_are_read_and_written_without_making_any(tmp_path: P
     assert parse_field("oom 3\n", "oom_kill") == 0
 
 
-def test_what_a_group_uses_is_read_from_one_file(tmp_path: Path) -> None:
+def test_the_usage_is_read_from_one_file(tmp_path: Path) -> None:
     (tmp_path / "usage").write_text("4096\n")
     assert Cgroup([tmp_path], usage="usage").usage_bytes() == 4096
     assert Cgroup([tmp_path / "gone"], usage="usage").usage_bytes() is None

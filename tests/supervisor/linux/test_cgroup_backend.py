@@ -1,4 +1,4 @@
-"""The same for every kind: v1 for real where this machine has it, v2 on recorded files."""
+"""All versions: v1 in the real file system if this machine has it, v2 on recorded files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory h
         (CgroupFacts("", (), (), "not delegated"), "none", "RLIMIT_DATA"),
     ],
 )
-def test_the_kind_follows_from_the_facts(facts: CgroupFacts, kind: str, why: str) -> None:
+def test_the_version_follows_from_the_facts(facts: CgroupFacts, kind: str, why: str) -> None:
     choice = choose(facts)
     assert choice.kind == kind
     assert why in choice.reason
@@ -65,8 +65,8 @@ def test_a_folder_is_named_after_the_state_directory_alone(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Path:
-    """A v2 group as systemd delegates it: ours to write, our process in it."""
+def delegated(tmp_path: Path) -> Path:
+    """A v2 group as systemd delegates it: writable, with our process in it."""
     root = tmp_path / "cgroup"
     folder = root / "system.slice" / "mmsup.service"
     folder.mkdir(parents=True)
@@ -77,46 +77,46 @@ def given(tmp_path: Path) -> Path:
 
 
 def recorded(folder: Path, controllers: str = "cpu memory pids\n") -> None:
-    """The files that the kernel gives to each group."""
+    """The files that the kernel creates in each group."""
     folder.mkdir(exist_ok=True)
     (folder / "cgroup.controllers").write_text(controllers)
     for name in ("cgroup.procs", "cgroup.subtree_control"):
         (folder / name).write_text("")
 
 
-def entered(given: Path, tmp_path: Path) -> CgroupBackend:
-    """As after `settle`: the kernel's files are in all folders, the controllers on, the keeper in the core."""
-    home = given / TOP
-    for folder in (home, home / "core"):
+def entered(delegated: Path, tmp_path: Path) -> CgroupBackend:
+    """As after `set_up`: files of the kernel in all folders, controllers enabled, the keeper in the core."""
+    server = delegated / TOP
+    for folder in (server, server / "core"):
         recorded(folder)
-    set_up(TOP, given.parents[1], tmp_path / "own")
-    (home / "cgroup.subtree_control").write_text("memory pids\n")
+    set_up(TOP, delegated.parents[1], tmp_path / "own")
+    (server / "cgroup.subtree_control").write_text("memory pids\n")
     (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
-    return backend(TOP, given.parents[1], tmp_path / "own")
+    return backend(TOP, delegated.parents[1], tmp_path / "own")
 
 
-def test_v2_the_keeper_moves_into_the_core_before_it_hands_controllers_on(given: Path, tmp_path: Path) -> None:
-    made = entered(given, tmp_path)
-    assert (given / TOP / "core" / "cgroup.procs").read_text() == "0"
-    assert (given / "cgroup.subtree_control").read_text() == "+memory"
+def test_v2_the_keeper_moves_into_the_core_before_it_enables_controllers(delegated: Path, tmp_path: Path) -> None:
+    made = entered(delegated, tmp_path)
+    assert (delegated / TOP / "core" / "cgroup.procs").read_text() == "0"
+    assert (delegated / "cgroup.subtree_control").read_text() == "+memory"
     assert made.describe() == f"cgroup v2: delegated, /system.slice/mmsup.service/{TOP}/core"
 
 
-def test_v2_a_life_gets_a_group_with_its_cap(given: Path, tmp_path: Path) -> None:
-    made = entered(given, tmp_path)
+def test_v2_a_worker_gets_a_group_with_its_limit(delegated: Path, tmp_path: Path) -> None:
+    made = entered(delegated, tmp_path)
     group = made.create("w1.1", 64 * MIB)
     assert group.name == "w1.1"
-    assert group.procs_files == (f"{given}/{TOP}/w1.1/cgroup.procs",)
+    assert group.procs_files == (f"{delegated}/{TOP}/w1.1/cgroup.procs",)
     assert group.cap_bytes == 64 * MIB
     assert made.names() == ["w1.1"]
     assert made.group("w1.1").cap_bytes == 64 * MIB
     assert made.create("w2.1", None).cap_bytes is None
 
 
-def test_v2_a_group_whose_cap_is_refused_leaves_no_folder(
-    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_v2_a_group_whose_limit_is_refused_leaves_no_folder(
+    delegated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = entered(given, tmp_path)
+    made = entered(delegated, tmp_path)
 
     def refuse(*_: object) -> None:
         raise OSError(22, "Invalid argument")
@@ -127,9 +127,9 @@ def test_v2_a_group_whose_cap_is_refused_leaves_no_folder(
     assert made.names() == []
 
 
-def test_v2_counters_are_read_as_the_kernel_writes_them(given: Path, tmp_path: Path) -> None:
-    group = entered(given, tmp_path).create("w1.1", 64 * MIB)
-    folder = given / TOP / "w1.1"
+def test_v2_counters_are_read_in_the_kernels_format(delegated: Path, tmp_path: Path) -> None:
+    group = entered(delegated, tmp_path).create("w1.1", 64 * MIB)
+    folder = delegated / TOP / "w1.1"
     assert group.read() is None
     (folder / "memory.current").write_text("50331648\n")
     (folder / "memory.stat").write_text("anon 41943040\nfile 8388608\ninactive_file 4194304\nactive_file 4194304\n")
@@ -140,10 +140,10 @@ def test_v2_counters_are_read_as_the_kernel_writes_them(given: Path, tmp_path: P
     assert group.read() == CgroupUsage(50331648, 4194304, 67108864, 2)
 
 
-def test_v2_a_group_is_ended_by_the_kernel(given: Path, tmp_path: Path) -> None:
-    made = entered(given, tmp_path)
+def test_v2_a_group_is_killed_by_the_kernel(delegated: Path, tmp_path: Path) -> None:
+    made = entered(delegated, tmp_path)
     group = made.create("w1.1", None)
-    folder = given / TOP / "w1.1"
+    folder = delegated / TOP / "w1.1"
     (folder / "cgroup.procs").write_text(f"{os.getppid()}\n")
     (folder / "cgroup.kill").write_text("")
     assert not group.kill()
@@ -158,61 +158,61 @@ def test_v2_a_group_is_ended_by_the_kernel(given: Path, tmp_path: Path) -> None:
     ],
 )
 def test_v2_that_is_not_delegated_is_not_touched(
-    given: Path, tmp_path: Path, controllers: str, own: str, why: str
+    delegated: Path, tmp_path: Path, controllers: str, own: str, why: str
 ) -> None:
-    (given / "cgroup.controllers").write_text(controllers)
+    (delegated / "cgroup.controllers").write_text(controllers)
     (tmp_path / "own").write_text(own)
-    made = set_up(TOP, given.parents[1], tmp_path / "own")
+    made = set_up(TOP, delegated.parents[1], tmp_path / "own")
     assert why in made.describe()
     assert made.describe().startswith("no cgroup")
-    assert not (given / TOP).exists()
+    assert not (delegated / TOP).exists()
 
 
-def test_v2_without_the_memory_controller_still_ends_a_life_as_a_whole(given: Path, tmp_path: Path) -> None:
-    home = given / TOP
-    for folder in (given, home, home / "core"):
+def test_v2_without_the_memory_controller_still_kills_a_worker_as_a_whole(delegated: Path, tmp_path: Path) -> None:
+    server = delegated / TOP
+    for folder in (delegated, server, server / "core"):
         recorded(folder, "pids\n")
-    set_up(TOP, given.parents[1], tmp_path / "own")
-    assert (home / "core" / "cgroup.procs").read_text() == "0"
-    assert (given / "cgroup.subtree_control").read_text() == "+pids"
+    set_up(TOP, delegated.parents[1], tmp_path / "own")
+    assert (server / "core" / "cgroup.procs").read_text() == "0"
+    assert (delegated / "cgroup.subtree_control").read_text() == "+pids"
     (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
-    made = backend(TOP, given.parents[1], tmp_path / "own")
+    made = backend(TOP, delegated.parents[1], tmp_path / "own")
     assert made.describe().startswith("cgroup v2: delegated")
     assert "RLIMIT_DATA" in made.describe()
     group = made.create("w1.1", 64 * MIB)
-    assert group.procs_files == (f"{home}/w1.1/cgroup.procs",)
+    assert group.procs_files == (f"{server}/w1.1/cgroup.procs",)
     assert (group.cap_bytes, group.read()) == (None, None)
 
 
-def test_v2_without_the_memory_controller_is_left_alone_where_v1_keeps_caps(given: Path, tmp_path: Path) -> None:
-    recorded(given, "pids\n")
-    v1 = given.parents[1] / "memory"
+def test_v2_without_the_memory_controller_is_unused_where_v1_has_one(delegated: Path, tmp_path: Path) -> None:
+    recorded(delegated, "pids\n")
+    v1 = delegated.parents[1] / "memory"
     v1.mkdir()
     (v1 / "cgroup.procs").write_text("")
-    made = set_up(TOP, given.parents[1], tmp_path / "own")
+    made = set_up(TOP, delegated.parents[1], tmp_path / "own")
     assert made.describe() == "cgroup v1: own folders in memory"
-    assert not (given / TOP).exists()
+    assert not (delegated / TOP).exists()
 
 
-def test_v2_with_foreign_processes_in_it_is_left_as_it_was(given: Path, tmp_path: Path) -> None:
-    (given / "cgroup.subtree_control").unlink()  # as EBUSY: it cannot be written
-    (given / TOP).mkdir()
-    (given / TOP / "core").mkdir()
-    made = set_up(TOP, given.parents[1], tmp_path / "own")
+def test_v2_with_foreign_processes_in_it_is_left_unchanged(delegated: Path, tmp_path: Path) -> None:
+    (delegated / "cgroup.subtree_control").unlink()  # as EBUSY: it cannot be written
+    (delegated / TOP).mkdir()
+    (delegated / TOP / "core").mkdir()
+    made = set_up(TOP, delegated.parents[1], tmp_path / "own")
     assert "holds processes that are not ours" in made.describe()
-    assert not (given / TOP).exists()
+    assert not (delegated / TOP).exists()
 
 
-def test_the_brain_finds_what_the_keeper_set_up_and_a_stranger_does_not(given: Path, tmp_path: Path) -> None:
-    entered(given, tmp_path)
-    assert detect(TOP, given.parents[1], tmp_path / "own").controllers == ("memory", "pids")
-    assert detect("mmsup_test_other", given.parents[1], tmp_path / "own").controllers == ()
+def test_the_controller_uses_what_the_keeper_set_up_and_other_processes_do_not(delegated: Path, tmp_path: Path) -> None:
+    entered(delegated, tmp_path)
+    assert detect(TOP, delegated.parents[1], tmp_path / "own").controllers == ("memory", "pids")
+    assert detect("mmsup_test_other", delegated.parents[1], tmp_path / "own").controllers == ()
 
 
 # None.
 
 
-def test_without_groups_nothing_is_made_and_nothing_claimed(tmp_path: Path) -> None:
+def test_without_cgroups_nothing_is_created(tmp_path: Path) -> None:
     made = set_up(TOP, tmp_path, tmp_path / "own")
     group = made.create("w1.1", 64 * MIB)
     assert (group.name, group.procs_files, group.cap_bytes, group.read()) == ("", (), None, None)
@@ -235,7 +235,7 @@ def v1() -> Iterator[CgroupBackend]:
 
 
 def inside(procs_files: tuple[str, ...], code: str) -> subprocess.Popen[bytes]:
-    """A process that joins the group as a child of the keeper does."""
+    """A process that joins the group like a child of the keeper."""
     join = "import sys\nfor path in sys.argv[1:]: open(path, 'w').write('0')\n"
     return subprocess.Popen([sys.executable, "-c", join + code, *procs_files], stdout=subprocess.PIPE)
 
@@ -244,10 +244,10 @@ def inside(procs_files: tuple[str, ...], code: str) -> subprocess.Popen[bytes]:
 @pytest.mark.cgroup1
 @pytest.mark.slow
 class TestV1:
-    def test_v1_is_chosen_and_says_so(self, v1: CgroupBackend) -> None:
+    def test_v1_is_chosen_and_described(self, v1: CgroupBackend) -> None:
         assert v1.describe() == "cgroup v1: own folders in memory, freezer, pids, cpu"
 
-    def test_a_cap_is_the_kernels_and_swap_does_not_get_around_it(self, v1: CgroupBackend) -> None:
+    def test_the_limit_includes_swap(self, v1: CgroupBackend) -> None:
         group = v1.create("w1.1", 64 * MIB)
         assert group.cap_bytes == 64 * MIB
         with_swap = V1[0] / "w1.1" / "memory.memsw.limit_in_bytes"
@@ -255,7 +255,7 @@ class TestV1:
         assert (V1[2] / "w1.1" / "pids.max").read_text() == f"{cgroup_backend.PIDS_LIMIT}\n"
         assert v1.create("w2.1", None).cap_bytes is None
 
-    def test_who_loads_has_half_of_the_share_of_who_serves(self, v1: CgroupBackend) -> None:
+    def test_a_loading_worker_has_half_the_cpu_share_of_a_serving_one(self, v1: CgroupBackend) -> None:
         group, shares = v1.create("w1.1", None), V1[3] / "w1.1" / "cpu.shares"
         assert shares.read_text() == "1024\n"
         group.set_cpu_weights(LOADING_WEIGHTS)
@@ -278,7 +278,7 @@ class TestV1:
         assert reading.oom_kills == 1
         assert 60 * MIB < reading.peak_bytes <= 64 * MIB
 
-    def test_usage_rises_with_what_is_used(self, v1: CgroupBackend) -> None:
+    def test_the_usage_rises_with_allocations(self, v1: CgroupBackend) -> None:
         group = v1.create("w1.1", None)
         code = f"kept = b'x' * {32 * MIB}\nprint('in', flush=True)\nimport time; time.sleep(1000)"
         with inside(group.procs_files, code) as process:
@@ -291,14 +291,14 @@ class TestV1:
             assert reading.peak_bytes >= reading.usage_bytes - MIB
             process.kill()
 
-    def test_all_in_a_group_end_whatever_their_session(self, v1: CgroupBackend) -> None:
+    def test_all_processes_of_a_group_are_killed_in_any_session(self, v1: CgroupBackend) -> None:
         group = v1.create("w1.1", None)
         code = "import os, time\nprint(os.fork() or os.setsid() or os.getpid(), flush=True)\ntime.sleep(1000)"
         with inside(group.procs_files, code) as process:
             assert process.stdout is not None
             process.stdout.readline()
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
-            wait_until(group.kill, "nobody left")
+            wait_until(group.kill, "no process left")
             assert process.wait(DEADLINE_S) == -signal.SIGKILL
         wait_until(group.remove, "removed")
         assert group.read() is None
@@ -315,7 +315,7 @@ class TestV1:
         wait_until(lambda: kill_and_remove_all(v1), "swept")
         assert v1.names() == []
 
-    def test_a_start_ends_what_a_former_life_left_and_nothing_else(self, v1: CgroupBackend) -> None:
+    def test_a_start_removes_left_over_groups_and_nothing_else(self, v1: CgroupBackend) -> None:
         other = set_up(f"{TOP}_other")
         bystander = other.create("w1.1", None)
         leftover = v1.create("w1.1", None)
@@ -332,40 +332,42 @@ class TestV1:
             process.kill()
         assert cgroup_backend.tear_down(other)
 
-    def test_a_refusal_of_the_kernel_is_an_error(self, v1: CgroupBackend) -> None:
+    def test_a_limit_that_the_kernel_refuses_is_an_error(self, v1: CgroupBackend) -> None:
         with pytest.raises(OSError, match="Invalid argument"):
             v1.create("w1.1", -5)
 
     def test_a_child_joins_and_its_whole_group_ends_with_it(self, tmp_path: Path) -> None:
         with keeper_rig(tmp_path) as rig:
             made = backend(cgroup_backend.top_name(rig.settings.state_dir))
-            brain = rig.greeted_brain()
+            controller = rig.ready_controller()
             group = made.create("w1.1", None)
             script = "setsid sleep 1000 & wait"
-            kid = brain.spawn("worker.1.1", "/bin/sh", "-c", script, procs_files=group.procs_files)
+            child = controller.spawn("worker.1.1", "/bin/sh", "-c", script, procs_files=group.procs_files)
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
-            (grandchild,) = set(map(int, Path(group.procs_files[0]).read_text().split())) - {kid.pid}
-            brain.say(SignalChild("worker.1.1", signal.SIGKILL))
-            brain.hear(ChildExited)
+            (grandchild,) = set(map(int, Path(group.procs_files[0]).read_text().split())) - {child.pid}
+            controller.send(SignalChild("worker.1.1", signal.SIGKILL))
+            controller.receive(ChildExited)
             wait_until(lambda: not is_alive(grandchild), "the grandchild ended too")
-            rig.finish(brain)
+            rig.finish(controller)
             assert made.names() == []
             assert not any(
                 (cgroup_backend.ROOT / name / cgroup_backend.top_name(rig.settings.state_dir)).exists()
                 for name in ("memory",)
             )
 
-    def test_what_survives_a_killed_keeper_is_ended_by_the_next(self, tmp_path: Path) -> None:
+    def test_what_survives_a_killed_keeper_is_killed_by_the_next(self, tmp_path: Path) -> None:
         with keeper_rig(tmp_path) as rig:
             made = backend(cgroup_backend.top_name(rig.settings.state_dir))
-            brain = rig.greeted_brain()
+            controller = rig.ready_controller()
             group = made.create("w1.1", None)
-            kid = brain.spawn("worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files)
+            child = controller.spawn(
+                "worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files
+            )
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
             rig.process.kill()
-            wait_readable(kid.pidfd, "death")
+            wait_readable(child.pidfd, "death")
             rig.process.wait(DEADLINE_S)
             rig.process = rig.launch()
-            second = rig.greeted_brain()
+            second = rig.ready_controller()
             assert made.names() == []
             rig.finish(second)

@@ -19,7 +19,7 @@ def environ_of(pid: int, count: str, names: str) -> dict[str, str]:
     return {"LISTEN_PID": str(pid), "LISTEN_FDS": count, "LISTEN_FDNAMES": names, "PATH": "/bin"}
 
 
-def test_what_is_handed_back_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, listening: socket.socket) -> None:
+def test_stored_sockets_are_returned_by_name(monkeypatch: pytest.MonkeyPatch, listening: socket.socket) -> None:
     first = os.dup(listening.fileno())
     monkeypatch.setattr(fd_store, "FIRST_FD", first)
     environ = environ_of(7, "1", "http")
@@ -31,7 +31,7 @@ def test_what_is_handed_back_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, l
     listening.close()
 
 
-def test_what_is_no_socket_is_none_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_stored_descriptor_that_is_no_socket_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
         monkeypatch.setattr(fd_store, "FIRST_FD", file.fileno())
         assert fd_store.stored_sockets(environ_of(7, "1", "http"), 7) == {}
@@ -40,12 +40,12 @@ def test_what_is_no_socket_is_none_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     "environ", [{}, environ_of(8, "1", "http"), environ_of(7, "", ""), environ_of(7, "-1", "x"), environ_of(7, "0", "")]
 )
-def test_nothing_is_taken_that_is_not_meant_for_us(environ: dict[str, str]) -> None:
+def test_descriptors_for_another_process_are_ignored(environ: dict[str, str]) -> None:
     assert fd_store.stored_sockets(environ, 7) == {}
     assert not set(environ) & set(fd_store.VARIABLES)
 
 
-def test_a_socket_is_of_use_where_it_listens_on_the_same_address(listening: socket.socket) -> None:
+def test_a_socket_is_usable_if_it_listens_on_the_same_address(listening: socket.socket) -> None:
     host, port = listening.getsockname()
     assert fd_store.is_listening_on(listening, socket.AF_INET, (host, port))
     assert fd_store.is_listening_on(listening, socket.AF_INET, (host, 0))
@@ -57,7 +57,7 @@ def test_a_socket_is_of_use_where_it_listens_on_the_same_address(listening: sock
     listening.close()
 
 
-def test_what_is_given_up_listens_no_more_whoever_else_holds_it(listening: socket.socket) -> None:
+def test_a_discarded_socket_stops_listening_in_every_process(listening: socket.socket) -> None:
     address = listening.getsockname()
     with listening.dup():
         fd_store.discard(listening)
@@ -66,7 +66,7 @@ def test_what_is_given_up_listens_no_more_whoever_else_holds_it(listening: socke
         socket.create_server(address).close()
 
 
-def test_the_manager_gets_the_descriptor_with_its_name(tmp_path: Path, listening: socket.socket) -> None:
+def test_systemd_receives_the_descriptor_with_its_name(tmp_path: Path, listening: socket.socket) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(30)
@@ -78,7 +78,7 @@ def test_the_manager_gets_the_descriptor_with_its_name(tmp_path: Path, listening
     listening.close()
 
 
-def test_without_a_manager_nothing_is_stored(listening: socket.socket) -> None:
+def test_without_systemd_nothing_is_stored(listening: socket.socket) -> None:
     SystemdNotifier("", 0.0).store("http", listening.fileno())
     SystemdNotifier("/nowhere/notify", 0.0).store("http", listening.fileno())
     listening.close()

@@ -1,4 +1,4 @@
-"""The kernel's out-of-memory killer is heard at once, and only it."""
+"""Notifications of the kernel's out-of-memory killer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def v1() -> Iterator[CgroupBackend]:
 
 
 @pytest.mark.cgroup1
-def test_v1_a_kill_for_memory_is_heard_and_a_plain_kill_is_not(v1: CgroupBackend) -> None:
+def test_v1_an_oom_kill_is_notified_and_a_plain_kill_is_not(v1: CgroupBackend) -> None:
     group = v1.create("w1.1", 64 << 20)
     assert group.folder is not None
     watch = OomEvents(group.folder)
@@ -59,13 +59,13 @@ def test_v1_a_kill_for_memory_is_heard_and_a_plain_kill_is_not(v1: CgroupBackend
     assert group.remove()
 
 
-def test_v2_a_change_of_the_kernels_file_is_heard_once(tmp_path: Path) -> None:
+def test_v2_a_change_of_memory_events_is_notified_once(tmp_path: Path) -> None:
     if not os.access(UNIFIED / "cgroup.procs", os.W_OK):
         pytest.skip("no writable cgroup v2 tree here")
     folder = UNIFIED / f"mmsup_test_oom_{os.getpid()}"
     folder.mkdir()
     try:
-        (tmp_path / "memory.events").symlink_to(folder / "cgroup.events")  # told of in the same way
+        (tmp_path / "memory.events").symlink_to(folder / "cgroup.events")  # notified in the same way
         watch = OomEvents(tmp_path)
         assert not is_heard(watch, 0)
         sleeper = subprocess.Popen(["sleep", "60"])
@@ -86,7 +86,7 @@ def test_v2_a_change_of_the_kernels_file_is_heard_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "owner", "name"), [("memory.oom_control", os, "eventfd"), ("memory.events", select, "epoll")]
 )
-def test_a_watch_that_cannot_be_made_for_want_of_descriptors_leaks_none(
+def test_a_lack_of_descriptors_leaks_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, owner: object, name: str
 ) -> None:
     (tmp_path / file).touch()
@@ -101,7 +101,7 @@ def test_a_watch_that_cannot_be_made_for_want_of_descriptors_leaks_none(
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_folder_that_is_none_is_an_error_and_leaks_nothing(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_and_leaks_nothing(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match=r"."):
         OomEvents(tmp_path)

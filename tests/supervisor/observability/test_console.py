@@ -20,26 +20,26 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def test_off_a_terminal_a_line_is_one_json_object(pipe: tuple[int, int]) -> None:
     Console("auto", pipe[1]).log("info", "brain_start", pid=7, text="a\nb")
-    said = json.loads(os.read(pipe[0], 10000))
-    assert said.pop("time").endswith("Z")
-    assert said == {"level": "info", "event": "brain_start", "pid": 7, "text": "a\nb"}
+    line = json.loads(os.read(pipe[0], 10000))
+    assert line.pop("time").endswith("Z")
+    assert line == {"level": "info", "event": "brain_start", "pid": 7, "text": "a\nb"}
 
 
 def test_on_a_terminal_a_line_is_text() -> None:
     ours, theirs = pty.openpty()
     Console("auto", theirs).log("warning", "brain_exit", pid=7, text="\x1b[2J\n")
-    said = os.read(ours, 10000).decode()
-    assert 'warning brain_exit pid=7 text="\\u001b[2J\\n"' in said
+    line = os.read(ours, 10000).decode()
+    assert 'warning brain_exit pid=7 text="\\u001b[2J\\n"' in line
     os.close(ours)
     os.close(theirs)
 
 
-def test_the_format_can_be_demanded(pipe: tuple[int, int]) -> None:
+def test_the_format_can_be_set(pipe: tuple[int, int]) -> None:
     Console("default", pipe[1]).log("info", "stopped", code=0)
     assert os.read(pipe[0], 10000).endswith(b"info    stopped code=0\n")
 
 
-def test_a_reader_that_sleeps_costs_lines_and_no_time_and_they_are_counted(pipe: tuple[int, int]) -> None:
+def test_a_slow_reader_loses_lines_which_are_counted_and_never_blocks(pipe: tuple[int, int]) -> None:
     console = Console("json", pipe[1])
     for _ in range(3000):
         console.log("info", "brain_start", text="x" * 100)
@@ -57,12 +57,12 @@ def test_a_reader_that_sleeps_costs_lines_and_no_time_and_they_are_counted(pipe:
     assert "lost_lines" not in json.loads(os.read(pipe[0], 10000))
 
 
-def test_a_line_is_never_longer_than_a_pipe_takes_at_once(pipe: tuple[int, int]) -> None:
+def test_a_line_is_never_longer_than_an_atomic_pipe_write(pipe: tuple[int, int]) -> None:
     Console("json", pipe[1]).log("info", "x", text="y" * 10000)
     assert len(os.read(pipe[0], 100000)) == LINE_BYTES
 
 
-def test_a_reader_that_is_gone_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
     Console("json", write).log("info", "x")

@@ -17,7 +17,7 @@ def test_two_files_hold_at_most_twice_the_limit_and_the_newest_lines(tmp_path: P
     assert numbers == list(range(numbers[0], 100))
 
 
-def test_a_file_is_continued_where_it_ended(tmp_path: Path) -> None:
+def test_an_existing_file_is_appended_to(tmp_path: Path) -> None:
     for part in (b"a", b"b"):
         file = RotatingFile(tmp_path / "sub" / "log")
         file.write(part)
@@ -25,7 +25,7 @@ def test_a_file_is_continued_where_it_ended(tmp_path: Path) -> None:
     assert (tmp_path / "sub" / "log").read_bytes() == b"ab"
 
 
-def test_a_disk_that_refuses_loses_lines_and_counts_them(tmp_path: Path) -> None:
+def test_lines_that_the_disk_refuses_are_counted(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     file = RotatingFile(tmp_path / "log")
     file.write(b"x")
@@ -33,7 +33,7 @@ def test_a_disk_that_refuses_loses_lines_and_counts_them(tmp_path: Path) -> None
     assert file.lost_writes == 2
 
 
-def test_a_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("mine")
     (tmp_path / "log").symlink_to(target)

@@ -25,7 +25,7 @@ from mmsup.supervisor.repository.artifact import ENGINES, Artifact, select_artif
         ("big.onnx/big.onnx", "ort", "big.onnx", Artifact("big.onnx/big.onnx", "ort")),
     ],
 )
-def test_the_one_file_that_can_be_meant_is_chosen(files: str, engine: str, name: str, expected: Artifact) -> None:
+def test_the_only_matching_file_is_selected(files: str, engine: str, name: str, expected: Artifact) -> None:
     assert select_artifact(files.split(), engine, name) == expected
 
 
@@ -35,8 +35,8 @@ def test_the_one_file_that_can_be_meant_is_chosen(files: str, engine: str, name:
         ("", "", "", "holds no model.onnx, model.pt2, model.pt, model.safetensors, model.py"),
         ("README", "ort", "", "holds no model.onnx"),
         ("resnet.onnx", "", "", "there is resnet.onnx: name it in default_model_filename"),
-        ("model.onnx model.pt", "", "", "holds model.onnx and model.pt: say which by backend"),
-        ("model.pt model.pt2", "pytorch", "", "say which"),
+        ("model.onnx model.pt", "", "", "holds model.onnx and model.pt: name one by backend"),
+        ("model.pt model.pt2", "pytorch", "", "name one"),
         ("model.onnx", "", "small.onnx", '"small.onnx", its default_model_filename, is not there'),
         ("model.onnx", "pytorch", "model.onnx", "no file that pytorch loads; it would end in .pt, .pth, .pt2"),
         ("model.bin", "", "model.bin", "no file that any engine loads"),
@@ -44,15 +44,13 @@ def test_the_one_file_that_can_be_meant_is_chosen(files: str, engine: str, name:
         ("model.safetensors", "pytorch", "", "model.py with a class Model is missing"),
     ],
 )
-def test_none_or_more_than_one_is_wrong_and_says_what_would_help(
-    files: str, engine: str, name: str, words: str
-) -> None:
+def test_no_or_several_matching_files_are_an_error_with_a_hint(files: str, engine: str, name: str, words: str) -> None:
     with pytest.raises(InvalidValue) as wrong:
         select_artifact(files.split(), engine, name)
     assert words in str(wrong.value)
 
 
-def test_only_weights_with_a_class_need_trust_and_only_some_files_tell_their_tensors() -> None:
+def test_weights_with_a_class_need_trust_and_only_some_files_declare_their_tensors() -> None:
     made = {
         file: select_artifact([file, "model.py"], engine)
         for engine, kind in ENGINES.items()

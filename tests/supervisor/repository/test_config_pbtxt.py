@@ -35,10 +35,10 @@ def faults(text: str) -> list[str]:
     return [str(each) for each in read_pbtxt(text, "f").errors]
 
 
-def test_a_configuration_is_read_as_it_was_said_and_nothing_else() -> None:
-    said = read_pbtxt(FULL, "bert/config.pbtxt")
-    assert said.errors == ()
-    assert said.config == {
+def test_a_configuration_has_only_the_fields_that_are_present() -> None:
+    parsed = read_pbtxt(FULL, "bert/config.pbtxt")
+    assert parsed.errors == ()
+    assert parsed.config == {
         "name": "bert",
         "backend": "onnxruntime",
         "max_batch_size": 8,
@@ -71,21 +71,21 @@ def test_a_configuration_is_read_as_it_was_said_and_nothing_else() -> None:
         ("dynamic_batching", 16),
     ],
 )
-def test_each_key_knows_its_line(key: str, line: int) -> None:
+def test_each_key_has_its_line(key: str, line: int) -> None:
     assert read_pbtxt(FULL, "f").source.place(key) == f"f:{line}: {key}"
 
 
-def test_what_has_no_line_of_its_own_takes_the_line_of_what_it_stands_in() -> None:
+def test_a_key_without_a_line_has_that_of_the_enclosing_key() -> None:
     assert read_pbtxt(FULL, "f").source.place("input[1].reshape") == "f:7: input[1].reshape"
     assert read_pbtxt(FULL, "f").source.place("model_warmup") == "f: model_warmup"
 
 
-def test_a_field_that_is_said_to_be_nothing_is_said() -> None:
+def test_a_field_with_its_default_value_is_present() -> None:
     assert read_pbtxt("max_batch_size: 0", "f").config == {"max_batch_size": 0}
     assert read_pbtxt("", "f").config == {}
 
 
-def test_unknown_keys_come_all_together_with_their_lines_and_the_nearest_known() -> None:
+def test_unknown_keys_are_reported_together_with_lines_and_the_nearest_known_keys() -> None:
     text = (
         'max_batch_sise: 4\ninput { nam: "x" dims: 1 }\ninput { foo { a: [1, "2"] b: <c: -1> } }\noptimisation { x: 1 }'
     )
@@ -111,7 +111,7 @@ def test_unknown_keys_come_all_together_with_their_lines_and_the_nearest_known()
         ("\0", 1, "identifier"),
     ],
 )
-def test_where_it_stops_to_be_one_the_fault_names_the_line(text: str, line: int, words: str) -> None:
+def test_a_syntax_error_has_its_line(text: str, line: int, words: str) -> None:
     (fault,) = faults(text)
     assert fault.startswith(f"f:{line}: ")
     assert words in fault
@@ -120,12 +120,12 @@ def test_where_it_stops_to_be_one_the_fault_names_the_line(text: str, line: int,
 
 
 @pytest.mark.parametrize("text", ["input {" * 3000, "{" * 5000, "a" * 100_000, "a {" * 3000 + "}" * 3000, '"' * 9999])
-def test_a_monstrous_text_is_a_short_fault(text: str) -> None:
+def test_a_huge_text_has_a_short_error(text: str) -> None:
     (fault,) = faults(text)
     assert len(fault) < 500
 
 
-def test_whatever_is_written_is_a_configuration_or_a_fault_and_never_a_traceback() -> None:
+def test_any_text_is_a_configuration_or_an_error_and_never_a_traceback() -> None:
     chance = random.Random(7)
     for _ in range(400):
         text = FULL
@@ -133,9 +133,9 @@ def test_whatever_is_written_is_a_configuration_or_a_fault_and_never_a_traceback
             at = chance.randrange(len(text))
             cut = at + chance.choice([0, 1, 1, 8])
             text = text[:at] + "".join(chance.choices("{}[]<>:,;\"'#\\ \n-0aé\0", k=chance.randrange(3))) + text[cut:]
-        said = read_pbtxt(text, "f")
-        assert said.config or said.errors or not text.strip()
-        assert all(each.place.startswith("f") for each in said.errors)
+        parsed = read_pbtxt(text, "f")
+        assert parsed.config or parsed.errors or not text.strip()
+        assert all(each.place.startswith("f") for each in parsed.errors)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_whatever_is_written_is_a_configuration_or_a_fault_and_never_a_traceback
     ],
 )
 def test_the_json_of_a_load_request_is_read_with_numbers_as_strings(text: str, config: dict[str, Any] | None) -> None:
-    said = read_json(text, "config")
-    assert said.errors == ()
-    assert said.config == config or said.config["input"][0]["dims"] == [-1, 3]
+    parsed = read_json(text, "config")
+    assert parsed.errors == ()
+    assert parsed.config == config or parsed.config["input"][0]["dims"] == [-1, 3]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_json_of_a_load_request_is_read_with_numbers_as_strings(text: str, c
         '{"max_batch_size":"a"}',
     ],
 )
-def test_json_that_is_no_configuration_is_one_short_fault(text: str) -> None:
+def test_json_that_is_no_configuration_has_one_short_error(text: str) -> None:
     (fault,) = read_json(text, "config").errors
     assert fault.place == "config"
     assert len(fault.text) < 400
@@ -218,7 +218,7 @@ def differences(ours: Any, theirs: Any, path: str, seen: set[str]) -> list[str]:
     return found
 
 
-def test_every_field_has_the_name_number_and_type_that_tritons_clients_know() -> None:
+def test_every_field_has_name_number_and_type_of_tritons_definition() -> None:
     assert differences(message_descriptor(), reference(), "ModelConfig", set()) == []
 
 

@@ -7,11 +7,10 @@ from mmsup.supervisor.repository.model_config import (
     IGNORED_FIELDS,
     UNSUPPORTED_FIELDS,
     InterpretedConfig,
-    VersionPolicy,
     interpret,
 )
 
-HONOURED = {
+SUPPORTED = {
     "name",
     "platform",
     "backend",
@@ -27,19 +26,19 @@ HONOURED = {
 }
 
 
-def meaning(text: str) -> InterpretedConfig:
+def interpreted(text: str) -> InterpretedConfig:
     return interpret(read_pbtxt(text, "m/config.pbtxt"), "m")
 
 
-def test_every_field_is_honoured_or_warned_about_or_refused_and_none_passed_over() -> None:
+def test_every_field_is_supported_or_warned_about_or_refused() -> None:
     known = {field.name for field in message_descriptor().fields}
-    groups = (HONOURED, set(IGNORED_FIELDS), set(UNSUPPORTED_FIELDS))
+    groups = (SUPPORTED, set(IGNORED_FIELDS), set(UNSUPPORTED_FIELDS))
     assert set.union(*groups) == known
     assert sum(len(each) for each in groups) == len(known)
 
 
-def test_nothing_said_is_no_key_and_the_latest_version() -> None:
-    assert meaning("") == InterpretedConfig({})
+def test_an_empty_configuration_has_no_option_and_the_latest_version() -> None:
+    assert interpreted("") == InterpretedConfig({})
 
 
 @pytest.mark.parametrize(
@@ -55,8 +54,8 @@ def test_nothing_said_is_no_key_and_the_latest_version() -> None:
     ],
 )
 def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
-    assert meaning(text).engine == engine
-    assert meaning(text).errors == ()
+    assert interpreted(text).engine == engine
+    assert interpreted(text).errors == ()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
         (
             'input { name: "x" data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }',
             "m/config.pbtxt:1: input[0].reshape",
-            "not built",
+            "not supported",
         ),
         (
             'input { name: "x" data_type: TYPE_FP32 dims: [3, 2] format: FORMAT_NCHW }',
@@ -87,7 +86,7 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
         (
             'output { name: "x" data_type: TYPE_FP32 dims: 1 is_shape_tensor: true }',
             "m/config.pbtxt:1: output[0].is_shape_tensor",
-            "not built",
+            "not supported",
         ),
         ("instance_group { count: -1 }", "m/config.pbtxt:1: instance_group[0].count", "not between"),
         ("instance_group { kind: KIND_CPU gpus: 0 }", "m/config.pbtxt:1: instance_group[0].gpus", "KIND_CPU"),
@@ -95,8 +94,8 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
         ("instance_group { count: 200 } instance_group { count: 200 }", "m/config.pbtxt:1: instance_group", "400"),
         ("version_policy { latest { num_versions: 0 } }", "m/config.pbtxt:1: version_policy.latest", "at least 1"),
         ("version_policy { specific {} }", "m/config.pbtxt:1: version_policy.specific", "at least one"),
-        ("sequence_batching {}", "m/config.pbtxt:1: sequence_batching", "answers would differ"),
-        ("ensemble_scheduling {}", "m/config.pbtxt:1: ensemble_scheduling", "not built"),
+        ("sequence_batching {}", "m/config.pbtxt:1: sequence_batching", "results would differ"),
+        ("ensemble_scheduling {}", "m/config.pbtxt:1: ensemble_scheduling", "not supported"),
         (
             "model_transaction_policy { decoupled: true }",
             "m/config.pbtxt:1: model_transaction_policy.decoupled",
@@ -119,34 +118,34 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
         ),
     ],
 )
-def test_what_is_wrong_or_would_change_answers_is_refused_with_place_and_reason(
+def test_fields_that_are_invalid_or_would_change_results_are_refused_with_place_and_reason(
     text: str, place: str, words: str
 ) -> None:
-    (fault,) = meaning(text).errors
-    assert fault.place == place
-    assert words in fault.text
+    (error,) = interpreted(text).errors
+    assert error.place == place
+    assert words in error.text
 
 
-def test_all_faults_of_a_file_come_together() -> None:
-    found = meaning(
+def test_all_errors_of_a_file_are_reported_together() -> None:
+    found = interpreted(
         'name: "x"\nbackend: "y"\nmax_batch_sise: 1\nsequence_batching {}\ninput { dims: 1 }\nbatch_input {}\n'
     )
     assert [each.place.split(":")[1] for each in found.errors] == ["3", "1", "2", "5", "5", "4", "6"]
 
 
 @pytest.mark.parametrize("word", IGNORED_FIELDS)
-def test_what_has_no_effect_is_one_warning_and_no_fault(word: str) -> None:
+def test_an_ignored_field_is_one_warning_and_no_error(word: str) -> None:
     kind = message_descriptor().fields_by_name[word]
     value = f'{word}: "x"' if kind.message_type is None else f"{word} {{}}"
-    found = meaning(value)
+    found = interpreted(value)
     assert found.errors == ()
     assert [(each.place, each.text) for each in found.warnings] == [
         (f"m/config.pbtxt:1: {word}", "is read, and has no effect in this version")
     ]
 
 
-def test_what_is_switched_off_is_neither_refused_nor_warned_about() -> None:
-    found = meaning(
+def test_a_field_that_is_switched_off_is_neither_refused_nor_warned_about() -> None:
+    found = interpreted(
         "model_transaction_policy { decoupled: false }"
         'input { name: "x" data_type: TYPE_FP32 dims: 1 is_shape_tensor: false allow_ragged_batch: false }'
         "instance_group { passive: false }"
@@ -154,8 +153,8 @@ def test_what_is_switched_off_is_neither_refused_nor_warned_about() -> None:
     assert found.errors == found.warnings == ()
 
 
-def test_tensors_become_the_keys_inputs_and_outputs() -> None:
-    found = meaning(
+def test_tensors_become_the_options_inputs_and_outputs() -> None:
+    found = interpreted(
         'input { name: "x" data_type: TYPE_STRING dims: [-1, 3] optional: true }'
         'output { name: "y" data_type: TYPE_BF16 dims: 1 label_filename: "l.txt" }'
     )
@@ -180,19 +179,19 @@ def test_tensors_become_the_keys_inputs_and_outputs() -> None:
         ("instance_group { count: 2 kind: KIND_CPU } instance_group { count: 1 }", {"instances": 3, "device": "cpu"}),
     ],
 )
-def test_instance_groups_become_the_keys_instances_and_device(text: str, keys: dict[str, object]) -> None:
-    assert meaning(text).options == keys
-    assert meaning(text).warnings == ()
+def test_instance_groups_become_the_options_instances_and_device(text: str, keys: dict[str, object]) -> None:
+    assert interpreted(text).options == keys
+    assert interpreted(text).warnings == ()
 
 
-def test_instances_on_several_devices_are_counted_and_the_one_device_is_said() -> None:
-    found = meaning("instance_group { count: 2 kind: KIND_GPU gpus: [0, 1] }")
+def test_instances_on_several_devices_are_counted_and_the_used_device_is_named() -> None:
+    found = interpreted("instance_group { count: 2 kind: KIND_GPU gpus: [0, 1] }")
     assert found.options == {"instances": 4, "device": "cuda:0"}
     assert "all instances run on cuda:0" in found.warnings[0].text
 
 
-def test_parameters_of_ours_are_keys_and_the_others_go_to_the_model() -> None:
-    found = meaning(
+def test_prefixed_parameters_are_options_and_the_others_go_to_the_model() -> None:
+    found = interpreted(
         'parameters { key: "labels" value { string_value: "a,b" } }'
         'parameters { key: "mmsup_memory" value { string_value: "1GiB" } }'
         'parameters { key: "mmsup_pin" value { string_value: "true" } }'
@@ -208,36 +207,8 @@ def test_parameters_of_ours_are_keys_and_the_others_go_to_the_model() -> None:
 
 
 @pytest.mark.parametrize("key", ["mmsup_python", "mmsup_env", "mmsup_trusted", "mmsup_memory", "mmsup_x"])
-def test_a_client_cannot_say_what_only_the_operator_may(key: str) -> None:
+def test_a_client_cannot_set_options_of_the_operator(key: str) -> None:
     text = f'{{"parameters": {{"{key}": {{"string_value": "true"}}}}}}'
     found = interpret(read_json(text, "m: parameter config"), "m", from_client=True)
     assert found.options == {}
     assert "operator" in found.errors[0].text
-
-
-@pytest.mark.parametrize(
-    ("policy", "chosen"),
-    [
-        (VersionPolicy(), ("10",)),
-        (VersionPolicy(latest=2), ("9", "10")),
-        (VersionPolicy(latest=9), ("1", "2", "9", "10")),
-        (VersionPolicy(all_versions=True), ("1", "2", "9", "10")),
-        (VersionPolicy(specific=(10, 1, 77)), ("1", "10")),
-        (VersionPolicy(specific=(77,)), ()),
-    ],
-)
-def test_versions_are_chosen_by_number_and_not_by_spelling(policy: VersionPolicy, chosen: tuple[str, ...]) -> None:
-    assert policy.select(("10", "9", "1", "2")) == chosen
-
-
-@pytest.mark.parametrize(
-    ("text", "policy"),
-    [
-        ("version_policy { latest {} }", VersionPolicy()),
-        ("version_policy { latest { num_versions: 3 } }", VersionPolicy(latest=3)),
-        ("version_policy { all {} }", VersionPolicy(all_versions=True)),
-        ("version_policy { specific { versions: [2, 1] } }", VersionPolicy(specific=(2, 1))),
-    ],
-)
-def test_the_version_policy_is_read(text: str, policy: VersionPolicy) -> None:
-    assert meaning(text).version_policy == policy

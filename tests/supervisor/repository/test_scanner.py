@@ -73,29 +73,29 @@ def test_an_onnx_file_alone_is_a_model_with_every_default(lay: Lay) -> None:
         ("model.py", "custom", "python"),
     ],
 )
-def test_each_kind_of_artefact_has_its_engine(lay: Lay, file: str, engine: str, platform: str) -> None:
+def test_each_kind_of_artifact_has_its_engine(lay: Lay, file: str, engine: str, platform: str) -> None:
     made = spec(lay({f"m/1/{file}": "", "m/config.pbtxt": IO}))
     assert (made.artefact, made.engine, made.platform) == (file, engine, platform)
 
 
 @pytest.mark.parametrize("file", ["model.pt", "model.py"])
-def test_a_file_that_does_not_tell_its_tensors_wants_them_declared(lay: Lay, file: str) -> None:
+def test_a_file_without_tensor_names_needs_declared_ones(lay: Lay, file: str) -> None:
     settings = lay({f"m/1/{file}": ""})
-    text = f"m/1: {file} does not tell its inputs and outputs: declare them in config.pbtxt or mmsup.yaml"
+    text = f"m/1: {file} does not name its inputs and outputs: declare them in config.pbtxt or mmsup.yaml"
     assert faults(entry(settings)) == [text]
     assert entry(settings).invalid_versions == {"1": text.removeprefix("m/1: ")}
     settings = lay({"m/mmsup.yaml": IO_YAML})
     assert spec(settings).inputs == (TensorSpec("x", "FP32", (4,)),)
 
 
-def test_weights_with_a_class_want_trust(lay: Lay) -> None:
+def test_weights_with_a_class_need_the_option_trusted(lay: Lay) -> None:
     settings = lay({"m/1/model.safetensors": "", "m/1/model.py": "", "m/mmsup.yaml": IO_YAML})
-    assert "say trusted: true" in faults(entry(settings))[0]
+    assert "set trusted: true" in faults(entry(settings))[0]
     made = spec(lay({"m/mmsup.yaml": IO_YAML + "trusted: true"}))
     assert (made.artefact, made.engine, made.trusted) == ("model.safetensors", "pytorch", True)
 
 
-def test_all_that_a_configuration_says_reaches_the_spec(lay: Lay) -> None:
+def test_every_option_reaches_the_spec(lay: Lay) -> None:
     text = (
         'name: "m"\nbackend: "python"\nmax_batch_size: 8\ndefault_model_filename: "net.py"\n'
         "instance_group { count: 2 kind: KIND_GPU gpus: 1 }\nversion_policy { specific { versions: [1, 2] } }\n"
@@ -112,7 +112,7 @@ def test_all_that_a_configuration_says_reaches_the_spec(lay: Lay) -> None:
     assert made.config["instance_group"] == [{"count": 2, "kind": "KIND_GPU", "gpus": [1]}]
 
 
-def test_the_nearer_file_wins_key_by_key(lay: Lay) -> None:
+def test_precedence_is_by_option(lay: Lay) -> None:
     text = (
         "max_batch_size: 3\ninstance_group { count: 3 }\n"
         'parameters { key: "mmsup_max_queue" value { string_value: "3" } }'
@@ -129,7 +129,7 @@ def test_the_nearer_file_wins_key_by_key(lay: Lay) -> None:
     assert made.env == {"B": "2", "D": "4"}
 
 
-def test_keys_of_a_later_version_are_checked_and_warned_about(lay: Lay) -> None:
+def test_options_of_a_later_version_are_validated_and_warned_about(lay: Lay) -> None:
     found = entry(lay({"m/1/model.onnx": "", "m/mmsup.yaml": "ttl: 1h\npin: true\n"}))
     assert [str(each) for each in found.warnings] == [
         "m: ttl: is read, and has no effect in this version",
@@ -138,7 +138,7 @@ def test_keys_of_a_later_version_are_checked_and_warned_about(lay: Lay) -> None:
     assert len(found.specs) == 1
 
 
-def test_all_faults_of_a_model_come_together_and_its_neighbour_notices_nothing(lay: Lay) -> None:
+def test_all_errors_of_a_model_are_reported_together_and_other_models_are_unaffected(lay: Lay) -> None:
     settings = lay(
         {
             "good/1/model.onnx": "",
@@ -167,7 +167,7 @@ def test_all_faults_of_a_model_come_together_and_its_neighbour_notices_nothing(l
     assert found.models["bad"].reason.count("; ") >= 3
 
 
-def test_a_faulty_configuration_is_not_blamed_for_what_it_may_have_said(lay: Lay) -> None:
+def test_an_invalid_configuration_is_not_blamed_for_missing_tensors(lay: Lay) -> None:
     found = entry(lay({"m/1/model.py": "", "m/config.pbtxt": "input {"}))
     assert len(faults(found)) == 1
 
@@ -184,23 +184,23 @@ def test_the_latest_version_is_the_highest_number(lay: Lay) -> None:
     assert [each.version for each in found.specs] == ["10"]
     assert found.all_versions == ("9", "10")
     assert [each.text for each in found.warnings] == [
-        'the folder "0" is no version, and is passed over',
-        'the folder "01" is no version, and is passed over',
+        'the folder "0" is no version, and is skipped',
+        'the folder "01" is no version, and is skipped',
     ]
 
 
-def test_a_policy_that_chooses_nothing_is_a_fault(lay: Lay) -> None:
+def test_a_policy_that_selects_nothing_is_an_error(lay: Lay) -> None:
     text = "version_policy { specific { versions: 7 } }"
     (fault,) = faults(entry(lay({"m/1/model.onnx": "", "m/config.pbtxt": text})))
-    assert "chooses none" in fault
+    assert "selects none" in fault
 
 
-def test_a_name_in_two_repositories_is_a_fault_of_that_name_only(lay: Lay, tmp_path: Path) -> None:
+def test_a_name_in_two_repositories_is_an_error_of_that_name_only(lay: Lay, tmp_path: Path) -> None:
     settings = lay({"m/1/model.onnx": "", "only/1/model.onnx": ""})
     (tmp_path / "more" / "m" / "1").mkdir(parents=True)
     settings = replace(settings, repositories=(*settings.repositories, str(tmp_path / "more")))
     found = scan(settings)
-    assert faults(found.models["m"]) == ["m: lies in 2 repositories; a name belongs to one model"]
+    assert faults(found.models["m"]) == ["m: is in 2 repositories; a name belongs to one model"]
     assert with_config(found.models["m"], "{}") == found.models["m"] == scan_model(settings, "m")
     assert len(found.models["only"].specs) == 1
 
@@ -210,14 +210,14 @@ def test_the_same_repository_twice_is_one(lay: Lay) -> None:
     assert spec(replace(settings, repositories=settings.repositories * 2))
 
 
-def test_a_repository_that_is_not_there_is_a_fault_and_the_others_are_read(lay: Lay) -> None:
+def test_a_missing_repository_is_an_error_and_the_others_are_read(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": ""})
     found = scan(replace(settings, repositories=("/nowhere/models", *settings.repositories)))
     assert [str(each) for each in found.errors] == ["/nowhere/models: cannot be read: No such file or directory"]
     assert found.models.keys() == {"m"}
 
 
-def test_strange_names_are_passed_over_with_a_warning_and_hidden_ones_in_silence(lay: Lay) -> None:
+def test_invalid_names_are_skipped_with_a_warning_and_hidden_ones_silently(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": "", "b d/1/model.onnx": "", ".git/x": "", "-x/1/model.onnx": "", "file.txt": ""})
     os.mkdir(os.fsencode(settings.repositories[0]) + b"/\xff")
     found = scan(settings)
@@ -227,11 +227,11 @@ def test_strange_names_are_passed_over_with_a_warning_and_hidden_ones_in_silence
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "a/b", "a\0", "/etc", "x" * 129, "nowhere"])
-def test_a_name_that_no_repository_holds_is_none(lay: Lay, name: str) -> None:
+def test_an_unknown_name_has_no_entry(lay: Lay, name: str) -> None:
     assert scan_model(lay({"m/1/model.onnx": ""}), name) is None
 
 
-def test_a_model_that_the_servers_file_names_and_nobody_holds_is_a_warning(lay: Lay) -> None:
+def test_a_missing_model_in_the_servers_file_is_a_warning(lay: Lay) -> None:
     found = scan(replace(lay({"m/1/model.onnx": ""}), models={"n": {}}))
     assert [str(each) for each in found.warnings] == ["models.n: no repository holds this model"]
 
@@ -248,16 +248,16 @@ def test_links_are_followed_and_a_dangling_one_is_no_model(lay: Lay, tmp_path: P
     assert "holds no model.onnx" in faults(found.models["m"])[0]
 
 
-def test_a_folder_of_the_artefacts_name_holds_the_file_and_its_weights(lay: Lay) -> None:
+def test_a_folder_of_the_artifacts_name_contains_the_file_and_its_weights(lay: Lay) -> None:
     assert spec(lay({"m/1/model.onnx/model.onnx": "", "m/1/model.onnx/w": ""})).artefact == "model.onnx/model.onnx"
 
 
 @pytest.mark.parametrize("file", ["config.pbtxt", "mmsup.yaml"])
-def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_a_fault(lay: Lay, file: str) -> None:
+def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_an_error(lay: Lay, file: str) -> None:
     settings = lay({"m/1/model.onnx": ""})
     path = Path(settings.repositories[0]) / "m" / file
     path.mkdir()
-    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+    assert faults(entry(settings)) == [f"m/{file}: is no regular file"]
     path.rmdir()
     path.write_text("#" * ((1 << 20) + 1))
     assert "is larger than" in faults(entry(settings))[0]
@@ -270,28 +270,28 @@ def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_a_fault(lay: Lay
 
 @pytest.mark.parametrize("file", ["config.pbtxt", "mmsup.yaml"])
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK])
-def test_a_pipe_or_a_socket_in_the_place_of_a_configuration_is_a_fault_at_once(lay: Lay, file: str, kind: int) -> None:
+def test_a_pipe_or_a_socket_in_place_of_a_configuration_is_an_error_at_once(lay: Lay, file: str, kind: int) -> None:
     settings = lay({"m/1/model.onnx": ""})
     os.mknod(os.path.join(settings.repositories[0], "m", file), 0o600 | kind)
-    assert faults(entry(settings)) == [f"m/{file}: is no plain file"]
+    assert faults(entry(settings)) == [f"m/{file}: is no regular file"]
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.py"])
-def test_a_pipe_in_the_place_of_a_model_is_a_fault_of_its_version(lay: Lay, file: str) -> None:
+def test_a_pipe_in_place_of_a_model_is_an_error_of_its_version(lay: Lay, file: str) -> None:
     settings = lay({"m/1/model.onnx": "", "m/2/labels.txt": ""})
     os.mkfifo(os.path.join(settings.repositories[0], "m", "2", file))
     found = entry(settings)
-    assert [str(each) for each in found.errors] == [f'm/2: "{file}" is no plain file']
+    assert [str(each) for each in found.errors] == [f'm/2: "{file}" is no regular file']
     assert found.invalid_versions.keys() == {"2"}
 
 
-def test_a_pipe_by_another_name_is_nobodys_business(lay: Lay) -> None:
+def test_a_pipe_with_another_name_is_ignored(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": ""})
     os.mkfifo(os.path.join(settings.repositories[0], "m", "1", "pipe"))
     assert spec(settings).artefact == "model.onnx"
 
 
-def test_a_name_that_cannot_be_looked_at_is_a_fault_of_that_model_alone(lay: Lay) -> None:
+def test_an_entry_that_cannot_be_examined_is_an_error_of_that_model_alone(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": ""})
     loop = Path(settings.repositories[0]) / "loop"
     loop.symlink_to(loop)
@@ -301,7 +301,7 @@ def test_a_name_that_cannot_be_looked_at_is_a_fault_of_that_model_alone(lay: Lay
     assert faults(found.models["loop"]) == ["loop: cannot be read: Too many levels of symbolic links"]
 
 
-def test_a_configuration_that_fits_into_no_message_is_a_fault(lay: Lay) -> None:
+def test_a_configuration_that_is_too_long_for_a_message_is_an_error(lay: Lay) -> None:
     value = "x" * SPEC_LIMIT
     settings = lay(
         {"m/1/model.onnx": "", "m/config.pbtxt": f'parameters {{ key: "k" value {{ string_value: "{value}" }} }}'}
@@ -309,12 +309,12 @@ def test_a_configuration_that_fits_into_no_message_is_a_fault(lay: Lay) -> None:
     assert faults(entry(settings)) == [f"m/1: its configuration is longer than {SPEC_LIMIT} bytes"]
 
 
-def test_an_interpreter_that_is_not_there_is_a_fault(lay: Lay) -> None:
+def test_a_missing_interpreter_is_an_error(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": "", "m/mmsup.yaml": "python: /nowhere/python"})
     assert faults(entry(settings)) == ['m: python: "/nowhere/python" is no program that can be run here']
 
 
-def test_the_stamp_changes_with_a_file_and_not_with_what_an_import_leaves_behind(lay: Lay) -> None:
+def test_the_file_digest_changes_with_a_file_and_not_with_a_pycache(lay: Lay) -> None:
     settings = lay({"m/1/model.py": "", "m/config.pbtxt": IO})
     first = entry(settings).file_digest
     lay({"m/1/__pycache__/model.pyc": "x"})
@@ -326,7 +326,7 @@ def test_the_stamp_changes_with_a_file_and_not_with_what_an_import_leaves_behind
     assert entry(settings).file_digest != second
 
 
-def test_a_load_request_may_replace_the_configuration_and_nothing_else(lay: Lay) -> None:
+def test_a_load_request_replaces_the_configuration_and_nothing_else(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": "", "m/2/model.onnx": "", "m/config.pbtxt": "max_batch_size: 2"})
     settings = replace(settings, defaults={"memory": "1GiB"})
     text = '{"max_batch_size": "16", "version_policy": {"specific": {"versions": ["1"]}}, "backend": "onnxruntime"}'
@@ -350,13 +350,13 @@ def test_a_load_request_may_replace_the_configuration_and_nothing_else(lay: Lay)
         " " * (2 << 20),
     ],
 )
-def test_a_configuration_of_a_load_request_that_is_wrong_is_a_named_fault(lay: Lay, text: str) -> None:
+def test_an_invalid_configuration_of_a_load_request_is_an_error_with_its_place(lay: Lay, text: str) -> None:
     made = with_config(entry(lay({"m/1/model.onnx": ""})), text)
     assert faults(made)
     assert all(each.startswith("m") for each in faults(made))
 
 
-def test_no_fault_of_a_model_tells_where_the_repository_lies(lay: Lay) -> None:
+def test_no_error_of_a_model_contains_the_path_of_the_repository(lay: Lay) -> None:
     settings = lay({"m/1/x": "", "m/config.pbtxt": "name: 1", "m/mmsup.yaml": "a: ["})
     assert settings.repositories[0] not in entry(settings).reason
 
@@ -368,7 +368,7 @@ def test_auto_is_the_gpu_where_there_is_one(device: str, gpus: int, means: str) 
     assert resolved(device, gpus) == means
 
 
-def test_an_empty_repository_has_no_model_and_no_fault(lay: Lay, tmp_path: Path) -> None:
+def test_an_empty_repository_has_no_model_and_no_error(lay: Lay, tmp_path: Path) -> None:
     root = tmp_path / "models"
     root.mkdir()
     assert scan(lay({})) == RepositoryScan({}, roots={str(root): RepositoryRoot(root.stat().st_dev, 0)})

@@ -22,7 +22,7 @@ def lay(models: Path, name: str, text: str = "") -> None:
     (models / name / "config.pbtxt").write_text(text)
 
 
-def test_a_good_repository_is_ok_and_says_what_would_be_served(tmp_path: Path) -> None:
+def test_a_valid_repository_is_ok_and_its_models_are_listed(tmp_path: Path) -> None:
     lay(tmp_path, "m", 'max_batch_size: 4 input { name: "x" data_type: TYPE_INT64 dims: [-1] }')
     found = checked(tmp_path)
     assert found["ok"]
@@ -39,7 +39,7 @@ def test_the_report_is_json_and_explains_every_option(tmp_path: Path) -> None:
     assert "options" not in build_report(Settings(("/r",), "/x", "/y"), scan(Settings((), "/x", "/y")))
 
 
-def test_faults_of_configuration_and_of_every_model_come_together(tmp_path: Path) -> None:
+def test_errors_of_configuration_and_of_every_model_are_reported_together(tmp_path: Path) -> None:
     lay(tmp_path, "good")
     lay(tmp_path, "bad", 'name: "x"')
     lay(tmp_path, "worse", "input {")
@@ -53,21 +53,21 @@ def test_faults_of_configuration_and_of_every_model_come_together(tmp_path: Path
     assert {each["name"]: each["ok"] for each in found["models"]} == {"bad": False, "good": True, "worse": False}
 
 
-def test_wrong_settings_are_reported_without_a_repository(tmp_path: Path) -> None:
+def test_invalid_settings_are_reported_without_a_repository(tmp_path: Path) -> None:
     found = checked(tmp_path, http_port="x", gateways="y")
     assert not found["ok"]
     assert [each["place"] for each in found["faults"]] == ["--http-port", "--gateways"]
     assert found["models"] == []
 
 
-def test_warnings_do_not_make_it_fail(tmp_path: Path) -> None:
+def test_warnings_leave_the_report_ok(tmp_path: Path) -> None:
     lay(tmp_path, "m", "optimization {}")
     found = checked(tmp_path)
     assert found["ok"]
     assert [each["place"] for each in found["warnings"]] == ["MMSUP_TYPO", "m/config.pbtxt:1: optimization"]
 
 
-def test_a_repository_without_models_is_a_warning_and_one_that_is_missing_a_fault(tmp_path: Path) -> None:
+def test_a_repository_without_models_is_a_warning_and_a_missing_one_an_error(tmp_path: Path) -> None:
     assert checked(tmp_path)["ok"]
     assert checked(tmp_path)["warnings"][-1] == {"place": str(tmp_path), "text": "holds no model"}
     assert checked(tmp_path / "gone")["faults"][0]["text"].startswith("cannot be read")

@@ -1,0 +1,50 @@
+"""Endpoints of the server as a whole: health, metadata, metrics, statistics of all models."""
+
+from __future__ import annotations
+
+from aiohttp.web_response import Response, StreamResponse
+
+from mmsup.gateway.dispatch.router import Router
+from mmsup.gateway.http import response
+from mmsup.gateway.http.request import HttpRequest
+from mmsup.gateway.observability import metrics, statistics
+from mmsup.gateway.observability.controller_status import ControllerStatus
+from mmsup.gateway.observability.request_counters import RequestCounters
+from mmsup.gateway.protocol import metadata
+
+
+class ServerApi:
+    """Request handlers."""
+
+    def __init__(self, router: Router, counters: RequestCounters, status: ControllerStatus) -> None:
+        self._router = router
+        self._counters = counters
+        self._status = status
+
+    async def live(self, request: HttpRequest) -> StreamResponse:
+        return response.json_response({"live": True}, extra=request.echo_headers)
+
+    async def ready(self, request: HttpRequest) -> StreamResponse:
+        ready, reason = self._router.status.readiness()
+        if ready:
+            return response.json_response({"ready": True, "live": True}, extra=request.echo_headers)
+        document = {"ready": False, "live": True, "error": reason}
+        return response.json_response(document, 503, {**request.echo_headers, "Retry-After": "1"})
+
+    async def metrics(self, request: HttpRequest) -> StreamResponse:
+        text = metrics.metrics_text(self._counters.totals(), await self._status.get())
+        return Response(body=text, headers=response.response_headers(metrics.CONTENT_TYPE, request.echo_headers))
+
+    async def metadata(self, request: HttpRequest) -> StreamResponse:
+        configuration = self._router.configuration
+        document = metadata.server_metadata(configuration.server_name, configuration.server_version)
+        return response.json_response(document, extra=request.echo_headers)
+
+    async def models(self, request: HttpRequest) -> StreamResponse:
+        return response.json_response({"models": self._router.routes.names()}, extra=request.echo_headers)
+
+    async def statistics(self, request: HttpRequest) -> StreamResponse:
+        routes = self._router.routes
+        models = [routes.model(name) for name in routes.names()]
+        document = statistics.model_statistics(models, self._counters.totals(), await self._status.get())
+        return response.json_response(document, extra=request.echo_headers)

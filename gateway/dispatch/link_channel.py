@@ -1,0 +1,132 @@
+"""The gateway's end of the data channel to one worker: sends records in batches, receives replies in batches.
+
+All records of one event-loop iteration go out in one frame. Where the channel is full they wait until it is writable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from mmsup.ipc.messages.data import InferReply
+from mmsup.ipc.transport.codec import DataRecord, pack_limited, unpack_frame
+from mmsup.ipc.transport.control_channel import ChannelClosed
+from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES, DataChannel
+from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
+
+REPLIES_PER_ITERATION: Final = 8
+"""Replies that are processed before other connections get their turn: a worker may have answered hundreds at once. With
+32 the p99 of other clients during a flood was twice that with 8 (benchmarks/flood.py)."""
+
+
+class LinkChannel:
+    """Owned by a WorkerLink, which gets each reply by `on_reply`."""
+
+    def __init__(self, channel: DataChannel | ZmqGatewayChannel, on_reply: Callable[[InferReply], None]) -> None:
+        self._channel = channel
+        self._on_reply = on_reply
+        self.on_protocol_error: Callable[[str], None] = lambda _: None
+        """Called with what the worker sent that it must not send."""
+        self.last_progress_s = time.monotonic()
+        """When a frame came last, or the first request in flight was sent."""
+        self.closed = False
+        self._outgoing: list[DataRecord] = []
+        self._incoming: list[DataRecord] = []
+        """Received and not yet processed."""
+        self._flush_scheduled = self._receive_scheduled = self._waits_until_writable = False
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(channel.fileno(), self._on_readable)
+
+    def send(self, record: DataRecord) -> None:
+        """Send a record in the frame of this event-loop iteration."""
+        self._outgoing.append(record)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self.closed or self._waits_until_writable:
+            return
+        try:
+            while self._outgoing:
+                frame, count = pack_limited(self._outgoing, FRAME_LIMIT_BYTES)
+                if not self._channel.send(frame):
+                    self._wait_until_writable()
+                    return
+                del self._outgoing[:count]
+        except ChannelClosed:
+            return  # the worker is exiting; the link is closed when its pidfd says that it has exited
+        if self._channel.is_edge_triggered:
+            self.receive_all()  # a send may have consumed the edge of something that arrived
+
+    def _wait_until_writable(self) -> None:
+        """Flush again when the worker has read. ZeroMQ reports that on the descriptor that is polled anyway."""
+        if not self._channel.is_edge_triggered:
+            self._waits_until_writable = True
+            self._loop.add_writer(self._channel.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._waits_until_writable = False
+        self._loop.remove_writer(self._channel.fileno())
+        self._flush()
+
+    def _on_readable(self) -> None:
+        if not self._channel.is_edge_triggered:
+            self._process_some()
+            if self._incoming and not self._receive_scheduled and not self.closed:
+                self._receive_scheduled = True
+                self._loop.call_soon(self._receive_more)
+            return
+        self.receive_all()
+        if self._outgoing and not self.closed:
+            self._flush()
+
+    def _receive_more(self) -> None:
+        self._receive_scheduled = False
+        self._on_readable()
+
+    def receive_all(self) -> None:
+        """Process every reply that has arrived."""
+        while not self.closed and self._process_some():
+            pass
+
+    def _process_some(self) -> bool:
+        """Process up to REPLIES_PER_ITERATION replies; False if none has arrived."""
+        if not self._incoming and not self._receive_frame():
+            return False
+        some = self._incoming[:REPLIES_PER_ITERATION]
+        del self._incoming[:REPLIES_PER_ITERATION]
+        for record in some:
+            if isinstance(record, InferReply):
+                self._on_reply(record)
+            else:
+                self.on_protocol_error(f"a worker sent a {type(record).__name__}")
+                return False
+        return True
+
+    def _receive_frame(self) -> bool:
+        try:
+            frame = self._channel.receive()
+        except ChannelClosed:  # the worker is probably exiting; nothing more will arrive
+            self._loop.remove_reader(self._channel.fileno())
+            return False
+        if frame is None:
+            return False
+        self.last_progress_s = time.monotonic()
+        try:
+            self._incoming = unpack_frame(frame)
+        except WireError as error:
+            self.on_protocol_error(f"a malformed frame: {error}")
+            return False
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+        self._loop.remove_reader(self._channel.fileno())
+        self._loop.remove_writer(self._channel.fileno())
+        self._channel.close()
+        self._outgoing.clear()

@@ -1,0 +1,1 @@
+"""`mmsup check`: report on configuration and repositories."""

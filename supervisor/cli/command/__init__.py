@@ -1,0 +1,1 @@
+"""What every command is built from: lazy import, failure with an exit code."""

@@ -1,0 +1,1 @@
+"""`mmsup ctl`: commands to a running server over its control socket."""

@@ -1,0 +1,1 @@
+"""Text for a terminal: tables, views of JSON results, progress."""

@@ -1,0 +1,246 @@
+"""Prints the results of `mmsup ctl` as text: one function for each command.
+
+Members that the result lacks are left empty: the command line may be newer or older than the server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, cast
+
+import click
+
+from mmsup.supervisor.cli.output.tables import draw
+from mmsup.supervisor.cli.output.text import cell, printable
+from mmsup.supervisor.config.units import age, size_text
+
+Json = Mapping[str, Any]  # the server's JSON
+_WORKER_COLUMNS: Final = (">PID", ">GENERATION", ">RESTARTS", ">MEMORY=memory_bytes")
+_EVENT_COLUMNS: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
+"""Members of an event with a fixed position in its line; the others follow as `name=value`."""
+_HIDDEN_SPEC_FIELDS: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
+"""Members of a model's specification that are shown elsewhere, or only by the HTTP API (`/config`)."""
+
+
+def status(result: Json) -> None:
+    ready = "ready" if result.get("ready") else f"not ready: {cell(result.get('reason')) or 'no reason given'}"
+    keeper, spare = _mapping(result, "keeper"), _mapping(result, "spare_gateways")
+    standby = f"{cell(spare.get('ready'))} of {cell(spare.get('wanted'))} gateways ready" if spare else ""
+    controller = _mapping(result, "controller") or _mapping(result, "brain")  # an older server sends `brain` alone
+    _fields(
+        {
+            "mmsup": f"{cell(result.get('version'))}, {ready}, up {age(result.get('uptime_s'))}",
+            "keeper": f"pid {cell(keeper.get('pid'))}",
+            "controller": _process(controller),
+            **{f"gateway {number}": _process(each) for number, each in enumerate(_mappings(result, "gateways"))},
+            "standby": standby,
+            "caps": cell(result.get("isolation")),
+            **{name: cell(address) for name, address in _mapping(result, "addresses").items()},
+        }
+    )
+    if _mappings(result, "devices"):
+        click.echo()
+        devices(result)
+    models = _mappings(result, "models")
+    if models:
+        click.echo()
+        _table(
+            ["MODEL", "VERSION", "STATE", ">INSTANCE=id", *_WORKER_COLUMNS, "REASON"],
+            [row for model in models for row in _model_rows(model)],
+        )
+
+
+def models(result: Json) -> None:
+    _table(
+        ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", "REASON"],
+        [{**each, "versions": _versions(each)} for each in _mappings(result, "models")],
+    )
+
+
+def processes(result: Json) -> None:
+    memory = (">MEMORY=memory_bytes", ">CAP=memory_cap_bytes")
+    _table(
+        ["NAME", "ROLE", "STATE", ">PID", *memory, ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP=uptime_s"],
+        [{**each, "name": _process_name(each)} for each in _mappings(result, "processes")],
+    )
+
+
+def changed(result: Json) -> None:
+    versions = _versions(result)
+    versions = f" ({versions})" if versions else ""
+    click.echo(f"{cell(result.get('name'))}: {cell(result.get('state'))}{_duration(result)}{versions}")
+
+
+def upgraded(result: Json) -> None:
+    replaced, keeper = cell(result.get("followed")), cell(result.get("keeper"))
+    click.echo(f"upgraded{_duration(result)}: {replaced} processes replaced, keeper: {keeper}")
+
+
+def quarantine(result: Json) -> None:
+    _table(["MODEL", "VERSION", "STATE", ">DEATHS", ">LEFT=left_s", "FINGERPRINT"], _mappings(result, "requests"))
+
+
+def cleared(result: Json) -> None:
+    click.echo(f"{cell(result.get('model')) or 'all models'}: {cell(result.get('cleared') or 0)} blocked, now free")
+
+
+def devices(result: Json) -> None:
+    draw(
+        ["DEVICE", "NAME", "STATE", ">MEMORY", ">TOTAL", ">SEEN", ">WORKERS", "UUID", "REASON"],
+        [
+            [
+                cell(each.get("device")),
+                cell(each.get("name")),
+                "set aside" if each.get("set_aside") else "stale" if each.get("stale") else "open",
+                _size(each.get("memory_used_bytes")),
+                _size(each.get("memory_total_bytes")),
+                age(each.get("age_s")),
+                cell(each.get("workers")),
+                cell(each.get("uuid")),
+                cell(each.get("reason")),
+            ]
+            for each in _mappings(result, "devices")
+        ],
+    )
+
+
+def released(result: Json) -> None:
+    freed = [cell(each) for each in result.get("released") or ()]
+    click.echo("\n".join(f"{each}: open again" for each in freed) or "nothing was set aside there")
+
+
+def model(result: Json) -> None:
+    names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason"}
+    _fields({name: cell(result.get(member)) for name, member in names.items()})
+    for spec in _mappings(result, "specs"):
+        click.echo(f"\nversion {cell(spec.get('version'))}")
+        _fields({name: _option(name, spec[name]) for name in spec if name not in _HIDDEN_SPEC_FIELDS}, indent="  ")
+    metadata = _mapping(result, "metadata")
+    batch = [-1] if metadata.get("max_batch_size") else []
+    for side in ("inputs", "outputs"):
+        for tensor in _mappings(metadata, side):
+            shape = [*batch, *(tensor.get("shape") or ())]
+            click.echo(f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {_value(shape)}")
+    instances = _mappings(result, "instances")
+    if instances:
+        click.echo("\ninstances")
+        _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS], instances)
+    for fault in result.get("faults") or ():
+        click.echo(f"fault   {_fault(fault)}")
+    recent = _mappings(result, "story")
+    if recent:
+        click.echo("\nrecent events")
+        for each in recent:
+            click.echo(f"  {event(each)}")
+
+
+def why(result: Json) -> None:
+    """`ctl why`: the explanation, then the list of deaths on record."""
+    for sentence in result.get("sentences") or ():
+        click.echo(cell(sentence))
+    deaths = _mappings(result, "deaths")
+    if len(deaths) > 1:
+        click.echo()
+        _table(
+            [">DEATH", "TIME", "VERSION", ">INSTANCE", ">GENERATION", "CAUSE"],
+            [{**each, "death": place, "time": _local_time(each.get("time"))} for place, each in enumerate(deaths, 1)],
+        )
+
+
+def event(raw: Json) -> str:
+    """One event as one line: time, name, model and worker, text, the other members."""
+    worker = ".".join(cell(raw[name]) for name in ("instance", "generation") if raw.get(name) is not None)
+    subject = " ".join(filter(None, (cell(raw.get("model")), f"#{worker}" if worker else "")))
+    fields = {name: _option(name, raw[name]) for name in raw if name not in _EVENT_COLUMNS}
+    rest = [f"{printable(name)}={value}" for name, value in fields.items() if value]
+    parts = (_local_time(raw.get("time")), f"{cell(raw.get('event')):<16}", subject, cell(raw.get("text")), *rest)
+    return "  ".join(filter(None, parts))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Json]) -> None:
+    """Columns are `HEADING=member`, or `HEADING` if the member has the same name; `>` as in tables.py."""
+    parted = [each.partition("=") for each in columns]
+    members = [member or heading.removeprefix(">").lower() for heading, _, member in parted]
+    draw([heading for heading, _, _ in parted], [[_cell_text(name, row.get(name)) for name in members] for row in rows])
+
+
+def _cell_text(name: str, value: Any) -> str:  # anything that JSON holds
+    return age(value) if name.endswith("_s") else _option(name, value)
+
+
+def _local_time(value: object) -> str:
+    """An ISO time in the local time zone, to the millisecond."""
+    try:
+        return datetime.fromisoformat(str(value)).astimezone().isoformat(" ", "milliseconds")[:23]
+    except ValueError:
+        return cell(value)
+
+
+def _fields(fields: Mapping[str, str], indent: str = "") -> None:
+    shown = {name: value for name, value in fields.items() if value}
+    width = max((len(name) for name in shown), default=0)
+    for name, value in shown.items():
+        click.echo(f"{indent}{printable(name):<{width}}  {value}")
+
+
+def _duration(result: Json) -> str:
+    seconds = result.get("seconds")
+    return f" after {age(seconds)}" if isinstance(seconds, int | float) else ""
+
+
+def _process(each: Json) -> str:
+    return f"pid {cell(each.get('pid'))}, generation {cell(each.get('generation'))}"
+
+
+def _model_rows(model: Json) -> Iterator[Json]:
+    of_model = {"model": model.get("name"), "reason": model.get("reason")}
+    for each in _mappings(model, "instances") or [{"state": model.get("state")}]:
+        yield {**each, **of_model}
+
+
+def _process_name(each: Json) -> str:
+    model = cell(each.get("model"))
+    if not model:
+        return " ".join(filter(None, (cell(each.get("role")), cell(each.get("id")))))
+    return f"{model}/{cell(each.get('version'))} #{cell(each.get('id'))}"
+
+
+def _versions(of: Json) -> str:
+    versions = of.get("versions")
+    if isinstance(versions, Mapping):
+        return ", ".join(f"{cell(number)} {cell(state)}" for number, state in cast("Json", versions).items())
+    return ", ".join(cell(each) for each in versions or ())
+
+
+def _fault(fault: Any) -> str:  # a text, or a place with a text
+    if isinstance(fault, Mapping):
+        raw = cast("Json", fault)
+        return f"{cell(raw.get('place'))}: {cell(raw.get('text'))}"
+    return cell(fault)
+
+
+def _size(size_bytes: Any) -> str:  # anything that JSON holds
+    return size_text(size_bytes) if isinstance(size_bytes, int) else ""
+
+
+def _option(name: str, value: Any) -> str:  # anything that JSON holds
+    return _size(value) if name.endswith("_bytes") else _value(value)
+
+
+def _value(value: Any) -> str:  # anything that JSON holds
+    if isinstance(value, dict | list):
+        return printable(json.dumps(value)) if value else ""
+    return cell(value)
+
+
+def _mapping(of: Json, name: str) -> Json:
+    part = of.get(name)
+    return cast("Json", part) if isinstance(part, Mapping) else {}
+
+
+def _mappings(of: Json, name: str) -> list[Json]:
+    parts = of.get(name)
+    listed = cast("list[object]", parts) if isinstance(parts, list) else []
+    return [cast("Json", each) for each in listed if isinstance(each, Mapping)]

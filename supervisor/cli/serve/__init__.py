@@ -1,0 +1,1 @@
+"""`mmsup serve`: flags, checks of the configuration, exec of the keeper."""

@@ -1,0 +1,104 @@
+"""The flags of `mmsup serve` and `mmsup check`, with the help text of each.
+
+Names and valid values of the options are defined in config/server_options.py. Values are passed on as text, so that
+read_config can report all errors together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+import click
+
+from mmsup.supervisor.config.server_options import SERVER_OPTIONS
+from mmsup.supervisor.config.settings import CONTROL_MODES, Settings
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flag:
+    """How one option appears in the help."""
+
+    value: str
+    """Stands for its value: `PORT`."""
+    help: str
+    many: bool = False
+    """It may be given more than once."""
+    aliases: tuple[str, ...] = ()
+    constant: bool = True
+    """Its default is a constant, and is shown."""
+
+
+BOOL: Final = "BOOL"
+_DIR: Final = "DIR"
+
+FLAGS: Final[Mapping[str, Flag]] = {
+    "repositories": Flag(_DIR, "A directory of models; may be given again.", many=True, aliases=("--model-store",)),
+    "control_mode": Flag("|".join(CONTROL_MODES), "Which models start, and who may load."),
+    "load_models": Flag("NAME", "A model to load in explicit mode; * is all; may be given again.", many=True),
+    "poll_s": Flag("S", "How often poll mode reads the repositories."),
+    "max_parallel_loads": Flag("N", "Models that load at one time."),
+    "host": Flag("ADDRESS", "What the listeners bind.", aliases=("--http-address",)),
+    "http_port": Flag("PORT", "Port of the HTTP listener; 0 is any free one."),
+    "http_unix": Flag("PATH", "A UNIX socket to serve HTTP on as well."),
+    "max_body_bytes": Flag("BYTES", "Largest request body."),
+    "metrics_host": Flag("ADDRESS", "What the metrics listener binds, if not the same.", constant=False),
+    "metrics_port": Flag("PORT", "Port of the metrics listener; -1 leaves /metrics to the HTTP port."),
+    "gateways": Flag("N", "Gateway processes."),
+    "spare_gateway": Flag(BOOL, "Keep one more started, as a standby for one that exits."),
+    "arena_bytes": Flag("SIZE", "Shared memory for tensors, each gateway."),
+    "max_requests": Flag("N", "Open requests of each gateway, shared by all models."),
+    "max_request_bytes": Flag("SIZE", "Bytes of their bodies, shared likewise."),
+    "restart_grace_s": Flag("S", "How long a request waits for a model that restarts."),
+    "front": Flag("fast|plain", "What serves inferences: the fast front, or aiohttp as for all other requests."),
+    "link": Flag("pair|zeromq", "What carries requests between gateways and workers."),
+    "strict_readiness": Flag(BOOL, "Not ready while any requested model is not."),
+    "exit_on_error": Flag(BOOL, "End if a model fails at the start."),
+    "exit_timeout_s": Flag("S", "How long a stop waits for requests in flight."),
+    "kill_limit_s": Flag("S", "How long a killed worker may take to exit before it is quarantined."),
+    "server_name": Flag("NAME", "The server's name in its metadata."),
+    "runtime_dir": Flag(_DIR, "Directory of the sockets and the lock, by which ctl finds the server."),
+    "state_dir": Flag(_DIR, "Directory of what survives a restart."),
+    "log_format": Flag("FORMAT", "auto, default (text) or json (lines)."),
+    "log_verbose": Flag("N", "Verbosity, from 1 on."),
+}
+"""By field of Settings, in the order of the help."""
+
+
+def server_flags(command: F) -> F:
+    """Add all configuration flags to a click command, in the order of FLAGS."""
+    names = {option.field: option.flag for option in SERVER_OPTIONS}
+    for field, flag in reversed(list(FLAGS.items())):
+        command = _option(names[field], field, flag)(command)
+    return click.option("--config", metavar="FILE", help="The server's own file, YAML.")(command)
+
+
+def given_flags(parsed: Mapping[str, object]) -> dict[str, object]:
+    """The flags that were given, by field of Settings, and `config`; UsageError where they contradict each other."""
+    values = {field: parsed.get(field) for field in ("config", *FLAGS)}
+    found = {field: value for field, value in values.items() if value is not None and value != ()}
+    if parsed.get("allow_http") is False:
+        raise click.UsageError("--allow-http=false: HTTP is the only protocol of this version")
+    if parsed.get("allow_metrics") is False:
+        found["metrics_port"] = "-1"
+    return found
+
+
+def _option(name: str, field: str, flag: Flag) -> Callable[[F], F]:
+    default = next(each.default for each in dataclasses.fields(Settings) if each.name == field)
+    text = flag.help
+    if flag.constant and isinstance(default, str | int | float) and default != "":
+        text += f"  [default: {_default_text(default)}]"
+    names = (f"--{name}", *flag.aliases, field)
+    if flag.value == BOOL:  # true, false, 1, 0, or alone for true
+        return click.option(*names, metavar=BOOL, help=text, is_flag=False, flag_value="true")
+    return click.option(*names, metavar=flag.value, multiple=flag.many, help=text)
+
+
+def _default_text(default: str | float) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return default if isinstance(default, str) else f"{default:.15g}"
