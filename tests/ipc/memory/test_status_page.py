@@ -83,6 +83,15 @@ def test_an_unknown_activity_counts_as_busy(page: int) -> None:
     os.close(page)
 
 
+def test_a_run_is_busy_with_its_requests_since_its_start(page: int) -> None:
+    writer, reader = StatusPageWriter(page), StatusPageReader(page)
+    writer.run_started((7, 8), 50)
+    progress = reader.read()
+    assert (progress.activity, progress.since_ns, progress.heartbeat_ns) == (Activity.BUSY, 50, 50)
+    assert reader.started() == reader.executing() == {7, 8}
+    os.close(page)
+
+
 def test_a_page_cannot_be_shrunk_under_its_readers(page: int) -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(page, 0)
