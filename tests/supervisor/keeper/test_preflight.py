@@ -47,7 +47,9 @@ def test_an_estate_of_another_format_is_a_reason(capsys: pytest.CaptureFixture[s
     fd = os.memfd_create("estate")
     os.write(fd, b"[99]")
     assert preflight.run_preflight(fd, "digest", with_controller=True) == exit_codes.REFUSED
-    assert "not of format" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "not of format" in output
+    assert "a restart is needed" in output
 
 
 @pytest.mark.parametrize(
