@@ -2,14 +2,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 4
 
-.PHONY: demo test check bench bench-peers clean
+PYTEST := $(BIN)/python -m pytest
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+OTHERS := zeromq plain zeromq-plain
+
+.PHONY: demo test test-long test-extra check bench bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not (alone or gpu or long)"
+	$(PYTEST) -m "(alone or gpu) and not long"
+
+test-long: $(VENV)/.test
+	$(PYTEST) -m long
+	$(PYTEST) tests/faults/test_nth_operation.py --points-seconds 300
+	$(PYTEST) $(SIDE_BY_SIDE) tests/faults --combination by-commit -m "not (alone or gpu or long)"
+
+test-extra: $(VENV)/.test
+	for each in $(OTHERS); do $(PYTEST) tests/faults --combination $$each -m "not long" || exit 1; done
+	$(PYTEST) tests/faults/test_chaos.py -m long --chaos-seconds 600
+	$(PYTEST) tests/faults/test_nth_operation.py --points-seconds 1800
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -17,7 +33,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -q -m "not slow"
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/alone.py $(BENCH)

@@ -26,6 +26,7 @@ START_AND_END_S = 240.0
 CHAOS = (sys.executable, "-m", "mmsup.supervisor.cli", "chaos")
 
 
+@pytest.mark.long
 def test_nothing_that_befalls_one_model_or_process_reaches_the_others(
     tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -1,6 +1,6 @@
 """Each operation with each of its points failing at its first hit, its second, and so on, until it passes.
 
-A run without `--all-points` takes a sample by seed, spread over all points, within a budget of time; with it all are
+A run without `--all-points` takes a sample by seed, spread over all points, for `--points-seconds`; with it all are
 tried, which takes hours, and what is found does not end it; `--points-of` names the one operation to try. All of them
 print what was tried, how long it took, and which points were come by.
 """
@@ -25,10 +25,6 @@ from harness.trial import Failure, House
 from mmsup.ipc.failpoints import Order
 
 pytestmark = pytest.mark.slow
-BUDGET_S = 35.0
-"""Of the sample over the operations on a running server; whatever was begun is ended."""
-FEW_S = 10.0
-"""The same, of starts and of ends of a server."""
 ORDERS = {Order.KILL: 6, Order.RAISE: 6, Order.DELAY: 1}
 """How often each is drawn for a sample: a delay shows least."""
 
@@ -50,6 +46,9 @@ class Loop:
     points: Range
     house: House
     everything: bool
+    budget_s: float
+    """Of the sample over the operations on a running server; a quarter of it each over starts and ends. What was begun
+    is ended."""
     rng: random.Random
     report: Report
     operations: list[Operation]
@@ -76,7 +75,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     house = House(repository(folder / "models"), made)
     only = request.config.getoption("--points-of")
     operations = [each for each in OPERATIONS if only in ("", each.name)]
-    loop = Loop(made, house, everything, random.Random(seed), lines.append, operations)
+    budget_s = request.config.getoption("--points-seconds")
+    loop = Loop(made, house, everything, budget_s, random.Random(seed), lines.append, operations)
     yield loop
     house.close()
     come_by = [each for each, hits in made.hits().items() if hits]
@@ -140,7 +140,7 @@ def _sample(loop: Loop, known: dict[str, dict[Spot, int]]) -> None:
     # An upgrade takes as long as five others: it is drawn for what it alone comes by.
     others = {each[1] for each in chances if not by_name[each[0]].renews}
     chances = [each for each in chances if not by_name[each[0]].renews or each[1] not in others]
-    end_s = time.monotonic() + BUDGET_S
+    end_s = time.monotonic() + loop.budget_s
     todo = [
         _drawn(loop, [each for each in chances if each[1] == spot]) for spot in sorted({each[1] for each in chances})
     ]
@@ -208,7 +208,7 @@ def _since(loop: Loop, before: dict[Spot, int]) -> dict[Spot, int]:
 def _try(loop: Loop, hits: dict[Spot, int], name: str, act: Callable[[Failure], bool]) -> None:
     chances = failures_of(hits)
     began_s = time.monotonic()
-    end_s = float("inf") if loop.everything else began_s + FEW_S
+    end_s = float("inf") if loop.everything else began_s + loop.budget_s / 4
     loop.rng.shuffle(chances)
     done = 0
     for spot, order, count in chances:

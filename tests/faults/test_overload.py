@@ -202,6 +202,7 @@ def waits(server: Server, connections: int) -> tuple[GatewayWatch, int]:
 
 
 @pytest.mark.fault("F51")
+@pytest.mark.alone
 def test_a_flood_by_256_clients_costs_others_little_more_than_one_by_32(server: Server) -> None:
     moderate, _ = waits(server, 32)
     flooded, answered = waits(server, 256)

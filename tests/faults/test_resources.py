@@ -161,6 +161,7 @@ def test_a_worker_that_uses_up_its_descriptors_fails_that_call_and_is_replaced(s
 @pytest.mark.root
 @pytest.mark.cgroup1
 @needs_cpu_groups
+@pytest.mark.alone
 def test_a_model_that_computes_in_many_processes_delays_nobody_else(server: Server) -> None:
     with victim(server, "burns", hang_limit="30s") as hurt, Bystander(server, BYSTANDER) as other:
         before_s = other.p99_s(CALLS)

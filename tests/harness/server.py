@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness import combination
 from harness.store import Store
 from mmsup.ipc.transport.control_channel import close_all
 from mmsup.supervisor.cli import control_client as client
@@ -87,6 +88,7 @@ class Server:
             *("--http-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
             *("--spare-gateway", "false"),  # it would come up in the middle of a test; those that want one say so
+            *combination.flags,
             *self._flags,
         ]
 

@@ -46,6 +46,7 @@ def open_requests(hurt: Victim) -> float:
 # Deadlines.
 
 
+@pytest.mark.alone
 def test_a_timeout_is_kept_in_the_queue_and_in_the_run_and_later_requests_are_served(server: Server) -> None:
     with victim(server, "in_time", **PATIENT) as hurt:
         pid, late = server.pid(hurt.name), []
@@ -63,6 +64,7 @@ def test_a_timeout_is_kept_in_the_queue_and_in_the_run_and_later_requests_are_se
         assert server.pid(hurt.name) == pid
 
 
+@pytest.mark.alone
 def test_the_models_own_deadline_holds_for_a_request_that_names_none_and_for_one_that_names_more(
     server: Server,
 ) -> None:
@@ -91,6 +93,7 @@ def test_what_runs_past_the_hang_limit_costs_its_worker_though_its_caller_has_lo
         assert server.pid(hurt.name) != pid
 
 
+@pytest.mark.alone
 def test_a_timeout_is_kept_while_the_model_comes_back(server: Server) -> None:
     with victim(server, "coming_back", on_load="sleep", on_load_amount=1.0, **PATIENT) as hurt:
         hurt.send("exit", 3)
@@ -134,6 +137,7 @@ def test_a_client_that_leaves_in_the_run_gets_its_memory_freed_by_the_reply_and_
 # Bounds.
 
 
+@pytest.mark.alone
 def test_a_full_queue_refuses_a_flood_at_once_and_nothing_grows(server: Server) -> None:
     with victim(server, "full", max_queue=3, **PATIENT) as hurt:
         with hurt.held():
@@ -166,6 +170,7 @@ class Flood:
         return took_s
 
 
+@pytest.mark.alone
 def test_bytes_that_wait_are_bounded_too_and_small_requests_go_on(server: Server) -> None:
     with victim(server, "full_of_bytes", largest=25_000, max_queue_bytes=150_000, **PATIENT) as hurt:
         with hurt.held(x=[1.0] * 25_000):

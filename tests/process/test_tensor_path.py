@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import random
 import threading
 import time
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.slow
 LARGE = (1024, 3, 32, 32)
 """12.6 MB of float32."""
 CLIENTS = 64
-MIX_S = float(os.environ.get("MMSUP_TEST_MIX_S", "60"))
+MIX_S = (10.0, pytest.param(60.0, marks=pytest.mark.long))
 
 REVERSE = """
 class Model:
@@ -138,17 +137,18 @@ class Caller(threading.Thread):
             self.fault = f"{model}, {size} floats: {status} {reply!r:.300}"
 
 
-def test_many_clients_on_three_models_each_get_their_own_answers(server: Server) -> None:
+@pytest.mark.parametrize("mix_s", MIX_S)
+def test_many_clients_on_three_models_each_get_their_own_answers(server: Server, mix_s: float) -> None:
     before = settled(server)
-    end = time.monotonic() + MIX_S
+    end = time.monotonic() + mix_s
     callers = [Caller(server, number, end) for number in range(CLIENTS)]
     for each in callers:
         each.start()
     for each in callers:
-        each.join(MIX_S + 60)
+        each.join(mix_s + 60)
     faults = [each.fault for each in callers if each.fault]
     total = sum(each.answered for each in callers)
-    print(f"{total} replies in {MIX_S:.0f} s from {CLIENTS} clients, {len(faults)} wrong")
+    print(f"{total} replies in {mix_s:.0f} s from {CLIENTS} clients, {len(faults)} wrong")
     assert not faults, faults[:3]
     assert min(each.answered for each in callers) > 0
     assert before.roles == snapshot(server).roles
