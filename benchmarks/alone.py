@@ -21,15 +21,15 @@ from pathlib import Path
 import floor
 import machine
 import tree
-from links import RECORD_BYTES, Link
+from links import RECORD_BYTES, LinkResult
 from measure import Bench, measure, written
 from network import network
 from places import cores
-from progress import say
+from progress import log_progress
 from roster import BY_KEY, OURS, installed
-from row import Row, plain
+from row import Row, row_json
 from table import figure, table
-from work import IMAGE, Run, Scene
+from work import IMAGE, LoadLevel, Scene
 
 SIZES = (("64 B", (16,), 32), ("64 KiB", (128, 128), 8), ("602 KB", (3, 224, 224), 8), ("12.6 MB", IMAGE, 2))
 LINKS = (("zeromq", 1), ("zeromq", 32), ("seqpacket", 1), ("seqpacket", 32))
@@ -43,8 +43,8 @@ class Size:
     connections: int
     many: Row
     one: Row
-    tcp_many: floor.Tcp
-    tcp_one: floor.Tcp
+    tcp_many: floor.TcpFloor
+    tcp_one: floor.TcpFloor
     copy_us: float
 
     def floor_us(self, link_us: float) -> float:
@@ -52,16 +52,19 @@ class Size:
         return self.tcp_many.cpu_us + self.copy_us + link_us
 
 
-def scene(name: str, shape: tuple[int, ...], connections: int) -> Scene:
+def make_scene(name: str, shape: tuple[int, ...], connections: int) -> Scene:
     """What mmsup serves at one size."""
-    runs = Run("many", f"{name}, {connections} connections", connections), Run("one", f"{name}, one connection", 1)
+    runs = (
+        LoadLevel("many", f"{name}, {connections} connections", connections),
+        LoadLevel("one", f"{name}, one connection", 1),
+    )
     return Scene(f"alone {name}", "double", shape, runs, variants=2)
 
 
 def measure_size(name: str, shape: tuple[int, ...], connections: int, bench: Bench) -> Size:
     """mmsup, then the floor."""
-    work, peer = scene(name, shape, connections), BY_KEY[OURS]
-    say(f"{name} ...")
+    work, peer = make_scene(name, shape, connections), BY_KEY[OURS]
+    log_progress(f"{name} ...")
     many, one = measure(peer, work, installed(peer), bench)
     for row in (many, one):
         if not row.holds:
@@ -73,9 +76,9 @@ def measure_size(name: str, shape: tuple[int, ...], connections: int, bench: Ben
     return Size(name, connections, many, one, *tcp, floor.copy_us(work.in_bytes, bench.cores.server))
 
 
-def measure_links(bench: Bench) -> list[Link]:
+def measure_links(bench: Bench) -> list[LinkResult]:
     """Each bare link, with one record and with 32."""
-    say("bare links ...")
+    log_progress("bare links ...")
     return [floor.link(name, records, bench.run_s, bench.cores.server) for name, records in LINKS]
 
 
@@ -103,7 +106,7 @@ def latencies(sizes: Sequence[Size]) -> str:
     return table(heads, lines)
 
 
-def of_links(links: Sequence[Link]) -> str:
+def link_table(links: Sequence[LinkResult]) -> str:
     """The bare links."""
     heads = [
         "link",
@@ -126,7 +129,7 @@ def of_links(links: Sequence[Link]) -> str:
     )
 
 
-def report(facts: dict[str, str], sizes: Sequence[Size], links: Sequence[Link]) -> str:
+def report(facts: dict[str, str], sizes: Sequence[Size], links: Sequence[LinkResult]) -> str:
     """All of it."""
     least = min(each.cpu_us for each in links)
     return "\n\n".join(
@@ -137,7 +140,7 @@ def report(facts: dict[str, str], sizes: Sequence[Size], links: Sequence[Link]) 
             "## One connection",
             latencies(sizes),
             f"## Bare links: records of {RECORD_BYTES} bytes, there and back",
-            of_links(links),
+            link_table(links),
         ]
     )
 
@@ -152,8 +155,8 @@ def main() -> None:
     asked = parser.parse_args()
     tree.adopt_orphans()
     tree.end_as_exception()
-    facts = machine.described() | {
-        "others on the machine when it began": f"load average {machine.busy_with_others():.2f}"
+    facts = machine.describe_machine() | {
+        "others on the machine when it began": f"load average {machine.load_average():.2f}"
     }
     bench = Bench(cores(), asked.warm_s, asked.run_s, network())
     facts |= {"each load": f"{asked.warm_s:g} s to warm, {asked.run_s:g} s measured, once"}
@@ -165,7 +168,7 @@ def main() -> None:
     if asked.markdown:
         asked.markdown.write_text(f"# mmsup against the floor\n\nWritten by `make bench`.\n\n{text}\n")
     if asked.json:
-        found = [asdict(each) | {"many": plain(each.many), "one": plain(each.one)} for each in sizes]
+        found = [asdict(each) | {"many": row_json(each.many), "one": row_json(each.one)} for each in sizes]
         asked.json.write_text(
             json.dumps({"facts": facts, "links": [asdict(each) for each in links], "sizes": found}, indent=1)
         )

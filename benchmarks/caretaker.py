@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 
-from progress import say
+from progress import log_progress
 from server import Server
 
-from mmsup.supervisor.chaos.observe.history import History, Outcome, Restarted
+from mmsup.supervisor.chaos.observe.history import History, RequestOutcome, ServerRestarted
 
-SETTLED_S = 0.5
+SETTLE_S = 0.5
 """What is answered so long after a fault began was asked of whoever survived it."""
-LOOK_S = 0.05
-ENDED, AWAY = "it had ended", "a model stayed away"
+POLL_S = 0.05
+ENDED, UNAVAILABLE = "it had ended", "a model stayed away"
 
 
-class Caretaker:
+class Restarter:
     """Of one server; a `Tender` of chaos's."""
 
     def __init__(self, server: Server, history: History, away_s: float) -> None:
@@ -27,31 +27,31 @@ class Caretaker:
         self._history = history
         self._away_s = away_s
         self._answered_s = dict.fromkeys(server.models, 0.0)
-        self._acts = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
-    def answered(self, model: str, _outcome: Outcome) -> None:
+    def on_answer(self, model: str, _outcome: RequestOutcome) -> None:
         """A model gave a right answer."""
         self._answered_s[model] = self._history.now()
 
-    async def tend(self) -> None:
+    async def repair(self) -> None:
         """Returns when every model has answered after a fault that begins now."""
-        since_s = self._history.now() + SETTLED_S
+        since_s = self._history.now() + SETTLE_S
         while min(self._answered_s.values()) < since_s:
-            await asyncio.sleep(LOOK_S)
-            async with self._acts:
-                if why := self._why(since_s):
+            await asyncio.sleep(POLL_S)
+            async with self._lock:
+                if why := self._restart_reason(since_s):
                     await self._start_again(why)
                     since_s = self._history.now()
 
-    def _why(self, since_s: float) -> str:
+    def _restart_reason(self, since_s: float) -> str:
         """Why it has to be started again; empty if it has not."""
         if self._server.has_ended:
             return ENDED
         is_away = min(self._answered_s.values()) < since_s
-        return AWAY if is_away and self._history.now() > since_s + self._away_s else ""
+        return UNAVAILABLE if is_away and self._history.now() > since_s + self._away_s else ""
 
     async def _start_again(self, why: str) -> None:
         began_s = self._history.now()
         await asyncio.to_thread(self._server.start_again)
-        self._history.add(Restarted(began_s, self._history.now(), why))
-        say(f"  started again at {began_s:.0f} s, as {why}; it took {self._history.now() - began_s:.1f} s")
+        self._history.add(ServerRestarted(began_s, self._history.now(), why))
+        log_progress(f"  started again at {began_s:.0f} s, as {why}; it took {self._history.now() - began_s:.1f} s")

@@ -23,15 +23,15 @@ import machine
 import ordeal
 import tree
 from drivers.peer import Peer
-from endured import Endured, Fault, endured
+from endured import ClientView, FaultEffects, client_view
 from environment import version
 from network import network
-from ordeal import AWAY_S, CAP_BYTES, LIMIT_S, PATIENCE_S, Plan, faults_of, not_measured, undergo
-from progress import say
-from roster import BY_KEY, FAMOUS, OURS, PEERS, installed, words
+from ordeal import CAP_BYTES, LIMIT_S, REQUEST_TIMEOUT_S, UNAVAILABLE_S, FaultPlan, faults_of, not_measured, run_plan
+from progress import log_progress
+from roster import BY_KEY, FAMOUS, OURS, PEERS, installed, split_names
 from table import figure, milliseconds, table
 
-from mmsup.supervisor.chaos.plan.catalog import chosen
+from mmsup.supervisor.chaos.plan.catalog import select_faults
 
 FAULTS = "segv", "abort", "exit", "raise", "oom", "hang", "spin", "leave", "slow_client", "garbage"
 HEADS = [
@@ -48,11 +48,11 @@ HEADS = [
     "A p99 before / under, ms",
     "note",
 ]
-Seen = Endured | str
+PeerResult = ClientView | str
 """What was seen, or why nothing was."""
 
 
-def row(name: str, seen: Seen) -> list[str]:
+def row(name: str, seen: PeerResult) -> list[str]:
     """One server in the first table."""
     if isinstance(seen, str):
         return [name, *["-"] * (len(HEADS) - 2), seen[:160]]
@@ -71,17 +71,17 @@ def row(name: str, seen: Seen) -> list[str]:
     ]
 
 
-def by_fault(names: Mapping[str, str], seen: Mapping[str, Seen], faults: tuple[str, ...]) -> str:
+def by_fault(names: Mapping[str, str], seen: Mapping[str, PeerResult], faults: tuple[str, ...]) -> str:
     """The second table: a server a row, a fault a column."""
     rows = [
         [names[key], *(_cell(found.faults.get(fault)) for fault in faults)]
         for key, found in seen.items()
-        if isinstance(found, Endured)
+        if isinstance(found, ClientView)
     ]
     return table(["server", *faults], rows)
 
 
-def _cell(fault: Fault | None) -> str:
+def _cell(fault: FaultEffects | None) -> str:
     if fault is None:
         return "-"
     backs = [_s(max(fault.back_s))] if fault.back_s else []
@@ -96,8 +96,8 @@ def _s(seconds: float) -> str:
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=words, default=FAMOUS, help="which servers, by key")
-    parser.add_argument("--faults", type=words, default=FAULTS, help=f"of {', '.join(FAULTS)}")
+    parser.add_argument("--peers", type=split_names, default=FAMOUS, help="which servers, by key")
+    parser.add_argument("--faults", type=split_names, default=FAULTS, help=f"of {', '.join(FAULTS)}")
     parser.add_argument("--seconds", type=float, default=120.0, help="without the time that a model was away (120)")
     parser.add_argument("--seed", type=int, default=42, help="of plan and arrivals (42)")
     parser.add_argument("--rate", type=float, default=50.0, help="requests to A in a second (50); B gets half")
@@ -110,27 +110,27 @@ def arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     for unknown in {*asked.peers} - {*BY_KEY} | {*asked.faults} - {*FAULTS}:
         parser.error(f"there is no {unknown!r}")
-    if not ordeal.is_possible():
+    if not ordeal.has_memory_groups():
         parser.error(ordeal.IMPOSSIBLE)
     return asked
 
 
-def compare(asked: argparse.Namespace) -> dict[str, Seen]:
+def compare(asked: argparse.Namespace) -> dict[str, PeerResult]:
     """Every server through the same plan."""
-    mlp, seen = network(), dict[str, Seen]()
+    mlp, seen = network(), dict[str, PeerResult]()
     calm_s, every_s = asked.seconds / 6, (asked.every_s, asked.every_s * 1.5)
-    plan = Plan(asked.seed, calm_s, asked.seconds - calm_s, every_s, asked.rate, faults_of(asked.faults))
+    plan = FaultPlan(asked.seed, calm_s, asked.seconds - calm_s, every_s, asked.rate, faults_of(asked.faults))
     for peer in (each for each in PEERS if each.key in asked.peers):
-        say(peer.name)
+        log_progress(peer.name)
         try:
-            seen[peer.key] = endured(undergo(peer, installed(peer), mlp, plan, _history(asked, peer)))
+            seen[peer.key] = client_view(run_plan(peer, installed(peer), mlp, plan, _history_file(asked, peer)))
         except* ordeal.TROUBLE as errors:
             seen[peer.key] = not_measured(errors)
-        say("  ".join(row(peer.name, seen[peer.key])))
+        log_progress("  ".join(row(peer.name, seen[peer.key])))
     return seen
 
 
-def _history(asked: argparse.Namespace, peer: Peer) -> Path | None:
+def _history_file(asked: argparse.Namespace, peer: Peer) -> Path | None:
     if not asked.histories:
         return None
     asked.histories.mkdir(parents=True, exist_ok=True)
@@ -139,20 +139,20 @@ def _history(asked: argparse.Namespace, peer: Peer) -> Path | None:
 
 def facts_of(asked: argparse.Namespace) -> dict[str, str]:
     """What a reader has to know."""
-    return machine.described() | {
+    return machine.describe_machine() | {
         "plan": f"seed {asked.seed}, {asked.seconds:g} s and the time that B was away; {', '.join(asked.faults)}",
-        "load": f"{asked.rate:g} requests/s to A, half of it to B, by a schedule; {PATIENCE_S:g} s to answer",
+        "load": f"{asked.rate:g} requests/s to A, half of it to B, by a schedule; {REQUEST_TIMEOUT_S:g} s to answer",
         "limits": f"{LIMIT_S:g} s for a run where the server can be told; {CAP_BYTES >> 30} GiB for the whole server",
-        "never": f"not within {AWAY_S:g} s, or the server had ended; then it was started again",
+        "never": f"not within {UNAVAILABLE_S:g} s, or the server had ended; then it was started again",
         "command": shlex.join(["python", "benchmarks/chaos_peers.py", *sys.argv[1:]]),
     }
 
 
 def report(
-    facts: Mapping[str, str], names: Mapping[str, str], seen: Mapping[str, Seen], faults: tuple[str, ...]
+    facts: Mapping[str, str], names: Mapping[str, str], seen: Mapping[str, PeerResult], faults: tuple[str, ...]
 ) -> str:
     """All of it, in Markdown."""
-    rows = {each.name: each.row for each in chosen(",".join(faults))}
+    rows = {each.name: each.row for each in select_faults(",".join(faults))}
     return "\n".join(
         [
             *(f"- {name}: {value}" for name, value in facts.items()),

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from caretaker import ENDED, SETTLED_S
+from caretaker import ENDED, SETTLE_S
 
-from mmsup.supervisor.chaos.analysis.statistics import WARM_S, Spread, spread
-from mmsup.supervisor.chaos.analysis.timeline import Blow, Request, Story
-from mmsup.supervisor.chaos.observe.history import Restarted
-from mmsup.supervisor.chaos.plan.catalog import Role
+from mmsup.supervisor.chaos.analysis.statistics import WARM_UP_S, Distribution, distribution
+from mmsup.supervisor.chaos.analysis.timeline import InjectedFault, SentRequest, Timeline
+from mmsup.supervisor.chaos.observe.history import ServerRestarted
+from mmsup.supervisor.chaos.plan.catalog import ModelRole
 
-FLIGHT_S = 1.0
+IN_FLIGHT_S = 1.0
 """What is in flight when a server is started again ends with it, and is not its failure."""
 
 
 @dataclass
-class Fault:
+class FaultEffects:
     """One class of fault."""
 
     injected: int = 0
@@ -34,7 +34,7 @@ class Fault:
 
 
 @dataclass
-class Endured:
+class ClientView:
     """One server."""
 
     sent: int
@@ -48,14 +48,14 @@ class Endured:
     """Failures of the faulty model while it should have served."""
     ended: int
     restarted: int
-    before: Spread
-    under: Spread
-    faults: dict[str, Fault]
+    before: Distribution
+    under: Distribution
+    faults: dict[str, FaultEffects]
 
     @property
-    def back(self) -> Spread:
+    def back(self) -> Distribution:
         """How long the faulty model was away, where it came back by itself."""
-        return spread(each for fault in self.faults.values() for each in fault.back_s)
+        return distribution(each for fault in self.faults.values() for each in fault.back_s)
 
     @property
     def never(self) -> int:
@@ -63,16 +63,16 @@ class Endured:
         return sum(each.never for each in self.faults.values())
 
 
-def endured(story: Story) -> Endured:
+def client_view(story: Timeline) -> ClientView:
     """All of it."""
-    healthy = [each for each in story.requests.values() if story.role(each.invoke.model) == Role.HEALTHY]
-    faulty = [each for each in story.requests.values() if story.role(each.invoke.model) != Role.HEALTHY]
+    healthy = [each for each in story.requests.values() if story.role(each.invoke.model) == ModelRole.HEALTHY]
+    faulty = [each for each in story.requests.values() if story.role(each.invoke.model) != ModelRole.HEALTHY]
     failed = [each for each in healthy if not each.is_right]
     excused = [each for each in failed if _is_excused(story, each)]
-    away = [(each.from_s, _away_until_s(story, each)) for each in story.blows]
+    away = [(each.start_s, _unavailable_until_s(story, each)) for each in story.faults]
     kinds = [outcome.kind for each in story.requests.values() for outcome in each.outcomes]
-    calm_s = story.began.calm_s
-    return Endured(
+    calm_s = story.run.calm_s
+    return ClientView(
         sent=len(healthy),
         failed=len(failed) - len(excused),
         failed_restarting=len(excused),
@@ -84,70 +84,72 @@ def endured(story: Story) -> Endured:
             and not any(from_s <= each.ended_s and each.invoke.t <= until_s for from_s, until_s in away)
             for each in faulty
         ),
-        ended=sum(each.why == ENDED for each in story.restarted),
-        restarted=sum(each.why != ENDED for each in story.restarted),
-        before=spread(_latencies(each for each in healthy if story.began.from_s + WARM_S <= each.invoke.t < calm_s)),
-        under=spread(_latencies(each for each in healthy if each.invoke.t >= calm_s)),
-        faults=_faults(story, [each for each in failed if not _is_excused(story, each)]),
+        ended=sum(each.why == ENDED for each in story.restarts),
+        restarted=sum(each.why != ENDED for each in story.restarts),
+        before=distribution(
+            _latencies(each for each in healthy if story.run.from_s + WARM_UP_S <= each.invoke.t < calm_s)
+        ),
+        under=distribution(_latencies(each for each in healthy if each.invoke.t >= calm_s)),
+        faults=_fault_effects(story, [each for each in failed if not _is_excused(story, each)]),
     )
 
 
-def _faults(story: Story, failed: list[Request]) -> dict[str, Fault]:
-    found: dict[str, Fault] = {}
-    times = [each.from_s for each in story.blows]
-    for place, blow in enumerate(story.blows):
-        fault = found.setdefault(blow.fault.name, Fault())
+def _fault_effects(story: Timeline, failed: list[SentRequest]) -> dict[str, FaultEffects]:
+    found: dict[str, FaultEffects] = {}
+    times = [each.start_s for each in story.faults]
+    for place, blow in enumerate(story.faults):
+        fault = found.setdefault(blow.fault.name, FaultEffects())
         fault.injected += 1
         next_s = times[place + 1] if place + 1 < len(times) else float("inf")
-        since_s = blow.from_s if place else 0.0
+        since_s = blow.start_s if place else 0.0
         fault.failed_healthy += sum(since_s <= each.invoke.t < next_s for each in failed)
-        if blow.harm is None:
+        if blow.fault_request is None:
             continue
-        if blow.harm.end is None or blow.harm.end.kind == "timeout":
+        if blow.fault_request.end is None or blow.fault_request.end.kind == "timeout":
             fault.untold += 1
         else:
-            fault.told_s.append(blow.harm.ended_s - blow.from_s)
-        back_s = back_at_s(story, blow)
+            fault.told_s.append(blow.fault_request.ended_s - blow.start_s)
+        back_s = recovered_at_s(story, blow)
         if back_s is None:
             fault.never += 1
         else:
-            fault.back_s.append(back_s - blow.from_s)
+            fault.back_s.append(back_s - blow.start_s)
     return found
 
 
-def back_at_s(story: Story, blow: Blow) -> float | None:
+def recovered_at_s(story: Timeline, blow: InjectedFault) -> float | None:
     """When its victim answered again; None if somebody had to start the server for that, or it never did."""
     served_s = _served_s(story, blow)
     restart = _restart_after(story, blow)
     return None if served_s is None or (restart is not None and restart.t < served_s) else served_s
 
 
-def _served_s(story: Story, blow: Blow) -> float | None:
-    assert blow.harm is not None, "nothing was done to a model"
-    since_s = min(blow.harm.ended_s, blow.from_s + SETTLED_S)
+def _served_s(story: Timeline, blow: InjectedFault) -> float | None:
+    assert blow.fault_request is not None, "nothing was done to a model"
+    since_s = min(blow.fault_request.ended_s, blow.start_s + SETTLE_S)
     right = (each for each in story.of_model(blow.victim) if each.is_right and each.invoke.t >= since_s)
     return min((each.ended_s for each in right), default=None)
 
 
-def _restart_after(story: Story, blow: Blow) -> Restarted | None:
-    return next((each for each in story.restarted if each.t >= blow.from_s), None)
+def _restart_after(story: Timeline, blow: InjectedFault) -> ServerRestarted | None:
+    return next((each for each in story.restarts if each.t >= blow.start_s), None)
 
 
-def _away_until_s(story: Story, blow: Blow) -> float:
+def _unavailable_until_s(story: Timeline, blow: InjectedFault) -> float:
     """Until when its victim may fail for it."""
-    if blow.harm is None:
-        return blow.over_s
+    if blow.fault_request is None:
+        return blow.end_s
     served_s = _served_s(story, blow)
-    return float("inf") if served_s is None else max(served_s, blow.harm.ended_s)
+    return float("inf") if served_s is None else max(served_s, blow.fault_request.ended_s)
 
 
-def _is_excused(story: Story, request: Request) -> bool:
+def _is_excused(story: Timeline, request: SentRequest) -> bool:
     """Whether it met a server that its caretaker was starting again; where it had ended by itself that is no excuse."""
     return any(
-        each.why != ENDED and each.t - FLIGHT_S <= request.invoke.t <= each.until_s and request.ended_s >= each.t
-        for each in story.restarted
+        each.why != ENDED and each.t - IN_FLIGHT_S <= request.invoke.t <= each.until_s and request.ended_s >= each.t
+        for each in story.restarts
     )
 
 
-def _latencies(requests: Iterable[Request]) -> list[float]:
+def _latencies(requests: Iterable[SentRequest]) -> list[float]:
     return [each.ended_s - each.invoke.intended for each in requests if each.is_right]

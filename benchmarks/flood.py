@@ -28,10 +28,10 @@ from pathlib import Path
 
 import machine
 from front_cpu import pin, request
-from generator import URGENT, Load, Outcome, drive
-from meanwhile import meanwhile
+from generator import URGENT, Load, LoadResult, drive
+from meanwhile import in_background
 from places import cores, program
-from progress import say
+from progress import log_progress
 from table import figure, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -47,10 +47,10 @@ TOP = Path("/sys/fs/cgroup/cpu/cgroup.procs")
 
 
 @dataclass(frozen=True)
-class Seen:
+class CallerView:
     """What callers saw, and how many requests of the flood were served in a second meanwhile."""
 
-    calls: Outcome
+    calls: LoadResult
     flood: float
 
 
@@ -78,14 +78,14 @@ def loads(server: Server) -> Iterator[None]:
         while not stop.is_set():
             server.ctl("load", name=FLOODED)
 
-    with meanwhile(load):
+    with in_background(load):
         yield
     eventually(lambda: len(server.pids(FLOODED)) == 1, "the workers of earlier loads are gone")
 
 
-def look(
+def measure_callers(
     server: Server, folder: Path, asked: argparse.Namespace, beside: AbstractContextManager[None], *, apart: bool
-) -> Seen:
+) -> CallerView:
     """What the callers see beside something."""
     served: list[float] = []
     with beside:
@@ -94,10 +94,10 @@ def look(
     (folder / "samples").rmdir()
     if found.failures or not found.requests:
         raise SystemExit(f"{found.failures} calls failed: {found.first_failure or 'none was answered'}")
-    return Seen(found, (served[1] - served[0]) / found.elapsed_s)
+    return CallerView(found, (served[1] - served[0]) / found.elapsed_s)
 
 
-def place(server: Server, *, apart: bool) -> None:
+def pin_processes(server: Server, *, apart: bool) -> None:
     """The gateway has a core for itself, and who is called comes first on the other; or all share all."""
     usable = os.sched_getaffinity(0)
     pin(server.status()["gateways"][0]["pid"], {cores().server} if apart else usable)
@@ -110,9 +110,9 @@ def place(server: Server, *, apart: bool) -> None:
     os.sched_setscheduler(called, policy, os.sched_param(priority))
 
 
-def measure(asked: argparse.Namespace) -> dict[str, list[Seen]]:
+def measure(asked: argparse.Namespace) -> dict[str, list[CallerView]]:
     """Every flood in every round, then loads and no loads."""
-    seen: dict[str, list[Seen]] = defaultdict(list)
+    seen: dict[str, list[CallerView]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as name:
         folder = Path(name)
         repository = folder / "repository"
@@ -122,19 +122,19 @@ def measure(asked: argparse.Namespace) -> dict[str, list[Seen]]:
             (folder / model).write_bytes(request(FLOATS, as_json=False, model=model))
         with serving(repository, "--model-control-mode", "explicit", "--load-model", "*") as server:
             for number in range(asked.rounds):
-                say(f"round {number + 1} of {asked.rounds}")
-                place(server, apart=True)
+                log_progress(f"round {number + 1} of {asked.rounds}")
+                pin_processes(server, apart=True)
                 for clients in asked.floods:
                     storm = flood(server.address()[1], clients, folder / FLOODED, cores().client)
-                    seen[f"{clients} clients"].append(look(server, folder, asked, storm, apart=True))
-                place(server, apart=False)
-                seen[NO_LOADS].append(look(server, folder, asked, nullcontext(), apart=False))
-                seen[LOADS].append(look(server, folder, asked, loads(server), apart=False))
+                    seen[f"{clients} clients"].append(measure_callers(server, folder, asked, storm, apart=True))
+                pin_processes(server, apart=False)
+                seen[NO_LOADS].append(measure_callers(server, folder, asked, nullcontext(), apart=False))
+                seen[LOADS].append(measure_callers(server, folder, asked, loads(server), apart=False))
             server.stop()
     return seen
 
 
-def row(beside: str, found: list[Seen], least: list[Seen]) -> list[str]:
+def row(beside: str, found: list[CallerView], least: list[CallerView]) -> list[str]:
     """A line of the table."""
     middle = [statistics.median(getattr(each.calls, part) for each in found) / 1e3 for part in ("p50_us", "p99_us")]
     ratios = [one.calls.p99_us / other.calls.p99_us for one, other in zip(found, least, strict=True)]
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="requests of the callers in a second (200)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
     asked = parser.parse_args()
-    facts = machine.described() | {"command": shlex.join(["python", "benchmarks/flood.py", *sys.argv[1:]])}
+    facts = machine.describe_machine() | {"command": shlex.join(["python", "benchmarks/flood.py", *sys.argv[1:]])}
     seen = measure(asked)
     first = f"{asked.floods[0]} clients"
     heads = ["beside", "p50, ms", "p99, ms", "worst, ms", "p99 ÷ the first's", "served to the flood, /s"]

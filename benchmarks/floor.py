@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import tree
 from generator import Load, drive
-from links import Link
+from links import LinkResult
 from measure import Bench
 from places import HERE, program
 
 Bytes = npt.NDArray[np.uint8]
 COPY_TIMES = 30
 """Of which the best counts."""
-LINK_PATIENCE_S = 30.0
+LINK_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Tcp:
+class TcpFloor:
     """An answer to an HTTP request that nobody has looked at."""
 
     cpu_us: float
@@ -35,10 +35,10 @@ class Tcp:
     rate: float
 
 
-def tcp(requests: Sequence[Path], answer_bytes: int, connections: int, bench: Bench, folder: Path) -> Tcp:
+def tcp(requests: Sequence[Path], answer_bytes: int, connections: int, bench: Bench, folder: Path) -> TcpFloor:
     """echo.c on the server's core, asked by the same client with the same requests, answering with as many bytes."""
     command = ["taskset", "-c", str(bench.cores.server), str(program("echo")), str(answer_bytes)]
-    shots: list[dict[int, tree.Cpu]] = []
+    shots: list[dict[int, tree.ProcessCpu]] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as echo:
         try:
             assert echo.stdout is not None
@@ -54,7 +54,7 @@ def tcp(requests: Sequence[Path], answer_bytes: int, connections: int, bench: Be
         for sign, shot in zip((-1, 1), shots, strict=True)
         for each in shot.values()
     )
-    return Tcp(used_s * 1e6 / found.requests, found.p50_us / 1e3, found.requests / found.elapsed_s)
+    return TcpFloor(used_s * 1e6 / found.requests, found.p50_us / 1e3, found.requests / found.elapsed_s)
 
 
 def copy_us(size_bytes: int, core: int) -> float:
@@ -83,10 +83,10 @@ def _time_us(source: Bytes, target: Bytes, times: int) -> float:
     return (time.perf_counter() - begin) * 1e6 / times
 
 
-def link(name: str, records: int, run_s: float, core: int) -> Link:
+def link(name: str, records: int, run_s: float, core: int) -> LinkResult:
     """links.py on the server's core."""
     command = ["taskset", "-c", str(core), sys.executable, str(HERE / "links.py"), name, str(records), str(run_s)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=run_s + LINK_PATIENCE_S)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=run_s + LINK_TIMEOUT_S)
     if done.returncode:
         raise RuntimeError(f"links.py {name} {records}: {done.stderr.strip()[-300:]}")
-    return Link(**json.loads(done.stdout))
+    return LinkResult(**json.loads(done.stdout))

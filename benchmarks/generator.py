@@ -13,7 +13,7 @@ from places import program
 
 URGENT = 50
 """Of the priorities of SCHED_FIFO, 1 to 99."""
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 """For the generator to write its report, past the time that it was told to run."""
 
 
@@ -34,7 +34,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LoadResult:
     """What the generator saw. Times in microseconds."""
 
     requests: int
@@ -54,7 +54,7 @@ class Outcome:
     """Bodies from within the run, each with the place of its request in the list."""
 
 
-def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) -> Outcome:
+def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) -> LoadResult:
     """Run it; `snapshot` is called as the measured time begins and ends, with the pid that is not the server's."""
     folder.mkdir()
     pace = f"{load.connections}@{load.rate}" if load.rate else str(load.connections)
@@ -65,7 +65,7 @@ def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stderr is not None
-        limit = Timer(load.warm_s + load.run_s + PATIENCE_S, child.kill)
+        limit = Timer(load.warm_s + load.run_s + TIMEOUT_S, child.kill)
         limit.start()
         try:
             for word in ("begin\n", "end\n"):
@@ -76,7 +76,7 @@ def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) 
         finally:
             limit.cancel()
             child.kill()
-    return Outcome(**found, samples=tuple(_samples(folder)))
+    return LoadResult(**found, samples=tuple(_samples(folder)))
 
 
 def _samples(folder: Path) -> Iterator[tuple[int, bytes]]:

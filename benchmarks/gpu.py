@@ -24,13 +24,13 @@ Rows = list[list[str]]
 Part = tuple[str, Sequence[str], Callable[[], Rows]]
 
 
-def parts(card: held.Card) -> dict[str, list[Part]]:
+def parts(card: held.GpuCard) -> dict[str, list[Part]]:
     """What can be asked for, each with its tables."""
     return {
         "contexts": [("What a context takes", contexts.HEADS, lambda: contexts.rows(card))],
         "release": [("When memory of the dead is back", release.HEADS, lambda: release.rows(card))],
         "caps": [("What a share holds", caps.HEADS, lambda: caps.rows(card))],
-        "served": [("A whole server", served.HEADS, lambda: served.rows() + served.alone())],
+        "served": [("A whole server", served.HEADS, lambda: served.rows() + served.measure_alone())],
         "copies": [
             ("Registering memory of a gateway", copies.REGISTER_HEADS, copies.registered),
             ("Copies", copies.COPY_HEADS, copies.copied),
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
     asked = parser.parse_args()
     try:
-        card = held.Card()
+        card = held.GpuCard()
     except Exception as error:  # noqa: BLE001 - no module, no driver, no card
         sys.exit(f"there is no GPU that NVML shows: {error}")
     offered = parts(card)
@@ -68,7 +68,7 @@ def main() -> None:
     if unknown := [each for each in chosen if each not in offered]:
         parser.error(f"there is no {unknown[0]!r}")
     command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
-    facts = machine.described() | {"GPU": card.name, "driver": card.driver, "command": command}
+    facts = machine.describe_machine() | {"GPU": card.name, "driver": card.driver, "command": command}
     head = "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"
     print(head, flush=True)
     sections = [head, *(tried(each) for name in chosen for each in offered[name])]

@@ -19,15 +19,15 @@ import machine
 import ordeal
 import tree
 from drivers.peer import Peer
-from endured import Endured, endured
+from endured import ClientView, client_view
 from environment import version
-from network import Network, network
-from ordeal import AWAY_S, CAP_BYTES, LIMIT_S, PATIENCE_S, Plan, faults_of, not_measured, undergo
-from progress import say
-from roster import BY_KEY, FAMOUS, OURS, PEERS, installed, words
+from network import OnnxNetwork, network
+from ordeal import CAP_BYTES, LIMIT_S, REQUEST_TIMEOUT_S, UNAVAILABLE_S, FaultPlan, faults_of, not_measured, run_plan
+from progress import log_progress
+from roster import BY_KEY, FAMOUS, OURS, PEERS, installed, split_names
 from table import figure, milliseconds, table
 
-WORDS = {
+FAULT_NAMES = {
     "segv": "segmentation fault",
     "abort": "abort",
     "oom": "too much memory",
@@ -42,20 +42,20 @@ HEADS = [
 ]
 
 
-def fault(peer: Peer, harm: str, mlp: Network, rate: float) -> Endured:
+def run_fault(peer: Peer, harm: str, mlp: OnnxNetwork, rate: float) -> ClientView:
     """One server, one fault."""
-    plan = Plan(SEED, BEFORE_S, AFTER_S, (2 * AFTER_S, 2 * AFTER_S), rate, faults_of([harm]))
-    return endured(undergo(peer, installed(peer), mlp, plan))
+    plan = FaultPlan(SEED, BEFORE_S, AFTER_S, (2 * AFTER_S, 2 * AFTER_S), rate, faults_of([harm]))
+    return client_view(run_plan(peer, installed(peer), mlp, plan))
 
 
-def line(name: str, harm: str, seen: Endured | str) -> list[str]:
+def line(name: str, harm: str, seen: ClientView | str) -> list[str]:
     """A row of the table."""
     if isinstance(seen, str):
-        return [name, WORDS[harm], "-", "-", "-", "-", "-", seen[:120]]
+        return [name, FAULT_NAMES[harm], "-", "-", "-", "-", "-", seen[:120]]
     (found,) = seen.faults.values()
     return [
         name,
-        WORDS[harm],
+        FAULT_NAMES[harm],
         f"{seen.sent:,}",
         f"{seen.failed:,}",
         figure(found.back_s[0]) if found.back_s else "never",
@@ -68,29 +68,29 @@ def line(name: str, harm: str, seen: Endured | str) -> list[str]:
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=words, default=FAMOUS, help="which servers, by key")
-    parser.add_argument("--harms", type=words, default=tuple(WORDS), help=f"of {', '.join(WORDS)}")
+    parser.add_argument("--peers", type=split_names, default=FAMOUS, help="which servers, by key")
+    parser.add_argument("--harms", type=split_names, default=tuple(FAULT_NAMES), help=f"of {', '.join(FAULT_NAMES)}")
     parser.add_argument("--rate", type=float, default=100.0, help="requests to A in a second (100)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
     asked = parser.parse_args()
-    for unknown in {*asked.peers} - {*BY_KEY} | {*asked.harms} - {*WORDS}:
+    for unknown in {*asked.peers} - {*BY_KEY} | {*asked.harms} - {*FAULT_NAMES}:
         parser.error(f"there is no {unknown!r}")
-    if not ordeal.is_possible():
+    if not ordeal.has_memory_groups():
         parser.error(ordeal.IMPOSSIBLE)
     return asked
 
 
-def compare(asked: argparse.Namespace) -> dict[tuple[str, str], Endured | str]:
+def compare(asked: argparse.Namespace) -> dict[tuple[str, str], ClientView | str]:
     """Every fault on every server, fault by fault."""
-    mlp, seen = network(), dict[tuple[str, str], Endured | str]()
+    mlp, seen = network(), dict[tuple[str, str], ClientView | str]()
     for peer in (each for each in PEERS if each.key in asked.peers):
         for harm in asked.harms:
             try:
-                seen[peer.key, harm] = fault(peer, harm, mlp, asked.rate)
+                seen[peer.key, harm] = run_fault(peer, harm, mlp, asked.rate)
             except* ordeal.TROUBLE as errors:
                 seen[peer.key, harm] = not_measured(errors)
-            say("  ".join(line(peer.name, harm, seen[peer.key, harm])))
+            log_progress("  ".join(line(peer.name, harm, seen[peer.key, harm])))
     return seen
 
 
@@ -101,10 +101,10 @@ def main() -> None:
     tree.end_as_exception()
     seen = compare(asked)
     names = {key: f"{BY_KEY[key].name} {version(installed(BY_KEY[key]), BY_KEY[key].package)}" for key, _ in seen}
-    facts = machine.described() | {
-        "load": f"{asked.rate:g} requests/s to A, half of it to B, by a schedule; {PATIENCE_S:g} s to answer",
+    facts = machine.describe_machine() | {
+        "load": f"{asked.rate:g} requests/s to A, half of it to B, by a schedule; {REQUEST_TIMEOUT_S:g} s to answer",
         "limits": f"{LIMIT_S:g} s for a run where the server can be told; {CAP_BYTES >> 30} GiB for the whole server",
-        "never": f"not within {AWAY_S:g} s, or the server had ended",
+        "never": f"not within {UNAVAILABLE_S:g} s, or the server had ended",
         "command": shlex.join(["python", "benchmarks/isolation.py", *sys.argv[1:]]),
     }
     rows = [line(names[key], harm, found) for (key, harm), found in seen.items()]

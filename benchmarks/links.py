@@ -32,7 +32,7 @@ _MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkResult:
     """What was found. CPU in microseconds for each record, there and back."""
 
     name: str
@@ -107,7 +107,7 @@ def repeat(ask: Callable[[], object], run_s: float) -> list[float]:
     return taken
 
 
-def measure(name: str, records: int, run_s: float) -> Link:
+def measure(name: str, records: int, run_s: float) -> LinkResult:
     """One link with frames of one size."""
     with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as folder:
         far, near = KINDS[name](folder)
@@ -123,7 +123,7 @@ def measure(name: str, records: int, run_s: float) -> Link:
             os.waitpid(child, 0)
     share = 1e6 / len(taken) / records
     far_s = after.user_s + after.system_s - there.user_s - there.system_s
-    return Link(name, records, here * share, far_s * share, statistics.median(taken) * 1e6)
+    return LinkResult(name, records, here * share, far_s * share, statistics.median(taken) * 1e6)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from places import HERE
 
 
-def described() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Name and value, in the order of reading."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -23,7 +23,7 @@ def described() -> dict[str, str]:
     }
 
 
-def busy_with_others() -> float:
+def load_average() -> float:
     """How many processes wanted to run in the last minute: more than none before we begin are somebody else's."""
     return os.getloadavg()[0]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+def in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
     """`work` runs in a thread, and ends when the event is set that it is given: when the block is left."""
     stop = threading.Event()
     thread = threading.Thread(target=work, args=(stop,), name="meanwhile")

@@ -11,13 +11,13 @@ from pathlib import Path
 import tree
 from drivers.peer import Peer
 from environment import InstallError
-from generator import Load, Outcome, drive
-from network import Network
+from generator import Load, LoadResult, drive
+from network import OnnxNetwork
 from places import Cores
 from row import Row
-from server import ServeError, Server, WrongAnswerError
-from wire import Request
-from work import Run, Scene
+from server import Server, StartError, WrongAnswerError
+from wire import RequestBytes
+from work import LoadLevel, Scene
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Bench:
     cores: Cores
     warm_s: float
     run_s: float
-    network: Network
+    network: OnnxNetwork
 
 
 def measure(
@@ -37,31 +37,31 @@ def measure(
     left = list(scene.runs)
     try:
         with Server(peer, scene, environment, bench.network, bench.cores.before) as server:
-            server.wait_until_right()
+            server.wait_until_correct()
             arrange()
             requests = written(server.requests(), server.folder)
             while left:
                 yield _load(server, peer, scene, left[0], requests, bench)
                 left.pop(0)
-    except (ServeError, InstallError, RuntimeError, OSError) as error:
+    except (StartError, InstallError, RuntimeError, OSError) as error:
         print(f"{peer.name}, {scene.key}: {error}", file=sys.stderr, flush=True)
         wrong = int(isinstance(error, WrongAnswerError))
         for run in left:
             yield Row(peer.key, run.key, wrong=wrong, trouble=str(error))
 
 
-def written(requests: Iterable[Request], folder: Path) -> list[Path]:
+def written(requests: Iterable[RequestBytes], folder: Path) -> list[Path]:
     """Each request as a file, as the load generator takes them."""
     files = []
     for place, request in enumerate(requests):
         files.append(folder / f"request.{place}")
-        files[-1].write_bytes(request.whole())
+        files[-1].write_bytes(request.encode())
     return files
 
 
-def _load(server: Server, peer: Peer, scene: Scene, run: Run, requests: Sequence[Path], bench: Bench) -> Row:
+def _load(server: Server, peer: Peer, scene: Scene, run: LoadLevel, requests: Sequence[Path], bench: Bench) -> Row:
     """Warm up, measure, look at the answers."""
-    shots: list[dict[int, tree.Cpu]] = []
+    shots: list[dict[int, tree.ProcessCpu]] = []
     warm_s = max(bench.warm_s, peer.warm_s)
     load = Load(server.port, run.connections, warm_s, bench.run_s, requests, bench.cores.client)
     found = drive(load, server.folder / run.key, lambda besides: shots.append(tree.cpu(besides)))
@@ -78,7 +78,7 @@ def _load(server: Server, peer: Peer, scene: Scene, run: Run, requests: Sequence
     return row
 
 
-def _times(row: Row, scene: Scene, found: Outcome) -> None:
+def _times(row: Row, scene: Scene, found: LoadResult) -> None:
     row.rate = found.requests / found.elapsed_s
     row.megabytes_s = row.rate * (scene.in_bytes + scene.out_bytes) / 1e6
     row.p50_ms, row.p99_ms = found.p50_us / 1e3, found.p99_us / 1e3
@@ -86,9 +86,9 @@ def _times(row: Row, scene: Scene, found: Outcome) -> None:
     row.client_busy = found.client_cpu_s / found.elapsed_s
 
 
-def _cpu(row: Row, found: Outcome, before: dict[int, tree.Cpu], after: dict[int, tree.Cpu]) -> None:
+def _cpu(row: Row, found: LoadResult, before: dict[int, tree.ProcessCpu], after: dict[int, tree.ProcessCpu]) -> None:
     """What each process used between the two, given to the requests."""
-    nothing = tree.Cpu("", 0.0, 0.0)
+    nothing = tree.ProcessCpu("", 0.0, 0.0)
     by_name: dict[str, float] = defaultdict(float)
     system_by_name: dict[str, float] = defaultdict(float)
     for pid, now in after.items():

@@ -53,7 +53,7 @@ def make(file: Path) -> None:
     whole.replace(file)
 
 
-class Network:
+class OnnxNetwork:
     """It, run here: the right answers, and its cost without any server."""
 
     def __init__(self, file: Path) -> None:
@@ -79,16 +79,16 @@ class Network:
         return min(taken) * 1e3
 
 
-def network() -> Network:
+def network() -> OnnxNetwork:
     """It, made if it is not there or older than this file."""
     file = BUILT / "mlp.onnx"
     if not file.exists() or file.stat().st_mtime < Path(__file__).stat().st_mtime:
         file.parent.mkdir(parents=True, exist_ok=True)
         make(file)
-    return Network(file)
+    return OnnxNetwork(file)
 
 
 if __name__ == "__main__":
     make(Path(sys.argv[1]))
-    made = Network(Path(sys.argv[1]))
+    made = OnnxNetwork(Path(sys.argv[1]))
     print({rows: round(made.cost_ms(rows), 2) for rows in (1, 2, 4, 8, 16, 32)})

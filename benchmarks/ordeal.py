@@ -15,21 +15,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from caretaker import Caretaker
-from dialect import Dialect
+from caretaker import Restarter
+from dialect import PeerAdapter
 from drivers.peer import Peer
 from environment import InstallError
-from network import Network
-from progress import say
-from server import ServeError, Server
+from network import OnnxNetwork
+from progress import log_progress
+from server import Server, StartError
 from work import Scene
 
-from mmsup.supervisor.chaos.analysis.timeline import Story, story_of
-from mmsup.supervisor.chaos.clients.http_client import Door
+from mmsup.supervisor.chaos.analysis.timeline import Timeline, timeline_of
+from mmsup.supervisor.chaos.clients.http_client import HttpClient
 from mmsup.supervisor.chaos.observe.history import History
-from mmsup.supervisor.chaos.plan.catalog import Fault, Role, chosen
-from mmsup.supervisor.chaos.runner import Course
-from mmsup.supervisor.chaos.runner_runs import against
+from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole, select_faults
+from mmsup.supervisor.chaos.runner import ChaosOptions
+from mmsup.supervisor.chaos.runner_runs import run_against
 from mmsup.supervisor.chaos.server.target import Target
 
 LIMIT_S = 5.0
@@ -39,19 +39,19 @@ CAP_BYTES = 4 << 30
 GROUPS = Path("/sys/fs/cgroup/memory")
 SCENE = Scene("chaos", "harmful", (-1,), (), models=2, limit_s=LIMIT_S)
 HEALTHY, FAULTY = SCENE.names
-PATIENCE_S = 15.0
+REQUEST_TIMEOUT_S = 15.0
 """A request that has no answer by then has failed."""
-TAIL_S = 3.0
+COOLDOWN_S = 3.0
 """How long clients go on after the last fault."""
-TROUBLE = (ServeError, InstallError, OSError, RuntimeError)
+TROUBLE = (StartError, InstallError, OSError, RuntimeError)
 """Why a server could not be measured."""
 IMPOSSIBLE = "a memory control group (cgroup v1, as root) is needed: some servers have no cap of their own"
-AWAY_S = 20.0
+UNAVAILABLE_S = 20.0
 """A model that does not answer for so long is away for good."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class FaultPlan:
     """What every server goes through."""
 
     seed: int
@@ -61,46 +61,48 @@ class Plan:
     """In which they begin, without the time that a model was away."""
     every_s: tuple[float, float]
     rate: float
-    faults: tuple[Fault, ...]
+    faults: tuple[FaultClass, ...]
 
 
-def faults_of(names: Sequence[str]) -> tuple[Fault, ...]:
+def faults_of(names: Sequence[str]) -> tuple[FaultClass, ...]:
     """Faults of chaos's, as they are done to the model of the benchmarks: it takes memory until it is ended."""
     found = []
-    for fault in chosen(",".join(names)):
+    for fault in select_faults(",".join(names)):
         amount = float(2 * CAP_BYTES >> 20) if fault.mode == "allocate" else fault.amount
-        found.append(replace(fault, role=fault.role and Role.CRASHY, needs="", amount=amount))
+        found.append(replace(fault, role=fault.role and ModelRole.CRASHY, requires="", amount=amount))
     return tuple(found)
 
 
-def undergo(peer: Peer, environment: Path, mlp: Network, plan: Plan, history_file: Path | None = None) -> Story:
+def run_plan(
+    peer: Peer, environment: Path, mlp: OnnxNetwork, plan: FaultPlan, history_file: Path | None = None
+) -> Timeline:
     """One server, from its start to its end. One of `TROUBLE`, or a group of them, if it cannot be started, at first
     or again."""
     history = History(history_file)
     gc.disable()  # a pause of ours would be told as one of the server's
     try:
-        with group() as before, Server(peer, SCENE, environment, mlp, before) as server:
-            server.wait_until_right()
-            asyncio.run(_undergo(peer, server, plan, history))
+        with memory_group() as before, Server(peer, SCENE, environment, mlp, before) as server:
+            server.wait_until_correct()
+            asyncio.run(_run_plan(peer, server, plan, history))
     finally:
         gc.enable()
         history.close()
-    return story_of(history.records)
+    return timeline_of(history.records)
 
 
-async def _undergo(peer: Peer, server: Server, plan: Plan, history: History) -> None:
+async def _run_plan(peer: Peer, server: Server, plan: FaultPlan, history: History) -> None:
     strays: list[int] = []
-    course = Course(
-        plan.seed, plan.before_s + plan.season_s + TAIL_S, plan.every_s, plan.rate, plan.faults, {},
-        before_s=plan.before_s, tail_s=TAIL_S, patience_s=PATIENCE_S, waits=True,
+    course = ChaosOptions(
+        plan.seed, plan.before_s + plan.season_s + COOLDOWN_S, plan.every_s, plan.rate, plan.faults, {},
+        fault_free_s=plan.before_s, cooldown_s=COOLDOWN_S, request_timeout_s=REQUEST_TIMEOUT_S, wait_for_recovery=True,
     )  # fmt: skip
     target = Target(
-        Door("127.0.0.1", server.port, strays.append),
-        {HEALTHY: Role.HEALTHY, FAULTY: Role.CRASHY},
+        HttpClient("127.0.0.1", server.port, strays.append),
+        {HEALTHY: ModelRole.HEALTHY, FAULTY: ModelRole.CRASHY},
         title=peer.name,
-        tender=Caretaker(server, history, AWAY_S),
+        operator=Restarter(server, history, UNAVAILABLE_S),
     )
-    await against(target, strays, course, Dialect(peer, SCENE), history, lambda text: say(f"  {text}"))
+    await run_against(target, strays, course, PeerAdapter(peer, SCENE), history, lambda text: log_progress(f"  {text}"))
 
 
 def not_measured(error: BaseException) -> str:
@@ -111,7 +113,7 @@ def not_measured(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def group() -> Iterator[list[str]]:
+def memory_group() -> Iterator[list[str]]:
     """A memory control group (v1, as root) for one server: the words before its command that put it there."""
     folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_", dir=GROUPS))
     try:
@@ -121,7 +123,7 @@ def group() -> Iterator[list[str]]:
         _remove(folder)
 
 
-def is_possible() -> bool:
+def has_memory_groups() -> bool:
     """Whether there can be such a group."""
     return os.access(GROUPS, os.W_OK)
 

@@ -27,10 +27,10 @@ from environment import InstallError, version
 from measure import Bench, measure
 from network import network
 from places import cores
-from progress import say
-from report import Named, report
+from progress import log_progress
+from report import NamedServer, report
 from roster import BY_KEY, PEERS, installed
-from row import Row, median, plain
+from row import Row, median, row_json
 from work import SCENES, Scene
 
 
@@ -45,7 +45,7 @@ class Comparison:
     """Why a server is not there."""
     measured: dict[tuple[str, str], list[Row]] = field(default_factory=dict)
 
-    def install(self, peers: Sequence[Peer]) -> dict[str, Named]:
+    def install(self, peers: Sequence[Peer]) -> dict[str, NamedServer]:
         """What is not there yet; the names and versions of all."""
         named = {}
         for peer in peers:
@@ -55,8 +55,8 @@ class Comparison:
                 found = version(self.environments[peer.key], peer.package)
             except (InstallError, OSError) as error:
                 self.missing[peer.key] = f"not installed: {error}"
-                say(f"{peer.name}: {self.missing[peer.key]}")
-            named[peer.key] = Named(peer.name, found)
+                log_progress(f"{peer.name}: {self.missing[peer.key]}")
+            named[peer.key] = NamedServer(peer.name, found)
         return named
 
     def run(self, peers: Sequence[Peer], scenes: Sequence[Scene]) -> None:
@@ -65,16 +65,16 @@ class Comparison:
             for scene in scenes:
                 for turn in range(self.rounds):
                     for peer in peers:
-                        self._turn(peer, scene, turn)
+                        self._measure_once(peer, scene, turn)
         except KeyboardInterrupt:
-            say("interrupted: what follows is of what was measured so far")
+            log_progress("interrupted: what follows is of what was measured so far")
 
-    def _turn(self, peer: Peer, scene: Scene, turn: int) -> None:
+    def _measure_once(self, peer: Peer, scene: Scene, turn: int) -> None:
         for row in self._rows(peer, scene, is_again=turn > 0):
             self.measured.setdefault((peer.key, row.run), []).append(row)
             rate = f"{row.rate:10,.1f}/s  p50 {row.p50_ms:9.3f} ms  CPU {row.cpu_us:10,.1f} µs"
             found = f"{rate if row.requests else ''}  {row.trouble[:200]}"
-            say(f"  {turn + 1}/{self.rounds} {row.run:8} {peer.name:22} {found}")
+            log_progress(f"  {turn + 1}/{self.rounds} {row.run:8} {peer.name:22} {found}")
 
     def _rows(self, peer: Peer, scene: Scene, *, is_again: bool) -> Iterator[Row]:
         """A server that is not there, or did not start in the first round, is not tried again."""
@@ -123,7 +123,7 @@ def list_all() -> None:
 def facts(asked: argparse.Namespace, bench: Bench, before: float, took_s: float) -> dict[str, str]:
     """What the figures are to be read with."""
     network_ms = " and ".join(f"{bench.network.cost_ms(rows):.2f} ms for {rows}" for rows in (1, 16))
-    return machine.described() | {
+    return machine.describe_machine() | {
         "others on the machine when it began": f"load average {before:.2f}",
         "cores": f"all processes of the server on core {bench.cores.server}, the client on core {bench.cores.client}",
         "each load": f"{asked.warm_s:g} s to warm, {asked.run_s:g} s measured, {asked.rounds} interleaved rounds, "
@@ -141,8 +141,8 @@ def write(asked: argparse.Namespace, text: str, comparison: Comparison, known: d
         asked.markdown.parent.mkdir(parents=True, exist_ok=True)
         asked.markdown.write_text(f"# mmsup beside other servers\n\nWritten by `make bench-peers`.\n\n{text}")
     if asked.json:
-        rounds = [plain(row) for rows in comparison.measured.values() for row in rows]
-        kept = [plain(row) for row in comparison.rows()]
+        rounds = [row_json(row) for rows in comparison.measured.values() for row in rows]
+        kept = [row_json(row) for row in comparison.rows()]
         asked.json.write_text(json.dumps({"facts": known, "kept": kept, "rounds": rounds}, indent=1) + "\n")
     if asked.plots:
         import plots  # noqa: PLC0415 - it needs matplotlib, which nothing else here does
@@ -157,7 +157,7 @@ def main() -> None:
         return list_all()
     tree.adopt_orphans()
     tree.end_as_exception()
-    began, before = time.monotonic(), machine.busy_with_others()
+    began, before = time.monotonic(), machine.load_average()
     comparison = Comparison(Bench(cores(), asked.warm_s, asked.run_s, network()), asked.rounds)
     peers = [peer for peer in PEERS if peer.key in asked.peers]
     named = comparison.install(peers)

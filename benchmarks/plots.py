@@ -9,11 +9,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from report import FEW, titles
+from report import FEW_ROUNDS, titles
 from row import Row
 from table import figure
 from targets import OURS
-from work import Run, Scene
+from work import LoadLevel, Scene
 
 OURS_COLOUR, OTHERS_COLOUR, TAIL_COLOUR = "#0b6e4f", "#b8c1cc", "#6b7785"
 COLUMNS = 2
@@ -37,7 +37,7 @@ class Chart:
     tail: str = ""
     """A field that is drawn as a thin line past the bar."""
     most_first: bool = False
-    is_drawn: Callable[[Run], bool] = lambda _run: True
+    is_drawn: Callable[[LoadLevel], bool] = lambda _run: True
 
 
 def _cpu_unit(scene: Scene) -> tuple[str, float]:
@@ -125,5 +125,5 @@ def _panel(axes: Axes, chart: Chart, key: str, rows: Sequence[Row], names: Mappi
 
 def _tail(chart: Chart, row: Row) -> float:
     """The end of the thin line; none where there is none, or too few requests to know it."""
-    is_known = chart.tail and row.requests >= FEW[chart.tail]
+    is_known = chart.tail and row.requests >= FEW_ROUNDS[chart.tail]
     return float(getattr(row, chart.tail)) if is_known else 0.0

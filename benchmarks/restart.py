@@ -29,7 +29,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from engines.build import write_fault_model, write_identity_onnx
 from harness.server import Server, eventually, serving
-from mmsup.supervisor.cli.control_client import NoServer, Refused
+from mmsup.supervisor.cli.control_client import NoServer, ServerRefused
 
 WINDOW_S = 4.0
 """How long a neighbour is looked at: a gateway that starts, and what follows it."""
@@ -37,7 +37,7 @@ ROW = ("FP32", [4], [1.0, 2.0, 3.0, 4.0])
 Times = dict[str, list[float]]
 
 
-class Neighbour:
+class BusyClient:
     """Calls its model over one connection until the block is left."""
 
     def __init__(self, server: Server) -> None:
@@ -49,7 +49,7 @@ class Neighbour:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="neighbour")
 
-    def __enter__(self) -> Neighbour:
+    def __enter__(self) -> BusyClient:
         self._thread.start()
         return self
 
@@ -70,7 +70,7 @@ class Neighbour:
             self.calls.append((began, time.monotonic() - began))
 
 
-def served(server: Server, model: str) -> bool:
+def is_served(server: Server, model: str) -> bool:
     """Whether a connection of its own is answered; one that is cut before is no answer."""
     http = server.http()
     try:
@@ -81,7 +81,7 @@ def served(server: Server, model: str) -> bool:
         http.close()
 
 
-def waited_ms(pid: int, until: Callable[[], object]) -> float:
+def recovery_ms(pid: int, until: Callable[[], object]) -> float:
     """From the kill of a process to what shows that another one does its work."""
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -89,11 +89,11 @@ def waited_ms(pid: int, until: Callable[[], object]) -> float:
     return (time.monotonic() - began) * 1e3
 
 
-def other_brain(server: Server, old: int) -> bool:
+def is_other_controller(server: Server, old: int) -> bool:
     """Whether another brain than this one answers."""
     try:
         return bool(server.status()["brain"]["pid"] != old)
-    except (NoServer, Refused):
+    except (NoServer, ServerRefused):
         return False
 
 
@@ -109,12 +109,12 @@ def gateway_without(server: Server, port: int) -> int:
 def kill_gateway(server: Server, times: Times) -> None:
     """The first one, with nobody beside it."""
     pid = server.status()["gateways"][0]["pid"]
-    times["gateway"].append(waited_ms(pid, lambda: served(server, "one")))
+    times["gateway"].append(recovery_ms(pid, lambda: is_served(server, "one")))
 
 
 def kill_beside(server: Server, times: Times) -> None:
     """A gateway that a neighbour does not use."""
-    with Neighbour(server) as neighbour:
+    with BusyClient(server) as neighbour:
         began = time.monotonic()
         time.sleep(WINDOW_S)
         killed = time.monotonic()
@@ -141,13 +141,13 @@ def one_round(repository: Path, flags: list[str], busy: int, times: Times, gatew
         else:
             kill_gateway(server, times)
         brain = server.status()["brain"]["pid"]
-        times["brain"].append(waited_ms(brain, lambda: other_brain(server, brain)))
-        times["worker"].append(waited_ms(server.pid("one"), lambda: served(server, "one")))
+        times["brain"].append(recovery_ms(brain, lambda: is_other_controller(server, brain)))
+        times["worker"].append(recovery_ms(server.pid("one"), lambda: is_served(server, "one")))
         for each in callers:
             each.close()
 
 
-def told(times: list[float]) -> dict[str, float]:
+def summary(times: list[float]) -> dict[str, float]:
     """In milliseconds."""
     ordered = sorted(times)
     return {
@@ -175,7 +175,7 @@ def main() -> None:
             write_fault_model(Path(folder), f"busy{number}", hang_limit="600s")
         for _ in range(chosen.rounds):
             one_round(Path(folder), [f"--gateways={chosen.gateways}", *flags], chosen.busy, times, chosen.gateways)
-    found = {name: told(each) for name, each in times.items() if each}
+    found = {name: summary(each) for name, each in times.items() if each}
     if chosen.json:
         print(json.dumps({"busy": chosen.busy, "gateways": chosen.gateways, "flags": flags, **found}, indent=1))
         return

@@ -37,7 +37,7 @@ FAMOUS = "mmsup", "triton", "torchserve", "litserve", "mlserver", "mosec"
 """Those that are put under faults: each has a process for its models, and promises something of it."""
 
 
-def words(text: str) -> tuple[str, ...]:
+def split_names(text: str) -> tuple[str, ...]:
     """A list with commas, from the command line."""
     return tuple(text.split(","))
 

@@ -64,6 +64,6 @@ def median(rows: Sequence[Row]) -> Row:
     return replace(kept, rounds=len(held), lowest=held[0].rate, highest=held[-1].rate, trouble=trouble)
 
 
-def plain(row: Row) -> dict[str, object]:
+def row_json(row: Row) -> dict[str, object]:
     """As JSON keeps it."""
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(row).items()}

@@ -18,44 +18,46 @@ from types import TracebackType
 import leftovers
 import numpy as np
 import tree
-from drivers.peer import Peer, Place, free_port
-from network import Network
+from drivers.peer import Peer, ServerPlace, free_port
+from network import OnnxNetwork
 from places import HERE
-from wire import Request
+from wire import RequestBytes
 from work import MAX_BATCH, MAX_DELAY_S, Array, Scene
 
 STOP_S = 15.0
-STUCK_S = 15.0
+UNRESPONSIVE_S = 15.0
 """A server that gives the same wrong answer for so long will not learn. Refused connections do not count."""
-_KEPT = ("PATH", "HOME", "LANG", "JAVA_HOME")
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "JAVA_HOME")
 _THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 """One core is one thread: a pool of them would only fight over it."""
 _WRONG = "wrong:"
 
 
-class ServeError(Exception):
+class StartError(Exception):
     """The server did not start, or does not answer what it should."""
 
 
-class WrongAnswerError(ServeError):
+class WrongAnswerError(StartError):
     """It answers, and wrongly."""
 
 
 class Server:
     """A peer, serving a scene."""
 
-    def __init__(self, peer: Peer, scene: Scene, environment: Path, network: Network, before: Sequence[str]) -> None:
+    def __init__(
+        self, peer: Peer, scene: Scene, environment: Path, network: OnnxNetwork, before: Sequence[str]
+    ) -> None:
         """`before`: words before its command, that say on which core it runs, say."""
-        self._shm, self._litter = leftovers.names(), leftovers.litter(peer.litter)
+        self._shm, self._litter = leftovers.names(), leftovers.litter(peer.leftover_patterns)
         self.folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
-        place = Place(self.folder, free_port(), environment / "bin", HERE / "apps", network.file)
+        place = ServerPlace(self.folder, free_port(), environment / "bin", HERE / "apps", network.file)
         self.port, self._peer, self._scene = place.port, peer, scene
         self._inputs = scene.inputs()
-        self._right = [right(scene, x, network) for x in self._inputs]
+        self._right = [expected_answer(scene, x, network) for x in self._inputs]
         self._log = self.folder / "log"
         try:
             self._words = [*before, *peer.command(scene, place)]
-            self.command = _by_name(self._words, place)
+            self.command = _portable_command(self._words, place)
             self._environ = _environ(peer, scene, place)
             self._process = self._started()
         except BaseException:
@@ -83,33 +85,33 @@ class Server:
 
     def start_again(self) -> None:
         """End what is left of it, start it anew in the same place; returns when it is right in its answers."""
-        self._end()
+        self._stop()
         self._process = self._started()
-        self.wait_until_right(self._peer.start_s)  # its clients do not wait for it: it is asked more than it can take
+        self.wait_until_correct(self._peer.start_s)  # its clients do not wait for it: it is asked more than it can take
 
-    def _end(self) -> None:
-        tree.end(self._process.pid, STOP_S)
+    def _stop(self) -> None:
+        tree.stop(self._process.pid, STOP_S)
         self._process.returncode = self._process.returncode or 0  # reaped there
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
+        self._stop()
         shutil.rmtree(self.folder, ignore_errors=True)
-        leftovers.remove_litter(self._peer.litter, self._litter)
+        leftovers.remove_litter(self._peer.leftover_patterns, self._litter)
         if left := leftovers.remove(self._shm):
             print(f"{self._peer.name} left in /dev/shm: {', '.join(left)}; removed", file=sys.stderr)
 
-    def wait_until_right(self, stuck_s: float = STUCK_S) -> None:
+    def wait_until_correct(self, stuck_s: float = UNRESPONSIVE_S) -> None:
         """Every model answers every input as it should."""
         began, why, since = time.monotonic(), "", time.monotonic()
         while time.monotonic() < began + self._peer.start_s and not (why and time.monotonic() > since + stuck_s):
             if self._process.poll() is not None:
-                raise ServeError(f"it ended with {self._process.returncode}: {self.log()}")
+                raise StartError(f"it ended with {self._process.returncode}: {self.log()}")
             if not (fault := self._first_fault()):
                 return
             if fault != why:
                 why, since = fault, time.monotonic()
             time.sleep(0.1)
-        kind = WrongAnswerError if why.startswith(_WRONG) else ServeError
+        kind = WrongAnswerError if why.startswith(_WRONG) else StartError
         raise kind(f"no right answer: {why}; its log: {self.log()}")
 
     def _first_fault(self) -> str:
@@ -127,7 +129,7 @@ class Server:
                 return fault
         return ""
 
-    def requests(self) -> Iterator[Request]:
+    def requests(self) -> Iterator[RequestBytes]:
         """Each input to each model in turn."""
         for x in self._inputs:
             for model in self._scene.names:
@@ -153,7 +155,7 @@ class Server:
         return self._log.read_text(errors="replace")[-900:].strip()
 
 
-def right(scene: Scene, x: Array, network: Network) -> Array:
+def expected_answer(scene: Scene, x: Array, network: OnnxNetwork) -> Array:
     """The answer to an input, computed here."""
     if scene.model == "mlp":
         return network(x)
@@ -162,7 +164,7 @@ def right(scene: Scene, x: Array, network: Network) -> Array:
     return x if scene.model == "harmful" else x * np.float32(2) + np.float32(scene.model == "scale")
 
 
-def _by_name(command: Sequence[str], place: Place) -> str:
+def _portable_command(command: Sequence[str], place: ServerPlace) -> str:
     """The command with its folders by name, as a person can read it and no machine differs in it."""
     text = shlex.join(command)
     names = {place.folder: "FOLDER", place.bin.parent: "ENV", place.apps: "apps"}
@@ -171,8 +173,8 @@ def _by_name(command: Sequence[str], place: Place) -> str:
     return text.replace(str(place.port), "PORT")
 
 
-def _environ(peer: Peer, scene: Scene, place: Place) -> Mapping[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+def _environ(peer: Peer, scene: Scene, place: ServerPlace) -> Mapping[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     asked = {
         "NAMES": ",".join(scene.names),
         "PORT": str(place.port),

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from engines.build import write_fault_model, write_identity_onnx, write_python
 from mmsup.ipc.specs import TensorSpec
-from mmsup.supervisor.cli import control_client as client
+from mmsup.supervisor.cli import control_client
 
 MODELS = ("onnx", "batching", "reverse")
 SIZES = (*[16] * 60, *[300] * 8, *[3000] * 4, *[16_384] * 2, 262_144)
@@ -56,7 +56,7 @@ def repository(folder: Path) -> Path:
 
 
 @dataclass
-class Tally:
+class SoakResults:
     """What became of it all."""
 
     wanted: int
@@ -90,10 +90,10 @@ RAISE = json.dumps(
 ).encode()
 
 
-class Client:
+class SoakClient:
     """One connection after another, each until it chooses to leave."""
 
-    def __init__(self, port: int, number: int, tally: Tally) -> None:
+    def __init__(self, port: int, number: int, tally: SoakResults) -> None:
         self._port = port
         self._rng = random.Random(number)
         self._tally = tally
@@ -106,14 +106,14 @@ class Client:
         while not self._tally.is_over():
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=4 << 20)
             try:
-                while not self._tally.is_over() and await self._turn(reader, writer):
+                while not self._tally.is_over() and await self._send_one(reader, writer):
                     pass
             except (OSError, asyncio.IncompleteReadError) as error:
                 self._tally.faults.append(repr(error))
             finally:
                 writer.transport.abort()
 
-    async def _turn(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _send_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request; whether the connection goes on."""
         tally, chance = self._tally, self._rng.random()
         tally.sent += 1
@@ -174,9 +174,9 @@ def sample(keeper: int) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-async def drive(port: int, keeper: int, tally: Tally, connections: int) -> list[tuple[int, dict[str, Any]]]:
+async def drive(port: int, keeper: int, tally: SoakResults, connections: int) -> list[tuple[int, dict[str, Any]]]:
     """All clients at once; samples as (requests sent, what each process held)."""
-    tasks = [asyncio.create_task(Client(port, number, tally).run()) for number in range(connections)]
+    tasks = [asyncio.create_task(SoakClient(port, number, tally).run()) for number in range(connections)]
     samples: list[tuple[int, dict[str, Any]]] = []
     while not all(task.done() for task in tasks):
         await asyncio.wait(tasks, timeout=1.0)
@@ -207,7 +207,7 @@ def growth(samples: list[tuple[int, dict[str, Any]]], wanted: int) -> dict[str, 
     return table
 
 
-def report(tally: Tally, table: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
+def report(tally: SoakResults, table: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
     """Everything as one object, printed as a table."""
     ms = np.percentile(np.array(tally.latencies_s) * 1000, [50, 99, 99.9]).round(2).tolist()
     made = {
@@ -261,8 +261,8 @@ def main() -> int:
         notify.settimeout(120)
         while b"READY=1" not in notify.recv(4096):
             pass
-        port = int(client.ask(str(root / "run"), "status")["addresses"]["http"].rpartition(":")[2])
-        tally = Tally(chosen.requests)
+        port = int(control_client.call_server(str(root / "run"), "status")["addresses"]["http"].rpartition(":")[2])
+        tally = SoakResults(chosen.requests)
         began = time.monotonic()
         samples = uvloop.run(drive(port, server.pid, tally, chosen.connections))
         table = growth(samples, chosen.requests)

@@ -27,29 +27,29 @@ import machine
 import tree
 import uvloop
 from inside import calibration, kernel
-from inside.best import Best, Times, undisturbed
-from inside.gateway import KINDS, Gateway
+from inside.best import BestTimes, Times, undisturbed
+from inside.gateway import KINDS, InProcessGateway
 from inside.plan import STAGES
 from inside.stage import markdown
-from inside.worker import Worker
+from inside.worker import InProcessWorker
 from measure import Bench, measure
 from network import network
 from places import cores
-from progress import say
+from progress import log_progress
 from roster import BY_KEY, OURS, installed
 
 LOADS = 4
 """On a whole server, of each kind; the one that costs least counts."""
 
 
-def inside(best: Best, rounds: int) -> None:
+def measure_in_process(best: BestTimes, rounds: int) -> None:
     """Every stage in this process, in rounds, so that a slow moment hits none of them always."""
     with (
         tempfile.TemporaryDirectory(prefix="mmsup_bench_") as folder,
         ThreadPoolExecutor(1) as executor,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        gateway, worker = runner.run(_gateway(executor)), Worker(Path(folder))
+        gateway, worker = runner.run(_measure_gateway(executor)), InProcessWorker(Path(folder))
         for _ in range(rounds):
             with undisturbed():
                 calibration.measure(best)
@@ -63,17 +63,17 @@ def inside(best: Best, rounds: int) -> None:
         runner.run(gateway.close())
 
 
-async def _gateway(executor: ThreadPoolExecutor) -> Gateway:
-    return Gateway(executor)
+async def _measure_gateway(executor: ThreadPoolExecutor) -> InProcessGateway:
+    return InProcessGateway(executor)
 
 
-def whole(times: Times, run_s: float) -> None:
+def measure_server(times: Times, run_s: float) -> None:
     """CPU time of gateway and worker of a server, for each request; connections stand for requests a turn."""
     bench, peer = Bench(cores(), run_s / 3, run_s, network()), BY_KEY[OURS]
     for kind, usual in KINDS.items():
         again = [replace(run, key=f"{run.key}.{place}") for place in range(LOADS) for run in usual.runs]
         scene, runs = replace(usual, runs=tuple(again)), {run.key: run.connections for run in again}
-        for row in measure(peer, scene, installed(peer), bench, partial(part, bench.cores.client)):
+        for row in measure(peer, scene, installed(peer), bench, partial(separate_cores, bench.cores.client)):
             if not row.holds:
                 raise SystemExit(f"{kind}: mmsup gave no good answer: {row.trouble}")
             for process in ("gateway", "worker"):
@@ -84,7 +84,7 @@ def whole(times: Times, run_s: float) -> None:
                     times[f"whole {process} in the kernel, {kind}", runs[row.run]] = system
 
 
-def part(core: int) -> None:
+def separate_cores(core: int) -> None:
     """Give the worker another core than the gateway, as the prototype had it: it shares that of the client."""
     for pid, each in tree.cpu().items():
         if each.name == "worker":
@@ -102,16 +102,16 @@ def main() -> None:
     asked = parser.parse_args()
     tree.adopt_orphans()
     tree.end_as_exception()
-    facts = machine.described()
-    facts |= {"others on the machine when it began": f"load average {machine.busy_with_others():.2f}"}
+    facts = machine.describe_machine()
+    facts |= {"others on the machine when it began": f"load average {machine.load_average():.2f}"}
     facts |= {"command": shlex.join(["python", "benchmarks/stages.py", *sys.argv[1:]])}
-    best, usual = Best(), os.sched_getaffinity(0)
-    say("stages inside one process ...")
+    best, usual = BestTimes(), os.sched_getaffinity(0)
+    log_progress("stages inside one process ...")
     os.sched_setaffinity(0, {cores().server})
-    inside(best, asked.rounds)
+    measure_in_process(best, asked.rounds)
     os.sched_setaffinity(0, usual)
-    say("a whole server ...")
-    whole(best.us, asked.run_s)
+    log_progress("a whole server ...")
+    measure_server(best.us, asked.run_s)
     factor = calibration.factor(best.us)
     facts |= {"this machine takes": f"{factor:.2f} times as long as the plan's, by msgpack of the same records"}
     text = "\n\n".join(["\n".join(f"- {k}: {v}" for k, v in facts.items()), markdown(STAGES, best.us, factor)])

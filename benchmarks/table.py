@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmsup.supervisor.chaos.analysis.statistics import Spread
+from mmsup.supervisor.chaos.analysis.statistics import Distribution
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -33,7 +33,7 @@ def figure(value: float) -> str:
     return f"{value:.3f}" if value else "0"
 
 
-def milliseconds(latencies: Spread) -> str:
+def milliseconds(latencies: Distribution) -> str:
     """The 99th percentile, where there are enough to have one."""
     return figure(latencies.p99 * 1e3) if latencies.count > ENOUGH else "-"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
-TIDY_S = 3.0
+CLEANUP_S = 3.0
 """For what the first process leaves behind: a tracker that unlinks semaphores, say."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -28,7 +28,7 @@ def end_as_exception() -> None:
 
 
 @dataclass(frozen=True)
-class Cpu:
+class ProcessCpu:
     """CPU seconds of a process with those of its children that were waited for: it only grows."""
 
     name: str
@@ -55,12 +55,12 @@ def descendants(besides: frozenset[int] = frozenset()) -> dict[int, list[str]]:
     return {pid: found[pid] for pid in below - {os.getpid()} if pid in found}
 
 
-def cpu(besides: frozenset[int] = frozenset()) -> dict[int, Cpu]:
+def cpu(besides: frozenset[int] = frozenset()) -> dict[int, ProcessCpu]:
     """The CPU time of each of them."""
     used = {}
     for pid, fields in descendants(besides).items():
         user, system, waited_user, waited_system = (int(each) for each in fields[11:15])
-        used[pid] = Cpu(_name(pid), (user + waited_user) / _TICKS, (system + waited_system) / _TICKS)
+        used[pid] = ProcessCpu(_name(pid), (user + waited_user) / _TICKS, (system + waited_system) / _TICKS)
     return used
 
 
@@ -83,13 +83,13 @@ def _name(pid: int) -> str:
     return name
 
 
-def end(pid: int, patience_s: float) -> None:
+def stop(pid: int, patience_s: float) -> None:
     """SIGTERM to one, patience with it and then with the rest, then SIGKILL to whatever is still below us."""
     _send(pid, signal.SIGTERM)
     limit = time.monotonic() + patience_s
     while _reap(pid) and time.monotonic() < limit:
         time.sleep(0.02)
-    limit = time.monotonic() + TIDY_S
+    limit = time.monotonic() + CLEANUP_S
     while [each for each in descendants() if _reap(each)] and time.monotonic() < limit:
         time.sleep(0.02)
     limit = time.monotonic() + 20

@@ -16,14 +16,14 @@ Json = dict[str, object]
 
 
 @dataclass(frozen=True)
-class Request:
+class RequestBytes:
     """One POST."""
 
     path: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def whole(self) -> bytes:
+    def encode(self) -> bytes:
         """All of it, as a client that keeps its connection sends it."""
         lines = [f"POST {self.path} HTTP/1.1", "Host: 127.0.0.1"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
@@ -41,9 +41,9 @@ class Request:
             connection.close()
 
 
-def raw_request(path: str, x: Array) -> Request:
+def raw_request(path: str, x: Array) -> RequestBytes:
     """Nothing but the floats."""
-    return Request(path, x.tobytes(), {"Content-Type": "application/octet-stream"})
+    return RequestBytes(path, x.tobytes(), {"Content-Type": "application/octet-stream"})
 
 
 def raw_answer(body: bytes) -> Array:
@@ -51,12 +51,12 @@ def raw_answer(body: bytes) -> Array:
     return np.frombuffer(body, np.float32)
 
 
-def json_request(path: str, value: object) -> Request:
+def json_request(path: str, value: object) -> RequestBytes:
     """Any JSON."""
-    return Request(path, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    return RequestBytes(path, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
-def v2_json_request(model: str, x: Array) -> Request:
+def v2_json_request(model: str, x: Array) -> RequestBytes:
     """The Open Inference Protocol, tensors as lists."""
     tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
     return json_request(f"/v2/models/{model}/infer", {"inputs": [tensor]})
@@ -67,14 +67,14 @@ def v2_json_answer(body: bytes) -> Array:
     return np.array(json.loads(body)["outputs"][0]["data"], np.float32)
 
 
-def v2_binary_request(model: str, x: Array) -> Request:
+def v2_binary_request(model: str, x: Array) -> RequestBytes:
     """The Open Inference Protocol with the binary extension: JSON, then the bytes of the tensor."""
     parameters: Json = {"binary_data_size": x.nbytes}
     tensor: Json = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "parameters": parameters}
     head = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
     text = json.dumps(head).encode()
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(text))}
-    return Request(f"/v2/models/{model}/infer", text + x.tobytes(), headers)
+    return RequestBytes(f"/v2/models/{model}/infer", text + x.tobytes(), headers)
 
 
 def v2_binary_answer(body: bytes) -> Array:

@@ -19,12 +19,12 @@ MLP_INPUTS = 256
 MLP_OUTPUTS = 16
 MAX_BATCH = 16
 MAX_DELAY_S = 0.002
-SOME = 16
+SOME_CONNECTIONS = 16
 """An axis of any length."""
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadLevel:
     """One load on a running server."""
 
     key: str
@@ -41,7 +41,7 @@ class Scene:
     """Its name in apps/arithmetic.py."""
     shape: tuple[int, ...]
     """-1: any length."""
-    runs: tuple[Run, ...]
+    runs: tuple[LoadLevel, ...]
     binary: bool = True
     models: int = 1
     batching: bool = False
@@ -58,7 +58,7 @@ class Scene:
     def inputs(self) -> list[Array]:
         """What is sent, the same in every run and to every server."""
         random = np.random.default_rng(7)
-        shape = tuple(SOME if each < 0 else each for each in self.shape)
+        shape = tuple(SOME_CONNECTIONS if each < 0 else each for each in self.shape)
         return [random.standard_normal(shape, dtype=np.float32) for _ in range(self.variants)]
 
     @property
@@ -83,18 +83,18 @@ SCENES = (
         "scale",
         (16,),
         (
-            Run("small32", "16 floats in and out, 32 connections", 32),
-            Run("small1", "16 floats in and out, one connection", 1),
+            LoadLevel("small32", "16 floats in and out, 32 connections", 32),
+            LoadLevel("small1", "16 floats in and out, one connection", 1),
         ),
     ),
-    Scene("json", "scale", (16,), (Run("json32", "16 floats as JSON, 32 connections", 32),), binary=False),
+    Scene("json", "scale", (16,), (LoadLevel("json32", "16 floats as JSON, 32 connections", 32),), binary=False),
     Scene(
         "mean",
         "mean",
         IMAGE,
         (
-            Run("mean1", "12.6 MB in, mean out, one connection", 1),
-            Run("mean4", "12.6 MB in, mean out, 4 connections", 4),
+            LoadLevel("mean1", "12.6 MB in, mean out, one connection", 1),
+            LoadLevel("mean4", "12.6 MB in, mean out, 4 connections", 4),
         ),
         variants=2,
     ),
@@ -103,8 +103,8 @@ SCENES = (
         "double",
         IMAGE,
         (
-            Run("double1", "12.6 MB in and out, one connection", 1),
-            Run("double4", "12.6 MB in and out, 4 connections", 4),
+            LoadLevel("double1", "12.6 MB in and out, one connection", 1),
+            LoadLevel("double4", "12.6 MB in and out, 4 connections", 4),
         ),
         variants=2,
     ),
@@ -113,8 +113,8 @@ SCENES = (
         "mlp",
         (1, MLP_INPUTS),
         (
-            Run("mlp32", "ONNX MLP, batches of up to 16 in 2 ms, 32 connections", 32),
-            Run("mlp1", "ONNX MLP with batching, one connection", 1),
+            LoadLevel("mlp32", "ONNX MLP, batches of up to 16 in 2 ms, 32 connections", 32),
+            LoadLevel("mlp1", "ONNX MLP with batching, one connection", 1),
         ),
         batching=True,
     ),
@@ -122,7 +122,7 @@ SCENES = (
         "eight",
         "scale",
         (16,),
-        (Run("eight32", "8 models in turn, 16 floats, 32 connections", 32),),
+        (LoadLevel("eight32", "8 models in turn, 16 floats, 32 connections", 32),),
         models=8,
         variants=1,
     ),

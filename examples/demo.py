@@ -21,15 +21,15 @@ from pathlib import Path
 import make_models
 import numpy as np
 from client import Client, labels
-from harm import Bystander, Comeback, hurt
+from harm import BystanderClient, Recovery, signal_and_recover
 from leftovers import Watch
 from served import Server
 
 FAULTS = (("digits_mlp", signal.SIGKILL), ("digits_forest", signal.SIGSTOP))
 CALM = "digits_linear"
-LEAST_ACCURACY = 0.9
+MIN_ACCURACY = 0.9
 
-Say = Callable[[str], object]
+PrintLine = Callable[[str], object]
 
 
 def accuracies(address: str, models: list[str], held_out: Path) -> dict[str, float]:
@@ -46,13 +46,13 @@ def accuracies(address: str, models: list[str], held_out: Path) -> dict[str, flo
 
 
 @dataclass
-class Outcome:
+class DemoResult:
     """What was measured so far."""
 
     models: list[str] = field(default_factory=list)
     ready_s: float = 0.0
     accuracy: dict[str, float] = field(default_factory=dict)
-    comebacks: list[Comeback] = field(default_factory=list)
+    comebacks: list[Recovery] = field(default_factory=list)
     requests: int = 0
     failed: int = 0
     reasons: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Outcome:
     def broken(self) -> list[str]:
         """Each promise that was broken, in words."""
         words = [
-            f"{model} is right in only {share:.1%}" for model, share in self.accuracy.items() if share < LEAST_ACCURACY
+            f"{model} is right in only {share:.1%}" for model, share in self.accuracy.items() if share < MIN_ACCURACY
         ]
         for each in self.comebacks:
             if each.pid[0] == each.pid[1] or each.generation[0] >= each.generation[1]:
@@ -82,9 +82,9 @@ class Outcome:
         return words + [f"{kind} are left: {', '.join(names)}" for kind, names in self.left.items() if names]
 
 
-def run(folder: Path, say: Say) -> Outcome:
+def run(folder: Path, say: PrintLine) -> DemoResult:
     """The whole demonstration, in a folder of its own."""
-    outcome = Outcome()
+    outcome = DemoResult()
     began = time.monotonic()
     outcome.models = make_models.make(folder)
     say(f"made      {len(outcome.models)} models in {time.monotonic() - began:.1f} s: {', '.join(outcome.models)}")
@@ -97,7 +97,7 @@ def run(folder: Path, say: Say) -> Outcome:
         watch.look()
         say(f"served    on {server.address}, ready after {outcome.ready_s:.1f} s, {watch.seen} processes")
         classify(outcome, server, folder / "held_out.npz", say)
-        hurt_two(outcome, server, watch, folder / "held_out.npz", say)
+        fail_two(outcome, server, watch, folder / "held_out.npz", say)
         stop(outcome, server, watch, say)
     finally:
         server.close()
@@ -106,21 +106,21 @@ def run(folder: Path, say: Say) -> Outcome:
     return outcome
 
 
-def classify(outcome: Outcome, server: Server, held_out: Path, say: Say) -> None:
+def classify(outcome: DemoResult, server: Server, held_out: Path, say: PrintLine) -> None:
     """Every model, on samples that none was trained on."""
     outcome.accuracy = accuracies(server.address, outcome.models, held_out)
     for model, share in outcome.accuracy.items():
         say(f"          {model:<20} {share:6.1%} of the held-out digits right")
 
 
-def hurt_two(outcome: Outcome, server: Server, watch: Watch, held_out: Path, say: Say) -> None:
+def fail_two(outcome: DemoResult, server: Server, watch: Watch, held_out: Path, say: PrintLine) -> None:
     """One worker is killed, another stopped in its tracks; a third is called all the while."""
     with np.load(held_out) as saved:
         sample = saved["x"][:4]
     say(f"faults    while a client keeps calling {CALM}")
-    with Bystander(server.address, CALM, sample) as bystander:
+    with BystanderClient(server.address, CALM, sample) as bystander:
         for model, number in FAULTS:
-            back = hurt(server, model, number, sample)
+            back = signal_and_recover(server, model, number, sample)
             watch.look()
             outcome.comebacks.append(back)
             say(
@@ -137,7 +137,7 @@ def hurt_two(outcome: Outcome, server: Server, watch: Watch, held_out: Path, say
     )
 
 
-def stop(outcome: Outcome, server: Server, watch: Watch, say: Say) -> None:
+def stop(outcome: DemoResult, server: Server, watch: Watch, say: PrintLine) -> None:
     """SIGTERM; then look for whatever is left."""
     status = server.ask("status")
     outcome.brains = status["brain"]["generation"]

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from client import Array, Client, ServerError, labels
 from served import Server
 
-COMEBACK_S = 60.0
+RECOVERY_LIMIT_S = 60.0
 
 
 @dataclass
-class Bystander:
+class BystanderClient:
     """A client that keeps calling one model in a thread of its own, until it is told to stop."""
 
     address: str
@@ -31,7 +31,7 @@ class Bystander:
         self._thread = threading.Thread(target=self._call)
         self._expected: list[int] | None = None
 
-    def __enter__(self) -> Bystander:
+    def __enter__(self) -> BystanderClient:
         self._thread.start()
         return self
 
@@ -59,7 +59,7 @@ class Bystander:
 
 
 @dataclass
-class Comeback:
+class Recovery:
     """One victim: what was done to it, what its own callers were told, how it came back, why it had died."""
 
     model: str
@@ -71,7 +71,7 @@ class Comeback:
     cause: str
 
 
-def hurt(server: Server, model: str, number: signal.Signals, sample: Array) -> Comeback:
+def signal_and_recover(server: Server, model: str, number: signal.Signals, sample: Array) -> Recovery:
     """Send a signal to a model's worker, then be its caller until it serves again."""
     before = server.worker(model)
     pidfd = os.pidfd_open(before["pid"])
@@ -80,7 +80,7 @@ def hurt(server: Server, model: str, number: signal.Signals, sample: Array) -> C
     began = time.monotonic()
     told: list[str] = []
     client = Client(server.address)
-    while time.monotonic() < began + COMEBACK_S:
+    while time.monotonic() < began + RECOVERY_LIMIT_S:
         try:
             client.infer(model, {"x": sample})
             break
@@ -91,7 +91,7 @@ def hurt(server: Server, model: str, number: signal.Signals, sample: Array) -> C
     client.close()
     after = server.worker(model)
     deaths = [each for each in server.ask("events", model=model)["events"] if each["event"] == "worker_exit"]
-    return Comeback(
+    return Recovery(
         model,
         number.name,
         told,

@@ -17,7 +17,7 @@ LISTEN = "0A"
 SHARED = ("/memfd:", "/dev/shm/")  # noqa: S108 - names to look for, none is made
 
 
-class Watch:
+class ResourceWatch:
     """Notes what belongs to a process and all its descendants, each time `look` is called."""
 
     def __init__(self, pid: int) -> None:
@@ -35,13 +35,13 @@ class Watch:
         """How many processes there were."""
         return len(self._births)
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Note what there is now."""
         for pid in [self._root, *descendants(self._root)]:
             with contextlib.suppress(OSError):
-                self._births[pid] = birth(pid)
+                self._births[pid] = start_ticks(pid)
                 self._cgroups |= set(cgroups(pid)) - self._own_cgroups
-                for inode, name in held(pid):
+                for inode, name in shared_memory(pid):
                     (self._memory if name.startswith("/memfd:") else self._segments).add(inode + " " + name)
 
     def left(self, runtime_dir: Path, ports: list[int]) -> dict[str, list[str]]:
@@ -53,7 +53,9 @@ class Watch:
             "processes": alive + orphans,
             "sockets": files + listening(str(runtime_dir), ports),
             "segments": [each for each in sorted(self._segments) if os.path.exists(each.split(" ", 1)[1])],
-            "memfds": sorted(self._memory & {f"{inode} {name}" for pid in pids() for inode, name in quietly_held(pid)}),
+            "memfds": sorted(
+                self._memory & {f"{inode} {name}" for pid in pids() for inode, name in shared_memory_or_none(pid)}
+            ),
             "cgroups": [str(path) for path in sorted(self._cgroups) if path.exists()],
         }
 
@@ -68,7 +70,7 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
 
 
-def birth(pid: int) -> str:
+def start_ticks(pid: int) -> str:
     """When the process began, in ticks: with it a pid names one process for ever."""
     return _stat(pid)[19]
 
@@ -76,7 +78,7 @@ def birth(pid: int) -> str:
 def is_alive(pid: int, born: str) -> bool:
     """Whether it is that process still, zombies included."""
     try:
-        return birth(pid) == born
+        return start_ticks(pid) == born
     except OSError:
         return False
 
@@ -95,7 +97,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def held(pid: int) -> Iterator[tuple[str, str]]:
+def shared_memory(pid: int) -> Iterator[tuple[str, str]]:
     """Inode and name of all shared memory that a process maps or has open."""
     with open(f"/proc/{pid}/maps") as maps:
         for line in maps:
@@ -109,10 +111,10 @@ def held(pid: int) -> Iterator[tuple[str, str]]:
                 yield str(os.stat(f"/proc/{pid}/fd/{fd}").st_ino), name.removesuffix(" (deleted)")
 
 
-def quietly_held(pid: int) -> list[tuple[str, str]]:
+def shared_memory_or_none(pid: int) -> list[tuple[str, str]]:
     """As `held`, of a process that may go or be another user's."""
     try:
-        return list(held(pid))
+        return list(shared_memory(pid))
     except OSError:
         return []
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmsup.supervisor.cli.control_client import ask
+from mmsup.supervisor.cli.control_client import call_server
 
 START_S = 180.0
 """Far above any start: it fires only when something is broken."""
@@ -55,7 +55,7 @@ class Server:
 
     def ask(self, verb: str, **arguments: object) -> Any:
         """What `mmsup ctl` would ask."""
-        return ask(str(self.runtime_dir), verb, arguments)
+        return call_server(str(self.runtime_dir), verb, arguments)
 
     @property
     def address(self) -> str:

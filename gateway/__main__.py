@@ -22,85 +22,90 @@ from typing import Final
 
 import uvloop
 
-from mmsup.gateway.controller_channel import Control, orphaned
-from mmsup.gateway.dispatch.router import Backend
-from mmsup.gateway.gc_schedule import OLDEST_THRESHOLD, Garbage
-from mmsup.gateway.server import Front
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.failpoints import arm, faultpoint
-from mmsup.ipc.memory.counters import Tally
-from mmsup.ipc.memory.status_page import Activity, PageWriter
-from mmsup.ipc.messages.all import WIRE_VERSION, Configure
+from mmsup.gateway.controller_channel import ControllerClient, exit_parent_lost
+from mmsup.gateway.dispatch.router import Router
+from mmsup.gateway.gc_schedule import OLDEST_GENERATION_THRESHOLD, GcSchedule
+from mmsup.gateway.server import GatewayServer
+from mmsup.ipc import exit_codes
+from mmsup.ipc.failpoints import arm, failpoint
+from mmsup.ipc.memory.counters import CounterTable
+from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
+from mmsup.ipc.messages.gateway_control import ConfigureGateway
+from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.transport.codec import decode
-from mmsup.ipc.transport.control_channel import Closed, Seqpacket
-from mmsup.ipc.transport.inherited_fds import descriptors
-from mmsup.ipc.transport.zeromq_channel import Hub
+from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel
+from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
+from mmsup.ipc.transport.zeromq_channel import ZmqContext
 
-BEAT_S: Final = 0.1
-STANDBY_BEAT_S: Final = 0.5
-SWITCH_S: Final = 0.001
+HEARTBEAT_S: Final = 0.1
+STANDBY_HEARTBEAT_S: Final = 0.5
+SWITCH_INTERVAL_S: Final = 0.001
 """How long the thread that reads documents keeps the loop waiting between two steps; five times that by default."""
 SHUTDOWN_S: Final = 2.0
 """Drained connections are idle; this is how long one that is not may hold up the end."""
 
 
-def configured(channel: Seqpacket, lifeline: int, page: PageWriter) -> Configure:
+def wait_for_configure(channel: ControlChannel, lifeline: int, page: StatusPageWriter) -> ConfigureGateway:
     """Wait for the brain's first word."""
-    page.enter(Activity.STANDBY, time.monotonic_ns())
+    page.set_activity(Activity.STANDBY, time.monotonic_ns())
     poller = select.poll()
     poller.register(lifeline, select.POLLIN)
     poller.register(channel.fileno(), select.POLLIN)
     while True:
-        page.turn(time.monotonic_ns())
-        if any(fd == lifeline for fd, _ in poller.poll(STANDBY_BEAT_S * 1e3)):
-            orphaned()
+        page.heartbeat(time.monotonic_ns())
+        if any(fd == lifeline for fd, _ in poller.poll(STANDBY_HEARTBEAT_S * 1e3)):
+            exit_parent_lost()
         try:
             received = channel.receive()
-        except Closed:
-            orphaned()
+        except ChannelClosed:
+            exit_parent_lost()
         if received is None:
             continue
-        configure = decode(received[0], (Configure,))
-        assert isinstance(configure, Configure)
-        page.enter(Activity.STARTING, time.monotonic_ns())
-        assert configure.wire == WIRE_VERSION, f"the brain speaks wire {configure.wire}, this gateway {WIRE_VERSION}"
+        configure = decode(received[0], (ConfigureGateway,))
+        assert isinstance(configure, ConfigureGateway)
+        page.set_activity(Activity.STARTING, time.monotonic_ns())
+        assert configure.wire_version == WIRE_VERSION, (
+            f"the brain speaks wire {configure.wire_version}, this gateway {WIRE_VERSION}"
+        )
         return configure
 
 
-async def serve(inherited: dict[str, int], page: PageWriter, channel: Seqpacket, configure: Configure) -> None:
+async def serve(
+    inherited: dict[str, int], page: StatusPageWriter, channel: ControlChannel, configure: ConfigureGateway
+) -> None:
     """Everything between the first word of the brain and SIGTERM, or a retirement that is over."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(inherited["lifeline"], orphaned)
-    hub = Hub()
+    loop.add_reader(inherited["lifeline"], exit_parent_lost)
+    hub = ZmqContext()
     # The one other thread of a gateway: it makes extents, which is too slow for the loop.
     with ThreadPoolExecutor(1, "extents") as executor:
-        backend = Backend(configure, executor)
-        faultpoint("gateway.configured")
-        control = Control(channel, configure, backend, hub)
-        front = Front(backend, tallies(inherited), configure.gateway)
+        backend = Router(configure, executor)
+        failpoint("gateway.configured")
+        control = ControllerClient(channel, configure, backend, hub)
+        front = GatewayServer(backend, counter_tables(inherited), configure.seat)
         await front.start(configure.front)
         # Whoever comes before would be told that there is no such model; in the listener's queue he can wait.
-        await either(control.synced, stop)
+        await wait_for_any(control.synced, stop)
         for name, fd in inherited.items():
             if name.startswith("listen:"):
                 await front.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
-        faultpoint("gateway.listening")
+        failpoint("gateway.listening")
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*gc.get_threshold()[:2], OLDEST_THRESHOLD)
-        await turn(page, control, front, stop)
-        faultpoint("gateway.left")
+        gc.set_threshold(*gc.get_threshold()[:2], OLDEST_GENERATION_THRESHOLD)
+        await run_until_stopped(page, control, front, stop)
+        failpoint("gateway.left")
         await front.close(SHUTDOWN_S)
         for link in list(backend.links.values()):
-            link.finish()
-        await backend.lists.close()
+            link.close()
+        await backend.poison_requests.close()
         await control.close()
     hub.close()
 
 
-async def either(*events: asyncio.Event) -> None:
+async def wait_for_any(*events: asyncio.Event) -> None:
     """Until one of them is set."""
     waits = [asyncio.ensure_future(each.wait()) for each in events]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -108,41 +113,43 @@ async def either(*events: asyncio.Event) -> None:
         each.cancel()
 
 
-async def turn(page: PageWriter, control: Control, front: Front, stop: asyncio.Event) -> None:
+async def run_until_stopped(
+    page: StatusPageWriter, control: ControllerClient, front: GatewayServer, stop: asyncio.Event
+) -> None:
     """The beat, from the loop that does the work, and what the backend looks after at every beat."""
-    page.enter(Activity.IDLE, time.monotonic_ns())
-    garbage = Garbage()
-    while not stop.is_set() and not front.is_over:
-        page.turn(time.monotonic_ns())
+    page.set_activity(Activity.IDLE, time.monotonic_ns())
+    garbage = GcSchedule()
+    while not stop.is_set() and not front.is_finished:
+        page.heartbeat(time.monotonic_ns())
         control.report_overdue(time.monotonic())
-        front.turn()
+        front.on_heartbeat()
         if garbage.is_due(front.open_requests, gc.get_count()[2]):
             gc.collect()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BEAT_S):
+            async with asyncio.timeout(HEARTBEAT_S):
                 await stop.wait()
-    page.enter(Activity.STOPPING, time.monotonic_ns())
+    page.set_activity(Activity.STOPPING, time.monotonic_ns())
 
 
-def tallies(inherited: dict[str, int]) -> list[Tally]:
+def counter_tables(inherited: dict[str, int]) -> list[CounterTable]:
     """The counters of all gateway places, in the order of places."""
     places = sorted(int(name.removeprefix("tally:")) for name in inherited if name.startswith("tally:"))
-    return [Tally(inherited[f"tally:{place}"]) for place in places]
+    return [CounterTable(inherited[f"tally:{place}"]) for place in places]
 
 
 def main(arguments: list[str]) -> int:
     """Run one gateway."""
-    inherited = descriptors(arguments)
+    inherited = parse_inherited_fds(arguments)
     faulthandler.enable(inherited["crash"], all_threads=False)
     arm(inherited, "gateway")
-    channel = Seqpacket.of_descriptor(inherited["control"])
-    page = PageWriter(inherited["page"])
+    channel = ControlChannel.from_fd(inherited["control"])
+    page = StatusPageWriter(inherited["page"])
     gc.collect()  # what imports leave, before anybody waits for us: 27 ms
     gc.freeze()
-    configure = configured(channel, inherited["lifeline"], page)
-    sys.setswitchinterval(SWITCH_S)
+    configure = wait_for_configure(channel, inherited["lifeline"], page)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop.run(serve(inherited, page, channel, configure))
-    return exits.DONE
+    return exit_codes.SUCCESS
 
 
 if __name__ == "__main__":

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from typing import Final
 
-OLDEST_THRESHOLD: Final = 1000
+OLDEST_GENERATION_THRESHOLD: Final = 1000
 """Collections of the middle generation, each of some thousand objects, after which the oldest has its turn anyway."""
-DUE_TURNS: Final = 10
+DUE_COLLECTIONS: Final = 10
 """The same, as the interpreter sets it by itself: before, there is not enough to look for."""
-PAUSE_TICKS: Final = 2
+IDLE_HEARTBEATS: Final = 2
 """Looks in a row that found nothing open: one may fall between two requests of the same caller."""
 
 
-class Garbage:
+class GcSchedule:
     """Asked at every beat of the loop."""
 
     def __init__(self) -> None:
-        self._idle_ticks = 0
+        self._idle_heartbeats = 0
 
     def is_due(self, open_requests: int, turns: int) -> bool:
         """Whether to collect now. `turns`: collections of the middle generation since the last of the oldest."""
-        self._idle_ticks = 0 if open_requests else self._idle_ticks + 1
-        return turns >= DUE_TURNS and self._idle_ticks >= PAUSE_TICKS
+        self._idle_heartbeats = 0 if open_requests else self._idle_heartbeats + 1
+        return turns >= DUE_COLLECTIONS and self._idle_heartbeats >= IDLE_HEARTBEATS

@@ -13,17 +13,17 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from mmsup.gateway.api.app import App
-from mmsup.gateway.connections.aiohttp_connection import Listener
-from mmsup.gateway.connections.context import Shared
-from mmsup.gateway.connections.fast_connection import Front
-from mmsup.gateway.dispatch.router import Backend
-from mmsup.gateway.infer.handler import Inference
-from mmsup.gateway.observability.request_counters import Counting
-from mmsup.ipc.memory.counters import Tally, make_tally
+from mmsup.gateway.api.app import HttpApp
+from mmsup.gateway.connections.aiohttp_connection import HttpListener
+from mmsup.gateway.connections.context import ConnectionContext
+from mmsup.gateway.connections.fast_connection import FastConnection
+from mmsup.gateway.dispatch.router import Router
+from mmsup.gateway.infer.handler import InferHandler
+from mmsup.gateway.observability.request_counters import RequestCounters
+from mmsup.ipc.memory.counters import CounterTable, make_counter_table
 
-WAIT_S: Final = 5.0
-END_S: Final = 0.1
+TEST_LIMIT_S: Final = 5.0
+CLOSE_LIMIT_S: Final = 0.1
 _HEAD: Final = b"Host: selftest\r\n"
 _FAST: Final = b"POST /v2/models/selftest/infer HTTP/1.1\r\n" + _HEAD + b"Content-Length: 2\r\n\r\n{}"
 _SLOW: Final = b"GET /livez HTTP/1.1\r\n" + _HEAD + b"\r\n"
@@ -40,21 +40,23 @@ _STEPS: Final = (
 """What is sent, the statuses of what comes, and how many requests the front has answered by then."""
 
 
-async def fault(backend: Backend) -> str:
+async def run_self_test(backend: Router) -> str:
     """Why the front cannot be used, or an empty text."""
-    tally = make_tally()
+    tally = make_counter_table()
     try:
         with ThreadPoolExecutor(1) as documents:
-            core = Inference(backend, Counting([Tally(tally)], 0), documents)
-            listener = Listener(App(core).serve, is_local=True, shared=Shared(core, asyncio.get_running_loop()))
+            core = InferHandler(backend, RequestCounters([CounterTable(tally)], 0), documents)
+            listener = HttpListener(
+                HttpApp(core).serve, is_local=True, shared=ConnectionContext(core, asyncio.get_running_loop())
+            )
             try:
-                async with asyncio.timeout(WAIT_S):
-                    await _meet(listener)
+                async with asyncio.timeout(TEST_LIMIT_S):
+                    await _run_steps(listener)
             finally:
                 listener.pre_shutdown()
-                await listener.shutdown(END_S)
+                await listener.shutdown(CLOSE_LIMIT_S)
     except TimeoutError:
-        return f"its own test did not end within {WAIT_S:.0f} s"
+        return f"its own test did not end within {TEST_LIMIT_S:.0f} s"
     except Exception as error:  # noqa: BLE001 - whatever it is, plain aiohttp serves
         return f"its own test failed: {type(error).__name__}: {error}"
     finally:
@@ -62,17 +64,17 @@ async def fault(backend: Backend) -> str:
     return ""
 
 
-async def _meet(listener: Listener) -> None:
+async def _run_steps(listener: HttpListener) -> None:
     ours, far = socket.socketpair()
     loop = asyncio.get_running_loop()
     _, front = await loop.connect_accepted_socket(listener, ours)
-    assert isinstance(front, Front), "the listener made another kind of connection"
+    assert isinstance(front, FastConnection), "the listener made another kind of connection"
     reader, writer = await asyncio.open_connection(sock=far)
     try:
         for number, (sent, statuses, served) in enumerate(_STEPS, 1):
             writer.write(sent)
             for status in statuses:
-                line = await _answer(reader)
+                line = await _read_response(reader)
                 assert line.startswith(b"HTTP/1.1 %d " % status), f"step {number}: {line!r}, not {status}"
             assert front.served == served, f"step {number}: {front.served} requests by the front, not {served}"
         assert not await reader.read(), "more came than was asked for"
@@ -81,7 +83,7 @@ async def _meet(listener: Listener) -> None:
         await writer.wait_closed()
 
 
-async def _answer(reader: asyncio.StreamReader) -> bytes:
+async def _read_response(reader: asyncio.StreamReader) -> bytes:
     """The first line of one reply; the rest is read over."""
     head = await reader.readuntil(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]

@@ -102,10 +102,10 @@ class ServerError(MmsupError):
     }
 
 
-FAMILIES: Final = (CallerError, ModelError, WorkerError, ServerError)
+ERROR_CLASSES: Final = (CallerError, ModelError, WorkerError, ServerError)
 
 
-def error_of(
+def make_error(
     code: str,
     text: str,
     *,
@@ -114,7 +114,7 @@ def error_of(
     retryable: bool | None = None,
 ) -> MmsupError:
     """The error that a peer described by its code; a code we do not know is a bug of ours."""
-    for family in FAMILIES:
+    for family in ERROR_CLASSES:
         if code in family.codes:
             return family(code, text, model=model, retry_after_s=retry_after_s, retryable=retryable)
     return ServerError("internal", text, model=model)

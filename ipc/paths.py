@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Final
 
 SOCKET_PATH_LIMIT: Final = 107
-_LIFE_NAME: Final = re.compile(r"w\d+\.\d+")
+_WORKER_NAME: Final = re.compile(r"w\d+\.\d+")
 
 
-def life_name(instance: int, generation: int) -> str:
+def worker_name(instance: int, generation: int) -> str:
     """The name of one worker life: of its control group, its folder, its socket. No other life ever has the same."""
     return f"w{instance}.{generation}"
 
 
-def is_life_name(name: str) -> bool:
+def is_worker_name(name: str) -> bool:
     """Whether something is named after a worker life."""
-    return _LIFE_NAME.fullmatch(name) is not None
+    return _WORKER_NAME.fullmatch(name) is not None
 
 
 def control_socket(runtime_dir: str) -> str:
@@ -28,7 +28,7 @@ def control_socket(runtime_dir: str) -> str:
 
 def worker_socket(runtime_dir: str, instance: int, generation: int) -> str:
     """The path of one worker life's data socket; no other life ever has the same."""
-    return str(Path(runtime_dir) / life_name(instance, generation))
+    return str(Path(runtime_dir) / worker_name(instance, generation))
 
 
 def lock_file(directory: str) -> str:

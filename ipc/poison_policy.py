@@ -23,18 +23,18 @@ from typing import Final
 
 EXPIRY_S: Final = 600.0
 """How long a word against a request holds, from its last death on."""
-CASES_LIMIT: Final = 1024
+ENTRIES_LIMIT: Final = 1024
 """Requests under suspicion, of one model; the oldest suspicion gives way to a new one."""
 BLOCKED_LIMIT: Final = 64
 """Requests refused, of one model; as above."""
-CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "worker_oom", "worker_hung", "gpu_fault"})
+SUSPECT_CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "worker_oom", "worker_hung", "gpu_fault"})
 """Ends of a worker that may be the doing of what it ran."""
-RERUN: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})
+RETRYABLE_CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})
 """Of these, the ones after which it may be run once more: what took all memory, or hung, would do so again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class PoisonEntry:
     """What is known of one fingerprint."""
 
     fingerprint: bytes
@@ -46,55 +46,57 @@ class Case:
     """CLOCK_MONOTONIC, which is the same in all processes."""
 
 
-class Suspects:
+class PoisonList:
     """The list of one model."""
 
     def __init__(self) -> None:
-        self._cases: dict[bytes, Case] = {}
+        self._entries: dict[bytes, PoisonEntry] = {}
         """The oldest first."""
 
     def __len__(self) -> int:
-        return len(self._cases)
+        return len(self._entries)
 
-    def cases(self) -> tuple[Case, ...]:
+    def entries(self) -> tuple[PoisonEntry, ...]:
         """All of them."""
-        return tuple(self._cases.values())
+        return tuple(self._entries.values())
 
-    def died(self, fingerprints: Iterable[bytes], version: str, *, alone: bool, now_s: float) -> list[Case]:
+    def worker_exited(
+        self, fingerprints: Iterable[bytes], version: str, *, ran_alone: bool, now_s: float
+    ) -> list[PoisonEntry]:
         """A worker ended with these in its run, `alone` if that was one request; what is known of them now."""
-        found: list[Case] = []
+        found: list[PoisonEntry] = []
         for each in fingerprints:
             known = self.find(each, now_s)
             deaths = known.deaths + 1 if known else 1
-            is_blocked = known is not None and (known.blocked or alone)
-            found.append(Case(each, version, deaths, is_blocked, now_s + EXPIRY_S))
-        self.add(found)
+            is_blocked = known is not None and (known.blocked or ran_alone)
+            found.append(PoisonEntry(each, version, deaths, is_blocked, now_s + EXPIRY_S))
+        self.merge(found)
         return found
 
-    def lived(self, fingerprint: bytes) -> bool:
+    def clear_suspect(self, fingerprint: bytes) -> bool:
         """It ran alone and its worker lives; whether that takes it from the list. What is blocked stays so."""
-        case = self._cases.get(fingerprint)
+        case = self._entries.get(fingerprint)
         if case is None or case.blocked:
             return False
-        del self._cases[fingerprint]
+        del self._entries[fingerprint]
         return True
 
-    def find(self, fingerprint: bytes, now_s: float) -> Case | None:
+    def find(self, fingerprint: bytes, now_s: float) -> PoisonEntry | None:
         """What is known of this one."""
-        case = self._cases.get(fingerprint)
+        case = self._entries.get(fingerprint)
         return case if case is not None and case.until_s > now_s else None
 
-    def add(self, cases: Iterable[Case]) -> None:
+    def merge(self, cases: Iterable[PoisonEntry]) -> None:
         """Somebody says this of them: the graver word holds."""
         for case in cases:
-            known = self._cases.pop(case.fingerprint, case)
+            known = self._entries.pop(case.fingerprint, case)
             deaths, until_s = max(case.deaths, known.deaths), max(case.until_s, known.until_s)
             is_blocked = case.blocked or known.blocked
-            self._cases[case.fingerprint] = replace(case, deaths=deaths, blocked=is_blocked, until_s=until_s)
-        blocked = [each.fingerprint for each in self._cases.values() if each.blocked]
-        for each in (*blocked[:-BLOCKED_LIMIT], *list(self._cases)[:-CASES_LIMIT]):
-            self._cases.pop(each, None)
+            self._entries[case.fingerprint] = replace(case, deaths=deaths, blocked=is_blocked, until_s=until_s)
+        blocked = [each.fingerprint for each in self._entries.values() if each.blocked]
+        for each in (*blocked[:-BLOCKED_LIMIT], *list(self._entries)[:-ENTRIES_LIMIT]):
+            self._entries.pop(each, None)
 
     def expire(self, now_s: float) -> None:
         """Forget what no longer holds."""
-        self._cases = {key: each for key, each in self._cases.items() if each.until_s > now_s}
+        self._entries = {key: each for key, each in self._entries.items() if each.until_s > now_s}

@@ -101,7 +101,7 @@ class ModelSpec:
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread
     """What `config.pbtxt` said, for `/config`; completed by the gateway."""
 
-    def level_of(self, priority: int) -> int:
+    def effective_priority(self, priority: int) -> int:
         """The class of a request that names this priority; one that does not exist means none was named."""
         if 0 < priority <= self.priority_levels:
             return priority

@@ -13,29 +13,29 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Halves(Generic[K, V]):
+class BoundedCache(Generic[K, V]):
     """A bounded mapping that forgets what was not asked for lately."""
 
     def __init__(self, limit: int = KEYS_LIMIT) -> None:
-        self._half = limit // 2
-        self.young: dict[K, V] = {}
+        self._generation_limit = limit // 2
+        self.recent: dict[K, V] = {}
         """Whoever is in a hurry looks here first; what is not here, `get` may find."""
-        self._old: dict[K, V] = {}
+        self._previous: dict[K, V] = {}
 
     def __len__(self) -> int:
-        return len(self.young) + len(self._old)
+        return len(self.recent) + len(self._previous)
 
     def get(self, key: K) -> V | None:
         """What was put there, if it is still known."""
-        found = self.young.get(key)
+        found = self.recent.get(key)
         if found is None:
-            found = self._old.pop(key, None)
+            found = self._previous.pop(key, None)
             if found is not None:
-                self.put(key, found)
+                self.add(key, found)
         return found
 
-    def put(self, key: K, value: V) -> None:
+    def add(self, key: K, value: V) -> None:
         """Know this from now on."""
-        if len(self.young) >= self._half:
-            self._old, self.young = self.young, {}
-        self.young[key] = value
+        if len(self.recent) >= self._generation_limit:
+            self._previous, self.recent = self.recent, {}
+        self.recent[key] = value

@@ -16,15 +16,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmsup.ipc.memory.status_page import Activity, PageWriter, make_page
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.memory.status_page import Activity, StatusPageWriter, make_status_page
+from mmsup.ipc.messages.gateway_control import TO_GATEWAY, ConfigureGateway, DrainGateway, GatewayDrained, Ping, Pong
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.keeper_control import (
+    ChildDescriptors,
+    ChildExited,
+    ForgetChild,
+    KeeperInventory,
+    SaveCheckpoint,
+    SignalChild,
+    Spawn,
+    SpawnFailed,
+)
+from mmsup.ipc.messages.worker_control import (
+    TO_WORKER,
+    ConfigureWorker,
+    LoadFailed,
+    LoadProgress,
+    StopWorker,
+    WorkerReady,
+)
 from mmsup.ipc.specs import Metadata
 from mmsup.ipc.transport.codec import decode, encode
-from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
+from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.controller.controller import Brain
-from mmsup.supervisor.instances.liveness import BEAT_S
-from mmsup.supervisor.linux.cgroup import Group
+from mmsup.supervisor.controller.controller import Controller
+from mmsup.supervisor.instances.liveness import HEARTBEAT_S
+from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.observability.console import Console
 
 PATIENCE_S = 10.0
@@ -38,16 +57,16 @@ Script = Callable[["Child"], None]
 class NoGroups:
     """A machine without control groups."""
 
-    def make(self, life: str, cap_bytes: int | None) -> Group:
-        return Group(())
+    def create(self, life: str, cap_bytes: int | None) -> Cgroup:
+        return Cgroup(())
 
-    def group(self, life: str) -> Group:
-        return Group(())
+    def group(self, life: str) -> Cgroup:
+        return Cgroup(())
 
-    def lives(self) -> list[str]:
+    def names(self) -> list[str]:
         return []
 
-    def leave(self) -> bool:
+    def remove_all(self) -> bool:
         return True
 
     def describe(self) -> str:
@@ -58,16 +77,16 @@ class NoGroups:
 class Child:
     """One child, seen from its own side."""
 
-    spawn: wire.Spawn
+    spawn: Spawn
     process: subprocess.Popen[bytes]
-    channel: Seqpacket
-    page: PageWriter
+    channel: ControlChannel
+    page: StatusPageWriter
     crash: int
     log: int
-    kept: list[int]
+    keeper_fds: list[int]
     """The keeper's copies of the five descriptors."""
-    heard: list[Any] = field(default_factory=list)  # messages of TO_WORKER or TO_GATEWAY
-    exited: wire.Exited | None = None
+    received: list[Any] = field(default_factory=list)  # messages of TO_WORKER or TO_GATEWAY
+    exited: ChildExited | None = None
     beats: bool = False
     """Its loop turns."""
 
@@ -80,25 +99,25 @@ class Child:
         _, number, generation = self.token.split(".")
         return int(number), int(generation)
 
-    def say(self, message: object) -> None:
+    def send(self, message: object) -> None:
         assert self.channel.send(encode(message))
 
     def serve(self) -> None:
         """Come up as a good worker does."""
-        self.say(wire.Hello("worker", wire.WIRE_VERSION, *self.life))
-        self.say(wire.Stage("loading"))
-        self.page.enter(Activity.IDLE, time.monotonic_ns())
+        self.send(Hello("worker", WIRE_VERSION, *self.life))
+        self.send(LoadProgress("loading"))
+        self.page.set_activity(Activity.IDLE, time.monotonic_ns())
         self.beats = True
-        self.say(wire.Ready(METADATA, 0.1))
+        self.send(WorkerReady(METADATA, 0.1))
 
-    def of(self, kind: type[Any]) -> list[Any]:
+    def received_of(self, kind: type[Any]) -> list[Any]:
         """What it has heard of one kind."""
-        return [each for each in self.heard if isinstance(each, kind)]
+        return [each for each in self.received if isinstance(each, kind)]
 
 
 def fail_to_load(child: Child) -> None:
-    child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
-    child.say(wire.LoadFailed("load_failed", "the artefact is broken"))
+    child.send(Hello("worker", WIRE_VERSION, *child.life))
+    child.send(LoadFailed("load_failed", "the artefact is broken"))
     child.process.kill()
 
 
@@ -109,33 +128,33 @@ class KeeperDouble:
         self.children: dict[str, Child] = {}
         self.deaths = asyncio.Event()
         """Set at each."""
-        self.said: list[Any] = []  # messages of TO_KEEPER
+        self.sent: list[Any] = []  # messages of TO_KEEPER
         self.remembered = ""
         self.script: Script = Child.serve
         self.is_busy = False
         """Gateways have work that they do not finish by themselves."""
-        self.brain: Brain | None = None
+        self.controller: Controller | None = None
         self._loop = asyncio.get_running_loop()
         self._beat: asyncio.Handle = self._loop.call_soon(self._turn)
 
-    def say(self, message: object, descriptors: Sequence[int] = ()) -> None:
-        self.said.append(message)
+    def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
+        self.sent.append(message)
         self._moved()
         match message:
-            case wire.Spawn():
+            case Spawn():
                 self._loop.call_soon(self._spawn, message)
-            case wire.Signal(token, number):
+            case SignalChild(token, number):
                 if token in self.children and self.children[token].exited is None:
                     self.children[token].process.send_signal(number)
-            case wire.Remember(text):
+            case SaveCheckpoint(text):
                 self.remembered = text
-            case wire.Forget(token):
+            case ForgetChild(token):
                 self._forget(token)
             case _:
                 pass
 
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [each for each in self.said if isinstance(each, kind)]
+    def sent_of(self, kind: type[Any]) -> list[Any]:
+        return [each for each in self.sent if isinstance(each, kind)]
 
     def child(self, token: str) -> Child:
         return self.children[token]
@@ -144,103 +163,104 @@ class KeeperDouble:
         """Those that live."""
         return [each for each in self.children.values() if each.token.startswith("worker") and each.exited is None]
 
-    def introduce(self, child: Child) -> None:
+    def hand_over(self, child: Child) -> None:
         """Give a child to the brain, with duplicates of its descriptors."""
-        if self.brain is not None:
-            self.brain.told(
-                wire.Child(child.token, child.process.pid, child.spawn.note), [os.dup(each) for each in child.kept]
+        if self.controller is not None:
+            self.controller.on_keeper_message(
+                ChildDescriptors(child.token, child.process.pid, child.spawn.note),
+                [os.dup(each) for each in child.keeper_fds],
             )
 
-    def _spawn(self, spawn: wire.Spawn) -> None:
-        if self.brain is None:
+    def _spawn(self, spawn: Spawn) -> None:
+        if self.controller is None:
             return
         if spawn.cwd and not os.path.isdir(spawn.cwd):
-            self.brain.told(wire.SpawnFailed(spawn.token, "no such folder"), [])
+            self.controller.on_keeper_message(SpawnFailed(spawn.token, "no such folder"), [])
             return
         process = subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True, close_fds=True)
-        near, far = Seqpacket.pair()
-        page = make_page()
+        near, far = ControlChannel.pair()
+        page = make_status_page()
         crash_read, crash = os.pipe()
         log_read, log = os.pipe()
         kept = [os.pidfd_open(process.pid), near.detach(), page, crash_read, log_read]
-        child = Child(spawn, process, far, PageWriter(page), crash, log, kept)
+        child = Child(spawn, process, far, StatusPageWriter(page), crash, log, kept)
         self.children[spawn.token] = child
         self._loop.add_reader(far.fileno(), self._read, child)
         self._loop.add_reader(kept[0], self._reap, child)
-        self.introduce(child)
+        self.hand_over(child)
         self._moved()
 
     def _read(self, child: Child) -> None:
-        expected = wire.TO_WORKER if child.token.startswith("worker") else wire.TO_GATEWAY
+        expected = TO_WORKER if child.token.startswith("worker") else TO_GATEWAY
         while True:
             try:
                 received = child.channel.receive()
-            except Closed:
+            except ChannelClosed:
                 self._loop.remove_reader(child.channel.fileno())
                 return
             if received is None:
                 return
-            close_all(received[1])
+            close_fds(received[1])
             message = decode(received[0], expected)
-            child.heard.append(message)
+            child.received.append(message)
             self._moved()
             match message:
-                case wire.Boot():
+                case ConfigureWorker():
                     self.script(child)
-                case wire.Stop():
+                case StopWorker():
                     child.process.terminate()
-                case wire.Configure():
-                    child.page.enter(Activity.IDLE, 1 << 62)
-                    child.say(wire.Hello("gateway", wire.WIRE_VERSION, message.gateway, message.generation))
-                case wire.Ping(number):
-                    child.say(wire.Pong(number))
-                case wire.Drain() if not self.is_busy:
-                    child.say(wire.Drained())
+                case ConfigureGateway():
+                    child.page.set_activity(Activity.IDLE, 1 << 62)
+                    child.send(Hello("gateway", WIRE_VERSION, message.seat, message.generation))
+                case Ping(number):
+                    child.send(Pong(number))
+                case DrainGateway() if not self.is_busy:
+                    child.send(GatewayDrained())
                 case _:
                     pass
 
     def _moved(self) -> None:
-        if self.brain is not None:
-            self.brain.moved.set()
+        if self.controller is not None:
+            self.controller.change_signal.set()
 
     def _reap(self, child: Child) -> None:
-        self._loop.remove_reader(child.kept[0])
+        self._loop.remove_reader(child.keeper_fds[0])
         code = child.process.wait()
-        stopped = any(isinstance(each, wire.Stop) for each in child.heard) and code == -signal.SIGTERM
+        stopped = any(isinstance(each, StopWorker) for each in child.received) and code == -signal.SIGTERM
         status, number = (0, 0) if stopped else (max(code, 0), max(-code, 0))
-        child.exited = wire.Exited(child.token, child.process.pid, status, number)
+        child.exited = ChildExited(child.token, child.process.pid, status, number)
         self.deaths.set()
-        if self.brain is not None:
-            self.brain.told(child.exited, [])
+        if self.controller is not None:
+            self.controller.on_keeper_message(child.exited, [])
 
     def _forget(self, token: str) -> None:
         child = self.children.get(token)
         if child is not None and child.exited is not None:
             self._loop.remove_reader(child.channel.fileno())
             child.channel.close()
-            close_all([*child.kept, child.crash, child.log])
-            child.kept.clear()
+            close_fds([*child.keeper_fds, child.crash, child.log])
+            child.keeper_fds.clear()
 
     def _turn(self) -> None:
         """All loops come round."""
         for child in self.children.values():
             if child.beats:
-                child.page.turn(time.monotonic_ns())
-        self._beat = self._loop.call_later(BEAT_S, self._turn)
+                child.page.heartbeat(time.monotonic_ns())
+        self._beat = self._loop.call_later(HEARTBEAT_S, self._turn)
 
     def close(self) -> None:
         self._beat.cancel()
-        self.brain = None
+        self.controller = None
         for child in self.children.values():
-            if child.kept:
-                self._loop.remove_reader(child.kept[0])
+            if child.keeper_fds:
+                self._loop.remove_reader(child.keeper_fds[0])
                 child.process.kill()
                 child.process.wait()
-                child.exited = wire.Exited(child.token, child.process.pid, 0, 9)
+                child.exited = ChildExited(child.token, child.process.pid, 0, 9)
                 self._forget(child.token)
 
 
-class House:
+class ControllerHarness:
     """A keeper with a brain; `async with House(tmp_path, ...) as house`."""
 
     def __init__(self, home: Path, models: Sequence[str] = ("good",), **options: Any) -> None:  # of Settings
@@ -261,62 +281,64 @@ class House:
         """Of the server."""
         self.generation = 0
         self.keeper: KeeperDouble
-        self.brain: Brain
+        self.controller: Controller
 
-    async def __aenter__(self) -> House:
+    async def __aenter__(self) -> ControllerHarness:
         self.keeper = KeeperDouble()
         self._console = os.open(self.output, os.O_WRONLY | os.O_CREAT, 0o600)
-        await self.new_brain()
+        await self.start_controller()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.brain.close()
+        await self.controller.close()
         self.keeper.close()
         os.close(self._console)
 
-    async def new_brain(self, *, stopping: bool = False) -> None:
+    async def start_controller(self, *, stopping: bool = False) -> None:
         """A brain, as the keeper starts one and introduces everybody to it."""
         self.generation += 1
-        inventory = wire.Inventory(
+        inventory = KeeperInventory(
             keeper_pid=os.getpid(),
             generation=self.generation,
             settings=self.settings.to_json(),
-            remembered=self.keeper.remembered,
-            children=len([each for each in self.keeper.children.values() if each.kept]),
+            checkpoint=self.keeper.remembered,
+            children=len([each for each in self.keeper.children.values() if each.keeper_fds]),
             addresses={"http": "127.0.0.1:1", "control": "x"},
             stopping=stopping,
         )
         console = Console("json", self._console)
-        self.brain = Brain(inventory, self.keeper, self.environ, console, NoGroups())
-        self.keeper.brain = self.brain
-        await self.brain.start(None)
-        for child in [each for each in self.keeper.children.values() if each.kept]:
-            self.keeper.introduce(child)
+        self.controller = Controller(inventory, self.keeper, self.environ, console, NoGroups())
+        self.keeper.controller = self.controller
+        await self.controller.start(None)
+        for child in [each for each in self.keeper.children.values() if each.keeper_fds]:
+            self.keeper.hand_over(child)
             if child.exited is not None:
-                self.brain.told(child.exited, [])
+                self.controller.on_keeper_message(child.exited, [])
 
-    async def kill_brain(self) -> None:
+    async def kill_controller(self) -> None:
         """As SIGKILL does: nothing is said, all its descriptors are closed."""
-        self.keeper.brain = None
-        await self.brain.close()
+        self.keeper.controller = None
+        await self.controller.close()
 
     async def until(self, is_so: Callable[[], Any]) -> None:  # anything that is true or false
         """Wait for something to become so; on failure, what had happened."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not is_so():
-                    self.brain.moved.clear()
-                    await self.brain.moved.wait()
+                    self.controller.change_signal.clear()
+                    await self.controller.change_signal.wait()
         except TimeoutError:
-            told = "\n".join(json.dumps(each) for each in self.brain.books.journal.last())
+            told = "\n".join(json.dumps(each) for each in self.controller.state_dir.event_log.last())
             raise AssertionError(f"it never came; until then:\n{told}") from None
 
     def state(self, name: str) -> str:
-        model = self.brain.fleet.model(name)
+        model = self.controller.model_set.model(name)
         return str(model.state()) if model is not None else "unknown"
 
     def events(self, name: str = "", model: str = "") -> list[dict[str, Any]]:  # JSON
-        return [each for each in self.brain.books.journal.last(model=model) if not name or each["event"] == name]
+        return [
+            each for each in self.controller.state_dir.event_log.last(model=model) if not name or each["event"] == name
+        ]
 
     def gateway(self) -> Child:
         """The one that lives."""

@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mmsup.gateway.dispatch.dispatched_request import Exchange
-from mmsup.gateway.dispatch.in_flight import Said
-from mmsup.gateway.dispatch.router import Backend, Wish
-from mmsup.gateway.protocol.inference_job import Given, Made, Outcome, Run
-from mmsup.gateway.server import Front
+from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
+from mmsup.gateway.dispatch.in_flight import RequestEvent
+from mmsup.gateway.dispatch.router import ReadWaitOptions, Router
+from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, InputTensor, OutputTensor
+from mmsup.gateway.server import GatewayServer
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.memory.counters import Tally, make_tally
-from mmsup.ipc.messages.all import WIRE_VERSION, Configure, Route, VersionState
+from mmsup.ipc.memory.counters import CounterTable, make_counter_table
+from mmsup.ipc.messages.gateway_control import ConfigureGateway, Route, VersionState
+from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 
 Tensor = tuple[str, tuple[int, ...], bytes]  # datatype, shape, bytes
@@ -36,11 +37,11 @@ def metadata(*tensors: tuple[str, str, tuple[int, ...]], max_batch_size: int = 0
     return Metadata("python", max_batch_size, inputs, outputs)
 
 
-class ExchangeDouble(Exchange):
+class FakeRequest(DispatchedRequest):
     """A request that is answered at once, by a function."""
 
-    def __init__(self, backend: BackendDouble, spec: ModelSpec, described: Metadata, deadline_ns: int) -> None:
-        self.backend = backend
+    def __init__(self, backend: FakeRouter, spec: ModelSpec, described: Metadata, deadline_ns: int) -> None:
+        self.router = backend
         self.spec = spec
         self.metadata = described
         self.model, self.version = spec.name, spec.version
@@ -49,17 +50,17 @@ class ExchangeDouble(Exchange):
         self.deadline_ns = deadline_ns
         self.parameters: dict[str, Any] = {}
 
-    def take_bytes(self, size: int) -> None:
+    def reserve_bytes(self, size: int) -> None:
         """There is no bound here."""
 
-    def leave(self) -> None:
-        self.backend.open_exchanges -= 1
-        self.backend.left.set()
+    def close(self) -> None:
+        self.router.unclosed_requests -= 1
+        self.router.left.set()
         # What a transport still held would now be another request's bytes.
         for used in self._used:
             used[:] = b"\xee" * len(used)
 
-    def try_space(self, size: int) -> memoryview | None:
+    def try_allocate(self, size: int) -> memoryview | None:
         self._bytes = self._lend(bytearray(size))
         return self._bytes
 
@@ -67,43 +68,43 @@ class ExchangeDouble(Exchange):
         self._used.append(used)
         return memoryview(used)
 
-    def try_infer(self, run: Run, hear: Callable[[Said], None]) -> bool:
+    def try_infer(self, run: InferenceJob, on_event: Callable[[RequestEvent], None]) -> bool:
         return False
 
-    async def go_on(self, run: Run, said: Said | None) -> Outcome:
+    async def resume(self, run: InferenceJob, said: RequestEvent | None) -> InferenceResult:
         self.parameters = run.parameters
-        self.backend.calls.append(self)
-        await self.backend.before_infer()
+        self.router.calls.append(self)
+        await self.router.before_infer()
         given = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in run.inputs}
-        made = self.backend.models[self.spec.name](given)
+        made = self.router.models[self.spec.name](given)
         results = [
-            Made(name, *made[name][:2], self._lend(bytearray(made[name][2])))
+            OutputTensor(name, *made[name][:2], self._lend(bytearray(made[name][2])))
             for name in (run.outputs or [each.name for each in self.metadata.outputs])
             if name in made
         ]
-        return Outcome(results, 1000, 2000, 3000, 4000, 1)
+        return InferenceResult(results, 1000, 2000, 3000, 4000, 1)
 
-    def _bytes_of(self, given: Given) -> bytes:
+    def _bytes_of(self, given: InputTensor) -> bytes:
         if given.data is not None:
             return bytes(given.data)
         return bytes(self._bytes[given.offset : given.offset + given.size])
 
 
-class BackendDouble(Backend):
+class FakeRouter(Router):
     """Routes and bounds are real; workers are functions, and the brain is `answers`."""
 
     def __init__(self, max_body_bytes: int = 64 << 20) -> None:
         self.threads = ThreadPoolExecutor(1)
-        configure = Configure(WIRE_VERSION, 0, 1, "mmsup", "9.9", max_body_bytes, 1 << 30, 1.0, 4096, 1 << 30)
+        configure = ConfigureGateway(WIRE_VERSION, 0, 1, "mmsup", "9.9", max_body_bytes, 1 << 30, 1.0, 4096, 1 << 30)
         super().__init__(configure, self.threads)
         self.set_readiness(ready=True, reason="")
         self.models: dict[str, Model] = {}
         self.described: dict[str, tuple[ModelSpec, Metadata]] = {}
-        self.calls: list[ExchangeDouble] = []
+        self.calls: list[FakeRequest] = []
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Any] = {"status": {}}
         self.refusal: MmsupError | None = None
-        self.open_exchanges = 0
+        self.unclosed_requests = 0
         self.left = asyncio.Event()
         """An exchange was left."""
 
@@ -128,18 +129,18 @@ class BackendDouble(Backend):
         self.routes.put(Route(name, wanted=True, default="1", versions=(state,)))
 
     async def open(
-        self, name: str, version: str, deadline_ns: int | None = None, wish: Wish | None = None
-    ) -> ExchangeDouble:
+        self, name: str, version: str, deadline_ns: int | None = None, read_wait_options: ReadWaitOptions | None = None
+    ) -> FakeRequest:
         return self.try_open(name, version, deadline_ns)
 
-    def try_open(self, name: str, version: str, deadline_ns: int | None = None) -> ExchangeDouble:
+    def try_open(self, name: str, version: str, deadline_ns: int | None = None) -> FakeRequest:
         self.routes.version(name, version)
         if self.refusal is not None:
             raise self.refusal
-        self.open_exchanges += 1
-        return ExchangeDouble(self, *self.described[name], deadline_ns or 1 << 62)
+        self.unclosed_requests += 1
+        return FakeRequest(self, *self.described[name], deadline_ns or 1 << 62)
 
-    async def ask(self, verb: str, arguments: dict[str, Any]) -> Any:
+    async def call_controller(self, verb: str, arguments: dict[str, Any]) -> Any:
         self.asked.append((verb, arguments))
         answer = self.answers[verb]
         if isinstance(answer, MmsupError):
@@ -148,10 +149,10 @@ class BackendDouble(Backend):
 
 
 @contextlib.asynccontextmanager
-async def served(backend: BackendDouble, host: str = "127.0.0.1", wanted: str = "fast") -> AsyncIterator[int]:
+async def served(backend: FakeRouter, host: str = "127.0.0.1", wanted: str = "fast") -> AsyncIterator[int]:
     """The port on which this backend is served by the front that is wanted, and then no more."""
-    fd = make_tally()
-    front = Front(backend, [Tally(fd)], 0)
+    fd = make_counter_table()
+    front = GatewayServer(backend, [CounterTable(fd)], 0)
     with socket.create_server((host, 0)) as sock:
         await front.start(wanted)
         await front.listen(sock)

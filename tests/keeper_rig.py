@@ -15,8 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsup.ipc.messages.all import FROM_KEEPER, Child, Exited, Finished, Forget, Inventory, Spawn
-from mmsup.ipc.transport.control_channel import Seqpacket, close_all
+from mmsup.ipc.messages.keeper_control import (
+    FROM_KEEPER,
+    ChildDescriptors,
+    ChildExited,
+    ForgetChild,
+    KeeperInventory,
+    ShutdownFinished,
+    Spawn,
+)
+from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.dataclass_codec import from_json, to_json
 from mmsup.supervisor.config.settings import Settings
 
@@ -60,7 +68,7 @@ def is_alive(pid: int) -> bool:
 class Kid:
     """A child as a brain holds it."""
 
-    def __init__(self, message: Child, descriptors: list[int]) -> None:
+    def __init__(self, message: ChildDescriptors, descriptors: list[int]) -> None:
         self.message = message
         self.token = message.token
         self.pid = message.pid
@@ -73,14 +81,14 @@ class Kid:
         return os.read(self.log, 65536)
 
     def close(self) -> None:
-        close_all(self.descriptors)
+        close_fds(self.descriptors)
 
 
 class RelayedBrain:
     """One life of the brain."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._line = Seqpacket(sock)
+        self._line = ControlChannel(sock)
         self._kids: list[Kid] = []
         hello = self._receive()[0].decode().split()
         self.pid = int(hello[0])
@@ -96,13 +104,13 @@ class RelayedBrain:
         """The next message, which must be of this kind."""
         data, descriptors = self._receive()
         message = from_json(data, FROM_KEEPER)
-        if isinstance(message, Child):
+        if isinstance(message, ChildDescriptors):
             self._kids.append(Kid(message, descriptors))
         assert isinstance(message, kind), f"{kind.__name__} expected, {message} came"
         return message
 
     def kid(self) -> Kid:
-        self.hear(Child)
+        self.hear(ChildDescriptors)
         return self._kids[-1]
 
     def spawn(self, token: str, *argv: str, **fields: Any) -> Kid:  # fields of Spawn
@@ -133,7 +141,7 @@ def spawn_of(token: str, *argv: str, **fields: Any) -> Spawn:  # fields of Spawn
         cwd="/",
         procs_files=(),
         listeners=(),
-        tallies=False,
+        counter_tables=False,
         oom_score_adj=0,
         note=f"note of {token}",
     )
@@ -203,11 +211,11 @@ class KeeperRig:
 
     def greeted_brain(self) -> RelayedBrain:
         brain = self.brain()
-        brain.hear(Inventory)
+        brain.hear(KeeperInventory)
         return brain
 
     def finish(self, brain: RelayedBrain, code: int = 0) -> None:
-        brain.say(Finished(code))
+        brain.say(ShutdownFinished(code))
         assert self.process.wait(DEADLINE_S) == code, self.stderr.read_text()
 
     def close(self) -> None:
@@ -234,9 +242,9 @@ def keeper_rig(folder: Path, **options: Any) -> Iterator[KeeperRig]:  # as Keepe
         rig.close()
 
 
-def forget(brain: RelayedBrain, token: str) -> Exited:
+def forget(brain: RelayedBrain, token: str) -> ChildExited:
     """Hear that a child ended and have it forgotten."""
-    ended = brain.hear(Exited)
+    ended = brain.hear(ChildExited)
     assert ended.token == token
-    brain.say(Forget(token))
+    brain.say(ForgetChild(token))
     return ended

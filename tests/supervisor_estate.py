@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mmsup.supervisor.keeper import reexec as handover
+from mmsup.supervisor.keeper import reexec
 
 
-def estate_of(**fields: object) -> handover.Estate:
+def estate_of(**fields: object) -> reexec.KeeperState:
     plain = {
         "life": 1,
         "settings": "{}",
@@ -23,4 +23,4 @@ def estate_of(**fields: object) -> handover.Estate:
         "charges": (),
         "graves": (),
     }
-    return handover.Estate(**(plain | fields))  # type: ignore[arg-type]  # fields by name
+    return reexec.KeeperState(**(plain | fields))  # type: ignore[arg-type]  # fields by name

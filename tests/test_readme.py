@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.supervisor.cli.control_client import ask
+from mmsup.ipc import exit_codes
+from mmsup.supervisor.cli.control_client import call_server
 from mmsup.supervisor.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_every_command_that_is_shown_exists(command: list[str]) -> None:
-    assert CliRunner().invoke(main, [*command, "--help"]).exit_code == exits.DONE
+    assert CliRunner().invoke(main, [*command, "--help"]).exit_code == exit_codes.SUCCESS
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -96,7 +96,7 @@ def test_a_file_of_ones_own_is_served_by_the_commands_of_the_readme(tmp_path: Pa
         try:
             while b"READY=1" not in notified.recv(4096).splitlines():
                 pass
-            address = ask(str(tmp_path / "run"), "status")["addresses"]["http"]
+            address = call_server(str(tmp_path / "run"), "status")["addresses"]["http"]
             asked = shlex.split(curl.replace("localhost:8000", address))
             reply = subprocess.run(
                 [*asked, "--silent", "--show-error"], capture_output=True, text=True, check=True
@@ -105,4 +105,4 @@ def test_a_file_of_ones_own_is_served_by_the_commands_of_the_readme(tmp_path: Pa
             server.send_signal(signal.SIGTERM)
             code = server.wait(60)
     assert json.loads(reply)["outputs"][0]["data"] == [2, 4, 6, 8]
-    assert code == exits.DONE
+    assert code == exit_codes.SUCCESS

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from gateway_double import BackendDouble
-from mmsup.gateway.api.app import App
-from mmsup.gateway.connections.aiohttp_connection import Listener
-from mmsup.gateway.connections.context import Shared
-from mmsup.gateway.infer.handler import Inference
-from mmsup.gateway.observability.request_counters import Counting
-from mmsup.ipc.memory.counters import Tally
+from gateway_double import FakeRouter
+from mmsup.gateway.api.app import HttpApp
+from mmsup.gateway.connections.aiohttp_connection import HttpListener
+from mmsup.gateway.connections.context import ConnectionContext
+from mmsup.gateway.infer.handler import InferHandler
+from mmsup.gateway.observability.request_counters import RequestCounters
+from mmsup.ipc.memory.counters import CounterTable
 
 QUIET_TURNS = 12
 
@@ -39,7 +39,7 @@ class Outcome:
     closed: bool
 
 
-class Pipe(asyncio.Transport):
+class FakeTransport(asyncio.Transport):
     """A transport to nowhere, which keeps what is written."""
 
     def __init__(self, protocol: Any) -> None:  # a protocol of either kind
@@ -109,16 +109,16 @@ class Pipe(asyncio.Transport):
         return default
 
 
-def listener(backend: BackendDouble, tally: Tally, *, fast: bool) -> Listener:
+def listener(backend: FakeRouter, tally: CounterTable, *, fast: bool) -> HttpListener:
     """What serves `backend`."""
-    core = Inference(backend, Counting([tally], 0), backend.threads)
-    shared = Shared(core, asyncio.get_running_loop()) if fast else None
-    return Listener(App(core).serve, is_local=True, shared=shared)
+    core = InferHandler(backend, RequestCounters([tally], 0), backend.threads)
+    shared = ConnectionContext(core, asyncio.get_running_loop()) if fast else None
+    return HttpListener(HttpApp(core).serve, is_local=True, shared=shared)
 
 
 async def outcome(to: Callable[[], Any], pieces: Sequence[bytes]) -> Outcome:
     """What comes of these bytes on a fresh connection, each piece sent when nothing more came of the one before."""
-    pipe = Pipe(to())
+    pipe = FakeTransport(to())
     for piece in pieces:
         pipe.send(piece)
         await quiet(pipe)
@@ -128,7 +128,7 @@ async def outcome(to: Callable[[], Any], pieces: Sequence[bytes]) -> Outcome:
     return made
 
 
-async def quiet(pipe: Pipe) -> None:
+async def quiet(pipe: FakeTransport) -> None:
     """Returns when nothing more happens."""
     turns = 0
     seen = None

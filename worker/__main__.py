@@ -18,21 +18,22 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, cast
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.memory.status_page import Activity, PageWriter
-from mmsup.ipc.messages.all import WIRE_VERSION, Boot, Hello, Ready, Stage
+from mmsup.ipc import exit_codes
+from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadProgress, WorkerReady
 from mmsup.ipc.specs import ModelSpec
-from mmsup.ipc.transport.control_channel import Seqpacket
-from mmsup.ipc.transport.inherited_fds import descriptors
+from mmsup.ipc.transport.control_channel import ControlChannel
+from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.worker.execution.device_errors import DeviceFault
-from mmsup.worker.execution.model_errors import Failure
-from mmsup.worker.execution.model_errors_guard import DeviceLost, guarded
-from mmsup.worker.startup.controller_channel import Control, leave
-from mmsup.worker.startup.resource_limits import set_environment, set_heap, set_limits
+from mmsup.worker.execution.model_errors import ModelFailure
+from mmsup.worker.execution.model_errors_guard import DeviceLost, call_model_code
+from mmsup.worker.startup.controller_channel import WorkerControlChannel, exit_now
+from mmsup.worker.startup.resource_limits import set_environment, set_limits, tune_malloc
 
 if TYPE_CHECKING:
-    from mmsup.ipc.transport.zeromq_channel import WorkerEnd
-    from mmsup.worker.execution.executor import Execution
+    from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel
+    from mmsup.worker.execution.executor import Executor
 
 LINGER_MS: Final = 1000
 """For the last replies, on their way to gateways that read."""
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 def main(arguments: list[str]) -> NoReturn:
     """Run one worker."""
-    inherited = descriptors(arguments)
+    inherited = parse_inherited_fds(arguments)
     for fd in inherited.values():
         os.set_inheritable(fd, False)  # noqa: FBT003 - a model's own children must not hold them open after us
     faulthandler.enable(inherited["crash"], all_threads=False)
@@ -54,90 +55,90 @@ def main(arguments: list[str]) -> NoReturn:
     # And the brain, before it kills one that stands still: the answer goes where it listens.
     faulthandler.register(signal.SIGUSR2, inherited["crash"], all_threads=True)
     _open_log()
-    control = Control(Seqpacket.of_descriptor(inherited["control"]), inherited["lifeline"])
-    page = PageWriter(inherited["page"])
+    control = WorkerControlChannel(ControlChannel.from_fd(inherited["control"]), inherited["lifeline"])
+    page = StatusPageWriter(inherited["page"])
     os.close(inherited["page"])  # the mapping stays
-    boot = control.boot()
+    boot = control.receive_boot()
     try:
-        _live(control, boot, page)
+        _run_worker(control, boot, page)
     except SystemExit as error:
-        _exit_as_asked(error)
+        _exit_by_model(error)
     except DeviceLost as error:
-        _lose_device(str(error))
+        _exit_device_lost(str(error))
     except KeyboardInterrupt:
-        leave(128 + signal.SIGINT)
+        exit_now(128 + signal.SIGINT)
 
 
-def _live(control: Control, boot: Boot, page: PageWriter) -> NoReturn:
+def _run_worker(control: WorkerControlChannel, boot: ConfigureWorker, page: StatusPageWriter) -> NoReturn:
     """From Boot to the last reply."""
     began = time.monotonic()
-    page.enter(Activity.LOADING, time.monotonic_ns())
+    page.set_activity(Activity.LOADING, time.monotonic_ns())
     set_limits(boot)
     set_environment(boot.spec)
-    set_heap(boot.spec)
-    control.say(Hello("worker", WIRE_VERSION, boot.instance, boot.generation))
-    _succeeded(control, guarded(lambda: os.chdir(boot.spec.directory), boot.spec))
-    from mmsup.worker.serving.loop import Loop  # noqa: PLC0415 - only now: it brings in numpy, with its threads
+    tune_malloc(boot.spec)
+    control.send(Hello("worker", WIRE_VERSION, boot.instance, boot.generation))
+    _value_or_exit(control, call_model_code(lambda: os.chdir(boot.spec.directory), boot.spec))
+    from mmsup.worker.serving.loop import ServingLoop  # noqa: PLC0415 - only now: it brings in numpy, with its threads
 
     execution = _load(control, boot.spec, page)
-    end = _bound(boot.address) if boot.address else None
+    end = _bind_zeromq(boot.address) if boot.address else None
     gc.collect()
     gc.freeze()
     gc.disable()
-    control.say(Ready(execution.metadata, time.monotonic() - began))
-    Loop(control, end, execution, page).run()
-    page.enter(Activity.STOPPING, time.monotonic_ns())
-    guarded(execution.engine.unload, boot.spec)
+    control.send(WorkerReady(execution.metadata, time.monotonic() - began))
+    ServingLoop(control, end, execution, page).run()
+    page.set_activity(Activity.STOPPING, time.monotonic_ns())
+    call_model_code(execution.engine.unload, boot.spec)
     if end is not None:
         end.close(LINGER_MS)
-    leave(exits.DONE)
+    exit_now(exit_codes.SUCCESS)
 
 
-def _bound(address: str) -> WorkerEnd:
+def _bind_zeromq(address: str) -> ZmqWorkerChannel:
     """The ZeroMQ socket of a server that is configured for one."""
-    from mmsup.ipc.transport.zeromq_channel import WorkerEnd  # noqa: PLC0415 - the library and its threads are for those alone
+    from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # noqa: PLC0415 - the library and its threads are for those alone
 
-    return WorkerEnd(address)
+    return ZmqWorkerChannel(address)
 
 
-def _load(control: Control, spec: ModelSpec, page: PageWriter) -> Execution:
+def _load(control: WorkerControlChannel, spec: ModelSpec, page: StatusPageWriter) -> Executor:
     """The model, imported, loaded and run once; the process ends if that cannot be."""
     from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - see above
-    from mmsup.worker.execution.executor import Execution  # noqa: PLC0415
+    from mmsup.worker.execution.executor import Executor  # noqa: PLC0415
     from mmsup.worker.startup.warm_up import warm_up  # noqa: PLC0415
 
-    control.say(Stage(f"importing {LIBRARIES[spec.engine]}"))
-    engine = _succeeded(control, guarded(lambda: open_engine(spec.engine), spec))
-    control.say(Stage(f"loading {spec.artefact}"))
-    metadata = _succeeded(control, guarded(lambda: engine.load(spec), spec))
-    page.enter(Activity.WARMING, time.monotonic_ns())
-    control.say(Stage("warming up", warming=True))
-    execution = Execution(engine, spec, metadata, page)
-    _succeeded(control, guarded(lambda: warm_up(execution), spec))
+    control.send(LoadProgress(f"importing {LIBRARIES[spec.engine]}"))
+    engine = _value_or_exit(control, call_model_code(lambda: open_engine(spec.engine), spec))
+    control.send(LoadProgress(f"loading {spec.artefact}"))
+    metadata = _value_or_exit(control, call_model_code(lambda: engine.load(spec), spec))
+    page.set_activity(Activity.WARMING, time.monotonic_ns())
+    control.send(LoadProgress("warming up", is_warm_up=True))
+    execution = Executor(engine, spec, metadata, page)
+    _value_or_exit(control, call_model_code(lambda: warm_up(execution), spec))
     return execution
 
 
-def _succeeded(control: Control, outcome: T | Failure) -> T:
+def _value_or_exit(control: WorkerControlChannel, outcome: T | ModelFailure) -> T:
     """The outcome of a step of the load; the process ends if it has none."""
-    if isinstance(outcome, Failure):
-        if outcome.device is DeviceFault.LOST:
-            _lose_device(outcome.text)
-        control.fail(LOAD_CODES.get(outcome.code, outcome.code), outcome.text)
+    if isinstance(outcome, ModelFailure):
+        if outcome.device_fault is DeviceFault.LOST:
+            _exit_device_lost(outcome.text)
+        control.report_load_failure(LOAD_CODES.get(outcome.code, outcome.code), outcome.text)
     return outcome
 
 
-def _lose_device(text: str) -> NoReturn:
+def _exit_device_lost(text: str) -> NoReturn:
     log.error("the CUDA context is lost, this process ends: %s", text)
-    leave(exits.DEVICE_LOST)
+    exit_now(exit_codes.DEVICE_LOST)
 
 
-def _exit_as_asked(error: SystemExit) -> NoReturn:
+def _exit_by_model(error: SystemExit) -> NoReturn:
     """The model called `sys.exit`: a death like any other, with the status it chose."""
     code = error.code
     if code is not None and not isinstance(code, int):
         log.error("the model ended this process: %s", code)
-        leave(exits.REFUSED)
-    leave((code or exits.DONE) & 0xFF)
+        exit_now(exit_codes.REFUSED)
+    exit_now((code or exit_codes.SUCCESS) & 0xFF)
 
 
 def _open_log() -> None:

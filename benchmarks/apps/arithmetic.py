@@ -33,15 +33,15 @@ class Double:
         return x * np.float32(2)
 
 
-class Harmful:
+class FaultyModel:
     """y = x, unless x begins with the number of a harm: then that is done to the process that runs this, by as much as
     the next value says."""
 
     def __call__(self, x):
         first, *rest = x.reshape(-1)[:2]
-        place = int(first) - FIRST_HARM
-        if 0 <= place < len(HARMS):
-            list(HARMS.values())[place](float(rest[0]))
+        place = int(first) - FIRST_FAULT
+        if 0 <= place < len(FAULTS):
+            list(FAULTS.values())[place](float(rest[0]))
         return x
 
 
@@ -58,8 +58,8 @@ def fail(_amount):
     raise RuntimeError("asked to raise")
 
 
-FIRST_HARM = 1000001
-HARMS = {
+FIRST_FAULT = 1000001
+FAULTS = {
     "segv": lambda _: ctypes.string_at(0),
     "abort": lambda _: os.abort(),
     "exit": lambda status: os._exit(int(status)),
@@ -86,7 +86,7 @@ class Mlp:
         return self.session.run(["y"], {"x": x})[0]
 
 
-MODELS = {"scale": Scale, "mean": Mean, "double": Double, "mlp": Mlp, "harmful": Harmful}
+MODELS = {"scale": Scale, "mean": Mean, "double": Double, "mlp": Mlp, "harmful": FaultyModel}
 
 
 def make():

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 
-from device.held import Card, Holder
+from device.held import ContextHolder, GpuCard
 
 HEADS = ["tried under a share of 4 GiB", "what came of it"]
 GIB = 1 << 30
-LOOK_S = 0.1
+POLL_S = 0.1
 
 
-def rows(card: Card) -> list[list[str]]:
+def rows(card: GpuCard) -> list[list[str]]:
     """A line for each try."""
-    with Holder() as holder:
-        holder.do("context")
-        holder.do("cap", 4 * GIB)
-        through = holder.do("try", 8 * GIB)
-        within = holder.do("try", 2 * GIB)
-        code = holder.do("raw", 8 * GIB)
-        seen = card.of(holder.pid) or 0
-        own = int(holder.do("own"))
+    with ContextHolder() as holder:
+        holder.send("context")
+        holder.send("cap", 4 * GIB)
+        through = holder.send("try", 8 * GIB)
+        within = holder.send("try", 2 * GIB)
+        code = holder.send("raw", 8 * GIB)
+        seen = card.used_by(holder.pid) or 0
+        own = int(holder.send("own"))
         listed = f"{seen / GIB:.1f} GiB" if seen else "not listed"
     return [
         ["8 GiB through torch", through],
@@ -28,27 +28,27 @@ def rows(card: Card) -> list[list[str]]:
         ["8 GiB by cuMemAlloc, beside torch", "allowed" if code == "0" else f"error {code}"],
         ["what NVML says of the process then", listed],
         ["what torch says of itself then", f"{own / GIB:.1f} GiB"],
-        *watched(card),
+        *watch_overrun(card),
     ]
 
 
-def watched(card: Card) -> list[list[str]]:
+def watch_overrun(card: GpuCard) -> list[list[str]]:
     """A look each 100 ms at a process that goes past its budget at once: how long it lives, how far it comes."""
     before = card.used_bytes()
-    with Holder() as holder:
-        holder.do("context")
+    with ContextHolder() as holder:
+        holder.send("context")
         began = time.monotonic()
-        holder.do("raw", 8 * GIB)
-        while (card.of(holder.pid) or card.used_bytes() - before) < 4 * GIB:
-            time.sleep(LOOK_S)
+        holder.send("raw", 8 * GIB)
+        while (card.used_by(holder.pid) or card.used_bytes() - before) < 4 * GIB:
+            time.sleep(POLL_S)
         seen_s = time.monotonic() - began
         exit_s = holder.kill()
-        back_s = card.back_s(before + 64 * (1 << 20))
+        back_s = card.released_after_s(before + 64 * (1 << 20))
     costs: list[float] = []
     for _ in range(20):
         looked = time.monotonic()
         card.used_bytes()
-        card.of(0)
+        card.used_by(0)
         costs.append(time.monotonic() - looked)
     return [
         ["8 GiB past it: seen, killed, gone, given back, ms",

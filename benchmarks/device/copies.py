@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mmsup.worker.engines.device.cuda_driver import open_driver
-from mmsup.worker.engines.device.pinned_memory import flags_of
+from mmsup.worker.engines.device.pinned_memory import registration_flags
 
 MIB = 1 << 20
 REGISTER_HEADS = ["a memfd of, MiB", "mapped", "registering it, ms", "undoing it, ms"]
@@ -22,7 +22,7 @@ BATCH_HEADS = ["a batch of 16 rows", "way", "ms a batch"]
 SIZES = 65_536, 602_112, 12_582_912, 268_435_456
 
 
-class Memory:
+class SharedMapping:
     """A memfd, mapped twice over: as its owner has it and as a worker may see it."""
 
     def __init__(self, size: int) -> None:
@@ -49,9 +49,9 @@ def registered() -> list[list[str]]:
     assert driver is not None, "no CUDA driver"
     found: list[list[str]] = []
     for size in (16, 64, 256, 1024):
-        memory = Memory(size * MIB)
+        memory = SharedMapping(size * MIB)
         for writable in (True, False):
-            flags = flags_of(memory.size, writable=writable, registers_read_only=driver.registers_read_only)
+            flags = registration_flags(memory.size, writable=writable, registers_read_only=driver.registers_read_only)
             if flags is None:
                 found.append([str(size), "read-only", "the device registers none", ""])
                 continue
@@ -80,7 +80,7 @@ def copied() -> list[list[str]]:
     """The speed of the bus, for each size."""
     driver = open_driver()
     assert driver is not None, "no CUDA driver"
-    memory = Memory(max(SIZES))
+    memory = SharedMapping(max(SIZES))
     device = torch.empty(max(SIZES), dtype=torch.uint8, device="cuda")
     speeds: dict[tuple[bool, int, bool], float] = {}
     for pinned in (False, True):
@@ -106,7 +106,7 @@ def batched(row_bytes: int = 602_112, rows: int = 16) -> list[list[str]]:
     """Rows straight into the batch on the device, against a batch that is gathered on the host first."""
     driver = open_driver()
     assert driver is not None, "no CUDA driver"
-    memory = Memory(16 * MIB)
+    memory = SharedMapping(16 * MIB)
     assert not driver.register(memory.address(writable=True), memory.size, 0)
     parts = [memory.tensor(row_bytes, place * row_bytes) for place in range(rows)]
     there = torch.empty(rows, row_bytes, dtype=torch.uint8, device="cuda")

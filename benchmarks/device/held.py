@@ -48,7 +48,7 @@ for line in sys.stdin:
 """
 
 
-class Holder:
+class ContextHolder:
     """One such process."""
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class Holder:
         )
         self.pid = self._process.pid
 
-    def __enter__(self) -> Holder:
+    def __enter__(self) -> ContextHolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.kill()
         self._process.communicate()
 
-    def do(self, word: str, amount: int | str = "") -> str:
+    def send(self, word: str, amount: int | str = "") -> str:
         """Do one of CODE's words; what it answered."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -86,7 +86,7 @@ class Holder:
             os.close(fd)
 
 
-class Card:
+class GpuCard:
     """Device 0, as NVML sees it."""
 
     def __init__(self) -> None:
@@ -104,12 +104,12 @@ class Card:
         """There is."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
-    def of(self, pid: int) -> int | None:
+    def used_by(self, pid: int) -> int | None:
         """What NVML says that one process holds; None: it does not list it."""
         listed = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         return next((each.usedGpuMemory for each in listed if each.pid == pid), None)
 
-    def back_s(self, goal_bytes: int, limit_s: float = 20.0) -> float:
+    def released_after_s(self, goal_bytes: int, limit_s: float = 20.0) -> float:
         """Seconds until no more than this is used; infinite: it was not within the limit."""
         began = time.monotonic()
         while self.used_bytes() > goal_bytes:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from generator import Load, Outcome, drive
-from meanwhile import meanwhile
+from generator import Load, LoadResult, drive
+from meanwhile import in_background
 from places import cores
 from safetensors.torch import save_file
 from wire import v2_binary_request
@@ -80,11 +80,11 @@ def kills(server: Server, name: str, count: list[int]) -> Iterator[None]:
                 count[0] += 1
                 stop.wait(0.5)
 
-    with meanwhile(kill):
+    with in_background(kill):
         yield
 
 
-def look(server: Server, folder: Path, clients: int, run_s: float) -> Outcome:
+def measure_clients(server: Server, folder: Path, clients: int, run_s: float) -> LoadResult:
     """What so many clients see."""
     load = Load(server.address()[1], clients, 1.0, run_s, [folder / "request"], cores().client)
     found = drive(load, folder / f"samples{time.monotonic_ns()}", lambda _: None)
@@ -93,7 +93,7 @@ def look(server: Server, folder: Path, clients: int, run_s: float) -> Outcome:
     return found
 
 
-def line(clients: int, beside: str, found: Outcome, killed: int) -> list[str]:
+def line(clients: int, beside: str, found: LoadResult, killed: int) -> list[str]:
     """A row of the table."""
     times = [f"{each / 1e3:.2f}" for each in (found.p50_us, found.p99_us, found.max_us)]
     rate = f"{found.requests / found.elapsed_s:,.0f}"
@@ -108,19 +108,19 @@ def rows(run_s: float = 5.0) -> list[list[str]]:
         for model in ("asked", "killed"):
             write_network(repository, model)
         x = np.random.default_rng(1).random((1, *SHAPE), np.float32)
-        (folder / "request").write_bytes(v2_binary_request("asked", x).whole())
+        (folder / "request").write_bytes(v2_binary_request("asked", x).encode())
         with serving(repository, "--model-control-mode", "explicit", "--load-model", "*") as server:
             for clients in (1, 2 * BATCH):
-                found.append(line(clients, "nothing", look(server, folder, clients, run_s), 0))
+                found.append(line(clients, "nothing", measure_clients(server, folder, clients, run_s), 0))
             count = [0]
             with kills(server, "killed", count):
-                outcome = look(server, folder, 2 * BATCH, run_s)
+                outcome = measure_clients(server, folder, 2 * BATCH, run_s)
             found.append(line(2 * BATCH, "deaths", outcome, count[0]))
             server.stop()
     return found
 
 
-def alone(run_s: float = 2.0) -> list[list[str]]:
+def measure_alone(run_s: float = 2.0) -> list[list[str]]:
     """The same network in a plain loop, its pictures copied from pinned memory: what the card could do."""
     space: dict[str, object] = {}
     exec(MODULE, space)  # noqa: S102 - as above

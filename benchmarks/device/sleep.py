@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import time
 
-from device.held import Card, Holder
+from device.held import ContextHolder, GpuCard
 
 HEADS = [
     "held, GiB",
@@ -22,7 +22,7 @@ HEADS = [
 GIB, MIB = 1 << 30, 1 << 20
 
 
-class Driver:
+class CudaDriverApi:
     """The four calls."""
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class Driver:
         return code, time.monotonic() - began
 
 
-def cycle(card: Card, driver: Driver, amount: int) -> list[str]:
+def cycle(card: GpuCard, driver: CudaDriverApi, amount: int) -> list[str]:
     """Once round."""
     before = card.used_bytes()
-    with Holder() as holder:
-        holder.do("hold", amount * GIB)
+    with ContextHolder() as holder:
+        holder.send("hold", amount * GIB)
         size = (card.used_bytes() - before) / 1e9
         done: dict[str, float] = {}
         left = 0
@@ -51,25 +51,25 @@ def cycle(card: Card, driver: Driver, amount: int) -> list[str]:
                 return [str(amount), *[""] * 5, f"{name}: error {code}"]
             if name == "Checkpoint":
                 left = (card.used_bytes() - before) // MIB
-        works = holder.do("try", MIB)
+        works = holder.send("try", MIB)
     speeds = [f"{done[name]:.2f} ({size / done[name]:.1f})" for name in ("Checkpoint", "Restore")]
     lock, unlock = (f"{done[name] * 1e3:.1f}" for name in ("Lock", "Unlock"))
     return [str(amount), lock, speeds[0], str(left), speeds[1], unlock, works]
 
 
-def short(card: Card, driver: Driver) -> list[str]:
+def wake_without_room(card: GpuCard, driver: CudaDriverApi) -> list[str]:
     """A wake that meets too little memory, and once more when it is there."""
     amount = int(card.total_bytes() * 0.6) // GIB
-    with Holder() as sleeper:
-        sleeper.do("hold", amount * GIB)
+    with ContextHolder() as sleeper:
+        sleeper.send("hold", amount * GIB)
         codes = [driver.call(name, sleeper.pid)[0] for name in ("Lock", "Checkpoint")]
-        with Holder() as other:
-            other.do("hold", amount * GIB)
+        with ContextHolder() as other:
+            other.send("hold", amount * GIB)
             codes.append(driver.call("Restore", sleeper.pid)[0])
-        card.back_s(8 * GIB)
+        card.released_after_s(8 * GIB)
         codes += [driver.call(name, sleeper.pid)[0] for name in ("Restore", "Unlock")]
         try:
-            works = sleeper.do("try", MIB) if not codes[-1] else "not tried"
+            works = sleeper.send("try", MIB) if not codes[-1] else "not tried"
         except RuntimeError as error:
             works = str(error)
     words = ", ".join(f"{name} {code}" for name, code in zip(
@@ -78,10 +78,10 @@ def short(card: Card, driver: Driver) -> list[str]:
     return [f"{amount}, the room taken meanwhile", *[""] * 5, f"codes: {words}; {works}"]
 
 
-def rows(card: Card, held: tuple[int, ...] = (1, 10, 40)) -> list[list[str]]:
+def rows(card: GpuCard, held: tuple[int, ...] = (1, 10, 40)) -> list[list[str]]:
     """A line for each amount, and one for a wake without room."""
-    driver = Driver()
+    driver = CudaDriverApi()
     found = [cycle(card, driver, amount) for amount in held]
     if all(each[-1] == "allowed" for each in found):
-        found.append(short(card, driver))
+        found.append(wake_without_room(card, driver))
     return found

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from wire import Request, json_request, raw_answer
+from wire import RequestBytes, json_request, raw_answer
 from work import Array, Scene
 
-from drivers.peer import Peer, Place
+from drivers.peer import Peer, ServerPlace
 
 BOUNDARY = "mmsup-bench-boundary"
 
@@ -22,22 +22,22 @@ class BentoMl(Peer):
     name: ClassVar[str] = "BentoML"
     package: ClassVar[str] = "bentoml"
 
-    def command(self, _scene: Scene, place: Place) -> list[str]:
+    def command(self, _scene: Scene, place: ServerPlace) -> list[str]:
         """`bentoml serve`, on apps/bentoml_app.py."""
         words = [str(place.bin / "bentoml"), "serve", "bentoml_app:Models", f"--working-dir={place.apps}"]
         return [*words, "--host=127.0.0.1", f"--port={place.port}", "--quiet"]
 
-    def environ(self, place: Place) -> Mapping[str, str]:
+    def environ(self, place: ServerPlace) -> Mapping[str, str]:
         """Where it may write, and to tell nobody."""
         return {"BENTOML_HOME": str(place.folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "1"}
 
-    def request(self, scene: Scene, model: str, x: Array) -> Request:
+    def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """JSON, or a form with a file."""
         if not scene.is_large:
             return json_request(f"/{model}", {"x": x.tolist()})
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="x"; filename="x"\r\n\r\n'
         body = head.encode() + x.tobytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
-        return Request(f"/{model}", body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+        return RequestBytes(f"/{model}", body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
 
     def answer(self, scene: Scene, body: bytes) -> Array:
         """JSON, or bytes."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from work import Scene
 
-from drivers.peer import Place, V2Peer
+from drivers.peer import ServerPlace, V2Peer
 
 
 class KServe(V2Peer):
@@ -16,7 +16,7 @@ class KServe(V2Peer):
     name: ClassVar[str] = "KServe"
     package: ClassVar[str] = "kserve"
 
-    def command(self, _scene: Scene, place: Place) -> list[str]:
+    def command(self, _scene: Scene, place: ServerPlace) -> list[str]:
         """apps/kserve_app.py."""
         words = [*place.app("kserve"), f"--http_port={place.port}", "--enable_grpc=False"]
         return [*words, "--enable_latency_logging=False", "--workers=1"]

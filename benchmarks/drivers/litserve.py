@@ -6,10 +6,10 @@ import json
 from typing import ClassVar
 
 import numpy as np
-from wire import Request, json_request, raw_answer, raw_request
+from wire import RequestBytes, json_request, raw_answer, raw_request
 from work import Array, Scene
 
-from drivers.peer import Peer, Place
+from drivers.peer import Peer, ServerPlace
 
 
 class LitServe(Peer):
@@ -19,11 +19,11 @@ class LitServe(Peer):
     name: ClassVar[str] = "LitServe"
     package: ClassVar[str] = "litserve"
 
-    def command(self, _scene: Scene, place: Place) -> list[str]:
+    def command(self, _scene: Scene, place: ServerPlace) -> list[str]:
         """apps/litserve_app.py."""
         return place.app("litserve")
 
-    def request(self, scene: Scene, model: str, x: Array) -> Request:
+    def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """Floats, or JSON."""
         return raw_request(f"/{model}", x) if scene.binary else json_request(f"/{model}", {"x": x.tolist()})
 

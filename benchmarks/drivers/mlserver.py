@@ -7,10 +7,10 @@ import json
 from typing import ClassVar
 
 import numpy as np
-from wire import Json, Request, json_request, v2_json_answer, v2_json_request
+from wire import Json, RequestBytes, json_request, v2_json_answer, v2_json_request
 from work import Array, Scene
 
-from drivers.peer import Peer, Place
+from drivers.peer import Peer, ServerPlace
 
 
 class MlServer(Peer):
@@ -21,7 +21,7 @@ class MlServer(Peer):
     package: ClassVar[str] = "mlserver"
     speaks_oip: ClassVar[bool] = True
 
-    def command(self, scene: Scene, place: Place) -> list[str]:
+    def command(self, scene: Scene, place: ServerPlace) -> list[str]:
         """A folder for each model, then `mlserver start`."""
         settings = {"host": "127.0.0.1", "http_port": place.port, "grpc_port": 0, "parallel_workers": 1, "debug": False}
         settings |= {"metrics_endpoint": None, "gzip_enabled": False, "logging_settings": None}
@@ -33,7 +33,7 @@ class MlServer(Peer):
             (place.folder / name / "model-settings.json").write_text(json.dumps(model))
         return [str(place.bin / "mlserver"), "start", str(place.folder)]
 
-    def request(self, scene: Scene, model: str, x: Array) -> Request:
+    def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """A list of floats; base64 where it is large."""
         if not scene.is_large:
             return v2_json_request(model, x)

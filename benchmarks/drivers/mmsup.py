@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from work import Scene
 
-from drivers.peer import Place, V2Peer, pbtxt
+from drivers.peer import ServerPlace, V2Peer, pbtxt
 
 MODEL = """\
 from arithmetic import MODELS
@@ -29,7 +29,7 @@ class Mmsup(V2Peer):
     name: ClassVar[str] = "mmsup"
     package: ClassVar[str] = "mmsup"
 
-    def command(self, scene: Scene, place: Place) -> list[str]:
+    def command(self, scene: Scene, place: ServerPlace) -> list[str]:
         """A model repository, then `mmsup serve`."""
         repository = place.folder / "models"
         for model in scene.names:

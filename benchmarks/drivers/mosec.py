@@ -6,10 +6,10 @@ import json
 from typing import ClassVar
 
 import numpy as np
-from wire import Request, json_request, raw_answer, raw_request
+from wire import RequestBytes, json_request, raw_answer, raw_request
 from work import Array, Scene
 
-from drivers.peer import Peer, Place
+from drivers.peer import Peer, ServerPlace
 
 
 class Mosec(Peer):
@@ -19,7 +19,7 @@ class Mosec(Peer):
     name: ClassVar[str] = "Mosec"
     package: ClassVar[str] = "mosec"
 
-    def command(self, scene: Scene, place: Place) -> list[str]:
+    def command(self, scene: Scene, place: ServerPlace) -> list[str]:
         """apps/mosec_app.py, one route for each model."""
         words = [*place.app("mosec"), "--address=127.0.0.1", f"--port={place.port}", "--log-level=error"]
         return [
@@ -29,7 +29,7 @@ class Mosec(Peer):
             f"--timeout={scene.limit_s * 1000:.0f}",
         ]
 
-    def request(self, scene: Scene, model: str, x: Array) -> Request:
+    def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """Floats, or a JSON list."""
         return raw_request(f"/{model}", x) if scene.binary else json_request(f"/{model}", x.tolist())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from wire import (
-    Request,
+    RequestBytes,
     v2_binary_answer,
     v2_binary_request,
     v2_json_answer,
@@ -20,7 +20,7 @@ from work import MAX_BATCH, MAX_DELAY_S, MLP_OUTPUTS, Array, Scene
 
 
 @dataclass(frozen=True)
-class Place:
+class ServerPlace:
     """Where one start happens: everything a server writes belongs into the folder."""
 
     folder: Path
@@ -68,25 +68,25 @@ class Peer(ABC):
     """What must be on the machine besides the environment."""
     speaks_oip: ClassVar[bool] = False
     """Whether its JSON is the Open Inference Protocol's."""
-    litter: ClassVar[Sequence[str]] = ()
+    leftover_patterns: ClassVar[Sequence[str]] = ()
     """Names of the folders that it leaves in /tmp, whatever TMPDIR says."""
     warm_s: ClassVar[float] = 0
     """The least that it needs to warm up under a load."""
     start_s: ClassVar[float] = 90
 
     @abstractmethod
-    def command(self, scene: Scene, place: Place) -> list[str]:
+    def command(self, scene: Scene, place: ServerPlace) -> list[str]:
         """Write what it needs into the folder; the command that serves in the foreground."""
 
     @abstractmethod
-    def request(self, scene: Scene, model: str, x: Array) -> Request:
+    def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """One inference."""
 
     @abstractmethod
     def answer(self, scene: Scene, body: bytes) -> Array:
         """The tensor of a reply."""
 
-    def environ(self, _place: Place) -> Mapping[str, str]:
+    def environ(self, _place: ServerPlace) -> Mapping[str, str]:
         """What it wants in the environment besides what asked.py reads."""
         return {}
 
@@ -100,7 +100,7 @@ class V2Peer(Peer):
 
     speaks_oip: ClassVar[bool] = True
 
-    def request(self, scene: Scene, model: str, x: Array) -> Request:
+    def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """As JSON or as bytes, as the scene says."""
         return v2_binary_request(model, x) if scene.binary else v2_json_request(model, x)
 

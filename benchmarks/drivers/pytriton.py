@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from work import Scene
 
-from drivers.peer import Place, V2Peer, free_port
+from drivers.peer import ServerPlace, V2Peer, free_port
 
 PYTHONS = "/usr/bin/python3.13", "/usr/bin/python3.12", "/usr/bin/python3.11", "/usr/bin/python3.10"
 """The stub loads the system's libpython, whose patch level its modules must share."""
@@ -22,10 +22,10 @@ class PyTriton(V2Peer):
     pythons: ClassVar[Sequence[str]] = PYTHONS
     litter: ClassVar[Sequence[str]] = ("folder??????", "python_env_??????")
 
-    def command(self, _scene: Scene, place: Place) -> list[str]:
+    def command(self, _scene: Scene, place: ServerPlace) -> list[str]:
         """apps/pytriton_app.py."""
         return place.app("pytriton")
 
-    def environ(self, place: Place) -> Mapping[str, str]:
+    def environ(self, place: ServerPlace) -> Mapping[str, str]:
         """The port that it cannot do without, and where it may write."""
         return {"GRPC_PORT": str(free_port()), "PYTRITON_HOME": str(place.folder)}

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from wire import Request, json_request, raw_answer, raw_request
+from wire import RequestBytes, json_request, raw_answer, raw_request
 from work import Array, Scene
 
-from drivers.peer import Peer, Place
+from drivers.peer import Peer, ServerPlace
 
 
 class RayServe(Peer):
@@ -21,11 +21,11 @@ class RayServe(Peer):
     package: ClassVar[str] = "ray"
     start_s: ClassVar[float] = 180
 
-    def command(self, _scene: Scene, place: Place) -> list[str]:
+    def command(self, _scene: Scene, place: ServerPlace) -> list[str]:
         """apps/rayserve_app.py."""
         return place.app("rayserve")
 
-    def environ(self, place: Place) -> Mapping[str, str]:
+    def environ(self, place: ServerPlace) -> Mapping[str, str]:
         """What its documentation names for throughput: without HAProxy before the replicas it was a tenth as fast.
 
         The replicas then listen on all interfaces, whatever it is told.
@@ -37,7 +37,7 @@ class RayServe(Peer):
         options |= {"HAPROXY_NBTHREAD": "1"}
         return {f"RAY_SERVE_{name}": value for name, value in options.items()}
 
-    def request(self, scene: Scene, model: str, x: Array) -> Request:
+    def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """Floats, or a JSON list."""
         return raw_request(f"/{model}", x) if scene.binary else json_request(f"/{model}", x.tolist())
 

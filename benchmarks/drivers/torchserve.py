@@ -7,10 +7,10 @@ import shutil
 from typing import ClassVar
 
 import numpy as np
-from wire import Request, json_request, raw_answer, raw_request
+from wire import RequestBytes, json_request, raw_answer, raw_request
 from work import MAX_BATCH, MAX_DELAY_S, Array, Scene
 
-from drivers.peer import Peer, Place, free_port
+from drivers.peer import Peer, ServerPlace, free_port
 
 QUIET = """\
 <Configuration>
@@ -31,7 +31,7 @@ class TorchServe(Peer):
     warm_s: ClassVar[float] = 15
     """Java compiles what is hot while it runs: after half a second it was four times as slow as after ten."""
 
-    def command(self, scene: Scene, place: Place) -> list[str]:
+    def command(self, scene: Scene, place: ServerPlace) -> list[str]:
         """Unpacked archives with apps/torchserve_app.py as their handler, then `torchserve --foreground`."""
         store = place.folder / "store"
         for name in scene.names:
@@ -47,7 +47,7 @@ class TorchServe(Peer):
         words += [f"--ts-config={config}", f"--model-store={store}", f"--log-config={place.folder / 'log4j2.xml'}"]
         return [*words, "--models", *(f"{name}={name}" for name in scene.names)]
 
-    def request(self, scene: Scene, model: str, x: Array) -> Request:
+    def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """Floats, or a JSON list."""
         path = f"/predictions/{model}"
         return raw_request(path, x) if scene.binary else json_request(path, x.tolist())
@@ -57,7 +57,7 @@ class TorchServe(Peer):
         return raw_answer(body) if scene.binary else np.array(json.loads(body), np.float32)
 
 
-def _properties(scene: Scene, place: Place) -> str:
+def _properties(scene: Scene, place: ServerPlace) -> str:
     batch, delay_ms = (MAX_BATCH, int(MAX_DELAY_S * 1000)) if scene.batching else (1, 0)
     model = {"minWorkers": 1, "maxWorkers": 1, "batchSize": batch, "maxBatchDelay": delay_ms}
     models = {name: {"1.0": model | {"marName": name}} for name in scene.names}

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from work import Scene
 
-from drivers.peer import Place, V2Peer, pbtxt
+from drivers.peer import ServerPlace, V2Peer, pbtxt
 from drivers.pytriton import PYTHONS
 
 MODEL = """\
@@ -47,7 +47,7 @@ class Triton(V2Peer):
     pythons: ClassVar[Sequence[str]] = PYTHONS
     litter: ClassVar[Sequence[str]] = ("python_env_??????",)
 
-    def command(self, scene: Scene, place: Place) -> list[str]:
+    def command(self, scene: Scene, place: ServerPlace) -> list[str]:
         """A model repository, a folder of backends with the stub of our Python, then `tritonserver`."""
         repository = place.folder / "models"
         for model in scene.names:
@@ -62,7 +62,7 @@ class Triton(V2Peer):
         words += ["--http-address=127.0.0.1", "--allow-grpc=false", "--allow-metrics=false", "--log-info=false"]
         return [*words, f"--backend-config=python,shm-region-prefix-name={place.folder.name}"]
 
-    def environ(self, place: Place) -> Mapping[str, str]:
+    def environ(self, place: ServerPlace) -> Mapping[str, str]:
         """Its libraries."""
         return {"LD_LIBRARY_PATH": str(place.packages / "nvidia_pytriton.libs")}
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 MANY = 32
 FEW = 8
 ONE = 1
-TURNS = (MANY, FEW, ONE)
+ROUNDS_PER_STAGE = (MANY, FEW, ONE)
 """Requests a turn."""
 HOT_REQUESTS, LEAST_CALLS = 200, 10
 Times = dict[tuple[str, int], float]
 """Microseconds a request, by stage and requests a turn."""
 
 
-class Best:
+class BestTimes:
     """Of all that was measured."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgpack
 
-from inside.best import MANY, Best, Times
+from inside.best import MANY, BestTimes, Times
 
 RECORDS = 13
 REPEATS = 100
@@ -17,7 +17,7 @@ THEN_US = {"msgpack pack": 0.28, "msgpack unpack": 0.24}
 """For each record, on the machine and day of the plan."""
 
 
-def measure(best: Best) -> None:
+def measure(best: BestTimes) -> None:
     """Both ways once more."""
     packer = msgpack.Packer(autoreset=True)
     inputs = [("x", "FP32", (16,), 0, 4096, 64)]

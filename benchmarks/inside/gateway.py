@@ -15,37 +15,37 @@ from functools import partial
 from roster import BY_KEY, OURS
 from work import SCENES, Scene
 
-from inside.best import FEW, MANY, ONE, TURNS, Best
+from inside.best import FEW, MANY, ONE, ROUNDS_PER_STAGE, BestTimes
 from inside.kernel import Sizes
-from mmsup.gateway.api.app import App
-from mmsup.gateway.connections.aiohttp_connection import Listener
-from mmsup.gateway.connections.fast_connection import Front, Shared
+from mmsup.gateway.api.app import HttpApp
+from mmsup.gateway.connections.aiohttp_connection import HttpListener
+from mmsup.gateway.connections.fast_connection import ConnectionContext, FastConnection
 from mmsup.gateway.connections.message_boundary import BLANK
-from mmsup.gateway.dispatch.dispatched_request import Exchange
-from mmsup.gateway.dispatch.link_memory import LinkArena
-from mmsup.gateway.dispatch.reply_validation import fault_of
-from mmsup.gateway.dispatch.router import Backend
-from mmsup.gateway.dispatch.worker_link import Link
-from mmsup.gateway.infer.fast_handler import Errand
-from mmsup.gateway.infer.handler import Inference
-from mmsup.gateway.infer.request_cache import KnownText
-from mmsup.gateway.observability.request_counters import Counting, Ticket
-from mmsup.gateway.protocol import json_template as skeleton
-from mmsup.ipc.memory.counters import Tally, make_tally
-from mmsup.ipc.memory.status_page import make_page
-from mmsup.ipc.messages.all import Configure, Form, Infer, Outline, Reply, Route, VersionState
-from mmsup.ipc.messages.all import Link as LinkMessage
+from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
+from mmsup.gateway.dispatch.link_memory import LinkMemory
+from mmsup.gateway.dispatch.reply_validation import validate_reply
+from mmsup.gateway.dispatch.router import Router
+from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.gateway.infer.fast_handler import FastInfer
+from mmsup.gateway.infer.handler import InferHandler
+from mmsup.gateway.infer.request_cache import CachedJsonRequest
+from mmsup.gateway.observability.request_counters import RequestCounters, RequestTimer
+from mmsup.gateway.protocol import json_template
+from mmsup.ipc.memory.counters import CounterTable, make_counter_table
+from mmsup.ipc.memory.status_page import make_status_page
+from mmsup.ipc.messages.data import Infer, InferReply, InferSignature, ReplySignature
+from mmsup.ipc.messages.gateway_control import ConfigureGateway, LinkWorker, Route, VersionState
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.ipc.transport.codec import pack_frame, pack_words, unpack_frame
-from mmsup.ipc.transport.control_channel import Seqpacket
-from mmsup.ipc.transport.data_channel import PairEnd
+from mmsup.ipc.transport.codec import pack_frame, pack_signature, unpack_frame
+from mmsup.ipc.transport.control_channel import ControlChannel
+from mmsup.ipc.transport.data_channel import DataChannel
 
 MODEL = "scale0"
 X, Y = TensorSpec("x", "FP32", (16,)), TensorSpec("y", "FP32", (16,))
 BY_NAME = {scene.key: scene for scene in SCENES}
 KINDS = {"binary": BY_NAME["small"], "json": BY_NAME["json"]}
 TURNS_A_ROUND = {MANY: 60, FEW: 120, ONE: 400}
-_WORDS, _FORM = pack_words(Outline((Y,))), pack_words(Form((X,), (), {}))
+_WORDS, _FORM = pack_signature(ReplySignature((Y,))), pack_signature(InferSignature((X,), (), {}))
 
 
 class _Client(asyncio.Transport):
@@ -67,29 +67,31 @@ class _Client(asyncio.Transport):
         pass
 
 
-class Gateway:
+class InProcessGateway:
     """Inside a running loop."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
-        self._backend = Backend(Configure(2, 0, 1, "mmsup", "0", 64 << 20, 64 << 20, 10.0, 4096, 1 << 30), executor)
+        self._backend = Router(
+            ConfigureGateway(2, 0, 1, "mmsup", "0", 64 << 20, 64 << 20, 10.0, 4096, 1 << 30), executor
+        )
         spec = ModelSpec(MODEL, "1", "/", "model.py", "custom", "python")
         metadata = Metadata("python", 0, (X,), (Y,))
         self._backend.routes.put(
             Route(MODEL, True, "1", (VersionState("1", "ready", "", "", 0.0, spec, metadata),))  # noqa: FBT003 - wanted
         )
-        near, far = Seqpacket.pair()
-        end, self._far = PairEnd(near.detach()), PairEnd(far.detach())
-        arena = LinkArena(end, self._backend.quota, executor, self._backend.reclaim)
+        near, far = ControlChannel.pair()
+        end, self._far = DataChannel(near.detach()), DataChannel(far.detach())
+        arena = LinkMemory(end, self._backend.quota, executor, self._backend.release_idle_memory)
         ours = os.pidfd_open(os.getpid())  # of a process that outlives the link
-        self._link = Link(LinkMessage(1, 1, "", b"g", spec, metadata), end, arena, (ours, make_page()))
+        self._link = WorkerLink(LinkWorker(1, 1, "", b"g", spec, metadata), end, arena, (ours, make_status_page()))
         self._backend.add_link(self._link)
-        tally = make_tally()
-        self._core = Inference(self._backend, Counting([Tally(tally)], 0), executor)
+        tally = make_counter_table()
+        self._core = InferHandler(self._backend, RequestCounters([CounterTable(tally)], 0), executor)
         os.close(tally)
-        self._shared = Shared(self._core, asyncio.get_running_loop())
-        self._listener = Listener(App(self._core).serve, is_local=True, shared=self._shared)
-        self._clients = [_Client() for _ in range(max(TURNS))]
-        self._fronts = [Front(self._shared, self._listener) for _ in self._clients]
+        self._shared = ConnectionContext(self._core, asyncio.get_running_loop())
+        self._listener = HttpListener(HttpApp(self._core).serve, is_local=True, shared=self._shared)
+        self._clients = [_Client() for _ in range(max(ROUNDS_PER_STAGE))]
+        self._fronts = [FastConnection(self._shared, self._listener) for _ in self._clients]
         for front, client in zip(self._fronts, self._clients, strict=True):
             front.connection_made(client)
         self._out: dict[int, int] = {}
@@ -101,19 +103,19 @@ class Gateway:
         """How many bytes went, each way."""
         return Sizes(*self._sizes, self._out, self._back)
 
-    async def round(self, best: Best) -> None:
+    async def round(self, best: BestTimes) -> None:
         """Some turns of each kind, and the parts."""
         for kind in reversed(KINDS):
             request = request_of(KINDS[kind])
-            for count in TURNS:
+            for count in ROUNDS_PER_STAGE:
                 for _ in range(TURNS_A_ROUND[count]):
-                    self._turn(best, kind, request, count)
+                    self._exchange(best, kind, request, count)
                     await asyncio.sleep(0)  # let the flush that is at hand find nothing to do
             self._sizes = len(request), len(self._clients[0].last)
             self._parts(best, kind, request)
             await asyncio.sleep(0)
 
-    def _turn(self, best: Best, kind: str, request: bytes, count: int) -> None:
+    def _exchange(self, best: BestTimes, kind: str, request: bytes, count: int) -> None:
         size, fronts = len(request), self._fronts[:count]
         before = self._clients[0].answers
         begin = time.perf_counter()
@@ -125,7 +127,7 @@ class Gateway:
         sent = time.perf_counter()
         frame = self._answer(count)
         answered = time.perf_counter()
-        self._link._wake()
+        self._link._on_readable()
         end = time.perf_counter()
         assert self._clients[0].answers == before + 1, "a request was not answered in its turn"
         best.note(f"{kind} take", count, taken - begin)
@@ -143,71 +145,76 @@ class Gateway:
         assert self._far.send(frame), "the pair is full"
         return frame
 
-    def _parts(self, best: Best, kind: str, request: bytes) -> None:
+    def _parts(self, best: BestTimes, kind: str, request: bytes) -> None:
         """Each alone; a stage that changes something is timed with what undoes it."""
-        view, plans, orders, size = self._shared.view, self._shared.plans, self._shared.orders, len(request)
+        view, plans, orders, size = (
+            self._shared.read_view,
+            self._shared.head_cache,
+            self._shared.request_cache,
+            len(request),
+        )
         view[:size] = request
-        data = self._shared.scratch
+        data = self._shared.read_buffer
 
         def look_up() -> object:
             end = data.find(BLANK, 0, size) + len(BLANK)
-            return plans.of(bytes(view[:end]))
+            return plans.get(bytes(view[:end]))
 
         end = data.find(BLANK, 0, size) + len(BLANK)
-        plan = plans.of(bytes(view[:end]))
+        plan = plans.get(bytes(view[:end]))
         assert plan is not None, "the request is not for the front"
 
         def admit() -> None:
             exchange = self._backend.try_open(plan.model, plan.version)
             assert exchange is not None, "no worker is there"
-            exchange.leave()
+            exchange.close()
 
-        def make() -> Errand:
-            return Errand(self._core, orders, plan, lambda *_: None)
+        def make() -> FastInfer:
+            return FastInfer(self._core, orders, plan, lambda *_: None)
 
         errand = make()
         assert errand.open(), "the errand waits for something"
-        errand.space[plan.layout.start :] = view[end:size]
-        exchange = errand._exchange
-        assert isinstance(exchange, Exchange)
-        errand._read(exchange)
+        errand.body[plan.layout.start :] = view[end:size]
+        exchange = errand._dispatched
+        assert isinstance(exchange, DispatchedRequest)
+        errand._parse(exchange)
         reply = reply_to(1)
-        known = errand._known
+        known = errand._cached
         assert known is not None, "this request is not known"
-        assert known.reply is not None, "this reply is not known"
-        familiar = known.reply
+        assert known.response is not None, "this reply is not known"
+        familiar = known.response
 
-        best.time(f"{kind} read", lambda: errand._read(exchange))
-        best.time(f"{kind} write", lambda: familiar.bytes_with(reply.places))
-        if isinstance(known, KnownText):
-            text = bytes(errand.space)
-            cut = skeleton.cut(text)
+        best.time(f"{kind} read", lambda: errand._parse(exchange))
+        best.time(f"{kind} write", lambda: familiar.render(reply.locations))
+        if isinstance(known, CachedJsonRequest):
+            text = bytes(errand.body)
+            cut = json_template.split_template(text)
             assert cut is not None, "this text is not cut"
-            best.time("json cut", lambda: skeleton.cut(text))
-            best.time("json numbers", lambda: known.with_numbers(cut[1]))
+            best.time("json cut", lambda: json_template.split_template(text))
+            best.time("json numbers", lambda: known.with_data(cut[1]))
         else:
             best.time("head", look_up)
             best.time("admit", admit)
             best.time("errand", make)
-            self._judging(best)
+            self._time_verdicts(best)
             self._frames(best)
-        errand.leave()
+        errand.close()
 
-    def _judging(self, best: Best) -> None:
+    def _time_verdicts(self, best: BestTimes) -> None:
         """What a reply goes through besides being read and written."""
-        reply, ticket = reply_to(1), Ticket(self._core.counting, MODEL, "1")
-        said = self._link._said(reply.words)
+        reply, ticket = reply_to(1), RequestTimer(self._core.counters, MODEL, "1")
+        said = self._link._validated_signature(reply.signature)
 
         def count() -> None:
-            ticket._open = True
-            ticket.finished(reply, 1)
+            ticket._is_running = True
+            ticket.finish(reply, 1)
 
-        best.time("fault", lambda: fault_of(reply, said, None))
+        best.time("fault", lambda: validate_reply(reply, said, None))
         best.time("count", count)
 
     @staticmethod
-    def _frames(best: Best) -> None:
-        for count in TURNS:
+    def _frames(best: BestTimes) -> None:
+        for count in ROUNDS_PER_STAGE:
             infers = [Infer((1 << 62) + each, _FORM, 1 << 61, None, (memoryview(_Y),)) for each in range(count)]
             frame = pack_frame([reply_to((1 << 62) + each) for each in range(count)])
             best.time("pack", partial(pack_frame, infers), turn=count, requests=count)
@@ -215,7 +222,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Let go of everything."""
-        self._link.finish()
+        self._link.close()
         self._far.close()
         for front in self._fronts:
             front.connection_lost(None)
@@ -223,12 +230,12 @@ class Gateway:
 
 def request_of(scene: Scene) -> bytes:
     """The whole of a request to the scene's model."""
-    return BY_KEY[OURS].request(scene, MODEL, scene.inputs()[0]).whole()
+    return BY_KEY[OURS].request(scene, MODEL, scene.inputs()[0]).encode()
 
 
-def reply_to(number: int) -> Reply:
+def reply_to(number: int) -> InferReply:
     """What a worker says of it."""
-    return Reply(number, "", "", _WORDS, (_Y,), 0, 20_000, 1_000, 4_000, 1_000, 1)
+    return InferReply(number, "", "", _WORDS, (_Y,), 0, 20_000, 1_000, 4_000, 1_000, 1)
 
 
 _Y = KINDS["binary"].inputs()[0].tobytes()

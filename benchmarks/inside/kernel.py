@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import cast
 
-from inside.best import TURNS, Best
+from inside.best import ROUNDS_PER_STAGE, BestTimes
 
 TURNS_A_ROUND = 200
 _ROOM = 1 << 16
@@ -28,12 +28,12 @@ class Sizes:
     back: dict[int, int]
 
 
-def pair(best: Best, sizes: Sizes) -> None:
+def pair(best: BestTimes, sizes: Sizes) -> None:
     """One frame there and one back, for each turn."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     room = memoryview(bytearray(_ROOM * 4))
     with here, there:
-        for count in TURNS:
+        for count in ROUNDS_PER_STAGE:
             out, back = bytes(sizes.out[count]), bytes(sizes.back[count])
             for _ in range(TURNS_A_ROUND * 5):
                 begin = time.perf_counter()
@@ -48,24 +48,24 @@ def pair(best: Best, sizes: Sizes) -> None:
                 best.note("pair, worker", count, answered - sent)
 
 
-def tcp(best: Best, sizes: Sizes) -> None:
+def tcp(best: BestTimes, sizes: Sizes) -> None:
     """A request received and a reply sent, for each connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        clients = [socket.create_connection(listener.getsockname()) for _ in range(max(TURNS))]
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(max(ROUNDS_PER_STAGE))]
         servers = [listener.accept()[0] for _ in clients]
     room = bytearray(_ROOM)
     request, reply = bytes(sizes.request), bytes(sizes.reply)
     for each in servers:
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for count in TURNS:
+    for count in ROUNDS_PER_STAGE:
         for _ in range(TURNS_A_ROUND):
-            _ask(clients[:count], request)
+            _send(clients[:count], request)
             begin = time.perf_counter()
             for each in servers[:count]:
                 each.recv_into(room)
                 each.send(reply)
             best.note("tcp", count, time.perf_counter() - begin)
-            _hear(clients[:count], len(reply))
+            _receive(clients[:count], len(reply))
     for each in (*clients, *servers):
         each.close()
 
@@ -73,7 +73,7 @@ def tcp(best: Best, sizes: Sizes) -> None:
 class _Echo(asyncio.BufferedProtocol):
     """Answers whatever comes; says when all of a turn have been answered."""
 
-    def __init__(self, room: memoryview, reply: bytes, served: _Served) -> None:
+    def __init__(self, room: memoryview, reply: bytes, served: _Countdown) -> None:
         self._room = room
         self._reply = reply
         self._served = served
@@ -92,7 +92,7 @@ class _Echo(asyncio.BufferedProtocol):
         self._served.one()
 
 
-class _Served:
+class _Countdown:
     """Counts down to the end of a turn."""
 
     def __init__(self) -> None:
@@ -112,33 +112,33 @@ class _Served:
             self._end.set_result(None)
 
 
-async def loop(best: Best, sizes: Sizes) -> None:
+async def loop(best: BestTimes, sizes: Sizes) -> None:
     """The same by the event loop, until the bytes are in the sockets."""
-    room, reply, request, served = memoryview(bytearray(_ROOM)), bytes(sizes.reply), bytes(sizes.request), _Served()
-    made = served.expect(max(TURNS))
+    room, reply, request, served = memoryview(bytearray(_ROOM)), bytes(sizes.reply), bytes(sizes.request), _Countdown()
+    made = served.expect(max(ROUNDS_PER_STAGE))
     server = await asyncio.get_running_loop().create_server(lambda: _Echo(room, reply, served), "127.0.0.1", 0)
-    clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(max(TURNS))]
+    clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(max(ROUNDS_PER_STAGE))]
     await made
-    for count in TURNS:
+    for count in ROUNDS_PER_STAGE:
         for _ in range(TURNS_A_ROUND):
             end = served.expect(count)
-            _ask(clients[:count], request)
+            _send(clients[:count], request)
             begin = time.perf_counter()
             await end
             await asyncio.sleep(0)  # the loop writes at the end of its turn
             best.note("loop", count, time.perf_counter() - begin)
-            _hear(clients[:count], len(reply))
+            _receive(clients[:count], len(reply))
     for each in clients:
         each.close()
     server.close()
     await server.wait_closed()
 
 
-def _ask(clients: list[socket.socket], request: bytes) -> None:
+def _send(clients: list[socket.socket], request: bytes) -> None:
     for each in clients:
         each.sendall(request)
 
 
-def _hear(clients: list[socket.socket], size: int) -> None:
+def _receive(clients: list[socket.socket], size: int) -> None:
     for each in clients:
         each.recv(size, socket.MSG_WAITALL)

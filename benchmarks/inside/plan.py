@@ -11,7 +11,7 @@ from typing import Final
 from inside.stage import Stage
 
 _TAKEN: Final = ("head", "errand", "admit", "binary read")
-_HEARD: Final = ("unpack", "fault", "count", "binary write")
+_RECEIVED: Final = ("unpack", "fault", "count", "binary write")
 _STAGES: Final = ("binary take", "binary send", "binary wake")
 
 GATEWAY: Final = (
@@ -55,7 +55,7 @@ GATEWAY: Final = (
     Stage(
         "· the rest",
         plus=("binary wake",),
-        minus=_HEARD,
+        minus=_RECEIVED,
         why="the entry settled, the end of the errand and of its admission, the state of the connection",
     ),
     Stage(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from table import figure, table
 
-from inside.best import MANY, TURNS, Times
+from inside.best import MANY, ROUNDS_PER_STAGE, Times
 
 ALLOWED = 1.5
 NONE = "-"
-HEADS = ("stage", *(f"{turn} a turn, µs" for turn in TURNS), "plan, µs", "plan on this machine, µs", "why")
+HEADS = ("stage", *(f"{turn} a turn, µs" for turn in ROUNDS_PER_STAGE), "plan, µs", "plan on this machine, µs", "why")
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,26 @@ class Stage:
 
 def lines(stages: Sequence[Stage], times: Times, factor: float) -> list[list[str]]:
     """The table's cells; stages of which nothing is known are left out."""
-    return [_line(each, times, factor) for each in stages if any(each.us(times, turn) for turn in TURNS)]
+    return [_line(each, times, factor) for each in stages if any(each.us(times, turn) for turn in ROUNDS_PER_STAGE)]
 
 
 def _line(stage: Stage, times: Times, factor: float) -> list[str]:
-    found = [stage.us(times, turn) for turn in TURNS]
+    found = [stage.us(times, turn) for turn in ROUNDS_PER_STAGE]
     cells = [NONE if each is None else figure(each) for each in found]
-    return [stage.name, *cells, _span(stage.plan_us, 1), _span(stage.plan_us, factor), _why(stage, times, factor)]
+    return [
+        stage.name,
+        *cells,
+        _planned(stage.plan_us, 1),
+        _planned(stage.plan_us, factor),
+        _explanation(stage, times, factor),
+    ]
 
 
-def _span(plan_us: tuple[float, ...], factor: float) -> str:
+def _planned(plan_us: tuple[float, ...], factor: float) -> str:
     return "-".join(figure(each * factor) for each in plan_us) or NONE
 
 
-def _why(stage: Stage, times: Times, factor: float) -> str:
+def _explanation(stage: Stage, times: Times, factor: float) -> str:
     ratio = stage.ratio(times, factor)
     if ratio is None:
         return stage.why

@@ -12,19 +12,20 @@ import numpy as np
 from drivers.mmsup import MODEL as SOURCE
 from places import HERE
 
-from inside.best import FEW, MANY, ONE, TURNS, Best
+from inside.best import FEW, MANY, ONE, ROUNDS_PER_STAGE, BestTimes
 from inside.gateway import MODEL, X, Y
-from mmsup.ipc.memory.status_page import PageWriter, make_page
-from mmsup.ipc.messages.all import Attach, Form, Infer, Reply
+from mmsup.ipc.memory.status_page import StatusPageWriter, make_status_page
+from mmsup.ipc.messages.data import Infer, InferReply, InferSignature
+from mmsup.ipc.messages.worker_control import AttachGateway
 from mmsup.ipc.specs import ModelSpec
-from mmsup.ipc.transport.codec import pack_frame, pack_words, unpack_frame
-from mmsup.ipc.transport.control_channel import Seqpacket
-from mmsup.ipc.transport.data_channel import PairEnd
-from mmsup.worker.batching.batcher import Work
+from mmsup.ipc.transport.codec import pack_frame, pack_signature, unpack_frame
+from mmsup.ipc.transport.control_channel import ControlChannel
+from mmsup.ipc.transport.data_channel import DataChannel
+from mmsup.worker.batching.batcher import QueuedRequest
 from mmsup.worker.execution.engine import open_engine
-from mmsup.worker.execution.executor import Execution
-from mmsup.worker.serving.loop import Loop
-from mmsup.worker.startup.controller_channel import Control
+from mmsup.worker.execution.executor import Executor
+from mmsup.worker.serving.loop import ServingLoop
+from mmsup.worker.startup.controller_channel import WorkerControlChannel
 
 TURNS_A_ROUND = {MANY: 60, FEW: 120, ONE: 400}
 _DATA = np.arange(16, dtype=np.float32).tobytes()
@@ -32,7 +33,7 @@ _FIRST = 1 << 40
 _NEVER_NS = 1 << 62
 
 
-class Worker:
+class InProcessWorker:
     """One gateway's worker, in `folder`."""
 
     def __init__(self, folder: Path) -> None:
@@ -44,31 +45,31 @@ class Worker:
         )
         self._engine = open_engine(spec.engine)
         metadata = self._engine.load(spec)
-        page = PageWriter(make_page())
-        ours, self._brain = Seqpacket.pair()
+        page = StatusPageWriter(make_status_page())
+        ours, self._brain = ControlChannel.pair()
         lifeline, self._keeper = os.pipe()
-        self._execution = Execution(self._engine, spec, metadata, page)
-        self._loop = Loop(Control(ours, lifeline), None, self._execution, page)
-        near, far = Seqpacket.pair()
-        self._loop._links.attach(Attach(0, b"g"), far.detach())
-        self._gateway = PairEnd(near.detach())
-        self._words = pack_words(Form((X,), (), {}))
+        self._execution = Executor(self._engine, spec, metadata, page)
+        self._loop = ServingLoop(WorkerControlChannel(ours, lifeline), None, self._execution, page)
+        near, far = ControlChannel.pair()
+        self._loop._links.attach(AttachGateway(0, b"g"), far.detach())
+        self._gateway = DataChannel(near.detach())
+        self._words = pack_signature(InferSignature((X,), (), {}))
         self._number = _FIRST
         self._outcome = self._engine.infer({X.name: np.frombuffer(_DATA, np.float32)}, [Y.name])
 
-    def round(self, best: Best) -> None:
+    def round(self, best: BestTimes) -> None:
         """Some turns, some with a model that has its answer ready, and the parts."""
-        self._turns(best, "serve")
+        self._exchanges(best, "serve")
         usual, ready = self._engine.infer, self._outcome
         self._engine.infer = lambda *_: ready  # type: ignore[method-assign] # of this object, for a while
-        self._turns(best, "serve, no model")
+        self._exchanges(best, "serve, no model")
         self._engine.infer = usual  # type: ignore[method-assign] # as above
         self._parts(best)
 
-    def _turns(self, best: Best, stage: str) -> None:
-        for count in TURNS:
+    def _exchanges(self, best: BestTimes, stage: str) -> None:
+        for count in ROUNDS_PER_STAGE:
             for _ in range(TURNS_A_ROUND[count]):
-                self._turn(best, stage, count)
+                self._exchange(best, stage, count)
 
     def _requests(self, count: int) -> list[Infer]:
         self._number += count
@@ -77,14 +78,14 @@ class Worker:
             for number in range(self._number, self._number + count)
         ]
 
-    def _turn(self, best: Best, stage: str, count: int) -> None:
+    def _exchange(self, best: BestTimes, stage: str, count: int) -> None:
         loop = self._loop
         assert self._gateway.send(pack_frame(self._requests(count))), "the pair is full"
         begin = time.perf_counter()
-        loop._hear(0)
+        loop._receive_all(0)
         heard = time.perf_counter()
-        while loop._desk.waiting:
-            loop._serve()
+        while loop._handler.queue:
+            loop._run_queued()
         end = time.perf_counter()
         self._check(count)
         best.note("hear", count, heard - begin)
@@ -96,43 +97,43 @@ class Worker:
         while left:
             frame = self._gateway.receive()
             assert frame is not None, f"{left} of {count} requests were not answered"
-            replies: list[Reply] = unpack_frame(frame)
-            assert all(each.words for each in replies), replies[0].text
+            replies: list[InferReply] = unpack_frame(frame)
+            assert all(each.signature for each in replies), replies[0].text
             left -= len(replies)
 
-    def _parts(self, best: Best) -> None:
-        desk, execution = self._loop._desk, self._execution
+    def _parts(self, best: BestTimes) -> None:
+        desk, execution = self._loop._handler, self._execution
         link = next(iter(self._loop._links._by_identity.values()))
         request = self._requests(1)[0]
-        kind = desk._kinds.of(request.words)
-        work = Work(link, request, kind, 0, desk.waiting.own_level)
-        job = desk._job(work)
+        kind = desk._signatures.get(request.signature)
+        work = QueuedRequest(link, request, kind, 0, desk.queue.default_priority)
+        job = desk._inputs(work)
         assert isinstance(job, dict), job.text
-        outcome = execution.run_once(job)
+        outcome = execution.run_one(job)
         assert isinstance(outcome, dict), outcome.text
 
-        small = desk._outlines.inline(outcome)
+        small = desk._reply_signatures.inline_reply(outcome)
         assert small is not None, "the output is large"
         words, places = small
 
         def admit() -> None:
-            desk.take_in(link, request, 0)
-            desk.waiting.remove(work)
+            desk.on_message(link, request, 0)
+            desk.queue.remove(work)
 
         def answer() -> None:
-            desk._outlines.inline(outcome)
-            Reply(request.id, "", "", words, places, 0, 1, 1, 1, 1, 1)
+            desk._reply_signatures.inline_reply(outcome)
+            InferReply(request.id, "", "", words, places, 0, 1, 1, 1, 1, 1)
 
         wanted = (Y.name,)
         best.time("queue", admit)
-        best.time("job", lambda: desk._job(work))
-        best.time("run", lambda: execution.run_once(job))
+        best.time("job", lambda: desk._inputs(work))
+        best.time("run", lambda: execution.run_one(job))
         best.time("model", lambda: self._engine.infer(job, wanted))
         best.time("answer", answer)
-        for count in TURNS:
+        for count in ROUNDS_PER_STAGE:
             frame = pack_frame(self._requests(count))
             replies = [
-                Reply(_FIRST + each, "", "", words, places, 0, 9_999, 999, 3_999, 999, 1) for each in range(count)
+                InferReply(_FIRST + each, "", "", words, places, 0, 9_999, 999, 3_999, 999, 1) for each in range(count)
             ]
             best.time("requests unpacked", partial(unpack_frame, frame), turn=count, requests=count)
             best.time("replies packed", partial(pack_frame, replies), turn=count, requests=count)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Final
 
 BACKLOG: Final = 1024
-EXTRA: Final = 16
+EXTRA_ACCEPTS: Final = 16
 """Connections, each some 0.1 ms."""
 
 
-class Acceptor:
+class ConnectionAcceptor:
     """Of one socket, which it owns from `start` on. `make`: gives each connection its protocol."""
 
     def __init__(self, sock: socket.socket, make: Callable[[], asyncio.BaseProtocol]) -> None:
@@ -25,13 +25,13 @@ class Acceptor:
         self._make = make
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
-        self._coming: set[asyncio.Task[None]] = set()
-        self._is_at_hand = False
+        self._connect_tasks: set[asyncio.Task[None]] = set()
+        self._is_scheduled = False
 
     async def start(self) -> None:
         """Take in who comes, from now on."""
         self._sock.settimeout(0)
-        self._server = await self._loop.create_server(self._taken, sock=self._sock, backlog=BACKLOG)
+        self._server = await self._loop.create_server(self._on_connection, sock=self._sock, backlog=BACKLOG)
 
     def close(self) -> None:
         """Take in no more, and close the socket; connections stay."""
@@ -39,24 +39,24 @@ class Acceptor:
             self._server.close()
             self._server = None
 
-    def _taken(self) -> asyncio.BaseProtocol:
-        if not self._is_at_hand:
-            self._is_at_hand = True
-            self._loop.call_soon(self._take_more)
+    def _on_connection(self) -> asyncio.BaseProtocol:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._accept_more)
         return self._make()
 
-    def _take_more(self) -> None:
-        self._is_at_hand = False
-        for _ in range(EXTRA if self._server is not None else 0):
+    def _accept_more(self) -> None:
+        self._is_scheduled = False
+        for _ in range(EXTRA_ACCEPTS if self._server is not None else 0):
             try:
                 client, _ = self._sock.accept()
             except OSError:
                 return  # nobody waits; or no descriptor is free, which the server knows how to live with
-            task = self._loop.create_task(self._meet(client))
-            self._coming.add(task)
-            task.add_done_callback(self._coming.discard)
+            task = self._loop.create_task(self._connect(client))
+            self._connect_tasks.add(task)
+            task.add_done_callback(self._connect_tasks.discard)
 
-    async def _meet(self, client: socket.socket) -> None:
+    async def _connect(self, client: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._make, client)
         except OSError:

@@ -20,37 +20,37 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
 
-from mmsup.gateway.connections.connection_limit import Crowd
-from mmsup.gateway.connections.context import Shared
-from mmsup.gateway.connections.fast_connection import BUSY, IDLE_S, LINGER_S, Front
-from mmsup.gateway.connections.message_boundary import Boundary
+from mmsup.gateway.connections.connection_limit import ConnectionLimit
+from mmsup.gateway.connections.context import ConnectionContext
+from mmsup.gateway.connections.fast_connection import IDLE_S, LINGER_S, TOO_MANY_CONNECTIONS, FastConnection
+from mmsup.gateway.connections.message_boundary import MessageBoundary
 from mmsup.gateway.http import error_status as status
-from mmsup.gateway.http import response as answer
+from mmsup.gateway.http import response
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 HEAD_S: Final = 10.0
 """From the first byte of a head to its end."""
 READ_BYTES: Final = 1 << 18
 _log = logging.getLogger("mmsup.gateway")
-_LATE: Final = CallerError("body_timeout", "the head of the request did not come in time")
+_HEAD_TIMEOUT: Final = CallerError("body_timeout", "the head of the request did not come in time")
 _MALFORMED: Final = CallerError("bad_request", "this is no well-formed HTTP/1.1 request")
 
 
-class Connection(RequestHandler):
+class AiohttpConnection(RequestHandler):
     """Made by `Listener` for each client, or for a front that needs one."""
 
-    __slots__ = ("_boundary", "_front", "_head_timer", "_idle", "_last_body", "_limit", "is_local")
+    __slots__ = ("_fast_connection", "_head_timer", "_idle", "_last_body", "_limit", "_message_boundary", "is_local")
 
     def __init__(
-        self, manager: Listener, front: Front | None = None, **options: Any
+        self, manager: HttpListener, front: FastConnection | None = None, **options: Any
     ) -> None:  # options of aiohttp's, handed on
         self._idle: asyncio.Future[None] | None = None
-        self._front = front
+        self._fast_connection = front
         super().__init__(manager, **options)
         self.is_local = manager.is_local
-        self._limit = manager.crowd.limit
+        self._limit = manager.connection_limit.limit
         self._head_timer: asyncio.TimerHandle | None = None
-        self._boundary = Boundary()
+        self._message_boundary = MessageBoundary()
         self._last_body: StreamReader | None = None
 
     # aiohttp's handler makes this future when it has nothing to do, and awaits it.
@@ -62,8 +62,8 @@ class Connection(RequestHandler):
     @_waiter.setter
     def _waiter(self, waiter: asyncio.Future[None] | None) -> None:
         self._idle = waiter
-        if waiter is not None and self._front is not None:
-            self._loop.call_soon(self._front.returned)
+        if waiter is not None and self._fast_connection is not None:
+            self._loop.call_soon(self._fast_connection.on_aiohttp_idle)
 
     @property
     def requests(self) -> int:
@@ -75,42 +75,42 @@ class Connection(RequestHandler):
         waiter = self._idle
         return waiter is not None and not waiter.done() and not self._messages and self._current_request is None
 
-    def is_between(self) -> bool:
+    def is_between_requests(self) -> bool:
         """Whether the last byte that it was given is the last of a request, whatever became of that."""
         complete = self._last_body is None or self._last_body.is_eof()
-        return self._boundary.is_reached(complete=complete) and not self._upgraded
+        return self._message_boundary.is_reached(complete=complete) and not self._upgraded
 
-    def rest(self) -> None:
+    def suspend(self) -> None:
         """The front serves the next request: no timer of this handler shall end the connection meanwhile."""
         self._stop_timer()
         self.keep_alive(val=True)
-        self._boundary = Boundary()
+        self._message_boundary = MessageBoundary()
         self._last_body = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count it; one too many is told so and closed."""
         super().connection_made(transport)
         manager = self._manager
-        if self._front is None and manager is not None and len(manager.connections) > self._limit:
-            self._refuse(BUSY)
+        if self._fast_connection is None and manager is not None and len(manager.connections) > self._limit:
+            self._refuse(TOO_MANY_CONNECTIONS)
 
     def data_received(self, data: bytes) -> None:
         """Watch the time between the first byte of a head and its end."""
         known = self._request_count
         super().data_received(data)
-        if self._front is not None:
-            self._follow(data, self._request_count - known)
+        if self._fast_connection is not None:
+            self._track_boundary(data, self._request_count - known)
         waits_for_head = not self._messages and (self._request_count == 0 or self.is_idle())
         if not waits_for_head:
             self._stop_timer()
         elif data and self._head_timer is None:
-            self._head_timer = self._loop.call_later(HEAD_S, self._refuse, _LATE)
+            self._head_timer = self._loop.call_later(HEAD_S, self._refuse, _HEAD_TIMEOUT)
 
-    def _follow(self, data: bytes, told: int) -> None:
+    def _track_boundary(self, data: bytes, told: int) -> None:
         """Know where in a request these bytes end, of which the parser told `told` messages."""
         messages = list(self._messages)[-told:] if told else []
         lengths = [_length(message) for message, _ in messages]
-        self._boundary.fed(data, lengths if len(lengths) == told else [None] * told)
+        self._message_boundary.on_bytes(data, lengths if len(lengths) == told else [None] * told)
         for message, body in messages:
             last = self._last_body
             if not isinstance(message, RawRequestMessage) and last is not None and not last.is_eof():
@@ -138,7 +138,7 @@ class Connection(RequestHandler):
             f"Content-Length: {len(body)}",
             "Connection: close",
         ]
-        lines += [f"{name}: {value}" for name, value in answer.head(answer.JSON).items()]
+        lines += [f"{name}: {value}" for name, value in response.response_headers(response.JSON).items()]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.force_close()
 
@@ -152,10 +152,10 @@ class Connection(RequestHandler):
         """What aiohttp's parser refuses, and what escapes our handlers, which is a bug of ours."""
         if status < 500:
             _log.debug("malformed request: %s", message)
-            made = answer.error(_MALFORMED)
+            made = response.error_response(_MALFORMED)
         else:
             _log.error("bug: an error escaped the handler", exc_info=exc)
-            made = answer.error(ServerError("internal", "an internal error; it was logged"))
+            made = response.error_response(ServerError("internal", "an internal error; it was logged"))
         if request.writer.output_size > 0:
             raise ConnectionError("a reply had begun")
         made.force_close()
@@ -169,28 +169,28 @@ def _length(message: object) -> int | None:
     return int(given) if given.isdecimal() else None
 
 
-class Listener(Server):
+class HttpListener(Server):
     """What serves one listening socket; `is_local`: only this machine can reach it.
 
     With `shared` its clients meet the front, without it aiohttp alone.
     """
 
     def __init__(  # aiohttp's own type of handlers is private
-        self, handler: Any, *, is_local: bool, shared: Shared | None = None
+        self, handler: Any, *, is_local: bool, shared: ConnectionContext | None = None
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self.is_local = is_local
-        self._shared = shared
-        self.crowd = Crowd()
+        self._context = shared
+        self.connection_limit = ConnectionLimit()
         self._changed = asyncio.Event()
 
-    def __call__(self) -> RequestHandler | Front:  # type: ignore[override] # a protocol of either kind
+    def __call__(self) -> RequestHandler | FastConnection:  # type: ignore[override] # a protocol of either kind
         """A new connection."""
-        return self.connection(None) if self._shared is None else Front(self._shared, self)
+        return self.make_aiohttp_connection(None) if self._context is None else FastConnection(self._context, self)
 
-    def connection(self, front: Front | None) -> Connection:
+    def make_aiohttp_connection(self, front: FastConnection | None) -> AiohttpConnection:
         """A connection of aiohttp's, alone or beside a front."""
-        return Connection(
+        return AiohttpConnection(
             self,
             front,
             loop=self._loop,
@@ -201,24 +201,24 @@ class Listener(Server):
             access_log=cast("logging.Logger", None),  # nothing per request; None is how aiohttp is told so
         )
 
-    def admit(self, front: Front, transport: asyncio.BaseTransport) -> bool:
+    def admit(self, front: FastConnection, transport: asyncio.BaseTransport) -> bool:
         """A client came; False if it is one too many."""
         peer = transport.get_extra_info("peername")
-        return self.crowd.enter(front, str(peer[0]) if isinstance(peer, tuple) and peer else "")
+        return self.connection_limit.admit(front, str(peer[0]) if isinstance(peer, tuple) and peer else "")
 
-    def forget(self, front: Front) -> None:
+    def remove(self, front: FastConnection) -> None:
         """It is gone."""
-        self.crowd.leave(front)
+        self.connection_limit.remove(front)
         self._changed.set()
 
     @property
     def is_empty(self) -> bool:
         """Whether it has no connection."""
-        return not self.crowd.fronts and not self.connections
+        return not self.connection_limit.connections and not self.connections
 
     def pre_shutdown(self) -> None:
         """Let each connection end with the request that it is at."""
-        for front in list(self.crowd.fronts):
+        for front in list(self.connection_limit.connections):
             front.close()
         super().pre_shutdown()
 
@@ -226,12 +226,12 @@ class Listener(Server):
         """End all connections, those that are at a request after `timeout` at the latest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while any(each.is_busy for each in self.crowd.fronts):
+                while any(each.is_busy for each in self.connection_limit.connections):
                     self._changed.clear()
                     await self._changed.wait()
         await super().shutdown(timeout)
-        for front in list(self.crowd.fronts):
+        for front in list(self.connection_limit.connections):
             front.abort()
-        while self.crowd.fronts:
+        while self.connection_limit.connections:
             self._changed.clear()
             await self._changed.wait()

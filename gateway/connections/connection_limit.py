@@ -12,53 +12,53 @@ import resource
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from mmsup.gateway.connections.fast_connection import Front
+    from mmsup.gateway.connections.fast_connection import FastConnection
 
 CONNECTION_LIMIT: Final = 8192
 RESERVED_FILES: Final = 256
 """Descriptors that are left for the gateway's own: links, memory, pages."""
-LOOKS: Final = 64
+CHECKS: Final = 64
 """Connections that are looked at to find one that may go."""
 
 
-class Crowd:
+class ConnectionLimit:
     """One per listener."""
 
     def __init__(self) -> None:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.limit = max(min(CONNECTION_LIMIT, files - RESERVED_FILES), 1)
-        self._from: dict[str, int] = {}
-        self.fronts: dict[Front, tuple[str, int]] = {}
+        self._by_address: dict[str, int] = {}
+        self.connections: dict[FastConnection, tuple[str, int]] = {}
         """Each with its address (empty: none that tells callers apart), and how often it had been used when it was last
         looked at; in the order in which they are looked at."""
 
-    def enter(self, front: Front, address: str) -> bool:
+    def admit(self, front: FastConnection, address: str) -> bool:
         """A client came; whether it may stay."""
-        taken = self._from.get(address, 0)
+        taken = self._by_address.get(address, 0)
         if address and taken >= max(self.limit // 2, 1):
-            may = self._one_leaves(address)
+            may = self._evict(address)
         else:
-            may = len(self.fronts) < self.limit or self._one_leaves("")
-        self.fronts[front] = address, 0
-        self._from[address] = self._from.get(address, 0) + 1
+            may = len(self.connections) < self.limit or self._evict("")
+        self.connections[front] = address, 0
+        self._by_address[address] = self._by_address.get(address, 0) + 1
         return may
 
-    def leave(self, front: Front) -> None:
+    def remove(self, front: FastConnection) -> None:
         """It is gone."""
-        address, _ = self.fronts.pop(front, (None, 0))
+        address, _ = self.connections.pop(front, (None, 0))
         if address is not None:
-            self._from[address] -= 1
-            if not self._from[address]:
-                del self._from[address]
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
 
-    def _one_leaves(self, address: str) -> bool:
+    def _evict(self, address: str) -> bool:
         """Whether room was made; with an `address` by one of its own."""
-        for _ in range(min(LOOKS, len(self.fronts))):
-            front = next(iter(self.fronts))
-            origin, uses = self.fronts.pop(front)
-            self.fronts[front] = origin, front.uses  # it is looked at again when all others have been
-            if front.uses == uses and front.is_spare and address in ("", origin):
-                self.leave(front)
+        for _ in range(min(CHECKS, len(self.connections))):
+            front = next(iter(self.connections))
+            origin, uses = self.connections.pop(front)
+            self.connections[front] = origin, front.uses  # it is looked at again when all others have been
+            if front.uses == uses and front.is_evictable and address in ("", origin):
+                self.remove(front)
                 front.abort()
                 return True
         return False

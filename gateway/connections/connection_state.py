@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 
 
-class State(enum.Enum):
+class ConnectionState(enum.Enum):
     """Who has the bytes; see the table."""
 
     IDLE = "idle"

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from mmsup.gateway.infer.handler import Inference
-from mmsup.gateway.infer.head_cache import Plans
-from mmsup.gateway.infer.request_cache import Orders
+from mmsup.gateway.infer.handler import InferHandler
+from mmsup.gateway.infer.head_cache import HeadCache
+from mmsup.gateway.infer.request_cache import RequestCache
 
-SCRATCH_BYTES: Final = 1 << 16
+READ_BUFFER_BYTES: Final = 1 << 16
 
 
-class Shared:
+class ConnectionContext:
     """What all connections of a gateway use."""
 
-    def __init__(self, inference: Inference, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, inference: InferHandler, loop: asyncio.AbstractEventLoop) -> None:
         self.inference = inference
         self.loop = loop
-        self.turns = inference.turns
-        self.plans = Plans(loop)
-        self.orders = Orders()
-        self.scratch = bytearray(SCRATCH_BYTES)
+        self.fair_queue = inference.fair_queue
+        self.head_cache = HeadCache(loop)
+        self.request_cache = RequestCache()
+        self.read_buffer = bytearray(READ_BUFFER_BYTES)
         """What the kernel fills before it is known what it is: used up before the next read of any connection."""
-        self.view = memoryview(self.scratch)
+        self.read_view = memoryview(self.read_buffer)

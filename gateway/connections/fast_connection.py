@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp.tcp_helpers import tcp_keepalive
 
-from mmsup.gateway.connections.connection_state import State
-from mmsup.gateway.connections.context import Shared
+from mmsup.gateway.connections.connection_state import ConnectionState
+from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.message_boundary import BLANK
-from mmsup.gateway.http import request_body as upload
-from mmsup.gateway.http import response as replies
-from mmsup.gateway.http import response_bytes as outgoing
+from mmsup.gateway.http import request_body, response, response_bytes
 from mmsup.gateway.http.response_bytes import Parts
-from mmsup.gateway.infer.fast_handler import Errand
-from mmsup.gateway.infer.head_cache import KEY_BYTES_LIMIT, Plan
+from mmsup.gateway.infer.fast_handler import FastInfer
+from mmsup.gateway.infer.head_cache import HEAD_LIMIT_BYTES, ParsedHead
 from mmsup.ipc.errors import MmsupError, ServerError
 
 if TYPE_CHECKING:
-    from mmsup.gateway.connections.aiohttp_connection import Connection, Listener
+    from mmsup.gateway.connections.aiohttp_connection import AiohttpConnection, HttpListener
 
 IDLE_S: Final = 75.0
 """Between requests."""
@@ -35,52 +33,52 @@ LINGER_S: Final = 5.0
 """How long the rest of a refused body is read, so that the client reads our answer and not a reset."""
 REST_LIMIT_BYTES: Final = 1 << 16
 """Of what follows a request that is in work."""
-BUSY: Final = ServerError("unavailable", "too many connections", retry_after_s=1)
+TOO_MANY_CONNECTIONS: Final = ServerError("unavailable", "too many connections", retry_after_s=1)
 _PIECE_BYTES: Final = 1 << 20
 """What a client must take of a reply in SLOWEST_S."""
 
-_IDLE, _BODY, _TURN, _WORK, _DRAIN, _SLOW, _LINGER, _CLOSED = State
+_IDLE, _BODY, _TURN, _WORK, _DRAIN, _SLOW, _LINGER, _CLOSED = ConnectionState
 
 
-class Front(asyncio.BufferedProtocol):
+class FastConnection(asyncio.BufferedProtocol):
     """Made by `Listener` for each client."""
 
     __slots__ = (
+        "_aiohttp",
         "_at",
-        "_choked",
-        "_closing",
+        "_context",
         "_due_s",
         "_end_s",
-        "_errand",
         "_fires_s",
         "_head",
+        "_infer",
+        "_is_closing",
         "_is_cut",
+        "_is_read_paused",
+        "_is_write_paused",
         "_left",
         "_listener",
-        "_paused",
-        "_plan",
+        "_parsed_head",
         "_rest",
-        "_shared",
-        "_slow",
         "_state",
         "_timer",
         "_transport",
         "served",
     )
 
-    def __init__(self, shared: Shared, listener: Listener) -> None:
-        self._shared = shared
+    def __init__(self, shared: ConnectionContext, listener: HttpListener) -> None:
+        self._context = shared
         self._listener = listener
         self._transport: asyncio.Transport | None = None
-        self._slow: Connection | None = None
-        self._errand: Errand | None = None
+        self._aiohttp: AiohttpConnection | None = None
+        self._infer: FastInfer | None = None
         self._state = _IDLE
         self._rest = self._head = b""
-        self._plan: Plan | None = None
+        self._parsed_head: ParsedHead | None = None
         """Of the last head that was ours."""
         self._at = 0
         """How much of the errand's space is filled."""
-        self._choked = self._paused = self._closing = self._is_cut = False
+        self._is_write_paused = self._is_read_paused = self._is_closing = self._is_cut = False
         """`_is_cut`: the rest of a body is still on its way, and nobody wants it any more."""
         self._left = 0
         """Bytes of a reply that were still to be taken at the last look."""
@@ -96,23 +94,23 @@ class Front(asyncio.BufferedProtocol):
         self._watch(IDLE_S)
         if not self._listener.admit(self, self._transport):
             self._state = _CLOSED
-            self._transport.write(outgoing.error(BUSY, "", {}))
+            self._transport.write(response_bytes.error_bytes(TOO_MANY_CONNECTIONS, "", {}))
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It went, or we closed."""
-        self._listener.forget(self)
+        self._listener.remove(self)
         self._state = _CLOSED
         self._rest = b""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._errand is not None:
-            self._errand.cancel()
-            self._errand = None
-        if self._slow is not None:
-            self._slow.connection_lost(exc)
-            self._slow = None
+        if self._infer is not None:
+            self._infer.cancel()
+            self._infer = None
+        if self._aiohttp is not None:
+            self._aiohttp.connection_lost(exc)
+            self._aiohttp = None
         self._transport = None
 
     def eof_received(self) -> None:
@@ -120,40 +118,40 @@ class Front(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The transport holds more than it should."""
-        self._choked = True
-        if self._slow is not None:
-            self._slow.pause_writing()
+        self._is_write_paused = True
+        if self._aiohttp is not None:
+            self._aiohttp.pause_writing()
 
     def resume_writing(self) -> None:
         """The transport holds little again, or nothing."""
-        self._choked = False
-        if self._slow is not None:
-            self._slow.resume_writing()
+        self._is_write_paused = False
+        if self._aiohttp is not None:
+            self._aiohttp.resume_writing()
         if self._state is _DRAIN:
             self._replied()
 
     def close(self) -> None:
         """End it after the request that is in work, if one is."""
-        self._closing = True
-        if self._slow is not None:
-            self._slow.close()
+        self._is_closing = True
+        if self._aiohttp is not None:
+            self._aiohttp.close()
         if self._state is _IDLE and self._transport is not None:
             self._transport.close()
 
     @property
     def is_busy(self) -> bool:
         """Whether a request of its own is in work."""
-        return self._errand is not None or self._state is _TURN
+        return self._infer is not None or self._state is _TURN
 
     @property
     def uses(self) -> int:
         """Requests so far, answered by either."""
-        return self.served + (self._slow.requests if self._slow is not None else 0)
+        return self.served + (self._aiohttp.requests if self._aiohttp is not None else 0)
 
     @property
-    def is_spare(self) -> bool:
+    def is_evictable(self) -> bool:
         """Whether no request is lost with it: it is between two, or in the head of one."""
-        slow = self._slow
+        slow = self._aiohttp
         return (self._state is _IDLE and not self._rest) or (
             self._state is _SLOW and slow is not None and slow.is_idle()
         )
@@ -165,61 +163,61 @@ class Front(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - a hint
         """Where the kernel shall write what has come."""
-        if self._state is _BODY and self._errand is not None:
-            return self._errand.space[self._at :]
-        return self._shared.view
+        if self._state is _BODY and self._infer is not None:
+            return self._infer.body[self._at :]
+        return self._context.read_view
 
     def buffer_updated(self, nbytes: int) -> None:
         """It has written that much."""
         state = self._state
         if state is _IDLE and not self._rest:
-            self._take(self._shared.scratch, self._shared.view, nbytes)
+            self._start_request(self._context.read_buffer, self._context.read_view, nbytes)
         elif state is _BODY:
             self._at += nbytes
             self._fill()
         else:
-            self._later(bytes(self._shared.view[:nbytes]))
+            self._buffer_bytes(bytes(self._context.read_view[:nbytes]))
 
-    def _later(self, data: bytes) -> None:
+    def _buffer_bytes(self, data: bytes) -> None:
         """Bytes that follow a request which is in work, or that are aiohttp's."""
-        slow = self._slow
-        if self._state is _SLOW and slow is not None and not slow.is_between():
+        slow = self._aiohttp
+        if self._state is _SLOW and slow is not None and not slow.is_between_requests():
             slow.data_received(data)
         elif self._state is not _CLOSED and self._state is not _LINGER:
             self._rest += data
             if len(self._rest) >= REST_LIMIT_BYTES and self._transport is not None:
                 self._transport.pause_reading()
-                self._paused = True
+                self._is_read_paused = True
             if self._state is _SLOW:
-                self.returned()
+                self.on_aiohttp_idle()
 
-    def _take(self, data: bytes | bytearray, view: memoryview, size: int, *, its_turn: bool = False) -> None:
+    def _start_request(self, data: bytes | bytearray, view: memoryview, size: int, *, its_turn: bool = False) -> None:
         """The first bytes of a request; `its_turn`: it has waited for that."""
         end = len(self._head)
         if size >= end > 0 and data.startswith(self._head):  # its only blank line is its end
-            plan = self._plan
+            plan = self._parsed_head
         else:
             end = data.find(BLANK, 0, size) + len(BLANK)
             plan = self._read_head(bytes(view[:end])) if end >= len(BLANK) else None
-        backend = self._shared.inference.backend
+        backend = self._context.inference.router
         if plan is None or plan.layout.size > backend.max_body_bytes or backend.retired:
-            self._hand_over(bytes(view[:size]))
+            self._hand_to_aiohttp(bytes(view[:size]))
             return
-        if not its_turn and not self._shared.turns.may(plan.model, plan.cost):
+        if not its_turn and not self._context.fair_queue.try_start(plan.model, plan.cost):
             self._state, self._rest = _TURN, bytes(view[:size])
-            self._shared.turns.wait(plan.model, plan.cost, self._turn_came)
+            self._context.fair_queue.enqueue(plan.model, plan.cost, self._on_turn)
             return
         body = view[end : min(size, end + plan.layout.size)]
         if end + len(body) < size:
             self._rest = bytes(view[end + len(body) : size])
-        if not self._begin(plan, whole=len(body) == plan.layout.size):
-            self._hand_over(bytes(view[:size]))
-        elif self._state is _BODY and self._errand is not None:
+        if not self._start_infer(plan, whole=len(body) == plan.layout.size):
+            self._hand_to_aiohttp(bytes(view[:size]))
+        elif self._state is _BODY and self._infer is not None:
             self._at = plan.layout.start + len(body)
-            self._errand.space[plan.layout.start : self._at] = body
+            self._infer.body[plan.layout.start : self._at] = body
             self._fill()
 
-    def _turn_came(self) -> bool:
+    def _on_turn(self) -> bool:
         """Go on with the request that waited; False if its client has gone."""
         if self._state is not _TURN:
             return False
@@ -227,42 +225,42 @@ class Front(asyncio.BufferedProtocol):
         self._next(its_turn=True)
         return True
 
-    def _read_head(self, head: bytes) -> Plan | None:
+    def _read_head(self, head: bytes) -> ParsedHead | None:
         """The plan of a head; the last one of a connection is most likely its next one too."""
-        plan = self._shared.plans.of(head)
-        if plan is not None and len(head) <= KEY_BYTES_LIMIT:
-            self._head, self._plan = head, plan
+        plan = self._context.head_cache.get(head)
+        if plan is not None and len(head) <= HEAD_LIMIT_BYTES:
+            self._head, self._parsed_head = head, plan
         return plan
 
-    def _begin(self, plan: Plan, *, whole: bool) -> bool:
+    def _start_infer(self, plan: ParsedHead, *, whole: bool) -> bool:
         """Start an errand, or refuse it; False if aiohttp shall have the request. `whole`: its body is there."""
-        core = self._shared.inference
-        errand = Errand(core, self._shared.orders, plan, self._deliver)
+        core = self._context.inference
+        errand = FastInfer(core, self._context.request_cache, plan, self._deliver)
         try:
             opened = errand.open()
         except MmsupError as error:
             if not whole:
-                errand.leave()
+                errand.close()
                 return False  # what is left of the body must be read first; aiohttp does that
-            self._errand, self._state = errand, _WORK
+            self._infer, self._state = errand, _WORK
             errand.fail(error)
             return True
         if opened:
-            self._errand, self._state = errand, _BODY
+            self._infer, self._state = errand, _BODY
         return opened
 
     def _fill(self) -> None:
         """Some of the body has come."""
-        errand = self._errand
+        errand = self._infer
         assert errand is not None, "a body is filled for nobody"
-        if self._at == len(errand.space):
+        if self._at == len(errand.body):
             self._state = _WORK
-            errand.run()
+            errand.start()
             return
-        now = self._shared.loop.time()
+        now = self._context.loop.time()
         if not self._end_s:
-            self._end_s = now + upload.TOTAL_S
-        self._watch(min(upload.IDLE_S, self._end_s - now))
+            self._end_s = now + request_body.TOTAL_S
+        self._watch(min(request_body.IDLE_S, self._end_s - now))
 
     # Replies.
 
@@ -271,7 +269,7 @@ class Front(asyncio.BufferedProtocol):
         if transport is None or transport.is_closing():
             return  # `connection_lost` is about to say so
         if close:
-            self._closing = True
+            self._is_closing = True
         self.served += 1
         if len(parts) == 1:
             transport.write(parts[0])
@@ -279,10 +277,10 @@ class Front(asyncio.BufferedProtocol):
             transport.set_write_buffer_limits(high=0)  # it says then when it holds nothing, not when it holds little
             for part in parts:
                 transport.write(part)
-        if self._choked:
+        if self._is_write_paused:
             self._state = _DRAIN
             self._left = transport.get_write_buffer_size()
-            self._watch(replies.SLOWEST_S)
+            self._watch(response.WRITE_TIMEOUT_S)
         else:
             if len(parts) > 1:
                 transport.set_write_buffer_limits()
@@ -290,9 +288,9 @@ class Front(asyncio.BufferedProtocol):
 
     def _replied(self) -> None:
         """The reply is on its way and none of its memory is needed: the next request may come."""
-        errand, self._errand = self._errand, None
+        errand, self._infer = self._infer, None
         if errand is not None:
-            errand.leave()
+            errand.close()
         if self._transport is not None:
             if self._state is _DRAIN:
                 self._transport.set_write_buffer_limits()
@@ -301,18 +299,18 @@ class Front(asyncio.BufferedProtocol):
     def _rest_or_close(self) -> None:
         self._state = _IDLE
         self._end_s = 0.0
-        self._due_s = self._shared.loop.time() + IDLE_S
-        if not self._closing and not self._rest and not self._paused:
+        self._due_s = self._context.loop.time() + IDLE_S
+        if not self._is_closing and not self._rest and not self._is_read_paused:
             return
         if self._is_cut and self._transport is not None:
             self._state = _LINGER
             self._transport.write_eof()
             self._watch(LINGER_S)
-        elif self._closing and self._transport is not None:
+        elif self._is_closing and self._transport is not None:
             self._state = _CLOSED
             self._transport.close()
-        elif self._rest or self._paused:
-            self._shared.loop.call_soon(self._next)
+        elif self._rest or self._is_read_paused:
+            self._context.loop.call_soon(self._next)
 
     def _next(self, *, its_turn: bool = False) -> None:
         """What had come while another request was in work, or while this one waited for its turn."""
@@ -320,21 +318,21 @@ class Front(asyncio.BufferedProtocol):
             return
         data, self._rest = self._rest, b""
         if data:
-            self._take(data, memoryview(data), len(data), its_turn=its_turn)
-        if self._paused and len(self._rest) < REST_LIMIT_BYTES:
-            self._paused = False
+            self._start_request(data, memoryview(data), len(data), its_turn=its_turn)
+        if self._is_read_paused and len(self._rest) < REST_LIMIT_BYTES:
+            self._is_read_paused = False
             self._transport.resume_reading()
 
     # aiohttp's handler beside us.
 
-    def _beside(self) -> Connection:
-        if self._slow is None:
+    def _beside(self) -> AiohttpConnection:
+        if self._aiohttp is None:
             assert self._transport is not None, "nothing is handed over on a connection that is gone"
-            self._slow = self._listener.connection(self)
-            self._slow.connection_made(self._transport)
-        return self._slow
+            self._aiohttp = self._listener.make_aiohttp_connection(self)
+            self._aiohttp.connection_made(self._transport)
+        return self._aiohttp
 
-    def _hand_over(self, data: bytes) -> None:
+    def _hand_to_aiohttp(self, data: bytes) -> None:
         """Give it a request; what follows a head without a body is not yet its."""
         self._state = _SLOW
         self._rest = b""
@@ -344,20 +342,20 @@ class Front(asyncio.BufferedProtocol):
             slow.data_received(data)
             return
         slow.data_received(data[:end])
-        self._later(data[end:])
+        self._buffer_bytes(data[end:])
 
-    def returned(self) -> None:
+    def on_aiohttp_idle(self) -> None:
         """The handler waits for a next request: if it holds nothing of one, the next bytes are ours again."""
-        slow = self._slow
-        if self._state is _SLOW and slow is not None and slow.is_idle() and slow.is_between():
-            slow.rest()
+        slow = self._aiohttp
+        if self._state is _SLOW and slow is not None and slow.is_idle() and slow.is_between_requests():
+            slow.suspend()
             self._rest_or_close()
 
     # Time.
 
     def _watch(self, after_s: float) -> None:
         """Something must have happened by then. A timer that fires too early costs less than one for each request."""
-        loop = self._shared.loop
+        loop = self._context.loop
         self._due_s = loop.time() + after_s
         if self._timer is not None:
             if self._fires_s <= self._due_s:
@@ -367,21 +365,21 @@ class Front(asyncio.BufferedProtocol):
 
     def _look_at(self, when_s: float) -> None:
         self._fires_s = when_s  # a timer that is due at once is none that uvloop could ask for its time
-        self._timer = self._shared.loop.call_at(when_s, self._look)
+        self._timer = self._context.loop.call_at(when_s, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        transport, loop, state = self._transport, self._shared.loop, self._state
+        transport, loop, state = self._transport, self._context.loop, self._state
         if transport is None:
             return
         if state is _WORK or state is _SLOW or state is _TURN:  # the deadline's, and aiohttp's own timers' business
             self._look_at(loop.time() + IDLE_S)
         elif loop.time() < self._due_s:
             self._look_at(self._due_s)
-        elif state is _BODY and self._errand is not None:
+        elif state is _BODY and self._infer is not None:
             self._state = _WORK
             self._is_cut = True
-            self._errand.late(upload.late())
+            self._infer.on_body_timeout(request_body.timeout_error())
         elif state is _DRAIN:
             self._look_at_reader(transport)
         else:
@@ -393,4 +391,4 @@ class Front(asyncio.BufferedProtocol):
             transport.abort()
         else:
             self._left = left
-            self._watch(replies.SLOWEST_S)
+            self._watch(response.WRITE_TIMEOUT_S)

@@ -17,7 +17,7 @@ BLANK: Final = b"\r\n\r\n"
 _HEAD_LIMIT_BYTES: Final = 1 << 17
 
 
-class Boundary:
+class MessageBoundary:
     """Of one connection's parser, since it was last known to be between two messages."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Boundary:
         self._end: int | None = None
         self._tail = BLANK
 
-    def fed(self, data: bytes, lengths: list[int | None]) -> None:
+    def on_bytes(self, data: bytes, lengths: list[int | None]) -> None:
         """These bytes were given; `lengths`: of the body of each message that the parser told of, if it has one."""
         if not self._messages and len(self._begun) <= _HEAD_LIMIT_BYTES:
             self._begun += data

@@ -12,55 +12,55 @@ from mmsup.ipc.errors import ServerError
 from mmsup.ipc.specs import ModelSpec
 
 
-class Load:
+class AdmissionControl:
     """One per gateway."""
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self.requests = 0
+        self.open_requests = 0
         """Admitted and not yet left."""
-        self.bytes = 0
+        self.open_bytes = 0
         """Of their bodies, as far as these do not travel in messages."""
-        self.by_model: dict[str, int] = {}
+        self.requests_by_model: dict[str, int] = {}
         """Requests of each model that has any."""
         self._bytes_by_model: dict[str, int] = {}
 
     def check(self, name: str, spec: ModelSpec | None) -> None:
         """ServerError `queue_full` if no more requests of this model may come now."""
-        held = self.by_model.get(name, 0)
-        if held + self.requests >= self._max_requests:
-            text = f"the server has {self.requests} requests open, {held} of them of model '{name}'"
-            raise _full(name, f"{text}: {self._max_requests} are shared among all models")
+        held = self.requests_by_model.get(name, 0)
+        if held + self.open_requests >= self._max_requests:
+            text = f"the server has {self.open_requests} requests open, {held} of them of model '{name}'"
+            raise _queue_full(name, f"{text}: {self._max_requests} are shared among all models")
         if spec is not None and held >= spec.max_queue:
-            raise _full(name, f"model '{name}' has {held} requests of {spec.max_queue}")
+            raise _queue_full(name, f"model '{name}' has {held} requests of {spec.max_queue}")
 
     def enter(self, name: str) -> None:
         """One more."""
-        self.by_model[name] = self.by_model.get(name, 0) + 1
-        self.requests += 1
+        self.requests_by_model[name] = self.requests_by_model.get(name, 0) + 1
+        self.open_requests += 1
 
-    def take(self, spec: ModelSpec, size: int) -> None:
+    def reserve(self, spec: ModelSpec, size: int) -> None:
         """So many bytes more; ServerError `queue_full` if they may not come now."""
         held = self._bytes_by_model.get(spec.name, 0)
         if held and held + size > spec.max_queue_bytes:
-            raise _full(spec.name, f"model '{spec.name}' holds {spec.max_queue_bytes} bytes of requests")
-        if self.bytes and held + size + self.bytes > self._max_bytes:
-            text = f"the server holds {self.bytes} bytes of requests, {held} of them for model '{spec.name}'"
-            raise _full(spec.name, f"{text}: {self._max_bytes} are shared among all models")
+            raise _queue_full(spec.name, f"model '{spec.name}' holds {spec.max_queue_bytes} bytes of requests")
+        if self.open_bytes and held + size + self.open_bytes > self._max_bytes:
+            text = f"the server holds {self.open_bytes} bytes of requests, {held} of them for model '{spec.name}'"
+            raise _queue_full(spec.name, f"{text}: {self._max_bytes} are shared among all models")
         self._bytes_by_model[spec.name] = held + size
-        self.bytes += size
+        self.open_bytes += size
 
     def leave(self, name: str, size: int) -> None:
         """One less, which held so many bytes."""
-        left = self.by_model[name] - 1
-        self.requests -= 1
+        left = self.requests_by_model[name] - 1
+        self.open_requests -= 1
         if left:
-            self.by_model[name] = left
+            self.requests_by_model[name] = left
         else:
-            del self.by_model[name]
+            del self.requests_by_model[name]
         if size:
-            self.bytes -= size
+            self.open_bytes -= size
             rest = self._bytes_by_model[name] - size
             if rest:
                 self._bytes_by_model[name] = rest
@@ -68,5 +68,5 @@ class Load:
                 del self._bytes_by_model[name]
 
 
-def _full(name: str, text: str) -> ServerError:
+def _queue_full(name: str, text: str) -> ServerError:
     return ServerError("queue_full", f"Exceeds maximum queue size: {text}", model=name, retry_after_s=1)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmsup.gateway.dispatch.link_memory import LinkArena
-from mmsup.gateway.protocol.inference_job import Given
+from mmsup.gateway.dispatch.link_memory import LinkMemory
+from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.ipc.memory.arena import Slot
-from mmsup.ipc.messages.all import Place
+from mmsup.ipc.messages.data import TensorLocation
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
 
-def copied_bytes(given: Given) -> int:
+def copy_bytes(given: InputTensor) -> int:
     """The size of the slot that an input needs beside the request's own space; 0 for none."""
     size = 0 if given.data is None else len(given.data)
     return size if size > INLINE_LIMIT_BYTES else 0
 
 
-def place_of(given: Given, space: Slot | memoryview, copy: Slot | None) -> Place:
+def locate_input(given: InputTensor, space: Slot | memoryview, copy: Slot | None) -> TensorLocation:
     """Where the worker will find an input; `copy`: where its bytes are copied now, if they are."""
     data = given.data
     if copy is not None:
@@ -31,7 +31,7 @@ def place_of(given: Given, space: Slot | memoryview, copy: Slot | None) -> Place
     return space[given.offset : given.offset + given.size]
 
 
-def give_back(arena: LinkArena, copies: Sequence[Slot], out: Slot | None) -> None:
+def free_slots(arena: LinkMemory, copies: Sequence[Slot], out: Slot | None) -> None:
     """Nothing is sent: all that was taken is free again."""
     for slot in copies:
         arena.requests.free(slot)

@@ -17,123 +17,126 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final
 
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, inputs_of, size_bytes
+from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, sent_tensors, total_bytes
 from mmsup.ipc.errors import CallerError, MmsupError
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Lived, Pardon, Quarantine, Suspected
-from mmsup.ipc.poison_policy import CAUSES, Case, Suspects
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.gateway_control import AddPoisonEntries, PoisonSuspected, RemovePoisonEntry, SuspectCleared
+from mmsup.ipc.poison_policy import SUSPECT_CAUSES, PoisonEntry, PoisonList
 
 if TYPE_CHECKING:
-    from mmsup.gateway.dispatch.worker_link import Link
+    from mmsup.gateway.dispatch.worker_link import WorkerLink
 
-ASIDE_BYTES: Final = 1 << 18
+OFF_LOOP_BYTES: Final = 1 << 18
 """Inputs beyond this are read beside the loop."""
-Verdict = Callable[["Link"], Awaitable[MmsupError]]
+WaitForVerdict = Callable[["WorkerLink"], Awaitable[MmsupError]]
 """Why a life ended."""
 
 
-class Lists:
+class PoisonRequests:
     """Those of all models."""
 
-    def __init__(self, executor: Executor, verdict: Verdict) -> None:
-        self.say: Callable[[object], None] = lambda _: None
+    def __init__(self, executor: Executor, verdict: WaitForVerdict) -> None:
+        self.send: Callable[[object], None] = lambda _: None
         """Tells the brain; control.py sets it."""
         self.on_change: Callable[[str], None] = lambda _: None
         """Told of each model whose list has become empty, or is no longer."""
         self._executor = executor
-        self._verdict = verdict
-        self._models: dict[str, Suspects] = {}
-        self._inquests: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._wait_for_verdict = verdict
+        self._policies: dict[str, PoisonList] = {}
+        self._investigations: dict[tuple[int, int], asyncio.Task[None]] = {}
 
-    def has(self, model: str) -> bool:
+    def has_entries(self, model: str) -> bool:
         """Whether requests to this model must be held against its list."""
-        return model in self._models
+        return model in self._policies
 
-    def find(self, model: str, print_: bytes) -> Case | None:
+    def find(self, model: str, print_: bytes) -> PoisonEntry | None:
         """What is known of this request."""
-        suspects = self._models.get(model)
+        suspects = self._policies.get(model)
         return suspects.find(print_, time.monotonic()) if suspects is not None else None
 
     async def fingerprint(self, model: str, version: str, inputs: Sequence[Tensor]) -> bytes:
         """The fingerprint of a request that has come, or was sent."""
-        if size_bytes(inputs) <= ASIDE_BYTES:
+        if total_bytes(inputs) <= OFF_LOOP_BYTES:
             return fingerprint(model, version, inputs)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, fingerprint, model, version, inputs)
 
     # Deaths.
 
-    def inquire(self, link: Link) -> None:
+    def investigate(self, link: WorkerLink) -> None:
         """That life ended in the middle of a run with requests of ours."""
-        task = asyncio.get_running_loop().create_task(self._inquire(link), name="inquest")
-        self._inquests[link.life] = task
-        task.add_done_callback(lambda _: self._closed(link))
+        task = asyncio.get_running_loop().create_task(self._investigate(link), name="inquest")
+        self._investigations[link.worker_id] = task
+        task.add_done_callback(lambda _: self._on_investigated(link))
 
-    def _closed(self, link: Link) -> None:
-        self._inquests.pop(link.life, None)
-        link.last_run = []  # whoever still knows this link does not keep its memory mapped
+    def _on_investigated(self, link: WorkerLink) -> None:
+        self._investigations.pop(link.worker_id, None)
+        link.last_batch = []  # whoever still knows this link does not keep its memory mapped
 
-    async def found(self, link: Link) -> None:
+    async def wait_for_investigation(self, link: WorkerLink) -> None:
         """Returns when the inquest on that life is over."""
-        task = self._inquests.get(link.life)
+        task = self._investigations.get(link.worker_id)
         if task is not None:
             await asyncio.wait((task,))
 
-    async def _inquire(self, link: Link) -> None:
-        error = await self._verdict(link)
-        if error.code not in CAUSES:
+    async def _investigate(self, link: WorkerLink) -> None:
+        error = await self._wait_for_verdict(link)
+        if error.code not in SUSPECT_CAUSES:
             return
         model, version = link.spec.name, link.spec.version
-        prints = [await self.fingerprint(model, version, inputs_of(each.request, each.slots)) for each in link.last_run]
-        suspects = self._models.setdefault(model, Suspects())
-        cases = suspects.died(dict.fromkeys(prints), version, alone=link.ran_alone, now_s=time.monotonic())
-        faultpoint("gateway.inquest", model)
-        self.say(Suspected(*link.life, model, tuple(cases), link.ran_alone))
+        prints = [
+            await self.fingerprint(model, version, sent_tensors(each.message, each.input_slots))
+            for each in link.last_batch
+        ]
+        suspects = self._policies.setdefault(model, PoisonList())
+        cases = suspects.worker_exited(dict.fromkeys(prints), version, ran_alone=link.ran_alone, now_s=time.monotonic())
+        failpoint("gateway.inquest", model)
+        self.send(PoisonSuspected(*link.worker_id, model, tuple(cases), link.ran_alone))
         self.on_change(model)
 
-    def lived(self, model: str, print_: bytes) -> None:
+    def on_survived(self, model: str, print_: bytes) -> None:
         """This suspect ran alone, and its worker has answered."""
-        suspects = self._models.get(model)
-        if suspects is not None and suspects.lived(print_):
-            self.say(Lived(model, print_))
-            self._tidy(model)
+        suspects = self._policies.get(model)
+        if suspects is not None and suspects.clear_suspect(print_):
+            self.send(SuspectCleared(model, print_))
+            self._drop_if_empty(model)
 
     # The brain.
 
-    def hear(self, message: Quarantine | Pardon) -> None:
+    def on_message(self, message: AddPoisonEntries | RemovePoisonEntry) -> None:
         """What the brain says of a model's list."""
-        suspects = self._models.setdefault(message.name, Suspects())
-        if isinstance(message, Quarantine):
-            suspects.add(message.cases)
+        suspects = self._policies.setdefault(message.name, PoisonList())
+        if isinstance(message, AddPoisonEntries):
+            suspects.merge(message.entries)
         elif message.fingerprint:
-            suspects.lived(message.fingerprint)
+            suspects.clear_suspect(message.fingerprint)
         else:
-            del self._models[message.name]
-        faultpoint("gateway.listed", message.name)
-        self._tidy(message.name)
+            del self._policies[message.name]
+        failpoint("gateway.listed", message.name)
+        self._drop_if_empty(message.name)
 
     # Time.
 
     def expire(self, now_s: float) -> None:
         """Forget what no longer holds; called now and then."""
-        for model, suspects in list(self._models.items()):
+        for model, suspects in list(self._policies.items()):
             suspects.expire(now_s)
-            self._tidy(model)
+            self._drop_if_empty(model)
 
-    def _tidy(self, model: str) -> None:
-        if model in self._models and not self._models[model]:
-            del self._models[model]
+    def _drop_if_empty(self, model: str) -> None:
+        if model in self._policies and not self._policies[model]:
+            del self._policies[model]
         self.on_change(model)
 
     async def close(self) -> None:
         """No inquest is of interest any more."""
-        tasks = list(self._inquests.values())
+        tasks = list(self._investigations.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def refusal(model: str, case: Case) -> CallerError:
+def refusal_error(model: str, case: PoisonEntry) -> CallerError:
     """What a client is told whose request is blocked."""
     left_s = max(1, math.ceil(case.until_s - time.monotonic()))
     text = (

@@ -8,39 +8,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmsup.ipc.memory.arena import Slot
-from mmsup.ipc.messages.all import Outline, Reply
+from mmsup.ipc.messages.data import InferReply, ReplySignature
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, size_bytes
-from mmsup.ipc.transport.codec import unpack_outline
+from mmsup.ipc.transport.codec import unpack_reply_signature
 from mmsup.ipc.transport.dataclass_codec import WireError
 
 NEED_LIMIT_BYTES = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checked:
+class ValidatedSignature:
     """An Outline with the size of each output, None where only the data can tell; or what is wrong with it."""
 
-    words: bytes
+    packed: bytes
     outputs: tuple[TensorSpec, ...] = ()
     sizes: tuple[int | None, ...] = ()
-    fault: str = ""
+    error: str = ""
 
 
-def checked(words: bytes) -> Checked:
+def validate_signature(words: bytes) -> ValidatedSignature:
     """What these words of a reply say."""
     try:
-        outline = unpack_outline(words)
+        outline = unpack_reply_signature(words)
     except WireError as error:
-        return Checked(words, fault=f"its words are none: {error}")
-    fault = _outline_fault(outline)
+        return ValidatedSignature(words, error=f"its words are none: {error}")
+    fault = _signature_error(outline)
     if fault:
-        return Checked(words, fault=fault)
+        return ValidatedSignature(words, error=fault)
     sizes = tuple([size_bytes(each.datatype, each.shape) for each in outline.outputs])
-    return Checked(words, outline.outputs, sizes)
+    return ValidatedSignature(words, outline.outputs, sizes)
 
 
-def _outline_fault(outline: Outline) -> str:
+def _signature_error(outline: ReplySignature) -> str:
     names = [each.name for each in outline.outputs]
     if len(set(names)) != len(names):
         return "it names an output twice"
@@ -52,21 +52,21 @@ def _outline_fault(outline: Outline) -> str:
     return ""
 
 
-def fault_of(reply: Reply, said: Checked | None, granted: Slot | None) -> str:
+def validate_reply(reply: InferReply, said: ValidatedSignature | None, granted: Slot | None) -> str:
     """What is wrong with a reply, or an empty text; `said`: what its words say, if it has any."""
     if said is None:
-        if reply.need:
-            return "" if 0 < reply.need <= NEED_LIMIT_BYTES else f"it asks for {reply.need} bytes"
+        if reply.needed_bytes:
+            return "" if 0 < reply.needed_bytes <= NEED_LIMIT_BYTES else f"it asks for {reply.needed_bytes} bytes"
         return "" if reply.code else "it says nothing"
-    if said.fault:
-        return said.fault
-    places, sizes = reply.places, said.sizes
+    if said.error:
+        return said.error
+    places, sizes = reply.locations, said.sizes
     if len(places) != len(sizes):
         return f"{len(places)} outputs where its words have {len(sizes)}"
     for index, place in enumerate(places):
         size = sizes[index]
         if isinstance(place, tuple):
-            fault = _place_fault(place, size, granted)
+            fault = _location_error(place, size, granted)
         elif size is None or len(place) == size:
             continue
         else:
@@ -76,7 +76,7 @@ def fault_of(reply: Reply, said: Checked | None, granted: Slot | None) -> str:
     return ""
 
 
-def _place_fault(place: tuple[int, int, int], expected: int | None, granted: Slot | None) -> str:
+def _location_error(place: tuple[int, int, int], expected: int | None, granted: Slot | None) -> str:
     segment, offset, size = place
     if size < 0:
         return "its size is negative"

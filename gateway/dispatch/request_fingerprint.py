@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.gateway.protocol.inference_job import Given
+from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.ipc.memory.arena import Slot
-from mmsup.ipc.messages.all import Infer, Place
-from mmsup.ipc.transport.codec import unpack_form
+from mmsup.ipc.messages.data import Infer, TensorLocation
+from mmsup.ipc.transport.codec import unpack_infer_signature
 
 DIGEST_BYTES: Final = 16
 
@@ -32,20 +32,20 @@ class Tensor:
 def fingerprint(model: str, version: str, inputs: Iterable[Tensor]) -> bytes:
     """The digest of these inputs for this version. About 1 ms for each MiB."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    _add(digest, model.encode(), version.encode())
+    _update(digest, model.encode(), version.encode())
     for each in sorted(inputs, key=lambda each: each.name):
-        _add(digest, each.name.encode(), each.datatype.encode(), repr(each.shape).encode(), each.data)
+        _update(digest, each.name.encode(), each.datatype.encode(), repr(each.shape).encode(), each.data)
     return digest.digest()
 
 
-def _add(digest: hashlib.blake2b, *parts: bytes | memoryview) -> None:
+def _update(digest: hashlib.blake2b, *parts: bytes | memoryview) -> None:
     """Each with its length before it, so that no two lists of parts are one text."""
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
 
 
-def tensors(inputs: Iterable[Given], space: memoryview) -> list[Tensor]:
+def received_tensors(inputs: Iterable[InputTensor], space: memoryview) -> list[Tensor]:
     """The inputs of a request as it has come; `space`: where those lie that have no bytes of their own."""
     return [
         Tensor(each.name, each.datatype, each.shape, space[each.offset : each.offset + each.size])
@@ -55,21 +55,21 @@ def tensors(inputs: Iterable[Given], space: memoryview) -> list[Tensor]:
     ]
 
 
-def inputs_of(request: Infer, slots: Sequence[Slot]) -> list[Tensor]:
+def sent_tensors(request: Infer, slots: Sequence[Slot]) -> list[Tensor]:
     """The inputs of a request as it was sent; `slots`: those that its places are in."""
-    specs = unpack_form(request.words).inputs
+    specs = unpack_infer_signature(request.signature).inputs
     return [
-        Tensor(each.name, each.datatype, each.shape, _bytes(place, slots))
-        for each, place in zip(specs, request.places, strict=True)
+        Tensor(each.name, each.datatype, each.shape, _bytes_at(place, slots))
+        for each, place in zip(specs, request.locations, strict=True)
     ]
 
 
-def size_bytes(inputs: Iterable[Tensor]) -> int:
+def total_bytes(inputs: Iterable[Tensor]) -> int:
     """How much there is to read."""
     return sum(len(each.data) for each in inputs)
 
 
-def _bytes(place: Place, slots: Sequence[Slot]) -> bytes | memoryview:
+def _bytes_at(place: TensorLocation, slots: Sequence[Slot]) -> bytes | memoryview:
     if not isinstance(place, tuple):
         return place
     segment, offset, size = place

@@ -10,25 +10,25 @@ import re
 from typing import Final
 
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_NUMBER: Final = re.compile(r"[0-9]{1,19}")
+MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_VERSION_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 
 
-class Routes:
+class RouteTable:
     """Model name to Route."""
 
     def __init__(self) -> None:
         self._models: dict[str, Route] = {}
         self._defaults: dict[str, VersionState] = {}
         """Of those that are wanted, the version that serves a request without one."""
-        self._said: set[str] = set()
+        self._received: set[str] = set()
 
     def put(self, route: Route) -> None:
         """A model as it is now."""
         self._models[route.name] = route
-        self._said.add(route.name)
+        self._received.add(route.name)
         self._defaults.pop(route.name, None)
         for each in route.versions:
             if route.wanted and each.version == route.default:
@@ -42,13 +42,13 @@ class Routes:
     def __contains__(self, name: object) -> bool:
         return name in self._models
 
-    def begin(self) -> None:
+    def begin_sync(self) -> None:
         """A brain starts to say everything anew."""
-        self._said.clear()
+        self._received.clear()
 
-    def end(self) -> None:
+    def end_sync(self) -> None:
         """It has said everything: what it did not name is gone."""
-        for name in self._models.keys() - self._said:
+        for name in self._models.keys() - self._received:
             self.drop(name)
 
     def names(self) -> list[str]:
@@ -71,7 +71,7 @@ class Routes:
             raise CallerError(
                 "unknown_model", f"Request for unknown model: '{name}' has no available versions", model=name
             )
-        if version and not _NUMBER.fullmatch(version):
+        if version and not _VERSION_NUMBER.fullmatch(version):
             text = f"failed to get model version from specified version string '{version:.40}' for model '{name}'"
             raise CallerError("bad_version", text, model=name)
         wanted = str(int(version)) if version else route.default

@@ -58,7 +58,7 @@ CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
 UNAVAILABLE: Final = 503
 TEXT_LIMIT: Final = 1000
 _TRACEBACK: Final = "Traceback (most recent call last)"
-_INTERNALS: Final = (
+_REDACTIONS: Final = (
     (re.compile(r"(?<![\w./])(?:/[\w.@+~-]+){2,}/?"), "<path>"),
     (re.compile(r"\b0x[0-9a-fA-F]+"), "<address>"),
     (re.compile(r"\bpid[ =:]*\d+"), "pid"),
@@ -102,17 +102,17 @@ def text(error: MmsupError) -> str:
     """
     said = error.text
     if not isinstance(error, CallerError):
-        said = scrubbed(said)
+        said = redact(said)
     said = _UNPRINTABLE.sub(" ", said).encode("utf-8", "replace").decode()
     return said if len(said) <= TEXT_LIMIT else said[: TEXT_LIMIT - 1] + "…"
 
 
-def scrubbed(said: str) -> str:
+def redact(said: str) -> str:
     """A text without internals of this machine."""
     before, traceback, after = said.partition(_TRACEBACK)
     if traceback:
         lines = [each for each in after.splitlines() if each.strip()]
         said = before + (lines[-1].strip() if lines else "")
-    for pattern, instead in _INTERNALS:
+    for pattern, instead in _REDACTIONS:
         said = pattern.sub(instead, said)
     return said

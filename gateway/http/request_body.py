@@ -27,37 +27,37 @@ DOCUMENT_LIMIT_BYTES: Final = 1 << 20
 """Bodies of control calls, which are read by the loop itself."""
 COPY_BYTES: Final = 1 << 20
 """Copied between two turns of the loop."""
-ASIDE_BYTES: Final = 1 << 16
+THREAD_PARSE_BYTES: Final = 1 << 16
 """From here on parsing is done beside the loop: it takes milliseconds."""
 INFLATE_STEP_BYTES: Final = 1 << 18
 """Inflated between two turns of the loop; about a millisecond."""
 _WINDOW_BITS: Final = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-_FOREIGN: Final = re.compile(r"multipart/|[^;]*(?:pickle|xml)\b", re.IGNORECASE)
+_UNSUPPORTED: Final = re.compile(r"multipart/|[^;]*(?:pickle|xml)\b", re.IGNORECASE)
 
 
 def check_head(request: BaseRequest, limit_bytes: int) -> int | None:
     """Bytes that the body will have, None if only its end will tell; CallerError for what cannot be taken."""
     kind = request.headers.get("Content-Type", "")
-    if is_foreign(kind):
+    if is_unsupported(kind):
         raise CallerError("unsupported_media", f"content of type '{kind:.80}' is not read here: send JSON")
     coding = _coding(request)
     length = request.content_length
     if length is not None and length > limit_bytes:
-        raise too_large(length, limit_bytes)
+        raise too_large_error(length, limit_bytes)
     return None if coding else length if length is not None or request.can_read_body else 0
 
 
-def is_foreign(kind: str) -> bool:
+def is_unsupported(kind: str) -> bool:
     """Whether a content type is of something that is never read here."""
-    return _FOREIGN.match(kind) is not None
+    return _UNSUPPORTED.match(kind) is not None
 
 
-def late() -> CallerError:
+def timeout_error() -> CallerError:
     """The error of a body that does not come in time."""
     return CallerError("body_timeout", "the body of the request did not come in time")
 
 
-def too_large(size: int | None, limit_bytes: int) -> CallerError:
+def too_large_error(size: int | None, limit_bytes: int) -> CallerError:
     """The error of a body past its bound."""
     shown = "the request" if size is None else f"a request of {size} bytes"
     text = f"{shown} exceeds the maximum allowed {limit_bytes} bytes; raise --http-max-input-size"
@@ -74,14 +74,14 @@ def _coding(request: BaseRequest) -> str:
     return coding
 
 
-async def accept(request: BaseRequest) -> None:
+async def send_continue(request: BaseRequest) -> None:
     """Tell a client that waits for it (`Expect: 100-continue`) to send the body; after the head was found good."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
 
 
-async def fill(request: BaseRequest, view: memoryview) -> None:
+async def read_into(request: BaseRequest, view: memoryview) -> None:
     """The body of known length, straight to where it shall lie."""
     source, at = _Chunks(request), 0
     while chunk := await source.next():
@@ -93,16 +93,16 @@ async def fill(request: BaseRequest, view: memoryview) -> None:
         raise CallerError("bad_request", f"the body ended after {at} of {len(view)} bytes")
 
 
-async def gather(request: BaseRequest, limit_bytes: int, hold: Callable[[int], None] | None = None) -> bytearray:
+async def read_all(request: BaseRequest, limit_bytes: int, reserve: Callable[[int], None] | None = None) -> bytearray:
     """The body of unknown length, inflated, in memory of ours. `hold` is told before it takes that many more bytes."""
     coding = _coding(request)
     body = bytearray()
-    source = _Inflated(_Chunks(request), coding) if coding else _Chunks(request)
+    source = _InflatedChunks(_Chunks(request), coding) if coding else _Chunks(request)
     while chunk := await source.next():
         if len(body) + len(chunk) > limit_bytes:
-            raise too_large(None, limit_bytes)
-        if hold is not None:
-            hold(len(chunk))
+            raise too_large_error(None, limit_bytes)
+        if reserve is not None:
+            reserve(len(chunk))
         body += chunk
     return body
 
@@ -135,7 +135,7 @@ class _Chunks:
                 if ready:
                     return ready
         except TimeoutError:
-            raise late() from None
+            raise timeout_error() from None
         except (RequestPayloadError, HttpProcessingError):
             raise CallerError("bad_request", "the body does not follow the framing that its head announces") from None
         except ConnectionError:
@@ -143,7 +143,7 @@ class _Chunks:
         return b""
 
 
-class _Inflated:
+class _InflatedChunks:
     """A compressed body, a step at a time: a few bytes can become very many."""
 
     def __init__(self, source: _Chunks, coding: str) -> None:

@@ -16,20 +16,20 @@ from multidict import CIMultiDict
 
 from mmsup.gateway.http import error_status as status
 from mmsup.gateway.protocol.binary_tensors import HEADER
-from mmsup.gateway.protocol.infer_response import Reply
-from mmsup.gateway.protocol.json_document import write
+from mmsup.gateway.protocol.infer_response import InferResponse
+from mmsup.gateway.protocol.json_document import dump_json
 from mmsup.ipc.errors import MmsupError, ServerError
 
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 JOIN_LIMIT_BYTES: Final = 1 << 16
 """Replies up to this size are copied once and sent in one piece."""
-SLOWEST_S: Final = 30.0
+WRITE_TIMEOUT_S: Final = 30.0
 """A client that does not take a piece of its reply in this time holds memory that others wait for."""
 _PIECE_BYTES: Final = 1 << 20
 
 
-def head(kind: str, extra: Mapping[str, str] | None = None) -> CIMultiDict[str]:
+def response_headers(kind: str, extra: Mapping[str, str] | None = None) -> CIMultiDict[str]:
     """The headers of every reply."""
     made = CIMultiDict({"Content-Type": kind, "Server": "mmsup", "X-Content-Type-Options": "nosniff"})
     if extra:
@@ -37,32 +37,34 @@ def head(kind: str, extra: Mapping[str, str] | None = None) -> CIMultiDict[str]:
     return made
 
 
-def json(value: Any, status: int = 200, extra: Mapping[str, str] | None = None) -> Response:  # any JSON value
+def json_response(value: Any, status: int = 200, extra: Mapping[str, str] | None = None) -> Response:  # any JSON value
     """A JSON reply."""
-    return Response(body=write(value), status=status, headers=head(JSON, extra))
+    return Response(body=dump_json(value), status=status, headers=response_headers(JSON, extra))
 
 
-def empty(extra: Mapping[str, str] | None = None) -> Response:
+def empty_response(extra: Mapping[str, str] | None = None) -> Response:
     """Success with nothing to say: 200, which clients take for the only success."""
-    return Response(body=b"", status=200, headers=head(JSON, extra))
+    return Response(body=b"", status=200, headers=response_headers(JSON, extra))
 
 
-def error(error: MmsupError, request_id: str = "", extra: Mapping[str, str] | None = None) -> Response:
+def error_response(error: MmsupError, request_id: str = "", extra: Mapping[str, str] | None = None) -> Response:
     """The reply that tells of an error."""
     headers = {**status.headers(error), **(extra or {})}
     made = Response(
-        body=status.body(error, request_id), status=status.http_status(error.code), headers=head(JSON, headers)
+        body=status.body(error, request_id),
+        status=status.http_status(error.code),
+        headers=response_headers(JSON, headers),
     )
     if error.code in status.CLOSING:
         made.force_close()
     return made
 
 
-async def send_tensors(
-    request: BaseRequest, reply: Reply, extra: Mapping[str, str] | None = None, *, last: bool = False
+async def send_inference(
+    request: BaseRequest, reply: InferResponse, extra: Mapping[str, str] | None = None, *, last: bool = False
 ) -> StreamResponse:
     """Send an inference reply; afterwards its tensors' memory is free. `last`: the connection ends with it."""
-    headers = head(JSON if reply.blobs is None else BINARY, extra)
+    headers = response_headers(JSON if reply.blobs is None else BINARY, extra)
     if reply.blobs is not None:
         headers[HEADER] = str(len(reply.head))
     if reply.size <= JOIN_LIMIT_BYTES:
@@ -85,7 +87,7 @@ async def _drain(request: BaseRequest, response: StreamResponse, parts: list[mem
     try:
         for part in parts:
             for at in range(0, len(part), _PIECE_BYTES):
-                async with asyncio.timeout(SLOWEST_S):
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
                     await response.write(part[at : at + _PIECE_BYTES])
                     await request.writer.drain()
         await response.write_eof()

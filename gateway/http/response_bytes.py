@@ -11,33 +11,32 @@ from typing import Final
 
 from aiohttp.helpers import rfc822_formatted_time
 
-from mmsup.gateway.http import error_status as status
-from mmsup.gateway.http import response as answer
+from mmsup.gateway.http import error_status, response
 from mmsup.gateway.protocol.binary_tensors import HEADER
-from mmsup.gateway.protocol.infer_response import Reply
+from mmsup.gateway.protocol.infer_response import InferResponse
 from mmsup.ipc.errors import MmsupError
 
 _PHRASES: Final = {int(each): each.phrase for each in http.HTTPStatus}
 Parts = list[bytes | memoryview]
 
 
-def start(code: int, kind: str, extra: Mapping[str, str], size: int) -> bytes:
+def head_start(code: int, kind: str, extra: Mapping[str, str], size: int) -> bytes:
     """A head up to the value of its last header, the date, which changes from second to second."""
     if extra:
         return b"%bContent-Length: %d\r\nDate: " % (_headers(code, kind, extra), size)
-    known = _plain.get((code, kind))
+    known = _known_headers.get((code, kind))
     if known is None:
-        known = _plain[code, kind] = _headers(code, kind, extra)
+        known = _known_headers[code, kind] = _headers(code, kind, extra)
     return b"%bContent-Length: %d\r\nDate: " % (known, size)
 
 
-_plain: Final[dict[tuple[int, str], bytes]] = {}
+_known_headers: Final[dict[tuple[int, str], bytes]] = {}
 """Of replies with no headers of their own; a few statuses, two kinds."""
 
 
 def _headers(code: int, kind: str, extra: Mapping[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {code} {_PHRASES.get(code, '')}"]
-    lines += [f"{name}: {value}" for name, value in answer.head(kind, extra).items()]
+    lines += [f"{name}: {value}" for name, value in response.response_headers(kind, extra).items()]
     return "\r\n".join([*lines, ""]).encode()
 
 
@@ -55,21 +54,21 @@ class _Date:
         return self._bytes
 
 
-end: Final = _Date().now
+head_end: Final = _Date().now
 """The rest of a head."""
 
 
-def error(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:
+def error_bytes(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:
     """The reply that tells of an error."""
-    body = status.body(error, request_id)
-    extra = {**status.headers(error), **echo}
-    return start(status.http_status(error.code), answer.JSON, extra, len(body)) + end() + body
+    body = error_status.body(error, request_id)
+    extra = {**error_status.headers(error), **echo}
+    return head_start(error_status.http_status(error.code), response.JSON, extra, len(body)) + head_end() + body
 
 
-def tensors(reply: Reply, echo: Mapping[str, str]) -> tuple[bytes, Parts]:
+def inference_parts(reply: InferResponse, echo: Mapping[str, str]) -> tuple[bytes, Parts]:
     """The reply to an inference: the start of its head, and its body."""
     extra = dict(echo)
     if reply.blobs is not None:
         extra[HEADER] = str(len(reply.head))
-    kind = answer.JSON if reply.blobs is None else answer.BINARY
-    return start(200, kind, extra, reply.size), [reply.head, *(reply.blobs or ())]
+    kind = response.JSON if reply.blobs is None else response.BINARY
+    return head_start(200, kind, extra, reply.size), [reply.head, *(reply.blobs or ())]

@@ -12,7 +12,7 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.gateway.dispatch.route_table import NAME
+from mmsup.gateway.dispatch.route_table import MODEL_NAME
 
 
 class Access(enum.Enum):
@@ -24,97 +24,102 @@ class Access(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class HttpRoute:
     """One row: what to do (`app.py` knows how), and who may."""
 
     method: str
     path: str
-    does: str
+    action: str
     access: Access = Access.OPEN
 
 
-def _rows() -> list[Endpoint]:
+def _http_routes() -> list[HttpRoute]:
     control = Access.CONTROL
     rows = [
-        Endpoint("GET", "/livez", "live"),
-        Endpoint("GET", "/healthz", "live"),
-        Endpoint("GET", "/readyz", "ready"),
-        Endpoint("GET", "/v2/health/live", "live"),
-        Endpoint("GET", "/v2/health/ready", "ready"),
-        Endpoint("GET", "/metrics", "metrics"),
-        Endpoint("GET", "/v2", "server"),
-        Endpoint("GET", "/v2/models", "models"),
-        Endpoint("GET", "/v2/models/stats", "all_stats"),
-        Endpoint("POST", "/v2/repository/index", "index"),
-        Endpoint("POST", "/v2/repository/models/{model}/load", "load", control),
-        Endpoint("POST", "/v2/repository/models/{model}/unload", "unload", control),
-        Endpoint("POST", "/v2/repository/{repository}/index", "other_repository"),
-        Endpoint("POST", "/v2/repository/{repository}/models/{model}/load", "other_repository", control),
-        Endpoint("POST", "/v2/repository/{repository}/models/{model}/unload", "other_repository", control),
-        Endpoint("GET", "/v2/logging", "no_logging"),
-        Endpoint("POST", "/v2/logging", "no_logging", control),
+        HttpRoute("GET", "/livez", "live"),
+        HttpRoute("GET", "/healthz", "live"),
+        HttpRoute("GET", "/readyz", "ready"),
+        HttpRoute("GET", "/v2/health/live", "live"),
+        HttpRoute("GET", "/v2/health/ready", "ready"),
+        HttpRoute("GET", "/metrics", "metrics"),
+        HttpRoute("GET", "/v2", "server"),
+        HttpRoute("GET", "/v2/models", "models"),
+        HttpRoute("GET", "/v2/models/stats", "all_stats"),
+        HttpRoute("POST", "/v2/repository/index", "index"),
+        HttpRoute("POST", "/v2/repository/models/{model}/load", "load", control),
+        HttpRoute("POST", "/v2/repository/models/{model}/unload", "unload", control),
+        HttpRoute("POST", "/v2/repository/{repository}/index", "other_repository"),
+        HttpRoute("POST", "/v2/repository/{repository}/models/{model}/load", "other_repository", control),
+        HttpRoute("POST", "/v2/repository/{repository}/models/{model}/unload", "other_repository", control),
+        HttpRoute("GET", "/v2/logging", "no_logging"),
+        HttpRoute("POST", "/v2/logging", "no_logging", control),
     ]
     for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         rows += [
-            Endpoint("GET", base, "model"),
-            Endpoint("GET", f"{base}/ready", "model_ready"),
-            Endpoint("GET", f"{base}/config", "model_config"),
-            Endpoint("GET", f"{base}/stats", "model_stats"),
-            Endpoint("POST", f"{base}/infer", "infer"),
-            Endpoint("POST", f"{base}/generate", "no_generate"),
-            Endpoint("POST", f"{base}/generate_stream", "no_generate"),
+            HttpRoute("GET", base, "model"),
+            HttpRoute("GET", f"{base}/ready", "model_ready"),
+            HttpRoute("GET", f"{base}/config", "model_config"),
+            HttpRoute("GET", f"{base}/stats", "model_stats"),
+            HttpRoute("POST", f"{base}/infer", "infer"),
+            HttpRoute("POST", f"{base}/generate", "no_generate"),
+            HttpRoute("POST", f"{base}/generate_stream", "no_generate"),
         ]
     for base in ("/v2", "/v2/models/{model}"):
-        rows.append(Endpoint("GET", f"{base}/trace/setting", "no_trace"))
-        rows.append(Endpoint("POST", f"{base}/trace/setting", "no_trace", control))
+        rows.append(HttpRoute("GET", f"{base}/trace/setting", "no_trace"))
+        rows.append(HttpRoute("POST", f"{base}/trace/setting", "no_trace", control))
     for kind in ("system", "cuda"):
         for base in (f"/v2/{kind}sharedmemory", f"/v2/{kind}sharedmemory/region/{{region}}"):
-            rows.append(Endpoint("GET", f"{base}/status", "no_regions" if base.endswith("memory") else "no_region"))
-            rows.append(Endpoint("POST", f"{base}/unregister", "unregister"))
-        rows.append(Endpoint("POST", f"/v2/{kind}sharedmemory/region/{{region}}/register", "no_register"))
+            rows.append(HttpRoute("GET", f"{base}/status", "no_regions" if base.endswith("memory") else "no_region"))
+            rows.append(HttpRoute("POST", f"{base}/unregister", "unregister"))
+        rows.append(HttpRoute("POST", f"/v2/{kind}sharedmemory/region/{{region}}/register", "no_register"))
     return rows
 
 
-ENDPOINTS: Final = tuple(_rows())
+HTTP_ROUTES: Final = tuple(_http_routes())
 _REGION: Final = re.compile(r"[^\x00-\x1f]{1,255}")
-_FORMS: Final = {"model": NAME, "repository": NAME, "version": re.compile(r"[A-Za-z0-9_.-]{1,64}"), "region": _REGION}
+_PARAMETER_PATTERNS: Final = {
+    "model": MODEL_NAME,
+    "repository": MODEL_NAME,
+    "version": re.compile(r"[A-Za-z0-9_.-]{1,64}"),
+    "region": _REGION,
+}
 
 
-class _Branch:
+class _PathNode:
     """A node of the tree of paths: what follows it, and what it is itself."""
 
     def __init__(self) -> None:
-        self.fixed: dict[str, _Branch] = {}
-        self.name: str = ""
-        self.named: _Branch | None = None
-        self.methods: dict[str, Endpoint] = {}
+        self.children: dict[str, _PathNode] = {}
+        self.parameter: str = ""
+        self.parameter_child: _PathNode | None = None
+        self.methods: dict[str, HttpRoute] = {}
 
 
-def _tree() -> _Branch:
-    root = _Branch()
-    for endpoint in ENDPOINTS:
+def _path_tree() -> _PathNode:
+    root = _PathNode()
+    for endpoint in HTTP_ROUTES:
         at = root
         for part in endpoint.path.split("/")[1:]:
             if part.startswith("{"):
-                at.named = at.named or _Branch()
-                at.name = part[1:-1]
-                at = at.named
+                at.parameter_child = at.parameter_child or _PathNode()
+                at.parameter = part[1:-1]
+                at = at.parameter_child
             else:
-                at = at.fixed.setdefault(part, _Branch())
+                at = at.children.setdefault(part, _PathNode())
         at.methods[endpoint.method] = endpoint
         if endpoint.method == "GET":
             at.methods["HEAD"] = endpoint
     return root
 
 
-_ROOT: Final = _tree()
+_ROOT: Final = _path_tree()
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class RouteMatch:
     """A path that exists: its endpoints by method, and the names in it."""
 
-    methods: dict[str, Endpoint]
+    methods: dict[str, HttpRoute]
     names: dict[str, str]
 
     @property
@@ -123,7 +128,7 @@ class Match:
         return ", ".join(sorted({*self.methods, "OPTIONS"}))
 
 
-def find(target: str) -> Match | None:
+def match_path(target: str) -> RouteMatch | None:
     """What a request target names, None if nothing. The query is nobody's here."""
     path = target.partition("?")[0]
     if not path.startswith("/"):  # the absolute form, which a proxy would send
@@ -132,17 +137,17 @@ def find(target: str) -> Match | None:
     return _walk(_ROOT, path.split("/")[1:], {})
 
 
-def _walk(at: _Branch, parts: list[str], names: dict[str, str]) -> Match | None:
+def _walk(at: _PathNode, parts: list[str], names: dict[str, str]) -> RouteMatch | None:
     if not parts:
-        return Match(at.methods, names) if at.methods else None
+        return RouteMatch(at.methods, names) if at.methods else None
     part, rest = parts[0], parts[1:]
-    if part in at.fixed:
-        found = _walk(at.fixed[part], rest, names)
+    if part in at.children:
+        found = _walk(at.children[part], rest, names)
         if found is not None:
             return found
-    if at.named is None:
+    if at.parameter_child is None:
         return None
     name = urllib.parse.unquote(part, errors="replace")
-    if not _FORMS[at.name].fullmatch(name):
+    if not _PARAMETER_PATTERNS[at.parameter].fullmatch(name):
         return None
-    return _walk(at.named, rest, {**names, at.name: name})
+    return _walk(at.parameter_child, rest, {**names, at.parameter: name})

@@ -15,18 +15,18 @@ from mmsup.ipc.specs import ModelSpec
 SIZE_LIMIT_BYTES: Final = 4 << 20
 
 
-def of(spec: ModelSpec) -> dict[str, list[str]]:
+def read_labels(spec: ModelSpec) -> dict[str, list[str]]:
     """Names by output. Reads a file at the first call for each: run it where that may wait."""
     found: dict[str, list[str]] = {}
     for output in spec.config.get("output", ()):
         file = output.get("label_filename")
         if file:
-            found[str(output.get("name"))] = _read(spec.directory, str(file))
+            found[str(output.get("name"))] = _read_file(spec.directory, str(file))
     return found
 
 
 @functools.lru_cache(maxsize=256)
-def _read(directory: str, file: str) -> list[str]:
+def _read_file(directory: str, file: str) -> list[str]:
     if os.path.basename(file) != file:
         return []
     path = Path(directory).parent / file

@@ -9,37 +9,37 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmsup.gateway.http import request_body as upload
-from mmsup.gateway.http.request import Call
-from mmsup.gateway.protocol import binary_tensors as binary
-from mmsup.gateway.protocol import infer_request as v2
-from mmsup.gateway.protocol import json_document as document
+from mmsup.gateway.http import request_body
+from mmsup.gateway.http.request import HttpRequest
+from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
 
-EARLY_BYTES: Final = 1 << 18
+EARLY_LIMIT_BYTES: Final = 1 << 18
 """So much of a body that nobody reads lies in its connection anyway (READ_BYTES)."""
 
 
-class Early:
+class EarlyBody:
     """The body of one request. `size`: None if only its end will tell; `since_ns`: when its head came."""
 
-    def __init__(self, call: Call, size: int | None, since_ns: int) -> None:
-        self._call = call
+    def __init__(self, call: HttpRequest, size: int | None, since_ns: int) -> None:
+        self._request = call
         self._size = size
         self._since_ns = since_ns
         self.body: bytearray | None = None
         """Once it was read."""
 
-    async def wish(self, deadline_ns: int) -> tuple[int, int]:
+    async def read_wait_options(self, deadline_ns: int) -> tuple[int, int]:
         """The deadline, brought forward if the request says so, and the priority that it names; 0 for none."""
-        request, size = self._call.request, self._size
-        if size is None or size > EARLY_BYTES:
+        request, size = self._request.request, self._size
+        if size is None or size > EARLY_LIMIT_BYTES:
             return deadline_ns, 0
-        layout = binary.layout(request.headers.get(binary.HEADER), size)
-        await upload.accept(request)
+        layout = binary_tensors.body_layout(request.headers.get(binary_tensors.HEADER), size)
+        await request_body.send_continue(request)
         body = bytearray(size)
-        await upload.fill(request, memoryview(body))
+        await request_body.read_into(request, memoryview(body))
         self.body = body
         if not layout.header:
             return deadline_ns, 0
-        timeout_us, priority = v2.wishes(document.read(memoryview(body)[: layout.header]))
+        timeout_us, priority = infer_request.timeout_and_priority(
+            json_document.parse_json(memoryview(body)[: layout.header])
+        )
         return min(deadline_ns, self._since_ns + timeout_us * 1000) if timeout_us else deadline_ns, priority

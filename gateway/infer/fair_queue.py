@@ -17,67 +17,67 @@ from collections import deque
 from collections.abc import Callable, Container
 from typing import Final
 
-ALONE: Final = 32
+SOLE_FLOW_LIMIT: Final = 32
 """Units that a lane begins at a time: inferences of little text, 50 to 100 µs each."""
-SHARED: Final = 16
+SHARED_LIMIT: Final = 16
 """The same while other lanes are used too."""
-SERIES: Final = 4
+FLOODED_FLOW_LIMIT: Final = 4
 """The same for the only lane in which somebody waits: it is flooded, and whoever else comes shall be heard soon."""
-COMPANY_TURNS: Final = 64
+SHARED_ROUNDS: Final = 64
 """Turns for which another lane is remembered."""
-HOUSE: Final = "~"
+SERVER_FLOW: Final = "~"
 """The lane of what is asked of the server as a whole."""
-STRANGERS: Final = ""
-_FULL: Final = 1 << 30
-Go = Callable[[], bool]
+UNKNOWN_FLOW: Final = ""
+_BLOCKED: Final = 1 << 30
+Start = Callable[[], bool]
 """Begins what waited; False if nobody wants it any more."""
 
 
-class Turns:
+class FairQueue:
     """One per gateway process. `known`: names that have lanes of their own."""
 
     def __init__(self, known: Container[str]) -> None:
         self._known = known
-        self._limit = ALONE
-        self._company = 0
-        self._begun: dict[str, int] = {}
+        self._limit = SOLE_FLOW_LIMIT
+        self._shared_rounds = 0
+        self._started: dict[str, int] = {}
         """Units by lane, since the last turn that was needed."""
-        self._waiting: dict[str, deque[tuple[int, Go]]] = {}
-        self._is_at_hand = False
+        self._waiting: dict[str, deque[tuple[int, Start]]] = {}
+        self._round_scheduled = False
 
-    def may(self, lane: str, cost: int) -> bool:
+    def try_start(self, flow: str, cost: int) -> bool:
         """Whether so many units may be begun at once; if not, `wait`."""
-        begun = self._begun.get(lane)
+        begun = self._started.get(flow)
         if begun is None:
-            return self._first(lane, cost)
+            return self._start_first(flow, cost)
         if begun + cost > self._limit and begun:
             return False
-        self._begun[lane] = begun + cost
+        self._started[flow] = begun + cost
         return True
 
-    def _first(self, lane: str, cost: int) -> bool:
-        lane = self._lane(lane)
-        begun = self._begun.get(lane, 0)
+    def _start_first(self, lane: str, cost: int) -> bool:
+        lane = self._flow_of(lane)
+        begun = self._started.get(lane, 0)
         if begun + cost > self._limit and begun:
             return False
-        self._begun[lane] = begun + cost
+        self._started[lane] = begun + cost
         return True
 
-    def _lane(self, name: str) -> str:
-        return name if name == HOUSE or name in self._known else STRANGERS
+    def _flow_of(self, name: str) -> str:
+        return name if name == SERVER_FLOW or name in self._known else UNKNOWN_FLOW
 
-    def wait(self, lane: str, cost: int, go: Go) -> None:
+    def enqueue(self, lane: str, cost: int, go: Start) -> None:
         """`go` is called when it is its turn."""
-        lane = self._lane(lane)
+        lane = self._flow_of(lane)
         self._waiting.setdefault(lane, deque()).append((cost, go))
-        self._begun[lane] = _FULL  # nobody overtakes who waits
-        if not self._is_at_hand:
-            self._is_at_hand = True
-            asyncio.get_running_loop().call_soon(self._look)
+        self._started[lane] = _BLOCKED  # nobody overtakes who waits
+        if not self._round_scheduled:
+            self._round_scheduled = True
+            asyncio.get_running_loop().call_soon(self._schedule_round)
 
-    async def come(self, lane: str, cost: int) -> None:
+    async def wait_to_start(self, lane: str, cost: int) -> None:
         """Returns when so many units may be begun."""
-        if self.may(lane, cost):
+        if self.try_start(lane, cost):
             return
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -87,31 +87,31 @@ class Turns:
             mine.set_result(None)
             return True
 
-        self.wait(lane, cost, go)
+        self.enqueue(lane, cost, go)
         await mine
 
-    def _look(self) -> None:
+    def _schedule_round(self) -> None:
         """Look at the sockets once more: what others began before goes out, and what came for them is taken up."""
-        asyncio.get_running_loop().call_soon(self._turn)
+        asyncio.get_running_loop().call_soon(self._run_round)
 
-    def _turn(self) -> None:
-        self._is_at_hand = False
-        self._company = COMPANY_TURNS if len(self._begun) > 1 else max(self._company - 1, 0)
-        self._limit = SHARED if self._company else ALONE
-        self._begun.clear()
+    def _run_round(self) -> None:
+        self._round_scheduled = False
+        self._shared_rounds = SHARED_ROUNDS if len(self._started) > 1 else max(self._shared_rounds - 1, 0)
+        self._limit = SHARED_LIMIT if self._shared_rounds else SOLE_FLOW_LIMIT
+        self._started.clear()
         for lane in list(self._waiting):
-            self._begin(lane)
-        if self._waiting and not self._is_at_hand:
-            self._is_at_hand = True
-            asyncio.get_running_loop().call_soon(self._look)
+            self._start_queued(lane)
+        if self._waiting and not self._round_scheduled:
+            self._round_scheduled = True
+            asyncio.get_running_loop().call_soon(self._schedule_round)
 
-    def _begin(self, lane: str) -> None:
+    def _start_queued(self, lane: str) -> None:
         queue, begun = self._waiting.pop(lane), 0
         floods = len(self._waiting) + 1
-        limit = SERIES if self._company and floods == 1 else max(self._limit // floods, 1)
+        limit = FLOODED_FLOW_LIMIT if self._shared_rounds and floods == 1 else max(self._limit // floods, 1)
         while queue and (not begun or begun + queue[0][0] <= limit):
             cost, go = queue.popleft()
             begun += cost if go() else 0
         if queue:
             self._waiting[lane] = queue
-        self._begun[lane] = _FULL if queue else begun
+        self._started[lane] = _BLOCKED if queue else begun

@@ -22,71 +22,71 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 
-from mmsup.gateway.http import request_body as upload
-from mmsup.gateway.http.request import echo_of
-from mmsup.gateway.http.request_body import ASIDE_BYTES
-from mmsup.gateway.http.url_routes import find
-from mmsup.gateway.protocol import binary_tensors as binary
-from mmsup.gateway.protocol.binary_tensors import Layout
+from mmsup.gateway.http import request_body
+from mmsup.gateway.http.request import echoed_headers
+from mmsup.gateway.http.request_body import THREAD_PARSE_BYTES
+from mmsup.gateway.http.url_routes import match_path
+from mmsup.gateway.protocol import binary_tensors
+from mmsup.gateway.protocol.binary_tensors import BodyLayout
 from mmsup.gateway.protocol.json_template import TEXT_LIMIT_BYTES
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.two_generation_cache import Halves
+from mmsup.ipc.two_generation_cache import BoundedCache
 
-KEY_BYTES_LIMIT: Final = 2048
-WORDS_LIMIT: Final = 2048
+HEAD_LIMIT_BYTES: Final = 2048
+JSON_KEY_LIMIT_BYTES: Final = 2048
 """Bytes of JSON before blobs that are remembered."""
-TEXT_UNIT_BYTES: Final = 1 << 12
+JSON_COST_UNIT_BYTES: Final = 1 << 12
 """Of JSON, which takes as long to read as everything else of a small request."""
-OURS: Final = b"POST /v2/models/"
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
-_ELSEWHERE: Final = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade")
+INFER_PREFIX: Final = b"POST /v2/models/"
+_CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_UNSUPPORTED_HEADERS: Final = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class ParsedHead:
     """What one head says. It is its own key: the same head has the same plan, for as long as that is remembered."""
 
     model: str
     version: str
     """Empty: the default one."""
-    layout: Layout
+    layout: BodyLayout
     echo: dict[str, str]
     """Headers that go back as they came."""
     request_id: str
     """By what name its client calls the request, as far as the head says."""
-    has_words: bool
+    has_cacheable_json: bool
     """JSON before blobs, short enough to be remembered."""
-    has_text: bool
+    has_cacheable_text: bool
     """JSON alone, short enough to be read at once."""
-    is_short: bool
+    is_fast_to_parse: bool
     """Nothing of it takes long to read."""
     cost: int
     """What it counts for where requests take turns: 1, and 1 more for every TEXT_UNIT_BYTES of JSON."""
 
 
-class Plans:
+class HeadCache:
     """One per gateway process."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._known: Halves[bytes, Plan] = Halves()
-        self._bystander = BaseProtocol(loop)
+        self._heads: BoundedCache[bytes, ParsedHead] = BoundedCache()
+        self._protocol = BaseProtocol(loop)
         """The parser wants one, to slow down a sender; it is given no byte of a body."""
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._heads)
 
-    def of(self, head: bytes) -> Plan | None:
+    def get(self, head: bytes) -> ParsedHead | None:
         """What a head says (from its first byte through its blank line), None if it is not for the front."""
-        plan = self._known.young.get(head) or self._known.get(head)
-        if plan is None and head.startswith(OURS):
-            plan = self._read(head)
-            if plan is not None and len(head) <= KEY_BYTES_LIMIT:
-                self._known.put(head, plan)
+        plan = self._heads.recent.get(head) or self._heads.get(head)
+        if plan is None and head.startswith(INFER_PREFIX):
+            plan = self._parse(head)
+            if plan is not None and len(head) <= HEAD_LIMIT_BYTES:
+                self._heads.add(head, plan)
         return plan
 
-    def _read(self, head: bytes) -> Plan | None:
-        parser = HttpRequestParser(self._bystander, self._loop, 1 << 16, auto_decompress=False)
+    def _parse(self, head: bytes) -> ParsedHead | None:
+        parser = HttpRequestParser(self._protocol, self._loop, 1 << 16, auto_decompress=False)
         try:
             messages, upgraded, rest = parser.feed_data(head)
         except HttpProcessingError:
@@ -94,10 +94,10 @@ class Plans:
         if len(messages) != 1 or upgraded or rest:
             return None
         ((message, body),) = messages
-        return None if body.total_bytes else plan_of(message)
+        return None if body.total_bytes else to_parsed_head(message)
 
 
-def plan_of(message: RawRequestMessage) -> Plan | None:
+def to_parsed_head(message: RawRequestMessage) -> ParsedHead | None:
     """The plan of a head that was read, None if it is not of the simple kind."""
     headers = message.headers
     lengths = headers.getall("Content-Length", [])
@@ -107,26 +107,26 @@ def plan_of(message: RawRequestMessage) -> Plan | None:
         or message.should_close
         or message.upgrade
         or message.chunked
-        or any(name in headers for name in _ELSEWHERE)
+        or any(name in headers for name in _UNSUPPORTED_HEADERS)
         or len(lengths) != 1
-        or not _LENGTH.fullmatch(lengths[0])
-        or upload.is_foreign(headers.get("Content-Type", ""))
+        or not _CONTENT_LENGTH.fullmatch(lengths[0])
+        or request_body.is_unsupported(headers.get("Content-Type", ""))
     ):
         return None
-    match = find(message.path)
+    match = match_path(message.path)
     endpoint = match.methods.get("POST") if match else None
-    sizes = headers.getall(binary.HEADER, [])
-    if match is None or endpoint is None or endpoint.does != "infer" or len(sizes) > 1:
+    sizes = headers.getall(binary_tensors.HEADER, [])
+    if match is None or endpoint is None or endpoint.action != "infer" or len(sizes) > 1:
         return None
     try:
-        layout = binary.layout(sizes[0] if sizes else None, int(lengths[0]))
+        layout = binary_tensors.body_layout(sizes[0] if sizes else None, int(lengths[0]))
     except CallerError:
         return None
-    echo = echo_of(headers)
-    has_words = 0 < layout.header <= min(WORDS_LIMIT, layout.size - 1)
+    echo = echoed_headers(headers)
+    has_words = 0 < layout.header <= min(JSON_KEY_LIMIT_BYTES, layout.size - 1)
     has_text = layout.header == layout.size <= TEXT_LIMIT_BYTES
     name = next(iter(echo.values()), "")
-    return Plan(
+    return ParsedHead(
         match.names["model"],
         match.names.get("version", ""),
         layout,
@@ -134,6 +134,6 @@ def plan_of(message: RawRequestMessage) -> Plan | None:
         name,
         has_words,
         has_text,
-        layout.size <= ASIDE_BYTES,
-        1 + layout.header // TEXT_UNIT_BYTES,
+        layout.size <= THREAD_PARSE_BYTES,
+        1 + layout.header // JSON_COST_UNIT_BYTES,
     )

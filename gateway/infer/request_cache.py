@@ -8,70 +8,73 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from mmsup.gateway.infer.handler import Order
-from mmsup.gateway.infer.response_template import Familiar
-from mmsup.gateway.protocol import json_template as skeleton
-from mmsup.gateway.protocol import json_tensors as literal
-from mmsup.gateway.protocol.inference_job import Given, Run
-from mmsup.gateway.protocol.json_tensors import Unfit
+from mmsup.gateway.infer.handler import ParsedRequest
+from mmsup.gateway.infer.response_template import ResponseTemplate
+from mmsup.gateway.protocol import json_template, json_tensors
+from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
+from mmsup.gateway.protocol.json_tensors import TensorDataError
 from mmsup.ipc.specs import Metadata
-from mmsup.ipc.two_generation_cache import Halves
+from mmsup.ipc.two_generation_cache import BoundedCache
 
 
-class Known:
+class CachedRequest:
     """One order."""
 
-    __slots__ = ("order", "reply", "version")
+    __slots__ = ("parsed", "response", "version")
 
-    def __init__(self, order: Order, version: str) -> None:
-        self.order = order
+    def __init__(self, order: ParsedRequest, version: str) -> None:
+        self.parsed = order
         self.version = version
-        self.reply: Familiar | None = None
+        self.response: ResponseTemplate | None = None
         """The words of the last reply, if other outputs can be put into them."""
 
 
-class KnownText(Known):
+class CachedJsonRequest(CachedRequest):
     """One order in JSON, but for the numbers."""
 
-    __slots__ = ("_places",)
+    __slots__ = ("_positions",)
 
-    def __init__(self, order: Order, version: str, names: Sequence[str]) -> None:
-        run = order.run
-        words = run.packed()
-        inputs = [Given(each.name, each.datatype, each.shape) for each in run.inputs]
-        bare = Run(inputs, run.outputs, run.parameters, run.priority, run.room, words=words)
-        super().__init__(order.without_numbers(bare), version)
-        self._places = [names.index(each.name) for each in inputs]
+    def __init__(self, order: ParsedRequest, version: str, names: Sequence[str]) -> None:
+        run = order.job
+        words = run.packed_signature()
+        inputs = [InputTensor(each.name, each.datatype, each.shape) for each in run.inputs]
+        bare = InferenceJob(inputs, run.outputs, run.parameters, run.priority, run.output_bytes, signature=words)
+        super().__init__(order.without_data(bare), version)
+        self._positions = [names.index(each.name) for each in inputs]
 
-    def with_numbers(self, lists: Sequence[bytes]) -> Order | None:
+    def with_data(self, lists: Sequence[bytes]) -> ParsedRequest | None:
         """The same order of other numbers; None if these do not fit, which the long way words."""
-        values = skeleton.values(lists)
+        values = json_template.parse_lists(lists)
         if values is None:
             return None
-        run = self.order.run
-        inputs: list[Given] = []
+        run = self.parsed.job
+        inputs: list[InputTensor] = []
         try:
-            for each, place in zip(run.inputs, self._places, strict=True):
-                data = literal.to_bytes(values[place], each.datatype, each.shape)
-                inputs.append(Given(each.name, each.datatype, each.shape, data=data))
-        except Unfit:
+            for each, place in zip(run.inputs, self._positions, strict=True):
+                data = json_tensors.to_bytes(values[place], each.datatype, each.shape)
+                inputs.append(InputTensor(each.name, each.datatype, each.shape, data=data))
+        except TensorDataError:
             return None
-        return self.order.with_run(Run(inputs, run.outputs, run.parameters, run.priority, run.room, words=run.packed()))
+        return self.parsed.with_job(
+            InferenceJob(
+                inputs, run.outputs, run.parameters, run.priority, run.output_bytes, signature=run.packed_signature()
+            )
+        )
 
 
-class Orders:
+class RequestCache:
     """All that a gateway knows."""
 
     def __init__(self) -> None:
-        self._known: Halves[Hashable, Known] = Halves()
+        self._requests: BoundedCache[Hashable, CachedRequest] = BoundedCache()
 
-    def get(self, words: Hashable, version: str, metadata: Metadata) -> Known | None:
+    def get(self, words: Hashable, version: str, metadata: Metadata) -> CachedRequest | None:
         """The order of these words, if the model is what it was."""
-        known = self._known.young.get(words) or self._known.get(words)
-        if known is None or known.order.metadata is not metadata or known.version != version:
+        known = self._requests.recent.get(words) or self._requests.get(words)
+        if known is None or known.parsed.metadata is not metadata or known.version != version:
             return None
         return known
 
-    def put(self, words: Hashable, known: Known) -> None:
+    def put(self, words: Hashable, known: CachedRequest) -> None:
         """Know this order from now on."""
-        self._known.put(words, known)
+        self._requests.add(words, known)

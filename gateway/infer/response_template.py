@@ -8,82 +8,83 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from mmsup.gateway.dispatch.reply_validation import Checked
-from mmsup.gateway.http import response as answer
-from mmsup.gateway.http import response_bytes as outgoing
-from mmsup.gateway.protocol import json_tensors as literal
-from mmsup.gateway.protocol.infer_request import Wanted
-from mmsup.gateway.protocol.infer_response import Reply
-from mmsup.ipc.messages.all import Place
+from mmsup.gateway.dispatch.reply_validation import ValidatedSignature
+from mmsup.gateway.http import response, response_bytes
+from mmsup.gateway.protocol import json_tensors
+from mmsup.gateway.protocol.infer_request import RequestedOutput
+from mmsup.gateway.protocol.infer_response import InferResponse
+from mmsup.ipc.messages.data import TensorLocation
 from mmsup.ipc.specs import TensorSpec
 
 
-class Binary:
+class BinaryResponseTemplate:
     """JSON that never changes, then the outputs."""
 
-    __slots__ = ("_body", "_said", "_start")
+    __slots__ = ("_body", "_signature", "_start")
 
-    def __init__(self, said: Checked, made: Reply) -> None:
-        self._said = said
-        self._start, _ = outgoing.tensors(made, {})
+    def __init__(self, said: ValidatedSignature, made: InferResponse) -> None:
+        self._signature = said
+        self._start, _ = response_bytes.inference_parts(made, {})
         self._body = made.head
 
-    def fits(self, said: Checked, places: Sequence[Place]) -> bool:
+    def matches(self, said: ValidatedSignature, places: Sequence[TensorLocation]) -> bool:
         """Whether a result has the same words, and is all inline."""
-        return (said is self._said or said.words == self._said.words) and tuple not in map(type, places)
+        return (said is self._signature or said.packed == self._signature.packed) and tuple not in map(type, places)
 
-    def bytes_with(self, places: Sequence[Place]) -> bytes:
+    def render(self, places: Sequence[TensorLocation]) -> bytes:
         """The whole reply with these outputs."""
-        return b"".join((self._start, outgoing.end(), self._body, *cast("Sequence[bytes]", places)))
+        return b"".join((self._start, response_bytes.head_end(), self._body, *cast("Sequence[bytes]", places)))
 
 
-class Text:
+class JsonResponseTemplate:
     """JSON with the outputs in it."""
 
-    __slots__ = ("_parts", "_said", "_size")
+    __slots__ = ("_parts", "_signature", "_size")
 
-    def __init__(self, said: Checked, parts: list[bytes]) -> None:
+    def __init__(self, said: ValidatedSignature, parts: list[bytes]) -> None:
         """`parts`: what stands before, between and behind the outputs."""
-        self._said = said
+        self._signature = said
         self._parts = parts
         self._size = sum(map(len, parts))
 
-    def fits(self, said: Checked, places: Sequence[Place]) -> bool:
+    def matches(self, said: ValidatedSignature, places: Sequence[TensorLocation]) -> bool:
         """Whether a result has the same words, and is all inline."""
-        return (said is self._said or said.words == self._said.words) and tuple not in map(type, places)
+        return (said is self._signature or said.packed == self._signature.packed) and tuple not in map(type, places)
 
-    def bytes_with(self, places: Sequence[Place]) -> bytes:
+    def render(self, places: Sequence[TensorLocation]) -> bytes:
         """The whole reply with these outputs."""
         pieces, size = [self._parts[0]], self._size
-        for spec, place, part in zip(self._said.outputs, places, self._parts[1:], strict=True):
-            text = _written(spec, place)
+        for spec, place, part in zip(self._signature.outputs, places, self._parts[1:], strict=True):
+            text = _output_json(spec, place)
             size += len(text)
             pieces += (text, part)
-        return b"".join((outgoing.start(200, answer.JSON, {}, size), outgoing.end(), *pieces))
+        return b"".join((response_bytes.head_start(200, response.JSON, {}, size), response_bytes.head_end(), *pieces))
 
 
-Familiar = Binary | Text
+ResponseTemplate = BinaryResponseTemplate | JsonResponseTemplate
 
 
-def familiar(said: Checked, wanted: Sequence[Wanted], made: Reply, places: Sequence[Place]) -> Familiar | None:
+def make_template(
+    said: ValidatedSignature, wanted: Sequence[RequestedOutput], made: InferResponse, places: Sequence[TensorLocation]
+) -> ResponseTemplate | None:
     """How to say this reply again with other outputs; None if more than they may change."""
     if None in said.sizes or tuple in map(type, places) or any(each.classes for each in wanted):
         return None
     if [each.spec.name for each in wanted] != [each.name for each in said.outputs]:
         return None
     if all(each.binary for each in wanted):
-        return Binary(said, made)
+        return BinaryResponseTemplate(said, made)
     if any(each.binary for each in wanted):
         return None
-    parts = _around(said, made.head, places)
-    return None if parts is None else Text(said, parts)
+    parts = _text_around_outputs(said, made.head, places)
+    return None if parts is None else JsonResponseTemplate(said, parts)
 
 
-def _around(said: Checked, head: bytes, places: Sequence[Place]) -> list[bytes] | None:
+def _text_around_outputs(said: ValidatedSignature, head: bytes, places: Sequence[TensorLocation]) -> list[bytes] | None:
     """The text before, between and behind the outputs."""
     parts: list[bytes] = []
     for spec, place in zip(said.outputs, places, strict=True):
-        text = _written(spec, place)
+        text = _output_json(spec, place)
         before, mark, head = head.partition(b'"data":' + text)
         if not mark:
             return None
@@ -91,6 +92,6 @@ def _around(said: Checked, head: bytes, places: Sequence[Place]) -> list[bytes] 
     return [*parts, head]
 
 
-def _written(spec: TensorSpec, place: Place) -> bytes:
+def _output_json(spec: TensorSpec, place: TensorLocation) -> bytes:
     assert not isinstance(place, tuple), "inline outputs only"
-    return literal.to_json(memoryview(place), spec.datatype, spec.name)
+    return json_tensors.to_json(memoryview(place), spec.datatype, spec.name)

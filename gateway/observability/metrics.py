@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from mmsup.gateway.observability.controller_status import OLD
-from mmsup.gateway.observability.request_counters import HOUSE, NOW, REASONS, REFUSED, Totals
+from mmsup.gateway.observability.controller_status import STALE_KEY
+from mmsup.gateway.observability.request_counters import CURRENT, GATEWAY_ROW, REASONS, REFUSED_PREFIX, Totals
 from mmsup.ipc.memory.counters import BUCKETS_S
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -35,8 +35,8 @@ STATES: Final = (
 )
 _MODEL: Final = ("model", "version")
 _WORKER: Final = ("model", "version", "instance")
-_DEVICE: Final = ("gpu_uuid",)
-_FAMILIAR: Final = {
+_GPU: Final = ("gpu_uuid",)
+_NV_METRICS: Final = {
     "nv_inference_request_success": ("success", 1, "Inferences answered with a result."),
     "nv_inference_count": ("inference_count", 1, "Inferences done, a batch of n counting n."),
     "nv_inference_exec_count": ("exec_count", 1, "Batches executed."),
@@ -56,18 +56,18 @@ _FAMILIAR: Final = {
 }
 _FAILURES: Final = "nv_inference_request_failure"
 
-Facts = Mapping[str, Any]  # JSON of the brain's status verb
+StatusJson = Mapping[str, Any]  # JSON of the brain's status verb
 
 
-def page(totals: Totals, facts: Facts) -> bytes:
+def metrics_text(totals: Totals, facts: StatusJson) -> bytes:
     """The text of `/metrics`."""
-    familiar = _text(lambda: _familiar(totals))
-    for name in (*_FAMILIAR, _FAILURES):
+    familiar = _text(lambda: _nv_metrics(totals))
+    for name in (*_NV_METRICS, _FAILURES):
         familiar = familiar.replace(f"# TYPE {name} gauge", f"# TYPE {name} counter")
-    return (familiar + _text(lambda: _ours(totals, facts))).encode()
+    return (familiar + _text(lambda: _own_metrics(totals, facts))).encode()
 
 
-class _Once(Collector):
+class _LazyCollector(Collector):
     """A collector of metrics that are made when they are asked for."""
 
     def __init__(self, made: Callable[[], Iterator[Metric]]) -> None:
@@ -79,17 +79,17 @@ class _Once(Collector):
 
 def _text(made: Callable[[], Iterator[Metric]]) -> str:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once(made))
+    registry.register(_LazyCollector(made))
     return generate_latest(registry).decode()
 
 
 def _rows(totals: Totals) -> Iterator[tuple[tuple[str, str], dict[str, int]]]:
     """Rows of model versions: not of refusals, nor of what is true now."""
-    return ((key, row) for key, row in sorted(totals.items()) if not key[1].startswith((REFUSED, NOW)))
+    return ((key, row) for key, row in sorted(totals.items()) if not key[1].startswith((REFUSED_PREFIX, CURRENT)))
 
 
-def _familiar(totals: Totals) -> Iterator[Metric]:
-    for name, (column, divisor, meaning) in _FAMILIAR.items():
+def _nv_metrics(totals: Totals) -> Iterator[Metric]:
+    for name, (column, divisor, meaning) in _NV_METRICS.items():
         family = GaugeMetricFamily(name, meaning, labels=_MODEL)
         for key, row in _rows(totals):
             family.add_metric(key, row[column] // divisor)
@@ -101,27 +101,27 @@ def _familiar(totals: Totals) -> Iterator[Metric]:
     yield failures
 
 
-def _ours(totals: Totals, facts: Facts) -> Iterator[Metric]:
-    yield _histogram(totals)
+def _own_metrics(totals: Totals, facts: StatusJson) -> Iterator[Metric]:
+    yield _duration_histogram(totals)
     refused = CounterMetricFamily(
         "mmsup_requests_refused", "Requests that were wrong in themselves, by error code.", labels=("model", "code")
     )
     for (model, version), row in sorted(totals.items()):
-        if version.startswith(REFUSED):
-            refused.add_metric((model, version.removeprefix(REFUSED)), row["refused"])
+        if version.startswith(REFUSED_PREFIX):
+            refused.add_metric((model, version.removeprefix(REFUSED_PREFIX)), row["refused"])
     yield refused
-    yield from _present(totals)
-    yield from _told(facts)
+    yield from _current_metrics(totals)
+    yield from _controller_metrics(facts)
 
 
-def _present(totals: Totals) -> Iterator[Metric]:
+def _current_metrics(totals: Totals) -> Iterator[Metric]:
     """What is true now."""
     opened = GaugeMetricFamily("mmsup_requests_open", "Requests admitted and not yet answered.", labels=("model",))
     for (model, version), row in sorted(totals.items()):
-        if version == NOW and model != HOUSE:
+        if version == CURRENT and model != GATEWAY_ROW:
             opened.add_metric((model,), row["open"])
     yield opened
-    house = totals.get((HOUSE, NOW), {})
+    house = totals.get((GATEWAY_ROW, CURRENT), {})
     for name, meaning in (
         ("arena_used_bytes", "Memory shared with workers that requests and results use."),
         ("arena_held_bytes", "Memory shared with workers that gateways hold, used or not."),
@@ -130,7 +130,7 @@ def _present(totals: Totals) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"mmsup_{name}", meaning, value=house.get(name, 0))
 
 
-def _histogram(totals: Totals) -> Metric:
+def _duration_histogram(totals: Totals) -> Metric:
     family = HistogramMetricFamily(
         "mmsup_request_duration_seconds", "Time of inferences from head to reply, failed ones too.", labels=_MODEL
     )
@@ -144,7 +144,7 @@ def _histogram(totals: Totals) -> Metric:
     return family
 
 
-def _told(facts: Facts) -> Iterator[Metric]:
+def _controller_metrics(facts: StatusJson) -> Iterator[Metric]:
     """What the brain knows."""
     state = GaugeMetricFamily("mmsup_model_state", "1 for the state that a model is in.", labels=("model", "state"))
     restarts = CounterMetricFamily("mmsup_worker_restarts", "Times that a worker was started again.", labels=_WORKER)
@@ -161,36 +161,34 @@ def _told(facts: Facts) -> Iterator[Metric]:
         stuck.add_metric((name,), sum(each.get("state") == "quarantined" for each in workers))
         for each in workers:
             labels = (name, str(each.get("version", "")), str(each.get("id", "")))
-            if not facts.get(OLD):  # another gateway may have told more; a counter may be missing, but never fall
+            if not facts.get(STALE_KEY):  # another gateway may have told more; a counter may be missing, but never fall
                 restarts.add_metric(labels, each.get("restarts") or 0)
             if each.get("memory_bytes") is not None:
                 memory.add_metric(labels, each["memory_bytes"])
             if each.get("memory_cap_bytes") is not None:
                 cap.add_metric(labels, each["memory_cap_bytes"])
     yield from (state, restarts, stuck, memory, cap)
-    yield from _devices(facts)
+    yield from _gpu_metrics(facts)
     generation = GaugeMetricFamily("mmsup_brain_generation", "How many brains there were, this one included.")
-    brain: Facts = facts.get("brain", {})
+    brain: StatusJson = facts.get("brain", {})
     if "generation" in brain:
         generation.add_metric((), brain["generation"])
     yield generation
 
 
-def _devices(facts: Facts) -> Iterator[Metric]:
+def _gpu_metrics(facts: StatusJson) -> Iterator[Metric]:
     """GPUs; what NVML does not say now has no value, rather than the last one."""
-    aside = GaugeMetricFamily(
-        "mmsup_device_set_aside", "1 where nothing new goes to a GPU; alert on any.", labels=_DEVICE
-    )
+    aside = GaugeMetricFamily("mmsup_device_set_aside", "1 where nothing new goes to a GPU; alert on any.", labels=_GPU)
     age = GaugeMetricFamily(
-        "mmsup_device_reading_age_seconds", "Since NVML was asked what it answered last.", labels=_DEVICE
+        "mmsup_device_reading_age_seconds", "Since NVML was asked what it answered last.", labels=_GPU
     )
-    total = GaugeMetricFamily("nv_gpu_memory_total_bytes", "Memory of a GPU.", labels=_DEVICE)
-    used = GaugeMetricFamily("nv_gpu_memory_used_bytes", "Memory of a GPU that anybody holds.", labels=_DEVICE)
+    total = GaugeMetricFamily("nv_gpu_memory_total_bytes", "Memory of a GPU.", labels=_GPU)
+    used = GaugeMetricFamily("nv_gpu_memory_used_bytes", "Memory of a GPU that anybody holds.", labels=_GPU)
     members = (("age_s", age), ("memory_total_bytes", total), ("memory_used_bytes", used))
     for each in facts.get("devices", ()):
         label = (str(each.get("uuid", "")),)
         aside.add_metric(label, float(bool(each.get("set_aside"))))
         for member, family in members:
-            if each.get(member) is not None and not facts.get(OLD):
+            if each.get(member) is not None and not facts.get(STALE_KEY):
                 family.add_metric(label, each[member])
     yield from (aside, age, total, used)

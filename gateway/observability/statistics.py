@@ -7,15 +7,15 @@ from typing import Any
 
 from mmsup.gateway.observability.request_counters import REASONS, Totals
 from mmsup.ipc.memory.counters import FIELDS
-from mmsup.ipc.messages.all import Route
+from mmsup.ipc.messages.gateway_control import Route
 
 Json = dict[str, Any]  # a JSON object
 
 
-def models(routes: Iterable[Route], totals: Totals, facts: Mapping[str, Any], version: str = "") -> Json:
+def model_statistics(routes: Iterable[Route], totals: Totals, facts: Mapping[str, Any], version: str = "") -> Json:
     """Statistics of all versions of these models, or of the one version asked for. `facts`: the brain's status."""
     shown = [
-        _version(route.name, each.version, totals, facts)
+        _version_statistics(route.name, each.version, totals, facts)
         for route in routes
         for each in route.versions
         if version in ("", each.version)
@@ -23,7 +23,9 @@ def models(routes: Iterable[Route], totals: Totals, facts: Mapping[str, Any], ve
     return {"model_stats": shown}
 
 
-def _version(model: str, version: str, totals: Totals, facts: Mapping[str, Any]) -> Json:  # JSON of the status verb
+def _version_statistics(
+    model: str, version: str, totals: Totals, facts: Mapping[str, Any]
+) -> Json:  # JSON of the status verb
     row = totals.get((model, version)) or dict.fromkeys(FIELDS, 0)
     done = row["success"]
     failed = sum(row[f"fail_{reason}"] for reason in REASONS)

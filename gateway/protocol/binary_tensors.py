@@ -14,12 +14,12 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.gateway.protocol.inference_job import Given
+from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.memory.allocator import ALIGNMENT
 from mmsup.ipc.memory.arena import leading_pad
 from mmsup.ipc.specs import Metadata, TensorSpec
-from mmsup.ipc.tensors.datatypes import ITEM_BYTES, elements
+from mmsup.ipc.tensors.datatypes import ITEM_BYTES, element_count
 
 HEADER: Final = "Inference-Header-Content-Length"
 HEADER_LIMIT_BYTES: Final = 1 << 20
@@ -31,7 +31,7 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BodyLayout:
     """Where the parts of a body of `size` bytes lie in its space."""
 
     size: int
@@ -46,16 +46,16 @@ class Layout:
         return self.start + self.size
 
     @property
-    def blobs(self) -> int:
+    def blobs_start(self) -> int:
         """Where the JSON ends."""
         return self.start + self.header
 
 
-def layout(header: str | None, size: int) -> Layout:
+def body_layout(header: str | None, size: int) -> BodyLayout:
     """How a body of `size` bytes is divided; CallerError for a header that cannot be true."""
     if header is None:
-        check_text(size)
-        return Layout(size, size, 0)
+        check_json_size(size)
+        return BodyLayout(size, size, 0)
     if not _NUMBER.fullmatch(header.strip()):
         raise CallerError("bad_request", f"{HEADER} is '{header:.40}', which is no number of bytes")
     length = int(header)
@@ -64,11 +64,11 @@ def layout(header: str | None, size: int) -> Layout:
     if length > HEADER_LIMIT_BYTES:
         raise CallerError("bad_request", f"{HEADER} is {length}, at most {HEADER_LIMIT_BYTES} bytes of JSON are read")
     if length == 0:
-        return Layout(size, 0, ALIGNMENT)  # room for a length prefix before the bytes of a string
-    return Layout(size, length, leading_pad(length))
+        return BodyLayout(size, 0, ALIGNMENT)  # room for a length prefix before the bytes of a string
+    return BodyLayout(size, length, leading_pad(length))
 
 
-def check_text(size: int) -> None:
+def check_json_size(size: int) -> None:
     """CallerError for a body of JSON alone that is too large to be read as such."""
     if size > JSON_LIMIT_BYTES:
         text = f"JSON of {size} bytes exceeds the maximum allowed {JSON_LIMIT_BYTES} bytes: send tensors as binary data"
@@ -82,13 +82,13 @@ class Blobs:
         self._space = space
         self._at = at
         self._end = end
-        self._whole = end - at
+        self._total = end - at
 
     def take(self, size: int, what: str) -> int:
         """The offset of the next `size` bytes, which belong to `what`."""
         left = self._end - self._at
         if size > left:
-            text = f"{what} needs {size} bytes of binary data, but only {left} of {self._whole} are left in the body"
+            text = f"{what} needs {size} bytes of binary data, but only {left} of {self._total} are left in the body"
             raise CallerError("bad_request", text)
         self._at += size
         return self._at - size
@@ -101,8 +101,8 @@ class Blobs:
         """Everything was said; CallerError if bytes are left over."""
         left = self._end - self._at
         if left:
-            text = f"the inputs for model '{model}' take {self._whole - left} bytes of binary data"
-            raise CallerError("bad_request", f"{text}, the body has {self._whole}", model=model)
+            text = f"the inputs for model '{model}' take {self._total - left} bytes of binary data"
+            raise CallerError("bad_request", f"{text}, the body has {self._total}", model=model)
 
 
 def check_strings(data: memoryview, count: int) -> None:
@@ -120,7 +120,7 @@ def check_strings(data: memoryview, count: int) -> None:
         raise ValueError(f"the shape needs {count} elements, the data has {found}")
 
 
-def raw(model: str, metadata: Metadata, space: memoryview, body: Layout) -> Given:
+def raw_input(model: str, metadata: Metadata, space: memoryview, body: BodyLayout) -> InputTensor:
     """The one input of a raw request, its shape deduced from the length of the body."""
     if len(metadata.inputs) != 1:
         text = f"a raw request needs a model with one input, model '{model}' has {len(metadata.inputs)}"
@@ -128,8 +128,8 @@ def raw(model: str, metadata: Metadata, space: memoryview, body: Layout) -> Give
     spec = metadata.inputs[0]
     shape = (1, *spec.shape) if metadata.max_batch_size else spec.shape
     if spec.datatype == "BYTES":
-        return _raw_string(model, spec, shape, space, body)
-    fixed = elements([size for size in shape if size >= 0]) * ITEM_BYTES[spec.datatype]
+        return _raw_string_input(model, spec, shape, space, body)
+    fixed = element_count([size for size in shape if size >= 0]) * ITEM_BYTES[spec.datatype]
     open_axes = sum(size < 0 for size in shape)
     if open_axes > 1:
         text = (
@@ -141,13 +141,15 @@ def raw(model: str, metadata: Metadata, space: memoryview, body: Layout) -> Give
         text = f"input '{spec.name}' of model '{model}' needs {kind}{fixed} bytes, the raw request has {body.size}"
         raise CallerError("bad_request", text, model=model)
     made = tuple(body.size // fixed if size < 0 else size for size in shape)
-    return Given(spec.name, spec.datatype, made, body.start, body.size)
+    return InputTensor(spec.name, spec.datatype, made, body.start, body.size)
 
 
-def _raw_string(model: str, spec: TensorSpec, shape: tuple[int, ...], space: memoryview, body: Layout) -> Given:
+def _raw_string_input(
+    model: str, spec: TensorSpec, shape: tuple[int, ...], space: memoryview, body: BodyLayout
+) -> InputTensor:
     if any(size not in (1, -1) for size in spec.shape) or len(spec.shape) > 1:
         text = f"a raw request fills a BYTES input of shape [1], input '{spec.name}' of model '{model}' is another"
         raise CallerError("bad_request", text, model=model)
     at = body.start - _LENGTH.size
     _LENGTH.pack_into(space, at, body.size)
-    return Given(spec.name, "BYTES", (1,) * len(shape), at, _LENGTH.size + body.size)
+    return InputTensor(spec.name, "BYTES", (1,) * len(shape), at, _LENGTH.size + body.size)

@@ -7,14 +7,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mmsup.gateway.protocol.inference_job import Made
+from mmsup.gateway.protocol.inference_job import OutputTensor
 from mmsup.ipc.tensors.datatypes import pack_strings
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array
 
 _NARROW: Final = frozenset({"FP16", "BF16"})
 
 
-def top(tensor: Made, count: int, labels: list[str], *, batched: bool) -> Made:
+def top_classes(tensor: OutputTensor, count: int, labels: list[str], *, batched: bool) -> OutputTensor:
     """The `count` highest elements of each row (the whole tensor is one row, if the model does not batch)."""
     values = as_array(tensor.data, tensor.datatype, tensor.shape)
     if tensor.datatype in _NARROW:
@@ -30,7 +30,7 @@ def top(tensor: Made, count: int, labels: list[str], *, batched: bool) -> Made:
         for index in indices
     ]
     shape = (batch, order.shape[1]) if batched else (order.shape[1],)
-    return Made(tensor.name, "BYTES", shape, memoryview(pack_strings(strings)))
+    return OutputTensor(tensor.name, "BYTES", shape, memoryview(pack_strings(strings)))
 
 
 def _descending(rows: Array) -> npt.NDArray[np.intp]:

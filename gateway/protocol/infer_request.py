@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mmsup.gateway.protocol import json_tensors as literal
+from mmsup.gateway.protocol import json_tensors
 from mmsup.gateway.protocol.binary_tensors import Blobs, check_strings
-from mmsup.gateway.protocol.inference_job import Given
-from mmsup.gateway.protocol.json_document import as_list, as_object, fault
+from mmsup.gateway.protocol.inference_job import InputTensor
+from mmsup.gateway.protocol.json_document import as_list, as_object, parse_error
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import PRIORITY_LEVELS, Metadata, TensorSpec
-from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, elements, matches
+from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, element_count, shape_matches
 
 TENSOR_LIMIT: Final = 64
 PARAMETER_LIMIT: Final = 256
@@ -28,13 +28,13 @@ INTEGERS: Final = range(-(1 << 63), 1 << 64)
 _RESERVED: Final = frozenset(
     {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", "headers"}
 )
-_NO_CLASSES: Final = frozenset({"BYTES", "BOOL"})
+_UNCLASSIFIABLE: Final = frozenset({"BYTES", "BOOL"})
 
 Json = dict[str, Any]  # a JSON object: its values are checked one by one below
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestedOutput:
     """One output as the client wants it; `classes` > 0: as that many classifications."""
 
     spec: TensorSpec
@@ -43,11 +43,11 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class InferRequest:
     """A request that may be run."""
 
-    inputs: list[Given]
-    outputs: list[Wanted]
+    inputs: list[InputTensor]
+    outputs: list[RequestedOutput]
     """In the order of the reply; all of the model's, if the client named none."""
     id: str = ""
     timeout_us: int = 0
@@ -61,36 +61,38 @@ def request_id(document: Any) -> str:  # any JSON value
     """The client's name for its request, empty if it gave none."""
     whole = as_object(document)
     if whole is None:
-        raise fault("it is not an object")
+        raise parse_error("it is not an object")
     given = whole.get("id", "")
     if not isinstance(given, str) or len(given) > ID_LIMIT:
-        raise fault(f"'id' must be a string of at most {ID_LIMIT} characters")
+        raise parse_error(f"'id' must be a string of at most {ID_LIMIT} characters")
     return given
 
 
-def wishes(document: Any) -> tuple[int, int]:  # any JSON value
+def timeout_and_priority(document: Any) -> tuple[int, int]:  # any JSON value
     """The timeout in microseconds and the priority of a request that is not read yet; 0 for what it does not say."""
     whole = as_object(document)
     if whole is None:
-        raise fault("it is not an object")
+        raise parse_error("it is not an object")
     parameters = _object(whole, "parameters")
     return _timeout_us(parameters), _priority(parameters)
 
 
-def read(document: Json, model: str, metadata: Metadata, blobs: Blobs) -> Asked:
+def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) -> InferRequest:
     """The request that a document and its blobs are; CallerError names model and tensor."""
     parameters = _object(document, "parameters")
     inputs = _inputs(_tensors(document, "inputs"), model, metadata, blobs)
     blobs.finish(model)
     all_binary = _flag(parameters, "binary_data_output", default=False)
     outputs = _outputs(_tensors(document, "outputs"), model, metadata, all_binary)
-    for_model = _for_model(parameters)
-    return Asked(inputs, outputs, request_id(document), _timeout_us(parameters), for_model, _priority(parameters))
+    for_model = _model_parameters(parameters)
+    return InferRequest(
+        inputs, outputs, request_id(document), _timeout_us(parameters), for_model, _priority(parameters)
+    )
 
 
-def read_raw(given: Given, metadata: Metadata) -> Asked:
+def parse_raw_request(given: InputTensor, metadata: Metadata) -> InferRequest:
     """A raw request: all outputs, all binary."""
-    return Asked([given], [Wanted(each, binary=True) for each in metadata.outputs])
+    return InferRequest([given], [RequestedOutput(each, binary=True) for each in metadata.outputs])
 
 
 # The request's own members.
@@ -100,7 +102,7 @@ def _object(holder: Json, key: str) -> Json:
     value = holder.get(key)
     made = {} if value is None else as_object(value)
     if made is None:
-        raise fault(f"'{key}' must be an object")
+        raise parse_error(f"'{key}' must be an object")
     return made
 
 
@@ -108,14 +110,14 @@ def _tensors(document: Json, key: str) -> list[Json]:
     value = document.get(key)
     tensors = [] if value is None else as_list(value)
     if tensors is None or not all(isinstance(each, dict) for each in tensors):
-        raise fault(f"'{key}' must be a list of objects")
+        raise parse_error(f"'{key}' must be a list of objects")
     if len(tensors) > TENSOR_LIMIT:
-        raise fault(f"'{key}' has {len(tensors)} tensors, at most {TENSOR_LIMIT} are allowed")
+        raise parse_error(f"'{key}' has {len(tensors)} tensors, at most {TENSOR_LIMIT} are allowed")
     names: set[str] = set()
     for each in tensors:
         name = each.get("name")
         if not isinstance(name, str):
-            raise fault(f"each of '{key}' must have a 'name' that is a string")
+            raise parse_error(f"each of '{key}' must have a 'name' that is a string")
         if name in names:
             raise CallerError("bad_request", f"'{name:.200}' is named twice in '{key}'")
         names.add(name)
@@ -125,14 +127,14 @@ def _tensors(document: Json, key: str) -> list[Json]:
 def _flag(parameters: Json, key: str, *, default: bool) -> bool:
     value = parameters.get(key, default)
     if not isinstance(value, bool):
-        raise fault(f"parameter '{key}' must be true or false")
+        raise parse_error(f"parameter '{key}' must be true or false")
     return value
 
 
 def _count(parameters: Json, key: str) -> int:
     value = parameters.get(key, 0)
     if type(value) is not int or value < 0:
-        raise fault(f"parameter '{key}' must be an integer that is not negative")
+        raise parse_error(f"parameter '{key}' must be an integer that is not negative")
     return value
 
 
@@ -146,33 +148,33 @@ def _priority(parameters: Json) -> int:
     return priority if priority <= PRIORITY_LEVELS else 0
 
 
-def _for_model(parameters: Json) -> Json:
+def _model_parameters(parameters: Json) -> Json:
     """What of the parameters is the model's; the reserved ones are checked and end here."""
     if not parameters:
         return {}
     if "headers" in parameters:
-        raise fault("parameter 'headers' is reserved")
+        raise parse_error("parameter 'headers' is reserved")
     if parameters.get("sequence_id", 0) not in (0, ""):
         raise CallerError("not_implemented", "sequences are not served: leave out sequence_id")
     made = {key: value for key, value in parameters.items() if key not in _RESERVED}
     if len(made) > PARAMETER_LIMIT:
-        raise fault(f"{len(made)} parameters, at most {PARAMETER_LIMIT} are allowed")
+        raise parse_error(f"{len(made)} parameters, at most {PARAMETER_LIMIT} are allowed")
     size = 0
     for key, value in made.items():
         if key.startswith("triton_"):
-            raise fault(f"parameter '{key:.80}' is reserved: names that begin with triton_ are the server's")
+            raise parse_error(f"parameter '{key:.80}' is reserved: names that begin with triton_ are the server's")
         if not isinstance(value, bool | int | float | str) or (isinstance(value, int) and value not in INTEGERS):
-            raise fault(f"parameter '{key:.80}' must be true, false, a number of at most 64 bits, or a string")
+            raise parse_error(f"parameter '{key:.80}' must be true, false, a number of at most 64 bits, or a string")
         size += len(key) + (len(value) if isinstance(value, str) else 8)
     if size > PARAMETER_BYTES_LIMIT:
-        raise fault(f"parameters of {size} bytes, at most {PARAMETER_BYTES_LIMIT} are allowed")
+        raise parse_error(f"parameters of {size} bytes, at most {PARAMETER_BYTES_LIMIT} are allowed")
     return made
 
 
 # Inputs.
 
 
-def _inputs(given: list[Json], model: str, metadata: Metadata, blobs: Blobs) -> list[Given]:
+def _inputs(given: list[Json], model: str, metadata: Metadata, blobs: Blobs) -> list[InputTensor]:
     declared = {each.name: each for each in metadata.inputs}
     for each in given:
         if each["name"] not in declared:
@@ -196,7 +198,7 @@ def _inputs(given: list[Json], model: str, metadata: Metadata, blobs: Blobs) -> 
     return made
 
 
-def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs: Blobs) -> Given:
+def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs: Blobs) -> InputTensor:
     if given.get("datatype") != spec.datatype:
         got = given.get("datatype")
         shown = f"'{got:.40}'" if isinstance(got, str) else "missing"
@@ -212,22 +214,22 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
         says = "both 'data' and 'binary_data_size'" if sources else "neither 'data' nor 'binary_data_size'"
         raise CallerError("bad_request", f"input '{spec.name}' for model '{model}' has {says}", model=model)
     if "data" in given:
-        return Given(spec.name, spec.datatype, shape, data=_written(given["data"], spec, shape, model))
-    return _blob(_count(parameters, "binary_data_size"), spec, shape, model, blobs)
+        return InputTensor(spec.name, spec.datatype, shape, data=_json_data(given["data"], spec, shape, model))
+    return _binary_data(_count(parameters, "binary_data_size"), spec, shape, model, blobs)
 
 
 def _shape(given: Any, spec: TensorSpec, model: str, max_batch_size: int) -> tuple[int, ...]:  # any JSON value
     sizes = as_list(given)
     if sizes is None or not all(type(each) is int for each in sizes):
-        raise fault(f"'shape' of input '{spec.name:.200}' must be a list of integers")
+        raise parse_error(f"'shape' of input '{spec.name:.200}' must be a list of integers")
     if len(sizes) > RANK_LIMIT:
-        raise fault(f"input '{spec.name:.200}' has {len(sizes)} dimensions, at most {RANK_LIMIT} are allowed")
+        raise parse_error(f"input '{spec.name:.200}' has {len(sizes)} dimensions, at most {RANK_LIMIT} are allowed")
     shape: tuple[int, ...] = tuple(sizes)
     expected = (-1, *spec.shape) if max_batch_size else spec.shape
-    sane = all(each >= 0 for each in shape) and elements([each or 1 for each in shape]) <= ELEMENT_LIMIT
-    if not sane or not matches(expected, shape):
+    sane = all(each >= 0 for each in shape) and element_count([each or 1 for each in shape]) <= ELEMENT_LIMIT
+    if not sane or not shape_matches(expected, shape):
         text = f"unexpected shape for input '{spec.name}' for model '{model}'."
-        text = f"{text} Expected {_dims(expected)}, got {_dims(shape)}"
+        text = f"{text} Expected {_shape_text(expected)}, got {_shape_text(shape)}"
         raise CallerError("bad_request", text, model=model)
     if max_batch_size and not 1 <= shape[0] <= max_batch_size:
         text = f"inference request batch-size must be >= 1 and <= {max_batch_size} for '{model}'"
@@ -235,50 +237,50 @@ def _shape(given: Any, spec: TensorSpec, model: str, max_batch_size: int) -> tup
     return shape
 
 
-def _dims(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return f"[{','.join(map(str, shape))}]"
 
 
-def _written(data: Any, spec: TensorSpec, shape: tuple[int, ...], model: str) -> bytes | memoryview:  # any JSON value
+def _json_data(data: Any, spec: TensorSpec, shape: tuple[int, ...], model: str) -> bytes | memoryview:  # any JSON value
     try:
-        return literal.to_bytes(data, spec.datatype, shape)
-    except literal.Unfit as unfit:
+        return json_tensors.to_bytes(data, spec.datatype, shape)
+    except json_tensors.TensorDataError as unfit:
         raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {unfit}", model=model) from None
 
 
-def _blob(size: int, spec: TensorSpec, shape: tuple[int, ...], model: str, blobs: Blobs) -> Given:
+def _binary_data(size: int, spec: TensorSpec, shape: tuple[int, ...], model: str, blobs: Blobs) -> InputTensor:
     item = ITEM_BYTES[spec.datatype]
     what = f"input '{spec.name}' for model '{model}'"
-    needed = elements(shape) * item
+    needed = element_count(shape) * item
     if item and size != needed:
-        text = f"{what} has binary_data_size {size}, shape {_dims(shape)} and {spec.datatype} need {needed}"
+        text = f"{what} has binary_data_size {size}, shape {_shape_text(shape)} and {spec.datatype} need {needed}"
         raise CallerError("bad_request", text, model=model)
     offset = blobs.take(size, what)
     if not item:
         try:
-            check_strings(blobs.view(offset, size), elements(shape))
+            check_strings(blobs.view(offset, size), element_count(shape))
         except ValueError as error:
             raise CallerError("bad_request", f"{what}: {error}", model=model) from None
-    return Given(spec.name, spec.datatype, shape, offset, size)
+    return InputTensor(spec.name, spec.datatype, shape, offset, size)
 
 
 # Outputs.
 
 
-def _outputs(given: list[Json], model: str, metadata: Metadata, all_binary: bool) -> list[Wanted]:
+def _outputs(given: list[Json], model: str, metadata: Metadata, all_binary: bool) -> list[RequestedOutput]:
     if not given:
-        wanted = [Wanted(each, all_binary) for each in metadata.outputs]
+        wanted = [RequestedOutput(each, all_binary) for each in metadata.outputs]
     else:
         declared = {each.name: each for each in metadata.outputs}
         wanted = [_output(each, declared, model, all_binary) for each in given]
     for each in wanted:
-        if not each.binary and not each.classes and each.spec.datatype in literal.BINARY_ONLY:
+        if not each.binary and not each.classes and each.spec.datatype in json_tensors.BINARY_ONLY:
             text = f"output '{each.spec.name}' of model '{model}' is {each.spec.datatype}, which has no form in JSON"
             raise CallerError("bad_request", f"{text}: ask for it with binary_data", model=model)
     return wanted
 
 
-def _output(given: Json, declared: dict[str, TensorSpec], model: str, all_binary: bool) -> Wanted:
+def _output(given: Json, declared: dict[str, TensorSpec], model: str, all_binary: bool) -> RequestedOutput:
     name = given["name"]
     spec = declared.get(name)
     if spec is None:
@@ -289,7 +291,7 @@ def _output(given: Json, declared: dict[str, TensorSpec], model: str, all_binary
         text = f"output '{name}' of model '{model}' names shared memory, which is not served: ask for binary data"
         raise CallerError("not_implemented", text, model=model)
     classes = _count(parameters, "classification")
-    if classes and spec.datatype in _NO_CLASSES:
+    if classes and spec.datatype in _UNCLASSIFIABLE:
         text = f"output '{name}' of model '{model}' is {spec.datatype}, which cannot be classified"
         raise CallerError("bad_request", text, model=model)
-    return Wanted(spec, _flag(parameters, "binary_data", default=all_binary), classes)
+    return RequestedOutput(spec, _flag(parameters, "binary_data", default=all_binary), classes)

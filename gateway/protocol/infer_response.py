@@ -8,17 +8,16 @@ from typing import Any
 
 import orjson
 
-from mmsup.gateway.protocol import classification as classes
-from mmsup.gateway.protocol import json_tensors as literal
+from mmsup.gateway.protocol import classification, json_tensors
 from mmsup.gateway.protocol.binary_tensors import check_strings
-from mmsup.gateway.protocol.infer_request import Wanted
-from mmsup.gateway.protocol.inference_job import Made
+from mmsup.gateway.protocol.infer_request import RequestedOutput
+from mmsup.gateway.protocol.inference_job import OutputTensor
 from mmsup.ipc.errors import WorkerError
-from mmsup.ipc.tensors.datatypes import elements
+from mmsup.ipc.tensors.datatypes import element_count
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ResponseContext:
     """Who answers whom."""
 
     model: str
@@ -31,7 +30,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class InferResponse:
     """What goes out: `head` is JSON; with `blobs` (even none of them) it is followed by binary data."""
 
     head: bytes
@@ -43,7 +42,9 @@ class Reply:
         return len(self.head) + sum(len(each) for each in self.blobs or ())
 
 
-def shape(origin: Origin, wanted: Sequence[Wanted], outputs: Sequence[Made]) -> Reply:
+def build_response(
+    origin: ResponseContext, wanted: Sequence[RequestedOutput], outputs: Sequence[OutputTensor]
+) -> InferResponse:
     """The reply with the outputs as they were wanted, in that order."""
     made = {each.name: each for each in outputs}
     _check(origin.model, wanted, made)
@@ -52,17 +53,19 @@ def shape(origin: Origin, wanted: Sequence[Wanted], outputs: Sequence[Made]) -> 
     for each in wanted:
         tensor = made[each.spec.name]
         if each.classes:
-            tensor = classes.top(tensor, each.classes, origin.labels.get(tensor.name, []), batched=origin.batched)
+            tensor = classification.top_classes(
+                tensor, each.classes, origin.labels.get(tensor.name, []), batched=origin.batched
+            )
         shown.append(_output(tensor, blobs, binary=each.binary))
     document: dict[str, Any] = {"model_name": origin.model, "model_version": origin.version}  # a JSON object
     if origin.request_id:
         document["id"] = origin.request_id
     document["outputs"] = shown
     binary = any(each.binary for each in wanted)
-    return Reply(orjson.dumps(document), blobs if binary else None)
+    return InferResponse(orjson.dumps(document), blobs if binary else None)
 
 
-def _check(model: str, wanted: Sequence[Wanted], made: Mapping[str, Made]) -> None:
+def _check(model: str, wanted: Sequence[RequestedOutput], made: Mapping[str, OutputTensor]) -> None:
     """That the worker gave what its model declares: datatypes, and strings that are there."""
     for each in wanted:
         name = each.spec.name
@@ -72,27 +75,27 @@ def _check(model: str, wanted: Sequence[Wanted], made: Mapping[str, Made]) -> No
         elif tensor.datatype != each.spec.datatype:
             fault = f"is {tensor.datatype} and not {each.spec.datatype}"
         elif tensor.datatype == "BYTES":
-            fault = _strings_fault(tensor)
+            fault = _strings_error(tensor)
         else:
             fault = ""
         if fault:
             raise WorkerError("bad_worker_reply", f"output '{name}' of model '{model}' {fault}", model=model)
 
 
-def _strings_fault(tensor: Made) -> str:
+def _strings_error(tensor: OutputTensor) -> str:
     try:
-        check_strings(tensor.data, elements(tensor.shape))
+        check_strings(tensor.data, element_count(tensor.shape))
     except ValueError as error:
         return f"does not hold the strings that it claims: {error}"
     return ""
 
 
-def _output(tensor: Made, blobs: list[memoryview], *, binary: bool) -> dict[str, Any]:  # a JSON object
+def _output(tensor: OutputTensor, blobs: list[memoryview], *, binary: bool) -> dict[str, Any]:  # a JSON object
     made: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}  # as above
     if binary:
         data = tensor.data.cast("B") if tensor.data.format != "B" else tensor.data
         made["parameters"] = {"binary_data_size": len(data)}
         blobs.append(data)
     else:
-        made["data"] = orjson.Fragment(literal.to_json(tensor.data, tensor.datatype, tensor.name))
+        made["data"] = orjson.Fragment(json_tensors.to_json(tensor.data, tensor.datatype, tensor.name))
     return made

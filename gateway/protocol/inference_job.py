@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmsup.gateway.protocol.output_sizes import declared_bytes
-from mmsup.ipc.messages.all import Form
+from mmsup.ipc.messages.data import InferSignature
 from mmsup.ipc.specs import Metadata, TensorSpec
-from mmsup.ipc.transport.codec import pack_words, unpack_form
+from mmsup.ipc.transport.codec import pack_signature, unpack_infer_signature
 
 
 @dataclass(slots=True)
-class Given:
+class InputTensor:
     """One input: `size` bytes at `offset` of `Exchange.space`, or `data` of its own."""
 
     name: str
@@ -25,7 +25,7 @@ class Given:
 
 
 @dataclass(slots=True)
-class Made:
+class OutputTensor:
     """One output; `data` is valid until the exchange is left."""
 
     name: str
@@ -35,46 +35,46 @@ class Made:
 
 
 @dataclass(slots=True)
-class Run:
+class InferenceJob:
     """What a model shall do: read from a request, the same for every request of the same words."""
 
-    inputs: Sequence[Given]
+    inputs: Sequence[InputTensor]
     outputs: Sequence[str]
     """Names; none: all that the model has."""
     parameters: dict[str, Any]  # scalars, checked by the caller
     priority: int = 0
-    room: tuple[Metadata, int | None] | None = field(default=None, compare=False)
+    output_bytes: tuple[Metadata, int | None] | None = field(default=None, compare=False)
     """Room that the outputs need by these metadata, None if only the run can tell; computed once."""
-    lies: bool = field(default=False, compare=False)
+    is_in_space: bool = field(default=False, compare=False)
     """All inputs lie in the request's own space, and none has bytes of its own."""
-    words: bytes = field(default=b"", compare=False)
+    signature: bytes = field(default=b"", compare=False)
     """Its Form as a worker reads it; packed once."""
 
-    def packed(self) -> bytes:
+    def packed_signature(self) -> bytes:
         """The words of the request."""
-        if not self.words:
-            self.lies = all(each.data is None for each in self.inputs)
+        if not self.signature:
+            self.is_in_space = all(each.data is None for each in self.inputs)
             inputs = tuple([TensorSpec(each.name, each.datatype, each.shape) for each in self.inputs])
-            self.words = pack_words(Form(inputs, tuple(self.outputs), self.parameters, self.priority))
-        return self.words
+            self.signature = pack_signature(InferSignature(inputs, tuple(self.outputs), self.parameters, self.priority))
+        return self.signature
 
-    def packed_alone(self) -> bytes:
+    def packed_signature_alone(self) -> bytes:
         """The same for a request that shall share its run with nobody."""
-        return pack_words(replace(unpack_form(self.packed()), alone=True))
+        return pack_signature(replace(unpack_infer_signature(self.packed_signature()), runs_alone=True))
 
     def declared_bytes(self, metadata: Metadata) -> int | None:
         """Room for its large outputs, or None if a shape is not known before."""
-        if self.room is None or self.room[0] is not metadata:
+        if self.output_bytes is None or self.output_bytes[0] is not metadata:
             batch = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else 1
-            self.room = metadata, declared_bytes(metadata, self.outputs, batch)
-        return self.room[1]
+            self.output_bytes = metadata, declared_bytes(metadata, self.outputs, batch)
+        return self.output_bytes[1]
 
 
 @dataclass(slots=True)
-class Outcome:
+class InferenceResult:
     """The result of one request; times in nanoseconds, `batch` is how many requests ran together."""
 
-    outputs: list[Made]
+    outputs: list[OutputTensor]
     queue_ns: int
     input_ns: int
     infer_ns: int

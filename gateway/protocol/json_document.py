@@ -14,42 +14,42 @@ from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
-from mmsup.gateway.protocol import large_json as scan
+from mmsup.gateway.protocol import large_json
 from mmsup.gateway.protocol.large_json import CONTAINER_LIMIT, DEPTH_LIMIT
-from mmsup.gateway.protocol.large_json_runs import restore
+from mmsup.gateway.protocol.large_json_runs import restore_lists
 from mmsup.ipc.errors import CallerError
 
 LARGE_BYTES: Final = 1 << 16
 """From here on a text is read in steps (scan.py)."""
 _PARSE: Final = "failed to parse the request JSON buffer: "
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_STEP))
+_DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_DEPTH_STEP))
 
 
-def fault(reason: str) -> CallerError:
+def parse_error(reason: str) -> CallerError:
     """The error of a document that cannot be read."""
     return CallerError("bad_request", _PARSE + reason)
 
 
-def read(text: bytes | memoryview) -> Any:  # any JSON value
+def parse_json(text: bytes | memoryview) -> Any:  # any JSON value
     """The value that a client's text holds; CallerError if it holds none or passes a bound."""
     if len(text) > LARGE_BYTES:
-        return _read_large(memoryview(text))
+        return _parse_large(memoryview(text))
     raw = bytes(text)
     if not raw or raw.isspace():
-        raise fault("the document is empty")
+        raise parse_error("the document is empty")
     check_nesting(raw)
     return _parse(raw, 0)
 
 
-def _read_large(text: memoryview) -> Any:  # as in `read`, long lists of numbers being `Run`s
+def _parse_large(text: memoryview) -> Any:  # as in `read`, long lists of numbers being `Run`s
     try:
-        rest, runs = scan.lift(text, _parse)
-    except scan.Beyond as beyond:
-        raise fault(str(beyond)) from None
+        rest, runs = large_json.extract_lists(text, _parse)
+    except large_json.LimitExceeded as beyond:
+        raise parse_error(str(beyond)) from None
     value = _parse(rest, 0)
-    return restore(value, runs) if runs else value
+    return restore_lists(value, runs) if runs else value
 
 
 def _parse(raw: bytes, at: int) -> Any:  # as in `read`; `at` is where the text stood
@@ -57,8 +57,8 @@ def _parse(raw: bytes, at: int) -> Any:  # as in `read`; `at` is where the text 
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         if b"NaN" not in raw and b"Infinity" not in raw:
-            raise fault(f"{error.msg} at byte {at + error.pos}") from None
-    return _read_words(raw, at)
+            raise parse_error(f"{error.msg} at byte {at + error.pos}") from None
+    return _parse_with_constants(raw, at)
 
 
 def check_containers(raw: bytes) -> int:
@@ -66,7 +66,7 @@ def check_containers(raw: bytes) -> int:
     opened = raw.count(b"[") + raw.count(b"{")
     if opened > CONTAINER_LIMIT:
         shown = f"{opened} lists and objects, at most {CONTAINER_LIMIT} are read"
-        raise fault(f"{shown}: send flat lists or binary tensors")
+        raise parse_error(f"{shown}: send flat lists or binary tensors")
     return opened
 
 
@@ -75,18 +75,18 @@ def check_nesting(raw: bytes) -> None:
     if check_containers(raw) <= DEPTH_LIMIT:
         return
     brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
-    deepest = max(itertools.accumulate(map(_STEP.__getitem__, brackets)), default=0)
+    deepest = max(itertools.accumulate(map(_DEPTH_STEP.__getitem__, brackets)), default=0)
     if deepest > DEPTH_LIMIT:
-        raise fault(f"nested {deepest} deep, at most {DEPTH_LIMIT} is read")
+        raise parse_error(f"nested {deepest} deep, at most {DEPTH_LIMIT} is read")
 
 
-def _read_words(raw: bytes, at: int) -> Any:  # as in `_parse`
+def _parse_with_constants(raw: bytes, at: int) -> Any:  # as in `_parse`
     try:
         return json.loads(raw, parse_float=_finite)
     except json.JSONDecodeError as error:
-        raise fault(f"{error.msg} at byte {at + error.pos}") from None
+        raise parse_error(f"{error.msg} at byte {at + error.pos}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8; an integer of thousands of digits; 1e400
-        raise fault(f"{error}"[:200]) from None
+        raise parse_error(f"{error}"[:200]) from None
 
 
 def _finite(text: str) -> float:
@@ -110,6 +110,6 @@ def _is_list(value: object) -> TypeGuard[list[Any]]:  # as above
     return isinstance(value, list)
 
 
-def write(value: object) -> bytes:
+def dump_json(value: object) -> bytes:
     """A value as JSON; it may hold `orjson.Fragment`s. NaN is the business of those who make fragments."""
     return orjson.dumps(value)

@@ -17,23 +17,23 @@ import orjson
 
 from mmsup.gateway.protocol.json_document import as_list, as_object
 
-SKELETON_LIMIT_BYTES: Final = 2048
+TEMPLATE_LIMIT_BYTES: Final = 2048
 TEXT_LIMIT_BYTES: Final = 1 << 16
 """Longer lists cost more than all the text around them."""
 _LIST: Final = re.compile(rb'"data"\s*:\s*\[([^\[\]{}"]*)\]')
-Skeleton = tuple[bytes, ...]
+JsonTemplate = tuple[bytes, ...]
 
 
-def cut(text: bytes) -> tuple[Skeleton, list[bytes]] | None:
+def split_template(text: bytes) -> tuple[JsonTemplate, list[bytes]] | None:
     """The skeleton and what stood in its lists; None if this text is better read whole."""
     parts = _LIST.split(text)
     skeleton = tuple(parts[::2])
-    if len(skeleton) < 2 or sum(map(len, skeleton)) > SKELETON_LIMIT_BYTES:
+    if len(skeleton) < 2 or sum(map(len, skeleton)) > TEMPLATE_LIMIT_BYTES:
         return None
     return skeleton, parts[1::2]
 
 
-def inputs_of(skeleton: Skeleton) -> list[str] | None:
+def input_names(skeleton: JsonTemplate) -> list[str] | None:
     """The name of the input whose data each list is, as the parser sees it; None if that is not so."""
     marks = [secrets.token_hex(16) for _ in skeleton[1:]]
     text = skeleton[0] + b"".join(
@@ -52,7 +52,7 @@ def inputs_of(skeleton: Skeleton) -> list[str] | None:
     return [str(name) for name in names]
 
 
-def values(lists: Sequence[bytes]) -> list[Any] | None:
+def parse_lists(lists: Sequence[bytes]) -> list[Any] | None:
     """What stands in the lists; None if that is no JSON."""
     try:
         return [orjson.loads(b"[%b]" % each) for each in lists]

@@ -16,9 +16,9 @@ import numpy as np
 import orjson
 
 from mmsup.gateway.protocol.json_document import as_list
-from mmsup.gateway.protocol.large_json_runs import Run
+from mmsup.gateway.protocol.large_json_runs import NumberList
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.tensors.datatypes import elements, pack_strings, unpack_strings
+from mmsup.ipc.tensors.datatypes import element_count, pack_strings, unpack_strings
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, as_bytes
 
 BINARY_ONLY: Final = frozenset({"FP16", "BF16"})
@@ -35,7 +35,7 @@ _CODES: Final = {
     "FP32": "f",
     "FP64": "d",
 }
-PIECE: Final = 1 << 14
+PIECE_ELEMENTS: Final = 1 << 14
 """Elements written in one step; the interpreter is nobody else's for half a millisecond."""
 _FLOATS: Final = frozenset({"FP32", "FP64"})
 _NUMBERS: Final = frozenset({int, float})
@@ -45,73 +45,77 @@ PACKED_LIMIT: Final = 1 << 12
 """Floats that are packed in one call, each an argument; half of what an array and a look for infinities take."""
 
 
-class Unfit(Exception):  # noqa: N818 - becomes a CallerError that names the tensor
+class TensorDataError(Exception):
     """Why `data` is not a tensor of the datatype and shape that it is declared with."""
 
 
 def to_bytes(data: Any, datatype: str, shape: Sequence[int]) -> bytes | memoryview:  # data: any JSON value
     """The bytes of a tensor written as JSON; Unfit says what is wrong with it."""
     if datatype in BINARY_ONLY:
-        raise Unfit(f"{datatype} has no form in JSON: send it as binary data (binary_data_size)")
-    values = _flat(data, shape)
-    if isinstance(values, Run):
-        return _of_run(values, datatype)
+        raise TensorDataError(f"{datatype} has no form in JSON: send it as binary data (binary_data_size)")
+    values = _flat_values(data, shape)
+    if isinstance(values, NumberList):
+        return _number_list_bytes(values, datatype)
     if datatype == "BYTES":
         return pack_strings(_encoded(values))
     kinds = set(map(type, values))
     if datatype == "BOOL":
         if kinds - {bool}:
-            raise Unfit(f"{_first(values, frozenset({bool}))} is not true or false")
+            raise TensorDataError(f"{_first(values, frozenset({bool}))} is not true or false")
         return bytes(values)
     if datatype in _FLOATS:
         return _floats(values, kinds, datatype)
     if kinds - {int}:
-        raise Unfit(f"{_first(values, frozenset({int}))} is not an integer of {datatype}")
+        raise TensorDataError(f"{_first(values, frozenset({int}))} is not an integer of {datatype}")
     try:
         return memoryview(array.array(_CODES[datatype], values)).cast("B")
     except OverflowError:
-        raise Unfit(f"{_outside(values, datatype)} is out of the range of {datatype}") from None
+        raise TensorDataError(f"{_first_out_of_range(values, datatype)} is out of the range of {datatype}") from None
 
 
-def _flat(data: Any, shape: Sequence[int]) -> list[Any] | Run:  # JSON values; their types are checked by datatype
-    count = elements(shape)
-    values = data if isinstance(data, Run) else as_list(data)
+def _flat_values(
+    data: Any, shape: Sequence[int]
+) -> list[Any] | NumberList:  # JSON values; their types are checked by datatype
+    count = element_count(shape)
+    values = data if isinstance(data, NumberList) else as_list(data)
     if values is None:
         if shape:
-            raise Unfit("data is not a list")
+            raise TensorDataError("data is not a list")
         return [data]
-    if isinstance(values, Run) or len(shape) <= 1 or not values or not isinstance(values[0], list | Run):
+    if isinstance(values, NumberList) or len(shape) <= 1 or not values or not isinstance(values[0], list | NumberList):
         if len(values) != count:
-            raise Unfit(f"shape {list(shape)} needs {count} elements, data has {len(values)}")
+            raise TensorDataError(f"shape {list(shape)} needs {count} elements, data has {len(values)}")
         return values
-    return _unnested(values, shape)
+    return _flatten(values, shape)
 
 
-def _unnested(values: list[Any], shape: Sequence[int]) -> list[Any] | Run:  # as in `_flat`
+def _flatten(values: list[Any], shape: Sequence[int]) -> list[Any] | NumberList:  # as in `_flat`
     level: list[Any] = [values]
     for axis, size in enumerate(shape, 1):
         is_last = axis == len(shape)
         for each in level:
             if _length(each, may_be_run=is_last) != size:
-                raise Unfit(f"data is nested in another way than shape {list(shape)}")
-        if is_last and all(isinstance(each, Run) for each in level):
-            return Run([piece for each in level for piece in each.pieces])
-        level = list(itertools.chain.from_iterable(each.tolist() if isinstance(each, Run) else each for each in level))
+                raise TensorDataError(f"data is nested in another way than shape {list(shape)}")
+        if is_last and all(isinstance(each, NumberList) for each in level):
+            return NumberList([piece for each in level for piece in each.pieces])
+        level = list(
+            itertools.chain.from_iterable(each.tolist() if isinstance(each, NumberList) else each for each in level)
+        )
     return level
 
 
 def _length(row: Any, *, may_be_run: bool) -> int:  # any JSON value
     """Elements of a row, -1 for what is none."""
-    if isinstance(row, Run):
+    if isinstance(row, NumberList):
         return len(row) if may_be_run else -1
     values = as_list(row)
     return -1 if values is None else len(values)
 
 
-def _of_run(run: Run, datatype: str) -> memoryview:
+def _number_list_bytes(run: NumberList, datatype: str) -> memoryview:
     """The bytes of many numbers, piece by piece."""
     if datatype == "BYTES":
-        raise Unfit("a number is not a string")
+        raise TensorDataError("a number is not a string")
     made = np.empty(len(run), NUMPY[datatype])
     at = 0
     for each in run.pieces:
@@ -124,22 +128,22 @@ def _cast(piece: Array, datatype: str) -> Array:
     """Numbers as their datatype, if they have one that fits."""
     is_bool, is_float = piece.dtype.kind == "b", piece.dtype.kind == "f"
     if is_bool != (datatype == "BOOL"):
-        raise Unfit("a truth value is not a number" if is_bool else "a number is not true or false")
+        raise TensorDataError("a truth value is not a number" if is_bool else "a number is not true or false")
     if is_bool:
         return piece
     if datatype not in _FLOATS:
         if is_float:
-            raise Unfit(f"a number with a fraction or an exponent is not an integer of {datatype}")
+            raise TensorDataError(f"a number with a fraction or an exponent is not an integer of {datatype}")
         limits = np.iinfo(NUMPY[datatype])
         for edge in (int(piece.min()), int(piece.max())):
             if not int(limits.min) <= edge <= int(limits.max):
-                raise Unfit(f"{edge} is out of the range of {datatype}")
+                raise TensorDataError(f"{edge} is out of the range of {datatype}")
         return piece.astype(NUMPY[datatype])
     with np.errstate(over="ignore"):
         made = piece.astype(NUMPY[datatype])
     beyond = np.isinf(made) & np.isfinite(piece)
     if beyond.any():
-        raise Unfit(f"{piece[beyond][0]} is out of the range of {datatype}")
+        raise TensorDataError(f"{piece[beyond][0]} is out of the range of {datatype}")
     return made
 
 
@@ -147,20 +151,20 @@ def _encoded(values: list[Any]) -> list[bytes]:
     try:
         return [each.encode() for each in values]
     except AttributeError:
-        raise Unfit(f"{_first(values, frozenset({str}))} is not a string") from None
+        raise TensorDataError(f"{_first(values, frozenset({str}))} is not a string") from None
     except UnicodeEncodeError:
-        raise Unfit("a string holds half of a surrogate pair, which is no text") from None
+        raise TensorDataError("a string holds half of a surrogate pair, which is no text") from None
 
 
 def _floats(values: list[Any], kinds: set[type], datatype: str) -> memoryview:
     if kinds - _NUMBERS:
-        raise Unfit(f"{_first(values, _NUMBERS)} is not a number")
+        raise TensorDataError(f"{_first(values, _NUMBERS)} is not a number")
     if len(values) > PACKED_LIMIT:
-        return _floats_closely(values, datatype)
+        return _floats_checked(values, datatype)
     try:
         return memoryview(_packer(len(values), _CODES[datatype])(*values))
     except (OverflowError, struct.error):
-        return _floats_closely(values, datatype)
+        return _floats_checked(values, datatype)
 
 
 @functools.lru_cache(256)
@@ -169,18 +173,18 @@ def _packer(count: int, code: str) -> Callable[..., bytes]:
     return struct.Struct(f"<{count}{code}").pack
 
 
-def _floats_closely(values: list[Any], datatype: str) -> memoryview:
+def _floats_checked(values: list[Any], datatype: str) -> memoryview:
     """The same, wording what does not fit."""
     try:
         made = array.array(_CODES[datatype], values)
     except OverflowError:
-        raise Unfit(f"an integer is out of the range of {datatype}") from None
+        raise TensorDataError(f"an integer is out of the range of {datatype}") from None
     if datatype == "FP32":
         infinite = np.isinf(np.frombuffer(made, np.float32))
         if infinite.any():
             for index in np.flatnonzero(infinite).tolist():
                 if values[index] not in (float("inf"), float("-inf")):
-                    raise Unfit(f"{values[index]} is out of the range of FP32")
+                    raise TensorDataError(f"{values[index]} is out of the range of FP32")
     return memoryview(made).cast("B")
 
 
@@ -191,7 +195,7 @@ def _first(values: list[Any], kinds: frozenset[type]) -> str:
     return f"{orjson.dumps(wrong).decode():.40}" if wrong == wrong else "NaN"
 
 
-def _outside(values: list[int], datatype: str) -> int:
+def _first_out_of_range(values: list[int], datatype: str) -> int:
     limits = np.iinfo(NUMPY[datatype])
     return next(each for each in values if not int(limits.min) <= each <= int(limits.max))
 
@@ -203,20 +207,20 @@ def to_json(data: memoryview, datatype: str, name: str) -> bytes:
     values = np.frombuffer(data, NUMPY[datatype])  # its size has been held against its shape
     if not values.flags.aligned:
         values = values.copy()
-    if values.size <= PIECE:
+    if values.size <= PIECE_ELEMENTS:
         return _piece_to_json(values)
-    pieces = [values[at : at + PIECE] for at in range(0, values.size, PIECE)]
+    pieces = [values[at : at + PIECE_ELEMENTS] for at in range(0, values.size, PIECE_ELEMENTS)]
     return b"[" + b",".join(_piece_to_json(each)[1:-1] for each in pieces) + b"]"
 
 
 def _piece_to_json(values: Array) -> bytes:
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
     if values.dtype.kind == "f" and b"null" in text:
-        return _with_words(text, values)
+        return _with_constants(text, values)
     return text
 
 
-def _with_words(text: bytes, values: Array) -> bytes:
+def _with_constants(text: bytes, values: Array) -> bytes:
     """orjson writes null for what JSON cannot say; clients read the words."""
     parts = text[1:-1].split(b",")
     for index in np.flatnonzero(~np.isfinite(values)).tolist():

@@ -14,13 +14,13 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
-from mmsup.gateway.protocol.large_json_runs import Run, array_of
+from mmsup.gateway.protocol.large_json_runs import NumberList, to_number_array
 from mmsup.ipc.tensors.numpy_arrays import Array
 
 STEP_BYTES: Final = 1 << 16
 LONG_BYTES: Final = 256
 """Text of a list that is worth cutting out."""
-REST_LIMIT_BYTES: Final = 4 << 20
+REMAINDER_LIMIT_BYTES: Final = 4 << 20
 """All that is no long list of numbers, strings above all; a parser takes 10 ms for so much."""
 VALUE_LIMIT: Final = 1 << 17
 """Commas and colons of the rest; as many members of objects take 20 ms."""
@@ -32,26 +32,26 @@ _QUOTE, _LIST, _LIST_END, _BACKSLASH = b'"[]\\'
 _PLAIN: Final = re.compile(rb'[^"\[]*+')
 _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _FLAT: Final = re.compile(rb'[^"\[\]{}]*+')
-_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_STEP))
+_DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_DEPTH_STEP))
 
 
-class Beyond(Exception):  # noqa: N818 - becomes a CallerError
+class LimitExceeded(Exception):  # noqa: N818 - becomes a CallerError
     """Which bound a text passes."""
 
 
-def lift(text: memoryview, parse: Parse) -> tuple[bytes, dict[str, Run]]:
+def extract_lists(text: memoryview, parse: Parse) -> tuple[bytes, dict[str, NumberList]]:
     """The rest of a text, and its long lists by the strings that stand for them; Beyond if it passes a bound."""
-    scan = _Scan(text, parse)
+    scan = _Scanner(text, parse)
     while scan.step():
         pass
-    return b"".join(scan.kept), scan.runs
+    return b"".join(scan.kept), scan.lists
 
 
-class _Scan:
+class _Scanner:
     def __init__(self, text: memoryview, parse: Parse) -> None:
         self.kept: list[bytes] = []
-        self.runs: dict[str, Run] = {}
+        self.lists: dict[str, NumberList] = {}
         self._text = text
         self._parse = parse
         self._token = secrets.token_hex(16)
@@ -85,14 +85,14 @@ class _Scan:
             end += 1
         elif end == at:
             end += self._is_last  # a backslash that ends the text; else the next piece has what follows it
-        self._keep(self._piece[at:end])
+        self._append(self._piece[at:end])
         return end
 
     def _outside(self, at: int) -> int:
         first = self._piece[at]
         if first == _QUOTE:
             self._in_string = True
-            self._keep(b'"')
+            self._append(b'"')
             return at + 1
         if first == _LIST:
             return self._list(at)
@@ -112,19 +112,19 @@ class _Scan:
         if end == len(self._piece):
             run, after = self._streamed(self._start + at + 1)
             if run is not None:
-                self._put(run)
+                self._replace_list(run)
                 self._start = after  # the next piece begins there; this one had nothing before the list
                 return at
         elif whole and end - at >= LONG_BYTES:
-            array = array_of(self._parse(self._piece[at : end + 1], self._start + at))
-            run = None if array is None else Run([array])
+            array = to_number_array(self._parse(self._piece[at : end + 1], self._start + at))
+            run = None if array is None else NumberList([array])
         if run is not None:
-            self._put(run)
+            self._replace_list(run)
             return end + 1
         self._count(self._piece[at:end])
         return end
 
-    def _streamed(self, at: int) -> tuple[Run | None, int]:
+    def _streamed(self, at: int) -> tuple[NumberList | None, int]:
         """The numbers of a list that is longer than a piece, and where it ends; None if something else is in it."""
         pieces: list[Array] = []
         while at < len(self._text):
@@ -133,41 +133,41 @@ class _Scan:
             end = found.end() if found else 0
             closed = end < len(piece) and piece[end] == _LIST_END
             cut = end if closed else piece.rfind(b",") if end == len(piece) else -1
-            array = None if cut < 0 else array_of(self._parse(b"[" + piece[:cut] + b"]", at - 1))
+            array = None if cut < 0 else to_number_array(self._parse(b"[" + piece[:cut] + b"]", at - 1))
             if array is None:
                 break
             pieces.append(array)
             at += cut + 1
             if closed:
-                return Run(pieces), at
+                return NumberList(pieces), at
         return None, at
 
-    def _put(self, run: Run) -> None:
-        key = f"{self._token}{len(self.runs)}"
-        self.runs[key] = run
+    def _replace_list(self, run: NumberList) -> None:
+        key = f"{self._token}{len(self.lists)}"
+        self.lists[key] = run
         self._containers += 1
-        self._keep(b'"%b"' % key.encode())
+        self._append(b'"%b"' % key.encode())
 
     def _count(self, plain: bytes) -> None:
         """Keep what is in no string."""
-        self._keep(plain)
+        self._append(plain)
         self._values += plain.count(b",") + plain.count(b":")
         if self._values > VALUE_LIMIT:
             what = f"more than {VALUE_LIMIT} values, at most so many are read"
-            raise Beyond(f"{what}: send long lists of numbers or binary tensors")
+            raise LimitExceeded(f"{what}: send long lists of numbers or binary tensors")
         for each in plain.translate(None, _NOT_BRACKETS):
-            step = _STEP[each]
+            step = _DEPTH_STEP[each]
             self._depth += step
             self._containers += step > 0
             if self._depth > DEPTH_LIMIT:
-                raise Beyond(f"nested {self._depth} deep, at most {DEPTH_LIMIT} is read")
+                raise LimitExceeded(f"nested {self._depth} deep, at most {DEPTH_LIMIT} is read")
         if self._containers > CONTAINER_LIMIT:
             what = f"more than {CONTAINER_LIMIT} lists and objects, at most {CONTAINER_LIMIT} are read"
-            raise Beyond(f"{what}: send flat lists or binary tensors")
+            raise LimitExceeded(f"{what}: send flat lists or binary tensors")
 
-    def _keep(self, part: bytes) -> None:
+    def _append(self, part: bytes) -> None:
         self._kept_bytes += len(part)
-        if self._kept_bytes > REST_LIMIT_BYTES:
-            what = f"more than {REST_LIMIT_BYTES} bytes besides long lists of numbers"
-            raise Beyond(f"{what}: send strings as binary tensors")
+        if self._kept_bytes > REMAINDER_LIMIT_BYTES:
+            what = f"more than {REMAINDER_LIMIT_BYTES} bytes besides long lists of numbers"
+            raise LimitExceeded(f"{what}: send strings as binary tensors")
         self.kept.append(part)

@@ -15,7 +15,7 @@ from mmsup.ipc.tensors.numpy_arrays import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class NumberList:
     """A list of numbers or of truth values, as arrays of int64, uint64, float64 or bool that follow one another."""
 
     pieces: list[Array]
@@ -28,7 +28,7 @@ class Run:
         return [value for each in self.pieces for value in each.tolist()]
 
 
-def array_of(values: list[Any]) -> Array | None:  # JSON values
+def to_number_array(values: list[Any]) -> Array | None:  # JSON values
     """Numbers, or truth values, as an array; None if something else is among them, or nothing."""
     kinds = set(map(type, values))
     if kinds == {bool}:
@@ -47,14 +47,14 @@ def array_of(values: list[Any]) -> Array | None:  # JSON values
     return None
 
 
-def restore(value: Any, runs: dict[str, Run]) -> Any:  # any JSON value, and the same with Runs in it
+def restore_lists(value: Any, runs: dict[str, NumberList]) -> Any:  # any JSON value, and the same with Runs in it
     """Put the lists back where their strings stand."""
     if isinstance(value, str):
         return runs.get(value, value)
     if isinstance(value, list):
         values = cast("list[Any]", value)  # type: ignore[redundant-cast] # pyright needs it
-        return [restore(each, runs) if type(each) in (str, list, dict) else each for each in values]
+        return [restore_lists(each, runs) if type(each) in (str, list, dict) else each for each in values]
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)  # as above
-        return {key: restore(each, runs) for key, each in members.items()}
+        return {key: restore_lists(each, runs) for key, each in members.items()}
     return value

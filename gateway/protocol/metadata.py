@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from mmsup.ipc.errors import MmsupError, WorkerError, error_of
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.errors import MmsupError, WorkerError, make_error
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import config_name
 
@@ -25,14 +25,14 @@ READY: Final = "ready"
 _BACKENDS: Final = {"ort": "onnxruntime", "pytorch": "pytorch", "custom": "python"}
 
 
-def server(name: str, version: str) -> Json:
+def server_metadata(name: str, version: str) -> Json:
     """Metadata of the server."""
     return {"name": name, "version": version, "extensions": list(EXTENSIONS)}
 
 
-def model(route: Route, state: VersionState) -> Json:
+def model_metadata(route: Route, state: VersionState) -> Json:
     """Metadata of one version of a model; MmsupError while nobody knows its tensors."""
-    spec, metadata = known(route, state)
+    spec, metadata = require_metadata(route, state)
     batched = metadata.max_batch_size > 0
     return {
         "name": route.name,
@@ -43,18 +43,18 @@ def model(route: Route, state: VersionState) -> Json:
     }
 
 
-def known(route: Route, state: VersionState) -> tuple[ModelSpec, Metadata]:
+def require_metadata(route: Route, state: VersionState) -> tuple[ModelSpec, Metadata]:
     """Spec and metadata of a version, or the error that says why there are none (yet)."""
     if state.spec is None or state.metadata is None:
-        raise absence(route.name, state)
+        raise unavailable_error(route.name, state)
     return state.spec, state.metadata
 
 
-def absence(name: str, state: VersionState) -> MmsupError:
+def unavailable_error(name: str, state: VersionState) -> MmsupError:
     """Why a version is not there to be spoken of."""
     text = f"model '{name}' version {state.version} is {state.state}: {state.reason or 'not loaded yet'}"
     if state.code:
-        return error_of(state.code, text, model=name, retry_after_s=state.retry_after_s or None)
+        return make_error(state.code, text, model=name, retry_after_s=state.retry_after_s or None)
     return WorkerError("model_loading", text, model=name, retry_after_s=state.retry_after_s or None)
 
 
@@ -63,7 +63,7 @@ def _tensors(specs: Iterable[TensorSpec], *, batched: bool) -> list[Json]:
     return [{"name": each.name, "datatype": each.datatype, "shape": [*lead, *each.shape]} for each in specs]
 
 
-def readiness(name: str, state: VersionState) -> tuple[bool, Json]:
+def readiness_document(name: str, state: VersionState) -> tuple[bool, Json]:
     """Whether a version serves, and the object that says so."""
     if state.state == READY:
         return True, {"name": name, "ready": True, "state": state.state}
@@ -71,10 +71,10 @@ def readiness(name: str, state: VersionState) -> tuple[bool, Json]:
     return False, {"name": name, "ready": False, "state": state.state, "error": reason}
 
 
-def config(route: Route, state: VersionState) -> Json:
+def model_config(route: Route, state: VersionState) -> Json:
     """The model's configuration: what its file says, completed by what is in force."""
     if state.spec is None:
-        raise absence(route.name, state)
+        raise unavailable_error(route.name, state)
     spec, metadata = state.spec, state.metadata
     inputs = metadata.inputs if metadata else spec.inputs
     outputs = metadata.outputs if metadata else spec.outputs
@@ -94,7 +94,7 @@ def config(route: Route, state: VersionState) -> Json:
     served = {key: completed[key] for key in ("name", "platform", "max_batch_size")}
     said = {key: value for key, value in spec.config.items() if value not in ("", None)}
     for key, declared in (("input", completed["input"]), ("output", completed["output"])):
-        served[key] = _merged(said.get(key, []), declared)
+        served[key] = _merge_declared(said.get(key, []), declared)
     return {**completed, **said, **served}
 
 
@@ -105,7 +105,7 @@ def _config_tensor(spec: TensorSpec, *, optional: bool = False) -> Json:
     return made
 
 
-def _merged(said: Sequence[Json], declared: Sequence[Json]) -> list[Json]:
+def _merge_declared(said: Sequence[Json], declared: Sequence[Json]) -> list[Json]:
     """Each tensor as it is served, with what else its file says of it (`label_filename`, `format`)."""
     by_name = {each.get("name"): each for each in said}
     return [{**by_name.get(each["name"], {}), **each} for each in declared]

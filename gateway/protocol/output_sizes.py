@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.memory.allocator import ALIGNMENT
-from mmsup.ipc.messages.all import Place
+from mmsup.ipc.messages.data import TensorLocation
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, Metadata
 from mmsup.ipc.tensors.datatypes import size_bytes
 
-SPAN: Final = 64
+SPAN_RESULTS: Final = 64
 """Results."""
 
 
@@ -19,11 +19,11 @@ SPAN: Final = 64
 class _Span:
     count: int = 0
     largest: int = 0
-    before: int = 0
+    previous: int = 0
     """The largest of the span before."""
 
 
-def padded(size: int) -> int:
+def padded_size(size: int) -> int:
     """Bytes that an output takes in its slot."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
@@ -39,18 +39,18 @@ def declared_bytes(metadata: Metadata, wanted: Sequence[str], batch: int) -> int
         if size is None:
             return None
         if size > INLINE_LIMIT_BYTES or inline == INLINE_TENSORS:
-            total += padded(size)
+            total += padded_size(size)
         else:
             inline += 1
     return total
 
 
-def seen_bytes(places: Sequence[Place]) -> int:
+def used_bytes(places: Sequence[TensorLocation]) -> int:
     """Room that a result did take."""
-    return sum(padded(place[2]) for place in places if isinstance(place, tuple))
+    return sum(padded_size(place[2]) for place in places if isinstance(place, tuple))
 
 
-class Learned:
+class OutputSizeEstimator:
     """The largest of the last results of each model version, for shapes that only the run can tell.
 
     Results are counted off in spans. What counts is the present span and the one before: a large result is known to at
@@ -63,14 +63,14 @@ class Learned:
     def largest(self, key: tuple[str, str]) -> int:
         """Bytes to grant where nothing is declared; 0 for none."""
         span = self._spans.get(key)
-        return max(span.largest, span.before) if span is not None else 0
+        return max(span.largest, span.previous) if span is not None else 0
 
-    def note(self, key: tuple[str, str], size: int) -> None:
+    def observe(self, key: tuple[str, str], size: int) -> None:
         """A result of this size came."""
         span = self._spans.get(key)
         if span is None:
             span = self._spans[key] = _Span()
-        elif span.count == SPAN:
-            span.count, span.before, span.largest = 0, span.largest, 0
+        elif span.count == SPAN_RESULTS:
+            span.count, span.previous, span.largest = 0, span.largest, 0
         span.count += 1
         span.largest = max(span.largest, size)

@@ -26,26 +26,26 @@ class Allocator:
     def __init__(self, size: int) -> None:
         self.size = size
         self.used = 0
-        self.taken = 0
+        self.allocations = 0
         """How often a range was allocated: whether anybody has used this since."""
-        self._stacks: dict[int, list[int]] = {}
-        self._ranges: list[tuple[int, int]] = [(0, size)]
+        self._free_lists: dict[int, list[int]] = {}
+        self._free_ranges: list[tuple[int, int]] = [(0, size)]
         """Invariant: sorted, disjoint, none empty; what is neither here, nor on a stack, is in use."""
 
     def allocate(self, size: int) -> int | None:
         """Offset of a free range of the class of `size`, or None."""
         wanted = round_up(size)
-        stack = self._stacks.get(wanted)
+        stack = self._free_lists.get(wanted)
         if stack:
             self.used += wanted
-            self.taken += 1
+            self.allocations += 1
             return stack.pop()
         offset = self._carve(wanted)
-        if offset is None and self._melt():
+        if offset is None and self._coalesce():
             offset = self._carve(wanted)
         if offset is not None:
             self.used += wanted
-            self.taken += 1
+            self.allocations += 1
         return offset
 
     def free(self, offset: int, size: int) -> None:
@@ -54,29 +54,29 @@ class Allocator:
         assert 0 <= offset <= self.size - given, f"{given} bytes at {offset} are not of this extent"
         self.used -= given
         assert self.used >= 0, "a range was freed twice"
-        self._stacks.setdefault(given, []).append(offset)
+        self._free_lists.setdefault(given, []).append(offset)
 
     def _carve(self, size: int) -> int | None:
-        for index, (start, length) in enumerate(self._ranges):
+        for index, (start, length) in enumerate(self._free_ranges):
             if length >= size:
                 if length == size:
-                    del self._ranges[index]
+                    del self._free_ranges[index]
                 else:
-                    self._ranges[index] = (start + size, length - size)
+                    self._free_ranges[index] = (start + size, length - size)
                 return start
         return None
 
-    def _melt(self) -> bool:
+    def _coalesce(self) -> bool:
         """Turn all stacks into ranges and merge neighbours; whether there was anything to melt."""
-        loose = [(offset, size) for size, stack in self._stacks.items() for offset in stack]
+        loose = [(offset, size) for size, stack in self._free_lists.items() for offset in stack]
         if not loose:
             return False
-        self._stacks.clear()
+        self._free_lists.clear()
         merged: list[tuple[int, int]] = []
-        for start, length in sorted(self._ranges + loose):
+        for start, length in sorted(self._free_ranges + loose):
             if merged and merged[-1][0] + merged[-1][1] == start:
                 merged[-1] = (merged[-1][0], merged[-1][1] + length)
             else:
                 merged.append((start, length))
-        self._ranges = merged
+        self._free_ranges = merged
         return True

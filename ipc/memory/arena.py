@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.ipc.failpoints import faultpoint
+from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.allocator import ALIGNMENT, Allocator, round_up
 
 EXTENT_BYTES: Final = 16 << 20
@@ -69,7 +69,7 @@ class Slot:
     view: memoryview
     state: SlotState
 
-    def move(self, state: SlotState) -> None:
+    def transition(self, state: SlotState) -> None:
         """One step of the table; any other is a bug."""
         assert state in NEXT[self.state], f"a slot cannot go from {self.state.value} to {state.value}"
         self.state = state
@@ -90,14 +90,14 @@ class Extent:
         if size > available_bytes() - RESERVE_BYTES:
             raise MemoryError(f"no {size} bytes for an extent: the machine is short of memory")
         try:
-            faultpoint("ipc.extent_file")
+            failpoint("ipc.extent_file")
             self.fd = os.memfd_create("mmsup-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
             raise MemoryError(f"no file for an extent: {error.strerror}") from error
         try:
-            faultpoint("ipc.extent_fill")
+            failpoint("ipc.extent_fill")
             os.posix_fallocate(self.fd, 0, size)
-            faultpoint("ipc.extent_map")
+            failpoint("ipc.extent_map")
             flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
             self._map = mmap.mmap(self.fd, size, flags=flags)
             seals = _SEALS if writable_by_worker else _SEALS | F_SEAL_FUTURE_WRITE
@@ -121,13 +121,13 @@ class Extent:
         os.close(self.fd)
 
 
-class Side:
+class ArenaSide:
     """All extents of one direction; which bytes of them are free."""
 
     def __init__(self, *, writable_by_worker: bool) -> None:
         self.writable_by_worker = writable_by_worker
         self._extents: dict[int, Extent] = {}
-        self._first = SlotState.GRANTED if writable_by_worker else SlotState.FILLING
+        self._initial_state = SlotState.GRANTED if writable_by_worker else SlotState.FILLING
 
     def __iter__(self) -> Iterator[Extent]:
         return iter(self._extents.values())
@@ -147,12 +147,12 @@ class Side:
         for extent in self._extents.values():
             offset = extent.allocator.allocate(size)
             if offset is not None:
-                return Slot(extent.segment, offset, size, extent.view(offset, size), self._first)
+                return Slot(extent.segment, offset, size, extent.view(offset, size), self._initial_state)
         return None
 
     def free(self, slot: Slot) -> None:
         """A slot's last step. After `close` there is nothing left to give back to."""
-        slot.move(SlotState.FREE)
+        slot.transition(SlotState.FREE)
         extent = self._extents.get(slot.segment)
         if extent is not None:
             extent.allocator.free(slot.offset, slot.size)
@@ -200,7 +200,7 @@ def leading_pad(header_bytes: int) -> int:
     return -header_bytes % ALIGNMENT
 
 
-class Attached:
+class AttachedExtents:
     """A worker's view of the extents that one gateway sent it."""
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class Attached:
         finally:
             os.close(fd)
 
-    def whole(self, segment: int) -> tuple[memoryview, bool] | None:
+    def extent(self, segment: int) -> tuple[memoryview, bool] | None:
         """An extent and whether it may be written to, None if it is not attached: for whoever registers it with a
         device, and must hear of it before it goes."""
         return self._views.get(segment)

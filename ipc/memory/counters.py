@@ -19,7 +19,7 @@ from typing import Final
 ROWS: Final = 1024
 ROW_BYTES: Final = 512
 NAME_BYTES: Final = 160
-TALLY_BYTES: Final = ROWS * ROW_BYTES
+TABLE_BYTES: Final = ROWS * ROW_BYTES
 
 BUCKETS_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -56,32 +56,32 @@ assert _FIRST + len(FIELDS) <= _WORDS, "a row has no room for all fields"
 OTHER: Final = ("_other", "")
 
 
-def make_tally() -> int:
+def make_counter_table() -> int:
     """A new table's descriptor."""
     fd = os.memfd_create("mmsup-tally", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.posix_fallocate(fd, 0, TALLY_BYTES)
+    os.posix_fallocate(fd, 0, TABLE_BYTES)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return fd
 
 
-class Tally:
+class CounterTable:
     """One table. Only the gateway whose place it is calls `row`; everyone may call `totals`."""
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, TALLY_BYTES)
+        self._map = mmap.mmap(fd, TABLE_BYTES)
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
         self._rows: dict[tuple[str, str], int] = {}
-        self._known: dict[tuple[str, str], Row] = {}
+        self._counters: dict[tuple[str, str], CounterRow] = {}
         self._scan()
 
-    def row(self, model: str, version: str) -> Row:
+    def row(self, model: str, version: str) -> CounterRow:
         """The counters of one model version, made at the first call."""
         key = (model, version)
-        known = self._known.get(key)
+        known = self._counters.get(key)
         if known is None:
-            row = self._rows[key] if key in self._rows else self._take(key)
-            known = self._known[key] = Row(self._words, row * _WORDS + _FIRST)
+            row = self._rows[key] if key in self._rows else self._claim_row(key)
+            known = self._counters[key] = CounterRow(self._words, row * _WORDS + _FIRST)
         return known
 
     def totals(self) -> dict[tuple[str, str], list[int]]:
@@ -106,7 +106,7 @@ class Tally:
         model, version, _ = bytes(self._bytes[at : at + NAME_BYTES]).split(b"\0", 2)
         return model.decode(), version.decode()
 
-    def _take(self, key: tuple[str, str]) -> int:
+    def _claim_row(self, key: tuple[str, str]) -> int:
         row = len(self._rows)
         if row >= ROWS - 1:
             key = OTHER
@@ -131,7 +131,7 @@ assert FIELDS[_TIMES : _TIMES + 5] == (
 _LAST: Final = INDEX["last_inference_ms"]
 
 
-class Row:
+class CounterRow:
     """The counters of one model version in one table."""
 
     def __init__(self, words: memoryview, at: int) -> None:
@@ -139,7 +139,7 @@ class Row:
         self._at = at
         self._own = words[at : at + len(FIELDS)]
 
-    def succeeded(
+    def add_success(
         self, inferences: int, executions: int, times_ns: tuple[int, int, int, int, int], bucket: int, now_ms: int
     ) -> None:
         """All that one request with a result counts, `times_ns` in the order of FIELDS: this runs for every request."""
@@ -161,6 +161,6 @@ class Row:
         """Count."""
         self._words[self._at + INDEX[name]] += amount
 
-    def put(self, name: str, value: int) -> None:
+    def set(self, name: str, value: int) -> None:
         """Set, for what is a state and no count."""
         self._words[self._at + INDEX[name]] = value

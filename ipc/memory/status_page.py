@@ -34,11 +34,11 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-PAGE_BYTES: Final = 4096
-RING_AT: Final = 64
-RING: Final = PAGE_BYTES // 8 - RING_AT
+STATUS_PAGE_BYTES: Final = 4096
+RING_INDEX: Final = 64
+RING: Final = STATUS_PAGE_BYTES // 8 - RING_INDEX
 
-_ACTIVITY, _SINCE, _BEAT, _BATCHES, _REQUESTS, _DEVICE, _BEGUN, _REFUSED = range(8)
+_ACTIVITY, _SINCE, _HEARTBEAT, _BATCHES, _REQUESTS, _DEVICE, _STARTED, _REFUSED = range(8)
 
 
 class Activity(enum.IntEnum):
@@ -60,64 +60,64 @@ class Progress:
 
     activity: Activity
     since_ns: int
-    beat_ns: int
+    heartbeat_ns: int
     batches: int
     requests: int
     device_bytes: int
     refused: int = 0
 
 
-def make_page() -> int:
+def make_status_page() -> int:
     """A new page's descriptor; nobody can shrink it under its readers."""
     fd = os.memfd_create("mmsup-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.posix_fallocate(fd, 0, PAGE_BYTES)
+    os.posix_fallocate(fd, 0, STATUS_PAGE_BYTES)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return fd
 
 
-class PageWriter:
+class StatusPageWriter:
     """The owner's side of a page."""
 
     def __init__(self, fd: int) -> None:
-        self._words = memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
-        self._begun = 0
+        self._words = memoryview(mmap.mmap(fd, STATUS_PAGE_BYTES)).cast("Q")
+        self._started = 0
 
-    def turn(self, now_ns: int) -> None:
+    def heartbeat(self, now_ns: int) -> None:
         """The loop came round."""
-        self._words[_BEAT] = now_ns
+        self._words[_HEARTBEAT] = now_ns
 
-    def enter(self, activity: Activity, now_ns: int) -> None:
+    def set_activity(self, activity: Activity, now_ns: int) -> None:
         """The loop begins something else. The time is written first: a reader may see new time with old activity,
         which makes it patient, never the reverse."""
         self._words[_SINCE] = now_ns
-        self._words[_BEAT] = now_ns
+        self._words[_HEARTBEAT] = now_ns
         self._words[_ACTIVITY] = activity
 
-    def begin(self, request: int) -> None:
+    def request_started(self, request: int) -> None:
         """A request is about to execute."""
-        self._words[RING_AT + self._begun % RING] = request
-        self._begun += 1
-        self._words[_BEGUN] = self._begun
+        self._words[RING_INDEX + self._started % RING] = request
+        self._started += 1
+        self._words[_STARTED] = self._started
 
-    def executed(self, requests: int) -> None:
+    def batch_executed(self, requests: int) -> None:
         """One batch is through."""
         self._words[_BATCHES] += 1
         self._words[_REQUESTS] += requests
 
-    def refused(self) -> None:
+    def request_refused(self) -> None:
         """One request was answered with `gpu_oom`."""
         self._words[_REFUSED] += 1
 
-    def device_bytes(self, size_bytes: int) -> None:
+    def set_device_bytes(self, size_bytes: int) -> None:
         """The engine's device memory, as it reports it."""
         self._words[_DEVICE] = size_bytes
 
 
-class PageReader:
+class StatusPageReader:
     """Anyone else's side of a page."""
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, PAGE_BYTES, prot=mmap.PROT_READ)
+        self._map = mmap.mmap(fd, STATUS_PAGE_BYTES, prot=mmap.PROT_READ)
         self._words = memoryview(self._map).cast("Q")
 
     def close(self) -> None:
@@ -131,15 +131,15 @@ class PageReader:
         raw = words[_ACTIVITY]
         activity = Activity(raw) if raw <= Activity.STANDBY else Activity.BUSY
         counts = words[_BATCHES], words[_REQUESTS], words[_DEVICE], words[_REFUSED]
-        return Progress(activity, words[_SINCE], words[_BEAT], *counts)
+        return Progress(activity, words[_SINCE], words[_HEARTBEAT], *counts)
 
-    def begun(self) -> frozenset[int]:
+    def started(self) -> frozenset[int]:
         """Ids of the requests that began to execute last, of all gateways."""
-        return frozenset(self._words[RING_AT:]) - {0}
+        return frozenset(self._words[RING_INDEX:]) - {0}
 
-    def running(self) -> frozenset[int]:
+    def executing(self) -> frozenset[int]:
         """Ids of the requests of the run that is going on, of all gateways; none between two runs."""
-        executed, begun = self._words[_REQUESTS], self._words[_BEGUN]
+        executed, begun = self._words[_REQUESTS], self._words[_STARTED]
         if not executed < begun <= executed + RING:
             return frozenset()
-        return frozenset([self._words[RING_AT + each % RING] for each in range(executed, begun)])
+        return frozenset([self._words[RING_INDEX + each % RING] for each in range(executed, begun)])

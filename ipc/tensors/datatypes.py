@@ -44,7 +44,7 @@ def from_config_name(name: str) -> str | None:
     return datatype if name.startswith("TYPE_") and datatype in ITEM_BYTES else None
 
 
-def elements(shape: Sequence[int]) -> int:
+def element_count(shape: Sequence[int]) -> int:
     """How many elements a shape has; a rank of 0 has one. Never overflows."""
     return math.prod(shape)
 
@@ -52,7 +52,7 @@ def elements(shape: Sequence[int]) -> int:
 def size_bytes(datatype: str, shape: Sequence[int]) -> int | None:
     """Bytes of a tensor, or None where only the data can tell (BYTES)."""
     item = ITEM_BYTES[datatype]
-    return elements(shape) * item if item else None
+    return element_count(shape) * item if item else None
 
 
 def pack_strings(strings: Iterable[bytes]) -> bytes:
@@ -79,6 +79,6 @@ def unpack_strings(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
         at += length
 
 
-def matches(declared: Sequence[int], shape: Sequence[int]) -> bool:
+def shape_matches(declared: Sequence[int], shape: Sequence[int]) -> bool:
     """Whether a shape fits a declared one, in which -1 stands for any size."""
     return len(declared) == len(shape) and all(want in (-1, got) for want, got in zip(declared, shape, strict=True))

@@ -17,8 +17,8 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.transport.control_channel import NO_ROOM, Closed, close_all, descriptors_in
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.transport.control_channel import RETRY_ERRNOS, ChannelClosed, close_fds, received_fds
 
 FRAME_LIMIT_BYTES: Final = 384 * 1024
 """Of one packet. Above any one record: 64 inline tensors, parameters, words."""
@@ -32,7 +32,7 @@ _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 _CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
-class PairEnd:
+class DataChannel:
     """One end. Never blocks."""
 
     is_edge_triggered: Final = False
@@ -51,16 +51,16 @@ class PairEnd:
     def send(self, frame: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one frame; False if there is no room now; Closed if nobody is there. Descriptors are duplicated."""
         try:
-            faultpoint("ipc.pair_send")
+            failpoint("ipc.pair_send")
             if descriptors:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
                 self._socket.sendmsg([frame], rights, _QUIETLY)
             else:
                 self._socket.send(frame, _QUIETLY)
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise Closed from error
+            raise ChannelClosed from error
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if error.errno in RETRY_ERRNOS:
                 return False
             raise
         return True
@@ -72,26 +72,26 @@ class PairEnd:
         except BlockingIOError:
             return None
         except ConnectionResetError as error:
-            raise Closed from error
+            raise ChannelClosed from error
         if not size:
-            raise Closed
-        faultpoint("ipc.pair_receive")
+            raise ChannelClosed
+        failpoint("ipc.pair_receive")
         return self._packet[:size]
 
-    def receive_with(self) -> tuple[memoryview, list[int]] | None:
+    def receive_with_fds(self) -> tuple[memoryview, list[int]] | None:
         """The same with the descriptors that came, which are the caller's now."""
         try:
             size, ancillary, flags, _ = self._socket.recvmsg_into([self._packet], _ROOM, _CLOSE_ON_EXEC)
         except BlockingIOError:
             return None
         except ConnectionResetError as error:
-            raise Closed from error
+            raise ChannelClosed from error
         if not size:
-            raise Closed
-        descriptors = descriptors_in(ancillary) if ancillary else []
+            raise ChannelClosed
+        descriptors = received_fds(ancillary) if ancillary else []
         if flags & _CUT:
-            close_all(descriptors)
-            return self.receive_with()  # a peer that breaks the bound loses its packet
+            close_fds(descriptors)
+            return self.receive_with_fds()  # a peer that breaks the bound loses its packet
         return self._packet[:size], descriptors
 
     def close(self) -> None:

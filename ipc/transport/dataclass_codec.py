@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
-Check = Callable[[Any], Any]  # a plain value in, a typed value out; what it is, only the annotation knows
+Decoder = Callable[[Any], Any]  # a plain value in, a typed value out; what it is, only the annotation knows
 
 
 class WireError(Exception):
@@ -31,7 +31,7 @@ def from_plain(raw: Any, expected: Iterable[type[Any]]) -> Any:  # one of `expec
         raise WireError("a message is a list that begins with its name")
     for kind in expected:
         if kind.__name__ == raw[0]:
-            return record(kind)(raw[1:])
+            return record_decoder(kind)(raw[1:])
     raise WireError(f"message {raw[0]!r:.40} is not expected here")
 
 
@@ -57,15 +57,15 @@ def _plain(value: Any) -> Any:  # any field value, recursively
     return value
 
 
-_records: dict[type[Any], Check] = {}
+_decoders: dict[type[Any], Decoder] = {}
 
 
-def record(kind: type[Any]) -> Check:
+def record_decoder(kind: type[Any]) -> Decoder:
     """How to read one record of this kind from its list of fields."""
-    if kind not in _records:
+    if kind not in _decoders:
         hints = typing.get_type_hints(kind)
         names = [each.name for each in dataclasses.fields(kind)]
-        checks = [_check(hints[name]) for name in names]
+        checks = [_decoder(hints[name]) for name in names]
 
         def make(raw: Any) -> Any:  # a list of plain values in, a `kind` out
             if not isinstance(raw, list) or len(raw) != len(checks):
@@ -75,25 +75,25 @@ def record(kind: type[Any]) -> Check:
             except WireError as error:
                 raise WireError(f"{kind.__name__}: {error}") from None
 
-        _records[kind] = make
-    return _records[kind]
+        _decoders[kind] = make
+    return _decoders[kind]
 
 
-def _check(hint: Any) -> Check:  # a type annotation
+def _decoder(hint: Any) -> Decoder:  # a type annotation
     if hint is Any:
         return lambda value: value
     if dataclasses.is_dataclass(hint):
-        return record(typing.cast("type[Any]", hint))
+        return record_decoder(typing.cast("type[Any]", hint))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        each = _check(arguments[0])
+        each = _decoder(arguments[0])
         return lambda raw: tuple([each(value) for value in _typed(raw, list)])
     if origin is dict:
-        inner = _check(arguments[1])
+        inner = _decoder(arguments[1])
         return lambda raw: {_typed(key, str): inner(value) for key, value in _typed(raw, dict).items()}
     if origin in (types.UnionType, typing.Union):
         # A memoryview is how bytes are sent without a copy; off the wire they come as bytes.
-        present = [_check(each) for each in arguments if each not in (types.NoneType, memoryview)]
+        present = [_decoder(each) for each in arguments if each not in (types.NoneType, memoryview)]
         assert len(present) == 1, f"{hint}: a field is of one type, or that or None"
         return lambda raw: None if raw is None else present[0](raw)
     if hint is float:

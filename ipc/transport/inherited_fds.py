@@ -9,7 +9,7 @@ from typing import Final
 _ARGUMENT: Final = re.compile(r"([a-z]+(?::[a-z0-9_]+)?)=([0-9]+)")
 
 
-def descriptors(arguments: Sequence[str]) -> dict[str, int]:
+def parse_inherited_fds(arguments: Sequence[str]) -> dict[str, int]:
     """Name to descriptor, of those arguments that have the form; others are labels for people who read `ps`."""
     found = (_ARGUMENT.fullmatch(each) for each in arguments)
     return {match[1]: int(match[2]) for match in found if match}

@@ -20,7 +20,7 @@ from typing import Final
 
 import zmq
 
-from mmsup.ipc.transport.control_channel import Closed
+from mmsup.ipc.transport.control_channel import ChannelClosed
 
 MAX_FRAME_BYTES: Final = 64 << 20
 """Above any frame of ours (inline tensors are small); a peer that sends more is cut off by ZeroMQ."""
@@ -35,7 +35,7 @@ def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[by
     return sock
 
 
-class WorkerEnd:
+class ZmqWorkerChannel:
     """The bound side."""
 
     is_edge_triggered: Final = True
@@ -71,7 +71,7 @@ class WorkerEnd:
             return False
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                raise Closed from error
+                raise ChannelClosed from error
             raise
         return True
 
@@ -81,23 +81,23 @@ class WorkerEnd:
         self._context.destroy(linger_ms)
 
 
-class Hub:
+class ZmqContext:
     """A gateway's ZeroMQ context: one I/O thread for all its links."""
 
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 4096)
 
-    def connect(self, path: str, identity: bytes) -> GatewayEnd:
+    def connect(self, path: str, identity: bytes) -> ZmqGatewayChannel:
         """A link to the worker bound at `path`; it connects by itself."""
-        return GatewayEnd(_socket(self._context, zmq.DEALER), path, identity)
+        return ZmqGatewayChannel(_socket(self._context, zmq.DEALER), path, identity)
 
     def close(self) -> None:
         """End ZeroMQ's thread; all links are closed before."""
         self._context.destroy(0)
 
 
-class GatewayEnd:
+class ZmqGatewayChannel:
     """The connecting side of one link."""
 
     is_edge_triggered: Final = True

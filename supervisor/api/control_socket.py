@@ -20,13 +20,13 @@ import struct
 from typing import Any, Final, Protocol, cast
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
-from mmsup.supervisor.api.handlers import Say
+from mmsup.supervisor.api.handlers import SendLine
 
 LINE_LIMIT: Final = 1 << 20
 CONNECTIONS: Final = 64
 IDLE_S: Final = 60.0
 """Between two questions; a load or a follower may be silent for as long as it likes."""
-OWED_BYTES: Final = 8 << 20
+UNSENT_LIMIT_BYTES: Final = 8 << 20
 """What a reader may leave lying before it is given up."""
 SEND_S: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -34,18 +34,18 @@ _CREDENTIALS: Final = struct.Struct("3i")
 Json = dict[str, Any]  # one JSON object
 
 
-class Doer(Protocol):
+class CommandHandler(Protocol):
     """Who carries a verb out."""
 
-    async def do(self, verb: str, arguments: Json, say: Say) -> Any:  # the result is JSON, by verb
+    async def handle(self, verb: str, arguments: Json, say: SendLine) -> Any:  # the result is JSON, by verb
         """The result, or MmsupError."""
         ...
 
 
-class Control:
+class ControlSocket:
     """The server of the control socket, from `start` to `close`."""
 
-    def __init__(self, doer: Doer) -> None:
+    def __init__(self, doer: CommandHandler) -> None:
         self._doer = doer
         self._server: asyncio.Server | None = None
         self._sessions: set[asyncio.Task[None]] = set()
@@ -76,9 +76,9 @@ class Control:
         try:
             refusal = self._refusal(writer.get_extra_info("socket"))
             if refusal is not None:
-                await session.send(failed(refusal))
+                await session.send(error_line(refusal))
                 return
-            while await session.one():
+            while await session.serve_one():
                 pass
         except (ConnectionError, TimeoutError):
             pass  # it left, or does not read: nobody is there to be told
@@ -97,26 +97,26 @@ class Control:
 class _Session:
     """One connection. The next line is read ahead, so that a follower who hangs up is noticed."""
 
-    def __init__(self, doer: Doer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, doer: CommandHandler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._doer = doer
         self._reader = reader
         self._writer = writer
         self._ahead: asyncio.Task[bytes] | None = None
 
-    async def one(self) -> bool:
+    async def serve_one(self) -> bool:
         """One question and its answer; False when there are no more."""
         try:
             async with asyncio.timeout(IDLE_S):
                 line = await self._next()
         except ValueError:
-            await self.send(failed(CallerError("too_large", f"a line exceeds {LINE_LIMIT} bytes")))
+            await self.send(error_line(CallerError("too_large", f"a line exceeds {LINE_LIMIT} bytes")))
             return False
         if not line.endswith(b"\n"):
             return False
         try:
             verb, arguments = _question(line)
         except CallerError as error:
-            await self.send(failed(error))
+            await self.send(error_line(error))
             return True
         answer = await self._answer(verb, arguments)
         if answer is not None:
@@ -152,7 +152,7 @@ class _Session:
 
     async def _answer(self, verb: str, arguments: Json) -> Json | None:
         """The last line; None if a follower left. Others are answered also if they have closed their sending side."""
-        doing = asyncio.ensure_future(self._doer.do(verb, arguments, self._say))
+        doing = asyncio.ensure_future(self._doer.handle(verb, arguments, self._say))
         try:
             if arguments.get("follow"):
                 await asyncio.wait((doing, self._look_ahead()), return_when=asyncio.FIRST_COMPLETED)
@@ -160,19 +160,19 @@ class _Session:
                     return None
             return {"ok": True, "result": await doing}
         except MmsupError as error:
-            return failed(error)
+            return error_line(error)
         finally:
             doing.cancel()
             await asyncio.gather(doing, return_exceptions=True)
 
     def _say(self, line: Json) -> None:
-        if self._writer.transport.get_write_buffer_size() > OWED_BYTES:
+        if self._writer.transport.get_write_buffer_size() > UNSENT_LIMIT_BYTES:
             self._writer.transport.abort()
         elif not self._writer.is_closing():
             self._writer.write(_line(line))
 
 
-def failed(error: MmsupError) -> Json:
+def error_line(error: MmsupError) -> Json:
     """The last line of a question that could not be answered."""
     return {"ok": False, "code": error.code, "error": error.text, "retryable": error.retryable}
 

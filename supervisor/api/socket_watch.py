@@ -15,13 +15,13 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
-from mmsup.supervisor.linux.unix_socket import is_behind
+from mmsup.supervisor.linux.unix_socket import is_listener
 
-EVERY_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 1.0
 BACKLOG: Final = 64
 
 
-class Doorway:
+class SocketWatch:
     """Looks from `start` to `close`. `serve` is given each new listener, which it owns."""
 
     def __init__(self, path: str, serve: Callable[[socket.socket], object]) -> None:
@@ -29,19 +29,19 @@ class Doorway:
         self._path = path
         self._serve = serve
         self._timer: asyncio.TimerHandle | None = None
-        self._seen = _identity(path) if is_behind(path, os.getpid()) else None
+        self._seen = _identity(path) if is_listener(path, os.getpid()) else None
 
     def start(self) -> None:
         """Begin to look."""
-        self._look()
+        self._check()
 
     def close(self) -> None:
         """Look no more."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._look)
+    def _check(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self._check)
         if self._seen is None or _identity(self._path) != self._seen:
             with contextlib.suppress(OSError):  # no room, no permission: at the next look
                 self._open()

@@ -11,44 +11,49 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import mmsup
-from mmsup.supervisor.gateways.gateway_process import Gateway
-from mmsup.supervisor.gateways.pool import Gateways
+from mmsup.supervisor.gateways.gateway_process import GatewayProcess
+from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import COMING_UP, State
+from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
 from mmsup.supervisor.models.model import Model, state_of
-from mmsup.supervisor.models.model_set import Fleet
-from mmsup.supervisor.models.readiness import Readiness
-from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.readiness import ServerReadiness
+from mmsup.supervisor.observability.event_log import EventLog
+from mmsup.supervisor.processes import usage
 
 Json = dict[str, Any]  # one JSON object
 
-_INDEX: Final = {
-    **dict.fromkeys((State.ABSENT, *COMING_UP, State.BACKOFF), "LOADING"),
-    State.READY: "READY",
-    State.DRAINING: "UNLOADING",
+_INDEX_STATES: Final = {
+    **dict.fromkeys((InstanceState.ABSENT, *STARTING_UP, InstanceState.BACKOFF), "LOADING"),
+    InstanceState.READY: "READY",
+    InstanceState.DRAINING: "UNLOADING",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerInfo:
     """Facts about the server as a whole."""
 
     keeper_pid: int
-    brain_pid: int
-    brain_generation: int
-    began_s: float
+    controller_pid: int
+    controller_generation: int
+    started_s: float
     addresses: dict[str, str]
     isolation: str
     """How caps are kept on this machine."""
-    readiness: Callable[[], Readiness]
+    readiness: Callable[[], ServerReadiness]
 
 
-class Answers:
+class StatusViews:
     """Over everything there is."""
 
     def __init__(
-        self, server: Server, fleet: Fleet, gateways: Gateways, journal: Journal, devices: Callable[[], list[Json]]
+        self,
+        server: ServerInfo,
+        fleet: ModelSet,
+        gateways: GatewayPool,
+        journal: EventLog,
+        devices: Callable[[], list[Json]],
     ) -> None:
         self._server = server
         self._fleet = fleet
@@ -60,18 +65,18 @@ class Answers:
         """The server, its processes, its models."""
         server, readiness = self._server, self._server.readiness()
         http = server.addresses.get("http", "")
-        gateways = [{"pid": _pid(each), "generation": each.generation, "http": http} for each in self._gateways.places]
+        gateways = [{"pid": _pid(each), "generation": each.generation, "http": http} for each in self._gateways.seats]
         return {
             "version": mmsup.__version__,
             "ready": readiness.ready,
             "reason": readiness.reason,
-            "uptime_s": round(time.monotonic() - server.began_s, 1),
+            "uptime_s": round(time.monotonic() - server.started_s, 1),
             "isolation": server.isolation,
             "addresses": {name: address for name, address in server.addresses.items() if name != "control"},
             "keeper": {"pid": server.keeper_pid},
-            "brain": {"pid": server.brain_pid, "generation": server.brain_generation},
+            "brain": {"pid": server.controller_pid, "generation": server.controller_generation},
             "gateways": gateways,
-            "spare_gateways": self._gateways.spare.counts(),
+            "spare_gateways": self._gateways.standby.counts(),
             "devices": self._devices(),
             "models": [_status_of(model) for model in self._models()],
         }
@@ -85,23 +90,23 @@ class Answers:
         server = self._server
         now_s = time.monotonic()
         rows = [
-            _process("keeper", 0, server.keeper_pid, 1, server.began_s),
-            _process("brain", 0, server.brain_pid, server.brain_generation, None),
+            _process("keeper", 0, server.keeper_pid, 1, server.started_s),
+            _process("brain", 0, server.controller_pid, server.controller_generation, None),
         ]
-        for gateway in self._gateways.everybody():
-            row = _process("gateway", gateway.place, _pid(gateway), gateway.generation, gateway.spawned_s)
+        for gateway in self._gateways.processes():
+            row = _process("gateway", gateway.number, _pid(gateway), gateway.generation, gateway.spawned_s)
             rows.append(row | {"state": _state_of(gateway)})
         for model in self._models():
-            rows += [_worker_row(each, now_s) for each in model.instances() if each.life is not None]
+            rows += [_worker_row(each, now_s) for each in model.instances() if each.process is not None]
         return {"processes": rows}
 
     def show(self, model: Model) -> Json:
         """Everything about one model."""
-        edition = model.current
-        releases = edition.releases if edition else []
+        edition = model.active
+        releases = edition.versions if edition else []
         metadata = next((each.metadata for each in reversed(releases) if each.metadata), None)
         instances = list(model.instances())
-        stories = [event for each in instances for event in self._journal.story(each.id)]
+        stories = [event for each in instances for event in self._journal.recent(each.id)]
         return {
             "name": model.name,
             "wanted": "up" if model.wanted else "down",
@@ -110,7 +115,7 @@ class Answers:
             "specs": [asdict(each.spec) for each in releases],
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
-            "faults": [asdict(each) for each in (*model.entry.faults, *model.entry.warnings)] if model.entry else [],
+            "faults": [asdict(each) for each in (*model.entry.errors, *model.entry.warnings)] if model.entry else [],
             "story": sorted(stories, key=lambda each: str(each["time"])) or self._journal.last(12, model.name),
         }
 
@@ -124,7 +129,7 @@ class Answers:
 
 
 def _status_of(model: Model) -> Json:
-    releases = model.current.releases if model.current else []
+    releases = model.active.versions if model.active else []
     return {
         "name": model.name,
         "state": str(model.state()),
@@ -137,8 +142,8 @@ def _status_of(model: Model) -> Json:
 def _row_of(model: Model) -> Json:
     status = _status_of(model)
     specs = (
-        [each.spec for each in model.current.releases]
-        if model.current
+        [each.spec for each in model.active.versions]
+        if model.active
         else list(model.entry.specs if model.entry else ())
     )
     return {
@@ -155,8 +160,8 @@ def _row_of(model: Model) -> Json:
 def _instance(instance: Instance) -> Json:
     return {
         "id": instance.id,
-        "version": instance.release.spec.version,
-        "pid": instance.life.pid if instance.life else None,
+        "version": instance.revision.spec.version,
+        "pid": instance.process.pid if instance.process else None,
         "generation": instance.generation,
         "state": str(instance.state),
         "restarts": max(instance.generation - 1, 0),
@@ -166,10 +171,10 @@ def _instance(instance: Instance) -> Json:
 
 def _memory_bytes(instance: Instance) -> int | None:
     """What the kernel counts of the life's group, else what it holds itself."""
-    if instance.tenure is None or instance.life is None:
+    if instance.worker is None or instance.process is None:
         return None
-    reading = instance.tenure.group.read()
-    return reading.usage_bytes if reading else memory.resident_bytes(instance.life.pid)
+    reading = instance.worker.group.read()
+    return reading.usage_bytes if reading else usage.resident_bytes(instance.process.pid)
 
 
 def _process(role: str, number: int, pid: int | None, generation: int, began_s: float | None) -> Json:
@@ -182,7 +187,7 @@ def _process(role: str, number: int, pid: int | None, generation: int, began_s: 
         "generation": generation,
         "state": "ready",
         "restarts": max(generation - 1, 0),
-        "memory_bytes": memory.resident_bytes(pid) if pid else None,
+        "memory_bytes": usage.resident_bytes(pid) if pid else None,
         "memory_cap_bytes": None,
         "uptime_s": round(time.monotonic() - began_s, 1) if began_s is not None else None,
         "requests": None,
@@ -190,16 +195,16 @@ def _process(role: str, number: int, pid: int | None, generation: int, began_s: 
 
 
 def _worker_row(instance: Instance, now_s: float) -> Json:
-    assert instance.tenure is not None, f"instance {instance.id} has no process"
-    assert instance.life is not None, f"instance {instance.id} has no process"
-    spec = instance.release.spec
-    progress = instance.life.progress()
+    assert instance.worker is not None, f"instance {instance.id} has no process"
+    assert instance.process is not None, f"instance {instance.id} has no process"
+    spec = instance.revision.spec
+    progress = instance.process.progress()
     return {
         "role": "worker",
         "model": spec.name,
         **_instance(instance),
-        "memory_cap_bytes": instance.tenure.group.cap_bytes or spec.memory_bytes,
-        "uptime_s": round(now_s - instance.tenure.spawned_s, 1),
+        "memory_cap_bytes": instance.worker.group.cap_bytes or spec.memory_bytes,
+        "uptime_s": round(now_s - instance.worker.spawned_s, 1),
         "requests": progress.requests,
     }
 
@@ -214,18 +219,18 @@ def _index_rows(model: Model) -> Iterator[Json]:
             yield {"name": model.name}
         return
     for each in model.route().versions:
-        state = _INDEX.get(State(each.state), "UNAVAILABLE")
+        state = _INDEX_STATES.get(InstanceState(each.state), "UNAVAILABLE")
         reason = "" if state == "READY" else f"{each.state}: {each.reason}" if each.reason else each.state
         yield {"name": model.name, "version": each.version, "state": state, "reason": reason}
 
 
-def _state_of(gateway: Gateway) -> str:
-    if gateway.waits:
+def _state_of(gateway: GatewayProcess) -> str:
+    if gateway.is_standby_ready:
         return "spare"
     if not gateway.synced:
         return "starting"
-    return "ready" if gateway.follows else "draining"
+    return "ready" if gateway.respawns else "draining"
 
 
-def _pid(gateway: Gateway) -> int | None:
-    return gateway.life.pid if gateway.life is not None else None
+def _pid(gateway: GatewayProcess) -> int | None:
+    return gateway.process.pid if gateway.process is not None else None

@@ -19,27 +19,27 @@ from urllib.parse import urlsplit
 
 import click
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.chaos.analysis.checker import check
-from mmsup.supervisor.chaos.analysis.report import as_json, table
-from mmsup.supervisor.chaos.analysis.statistics import figures
-from mmsup.supervisor.chaos.analysis.timeline import story_of
-from mmsup.supervisor.chaos.clients.http_client import Door
-from mmsup.supervisor.chaos.clients.protocol import V2
+from mmsup.supervisor.chaos.analysis.report import report_json, report_table
+from mmsup.supervisor.chaos.analysis.statistics import run_statistics
+from mmsup.supervisor.chaos.analysis.timeline import timeline_of
+from mmsup.supervisor.chaos.clients.http_client import HttpClient
+from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import History
-from mmsup.supervisor.chaos.plan.catalog import FAULTS, KEEPER, MANAGER, Role, chosen
-from mmsup.supervisor.chaos.runner import Course
-from mmsup.supervisor.chaos.runner_runs import against, against_own
-from mmsup.supervisor.chaos.server import local_server as own
+from mmsup.supervisor.chaos.plan.catalog import FAULTS, KEEPER_FAULTS, SERVICE_MANAGER, ModelRole, select_faults
+from mmsup.supervisor.chaos.runner import ChaosOptions
+from mmsup.supervisor.chaos.runner_runs import run_against, run_local
+from mmsup.supervisor.chaos.server import local_server
 from mmsup.supervisor.chaos.server.target import Target
-from mmsup.supervisor.cli.command_failed import Failed
-from mmsup.supervisor.cli.control_client import NoServer, Refused, ask
-from mmsup.supervisor.config.config_error import Wrong
+from mmsup.supervisor.cli.command_failed import CommandFailed
+from mmsup.supervisor.cli.control_client import NoServer, ServerRefused, call_server
+from mmsup.supervisor.config.config_error import InvalidValue
 from mmsup.supervisor.config.units import duration
 
-LEAST_S: Final = 16.0
+MIN_SECONDS: Final = 16.0
 """A shorter run would have no time for a fault."""
-LEAST_MODELS: Final = 2
+MIN_MODELS: Final = 2
 
 
 @click.command()
@@ -79,9 +79,9 @@ def chaos(**given: Any) -> None:  # what click parsed
     """
     if given["names"] == "list":
         for each in FAULTS:
-            click.echo(f"{each.name:14} {each.row:4} by {each.by}{f', to {each.role} models' if each.role else ''}")
+            click.echo(f"{each.name:14} {each.row:4} by {each.method}{f', to {each.role} models' if each.role else ''}")
         return
-    course = _course(given)
+    course = _run_options(given)
     click.echo(f"seed {course.seed}", err=True)
     history = History(given["history_file"])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: the server of our own goes with us
@@ -92,17 +92,19 @@ def chaos(**given: Any) -> None:  # what click parsed
         if given["url"]:
             strays: list[int] = []
             target = _target(given, course.models, strays)
-            asyncio.run(against(target, strays, course, V2(binary=not given["json_only"]), history, _progress))
+            asyncio.run(
+                run_against(target, strays, course, V2Adapter(binary=not given["json_only"]), history, _progress)
+            )
         else:
-            asyncio.run(against_own(course, V2(rows=True), history, _progress))
-    except* own.NotStarted as errors:
+            asyncio.run(run_local(course, V2Adapter(rows=True), history, _progress))
+    except* local_server.ServerNotStarted as errors:
         lost = list(errors.exceptions)
     finally:
-        _wipe()
+        _clear_progress()
         history.close()
         gc.enable()
     if lost:
-        raise Failed(str(_innermost(lost[0])))
+        raise CommandFailed(str(_innermost(lost[0])))
     _report(history, given)
 
 
@@ -110,12 +112,12 @@ def _innermost(error: BaseException) -> BaseException:
     return _innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _course(given: Mapping[str, Any]) -> Course:
+def _run_options(given: Mapping[str, Any]) -> ChaosOptions:
     """What is to be done, or a UsageError."""
-    if given["seconds"] < LEAST_S:
-        raise click.UsageError(f"--seconds must be at least {LEAST_S:g}")
-    if given["rate"] <= 0 or given["models"] < LEAST_MODELS:
-        raise click.UsageError(f"--rate must be above 0, and --models at least {LEAST_MODELS}")
+    if given["seconds"] < MIN_SECONDS:
+        raise click.UsageError(f"--seconds must be at least {MIN_SECONDS:g}")
+    if given["rate"] <= 0 or given["models"] < MIN_MODELS:
+        raise click.UsageError(f"--rate must be above 0, and --models at least {MIN_MODELS}")
     if given["url"] and not given["consent"]:
         raise click.UsageError("what runs at --url will be hurt: say --yes-break-it if you may")
     if given["url"] and not given["victims"]:
@@ -125,48 +127,50 @@ def _course(given: Mapping[str, Any]) -> Course:
     if given["url"] and given["with_keeper"]:
         raise click.UsageError("--with-keeper is for a server of our own: somebody has to start it again")
     try:
-        faults = chosen(given["names"])
+        faults = select_faults(given["names"])
         if given["with_keeper"]:
-            faults = tuple(dict.fromkeys((*faults, *chosen(",".join(KEEPER)))))
+            faults = tuple(dict.fromkeys((*faults, *select_faults(",".join(KEEPER_FAULTS)))))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     seed = random.SystemRandom().randrange(1 << 32) if given["seed"] is None else given["seed"]
-    models = own.roles(given["models"])
+    models = local_server.model_roles(given["models"])
     if given["url"]:
         named = bool(given["names"])
-        models = dict.fromkeys(given["healthy"], Role.HEALTHY) | dict.fromkeys(given["victims"], Role.CRASHY)
+        models = dict.fromkeys(given["healthy"], ModelRole.HEALTHY) | dict.fromkeys(given["victims"], ModelRole.CRASHY)
         # A victim there may be asked for anything; whether it has a cap, whoever names the fault knows.
         faults = tuple(
             replace(
-                each, role=each.role and Role.CRASHY, needs=each.needs if not named or each.needs == MANAGER else ""
+                each,
+                role=each.role and ModelRole.CRASHY,
+                requires=each.requires if not named or each.requires == SERVICE_MANAGER else "",
             )
             for each in faults
         )
-    return Course(seed, given["seconds"], _every(given["every"]), given["rate"], faults, models)
+    return ChaosOptions(seed, given["seconds"], _interval(given["every"]), given["rate"], faults, models)
 
 
-def _every(text: str) -> tuple[float, float]:
+def _interval(text: str) -> tuple[float, float]:
     first, dots, last = text.partition("..")
     try:
         least, most = duration(first), duration(last if dots else first)
-    except Wrong as error:
+    except InvalidValue as error:
         raise click.UsageError(f"--every: {error}") from None
     if not 0 < least <= most:
         raise click.UsageError("--every is two durations, as 1s..3s")
     return least, most
 
 
-def _target(given: Mapping[str, Any], models: Mapping[str, Role], strays: list[int]) -> Target:
+def _target(given: Mapping[str, Any], models: Mapping[str, ModelRole], strays: list[int]) -> Target:
     address = urlsplit(given["url"])
     if address.scheme != "http" or not address.hostname:
         raise click.UsageError("--url is http://HOST:PORT")
     if not given["runtime_dir"]:
-        return Target(Door(address.hostname, address.port or 80, strays.append), models, title=given["url"])
+        return Target(HttpClient(address.hostname, address.port or 80, strays.append), models, title=given["url"])
     try:
-        status = ask(given["runtime_dir"], "status")
-    except (NoServer, Refused) as error:
-        raise Failed(str(error)) from None
-    return own.target_of(status, given["runtime_dir"], models, strays.append)
+        status = call_server(given["runtime_dir"], "status")
+    except (NoServer, ServerRefused) as error:
+        raise CommandFailed(str(error)) from None
+    return local_server.make_target(status, given["runtime_dir"], models, strays.append)
 
 
 def _progress(text: str) -> None:
@@ -175,22 +179,22 @@ def _progress(text: str) -> None:
         click.echo(f"\r\x1b[K{text} ", err=True, nl=False)
 
 
-def _wipe() -> None:
+def _clear_progress() -> None:
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", err=True, nl=False)
 
 
 def _report(history: History, given: Mapping[str, Any]) -> None:
     findings = check(history.records)
-    story = story_of(history.records)
-    found = figures(story, findings)
-    click.echo(table(story, found))
+    story = timeline_of(history.records)
+    found = run_statistics(story, findings)
+    click.echo(report_table(story, found))
     if given["json_file"]:
-        given["json_file"].write_text(json.dumps(as_json(story, found), indent=1) + "\n")
+        given["json_file"].write_text(json.dumps(report_json(story, found), indent=1) + "\n")
     if given["plots"]:
         _draw(story, given["plots"])
     if findings:
-        raise click.exceptions.Exit(exits.REFUSED)
+        raise click.exceptions.Exit(exit_codes.REFUSED)
 
 
 def _draw(story: Any, folder: Path) -> None:  # a Story
@@ -200,4 +204,4 @@ def _draw(story: Any, folder: Path) -> None:  # a Story
         for each in draw(story, folder):
             click.echo(f"wrote {each}", err=True)
     except ImportError:
-        raise Failed("--plots needs matplotlib: pip install 'mmsup[bench]'") from None
+        raise CommandFailed("--plots needs matplotlib: pip install 'mmsup[bench]'") from None

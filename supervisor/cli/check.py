@@ -11,23 +11,23 @@ from typing import Any
 
 import click
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.supervisor.cli.options import given, options, triton, warnings
-from mmsup.supervisor.cli.serve import exposed, insecure_option
+from mmsup.ipc import exit_codes
+from mmsup.supervisor.cli.options import given_flags, ignored_flag_warnings, server_flags, triton_flags
+from mmsup.supervisor.cli.serve import exposure_error, insecure_option
 from mmsup.supervisor.cli.tables import draw
 from mmsup.supervisor.cli.text import cell
-from mmsup.supervisor.config.server_options import read
+from mmsup.supervisor.config.server_options import read_config
 from mmsup.supervisor.config.units import size_text
-from mmsup.supervisor.repository import validation_report as checking
+from mmsup.supervisor.repository import validation_report
 from mmsup.supervisor.repository.scanner import scan
 
 Report = dict[str, Any]  # JSON, as check.py makes it
 
 
 @click.command()
-@options
+@server_flags
 @insecure_option
-@triton
+@triton_flags
 @click.option("--explain", is_flag=True, help="Say also where the value of each option came from.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object) -> None:
@@ -39,18 +39,18 @@ def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object)
     \b
     Exit codes: 0 all is well, 2 there are faults (every one is shown).
     """
-    reading = read(given(parsed), os.environ, os.getuid())
+    reading = read_config(given_flags(parsed), os.environ, os.getuid())
     settings = reading.settings
-    found = checking.report(
-        settings or reading.faults,
+    found = validation_report.build_report(
+        settings or reading.errors,
         scan(settings) if settings else None,
         reading.warnings,
         reading.origins if explain else (),
     )
     found["warnings"] += [
-        {"place": text.partition(":")[0], "text": text.partition(": ")[2]} for text in warnings(parsed)
+        {"place": text.partition(":")[0], "text": text.partition(": ")[2]} for text in ignored_flag_warnings(parsed)
     ]
-    refusal = exposed(settings) if settings else ""
+    refusal = exposure_error(settings) if settings else ""
     if refusal and not insecure:
         found["faults"].append({"place": "--host", "text": refusal})
         found["ok"] = False
@@ -58,7 +58,7 @@ def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object)
         click.echo(json.dumps(found))
     else:
         _draw(found)
-    raise SystemExit(exits.DONE if found["ok"] else exits.USAGE)
+    raise SystemExit(exit_codes.SUCCESS if found["ok"] else exit_codes.USAGE)
 
 
 def _draw(found: Report) -> None:

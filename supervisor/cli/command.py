@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.paths import default_runtime_dir
-from mmsup.supervisor.cli.command_failed import Failed
-from mmsup.supervisor.cli.control_client import Json, NoServer, Refused
+from mmsup.supervisor.cli.command_failed import CommandFailed
+from mmsup.supervisor.cli.control_client import Json, NoServer, ServerRefused
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -29,7 +29,7 @@ def runtime_option(command: F) -> F:
     )(command)
 
 
-def verb(command: F) -> F:
+def ctl_command(command: F) -> F:
     """The options that every verb has, and one end for all failures."""
 
     @functools.wraps(command)
@@ -38,10 +38,10 @@ def verb(command: F) -> F:
         given = options.pop("runtime_dir") or click.get_current_context().obj
         try:
             command(runtime_dir=given or default_runtime_dir(os.getuid(), dict(os.environ)), **options)
-        except Refused as error:
-            raise Failed(error.text) from None
+        except ServerRefused as error:
+            raise CommandFailed(error.text) from None
         except NoServer as error:
-            raise Failed(str(error), exits.NO_SERVER) from None
+            raise CommandFailed(str(error), exit_codes.NO_SERVER) from None
 
     as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
     return runtime_option(as_json(run))  # type: ignore[return-value]  # wraps() keeps what click reads of F
@@ -52,15 +52,15 @@ def print_json(result: object) -> None:
     click.echo(json.dumps(result))
 
 
-def shown(view: str, result: Json, as_json: bool) -> None:
+def show_result(view: str, result: Json, as_json: bool) -> None:
     """An answer as JSON, or drawn by one of the views."""
     if as_json:
         print_json(result)
         return
-    getattr(views(), view)(result)
+    getattr(load_views(), view)(result)
 
 
-def views() -> ModuleType:
+def load_views() -> ModuleType:
     """How answers are drawn, imported when one is."""
     from mmsup.supervisor.cli import views  # noqa: PLC0415 - neither `--help` nor `--json` pays for it
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli.text import printable
 
 
-class Failed(click.ClickException):
+class CommandFailed(click.ClickException):
     """Raised by a command; click prints it and exits. Every line of the text stands for itself."""
 
-    def __init__(self, text: str, code: int = exits.REFUSED) -> None:
+    def __init__(self, text: str, code: int = exit_codes.REFUSED) -> None:
         super().__init__(text)
         setattr(self, "exit_code", code)  # noqa: B010 - click reads it of the instance, and types it as the class's
 

@@ -26,13 +26,13 @@ Progress = Callable[[Json], None]
 
 WAIT_S: Final = 10.0
 """How long a question waits for a brain that is being restarted; it takes under 2 s."""
-PAUSE_S: Final = 0.05
+RETRY_INTERVAL_S: Final = 0.05
 """Between two attempts at a server that hangs up at once."""
 LINE_LIMIT: Final = 32 << 20
 """Above any result; a server that sends more is none of ours."""
-READING: Final = frozenset({"status", "list", "ps", "show", "logs", "events", "why", "devices"})
+READ_ONLY: Final = frozenset({"status", "list", "ps", "show", "logs", "events", "why", "devices"})
 """Verbs that change nothing, and may be asked again."""
-LASTING: Final = frozenset({"upgrade"})
+RESUMABLE: Final = frozenset({"upgrade"})
 """Verbs that outlive the brain that was asked: the next one is asked again, and knows the question by its ticket."""
 
 
@@ -40,7 +40,7 @@ class NoServer(Exception):  # noqa: N818 - an ordinary answer to `is anybody the
     """Nobody listens at the control socket, or nobody answered in time."""
 
 
-class Refused(Exception):  # noqa: N818 - the server's own words, with its code
+class ServerRefused(Exception):  # noqa: N818 - the server's own words, with its code
     """The server refused or failed."""
 
     def __init__(self, code: str, text: str, *, retryable: bool = False) -> None:
@@ -50,17 +50,17 @@ class Refused(Exception):  # noqa: N818 - the server's own words, with its code
         self.retryable = retryable
 
 
-class _Cut(Exception):  # noqa: N818
+class _ConnectionCut(Exception):  # noqa: N818
     """The connection ended before the last line."""
 
 
-def ask(
+def call_server(
     runtime_dir: str,
     verb: str,
     arguments: Mapping[str, object] | None = None,
     *,
     progress: Progress | None = None,
-    silence_s: float | None = WAIT_S,
+    timeout_s: float | None = WAIT_S,
 ) -> Any:  # the result, by verb
     """Ask the server of this runtime directory; its result, NoServer or Refused.
 
@@ -71,47 +71,47 @@ def ask(
     request = json.dumps({"verb": verb, "arguments": dict(arguments or {})}).encode() + b"\n"
     end = time.monotonic() + WAIT_S
     while True:
-        heard = _Ear(progress)
+        heard = _ProgressRelay(progress)
         try:
-            return _once(path, request, heard, silence_s if verb in READING else None)
-        except _Cut:
-            if verb in LASTING and heard.any:
+            return _once(path, request, heard, timeout_s if verb in READ_ONLY else None)
+        except _ConnectionCut:
+            if verb in RESUMABLE and heard.has_progress:
                 end = time.monotonic() + WAIT_S
-            elif verb not in READING | LASTING or heard.any or time.monotonic() > end:
+            elif verb not in READ_ONLY | RESUMABLE or heard.has_progress or time.monotonic() > end:
                 text = f"the server broke off before it had answered {verb}: `mmsup ctl status` says what holds now"
-                raise Refused("unavailable", text, retryable=True) from None
-            time.sleep(PAUSE_S)
+                raise ServerRefused("unavailable", text, retryable=True) from None
+            time.sleep(RETRY_INTERVAL_S)
 
 
-class _Ear:
+class _ProgressRelay:
     """Hands progress on, and knows whether there was any."""
 
     def __init__(self, progress: Progress | None) -> None:
-        self.any = False
+        self.has_progress = False
         self._progress = progress
 
     def __call__(self, line: Json) -> None:
-        self.any = True
+        self.has_progress = True
         if self._progress is not None:
             self._progress(line)
 
 
-def _once(path: str, request: bytes, heard: _Ear, silence_s: float | None) -> Any:  # the result, by verb
+def _once(path: str, request: bytes, heard: _ProgressRelay, silence_s: float | None) -> Any:  # the result, by verb
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         _connect(sock, path)
-        _patience(sock, silence_s)
+        _set_receive_timeout(sock, silence_s)
         try:
             sock.sendall(request)
             for line in _lines(sock):
                 if "ok" in line:
-                    return _outcome(line)
+                    return _result(line)
                 heard(line)
-                _patience(sock, None)
+                _set_receive_timeout(sock, None)
         except BlockingIOError:
             raise NoServer(f"the server at {path} does not answer") from None
         except (BrokenPipeError, ConnectionResetError):
-            raise _Cut from None
-    raise _Cut
+            raise _ConnectionCut from None
+    raise _ConnectionCut
 
 
 def _connect(sock: socket.socket, path: str) -> None:
@@ -128,7 +128,7 @@ def _connect(sock: socket.socket, path: str) -> None:
         raise NoServer(f"no server at {path}: {why}") from None
 
 
-def _patience(sock: socket.socket, seconds: float | None) -> None:
+def _set_receive_timeout(sock: socket.socket, seconds: float | None) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds or 0.0))
 
 
@@ -144,7 +144,7 @@ def _lines(sock: socket.socket) -> Iterator[Json]:
             yield _parsed(bytes(waiting[:end]))
             del waiting[: end + 1]
         if len(waiting) > LINE_LIMIT:
-            raise Refused("internal", "the server's answer has no end")
+            raise ServerRefused("internal", "the server's answer has no end")
 
 
 def _parsed(line: bytes) -> Json:
@@ -153,14 +153,14 @@ def _parsed(line: bytes) -> Json:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise Refused("internal", "what answered is not an mmsup server: its line is no JSON object")
+        raise ServerRefused("internal", "what answered is not an mmsup server: its line is no JSON object")
     return cast("Json", parsed)
 
 
-def _outcome(line: Json) -> Any:  # the result, by verb
+def _result(line: Json) -> Any:  # the result, by verb
     if line["ok"] is True:
         return line.get("result")
     code, text = line.get("code"), line.get("error")
-    raise Refused(
+    raise ServerRefused(
         str(code or "internal"), str(text or "refused without a reason"), retryable=line.get("retryable") is True
     )

@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 import click
 
-from mmsup.supervisor.cli.command import print_json, runtime_option, shown, verb, views
-from mmsup.supervisor.cli.command_failed import Failed
-from mmsup.supervisor.cli.control_client import Json, Progress, Refused, ask
+from mmsup.supervisor.cli.command import ctl_command, load_views, print_json, runtime_option, show_result
+from mmsup.supervisor.cli.command_failed import CommandFailed
+from mmsup.supervisor.cli.control_client import Json, Progress, ServerRefused, call_server
 from mmsup.supervisor.cli.ctl_admin import devices, quarantine
-from mmsup.supervisor.cli.ctl_infer_given import config_text, object_of
-from mmsup.supervisor.cli.progress import Ticker
+from mmsup.supervisor.cli.ctl_infer_given import parse_object, read_config_argument
+from mmsup.supervisor.cli.progress import ProgressLine
 from mmsup.supervisor.cli.text import cell, printable
 
 _follow = click.option("--follow", "-f", is_flag=True, help="Go on until interrupted.")
@@ -40,67 +40,67 @@ def ctl(context: click.Context, runtime_dir: str | None) -> None:
 
 
 @ctl.command()
-@verb
+@ctl_command
 def status(runtime_dir: str, as_json: bool) -> None:
     """The server, its processes and addresses, its models.
 
     \b
     Example:  mmsup ctl status --json
     """
-    shown("status", ask(runtime_dir, "status"), as_json)
+    show_result("status", call_server(runtime_dir, "status"), as_json)
 
 
 @ctl.command("list")
-@verb
+@ctl_command
 def list_(runtime_dir: str, as_json: bool) -> None:
     """The models: wanted, state, versions, reason.
 
     \b
     Example:  mmsup ctl list
     """
-    shown("models", ask(runtime_dir, "list"), as_json)
+    show_result("models", call_server(runtime_dir, "list"), as_json)
 
 
 @ctl.command()
-@verb
+@ctl_command
 def ps(runtime_dir: str, as_json: bool) -> None:
     """The processes: memory against its cap, restarts, requests, age.
 
     \b
     Example:  mmsup ctl ps
     """
-    shown("processes", ask(runtime_dir, "ps"), as_json)
+    show_result("processes", call_server(runtime_dir, "ps"), as_json)
 
 
 @ctl.command()
 @click.argument("model")
 @click.option("--config", metavar="JSON", help="A model configuration to load with, as JSON or @FILE.")
-@verb
+@ctl_command
 def load(runtime_dir: str, as_json: bool, model: str, config: str | None) -> None:
     """Load a model, or load it again; returns when it serves.
 
     \b
     Example:  mmsup ctl load digits
     """
-    arguments = {"name": model} | ({"config": config_text(config)} if config is not None else {})
-    _change("load", arguments, runtime_dir, as_json)
+    arguments = {"name": model} | ({"config": read_config_argument(config)} if config is not None else {})
+    _run_change("load", arguments, runtime_dir, as_json)
 
 
 @ctl.command()
 @click.argument("model")
-@verb
+@ctl_command
 def unload(runtime_dir: str, as_json: bool, model: str) -> None:
     """Unload a model; what it is working on is finished first.
 
     \b
     Example:  mmsup ctl unload digits
     """
-    _change("unload", {"name": model}, runtime_dir, as_json)
+    _run_change("unload", {"name": model}, runtime_dir, as_json)
 
 
 @ctl.command()
 @click.option("--force", is_flag=True, help="Also where the keeper's own code is the same.")
-@verb
+@ctl_command
 def upgrade(runtime_dir: str, as_json: bool, force: bool) -> None:
     """Go over to the code on disk; no request fails, no connection is cut.
 
@@ -111,24 +111,24 @@ def upgrade(runtime_dir: str, as_json: bool, force: bool) -> None:
     Example:  mmsup ctl upgrade
     """
     arguments = {"ticket": secrets.token_hex(8), "force": force}
-    ticker = Ticker()
+    ticker = ProgressLine()
     try:
-        result = ask(runtime_dir, "upgrade", arguments, progress=None if as_json else ticker)
+        result = call_server(runtime_dir, "upgrade", arguments, progress=None if as_json else ticker)
     finally:
         ticker.close()
-    shown("upgraded", result, as_json)
+    show_result("upgraded", result, as_json)
 
 
 @ctl.command()
 @click.argument("model")
-@verb
+@ctl_command
 def show(runtime_dir: str, as_json: bool, model: str) -> None:
     """One model: configuration, tensors, workers, faults, its story.
 
     \b
     Example:  mmsup ctl show digits
     """
-    shown("model", ask(runtime_dir, "show", {"name": model}), as_json)
+    show_result("model", call_server(runtime_dir, "show", {"name": model}), as_json)
 
 
 @ctl.command()
@@ -138,7 +138,7 @@ def show(runtime_dir: str, as_json: bool, model: str) -> None:
 )
 @_follow
 @click.option("--raw", is_flag=True, help="Control characters as they are, not escaped.")
-@verb
+@ctl_command
 def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, raw: bool) -> None:
     """What a model's workers wrote to standard output and error.
 
@@ -156,7 +156,7 @@ def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, 
             "logs", arguments, runtime_dir, lambda each: print_json(each) if as_json else write(each["line"])
         )
         return
-    result = ask(runtime_dir, "logs", arguments)
+    result = call_server(runtime_dir, "logs", arguments)
     if as_json:
         print_json(result)
         return
@@ -168,7 +168,7 @@ def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, 
 @click.argument("model", required=False)
 @click.option("--count", "-n", type=click.IntRange(min=1), help="How many, from the end.")
 @_follow
-@verb
+@ctl_command
 def events(runtime_dir: str, as_json: bool, model: str | None, count: int | None, follow: bool) -> None:
     """What happened, and why: starts, deaths with their cause, restarts.
 
@@ -181,16 +181,16 @@ def events(runtime_dir: str, as_json: bool, model: str | None, count: int | None
         arguments["follow"] = True
 
         def write(line: Json) -> None:
-            print_json(line["event"]) if as_json else click.echo(views().event(line["event"]))
+            print_json(line["event"]) if as_json else click.echo(load_views().event(line["event"]))
 
         _follow_stream("events", arguments, runtime_dir, write)
         return
-    result = ask(runtime_dir, "events", arguments)
+    result = call_server(runtime_dir, "events", arguments)
     if as_json:
         print_json(result)
         return
     for each in result["events"]:
-        click.echo(views().event(each))
+        click.echo(load_views().event(each))
 
 
 @ctl.command()
@@ -205,7 +205,7 @@ def events(runtime_dir: str, as_json: bool, model: str | None, count: int | None
 @click.option(
     "--bundle", metavar="FILE", help="Write all that is on record of it to FILE, as JSON; - is standard output."
 )
-@verb
+@ctl_command
 def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | None) -> None:
     """Why a model's worker died: the evidence, who was concerned, what followed, what to do.
 
@@ -213,12 +213,12 @@ def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | N
     Example:  mmsup ctl why digits
               mmsup ctl why digits --death 2 --bundle digits.json
     """
-    result = ask(runtime_dir, "why", {"name": model, "death": death})
+    result = call_server(runtime_dir, "why", {"name": model, "death": death})
     if bundle is not None:
-        _export(result.get("bundle"), bundle)
+        _write_report(result.get("bundle"), bundle)
         if bundle == "-":
             return
-    shown("why", result, as_json)
+    show_result("why", result, as_json)
 
 
 @ctl.command()
@@ -232,7 +232,7 @@ def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | N
     help="A whole request as the protocol has it; - is standard input.",
 )
 @click.option("--timeout", "timeout_s", default=70.0, show_default=True, help="Seconds to wait for the answer.")
-@verb
+@ctl_command
 def infer(
     runtime_dir: str,
     as_json: bool,
@@ -248,18 +248,22 @@ def infer(
     Example:  mmsup ctl infer digits --data '{"x": [0, 0, 5, 13]}'
               mmsup ctl infer digits --json-body request.json
     """
-    from mmsup.supervisor.cli.ctl_infer import Door, model_path, request_of  # noqa: PLC0415 - this verb alone pays for it
+    from mmsup.supervisor.cli.ctl_infer import InferenceClient, build_request, model_path  # noqa: PLC0415 - this verb alone pays for it
 
     if (data is None) == (json_body is None):
         raise click.UsageError("give the values by either --data or --json-body")
-    values = object_of(data, "--data") if data is not None else None
-    address = ask(runtime_dir, "status").get("addresses", {}).get("http")
+    values = parse_object(data, "--data") if data is not None else None
+    address = call_server(runtime_dir, "status").get("addresses", {}).get("http")
     if not address:
-        raise Refused("unavailable", "the server has no HTTP address")
-    door, path = Door(address, timeout_s), model_path(model, version)
+        raise ServerRefused("unavailable", "the server has no HTTP address")
+    door, path = InferenceClient(address, timeout_s), model_path(model, version)
     try:
-        body = json_body.read() if json_body else json.dumps(request_of(values or {}, door.call("GET", path))).encode()
-        reply = door.call("POST", f"{path}/infer", body)
+        body = (
+            json_body.read()
+            if json_body
+            else json.dumps(build_request(values or {}, door.request("GET", path))).encode()
+        )
+        reply = door.request("POST", f"{path}/infer", body)
     finally:
         door.close()
     if as_json:
@@ -270,26 +274,26 @@ def infer(
         click.echo(f"{name}  {datatype}  {each.get('shape')}  {json.dumps(each.get('data'))}")
 
 
-def _change(verb_name: str, arguments: Json, runtime_dir: str, as_json: bool) -> None:
-    ticker = Ticker()
+def _run_change(verb_name: str, arguments: Json, runtime_dir: str, as_json: bool) -> None:
+    ticker = ProgressLine()
     try:
-        result = ask(runtime_dir, verb_name, arguments, progress=None if as_json else ticker)
+        result = call_server(runtime_dir, verb_name, arguments, progress=None if as_json else ticker)
     finally:
         ticker.close()
-    shown("changed", result, as_json)
+    show_result("changed", result, as_json)
 
 
 def _follow_stream(verb_name: str, arguments: Json, runtime_dir: str, write: Progress) -> None:
     try:
-        ask(runtime_dir, verb_name, arguments, progress=write, silence_s=None)
+        call_server(runtime_dir, verb_name, arguments, progress=write, timeout_s=None)
     except KeyboardInterrupt:
         click.echo(err=True)
 
 
-def _export(bundle: Json | None, path: str) -> None:
+def _write_report(bundle: Json | None, path: str) -> None:
     """A bundle to where it was asked for; it may hold what the model printed, so it is the owner's to read alone."""
     if bundle is None:
-        raise Failed("there is no bundle: no death is on record")
+        raise CommandFailed("there is no bundle: no death is on record")
     text = json.dumps(bundle, indent=1) + "\n"
     if path == "-":
         click.echo(text, nl=False)
@@ -298,7 +302,7 @@ def _export(bundle: Json | None, path: str) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(text.encode())
     except OSError as error:
-        raise Failed(f"{path}: {error.strerror}") from None
+        raise CommandFailed(f"{path}: {error.strerror}") from None
 
 
 for _group in (quarantine, devices):

@@ -13,26 +13,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import quote
 
-from mmsup.ipc.tensors.datatypes import matches
-from mmsup.supervisor.cli.control_client import Refused
+from mmsup.ipc.tensors.datatypes import shape_matches
+from mmsup.supervisor.cli.control_client import ServerRefused
 
 Json = dict[str, Any]  # the protocol's JSON
 
 
-def request_of(values: Mapping[str, Any], metadata: Json) -> Json:  # values: nested lists or scalars
+def build_request(values: Mapping[str, Any], metadata: Json) -> Json:  # values: nested lists or scalars
     """The inference request for values by input name; Refused names what does not fit."""
     declared = {each["name"]: each for each in metadata.get("inputs", [])}
     unknown = [name for name in values if name not in declared]
     if unknown:
         text = f"model {metadata.get('name')!r} has no input {unknown[0]!r}; it has {', '.join(map(repr, declared))}"
-        raise Refused("bad_request", text)
+        raise ServerRefused("bad_request", text)
     return {"inputs": [_tensor(declared[name], value) for name, value in values.items()]}
 
 
 def _tensor(declared: Json, value: Any) -> Json:  # a nested list or a scalar
     nested = nested_shape(value, declared["name"])
-    shape = fitted(nested, declared["shape"])
-    return {"name": declared["name"], "datatype": declared["datatype"], "shape": shape, "data": flat(value)}
+    shape = fit_shape(nested, declared["shape"])
+    return {"name": declared["name"], "datatype": declared["datatype"], "shape": shape, "data": flatten(value)}
 
 
 def nested_shape(value: Any, name: str) -> list[int]:  # a nested list or a scalar
@@ -41,11 +41,11 @@ def nested_shape(value: Any, name: str) -> list[int]:  # a nested list or a scal
         return []
     inner = [nested_shape(each, name) for each in cast("list[object]", value)]
     if any(each != inner[0] for each in inner):
-        raise Refused("bad_request", f"the lists of input {name!r} are not of one length")
+        raise ServerRefused("bad_request", f"the lists of input {name!r} are not of one length")
     return [len(inner), *(inner[0] if inner else [])]
 
 
-def fitted(nested: Sequence[int], declared: Sequence[int]) -> list[int]:
+def fit_shape(nested: Sequence[int], declared: Sequence[int]) -> list[int]:
     """The shape to send: as nested if the rank fits, else one element more in front, else the declared one filled.
 
     Where nothing fits the nesting goes out as it is, and the server says what it expected.
@@ -54,7 +54,7 @@ def fitted(nested: Sequence[int], declared: Sequence[int]) -> list[int]:
     if missing == 0:
         return list(nested)
     front, rest = declared[: max(missing, 0)], declared[max(missing, 0) :]
-    if missing > 0 and all(each in (-1, 1) for each in front) and matches(rest, nested):
+    if missing > 0 and all(each in (-1, 1) for each in front) and shape_matches(rest, nested):
         return [*[1] * missing, *nested]
     known = math.prod(each for each in declared if each >= 0)
     count = math.prod(nested)
@@ -63,14 +63,14 @@ def fitted(nested: Sequence[int], declared: Sequence[int]) -> list[int]:
     return list(nested)
 
 
-def flat(value: Any) -> list[Any]:  # a nested list or a scalar in, its scalars out
+def flatten(value: Any) -> list[Any]:  # a nested list or a scalar in, its scalars out
     """The elements of nested lists, row by row."""
     if not isinstance(value, list):
         return [value]
-    return [scalar for each in cast("list[object]", value) for scalar in flat(each)]
+    return [scalar for each in cast("list[object]", value) for scalar in flatten(each)]
 
 
-class Door:
+class InferenceClient:
     """The server's HTTP address, for a few calls in a row."""
 
     def __init__(self, address: str, timeout_s: float) -> None:
@@ -78,16 +78,18 @@ class Door:
         self._address = address
         self._connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
 
-    def call(self, method: str, path: str, body: bytes | None = None) -> Json:
+    def request(self, method: str, path: str, body: bytes | None = None) -> Json:
         """One call; Refused with the server's own words if it is no success."""
         try:
             self._connection.request(method, path, body, {"Content-Type": "application/json"})
             response = self._connection.getresponse()
             raw = response.read()
         except TimeoutError:
-            raise Refused("deadline_exceeded", f"no answer from {self._address} in time", retryable=True) from None
+            raise ServerRefused(
+                "deadline_exceeded", f"no answer from {self._address} in time", retryable=True
+            ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise Refused("unavailable", f"{self._address}: {error}", retryable=True) from None
+            raise ServerRefused("unavailable", f"{self._address}: {error}", retryable=True) from None
         try:
             reply = json.loads(raw)
         except ValueError:
@@ -96,7 +98,7 @@ class Door:
         if response.status == 200 and told and "error" not in told:
             return told
         text = str(told.get("error") or f"HTTP status {response.status}")
-        raise Refused(str(told.get("code") or response.status), text, retryable=told.get("retryable") is True)
+        raise ServerRefused(str(told.get("code") or response.status), text, retryable=told.get("retryable") is True)
 
     def close(self) -> None:
         """Hang up."""

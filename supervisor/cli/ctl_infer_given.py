@@ -10,7 +10,7 @@ import click
 from mmsup.supervisor.cli.control_client import Json
 
 
-def object_of(text: str, option: str) -> Json:
+def parse_object(text: str, option: str) -> Json:
     """The object that an option holds."""
     try:
         parsed = json.loads(text)
@@ -21,7 +21,7 @@ def object_of(text: str, option: str) -> Json:
     return cast("Json", parsed)
 
 
-def config_text(given: str) -> str:
+def read_config_argument(given: str) -> str:
     """The configuration that `--config` holds or names, as the JSON text that goes to the server."""
     if given.startswith("@"):
         try:
@@ -29,5 +29,5 @@ def config_text(given: str) -> str:
                 given = file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"{given[1:]}: {error}") from None
-    object_of(given, "--config")
+    parse_object(given, "--config")
     return given

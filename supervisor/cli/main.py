@@ -23,7 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 """Name to the file that has a click command of that name."""
 
 
-class _Commands(click.Group):
+class _LazyCommands(click.Group):
     """A group whose commands are imported one at a time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -39,7 +39,7 @@ class _Commands(click.Group):
         return found
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mmsup.__version__, prog_name="mmsup", message="%(prog)s %(version)s")
 def main() -> None:
     """Serve many models on one machine, each in a process of its own.

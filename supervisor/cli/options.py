@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import click
 
-from mmsup.supervisor.config.server_options import OPTIONS
+from mmsup.supervisor.config.server_options import SERVER_OPTIONS
 from mmsup.supervisor.config.settings import CONTROL_MODES, Settings
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -125,15 +125,15 @@ IGNORED: Final[Mapping[str, str]] = {
 door there (`--grpc-use-ssl`, restricted APIs) is not among them: a guard that is not there is refused."""
 
 
-def options(command: F) -> F:
+def server_flags(command: F) -> F:
     """All flags of configuration on a click command, in the order of the table."""
-    names = {option.field: option.flag for option in OPTIONS}
+    names = {option.field: option.flag for option in SERVER_OPTIONS}
     for field, flag in reversed(list(FLAGS.items())):
         command = _option(names[field], field, flag)(command)
     return click.option("--config", metavar="FILE", help="The server's own file, YAML.")(command)
 
 
-def triton(command: F) -> F:
+def triton_flags(command: F) -> F:
     """Flags of Triton's: two that say in another way what an option says, and those without effect, hidden."""
     for name in IGNORED:
         command = click.option(f"--{name}", hidden=True, multiple=True)(command)
@@ -142,7 +142,7 @@ def triton(command: F) -> F:
     return command
 
 
-def given(parsed: Mapping[str, object]) -> dict[str, object]:
+def given_flags(parsed: Mapping[str, object]) -> dict[str, object]:
     """What was given on the command line, by field of Settings, and `config`; a UsageError where flags disagree."""
     values = {field: parsed.get(field) for field in ("config", *FLAGS)}
     found = {field: value for field, value in values.items() if value is not None and value != ()}
@@ -153,7 +153,7 @@ def given(parsed: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def warnings(parsed: Mapping[str, object]) -> list[str]:
+def ignored_flag_warnings(parsed: Mapping[str, object]) -> list[str]:
     """One sentence for each flag that was given and does nothing."""
     return [f"--{name}: {why}" for name, why in IGNORED.items() if parsed.get(name.replace("-", "_"))]
 
@@ -162,14 +162,14 @@ def _option(name: str, field: str, flag: Flag) -> Callable[[F], F]:
     default = next(each.default for each in dataclasses.fields(Settings) if each.name == field)
     text = flag.help
     if flag.constant and isinstance(default, str | int | float) and default != "":
-        text += f"  [default: {_shown(default)}]"
+        text += f"  [default: {_default_text(default)}]"
     names = (f"--{name}", *flag.aliases, field)
     if flag.value == BOOL:  # true, false, 1, 0, or alone for true
         return click.option(*names, metavar=BOOL, help=text, is_flag=False, flag_value="true")
     return click.option(*names, metavar=flag.value, multiple=flag.many, help=text)
 
 
-def _shown(default: str | float) -> str:
+def _default_text(default: str | float) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     return default if isinstance(default, str) else f"{default:.15g}"

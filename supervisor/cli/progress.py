@@ -10,11 +10,11 @@ from mmsup.supervisor.cli.control_client import Json
 from mmsup.supervisor.cli.text import cell
 
 
-class Ticker:
+class ProgressLine:
     """One line that changes on a terminal, a line each elsewhere."""
 
     def __init__(self) -> None:
-        self._drawn = False
+        self._is_drawn = False
 
     def __call__(self, line: Json) -> None:
         """Draw what a progress line says."""
@@ -22,12 +22,12 @@ class Ticker:
         if not text:
             return
         if sys.stderr.isatty():
-            self._drawn = True
+            self._is_drawn = True
             click.echo(f"\r\x1b[K{text} ", err=True, nl=False)
         else:
             click.echo(text, err=True)
 
     def close(self) -> None:
         """Wipe what was drawn, so that the result stands alone."""
-        if self._drawn:
+        if self._is_drawn:
             click.echo("\r\x1b[K", err=True, nl=False)

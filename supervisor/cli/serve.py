@@ -15,17 +15,17 @@ from typing import Final, NoReturn, TypeVar
 
 import click
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.supervisor.cli.command_failed import Failed
-from mmsup.supervisor.cli.options import given, options, triton, warnings
+from mmsup.ipc import exit_codes
+from mmsup.supervisor.cli.command_failed import CommandFailed
+from mmsup.supervisor.cli.options import given_flags, ignored_flag_warnings, server_flags, triton_flags
 from mmsup.supervisor.cli.text import printable
-from mmsup.supervisor.config.server_options import read
+from mmsup.supervisor.config.server_options import read_config
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.repository.scanner import unreadable
+from mmsup.supervisor.repository.scanner import unreadable_repositories
 
 F = TypeVar("F", bound=Callable[..., object])
 
-KEEPER: Final = "mmsup.supervisor.keeper"
+KEEPER_MODULE: Final = "mmsup.supervisor.keeper"
 
 
 def insecure_option(command: F) -> F:
@@ -42,9 +42,9 @@ def insecure_option(command: F) -> F:
 
 
 @click.command()
-@options
+@server_flags
 @insecure_option
-@triton
+@triton_flags
 def serve(insecure: bool | None, **parsed: object) -> None:
     """Serve a directory of models in the foreground; SIGTERM drains and ends with 0.
 
@@ -57,24 +57,26 @@ def serve(insecure: bool | None, **parsed: object) -> None:
     \b
     Exit codes: 0 done, 2 wrong usage or configuration, 3 another server holds the directory.
     """
-    for text in warnings(parsed):
+    for text in ignored_flag_warnings(parsed):
         _warn(text)
     settings = _settings(parsed, os.environ)
-    refusal = exposed(settings)
+    refusal = exposure_error(settings)
     if refusal and not insecure:
-        raise Failed(refusal, exits.USAGE)
-    if faults := unreadable(settings):
-        raise Failed("\n".join(f"the model repository {each.place} {each.text}" for each in faults), exits.USAGE)
+        raise CommandFailed(refusal, exit_codes.USAGE)
+    if faults := unreadable_repositories(settings):
+        raise CommandFailed(
+            "\n".join(f"the model repository {each.place} {each.text}" for each in faults), exit_codes.USAGE
+        )
     become_keeper(settings)
 
 
 def _settings(parsed: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     """The settings; what only concerns them is said, what is wrong with them ends the command."""
-    reading = read(given(parsed), environ, os.getuid())
+    reading = read_config(given_flags(parsed), environ, os.getuid())
     for each in reading.warnings:
         _warn(str(each))
     if reading.settings is None:
-        raise Failed("\n".join(str(fault) for fault in reading.faults), exits.USAGE)
+        raise CommandFailed("\n".join(str(fault) for fault in reading.errors), exit_codes.USAGE)
     return reading.settings
 
 
@@ -82,7 +84,7 @@ def _warn(text: str) -> None:
     click.echo(f"mmsup: warning: {printable(text)}", err=True)
 
 
-def exposed(settings: Settings) -> str:
+def exposure_error(settings: Settings) -> str:
     """Why these listeners are not to be opened without a word of the operator; empty if they are private."""
     hosts = {settings.host} | ({settings.metrics_host} if settings.metrics_port >= 0 else set[str]())
     for host in sorted(hosts):
@@ -112,4 +114,4 @@ def become_keeper(settings: Settings) -> NoReturn:
     os.lseek(fd, 0, os.SEEK_SET)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", KEEPER, f"settings={fd}"])  # noqa: S606 - no shell is meant
+    os.execv(sys.executable, [sys.executable, "-P", "-m", KEEPER_MODULE, f"settings={fd}"])  # noqa: S606 - no shell is meant

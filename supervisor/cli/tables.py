@@ -37,13 +37,13 @@ def draw(columns: Sequence[str], rows: Iterable[Row], stream: TextIO | None = No
     out = stream or sys.stdout
     listed = [list(row) for row in rows]
     if out.isatty():
-        _rich(columns, listed, out)
+        _print_rich(columns, listed, out)
     else:
-        for line in plain(columns, listed):
+        for line in aligned(columns, listed):
             print(line, file=out)
 
 
-def plain(columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+def aligned(columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """The table as aligned lines, nothing cut."""
     table = [[name.removeprefix(">") for name in columns], *rows]
     widths = [max(len(row[index]) for row in table) for index in range(len(columns))]
@@ -55,7 +55,7 @@ def _padded(text: str, width: int, right: bool) -> str:
     return text.rjust(width) if right else text.ljust(width)
 
 
-def _rich(columns: Sequence[str], rows: Sequence[Row], out: TextIO) -> None:
+def _print_rich(columns: Sequence[str], rows: Sequence[Row], out: TextIO) -> None:
     from rich.console import Console  # noqa: PLC0415 - 30 ms, only for a table on a terminal
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above

@@ -18,36 +18,36 @@ from mmsup.supervisor.cli.text import age, cell, printable
 from mmsup.supervisor.config.units import size_text
 
 Json = Mapping[str, Any]  # the server's JSON
-_OF_A_LIFE: Final = (">PID", ">GENERATION", ">RESTARTS", ">MEMORY=memory_bytes")
-_TOLD: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
+_WORKER_COLUMNS: Final = (">PID", ">GENERATION", ">RESTARTS", ">MEMORY=memory_bytes")
+_EVENT_COLUMNS: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
 """Members of an event that have a place of their own in its line."""
-_ELSEWHERE: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
+_HIDDEN_SPEC_FIELDS: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
 """Members of a specification that are not drawn with it: they stand above or below, or are `/config`'s."""
 
 
 def status(result: Json) -> None:
     """The server, its processes, its models."""
     ready = "ready" if result.get("ready") else f"not ready: {cell(result.get('reason')) or 'no reason given'}"
-    keeper, brain, spare = (_part(result, name) for name in ("keeper", "brain", "spare_gateways"))
+    keeper, brain, spare = (_mapping(result, name) for name in ("keeper", "brain", "spare_gateways"))
     _fields(
         {
             "mmsup": f"{cell(result.get('version'))}, {ready}, up {age(result.get('uptime_s'))}",
             "keeper": f"pid {cell(keeper.get('pid'))}",
             "brain": f"pid {cell(brain.get('pid'))}, generation {cell(brain.get('generation'))}",
-            **{f"gateway {number}": _gateway(each) for number, each in enumerate(_parts(result, "gateways"))},
+            **{f"gateway {number}": _gateway(each) for number, each in enumerate(_mappings(result, "gateways"))},
             "spare": f"{cell(spare.get('ready'))} of {cell(spare.get('wanted'))} gateways ready" if spare else "",
             "caps": cell(result.get("isolation")),
-            **{name: cell(address) for name, address in _part(result, "addresses").items()},
+            **{name: cell(address) for name, address in _mapping(result, "addresses").items()},
         }
     )
-    if _parts(result, "devices"):
+    if _mappings(result, "devices"):
         click.echo()
         devices(result)
-    models = _parts(result, "models")
+    models = _mappings(result, "models")
     if models:
         click.echo()
         _table(
-            ["MODEL", "VERSION", "STATE", ">INSTANCE=id", *_OF_A_LIFE, "REASON"],
+            ["MODEL", "VERSION", "STATE", ">INSTANCE=id", *_WORKER_COLUMNS, "REASON"],
             [row for model in models for row in _model_rows(model)],
         )
 
@@ -56,7 +56,7 @@ def models(result: Json) -> None:
     """`ctl list`."""
     _table(
         ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", "REASON"],
-        [{**each, "versions": _versions(each)} for each in _parts(result, "models")],
+        [{**each, "versions": _versions(each)} for each in _mappings(result, "models")],
     )
 
 
@@ -65,7 +65,7 @@ def processes(result: Json) -> None:
     memory = (">MEMORY=memory_bytes", ">CAP=memory_cap_bytes")
     _table(
         ["NAME", "ROLE", "STATE", ">PID", *memory, ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP=uptime_s"],
-        [{**each, "name": _process_name(each)} for each in _parts(result, "processes")],
+        [{**each, "name": _process_name(each)} for each in _mappings(result, "processes")],
     )
 
 
@@ -88,7 +88,7 @@ def upgraded(result: Json) -> None:
 
 def quarantine(result: Json) -> None:
     """`ctl quarantine list`."""
-    _table(["MODEL", "VERSION", "STATE", ">DEATHS", ">LEFT=left_s", "FINGERPRINT"], _parts(result, "requests"))
+    _table(["MODEL", "VERSION", "STATE", ">DEATHS", ">LEFT=left_s", "FINGERPRINT"], _mappings(result, "requests"))
 
 
 def cleared(result: Json) -> None:
@@ -112,7 +112,7 @@ def devices(result: Json) -> None:
                 cell(each.get("uuid")),
                 cell(each.get("reason")),
             ]
-            for each in _parts(result, "devices")
+            for each in _mappings(result, "devices")
         ],
     )
 
@@ -133,19 +133,19 @@ def model(result: Json) -> None:
             "reason": cell(result.get("reason")),
         }
     )
-    for spec in _parts(result, "specs"):
+    for spec in _mappings(result, "specs"):
         click.echo(f"\nversion {cell(spec.get('version'))}")
-        _fields({name: _option(name, spec[name]) for name in spec if name not in _ELSEWHERE}, indent="  ")
-    metadata = _part(result, "metadata")
+        _fields({name: _option(name, spec[name]) for name in spec if name not in _HIDDEN_SPEC_FIELDS}, indent="  ")
+    metadata = _mapping(result, "metadata")
     batch = [-1] if metadata.get("max_batch_size") else []
     for side in ("inputs", "outputs"):
-        for tensor in _parts(metadata, side):
+        for tensor in _mappings(metadata, side):
             shape = [*batch, *(tensor.get("shape") or ())]
             click.echo(f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {_value(shape)}")
-    _section("instances", _parts(result, "instances"), instances)
+    _section("instances", _mappings(result, "instances"), instances)
     for fault in result.get("faults") or ():
         click.echo(f"fault   {_fault(fault)}")
-    story = _parts(result, "story")
+    story = _mappings(result, "story")
     if story:
         click.echo("\nstory")
         for each in story:
@@ -156,27 +156,27 @@ def why(result: Json) -> None:
     """`ctl why`: the sentences, then which other deaths there are."""
     for sentence in result.get("sentences") or ():
         click.echo(cell(sentence))
-    deaths = _parts(result, "deaths")
+    deaths = _mappings(result, "deaths")
     if len(deaths) > 1:
         click.echo()
         _table(
             [">DEATH", "TIME", "VERSION", ">INSTANCE", ">GENERATION", "CAUSE"],
-            [{**each, "death": place, "time": _clock(each.get("time"))} for place, each in enumerate(deaths, 1)],
+            [{**each, "death": place, "time": _local_time(each.get("time"))} for place, each in enumerate(deaths, 1)],
         )
 
 
 def instances(rows: Sequence[Json]) -> None:
     """The workers of one model."""
-    _table([">INSTANCE=id", "VERSION", "STATE", *_OF_A_LIFE], rows)
+    _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS], rows)
 
 
 def event(told: Json) -> str:
     """One event as one line: when, what, to whom, why, then whatever else it says."""
     life = ".".join(cell(told[name]) for name in ("instance", "generation") if told.get(name) is not None)
     who = " ".join(filter(None, (cell(told.get("model")), f"#{life}" if life else "")))
-    fields = {name: _option(name, told[name]) for name in told if name not in _TOLD}
+    fields = {name: _option(name, told[name]) for name in told if name not in _EVENT_COLUMNS}
     rest = [f"{printable(name)}={value}" for name, value in fields.items() if value]
-    parts = (_clock(told.get("time")), f"{cell(told.get('event')):<16}", who, cell(told.get("text")), *rest)
+    parts = (_local_time(told.get("time")), f"{cell(told.get('event')):<16}", who, cell(told.get("text")), *rest)
     return "  ".join(filter(None, parts))
 
 
@@ -184,14 +184,14 @@ def _table(columns: Sequence[str], rows: Iterable[Json]) -> None:
     """Columns are `HEADING=member`, or `HEADING` of a member that is called so; `>` as in tables.py."""
     parted = [each.partition("=") for each in columns]
     members = [member or heading.removeprefix(">").lower() for heading, _, member in parted]
-    draw([heading for heading, _, _ in parted], [[_drawn(name, row.get(name)) for name in members] for row in rows])
+    draw([heading for heading, _, _ in parted], [[_cell_text(name, row.get(name)) for name in members] for row in rows])
 
 
-def _drawn(name: str, value: Any) -> str:  # anything that JSON holds
+def _cell_text(name: str, value: Any) -> str:  # anything that JSON holds
     return age(value) if name.endswith("_s") else _option(name, value)
 
 
-def _clock(value: object) -> str:
+def _local_time(value: object) -> str:
     """An ISO time as the reader's own, to the millisecond."""
     try:
         return datetime.fromisoformat(str(value)).astimezone().isoformat(" ", "milliseconds")[:23]
@@ -218,7 +218,7 @@ def _gateway(each: Json) -> str:
 
 def _model_rows(model: Json) -> Iterator[Json]:
     of_model = {"model": model.get("name"), "reason": model.get("reason")}
-    for each in _parts(model, "instances") or [{"state": model.get("state")}]:
+    for each in _mappings(model, "instances") or [{"state": model.get("state")}]:
         yield {**each, **of_model}
 
 
@@ -257,12 +257,12 @@ def _value(value: Any) -> str:  # anything that JSON holds
     return cell(value)
 
 
-def _part(of: Json, name: str) -> Json:
+def _mapping(of: Json, name: str) -> Json:
     part = of.get(name)
     return cast("Json", part) if isinstance(part, Mapping) else {}
 
 
-def _parts(of: Json, name: str) -> list[Json]:
+def _mappings(of: Json, name: str) -> list[Json]:
     parts = of.get(name)
     listed = cast("list[object]", parts) if isinstance(parts, list) else []
     return [cast("Json", each) for each in listed if isinstance(each, Mapping)]

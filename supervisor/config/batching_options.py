@@ -8,42 +8,42 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mmsup.ipc.specs import PRIORITY_LEVELS, Batching, QueuePolicy
-from mmsup.supervisor.config import validators as valid
-from mmsup.supervisor.config.config_error import Wrong, shown, unknown
+from mmsup.supervisor.config import validators
+from mmsup.supervisor.config.config_error import InvalidValue, displayed, unknown_name
 
-MOST_ROWS: Final = (1 << 31) - 1
-MOST_DELAY_S: Final = 10.0
+MAX_ROWS: Final = (1 << 31) - 1
+MAX_DELAY_S: Final = 10.0
 POLICY_LIMIT: Final = PRIORITY_LEVELS
 ACTIONS: Final = ("reject", "delay")
 
 Json = dict[str, Any]  # JSON: each member has its own type
 
 
-def batching(raw: object) -> Json:
+def parse_batching(raw: object) -> Json:
     """`batching: {max_size, delay, preferred, objective}`; each may be left out."""
-    return _members(raw, "mapping of max_size, delay, preferred and objective", _BATCHING)
+    return _parse_mapping(raw, "mapping of max_size, delay, preferred and objective", _BATCHING)
 
 
-def policies(raw: object) -> list[Json]:
+def parse_queue_policies(raw: object) -> list[Json]:
     """`queue_policies: [{level, max_queue, timeout, action}]`; level 0, or none, is every class without its own."""
-    given = valid.sequence(raw, "list of policies, each with level, max_queue, timeout, action")
+    given = validators.sequence(raw, "list of policies, each with level, max_queue, timeout, action")
     if not 1 <= len(given) <= POLICY_LIMIT:
-        raise Wrong(f"{len(given)} policies; there may be 1 to {POLICY_LIMIT}")
+        raise InvalidValue(f"{len(given)} policies; there may be 1 to {POLICY_LIMIT}")
     wrongs: list[str | tuple[str, str]] = []
     found: list[Json] = []
     for at, each in enumerate(given):
         try:
-            found.append({"level": 0, **_members(each, "policy", _POLICY)})
-        except Wrong as wrong:
-            wrongs += [(f"[{at}].{key}" if key else f"[{at}]", text) for key, text in wrong.wrongs]
+            found.append({"level": 0, **_parse_mapping(each, "policy", _POLICY)})
+        except InvalidValue as wrong:
+            wrongs += [(f"[{at}].{key}" if key else f"[{at}]", text) for key, text in wrong.problems]
     levels = [each["level"] for each in found]
     wrongs += [f"two policies are for level {each}" for each in sorted(set(levels)) if levels.count(each) > 1]
     if wrongs:
-        raise Wrong(*wrongs)
+        raise InvalidValue(*wrongs)
     return found
 
 
-def of_triton(said: Mapping[str, Any]) -> Json:
+def from_triton(said: Mapping[str, Any]) -> Json:
     """The keys of a model that a `dynamic_batching` sets; Wrong, with the field's name, for what it cannot say."""
     wrongs: list[tuple[str, str]] = []
     levels, own = int(said.get("priority_levels", 0)), int(said.get("default_priority_level", 0))
@@ -55,42 +55,42 @@ def of_triton(said: Mapping[str, Any]) -> Json:
         wrongs.append(("default_priority_level", "needs priority_levels"))
     if said.get("preserve_ordering", False) and levels > 1:
         wrongs.append(("preserve_ordering", "and priorities exclude each other: they are there to change the order"))
-    keys: Json = {"batching": _batching_of(said, wrongs)}
+    keys: Json = {"batching": _batching_from_triton(said, wrongs)}
     if levels:
         keys |= {"priority_levels": levels, "priority": own}
-    found = _policies_of(said, levels, wrongs)
+    found = _policies_from_triton(said, levels, wrongs)
     if found:
         keys["queue_policies"] = found
     if wrongs:
-        raise Wrong(*wrongs)
+        raise InvalidValue(*wrongs)
     return keys
 
 
-def _batching_of(said: Mapping[str, Any], wrongs: list[tuple[str, str]]) -> Json:
+def _batching_from_triton(said: Mapping[str, Any], wrongs: list[tuple[str, str]]) -> Json:
     found: Json = {}
     delay_us = int(said.get("max_queue_delay_microseconds", 0))
-    if delay_us > MOST_DELAY_S * 1e6:
-        wrongs.append(("max_queue_delay_microseconds", f"{delay_us} is more than {MOST_DELAY_S:.0f} s"))
+    if delay_us > MAX_DELAY_S * 1e6:
+        wrongs.append(("max_queue_delay_microseconds", f"{delay_us} is more than {MAX_DELAY_S:.0f} s"))
     elif delay_us:
         found["delay"] = delay_us / 1e6
     if said.get("preferred_batch_size"):
         try:
             found["preferred"] = _sizes(said["preferred_batch_size"])
-        except Wrong as wrong:
-            wrongs += [("preferred_batch_size", text) for _, text in wrong.wrongs]
+        except InvalidValue as wrong:
+            wrongs += [("preferred_batch_size", text) for _, text in wrong.problems]
     return found
 
 
-def _policies_of(said: Mapping[str, Any], levels: int, wrongs: list[tuple[str, str]]) -> list[Json]:
-    found = [_policy_of(said["default_queue_policy"], 0)] if "default_queue_policy" in said else []
+def _policies_from_triton(said: Mapping[str, Any], levels: int, wrongs: list[tuple[str, str]]) -> list[Json]:
+    found = [_policy_from_triton(said["default_queue_policy"], 0)] if "default_queue_policy" in said else []
     for name, each in said.get("priority_queue_policy", {}).items():
         if not 1 <= int(name) <= levels:
             wrongs.append(("priority_queue_policy", f"{name} is not between 1 and priority_levels, {levels}"))
-        found.append(_policy_of(each, int(name)))
+        found.append(_policy_from_triton(each, int(name)))
     return found
 
 
-def _policy_of(said: Mapping[str, Any], level: int) -> Json:
+def _policy_from_triton(said: Mapping[str, Any], level: int) -> Json:
     """`allow_timeout_override` adds nothing: a request's own timeout always holds, and answers it."""
     policy: Json = {"level": level}
     if said.get("max_queue_size"):
@@ -117,57 +117,59 @@ def policy_specs(keys: list[Json]) -> tuple[QueuePolicy, ...]:
     )
 
 
-def without_effect(keys: Mapping[str, Any]) -> bool:
+def has_no_effect(keys: Mapping[str, Any]) -> bool:
     """Whether a model's `batching` says something that its `max_batch_size` of 0 undoes."""
     return bool(keys.get("batching")) and not keys.get("max_batch_size")
 
 
-def too_large(keys: Mapping[str, Any]) -> list[int]:
+def oversized_batches(keys: Mapping[str, Any]) -> list[int]:
     """Sizes in `batching` that no run of the model can have."""
     said, most = keys.get("batching", {}), keys.get("max_batch_size", 0)
     return [each for each in (said.get("max_size", 0), *said.get("preferred", ())) if most and each > most]
 
 
 def _sizes(raw: object) -> list[int]:
-    size = valid.integer(1, MOST_ROWS)
-    found = sorted({size(each) for each in valid.sequence(raw, "list of sizes")})
+    size = validators.integer(1, MAX_ROWS)
+    found = sorted({size(each) for each in validators.sequence(raw, "list of sizes")})
     if not found:
-        raise Wrong("an empty list of sizes")
+        raise InvalidValue("an empty list of sizes")
     return found
 
 
 def _delay(raw: object) -> float:
-    seconds = valid.duration(raw)
-    if seconds > MOST_DELAY_S:
-        raise Wrong(f"{shown(raw)} is more than {MOST_DELAY_S:.0f} s; nobody waits so long for company")
+    seconds = validators.duration(raw)
+    if seconds > MAX_DELAY_S:
+        raise InvalidValue(f"{displayed(raw)} is more than {MAX_DELAY_S:.0f} s; nobody waits so long for company")
     return seconds
 
 
-_BATCHING: Final[dict[str, valid.Valid[Any]]] = {  # each member has its own type
-    "max_size": valid.integer(1, MOST_ROWS),
+_BATCHING: Final[dict[str, validators.Parser[Any]]] = {  # each member has its own type
+    "max_size": validators.integer(1, MAX_ROWS),
     "delay": _delay,
     "preferred": _sizes,
-    "objective": valid.duration,
+    "objective": validators.duration,
 }
-_POLICY: Final[dict[str, valid.Valid[Any]]] = {  # as above
-    "level": valid.integer(0, PRIORITY_LEVELS),
-    "max_queue": valid.integer(1, 1_000_000),
-    "timeout": valid.duration,
-    "action": valid.one_of(ACTIONS),
+_POLICY: Final[dict[str, validators.Parser[Any]]] = {  # as above
+    "level": validators.integer(0, PRIORITY_LEVELS),
+    "max_queue": validators.integer(1, 1_000_000),
+    "timeout": validators.duration,
+    "action": validators.one_of(ACTIONS),
 }
 
 
-def _members(raw: object, what: str, known: Mapping[str, valid.Valid[Any]]) -> Json:  # each member has its own type
+def _parse_mapping(
+    raw: object, what: str, known: Mapping[str, validators.Parser[Any]]
+) -> Json:  # each member has its own type
     wrongs: list[tuple[str, str]] = []
     found: Json = {}
-    for name, value in valid.mapping(raw, what).items():
+    for name, value in validators.mapping(raw, what).items():
         if name not in known:
-            wrongs.append((name, unknown(name, known)))
+            wrongs.append((name, unknown_name(name, known)))
             continue
         try:
             found[name] = known[name](value)
-        except Wrong as wrong:
-            wrongs += [(f"{name}{key}", text) for key, text in wrong.wrongs]
+        except InvalidValue as wrong:
+            wrongs += [(f"{name}{key}", text) for key, text in wrong.problems]
     if wrongs:
-        raise Wrong(*wrongs)
+        raise InvalidValue(*wrongs)
     return found

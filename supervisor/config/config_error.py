@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 _SHOWN_LENGTH: Final = 60
-_KINDS: Final[dict[type, str]] = {list: "a list", tuple: "a list", dict: "a mapping"}
+_TYPE_NAMES: Final[dict[type, str]] = {list: "a list", tuple: "a list", dict: "a mapping"}
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ConfigError:
     """`place` is file and key (`configs/two.yaml:7: models.bert.memory`), `text` one clear sentence."""
 
     place: str
@@ -26,17 +26,17 @@ class Fault:
         return f"{self.place}: {self.text}"
 
 
-class Wrong(Exception):  # noqa: N818 - it is an answer, caught by the caller that knows the place
+class InvalidValue(Exception):  # noqa: N818 - it is an answer, caught by the caller that knows the place
     """A value that is not valid: one text, or several with their keys below the value's own place."""
 
     def __init__(self, *wrongs: str | tuple[str, str]) -> None:
-        self.wrongs: tuple[tuple[str, str], ...] = tuple(
+        self.problems: tuple[tuple[str, str], ...] = tuple(
             ("", each) if isinstance(each, str) else each for each in wrongs
         )
-        super().__init__("; ".join(f"{key}: {text}" if key else text for key, text in self.wrongs))
+        super().__init__("; ".join(f"{key}: {text}" if key else text for key, text in self.problems))
 
 
-def shown(value: object) -> str:
+def displayed(value: object) -> str:
     """A value as it may stand in a fault: short, printable, whatever it is."""
     match value:
         case None:
@@ -50,14 +50,14 @@ def shown(value: object) -> str:
         case float():
             return repr(value)
         case _:
-            return _KINDS.get(type(value), "a value of a strange kind")
+            return _TYPE_NAMES.get(type(value), "a value of a strange kind")
 
 
-def unknown(word: object, known: Iterable[str], what: str = "not known") -> str:
+def unknown_name(word: object, known: Iterable[str], what: str = "not known") -> str:
     """What to say of a word that is none of the known ones: the nearest of them, or all if they are few."""
     words = sorted(known)
     near = difflib.get_close_matches(str(word)[:_SHOWN_LENGTH], words, n=1) if isinstance(word, str) else []
     if near:
-        return f"{shown(word)} is {what}; the nearest is {near[0]}"
+        return f"{displayed(word)} is {what}; the nearest is {near[0]}"
     few = f"; known are {', '.join(words)}" if len(words) <= 8 else ""
-    return f"{shown(word)} is {what}{few}"
+    return f"{displayed(word)} is {what}{few}"

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mmsup.ipc.transport.dataclass_codec import record, to_plain
+from mmsup.ipc.transport.dataclass_codec import record_decoder, to_plain
 
 CONTROL_MODES: Final = ("none", "explicit", "poll")
 FRONTS: Final = ("fast", "plain")
@@ -71,7 +71,7 @@ class Settings:
     """`models:` of the server's file."""
 
     @property
-    def gateway_numbers(self) -> int:
+    def gateway_seats(self) -> int:
         """How many gateways may live at one time: one in each place, as many that leave after an upgrade, a spare."""
         return 2 * self.gateways + 1
 
@@ -82,6 +82,6 @@ class Settings:
     @staticmethod
     def from_json(text: str) -> Settings:
         """The object again; WireError if the text is not ours."""
-        made = record(Settings)(json.loads(text))
+        made = record_decoder(Settings)(json.loads(text))
         assert isinstance(made, Settings)
         return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from mmsup.supervisor.config.config_error import Wrong, shown
+from mmsup.supervisor.config.config_error import InvalidValue, displayed
 
 SIZE_UNITS: Final = {
     "": 1,
@@ -33,11 +33,11 @@ def size(raw: object) -> int:
     """Bytes: `512MiB`, `1.5GiB`, `64kB`, or a number of bytes. Wrong for anything else, `4G` included: 10^9 or 2^30?"""
     amount = _amount(raw, SIZE_UNITS)
     if amount is None:
-        raise Wrong(f"{shown(raw)} is not a size; one is 512MiB or 4GiB")
+        raise InvalidValue(f"{displayed(raw)} is not a size; one is 512MiB or 4GiB")
     if amount != int(amount):
-        raise Wrong(f"{shown(raw)} is not a whole number of bytes")
+        raise InvalidValue(f"{displayed(raw)} is not a whole number of bytes")
     if amount > SIZE_LIMIT:
-        raise Wrong(f"{shown(raw)} is more than any machine has")
+        raise InvalidValue(f"{displayed(raw)} is more than any machine has")
     return int(amount)
 
 
@@ -45,9 +45,9 @@ def duration(raw: object) -> float:
     """Seconds: `30s`, `500ms`, `5min`, `2h`, or a number of seconds. Wrong for anything else."""
     amount = _amount(raw, DURATION_UNITS)
     if amount is None:
-        raise Wrong(f"{shown(raw)} is not a duration; one is 30s, 500ms or 5min")
+        raise InvalidValue(f"{displayed(raw)} is not a duration; one is 30s, 500ms or 5min")
     if amount > DURATION_LIMIT_S:
-        raise Wrong(f"{shown(raw)} is more than a year")
+        raise InvalidValue(f"{displayed(raw)} is more than a year")
     return float(amount)
 
 

@@ -13,10 +13,10 @@ from typing import Any, Final, TypeVar, cast
 
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, from_config_name
 from mmsup.supervisor.config import units
-from mmsup.supervisor.config.config_error import Wrong, shown, unknown
+from mmsup.supervisor.config.config_error import InvalidValue, displayed, unknown_name
 
 T = TypeVar("T")
-Valid = Callable[[object], T]
+Parser = Callable[[object], T]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 """Names of models; the only ones that may become part of a path."""
@@ -29,38 +29,38 @@ _DEVICE: Final = re.compile(r"cpu|auto|cuda(?::[0-9]{1,3})?|(?:GPU|MIG)-[0-9A-Za
 def mapping(raw: object, what: str) -> dict[str, object]:
     """A mapping with text keys, as both JSON and document.py make them; `what` should stand there."""
     if not isinstance(raw, dict):
-        raise Wrong(f"{shown(raw)} is no {what}")
+        raise InvalidValue(f"{displayed(raw)} is no {what}")
     return cast("dict[str, object]", raw)
 
 
 def sequence(raw: object, what: str) -> list[object]:
     """A list; `what` should stand there."""
     if not isinstance(raw, (list, tuple)):
-        raise Wrong(f"{shown(raw)} is no {what}")
+        raise InvalidValue(f"{displayed(raw)} is no {what}")
     return list(cast("Sequence[object]", raw))
 
 
-def integer(low: int, high: int) -> Valid[int]:
+def integer(low: int, high: int) -> Parser[int]:
     """A whole number from `low` to `high`."""
 
     def valid(raw: object) -> int:
         number = int(raw) if isinstance(raw, str) and _DIGITS.fullmatch(raw.strip()) else raw
         if isinstance(number, bool) or not isinstance(number, int):
-            raise Wrong(f"{shown(raw)} is not a whole number")
+            raise InvalidValue(f"{displayed(raw)} is not a whole number")
         if not low <= number <= high:
-            raise Wrong(f"{shown(raw)} is not between {low} and {high}")
+            raise InvalidValue(f"{displayed(raw)} is not between {low} and {high}")
         return number
 
     return valid
 
 
-def size(low: int = 1) -> Valid[int]:
+def size(low: int = 1) -> Parser[int]:
     """A size of at least `low` bytes."""
 
     def valid(raw: object) -> int:
         size_bytes = units.size(raw)
         if size_bytes < low:
-            raise Wrong(f"{shown(raw)} is less than the least that works, {units.size_text(low)}")
+            raise InvalidValue(f"{displayed(raw)} is less than the least that works, {units.size_text(low)}")
         return size_bytes
 
     return valid
@@ -70,7 +70,7 @@ def duration(raw: object) -> float:
     """A duration longer than nothing."""
     seconds = units.duration(raw)
     if seconds <= 0:
-        raise Wrong(f"{shown(raw)} is no time at all")
+        raise InvalidValue(f"{displayed(raw)} is no time at all")
     return seconds
 
 
@@ -79,36 +79,36 @@ def boolean(raw: object) -> bool:
     words = {"true": True, "1": True, "false": False, "0": False}
     word = str(raw).strip().lower() if isinstance(raw, (str, int)) else ""
     if word not in words:
-        raise Wrong(f"{shown(raw)} is neither true nor false")
+        raise InvalidValue(f"{displayed(raw)} is neither true nor false")
     return words[word]
 
 
 def text(raw: object) -> str:
     """Some words that may be a path or go into an environment: no NUL, no half of a surrogate pair."""
-    if not isinstance(raw, str) or not raw or not _is_plain(raw):
-        raise Wrong(f"{shown(raw)} is no text")
+    if not isinstance(raw, str) or not raw or not _is_encodable(raw):
+        raise InvalidValue(f"{displayed(raw)} is no text")
     return raw
 
 
-def _is_plain(raw: str) -> bool:
+def _is_encodable(raw: str) -> bool:
     try:
         return b"\0" not in os.fsencode(raw)
     except UnicodeEncodeError:
         return False
 
 
-def one_of(words: Sequence[str]) -> Valid[str]:
+def one_of(words: Sequence[str]) -> Parser[str]:
     """One of these words."""
 
     def valid(raw: object) -> str:
         if raw not in words:
-            raise Wrong(unknown(raw, words))
+            raise InvalidValue(unknown_name(raw, words))
         return str(raw)
 
     return valid
 
 
-def listed(valid: Valid[T], separator: str) -> Valid[list[T]]:
+def list_of(valid: Parser[T], separator: str) -> Parser[list[T]]:
     """Several values: a list, or one text with a separator (a flag given once, an environment variable)."""
 
     def valid_list(raw: object) -> list[T]:
@@ -121,48 +121,48 @@ def listed(valid: Valid[T], separator: str) -> Valid[list[T]]:
 def model_name(raw: object) -> str:
     """The name of a model."""
     if not isinstance(raw, str) or not NAME.fullmatch(raw):
-        raise Wrong(f"{shown(raw)} is no name of a model (letters, digits, _ . -; at most 128)")
+        raise InvalidValue(f"{displayed(raw)} is no name of a model (letters, digits, _ . -; at most 128)")
     return raw
 
 
 def absolute_path(raw: object) -> str:
     """A path from the root."""
     if not text(raw).startswith("/"):
-        raise Wrong(f"{shown(raw)} is not an absolute path")
+        raise InvalidValue(f"{displayed(raw)} is not an absolute path")
     return text(raw)
 
 
 def device(raw: object) -> str:
     """`cpu`, `cuda`, `cuda:1`, the UUID of a GPU, or `auto`."""
     if not isinstance(raw, str) or not _DEVICE.fullmatch(raw):
-        raise Wrong(f"{shown(raw)} is no device; one is cpu, cuda, cuda:1, a GPU's UUID, or auto")
+        raise InvalidValue(f"{displayed(raw)} is no device; one is cpu, cuda, cuda:1, a GPU's UUID, or auto")
     return raw
 
 
 def environment(raw: object) -> dict[str, str]:
     """Variables for a worker's environment."""
-    found = texts(raw)
-    wrongs = [(name, f"{shown(name)} is no name of a variable") for name in found if not _VARIABLE.fullmatch(name)]
+    found = string_map(raw)
+    wrongs = [(name, f"{displayed(name)} is no name of a variable") for name in found if not _VARIABLE.fullmatch(name)]
     wrongs += [
         ("CUDA_VISIBLE_DEVICES", "is set by the server; say device") for _ in found.keys() & {"CUDA_VISIBLE_DEVICES"}
     ]
     if wrongs:
-        raise Wrong(*wrongs)
+        raise InvalidValue(*wrongs)
     return found
 
 
-def texts(raw: object) -> dict[str, str]:
+def string_map(raw: object) -> dict[str, str]:
     """A mapping of words to texts; a number or a truth value is taken as it is written in JSON."""
     wrongs: list[tuple[str, str]] = []
     found: dict[str, str] = {}
     for key, value in mapping(raw, "mapping").items():
-        word = value if isinstance(value, str) else shown(value)
-        if not isinstance(value, (str, int, float)) or not _is_plain(key + word):
-            wrongs.append((key, f"{shown(value)} is no text"))
+        word = value if isinstance(value, str) else displayed(value)
+        if not isinstance(value, (str, int, float)) or not _is_encodable(key + word):
+            wrongs.append((key, f"{displayed(value)} is no text"))
         else:
             found[key] = word
     if wrongs:
-        raise Wrong(*wrongs)
+        raise InvalidValue(*wrongs)
     return found
 
 
@@ -173,26 +173,26 @@ def tensors(raw: object) -> list[dict[str, Any]]:  # JSON
     """Declared inputs or outputs."""
     given = sequence(raw, "list of tensors")
     if not 1 <= len(given) <= TENSOR_LIMIT:
-        raise Wrong(f"{len(given)} tensors; a model has 1 to {TENSOR_LIMIT}")
+        raise InvalidValue(f"{len(given)} tensors; a model has 1 to {TENSOR_LIMIT}")
     wrongs: list[str | tuple[str, str]] = []
     found: list[dict[str, Any]] = []  # JSON
     for at, each in enumerate(given):
         try:
             found.append(_tensor(each))
-        except Wrong as wrong:
-            wrongs += [(f"[{at}].{key}" if key else f"[{at}]", words) for key, words in wrong.wrongs]
+        except InvalidValue as wrong:
+            wrongs += [(f"[{at}].{key}" if key else f"[{at}]", words) for key, words in wrong.problems]
     names = [each["name"] for each in found]
     wrongs += [
-        f"two tensors are named {shown(name)}" for name in sorted({each for each in names if names.count(each) > 1})
+        f"two tensors are named {displayed(name)}" for name in sorted({each for each in names if names.count(each) > 1})
     ]
     if wrongs:
-        raise Wrong(*wrongs)
+        raise InvalidValue(*wrongs)
     return found
 
 
 def _tensor(raw: object) -> dict[str, Any]:  # JSON
     said = mapping(raw, "tensor, which has name, datatype and shape")
-    wrongs = [(key, unknown(key, _TENSOR_KEYS)) for key in said if key not in _TENSOR_KEYS]
+    wrongs = [(key, unknown_name(key, _TENSOR_KEYS)) for key in said if key not in _TENSOR_KEYS]
     if "dims" in said and "shape" in said:
         wrongs.append(("dims", "shape says the same; leave one out"))
     found: dict[str, Any] = {"optional": False}  # JSON
@@ -200,12 +200,12 @@ def _tensor(raw: object) -> dict[str, Any]:  # JSON
         if key in said:
             try:
                 found[field] = valid(said[key])
-            except Wrong as wrong:
-                wrongs += [(key, words) for _, words in wrong.wrongs]
+            except InvalidValue as wrong:
+                wrongs += [(key, words) for _, words in wrong.problems]
     given = {_TENSOR_KEYS[key][0] for key in said if key in _TENSOR_KEYS}
     wrongs += [(field, "is missing") for field in ("name", "datatype", "shape") if field not in given]
     if wrongs:
-        raise Wrong(*wrongs)
+        raise InvalidValue(*wrongs)
     return found
 
 
@@ -213,7 +213,7 @@ def datatype(raw: object) -> str:
     """A datatype of the protocol (`FP32`), also as configurations write it (`TYPE_FP32`)."""
     word = (from_config_name(raw) or raw) if isinstance(raw, str) else ""
     if word not in ITEM_BYTES:
-        raise Wrong(unknown(raw, ITEM_BYTES, "no datatype"))
+        raise InvalidValue(unknown_name(raw, ITEM_BYTES, "no datatype"))
     return word
 
 
@@ -221,16 +221,16 @@ def shape(raw: object) -> list[int]:
     """Sizes, -1 for any."""
     given = sequence(raw, "shape; one is [3, 224, 224], with -1 for any size")
     if len(given) > RANK_LIMIT:
-        raise Wrong(f"a rank of {len(given)} is more than {RANK_LIMIT}")
+        raise InvalidValue(f"a rank of {len(given)} is more than {RANK_LIMIT}")
     sizes: list[int] = []
     for each in given:
         if isinstance(each, bool) or not isinstance(each, int) or not (each == -1 or 0 < each < 1 << 31):
-            raise Wrong(f"{shown(each)} is no size of a dimension: a positive number, or -1 for any")
+            raise InvalidValue(f"{displayed(each)} is no size of a dimension: a positive number, or -1 for any")
         sizes.append(each)
     return sizes
 
 
-_TENSOR_KEYS: Final[dict[str, tuple[str, Valid[Any]]]] = {  # each key has its own type
+_TENSOR_KEYS: Final[dict[str, tuple[str, Parser[Any]]]] = {  # each key has its own type
     "name": ("name", text),
     "datatype": ("datatype", datatype),
     "data_type": ("datatype", datatype),

@@ -14,17 +14,17 @@ from typing import Any, Final, cast
 
 import yaml
 
-from mmsup.supervisor.config.config_error import Fault, Wrong, shown
+from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed
 
 FILE_LIMIT_BYTES: Final = 1 << 20
-NO_PLAIN_FILE: Final = "is no plain file"
+NOT_REGULAR: Final = "is no plain file"
 DEPTH_LIMIT: Final = 16
 KEY_LIMIT: Final = 256
 _TAGS: Final = ("str", "timestamp", "int", "float", "bool", "null", "map", "seq")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ConfigSource:
     """A file by the name that people know it by, and where its keys stand."""
 
     name: str
@@ -41,15 +41,15 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class YamlDocument:
     """What a YAML file says: `keys` holds str, int, float, bool, None, lists and mappings of these with text keys."""
 
-    source: Source
+    source: ConfigSource
     keys: dict[str, Any]  # YAML
-    faults: tuple[Fault, ...] = ()
+    errors: tuple[ConfigError, ...] = ()
 
 
-def below(above: str, key: str) -> str:
+def join_key(above: str, key: str) -> str:
     """The key of something inside: `models`, `bert` is `models.bert`; `inputs`, `[0].name` is `inputs[0].name`."""
     return above + key if key.startswith("[") or not above or not key else f"{above}.{key}"
 
@@ -57,65 +57,65 @@ def below(above: str, key: str) -> str:
 def read_text(path: str, limit_bytes: int = FILE_LIMIT_BYTES) -> str:
     """The text of a file; Wrong if it is unreadable, too large, or no UTF-8. Does not wait, as a pipe does."""
     try:
-        with open(path, "rb", opener=_plain) as file:
+        with open(path, "rb", opener=_open_regular) as file:
             data = file.read(limit_bytes + 1)
     except OSError as error:
-        raise Wrong(f"cannot be read: {error.strerror}") from None
+        raise InvalidValue(f"cannot be read: {error.strerror}") from None
     if len(data) > limit_bytes:
-        raise Wrong(f"is larger than {limit_bytes} bytes")
+        raise InvalidValue(f"is larger than {limit_bytes} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Wrong(f"is no UTF-8 text: byte {error.start}") from None
+        raise InvalidValue(f"is no UTF-8 text: byte {error.start}") from None
 
 
-def _plain(path: str, flags: int) -> int:
+def _open_regular(path: str, flags: int) -> int:
     if stat.S_ISREG(os.stat(path).st_mode):  # a socket refuses to be opened, and a device may feel it
         fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd
         os.close(fd)
-    raise Wrong(NO_PLAIN_FILE)
+    raise InvalidValue(NOT_REGULAR)
 
 
-def read_yaml(path: str, name: str, limit_bytes: int = FILE_LIMIT_BYTES) -> Document:
+def read_yaml(path: str, name: str, limit_bytes: int = FILE_LIMIT_BYTES) -> YamlDocument:
     """A YAML file, called `name` in its faults."""
     try:
         return parse_yaml(read_text(path, limit_bytes), name)
-    except Wrong as wrong:
-        return Document(Source(name), {}, tuple(Fault(name, text) for _, text in wrong.wrongs))
+    except InvalidValue as wrong:
+        return YamlDocument(ConfigSource(name), {}, tuple(ConfigError(name, text) for _, text in wrong.problems))
 
 
-def parse_yaml(text: str, name: str) -> Document:
+def parse_yaml(text: str, name: str) -> YamlDocument:
     """The keys of a YAML text; an empty one has none."""
-    walk = _Walk(name)
+    walk = _YamlReader(name)
     value = walk.document(text)
     keys: dict[str, Any] = {}  # YAML
     if isinstance(value, dict):
         keys = cast("dict[str, Any]", value)
     elif value is not None:
-        walk.faults.append(Fault(name, f"{shown(value)} stands where keys with values should"))
-    return Document(Source(name, walk.lines), keys, tuple(walk.faults))
+        walk.errors.append(ConfigError(name, f"{displayed(value)} stands where keys with values should"))
+    return YamlDocument(ConfigSource(name, walk.lines), keys, tuple(walk.errors))
 
 
-def scalar(text: str) -> Any:  # YAML
+def parse_scalar(text: str) -> Any:  # YAML
     """What a YAML file would take this one value for: `2` is a number, `{A: b}` a mapping. Wrong if it is no YAML."""
-    walk = _Walk("")
+    walk = _YamlReader("")
     value = walk.document(text)
-    if walk.faults:
-        raise Wrong(*(each.text for each in walk.faults))
+    if walk.errors:
+        raise InvalidValue(*(each.text for each in walk.errors))
     return value
 
 
-class _Walk:
+class _YamlReader:
     """From YAML's nodes to values. The library's own constructor takes the last of equal keys without a word, loses
     the lines, and lets a few lines of aliases stand for millions of values."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lines: dict[str, int] = {}
-        self.faults: list[Fault] = []
-        self._made: dict[int, Any] = {}  # YAML; by node, so that an alias costs nothing
+        self.errors: list[ConfigError] = []
+        self._values: dict[int, Any] = {}  # YAML; by node, so that an alias costs nothing
         self._open: set[int] = set()
 
     def document(self, text: str) -> Any:  # YAML
@@ -127,36 +127,36 @@ class _Walk:
             return None if node is None else self._value(node, "", 0)
         except yaml.MarkedYAMLError as error:
             line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-            self.faults.append(Fault(self.name + line, f"is no YAML: {error.problem or error.context}"))
+            self.errors.append(ConfigError(self.name + line, f"is no YAML: {error.problem or error.context}"))
         except yaml.YAMLError as error:
-            self.faults.append(Fault(self.name, f"is no YAML: {str(error).splitlines()[0]}"))
+            self.errors.append(ConfigError(self.name, f"is no YAML: {str(error).splitlines()[0]}"))
         except RecursionError:
-            self.faults.append(Fault(self.name, "is nested too deeply"))
+            self.errors.append(ConfigError(self.name, "is nested too deeply"))
         return None
 
-    def _fault(self, node: yaml.Node, key: str, text: str) -> None:
-        self.faults.append(Fault(f"{self.name}:{node.start_mark.line + 1}" + (f": {key}" if key else ""), text))
+    def _error(self, node: yaml.Node, key: str, text: str) -> None:
+        self.errors.append(ConfigError(f"{self.name}:{node.start_mark.line + 1}" + (f": {key}" if key else ""), text))
 
     def _value(self, node: yaml.Node, key: str, depth: int) -> Any:  # YAML
         mark = id(node)
-        if mark in self._made:
-            return self._made[mark]
+        if mark in self._values:
+            return self._values[mark]
         if mark in self._open or depth > DEPTH_LIMIT:
-            self._fault(node, key, "contains itself" if mark in self._open else "is nested too deeply")
+            self._error(node, key, "contains itself" if mark in self._open else "is nested too deeply")
             return None
         self._open.add(mark)
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind not in _TAGS:
-            self._fault(node, key, f"the tag {shown(node.tag)} is not read here")
+            self._error(node, key, f"the tag {displayed(node.tag)} is not read here")
             value: Any = None  # YAML
         elif isinstance(node, yaml.MappingNode):
             value = self._mapping(node, key, depth)
         elif isinstance(node, yaml.SequenceNode):
-            value = [self._value(each, below(key, f"[{at}]"), depth + 1) for at, each in enumerate(node.value)]
+            value = [self._value(each, join_key(key, f"[{at}]"), depth + 1) for at, each in enumerate(node.value)]
         else:
             value = self._scalar(node, key, kind)
         self._open.discard(mark)
-        self._made[mark] = value
+        self._values[mark] = value
         return value
 
     def _mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Any]:  # YAML
@@ -164,14 +164,14 @@ class _Walk:
         for each, value in node.value:
             word = each.value if isinstance(each, yaml.ScalarNode) else None
             if word is None or each.tag == "tag:yaml.org,2002:merge":
-                self._fault(each, key, "a key is a word" if word is None else "merging by << is not read here")
+                self._error(each, key, "a key is a word" if word is None else "merging by << is not read here")
                 continue
             if len(word) > KEY_LIMIT:
-                self._fault(each, key, f"a key of {len(word)} letters")
+                self._error(each, key, f"a key of {len(word)} letters")
                 continue
-            inner = below(key, word)
+            inner = join_key(key, word)
             if word in found:
-                self._fault(each, inner, f"stands twice; first in line {self.lines[inner]}")
+                self._error(each, inner, f"stands twice; first in line {self.lines[inner]}")
                 continue
             self.lines[inner] = each.start_mark.line + 1
             found[word] = self._value(value, inner, depth + 1)
@@ -183,5 +183,5 @@ class _Walk:
         try:
             return self._construct(node)
         except (ValueError, LookupError, yaml.YAMLError):  # only where a tag is written out, and lies: `!!int x`
-            self._fault(node, key, f"{shown(node.value)} is no {kind}")
+            self._error(node, key, f"{displayed(node.value)} is no {kind}")
             return None

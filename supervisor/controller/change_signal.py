@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import Callable
 
 
-class Moved(asyncio.Event):
+class ChangeSignal(asyncio.Event):
     """One per brain."""
 
-    async def until(self, is_so: Callable[[], bool], limit_s: float | None = None) -> None:
+    async def wait_until(self, is_so: Callable[[], bool], limit_s: float | None = None) -> None:
         """Until something is so, or the limit."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):

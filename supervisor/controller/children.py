@@ -11,51 +11,51 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
-from mmsup.ipc.messages import all as wire
-from mmsup.ipc.transport.control_channel import close_all
-from mmsup.supervisor.gateways.gateway_process import Gateway
-from mmsup.supervisor.gateways.pool import Gateways
-from mmsup.supervisor.instances import actions as hands
-from mmsup.supervisor.instances.context import KeeperSays
+from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, ForgetChild, SignalChild, SpawnFailed
+from mmsup.ipc.transport.control_channel import close_fds
+from mmsup.supervisor.gateways.gateway_process import GatewayProcess
+from mmsup.supervisor.gateways.pool import GatewayPool
+from mmsup.supervisor.instances import actions
+from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.models.model_set import Fleet
-from mmsup.supervisor.processes.launch_spec import life_of
+from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.processes.launch_spec import parse_token
 
-Told = wire.Child | wire.Exited | wire.SpawnFailed
+ChildMessage = ChildDescriptors | ChildExited | SpawnFailed
 _WORKER: Final = "worker"
 
 
-class Family:
+class ChildRouter:
     """Of one brain. `complete` is called once, when the children of the Inventory have all been introduced."""
 
     def __init__(
-        self, keeper: KeeperSays, fleet: Fleet, gateways: Gateways, expected: int, complete: Callable[[], None]
+        self, keeper: KeeperSender, fleet: ModelSet, gateways: GatewayPool, expected: int, complete: Callable[[], None]
     ) -> None:
         self._keeper = keeper
         self._fleet = fleet
         self._gateways = gateways
         self._missing = expected
         self._complete = complete
-        self._later: list[tuple[Told, list[int]]] = []
-        self.strays = 0
+        self._later: list[tuple[ChildMessage, list[int]]] = []
+        self.unknown_children = 0
         """Children that nobody remembered."""
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Whoever was expected is here, if nobody was."""
         if self._missing == 0:
             self._introduced()
 
-    def hear(self, message: Told, descriptors: list[int]) -> None:
+    def on_message(self, message: ChildMessage, descriptors: list[int]) -> None:
         """What the keeper says of a child."""
         if self._missing == 0:
             self._place(message, descriptors)
             return
         is_worker = message.token.startswith(_WORKER)
-        if isinstance(message, wire.Child) and is_worker:
+        if isinstance(message, ChildDescriptors) and is_worker:
             self._place(message, descriptors, adopted=True)
         else:
             self._later.append((message, descriptors))
-        if isinstance(message, wire.Child):
+        if isinstance(message, ChildDescriptors):
             self._missing -= 1
             if self._missing == 0:
                 self._introduced()
@@ -68,16 +68,21 @@ class Family:
         self._later.clear()
         self._gateways.start()
 
-    def _place(self, message: Told, descriptors: list[int], *, adopted: bool = False) -> None:
-        match life_of(message.token):
+    def _place(self, message: ChildMessage, descriptors: list[int], *, adopted: bool = False) -> None:
+        match parse_token(message.token):
             case "worker", number, generation:
                 if adopted:
                     self._skip(number, generation)
                 self._worker(self._instance(number, generation), message, descriptors, adopted=adopted)
             case "gateway", number, generation:
-                self._gateways.meet(generation)
-                gateway = self._gateways.at(number)
-                if adopted and isinstance(message, wire.Child) and gateway is not None and gateway.life is None:
+                self._gateways.reserve_generation(generation)
+                gateway = self._gateways.find(number)
+                if (
+                    adopted
+                    and isinstance(message, ChildDescriptors)
+                    and gateway is not None
+                    and gateway.process is None
+                ):
                     gateway.generation = generation
                 known = gateway is not None and gateway.generation == generation
                 self._gateway(gateway if known else None, message, descriptors)
@@ -86,44 +91,46 @@ class Family:
 
     def _skip(self, number: int, generation: int) -> None:
         """A life that the last brain began and could tell nobody of is a stray: whoever comes next has another name."""
-        self._fleet.next_instance = max(self._fleet.next_instance, number + 1)
+        self._fleet.next_instance_id = max(self._fleet.next_instance_id, number + 1)
         instance = self._fleet.instance(number)
-        if instance is not None and instance.tenure is None:
+        if instance is not None and instance.worker is None:
             instance.generation = max(instance.generation, generation)
 
     def _instance(self, number: int, generation: int) -> Instance | None:
         instance = self._fleet.instance(number)
-        known = instance is not None and instance.generation == generation and instance.tenure is not None
+        known = instance is not None and instance.generation == generation and instance.worker is not None
         return instance if known else None
 
-    def _worker(self, instance: Instance | None, message: Told, descriptors: list[int], *, adopted: bool) -> None:
+    def _worker(
+        self, instance: Instance | None, message: ChildMessage, descriptors: list[int], *, adopted: bool
+    ) -> None:
         match message:
             case _ if instance is None:
                 self._stray(message, descriptors)
-            case wire.Child(_, pid):
-                instance.born(pid, descriptors)
+            case ChildDescriptors(_, pid):
+                instance.started(pid, descriptors)
                 if not adopted:
-                    hands.boot(instance)
-            case wire.Exited():
-                instance.ended(message)
-            case wire.SpawnFailed(_, text):
-                instance.unborn(text)
+                    actions.send_boot(instance)
+            case ChildExited():
+                instance.exited(message)
+            case SpawnFailed(_, text):
+                instance.start_failed(text)
 
-    def _gateway(self, gateway: Gateway | None, message: Told, descriptors: list[int]) -> None:
+    def _gateway(self, gateway: GatewayProcess | None, message: ChildMessage, descriptors: list[int]) -> None:
         match message:
             case _ if gateway is None:
                 self._stray(message, descriptors)
-            case wire.Child(_, pid):
-                gateway.born(pid, descriptors)
-            case wire.Exited():
-                gateway.ended(message)
-            case wire.SpawnFailed(_, text):
-                gateway.unborn(text)
+            case ChildDescriptors(_, pid):
+                gateway.on_started(pid, descriptors)
+            case ChildExited():
+                gateway.on_exited(message)
+            case SpawnFailed(_, text):
+                gateway.on_start_failed(text)
 
-    def _stray(self, message: Told, descriptors: list[int]) -> None:
-        close_all(descriptors)
-        if isinstance(message, wire.Child):
-            self.strays += 1
-            self._keeper.say(wire.Signal(message.token, signal.SIGKILL, group=True))
-        elif isinstance(message, wire.Exited):
-            self._keeper.say(wire.Forget(message.token))
+    def _stray(self, message: ChildMessage, descriptors: list[int]) -> None:
+        close_fds(descriptors)
+        if isinstance(message, ChildDescriptors):
+            self.unknown_children += 1
+            self._keeper.send(SignalChild(message.token, signal.SIGKILL, whole_session=True))
+        elif isinstance(message, ChildExited):
+            self._keeper.send(ForgetChild(message.token))

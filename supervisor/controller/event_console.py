@@ -31,7 +31,7 @@ _QUIET: Final = frozenset({"time", "event", "tail"})
 """Members of an event that a log line has elsewhere, or has no room for."""
 
 
-class EventLog:
+class EventConsole:
     """Journal listener."""
 
     def __init__(self, console: Console) -> None:
@@ -44,10 +44,10 @@ class EventLog:
             for name, value in event.items()
             if name not in _QUIET and value not in (None, "", [])
         }
-        self._console.say(_LEVELS.get(event["event"], "info"), event["event"], **fields)
+        self._console.log(_LEVELS.get(event["event"], "info"), event["event"], **fields)
 
 
-class LibraryLog(logging.Handler):
+class LibraryLogHandler(logging.Handler):
     """What Python's libraries log."""
 
     def __init__(self, console: Console) -> None:
@@ -57,13 +57,13 @@ class LibraryLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """One record as one line."""
         text = self.format(record)
-        self._console.say(record.levelname.lower(), "log", logger=record.name, text=text)
+        self._console.log(record.levelname.lower(), "log", logger=record.name, text=text)
 
 
-COLUMNS: Final = ("model", "version", "status", "reason")
+MODEL_COLUMNS: Final = ("model", "version", "status", "reason")
 
 
-def rows_of(models: Sequence[Model]) -> list[list[str]]:
+def model_rows(models: Sequence[Model]) -> list[list[str]]:
     """Which models the server begins with, a row for each version."""
     rows: list[list[str]] = []
     for model in models:

@@ -6,48 +6,56 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.instances import lifecycle_events as terms
-from mmsup.supervisor.instances.revision import Role
+from mmsup.ipc import exit_codes
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.keeper_control import SignalChild
+from mmsup.supervisor.instances import lifecycle_events
+from mmsup.supervisor.instances.revision import RevisionRole
 
 if TYPE_CHECKING:
-    from mmsup.supervisor.controller.controller import Brain
+    from mmsup.supervisor.controller.controller import Controller
 
-WORKERS_S: Final = 5.0
+WORKER_EXIT_S: Final = 5.0
 """What workers may take to unload, at least, however long the drain took."""
-KILL_S: Final = 2.0
+KILL_EXIT_S: Final = 2.0
 """What the kernel may take to end workers that have not left by then."""
-GATEWAYS_S: Final = 3.0
+GATEWAY_EXIT_S: Final = 3.0
 """What gateways may take to close idle connections."""
 
 
-async def end(brain: Brain) -> None:
+async def shut_down(brain: Controller) -> None:
     """Carry it out. Nothing here is waited for beyond its limit."""
     began_s = time.monotonic()
-    brain.books.journal.record("stopping", "draining: accepted work is finished, new work is refused")
-    brain.loads.refuse()
-    brain.fleet.on_settled()
-    faultpoint("brain.drain")
+    brain.state_dir.event_log.record("stopping", "draining: accepted work is finished, new work is refused")
+    brain.loader.stop_accepting()
+    brain.model_set.on_reconciled()
+    failpoint("brain.drain")
     drained = await brain.gateways.drain(brain.settings.exit_timeout_s)
-    faultpoint("brain.drained")
-    for model in brain.fleet.models.values():
-        for edition in model.editions:
-            if edition.role is not Role.LEAVING:
-                brain.fleet.retire(edition)
-    left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKERS_S)
-    await brain.moved.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), left_s)
-    for instance in brain.fleet.instances():
-        if instance.is_awaited():
-            instance.apply(terms.EndTimedOut())  # who still waits for it is told so, instead of being cut off
-    await brain.moved.until(lambda: not any(each.is_awaited() for each in brain.fleet.instances()), KILL_S)
-    faultpoint("brain.emptied")
-    for gateway in brain.gateways.everybody():
-        brain.tell_keeper(wire.Signal(gateway.token, signal.SIGTERM))
-    await brain.moved.until(lambda: all(each.life is None for each in brain.gateways.everybody()), GATEWAYS_S)
-    brain.books.wanted.clear()
+    failpoint("brain.drained")
+    for model in brain.model_set.models.values():
+        for edition in model.revisions:
+            if edition.role is not RevisionRole.RETIRING:
+                brain.model_set.retire(edition)
+    left_s = max(brain.settings.exit_timeout_s - (time.monotonic() - began_s), WORKER_EXIT_S)
+    await brain.change_signal.wait_until(
+        lambda: not any(each.can_be_stopped() for each in brain.model_set.instances()), left_s
+    )
+    for instance in brain.model_set.instances():
+        if instance.can_be_stopped():
+            instance.apply(
+                lifecycle_events.ExitOverdue()
+            )  # who still waits for it is told so, instead of being cut off
+    await brain.change_signal.wait_until(
+        lambda: not any(each.can_be_stopped() for each in brain.model_set.instances()), KILL_EXIT_S
+    )
+    failpoint("brain.emptied")
+    for gateway in brain.gateways.processes():
+        brain.send_to_keeper(SignalChild(gateway.token, signal.SIGTERM))
+    await brain.change_signal.wait_until(
+        lambda: all(each.process is None for each in brain.gateways.processes()), GATEWAY_EXIT_S
+    )
+    brain.state_dir.desired_state.clear()
     text = "drained" if drained else f"work was left after {brain.settings.exit_timeout_s:g} s"
-    brain.books.journal.record("stopping", f"{text}; the server ends")
-    faultpoint("brain.finish")
-    brain.finish(exits.DONE if drained else exits.REFUSED)
+    brain.state_dir.event_log.record("stopping", f"{text}; the server ends")
+    failpoint("brain.finish")
+    brain.finish(exit_codes.SUCCESS if drained else exit_codes.REFUSED)

@@ -10,51 +10,51 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
-from mmsup.ipc.poison_policy import Case, Suspects
-from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.state.checkpoint import CaseNote, ListNote
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.gateway_control import AddPoisonEntries, PoisonSuspected, RemovePoisonEntry, SuspectCleared
+from mmsup.ipc.poison_policy import PoisonEntry, PoisonList
+from mmsup.supervisor.observability.event_log import EventLog
+from mmsup.supervisor.state.checkpoint import PoisonCaseRecord, PoisonListRecord
 
-REMEMBERED_LIMIT: Final = 256
+CHECKPOINT_LIMIT: Final = 256
 """Blocked requests that the next brain is told of, of all models; all that it hears must fit into one message."""
 
 
-class Quarantine:
+class PoisonRegistry:
     """The lists of all models."""
 
-    def __init__(self, journal: Journal, say: Callable[[object], None], changed: Callable[[], None]) -> None:
+    def __init__(self, journal: EventLog, say: Callable[[object], None], changed: Callable[[], None]) -> None:
         """`say`: to all gateways. `changed`: what is to be remembered is not as it was."""
         self._journal = journal
-        self._say = say
+        self._broadcast = say
         self._changed = changed
-        self._models: dict[str, Suspects] = {}
-        self._marks: dict[str, str] = {}
+        self._policies: dict[str, PoisonList] = {}
+        self._revision_ids: dict[str, str] = {}
         """Of which content of its model a list is."""
 
     # What gateways say.
 
-    def suspected(self, message: wire.Suspected, mark: str) -> None:
+    def add_suspects(self, message: PoisonSuspected, mark: str) -> None:
         """A worker ended with these in its run; `mark`: the content of the model that it served."""
         name, now_s = message.name, time.monotonic()
-        if self._marks.get(name, mark) != mark:
+        if self._revision_ids.get(name, mark) != mark:
             self._drop(name)
-        self._marks[name] = mark
-        suspects = self._models.setdefault(name, Suspects())
-        before = {each.fingerprint for each in suspects.cases() if each.blocked}
-        for each in message.cases:
-            suspects.died((each.fingerprint,), each.version, alone=message.alone, now_s=now_s)
-        suspects.add(message.cases)
-        found = [case for each in message.cases if (case := suspects.find(each.fingerprint, now_s))]
-        self._say(wire.Quarantine(name, tuple(found)))
-        faultpoint("brain.suspected")
+        self._revision_ids[name] = mark
+        suspects = self._policies.setdefault(name, PoisonList())
+        before = {each.fingerprint for each in suspects.entries() if each.blocked}
+        for each in message.entries:
+            suspects.worker_exited((each.fingerprint,), each.version, ran_alone=message.ran_alone, now_s=now_s)
+        suspects.merge(message.entries)
+        found = [case for each in message.entries if (case := suspects.find(each.fingerprint, now_s))]
+        self._broadcast(AddPoisonEntries(name, tuple(found)))
+        failpoint("brain.suspected")
         fresh = [each for each in found if each.blocked and each.fingerprint not in before]
         for case in fresh:
             self._record(message, case)
         if fresh:
             self._changed()
 
-    def _record(self, message: wire.Suspected, case: Case) -> None:
+    def _record(self, message: PoisonSuspected, case: PoisonEntry) -> None:
         text = (
             f"a request ended its worker {case.deaths} times, the last time alone; the same inputs to version"
             f" {case.version} are refused for {case.until_s - time.monotonic():.0f} s"
@@ -70,67 +70,67 @@ class Quarantine:
             deaths=case.deaths,
         )
 
-    def lived(self, message: wire.Lived) -> None:
+    def clear_suspect(self, message: SuspectCleared) -> None:
         """A suspect ran alone, and its worker lives."""
-        suspects = self._models.get(message.name)
-        if suspects is not None and suspects.lived(message.fingerprint):
-            self._say(wire.Pardon(message.name, message.fingerprint))
-            self._tidy(message.name)
+        suspects = self._policies.get(message.name)
+        if suspects is not None and suspects.clear_suspect(message.fingerprint):
+            self._broadcast(RemovePoisonEntry(message.name, message.fingerprint))
+            self._drop_if_empty(message.name)
 
     # What becomes of lists.
 
-    def compare(self, marks: Mapping[str, str]) -> None:
+    def drop_outdated(self, marks: Mapping[str, str]) -> None:
         """The contents of models that are in force now: the lists of others are dropped."""
-        for name in [each for each, mark in self._marks.items() if marks.get(each, mark) != mark]:
+        for name in [each for each, mark in self._revision_ids.items() if marks.get(each, mark) != mark]:
             self._drop(name)
             self._journal.record("quarantine_cleared", "another content of the model is in force", model=name)
 
     def clear(self, name: str) -> int:
         """Somebody wants a model's list, or all of them (no name), forgotten; how many requests that frees."""
         count = 0
-        for each in [name] if name else list(self._models):
-            freed = sum(case.blocked for case in self._current(each))
+        for each in [name] if name else list(self._policies):
+            freed = sum(case.blocked for case in self._valid_entries(each))
             count += freed
-            if each in self._models:
+            if each in self._policies:
                 self._drop(each)
                 self._journal.record("quarantine_cleared", f"cleared by hand: {freed} blocked", model=each)
         return count
 
-    def has(self, name: str) -> bool:
+    def has_list(self, name: str) -> bool:
         """Whether a model has a list."""
-        return name in self._models
+        return name in self._policies
 
     def _drop(self, name: str) -> None:
-        del self._models[name], self._marks[name]
-        self._say(wire.Pardon(name, b""))
-        faultpoint("brain.pardoned")
+        del self._policies[name], self._revision_ids[name]
+        self._broadcast(RemovePoisonEntry(name, b""))
+        failpoint("brain.pardoned")
         self._changed()
 
-    def _current(self, name: str) -> tuple[Case, ...]:
+    def _valid_entries(self, name: str) -> tuple[PoisonEntry, ...]:
         """The cases of a model that still hold."""
-        if name in self._models:
-            self._models[name].expire(time.monotonic())
-            self._tidy(name)
-        return self._models[name].cases() if name in self._models else ()
+        if name in self._policies:
+            self._policies[name].expire(time.monotonic())
+            self._drop_if_empty(name)
+        return self._policies[name].entries() if name in self._policies else ()
 
-    def _tidy(self, name: str) -> None:
-        if not self._models[name]:
-            del self._models[name], self._marks[name]
+    def _drop_if_empty(self, name: str) -> None:
+        if not self._policies[name]:
+            del self._policies[name], self._revision_ids[name]
 
     # For others.
 
-    def lists(self) -> list[wire.Quarantine]:
+    def messages(self) -> list[AddPoisonEntries]:
         """All of them, for a gateway that knows nothing yet."""
-        return [wire.Quarantine(name, cases) for name in list(self._models) if (cases := self._current(name))]
+        return [AddPoisonEntries(name, cases) for name in list(self._policies) if (cases := self._valid_entries(name))]
 
     def rows(self, name: str = "") -> list[dict[str, Any]]:  # JSON
         """For people: of one model or all, the blocked first."""
-        rows = [row for each in sorted(self._models) if name in ("", each) for row in self._rows_of(each)]
+        rows = [row for each in sorted(self._policies) if name in ("", each) for row in self._rows_of(each)]
         return sorted(rows, key=lambda row: row["state"])
 
     def _rows_of(self, name: str) -> Iterator[dict[str, Any]]:  # JSON
         now_s = time.monotonic()
-        for case in self._current(name):
+        for case in self._valid_entries(name):
             yield {
                 "model": name,
                 "version": case.version,
@@ -140,23 +140,28 @@ class Quarantine:
                 "left_s": round(case.until_s - now_s, 1),
             }
 
-    def notes(self) -> tuple[ListNote, ...]:
+    def records(self) -> tuple[PoisonListRecord, ...]:
         """What is blocked, to be remembered. Suspicions the gateways remember; with these the next death says more."""
-        left, notes = REMEMBERED_LIMIT, list[ListNote]()
-        for name, suspects in self._models.items():
-            blocked = [each for each in suspects.cases() if each.blocked][:left]
+        left, notes = CHECKPOINT_LIMIT, list[PoisonListRecord]()
+        for name, suspects in self._policies.items():
+            blocked = [each for each in suspects.entries() if each.blocked][:left]
             left -= len(blocked)
             if blocked:
-                cases = [CaseNote(each.fingerprint.hex(), each.version, each.deaths, each.until_s) for each in blocked]
-                notes.append(ListNote(name, self._marks[name], tuple(cases)))
+                cases = [
+                    PoisonCaseRecord(each.fingerprint.hex(), each.version, each.deaths, each.until_s)
+                    for each in blocked
+                ]
+                notes.append(PoisonListRecord(name, self._revision_ids[name], tuple(cases)))
         return tuple(notes)
 
-    def restore(self, notes: tuple[ListNote, ...]) -> None:
+    def restore(self, notes: tuple[PoisonListRecord, ...]) -> None:
         """What the brain before us had blocked."""
         for note in notes:
-            self._marks[note.name] = note.mark
-            self._models[note.name] = suspects = Suspects()
-            suspects.add(
-                Case(bytes.fromhex(each.fingerprint), each.version, each.deaths, blocked=True, until_s=each.until_s)
+            self._revision_ids[note.name] = note.revision_id
+            self._policies[note.name] = suspects = PoisonList()
+            suspects.merge(
+                PoisonEntry(
+                    bytes.fromhex(each.fingerprint), each.version, each.deaths, blocked=True, until_s=each.until_s
+                )
                 for each in note.cases
             )

@@ -18,55 +18,73 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.gateway_control import (
+    AddPoisonEntries,
+    BadReply,
+    CommandReply,
+    CommandRequest,
+    Condemned,
+    DrainGateway,
+    LinkClosed,
+    Ping,
+    PoisonSuspected,
+    Pong,
+    RequestOverdue,
+    Route,
+    SuspectCleared,
+    Synced,
+    UnlinkWorker,
+    Unroute,
+    Verdict,
+)
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
-from mmsup.supervisor.gateways.gateway_process import Gateway, GatewaySite
-from mmsup.supervisor.gateways.standby import Spare
-from mmsup.supervisor.instances.context import Judgement, LifeKey, Serving
-from mmsup.supervisor.models.readiness import Readiness
-from mmsup.supervisor.state.checkpoint import LEAVES, SERVES, SPARE, GatewayNote
+from mmsup.supervisor.gateways.gateway_process import GatewayContext, GatewayProcess
+from mmsup.supervisor.gateways.standby import Standby
+from mmsup.supervisor.instances.context import WorkerEndpoint, WorkerFailure, WorkerId
+from mmsup.supervisor.models.readiness import ServerReadiness
+from mmsup.supervisor.state.checkpoint import LEAVING, SERVING, STANDBY, GatewayRecord
 
-LOOK_S: Final = 0.25
+CHECK_INTERVAL_S: Final = 0.25
 ANSWER_LIMIT: Final = MESSAGE_LIMIT - 4096
 
 
-class Content(Protocol):
+class GatewayEvents(Protocol):
     """What there is to tell, and who wants to hear what they say."""
 
-    def routes(self) -> list[wire.Route]:
+    def routes(self) -> list[Route]:
         """Every model as it is now."""
         ...
 
-    def readiness(self) -> Readiness:
+    def readiness(self) -> ServerReadiness:
         """The server's."""
         ...
 
-    def overdue(self, message: wire.Overdue) -> None:
+    def overdue(self, message: RequestOverdue) -> None:
         """A gateway waits for a worker."""
         ...
 
-    def bad_reply(self, message: wire.BadReply) -> None:
+    def bad_reply(self, message: BadReply) -> None:
         """A worker broke the protocol towards a gateway."""
         ...
 
-    def link_ended(self, place: int, message: wire.Ended) -> None:
+    def on_link_ended(self, place: int, message: LinkClosed) -> None:
         """A gateway's link to a worker is over."""
         ...
 
-    def suspected(self, message: wire.Suspected | wire.Lived) -> None:
+    def suspected(self, message: PoisonSuspected | SuspectCleared) -> None:
         """A gateway has found out something about a request that may have ended a worker."""
         ...
 
-    def quarantine(self) -> list[wire.Quarantine]:
+    def quarantine(self) -> list[AddPoisonEntries]:
         """What is known of such requests."""
         ...
 
-    def asked(self, message: wire.Ask, answer: Callable[[wire.Answer], None]) -> None:
+    def asked(self, message: CommandRequest, answer: Callable[[CommandReply], None]) -> None:
         """A gateway's client wants something."""
         ...
 
-    def gateways_changed(self) -> None:
+    def on_gateways_changed(self) -> None:
         """One came up, or went."""
         ...
 
@@ -75,20 +93,20 @@ class Content(Protocol):
         ...
 
 
-class Gateways:
+class GatewayPool:
     """The house of all gateway places."""
 
-    def __init__(self, site: GatewaySite, content: Content) -> None:
-        self.places = [Gateway(place, place, self, site) for place in range(site.settings.gateways)]
-        self.others: list[Gateway] = []
+    def __init__(self, site: GatewayContext, content: GatewayEvents) -> None:
+        self.seats = [GatewayProcess(place, place, self, site) for place in range(site.settings.gateways)]
+        self.unseated: list[GatewayProcess] = []
         """One that is coming up beside a place, and those that leave."""
-        self.spare = Spare(site.settings)
+        self.standby = Standby(site.settings)
         self._site = site
         self._content = content
-        self._linked: dict[LifeKey, Serving] = {}
+        self._endpoints: dict[WorkerId, WorkerEndpoint] = {}
         self._pings = 0
         self._barriers: dict[int, _Barrier] = {}
-        self._introductions: dict[int, Gateway] = {}
+        self._introductions: dict[int, GatewayProcess] = {}
         self._undrained: set[int] = set()
         self._drained = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -96,23 +114,23 @@ class Gateways:
 
     def start(self) -> None:
         """Look after all of them from now on; start those that are not there."""
-        for gateway in self.places:
-            gateway.begin()
-        if self.spare.gateway is not None:
-            self.spare.gateway.begin()
-        for gateway in list(self.others):
-            if gateway.life is None:
-                self.others.remove(gateway)
+        for gateway in self.seats:
+            gateway.start()
+        if self.standby.gateway is not None:
+            self.standby.gateway.start()
+        for gateway in list(self.unseated):
+            if gateway.process is None:
+                self.unseated.remove(gateway)
             else:
                 gateway.retire()  # who was to be a successor has no brain any more that knows whose
-        self._look()
+        self._check()
 
     def close(self) -> None:
         """No next ones; those there are live on without us."""
-        for gateway in self.everybody():
+        for gateway in self.processes():
             gateway.close()
-            if gateway.life is not None:
-                gateway.life.close()
+            if gateway.process is not None:
+                gateway.process.close()
         if self._timer is not None:
             self._timer.cancel()
         for barrier in list(self._barriers.values()):
@@ -120,143 +138,147 @@ class Gateways:
 
     def are_up(self) -> bool:
         """Whether all have their routes."""
-        return all(gateway.synced for gateway in self.places)
+        return all(gateway.synced for gateway in self.seats)
 
-    def everybody(self) -> list[Gateway]:
+    def processes(self) -> list[GatewayProcess]:
         """Those in their places, coming, leaving, and the spare."""
-        return [*self.places, *self.others, *([self.spare.gateway] if self.spare.gateway else [])]
+        return [*self.seats, *self.unseated, *([self.standby.gateway] if self.standby.gateway else [])]
 
-    def at(self, number: int) -> Gateway | None:
+    def find(self, number: int) -> GatewayProcess | None:
         """The gateway of this number."""
-        return next((each for each in self.everybody() if each.place == number), None)
+        return next((each for each in self.processes() if each.number == number), None)
 
-    def heard_from(self) -> frozenset[int]:
+    def connected_numbers(self) -> frozenset[int]:
         """Places of those that live and have answered."""
-        return frozenset(each.place for each in self.everybody() if each.greeted and each.life and not each.life.dead)
-
-    def notes(self) -> tuple[GatewayNote, ...]:
-        """What the next brain needs to know of them."""
-        return tuple(
-            GatewayNote(each.place, each.table, each.generation, each.spawned_s, self._role(each))
-            for each in self.everybody()
+        return frozenset(
+            each.number for each in self.processes() if each.has_answered and each.process and not each.process.is_dead
         )
 
-    def _role(self, gateway: Gateway) -> str:
-        if gateway is self.spare.gateway:
-            return SPARE
-        return SERVES if gateway.follows else LEAVES
+    def records(self) -> tuple[GatewayRecord, ...]:
+        """What the next brain needs to know of them."""
+        return tuple(
+            GatewayRecord(each.number, each.counter_table, each.generation, each.spawned_s, self._role(each))
+            for each in self.processes()
+        )
 
-    def restore(self, notes: Sequence[GatewayNote]) -> None:
+    def _role(self, gateway: GatewayProcess) -> str:
+        if gateway is self.standby.gateway:
+            return STANDBY
+        return SERVING if gateway.respawns else LEAVING
+
+    def restore(self, notes: Sequence[GatewayRecord]) -> None:
         """As an earlier brain left them, without processes."""
-        made = {role: [self._restored(each) for each in notes if each.role == role] for role in (SERVES, LEAVES, SPARE)}
-        self.places[: len(made[SERVES])] = made[SERVES][: len(self.places)]
-        self.others = made[LEAVES]
-        self.spare.gateway = next(iter(made[SPARE]), None)
+        made = {
+            role: [self._restored(each) for each in notes if each.role == role] for role in (SERVING, LEAVING, STANDBY)
+        }
+        self.seats[: len(made[SERVING])] = made[SERVING][: len(self.seats)]
+        self.unseated = made[LEAVING]
+        self.standby.gateway = next(iter(made[STANDBY]), None)
 
-    def _restored(self, note: GatewayNote) -> Gateway:
-        gateway = Gateway(note.place, note.table, self, self._site)
-        gateway.generation, gateway.spawned_s, gateway.follows = note.generation, note.spawned_s, note.role != LEAVES
-        gateway.is_spare = note.role == SPARE
+    def _restored(self, note: GatewayRecord) -> GatewayProcess:
+        gateway = GatewayProcess(note.number, note.counter_table, self, self._site)
+        gateway.generation, gateway.spawned_s, gateway.respawns = note.generation, note.spawned_s, note.role != LEAVING
+        gateway.is_standby = note.role == STANDBY
         return gateway
 
     # Upgrades.
 
-    def successor(self) -> Gateway | None:
+    def start_successor(self) -> GatewayProcess | None:
         """Another one, started beside those there are; None if there is no number for it as long as some leave."""
         made = self._another()
         if made is None:
             return None
-        made.follows = False
+        made.respawns = False
         made.spawn(self._next_generation())
-        self.others.append(made)
-        faultpoint("brain.gateway_beside")
+        self.unseated.append(made)
+        failpoint("brain.gateway_beside")
         return made
 
     def free_number(self) -> int | None:
         """One that no living gateway has."""
-        return self._free({each.place for each in self.everybody()})
+        return self._free({each.number for each in self.processes()})
 
     def _free(self, taken: set[int]) -> int | None:
-        return next((number for number in range(self._site.settings.gateway_numbers) if number not in taken), None)
+        return next((number for number in range(self._site.settings.gateway_seats) if number not in taken), None)
 
-    def _another(self) -> Gateway | None:
-        number, table = self.free_number(), self._free({each.table for each in self.everybody()})
-        return None if number is None or table is None else Gateway(number, table, self, self._site)
+    def _another(self) -> GatewayProcess | None:
+        number, table = self.free_number(), self._free({each.counter_table for each in self.processes()})
+        return None if number is None or table is None else GatewayProcess(number, table, self, self._site)
 
     def _next_generation(self) -> int:
-        return 1 + max(self._met, *(each.generation for each in self.everybody()))
+        return 1 + max(self._met, *(each.generation for each in self.processes()))
 
-    def meet(self, generation: int) -> None:
+    def reserve_generation(self, generation: int) -> None:
         """A process of this generation is there, though perhaps nobody knows what for: no other gets its name."""
         self._met = max(self._met, generation)
 
-    def replace(self, old: Gateway, new: Gateway) -> None:
+    def replace(self, old: GatewayProcess, new: GatewayProcess) -> None:
         """The new one serves and has the place; the old one may be retired, if it lives."""
-        self.others.remove(new)
-        self.places[self.places.index(old)] = new
-        new.follows, old.follows = True, False
-        if old.life is not None:
-            self.others.append(old)
+        self.unseated.remove(new)
+        self.seats[self.seats.index(old)] = new
+        new.respawns, old.respawns = True, False
+        if old.process is not None:
+            self.unseated.append(old)
         else:
             old.close()
 
     # Said to all.
 
-    def link(self, serving: Serving) -> None:
+    def link(self, serving: WorkerEndpoint) -> None:
         """Route to this life."""
-        self._linked[serving.key] = serving
-        for gateway in self.everybody():
+        self._endpoints[serving.worker_id] = serving
+        for gateway in self.processes():
             gateway.link(serving)
-        faultpoint("brain.linked")
+        failpoint("brain.linked")
 
-    def unlink(self, key: LifeKey) -> None:
+    def unlink(self, key: WorkerId) -> None:
         """Route nothing more to it."""
-        if self._linked.pop(key, None) is not None:
-            self.say(wire.Unlink(*key))
-            faultpoint("brain.withdrawn")
+        if self._endpoints.pop(key, None) is not None:
+            self.broadcast(UnlinkWorker(*key))
+            failpoint("brain.withdrawn")
 
-    def condemn(self, key: LifeKey, judgement: Judgement) -> None:
+    def condemn(self, key: WorkerId, judgement: WorkerFailure) -> None:
         """It is about to be killed."""
-        self._linked.pop(key, None)
-        self.say(wire.Condemned(*key, judgement.code, judgement.text))
-        faultpoint("brain.condemned")
+        self._endpoints.pop(key, None)
+        self.broadcast(Condemned(*key, judgement.code, judgement.text))
+        failpoint("brain.condemned")
 
-    def buried(self, key: LifeKey, judgement: Judgement) -> None:
+    def verdict(self, key: WorkerId, judgement: WorkerFailure) -> None:
         """It is dead, and this is why."""
-        self._linked.pop(key, None)
-        self.say(wire.Verdict(*key, judgement.code, judgement.text, judgement.retryable))
+        self._endpoints.pop(key, None)
+        self.broadcast(Verdict(*key, judgement.code, judgement.text, judgement.retryable))
 
-    def route(self, route: wire.Route) -> None:
+    def route(self, route: Route) -> None:
         """A model as it is now."""
-        self.say(route)
-        faultpoint("brain.routed")
+        self.broadcast(route)
+        failpoint("brain.routed")
 
     def unroute(self, name: str) -> None:
         """A model that is in no repository any more."""
-        self.say(wire.Unroute(name))
+        self.broadcast(Unroute(name))
 
-    def say(self, message: object) -> None:
+    def broadcast(self, message: object) -> None:
         """Something that all of them shall hear."""
-        for gateway in self.everybody():
-            gateway.say(message)
+        for gateway in self.processes():
+            gateway.send(message)
 
-    def sync(self, readiness: Readiness) -> None:
+    def send_readiness(self, readiness: ServerReadiness) -> None:
         """The server's readiness; everything else has been said."""
-        self.say(wire.Synced(readiness.ready, readiness.reason))
+        self.broadcast(Synced(readiness.ready, readiness.reason))
 
-    def barrier(self, limit_s: float, then: Callable[[], None]) -> None:
+    def barrier(self, limit_s: float, on_done: Callable[[], None]) -> None:
         """Call `then` once, when all gateways have done what was said so far, or after the limit."""
-        waiting = {each.place for each in self.everybody() if each.greeted}
+        waiting = {each.number for each in self.processes() if each.has_answered}
         if not waiting:
-            asyncio.get_running_loop().call_soon(then)
+            asyncio.get_running_loop().call_soon(on_done)
             return
         self._pings += 1
         number = self._pings
         timer = asyncio.get_running_loop().call_later(limit_s, self._pass, number)
-        self._barriers[number] = _Barrier(waiting, then, timer)
-        self.say(wire.Ping(number))
+        self._barriers[number] = _Barrier(waiting, on_done, timer)
+        self.broadcast(Ping(number))
 
-    async def reached(self, limit_s: float) -> None:
+    async def wait_until_applied(self, limit_s: float) -> None:
         """As `barrier`, for a coroutine."""
         done = asyncio.get_running_loop().create_future()
         self.barrier(limit_s, lambda: None if done.done() else done.set_result(None))
@@ -265,11 +287,11 @@ class Gateways:
     async def drain(self, limit_s: float) -> bool:
         """Take no new inference, finish what is accepted; whether all have within the limit."""
         # Also of one that an earlier brain knew and that has not answered us yet: what it has accepted is as real.
-        self._undrained = {each.place for each in self.everybody() if each.life is not None and not each.is_spare}
+        self._undrained = {each.number for each in self.processes() if each.process is not None and not each.is_standby}
         self._drained.clear()
         if not self._undrained:
             return True
-        self.say(wire.Drain())
+        self.broadcast(DrainGateway())
         try:
             async with asyncio.timeout(limit_s):
                 await self._drained.wait()
@@ -279,65 +301,65 @@ class Gateways:
 
     # House of each.
 
-    def introduce(self, gateway: Gateway) -> None:
+    def send_state(self, gateway: GatewayProcess) -> None:
         """Tell a gateway that was just configured everything there is."""
         for route in self._content.routes():
-            gateway.say(route)
+            gateway.send(route)
         for each in self._content.quarantine():
-            gateway.say(each)
-        for serving in self._linked.values():
+            gateway.send(each)
+        for serving in self._endpoints.values():
             gateway.link(serving)
         readiness = self._content.readiness()
-        gateway.say(wire.Synced(readiness.ready, readiness.reason))
+        gateway.send(Synced(readiness.ready, readiness.reason))
         self._pings += 1
         self._introductions[self._pings] = gateway
-        gateway.say(wire.Ping(self._pings))
+        gateway.send(Ping(self._pings))
 
-    def heard(self, gateway: Gateway, message: Any) -> None:  # one of FROM_GATEWAY but Hello
+    def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but Hello
         """What a gateway says of workers, of its clients, of what it has done."""
         match message:
-            case wire.Pong(number):
+            case Pong(number):
                 self._pong(gateway, number)
-            case wire.Ask():
+            case CommandRequest():
                 self._content.asked(message, lambda answer: self._answer(gateway, gateway.generation, answer))
-            case wire.Overdue():
+            case RequestOverdue():
                 self._content.overdue(message)
-            case wire.BadReply():
+            case BadReply():
                 self._content.bad_reply(message)
-            case wire.Ended():
-                self._content.link_ended(gateway.place, message)
-            case wire.Suspected() | wire.Lived():
+            case LinkClosed():
+                self._content.on_link_ended(gateway.number, message)
+            case PoisonSuspected() | SuspectCleared():
                 self._content.suspected(message)
             case _:
                 self._has_drained(gateway)
 
-    def gone(self, gateway: Gateway) -> None:
+    def on_exited(self, gateway: GatewayProcess) -> None:
         """It is dead: nothing is to be awaited from it."""
         self._introductions = {key: each for key, each in self._introductions.items() if each is not gateway}
         for number in list(self._barriers):
-            self._arrived(number, gateway.place)
+            self._arrived(number, gateway.number)
         self._has_drained(gateway)
-        if gateway in self.others:
-            self.others.remove(gateway)
-        self._content.gateways_changed()
+        if gateway in self.unseated:
+            self.unseated.remove(gateway)
+        self._content.on_gateways_changed()
 
-    def follow(self, gateway: Gateway) -> None:
+    def respawn(self, gateway: GatewayProcess) -> None:
         """A place is to have a process again: the spare's, if there is one that lives."""
-        spare = self.spare.take() if gateway in self.places else None
+        spare = self.standby.claim() if gateway in self.seats else None
         if spare is None:
             gateway.spawn()
             return
-        self.places[self.places.index(gateway)] = spare
-        spare.inherit(gateway)
-        self._content.gateways_changed()  # the next brain knows it as no spare before it hears the first word
+        self.seats[self.seats.index(gateway)] = spare
+        spare.take_seat_of(gateway)
+        self._content.on_gateways_changed()  # the next brain knows it as no spare before it hears the first word
         spare.configure()
 
-    def _pong(self, gateway: Gateway, number: int) -> None:
+    def _pong(self, gateway: GatewayProcess, number: int) -> None:
         if self._introductions.get(number) is gateway:
             del self._introductions[number]
             gateway.synced = True
-            self._content.gateways_changed()
-        self._arrived(number, gateway.place)
+            self._content.on_gateways_changed()
+        self._arrived(number, gateway.number)
 
     def _arrived(self, number: int, place: int) -> None:
         barrier = self._barriers.get(number)
@@ -351,30 +373,30 @@ class Gateways:
         barrier.timer.cancel()
         barrier.then()
 
-    def _has_drained(self, gateway: Gateway) -> None:
-        self._undrained.discard(gateway.place)
+    def _has_drained(self, gateway: GatewayProcess) -> None:
+        self._undrained.discard(gateway.number)
         if not self._undrained:
             self._drained.set()
 
-    def _answer(self, gateway: Gateway, generation: int, answer: wire.Answer) -> None:
+    def _answer(self, gateway: GatewayProcess, generation: int, answer: CommandReply) -> None:
         if gateway.generation == generation:
-            gateway.say(answer)
+            gateway.send(answer)
 
-    def _look(self) -> None:
-        for gateway in self.everybody():
-            gateway.look(time.monotonic())
-        if self.others:
-            self._content.gateways_changed()  # whether one that comes up serves, it says by its page alone
+    def _check(self) -> None:
+        for gateway in self.processes():
+            gateway.check(time.monotonic())
+        if self.unseated:
+            self._content.on_gateways_changed()  # whether one that comes up serves, it says by its page alone
         self._keep_spare(time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self._check)
 
     def _keep_spare(self, now_s: float) -> None:
         """Start one if there should be one."""
-        all_serve = self._content.is_announced() and all(each.serves for each in self.places)
-        is_due = self.spare.is_due(now_s, is_calm=all_serve and not self._site.stopping())
+        all_serve = self._content.is_announced() and all(each.is_serving for each in self.seats)
+        is_due = self.standby.is_due(now_s, is_steady=all_serve and not self._site.stopping())
         if is_due and (made := self._another()) is not None:
-            self.spare.enlist(made, self._next_generation())
-            self._content.gateways_changed()
+            self.standby.start(made, self._next_generation())
+            self._content.on_gateways_changed()
 
 
 class _Barrier:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmsup.ipc.transport.dataclass_codec import to_json
-from mmsup.supervisor.gpu.inventory import Gpu, Gpus, Held
+from mmsup.supervisor.gpu.inventory import Gpu, GpuProcess, Gpus
 
 
 class _Nvml:
@@ -53,17 +53,17 @@ def _device(nvml: Any, index: int) -> Gpu | None:  # the module, which ships no 
     with contextlib.suppress(nvml.NVMLError):
         kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
         errors = int(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
-    return Gpu(index, uuid, name, total_bytes, free_bytes, errors, tuple(_held(nvml, handle)))
+    return Gpu(index, uuid, name, total_bytes, free_bytes, errors, tuple(_processes(nvml, handle)))
 
 
-def _held(nvml: Any, handle: Any) -> Iterator[Held]:  # the module, and a pointer of its own
+def _processes(nvml: Any, handle: Any) -> Iterator[GpuProcess]:  # the module, and a pointer of its own
     with contextlib.suppress(nvml.NVMLError):
         for each in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
             if each.usedGpuMemory is not None:
-                yield Held(int(each.pid), int(each.usedGpuMemory))
+                yield GpuProcess(int(each.pid), int(each.usedGpuMemory))
 
 
-def _answer(read: Callable[[], Gpus]) -> None:
+def _serve(read: Callable[[], Gpus]) -> None:
     """One line for each line, until whoever asks is gone."""
     for _ in sys.stdin.buffer:
         sys.stdout.buffer.write(to_json(read()) + b"\n")
@@ -71,4 +71,4 @@ def _answer(read: Callable[[], Gpus]) -> None:
 
 
 if __name__ == "__main__":
-    _answer(_Nvml().read)
+    _serve(_Nvml().read)

@@ -13,36 +13,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-FAULTS: Final = 3
+MIN_FAULTS: Final = 3
 PERIOD_S: Final = 600.0
-MODELS: Final = 2
+MIN_MODELS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class GpuFault:
     """One worker that left with a GPU fault. `at_s`: monotonic seconds."""
 
     at_s: float
     model: str
 
 
-def recent(faults: Sequence[Fault], now_s: float) -> tuple[Fault, ...]:
+def recent_faults(faults: Sequence[GpuFault], now_s: float) -> tuple[GpuFault, ...]:
     """Those that still count, oldest first: each model's last ones, so that a loop of one hides no other."""
     fresh = [each for each in faults if each.at_s > now_s - PERIOD_S]
-    kept = [each for place, each in enumerate(fresh) if _later(fresh[place + 1 :], each.model) < FAULTS]
+    kept = [each for place, each in enumerate(fresh) if _count_of(fresh[place + 1 :], each.model) < MIN_FAULTS]
     return tuple(kept)
 
 
-def why(faults: Sequence[Fault], driver_says: str, now_s: float) -> str:
+def cordon_reason(faults: Sequence[GpuFault], driver_says: str, now_s: float) -> str:
     """Why nothing new shall go to a device; empty if it may. `driver_says`: what it counts against the device, if
     anything."""
-    counted = recent(faults, now_s)
+    counted = recent_faults(faults, now_s)
     models = sorted({each.model for each in counted})
-    if len(counted) < FAULTS or (len(models) < MODELS and not driver_says):
+    if len(counted) < MIN_FAULTS or (len(models) < MIN_MODELS and not driver_says):
         return ""
     whose = f"workers of {', '.join(models)}"
     return f"{len(counted)} GPU faults within {PERIOD_S / 60:g} min, of {whose}" + (driver_says and f"; {driver_says}")
 
 
-def _later(faults: Sequence[Fault], model: str) -> int:
+def _count_of(faults: Sequence[GpuFault], model: str) -> int:
     return sum(each.model == model for each in faults)

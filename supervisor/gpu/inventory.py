@@ -12,8 +12,8 @@ from typing import Final
 
 from mmsup.ipc.transport.dataclass_codec import WireError, from_json
 
-Burden = tuple[int, int, int]
-LEAST: Final[Burden] = (0, 0, 0)
+DeviceLoad = tuple[int, int, int]
+NO_LOAD: Final[DeviceLoad] = (0, 0, 0)
 """Of a device that nothing is held against."""
 
 
@@ -23,20 +23,20 @@ class NoGpu(LookupError):  # noqa: N818 - reads as what it says
     code = "load_failed"
 
 
-class SetAside(NoGpu):
+class GpuCordoned(NoGpu):
     """It is here, and nothing new goes there."""
 
     code = "gpu_fault"
 
 
-class NoRoom(NoGpu):
+class NoGpuMemory(NoGpu):
     """It is here, and memory that was to come back has not."""
 
     code = "insufficient_gpu_memory"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class GpuProcess:
     """What one process holds on a device."""
 
     pid: int
@@ -55,7 +55,7 @@ class Gpu:
     free_bytes: int = 0
     memory_errors: int = 0
     """That no code could correct, since the driver was loaded; 0 also where they are not counted."""
-    held: tuple[Held, ...] = ()
+    held: tuple[GpuProcess, ...] = ()
     """By processes that NVML shows us; in a container it may show none."""
 
 
@@ -81,13 +81,13 @@ def parse(line: bytes) -> Gpus:
     return gpus
 
 
-def narrowed(gpus: Gpus, visible: str | None) -> Gpus:
+def visible_gpus(gpus: Gpus, visible: str | None) -> Gpus:
     """Those that the server itself may see, by its own CUDA_VISIBLE_DEVICES and in its order; None is all."""
     if visible is None:
         return gpus
     kept: list[Gpu] = []
     for word in visible.split(","):
-        found = named(gpus, word.strip())
+        found = find_gpu(gpus, word.strip())
         if found is None:
             break  # CUDA's rule: the first name that is no device ends the list
         kept.append(found)
@@ -115,23 +115,23 @@ def candidates(device: str, gpus: Gpus) -> tuple[Gpu, ...]:
 def choose(
     device: str,
     gpus: Gpus,
-    aside: Mapping[str, str] | None = None,
-    burden: Callable[[str], Burden] = lambda _: LEAST,
+    cordoned: Mapping[str, str] | None = None,
+    load_of: Callable[[str], DeviceLoad] = lambda _: NO_LOAD,
 ) -> Gpu:
     """The GPU for a worker on this device: of several the one, by UUID, with the least burden. `aside`: why nothing
     new goes to which UUID. NoGpu if it is not here, SetAside if it is."""
-    found, reasons = candidates(device, gpus), aside or {}
+    found, reasons = candidates(device, gpus), cordoned or {}
     free = [each for each in found if each.uuid not in reasons]
     if not free:
-        raise SetAside("; ".join(f"{title(gpus, each)} is set aside: {reasons[each.uuid]}" for each in found))
-    return min(free, key=lambda each: burden(each.uuid))
+        raise GpuCordoned("; ".join(f"{gpu_label(gpus, each)} is set aside: {reasons[each.uuid]}" for each in found))
+    return min(free, key=lambda each: load_of(each.uuid))
 
 
 def visible_devices(
     device: str,
     gpus: Gpus | None = None,
-    aside: Mapping[str, str] | None = None,
-    burden: Callable[[str], Burden] = lambda _: LEAST,
+    cordoned: Mapping[str, str] | None = None,
+    load_of: Callable[[str], DeviceLoad] = lambda _: NO_LOAD,
 ) -> str:
     """CUDA_VISIBLE_DEVICES of a worker on this device; empty hides all. Raises as `choose`.
 
@@ -140,21 +140,21 @@ def visible_devices(
     if device == "cpu":
         return ""
     if gpus is not None and not device.startswith("MIG-"):
-        return choose(device, gpus, aside, burden).uuid
+        return choose(device, gpus, cordoned, load_of).uuid
     # A part of a card does not stand in the list of cards.
     word = {"cuda": "0"}.get(device, device.removeprefix("cuda:"))
-    if aside and word in aside:
-        raise SetAside(f"{word} is set aside: {aside[word]}")
+    if cordoned and word in cordoned:
+        raise GpuCordoned(f"{word} is set aside: {cordoned[word]}")
     return word
 
 
-def title(gpus: Gpus, gpu: Gpu) -> str:
+def gpu_label(gpus: Gpus, gpu: Gpu) -> str:
     """A device in words: `cuda:1 (NVIDIA H200)`; numbers are those of the server, by which models are bound."""
     place = next((place for place, each in enumerate(gpus.devices) if each.uuid == gpu.uuid), gpu.index)
     return f"cuda:{place} ({gpu.name})"
 
 
-def named(gpus: Gpus, word: str) -> Gpu | None:
+def find_gpu(gpus: Gpus, word: str) -> Gpu | None:
     """By index or UUID, as CUDA_VISIBLE_DEVICES names them."""
     if word.isdecimal():
         return next((each for each in gpus.devices if each.index == int(word)), None)

@@ -18,14 +18,14 @@ from typing import Final
 from mmsup.supervisor.gpu.inventory import Gpu
 
 WAIT_S: Final = 10.0
-KEPT_S: Final = 600.0
+GIVE_UP_S: Final = 600.0
 """Memory that is not back by then will not come, and what was counted before says nothing any more."""
 SLACK_BYTES: Final = 64 << 20
 """What drivers and contexts take and give by themselves beside any one process."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class GpuUsage:
     """What one worker was seen to hold of a device, and what there was in all: free, or held by somebody."""
 
     held_bytes: int = 0
@@ -33,16 +33,16 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class PendingRelease:
     """What a device has to give back after an end. Times are monotonic seconds."""
 
     pid: int
-    claim: Claim
+    usage: GpuUsage
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class GpuSnapshot:
     """A device as it was when NVML was asked."""
 
     gpu: Gpu
@@ -50,42 +50,44 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class AwaitRelease:
     """Not yet: look again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
+class InsufficientMemory:
     """It was waited for in vain."""
 
     need_bytes: int
     free_bytes: int
 
 
-def claim(pid: int, gpu: Gpu, said_bytes: int) -> Claim:
+def usage_of(pid: int, gpu: Gpu, said_bytes: int) -> GpuUsage:
     """Of a worker that lives; `said_bytes`: its own word, which counts where NVML shows nobody."""
     seen = {each.pid: each.held_bytes for each in gpu.held}
-    return Claim(seen.get(pid, said_bytes), gpu.free_bytes + (sum(seen.values()) if seen else said_bytes))
+    return GpuUsage(seen.get(pid, said_bytes), gpu.free_bytes + (sum(seen.values()) if seen else said_bytes))
 
 
-def is_back(debt: Debt, gpu: Gpu) -> bool:
+def is_released(debt: PendingRelease, gpu: Gpu) -> bool:
     """Whether a device, seen after the end, has what the dead one held."""
     living = sum(each.held_bytes for each in gpu.held if each.pid != debt.pid)
-    return gpu.free_bytes + living + SLACK_BYTES >= debt.claim.counted_bytes
+    return gpu.free_bytes + living + SLACK_BYTES >= debt.usage.counted_bytes
 
 
-def is_over(debt: Debt, sight: Sight) -> bool:
+def is_settled(debt: PendingRelease, sight: GpuSnapshot) -> bool:
     """Whether nobody has to look after it any longer."""
-    return debt.at_s <= sight.asked_s and (is_back(debt, sight.gpu) or sight.asked_s > debt.at_s + KEPT_S)
+    return debt.at_s <= sight.asked_s and (is_released(debt, sight.gpu) or sight.asked_s > debt.at_s + GIVE_UP_S)
 
 
-def verdict(need_bytes: int | None, debts: Sequence[Debt], sight: Sight, now_s: float) -> Wait | Short | None:
+def check_memory(
+    need_bytes: int | None, debts: Sequence[PendingRelease], sight: GpuSnapshot, now_s: float
+) -> AwaitRelease | InsufficientMemory | None:
     """What a load has to do that needs so much (None: nobody knows); None: go on."""
     if any(each.at_s > sight.asked_s for each in debts):
-        return Wait()
-    owing = [each for each in debts if not is_back(each, sight.gpu)]
+        return AwaitRelease()
+    owing = [each for each in debts if not is_released(each, sight.gpu)]
     if not owing or (need_bytes is not None and need_bytes <= sight.gpu.free_bytes):
         return None
     if any(now_s < each.at_s + WAIT_S for each in owing):
-        return Wait()
-    return Short(need_bytes, sight.gpu.free_bytes) if need_bytes is not None else None
+        return AwaitRelease()
+    return InsufficientMemory(need_bytes, sight.gpu.free_bytes) if need_bytes is not None else None

@@ -14,20 +14,20 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from mmsup.supervisor.gpu import inventory as gpu
+from mmsup.supervisor.gpu import inventory
 
-FIRST_S: Final = 10.0
+FIRST_LIMIT_S: Final = 10.0
 """The first call to a driver without a persistence daemon wakes the cards: seconds for a full box."""
-ANSWER_S: Final = 3.0
-LEAVE_S: Final = 1.0
-ANSWER_BYTES: Final = 1 << 20
+ANSWER_LIMIT_S: Final = 3.0
+EXIT_LIMIT_S: Final = 1.0
+MAX_ANSWER_BYTES: Final = 1 << 20
 
 
-class Silent(Exception):  # noqa: N818 - reads as what it says
+class NvmlTimeout(Exception):  # noqa: N818 - reads as what it says
     """NVML has not said anything; the text says why."""
 
 
-class Probe:
+class NvmlClient:
     """One helper at a time, for one who asks at a time."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -35,19 +35,19 @@ class Probe:
         self._helper: subprocess.Popen[bytes] | None = None
         self._has_answered = False
 
-    async def ask(self) -> gpu.Gpus:
+    async def query(self) -> inventory.Gpus:
         """What NVML says now; Silent if it does not say it in time."""
-        limit_s = ANSWER_S if self._has_answered else FIRST_S
+        limit_s = ANSWER_LIMIT_S if self._has_answered else FIRST_LIMIT_S
         try:
-            helper = self._started()
+            helper = self._start()
             async with asyncio.timeout(limit_s):
-                answer = gpu.parse(await _exchange(helper))
+                answer = inventory.parse(await _exchange(helper))
         except TimeoutError:
             await self.close()
-            raise Silent(f"NVML did not answer within {limit_s:g} s") from None
+            raise NvmlTimeout(f"NVML did not answer within {limit_s:g} s") from None
         except OSError as error:
             await self.close()
-            raise Silent(f"the GPU helper ended: {error.strerror}") from None
+            raise NvmlTimeout(f"the GPU helper ended: {error.strerror}") from None
         self._has_answered = True
         return answer
 
@@ -66,7 +66,7 @@ class Probe:
         if helper.poll() is not None:
             self._helper = None
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         """The helper; OSError if there can be none."""
         if self._helper is None:
             argv = [sys.executable, "-P", "-m", "mmsup.supervisor.gpu"]
@@ -76,9 +76,9 @@ class Probe:
             )
         elif self._helper.stdin is None or self._helper.stdin.closed:
             if self._helper.poll() is None:
-                raise Silent("the GPU helper hangs in the driver and cannot be killed")
+                raise NvmlTimeout("the GPU helper hangs in the driver and cannot be killed")
             self._helper = None
-            return self._started()
+            return self._start()
         return self._helper
 
 
@@ -88,9 +88,9 @@ async def _exchange(helper: subprocess.Popen[bytes]) -> bytes:
     assert helper.stdout is not None, "its output is a pipe"
     helper.stdin.write(b"\n")
     line = b""
-    while not line.endswith(b"\n") and len(line) < ANSWER_BYTES:
+    while not line.endswith(b"\n") and len(line) < MAX_ANSWER_BYTES:
         await _readable(helper.stdout.fileno())
-        piece = os.read(helper.stdout.fileno(), ANSWER_BYTES)
+        piece = os.read(helper.stdout.fileno(), MAX_ANSWER_BYTES)
         if not piece:
             raise BrokenPipeError(0, "it closed its output")
         line += piece
@@ -101,7 +101,7 @@ async def _wait(helper: subprocess.Popen[bytes]) -> None:
     pidfd = os.pidfd_open(helper.pid)
     try:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
+            async with asyncio.timeout(EXIT_LIMIT_S):
                 await _readable(pidfd)
     finally:
         os.close(pidfd)

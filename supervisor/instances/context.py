@@ -11,22 +11,22 @@ from mmsup.ipc.paths import worker_socket
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
-from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.observability.model_output import Logbook
-from mmsup.supervisor.processes.child_process import Life
-from mmsup.supervisor.processes.cleanup import Graves
-from mmsup.supervisor.processes.launch_spec import Place
+from mmsup.supervisor.observability.event_log import EventLog
+from mmsup.supervisor.observability.model_output import ModelOutput
+from mmsup.supervisor.processes.child_process import ChildProcess
+from mmsup.supervisor.processes.cleanup import Cleanup
+from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instances.instance import Instance
-    from mmsup.supervisor.postmortem.collector import Forensics
+    from mmsup.supervisor.postmortem.collector import CrashCollector
 
-LifeKey = tuple[int, int]
+WorkerId = tuple[int, int]
 """Instance and generation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class WorkerEndpoint:
     """A life that gateways may route to."""
 
     instance: int
@@ -34,16 +34,16 @@ class Serving:
     address: str
     spec: ModelSpec
     metadata: Metadata
-    life: Life
+    process: ChildProcess
 
     @property
-    def key(self) -> LifeKey:
+    def worker_id(self) -> WorkerId:
         """Instance and generation."""
         return self.instance, self.generation
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class WorkerFailure:
     """What gateways answer to the callers of a life that ended, or is about to."""
 
     code: str
@@ -53,84 +53,84 @@ class Judgement:
     """It is about a load that failed; `code` and `text` are then for whoever asked for the load."""
 
 
-class Fronts(Protocol):
+class WorkerRouting(Protocol):
     """The gateways, as the instances see them."""
 
-    def link(self, serving: Serving) -> None:
+    def link(self, serving: WorkerEndpoint) -> None:
         """Route to this life."""
         ...
 
-    def unlink(self, key: LifeKey) -> None:
+    def unlink(self, key: WorkerId) -> None:
         """Route nothing more to it."""
         ...
 
-    def condemn(self, key: LifeKey, judgement: Judgement) -> None:
+    def condemn(self, key: WorkerId, judgement: WorkerFailure) -> None:
         """It is about to be killed."""
         ...
 
-    def buried(self, key: LifeKey, judgement: Judgement) -> None:
+    def verdict(self, key: WorkerId, judgement: WorkerFailure) -> None:
         """It is dead, and this is why."""
         ...
 
-    def barrier(self, limit_s: float, then: Callable[[], None]) -> None:
+    def barrier(self, limit_s: float, on_done: Callable[[], None]) -> None:
         """Call `then` once, when all gateways have done what was said so far, or after the limit."""
         ...
 
 
-class Placement(Protocol):
+class DevicePlacement(Protocol):
     """The GPUs, as the instances see them."""
 
-    def holds(self, instance: Instance) -> bool:
+    def must_wait(self, instance: Instance) -> bool:
         """Whether its load has to wait for memory of one."""
         ...
 
-    def place(self, instance: Instance) -> str:
+    def assign(self, instance: Instance) -> str:
         """CUDA_VISIBLE_DEVICES for it; gpu.NoGpu if that cannot be had now."""
         ...
 
-    def serves(self, instance: Instance) -> None:
+    def on_ready(self, instance: Instance) -> None:
         """It is ready."""
         ...
 
-    def faulted(self, instance: Instance) -> None:
+    def on_fault(self, instance: Instance) -> None:
         """It left with a GPU fault."""
         ...
 
-    def ended(self, instance: Instance) -> None:
+    def on_exit(self, instance: Instance) -> None:
         """Its process is gone."""
         ...
 
 
-class KeeperSays(Protocol):
+class KeeperSender(Protocol):
     """The keeper, as everybody sees it."""
 
-    def say(self, message: object, descriptors: Sequence[int] = ()) -> None:
+    def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send one message of TO_KEEPER."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class InstanceContext:
     """One per brain."""
 
     settings: Settings
-    place: Place
-    keeper: KeeperSays
-    gateways: Fronts
+    launch_environment: LaunchEnvironment
+    keeper: KeeperSender
+    gateways: WorkerRouting
     cgroups: CgroupBackend
-    journal: Journal
-    logbook: Callable[[str], Logbook]
-    graves: Graves
-    forensics: Forensics
-    devices: Placement
+    event_log: EventLog
+    model_output: Callable[[str], ModelOutput]
+    cleanup: Cleanup
+    crash_collector: CrashCollector
+    devices: DevicePlacement
     rng: random.Random
-    changed: Callable[[Instance], None]
+    on_change: Callable[[Instance], None]
     """Something about it is not as it was; looked at once this turn of the loop is over."""
-    progress: Callable[[Instance, str], None]
+    on_progress: Callable[[Instance, str], None]
     """How far its load is, in words."""
-    ready: Callable[[Instance], None]
+    on_ready: Callable[[Instance], None]
     """It serves; whether it is linked depends on whose content is in force."""
 
-    def link_address(self, key: LifeKey) -> str:
+    def zeromq_address(self, key: WorkerId) -> str:
         """Where a life binds its ZeroMQ socket; empty if requests come over pairs."""
         return worker_socket(self.settings.runtime_dir, *key) if self.settings.link == "zeromq" else ""

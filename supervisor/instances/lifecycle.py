@@ -29,40 +29,40 @@ from typing import Any, Final
 
 from mmsup.supervisor.instances.lifecycle_events import (
     Action,
-    Admitted,
     AnnounceReady,
-    AskAdmission,
     BecameReady,
     CancelRetry,
     Condemn,
-    Crashing,
-    Distrusted,
-    Drain,
-    EndTimedOut,
+    CrashReported,
     Event,
-    Exited,
+    ExitOverdue,
     ExpectExit,
     Finish,
-    Hung,
+    HangDetected,
+    InstanceState,
     Kill,
-    LoadFailed,
+    LoadAdmitted,
+    LoadProgressed,
+    LoadReportedFailed,
     LoadTimedOut,
-    NoteGivenUp,
-    NoteLoadFailure,
-    NoteUnkillable,
     OutOfMemory,
+    ProcessExited,
+    ProcessStarted,
+    ProtocolViolated,
+    QueueLoad,
+    RecordGivenUp,
+    RecordLoadFailure,
+    RecordUnkillable,
     RetryDue,
     ScheduleRetry,
     Situation,
-    Spawn,
-    Spawned,
-    SpawnFailed,
-    Staged,
-    State,
+    StartDrain,
+    StartFailed,
+    StartProcess,
+    StopRouting,
     Unkillable,
     WantDown,
     WantUp,
-    Withdraw,
 )
 from mmsup.supervisor.processes.backoff import PROBE_AFTER_S, GiveUp, Retry
 
@@ -74,12 +74,12 @@ class InvalidTransition(AssertionError):  # noqa: N818 - the name that the desig
     """A cell that nobody wrote: a bug of ours."""
 
 
-def step(situation: Situation, event: Event, who: str = "?", story: Sequence[str] = ()) -> Step:
+def step(situation: Situation, event: Event, name: str = "?", history: Sequence[str] = ()) -> Step:
     """What an event makes of a situation, and what is to be done, in this order."""
     handler = TABLE.get((situation.state, type(event)))
     if handler is None:
-        told = "; ".join(story) or "none"
-        raise InvalidTransition(f"instance {who}: {type(event).__name__} in {situation.state}; its story: {told}")
+        told = "; ".join(history) or "none"
+        raise InvalidTransition(f"instance {name}: {type(event).__name__} in {situation.state}; its story: {told}")
     return handler(situation, event)
 
 
@@ -98,212 +98,218 @@ def _want_down(situation: Situation, _event: WantDown) -> Step:
     return replace(situation, wanted=False), []
 
 
-def _queue(situation: Situation, _event: WantUp | RetryDue) -> Step:
-    if situation.wanted and situation.state is State.ABSENT:
+def _queue_load(situation: Situation, _event: WantUp | RetryDue) -> Step:
+    if situation.wanted and situation.state is InstanceState.ABSENT:
         return situation, []
-    return Situation(wanted=True, state=State.ABSENT), [AskAdmission()]
+    return Situation(wanted=True, state=InstanceState.ABSENT), [QueueLoad()]
 
 
-def _finish(_situation: Situation, _event: Event) -> Step:
-    return Situation(wanted=False, state=State.STOPPED), [Finish()]
+def _finish_now(_situation: Situation, _event: Event) -> Step:
+    return Situation(wanted=False, state=InstanceState.STOPPED), [Finish()]
 
 
 def _cancel(_situation: Situation, _event: WantDown) -> Step:
-    return Situation(wanted=False, state=State.STOPPED), [CancelRetry(), Finish()]
+    return Situation(wanted=False, state=InstanceState.STOPPED), [CancelRetry(), Finish()]
 
 
-def _spawn(situation: Situation, _event: Admitted) -> Step:
+def _start(situation: Situation, _event: LoadAdmitted) -> Step:
     if not situation.wanted:
         return situation, []
-    return replace(situation, state=State.STARTING), [Spawn()]
+    return replace(situation, state=InstanceState.STARTING), [StartProcess()]
 
 
-def _stage(situation: Situation, event: Staged) -> Step:
-    return replace(situation, state=State.WARMING if event.warming else State.LOADING), []
+def _progress(situation: Situation, event: LoadProgressed) -> Step:
+    return replace(situation, state=InstanceState.WARMING if event.warming else InstanceState.LOADING), []
 
 
 def _serve(situation: Situation, _event: BecameReady) -> Step:
-    return replace(situation, state=State.READY), [AnnounceReady()]
+    return replace(situation, state=InstanceState.READY), [AnnounceReady()]
 
 
-def _leave_failed(situation: Situation, event: LoadFailed) -> Step:
-    return replace(situation, state=State.STOPPING), [NoteLoadFailure(event.code, event.text), ExpectExit()]
+def _await_failed_exit(situation: Situation, event: LoadReportedFailed) -> Step:
+    return replace(situation, state=InstanceState.STOPPING), [RecordLoadFailure(event.code, event.text), ExpectExit()]
 
 
-def _await_crash(situation: Situation, _event: Crashing) -> Step:
-    return replace(situation, state=State.STOPPING), [ExpectExit()]
+def _await_crash_exit(situation: Situation, _event: CrashReported) -> Step:
+    return replace(situation, state=InstanceState.STOPPING), [ExpectExit()]
 
 
-def _condemn_crash(situation: Situation, event: Crashing) -> Step:
+def _condemn_crash(situation: Situation, event: CrashReported) -> Step:
     # No kill: it would overwrite the true signal, and cut faulthandler off in mid-sentence.
-    return replace(situation, state=State.STOPPING), [Condemn(event.code, event.text), ExpectExit()]
+    return replace(situation, state=InstanceState.STOPPING), [Condemn(event.code, event.text), ExpectExit()]
 
 
-def _drop(_situation: Situation, _event: WantDown) -> Step:
-    return Situation(wanted=False, state=State.STOPPING), [Kill()]
+def _kill_unwanted(_situation: Situation, _event: WantDown) -> Step:
+    return Situation(wanted=False, state=InstanceState.STOPPING), [Kill()]
 
 
 def _kill(situation: Situation, _event: Event) -> Step:
     return situation, [Kill()]
 
 
-def _fail_late(situation: Situation, event: LoadTimedOut) -> Step:
-    return replace(situation, state=State.STOPPING), [NoteLoadFailure("load_timeout", event.text), Kill()]
+def _fail_load_timeout(situation: Situation, event: LoadTimedOut) -> Step:
+    return replace(situation, state=InstanceState.STOPPING), [RecordLoadFailure("load_timeout", event.text), Kill()]
 
 
-def _fail_loading(situation: Situation, event: Distrusted) -> Step:
-    return replace(situation, state=State.STOPPING), [NoteLoadFailure("load_failed", event.text), Kill()]
+def _fail_protocol(situation: Situation, event: ProtocolViolated) -> Step:
+    return replace(situation, state=InstanceState.STOPPING), [RecordLoadFailure("load_failed", event.text), Kill()]
 
 
-def _condemn_hung(situation: Situation, event: Hung) -> Step:
-    return replace(situation, state=State.STOPPING), [Condemn("worker_hung", event.text), Kill()]
+def _condemn_hung(situation: Situation, event: HangDetected) -> Step:
+    return replace(situation, state=InstanceState.STOPPING), [Condemn("worker_hung", event.text), Kill()]
 
 
-def _condemn_false(situation: Situation, event: Distrusted | LoadFailed) -> Step:
-    return replace(situation, state=State.STOPPING), [Condemn("bad_worker_reply", event.text), Kill()]
+def _condemn_protocol(situation: Situation, event: ProtocolViolated | LoadReportedFailed) -> Step:
+    return replace(situation, state=InstanceState.STOPPING), [Condemn("bad_worker_reply", event.text), Kill()]
 
 
-def _fail_unfit(situation: Situation, event: OutOfMemory) -> Step:
-    return replace(situation, state=State.STOPPING), [NoteLoadFailure("does_not_fit", event.text), Kill()]
+def _fail_memory(situation: Situation, event: OutOfMemory) -> Step:
+    return replace(situation, state=InstanceState.STOPPING), [RecordLoadFailure("does_not_fit", event.text), Kill()]
 
 
-def _condemn_unfit(situation: Situation, event: OutOfMemory) -> Step:
+def _condemn_memory(situation: Situation, event: OutOfMemory) -> Step:
     # Killed also if it lives: the kernel takes the largest, and a worker whose child is gone is half dead.
-    return replace(situation, state=State.STOPPING), [Condemn("worker_oom", event.text), Kill()]
+    return replace(situation, state=InstanceState.STOPPING), [Condemn("worker_oom", event.text), Kill()]
 
 
-def _condemn_late(situation: Situation, _event: EndTimedOut) -> Step:
+def _condemn_slow_drain(situation: Situation, _event: ExitOverdue) -> Step:
     text = "it did not finish in the time given to drain"
-    return replace(situation, state=State.STOPPING), [Condemn("worker_hung", text), Kill()]
+    return replace(situation, state=InstanceState.STOPPING), [Condemn("worker_hung", text), Kill()]
 
 
-def _quarantine(situation: Situation, _event: Unkillable) -> Step:
+def _mark_unkillable(situation: Situation, _event: Unkillable) -> Step:
     # Killed again: nobody knows what a signal met that did not end it.
-    return replace(situation, state=State.QUARANTINED), [NoteUnkillable(), Kill()]
+    return replace(situation, state=InstanceState.QUARANTINED), [RecordUnkillable(), Kill()]
 
 
 def _drain(_situation: Situation, _event: WantDown) -> Step:
-    return Situation(wanted=False, state=State.DRAINING), [Withdraw(), Drain()]
+    return Situation(wanted=False, state=InstanceState.DRAINING), [StopRouting(), StartDrain()]
 
 
-def _ended(situation: Situation, event: Exited | SpawnFailed) -> Step:
+def _ended(situation: Situation, event: ProcessExited | StartFailed) -> Step:
     if not situation.wanted:
-        return _finish(situation, event)
+        return _finish_now(situation, event)
     match event.next:
         case Retry(after_s):
-            return replace(situation, state=State.BACKOFF), [ScheduleRetry(after_s, probe=False)]
+            return replace(situation, state=InstanceState.BACKOFF), [ScheduleRetry(after_s, probe=False)]
         case GiveUp(code, reason):
-            actions: list[Action] = [NoteGivenUp(code, reason), ScheduleRetry(PROBE_AFTER_S, probe=True)]
-            return replace(situation, state=State.FAILED), actions
+            actions: list[Action] = [RecordGivenUp(code, reason), ScheduleRetry(PROBE_AFTER_S, probe=True)]
+            return replace(situation, state=InstanceState.FAILED), actions
 
 
-def _drained(situation: Situation, event: Exited) -> Step:
+def _drained(situation: Situation, event: ProcessExited) -> Step:
     """An orderly end is nobody's fault: if it is wanted again, the next one follows at once."""
     if not situation.wanted:
-        return _finish(situation, event)
-    return Situation(wanted=True, state=State.ABSENT), [AskAdmission()]
+        return _finish_now(situation, event)
+    return Situation(wanted=True, state=InstanceState.ABSENT), [QueueLoad()]
 
 
-_COMING_UP: Final[dict[type[Any], Handler]] = {
+_STARTING_UP: Final[dict[type[Any], Handler]] = {
     WantUp: _want_up,
-    WantDown: _drop,
-    Admitted: _ignore,
-    Spawned: _ignore,
-    SpawnFailed: _ended,
-    Staged: _stage,
+    WantDown: _kill_unwanted,
+    LoadAdmitted: _ignore,
+    ProcessStarted: _ignore,
+    StartFailed: _ended,
+    LoadProgressed: _progress,
     BecameReady: _serve,
-    LoadFailed: _leave_failed,
-    Crashing: _await_crash,
-    Exited: _ended,
-    Hung: _ignore,
-    LoadTimedOut: _fail_late,
-    Distrusted: _fail_loading,
-    OutOfMemory: _fail_unfit,
-    EndTimedOut: _ignore,
+    LoadReportedFailed: _await_failed_exit,
+    CrashReported: _await_crash_exit,
+    ProcessExited: _ended,
+    HangDetected: _ignore,
+    LoadTimedOut: _fail_load_timeout,
+    ProtocolViolated: _fail_protocol,
+    OutOfMemory: _fail_memory,
+    ExitOverdue: _ignore,
     Unkillable: _ignore,
     RetryDue: _ignore,
 }
 _WAITING: Final[dict[type[Any], Handler]] = {
     WantUp: _want_up,
     WantDown: _cancel,
-    Admitted: _ignore,
-    Spawned: _ignore,
-    SpawnFailed: _ignore,
-    Staged: _ignore,
+    LoadAdmitted: _ignore,
+    ProcessStarted: _ignore,
+    StartFailed: _ignore,
+    LoadProgressed: _ignore,
     BecameReady: _ignore,
-    LoadFailed: _ignore,
-    Crashing: _ignore,
-    Exited: _ignore,
-    Hung: _ignore,
+    LoadReportedFailed: _ignore,
+    CrashReported: _ignore,
+    ProcessExited: _ignore,
+    HangDetected: _ignore,
     LoadTimedOut: _ignore,
-    Distrusted: _ignore,
+    ProtocolViolated: _ignore,
     OutOfMemory: _ignore,
-    EndTimedOut: _ignore,
+    ExitOverdue: _ignore,
     Unkillable: _ignore,
-    RetryDue: _queue,
+    RetryDue: _queue_load,
 }
 _STOPPING: Final[dict[type[Any], Handler]] = {
     WantUp: _want_up,
     WantDown: _want_down,
-    Admitted: _ignore,
-    Spawned: _kill,  # it was to end before the keeper had started it
-    SpawnFailed: _ended,
-    Staged: _ignore,
+    LoadAdmitted: _ignore,
+    ProcessStarted: _kill,  # it was to end before the keeper had started it
+    StartFailed: _ended,
+    LoadProgressed: _ignore,
     BecameReady: _ignore,
-    LoadFailed: _ignore,
-    Crashing: _ignore,
-    Exited: _ended,
-    Hung: _ignore,
+    LoadReportedFailed: _ignore,
+    CrashReported: _ignore,
+    ProcessExited: _ended,
+    HangDetected: _ignore,
     LoadTimedOut: _ignore,
-    Distrusted: _ignore,
+    ProtocolViolated: _ignore,
     OutOfMemory: _kill,
-    EndTimedOut: _kill,
-    Unkillable: _quarantine,
+    ExitOverdue: _kill,
+    Unkillable: _mark_unkillable,
     RetryDue: _ignore,
 }
-_ROWS: Final[dict[State, dict[type[Any], Handler]]] = {
-    State.ABSENT: {**_WAITING, WantUp: _queue, WantDown: _finish, Admitted: _spawn, RetryDue: _ignore},
-    State.STARTING: _COMING_UP,
-    State.LOADING: _COMING_UP,
-    State.WARMING: _COMING_UP,
-    State.READY: {
-        **_COMING_UP,
-        WantDown: _drain,
-        SpawnFailed: _ignore,
-        Staged: _ignore,
-        BecameReady: _ignore,
-        LoadFailed: _condemn_false,
-        Crashing: _condemn_crash,
-        Hung: _condemn_hung,
-        LoadTimedOut: _ignore,
-        Distrusted: _condemn_false,
-        OutOfMemory: _condemn_unfit,
+_ROWS: Final[dict[InstanceState, dict[type[Any], Handler]]] = {
+    InstanceState.ABSENT: {
+        **_WAITING,
+        WantUp: _queue_load,
+        WantDown: _finish_now,
+        LoadAdmitted: _start,
+        RetryDue: _ignore,
     },
-    State.DRAINING: {
+    InstanceState.STARTING: _STARTING_UP,
+    InstanceState.LOADING: _STARTING_UP,
+    InstanceState.WARMING: _STARTING_UP,
+    InstanceState.READY: {
+        **_STARTING_UP,
+        WantDown: _drain,
+        StartFailed: _ignore,
+        LoadProgressed: _ignore,
+        BecameReady: _ignore,
+        LoadReportedFailed: _condemn_protocol,
+        CrashReported: _condemn_crash,
+        HangDetected: _condemn_hung,
+        LoadTimedOut: _ignore,
+        ProtocolViolated: _condemn_protocol,
+        OutOfMemory: _condemn_memory,
+    },
+    InstanceState.DRAINING: {
         WantUp: _want_up,
         WantDown: _want_down,
-        Admitted: _ignore,
-        Spawned: _ignore,
-        SpawnFailed: _ignore,
-        Staged: _ignore,
+        LoadAdmitted: _ignore,
+        ProcessStarted: _ignore,
+        StartFailed: _ignore,
+        LoadProgressed: _ignore,
         BecameReady: _ignore,
-        LoadFailed: _condemn_false,
-        Crashing: _condemn_crash,
-        Exited: _drained,
-        Hung: _condemn_hung,
+        LoadReportedFailed: _condemn_protocol,
+        CrashReported: _condemn_crash,
+        ProcessExited: _drained,
+        HangDetected: _condemn_hung,
         LoadTimedOut: _ignore,
-        Distrusted: _ignore,  # a worker that leaves closes its channel before the kernel reports its exit
-        OutOfMemory: _condemn_unfit,
-        EndTimedOut: _condemn_late,
+        ProtocolViolated: _ignore,  # a worker that leaves closes its channel before the kernel reports its exit
+        OutOfMemory: _condemn_memory,
+        ExitOverdue: _condemn_slow_drain,
         Unkillable: _ignore,
         RetryDue: _ignore,
     },
-    State.STOPPING: _STOPPING,
-    State.QUARANTINED: {**_STOPPING, Unkillable: _kill},
-    State.BACKOFF: _WAITING,
-    State.FAILED: _WAITING,
-    State.STOPPED: {**_WAITING, WantUp: _queue, WantDown: _want_down, RetryDue: _ignore},
+    InstanceState.STOPPING: _STOPPING,
+    InstanceState.QUARANTINED: {**_STOPPING, Unkillable: _kill},
+    InstanceState.BACKOFF: _WAITING,
+    InstanceState.FAILED: _WAITING,
+    InstanceState.STOPPED: {**_WAITING, WantUp: _queue_load, WantDown: _want_down, RetryDue: _ignore},
 }
-TABLE: Final[dict[tuple[State, type[Any]], Handler]] = {
+TABLE: Final[dict[tuple[InstanceState, type[Any]], Handler]] = {
     (state, event): handler for state, row in _ROWS.items() for event, handler in row.items()
 }

@@ -9,10 +9,10 @@ import enum
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.supervisor.processes.backoff import Next
+from mmsup.supervisor.processes.backoff import NextTry
 
 
-class State(enum.StrEnum):
+class InstanceState(enum.StrEnum):
     """What is true of an instance."""
 
     ABSENT = "absent"
@@ -28,8 +28,13 @@ class State(enum.StrEnum):
     STOPPED = "stopped"
 
 
-COMING_UP: Final = frozenset({State.STARTING, State.LOADING, State.WARMING})
-ALIVE: Final = COMING_UP | {State.READY, State.DRAINING, State.STOPPING, State.QUARANTINED}
+STARTING_UP: Final = frozenset({InstanceState.STARTING, InstanceState.LOADING, InstanceState.WARMING})
+ALIVE: Final = STARTING_UP | {
+    InstanceState.READY,
+    InstanceState.DRAINING,
+    InstanceState.STOPPING,
+    InstanceState.QUARANTINED,
+}
 """States in which there is a process."""
 
 
@@ -38,7 +43,7 @@ class Situation:
     """What is wanted of an instance, and what is true."""
 
     wanted: bool = False
-    state: State = State.ABSENT
+    state: InstanceState = InstanceState.ABSENT
 
 
 # Events.
@@ -55,24 +60,24 @@ class WantDown:
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class LoadAdmitted:
     """Its turn among the loads has come."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spawned:
+class ProcessStarted:
     """The keeper has started the process."""
 
 
 @dataclass(frozen=True, slots=True)
-class SpawnFailed:
+class StartFailed:
     """The keeper could not; `next` is restart.py's decision."""
 
-    next: Next
+    next: NextTry
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class LoadProgressed:
     """The worker says how far its load is."""
 
     warming: bool
@@ -84,7 +89,7 @@ class BecameReady:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadFailed:
+class LoadReportedFailed:
     """The worker says why its model cannot be loaded; it is about to leave."""
 
     code: str
@@ -92,7 +97,7 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Crashing:
+class CrashReported:
     """Its crash pipe spoke: the exit follows as soon as the kernel has torn it down."""
 
     code: str
@@ -100,14 +105,14 @@ class Crashing:
 
 
 @dataclass(frozen=True, slots=True)
-class Exited:
+class ProcessExited:
     """It is dead and reaped; `next` is restart.py's decision, should it be wanted."""
 
-    next: Next
+    next: NextTry
 
 
 @dataclass(frozen=True, slots=True)
-class Hung:
+class HangDetected:
     """health.py's verdict on a worker that serves."""
 
     text: str
@@ -121,7 +126,7 @@ class LoadTimedOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Distrusted:
+class ProtocolViolated:
     """It broke the protocol, or closed its channel."""
 
     text: str
@@ -135,7 +140,7 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class EndTimedOut:
+class ExitOverdue:
     """It should have left by now."""
 
 
@@ -152,19 +157,19 @@ class RetryDue:
 Event = (
     WantUp
     | WantDown
-    | Admitted
-    | Spawned
-    | SpawnFailed
-    | Staged
+    | LoadAdmitted
+    | ProcessStarted
+    | StartFailed
+    | LoadProgressed
     | BecameReady
-    | LoadFailed
-    | Crashing
-    | Exited
-    | Hung
+    | LoadReportedFailed
+    | CrashReported
+    | ProcessExited
+    | HangDetected
     | LoadTimedOut
-    | Distrusted
+    | ProtocolViolated
     | OutOfMemory
-    | EndTimedOut
+    | ExitOverdue
     | Unkillable
     | RetryDue
 )
@@ -175,12 +180,12 @@ EVENTS: Final[tuple[type[Any], ...]] = Event.__args__  # the union's own list
 
 
 @dataclass(frozen=True, slots=True)
-class AskAdmission:
+class QueueLoad:
     """Stand in the queue of loads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spawn:
+class StartProcess:
     """Start a process: the next generation."""
 
 
@@ -190,7 +195,7 @@ class AnnounceReady:
 
 
 @dataclass(frozen=True, slots=True)
-class NoteLoadFailure:
+class RecordLoadFailure:
     """Write down why the load failed."""
 
     code: str
@@ -198,12 +203,12 @@ class NoteLoadFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
+class StopRouting:
     """Let the gateways route nothing more to it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class StartDrain:
     """When the gateways have heard: tell the worker to finish and leave."""
 
 
@@ -226,7 +231,7 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
-class NoteUnkillable:
+class RecordUnkillable:
     """Write down that nothing waits for it any more."""
 
 
@@ -244,7 +249,7 @@ class CancelRetry:
 
 
 @dataclass(frozen=True, slots=True)
-class NoteGivenUp:
+class RecordGivenUp:
     """Write down why there will be probes only."""
 
     code: str
@@ -257,18 +262,18 @@ class Finish:
 
 
 Action = (
-    AskAdmission
-    | Spawn
+    QueueLoad
+    | StartProcess
     | AnnounceReady
-    | NoteLoadFailure
-    | Withdraw
-    | Drain
+    | RecordLoadFailure
+    | StopRouting
+    | StartDrain
     | Condemn
     | ExpectExit
     | Kill
-    | NoteUnkillable
+    | RecordUnkillable
     | ScheduleRetry
     | CancelRetry
-    | NoteGivenUp
+    | RecordGivenUp
     | Finish
 )

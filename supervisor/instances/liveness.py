@@ -17,20 +17,20 @@ from typing import Final
 
 from mmsup.ipc.memory.status_page import Activity, Progress
 
-BEAT_S: Final = 0.5
+HEARTBEAT_S: Final = 0.5
 """At least so often does an idle worker's loop come round."""
-STALE_BEATS: Final = 2
+MISSED_HEARTBEATS: Final = 2
 """Beats that may be missed beyond the hang limit: a busy machine wakes nobody on time."""
 NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LivenessLimits:
     """What one life is allowed. Times are monotonic."""
 
     hang_s: float
     load_s: float
-    began_ns: int
+    spawned_ns: int
     """When it was spawned."""
 
 
@@ -58,26 +58,26 @@ class LoadTimeout:
     reason: str
 
 
-Verdict = Alive | Slow | Hung | LoadTimeout
+Liveness = Alive | Slow | Hung | LoadTimeout
 
 
-class Times:
+class PageTimes:
     """Of one page, as far as they can be believed. Kept from one reading to the next."""
 
     def __init__(self) -> None:
         self._first_ns: dict[int, int] = {}
         """A time that lay in the future, and when that was seen; as long as the page says it."""
 
-    def believed(self, progress: Progress, now_ns: int) -> Progress:
+    def corrected(self, progress: Progress, now_ns: int) -> Progress:
         """The reading with times that have been."""
         first = self._first_ns
-        said = (progress.since_ns, progress.beat_ns)
+        said = (progress.since_ns, progress.heartbeat_ns)
         self._first_ns = {each: first.get(each, now_ns) for each in said if each > now_ns or each in first}
         since_ns, beat_ns = (self._first_ns.get(each, each) for each in said)
-        return replace(progress, since_ns=since_ns, beat_ns=beat_ns)
+        return replace(progress, since_ns=since_ns, heartbeat_ns=beat_ns)
 
 
-def judge(progress: Progress, limits: Limits, oldest_pending_s: float | None, now_ns: int) -> Verdict:
+def judge(progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int) -> Liveness:
     """The verdict now. `oldest_pending_s`: age of a request at which a gateway has heard nothing since, if any."""
     match progress.activity:
         case Activity.STARTING | Activity.LOADING | Activity.WARMING:
@@ -93,29 +93,29 @@ def judge(progress: Progress, limits: Limits, oldest_pending_s: float | None, no
     return Alive() if oldest_pending_s is None else Slow()
 
 
-def look_ns(progress: Progress, limits: Limits, now_ns: int) -> int:
+def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int) -> int:
     """The first time at which `judge` could say something else, if nobody but the worker moves."""
     match progress.activity:
         case Activity.STARTING | Activity.LOADING | Activity.WARMING:
             # It may be through at any moment, and then hang: the serving limit counts from now.
-            return min(limits.began_ns + round(limits.load_s * NS), now_ns + round(limits.hang_s * NS)) + 1
+            return min(limits.spawned_ns + round(limits.load_s * NS), now_ns + round(limits.hang_s * NS)) + 1
         case Activity.BUSY:
             return progress.since_ns + round(limits.hang_s * NS) + 1
         case Activity.IDLE | Activity.STANDBY:
-            return min(progress.beat_ns + _stale_ns(limits), now_ns + round(limits.hang_s * NS)) + 1
+            return min(progress.heartbeat_ns + _stale_ns(limits), now_ns + round(limits.hang_s * NS)) + 1
         case Activity.STOPPING:
             return now_ns + round(limits.hang_s * NS)
 
 
-def _judge_load(progress: Progress, limits: Limits, now_ns: int) -> Verdict:
-    if now_ns - limits.began_ns > limits.load_s * NS:
+def _judge_load(progress: Progress, limits: LivenessLimits, now_ns: int) -> Liveness:
+    if now_ns - limits.spawned_ns > limits.load_s * NS:
         doing = progress.activity.name.lower()
         return LoadTimeout(f"still {doing} after {limits.load_s:g} s, the load timeout")
     return Alive()
 
 
-def _judge_idle(progress: Progress, limits: Limits, oldest_pending_s: float | None, now_ns: int) -> Verdict:
-    silent_ns = now_ns - progress.beat_ns
+def _judge_idle(progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int) -> Liveness:
+    silent_ns = now_ns - progress.heartbeat_ns
     if silent_ns > _stale_ns(limits):
         return Hung(f"its idle loop has not come round for {silent_ns / NS:.1f} s")
     if oldest_pending_s is None:
@@ -125,5 +125,5 @@ def _judge_idle(progress: Progress, limits: Limits, oldest_pending_s: float | No
     return Slow()
 
 
-def _stale_ns(limits: Limits) -> int:
-    return round((limits.hang_s + STALE_BEATS * BEAT_S) * NS)
+def _stale_ns(limits: LivenessLimits) -> int:
+    return round((limits.hang_s + MISSED_HEARTBEATS * HEARTBEAT_S) * NS)

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from mmsup.supervisor.instances.lifecycle_events import State
+from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.postmortem.memory_history import EVERY_S
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.processes import usage
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instances.instance import Instance
 
 
-class Sampler:
+class MemorySampler:
     """Over all instances, from `start` to `close`."""
 
     def __init__(self, instances: Callable[[], Iterable[Instance]], look: Callable[[Instance], None]) -> None:
@@ -39,13 +39,13 @@ class Sampler:
 
 def sample(instance: Instance) -> None:
     """One look at one worker, if it lives: a small file of the kernel's, and once what it held first."""
-    tenure = instance.tenure
-    if tenure is None or tenure.life is None or tenure.life.dead:
+    tenure = instance.worker
+    if tenure is None or tenure.process is None or tenure.process.is_dead:
         return
     used = tenure.group.usage_bytes()
     if used is None:
-        used = memory.resident_bytes(tenure.life.pid)
+        used = usage.resident_bytes(tenure.process.pid)
     if used is not None:
-        tenure.curve.add(time.monotonic(), used, tenure.life.progress().device_bytes)
-    if not tenure.first_bytes and instance.state is State.READY:
-        tenure.first_bytes = memory.footprint_bytes(tenure.group, tenure.life.pid) or 0
+        tenure.memory_history.add(time.monotonic(), used, tenure.process.progress().device_bytes)
+    if not tenure.initial_bytes and instance.state is InstanceState.READY:
+        tenure.initial_bytes = usage.footprint_bytes(tenure.group, tenure.process.pid) or 0

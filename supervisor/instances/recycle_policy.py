@@ -14,19 +14,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-GROWTH: Final = 1.1
-FILES_SHARE: Final = 0.75
+MIN_GROWTH: Final = 1.1
+FILES_FRACTION: Final = 0.75
 REFUSALS: Final = 5
 PERIOD_S: Final = 300.0
 """Also the least time between two replacements for refusals: a client whose requests never fit brings about no more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class WorkerUsage:
     """What one worker holds. 0: not known, or not looked at."""
 
     memory_bytes: int = 0
-    first_bytes: int = 0
+    initial_bytes: int = 0
     """When it was looked at for the first time."""
     files: int = 0
     files_limit: int = 0
@@ -36,14 +36,14 @@ class Reading:
 
 
 @dataclass(slots=True)
-class Refusals:
+class RefusalCounter:
     """The last of one worker's, by the times at which its count was seen to have risen."""
 
     count: int | None = None
     """At the last look; None: there was none yet."""
     _times_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=REFUSALS))
 
-    def seen(self, count: int, now_s: float) -> int:
+    def record(self, count: int, now_s: float) -> int:
         """How many there were within PERIOD_S, REFUSALS at most; `count` is of all its life, and only what comes after
         the first look is known to be new."""
         fresh = count - (count if self.count is None else self.count)
@@ -52,12 +52,12 @@ class Refusals:
         return sum(each > now_s - PERIOD_S for each in self._times_s)
 
 
-def worn(reading: Reading, recycle_bytes: int | None) -> str:
+def recycle_reason(reading: WorkerUsage, recycle_bytes: int | None) -> str:
     """`rss`, `files` or `gpu_oom`; empty while it is good."""
-    least_bytes = reading.first_bytes * GROWTH
+    least_bytes = reading.initial_bytes * MIN_GROWTH
     if recycle_bytes is not None and reading.memory_bytes > max(recycle_bytes, least_bytes):
         return "rss"
-    if reading.files_limit and reading.files >= reading.files_limit * FILES_SHARE:
+    if reading.files_limit and reading.files >= reading.files_limit * FILES_FRACTION:
         return "files"
     if reading.refusals >= REFUSALS and reading.served_s > PERIOD_S:
         return "gpu_oom"

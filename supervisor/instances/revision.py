@@ -16,74 +16,74 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmsup.ipc.specs import Metadata, ModelSpec
-from mmsup.supervisor.instances.context import Judgement
-from mmsup.supervisor.instances.lifecycle_events import State
-from mmsup.supervisor.processes.backoff import End
+from mmsup.supervisor.instances.context import WorkerFailure
+from mmsup.supervisor.instances.lifecycle_events import InstanceState
+from mmsup.supervisor.processes.backoff import Exit
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instances.instance import Instance
 
 
 @dataclass(slots=True, eq=False)
-class Release:
+class VersionRevision:
     """One version of one content."""
 
     spec: ModelSpec
     metadata: Metadata | None = None
     """None until a worker of it was ready once."""
-    ends: list[End] = field(default_factory=list["End"])
+    exits: list[Exit] = field(default_factory=list["Exit"])
     instances: list[Instance] = field(default_factory=list["Instance"])
 
     def is_serving(self) -> bool:
         """Whether any of its instances is ready."""
-        return any(each.state is State.READY for each in self.instances)
+        return any(each.state is InstanceState.READY for each in self.instances)
 
-    def is_whole(self) -> bool:
+    def is_fully_ready(self) -> bool:
         """Whether all of them are."""
-        return all(each.state is State.READY for each in self.instances)
+        return all(each.state is InstanceState.READY for each in self.instances)
 
-    def load_failure(self) -> Judgement | None:
+    def load_failure(self) -> WorkerFailure | None:
         """Why a load of it failed, if that is how one of its instances stands."""
         return next((each.load_failure for each in self.instances if each.load_failure), None)
 
 
-class Role(enum.StrEnum):
+class RevisionRole(enum.StrEnum):
     """What an edition is to its model."""
 
-    CURRENT = "current"
-    COMING = "coming"
-    LEAVING = "leaving"
+    ACTIVE = "current"
+    STAGED = "coming"
+    RETIRING = "leaving"
 
 
 @dataclass(slots=True, eq=False)
-class Edition:
+class Revision:
     """One content of a model."""
 
-    role: Role
+    role: RevisionRole
     config: str
     """ModelConfig as JSON that came with the load; empty: what the repository said."""
-    releases: list[Release]
+    versions: list[VersionRevision]
     stamp: str = ""
     """Of the files that it was made from."""
 
     @property
-    def mark(self) -> str:
+    def content_id(self) -> str:
         """The same as long as the content is."""
         return f"{self.stamp}{self.config}"
 
     def instances(self) -> Iterator[Instance]:
         """All of all its releases."""
-        for release in self.releases:
+        for release in self.versions:
             yield from release.instances
 
     def is_serving(self) -> bool:
         """Whether each version has an instance that is ready."""
-        return all(release.is_serving() for release in self.releases)
+        return all(release.is_serving() for release in self.versions)
 
-    def is_whole(self) -> bool:
+    def is_fully_ready(self) -> bool:
         """Whether every instance is ready."""
-        return all(release.is_whole() for release in self.releases)
+        return all(release.is_fully_ready() for release in self.versions)
 
-    def load_failure(self) -> Judgement | None:
+    def load_failure(self) -> WorkerFailure | None:
         """Why its load failed, if it did."""
-        return next((each for release in self.releases if (each := release.load_failure())), None)
+        return next((each for release in self.versions if (each := release.load_failure())), None)

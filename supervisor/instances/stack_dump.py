@@ -12,46 +12,52 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.postmortem import stack_trace as stack
-from mmsup.supervisor.processes import usage as memory
+from mmsup.ipc.messages.keeper_control import SignalChild
+from mmsup.supervisor.postmortem import stack_trace
+from mmsup.supervisor.processes import usage
 from mmsup.supervisor.processes.launch_spec import worker_token
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instances.instance import Instance
-    from mmsup.supervisor.instances.worker_process import Tenure
+    from mmsup.supervisor.instances.worker_process import WorkerProcess
 
-QUESTION: Final = signal.SIGUSR2
-ANSWER_S: Final = 0.5
+DUMP_SIGNAL: Final = signal.SIGUSR2
+DUMP_LIMIT_S: Final = 0.5
 """It takes a few milliseconds, on a busy machine a few hundred; one who has blocked the signal never answers."""
 QUIET_S: Final = 0.05
 """An answer is written in one go: after such a silence one is over that does not look whole."""
-LOOK_S: Final = 0.005
-_STANDING: Final = frozenset({"worker_hung", "load_timeout"})
+POLL_S: Final = 0.005
+_HANG_CODES: Final = frozenset({"worker_hung", "load_timeout"})
 
 
-def ask(instance: Instance) -> None:
+def request(instance: Instance) -> None:
     """Ask it, if it stands still and can answer; once."""
-    tenure = instance.tenure
-    if tenure is None or tenure.life is None or tenure.life.dead or tenure.asked_s or not _stands(tenure):
+    tenure = instance.worker
+    if (
+        tenure is None
+        or tenure.process is None
+        or tenure.process.is_dead
+        or tenure.dump_requested_s
+        or not _is_hung(tenure)
+    ):
         return
     # A process that has not come to its own first line has no handler yet, and would die of the question.
-    if tenure.life.progress().activity is Activity.STARTING or not memory.can_run(tenure.life.pid):
+    if tenure.process.progress().activity is Activity.STARTING or not usage.can_run(tenure.process.pid):
         return
-    tenure.asked_s = time.monotonic()
-    instance.site.keeper.say(wire.Signal(worker_token(*instance.key), QUESTION))
+    tenure.dump_requested_s = time.monotonic()
+    instance.context.keeper.send(SignalChild(worker_token(*instance.worker_id), DUMP_SIGNAL))
 
 
-def is_awaited(tenure: Tenure) -> bool:
+def is_pending(tenure: WorkerProcess) -> bool:
     """Whether its answer is still on its way."""
-    if not tenure.asked_s or tenure.life is None or tenure.life.dead:
+    if not tenure.dump_requested_s or tenure.process is None or tenure.process.is_dead:
         return False
     now_s = time.monotonic()
-    heard_s = tenure.life.crash_heard_s
-    is_over = stack.is_whole(tenure.life.crash_text) or now_s - heard_s >= QUIET_S
-    return not (heard_s > tenure.asked_s and is_over) and now_s - tenure.asked_s < ANSWER_S
+    heard_s = tenure.process.crash_read_s
+    is_over = stack_trace.is_complete(tenure.process.crash_text) or now_s - heard_s >= QUIET_S
+    return not (heard_s > tenure.dump_requested_s and is_over) and now_s - tenure.dump_requested_s < DUMP_LIMIT_S
 
 
-def _stands(tenure: Tenure) -> bool:
-    said = tenure.judgement or tenure.failed
-    return said is not None and said.code in _STANDING
+def _is_hung(tenure: WorkerProcess) -> bool:
+    said = tenure.condemned or tenure.load_failure
+    return said is not None and said.code in _HANG_CODES

@@ -15,75 +15,72 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.failpoints import INHERITED, arm, faultpoint, open_range
+from mmsup.ipc import exit_codes
+from mmsup.ipc.failpoints import INHERITED, arm, failpoint, open_control_page
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import WireError
-from mmsup.ipc.transport.inherited_fds import descriptors
+from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper import bootstrap_premises as premises
-from mmsup.supervisor.keeper import build_id as program
-from mmsup.supervisor.keeper import preflight as rehearsal
-from mmsup.supervisor.keeper import reexec as handover
-from mmsup.supervisor.keeper.controller_restart import OOM_SCORE
-from mmsup.supervisor.keeper.directories import Held, Unsafe
-from mmsup.supervisor.keeper.keeper import Keeper, Program
+from mmsup.supervisor.keeper import bootstrap_premises, build_id, preflight, reexec
+from mmsup.supervisor.keeper.controller_restart import OOM_SCORE_ADJ
+from mmsup.supervisor.keeper.directories import AlreadyRunning, UnsafeDirectory
+from mmsup.supervisor.keeper.keeper import Keeper, KeeperProgram
 from mmsup.supervisor.keeper.listeners import CannotListen
-from mmsup.supervisor.keeper.preflight import REHEARSE
-from mmsup.supervisor.keeper.reexec import ESTATE
+from mmsup.supervisor.keeper.preflight import PREFLIGHT
+from mmsup.supervisor.keeper.reexec import STATE
 from mmsup.supervisor.keeper.spawn import become_subreaper, lower_oom_score
 from mmsup.supervisor.observability.console import Console
 
 # -P: the directory in which a server is started is no place to import from.
-BRAIN: Final = (sys.executable, "-P", "-m", "mmsup.supervisor.controller")
-SETTINGS_BYTES: Final = MESSAGE_LIMIT // 2
+CONTROLLER: Final = (sys.executable, "-P", "-m", "mmsup.supervisor.controller")
+SETTINGS_LIMIT_BYTES: Final = MESSAGE_LIMIT // 2
 """Settings go to each brain in one message, with what the last one wanted remembered."""
 
 
-def main(arguments: Sequence[str], brain: Sequence[str] = BRAIN) -> int:
+def main(arguments: Sequence[str], brain: Sequence[str] = CONTROLLER) -> int:
     """Be the keeper until the end; the exit code."""
-    code = program.of_loaded()
-    named = descriptors(arguments)
-    if REHEARSE in arguments and ESTATE in named:
-        return rehearsal.perform(named[ESTATE], code, with_brain=tuple(brain) == BRAIN)
-    _tidy()
-    if ESTATE in named:
-        return _go_on(named[ESTATE], brain, code)
+    code = build_id.loaded_build_id()
+    named = parse_inherited_fds(arguments)
+    if PREFLIGHT in arguments and STATE in named:
+        return preflight.run_preflight(named[STATE], code, with_controller=tuple(brain) == CONTROLLER)
+    _reset_process()
+    if STATE in named:
+        return _resume(named[STATE], brain, code)
     try:
-        text = _text(arguments)
+        text = _read_settings(arguments)
         settings = Settings.from_json(text)
-        _arm(settings)
+        _arm_failpoints(settings)
     except (WireError, ValueError, OSError) as error:
-        return _refuse(f"no settings: {error}; a keeper is started by `mmsup serve`", exits.USAGE)
+        return _fail(f"no settings: {error}; a keeper is started by `mmsup serve`", exit_codes.USAGE)
     become_subreaper()
     try:
         with contextlib.ExitStack() as held:
-            return Keeper(Program(text, tuple(brain), code), premises.entered(settings, held)).run()
-    except Held as error:
-        return _refuse(str(error), exits.HELD)
-    except (Unsafe, CannotListen) as error:
-        return _refuse(str(error), exits.REFUSED)
+            return Keeper(KeeperProgram(text, tuple(brain), code), bootstrap_premises.acquire(settings, held)).run()
+    except AlreadyRunning as error:
+        return _fail(str(error), exit_codes.ALREADY_RUNNING)
+    except (UnsafeDirectory, CannotListen) as error:
+        return _fail(str(error), exit_codes.REFUSED)
 
 
-def _go_on(fd: int, brain: Sequence[str], code: str) -> int:
+def _resume(fd: int, brain: Sequence[str], code: str) -> int:
     """In the place of the program that was the keeper until now. It has been rehearsed: nothing here can be refused."""
-    estate = handover.read(fd)
+    estate = reexec.read(fd)
     settings = Settings.from_json(estate.settings)
-    _arm(settings)
-    faultpoint("keeper.renewed")
+    _arm_failpoints(settings)
+    failpoint("keeper.renewed")
     with contextlib.ExitStack() as held:
-        kept = premises.taken_over(estate, settings, held)
-        return Keeper(Program(estate.settings, tuple(brain), code), kept, estate).run()
+        kept = bootstrap_premises.adopt(estate, settings, held)
+        return Keeper(KeeperProgram(estate.settings, tuple(brain), code), kept, estate).run()
 
 
-def _arm(settings: Settings) -> None:
+def _arm_failpoints(settings: Settings) -> None:
     """For tests: this server fails where the range says so that its environment names. It says that it does."""
     if settings.fault_points:
-        arm({INHERITED: open_range(settings.fault_points)}, "keeper")
-        Console(settings.log_format).say("warning", "fault_points", path=settings.fault_points)
+        arm({INHERITED: open_control_page(settings.fault_points)}, "keeper")
+        Console(settings.log_format).log("warning", "fault_points", path=settings.fault_points)
 
 
-def _tidy() -> None:
+def _reset_process() -> None:
     """What a shell, a service manager or the command line may have left behind in this process."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a closed standard descriptor would be given to something else
@@ -92,24 +89,24 @@ def _tidy() -> None:
         with contextlib.suppress(OSError):  # the listing's own is gone
             os.set_inheritable(fd, fd <= 2)
     os.umask(0o077)
-    lower_oom_score(OOM_SCORE)
+    lower_oom_score(OOM_SCORE_ADJ)
     # Five descriptors a child; each child sets its own bound.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _text(arguments: Sequence[str]) -> str:
+def _read_settings(arguments: Sequence[str]) -> str:
     """The settings, from the descriptor that the arguments name."""
     named = [each.removeprefix("settings=") for each in arguments if each.startswith("settings=")]
     if len(named) != 1:
         raise ValueError("settings=FD is wanted, once")
     with open(int(named[0]), encoding="utf-8") as file:
         text = file.read()
-    if len(json.dumps(text)) > SETTINGS_BYTES:
+    if len(json.dumps(text)) > SETTINGS_LIMIT_BYTES:
         raise ValueError(f"{len(text)} characters are too many; say less in the server's file")
     return text
 
 
-def _refuse(text: str, code: int) -> int:
+def _fail(text: str, code: int) -> int:
     print(f"mmsup: {text}", file=sys.stderr)  # noqa: T201 - before there is a loop, a person reads it
     return code

@@ -6,56 +6,55 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-from mmsup.ipc.failpoints import faultpoint
+from mmsup.ipc.failpoints import failpoint
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper.directories import Home
+from mmsup.supervisor.keeper.directories import ServerDirectories
 from mmsup.supervisor.keeper.listeners import Listeners
-from mmsup.supervisor.keeper.reexec import Estate
-from mmsup.supervisor.linux import cgroup_backend as cgroup
-from mmsup.supervisor.linux import fd_store as fdstore
-from mmsup.supervisor.linux.sd_notify import Notifier
+from mmsup.supervisor.keeper.reexec import KeeperState
+from mmsup.supervisor.linux import cgroup_backend, fd_store
+from mmsup.supervisor.linux.sd_notify import SystemdNotifier
 from mmsup.supervisor.observability.console import Console
 
 
 @dataclass(frozen=True, slots=True)
-class Premises:
+class HeldResources:
     """From `entered` or `taken_over` until the ExitStack that they were given is closed."""
 
-    home: Home
+    directories: ServerDirectories
     listeners: Listeners
-    notifier: Notifier
+    notifier: SystemdNotifier
     console: Console
 
 
-def entered(settings: Settings, held: contextlib.ExitStack) -> Premises:
+def acquire(settings: Settings, held: contextlib.ExitStack) -> HeldResources:
     """At the start of a server: lock, end what a former life left, bind; Held, Unsafe or CannotListen if that fails."""
-    notifier = Notifier.from_environ(os.environ, os.getpid())
-    kept = fdstore.handed_back(os.environ, os.getpid())
+    notifier = SystemdNotifier.from_environ(os.environ, os.getpid())
+    kept = fd_store.stored_sockets(os.environ, os.getpid())
     console = Console(settings.log_format)
-    home = Home(settings.state_dir, settings.runtime_dir)
+    home = ServerDirectories(settings.state_dir, settings.runtime_dir)
     held.callback(home.release)
-    faultpoint("keeper.groups")
-    groups = cgroup.settle(cgroup.top_name(settings.state_dir))
-    held.callback(cgroup.leave, groups)
-    home.sweep()
-    held.callback(home.sweep)
+    failpoint("keeper.groups")
+    groups = cgroup_backend.set_up(cgroup_backend.top_name(settings.state_dir))
+    held.callback(cgroup_backend.tear_down, groups)
+    home.remove_worker_sockets()
+    held.callback(home.remove_worker_sockets)
     listeners = Listeners(settings, kept)
     held.callback(listeners.close)
-    faultpoint("keeper.listening")
-    listeners.keep(notifier)
-    console.say("info", "keeper_start", pid=os.getpid(), groups=groups.describe(), **listeners.addresses)
-    return Premises(home, listeners, notifier, console)
+    failpoint("keeper.listening")
+    listeners.store(notifier)
+    console.log("info", "keeper_start", pid=os.getpid(), groups=groups.describe(), **listeners.addresses)
+    return HeldResources(home, listeners, notifier, console)
 
 
-def taken_over(estate: Estate, settings: Settings, held: contextlib.ExitStack) -> Premises:
+def adopt(estate: KeeperState, settings: Settings, held: contextlib.ExitStack) -> HeldResources:
     """In the middle of a server's life: all of it is here already."""
     console = Console(settings.log_format)
-    home = Home.taken_over(settings.runtime_dir, estate.locks)
+    home = ServerDirectories.adopt(settings.runtime_dir, estate.locks)
     held.callback(home.release)
-    groups = cgroup.backend(cgroup.top_name(settings.state_dir))
-    held.callback(cgroup.leave, groups)
-    held.callback(home.sweep)
-    listeners = Listeners.taken_over(estate.listeners, estate.addresses, estate.socket_paths)
+    groups = cgroup_backend.backend(cgroup_backend.top_name(settings.state_dir))
+    held.callback(cgroup_backend.tear_down, groups)
+    held.callback(home.remove_worker_sockets)
+    listeners = Listeners.adopt(estate.listeners, estate.addresses, estate.socket_paths)
     held.callback(listeners.close)
-    console.say("info", "keeper_renewed", pid=os.getpid(), life=estate.life + 1)
-    return Premises(home, listeners, Notifier(estate.notify_address, estate.watchdog_s), console)
+    console.log("info", "keeper_renewed", pid=os.getpid(), life=estate.keeper_generation + 1)
+    return HeldResources(home, listeners, SystemdNotifier(estate.notify_address, estate.watchdog_s), console)

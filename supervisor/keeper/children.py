@@ -13,164 +13,173 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Exited, Signal, Spawn, SpawnFailed
-from mmsup.supervisor.keeper.children_charge import Charge, take
-from mmsup.supervisor.keeper.reexec import ChargeNote, GraveNote
-from mmsup.supervisor.keeper.spawn import verdict
-from mmsup.supervisor.linux import cgroup as group
-from mmsup.supervisor.linux import process_tree as kin
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.keeper_control import ChildExited, SignalChild, Spawn, SpawnFailed
+from mmsup.supervisor.keeper.children_charge import ManagedChild, start_child
+from mmsup.supervisor.keeper.reexec import KeptChild, KeptGroup
+from mmsup.supervisor.keeper.spawn import exec_error
+from mmsup.supervisor.linux import cgroup, process_tree
 
-GRAVE_S: Final = 5.0
+CLEANUP_LIMIT_S: Final = 5.0
 """How long a dead child's group is looked at; a process in an unkillable state is not waited for longer."""
-Tell = Callable[[object, Sequence[int]], None]
+Send = Callable[[object, Sequence[int]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Grave:
+class _DyingGroup:
     """The control group of a dead child, while something may still live in it."""
 
     folders: list[Path]
     until_s: float
 
 
-class Nursery:
+class Children:
     """All of them."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, lifeline: int, shared: Callable[[Spawn], Mapping[str, int]], tell: Tell
+        self, selector: selectors.BaseSelector, lifeline: int, shared: Callable[[Spawn], Mapping[str, int]], tell: Send
     ) -> None:
         """`shared`: what a child inherits beside its own; OSError if it names what is not there. `tell`: the brain."""
         self._selector = selector
         self._lifeline = lifeline
-        self._shared = shared
-        self._tell = tell
-        self._charges: dict[str, Charge] = {}
-        self._graves: list[_Grave] = []
+        self._shared_descriptors = shared
+        self._send = tell
+        self._children: dict[str, ManagedChild] = {}
+        self._dying_groups: list[_DyingGroup] = []
 
     def __len__(self) -> int:
         """How many there are, and have been and are not forgotten."""
-        return len(self._charges)
+        return len(self._children)
 
     @property
-    def has_graves(self) -> bool:
+    def has_dying_groups(self) -> bool:
         """Whether there are groups to be looked at."""
-        return bool(self._graves)
+        return bool(self._dying_groups)
 
     @property
     def is_empty(self) -> bool:
         """Whether nobody lives."""
-        return not self._graves and all(each.ended for each in self._charges.values())
+        return not self._dying_groups and all(each.exited for each in self._children.values())
 
-    def introduce(self) -> None:
+    def announce_all(self) -> None:
         """Tell a new brain of everybody."""
-        for charge in self._charges.values():
-            self._introduce(charge)
-            if charge.ended is not None:
-                self._tell(charge.ended, ())
+        for charge in self._children.values():
+            self._announce(charge)
+            if charge.exited is not None:
+                self._send(charge.exited, ())
 
     def spawn(self, spawn: Spawn) -> None:
         """Start one."""
         try:
-            if spawn.token in self._charges:
+            if spawn.token in self._children:
                 raise OSError(f"there is a {spawn.token} already")
-            charge = take(spawn, self._lifeline, self._shared(spawn))
+            charge = start_child(spawn, self._lifeline, self._shared_descriptors(spawn))
         except OSError as error:
-            self._tell(SpawnFailed(spawn.token, error.strerror or str(error)), ())
+            self._send(SpawnFailed(spawn.token, error.strerror or str(error)), ())
             return
-        self._keep(charge)
-        faultpoint("keeper.spawned")
+        self._add(charge)
+        failpoint("keeper.spawned")
 
-    def signal(self, asked: Signal) -> None:
+    def signal(self, asked: SignalChild) -> None:
         """Signal one, or its whole session."""
-        charge = self._charges.get(asked.token)
-        if charge is None or charge.ended is not None or asked.signal not in signal.valid_signals():
+        charge = self._children.get(asked.token)
+        if charge is None or charge.exited is not None or asked.signal not in signal.valid_signals():
             return  # it died meanwhile, and its brain will know
-        if asked.group:
-            kin.signal_session(charge.message.pid, asked.signal)
+        if asked.whole_session:
+            process_tree.signal_session(charge.message.pid, asked.signal)
         else:
             signal.pidfd_send_signal(charge.pidfd, asked.signal)
-        faultpoint("keeper.signalled")
+        failpoint("keeper.signalled")
 
     def forget(self, token: str) -> None:
         """Its death is written down."""
-        charge = self._charges.get(token)
-        if charge is not None and charge.ended is not None:
-            del self._charges[token]
-            charge.release()
-            faultpoint("keeper.forgotten")
+        charge = self._children.get(token)
+        if charge is not None and charge.exited is not None:
+            del self._children[token]
+            charge.close()
+            failpoint("keeper.forgotten")
 
     def token_of(self, pid: int) -> str | None:
         """The living child of this number."""
-        for token, charge in self._charges.items():
-            if charge.message.pid == pid and charge.ended is None:
+        for token, charge in self._children.items():
+            if charge.message.pid == pid and charge.exited is None:
                 return token
         return None
 
-    def bury(self, ended: Exited) -> None:
+    def record_exit(self, ended: ChildExited) -> None:
         """One is dead and about to be reaped."""
-        charge = self._charges[ended.token]
-        self._settle(charge)
-        charge.ended = ended
-        if ended.token in self._charges:
-            self._tell(ended, ())
-        faultpoint("keeper.exit_told")
-        kin.end_session(ended.pid)
+        charge = self._children[ended.token]
+        self._check_exec(charge)
+        charge.exited = ended
+        if ended.token in self._children:
+            self._send(ended, ())
+        failpoint("keeper.exit_told")
+        process_tree.end_session(ended.pid)
         if charge.procs_files:
             folders = [Path(each).parent for each in charge.procs_files]
-            if not group.kill(folders):
-                self._graves.append(_Grave(folders, time.monotonic() + GRAVE_S))
+            if not cgroup.kill(folders):
+                self._dying_groups.append(_DyingGroup(folders, time.monotonic() + CLEANUP_LIMIT_S))
 
-    def tend_graves(self) -> None:
+    def kill_dying_groups(self) -> None:
         """Look at the groups of the dead; kill what is left in them."""
         now_s = time.monotonic()
-        self._graves = [grave for grave in self._graves if now_s < grave.until_s and not group.kill(grave.folders)]
+        self._dying_groups = [
+            grave for grave in self._dying_groups if now_s < grave.until_s and not cgroup.kill(grave.folders)
+        ]
 
-    def kill(self) -> None:
+    def kill_all(self) -> None:
         """End everybody."""
-        for charge in self._charges.values():
-            if charge.ended is None:
+        for charge in self._children.values():
+            if charge.exited is None:
                 signal.pidfd_send_signal(charge.pidfd, signal.SIGKILL)
 
     # From one program of the keeper to the next.
 
-    def notes(self) -> tuple[tuple[ChargeNote, ...], tuple[GraveNote, ...]]:
+    def records(self) -> tuple[tuple[KeptChild, ...], tuple[KeptGroup, ...]]:
         """All that is here."""
         charges = [
-            ChargeNote(each.message, each.descriptors, each.procs_files, each.doubt, each.told, each.ended)
-            for each in self._charges.values()
+            KeptChild(
+                each.message, each.descriptors, each.procs_files, each.exec_status, each.is_announced, each.exited
+            )
+            for each in self._children.values()
         ]
-        return tuple(charges), tuple(GraveNote(tuple(map(str, each.folders)), each.until_s) for each in self._graves)
+        return tuple(charges), tuple(
+            KeptGroup(tuple(map(str, each.folders)), each.until_s) for each in self._dying_groups
+        )
 
-    def take_over(self, charges: Iterable[ChargeNote], graves: Iterable[GraveNote]) -> None:
+    def restore(self, charges: Iterable[KeptChild], graves: Iterable[KeptGroup]) -> None:
         """All that was there."""
         for note in charges:
-            self._keep(Charge(note.message, note.descriptors, note.procs_files, note.doubt, note.told, note.ended))
-        self._graves = [_Grave([Path(each) for each in note.folders], note.until_s) for note in graves]
+            self._add(
+                ManagedChild(
+                    note.message, note.descriptors, note.procs_files, note.exec_status, note.is_announced, note.exited
+                )
+            )
+        self._dying_groups = [_DyingGroup([Path(each) for each in note.folders], note.until_s) for note in graves]
 
-    def _keep(self, charge: Charge) -> None:
-        self._charges[charge.message.token] = charge
-        if charge.doubt is not None:
-            self._selector.register(charge.doubt, selectors.EVENT_READ, lambda: self._settle(charge))
+    def _add(self, charge: ManagedChild) -> None:
+        self._children[charge.message.token] = charge
+        if charge.exec_status is not None:
+            self._selector.register(charge.exec_status, selectors.EVENT_READ, lambda: self._check_exec(charge))
 
-    def _introduce(self, charge: Charge) -> None:
-        charge.told = True
-        self._tell(charge.message, charge.descriptors)
-        faultpoint("keeper.introduced")
+    def _announce(self, charge: ManagedChild) -> None:
+        charge.is_announced = True
+        self._send(charge.message, charge.descriptors)
+        failpoint("keeper.introduced")
 
-    def _settle(self, charge: Charge) -> None:
+    def _check_exec(self, charge: ManagedChild) -> None:
         """A child's program runs, or it never will."""
-        if charge.doubt is None:
+        if charge.exec_status is None:
             return  # its death was heard in the same turn
-        text = verdict(charge.doubt)
+        text = exec_error(charge.exec_status)
         if text is None:
             return
-        self._selector.unregister(charge.doubt)
-        charge.settle()
+        self._selector.unregister(charge.exec_status)
+        charge.close_exec_status()
         if not text:
-            if not charge.told:
-                self._introduce(charge)
-        elif not charge.told:  # else a new brain knows it as a child, and will know its end
-            del self._charges[charge.message.token]
-            charge.release()
-            self._tell(SpawnFailed(charge.message.token, text), ())
+            if not charge.is_announced:
+                self._announce(charge)
+        elif not charge.is_announced:  # else a new brain knows it as a child, and will know its end
+            del self._children[charge.message.token]
+            charge.close()
+            self._send(SpawnFailed(charge.message.token, text), ())

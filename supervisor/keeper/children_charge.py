@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.memory.status_page import make_page
-from mmsup.ipc.messages.all import Child, Exited, Spawn
-from mmsup.ipc.transport.control_channel import Seqpacket, close_all
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.memory.status_page import make_status_page
+from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, Spawn
+from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.supervisor.keeper.spawn import start
 
 LOG_PIPE_BYTES: Final = 256 * 1024
@@ -29,48 +29,48 @@ LOG_PIPE_BYTES: Final = 256 * 1024
 
 
 @dataclass(slots=True)
-class Charge:
+class ManagedChild:
     """One child, from its fork until it is forgotten."""
 
-    message: Child
+    message: ChildDescriptors
     descriptors: tuple[int, ...]
     """In the order of the message."""
     procs_files: tuple[str, ...]
-    doubt: int | None
+    exec_status: int | None
     """Until its program runs: the pipe that tells (spawn.py)."""
-    told: bool = False
+    is_announced: bool = False
     """A brain knows it by Child."""
-    ended: Exited | None = None
+    exited: ChildExited | None = None
 
     @property
     def pidfd(self) -> int:
         """Its process."""
         return self.descriptors[0]
 
-    def settle(self) -> None:
+    def close_exec_status(self) -> None:
         """The doubt is over."""
-        if self.doubt is not None:
-            os.close(self.doubt)
-            self.doubt = None
+        if self.exec_status is not None:
+            os.close(self.exec_status)
+            self.exec_status = None
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Close everything that was kept of it."""
-        self.settle()
-        close_all(self.descriptors)
+        self.close_exec_status()
+        close_fds(self.descriptors)
         self.descriptors = ()
 
 
-def take(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> Charge:
+def start_child(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> ManagedChild:
     """Start a child with fresh descriptors of its own and the `shared` ones; OSError if that cannot be."""
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-        faultpoint("keeper.child_channel")
-        near, far = [end.detach() for end in Seqpacket.pair()]
+        failpoint("keeper.child_channel")
+        near, far = [end.detach() for end in ControlChannel.pair()]
         ours.callback(os.close, near)
         theirs.callback(os.close, far)
-        faultpoint("keeper.child_page")
-        page = make_page()
+        failpoint("keeper.child_page")
+        page = make_status_page()
         ours.callback(os.close, page)
-        faultpoint("keeper.child_pipes")
+        failpoint("keeper.child_pipes")
         crash, crash_end = _pipe(ours, theirs)
         log, log_end = _pipe(ours, theirs)
         with contextlib.suppress(OSError):  # an unprivileged user has a bound on pipes altogether
@@ -78,8 +78,8 @@ def take(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> Charge:
         inherited = {"lifeline": lifeline, "control": far, "page": page, "crash": crash_end, **shared}
         started = start(spawn, inherited, log_end)
         ours.pop_all()
-    message = Child(spawn.token, started.pid, spawn.note)
-    return Charge(message, (started.pidfd, near, page, crash, log), spawn.procs_files, started.doubt)
+    message = ChildDescriptors(spawn.token, started.pid, spawn.note)
+    return ManagedChild(message, (started.pidfd, near, page, crash, log), spawn.procs_files, started.exec_status)
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:

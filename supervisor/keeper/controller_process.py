@@ -13,41 +13,41 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.memory.status_page import make_page
-from mmsup.ipc.messages.all import TO_KEEPER, Beat, Spawn
-from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.memory.status_page import make_status_page
+from mmsup.ipc.messages.keeper_control import TO_KEEPER, Heartbeat, Spawn
+from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError, from_json, to_json
-from mmsup.supervisor.keeper.spawn import Started, start, verdict
+from mmsup.supervisor.keeper.spawn import StartedProcess, exec_error, start
 
-BEAT_LIMIT_S: Final = 5.0
-FIRST_BEAT_S: Final = 15.0
+HEARTBEAT_TIMEOUT_S: Final = 5.0
+FIRST_HEARTBEAT_TIMEOUT_S: Final = 15.0
 """Until its first beat a brain imports and reads; on a cold, busy disk that takes a while."""
 QUEUE_LIMIT: Final = 4096
-TURN: Final = 64
+RECEIVE_LIMIT: Final = 64
 """Messages taken in one turn of the keeper's loop, so that signals and timers have theirs."""
 
 
-class Hotline:
+class ControllerProcess:
     """One brain, from its fork to `close`, after it was reaped."""
 
     def __init__(self, spawn: Spawn, inherited: Mapping[str, int], now_s: float) -> None:
         """Start it; OSError if there can be no process now."""
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
-            faultpoint("keeper.brain_channel")
-            self._near, far = Seqpacket.pair()
-            failed.callback(self._near.close)
+            failpoint("keeper.brain_channel")
+            self._channel, far = ControlChannel.pair()
+            failed.callback(self._channel.close)
             theirs.callback(far.close)
-            page = make_page()
+            page = make_status_page()
             theirs.callback(os.close, page)
-            self._process: Started = start(spawn, {"control": far.fileno(), "page": page, **inherited}, None)
+            self._process: StartedProcess = start(spawn, {"control": far.fileno(), "page": page, **inherited}, None)
             failed.pop_all()
         self.started_s = now_s
-        self.silent_at_s = now_s + FIRST_BEAT_S
+        self.heartbeat_due_s = now_s + FIRST_HEARTBEAT_TIMEOUT_S
         """When it will have said nothing for too long."""
         self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
-        self._fault = ""
-        self._condemned = False
+        self._failure = ""
+        self._is_killed = False
 
     @property
     def pid(self) -> int:
@@ -55,64 +55,66 @@ class Hotline:
         return self._process.pid
 
     @property
-    def pending(self) -> bool:
+    def has_pending(self) -> bool:
         """There is something that it has yet to hear."""
         return bool(self._queue)
 
     def fileno(self) -> int:
         """Its channel, for the selector."""
-        return self._near.fileno()
+        return self._channel.fileno()
 
-    def tell(self, message: object, descriptors: Sequence[int] = ()) -> None:
+    def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send now or as soon as there is room, in order. The descriptors stay the caller's and must stay open."""
         self._queue.append((to_json(message), descriptors))
         if len(self._queue) > QUEUE_LIMIT:
-            self._fault = "does not read"
+            self._failure = "does not read"
         self.flush()
 
     def flush(self) -> None:
         """Send what there is room for."""
         try:
-            while self._queue and self._near.send(*self._queue[0]):
+            while self._queue and self._channel.send(*self._queue[0]):
                 self._queue.popleft()
-        except Closed:
+        except ChannelClosed:
             self._queue.clear()
 
-    def hear(self, now_s: float, turn: int = TURN) -> list[Any]:  # messages of TO_KEEPER; callers match on them
+    def receive(
+        self, now_s: float, turn: int = RECEIVE_LIMIT
+    ) -> list[Any]:  # messages of TO_KEEPER; callers match on them
         """What it has said, about `turn` messages of it."""
         heard: list[Any] = []  # as above
-        while len(heard) < turn and not self._fault:
+        while len(heard) < turn and not self._failure:
             try:
-                got = self._near.receive()
+                got = self._channel.receive()
                 if got is None:
                     break
-                close_all(got[1])
+                close_fds(got[1])
                 heard.append(from_json(got[0], TO_KEEPER))
-            except Closed:
-                self._fault = "hung up"
+            except ChannelClosed:
+                self._failure = "hung up"
             except OSError as error:
-                self._fault = f"cannot be heard: {error.strerror}"
+                self._failure = f"cannot be heard: {error.strerror}"
             except WireError as error:
-                self._fault = f"speaks another language: {error}"
-        if any(isinstance(each, Beat) for each in heard):
-            self.silent_at_s = now_s + BEAT_LIMIT_S
+                self._failure = f"speaks another language: {error}"
+        if any(isinstance(each, Heartbeat) for each in heard):
+            self.heartbeat_due_s = now_s + HEARTBEAT_TIMEOUT_S
         return heard
 
-    def trouble(self, now_s: float) -> str:
+    def kill_reason(self, now_s: float) -> str:
         """Why it should be killed now; empty if it should not, or already was."""
-        if self._condemned:
+        if self._is_killed:
             return ""
-        return self._fault or ("missed its beats" if now_s >= self.silent_at_s else "")
+        return self._failure or ("missed its beats" if now_s >= self.heartbeat_due_s else "")
 
     def kill(self) -> None:
         """End it, whatever it does; its death comes as any other."""
-        self._condemned = True
-        self.silent_at_s = float("inf")
+        self._is_killed = True
+        self.heartbeat_due_s = float("inf")
         signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
 
     def close(self) -> str:
         """After its death: let go of it. Why its program did not run, if that was it."""
-        text = verdict(self._process.doubt) or ""
-        close_all([self._process.doubt, self._process.pidfd])
-        self._near.close()
+        text = exec_error(self._process.exec_status) or ""
+        close_fds([self._process.exec_status, self._process.pidfd])
+        self._channel.close()
         return text

@@ -13,18 +13,18 @@ import stat
 from collections.abc import Sequence
 
 from mmsup.ipc import paths
-from mmsup.ipc.failpoints import faultpoint
+from mmsup.ipc.failpoints import failpoint
 
 
-class Held(Exception):  # noqa: N818 - an answer, not an error of ours
+class AlreadyRunning(Exception):  # noqa: N818 - an answer, not an error of ours
     """Another server lives in this directory."""
 
 
-class Unsafe(Exception):  # noqa: N818 - an answer, not an error of ours
+class UnsafeDirectory(Exception):  # noqa: N818 - an answer, not an error of ours
     """The directory cannot be ours alone."""
 
 
-class Home:
+class ServerDirectories:
     """The directories, held from the constructor to `release`."""
 
     def __init__(self, state_dir: str, runtime_dir: str) -> None:
@@ -36,12 +36,12 @@ class Home:
                 _make_private(directory)
             for directory in dict.fromkeys(os.path.realpath(each) for each in (state_dir, runtime_dir)):
                 self._locks.append(_lock(directory))
-        except (Held, Unsafe):
+        except (AlreadyRunning, UnsafeDirectory):
             self.release()
             raise
 
     @classmethod
-    def taken_over(cls, runtime_dir: str, locks: Sequence[int]) -> Home:
+    def adopt(cls, runtime_dir: str, locks: Sequence[int]) -> ServerDirectories:
         """The directories that this process holds already, by the descriptors of its locks."""
         home = cls.__new__(cls)
         home._runtime_dir, home._locks = runtime_dir, list(locks)
@@ -52,11 +52,11 @@ class Home:
         """The descriptors that hold the directories."""
         return tuple(self._locks)
 
-    def sweep(self) -> None:
+    def remove_worker_sockets(self) -> None:
         """Remove the data sockets of workers; for the keeper, when no worker lives."""
         for name in os.listdir(self._runtime_dir):
             path = os.path.join(self._runtime_dir, name)
-            if paths.is_life_name(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
+            if paths.is_worker_name(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
 
     def release(self) -> None:
@@ -72,25 +72,27 @@ def _make_private(directory: str) -> None:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         found = os.stat(directory)
     except OSError as error:
-        raise Unsafe(f"{directory}: cannot be made: {error.strerror}") from error
+        raise UnsafeDirectory(f"{directory}: cannot be made: {error.strerror}") from error
     if found.st_uid != os.geteuid():
-        raise Unsafe(f"{directory}: belongs to uid {found.st_uid}, not to uid {os.geteuid()}, which runs this server")
+        raise UnsafeDirectory(
+            f"{directory}: belongs to uid {found.st_uid}, not to uid {os.geteuid()}, which runs this server"
+        )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise Unsafe(f"{directory}: others may write to it (mode {found.st_mode & 0o777:04o}); make it 0700")
+        raise UnsafeDirectory(f"{directory}: others may write to it (mode {found.st_mode & 0o777:04o}); make it 0700")
 
 
 def _lock(directory: str) -> int:
     path = paths.lock_file(directory)
     try:
-        faultpoint("keeper.lock")
+        failpoint("keeper.lock")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise Unsafe(f"{path}: cannot be opened: {error.strerror}") from error
+        raise UnsafeDirectory(f"{path}: cannot be opened: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         with contextlib.closing(os.fdopen(fd, encoding="utf-8", errors="replace")) as file:
-            raise Held(f"another mmsup (pid {file.read().strip() or 'unknown'}) holds {directory}") from None
+            raise AlreadyRunning(f"another mmsup (pid {file.read().strip() or 'unknown'}) holds {directory}") from None
     os.ftruncate(fd, 0)
     os.write(fd, f"{os.getpid()}\n".encode())
     return fd

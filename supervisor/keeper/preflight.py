@@ -16,50 +16,50 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import mmsup
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import WIRE_VERSION, Exited, Spawn
-from mmsup.ipc.transport.control_channel import close_all
+from mmsup.ipc import exit_codes
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.handshake import WIRE_VERSION
+from mmsup.ipc.messages.keeper_control import ChildExited, Spawn
+from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper import build_id as program
-from mmsup.supervisor.keeper import reexec as handover
-from mmsup.supervisor.keeper.reexec import ESTATE, Estate
-from mmsup.supervisor.keeper.spawn import start, verdict
+from mmsup.supervisor.keeper import build_id, reexec
+from mmsup.supervisor.keeper.reexec import STATE, KeeperState
+from mmsup.supervisor.keeper.spawn import exec_error, start
 
-REHEARSE: Final = "rehearse"
-LIMIT_S: Final = 60.0
+PREFLIGHT: Final = "rehearse"
+PREFLIGHT_LIMIT_S: Final = 60.0
 """Importing a brain takes under a second; on a cold, busy disk much longer."""
-SAID_BYTES: Final = 64 << 10
+OUTPUT_LIMIT_BYTES: Final = 64 << 10
 _NEEDS_RESTART: Final = "a restart is needed"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PreflightResult:
     """What a rehearsal came to. `fault` empty: the code can take over, and `code` is its keeper's digest."""
 
-    fault: str = ""
-    code: str = ""
+    error: str = ""
+    build_id: str = ""
 
 
-class Rehearsal:
+class Preflight:
     """The child, for the keeper, from its fork until it was reaped and `outcome` was asked."""
 
-    def __init__(self, estate: Estate, *, force: bool, now_s: float) -> None:
+    def __init__(self, estate: KeeperState, *, force: bool, now_s: float) -> None:
         """Start it; OSError if there can be no process now. `force`: kept for whoever asks later."""
         self.force = force
-        self.until_s = now_s + LIMIT_S
+        self.deadline_s = now_s + PREFLIGHT_LIMIT_S
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
-            memory = handover.write(estate)
+            memory = reexec.write(estate)
             theirs.callback(os.close, memory)
-            faultpoint("keeper.trial_pipe")
-            self._said, end = os.pipe2(os.O_CLOEXEC)
-            failed.callback(os.close, self._said)
+            failpoint("keeper.trial_pipe")
+            self._output, end = os.pipe2(os.O_CLOEXEC)
+            failed.callback(os.close, self._output)
             theirs.callback(os.close, end)
-            os.set_blocking(self._said, False)
-            self._process = start(_spawn(), {ESTATE: memory}, end)
+            os.set_blocking(self._output, False)
+            self._process = start(_spawn(), {STATE: memory}, end)
             failed.pop_all()
-        faultpoint("keeper.trial_begun")
+        failpoint("keeper.trial_begun")
 
     @property
     def pid(self) -> int:
@@ -69,44 +69,46 @@ class Rehearsal:
     def close(self) -> None:
         """Nobody wants to know any more; it is reaped as an orphan is."""
         self.kill()
-        close_all([self._said, self._process.doubt, self._process.pidfd])
+        close_fds([self._output, self._process.exec_status, self._process.pidfd])
 
     def kill(self) -> None:
         """It took too long; its death comes as any other."""
-        self.until_s = float("inf")
+        self.deadline_s = float("inf")
         signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
 
-    def outcome(self, ended: Exited) -> Outcome:
+    def result(self, ended: ChildExited) -> PreflightResult:
         """After its death, once: what it came to."""
-        not_run = verdict(self._process.doubt)
-        said = _last_words(self._said)
-        close_all([self._said, self._process.doubt, self._process.pidfd])
+        not_run = exec_error(self._process.exec_status)
+        said = _read_output(self._output)
+        close_fds([self._output, self._process.exec_status, self._process.pidfd])
         if not_run:
-            return Outcome(not_run)
+            return PreflightResult(not_run)
         if ended.signal:
-            return Outcome(f"its trial start was ended by signal {ended.signal}, after {LIMIT_S:g} s at the latest")
+            return PreflightResult(
+                f"its trial start was ended by signal {ended.signal}, after {PREFLIGHT_LIMIT_S:g} s at the latest"
+            )
         if ended.status:
-            return Outcome(_reason(said) or f"its trial start ended with status {ended.status}")
-        return _judged(said)
+            return PreflightResult(_error_line(said) or f"its trial start ended with status {ended.status}")
+        return _parse_result(said)
 
 
-def perform(fd: int, code: str, *, with_brain: bool) -> int:
+def run_preflight(fd: int, code: str, *, with_controller: bool) -> int:
     """In the child: try, say, leave. `code`: the digest of what a keeper has loaded; `fd`: what it would be handed."""
     try:
-        estate = handover.read(fd)
+        estate = reexec.read(fd)
         Settings.from_json(estate.settings)
-        for path in program.files():
+        for path in build_id.source_files():
             compile(path.read_bytes(), path, "exec", dont_inherit=True)
-        if with_brain:
-            _try_brain(estate.remembered)
+        if with_controller:
+            _try_controller(estate.checkpoint)
     except (WireError, ValueError, SyntaxError, ImportError, OSError) as error:
         print(f"{type(error).__name__}: {error}")  # noqa: T201 - its output is what the keeper reads
-        return exits.REFUSED
+        return exit_codes.REFUSED
     print(json.dumps({"code": code, "wire": WIRE_VERSION, "version": mmsup.__version__}))  # noqa: T201 - as above
-    return exits.DONE
+    return exit_codes.SUCCESS
 
 
-def _try_brain(remembered: str) -> None:
+def _try_controller(remembered: str) -> None:
     importlib.import_module("mmsup.supervisor.controller")  # the libraries of a brain are no keeper's
     from_text = importlib.import_module("mmsup.supervisor.state.checkpoint").from_text
     if remembered and from_text(remembered) is None:
@@ -115,35 +117,35 @@ def _try_brain(remembered: str) -> None:
 
 def _spawn() -> Spawn:
     return Spawn(
-        token=REHEARSE,
-        argv=tuple(handover.command(REHEARSE)),
+        token=PREFLIGHT,
+        argv=tuple(reexec.command(PREFLIGHT)),
         env=dict(os.environ),
         cwd=".",
         procs_files=(),
         listeners=(),
-        tallies=False,
+        counter_tables=False,
         oom_score_adj=0,
         note="",
     )
 
 
-def _judged(said: list[str]) -> Outcome:
+def _parse_result(said: list[str]) -> PreflightResult:
     with contextlib.suppress(ValueError, LookupError, TypeError):
         told: Any = json.loads(said[-1])  # another version's words, checked here
         if told["wire"] != WIRE_VERSION:
             text = f"version {told['version']} speaks wire {told['wire']}, the running one {WIRE_VERSION}"
-            return Outcome(f"{text}: {_NEEDS_RESTART}")
-        return Outcome(code=str(told["code"]))
-    return Outcome("its trial start did not say what it is")
+            return PreflightResult(f"{text}: {_NEEDS_RESTART}")
+        return PreflightResult(build_id=str(told["code"]))
+    return PreflightResult("its trial start did not say what it is")
 
 
-def _last_words(fd: int) -> list[str]:
+def _read_output(fd: int) -> list[str]:
     with contextlib.suppress(BlockingIOError):
-        return os.read(fd, SAID_BYTES).decode(errors="replace").split("\n")[:-1]
+        return os.read(fd, OUTPUT_LIMIT_BYTES).decode(errors="replace").split("\n")[:-1]
     return []
 
 
-def _reason(said: list[str]) -> str:
+def _error_line(said: list[str]) -> str:
     """The last line, and the place where Python found a fault of syntax."""
     lines = [each.strip() for each in said if each.strip()]
     place = next((each for each in reversed(lines) if each.startswith("File ")), "")

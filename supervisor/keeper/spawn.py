@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.ipc.messages.all import Spawn
+from mmsup.ipc import exit_codes
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.keeper_control import Spawn
 
-NOT_RUN: Final = 127
+EXEC_FAILED: Final = 127
 """Exit status of a child whose program could not be run, as shells have it."""
-DOUBT_BYTES: Final = 4096
+EXEC_STATUS_BYTES: Final = 4096
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -29,49 +29,49 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedProcess:
     """A child that was forked. Whoever called `start` owns both descriptors and reaps the child."""
 
     pid: int
     pidfd: int
-    doubt: int
+    exec_status: int
 
 
-def start(spawn: Spawn, inherited: Mapping[str, int], output: int | None) -> Started:
+def start(spawn: Spawn, inherited: Mapping[str, int], output: int | None) -> StartedProcess:
     """Fork a child that becomes `spawn`; `output` is its standard output and error, None for the keeper's own.
 
     OSError if there can be no process now. Whether the program runs is told by `verdict`.
     """
     keeper = os.getpid()
-    faultpoint("keeper.doubt")
+    failpoint("keeper.doubt")
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     # Blocked until the child's handlers are reset: a signal that met the child before would reach the keeper's pipe.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        faultpoint("keeper.fork")
+        failpoint("keeper.fork")
         pid = os.fork()
         if pid == 0:
-            _become(spawn, inherited, output, write, keeper)
+            _exec_child(spawn, inherited, output, write, keeper)
     except OSError:
         os.close(read)
         raise
     finally:
         os.close(write)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    faultpoint("keeper.forked")
+    failpoint("keeper.forked")
     try:
-        faultpoint("keeper.pidfd")
-        return Started(pid, os.pidfd_open(pid), read)
+        failpoint("keeper.pidfd")
+        return StartedProcess(pid, os.pidfd_open(pid), read)
     except OSError:
         os.close(read)
         os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
         raise
 
 
-def verdict(doubt: int) -> str | None:
+def exec_error(doubt: int) -> str | None:
     """None while the child is on its way; empty once its program runs; else why it does not."""
     try:
-        return os.read(doubt, DOUBT_BYTES).decode(errors="replace")
+        return os.read(doubt, EXEC_STATUS_BYTES).decode(errors="replace")
     except BlockingIOError:
         return None
 
@@ -87,31 +87,31 @@ def lower_oom_score(score: int) -> None:
         _write("/proc/self/oom_score_adj", str(score))
 
 
-def _become(spawn: Spawn, inherited: Mapping[str, int], output: int | None, doubt: int, keeper: int) -> NoReturn:
+def _exec_child(spawn: Spawn, inherited: Mapping[str, int], output: int | None, doubt: int, keeper: int) -> NoReturn:
     """In the child."""
     try:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:
-            os._exit(exits.ORPHANED)
-        faultpoint("keeper.child_group")
+            os._exit(exit_codes.KEEPER_LOST)
+        failpoint("keeper.child_group")
         for path in spawn.procs_files:
             _write(path, "0")
         lower_oom_score(spawn.oom_score_adj)
         os.umask(0o077)
         os.chdir(spawn.cwd)
-        _wire(inherited, output)
+        _set_up_descriptors(inherited, output)
         _reset_signals()
-        faultpoint("keeper.child_exec")
+        failpoint("keeper.child_exec")
         names = [f"{name}={fd}" for name, fd in inherited.items()]
         os.execve(spawn.argv[0], [*spawn.argv, *names], spawn.env)  # noqa: S606 - no shell is meant
     except BaseException as error:  # noqa: BLE001 - whatever it is, the keeper's code must not go on here
         text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        os.write(doubt, text.encode(errors="replace")[:DOUBT_BYTES])
-    os._exit(NOT_RUN)
+        os.write(doubt, text.encode(errors="replace")[:EXEC_STATUS_BYTES])
+    os._exit(EXEC_FAILED)
 
 
-def _wire(inherited: Mapping[str, int], output: int | None) -> None:
+def _set_up_descriptors(inherited: Mapping[str, int], output: int | None) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
     if output is not None:
         os.dup2(output, 1)

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Final
 
 PROCS: Final = "cgroup.procs"
-LOADING: Final = {"cpu.shares": "512", "cpu.weight": "50"}
+LOADING_WEIGHTS: Final = {"cpu.shares": "512", "cpu.weight": "50"}
 """A worker's share of the processors while it comes up, v1 and v2: half of that of one that serves. Nothing is
 lost where a processor is idle; where none is, callers of the others do not wait behind imports and weights."""
-SERVING: Final = {"cpu.shares": "1024", "cpu.weight": "100"}
+SERVING_WEIGHTS: Final = {"cpu.shares": "1024", "cpu.weight": "100"}
 """What a new group has by itself: whatever a worker starts, in whatever sessions, competes as one worker."""
 _NO_LIMIT: Final = 1 << 62
 """v1 reports a missing limit as the largest page count; anything up here is no cap."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CgroupUsage:
     """What the kernel counts of a group now. `reclaimable_bytes` of the usage are page cache it would give back."""
 
     usage_bytes: int
@@ -37,14 +37,14 @@ class Reading:
     oom_kills: int
 
 
-class Group:
+class Cgroup:
     """The group of one life; the same object whether it was just made or found again by a new brain."""
 
     def __init__(
         self,
         folders: Sequence[Path],
         cap: str = "",
-        read: Callable[[Path], Reading] | None = None,
+        read: Callable[[Path], CgroupUsage] | None = None,
         usage: str = "",
     ) -> None:
         """`cap` and `usage` name the files of the limit and of what is used of it in the first folder, `read` reads the
@@ -87,7 +87,7 @@ class Group:
             return int((self._folders[0] / self._usage).read_text())
         return None
 
-    def read(self) -> Reading | None:
+    def read(self) -> CgroupUsage | None:
         """The counters; None where there is no group, or none any more."""
         if self._read is None:
             return None
@@ -96,11 +96,11 @@ class Group:
         except OSError:  # a file of a group that is removed while it is open says ENODEV
             return None
 
-    def compete(self, weights: Mapping[str, str]) -> None:
+    def set_cpu_weights(self, weights: Mapping[str, str]) -> None:
         """Its share of the processors from now on, LOADING or SERVING; nothing where there is no cpu controller."""
         for folder in self._folders:
             for name, weight in weights.items():
-                put(folder / name, weight)
+                write_file(folder / name, weight)
 
     def kill(self) -> bool:
         """Send SIGKILL to all that live in it; True once there is nobody."""
@@ -115,7 +115,7 @@ def kill(folders: Sequence[Path]) -> bool:
     """Send SIGKILL to all that live in these folders, never by a number alone; True if nobody is there."""
     if not _all_members(folders):
         return True
-    ended = [put(folder / "cgroup.kill", "1") for folder in folders]
+    ended = [write_file(folder / "cgroup.kill", "1") for folder in folders]
     if not all(ended):
         _kill_frozen(folders)
     return False
@@ -124,12 +124,12 @@ def kill(folders: Sequence[Path]) -> bool:
 def _kill_frozen(folders: Sequence[Path]) -> None:
     states = [folder / "freezer.state" for folder in folders]
     for state in states:
-        put(state, "FROZEN")  # so that nothing forks between the listing and the signal
+        write_file(state, "FROZEN")  # so that nothing forks between the listing and the signal
     try:
         _kill_members(folders)
     finally:
         for state in states:
-            put(state, "THAWED")
+            write_file(state, "THAWED")
 
 
 def _kill_members(folders: Sequence[Path]) -> None:
@@ -150,7 +150,7 @@ def _all_members(folders: Sequence[Path]) -> set[int]:
 
 
 def _members(folder: Path) -> set[int]:
-    return {int(line) for line in text_of(folder / PROCS).split()} - {0, os.getpid()}
+    return {int(line) for line in read_file(folder / PROCS).split()} - {0, os.getpid()}
 
 
 def remove_all(folders: Sequence[Path]) -> bool:
@@ -171,7 +171,7 @@ def _remove(folder: Path) -> bool:
     return True
 
 
-def text_of(path: Path) -> str:
+def read_file(path: Path) -> str:
     """What a file of the kernel's says; nothing if it is not there."""
     try:
         return path.read_text()
@@ -179,7 +179,7 @@ def text_of(path: Path) -> str:
         return ""
 
 
-def put(path: Path, text: str) -> bool:
+def write_file(path: Path, text: str) -> bool:
     """Write to a file of the kernel's; False if it is not there or refuses. Never makes one."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -194,7 +194,7 @@ def put(path: Path, text: str) -> bool:
     return True
 
 
-def field_of(text: str, name: str) -> int:
+def parse_field(text: str, name: str) -> int:
     """The number behind a name in a file of `name number` lines; 0 if it is not among them."""
     for line in text.splitlines():
         key, _, value = line.partition(" ")

@@ -15,14 +15,14 @@ import socket
 from collections.abc import MutableMapping, Sequence
 from typing import Final
 
-from mmsup.ipc.failpoints import faultpoint
-from mmsup.supervisor.linux.unix_socket import is_behind, listener_of
+from mmsup.ipc.failpoints import failpoint
+from mmsup.supervisor.linux.unix_socket import is_listener, listener_pid
 
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 FIRST_FD: Final = 3
 
 
-def handed_back(environ: MutableMapping[str, str], pid: int) -> dict[str, socket.socket]:
+def stored_sockets(environ: MutableMapping[str, str], pid: int) -> dict[str, socket.socket]:
     """What a former keeper gave into the store, by name; the variables are gone afterwards."""
     meant, count, names = [environ.pop(name, "") for name in VARIABLES]
     if meant != str(pid) or not count.isdecimal():
@@ -49,7 +49,7 @@ def is_listening_at(sock: socket.socket, path: str) -> bool:
     with contextlib.suppress(OSError):
         if not _listens(sock, socket.AF_UNIX) or sock.getsockname() != path:
             return False
-        return is_behind(path, listener_of(sock))
+        return is_listener(path, listener_pid(sock))
     return False
 
 
@@ -57,9 +57,9 @@ def _listens(sock: socket.socket, family: int) -> bool:
     return sock.family == family and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def give_up(sock: socket.socket) -> None:
+def discard(sock: socket.socket) -> None:
     """Listen on it no more, whoever else holds it: the address is free, and the manager drops what has hung up."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-    faultpoint("keeper.given_up")
+    failpoint("keeper.given_up")
     sock.close()

@@ -16,10 +16,10 @@ import os
 import select
 from pathlib import Path
 
-from mmsup.supervisor.linux.cgroup import put
+from mmsup.supervisor.linux.cgroup import write_file
 
 
-class OomWatch:
+class OomEvents:
     """A descriptor that becomes readable when the kernel's out-of-memory killer was in the group."""
 
     def __init__(self, folder: Path) -> None:
@@ -28,9 +28,9 @@ class OomWatch:
         self._poller: select.epoll | None = None
         self._file = -1
         if (folder / "memory.oom_control").exists():
-            self._register(folder)
+            self._register_eventfd(folder)
         else:
-            self._follow(folder / "memory.events")
+            self._watch_events_file(folder / "memory.events")
 
     def fileno(self) -> int:
         """For the loop."""
@@ -55,11 +55,11 @@ class OomWatch:
                 os.close(fd)
         self._event = self._file = -1
 
-    def _register(self, folder: Path) -> None:
+    def _register_eventfd(self, folder: Path) -> None:
         control = os.open(folder / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            if not put(folder / "cgroup.event_control", f"{self._event} {control}"):
+            if not write_file(folder / "cgroup.event_control", f"{self._event} {control}"):
                 raise OSError(f"{folder.name} cannot be watched for memory")
         except OSError:
             self.close()
@@ -67,7 +67,7 @@ class OomWatch:
         finally:
             os.close(control)
 
-    def _follow(self, events: Path) -> None:
+    def _watch_events_file(self, events: Path) -> None:
         self._file = os.open(events, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._poller = select.epoll()

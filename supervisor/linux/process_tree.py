@@ -19,7 +19,7 @@ ROUNDS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Kin:
+class ProcStat:
     """What /proc says of one process."""
 
     state: str
@@ -27,7 +27,7 @@ class Kin:
     session: int
 
 
-def look(pid: int) -> Kin | None:
+def read_stat(pid: int) -> ProcStat | None:
     """The process of this number, None if there is none."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
@@ -35,7 +35,7 @@ def look(pid: int) -> Kin | None:
             fields = file.read().rpartition(")")[2].split()
     except OSError:  # gone, or we are short of descriptors: then it cannot be looked at now
         return None
-    return Kin(fields[0], int(fields[1]), int(fields[3]))
+    return ProcStat(fields[0], int(fields[1]), int(fields[3]))
 
 
 def signal_session(leader: int, number: int) -> None:
@@ -59,26 +59,26 @@ def end_children(parent: int) -> bool:
     return not _signal_all(lambda kin: kin.parent == parent and kin.state != "Z", signal.SIGKILL)
 
 
-def _signal_all(chosen: Callable[[Kin], bool], number: int) -> set[int]:
+def _signal_all(chosen: Callable[[ProcStat], bool], number: int) -> set[int]:
     """Signal all chosen processes; who they were."""
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return set()
-    return {pid for pid in pids if _is(pid, chosen) and _signal(pid, chosen, number)}
+    return {pid for pid in pids if _matches(pid, chosen) and _signal(pid, chosen, number)}
 
 
-def _is(pid: int, chosen: Callable[[Kin], bool]) -> bool:
-    kin = look(pid)
+def _matches(pid: int, chosen: Callable[[ProcStat], bool]) -> bool:
+    kin = read_stat(pid)
     return kin is not None and chosen(kin)
 
 
-def _signal(pid: int, chosen: Callable[[Kin], bool], number: int) -> bool:
+def _signal(pid: int, chosen: Callable[[ProcStat], bool], number: int) -> bool:
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
             # Now that the descriptor holds it, whoever has the number is the one that is signalled.
-            if _is(pid, chosen):
+            if _matches(pid, chosen):
                 signal.pidfd_send_signal(pidfd, number)
                 return True
         finally:

@@ -10,12 +10,12 @@ import contextlib
 import socket
 from collections.abc import MutableMapping
 
-from mmsup.ipc.failpoints import faultpoint
+from mmsup.ipc.failpoints import failpoint
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
-class Notifier:
+class SystemdNotifier:
     """The line to systemd, or to nobody."""
 
     def __init__(self, address: str, watchdog_s: float) -> None:
@@ -25,7 +25,7 @@ class Notifier:
         """How often WATCHDOG=1 is due; 0 for never."""
 
     @classmethod
-    def from_environ(cls, environ: MutableMapping[str, str], pid: int) -> Notifier:
+    def from_environ(cls, environ: MutableMapping[str, str], pid: int) -> SystemdNotifier:
         """Read the variables and remove them. The watchdog is spoken to twice in each of its periods."""
         address, usec, watched = [environ.pop(name, "") for name in VARIABLES]
         meant = watched in ("", str(pid)) and usec.isdigit()
@@ -46,5 +46,5 @@ class Notifier:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
             sock.connect(self.address)  # send_fds of Python 3.11 forgets the address that it is given
-            faultpoint("keeper.store")
+            failpoint("keeper.store")
             socket.send_fds(sock, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])

@@ -12,21 +12,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class LoadCandidate:
     """One that waits for its turn."""
 
     instance: int
     order: int
     """Of its model among all: by class of priority, then by name."""
-    again: bool
+    has_served: bool
     """This content of it has served before."""
 
 
-def admit(waiting: Sequence[Candidate], loading: Sequence[bool], limit: int) -> list[int]:
+def next_loads(waiting: Sequence[LoadCandidate], loading: Sequence[bool], limit: int) -> list[int]:
     """The instances whose turn has come. `loading`: for each load that runs, whether it is one `again`."""
     admitted: list[int] = []
     for again in (True, False):
         free = limit - sum(each is again for each in loading)
-        queue = sorted((each for each in waiting if each.again is again), key=lambda each: (each.order, each.instance))
+        queue = sorted(
+            (each for each in waiting if each.has_served is again), key=lambda each: (each.order, each.instance)
+        )
         admitted += [each.instance for each in queue[: max(free, 0)]]
     return admitted

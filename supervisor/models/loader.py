@@ -14,64 +14,68 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError, error_of
-from mmsup.ipc.failpoints import faultpoint
+from mmsup.ipc.errors import CallerError, MmsupError, ServerError, make_error
+from mmsup.ipc.failpoints import failpoint
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.instances.context import Judgement
+from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.revision import Edition, Role
+from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.model import Model, state_of
-from mmsup.supervisor.models.model_set import Fleet
-from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.repository import scanner as repository
+from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.observability.event_log import EventLog
+from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry
-from mmsup.supervisor.state.desired_state import Wanted, Wish
+from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
 
-REACH_S: Final = 1.0
+GATEWAY_BARRIER_S: Final = 1.0
 """How long an answer waits for the gateways to have heard; one that takes longer is about to be killed."""
-_OF_LOAD: Final = frozenset(
+_LOAD_ERROR_CODES: Final = frozenset(
     {"load_failed", "load_timeout", "does_not_fit", "not_implemented", "gpu_fault", "insufficient_gpu_memory"}
 )
 """What may be said of one, the last two of its device; anything else is `load_failed`."""
 
-Say = Callable[[str], None]
+ProgressListener = Callable[[str], None]
 
 
-class Reachable(Protocol):
+class GatewayBarrier(Protocol):
     """The gateways, as a load sees them."""
 
-    async def reached(self, limit_s: float) -> None:
+    async def wait_until_applied(self, limit_s: float) -> None:
         """Until all have done what was said so far, or the limit."""
         ...
 
 
 @dataclass(slots=True, eq=False)
-class _Loading:
+class _PendingLoad:
     """A load under way, with everybody who waits for it."""
 
     name: str
     config: str
-    began_s: float
-    decided: asyncio.Future[None]
-    edition: Edition | None = None
-    listeners: list[Say] = field(default_factory=list["Say"])
+    started_s: float
+    outcome: asyncio.Future[None]
+    revision: Revision | None = None
+    listeners: list[ProgressListener] = field(default_factory=list["ProgressListener"])
     task: asyncio.Task[dict[str, Any]] | None = None  # the verb's result, as JSON
 
 
-class Loads:
+class ModelLoader:
     """The loads under way."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, wanted: Wanted, gateways: Reachable, journal: Journal) -> None:
+    def __init__(
+        self, settings: Settings, fleet: ModelSet, wanted: DesiredState, gateways: GatewayBarrier, journal: EventLog
+    ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._wanted = wanted
         self._gateways = gateways
         self._journal = journal
-        self._active: dict[str, _Loading] = {}
+        self._active: dict[str, _PendingLoad] = {}
         self._gone: dict[str, asyncio.Event] = {}
         self._is_over = False
 
-    async def load(self, name: str, config: str = "", say: Say = lambda _: None, *, by_hand: bool = True) -> Any:
+    async def load(
+        self, name: str, config: str = "", say: ProgressListener = lambda _: None, *, by_hand: bool = True
+    ) -> Any:
         """Load or reload; the verb's result as JSON when the model serves, MmsupError with the reason if it cannot."""
         if self._is_over:
             raise ServerError("draining", "the server is draining and loads nothing any more", model=name)
@@ -95,33 +99,33 @@ class Loads:
         if model is None:
             raise CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)
         if by_hand:
-            self._wish(name, Wish(up=False))
+            self._wish(name, DesiredModel(up=False))
         loading = self._active.get(name)
-        if loading is not None and not loading.decided.done():
+        if loading is not None and not loading.outcome.done():
             text = f"failed to load '{name}': it was unloaded meanwhile"
-            loading.decided.set_exception(CallerError("conflict", text, model=name))
+            loading.outcome.set_exception(CallerError("conflict", text, model=name))
         was_wanted = model.wanted
-        self.stop(model)
-        self._fleet.flush(name)
-        await self._gateways.reached(REACH_S)
+        self.stop_wanted(model)
+        self._fleet.send_route(name)
+        await self._gateways.wait_until_applied(GATEWAY_BARRIER_S)
         if was_wanted:
             self._journal.record("model_unloaded", "unloaded; nothing is routed to it any more", model=name)
-        return result_of(model, time.monotonic() - began_s)
+        return load_result(model, time.monotonic() - began_s)
 
-    def start(self, entry: ModelEntry, config: str = "") -> None:
+    def start_wanted(self, entry: ModelEntry, config: str = "") -> None:
         """Want a model without anybody waiting: at the start, or because the repository brought it."""
-        model = self._fleet.know(entry)
+        model = self._fleet.register(entry)
         model.wanted = True
-        if entry.faults:
+        if entry.errors:
             self._journal.record("load_failed", entry.reason, model=entry.name, code="load_failed")
         if entry.specs:
-            self._fleet.make(model, entry, Role.CURRENT, config)
+            self._fleet.add_revision(model, entry, RevisionRole.ACTIVE, config)
 
-    def stop(self, model: Model) -> None:
+    def stop_wanted(self, model: Model) -> None:
         """Want a model no more: all of it is withdrawn, drained, gone."""
         model.wanted, model.unloaded = False, True
-        for edition in list(model.editions):
-            if edition.role is not Role.LEAVING:
+        for edition in list(model.revisions):
+            if edition.role is not RevisionRole.RETIRING:
                 self._fleet.retire(edition)
 
     @property
@@ -129,29 +133,29 @@ class Loads:
         """Whether no load is under way."""
         return not self._active
 
-    def settled(self) -> None:
+    def decide_loads(self) -> None:
         """Something has changed: decide the loads that can be decided."""
         for loading in list(self._active.values()):
-            if loading.edition is not None and not loading.decided.done():
-                self._decide(loading, loading.edition)
+            if loading.revision is not None and not loading.outcome.done():
+                self._decide(loading, loading.revision)
         for name, gone in self._gone.items():
             if not self._is_leaving(name):
                 gone.set()
 
-    def progress(self, instance: Instance, text: str) -> None:
+    def on_progress(self, instance: Instance, text: str) -> None:
         """How far a load is, for those who wait for it."""
-        loading = self._active.get(instance.release.spec.name)
+        loading = self._active.get(instance.revision.spec.name)
         if loading is not None:
             for say in list(loading.listeners):
-                say(f"version {instance.release.spec.version}: {text}")
+                say(f"version {instance.revision.spec.version}: {text}")
 
-    def refuse(self) -> None:
+    def stop_accepting(self) -> None:
         """The server is draining: loads under way end, and no other begins."""
         self._is_over = True
         for loading in self._active.values():
-            if not loading.decided.done():
+            if not loading.outcome.done():
                 text = f"failed to load '{loading.name}': the server is draining"
-                loading.decided.set_exception(ServerError("draining", text, model=loading.name))
+                loading.outcome.set_exception(ServerError("draining", text, model=loading.name))
 
     async def close(self) -> None:
         """Nobody is waited for any more."""
@@ -162,44 +166,46 @@ class Loads:
 
     # One load.
 
-    def _begin(self, name: str, config: str, *, by_hand: bool) -> _Loading:
+    def _begin(self, name: str, config: str, *, by_hand: bool) -> _PendingLoad:
         entry = self._read(name, config)
         if by_hand:
-            self._wish(name, Wish(up=True, config=config))
+            self._wish(name, DesiredModel(up=True, config=config))
         loop = asyncio.get_running_loop()
-        loading = _Loading(name, config, time.monotonic(), loop.create_future())
+        loading = _PendingLoad(name, config, time.monotonic(), loop.create_future())
         self._active[name] = loading
         loading.task = loop.create_task(self._run(loading, entry), name=f"load {name}")
         loading.task.add_done_callback(_heard)
         return loading
 
-    async def _run(self, loading: _Loading, entry: ModelEntry) -> dict[str, Any]:  # the verb's result, as JSON
-        model = self._fleet.know(entry)
+    async def _run(self, loading: _PendingLoad, entry: ModelEntry) -> dict[str, Any]:  # the verb's result, as JSON
+        model = self._fleet.register(entry)
         model.wanted = True
-        current = model.current
-        again = current is not None and any(release.is_serving() for release in current.releases)
+        current = model.active
+        again = current is not None and any(release.is_serving() for release in current.versions)
         try:
             if not again:
-                model.is_coming = True
+                model.is_waiting_for_exit = True
                 if current is not None:
                     self._fleet.retire(current)
                 await self._wait_until_gone(loading, entry)
-            loading.edition = self._fleet.make(model, entry, Role.COMING if again else Role.CURRENT, loading.config)
-            await loading.decided
+            loading.revision = self._fleet.add_revision(
+                model, entry, RevisionRole.STAGED if again else RevisionRole.ACTIVE, loading.config
+            )
+            await loading.outcome
         finally:
-            model.is_coming = False
-            self._fleet.touch(model.name)
+            model.is_waiting_for_exit = False
+            self._fleet.mark_changed(model.name)
             del self._active[loading.name]
-            if loading.decided.done() and not loading.decided.cancelled():
-                loading.decided.exception()  # it was raised above, or nobody was there to hear it
-        self._fleet.flush(model.name)
-        await self._gateways.reached(REACH_S)
-        seconds = time.monotonic() - loading.began_s
+            if loading.outcome.done() and not loading.outcome.cancelled():
+                loading.outcome.exception()  # it was raised above, or nobody was there to hear it
+        self._fleet.send_route(model.name)
+        await self._gateways.wait_until_applied(GATEWAY_BARRIER_S)
+        seconds = time.monotonic() - loading.started_s
         name = "model_reloaded" if again else "model_loaded"
         self._journal.record(name, f"serves after {seconds:.2f} s", model=model.name)
-        return result_of(model, seconds)
+        return load_result(model, seconds)
 
-    async def _wait_until_gone(self, loading: _Loading, entry: ModelEntry) -> None:
+    async def _wait_until_gone(self, loading: _PendingLoad, entry: ModelEntry) -> None:
         if not self._is_leaving(loading.name):
             return
         gone = self._gone.setdefault(loading.name, asyncio.Event())
@@ -212,47 +218,47 @@ class Loads:
             raise CallerError("conflict", text, model=loading.name) from None
         finally:
             self._gone.pop(loading.name, None)
-        if loading.decided.done():
-            await loading.decided  # unloaded while it waited
+        if loading.outcome.done():
+            await loading.outcome  # unloaded while it waited
 
-    def _decide(self, loading: _Loading, edition: Edition) -> None:
+    def _decide(self, loading: _PendingLoad, edition: Revision) -> None:
         model = self._fleet.model(loading.name)
         assert model is not None, f"{loading.name} is being loaded and not known"
         failure = edition.load_failure()
         if failure is not None:
-            if edition.role is Role.COMING:
+            if edition.role is RevisionRole.STAGED:
                 self._fleet.retire(edition)
-            loading.decided.set_exception(_refusal(loading.name, failure))
-        elif edition.is_whole():
-            if edition.role is Role.COMING:
-                self._fleet.swap(model, edition)
-            loading.decided.set_result(None)
+            loading.outcome.set_exception(_refusal(loading.name, failure))
+        elif edition.is_fully_ready():
+            if edition.role is RevisionRole.STAGED:
+                self._fleet.activate(model, edition)
+            loading.outcome.set_result(None)
 
     def _read(self, name: str, config: str) -> ModelEntry:
         """The model as the repository holds it now; MmsupError if it cannot be loaded."""
-        entry = repository.scan_model(self._settings, name)
+        entry = scanner.scan_model(self._settings, name)
         if entry is None:
             text = f"failed to load '{name}', failed to poll from model repository"
             raise CallerError("unknown_model", text, model=name)
         if config:
-            entry = repository.override(entry, config)
-        if entry.faults:
+            entry = scanner.with_config(entry, config)
+        if entry.errors:
             code = "bad_request" if config else "load_failed"
-            raise error_of(code, f"failed to load '{name}': {entry.reason}", model=name)
+            raise make_error(code, f"failed to load '{name}': {entry.reason}", model=name)
         return entry
 
-    def _wish(self, name: str, wish: Wish) -> None:
+    def _wish(self, name: str, wish: DesiredModel) -> None:
         try:
-            self._wanted.put(name, wish)
-            faultpoint("brain.wished")
+            self._wanted.set(name, wish)
+            failpoint("brain.wished")
         except OSError as error:
             text = f"the state directory cannot be written ({error.strerror}); nothing was changed"
             raise ServerError("unavailable", text, model=name) from error
 
     def _is_leaving(self, name: str) -> bool:
         model = self._fleet.model(name)
-        leaving = (each for each in model.editions if each.role is Role.LEAVING) if model is not None else ()
-        return any(instance.is_awaited() for edition in leaving for instance in edition.instances())
+        leaving = (each for each in model.revisions if each.role is RevisionRole.RETIRING) if model is not None else ()
+        return any(instance.can_be_stopped() for edition in leaving for instance in edition.instances())
 
 
 def _heard(task: asyncio.Task[dict[str, Any]]) -> None:  # the verb's result, as JSON
@@ -261,12 +267,12 @@ def _heard(task: asyncio.Task[dict[str, Any]]) -> None:  # the verb's result, as
         task.exception()
 
 
-def result_of(model: Model, seconds: float) -> dict[str, Any]:  # the verb's result, as JSON
+def load_result(model: Model, seconds: float) -> dict[str, Any]:  # the verb's result, as JSON
     """What a load or unload came to."""
-    versions = {each.spec.version: str(state_of(each)) for each in model.current.releases} if model.current else {}
+    versions = {each.spec.version: str(state_of(each)) for each in model.active.versions} if model.active else {}
     return {"name": model.name, "state": str(model.state()), "versions": versions, "seconds": round(seconds, 3)}
 
 
-def _refusal(name: str, failure: Judgement) -> MmsupError:
-    code = failure.code if failure.code in _OF_LOAD else "load_failed"
-    return error_of(code, f"failed to load '{name}': {failure.text}", model=name)
+def _refusal(name: str, failure: WorkerFailure) -> MmsupError:
+    code = failure.code if failure.code in _LOAD_ERROR_CODES else "load_failed"
+    return make_error(code, f"failed to load '{name}': {failure.text}", model=name)

@@ -7,35 +7,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.processes import usage
 
 if TYPE_CHECKING:
     from mmsup.supervisor.instances.instance import Instance
 
-SPARE_BYTES: Final = 64 << 20
+RESERVED_BYTES: Final = 64 << 20
 """What the rest of the machine shall still have beside both."""
 
 
-def has_room(needs_bytes: int, available_bytes: int) -> bool:
+def fits(needs_bytes: int, available_bytes: int) -> bool:
     """Whether so much fits into what there is. Pure."""
-    return needs_bytes + SPARE_BYTES <= available_bytes
+    return needs_bytes + RESERVED_BYTES <= available_bytes
 
 
-class Room:
+class MemoryHeadroom:
     """Of this machine."""
 
     def available_bytes(self) -> int:
         """What nobody has taken."""
-        return memory.machine().available_bytes
+        return usage.machine_memory().available_bytes
 
-    def needs_bytes(self, instance: Instance) -> int | None:
+    def required_bytes(self, instance: Instance) -> int | None:
         """What another one like this takes; None where nobody knows."""
-        tenure, life = instance.tenure, instance.life
+        tenure, life = instance.worker, instance.process
         if tenure is None or life is None:
             return None
-        return tenure.first_bytes or memory.footprint_bytes(tenure.group, life.pid)
+        return tenure.initial_bytes or usage.footprint_bytes(tenure.group, life.pid)
 
-    def is_for(self, instance: Instance, promised_bytes: int = 0) -> bool:
+    def has_room_for(self, instance: Instance, reserved_bytes: int = 0) -> bool:
         """Whether another one like this fits, when others have had what they were promised."""
-        needs = self.needs_bytes(instance)
-        return needs is None or has_room(needs + promised_bytes, self.available_bytes())
+        needs = self.required_bytes(instance)
+        return needs is None or fits(needs + reserved_bytes, self.available_bytes())

@@ -12,39 +12,39 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ModelReadiness:
     """How one wanted model stands."""
 
     name: str
     serving: bool
     """Each of its versions has an instance that is ready."""
-    decided: bool
+    has_outcome: bool
     """It is up, or a load of it has failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Readiness:
+class ServerReadiness:
     """The answer, and why not."""
 
     ready: bool
     reason: str = ""
 
 
-def judge(*, front: bool, draining: bool, wanted: Sequence[Standing], strict: bool) -> Readiness:
+def server_readiness(*, front: bool, draining: bool, wanted: Sequence[ModelReadiness], strict: bool) -> ServerReadiness:
     """The server's readiness. `front`: the gateways have their routes."""
     if draining:
-        return Readiness(ready=False, reason="the server is draining")
+        return ServerReadiness(ready=False, reason="the server is draining")
     if not front:
-        return Readiness(ready=False, reason="the gateways are not up yet")
-    undecided = [each.name for each in wanted if not each.decided]
+        return ServerReadiness(ready=False, reason="the gateways are not up yet")
+    undecided = [each.name for each in wanted if not each.has_outcome]
     if undecided:
-        return Readiness(ready=False, reason=f"still loading: {_some(undecided)}")
+        return ServerReadiness(ready=False, reason=f"still loading: {_some(undecided)}")
     if wanted and not any(each.serving for each in wanted):
-        return Readiness(ready=False, reason="no model can serve")
+        return ServerReadiness(ready=False, reason="no model can serve")
     down = [each.name for each in wanted if not each.serving]
     if strict and down:
-        return Readiness(ready=False, reason=f"not serving: {_some(down)}")
-    return Readiness(ready=True)
+        return ServerReadiness(ready=False, reason=f"not serving: {_some(down)}")
+    return ServerReadiness(ready=True)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

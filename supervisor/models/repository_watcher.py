@@ -12,27 +12,29 @@ import os
 
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.instances import lifecycle_events as terms
-from mmsup.supervisor.models.loader import Loads
-from mmsup.supervisor.models.model_set import Fleet
-from mmsup.supervisor.models.repository_watcher_roots import Roots
-from mmsup.supervisor.models.startup_policy import by_rule
-from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.repository import scanner as repository
-from mmsup.supervisor.repository.scanner import ModelEntry, Repository
-from mmsup.supervisor.state.desired_state import Wanted
+from mmsup.supervisor.instances import lifecycle_events
+from mmsup.supervisor.models.loader import ModelLoader
+from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.repository_watcher_roots import RepositoryRoots
+from mmsup.supervisor.models.startup_policy import is_wanted_at_start
+from mmsup.supervisor.observability.event_log import EventLog
+from mmsup.supervisor.repository import scanner
+from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
+from mmsup.supervisor.state.desired_state import DesiredState
 
 
-class Changes:
+class RepositoryWatcher:
     """Owns the look at the repositories."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, wanted: Wanted, loads: Loads, journal: Journal) -> None:
+    def __init__(
+        self, settings: Settings, fleet: ModelSet, wanted: DesiredState, loads: ModelLoader, journal: EventLog
+    ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._wanted = wanted
         self._loads = loads
         self._journal = journal
-        self._roots = Roots(journal)
+        self._roots = RepositoryRoots(journal)
         self._turn = asyncio.Lock()
         self._seen: dict[str, tuple[str, str]] = {}
         self._moving: set[str] = set()
@@ -40,23 +42,23 @@ class Changes:
         self._stale: set[str] = set()
         """Those of them that have changed again meanwhile: whoever moves them looks once more."""
 
-    def read(self) -> Repository:
+    def scan(self) -> RepositoryScan:
         """All repositories as they lie there now; that one cannot be read is said once, and once that it can again."""
-        found = repository.scan(self._settings)
+        found = scanner.scan(self._settings)
         self._weigh(found)
         return found
 
-    async def _read_by_the_way(self) -> Repository:
+    async def _read_by_the_way(self) -> RepositoryScan:
         """The same, in many turns of the loop: a model takes milliseconds, and there may be a thousand."""
-        for found in repository.scanning(self._settings):
+        for found in scanner.scan_stepwise(self._settings):
             if found is not None:
                 self._weigh(found)
                 return found
             await asyncio.sleep(0)
         raise AssertionError("a scan without an end")
 
-    def _weigh(self, found: Repository) -> None:
-        for root in self._roots.weigh(found):
+    def _weigh(self, found: RepositoryScan) -> None:
+        for root in self._roots.update(found):
             self._try_again(root)
 
     async def poll(self) -> None:
@@ -65,9 +67,9 @@ class Changes:
             while True:
                 await asyncio.sleep(self._settings.poll_s)
                 if not self._turn.locked():
-                    looks.create_task(self.look())
+                    looks.create_task(self.check())
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Look once, and move what has changed; done when all of that has its outcome."""
         async with self._turn:
             found = (await self._read_by_the_way()).models
@@ -78,7 +80,7 @@ class Changes:
                 group.create_task(self._settle(name, found.get(name)))
         if changed & self._stale:
             self._stale -= changed
-            await self.look()
+            await self.check()
 
     def _compare(self, found: dict[str, ModelEntry]) -> set[str]:
         """Names of the models that are not as they were; from now on they are known as they are."""
@@ -102,16 +104,16 @@ class Changes:
         model = self._fleet.model(name)
         entry = model.entry if model is not None else None
         if entry is not None and entry.directory:
-            return os.path.dirname(entry.directory) in self._roots.lost
-        return bool(self._roots.lost) or entry == repository.missing(name)
+            return os.path.dirname(entry.directory) in self._roots.unreadable
+        return bool(self._roots.unreadable) or entry == scanner.missing_model(name)
 
     def _try_again(self, root: str) -> None:
         for model in self._fleet.models.values():
             if model.entry is None or os.path.dirname(model.entry.directory) != root:
                 continue
             for instance in list(model.instances()):
-                if instance.state in (terms.State.BACKOFF, terms.State.FAILED):
-                    instance.apply(terms.RetryDue())
+                if instance.state in (lifecycle_events.InstanceState.BACKOFF, lifecycle_events.InstanceState.FAILED):
+                    instance.apply(lifecycle_events.RetryDue())
 
     async def _move(self, entry: ModelEntry) -> None:
         model = self._fleet.model(entry.name)
@@ -119,9 +121,15 @@ class Changes:
             return  # it was another for a while, and is what is in force again
         is_new = model is None or (model.entry is None and not model.wanted)
         wish = self._wanted.get(entry.name)
-        wanted = wish.up if wish else model.wanted if model and not is_new else by_rule(self._settings, entry.name)
-        if model is None or not model.wanted or not entry.faults:
-            self._fleet.know(entry)  # else what serves is still as it was read, and goes on
+        wanted = (
+            wish.up
+            if wish
+            else model.wanted
+            if model and not is_new
+            else is_wanted_at_start(self._settings, entry.name)
+        )
+        if model is None or not model.wanted or not entry.errors:
+            self._fleet.register(entry)  # else what serves is still as it was read, and goes on
         if not wanted:
             return
         try:
@@ -136,9 +144,9 @@ class Changes:
         model.entry = None
         if model.wanted:
             await self._loads.unload(name, by_hand=False)
-        self._fleet.touch(name)  # its name goes with its last process, which may be gone already
+        self._fleet.mark_changed(name)  # its name goes with its last process, which may be gone already
 
 
 def _face(entry: ModelEntry | None) -> tuple[str, str]:
     """What differs if anything of a model does: its files, or what is wrong with it."""
-    return (entry.stamp, entry.reason) if entry else ("", "")
+    return (entry.file_digest, entry.reason) if entry else ("", "")

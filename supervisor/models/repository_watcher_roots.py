@@ -8,33 +8,33 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmsup.supervisor.observability.event_log import Journal
-from mmsup.supervisor.repository.scanner import Repository
+from mmsup.supervisor.observability.event_log import EventLog
+from mmsup.supervisor.repository.scanner import RepositoryScan
 
 UNMOUNTED: Final = "is empty and lies on another file system than before, as if it were unmounted"
 
 
-class Roots:
+class RepositoryRoots:
     """The folders of all repositories, as they were when last read."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: EventLog) -> None:
         self._journal = journal
         self._devices: dict[str, int] = {}
-        self.lost: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
         """Those that cannot be read now, and why."""
 
-    def weigh(self, found: Repository) -> set[str]:
+    def update(self, found: RepositoryScan) -> set[str]:
         """The repositories were read; those that are back."""
-        lost = {fault.place: fault.text for fault in found.faults}
+        lost = {fault.place: fault.text for fault in found.errors}
         for root, seen in found.roots.items():
-            if not seen.folders and self._devices.get(root, seen.device) != seen.device:
+            if not seen.folder_count and self._devices.get(root, seen.device) != seen.device:
                 lost[root] = UNMOUNTED
             else:
                 self._devices[root] = seen.device
-        back = self.lost.keys() - lost.keys()
-        for root in sorted(lost.keys() - self.lost.keys()):
+        back = self.unreadable.keys() - lost.keys()
+        for root in sorted(lost.keys() - self.unreadable.keys()):
             self._journal.record("repository_lost", f"{root}: {lost[root]}; its models stay as they are", root=root)
         for root in sorted(back):
             self._journal.record("repository_back", f"{root}: can be read again", root=root)
-        self.lost = lost
+        self.unreadable = lost
         return set(back)

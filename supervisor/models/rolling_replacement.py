@@ -15,23 +15,23 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mmsup.supervisor.config.units import size_text
-from mmsup.supervisor.instances import lifecycle_events as terms
+from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import COMING_UP, State
-from mmsup.supervisor.instances.revision import Edition, Release, Role
-from mmsup.supervisor.models.model_set import Fleet
+from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
+from mmsup.supervisor.instances.revision import Revision, RevisionRole, VersionRevision
+from mmsup.supervisor.models.model_set import ModelSet
 
-UNFIT: Final = frozenset({"does_not_fit", "gpu_oom", "insufficient_gpu_memory"})
+NO_ROOM_CODES: Final = frozenset({"does_not_fit", "gpu_oom", "insufficient_gpu_memory"})
 """Reasons of a load that say that two have no room."""
-_ENDED: Final = (State.BACKOFF, State.FAILED, State.STOPPED, State.QUARANTINED)
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
+_ENDED: Final = (InstanceState.BACKOFF, InstanceState.FAILED, InstanceState.STOPPED, InstanceState.QUARANTINED)
+WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
 """Returns when something is so."""
 
 
-class Renewals:
+class RollingReplacement:
     """Those that are under way."""
 
-    def __init__(self, fleet: Fleet, until: Until) -> None:
+    def __init__(self, fleet: ModelSet, until: WaitUntil) -> None:
         self._fleet = fleet
         self._until = until
         self._under_way: set[int] = set()
@@ -41,25 +41,25 @@ class Renewals:
         self._turn = asyncio.Lock()
         """To go first."""
 
-    def is_under_way(self, old: Instance) -> bool:
+    def is_replacing(self, old: Instance) -> bool:
         """Whether this one is being renewed already."""
         return old.id in self._under_way
 
-    async def renew(self, old: Instance) -> str:
+    async def replace(self, old: Instance) -> str:
         """Why it stays; empty if another process follows it."""
-        await self._until(lambda: not self.is_under_way(old) and old.state not in COMING_UP)
+        await self._until(lambda: not self.is_replacing(old) and old.state not in STARTING_UP)
         self._under_way.add(old.id)
         try:
             return await self._renew(old)
         finally:
             self._under_way.remove(old.id)
-            self._fleet.changed(old)
+            self._fleet.on_instance_changed(old)
 
     async def _renew(self, old: Instance) -> str:
         await self._until(lambda: self._has_room(old) or not self._promised)
         if not _serves(old):
             return ""  # it has ended by itself, and what follows is new
-        needs = self._fleet.room.needs_bytes(old) or 0
+        needs = self._fleet.memory_headroom.required_bytes(old) or 0
         if self._has_room(old):
             self._promised[old.id] = needs
             try:
@@ -68,7 +68,7 @@ class Renewals:
                 del self._promised[old.id]
         else:
             code, text = "does_not_fit", f"another {size_text(needs)} is not free on this machine"
-        if code not in UNFIT:
+        if code not in NO_ROOM_CODES:
             return text
         async with self._turn:
             if not _serves(old):
@@ -78,52 +78,54 @@ class Renewals:
             return await self._in_turn(old)
 
     def _has_room(self, old: Instance) -> bool:
-        return self._fleet.room.is_for(old, sum(self._promised.values()))
+        return self._fleet.memory_headroom.has_room_for(old, sum(self._promised.values()))
 
     async def _beside(self, old: Instance) -> tuple[str, str]:
         """Ready before the old one goes. Code and text of why not; empty if it is done."""
-        release, generation = old.release, old.generation
-        edition = self._fleet.beside(old)
+        release, generation = old.revision, old.generation
+        edition = self._fleet.add_replacement(old)
         (twin,) = edition.instances()
 
         def is_off() -> bool:
-            has_followed = old.state is State.READY and old.generation > generation
-            return has_followed or old.release is not release or self._is_off(edition, release, twin)
+            has_followed = old.state is InstanceState.READY and old.generation > generation
+            return has_followed or old.revision is not release or self._is_off(edition, release, twin)
 
-        await self._until(lambda: twin.state is State.READY or is_off())
+        await self._until(lambda: twin.state is InstanceState.READY or is_off())
         if is_off():
-            if edition.role is Role.COMING:
+            if edition.role is RevisionRole.STAGED:
                 self._fleet.retire(edition)
-            trouble = twin.trouble
+            trouble = twin.failure
             return (trouble.code, trouble.text) if trouble is not None else ("", "")
-        self._fleet.join(edition, release)
-        old.apply(terms.WantDown())
-        await self._until(lambda: self._fleet.instance(old.id) is None or old.state is State.QUARANTINED)
+        self._fleet.adopt_replacement(edition, release)
+        old.apply(lifecycle_events.WantDown())
+        await self._until(lambda: self._fleet.instance(old.id) is None or old.state is InstanceState.QUARANTINED)
         return "", ""
 
-    def _is_off(self, edition: Edition, release: Release, twin: Instance) -> bool:
+    def _is_off(self, edition: Revision, release: VersionRevision, twin: Instance) -> bool:
         """The twin has failed, or nobody wants it any more: its model was unloaded, or loaded anew."""
         model = self._fleet.model(release.spec.name)
-        current = model.current if model is not None else None
+        current = model.active if model is not None else None
         return (
-            edition.role is not Role.COMING
+            edition.role is not RevisionRole.STAGED
             or twin.state in _ENDED
             or current is None
-            or release not in current.releases
+            or release not in current.versions
         )
 
     async def _in_turn(self, old: Instance) -> str:
         """The old one drains, and its next life follows in the same place."""
         generation = old.generation
-        old.apply(terms.WantDown())
-        old.apply(terms.WantUp())
-        await self._until(lambda: old.state in _ENDED or (old.state is State.READY and old.generation > generation))
-        return "" if old.state is State.READY or old.trouble is None else old.trouble.text
+        old.apply(lifecycle_events.WantDown())
+        old.apply(lifecycle_events.WantUp())
+        await self._until(
+            lambda: old.state in _ENDED or (old.state is InstanceState.READY and old.generation > generation)
+        )
+        return "" if old.state is InstanceState.READY or old.failure is None else old.failure.text
 
 
 def _has_company(old: Instance) -> bool:
-    return any(each is not old and _serves(each) for each in old.release.instances)
+    return any(each is not old and _serves(each) for each in old.revision.instances)
 
 
 def _serves(instance: Instance) -> bool:
-    return instance.state is State.READY
+    return instance.state is InstanceState.READY

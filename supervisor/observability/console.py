@@ -29,7 +29,7 @@ class Console:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
-    def say(self, level: str, event: str, **fields: Field) -> None:
+    def log(self, level: str, event: str, **fields: Field) -> None:
         """Write one line, or lose and count it if nobody reads."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._lost:
@@ -37,11 +37,11 @@ class Console:
         line = _text(time, level, event, fields) if self._as_text else _json(time, level, event, fields)
         self._lost = 0 if self._write(line.encode()) else self._lost + 1
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def log_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Rows for people, aligned; in JSON one object for each row, for there a table has no place."""
         if not self._as_text:
             for row in rows:
-                self.say("info", "row", **dict(zip(columns, row, strict=True)))
+                self.log("info", "row", **dict(zip(columns, row, strict=True)))
             return
         widths = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
         for row in (columns, *rows):

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from mmsup.supervisor.observability.rotating_file import RotatingFile
 
-KEPT: Final = 2000
-STORY: Final = 12
+EVENTS_KEPT: Final = 2000
+RECENT_EVENTS: Final = 12
 
-NAMES: Final = frozenset({
+EVENT_NAMES: Final = frozenset({
     "server_start", "ready", "stopping", "control_reopened",
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
@@ -37,17 +37,17 @@ NAMES: Final = frozenset({
 Event = dict[str, Any]  # JSON: time, event, model, instance, generation, text, and fields by name
 
 
-class Journal:
+class EventLog:
     """All events that are still known, oldest first."""
 
     def __init__(self, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._file = RotatingFile(path)
         self._now = now
-        self._events: deque[Event] = deque(maxlen=KEPT)
+        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._listeners: set[Callable[[Event], None]] = set()
-        for each in (self._file.before(), path):
-            self._events.extend(_read(each))
-        self._torn = _is_torn(path)
+        for each in (self._file.previous_path(), path):
+            self._events.extend(_read_events(each))
+        self._ends_in_partial_line = _has_partial_line(path)
         """The last line may have no end: what comes next would be one with it."""
 
     def record(
@@ -61,7 +61,7 @@ class Journal:
         **fields: Any,  # JSON scalars and lists
     ) -> Event:
         """Write down that something happened."""
-        assert name in NAMES, f"{name!r} is no event of the catalogue"
+        assert name in EVENT_NAMES, f"{name!r} is no event of the catalogue"
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         event: Event = {"time": time, "event": name, "model": model, "instance": instance, "generation": generation}
         event |= {"text": text, **fields}
@@ -72,20 +72,20 @@ class Journal:
         return event
 
     def _append(self, line: bytes) -> None:
-        lost = self._file.lost
-        self._file.write(b"\n" + line if self._torn else line)
-        self._torn = self._file.lost > lost
+        lost = self._file.lost_writes
+        self._file.write(b"\n" + line if self._ends_in_partial_line else line)
+        self._ends_in_partial_line = self._file.lost_writes > lost
 
-    def last(self, count: int = KEPT, model: str = "") -> list[Event]:
+    def last(self, count: int = EVENTS_KEPT, model: str = "") -> list[Event]:
         """The newest `count` events, of one model or of all, oldest first."""
         chosen = [each for each in self._events if not model or each.get("model") == model]
         return chosen[-count:] if count > 0 else []
 
-    def story(self, instance: int) -> list[Event]:
+    def recent(self, instance: int) -> list[Event]:
         """The last events of one instance."""
-        return [each for each in self._events if each.get("instance") == instance][-STORY:]
+        return [each for each in self._events if each.get("instance") == instance][-RECENT_EVENTS:]
 
-    def follow(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with each event from now on, until the function that comes back is called."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
@@ -95,7 +95,7 @@ class Journal:
         self._file.close()
 
 
-def _is_torn(path: Path) -> bool:
+def _has_partial_line(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
@@ -104,13 +104,13 @@ def _is_torn(path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> Iterator[Event]:
+def _read_events(path: Path) -> Iterator[Event]:
     """The events of a file; a line that was cut by a crash is passed over."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         return
-    for line in lines[-KEPT:]:
+    for line in lines[-EVENTS_KEPT:]:
         try:
             event = json.loads(line)
         except ValueError:

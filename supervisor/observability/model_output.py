@@ -21,7 +21,7 @@ LINE_BYTES: Final = 16 << 10
 """A line without an end is cut here."""
 
 
-class Logbook:
+class ModelOutput:
     """The output of one model, all its lives in the order they printed."""
 
     def __init__(self, path: Path) -> None:
@@ -30,10 +30,10 @@ class Logbook:
         self._partial: dict[str, bytes] = {}
         self._last: dict[str, deque[str]] = {}
         self._listeners: set[Callable[[str], None]] = set()
-        for each in (self._file.before(), path):
-            self._remember(_end_of(each))
+        for each in (self._file.previous_path(), path):
+            self._append_tail(_read_tail(each))
 
-    def feed(self, worker: str, data: bytes) -> None:
+    def append(self, worker: str, data: bytes) -> None:
         """What one life printed just now; lines of several lives are not mixed."""
         lines = (self._partial.pop(worker, b"") + data).split(b"\n")
         if len(lines[-1]) > LINE_BYTES:
@@ -42,7 +42,7 @@ class Logbook:
             self._partial[worker] = lines[-1]
         self._write(worker, lines[:-1])
 
-    def end(self, worker: str) -> list[str]:
+    def finish(self, worker: str) -> list[str]:
         """That life is over: its last line needs no end. What it said last."""
         rest = self._partial.pop(worker, b"")
         if rest:
@@ -52,12 +52,12 @@ class Logbook:
             self._file.close()  # nobody prints: a model that is not up holds no descriptor
         return last
 
-    def lines(self, count: int) -> list[str]:
+    def last_lines(self, count: int) -> list[str]:
         """The last lines, oldest first."""
         known = _text(bytes(self._tail)).splitlines()
         return known[-count:] if count > 0 else []
 
-    def follow(self, listener: Callable[[str], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[str], None]) -> Callable[[], None]:
         """Call `listener` with each line from now on, until the function that comes back is called."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
@@ -73,12 +73,12 @@ class Logbook:
         last.extend(_text(line[:LAST_CHARACTERS]) for line in lines[-LAST_LINES:])
         data = b"".join(line + b"\n" for line in lines)
         self._file.write(data)
-        self._remember(data)
+        self._append_tail(data)
         for listener in tuple(self._listeners):
             for line in lines:
                 listener(_text(line))
 
-    def _remember(self, data: bytes) -> None:
+    def _append_tail(self, data: bytes) -> None:
         self._tail += data
         del self._tail[:-TAIL_BYTES]
 
@@ -87,7 +87,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def _end_of(path: Path) -> bytes:
+def _read_tail(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             file.seek(0, 2)

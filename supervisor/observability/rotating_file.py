@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from mmsup.ipc.failpoints import faultpoint
+from mmsup.ipc.failpoints import failpoint
 
 LIMIT_BYTES: Final = 4 << 20
 
@@ -19,7 +19,7 @@ class RotatingFile:
 
     def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.path = path
-        self.lost = 0
+        self.lost_writes = 0
         """Writes that the disk refused, or took a part of."""
         self._limit = limit_bytes
         self._fd = -1
@@ -28,16 +28,16 @@ class RotatingFile:
     def write(self, data: bytes) -> None:
         """Append, as one write."""
         try:
-            faultpoint("brain.book")
+            failpoint("brain.book")
             if self._fd >= 0 and self._size + len(data) > self._limit:
-                self._turn()
+                self._rotate()
             if self._fd < 0:
                 self._open()
             written = os.write(self._fd, data)
             self._size += written
-            self.lost += written < len(data)
+            self.lost_writes += written < len(data)
         except OSError:
-            self.lost += 1
+            self.lost_writes += 1
 
     def close(self) -> None:
         """Let go of the file."""
@@ -45,7 +45,7 @@ class RotatingFile:
             os.close(self._fd)
             self._fd = -1
 
-    def before(self) -> Path:
+    def previous_path(self) -> Path:
         """Where the older half lies."""
         return self.path.with_name(f"{self.path.name}.1")
 
@@ -54,6 +54,6 @@ class RotatingFile:
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._size = os.fstat(self._fd).st_size
 
-    def _turn(self) -> None:
+    def _rotate(self) -> None:
         self.close()
-        self.path.replace(self.before())
+        self.path.replace(self.previous_path())

@@ -21,14 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.errors import error_of
+from mmsup.ipc import exit_codes
+from mmsup.ipc.errors import make_error
 from mmsup.supervisor.config.units import size_text
-from mmsup.supervisor.postmortem import stack_trace as stack
+from mmsup.supervisor.postmortem import stack_trace
 
 TAIL_LINES: Final = 3
 """Last lines of its output in the operator's text; the rest is in `ctl logs`."""
-_OF_OUR_KILL: Final = (0, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR2)
+_OUR_SIGNALS: Final = (0, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR2)
 """With another signal it died by itself before our kill reached it. SIGUSR2 is how it was asked for its stack first: a
 model that has taken its handler away dies of it."""
 
@@ -54,13 +54,13 @@ class Evidence:
     """0: not known."""
     in_flight: int | None = None
     """Requests that were with it; None: not known."""
-    failed_code: str = ""
-    failed_text: str = ""
+    load_failed_code: str = ""
+    load_failed_text: str = ""
     """What it said of its load."""
     condemned_code: str = ""
     condemned_text: str = ""
     """Why we were about to kill it: `worker_hung`, `load_timeout`, `bad_worker_reply`, `worker_oom`."""
-    asked: bool = False
+    stop_requested: bool = False
     """It was told to go, or killed because nobody wants it any more."""
     crash: str = ""
     """What faulthandler wrote."""
@@ -92,7 +92,7 @@ def cause_of(evidence: Evidence) -> Cause:
     raise AssertionError(f"no rule for {evidence}")
 
 
-def _memory(evidence: Evidence) -> Cause | None:
+def _oom(evidence: Evidence) -> Cause | None:
     if not evidence.oom_kills:
         return None
     cap = f"cap {size_text(evidence.cap_bytes)}" if evidence.cap_bytes is not None else "no cap of its own"
@@ -103,10 +103,10 @@ def _memory(evidence: Evidence) -> Cause | None:
     return _cause(evidence, "worker_oom", "oom", what, retryable=evidence.in_flight != 1)
 
 
-def _load_said(evidence: Evidence) -> Cause | None:
-    if not evidence.failed_code:
+def _load_failed(evidence: Evidence) -> Cause | None:
+    if not evidence.load_failed_code:
         return None
-    return _cause(evidence, evidence.failed_code, "load failed", f"could not load: {evidence.failed_text}")
+    return _cause(evidence, evidence.load_failed_code, "load failed", f"could not load: {evidence.load_failed_text}")
 
 
 _CONDEMNED: Final = {
@@ -118,26 +118,26 @@ _CONDEMNED: Final = {
 
 
 def _condemned(evidence: Evidence) -> Cause | None:
-    if evidence.condemned_code not in _CONDEMNED or evidence.signal not in _OF_OUR_KILL:
+    if evidence.condemned_code not in _CONDEMNED or evidence.signal not in _OUR_SIGNALS:
         return None
     word, what = _CONDEMNED[evidence.condemned_code]
     why = f": {evidence.condemned_text}" if evidence.condemned_text else ""
     return _cause(evidence, evidence.condemned_code, word, what + why)
 
 
-def _asked(evidence: Evidence) -> Cause | None:
-    if not evidence.asked or evidence.signal not in _OF_OUR_KILL or (evidence.status and not evidence.signal):
+def _stopped(evidence: Evidence) -> Cause | None:
+    if not evidence.stop_requested or evidence.signal not in _OUR_SIGNALS or (evidence.status and not evidence.signal):
         return None
     return _cause(evidence, "unavailable", "stopped", "was stopped")
 
 
-def _device(evidence: Evidence) -> Cause | None:
-    if evidence.signal or evidence.status != exits.DEVICE_LOST:
+def _gpu_fault(evidence: Evidence) -> Cause | None:
+    if evidence.signal or evidence.status != exit_codes.DEVICE_LOST:
         return None
     return _cause(evidence, "gpu_fault", "gpu fault", "met a GPU error that its context does not survive, and left")
 
 
-def _bus(evidence: Evidence) -> Cause | None:
+def _sigbus(evidence: Evidence) -> Cause | None:
     if evidence.signal != signal.SIGBUS:
         return None
     what = "was killed by SIGBUS: memory that it had mapped was no longer there (a file cut short, or a full tmpfs)"
@@ -149,34 +149,36 @@ def _signal(evidence: Evidence) -> Cause | None:
         return None
     name = signal_name(evidence.signal)
     sender = ", sender unknown" if evidence.signal in (signal.SIGKILL, signal.SIGTERM) else ""
-    return _cause(evidence, _died(evidence), f"signal {name}", f"was killed by {name}{sender}{_when(evidence)}")
+    return _cause(
+        evidence, _crash_code(evidence), f"signal {name}", f"was killed by {name}{sender}{_while_loading(evidence)}"
+    )
 
 
 def _status(evidence: Evidence) -> Cause | None:
     what = {
-        exits.LOAD_FAILED: "left because its load failed, and did not say why",
-        exits.ORPHANED: "left because it took its keeper for dead",
-    }.get(evidence.status, f"exited with status {evidence.status}{_when(evidence)}")
-    return _cause(evidence, _died(evidence), f"exit {evidence.status}", what)
+        exit_codes.LOAD_FAILED: "left because its load failed, and did not say why",
+        exit_codes.KEEPER_LOST: "left because it took its keeper for dead",
+    }.get(evidence.status, f"exited with status {evidence.status}{_while_loading(evidence)}")
+    return _cause(evidence, _crash_code(evidence), f"exit {evidence.status}", what)
 
 
 _RULES: Final[tuple[Callable[[Evidence], Cause | None], ...]] = (
-    _memory,
-    _load_said,
+    _oom,
+    _load_failed,
     _condemned,
-    _asked,
-    _device,
-    _bus,
+    _stopped,
+    _gpu_fault,
+    _sigbus,
     _signal,
     _status,
 )
 
 
-def _died(evidence: Evidence) -> str:
+def _crash_code(evidence: Evidence) -> str:
     return "worker_crashed" if evidence.ready else "load_failed"
 
 
-def _when(evidence: Evidence) -> str:
+def _while_loading(evidence: Evidence) -> str:
     return "" if evidence.ready else " while it was loading"
 
 
@@ -190,16 +192,16 @@ def signal_name(number: int) -> str:
 
 def _cause(evidence: Evidence, code: str, word: str, what: str, *, retryable: bool | None = None) -> Cause:
     if retryable is None:
-        retryable = error_of(code, "").retryable
+        retryable = make_error(code, "").retryable
     text = f"worker {evidence.worker} {what}"
-    detail = f"worker {evidence.worker} (pid {evidence.pid}) {what}{_more(evidence)}"
+    detail = f"worker {evidence.worker} (pid {evidence.pid}) {what}{_details(evidence)}"
     return Cause(code, word, text, detail, retryable)
 
 
-def _more(evidence: Evidence) -> str:
+def _details(evidence: Evidence) -> str:
     more = [f"{evidence.in_flight} in flight"] if evidence.in_flight else []
     if evidence.crash:
-        more.append(f"faulthandler: {stack.gist(evidence.crash)}")
+        more.append(f"faulthandler: {stack_trace.summary(evidence.crash)}")
     if evidence.tail:
         more.append("last output: " + " | ".join(evidence.tail[-TAIL_LINES:]))
     return "".join(f"; {each}" for each in more)

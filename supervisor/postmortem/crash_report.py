@@ -15,24 +15,24 @@ import mmsup
 from mmsup.ipc.memory.status_page import Progress
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.observability.event_log import Event
-from mmsup.supervisor.postmortem import stack_trace as stack
+from mmsup.supervisor.postmortem import stack_trace
 from mmsup.supervisor.postmortem.cause import Cause, Evidence, signal_name
-from mmsup.supervisor.postmortem.in_flight import Loss
-from mmsup.supervisor.postmortem.memory_history import EVERY_S, Row
+from mmsup.supervisor.postmortem.in_flight import InFlightSummary
+from mmsup.supervisor.postmortem.memory_history import EVERY_S, Sample
 
 Json = dict[str, Any]  # one JSON object
 
 FORMAT: Final = 1
 OUTPUT_CHARACTERS: Final = 64 << 10
-NAMED: Final = 64
+MAX_REQUESTS: Final = 64
 """Requests told one by one."""
-_HEAVY: Final = frozenset({"tail", "story"})
+_OMITTED: Final = frozenset({"tail", "story"})
 """Members of an event that stand elsewhere in the bundle."""
 NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class CrashRecord:
     """What the brain knew when it had read the evidence."""
 
     time: str
@@ -45,21 +45,21 @@ class Case:
     progress: Progress | None
     """Its status page at the end."""
     ended_ns: int
-    linked: bool
+    is_linked: bool
     """Gateways sent requests to it."""
     lived_s: float
     served_s: float
     in_group: bool
     """Its memory was counted by a control group."""
-    curve: Sequence[Row]
-    story: Sequence[Event]
+    memory_samples: Sequence[Sample]
+    recent_events: Sequence[Event]
     transitions: Sequence[str]
     next_delay_s: float | None
     given_up: str
     """Why there will be probes only; empty otherwise."""
 
 
-def bundle(case: Case, loss: Loss, configuration: Json, artefact: Json) -> Json:
+def crash_report(case: CrashRecord, loss: InFlightSummary, configuration: Json, artefact: Json) -> Json:
     """All of it."""
     spec, evidence = case.spec, case.evidence
     return {
@@ -86,12 +86,12 @@ def bundle(case: Case, loss: Loss, configuration: Json, artefact: Json) -> Json:
             "next_delay_s": case.next_delay_s,
             "given_up": case.given_up,
         },
-        "story": [{name: value for name, value in each.items() if name not in _HEAVY} for each in case.story],
+        "story": [{name: value for name, value in each.items() if name not in _OMITTED} for each in case.recent_events],
         "transitions": list(case.transitions),
     }
 
 
-def _evidence(case: Case) -> Json:
+def _evidence(case: CrashRecord) -> Json:
     evidence, progress = case.evidence, case.progress
     found: Json = {
         "status": evidence.status,
@@ -99,7 +99,7 @@ def _evidence(case: Case) -> Json:
         "signal_name": signal_name(evidence.signal) if evidence.signal else "",
         "was_ready": evidence.ready,
         "condemned": {"code": evidence.condemned_code, "text": evidence.condemned_text},
-        "load_failed": {"code": evidence.failed_code, "text": evidence.failed_text},
+        "load_failed": {"code": evidence.load_failed_code, "text": evidence.load_failed_text},
         # A group is made for one life, so its counter begins at nothing.
         "oom_kills_before": 0,
         "oom_kills_after": evidence.oom_kills if evidence.counts_oom else None,
@@ -112,7 +112,7 @@ def _evidence(case: Case) -> Json:
         found |= {
             "activity": progress.activity.name.lower(),
             "activity_for_s": _ago(progress.since_ns, case.ended_ns),
-            "last_beat_ago_s": _ago(progress.beat_ns, case.ended_ns),
+            "last_beat_ago_s": _ago(progress.heartbeat_ns, case.ended_ns),
             "batches": progress.batches,
             "requests": progress.requests,
             "device_bytes": progress.device_bytes,
@@ -127,8 +127,8 @@ def _ago(at_ns: int, now_ns: int) -> float | None:
 def _stack(text: str, directory: str) -> Json | None:
     if not text.strip():
         return None
-    read = stack.read(text)
-    inner, own = read.innermost(), read.of_model(directory)
+    read = stack_trace.parse(text)
+    inner, own = read.innermost(), read.model_frame(directory)
     return {
         "fatal": read.fatal,
         "innermost": asdict(inner) if inner else None,
@@ -150,17 +150,17 @@ def _output(lines: Sequence[str]) -> list[str]:
     return kept[::-1]
 
 
-def _memory(case: Case) -> Json:
+def _memory(case: CrashRecord) -> Json:
     of = "its control group, page cache included" if case.in_group else "its resident set"
-    return {"of": of, "every_s": EVERY_S, "samples": [list(each) for each in case.curve]}
+    return {"of": of, "every_s": EVERY_S, "samples": [list(each) for each in case.memory_samples]}
 
 
-def _requests(case: Case, loss: Loss) -> Json:
+def _requests(case: CrashRecord, loss: InFlightSummary) -> Json:
     """`is_complete` False: a gateway had not told in time, and there may have been more."""
     return {
         "in_flight": loss.in_flight,
         "begun": loss.begun,
-        "is_complete": loss.is_complete or not case.linked,
+        "is_complete": loss.is_complete or not case.is_linked,
         "retry_on_crash": case.spec.retry_on_crash,
-        "named": [asdict(each) | {"age_s": round(each.age_s, 3)} for each in loss.requests[:NAMED]],
+        "named": [asdict(each) | {"age_s": round(each.age_s, 3)} for each in loss.requests[:MAX_REQUESTS]],
     }

@@ -17,14 +17,14 @@ from mmsup.ipc.transport.dataclass_codec import to_json
 
 Json = dict[str, Any]  # one JSON object
 
-FILES: Final = 4096
-CONTENT_BYTES: Final = 16 << 20
+MAX_FILES: Final = 4096
+MAX_CONTENT_BYTES: Final = 16 << 20
 """Of all files together: a worker that dies in a loop must not cost a core. Beyond it size and time speak."""
 EDGE_BYTES: Final = 64 << 10
-KEPT: Final = 256
+MAX_DIGESTS: Final = 256
 _COMPILED: Final = "__pycache__"
 """A life of the model may have left it: it is none of the artefact."""
-_LIMITS: Final = (
+_CONFIGURATION_FIELDS: Final = (
     "engine", "artefact", "max_batch_size", "device", "instances", "memory_bytes", "gpu_memory_bytes", "deadline_s",
     "hang_limit_s", "load_timeout_s", "max_queue", "max_queue_bytes", "retry_on_crash", "trusted", "python",
 )  # fmt: skip
@@ -37,13 +37,13 @@ def configuration(spec: ModelSpec) -> Json:
     return {
         "sha256": hashlib.sha256(to_json(named)).hexdigest(),
         "of": "the version's whole specification; of the environment the names, no values",
-        **{name: getattr(spec, name) for name in _LIMITS},
+        **{name: getattr(spec, name) for name in _CONFIGURATION_FIELDS},
         "env": sorted(spec.env),
         "parameters": sorted(spec.parameters),
     }
 
 
-class Artefacts:
+class ArtifactDigests:
     """Digests of versions' folders; one whose files have not changed is not read again."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Artefacts:
     def digest(self, directory: str) -> Json:
         """Of all files of a version, as they lie there now. Never fails: what cannot be read is said."""
         try:
-            files = list(itertools.islice(_files(directory), FILES + 1))
+            files = list(itertools.islice(_files(directory), MAX_FILES + 1))
             known = self._known.get(directory)
             if known is not None and known[0] == tuple(files):
                 return known[1]
@@ -60,7 +60,7 @@ class Artefacts:
         except OSError as error:
             return {"sha256": "", "of": f"nothing: the folder could not be read ({error.strerror})"}
         self._known[directory] = (tuple(files), made)
-        while len(self._known) > KEPT:
+        while len(self._known) > MAX_DIGESTS:
             del self._known[next(iter(self._known))]
         return made
 
@@ -77,31 +77,31 @@ def _files(directory: str) -> Iterator[tuple[str, int, int]]:
 
 def _digest(directory: str, files: list[tuple[str, int, int]]) -> Json:
     whole = hashlib.sha256()
-    left = CONTENT_BYTES
+    left = MAX_CONTENT_BYTES
     partly = 0
-    for name, size, time_ns in files[:FILES]:
+    for name, size, time_ns in files[:MAX_FILES]:
         # A name is bytes to the kernel, and need not be text.
         whole.update(os.fsencode(name) + f"\0{size}\0".encode())
         if size <= left:
             left -= size
-            _feed(whole, os.path.join(directory, name), size)
+            _hash_file(whole, os.path.join(directory, name), size)
         else:
             partly += 1
             whole.update(f"{time_ns}\0".encode())
-            _feed(whole, os.path.join(directory, name), EDGE_BYTES)
-    which = f"the first {FILES} files" if len(files) > FILES else "all files"
+            _hash_file(whole, os.path.join(directory, name), EDGE_BYTES)
+    which = f"the first {MAX_FILES} files" if len(files) > MAX_FILES else "all files"
     of = f"names, sizes and contents of {which} of the version"
     if partly:
         of += f", but of {partly} large ones the time and the first {EDGE_BYTES >> 10} KiB instead of the content"
     return {
         "sha256": whole.hexdigest(),
         "of": of,
-        "files": len(files[:FILES]),
+        "files": len(files[:MAX_FILES]),
         "bytes": sum(size for _, size, _ in files),
     }
 
 
-def _feed(whole: Any, path: str, size: int) -> None:  # hashlib's object has no public type
+def _hash_file(whole: Any, path: str, size: int) -> None:  # hashlib's object has no public type
     # A pipe by a file's name must not be waited for.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

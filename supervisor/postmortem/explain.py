@@ -11,21 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 
-from mmsup.ipc.poison_policy import RERUN
+from mmsup.ipc.poison_policy import RETRYABLE_CAUSES
 from mmsup.supervisor.cli.text import age
 from mmsup.supervisor.config.units import size_text
 
 Json = Mapping[str, Any]  # one JSON object
 
-IDS_TOLD: Final = 5
-SINCE: Final = 20
+IDS_SHOWN: Final = 5
+MAX_LATER_EVENTS: Final = 20
 LINE_CHARACTERS: Final = 200
-RISE: Final = 1.5
+MEMORY_RISE: Final = 1.5
 """From here on a curve is said to have risen."""
-_SEEN: Final = frozenset({"worker_ready", "load_failed", "load_timeout", "crash_loop"})
+_OUTCOMES: Final = frozenset({"worker_ready", "load_failed", "load_timeout", "crash_loop"})
 
 
-def explain(bundle: Json, since: Sequence[Json], state: str = "", reason: str = "") -> list[str]:
+def explain(bundle: Json, later: Sequence[Json], state: str = "", reason: str = "") -> list[str]:
     """The sentences. `since`: events of the same worker after this death, oldest first; `state` and `reason`: the
     model's, now."""
     parts = (
@@ -35,14 +35,14 @@ def explain(bundle: Json, since: Sequence[Json], state: str = "", reason: str = 
         _memory(bundle),
         _output(bundle),
         _requests(bundle),
-        _since(bundle, since),
+        _restart(bundle, later),
         f"The model is {state} now{f': {reason}' if reason else ''}." if state else "",
         _advice(bundle),
     )
     return [each for each in parts if each]
 
 
-def no_death(model: str, state: str, reason: str) -> list[str]:
+def no_crash(model: str, state: str, reason: str) -> list[str]:
     """What there is to say of a model that has lost no worker."""
     sentences = [f"No worker of {model} has died, as far as is on record."]
     if state:
@@ -50,17 +50,17 @@ def no_death(model: str, state: str, reason: str) -> list[str]:
     return sentences
 
 
-def headline(bundle: Json) -> Json:
+def list_entry(bundle: Json) -> Json:
     """One death in a list of them."""
     named = {name: bundle.get(name) for name in ("number", "time", "version", "instance", "generation")}
     return {**named, "cause": _part(bundle, "cause").get("word")}
 
 
-def since(bundle: Json, events: Sequence[Json]) -> list[Json]:
+def later_events(bundle: Json, events: Sequence[Json]) -> list[Json]:
     """Of a model's events the first of the later lives of the same worker."""
     instance, generation = bundle.get("instance"), bundle.get("generation") or 0
     later = [each for each in events if each.get("instance") == instance and (each.get("generation") or 0) > generation]
-    return later[:SINCE]
+    return later[:MAX_LATER_EVENTS]
 
 
 def _what(bundle: Json) -> str:
@@ -113,11 +113,11 @@ def _load_failed(evidence: Json) -> str:
     return f"Its load failed: {_text(evidence, 'load_failed')}."
 
 
-def _distrusted(evidence: Json) -> str:
+def _bad_reply(evidence: Json) -> str:
     return f"It was killed because it broke the protocol: {_text(evidence, 'condemned')}."
 
 
-def _gpu(evidence: Json) -> str:
+def _gpu_fault(evidence: Json) -> str:
     return f"It left by itself with status {evidence.get('status')}: a CUDA error had cost it its context."
 
 
@@ -142,8 +142,8 @@ _CAUSES: Final[dict[str, Callable[[Json], str]]] = {
     "worker_hung": _hung,
     "load_timeout": _load_timeout,
     "load_failed": _load_failed,
-    "bad_worker_reply": _distrusted,
-    "gpu_fault": _gpu,
+    "bad_worker_reply": _bad_reply,
+    "gpu_fault": _gpu_fault,
 }
 
 
@@ -154,13 +154,13 @@ def _stack(bundle: Json) -> str:
     stack = _part(bundle, "stack")
     inner, own = _part(stack, "innermost"), _part(stack, "in_model")
     if not inner:
-        return "It left no stack." if _is_asked(bundle) else ""
+        return "It left no stack." if _is_hang(bundle) else ""
     if own and own != inner:
         return f"It stood in {_frame(inner)}, called from the model's {_frame(own)}."
     return f"It stood in {'the model' if own else 'code'}: {_frame(inner)}."
 
 
-def _is_asked(bundle: Json) -> bool:
+def _is_hang(bundle: Json) -> bool:
     return _part(bundle, "cause").get("code") in ("worker_hung", "load_timeout")
 
 
@@ -173,7 +173,7 @@ def _memory(bundle: Json) -> str:
     if len(samples) < 2:
         return ""
     (first_ago, first, *_), (_, last, *_) = samples[0], samples[-1]
-    if first and last > first * RISE:
+    if first and last > first * MEMORY_RISE:
         return f"Its memory rose from {size_text(first)} to {size_text(last)} in the last {age(first_ago)}."
     return f"Its memory was {size_text(last)} at the last look."
 
@@ -212,7 +212,7 @@ def _requests(bundle: Json) -> str:
 
 
 def _answer(requests: Json, code: object) -> str:
-    if requests.get("retry_on_crash") and code in RERUN:
+    if requests.get("retry_on_crash") and code in RETRYABLE_CAUSES:
         return f"run once more, alone, where that could be, else answered with {code}"
     return f"answered with {code}"
 
@@ -224,11 +224,11 @@ def _was(count: int) -> str:
 def _ids(requests: Json) -> str:
     named = [each for each in requests.get("named") or () if not each.get("abandoned")]
     ids = [str(each["id"]) for each in named if each.get("begun") and each.get("id")]
-    more = f", and {len(ids) - IDS_TOLD} more" if len(ids) > IDS_TOLD else ""
-    return f" ({', '.join(ids[:IDS_TOLD])}{more})" if ids else ""
+    more = f", and {len(ids) - IDS_SHOWN} more" if len(ids) > IDS_SHOWN else ""
+    return f" ({', '.join(ids[:IDS_SHOWN])}{more})" if ids else ""
 
 
-def _since(bundle: Json, events: Sequence[Json]) -> str:
+def _restart(bundle: Json, events: Sequence[Json]) -> str:
     delay = _part(bundle, "restart").get("next_delay_s")
     given_up = _part(bundle, "restart").get("given_up")
     if given_up:
@@ -237,7 +237,7 @@ def _since(bundle: Json, events: Sequence[Json]) -> str:
         begin = f"It was started again {'at once' if delay <= 0 else f'after {age(delay)}'}"
     else:
         return ""
-    outcome = next((each for each in events if each.get("event") in _SEEN), None)
+    outcome = next((each for each in events if each.get("event") in _OUTCOMES), None)
     if outcome is None:
         return begin if given_up else f"{begin}; how that went is not on record."
     if outcome["event"] == "worker_ready":

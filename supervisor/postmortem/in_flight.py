@@ -11,15 +11,15 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.ipc.messages.all import Ended, InFlight
-from mmsup.supervisor.instances.context import LifeKey
+from mmsup.ipc.messages.gateway_control import InFlight, LinkClosed
+from mmsup.supervisor.instances.context import WorkerId
 
-LIVES_KEPT: Final = 256
-IDS_TOLD: Final = 16
+MAX_WORKERS: Final = 256
+MAX_IDS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class InFlightSummary:
     """What one life ended with."""
 
     in_flight: int
@@ -31,26 +31,26 @@ class Loss:
 
     def ids(self) -> list[str]:
         """The clients' own ids of the first of them, as far as they gave any."""
-        return [each.id for each in self.requests if each.id][:IDS_TOLD]
+        return [each.id for each in self.requests if each.id][:MAX_IDS]
 
 
-class Casualties:
+class InFlightAtExit:
     """By life; the oldest are forgotten."""
 
     def __init__(self) -> None:
-        self._told: OrderedDict[LifeKey, dict[int, Ended]] = OrderedDict()
+        self._reports: OrderedDict[WorkerId, dict[int, LinkClosed]] = OrderedDict()
 
-    def told(self, place: int, ended: Ended) -> None:
+    def add(self, place: int, ended: LinkClosed) -> None:
         """A gateway's word."""
-        self._told.setdefault((ended.instance, ended.generation), {})[place] = ended
-        while len(self._told) > LIVES_KEPT:
-            self._told.popitem(last=False)
+        self._reports.setdefault((ended.instance, ended.generation), {})[place] = ended
+        while len(self._reports) > MAX_WORKERS:
+            self._reports.popitem(last=False)
 
-    def loss(self, key: LifeKey, places: Set[int]) -> Loss:
+    def summary(self, key: WorkerId, places: Set[int]) -> InFlightSummary:
         """What is known of a life. `places`: gateways that had to do with it, and live."""
-        told = self._told.get(key, {})
+        told = self._reports.get(key, {})
         requests = [each for ended in told.values() for each in ended.requests]
-        return Loss(
+        return InFlightSummary(
             sum(each.in_flight for each in told.values()),
             sum(each.begun for each in told.values()),
             tuple(sorted(requests, key=lambda each: (not each.begun, -each.age_s))),

@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from typing import Final
 
 EVERY_S: Final = 1.0
-KEPT: Final = 60
-Row = tuple[float, int, int]
+MAX_SAMPLES: Final = 60
+Sample = tuple[float, int, int]
 """Seconds before the end, bytes of host memory, bytes on the device."""
 
 
 @dataclass(slots=True)
-class Curve:
+class MemoryHistory:
     """Samples, oldest first."""
 
-    _samples: deque[Row] = field(default_factory=lambda: deque[Row](maxlen=KEPT))
+    _samples: deque[Sample] = field(default_factory=lambda: deque[Sample](maxlen=MAX_SAMPLES))
     """With monotonic times."""
 
     def add(self, now_s: float, memory_bytes: int, device_bytes: int) -> None:
         """One look."""
         self._samples.append((now_s, memory_bytes, device_bytes))
 
-    def rows(self, end_s: float) -> list[Row]:
+    def rows(self, end_s: float) -> list[Sample]:
         """All of it, as it looks from `end_s`."""
         return [(round(end_s - at_s, 3), memory, device) for at_s, memory, device in self._samples]

@@ -17,12 +17,12 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-FATAL: Final = "Fatal Python error: "
-FRAMES: Final = 100
+FATAL_PREFIX: Final = "Fatal Python error: "
+MAX_FRAMES: Final = 100
 """Of one thread: as many as faulthandler writes."""
-THREADS: Final = 100
+MAX_THREADS: Final = 100
 _HEAD: Final = re.compile(r"(Current thread|Thread|Stack)(?: 0x[0-9a-f]+)?.*\(most recent call first\):")
-_BOTTOM: Final = " in _run_module_as_main\n"
+_LAST_FRAME: Final = " in _run_module_as_main\n"
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 
@@ -39,7 +39,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class StackTrace:
     """All threads, and of which the text speaks first."""
 
     fatal: str
@@ -58,46 +58,48 @@ class Stack:
         """Where it stood."""
         return self.frames[0] if self.frames else None
 
-    def of_model(self, directory: str) -> Frame | None:
+    def model_frame(self, directory: str) -> Frame | None:
         """Where it stood in the model's own code, which lies below `directory`; also where libraries were called."""
         home = directory.rstrip("/") + "/"
         every = (self.frames, *self.threads)
         return next((each for frames in every for each in frames if each.file.startswith(home)), None)
 
 
-def read(text: str) -> Stack:
+def parse(text: str) -> StackTrace:
     """The stack that stands in this text; an empty one if none does."""
     fatal = ""
     threads: list[list[Frame]] = []
     current = -1
     for line in text.splitlines():
-        if line.startswith(FATAL):
-            fatal = fatal or line.removeprefix(FATAL).strip()[:100]
+        if line.startswith(FATAL_PREFIX):
+            fatal = fatal or line.removeprefix(FATAL_PREFIX).strip()[:100]
         elif head := _HEAD.match(line):
             threads.append([])
             current = current if head[1] == "Thread" else len(threads) - 1
-        elif threads and (frame := _FRAME.fullmatch(line)) and len(threads[-1]) < FRAMES:
+        elif threads and (frame := _FRAME.fullmatch(line)) and len(threads[-1]) < MAX_FRAMES:
             threads[-1].append(Frame(frame[1], int(frame[2][:9]), frame[3]))
-        if len(threads) > THREADS:
+        if len(threads) > MAX_THREADS:
             break
     # Nobody is called the current one: the first thread of a process is written last.
-    return Stack(fatal, tuple(tuple(each) for each in threads), current if current >= 0 else max(len(threads) - 1, 0))
+    return StackTrace(
+        fatal, tuple(tuple(each) for each in threads), current if current >= 0 else max(len(threads) - 1, 0)
+    )
 
 
-def is_answer(text: str) -> bool:
+def is_requested_dump(text: str) -> bool:
     """Whether the text begins as the answer to somebody's question, and not as a crash."""
     return bool(_HEAD.match(text.lstrip()))
 
 
-def is_whole(text: str) -> bool:
+def is_complete(text: str) -> bool:
     """Whether it surely goes to its end: the main thread is told last, and at its bottom is what runs a program. Of a
     thread 100 frames are told at most, so one that is whole may not look so."""
-    return text.endswith(_BOTTOM)
+    return text.endswith(_LAST_FRAME)
 
 
-def gist(text: str) -> str:
+def summary(text: str) -> str:
     """What happened, and the innermost frame, in one line."""
-    stack = read(text)
+    stack = parse(text)
     inner = stack.innermost()
     first = stack.fatal or ("a stack" if inner else text.strip().splitlines()[0].strip() if text.strip() else "")
     where = f'File "{inner.file}", line {inner.line} in {inner.function}' if inner else ""

@@ -22,25 +22,25 @@ FIRST_S: Final = 0.5
 CEILING_S: Final = 60.0
 JITTER: Final = 0.2
 HEALTHY_S: Final = 600.0
-PART_CEILING_S: Final = 5.0
-PART_HEALTHY_S: Final = 10.0
+SERVER_CEILING_S: Final = 5.0
+SERVER_HEALTHY_S: Final = 10.0
 """Of the server's own parts: enough for one that is broken to leave the machine to the others."""
 PERIOD_S: Final = 60.0
-DEATHS_IN_PERIOD: Final = 5
+EXITS_IN_PERIOD: Final = 5
 LOADS_IN_A_ROW: Final = 5
 PROBE_AFTER_S: Final = 300.0
-HISTORY: Final = 64
+MAX_EXITS: Final = 64
 """Ends worth keeping of one instance; more can change no answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class Exit:
     """One end of one life. Times are monotonic seconds."""
 
     at_s: float
     served_s: float
     """How long it had been ready; 0 is a load that failed."""
-    probe: bool = False
+    was_probe: bool = False
     """It was the one try of a model that had been given up."""
 
 
@@ -59,22 +59,22 @@ class GiveUp:
     reason: str
 
 
-Next = Retry | GiveUp
+NextTry = Retry | GiveUp
 
 
-def next_try(past: Sequence[End], now_s: float, rng: random.Random, instances: int = 1) -> Next:
+def next_try(past: Sequence[Exit], now_s: float, rng: random.Random, instances: int = 1) -> NextTry:
     """What follows the last of `past`, oldest first, which must not be empty."""
     assert past, "nothing has ended"
-    loads = _failed_in_a_row(past)
+    loads = _failed_loads_in_a_row(past)
     if loads >= LOADS_IN_A_ROW * instances:
         return GiveUp("model_failed", f"{loads} loads failed in a row")
     deaths = sum(end.at_s > now_s - PERIOD_S for end in past)
-    if deaths > DEATHS_IN_PERIOD * instances:
+    if deaths > EXITS_IN_PERIOD * instances:
         return GiveUp("crash_loop", f"{deaths} deaths in {PERIOD_S:g} s")
     last = past[-1]
-    if last.probe and last.served_s < PERIOD_S:
+    if last.was_probe and last.served_s < PERIOD_S:
         return GiveUp("crash_loop" if last.served_s else "model_failed", "the probe after giving up died too")
-    return Retry(delay_s((since_health(past) - 1) // instances, rng))
+    return Retry(delay_s((exits_since_healthy(past) - 1) // instances, rng))
 
 
 def delay_s(step: int, rng: random.Random, ceiling_s: float = CEILING_S) -> float:
@@ -85,12 +85,12 @@ def delay_s(step: int, rng: random.Random, ceiling_s: float = CEILING_S) -> floa
     return min(ceiling_s, FIRST_S * 2.0 ** min(step - 1, 16)) * rng.uniform(1 - JITTER, 1 + JITTER)
 
 
-def part_delay_s(past: Sequence[End], rng: random.Random) -> float:
+def server_delay_s(past: Sequence[Exit], rng: random.Random) -> float:
     """How long to wait before the successor of a brain or a gateway; `past` as of a worker."""
-    return delay_s(since_health(past, PART_HEALTHY_S) - 1, rng, PART_CEILING_S)
+    return delay_s(exits_since_healthy(past, SERVER_HEALTHY_S) - 1, rng, SERVER_CEILING_S)
 
 
-def _failed_in_a_row(past: Sequence[End]) -> int:
+def _failed_loads_in_a_row(past: Sequence[Exit]) -> int:
     count = 0
     for end in reversed(past):
         if end.served_s > 0:
@@ -99,7 +99,7 @@ def _failed_in_a_row(past: Sequence[End]) -> int:
     return count
 
 
-def since_health(past: Sequence[End], healthy_s: float = HEALTHY_S) -> int:
+def exits_since_healthy(past: Sequence[Exit], healthy_s: float = HEALTHY_S) -> int:
     """Ends in this bad time: a long healthy life begins a new one, of which its own end is the first."""
     count = 0
     for end in reversed(past):

@@ -12,62 +12,62 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from mmsup.supervisor.linux.cgroup import Group
+from mmsup.supervisor.linux.cgroup import Cgroup
 
-TURN_S: Final = 0.02
-STEPS: Final = 200
+INTERVAL_S: Final = 0.02
+MAX_NAMES: Final = 200
 """Names removed in one turn: a few milliseconds on a slow disk."""
 
 
-class Graves:
+class Cleanup:
     """What is still to be removed."""
 
     def __init__(self) -> None:
-        self._groups: list[Group] = []
-        self._folders: list[Iterator[None]] = []
+        self._groups: list[Cgroup] = []
+        self._removals: list[Iterator[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def bury(self, group: Group | None, scratch: str, socket: str) -> None:
+    def add(self, group: Cgroup | None, scratch: str, socket: str) -> None:
         """Everything of one life, which is dead, or what is left of it; no path, and nothing is looked for."""
         with contextlib.suppress(OSError):
             os.unlink(socket)
         if group is not None:
             self._groups.append(group)
-        self._folders.append(removal(scratch))
-        self._turn()
+        self._removals.append(remove_tree(scratch))
+        self._run()
 
     def close(self) -> None:
         """Leave the rest to the next start, which sweeps."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _turn(self) -> None:
+    def _run(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._groups = [group for group in self._groups if not _gone(group)]
-        self._step()
-        if self._groups or self._folders:
-            self._timer = asyncio.get_running_loop().call_later(TURN_S, self._turn)
+        self._groups = [group for group in self._groups if not _is_removed(group)]
+        self._remove_some()
+        if self._groups or self._removals:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._run)
 
-    def _step(self) -> None:
-        for _ in range(STEPS):
-            if not self._folders:
+    def _remove_some(self) -> None:
+        for _ in range(MAX_NAMES):
+            if not self._removals:
                 return
             try:
-                next(self._folders[0])
+                next(self._removals[0])
             except StopIteration:
-                del self._folders[0]
+                del self._removals[0]
 
 
-def _gone(group: Group) -> bool:
+def _is_removed(group: Cgroup) -> bool:
     try:
         return group.kill() and group.remove()
     except OSError:
         return False
 
 
-def removal(folder: str) -> Iterator[None]:
+def remove_tree(folder: str) -> Iterator[None]:
     """Remove a tree, one name a step; links are removed and never followed. What cannot be removed is left.
 
     A model may have made it deeper than Python's stack: so what is still to be done is a list, and one folder is open.

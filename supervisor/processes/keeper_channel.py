@@ -7,46 +7,46 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.messages.all import FROM_KEEPER, Beat
-from mmsup.ipc.transport.control_channel import Seqpacket
+from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.keeper_control import FROM_KEEPER, Heartbeat
+from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.dataclass_codec import from_json, to_json
-from mmsup.supervisor.processes.message_channel import Peer
+from mmsup.supervisor.processes.message_channel import MessageChannel
 
-BEAT_S: Final = 1.0
+HEARTBEAT_INTERVAL_S: Final = 1.0
 
 
-class Parent:
+class KeeperChannel:
     """The keeper. `hear` gets each message with its descriptors, which are the hearer's."""
 
-    def __init__(self, channel: Seqpacket, lifeline: int, hear: Callable[[Any, list[int]], None]) -> None:
-        self._hear = hear
+    def __init__(self, channel: ControlChannel, lifeline: int, hear: Callable[[Any, list[int]], None]) -> None:
+        self._on_message = hear
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(lifeline, orphaned)
+        self._loop.add_reader(lifeline, exit_orphaned)
         self._lifeline = lifeline
-        self._peer = Peer(channel, self._heard, orphaned)
-        self._beat: asyncio.TimerHandle | None = None
-        self._turn()
+        self._channel = MessageChannel(channel, self._decode, exit_orphaned)
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._send_heartbeat()
 
-    def say(self, message: object, descriptors: Sequence[int] = ()) -> None:
+    def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send one message of TO_KEEPER."""
-        self._peer.say(to_json(message), descriptors)
+        self._channel.send(to_json(message), descriptors)
 
     def close(self) -> None:
         """No more beats, no more messages."""
-        if self._beat is not None:
-            self._beat.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
         self._loop.remove_reader(self._lifeline)
-        self._peer.close()
+        self._channel.close()
 
-    def _heard(self, data: bytes, descriptors: list[int]) -> None:
-        self._hear(from_json(data, FROM_KEEPER), descriptors)
+    def _decode(self, data: bytes, descriptors: list[int]) -> None:
+        self._on_message(from_json(data, FROM_KEEPER), descriptors)
 
-    def _turn(self) -> None:
-        self.say(Beat())
-        self._beat = self._loop.call_later(BEAT_S, self._turn)
+    def _send_heartbeat(self) -> None:
+        self.send(Heartbeat())
+        self._heartbeat = self._loop.call_later(HEARTBEAT_INTERVAL_S, self._send_heartbeat)
 
 
-def orphaned() -> NoReturn:
+def exit_orphaned() -> NoReturn:
     """The keeper is gone and takes everything with it."""
-    os._exit(exits.ORPHANED)
+    os._exit(exit_codes.KEEPER_LOST)

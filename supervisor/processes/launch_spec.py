@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Final
 
 import mmsup
-from mmsup.ipc.messages.all import Spawn
-from mmsup.ipc.paths import life_name
+from mmsup.ipc.messages.keeper_control import Spawn
+from mmsup.ipc.paths import worker_name
 from mmsup.ipc.specs import ModelSpec
 
-INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+INHERITED_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 GATEWAY_OOM_ADJ: Final = -800
 WORKER_OOM_ADJ: Final = 300
 """The kernel, short of memory, takes a worker before anything of ours."""
-THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LaunchEnvironment:
     """What all processes of this server have in common."""
 
     base_env: Mapping[str, str]
@@ -43,12 +43,12 @@ def worker_token(instance: int, generation: int) -> str:
     return f"worker.{instance}.{generation}"
 
 
-def gateway_token(place: int, generation: int) -> str:
+def gateway_token(seat: int, generation: int) -> str:
     """The name of one gateway process between brain and keeper."""
-    return f"gateway.{place}.{generation}"
+    return f"gateway.{seat}.{generation}"
 
 
-def life_of(token: str) -> tuple[str, int, int] | None:
+def parse_token(token: str) -> tuple[str, int, int] | None:
     """Role, instance or place, and generation; None if it is none of our tokens."""
     role, _, rest = token.partition(".")
     number, _, generation = rest.partition(".")
@@ -58,22 +58,22 @@ def life_of(token: str) -> tuple[str, int, int] | None:
 
 
 def worker_spawn(
-    spec: ModelSpec, life: tuple[int, int], place: Place, procs_files: tuple[str, ...], visible_devices: str
+    spec: ModelSpec, life: tuple[int, int], place: LaunchEnvironment, procs_files: tuple[str, ...], visible_devices: str
 ) -> Spawn:
     """How a worker of `spec` is started. `life`: instance and generation."""
     instance, generation = life
-    scratch = scratch_of(place, life)
+    scratch = scratch_dir(place, life)
     env = {
-        **_common(place),
+        **_common_env(place),
         "HOME": scratch,
         "TMPDIR": scratch,
         "CUDA_VISIBLE_DEVICES": visible_devices,
         "PYTHONDONTWRITEBYTECODE": "1",  # the folder of a model is its owner's
         # A worker's thread pool as large as the machine: instances share the cores, the kernel shares them out.
-        **dict.fromkeys(THREADS, str(place.cores)),
+        **dict.fromkeys(THREAD_VARIABLES, str(place.cores)),
     }
     if spec.python:
-        env["PYTHONPATH"] = library(place.runtime_dir)
+        env["PYTHONPATH"] = package_link_dir(place.runtime_dir)
     env |= spec.env
     label = f"{spec.name}/{spec.version}#{instance}"
     note = json.dumps({"model": spec.name, "version": spec.version})
@@ -84,15 +84,15 @@ def worker_spawn(
         cwd=spec.directory,
         procs_files=procs_files,
         listeners=(),
-        tallies=False,
+        counter_tables=False,
         oom_score_adj=WORKER_OOM_ADJ,
         note=note,
     )
 
 
-def gateway_spawn(number: int, generation: int, place: Place, listeners: tuple[str, ...]) -> Spawn:
+def gateway_spawn(number: int, generation: int, place: LaunchEnvironment, listeners: tuple[str, ...]) -> Spawn:
     """How the gateway of one place is started."""
-    env = {**_common(place), "HOME": "/", "TMPDIR": place.runtime_dir}
+    env = {**_common_env(place), "HOME": "/", "TMPDIR": place.runtime_dir}
     return Spawn(
         token=gateway_token(number, generation),
         argv=(sys.executable, "-m", "mmsup.gateway", f"gateway#{number}"),
@@ -100,18 +100,18 @@ def gateway_spawn(number: int, generation: int, place: Place, listeners: tuple[s
         cwd="/",
         procs_files=(),
         listeners=listeners,
-        tallies=True,
+        counter_tables=True,
         oom_score_adj=GATEWAY_OOM_ADJ,
         note="",
     )
 
 
-def scratch_of(place: Place, life: tuple[int, int]) -> str:
+def scratch_dir(place: LaunchEnvironment, life: tuple[int, int]) -> str:
     """The folder that one life may write to; made before its start, removed after its end."""
-    return str(Path(place.scratch) / life_name(*life))
+    return str(Path(place.scratch) / worker_name(*life))
 
 
-def library(runtime_dir: str) -> str:
+def package_link_dir(runtime_dir: str) -> str:
     """A folder with a link to our package and nothing else, for an interpreter that has its own packages."""
     folder = Path(runtime_dir) / "lib"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -120,6 +120,6 @@ def library(runtime_dir: str) -> str:
     return str(folder)
 
 
-def _common(place: Place) -> dict[str, str]:
-    kept = {name: place.base_env[name] for name in INHERITED if name in place.base_env}
+def _common_env(place: LaunchEnvironment) -> dict[str, str]:
+    kept = {name: place.base_env[name] for name in INHERITED_VARIABLES if name in place.base_env}
     return {"PATH": os.defpath, **kept, "PYTHONUNBUFFERED": "1"}

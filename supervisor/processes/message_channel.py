@@ -12,58 +12,58 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
+from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 
-OUTBOX_LIMIT: Final = 20_000
+MAX_QUEUED: Final = 20_000
 """Messages that may wait for a reader. One that is so far behind is as good as gone."""
-READS_IN_A_TURN: Final = 64
+MAX_READS: Final = 64
 """A peer that talks without end gets its share of the loop, and no more."""
 
-Hear = Callable[[bytes, list[int]], None]
+OnMessage = Callable[[bytes, list[int]], None]
 
 
-class Peer:
+class MessageChannel:
     """One end, with a queue before it. `lost` is called once, from the loop, when nobody is there any more."""
 
-    def __init__(self, channel: Seqpacket, hear: Hear, lost: Callable[[], None]) -> None:
+    def __init__(self, channel: ControlChannel, hear: OnMessage, lost: Callable[[], None]) -> None:
         self._channel = channel
-        self._hear = hear
-        self._lost = lost
+        self._on_message = hear
+        self._on_closed = lost
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
-        self._over = False
+        self._is_closed = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel.fileno(), self._read)
 
-    def say(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+    def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send now, or as soon as there is room. To one that is gone: nothing happens, `lost` has said so."""
-        if self._over:
+        if self._is_closed:
             return
         try:
             if not self._outbox and self._channel.send(data, descriptors):
                 return
-        except Closed:
-            self._end()
+        except ChannelClosed:
+            self._fail()
             return
         if not self._outbox:
             self._loop.add_writer(self._channel.fileno(), self._flush)
         self._outbox.append((data, [os.dup(each) for each in descriptors]))
-        if len(self._outbox) > OUTBOX_LIMIT:
-            self._end()
+        if len(self._outbox) > MAX_QUEUED:
+            self._fail()
 
     def close(self) -> None:
         """Let go of the channel; nobody is told."""
-        if not self._over:
-            self._over = True
+        if not self._is_closed:
+            self._is_closed = True
             self._loop.remove_reader(self._channel.fileno())
             self._loop.remove_writer(self._channel.fileno())
         for _, descriptors in self._outbox:
-            close_all(descriptors)
+            close_fds(descriptors)
         self._outbox.clear()
         self._channel.close()
 
     def drain(self) -> None:
         """Hear what had been said before the far end died."""
-        if not self._over:
+        if not self._is_closed:
             self._read()
 
     def _flush(self) -> None:
@@ -72,27 +72,27 @@ class Peer:
                 data, descriptors = self._outbox[0]
                 if not self._channel.send(data, descriptors):
                     return
-                close_all(descriptors)
+                close_fds(descriptors)
                 self._outbox.popleft()
-        except Closed:
-            self._end()
+        except ChannelClosed:
+            self._fail()
             return
         self._loop.remove_writer(self._channel.fileno())
 
     def _read(self) -> None:
         try:
-            for _ in range(READS_IN_A_TURN):
-                received = None if self._over else self._channel.receive()
+            for _ in range(MAX_READS):
+                received = None if self._is_closed else self._channel.receive()
                 if received is None:
                     return
-                self._hear(*received)
-        except Closed:
-            self._end()
+                self._on_message(*received)
+        except ChannelClosed:
+            self._fail()
 
-    def _end(self) -> None:
-        if self._over:
+    def _fail(self) -> None:
+        if self._is_closed:
             return
-        self._over = True
+        self._is_closed = True
         self._loop.remove_reader(self._channel.fileno())
         self._loop.remove_writer(self._channel.fileno())
-        self._loop.call_soon(self._lost)
+        self._loop.call_soon(self._on_closed)

@@ -10,13 +10,13 @@ from typing import Final
 
 import psutil
 
-from mmsup.supervisor.linux.cgroup import Group
+from mmsup.supervisor.linux.cgroup import Cgroup
 
-_STUCK: Final = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP})
+_CANNOT_RUN: Final = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP})
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class ProcessUsage:
     """What one process uses. `pss_bytes` shares what is shared among its sharers; None where we may not look."""
 
     rss_bytes: int
@@ -25,17 +25,17 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineMemory:
     """The whole machine's memory. `available_bytes`: what can be had without swapping."""
 
     total_bytes: int
     available_bytes: int
 
 
-def machine() -> Machine:
+def machine_memory() -> MachineMemory:
     """The machine now."""
     found = psutil.virtual_memory()
-    return Machine(found.total, found.available)
+    return MachineMemory(found.total, found.available)
 
 
 def resident_bytes(pid: int) -> int | None:
@@ -49,23 +49,23 @@ def resident_bytes(pid: int) -> int | None:
 def can_run(pid: int) -> bool:
     """Whether a process could react to a signal: it is not stopped, and not stuck in the kernel."""
     try:
-        return psutil.Process(pid).status() not in _STUCK
+        return psutil.Process(pid).status() not in _CANNOT_RUN
     except psutil.Error:
         return False
 
 
-def use_of(pid: int) -> Use | None:
+def process_usage(pid: int) -> ProcessUsage | None:
     """All we can say of a process. The kernel walks its whole address space for it: milliseconds for a large one."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():
             times = process.cpu_times()
-            return Use(process.memory_info().rss, _pss_bytes(process), times.user + times.system)
+            return ProcessUsage(process.memory_info().rss, _pss_bytes(process), times.user + times.system)
     except psutil.Error:
         return None
 
 
-def footprint_bytes(group: Group, pid: int) -> int | None:
+def footprint_bytes(group: Cgroup, pid: int) -> int | None:
     """What a worker costs: all that its control group holds beyond page cache that can be had back, else its RSS."""
     reading = group.read()
     if reading is not None:

@@ -10,31 +10,31 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from mmsup.supervisor.config.config_error import Wrong, shown
+from mmsup.supervisor.config.config_error import InvalidValue, displayed
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineFiles:
     """How an engine is called in Triton's `platform`, and what it loads: file endings, and usual names."""
 
     platform: str
     suffixes: tuple[str, ...]
-    usual: tuple[str, ...]
+    default_names: tuple[str, ...]
 
 
 ENGINES: Final = {
-    "ort": Engine("onnxruntime_onnx", (".onnx",), ("model.onnx",)),
-    "pytorch": Engine(
+    "ort": EngineFiles("onnxruntime_onnx", (".onnx",), ("model.onnx",)),
+    "pytorch": EngineFiles(
         "pytorch_libtorch", (".pt", ".pth", ".pt2", ".safetensors"), ("model.pt2", "model.pt", "model.safetensors")
     ),
-    "custom": Engine("python", (".py",), ("model.py",)),
+    "custom": EngineFiles("python", (".py",), ("model.py",)),
 }
 CLASS_FILE: Final = "model.py"
 """Beside a .safetensors file, which holds weights alone, it defines the torch.nn.Module class `Model`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Artefact:
+class Artifact:
     """The model's file (below the version's folder) and its engine."""
 
     file: str
@@ -56,38 +56,40 @@ class Artefact:
         return self.suffix == ".safetensors"
 
     @property
-    def tells_tensors(self) -> bool:
+    def declares_tensors(self) -> bool:
         """Whether the file itself names its inputs and outputs."""
         return self.suffix in (".onnx", ".pt2")
 
 
-def choose(files: Collection[str], engine: str = "", name: str = "") -> Artefact:
+def select_artifact(files: Collection[str], engine: str = "", name: str = "") -> Artifact:
     """The artefact among these files; `engine` and `name` if configuration says them. Wrong if not just one is."""
     found = _present(files, [name] if name else _names(engine))
     if name and not found:
-        raise Wrong(f"{shown(name)}, its default_model_filename, is not there")
+        raise InvalidValue(f"{displayed(name)}, its default_model_filename, is not there")
     if not found:
         others = [each for each in sorted(files) if _engine_of(each)]
         hint = f"; there is {others[0]}: name it in default_model_filename" if others else ""
-        raise Wrong(f"holds no {', '.join(_names(engine))}{hint}")
+        raise InvalidValue(f"holds no {', '.join(_names(engine))}{hint}")
     if len(found) > 1:
-        raise Wrong(f"holds {' and '.join(found)}: say which by backend or default_model_filename")
+        raise InvalidValue(f"holds {' and '.join(found)}: say which by backend or default_model_filename")
     loader = _engine_of(found[0])
     if not loader or (engine and engine != loader):
         endings = ", ".join(suffix for each in ENGINES for suffix in ENGINES[each].suffixes if engine in ("", each))
-        raise Wrong(f"{shown(found[0])} is no file that {engine or 'any engine'} loads; it would end in {endings}")
+        raise InvalidValue(
+            f"{displayed(found[0])} is no file that {engine or 'any engine'} loads; it would end in {endings}"
+        )
     if loader == "pytorch" and found[0].endswith(".safetensors") and CLASS_FILE not in files:
-        raise Wrong(f"{found[0]} holds weights alone: {CLASS_FILE} with a class Model is missing beside it")
-    return Artefact(found[0], loader)
+        raise InvalidValue(f"{found[0]} holds weights alone: {CLASS_FILE} with a class Model is missing beside it")
+    return Artifact(found[0], loader)
 
 
-def is_artefact(file: str) -> bool:
+def is_artifact(file: str) -> bool:
     """Whether an engine may take a file of this name for a model."""
     return bool(_engine_of(file))
 
 
 def _names(engine: str) -> list[str]:
-    return [each for name, kind in ENGINES.items() if engine in ("", name) for each in kind.usual]
+    return [each for name, kind in ENGINES.items() if engine in ("", name) for each in kind.default_names]
 
 
 def _present(files: Collection[str], names: list[str]) -> list[str]:

@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from mmsup.supervisor.config.config_error import Fault, unknown
-from mmsup.supervisor.config.yaml_file import Source, below
+from mmsup.supervisor.config.config_error import ConfigError, unknown_name
+from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
 from mmsup.supervisor.repository.config_schema import ENUMS, MESSAGES
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ _FIELD: Final = re.compile(r"(\w+) (\d+) (\w+)(\*|\||\{(\w*)\})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ParsedConfig:
     """A ModelConfig as it was said: only the fields that are there. Enums are words, 64-bit numbers are numbers."""
 
-    source: Source
+    source: ConfigSource
     config: dict[str, Any]  # ModelConfig as JSON
-    faults: tuple[Fault, ...] = ()
+    errors: tuple[ConfigError, ...] = ()
 
 
-def read_pbtxt(text: str, name: str) -> Said:
+def read_pbtxt(text: str, name: str) -> ParsedConfig:
     """The ModelConfig in a text called `name` in its faults: unknown keys all together, or where it is no text."""
     from google.protobuf import text_format  # noqa: PLC0415 - 30 ms that a server without such files never pays
 
@@ -50,16 +50,20 @@ def read_pbtxt(text: str, name: str) -> Said:
     except text_format.ParseError as error:
         line = error.GetLine()
         where = f"{name}:{line}" if line else name
-        return Said(Source(name), {}, (Fault(where, _tidied(str(error))),))
+        return ParsedConfig(ConfigSource(name), {}, (ConfigError(where, _clean_message(str(error))),))
     except (RecursionError, ValueError, AssertionError) as error:
         # The library's own slips on strange text: an extension's name, an octal escape past a byte.
-        return Said(Source(name), {}, (Fault(name, f"is no text of a model configuration: {_tidied(str(error))}"),))
-    keys = _Keys(name, text_format.Tokenizer(text.split("\n")))
+        return ParsedConfig(
+            ConfigSource(name),
+            {},
+            (ConfigError(name, f"is no text of a model configuration: {_clean_message(str(error))}"),),
+        )
+    keys = _KeyLines(name, text_format.Tokenizer(text.split("\n")))
     keys.fields(message_descriptor(), "", "")
-    return Said(Source(name, keys.lines), _plain(message), tuple(keys.faults))
+    return ParsedConfig(ConfigSource(name, keys.lines), _to_json(message), tuple(keys.errors))
 
 
-def read_json(text: str, name: str) -> Said:
+def read_json(text: str, name: str) -> ParsedConfig:
     """The same from JSON, as a load request may carry it; numbers may be strings there."""
     from google.protobuf import json_format  # noqa: PLC0415 - as above
 
@@ -70,11 +74,13 @@ def read_json(text: str, name: str) -> Said:
         json_format.Parse(text, message)
     except (json_format.ParseError, ValueError, RecursionError, AttributeError, TypeError) as error:
         # ParseError is the promise; the others are what the library lets through of strange JSON.
-        return Said(Source(name), {}, (Fault(name, f"is no model configuration: {_tidied(str(error))}"),))
-    return Said(Source(name), _plain(message))
+        return ParsedConfig(
+            ConfigSource(name), {}, (ConfigError(name, f"is no model configuration: {_clean_message(str(error))}"),)
+        )
+    return ParsedConfig(ConfigSource(name), _to_json(message))
 
 
-def _tidied(text: str) -> str:
+def _clean_message(text: str) -> str:
     """The library's words without its names of our messages and its own line numbers."""
     words = re.sub(r"^\d+:\d+ : ('.*': )?", "", text, count=1, flags=re.DOTALL).replace(f"{PACKAGE}.", "").strip()
     plain = "".join(each if each.isprintable() else " " for each in words)
@@ -152,23 +158,23 @@ def _scalar_type(kind: str) -> Any:  # a value of FieldDescriptorProto.Type
 # From a message to plain values.
 
 
-def _plain(message: Message) -> dict[str, Any]:  # ModelConfig as JSON
-    return {field.name: _plain_field(field, value) for field, value in message.ListFields()}
+def _to_json(message: Message) -> dict[str, Any]:  # ModelConfig as JSON
+    return {field.name: _field_to_json(field, value) for field, value in message.ListFields()}
 
 
-def _plain_field(field: FieldDescriptor, value: Any) -> Any:  # the value of any field, as JSON
+def _field_to_json(field: FieldDescriptor, value: Any) -> Any:  # the value of any field, as JSON
     inner = field.message_type
     if inner is not None and inner.GetOptions().map_entry:
         kind = inner.fields_by_name["value"]
-        return {str(key): _plain_value(kind, value[key]) for key in sorted(value)}
+        return {str(key): _value_to_json(kind, value[key]) for key in sorted(value)}
     if field.is_repeated:
-        return [_plain_value(field, each) for each in value]
-    return _plain_value(field, value)
+        return [_value_to_json(field, each) for each in value]
+    return _value_to_json(field, value)
 
 
-def _plain_value(field: FieldDescriptor, value: Any) -> Any:  # one value, as JSON
+def _value_to_json(field: FieldDescriptor, value: Any) -> Any:  # one value, as JSON
     if field.message_type is not None:
-        return _plain(value)
+        return _to_json(value)
     if field.enum_type is not None:
         return field.enum_type.values_by_number[value].name
     return value
@@ -177,14 +183,14 @@ def _plain_value(field: FieldDescriptor, value: Any) -> Any:  # one value, as JS
 # Where the keys stand.
 
 
-class _Keys:
+class _KeyLines:
     """The line of each key and the unknown keys, by the library's own tokens. Runs over texts that it has accepted."""
 
     def __init__(self, name: str, tokens: Tokenizer) -> None:
         self.name = name
         self.tokens = tokens
         self.lines: dict[str, int] = {}
-        self.faults: list[Fault] = []
+        self.errors: list[ConfigError] = []
 
     def line(self) -> int:
         """Of the token that comes next; only an error of the tokenizer's tells it."""
@@ -196,15 +202,17 @@ class _Keys:
         is_map = kind is not None and kind.GetOptions().map_entry
         while not self.tokens.AtEnd() and self.tokens.token != end:
             word = self.tokens.token
-            key = below(above, word)
+            key = join_key(above, word)
             self.lines.setdefault(key, self.line())
             self.tokens.NextToken()
             field = None if kind is None else kind.fields_by_name.get(word)
             if kind is not None and field is None:
-                self.faults.append(Fault(f"{self.name}:{self.lines[key]}: {key}", unknown(word, kind.fields_by_name)))
+                self.errors.append(
+                    ConfigError(f"{self.name}:{self.lines[key]}: {key}", unknown_name(word, kind.fields_by_name))
+                )
             self.tokens.TryConsume(":")
             if is_map and word == "key":  # so that `parameters[2]` is found as `parameters.NAME` too
-                self.lines[below(above[: above.rfind("[")], self.tokens.token.strip("'\""))] = self.line()
+                self.lines[join_key(above[: above.rfind("[")], self.tokens.token.strip("'\""))] = self.line()
             self._value(field, key, counts)
             if not self.tokens.TryConsume(","):
                 self.tokens.TryConsume(";")

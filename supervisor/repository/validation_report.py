@@ -9,38 +9,38 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmsup.ipc.specs import ModelSpec, TensorSpec
-from mmsup.supervisor.config.config_error import Fault
-from mmsup.supervisor.config.server_options import Origin
+from mmsup.supervisor.config.config_error import ConfigError
+from mmsup.supervisor.config.server_options import OptionOrigin
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.repository.scanner import ModelEntry, Repository
+from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
 
 Report = dict[str, Any]  # JSON
 
 
-def report(
-    outcome: Settings | tuple[Fault, ...],
-    repository: Repository | None = None,
-    warnings: Iterable[Fault] = (),
-    origins: Sequence[Origin] = (),
+def build_report(
+    outcome: Settings | tuple[ConfigError, ...],
+    repository: RepositoryScan | None = None,
+    warnings: Iterable[ConfigError] = (),
+    origins: Sequence[OptionOrigin] = (),
 ) -> Report:
     """All of it as one JSON object. `outcome` and `warnings` come from config.read; `repository` only if there are
     Settings; `origins` only for --explain."""
-    found = Repository({}) if repository is None else repository
-    faults = [*(() if isinstance(outcome, Settings) else outcome), *found.faults]
+    found = RepositoryScan({}) if repository is None else repository
+    faults = [*(() if isinstance(outcome, Settings) else outcome), *found.errors]
     concerns = [*warnings]
     if isinstance(outcome, Settings) and repository is not None:
-        concerns += concerns_of(outcome, found)
+        concerns += collect_warnings(outcome, found)
         faults += [
-            Fault("--load-model", f"no repository holds {name}")
+            ConfigError("--load-model", f"no repository holds {name}")
             for name in outcome.load_models
             if name != "*" and name not in found.models
         ]
     for entry in found.models.values():
-        faults += entry.faults
+        faults += entry.errors
     result: Report = {
         "ok": not faults,
-        "faults": [_fault(each) for each in faults],
-        "warnings": [_fault(each) for each in concerns],
+        "faults": [_error(each) for each in faults],
+        "warnings": [_error(each) for each in concerns],
         "models": [_model(each) for each in found.models.values()],
     }
     if origins:
@@ -48,29 +48,29 @@ def report(
     return result
 
 
-def concerns_of(settings: Settings, found: Repository) -> list[Fault]:
+def collect_warnings(settings: Settings, found: RepositoryScan) -> list[ConfigError]:
     """What is no fault of the repositories and their models, and worth a word: a server says it too, at its start."""
     concerns = [*found.warnings]
-    if not found.models and not found.faults:
-        concerns.append(Fault(":".join(settings.repositories), "holds no model"))
+    if not found.models and not found.errors:
+        concerns.append(ConfigError(":".join(settings.repositories), "holds no model"))
     for entry in found.models.values():
         concerns += entry.warnings
     return concerns
 
 
-def _fault(fault: Fault) -> Report:
+def _error(fault: ConfigError) -> Report:
     return {"place": fault.place, "text": fault.text}
 
 
 def _model(entry: ModelEntry) -> Report:
     return {
         "name": entry.name,
-        "ok": not entry.faults,
+        "ok": not entry.errors,
         "directory": entry.directory,
         "all_versions": list(entry.all_versions),
         "versions": [_version(each) for each in entry.specs],
-        "faults": [_fault(each) for each in entry.faults],
-        "warnings": [_fault(each) for each in entry.warnings],
+        "faults": [_error(each) for each in entry.errors],
+        "warnings": [_error(each) for each in entry.warnings],
     }
 
 

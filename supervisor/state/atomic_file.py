@@ -10,19 +10,19 @@ import os
 from pathlib import Path
 from typing import Final
 
-from mmsup.ipc.failpoints import faultpoint
+from mmsup.ipc.failpoints import failpoint
 
-UNFINISHED: Final = ".new"
+UNFINISHED_SUFFIX: Final = ".new"
 """Ends the name of what a death may leave beside the file; the next writing of that file replaces it."""
 
 
 def write(path: Path, data: bytes) -> None:
     """Replace the contents, durably; its owner's alone. OSError: the file is as it was."""
-    fresh = path.with_name(path.name + UNFINISHED)
+    fresh = path.with_name(path.name + UNFINISHED_SUFFIX)
     try:
         _make(path.parent)
         _fill(fresh, data)
-        faultpoint("brain.file_rename")
+        failpoint("brain.file_rename")
         fresh.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -31,15 +31,15 @@ def write(path: Path, data: bytes) -> None:
     # From here on every reader finds the new contents, so this cannot fail any more: a folder that does not reach the
     # disk could lose them to a power cut, and to nothing else.
     with contextlib.suppress(OSError):
-        faultpoint("brain.file_renamed")
+        failpoint("brain.file_renamed")
         _sync_folder(path.parent)
-    faultpoint("brain.file_written")
+    failpoint("brain.file_written")
 
 
 def remove(path: Path) -> None:
     """Take the file away, durably. OSError: it is still there, or was not."""
     path.unlink()
-    faultpoint("brain.file_removed")
+    failpoint("brain.file_removed")
     with contextlib.suppress(OSError):
         _sync_folder(path.parent)
 
@@ -49,18 +49,18 @@ def _make(folder: Path) -> None:
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        faultpoint("brain.folder_made")
+        failpoint("brain.folder_made")
         _sync_folder(folder.parent)
 
 
 def _fill(path: Path, data: bytes) -> None:
-    faultpoint("brain.file_open")
+    failpoint("brain.file_open")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "wb") as file:
-        faultpoint("brain.file_write")
+        failpoint("brain.file_write")
         file.write(data)
         file.flush()
-        faultpoint("brain.file_sync")
+        failpoint("brain.file_sync")
         os.fsync(fd)
 
 

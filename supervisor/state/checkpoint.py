@@ -16,17 +16,17 @@ from typing import Final
 
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
-from mmsup.ipc.transport.dataclass_codec import WireError, record, to_plain
+from mmsup.ipc.transport.dataclass_codec import WireError, record_decoder, to_plain
 
 TEXT_LIMIT: Final = MESSAGE_LIMIT - 1024
 """Beyond it the next brain would know nothing; so many models want several servers."""
-SERVES: Final = "serves"
-LEAVES: Final = "leaves"
-SPARE: Final = "spare"
+SERVING: Final = "serves"
+LEAVING: Final = "leaves"
+STANDBY: Final = "spare"
 
 
 @dataclass(frozen=True, slots=True)
-class EndNote:
+class ExitRecord:
     """One `restart.End`."""
 
     at_s: float
@@ -35,7 +35,7 @@ class EndNote:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgementNote:
+class FailureRecord:
     """One `site.Judgement`."""
 
     code: str
@@ -44,10 +44,10 @@ class JudgementNote:
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceNote:
+class InstanceRecord:
     """One instance: its situation, and the facts beside it."""
 
-    id: int
+    instance: int
     generation: int
     wanted: bool
     state: str
@@ -56,46 +56,46 @@ class InstanceNote:
     spawned_s: float
     ready_s: float
     """When this life became ready; 0 if it did not."""
-    trouble: JudgementNote | None
+    trouble: FailureRecord | None
     """Why it is not up, as its model's callers get it."""
-    condemned: JudgementNote | None
-    failed: JudgementNote | None
+    condemned: FailureRecord | None
+    failed: FailureRecord | None
     group: str
     """Name of the control group of its life."""
     visible_devices: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseNote:
+class VersionRecord:
     """One version of an edition."""
 
     spec: ModelSpec
     metadata: Metadata | None
-    ends: tuple[EndNote, ...]
-    instances: tuple[InstanceNote, ...]
+    ends: tuple[ExitRecord, ...]
+    instances: tuple[InstanceRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class EditionNote:
+class RevisionRecord:
     """One content of a model. `role`: `current`, `coming` or `leaving`."""
 
     role: str
     config: str
     stamp: str
-    releases: tuple[ReleaseNote, ...]
+    versions: tuple[VersionRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelNote:
+class ModelRecord:
     """One model."""
 
     name: str
     wanted: bool
-    editions: tuple[EditionNote, ...]
+    revisions: tuple[RevisionRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class CaseNote:
+class PoisonCaseRecord:
     """One `suspects.Case` that is blocked; its fingerprint in hexadecimal."""
 
     fingerprint: str
@@ -105,16 +105,16 @@ class CaseNote:
 
 
 @dataclass(frozen=True, slots=True)
-class ListNote:
+class PoisonListRecord:
     """The blocked requests of one model, and of which of its contents they are."""
 
     name: str
-    mark: str
-    cases: tuple[CaseNote, ...]
+    revision_id: str
+    cases: tuple[PoisonCaseRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class FaultNote:
+class GpuFaultRecord:
     """One `aside.Fault`."""
 
     at_s: float
@@ -122,7 +122,7 @@ class FaultNote:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceNote:
+class GpuRecord:
     """One GPU, and what is held against it."""
 
     device: str
@@ -132,15 +132,15 @@ class DeviceNote:
     name: str
     reason: str
     """Why it is set aside; empty if it is not."""
-    faults: tuple[FaultNote, ...]
+    faults: tuple[GpuFaultRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayNote:
+class GatewayRecord:
     """One gateway. `role`: `serves`; `leaves`: it has a successor, or was to be one and is not up; `spare`."""
 
-    place: int
-    table: int
+    number: int
+    counter_table: int
     """The tally that it counts in."""
     generation: int
     spawned_s: float
@@ -148,33 +148,33 @@ class GatewayNote:
 
 
 @dataclass(frozen=True, slots=True)
-class UpgradeNote:
+class UpgradeRecord:
     """One upgrade: how far it is, or what it came to."""
 
     ticket: str
     """Chosen by whoever asked, so that the question can be asked again."""
     force: bool
-    began_s: float
+    started_s: float
     """Whatever was started before is of the old code."""
     stage: str
     """`code`, `processes`, `done`."""
-    keeper_life: int
-    renews: bool
+    keeper_generation: int
+    replaces_keeper: bool
     """The keeper was to become another program."""
-    done: int
+    replaced: int
     """Processes that were followed by another one."""
     kept: dict[str, str]
     """What stays as it was, and why: `worker 7 of digits/1`."""
-    refused: str
+    failure: str
     """Why it ended before its end; empty if it did not."""
     seconds: float
     """How long it took; 0 until it is done."""
-    brains: int
+    controllers: int
     """How many have worked at it: one that falls each time is not taken up for ever."""
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class Checkpoint:
     """All of it."""
 
     began_s: float
@@ -182,26 +182,26 @@ class Memory:
     announced: bool
     """READY was said."""
     next_instance: int
-    models: tuple[ModelNote, ...]
-    gateways: tuple[GatewayNote, ...]
-    quarantine: tuple[ListNote, ...]
-    devices: tuple[DeviceNote, ...]
-    upgrade: UpgradeNote | None
+    models: tuple[ModelRecord, ...]
+    gateways: tuple[GatewayRecord, ...]
+    quarantine: tuple[PoisonListRecord, ...]
+    devices: tuple[GpuRecord, ...]
+    upgrade: UpgradeRecord | None
 
 
-def to_text(memory: Memory) -> str:
+def to_text(memory: Checkpoint) -> str:
     """As a text for the keeper."""
     plain = json.dumps(to_plain(memory)[1:], separators=(",", ":")).encode()
     return base64.b85encode(zlib.compress(plain, 1)).decode()
 
 
-def from_text(text: str) -> Memory | None:
+def from_text(text: str) -> Checkpoint | None:
     """What a brain before us left; None if there was none, or it was of another version of us."""
     if not text:
         return None
     try:
-        made = record(Memory)(json.loads(zlib.decompress(base64.b85decode(text))))
+        made = record_decoder(Checkpoint)(json.loads(zlib.decompress(base64.b85decode(text))))
     except (WireError, ValueError, zlib.error, binascii.Error):
         return None
-    assert isinstance(made, Memory)
+    assert isinstance(made, Checkpoint)
     return made

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from caretaker import AWAY, ENDED, Caretaker
+from caretaker import ENDED, UNAVAILABLE, Restarter
 
-from mmsup.supervisor.chaos.observe.history import History, Outcome, Restarted
+from mmsup.supervisor.chaos.observe.history import History, RequestOutcome, ServerRestarted
 
-RIGHT = Outcome(0.0, 1, "right")
+RIGHT = RequestOutcome(0.0, 1, "right")
 
 
 class Stub:
@@ -32,23 +32,23 @@ def tended(server: Stub, away_s: float, *, answers: set[str]) -> list[str]:
     history = History()
 
     async def tend() -> None:
-        caretaker = Caretaker(cast(Any, server), history, away_s)  # all that it needs of a server
+        caretaker = Restarter(cast(Any, server), history, away_s)  # all that it needs of a server
         answering = set(answers)
         server.on_start = lambda: answering.update(server.models)
 
         async def answer() -> None:
             while True:
                 for each in answering.copy():
-                    caretaker.answered(each, RIGHT)
+                    caretaker.on_answer(each, RIGHT)
                 await asyncio.sleep(0.01)
 
         answers_come = asyncio.create_task(answer())
         async with asyncio.timeout(30.0):
-            await caretaker.tend()
+            await caretaker.repair()
         answers_come.cancel()
 
     asyncio.run(tend())
-    return [each.why for each in history.records if isinstance(each, Restarted)]
+    return [each.why for each in history.records if isinstance(each, ServerRestarted)]
 
 
 def test_a_server_that_answers_is_left_alone() -> None:
@@ -60,4 +60,4 @@ def test_a_server_that_has_ended_is_started_again_at_once() -> None:
 
 
 def test_a_model_that_stays_away_is_waited_for_and_then_its_server_is_started_again() -> None:
-    assert tended(Stub(), 0.2, answers={"a"}) == [AWAY]
+    assert tended(Stub(), 0.2, answers={"a"}) == [UNAVAILABLE]

@@ -6,16 +6,16 @@ import json
 
 import numpy as np
 import pytest
-from dialect import HARMS, Dialect, values
+from dialect import HARMS, PeerAdapter, payload_values
 from drivers.peer import Peer
 from ordeal import FAULTY, SCENE
 from roster import BY_KEY, FAMOUS
 
-from mmsup.supervisor.chaos.clients.http_client import Reply
-from mmsup.supervisor.chaos.clients.payload import payload, whose
-from mmsup.supervisor.chaos.clients.protocol import Driver, Harm
+from mmsup.supervisor.chaos.clients.http_client import HttpReply
+from mmsup.supervisor.chaos.clients.payload import make_payload, request_number_of
+from mmsup.supervisor.chaos.clients.protocol import FaultCommand, ProtocolAdapter
 
-MADE = payload(2, 77, 64)
+MADE = make_payload(2, 77, 64)
 
 
 def answer_of(peer: Peer) -> bytes:
@@ -30,28 +30,28 @@ def answer_of(peer: Peer) -> bytes:
 
 @pytest.mark.parametrize("key", FAMOUS)
 def test_an_answer_gives_back_the_bytes_that_were_sent(key: str) -> None:
-    driver: Driver = Dialect(BY_KEY[key], SCENE)
-    assert FAULTY in driver.call(FAULTY, MADE, None).path
-    answer = driver.answer(Reply(200, {}, answer_of(BY_KEY[key])))
+    driver: ProtocolAdapter = PeerAdapter(BY_KEY[key], SCENE)
+    assert FAULTY in driver.build_request(FAULTY, MADE, None).path
+    answer = driver.parse_reply(HttpReply(200, {}, answer_of(BY_KEY[key])))
     assert answer.data is not None
-    assert whose(answer.data) == 77
+    assert request_number_of(answer.data) == 77
 
 
 @pytest.mark.parametrize("key", FAMOUS)
 @pytest.mark.parametrize("body", [b"", b"[", b"{}", b"abc", b'{"outputs": []}'])
 def test_an_answer_that_cannot_be_read_is_an_error_and_no_exception(key: str, body: bytes) -> None:
-    answer = Dialect(BY_KEY[key], SCENE).answer(Reply(200, {}, body))
+    answer = PeerAdapter(BY_KEY[key], SCENE).parse_reply(HttpReply(200, {}, body))
     assert answer.data in (None, b"")
 
 
 def test_another_status_is_an_error_with_its_text() -> None:
-    answer = Dialect(BY_KEY["mosec"], SCENE).answer(Reply(503, {}, b"too late"))
+    answer = PeerAdapter(BY_KEY["mosec"], SCENE).parse_reply(HttpReply(503, {}, b"too late"))
     assert (answer.data, answer.code, answer.text) == (None, "http_503", "too late")
 
 
 def test_a_harm_is_a_number_that_no_payload_begins_with() -> None:
-    numbers = {float(values(MADE, Harm(each, 3.0))[0]) for each in HARMS}
+    numbers = {float(payload_values(MADE, FaultCommand(each, 3.0))[0]) for each in HARMS}
     assert len(numbers) == len(HARMS)
-    assert min(numbers) > values(payload(1 << 10, 1, 8), None)[0]
-    assert values(MADE, Harm("exit", 3.0))[1] == 3.0
-    assert np.array_equal(values(MADE, None), np.array(MADE.values, np.float32))
+    assert min(numbers) > payload_values(make_payload(1 << 10, 1, 8), None)[0]
+    assert payload_values(MADE, FaultCommand("exit", 3.0))[1] == 3.0
+    assert np.array_equal(payload_values(MADE, None), np.array(MADE.values, np.float32))

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import pytest
-from endured import Endured, endured
+from endured import ClientView, client_view
 
-from mmsup.supervisor.chaos.analysis.timeline import story_of
-from mmsup.supervisor.chaos.observe.history import Began, Injected, Invoke, Outcome, Over, Record, Restarted
+from mmsup.supervisor.chaos.analysis.timeline import timeline_of
+from mmsup.supervisor.chaos.observe.history import (
+    FaultFinished,
+    FaultInjected,
+    Invoke,
+    Record,
+    RequestOutcome,
+    RunStarted,
+    ServerRestarted,
+)
 
-BEGAN = Began(1, 30.0, {"a": "healthy", "b": "crashy"}, "a machine", "a server", "", 0.0, 5.0, own_codes=False)
+BEGAN = RunStarted(1, 30.0, {"a": "healthy", "b": "crashy"}, "a machine", "a server", "", 0.0, 5.0, own_codes=False)
 
 
 def asked(number: int, model: str, t: float, kind: str = "right", took_s: float = 0.1) -> list[Record]:
-    return [Invoke(t, number, model, t, 8), Outcome(t + took_s, number, kind)]
+    return [Invoke(t, number, model, t, 8), RequestOutcome(t + took_s, number, kind)]
 
 
 def hurt(t: float, kind: str = "reset", told_s: float = 0.1, fault: str = "segv") -> list[Record]:
     """Fault 1, upon `b`."""
     return [
-        Injected(t, 1, fault, "b"),
+        FaultInjected(t, 1, fault, "b"),
         Invoke(t, 50, "b", t, 16, 1),
-        Outcome(t + told_s, 50, kind),
-        Over(t + told_s, 1),
+        RequestOutcome(t + told_s, 50, kind),
+        FaultFinished(t + told_s, 1),
     ]
 
 
-def seen(*records: list[Record]) -> Endured:
-    return endured(story_of([BEGAN, *(each for group in records for each in group)]))
+def seen(*records: list[Record]) -> ClientView:
+    return client_view(timeline_of([BEGAN, *(each for group in records for each in group)]))
 
 
 def test_a_server_that_nothing_befell() -> None:
@@ -38,7 +46,10 @@ def test_a_server_that_nothing_befell() -> None:
 
 
 def test_a_model_is_back_when_it_answers_what_was_sent_after_the_harm_was_answered() -> None:
-    early: list[Record] = [Invoke(9.99, 2, "b", 9.99, 8), Outcome(10.2, 2, "right")]  # was before the harm in the queue
+    early: list[Record] = [
+        Invoke(9.99, 2, "b", 9.99, 8),
+        RequestOutcome(10.2, 2, "right"),
+    ]  # was before the harm in the queue
     found = seen(hurt(10.0), early, asked(3, "b", 10.3, "error"), asked(4, "b", 11.0), asked(5, "a", 10.1))
     assert found.back.worst == pytest.approx(1.1)
     assert (found.never, found.unexplained, found.failed) == (0, 0, 0)
@@ -52,7 +63,7 @@ def test_a_harm_that_is_not_answered_is_at_work_after_a_moment() -> None:
 
 
 def test_a_model_that_came_back_only_with_its_server_never_came_back() -> None:
-    restarted: list[Record] = [Restarted(20.0, 22.0, "a model stayed away")]
+    restarted: list[Record] = [ServerRestarted(20.0, 22.0, "a model stayed away")]
     found = seen(hurt(10.0), asked(2, "b", 12.0, "reset"), restarted, asked(3, "b", 23.0))
     assert (found.never, found.back.count, found.restarted, found.ended) == (1, 0, 1, 0)
     assert found.unexplained == 0
@@ -60,7 +71,7 @@ def test_a_model_that_came_back_only_with_its_server_never_came_back() -> None:
 
 @pytest.mark.parametrize(("why", "failed"), [("a model stayed away", 1), ("it had ended", 3)])
 def test_what_failed_while_a_server_was_started_again_by_hand_stands_apart(why: str, failed: int) -> None:
-    restarted: list[Record] = [Restarted(20.0, 22.0, why)]
+    restarted: list[Record] = [ServerRestarted(20.0, 22.0, why)]
     found = seen(
         hurt(10.0),
         asked(1, "a", 15.0, "timeout", 10.0),  # it hung before anybody did anything

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from report import Named, report
+from report import NamedServer, report
 from row import Row, median
 from targets import judge
 from work import SCENES
 
-SERVERS = {"mmsup": Named("mmsup", "1.0"), "mosec": Named("Mosec", "2.0"), "kserve": Named("KServe", "")}
+SERVERS = {
+    "mmsup": NamedServer("mmsup", "1.0"),
+    "mosec": NamedServer("Mosec", "2.0"),
+    "kserve": NamedServer("KServe", ""),
+}
 
 
 def row(peer: str, run: str, rate: float, requests: int = 5000) -> Row:

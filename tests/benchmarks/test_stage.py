@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from inside.best import FEW, MANY, ONE, Best
+from inside.best import FEW, MANY, ONE, BestTimes
 from inside.plan import STAGES
 from inside.stage import ALLOWED, Stage, lines, markdown
 
@@ -49,7 +49,7 @@ def test_a_plan_of_two_figures_is_a_span_by_the_pace_of_this_machine() -> None:
 
 
 def test_the_shortest_time_counts_by_request() -> None:
-    best = Best()
+    best = BestTimes()
     for spent_s in (64e-6, 32e-6, 48e-6):
         best.note("take", MANY, spent_s)
     best.note("take", FEW, 16e-6)
@@ -62,7 +62,7 @@ def test_the_shortest_time_counts_by_request() -> None:
 
 
 def test_a_call_is_timed_for_each_of_its_requests() -> None:
-    best, calls = Best(), list[int]()
+    best, calls = BestTimes(), list[int]()
     best.time("pack", lambda: calls.append(1), turn=FEW, requests=FEW)
     assert best.us["pack", FEW] > 0
     assert len(calls) == 25

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from engines.build import write_exported, write_safetensors, write_torchscript
-from mmsup.ipc.memory.arena import Attached, Extent
+from mmsup.ipc.memory.arena import AttachedExtents, Extent
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
-from mmsup.worker.engines.device.chunking import SIZES
+from mmsup.worker.engines.device.chunking import DEFAULT_SIZES
 
 if TYPE_CHECKING:
     from mmsup.worker.engines.pytorch import PytorchEngine
@@ -44,7 +44,7 @@ def sample(datatype: str, shape: tuple[int, ...], start: int = 0) -> Array:
 def engine_for(spec: ModelSpec, device: str) -> PytorchEngine:
     from mmsup.worker.engines.pytorch import PytorchEngine
 
-    engine = PytorchEngine(by_lanes=True)
+    engine = PytorchEngine(use_streams=True)
     engine.load(replace(spec, device=device))
     return engine
 
@@ -61,7 +61,7 @@ def test_every_datatype_comes_back_as_it_went(
         assert made.dtype == array.dtype
         assert made.shape == shape
         assert made.tobytes() == array.tobytes()
-    assert (made is room) is (array.nbytes >= SIZES.direct)
+    assert (made is room) is (array.nbytes >= DEFAULT_SIZES.direct)
     engine.unload()
     assert engine.device_bytes() == 0
 
@@ -159,7 +159,7 @@ def test_buffers_that_were_given_back_are_made_again(device: str, tmp_path: Path
 
 def shared(segment: int, *, writable: bool) -> tuple[Extent, memoryview]:
     """An extent, and a worker's own mapping of it."""
-    extent, attached = Extent(segment, 1 << 20, writable_by_worker=writable), Attached()
+    extent, attached = Extent(segment, 1 << 20, writable_by_worker=writable), AttachedExtents()
     attached.attach(segment, os.dup(extent.fd), extent.size, writable=writable)
     view = attached.view(segment, 0, extent.size, writable=writable)
     assert view is not None

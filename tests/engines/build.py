@@ -16,7 +16,7 @@ import numpy as np
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import config_name
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.supervisor.chaos.plan import fault_model as faultmodel
+from mmsup.supervisor.chaos.plan import fault_model
 
 
 def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:  # see below
@@ -24,7 +24,7 @@ def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:
     is more of its `config.pbtxt`, any other option goes to its `mmsup.yaml`."""
     batch, more = options.pop("max_batch_size", 0), options.pop("config", "")
     heads = {key: options.pop(key) for key in ("on_import", "on_load", "on_load_amount") if key in options}
-    code = faultmodel.source(**heads, batched=bool(batch))
+    code = fault_model.source(**heads, batched=bool(batch))
     inputs = (
         TensorSpec("x", "FP32", (-1,)),
         TensorSpec("mode", "BYTES", (1,), optional=True),

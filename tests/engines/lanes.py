@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.worker.engines.device.streams import DType, Lane
+from mmsup.worker.engines.device.streams import DeviceStream, DType
 
 Work = Callable[[], bool]
 """Does itself, or says that it may not yet."""
-Mark = tuple[Lane, int]
+Mark = tuple[DeviceStream, int]
 
 
 class LateDevice:
@@ -24,17 +24,17 @@ class LateDevice:
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
-        self._quickest_first = self._rng.sample(list(Lane), len(Lane))
+        self._quickest_first = self._rng.sample(list(DeviceStream), len(DeviceStream))
         """One lane runs ahead of the others for long."""
-        self._queues: dict[Lane, list[Work]] = {lane: [] for lane in Lane}
-        self._done = dict.fromkeys(Lane, 0)
+        self._queues: dict[DeviceStream, list[Work]] = {lane: [] for lane in DeviceStream}
+        self._done = dict.fromkeys(DeviceStream, 0)
         self.buffers: list[int] = []
         self.puts = 0
         self.gets = 0
 
     # What is under way.
 
-    def give(self, lane: Lane, do: Callable[[], None]) -> None:
+    def give(self, lane: DeviceStream, do: Callable[[], None]) -> None:
         """More for a lane to do, later."""
 
         def work() -> bool:
@@ -63,10 +63,10 @@ class LateDevice:
         """Whether nothing is under way."""
         return not any(self._queues.values())
 
-    def mark(self, lane: Lane) -> Mark:
+    def mark(self, lane: DeviceStream) -> Mark:
         return lane, self._done[lane] + len(self._queues[lane])
 
-    def wait(self, lane: Lane, mark: Mark) -> None:
+    def wait(self, lane: DeviceStream, mark: Mark) -> None:
         self._queues[lane].append(lambda: self._done[mark[0]] >= mark[1])
 
     def join(self, mark: Mark) -> None:
@@ -90,11 +90,11 @@ class LateDevice:
     def put(self, buffer: Array, at: int, data: Array) -> None:
         self.puts += 1
         assert at + data.nbytes <= buffer.nbytes
-        self.give(Lane.IN, lambda: _assign(buffer[at : at + data.nbytes], data))
+        self.give(DeviceStream.IN, lambda: _assign(buffer[at : at + data.nbytes], data))
 
     def clear(self, buffer: Array, at: int, size: int) -> None:
         assert at + size <= buffer.nbytes
-        self.give(Lane.IN, lambda: _assign(buffer[at : at + size], 0))
+        self.give(DeviceStream.IN, lambda: _assign(buffer[at : at + size], 0))
 
     def tensor(self, buffer: Array, dtype: DType, shape: tuple[int, ...], *, own: bool) -> Array:
         size = int(np.prod(shape)) * dtype.itemsize
@@ -102,7 +102,7 @@ class LateDevice:
         if not own:
             return view
         copy = np.empty_like(view)
-        self.give(Lane.MAIN, lambda: _assign(copy, view))
+        self.give(DeviceStream.MAIN, lambda: _assign(copy, view))
         return copy
 
     def result(self, tensor: Array) -> tuple[Array, DType, tuple[int, ...]]:
@@ -112,7 +112,7 @@ class LateDevice:
         self.gets += 1
         source = tensor if first < 0 else tensor[first:last]
         assert source.shape == into.shape
-        self.give(Lane.OUT, lambda: _assign(into, source))
+        self.give(DeviceStream.OUT, lambda: _assign(into, source))
 
 
 def _assign(target: Array, source: Any) -> None:  # an array, or a number

@@ -15,17 +15,17 @@ import dataclasses, gc, os, signal, sys, threading, time
 
 import numpy as np
 
-from mmsup.ipc import codec
-from mmsup.ipc.messages import Drop, Outline, Reply
+from mmsup.ipc.messages.data import Cancel, InferReply, ReplySignature
 from mmsup.ipc.specs import TensorSpec
-from mmsup.worker import desk, outbox
+from mmsup.ipc.transport import codec
+from mmsup.worker.serving import outbox, request_handler
 
-honest = outbox.pack_some
+honest = outbox.pack_limited
 LIES, LATE = [], []
 
 
 def words(*specs):
-    return codec.pack_words(Outline(specs))
+    return codec.pack_signature(ReplySignature(specs))
 
 
 def y(datatype="FP32", shape=(4,), name="y"):
@@ -34,14 +34,14 @@ def y(datatype="FP32", shape=(4,), name="y"):
 
 def moved(segment=0, offset=0, size=0):
     def lie(reply):
-        places = [(p[0] + segment, p[1] + offset, p[2] + size) for p in reply.places if isinstance(p, tuple)]
+        places = [(p[0] + segment, p[1] + offset, p[2] + size) for p in reply.locations if isinstance(p, tuple)]
         assert places, "this lie is about memory"
-        return [dataclasses.replace(reply, places=tuple(places))]
+        return [dataclasses.replace(reply, locations=tuple(places))]
     return lie
 
 
 def said(*specs, data=bytes(16)):
-    return lambda reply: [dataclasses.replace(reply, words=words(*specs), places=(data,) * len(specs))]
+    return lambda reply: [dataclasses.replace(reply, signature=words(*specs), locations=(data,) * len(specs))]
 
 
 def late(reply):
@@ -63,13 +63,13 @@ TELL = {
     "shape negative": said(y(shape=(-4,))),
     "rank": said(y(shape=(1,) * 100_000)),
     "twice": said(y(), y()),
-    "words": lambda reply: [dataclasses.replace(reply, words=b"\\xc1")],
-    "places": lambda reply: [dataclasses.replace(reply, places=())],
-    "need": lambda reply: [Reply(reply.id, need=1 << 60)],
-    "nothing": lambda reply: [Reply(reply.id)],
+    "words": lambda reply: [dataclasses.replace(reply, signature=b"\\xc1")],
+    "places": lambda reply: [dataclasses.replace(reply, locations=())],
+    "need": lambda reply: [InferReply(reply.id, needed_bytes=1 << 60)],
+    "nothing": lambda reply: [InferReply(reply.id)],
     "garbage": lambda reply: os.urandom(200),
     "nested": lambda reply: b"\\x91" * 100_000,
-    "a drop": lambda reply: [Drop(reply.id)],
+    "a drop": lambda reply: [Cancel(reply.id)],
     "lost": lambda reply: [],
     "doubled": lambda reply: [reply, reply],
     "unknown": lambda reply: [dataclasses.replace(reply, id=reply.id ^ (1 << 40)), reply],
@@ -90,7 +90,7 @@ def lying(records, limit_bytes):
     return told, len(records)
 
 
-outbox.pack_some = lying
+outbox.pack_limited = lying
 
 
 def torn(share):
@@ -99,11 +99,11 @@ def torn(share):
         size = int(len(view) * share)
         view[:size] = b"\\xff" * size
         os.kill(os.getpid(), signal.SIGKILL)
-    desk.place = place
+    request_handler.place_outputs = place
 
 
 def arenas():
-    return [each._arena for each in gc.get_objects() if type(each).__name__ == "Link" and hasattr(each, "_arena")]
+    return [each._arena for each in gc.get_objects() if type(each).__name__ == "GatewayLink" and hasattr(each, "_arena")]
 
 
 def scribble():
@@ -112,21 +112,21 @@ def scribble():
     while time.monotonic() < end:
         for arena in arenas():
             for segment in arena.segments():
-                view, writable = arena.whole(segment)
+                view, writable = arena.extent(segment)
                 if writable:
                     view[:] = os.urandom(len(view))
 
 
 def scribble_page():
     """Over the status page, which supervisor and gateways read."""
-    (page,) = [each for each in gc.get_objects() if type(each).__name__ == "Loop"][0]._page,
+    (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
     for at in range(len(page._words)):
         page._words[at] = 1 << 63
 
 
 def wipe_page():
     """Nothing has ever begun here; then it dies."""
-    (page,) = [each for each in gc.get_objects() if type(each).__name__ == "Loop"][0]._page,
+    (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
     for at in range(6, len(page._words)):
         page._words[at] = 0
     os.kill(os.getpid(), signal.SIGKILL)
@@ -134,7 +134,7 @@ def wipe_page():
 
 def busy_to_come():
     """A run that begins in a hundred years, and hangs."""
-    (page,) = [each for each in gc.get_objects() if type(each).__name__ == "Loop"][0]._page,
+    (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
     page._words[1] = page._words[2] = 1 << 62
     while True:
         time.sleep(1)

@@ -14,30 +14,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mmsup.ipc.memory.arena import Extent, Side, Slot
-from mmsup.ipc.memory.status_page import PageReader, Progress, make_page
-from mmsup.ipc.messages.all import (
+from mmsup.ipc.memory.arena import ArenaSide, Extent, Slot
+from mmsup.ipc.memory.status_page import Progress, StatusPageReader, make_status_page
+from mmsup.ipc.messages.data import AttachExtent, Infer, InferReply, InferSignature, TensorLocation
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.worker_control import (
     FROM_WORKER,
-    WIRE_VERSION,
-    Attach,
-    Boot,
-    Form,
-    Hello,
-    Infer,
+    AttachGateway,
+    ConfigureWorker,
     LoadFailed,
-    Place,
-    Ready,
-    Reply,
-    Stage,
-    Stop,
+    LoadProgress,
+    StopWorker,
+    WorkerReady,
 )
-from mmsup.ipc.messages.all import Extent as ExtentMessage
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array, as_bytes, datatype_of
-from mmsup.ipc.transport.codec import Record, decode, encode, pack_frame, pack_words, unpack_frame, unpack_outline
-from mmsup.ipc.transport.control_channel import Closed, Seqpacket
-from mmsup.ipc.transport.data_channel import PairEnd
-from mmsup.ipc.transport.zeromq_channel import GatewayEnd, Hub
+from mmsup.ipc.transport.codec import (
+    DataRecord,
+    decode,
+    encode,
+    pack_frame,
+    pack_signature,
+    unpack_frame,
+    unpack_reply_signature,
+)
+from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel
+from mmsup.ipc.transport.data_channel import DataChannel
+from mmsup.ipc.transport.zeromq_channel import ZmqContext, ZmqGatewayChannel
 
 PATIENCE_S = 60.0
 """Fires only when something is broken."""
@@ -65,11 +68,11 @@ class Life:
         self.spec = spec
         self.folder = folder
         self.said: list[Any] = []  # messages of FROM_WORKER
-        self.control, theirs = Seqpacket.pair()
+        self.control, theirs = ControlChannel.pair()
         lifeline, self.lifeline = os.pipe()
         self.crash, crash = os.pipe()
-        page = make_page()
-        self.page = PageReader(page)
+        page = make_status_page()
+        self.page = StatusPageReader(page)
         self.output = folder / "output"
         inherited = {"lifeline": lifeline, "control": theirs.fileno(), "page": page, "crash": crash}
         with self.output.open("wb") as output:
@@ -94,9 +97,9 @@ class Life:
         for fd in (lifeline, page, crash):
             os.close(fd)
         self.address = str(folder / "w7.1") if zeromq else ""
-        boot = Boot(wire, 7, 1, self.address, spec, data_limit_bytes, 1 << 30)
+        boot = ConfigureWorker(wire, 7, 1, self.address, spec, data_limit_bytes, 1 << 30)
         assert self.control.send(encode(boot))
-        self.hub = Hub()
+        self.hub = ZmqContext()
         self.gateways: list[Gateway] = []
 
     def hear(self) -> Any:  # one of FROM_WORKER; None at the end
@@ -116,15 +119,15 @@ class Life:
         """Wait until it serves."""
         while True:
             message = self.hear()
-            assert isinstance(message, (Hello, Stage, Ready)), f"{message}; printed {self.printed()}"
-            if isinstance(message, Ready):
+            assert isinstance(message, (Hello, LoadProgress, WorkerReady)), f"{message}; printed {self.printed()}"
+            if isinstance(message, WorkerReady):
                 return message.metadata
 
     def failed(self) -> LoadFailed:
         """Wait until it says that it cannot load."""
         while True:
             message = self.hear()
-            assert isinstance(message, (Hello, Stage, LoadFailed)), f"{message}; printed {self.printed()}"
+            assert isinstance(message, (Hello, LoadProgress, LoadFailed)), f"{message}; printed {self.printed()}"
             if isinstance(message, LoadFailed):
                 return message
 
@@ -158,7 +161,7 @@ class Life:
 
     def stop(self) -> None:
         """Ask for an orderly end."""
-        assert self.control.send(encode(Stop()))
+        assert self.control.send(encode(StopWorker()))
 
     def __enter__(self) -> Life:
         return self
@@ -184,16 +187,16 @@ class Gateway:
         self.life = life
         self.place = place
         self.identity = identity
-        self.pair: PairEnd | None = None
+        self.pair: DataChannel | None = None
         self._dealer = life.hub.connect(life.address, identity) if life.address else None
-        self.requests = Side(writable_by_worker=False)
-        self.results = Side(writable_by_worker=True)
+        self.requests = ArenaSide(writable_by_worker=False)
+        self.results = ArenaSide(writable_by_worker=True)
         self.ids = itertools.count(1 << 40)
         self._segments = itertools.count()
-        self._replies: list[Reply] = []
+        self._replies: list[InferReply] = []
 
     @property
-    def end(self) -> PairEnd | GatewayEnd:
+    def end(self) -> DataChannel | ZmqGatewayChannel:
         """What frames go over."""
         if self._dealer is not None:
             return self._dealer
@@ -204,23 +207,23 @@ class Gateway:
         """Be told to the worker."""
         self.pair = self.attach_again(self.identity)
 
-    def attach_again(self, identity: bytes) -> PairEnd:
+    def attach_again(self, identity: bytes) -> DataChannel:
         """Be told to the worker with one more pair; our end of it."""
-        ours, theirs = Seqpacket.pair()
-        assert self.life.control.send(encode(Attach(self.place, identity)), [theirs.fileno()])
+        ours, theirs = ControlChannel.pair()
+        assert self.life.control.send(encode(AttachGateway(self.place, identity)), [theirs.fileno()])
         theirs.close()
-        return PairEnd(ours.detach())
+        return DataChannel(ours.detach())
 
-    def extent(self, side: Side, size: int = 1 << 20) -> Extent:
+    def extent(self, side: ArenaSide, size: int = 1 << 20) -> Extent:
         """A new extent, announced."""
         extent = Extent(next(self._segments), size, writable_by_worker=side.writable_by_worker)
         side.add(extent)
-        message = ExtentMessage(extent.segment, extent.size, extent.writable_by_worker)
+        message = AttachExtent(extent.segment, extent.size, extent.writable_by_worker)
         assert self.pair is not None
         assert self.pair.send(pack_frame([message]), [extent.fd])
         return extent
 
-    def slot(self, side: Side, size: int) -> Slot:
+    def slot(self, side: ArenaSide, size: int) -> Slot:
         """Room in an extent, made if there is none."""
         slot = side.allocate(size)
         if slot is None:
@@ -229,7 +232,7 @@ class Gateway:
         assert slot is not None
         return slot
 
-    def laid(self, array: Array) -> Place:
+    def laid(self, array: Array) -> TensorLocation:
         """An input's bytes, inline or in a slot by their size."""
         data = as_bytes(array)
         if len(data) <= INLINE_LIMIT_BYTES:
@@ -251,34 +254,34 @@ class Gateway:
     ) -> Infer:
         """A request, not yet sent."""
         specs = tuple(TensorSpec(name, datatype_of(array) or "", array.shape) for name, array in inputs.items())
-        words = pack_words(Form(specs, tuple(outputs), dict(parameters or {}), priority, alone))
+        words = pack_signature(InferSignature(specs, tuple(outputs), dict(parameters or {}), priority, alone))
         places = tuple(self.laid(array) for array in inputs.values())
         room = (grant.segment, grant.offset, grant.size) if grant else None
         return Infer(next(self.ids), words, time.monotonic_ns() + int(deadline_s * 1e9), room, places)
 
-    def send(self, *records: Record) -> None:
+    def send(self, *records: DataRecord) -> None:
         """Send in one frame."""
         deadline = time.monotonic() + PATIENCE_S
         while not self.end.send(pack_frame(records)):
             assert wait_readable(self.end.fileno(), deadline), "the worker's socket is not there"
 
-    def reply(self) -> Reply:
+    def reply(self) -> InferReply:
         """The next reply."""
         reply = self.reply_within(PATIENCE_S)
         assert reply is not None, f"no reply; printed {self.life.printed()}"
         return reply
 
-    def reply_within(self, seconds: float) -> Reply | None:
+    def reply_within(self, seconds: float) -> InferReply | None:
         """The next reply, or None if none comes in time."""
         deadline = time.monotonic() + seconds
         while not self._replies:
             try:
                 frame = self.end.receive()
-            except Closed:
+            except ChannelClosed:
                 return None
             if frame is not None:
                 for record in unpack_frame(frame):
-                    assert isinstance(record, Reply)
+                    assert isinstance(record, InferReply)
                     self._replies.append(record)
             elif time.monotonic() > deadline:
                 return None
@@ -286,7 +289,7 @@ class Gateway:
                 wait_readable(self.end.fileno(), min(deadline, time.monotonic() + 0.05))
         return self._replies.pop(0)
 
-    def ask(self, inputs: Mapping[str, Array], *, outputs: Sequence[str] = (), grant: Slot | None = None) -> Reply:
+    def ask(self, inputs: Mapping[str, Array], *, outputs: Sequence[str] = (), grant: Slot | None = None) -> InferReply:
         """Send a request and wait for its reply."""
         request = self.infer(inputs, outputs=outputs, grant=grant)
         self.send(request)
@@ -294,11 +297,11 @@ class Gateway:
         assert reply.id == request.id
         return reply
 
-    def array(self, reply: Reply, name: str) -> Array:
+    def array(self, reply: InferReply, name: str) -> Array:
         """One output of a reply, wherever it lies."""
         assert not reply.code, reply
-        specs = unpack_outline(reply.words).outputs
-        ((spec, place),) = [pair for pair in zip(specs, reply.places, strict=True) if pair[0].name == name]
+        specs = unpack_reply_signature(reply.signature).outputs
+        ((spec, place),) = [pair for pair in zip(specs, reply.locations, strict=True) if pair[0].name == name]
         data = self.results.view(*place) if isinstance(place, tuple) else bytes(place)
         assert data is not None
         return as_array(data, spec.datatype, spec.shape)

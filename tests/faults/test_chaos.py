@@ -18,7 +18,7 @@ import pytest
 
 from harness.invariants import assert_gone, family, snapshot
 from harness.server import eventually, serving
-from mmsup.supervisor.chaos.plan import fault_model as faultmodel
+from mmsup.supervisor.chaos.plan import fault_model
 
 pytestmark = pytest.mark.slow
 START_AND_END_S = 240.0
@@ -61,7 +61,7 @@ def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it
     tmp_path: Path, local: bool
 ) -> None:
     for name in ("good", "bad"):
-        faultmodel.lay(tmp_path / "models", name, hang_limit="1s")
+        fault_model.write_fault_model(tmp_path / "models", name, hang_limit="1s")
     with serving(tmp_path / "models") as server:
         before = snapshot(server).roles
         host, port = server.address()

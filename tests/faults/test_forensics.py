@@ -16,8 +16,8 @@ from harness.bystander import Bystander
 from harness.house import BYSTANDER, Victim, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
-from mmsup.supervisor.cli.control_client import Refused
-from mmsup.supervisor.postmortem.archive import PER_MODEL
+from mmsup.supervisor.cli.control_client import ServerRefused
+from mmsup.supervisor.postmortem.archive import MAX_PER_MODEL
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +111,7 @@ def test_a_load_that_hangs_tells_where(server: Server) -> None:
     # Long enough for a busy machine to have come to the load: what still starts Python cannot be asked.
     write_fault_model(server.repository, "where_load", on_load="hang", load_timeout="5s")
     with Bystander(server, BYSTANDER):
-        with pytest.raises(Refused):
+        with pytest.raises(ServerRefused):
             server.ctl("load", name="where_load")
         told = why(server, "where_load")
     assert told["bundle"]["cause"]["code"] == "load_timeout"
@@ -144,7 +144,7 @@ def test_a_load_that_fails_says_what_it_said(server: Server) -> None:
     before = settled(server)
     write_fault_model(server.repository, "why_load", on_load="raise")
     with Bystander(server, BYSTANDER):
-        with pytest.raises(Refused):
+        with pytest.raises(ServerRefused):
             server.ctl("load", name="why_load")
         told = why(server, "why_load")
     assert told["bundle"]["cause"]["code"] == "load_failed"
@@ -226,12 +226,12 @@ def test_twelve_deaths_leave_the_last_bundles_and_no_more(server: Server) -> Non
         hurt.assert_serves()
         told = server.ctl("why", name=hurt.name)
         last = told["deaths"][0]["number"]
-        assert [each["number"] for each in told["deaths"]] == [last - back for back in range(PER_MODEL)]
+        assert [each["number"] for each in told["deaths"]] == [last - back for back in range(MAX_PER_MODEL)]
         files = sorted((server.state_dir / "deaths" / hurt.name).iterdir())
-        assert [int(each.stem) for each in files] == [last - back for back in reversed(range(PER_MODEL))]
+        assert [int(each.stem) for each in files] == [last - back for back in reversed(range(MAX_PER_MODEL))]
         assert {each.stat().st_mode & 0o777 for each in files} == {0o600}
         assert server.ctl("why", name=hurt.name, death=2)["bundle"]["number"] == last - 1
-        with pytest.raises(Refused, match="5 deaths are on record"):
+        with pytest.raises(ServerRefused, match="5 deaths are on record"):
             server.ctl("why", name=hurt.name, death=6)
 
 
@@ -239,7 +239,7 @@ def test_a_model_without_a_death_has_none_and_an_unknown_one_is_refused(server: 
     told = server.ctl("why", name=BYSTANDER)
     assert told["bundle"] is None
     assert said(told).startswith(f"No worker of {BYSTANDER} has died")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ServerRefused) as refused:
         server.ctl("why", name="nobody")
     assert refused.value.code == "unknown_model"
 

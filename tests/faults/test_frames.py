@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gateway_house import House, ask, in_house
+from gateway_house import RouterSetup, infer_bytes, with_router
 from harness.worker_peer import WorkerPeer, result
-from mmsup.gateway.dispatch.worker_link import Link
+from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.messages.all import Infer, Outline, Place, Reply
+from mmsup.ipc.messages.data import Infer, InferReply, ReplySignature, TensorLocation
 from mmsup.ipc.specs import TensorSpec
-from mmsup.ipc.transport.codec import pack_frame, pack_words
+from mmsup.ipc.transport.codec import pack_frame, pack_signature
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,9 @@ specs = st.builds(
     st.sampled_from(["UINT8", "FP64", "BYTES", "FP31"]),
     st.lists(numbers, max_size=3).map(tuple),
 )
-words = st.binary(max_size=20) | st.lists(specs, max_size=3).map(lambda found: pack_words(Outline(tuple(found))))
+words = st.binary(max_size=20) | st.lists(specs, max_size=3).map(
+    lambda found: pack_signature(ReplySignature(tuple(found)))
+)
 
 
 @st.composite
@@ -42,18 +44,18 @@ def lies(draw: st.DrawFn, request: Infer, other: int) -> bytes:
     """One frame of a worker that was granted what `request` says; `other` is the id of another request."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(min_size=1, max_size=200))
-    segment, offset, size = request.grant or (0, 0, 0)
+    segment, offset, size = request.output_buffer or (0, 0, 0)
     near = st.tuples(
         st.sampled_from([segment, segment + 1]),
         st.integers(offset - 2, offset + 2) | numbers,
         st.integers(size - 2, size + 2) | numbers,
     )
-    places: st.SearchStrategy[Place] = near | st.binary(max_size=50)
-    reply = Reply(
+    places: st.SearchStrategy[TensorLocation] = near | st.binary(max_size=50)
+    reply = InferReply(
         draw(st.sampled_from([request.id, other, request.id + 7])),
-        need=draw(st.sampled_from([0, 0, 0, 1, 1 << 60, -1])),
-        words=draw(words),
-        places=tuple(draw(st.lists(places, max_size=3))),
+        needed_bytes=draw(st.sampled_from([0, 0, 0, 1, 1 << 60, -1])),
+        signature=draw(words),
+        locations=tuple(draw(st.lists(places, max_size=3))),
     )
     try:
         return pack_frame([reply])
@@ -70,13 +72,13 @@ def lies(draw: st.DrawFn, request: Infer, other: int) -> bytes:
 )
 @pytest.mark.fault("F38")
 def test_whatever_a_worker_says_each_request_has_one_outcome_and_nobody_elses_bytes(data: st.DataObject) -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         peer = built.peer
-        built.backend.learned.note(("m", "1"), BIG)  # so that room is granted
+        built.router.output_sizes.observe(("m", "1"), BIG)  # so that room is granted
         tasks = [asyncio.create_task(outcome(built, each, 5.0)) for each in (OURS, OTHERS)]
         first, second = await peer.request(), await peer.request()
         for each in (first, second):
-            peer.page.begin(each.id)  # they ran, so nobody else is to be waited for
+            peer.page.request_started(each.id)  # they ran, so nobody else is to be waited for
         for _ in range(data.draw(st.integers(1, 3))):
             if not peer.pair.send(data.draw(lies(first, second.id))):
                 break
@@ -86,19 +88,19 @@ def test_whatever_a_worker_says_each_request_has_one_outcome_and_nobody_elses_by
             assert isinstance(got, bytes) or got.code in PROVED, got
             assert got not in (OURS, OTHERS), "memory that nobody has written into came back"
 
-    in_house(run)
+    with_router(run)
 
 
-async def end_of(built: House) -> None:
+async def end_of(built: RouterSetup) -> None:
     """The worker dies, and the gateway has seen it."""
-    ended, tell = asyncio.Event(), built.link.on_end
+    ended, tell = asyncio.Event(), built.link.on_close
 
-    def end(link: Link) -> None:
+    def end(link: WorkerLink) -> None:
         tell(link)
         ended.set()
 
-    if not built.link.ended:
-        built.link.on_end = end
+    if not built.link.closed:
+        built.link.on_close = end
         built.peer.kill()
         await ended.wait()
 
@@ -117,12 +119,12 @@ PROXIES: dict[str, Proxy] = {
 @pytest.mark.fault("F41")
 @pytest.mark.parametrize("how", PROXIES)
 def test_frames_hurt_on_their_way_give_nobody_the_bytes_of_another(how: str) -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         peer = built.peer
         tasks = [asyncio.create_task(outcome(built, each, 0.5)) for each in (OURS, OTHERS)]
         requests = [await peer.request() for _ in tasks]
         for each in requests:
-            peer.page.begin(each.id)
+            peer.page.request_started(each.id)
         frames = [frame_of(peer, each) for each in requests]
         for frame in PROXIES[how](*frames):
             with contextlib.suppress(OSError):  # trust is lost, and the link with it
@@ -137,15 +139,15 @@ def test_frames_hurt_on_their_way_give_nobody_the_bytes_of_another(how: str) -> 
             assert isinstance(ours, MmsupError)
             assert ours.code in PROVED
             assert others == OTHERS[:100] or isinstance(others, MmsupError)
-        assert built.link.strays == (2 if how == "doubled" else 0)
+        assert built.link.unexpected_replies == (2 if how == "doubled" else 0)
         await end_of(built)
 
-    in_house(run)
+    with_router(run)
 
 
 @pytest.mark.fault("F41")
 def test_a_frame_that_is_delayed_past_the_deadline_is_dropped_and_meets_no_later_request() -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         peer = built.peer
         task = asyncio.create_task(outcome(built, OURS, 0.2))
         late = frame_of(peer, await peer.request())
@@ -160,13 +162,13 @@ def test_a_frame_that_is_delayed_past_the_deadline_is_dropped_and_meets_no_later
         assert await task == OTHERS[:100]
         await end_of(built)
 
-    in_house(run)
+    with_router(run)
 
 
-async def outcome(built: House, data: bytes, timeout_s: float) -> bytes | MmsupError:
+async def outcome(built: RouterSetup, data: bytes, timeout_s: float) -> bytes | MmsupError:
     """What comes of one request."""
     try:
-        return await ask(built.backend, data, timeout_s)
+        return await infer_bytes(built.router, data, timeout_s)
     except IndexError:  # an answer without outputs
         return b""
     except MmsupError as error:
@@ -175,4 +177,4 @@ async def outcome(built: House, data: bytes, timeout_s: float) -> bytes | MmsupE
 
 def frame_of(peer: WorkerPeer, request: Infer) -> bytes:
     """The honest answer: the beginning of what was sent."""
-    return pack_frame([result(request.id, peer.bytes_of(request.places[0])[:100])])
+    return pack_frame([result(request.id, peer.bytes_of(request.locations[0])[:100])])

@@ -10,7 +10,7 @@ import pytest
 
 from engines.build import write_python
 from engines.life import serving
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 
 pytestmark = pytest.mark.slow
@@ -64,6 +64,6 @@ def test_a_fault_that_ends_the_context_ends_the_worker_with_its_own_status(
 ) -> None:
     with serving(on_device, tmp_path) as (life, gateway):
         gateway.send(gateway.infer(rows(666.0)))
-        assert life.ended() == exits.DEVICE_LOST
+        assert life.ended() == exit_codes.DEVICE_LOST
         assert gateway.reply_within(1.0) is None
         assert "the CUDA context is lost" in life.printed()

@@ -15,7 +15,7 @@ from harness.house import BYSTANDER, bystander_repository
 from harness.invariants import assert_gone, family
 from harness.nvml import GIB, Card, FakeNvml, helpers_of
 from harness.server import Json, Server, eventually, serving
-from mmsup.supervisor.cli.control_client import Refused
+from mmsup.supervisor.cli.control_client import ServerRefused
 from mmsup.supervisor.gpu.memory_release import WAIT_S
 
 pytestmark = pytest.mark.slow
@@ -126,7 +126,7 @@ def test_a_device_that_several_models_met_faults_on_gets_nothing_new_until_it_is
     status, reply = call(server, "two", 1.0, 2.0)
     assert (status, reply["retryable"]) == (503, False), reply
     assert "is set aside" in reply["error"]
-    with pytest.raises(Refused, match=r"failed to load 'two': .* is set aside: 3 GPU faults") as refused:
+    with pytest.raises(ServerRefused, match=r"failed to load 'two': .* is set aside: 3 GPU faults") as refused:
         server.ctl("load", name="two")
     assert refused.value.code == "gpu_fault"
     load(server, "elsewhere", "cuda")

@@ -23,7 +23,7 @@ from harness.confined import Clock, FewPids, SmallDisk, Unread, needs_namespaces
 from harness.house import BYSTANDER, Victim, bystander_repository, victim
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
-from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.supervisor.linux import cgroup_backend
 
 pytestmark = pytest.mark.slow
 HOUR_S = 3600.0
@@ -243,7 +243,7 @@ def test_leftovers_of_a_former_life_are_swept_and_nothing_of_another_server(repo
 
 
 def groups(server: Server) -> list[Path]:
-    top = cgroup.top_name(str(server.state_dir))
+    top = cgroup_backend.top_name(str(server.state_dir))
     kinds = ("memory", "freezer", "pids", "cpu")
     return [
         Path("/sys/fs/cgroup") / kind / top for kind in kinds if Path("/sys/fs/cgroup", kind, "cgroup.procs").exists()

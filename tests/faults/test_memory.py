@@ -13,7 +13,7 @@ from harness.house import BYSTANDER, Victim, bystander_repository
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.points import Range, Spot
 from harness.server import Http, Server, serving
-from mmsup.ipc.failpoints import Order
+from mmsup.ipc.failpoints import FailpointAction
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def test_whichever_step_the_kernel_refuses_the_large_request_is_told_so_and_the_
             hurt = Victim(server, f"{of}_{step.partition('_')[2]}")
             write_fault_model(server.repository, hurt.name)
             server.ctl("load", name=hurt.name)
-            short.points.order(Order.RAISE, Spot("gateway", step), nth)
+            short.points.order(FailpointAction.RAISE, Spot("gateway", step), nth)
             status, reply = hurt.send(x=LARGE)
             assert short.points.disarm(), "the failure came to pass"
             assert (status, reply["code"], reply["retryable"]) == (503, "no_buffer", True), (step, reply)

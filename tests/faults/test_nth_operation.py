@@ -22,20 +22,26 @@ from harness import trial
 from harness.operations import BYSTANDER, OPERATIONS, Operation, repository
 from harness.points import Range, Spot, spots
 from harness.trial import Failure, House
-from mmsup.ipc.failpoints import Order
+from mmsup.ipc.failpoints import FailpointAction
 
 pytestmark = pytest.mark.slow
-ORDERS = {Order.KILL: 6, Order.RAISE: 6, Order.DELAY: 1}
+ORDERS = {FailpointAction.KILL: 6, FailpointAction.RAISE: 6, FailpointAction.DELAY: 1}
 """How often each is drawn for a sample: a delay shows least."""
 
 FELL = (
-    ("upgrade", Failure(Order.KILL, Spot("brain", "brain.gateway_said"), 1)),  # the next brain's gateway had its name
-    ("poison", Failure(Order.KILL, Spot("brain", "brain.linked"), 1)),  # a death in service passed for one in the load
+    (
+        "upgrade",
+        Failure(FailpointAction.KILL, Spot("brain", "brain.gateway_said"), 1),
+    ),  # the next brain's gateway had its name
+    (
+        "poison",
+        Failure(FailpointAction.KILL, Spot("brain", "brain.linked"), 1),
+    ),  # a death in service passed for one in the load
 )
 """What was once not survived."""
 
 Report = Callable[[str], None]
-Chance = tuple[str, Spot, Order, int]
+Chance = tuple[str, Spot, FailpointAction, int]
 """An operation, a point in it, what may be ordered there, and how often it is come by."""
 
 
@@ -85,13 +91,13 @@ def loop(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     lines.append(f"points come by: {len(come_by)} of {len(list(spots()))}")
 
 
-def failures_of(hits: dict[Spot, int]) -> list[tuple[Spot, Order, int]]:
+def failures_of(hits: dict[Spot, int]) -> list[tuple[Spot, FailpointAction, int]]:
     """What can be ordered for an operation that comes by these points, and how often it does."""
     return [
         (spot, order, count)
         for spot, count in sorted(hits.items())
         for order in ORDERS
-        if order is not Order.RAISE or spot.can_raise
+        if order is not FailpointAction.RAISE or spot.can_raise
     ]
 
 
@@ -127,7 +133,7 @@ def _try_all(loop: Loop, known: dict[str, dict[Spot, int]]) -> None:
             trials[name] += 1
             took_s[name] += int(1000 * (time.monotonic() - began_s))
             # That an operation passes is tried with the order that changes nothing before.
-            if fired and nth < count + (order is Order.DELAY):
+            if fired and nth < count + (order is FailpointAction.DELAY):
                 left.append(chance)
     for name, ms in took_s.items():
         loop.report(f"{name}: {len(known[name])} points, {trials[name]} trials in {ms / 1e3:.0f} s")
@@ -182,7 +188,7 @@ def _goes_on(loop: Loop, what: str, error: BaseException) -> bool:
 @pytest.mark.fault("F30")
 def test_a_start_in_which_one_point_fails_comes_up_or_says_why_not(loop: Loop) -> None:
     before = loop.points.hits()
-    nothing = Failure(Order.OFF, next(spots()), 1)
+    nothing = Failure(FailpointAction.OFF, next(spots()), 1)
     assert not trial.begin(loop.house, loop.points, nothing)
     hits = _since(loop, before)
     _try(loop, hits, "start", lambda failure: trial.begin(loop.house, loop.points, failure))
@@ -190,7 +196,7 @@ def test_a_start_in_which_one_point_fails_comes_up_or_says_why_not(loop: Loop) -
 
 @pytest.mark.fault("F30")
 def test_a_start_whose_first_worker_no_brain_remembers_blames_no_model(loop: Loop) -> None:
-    assert trial.begin(loop.house, loop.points, Failure(Order.KILL, Spot("brain", "brain.spawn_said"), 1))
+    assert trial.begin(loop.house, loop.points, Failure(FailpointAction.KILL, Spot("brain", "brain.spawn_said"), 1))
 
 
 @pytest.mark.fault("F30")

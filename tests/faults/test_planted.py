@@ -9,82 +9,84 @@ import pytest
 
 from engines.planted import python_with
 from mmsup.supervisor.chaos.analysis.checker import Finding, check
-from mmsup.supervisor.chaos.clients.protocol import V2
+from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import History
-from mmsup.supervisor.chaos.plan.catalog import Role, chosen
-from mmsup.supervisor.chaos.runner import Course
-from mmsup.supervisor.chaos.runner_runs import against_own
+from mmsup.supervisor.chaos.plan.catalog import ModelRole, select_faults
+from mmsup.supervisor.chaos.runner import ChaosOptions
+from mmsup.supervisor.chaos.runner_runs import run_local
 
 pytestmark = pytest.mark.slow
-MODELS = {"good": Role.HEALTHY, "bad": Role.CRASHY, "new": Role.CHANGING}
+MODELS = {"good": ModelRole.HEALTHY, "bad": ModelRole.CRASHY, "new": ModelRole.CHANGING}
 
 NOTHING = "def plant(module): pass"
 LOST = """
 def plant(module):
-    take, seen = module.Link._take, [0]
+    take, seen = module.WorkerLink._on_reply, [0]
     def lossy(self, reply):
         seen[0] += 1
         if seen[0] % 150 != 0:
             take(self, reply)
-    module.Link._take = lossy
+    module.WorkerLink._on_reply = lossy
 """
 CROSSED = """
 def plant(module):
     from dataclasses import replace
-    take, seen, kept = module.Link._take, [0], {}
+    take, seen, kept = module.WorkerLink._on_reply, [0], {}
     def crossing(self, reply):
         seen[0] += 1
-        if reply.code == "" and reply.need == 0:
+        if reply.code == "" and reply.needed_bytes == 0:
             if self not in kept and seen[0] % 60 == 0:
                 kept[self] = reply
                 return
             first = kept.get(self)
-            if first is not None and first.words == reply.words:
+            if first is not None and first.signature == reply.signature:
                 take(self, replace(first, id=reply.id))
                 take(self, replace(reply, id=first.id))
                 kept[self] = None
                 return
         take(self, reply)
-    module.Link._take = crossing
+    module.WorkerLink._on_reply = crossing
 """
 LEAKED = """
 def plant(module):
-    free, seen = module.Side.free, [0]
+    free, seen = module.ArenaSide.free, [0]
     def leaky(self, slot):
         seen[0] += 1
         if seen[0] % 20 != 0:
             free(self, slot)
-    module.Side.free = leaky
+    module.ArenaSide.free = leaky
 """
 UNREAPED = """
 def plant(module):
     import os
-    of = module.of
+    collect = module.collect
     def with_a_child(*arguments):
         os.posix_spawn("/bin/true", ["true"], {})
-        return of(*arguments)
-    module.of = with_a_child
+        return collect(*arguments)
+    module.collect = with_a_child
 """
 FORGETFUL = """
 def plant(module):
-    find, seen = module.Suspects.find, [0]
+    find, seen = module.PoisonList.find, [0]
     def forgetful(self, fingerprint, now_s):
         case = find(self, fingerprint, now_s)
         seen[0] += case is not None and case.blocked
         return None if case is not None and case.blocked and seen[0] % 2 == 0 else case
-    module.Suspects.find = forgetful
+    module.PoisonList.find = forgetful
 """
 STALE = """
 def plant(module):
-    module.Backend.unlink = lambda self, life: None
+    module.Router.unlink = lambda self, life: None
 """
 
 
 def run(python: str, faults: str) -> list[Finding]:
     """What is found in nine seconds of this server."""
-    course = Course(3, 9.0, (1.0, 1.5), 30.0, chosen(faults), MODELS, tail_s=3.0, settle_s=3.0, patience_s=4.0)
+    course = ChaosOptions(
+        3, 9.0, (1.0, 1.5), 30.0, select_faults(faults), MODELS, cooldown_s=3.0, settle_s=3.0, request_timeout_s=4.0
+    )
     history = History()
-    asyncio.run(against_own(course, V2(rows=True), history, lambda _: None, python))
+    asyncio.run(run_local(course, V2Adapter(rows=True), history, lambda _: None, python))
     return check(history.records)
 
 

@@ -20,7 +20,7 @@ from harness.edition import Installed
 from harness.house import Victim
 from harness.invariants import assert_clean, assert_gone, family, settled
 from harness.server import Http, Server, eventually, serving
-from mmsup.supervisor.cli import control_client as client
+from mmsup.supervisor.cli import control_client
 
 pytestmark = pytest.mark.slow
 MODELS = ("one", "two")
@@ -161,7 +161,7 @@ def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repositor
         assert processes(server) == old
         installed.change("supervisor/keeper/keeper.py", "class Keeper\n", "class Keeper:\n")
         for file, good, bad in (
-            ("ipc/messages/all.py", "WIRE_VERSION: Final = ", "WIRE_VERSION: Final = 7"),
+            ("ipc/messages/handshake.py", "WIRE_VERSION: Final = ", "WIRE_VERSION: Final = 7"),
             (
                 "supervisor/controller/controller.py",
                 "from mmsup.supervisor.controller.shutdown import end\n",
@@ -253,7 +253,7 @@ def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
 
         with traffic(server):
             arguments = {"ticket": "a test's", "force": True}
-            result = client.ask(str(server.runtime_dir), "upgrade", arguments, progress=hear)
+            result = control_client.call_server(str(server.runtime_dir), "upgrade", arguments, progress=hear)
         assert killed
         assert result["followed"] >= 1
         assert_followed(old, processes(server))

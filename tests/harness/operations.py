@@ -20,7 +20,7 @@ from typing import Any
 from engines.build import write_fault_model, write_identity_onnx
 from harness.points import Range
 from harness.server import Http, Server, eventually
-from mmsup.supervisor.cli.control_client import Refused
+from mmsup.supervisor.cli.control_client import ServerRefused
 
 VICTIM = "victim"
 BYSTANDER = "bystander"
@@ -166,7 +166,7 @@ def poison(stage: Stage) -> Outcome:
     refused = infer(stage, 3, "abort")
     try:
         stage.server.ctl("quarantine_clear", model=VICTIM)
-    except Refused:  # its brain died before it had answered: whoever wants it asks again
+    except ServerRefused:  # its brain died before it had answered: whoever wants it asks again
         stage.server.ctl("quarantine_clear", model=VICTIM)
     return Outcome(refused.text, right="request_quarantined" in refused.text, cut=outcome.cut or refused.cut)
 
@@ -190,7 +190,7 @@ def upgrade(stage: Stage) -> Outcome:
     """Every process is followed by another one, and the keeper by another program."""
     try:
         result = stage.server.ctl("upgrade", ticket=secrets.token_hex(8), force=True)
-    except Refused as refused:
+    except ServerRefused as refused:
         return Outcome(f"{refused.code}: {refused.text}")
     return Outcome(f"upgraded: {result}", right=True)
 

@@ -11,22 +11,22 @@ from pathlib import Path
 from mmsup.ipc.failpoints import (
     ANY_POINT,
     ANY_ROLE,
+    CONTROL_PAGE_BYTES,
     HITS_AT,
     MAGIC,
     NAMES,
     POINTS,
-    RANGE_BYTES,
     ROLES,
     SUBJECT_AT,
     SUBJECT_BYTES,
+    WORD_ACTION,
     WORD_FIRED,
-    WORD_LEFT,
+    WORD_HITS_LEFT,
     WORD_MAGIC,
     WORD_POINT,
     WORD_ROLE,
     WORD_WAIT,
-    WORD_WHAT,
-    Order,
+    FailpointAction,
 )
 
 DELAY_MS = 200
@@ -60,26 +60,26 @@ class Range:
     def __init__(self, path: Path) -> None:
         self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.ftruncate(fd, RANGE_BYTES)
-        self._words = memoryview(mmap.mmap(fd, RANGE_BYTES)).cast("Q")
+        os.ftruncate(fd, CONTROL_PAGE_BYTES)
+        self._words = memoryview(mmap.mmap(fd, CONTROL_PAGE_BYTES)).cast("Q")
         os.close(fd)
         self._words[WORD_MAGIC] = MAGIC
 
-    def order(self, what: Order, spot: Spot | None = None, nth: int = 1, subject: str = "") -> None:
+    def order(self, what: FailpointAction, spot: Spot | None = None, nth: int = 1, subject: str = "") -> None:
         """The nth hit from now on fires; of any point in any role without `spot`."""
         words = self._words
-        words[WORD_WHAT] = Order.OFF
+        words[WORD_ACTION] = FailpointAction.OFF
         words[WORD_ROLE] = ROLES.index(spot.role) if spot else ANY_ROLE
         words[WORD_POINT] = NAMES.index(spot.name) if spot else ANY_POINT
-        words[WORD_LEFT], words[WORD_FIRED], words[WORD_WAIT] = nth, 0, DELAY_MS
+        words[WORD_HITS_LEFT], words[WORD_FIRED], words[WORD_WAIT] = nth, 0, DELAY_MS
         text = subject.encode().ljust(SUBJECT_BYTES, b"\0")
         for word in range(SUBJECT_BYTES // 8):
             words[SUBJECT_AT + word] = int.from_bytes(text[word * 8 : word * 8 + 8], "little")
-        words[WORD_WHAT] = what
+        words[WORD_ACTION] = what
 
     def disarm(self) -> bool:
         """No failure any more; whether there was one."""
-        self._words[WORD_WHAT] = Order.OFF
+        self._words[WORD_ACTION] = FailpointAction.OFF
         return self.fired
 
     @property

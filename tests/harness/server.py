@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 
 from harness import combination
 from harness.store import Store
-from mmsup.ipc.transport.control_channel import close_all
-from mmsup.supervisor.cli import control_client as client
-from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.ipc.transport.control_channel import close_fds
+from mmsup.supervisor.cli import control_client
+from mmsup.supervisor.linux import cgroup_backend
 
 START_S = 120.0
 STOP_S = 60.0
@@ -134,7 +134,7 @@ class Server:
         if self.store is not None:
             self.store.take(lines, descriptors)
         else:
-            close_all(descriptors)
+            close_fds(descriptors)
         return lines
 
     def log(self) -> str:
@@ -145,7 +145,7 @@ class Server:
 
     def ctl(self, verb: str, **arguments: object) -> Any:
         """One verb of the control socket."""
-        return client.ask(str(self.runtime_dir), verb, arguments)
+        return control_client.call_server(str(self.runtime_dir), verb, arguments)
 
     def status(self) -> Json:
         """`ctl status --json`."""
@@ -230,8 +230,8 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(STOP_S)
-        backend = cgroup.backend(cgroup.top_name(str(self.state_dir)))
-        assert cgroup.leave(backend), "a control group does not empty"
+        backend = cgroup_backend.backend(cgroup_backend.top_name(str(self.state_dir)))
+        assert cgroup_backend.tear_down(backend), "a control group does not empty"
         self.output.close()
         self._notify.close()
         if self.store is not None:

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from mmsup.ipc.transport.control_channel import close_all
+from mmsup.ipc.transport.control_channel import close_fds
 
 STALE = "stale"
 """A listener that no settings want: whoever gets it back gives it up."""
@@ -34,7 +34,7 @@ class Store:
         """A datagram of the keeper's."""
         names = [line.removeprefix("FDNAME=") for line in lines if line.startswith("FDNAME=")]
         if "FDSTORE=1" not in lines or len(names) != len(descriptors):
-            close_all(descriptors)
+            close_fds(descriptors)
             return
         for name, fd in zip(names, descriptors, strict=True):
             self._drop(name)

@@ -26,8 +26,8 @@ from harness.operations import ANSWER_S, BYSTANDER, LARGE, Operation, Outcome, S
 from harness.points import Range, Spot
 from harness.server import Http, Server, eventually
 from harness.store import Store
-from mmsup.ipc.failpoints import Order
-from mmsup.supervisor.cli.control_client import NoServer, Refused
+from mmsup.ipc.failpoints import FailpointAction
+from mmsup.supervisor.cli.control_client import NoServer, ServerRefused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 FALLS = 3
@@ -44,19 +44,19 @@ LATE_S = 1.0
 class Failure:
     """What is ordered."""
 
-    order: Order
+    order: FailpointAction
     spot: Spot
     nth: int
 
     @property
     def ends_keeper(self) -> bool:
         """A kill of the keeper itself, not of the child that it is about to become."""
-        return self.order is Order.KILL and self.spot.role == "keeper" and not self.ends_child
+        return self.order is FailpointAction.KILL and self.spot.role == "keeper" and not self.ends_child
 
     @property
     def ends_child(self) -> bool:
         """A kill of what the keeper has just forked."""
-        return self.order is Order.KILL and self.spot.name in ("keeper.child_group", "keeper.child_exec")
+        return self.order is FailpointAction.KILL and self.spot.name in ("keeper.child_group", "keeper.child_exec")
 
     def __str__(self) -> str:
         return f"{self.order.name.lower()} at hit {self.nth} of {self.spot}"
@@ -180,15 +180,15 @@ def _fired(stage: Stage, is_expected: bool) -> bool:
 
 
 def _bystander(stage: Stage, operation: Operation, failure: Failure) -> contextlib.AbstractContextManager[object]:
-    may_be_cut = operation.cuts or (failure.spot.role == "gateway" and failure.order is not Order.DELAY)
+    may_be_cut = operation.cuts or (failure.spot.role == "gateway" and failure.order is not FailpointAction.DELAY)
     return Bystander(stage.server, BYSTANDER, may_be_cut=may_be_cut, stays=not operation.renews, pace_s=PACE_S)
 
 
 def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: Failure) -> None:
     if outcome.right and operation.wishes is not None:
         assert stage.wish() is operation.wishes, f"{operation.name}: 200, and {stage.wish()} on the disk"
-    assert outcome.right or failure.order is not Order.DELAY, outcome
-    if failure.order is Order.KILL and failure.spot.role in operation.outlives:
+    assert outcome.right or failure.order is not FailpointAction.DELAY, outcome
+    if failure.order is FailpointAction.KILL and failure.spot.role in operation.outlives:
         assert outcome.right, f"{outcome} with {failure}"
     assert "internal" not in outcome.text, f"{outcome}: nobody foresaw {failure}"
     if outcome.cut:
@@ -244,7 +244,7 @@ def _without_keeper(house: House, stage: Stage, operation: Operation, failure: F
             with _waiting(server):
                 server.start_again()
                 server.await_ready()
-        with contextlib.suppress(ConnectionError, NoServer, Refused, AssertionError):
+        with contextlib.suppress(ConnectionError, NoServer, ServerRefused, AssertionError):
             asked.result(ANSWER_S)
     converge(stage)
     if fired and operation.renews and failure.nth == 1:

@@ -10,39 +10,36 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmsup.gateway.dispatch.link_memory import LinkArena
-from mmsup.gateway.dispatch.router import Backend
-from mmsup.gateway.dispatch.worker_link import Link
-from mmsup.ipc.memory.arena import Attached
-from mmsup.ipc.memory.status_page import PageWriter, make_page
-from mmsup.ipc.messages.all import (
-    Configure,
-    Drop,
-    Extent,
-    Form,
-    Grant,
+from mmsup.gateway.dispatch.link_memory import LinkMemory
+from mmsup.gateway.dispatch.router import Router
+from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.ipc.memory.arena import AttachedExtents
+from mmsup.ipc.memory.status_page import StatusPageWriter, make_status_page
+from mmsup.ipc.messages.data import (
+    AttachExtent,
+    Cancel,
+    DetachExtent,
+    GrantBuffer,
     Infer,
-    Outline,
-    Place,
-    Release,
-    Reply,
-    Route,
-    VersionState,
+    InferReply,
+    InferSignature,
+    ReplySignature,
+    TensorLocation,
 )
-from mmsup.ipc.messages.all import Link as LinkMessage
+from mmsup.ipc.messages.gateway_control import ConfigureGateway, LinkWorker, Route, VersionState
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.ipc.transport.codec import Record, pack_frame, pack_words, unpack_form, unpack_frame
-from mmsup.ipc.transport.control_channel import Seqpacket
-from mmsup.ipc.transport.data_channel import PairEnd
-from mmsup.ipc.transport.zeromq_channel import Hub, WorkerEnd
+from mmsup.ipc.transport.codec import DataRecord, pack_frame, pack_signature, unpack_frame, unpack_infer_signature
+from mmsup.ipc.transport.control_channel import ControlChannel
+from mmsup.ipc.transport.data_channel import DataChannel
+from mmsup.ipc.transport.zeromq_channel import ZmqContext, ZmqWorkerChannel
 
 DEADLINE_S = 20.0
 IDENTITY = b"g0.1"
 
 
-def backend(executor: ThreadPoolExecutor, *, arena_bytes: int = 64 << 20, grace_s: float = 10.0) -> Backend:
-    configure = Configure(1, 0, 1, "mmsup", "0", 64 << 20, arena_bytes, grace_s, 4096, 1 << 30)
-    return Backend(configure, executor)
+def backend(executor: ThreadPoolExecutor, *, arena_bytes: int = 64 << 20, grace_s: float = 10.0) -> Router:
+    configure = ConfigureGateway(1, 0, 1, "mmsup", "0", 64 << 20, arena_bytes, grace_s, 4096, 1 << 30)
+    return Router(configure, executor)
 
 
 def spec(name: str = "m", **fields: object) -> ModelSpec:
@@ -58,15 +55,15 @@ def metadata() -> Metadata:
     return Metadata("p", 0, (TensorSpec("x", "UINT8", (-1,)),), (TensorSpec("y", "UINT8", (-1,)),))
 
 
-def form_of(request: Infer) -> Form:
+def form_of(request: Infer) -> InferSignature:
     """What a request says of itself."""
-    return unpack_form(request.words)
+    return unpack_infer_signature(request.signature)
 
 
-def result(number: int, data: bytes, place: Place | None = None) -> Reply:
+def result(number: int, data: bytes, place: TensorLocation | None = None) -> InferReply:
     """A good answer: one output, inline or at a place."""
-    words = pack_words(Outline((TensorSpec("y", "UINT8", (len(data),)),)))
-    return Reply(number, words=words, places=(data if place is None else place,))
+    words = pack_signature(ReplySignature((TensorSpec("y", "UINT8", (len(data),)),)))
+    return InferReply(number, signature=words, locations=(data if place is None else place,))
 
 
 class WorkerPeer:
@@ -77,26 +74,26 @@ class WorkerPeer:
     ) -> None:
         self.process = subprocess.Popen(["sleep", "600"])
         path = str(folder / f"w{instance}.{generation}") if zeromq else ""
-        self.end = WorkerEnd(path) if zeromq else None
-        self.page_fd = make_page()
-        self.page = PageWriter(self.page_fd)
-        self.attached = Attached()
-        near, far = Seqpacket.pair()
-        self.pair, self._far = PairEnd(near.detach()), far.detach()
-        self.said = LinkMessage(instance, generation, path, IDENTITY, described, metadata())
-        self._records: deque[Record] = deque()
+        self.end = ZmqWorkerChannel(path) if zeromq else None
+        self.page_fd = make_status_page()
+        self.page = StatusPageWriter(self.page_fd)
+        self.attached = AttachedExtents()
+        near, far = ControlChannel.pair()
+        self.pair, self._far = DataChannel(near.detach()), far.detach()
+        self.said = LinkWorker(instance, generation, path, IDENTITY, described, metadata())
+        self._records: deque[DataRecord] = deque()
 
-    def link(self, to: Backend, hub: Hub) -> Link:
+    def link(self, to: Router, hub: ZmqContext) -> WorkerLink:
         """Give the backend its link to this life."""
-        pair = PairEnd(self._far)
-        arena = LinkArena(pair, to.quota, to.executor, to.reclaim)
+        pair = DataChannel(self._far)
+        arena = LinkMemory(pair, to.quota, to.executor, to.release_idle_memory)
         pidfd = os.pidfd_open(self.process.pid)
         end = hub.connect(self.said.address, IDENTITY) if self.said.address else pair
-        made = Link(self.said, end, arena, (pidfd, os.dup(self.page_fd)))
+        made = WorkerLink(self.said, end, arena, (pidfd, os.dup(self.page_fd)))
         to.add_link(made)
         return made
 
-    async def record(self) -> Record:
+    async def record(self) -> DataRecord:
         """The next thing the gateway says."""
         end = time.monotonic() + DEADLINE_S
         while not self._records:
@@ -107,7 +104,7 @@ class WorkerPeer:
 
     def _hear(self) -> bool:
         heard = False
-        while (received := self.pair.receive_with()) is not None:
+        while (received := self.pair.receive_with_fds()) is not None:
             heard = True
             frame, descriptors = received
             self._take(unpack_frame(frame), descriptors)
@@ -117,11 +114,11 @@ class WorkerPeer:
             self._records.extend(unpack_frame(frames[1]))
         return heard
 
-    def _take(self, records: list[Record], descriptors: list[int]) -> None:
+    def _take(self, records: list[DataRecord], descriptors: list[int]) -> None:
         for each in records:
-            if isinstance(each, Extent):
+            if isinstance(each, AttachExtent):
                 self.attached.attach(each.segment, descriptors.pop(0), each.size, writable=each.writable)
-            elif isinstance(each, Release):
+            elif isinstance(each, DetachExtent):
                 self.attached.detach(each.segment)
             else:
                 self._records.append(each)
@@ -131,17 +128,17 @@ class WorkerPeer:
         assert isinstance(record, Infer), record
         return record
 
-    async def grant(self) -> Grant:
+    async def grant(self) -> GrantBuffer:
         record = await self.record()
-        assert isinstance(record, Grant), record
+        assert isinstance(record, GrantBuffer), record
         return record
 
-    async def drop(self) -> Drop:
+    async def drop(self) -> Cancel:
         record = await self.record()
-        assert isinstance(record, Drop), record
+        assert isinstance(record, Cancel), record
         return record
 
-    def bytes_of(self, place: Place) -> bytes:
+    def bytes_of(self, place: TensorLocation) -> bytes:
         """What an input says, wherever it lies."""
         if not isinstance(place, tuple):
             return bytes(place)
@@ -149,7 +146,7 @@ class WorkerPeer:
         assert view is not None
         return bytes(view)
 
-    def say(self, reply: Reply) -> None:
+    def say(self, reply: InferReply) -> None:
         frame = pack_frame([reply])
         assert self.pair.send(frame) if self.end is None else self.end.send(IDENTITY, frame)
 

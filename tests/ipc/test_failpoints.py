@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 
 from harness.points import DELAY_MS, Range, Spot, spots
-from mmsup.ipc.failpoints import POINTS, ROLES, Order, faultpoint, open_range
+from mmsup.ipc.failpoints import POINTS, ROLES, FailpointAction, failpoint, open_control_page
 
 ROOT = Path(__file__).resolve().parents[2]
 FREE_S = 2e-6
 """An order of magnitude over what it takes, for a machine that does something else meanwhile."""
 PASS_BY = """
 import sys
-from mmsup.ipc.faultpoint import arm, faultpoint, open_range
-arm({"points": open_range(sys.argv[1])}, sys.argv[2])
+from mmsup.ipc.failpoints import arm, failpoint, open_control_page
+arm({"points": open_control_page(sys.argv[1])}, sys.argv[2])
 for word in sys.argv[3:]:
     name, _, subject = word.partition("@")
     try:
-        faultpoint(name, subject)
+        failpoint(name, subject)
         print("passed")
     except OSError as error:
         print("raised", error.errno)
@@ -44,7 +44,7 @@ def calls() -> Counter[str]:
     for folder in ("gateway", "ipc", "supervisor", "worker"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("faultpoint"):
+                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("failpoint"):
                     for name in literals(node.args[0]):
                         found[name] += 1
                         assert name.partition(".")[0] in (folder, "keeper", "brain"), f"{path}: {name} stands elsewhere"
@@ -65,20 +65,20 @@ def test_every_point_of_the_table_stands_in_the_code_once_and_no_other_does() ->
 def test_every_point_says_who_comes_by_and_what_it_is() -> None:
     for name, point in POINTS.items():
         assert set(point.roles or (name.partition(".")[0],)) <= set(ROLES), name
-        assert point.what, name
+        assert point.description, name
     assert len(set(spots())) == len(list(spots()))
 
 
 def test_a_point_costs_next_to_nothing_while_it_is_off() -> None:
     count = 20_000
-    best = min(timeit.repeat(lambda: faultpoint("gateway.sent", "bert"), number=count, repeat=5))
+    best = min(timeit.repeat(lambda: failpoint("gateway.sent", "bert"), number=count, repeat=5))
     assert best / count < FREE_S
 
 
 @pytest.mark.slow
 def test_the_nth_hit_raises_what_its_point_can_meet_and_no_other_does(tmp_path: Path) -> None:
     made = Range(tmp_path / "range")
-    made.order(Order.RAISE, Spot("brain", "brain.file_write"), nth=2)
+    made.order(FailpointAction.RAISE, Spot("brain", "brain.file_write"), nth=2)
     done = come_by(made, "brain", "brain.file_write", "brain.file_sync", "brain.file_write", "brain.file_write")
     assert done.stdout.splitlines() == ["passed", "passed", "raised 28", "passed"], done.stderr
     assert made.fired
@@ -88,7 +88,7 @@ def test_the_nth_hit_raises_what_its_point_can_meet_and_no_other_does(tmp_path: 
 @pytest.mark.slow
 def test_a_kill_fires_once_and_the_next_process_lives(tmp_path: Path) -> None:
     made = Range(tmp_path / "range")
-    made.order(Order.KILL)
+    made.order(FailpointAction.KILL)
     assert come_by(made, "keeper", "keeper.forked").returncode == -signal.SIGKILL
     assert come_by(made, "keeper", "keeper.forked").stdout == "passed\n"
 
@@ -99,7 +99,7 @@ def test_a_delay_passes_later(tmp_path: Path) -> None:
     began = time.monotonic()
     come_by(made, "brain", "brain.ready")
     undelayed = time.monotonic()
-    made.order(Order.DELAY)
+    made.order(FailpointAction.DELAY)
     assert come_by(made, "brain", "brain.ready").stdout == "passed\n"
     assert made.fired
     assert time.monotonic() - undelayed >= DELAY_MS / 1e3
@@ -109,24 +109,24 @@ def test_a_delay_passes_later(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_other_roles_other_models_and_points_that_cannot_fail_are_not_counted(tmp_path: Path) -> None:
     made = Range(tmp_path / "range")
-    made.order(Order.RAISE, subject="bert")
+    made.order(FailpointAction.RAISE, subject="bert")
     done = come_by(made, "gateway", "gateway.sent@bert", "ipc.pair_send@other", "ipc.pair_send@bert")
     assert done.stdout.splitlines() == ["passed", "passed", "raised 105"], done.stderr
-    made.order(Order.RAISE, Spot("keeper", "ipc.send"))
+    made.order(FailpointAction.RAISE, Spot("keeper", "ipc.send"))
     assert come_by(made, "brain", "ipc.send").stdout == "passed\n"
     assert not made.disarm()
 
 
 def test_a_range_that_others_could_write_arms_nobody(tmp_path: Path) -> None:
     made = Range(tmp_path / "range")
-    os.close(open_range(str(made.path)))
+    os.close(open_control_page(str(made.path)))
     made.path.chmod(0o620)
     with pytest.raises(ValueError, match="not a private range"):
-        open_range(str(made.path))
+        open_control_page(str(made.path))
     link = tmp_path / "link"
     link.symlink_to(made.path)
     with pytest.raises(OSError, match="symbolic links"):
-        open_range(str(link))
+        open_control_page(str(link))
 
 
 def test_a_file_that_is_no_range_arms_nobody(tmp_path: Path) -> None:
@@ -134,4 +134,4 @@ def test_a_file_that_is_no_range_arms_nobody(tmp_path: Path) -> None:
     path.write_bytes(bytes(8192))
     path.chmod(0o600)
     with pytest.raises(ValueError, match="not a private range"):
-        open_range(str(path))
+        open_control_page(str(path))

@@ -6,16 +6,16 @@ import random
 
 import pytest
 
-from mmsup.ipc.poison_policy import BLOCKED_LIMIT, CASES_LIMIT, EXPIRY_S, Case, Suspects
+from mmsup.ipc.poison_policy import BLOCKED_LIMIT, ENTRIES_LIMIT, EXPIRY_S, PoisonEntry, PoisonList
 
 NOW_S = 1000.0
 
 
-def died(suspects: Suspects, *prints: bytes, alone: bool = False, now_s: float = NOW_S) -> None:
-    suspects.died(prints, "1", alone=alone, now_s=now_s)
+def died(suspects: PoisonList, *prints: bytes, alone: bool = False, now_s: float = NOW_S) -> None:
+    suspects.worker_exited(prints, "1", ran_alone=alone, now_s=now_s)
 
 
-def word(suspects: Suspects, print_: bytes, now_s: float = NOW_S) -> str:
+def word(suspects: PoisonList, print_: bytes, now_s: float = NOW_S) -> str:
     case = suspects.find(print_, now_s)
     return "nothing" if case is None else "blocked" if case.blocked else "suspect"
 
@@ -35,19 +35,19 @@ def word(suspects: Suspects, print_: bytes, now_s: float = NOW_S) -> str:
     ],
 )
 def test_every_cell_of_the_table_is_as_it_says(before: str, happens: str, after: str) -> None:
-    suspects = Suspects()
+    suspects = PoisonList()
     for _ in range(["nothing", "suspect", "blocked"].index(before)):
         died(suspects, b"x", alone=True)
     assert word(suspects, b"x") == before
     if happens == "lives":
-        assert suspects.lived(b"x") is (before == "suspect")
+        assert suspects.clear_suspect(b"x") is (before == "suspect")
     else:
         died(suspects, b"x", alone=happens.endswith("alone"))
     assert word(suspects, b"x") == after
 
 
 def test_of_a_batch_the_one_that_dies_alone_is_blocked_and_the_others_go_free() -> None:
-    suspects = Suspects()
+    suspects = PoisonList()
     batch = [bytes([number]) for number in range(8)]
     died(suspects, *batch)
     assert {word(suspects, each) for each in batch} == {"suspect"}
@@ -55,14 +55,14 @@ def test_of_a_batch_the_one_that_dies_alone_is_blocked_and_the_others_go_free() 
         if each == b"\5":
             died(suspects, each, alone=True)
         else:
-            assert suspects.lived(each)
+            assert suspects.clear_suspect(each)
     assert [word(suspects, each) for each in batch] == ["nothing"] * 5 + ["blocked"] + ["nothing"] * 2
-    (case,) = suspects.cases()
+    (case,) = suspects.entries()
     assert (case.deaths, case.version) == (2, "1")
 
 
 def test_a_word_holds_for_its_time_from_the_last_death_on() -> None:
-    suspects = Suspects()
+    suspects = PoisonList()
     died(suspects, b"x", alone=True)
     died(suspects, b"x", alone=True, now_s=NOW_S + 100)
     late_s = NOW_S + 100 + EXPIRY_S
@@ -75,7 +75,7 @@ def test_a_word_holds_for_its_time_from_the_last_death_on() -> None:
 
 
 def test_what_expired_begins_anew() -> None:
-    suspects = Suspects()
+    suspects = PoisonList()
     died(suspects, b"x", alone=True)
     died(suspects, b"x", alone=True, now_s=NOW_S + EXPIRY_S)
     assert word(suspects, b"x", NOW_S + EXPIRY_S) == "suspect"
@@ -83,34 +83,37 @@ def test_what_expired_begins_anew() -> None:
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_of_two_words_the_graver_holds_in_whatever_order_they_come(order: int) -> None:
-    words = [Case(b"x", "1", 1, blocked=False, until_s=20.0), Case(b"x", "1", 2, blocked=True, until_s=10.0)]
-    suspects = Suspects()
+    words = [
+        PoisonEntry(b"x", "1", 1, blocked=False, until_s=20.0),
+        PoisonEntry(b"x", "1", 2, blocked=True, until_s=10.0),
+    ]
+    suspects = PoisonList()
     for each in (words[order], words[1 - order]):
-        suspects.add([each])
-    assert suspects.cases() == (Case(b"x", "1", 2, blocked=True, until_s=20.0),)
+        suspects.merge([each])
+    assert suspects.entries() == (PoisonEntry(b"x", "1", 2, blocked=True, until_s=20.0),)
 
 
 def test_lists_are_bounded_and_the_oldest_word_gives_way() -> None:
-    suspects = Suspects()
+    suspects = PoisonList()
     for number in range(BLOCKED_LIMIT + 5):
         for _ in range(2):
             died(suspects, number.to_bytes(4, "big"), alone=True)
     assert len(suspects) == BLOCKED_LIMIT
     assert word(suspects, (4).to_bytes(4, "big")) == "nothing"
     assert word(suspects, (5).to_bytes(4, "big")) == "blocked"
-    died(suspects, *[number.to_bytes(5, "big") for number in range(3 * CASES_LIMIT)])
-    assert len(suspects) == CASES_LIMIT
+    died(suspects, *[number.to_bytes(5, "big") for number in range(3 * ENTRIES_LIMIT)])
+    assert len(suspects) == ENTRIES_LIMIT
 
 
 def test_whatever_happens_only_what_died_alone_as_a_suspect_is_blocked() -> None:
     rng = random.Random(7)
     prints = [bytes([number]) for number in range(6)]
     for _ in range(200):
-        suspects, expected = Suspects(), dict.fromkeys(prints, "nothing")
+        suspects, expected = PoisonList(), dict.fromkeys(prints, "nothing")
         for _ in range(30):
             run = rng.sample(prints, rng.choice((1, 1, 2, 3)))
             if rng.random() < 0.5 and len(run) == 1:
-                suspects.lived(run[0])
+                suspects.clear_suspect(run[0])
                 expected[run[0]] = "blocked" if expected[run[0]] == "blocked" else "nothing"
                 continue
             died(suspects, *run, alone=len(run) == 1)

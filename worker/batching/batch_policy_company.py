@@ -10,25 +10,25 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-MEMORY_RUNS: Final = 8
+WINDOW_BATCHES: Final = 8
 """Of the last so many runs the largest company is expected again."""
 
 
-class Company:
+class ConcurrencyEstimate:
     """What the last runs met."""
 
     def __init__(self) -> None:
-        self._met: deque[int] = deque(maxlen=MEMORY_RUNS)
+        self._recent: deque[int] = deque(maxlen=WINDOW_BATCHES)
 
     @property
     def expected(self) -> int:
         """Requests to be expected together; 0 before the first run."""
-        return max(self._met, default=0)
+        return max(self._recent, default=0)
 
-    def met(self, together: int) -> None:
+    def record(self, together: int) -> None:
         """A run is over; so many requests took part or came before its answers went out."""
-        self._met.append(together)
+        self._recent.append(together)
 
-    def stayed_away(self) -> None:
+    def reset(self) -> None:
         """A wait ended without the company that was expected: what comes next shows whether it still exists."""
-        self._met.clear()
+        self._recent.clear()

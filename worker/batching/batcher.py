@@ -18,26 +18,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.memory.status_page import RING
-from mmsup.ipc.messages.all import Infer
-from mmsup.worker.batching.request_signature import Group, Kind
+from mmsup.ipc.messages.data import Infer
+from mmsup.worker.batching.request_signature import BatchKey, RequestSignature
 
 if TYPE_CHECKING:
-    from mmsup.worker.serving.gateway_links import Link
+    from mmsup.worker.serving.gateway_links import GatewayLink
 
-RUN_REQUESTS: Final = RING // 2
+MAX_BATCH_REQUESTS: Final = RING // 2
 """Requests of a run at most: the status page remembers those of two."""
-SLACK_NS: Final = 2_000_000
+DEADLINE_MARGIN_NS: Final = 2_000_000
 """A run that begins for the sake of a deadline begins this much before the last moment, or SLACK_SHARE of the whole
 wait: a busy machine wakes nobody on time."""
-SLACK_SHARE: Final = 8
+DEADLINE_MARGIN_DIVISOR: Final = 8
 
 
-class Work:
+class QueuedRequest:
     """One request that waits. `link` says which gateway asked; `level` is its class of priority."""
 
     __slots__ = ("arrived_ns", "key", "kind", "level", "link", "request")
 
-    def __init__(self, link: Link, request: Infer, kind: Kind, arrived_ns: int, level: int = 0) -> None:
+    def __init__(
+        self, link: GatewayLink, request: Infer, kind: RequestSignature, arrived_ns: int, level: int = 0
+    ) -> None:
         self.link = link
         self.request = request
         self.kind = kind
@@ -48,7 +50,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class BatchRule:
     """How large a run is and how long it is waited for, as things stand.
 
     `max_rows` 0: the model knows no batch axis, one request at a time.
@@ -56,28 +58,28 @@ class Rule:
 
     max_rows: int
     preferred: tuple[int, ...] = ()
-    delay_ns: int = 0
-    expected: int = 0
+    max_delay_ns: int = 0
+    expected_requests: int = 0
     """Requests that were here together of late."""
     run_ns: int = 0
     """How long a run takes."""
 
 
 @dataclass(slots=True)
-class Taken:
+class Batch:
     """What leaves the queue now: every request of its head, in one of two lists."""
 
-    expired: list[Work]
-    batch: list[Work]
+    expired: list[QueuedRequest]
+    requests: list[QueuedRequest]
     wait_until_ns: int = 0
     """If nothing runs although something waits: when to ask again, unless something comes before."""
 
 
-def take(waiting: Iterable[Work], now_ns: int, rule: Rule) -> Taken:
+def next_batch(waiting: Iterable[QueuedRequest], now_ns: int, rule: BatchRule) -> Batch:
     """The head of what waits: what is past its deadline, and what shall run together now."""
-    expired: list[Work] = []
-    batch: list[Work] = []
-    group: Group | None = None
+    expired: list[QueuedRequest] = []
+    batch: list[QueuedRequest] = []
+    group: BatchKey | None = None
     rows = best = 0
     is_full = False
     for work in waiting:
@@ -94,24 +96,24 @@ def take(waiting: Iterable[Work], now_ns: int, rule: Rule) -> Taken:
         batch.append(work)
         if rows in rule.preferred:
             best = len(batch)
-        if group is None or rows >= rule.max_rows or len(batch) >= RUN_REQUESTS:
+        if group is None or rows >= rule.max_rows or len(batch) >= MAX_BATCH_REQUESTS:
             is_full = True
             break
     if best:
-        return Taken(expired, batch[:best])
-    if is_full or not rule.delay_ns or len(batch) >= rule.expected:
-        return Taken(expired, batch)
-    until_ns = _patience_ns(batch, rule)
-    return Taken(expired, batch) if until_ns <= now_ns else Taken(expired, [], until_ns)
+        return Batch(expired, batch[:best])
+    if is_full or not rule.max_delay_ns or len(batch) >= rule.expected_requests:
+        return Batch(expired, batch)
+    until_ns = _wait_limit_ns(batch, rule)
+    return Batch(expired, batch) if until_ns <= now_ns else Batch(expired, [], until_ns)
 
 
-def _patience_ns(batch: list[Work], rule: Rule) -> int:
+def _wait_limit_ns(batch: list[QueuedRequest], rule: BatchRule) -> int:
     """Until when all of these can wait; something far off if there is none."""
     oldest = min([work.arrived_ns for work in batch], default=0)
-    last = min([_last_moment_ns(work) for work in batch], default=0)
-    return min(oldest + rule.delay_ns, last - rule.run_ns)
+    last = min([_latest_start_ns(work) for work in batch], default=0)
+    return min(oldest + rule.max_delay_ns, last - rule.run_ns)
 
 
-def _last_moment_ns(work: Work) -> int:
+def _latest_start_ns(work: QueuedRequest) -> int:
     deadline_ns = work.request.deadline_ns
-    return deadline_ns - max(SLACK_NS, (deadline_ns - work.arrived_ns) // SLACK_SHARE)
+    return deadline_ns - max(DEADLINE_MARGIN_NS, (deadline_ns - work.arrived_ns) // DEADLINE_MARGIN_DIVISOR)

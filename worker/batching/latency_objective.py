@@ -19,48 +19,48 @@ WINDOW_RUNS: Final = 16
 """Full runs between two increases."""
 HEADROOM: Final = 0.8
 """A size whose longest run takes more than this of its share is not increased."""
-JUDGED_RUNS: Final = 100
+REVIEW_RUNS: Final = 100
 
 
-class Objective:
+class LatencyObjective:
     """The largest run that is allowed now."""
 
     def __init__(self, objective_ns: int, max_rows: int) -> None:
-        self._share_ns = objective_ns // 2
+        self._run_limit_ns = objective_ns // 2
         self._max_rows = max_rows
         self.rows = 1
         self._is_starting = True
-        self._full = 0
-        self._longest_ns = 0
-        self._judged = 0
-        self._too_long = 0
+        self._full_runs = 0
+        self._longest_run_ns = 0
+        self._reviewed_runs = 0
+        self._slow_runs = 0
 
     def delay_ns(self, run_ns: int) -> int:
         """How long the oldest may wait, when runs take so long."""
-        return max(2 * (self._share_ns - run_ns), 0)
+        return max(2 * (self._run_limit_ns - run_ns), 0)
 
-    def ran(self, rows: int, run_ns: int) -> None:
+    def on_run(self, rows: int, run_ns: int) -> None:
         """A run of so many rows took so long."""
-        self._judged += 1
-        if run_ns > self._share_ns:
-            self._too_long += 1
-            if self._too_long > 1:
+        self._reviewed_runs += 1
+        if run_ns > self._run_limit_ns:
+            self._slow_runs += 1
+            if self._slow_runs > 1:
                 self._shrink(rows)
                 return
         elif rows >= self.rows:
-            self._full += 1
-            self._longest_ns = max(self._longest_ns, run_ns)
-            if self._full >= WINDOW_RUNS:
+            self._full_runs += 1
+            self._longest_run_ns = max(self._longest_run_ns, run_ns)
+            if self._full_runs >= WINDOW_RUNS:
                 self._grow()
-        if self._judged >= JUDGED_RUNS:
-            self._judged = self._too_long = 0
+        if self._reviewed_runs >= REVIEW_RUNS:
+            self._reviewed_runs = self._slow_runs = 0
 
     def _grow(self) -> None:
-        if self._longest_ns < HEADROOM * self._share_ns:
+        if self._longest_run_ns < HEADROOM * self._run_limit_ns:
             self.rows = min(self.rows * 2 if self._is_starting else self.rows + 1, self._max_rows)
-        self._full = self._longest_ns = 0
+        self._full_runs = self._longest_run_ns = 0
 
     def _shrink(self, rows: int) -> None:
         self._is_starting = False
         self.rows = max(min(self.rows, rows) * 3 // 4, 1)
-        self._full = self._longest_ns = self._judged = self._too_long = 0
+        self._full_runs = self._longest_run_ns = self._reviewed_runs = self._slow_runs = 0

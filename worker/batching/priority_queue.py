@@ -16,40 +16,42 @@ from itertools import chain
 from typing import Final
 
 from mmsup.ipc.specs import ModelSpec, QueuePolicy
-from mmsup.worker.batching.batcher import Work
-from mmsup.worker.serving.gateway_links import Link
+from mmsup.worker.batching.batcher import QueuedRequest
+from mmsup.worker.serving.gateway_links import GatewayLink
 
-AGED_NS: Final = 1_000_000_000
-BEHIND: Final = 1 << 62
+STARVATION_NS: Final = 1_000_000_000
+DELAYED_PRIORITY: Final = 1 << 62
 """The class of what was delayed by its policy; no request can name it."""
 
-Line = OrderedDict[tuple[Link, int], Work]  # its head is taken, any may be dropped: a plain dict is slow at its head
+RequestQueue = OrderedDict[
+    tuple[GatewayLink, int], QueuedRequest
+]  # its head is taken, any may be dropped: a plain dict is slow at its head
 
 
-class Waiting:
+class PriorityQueue:
     """Lines of requests, one for each class that occurs."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.level_of = spec.level_of
-        self.own_level = spec.level_of(0)
+        self.priority_of = spec.effective_priority
+        self.default_priority = spec.effective_priority(0)
         """The class of requests that name none."""
         self._policies = {each.level: each for each in spec.queue_policies}
         self.has_timeouts = any(each.timeout_s for each in spec.queue_policies)
         """Whether `late` has anything to look for."""
-        self._lines: dict[int, Line] = {}
+        self._queues: dict[int, RequestQueue] = {}
         """Invariant: in the order of their classes. Lines stay when they are empty; classes are few."""
         self.size = 0
         """Requests that wait."""
-        self._was_aged = False
+        self._ran_starving = False
 
     def __len__(self) -> int:
         return self.size
 
-    def add(self, work: Work) -> bool:
+    def add(self, work: QueuedRequest) -> bool:
         """A request has come; False if its class has no room for it."""
-        line = self._lines.get(work.level)
+        line = self._queues.get(work.level)
         if line is None:
-            line = self._open(work.level)
+            line = self._add_queue(work.level)
         bound = self._policy(work.level).max_queue if self._policies else 0
         if bound and len(line) >= bound:
             return False
@@ -57,90 +59,90 @@ class Waiting:
         self.size += 1
         return True
 
-    def has(self, work: Work) -> bool:
+    def has(self, work: QueuedRequest) -> bool:
         """Whether a request of this link and id waits in the same class."""
-        return work.key in self._lines.get(work.level, ())
+        return work.key in self._queues.get(work.level, ())
 
-    def remove(self, work: Work) -> None:
+    def remove(self, work: QueuedRequest) -> None:
         """A request is about to run, or was answered otherwise."""
-        del self._lines[work.level][work.key]
+        del self._queues[work.level][work.key]
         self.size -= 1
 
-    def drop(self, link: Link, number: int) -> Work | None:
+    def drop(self, link: GatewayLink, number: int) -> QueuedRequest | None:
         """Take out the request of this link and id, None if it does not wait (any more)."""
-        for line in self._lines.values():
+        for line in self._queues.values():
             work = line.pop((link, number), None)
             if work is not None:
                 self.size -= 1
                 return work
         return None
 
-    def forget(self, link: Link) -> None:
+    def drop_link(self, link: GatewayLink) -> None:
         """A link is over, and nobody waits for what it asked."""
-        for line in self._lines.values():
+        for line in self._queues.values():
             for work in [each for each in line.values() if each.link is link]:
                 self.remove(work)
 
-    def in_order(self, now_ns: int) -> Iterable[Work]:
+    def in_order(self, now_ns: int) -> Iterable[QueuedRequest]:
         """All that waits, what runs next first."""
-        if len(self._lines) == 1:
-            for line in self._lines.values():
+        if len(self._queues) == 1:
+            for line in self._queues.values():
                 return line.values()
-        lines = [line for line in self._lines.values() if line]
-        overtaken = [line for level, line in self._lines.items() if line and level != BEHIND][1:]
-        aged = None if self._was_aged else _aged(overtaken, now_ns)
+        lines = [line for line in self._queues.values() if line]
+        overtaken = [line for level, line in self._queues.items() if line and level != DELAYED_PRIORITY][1:]
+        aged = None if self._ran_starving else _most_starving(overtaken, now_ns)
         if aged is not None:
             lines.remove(aged)
             lines.insert(0, aged)
         return chain.from_iterable([line.values() for line in lines])
 
-    def line(self) -> Line | None:
+    def only_queue(self) -> RequestQueue | None:
         """All that waits, if it is of one class: then nothing but its arrival says who is next. None otherwise."""
-        if len(self._lines) != 1 or self.has_timeouts:
+        if len(self._queues) != 1 or self.has_timeouts:
             return None
-        return next(iter(self._lines.values()))
+        return next(iter(self._queues.values()))
 
-    def pop(self, line: Line) -> Work:
+    def pop(self, line: RequestQueue) -> QueuedRequest:
         """Take out the head of that line."""
         _, work = line.popitem(last=False)
         self.size -= 1
         return work
 
-    def began(self, first: Work) -> None:
+    def on_run_start(self, first: QueuedRequest) -> None:
         """A run begins whose first request is this one, already removed: whether a higher class had to wait for it."""
-        if len(self._lines) > 1:
-            self._was_aged = any(line for level, line in self._lines.items() if level < first.level)
+        if len(self._queues) > 1:
+            self._ran_starving = any(line for level, line in self._queues.items() if level < first.level)
 
-    def late(self, now_ns: int) -> Iterator[Work]:
+    def pop_timed_out(self, now_ns: int) -> Iterator[QueuedRequest]:
         """Take out what has waited past its class's timeout; what is only delayed by that goes behind all others."""
-        for level, line in list(self._lines.items()):
+        for level, line in list(self._queues.items()):
             policy = self._policy(level)
             since_ns = now_ns - int(policy.timeout_s * 1e9)
             while policy.timeout_s and line and (work := next(iter(line.values()))).arrived_ns <= since_ns:
                 self.remove(work)
                 if policy.delays:
-                    work.level = BEHIND
+                    work.level = DELAYED_PRIORITY
                     self.add(work)
                 else:
                     yield work
 
     def _policy(self, level: int) -> QueuePolicy:
-        if level == BEHIND:
+        if level == DELAYED_PRIORITY:
             return NO_POLICY
         return self._policies.get(level) or self._policies.get(0, NO_POLICY)
 
-    def _open(self, level: int) -> Line:
-        self._lines = dict(sorted([*self._lines.items(), (level, Line())]))
-        return self._lines[level]
+    def _add_queue(self, level: int) -> RequestQueue:
+        self._queues = dict(sorted([*self._queues.items(), (level, RequestQueue())]))
+        return self._queues[level]
 
 
 NO_POLICY: Final = QueuePolicy()
 
 
-def _aged(lines: Sequence[Line], now_ns: int) -> Line | None:
+def _most_starving(lines: Sequence[RequestQueue], now_ns: int) -> RequestQueue | None:
     """Of these lines the one whose head has waited longest, if that is too long."""
-    oldest: Line | None = None
-    since_ns = now_ns - AGED_NS
+    oldest: RequestQueue | None = None
+    since_ns = now_ns - STARVATION_NS
     for line in lines:
         arrived_ns = next(iter(line.values())).arrived_ns
         if arrived_ns <= since_ns:

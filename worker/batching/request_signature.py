@@ -10,18 +10,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmsup.ipc.messages.all import Form
+from mmsup.ipc.messages.data import InferSignature
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY
-from mmsup.ipc.transport.codec import pack_words, unpack_form
-from mmsup.ipc.two_generation_cache import Halves
+from mmsup.ipc.transport.codec import pack_signature, unpack_infer_signature
+from mmsup.ipc.two_generation_cache import BoundedCache
 
-KINDS_LIMIT: Final = 1024
+SIGNATURES_LIMIT: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class SignatureInput:
     """One input: how its bytes become an array."""
 
     name: str
@@ -33,20 +33,20 @@ class Input:
     """Bytes; None for BYTES."""
 
 
-class Group:
+class BatchKey:
     """Requests that may share a run. What it is does not matter, only whether it is the same."""
 
 
-class Kind:
+class RequestSignature:
     """Of a request."""
 
     __slots__ = ("alone", "group", "inputs", "outputs", "priority", "rows")
 
-    def __init__(self, form: Form, group: Group | None) -> None:
+    def __init__(self, form: InferSignature, group: BatchKey | None) -> None:
         self.inputs = tuple([_input(each) for each in form.inputs])
         self.outputs = form.outputs
         self.priority = form.priority
-        self.alone = form.alone
+        self.alone = form.runs_alone
         """What ran before it is answered before it runs."""
         self.rows = form.inputs[0].shape[0] if form.inputs and form.inputs[0].shape else 1
         """Length of the batch axis, 1 for a request without inputs."""
@@ -54,35 +54,35 @@ class Kind:
         """None: it runs alone."""
 
 
-class Kinds:
+class RequestSignatureCache:
     """All that a worker knows."""
 
     def __init__(self) -> None:
-        self._known: Halves[bytes, Kind] = Halves(KINDS_LIMIT)
-        self._groups: Halves[bytes, Group] = Halves(KINDS_LIMIT)
+        self._signatures: BoundedCache[bytes, RequestSignature] = BoundedCache(SIGNATURES_LIMIT)
+        self._batch_keys: BoundedCache[bytes, BatchKey] = BoundedCache(SIGNATURES_LIMIT)
 
-    def of(self, words: bytes) -> Kind:
+    def get(self, words: bytes) -> RequestSignature:
         """The kind that these words name; WireError if they are none."""
-        kind = self._known.young.get(words) or self._known.get(words)
+        kind = self._signatures.recent.get(words) or self._signatures.get(words)
         if kind is None:
-            form = unpack_form(words)
-            kind = Kind(form, self._group(form))
-            self._known.put(words, kind)
+            form = unpack_infer_signature(words)
+            kind = RequestSignature(form, self._batch_key(form))
+            self._signatures.add(words, kind)
         return kind
 
-    def _group(self, form: Form) -> Group | None:
-        if form.alone or not is_regular(form):
+    def _batch_key(self, form: InferSignature) -> BatchKey | None:
+        if form.runs_alone or not has_common_batch_axis(form):
             return None
         inputs = tuple([TensorSpec(each.name, each.datatype, each.shape[1:]) for each in form.inputs])
-        key = pack_words(replace(form, inputs=inputs, priority=0))
-        group = self._groups.get(key)
+        key = pack_signature(replace(form, inputs=inputs, priority=0))
+        group = self._batch_keys.get(key)
         if group is None:
-            group = Group()
-            self._groups.put(key, group)
+            group = BatchKey()
+            self._batch_keys.add(key, group)
         return group
 
 
-def is_regular(form: Form) -> bool:
+def has_common_batch_axis(form: InferSignature) -> bool:
     """Whether all inputs have the same, non-empty batch axis."""
     first = form.inputs[0].shape[0] if form.inputs and form.inputs[0].shape else 0
     for each in form.inputs:
@@ -91,7 +91,7 @@ def is_regular(form: Form) -> bool:
     return first > 0
 
 
-def _input(spec: TensorSpec) -> Input:
+def _input(spec: TensorSpec) -> SignatureInput:
     dtype = NUMPY.get(spec.datatype) if ITEM_BYTES.get(spec.datatype) else None
     size = size_bytes(spec.datatype, spec.shape) if dtype is not None else None
-    return Input(spec.name, spec.datatype, dtype, spec.shape, size)
+    return SignatureInput(spec.name, spec.datatype, dtype, spec.shape, size)

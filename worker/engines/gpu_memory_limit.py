@@ -9,7 +9,7 @@ from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.execution.device_errors import memory_fraction
 
 
-def hold_share(spec: ModelSpec) -> None:
+def enforce_gpu_memory(spec: ModelSpec) -> None:
     """Let torch, if it is imported and sees the device, refuse what goes beyond `gpu_memory`. ModelError `does_not_fit`
     if that is too little for a context. To be called before the model takes any."""
     torch: Any = sys.modules.get("torch")  # a model need not have it, and we never import it for one

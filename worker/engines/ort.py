@@ -22,11 +22,18 @@ from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines.device.cuda_driver import open_driver
-from mmsup.worker.engines.device.pinned_memory import Pinned
-from mmsup.worker.engines.ort_io_binding import BIND_BYTES, ELEMENT_TYPES, Bindings, Key, key_of, misfits
-from mmsup.worker.engines.tensor_metadata import complete
+from mmsup.worker.engines.device.pinned_memory import PinnedMemory
+from mmsup.worker.engines.ort_io_binding import (
+    ELEMENT_TYPES,
+    MIN_BIND_BYTES,
+    BindingKey,
+    IoBindings,
+    binding_key,
+    mismatched_outputs,
+)
+from mmsup.worker.engines.tensor_metadata import merge_metadata
 from mmsup.worker.execution.device_errors import arena_limit
-from mmsup.worker.execution.engine import NO_ROOM, Room, count, is_on
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter, int_parameter
 
 ort: Any = onnxruntime  # it ships no types
 
@@ -48,7 +55,7 @@ DATATYPES: Final = {
 }
 BFLOAT16: Final = 16
 """onnx.TensorProto.BFLOAT16."""
-QUIET: Final = 3
+LOG_ERRORS_ONLY: Final = 3
 """Log severity ERROR: warnings about devices that are not there, or about a graph's style, are nobody's here."""
 
 
@@ -72,7 +79,7 @@ def provider_options(
     return [*chosen, ("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
 
 
-def bindable(metadata: Metadata) -> set[str]:
+def bindable_outputs(metadata: Metadata) -> set[str]:
     """The outputs that may be written into room. None if the model has strings or BF16 anywhere: those are passed by
     value. Not those that are inputs as well, which the graph hands through. Pure."""
     datatypes = {each.datatype for each in (*metadata.inputs, *metadata.outputs)}
@@ -81,7 +88,7 @@ def bindable(metadata: Metadata) -> set[str]:
     return {each.name for each in metadata.outputs} - {each.name for each in metadata.inputs}
 
 
-def cores() -> int:
+def available_cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
@@ -89,60 +96,64 @@ def cores() -> int:
 class OrtEngine:
     """One session."""
 
-    least_room_bytes = BIND_BYTES
+    least_room_bytes = MIN_BIND_BYTES
 
     def __init__(self) -> None:
         self.pins_memory = False
-        self._pinned = Pinned(None)
+        self._pinned_memory = PinnedMemory(None)
         self._session: Any = None  # onnxruntime ships no types
         self._inputs: dict[str, str] = {}
-        self._text: tuple[str, ...] = ()
-        self._by_value = False
-        self._bindings: Bindings | None = None
+        self._string_inputs: tuple[str, ...] = ()
+        self._uses_ort_values = False
+        self._bindings: IoBindings | None = None
         self._bindable: set[str] = set()
         """Outputs that go into their room; one that was not as foreseen is never bound again, since a graph whose
         shapes hang on its data would be run twice each time."""
 
     def load(self, spec: ModelSpec) -> Metadata:
         """Make the session on the providers that the device asks for, and on no others."""
-        ort.set_default_logger_severity(QUIET)
-        providers = provider_options(spec.device, spec.gpu_memory_bytes, tensorrt=is_on(spec.parameters, "tensorrt"))
+        ort.set_default_logger_severity(LOG_ERRORS_ONLY)
+        providers = provider_options(
+            spec.device, spec.gpu_memory_bytes, tensorrt=bool_parameter(spec.parameters, "tensorrt")
+        )
         absent = [name for name, _ in providers if name not in ort.get_available_providers()]
         if absent:
             text = f"model '{spec.name}' is to run on '{spec.device}', but the onnxruntime here has no {absent[0]}"
             raise ModelError("load_failed", f"{text}: install mmsup[onnx-gpu] instead of mmsup[onnx]")
         path = os.path.join(spec.directory, spec.artefact)
-        self._session = ort.InferenceSession(path, sess_options=_options(spec), providers=providers)
+        self._session = ort.InferenceSession(path, sess_options=_session_options(spec), providers=providers)
         if self._session.get_providers()[0] != providers[0][0]:
             text = f"model '{spec.name}' is to run on '{spec.device}', but {providers[0][0]} did not start"
             raise ModelError("load_failed", text)
         self._session.disable_fallback()
-        metadata = complete(
+        metadata = merge_metadata(
             spec,
-            _tensors(spec, "input", self._session.get_inputs(), {each.name for each in spec.inputs}),
-            _tensors(spec, "output", self._session.get_outputs(), {each.name for each in spec.outputs}),
+            _tensor_specs(spec, "input", self._session.get_inputs(), {each.name for each in spec.inputs}),
+            _tensor_specs(spec, "output", self._session.get_outputs(), {each.name for each in spec.outputs}),
         )
         self._inputs = {each.name: each.datatype for each in metadata.inputs}
-        self._text = tuple(name for name, datatype in self._inputs.items() if datatype == "BYTES")
+        self._string_inputs = tuple(name for name, datatype in self._inputs.items() if datatype == "BYTES")
         datatypes = {*self._inputs.values(), *(each.datatype for each in metadata.outputs)}
-        self._by_value = "BF16" in datatypes
-        if self._by_value and "BYTES" in datatypes:
+        self._uses_ort_values = "BF16" in datatypes
+        if self._uses_ort_values and "BYTES" in datatypes:
             text = "has BF16 and strings, which onnxruntime's Python interface cannot pass together"
             raise ModelError("load_failed", f"model '{spec.name}' {text}")
         self.pins_memory = spec.device != "cpu"
-        self._pinned = Pinned(open_driver() if self.pins_memory else None)
-        self._bindings = Bindings(self._session, "cuda" if self.pins_memory else "cpu")
-        self._bindable = bindable(metadata)
+        self._pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
+        self._bindings = IoBindings(self._session, "cuda" if self.pins_memory else "cpu")
+        self._bindable = bindable_outputs(metadata)
         return metadata
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
+    def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+    ) -> Mapping[str, Array]:
         """Run the graph as far as the outputs need it. onnxruntime only reads its inputs, and keeps none."""
-        key = key_of(inputs, outputs, room, self._bindable) if room else None
+        key = binding_key(inputs, outputs, room, self._bindable) if room else None
         if key is None:
-            return self._plain(inputs, outputs)
-        return self._bound(key, room) or self._plain_after(key, inputs, room)
+            return self._run_unbound(inputs, outputs)
+        return self._run_bound(key, room) or self._run_after_refusal(key, inputs, room)
 
-    def _bound(self, key: Key, room: Room) -> dict[str, Array] | None:
+    def _run_bound(self, key: BindingKey, room: OutputBuffers) -> dict[str, Array] | None:
         """The outputs, in their room; None if the session would not."""
         assert self._bindings is not None, "infer before load"
         try:
@@ -150,29 +161,34 @@ class OrtEngine:
         except RuntimeError:  # all that onnxruntime raises here, for whatever reason: `run` tells them apart
             return None
 
-    def _plain_after(self, key: Key, inputs: Mapping[str, Array], room: Room) -> Mapping[str, Array]:
+    def _run_after_refusal(
+        self, key: BindingKey, inputs: Mapping[str, Array], room: OutputBuffers
+    ) -> Mapping[str, Array]:
         """A run without binding where one with it has failed. If this fails too, the room was not the reason."""
         names = [bind[0] for bind in key[1]]
-        made = self._plain(inputs, names)
-        self._bindable -= misfits(made, room) or {*names}
+        made = self._run_unbound(inputs, names)
+        self._bindable -= mismatched_outputs(made, room) or {*names}
         return made
 
-    def _plain(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
-        if self._by_value:
-            feeds = {name: _value(self._inputs[name], array) for name, array in inputs.items()}
+    def _run_unbound(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        if self._uses_ort_values:
+            feeds = {name: _ort_value(self._inputs[name], array) for name, array in inputs.items()}
             results = self._session.run_with_ort_values(list(outputs), feeds)
-            return {name: _array(value) for name, value in zip(outputs, results, strict=True)}
-        if self._text:
-            inputs = {name: _as_text(name, array) if name in self._text else array for name, array in inputs.items()}
+            return {name: _array_of(value) for name, value in zip(outputs, results, strict=True)}
+        if self._string_inputs:
+            inputs = {
+                name: _decode_strings(name, array) if name in self._string_inputs else array
+                for name, array in inputs.items()
+            }
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
 
     def attached(self, view: memoryview, *, writable: bool) -> None:
         """A gateway's extent: the copies to and from the device that onnxruntime makes are quicker for it."""
-        self._pinned.attached(view, writable=writable)
+        self._pinned_memory.attached(view, writable=writable)
 
     def detached(self, view: memoryview) -> None:
         """It goes."""
-        self._pinned.detached(view)
+        self._pinned_memory.detached(view)
 
     def shrink(self) -> None:
         """Nothing: onnxruntime gives arena memory back by a run option only, and a failed run took none."""
@@ -183,24 +199,24 @@ class OrtEngine:
 
     def unload(self) -> None:
         """Drop the session."""
-        self._pinned.clear()
+        self._pinned_memory.clear()
         self._bindings = None
         self._session = None
 
 
-def _options(spec: ModelSpec) -> Any:  # onnxruntime ships no types
+def _session_options(spec: ModelSpec) -> Any:  # onnxruntime ships no types
     options: Any = ort.SessionOptions()
-    options.intra_op_num_threads = count(spec.parameters, "intra_op_thread_count", cores())
-    options.inter_op_num_threads = count(spec.parameters, "inter_op_thread_count", 1)
-    options.log_severity_level = QUIET
+    options.intra_op_num_threads = int_parameter(spec.parameters, "intra_op_thread_count", available_cpus())
+    options.inter_op_num_threads = int_parameter(spec.parameters, "inter_op_thread_count", 1)
+    options.log_severity_level = LOG_ERRORS_ONLY
     # By default idle threads spin after each run, and take the cores from every other model of the machine.
-    spins = "1" if is_on(spec.parameters, "allow_spinning") else "0"
+    spins = "1" if bool_parameter(spec.parameters, "allow_spinning") else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spins)
     options.add_session_config_entry("session.inter_op.allow_spinning", spins)
     return options
 
 
-def _tensors(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: set[str]) -> list[TensorSpec]:
+def _tensor_specs(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: set[str]) -> list[TensorSpec]:
     """The tensors of a graph; of those that are none of V2's, only what nobody asked for is passed over."""
     found: list[TensorSpec] = []
     for node in nodes:
@@ -214,14 +230,14 @@ def _tensors(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: set[s
     return found
 
 
-def _value(datatype: str, array: Array) -> Any:  # an OrtValue
+def _ort_value(datatype: str, array: Array) -> Any:  # an OrtValue
     array = np.ascontiguousarray(array)
     if datatype == "BF16":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def _as_text(name: str, array: Array) -> Array:
+def _decode_strings(name: str, array: Array) -> Array:
     """Strings of ONNX are UTF-8; given bytes, onnxruntime would take their Python notation."""
     text = np.empty(array.size, dtype=np.object_)
     try:
@@ -233,7 +249,7 @@ def _as_text(name: str, array: Array) -> Array:
     return text.reshape(array.shape)
 
 
-def _array(value: Any) -> Array:  # an OrtValue
+def _array_of(value: Any) -> Array:  # an OrtValue
     if value.element_type() != BFLOAT16:
         array: Array = value.numpy()
         return array

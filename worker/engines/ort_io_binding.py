@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from mmsup.ipc.tensors.numpy_arrays import DATATYPE, Array
-from mmsup.worker.execution.engine import Room
+from mmsup.worker.execution.engine import OutputBuffers
 
-BIND_BYTES: Final = 128 << 10
+MIN_BIND_BYTES: Final = 128 << 10
 """From this much output on. Microseconds of Relu by onnxruntime 1.32 on one core (2-core VM, kernel 6.18), for run and
 copy into the slot / a new binding / a kept one:
 
@@ -24,7 +24,7 @@ copy into the slot / a new binding / a kept one:
 
 Without room a binding gains nothing at any size (28.8 against 12.7 for 128 KiB): `run` takes inputs without a copy,
 and gives its outputs away without one."""
-KEPT_LIMIT: Final = 32
+CACHE_LIMIT: Final = 32
 """Pairs of slots in use at one time are as many as requests in flight; each kept one is a few hundred bytes."""
 ELEMENT_TYPES: Final = {
     "FP32": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7,
@@ -32,13 +32,13 @@ ELEMENT_TYPES: Final = {
 }  # fmt: skip
 """onnx.TensorProto.DataType. BYTES has no address; BF16 comes back as no array."""
 
-Bind = tuple[str, str, int, tuple[int, ...], int]
+BoundTensor = tuple[str, str, int, tuple[int, ...], int]
 """Name, `cpu` or `cuda`, element type, shape, address. An output at no address is the session's to allocate there."""
-Key = tuple[tuple[Bind, ...], tuple[Bind, ...]]
+BindingKey = tuple[tuple[BoundTensor, ...], tuple[BoundTensor, ...]]
 """Inputs and outputs."""
 
 
-class Pointed(NamedTuple):
+class DeviceTensor(NamedTuple):
     """A tensor on a device."""
 
     datatype: str
@@ -46,30 +46,32 @@ class Pointed(NamedTuple):
     address: int
 
 
-def key_of(inputs: Mapping[str, Array], outputs: Sequence[str], room: Room, bindable: Collection[str]) -> Key | None:
+def binding_key(
+    inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers, bindable: Collection[str]
+) -> BindingKey | None:
     """What to bind for this run; None if a run without binding is due: little to gain, or not possible. Pure."""
-    given: list[Bind] = []
-    made: list[Bind] = []
+    given: list[BoundTensor] = []
+    made: list[BoundTensor] = []
     size = 0
     for name in outputs:
         array = room.get(name) if name in bindable else None
-        bind = None if array is None else _bind(name, array)
+        bind = None if array is None else _bound_tensor(name, array)
         if array is None or bind is None or not array.flags.writeable:
             made.append((name, "cpu", 0, (), 0))
         else:
             made.append(bind)
             size += array.nbytes
-    if size < BIND_BYTES:
+    if size < MIN_BIND_BYTES:
         return None
     for name, array in inputs.items():
-        bind = _bind(name, array)
+        bind = _bound_tensor(name, array)
         if bind is None:
             return None
         given.append(bind)
     return tuple(given), tuple(made)
 
 
-def _bind(name: str, array: Array) -> Bind | None:
+def _bound_tensor(name: str, array: Array) -> BoundTensor | None:
     """None for what has no plain address: strings, BF16, foreign byte orders, nothing, holes, odd addresses."""
     element_type = ELEMENT_TYPES.get(DATATYPE.get(array.dtype, ""))
     flags = array.flags
@@ -78,15 +80,17 @@ def _bind(name: str, array: Array) -> Bind | None:
     return name, "cpu", element_type, array.shape, address_of(array)
 
 
-def key_on_device(inputs: Mapping[str, Pointed], outputs: Mapping[str, Pointed | None]) -> Key:
+def device_binding_key(inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor | None]) -> BindingKey:
     """What to bind where the caller has copied the inputs to the device by itself, and will copy the outputs from
     there; None is an output that the session shall allocate there. LookupError for what has no plain address. Pure."""
-    given = [_on_device(name, each) for name, each in inputs.items()]
-    made = [(name, "cuda", 0, (), 0) if each is None else _on_device(name, each) for name, each in outputs.items()]
+    given = [_device_bound_tensor(name, each) for name, each in inputs.items()]
+    made = [
+        (name, "cuda", 0, (), 0) if each is None else _device_bound_tensor(name, each) for name, each in outputs.items()
+    ]
     return tuple(given), tuple(made)
 
 
-def _on_device(name: str, tensor: Pointed) -> Bind:
+def _device_bound_tensor(name: str, tensor: DeviceTensor) -> BoundTensor:
     return name, "cuda", ELEMENT_TYPES[tensor.datatype], tensor.shape, tensor.address
 
 
@@ -95,38 +99,38 @@ def address_of(array: Array) -> int:
     return array.ctypes.data
 
 
-class Bindings:
+class IoBindings:
     """Of one session, the latest used."""
 
     def __init__(self, session: Any, device: str) -> None:  # onnxruntime ships no types
         """`device` is where the session computes: `cpu` or `cuda`."""
         self._session = session
         self._device = device
-        self._kept: OrderedDict[Key, Any] = OrderedDict()
+        self._cache: OrderedDict[BindingKey, Any] = OrderedDict()
 
-    def run(self, key: Key, room: Room) -> dict[str, Array]:
+    def run(self, key: BindingKey, room: OutputBuffers) -> dict[str, Array]:
         """The outputs on the host, in their room if the graph put them there. RuntimeError if the session refuses."""
-        binding = self._kept.get(key)
+        binding = self._cache.get(key)
         if binding is None:
-            binding = self._bound(key)
+            binding = self._bind_all(key)
             self._run(binding)
-            made = _made(binding, key[1], room)
+            made = _outputs_of_run(binding, key[1], room)
             if all(made[name] is room.get(name) for name, _, _, _, address in key[1] if address):
-                self._keep(key, binding)
+                self._add_to_cache(key, binding)
             return made
-        self._kept.move_to_end(key)
+        self._cache.move_to_end(key)
         self._run(binding)
         if all(address for *_, address in key[1]):
             return {name: room[name] for name, *_ in key[1]}
-        made = _made(binding, key[1], room)
-        _release(binding, key[1])
+        made = _outputs_of_run(binding, key[1], room)
+        _unbind_allocated(binding, key[1])
         return made
 
     def clear(self) -> None:
         """Forget all."""
-        self._kept.clear()
+        self._cache.clear()
 
-    def _bound(self, key: Key) -> Any:  # an IOBinding
+    def _bind_all(self, key: BindingKey) -> Any:  # an IOBinding
         binding = self._session.io_binding()
         for name, device, element_type, shape, address in key[0]:
             binding.bind_input(name, device, 0, element_type, shape, address)
@@ -145,17 +149,19 @@ class Bindings:
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
-    def _keep(self, key: Key, binding: Any) -> None:  # an IOBinding
+    def _add_to_cache(self, key: BindingKey, binding: Any) -> None:  # an IOBinding
         """Not where inputs come from elsewhere: they are copied to the device when they are bound."""
         if any(device != self._device for _, device, *_ in key[0]):
             return
-        _release(binding, key[1])
-        self._kept[key] = binding
-        if len(self._kept) > KEPT_LIMIT:
-            self._kept.popitem(last=False)
+        _unbind_allocated(binding, key[1])
+        self._cache[key] = binding
+        if len(self._cache) > CACHE_LIMIT:
+            self._cache.popitem(last=False)
 
 
-def _made(binding: Any, outputs: Iterable[Bind], room: Room) -> dict[str, Array]:  # an IOBinding
+def _outputs_of_run(
+    binding: Any, outputs: Iterable[BoundTensor], room: OutputBuffers
+) -> dict[str, Array]:  # an IOBinding
     """What a run gave. An output that is an input of the graph too is not written to where it was bound (seen)."""
     made: dict[str, Array] = {}
     for (name, _, _, _, address), value in zip(outputs, binding.get_outputs(), strict=True):
@@ -163,14 +169,14 @@ def _made(binding: Any, outputs: Iterable[Bind], room: Room) -> dict[str, Array]
     return made
 
 
-def _release(binding: Any, outputs: Iterable[Bind]) -> None:  # an IOBinding
+def _unbind_allocated(binding: Any, outputs: Iterable[BoundTensor]) -> None:  # an IOBinding
     """Bind anew what the session allocated: its next run would write into the answer that it gave before (seen)."""
     for name, device, _, _, address in outputs:
         if not address:
             binding.bind_output(name, device, 0)
 
 
-def misfits(made: Mapping[str, Array], room: Room) -> set[str]:
+def mismatched_outputs(made: Mapping[str, Array], room: OutputBuffers) -> set[str]:
     """The outputs that turned out otherwise than their room said. Pure."""
     return {
         name

@@ -29,16 +29,16 @@ import numpy as np
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.worker.engines.gpu_memory_limit import hold_share
-from mmsup.worker.engines.tensor_metadata import as_configured
-from mmsup.worker.execution.engine import NO_ROOM, Room, is_on
+from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
+from mmsup.worker.engines.tensor_metadata import configured_metadata
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
 
-MODULE: Final = "mmsup_model"
+MODULE_NAME: Final = "mmsup_model"
 """What the file is called in `sys.modules`; a worker has one model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ModelContext:
     """What a model is told when it is loaded."""
 
     name: str
@@ -49,19 +49,19 @@ class Context:
     parameters: Mapping[str, str]
 
 
-class CustomEngine:
+class PythonModelEngine:
     """One instance of the user's class."""
 
     def __init__(self) -> None:
         self._model: Any = None  # the user's class; its methods are all we know
-        self._infer: Callable[[dict[str, Array]], Any] = _never
+        self._infer: Callable[[dict[str, Array]], Any] = _not_loaded
         self._copies = True
         self._directory = ""
 
     def load(self, spec: ModelSpec) -> Metadata:
         """Import the file, make the class, call its `load`."""
-        metadata = as_configured(spec, spec.artefact)
-        self._copies = not is_on(spec.parameters, "read_only_inputs")
+        metadata = configured_metadata(spec, spec.artefact)
+        self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._directory = spec.directory
         sys.path.append(spec.directory)
         module = load_module(os.path.join(spec.directory, spec.artefact))
@@ -69,15 +69,17 @@ class CustomEngine:
         if kind is None or not callable(getattr(kind, "infer", None)):
             text = f"model '{spec.name}': {spec.artefact} has no class Model with a method infer(self, inputs)"
             raise ModelError("load_failed", text)
-        hold_share(spec)
+        enforce_gpu_memory(spec)
         self._model = kind()
         if hasattr(self._model, "load"):
             self._model.load(context_of(spec))
-            hold_share(spec)  # it may have imported torch only now
+            enforce_gpu_memory(spec)  # it may have imported torch only now
         self._infer = self._model.infer
         return metadata
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
+    def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+    ) -> Mapping[str, Array]:
         """Call the user's `infer`."""
         del room  # the user's class makes its own arrays
         given = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
@@ -102,7 +104,7 @@ class CustomEngine:
 
     def unload(self) -> None:
         """Call the user's `unload` and forget the module."""
-        model, self._model, self._infer = self._model, None, _never
+        model, self._model, self._infer = self._model, None, _not_loaded
         try:
             if model is not None and hasattr(model, "unload"):
                 model.unload()
@@ -112,34 +114,34 @@ class CustomEngine:
                 sys.path.remove(self._directory)
 
 
-def context_of(spec: ModelSpec) -> Context:
+def context_of(spec: ModelSpec) -> ModelContext:
     """What the model is told."""
     device = "cpu" if spec.device == "cpu" else "cuda:0"
-    return Context(spec.name, spec.version, spec.directory, device, MappingProxyType(dict(spec.parameters)))
+    return ModelContext(spec.name, spec.version, spec.directory, device, MappingProxyType(dict(spec.parameters)))
 
 
 def load_module(path: str) -> ModuleType:
     """The module in a file; nothing is written beside it. It is known to `sys.modules`, or dataclasses and pickles in
     it would not find themselves."""
     sys.dont_write_bytecode = True
-    found = importlib.util.spec_from_file_location(MODULE, path)
+    found = importlib.util.spec_from_file_location(MODULE_NAME, path)
     assert found is not None, f"{path} does not end in .py"
     assert found.loader is not None, f"{path} has no loader"
     module = importlib.util.module_from_spec(found)
-    sys.modules[MODULE] = module
+    sys.modules[MODULE_NAME] = module
     found.loader.exec_module(module)
     return module
 
 
 def forget_module() -> None:
     """Take it out of `sys.modules` again."""
-    sys.modules.pop(MODULE, None)
+    sys.modules.pop(MODULE_NAME, None)
 
 
-def _never(_: dict[str, Array]) -> Any:  # stands where a user's method will be
+def _not_loaded(_: dict[str, Array]) -> Any:  # stands where a user's method will be
     raise AssertionError("infer before load")
 
 
-def make() -> CustomEngine:
+def make() -> PythonModelEngine:
     """The engine, unloaded."""
-    return CustomEngine()
+    return PythonModelEngine()

@@ -28,29 +28,29 @@ import torch
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
-from mmsup.worker.engines.device.batch_transfer import Transfer, Ways
-from mmsup.worker.engines.device.chunking import SIZES
+from mmsup.worker.engines.device.batch_transfer import BatchTransfer, TransferOptions
+from mmsup.worker.engines.device.chunking import DEFAULT_SIZES
 from mmsup.worker.engines.device.cuda_driver import open_driver
-from mmsup.worker.engines.device.pinned_memory import Pinned
+from mmsup.worker.engines.device.pinned_memory import PinnedMemory
 from mmsup.worker.engines.device.torch_streams import DATATYPES, TorchDevice, from_numpy
-from mmsup.worker.engines.gpu_memory_limit import hold_share
+from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.python_model import forget_module, load_module
-from mmsup.worker.engines.tensor_metadata import as_configured, complete
-from mmsup.worker.execution.engine import NO_ROOM, Room, count, is_on
+from mmsup.worker.engines.tensor_metadata import configured_metadata, merge_metadata
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter, int_parameter
 
 _INDEXED: Final = re.compile(r".+__(\d+)")
 """Triton's convention for models whose tensors have no names: `INPUT__0`."""
 
 cuda: Any = torch.cuda  # its types have gaps, as have those of jit
 jit: Any = torch.jit
-Run = Callable[..., Any]  # a module's call: what it takes and gives, only the model knows
+ModuleCall = Callable[..., Any]  # a module's call: what it takes and gives, only the model knows
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModule:
     """A model ready to be called."""
 
-    run: Run
+    run: ModuleCall
     metadata: Metadata
     arguments: tuple[str, ...]
     """The call's own argument names in order, where they are known."""
@@ -61,58 +61,60 @@ class Loaded:
 class PytorchEngine:
     """One module on one device."""
 
-    def __init__(self, *, by_lanes: bool = False) -> None:
+    def __init__(self, *, use_streams: bool = False) -> None:
         """`by_lanes`: on the CPU too, for tests."""
         self.gathers_itself = False
         self.pins_memory = False
         self.least_room_bytes: int | None = None
-        self._run: Run | None = None
+        self._run: ModuleCall | None = None
         self._device = torch.device("cpu")
         self._copies = True
         self._inputs: tuple[str, ...] = ()
         self._by_keyword = False
         self._outputs: tuple[str, ...] = ()
-        self._by_lanes = by_lanes
-        self._pinned = Pinned(None)
-        self._transfer: Transfer | None = None
+        self._use_streams = use_streams
+        self._pinned_memory = PinnedMemory(None)
+        self._transfer: BatchTransfer | None = None
 
     def load(self, spec: ModelSpec) -> Metadata:
         """Load the artefact by its kind."""
-        _limit_threads(spec)
-        self._copies = not is_on(spec.parameters, "read_only_inputs")
+        _set_threads(spec)
+        self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         if spec.device != "cpu":
             self._device = _device(spec)
         path = os.path.join(spec.directory, spec.artefact)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit announces its retirement at each load
-            loaded = _loaded(spec, path, self._device)
+            loaded = _load_artifact(spec, path, self._device)
         declared = [each.name for each in loaded.metadata.inputs]
         self._run = loaded.run
         self._by_keyword = loaded.by_keyword and set(declared) <= set(loaded.arguments)
-        self._inputs = _in_order(declared, loaded.arguments)
-        self._outputs = _in_order([each.name for each in loaded.metadata.outputs], ())
-        if self._by_lanes or self._device.type == "cuda":
-            self._open_lanes(spec, loaded.metadata.max_batch_size)
+        self._inputs = _positional_order(declared, loaded.arguments)
+        self._outputs = _positional_order([each.name for each in loaded.metadata.outputs], ())
+        if self._use_streams or self._device.type == "cuda":
+            self._open_transfer(spec, loaded.metadata.max_batch_size)
         return loaded.metadata
 
-    def _open_lanes(self, spec: ModelSpec, max_rows: int) -> None:
+    def _open_transfer(self, spec: ModelSpec, max_rows: int) -> None:
         self.pins_memory = self._device.type == "cuda"
-        self._pinned = Pinned(open_driver() if self.pins_memory else None)
-        ways = Ways(max_rows, is_on(spec.parameters, "fixed_batch_sizes"), self._copies)
-        self._transfer = Transfer(TorchDevice(self._device), ways, self._pinned.covers)
+        self._pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
+        ways = TransferOptions(max_rows, bool_parameter(spec.parameters, "fixed_batch_sizes"), self._copies)
+        self._transfer = BatchTransfer(TorchDevice(self._device), ways, self._pinned_memory.is_registered)
         self.gathers_itself = max_rows > 0
-        self.least_room_bytes = SIZES.direct
+        self.least_room_bytes = DEFAULT_SIZES.direct
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
+    def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+    ) -> Mapping[str, Array]:
         """Call the module. On the CPU it makes its own tensors, whatever the room."""
         if self._transfer is not None:
             return self.run_batch([inputs], outputs, [room])[0]
         with torch.inference_mode():
             results = self._call({name: self._tensor(inputs[name]) for name in self._inputs if name in inputs})
-            return {name: _array(results[name]) for name in outputs if name in results}
+            return {name: _to_array(results[name]) for name in outputs if name in results}
 
     def run_batch(
-        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[Room]
+        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
     ) -> list[dict[str, Array]]:
         """Call the module for jobs together, by way of the device's lanes."""
         assert self._transfer is not None, "no lanes to a device"
@@ -122,29 +124,29 @@ class PytorchEngine:
 
     def attached(self, view: memoryview, *, writable: bool) -> None:
         """A gateway's extent: the device may copy from and to it by itself."""
-        self._pinned.attached(view, writable=writable)
+        self._pinned_memory.attached(view, writable=writable)
 
     def detached(self, view: memoryview) -> None:
         """It goes."""
-        self._pinned.detached(view)
+        self._pinned_memory.detached(view)
 
     def _call(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         assert self._run is not None, "infer before load"
-        return self._named(self._run(**given) if self._by_keyword else self._run(*given.values()))
+        return self._named_outputs(self._run(**given) if self._by_keyword else self._run(*given.values()))
 
     def _tensor(self, array: Array) -> torch.Tensor:
         if array.dtype == NUMPY["BF16"]:
             return self._tensor(array.view(np.int16)).view(torch.bfloat16)
         return from_numpy(array.copy() if self._copies else array)
 
-    def _named(self, answer: Any) -> dict[str, torch.Tensor]:  # whatever the module gave
+    def _named_outputs(self, answer: Any) -> dict[str, torch.Tensor]:  # whatever the module gave
         whole: Any = answer
         if isinstance(answer, Mapping):
-            return {str(name): _checked(value) for name, value in whole.items()}
+            return {str(name): _as_tensor(value) for name, value in whole.items()}
         values = cast("Sequence[Any]", answer if isinstance(answer, (list, tuple)) else [answer])
         if len(values) < len(self._outputs):
             raise ValueError(f"the module gave {len(values)} tensors, {len(self._outputs)} outputs are declared")
-        return {name: _checked(value) for name, value in zip(self._outputs, values, strict=False)}
+        return {name: _as_tensor(value) for name, value in zip(self._outputs, values, strict=False)}
 
     def shrink(self) -> None:
         """Give the buffers, and the allocator's cache, back to the device."""
@@ -161,12 +163,12 @@ class PytorchEngine:
         """Drop the module and the cache."""
         self._run = None
         forget_module()
-        self._pinned.clear()
+        self._pinned_memory.clear()
         self.shrink()
 
 
-def _limit_threads(spec: ModelSpec) -> None:
-    torch.set_num_threads(count(spec.parameters, "thread_count", len(os.sched_getaffinity(0))))
+def _set_threads(spec: ModelSpec) -> None:
+    torch.set_num_threads(int_parameter(spec.parameters, "thread_count", len(os.sched_getaffinity(0))))
     # With inputs that cannot be written, torch warns once for each new call site: it is what we want here.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
 
@@ -176,19 +178,19 @@ def _device(spec: ModelSpec) -> torch.device:
     if not cuda.is_available():
         text = f"model '{spec.name}' is to run on '{spec.device}', but torch finds no CUDA device here"
         raise ModelError("load_failed", text)
-    hold_share(spec)
+    enforce_gpu_memory(spec)
     return torch.device("cuda:0")
 
 
-def _loaded(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
+def _load_artifact(spec: ModelSpec, path: str, device: torch.device) -> LoadedModule:
     if path.endswith(".pt2"):
-        return _exported(spec, path, device)
+        return _load_exported(spec, path, device)
     if path.endswith(".safetensors"):
-        return _from_class(spec, path, device)
-    return _torchscript(spec, path, device)
+        return _load_safetensors(spec, path, device)
+    return _load_torchscript(spec, path, device)
 
 
-def _torchscript(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
+def _load_torchscript(spec: ModelSpec, path: str, device: torch.device) -> LoadedModule:
     try:
         module = jit.load(path, map_location=device)
     except RuntimeError as error:
@@ -200,10 +202,10 @@ def _torchscript(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
         ) from error
     module.eval()
     arguments = tuple(each.name for each in module.forward.schema.arguments[1:])
-    return Loaded(module, as_configured(spec, f"TorchScript ({spec.artefact})"), arguments)
+    return LoadedModule(module, configured_metadata(spec, f"TorchScript ({spec.artefact})"), arguments)
 
 
-def _from_class(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
+def _load_safetensors(spec: ModelSpec, path: str, device: torch.device) -> LoadedModule:
     """Weights without code, and the operator's own class that they belong to."""
     import safetensors.torch as safetensors  # noqa: PLC0415 - only this kind of model needs the library
 
@@ -220,10 +222,10 @@ def _from_class(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
     module.load_state_dict(weights)
     module.to(device).eval()
     arguments = tuple(inspect.signature(module.forward).parameters)
-    return Loaded(module, as_configured(spec, spec.artefact), arguments)
+    return LoadedModule(module, configured_metadata(spec, spec.artefact), arguments)
 
 
-def _exported(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
+def _load_exported(spec: ModelSpec, path: str, device: torch.device) -> LoadedModule:
     """A graph with its signature: names, types and shapes are in it."""
     program = torch.export.load(path)
     if device.type != "cpu":
@@ -232,16 +234,16 @@ def _exported(spec: ModelSpec, path: str, device: torch.device) -> Loaded:
         program = move_to_device_pass(program, device)
     signature = program.graph_signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    inputs = [_spec(spec, name, values.get(name)) for name in map(str, signature.user_inputs)]
+    inputs = [_tensor_spec(spec, name, values.get(name)) for name in map(str, signature.user_inputs)]
     names = [str(name) for name in signature.user_outputs]
     shown = _output_names(spec, program, names)
-    outputs = [_spec(spec, show, values.get(name)) for show, name in zip(shown, names, strict=True)]
+    outputs = [_tensor_spec(spec, show, values.get(name)) for show, name in zip(shown, names, strict=True)]
     arguments = tuple(each.name for each in inputs)
     configured = [each.name for each in spec.inputs]
     if set(configured) != set(arguments) and len(configured) == len(arguments):
-        arguments = _in_order(configured, ())  # names of the operator's own: by position
+        arguments = _positional_order(configured, ())  # names of the operator's own: by position
         inputs = [TensorSpec(name, each.datatype, each.shape) for name, each in zip(arguments, inputs, strict=True)]
-    return Loaded(program.module(), complete(spec, inputs, outputs), arguments, by_keyword=False)
+    return LoadedModule(program.module(), merge_metadata(spec, inputs, outputs), arguments, by_keyword=False)
 
 
 def _output_names(spec: ModelSpec, program: torch.export.ExportedProgram, names: Sequence[str]) -> Sequence[str]:
@@ -250,12 +252,12 @@ def _output_names(spec: ModelSpec, program: torch.export.ExportedProgram, names:
     keys = [str(key) for key in out.context] if out is not None and out.type is dict else []
     if len(keys) == len(names):
         return keys
-    configured = _in_order([each.name for each in spec.outputs], ())
+    configured = _positional_order([each.name for each in spec.outputs], ())
     rest = [f"OUTPUT__{index}" for index in range(len(configured), len(names))]
     return [*configured, *rest][: len(names)]
 
 
-def _spec(spec: ModelSpec, name: str, value: Any) -> TensorSpec:  # a fake tensor, if the argument is one
+def _tensor_spec(spec: ModelSpec, name: str, value: Any) -> TensorSpec:  # a fake tensor, if the argument is one
     if not isinstance(value, torch.Tensor) or value.dtype not in DATATYPES:
         raise ModelError(
             "load_failed", f"model '{spec.name}': '{name}' of its signature is no tensor that can be served"
@@ -265,7 +267,7 @@ def _spec(spec: ModelSpec, name: str, value: Any) -> TensorSpec:  # a fake tenso
     return TensorSpec(name, DATATYPES[value.dtype], shape)
 
 
-def _in_order(declared: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
+def _positional_order(declared: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
     """The names in the module's order: its arguments' own, Triton's `NAME__index`, else as they are declared."""
     if arguments and set(declared) <= set(arguments):
         return tuple(name for name in arguments if name in declared)
@@ -276,13 +278,13 @@ def _in_order(declared: Sequence[str], arguments: Sequence[str]) -> tuple[str, .
     return tuple(declared)
 
 
-def _checked(value: Any) -> torch.Tensor:  # whatever the module gave
+def _as_tensor(value: Any) -> torch.Tensor:  # whatever the module gave
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"the module gave a {type(value).__name__} instead of a tensor")
     return value
 
 
-def _array(tensor: torch.Tensor) -> Array:
+def _to_array(tensor: torch.Tensor) -> Array:
     host = tensor.detach().cpu().contiguous()
     if host.dtype is torch.bfloat16:
         return host.view(torch.int16).numpy().view(NUMPY["BF16"])

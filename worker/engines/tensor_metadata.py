@@ -10,27 +10,31 @@ from collections.abc import Sequence
 
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.ipc.tensors.datatypes import matches
+from mmsup.ipc.tensors.datatypes import shape_matches
 
 
-def complete(spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Metadata:
+def merge_metadata(spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Metadata:
     """The model's metadata, from its configuration and from what the artefact holds."""
-    given = _side(spec, "input", spec.inputs, inputs)
-    made = _side(spec, "output", spec.outputs, outputs)
+    given = _merge_tensors(spec, "input", spec.inputs, inputs)
+    made = _merge_tensors(spec, "output", spec.outputs, outputs)
     missing = {each.name for each in inputs if not each.optional} - {each.name for each in given}
     if missing:
-        raise _fault(spec, f"its configuration leaves out {_names('input', sorted(missing))}, which the file demands")
+        raise _load_error(
+            spec, f"its configuration leaves out {_quoted_names('input', sorted(missing))}, which the file demands"
+        )
     return Metadata(spec.platform, spec.max_batch_size, given, made)
 
 
-def as_configured(spec: ModelSpec, artefact: str) -> Metadata:
+def configured_metadata(spec: ModelSpec, artefact: str) -> Metadata:
     """The model's metadata where the artefact can tell nothing."""
     if not spec.inputs or not spec.outputs:
-        raise _fault(spec, f"{artefact} says nothing of its tensors: declare its inputs and outputs in config.pbtxt")
+        raise _load_error(
+            spec, f"{artefact} says nothing of its tensors: declare its inputs and outputs in config.pbtxt"
+        )
     return Metadata(spec.platform, spec.max_batch_size, spec.inputs, spec.outputs)
 
 
-def _side(
+def _merge_tensors(
     spec: ModelSpec, kind: str, configured: Sequence[TensorSpec], present: Sequence[TensorSpec]
 ) -> tuple[TensorSpec, ...]:
     if not configured:
@@ -38,8 +42,8 @@ def _side(
     by_name = {each.name: each for each in present}
     for each in configured:
         if each.name not in by_name:
-            has = _names(kind, list(by_name)) if by_name else f"no {kind}"
-            raise _fault(spec, f"its configuration names {kind} '{each.name}', but the file has {has}")
+            has = _quoted_names(kind, list(by_name)) if by_name else f"no {kind}"
+            raise _load_error(spec, f"its configuration names {kind} '{each.name}', but the file has {has}")
         _check(spec, kind, each, by_name[each.name])
     return tuple(configured)
 
@@ -48,7 +52,7 @@ def _without_batch(spec: ModelSpec, kind: str, tensor: TensorSpec) -> TensorSpec
     if not spec.max_batch_size:
         return tensor
     if not tensor.shape or tensor.shape[0] != -1:
-        raise _fault(
+        raise _load_error(
             spec,
             f"max_batch_size is {spec.max_batch_size}, but {kind} '{tensor.name}' of shape {list(tensor.shape)} "
             "has no variable first dimension to batch along; set max_batch_size to 0",
@@ -58,24 +62,24 @@ def _without_batch(spec: ModelSpec, kind: str, tensor: TensorSpec) -> TensorSpec
 
 def _check(spec: ModelSpec, kind: str, configured: TensorSpec, present: TensorSpec) -> None:
     if configured.datatype != present.datatype:
-        raise _fault(
+        raise _load_error(
             spec,
             f"{kind} '{configured.name}' is {configured.datatype} in its configuration, {present.datatype} in the file",
         )
     whole = (-1, *configured.shape) if spec.max_batch_size else configured.shape
     # An artefact that leaves a rank open shows it as (): what is configured then stands.
-    if present.shape and not matches(present.shape, whole):
+    if present.shape and not shape_matches(present.shape, whole):
         batch = " with the batch axis" if spec.max_batch_size else ""
-        raise _fault(
+        raise _load_error(
             spec,
             f"{kind} '{configured.name}' is {list(whole)}{batch} in its configuration, "
             f"{list(present.shape)} in the file",
         )
 
 
-def _names(kind: str, names: Sequence[str]) -> str:
+def _quoted_names(kind: str, names: Sequence[str]) -> str:
     return f"{kind}{'s' if len(names) > 1 else ''} " + ", ".join(f"'{each}'" for each in names)
 
 
-def _fault(spec: ModelSpec, text: str) -> ModelError:
+def _load_error(spec: ModelSpec, text: str) -> ModelError:
     return ModelError("load_failed", f"model '{spec.name}': {text}")

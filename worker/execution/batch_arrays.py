@@ -23,7 +23,7 @@ def size_bytes(arrays: Mapping[str, Array]) -> int:
     return sum([array.nbytes for array in arrays.values()])
 
 
-def gather(parts: Sequence[Mapping[str, Array]]) -> Arrays:
+def stack(parts: Sequence[Mapping[str, Array]]) -> Arrays:
     """The parts below each other; all have the same names."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -30,7 +30,7 @@ _LOST_TEXT: Final = re.compile(
     r"cuda error|cuda failure \d|cuda_error_|cudaerror[a-z]|cu(blas|dnn|fft|sparse|solver)_status_|cu(blas|dnn) error"
     r"|nccl error|device-side assert|illegal memory access|unspecified launch failure|uncorrectable ecc"
 )
-_OF_PYTHON: Final = (MemoryError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, OSError)
+_PYTHON_ERRORS: Final = (MemoryError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, OSError)
 """No CUDA library raises these; a text of CUDA in one is the model's own."""
 
 
@@ -46,7 +46,7 @@ class DeviceFault(enum.Enum):
 
 def device_fault(error: BaseException, device: str) -> DeviceFault:
     """The meaning of an exception, from its type's name and its message: the libraries are not imported here."""
-    if device == "cpu" or not isinstance(error, Exception) or isinstance(error, _OF_PYTHON):
+    if device == "cpu" or not isinstance(error, Exception) or isinstance(error, _PYTHON_ERRORS):
         return DeviceFault.NONE
     names = {each.__name__ for each in type(error).__mro__}
     text = str(error).lower()

@@ -25,8 +25,8 @@ from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
 
-Room = Mapping[str, Array]
-NO_ROOM: Final[Room] = MappingProxyType({})
+OutputBuffers = Mapping[str, Array]
+NO_BUFFERS: Final[OutputBuffers] = MappingProxyType({})
 
 
 class Engine(Protocol):
@@ -36,7 +36,9 @@ class Engine(Protocol):
         """Load the artefact onto the device; what the model takes and gives, completed from the artefact."""
         ...
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
+    def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+    ) -> Mapping[str, Array]:
         """Run once; at least the outputs named. Inputs are read-only views over memory that is reused afterwards:
         an engine whose model could write to them or keep them gives it copies. `room` is explained above."""
         ...
@@ -54,7 +56,7 @@ class Engine(Protocol):
         ...
 
 
-class Gathering(Protocol):
+class BatchingEngine(Protocol):
     """An engine that makes a batch of several jobs by itself: each goes from its own memory to its rows on the
     device, and its share of the result from there into its own room. `gathers_itself` says whether this one does, as
     it is loaded: the same engine may on a device and may not on the CPU."""
@@ -62,14 +64,14 @@ class Gathering(Protocol):
     gathers_itself: bool
 
     def run_batch(
-        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[Room]
+        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
     ) -> list[dict[str, Array]]:
         """Run jobs together along their first axis; one answer and one room for each, in their order. It raises for
         the batch as a whole. All memory of the jobs may be reused when it returns."""
         ...
 
 
-class Pinning(Protocol):
+class PinnedMemoryUser(Protocol):
     """An engine that copies to and from a device straight, where it knows the memory beforehand. `pins_memory` says
     whether this one does, as it is loaded."""
 
@@ -84,24 +86,24 @@ class Pinning(Protocol):
         ...
 
 
-def gathers(engine: Engine) -> Gathering | None:
+def as_batching_engine(engine: Engine) -> BatchingEngine | None:
     """The engine, if it makes batches by itself. To be asked after `load`."""
-    return cast("Gathering", engine) if getattr(engine, "gathers_itself", False) else None
+    return cast("BatchingEngine", engine) if getattr(engine, "gathers_itself", False) else None
 
 
-def least_room_bytes(engine: Engine) -> int | None:
+def min_buffer_bytes(engine: Engine) -> int | None:
     """From how much room on this engine writes into it; None if it never does. To be asked after `load`."""
-    return cast("int | None", getattr(engine, "least_room_bytes", None))
+    return cast("int | None", getattr(engine, "min_buffer_bytes", None))
 
 
-def pins(engine: Engine) -> Pinning | None:
+def as_pinned_memory_user(engine: Engine) -> PinnedMemoryUser | None:
     """The engine, if it wants to know of memory beforehand. To be asked after `load`."""
-    return cast("Pinning", engine) if getattr(engine, "pins_memory", False) else None
+    return cast("PinnedMemoryUser", engine) if getattr(engine, "pins_memory", False) else None
 
 
 LIBRARIES: Final = {"ort": "onnxruntime", "pytorch": "torch", "custom": "model.py"}
 """What loading an engine's module brings in, for people who watch a load."""
-_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}
+_PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}
 
 
 def open_engine(name: str) -> Engine:
@@ -111,7 +113,7 @@ def open_engine(name: str) -> Engine:
         module = importlib.import_module(f"mmsup.worker.engines.{name}")
     except ModuleNotFoundError as error:
         missing = error.name or "a library"
-        extra = _EXTRAS.get(missing.partition(".")[0])
+        extra = _PACKAGE_EXTRAS.get(missing.partition(".")[0])
         advice = f": install mmsup[{extra}] there" if extra else ""
         text = f"{missing} is not installed in this worker's interpreter{advice}"
         raise ModelError("load_failed", text) from error
@@ -119,7 +121,7 @@ def open_engine(name: str) -> Engine:
     return engine
 
 
-def is_on(parameters: Mapping[str, str], name: str) -> bool:
+def bool_parameter(parameters: Mapping[str, str], name: str) -> bool:
     """Whether a model's parameter is switched on; ModelError for a value that is no switch."""
     value = parameters.get(name, "false").strip().lower()
     if value not in ("true", "false", "1", "0"):
@@ -127,7 +129,7 @@ def is_on(parameters: Mapping[str, str], name: str) -> bool:
     return value in ("true", "1")
 
 
-def count(parameters: Mapping[str, str], name: str, default: int) -> int:
+def int_parameter(parameters: Mapping[str, str], name: str, default: int) -> int:
     """A model's parameter that is a number of at least 1; ModelError for anything else."""
     value = parameters.get(name)
     if value is None:

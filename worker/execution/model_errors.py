@@ -21,12 +21,12 @@ _HOST_MEMORY_TEXTS: Final = ("bad_alloc", "defaultcpuallocator: can't allocate m
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ModelFailure:
     """Why a run or a load gave no result."""
 
     code: str
     text: str
-    device: DeviceFault = DeviceFault.NONE
+    device_fault: DeviceFault = DeviceFault.NONE
 
 
 def scrub(text: str) -> str:
@@ -37,20 +37,20 @@ def scrub(text: str) -> str:
     return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - 1] + "…"
 
 
-def failure_of(error: BaseException, spec: ModelSpec) -> Failure:
+def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:
     """The answer to whoever's request met this exception."""
     if isinstance(error, MmsupError):
-        return Failure(error.code, scrub(error.text))
+        return ModelFailure(error.code, scrub(error.text))
     device = device_fault(error, spec.device)
     if device is DeviceFault.LOST:
-        return Failure("gpu_fault", scrub(f"the device of model '{spec.name}' failed: {error}"), device)
+        return ModelFailure("gpu_fault", scrub(f"the device of model '{spec.name}' failed: {error}"), device)
     if device is DeviceFault.MEMORY:
-        return Failure("gpu_oom", f"model '{spec.name}' ran out of device memory", device)
+        return ModelFailure("gpu_oom", f"model '{spec.name}' ran out of device memory", device)
     if is_out_of_memory(error):
         cap = f" under its cap of {spec.memory_bytes} bytes" if spec.memory_bytes else ""
-        return Failure("inference_failed", f"model '{spec.name}' ran out of memory{cap}")
+        return ModelFailure("inference_failed", f"model '{spec.name}' ran out of memory{cap}")
     said = str(error).strip() or f"{type(error).__name__} without a message"
-    return Failure("inference_failed", scrub(f"model '{spec.name}' failed: {said}"))
+    return ModelFailure("inference_failed", scrub(f"model '{spec.name}' failed: {said}"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.execution.model_errors import Failure, failure_of
+from mmsup.worker.execution.model_errors import ModelFailure, failure_of
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ class DeviceLost(Exception):  # noqa: N818 - what happened to the device; the pr
     """The CUDA context is gone. Raised outside of any guard, for `__main__`."""
 
 
-def guarded(call: Callable[..., T], spec: ModelSpec, *arguments: object) -> T | Failure:
+def call_model_code(call: Callable[..., T], spec: ModelSpec, *arguments: object) -> T | ModelFailure:
     """What `call` gives, or why it gave nothing. Only a wish to exit passes: that is the model's own end of itself."""
     try:
         return call(*arguments)

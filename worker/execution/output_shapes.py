@@ -13,7 +13,7 @@ from typing import Final
 from mmsup.ipc.specs import Metadata
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.worker.execution.batch_arrays import rows
-from mmsup.worker.execution.outputs import Foreseen
+from mmsup.worker.execution.outputs import PredictedOutput
 
 SHAPES_LIMIT: Final = 64
 """Sets of input shapes that are remembered, the latest used."""
@@ -21,7 +21,7 @@ SHAPES_LIMIT: Final = 64
 Shape = tuple[int, ...]
 
 
-class Foresight:
+class OutputShapePredictor:
     """Told of each run; asked before the next."""
 
     def __init__(self, metadata: Metadata) -> None:
@@ -31,11 +31,11 @@ class Foresight:
         self._open = [name for name in self._datatypes if name not in self._fixed]
         self._seen: OrderedDict[tuple[Shape, ...], dict[str, Shape]] = OrderedDict()
 
-    def outputs(self, job: Mapping[str, Array], wanted: Sequence[str]) -> list[Foreseen]:
+    def predict(self, job: Mapping[str, Array], wanted: Sequence[str]) -> list[PredictedOutput]:
         """The outputs wanted, in their order, up to the first of which nothing is known."""
         batch = (rows(job),) if self._batches else ()
         seen = self._seen.get(_shapes(job), {}) if self._open else {}
-        foreseen: list[Foreseen] = []
+        foreseen: list[PredictedOutput] = []
         for name in wanted:
             fixed = self._fixed.get(name)
             shape = seen.get(name) if fixed is None else (*batch, *fixed)

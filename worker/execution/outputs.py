@@ -14,25 +14,25 @@ from typing import Final
 import numpy as np
 
 from mmsup.ipc.memory.allocator import ALIGNMENT
-from mmsup.ipc.messages.all import Outline, Place
+from mmsup.ipc.messages.data import ReplySignature, TensorLocation
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec
 from mmsup.ipc.tensors.datatypes import size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, as_bytes
-from mmsup.ipc.transport.codec import pack_words
-from mmsup.ipc.two_generation_cache import Halves
+from mmsup.ipc.transport.codec import pack_signature
+from mmsup.ipc.two_generation_cache import BoundedCache
 
-OUTLINES_LIMIT: Final = 1024
+SIGNATURES_LIMIT: Final = 1024
 
 Shape = tuple[int, ...]
-Output = tuple[str, Shape, bytes | memoryview]
+OutputBytes = tuple[str, Shape, bytes | memoryview]
 """Name, shape, bytes."""
-Foreseen = tuple[str, str, Shape]
+PredictedOutput = tuple[str, str, Shape]
 """Name, datatype and shape of an output before the run."""
-LOOK_BYTES: Final = 64 << 10
+ADDRESS_CHECK_BYTES: Final = 64 << 10
 """From here on, asking two addresses (2 microseconds) is cheaper than a copy onto itself."""
 
 
-def outputs_of(arrays: Mapping[str, Array]) -> tuple[Output, ...]:
+def encode_outputs(arrays: Mapping[str, Array]) -> tuple[OutputBytes, ...]:
     """The bytes of each array, whose datatype has been checked; large ones without a copy where they lie in one
     piece."""
     return tuple([(name, each.shape, _bytes(each)) for name, each in arrays.items()])
@@ -44,14 +44,14 @@ def _bytes(array: Array) -> bytes | memoryview:
     return as_bytes(array)
 
 
-class Outlines:
+class ReplySignatureCache:
     """The words of results, packed once for all that look alike."""
 
     def __init__(self, datatypes: Mapping[str, str]) -> None:
         self._datatypes = datatypes
-        self._known: Halves[tuple[tuple[str, Shape], ...], bytes] = Halves(OUTLINES_LIMIT)
+        self._known: BoundedCache[tuple[tuple[str, Shape], ...], bytes] = BoundedCache(SIGNATURES_LIMIT)
 
-    def inline(self, arrays: Mapping[str, Array]) -> tuple[bytes, tuple[bytes, ...]] | None:
+    def inline_reply(self, arrays: Mapping[str, Array]) -> tuple[bytes, tuple[bytes, ...]] | None:
         """The words and the bytes of outputs that are few, small and of numbers; None if they are not."""
         shapes: list[tuple[str, Shape]] = []
         data: list[bytes] = []
@@ -60,22 +60,22 @@ class Outlines:
                 return None
             shapes.append((name, array.shape))
             data.append(array.tobytes())
-        return (self._words(tuple(shapes)), tuple(data)) if len(data) <= INLINE_TENSORS else None
+        return (self._signature(tuple(shapes)), tuple(data)) if len(data) <= INLINE_TENSORS else None
 
-    def words(self, outputs: Sequence[Output]) -> bytes:
+    def signature(self, outputs: Sequence[OutputBytes]) -> bytes:
         """What the reply with these outputs says of them."""
-        return self._words(tuple([(name, shape) for name, shape, _ in outputs]))
+        return self._signature(tuple([(name, shape) for name, shape, _ in outputs]))
 
-    def _words(self, key: tuple[tuple[str, Shape], ...]) -> bytes:
-        words = self._known.young.get(key) or self._known.get(key)
+    def _signature(self, key: tuple[tuple[str, Shape], ...]) -> bytes:
+        words = self._known.recent.get(key) or self._known.get(key)
         if words is None:
             specs = [TensorSpec(name, self._datatypes[name], shape) for name, shape in key]
-            words = pack_words(Outline(tuple(specs)))
-            self._known.put(key, words)
+            words = pack_signature(ReplySignature(tuple(specs)))
+            self._known.add(key, words)
         return words
 
 
-def room(outputs: Sequence[Output]) -> int:
+def buffer_bytes(outputs: Sequence[OutputBytes]) -> int:
     """Bytes of grant that these outputs need; 0 if all travel in the reply."""
     need = inline = 0
     for output in outputs:
@@ -87,7 +87,7 @@ def room(outputs: Sequence[Output]) -> int:
     return need
 
 
-def lay_out(foreseen: Sequence[Foreseen], view: memoryview) -> dict[str, Array]:
+def output_buffers(foreseen: Sequence[PredictedOutput], view: memoryview) -> dict[str, Array]:
     """The room of each large output in the memory of a grant, as far as that reaches. What comes after an output of
     unknown size (BYTES) has no known place."""
     rooms: dict[str, Array] = {}
@@ -109,14 +109,16 @@ def is_inline(size: int, inline: int) -> bool:
     return size <= INLINE_LIMIT_BYTES and inline < INLINE_TENSORS
 
 
-def place(outputs: Sequence[Output], view: memoryview | None, segment: int, offset: int) -> tuple[Place, ...]:
+def place_outputs(
+    outputs: Sequence[OutputBytes], view: memoryview | None, segment: int, offset: int
+) -> tuple[TensorLocation, ...]:
     """Where the reply says that the outputs are: the large ones in `view`, which lies at `offset` of `segment`; copied
     there, unless they were made there."""
     if view is None:
         return tuple([data for _, _, data in outputs])
     if len(outputs) > 1:
-        outputs = _settled(outputs, view)
-    places: list[Place] = []
+        outputs = _without_overlap(outputs, view)
+    places: list[TensorLocation] = []
     at = inline = 0
     for _, _, data in outputs:
         size = len(data)
@@ -125,18 +127,18 @@ def place(outputs: Sequence[Output], view: memoryview | None, segment: int, offs
             inline += 1
             continue
         target = view[at : at + size]
-        if size < LOOK_BYTES or _address(data) != _address(target):
+        if size < ADDRESS_CHECK_BYTES or _address(data) != _address(target):
             target[:] = data
         places.append((segment, offset + at, size))
         at += padded(size)
     return tuple(places)
 
 
-def _settled(outputs: Sequence[Output], view: memoryview) -> Sequence[Output]:
+def _without_overlap(outputs: Sequence[OutputBytes], view: memoryview) -> Sequence[OutputBytes]:
     """The outputs, none of them where another will be copied to: one that was made larger than foreseen moves all
     that come after it, and what lies there is then taken out first."""
     first = _address(view)
-    settled: list[Output] = []
+    settled: list[OutputBytes] = []
     at = inline = 0
     for name, shape, data in outputs:
         size = len(data)

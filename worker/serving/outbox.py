@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from mmsup.ipc.messages.all import Reply
-from mmsup.ipc.transport.codec import pack_some
-from mmsup.ipc.transport.control_channel import Closed
+from mmsup.ipc.messages.data import InferReply
+from mmsup.ipc.transport.codec import pack_limited
+from mmsup.ipc.transport.control_channel import ChannelClosed
 from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES
-from mmsup.worker.serving.gateway_links import Link
+from mmsup.worker.serving.gateway_links import GatewayLink
 
 
 class Outbox:
     """Replies by the link that they go to."""
 
     def __init__(self) -> None:
-        self.replies: dict[Link, list[Reply]] = {}
+        self.replies: dict[GatewayLink, list[InferReply]] = {}
         """What is not yet sent."""
 
-    def put(self, link: Link, reply: Reply) -> None:
+    def add(self, link: GatewayLink, reply: InferReply) -> None:
         """Say this with the next flush."""
         replies = self.replies.get(link)
         if replies is None:
@@ -24,26 +24,26 @@ class Outbox:
         else:
             replies.append(reply)
 
-    def flush(self) -> list[Link]:
+    def flush(self) -> list[GatewayLink]:
         """Send what can be sent; the links that are over."""
-        gone: list[Link] = []
+        gone: list[GatewayLink] = []
         for link in list(self.replies):
             try:
                 if _send(link, self.replies[link]):
                     del self.replies[link]
-            except Closed:
+            except ChannelClosed:
                 gone.append(link)
                 del self.replies[link]
         return gone
 
-    def drop(self, link: Link) -> None:
+    def discard(self, link: GatewayLink) -> None:
         """Nobody waits for these."""
         self.replies.pop(link, None)
 
 
-def _send(link: Link, replies: list[Reply]) -> bool:
+def _send(link: GatewayLink, replies: list[InferReply]) -> bool:
     while replies:
-        frame, count = pack_some(replies, FRAME_LIMIT_BYTES)
+        frame, count = pack_limited(replies, FRAME_LIMIT_BYTES)
         if not link.send(frame):
             return False
         del replies[:count]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mmsup.worker.batching.batcher import Work
-from mmsup.worker.execution.outputs import Output
-from mmsup.worker.serving.gateway_links import Link
+from mmsup.worker.batching.batcher import QueuedRequest
+from mmsup.worker.execution.outputs import OutputBytes
+from mmsup.worker.serving.gateway_links import GatewayLink
 
 COUNT_LIMIT: Final = 64
 SIZE_LIMIT_BYTES: Final = 256 << 20
@@ -20,7 +20,7 @@ not answer. One result alone may be of any size, or a large output could never b
 
 
 @dataclass(slots=True)
-class Times:
+class RunTimes:
     """What the run of a request took, in nanoseconds, and in what company."""
 
     queue_ns: int
@@ -32,53 +32,53 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PendingResult:
     """A request that ran, with its outputs."""
 
-    work: Work
-    outputs: tuple[Output, ...]
-    times: Times
+    request: QueuedRequest
+    outputs: tuple[OutputBytes, ...]
+    times: RunTimes
 
 
-class Kept:
+class PendingResults:
     """Results by (link, id)."""
 
     def __init__(self) -> None:
-        self.results: dict[tuple[Link, int], Result] = {}
+        self.results: dict[tuple[GatewayLink, int], PendingResult] = {}
         self._size_bytes = 0
 
     def __len__(self) -> int:
         return len(self.results)
 
-    def keep(self, result: Result) -> bool:
+    def add(self, result: PendingResult) -> bool:
         """Keep a result; False if there is no room for it."""
         size = _size(result)
         if self.results and (len(self) >= COUNT_LIMIT or self._size_bytes + size > SIZE_LIMIT_BYTES):
             return False
         own = tuple((name, shape, bytes(data)) for name, shape, data in result.outputs)
-        self.results[result.work.key] = replace(result, outputs=own)
+        self.results[result.request.key] = replace(result, outputs=own)
         self._size_bytes += size
         return True
 
-    def pop(self, key: tuple[Link, int]) -> Result | None:
+    def pop(self, key: tuple[GatewayLink, int]) -> PendingResult | None:
         """Take a result out, None if it is not here (any more)."""
         result = self.results.pop(key, None)
         if result is not None:
             self._size_bytes -= _size(result)
         return result
 
-    def expire(self, now_ns: int) -> list[Work]:
+    def expire(self, now_ns: int) -> list[QueuedRequest]:
         """Forget what is past its deadline; whose it was."""
-        late = [each.work for each in self.results.values() if each.work.request.deadline_ns <= now_ns]
+        late = [each.request for each in self.results.values() if each.request.request.deadline_ns <= now_ns]
         for work in late:
             self.pop(work.key)
         return late
 
-    def drop(self, link: Link) -> None:
+    def drop_link(self, link: GatewayLink) -> None:
         """A link is over: forget what was kept for it."""
         for key in [each for each in self.results if each[0] is link]:
             self.pop(key)
 
 
-def _size(result: Result) -> int:
+def _size(result: PendingResult) -> int:
     return sum(len(data) for _, _, data in result.outputs)

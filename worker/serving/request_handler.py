@@ -13,217 +13,229 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmsup.ipc.memory.status_page import PageWriter
-from mmsup.ipc.messages.all import Drop, Grant, Infer, Place, Reply
+from mmsup.ipc.memory.status_page import StatusPageWriter
+from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array
 from mmsup.ipc.transport.dataclass_codec import WireError
-from mmsup.worker.batching.batch_policy import Pace
-from mmsup.worker.batching.batcher import RUN_REQUESTS, Taken, Work, take
-from mmsup.worker.batching.priority_queue import Waiting
-from mmsup.worker.batching.request_signature import Input, Kinds
+from mmsup.worker.batching.batch_policy import BatchPolicy
+from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, Batch, QueuedRequest, next_batch
+from mmsup.worker.batching.priority_queue import PriorityQueue
+from mmsup.worker.batching.request_signature import RequestSignatureCache, SignatureInput
 from mmsup.worker.execution.batch_arrays import Arrays
-from mmsup.worker.execution.engine import NO_ROOM, Room
-from mmsup.worker.execution.executor import Execution
-from mmsup.worker.execution.model_errors import Failure, failure_of
-from mmsup.worker.execution.model_errors_guard import guarded
-from mmsup.worker.execution.outputs import Outlines, Output, place, room
-from mmsup.worker.serving.gateway_links import Link
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
+from mmsup.worker.execution.executor import Executor
+from mmsup.worker.execution.model_errors import ModelFailure, failure_of
+from mmsup.worker.execution.model_errors_guard import call_model_code
+from mmsup.worker.execution.outputs import OutputBytes, ReplySignatureCache, buffer_bytes, place_outputs
+from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.outbox import Outbox
-from mmsup.worker.serving.pending_results import Kept, Result, Times
+from mmsup.worker.serving.pending_results import PendingResult, PendingResults, RunTimes
 
-NO_TIMES: Final = Times(0, 0, 0, 0, 1)
+NO_TIMES: Final = RunTimes(0, 0, 0, 0, 1)
 
 
-class Desk:
+class RequestHandler:
     """Used by the loop alone."""
 
-    def __init__(self, execution: Execution, page: PageWriter, outbox: Outbox) -> None:
-        self.waiting = Waiting(execution.spec)
-        self.pace = Pace(execution.spec, execution.metadata.max_batch_size)
-        self.kept = Kept()
-        self._kinds = Kinds()
-        self._outlines = Outlines({each.name: each.datatype for each in execution.metadata.outputs})
-        self._execution = execution
+    def __init__(self, execution: Executor, page: StatusPageWriter, outbox: Outbox) -> None:
+        self.queue = PriorityQueue(execution.spec)
+        self.policy = BatchPolicy(execution.spec, execution.metadata.max_batch_size)
+        self.pending = PendingResults()
+        self._signatures = RequestSignatureCache()
+        self._reply_signatures = ReplySignatureCache({each.name: each.datatype for each in execution.metadata.outputs})
+        self._executor = execution
         self._page = page
         self._outbox = outbox
         self._model = execution.spec.name
-        self._is_waited_for = False
+        self._is_batch_delayed = False
 
     # In.
 
-    def take_in(self, link: Link, record: Any, now_ns: int) -> bool:  # a record of any kind
+    def on_message(self, link: GatewayLink, record: Any, now_ns: int) -> bool:  # a record of any kind
         """What a gateway says; False if it is nothing that a gateway may say."""
         if isinstance(record, Infer):
-            return self._admit(link, record, now_ns)
-        if isinstance(record, Grant):
-            self._grant(link, record)
-        elif isinstance(record, Drop):
-            self._drop(link, record)
+            return self._on_infer(link, record, now_ns)
+        if isinstance(record, GrantBuffer):
+            self._on_grant(link, record)
+        elif isinstance(record, Cancel):
+            self._on_drop(link, record)
         else:
             return False
         return True
 
-    def _admit(self, link: Link, request: Infer, now_ns: int) -> bool:
+    def _on_infer(self, link: GatewayLink, request: Infer, now_ns: int) -> bool:
         try:
-            kind = self._kinds.of(request.words)
+            kind = self._signatures.get(request.signature)
         except WireError:
             return False
-        waiting = self.waiting
-        work = Work(
-            link, request, kind, now_ns, waiting.level_of(kind.priority) if kind.priority else waiting.own_level
+        waiting = self.queue
+        work = QueuedRequest(
+            link,
+            request,
+            kind,
+            now_ns,
+            waiting.priority_of(kind.priority) if kind.priority else waiting.default_priority,
         )
-        if waiting.has(work) or len(request.places) != len(kind.inputs):
+        if waiting.has(work) or len(request.locations) != len(kind.inputs):
             return False
         if not waiting.add(work):
             text = f"Exceeds maximum queue size: model '{self._model}' takes no more of priority {work.level} now"
-            self._fail(work, Failure("queue_full", text))
+            self._reply_failure(work, ModelFailure("queue_full", text))
         return True
 
-    def _drop(self, link: Link, drop: Drop) -> None:
-        if self.waiting.drop(link, drop.id) is not None or self.kept.pop((link, drop.id)) is not None:
-            self._outbox.put(link, Reply(drop.id, "cancelled", "the request was cancelled"))
+    def _on_drop(self, link: GatewayLink, drop: Cancel) -> None:
+        if self.queue.drop(link, drop.id) is not None or self.pending.pop((link, drop.id)) is not None:
+            self._outbox.add(link, InferReply(drop.id, "cancelled", "the request was cancelled"))
 
-    def _grant(self, link: Link, grant: Grant) -> None:
-        result = self.kept.pop((link, grant.id))
+    def _on_grant(self, link: GatewayLink, grant: GrantBuffer) -> None:
+        result = self.pending.pop((link, grant.id))
         if result is not None:  # else it had expired, and its reply is on the way
-            self._settle(result.work, result.outputs, result.times, (grant.segment, grant.offset, grant.size))
+            self._reply_outputs(result.request, result.outputs, result.times, (grant.segment, grant.offset, grant.size))
 
-    def forget(self, link: Link) -> None:
+    def drop_link(self, link: GatewayLink) -> None:
         """A link is over, and nobody waits for what it asked."""
-        self.waiting.forget(link)
-        self.kept.drop(link)
-        self._outbox.drop(link)
+        self.queue.drop_link(link)
+        self.pending.drop_link(link)
+        self._outbox.discard(link)
 
-    def expire(self, now_ns: int) -> None:
+    def expire_pending(self, now_ns: int) -> None:
         """Answer for results that were kept past their deadline."""
-        for work in self.kept.expire(now_ns):
+        for work in self.pending.expire(now_ns):
             text = f"Request timeout expired: the result of model '{self._model}' had to wait for room"
-            self._fail(work, Failure("deadline_exceeded", text))
+            self._reply_failure(work, ModelFailure("deadline_exceeded", text))
 
     # Running.
 
-    def serve(self, now: int) -> Taken:
+    def run_next_batch(self, now: int) -> Batch:
         """Run what is next, if its time has come; what that was, or until when it waits for company."""
-        waiting, pace = self.waiting, self.pace
+        waiting, pace = self.queue, self.policy
         if waiting.has_timeouts:
-            for work in waiting.late(now):
-                self._expire(work, now)
+            for work in waiting.pop_timed_out(now):
+                self._reply_expired(work, now)
         rule = pace.rule()
-        taken = take(waiting.in_order(now), now, rule)
+        taken = next_batch(waiting.in_order(now), now, rule)
         for work in taken.expired:
             waiting.remove(work)
-            self._expire(work, now)
-        if taken.batch:
-            if self._is_waited_for and len(taken.batch) < rule.expected:
-                pace.waited_in_vain()
-            self._run(taken.batch, now)
-        self._is_waited_for = taken.wait_until_ns > 0
+            self._reply_expired(work, now)
+        if taken.requests:
+            if self._is_batch_delayed and len(taken.requests) < rule.expected_requests:
+                pace.on_wait_timeout()
+            self._run_batch(taken.requests, now)
+        self._is_batch_delayed = taken.wait_until_ns > 0
         return taken
 
-    def serve_alone(self, now: int) -> int:
+    def run_singly(self, now: int) -> int:
         """Run all that waits, one by one, while that goes quickly; how many. For a model that makes no batches, as long
         as all requests are of one class: `serve` would come to the same, at twice the price."""
-        line, pace, ran, began = self.waiting.line(), self.pace, 0, now
-        while line and ran < RUN_REQUESTS and pace.is_quick(now - began):
-            work = self.waiting.pop(line)
+        line, pace, ran, began = self.queue.only_queue(), self.policy, 0, now
+        while line and ran < MAX_BATCH_REQUESTS and pace.has_time_for_run(now - began):
+            work = self.queue.pop(line)
             if work.request.deadline_ns <= now:
-                self._expire(work, now)
+                self._reply_expired(work, now)
                 continue
-            self._run_alone(work, now)
+            self._run_one(work, now)
             ran += 1
             now = time.monotonic_ns()
         return ran
 
-    def _run_alone(self, work: Work, started_ns: int) -> None:
-        job = self._job(work)
-        if isinstance(job, Failure):
-            self._fail(work, job)
+    def _run_one(self, work: QueuedRequest, started_ns: int) -> None:
+        job = self._inputs(work)
+        if isinstance(job, ModelFailure):
+            self._reply_failure(work, job)
             return
         if work.kind.alone:
             self.flush()
-        page, execution = self._page, self._execution
-        page.begin(work.request.id)
-        room = self._rooms([work], [job])[0] if execution.uses_room else NO_ROOM
+        page, execution = self._page, self._executor
+        page.request_started(work.request.id)
+        room = self._output_buffers([work], [job])[0] if execution.uses_output_buffers else NO_BUFFERS
         ready = time.monotonic_ns()
-        outcome = execution.run_once(job, work.kind.outputs, room)
+        outcome = execution.run_one(job, work.kind.outputs, room)
         done = time.monotonic_ns()
-        self.pace.ran(work.kind.rows, done - started_ns)
-        small = None if isinstance(outcome, Failure) else self._outlines.inline(outcome)
+        self.policy.on_run(work.kind.rows, done - started_ns)
+        small = None if isinstance(outcome, ModelFailure) else self._reply_signatures.inline_reply(outcome)
         if small is None:
-            self._finish(work, outcome, Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, 1))
+            self._reply_result(
+                work, outcome, RunTimes(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, 1)
+            )
         else:
             words, places = small
             took = started_ns - work.arrived_ns, ready - started_ns, done - ready, time.monotonic_ns() - done, 1
-            self._outbox.put(work.link, Reply(work.request.id, "", "", words, places, 0, *took))
-        page.executed(1)
+            self._outbox.add(work.link, InferReply(work.request.id, "", "", words, places, 0, *took))
+        page.batch_executed(1)
         if work.kind.alone:
             self.flush()
 
-    def _expire(self, work: Work, now: int) -> None:
+    def _reply_expired(self, work: QueuedRequest, now: int) -> None:
         text = f"Request timeout expired in the queue of model '{self._model}'"
-        self._fail(work, Failure("deadline_exceeded", text), Times(now - work.arrived_ns, 0, 0, now, 1))
+        self._reply_failure(
+            work, ModelFailure("deadline_exceeded", text), RunTimes(now - work.arrived_ns, 0, 0, now, 1)
+        )
 
-    def _run(self, batch: list[Work], started_ns: int) -> None:
-        waiting, page = self.waiting, self._page
+    def _run_batch(self, batch: list[QueuedRequest], started_ns: int) -> None:
+        waiting, page = self.queue, self._page
         for work in batch:
             waiting.remove(work)
-        waiting.began(batch[0])
+        waiting.on_run_start(batch[0])
         is_alone = batch[0].kind.alone
         if is_alone:
             self.flush()
         jobs: list[Arrays] = []
-        runs: list[Work] = []
+        runs: list[QueuedRequest] = []
         for work in batch:
-            job = self._job(work)
-            if isinstance(job, Failure):
-                self._fail(work, job)
+            job = self._inputs(work)
+            if isinstance(job, ModelFailure):
+                self._reply_failure(work, job)
                 continue
             jobs.append(job)
             runs.append(work)
-            page.begin(work.request.id)
+            page.request_started(work.request.id)
         count = len(runs)
         if not count:
             return
         wanted = batch[0].kind.outputs
-        rooms = self._rooms(runs, jobs) if self._execution.uses_room else ()
+        rooms = self._output_buffers(runs, jobs) if self._executor.uses_output_buffers else ()
         ready = time.monotonic_ns()
-        outcomes = self._execution.run(jobs, wanted, rooms)
+        outcomes = self._executor.run(jobs, wanted, rooms)
         done = time.monotonic_ns()
-        self.pace.ran(runs[0].kind.rows if count == 1 else sum([work.kind.rows for work in runs]), done - started_ns)
+        self.policy.on_run(
+            runs[0].kind.rows if count == 1 else sum([work.kind.rows for work in runs]), done - started_ns
+        )
         for work, outcome in zip(runs, outcomes, strict=True):
-            self._finish(
-                work, outcome, Times(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, count)
+            self._reply_result(
+                work, outcome, RunTimes(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, count)
             )
-        page.executed(count)
+        page.batch_executed(count)
         if is_alone:
             self.flush()
 
-    def _rooms(self, runs: list[Work], jobs: list[Arrays]) -> list[Room]:
+    def _output_buffers(self, runs: list[QueuedRequest], jobs: list[Arrays]) -> list[OutputBuffers]:
         """Where the outputs of each will lie, as far as memory was granted and anybody knows."""
-        rooms: list[Room] = []
+        rooms: list[OutputBuffers] = []
         for work, job in zip(runs, jobs, strict=True):
-            grant = work.request.grant
+            grant = work.request.output_buffer
             view = work.link.view(*grant, writable=True) if grant is not None else None
-            rooms.append(self._execution.room(job, work.kind.outputs, view) if view is not None else NO_ROOM)
+            rooms.append(
+                self._executor.output_buffers(job, work.kind.outputs, view) if view is not None else NO_BUFFERS
+            )
         return rooms
 
-    def _job(self, work: Work) -> Arrays | Failure:
+    def _inputs(self, work: QueuedRequest) -> Arrays | ModelFailure:
         """The inputs of a request, as views where they lie well."""
         job: Arrays = {}
-        for each, where in zip(work.kind.inputs, work.request.places, strict=True):
+        for each, where in zip(work.kind.inputs, work.request.locations, strict=True):
             try:
                 if type(where) is bytes and each.dtype is not None and len(where) == each.size:
                     job[each.name] = np.ndarray(each.shape, each.dtype, where)
                 else:
                     job[each.name] = self._input(work.link, each, where)
             except (ValueError, LookupError, OverflowError):  # what the gateway says, it has checked: a bug of ours
-                return Failure("internal", f"input '{each.name}' did not reach model '{self._model}' whole")
+                return ModelFailure("internal", f"input '{each.name}' did not reach model '{self._model}' whole")
             except MemoryError as error:
-                return failure_of(error, self._execution.spec)
+                return failure_of(error, self._executor.spec)
         return job
 
     @staticmethod
-    def _input(link: Link, given: Input, where: Place) -> Array:
+    def _input(link: GatewayLink, given: SignatureInput, where: TensorLocation) -> Array:
         data = link.view(*where, writable=False) if isinstance(where, tuple) else where
         if data is None:
             raise ValueError("it lies in memory that was not shared")
@@ -234,60 +246,66 @@ class Desk:
     def flush(self) -> None:
         """Send what is to be said; a link that is over is forgotten."""
         for link in self._outbox.flush():
-            self.forget(link)
+            self.drop_link(link)
 
-    def _finish(self, work: Work, outcome: Arrays | Failure, times: Times) -> None:
-        if isinstance(outcome, Failure):
-            self._fail(work, outcome, times)
+    def _reply_result(self, work: QueuedRequest, outcome: Arrays | ModelFailure, times: RunTimes) -> None:
+        if isinstance(outcome, ModelFailure):
+            self._reply_failure(work, outcome, times)
             return
-        small = self._outlines.inline(outcome)
+        small = self._reply_signatures.inline_reply(outcome)
         if small is not None:
-            self._answer(work, *small, times)
+            self._reply(work, *small, times)
             return
-        outputs = self._execution.outputs(outcome)
-        if isinstance(outputs, Failure):
-            self._fail(work, outputs, times)
+        outputs = self._executor.encode_outputs(outcome)
+        if isinstance(outputs, ModelFailure):
+            self._reply_failure(work, outputs, times)
         else:
-            self._settle(work, outputs, times, work.request.grant)
+            self._reply_outputs(work, outputs, times, work.request.output_buffer)
 
-    def _settle(
-        self, work: Work, outputs: tuple[Output, ...], times: Times, grant: tuple[int, int, int] | None
+    def _reply_outputs(
+        self, work: QueuedRequest, outputs: tuple[OutputBytes, ...], times: RunTimes, grant: tuple[int, int, int] | None
     ) -> None:
         """Reply with the outputs, or ask for the room that they need. `grant` is segment, offset and size."""
-        need = room(outputs)
+        need = buffer_bytes(outputs)
         if not need:
-            self._answer(work, self._outlines.words(outputs), place(outputs, None, -1, 0), times)
+            self._reply(work, self._reply_signatures.signature(outputs), place_outputs(outputs, None, -1, 0), times)
             return
         if grant is None or grant[2] < need:
-            self._keep(Result(work, outputs, times), need)
+            self._hold(PendingResult(work, outputs, times), need)
             return
         segment, offset, _ = grant
         view = work.link.view(segment, offset, need, writable=True)
         if view is None:
-            self._fail(work, Failure("internal", f"the room for the outputs of model '{self._model}' is not there"))
+            self._reply_failure(
+                work, ModelFailure("internal", f"the room for the outputs of model '{self._model}' is not there")
+            )
             return
-        self._answer(work, self._outlines.words(outputs), place(outputs, view, segment, offset), times)
+        self._reply(
+            work, self._reply_signatures.signature(outputs), place_outputs(outputs, view, segment, offset), times
+        )
 
-    def _keep(self, result: Result, need: int) -> None:
-        kept = guarded(partial(self.kept.keep, result), self._execution.spec)  # the copy may not fit under the cap
-        work, times = result.work, result.times
+    def _hold(self, result: PendingResult, need: int) -> None:
+        kept = call_model_code(
+            partial(self.pending.add, result), self._executor.spec
+        )  # the copy may not fit under the cap
+        work, times = result.request, result.times
         if kept is True:
-            took = self._took(times)
-            self._outbox.put(work.link, Reply(work.request.id, "", "", b"", (), need, *took))
+            took = self._timings(times)
+            self._outbox.add(work.link, InferReply(work.request.id, "", "", b"", (), need, *took))
             return
         text = f"too many results of model '{self._model}' wait for room"
-        self._fail(work, kept if isinstance(kept, Failure) else Failure("no_buffer", text))
+        self._reply_failure(work, kept if isinstance(kept, ModelFailure) else ModelFailure("no_buffer", text))
 
-    def _answer(self, work: Work, words: bytes, places: tuple[Place, ...], times: Times) -> None:
-        self._outbox.put(work.link, Reply(work.request.id, "", "", words, places, 0, *self._took(times)))
+    def _reply(self, work: QueuedRequest, words: bytes, places: tuple[TensorLocation, ...], times: RunTimes) -> None:
+        self._outbox.add(work.link, InferReply(work.request.id, "", "", words, places, 0, *self._timings(times)))
 
     @staticmethod
-    def _took(times: Times) -> tuple[int, int, int, int, int]:
+    def _timings(times: RunTimes) -> tuple[int, int, int, int, int]:
         output_ns = time.monotonic_ns() - times.done_ns
         return times.queue_ns, times.input_ns, times.infer_ns, output_ns, times.batch
 
-    def _fail(self, work: Work, failure: Failure, times: Times = NO_TIMES) -> None:
+    def _reply_failure(self, work: QueuedRequest, failure: ModelFailure, times: RunTimes = NO_TIMES) -> None:
         if failure.code == "gpu_oom":
-            self._page.refused()
+            self._page.request_refused()
         took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch)
-        self._outbox.put(work.link, Reply(work.request.id, failure.code, failure.text, b"", (), 0, *took))
+        self._outbox.add(work.link, InferReply(work.request.id, failure.code, failure.text, b"", (), 0, *took))

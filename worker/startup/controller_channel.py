@@ -11,10 +11,11 @@ import sys
 import time
 from typing import Final, NoReturn
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.messages.all import WIRE_VERSION, Boot, LoadFailed
+from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.handshake import WIRE_VERSION
+from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
 from mmsup.ipc.transport.codec import decode, encode
-from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
+from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 
 BOOT_DEADLINE_S: Final = 120.0
@@ -22,45 +23,45 @@ BOOT_DEADLINE_S: Final = 120.0
 TEXT_LIMIT: Final = 2000
 
 
-class Control:
+class WorkerControlChannel:
     """The control channel, and the pipe whose end says that the keeper is gone."""
 
-    def __init__(self, channel: Seqpacket, lifeline: int) -> None:
+    def __init__(self, channel: ControlChannel, lifeline: int) -> None:
         self.channel = channel
         self.lifeline = lifeline
 
-    def boot(self, deadline_s: float = BOOT_DEADLINE_S) -> Boot:
+    def receive_boot(self, deadline_s: float = BOOT_DEADLINE_S) -> ConfigureWorker:
         """Wait for the brain's first message; the process ends if it never comes, or speaks another wire."""
         deadline = time.monotonic() + deadline_s
         while True:
             received = self._receive()
             if received is not None:
                 data, descriptors = received
-                close_all(descriptors)
-                return self._checked(data)
+                close_fds(descriptors)
+                return self._check_version(data)
             if not self._wait(select.POLLIN, deadline - time.monotonic()):
                 print(f"no Boot within {deadline_s:.0f} s", file=sys.stderr)  # noqa: T201 - our log is this stream
-                orphaned()
+                exit_parent_lost()
 
-    def say(self, message: object) -> None:
+    def send(self, message: object) -> None:
         """Tell the brain; waits while nobody reads, ends the process when nobody ever will."""
         data = encode(message)
         try:
             while not self.channel.send(data):
                 self._wait(select.POLLOUT, None)
-        except Closed:
-            orphaned()
+        except ChannelClosed:
+            exit_parent_lost()
 
-    def fail(self, code: str, text: str) -> NoReturn:
+    def report_load_failure(self, code: str, text: str) -> NoReturn:
         """Tell the brain why there will be no model here, and leave."""
-        self.say(LoadFailed(code, text[:TEXT_LIMIT]))
-        leave(exits.LOAD_FAILED)
+        self.send(LoadFailed(code, text[:TEXT_LIMIT]))
+        exit_now(exit_codes.LOAD_FAILED)
 
     def _receive(self) -> tuple[bytes, list[int]] | None:
         try:
             return self.channel.receive()
-        except Closed:
-            orphaned()
+        except ChannelClosed:
+            exit_parent_lost()
 
     def _wait(self, events: int, timeout_s: float | None) -> bool:
         """Whether the channel became ready in time."""
@@ -71,27 +72,29 @@ class Control:
         poller.register(self.lifeline, 0)  # only its end is of interest
         for fd, _ in poller.poll(None if timeout_s is None else timeout_s * 1000):
             if fd == self.lifeline:
-                orphaned()
+                exit_parent_lost()
         return True
 
-    def _checked(self, data: bytes) -> Boot:
+    def _check_version(self, data: bytes) -> ConfigureWorker:
         try:
-            boot = decode(data, (Boot,))
+            boot = decode(data, (ConfigureWorker,))
         except WireError as error:
-            self.fail("load_failed", f"the brain's first message is not of wire {WIRE_VERSION}, this worker's: {error}")
-        assert isinstance(boot, Boot)
-        if boot.wire != WIRE_VERSION:
-            text = f"the brain speaks wire {boot.wire}, this worker wire {WIRE_VERSION}: their installations differ"
-            self.fail("load_failed", text)
+            self.report_load_failure(
+                "load_failed", f"the brain's first message is not of wire {WIRE_VERSION}, this worker's: {error}"
+            )
+        assert isinstance(boot, ConfigureWorker)
+        if boot.wire_version != WIRE_VERSION:
+            text = f"the brain speaks wire {boot.wire_version}, this worker wire {WIRE_VERSION}: their installations differ"
+            self.report_load_failure("load_failed", text)
         return boot
 
 
-def orphaned() -> NoReturn:
+def exit_parent_lost() -> NoReturn:
     """The keeper is gone and takes everything with it."""
-    os._exit(exits.ORPHANED)
+    os._exit(exit_codes.KEEPER_LOST)
 
 
-def leave(status: int) -> NoReturn:
+def exit_now(status: int) -> NoReturn:
     """End at once with what has been printed, without the destructors of a model that may hang in them."""
     sys.stdout.flush()
     sys.stderr.flush()

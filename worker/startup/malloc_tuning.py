@@ -20,11 +20,11 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any, Final
 
-KEPT_BYTES: Final = 128 << 20
+MAX_FREE_BYTES: Final = 128 << 20
 """Free memory at the end of the heap that is not given back: ten arrays of 12.6 MB."""
-CAP_SHARE: Final = 8
+CAP_DIVISOR: Final = 8
 """Of a model's memory cap at most this part: what others of this process want (weights, a child) must find room."""
-ARRAY_BYTES: Final = 32 << 20
+MMAP_BYTES: Final = 32 << 20
 """glibc's own largest limit (DEFAULT_MMAP_THRESHOLD_MAX), to which it would rise by itself with what is freed."""
 IDLE_NS: Final = 2_000_000_000
 """Idle for this long means that the next run may pay for its pages. Giving back takes 0.5 ms for 25 MB in one piece,
@@ -32,17 +32,17 @@ but 105 ms for 80 MB in 10,000 holes: it must not stand between two requests of 
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3  # malloc.h
-_TUNED: Final = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+_OPERATOR_VARIABLES: Final = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 """Variables by which an operator says how the heap is to be; they stand."""
 
 
-def limits(cap_bytes: int | None, environ: Mapping[str, str]) -> tuple[int, int] | None:
+def malloc_limits(cap_bytes: int | None, environ: Mapping[str, str]) -> tuple[int, int] | None:
     """How much free memory to keep, and from which size on an array is mapped by itself; None to leave all as it is.
     Pure."""
-    if any(name in environ for name in _TUNED):
+    if any(name in environ for name in _OPERATOR_VARIABLES):
         return None
-    kept = min(KEPT_BYTES, cap_bytes // CAP_SHARE) if cap_bytes else KEPT_BYTES
-    return kept, min(ARRAY_BYTES, kept)
+    kept = min(MAX_FREE_BYTES, cap_bytes // CAP_DIVISOR) if cap_bytes else MAX_FREE_BYTES
+    return kept, min(MMAP_BYTES, kept)
 
 
 def keep(kept_bytes: int, array_bytes: int, library: Any = None) -> bool:  # a C library, as ctypes has it
@@ -53,7 +53,7 @@ def keep(kept_bytes: int, array_bytes: int, library: Any = None) -> bool:  # a C
     return bool(set_option(_M_TRIM_THRESHOLD, kept_bytes)) and bool(set_option(_M_MMAP_THRESHOLD, array_bytes))
 
 
-def give_back(library: Any = None) -> bool:  # as above
+def trim_heap(library: Any = None) -> bool:  # as above
     """Give free memory back to the machine, holes too; whether there was any."""
     trim = getattr(library or ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:
@@ -62,19 +62,19 @@ def give_back(library: Any = None) -> bool:  # as above
     return bool(trim(0))
 
 
-class Slack:
+class TrimSchedule:
     """When to give back: once, after a run and then a while without one. Pure."""
 
     def __init__(self) -> None:
-        self._ran_ns = 0
+        self._last_run_ns = 0
 
-    def ran(self, now_ns: int) -> None:
+    def on_run(self, now_ns: int) -> None:
         """A run is over."""
-        self._ran_ns = now_ns
+        self._last_run_ns = now_ns
 
     def is_due(self, now_ns: int) -> bool:
         """Whether memory is to be given back now; asked by an idle loop at each of its beats."""
-        if not self._ran_ns or now_ns - self._ran_ns < IDLE_NS:
+        if not self._last_run_ns or now_ns - self._last_run_ns < IDLE_NS:
             return False
-        self._ran_ns = 0
+        self._last_run_ns = 0
         return True

@@ -11,29 +11,29 @@ import resource
 from collections.abc import Mapping, MutableMapping
 from typing import Final
 
-from mmsup.ipc.messages.all import Boot
+from mmsup.ipc.messages.worker_control import ConfigureWorker
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.startup import malloc_tuning as heap
+from mmsup.worker.startup import malloc_tuning
 
 FILES_LIMIT: Final = 4096
 """Open descriptors: far above what libraries, arenas and weights in pieces need; a leak ends here, in its own model."""
 _THREAD_POOLS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def set_limits(boot: Boot) -> None:
+def set_limits(boot: ConfigureWorker) -> None:
     """No core dumps (they delay the exit), the soft memory cap where no cgroup holds one, bounded files.
 
     Never RLIMIT_AS: CUDA reserves addresses by the terabyte.
     """
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_NOFILE, FILES_LIMIT)
+    _lower_limit(resource.RLIMIT_CORE, 0)
+    _lower_limit(resource.RLIMIT_NOFILE, FILES_LIMIT)
     if boot.data_limit_bytes:
-        _lower(resource.RLIMIT_DATA, boot.data_limit_bytes)
+        _lower_limit(resource.RLIMIT_DATA, boot.data_limit_bytes)
     if boot.file_limit_bytes:
-        _lower(resource.RLIMIT_FSIZE, boot.file_limit_bytes)
+        _lower_limit(resource.RLIMIT_FSIZE, boot.file_limit_bytes)
 
 
-def _lower(kind: int, limit: int) -> None:
+def _lower_limit(kind: int, limit: int) -> None:
     _, hard = resource.getrlimit(kind)
     least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(kind, (least, least))
@@ -45,11 +45,11 @@ def set_environment(spec: ModelSpec, environ: MutableMapping[str, str] = os.envi
         environ.setdefault(name, value)
 
 
-def set_heap(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> None:
+def tune_malloc(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> None:
     """How the C library keeps free memory, unless the operator said it for this model."""
-    limits = heap.limits(spec.memory_bytes, environ)
+    limits = malloc_tuning.malloc_limits(spec.memory_bytes, environ)
     if limits is not None:
-        heap.keep(*limits)
+        malloc_tuning.keep(*limits)
 
 
 def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:

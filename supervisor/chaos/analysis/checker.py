@@ -20,15 +20,30 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.supervisor.chaos.analysis.timeline import RACE_S, Blow, Request, Story, is_control, story_of
-from mmsup.supervisor.chaos.observe.history import Death, Record
-from mmsup.supervisor.chaos.plan.catalog import ABSENT, KEEPER, QUARANTINED, RESETTING, TROUBLE, By, Role
+from mmsup.supervisor.chaos.analysis.timeline import (
+    RACE_S,
+    InjectedFault,
+    SentRequest,
+    Timeline,
+    is_load_fault,
+    timeline_of,
+)
+from mmsup.supervisor.chaos.observe.history import Record, WorkerDeath
+from mmsup.supervisor.chaos.plan.catalog import (
+    FAILURE_CODES,
+    KEEPER_FAULTS,
+    QUARANTINED,
+    RESETTING_FAULTS,
+    UNLOADED_CODES,
+    FaultMethod,
+    ModelRole,
+)
 
-ANSWER_S: Final = 5.0
+ANSWER_LIMIT_S: Final = 5.0
 """From a death to the answers of those in flight; the promise is 0.1 s."""
-BACK_S: Final = 10.0
+RECOVERY_LIMIT_S: Final = 10.0
 """From a death to serving again, beyond load and pause; the promise is 1 s."""
-RESETTLED_S: Final = 1.0
+RESET_GRACE_S: Final = 1.0
 """After a gateway came back its last broken connections are noticed."""
 
 
@@ -45,113 +60,115 @@ class Finding:
 
 def check(records: Iterable[Record]) -> list[Finding]:
     """All findings, by rule. Empty: green."""
-    story = story_of(records)
+    story = timeline_of(records)
     return [Finding(name, text) for name, rule in RULES.items() for text in rule(story)]
 
 
-def one_outcome(story: Story) -> Iterator[str]:
+def one_outcome(story: Timeline) -> Iterator[str]:
     """Lost and doubled replies."""
     for request in story.requests.values():
         kinds = [each.kind for each in request.outcomes]
         if not kinds:
-            yield f"{_name(request)} has no outcome"
+            yield f"{_described(request)} has no outcome"
         elif kinds[0] == "timeout":
-            yield f"{_name(request)} got no reply"
+            yield f"{_described(request)} got no reply"
         elif len(kinds) > 1:
-            yield f"{_name(request)} has {len(kinds)} outcomes: {', '.join(kinds)}"
-    for outcome in story.strangers:
+            yield f"{_described(request)} has {len(kinds)} outcomes: {', '.join(kinds)}"
+    for outcome in story.unmatched:
         yield f"an outcome of no request: {outcome.kind} for {outcome.id}"
 
 
-def right_bytes(story: Story) -> Iterator[str]:
+def right_bytes(story: Timeline) -> Iterator[str]:
     """Replies with bytes that are nobody's."""
     for request in story.requests.values():
         if any(each.kind == "wrong" for each in request.outcomes):
-            yield f"{_name(request)} was answered with other bytes than it sent"
+            yield f"{_described(request)} was answered with other bytes than it sent"
 
 
-def nothing_crossed(story: Story) -> Iterator[str]:
+def no_crossed_replies(story: Timeline) -> Iterator[str]:
     """Replies with another request's bytes."""
     for request in story.requests.values():
         for each in request.outcomes:
             if each.kind == "crossed":
                 owner = story.requests.get(each.whose)
-                yield f"{_name(request)} got the bytes of {_name(owner) if owner else 'an unknown request'}"
+                yield f"{_described(request)} got the bytes of {_described(owner) if owner else 'an unknown request'}"
 
 
-def healthy_unharmed(story: Story) -> Iterator[str]:
+def no_healthy_failures(story: Timeline) -> Iterator[str]:
     """Failures of models that nothing is done to."""
     for request in _failed(story):
-        if story.role(request.invoke.model) == Role.HEALTHY and not _is_reset(story, request):
-            yield f"{_name(request)} failed: {_how(request)}"
+        if story.role(request.invoke.model) == ModelRole.HEALTHY and not _is_reset_by_fault(story, request):
+            yield f"{_described(request)} failed: {_end_described(request)}"
 
 
-def explained(story: Story) -> Iterator[str]:
+def failures_explained(story: Timeline) -> Iterator[str]:
     """Failures of faulty models without a fault that explains them."""
     for request in _failed(story):
         model = request.invoke.model
-        if story.role(model) == Role.HEALTHY or request.invoke.strike or _is_reset(story, request):
+        if story.role(model) == ModelRole.HEALTHY or request.invoke.strike or _is_reset_by_fault(story, request):
             continue
-        if not any(_explains(story, each, request) for each in story.blows if each.victim == model):
-            yield f"{_name(request)} failed at {request.ended_s:.3f} s without a fault: {_how(request)}"
+        if not any(_explains(story, each, request) for each in story.faults if each.victim == model):
+            yield f"{_described(request)} failed at {request.ended_s:.3f} s without a fault: {_end_described(request)}"
 
 
-def harm_answered(story: Story) -> Iterator[str]:
+def fault_requests_answered(story: Timeline) -> Iterator[str]:
     """The outcome of the requests that did the harm."""
-    for blow in story.blows:
-        harm = blow.harm
-        if harm is None or harm.end is None or not story.began.own_codes or _is_reset(story, harm):
+    for blow in story.faults:
+        harm = blow.fault_request
+        if harm is None or harm.end is None or not story.run.own_codes or _is_reset_by_fault(story, harm):
             continue
         said = harm.end.code or harm.end.kind
-        allowed = blow.fault.answers | (TROUBLE if _brain_was_away(story, harm) else frozenset())
+        allowed = blow.fault.allowed_outcomes | (FAILURE_CODES if _controller_was_down(story, harm) else frozenset())
         if said not in allowed:
-            yield f"fault {blow.number} ({blow.fault.name} of {blow.victim}): {_how(harm)}; expected {_or(allowed)}"
-        late = _late(blow)
-        if late > ANSWER_S:
+            yield f"fault {blow.number} ({blow.fault.name} of {blow.victim}): {_end_described(harm)}; expected {_joined(allowed)}"
+        late = _answer_delay_s(blow)
+        if late > ANSWER_LIMIT_S:
             yield f"fault {blow.number} ({blow.fault.name} of {blow.victim}) was answered {late:.1f} s after the death"
 
 
-def nobody_refused(story: Story) -> Iterator[str]:
+def no_connection_refused(story: Timeline) -> Iterator[str]:
     """Connections that nobody took."""
     for request in story.requests.values():
         if any(each.kind == "refused" for each in request.outcomes):
-            yield f"{_name(request)} found nobody at the door"
+            yield f"{_described(request)} found nobody at the door"
 
 
-def deaths(story: Story) -> Iterator[str]:
+def deaths_match_faults(story: Timeline) -> Iterator[str]:
     """Deaths without a fault, faults without a death, deaths that the journal tells otherwise."""
     if not story.deaths:
         return  # nobody could see them
-    told = Counter(each.event.get("pid") for each in story.told if each.event.get("event") in _ENDS)
+    told = Counter(each.event.get("pid") for each in story.events if each.event.get("event") in _WORKER_ENDS)
     for death in story.deaths:
-        blow = _blow_of(story, death)
+        blow = _fault_behind(story, death)
         if blow is None:
             yield f"a worker of {death.model} died at {death.t:.3f} s without a fault"
-        elif blow.fault.name in KEEPER:
+        elif blow.fault.name in KEEPER_FAULTS:
             continue  # who keeps the journal died as well
-        elif story.told and told[death.pid] != 1 and not _around(story, death.t, *_WITHOUT_BRAIN):
+        elif story.events and told[death.pid] != 1 and not _is_after_fault(story, death.t, *_CONTROLLER_FAULTS):
             yield f"the death of {death.model} at {death.t:.3f} s stands {told[death.pid]} times in the journal"
-    for blow in story.blows:
-        if blow.fault.cause and blow.fault.is_deadly and blow.death is None and not _is_spent(story, blow):
+    for blow in story.faults:
+        if blow.fault.causes and blow.fault.must_kill and blow.death is None and not _had_no_effect(story, blow):
             yield f"fault {blow.number} ({blow.fault.name} of {blow.victim}) killed nobody"
-        yield from _cause(story, blow)
+        yield from _wrong_cause(story, blow)
 
 
-def back_again(story: Story) -> Iterator[str]:
+def victims_recover(story: Timeline) -> Iterator[str]:
     """Victims that did not come back, or late."""
-    for blow in story.blows:
+    for blow in story.faults:
         if blow.died_s is None:
             continue
-        if blow.back_s is None:
+        if blow.recovered_s is None:
             yield f"{blow.victim} did not serve again after fault {blow.number} ({blow.fault.name})"
-        elif recovery_s(blow) > BACK_S and not _around(story, blow.back_s, *_WITHOUT_BRAIN, *RESETTING):
+        elif recovery_s(blow) > RECOVERY_LIMIT_S and not _is_after_fault(
+            story, blow.recovered_s, *_CONTROLLER_FAULTS, *RESETTING_FAULTS
+        ):
             yield f"{blow.victim} came back {recovery_s(blow):.1f} s late after fault {blow.number} ({blow.fault.name})"
 
 
-def not_stale(story: Story) -> Iterator[str]:
+def no_stale_revision(story: Timeline) -> Iterator[str]:
     """Answers by an edition that had been replaced or unloaded when the request went out."""
-    for model in {each.model for each in story.editions}:
-        editions = sorted((each for each in story.editions if each.model == model), key=lambda each: each.t)
+    for model in {each.model for each in story.revisions}:
+        editions = sorted((each for each in story.revisions if each.model == model), key=lambda each: each.t)
         times = [each.t for each in editions]
         for request in story.of_model(model):
             at = bisect.bisect_left(times, request.invoke.t) - 1
@@ -159,33 +176,33 @@ def not_stale(story: Story) -> Iterator[str]:
                 continue
             ends_s = times[at + 1] if at + 1 < len(times) else float("inf")
             if editions[at].revision == 0 and request.end.t < ends_s:
-                yield f"{_name(request)} was served after {model} had been unloaded"
+                yield f"{_described(request)} was served after {model} had been unloaded"
             elif request.end.revision < editions[at].revision:
                 yield (
-                    f"{_name(request)} was served by edition {request.end.revision} of {model} "
+                    f"{_described(request)} was served by edition {request.end.revision} of {model} "
                     f"after edition {editions[at].revision} had taken its place"
                 )
 
 
-def house_stands(story: Story) -> Iterator[str]:
+def no_unplanned_restarts(story: Timeline) -> Iterator[str]:
     """Restarts of brain and gateways that nobody brought about."""
     for event, names in (
-        ("brain_exit", _WITHOUT_BRAIN),
+        ("brain_exit", _CONTROLLER_FAULTS),
         ("gateway_exit", ("kill_gateway", "stop_gateway")),
     ):
-        seen = sum(each.event.get("event") == event for each in story.told)
-        done = sum(each.fault.name in names for each in story.blows)
+        seen = sum(each.event.get("event") == event for each in story.events)
+        done = sum(each.fault.name in names for each in story.faults)
         if seen > done:
             yield f"{seen} times {event}, {done} were brought about"
 
 
-def counted_alike(story: Story) -> Iterator[str]:
+def metrics_agree(story: Timeline) -> Iterator[str]:
     """What the server counted as served, beside what its clients saw."""
-    if len(story.counted) != 2 or any(each.fault.name in KEEPER for each in story.blows):
+    if len(story.served_counts) != 2 or any(each.fault.name in KEEPER_FAULTS for each in story.faults):
         return  # who counted is gone, and has told nobody
-    before, after = story.counted
-    hidden = sum(each.fault.name == "leave" for each in story.blows)
-    for model in story.began.models:
+    before, after = story.served_counts
+    hidden = sum(each.fault.name == "leave" for each in story.faults)
+    for model in story.run.models:
         requests = story.of_model(model)
         right = sum(each.is_right for each in requests)
         unseen = sum(each.end is None or each.end.kind not in ("right", "error") for each in requests) + hidden
@@ -194,166 +211,179 @@ def counted_alike(story: Story) -> Iterator[str]:
             yield f"{model}: the server counted {served:.0f} served, its clients {right} to {right + unseen}"
 
 
-def poison_refused(story: Story) -> Iterator[str]:
+def poison_quarantined(story: Timeline) -> Iterator[str]:
     """Requests that end their worker each time and are not refused in time, or take others along for good."""
-    for blow in story.blows:
-        if not blow.fault.insists or not story.began.own_codes or _house_was_hurt(story, blow):
+    for blow in story.faults:
+        if not blow.fault.is_poison or not story.run.own_codes or _server_process_faulted(story, blow):
             continue
         name = f"fault {blow.number} ({blow.fault.name} of {blow.victim})"
-        refused = next((each for each in blow.tries if each.end and each.end.code == QUARANTINED), None)
+        refused = next((each for each in blow.attempts if each.end and each.end.code == QUARANTINED), None)
         since_s = refused.ended_s if refused else math.inf
-        ended = [each.t for each in story.deaths if each.model == blow.victim and blow.from_s <= each.t <= blow.over_s]
+        ended = [each.t for each in story.deaths if each.model == blow.victim and blow.start_s <= each.t <= blow.end_s]
         if refused is None:
-            yield f"{name} was sent {len(blow.tries)} times and never refused"
-        if len(ended) > blow.fault.deaths:
+            yield f"{name} was sent {len(blow.attempts)} times and never refused"
+        if len(ended) > blow.fault.max_deaths:
             yield f"{name} cost {len(ended)} deaths"
         if any(each > since_s + RACE_S for each in ended):
             yield f"{name} ended a worker after it had been refused"
-        for each in blow.tries:
+        for each in blow.attempts:
             is_known = each.invoke.t > since_s
-            allowed = {QUARANTINED} if is_known else blow.fault.answers | TROUBLE
+            allowed = {QUARANTINED} if is_known else blow.fault.allowed_outcomes | FAILURE_CODES
             if each.end and (each.end.code or each.end.kind) not in allowed:
-                yield f"{name} {'had been refused, and then' if is_known else 'was sent again'}: {_how(each)}"
-        last = {each.invoke.repeats or each.invoke.id: each for each in blow.beside}
+                yield f"{name} {'had been refused, and then' if is_known else 'was sent again'}: {_end_described(each)}"
+        last = {each.invoke.repeats or each.invoke.id: each for each in blow.bystanders}
         for each in last.values():
             if not each.is_right:
-                yield f"{_name(each)}, innocent beside {name}, was never served"
+                yield f"{_described(each)}, innocent beside {name}, was never served"
 
 
-def nothing_left(story: Story) -> Iterator[str]:
+def nothing_leaked(story: Timeline) -> Iterator[str]:
     """What stayed behind."""
-    for look in story.left:
+    for look in story.leak_reports:
         for each in look.found:
             yield f"{look.when}: {each}"
 
 
-RULES: Final[dict[str, Callable[[Story], Iterator[str]]]] = {
+RULES: Final[dict[str, Callable[[Timeline], Iterator[str]]]] = {
     "outcome": one_outcome,
     "bytes": right_bytes,
-    "crossed": nothing_crossed,
-    "healthy": healthy_unharmed,
-    "explained": explained,
-    "harm": harm_answered,
-    "refused": nobody_refused,
-    "death": deaths,
-    "back": back_again,
-    "stale": not_stale,
-    "house": house_stands,
-    "counted": counted_alike,
-    "poison": poison_refused,
-    "left": nothing_left,
+    "crossed": no_crossed_replies,
+    "healthy": no_healthy_failures,
+    "explained": failures_explained,
+    "harm": fault_requests_answered,
+    "refused": no_connection_refused,
+    "death": deaths_match_faults,
+    "back": victims_recover,
+    "stale": no_stale_revision,
+    "house": no_unplanned_restarts,
+    "counted": metrics_agree,
+    "poison": poison_quarantined,
+    "left": nothing_leaked,
 }
-_WITHOUT_BRAIN: Final = ("kill_brain", "stop_brain")
+_CONTROLLER_FAULTS: Final = ("kill_brain", "stop_brain")
 """Faults after which nobody decides, or writes into the journal, for a while."""
-_CHANGES: Final = frozenset({"model_loaded", "model_reloaded", "model_unloaded"})
-_ENDS: Final = frozenset({"worker_exit", "worker_stopped"})
+_MODEL_CHANGES: Final = frozenset({"model_loaded", "model_reloaded", "model_unloaded"})
+_WORKER_ENDS: Final = frozenset({"worker_exit", "worker_stopped"})
 
 
-def recovery_s(blow: Blow) -> float:
+def recovery_s(blow: InjectedFault) -> float:
     """How long beyond the new life's own load and the announced pause it took to serve again."""
     assert blow.died_s is not None, "it did not die"
-    assert blow.back_s is not None, "it did not come back"
-    return max(0.0, blow.back_s - blow.died_s - blow.load_s - blow.pause_s)
+    assert blow.recovered_s is not None, "it did not come back"
+    return max(0.0, blow.recovered_s - blow.died_s - blow.load_s - blow.pause_s)
 
 
-def _late(blow: Blow) -> float:
-    if blow.death is None or blow.harm is None or blow.harm.end is None or blow.harm.is_right:
+def _answer_delay_s(blow: InjectedFault) -> float:
+    if (
+        blow.death is None
+        or blow.fault_request is None
+        or blow.fault_request.end is None
+        or blow.fault_request.is_right
+    ):
         return 0.0
-    return blow.harm.end.t - blow.death.t
+    return blow.fault_request.end.t - blow.death.t
 
 
-def _failed(story: Story) -> list[Request]:
+def _failed(story: Timeline) -> list[SentRequest]:
     """Requests that ended in an error or a broken connection; other rules speak of the rest."""
     return [each for each in story.requests.values() if each.end and each.end.kind in ("error", "reset")]
 
 
-def _is_reset(story: Story, request: Request) -> bool:
+def _is_reset_by_fault(story: Timeline, request: SentRequest) -> bool:
     """Whether its connection broke because a gateway was hurt."""
     if request.end is None or request.end.kind != "reset":
         return False
     return any(
-        each.fault.name in RESETTING
-        and each.from_s - RACE_S <= request.ended_s
-        and request.invoke.t <= each.until_s + RESETTLED_S
-        for each in story.blows
+        each.fault.name in RESETTING_FAULTS
+        and each.start_s - RACE_S <= request.ended_s
+        and request.invoke.t <= each.effect_end_s + RESET_GRACE_S
+        for each in story.faults
     )
 
 
-def _explains(story: Story, blow: Blow, request: Request) -> bool:
-    if not blow.is_felt(request.invoke.t, request.ended_s):
+def _explains(story: Timeline, blow: InjectedFault, request: SentRequest) -> bool:
+    if not blow.may_affect(request.invoke.t, request.ended_s):
         return False
-    if not story.began.own_codes:
-        return bool(blow.fault.cause)
+    if not story.run.own_codes:
+        return bool(blow.fault.causes)
     code = request.end.code if request.end else ""
     if blow.fault.name == "unload_load":
-        return code in ABSENT | TROUBLE
-    return bool(blow.fault.cause) and code in TROUBLE
+        return code in UNLOADED_CODES | FAILURE_CODES
+    return bool(blow.fault.causes) and code in FAILURE_CODES
 
 
-def _blow_of(story: Story, death: Death) -> Blow | None:
+def _fault_behind(story: Timeline, death: WorkerDeath) -> InjectedFault | None:
     """The fault that explains a death; one that is done by loading ends workers too."""
-    felt = [each for each in story.blows if each.is_felt(death.t, death.t)]
-    for blow in sorted(felt, key=lambda each: each.fault.name not in KEEPER):
-        ends = is_control(blow) or blow.fault.cause
-        if blow.fault.name in KEEPER or (blow.victim == death.model and ends):
+    felt = [each for each in story.faults if each.may_affect(death.t, death.t)]
+    for blow in sorted(felt, key=lambda each: each.fault.name not in KEEPER_FAULTS):
+        ends = is_load_fault(blow) or blow.fault.causes
+        if blow.fault.name in KEEPER_FAULTS or (blow.victim == death.model and ends):
             return blow
-    return next((each for each in story.blows if each.victim == death.model and _was_renewed(story, death)), None)
+    return next((each for each in story.faults if each.victim == death.model and _was_replaced(story, death)), None)
 
 
-def _was_renewed(story: Story, death: Death) -> bool:
+def _was_replaced(story: Timeline, death: WorkerDeath) -> bool:
     """Whether a load or an unload had ended it in good order. One that was asked for while no brain was there may be
     done late, after whoever asked was told to try again."""
     return any(
-        each.event.get("event") in _CHANGES
+        each.event.get("event") in _MODEL_CHANGES
         and each.event.get("model") == death.model
-        and abs(each.t - death.t) < BACK_S
-        for each in story.told
-    ) and any(each.event.get("event") == "worker_stopped" and each.event.get("pid") == death.pid for each in story.told)
-
-
-def _is_spent(story: Story, blow: Blow) -> bool:
-    """Whether it met nobody: its request broke off, or was not to be at work when the signal came, or it was over
-    before there was somebody to act on it."""
-    if blow.harm is None:
-        ends_s = blow.from_s + blow.fault.lasts_s
-        return bool(blow.note) or (ends_s < math.inf and _around(story, ends_s, *_WITHOUT_BRAIN))
-    return _is_reset(story, blow.harm) or (blow.harm.is_right and "right" in blow.fault.answers)
-
-
-def _cause(story: Story, blow: Blow) -> Iterator[str]:
-    if blow.death is None:
-        return
-    for each in story.told:
-        if each.event.get("event") == "worker_exit" and each.event.get("pid") == blow.death.pid:
-            word = each.event.get("cause")
-            if word not in blow.fault.cause:
-                yield f"fault {blow.number} ({blow.fault.name} of {blow.victim}) is in the journal as {word!r}"
-
-
-def _brain_was_away(story: Story, request: Request) -> bool:
-    return any(
-        each.fault.name in _WITHOUT_BRAIN and each.is_felt(request.invoke.t, request.ended_s) for each in story.blows
+        and abs(each.t - death.t) < RECOVERY_LIMIT_S
+        for each in story.events
+    ) and any(
+        each.event.get("event") == "worker_stopped" and each.event.get("pid") == death.pid for each in story.events
     )
 
 
-def _house_was_hurt(story: Story, blow: Blow) -> bool:
+def _had_no_effect(story: Timeline, blow: InjectedFault) -> bool:
+    """Whether it met nobody: its request broke off, or was not to be at work when the signal came, or it was over
+    before there was somebody to act on it."""
+    if blow.fault_request is None:
+        ends_s = blow.start_s + blow.fault.duration_s
+        return bool(blow.note) or (ends_s < math.inf and _is_after_fault(story, ends_s, *_CONTROLLER_FAULTS))
+    return _is_reset_by_fault(story, blow.fault_request) or (
+        blow.fault_request.is_right and "right" in blow.fault.allowed_outcomes
+    )
+
+
+def _wrong_cause(story: Timeline, blow: InjectedFault) -> Iterator[str]:
+    if blow.death is None:
+        return
+    for each in story.events:
+        if each.event.get("event") == "worker_exit" and each.event.get("pid") == blow.death.pid:
+            word = each.event.get("cause")
+            if word not in blow.fault.causes:
+                yield f"fault {blow.number} ({blow.fault.name} of {blow.victim}) is in the journal as {word!r}"
+
+
+def _controller_was_down(story: Timeline, request: SentRequest) -> bool:
+    return any(
+        each.fault.name in _CONTROLLER_FAULTS and each.may_affect(request.invoke.t, request.ended_s)
+        for each in story.faults
+    )
+
+
+def _server_process_faulted(story: Timeline, blow: InjectedFault) -> bool:
     """Whether a process that knows the suspects can have gone meanwhile, and what it alone knew."""
-    return any(each.fault.by == By.HOUSE and each.is_felt(blow.from_s - BACK_S, blow.over_s) for each in story.blows)
+    return any(
+        each.fault.method == FaultMethod.SERVER_PROCESS and each.may_affect(blow.start_s - RECOVERY_LIMIT_S, blow.end_s)
+        for each in story.faults
+    )
 
 
-def _around(story: Story, at_s: float, *names: str) -> bool:
-    return any(each.fault.name in names and each.is_felt(at_s - BACK_S, at_s) for each in story.blows)
+def _is_after_fault(story: Timeline, at_s: float, *names: str) -> bool:
+    return any(each.fault.name in names and each.may_affect(at_s - RECOVERY_LIMIT_S, at_s) for each in story.faults)
 
 
-def _name(request: Request) -> str:
+def _described(request: SentRequest) -> str:
     return f"request {request.invoke.id} to {request.invoke.model}"
 
 
-def _how(request: Request) -> str:
+def _end_described(request: SentRequest) -> str:
     assert request.end is not None, "it has an outcome"
     end = request.end
     return " ".join(str(each) for each in (end.kind, end.status or "", end.code, end.text) if each)
 
 
-def _or(words: Iterable[str]) -> str:
+def _joined(words: Iterable[str]) -> str:
     return " or ".join(sorted(words))

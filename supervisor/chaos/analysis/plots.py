@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmsup.supervisor.chaos.analysis.checker import recovery_s
-from mmsup.supervisor.chaos.analysis.timeline import Story
-from mmsup.supervisor.chaos.plan.catalog import RESETTING, Role
+from mmsup.supervisor.chaos.analysis.timeline import Timeline
+from mmsup.supervisor.chaos.plan.catalog import RESETTING_FAULTS, ModelRole
 
 SIZE: Final = (11.0, 4.5)
 DPI: Final = 110
 
 
-def draw(story: Story, folder: Path) -> list[Path]:
+def draw(story: Timeline, folder: Path) -> list[Path]:
     """Write the pictures; their files. ImportError without matplotlib."""
     import matplotlib as mpl  # noqa: PLC0415 - an extra, and slow to import
 
@@ -24,31 +24,35 @@ def draw(story: Story, folder: Path) -> list[Path]:
     return [_latency(story, folder / "latency.png", pyplot), _recovery(story, folder / "recovery.png", pyplot)]
 
 
-def _latency(story: Story, path: Path, pyplot: Any) -> Path:  # matplotlib ships no types that we check against
+def _latency(story: Timeline, path: Path, pyplot: Any) -> Path:  # matplotlib ships no types that we check against
     figure, axes = pyplot.subplots(figsize=SIZE)
-    for model, role in story.began.models.items():
-        if role == Role.HEALTHY:
+    for model, role in story.run.models.items():
+        if role == ModelRole.HEALTHY:
             points = [
                 (each.invoke.intended, (each.end.t - each.invoke.intended) * 1000)
                 for each in story.of_model(model)
                 if each.end and each.is_right
             ]
             axes.plot(*zip(*points, strict=True), ".", markersize=2, label=model) if points else None
-    for blow in story.blows:
-        colour = "tab:red" if blow.fault.name in RESETTING else "0.75"
-        axes.axvline(blow.from_s, color=colour, linewidth=0.7, zorder=0)
-    axes.axvspan(story.began.from_s, story.began.calm_s, color="tab:green", alpha=0.1, label="no faults")
+    for blow in story.faults:
+        colour = "tab:red" if blow.fault.name in RESETTING_FAULTS else "0.75"
+        axes.axvline(blow.start_s, color=colour, linewidth=0.7, zorder=0)
+    axes.axvspan(story.run.from_s, story.run.calm_s, color="tab:green", alpha=0.1, label="no faults")
     axes.set(yscale="log", xlabel="seconds", ylabel="latency, ms")
     axes.set_title("Healthy models while others fail: each line is a fault, red where a gateway is hurt")
     axes.legend(loc="upper right", fontsize="small")
     return _saved(figure, path, pyplot)
 
 
-def _recovery(story: Story, path: Path, pyplot: Any) -> Path:  # as above
+def _recovery(story: Timeline, path: Path, pyplot: Any) -> Path:  # as above
     figure, axes = pyplot.subplots(figsize=SIZE)
-    back = [each for each in story.blows if each.died_s is not None and each.back_s is not None]
+    back = [each for each in story.faults if each.died_s is not None and each.recovered_s is not None]
     beyond = [recovery_s(each) * 1000 for each in back]
-    whole = [(each.back_s - each.died_s) * 1000 for each in back if each.back_s is not None and each.died_s is not None]
+    whole = [
+        (each.recovered_s - each.died_s) * 1000
+        for each in back
+        if each.recovered_s is not None and each.died_s is not None
+    ]
     if back:
         axes.hist([beyond, whole], bins=40, label=["beyond load and pause", "all told"])
         axes.legend()

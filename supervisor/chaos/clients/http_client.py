@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-HEAD_LIMIT: Final = 64 << 10
+MAX_HEAD_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HttpCall:
     """What goes out."""
 
     path: str
@@ -25,7 +25,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """What came back."""
 
     status: int
@@ -34,28 +34,30 @@ class Reply:
     body: bytes
 
 
-class Reset(Exception):  # noqa: N818 - what happened to the connection
+class ConnectionReset(Exception):  # noqa: N818 - what happened to the connection
     """The connection ended before the reply."""
 
 
-class Refused(Exception):  # noqa: N818 - what happened to the connection
+class ConnectionRefused(Exception):  # noqa: N818 - what happened to the connection
     """Nobody took the connection."""
 
 
-class Nonsense(Exception):  # noqa: N818 - what the other side said
+class MalformedReply(Exception):  # noqa: N818 - what the other side said
     """What came back is no HTTP."""
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(self, stray: Callable[[Connection], None], lost: Callable[[Connection], None]) -> None:
-        self.last = 0
+    def __init__(
+        self, on_unexpected: Callable[[ClientConnection], None], on_lost: Callable[[ClientConnection], None]
+    ) -> None:
+        self.last_request = 0
         """The request that it carried last, for whoever hears of a stray reply."""
-        self._stray = stray
-        self._lost = lost
-        self._got = bytearray()
-        self._waiting: asyncio.Future[Reply] | None = None
+        self._on_unexpected = on_unexpected
+        self._on_lost = on_lost
+        self._buffer = bytearray()
+        self._waiting: asyncio.Future[HttpReply] | None = None
         self._transport: asyncio.Transport | None = None
         self.is_open = False
 
@@ -68,36 +70,36 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Asyncio's word."""
         if self._waiting is None or self._waiting.done():
-            self._stray(self)
+            self._on_unexpected(self)
             return
-        self._got += data
+        self._buffer += data
         try:
-            found = parsed(self._got, at_end=False)
-        except Nonsense as error:
+            found = parse_reply(self._buffer, at_end=False)
+        except MalformedReply as error:
             self._waiting.set_exception(error)
             self.close()
             return
         if found is not None:
             reply, used = found
-            del self._got[:used]
+            del self._buffer[:used]
             self._waiting.set_result(reply)
-            if self._got:
-                self._stray(self)
+            if self._buffer:
+                self._on_unexpected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's word."""
         self.is_open = False
         if self._waiting is not None and not self._waiting.done():
             found = None
-            with contextlib.suppress(Nonsense):
-                found = parsed(self._got, at_end=exc is None)
+            with contextlib.suppress(MalformedReply):
+                found = parse_reply(self._buffer, at_end=exc is None)
             if found is not None:
                 self._waiting.set_result(found[0])
             else:
-                self._waiting.set_exception(Reset(str(exc or "closed")))
-        self._lost(self)
+                self._waiting.set_exception(ConnectionReset(str(exc or "closed")))
+        self._on_lost(self)
 
-    async def ask(self, data: bytes) -> Reply:
+    async def send(self, data: bytes) -> HttpReply:
         """Send the bytes of a request; the reply, Reset or Nonsense."""
         assert self._transport is not None, "the connection was not made"
         self._waiting = asyncio.get_running_loop().create_future()
@@ -119,17 +121,17 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-class Door:
+class HttpClient:
     """The server's address, with the connections that wait to be used again."""
 
-    def __init__(self, host: str, port: int, stray: Callable[[int], None]) -> None:
+    def __init__(self, host: str, port: int, on_unexpected: Callable[[int], None]) -> None:
         """`stray` gets the request whose connection said something more."""
         self.host = host
         self.port = port
-        self._on_stray = stray
-        self._idle: list[Connection] = []
+        self._on_unexpected = on_unexpected
+        self._idle: list[ClientConnection] = []
 
-    async def ask(self, call: Call, number: int = 0) -> Reply:
+    async def send(self, call: HttpCall, number: int = 0) -> HttpReply:
         """One request; Refused, Reset or Nonsense if there is no reply."""
         while self._idle:
             connection = self._idle.pop()
@@ -137,9 +139,9 @@ class Door:
                 break
         else:
             connection = await self.connect()
-        connection.last = number
+        connection.last_request = number
         try:
-            reply = await connection.ask(self.bytes_of(call))
+            reply = await connection.send(self.encode(call))
         except BaseException:
             connection.close()
             raise
@@ -149,20 +151,20 @@ class Door:
             connection.close()
         return reply
 
-    async def connect(self, *, raw: bool = False) -> Connection:
+    async def connect(self, *, raw: bool = False) -> ClientConnection:
         """A new connection, its caller's own. On a raw one whatever comes back is nobody's business."""
         loop = asyncio.get_running_loop()
         try:
             _, made = await loop.create_connection(
-                lambda: Connection(_deaf if raw else self._stray, self._forget), self.host, self.port
+                lambda: ClientConnection(_ignore if raw else self._unexpected, self._discard), self.host, self.port
             )
         except ConnectionRefusedError as error:
-            raise Refused(str(error)) from None
+            raise ConnectionRefused(str(error)) from None
         except OSError as error:
-            raise Reset(str(error)) from None
+            raise ConnectionReset(str(error)) from None
         return made
 
-    def bytes_of(self, call: Call) -> bytes:
+    def encode(self, call: HttpCall) -> bytes:
         """A request as it goes over the wire."""
         lines = [
             f"{call.method} {call.path} HTTP/1.1",
@@ -177,38 +179,38 @@ class Door:
         while self._idle:
             self._idle.pop().close()
 
-    def _stray(self, connection: Connection) -> None:
-        self._on_stray(connection.last)
+    def _unexpected(self, connection: ClientConnection) -> None:
+        self._on_unexpected(connection.last_request)
 
-    def _forget(self, connection: Connection) -> None:
+    def _discard(self, connection: ClientConnection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
 
 
-def _deaf(_: Connection) -> None:
+def _ignore(_: ClientConnection) -> None:
     pass
 
 
-def parsed(got: bytearray, *, at_end: bool) -> tuple[Reply, int] | None:
+def parse_reply(got: bytearray, *, at_end: bool) -> tuple[HttpReply, int] | None:
     """The reply that these bytes begin with, and how many it took; None while it is not whole."""
     end = got.find(b"\r\n\r\n")
     if end < 0:
-        if len(got) > HEAD_LIMIT:
-            raise Nonsense("a head without an end")
+        if len(got) > MAX_HEAD_BYTES:
+            raise MalformedReply("a head without an end")
         return None
-    status, headers = _head(bytes(got[:end]))
+    status, headers = _parse_head(bytes(got[:end]))
     if status == 100:
-        rest = parsed(got[end + 4 :], at_end=at_end)
+        rest = parse_reply(got[end + 4 :], at_end=at_end)
         return (rest[0], rest[1] + end + 4) if rest else None
-    body = _body(got, end + 4, headers, at_end=at_end or status in (204, 304))
-    return (Reply(status, headers, body[0]), body[1]) if body else None
+    body = _parse_body(got, end + 4, headers, at_end=at_end or status in (204, 304))
+    return (HttpReply(status, headers, body[0]), body[1]) if body else None
 
 
-def _head(raw: bytes) -> tuple[int, dict[str, str]]:
+def _parse_head(raw: bytes) -> tuple[int, dict[str, str]]:
     first, *rest = raw.decode("latin-1").split("\r\n")
     version, _, after = first.partition(" ")
     if not version.startswith("HTTP/1.") or not after[:3].isdigit():
-        raise Nonsense(f"{first:.60}")
+        raise MalformedReply(f"{first:.60}")
     headers = {}
     for line in rest:
         name, _, value = line.partition(":")
@@ -216,19 +218,19 @@ def _head(raw: bytes) -> tuple[int, dict[str, str]]:
     return int(after[:3]), headers
 
 
-def _body(got: bytearray, begin: int, headers: dict[str, str], *, at_end: bool) -> tuple[bytes, int] | None:
+def _parse_body(got: bytearray, begin: int, headers: dict[str, str], *, at_end: bool) -> tuple[bytes, int] | None:
     length = headers.get("content-length")
     if length is not None:
         if not length.isdigit():
-            raise Nonsense(f"Content-Length: {length:.40}")
+            raise MalformedReply(f"Content-Length: {length:.40}")
         end = begin + int(length)
         return (bytes(got[begin:end]), end) if len(got) >= end else None
     if "chunked" in headers.get("transfer-encoding", "").lower():
-        return _chunks(got, begin)
+        return _parse_chunks(got, begin)
     return (bytes(got[begin:]), len(got)) if at_end else None
 
 
-def _chunks(got: bytearray, at: int) -> tuple[bytes, int] | None:
+def _parse_chunks(got: bytearray, at: int) -> tuple[bytes, int] | None:
     body = b""
     while True:
         line = got.find(b"\r\n", at)
@@ -237,7 +239,7 @@ def _chunks(got: bytearray, at: int) -> tuple[bytes, int] | None:
         try:
             size = int(bytes(got[at:line]).split(b";")[0], 16)
         except ValueError:
-            raise Nonsense("a chunk without a size") from None
+            raise MalformedReply("a chunk without a size") from None
         at = line + 2 + size + 2
         if len(got) < at:
             return None

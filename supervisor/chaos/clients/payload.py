@@ -12,9 +12,9 @@ from array import array
 from dataclasses import dataclass
 from typing import Final
 
-TAG: Final = 3
+TAG_VALUES: Final = 3
 """Leading values that name the request."""
-LARGEST: Final = 1 << 16
+MAX_VALUES: Final = 1 << 16
 """Values of the largest payload."""
 _SPLIT: Final = 1 << 20
 _STEP: Final = 7919
@@ -22,7 +22,7 @@ _BYTES: Final = 4
 
 
 def _noise() -> array[float]:
-    return array("f", array("H", random.Random(0).randbytes(4 * LARGEST)))
+    return array("f", array("H", random.Random(0).randbytes(4 * MAX_VALUES)))
 
 
 _NOISE: Final = _noise()
@@ -42,22 +42,22 @@ class Payload:
         return self.values.tobytes()
 
 
-def payload(tenant: int, number: int, size: int) -> Payload:
+def make_payload(tenant: int, number: int, size: int) -> Payload:
     """The payload of this request: `size` values, at least `TAG`."""
-    assert TAG <= size <= LARGEST, f"no payload has {size} values"
-    begin = number * _STEP % LARGEST
+    assert TAG_VALUES <= size <= MAX_VALUES, f"no payload has {size} values"
+    begin = number * _STEP % MAX_VALUES
     values = array("f", (float(tenant), float(number // _SPLIT), float(number % _SPLIT)))
-    values.extend(_NOISE[begin : begin + size - TAG])
+    values.extend(_NOISE[begin : begin + size - TAG_VALUES])
     return Payload(tenant, number, values)
 
 
-def whose(data: bytes) -> int | None:
+def request_number_of(data: bytes) -> int | None:
     """The number of the request that these bytes belong to, whole and unharmed; None if to none."""
-    if len(data) % _BYTES or not TAG * _BYTES <= len(data) <= LARGEST * _BYTES:
+    if len(data) % _BYTES or not TAG_VALUES * _BYTES <= len(data) <= MAX_VALUES * _BYTES:
         return None
     values = array("f", data)
-    tag = values[:TAG]
+    tag = values[:TAG_VALUES]
     if any(not 0 <= each < _SPLIT or each != int(each) for each in tag):
         return None
     number = int(tag[1]) * _SPLIT + int(tag[2])
-    return number if payload(int(tag[0]), number, len(values)).data == data else None
+    return number if make_payload(int(tag[0]), number, len(values)).data == data else None

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 from urllib.parse import quote
 
-from mmsup.supervisor.chaos.clients.http_client import Call, Reply
+from mmsup.supervisor.chaos.clients.http_client import HttpCall, HttpReply
 from mmsup.supervisor.chaos.clients.payload import Payload
 
-BINARY_FROM: Final = 1024
+BINARY_MIN_VALUES: Final = 1024
 """Values from which tensors go as bytes, where the server takes them."""
-_LENGTH: Final = "Inference-Header-Content-Length"
+_LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True, slots=True)
-class Harm:
+class FaultCommand:
     """What a fault model is asked to do."""
 
     mode: str
@@ -29,7 +29,7 @@ class Harm:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ParsedReply:
     """What a reply says."""
 
     data: bytes | None = None
@@ -40,19 +40,19 @@ class Answer:
     revision: int = 0
 
 
-class Driver(Protocol):
+class ProtocolAdapter(Protocol):
     """A server's dialect."""
 
-    def call(self, model: str, payload: Payload, harm: Harm | None) -> Call:
+    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
         """The request that sends this payload through the model, and makes it do harm."""
         ...
 
-    def answer(self, reply: Reply) -> Answer:
+    def parse_reply(self, reply: HttpReply) -> ParsedReply:
         """What came back. Never raises: a reply that cannot be read is an error with the code `unreadable`."""
         ...
 
 
-class V2:
+class V2Adapter:
     """The Open Inference Protocol over HTTP. `binary`: large tensors go as bytes, by Triton's extension. `rows`: the
     models batch, so every tensor has a leading axis of one."""
 
@@ -60,21 +60,21 @@ class V2:
         self._binary = binary
         self._axis = [1] if rows else []
 
-    def call(self, model: str, payload: Payload, harm: Harm | None) -> Call:
+    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
         """An inference request."""
         path = f"/v2/models/{quote(model, safe='')}/infer"
         x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*self._axis, len(payload.values)]}  # JSON
-        request: dict[str, Any] = {"inputs": [x, *self._orders(harm)]}  # JSON
-        if not self._binary or len(payload.values) < BINARY_FROM:
+        request: dict[str, Any] = {"inputs": [x, *self._command_inputs(command)]}  # JSON
+        if not self._binary or len(payload.values) < BINARY_MIN_VALUES:
             x["data"] = payload.values.tolist()
-            return Call(path, json.dumps(request).encode(), (("Content-Type", "application/json"),))
+            return HttpCall(path, json.dumps(request).encode(), (("Content-Type", "application/json"),))
         x["parameters"] = {"binary_data_size": len(payload.values) * 4}
         request["parameters"] = {"binary_data_output": True}
         head = json.dumps(request).encode()
-        headers = (("Content-Type", "application/octet-stream"), (_LENGTH, str(len(head))))
-        return Call(path, head + payload.data, headers)
+        headers = (("Content-Type", "application/octet-stream"), (_LENGTH_HEADER, str(len(head))))
+        return HttpCall(path, head + payload.data, headers)
 
-    def _orders(self, harm: Harm | None) -> list[dict[str, Any]]:  # JSON
+    def _command_inputs(self, harm: FaultCommand | None) -> list[dict[str, Any]]:  # JSON
         if harm is None:
             return []
         shape = [*self._axis, 1]
@@ -83,18 +83,18 @@ class V2:
             {"name": "amount", "datatype": "FP64", "shape": shape, "data": [harm.amount]},
         ]
 
-    def answer(self, reply: Reply) -> Answer:
+    def parse_reply(self, reply: HttpReply) -> ParsedReply:
         """The output `y`, or the error."""
         try:
-            return _answer(reply)
+            return _parse_reply(reply)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-            return Answer(code="unreadable", text=f"{type(error).__name__}: {error}")
+            return ParsedReply(code="unreadable", text=f"{type(error).__name__}: {error}")
 
 
-def _answer(reply: Reply) -> Answer:
-    length = int(reply.headers.get(_LENGTH.lower(), len(reply.body)))
+def _parse_reply(reply: HttpReply) -> ParsedReply:
+    length = int(reply.headers.get(_LENGTH_HEADER.lower(), len(reply.body)))
     if reply.status != 200:
-        return _error(reply)
+        return _parse_error(reply)
     said = cast("dict[str, Any]", json.loads(reply.body[:length]))
     outputs: dict[str, bytes | list[Any]] = {}
     at = length
@@ -102,22 +102,22 @@ def _answer(reply: Reply) -> Answer:
         size = each.get("parameters", {}).get("binary_data_size")
         outputs[each["name"]] = each["data"] if size is None else reply.body[at : at + size]
         at += size or 0
-    y, life = outputs["y"], _whole(outputs.get("life", [0, 0]))
-    return Answer(y if isinstance(y, bytes) else array("f", y).tobytes(), revision=life[0], pid=life[1])
+    y, life = outputs["y"], _integers(outputs.get("life", [0, 0]))
+    return ParsedReply(y if isinstance(y, bytes) else array("f", y).tobytes(), revision=life[0], pid=life[1])
 
 
-def _whole(data: bytes | list[Any]) -> list[int]:
+def _integers(data: bytes | list[Any]) -> list[int]:
     return array("q", data).tolist() if isinstance(data, bytes) else [int(each) for each in data]
 
 
-def _error(reply: Reply) -> Answer:
+def _parse_error(reply: HttpReply) -> ParsedReply:
     code, text = f"http_{reply.status}", ""
     try:
         said = json.loads(reply.body)
     except ValueError:
-        return Answer(code=code, text=reply.body[:200].decode("utf-8", "replace"))
+        return ParsedReply(code=code, text=reply.body[:200].decode("utf-8", "replace"))
     if isinstance(said, dict):
         told = cast("dict[str, Any]", said)
         text = str(told.get("error", ""))
         code = str(told.get("code") or code)
-    return Answer(code=code, text=text[:200])
+    return ParsedReply(code=code, text=text[:200])

@@ -10,45 +10,53 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from mmsup.supervisor.chaos.clients.load import Errand
-from mmsup.supervisor.chaos.clients.protocol import Harm
-from mmsup.supervisor.chaos.inject.context import SIZE, Scene
-from mmsup.supervisor.chaos.observe.history import Outcome
+from mmsup.supervisor.chaos.clients.load import RequestPurpose
+from mmsup.supervisor.chaos.clients.protocol import FaultCommand
+from mmsup.supervisor.chaos.inject.context import FAULT_PAYLOAD_VALUES, FaultContext
+from mmsup.supervisor.chaos.observe.history import RequestOutcome
 from mmsup.supervisor.chaos.plan.catalog import QUARANTINED, RIGHT
-from mmsup.supervisor.chaos.plan.fault_model import OK
-from mmsup.supervisor.chaos.plan.nemesis import Strike
+from mmsup.supervisor.chaos.plan.fault_model import NO_FAULT
+from mmsup.supervisor.chaos.plan.nemesis import PlannedFault
 
-HELD_S: Final = 0.3
+WORKER_BUSY_S: Final = 0.3
 """How long the worker is kept busy, so that what comes meanwhile waits together."""
-INNOCENTS: Final = 3
-AGAIN_S: Final = 0.3
-TRIES: Final = 40
+BYSTANDERS: Final = 3
+RETRY_S: Final = 0.3
+MAX_ATTEMPTS: Final = 40
 """More than any pause of a restart takes."""
-REFUSALS: Final = 3
+EXTRA_REFUSALS: Final = 3
 
 
-async def poison(scene: Scene, strike: Strike) -> str:
+async def poison(scene: FaultContext, strike: PlannedFault) -> str:
     """The whole of it; the last word that the poison was told."""
-    scene.begin(strike)
+    scene.record_start(strike)
     async with asyncio.TaskGroup() as group:
-        group.create_task(_insist(scene, strike, Errand(Harm("sleep", HELD_S), along=strike.number)))
-        await asyncio.sleep(HELD_S / 2)
+        group.create_task(
+            _send_until_final(
+                scene, strike, RequestPurpose(FaultCommand("sleep", WORKER_BUSY_S), beside_fault=strike.number)
+            )
+        )
+        await asyncio.sleep(WORKER_BUSY_S / 2)
         fault = strike.fault
-        told = group.create_task(_insist(scene, strike, Errand(Harm(fault.mode, fault.amount), strike.number)))
-        for _ in range(INNOCENTS):
-            group.create_task(_insist(scene, strike, Errand(Harm(OK), along=strike.number)))
+        told = group.create_task(
+            _send_until_final(scene, strike, RequestPurpose(FaultCommand(fault.mode, fault.amount), strike.number))
+        )
+        for _ in range(BYSTANDERS):
+            group.create_task(
+                _send_until_final(scene, strike, RequestPurpose(FaultCommand(NO_FAULT), beside_fault=strike.number))
+            )
     return told.result().code or told.result().kind
 
 
-async def _insist(scene: Scene, strike: Strike, errand: Errand) -> Outcome:
+async def _send_until_final(scene: FaultContext, strike: PlannedFault, errand: RequestPurpose) -> RequestOutcome:
     """The same request, until it is served or has been refused often enough; its last outcome."""
-    first = outcome = await scene.clients.ask(strike.victim, SIZE, errand=errand)
-    again = Errand(errand.harm, errand.strike, errand.along, first.id)
+    first = outcome = await scene.load.send(strike.victim, FAULT_PAYLOAD_VALUES, purpose=errand)
+    again = RequestPurpose(errand.command, errand.fault_number, errand.beside_fault, first.id)
     refused = int(outcome.code == QUARANTINED)
-    for _ in range(TRIES):
-        if outcome.kind == RIGHT or refused > REFUSALS:
+    for _ in range(MAX_ATTEMPTS):
+        if outcome.kind == RIGHT or refused > EXTRA_REFUSALS:
             break
-        await asyncio.sleep(AGAIN_S)
-        outcome = await scene.clients.ask(strike.victim, SIZE, errand=again)
+        await asyncio.sleep(RETRY_S)
+        outcome = await scene.load.send(strike.victim, FAULT_PAYLOAD_VALUES, purpose=again)
         refused += outcome.code == QUARANTINED
     return outcome

@@ -7,53 +7,53 @@ import json
 from typing import Final
 
 from mmsup.ipc.paths import control_socket
-from mmsup.supervisor.chaos.observe.history import History, Told
+from mmsup.supervisor.chaos.observe.history import History, ServerEvent
 
-KEPT: Final = 2000
+MAX_EVENTS: Final = 2000
 LINE_LIMIT: Final = 4 << 20
-PAUSE_S: Final = 0.05
+RECONNECT_DELAY_S: Final = 0.05
 
 
-class Journal:
+class EventFollower:
     """Follows until it is cancelled. What was there before is passed over, what is told again is not written again."""
 
     def __init__(self, runtime_dir: str, history: History) -> None:
         self._path = control_socket(runtime_dir)
         self._history = history
-        self._known: set[str] = set()
+        self._seen: set[str] = set()
 
     async def follow(self) -> None:
         """Ask again whenever the connection ends."""
         while True:
             try:
-                await self._listen(follow=True)
+                await self._read_events(follow=True)
             except OSError:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def catch_up(self) -> None:
         """All that is known now, once."""
         async with asyncio.timeout(30.0):
-            await self._listen(follow=False)
+            await self._read_events(follow=False)
 
-    async def _listen(self, *, follow: bool) -> None:
+    async def _read_events(self, *, follow: bool) -> None:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE_LIMIT)
         try:
-            question = {"verb": "events", "arguments": {"count": KEPT, "follow": follow}}
+            question = {"verb": "events", "arguments": {"count": MAX_EVENTS, "follow": follow}}
             writer.write(json.dumps(question).encode() + b"\n")
             while line := await reader.readline():
                 said = json.loads(line)
                 if "ok" in said:
                     for each in (said.get("result") or {}).get("events", []):
-                        self._take(each)
+                        self._add(each)
                     return
                 if "event" in said:
-                    self._take(said["event"])
+                    self._add(said["event"])
         finally:
             writer.close()
 
-    def _take(self, event: object) -> None:
+    def _add(self, event: object) -> None:
         assert isinstance(event, dict), "an event is an object"
         name = json.dumps(event, sort_keys=True)
-        if name not in self._known:
-            self._known.add(name)
-            self._history.add(Told(self._history.now(), event))
+        if name not in self._seen:
+            self._seen.add(name)
+            self._history.add(ServerEvent(self._history.now(), event))

@@ -18,7 +18,7 @@ from typing import Any, Final, TextIO
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class RunStarted:
     """The run: what a repetition needs."""
 
     seed: int
@@ -55,7 +55,7 @@ class Invoke:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestOutcome:
     """What became of a request."""
 
     t: float
@@ -74,7 +74,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Injected:
+class FaultInjected:
     """A fault was brought about, or could not be."""
 
     t: float
@@ -86,7 +86,7 @@ class Injected:
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class FaultFinished:
     """What was to be done for a fault is done."""
 
     t: float
@@ -95,7 +95,7 @@ class Over:
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class WorkerDeath:
     """The kernel said that a worker has ended."""
 
     t: float
@@ -104,7 +104,7 @@ class Death:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ServerEvent:
     """An event of the server's journal, when it reached us."""
 
     t: float
@@ -112,7 +112,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Edition:
+class RevisionInForce:
     """From `t` on a request to the model must be answered by this revision or a later one; 0: by none."""
 
     t: float
@@ -121,7 +121,7 @@ class Edition:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class ServedCounts:
     """What the server's metrics say was answered with a result, by model."""
 
     t: float
@@ -129,7 +129,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class LeakReport:
     """A look for what is left behind; what was found, each a sentence that begins with its invariant."""
 
     t: float
@@ -139,7 +139,7 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Restarted:
+class ServerRestarted:
     """Whoever looks after the server started it anew, and it served again at `until_s`."""
 
     t: float
@@ -147,10 +147,34 @@ class Restarted:
     why: str
 
 
-Record = Began | Invoke | Outcome | Injected | Over | Death | Told | Edition | Counted | Left | Restarted
-KINDS: Final = {
+Record = (
+    RunStarted
+    | Invoke
+    | RequestOutcome
+    | FaultInjected
+    | FaultFinished
+    | WorkerDeath
+    | ServerEvent
+    | RevisionInForce
+    | ServedCounts
+    | LeakReport
+    | ServerRestarted
+)
+RECORD_TYPES: Final = {
     each.__name__.lower(): each
-    for each in (Began, Invoke, Outcome, Injected, Over, Death, Told, Edition, Counted, Left, Restarted)
+    for each in (
+        RunStarted,
+        Invoke,
+        RequestOutcome,
+        FaultInjected,
+        FaultFinished,
+        WorkerDeath,
+        ServerEvent,
+        RevisionInForce,
+        ServedCounts,
+        LeakReport,
+        ServerRestarted,
+    )
 }
 
 
@@ -170,7 +194,7 @@ class History:
         """Write it down."""
         self.records.append(record)
         if self._file is not None:
-            self._file.write(line_of(record))
+            self._file.write(encode_record(record))
 
     def close(self) -> None:
         """Everything is in the file."""
@@ -178,17 +202,17 @@ class History:
             self._file.close()
 
 
-def line_of(record: Record) -> str:
+def encode_record(record: Record) -> str:
     """One line of the file."""
-    fields = {name: getattr(record, name) for name in _fields(type(record))}
+    fields = {name: getattr(record, name) for name in _field_names(type(record))}
     return json.dumps({"what": type(record).__name__.lower(), **fields}, separators=(",", ":")) + "\n"
 
 
-def _fields(kind: type[Record]) -> tuple[str, ...]:
+def _field_names(kind: type[Record]) -> tuple[str, ...]:
     return tuple(each.name for each in dataclasses.fields(kind))
 
 
-def records_of(lines: Iterator[str]) -> Iterator[Record]:
+def decode_records(lines: Iterator[str]) -> Iterator[Record]:
     """The records of a file; a last line that was cut off is passed over. ValueError for what is no history."""
     for line in lines:
         try:
@@ -197,4 +221,4 @@ def records_of(lines: Iterator[str]) -> Iterator[Record]:
             if line.endswith("\n"):
                 raise
             return
-        yield KINDS[fields.pop("what")](**fields)
+        yield RECORD_TYPES[fields.pop("what")](**fields)

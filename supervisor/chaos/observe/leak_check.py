@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-GROWTH: Final = 32 << 20
+MEMORY_GROWTH_LIMIT: Final = 32 << 20
 """What a long-lived process may have grown by, bytes; a leak of a slot or a reply for each fault is far more."""
-ARENA: Final = "/memfd:mmsup-arena"
-EXTENTS: Final = 8
+ARENA_LINK: Final = "/memfd:mmsup-arena"
+EXTENTS_PER_WORKER: Final = 8
 """Shared memory comes and goes with demand; so many extents for each worker are more than any demand here needs."""
 PROC: Final = Path("/proc")
 _ROLE: Final = re.compile(r"mmsup\.(?:supervisor\.)?(\w+)(?:\.cli)?")
@@ -25,7 +25,7 @@ _NUMBERED: Final = re.compile(r":?\[.*\]| \(deleted\)|/w\d+\.\d+|\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessResources:
     """What one process of the house holds."""
 
     descriptors: Counter[str]
@@ -41,43 +41,43 @@ class Snapshot:
     processes: Counter[str]
     """How many of each role."""
     zombies: int
-    house: dict[str, Process]
+    server_processes: dict[str, ProcessResources]
     """Keeper, brain, gateways."""
     cgroups: int
-    strangers: int
+    outside_holders: int
     """Processes outside the server that hold its memory."""
-    shm: frozenset[str] = frozenset()
+    shm_names: frozenset[str] = frozenset()
     """Names of ours in /dev/shm."""
-    runtime: Counter[str] = field(default_factory=Counter[str])
+    runtime_files: Counter[str] = field(default_factory=Counter[str])
     open_requests: float = 0.0
     used_bytes: float = 0.0
 
 
-def snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str, float]]) -> Snapshot:
+def take_snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str, float]]) -> Snapshot:
     """Everything now. ProcessLookupError or FileNotFoundError if something ends meanwhile: look again."""
-    family = sorted(family_of(keeper_pid), key=_born)  # a spare stays behind the gateway that it may follow
+    family = sorted(process_tree(keeper_pid), key=_start_ticks)  # a spare stays behind the gateway that it may follow
     roles: Counter[str] = Counter()
-    house: dict[str, Process] = {}
+    house: dict[str, ProcessResources] = {}
     zombies = 0
     for pid in family:
         if _stat(pid)[0] == "Z":
             zombies += 1
             continue
-        role = role_of(pid)
+        role = process_role(pid)
         roles[role] += 1
         if role != "worker":
-            house[f"{role} {roles[role]}"] = _process(pid)
+            house[f"{role} {roles[role]}"] = _process_resources(pid)
     gauges = Counter[str]()
     for name, _, value in metrics:
         gauges[name] += value  # type: ignore[assignment] # a Counter adds floats as well
     return Snapshot(
         processes=roles,
         zombies=zombies,
-        house=house,
-        cgroups=len(cgroup_folders(family)),
-        strangers=_strangers(family),
-        shm=frozenset(each for each in os.listdir("/dev/shm") if "mmsup" in each),  # noqa: S108 - it is looked at
-        runtime=Counter(re.sub(r"\d+", "N", each.name) for each in Path(runtime_dir).rglob("*")),
+        server_processes=house,
+        cgroups=len(cgroup_directories(family)),
+        outside_holders=_outside_holders(family),
+        shm_names=frozenset(each for each in os.listdir("/dev/shm") if "mmsup" in each),  # noqa: S108 - it is looked at
+        runtime_files=Counter(re.sub(r"\d+", "N", each.name) for each in Path(runtime_dir).rglob("*")),
         open_requests=gauges["mmsup_requests_open"],
         used_bytes=gauges["mmsup_arena_used_bytes"],
     )
@@ -86,46 +86,54 @@ def snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
     """What is left behind, each a sentence that begins with its invariant."""
     found = []
-    if after.shm - before.shm:
-        found.append(f"I1 new in /dev/shm: {', '.join(sorted(after.shm - before.shm))}")
-    if after.strangers > before.strangers:
-        found.append(f"I1 {after.strangers} strangers hold shared memory")
+    if after.shm_names - before.shm_names:
+        found.append(f"I1 new in /dev/shm: {', '.join(sorted(after.shm_names - before.shm_names))}")
+    if after.outside_holders > before.outside_holders:
+        found.append(f"I1 {after.outside_holders} strangers hold shared memory")
     if after.zombies:
         found.append(f"I2 {after.zombies} children were not reaped")
     if after.processes != before.processes:
-        found.append(f"I2 processes: {_words(before.processes)} became {_words(after.processes)}")
-    for name, was in before.house.items():
-        found += _process_differences(name, was, after.house.get(name))
-    extents = sum(each.descriptors[ARENA] for each in after.house.values())
-    if extents > EXTENTS * after.processes["worker"]:
+        found.append(f"I2 processes: {_counter_text(before.processes)} became {_counter_text(after.processes)}")
+    for name, was in before.server_processes.items():
+        found += _process_differences(name, was, after.server_processes.get(name))
+    extents = sum(each.descriptors[ARENA_LINK] for each in after.server_processes.values())
+    if extents > EXTENTS_PER_WORKER * after.processes["worker"]:
         found.append(f"I3 {extents} extents of shared memory are open for {after.processes['worker']} workers")
     if after.cgroups != before.cgroups:
         found.append(f"I5 {before.cgroups} control groups became {after.cgroups}")
-    if after.runtime != before.runtime:
-        found.append(f"I6 runtime folder: {_words(before.runtime)} became {_words(after.runtime)}")
+    if after.runtime_files != before.runtime_files:
+        found.append(
+            f"I6 runtime folder: {_counter_text(before.runtime_files)} became {_counter_text(after.runtime_files)}"
+        )
     if after.open_requests or after.used_bytes:
         found.append(f"I7 {after.open_requests:.0f} requests open, {after.used_bytes:.0f} bytes of slots in use")
     return found
 
 
-def counts(before: Snapshot, after: Snapshot) -> dict[str, int]:
+def leak_counts(before: Snapshot, after: Snapshot) -> dict[str, int]:
     """The table's figures of what is left behind."""
-    more = [sum(_more(before.house[name], each).values()) for name, each in after.house.items() if name in before.house]
+    more = [
+        sum(_new_descriptors(before.server_processes[name], each).values())
+        for name, each in after.server_processes.items()
+        if name in before.server_processes
+    ]
     return {
-        "segments": len(after.shm - before.shm) + after.strangers + int(after.used_bytes > 0),
+        "segments": len(after.shm_names - before.shm_names) + after.outside_holders + int(after.used_bytes > 0),
         "descriptors": sum(more),
         "zombies": after.zombies,
         "cgroups": max(0, after.cgroups - before.cgroups),
     }
 
 
-def gone(family: Iterable[int], folders: Iterable[Path]) -> list[str]:
+def survivors(family: Iterable[int], folders: Iterable[Path]) -> list[str]:
     """After the server's end: what of it is still there."""
-    found = [f"I2 process {pid} ({role_of(pid) or 'zombie'}) outlived the server" for pid in family if _exists(pid)]
+    found = [
+        f"I2 process {pid} ({process_role(pid) or 'zombie'}) outlived the server" for pid in family if _exists(pid)
+    ]
     return found + [f"I5 control group {each.name} outlived the server" for each in folders if each.exists()]
 
 
-def alive(pids: Iterable[int]) -> list[int]:
+def running(pids: Iterable[int]) -> list[int]:
     """Those that run; who only waits to be reaped does not."""
     found = []
     for pid in pids:
@@ -134,7 +142,7 @@ def alive(pids: Iterable[int]) -> list[int]:
     return found
 
 
-def family_of(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
     """This process and all its descendants."""
     children: dict[int, list[int]] = {}
     for each in _pids():
@@ -146,7 +154,7 @@ def family_of(pid: int) -> list[int]:
     return found
 
 
-def cgroup_folders(pids: Iterable[int]) -> set[Path]:
+def cgroup_directories(pids: Iterable[int]) -> set[Path]:
     """The groups beside those that these processes are in, below mmsup's own folder."""
     tops = set()
     for pid in pids:
@@ -158,7 +166,7 @@ def cgroup_folders(pids: Iterable[int]) -> set[Path]:
     return {each for top in tops for each in top.iterdir() if each.is_dir()}
 
 
-def role_of(pid: int) -> str:
+def process_role(pid: int) -> str:
     """`keeper`, `run`, `gateway`, `worker`, or what else it runs."""
     words = (PROC / str(pid) / "cmdline").read_text().split("\0")
     for word in words:
@@ -168,15 +176,15 @@ def role_of(pid: int) -> str:
     return " ".join(words[:3])
 
 
-def _born(pid: int) -> int:
+def _start_ticks(pid: int) -> int:
     """When it was started, in ticks of the kernel's."""
     return int(_stat(pid)[19])
 
 
-def _process(pid: int) -> Process:
+def _process_resources(pid: int) -> ProcessResources:
     lines = (PROC / str(pid) / "status").read_text().splitlines()
     fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
-    return Process(_descriptors(pid), int(fields["Threads"][0]), int(fields["RssAnon"][0]) << 10)
+    return ProcessResources(_descriptors(pid), int(fields["Threads"][0]), int(fields["RssAnon"][0]) << 10)
 
 
 def _descriptors(pid: int) -> Counter[str]:
@@ -190,33 +198,33 @@ def _descriptors(pid: int) -> Counter[str]:
     return found
 
 
-def _process_differences(name: str, was: Process, now: Process | None) -> list[str]:
+def _process_differences(name: str, was: ProcessResources, now: ProcessResources | None) -> list[str]:
     if now is None:
         return [f"I2 {name} is gone"]
     found = []
-    more = _more(was, now)
+    more = _new_descriptors(was, now)
     if more:
-        found.append(f"I3 {name} has more descriptors: {_words(more)}")
-    if now.memory_bytes > was.memory_bytes + GROWTH:
+        found.append(f"I3 {name} has more descriptors: {_counter_text(more)}")
+    if now.memory_bytes > was.memory_bytes + MEMORY_GROWTH_LIMIT:
         found.append(f"I4 {name} grew by {(now.memory_bytes - was.memory_bytes) >> 20} MiB")
     if now.threads > was.threads:
         found.append(f"I8 {name} had {was.threads} threads and has {now.threads}")
     return found
 
 
-def _more(was: Process, now: Process) -> Counter[str]:
+def _new_descriptors(was: ProcessResources, now: ProcessResources) -> Counter[str]:
     """Descriptors that were not there before, by kind; shared memory has a bound of its own."""
     more = now.descriptors - was.descriptors
-    del more[ARENA]
+    del more[ARENA_LINK]
     return more
 
 
-def _strangers(family: list[int]) -> int:
-    ours = set().union(*(_memory(each) for each in family))
-    return sum(bool(_memory(each) & ours) for each in set(_pids()) - set(family))
+def _outside_holders(family: list[int]) -> int:
+    ours = set().union(*(_memory_inodes(each) for each in family))
+    return sum(bool(_memory_inodes(each) & ours) for each in set(_pids()) - set(family))
 
 
-def _memory(pid: int) -> set[int]:
+def _memory_inodes(pid: int) -> set[int]:
     found = set()
     with contextlib.suppress(OSError):
         for each in (PROC / str(pid) / "fd").iterdir():
@@ -239,5 +247,5 @@ def _exists(pid: int) -> bool:
     return (PROC / str(pid)).exists()
 
 
-def _words(counted: Counter[str]) -> str:
+def _counter_text(counted: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counted.items())) or "nothing"

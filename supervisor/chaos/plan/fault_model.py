@@ -139,7 +139,7 @@ class Model:
         print("unloaded", flush=True)
 '''
 
-OK: Final = "ok"
+NO_FAULT: Final = "ok"
 """The mode that does no harm."""
 _CONFIG: Final = """\
 name: "{name}"
@@ -156,8 +156,8 @@ output [ {{ name: "life", data_type: TYPE_INT64, dims: [ 2 ] }} ]
 
 def source(
     *,
-    on_import: str = OK,
-    on_load: str = OK,
+    on_import: str = NO_FAULT,
+    on_load: str = NO_FAULT,
     on_load_amount: float = 0,
     batched: bool = False,
     revision: int | None = None,
@@ -175,20 +175,20 @@ def source(
     return f"{first}\n\n{given}\n{rest}"
 
 
-def lay(
-    repository: Path, name: str, *, revision: int = 1, on_load: str = OK, batch: int = 0, **settings: Any
+def write_fault_model(
+    repository: Path, name: str, *, revision: int = 1, on_load: str = NO_FAULT, batch: int = 0, **settings: Any
 ) -> None:  # as YAML has it
     """Put the model into a repository, or another edition of it over the one that is there. `batch`: the most that it
     runs at once, with a leading axis then; `settings` are of its `mmsup.yaml`."""
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / "model.py", source(on_load=on_load, batched=bool(batch), revision=revision))
+    _write_atomically(folder / "model.py", source(on_load=on_load, batched=bool(batch), revision=revision))
     if settings:
-        _put(folder.parent / "mmsup.yaml", json.dumps(settings) + "\n")  # JSON is YAML
-    _put(folder.parent / "config.pbtxt", _CONFIG.format(name=name, batch=batch))
+        _write_atomically(folder.parent / "mmsup.yaml", json.dumps(settings) + "\n")  # JSON is YAML
+    _write_atomically(folder.parent / "config.pbtxt", _CONFIG.format(name=name, batch=batch))
 
 
-def _put(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     """At once: whoever reads meanwhile gets the old or the new, whole."""
     new = path.with_suffix(".new")
     new.write_text(text)

@@ -14,39 +14,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mmsup.supervisor.chaos.plan.catalog import Fault, Role
+from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole
 
-DEATHS_IN_A_ROW: Final = 3
+DEATHS_BEFORE_RELOAD: Final = 3
 """After so many a model is loaded anew."""
-FORGIVING_S: Final = 2.0
-HOUSE: Final = ""
+RELOAD_S: Final = 2.0
+NO_VICTIM: Final = ""
 """The victim of faults that are done to no model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
+class PlannedFault:
     """One fault of the plan."""
 
     number: int
     at_s: float
     """Seconds after the beginning of the run."""
-    fault: Fault
+    fault: FaultClass
     victim: str
-    forgive: bool = False
+    reload_after: bool = False
     """Load the victim anew when this is over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Season:
+class FaultWindow:
     """When there are faults, and how close to each other, seconds."""
 
-    from_s: float
-    until_s: float
-    every_s: tuple[float, float] = (1.0, 3.0)
+    start_s: float
+    end_s: float
+    interval_s: tuple[float, float] = (1.0, 3.0)
 
 
 @dataclass(slots=True)
-class _Tally:
+class _PlanState:
     """What the plan so far has done."""
 
     free_at_s: dict[str, float]
@@ -54,42 +54,46 @@ class _Tally:
     deaths: Counter[str] = field(default_factory=Counter)
 
 
-def plan(seed: int, season: Season, models: Mapping[str, Role], faults: Sequence[Fault]) -> list[Strike]:
+def plan(
+    seed: int, season: FaultWindow, models: Mapping[str, ModelRole], faults: Sequence[FaultClass]
+) -> list[PlannedFault]:
     """All strikes, in order. `models`: name to role."""
     rng = random.Random(seed)
-    tally = _Tally(dict.fromkeys((*models, HOUSE), 0.0))
-    strikes: list[Strike] = []
-    at_s = season.from_s
-    while at_s < season.until_s:
+    tally = _PlanState(dict.fromkeys((*models, NO_VICTIM), 0.0))
+    strikes: list[PlannedFault] = []
+    at_s = season.start_s
+    while at_s < season.end_s:
         choices = _choices(at_s, tally, models, faults)
         if choices:
-            strikes.append(_strike(len(strikes) + 1, at_s, rng.choice(choices), tally))
-        at_s += rng.uniform(*season.every_s)
+            strikes.append(_plan_fault(len(strikes) + 1, at_s, rng.choice(choices), tally))
+        at_s += rng.uniform(*season.interval_s)
     return strikes
 
 
 def _choices(
-    at_s: float, tally: _Tally, models: Mapping[str, Role], faults: Sequence[Fault]
-) -> list[tuple[Fault, str]]:
+    at_s: float, tally: _PlanState, models: Mapping[str, ModelRole], faults: Sequence[FaultClass]
+) -> list[tuple[FaultClass, str]]:
     """What may come now, of the classes that came least often."""
     free = [
         (fault, victim)
         for fault in faults
-        for victim in ([HOUSE] if fault.role is None else [name for name, role in models.items() if role == fault.role])
+        for victim in (
+            [NO_VICTIM] if fault.role is None else [name for name, role in models.items() if role == fault.role]
+        )
         if tally.free_at_s[victim] <= at_s
     ]
     least = min((tally.faults[fault.name] for fault, _ in free), default=0)
     return [(fault, victim) for fault, victim in free if tally.faults[fault.name] == least]
 
 
-def _strike(number: int, at_s: float, choice: tuple[Fault, str], tally: _Tally) -> Strike:
+def _plan_fault(number: int, at_s: float, choice: tuple[FaultClass, str], tally: _PlanState) -> PlannedFault:
     fault, victim = choice
     tally.faults[fault.name] += 1
-    if fault.cause:
-        tally.deaths[victim] += fault.deaths
-    forgive = tally.deaths[victim] >= DEATHS_IN_A_ROW
+    if fault.causes:
+        tally.deaths[victim] += fault.max_deaths
+    forgive = tally.deaths[victim] >= DEATHS_BEFORE_RELOAD
     if forgive:
         tally.deaths[victim] = 0
     # Each death in a row makes the next pause longer.
-    tally.free_at_s[victim] = at_s + fault.rest_s + tally.deaths[victim] * 0.5 + (FORGIVING_S if forgive else 0.0)
-    return Strike(number, at_s, fault, victim, forgive)
+    tally.free_at_s[victim] = at_s + fault.cooldown_s + tally.deaths[victim] * 0.5 + (RELOAD_S if forgive else 0.0)
+    return PlannedFault(number, at_s, fault, victim, forgive)

@@ -9,17 +9,17 @@ from pathlib import Path
 from mmsup.supervisor.config.units import size_text
 
 
-def machine() -> str:
+def describe_host() -> str:
     """Processor, cores, memory, kernel, Python."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0))
     return (
-        f"{_processor()}, {cores} cores, {size_text(memory)}, "
+        f"{_processor_name()}, {cores} cores, {size_text(memory)}, "
         f"Linux {platform.release()}, Python {platform.python_version()}"
     )
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from mmsup.supervisor.chaos.observe import leak_check as leftovers
+from mmsup.supervisor.chaos.observe import leak_check
 
-MESSAGE: Final = 4096
-GONE_S: Final = 15.0
+MAX_MESSAGE_BYTES: Final = 4096
+EXIT_LIMIT_S: Final = 15.0
 """How long what was below a killed keeper may be seen: the frozen go when the next keeper thaws them."""
-LOOKS: Final = 300
+EXIT_POLLS: Final = 300
 _FIRST_FD: Final = 3
-_HAND_BACK: Final = f"""
+_FD_LAUNCHER: Final = f"""
 import fcntl, os, sys
 given = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 64) for each in sys.argv[1].split(",")]
 for place, fd in enumerate(given, {_FIRST_FD}):
@@ -36,7 +36,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """What stands between us and a server that is handed descriptors: they must lie at 3, 4, … of a pid known to it."""
 
 
-class Manager:
+class ServiceManager:
     """Of one server."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
@@ -47,7 +47,7 @@ class Manager:
         self._socket.bind(str(self._address))
         self._socket.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         self._output = (folder / "output").open("wb")
-        self._kept: dict[str, int] = {}
+        self._stored_fds: dict[str, int] = {}
         self._process = self._start()
 
     @property
@@ -59,29 +59,29 @@ class Manager:
         """The exit status of the server; None while it runs."""
         return self._process.poll()
 
-    def listen(self) -> None:
+    def read_notifications(self) -> None:
         """Read what the server has said by now, and keep what it gave."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                said, descriptors, _, _ = socket.recv_fds(self._socket, MESSAGE, 8)
+                said, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 8)
                 lines = said.decode(errors="replace").split("\n")
                 names = [each.removeprefix("FDNAME=") for each in lines if each.startswith("FDNAME=")]
                 for fd, name in zip(descriptors, names, strict=False):
-                    self._drop(name)
-                    self._kept[name] = fd
+                    self._close_fd(name)
+                    self._stored_fds[name] = fd
 
-    async def replace(self) -> list[str]:
+    async def replace_keeper(self) -> list[str]:
         """Kill the keeper and start another at once. What of the old server is still there a good while later."""
-        self.listen()
-        family = leftovers.family_of(self.pid)
+        self.read_notifications()
+        family = leak_check.process_tree(self.pid)
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
         self._process = self._start()
-        for _ in range(LOOKS):
-            if not leftovers.alive(family):
+        for _ in range(EXIT_POLLS):
+            if not leak_check.running(family):
                 break
-            await asyncio.sleep(GONE_S / LOOKS)
-        return [f"I2 process {pid} outlived its keeper" for pid in leftovers.alive(family)]
+            await asyncio.sleep(EXIT_LIMIT_S / EXIT_POLLS)
+        return [f"I2 process {pid} outlived its keeper" for pid in leak_check.running(family)]
 
     async def stop(self, limit_s: float) -> int:
         """SIGTERM, and the exit status; SIGKILL after the limit."""
@@ -98,25 +98,25 @@ class Manager:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self.listen()
-        for name in list(self._kept):
-            self._drop(name)
+        self.read_notifications()
+        for name in list(self._stored_fds):
+            self._close_fd(name)
         self._socket.close()
         self._output.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        descriptors = list(self._kept.values())
+        descriptors = list(self._stored_fds.values())
         environ = {**os.environ, "NOTIFY_SOCKET": str(self._address)}
         command = self._command
         if descriptors:
-            environ |= {"LISTEN_FDS": str(len(descriptors)), "LISTEN_FDNAMES": ":".join(self._kept)}
+            environ |= {"LISTEN_FDS": str(len(descriptors)), "LISTEN_FDNAMES": ":".join(self._stored_fds)}
             places = ",".join(str(each) for each in descriptors)
-            command = [sys.executable, "-I", "-S", "-c", _HAND_BACK, places, *command]
+            command = [sys.executable, "-I", "-S", "-c", _FD_LAUNCHER, places, *command]
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, env=environ,
             close_fds=True, pass_fds=descriptors,
         )  # fmt: skip
 
-    def _drop(self, name: str) -> None:
+    def _close_fd(self, name: str) -> None:
         with contextlib.suppress(KeyError):
-            os.close(self._kept.pop(name))
+            os.close(self._stored_fds.pop(name))

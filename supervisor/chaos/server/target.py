@@ -15,28 +15,35 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from mmsup.supervisor.chaos.clients.http_client import Call, Door, Nonsense, Refused, Reply, Reset
-from mmsup.supervisor.chaos.observe.history import Outcome
-from mmsup.supervisor.chaos.plan.catalog import MANAGER, By, Role
-from mmsup.supervisor.chaos.server.service_manager import Manager
-from mmsup.supervisor.cli import control_client as client
+from mmsup.supervisor.chaos.clients.http_client import (
+    ConnectionRefused,
+    ConnectionReset,
+    HttpCall,
+    HttpClient,
+    HttpReply,
+    MalformedReply,
+)
+from mmsup.supervisor.chaos.observe.history import RequestOutcome
+from mmsup.supervisor.chaos.plan.catalog import SERVICE_MANAGER, FaultMethod, ModelRole
+from mmsup.supervisor.chaos.server.service_manager import ServiceManager
+from mmsup.supervisor.cli import control_client
 from mmsup.supervisor.cli.control_client import Json
 
 _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
-_MODEL: Final = re.compile(r'model="([^"]*)"')
-PATIENCE_S: Final = 60.0
-NO_REPLY: Final = Reply(0, {}, b"")
+_MODEL_LABEL: Final = re.compile(r'model="([^"]*)"')
+REQUEST_TIMEOUT_S: Final = 60.0
+NO_REPLY: Final = HttpReply(0, {}, b"")
 """What a call to the server's own endpoints gives if there was no reply."""
 
 
-class Tender(Protocol):
+class ServerOperator(Protocol):
     """Whoever looks after a server that does not always come back by itself."""
 
-    def answered(self, model: str, outcome: Outcome) -> None:
+    def on_answer(self, model: str, outcome: RequestOutcome) -> None:
         """A model gave a right answer."""
         ...
 
-    async def tend(self) -> None:
+    async def repair(self) -> None:
         """A fault is being brought about: returns when everything serves again, whatever that takes."""
         ...
 
@@ -45,36 +52,36 @@ class Tender(Protocol):
 class Target:
     """One server. Without a runtime directory it may be anywhere."""
 
-    door: Door
-    models: Mapping[str, Role]
+    client: HttpClient
+    models: Mapping[str, ModelRole]
     runtime_dir: str = ""
     repository: Path | None = None
     """Where the models' files are, if they are ours to change."""
     isolation: str = ""
-    metrics: Door | None = None
+    metrics: HttpClient | None = None
     title: str = ""
     """What reports call it."""
-    manager: Manager | None = None
+    manager: ServiceManager | None = None
     """Who starts it again, if that is we."""
-    tender: Tender | None = None
+    operator: ServerOperator | None = None
     """Who looks after it, if it cannot be left to itself."""
 
-    def means(self) -> frozenset[str]:
+    def capabilities(self) -> frozenset[str]:
         """What can be done to it: values of By, and capabilities of the machine."""
-        found = {By.REQUEST.value, By.CLIENT.value}
+        found = {FaultMethod.REQUEST.value, FaultMethod.CLIENT.value}
         if self.runtime_dir:
-            found |= {By.WORKER.value, By.HOUSE.value}
+            found |= {FaultMethod.WORKER.value, FaultMethod.SERVER_PROCESS.value}
         if self.repository is not None:
-            found.add(By.CONTROL.value)
+            found.add(FaultMethod.CONTROL.value)
         if self.manager is not None:
-            found.add(MANAGER)
+            found.add(SERVICE_MANAGER)
         if self.isolation.startswith("cgroup"):
             found |= {"caps", "freezer"} if os.geteuid() == 0 else {"caps"}
         return frozenset(found)
 
     async def ctl(self, verb: str, **arguments: object) -> Any:  # the result, by verb
         """One verb of the control socket, which may wait for a brain: in a thread."""
-        return await asyncio.to_thread(client.ask, self.runtime_dir, verb, arguments)
+        return await asyncio.to_thread(control_client.call_server, self.runtime_dir, verb, arguments)
 
     async def status(self) -> Json:
         """`ctl status`."""
@@ -82,41 +89,41 @@ class Target:
         assert isinstance(found, dict), "a status is an object"
         return found
 
-    async def call(self, path: str, method: str = "POST", body: bytes = b"{}") -> Reply:
+    async def call(self, path: str, method: str = "POST", body: bytes = b"{}") -> HttpReply:
         """One of the server's own endpoints; `NO_REPLY` if none comes."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                return await self.door.ask(Call(path, body if method == "POST" else b"", (), method))
-        except (Reset, Refused, Nonsense, TimeoutError):
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                return await self.client.send(HttpCall(path, body if method == "POST" else b"", (), method))
+        except (ConnectionReset, ConnectionRefused, MalformedReply, TimeoutError):
             return NO_REPLY
 
-    async def load(self, model: str) -> Reply:
+    async def load(self, model: str) -> HttpReply:
         """Load or reload it; returns when that is decided."""
         return await self.call(f"/v2/repository/models/{quote(model, safe='')}/load")
 
-    async def unload(self, model: str) -> Reply:
+    async def unload(self, model: str) -> HttpReply:
         """Unload it; returns when nothing is routed to it any more."""
         return await self.call(f"/v2/repository/models/{quote(model, safe='')}/unload")
 
-    async def samples(self) -> list[tuple[str, str, float]]:
+    async def metric_samples(self) -> list[tuple[str, str, float]]:
         """The metrics: name, model (or empty), value. Empty if there are none to be had."""
         if self.metrics is None:
             return []
         try:
-            reply = await self.metrics.ask(Call("/metrics", method="GET"))
-        except (Reset, Refused, Nonsense):
+            reply = await self.metrics.send(HttpCall("/metrics", method="GET"))
+        except (ConnectionReset, ConnectionRefused, MalformedReply):
             return []
         finally:
             self.metrics.close()
-        return samples_of(reply.body.decode("utf-8", "replace"))
+        return parse_samples(reply.body.decode("utf-8", "replace"))
 
 
-def samples_of(text: str) -> list[tuple[str, str, float]]:
+def parse_samples(text: str) -> list[tuple[str, str, float]]:
     """The samples of a metrics page: name, model (or empty), value."""
     found = []
     for line in text.splitlines():
         sample = _SAMPLE.fullmatch(line)
         if sample is not None:
-            model = _MODEL.search(sample[2] or "")
+            model = _MODEL_LABEL.search(sample[2] or "")
             found.append((sample[1], model[1] if model else "", float(sample[3])))
     return found

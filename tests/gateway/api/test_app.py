@@ -20,10 +20,9 @@ import pytest
 import uvloop
 from aiohttp import ClientResponse, ClientSession
 
-from gateway_double import BackendDouble, Tensor, metadata, served
-from mmsup.gateway.connections import aiohttp_connection as connection
-from mmsup.gateway.connections import connection_limit as crowd
-from mmsup.gateway.http import request_body as upload
+from gateway_double import FakeRouter, Tensor, metadata, served
+from mmsup.gateway.connections import aiohttp_connection, connection_limit
+from mmsup.gateway.http import request_body
 from mmsup.gateway.http import response as answer
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.ipc.errors import ModelError, ServerError, WorkerError
@@ -35,14 +34,14 @@ INFER = "/v2/models/m/infer"
 LOOP: list[Callable[[], asyncio.AbstractEventLoop]] = []
 
 
-def house(max_body_bytes: int = 64 << 20) -> BackendDouble:
-    backend = BackendDouble(max_body_bytes)
+def house(max_body_bytes: int = 64 << 20) -> FakeRouter:
+    backend = FakeRouter(max_body_bytes)
     backend.serve("m", metadata(("X", "FP32", (-1,))))
     return backend
 
 
 def meet(
-    test: Callable[[BackendDouble, ClientSession], Awaitable[None]], backend: BackendDouble | None = None, **where: Any
+    test: Callable[[FakeRouter, ClientSession], Awaitable[None]], backend: FakeRouter | None = None, **where: Any
 ) -> None:
     """Run a test against a backend that is served."""
 
@@ -50,7 +49,7 @@ def meet(
         made = backend or house()
         async with served(made, **where) as port, ClientSession(f"http://127.0.0.1:{port}") as session:
             await test(made, session)
-        assert made.open_exchanges == 0
+        assert made.unclosed_requests == 0
 
     with asyncio.Runner(loop_factory=LOOP[0]) as runner:
         runner.run(run())
@@ -98,7 +97,7 @@ async def said(response: ClientResponse) -> dict[str, Any]:
     ],
 )
 def test_health_and_lists_answer_json_and_head_says_the_same_without_it(path: str, told: dict[str, Any]) -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.get(path) as response:
             assert (response.status, await said(response)) == (200, told)
             assert response.headers["Server"] == "mmsup"
@@ -111,7 +110,7 @@ def test_health_and_lists_answer_json_and_head_says_the_same_without_it(path: st
 
 
 def test_a_server_that_is_not_ready_says_why() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.set_readiness(ready=False, reason="loading m")
         async with session.get("/v2/health/ready") as response:
             assert response.status == 503
@@ -124,7 +123,7 @@ def test_a_server_that_is_not_ready_says_why() -> None:
     "path", ["/v2", "/v2/models/m", "/v2/models/m/config", "/v2/models/m/stats", "/v2/models/stats"]
 )
 def test_descriptions_are_json_objects(path: str) -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.get(path) as response:
             assert response.status == 200
             assert response.content_type == "application/json"
@@ -150,7 +149,7 @@ def test_descriptions_are_json_objects(path: str) -> None:
     ],
 )
 def test_what_is_not_there_is_told_in_json(method: str, path: str, status: int, code: str) -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.request(method, path) as response:
             told = await said(response)
             assert (response.status, told["code"]) == (status, code)
@@ -160,7 +159,7 @@ def test_what_is_not_there_is_told_in_json(method: str, path: str, status: int, 
 
 
 def test_another_method_is_405_and_allow_says_which() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.delete(INFER) as response:
             assert (response.status, response.headers["Allow"]) == (405, "OPTIONS, POST")
             assert (await said(response))["code"] == "method_not_allowed"
@@ -171,7 +170,7 @@ def test_another_method_is_405_and_allow_says_which() -> None:
 
 
 def test_clients_may_unregister_memory_that_was_never_there() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         for path in ("systemsharedmemory", "cudasharedmemory", "systemsharedmemory/region/r"):
             async with session.post(f"/v2/{path}/unregister") as response:
                 assert (response.status, await response.read()) == (200, b"")
@@ -187,7 +186,7 @@ def test_clients_may_unregister_memory_that_was_never_there() -> None:
 def test_index_load_and_unload_are_the_brains() -> None:
     rows = [{"name": "m", "version": "1", "state": "READY", "reason": ""}]
 
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.answers |= {"index": rows, "load": {"name": "m"}, "unload": {}}
         async with session.post("/v2/repository/index", json={"ready": True}) as response:
             assert await response.json() == rows
@@ -216,7 +215,7 @@ def test_index_load_and_unload_are_the_brains() -> None:
     ],
 )
 def test_a_control_calls_body_is_checked(body: bytes, status: int) -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.answers["index"] = []
         async with session.post("/v2/repository/index", data=body) as response:
             assert response.status == status
@@ -225,7 +224,7 @@ def test_a_control_calls_body_is_checked(body: bytes, status: int) -> None:
 
 
 def test_files_are_not_taken_over_the_wire() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         body = {"parameters": {"config": "{}", "file:1/model.onnx": "AAAA"}}
         async with session.post("/v2/repository/models/m/load", json=body) as response:
             assert response.status == 403
@@ -235,7 +234,7 @@ def test_files_are_not_taken_over_the_wire() -> None:
 
 
 def test_a_refused_load_has_the_brains_words() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.answers["load"] = ModelError("load_failed", "failed to load 'm': no such op", model="m")
         async with session.post("/v2/repository/models/m/load") as response:
             assert response.status == 500
@@ -245,7 +244,7 @@ def test_a_refused_load_has_the_brains_words() -> None:
 
 
 def test_control_is_refused_on_a_listener_that_others_can_reach() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         for path in ("/v2/repository/models/m/load", "/v2/repository/models/m/unload", "/v2/logging"):
             async with session.post(path) as response:
                 assert (response.status, (await said(response))["code"]) == (403, "forbidden")
@@ -260,7 +259,7 @@ def test_control_is_refused_on_a_listener_that_others_can_reach() -> None:
 
 
 def test_json_comes_in_and_goes_out() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.post(INFER, json={"id": "a", "inputs": [X]}, headers={"X-Request-Id": "h1"}) as response:
             assert (response.status, response.headers["X-Request-Id"]) == (200, "h1")
             assert await said(response) == {
@@ -305,7 +304,7 @@ def test_every_datatype_makes_the_round_trip_in_binary(datatype: str) -> None:
     backend = house()
     backend.serve("t", metadata(("A", datatype, (-1,)), ("B", datatype, (3,))))
 
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         body, headers = binary_body([("A", datatype, [3], data), ("B", datatype, [3], data)])
         async with session.post("/v2/models/t/infer", data=body, headers=headers) as response:
             assert response.status == 200, await response.text()
@@ -319,7 +318,7 @@ def test_a_narrow_float_keeps_its_bits() -> None:
     backend = house()
     backend.serve("t", metadata(("A", "BF16", (-1,))))
 
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         body, headers = binary_body([("A", "BF16", [3], data)])
         async with session.post("/v2/models/t/infer", data=body, headers=headers) as response:
             assert await blobs_of(response) == {"A_out": data}
@@ -328,7 +327,7 @@ def test_a_narrow_float_keeps_its_bits() -> None:
 
 
 def test_a_raw_request_is_answered_in_binary() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         data = struct.pack("<3f", 1, 2, 3)
         async with session.post(INFER, data=data, headers={HEADER: "0"}) as response:
             assert await blobs_of(response) == {"X_out": data}
@@ -339,7 +338,7 @@ def test_a_raw_request_is_answered_in_binary() -> None:
 def test_a_large_tensor_comes_back_as_it_went_also_when_its_memory_is_used_again_at_once() -> None:
     data = np.random.default_rng(0).integers(0, 256, 12_600_000, np.uint8).tobytes()
 
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         body, headers = binary_body([("X", "FP32", [len(data) // 4], data)])
         for _again in range(3):
             async with session.post(INFER, data=io.BytesIO(body), headers=headers) as response:
@@ -351,7 +350,7 @@ def test_a_large_tensor_comes_back_as_it_went_also_when_its_memory_is_used_again
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_compressed_body_is_read(coding: str, chunked: bool) -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         data = struct.pack("<40000f", *range(40000))
         plain, headers = binary_body([("X", "FP32", [40000], data)])
         body = gzip.compress(plain) if coding == "gzip" else zlib.compress(plain)
@@ -368,7 +367,7 @@ def test_a_compressed_body_is_read(coding: str, chunked: bool) -> None:
 
 
 def test_a_chunked_body_is_read_to_its_end() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async def pieces() -> AsyncIterator[bytes]:
             for byte in json.dumps({"inputs": [X]}).encode():
                 yield bytes([byte])
@@ -401,7 +400,7 @@ def test_a_chunked_body_is_read_to_its_end() -> None:
 def test_a_body_that_cannot_be_read_is_its_callers_fault(
     headers: dict[str, str], body: bytes, status: int, says: str
 ) -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         async with session.post(INFER, data=body, headers=headers) as response:
             told = await said(response)
             assert response.status == status
@@ -412,7 +411,7 @@ def test_a_body_that_cannot_be_read_is_its_callers_fault(
 
 
 def test_an_error_names_the_request_by_the_id_that_its_json_gave() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.post(INFER, json={"id": "j1", "inputs": []}, headers={"X-Request-Id": "h1"}) as response:
             assert (await said(response))["request_id"] == "j1"
             assert response.headers["X-Request-Id"] == "h1"
@@ -423,7 +422,7 @@ def test_an_error_names_the_request_by_the_id_that_its_json_gave() -> None:
 
 
 def test_a_body_over_the_limit_is_refused_by_its_head() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.post(INFER, data=bytes(2000)) as response:
             assert response.status == 413
             assert "2000 bytes exceeds the maximum allowed 1000 bytes" in (await said(response))["error"]
@@ -434,7 +433,7 @@ def test_a_body_over_the_limit_is_refused_by_its_head() -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_inflating_stops_at_the_limit(coding: str) -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         bomb = gzip.compress(bytes(64 << 20)) if coding == "gzip" else zlib.compress(bytes(64 << 20))
         async with session.post(INFER, data=bomb, headers={"Content-Encoding": coding}) as response:
             assert response.status == 413
@@ -443,7 +442,7 @@ def test_inflating_stops_at_the_limit(coding: str) -> None:
 
 
 def test_chunks_without_end_are_refused_at_the_limit() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async def pieces() -> AsyncIterator[bytes]:
             for _piece in range(40):
                 yield bytes(1000)
@@ -455,7 +454,7 @@ def test_chunks_without_end_are_refused_at_the_limit() -> None:
 
 
 def test_the_deadline_in_the_request_is_brought_forward_and_never_put_off() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         for timeout in (5_000_000, 2**62):
             async with session.post(INFER, json={"inputs": [X], "parameters": {"timeout": timeout}}) as response:
                 assert response.status == 200
@@ -466,7 +465,7 @@ def test_the_deadline_in_the_request_is_brought_forward_and_never_put_off() -> N
 
 
 def test_parameters_reach_the_model_without_the_reserved_ones() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         body = {"inputs": [X], "parameters": {"timeout": 0, "priority": 2, "beam": 4, "binary_data_output": False}}
         async with session.post(INFER, json=body) as response:
             assert response.status == 200
@@ -487,7 +486,7 @@ def test_parameters_reach_the_model_without_the_reserved_ones() -> None:
     ],
 )
 def test_what_becomes_of_a_request_becomes_its_status(error: Any, status: int) -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.refusal = error
         async with session.post(INFER, json={"inputs": [X]}) as response:
             told = await said(response)
@@ -506,7 +505,7 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing_and_the_next_request_is_serve
     backend = house()
     backend.serve("broken", metadata(("X", "FP32", (-1,))), broken)
 
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.post("/v2/models/broken/infer", json={"inputs": [X]}) as response:
             assert response.status == 500
             assert "secret" not in await response.text()
@@ -521,7 +520,7 @@ def test_a_worker_that_forgets_an_output_is_a_502() -> None:
     backend = house()
     backend.serve("liar", metadata(("X", "FP32", (-1,))), lambda inputs: {})
 
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with session.post("/v2/models/liar/infer", json={"inputs": [X]}) as response:
             assert (response.status, (await said(response))["code"]) == (502, "bad_worker_reply")
 
@@ -529,7 +528,7 @@ def test_a_worker_that_forgets_an_output_is_a_502() -> None:
 
 
 def test_each_request_is_counted_once_and_shown_on_the_metrics_page() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         for inputs in ([X], [X], []):
             async with session.post(INFER, json={"inputs": inputs}) as response:
                 await response.read()
@@ -550,7 +549,7 @@ def test_each_request_is_counted_once_and_shown_on_the_metrics_page() -> None:
 
 
 def test_metrics_are_there_while_the_brain_is_not() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         backend.answers["status"] = ServerError("unavailable", "x")
         async with session.get("/metrics") as response:
             assert response.status == 200
@@ -562,7 +561,7 @@ def test_metrics_are_there_while_the_brain_is_not() -> None:
 
 
 def test_a_client_that_leaves_ends_its_request() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         entered, left = asyncio.Event(), asyncio.Event()
 
         async def wait() -> None:
@@ -588,7 +587,7 @@ def test_a_client_that_leaves_ends_its_request() -> None:
 
 
 def test_a_client_that_waits_to_be_asked_is_asked_only_if_its_head_is_good() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         body = json.dumps({"inputs": [X]}).encode()
         head = b"POST %b HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
         async with raw(session) as (reader, writer):
@@ -614,7 +613,7 @@ def test_a_client_that_waits_to_be_asked_is_asked_only_if_its_head_is_good() -> 
     ],
 )
 def test_what_is_no_http_is_a_400_in_json_and_a_closed_connection(head: bytes) -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):
             writer.write(head)
             told = await asyncio.wait_for(reader.read(), 10)
@@ -625,9 +624,9 @@ def test_what_is_no_http_is_a_400_in_json_and_a_closed_connection(head: bytes) -
 
 
 def test_a_head_that_drips_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_S", 0.05)
+    monkeypatch.setattr(aiohttp_connection, "HEAD_S", 0.05)
 
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):
             writer.write(b"GET /v2 HTTP/1.1\r\nHost:")
             told = await asyncio.wait_for(reader.read(), 10)
@@ -638,9 +637,9 @@ def test_a_head_that_drips_is_answered_408_and_closed(monkeypatch: pytest.Monkey
 
 
 def test_a_connection_that_waits_between_requests_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_S", 0.02)
+    monkeypatch.setattr(aiohttp_connection, "HEAD_S", 0.02)
 
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         async def wait() -> None:
             """Three times as long as a head may take."""
             with contextlib.suppress(TimeoutError):
@@ -661,24 +660,24 @@ def test_a_connection_that_waits_between_requests_is_left_alone(monkeypatch: pyt
 
 
 def test_a_body_that_stops_coming_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "IDLE_S", 0.05)
-    monkeypatch.setattr(connection, "LINGER_S", 0.05)
+    monkeypatch.setattr(request_body, "IDLE_S", 0.05)
+    monkeypatch.setattr(aiohttp_connection, "LINGER_S", 0.05)
 
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):
             writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc" % INFER.encode())
             told = await asyncio.wait_for(reader.read(), 10)
             assert told.startswith(b"HTTP/1.1 408")
             assert b"Connection: close" in told
-        assert backend.open_exchanges == 0
+        assert backend.unclosed_requests == 0
 
     meet(test)
 
 
 def test_a_client_that_does_not_read_its_reply_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer, "SLOWEST_S", 0.1)
+    monkeypatch.setattr(answer, "WRITE_TIMEOUT_S", 0.1)
 
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         data = bytes(32 << 20)
         body, headers = binary_body([("X", "FP32", [len(data) // 4], data)])
         base = session._base_url
@@ -699,7 +698,7 @@ def test_a_client_that_does_not_read_its_reply_is_cut_off(monkeypatch: pytest.Mo
 
 
 def test_a_reply_read_in_small_sips_is_whole_though_its_memory_is_used_again_at_once() -> None:
-    async def test(backend: BackendDouble, session: ClientSession) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
         data = np.random.default_rng(1).integers(0, 256, 8 << 20, np.uint8).tobytes()
         body, headers = binary_body([("X", "FP32", [len(data) // 4], data)])
         head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{HEADER}: {headers[HEADER]}\r\n\r\n"
@@ -719,9 +718,9 @@ def test_a_reply_read_in_small_sips_is_whole_though_its_memory_is_used_again_at_
 
 
 def test_one_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowd, "CONNECTION_LIMIT", 1)
+    monkeypatch.setattr(connection_limit, "CONNECTION_LIMIT", 1)
 
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (mine, writer):
             half = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{"
             writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + half.encode())
@@ -735,9 +734,9 @@ def test_one_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_connection_that_does_nothing_gives_way_to_one_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowd, "CONNECTION_LIMIT", 1)
+    monkeypatch.setattr(connection_limit, "CONNECTION_LIMIT", 1)
 
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (idle, _idle), session.get("/livez") as response:
             assert response.status == 200
             assert await asyncio.wait_for(idle.read(), 10) == b""
@@ -746,7 +745,7 @@ def test_a_connection_that_does_nothing_gives_way_to_one_that_comes(monkeypatch:
 
 
 def test_requests_in_a_pipeline_are_answered_in_their_order() -> None:
-    async def test(_: BackendDouble, session: ClientSession) -> None:
+    async def test(_: FakeRouter, session: ClientSession) -> None:
         async with raw(session) as (reader, writer):
             one = b"GET /v2/models HTTP/1.1\r\nHost: x\r\n\r\n"
             last = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

@@ -11,7 +11,7 @@ from typing import cast
 
 import uvloop
 
-from mmsup.gateway.connections.acceptor import EXTRA, Acceptor
+from mmsup.gateway.connections.acceptor import EXTRA_ACCEPTS, ConnectionAcceptor
 
 
 class _Guest(asyncio.Protocol):
@@ -31,7 +31,7 @@ class _Door:
     def __init__(self) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.met: list[_Guest] = []
-        self.acceptor = Acceptor(self.sock, lambda: _Guest(self.met))
+        self.acceptor = ConnectionAcceptor(self.sock, lambda: _Guest(self.met))
 
     @contextlib.contextmanager
     def clients(self, count: int) -> Iterator[list[socket.socket]]:
@@ -69,7 +69,7 @@ def test_who_comes_behind_a_crowd_is_met_after_few_turns() -> None:
             await door.acceptor.start()
             turns = await door.turns_until_met(256, 1000)
         assert len(door.met) == 256
-        assert turns < 4 * 256 / EXTRA, f"{turns} turns for 256 connections"
+        assert turns < 4 * 256 / EXTRA_ACCEPTS, f"{turns} turns for 256 connections"
 
     at_door(test)
 
@@ -113,12 +113,12 @@ def test_who_left_while_waiting_keeps_nobody_out() -> None:
 def test_nobody_is_met_after_the_end() -> None:
     async def test(door: _Door) -> None:
         await door.acceptor.start()
-        with door.clients(EXTRA * 4):
+        with door.clients(EXTRA_ACCEPTS * 4):
             await door.turns_until_met(1, 1000)
             door.acceptor.close()
             door.acceptor.close()  # twice is once
             met = len(door.met)
-            await door.turns_until_met(EXTRA * 4, 200)
-            assert len(door.met) <= met + EXTRA + 1, "the rest goes to whoever else has the listener"
+            await door.turns_until_met(EXTRA_ACCEPTS * 4, 200)
+            assert len(door.met) <= met + EXTRA_ACCEPTS + 1, "the rest goes to whoever else has the listener"
 
     at_door(test)

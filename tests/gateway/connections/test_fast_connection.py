@@ -15,21 +15,18 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway_double import BackendDouble, metadata, served
+from gateway_double import FakeRouter, metadata, served
 from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
-from mmsup.gateway import self_test as selftest
-from mmsup.gateway.connections import aiohttp_connection as connection
-from mmsup.gateway.connections import context as shared
-from mmsup.gateway.connections import fast_connection as front
-from mmsup.gateway.dispatch.router import Backend
-from mmsup.gateway.http import request_body as upload
-from mmsup.gateway.http import response as answer
+from mmsup.gateway import self_test
+from mmsup.gateway.connections import aiohttp_connection, context, fast_connection
+from mmsup.gateway.dispatch.router import Router
+from mmsup.gateway.http import request_body, response
 from mmsup.gateway.protocol.binary_tensors import HEADER
-from mmsup.gateway.server import Front
-from mmsup.ipc.errors import error_of
-from mmsup.ipc.memory.counters import Tally, make_tally
-from mmsup.ipc.messages.all import Infer, Reply
-from mmsup.ipc.transport.zeromq_channel import Hub
+from mmsup.gateway.server import GatewayServer
+from mmsup.ipc.errors import make_error
+from mmsup.ipc.memory.counters import CounterTable, make_counter_table
+from mmsup.ipc.messages.data import Infer, InferReply
+from mmsup.ipc.transport.zeromq_channel import ZmqContext
 
 BIG = bytes(range(256)) * 4000
 """A megabyte."""
@@ -61,7 +58,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 class House:
     """A gateway's HTTP face over one worker that is in the test's hands."""
 
-    def __init__(self, made: Backend, peer: WorkerPeer, at: Front, port: int) -> None:
+    def __init__(self, made: Router, peer: WorkerPeer, at: GatewayServer, port: int) -> None:
         self.backend, self.peer, self.front, self.port = made, peer, at, port
 
     @contextlib.asynccontextmanager
@@ -77,37 +74,37 @@ class House:
     async def echo(self) -> Infer:
         """Answer the next request with its own bytes."""
         request = await self.peer.request()
-        data = self.peer.bytes_of(request.places[0])
-        if request.grant is not None and request.grant[2] >= len(data):
-            self.peer.answer_in(request.id, request.grant[0], request.grant[1], data)
+        data = self.peer.bytes_of(request.locations[0])
+        if request.output_buffer is not None and request.output_buffer[2] >= len(data):
+            self.peer.answer_in(request.id, request.output_buffer[0], request.output_buffer[1], data)
         elif len(data) <= 4096:
             self.peer.answer(request, data)
         else:
-            self.peer.say(Reply(request.id, need=len(data)))
+            self.peer.say(InferReply(request.id, needed_bytes=len(data)))
             grant = await self.peer.grant()
             self.peer.answer_in(request.id, grant.segment, grant.offset, data)
         return request
 
-    def fronts(self) -> list[front.Front]:
-        (listener,) = [each for _, each in self.front._open]
-        return list(listener.crowd.fronts)
+    def fronts(self) -> list[fast_connection.FastConnection]:
+        (listener,) = [each for _, each in self.front._listening]
+        return list(listener.connection_limit.connections)
 
     async def gone(self) -> None:
         """Returns when no request is open and no slot in use."""
-        await until(lambda: not self.backend.open_requests and not self.backend.arena_used_bytes)
+        await until(lambda: not self.backend.open_requests and not self.backend.memory_used_bytes)
 
 
 def in_house(test: Callable[[House], Awaitable[None]], tmp_path: Path, **fields: object) -> None:
     async def run() -> None:
         described = spec(**fields)  # type: ignore[arg-type] # fields of ModelSpec
-        fd = make_tally()
+        fd = make_counter_table()
         with ThreadPoolExecutor(1) as executor, socket.create_server(("127.0.0.1", 0)) as sock:
             made = backend(executor)
             made.routes.put(route(described))
-            hub = Hub()
+            hub = ZmqContext()
             peer = WorkerPeer(tmp_path, described)
             peer.link(made, hub)
-            at = Front(made, [Tally(fd)], 0)
+            at = GatewayServer(made, [CounterTable(fd)], 0)
             await at.start("fast")
             port = sock.getsockname()[1]
             await at.listen(sock)
@@ -119,7 +116,7 @@ def in_house(test: Callable[[House], Awaitable[None]], tmp_path: Path, **fields:
             finally:
                 await at.close(0.1)
                 for link in list(made.links.values()):
-                    link.finish()
+                    link.close()
                 hub.close()
                 peer.close()
         os.close(fd)
@@ -176,7 +173,7 @@ def test_pipelined_requests_go_to_the_worker_one_by_one(tmp_path: Path) -> None:
             writer.write((head + body) * 50)
             for _each in range(50):
                 await house.echo()
-                assert len(next(iter(house.backend.links.values())).ledger) <= 1
+                assert len(next(iter(house.backend.links.values())).in_flight) <= 1
             for _each in range(50):
                 assert (await read(reader))[1].endswith(b"abc")
 
@@ -188,11 +185,11 @@ def test_what_follows_a_request_in_work_is_bounded_and_read_on_after_it(tmp_path
     async def run(house: House) -> None:
         async with house.client() as (reader, writer):
             head, body = posted(b"abc")
-            count = 3 * front.REST_LIMIT_BYTES // len(head + body)
+            count = 3 * fast_connection.REST_LIMIT_BYTES // len(head + body)
             writer.write((head + body) * count)
             request = await house.peer.request()
-            await until(lambda: house.fronts()[0]._paused)
-            assert len(house.fronts()[0]._rest) <= front.REST_LIMIT_BYTES + shared.SCRATCH_BYTES
+            await until(lambda: house.fronts()[0]._is_read_paused)
+            assert len(house.fronts()[0]._rest) <= fast_connection.REST_LIMIT_BYTES + context.READ_BUFFER_BYTES
             house.peer.answer(request, b"abc")
             answers = asyncio.create_task(all_of(reader, count))
             for _each in range(count - 1):
@@ -249,8 +246,8 @@ def test_a_death_is_answered_with_its_verdict_and_the_next_worker_serves(tmp_pat
             head, body = posted(b"abc")
             writer.write(head + body)
             request = await house.peer.request()
-            house.peer.page.begin(request.id)
-            house.backend.judge((1, 1), error_of("worker_crashed", "killed by signal 9"))
+            house.peer.page.request_started(request.id)
+            house.backend.set_verdict((1, 1), make_error("worker_crashed", "killed by signal 9"))
             house.peer.kill()
             status, told = await read(reader)
             assert (status, json.loads(told)["code"]) == (503, "worker_crashed")
@@ -270,7 +267,7 @@ def test_a_deadline_in_the_request_is_kept(tmp_path: Path) -> None:
             status, told = await read(reader)
             assert (status, json.loads(told)["code"]) == (504, "deadline_exceeded")
             assert (await house.peer.drop()).id == request.id
-            house.peer.say(Reply(request.id, "cancelled", "dropped"))
+            house.peer.say(InferReply(request.id, "cancelled", "dropped"))
 
     in_house(run, tmp_path)
 
@@ -309,10 +306,10 @@ def test_requests_that_waited_for_a_worker_go_to_it_by_class_and_then_as_they_ca
             for count, priority in enumerate((0, 7, 3, 90, 7, 0), 1):
                 reader, writer = await stack.enter_async_context(house.client())
                 writer.write(text(priority=priority, number=count))
-                await until(lambda count=count: len(house.backend._waiting) == count)  # type: ignore[misc] # binds it
+                await until(lambda count=count: len(house.backend._waiters) == count)  # type: ignore[misc] # binds it
                 clients.append(reader)
             peer = WorkerPeer(tmp_path, house.peer.said.spec, generation=2)
-            hub = Hub()
+            hub = ZmqContext()
             peer.link(house.backend, hub)
             order = []
             for _ in clients:
@@ -346,11 +343,11 @@ def test_a_body_of_unknown_length_counts_against_its_models_bound_as_it_comes(tm
         head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         async with house.client() as (_, held), house.client() as (reader, writer):
             held.write(head + piece)
-            await until(lambda: house.backend.load.bytes == 1 << 16)
+            await until(lambda: house.backend.admission.open_bytes == 1 << 16)
             writer.write(head + piece)
             status, told = await read(reader)
             assert (status, json.loads(told)["code"]) == (503, "queue_full")
-            assert house.backend.load.bytes == 1 << 16
+            assert house.backend.admission.open_bytes == 1 << 16
 
     in_house(run, tmp_path, max_queue_bytes=100_000)
 
@@ -358,21 +355,21 @@ def test_a_body_of_unknown_length_counts_against_its_models_bound_as_it_comes(tm
 # Time.
 
 
-def meet(test: Callable[[BackendDouble, int], Awaitable[None]]) -> None:
+def meet(test: Callable[[FakeRouter, int], Awaitable[None]]) -> None:
     async def run() -> None:
-        made = BackendDouble()
+        made = FakeRouter()
         made.serve("m", metadata(("x", "UINT8", (-1,))))
         async with served(made) as port:
             await test(made, port)
-        assert made.open_exchanges == 0
+        assert made.unclosed_requests == 0
 
     uvloop.run(run())
 
 
 def test_a_body_that_does_not_come_is_answered_408_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "IDLE_S", 0.05)
+    monkeypatch.setattr(request_body, "IDLE_S", 0.05)
 
-    async def test(backend: BackendDouble, port: int) -> None:
+    async def test(backend: FakeRouter, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head, body = posted(b"abc")
         writer.write(head + body[:-1])
@@ -386,9 +383,9 @@ def test_a_body_that_does_not_come_is_answered_408_and_closed(monkeypatch: pytes
 
 
 def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "TOTAL_S", 0.1)
+    monkeypatch.setattr(request_body, "TOTAL_S", 0.1)
 
-    async def test(backend: BackendDouble, port: int) -> None:
+    async def test(backend: FakeRouter, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head, body = posted(bytes(4000))
         writer.write(head)
@@ -407,10 +404,10 @@ def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_idle_connection_is_closed_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "IDLE_S", 0.05)
-    monkeypatch.setattr(connection, "IDLE_S", 0.05)
+    monkeypatch.setattr(fast_connection, "IDLE_S", 0.05)
+    monkeypatch.setattr(aiohttp_connection, "IDLE_S", 0.05)
 
-    async def test(backend: BackendDouble, port: int) -> None:
+    async def test(backend: FakeRouter, port: int) -> None:
         for sent in (b"", b"".join(posted(b"abc")), b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(sent)
@@ -422,9 +419,9 @@ def test_an_idle_connection_is_closed_in_its_time(monkeypatch: pytest.MonkeyPatc
 
 
 def test_replies_that_nobody_reads_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer, "SLOWEST_S", 0.1)
+    monkeypatch.setattr(response, "WRITE_TIMEOUT_S", 0.1)
 
-    async def test(backend: BackendDouble, port: int) -> None:
+    async def test(backend: FakeRouter, port: int) -> None:
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.settimeout(0)
             request = b"".join(posted(bytes(4000)))
@@ -443,7 +440,7 @@ def test_replies_that_nobody_reads_end_the_connection(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("wanted", ["fast", "plain"])
 def test_clients_meet_the_front_if_it_is_wanted(wanted: str) -> None:
     async def run() -> None:
-        made = BackendDouble()
+        made = FakeRouter()
         async with served(made, wanted=wanted) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -457,8 +454,8 @@ def test_clients_meet_the_front_if_it_is_wanted(wanted: str) -> None:
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_its_own_test_passes(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def run() -> None:
-        made = BackendDouble()
-        assert not await selftest.fault(made)
+        made = FakeRouter()
+        assert not await self_test.run_self_test(made)
         made.threads.shutdown()
 
     with asyncio.Runner(loop_factory=loop) as runner:
@@ -468,11 +465,11 @@ def test_its_own_test_passes(loop: Callable[[], asyncio.AbstractEventLoop]) -> N
 def test_an_aiohttp_that_it_does_not_fit_is_served_alone_and_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connection.Connection, "is_between", lambda _: None)
-    monkeypatch.setattr(selftest, "WAIT_S", 0.2)
+    monkeypatch.setattr(aiohttp_connection.AiohttpConnection, "is_between_requests", lambda _: None)
+    monkeypatch.setattr(self_test, "TEST_LIMIT_S", 0.2)
 
     async def run() -> None:
-        made = BackendDouble()
+        made = FakeRouter()
         async with served(made) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -499,8 +496,8 @@ def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_no_o
             busy_writer.write(head + body)
             request = await house.peer.request()
             house.backend.retired = True
-            house.front.turn()
-            assert not house.front.is_over
+            house.front.on_heartbeat()
+            assert not house.front.is_finished
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.1", house.port)
             house.peer.answer(request, b"abc")  # it came before, so nobody could be told that it is the last
@@ -513,9 +510,9 @@ def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_no_o
                 assert b"\r\nconnection: close\r\n" in said.lower()
                 assert said.endswith(b"abc")
             assert len(house.fronts()) == 1
-            house.front._retired_s = time.monotonic() - front.IDLE_S - 10.0
-            house.front.turn()
+            house.front._retired_s = time.monotonic() - fast_connection.IDLE_S - 10.0
+            house.front.on_heartbeat()
             assert await idle.read() == b""
-        await until(lambda: house.front.is_over)
+        await until(lambda: house.front.is_finished)
 
     in_house(run, tmp_path)

@@ -18,10 +18,10 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from gateway_double import BackendDouble, metadata
+from gateway_double import FakeRouter, metadata
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.ipc.errors import ServerError
-from mmsup.ipc.memory.counters import Tally, make_tally
+from mmsup.ipc.memory.counters import CounterTable, make_counter_table
 from wire_double import Outcome, listener, outcome
 
 pytestmark = pytest.mark.slow
@@ -165,8 +165,8 @@ CASES: dict[str, bytes] = {
 }
 
 
-def house() -> BackendDouble:
-    made = BackendDouble(max_body_bytes=4096)
+def house() -> FakeRouter:
+    made = FakeRouter(max_body_bytes=4096)
     made.serve("m", metadata(("X", "FP32", (-1,))))
     made.answers["index"] = []
     return made
@@ -195,12 +195,12 @@ LIMIT = int(os.environ.get("MMSUP_TEST_CUTS", "400"))
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
 
-def compare(data: bytes, backend: Callable[[], BackendDouble], loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def compare(data: bytes, backend: Callable[[], FakeRouter], loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """Send it both ways, in all ways of cutting it."""
 
     async def run() -> None:
-        made, fd = backend(), make_tally()
-        fast, plain = (listener(made, Tally(fd), fast=each) for each in (True, False))
+        made, fd = backend(), make_counter_table()
+        fast, plain = (listener(made, CounterTable(fd), fast=each) for each in (True, False))
         try:
             ways = cuts(data, random.Random(len(data)))
             other: list[tuple[list[bytes], Outcome]] = []
@@ -213,7 +213,7 @@ def compare(data: bytes, backend: Callable[[], BackendDouble], loop: Callable[[]
                     other.append((pieces, got))
             for pieces, got in other:
                 assert got in right, (pieces, got, right)
-            assert made.open_exchanges == 0
+            assert made.unclosed_requests == 0
         finally:
             for each in (fast, plain):
                 each.pre_shutdown()
@@ -234,12 +234,12 @@ def test_the_front_does_with_any_bytes_what_aiohttp_does(
 
 
 def test_the_front_refuses_as_aiohttp_does() -> None:
-    def full() -> BackendDouble:
+    def full() -> FakeRouter:
         made = house()
         made.refusal = ServerError("queue_full", "Exceeds maximum queue size", retry_after_s=3)
         return made
 
-    def draining() -> BackendDouble:
+    def draining() -> FakeRouter:
         made = house()
         made.refusal = ServerError("draining", "the server is stopping", retry_after_s=5)
         return made
@@ -254,8 +254,8 @@ def test_random_strings_of_requests_end_as_under_aiohttp() -> None:
     good = [each for each in CASES.values() if len(each) < 600]
 
     async def run() -> None:
-        made, fd = house(), make_tally()
-        fast, plain = (listener(made, Tally(fd), fast=each) for each in (True, False))
+        made, fd = house(), make_counter_table()
+        fast, plain = (listener(made, CounterTable(fd), fast=each) for each in (True, False))
         try:
             for _ in range(400):
                 requests = [rng.choice(good) for _ in range(rng.randint(1, 4))]
@@ -265,7 +265,7 @@ def test_random_strings_of_requests_end_as_under_aiohttp() -> None:
                     pieces += [each[:at], each[at:]] if rng.random() < 0.5 else [each]
                 got, expected = await outcome(fast, pieces), await outcome(plain, pieces)
                 assert got == expected or got == await outcome(plain, finer(pieces)), (pieces, got, expected)
-            assert made.open_exchanges == 0
+            assert made.unclosed_requests == 0
         finally:
             for made_by in (fast, plain):
                 made_by.pre_shutdown()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway_double import BackendDouble, metadata, served
+from gateway_double import FakeRouter, metadata, served
 from mmsup.gateway.protocol.binary_tensors import HEADER
 
 pytestmark = pytest.mark.slow
@@ -89,8 +89,8 @@ print("all well")
 """
 
 
-def backend() -> BackendDouble:
-    made = BackendDouble()
+def backend() -> FakeRouter:
+    made = FakeRouter()
     for name, tensor, datatype in (("m", "X", "FP32"), ("s", "S", "BYTES"), ("h", "H", "FP16")):
         made.serve(name, metadata((tensor, datatype, (-1,))))
     made.answers |= {

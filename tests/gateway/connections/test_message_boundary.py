@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mmsup.gateway.connections.message_boundary import Boundary
+from mmsup.gateway.connections.message_boundary import MessageBoundary
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
@@ -35,9 +35,9 @@ Fed = tuple[bytes, list[int | None]]
     ],
 )
 def test_the_end_of_a_message_is_told_from_its_middle(fed: list[Fed], complete: bool, reached: bool) -> None:
-    boundary = Boundary()
+    boundary = MessageBoundary()
     for data, lengths in fed:
-        boundary.fed(data, lengths)
+        boundary.on_bytes(data, lengths)
     assert boundary.is_reached(complete=complete) is reached
 
 
@@ -47,6 +47,6 @@ def test_half_a_head_is_never_taken_for_none() -> None:
         messages = [rng.choice([GET, POST + b"abcd", POST + b"\r\n\r\n"]) for _ in range(rng.randint(0, 3))]
         cut = rng.choice([GET, POST])
         at = rng.randint(1, len(cut) - 1)
-        boundary = Boundary()
-        boundary.fed(b"".join(messages) + cut[:at], [4 if b"POST" in each else 0 for each in messages])
+        boundary = MessageBoundary()
+        boundary.on_bytes(b"".join(messages) + cut[:at], [4 if b"POST" in each else 0 for each in messages])
         assert not boundary.is_reached(complete=True)

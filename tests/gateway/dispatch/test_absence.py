@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.dispatch.router import absence
-from mmsup.ipc.messages.all import VersionState
+from mmsup.gateway.dispatch.router import unavailable_error
+from mmsup.ipc.messages.gateway_control import VersionState
 
 
 def state(word: str, code: str = "", retry_after_s: float = 0.0) -> VersionState:
@@ -16,7 +16,7 @@ def state(word: str, code: str = "", retry_after_s: float = 0.0) -> VersionState
     "word", ["absent", "starting", "loading", "warming", "ready", "draining", "stopping", "backoff"]
 )
 def test_what_is_coming_is_waited_for(word: str) -> None:
-    assert absence("m", state(word), grace_s=5, deadline_s=5) is None
+    assert unavailable_error("m", state(word), grace_s=5, deadline_s=5) is None
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_what_is_coming_is_waited_for(word: str) -> None:
 def test_what_is_not_coming_in_time_is_an_error_at_once(
     said: VersionState, grace_s: float, deadline_s: float, code: str
 ) -> None:
-    error = absence("m", said, grace_s, deadline_s)
+    error = unavailable_error("m", said, grace_s, deadline_s)
     assert error is not None
     assert error.code == code
     assert error.model == "m"
 
 
 def test_a_retry_time_is_passed_on() -> None:
-    error = absence("m", state("backoff", "", 60), 5, 5)
+    error = unavailable_error("m", state("backoff", "", 60), 5, 5)
     assert error is not None
     assert error.retry_after_s == 60

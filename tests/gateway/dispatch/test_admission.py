@@ -7,11 +7,11 @@ import random
 import pytest
 
 from harness.worker_peer import spec
-from mmsup.gateway.dispatch.admission import Load
+from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.ipc.errors import ServerError
 
 
-def filled(load: Load, *names: str) -> dict[str, int]:
+def filled(load: AdmissionControl, *names: str) -> dict[str, int]:
     """How many requests each model gets if all are flooded in turn."""
     open_to = list(names)
     while open_to:
@@ -22,11 +22,11 @@ def filled(load: Load, *names: str) -> dict[str, int]:
                 open_to.remove(name)
             else:
                 load.enter(name)
-    return dict(load.by_model)
+    return dict(load.requests_by_model)
 
 
 def test_a_models_own_bound_is_kept_and_named() -> None:
-    load, own = Load(100, 100), spec("a", max_queue=3)
+    load, own = AdmissionControl(100, 100), spec("a", max_queue=3)
     for _ in range(3):
         load.check("a", own)
         load.enter("a")
@@ -38,21 +38,21 @@ def test_a_models_own_bound_is_kept_and_named() -> None:
 
 
 def test_one_model_alone_gets_half_and_leaves_half() -> None:
-    assert filled(Load(1000, 1), "a") == {"a": 500}
+    assert filled(AdmissionControl(1000, 1), "a") == {"a": 500}
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
 def test_flooded_models_share_alike_and_leave_as_much_for_the_next_one(count: int) -> None:
-    load = Load(1000, 1)
+    load = AdmissionControl(1000, 1)
     given = filled(load, *(f"m{number}" for number in range(count)))
     share = 1000 // (count + 1)
     assert all(abs(each - share) <= 1 for each in given.values()), given
-    assert load.requests <= 1000 - share + count
+    assert load.open_requests <= 1000 - share + count
     load.check("another", None)
 
 
 def test_a_model_with_nothing_open_is_refused_only_when_nothing_is_free() -> None:
-    load = Load(4, 1)
+    load = AdmissionControl(4, 1)
     for name in "abc":
         load.check(name, None)
         load.enter(name)
@@ -63,20 +63,20 @@ def test_a_model_with_nothing_open_is_refused_only_when_nothing_is_free() -> Non
 
 
 def test_bytes_are_shared_likewise_and_one_body_alone_always_fits() -> None:
-    load = Load(10, 1000)
-    load.take(spec("a"), 5000)
+    load = AdmissionControl(10, 1000)
+    load.reserve(spec("a"), 5000)
     with pytest.raises(ServerError, match="the server holds 5000 bytes of requests, 0 of them for model 'b'"):
-        load.take(spec("b"), 1)
+        load.reserve(spec("b"), 1)
     load.enter("a")
     load.leave("a", 5000)
-    load.take(spec("a"), 500)
+    load.reserve(spec("a"), 500)
     with pytest.raises(ServerError, match="1000 are shared among all models"):
-        load.take(spec("a"), 1)
-    load.take(spec("b"), 250)
+        load.reserve(spec("a"), 1)
+    load.reserve(spec("b"), 250)
 
 
 def test_whatever_comes_and_goes_the_sums_are_those_of_what_is_open() -> None:
-    draw, load, held = random.Random(4), Load(50, 10_000), list[tuple[str, int]]()
+    draw, load, held = random.Random(4), AdmissionControl(50, 10_000), list[tuple[str, int]]()
     for _ in range(20_000):
         name = draw.choice("abcde")
         if held and draw.random() < 0.5:
@@ -88,13 +88,13 @@ def test_whatever_comes_and_goes_the_sums_are_those_of_what_is_open() -> None:
                 size = draw.choice([0, 0, 10, 900])
                 held.append((name, 0))
                 if size:
-                    load.take(spec(name, max_queue=20, max_queue_bytes=4000), size)
+                    load.reserve(spec(name, max_queue=20, max_queue_bytes=4000), size)
                     held[-1] = (name, size)
             except ServerError:
                 pass
-        assert load.requests == len(held) <= 50
-        assert load.bytes == sum(size for _, size in held)
-        assert sum(load.by_model.values()) == len(held)
+        assert load.open_requests == len(held) <= 50
+        assert load.open_bytes == sum(size for _, size in held)
+        assert sum(load.requests_by_model.values()) == len(held)
     while held:
         load.leave(*held.pop())
-    assert (load.requests, load.bytes, load.by_model) == (0, 0, {})
+    assert (load.open_requests, load.open_bytes, load.requests_by_model) == (0, 0, {})

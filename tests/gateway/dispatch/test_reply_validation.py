@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.dispatch.reply_validation import checked, fault_of
+from mmsup.gateway.dispatch.reply_validation import validate_reply, validate_signature
 from mmsup.ipc.memory.arena import Slot, SlotState
-from mmsup.ipc.messages.all import Outline, Place, Reply
+from mmsup.ipc.messages.data import InferReply, ReplySignature, TensorLocation
 from mmsup.ipc.specs import TensorSpec
-from mmsup.ipc.transport.codec import pack_words
+from mmsup.ipc.transport.codec import pack_signature
 
 GRANTED = Slot(5, 1024, 4096, memoryview(bytearray(4096)), SlotState.GRANTED)
 Y = TensorSpec("y", "FP32", (16,))
-Said = tuple[tuple[TensorSpec, ...], tuple[Place, ...]]
+Said = tuple[tuple[TensorSpec, ...], tuple[TensorLocation, ...]]
 
 
-def one(place: Place, spec: TensorSpec = Y) -> Said:
+def one(place: TensorLocation, spec: TensorSpec = Y) -> Said:
     return (spec,), (place,)
 
 
-def shaped(shape: tuple[int, ...], place: Place = (5, 1024, 64), datatype: str = "FP32") -> Said:
+def shaped(shape: tuple[int, ...], place: TensorLocation = (5, 1024, 64), datatype: str = "FP32") -> Said:
     return one(place, TensorSpec("y", datatype, shape))
 
 
 def fault(said: Said, granted: Slot | None = GRANTED) -> str:
     outputs, places = said
-    words = pack_words(Outline(outputs))
-    return fault_of(Reply(1, words=words, places=places), checked(words), granted)
+    words = pack_signature(ReplySignature(outputs))
+    return validate_reply(InferReply(1, signature=words, locations=places), validate_signature(words), granted)
 
 
 @pytest.mark.parametrize(
@@ -69,17 +69,17 @@ def test_a_reply_that_lies_is_found_out(bad: Said, word: str) -> None:
 
 @pytest.mark.parametrize("need", [-1, 2**50])
 def test_a_need_that_cannot_be_is_found_out(need: int) -> None:
-    assert "bytes" in fault_of(Reply(1, need=need), None, GRANTED)
+    assert "bytes" in validate_reply(InferReply(1, needed_bytes=need), None, GRANTED)
 
 
 def test_a_need_or_an_error_alone_is_an_answer_and_nothing_is_none() -> None:
-    assert fault_of(Reply(1, need=5000), None, None) == ""
-    assert fault_of(Reply(1, "inference_failed", "why"), None, None) == ""
-    assert fault_of(Reply(1), None, None) == "it says nothing"
+    assert validate_reply(InferReply(1, needed_bytes=5000), None, None) == ""
+    assert validate_reply(InferReply(1, "inference_failed", "why"), None, None) == ""
+    assert validate_reply(InferReply(1), None, None) == "it says nothing"
 
 
 def test_words_that_are_none_are_found_out() -> None:
-    assert "words" in fault_of(Reply(1, words=b"\xc1"), checked(b"\xc1"), GRANTED)
+    assert "words" in validate_reply(InferReply(1, signature=b"\xc1"), validate_signature(b"\xc1"), GRANTED)
 
 
 def test_memory_cannot_be_named_where_none_was_granted() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, inputs_of, size_bytes, tensors
-from mmsup.gateway.protocol.inference_job import Given, Run
+from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, received_tensors, sent_tensors, total_bytes
+from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
 from mmsup.ipc.memory.arena import Slot, SlotState
-from mmsup.ipc.messages.all import Infer
+from mmsup.ipc.messages.data import Infer
 
 X, M = Tensor("x", "UINT8", (2, 3), b"abcdef"), Tensor("mode", "BYTES", (1,), b"\2\0\0\0ok")
 PRINT = fingerprint("m", "1", [X, M])
@@ -36,10 +36,10 @@ def test_any_other_name_type_shape_or_byte_makes_another(model: str, version: st
 
 
 def test_a_request_that_comes_is_known_as_it_was_sent() -> None:
-    given = [Given("x", "UINT8", (2, 3), 2, 6), Given("mode", "BYTES", (1,), data=b"\2\0\0\0ok")]
-    come = tensors(given, memoryview(b"..abcdef"))
+    given = [InputTensor("x", "UINT8", (2, 3), 2, 6), InputTensor("mode", "BYTES", (1,), data=b"\2\0\0\0ok")]
+    come = received_tensors(given, memoryview(b"..abcdef"))
     slot = Slot(7, 64, 128, memoryview(bytes(10) + b"abcdef" + bytes(112)), SlotState.SENT)
     other = Slot(8, 64, 128, memoryview(bytes(128)), SlotState.SENT)
-    sent = Infer(1, Run(given, ["y"], {"beam": 4}).packed(), 0, None, ((7, 74, 6), b"\2\0\0\0ok"))
-    assert fingerprint("m", "1", come) == fingerprint("m", "1", inputs_of(sent, [other, slot])) == PRINT
-    assert size_bytes(come) == 12
+    sent = Infer(1, InferenceJob(given, ["y"], {"beam": 4}).packed_signature(), 0, None, ((7, 74, 6), b"\2\0\0\0ok"))
+    assert fingerprint("m", "1", come) == fingerprint("m", "1", sent_tensors(sent, [other, slot])) == PRINT
+    assert total_bytes(come) == 12

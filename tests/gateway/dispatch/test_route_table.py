@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.dispatch.route_table import Routes
+from mmsup.gateway.dispatch.route_table import RouteTable
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 
 
 def version(number: str, state: str = "ready") -> VersionState:
     return VersionState(number, state, "", "", 0.0, None, None)
 
 
-def table() -> Routes:
-    routes = Routes()
+def table() -> RouteTable:
+    routes = RouteTable()
     routes.put(Route("m", wanted=True, default="3", versions=(version("1"), version("3"))))
     routes.put(Route("off", wanted=False, default="", versions=(version("1", "stopped"),)))
     return routes
@@ -47,10 +47,10 @@ def test_what_is_not_served_is_said_in_the_words_that_clients_test_for(
 
 def test_what_a_new_brain_does_not_name_is_gone() -> None:
     routes = table()
-    routes.begin()
+    routes.begin_sync()
     routes.put(Route("new", wanted=True, default="1", versions=(version("1"),)))
     routes.put(Route("m", wanted=True, default="1", versions=(version("1"),)))
-    routes.end()
+    routes.end_sync()
     assert routes.names() == ["m", "new"]
 
 

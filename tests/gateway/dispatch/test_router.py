@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from gateway_house import House, ask, in_house, refused
+from gateway_house import RouterSetup, infer_bytes, refused, with_router
 from harness.worker_peer import WorkerPeer, route, spec
-from mmsup.gateway.dispatch.dispatched_request import LIVES_LIMIT
-from mmsup.gateway.dispatch.link_memory import IDLE_S
-from mmsup.gateway.dispatch.worker_link import Link
-from mmsup.gateway.protocol.inference_job import Given, Run
-from mmsup.ipc.errors import error_of
-from mmsup.ipc.messages.all import Outline, Reply
+from mmsup.gateway.dispatch.dispatched_request import LOST_WORKERS_LIMIT
+from mmsup.gateway.dispatch.link_memory import IDLE_EXTENT_S
+from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
+from mmsup.ipc.errors import make_error
+from mmsup.ipc.messages.data import InferReply, ReplySignature
 from mmsup.ipc.specs import TensorSpec
-from mmsup.ipc.transport.codec import pack_words
+from mmsup.ipc.transport.codec import pack_signature
 
 pytestmark = pytest.mark.slow
 BIG = bytes(range(256)) * 400
@@ -27,112 +27,112 @@ BIG = bytes(range(256)) * 400
 @pytest.mark.parametrize("zeromq", [False, True], ids=["pair", "zeromq"])
 @pytest.mark.parametrize("data", [b"abc", BIG], ids=["inline", "slot"])
 def test_the_worker_gets_the_bytes_and_the_client_gets_the_answer(data: bytes, zeromq: bool) -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(ask(built.backend, data))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(infer_bytes(built.router, data))
         request = await built.peer.request()
-        assert built.peer.bytes_of(request.places[0]) == data
+        assert built.peer.bytes_of(request.locations[0]) == data
         built.peer.answer(request, b"done")
         assert await task == b"done"
 
-    in_house(run, zeromq=zeromq)
+    with_router(run, zeromq=zeromq)
 
 
 def test_a_result_larger_than_its_grant_is_asked_for_once_and_then_known() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(ask(built.backend, b"x"))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
-        assert request.grant is None
-        built.peer.say(Reply(request.id, need=len(BIG)))
+        assert request.output_buffer is None
+        built.peer.say(InferReply(request.id, needed_bytes=len(BIG)))
         grant = await built.peer.grant()
         assert grant.id == request.id
         built.peer.answer_in(request.id, grant.segment, grant.offset, BIG)
         assert await task == BIG
-        task = asyncio.create_task(ask(built.backend, b"x"))
+        task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
-        assert request.grant is not None
-        segment, offset, size = request.grant
+        assert request.output_buffer is not None
+        segment, offset, size = request.output_buffer
         assert size >= len(BIG)
         built.peer.answer_in(request.id, segment, offset, BIG)
         assert await task == BIG
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_worker_that_asks_again_and_again_is_told_to_drop_it() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
         for size in (5000, 10_000):
-            built.peer.say(Reply(request.id, need=size))
+            built.peer.say(InferReply(request.id, needed_bytes=size))
             await built.peer.grant()
-        built.peer.say(Reply(request.id, need=20_000))
+        built.peer.say(InferReply(request.id, needed_bytes=20_000))
         assert (await task).code == "bad_worker_reply"
         assert (await built.peer.drop()).id == request.id
-        built.peer.say(Reply(request.id, "cancelled", "dropped"))
+        built.peer.say(InferReply(request.id, "cancelled", "dropped"))
         await settled(built)
 
-    in_house(run)
+    with_router(run)
 
 
-async def settled(built: House) -> None:
+async def settled(built: RouterSetup) -> None:
     """Returns when the ledger is empty."""
     end = time.monotonic() + 20
-    while built.link.ledger:
-        assert time.monotonic() < end, f"{len(built.link.ledger)} entries stay"
+    while built.link.in_flight:
+        assert time.monotonic() < end, f"{len(built.link.in_flight)} entries stay"
         await asyncio.sleep(0.001)
 
 
-async def served_by_the_next(built: House, task: asyncio.Task[bytes]) -> None:
+async def served_by_the_next(built: RouterSetup, task: asyncio.Task[bytes]) -> None:
     """Another worker comes, and answers this request from the same bytes."""
     peer = built.second()
     request = await peer.request()
-    assert peer.bytes_of(request.places[0]) == BIG
+    assert peer.bytes_of(request.locations[0]) == BIG
     peer.answer(request, b"ok")
     assert await task == b"ok"
     peer.close()
 
 
 def test_requests_that_executed_get_the_verdict_and_the_others_the_next_worker() -> None:
-    async def run(built: House) -> None:
-        first = asyncio.create_task(refused(ask(built.backend, BIG)))
+    async def run(built: RouterSetup) -> None:
+        first = asyncio.create_task(refused(infer_bytes(built.router, BIG)))
         executing = await built.peer.request()
-        second = asyncio.create_task(ask(built.backend, BIG))
+        second = asyncio.create_task(infer_bytes(built.router, BIG))
         await built.peer.request()
-        built.peer.page.begin(executing.id)
+        built.peer.page.request_started(executing.id)
         built.peer.kill()
-        built.backend.judge((1, 1), error_of("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
+        built.router.set_verdict((1, 1), make_error("worker_oom", "killed for memory: cap 1 GiB", retryable=False))
         error = await first
         assert (error.code, error.retryable) == ("worker_oom", False)
         await served_by_the_next(built, second)
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_request_that_needs_memory_of_a_worker_that_is_ending_goes_to_the_next_one() -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         built.peer.hang_up()  # its socket has ended, and the kernel has not said yet that it has
-        task = asyncio.create_task(ask(built.backend, BIG))
+        task = asyncio.create_task(infer_bytes(built.router, BIG))
         await asyncio.wait([task], timeout=0.2)
         assert not task.done()
         built.peer.kill()
         await served_by_the_next(built, task)
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_request_that_needs_memory_of_a_worker_that_listens_to_nobody_is_not_kept_waiting() -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         built.peer.hang_up()
-        assert (await refused(ask(built.backend, BIG))).code == "no_buffer"
+        assert (await refused(infer_bytes(built.router, BIG))).code == "no_buffer"
 
-    in_house(run)
+    with_router(run)
 
 
 def test_without_a_word_of_the_brain_the_cause_is_unknown_and_said_within_100_ms() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
-        built.peer.page.begin(request.id)
+        built.peer.page.request_started(request.id)
         built.peer.kill()
         built.peer.process.wait()
         error = await task
@@ -140,216 +140,220 @@ def test_without_a_word_of_the_brain_the_cause_is_unknown_and_said_within_100_ms
         assert error.retryable
         assert "unknown" in error.text
 
-    in_house(run)
+    with_router(run)
 
 
 @pytest.mark.parametrize("zeromq", [False, True], ids=["pair", "zeromq"])
 def test_a_reply_that_arrived_before_the_death_still_counts(zeromq: bool) -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(ask(built.backend, b"x"))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
-        built.peer.page.begin(request.id)
+        built.peer.page.request_started(request.id)
         built.peer.answer(request, b"in time")
         assert await task == b"in time"
         built.peer.kill()
 
-    in_house(run, zeromq=zeromq)
+    with_router(run, zeromq=zeromq)
 
 
 def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(refused(ask(built.backend, BIG)))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(refused(infer_bytes(built.router, BIG)))
         peers = [built.peer]
         for generation in (1, 2):
             peer = peers[-1]
             request = await peer.request()
-            assert peer.bytes_of(request.places[0]) == BIG
-            peer.page.begin(request.id)
-            built.backend.judge((1, generation), error_of("worker_crashed", "died of signal SIGSEGV"))
+            assert peer.bytes_of(request.locations[0]) == BIG
+            peer.page.request_started(request.id)
+            built.router.set_verdict((1, generation), make_error("worker_crashed", "died of signal SIGSEGV"))
             peer.kill()
             if generation == 1:
                 peers.append(built.second())
         assert (await task).code == "worker_crashed"
         peers[1].close()
 
-    in_house(run, retry_on_crash=True)
+    with_router(run, retry_on_crash=True)
 
 
 def test_what_has_been_at_many_workers_when_they_ended_is_answered_though_it_never_began() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(refused(ask(built.backend, BIG)))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(refused(infer_bytes(built.router, BIG)))
         peers = [built.peer]
-        for generation in range(1, LIVES_LIMIT + 1):
+        for generation in range(1, LOST_WORKERS_LIMIT + 1):
             request = await peers[-1].request()
-            assert peers[-1].bytes_of(request.places[0]) == BIG
+            assert peers[-1].bytes_of(request.locations[0]) == BIG
             assert not task.done()
-            built.backend.judge((1, generation), error_of("worker_crashed", "died of signal SIGKILL"))
+            built.router.set_verdict((1, generation), make_error("worker_crashed", "died of signal SIGKILL"))
             peers[-1].kill()
-            if generation < LIVES_LIMIT:
+            if generation < LOST_WORKERS_LIMIT:
                 peers.append(built.second(generation + 1))
         error = await task
         assert (error.code, error.retryable) == ("worker_crashed", True)
         for peer in peers[1:]:
             peer.close()
 
-    in_house(run)
+    with_router(run)
 
 
 def test_an_out_of_memory_is_not_tried_again() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
-        built.peer.page.begin(request.id)
-        built.backend.judge((1, 1), error_of("worker_oom", "killed for memory"))
+        built.peer.page.request_started(request.id)
+        built.router.set_verdict((1, 1), make_error("worker_oom", "killed for memory"))
         built.peer.kill()
         assert (await task).code == "worker_oom"
 
-    in_house(run, retry_on_crash=True)
+    with_router(run, retry_on_crash=True)
 
 
 def test_a_deadline_answers_and_the_slot_waits_for_the_worker() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(refused(ask(built.backend, BIG, timeout_s=0.05)))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(refused(infer_bytes(built.router, BIG, timeout_s=0.05)))
         request = await built.peer.request()
         error = await task
         assert error.code == "deadline_exceeded"
-        assert built.link.arena.requests.used_bytes
+        assert built.link.memory.requests.used_bytes
         assert (await built.peer.drop()).id == request.id
         built.peer.answer(request, b"late")
         await settled(built)
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_client_that_leaves_frees_nothing_that_the_worker_may_touch() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(ask(built.backend, BIG))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(infer_bytes(built.router, BIG))
         request = await built.peer.request()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        assert built.link.arena.requests.used_bytes
+        assert built.link.memory.requests.used_bytes
         assert (await built.peer.drop()).id == request.id
         built.peer.answer(request, b"nobody listens")
         await settled(built)
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_client_that_leaves_during_its_upload_gives_the_slot_back() -> None:
-    async def run(built: House) -> None:
-        async with await built.backend.open("m", "") as exchange:
-            await exchange.space(len(BIG))
-            assert built.link.arena.requests.used_bytes
-        assert not built.link.arena.requests.used_bytes
+    async def run(built: RouterSetup) -> None:
+        async with await built.router.open("m", "") as exchange:
+            await exchange.allocate(len(BIG))
+            assert built.link.memory.requests.used_bytes
+        assert not built.link.memory.requests.used_bytes
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_result_that_expires_while_its_grant_is_made_is_answered() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
-        built.peer.say(Reply(request.id, need=5000))
-        built.peer.say(Reply(request.id, "deadline_exceeded", "kept too long"))
+        built.peer.say(InferReply(request.id, needed_bytes=5000))
+        built.peer.say(InferReply(request.id, "deadline_exceeded", "kept too long"))
         assert (await task).code == "deadline_exceeded"
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_worker_that_asks_twice_at_once_is_trusted_no_more() -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         faults: list[str] = []
 
-        def distrust(link: Link, text: str) -> None:
+        def distrust(link: WorkerLink, text: str) -> None:
             faults.append(text)
-            built.backend.judge(link.life, error_of("bad_worker_reply", text))
-            link.finish()
+            built.router.set_verdict(link.worker_id, make_error("bad_worker_reply", text))
+            link.close()
 
-        built.link.on_fault = distrust
-        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        built.link.on_protocol_error = distrust
+        task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
-        built.peer.page.begin(request.id)
-        built.peer.say(Reply(request.id, need=5000))
-        built.peer.say(Reply(request.id, need=5000))
+        built.peer.page.request_started(request.id)
+        built.peer.say(InferReply(request.id, needed_bytes=5000))
+        built.peer.say(InferReply(request.id, needed_bytes=5000))
         assert (await task).code in ("bad_worker_reply", "model_restarting")
         assert faults
 
-    in_house(run, grace_s=0.2)
+    with_router(run, grace_s=0.2)
 
 
 @pytest.mark.parametrize(
     "lie",
     [
-        Reply(0, words=pack_words(Outline((TensorSpec("y", "UINT8", (10,)),))), places=((77, 0, 10),)),
-        Reply(0, words=pack_words(Outline((TensorSpec("y", "UINT8", (10,)),))), places=(b"abc",)),
-        Reply(0, words=pack_words(Outline((TensorSpec("y", "FP99", (1,)),))), places=(b"a",)),
-        Reply(0, words=b"no words"),
-        Reply(0),
+        InferReply(
+            0, signature=pack_signature(ReplySignature((TensorSpec("y", "UINT8", (10,)),))), locations=((77, 0, 10),)
+        ),
+        InferReply(
+            0, signature=pack_signature(ReplySignature((TensorSpec("y", "UINT8", (10,)),))), locations=(b"abc",)
+        ),
+        InferReply(0, signature=pack_signature(ReplySignature((TensorSpec("y", "FP99", (1,)),))), locations=(b"a",)),
+        InferReply(0, signature=b"no words"),
+        InferReply(0),
     ],
 )
-def test_a_lie_fails_its_request_and_the_worker_is_trusted_no_more(lie: Reply) -> None:
-    async def run(built: House) -> None:
+def test_a_lie_fails_its_request_and_the_worker_is_trusted_no_more(lie: InferReply) -> None:
+    async def run(built: RouterSetup) -> None:
         faults: list[str] = []
-        built.link.on_fault = lambda _link, text: faults.append(text)
-        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        built.link.on_protocol_error = lambda _link, text: faults.append(text)
+        task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         request = await built.peer.request()
         built.peer.say(replace(lie, id=request.id))
         assert (await task).code == "bad_worker_reply"
         assert faults
 
-    in_house(run)
+    with_router(run)
 
 
 def test_unknown_and_doubled_replies_are_counted_and_dropped() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(ask(built.backend, b"x"))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(infer_bytes(built.router, b"x"))
         request = await built.peer.request()
         built.peer.answer(request, b"right")
         built.peer.answer(request, b"again")
-        built.peer.say(Reply(request.id + 1000, "cancelled", "never asked"))
+        built.peer.say(InferReply(request.id + 1000, "cancelled", "never asked"))
         assert await task == b"right"
-        task = asyncio.create_task(ask(built.backend, b"y"))
+        task = asyncio.create_task(infer_bytes(built.router, b"y"))
         built.peer.answer(await built.peer.request(), b"next")
         assert await task == b"next"
-        assert built.link.strays == 2
+        assert built.link.unexpected_replies == 2
 
-    in_house(run)
+    with_router(run)
 
 
 def test_no_memory_is_an_error_at_once_and_small_requests_go_on() -> None:
-    async def run(built: House) -> None:
-        error = await refused(ask(built.backend, bytes(1 << 20)))
+    async def run(built: RouterSetup) -> None:
+        error = await refused(infer_bytes(built.router, bytes(1 << 20)))
         assert error.code == "no_buffer"
         assert error.retry_after_s
-        task = asyncio.create_task(ask(built.backend, b"small"))
+        task = asyncio.create_task(infer_bytes(built.router, b"small"))
         built.peer.answer(await built.peer.request(), b"ok")
         assert await task == b"ok"
 
-    in_house(run, arena_bytes=1 << 20)
+    with_router(run, arena_bytes=1 << 20)
 
 
 def test_idle_memory_is_given_back_when_another_needs_it() -> None:
-    async def run(built: House) -> None:
-        task = asyncio.create_task(ask(built.backend, BIG))
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(infer_bytes(built.router, BIG))
         built.peer.answer(await built.peer.request(), b"ok")
         await task
         large = bytes(20 << 20)
-        task = asyncio.create_task(ask(built.backend, large))
+        task = asyncio.create_task(infer_bytes(built.router, large))
         request = await built.peer.request()
-        assert built.peer.bytes_of(request.places[0]) == large
+        assert built.peer.bytes_of(request.locations[0]) == large
         built.peer.answer(request, b"ok")
         assert await task == b"ok"
 
-    in_house(run, arena_bytes=30 << 20)
+    with_router(run, arena_bytes=30 << 20)
 
 
 def test_memory_that_nobody_has_used_for_long_is_given_back_and_what_is_used_stays() -> None:
-    async def run(built: House) -> None:
-        backend, arena = built.backend, built.link.arena
+    async def run(built: RouterSetup) -> None:
+        backend, arena = built.router, built.link.memory
 
         async def use() -> None:
-            task = asyncio.create_task(ask(backend, BIG))
+            task = asyncio.create_task(infer_bytes(backend, BIG))
             built.peer.answer(await built.peer.request(), b"ok")
             assert await task == b"ok"
 
@@ -359,141 +363,141 @@ def test_memory_that_nobody_has_used_for_long_is_given_back_and_what_is_used_sta
 
         await use()
         assert look(0)
-        assert look(IDLE_S - 1)
+        assert look(IDLE_EXTENT_S - 1)
         await use()
-        assert look(IDLE_S + 1), "it was used in between"
-        task = asyncio.create_task(ask(backend, BIG))
+        assert look(IDLE_EXTENT_S + 1), "it was used in between"
+        task = asyncio.create_task(infer_bytes(backend, BIG))
         request = await built.peer.request()
-        assert look(5 * IDLE_S), "it is in use"
+        assert look(5 * IDLE_EXTENT_S), "it is in use"
         built.peer.answer(request, b"ok")
         await task
-        assert look(5 * IDLE_S + 1)
-        assert not look(6 * IDLE_S + 1)
+        assert look(5 * IDLE_EXTENT_S + 1)
+        assert not look(6 * IDLE_EXTENT_S + 1)
         await use()
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_full_queue_is_refused_at_once() -> None:
-    async def run(built: House) -> None:
-        async with await built.backend.open("m", ""), await built.backend.open("m", ""):
-            error = await refused(built.backend.open("m", ""))
+    async def run(built: RouterSetup) -> None:
+        async with await built.router.open("m", ""), await built.router.open("m", ""):
+            error = await refused(built.router.open("m", ""))
         assert error.code == "queue_full"
         assert error.text.startswith("Exceeds maximum queue size")
 
-    in_house(run, max_queue=2)
+    with_router(run, max_queue=2)
 
 
 def test_requests_wait_for_a_worker_that_comes_back() -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         ended = asyncio.Event()
-        told = built.link.on_end
+        told = built.link.on_close
 
-        def tell(link: Link) -> None:
+        def tell(link: WorkerLink) -> None:
             told(link)
             ended.set()
 
-        built.link.on_end = tell
+        built.link.on_close = tell
         built.peer.kill()
         await ended.wait()
-        task = asyncio.create_task(ask(built.backend, b"x"))
+        task = asyncio.create_task(infer_bytes(built.router, b"x"))
         await asyncio.sleep(0)
         peer = built.second()
         peer.answer(await peer.request(), b"back")
         assert await task == b"back"
         peer.close()
 
-    in_house(run)
+    with_router(run)
 
 
 def test_who_waits_for_a_worker_is_not_woken_by_the_requests_of_others() -> None:
-    async def run(built: House) -> None:
-        built.backend.routes.put(route(spec("other")))
+    async def run(built: RouterSetup) -> None:
+        built.router.routes.put(route(spec("other")))
         peer = WorkerPeer(built.folder, spec("other"), instance=2)
-        peer.link(built.backend, built.hub)
-        built.backend.unlink((1, 1))
-        task = asyncio.create_task(refused(ask(built.backend, b"x")))
+        peer.link(built.router, built.hub)
+        built.router.unlink((1, 1))
+        task = asyncio.create_task(refused(infer_bytes(built.router, b"x")))
         await asyncio.sleep(0)
-        (waits,) = built.backend._waiting
-        async with await built.backend.open("other", ""):
+        (waits,) = built.router._waiters
+        async with await built.router.open("other", ""):
             pass
-        assert list(built.backend._waiting) == [waits]
+        assert list(built.router._waiters) == [waits]
         assert not waits.done()
         assert (await task).code == "model_restarting"
         peer.close()
 
-    in_house(run, grace_s=0.2)
+    with_router(run, grace_s=0.2)
 
 
 def test_waiting_ends_with_the_grace() -> None:
-    async def run(built: House) -> None:
-        built.backend.unlink((1, 1))
-        error = await refused(ask(built.backend, b"x"))
+    async def run(built: RouterSetup) -> None:
+        built.router.unlink((1, 1))
+        error = await refused(infer_bytes(built.router, b"x"))
         assert error.code == "model_restarting"
 
-    in_house(run, grace_s=0.05)
+    with_router(run, grace_s=0.05)
 
 
 def test_an_unlinked_worker_finishes_what_it_has_and_gets_nothing_new() -> None:
-    async def run(built: House) -> None:
-        old = asyncio.create_task(ask(built.backend, b"old"))
+    async def run(built: RouterSetup) -> None:
+        old = asyncio.create_task(infer_bytes(built.router, b"old"))
         request = await built.peer.request()
         peer = built.second()
-        built.backend.unlink((1, 1))
-        new = asyncio.create_task(ask(built.backend, b"new"))
+        built.router.unlink((1, 1))
+        new = asyncio.create_task(infer_bytes(built.router, b"new"))
         peer.answer(await peer.request(), b"from the new one")
         assert await new == b"from the new one"
-        built.backend.close_unwanted()
-        assert not built.link.is_over()
+        built.router.close_drained_links()
+        assert not built.link.is_closed()
         built.peer.answer(request, b"from the old one")
         assert await old == b"from the old one"
-        built.backend.close_unwanted()
-        assert built.link.is_over()
+        built.router.close_drained_links()
+        assert built.link.is_closed()
         peer.close()
 
-    in_house(run)
+    with_router(run)
 
 
 def test_the_least_loaded_worker_gets_the_next_request() -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         peer = built.second()
-        tasks = [asyncio.create_task(ask(built.backend, b"x")) for _ in range(4)]
+        tasks = [asyncio.create_task(infer_bytes(built.router, b"x")) for _ in range(4)]
         requests = [await built.peer.request(), await peer.request(), await built.peer.request(), await peer.request()]
         for each, request in zip([built.peer, peer] * 2, requests, strict=True):
             each.answer(request, b"ok")
         assert await asyncio.gather(*tasks) == [b"ok"] * 4
         peer.close()
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_worker_to_which_a_body_is_on_its_way_counts_as_loaded() -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         peer = built.second()
-        async with await built.backend.open("m", "") as one, await built.backend.open("m", "") as other:
+        async with await built.router.open("m", "") as one, await built.router.open("m", "") as other:
             for each in (one, other):
-                await each.space(1)
-            task = asyncio.create_task(ask(built.backend, b"x"))
+                await each.allocate(1)
+            task = asyncio.create_task(infer_bytes(built.router, b"x"))
             first = await built.peer.request()
-            rest = asyncio.create_task(other.infer(Run([Given("x", "UINT8", (1,), 0, 1)], [], {})))
+            rest = asyncio.create_task(other.infer(InferenceJob([InputTensor("x", "UINT8", (1,), 0, 1)], [], {})))
             peer.answer(await peer.request(), b"ok")
             built.peer.answer(first, b"ok")
             assert await task == b"ok"
             await rest
-        assert [link.claims for link in built.backend.links.values()] == [0, 0]
+        assert [link.reserved_requests for link in built.router.links.values()] == [0, 0]
         peer.close()
 
-    in_house(run)
+    with_router(run)
 
 
 def test_a_new_brain_ends_the_questions_to_the_old_one() -> None:
-    async def run(built: House) -> None:
+    async def run(built: RouterSetup) -> None:
         asked: list[int] = []
-        built.backend.send_ask = lambda number, _verb, _arguments: asked.append(number)
-        task = asyncio.create_task(refused(built.backend.ask("load", {"name": "m"})))
+        built.router.send_call = lambda number, _verb, _arguments: asked.append(number)
+        task = asyncio.create_task(refused(built.router.call_controller("load", {"name": "m"})))
         await asyncio.sleep(0)
-        built.backend.brain_is_new()
+        built.router.on_controller_restart()
         assert (await task).code == "unavailable"
-        built.backend.answered(asked[0], {}, None)
+        built.router.on_controller_answer(asked[0], {}, None)
 
-    in_house(run)
+    with_router(run)

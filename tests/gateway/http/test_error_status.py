@@ -6,35 +6,35 @@ import json
 
 import pytest
 
-from mmsup.gateway.http import error_status as status
-from mmsup.ipc.errors import FAMILIES, CallerError, MmsupError, ModelError, ServerError, WorkerError, error_of
+from mmsup.gateway.http import error_status
+from mmsup.ipc.errors import ERROR_CLASSES, CallerError, MmsupError, ModelError, ServerError, WorkerError, make_error
 
-CODES = [code for family in FAMILIES for code in family.codes]
+CODES = [code for family in ERROR_CLASSES for code in family.codes]
 
 
 def test_every_code_has_a_status_and_every_status_a_code() -> None:
-    assert set(status.STATUS) == set(CODES)
+    assert set(error_status.STATUS) == set(CODES)
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_a_callers_error_is_4xx_and_no_other_is(code: str) -> None:
     is_callers = code in CallerError.codes and code != "not_implemented"
-    assert (400 <= status.http_status(code) < 500) == (is_callers or code == "cancelled")
+    assert (400 <= error_status.http_status(code) < 500) == (is_callers or code == "cancelled")
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_503_alone_carries_retry_after(code: str) -> None:
-    assert ("Retry-After" in status.headers(error_of(code, "x"))) == (status.http_status(code) == 503)
+    assert ("Retry-After" in error_status.headers(make_error(code, "x"))) == (error_status.http_status(code) == 503)
 
 
 @pytest.mark.parametrize(("given", "told"), [(None, "1"), (0.0, "1"), (0.2, "1"), (1.5, "2"), (7, "7")])
 def test_retry_after_is_whole_seconds_and_at_least_one(given: float | None, told: str) -> None:
-    assert status.headers(ServerError("queue_full", "x", retry_after_s=given))["Retry-After"] == told
+    assert error_status.headers(ServerError("queue_full", "x", retry_after_s=given))["Retry-After"] == told
 
 
 def test_a_body_names_code_model_request_and_whether_to_retry() -> None:
     error = WorkerError("worker_crashed", "it died", model="bert")
-    assert json.loads(status.body(error, "r1")) == {
+    assert json.loads(error_status.body(error, "r1")) == {
         "error": "it died",
         "code": "worker_crashed",
         "model": "bert",
@@ -44,7 +44,7 @@ def test_a_body_names_code_model_request_and_whether_to_retry() -> None:
 
 
 def test_a_body_leaves_out_what_is_not_known() -> None:
-    assert json.loads(status.body(ServerError("internal", "x"))) == {
+    assert json.loads(error_status.body(ServerError("internal", "x"))) == {
         "error": "x",
         "code": "internal",
         "retryable": False,
@@ -69,17 +69,17 @@ ZeroDivisionError: division by zero"""
     ],
 )
 def test_what_a_model_said_leaves_without_internals(said: str, told: str) -> None:
-    assert status.text(ModelError("inference_failed", said)) == told
+    assert error_status.text(ModelError("inference_failed", said)) == told
 
 
 def test_a_tensor_that_looks_like_a_path_keeps_its_name_in_a_callers_error() -> None:
-    assert status.text(CallerError("bad_request", "input '/conv1/out' is wrong")) == "input '/conv1/out' is wrong"
+    assert error_status.text(CallerError("bad_request", "input '/conv1/out' is wrong")) == "input '/conv1/out' is wrong"
 
 
 def test_a_text_is_cut_to_its_bound() -> None:
-    assert len(status.text(ModelError("inference_failed", "x" * 10_000))) == status.TEXT_LIMIT
+    assert len(error_status.text(ModelError("inference_failed", "x" * 10_000))) == error_status.TEXT_LIMIT
 
 
 def test_half_a_surrogate_pair_does_not_keep_an_error_from_its_client() -> None:
     error: MmsupError = CallerError("bad_request", "name '\ud800'")
-    assert b"name" in status.body(error)
+    assert b"name" in error_status.body(error)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsup.gateway.http.url_routes import ENDPOINTS, Access, find
+from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, match_path
 
 
 def does(target: str, method: str = "GET") -> str | None:
-    match = find(target)
-    return match.methods[method].does if match else None
+    match = match_path(target)
+    return match.methods[method].action if match else None
 
 
 @pytest.mark.parametrize(
@@ -51,28 +51,28 @@ def test_a_path_of_the_protocol_is_found(target: str, method: str, name: str) ->
     ],
 )  # fmt: skip
 def test_anything_else_is_nowhere(target: str) -> None:
-    assert find(target) is None
+    assert match_path(target) is None
 
 
 def test_a_name_is_decoded_once() -> None:
-    match = find("/v2/models/a%2Eb/versions/%31")
+    match = match_path("/v2/models/a%2Eb/versions/%31")
     assert match is not None
     assert match.names == {"model": "a.b", "version": "1"}
 
 
 def test_every_row_has_a_class_and_control_is_what_changes_the_server() -> None:
-    control = {(each.method, each.does) for each in ENDPOINTS if each.access is Access.CONTROL}
+    control = {(each.method, each.action) for each in HTTP_ROUTES if each.access is Access.CONTROL}
     does = ("load", "unload", "other_repository", "no_logging", "no_trace")
     assert control == {("POST", each) for each in does}
 
 
 def test_allow_names_every_method_of_a_path() -> None:
-    match = find("/v2/logging")
+    match = match_path("/v2/logging")
     assert match is not None
     assert match.allow == "GET, HEAD, OPTIONS, POST"
 
 
 @given(st.text(max_size=40))
 def test_no_path_is_more_than_not_found(target: str) -> None:
-    match = find("/v2/models/" + target)
+    match = match_path("/v2/models/" + target)
     assert match is None or ".." not in match.names.get("model", "").split("/")

@@ -7,22 +7,29 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mmsup.gateway.infer.fair_queue import ALONE, COMPANY_TURNS, SERIES, SHARED, STRANGERS, Turns
+from mmsup.gateway.infer.fair_queue import (
+    FLOODED_FLOW_LIMIT,
+    SHARED_LIMIT,
+    SHARED_ROUNDS,
+    SOLE_FLOW_LIMIT,
+    UNKNOWN_FLOW,
+    FairQueue,
+)
 
 
 class Loop:
     """Who began what, one list for each turn of a loop."""
 
     def __init__(self) -> None:
-        self.turns = Turns({"a", "b"})
+        self.turns = FairQueue({"a", "b"})
         self.begun: list[list[str]] = [[]]
 
     def ask(self, lane: str, cost: int = 1, name: str = "") -> None:
         """As a client's connection does it."""
-        if self.turns.may(lane, cost):
+        if self.turns.try_start(lane, cost):
             self.begun[-1].append(name or lane)
         else:
-            self.turns.wait(lane, cost, lambda: self._go(name or lane))
+            self.turns.enqueue(lane, cost, lambda: self._go(name or lane))
 
     def _go(self, name: str) -> bool:
         self.begun[-1].append(name)
@@ -50,10 +57,10 @@ def test_a_lane_alone_begins_its_part_and_the_rest_in_the_order_of_arrival() -> 
     async def test(loop: Loop) -> None:
         for number in range(100):
             loop.ask("a", name=f"{number}")
-        assert len(loop.all) == ALONE
+        assert len(loop.all) == SOLE_FLOW_LIMIT
         await loop.pass_by(3)
         assert loop.all == [f"{number}" for number in range(100)]
-        assert max(len(turn) for turn in loop.begun) == ALONE
+        assert max(len(turn) for turn in loop.begun) == SOLE_FLOW_LIMIT
 
     in_loop(test)
 
@@ -68,8 +75,8 @@ def test_a_flooded_lane_keeps_no_other_waiting() -> None:
             await loop.pass_by()
             loop.ask("b")
             assert loop.begun[-1][-1] == "b"
-        assert max(turn.count("a") for turn in loop.begun[4:]) == SERIES, "it has company now"
-        await loop.pass_by(COMPANY_TURNS + 40)
+        assert max(turn.count("a") for turn in loop.begun[4:]) == FLOODED_FLOW_LIMIT, "it has company now"
+        await loop.pass_by(SHARED_ROUNDS + 40)
         assert loop.all.count("a") == 500
 
     in_loop(test)
@@ -82,7 +89,7 @@ def test_lanes_that_wait_share_a_turn() -> None:
         await loop.pass_by(60)
         assert loop.all.count("a") == loop.all.count("b") == 200
         later = [turn for turn in loop.begun[1:] if turn]
-        assert all(len(turn) <= 2 * SHARED for turn in later), [len(turn) for turn in later]
+        assert all(len(turn) <= 2 * SHARED_LIMIT for turn in later), [len(turn) for turn in later]
 
     in_loop(test)
 
@@ -90,7 +97,7 @@ def test_lanes_that_wait_share_a_turn() -> None:
 def test_what_costs_more_than_a_turn_has_goes_alone() -> None:
     async def test(loop: Loop) -> None:
         for number in range(4):
-            loop.ask("a", cost=10 * ALONE, name=f"{number}")
+            loop.ask("a", cost=10 * SOLE_FLOW_LIMIT, name=f"{number}")
         await loop.pass_by(5)
         assert [turn for turn in loop.begun if turn] == [["0"], ["1"], ["2"], ["3"]]
 
@@ -101,10 +108,10 @@ def test_names_that_nobody_knows_share_one_lane_and_leave_nothing() -> None:
     async def test(loop: Loop) -> None:
         for number in range(1000):
             loop.ask(f"nobody{number}")
-        assert len(loop.all) == ALONE
+        assert len(loop.all) == SOLE_FLOW_LIMIT
         await loop.pass_by(100)
         assert len(loop.all) == 1000
-        assert loop.turns._begun.keys() <= {STRANGERS}
+        assert loop.turns._started.keys() <= {UNKNOWN_FLOW}
         assert not loop.turns._waiting
 
     in_loop(test)
@@ -112,10 +119,10 @@ def test_names_that_nobody_knows_share_one_lane_and_leave_nothing() -> None:
 
 def test_who_is_gone_costs_nothing() -> None:
     async def test(loop: Loop) -> None:
-        for _ in range(ALONE):
+        for _ in range(SOLE_FLOW_LIMIT):
             loop.ask("a")
         for _ in range(50):
-            loop.turns.wait("a", 1, lambda: False)
+            loop.turns.enqueue("a", 1, lambda: False)
         loop.ask("a", name="last")
         await loop.pass_by()
         assert loop.all[-1] == "last"
@@ -126,16 +133,16 @@ def test_who_is_gone_costs_nothing() -> None:
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_task_comes_when_it_is_its_turn_or_not_at_all(cancelled: bool) -> None:
     async def test(loop: Loop) -> None:
-        for _ in range(ALONE):
+        for _ in range(SOLE_FLOW_LIMIT):
             loop.ask("a")
-        mine = asyncio.create_task(loop.turns.come("a", 4))
+        mine = asyncio.create_task(loop.turns.wait_to_start("a", 4))
         await asyncio.sleep(0)
         assert not mine.done()
         if cancelled:
             mine.cancel()
         await asyncio.gather(mine, return_exceptions=True)
         assert mine.cancelled() == cancelled
-        await loop.turns.come("a", 4)
+        await loop.turns.wait_to_start("a", 4)
         assert not loop.turns._waiting
 
     in_loop(test)

@@ -6,15 +6,15 @@ import asyncio
 
 import pytest
 
-from mmsup.gateway.infer.head_cache import KEY_BYTES_LIMIT, Plan, Plans
+from mmsup.gateway.infer.head_cache import HEAD_LIMIT_BYTES, HeadCache, ParsedHead
 from mmsup.gateway.protocol.binary_tensors import HEADER
 
 START = "POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
 
 
-def of(head: str) -> Plan | None:
-    async def run() -> Plan | None:
-        return Plans(asyncio.get_running_loop()).of(head.encode())
+def of(head: str) -> ParsedHead | None:
+    async def run() -> ParsedHead | None:
+        return HeadCache(asyncio.get_running_loop()).get(head.encode())
 
     return asyncio.run(run())
 
@@ -25,7 +25,7 @@ def test_a_plan_says_model_version_and_lengths() -> None:
     )
     assert plan is not None
     assert (plan.model, plan.version, plan.layout.size, plan.layout.header) == ("m", "3", 300, 100)
-    assert plan.layout.blobs % 64 == 0
+    assert plan.layout.blobs_start % 64 == 0
 
 
 def test_a_plan_keeps_the_header_that_goes_back() -> None:
@@ -65,11 +65,11 @@ def test_what_is_not_of_the_one_simple_kind_has_no_plan(head: str) -> None:
 
 def test_a_head_is_read_once_and_a_long_one_every_time() -> None:
     async def run() -> None:
-        plans = Plans(asyncio.get_running_loop())
+        plans = HeadCache(asyncio.get_running_loop())
         short = (START + "Content-Length: 2\r\n\r\n").encode()
-        long = (START + f"X: {'a' * KEY_BYTES_LIMIT}\r\nContent-Length: 2\r\n\r\n").encode()
-        assert plans.of(short) is plans.of(short)
-        assert plans.of(long) is not None
+        long = (START + f"X: {'a' * HEAD_LIMIT_BYTES}\r\nContent-Length: 2\r\n\r\n").encode()
+        assert plans.get(short) is plans.get(short)
+        assert plans.get(long) is not None
         assert len(plans) == 1
 
     asyncio.run(run())

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_double import metadata
-from mmsup.gateway.protocol import binary_tensors as binary
-from mmsup.gateway.protocol import infer_request as v2
-from mmsup.gateway.protocol import json_document as document
+from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import Metadata, TensorSpec
 
@@ -25,13 +23,15 @@ X = {"name": "X", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
 N = {"name": "N", "shape": [1], "datatype": "INT32", "data": [7]}
 
 
-def read(request: Any, described: Metadata = PLAIN, blobs: bytes = b"") -> v2.Asked:
+def read(request: Any, described: Metadata = PLAIN, blobs: bytes = b"") -> infer_request.InferRequest:
     text = json.dumps(request).encode()
-    layout = binary.layout(str(len(text)) if blobs else None, len(text) + len(blobs))
+    layout = binary_tensors.body_layout(str(len(text)) if blobs else None, len(text) + len(blobs))
     space = memoryview(bytearray(layout.start) + text + blobs)
-    value = document.read(space[layout.start : layout.blobs])
-    v2.request_id(value)
-    return v2.read(value, "M", described, binary.Blobs(space, layout.blobs, layout.space))
+    value = json_document.parse_json(space[layout.start : layout.blobs_start])
+    infer_request.request_id(value)
+    return infer_request.parse_request(
+        value, "M", described, binary_tensors.Blobs(space, layout.blobs_start, layout.space)
+    )
 
 
 def x(**changes: Any) -> dict[str, Any]:
@@ -298,8 +298,8 @@ def test_a_good_request_that_was_damaged_is_read_or_refused(header: str | None, 
     )
     body = good[:cut] + noise + good[cut:]
     with contextlib.suppress(CallerError):
-        layout = binary.layout(header, len(body))
+        layout = binary_tensors.body_layout(header, len(body))
         space = memoryview(bytearray(layout.start) + body)
-        value = document.read(space[layout.start : layout.blobs])
-        v2.request_id(value)
-        v2.read(value, "M", PLAIN, binary.Blobs(space, layout.blobs, layout.space))
+        value = json_document.parse_json(space[layout.start : layout.blobs_start])
+        infer_request.request_id(value)
+        infer_request.parse_request(value, "M", PLAIN, binary_tensors.Blobs(space, layout.blobs_start, layout.space))

@@ -8,28 +8,28 @@ import numpy as np
 import pytest
 
 from mmsup.gateway.protocol import classification as classes
-from mmsup.gateway.protocol import infer_response as reply
-from mmsup.gateway.protocol.infer_request import Wanted
-from mmsup.gateway.protocol.inference_job import Made
+from mmsup.gateway.protocol import infer_response
+from mmsup.gateway.protocol.infer_request import RequestedOutput
+from mmsup.gateway.protocol.inference_job import OutputTensor
 from mmsup.ipc.errors import WorkerError
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.tensors.datatypes import pack_strings
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, as_bytes
 
-ORIGIN = reply.Origin("M", "3", "r1", batched=False, labels={})
+ORIGIN = infer_response.ResponseContext("M", "3", "r1", batched=False, labels={})
 
 
-def made(name: str, datatype: str, values: list[object], shape: tuple[int, ...] | None = None) -> Made:
+def made(name: str, datatype: str, values: list[object], shape: tuple[int, ...] | None = None) -> OutputTensor:
     array = np.array(values, NUMPY[datatype])
-    return Made(name, datatype, array.shape if shape is None else shape, as_bytes(array))
+    return OutputTensor(name, datatype, array.shape if shape is None else shape, as_bytes(array))
 
 
-def wanted(name: str, datatype: str, *, binary: bool = False, classes: int = 0) -> Wanted:
-    return Wanted(TensorSpec(name, datatype, (-1,)), binary, classes)
+def wanted(name: str, datatype: str, *, binary: bool = False, classes: int = 0) -> RequestedOutput:
+    return RequestedOutput(TensorSpec(name, datatype, (-1,)), binary, classes)
 
 
 def test_a_reply_names_model_version_and_request() -> None:
-    answer = reply.shape(ORIGIN, [wanted("A", "INT8")], [made("A", "INT8", [1, -1])])
+    answer = infer_response.build_response(ORIGIN, [wanted("A", "INT8")], [made("A", "INT8", [1, -1])])
     assert json.loads(answer.head) == {
         "model_name": "M",
         "model_version": "3",
@@ -40,19 +40,21 @@ def test_a_reply_names_model_version_and_request() -> None:
 
 
 def test_a_request_without_id_is_answered_without_one() -> None:
-    answer = reply.shape(reply.Origin("M", "3", "", batched=False, labels={}), [], [])
+    answer = infer_response.build_response(
+        infer_response.ResponseContext("M", "3", "", batched=False, labels={}), [], []
+    )
     assert "id" not in json.loads(answer.head)
 
 
 def test_outputs_come_in_the_order_wanted_and_no_others_come() -> None:
     outputs = [made("A", "INT8", [1]), made("B", "INT8", [2]), made("C", "INT8", [3])]
-    answer = reply.shape(ORIGIN, [wanted("C", "INT8"), wanted("A", "INT8")], outputs)
+    answer = infer_response.build_response(ORIGIN, [wanted("C", "INT8"), wanted("A", "INT8")], outputs)
     assert [each["name"] for each in json.loads(answer.head)["outputs"]] == ["C", "A"]
 
 
 def test_blobs_follow_the_json_in_its_order_and_are_not_copied() -> None:
     a, b, c = made("A", "INT16", [1, 2]), made("B", "FP64", [0.5]), made("C", "BOOL", [True])
-    answer = reply.shape(
+    answer = infer_response.build_response(
         ORIGIN, [wanted("C", "BOOL", binary=True), wanted("B", "FP64"), wanted("A", "INT16", binary=True)], [a, b, c]
     )
     outputs = json.loads(answer.head)["outputs"]
@@ -67,16 +69,16 @@ def test_blobs_follow_the_json_in_its_order_and_are_not_copied() -> None:
 @pytest.mark.parametrize("datatype", [each for each in NUMPY if each != "BYTES"])
 def test_every_datatype_goes_out_as_binary(datatype: str) -> None:
     tensor = made("A", datatype, [0, 1])
-    answer = reply.shape(ORIGIN, [wanted("A", datatype, binary=True)], [tensor])
+    answer = infer_response.build_response(ORIGIN, [wanted("A", datatype, binary=True)], [tensor])
     assert answer.blobs is not None
     assert bytes(answer.blobs[0]) == bytes(tensor.data)
 
 
 def test_strings_go_out_in_both_forms() -> None:
-    tensor = Made("A", "BYTES", (2,), memoryview(pack_strings([b"x", "ä".encode()])))
-    as_json = reply.shape(ORIGIN, [wanted("A", "BYTES")], [tensor])
+    tensor = OutputTensor("A", "BYTES", (2,), memoryview(pack_strings([b"x", "ä".encode()])))
+    as_json = infer_response.build_response(ORIGIN, [wanted("A", "BYTES")], [tensor])
     assert json.loads(as_json.head)["outputs"][0]["data"] == ["x", "ä"]
-    as_blob = reply.shape(ORIGIN, [wanted("A", "BYTES", binary=True)], [tensor])
+    as_blob = infer_response.build_response(ORIGIN, [wanted("A", "BYTES", binary=True)], [tensor])
     assert as_blob.blobs == [tensor.data]
 
 
@@ -85,13 +87,13 @@ def test_strings_go_out_in_both_forms() -> None:
     [
         ([], "output 'A' of model 'M' is missing"),
         ([made("A", "INT8", [1])], "output 'A' of model 'M' is INT8 and not BYTES"),
-        ([Made("A", "BYTES", (1,), memoryview(b"\5\0\0\0abc"))], "claims 5 bytes, 3 are left"),
-        ([Made("A", "BYTES", (2,), memoryview(pack_strings([b"x"])))], "needs 2 elements, the data has 1"),
+        ([OutputTensor("A", "BYTES", (1,), memoryview(b"\5\0\0\0abc"))], "claims 5 bytes, 3 are left"),
+        ([OutputTensor("A", "BYTES", (2,), memoryview(pack_strings([b"x"])))], "needs 2 elements, the data has 1"),
     ],
 )
-def test_what_a_worker_made_up_is_not_handed_on(outputs: list[Made], says: str) -> None:
+def test_what_a_worker_made_up_is_not_handed_on(outputs: list[OutputTensor], says: str) -> None:
     with pytest.raises(WorkerError, match=says) as caught:
-        reply.shape(ORIGIN, [wanted("A", "BYTES", binary=True)], outputs)
+        infer_response.build_response(ORIGIN, [wanted("A", "BYTES", binary=True)], outputs)
     assert caught.value.code == "bad_worker_reply"
 
 
@@ -99,11 +101,11 @@ def test_what_a_worker_made_up_is_not_handed_on(outputs: list[Made], says: str) 
 
 
 def top(
-    tensor: Made, count: int, labels: list[str] | None = None, *, batched: bool = False
+    tensor: OutputTensor, count: int, labels: list[str] | None = None, *, batched: bool = False
 ) -> tuple[list[str], object]:
-    answer = reply.shape(
-        reply.Origin("M", "1", "", batched, {"A": labels or []}),
-        [Wanted(TensorSpec("A", tensor.datatype, (-1,)), binary=False, classes=count)],
+    answer = infer_response.build_response(
+        infer_response.ResponseContext("M", "1", "", batched, {"A": labels or []}),
+        [RequestedOutput(TensorSpec("A", tensor.datatype, (-1,)), binary=False, classes=count)],
         [tensor],
     )
     output = json.loads(answer.head)["outputs"][0]
@@ -145,4 +147,4 @@ def test_nan_is_the_last_class() -> None:
 
 def test_an_empty_batch_has_no_classes() -> None:
     tensor = made("A", "FP32", [], (0, 5))
-    assert classes.top(tensor, 2, [], batched=True).shape[0] == 0
+    assert classes.top_classes(tensor, 2, [], batched=True).shape[0] == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsup.gateway.protocol import json_document as document
+from mmsup.gateway.protocol import json_document
 from mmsup.ipc.errors import CallerError
 
 
@@ -22,11 +22,11 @@ from mmsup.ipc.errors import CallerError
 )  # fmt: skip
 def test_what_is_no_json_is_refused_as_the_clients_fault(text: bytes) -> None:
     with pytest.raises(CallerError, match="failed to parse the request JSON buffer: "):
-        document.read(text)
+        json_document.parse_json(text)
 
 
 def test_nan_and_infinities_are_read_as_bare_words() -> None:
-    nan, infinity, minus = document.read(b"[NaN, Infinity, -Infinity]")
+    nan, infinity, minus = json_document.parse_json(b"[NaN, Infinity, -Infinity]")
     assert math.isnan(nan)
     assert (infinity, minus) == (math.inf, -math.inf)
 
@@ -34,33 +34,33 @@ def test_nan_and_infinities_are_read_as_bare_words() -> None:
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_depth_64_is_read_and_65_is_not(opening: bytes) -> None:
     closing = b"]" if opening == b"[" else b"}"
-    document.read(opening * 63 + b"[]" + closing * 63)
+    json_document.parse_json(opening * 63 + b"[]" + closing * 63)
     with pytest.raises(CallerError, match="nested 65 deep"):
-        document.read(opening * 64 + b"[]" + closing * 64)
+        json_document.parse_json(opening * 64 + b"[]" + closing * 64)
 
 
 @pytest.mark.parametrize("depth", [100, 1025, 100_000])
 def test_depth_is_refused_before_a_parser_meets_it(depth: int) -> None:
     with pytest.raises(CallerError, match=r"deep|lists and objects"):
-        document.read(b"[" * depth + b"]" * depth)
+        json_document.parse_json(b"[" * depth + b"]" * depth)
 
 
 def test_brackets_in_strings_are_no_depth() -> None:
     text = '["' + "[" * 200 + '", "\\"' + "{" * 200 + '"]'
-    assert document.read(text.encode()) == ["[" * 200, '"' + "{" * 200]
+    assert json_document.parse_json(text.encode()) == ["[" * 200, '"' + "{" * 200]
 
 
 def test_many_lists_side_by_side_are_not_deep() -> None:
-    assert len(document.read(b"[" + b"[1]," * 1000 + b"[1]]")) == 1001
+    assert len(json_document.parse_json(b"[" + b"[1]," * 1000 + b"[1]]")) == 1001
 
 
 def test_more_containers_than_the_bound_are_refused() -> None:
     with pytest.raises(CallerError, match="at most 65536"):
-        document.read(b"[" + b"[]," * 70_000 + b"[]]")
+        json_document.parse_json(b"[" + b"[]," * 70_000 + b"[]]")
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_value_or_a_callers_error(text: bytes) -> None:
     with contextlib.suppress(CallerError):
-        document.read(text)
+        json_document.parse_json(text)

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from mmsup.gateway.protocol.json_template import SKELETON_LIMIT_BYTES, cut, inputs_of, values
+from mmsup.gateway.protocol.json_template import TEMPLATE_LIMIT_BYTES, input_names, parse_lists, split_template
 
 
 def names(text: bytes) -> list[str] | None:
-    parts = cut(text)
-    return None if parts is None else inputs_of(parts[0])
+    parts = split_template(text)
+    return None if parts is None else input_names(parts[0])
 
 
 def test_texts_that_differ_in_their_numbers_have_the_same_skeleton() -> None:
@@ -19,13 +19,13 @@ def test_texts_that_differ_in_their_numbers_have_the_same_skeleton() -> None:
         json.dumps({"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": data}]}).encode()
         for data in ([1, 2], [3.5, -4e10])
     )
-    first, second = cut(one), cut(other)
+    first, second = split_template(one), split_template(other)
     assert first is not None
     assert second is not None
     assert first[0] == second[0]
     assert (first[1], second[1]) == ([b"1, 2"], [b"3.5, -40000000000.0"])
-    assert inputs_of(first[0]) == ["x"]
-    assert values(first[1]) == [[1, 2]]
+    assert input_names(first[0]) == ["x"]
+    assert parse_lists(first[1]) == [[1, 2]]
 
 
 def test_each_list_is_the_data_of_one_input_whatever_their_order() -> None:
@@ -43,11 +43,11 @@ def test_each_list_is_the_data_of_one_input_whatever_their_order() -> None:
         b'{"inputs": [{"name": "x", "data": ["text"]}]}',
         b'{"inputs": [{"name": "x", "data": [[1, 2], [3, 4]]}]}',
         b'{"inputs": [{"name": "x", "data": [1',
-        b'{"inputs": [{"name": "x", "data": [1]}], "pad": "%b"}' % (b"p" * SKELETON_LIMIT_BYTES),
+        b'{"inputs": [{"name": "x", "data": [1]}], "pad": "%b"}' % (b"p" * TEMPLATE_LIMIT_BYTES),
     ],
 )
 def test_a_text_without_such_lists_or_with_too_much_around_them_is_read_whole(text: bytes) -> None:
-    assert cut(text) is None
+    assert split_template(text) is None
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_a_text_without_such_lists_or_with_too_much_around_them_is_read_whole(te
     ],
 )
 def test_a_list_that_the_parser_does_not_see_as_the_data_of_one_input_is_none(text: bytes) -> None:
-    parts = cut(text)
+    parts = split_template(text)
     assert parts is not None
-    assert inputs_of(parts[0]) is None
+    assert input_names(parts[0]) is None
 
 
 @pytest.mark.parametrize("bad", [b"1, 2,", b"1 2", b"NaN", b"01", b"+1", b"x", b",", b"1]"])
 def test_what_is_no_json_has_no_values(bad: bytes) -> None:
-    assert values([bad]) is None
+    assert parse_lists([bad]) is None

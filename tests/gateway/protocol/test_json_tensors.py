@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsup.gateway.protocol import json_document as document
-from mmsup.gateway.protocol import json_tensors as literal
+from mmsup.gateway.protocol import json_document, json_tensors
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.tensors.datatypes import pack_strings
 from mmsup.ipc.tensors.numpy_arrays import NUMPY
@@ -24,53 +23,53 @@ INTEGERS = [name for name in NUMPY if name.removeprefix("U").startswith("INT")]
 def test_integers_reach_both_ends_of_their_range_and_no_further(datatype: str) -> None:
     limits = np.iinfo(NUMPY[datatype])
     low, high = int(limits.min), int(limits.max)
-    data = literal.to_bytes([low, high], datatype, (2,))
+    data = json_tensors.to_bytes([low, high], datatype, (2,))
     assert np.frombuffer(data, NUMPY[datatype]).tolist() == [low, high]
     for outside in (low - 1, high + 1):
-        with pytest.raises(literal.Unfit, match=f"{outside} is out of the range of {datatype}"):
-            literal.to_bytes([0, outside], datatype, (2,))
+        with pytest.raises(json_tensors.TensorDataError, match=f"{outside} is out of the range of {datatype}"):
+            json_tensors.to_bytes([0, outside], datatype, (2,))
 
 
 @pytest.mark.parametrize("wrong", [1.0, 1.5, True, None, "1", [1], {}, float("nan")])
 @pytest.mark.parametrize("datatype", ["INT32", "UINT64"])
 def test_what_is_no_integer_is_none(wrong: Any, datatype: str) -> None:
-    with pytest.raises(literal.Unfit, match="is not an integer"):
-        literal.to_bytes([0, wrong], datatype, (2,))
+    with pytest.raises(json_tensors.TensorDataError, match="is not an integer"):
+        json_tensors.to_bytes([0, wrong], datatype, (2,))
 
 
 @pytest.mark.parametrize("wrong", [0, 1, None, "true"])
 def test_only_true_and_false_are_bool(wrong: Any) -> None:
-    assert literal.to_bytes([True, False], "BOOL", (2,)) == b"\1\0"
-    with pytest.raises(literal.Unfit, match="is not true or false"):
-        literal.to_bytes([True, wrong], "BOOL", (2,))
+    assert json_tensors.to_bytes([True, False], "BOOL", (2,)) == b"\1\0"
+    with pytest.raises(json_tensors.TensorDataError, match="is not true or false"):
+        json_tensors.to_bytes([True, wrong], "BOOL", (2,))
 
 
 @pytest.mark.parametrize("wrong", [True, None, "1", [1.0]])
 def test_what_is_no_number_is_no_float(wrong: Any) -> None:
-    with pytest.raises(literal.Unfit, match="is not a number"):
-        literal.to_bytes([0.5, wrong], "FP32", (2,))
+    with pytest.raises(json_tensors.TensorDataError, match="is not a number"):
+        json_tensors.to_bytes([0.5, wrong], "FP32", (2,))
 
 
 def test_a_number_too_large_for_fp32_is_refused_but_infinity_is_not() -> None:
-    literal.to_bytes([float("inf"), float("-inf"), 3.4e38], "FP32", (3,))
-    with pytest.raises(literal.Unfit, match=r"1e\+39 is out of the range of FP32"):
-        literal.to_bytes([float("inf"), 1e39], "FP32", (2,))
-    with pytest.raises(literal.Unfit, match="out of the range"):
-        literal.to_bytes([10**400], "FP64", (1,))
+    json_tensors.to_bytes([float("inf"), float("-inf"), 3.4e38], "FP32", (3,))
+    with pytest.raises(json_tensors.TensorDataError, match=r"1e\+39 is out of the range of FP32"):
+        json_tensors.to_bytes([float("inf"), 1e39], "FP32", (2,))
+    with pytest.raises(json_tensors.TensorDataError, match="out of the range"):
+        json_tensors.to_bytes([10**400], "FP64", (1,))
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_narrow_floats_are_binary_only(datatype: str) -> None:
-    with pytest.raises(literal.Unfit, match="send it as binary data"):
-        literal.to_bytes([1.0], datatype, (1,))
+    with pytest.raises(json_tensors.TensorDataError, match="send it as binary data"):
+        json_tensors.to_bytes([1.0], datatype, (1,))
 
 
 def test_strings_are_utf8_with_their_lengths() -> None:
-    assert literal.to_bytes(["a", "ä", ""], "BYTES", (3,)) == pack_strings([b"a", "ä".encode(), b""])
-    with pytest.raises(literal.Unfit, match="1 is not a string"):
-        literal.to_bytes(["a", 1], "BYTES", (2,))
-    with pytest.raises(literal.Unfit, match="surrogate"):
-        literal.to_bytes(["\ud800"], "BYTES", (1,))
+    assert json_tensors.to_bytes(["a", "ä", ""], "BYTES", (3,)) == pack_strings([b"a", "ä".encode(), b""])
+    with pytest.raises(json_tensors.TensorDataError, match="1 is not a string"):
+        json_tensors.to_bytes(["a", 1], "BYTES", (2,))
+    with pytest.raises(json_tensors.TensorDataError, match="surrogate"):
+        json_tensors.to_bytes(["\ud800"], "BYTES", (1,))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_strings_are_utf8_with_their_lengths() -> None:
     ],
 )
 def test_data_is_flat_or_nested_as_the_shape(data: Any, shape: tuple[int, ...]) -> None:
-    assert len(literal.to_bytes(data, "UINT8", shape)) == np.prod(shape, dtype=int)
+    assert len(json_tensors.to_bytes(data, "UINT8", shape)) == np.prod(shape, dtype=int)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +106,13 @@ def test_data_is_flat_or_nested_as_the_shape(data: Any, shape: tuple[int, ...]) 
     ],
 )
 def test_data_of_another_form_is_refused(data: Any, shape: tuple[int, ...]) -> None:
-    with pytest.raises(literal.Unfit):
-        literal.to_bytes(data, "UINT8", shape)
+    with pytest.raises(json_tensors.TensorDataError):
+        json_tensors.to_bytes(data, "UINT8", shape)
 
 
-@pytest.mark.parametrize("datatype", [name for name in NUMPY if name not in ("BYTES", "BOOL", *literal.BINARY_ONLY)])
+@pytest.mark.parametrize(
+    "datatype", [name for name in NUMPY if name not in ("BYTES", "BOOL", *json_tensors.BINARY_ONLY)]
+)
 @settings(max_examples=40, deadline=None)
 @given(content=st.data())
 def test_numbers_read_back_as_they_were_written(datatype: str, content: st.DataObject) -> None:
@@ -119,27 +120,27 @@ def test_numbers_read_back_as_they_were_written(datatype: str, content: st.DataO
     raw = content.draw(st.binary(min_size=dtype.itemsize, max_size=dtype.itemsize * 9))
     data = raw[: len(raw) // dtype.itemsize * dtype.itemsize]
     values = np.frombuffer(data, dtype)
-    text = literal.to_json(memoryview(data), datatype, "Y")
-    again = np.frombuffer(literal.to_bytes(document.read(text), datatype, values.shape), dtype)
+    text = json_tensors.to_json(memoryview(data), datatype, "Y")
+    again = np.frombuffer(json_tensors.to_bytes(json_document.parse_json(text), datatype, values.shape), dtype)
     np.testing.assert_array_equal(again, values)
 
 
 def test_what_json_cannot_say_is_written_as_bare_words() -> None:
     values = np.array([1.5, np.nan, np.inf, -np.inf], np.float32)
-    text = literal.to_json(memoryview(values.tobytes()), "FP32", "Y")
+    text = json_tensors.to_json(memoryview(values.tobytes()), "FP32", "Y")
     assert text == b"[1.5,NaN,Infinity,-Infinity]"
     assert json.loads(text)[2] == float("inf")
 
 
 def test_fp32_is_written_with_no_more_digits_than_it_has() -> None:
-    assert literal.to_json(memoryview(struct.pack("<f", 0.1)), "FP32", "Y") == b"[0.1]"
+    assert json_tensors.to_json(memoryview(struct.pack("<f", 0.1)), "FP32", "Y") == b"[0.1]"
 
 
 def test_a_tensor_at_an_odd_address_is_written_too() -> None:
     space = memoryview(b"\0" + struct.pack("<2d", 0.1, 2.5))
-    assert literal.to_json(space[1:], "FP64", "Y") == b"[0.1,2.5]"
+    assert json_tensors.to_json(space[1:], "FP64", "Y") == b"[0.1,2.5]"
 
 
 def test_bytes_that_are_no_text_name_the_output_and_the_way_out() -> None:
     with pytest.raises(CallerError, match=r"output 'Y' .* ask for binary_data"):
-        literal.to_json(memoryview(pack_strings([b"\xff"])), "BYTES", "Y")
+        json_tensors.to_json(memoryview(pack_strings([b"\xff"])), "BYTES", "Y")

@@ -10,25 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsup.gateway.protocol import json_document as document
-from mmsup.gateway.protocol import json_tensors as literal
-from mmsup.gateway.protocol import large_json as scan
-from mmsup.gateway.protocol import large_json_runs as runs
-from mmsup.gateway.protocol.large_json_runs import Run
+from mmsup.gateway.protocol import json_document, json_tensors, large_json, large_json_runs
+from mmsup.gateway.protocol.large_json_runs import NumberList
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.tensors.numpy_arrays import NUMPY
 
-PADDING = {"padding": " " * document.LARGE_BYTES}
+PADDING = {"padding": " " * json_document.LARGE_BYTES}
 
 
 def large(value: Any) -> Any:
     """A value read by the way of large texts."""
-    return document.read(json.dumps({"value": value, **PADDING}).encode())["value"]
+    return json_document.parse_json(json.dumps({"value": value, **PADDING}).encode())["value"]
 
 
 def plain(value: Any) -> Any:
     """Runs as lists."""
-    if isinstance(value, Run):
+    if isinstance(value, NumberList):
         return value.tolist()
     if isinstance(value, list):
         return [plain(each) for each in value]
@@ -62,7 +59,7 @@ def test_a_large_text_holds_what_a_plain_parser_reads(value: Any) -> None:
 def test_a_long_list_is_read_in_pieces_and_every_value_is_there() -> None:
     values = list(range(100_000))
     run = large(values)
-    assert isinstance(run, Run)
+    assert isinstance(run, NumberList)
     assert len(run.pieces) > 3
     assert run.tolist() == values
 
@@ -77,13 +74,13 @@ def test_words_for_what_json_cannot_say_are_read_in_pieces_too() -> None:
 def test_a_list_that_is_no_json_is_refused_wherever_the_fault_is(hole: bytes) -> None:
     good = b"1," * 200_000
     with pytest.raises(CallerError, match="failed to parse the request JSON buffer"):
-        document.read(b'{"x":[' + good + hole + b"," + good + b"1]}")
+        json_document.parse_json(b'{"x":[' + good + hole + b"," + good + b"1]}")
 
 
 def test_the_place_of_a_fault_is_told_in_the_whole_text() -> None:
     text = b'{"x":[' + b"1," * 200_000 + b"x,1]}"
     with pytest.raises(CallerError, match=f"at byte {text.index(b'x,1')}"):
-        document.read(text)
+        json_document.parse_json(text)
 
 
 def test_numbers_within_a_string_stay_a_string() -> None:
@@ -93,36 +90,38 @@ def test_numbers_within_a_string_stay_a_string() -> None:
 
 def test_a_string_cannot_be_made_to_stand_for_a_list() -> None:
     text = json.dumps({"a": "0" * 32 + "0", "b": list(range(300))}).encode()
-    rest, found = scan.lift(memoryview(text), lambda raw, _at: json.loads(raw))
+    rest, found = large_json.extract_lists(memoryview(text), lambda raw, _at: json.loads(raw))
     assert len(found) == 1
-    assert runs.restore(json.loads(rest), found)["a"] == "0" * 33
+    assert large_json_runs.restore_lists(json.loads(rest), found)["a"] == "0" * 33
 
 
 def test_strings_beyond_the_bound_are_refused_before_they_are_built() -> None:
     with pytest.raises(CallerError, match="values, at most"):
-        document.read(b'["' + b'","' * (scan.VALUE_LIMIT + 1) + b'"]')
+        json_document.parse_json(b'["' + b'","' * (large_json.VALUE_LIMIT + 1) + b'"]')
 
 
 # Runs as tensors.
 
 
-def run_of(*pieces: Any) -> Run:
-    return Run([np.array(each) for each in pieces])
+def run_of(*pieces: Any) -> NumberList:
+    return NumberList([np.array(each) for each in pieces])
 
 
 @pytest.mark.parametrize("datatype", [name for name in NUMPY if name not in ("BYTES", "BOOL", "FP16", "BF16")])
 def test_a_run_is_the_same_tensor_as_a_list(datatype: str) -> None:
     run = run_of([1, 2, 3], [4, 5])
-    assert bytes(literal.to_bytes(run, datatype, (5,))) == bytes(literal.to_bytes(run.tolist(), datatype, (5,)))
+    assert bytes(json_tensors.to_bytes(run, datatype, (5,))) == bytes(
+        json_tensors.to_bytes(run.tolist(), datatype, (5,))
+    )
 
 
 def test_rows_that_are_runs_are_joined_if_they_are_nested_as_the_shape() -> None:
     rows = [run_of([1, 2], [3]), run_of([4, 5, 6])]
-    assert bytes(literal.to_bytes(rows, "UINT8", (2, 3))) == bytes(range(1, 7))
-    assert bytes(literal.to_bytes([rows[0], [4, 5, 6]], "UINT8", (2, 3))) == bytes(range(1, 7))
+    assert bytes(json_tensors.to_bytes(rows, "UINT8", (2, 3))) == bytes(range(1, 7))
+    assert bytes(json_tensors.to_bytes([rows[0], [4, 5, 6]], "UINT8", (2, 3))) == bytes(range(1, 7))
     for wrong in ((3, 2), (2, 3, 1), (1, 2, 3)):
-        with pytest.raises(literal.Unfit):
-            literal.to_bytes(rows, "UINT8", wrong)
+        with pytest.raises(json_tensors.TensorDataError):
+            json_tensors.to_bytes(rows, "UINT8", wrong)
 
 
 @pytest.mark.parametrize(
@@ -140,13 +139,13 @@ def test_rows_that_are_runs_are_joined_if_they_are_nested_as_the_shape() -> None
         (run_of([1, 2, 3]), "FP16", "send it as binary data"),
     ],
 )
-def test_a_run_that_does_not_fit_is_refused_as_a_list_is(run: Run, datatype: str, says: str) -> None:
-    with pytest.raises(literal.Unfit, match=says):
-        literal.to_bytes(run, datatype, (3,))
+def test_a_run_that_does_not_fit_is_refused_as_a_list_is(run: NumberList, datatype: str, says: str) -> None:
+    with pytest.raises(json_tensors.TensorDataError, match=says):
+        json_tensors.to_bytes(run, datatype, (3,))
 
 
 def test_a_long_tensor_is_written_as_one_list() -> None:
-    values = np.arange(literal.PIECE * 2 + 5, dtype=np.float32)
+    values = np.arange(json_tensors.PIECE_ELEMENTS * 2 + 5, dtype=np.float32)
     values[-1] = np.nan
-    text = literal.to_json(memoryview(values.tobytes()), "FP32", "Y")
+    text = json_tensors.to_json(memoryview(values.tobytes()), "FP32", "Y")
     np.testing.assert_array_equal(np.array(json.loads(text), np.float32), values)

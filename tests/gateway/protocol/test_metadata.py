@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from gateway_double import BackendDouble, metadata
+from gateway_double import FakeRouter, metadata
 from mmsup.gateway.protocol import metadata as describe
 from mmsup.ipc.errors import ModelError, WorkerError
-from mmsup.ipc.messages.all import Route, VersionState
+from mmsup.ipc.messages.gateway_control import Route, VersionState
 
 
 def known(max_batch_size: int = 0, **spec: Any) -> tuple[Route, VersionState]:
-    backend = BackendDouble()
+    backend = FakeRouter()
     backend.threads.shutdown()
     described = metadata(("X", "FP32", (-1, 2)), ("S", "BYTES", (1,)), max_batch_size=max_batch_size)
     backend.serve("m", described, **spec)
@@ -22,7 +22,7 @@ def known(max_batch_size: int = 0, **spec: Any) -> tuple[Route, VersionState]:
 
 
 def test_metadata_of_a_batching_model_shows_the_batch_first() -> None:
-    told = describe.model(*known(max_batch_size=8))
+    told = describe.model_metadata(*known(max_batch_size=8))
     assert told["inputs"] == [
         {"name": "X", "datatype": "FP32", "shape": [-1, -1, 2]},
         {"name": "S", "datatype": "BYTES", "shape": [-1, 1]},
@@ -33,30 +33,30 @@ def test_metadata_of_a_batching_model_shows_the_batch_first() -> None:
 def test_metadata_names_the_versions_that_serve() -> None:
     route, state = known()
     other = replace(state, version="2", state="loading")
-    assert describe.model(replace(route, versions=(state, other)), other)["versions"] == ["1"]
+    assert describe.model_metadata(replace(route, versions=(state, other)), other)["versions"] == ["1"]
 
 
 def test_a_model_whose_tensors_nobody_knows_yet_is_loading() -> None:
     route, state = known()
     with pytest.raises(WorkerError, match="model 'm' version 1 is loading") as caught:
-        describe.model(route, replace(state, state="loading", metadata=None))
+        describe.model_metadata(route, replace(state, state="loading", metadata=None))
     assert caught.value.code == "model_loading"
 
 
 def test_a_model_that_failed_says_why() -> None:
     route, state = known()
     failed = replace(state, state="failed", code="model_failed", reason="no such op", spec=None, metadata=None)
-    for describing in (describe.model, describe.config):
+    for describing in (describe.model_metadata, describe.model_config):
         with pytest.raises(ModelError, match="model 'm' version 1 is failed: no such op"):
             describing(route, failed)
-    assert describe.readiness("m", failed) == (
+    assert describe.readiness_document("m", failed) == (
         False,
         {"name": "m", "ready": False, "state": "failed", "error": "no such op"},
     )
 
 
 def test_the_configuration_is_complete_without_a_file() -> None:
-    told = describe.config(*known(max_batch_size=8))
+    told = describe.model_config(*known(max_batch_size=8))
     assert told["max_batch_size"] == 8
     assert told["input"] == [
         {"name": "X", "data_type": "TYPE_FP32", "dims": [-1, 2]},
@@ -74,7 +74,7 @@ def test_what_the_file_says_is_kept_and_what_is_served_wins() -> None:
         "output": [{"name": "X_out", "data_type": "TYPE_INT8", "dims": ["9"], "label_filename": "l.txt"}],
         "dynamic_batching": {"max_queue_delay_microseconds": 100},
     }
-    told = describe.config(*known(config=said))
+    told = describe.model_config(*known(config=said))
     assert told["version_policy"] == {"all": {}}
     assert told["dynamic_batching"] == {"max_queue_delay_microseconds": 100}
     assert told["max_batch_size"] == 0
@@ -87,10 +87,10 @@ def test_what_the_file_says_is_kept_and_what_is_served_wins() -> None:
 
 
 def test_a_gpu_is_named_by_its_number() -> None:
-    assert describe.config(*known(device="cuda:3"))["instance_group"][0]["gpus"] == [3]
+    assert describe.model_config(*known(device="cuda:3"))["instance_group"][0]["gpus"] == [3]
 
 
 def test_only_what_is_there_is_announced() -> None:
-    extensions = describe.server("mmsup", "1")["extensions"]
+    extensions = describe.server_metadata("mmsup", "1")["extensions"]
     assert "statistics" in extensions
     assert not {"system_shared_memory", "sequence", "trace", "logging", "schedule_policy"} & set(extensions)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.protocol.output_sizes import SPAN, Learned, declared_bytes, padded, seen_bytes
+from mmsup.gateway.protocol.output_sizes import (
+    SPAN_RESULTS,
+    OutputSizeEstimator,
+    declared_bytes,
+    padded_size,
+    used_bytes,
+)
 from mmsup.ipc.specs import INLINE_TENSORS, Metadata, TensorSpec
 
 
@@ -32,43 +38,43 @@ OPEN = TensorSpec("open", "FP32", (-1,))
 def test_what_is_declared_is_known_before(
     described: Metadata, wanted: tuple[str, ...], batch: int, size: int | None
 ) -> None:
-    assert declared_bytes(described, wanted, batch) == (None if size is None else padded(size))
+    assert declared_bytes(described, wanted, batch) == (None if size is None else padded_size(size))
 
 
 def test_what_is_not_declared_is_learned_for_each_version() -> None:
-    learned = Learned()
+    learned = OutputSizeEstimator()
     assert learned.largest(("m", "1")) == 0
-    learned.note(("m", "1"), 9000)
-    learned.note(("m", "1"), 5000)
+    learned.observe(("m", "1"), 9000)
+    learned.observe(("m", "1"), 5000)
     assert learned.largest(("m", "1")) == 9000
     assert learned.largest(("m", "2")) == 0
 
 
-@pytest.mark.parametrize("before", range(0, 2 * SPAN, 7))
+@pytest.mark.parametrize("before", range(0, 2 * SPAN_RESULTS, 7))
 def test_one_huge_result_is_known_for_a_while_and_not_for_ever(before: int) -> None:
-    learned, key = Learned(), ("m", "1")
+    learned, key = OutputSizeEstimator(), ("m", "1")
     for _ in range(before):
-        learned.note(key, 100)
-    learned.note(key, 1 << 30)
-    for _ in range(SPAN):
+        learned.observe(key, 100)
+    learned.observe(key, 1 << 30)
+    for _ in range(SPAN_RESULTS):
         assert learned.largest(key) == 1 << 30
-        learned.note(key, 100)
-    for _ in range(SPAN):
-        learned.note(key, 100)
+        learned.observe(key, 100)
+    for _ in range(SPAN_RESULTS):
+        learned.observe(key, 100)
     assert learned.largest(key) == 100
 
 
 def test_a_large_result_that_comes_again_is_never_forgotten() -> None:
-    learned, key = Learned(), ("m", "1")
-    for each in range(20 * SPAN):
-        learned.note(key, 5000 if each % SPAN == 0 else 1)
+    learned, key = OutputSizeEstimator(), ("m", "1")
+    for each in range(20 * SPAN_RESULTS):
+        learned.observe(key, 5000 if each % SPAN_RESULTS == 0 else 1)
         assert learned.largest(key) == 5000
 
 
 def test_inline_outputs_need_no_room() -> None:
-    assert seen_bytes([b"abc", (1, 0, 5000)]) == padded(5000)
+    assert used_bytes([b"abc", (1, 0, 5000)]) == padded_size(5000)
 
 
 def test_what_is_too_many_to_travel_inline_needs_room_too() -> None:
     outputs = [TensorSpec(f"y{number}", "UINT8", (3,)) for number in range(INLINE_TENSORS + 2)]
-    assert declared_bytes(metadata(*outputs), (), 1) == 2 * padded(3)
+    assert declared_bytes(metadata(*outputs), (), 1) == 2 * padded_size(3)

@@ -14,9 +14,9 @@ import pytest
 from mmsup.ipc.memory.arena import (
     F_SEAL_FUTURE_WRITE,
     NEXT,
-    Attached,
+    ArenaSide,
+    AttachedExtents,
     Extent,
-    Side,
     Slot,
     SlotState,
     extent_size,
@@ -65,7 +65,7 @@ def test_a_request_cannot_be_written_by_whoever_gets_the_descriptor(requests: Ex
 
 
 def test_the_gateway_writes_what_the_worker_reads_and_the_reverse(requests: Extent, results: Extent) -> None:
-    attached = Attached()
+    attached = AttachedExtents()
     attached.attach(0, os.dup(requests.fd), SIZE, writable=False)
     attached.attach(1, os.dup(results.fd), SIZE, writable=True)
     requests.view(100, 5)[:] = b"hello"
@@ -87,24 +87,24 @@ def test_the_gateway_writes_what_the_worker_reads_and_the_reverse(requests: Exte
 def test_a_worker_finds_nothing_where_a_message_names_nothing(
     requests: Extent, results: Extent, segment: int, offset: int, size: int, writable: bool
 ) -> None:
-    attached = Attached()
+    attached = AttachedExtents()
     attached.attach(0, os.dup(requests.fd), SIZE, writable=False)
     attached.attach(1, os.dup(results.fd), SIZE, writable=True)
     assert attached.view(segment, offset, size, writable=writable) is None
 
 
 def test_a_worker_can_tell_of_each_extent_before_it_goes(requests: Extent, results: Extent) -> None:
-    attached = Attached()
+    attached = AttachedExtents()
     attached.attach(0, os.dup(requests.fd), SIZE, writable=False)
     attached.attach(1, os.dup(results.fd), SIZE, writable=True)
     assert attached.segments() == (0, 1)
     for segment, writable in ((0, False), (1, True)):
-        whole = attached.whole(segment)
+        whole = attached.extent(segment)
         assert whole is not None
         assert (len(whole[0]), whole[1]) == (SIZE, writable)
     attached.detach(0)
     assert attached.segments() == (1,)
-    assert attached.whole(0) is None
+    assert attached.extent(0) is None
 
 
 def test_every_state_of_a_slot_has_its_row() -> None:
@@ -113,7 +113,7 @@ def test_every_state_of_a_slot_has_its_row() -> None:
 
 @pytest.mark.parametrize("writable", [False, True])
 def test_a_random_life_of_slots_ends_with_all_free(writable: bool) -> None:
-    side = Side(writable_by_worker=writable)
+    side = ArenaSide(writable_by_worker=writable)
     side.add(Extent(0, SIZE, writable_by_worker=writable))
     side.add(Extent(1, SIZE, writable_by_worker=writable))
     rng = random.Random(4)
@@ -123,7 +123,7 @@ def test_a_random_life_of_slots_ends_with_all_free(writable: bool) -> None:
             slot = held.pop(rng.randrange(len(held)))
             following = [each for each in NEXT[slot.state] if each is not SlotState.FREE]
             if following and rng.random() < 0.7:
-                slot.move(rng.choice(following))
+                slot.transition(rng.choice(following))
                 held.append(slot)
             else:
                 side.free(slot)
@@ -139,7 +139,7 @@ def test_a_random_life_of_slots_ends_with_all_free(writable: bool) -> None:
 
 
 def test_a_slot_freed_twice_is_a_bug_that_shows() -> None:
-    side = Side(writable_by_worker=False)
+    side = ArenaSide(writable_by_worker=False)
     side.add(Extent(0, SIZE, writable_by_worker=False))
     slot = side.allocate(64)
     assert slot is not None
@@ -150,7 +150,7 @@ def test_a_slot_freed_twice_is_a_bug_that_shows() -> None:
 
 
 def test_a_view_outlives_its_arena() -> None:
-    side = Side(writable_by_worker=True)
+    side = ArenaSide(writable_by_worker=True)
     side.add(Extent(0, SIZE, writable_by_worker=True))
     slot = side.allocate(4096)
     assert slot is not None

@@ -12,32 +12,45 @@ from typing import Any
 import msgpack
 import pytest
 
-from mmsup.ipc.messages import all as messages
-from mmsup.ipc.messages.all import Drop, Grant, Infer, Reply
+from mmsup.ipc.messages.data import (
+    SIGNATURES,
+    AttachExtent,
+    Cancel,
+    DetachExtent,
+    GrantBuffer,
+    Infer,
+    InferReply,
+    InferSignature,
+    ReplySignature,
+    TensorLocation,
+)
+from mmsup.ipc.messages.gateway_control import FROM_GATEWAY, TO_GATEWAY
+from mmsup.ipc.messages.keeper_control import FROM_KEEPER, TO_KEEPER
+from mmsup.ipc.messages.worker_control import FROM_WORKER, TO_WORKER, StopWorker
 from mmsup.ipc.transport.codec import (
     FRAME_RECORDS,
-    Record,
+    DataRecord,
     decode,
     encode,
     pack_frame,
-    pack_some,
-    pack_words,
-    unpack_form,
+    pack_limited,
+    pack_signature,
     unpack_frame,
-    unpack_outline,
+    unpack_infer_signature,
+    unpack_reply_signature,
 )
 from mmsup.ipc.transport.dataclass_codec import WireError
 
 ALL: tuple[type[Any], ...] = (
-    *messages.TO_WORKER,
-    *messages.FROM_WORKER,
-    *messages.TO_GATEWAY,
-    *messages.FROM_GATEWAY,
-    *messages.WORDS,
-    messages.Extent,
-    messages.Release,
-    *messages.TO_KEEPER,
-    *messages.FROM_KEEPER,
+    *TO_WORKER,
+    *FROM_WORKER,
+    *TO_GATEWAY,
+    *FROM_GATEWAY,
+    *SIGNATURES,
+    AttachExtent,
+    DetachExtent,
+    *TO_KEEPER,
+    *FROM_KEEPER,
 )
 
 
@@ -75,14 +88,14 @@ def test_each_control_message_comes_back_as_it_went(kind: type[Any]) -> None:
         assert decode(encode(message), [kind]) == message
 
 
-RECORDS = (Infer, Grant, Drop, Reply, messages.Extent, messages.Release)
+RECORDS = (Infer, GrantBuffer, Cancel, InferReply, AttachExtent, DetachExtent)
 
 
-def any_place(rng: random.Random) -> messages.Place:
+def any_place(rng: random.Random) -> TensorLocation:
     return rng.randbytes(rng.randrange(9)) if rng.random() < 0.5 else (1, rng.getrandbits(40), rng.getrandbits(30))
 
 
-def any_data(rng: random.Random) -> Record:
+def any_data(rng: random.Random) -> DataRecord:
     """A record as it goes over a link."""
     kind = rng.choice(RECORDS)
     places = tuple(any_place(rng) for _ in range(rng.randrange(3)))
@@ -90,14 +103,14 @@ def any_data(rng: random.Random) -> Record:
     if kind is Infer:
         grant = None if rng.random() < 0.5 else (2, 64, 4096)
         return Infer(rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(62), grant, places)
-    if kind is Reply and rng.random() < 0.5:
-        return Reply(rng.getrandbits(62), "", "", rng.randbytes(9), places, 0, *times)
-    if kind is Reply:
-        return Reply(rng.getrandbits(62), "inference_failed", "té", b"", (), rng.getrandbits(30), *times)
+    if kind is InferReply and rng.random() < 0.5:
+        return InferReply(rng.getrandbits(62), "", "", rng.randbytes(9), places, 0, *times)
+    if kind is InferReply:
+        return InferReply(rng.getrandbits(62), "inference_failed", "té", b"", (), rng.getrandbits(30), *times)
     return any_record(kind, rng)  # type: ignore[no-any-return] # of that kind
 
 
-def any_frame(rng: random.Random) -> list[Record]:
+def any_frame(rng: random.Random) -> list[DataRecord]:
     return [any_data(rng) for _ in range(rng.randrange(1, 5))]
 
 
@@ -109,32 +122,32 @@ def test_each_data_record_comes_back_as_it_went() -> None:
 
 
 def test_a_memoryview_travels_as_bytes() -> None:
-    (reply,) = unpack_frame(pack_frame([Reply(1, words=b"w", places=(memoryview(b"abc"),))]))
-    assert reply.places == (b"abc",)
+    (reply,) = unpack_frame(pack_frame([InferReply(1, signature=b"w", locations=(memoryview(b"abc"),))]))
+    assert reply.locations == (b"abc",)
 
 
 def test_words_come_back_as_they_went_and_are_the_same_bytes_for_the_same_words() -> None:
     rng = random.Random(3)
     for _ in range(100):
-        form, outline = any_record(messages.Form, rng), any_record(messages.Outline, rng)
-        assert unpack_form(pack_words(form)) == form
-        assert unpack_outline(pack_words(outline)) == outline
-        assert pack_words(form) == encode(form)
-        assert pack_words(outline) == encode(outline)
+        form, outline = any_record(InferSignature, rng), any_record(ReplySignature, rng)
+        assert unpack_infer_signature(pack_signature(form)) == form
+        assert unpack_reply_signature(pack_signature(outline)) == outline
+        assert pack_signature(form) == encode(form)
+        assert pack_signature(outline) == encode(outline)
         with pytest.raises(WireError):
-            unpack_form(pack_words(outline))
+            unpack_infer_signature(pack_signature(outline))
 
 
 def test_a_frame_holds_as_many_records_as_its_limit_lets_and_one_at_least() -> None:
-    drops = [Drop(number) for number in range(3 * FRAME_RECORDS)]
-    frame, count = pack_some(drops, 1 << 20)
+    drops = [Cancel(number) for number in range(3 * FRAME_RECORDS)]
+    frame, count = pack_limited(drops, 1 << 20)
     assert count == FRAME_RECORDS
     assert unpack_frame(frame) == drops[:count]
-    large: list[Record] = [Reply(1, words=b"w", places=(bytes(1000),)) for _ in range(40)]
-    frame, count = pack_some(large, 8192)
+    large: list[DataRecord] = [InferReply(1, signature=b"w", locations=(bytes(1000),)) for _ in range(40)]
+    frame, count = pack_limited(large, 8192)
     assert 1 < count < 9
     assert len(frame) <= 8192
-    assert pack_some(large, 10)[1] == 1
+    assert pack_limited(large, 10)[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -204,7 +217,7 @@ def test_a_message_of_another_shape_is_refused(raw: Any) -> None:
 
 def test_a_message_that_is_not_expected_here_is_refused() -> None:
     with pytest.raises(WireError, match="not expected"):
-        decode(encode(messages.Stop()), messages.TO_GATEWAY)
+        decode(encode(StopWorker()), TO_GATEWAY)
 
 
 @pytest.mark.parametrize("bad", [b"\xc7\x00\x05", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"])

@@ -8,7 +8,13 @@ import resource
 
 import pytest
 
-from mmsup.ipc.transport.control_channel import DESCRIPTOR_LIMIT, MESSAGE_LIMIT, Closed, Seqpacket, close_all
+from mmsup.ipc.transport.control_channel import (
+    DESCRIPTOR_LIMIT,
+    MESSAGE_LIMIT,
+    ChannelClosed,
+    ControlChannel,
+    close_fds,
+)
 
 
 def open_descriptors() -> int:
@@ -16,7 +22,7 @@ def open_descriptors() -> int:
 
 
 def test_messages_keep_their_borders_and_descriptors() -> None:
-    one, other = Seqpacket.pair()
+    one, other = ControlChannel.pair()
     read, write = os.pipe()
     assert one.send(b"first", [write])
     assert one.send(b"second")
@@ -28,13 +34,13 @@ def test_messages_keep_their_borders_and_descriptors() -> None:
     assert os.read(read, 1) == b"!"
     assert other.receive() == (b"second", [])
     assert other.receive() is None
-    close_all([read, write, passed])
+    close_fds([read, write, passed])
     one.close()
     other.close()
 
 
 def test_the_largest_message_passes_an_empty_buffer() -> None:
-    one, other = Seqpacket.pair()
+    one, other = ControlChannel.pair()
     assert one.send(bytes(MESSAGE_LIMIT))
     received = other.receive()
     assert received is not None
@@ -44,7 +50,7 @@ def test_the_largest_message_passes_an_empty_buffer() -> None:
 
 
 def test_a_full_buffer_is_said_and_not_waited_for() -> None:
-    one, other = Seqpacket.pair()
+    one, other = ControlChannel.pair()
     sent = 0
     while one.send(bytes(60_000)):
         sent += 1
@@ -56,19 +62,19 @@ def test_a_full_buffer_is_said_and_not_waited_for() -> None:
 
 
 def test_the_end_of_the_other_side_is_closed_for_reader_and_writer() -> None:
-    one, other = Seqpacket.pair()
+    one, other = ControlChannel.pair()
     other.send(b"last words")
     other.close()
     assert one.receive() == (b"last words", [])
-    with pytest.raises(Closed):
+    with pytest.raises(ChannelClosed):
         one.receive()
-    with pytest.raises(Closed):
+    with pytest.raises(ChannelClosed):
         one.send(b"x")
     one.close()
 
 
 def test_a_message_beyond_the_bounds_is_dropped_without_a_leak() -> None:
-    one, other = Seqpacket.pair()
+    one, other = ControlChannel.pair()
     fd = os.open("/dev/null", os.O_RDONLY)
     before = open_descriptors()
     one.send(b"too many", [fd] * (DESCRIPTOR_LIMIT + 20))
@@ -81,19 +87,19 @@ def test_a_message_beyond_the_bounds_is_dropped_without_a_leak() -> None:
 
 
 def test_descriptors_are_not_inherited_by_accident() -> None:
-    one, other = Seqpacket.pair()
+    one, other = ControlChannel.pair()
     one.send(b"x", [0])
     received = other.receive()
     assert received is not None
     (fd,) = received[1]
     assert not os.get_inheritable(fd)
-    close_all([fd])
+    close_fds([fd])
     one.close()
     other.close()
 
 
 def test_a_message_whose_descriptors_find_no_room_here_is_an_error_and_no_silent_loss() -> None:
-    one, other = Seqpacket.pair()
+    one, other = ControlChannel.pair()
     fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
     one.send(b"take them", fds)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -108,6 +114,6 @@ def test_a_message_whose_descriptors_find_no_room_here_is_an_error_and_no_silent
         fds.append(os.open("/dev/null", os.O_RDONLY))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        close_all(fds)
+        close_fds(fds)
     one.close()
     other.close()

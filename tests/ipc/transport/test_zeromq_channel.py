@@ -15,8 +15,8 @@ from typing import TypeVar
 import pytest
 import zmq
 
-from mmsup.ipc.transport.control_channel import Closed
-from mmsup.ipc.transport.zeromq_channel import GatewayEnd, Hub, WorkerEnd
+from mmsup.ipc.transport.control_channel import ChannelClosed
+from mmsup.ipc.transport.zeromq_channel import ZmqContext, ZmqGatewayChannel, ZmqWorkerChannel
 
 DEADLINE_S = 20.0
 T = TypeVar("T")
@@ -29,8 +29,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    made = Hub()
+def hub() -> Iterator[ZmqContext]:
+    made = ZmqContext()
     yield made
     made.close()
 
@@ -46,15 +46,15 @@ def until(fd: int, attempt: Callable[[], T | None]) -> T:
     raise AssertionError("nothing came")
 
 
-def connected(hub: Hub, worker: WorkerEnd, path: Path, identity: bytes) -> GatewayEnd:
+def connected(hub: ZmqContext, worker: ZmqWorkerChannel, path: Path, identity: bytes) -> ZmqGatewayChannel:
     gateway = hub.connect(str(path), identity)
     until(gateway.fileno(), lambda: gateway.send(b"hello"))
     assert until(worker.fileno(), worker.receive) == (identity, b"hello")
     return gateway
 
 
-def test_frames_go_both_ways(folder: Path, hub: Hub) -> None:
-    worker = WorkerEnd(str(folder / "w1.1"))
+def test_frames_go_both_ways(folder: Path, hub: ZmqContext) -> None:
+    worker = ZmqWorkerChannel(str(folder / "w1.1"))
     gateway = connected(hub, worker, folder / "w1.1", b"g0.1")
     assert worker.send(b"g0.1", b"answer")
     assert until(gateway.fileno(), gateway.receive) == b"answer"
@@ -62,10 +62,10 @@ def test_frames_go_both_ways(folder: Path, hub: Hub) -> None:
     worker.close()
 
 
-def test_replies_that_arrived_before_their_sender_left_are_still_there(folder: Path, hub: Hub) -> None:
+def test_replies_that_arrived_before_their_sender_left_are_still_there(folder: Path, hub: ZmqContext) -> None:
     for life in range(5):
         path = folder / f"w1.{life}"
-        worker = WorkerEnd(str(path))
+        worker = ZmqWorkerChannel(str(path))
         gateway = connected(hub, worker, path, b"g0.1")
         monitor = gateway._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         for number in range(50):
@@ -79,14 +79,14 @@ def test_replies_that_arrived_before_their_sender_left_are_still_there(folder: P
 
 
 def test_an_unknown_peer_is_an_error_and_no_silent_drop(folder: Path) -> None:
-    worker = WorkerEnd(str(folder / "w1.1"))
-    with pytest.raises(Closed):
+    worker = ZmqWorkerChannel(str(folder / "w1.1"))
+    with pytest.raises(ChannelClosed):
         worker.send(b"g9.9", b"x")
     worker.close()
 
 
-def test_thousands_of_frames_pass_without_a_limit_of_zeromqs_own(folder: Path, hub: Hub) -> None:
-    worker = WorkerEnd(str(folder / "w1.1"))
+def test_thousands_of_frames_pass_without_a_limit_of_zeromqs_own(folder: Path, hub: ZmqContext) -> None:
+    worker = ZmqWorkerChannel(str(folder / "w1.1"))
     gateway = connected(hub, worker, folder / "w1.1", b"g0.1")
     for _ in range(3000):
         assert gateway.send(b"x")
@@ -99,7 +99,7 @@ def test_thousands_of_frames_pass_without_a_limit_of_zeromqs_own(folder: Path, h
 
 
 def test_the_socket_file_is_private(folder: Path) -> None:
-    worker = WorkerEnd(str(folder / "w1.1"))
+    worker = ZmqWorkerChannel(str(folder / "w1.1"))
     assert stat.S_IMODE(os.stat(folder / "w1.1").st_mode) & 0o077 == 0
     worker.close()
     with contextlib.suppress(FileNotFoundError):

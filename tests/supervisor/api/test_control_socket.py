@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mmsup.ipc.errors import ServerError
-from mmsup.supervisor.api import control_socket as control
-from mmsup.supervisor.api.control_socket import LINE_LIMIT, Control
-from mmsup.supervisor.api.handlers import Say
+from mmsup.supervisor.api import control_socket
+from mmsup.supervisor.api.control_socket import LINE_LIMIT, ControlSocket
+from mmsup.supervisor.api.handlers import SendLine
 
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ class Doer:
         self.followed = asyncio.Event()
         self.left = asyncio.Event()
 
-    async def do(self, verb: str, arguments: Json, say: Say) -> Any:  # JSON
+    async def handle(self, verb: str, arguments: Json, say: SendLine) -> Any:  # JSON
         if verb == "progress":
             say({"progress": "half"})
             return {"done": True}
@@ -49,7 +49,7 @@ def play(tmp_path: Path, act: Play) -> None:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         doer = Doer()
-        server = Control(doer)
+        server = ControlSocket(doer)
         await server.start(listener)
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"), limit=4 * LINE_LIMIT)
         try:
@@ -142,9 +142,9 @@ def test_one_that_has_closed_its_sending_side_is_still_answered(tmp_path: Path) 
 def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stranger:
         def getsockopt(self, *_: int) -> bytes:
-            return control._CREDENTIALS.pack(1, os.geteuid() + 4321, 1)
+            return control_socket._CREDENTIALS.pack(1, os.geteuid() + 4321, 1)
 
-    server = Control(Doer.__new__(Doer))
+    server = ControlSocket(Doer.__new__(Doer))
     refusal = server._refusal(Stranger())  # type: ignore[arg-type]  # only what the kernel says of it is asked
     assert refusal is not None
     assert refusal.code == "forbidden"

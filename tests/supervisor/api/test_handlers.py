@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from brain_double import House
+from brain_double import ControllerHarness
 from mmsup.ipc.errors import MmsupError
-from mmsup.supervisor.api.status import Answers
+from mmsup.supervisor.api.status import StatusViews
 
 Ask = Callable[..., Awaitable[Any]]
 
 pytestmark = pytest.mark.slow
 
 
-def ask_house(tmp_path: Path, play: Callable[[House, Ask], Awaitable[None]], **options: Any) -> None:
+def ask_house(tmp_path: Path, play: Callable[[ControllerHarness, Ask], Awaitable[None]], **options: Any) -> None:
     async def run() -> None:
-        async with asyncio.timeout(60), House(tmp_path, ("bert", "other"), **options) as house:
+        async with asyncio.timeout(60), ControllerHarness(tmp_path, ("bert", "other"), **options) as house:
             await house.until(lambda: house.events("ready"))
             said: list[dict[str, Any]] = []
 
             async def ask(verb: str, **arguments: Any) -> Any:
-                result = await house.brain.verbs.do(verb, arguments, said.append)
+                result = await house.controller.handlers.handle(verb, arguments, said.append)
                 return (said, result) if verb == "load" else result
 
             await play(house, ask)
@@ -34,7 +34,7 @@ def ask_house(tmp_path: Path, play: Callable[[House, Ask], Awaitable[None]], **o
 
 
 def test_status_is_the_object_that_was_agreed(tmp_path: Path) -> None:
-    async def play(house: House, ask: Ask) -> None:
+    async def play(house: ControllerHarness, ask: Ask) -> None:
         status = await ask("status")
         assert {"version", "ready", "reason", "uptime_s", "isolation", "addresses"} <= set(status)
         assert set(status["keeper"]) == {"pid"}
@@ -56,7 +56,7 @@ def test_status_is_the_object_that_was_agreed(tmp_path: Path) -> None:
 
 
 def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
-    async def play(house: House, ask: Ask) -> None:
+    async def play(house: ControllerHarness, ask: Ask) -> None:
         rows = (await ask("list"))["models"]
         assert [each["name"] for each in rows] == ["bert", "other"]
         assert set(rows[0]) == {"name", "wanted", "state", "reason", "engine", "versions", "instances"}
@@ -72,7 +72,7 @@ def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
 
 
 def test_show_has_specs_metadata_faults_and_story(tmp_path: Path) -> None:
-    async def play(house: House, ask: Ask) -> None:
+    async def play(house: ControllerHarness, ask: Ask) -> None:
         shown = await ask("show", name="bert")
         assert shown["specs"][0]["version"] == "1"
         assert shown["metadata"]["platform"] == "python"
@@ -83,7 +83,7 @@ def test_show_has_specs_metadata_faults_and_story(tmp_path: Path) -> None:
 
 
 def test_load_says_how_far_it_is_and_what_it_came_to(tmp_path: Path) -> None:
-    async def play(house: House, ask: Ask) -> None:
+    async def play(house: ControllerHarness, ask: Ask) -> None:
         said, result = await ask("load", name="bert")
         assert said == [{"progress": "version 1: loading"}]
         assert set(result) == {"name", "state", "versions", "seconds"}
@@ -93,7 +93,7 @@ def test_load_says_how_far_it_is_and_what_it_came_to(tmp_path: Path) -> None:
 
 
 def test_the_index_lists_what_was_never_loaded_by_name_only(tmp_path: Path) -> None:
-    async def play(house: House, ask: Ask) -> None:
+    async def play(house: ControllerHarness, ask: Ask) -> None:
         rows = await ask("index")
         assert rows[0] == {"name": "bert", "version": "1", "state": "READY", "reason": ""}
         assert rows[1] == {"name": "other"}
@@ -107,8 +107,8 @@ def test_the_index_lists_what_was_never_loaded_by_name_only(tmp_path: Path) -> N
 
 
 def test_logs_and_events_are_what_was_said(tmp_path: Path) -> None:
-    async def play(house: House, ask: Ask) -> None:
-        house.brain.books.logbook("bert").feed("1.1", b"one\ntwo\n")
+    async def play(house: ControllerHarness, ask: Ask) -> None:
+        house.controller.state_dir.model_output("bert").append("1.1", b"one\ntwo\n")
         assert await ask("logs", name="bert", lines=1) == {"lines": ["two"]}
         events = (await ask("events", model="bert", count=1))["events"]
         assert [each["event"] for each in events] == ["worker_ready"]
@@ -136,7 +136,7 @@ def test_logs_and_events_are_what_was_said(tmp_path: Path) -> None:
     ],
 )
 def test_faults_of_the_asker_are_the_askers(tmp_path: Path, verb: str, arguments: dict[str, Any], code: str) -> None:
-    async def play(house: House, ask: Ask) -> None:
+    async def play(house: ControllerHarness, ask: Ask) -> None:
         with pytest.raises(MmsupError) as caught:
             await ask(verb, **arguments)
         assert caught.value.code == code
@@ -146,11 +146,11 @@ def test_faults_of_the_asker_are_the_askers(tmp_path: Path, verb: str, arguments
 
 
 def test_a_fault_of_ours_is_answered_and_the_server_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Answers) -> None:
+    def fail(_: StatusViews) -> None:
         raise KeyError("a bug")
 
-    async def play(house: House, ask: Ask) -> None:
-        monkeypatch.setattr(Answers, "ps", fail)
+    async def play(house: ControllerHarness, ask: Ask) -> None:
+        monkeypatch.setattr(StatusViews, "ps", fail)
         with pytest.raises(MmsupError, match="a fault of the server's own in 'ps'") as caught:
             await ask("ps")
         assert caught.value.code == "internal"

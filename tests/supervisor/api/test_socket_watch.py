@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmsup.supervisor.api.socket_watch import Doorway, listen
+from mmsup.supervisor.api.socket_watch import SocketWatch, listen
 
 
 def opened(path: Path) -> list[socket.socket]:
@@ -14,7 +14,7 @@ def opened(path: Path) -> list[socket.socket]:
     made: list[socket.socket] = []
 
     async def look() -> None:
-        door = Doorway(str(path), made.append)
+        door = SocketWatch(str(path), made.append)
         door.start()
         door.close()
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.chaos.command import chaos
 from mmsup.supervisor.chaos.plan.catalog import FAULTS
 
@@ -33,20 +33,20 @@ URL = ("--url", "http://127.0.0.1:1")
 )
 def test_wrong_usage_is_refused_before_anything_is_hurt(arguments: tuple[str, ...], text: str) -> None:
     result = CliRunner().invoke(chaos, arguments)
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     assert text in result.output
 
 
 def test_all_faults_are_listed() -> None:
     result = CliRunner().invoke(chaos, ["--faults", "list"])
-    assert result.exit_code == exits.DONE
+    assert result.exit_code == exit_codes.SUCCESS
     assert [line.split()[0] for line in result.output.splitlines()] == [each.name for each in FAULTS]
 
 
 def test_a_runtime_directory_without_a_server_is_said() -> None:
     arguments = [*URL, "--yes-break-it", "--victim", "a", "--runtime-dir", "/nonexistent"]
     result = CliRunner().invoke(chaos, arguments)
-    assert result.exit_code == exits.REFUSED
+    assert result.exit_code == exit_codes.REFUSED
     assert "no server at" in result.output
 
 

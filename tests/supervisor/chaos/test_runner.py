@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from mmsup.supervisor.chaos.clients.http_client import Door
-from mmsup.supervisor.chaos.clients.protocol import V2
-from mmsup.supervisor.chaos.observe.history import History, Injected, Invoke, Outcome
-from mmsup.supervisor.chaos.plan.catalog import Role, chosen
-from mmsup.supervisor.chaos.runner import Course
-from mmsup.supervisor.chaos.runner_runs import against
+from mmsup.supervisor.chaos.clients.http_client import HttpClient
+from mmsup.supervisor.chaos.clients.protocol import V2Adapter
+from mmsup.supervisor.chaos.observe.history import FaultInjected, History, Invoke, RequestOutcome
+from mmsup.supervisor.chaos.plan.catalog import ModelRole, select_faults
+from mmsup.supervisor.chaos.runner import ChaosOptions
+from mmsup.supervisor.chaos.runner_runs import run_against
 from mmsup.supervisor.chaos.server.target import Target
 from small_server import listening
 
@@ -27,10 +27,10 @@ class Slow:
     def __init__(self) -> None:
         self.at_once = self.most = self.answers = 0
 
-    def answered(self, model: str, outcome: Outcome) -> None:
+    def on_answer(self, model: str, outcome: RequestOutcome) -> None:
         self.answers += 1
 
-    async def tend(self) -> None:
+    async def repair(self) -> None:
         self.at_once += 1
         self.most = max(self.most, self.at_once)
         await asyncio.sleep(TENDED_S)
@@ -49,22 +49,31 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 def ran(*, waits: bool) -> tuple[Slow, History]:
     """A plan of faults that come faster than their victim rests."""
     history, tender = History(), Slow()
-    course = Course(
-        1, 3.6, (0.6, 0.6), 20.0, chosen("leave"), {}, before_s=0.2, tail_s=0.4, patience_s=5.0, waits=waits
+    course = ChaosOptions(
+        1,
+        3.6,
+        (0.6, 0.6),
+        20.0,
+        select_faults("leave"),
+        {},
+        fault_free_s=0.2,
+        cooldown_s=0.4,
+        request_timeout_s=5.0,
+        wait_for_recovery=waits,
     )
 
     async def run() -> None:
         async with listening(echo) as port:
-            models = {"a": Role.HEALTHY, "b": Role.CRASHY}
-            target = Target(Door("127.0.0.1", port, lambda _: None), models, tender=tender)
-            await against(target, [], course, V2(binary=False), history, lambda _: None)
+            models = {"a": ModelRole.HEALTHY, "b": ModelRole.CRASHY}
+            target = Target(HttpClient("127.0.0.1", port, lambda _: None), models, operator=tender)
+            await run_against(target, [], course, V2Adapter(binary=False), history, lambda _: None)
 
     asyncio.run(run())
     return tender, history
 
 
-def injected(history: History) -> list[Injected]:
-    return [each for each in history.records if isinstance(each, Injected)]
+def injected(history: History) -> list[FaultInjected]:
+    return [each for each in history.records if isinstance(each, FaultInjected)]
 
 
 def test_a_run_that_waits_does_every_fault_one_at_a_time_and_its_clients_go_on_until_the_last() -> None:

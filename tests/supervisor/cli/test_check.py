@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli.check import check
 
 
@@ -22,7 +22,7 @@ def model(repository: Path, name: str) -> None:
 def test_a_sound_repository_is_listed_and_ends_with_0(tmp_path: Path) -> None:
     model(tmp_path, "digits")
     result = run("--model-repository", str(tmp_path))
-    assert result.exit_code == exits.DONE, result.output
+    assert result.exit_code == exit_codes.SUCCESS, result.output
     assert "digits" in result.stdout
     assert result.stdout.endswith("no faults\n")
 
@@ -34,7 +34,7 @@ def test_every_fault_is_shown_and_the_end_is_2(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "1").mkdir()
     result = run("--model-repository", str(tmp_path))
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     faults = [line for line in result.stdout.splitlines() if line.startswith("fault: ")]
     assert len(faults) == 3
     assert "no faults" not in result.stdout
@@ -58,7 +58,7 @@ def test_explain_says_where_a_value_came_from(tmp_path: Path) -> None:
 
 def test_faults_of_flags_and_files_stand_together(tmp_path: Path) -> None:
     result = run("--model-repository", str(tmp_path), "--http-port=x", "--config", str(tmp_path / "none.yaml"))
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     assert "--http-port" in result.stdout
     assert "none.yaml" in result.stdout
 
@@ -66,7 +66,7 @@ def test_faults_of_flags_and_files_stand_together(tmp_path: Path) -> None:
 def test_what_serve_would_refuse_is_a_fault_and_what_it_would_warn_of_a_warning(tmp_path: Path) -> None:
     result = run("--model-repository", str(tmp_path), "--host=0.0.0.0", "--grpc-port=1", "--json")
     found = json.loads(result.stdout)
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     assert [each["place"] for each in found["faults"]] == ["--host"]
     assert "--grpc-port" in {each["place"] for each in found["warnings"]}
-    assert run("--model-repository", str(tmp_path), "--host=0.0.0.0", "--insecure").exit_code == exits.DONE
+    assert run("--model-repository", str(tmp_path), "--host=0.0.0.0", "--insecure").exit_code == exit_codes.SUCCESS

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from control_double import CUT, ControlDouble, Request, done
-from mmsup.supervisor.cli.control_client import Json, NoServer, Refused, ask
+from mmsup.supervisor.cli.control_client import Json, NoServer, ServerRefused, call_server
 
 
 def test_a_result_comes_back_and_the_question_went_out_as_one_line(tmp_path: Path) -> None:
     with ControlDouble(tmp_path, lambda _: [done({"models": []})]) as server:
-        assert ask(str(tmp_path), "list") == {"models": []}
-        assert ask(str(tmp_path), "show", {"name": "a\nb"}) == {"models": []}
+        assert call_server(str(tmp_path), "list") == {"models": []}
+        assert call_server(str(tmp_path), "show", {"name": "a\nb"}) == {"models": []}
     assert server.requests == [{"verb": "list", "arguments": {}}, {"verb": "show", "arguments": {"name": "a\nb"}}]
 
 
@@ -22,7 +22,7 @@ def test_progress_is_handed_on_before_the_result(tmp_path: Path) -> None:
     lines = [{"progress": "importing onnxruntime"}, {"progress": "warming up"}, done({"state": "ready"})]
     heard: list[Json] = []
     with ControlDouble(tmp_path, lambda _: lines):
-        assert ask(str(tmp_path), "load", {"name": "m"}, progress=heard.append) == {"state": "ready"}
+        assert call_server(str(tmp_path), "load", {"name": "m"}, progress=heard.append) == {"state": "ready"}
     assert heard == lines[:2]
 
 
@@ -30,38 +30,38 @@ def test_lines_that_come_in_pieces_are_put_together(tmp_path: Path) -> None:
     pieces = [b'{"progr', b'ess": "a"}\n{"progress": ', b'"b"}\n{"ok": true, "result": 7}', b"\n"]
     heard: list[Json] = []
     with ControlDouble(tmp_path, lambda _: pieces):
-        assert ask(str(tmp_path), "load", progress=heard.append) == 7
+        assert call_server(str(tmp_path), "load", progress=heard.append) == 7
     assert heard == [{"progress": "a"}, {"progress": "b"}]
 
 
 def test_a_refusal_keeps_the_servers_words(tmp_path: Path) -> None:
     answer = {"ok": False, "code": "model_loading", "error": "'m' is loading", "retryable": True}
-    with ControlDouble(tmp_path, lambda _: [answer]), pytest.raises(Refused, match="'m' is loading") as caught:
-        ask(str(tmp_path), "unload", {"name": "m"})
+    with ControlDouble(tmp_path, lambda _: [answer]), pytest.raises(ServerRefused, match="'m' is loading") as caught:
+        call_server(str(tmp_path), "unload", {"name": "m"})
     assert (caught.value.code, caught.value.retryable) == ("model_loading", True)
 
 
 @pytest.mark.parametrize("line", [b"HTTP/1.1 400 Bad Request\r\n", b"[1]\n", b'{"ok": \n', b"\xff\n"])
 def test_what_is_no_server_of_ours_is_said_to_be_none(tmp_path: Path, line: bytes) -> None:
-    with ControlDouble(tmp_path, lambda _: [line]), pytest.raises(Refused, match="not an mmsup server"):
-        ask(str(tmp_path), "status")
+    with ControlDouble(tmp_path, lambda _: [line]), pytest.raises(ServerRefused, match="not an mmsup server"):
+        call_server(str(tmp_path), "status")
 
 
 def test_nobody_there_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(NoServer, match="mmsup serve"):
-        ask(str(tmp_path), "status")
+        call_server(str(tmp_path), "status")
 
 
 def test_a_socket_that_nobody_listens_at_is_no_server(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(tmp_path / "control.sock"))
     with pytest.raises(NoServer, match="mmsup serve"):
-        ask(str(tmp_path), "status")
+        call_server(str(tmp_path), "status")
 
 
 def test_a_path_too_long_for_a_socket_is_named_as_the_reason() -> None:
     with pytest.raises(NoServer, match="too long"):
-        ask("/tmp/" + "d" * 200, "status")
+        call_server("/tmp/" + "d" * 200, "status")
 
 
 def test_a_server_that_says_nothing_is_given_up(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path: Path) -> None:
         silent.bind(str(tmp_path / "control.sock"))
         silent.listen(1)
         with pytest.raises(NoServer, match="does not answer"):
-            ask(str(tmp_path), "status", silence_s=0.05)
+            call_server(str(tmp_path), "status", timeout_s=0.05)
 
 
 def test_a_question_waits_in_the_queue_for_the_next_brain(tmp_path: Path) -> None:
@@ -89,35 +89,38 @@ def test_a_question_waits_in_the_queue_for_the_next_brain(tmp_path: Path) -> Non
         brain = threading.Thread(target=next_brain)
         brain.start()
         asked.set()
-        assert ask(str(tmp_path), "status") == "here"
+        assert call_server(str(tmp_path), "status") == "here"
         brain.join()
 
 
 def test_what_only_reads_is_asked_again_where_a_brain_died_over_it(tmp_path: Path) -> None:
     lives: Iterator[list[object]] = iter([[CUT], [CUT], [done("third")]])
     with ControlDouble(tmp_path, lambda _: next(lives)) as server:
-        assert ask(str(tmp_path), "status") == "third"
+        assert call_server(str(tmp_path), "status") == "third"
     assert len(server.requests) == 3
 
 
 def test_what_changes_something_is_never_asked_twice(tmp_path: Path) -> None:
     double = ControlDouble(tmp_path, lambda _: [{"progress": "loading"}, CUT])
-    with double as server, pytest.raises(Refused, match="broke off") as caught:
-        ask(str(tmp_path), "load", {"name": "m"})
+    with double as server, pytest.raises(ServerRefused, match="broke off") as caught:
+        call_server(str(tmp_path), "load", {"name": "m"})
     assert caught.value.retryable
     assert len(server.requests) == 1
 
 
 def test_a_stream_that_broke_off_is_not_begun_again_unasked(tmp_path: Path) -> None:
     double = ControlDouble(tmp_path, lambda _: [{"progress": "", "line": "x"}, CUT])
-    with double as server, pytest.raises(Refused, match="broke off"):
-        ask(str(tmp_path), "logs", {"name": "m", "follow": True}, progress=lambda _: None, silence_s=None)
+    with double as server, pytest.raises(ServerRefused, match="broke off"):
+        call_server(str(tmp_path), "logs", {"name": "m", "follow": True}, progress=lambda _: None, timeout_s=None)
     assert len(server.requests) == 1
 
 
 def test_a_refusal_without_words_still_has_some(tmp_path: Path) -> None:
-    with ControlDouble(tmp_path, lambda _: [{"ok": False}]), pytest.raises(Refused, match="without a reason") as caught:
-        ask(str(tmp_path), "list")
+    with (
+        ControlDouble(tmp_path, lambda _: [{"ok": False}]),
+        pytest.raises(ServerRefused, match="without a reason") as caught,
+    ):
+        call_server(str(tmp_path), "list")
     assert caught.value.code == "internal"
 
 
@@ -127,14 +130,14 @@ def test_an_answer_without_an_end_is_not_read_for_ever(tmp_path: Path, monkeypat
     def endless(_: Request) -> Iterator[bytes]:
         yield from [b"x" * 4096] * 64
 
-    with ControlDouble(tmp_path, endless), pytest.raises(Refused, match="no end"):
-        ask(str(tmp_path), "list")
+    with ControlDouble(tmp_path, endless), pytest.raises(ServerRefused, match="no end"):
+        call_server(str(tmp_path), "list")
 
 
 def test_an_upgrade_is_asked_again_of_the_brain_that_takes_over_with_the_same_ticket(tmp_path: Path) -> None:
     turns = iter([[{"progress": "another brain takes over"}, CUT], [CUT], [{"progress": "renewing"}, done(7)]])
     heard: list[Json] = []
     with ControlDouble(tmp_path, lambda _: next(turns)) as server:
-        assert ask(str(tmp_path), "upgrade", {"ticket": "t"}, progress=heard.append) == 7
+        assert call_server(str(tmp_path), "upgrade", {"ticket": "t"}, progress=heard.append) == 7
     assert heard == [{"progress": "another brain takes over"}, {"progress": "renewing"}]
     assert server.requests == [{"verb": "upgrade", "arguments": {"ticket": "t"}}] * 3

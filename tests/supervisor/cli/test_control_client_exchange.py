@@ -8,11 +8,19 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mmsup.supervisor.chaos.clients.http_client import Call, Door, Nonsense, Refused, Reply, Reset, parsed
+from mmsup.supervisor.chaos.clients.http_client import (
+    ConnectionRefused,
+    ConnectionReset,
+    HttpCall,
+    HttpClient,
+    HttpReply,
+    MalformedReply,
+    parse_reply,
+)
 from small_server import Speak, listening
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-CALL = Call("/v2/x", b"body", (("X-Y", "z"),))
+CALL = HttpCall("/v2/x", b"body", (("X-Y", "z"),))
 
 
 @pytest.mark.parametrize(
@@ -25,22 +33,22 @@ CALL = Call("/v2/x", b"body", (("X-Y", "z"),))
     ],
 )
 def test_a_reply_is_read_when_it_is_whole_and_not_before(raw: bytes, body: bytes) -> None:
-    whole = parsed(bytearray(raw), at_end=False)
+    whole = parse_reply(bytearray(raw), at_end=False)
     assert whole is not None
     assert (whole[0].body, whole[1]) == (body, len(raw))
-    assert all(parsed(bytearray(raw[:end]), at_end=False) is None for end in range(len(raw)))
+    assert all(parse_reply(bytearray(raw[:end]), at_end=False) is None for end in range(len(raw)))
 
 
 def test_what_follows_a_reply_is_left_to_the_next() -> None:
-    found = parsed(bytearray(OK + OK), at_end=False)
+    found = parse_reply(bytearray(OK + OK), at_end=False)
     assert found is not None
     assert found[1] == len(OK)
 
 
 def test_a_reply_without_a_length_ends_with_its_connection() -> None:
     raw = bytearray(b"HTTP/1.1 200 OK\r\n\r\nrest")
-    assert parsed(raw, at_end=False) is None
-    assert parsed(raw, at_end=True) == (Reply(200, {}, b"rest"), len(raw))
+    assert parse_reply(raw, at_end=False) is None
+    assert parse_reply(raw, at_end=True) == (HttpReply(200, {}, b"rest"), len(raw))
 
 
 @pytest.mark.parametrize(
@@ -54,15 +62,15 @@ def test_a_reply_without_a_length_ends_with_its_connection() -> None:
     ],
 )
 def test_what_is_no_http_is_said_to_be_none(raw: bytes) -> None:
-    with pytest.raises(Nonsense):
-        parsed(bytearray(raw), at_end=False)
+    with pytest.raises(MalformedReply):
+        parse_reply(bytearray(raw), at_end=False)
 
 
-async def with_server(speak: Speak, talk: Callable[[Door], Awaitable[None]]) -> list[int]:
+async def with_server(speak: Speak, talk: Callable[[HttpClient], Awaitable[None]]) -> list[int]:
     """Let a client talk to a server that speaks so; the requests whose connections said more than they were asked."""
     strays: list[int] = []
     async with listening(speak) as port:
-        door = Door("127.0.0.1", port, strays.append)
+        door = HttpClient("127.0.0.1", port, strays.append)
         await talk(door)
         door.close()
     return strays
@@ -81,10 +89,10 @@ def test_a_connection_is_used_again() -> None:
         ports.append(writer.get_extra_info("peername")[1])
         await polite(reader, writer)
 
-    async def talk(door: Door) -> None:
+    async def talk(door: HttpClient) -> None:
         for number in (1, 2, 3):
-            assert (await door.ask(CALL, number)).body == b"ok"
-        await asyncio.gather(door.ask(CALL, 4), door.ask(CALL, 5))
+            assert (await door.send(CALL, number)).body == b"ok"
+        await asyncio.gather(door.send(CALL, 4), door.send(CALL, 5))
 
     assert asyncio.run(with_server(speak, talk)) == []
     assert len(ports) == 2
@@ -95,9 +103,9 @@ def test_a_connection_that_is_cut_is_a_reset() -> None:
         await reader.read(10)
         writer.write(OK[:20])
 
-    async def talk(door: Door) -> None:
-        with pytest.raises(Reset):
-            await door.ask(CALL, 1)
+    async def talk(door: HttpClient) -> None:
+        with pytest.raises(ConnectionReset):
+            await door.send(CALL, 1)
 
     assert asyncio.run(with_server(speak, talk)) == []
 
@@ -108,17 +116,17 @@ def test_a_second_reply_is_a_stray_of_the_request_before() -> None:
         writer.write(OK + OK)
         await reader.read(1)
 
-    async def talk(door: Door) -> None:
-        assert (await door.ask(CALL, 7)).status == 200
+    async def talk(door: HttpClient) -> None:
+        assert (await door.send(CALL, 7)).status == 200
 
     assert asyncio.run(with_server(speak, talk)) == [7]
 
 
 def test_a_raw_connection_has_no_strays() -> None:
-    async def talk(door: Door) -> None:
+    async def talk(door: HttpClient) -> None:
         connection = await door.connect(raw=True)
-        connection.write(door.bytes_of(CALL))
-        assert (await door.ask(CALL)).body == b"ok"
+        connection.write(door.encode(CALL))
+        assert (await door.send(CALL)).body == b"ok"
         connection.close()
 
     assert asyncio.run(with_server(polite, talk)) == []
@@ -127,6 +135,6 @@ def test_a_raw_connection_has_no_strays() -> None:
 def test_a_port_without_a_listener_refuses() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        door = Door("127.0.0.1", taken.getsockname()[1], lambda _: None)
-        with pytest.raises(Refused):
-            asyncio.run(door.ask(CALL))
+        door = HttpClient("127.0.0.1", taken.getsockname()[1], lambda _: None)
+        with pytest.raises(ConnectionRefused):
+            asyncio.run(door.send(CALL))

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control_double import ControlDouble, Request, done, refused
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli.ctl import ctl
 
 EVENT = {"time": "2025-01-02T03:04:05+00:00", "event": "worker_exit", "model": "m", "text": "killed by SIGKILL"}
@@ -62,7 +62,7 @@ def run(directory: Path, *arguments: str, before: tuple[str, ...] = ()) -> Resul
 def test_every_verb_prints_the_servers_object_with_json(tmp_path: Path, command: list[str]) -> None:
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command, "--json")
-    assert result.exit_code == exits.DONE, result.stderr
+    assert result.exit_code == exit_codes.SUCCESS, result.stderr
     verb = "_".join(command[:2])
     assert json.loads(result.stdout) == ANSWERS[verb if verb in ANSWERS else command[0]]
     assert not result.stderr
@@ -72,14 +72,14 @@ def test_every_verb_prints_the_servers_object_with_json(tmp_path: Path, command:
 def test_every_verb_draws_something_without(tmp_path: Path, command: list[str]) -> None:
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, *command)
-    assert result.exit_code == exits.DONE, result.stderr
+    assert result.exit_code == exit_codes.SUCCESS, result.stderr
     assert "m" in result.stdout or command in (["logs", "m"], ["upgrade"])
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ["infer", "m", "--data", "{}"]])
 def test_every_verb_exits_4_where_no_server_is(tmp_path: Path, command: list[str]) -> None:
     result = run(tmp_path, *command)
-    assert result.exit_code == exits.NO_SERVER
+    assert result.exit_code == exit_codes.NO_SERVER
     assert str(tmp_path) in result.stderr
     assert not result.stdout
 
@@ -88,7 +88,7 @@ def test_every_verb_exits_4_where_no_server_is(tmp_path: Path, command: list[str
 def test_every_verb_exits_1_with_the_servers_reason(tmp_path: Path, command: list[str]) -> None:
     with ControlDouble(tmp_path, lambda _: [refused("load_failed", "'m' failed\nin \x1b[31mtwo lines")]):
         result = run(tmp_path, *command, "--json")
-    assert result.exit_code == exits.REFUSED
+    assert result.exit_code == exit_codes.REFUSED
     assert result.stderr == "mmsup: 'm' failed\nmmsup: in \\x1b[31mtwo lines\n"
     assert not result.stdout
 
@@ -107,7 +107,7 @@ def test_every_verb_exits_1_with_the_servers_reason(tmp_path: Path, command: lis
     ],
 )
 def test_wrong_usage_exits_2_before_anyone_is_asked(tmp_path: Path, command: list[str]) -> None:
-    assert run(tmp_path, *command).exit_code == exits.USAGE
+    assert run(tmp_path, *command).exit_code == exit_codes.USAGE
 
 
 def verbs(group: click.Group = ctl, before: str = "") -> Iterator[str]:
@@ -118,7 +118,7 @@ def verbs(group: click.Group = ctl, before: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("name", [*verbs()])
 def test_every_verb_has_help_with_an_example(name: str) -> None:
     result = CliRunner().invoke(ctl, [*name.split(), "--help"])
-    assert result.exit_code == exits.DONE
+    assert result.exit_code == exit_codes.SUCCESS
     assert f"Example:  mmsup ctl {name}" in result.stdout
     assert "--json" in result.stdout
 
@@ -165,7 +165,7 @@ def test_following_prints_as_it_comes_until_the_server_goes(tmp_path: Path) -> N
         lines = run(tmp_path, "logs", "m", "-f")
     assert [json.loads(each)["text"] for each in told.stdout.splitlines()] == ["killed by SIGKILL", "again"]
     assert lines.stdout == "one\n"
-    assert told.exit_code == lines.exit_code == exits.REFUSED
+    assert told.exit_code == lines.exit_code == exit_codes.REFUSED
     assert all(each["arguments"]["follow"] is True for each in server.requests)
 
 
@@ -174,26 +174,26 @@ def test_the_directory_is_found_by_option_then_environment(tmp_path: Path) -> No
         by_option = CliRunner().invoke(ctl, ["--runtime-dir", str(tmp_path), "list", "--json"])
         by_environment = CliRunner().invoke(ctl, ["list", "--json"], env={"MMSUP_RUNTIME_DIR": str(tmp_path)})
         nearest = run(tmp_path, "list", "--json", before=("--runtime-dir", "/nowhere"))
-    assert by_option.exit_code == by_environment.exit_code == nearest.exit_code == exits.DONE
+    assert by_option.exit_code == by_environment.exit_code == nearest.exit_code == exit_codes.SUCCESS
 
 
 def test_a_configuration_comes_from_a_file_too(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"max_batch_size": 8}')
     with ControlDouble(tmp_path, answer) as server:
-        assert run(tmp_path, "load", "m", "--config", f"@{file}").exit_code == exits.DONE
+        assert run(tmp_path, "load", "m", "--config", f"@{file}").exit_code == exit_codes.SUCCESS
     assert server.requests[0]["arguments"]["config"] == '{"max_batch_size": 8}'
 
 
 @pytest.mark.parametrize("config", ["{", "[1]", "@/nowhere/at/all"])
 def test_a_broken_configuration_is_wrong_usage(tmp_path: Path, config: str) -> None:
-    assert run(tmp_path, "load", "m", "--config", config).exit_code == exits.USAGE
+    assert run(tmp_path, "load", "m", "--config", config).exit_code == exit_codes.USAGE
 
 
 def test_infer_without_an_address_says_so(tmp_path: Path) -> None:
     with ControlDouble(tmp_path, answer):
         result = run(tmp_path, "infer", "m", "--data", "{}")
-    assert result.exit_code == exits.REFUSED
+    assert result.exit_code == exit_codes.REFUSED
     assert "no HTTP address" in result.stderr
 
 
@@ -206,7 +206,7 @@ def test_a_bundle_goes_to_a_file_of_its_owners_or_to_standard_output_alone(tmp_p
     assert "m: died\\x1b[2J" in to_file.stdout
     assert json.loads(file.read_text()) == json.loads(to_output.stdout) == {"number": 4}
     assert file.stat().st_mode & 0o777 == 0o600
-    assert nowhere.exit_code == exits.REFUSED
+    assert nowhere.exit_code == exit_codes.REFUSED
 
 
 def test_without_a_death_there_is_nothing_to_export_and_that_is_said(tmp_path: Path) -> None:
@@ -214,6 +214,6 @@ def test_without_a_death_there_is_nothing_to_export_and_that_is_said(tmp_path: P
     with ControlDouble(tmp_path, lambda _: [done(result)]):
         plain = run(tmp_path, "why", "m")
         exported = run(tmp_path, "why", "m", "--bundle", "-")
-    assert (plain.exit_code, plain.stdout) == (exits.DONE, "No worker of m has died.\n")
-    assert exported.exit_code == exits.REFUSED
+    assert (plain.exit_code, plain.stdout) == (exit_codes.SUCCESS, "No worker of m has died.\n")
+    assert exported.exit_code == exit_codes.REFUSED
     assert not exported.stdout

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mmsup.supervisor.cli.control_client import Refused
-from mmsup.supervisor.cli.ctl_infer import Door, fitted, flat, model_path, nested_shape, request_of
+from mmsup.supervisor.cli.control_client import ServerRefused
+from mmsup.supervisor.cli.ctl_infer import InferenceClient, build_request, fit_shape, flatten, model_path, nested_shape
 
 METADATA = {
     "name": "m",
@@ -29,7 +29,7 @@ def test_the_shape_follows_the_nesting(value: object, shape: list[int]) -> None:
 
 @pytest.mark.parametrize("value", [[[1], [2, 3]], [1, [2]], [[[1]], [[1, 2]]]])
 def test_ragged_lists_are_refused_by_the_name_of_their_input(value: object) -> None:
-    with pytest.raises(Refused, match="'x'"):
+    with pytest.raises(ServerRefused, match="'x'"):
         nested_shape(value, "x")
 
 
@@ -53,16 +53,16 @@ def test_ragged_lists_are_refused_by_the_name_of_their_input(value: object) -> N
 def test_a_shape_is_completed_where_only_one_can_be_meant(
     nested: list[int], declared: list[int], sent: list[int]
 ) -> None:
-    assert fitted(nested, declared) == sent
+    assert fit_shape(nested, declared) == sent
 
 
 def test_elements_go_row_by_row() -> None:
-    assert flat([[1, 2], [3, [4]]]) == [1, 2, 3, 4]
-    assert flat("word") == ["word"]
+    assert flatten([[1, 2], [3, [4]]]) == [1, 2, 3, 4]
+    assert flatten("word") == ["word"]
 
 
 def test_a_request_takes_datatypes_from_the_model() -> None:
-    assert request_of({"x": [1, 2, 3, 4], "text": "hi"}, METADATA) == {
+    assert build_request({"x": [1, 2, 3, 4], "text": "hi"}, METADATA) == {
         "inputs": [
             {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]},
             {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["hi"]},
@@ -71,8 +71,8 @@ def test_a_request_takes_datatypes_from_the_model() -> None:
 
 
 def test_an_unknown_input_is_answered_with_those_there_are() -> None:
-    with pytest.raises(Refused, match="no input 'y'; it has 'x', 'text'"):
-        request_of({"y": 1}, METADATA)
+    with pytest.raises(ServerRefused, match="no input 'y'; it has 'x', 'text'"):
+        build_request({"y": 1}, METADATA)
 
 
 def test_names_cannot_leave_their_place_in_the_path() -> None:
@@ -110,24 +110,24 @@ def address() -> Iterator[str]:
 
 def test_the_door_hands_on_what_the_server_says(address: str) -> None:
     for path, code, text in (("/refused", "model_loading", "m is loading"), ("/html", "502", "without JSON")):
-        door = Door(address, 5)
-        with pytest.raises(Refused, match=text) as caught:
-            door.call("GET", path)
+        door = InferenceClient(address, 5)
+        with pytest.raises(ServerRefused, match=text) as caught:
+            door.request("GET", path)
         assert caught.value.code == code
         door.close()
-    door = Door(address, 5)
-    assert door.call("GET", "/ok") == {"name": "m"}
+    door = InferenceClient(address, 5)
+    assert door.request("GET", "/ok") == {"name": "m"}
     door.close()
 
 
 def test_a_reply_that_is_no_object_is_no_success(address: str) -> None:
-    door = Door(address, 5)
-    with pytest.raises(Refused):
-        door.call("GET", "/list")
+    door = InferenceClient(address, 5)
+    with pytest.raises(ServerRefused):
+        door.request("GET", "/list")
     door.close()
 
 
 def test_a_closed_door_is_named() -> None:
-    door = Door("127.0.0.1:1", 5)
-    with pytest.raises(Refused, match=r"127\.0\.0\.1:1"):
-        door.call("GET", "/ok")
+    door = InferenceClient("127.0.0.1:1", 5)
+    with pytest.raises(ServerRefused, match=r"127\.0\.0\.1:1"):
+        door.request("GET", "/ok")

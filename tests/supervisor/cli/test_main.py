@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import mmsup
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli.main import COMMANDS, main
 
 HEAVY = {
@@ -57,12 +57,12 @@ def test_the_version_is_the_packages() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], *[[name, "--help"] for name in COMMANDS]])
 def test_every_command_has_help_with_an_example(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, arguments, prog_name="mmsup")
-    assert result.exit_code == exits.DONE
+    assert result.exit_code == exit_codes.SUCCESS
     assert "Example:  mmsup" in result.stdout
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:
-    assert CliRunner().invoke(main, ["serv"]).exit_code == exits.USAGE
+    assert CliRunner().invoke(main, ["serv"]).exit_code == exit_codes.USAGE
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mmsup.supervisor.cli.options import FLAGS, IGNORED, given, options, triton, warnings
-from mmsup.supervisor.config.server_options import OPTIONS
+from mmsup.supervisor.cli.options import FLAGS, IGNORED, given_flags, ignored_flag_warnings, server_flags, triton_flags
+from mmsup.supervisor.config.server_options import SERVER_OPTIONS
 
 
 def parsed(*arguments: str) -> dict[str, object]:
@@ -13,8 +13,8 @@ def parsed(*arguments: str) -> dict[str, object]:
     seen: dict[str, object] = {}
 
     @click.command()
-    @options
-    @triton
+    @server_flags
+    @triton_flags
     def command(**values: object) -> None:
         seen.update(values)
 
@@ -25,12 +25,12 @@ def parsed(*arguments: str) -> dict[str, object]:
 
 
 def test_every_option_of_the_configuration_has_a_flag_and_a_sentence() -> None:
-    assert FLAGS.keys() == {option.field for option in OPTIONS}
+    assert FLAGS.keys() == {option.field for option in SERVER_OPTIONS}
     assert all(flag.help.endswith(".") for flag in FLAGS.values())
 
 
 def test_no_flag_is_both_taken_and_without_effect() -> None:
-    assert not IGNORED.keys() & {option.flag for option in OPTIONS}
+    assert not IGNORED.keys() & {option.flag for option in SERVER_OPTIONS}
 
 
 @pytest.mark.parametrize("word", ["grpc-use-ssl", "http-restricted-api", "grpc-restricted-protocol"])
@@ -40,8 +40,8 @@ def test_a_guard_that_is_not_there_is_not_taken_in_silence(word: str) -> None:
 
 
 def test_only_what_was_given_is_handed_on_by_its_field() -> None:
-    assert given(parsed()) == {}
-    assert given(parsed("--http-port", "0", "--id=x", "--config", "a.yaml")) == {
+    assert given_flags(parsed()) == {}
+    assert given_flags(parsed("--http-port", "0", "--id=x", "--config", "a.yaml")) == {
         "http_port": "0",
         "server_name": "x",
         "config": "a.yaml",
@@ -49,21 +49,21 @@ def test_only_what_was_given_is_handed_on_by_its_field() -> None:
 
 
 def test_repositories_and_models_may_be_given_again_by_either_name() -> None:
-    found = given(parsed("--model-repository=a", "--model-store", "b", "--load-model=x", "--load-model=y"))
+    found = given_flags(parsed("--model-repository=a", "--model-store", "b", "--load-model=x", "--load-model=y"))
     assert found == {"repositories": ("a", "b"), "load_models": ("x", "y")}
 
 
 @pytest.mark.parametrize("argument", ["--exit-on-error", "--exit-on-error=true", "--exit-on-error=1"])
 def test_a_boolean_stands_alone_or_with_its_value(argument: str) -> None:
-    assert given(parsed(argument))["exit_on_error"] in ("true", "1")
-    assert given(parsed(*argument.split("="), "--id", "x"))["server_name"] == "x"
+    assert given_flags(parsed(argument))["exit_on_error"] in ("true", "1")
+    assert given_flags(parsed(*argument.split("="), "--id", "x"))["server_name"] == "x"
 
 
 def test_tritons_other_words_for_the_same_thing() -> None:
-    assert given(parsed("--http-address", "::1")) == {"host": "::1"}
-    assert given(parsed("--allow-metrics=false")) == {"metrics_port": "-1"}
-    assert given(parsed("--allow-metrics=1", "--allow-http", "true")) == {}
-    assert given(parsed("--metrics-port", "-1")) == {"metrics_port": "-1"}
+    assert given_flags(parsed("--http-address", "::1")) == {"host": "::1"}
+    assert given_flags(parsed("--allow-metrics=false")) == {"metrics_port": "-1"}
+    assert given_flags(parsed("--allow-metrics=1", "--allow-http", "true")) == {}
+    assert given_flags(parsed("--metrics-port", "-1")) == {"metrics_port": "-1"}
 
 
 @pytest.mark.parametrize("flag", ["--http-port", "--config", "--model-repository"])
@@ -74,13 +74,16 @@ def test_a_flag_that_wants_a_value_is_nothing_without(flag: str) -> None:
 
 def test_without_http_there_is_no_door() -> None:
     with pytest.raises(click.UsageError, match="only door"):
-        given(parsed("--allow-http=0"))
+        given_flags(parsed("--allow-http=0"))
 
 
 def test_each_flag_without_effect_is_warned_about_once() -> None:
     found = parsed("--grpc-port", "8001", "--backend-config=a,b=c", "--backend-config=d,e=f")
-    assert warnings(found) == ["--grpc-port: gRPC is not in this version", "--backend-config: it has no effect here"]
-    assert given(found) == {}
+    assert ignored_flag_warnings(found) == [
+        "--grpc-port: gRPC is not in this version",
+        "--backend-config: it has no effect here",
+    ]
+    assert given_flags(found) == {}
 
 
 @pytest.mark.parametrize(

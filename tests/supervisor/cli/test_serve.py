@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.cli import serve as serving
-from mmsup.supervisor.cli.serve import exposed, is_loopback, serve
+from mmsup.supervisor.cli.serve import exposure_error, is_loopback, serve
 from mmsup.supervisor.config.settings import Settings
 
 Kept = list[tuple[list[str], Settings]]
@@ -36,7 +36,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
 def test_serve_becomes_the_keeper_with_the_settings_in_a_descriptor(tmp_path: Path, kept: Kept) -> None:
     run("--model-repository", str(tmp_path), "--http-port=0", "--gateways", "2")
     ((command, settings),) = kept
-    assert command[-4:-1] == ["-P", "-m", serving.KEEPER]
+    assert command[-4:-1] == ["-P", "-m", serving.KEEPER_MODULE]
     assert settings.repositories == (str(tmp_path),)
     assert (settings.http_port, settings.gateways) == (0, 2)
 
@@ -52,7 +52,7 @@ def test_a_flag_wins_over_the_environment_which_wins_over_the_file(tmp_path: Pat
 
 def test_all_faults_are_said_together_and_nothing_starts(kept: Kept) -> None:
     result = run("--http-port", "x\x1b[2J", "--gateways=0", "--model-control-mode", "sometimes")
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     places = {line.split(": ")[1] for line in result.stderr.splitlines()}
     assert places == {"--http-port", "--gateways", "--model-control-mode", "--model-repository"}
     assert "\x1b" not in result.stderr
@@ -64,7 +64,7 @@ def test_all_faults_are_said_together_and_nothing_starts(kept: Kept) -> None:
 )
 def test_an_open_address_is_refused_without_a_word_of_agreement(tmp_path: Path, kept: Kept, address: str) -> None:
     result = run("--model-repository", str(tmp_path), address)
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     assert "--insecure" in result.stderr
     assert not kept
 
@@ -77,7 +77,7 @@ def test_an_open_address_is_bound_where_the_operator_agreed(tmp_path: Path, kept
 
 def test_an_open_address_for_metrics_that_nobody_serves_is_no_matter() -> None:
     settings = Settings(("m",), "r", "s", metrics_host="0.0.0.0", metrics_port=-1)
-    assert exposed(settings) == ""
+    assert exposure_error(settings) == ""
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_warning_of_the_environment_is_said_and_does_not_stop_the_start(tmp_pa
 def test_a_repository_that_is_no_folder_ends_with_2_and_says_which(tmp_path: Path, kept: Kept, kind: str) -> None:
     (tmp_path / "file").touch()
     result = run("--model-repository", str(tmp_path), "--model-repository", str(tmp_path / kind))
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     assert result.stderr.startswith(f"mmsup: the model repository {tmp_path / kind} cannot be read: No")
     assert result.stderr.count("\n") == 1
     assert not kept
@@ -124,6 +124,6 @@ def test_a_repository_that_is_no_folder_ends_with_2_and_says_which(tmp_path: Pat
 
 def test_an_unknown_flag_ends_with_2_and_the_nearest_name(kept: Kept) -> None:
     result = run("--modle-repository", "x")
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     assert "--model-repository" in result.stderr
     assert not kept

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 
-from mmsup.supervisor.cli.tables import draw, plain
+from mmsup.supervisor.cli.tables import aligned, draw
 
 
 class Terminal(io.StringIO):
@@ -12,12 +12,12 @@ class Terminal(io.StringIO):
 
 def test_plain_columns_are_aligned_and_nothing_is_cut() -> None:
     reason = "because " * 60
-    lines = plain(["MODEL", ">PID", "REASON"], [["bert", "7", reason.strip()], ["a", "12345", ""]])
+    lines = aligned(["MODEL", ">PID", "REASON"], [["bert", "7", reason.strip()], ["a", "12345", ""]])
     assert lines == ["MODEL    PID  REASON", f"bert       7  {reason.strip()}", "a      12345"]
 
 
 def test_no_rows_leave_the_heads() -> None:
-    assert plain(["MODEL", ">PID"], []) == ["MODEL  PID"]
+    assert aligned(["MODEL", ">PID"], []) == ["MODEL  PID"]
 
 
 def test_a_pipe_gets_neither_colours_nor_widths() -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import pytest
 
 from mmsup.ipc.specs import Batching, ModelSpec, QueuePolicy
-from mmsup.supervisor.config import batching_options as batching
-from mmsup.supervisor.config import model_options as keys
-from mmsup.supervisor.config.config_error import Wrong
+from mmsup.supervisor.config import batching_options, model_options
+from mmsup.supervisor.config.config_error import InvalidValue
 from mmsup.supervisor.repository.config_pbtxt import read_pbtxt
-from mmsup.supervisor.repository.model_config import declared
+from mmsup.supervisor.repository.model_config import interpret
 
 
 def spec_of(text: str) -> dict[str, object]:
     """The fields of a spec that a config.pbtxt sets."""
-    found = declared(read_pbtxt(f"max_batch_size: 16 {text}", "m/config.pbtxt"), "m")
-    assert found.faults == found.warnings == ()
-    fields = keys.fields(found.keys)
+    found = interpret(read_pbtxt(f"max_batch_size: 16 {text}", "m/config.pbtxt"), "m")
+    assert found.errors == found.warnings == ()
+    fields = model_options.spec_fields(found.options)
     del fields["max_batch_size"]
     return fields
 
@@ -67,7 +66,7 @@ def test_dynamic_batching_becomes_fields_of_the_spec(text: str, fields: dict[str
     ],
 )
 def test_what_cannot_be_is_refused_at_its_field(text: str, key: str, words: str) -> None:
-    (fault,) = declared(read_pbtxt(f"dynamic_batching {{ {text} }}", "m/config.pbtxt"), "m").faults
+    (fault,) = interpret(read_pbtxt(f"dynamic_batching {{ {text} }}", "m/config.pbtxt"), "m").errors
     assert fault.place == f"m/config.pbtxt:1: dynamic_batching.{key}"
     assert words in fault.text
 
@@ -85,9 +84,9 @@ def test_what_cannot_be_is_refused_at_its_field(text: str, key: str, words: str)
     ],
 )
 def test_a_wrong_member_of_batching_is_named(raw: object, key: str, words: str) -> None:
-    with pytest.raises(Wrong) as wrong:
-        batching.batching(raw)
-    ((place, text),) = wrong.value.wrongs
+    with pytest.raises(InvalidValue) as wrong:
+        batching_options.parse_batching(raw)
+    ((place, text),) = wrong.value.problems
     assert place == key
     assert words in text
 
@@ -103,25 +102,28 @@ def test_a_wrong_member_of_batching_is_named(raw: object, key: str, words: str) 
     ],
 )
 def test_wrong_policies_are_named_by_their_place(raw: object, words: str) -> None:
-    with pytest.raises(Wrong) as wrong:
-        batching.policies(raw)
+    with pytest.raises(InvalidValue) as wrong:
+        batching_options.parse_queue_policies(raw)
     assert words in str(wrong.value)
 
 
 def test_the_nearer_layer_adds_to_batching_what_the_farther_did_not_say() -> None:
-    merged = keys.merged({"batching": {"delay": 0.1, "max_size": 4}}, {"batching": {"delay": 0.2}})
-    assert keys.fields(merged)["batching"] == Batching(4, 0.2)
+    merged = model_options.merge({"batching": {"delay": 0.1, "max_size": 4}}, {"batching": {"delay": 0.2}})
+    assert model_options.spec_fields(merged)["batching"] == Batching(4, 0.2)
 
 
 def test_sizes_that_no_run_can_have_and_batching_without_a_batch_axis_are_found() -> None:
     said = {"batching": {"preferred": [4, 32], "max_size": 17}}
-    assert batching.too_large({**said, "max_batch_size": 16}) == [17, 32]
-    assert batching.too_large({**said, "max_batch_size": 32}) == []
-    assert batching.without_effect(said)
-    assert not batching.without_effect({**said, "max_batch_size": 1})
-    assert not batching.without_effect({"batching": {}})
+    assert batching_options.oversized_batches({**said, "max_batch_size": 16}) == [17, 32]
+    assert batching_options.oversized_batches({**said, "max_batch_size": 32}) == []
+    assert batching_options.has_no_effect(said)
+    assert not batching_options.has_no_effect({**said, "max_batch_size": 1})
+    assert not batching_options.has_no_effect({"batching": {}})
 
 
 def test_a_spec_that_says_nothing_is_what_nothing_said_means() -> None:
     spec = ModelSpec("m", "1", "/d", "f", "ort", "p")
-    assert (spec.batching, spec.queue_policies) == (batching.batching_spec({}), batching.policy_specs([]))
+    assert (spec.batching, spec.queue_policies) == (
+        batching_options.batching_spec({}),
+        batching_options.policy_specs([]),
+    )

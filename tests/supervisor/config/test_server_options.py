@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.config import model_options as keys
-from mmsup.supervisor.config.server_options import OPTIONS, explain, read
+from mmsup.supervisor.config import model_options
+from mmsup.supervisor.config.server_options import SERVER_OPTIONS, explain, read_config
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.yaml_file import parse_yaml
 
@@ -29,15 +29,15 @@ def server_file(tmp_path: Path) -> Write:
 
 
 def settings(flags: dict[str, object], environ: dict[str, str] | None = None, uid: int = 0) -> Settings:
-    reading = read(flags, environ or {}, uid)
-    assert reading.settings is not None, reading.faults
+    reading = read_config(flags, environ or {}, uid)
+    assert reading.settings is not None, reading.errors
     return reading.settings
 
 
 def faults(flags: dict[str, object], environ: dict[str, str] | None = None) -> list[str]:
-    reading = read(flags, environ or {}, 0)
+    reading = read_config(flags, environ or {}, 0)
     assert reading.settings is None
-    return [str(each) for each in reading.faults]
+    return [str(each) for each in reading.errors]
 
 
 def test_a_repository_alone_is_enough_and_the_rest_are_the_defaults() -> None:
@@ -67,7 +67,7 @@ def test_explain_names_the_place_that_each_value_came_from(server_file: Write) -
     assert sources["metrics_port"] == f"{path}:3"
     assert sources["metrics_address"] == "as host"
     assert sources["gateways"] == "default"
-    assert len(found) == len(OPTIONS)
+    assert len(found) == len(SERVER_OPTIONS)
 
 
 def test_the_file_may_be_named_by_the_environment(server_file: Write) -> None:
@@ -158,7 +158,7 @@ def test_keys_of_models_are_read_into_plain_numbers(server_file: Write) -> None:
 
 
 def test_a_variable_that_looks_like_ours_is_a_warning_not_a_fault() -> None:
-    reading = read(REPOSITORY, {"MMSUP_HTP_PORT": "1", "MMSUP_INSECURE": "1", "OTHER": "x"}, 0)
+    reading = read_config(REPOSITORY, {"MMSUP_HTP_PORT": "1", "MMSUP_INSECURE": "1", "OTHER": "x"}, 0)
     assert reading.settings is not None
     assert [str(each) for each in reading.warnings] == [
         'MMSUP_HTP_PORT: "MMSUP_HTP_PORT" is not known; the nearest is MMSUP_HTTP_PORT'
@@ -213,20 +213,20 @@ def test_every_configuration_that_ships_is_valid(path: Path) -> None:
 def test_the_default_configuration_shows_every_option_and_key_with_its_default() -> None:
     text = (CONFIGS / "default.yaml").read_text()
     shown = parse_yaml(re.sub(r"(?m)^#( *[a-z_]+:)", r"\1", text), "default.yaml")
-    assert not shown.faults
+    assert not shown.errors
     sections = {"defaults", "models"}
-    assert shown.keys.keys() == {each.key for each in OPTIONS} - {"runtime_dir", "state_dir"} | sections
+    assert shown.keys.keys() == {each.key for each in SERVER_OPTIONS} - {"runtime_dir", "state_dir"} | sections
     defaults = settings({"repositories": ("/srv/mmsup/models",)})
-    for option in OPTIONS:
+    for option in SERVER_OPTIONS:
         if option.key in shown.keys:
-            value = option.valid(shown.keys[option.key])
+            value = option.parse(shown.keys[option.key])
             assert (tuple(value) if option.many else value) == getattr(defaults, option.field), option.key
     spec = ModelSpec("m", "1", "/d", "f", "ort", "p")
     without_default = {"memory", "recycle_memory", "gpu_memory", "python", "queue_policies"}
     for key in shown.keys["defaults"].keys() - without_default:
-        field = keys.KEYS[key].field
-        value = keys.KEYS[key].valid(shown.keys["defaults"][key])
-        assert keys.fields({key: value})[field] == getattr(spec, field), key
+        field = model_options.MODEL_OPTIONS[key].field
+        value = model_options.MODEL_OPTIONS[key].parse(shown.keys["defaults"][key])
+        assert model_options.spec_fields({key: value})[field] == getattr(spec, field), key
 
 
 def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
@@ -256,23 +256,25 @@ def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
         "max_batch_size": 4,
         "parameters": {"k": 1.5},
     }
-    assert given.keys() == keys.KEYS.keys()
+    assert given.keys() == model_options.MODEL_OPTIONS.keys()
     source = parse_yaml("", "x").source
-    once, faults_once = keys.checked(given, source)
-    twice, faults_twice = keys.checked(once, source)
+    once, faults_once = model_options.parse_options(given, source)
+    twice, faults_twice = model_options.parse_options(once, source)
     assert faults_once == faults_twice == ()
     assert once == twice
     assert once["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1, 3], "optional": True}]
     assert once["batching"] == {"max_size": 4, "delay": 0.002, "preferred": [2, 4], "objective": 0.05}
     assert [each["level"] for each in once["queue_policies"]] == [1, 0]
     assert once["env"] == {"A": "1", "B": "true", "C": "x"}
-    assert keys.without_effect(once) == ["ttl", "pin"]
+    assert model_options.unsupported(once) == ["ttl", "pin"]
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *itertools.product(keys.KEYS, [None, [], float("nan"), "\0", -1, "\ud800", [[1]], {"a": [1]}]),
+        *itertools.product(
+            model_options.MODEL_OPTIONS, [None, [], float("nan"), "\0", -1, "\ud800", [[1]], {"a": [1]}]
+        ),
         *[("device", "gpu"), ("env", {"1A": "x"}), ("python", "python3"), ("instances", 0), ("memory", 1)],
         *[("inputs", [{"name": "x"}]), ("inputs", [{"name": "x", "datatype": "FP32", "shape": [1], "dims": [1]}])],
         *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1]}] * 2), ("inputs", [7]), ("env", {"A": "\0"})],
@@ -280,7 +282,7 @@ def test_every_key_of_a_model_is_valid_again_after_it_was_read() -> None:
     ],
 )
 def test_a_wrong_value_of_a_key_is_a_fault_at_that_key(key: str, value: object) -> None:
-    found, faults = keys.checked({key: value}, parse_yaml("", "x").source)
+    found, faults = model_options.parse_options({key: value}, parse_yaml("", "x").source)
     assert found == {}
     assert faults
     assert all(each.place.startswith(f"x: {key}") for each in faults)
@@ -289,22 +291,22 @@ def test_a_wrong_value_of_a_key_is_a_fault_at_that_key(key: str, value: object) 
 def test_the_nearer_layer_wins_and_mappings_are_merged_by_entry() -> None:
     far = {"env": {"A": "1", "B": "1"}, "memory": 1}
     near = {"env": {"B": "2"}, "instances": 2}
-    assert keys.merged(far, near) == {"env": {"A": "1", "B": "2"}, "memory": 1, "instances": 2}
+    assert model_options.merge(far, near) == {"env": {"A": "1", "B": "2"}, "memory": 1, "instances": 2}
     assert far == {"env": {"A": "1", "B": "1"}, "memory": 1}
 
 
 def test_a_server_that_fails_on_order_is_warned_of_and_no_file_can_make_one(tmp_path: Path) -> None:
-    reading = read(REPOSITORY, {"MMSUP_FAULT_POINTS": "/somewhere"}, 0)
+    reading = read_config(REPOSITORY, {"MMSUP_FAULT_POINTS": "/somewhere"}, 0)
     assert reading.settings is not None
     assert reading.settings.fault_points == "/somewhere"
     assert [each.place for each in reading.warnings] == ["MMSUP_FAULT_POINTS"]
     path = tmp_path / "mmsup.yaml"
     path.write_text("fault_points: /somewhere\n")
-    assert read({**REPOSITORY, "config": str(path)}, {}, 0).faults
+    assert read_config({**REPOSITORY, "config": str(path)}, {}, 0).errors
 
 
 def test_where_the_gpu_driver_shows_itself_is_a_fact_of_the_machine(tmp_path: Path) -> None:
     for environ, path in (({}, "/dev/nvidiactl"), ({"MMSUP_GPU_DRIVER": "/dev/dxg"}, "/dev/dxg")):
-        reading = read(REPOSITORY, environ, 0)
+        reading = read_config(REPOSITORY, environ, 0)
         assert reading.settings is not None
         assert (reading.settings.gpu_driver, reading.warnings) == (path, ())

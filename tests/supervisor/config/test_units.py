@@ -5,7 +5,7 @@ import string
 
 import pytest
 
-from mmsup.supervisor.config.config_error import Wrong
+from mmsup.supervisor.config.config_error import InvalidValue
 from mmsup.supervisor.config.units import DURATION_LIMIT_S, SIZE_LIMIT, duration, size, size_text
 
 
@@ -61,13 +61,13 @@ def test_a_size_is_a_number_and_its_unit(text: object, size_bytes: int) -> None:
     ],
 )
 def test_what_is_no_size_is_refused_with_the_value_named(text: object) -> None:
-    with pytest.raises(Wrong) as wrong:
+    with pytest.raises(InvalidValue) as wrong:
         size(text)
     assert not isinstance(text, str) or f'"{text}' in str(wrong.value)
 
 
 def test_the_words_about_four_gigs_are_those_of_the_house() -> None:
-    with pytest.raises(Wrong, match=r'^"4 gigs" is not a size'):
+    with pytest.raises(InvalidValue, match=r'^"4 gigs" is not a size'):
         size("4 gigs")
 
 
@@ -92,7 +92,7 @@ def test_a_duration_is_a_number_and_its_unit(text: object, seconds: float) -> No
     "text", ["soon", "1 year", "5M", "30S", "-1s", "1m30s", "", None, False, [], float("inf"), float("nan"), "400d"]
 )
 def test_what_is_no_duration_is_refused(text: object) -> None:
-    with pytest.raises(Wrong):
+    with pytest.raises(InvalidValue):
         duration(text)
 
 
@@ -104,7 +104,7 @@ def test_whatever_is_written_is_a_size_or_wrong_and_never_anything_else() -> Non
         for read, limit in ((size, SIZE_LIMIT), (duration, DURATION_LIMIT_S)):
             try:
                 value = read(text)
-            except Wrong:
+            except InvalidValue:
                 continue
             assert 0 <= value <= limit
             assert read(value) == value, "what was read is valid again, and means the same"

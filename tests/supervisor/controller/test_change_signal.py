@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mmsup.supervisor.controller.change_signal import Moved
+from mmsup.supervisor.controller.change_signal import ChangeSignal
 
 
 async def settled() -> None:
@@ -13,14 +13,14 @@ async def settled() -> None:
 
 def test_whoever_waits_looks_again_at_each_change_and_only_then() -> None:
     async def run() -> None:
-        moved, facts, looks = Moved(), list[str](), {"a": 0, "b": 0}
+        moved, facts, looks = ChangeSignal(), list[str](), {"a": 0, "b": 0}
 
         async def wait(name: str) -> None:
             def is_so() -> bool:
                 looks[name] += 1
                 return name in facts
 
-            await moved.until(is_so)
+            await moved.wait_until(is_so)
 
         tasks = {name: asyncio.create_task(wait(name)) for name in looks}
         await settled()
@@ -41,13 +41,13 @@ def test_whoever_waits_looks_again_at_each_change_and_only_then() -> None:
 
 def test_what_is_so_already_is_not_waited_for() -> None:
     async def run() -> None:
-        moved = Moved()
+        moved = ChangeSignal()
         moved.set()
-        await moved.until(lambda: True)
+        await moved.wait_until(lambda: True)
         assert moved.is_set()  # the change is still there for others
 
     asyncio.run(run())
 
 
 def test_the_limit_ends_the_wait_without_an_error() -> None:
-    asyncio.run(Moved().until(lambda: False, 0.0))
+    asyncio.run(ChangeSignal().wait_until(lambda: False, 0.0))

@@ -10,78 +10,79 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, House, add_model, fail_to_load
+from brain_double import Child, ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages.gateway_control import RetireGateway
+from mmsup.ipc.messages.keeper_control import RequestUpgrade, StepDown, UpgradeRefused
 from mmsup.supervisor.controller import upgrade
-from mmsup.supervisor.controller.upgrade import outcome, trouble
-from mmsup.supervisor.state.checkpoint import UpgradeNote, from_text
+from mmsup.supervisor.controller.upgrade import failure_text, result_of_upgrade
+from mmsup.supervisor.state.checkpoint import UpgradeRecord, from_text
 
-NOTE = UpgradeNote("t", False, 1.0, "done", 1, False, 3, {}, "", 2.5, 1)  # noqa: FBT003 - a record
+NOTE = UpgradeRecord("t", False, 1.0, "done", 1, False, 3, {}, "", 2.5, 1)  # noqa: FBT003 - a record
 
 
 @pytest.mark.parametrize(
     ("note", "said"),
     [
         (NOTE, ""),
-        (replace(NOTE, refused="no"), "not upgraded: no"),
+        (replace(NOTE, failure="no"), "not upgraded: no"),
         (replace(NOTE, kept={"worker 7 of m/1": "why"}), "upgraded, but not all: worker 7 of m/1 stays: why"),
-        (replace(NOTE, refused="no", kept={"keeper": "why"}), "not upgraded: no; keeper stays: why"),
+        (replace(NOTE, failure="no", kept={"keeper": "why"}), "not upgraded: no; keeper stays: why"),
     ],
 )
-def test_what_is_not_as_it_was_asked_for_is_named(note: UpgradeNote, said: str) -> None:
-    assert trouble(note) == said
+def test_what_is_not_as_it_was_asked_for_is_named(note: UpgradeRecord, said: str) -> None:
+    assert failure_text(note) == said
     if said:
         with pytest.raises(MmsupError, match="upgraded"):
-            outcome(note)
+            result_of_upgrade(note)
     else:
-        assert outcome(note) == {"keeper": "same code", "followed": 3, "seconds": 2.5}
+        assert result_of_upgrade(note) == {"keeper": "same code", "followed": 3, "seconds": 2.5}
 
 
-def in_house(home: Path, play: Callable[[House], Awaitable[None]]) -> None:
+def in_house(home: Path, play: Callable[[ControllerHarness], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with asyncio.timeout(60), House(home) as house:
-            await house.until(lambda: house.state("good") == "ready" and house.brain.gateways.are_up())
+        async with asyncio.timeout(60), ControllerHarness(home) as house:
+            await house.until(lambda: house.state("good") == "ready" and house.controller.gateways.are_up())
             await play(house)
 
     asyncio.run(run())
 
 
-def asking(house: House, said: list[str], ticket: str = "t") -> asyncio.Task[Any]:
+def asking(house: ControllerHarness, said: list[str], ticket: str = "t") -> asyncio.Task[Any]:
     def hear(line: dict[str, Any]) -> None:  # JSON
         said.append(line["progress"])
-        house.brain.moved.set()
+        house.controller.change_signal.set()
 
-    work: Any = house.brain.verbs.do("upgrade", {"ticket": ticket}, hear)  # a coroutine
+    work: Any = house.controller.handlers.handle("upgrade", {"ticket": ticket}, hear)  # a coroutine
     return asyncio.get_running_loop().create_task(work)
 
 
-async def change_brains(house: House, said: list[str]) -> asyncio.Task[Any]:
+async def change_brains(house: ControllerHarness, said: list[str]) -> asyncio.Task[Any]:
     """From the question to the next brain, which is asked again."""
     first = asking(house, said)
-    await house.until(lambda: house.keeper.of(wire.Upgrade))
-    house.brain.told(wire.StepDown(renews=False), [])
-    await house.until(house.brain.over.is_set)
+    await house.until(lambda: house.keeper.sent_of(RequestUpgrade))
+    house.controller.on_keeper_message(StepDown(replaces_keeper=False), [])
+    await house.until(house.controller.finished.is_set)
     first.cancel()
-    await house.kill_brain()
-    await house.new_brain()
+    await house.kill_controller()
+    await house.start_controller()
     return asking(house, said)
 
 
-def finish_retired(house: House) -> None:
+def finish_retired(house: ControllerHarness) -> None:
     """A gateway that was told to retire leaves by itself."""
     for child in house.keeper.children.values():
-        if child.of(wire.Retire) and child.exited is None:
+        if child.received_of(RetireGateway) and child.exited is None:
             child.process.terminate()
 
 
 @pytest.mark.slow
 def test_every_process_is_followed_and_what_came_of_it_is_there_for_who_asks_again(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         said: list[str] = []
         old = {each.token for each in house.keeper.children.values()}
         asked = await change_brains(house, said)
-        await house.until(lambda: any(each.of(wire.Retire) for each in house.keeper.children.values()))
+        await house.until(lambda: any(each.received_of(RetireGateway) for each in house.keeper.children.values()))
         finish_retired(house)
         result = await asked
         assert result["followed"] == 2
@@ -105,19 +106,19 @@ def test_every_process_is_followed_and_what_came_of_it_is_there_for_who_asks_aga
 
 @pytest.mark.slow
 def test_code_that_the_keeper_refuses_changes_nothing(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         asked = asking(house, [])
-        await house.until(lambda: house.keeper.of(wire.Upgrade))
-        house.brain.told(wire.NotUpgraded("SyntaxError: no"), [])
+        await house.until(lambda: house.keeper.sent_of(RequestUpgrade))
+        house.controller.on_keeper_message(UpgradeRefused("SyntaxError: no"), [])
         with pytest.raises(MmsupError, match="not upgraded: SyntaxError: no"):
             await asked
-        assert not house.brain.over.is_set()
+        assert not house.controller.finished.is_set()
         assert len(house.keeper.children) == 2
         asked = asking(house, [], "another")
-        await house.until(lambda: len(house.keeper.of(wire.Upgrade)) == 2)
+        await house.until(lambda: len(house.keeper.sent_of(RequestUpgrade)) == 2)
         with pytest.raises(MmsupError, match="under way already"):
             await asking(house, [], "a third")
-        house.brain.terminate()
+        house.controller.terminate()
         with pytest.raises(MmsupError, match="the server is draining"):
             await asked
         with pytest.raises(MmsupError, match="the server is draining"):
@@ -128,14 +129,14 @@ def test_code_that_the_keeper_refuses_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_brains_that_fall_over_an_upgrade_give_it_up(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         asked = asking(house, [])
-        await house.until(lambda: house.keeper.of(wire.Upgrade))
+        await house.until(lambda: house.keeper.sent_of(RequestUpgrade))
         asked.cancel()
-        for _ in range(upgrade.BRAINS):
-            await house.kill_brain()
-            await house.new_brain()
-            await house.until(house.brain.gateways.are_up)
+        for _ in range(upgrade.MAX_CONTROLLERS):
+            await house.kill_controller()
+            await house.start_controller()
+            await house.until(house.controller.gateways.are_up)
         with pytest.raises(MmsupError, match="brains have fallen over it"):
             await asking(house, [])
         memory = from_text(house.keeper.remembered)
@@ -148,18 +149,18 @@ def test_brains_that_fall_over_an_upgrade_give_it_up(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_load_under_way_ends_before_the_brain_leaves(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         house.keeper.script = lambda _: None
-        load = asyncio.get_running_loop().create_task(house.brain.loads.load("good"))
+        load = asyncio.get_running_loop().create_task(house.controller.loader.load("good"))
         await house.until(lambda: len(house.keeper.workers()) == 2)
         said: list[str] = []
         asked = asking(house, said)
         await house.until(lambda: "waiting for loads under way" in said)
-        assert not house.keeper.of(wire.Upgrade)
+        assert not house.keeper.sent_of(RequestUpgrade)
         fail_to_load(house.keeper.workers()[-1])
         with pytest.raises(MmsupError, match="broken"):
             await load
-        await house.until(lambda: house.keeper.of(wire.Upgrade))
+        await house.until(lambda: house.keeper.sent_of(RequestUpgrade))
         asked.cancel()
 
     in_house(tmp_path, play)
@@ -167,15 +168,15 @@ def test_a_load_under_way_ends_before_the_brain_leaves(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_as_many_workers_are_followed_at_a_time_as_may_load(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         for name in ("b", "c", "d"):
             add_model(tmp_path, name)
-            await house.brain.loads.load(name)
+            await house.controller.loader.load(name)
         serve, held = house.keeper.script, list[Child]()
         house.keeper.script = held.append
         said: list[str] = []
         asked = await change_brains(house, said)
-        await house.until(lambda: any(each.of(wire.Retire) for each in house.keeper.children.values()))
+        await house.until(lambda: any(each.received_of(RetireGateway) for each in house.keeper.children.values()))
         finish_retired(house)
         await house.until(lambda: len(held) == 2)
         assert len([each for each in said if each.startswith("renewing")]) == 2

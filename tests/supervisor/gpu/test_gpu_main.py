@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 
 from mmsup.ipc.transport.dataclass_codec import to_json
-from mmsup.supervisor.gpu.inventory import Gpu, Gpus, Held, NoGpu, SetAside, choose, narrowed, parse, visible_devices
+from mmsup.supervisor.gpu.inventory import (
+    Gpu,
+    GpuCordoned,
+    GpuProcess,
+    Gpus,
+    NoGpu,
+    choose,
+    parse,
+    visible_devices,
+    visible_gpus,
+)
 
 H200 = Gpu(0, "GPU-aaaa1111-0000-0000-0000-000000000000", "NVIDIA H200", 150_754_820_096)
 L4 = Gpu(1, "GPU-aaaa2222-0000-0000-0000-000000000000", "NVIDIA L4", 24_152_899_584)
@@ -38,7 +48,7 @@ def test_a_device_is_found_by_number_or_uuid(device: str, gpu: Gpu) -> None:
 )
 def test_plain_cuda_goes_where_the_burden_is_least(burdens: list[tuple[int, int, int]], gpu: Gpu) -> None:
     of = dict(zip((H200.uuid, L4.uuid, T4.uuid), burdens, strict=True))
-    assert choose("cuda", BOX, burden=of.__getitem__) == gpu
+    assert choose("cuda", BOX, load_of=of.__getitem__) == gpu
 
 
 @pytest.mark.parametrize("device", ["cuda:3", "cuda:x", "cuda:-1", "GPU-aaaa", "GPU-cccc", "", "tpu"])
@@ -65,15 +75,15 @@ def test_without_a_gpu_the_reason_is_given() -> None:
     ],
 )
 def test_what_the_server_itself_may_not_see_no_worker_gets(visible: str | None, devices: tuple[Gpu, ...]) -> None:
-    assert narrowed(BOX, visible).devices == devices
+    assert visible_gpus(BOX, visible).devices == devices
 
 
 def test_numbers_count_the_devices_that_the_server_sees() -> None:
-    assert choose("cuda:0", narrowed(BOX, "2,0")) == T4
+    assert choose("cuda:0", visible_gpus(BOX, "2,0")) == T4
     with pytest.raises(NoGpu, match="CUDA_VISIBLE_DEVICES=-1 shows none"):
-        choose("cuda:0", narrowed(BOX, "-1"))
+        choose("cuda:0", visible_gpus(BOX, "-1"))
     with pytest.raises(NoGpu, match="Shared Library"):
-        choose("cuda:0", narrowed(NONE, "0"))
+        choose("cuda:0", visible_gpus(NONE, "0"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +99,7 @@ def test_a_worker_on_the_cpu_sees_no_gpu() -> None:
 
 
 def test_what_the_helper_prints_is_read_back() -> None:
-    seen = Gpus((Gpu(0, "GPU-a", "H", 8, 3, 1, (Held(7, 5),)),))
+    seen = Gpus((Gpu(0, "GPU-a", "H", 8, 3, 1, (GpuProcess(7, 5),)),))
     for each in (BOX, NONE, seen):
         assert parse(to_json(each)) == each
 
@@ -105,11 +115,11 @@ def test_nothing_new_goes_to_a_device_that_is_set_aside(device: str) -> None:
     if device == "cuda":
         assert choose(device, BOX, reasons) == H200
         reasons |= {H200.uuid: "a", T4.uuid: "b"}
-    with pytest.raises(SetAside, match=r"cuda:1 \(NVIDIA L4\) is set aside: 3 faults") as refused:
+    with pytest.raises(GpuCordoned, match=r"cuda:1 \(NVIDIA L4\) is set aside: 3 faults") as refused:
         choose(device, BOX, reasons)
     assert refused.value.code == "gpu_fault"
 
 
 def test_a_part_of_a_card_can_be_set_aside_too() -> None:
-    with pytest.raises(SetAside, match="MIG-1 is set aside: b"):
+    with pytest.raises(GpuCordoned, match="MIG-1 is set aside: b"):
         visible_devices("MIG-1", BOX, {"MIG-1": "b"})

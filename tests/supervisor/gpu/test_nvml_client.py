@@ -13,21 +13,21 @@ from pathlib import Path
 import pytest
 
 from harness.nvml import GIB, Card, FakeNvml, helpers_of
-from mmsup.supervisor.gpu import nvml_client as probe
-from mmsup.supervisor.gpu.inventory import Gpu, Gpus, Held
-from mmsup.supervisor.gpu.nvml_client import Probe, Silent
+from mmsup.supervisor.gpu import nvml_client
+from mmsup.supervisor.gpu.inventory import Gpu, GpuProcess, Gpus
+from mmsup.supervisor.gpu.nvml_client import NvmlClient, NvmlTimeout
 
 pytestmark = pytest.mark.slow
 HERE = os.getpid()
 
 
-def with_probe(env: dict[str, str], play: Callable[[Probe], Awaitable[None]]) -> None:
+def with_probe(env: dict[str, str], play: Callable[[NvmlClient], Awaitable[None]]) -> None:
     """Play with one; afterwards nothing of it is left."""
     gc.collect()  # what earlier tests left in cycles holds descriptors
     before = len(os.listdir("/proc/self/fd"))
 
     async def run() -> None:
-        asked = Probe(env)
+        asked = NvmlClient(env)
         try:
             await play(asked)
         finally:
@@ -52,14 +52,14 @@ def test_it_says_memory_processes_and_errors_of_each_device_that_answers(tmp_pat
         Card("GPU-c", total_bytes=0, errors=None),
     )
 
-    async def play(asked: Probe) -> None:
-        found = await asked.ask()
+    async def play(asked: NvmlClient) -> None:
+        found = await asked.query()
         assert found.devices == (
-            Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, GIB, 3, (Held(7, 2 * GIB),)),
+            Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, GIB, 3, (GpuProcess(7, 2 * GIB),)),
             Gpu(2, "GPU-c", "NVIDIA H200", 0),
         )
         nvml.say(Card("GPU-a", free_bytes=5 * GIB))
-        assert (await asked.ask()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB),)
+        assert (await asked.query()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB),)
         assert len(helpers_of(HERE)) == 1
 
     with_probe(nvml.env, play)
@@ -73,8 +73,8 @@ def test_it_says_memory_processes_and_errors_of_each_device_that_answers(tmp_pat
     ],
 )
 def test_a_driver_that_is_not_there_is_said(tmp_path: Path, body: str, why: str) -> None:
-    async def play(asked: Probe) -> None:
-        found = await asked.ask()
+    async def play(asked: NvmlClient) -> None:
+        found = await asked.query()
         assert found.devices == ()
         assert why in found.why
 
@@ -94,12 +94,12 @@ def test_a_driver_that_is_not_there_is_said(tmp_path: Path, body: str, why: str)
 def test_a_helper_that_fails_or_hangs_is_said_and_leaves_nothing(
     tmp_path: Path, body: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "FIRST_S", 1.0)
+    monkeypatch.setattr(nvml_client, "FIRST_LIMIT_S", 1.0)
 
-    async def play(asked: Probe) -> None:
+    async def play(asked: NvmlClient) -> None:
         for _ in range(2):
-            with pytest.raises(Silent, match=why):
-                await asked.ask()
+            with pytest.raises(NvmlTimeout, match=why):
+                await asked.query()
             assert not helpers_of(HERE)
 
     with_probe(played(tmp_path, body), play)
@@ -107,15 +107,15 @@ def test_a_helper_that_fails_or_hangs_is_said_and_leaves_nothing(
 
 @pytest.mark.fault("F21")
 def test_another_helper_follows_one_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "ANSWER_S", 0.5)
+    monkeypatch.setattr(nvml_client, "ANSWER_LIMIT_S", 0.5)
 
-    async def play(asked: Probe) -> None:
-        first = await asked.ask()
+    async def play(asked: NvmlClient) -> None:
+        first = await asked.query()
         (helper,) = helpers_of(HERE)
         os.kill(helper, signal.SIGSTOP)
-        with pytest.raises(Silent):
-            await asked.ask()
-        assert await asked.ask() == first == Gpus((Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 80 * GIB),), first.why)
+        with pytest.raises(NvmlTimeout):
+            await asked.query()
+        assert await asked.query() == first == Gpus((Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 80 * GIB),), first.why)
         assert helpers_of(HERE) != [helper]
 
     with_probe(FakeNvml(tmp_path, Card("GPU-a")).env, play)
@@ -125,22 +125,22 @@ def test_another_helper_follows_one_that_was_killed(tmp_path: Path, monkeypatch:
 def test_one_that_cannot_be_killed_has_no_successor_before_it_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "ANSWER_S", 0.5)
-    monkeypatch.setattr(probe, "LEAVE_S", 0.1)
+    monkeypatch.setattr(nvml_client, "ANSWER_LIMIT_S", 0.5)
+    monkeypatch.setattr(nvml_client, "EXIT_LIMIT_S", 0.1)
 
-    async def play(asked: Probe) -> None:
-        first = await asked.ask()
+    async def play(asked: NvmlClient) -> None:
+        first = await asked.query()
         (helper,) = helpers_of(HERE)
         os.kill(helper, signal.SIGSTOP)
         with monkeypatch.context() as kernel:
             kernel.setattr("subprocess.Popen.kill", lambda _: None)
-            with pytest.raises(Silent, match="did not answer"):
-                await asked.ask()
-            with pytest.raises(Silent, match="cannot be killed"):
-                await asked.ask()
+            with pytest.raises(NvmlTimeout, match="did not answer"):
+                await asked.query()
+            with pytest.raises(NvmlTimeout, match="cannot be killed"):
+                await asked.query()
             assert helpers_of(HERE) == [helper]
         os.kill(helper, signal.SIGKILL)
         await asyncio.to_thread(os.waitid, os.P_PID, helper, os.WEXITED | os.WNOWAIT)
-        assert await asked.ask() == first
+        assert await asked.query() == first
 
     with_probe(FakeNvml(tmp_path, Card("GPU-a")).env, play)

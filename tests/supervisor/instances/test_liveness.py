@@ -6,21 +6,21 @@ import pytest
 
 from mmsup.ipc.memory.status_page import Activity, Progress
 from mmsup.supervisor.instances.liveness import (
-    BEAT_S,
+    HEARTBEAT_S,
+    MISSED_HEARTBEATS,
     NS,
-    STALE_BEATS,
     Alive,
     Hung,
-    Limits,
+    Liveness,
+    LivenessLimits,
     LoadTimeout,
+    PageTimes,
     Slow,
-    Times,
-    Verdict,
     judge,
-    look_ns,
+    next_check_ns,
 )
 
-LIMITS = Limits(hang_s=0.5, load_s=10.0, began_ns=0)
+LIMITS = LivenessLimits(hang_s=0.5, load_s=10.0, spawned_ns=0)
 NOW = 100 * NS
 
 
@@ -29,7 +29,7 @@ def page(activity: Activity, *, since_s: float = 0.0, beat_s: float = 0.0) -> Pr
     return Progress(activity, NOW - round(since_s * NS), NOW - round(beat_s * NS), 0, 0, 0)
 
 
-CASES: list[tuple[Progress, float | None, type[Verdict]]] = [
+CASES: list[tuple[Progress, float | None, type[Liveness]]] = [
     (page(Activity.BUSY, since_s=0.4), None, Alive),
     (page(Activity.BUSY, since_s=0.4), 3.0, Slow),
     (page(Activity.BUSY, since_s=0.51), None, Hung),
@@ -49,13 +49,13 @@ CASES: list[tuple[Progress, float | None, type[Verdict]]] = [
 
 @pytest.mark.parametrize(("progress", "pending_s", "verdict"), CASES)
 def test_verdicts_follow_from_page_and_pending(
-    progress: Progress, pending_s: float | None, verdict: type[Verdict]
+    progress: Progress, pending_s: float | None, verdict: type[Liveness]
 ) -> None:
     assert isinstance(judge(progress, LIMITS, pending_s, NOW), verdict)
 
 
 def test_a_load_within_its_limit_is_alive_however_stale_its_page() -> None:
-    limits = Limits(hang_s=0.5, load_s=10.0, began_ns=NOW - 9 * NS)
+    limits = LivenessLimits(hang_s=0.5, load_s=10.0, spawned_ns=NOW - 9 * NS)
     for activity in (Activity.STARTING, Activity.LOADING, Activity.WARMING):
         assert judge(page(activity, since_s=9, beat_s=9), limits, None, NOW) == Alive()
 
@@ -75,41 +75,41 @@ def test_reasons_name_the_limit() -> None:
 @pytest.mark.parametrize("activity", [Activity.BUSY, Activity.IDLE])
 @pytest.mark.parametrize("ahead_ns", [NS // 10, NS, 1 << 62])
 def test_a_time_that_is_yet_to_come_puts_no_limit_off(activity: Activity, ahead_ns: int) -> None:
-    times, said = Times(), Progress(activity, NOW + ahead_ns, NOW + ahead_ns, 0, 0, 0)
+    times, said = PageTimes(), Progress(activity, NOW + ahead_ns, NOW + ahead_ns, 0, 0, 0)
     now, looks = NOW, 0
-    while not isinstance(judge(times.believed(said, now), LIMITS, None, now), Hung):
-        now = look_ns(times.believed(said, now), LIMITS, now)
+    while not isinstance(judge(times.corrected(said, now), LIMITS, None, now), Hung):
+        now = next_check_ns(times.corrected(said, now), LIMITS, now)
         looks += 1
-    limit_s = LIMITS.hang_s if activity is Activity.BUSY else LIMITS.hang_s + STALE_BEATS * BEAT_S
+    limit_s = LIMITS.hang_s if activity is Activity.BUSY else LIMITS.hang_s + MISSED_HEARTBEATS * HEARTBEAT_S
     assert now - NOW == round(limit_s * NS) + 1
     assert looks <= 3
 
 
 def test_a_request_that_waits_at_a_loop_that_is_idle_from_a_time_to_come_on_is_seen() -> None:
-    times, said = Times(), Progress(Activity.IDLE, NOW + NS, NOW, 0, 0, 0)
-    assert judge(times.believed(said, NOW), LIMITS, 0.6, NOW) == Slow()
+    times, said = PageTimes(), Progress(Activity.IDLE, NOW + NS, NOW, 0, 0, 0)
+    assert judge(times.corrected(said, NOW), LIMITS, 0.6, NOW) == Slow()
     later = NOW + round(0.6 * NS)
-    assert isinstance(judge(times.believed(said, later), LIMITS, 1.2, later), Hung)
+    assert isinstance(judge(times.corrected(said, later), LIMITS, 1.2, later), Hung)
 
 
 def test_a_page_that_goes_on_is_believed_again() -> None:
-    times = Times()
+    times = PageTimes()
     ahead = Progress(Activity.BUSY, 1 << 62, 1 << 62, 0, 0, 0)
-    assert times.believed(ahead, NOW).since_ns == NOW
+    assert times.corrected(ahead, NOW).since_ns == NOW
     honest = Progress(Activity.BUSY, NOW + NS, NOW + NS, 0, 0, 0)
-    assert times.believed(honest, NOW + 2 * NS) == honest
-    assert times.believed(ahead, NOW + 3 * NS).since_ns == NOW + 3 * NS
+    assert times.corrected(honest, NOW + 2 * NS) == honest
+    assert times.corrected(ahead, NOW + 3 * NS).since_ns == NOW + 3 * NS
 
 
 def test_the_next_look_is_not_later_than_the_first_bad_verdict() -> None:
     """Whatever the worker does meanwhile, short of getting on: at the announced time the judge can already see it."""
     for seed in range(3000):
         rng = random.Random(seed)
-        limits = Limits(rng.uniform(0.1, 5), rng.uniform(1, 300), NOW - round(rng.uniform(0, 400) * NS))
+        limits = LivenessLimits(rng.uniform(0.1, 5), rng.uniform(1, 300), NOW - round(rng.uniform(0, 400) * NS))
         progress = page(rng.choice(list(Activity)), since_s=rng.uniform(0, 6), beat_s=rng.uniform(0, 8))
         if isinstance(judge(progress, limits, None, NOW), Hung | LoadTimeout):
             continue
-        look = look_ns(progress, limits, NOW)
+        look = next_check_ns(progress, limits, NOW)
         assert look > NOW
         turned = Progress(Activity.BUSY, NOW, NOW, 0, 0, 0)  # the worst it can do: begin to hang right now
         bad_at = NOW + round(limits.hang_s * NS) + 1

@@ -7,43 +7,43 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import House
-from mmsup.supervisor.instances import recycle_policy as wear
-from mmsup.supervisor.instances.recycle_policy import PERIOD_S, REFUSALS, Reading, Refusals, worn
-from mmsup.supervisor.models.recycling import files_of
+from brain_double import ControllerHarness
+from mmsup.supervisor.instances import recycle_policy
+from mmsup.supervisor.instances.recycle_policy import PERIOD_S, REFUSALS, RefusalCounter, WorkerUsage, recycle_reason
+from mmsup.supervisor.models.recycling import open_files
 
 
 @pytest.mark.parametrize(
     ("reading", "recycle_bytes", "reason"),
     [
-        (Reading(memory_bytes=201, first_bytes=100), 200, "rss"),
-        (Reading(memory_bytes=200, first_bytes=100), 200, ""),
-        (Reading(memory_bytes=900, first_bytes=100), None, ""),
-        (Reading(memory_bytes=300, first_bytes=290), 200, ""),  # born above its limit
-        (Reading(memory_bytes=320, first_bytes=290), 200, "rss"),
-        (Reading(files=3072, files_limit=4096), None, "files"),
-        (Reading(files=3071, files_limit=4096), None, ""),
-        (Reading(refusals=REFUSALS, served_s=PERIOD_S + 1), None, "gpu_oom"),
-        (Reading(refusals=REFUSALS - 1, served_s=PERIOD_S + 1), None, ""),
-        (Reading(refusals=REFUSALS, served_s=PERIOD_S), None, ""),  # born without room, as a fresh one would be
-        (Reading(), 200, ""),
+        (WorkerUsage(memory_bytes=201, initial_bytes=100), 200, "rss"),
+        (WorkerUsage(memory_bytes=200, initial_bytes=100), 200, ""),
+        (WorkerUsage(memory_bytes=900, initial_bytes=100), None, ""),
+        (WorkerUsage(memory_bytes=300, initial_bytes=290), 200, ""),  # born above its limit
+        (WorkerUsage(memory_bytes=320, initial_bytes=290), 200, "rss"),
+        (WorkerUsage(files=3072, files_limit=4096), None, "files"),
+        (WorkerUsage(files=3071, files_limit=4096), None, ""),
+        (WorkerUsage(refusals=REFUSALS, served_s=PERIOD_S + 1), None, "gpu_oom"),
+        (WorkerUsage(refusals=REFUSALS - 1, served_s=PERIOD_S + 1), None, ""),
+        (WorkerUsage(refusals=REFUSALS, served_s=PERIOD_S), None, ""),  # born without room, as a fresh one would be
+        (WorkerUsage(), 200, ""),
     ],
 )
 def test_a_worker_is_worn_out_by_growth_beyond_its_limit_or_by_descriptors(
-    reading: Reading, recycle_bytes: int | None, reason: str
+    reading: WorkerUsage, recycle_bytes: int | None, reason: str
 ) -> None:
-    assert worn(reading, recycle_bytes) == reason
+    assert recycle_reason(reading, recycle_bytes) == reason
 
 
 def test_refusals_count_from_the_first_look_on_and_for_the_period_only() -> None:
-    seen = Refusals()
-    assert seen.seen(40, 0.0) == 0  # of an earlier brain's time, for all that is known
-    assert seen.seen(42, 1.0) == 2
-    assert seen.seen(42, 2.0) == 2
-    assert seen.seen(44, 200.0) == 4
-    assert seen.seen(44, PERIOD_S + 1.0) == 2
-    assert seen.seen(1000, 400.0) == REFUSALS
-    assert seen.seen(1000, 400.0 + PERIOD_S) == 0
+    seen = RefusalCounter()
+    assert seen.record(40, 0.0) == 0  # of an earlier brain's time, for all that is known
+    assert seen.record(42, 1.0) == 2
+    assert seen.record(42, 2.0) == 2
+    assert seen.record(44, 200.0) == 4
+    assert seen.record(44, PERIOD_S + 1.0) == 2
+    assert seen.record(1000, 400.0) == REFUSALS
+    assert seen.record(1000, 400.0 + PERIOD_S) == 0
 
 
 @pytest.mark.slow
@@ -51,14 +51,14 @@ def test_refusals_count_from_the_first_look_on_and_for_the_period_only() -> None
 def test_a_worker_that_refuses_again_and_again_for_want_of_device_memory_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wear, "PERIOD_S", 1.0)
+    monkeypatch.setattr(recycle_policy, "PERIOD_S", 1.0)
 
     async def play() -> None:
-        async with asyncio.timeout(60), House(tmp_path, ("m",)) as house:
+        async with asyncio.timeout(60), ControllerHarness(tmp_path, ("m",)) as house:
             await house.until(lambda: house.state("m") == "ready")
             (child,) = house.keeper.workers()
             while not house.events("recycle"):  # it cannot be told when it was looked at
-                child.page.refused()
+                child.page.request_refused()
                 await asyncio.sleep(0.01)
             (event,) = house.events("recycle", "m")
             assert event["reason"] == "gpu_oom"
@@ -72,13 +72,13 @@ def test_a_worker_that_refuses_again_and_again_for_want_of_device_memory_is_repl
 
 
 def test_the_descriptors_of_a_process_are_counted() -> None:
-    before, limit = files_of(os.getpid())
+    before, limit = open_files(os.getpid())
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
-    assert files_of(os.getpid())[0] == before + 10
+    assert open_files(os.getpid())[0] == before + 10
     for each in held:
         os.close(each)
     assert limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def test_a_process_that_is_gone_has_none() -> None:
-    assert files_of(2**22 + 1) == (0, 0)
+    assert open_files(2**22 + 1) == (0, 0)

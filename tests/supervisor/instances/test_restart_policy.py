@@ -8,14 +8,14 @@ from mmsup.supervisor.processes.backoff import (
     CEILING_S,
     HEALTHY_S,
     JITTER,
-    PART_CEILING_S,
-    PART_HEALTHY_S,
-    End,
+    SERVER_CEILING_S,
+    SERVER_HEALTHY_S,
+    Exit,
     GiveUp,
     Retry,
     delay_s,
     next_try,
-    part_delay_s,
+    server_delay_s,
 )
 
 RNG = random.Random(7)
@@ -28,8 +28,8 @@ class Middle(random.Random):
         return (a + b) / 2
 
 
-def deaths(*at_s: float, served_s: float = 30.0) -> list[End]:
-    return [End(each, served_s) for each in at_s]
+def deaths(*at_s: float, served_s: float = 30.0) -> list[Exit]:
+    return [Exit(each, served_s) for each in at_s]
 
 
 def test_the_curve_is_zero_half_one_two_and_ends_at_sixty() -> None:
@@ -57,9 +57,9 @@ def test_deaths_far_apart_still_climb_the_curve() -> None:
 
 
 def test_a_healthy_life_begins_the_curve_anew() -> None:
-    past = [*deaths(0.0, 100.0, 200.0), End(1000.0, HEALTHY_S)]
+    past = [*deaths(0.0, 100.0, 200.0), Exit(1000.0, HEALTHY_S)]
     assert next_try(past, 1000.0, Middle()) == Retry(0.0)
-    past.append(End(1010.0, 10.0))
+    past.append(Exit(1010.0, 10.0))
     assert next_try(past, 1010.0, Middle()) == Retry(0.5)
 
 
@@ -80,21 +80,21 @@ def test_six_deaths_in_more_than_a_minute_are_retried() -> None:
 def test_five_failed_loads_in_a_row_give_up_however_slow() -> None:
     past = deaths(0, 1000, 2000, 3000, served_s=0.0)
     assert isinstance(next_try(past, 3000.0, RNG), Retry)
-    assert next_try([*past, End(4000.0, 0.0)], 4000.0, RNG) == GiveUp("model_failed", "5 loads failed in a row")
+    assert next_try([*past, Exit(4000.0, 0.0)], 4000.0, RNG) == GiveUp("model_failed", "5 loads failed in a row")
 
 
 def test_a_load_that_succeeded_breaks_the_row() -> None:
-    past = [*deaths(0, 100, 200, 300, served_s=0.0), End(400.0, 1.0), End(500.0, 0.0)]
+    past = [*deaths(0, 100, 200, 300, served_s=0.0), Exit(400.0, 1.0), Exit(500.0, 0.0)]
     assert isinstance(next_try(past, 500.0, RNG), Retry)
 
 
 def test_a_probe_that_dies_soon_gives_up_at_once() -> None:
-    past = [*deaths(0, 1, 2, 3, 4, 5, served_s=0.1), End(320.0, 3.0, probe=True)]
+    past = [*deaths(0, 1, 2, 3, 4, 5, served_s=0.1), Exit(320.0, 3.0, was_probe=True)]
     assert next_try(past, 320.0, RNG) == GiveUp("crash_loop", "the probe after giving up died too")
 
 
 def test_a_probe_that_serves_a_minute_closes_the_breaker() -> None:
-    past = [*deaths(0, 1, 2, 3, 4, 5, served_s=0.1), End(400.0, 61.0, probe=True)]
+    past = [*deaths(0, 1, 2, 3, 4, 5, served_s=0.1), Exit(400.0, 61.0, was_probe=True)]
     assert isinstance(next_try(past, 400.0, RNG), Retry)
 
 
@@ -110,7 +110,7 @@ def test_no_history_gives_a_wait_outside_the_curve() -> None:
         now_s, past = 0.0, []
         for _ in range(rng.randrange(1, 30)):
             now_s += rng.expovariate(1 / 50)
-            past.append(End(now_s, rng.choice([0.0, 0.5, 30.0, 700.0]), probe=rng.random() < 0.1))
+            past.append(Exit(now_s, rng.choice([0.0, 0.5, 30.0, 700.0]), was_probe=rng.random() < 0.1))
         decision = next_try(past, now_s, rng, instances=rng.randrange(1, 4))
         if isinstance(decision, Retry):
             assert 0.0 <= decision.after_s <= CEILING_S * (1 + JITTER)
@@ -125,11 +125,11 @@ def test_an_empty_history_is_a_bug_of_the_caller() -> None:
 
 
 def test_a_part_of_the_server_that_served_for_a_while_is_followed_at_once() -> None:
-    assert part_delay_s(deaths(0.0, 20.0, 40.0, served_s=PART_HEALTHY_S), Middle()) == 0.0
+    assert server_delay_s(deaths(0.0, 20.0, 40.0, served_s=SERVER_HEALTHY_S), Middle()) == 0.0
 
 
 def test_a_part_that_ends_as_it_begins_is_followed_ever_later_and_never_given_up() -> None:
     past = deaths(*range(20), served_s=0.1)
-    curve = [part_delay_s(past[: count + 1], Middle()) for count in range(20)]
+    curve = [server_delay_s(past[: count + 1], Middle()) for count in range(20)]
     assert curve[:5] == [0.0, 0.5, 1.0, 2.0, 4.0]
-    assert set(curve[5:]) == {PART_CEILING_S}
+    assert set(curve[5:]) == {SERVER_CEILING_S}

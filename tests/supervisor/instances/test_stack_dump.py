@@ -10,24 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import Child, House
+from brain_double import Child, ControllerHarness
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages import all as wire
+from mmsup.ipc.messages.gateway_control import RequestOverdue
+from mmsup.ipc.messages.keeper_control import SignalChild
 
 pytestmark = pytest.mark.slow
 
 
-def play(tmp_path: Path, act: Callable[[House], Awaitable[None]]) -> None:
+def play(tmp_path: Path, act: Callable[[ControllerHarness], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with asyncio.timeout(60), House(tmp_path, ("bert",)) as house:
+        async with asyncio.timeout(60), ControllerHarness(tmp_path, ("bert",)) as house:
             await house.until(lambda: house.state("bert") == "ready")
             await act(house)
 
     asyncio.run(run())
 
 
-def asked(house: House) -> list[int]:
-    return [each.signal for each in house.keeper.of(wire.Signal)]
+def asked(house: ControllerHarness) -> list[int]:
+    return [each.signal for each in house.keeper.sent_of(SignalChild)]
 
 
 def hears(worker: Child, answer: bytes) -> None:
@@ -44,11 +45,11 @@ def hears(worker: Child, answer: bytes) -> None:
 
 
 def test_a_hung_worker_is_asked_for_its_stack_and_then_killed(tmp_path: Path) -> None:
-    async def act(house: House) -> None:
+    async def act(house: ControllerHarness) -> None:
         (worker,) = house.keeper.workers()
         hears(worker, b'Current thread 0x1 (most recent call first):\n  File "/x/y.py", line 3 in f\n')
-        worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
+        worker.page.set_activity(Activity.BUSY, 1)
+        house.gateway().send(RequestOverdue(*worker.life, 1.0))
         await house.until(lambda: house.events("worker_exit"))
         assert asked(house)[:2] == [signal.SIGUSR2, signal.SIGKILL]
         (death,) = house.events("worker_exit")
@@ -59,11 +60,11 @@ def test_a_hung_worker_is_asked_for_its_stack_and_then_killed(tmp_path: Path) ->
 
 
 def test_one_that_does_not_answer_is_killed_all_the_same(tmp_path: Path) -> None:
-    async def act(house: House) -> None:
+    async def act(house: ControllerHarness) -> None:
         (worker,) = house.keeper.workers()
         hears(worker, b"")
-        worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
+        worker.page.set_activity(Activity.BUSY, 1)
+        house.gateway().send(RequestOverdue(*worker.life, 1.0))
         await house.until(lambda: house.events("worker_exit"))
         assert asked(house)[:2] == [signal.SIGUSR2, signal.SIGKILL]
 
@@ -71,12 +72,12 @@ def test_one_that_does_not_answer_is_killed_all_the_same(tmp_path: Path) -> None
 
 
 def test_one_that_is_stopped_is_not_asked(tmp_path: Path) -> None:
-    async def act(house: House) -> None:
+    async def act(house: ControllerHarness) -> None:
         (worker,) = house.keeper.workers()
         worker.process.send_signal(signal.SIGSTOP)
         await asyncio.to_thread(os.waitid, os.P_PID, worker.process.pid, os.WSTOPPED | os.WNOWAIT)
-        worker.page.enter(Activity.BUSY, 1)
-        house.gateway().say(wire.Overdue(*worker.life, 1.0))
+        worker.page.set_activity(Activity.BUSY, 1)
+        house.gateway().send(RequestOverdue(*worker.life, 1.0))
         await house.until(lambda: house.events("worker_exit"))
         assert signal.SIGUSR2 not in asked(house)
 

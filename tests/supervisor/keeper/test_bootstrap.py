@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from keeper_rig import DEADLINE_S, keeper_rig
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.messages.all import Inventory
+from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.keeper_control import KeeperInventory
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper.bootstrap import SETTINGS_BYTES
+from mmsup.supervisor.keeper.bootstrap import SETTINGS_LIMIT_BYTES
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +42,15 @@ def settings_of(folder: Path) -> Settings:
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "nonsense"])
 def test_settings_that_are_none_are_refused(text: str) -> None:
     done = keeper(text)
-    assert done.returncode == exits.USAGE
+    assert done.returncode == exit_codes.USAGE
     assert done.stderr.startswith("mmsup: no settings: ")
     assert "Traceback" not in done.stderr
 
 
 def test_settings_too_large_for_a_message_are_refused_before_anything_is_made(tmp_path: Path) -> None:
-    settings = replace(settings_of(tmp_path), models={"m": {"env": {"X": "y" * SETTINGS_BYTES}}})
+    settings = replace(settings_of(tmp_path), models={"m": {"env": {"X": "y" * SETTINGS_LIMIT_BYTES}}})
     done = keeper(settings.to_json())
-    assert done.returncode == exits.USAGE
+    assert done.returncode == exit_codes.USAGE
     assert "say less in the server's file" in done.stderr
     assert os.listdir(tmp_path) == []
 
@@ -59,7 +59,7 @@ def test_a_directory_that_is_not_ours_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o777)
     done = keeper(settings_of(tmp_path).to_json())
-    assert done.returncode == exits.REFUSED
+    assert done.returncode == exit_codes.REFUSED
     assert done.stderr == f"mmsup: {tmp_path}/state: others may write to it (mode 0777); make it 0700\n"
     assert not (tmp_path / "run").exists()
 
@@ -79,7 +79,7 @@ def test_what_the_starter_left_open_reaches_nobody_and_what_it_closed_is_filled(
     try:
         with keeper_rig(tmp_path, close=0, keep=[stray]) as rig:
             brain = rig.brain()
-            brain.hear(Inventory)
+            brain.hear(KeeperInventory)
             kid = brain.spawn("worker.1.1")
             assert os.readlink(f"/proc/{rig.pid}/fd/0") == "/dev/null"
             for pid in (brain.pid, kid.pid):

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from harness.edition import Installed
-from mmsup.supervisor.keeper import build_id as program
+from mmsup.supervisor.keeper import build_id
 
 PROGRAM = "from mmsup.supervisor import program; print(program.of_loaded())"
 
 
 def test_every_source_is_among_the_files_those_below_links_too() -> None:
-    names = {path.relative_to(program.PACKAGE).as_posix() for path in program.files()}
-    assert {"__init__.py", "ipc/messages/all.py", "supervisor/keeper/keeper.py", "worker/engines/ort.py"} <= names
+    names = {path.relative_to(build_id.PACKAGE).as_posix() for path in build_id.source_files()}
+    assert {"__init__.py", "ipc/messages/data.py", "supervisor/keeper/keeper.py", "worker/engines/ort.py"} <= names
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from keeper_rig import wait_readable
-from mmsup.ipc.messages.all import Beat, Exited, Finished, Inventory, Reload
-from mmsup.ipc.transport.control_channel import Seqpacket
-from mmsup.supervisor.keeper.controller_restart import Succession
+from mmsup.ipc.messages.keeper_control import ChildExited, Heartbeat, KeeperInventory, ReloadRequested, ShutdownFinished
+from mmsup.ipc.transport.control_channel import ControlChannel
+from mmsup.supervisor.keeper.controller_restart import ControllerRestart
 from mmsup.supervisor.observability.console import Console
 
 pytestmark = pytest.mark.slow
@@ -36,10 +36,10 @@ class Court:
         self.greeted = 0
         self.asked: list[Any] = []  # messages of TO_KEEPER
 
-    def greet(self) -> None:
+    def on_controller_start(self) -> None:
         self.greeted += 1
 
-    def do(self, message: Any) -> None:  # one of TO_KEEPER
+    def on_message(self, message: Any) -> None:  # one of TO_KEEPER
         self.asked.append(message)
 
 
@@ -51,7 +51,7 @@ class Realm:
         self.selector = selectors.DefaultSelector()
         self.said = (folder / "said").open("w+b")
         argv = [sys.executable, "-S", "-c", PRELUDE + script] if script else ["/nowhere/brain"]
-        self.brains = Succession(argv, {}, self.selector, Console("default", self.said.fileno()), self.court)
+        self.brains = ControllerRestart(argv, {}, self.selector, Console("default", self.said.fileno()), self.court)
 
     def end_of_brain(self) -> None:
         """Until it is dead; then as the keeper does."""
@@ -61,7 +61,7 @@ class Realm:
         os.close(pidfd)
         found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         assert found is not None
-        self.brains.died(Exited("brain", pid, found.si_status, 0))
+        self.brains.on_exit(ChildExited("brain", pid, found.si_status, 0))
         os.waitpid(pid, 0)
 
     def text(self) -> str:
@@ -136,7 +136,7 @@ def test_the_last_words_of_a_brain_are_heard(realms: Any) -> None:
     realm = realms("""os.write(control, b'["Finished",0]')""")
     realm.brains.tend(time.monotonic())
     realm.end_of_brain()
-    assert realm.court.asked == [Finished(0)]
+    assert realm.court.asked == [ShutdownFinished(0)]
 
 
 def test_a_silent_brain_is_killed_once(realms: Any) -> None:
@@ -169,11 +169,11 @@ def test_a_brain_that_cannot_be_heard_is_killed_and_the_keeper_lives(
     realm = realms(f"""os.write(control, b'["Beat"]'); {SLEEP}""")
     realm.brains.tend(time.monotonic())
 
-    def fail(_: Seqpacket) -> None:
+    def fail(_: ControlChannel) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Seqpacket, "receive", fail)
+        patch.setattr(ControlChannel, "receive", fail)
         for key, _ in realm.selector.select(10):
             key.data()
         realm.brains.tend(time.monotonic())
@@ -184,13 +184,13 @@ def test_a_brain_that_cannot_be_heard_is_killed_and_the_keeper_lives(
 def test_a_brain_that_never_reads_loses_its_place_and_not_our_memory(realms: Any) -> None:
     realm = realms(SLEEP)
     realm.brains.tend(time.monotonic())
-    inventory = Inventory(1, 1, "x" * 50_000, "", 0, {}, stopping=False)
+    inventory = KeeperInventory(1, 1, "x" * 50_000, "", 0, {}, stopping=False)
     for _ in range(20):
         realm.brains.tell(inventory)
     realm.brains.tend(time.monotonic())
     assert "brain_killed" not in realm.text()
     for _ in range(5000):
-        realm.brains.tell(Reload())
+        realm.brains.tell(ReloadRequested())
     realm.brains.tend(time.monotonic())
     assert 'text="does not read"' in realm.text()
     realm.end_of_brain()
@@ -202,14 +202,14 @@ def test_a_beat_asks_for_nothing_but_time(realms: Any) -> None:
     first_s = realm.brains.due_s
     for key, _ in realm.selector.select(10):
         key.data()
-    assert realm.court.asked == [Beat()]
+    assert realm.court.asked == [Heartbeat()]
     assert realm.brains.due_s < first_s
     assert realm.brains.due_s > time.monotonic() + 4
 
 
 def test_what_is_said_while_no_brain_is_there_is_not_kept(realms: Any) -> None:
     realm = realms(SLEEP)
-    realm.brains.tell(Reload())
+    realm.brains.tell(ReloadRequested())
     realm.brains.kill()
     realm.brains.tend(time.monotonic())
     assert realm.brains.pid

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mmsup.ipc import paths
-from mmsup.supervisor.keeper.directories import Held, Home, Unsafe
+from mmsup.supervisor.keeper.directories import AlreadyRunning, ServerDirectories, UnsafeDirectory
 
 
 def test_both_directories_are_made_private_and_locked(tmp_path: Path) -> None:
-    home = Home(str(tmp_path / "a" / "state"), str(tmp_path / "b" / "run"))
+    home = ServerDirectories(str(tmp_path / "a" / "state"), str(tmp_path / "b" / "run"))
     for directory in (tmp_path / "a" / "state", tmp_path / "b" / "run"):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert Path(paths.lock_file(str(directory))).read_text() == f"{os.getpid()}\n"
@@ -21,26 +21,26 @@ def test_both_directories_are_made_private_and_locked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("state", "run"), [("one", "else"), ("else", "two"), ("two", "else"), ("link", "else")])
 def test_a_directory_in_use_is_held_by_a_pid(tmp_path: Path, state: str, run: str) -> None:
-    first = Home(str(tmp_path / "one"), str(tmp_path / "two"))
+    first = ServerDirectories(str(tmp_path / "one"), str(tmp_path / "two"))
     (tmp_path / "link").symlink_to(tmp_path / "one")
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(Held, match=rf"another mmsup \(pid {os.getpid()}\) holds {tmp_path}/(one|two)$"):
-        Home(str(tmp_path / state), str(tmp_path / run))
+    with pytest.raises(AlreadyRunning, match=rf"another mmsup \(pid {os.getpid()}\) holds {tmp_path}/(one|two)$"):
+        ServerDirectories(str(tmp_path / state), str(tmp_path / run))
     assert len(os.listdir("/proc/self/fd")) == before
     first.release()
-    Home(str(tmp_path / state), str(tmp_path / run)).release()
+    ServerDirectories(str(tmp_path / state), str(tmp_path / run)).release()
 
 
 def test_one_directory_may_serve_for_both(tmp_path: Path) -> None:
-    home = Home(str(tmp_path / "x"), str(tmp_path / "x"))
-    with pytest.raises(Held):
-        Home(str(tmp_path / "y"), str(tmp_path / "x"))
+    home = ServerDirectories(str(tmp_path / "x"), str(tmp_path / "x"))
+    with pytest.raises(AlreadyRunning):
+        ServerDirectories(str(tmp_path / "y"), str(tmp_path / "x"))
     home.release()
 
 
 def test_a_lock_of_a_dead_server_is_no_lock(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("4121\n")
-    Home(str(tmp_path), str(tmp_path)).release()
+    ServerDirectories(str(tmp_path), str(tmp_path)).release()
     assert (tmp_path / "lock").read_text() == ""
 
 
@@ -48,8 +48,8 @@ def test_a_lock_of_a_dead_server_is_no_lock(tmp_path: Path) -> None:
 def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(mode)
-    with pytest.raises(Unsafe, match=rf"others may write to it \(mode {mode:04o}\)"):
-        Home(str(tmp_path / "open"), str(tmp_path / "run"))
+    with pytest.raises(UnsafeDirectory, match=rf"others may write to it \(mode {mode:04o}\)"):
+        ServerDirectories(str(tmp_path / "open"), str(tmp_path / "run"))
     assert not (tmp_path / "open" / "lock").exists()
 
 
@@ -58,29 +58,29 @@ def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path, mode: i
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", 12345, -1)
-    with pytest.raises(Unsafe, match="belongs to uid 12345, not to uid 0"):
-        Home(str(tmp_path / "state"), str(tmp_path / "theirs"))
+    with pytest.raises(UnsafeDirectory, match="belongs to uid 12345, not to uid 0"):
+        ServerDirectories(str(tmp_path / "state"), str(tmp_path / "theirs"))
 
 
 def test_what_is_no_directory_or_no_lock_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unsafe, match="cannot be made: "):
-        Home(str(tmp_path / "file" / "state"), str(tmp_path / "run"))
+    with pytest.raises(UnsafeDirectory, match="cannot be made: "):
+        ServerDirectories(str(tmp_path / "file" / "state"), str(tmp_path / "run"))
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "lock").symlink_to("/etc/passwd")
-    with pytest.raises(Unsafe, match="lock: cannot be opened"):
-        Home(str(tmp_path / "state"), str(tmp_path / "run"))
+    with pytest.raises(UnsafeDirectory, match="lock: cannot be opened"):
+        ServerDirectories(str(tmp_path / "state"), str(tmp_path / "run"))
 
 
 def test_the_sweep_takes_workers_sockets_and_nothing_else(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    home = Home(str(tmp_path / "state"), str(run))
+    home = ServerDirectories(str(tmp_path / "state"), str(run))
     kept = ["control.sock", "w1.1.sock", "xw1.1", "w1", "wa.1"]
     for name in ["w1.1", "w12.345", *kept]:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(str(run / name))
     (run / "w7.7").write_text("a file")
     (run / "w8.8").symlink_to(run / "w1.1.sock")
-    home.sweep()
+    home.remove_worker_sockets()
     assert sorted(os.listdir(run)) == sorted([*kept, "lock", "w7.7", "w8.8"])
     home.release()

@@ -22,22 +22,21 @@ from keeper_rig import (
     wait_readable,
     wait_until,
 )
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc import paths
-from mmsup.ipc.memory.status_page import Activity, PageReader, PageWriter
-from mmsup.ipc.messages.all import (
-    Exited,
-    Finished,
-    Forget,
-    Inventory,
-    Notify,
-    Reload,
-    Remember,
-    Signal,
+from mmsup.ipc import exit_codes, paths
+from mmsup.ipc.memory.status_page import Activity, StatusPageReader, StatusPageWriter
+from mmsup.ipc.messages.keeper_control import (
+    ChildExited,
+    ForgetChild,
+    KeeperInventory,
+    NotifySystemd,
+    ReloadRequested,
+    SaveCheckpoint,
+    ShutdownFinished,
+    SignalChild,
     SpawnFailed,
-    Terminate,
+    TerminateRequested,
 )
-from mmsup.ipc.transport.control_channel import Seqpacket
+from mmsup.ipc.transport.control_channel import ControlChannel
 
 pytestmark = pytest.mark.slow
 TALLIES = [f"tally:{place}" for place in range(5)]
@@ -79,10 +78,10 @@ def python(code: str) -> tuple[str, ...]:
 
 def test_a_brain_hears_of_settings_addresses_and_pid_before_anything_else(rig: KeeperRig) -> None:
     brain = rig.brain()
-    said = brain.hear(Inventory)
+    said = brain.hear(KeeperInventory)
     assert said.keeper_pid == rig.pid
     assert said.settings == rig.settings.to_json()
-    assert (said.generation, said.remembered, said.children, said.stopping) == (1, "", 0, False)
+    assert (said.generation, said.checkpoint, said.children, said.stopping) == (1, "", 0, False)
     assert said.addresses["control"] == paths.control_socket(rig.settings.runtime_dir)
     host, _, port = said.addresses["http"].rpartition(":")
     with socket.create_connection((host, int(port)), DEADLINE_S):
@@ -143,11 +142,11 @@ os.read(int(named["lifeline"]), 1)
 """
     kid = brain.spawn("worker.1.1", *python(code))
     assert kid.output() == b"printed\n"
-    line = Seqpacket.of_descriptor(os.dup(kid.control))
+    line = ControlChannel.from_fd(os.dup(kid.control))
     assert line.receive() == (b"hello", [])
     line.close()
     assert os.read(kid.crash, 100) == b"Fatal Python error"
-    assert PageReader(kid.page).read().activity is Activity.BUSY
+    assert StatusPageReader(kid.page).read().activity is Activity.BUSY
     rig.finish(brain)
 
 
@@ -160,7 +159,7 @@ def test_the_end_of_a_child_is_told_as_the_kernel_tells_it(
 ) -> None:
     brain = rig.greeted_brain()
     kid = brain.spawn("worker.1.1", "/bin/sh", "-c", script)
-    assert brain.hear(Exited) == Exited("worker.1.1", kid.pid, status, number)
+    assert brain.hear(ChildExited) == ChildExited("worker.1.1", kid.pid, status, number)
     wait_until(lambda: not Path(f"/proc/{kid.pid}").exists(), "reaped")
     rig.finish(brain)
 
@@ -203,15 +202,15 @@ def test_a_signal_goes_to_the_child_alone_or_to_its_session(rig: KeeperRig) -> N
     nap = "while :; do sleep 0.01; done"
     alone = brain.spawn("worker.1.1", "/bin/sh", "-c", f"trap 'exit 5' USR1; ({nap}) & {nap}")
     wait_until(lambda: len(session_of(alone.pid)) >= 3, "the shell has its own child")
-    brain.say(Signal("worker.1.1", signal.SIGUSR1))
-    assert brain.hear(Exited).status == 5
+    brain.say(SignalChild("worker.1.1", signal.SIGUSR1))
+    assert brain.hear(ChildExited).status == 5
     together = brain.spawn("worker.2.1", "/bin/sh", "-c", "sleep 1000 & sleep 1000")
     wait_until(lambda: len(session_of(together.pid)) == 3, "the shell has its own children")
-    brain.say(Signal("worker.2.1", signal.SIGTERM, group=True))
-    assert brain.hear(Exited).signal == signal.SIGTERM
+    brain.say(SignalChild("worker.2.1", signal.SIGTERM, whole_session=True))
+    assert brain.hear(ChildExited).signal == signal.SIGTERM
     wait_until(lambda: not session_of(together.pid), "all of the session are gone")
-    brain.say(Signal("worker.2.1", signal.SIGTERM))  # too late, and nobody minds
-    brain.say(Signal("nobody", signal.SIGTERM))
+    brain.say(SignalChild("worker.2.1", signal.SIGTERM))  # too late, and nobody minds
+    brain.say(SignalChild("nobody", signal.SIGTERM))
     brain.spawn("worker.3.1")
     rig.finish(brain)
 
@@ -237,26 +236,26 @@ def test_a_new_brain_finds_every_child_and_every_death_not_yet_forgotten(rig: Ke
     dead = first.spawn("worker.2.1")
     gone = first.spawn("worker.3.1")
     for kid in (dead, gone):
-        first.say(Signal(kid.token, signal.SIGKILL))
-        first.hear(Exited)
-    first.say(Forget("worker.3.1"))
-    first.say(Remember("what was wanted"))
-    PageWriter(living.page).enter(Activity.BUSY, 1)
+        first.say(SignalChild(kid.token, signal.SIGKILL))
+        first.hear(ChildExited)
+    first.say(ForgetChild("worker.3.1"))
+    first.say(SaveCheckpoint("what was wanted"))
+    StatusPageWriter(living.page).set_activity(Activity.BUSY, 1)
     first.spawn("worker.4.1")  # answered after all of the above was done
     os.kill(first.pid, signal.SIGKILL)
 
     second = rig.brain()
-    said = second.hear(Inventory)
-    assert (said.generation, said.remembered, said.children) == (2, "what was wanted", 3)
+    said = second.hear(KeeperInventory)
+    assert (said.generation, said.checkpoint, said.children) == (2, "what was wanted", 3)
     again = second.kid()
     assert again.message == living.message
-    assert PageReader(again.page).read().activity is Activity.BUSY
+    assert StatusPageReader(again.page).read().activity is Activity.BUSY
     os.write(again.control, b"to the same child")
     assert second.kid().message == dead.message
-    assert second.hear(Exited) == Exited("worker.2.1", dead.pid, 0, signal.SIGKILL)
+    assert second.hear(ChildExited) == ChildExited("worker.2.1", dead.pid, 0, signal.SIGKILL)
     assert second.kid().token == "worker.4.1"
-    second.say(Signal("worker.1.1", signal.SIGKILL))
-    assert second.hear(Exited).token == "worker.1.1"
+    second.say(SignalChild("worker.1.1", signal.SIGKILL))
+    assert second.hear(ChildExited).token == "worker.1.1"
     rig.finish(second)
 
 
@@ -268,9 +267,9 @@ def test_a_child_that_dies_while_no_brain_is_there_is_told_to_the_next(rig: Keep
     wait_readable(kid.pidfd, "death")
     os.kill(brain.pid, signal.SIGKILL)
     second = rig.brain()
-    assert second.hear(Inventory).children == 1
+    assert second.hear(KeeperInventory).children == 1
     assert second.kid().pid == kid.pid
-    assert second.hear(Exited).signal == signal.SIGKILL
+    assert second.hear(ChildExited).signal == signal.SIGKILL
     rig.finish(second)
 
 
@@ -280,7 +279,7 @@ def test_a_brain_that_stops_beating_is_replaced(tmp_path: Path) -> None:
         kid = first.spawn("worker.1.1")
         os.kill(first.pid, signal.SIGSTOP)
         second = rig.brain()
-        assert second.hear(Inventory).generation == 2
+        assert second.hear(KeeperInventory).generation == 2
         assert second.kid().pid == kid.pid
         assert not is_alive(first.pid)
         assert is_alive(kid.pid)
@@ -293,7 +292,7 @@ def test_a_brain_that_talks_rubbish_is_replaced(rig: KeeperRig, rubbish: bytes) 
     kid = first.spawn("worker.1.1")
     first.say_bytes(rubbish)
     second = rig.brain()
-    assert second.hear(Inventory).children == 1
+    assert second.hear(KeeperInventory).children == 1
     assert second.kid().pid == kid.pid
     rig.finish(second)
 
@@ -306,19 +305,19 @@ def test_a_brain_that_does_not_read_delays_nobody(rig: KeeperRig) -> None:
     second = rig.brain()
     os.kill(kids[0].pid, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{kids[0].pid}").exists(), "reaped while the brain has not even heard of it")
-    assert second.hear(Inventory).children == 12
+    assert second.hear(KeeperInventory).children == 12
     assert [second.kid().token for _ in tokens] == tokens
-    assert second.hear(Exited).token == tokens[0]
+    assert second.hear(ChildExited).token == tokens[0]
     rig.finish(second)
 
 
 def test_too_much_to_remember_is_left_out_and_the_keeper_lives(rig: KeeperRig) -> None:
     first = rig.greeted_brain()
-    first.say(Remember("kept"))
-    first.say(Remember('"' * 97_900))  # twice as long once it is quoted
+    first.say(SaveCheckpoint("kept"))
+    first.say(SaveCheckpoint('"' * 97_900))  # twice as long once it is quoted
     first.spawn("worker.1.1")
     os.kill(first.pid, signal.SIGKILL)
-    assert rig.brain().hear(Inventory).remembered == "kept"
+    assert rig.brain().hear(KeeperInventory).checkpoint == "kept"
 
 
 # The end.
@@ -328,7 +327,7 @@ def test_sigterm_is_told_and_finished_ends_everything(rig: KeeperRig) -> None:
     brain = rig.greeted_brain()
     kid = brain.spawn("worker.1.1")
     rig.process.send_signal(signal.SIGTERM)
-    brain.hear(Terminate)
+    brain.hear(TerminateRequested)
     assert is_alive(kid.pid)
     rig.finish(brain)
     assert not is_alive(kid.pid)
@@ -337,14 +336,14 @@ def test_sigterm_is_told_and_finished_ends_everything(rig: KeeperRig) -> None:
 
 
 def test_the_exit_code_is_what_the_brain_says(rig: KeeperRig) -> None:
-    rig.finish(rig.greeted_brain(), exits.REFUSED)
+    rig.finish(rig.greeted_brain(), exit_codes.REFUSED)
 
 
 def test_a_brain_may_say_finished_and_be_gone(rig: KeeperRig) -> None:
     brain = rig.greeted_brain()
     os.kill(rig.pid, signal.SIGSTOP)
     pidfd = os.pidfd_open(brain.pid)
-    brain.say(Finished(0))
+    brain.say(ShutdownFinished(0))
     wait_readable(pidfd, "end of the brain")
     os.close(pidfd)
     os.kill(rig.pid, signal.SIGCONT)
@@ -354,7 +353,7 @@ def test_a_brain_may_say_finished_and_be_gone(rig: KeeperRig) -> None:
 def test_sighup_is_told_as_reload(rig: KeeperRig) -> None:
     brain = rig.greeted_brain()
     rig.process.send_signal(signal.SIGHUP)
-    brain.hear(Reload)
+    brain.hear(ReloadRequested)
     rig.finish(brain)
 
 
@@ -362,9 +361,9 @@ def test_told_twice_to_stop_the_keeper_kills_all_and_exits_1(rig: KeeperRig) -> 
     brain = rig.greeted_brain()
     kid = brain.spawn("worker.1.1", "/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done")
     rig.process.send_signal(signal.SIGTERM)
-    brain.hear(Terminate)
+    brain.hear(TerminateRequested)
     rig.process.send_signal(signal.SIGTERM)
-    assert rig.process.wait(DEADLINE_S) == exits.REFUSED
+    assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
     assert not is_alive(kid.pid)
     assert not session_of(kid.pid)
 
@@ -374,18 +373,18 @@ def test_a_drain_that_does_not_end_is_ended(tmp_path: Path) -> None:
         brain = rig.greeted_brain()
         kid = brain.spawn("worker.1.1")
         rig.process.send_signal(signal.SIGINT)
-        brain.hear(Terminate)
-        assert rig.process.wait(DEADLINE_S) == exits.REFUSED
+        brain.hear(TerminateRequested)
+        assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
         assert not is_alive(kid.pid)
 
 
 def test_a_brain_that_falls_during_the_drain_is_followed_by_one_that_knows(rig: KeeperRig) -> None:
     brain = rig.greeted_brain()
     rig.process.send_signal(signal.SIGTERM)
-    brain.hear(Terminate)
+    brain.hear(TerminateRequested)
     os.kill(brain.pid, signal.SIGKILL)
     second = rig.brain()
-    assert second.hear(Inventory).stopping
+    assert second.hear(KeeperInventory).stopping
     rig.finish(second)
 
 
@@ -428,7 +427,7 @@ def test_the_rest_of_a_session_ends_with_its_leader_and_a_bystander_does_not(rig
     bystander = brain.spawn("worker.2.1", "/bin/sh", "-c", "sleep 1000 & wait")
     wait_until(lambda: len(session_of(victim.pid)) == 3, "grandchildren")
     wait_until(lambda: len(session_of(bystander.pid)) == 2, "grandchildren")
-    brain.say(Signal("worker.1.1", signal.SIGKILL))
+    brain.say(SignalChild("worker.1.1", signal.SIGKILL))
     forget(brain, "worker.1.1")
     wait_until(lambda: not session_of(victim.pid), "the whole session is gone")
     wait_until(lambda: sorted(children_of(rig.pid)) == sorted([brain.pid, bystander.pid]), "orphans are reaped")
@@ -441,7 +440,7 @@ def test_an_orphan_that_left_its_session_is_gone_after_an_orderly_end(rig: Keepe
     kid = brain.spawn("worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait")
     wait_until(lambda: len(children_of(kid.pid)) == 1, "grandchild")
     (grandchild,) = children_of(kid.pid)
-    brain.say(Signal("worker.1.1", signal.SIGKILL))
+    brain.say(SignalChild("worker.1.1", signal.SIGKILL))
     forget(brain, "worker.1.1")
     rig.finish(brain)
     assert not is_alive(grandchild)
@@ -452,10 +451,10 @@ def test_an_orphan_that_left_its_session_is_gone_after_an_orderly_end(rig: Keepe
 
 def test_a_second_keeper_says_who_holds_the_directory_and_touches_nothing(rig: KeeperRig) -> None:
     brain = rig.brain()
-    address = brain.hear(Inventory).addresses["control"]
+    address = brain.hear(KeeperInventory).addresses["control"]
     inode = os.stat(address).st_ino
     second = rig.launch()
-    assert second.wait(DEADLINE_S) == exits.HELD
+    assert second.wait(DEADLINE_S) == exit_codes.ALREADY_RUNNING
     assert f"another mmsup (pid {rig.pid}) holds {rig.settings.state_dir}" in rig.stderr.read_text()
     assert os.stat(address).st_ino == inode
     rig.finish(brain)
@@ -471,7 +470,7 @@ def test_a_keeper_killed_can_be_followed_at_once(rig: KeeperRig) -> None:
     rig.process.wait(DEADLINE_S)
     rig.process = rig.launch()
     second = rig.brain()
-    assert second.hear(Inventory).children == 0
+    assert second.hear(KeeperInventory).children == 0
     assert not stale.exists()
     wait_readable(kid.pidfd, "death")
     rig.finish(second)
@@ -511,7 +510,7 @@ def test_starting_and_forgetting_leaves_no_descriptor_behind(rig: KeeperRig) -> 
 
 def test_a_listener_outlives_the_child_that_served_on_it(rig: KeeperRig) -> None:
     brain = rig.brain()
-    host, _, port = brain.hear(Inventory).addresses["http"].rpartition(":")
+    host, _, port = brain.hear(KeeperInventory).addresses["http"].rpartition(":")
     code = """
 import socket, sys
 named = dict(each.rsplit("=", 1) for each in sys.argv[1:])
@@ -523,7 +522,7 @@ while True:
     first = brain.spawn("gateway.0.1", *python(code), listeners=("http",))
     with socket.create_connection((host, int(port)), DEADLINE_S) as client:
         assert client.recv(100) == b"served"
-    brain.say(Signal(first.token, signal.SIGKILL))
+    brain.say(SignalChild(first.token, signal.SIGKILL))
     forget(brain, first.token)
     with socket.create_connection((host, int(port)), DEADLINE_S) as client:
         brain.spawn("gateway.0.2", *python(code), listeners=("http",))
@@ -559,7 +558,7 @@ def test_systemd_hears_the_brain_and_the_keepers_own_beat(tmp_path: Path) -> Non
             kid: Kid = brain.spawn("worker.1.1")
             assert b"NOTIFY_SOCKET" not in Path(f"/proc/{kid.pid}/environ").read_bytes()
             assert b"NOTIFY_SOCKET" not in Path(f"/proc/{brain.pid}/environ").read_bytes()
-            brain.say(Notify("READY=1"))
+            brain.say(NotifySystemd("READY=1"))
             heard = [systemd.recv(1000)]
             while b"READY=1" not in heard or heard.count(b"WATCHDOG=1") < 3:
                 heard.append(systemd.recv(1000))
@@ -573,7 +572,7 @@ def test_a_port_in_use_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with keeper_rig(tmp_path, http_port=port) as rig:
-            assert rig.process.wait(DEADLINE_S) == exits.REFUSED
+            assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
             assert f"http: cannot listen on 127.0.0.1:{port}: another program has it" in rig.stderr.read_text()
             assert os.listdir(rig.settings.runtime_dir) == ["lock"]
 
@@ -582,6 +581,6 @@ def test_a_port_in_use_is_said_and_nothing_is_left(tmp_path: Path) -> None:
 def test_without_settings_the_keeper_says_how_it_is_started(argument: str) -> None:
     argv = [sys.executable, "-m", "mmsup.supervisor.keeper", *[argument] * bool(argument)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
-    assert done.returncode == exits.USAGE
+    assert done.returncode == exit_codes.USAGE
     assert "mmsup serve" in done.stderr
     assert "Traceback" not in done.stderr

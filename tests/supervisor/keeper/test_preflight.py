@@ -7,12 +7,11 @@ import os
 
 import pytest
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.messages.all import WIRE_VERSION
+from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper import preflight as rehearsal
-from mmsup.supervisor.keeper import reexec as handover
-from mmsup.supervisor.keeper.preflight import Outcome
+from mmsup.supervisor.keeper import preflight, reexec
+from mmsup.supervisor.keeper.preflight import PreflightResult
 from supervisor_estate import estate_of
 
 SETTINGS = Settings((), "/run/x", "/var/x").to_json()
@@ -20,10 +19,10 @@ SETTINGS = Settings((), "/run/x", "/var/x").to_json()
 
 @pytest.mark.slow
 def test_code_that_can_take_over_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    fd = handover.write(estate_of(settings=SETTINGS))
-    assert rehearsal.perform(fd, "digest", with_brain=True) == exits.DONE
+    fd = reexec.write(estate_of(settings=SETTINGS))
+    assert preflight.run_preflight(fd, "digest", with_controller=True) == exit_codes.SUCCESS
     said = capsys.readouterr().out.splitlines()
-    assert rehearsal._judged(said) == Outcome(code="digest")
+    assert preflight._parse_result(said) == PreflightResult(build_id="digest")
 
 
 @pytest.mark.slow
@@ -37,7 +36,9 @@ def test_code_that_can_take_over_says_what_it_is(capsys: pytest.CaptureFixture[s
 def test_what_it_cannot_read_is_said_in_one_line(
     fields: dict[str, str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert rehearsal.perform(handover.write(estate_of(**fields)), "digest", with_brain=True) == exits.REFUSED
+    assert (
+        preflight.run_preflight(reexec.write(estate_of(**fields)), "digest", with_controller=True) == exit_codes.REFUSED
+    )
     (said,) = capsys.readouterr().out.splitlines()
     assert reason in said
 
@@ -45,7 +46,7 @@ def test_what_it_cannot_read_is_said_in_one_line(
 def test_an_estate_of_another_format_is_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
     fd = os.memfd_create("estate")
     os.write(fd, b"[99]")
-    assert rehearsal.perform(fd, "digest", with_brain=True) == exits.REFUSED
+    assert preflight.run_preflight(fd, "digest", with_controller=True) == exit_codes.REFUSED
     assert "not of format" in capsys.readouterr().out
 
 
@@ -60,10 +61,10 @@ def test_an_estate_of_another_format_is_a_reason(capsys: pytest.CaptureFixture[s
     ],
 )
 def test_what_is_no_yes_is_a_no(said: list[str], fault: str) -> None:
-    assert fault in rehearsal._judged(said).fault
+    assert fault in preflight._parse_result(said).error
 
 
 def test_the_reason_is_the_last_line_and_the_place() -> None:
     said = ["Traceback", '  File "/x/keeper.py", line 3', "    class Keeper", "SyntaxError: expected ':'", ""]
-    assert rehearsal._reason(said) == "SyntaxError: expected ':' (File \"/x/keeper.py\", line 3)"
-    assert rehearsal._reason([]) == ""
+    assert preflight._error_line(said) == "SyntaxError: expected ':' (File \"/x/keeper.py\", line 3)"
+    assert preflight._error_line([]) == ""

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from keeper_rig import spawn_of, wait_readable
-from mmsup.ipc.messages.all import Spawn
-from mmsup.ipc.transport.control_channel import close_all
-from mmsup.supervisor.keeper.spawn import NOT_RUN, Started, lower_oom_score, start, verdict
+from mmsup.ipc.messages.keeper_control import Spawn
+from mmsup.ipc.transport.control_channel import close_fds
+from mmsup.supervisor.keeper.spawn import EXEC_FAILED, StartedProcess, exec_error, lower_oom_score, start
 
 pytestmark = pytest.mark.slow
 
 
-def ended(started: Started) -> tuple[str | None, int]:
+def ended(started: StartedProcess) -> tuple[str | None, int]:
     """What the doubt said, and the exit code."""
     wait_readable(started.pidfd, "death")
-    said = verdict(started.doubt)
-    close_all([started.pidfd, started.doubt])
+    said = exec_error(started.exec_status)
+    close_fds([started.pidfd, started.exec_status])
     return said, os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
 
 
@@ -36,16 +36,16 @@ def test_a_program_that_runs_ends_the_doubt_with_silence() -> None:
 def test_on_its_way_there_is_no_verdict() -> None:
     read, write = os.pipe()
     os.set_blocking(read, False)
-    assert verdict(read) is None
+    assert exec_error(read) is None
     os.write(write, b"reason")
-    assert verdict(read) == "reason"
-    close_all([read, write])
+    assert exec_error(read) == "reason"
+    close_fds([read, write])
 
 
 def test_a_program_that_cannot_run_says_why_and_leaves_with_127() -> None:
     said, code = ended(start(spawn_of("test", "/nowhere"), {}, None))
     assert said == "[Errno 2] No such file or directory: '/nowhere'"
-    assert code == NOT_RUN
+    assert code == EXEC_FAILED
 
 
 def test_arguments_name_the_descriptors_in_order() -> None:
@@ -55,7 +55,7 @@ def test_arguments_name_the_descriptors_in_order() -> None:
     assert ended(start(spawn, {"lifeline": read, "listen:http": write}, mouth)) == ("", 0)
     assert os.read(ears, 1000).decode() == f"['lifeline={read}', 'listen:http={write}']\n"
     assert not os.get_inheritable(read)
-    close_all([read, write, ears, mouth])
+    close_fds([read, write, ears, mouth])
 
 
 def test_signals_that_the_parent_ignores_or_blocks_are_plain_again_in_the_child() -> None:
@@ -77,7 +77,7 @@ def test_what_cannot_be_joined_is_named() -> None:
     said, code = ended(start(spawn, {}, None))
     assert said is not None
     assert "/proc/self/status" in said
-    assert code == NOT_RUN
+    assert code == EXEC_FAILED
 
 
 def test_a_parent_out_of_descriptors_starts_nothing_and_loses_none(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_parent_out_of_descriptors_starts_nothing_and_loses_none(tmp_path: Pat
         pass
     try:
         for free in range(4):  # the first descriptor is missing, then the second, and so on
-            close_all([hoard.pop() for _ in range(free)])
+            close_fds([hoard.pop() for _ in range(free)])
             try:
                 started = start(sh("exit 0"), {}, None)
             except OSError:
@@ -98,7 +98,7 @@ def test_a_parent_out_of_descriptors_starts_nothing_and_loses_none(tmp_path: Pat
             assert free >= 2
             assert ended(started)[0] == ""
     finally:
-        close_all(hoard)
+        close_fds(hoard)
     assert len(os.listdir("/proc/self/fd")) == before
     for _ in range(4):
         try:

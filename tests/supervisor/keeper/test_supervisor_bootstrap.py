@@ -12,11 +12,11 @@ import pytest
 
 from mmsup.ipc import paths
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.keeper import bootstrap_premises as premises
-from mmsup.supervisor.keeper.directories import Held, Home
+from mmsup.supervisor.keeper import bootstrap_premises
+from mmsup.supervisor.keeper.directories import AlreadyRunning, ServerDirectories
 from mmsup.supervisor.keeper.listeners import CannotListen
-from mmsup.supervisor.keeper.reexec import Estate
-from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.supervisor.keeper.reexec import KeeperState
+from mmsup.supervisor.linux import cgroup_backend
 
 
 class Groups:
@@ -35,9 +35,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         told.append(name)
         return Groups()
 
-    monkeypatch.setattr(cgroup, "settle", lambda _: take("settled"))
-    monkeypatch.setattr(cgroup, "backend", lambda _: take("found"))
-    monkeypatch.setattr(cgroup, "leave", lambda _: told.append("left"))
+    monkeypatch.setattr(cgroup_backend, "set_up", lambda _: take("settled"))
+    monkeypatch.setattr(cgroup_backend, "backend", lambda _: take("found"))
+    monkeypatch.setattr(cgroup_backend, "tear_down", lambda _: told.append("left"))
     return told
 
 
@@ -66,7 +66,7 @@ def test_what_a_former_life_left_is_ended_before_anybody_can_connect(
     tmp_path: Path, told: list[str], held: contextlib.ExitStack, capfd: pytest.CaptureFixture[str]
 ) -> None:
     left = worker_socket(tmp_path)
-    made = premises.entered(settings_of(tmp_path), held)
+    made = bootstrap_premises.acquire(settings_of(tmp_path), held)
     assert told == ["settled"]
     assert not left.exists()
     assert "control" in made.listeners.addresses
@@ -80,11 +80,11 @@ def test_what_a_former_life_left_is_ended_before_anybody_can_connect(
 def test_a_second_keeper_is_refused_before_it_touches_anything(
     tmp_path: Path, told: list[str], held: contextlib.ExitStack
 ) -> None:
-    premises.entered(settings_of(tmp_path), held)
+    bootstrap_premises.acquire(settings_of(tmp_path), held)
     left = worker_socket(tmp_path)
     with contextlib.ExitStack() as others:
-        with pytest.raises(Held):
-            premises.entered(settings_of(tmp_path), others)
+        with pytest.raises(AlreadyRunning):
+            bootstrap_premises.acquire(settings_of(tmp_path), others)
         others.close()
     assert told == ["settled"]
     assert left.exists()
@@ -96,52 +96,52 @@ def test_what_could_not_be_entered_is_free_for_the_next(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         first = contextlib.ExitStack()
         with pytest.raises(CannotListen):
-            premises.entered(settings_of(tmp_path, taken.getsockname()[1]), first)
+            bootstrap_premises.acquire(settings_of(tmp_path, taken.getsockname()[1]), first)
         first.close()
     assert told == ["settled", "left"]
-    premises.entered(settings_of(tmp_path), held)
+    bootstrap_premises.acquire(settings_of(tmp_path), held)
 
 
 def test_the_next_program_holds_the_same_and_sweeps_nothing_of_what_lives(
     tmp_path: Path, told: list[str], held: contextlib.ExitStack, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    locks = Home(str(tmp_path), str(tmp_path)).locks
+    locks = ServerDirectories(str(tmp_path), str(tmp_path)).locks
     alive, file = worker_socket(tmp_path), tmp_path / "http.sock"
     file.touch()
     listener = socket.create_server(("127.0.0.1", 0)).detach()
     estate = estate_of(locks, listener, str(file))
-    made = premises.taken_over(estate, settings_of(tmp_path), held)
+    made = bootstrap_premises.adopt(estate, settings_of(tmp_path), held)
     assert told == ["found"]
     assert alive.exists()
     assert made.listeners.descriptors == {"http": listener}
     assert made.listeners.addresses == estate.addresses
     assert (made.notifier.address, made.notifier.watchdog_s) == ("/run/notify", 5.0)
     assert '"life": 3' in capfd.readouterr().err
-    with pytest.raises(Held):
-        premises.entered(settings_of(tmp_path), contextlib.ExitStack())
+    with pytest.raises(AlreadyRunning):
+        bootstrap_premises.acquire(settings_of(tmp_path), contextlib.ExitStack())
     held.close()
     assert told == ["found", "left"]
     assert not alive.exists()
     assert not file.exists()
-    premises.entered(settings_of(tmp_path), held)
+    bootstrap_premises.acquire(settings_of(tmp_path), held)
 
 
-def estate_of(locks: tuple[int, ...], listener: int, file: str) -> Estate:
+def estate_of(locks: tuple[int, ...], listener: int, file: str) -> KeeperState:
     """As the program before writes it, without children."""
-    return Estate(
-        life=2,
+    return KeeperState(
+        keeper_generation=2,
         settings="",
-        brains=1,
-        remembered="",
+        controller_generation=1,
+        checkpoint="",
         locks=locks,
         listeners={"http": listener},
         addresses={"http": "127.0.0.1:1", "http_unix": file},
         socket_paths=(file,),
         lifeline=-1,
-        life_end=-1,
-        tallies=(),
+        lifeline_writer=-1,
+        counter_tables=(),
         notify_address="/run/notify",
         watchdog_s=5.0,
-        charges=(),
-        graves=(),
+        children=(),
+        dying_groups=(),
     )

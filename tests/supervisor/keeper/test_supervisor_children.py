@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from keeper_rig import is_alive, spawn_of, wait_readable, wait_until
-from mmsup.ipc.messages.all import Child, Exited, Signal, SpawnFailed
-from mmsup.ipc.transport.control_channel import close_all
-from mmsup.supervisor.keeper import children as nursery
-from mmsup.supervisor.keeper.children import Nursery
-from mmsup.supervisor.linux import cgroup as group
+from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, SignalChild, SpawnFailed
+from mmsup.ipc.transport.control_channel import close_fds
+from mmsup.supervisor.keeper import children
+from mmsup.supervisor.keeper.children import Children
+from mmsup.supervisor.linux import cgroup
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ class Room:
 
     def __post_init__(self) -> None:
         self.selector = selectors.DefaultSelector()
-        self.children = Nursery(self.selector, self.lifeline, self._shared, lambda *told: self.told.append(told))
+        self.children = Children(self.selector, self.lifeline, self._shared, lambda *told: self.told.append(told))
 
     def _shared(self, _: object) -> dict[str, int]:
         if self.missing:
@@ -47,21 +47,21 @@ class Room:
         (key, _), *_ = self.selector.select(20.0)
         key.data()
 
-    def child(self, *argv: str, token: str = TOKEN, **fields: Any) -> Child:  # fields of Spawn
+    def child(self, *argv: str, token: str = TOKEN, **fields: Any) -> ChildDescriptors:  # fields of Spawn
         """One whose program runs."""
         self.children.spawn(spawn_of(token, *argv, **fields))
         self.settle()
         message, _ = self.told[-1]
-        assert isinstance(message, Child)
+        assert isinstance(message, ChildDescriptors)
         return message
 
-    def bury(self, pid: int, token: str = TOKEN) -> Exited:
+    def bury(self, pid: int, token: str = TOKEN) -> ChildExited:
         """As the keeper does with one that is dead."""
         pidfd = os.pidfd_open(pid)
         wait_readable(pidfd, "death")
         os.close(pidfd)
-        ended = Exited(token, pid, 0, signal.SIGKILL)
-        self.children.bury(ended)
+        ended = ChildExited(token, pid, 0, signal.SIGKILL)
+        self.children.record_exit(ended)
         os.waitpid(pid, 0)
         return ended
 
@@ -71,14 +71,14 @@ def room() -> Iterator[Room]:
     lifeline = os.pipe()
     made = Room(lifeline[0])
     yield made
-    made.children.kill()
+    made.children.kill_all()
     for message, descriptors in made.told:
-        if isinstance(message, Child) and made.children.token_of(message.pid) is not None:
+        if isinstance(message, ChildDescriptors) and made.children.token_of(message.pid) is not None:
             made.bury(message.pid, message.token)
         made.children.forget(message.token)
         del descriptors
     made.selector.close()
-    close_all(list(lifeline))
+    close_fds(list(lifeline))
 
 
 def test_a_child_is_told_of_once_its_program_runs_with_its_five_descriptors(room: Room) -> None:
@@ -125,12 +125,12 @@ def test_a_death_is_told_ends_its_session_and_is_known_until_the_brain_has_it_wr
     grandchild = int(os.read(log, 100))
     room.children.forget(TOKEN)
     assert len(room.children) == 1  # it lives
-    room.children.signal(Signal(TOKEN, signal.SIGKILL, group=False))
+    room.children.signal(SignalChild(TOKEN, signal.SIGKILL, whole_session=False))
     ended = room.bury(child.pid)
     assert room.told[-1] == (ended, ())
     wait_until(lambda: not is_alive(grandchild), "its session is ended")
     assert (room.children.is_empty, room.children.token_of(child.pid)) == (True, None)
-    room.children.signal(Signal(TOKEN, signal.SIGKILL, group=True))  # nobody is met
+    room.children.signal(SignalChild(TOKEN, signal.SIGKILL, whole_session=True))  # nobody is met
     room.children.forget(TOKEN)
     assert len(room.children) == 0
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -139,17 +139,17 @@ def test_a_death_is_told_ends_its_session_and_is_known_until_the_brain_has_it_wr
 
 def test_the_next_brain_is_told_of_all_that_is_not_forgotten(room: Room) -> None:
     living, dead = room.child(token="worker.1.1"), room.child(token="worker.2.1")
-    room.children.signal(Signal("worker.2.1", signal.SIGKILL, group=True))
+    room.children.signal(SignalChild("worker.2.1", signal.SIGKILL, whole_session=True))
     ended = room.bury(dead.pid, "worker.2.1")
     room.told.clear()
-    room.children.introduce()
+    room.children.announce_all()
     assert [message for message, _ in room.told] == [living, dead, ended]
 
 
 def test_a_signal_that_is_none_is_not_sent(room: Room) -> None:
     child = room.child()
-    room.children.signal(Signal(TOKEN, 4000, group=False))
-    room.children.signal(Signal("worker.9.9", signal.SIGKILL, group=False))
+    room.children.signal(SignalChild(TOKEN, 4000, whole_session=False))
+    room.children.signal(SignalChild("worker.9.9", signal.SIGKILL, whole_session=False))
     assert is_alive(child.pid)
 
 
@@ -160,38 +160,38 @@ def test_what_is_left_in_the_group_of_the_dead_is_killed_and_looked_at_for_a_whi
     child = room.child(procs_files=(str(tmp_path / "cgroup.procs"),))
     other = room.child(token="worker.2.1")  # plays one that has left the session
     (tmp_path / "cgroup.procs").write_text(f"{other.pid}\n")
-    room.children.signal(Signal(TOKEN, signal.SIGKILL, group=False))
+    room.children.signal(SignalChild(TOKEN, signal.SIGKILL, whole_session=False))
     room.bury(child.pid)
     room.bury(other.pid, "worker.2.1")  # the group was killed
-    assert (room.children.has_graves, room.children.is_empty) == (True, False)
-    room.children.tend_graves()
-    assert room.children.has_graves  # the file still names it
+    assert (room.children.has_dying_groups, room.children.is_empty) == (True, False)
+    room.children.kill_dying_groups()
+    assert room.children.has_dying_groups  # the file still names it
     (tmp_path / "cgroup.procs").write_text("")
-    room.children.tend_graves()
-    assert (room.children.has_graves, room.children.is_empty) == (False, True)
+    room.children.kill_dying_groups()
+    assert (room.children.has_dying_groups, room.children.is_empty) == (False, True)
 
 
 def test_a_grave_that_does_not_empty_is_given_up(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nursery, "GRAVE_S", 0.0)
-    monkeypatch.setattr(group, "kill", lambda _: False)
+    monkeypatch.setattr(children, "CLEANUP_LIMIT_S", 0.0)
+    monkeypatch.setattr(cgroup, "kill", lambda _: False)
     child = room.child(procs_files=(os.devnull,))
-    room.children.kill()
+    room.children.kill_all()
     room.bury(child.pid)
-    assert room.children.has_graves
-    room.children.tend_graves()
+    assert room.children.has_dying_groups
+    room.children.kill_dying_groups()
     assert room.children.is_empty
 
 
 def test_the_next_program_keeps_the_same_children_and_hears_the_doubt_of_the_last(room: Room) -> None:
     living = room.child()
     room.children.spawn(spawn_of("worker.2.1"))
-    charges, graves = room.children.notes()
-    doubt = charges[1].doubt
+    charges, graves = room.children.records()
+    doubt = charges[1].exec_status
     assert doubt is not None
     room.selector.unregister(doubt)  # the loop is another
-    room.children = Nursery(room.selector, room.lifeline, lambda _: {}, lambda *told: room.told.append(told))
-    room.children.take_over(charges, graves)
+    room.children = Children(room.selector, room.lifeline, lambda _: {}, lambda *told: room.told.append(told))
+    room.children.restore(charges, graves)
     assert room.children.token_of(living.pid) == TOKEN
     room.settle()
     assert [message.token for message, _ in room.told] == [TOKEN, "worker.2.1"]
-    assert room.children.notes()[0][1].doubt is None
+    assert room.children.records()[0][1].exec_status is None

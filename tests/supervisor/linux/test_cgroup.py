@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keeper_rig import is_alive
-from mmsup.supervisor.linux.cgroup import Group, Reading, field_of, kill, put, remove_all, text_of
+from mmsup.supervisor.linux.cgroup import Cgroup, CgroupUsage, kill, parse_field, read_file, remove_all, write_file
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def folder_of(path: Path, name: str, *pids: int) -> Path:
 
 
 def test_no_group_has_nothing_to_say_and_nothing_to_end() -> None:
-    group = Group(())
+    group = Cgroup(())
     assert (group.name, group.procs_files, group.cap_bytes, group.read()) == ("", (), None, None)
     assert group.kill()
     assert group.remove()
 
 
 def test_a_group_names_its_files(tmp_path: Path) -> None:
-    group = Group([tmp_path / "memory" / "w1.2", tmp_path / "pids" / "w1.2"], "limit")
+    group = Cgroup([tmp_path / "memory" / "w1.2", tmp_path / "pids" / "w1.2"], "limit")
     assert group.name == "w1.2"
     assert group.procs_files == (f"{tmp_path}/memory/w1.2/cgroup.procs", f"{tmp_path}/pids/w1.2/cgroup.procs")
 
@@ -45,24 +45,24 @@ def test_a_group_names_its_files(tmp_path: Path) -> None:
 )
 def test_a_cap_is_what_the_kernel_says_it_is(tmp_path: Path, limit: str, cap: int | None) -> None:
     (tmp_path / "limit").write_text(limit)
-    assert Group([tmp_path], "limit").cap_bytes == cap
-    assert Group([tmp_path / "gone"], "limit").cap_bytes is None
+    assert Cgroup([tmp_path], "limit").cap_bytes == cap
+    assert Cgroup([tmp_path / "gone"], "limit").cap_bytes is None
 
 
 def test_the_counters_of_a_group_that_is_gone_are_none(tmp_path: Path) -> None:
-    def read(folder: Path) -> Reading:
-        return Reading(int((folder / "usage").read_text()), 0, 0, 0)
+    def read(folder: Path) -> CgroupUsage:
+        return CgroupUsage(int((folder / "usage").read_text()), 0, 0, 0)
 
-    assert Group([tmp_path], "", read).read() is None
+    assert Cgroup([tmp_path], "", read).read() is None
     (tmp_path / "usage").write_text("5")
-    assert Group([tmp_path], "", read).read() == Reading(5, 0, 0, 0)
+    assert Cgroup([tmp_path], "", read).read() == CgroupUsage(5, 0, 0, 0)
 
 
 def test_the_counters_of_a_group_that_is_removed_while_they_are_read_are_none(tmp_path: Path) -> None:
-    def read(_: Path) -> Reading:
+    def read(_: Path) -> CgroupUsage:
         raise OSError(errno.ENODEV, "No such device")
 
-    assert Group([tmp_path], "", read).read() is None
+    assert Cgroup([tmp_path], "", read).read() is None
 
 
 @pytest.mark.slow
@@ -113,19 +113,19 @@ def test_a_removal_that_is_forbidden_is_an_error(tmp_path: Path) -> None:
 
 
 def test_files_of_the_kernel_are_read_and_written_without_making_any(tmp_path: Path) -> None:
-    assert not put(tmp_path / "absent", "1")
+    assert not write_file(tmp_path / "absent", "1")
     assert not (tmp_path / "absent").exists()
     (tmp_path / "there").write_text("")
-    assert put(tmp_path / "there", "1")
-    assert text_of(tmp_path / "there") == "1"
-    assert text_of(tmp_path / "absent") == ""
-    assert not put(Path("/dev/full"), "1")
-    assert field_of("oom 3\noom_kill 2\n", "oom_kill") == 2
-    assert field_of("oom 3\n", "oom_kill") == 0
+    assert write_file(tmp_path / "there", "1")
+    assert read_file(tmp_path / "there") == "1"
+    assert read_file(tmp_path / "absent") == ""
+    assert not write_file(Path("/dev/full"), "1")
+    assert parse_field("oom 3\noom_kill 2\n", "oom_kill") == 2
+    assert parse_field("oom 3\n", "oom_kill") == 0
 
 
 def test_what_a_group_uses_is_read_from_one_file(tmp_path: Path) -> None:
     (tmp_path / "usage").write_text("4096\n")
-    assert Group([tmp_path], usage="usage").usage_bytes() == 4096
-    assert Group([tmp_path / "gone"], usage="usage").usage_bytes() is None
-    assert Group(()).usage_bytes() is None
+    assert Cgroup([tmp_path], usage="usage").usage_bytes() == 4096
+    assert Cgroup([tmp_path / "gone"], usage="usage").usage_bytes() is None
+    assert Cgroup(()).usage_bytes() is None

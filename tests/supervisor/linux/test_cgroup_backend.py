@@ -12,15 +12,23 @@ from pathlib import Path
 import pytest
 
 from keeper_rig import DEADLINE_S, is_alive, keeper_rig, wait_readable, wait_until
-from mmsup.ipc.messages.all import Exited, Signal
-from mmsup.supervisor.linux import cgroup_backend as cgroup
-from mmsup.supervisor.linux.cgroup import LOADING, SERVING, Reading, field_of
-from mmsup.supervisor.linux.cgroup_backend import CgroupBackend, Facts, backend, choose, read_facts, settle, sweep
+from mmsup.ipc.messages.keeper_control import ChildExited, SignalChild
+from mmsup.supervisor.linux import cgroup_backend
+from mmsup.supervisor.linux.cgroup import LOADING_WEIGHTS, SERVING_WEIGHTS, CgroupUsage, parse_field
+from mmsup.supervisor.linux.cgroup_backend import (
+    CgroupBackend,
+    CgroupFacts,
+    backend,
+    choose,
+    detect,
+    kill_and_remove_all,
+    set_up,
+)
 
 MIB = 1 << 20
 TOP = f"mmsup_test_{os.getpid()}"
-V1 = [cgroup.ROOT / name / TOP for name in ("memory", "freezer", "pids", "cpu")]
-HAS_V1 = os.access(cgroup.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK)
+V1 = [cgroup_backend.ROOT / name / TOP for name in ("memory", "freezer", "pids", "cpu")]
+HAS_V1 = os.access(cgroup_backend.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK)
 needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory hierarchy here")
 
 
@@ -30,26 +38,26 @@ needs_v1 = pytest.mark.skipif(not HAS_V1, reason="no writable cgroup v1 memory h
 @pytest.mark.parametrize(
     ("facts", "kind", "why"),
     [
-        (Facts("/a/core", ("memory", "pids"), ("memory",), ""), "v2", "/a/core"),
-        (Facts("/a/core", ("memory",), (), ""), "v2", "/a/core"),
-        (Facts("/a/core", ("pids",), ("memory",), ""), "v1", "memory"),
-        (Facts("/a/core", ("pids",), (), "", is_core=True), "v2", "no memory controller: RLIMIT_DATA"),
-        (Facts("/", (), ("memory", "freezer"), "refused"), "v1", "memory, freezer"),
-        (Facts("/", (), ("freezer", "pids"), "not delegated"), "none", "not delegated"),
-        (Facts("", (), (), "not delegated"), "none", "RLIMIT_DATA"),
+        (CgroupFacts("/a/core", ("memory", "pids"), ("memory",), ""), "v2", "/a/core"),
+        (CgroupFacts("/a/core", ("memory",), (), ""), "v2", "/a/core"),
+        (CgroupFacts("/a/core", ("pids",), ("memory",), ""), "v1", "memory"),
+        (CgroupFacts("/a/core", ("pids",), (), "", is_core=True), "v2", "no memory controller: RLIMIT_DATA"),
+        (CgroupFacts("/", (), ("memory", "freezer"), "refused"), "v1", "memory, freezer"),
+        (CgroupFacts("/", (), ("freezer", "pids"), "not delegated"), "none", "not delegated"),
+        (CgroupFacts("", (), (), "not delegated"), "none", "RLIMIT_DATA"),
     ],
 )
-def test_the_kind_follows_from_the_facts(facts: Facts, kind: str, why: str) -> None:
+def test_the_kind_follows_from_the_facts(facts: CgroupFacts, kind: str, why: str) -> None:
     choice = choose(facts)
     assert choice.kind == kind
-    assert why in choice.why
+    assert why in choice.reason
 
 
 def test_a_folder_is_named_after_the_state_directory_alone(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    name = cgroup.top_name(str(tmp_path))
-    assert name == cgroup.top_name(str(tmp_path / "link")) == cgroup.top_name(f"{tmp_path}/.")
-    assert name != cgroup.top_name(str(tmp_path / "other"))
+    name = cgroup_backend.top_name(str(tmp_path))
+    assert name == cgroup_backend.top_name(str(tmp_path / "link")) == cgroup_backend.top_name(f"{tmp_path}/.")
+    assert name != cgroup_backend.top_name(str(tmp_path / "other"))
     assert name.startswith("mmsup_")
 
 
@@ -81,7 +89,7 @@ def entered(given: Path, tmp_path: Path) -> CgroupBackend:
     home = given / TOP
     for folder in (home, home / "core"):
         recorded(folder)
-    settle(TOP, given.parents[1], tmp_path / "own")
+    set_up(TOP, given.parents[1], tmp_path / "own")
     (home / "cgroup.subtree_control").write_text("memory pids\n")
     (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
     return backend(TOP, given.parents[1], tmp_path / "own")
@@ -96,13 +104,13 @@ def test_v2_the_keeper_moves_into_the_core_before_it_hands_controllers_on(given:
 
 def test_v2_a_life_gets_a_group_with_its_cap(given: Path, tmp_path: Path) -> None:
     made = entered(given, tmp_path)
-    group = made.make("w1.1", 64 * MIB)
+    group = made.create("w1.1", 64 * MIB)
     assert group.name == "w1.1"
     assert group.procs_files == (f"{given}/{TOP}/w1.1/cgroup.procs",)
     assert group.cap_bytes == 64 * MIB
-    assert made.lives() == ["w1.1"]
+    assert made.names() == ["w1.1"]
     assert made.group("w1.1").cap_bytes == 64 * MIB
-    assert made.make("w2.1", None).cap_bytes is None
+    assert made.create("w2.1", None).cap_bytes is None
 
 
 def test_v2_a_group_whose_cap_is_refused_leaves_no_folder(
@@ -115,26 +123,26 @@ def test_v2_a_group_whose_cap_is_refused_leaves_no_folder(
 
     monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(OSError, match="Invalid"):
-        made.make("w1.1", 64 * MIB)
-    assert made.lives() == []
+        made.create("w1.1", 64 * MIB)
+    assert made.names() == []
 
 
 def test_v2_counters_are_read_as_the_kernel_writes_them(given: Path, tmp_path: Path) -> None:
-    group = entered(given, tmp_path).make("w1.1", 64 * MIB)
+    group = entered(given, tmp_path).create("w1.1", 64 * MIB)
     folder = given / TOP / "w1.1"
     assert group.read() is None
     (folder / "memory.current").write_text("50331648\n")
     (folder / "memory.stat").write_text("anon 41943040\nfile 8388608\ninactive_file 4194304\nactive_file 4194304\n")
     (folder / "memory.events").write_text("low 0\nhigh 0\nmax 17\noom 3\noom_kill 2\noom_group_kill 1\n")
-    assert group.read() == Reading(50331648, 4194304, 50331648, 2)
+    assert group.read() == CgroupUsage(50331648, 4194304, 50331648, 2)
     assert group.usage_bytes() == 50331648
     (folder / "memory.peak").write_text("67108864\n")
-    assert group.read() == Reading(50331648, 4194304, 67108864, 2)
+    assert group.read() == CgroupUsage(50331648, 4194304, 67108864, 2)
 
 
 def test_v2_a_group_is_ended_by_the_kernel(given: Path, tmp_path: Path) -> None:
     made = entered(given, tmp_path)
-    group = made.make("w1.1", None)
+    group = made.create("w1.1", None)
     folder = given / TOP / "w1.1"
     (folder / "cgroup.procs").write_text(f"{os.getppid()}\n")
     (folder / "cgroup.kill").write_text("")
@@ -154,7 +162,7 @@ def test_v2_that_is_not_delegated_is_not_touched(
 ) -> None:
     (given / "cgroup.controllers").write_text(controllers)
     (tmp_path / "own").write_text(own)
-    made = settle(TOP, given.parents[1], tmp_path / "own")
+    made = set_up(TOP, given.parents[1], tmp_path / "own")
     assert why in made.describe()
     assert made.describe().startswith("no cgroup")
     assert not (given / TOP).exists()
@@ -164,14 +172,14 @@ def test_v2_without_the_memory_controller_still_ends_a_life_as_a_whole(given: Pa
     home = given / TOP
     for folder in (given, home, home / "core"):
         recorded(folder, "pids\n")
-    settle(TOP, given.parents[1], tmp_path / "own")
+    set_up(TOP, given.parents[1], tmp_path / "own")
     assert (home / "core" / "cgroup.procs").read_text() == "0"
     assert (given / "cgroup.subtree_control").read_text() == "+pids"
     (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
     made = backend(TOP, given.parents[1], tmp_path / "own")
     assert made.describe().startswith("cgroup v2: delegated")
     assert "RLIMIT_DATA" in made.describe()
-    group = made.make("w1.1", 64 * MIB)
+    group = made.create("w1.1", 64 * MIB)
     assert group.procs_files == (f"{home}/w1.1/cgroup.procs",)
     assert (group.cap_bytes, group.read()) == (None, None)
 
@@ -181,7 +189,7 @@ def test_v2_without_the_memory_controller_is_left_alone_where_v1_keeps_caps(give
     v1 = given.parents[1] / "memory"
     v1.mkdir()
     (v1 / "cgroup.procs").write_text("")
-    made = settle(TOP, given.parents[1], tmp_path / "own")
+    made = set_up(TOP, given.parents[1], tmp_path / "own")
     assert made.describe() == "cgroup v1: own folders in memory"
     assert not (given / TOP).exists()
 
@@ -190,26 +198,26 @@ def test_v2_with_foreign_processes_in_it_is_left_as_it_was(given: Path, tmp_path
     (given / "cgroup.subtree_control").unlink()  # as EBUSY: it cannot be written
     (given / TOP).mkdir()
     (given / TOP / "core").mkdir()
-    made = settle(TOP, given.parents[1], tmp_path / "own")
+    made = set_up(TOP, given.parents[1], tmp_path / "own")
     assert "holds processes that are not ours" in made.describe()
     assert not (given / TOP).exists()
 
 
 def test_the_brain_finds_what_the_keeper_set_up_and_a_stranger_does_not(given: Path, tmp_path: Path) -> None:
     entered(given, tmp_path)
-    assert read_facts(TOP, given.parents[1], tmp_path / "own").enabled == ("memory", "pids")
-    assert read_facts("mmsup_test_other", given.parents[1], tmp_path / "own").enabled == ()
+    assert detect(TOP, given.parents[1], tmp_path / "own").controllers == ("memory", "pids")
+    assert detect("mmsup_test_other", given.parents[1], tmp_path / "own").controllers == ()
 
 
 # None.
 
 
 def test_without_groups_nothing_is_made_and_nothing_claimed(tmp_path: Path) -> None:
-    made = settle(TOP, tmp_path, tmp_path / "own")
-    group = made.make("w1.1", 64 * MIB)
+    made = set_up(TOP, tmp_path, tmp_path / "own")
+    group = made.create("w1.1", 64 * MIB)
     assert (group.name, group.procs_files, group.cap_bytes, group.read()) == ("", (), None, None)
-    assert made.lives() == []
-    assert made.leave()
+    assert made.names() == []
+    assert made.remove_all()
     assert "RLIMIT_DATA" in made.describe()
 
 
@@ -218,11 +226,11 @@ def test_without_groups_nothing_is_made_and_nothing_claimed(tmp_path: Path) -> N
 
 @pytest.fixture
 def v1() -> Iterator[CgroupBackend]:
-    made = settle(TOP)
+    made = set_up(TOP)
     try:
         yield made
     finally:
-        assert cgroup.leave(made)
+        assert cgroup_backend.tear_down(made)
         assert not any(top.exists() for top in V1)
 
 
@@ -240,29 +248,29 @@ class TestV1:
         assert v1.describe() == "cgroup v1: own folders in memory, freezer, pids, cpu"
 
     def test_a_cap_is_the_kernels_and_swap_does_not_get_around_it(self, v1: CgroupBackend) -> None:
-        group = v1.make("w1.1", 64 * MIB)
+        group = v1.create("w1.1", 64 * MIB)
         assert group.cap_bytes == 64 * MIB
         with_swap = V1[0] / "w1.1" / "memory.memsw.limit_in_bytes"
         assert not with_swap.exists() or int(with_swap.read_text()) == 64 * MIB
-        assert (V1[2] / "w1.1" / "pids.max").read_text() == f"{cgroup.PIDS_LIMIT}\n"
-        assert v1.make("w2.1", None).cap_bytes is None
+        assert (V1[2] / "w1.1" / "pids.max").read_text() == f"{cgroup_backend.PIDS_LIMIT}\n"
+        assert v1.create("w2.1", None).cap_bytes is None
 
     def test_who_loads_has_half_of_the_share_of_who_serves(self, v1: CgroupBackend) -> None:
-        group, shares = v1.make("w1.1", None), V1[3] / "w1.1" / "cpu.shares"
+        group, shares = v1.create("w1.1", None), V1[3] / "w1.1" / "cpu.shares"
         assert shares.read_text() == "1024\n"
-        group.compete(LOADING)
+        group.set_cpu_weights(LOADING_WEIGHTS)
         assert shares.read_text() == "512\n"
-        group.compete(SERVING)
+        group.set_cpu_weights(SERVING_WEIGHTS)
         assert shares.read_text() == "1024\n"
 
     def test_an_oom_kill_is_counted_and_a_plain_kill_is_not(self, v1: CgroupBackend) -> None:
-        killed = v1.make("w1.1", 64 * MIB)
+        killed = v1.create("w1.1", 64 * MIB)
         with inside(killed.procs_files, "print('in', flush=True)\nimport time; time.sleep(1000)") as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"in\n"
             process.kill()
-        assert field_of((V1[0] / "w1.1" / "memory.oom_control").read_text(), "oom_kill") == 0
-        greedy = v1.make("w2.1", 64 * MIB)
+        assert parse_field((V1[0] / "w1.1" / "memory.oom_control").read_text(), "oom_kill") == 0
+        greedy = v1.create("w2.1", 64 * MIB)
         with inside(greedy.procs_files, f"bytearray({256 * MIB})") as process:
             assert process.wait(DEADLINE_S) == -signal.SIGKILL
         reading = greedy.read()
@@ -271,7 +279,7 @@ class TestV1:
         assert 60 * MIB < reading.peak_bytes <= 64 * MIB
 
     def test_usage_rises_with_what_is_used(self, v1: CgroupBackend) -> None:
-        group = v1.make("w1.1", None)
+        group = v1.create("w1.1", None)
         code = f"kept = b'x' * {32 * MIB}\nprint('in', flush=True)\nimport time; time.sleep(1000)"
         with inside(group.procs_files, code) as process:
             assert process.stdout is not None
@@ -284,7 +292,7 @@ class TestV1:
             process.kill()
 
     def test_all_in_a_group_end_whatever_their_session(self, v1: CgroupBackend) -> None:
-        group = v1.make("w1.1", None)
+        group = v1.create("w1.1", None)
         code = "import os, time\nprint(os.fork() or os.setsid() or os.getpid(), flush=True)\ntime.sleep(1000)"
         with inside(group.procs_files, code) as process:
             assert process.stdout is not None
@@ -296,61 +304,62 @@ class TestV1:
         assert group.read() is None
 
     def test_a_group_in_use_is_not_removed(self, v1: CgroupBackend) -> None:
-        group = v1.make("w1.1", None)
+        group = v1.create("w1.1", None)
         with inside(group.procs_files, "print('in', flush=True)\nimport time; time.sleep(1000)") as process:
             assert process.stdout is not None
             process.stdout.readline()
             assert not group.remove()
-            assert v1.make("w1.1", None).name == "w1.1~2"
+            assert v1.create("w1.1", None).name == "w1.1~2"
             process.kill()
-        assert v1.lives() == ["w1.1", "w1.1~2"]
-        wait_until(lambda: sweep(v1), "swept")
-        assert v1.lives() == []
+        assert v1.names() == ["w1.1", "w1.1~2"]
+        wait_until(lambda: kill_and_remove_all(v1), "swept")
+        assert v1.names() == []
 
     def test_a_start_ends_what_a_former_life_left_and_nothing_else(self, v1: CgroupBackend) -> None:
-        other = settle(f"{TOP}_other")
-        bystander = other.make("w1.1", None)
-        leftover = v1.make("w1.1", None)
+        other = set_up(f"{TOP}_other")
+        bystander = other.create("w1.1", None)
+        leftover = v1.create("w1.1", None)
         code = "print('in', flush=True)\nimport time; time.sleep(1000)"
         with inside(leftover.procs_files, code) as victim, inside(bystander.procs_files, code) as process:
             for each in (victim, process):
                 assert each.stdout is not None
                 each.stdout.readline()
             pidfd = os.pidfd_open(victim.pid)
-            settle(TOP)
+            set_up(TOP)
             wait_readable(pidfd, "death")
             os.close(pidfd)
             assert is_alive(process.pid)
             process.kill()
-        assert cgroup.leave(other)
+        assert cgroup_backend.tear_down(other)
 
     def test_a_refusal_of_the_kernel_is_an_error(self, v1: CgroupBackend) -> None:
         with pytest.raises(OSError, match="Invalid argument"):
-            v1.make("w1.1", -5)
+            v1.create("w1.1", -5)
 
     def test_a_child_joins_and_its_whole_group_ends_with_it(self, tmp_path: Path) -> None:
         with keeper_rig(tmp_path) as rig:
-            made = backend(cgroup.top_name(rig.settings.state_dir))
+            made = backend(cgroup_backend.top_name(rig.settings.state_dir))
             brain = rig.greeted_brain()
-            group = made.make("w1.1", None)
+            group = made.create("w1.1", None)
             script = "setsid sleep 1000 & wait"
             kid = brain.spawn("worker.1.1", "/bin/sh", "-c", script, procs_files=group.procs_files)
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
             (grandchild,) = set(map(int, Path(group.procs_files[0]).read_text().split())) - {kid.pid}
-            brain.say(Signal("worker.1.1", signal.SIGKILL))
-            brain.hear(Exited)
+            brain.say(SignalChild("worker.1.1", signal.SIGKILL))
+            brain.hear(ChildExited)
             wait_until(lambda: not is_alive(grandchild), "the grandchild ended too")
             rig.finish(brain)
-            assert made.lives() == []
+            assert made.names() == []
             assert not any(
-                (cgroup.ROOT / name / cgroup.top_name(rig.settings.state_dir)).exists() for name in ("memory",)
+                (cgroup_backend.ROOT / name / cgroup_backend.top_name(rig.settings.state_dir)).exists()
+                for name in ("memory",)
             )
 
     def test_what_survives_a_killed_keeper_is_ended_by_the_next(self, tmp_path: Path) -> None:
         with keeper_rig(tmp_path) as rig:
-            made = backend(cgroup.top_name(rig.settings.state_dir))
+            made = backend(cgroup_backend.top_name(rig.settings.state_dir))
             brain = rig.greeted_brain()
-            group = made.make("w1.1", None)
+            group = made.create("w1.1", None)
             kid = brain.spawn("worker.1.1", "/bin/sh", "-c", "setsid sleep 1000 & wait", procs_files=group.procs_files)
             wait_until(lambda: len(Path(group.procs_files[0]).read_text().split()) == 2, "both are in it")
             rig.process.kill()
@@ -358,5 +367,5 @@ class TestV1:
             rig.process.wait(DEADLINE_S)
             rig.process = rig.launch()
             second = rig.greeted_brain()
-            assert made.lives() == []
+            assert made.names() == []
             rig.finish(second)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.supervisor.linux import cgroup_backend as cgroup
+from mmsup.supervisor.linux import cgroup_backend
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
-from mmsup.supervisor.linux.oom_events import OomWatch
+from mmsup.supervisor.linux.oom_events import OomEvents
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 DEADLINE_S = 20.0
@@ -21,24 +21,24 @@ UNIFIED = Path("/sys/fs/cgroup/unified")
 EATER = "held = bytearray(200 << 20); held[::4096] = b'x' * len(held[::4096])"
 
 
-def is_heard(watch: OomWatch, wait_s: float) -> bool:
+def is_heard(watch: OomEvents, wait_s: float) -> bool:
     return bool(select.select([watch.fileno()], [], [], wait_s)[0])
 
 
 @pytest.fixture
 def v1() -> Iterator[CgroupBackend]:
-    if not os.access(cgroup.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK):
+    if not os.access(cgroup_backend.ROOT / "memory" / "memory.limit_in_bytes", os.W_OK):
         pytest.skip("no writable cgroup v1 memory hierarchy here")
-    made = cgroup.backend(f"mmsup_test_oom_{os.getpid()}")
+    made = cgroup_backend.backend(f"mmsup_test_oom_{os.getpid()}")
     yield made
-    assert cgroup.leave(made)
+    assert cgroup_backend.tear_down(made)
 
 
 @pytest.mark.cgroup1
 def test_v1_a_kill_for_memory_is_heard_and_a_plain_kill_is_not(v1: CgroupBackend) -> None:
-    group = v1.make("w1.1", 64 << 20)
+    group = v1.create("w1.1", 64 << 20)
     assert group.folder is not None
-    watch = OomWatch(group.folder)
+    watch = OomEvents(group.folder)
     joined = f"import os\nfor file in {group.procs_files!r}:\n    open(file, 'w').write('0')\n"
     plain = subprocess.Popen([sys.executable, "-c", joined + "import time; print(flush=True); time.sleep(60)"],
                              stdout=subprocess.PIPE)  # fmt: skip
@@ -66,7 +66,7 @@ def test_v2_a_change_of_the_kernels_file_is_heard_once(tmp_path: Path) -> None:
     folder.mkdir()
     try:
         (tmp_path / "memory.events").symlink_to(folder / "cgroup.events")  # told of in the same way
-        watch = OomWatch(tmp_path)
+        watch = OomEvents(tmp_path)
         assert not is_heard(watch, 0)
         sleeper = subprocess.Popen(["sleep", "60"])
         (folder / "cgroup.procs").write_text(str(sleeper.pid))
@@ -97,15 +97,15 @@ def test_a_watch_that_cannot_be_made_for_want_of_descriptors_leaks_none(
 
     monkeypatch.setattr(owner, name, refuse)
     with pytest.raises(OSError, match="Too many"):
-        OomWatch(tmp_path)
+        OomEvents(tmp_path)
     assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_folder_that_is_none_is_an_error_and_leaks_nothing(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match=r"."):
-        OomWatch(tmp_path)
+        OomEvents(tmp_path)
     (tmp_path / "memory.oom_control").write_text("")
     with pytest.raises(OSError, match="cannot be watched"):
-        OomWatch(tmp_path)
+        OomEvents(tmp_path)
     assert set(os.listdir("/proc/self/fd")) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keeper_rig import DEADLINE_S, is_alive, wait_until
-from mmsup.supervisor.linux.process_tree import end_children, end_session, look, signal_session
+from mmsup.supervisor.linux.process_tree import end_children, end_session, read_stat, signal_session
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def family() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_process_is_seen_as_it_is() -> None:
-    kin = look(os.getpid())
+    kin = read_stat(os.getpid())
     assert kin is not None
     assert (kin.parent, kin.session) == (os.getppid(), os.getsid(0))
     assert kin.state in "RS"
@@ -40,7 +40,7 @@ def test_a_name_full_of_brackets_misleads_nobody(tmp_path: Path) -> None:
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([str(program), "1000"]) as process:
         wait_until(lambda: ")" in Path(f"/proc/{process.pid}/comm").read_text(), "the exec")
-        kin = look(process.pid)
+        kin = read_stat(process.pid)
         process.kill()
     assert kin is not None
     assert kin.parent == os.getpid()
@@ -49,7 +49,7 @@ def test_a_name_full_of_brackets_misleads_nobody(tmp_path: Path) -> None:
 def test_who_is_gone_is_none() -> None:
     process = subprocess.Popen(["/bin/true"])
     process.wait()
-    assert look(process.pid) is None
+    assert read_stat(process.pid) is None
 
 
 def test_a_signal_reaches_all_of_a_session(family: subprocess.Popen[bytes]) -> None:
@@ -80,7 +80,7 @@ def test_a_session_that_forks_on_and_on_ends(tmp_path: Path) -> None:
 
 def alive_in(session: int) -> list[int]:
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    found = {pid: look(pid) for pid in pids}
+    found = {pid: read_stat(pid) for pid in pids}
     return [pid for pid, kin in found.items() if kin is not None and kin.session == session and kin.state != "Z"]
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.supervisor.linux.sd_notify import Notifier
+from mmsup.supervisor.linux.sd_notify import SystemdNotifier
 
 
 def heard_at(address: str | bytes, text: str, environ: dict[str, str]) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address)
-        Notifier.from_environ(environ, 1).send(text)
+        SystemdNotifier.from_environ(environ, 1).send(text)
         return systemd.recv(1000)
 
 
@@ -27,7 +27,7 @@ def test_systemd_hears_at_an_abstract_address(tmp_path: Path) -> None:
 
 def test_the_variables_are_gone_afterwards_and_others_are_not() -> None:
     environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": "7", "PATH": "/bin"}
-    assert Notifier.from_environ(environ, 7).watchdog_s == 5.0
+    assert SystemdNotifier.from_environ(environ, 7).watchdog_s == 5.0
     assert environ == {"PATH": "/bin"}
 
 
@@ -42,18 +42,18 @@ def test_the_variables_are_gone_afterwards_and_others_are_not() -> None:
     ],
 )
 def test_the_watchdog_is_ours_only_if_it_means_us(environ: dict[str, str], watchdog_s: float) -> None:
-    assert Notifier.from_environ(environ, 7).watchdog_s == watchdog_s
+    assert SystemdNotifier.from_environ(environ, 7).watchdog_s == watchdog_s
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/notify", "@mmsup_test_nobody_listens"])
 def test_nobody_listening_is_no_error(address: str) -> None:
-    Notifier(address, 0.0).send("READY=1")
+    SystemdNotifier(address, 0.0).send("READY=1")
 
 
 def test_a_full_queue_is_not_waited_for(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(path)
-        notifier = Notifier(path, 0.0)
+        notifier = SystemdNotifier(path, 0.0)
         for _ in range(2000):
             notifier.send("WATCHDOG=1")

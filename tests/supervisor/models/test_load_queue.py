@@ -2,34 +2,38 @@ from __future__ import annotations
 
 import random
 
-from mmsup.supervisor.models.load_queue import Candidate, admit
+from mmsup.supervisor.models.load_queue import LoadCandidate, next_loads
 
 
 def test_at_most_the_limit_loads_at_a_time_in_the_order_of_models() -> None:
-    waiting = [Candidate(9, 0, again=False), Candidate(1, 2, again=False), Candidate(5, 1, again=False)]
-    assert admit(waiting, [], 2) == [9, 5]
-    assert admit(waiting, [False], 2) == [9]
-    assert admit(waiting, [False, False], 2) == []
+    waiting = [
+        LoadCandidate(9, 0, has_served=False),
+        LoadCandidate(1, 2, has_served=False),
+        LoadCandidate(5, 1, has_served=False),
+    ]
+    assert next_loads(waiting, [], 2) == [9, 5]
+    assert next_loads(waiting, [False], 2) == [9]
+    assert next_loads(waiting, [False, False], 2) == []
 
 
 def test_one_that_comes_back_does_not_wait_behind_first_loads_that_hang() -> None:
-    assert admit([Candidate(3, 5, again=True)], [False, False], 2) == [3]
+    assert next_loads([LoadCandidate(3, 5, has_served=True)], [False, False], 2) == [3]
 
 
 def test_many_that_come_back_are_staggered_too() -> None:
-    waiting = [Candidate(number, number, again=True) for number in range(8)]
-    assert admit(waiting, [], 2) == [0, 1]
-    assert admit(waiting, [True], 2) == [0]
+    waiting = [LoadCandidate(number, number, has_served=True) for number in range(8)]
+    assert next_loads(waiting, [], 2) == [0, 1]
+    assert next_loads(waiting, [True], 2) == [0]
 
 
 def test_no_queue_lets_more_than_the_limit_of_a_kind_load() -> None:
     for seed in range(500):
         rng = random.Random(seed)
-        waiting = [Candidate(number, rng.randrange(5), rng.random() < 0.5) for number in range(rng.randrange(20))]
+        waiting = [LoadCandidate(number, rng.randrange(5), rng.random() < 0.5) for number in range(rng.randrange(20))]
         loading = [rng.random() < 0.5 for _ in range(rng.randrange(6))]
         limit = rng.randrange(1, 5)
-        admitted = admit(waiting, loading, limit)
+        admitted = next_loads(waiting, loading, limit)
         assert len(set(admitted)) == len(admitted)
         for again in (True, False):
-            came = sum(each.again is again for each in waiting if each.instance in admitted)
+            came = sum(each.has_served is again for each in waiting if each.instance in admitted)
             assert came == 0 or came + loading.count(again) <= limit

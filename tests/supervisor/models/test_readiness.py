@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from mmsup.supervisor.models.readiness import Readiness, Standing, judge
+from mmsup.supervisor.models.readiness import ModelReadiness, ServerReadiness, server_readiness
 
-GOOD = Standing("good", serving=True, decided=True)
-BAD = Standing("bad", serving=False, decided=True)
-NEW = Standing("new", serving=False, decided=False)
+GOOD = ModelReadiness("good", serving=True, has_outcome=True)
+BAD = ModelReadiness("bad", serving=False, has_outcome=True)
+NEW = ModelReadiness("new", serving=False, has_outcome=False)
 
 
 @pytest.mark.parametrize(
@@ -26,22 +26,25 @@ NEW = Standing("new", serving=False, decided=False)
     ],
 )
 def test_one_bad_model_is_not_ready_itself_and_no_more(
-    wanted: Sequence[Standing], strict: bool, ready: bool, reason: str
+    wanted: Sequence[ModelReadiness], strict: bool, ready: bool, reason: str
 ) -> None:
-    assert judge(front=True, draining=False, wanted=wanted, strict=strict) == Readiness(ready, reason)
+    assert server_readiness(front=True, draining=False, wanted=wanted, strict=strict) == ServerReadiness(ready, reason)
 
 
 def test_a_draining_server_is_not_ready_whatever_serves() -> None:
-    assert not judge(front=True, draining=True, wanted=[GOOD], strict=False).ready
+    assert not server_readiness(front=True, draining=True, wanted=[GOOD], strict=False).ready
 
 
 def test_without_a_front_nothing_is_ready() -> None:
-    assert judge(front=False, draining=False, wanted=[GOOD], strict=False).reason == "the gateways are not up yet"
+    assert (
+        server_readiness(front=False, draining=False, wanted=[GOOD], strict=False).reason
+        == "the gateways are not up yet"
+    )
 
 
 def test_a_reason_names_at_most_five_models() -> None:
-    many = [Standing(f"m{number}", serving=False, decided=False) for number in range(9)]
-    assert judge(front=True, draining=False, wanted=many, strict=False).reason == (
+    many = [ModelReadiness(f"m{number}", serving=False, has_outcome=False) for number in range(9)]
+    assert server_readiness(front=True, draining=False, wanted=many, strict=False).reason == (
         "still loading: m0, m1, m2, m3, m4 and 4 more"
     )
 
@@ -49,7 +52,7 @@ def test_a_reason_names_at_most_five_models() -> None:
 def test_not_ready_always_says_why_and_strict_is_never_laxer() -> None:
     for count in range(4):
         for wanted in itertools.product([GOOD, BAD, NEW], repeat=count):
-            lax = judge(front=True, draining=False, wanted=wanted, strict=False)
-            strict = judge(front=True, draining=False, wanted=wanted, strict=True)
+            lax = server_readiness(front=True, draining=False, wanted=wanted, strict=False)
+            strict = server_readiness(front=True, draining=False, wanted=wanted, strict=True)
             assert lax.ready or lax.reason
             assert lax.ready or not strict.ready

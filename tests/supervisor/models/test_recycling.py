@@ -8,47 +8,49 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import House, add_model, fail_to_load
-from mmsup.supervisor.instances import memory_sampler as sampler
+from brain_double import ControllerHarness, add_model, fail_to_load
+from mmsup.supervisor.instances import memory_sampler
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import State
-from mmsup.supervisor.instances.recycle_policy import Reading
+from mmsup.supervisor.instances.lifecycle_events import InstanceState
+from mmsup.supervisor.instances.recycle_policy import WorkerUsage
 from mmsup.supervisor.models import recycling
-from mmsup.supervisor.processes import usage as memory
+from mmsup.supervisor.processes import usage
 
 pytestmark = pytest.mark.slow
 
-WORN = Reading(300, 100)
+WORN = WorkerUsage(300, 100)
 LIMIT = "recycle_memory: 16MiB\n"
 
 
 def in_house(
-    home: Path, monkeypatch: pytest.MonkeyPatch, play: Callable[[House, Instance, list[Reading]], Awaitable[None]]
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    play: Callable[[ControllerHarness, Instance, list[WorkerUsage]], Awaitable[None]],
 ) -> None:
     """`play` says what the first worker holds; who follows holds nothing."""
     add_model(home, "m", yaml=LIMIT)
-    monkeypatch.setattr(sampler, "EVERY_S", 0.01)
+    monkeypatch.setattr(memory_sampler, "EVERY_S", 0.01)
     monkeypatch.setattr(
-        "mmsup.supervisor.instances.recycle_policy.worn", lambda reading, _: "rss" if reading == WORN else ""
+        "mmsup.supervisor.instances.recycle_policy.recycle_reason", lambda reading, _: "rss" if reading == WORN else ""
     )
 
     async def run() -> None:
-        async with asyncio.timeout(60), House(home, ()) as house:
-            held = [Reading()]
+        async with asyncio.timeout(60), ControllerHarness(home, ()) as house:
+            held = [WorkerUsage()]
             await house.until(lambda: house.state("m") == "ready")
-            (old,) = house.brain.fleet.instances()
-            first = old.tenure
+            (old,) = house.controller.model_set.instances()
+            first = old.worker
 
-            def read(tenure: object, *, counts_memory: bool) -> Reading:
+            def read(tenure: object, *, counts_memory: bool) -> WorkerUsage:
                 assert counts_memory
-                return held[-1] if tenure is first else Reading()
+                return held[-1] if tenure is first else WorkerUsage()
 
             def sample(_: int) -> int:
-                house.brain.moved.set()
+                house.controller.change_signal.set()
                 return 1
 
-            monkeypatch.setattr(memory, "resident_bytes", sample)
-            monkeypatch.setattr(recycling, "reading_of", read)
+            monkeypatch.setattr(usage, "resident_bytes", sample)
+            monkeypatch.setattr(recycling, "read_usage", read)
             await play(house, old, held)
 
     asyncio.run(run())
@@ -56,18 +58,18 @@ def in_house(
 
 def seen_again(instance: Instance) -> Callable[[], bool]:
     """Whether it has been looked at five times from now on."""
-    assert instance.tenure is not None
-    curve = instance.tenure.curve
+    assert instance.worker is not None
+    curve = instance.worker.memory_history
     had = len(curve.rows(0.0))
     return lambda: len(curve.rows(0.0)) >= had + 5
 
 
 def test_one_that_is_worn_is_followed_and_said_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def play(house: House, old: Instance, held: list[Reading]) -> None:
+    async def play(house: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
         held.append(WORN)
-        await house.until(lambda: house.brain.fleet.instance(old.id) is None)
-        (new,) = house.brain.fleet.instances()
-        assert (new.state, new.id == old.id) == (State.READY, False)
+        await house.until(lambda: house.controller.model_set.instance(old.id) is None)
+        (new,) = house.controller.model_set.instances()
+        assert (new.state, new.id == old.id) == (InstanceState.READY, False)
         (event,) = house.events("recycle")
         assert (event["instance"], event["reason"]) == (old.id, "rss")
         assert event["text"] == "it holds 300B, and held 100B at first: another takes its place"
@@ -79,19 +81,19 @@ def test_one_that_is_worn_is_followed_and_said_so_once(tmp_path: Path, monkeypat
 def test_one_that_could_not_be_followed_stays_and_is_tried_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def play(house: House, old: Instance, held: list[Reading]) -> None:
+    async def play(house: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
         house.keeper.script = fail_to_load
         held.append(WORN)
         await house.until(lambda: house.events("recycle_failed"))
         (event,) = house.events("recycle_failed")
         assert (event["instance"], event["text"]) == (old.id, "it stays: the artefact is broken")
-        assert old.state is State.READY
+        assert old.state is InstanceState.READY
         await house.until(seen_again(old))
         assert len(house.events("recycle")) == 1
-        assert old.tenure is not None
+        assert old.worker is not None
         house.keeper.script = type(house.gateway()).serve
-        old.tenure.recycle_at_s = 0.0
-        await house.until(lambda: old.state is State.STOPPED)
+        old.worker.recycle_at_s = 0.0
+        await house.until(lambda: old.state is InstanceState.STOPPED)
 
     in_house(tmp_path, monkeypatch, play)
 
@@ -99,9 +101,9 @@ def test_one_that_could_not_be_followed_stays_and_is_tried_again_later(
 def test_nobody_is_recycled_while_its_model_is_being_loaded_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def play(house: House, old: Instance, held: list[Reading]) -> None:
+    async def play(house: ControllerHarness, old: Instance, held: list[WorkerUsage]) -> None:
         house.keeper.script = lambda _: None
-        load = asyncio.get_running_loop().create_task(house.brain.loads.load("m"))
+        load = asyncio.get_running_loop().create_task(house.controller.loader.load("m"))
         await house.until(lambda: len(house.keeper.workers()) == 2)
         held.append(WORN)
         await house.until(seen_again(old))

@@ -9,40 +9,43 @@ from pathlib import Path
 
 import pytest
 
-from brain_double import Child, House, add_model, fail_to_load
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.repository import scanner as repository
+from brain_double import Child, ControllerHarness, add_model, fail_to_load
+from mmsup.ipc.messages.gateway_control import Unroute
+from mmsup.supervisor.repository import scanner
 
 pytestmark = pytest.mark.slow
 
 
 def in_house(
-    home: Path, play: Callable[[House], Awaitable[None]], models: tuple[str, ...] = ("good",), mode: str = "none"
+    home: Path,
+    play: Callable[[ControllerHarness], Awaitable[None]],
+    models: tuple[str, ...] = ("good",),
+    mode: str = "none",
 ) -> None:
     async def run() -> None:
-        async with asyncio.timeout(60), House(home, models, control_mode=mode, poll_s=3600.0) as house:
+        async with asyncio.timeout(60), ControllerHarness(home, models, control_mode=mode, poll_s=3600.0) as house:
             await play(house)
 
     asyncio.run(run())
 
 
-def is_ready(house: House, *names: str) -> Callable[[], bool]:
+def is_ready(house: ControllerHarness, *names: str) -> Callable[[], bool]:
     return lambda: all(house.state(name) == "ready" for name in names)
 
 
-async def look(house: House) -> None:
+async def look(house: ControllerHarness) -> None:
     """As a poll does, from beginning to end."""
-    await house.brain.changes.look()  # SIGHUP would not say when it is through
+    await house.controller.repository_watcher.check()  # SIGHUP would not say when it is through
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
 def test_models_of_a_repository_that_cannot_be_read_stay_untouched_until_it_can(tmp_path: Path, mode: str) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         await house.until(is_ready(house, "a", "b"))
         (tmp_path / "repo").rename(tmp_path / "away")
         for _ in range(2):
             await look(house)
-        assert house.brain.fleet.model("a") is not None
+        assert house.controller.model_set.model("a") is not None
         (event,) = house.events("repository_lost")
         assert str(tmp_path / "repo") in event["text"]
         (tmp_path / "away").rename(tmp_path / "repo")
@@ -57,7 +60,7 @@ def test_models_of_a_repository_that_cannot_be_read_stay_untouched_until_it_can(
 
 
 def test_what_a_lost_repository_could_not_start_is_tried_again_when_it_is_back(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         await house.until(is_ready(house, "good"))
         (tmp_path / "repo").rename(tmp_path / "away")
         await look(house)
@@ -71,12 +74,12 @@ def test_what_a_lost_repository_could_not_start_is_tried_again_when_it_is_back(t
 
 
 def test_a_new_brain_keeps_the_models_of_a_repository_that_it_cannot_read(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         await house.until(is_ready(house, "good"))
         (worker,) = house.keeper.workers()
         (tmp_path / "repo").rename(tmp_path / "away")
-        await house.kill_brain()
-        await house.new_brain()
+        await house.kill_controller()
+        await house.start_controller()
         await house.until(is_ready(house, "good"))
         await look(house)
         assert house.keeper.workers() == [worker]
@@ -86,7 +89,7 @@ def test_a_new_brain_keeps_the_models_of_a_repository_that_it_cannot_read(tmp_pa
 
 
 def test_a_model_whose_own_folder_cannot_be_read_for_a_while_is_not_reloaded_after_it(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         await house.until(is_ready(house, "good", "calm"))
         folder = tmp_path / "repo" / "good"
         folder.rename(tmp_path / "away")
@@ -104,8 +107,8 @@ def test_a_model_whose_own_folder_cannot_be_read_for_a_while_is_not_reloaded_aft
 
 
 def test_a_look_at_many_models_leaves_the_loop_to_others_between_them(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
-        await house.until(house.brain.gateways.are_up)
+    async def play(house: ControllerHarness) -> None:
+        await house.until(house.controller.gateways.are_up)
         looking = asyncio.ensure_future(look(house))
         turns = 0
         while not looking.done():
@@ -120,7 +123,7 @@ def test_a_load_that_takes_its_time_does_not_keep_others_from_being_looked_at(tm
     def touch(name: str, text: str) -> None:
         (tmp_path / "repo" / name / "1" / "model.py").write_text(f"class Model: {text} = True\n")
 
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         await house.until(is_ready(house, "slow", "other"))
         house.keeper.script = lambda _: None
         touch("slow", "first")
@@ -141,20 +144,20 @@ def test_a_load_that_takes_its_time_does_not_keep_others_from_being_looked_at(tm
 
 
 def test_a_model_without_a_process_may_leave_the_repository(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         house.keeper.script = fail_to_load
         await house.until(lambda: house.state("good") in ("backoff", "failed"))
-        await house.until(house.brain.gateways.are_up)
+        await house.until(house.controller.gateways.are_up)
         shutil.rmtree(tmp_path / "repo" / "good")
         await look(house)
-        await house.until(lambda: house.gateway().of(wire.Unroute))
+        await house.until(lambda: house.gateway().received_of(Unroute))
         assert house.state("good") == "unknown"
 
     in_house(tmp_path, play)
 
 
 def test_a_model_that_comes_back_while_it_drains_is_loaded_again(tmp_path: Path) -> None:
-    async def play(house: House) -> None:
+    async def play(house: ControllerHarness) -> None:
         await house.until(is_ready(house, "good"))
         (tmp_path / "repo" / "good").rename(tmp_path / "away")
         await look(house)
@@ -170,11 +173,11 @@ def test_a_model_that_was_named_and_not_there_waits_for_its_files(tmp_path: Path
     async def run() -> None:
         async with (
             asyncio.timeout(60),
-            House(tmp_path, ("a",), control_mode="explicit", load_models=("a", "late")) as house,
+            ControllerHarness(tmp_path, ("a",), control_mode="explicit", load_models=("a", "late")) as house,
         ):
             await house.until(is_ready(house, "a"))
-            await house.kill_brain()
-            await house.new_brain()
+            await house.kill_controller()
+            await house.start_controller()
             await house.until(is_ready(house, "a"))
             assert house.state("late") == "failed"
             await look(house)
@@ -182,6 +185,6 @@ def test_a_model_that_was_named_and_not_there_waits_for_its_files(tmp_path: Path
             add_model(tmp_path, "late")
             await look(house)
             await house.until(is_ready(house, "late"))
-            assert repository.missing("late") != house.brain.fleet.models["late"].entry
+            assert scanner.missing_model("late") != house.controller.model_set.models["late"].entry
 
     asyncio.run(run())

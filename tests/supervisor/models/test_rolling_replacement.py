@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from brain_double import House, add_model, fail_to_load
-from mmsup.ipc.messages import all as wire
+from brain_double import ControllerHarness, add_model, fail_to_load
+from mmsup.ipc.messages.gateway_control import LinkWorker, UnlinkWorker
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import State
-from mmsup.supervisor.models.memory_headroom import Room
+from mmsup.supervisor.instances.lifecycle_events import InstanceState
+from mmsup.supervisor.models.memory_headroom import MemoryHeadroom
 
 
-class Space(Room):
+class Space(MemoryHeadroom):
     """As much memory as a test says; each worker takes a GiB."""
 
     def __init__(self, available: int = 1 << 40) -> None:
@@ -29,40 +31,46 @@ class Space(Room):
         return 1 << 30
 
 
-def in_house(home: Path, instances: int, play: Callable[[House, Instance], Awaitable[None]]) -> None:
+def in_house(home: Path, instances: int, play: Callable[[ControllerHarness, Instance], Awaitable[None]]) -> None:
     add_model(home, "m", yaml=f"instances: {instances}\n")
 
     async def run() -> None:
-        async with asyncio.timeout(60), House(home, ()) as house:
+        async with asyncio.timeout(60), ControllerHarness(home, ()) as house:
             await house.until(lambda: len(ready(house)) == instances)
             await play(house, ready(house)[0])
 
     asyncio.run(run())
 
 
-def ready(house: House) -> list[Instance]:
+def ready(house: ControllerHarness) -> list[Instance]:
     """Instances of the model that serve."""
-    return [each for each in house.brain.fleet.instances() if each.state is State.READY]
+    return [each for each in house.controller.model_set.instances() if each.state is InstanceState.READY]
 
 
-def renewing(house: House, old: Instance, space: Space) -> asyncio.Task[str]:
-    house.brain.fleet.room = space
-    work: Any = house.brain.renewals.renew(old)  # a coroutine
+def renewing(house: ControllerHarness, old: Instance, space: Space) -> asyncio.Task[str]:
+    house.controller.model_set.memory_headroom = space
+    work: Any = house.controller.rolling_replacement.replace(old)  # a coroutine
     return asyncio.get_running_loop().create_task(work)
 
 
 @pytest.mark.slow
 def test_the_new_one_is_linked_before_the_old_one_is_unlinked(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         assert await renewing(house, old, Space()) == ""
         (new,) = ready(house)
         assert new.id != old.id
         heard = [
-            (type(each), each.instance) for each in house.gateway().heard if isinstance(each, wire.Link | wire.Unlink)
+            (type(each), each.instance)
+            for each in house.gateway().received
+            if isinstance(each, LinkWorker | UnlinkWorker)
         ]
-        assert heard == [(wire.Link, old.id), (wire.Link, new.id), (wire.Unlink, old.id)]
-        assert new.release in house.brain.fleet.models["m"].current.releases  # type: ignore[union-attr]  # it serves
-        assert len(house.brain.fleet.models["m"].editions) == 1
+        assert heard == [
+            (LinkWorker, old.id),
+            (LinkWorker, new.id),
+            (UnlinkWorker, old.id),
+        ]
+        assert new.revision in house.controller.model_set.models["m"].active.versions  # type: ignore[union-attr]  # it serves
+        assert len(house.controller.model_set.models["m"].revisions) == 1
         assert not house.events("worker_exit")
 
     in_house(tmp_path, 1, play)
@@ -70,22 +78,22 @@ def test_the_new_one_is_linked_before_the_old_one_is_unlinked(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_one_whose_successor_fails_stays_and_nothing_is_held_against_its_model(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         house.keeper.script = fail_to_load
         assert await renewing(house, old, Space()) == "the artefact is broken"
-        await house.until(lambda: len(list(house.brain.fleet.instances())) == 1)
+        await house.until(lambda: len(list(house.controller.model_set.instances())) == 1)
         assert ready(house) == [old]
-        assert old.release.ends == []
-        assert house.brain.fleet.models["m"].reason() == ""
+        assert old.revision.exits == []
+        assert house.controller.model_set.models["m"].reason() == ""
 
     in_house(tmp_path, 1, play)
 
 
 @pytest.mark.slow
 def test_without_room_for_both_the_next_life_follows_in_the_same_place(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         assert await renewing(house, old, Space(0)) == ""
-        assert (old.state, old.generation) == (State.READY, 2)
+        assert (old.state, old.generation) == (InstanceState.READY, 2)
         assert len(ready(house)) == 2
         assert not house.events("worker_exit")
 
@@ -94,7 +102,7 @@ def test_without_room_for_both_the_next_life_follows_in_the_same_place(tmp_path:
 
 @pytest.mark.slow
 def test_without_room_for_both_the_only_one_stays(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         why = await renewing(house, old, Space(0))
         assert why == "another 1GiB is not free on this machine; it is the only one that serves this model"
         assert (ready(house), old.generation) == ([old], 1)
@@ -108,14 +116,14 @@ def test_a_successor_that_says_it_does_not_fit_is_followed_in_place_only_where_a
     tmp_path: Path, instances: int
 ) -> None:
     def unfit(child: Any) -> None:  # a child of the double
-        child.say(wire.Hello("worker", wire.WIRE_VERSION, *child.life))
-        child.say(wire.LoadFailed("does_not_fit", "the device is full"))
+        child.say(Hello("worker", WIRE_VERSION, *child.life))
+        child.say(LoadFailed("does_not_fit", "the device is full"))
         child.process.kill()
         house_of["keeper"].script = type(child).serve
 
     house_of: dict[str, Any] = {}
 
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         house_of["keeper"] = house.keeper
         house.keeper.script = unfit
         why = await renewing(house, old, Space())
@@ -132,11 +140,11 @@ def test_a_successor_that_says_it_does_not_fit_is_followed_in_place_only_where_a
 
 @pytest.mark.slow
 def test_a_model_unloaded_meanwhile_has_no_successor(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         house.keeper.script = lambda _: None
         renewal = renewing(house, old, Space())
         await house.until(lambda: len(house.keeper.workers()) == 2)
-        await house.brain.loads.unload("m")
+        await house.controller.loader.unload("m")
         assert await renewal == ""
         await house.until(lambda: not house.keeper.workers())
 
@@ -145,12 +153,12 @@ def test_a_model_unloaded_meanwhile_has_no_successor(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_loaded_anew_meanwhile_is_new_already(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         house.keeper.script = lambda _: None
         renewal = renewing(house, old, Space())
         await house.until(lambda: len(house.keeper.workers()) == 2)
         house.keeper.script = type(house.gateway()).serve
-        await house.brain.loads.load("m")
+        await house.controller.loader.load("m")
         assert await renewal == ""
         await house.until(lambda: len(house.keeper.workers()) == 1)
         assert ready(house)[0].id not in (old.id, old.id + 1)
@@ -160,27 +168,29 @@ def test_a_model_loaded_anew_meanwhile_is_new_already(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_who_has_no_room_beside_a_twin_waits_until_it_is_there_and_the_old_one_gone(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         other = next(each for each in ready(house) if each is not old)
         house.keeper.script = lambda _: None
         first = renewing(house, old, Space((1 << 30) + (1 << 29)))  # room for one
-        await house.until(lambda: len(house.keeper.workers()) == 3 and house.keeper.workers()[-1].of(wire.Boot))
+        await house.until(
+            lambda: len(house.keeper.workers()) == 3 and house.keeper.workers()[-1].received_of(ConfigureWorker)
+        )
         second = renewing(house, other, Space((1 << 30) + (1 << 29)))
         twin = house.keeper.workers()[-1]
         house.keeper.script = type(twin).serve
         twin.serve()
         assert [await first, await second] == ["", ""]
-        assert old.state is other.state is State.STOPPED  # nobody went first
+        assert old.state is other.state is InstanceState.STOPPED  # nobody went first
         assert (old.generation, other.generation, len(ready(house))) == (1, 1, 2)
-        heard = [each for each in house.gateway().heard if isinstance(each, wire.Link | wire.Unlink)]
-        assert [type(each) for each in heard[2:]] == [wire.Link, wire.Unlink] * 2
+        heard = [each for each in house.gateway().received if isinstance(each, LinkWorker | UnlinkWorker)]
+        assert [type(each) for each in heard[2:]] == [LinkWorker, UnlinkWorker] * 2
 
     in_house(tmp_path, 2, play)
 
 
 @pytest.mark.slow
 def test_without_any_room_only_one_at_a_time_goes_first(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         everybody = ready(house)
         fewest = len(everybody)
 
@@ -200,7 +210,7 @@ def test_without_any_room_only_one_at_a_time_goes_first(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_that_is_being_renewed_is_not_renewed_twice(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         tasks = [renewing(house, old, Space()) for _ in range(2)]
         assert [await each for each in tasks] == ["", ""]
         assert len(ready(house)) == 1
@@ -211,12 +221,12 @@ def test_one_that_is_being_renewed_is_not_renewed_twice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_that_came_back_by_itself_needs_no_twin_any_more(tmp_path: Path) -> None:
-    async def play(house: House, old: Instance) -> None:
+    async def play(house: ControllerHarness, old: Instance) -> None:
         house.keeper.script = lambda _: None
         renewal = renewing(house, old, Space())
         await house.until(lambda: len(house.keeper.workers()) == 2)
         before, twin = house.keeper.workers()
-        await house.until(lambda: twin.of(wire.Boot))
+        await house.until(lambda: twin.received_of(ConfigureWorker))
         house.keeper.script = type(twin).serve
         before.process.kill()
         assert await renewal == ""

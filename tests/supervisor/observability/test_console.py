@@ -19,7 +19,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def test_off_a_terminal_a_line_is_one_json_object(pipe: tuple[int, int]) -> None:
-    Console("auto", pipe[1]).say("info", "brain_start", pid=7, text="a\nb")
+    Console("auto", pipe[1]).log("info", "brain_start", pid=7, text="a\nb")
     said = json.loads(os.read(pipe[0], 10000))
     assert said.pop("time").endswith("Z")
     assert said == {"level": "info", "event": "brain_start", "pid": 7, "text": "a\nb"}
@@ -27,7 +27,7 @@ def test_off_a_terminal_a_line_is_one_json_object(pipe: tuple[int, int]) -> None
 
 def test_on_a_terminal_a_line_is_text() -> None:
     ours, theirs = pty.openpty()
-    Console("auto", theirs).say("warning", "brain_exit", pid=7, text="\x1b[2J\n")
+    Console("auto", theirs).log("warning", "brain_exit", pid=7, text="\x1b[2J\n")
     said = os.read(ours, 10000).decode()
     assert 'warning brain_exit pid=7 text="\\u001b[2J\\n"' in said
     os.close(ours)
@@ -35,14 +35,14 @@ def test_on_a_terminal_a_line_is_text() -> None:
 
 
 def test_the_format_can_be_demanded(pipe: tuple[int, int]) -> None:
-    Console("default", pipe[1]).say("info", "stopped", code=0)
+    Console("default", pipe[1]).log("info", "stopped", code=0)
     assert os.read(pipe[0], 10000).endswith(b"info    stopped code=0\n")
 
 
 def test_a_reader_that_sleeps_costs_lines_and_no_time_and_they_are_counted(pipe: tuple[int, int]) -> None:
     console = Console("json", pipe[1])
     for _ in range(3000):
-        console.say("info", "brain_start", text="x" * 100)
+        console.log("info", "brain_start", text="x" * 100)
     os.set_blocking(pipe[0], False)
     received = 0
     while True:
@@ -51,19 +51,19 @@ def test_a_reader_that_sleeps_costs_lines_and_no_time_and_they_are_counted(pipe:
         except BlockingIOError:
             break
     assert 0 < received < 3000
-    console.say("info", "stopped")
+    console.log("info", "stopped")
     assert json.loads(os.read(pipe[0], 10000))["lost_lines"] == 3000 - received
-    console.say("info", "stopped")
+    console.log("info", "stopped")
     assert "lost_lines" not in json.loads(os.read(pipe[0], 10000))
 
 
 def test_a_line_is_never_longer_than_a_pipe_takes_at_once(pipe: tuple[int, int]) -> None:
-    Console("json", pipe[1]).say("info", "x", text="y" * 10000)
+    Console("json", pipe[1]).log("info", "x", text="y" * 10000)
     assert len(os.read(pipe[0], 100000)) == LINE_BYTES
 
 
 def test_a_reader_that_is_gone_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
-    Console("json", write).say("info", "x")
+    Console("json", write).log("info", "x")
     os.close(write)

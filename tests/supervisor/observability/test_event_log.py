@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.supervisor.observability.event_log import KEPT, Journal
+from mmsup.supervisor.observability.event_log import EVENTS_KEPT, EventLog
 
 
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "events.jsonl", lambda: datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC))
+def journal(tmp_path: Path) -> EventLog:
+    return EventLog(tmp_path / "events.jsonl", lambda: datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC))
 
 
 def test_an_event_is_one_line_with_time_model_instance_and_text(tmp_path: Path) -> None:
@@ -72,22 +72,22 @@ def test_a_story_is_the_last_events_of_one_instance(tmp_path: Path) -> None:
     made = journal(tmp_path)
     for number in range(40):
         made.record("backoff", str(number), instance=number % 2)
-    assert [each["text"] for each in made.story(1)] == [str(number) for number in range(17, 40, 2)]
+    assert [each["text"] for each in made.recent(1)] == [str(number) for number in range(17, 40, 2)]
     made.close()
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
     made = journal(tmp_path)
-    for _ in range(KEPT + 10):
+    for _ in range(EVENTS_KEPT + 10):
         made.record("backoff")
-    assert len(made.last(KEPT * 2)) == KEPT
+    assert len(made.last(EVENTS_KEPT * 2)) == EVENTS_KEPT
     made.close()
 
 
 def test_a_follower_hears_until_it_stops(tmp_path: Path) -> None:
     made = journal(tmp_path)
     heard: list[str] = []
-    stop = made.follow(lambda event: heard.append(event["text"]))
+    stop = made.subscribe(lambda event: heard.append(event["text"]))
     made.record("ready", "one")
     stop()
     made.record("ready", "two")

@@ -10,7 +10,7 @@ def test_two_files_hold_at_most_twice_the_limit_and_the_newest_lines(tmp_path: P
     for number in range(100):
         file.write(b"%09d\n" % number)
     file.close()
-    kept = file.before().read_bytes() + file.path.read_bytes()
+    kept = file.previous_path().read_bytes() + file.path.read_bytes()
     assert len(kept) <= 200
     assert kept.endswith(b"000000099\n")
     numbers = [int(line) for line in kept.splitlines()]
@@ -30,7 +30,7 @@ def test_a_disk_that_refuses_loses_lines_and_counts_them(tmp_path: Path) -> None
     file = RotatingFile(tmp_path / "log")
     file.write(b"x")
     file.write(b"y")
-    assert file.lost == 2
+    assert file.lost_writes == 2
 
 
 def test_a_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
@@ -39,5 +39,5 @@ def test_a_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None
     (tmp_path / "log").symlink_to(target)
     file = RotatingFile(tmp_path / "log")
     file.write(b"overwritten")
-    assert file.lost == 1
+    assert file.lost_writes == 1
     assert target.read_text() == "mine"

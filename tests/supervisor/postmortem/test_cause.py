@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mmsup.ipc import exit_codes as exits
-from mmsup.ipc.errors import FAMILIES
+from mmsup.ipc import exit_codes
+from mmsup.ipc.errors import ERROR_CLASSES
 from mmsup.supervisor.postmortem.cause import Cause, Evidence, cause_of
 
 GIB = 1 << 30
@@ -36,8 +36,8 @@ Current thread 0x00007f0000000000 (most recent call first):
         ("F3 exit 0 is a death too", SERVING, "worker_crashed", "exit 0", True),
         ("F3 137 is no proof of OOM", replace(SERVING, status=137), "worker_crashed", "exit 137", True),
         ("F5", replace(SERVING, signal=signal.SIGBUS), "worker_sigbus", "signal SIGBUS", True),
-        ("F6 said", replace(LOADING, status=65, failed_code="load_failed"), "load_failed", "load failed", False),
-        ("F6 not said", replace(LOADING, status=exits.LOAD_FAILED), "load_failed", "exit 65", False),
+        ("F6 said", replace(LOADING, status=65, load_failed_code="load_failed"), "load_failed", "load failed", False),
+        ("F6 not said", replace(LOADING, status=exit_codes.LOAD_FAILED), "load_failed", "exit 65", False),
         ("F6 exit", replace(LOADING, status=1), "load_failed", "exit 1", False),
         ("F6 segfault", replace(LOADING, signal=signal.SIGSEGV), "load_failed", "signal SIGSEGV", False),
         ("F6 OOM", replace(LOADING, signal=signal.SIGKILL, oom_kills=1), "does_not_fit", "oom", False),
@@ -68,13 +68,13 @@ Current thread 0x00007f0000000000 (most recent call first):
             True,
         ),
         ("no cgroup, seen from outside", replace(KILLED, condemned_code="worker_oom"), "worker_oom", "memory", True),
-        ("F19", replace(SERVING, status=exits.DEVICE_LOST), "gpu_fault", "gpu fault", True),
-        ("F19 while loading", replace(LOADING, status=exits.DEVICE_LOST), "gpu_fault", "gpu fault", True),
+        ("F19", replace(SERVING, status=exit_codes.DEVICE_LOST), "gpu_fault", "gpu fault", True),
+        ("F19 while loading", replace(LOADING, status=exit_codes.DEVICE_LOST), "gpu_fault", "gpu fault", True),
         ("F38", replace(KILLED, condemned_code="bad_worker_reply"), "bad_worker_reply", "bad reply", True),
-        ("asked", replace(SERVING, asked=True), "unavailable", "stopped", True),
-        ("asked, then killed", replace(KILLED, asked=True), "unavailable", "stopped", True),
-        ("asked, crashed", replace(SERVING, status=3, asked=True), "worker_crashed", "exit 3", True),
-        ("orphaned", replace(SERVING, status=exits.ORPHANED), "worker_crashed", "exit 71", True),
+        ("asked", replace(SERVING, stop_requested=True), "unavailable", "stopped", True),
+        ("asked, then killed", replace(KILLED, stop_requested=True), "unavailable", "stopped", True),
+        ("asked, crashed", replace(SERVING, status=3, stop_requested=True), "worker_crashed", "exit 3", True),
+        ("orphaned", replace(SERVING, status=exit_codes.KEEPER_LOST), "worker_crashed", "exit 71", True),
     ],
 )
 def test_the_evidence_names_the_cause(row: str, evidence: Evidence, code: str, word: str, retryable: bool) -> None:
@@ -113,7 +113,9 @@ def test_operators_see_the_crash_and_the_last_output_and_clients_do_not() -> Non
 
 
 def test_what_a_worker_says_of_its_load_is_told_on() -> None:
-    evidence = replace(LOADING, status=exits.LOAD_FAILED, failed_code="does_not_fit", failed_text="no room for weights")
+    evidence = replace(
+        LOADING, status=exit_codes.LOAD_FAILED, load_failed_code="does_not_fit", load_failed_text="no room for weights"
+    )
     assert cause_of(evidence).text == "worker bert/2 could not load: no room for weights"
 
 
@@ -128,11 +130,11 @@ def random_evidence(rng: random.Random) -> Evidence:
         cap_bytes=rng.choice([None, 1 << 28]),
         peak_bytes=rng.choice([0, 1 << 28]),
         in_flight=rng.choice([None, 0, 1, 5]),
-        failed_code=rng.choice(["", "", "load_failed", "does_not_fit"]),
+        load_failed_code=rng.choice(["", "", "load_failed", "does_not_fit"]),
         condemned_code=rng.choice(
             ["", "worker_hung", "load_timeout", "bad_worker_reply", "worker_oom", "worker_crashed"]
         ),
-        asked=rng.random() < 0.3,
+        stop_requested=rng.random() < 0.3,
         crash=rng.choice(["", "\n", SEGFAULT, "nonsense"]),
         tail=rng.choice([(), ("/etc/passwd",)]),
     )
@@ -140,7 +142,7 @@ def random_evidence(rng: random.Random) -> Evidence:
 
 def test_every_evidence_has_a_cause_of_the_catalogue_and_clients_learn_no_internals() -> None:
     rng = random.Random(1)
-    codes = {code for family in FAMILIES for code in family.codes}
+    codes = {code for family in ERROR_CLASSES for code in family.codes}
     for _ in range(5000):
         evidence = random_evidence(rng)
         cause = cause_of(evidence)

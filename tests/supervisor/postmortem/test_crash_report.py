@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from mmsup.ipc.memory.status_page import Activity, Progress
-from mmsup.ipc.messages.all import InFlight
+from mmsup.ipc.messages.gateway_control import InFlight
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.postmortem.cause import Evidence, cause_of
-from mmsup.supervisor.postmortem.crash_report import NAMED, OUTPUT_CHARACTERS, Case, bundle
-from mmsup.supervisor.postmortem.in_flight import Loss
+from mmsup.supervisor.postmortem.crash_report import MAX_REQUESTS, OUTPUT_CHARACTERS, CrashRecord, crash_report
+from mmsup.supervisor.postmortem.in_flight import InFlightSummary
 
 SPEC = ModelSpec("bert", "2", "/models/bert/2", "model.py", "custom", "python")
 EVIDENCE = Evidence(worker="bert/2", pid=4121, status=0, signal=signal.SIGSEGV, ready=True, cap_bytes=1 << 30)
-CASE = Case(
+CASE = CrashRecord(
     time="2026-01-02T03:04:05.678Z",
     spec=SPEC,
     instance=7,
@@ -23,21 +23,21 @@ CASE = Case(
     evidence=EVIDENCE,
     progress=Progress(Activity.BUSY, 8_000_000_000, 9_500_000_000, 4, 9, 0),
     ended_ns=10_000_000_000,
-    linked=True,
+    is_linked=True,
     lived_s=12.3456,
     served_s=11.0,
     in_group=True,
-    curve=[(1.0, 5, 0), (0.0, 6, 0)],
-    story=[{"event": "worker_exit", "tail": ["secret of another life"], "text": "died"}],
+    memory_samples=[(1.0, 5, 0), (0.0, 6, 0)],
+    recent_events=[{"event": "worker_exit", "tail": ["secret of another life"], "text": "died"}],
     transitions=["BecameReady: warming -> ready"],
     next_delay_s=0.5,
     given_up="",
 )
-NOBODY = Loss(0, 0, (), is_complete=True)
+NOBODY = InFlightSummary(0, 0, (), is_complete=True)
 
 
-def made(case: Case = CASE, loss: Loss = NOBODY) -> dict[str, Any]:
-    return bundle(case, loss, {"sha256": "c"}, {"sha256": "a"})
+def made(case: CrashRecord = CASE, loss: InFlightSummary = NOBODY) -> dict[str, Any]:
+    return crash_report(case, loss, {"sha256": "c"}, {"sha256": "a"})
 
 
 def test_a_bundle_is_json_and_has_every_part() -> None:
@@ -67,15 +67,15 @@ def test_the_stack_has_its_own_place_and_names_the_models_frame() -> None:
 
 def test_requests_are_named_up_to_a_bound_and_it_says_whether_all_told() -> None:
     requests = tuple(
-        InFlight(str(number), begun=number == 0, abandoned=False, age_s=0.12345) for number in range(NAMED + 5)
+        InFlight(str(number), begun=number == 0, abandoned=False, age_s=0.12345) for number in range(MAX_REQUESTS + 5)
     )
-    told = made(loss=Loss(100, 1, requests, is_complete=False))["requests"]
-    assert (told["in_flight"], told["begun"], told["is_complete"], len(told["named"])) == (100, 1, False, NAMED)
+    told = made(loss=InFlightSummary(100, 1, requests, is_complete=False))["requests"]
+    assert (told["in_flight"], told["begun"], told["is_complete"], len(told["named"])) == (100, 1, False, MAX_REQUESTS)
     assert told["named"][0] == {"id": "0", "begun": True, "abandoned": False, "age_s": 0.123}
 
 
 def test_a_life_that_no_gateway_knew_had_nothing_in_flight() -> None:
-    assert made(replace(CASE, linked=False), replace(NOBODY, is_complete=False))["requests"]["is_complete"]
+    assert made(replace(CASE, is_linked=False), replace(NOBODY, is_complete=False))["requests"]["is_complete"]
 
 
 def test_the_output_is_the_last_that_fits() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.postmortem import digests as digest
-from mmsup.supervisor.postmortem.digests import CONTENT_BYTES, Artefacts, configuration
+from mmsup.supervisor.postmortem import digests
+from mmsup.supervisor.postmortem.digests import MAX_CONTENT_BYTES, ArtifactDigests, configuration
 
 SPEC = ModelSpec("bert", "2", "/m", "model.py", "custom", "python", env={"TOKEN": "hunter2"}, parameters={"key": "s3"})
 
@@ -29,7 +29,7 @@ def test_the_configurations_digest_moves_with_every_key_but_a_value_of_the_envir
 
 def test_the_artefacts_digest_moves_with_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"one")
-    artefacts = Artefacts()
+    artefacts = ArtifactDigests()
     first = artefacts.digest(str(tmp_path))
     assert (first["files"], first["bytes"]) == (1, 3)
     (tmp_path / "model.onnx").write_bytes(b"two!")
@@ -37,21 +37,21 @@ def test_the_artefacts_digest_moves_with_names_and_contents(tmp_path: Path) -> N
     (tmp_path / "model.onnx").rename(tmp_path / "other.onnx")
     third = artefacts.digest(str(tmp_path))
     assert len({first["sha256"], second["sha256"], third["sha256"]}) == 3
-    assert Artefacts().digest(str(tmp_path)) == third
+    assert ArtifactDigests().digest(str(tmp_path)) == third
 
 
 def test_what_python_compiled_is_none_of_the_artefact(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_bytes(b"one")
-    first = Artefacts().digest(str(tmp_path))
+    first = ArtifactDigests().digest(str(tmp_path))
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "model.pyc").write_bytes(b"compiled")
-    assert Artefacts().digest(str(tmp_path)) == first
+    assert ArtifactDigests().digest(str(tmp_path)) == first
 
 
 def test_files_that_did_not_change_are_not_read_again(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"one")
-    artefacts = Artefacts()
+    artefacts = ArtifactDigests()
     first = artefacts.digest(str(tmp_path))
     status = model.stat()
     model.write_bytes(b"two")
@@ -62,30 +62,30 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path: Path) -> None:
 def test_of_large_files_the_beginning_and_the_time_speak_and_it_says_so(tmp_path: Path) -> None:
     model = tmp_path / "weights.bin"
     with model.open("wb") as file:
-        file.truncate(CONTENT_BYTES + 1)
-    first = Artefacts().digest(str(tmp_path))
+        file.truncate(MAX_CONTENT_BYTES + 1)
+    first = ArtifactDigests().digest(str(tmp_path))
     assert "but of 1 large ones" in first["of"]
     os.utime(model, ns=(1, 1))
-    assert Artefacts().digest(str(tmp_path))["sha256"] != first["sha256"]
+    assert ArtifactDigests().digest(str(tmp_path))["sha256"] != first["sha256"]
 
 
 def test_a_folder_that_is_gone_and_a_pipe_are_no_error(tmp_path: Path) -> None:
-    assert Artefacts().digest(str(tmp_path / "gone"))["files"] == 0
+    assert ArtifactDigests().digest(str(tmp_path / "gone"))["files"] == 0
     os.symlink("nowhere", tmp_path / "link")
-    assert "could not be read" in Artefacts().digest(str(tmp_path))["of"]
+    assert "could not be read" in ArtifactDigests().digest(str(tmp_path))["of"]
     os.unlink(tmp_path / "link")
     os.mkfifo(tmp_path / "pipe")
-    assert Artefacts().digest(str(tmp_path))["files"] == 1
+    assert ArtifactDigests().digest(str(tmp_path))["files"] == 1
 
 
 def test_names_that_are_no_text_and_folders_without_end_are_digested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))).write_bytes(b"x")
-    first = Artefacts().digest(str(tmp_path))
+    first = ArtifactDigests().digest(str(tmp_path))
     assert len(first["sha256"]) == 64
-    monkeypatch.setattr(digest, "FILES", 3)
+    monkeypatch.setattr(digests, "MAX_FILES", 3)
     for number in range(5):
         (tmp_path / f"{number}").write_bytes(b"x")
-    told = Artefacts().digest(str(tmp_path))
+    told = ArtifactDigests().digest(str(tmp_path))
     assert (told["files"], told["of"][:46]) == (3, "names, sizes and contents of the first 3 files")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmsup.supervisor.postmortem.explain import SINCE, explain, headline, no_death, since
+from mmsup.supervisor.postmortem.explain import MAX_LATER_EVENTS, explain, later_events, list_entry, no_crash
 
 Json = dict[str, Any]
 
@@ -301,20 +301,20 @@ def test_since_is_what_the_later_lives_of_the_same_worker_did() -> None:
         {**event("worker_spawn"), "instance": 8},
         {"event": "model_loaded", "instance": None, "generation": None},
     ]
-    assert since(bundle("worker_crashed"), events) == [events[1]]
-    assert len(since(bundle("worker_crashed"), [event("backoff")] * 100)) == SINCE
+    assert later_events(bundle("worker_crashed"), events) == [events[1]]
+    assert len(later_events(bundle("worker_crashed"), [event("backoff")] * 100)) == MAX_LATER_EVENTS
 
 
 def test_no_death_says_so_and_how_the_model_is() -> None:
-    assert no_death("bert", "ready", "") == [
+    assert no_crash("bert", "ready", "") == [
         "No worker of bert has died, as far as is on record.",
         "The model is ready now.",
     ]
-    assert no_death("bert", "failed", "no file")[1] == "The model is failed now: no file."
+    assert no_crash("bert", "failed", "no file")[1] == "The model is failed now: no file."
 
 
 def test_a_headline_names_the_death() -> None:
-    assert headline(bundle("worker_crashed", "exit 3")) == {
+    assert list_entry(bundle("worker_crashed", "exit 3")) == {
         "number": 4,
         "time": "2026-01-02T03:04:05.000Z",
         "version": "2",
@@ -332,5 +332,5 @@ def test_a_bundle_of_another_version_is_explained_as_far_as_it_goes() -> None:
         for name in [name for name in some if rng.random() < 0.1]:
             some[name] = None
         assert explain(some, [])
-        assert headline(some)
-        assert since(some, [event("worker_ready")]) is not None
+        assert list_entry(some)
+        assert later_events(some, [event("worker_ready")]) is not None

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mmsup.supervisor.postmortem import stack_trace as stack
+from mmsup.supervisor.postmortem import stack_trace
 
 CRASH = """Fatal Python error: Segmentation fault
 
@@ -28,35 +28,37 @@ Thread 0x00007f0000000003 (most recent call first):
 
 
 def test_a_crash_says_what_it_was_where_it_stood_and_where_the_model_called() -> None:
-    read = stack.read(CRASH)
+    read = stack_trace.parse(CRASH)
     assert read.fatal == "Segmentation fault"
     assert str(read.innermost()) == "string_at (__init__.py, line 519)"
-    assert read.of_model("/models/m/1") == stack.Frame("/models/m/1/model.py", 25, "harm")
+    assert read.model_frame("/models/m/1") == stack_trace.Frame("/models/m/1/model.py", 25, "harm")
     assert len(read.frames) == 3
 
 
 def test_of_all_threads_the_current_one_speaks() -> None:
-    read = stack.read(ANSWER)
+    read = stack_trace.parse(ANSWER)
     assert (read.fatal, len(read.threads), read.current) == ("", 3, 1)
-    assert read.innermost() == read.of_model("/models/m/1/") == stack.Frame("/models/m/1/model.py", 47, "infer")
+    assert (
+        read.innermost() == read.model_frame("/models/m/1/") == stack_trace.Frame("/models/m/1/model.py", 47, "infer")
+    )
 
 
 def test_where_the_current_thread_is_none_of_the_models_another_one_is_found() -> None:
     text = ANSWER.replace('/models/m/1/model.py", line 47', '/lib/x.py", line 47')
-    assert stack.read(text).of_model("/models/m/1") == stack.Frame("/models/m/1/model.py", 9, "helper")
-    assert stack.read(text).of_model("/models/m/11") is None
+    assert stack_trace.parse(text).model_frame("/models/m/1") == stack_trace.Frame("/models/m/1/model.py", 9, "helper")
+    assert stack_trace.parse(text).model_frame("/models/m/11") is None
 
 
 def test_a_whole_answer_ends_at_the_bottom_of_the_main_thread() -> None:
     bottom = '  File "<frozen runpy>", line 198 in _run_module_as_main\n'
-    assert stack.is_whole(ANSWER + bottom)
-    assert not stack.is_whole(ANSWER)
-    assert not stack.is_whole(ANSWER + bottom[:-1])
-    assert not stack.is_whole("")
+    assert stack_trace.is_complete(ANSWER + bottom)
+    assert not stack_trace.is_complete(ANSWER)
+    assert not stack_trace.is_complete(ANSWER + bottom[:-1])
+    assert not stack_trace.is_complete("")
 
 
 def test_where_no_thread_is_called_the_current_one_the_last_is() -> None:
-    assert stack.read(ANSWER.replace("Current thread", "Thread")).current == 2
+    assert stack_trace.parse(ANSWER.replace("Current thread", "Thread")).current == 2
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_where_no_thread_is_called_the_current_one_the_last_is() -> None:
     ],
 )
 def test_an_answer_is_told_from_a_crash(text: str, is_answer: bool) -> None:
-    assert stack.is_answer(text) == is_answer
+    assert stack_trace.is_requested_dump(text) == is_answer
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_an_answer_is_told_from_a_crash(text: str, is_answer: bool) -> None:
     ],
 )
 def test_the_gist_is_one_line(text: str, gist: str) -> None:
-    assert stack.gist(text) == gist
+    assert stack_trace.summary(text) == gist
 
 
 def test_whatever_a_worker_writes_is_read_and_bounded() -> None:
@@ -93,9 +95,9 @@ def test_whatever_a_worker_writes_is_read_and_bounded() -> None:
     lines = [*CRASH.splitlines(), *ANSWER.splitlines(), "  File", '  File "x", line 99999999999999999999 in y', "\0"]
     for _ in range(300):
         text = "\n".join(rng.choice(lines)[: rng.randrange(80)] for _ in range(rng.randrange(30)))
-        read = stack.read(text)
+        read = stack_trace.parse(text)
         assert not read.threads or 0 <= read.current < len(read.threads)
     frames = '  File "x", line 1 in y\n'
-    many = stack.read(("Thread 0x1 (most recent call first):\n" + frames * 200) * 200)
-    assert len(many.threads) <= stack.THREADS + 1
-    assert len(many.threads[0]) == stack.FRAMES
+    many = stack_trace.parse(("Thread 0x1 (most recent call first):\n" + frames * 200) * 200)
+    assert len(many.threads) <= stack_trace.MAX_THREADS + 1
+    assert len(many.threads[0]) == stack_trace.MAX_FRAMES

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.supervisor.linux.cgroup import Group
-from mmsup.supervisor.processes.cleanup import STEPS, Graves, removal
+from mmsup.supervisor.linux.cgroup import Cgroup
+from mmsup.supervisor.processes.cleanup import MAX_NAMES, Cleanup, remove_tree
 
 
-class Dying(Group):
+class Dying(Cgroup):
     """A group whose last process takes its time."""
 
     def __init__(self, looks: int) -> None:
@@ -37,7 +37,7 @@ def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
     (scratch / "deep" / "deeper").mkdir(parents=True)
     (scratch / "link").symlink_to(precious)
     (scratch / "deep" / "file").write_text("x")
-    for _ in removal(str(scratch)):
+    for _ in remove_tree(str(scratch)):
         pass
     assert not scratch.exists()
     assert (precious / "file").read_text() == "mine"
@@ -57,7 +57,7 @@ def abyss(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_tree_as_deep_as_a_path_can_be_is_removed_with_few_descriptors(abyss: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    assert max(len(os.listdir("/proc/self/fd")) for _ in removal(str(abyss))) <= before + 2
+    assert max(len(os.listdir("/proc/self/fd")) for _ in remove_tree(str(abyss))) <= before + 2
     assert not abyss.exists()
 
 
@@ -70,23 +70,23 @@ def test_what_cannot_be_removed_is_left_and_ends_nobody(tmp_path: Path, monkeypa
         raise refusal
 
     monkeypatch.setattr(os, "unlink", refuse)
-    assert len(list(removal(str(tmp_path / "scratch")))) < 10
+    assert len(list(remove_tree(str(tmp_path / "scratch")))) < 10
     assert (tmp_path / "scratch" / "deep" / "file").exists()
 
 
 def test_a_folder_that_is_not_there_is_removed_already(tmp_path: Path) -> None:
-    assert list(removal(str(tmp_path / "none"))) == []
+    assert list(remove_tree(str(tmp_path / "none"))) == []
 
 
 def test_one_turn_removes_a_bounded_number_of_names(tmp_path: Path) -> None:
     async def run() -> None:
         scratch = tmp_path / "scratch"
         scratch.mkdir()
-        for number in range(STEPS * 2):
+        for number in range(MAX_NAMES * 2):
             (scratch / str(number)).touch()
-        graves = Graves()
-        graves.bury(None, str(scratch), str(tmp_path / "socket"))
-        assert len(list(scratch.iterdir())) == STEPS
+        graves = Cleanup()
+        graves.add(None, str(scratch), str(tmp_path / "socket"))
+        assert len(list(scratch.iterdir())) == MAX_NAMES
         graves.close()
 
     asyncio.run(run())
@@ -96,8 +96,8 @@ def test_a_group_is_looked_at_again_until_nobody_is_left(tmp_path: Path) -> None
     async def run() -> None:
         (tmp_path / "socket").touch()
         group = Dying(looks=3)
-        graves = Graves()
-        graves.bury(group, str(tmp_path / "scratch"), str(tmp_path / "socket"))
+        graves = Cleanup()
+        graves.add(group, str(tmp_path / "scratch"), str(tmp_path / "socket"))
         assert not (tmp_path / "socket").exists()
         async with asyncio.timeout(10):
             await group.removed.wait()

@@ -8,11 +8,11 @@ import pytest
 import mmsup
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.processes.launch_spec import (
-    Place,
+    LaunchEnvironment,
     gateway_spawn,
     gateway_token,
-    life_of,
-    scratch_of,
+    parse_token,
+    scratch_dir,
     worker_spawn,
     worker_token,
 )
@@ -24,24 +24,26 @@ def spec(**fields: object) -> ModelSpec:
     return ModelSpec("bert", "2", "/m/bert/2", "model.onnx", "ort", "onnxruntime_onnx", **fields)  # type: ignore[arg-type]  # fields by name
 
 
-def place(tmp_path: Path) -> Place:
-    return Place({"PATH": "/bin", "LANG": "C.UTF-8", **SECRETS}, str(tmp_path / "scratch"), str(tmp_path), 4)
+def place(tmp_path: Path) -> LaunchEnvironment:
+    return LaunchEnvironment(
+        {"PATH": "/bin", "LANG": "C.UTF-8", **SECRETS}, str(tmp_path / "scratch"), str(tmp_path), 4
+    )
 
 
 def test_tokens_name_role_number_and_generation() -> None:
-    assert life_of(worker_token(7, 3)) == ("worker", 7, 3)
-    assert life_of(gateway_token(0, 12)) == ("gateway", 0, 12)
+    assert parse_token(worker_token(7, 3)) == ("worker", 7, 3)
+    assert parse_token(gateway_token(0, 12)) == ("gateway", 0, 12)
 
 
 @pytest.mark.parametrize("token", ["", "worker", "worker.1", "worker.1.x", "worker.-1.2", "brain.1.2", "worker.1.2.3"])
 def test_other_tokens_are_none_of_ours(token: str) -> None:
-    assert life_of(token) is None
+    assert parse_token(token) is None
 
 
 def test_nothing_of_the_servers_environment_reaches_a_worker_but_what_is_listed(tmp_path: Path) -> None:
     env = worker_spawn(spec(), (7, 3), place(tmp_path), (), "").env
     assert not set(SECRETS) - {"HOME"} & set(env)
-    assert env["HOME"] == env["TMPDIR"] == scratch_of(place(tmp_path), (7, 3))
+    assert env["HOME"] == env["TMPDIR"] == scratch_dir(place(tmp_path), (7, 3))
     assert (env["PATH"], env["LANG"], env["OMP_NUM_THREADS"]) == ("/bin", "C.UTF-8", "4")
 
 
@@ -75,4 +77,4 @@ def test_a_worker_runs_in_the_folder_of_its_version_and_joins_its_group_first(tm
 def test_the_kernel_takes_workers_before_gateways(tmp_path: Path) -> None:
     gateway = gateway_spawn(1, 4, place(tmp_path), ("http",))
     assert gateway.oom_score_adj < 0 < worker_spawn(spec(), (7, 3), place(tmp_path), (), "").oom_score_adj
-    assert (gateway.token, gateway.listeners, gateway.tallies) == ("gateway.1.4", ("http",), True)
+    assert (gateway.token, gateway.listeners, gateway.counter_tables) == ("gateway.1.4", ("http",), True)

@@ -4,8 +4,8 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
-from mmsup.ipc.transport.control_channel import Closed, Seqpacket, close_all
-from mmsup.supervisor.processes.message_channel import OUTBOX_LIMIT, Peer
+from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
+from mmsup.supervisor.processes.message_channel import MAX_QUEUED, MessageChannel
 
 Play = Callable[["Pair"], Awaitable[None]]
 
@@ -14,12 +14,12 @@ class Pair:
     """A Peer and its plain other end."""
 
     def __init__(self) -> None:
-        near, self.far = Seqpacket.pair()
+        near, self.far = ControlChannel.pair()
         self.heard: list[bytes] = []
         self.descriptors: list[int] = []
         self.lost = asyncio.Event()
         self.something = asyncio.Event()
-        self.peer = Peer(near, self._hear, self.lost.set)
+        self.peer = MessageChannel(near, self._hear, self.lost.set)
 
     def _hear(self, data: bytes, descriptors: list[int]) -> None:
         self.heard.append(data)
@@ -36,7 +36,7 @@ def play(act: Play) -> None:
         finally:
             pair.peer.close()
             pair.far.close()
-            close_all(pair.descriptors)
+            close_fds(pair.descriptors)
 
     asyncio.run(run())
 
@@ -45,7 +45,7 @@ def test_what_finds_no_room_waits_and_keeps_its_order_and_descriptors() -> None:
     async def act(pair: Pair) -> None:
         read, write = os.pipe()
         for number in range(500):
-            pair.peer.say(b"%d" % number + b"." * 4000, (write,) if number == 499 else ())
+            pair.peer.send(b"%d" % number + b"." * 4000, (write,) if number == 499 else ())
         os.close(write)
         os.close(read)
         got: list[bytes] = []
@@ -57,7 +57,7 @@ def test_what_finds_no_room_waits_and_keeps_its_order_and_descriptors() -> None:
                 continue
             got.append(received[0])
             came += len(received[1])
-            close_all(received[1])
+            close_fds(received[1])
         assert came == 1
         assert [int(each.rstrip(b".")) for each in got] == list(range(500))
 
@@ -68,15 +68,15 @@ def test_a_far_end_that_closes_is_told_once() -> None:
     async def act(pair: Pair) -> None:
         pair.far.close()
         await pair.lost.wait()
-        pair.peer.say(b"to nobody")
+        pair.peer.send(b"to nobody")
 
     play(act)
 
 
 def test_one_that_does_not_read_is_given_up_at_a_bound() -> None:
     async def act(pair: Pair) -> None:
-        for _ in range(OUTBOX_LIMIT + 200):
-            pair.peer.say(b"x" * 1000)
+        for _ in range(MAX_QUEUED + 200):
+            pair.peer.send(b"x" * 1000)
         await pair.lost.wait()
 
     play(act)
@@ -96,7 +96,7 @@ def test_descriptors_come_with_their_message() -> None:
     async def act(pair: Pair) -> None:
         read, write = os.pipe()
         assert pair.far.send(b"with one", (read,))
-        close_all([read, write])
+        close_fds([read, write])
         await pair.something.wait()
         assert len(pair.descriptors) == 1
 
@@ -109,8 +109,8 @@ def test_a_closed_peer_holds_nothing() -> None:
     async def act(pair: Pair) -> None:
         read, write = os.pipe()
         for _ in range(300):
-            pair.peer.say(b"x" * 4000, (read,))
-        close_all([read, write])
+            pair.peer.send(b"x" * 4000, (read,))
+        close_fds([read, write])
 
     play(act)
     assert len(os.listdir("/proc/self/fd")) == before
@@ -121,7 +121,7 @@ def test_the_far_end_sees_the_end_when_a_peer_is_closed() -> None:
         pair.peer.close()
         try:
             pair.far.receive()
-        except Closed:
+        except ChannelClosed:
             return
         raise AssertionError("it is still open")
 

@@ -2,31 +2,31 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.supervisor.config.config_error import Wrong
-from mmsup.supervisor.repository.artifact import ENGINES, Artefact, choose
+from mmsup.supervisor.config.config_error import InvalidValue
+from mmsup.supervisor.repository.artifact import ENGINES, Artifact, select_artifact
 
 
 @pytest.mark.parametrize(
     ("files", "engine", "name", "expected"),
     [
-        ("model.onnx labels.txt", "", "", Artefact("model.onnx", "ort")),
-        ("model.pt", "", "", Artefact("model.pt", "pytorch")),
-        ("model.pt2", "", "", Artefact("model.pt2", "pytorch")),
-        ("model.py", "", "", Artefact("model.py", "custom")),
-        ("model.safetensors model.py", "", "", Artefact("model.safetensors", "pytorch")),
-        ("model.safetensors model.py", "pytorch", "", Artefact("model.safetensors", "pytorch")),
-        ("model.safetensors model.py", "custom", "", Artefact("model.py", "custom")),
-        ("model.onnx model.py", "custom", "", Artefact("model.py", "custom")),
-        ("model.onnx model.py", "ort", "", Artefact("model.onnx", "ort")),
-        ("model.onnx small.onnx", "", "small.onnx", Artefact("small.onnx", "ort")),
-        ("model.pt model.pt2", "pytorch", "model.pt", Artefact("model.pt", "pytorch")),
-        ("net.pth", "", "net.pth", Artefact("net.pth", "pytorch")),
-        ("model.onnx/model.onnx", "", "", Artefact("model.onnx/model.onnx", "ort")),
-        ("big.onnx/big.onnx", "ort", "big.onnx", Artefact("big.onnx/big.onnx", "ort")),
+        ("model.onnx labels.txt", "", "", Artifact("model.onnx", "ort")),
+        ("model.pt", "", "", Artifact("model.pt", "pytorch")),
+        ("model.pt2", "", "", Artifact("model.pt2", "pytorch")),
+        ("model.py", "", "", Artifact("model.py", "custom")),
+        ("model.safetensors model.py", "", "", Artifact("model.safetensors", "pytorch")),
+        ("model.safetensors model.py", "pytorch", "", Artifact("model.safetensors", "pytorch")),
+        ("model.safetensors model.py", "custom", "", Artifact("model.py", "custom")),
+        ("model.onnx model.py", "custom", "", Artifact("model.py", "custom")),
+        ("model.onnx model.py", "ort", "", Artifact("model.onnx", "ort")),
+        ("model.onnx small.onnx", "", "small.onnx", Artifact("small.onnx", "ort")),
+        ("model.pt model.pt2", "pytorch", "model.pt", Artifact("model.pt", "pytorch")),
+        ("net.pth", "", "net.pth", Artifact("net.pth", "pytorch")),
+        ("model.onnx/model.onnx", "", "", Artifact("model.onnx/model.onnx", "ort")),
+        ("big.onnx/big.onnx", "ort", "big.onnx", Artifact("big.onnx/big.onnx", "ort")),
     ],
 )
-def test_the_one_file_that_can_be_meant_is_chosen(files: str, engine: str, name: str, expected: Artefact) -> None:
-    assert choose(files.split(), engine, name) == expected
+def test_the_one_file_that_can_be_meant_is_chosen(files: str, engine: str, name: str, expected: Artifact) -> None:
+    assert select_artifact(files.split(), engine, name) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,17 @@ def test_the_one_file_that_can_be_meant_is_chosen(files: str, engine: str, name:
 def test_none_or_more_than_one_is_wrong_and_says_what_would_help(
     files: str, engine: str, name: str, words: str
 ) -> None:
-    with pytest.raises(Wrong) as wrong:
-        choose(files.split(), engine, name)
+    with pytest.raises(InvalidValue) as wrong:
+        select_artifact(files.split(), engine, name)
     assert words in str(wrong.value)
 
 
 def test_only_weights_with_a_class_need_trust_and_only_some_files_tell_their_tensors() -> None:
-    made = {file: choose([file, "model.py"], engine) for engine, kind in ENGINES.items() for file in kind.usual}
+    made = {
+        file: select_artifact([file, "model.py"], engine)
+        for engine, kind in ENGINES.items()
+        for file in kind.default_names
+    }
     assert [file for file, each in made.items() if each.needs_trust] == ["model.safetensors"]
-    assert [file for file, each in made.items() if each.tells_tensors] == ["model.onnx", "model.pt2"]
+    assert [file for file, each in made.items() if each.declares_tensors] == ["model.onnx", "model.pt2"]
     assert made["model.pt"].platform == "pytorch_libtorch"

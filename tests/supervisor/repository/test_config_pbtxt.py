@@ -32,12 +32,12 @@ dynamic_batching { priority_queue_policy { key: 1 value { max_queue_size: 3 } } 
 
 
 def faults(text: str) -> list[str]:
-    return [str(each) for each in read_pbtxt(text, "f").faults]
+    return [str(each) for each in read_pbtxt(text, "f").errors]
 
 
 def test_a_configuration_is_read_as_it_was_said_and_nothing_else() -> None:
     said = read_pbtxt(FULL, "bert/config.pbtxt")
-    assert said.faults == ()
+    assert said.errors == ()
     assert said.config == {
         "name": "bert",
         "backend": "onnxruntime",
@@ -134,8 +134,8 @@ def test_whatever_is_written_is_a_configuration_or_a_fault_and_never_a_traceback
             cut = at + chance.choice([0, 1, 1, 8])
             text = text[:at] + "".join(chance.choices("{}[]<>:,;\"'#\\ \n-0aé\0", k=chance.randrange(3))) + text[cut:]
         said = read_pbtxt(text, "f")
-        assert said.config or said.faults or not text.strip()
-        assert all(each.place.startswith("f") for each in said.faults)
+        assert said.config or said.errors or not text.strip()
+        assert all(each.place.startswith("f") for each in said.errors)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_whatever_is_written_is_a_configuration_or_a_fault_and_never_a_traceback
 )
 def test_the_json_of_a_load_request_is_read_with_numbers_as_strings(text: str, config: dict[str, Any] | None) -> None:
     said = read_json(text, "config")
-    assert said.faults == ()
+    assert said.errors == ()
     assert said.config == config or said.config["input"][0]["dims"] == [-1, 3]
 
 
@@ -177,7 +177,7 @@ def test_the_json_of_a_load_request_is_read_with_numbers_as_strings(text: str, c
     ],
 )
 def test_json_that_is_no_configuration_is_one_short_fault(text: str) -> None:
-    (fault,) = read_json(text, "config").faults
+    (fault,) = read_json(text, "config").errors
     assert fault.place == "config"
     assert len(fault.text) < 400
     assert read_json(text, "config").config == {}

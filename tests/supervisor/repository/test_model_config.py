@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from mmsup.supervisor.repository.config_pbtxt import message_descriptor, read_json, read_pbtxt
-from mmsup.supervisor.repository.model_config import REFUSED, WITHOUT_EFFECT, Declared, VersionPolicy, declared
+from mmsup.supervisor.repository.model_config import (
+    IGNORED_FIELDS,
+    UNSUPPORTED_FIELDS,
+    InterpretedConfig,
+    VersionPolicy,
+    interpret,
+)
 
 HONOURED = {
     "name",
@@ -21,19 +27,19 @@ HONOURED = {
 }
 
 
-def meaning(text: str) -> Declared:
-    return declared(read_pbtxt(text, "m/config.pbtxt"), "m")
+def meaning(text: str) -> InterpretedConfig:
+    return interpret(read_pbtxt(text, "m/config.pbtxt"), "m")
 
 
 def test_every_field_is_honoured_or_warned_about_or_refused_and_none_passed_over() -> None:
     known = {field.name for field in message_descriptor().fields}
-    groups = (HONOURED, set(WITHOUT_EFFECT), set(REFUSED))
+    groups = (HONOURED, set(IGNORED_FIELDS), set(UNSUPPORTED_FIELDS))
     assert set.union(*groups) == known
     assert sum(len(each) for each in groups) == len(known)
 
 
 def test_nothing_said_is_no_key_and_the_latest_version() -> None:
-    assert meaning("") == Declared({})
+    assert meaning("") == InterpretedConfig({})
 
 
 @pytest.mark.parametrize(
@@ -50,7 +56,7 @@ def test_nothing_said_is_no_key_and_the_latest_version() -> None:
 )
 def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
     assert meaning(text).engine == engine
-    assert meaning(text).faults == ()
+    assert meaning(text).errors == ()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
 def test_what_is_wrong_or_would_change_answers_is_refused_with_place_and_reason(
     text: str, place: str, words: str
 ) -> None:
-    (fault,) = meaning(text).faults
+    (fault,) = meaning(text).errors
     assert fault.place == place
     assert words in fault.text
 
@@ -125,15 +131,15 @@ def test_all_faults_of_a_file_come_together() -> None:
     found = meaning(
         'name: "x"\nbackend: "y"\nmax_batch_sise: 1\nsequence_batching {}\ninput { dims: 1 }\nbatch_input {}\n'
     )
-    assert [each.place.split(":")[1] for each in found.faults] == ["3", "1", "2", "5", "5", "4", "6"]
+    assert [each.place.split(":")[1] for each in found.errors] == ["3", "1", "2", "5", "5", "4", "6"]
 
 
-@pytest.mark.parametrize("word", WITHOUT_EFFECT)
+@pytest.mark.parametrize("word", IGNORED_FIELDS)
 def test_what_has_no_effect_is_one_warning_and_no_fault(word: str) -> None:
     kind = message_descriptor().fields_by_name[word]
     value = f'{word}: "x"' if kind.message_type is None else f"{word} {{}}"
     found = meaning(value)
-    assert found.faults == ()
+    assert found.errors == ()
     assert [(each.place, each.text) for each in found.warnings] == [
         (f"m/config.pbtxt:1: {word}", "is read, and has no effect in this version")
     ]
@@ -145,7 +151,7 @@ def test_what_is_switched_off_is_neither_refused_nor_warned_about() -> None:
         'input { name: "x" data_type: TYPE_FP32 dims: 1 is_shape_tensor: false allow_ragged_batch: false }'
         "instance_group { passive: false }"
     )
-    assert found.faults == found.warnings == ()
+    assert found.errors == found.warnings == ()
 
 
 def test_tensors_become_the_keys_inputs_and_outputs() -> None:
@@ -153,7 +159,7 @@ def test_tensors_become_the_keys_inputs_and_outputs() -> None:
         'input { name: "x" data_type: TYPE_STRING dims: [-1, 3] optional: true }'
         'output { name: "y" data_type: TYPE_BF16 dims: 1 label_filename: "l.txt" }'
     )
-    assert found.keys == {
+    assert found.options == {
         "inputs": [{"name": "x", "datatype": "BYTES", "shape": [-1, 3], "optional": True}],
         "outputs": [{"name": "y", "datatype": "BF16", "shape": [1], "optional": False}],
     }
@@ -175,13 +181,13 @@ def test_tensors_become_the_keys_inputs_and_outputs() -> None:
     ],
 )
 def test_instance_groups_become_the_keys_instances_and_device(text: str, keys: dict[str, object]) -> None:
-    assert meaning(text).keys == keys
+    assert meaning(text).options == keys
     assert meaning(text).warnings == ()
 
 
 def test_instances_on_several_devices_are_counted_and_the_one_device_is_said() -> None:
     found = meaning("instance_group { count: 2 kind: KIND_GPU gpus: [0, 1] }")
-    assert found.keys == {"instances": 4, "device": "cuda:0"}
+    assert found.options == {"instances": 4, "device": "cuda:0"}
     assert "all instances run on cuda:0" in found.warnings[0].text
 
 
@@ -192,8 +198,8 @@ def test_parameters_of_ours_are_keys_and_the_others_go_to_the_model() -> None:
         'parameters { key: "mmsup_pin" value { string_value: "true" } }'
         'parameters { key: "mmsup_env" value { string_value: "{OMP_NUM_THREADS: 1}" } }'
     )
-    assert found.faults == ()
-    assert found.keys == {
+    assert found.errors == ()
+    assert found.options == {
         "parameters": {"labels": "a,b"},
         "memory": 1 << 30,
         "pin": True,
@@ -204,9 +210,9 @@ def test_parameters_of_ours_are_keys_and_the_others_go_to_the_model() -> None:
 @pytest.mark.parametrize("key", ["mmsup_python", "mmsup_env", "mmsup_trusted", "mmsup_memory", "mmsup_x"])
 def test_a_client_cannot_say_what_only_the_operator_may(key: str) -> None:
     text = f'{{"parameters": {{"{key}": {{"string_value": "true"}}}}}}'
-    found = declared(read_json(text, "m: parameter config"), "m", from_client=True)
-    assert found.keys == {}
-    assert "operator" in found.faults[0].text
+    found = interpret(read_json(text, "m: parameter config"), "m", from_client=True)
+    assert found.options == {}
+    assert "operator" in found.errors[0].text
 
 
 @pytest.mark.parametrize(
@@ -215,13 +221,13 @@ def test_a_client_cannot_say_what_only_the_operator_may(key: str) -> None:
         (VersionPolicy(), ("10",)),
         (VersionPolicy(latest=2), ("9", "10")),
         (VersionPolicy(latest=9), ("1", "2", "9", "10")),
-        (VersionPolicy(every=True), ("1", "2", "9", "10")),
+        (VersionPolicy(all_versions=True), ("1", "2", "9", "10")),
         (VersionPolicy(specific=(10, 1, 77)), ("1", "10")),
         (VersionPolicy(specific=(77,)), ()),
     ],
 )
 def test_versions_are_chosen_by_number_and_not_by_spelling(policy: VersionPolicy, chosen: tuple[str, ...]) -> None:
-    assert policy.chosen(("10", "9", "1", "2")) == chosen
+    assert policy.select(("10", "9", "1", "2")) == chosen
 
 
 @pytest.mark.parametrize(
@@ -229,9 +235,9 @@ def test_versions_are_chosen_by_number_and_not_by_spelling(policy: VersionPolicy
     [
         ("version_policy { latest {} }", VersionPolicy()),
         ("version_policy { latest { num_versions: 3 } }", VersionPolicy(latest=3)),
-        ("version_policy { all {} }", VersionPolicy(every=True)),
+        ("version_policy { all {} }", VersionPolicy(all_versions=True)),
         ("version_policy { specific { versions: [2, 1] } }", VersionPolicy(specific=(2, 1))),
     ],
 )
 def test_the_version_policy_is_read(text: str, policy: VersionPolicy) -> None:
-    assert meaning(text).policy == policy
+    assert meaning(text).version_policy == policy

@@ -11,7 +11,15 @@ import pytest
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.gpu.selection import resolved
-from mmsup.supervisor.repository.scanner import SPEC_LIMIT, ModelEntry, Repository, Root, override, scan, scan_model
+from mmsup.supervisor.repository.scanner import (
+    SPEC_LIMIT,
+    ModelEntry,
+    RepositoryRoot,
+    RepositoryScan,
+    scan,
+    scan_model,
+    with_config,
+)
 
 IO = 'input { name: "x" data_type: TYPE_FP32 dims: [4] }\noutput { name: "y" data_type: TYPE_FP32 dims: [-1] }\n'
 IO_YAML = "inputs: [{name: x, datatype: FP32, shape: [4]}]\noutputs: [{name: y, datatype: FP32, shape: [-1]}]\n"
@@ -40,14 +48,14 @@ def entry(settings: Settings, name: str = "m") -> ModelEntry:
 
 def spec(settings: Settings, name: str = "m") -> ModelSpec:
     found = entry(settings, name)
-    assert found.faults == ()
+    assert found.errors == ()
     (only,) = found.specs
     return only
 
 
 def faults(found: ModelEntry) -> list[str]:
     assert found.specs == ()
-    return [str(each) for each in found.faults]
+    return [str(each) for each in found.errors]
 
 
 def test_an_onnx_file_alone_is_a_model_with_every_default(lay: Lay) -> None:
@@ -75,7 +83,7 @@ def test_a_file_that_does_not_tell_its_tensors_wants_them_declared(lay: Lay, fil
     settings = lay({f"m/1/{file}": ""})
     text = f"m/1: {file} does not tell its inputs and outputs: declare them in config.pbtxt or mmsup.yaml"
     assert faults(entry(settings)) == [text]
-    assert entry(settings).broken == {"1": text.removeprefix("m/1: ")}
+    assert entry(settings).invalid_versions == {"1": text.removeprefix("m/1: ")}
     settings = lay({"m/mmsup.yaml": IO_YAML})
     assert spec(settings).inputs == (TensorSpec("x", "FP32", (4,)),)
 
@@ -155,7 +163,7 @@ def test_all_faults_of_a_model_come_together_and_its_neighbour_notices_nothing(l
     assert faults(found.models["yaml"])[0].startswith("yaml/mmsup.yaml:1: is no YAML")
     assert faults(found.models["empty"])[0].startswith("empty: has no version")
     assert len(found.models["good"].specs) == 1
-    assert found.models["good"].faults == found.faults == ()
+    assert found.models["good"].errors == found.errors == ()
     assert found.models["bad"].reason.count("; ") >= 3
 
 
@@ -167,8 +175,8 @@ def test_a_faulty_configuration_is_not_blamed_for_what_it_may_have_said(lay: Lay
 def test_one_version_without_its_file_leaves_the_others_served(lay: Lay) -> None:
     found = entry(lay({"m/1/model.onnx": "", "m/2/readme": "", "m/config.pbtxt": "version_policy { all {} }"}))
     assert [each.version for each in found.specs] == ["1"]
-    assert found.broken.keys() == {"2"}
-    assert [each.place for each in found.faults] == ["m/2"]
+    assert found.invalid_versions.keys() == {"2"}
+    assert [each.place for each in found.errors] == ["m/2"]
 
 
 def test_the_latest_version_is_the_highest_number(lay: Lay) -> None:
@@ -193,7 +201,7 @@ def test_a_name_in_two_repositories_is_a_fault_of_that_name_only(lay: Lay, tmp_p
     settings = replace(settings, repositories=(*settings.repositories, str(tmp_path / "more")))
     found = scan(settings)
     assert faults(found.models["m"]) == ["m: lies in 2 repositories; a name belongs to one model"]
-    assert override(found.models["m"], "{}") == found.models["m"] == scan_model(settings, "m")
+    assert with_config(found.models["m"], "{}") == found.models["m"] == scan_model(settings, "m")
     assert len(found.models["only"].specs) == 1
 
 
@@ -205,7 +213,7 @@ def test_the_same_repository_twice_is_one(lay: Lay) -> None:
 def test_a_repository_that_is_not_there_is_a_fault_and_the_others_are_read(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": ""})
     found = scan(replace(settings, repositories=("/nowhere/models", *settings.repositories)))
-    assert [str(each) for each in found.faults] == ["/nowhere/models: cannot be read: No such file or directory"]
+    assert [str(each) for each in found.errors] == ["/nowhere/models: cannot be read: No such file or directory"]
     assert found.models.keys() == {"m"}
 
 
@@ -273,8 +281,8 @@ def test_a_pipe_in_the_place_of_a_model_is_a_fault_of_its_version(lay: Lay, file
     settings = lay({"m/1/model.onnx": "", "m/2/labels.txt": ""})
     os.mkfifo(os.path.join(settings.repositories[0], "m", "2", file))
     found = entry(settings)
-    assert [str(each) for each in found.faults] == [f'm/2: "{file}" is no plain file']
-    assert found.broken.keys() == {"2"}
+    assert [str(each) for each in found.errors] == [f'm/2: "{file}" is no plain file']
+    assert found.invalid_versions.keys() == {"2"}
 
 
 def test_a_pipe_by_another_name_is_nobodys_business(lay: Lay) -> None:
@@ -288,8 +296,8 @@ def test_a_name_that_cannot_be_looked_at_is_a_fault_of_that_model_alone(lay: Lay
     loop = Path(settings.repositories[0]) / "loop"
     loop.symlink_to(loop)
     found = scan(settings)
-    assert found.faults == ()
-    assert found.models["m"].faults == ()
+    assert found.errors == ()
+    assert found.models["m"].errors == ()
     assert faults(found.models["loop"]) == ["loop: cannot be read: Too many levels of symbolic links"]
 
 
@@ -308,22 +316,22 @@ def test_an_interpreter_that_is_not_there_is_a_fault(lay: Lay) -> None:
 
 def test_the_stamp_changes_with_a_file_and_not_with_what_an_import_leaves_behind(lay: Lay) -> None:
     settings = lay({"m/1/model.py": "", "m/config.pbtxt": IO})
-    first = entry(settings).stamp
+    first = entry(settings).file_digest
     lay({"m/1/__pycache__/model.pyc": "x"})
-    assert entry(settings).stamp == first != ""
+    assert entry(settings).file_digest == first != ""
     lay({"m/1/model.py": "pass"})
-    second = entry(settings).stamp
+    second = entry(settings).file_digest
     assert second != first
     lay({"m/mmsup.yaml": "priority: 1"})
-    assert entry(settings).stamp != second
+    assert entry(settings).file_digest != second
 
 
 def test_a_load_request_may_replace_the_configuration_and_nothing_else(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": "", "m/2/model.onnx": "", "m/config.pbtxt": "max_batch_size: 2"})
     settings = replace(settings, defaults={"memory": "1GiB"})
     text = '{"max_batch_size": "16", "version_policy": {"specific": {"versions": ["1"]}}, "backend": "onnxruntime"}'
-    made = override(entry(settings), text)
-    assert made.faults == ()
+    made = with_config(entry(settings), text)
+    assert made.errors == ()
     assert [(each.version, each.max_batch_size, each.memory_bytes) for each in made.specs] == [("1", 16, 1 << 30)]
     assert entry(settings).specs[0].max_batch_size == 2
 
@@ -343,7 +351,7 @@ def test_a_load_request_may_replace_the_configuration_and_nothing_else(lay: Lay)
     ],
 )
 def test_a_configuration_of_a_load_request_that_is_wrong_is_a_named_fault(lay: Lay, text: str) -> None:
-    made = override(entry(lay({"m/1/model.onnx": ""})), text)
+    made = with_config(entry(lay({"m/1/model.onnx": ""})), text)
     assert faults(made)
     assert all(each.startswith("m") for each in faults(made))
 
@@ -363,4 +371,4 @@ def test_auto_is_the_gpu_where_there_is_one(device: str, gpus: int, means: str) 
 def test_an_empty_repository_has_no_model_and_no_fault(lay: Lay, tmp_path: Path) -> None:
     root = tmp_path / "models"
     root.mkdir()
-    assert scan(lay({})) == Repository({}, roots={str(root): Root(root.stat().st_dev, 0)})
+    assert scan(lay({})) == RepositoryScan({}, roots={str(root): RepositoryRoot(root.stat().st_dev, 0)})

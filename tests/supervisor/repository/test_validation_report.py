@@ -3,17 +3,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mmsup.supervisor.config import server_options as config
+from mmsup.supervisor.config import server_options
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.repository.scanner import scan
-from mmsup.supervisor.repository.validation_report import Report, report
+from mmsup.supervisor.repository.validation_report import Report, build_report
 
 
 def checked(models: Path, **flags: object) -> Report:
-    reading = config.read({"repositories": (str(models),), **flags}, {"MMSUP_TYPO": "1"}, 0)
+    reading = server_options.read_config({"repositories": (str(models),), **flags}, {"MMSUP_TYPO": "1"}, 0)
     if reading.settings is None:
-        return report(reading.faults, None, reading.warnings, reading.origins)
-    return report(reading.settings, scan(reading.settings), reading.warnings, reading.origins)
+        return build_report(reading.errors, None, reading.warnings, reading.origins)
+    return build_report(reading.settings, scan(reading.settings), reading.warnings, reading.origins)
 
 
 def lay(models: Path, name: str, text: str = "") -> None:
@@ -35,8 +35,8 @@ def test_a_good_repository_is_ok_and_says_what_would_be_served(tmp_path: Path) -
 def test_the_report_is_json_and_explains_every_option(tmp_path: Path) -> None:
     lay(tmp_path, "m")
     found = json.loads(json.dumps(checked(tmp_path)))
-    assert [each["option"] for each in found["options"]] == [each.key for each in config.OPTIONS]
-    assert "options" not in report(Settings(("/r",), "/x", "/y"), scan(Settings((), "/x", "/y")))
+    assert [each["option"] for each in found["options"]] == [each.key for each in server_options.SERVER_OPTIONS]
+    assert "options" not in build_report(Settings(("/r",), "/x", "/y"), scan(Settings((), "/x", "/y")))
 
 
 def test_faults_of_configuration_and_of_every_model_come_together(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from brain_double import Child, House, add_model
+from brain_double import Child, ControllerHarness, add_model
 from harness.nvml import GIB, Card, FakeNvml
 from mmsup.ipc.errors import CallerError, MmsupError
-from mmsup.ipc.messages import all as wire
-from mmsup.supervisor.gpu import memory_release as reclaim
+from mmsup.ipc.messages.worker_control import LoadFailed
+from mmsup.supervisor.gpu import memory_release
 from mmsup.supervisor.gpu import monitor as lookout
 
 pytestmark = pytest.mark.slow
 FIRST, SECOND = "GPU-aaaa1111", "GPU-bbbb2222"
-Play = Callable[[House, FakeNvml], Awaitable[None]]
+Play = Callable[[ControllerHarness, FakeNvml], Awaitable[None]]
 
 
 def on_gpus(
@@ -32,17 +32,17 @@ def on_gpus(
 
     async def run() -> None:
         path = nvml.env["MMSUP_GPU_DRIVER"] if driver else str(home / "none")
-        house = House(home, (), gpu_driver=path, kill_limit_s=kill_limit_s)
+        house = ControllerHarness(home, (), gpu_driver=path, kill_limit_s=kill_limit_s)
         house.environ |= {"PYTHONPATH": nvml.env["PYTHONPATH"]} | ({"CUDA_VISIBLE_DEVICES": shown} if shown else {})
         async with asyncio.timeout(60), house:
-            house.brain.books.journal.follow(lambda _: house.brain.moved.set())
+            house.controller.state_dir.event_log.subscribe(lambda _: house.controller.change_signal.set())
             await house.until(lambda: all(house.state(name) in ("ready", "backoff") for name in models))
             await play(house, nvml)
 
     asyncio.run(run())
 
 
-def places(house: House) -> dict[str, list[str]]:
+def places(house: ControllerHarness) -> dict[str, list[str]]:
     """What the workers of each model see."""
     found: dict[str, list[str]] = {}
     for each in house.keeper.workers():
@@ -50,31 +50,33 @@ def places(house: House) -> dict[str, list[str]]:
     return found
 
 
-def worker(house: House, name: str) -> Child:
+def worker(house: ControllerHarness, name: str) -> Child:
     (found,) = [each for each in house.keeper.workers() if each.spawn.argv[-1].startswith(f"{name}/")]
     return found
 
 
-async def ask(house: House, verb: str, **arguments: Any) -> Any:  # JSON
-    return await house.brain.verbs.do(verb, arguments, lambda _: None)
+async def ask(house: ControllerHarness, verb: str, **arguments: Any) -> Any:  # JSON
+    return await house.controller.handlers.handle(verb, arguments, lambda _: None)
 
 
-async def seen(house: House, used_bytes: int) -> None:
+async def seen(house: ControllerHarness, used_bytes: int) -> None:
     """Until the brain has seen so much memory of the first device in use."""
-    lookout, moved = house.brain._lookout, house.brain.moved
-    looked = lookout.on_look
+    lookout, moved = house.controller._gpu_monitor, house.controller.change_signal
+    looked = lookout.on_update
 
     def tell() -> bool:
         moved.set()
         return looked()
 
-    lookout.on_look = tell
-    await house.until(lambda: house.brain._devices.rows()[0]["memory_used_bytes"] == used_bytes)
+    lookout.on_update = tell
+    await house.until(lambda: house.controller._gpu_placement.rows()[0]["memory_used_bytes"] == used_bytes)
 
 
 def test_without_a_driver_nothing_is_asked_and_a_gpu_is_refused_with_the_reason(tmp_path: Path) -> None:
-    async def play(house: House, nvml: FakeNvml) -> None:
-        assert "there is no GPU here: the NVIDIA driver is not loaded" in house.brain.fleet.models["m"].reason()
+    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
+        assert (
+            "there is no GPU here: the NVIDIA driver is not loaded" in house.controller.model_set.models["m"].reason()
+        )
         assert places(house) == {"cpu": [""]}
         assert await ask(house, "devices") == {"devices": []}
         assert nvml.looks() == 0
@@ -83,7 +85,7 @@ def test_without_a_driver_nothing_is_asked_and_a_gpu_is_refused_with_the_reason(
 
 
 def test_plain_cuda_goes_where_the_fewest_are_and_names_mean_what_they_say(tmp_path: Path) -> None:
-    async def play(house: House, _: FakeNvml) -> None:
+    async def play(house: ControllerHarness, _: FakeNvml) -> None:
         assert places(house) == {"bound": [FIRST], "free": [SECOND], "named": [SECOND]}
         told = [(each["device"], each["workers"]) for each in (await ask(house, "devices"))["devices"]]
         assert told == [("cuda:0", 1), ("cuda:1", 2)]
@@ -92,7 +94,7 @@ def test_plain_cuda_goes_where_the_fewest_are_and_names_mean_what_they_say(tmp_p
 
 
 def test_only_what_the_server_may_see_is_given_out(tmp_path: Path) -> None:
-    async def play(house: House, _: FakeNvml) -> None:
+    async def play(house: ControllerHarness, _: FakeNvml) -> None:
         assert places(house) == {"m": [SECOND]}
         assert [each["uuid"] for each in (await ask(house, "devices"))["devices"]] == [SECOND]
 
@@ -100,13 +102,13 @@ def test_only_what_the_server_may_see_is_given_out(tmp_path: Path) -> None:
 
 
 def test_numbers_mean_the_same_to_the_next_brain_also_while_nvml_is_silent(tmp_path: Path) -> None:
-    async def play(house: House, nvml: FakeNvml) -> None:
+    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
         nvml.say(Card(FIRST, lost=True), Card(SECOND))
-        house.brain._infirmary.reasons[SECOND] = "of no account"
-        await house.until(house.brain.gateways.are_up)
-        house.brain.remember()
-        await house.kill_brain()
-        await house.new_brain()
+        house.controller._gpu_health.cordoned[SECOND] = "of no account"
+        await house.until(house.controller.gateways.are_up)
+        house.controller.save_checkpoint()
+        await house.kill_controller()
+        await house.start_controller()
         assert [each["uuid"] for each in (await ask(house, "devices"))["devices"]] == [FIRST, SECOND]
         with pytest.raises(MmsupError, match="set aside: of no account") as refused:
             await ask(house, "load", name="m")
@@ -119,7 +121,7 @@ def test_numbers_mean_the_same_to_the_next_brain_also_while_nvml_is_silent(tmp_p
 
 
 def test_a_device_that_is_not_here_cannot_be_released(tmp_path: Path) -> None:
-    async def play(house: House, _: FakeNvml) -> None:
+    async def play(house: ControllerHarness, _: FakeNvml) -> None:
         with pytest.raises(CallerError, match="'cuda:7' is not here"):
             await ask(house, "devices_release", device="cuda:7")
         assert await ask(house, "devices_release", device=FIRST) == {"released": []}
@@ -131,10 +133,10 @@ def test_a_device_that_is_not_here_cannot_be_released(tmp_path: Path) -> None:
 def test_where_nvml_shows_nobody_the_workers_own_word_counts_and_another_ones_cap_is_its_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reclaim, "WAIT_S", 1.0)
+    monkeypatch.setattr(memory_release, "WAIT_S", 1.0)
 
-    async def play(house: House, nvml: FakeNvml) -> None:
-        worker(house, "first").page.device_bytes(70 * GIB)
+    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
+        worker(house, "first").page.set_device_bytes(70 * GIB)
         nvml.say(Card(FIRST, free_bytes=10 * GIB), Card(SECOND))
         await seen(house, 70 * GIB)
         await ask(house, "unload", name="first")
@@ -143,7 +145,9 @@ def test_where_nvml_shows_nobody_the_workers_own_word_counts_and_another_ones_ca
         add_model(house.home, "small", yaml="device: cuda:0\ngpu_memory: 5GiB\n")
         add_model(house.home, "unknown", yaml="device: cuda:0\n")
         said: list[Any] = []
-        waiting = asyncio.get_running_loop().create_task(house.brain.verbs.do("load", {"name": "next"}, said.append))
+        waiting = asyncio.get_running_loop().create_task(
+            house.controller.handlers.handle("load", {"name": "next"}, said.append)
+        )
         await ask(house, "load", name="small")
         with pytest.raises(MmsupError, match="has 10GiB of memory free, and 20GiB are needed") as refused:
             await waiting
@@ -156,15 +160,15 @@ def test_where_nvml_shows_nobody_the_workers_own_word_counts_and_another_ones_ca
 
 @pytest.mark.fault("F20")
 def test_what_the_kernel_holds_has_not_given_its_memory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reclaim, "WAIT_S", 0.5)
+    monkeypatch.setattr(memory_release, "WAIT_S", 0.5)
 
-    async def play(house: House, nvml: FakeNvml) -> None:
+    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
         child = worker(house, "m")
         nvml.say(Card(FIRST, free_bytes=10 * GIB, held=((child.process.pid, 70 * GIB),)), Card(SECOND))
         await seen(house, 70 * GIB)
         with monkeypatch.context() as kernel:
             kernel.setattr(child.process, "send_signal", lambda _: None)
-            child.say(wire.LoadFailed("load_failed", "a lie, to be killed for"))
+            child.send(LoadFailed("load_failed", "a lie, to be killed for"))
             await house.until(lambda: house.events("worker_quarantined"))
             await house.until(lambda: house.events("load_failed"))
         assert "70GiB are needed" in house.events("load_failed")[0]["text"]
@@ -176,7 +180,7 @@ def test_what_the_kernel_holds_has_not_given_its_memory_back(tmp_path: Path, mon
 def test_while_nvml_is_silent_nobody_waits_for_it_and_tries_grow_rare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def play(house: House, nvml: FakeNvml) -> None:
+    async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
         nvml.say(Card(FIRST, lost=True), Card(SECOND, lost=True))
         await house.until(lambda: house.events("gpu_silent"))
         rows = (await ask(house, "devices"))["devices"]

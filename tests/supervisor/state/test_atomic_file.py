@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness.points import Range, Spot
-from mmsup.ipc.failpoints import POINTS, Order
-from mmsup.supervisor.state import atomic_file as whole
-from mmsup.supervisor.state.desired_state import Wanted, Wish
+from mmsup.ipc.failpoints import POINTS, FailpointAction
+from mmsup.supervisor.state import atomic_file
+from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
 
 WRITING = tuple(name for name in POINTS if name.startswith("brain.file_") and name != "brain.file_removed")
 PUT = """
@@ -44,13 +44,13 @@ def change(made: Range, path: Path, what: str = "put") -> subprocess.CompletedPr
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     made = tmp_path / "state" / "wanted.json"
-    Wanted(made, "explicit").put("old", Wish(up=True, config="{}"))
+    DesiredState(made, "explicit").set("old", DesiredModel(up=True, config="{}"))
     return made
 
 
 def names(path: Path) -> list[str]:
     """What the next brain finds; a torn file would have none."""
-    return Wanted(path, "explicit").names()
+    return DesiredState(path, "explicit").names()
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def names(path: Path) -> list[str]:
 @pytest.mark.parametrize("point", WRITING)
 def test_a_death_at_any_point_leaves_the_old_file_or_the_new_one(tmp_path: Path, path: Path, point: str) -> None:
     made = Range(tmp_path / "range")
-    made.order(Order.KILL, Spot("brain", point))
+    made.order(FailpointAction.KILL, Spot("brain", point))
     assert change(made, path).returncode == -signal.SIGKILL
     renamed = WRITING.index(point) >= WRITING.index("brain.file_renamed")
     assert names(path) == (NEW if renamed else OLD)
@@ -72,7 +72,7 @@ def test_an_error_at_any_point_is_a_refusal_with_the_old_file_or_no_error(
     tmp_path: Path, path: Path, point: str
 ) -> None:
     made = Range(tmp_path / "range")
-    made.order(Order.RAISE, Spot("brain", point))
+    made.order(FailpointAction.RAISE, Spot("brain", point))
     done = change(made, path)
     if done.stdout.startswith("refused"):
         assert names(path) == OLD
@@ -85,14 +85,14 @@ def test_an_error_at_any_point_is_a_refusal_with_the_old_file_or_no_error(
 @pytest.mark.slow
 def test_a_death_while_all_is_forgotten_is_an_end_that_was_reached(tmp_path: Path, path: Path) -> None:
     made = Range(tmp_path / "range")
-    made.order(Order.KILL, Spot("brain", "brain.file_removed"))
+    made.order(FailpointAction.KILL, Spot("brain", "brain.file_removed"))
     assert change(made, path, "clear").returncode == -signal.SIGKILL
     assert names(path) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", [Order.KILL, Order.RAISE])
-def test_a_folder_whose_making_is_cut_off_is_not_in_the_way(tmp_path: Path, order: Order) -> None:
+@pytest.mark.parametrize("order", [FailpointAction.KILL, FailpointAction.RAISE])
+def test_a_folder_whose_making_is_cut_off_is_not_in_the_way(tmp_path: Path, order: FailpointAction) -> None:
     made, path = Range(tmp_path / "range"), tmp_path / "state" / "below" / "wanted.json"
     made.order(order, Spot("brain", "brain.folder_made"), nth=2)
     done = change(made, path)
@@ -105,10 +105,10 @@ def test_a_folder_whose_making_is_cut_off_is_not_in_the_way(tmp_path: Path, orde
 
 def test_a_folder_that_is_not_there_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "file"
-    whole.write(path, b"text")
+    atomic_file.write(path, b"text")
     assert path.read_text() == "text"
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    whole.remove(path)
+    atomic_file.remove(path)
     assert not path.exists()
     with pytest.raises(FileNotFoundError):
-        whole.remove(path)
+        atomic_file.remove(path)

@@ -8,58 +8,58 @@ import pytest
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.supervisor.state.checkpoint import (
     TEXT_LIMIT,
-    CaseNote,
-    DeviceNote,
-    EditionNote,
-    EndNote,
-    FaultNote,
-    GatewayNote,
-    InstanceNote,
-    JudgementNote,
-    ListNote,
-    Memory,
-    ModelNote,
-    ReleaseNote,
-    UpgradeNote,
+    Checkpoint,
+    ExitRecord,
+    FailureRecord,
+    GatewayRecord,
+    GpuFaultRecord,
+    GpuRecord,
+    InstanceRecord,
+    ModelRecord,
+    PoisonCaseRecord,
+    PoisonListRecord,
+    RevisionRecord,
+    UpgradeRecord,
+    VersionRecord,
     from_text,
     to_text,
 )
 
-UPGRADE = UpgradeNote(
+UPGRADE = UpgradeRecord(
     ticket="t",
     force=True,
-    began_s=1.5,
+    started_s=1.5,
     stage="processes",
-    keeper_life=1,
-    renews=True,
-    done=2,
+    keeper_generation=1,
+    replaces_keeper=True,
+    replaced=2,
     kept={},
-    refused="",
+    failure="",
     seconds=0.0,
-    brains=1,
+    controllers=1,
 )
 
 
-def memory(models: int) -> Memory:
+def memory(models: int) -> Checkpoint:
     rng = random.Random(3)
-    return Memory(
+    return Checkpoint(
         began_s=12.5,
         announced=True,
         next_instance=models + 1,
         models=tuple(model(number, rng) for number in range(models)),
-        gateways=(GatewayNote(0, 1, 2, 3.5, "serves"),),
-        quarantine=(ListNote("model_0", "0f", (CaseNote("ab12", "1", 2, 700.5),)),),
-        devices=(DeviceNote("GPU-a", 0, "H", "3 faults", (FaultNote(3.5, "model_0"),)),),
+        gateways=(GatewayRecord(0, 1, 2, 3.5, "serves"),),
+        quarantine=(PoisonListRecord("model_0", "0f", (PoisonCaseRecord("ab12", "1", 2, 700.5),)),),
+        devices=(GpuRecord("GPU-a", 0, "H", "3 faults", (GpuFaultRecord(3.5, "model_0"),)),),
         upgrade=replace(UPGRADE, kept={"worker 7 of a/1": "no room"}),
     )
 
 
-def model(number: int, rng: random.Random) -> ModelNote:
+def model(number: int, rng: random.Random) -> ModelRecord:
     name = f"model_{number}"
     tensors = tuple(TensorSpec(f"input_{each}", "FP32", (-1, rng.randrange(1000))) for each in range(4))
     spec = ModelSpec(name, "1", f"/srv/models/{name}/1", "model.onnx", "ort", "onnxruntime_onnx", inputs=tensors)
-    instance = InstanceNote(
-        id=number,
+    instance = InstanceRecord(
+        instance=number,
         generation=rng.randrange(100),
         wanted=True,
         state="ready",
@@ -67,14 +67,16 @@ def model(number: int, rng: random.Random) -> ModelNote:
         retry_at_s=0.0,
         spawned_s=rng.random() * 1e6,
         ready_s=rng.random() * 1e6,
-        trouble=JudgementNote("model_restarting", "worker died", of_load=False),
+        trouble=FailureRecord("model_restarting", "worker died", of_load=False),
         condemned=None,
         failed=None,
         group=f"w{number}.1",
         visible_devices="",
     )
-    release = ReleaseNote(spec, Metadata("onnx", 8, tensors, tensors), (EndNote(1.0, 2.0, probe=True),), (instance,))
-    return ModelNote(name, wanted=True, editions=(EditionNote("current", "", f"{number:016x}", (release,)),))
+    release = VersionRecord(
+        spec, Metadata("onnx", 8, tensors, tensors), (ExitRecord(1.0, 2.0, probe=True),), (instance,)
+    )
+    return ModelRecord(name, wanted=True, revisions=(RevisionRecord("current", "", f"{number:016x}", (release,)),))
 
 
 def test_what_is_left_is_what_is_found() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from mmsup.ipc.specs import Batching, ModelSpec
-from mmsup.worker.batching.batch_policy import Pace
-from mmsup.worker.batching.batcher import Work, take
-from mmsup.worker.batching.latency_objective import Objective
+from mmsup.worker.batching.batch_policy import BatchPolicy
+from mmsup.worker.batching.batcher import QueuedRequest, next_batch
+from mmsup.worker.batching.latency_objective import LatencyObjective
 from work_double import work
 
 MS = 1_000_000
@@ -22,26 +22,26 @@ def simulate(spec: ModelSpec, callers: int, think_ns: int, took: Took) -> tuple[
     """Queue and run time of each request, from the moment at which sizes are settled, and the time that it all took:
     `callers` who each ask again `think_ns` after their answer."""
     chance = random.Random(3)
-    pace = Pace(spec, spec.max_batch_size)
+    pace = BatchPolicy(spec, spec.max_batch_size)
     now, began = 0, 0
     coming = [chance.randrange(1, think_ns) for _ in range(callers)]
-    waiting: list[Work] = []
+    waiting: list[QueuedRequest] = []
     times: list[int] = []
     for run in range(2500):
-        batch: list[Work] = []
+        batch: list[QueuedRequest] = []
         while not batch:
             waiting += [work(arrived_ns=at) for at in sorted(coming) if at <= now]
             coming = [at for at in coming if at > now]
-            taken = take(waiting, now, pace.rule())
-            batch = taken.batch
+            taken = next_batch(waiting, now, pace.rule())
+            batch = taken.requests
             if not batch:
                 now = min([at for at in (taken.wait_until_ns, *coming) if at > now])
         del waiting[: len(batch)]
         ns = took(len(batch))
         now += ns
         arrived = [at for at in coming if at <= now]
-        pace.ran(len(batch), ns)
-        pace.met(len(batch) + len(waiting) + len(arrived))
+        pace.on_run(len(batch), ns)
+        pace.on_concurrency(len(batch) + len(waiting) + len(arrived))
         coming += [now + chance.randrange(think_ns // 2, think_ns) for _ in batch]
         if run == 800:
             began = now
@@ -80,35 +80,35 @@ def test_a_lone_caller_is_not_held_back_by_an_objective_that_it_never_meets() ->
 
 
 def test_the_size_grows_by_doubling_until_a_run_was_too_long_and_then_slowly() -> None:
-    objective = Objective(4 * MS, 64)
+    objective = LatencyObjective(4 * MS, 64)
     for size in (1, 2, 4, 8):
         assert objective.rows == size
         for _ in range(16):
-            objective.ran(size, MS)
-    objective.ran(16, 3 * MS)
+            objective.on_run(size, MS)
+    objective.on_run(16, 3 * MS)
     assert objective.rows == 16, "one of a hundred may be too long"
-    objective.ran(16, 3 * MS)
+    objective.on_run(16, 3 * MS)
     assert objective.rows == 12
     for _ in range(16):
-        objective.ran(12, MS)
+        objective.on_run(12, MS)
     assert objective.rows == 13
 
 
 def test_runs_that_are_not_full_prove_nothing_and_a_size_near_its_share_stays() -> None:
-    objective = Objective(4 * MS, 64)
+    objective = LatencyObjective(4 * MS, 64)
     for _ in range(16):
-        objective.ran(1, MS)
+        objective.on_run(1, MS)
     for _ in range(100):
-        objective.ran(1, MS)
+        objective.on_run(1, MS)
     assert objective.rows == 2
     for _ in range(100):
-        objective.ran(2, 2 * MS - 1)
+        objective.on_run(2, 2 * MS - 1)
     assert objective.rows == 2
 
 
 def test_the_size_never_leaves_its_bounds() -> None:
-    objective = Objective(2 * MS, 4)
+    objective = LatencyObjective(2 * MS, 4)
     chance = random.Random(2)
     for _ in range(5000):
-        objective.ran(objective.rows, chance.choice([MS // 2, MS // 2, MS // 2, 2 * MS]))
+        objective.on_run(objective.rows, chance.choice([MS // 2, MS // 2, MS // 2, 2 * MS]))
         assert 1 <= objective.rows <= 4

@@ -13,7 +13,7 @@ from engines.build import mode, write_fault_model
 from engines.life import Gateway, serving
 from harness.server import eventually
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.all import Drop, Infer, Reply
+from mmsup.ipc.messages.data import Cancel, Infer, InferReply
 from mmsup.ipc.specs import Batching, QueuePolicy
 from mmsup.ipc.tensors.numpy_arrays import Array
 
@@ -33,7 +33,7 @@ def row() -> dict[str, Array]:
     return {"x": X[None, :2]}
 
 
-def replies(gateway: Gateway, count: int) -> list[Reply]:
+def replies(gateway: Gateway, count: int) -> list[InferReply]:
     return [gateway.reply() for _ in range(count)]
 
 
@@ -44,7 +44,7 @@ def test_a_higher_class_runs_first_and_within_a_class_who_came_first(repository:
         gateway.send(first, *others)
         plain, high, low, high_too, plain_too = (each.id for each in others)
         assert [each.id for each in replies(gateway, 6)] == [first.id, high, high_too, plain, plain_too, low]
-        assert life.page.begun() == {first.id, *(each.id for each in others)}
+        assert life.page.started() == {first.id, *(each.id for each in others)}
 
 
 def test_all_that_came_during_a_run_is_heard_before_the_next_one_is_chosen(repository: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_all_that_came_during_a_run_is_heard_before_the_next_one_is_chosen(repos
         eventually(lambda: life.progress().activity is Activity.BUSY, "it runs")
         low, *plain = [gateway.infer(row(), priority=each) for each in (90, 0, 0, 0)]
         dropped = gateway.infer(row(), priority=1)
-        came: list[Infer | Drop] = [low, *plain, dropped, Drop(dropped.id)]
+        came: list[Infer | Cancel] = [low, *plain, dropped, Cancel(dropped.id)]
         for each in came:
             gateway.send(each)
         answers = replies(gateway, 6)
@@ -83,8 +83,8 @@ def test_what_runs_alone_runs_when_all_before_it_is_answered_and_is_answered_bef
         assert [each.id for each in answers] == [each.id for each in (*before, *alone)]
         assert [each.batch for each in answers[3:]] == [1, 1]
         life.ended()
-        assert life.page.running() == {poison.id}
-        assert behind.id not in life.page.begun()
+        assert life.page.executing() == {poison.id}
+        assert behind.id not in life.page.started()
 
 
 def test_a_class_without_room_is_answered_at_once_and_the_others_wait(repository: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_request_that_expires_or_is_dropped_while_it_waits_never_runs(reposito
         first = busy(gateway)
         late, dropped = gateway.infer({"x": X}, deadline_s=0.05), gateway.infer({"x": X})
         timed_out = gateway.infer({"x": X}, priority=7)
-        gateway.send(first, late, dropped, timed_out, Drop(dropped.id))
+        gateway.send(first, late, dropped, timed_out, Cancel(dropped.id))
         codes = {each.id: each.code for each in replies(gateway, 4)}
         late_codes = {late.id: "deadline_exceeded", timed_out.id: "deadline_exceeded"}
         assert codes == {first.id: "", dropped.id: "cancelled", **late_codes}
@@ -161,7 +161,7 @@ def test_a_stated_latency_decides_how_large_runs_become(repository: Path, tmp_pa
     sleeps = {**row(), "mode": np.array([[b"sleep"]], np.object_), "amount": np.array([[0.01]])}
     with serving(replace(spec, hang_limit_s=100.0), tmp_path) as (_, gateway):
         gateway.send(*[gateway.infer(sleeps) for _ in range(8)])
-        seen: list[Reply] = []
+        seen: list[InferReply] = []
         for _ in range(300):
             seen.append(gateway.reply())
             gateway.send(gateway.infer(sleeps))

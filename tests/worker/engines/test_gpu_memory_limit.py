@@ -12,8 +12,8 @@ import pytest
 from engines.build import write_python
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import ModelSpec, TensorSpec
-from mmsup.worker.engines.gpu_memory_limit import hold_share
-from mmsup.worker.engines.python_model import CustomEngine
+from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
+from mmsup.worker.engines.python_model import PythonModelEngine
 from mmsup.worker.execution.device_errors import CONTEXT_BYTES, RESERVE_BYTES
 
 GIB = 1 << 30
@@ -49,7 +49,7 @@ def spec(tmp_path: Path) -> ModelSpec:
 
 
 def test_the_allocator_gets_what_context_and_libraries_leave(spec: ModelSpec, fractions: list[float]) -> None:
-    hold_share(spec)
+    enforce_gpu_memory(spec)
     assert fractions == [(4 * GIB - CONTEXT_BYTES - RESERVE_BYTES) / (16 * GIB)]
 
 
@@ -57,25 +57,25 @@ def test_the_allocator_gets_what_context_and_libraries_leave(spec: ModelSpec, fr
 def test_nothing_is_held_where_nothing_is_asked_for(
     spec: ModelSpec, fractions: list[float], device: str, budget: int | None
 ) -> None:
-    hold_share(replace(spec, device=device, gpu_memory_bytes=budget))
+    enforce_gpu_memory(replace(spec, device=device, gpu_memory_bytes=budget))
     assert fractions == []
 
 
 def test_a_share_that_holds_no_context_is_refused(spec: ModelSpec, fractions: list[float]) -> None:
     with pytest.raises(ModelError) as refused:
-        hold_share(replace(spec, gpu_memory_bytes=RESERVE_BYTES))
+        enforce_gpu_memory(replace(spec, gpu_memory_bytes=RESERVE_BYTES))
     assert refused.value.code == "does_not_fit"
     assert fractions == []
 
 
 def test_torch_is_not_imported_for_a_model_that_has_none(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    hold_share(spec)
+    enforce_gpu_memory(spec)
     assert "torch" not in sys.modules
 
 
 def test_a_class_of_the_users_has_its_share_before_and_after_it_loads(spec: ModelSpec, fractions: list[float]) -> None:
-    engine = CustomEngine()
+    engine = PythonModelEngine()
     engine.load(spec)
     assert len(fractions) == 2
     engine.unload()

@@ -10,17 +10,17 @@ import pytest
 
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.worker.engines.ort_io_binding import (
-    BIND_BYTES,
-    KEPT_LIMIT,
-    Bindings,
-    Key,
-    Pointed,
-    key_of,
-    key_on_device,
-    misfits,
+    CACHE_LIMIT,
+    MIN_BIND_BYTES,
+    BindingKey,
+    DeviceTensor,
+    IoBindings,
+    binding_key,
+    device_binding_key,
+    mismatched_outputs,
 )
 
-LARGE = BIND_BYTES // 4
+LARGE = MIN_BIND_BYTES // 4
 BINDABLE = {"y", "z"}
 
 
@@ -66,12 +66,12 @@ def odd(array: Array) -> Array:
 def test_a_run_is_bound_where_that_pays_and_is_possible(
     inputs: dict[str, Array], room: dict[str, Array], is_bound: bool
 ) -> None:
-    assert (key_of(inputs, ("y", "z"), room, BINDABLE) is not None) is is_bound
+    assert (binding_key(inputs, ("y", "z"), room, BINDABLE) is not None) is is_bound
 
 
 def test_an_output_without_room_is_bound_to_no_address() -> None:
     x, y = np.zeros((2, 3), np.int64), floats()
-    key = key_of({"x": x}, ("z", "y"), {"y": y}, BINDABLE)
+    key = binding_key({"x": x}, ("z", "y"), {"y": y}, BINDABLE)
     assert key == (
         (("x", "cpu", 7, (2, 3), x.ctypes.data),),
         (("z", "cpu", 0, (), 0), ("y", "cpu", 1, (LARGE,), y.ctypes.data)),
@@ -79,18 +79,18 @@ def test_an_output_without_room_is_bound_to_no_address() -> None:
 
 
 def test_tensors_on_a_device_are_bound_where_they_are_there() -> None:
-    x, y = Pointed("FP16", (8, 3), 0x7F00), Pointed("INT64", (8,), 0x7F80)
-    assert key_on_device({"x": x}, {"z": None, "y": y}) == (
+    x, y = DeviceTensor("FP16", (8, 3), 0x7F00), DeviceTensor("INT64", (8,), 0x7F80)
+    assert device_binding_key({"x": x}, {"z": None, "y": y}) == (
         (("x", "cuda", 10, (8, 3), 0x7F00),),
         (("z", "cuda", 0, (), 0), ("y", "cuda", 7, (8,), 0x7F80)),
     )
     with pytest.raises(LookupError):
-        key_on_device({"x": Pointed("BYTES", (1,), 0x7F00)}, {})
+        device_binding_key({"x": DeviceTensor("BYTES", (1,), 0x7F00)}, {})
 
 
 def test_what_came_out_otherwise_than_its_room_is_named() -> None:
     made = {"a": floats(2), "b": floats(2), "c": floats(2).astype(np.float64)}
-    assert misfits(made, {"a": floats(2), "b": floats(3), "c": floats(2), "d": floats(2)}) == {"b", "c"}
+    assert mismatched_outputs(made, {"a": floats(2), "b": floats(3), "c": floats(2), "d": floats(2)}) == {"b", "c"}
 
 
 class Value:
@@ -154,15 +154,15 @@ class Session:
             binding.outputs[name] = array
 
 
-def key(x: Array, room: dict[str, Array]) -> Key:
-    found = key_of({"x": x}, ("y", "z"), room, BINDABLE)
+def key(x: Array, room: dict[str, Array]) -> BindingKey:
+    found = binding_key({"x": x}, ("y", "z"), room, BINDABLE)
     assert found is not None
     return found
 
 
 def test_the_same_addresses_are_bound_once() -> None:
     session = Session()
-    bindings = Bindings(session, "cpu")
+    bindings = IoBindings(session, "cpu")
     x, room = floats(), {"y": session.room(), "z": session.room()}
     for run in (1, 2, 3):
         made = bindings.run(key(x, room), room)
@@ -174,7 +174,7 @@ def test_the_same_addresses_are_bound_once() -> None:
 
 def test_an_answer_that_the_session_allocated_is_not_written_to_by_the_next_run() -> None:
     session = Session()
-    bindings = Bindings(session, "cpu")
+    bindings = IoBindings(session, "cpu")
     x, room = floats(), {"y": session.room()}
     answers = [bindings.run(key(x, room), room)["z"] for _ in range(3)]
     assert [each[0] for each in answers] == [1, 2, 3]
@@ -184,10 +184,10 @@ def test_an_answer_that_the_session_allocated_is_not_written_to_by_the_next_run(
 
 def test_the_least_used_binding_goes_first() -> None:
     session = Session()
-    bindings = Bindings(session, "cpu")
+    bindings = IoBindings(session, "cpu")
     room = {"y": session.room()}
-    arrays = [floats() for _ in range(KEPT_LIMIT + 1)]
-    for x in [*arrays[:KEPT_LIMIT], arrays[0], arrays[KEPT_LIMIT]]:  # the first is used again, so the second goes
+    arrays = [floats() for _ in range(CACHE_LIMIT + 1)]
+    for x in [*arrays[:CACHE_LIMIT], arrays[0], arrays[CACHE_LIMIT]]:  # the first is used again, so the second goes
         bindings.run(key(x, room), room)
     count = len(session.made)
     bindings.run(key(arrays[0], room), room)
@@ -198,7 +198,7 @@ def test_the_least_used_binding_goes_first() -> None:
 
 def test_nothing_is_kept_where_inputs_are_copied_to_a_device_when_they_are_bound() -> None:
     session = Session()
-    bindings = Bindings(session, "cuda")
+    bindings = IoBindings(session, "cuda")
     x, room = floats(), {"y": session.room()}
     for _ in range(2):
         bindings.run(key(x, room), room)
@@ -207,7 +207,7 @@ def test_nothing_is_kept_where_inputs_are_copied_to_a_device_when_they_are_bound
 
 def test_an_output_that_was_not_written_to_its_room_is_given_as_it_came() -> None:
     session = Session(passes_through=("y",))
-    bindings = Bindings(session, "cpu")
+    bindings = IoBindings(session, "cpu")
     x, room = floats(), {"y": session.room()}
     for run in (1, 2):
         made = bindings.run(key(x, room), room)
@@ -217,7 +217,7 @@ def test_an_output_that_was_not_written_to_its_room_is_given_as_it_came() -> Non
 
 def test_forgotten_bindings_are_made_again() -> None:
     session = Session()
-    bindings = Bindings(session, "cpu")
+    bindings = IoBindings(session, "cpu")
     x, room = floats(), {"y": session.room()}
     bindings.run(key(x, room), room)
     bindings.clear()

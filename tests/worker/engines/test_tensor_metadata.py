@@ -6,7 +6,7 @@ import pytest
 
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import ModelSpec, TensorSpec
-from mmsup.worker.engines.tensor_metadata import as_configured, complete
+from mmsup.worker.engines.tensor_metadata import configured_metadata, merge_metadata
 
 X = TensorSpec("x", "FP32", (-1, 4))
 Y = TensorSpec("y", "FP32", (-1, 2))
@@ -17,29 +17,29 @@ def spec(batch: int = 0, inputs: tuple[TensorSpec, ...] = (), outputs: tuple[Ten
 
 
 def test_without_a_configuration_the_artefact_tells_all() -> None:
-    metadata = complete(spec(), [X], [Y])
+    metadata = merge_metadata(spec(), [X], [Y])
     assert (metadata.inputs, metadata.outputs) == ((X,), (Y,))
 
 
 def test_a_batching_model_leaves_the_batch_axis_out() -> None:
-    metadata = complete(spec(8), [X], [Y])
+    metadata = merge_metadata(spec(8), [X], [Y])
     assert metadata.inputs == (TensorSpec("x", "FP32", (4,)),)
     assert metadata.outputs == (TensorSpec("y", "FP32", (2,)),)
 
 
 def test_configuration_narrows_what_the_artefact_leaves_open() -> None:
     mine = TensorSpec("x", "FP32", (3, 4))
-    assert complete(spec(0, (mine,)), [X], [Y]).inputs == (mine,)
+    assert merge_metadata(spec(0, (mine,)), [X], [Y]).inputs == (mine,)
 
 
 def test_outputs_may_be_left_out_and_renamed_in_order_of_configuration() -> None:
     other = TensorSpec("z", "INT64", (-1,))
-    assert complete(spec(0, (), (other,)), [X], [Y, other]).outputs == (other,)
+    assert merge_metadata(spec(0, (), (other,)), [X], [Y, other]).outputs == (other,)
 
 
 def test_an_open_rank_in_the_artefact_leaves_the_configuration_standing() -> None:
     mine = TensorSpec("y", "FP32", (7,))
-    assert complete(spec(8, (), (mine,)), [X], [TensorSpec("y", "FP32", ())]).outputs == (mine,)
+    assert merge_metadata(spec(8, (), (mine,)), [X], [TensorSpec("y", "FP32", ())]).outputs == (mine,)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_a_contradiction_is_a_failed_load_that_names_both_sides(
     given: ModelSpec, inputs: list[TensorSpec], text: str
 ) -> None:
     with pytest.raises(ModelError) as caught:
-        complete(given, inputs, [TensorSpec("y", "FP32", (-1, 2))])
+        merge_metadata(given, inputs, [TensorSpec("y", "FP32", (-1, 2))])
     assert caught.value.code == "load_failed"
     assert caught.value.text.startswith("model 'm': ")
     assert text in caught.value.text
 
 
 def test_an_artefact_that_tells_nothing_needs_a_configuration() -> None:
-    assert as_configured(spec(0, (X,), (Y,)), "model.pt").inputs == (X,)
+    assert configured_metadata(spec(0, (X,), (Y,)), "model.pt").inputs == (X,)
     with pytest.raises(ModelError, match="declare its inputs and outputs"):
-        as_configured(spec(0, (X,)), "model.pt")
+        configured_metadata(spec(0, (X,)), "model.pt")

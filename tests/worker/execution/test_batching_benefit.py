@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mmsup.worker.execution.batching_benefit import FIRST_TRIES, KEPT_RUNS, TRY_EVERY, Payoff
+from mmsup.worker.execution.batching_benefit import MIN_RUNS, RETEST_EVERY, WINDOW_RUNS, BatchingBenefit
 
 JOB_BYTES = 602_112
 US = 1000
@@ -15,23 +15,23 @@ Cost = Callable[[int], float]
 """Nanoseconds that a run of so many jobs takes."""
 
 
-def settled(gathered_ns: float, alone_ns: float, jobs: int = 16) -> Payoff:
+def settled(gathered_ns: float, alone_ns: float, jobs: int = 16) -> BatchingBenefit:
     """One that has seen the first tries of both ways; times are of one job."""
-    payoff = Payoff()
-    for _ in range(FIRST_TRIES):
-        payoff.ran_gathered(JOB_BYTES, jobs, jobs * JOB_BYTES, round(gathered_ns * jobs))
-        payoff.ran_alone(JOB_BYTES, JOB_BYTES, round(alone_ns))
+    payoff = BatchingBenefit()
+    for _ in range(MIN_RUNS):
+        payoff.on_batch_run(JOB_BYTES, jobs, jobs * JOB_BYTES, round(gathered_ns * jobs))
+        payoff.on_single_runs(JOB_BYTES, JOB_BYTES, round(alone_ns))
     return payoff
 
 
 def test_both_ways_are_tried_before_one_is_chosen() -> None:
-    payoff = Payoff()
+    payoff = BatchingBenefit()
     asked = []
-    for _ in range(2 * FIRST_TRIES):
+    for _ in range(2 * MIN_RUNS):
         asked.append(count := payoff.alone(JOB_BYTES, 4))
         if count:
-            payoff.ran_alone(JOB_BYTES, count * JOB_BYTES, 100)
-        payoff.ran_gathered(JOB_BYTES, 4, 4 * JOB_BYTES, 500)
+            payoff.on_single_runs(JOB_BYTES, count * JOB_BYTES, 100)
+        payoff.on_batch_run(JOB_BYTES, 4, 4 * JOB_BYTES, 500)
     assert asked == [0, 0, 1, 1]
     assert payoff.alone(JOB_BYTES, 4) == 4
 
@@ -51,16 +51,16 @@ def test_the_cheaper_way_is_usual_and_the_dearer_is_tried_now_and_then(
     gathered_ns: float, alone_ns: float, jobs: int, usual: int, tried: int
 ) -> None:
     payoff = settled(gathered_ns, alone_ns, jobs)
-    asked = [payoff.alone(JOB_BYTES, jobs) for _ in range(2 * TRY_EVERY)]
-    assert asked == ([usual] * (TRY_EVERY - 1) + [tried]) * 2
+    asked = [payoff.alone(JOB_BYTES, jobs) for _ in range(2 * RETEST_EVERY)]
+    assert asked == ([usual] * (RETEST_EVERY - 1) + [tried]) * 2
 
 
 def test_one_slow_run_changes_nothing_and_a_lasting_change_is_followed() -> None:
     payoff = settled(100, 200)
-    payoff.ran_gathered(JOB_BYTES, 16, 16 * JOB_BYTES, 1_000_000)
+    payoff.on_batch_run(JOB_BYTES, 16, 16 * JOB_BYTES, 1_000_000)
     assert payoff.alone(JOB_BYTES, 16) == 0
-    for _ in range(KEPT_RUNS):
-        payoff.ran_gathered(JOB_BYTES, 16, 16 * JOB_BYTES, 16 * 300)
+    for _ in range(WINDOW_RUNS):
+        payoff.on_batch_run(JOB_BYTES, 16, 16 * JOB_BYTES, 16 * 300)
     assert payoff.alone(JOB_BYTES, 16) == 16
 
 
@@ -68,24 +68,26 @@ def test_jobs_of_other_sizes_and_batches_of_other_lengths_are_judged_for_themsel
     payoff = settled(200, 100, jobs=16)
     assert payoff.alone(JOB_BYTES, 16) == 16
     assert payoff.alone(JOB_BYTES * 16, 16) == 0, "never seen"
-    for _ in range(FIRST_TRIES):
-        payoff.ran_gathered(JOB_BYTES, 4, 4 * JOB_BYTES, 4 * 50)
+    for _ in range(MIN_RUNS):
+        payoff.on_batch_run(JOB_BYTES, 4, 4 * JOB_BYTES, 4 * 50)
     assert payoff.alone(JOB_BYTES, 4) == 0, "alone is as dear in whatever company"
 
 
 def test_what_is_remembered_is_bounded_whatever_the_sizes() -> None:
-    payoff = Payoff()
+    payoff = BatchingBenefit()
     chance = random.Random(5)
     for _ in range(5000):
         size, jobs = chance.randrange(1 << 17, 1 << 30), chance.randrange(2, 256)
         payoff.alone(size, jobs)
-        payoff.ran_alone(size, size, 1000)
-        payoff.ran_gathered(size, jobs, size * jobs, 1000)
-    seen = len(payoff._alone) + len(payoff._gathered) + len(payoff._runs)
+        payoff.on_single_runs(size, size, 1000)
+        payoff.on_batch_run(size, jobs, size * jobs, 1000)
+    seen = len(payoff._single) + len(payoff._batched) + len(payoff._runs)
     assert seen <= 13 + 2 * 13 * 8
 
 
-def simulate(run: Cost, copy_ns: float, runs: int, payoff: Payoff, noise: float = 0.3) -> tuple[float, float, float]:
+def simulate(
+    run: Cost, copy_ns: float, runs: int, payoff: BatchingBenefit, noise: float = 0.3
+) -> tuple[float, float, float]:
     """The time that so many batches took: as decided, all gathered, all alone. `copy_ns`: gathering one job."""
     chance = random.Random(7)
 
@@ -98,11 +100,11 @@ def simulate(run: Cost, copy_ns: float, runs: int, payoff: Payoff, noise: float 
         count = payoff.alone(JOB_BYTES, jobs)
         if count:
             ns = noisy(count * run(1))
-            payoff.ran_alone(JOB_BYTES, count * JOB_BYTES, ns)
+            payoff.on_single_runs(JOB_BYTES, count * JOB_BYTES, ns)
             took += ns
         if rest := jobs - count:
             ns = noisy(run(rest) + rest * copy_ns)
-            payoff.ran_gathered(JOB_BYTES, rest, rest * JOB_BYTES, ns)
+            payoff.on_batch_run(JOB_BYTES, rest, rest * JOB_BYTES, ns)
             took += ns
         all_gathered += noisy(run(jobs) + jobs * copy_ns)
         all_alone += noisy(jobs * run(1))
@@ -121,13 +123,13 @@ def simulate(run: Cost, copy_ns: float, runs: int, payoff: Payoff, noise: float 
 )
 def test_what_is_decided_takes_hardly_longer_than_the_better_way(first_ns: float, more_ns: float) -> None:
     took, all_gathered, all_alone = simulate(
-        lambda jobs: first_ns + (jobs - 1) * more_ns, copy_ns=44 * US, runs=3000, payoff=Payoff()
+        lambda jobs: first_ns + (jobs - 1) * more_ns, copy_ns=44 * US, runs=3000, payoff=BatchingBenefit()
     )
     assert took < 1.05 * min(all_gathered, all_alone)
 
 
 def test_a_model_that_changes_is_followed_both_ways() -> None:
-    payoff = Payoff()
+    payoff = BatchingBenefit()
     simulate(lambda jobs: jobs * 40.0 * US, 44 * US, 500, payoff)
     for first_us, more_us in ((2000, 50), (40, 40), (2000, 50)):
         simulate(lambda jobs, first=first_us, more=more_us: (first + (jobs - 1) * more) * US, 44 * US, 600, payoff)  # type: ignore[misc] # defaults bind the loop's values
@@ -142,5 +144,5 @@ def test_a_model_that_changes_is_followed_both_ways() -> None:
 
 def test_a_try_makes_a_batch_that_gains_longer_by_one_job_and_not_by_all() -> None:
     payoff = settled(1000, 15_000)
-    longest = max(payoff.alone(JOB_BYTES, 16) for _ in range(10 * TRY_EVERY))
+    longest = max(payoff.alone(JOB_BYTES, 16) for _ in range(10 * RETEST_EVERY))
     assert longest == 1

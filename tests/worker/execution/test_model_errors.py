@@ -67,4 +67,4 @@ def test_an_error_of_ours_passes_with_its_code() -> None:
 def test_device_memory_and_a_lost_device_are_told_apart() -> None:
     assert failure_of(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), GPU).code == "gpu_oom"
     lost = failure_of(RuntimeError("CUDA error: an illegal memory access was encountered"), GPU)
-    assert (lost.code, lost.device) == ("gpu_fault", DeviceFault.LOST)
+    assert (lost.code, lost.device_fault) == ("gpu_fault", DeviceFault.LOST)

@@ -13,9 +13,9 @@ import pytest
 
 from engines.build import mode, write_fault_model
 from engines.life import PATIENCE_S, Life, serving
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.all import Stage
+from mmsup.ipc.messages.worker_control import LoadProgress
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def test_stop_finishes_what_is_queued_then_unloads_and_exits_with_zero(repositor
         life.stop()
         assert [gateway.reply().id for _ in requests] == [each.id for each in requests]
         hold.unlink()
-        assert life.ended() == exits.DONE
+        assert life.ended() == exit_codes.SUCCESS
         assert "unloaded" in life.printed()
         assert life.progress().activity is Activity.STOPPING
 
@@ -60,7 +60,7 @@ def test_a_model_that_ends_its_process_shows_its_own_status_and_what_had_begun(
         fatal, after = gateway.infer(mode(word, amount)), gateway.infer({"x": X})
         gateway.send(fatal, after)
         assert life.ended() == status
-        assert life.page.begun() == {fatal.id}
+        assert life.page.started() == {fatal.id}
         assert life.progress().activity is Activity.BUSY
         os.set_blocking(life.crash, False)
         crashed = os.read(life.crash, 100) if status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE) else b"Fatal"
@@ -72,12 +72,12 @@ def test_a_hang_shows_on_the_page_with_the_time_of_its_beginning(word: str, repo
     with serving(write_fault_model(repository, "m"), tmp_path) as (life, gateway):
         request = gateway.infer(mode(word))
         gateway.send(request)
-        while request.id not in life.page.begun():
+        while request.id not in life.page.started():
             select.select([], [], [], 0.001)
         seen = life.progress()
         select.select([], [], [], 0.2)
         now = life.progress()
-        assert (now.activity, now.since_ns, now.beat_ns) == (Activity.BUSY, seen.since_ns, seen.beat_ns)
+        assert (now.activity, now.since_ns, now.heartbeat_ns) == (Activity.BUSY, seen.since_ns, seen.heartbeat_ns)
         life.process.send_signal(signal.SIGQUIT)  # its stacks, without its help
         deadline = PATIENCE_S
         while "model.py" not in life.printed() and deadline > 0:
@@ -91,14 +91,14 @@ def test_an_idle_worker_beats_and_a_stopped_one_does_not(repository: Path, tmp_p
     with serving(spec, tmp_path) as (life, gateway):
         gateway.ask({"x": X})
         first = life.progress()
-        while life.progress().beat_ns == first.beat_ns:
+        while life.progress().heartbeat_ns == first.heartbeat_ns:
             select.select([], [], [], 0.01)
         assert life.progress().activity is Activity.IDLE
         life.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, life.process.pid, os.WSTOPPED)
-        stopped = life.progress().beat_ns
+        stopped = life.progress().heartbeat_ns
         select.select([], [], [], 0.3)
-        assert life.progress().beat_ns == stopped
+        assert life.progress().heartbeat_ns == stopped
         life.process.send_signal(signal.SIGCONT)
         assert gateway.ask({"x": X}).code == ""
 
@@ -108,17 +108,17 @@ def test_a_worker_whose_keeper_is_gone_goes_too(when: str, repository: Path, tmp
     options = {"on_load": "sleep", "on_load_amount": 0.3} if when == "loading" else {}
     with Life(write_fault_model(repository, "m", **options), tmp_path) as life:
         if when != "at once":
-            while not isinstance(life.hear(), Stage):
+            while not isinstance(life.hear(), LoadProgress):
                 pass
         if when == "idle":
             life.ready()
         os.close(life.lifeline)
         life.lifeline = -1
-        assert life.ended() == exits.ORPHANED
+        assert life.ended() == exit_codes.KEEPER_LOST
 
 
 def test_a_keeper_that_closes_the_control_channel_ends_the_worker(repository: Path, tmp_path: Path) -> None:
     with Life(write_fault_model(repository, "m"), tmp_path) as life:
         life.ready()
         life.control.close()
-        assert life.ended() == exits.ORPHANED
+        assert life.ended() == exit_codes.KEEPER_LOST

@@ -12,7 +12,7 @@ import pytest
 from engines.build import mode, write_fault_model, write_identity_onnx
 from engines.life import Life, serving
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.all import Reply
+from mmsup.ipc.messages.data import InferReply
 from mmsup.ipc.transport.codec import pack_frame
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def test_frames_that_are_none_are_ignored_and_the_next_request_is_served(reposit
             cut[chance.randrange(len(cut))] = chance.randrange(256)
             assert gateway.end.send(bytes(cut))
             assert gateway.end.send(chance.randbytes(chance.randrange(1, 60)))
-        gateway.send(Reply(1, "", ""))
+        gateway.send(InferReply(1, "", ""))
         assert gateway.ask({"x": X}).code == ""
         assert "a Reply that is not for a worker" in life.printed() or "a frame that is none" in life.printed()
 

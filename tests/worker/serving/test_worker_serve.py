@@ -10,10 +10,10 @@ import pytest
 
 from engines.build import mode, write_fault_model, write_identity_onnx, write_mean_onnx
 from engines.life import serving
-from mmsup.ipc.messages.all import Drop, Form, Grant, Place, Reply
+from mmsup.ipc.messages.data import Cancel, GrantBuffer, InferReply, InferSignature, TensorLocation
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.ipc.transport.codec import pack_words, unpack_outline
+from mmsup.ipc.transport.codec import pack_signature, unpack_reply_signature
 
 pytestmark = pytest.mark.slow
 
@@ -25,18 +25,18 @@ def test_small_tensors_travel_inline_and_the_times_add_up(repository: Path, tmp_
     with serving(write_mean_onnx(repository, "m"), tmp_path) as (life, gateway):
         reply = gateway.ask({"x": X})
         assert gateway.array(reply, "y").tolist() == [2.0]
-        assert (reply.code, reply.need, reply.batch) == ("", 0, 1)
+        assert (reply.code, reply.needed_bytes, reply.batch) == ("", 0, 1)
         assert min(reply.queue_ns, reply.input_ns, reply.infer_ns, reply.output_ns) > 0
         progress = life.progress()
         assert (progress.batches, progress.requests) == (1, 1)
-        assert life.page.begun() == {reply.id}
+        assert life.page.started() == {reply.id}
 
 
 def test_large_tensors_travel_in_shared_memory_both_ways(repository: Path, tmp_path: Path) -> None:
     with serving(write_identity_onnx(repository, "m"), tmp_path) as (_, gateway):
         grant = gateway.slot(gateway.results, LARGE.nbytes)
         reply = gateway.ask({"x": LARGE}, grant=grant)
-        assert reply.places == ((grant.segment, grant.offset, LARGE.nbytes),)
+        assert reply.locations == ((grant.segment, grant.offset, LARGE.nbytes),)
         assert (gateway.array(reply, "y") == LARGE).all()
 
 
@@ -47,10 +47,10 @@ def test_too_small_a_grant_is_answered_with_the_need_and_the_next_grant_with_the
     with serving(write_identity_onnx(repository, "m"), tmp_path) as (_, gateway):
         small = gateway.slot(gateway.results, first) if first else None
         asked = gateway.ask({"x": LARGE}, grant=small)
-        assert (asked.code, asked.words, asked.places) == ("", b"", ())
-        assert asked.need == LARGE.nbytes
-        grant = gateway.slot(gateway.results, asked.need)
-        gateway.send(Grant(asked.id, grant.segment, grant.offset, grant.size))
+        assert (asked.code, asked.signature, asked.locations) == ("", b"", ())
+        assert asked.needed_bytes == LARGE.nbytes
+        grant = gateway.slot(gateway.results, asked.needed_bytes)
+        gateway.send(GrantBuffer(asked.id, grant.segment, grant.offset, grant.size))
         reply = gateway.reply()
         assert reply.id == asked.id
         assert (gateway.array(reply, "y") == LARGE).all()
@@ -60,15 +60,15 @@ def test_a_kept_result_is_dropped_on_request_and_expires_with_its_deadline(repos
     spec = replace(write_identity_onnx(repository, "m"), hang_limit_s=0.2)
     with serving(spec, tmp_path) as (_, gateway):
         asked = gateway.ask({"x": LARGE})
-        gateway.send(Drop(asked.id))
+        gateway.send(Cancel(asked.id))
         assert (cancelled := gateway.reply()).code == "cancelled"
         assert cancelled.id == asked.id
         request = gateway.infer({"x": LARGE}, deadline_s=0.3)
         gateway.send(request)
-        assert gateway.reply().need
+        assert gateway.reply().needed_bytes
         assert (late := gateway.reply()).code == "deadline_exceeded"
         assert late.id == request.id
-        gateway.send(Grant(request.id, 0, 0, 4096), Drop(request.id))
+        gateway.send(GrantBuffer(request.id, 0, 0, 4096), Cancel(request.id))
         assert gateway.ask({"x": X}).code == ""
 
 
@@ -85,10 +85,10 @@ def test_a_request_past_its_deadline_is_not_run(repository: Path, tmp_path: Path
 def test_a_dropped_request_is_not_run_and_one_that_ran_is_answered_once(repository: Path, tmp_path: Path) -> None:
     with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
         runs, waits = gateway.infer(mode("sleep", 0.2)), gateway.infer({"x": X})
-        gateway.send(runs, waits, Drop(waits.id))
+        gateway.send(runs, waits, Cancel(waits.id))
         replies = {reply.id: reply.code for reply in (gateway.reply(), gateway.reply())}
         assert replies == {runs.id: "", waits.id: "cancelled"}
-        gateway.send(Drop(runs.id))
+        gateway.send(Cancel(runs.id))
         assert gateway.array(gateway.ask({"x": X}), "runs").tolist() == [2]
 
 
@@ -107,7 +107,7 @@ def test_answers_come_in_order_and_each_to_its_own_gateway(repository: Path, tmp
             reply = other.reply()
             assert reply.id == request.id
             assert (other.array(reply, "y") == X - index).all()
-        assert life.page.begun() == {each.id for each in (*mine, *its)}
+        assert life.page.started() == {each.id for each in (*mine, *its)}
 
 
 def test_waiting_requests_share_a_run_and_only_the_guilty_of_a_batch_fails(repository: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_waiting_requests_share_a_run_and_only_the_guilty_of_a_batch_fails(repos
                 "amount": np.array([[amount]]),
             }
 
-        def in_company(*words: str) -> list[Reply]:
+        def in_company(*words: str) -> list[InferReply]:
             """The replies to requests that came while the model was busy with another kind of request."""
             busy = gateway.infer(rows("sleep", 0, 0.2), outputs=("runs",))
             requests = [gateway.infer(rows(word, index)) for index, word in enumerate(words)]
@@ -169,14 +169,14 @@ def test_an_answer_that_breaks_its_declaration_fails_and_names_the_output(
 def test_outputs_are_those_asked_for(repository: Path, tmp_path: Path) -> None:
     with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
         reply = gateway.ask({"x": X}, outputs=("runs",))
-        assert [each.name for each in unpack_outline(reply.words).outputs] == ["runs"]
+        assert [each.name for each in unpack_reply_signature(reply.signature).outputs] == ["runs"]
 
 
 def test_a_request_that_names_unshared_memory_is_answered_and_nothing_is_read(repository: Path, tmp_path: Path) -> None:
     with serving(write_fault_model(repository, "m"), tmp_path) as (_, gateway):
         extent = gateway.extent(gateway.requests)
         plain, odd, huge = ("FP32", (5,)), ("NONE", (5,)), ("FP32", (1 << 63,))
-        lies: list[tuple[tuple[str, tuple[int, ...]], Place]] = [
+        lies: list[tuple[tuple[str, tuple[int, ...]], TensorLocation]] = [
             (plain, (99, 0, 20)),
             (plain, (extent.segment, extent.size - 4, 20)),
             (plain, (extent.segment, -4, 20)),
@@ -187,12 +187,12 @@ def test_a_request_that_names_unshared_memory_is_answered_and_nothing_is_read(re
             (huge, bytes(20)),
         ]
         for (datatype, shape), place in lies:
-            words = pack_words(Form((TensorSpec("x", datatype, shape),), (), {}))
-            request = replace(gateway.infer({}), words=words, places=(place,))
+            words = pack_signature(InferSignature((TensorSpec("x", datatype, shape),), (), {}))
+            request = replace(gateway.infer({}), signature=words, locations=(place,))
             gateway.send(request)
             reply = gateway.reply()
             assert (reply.id, reply.code) == (request.id, "internal")
-        request = replace(gateway.infer({"x": LARGE}), grant=(99, 0, 1 << 20))
+        request = replace(gateway.infer({"x": LARGE}), output_buffer=(99, 0, 1 << 20))
         gateway.send(request)
         assert gateway.reply().code == "internal"
         assert gateway.ask({"x": X}).code == ""

@@ -10,8 +10,16 @@ from dataclasses import replace
 import pytest
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.startup.malloc_tuning import ARRAY_BYTES, IDLE_NS, KEPT_BYTES, Slack, give_back, keep, limits
-from mmsup.worker.startup.resource_limits import set_heap
+from mmsup.worker.startup.malloc_tuning import (
+    IDLE_NS,
+    MAX_FREE_BYTES,
+    MMAP_BYTES,
+    TrimSchedule,
+    keep,
+    malloc_limits,
+    trim_heap,
+)
+from mmsup.worker.startup.resource_limits import tune_malloc
 
 MIB = 1 << 20
 SPEC = ModelSpec("m", "1", "/m/1", "model.py", "custom", "python")
@@ -20,9 +28,9 @@ SPEC = ModelSpec("m", "1", "/m/1", "model.py", "custom", "python")
 @pytest.mark.parametrize(
     ("cap", "environ", "expected"),
     [
-        (None, {}, (KEPT_BYTES, ARRAY_BYTES)),
-        (4096 * MIB, {"PATH": "/bin"}, (KEPT_BYTES, ARRAY_BYTES)),
-        (512 * MIB, {}, (64 * MIB, ARRAY_BYTES)),
+        (None, {}, (MAX_FREE_BYTES, MMAP_BYTES)),
+        (4096 * MIB, {"PATH": "/bin"}, (MAX_FREE_BYTES, MMAP_BYTES)),
+        (512 * MIB, {}, (64 * MIB, MMAP_BYTES)),
         (64 * MIB, {}, (8 * MIB, 8 * MIB)),
         (None, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}, None),
         (512 * MIB, {"MALLOC_TRIM_THRESHOLD_": "131072"}, None),
@@ -31,7 +39,7 @@ SPEC = ModelSpec("m", "1", "/m/1", "model.py", "custom", "python")
 def test_what_is_kept_is_a_part_of_the_cap_unless_the_operator_said_otherwise(
     cap: int | None, environ: dict[str, str], expected: tuple[int, int] | None
 ) -> None:
-    assert limits(cap, environ) == expected
+    assert malloc_limits(cap, environ) == expected
 
 
 class Library:
@@ -55,15 +63,15 @@ def test_both_limits_are_set_and_a_refusal_is_told() -> None:
 
 def test_another_c_library_is_left_alone() -> None:
     assert not keep(2, 1, object())
-    assert not give_back(object())
+    assert not trim_heap(object())
 
 
 def test_memory_is_given_back_once_after_a_while_without_runs() -> None:
-    slack = Slack()
+    slack = TrimSchedule()
     assert not slack.is_due(10 * IDLE_NS), "nothing ran"
-    slack.ran(1)
+    slack.on_run(1)
     assert not slack.is_due(IDLE_NS)
-    slack.ran(5)
+    slack.on_run(5)
     assert not slack.is_due(IDLE_NS + 4)
     assert slack.is_due(IDLE_NS + 5)
     assert not slack.is_due(2 * IDLE_NS)
@@ -111,6 +119,6 @@ def test_a_run_finds_the_memory_of_the_last_one_until_it_is_given_back() -> None
 def test_a_specs_cap_reaches_the_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     monkeypatch.setattr("mmsup.worker.startup.malloc_tuning.keep", lambda *limits: told.append(limits))
-    set_heap(replace(SPEC, memory_bytes=80 * MIB), {})
-    set_heap(replace(SPEC, memory_bytes=80 * MIB), {"GLIBC_TUNABLES": ""})
+    tune_malloc(replace(SPEC, memory_bytes=80 * MIB), {})
+    tune_malloc(replace(SPEC, memory_bytes=80 * MIB), {"GLIBC_TUNABLES": ""})
     assert told == [(10 * MIB, 10 * MIB)]

@@ -34,7 +34,7 @@ def test_what_the_operator_set_for_a_model_stands() -> None:
 def test_limits_bind_the_process_that_sets_them() -> None:
     code = (
         "import resource\n"
-        "from mmsup.ipc.messages.all import Boot\n"
+        "from mmsup.ipc.messages.worker_control import Boot\n"
         "from mmsup.ipc.specs import ModelSpec\n"
         "from mmsup.worker.startup.resource_limits import set_limits\n"
         "spec = ModelSpec('m', '1', '/', 'a', 'ort', 'p')\n"

@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmsup.ipc.memory.status_page import PageWriter, make_page
+from mmsup.ipc.memory.status_page import StatusPageWriter, make_status_page
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.worker.execution.engine import NO_ROOM, Room
-from mmsup.worker.execution.executor import Execution
-from mmsup.worker.execution.model_errors import Failure
-from mmsup.worker.startup.warm_up import wants_warm_up, warm_up, zeros
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
+from mmsup.worker.execution.executor import Executor
+from mmsup.worker.execution.model_errors import ModelFailure
+from mmsup.worker.startup.warm_up import placeholder_inputs, wants_warm_up, warm_up
 
 SPEC = ModelSpec("m", "1", "/m/1", "model.onnx", "ort", "onnxruntime_onnx")
 FIXED = (TensorSpec("x", "FP32", (2,)),)
@@ -32,7 +32,9 @@ class Engine:
     def load(self, spec: ModelSpec) -> Metadata:
         raise NotImplementedError
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str], room: Room = NO_ROOM) -> Mapping[str, Array]:
+    def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+    ) -> Mapping[str, Array]:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -47,14 +49,14 @@ class Engine:
 
 @pytest.fixture
 def page() -> Iterator[int]:
-    fd = make_page()
+    fd = make_status_page()
     yield fd
     os.close(fd)
 
 
-def warmed(page: int, inputs: tuple[TensorSpec, ...], answer: Mapping[str, Array] | Exception) -> Failure | None:
+def warmed(page: int, inputs: tuple[TensorSpec, ...], answer: Mapping[str, Array] | Exception) -> ModelFailure | None:
     metadata = Metadata("p", 0, inputs, (TensorSpec("y", "FP32", (-1,)),))
-    return warm_up(Execution(Engine(answer), SPEC, metadata, PageWriter(page)))
+    return warm_up(Executor(Engine(answer), SPEC, metadata, StatusPageWriter(page)))
 
 
 def test_a_model_that_answers_may_serve(page: int) -> None:
@@ -63,7 +65,7 @@ def test_a_model_that_answers_may_serve(page: int) -> None:
 
 def test_a_model_that_refuses_the_only_shape_it_declares_is_a_failed_load(page: int) -> None:
     failure = warmed(page, FIXED, RuntimeError("no"))
-    assert failure == Failure("inference_failed", "in its warm-up run, model 'm' failed: no")
+    assert failure == ModelFailure("inference_failed", "in its warm-up run, model 'm' failed: no")
 
 
 @pytest.mark.parametrize("inputs", [OPEN, TEXT])
@@ -77,7 +79,7 @@ def test_zeros_have_size_one_where_it_is_open_and_leave_out_what_is_optional() -
         TensorSpec("s", "BYTES", (2,)),
         TensorSpec("o", "FP32", (1,), optional=True),
     )
-    made = zeros(Metadata("p", 8, inputs, ()))
+    made = placeholder_inputs(Metadata("p", 8, inputs, ()))
     assert {name: (array.shape, array.dtype.kind) for name, array in made.items()} == {
         "x": ((1, 1, 3), "i"),
         "s": ((1, 2), "O"),

@@ -13,9 +13,10 @@ import pytest
 
 from engines.build import mode, write_fault_model, write_identity_onnx
 from engines.life import Life, serving
-from mmsup.ipc import exit_codes as exits
+from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.all import WIRE_VERSION, Stage
+from mmsup.ipc.messages.handshake import WIRE_VERSION
+from mmsup.ipc.messages.worker_control import LoadProgress
 from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ def test_it_says_who_it_is_then_its_progress_then_its_metadata(repository: Path,
     with Life(write_identity_onnx(repository, "m", "FP32", (-1, 3)), tmp_path) as life:
         metadata = life.ready()
         assert [type(each).__name__ for each in life.said] == ["Hello", "Stage", "Stage", "Stage", "Ready"]
-        assert [each.warming for each in life.said if isinstance(each, Stage)] == [False, False, True]
+        assert [each.is_warm_up for each in life.said if isinstance(each, LoadProgress)] == [False, False, True]
         assert metadata.inputs == (TensorSpec("x", "FP32", (-1, 3)),)
         assert life.said[0].role == "worker"
         assert (life.said[0].wire, life.said[0].instance, life.said[0].generation) == (WIRE_VERSION, 7, 1)
@@ -37,7 +38,7 @@ def test_another_wire_is_refused_with_both_versions_named(repository: Path, tmp_
     with Life(write_identity_onnx(repository, "m"), tmp_path, wire=99) as life:
         failed = life.failed()
         assert f"wire 99, this worker wire {WIRE_VERSION}" in failed.text
-        assert life.ended() == exits.LOAD_FAILED
+        assert life.ended() == exit_codes.LOAD_FAILED
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_a_load_that_raises_is_told_without_a_trace_which_goes_to_the_log(
         failed = life.failed()
         assert failed.text == text
         assert failed.code == "load_failed"
-        assert life.ended() == exits.LOAD_FAILED
+        assert life.ended() == exit_codes.LOAD_FAILED
         assert "Traceback" in life.printed()
 
 
@@ -63,7 +64,7 @@ def test_a_folder_that_is_gone_is_a_failed_load(repository: Path, tmp_path: Path
     spec = replace(write_identity_onnx(repository, "m"), directory=str(repository / "nowhere"))
     with Life(spec, tmp_path) as life:
         assert life.failed().code == "load_failed"
-        assert life.ended() == exits.LOAD_FAILED
+        assert life.ended() == exit_codes.LOAD_FAILED
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_load_that_ends_the_process_shows_its_own_status(
 
 def test_a_load_that_hangs_says_so_on_the_page_and_ends_by_sigterm(repository: Path, tmp_path: Path) -> None:
     with Life(write_fault_model(repository, "m", on_load="hang"), tmp_path) as life:
-        while not (isinstance(said := life.hear(), Stage) and said.text.startswith("loading")):
+        while not (isinstance(said := life.hear(), LoadProgress) and said.text.startswith("loading")):
             pass
         assert life.progress().activity is Activity.LOADING
         life.process.terminate()

@@ -22,13 +22,22 @@ from typing import Any, Final
 import numpy as np
 
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.worker.engines.device.batch_outputs import Answers, Result
-from mmsup.worker.engines.device.chunking import SIZES, Chunk, Direct, Sizes, bucket, check_alike, chunks, copies
-from mmsup.worker.engines.device.staging_buffer import Stage
-from mmsup.worker.engines.device.streams import Device, Lane
-from mmsup.worker.execution.engine import Room
+from mmsup.worker.engines.device.batch_outputs import BatchOutputs, DeviceResult
+from mmsup.worker.engines.device.chunking import (
+    DEFAULT_SIZES,
+    Chunk,
+    DirectCopy,
+    TransferSizes,
+    bucket_rows,
+    check_batchable,
+    plan_copies,
+    split_into_chunks,
+)
+from mmsup.worker.engines.device.staging_buffer import StagingBuffer
+from mmsup.worker.engines.device.streams import DeviceStream, StreamDevice
+from mmsup.worker.execution.engine import OutputBuffers
 
-TURNS: Final = 2
+BUFFER_SETS: Final = 2
 """Sets of buffers."""
 
 Compute = Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -36,40 +45,44 @@ Compute = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class TransferOptions:
     """How a model is run."""
 
     max_rows: int
     """0: it has no batch axis, and runs one job at a time."""
     pads: bool = False
     """Whether it sees whole buckets only (1, 2, 4, …, max_rows), the rows behind the batch being zeros."""
-    owns: bool = True
+    owns_inputs: bool = True
     """Whether it gets inputs of its own, which it may write to and keep. That copy is made on the device, where it
     takes little (12.6 MB: 0.01 ms at 3 TB/s [not measured here]), and the buffer is free the sooner."""
-    sizes: Sizes = SIZES
+    sizes: TransferSizes = DEFAULT_SIZES
 
 
-class Transfer:
+class BatchTransfer:
     """The buffers of one model on one device."""
 
-    def __init__(self, device: Device, ways: Ways, covers: Callable[[int, int], bool]) -> None:
+    def __init__(self, device: StreamDevice, ways: TransferOptions, covers: Callable[[int, int], bool]) -> None:
         """`covers` says whether so many bytes at an address are registered."""
         self.device = device
-        self.ways = ways
-        self.stage = Stage(device, ways.sizes.stage)
-        self._covers = covers
+        self.options = ways
+        self.staging_buffer = StagingBuffer(device, ways.sizes.stage)
+        self._is_registered = covers
         self._buffers: dict[tuple[int, str], tuple[Any, int]] = {}
 
     def run(
-        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[Room], compute: Compute
+        self,
+        jobs: Sequence[Mapping[str, Array]],
+        outputs: Sequence[str],
+        rooms: Sequence[OutputBuffers],
+        compute: Compute,
     ) -> list[dict[str, Array]]:
         """Run jobs as one batch; the answers, each in its room where that fits."""
-        if self.ways.max_rows:
-            check_alike(jobs)
+        if self.options.max_rows:
+            check_batchable(jobs)
         else:
             assert len(jobs) == 1, "a model without a batch axis runs one job at a time"
-        batch = _Batch(self, [{name: np.asarray(array, order="C") for name, array in job.items()} for job in jobs])
-        answers = Answers(self.device, batch.rows, rooms, self.ways.sizes.direct)
+        batch = _BatchRun(self, [{name: np.asarray(array, order="C") for name, array in job.items()} for job in jobs])
+        answers = BatchOutputs(self.device, batch.rows, rooms, self.options.sizes.direct)
         try:
             batch.run(compute, outputs, answers)
         finally:
@@ -79,11 +92,11 @@ class Transfer:
     def shrink(self) -> None:
         """Let go of the buffers. Nothing is under way."""
         self._buffers.clear()
-        self.stage.clear()
+        self.staging_buffer.clear()
 
-    def covers(self, array: Array) -> bool:
+    def is_registered(self, array: Array) -> bool:
         """Whether the device is to read an array by itself."""
-        return array.nbytes >= self.ways.sizes.direct and self._covers(array.ctypes.data, array.nbytes)
+        return array.nbytes >= self.options.sizes.direct and self._is_registered(array.ctypes.data, array.nbytes)
 
     def reserve(self, turn: int, name: str, size: int) -> None:
         """Have a buffer of that size: always the same, until a larger one is asked for. Nothing is under way, or what
@@ -98,85 +111,85 @@ class Transfer:
         return self._buffers[turn, name][0]
 
 
-class _Batch:
+class _BatchRun:
     """One run: what is under way, and up to where."""
 
-    def __init__(self, transfer: Transfer, jobs: Sequence[dict[str, Array]]) -> None:
+    def __init__(self, transfer: BatchTransfer, jobs: Sequence[dict[str, Array]]) -> None:
         self._transfer = transfer
         self._device = transfer.device
-        self._ways = transfer.ways
+        self._options = transfer.options
         self._jobs = jobs
-        self.rows = [_rows(job) for job in jobs] if self._ways.max_rows else [1]
+        self.rows = [_rows(job) for job in jobs] if self._options.max_rows else [1]
         sizes = [sum(array.nbytes for array in job.values()) for job in jobs]
-        self._chunks = chunks(self.rows, sizes, self._ways.sizes.chunk)
-        self._free: list[Any] = [None] * TURNS
-        self._filled: list[Any] = [None] * TURNS
-        self._held: list[Any] = []
+        self._chunks = split_into_chunks(self.rows, sizes, self._options.sizes.chunk)
+        self._free_events: list[Any] = [None] * BUFFER_SETS
+        self._filled_events: list[Any] = [None] * BUFFER_SETS
+        self._held_results: list[Any] = []
         """Results that OUT reads: let go, their memory would be MAIN's again at once."""
 
-    def run(self, compute: Compute, outputs: Sequence[str], answers: Answers) -> None:
+    def run(self, compute: Compute, outputs: Sequence[str], answers: BatchOutputs) -> None:
         """All chunks, in their order."""
         for index, chunk in enumerate(self._chunks):
             for name, array in self._jobs[chunk.first].items():
-                self._transfer.reserve(index % TURNS, name, self._row_bytes(array) * self._bucket(chunk))
+                self._transfer.reserve(index % BUFFER_SETS, name, self._row_bytes(array) * self._bucket_rows(chunk))
         self._fill(0)
         for index, chunk in enumerate(self._chunks):
             if index + 1 < len(self._chunks):
                 self._fill(index + 1)
             results = self._compute(index, compute, outputs)
-            if len(self._jobs) == 1 and not self._ways.pads:
+            if len(self._jobs) == 1 and not self._options.pads:
                 answers.fetch_whole(results)
             else:
-                answers.fetch(chunk, self._seen_rows(chunk), results)
+                answers.fetch(chunk, self._model_rows(chunk), results)
 
     def _fill(self, index: int) -> None:
         """IN: bring the inputs of a chunk into their buffers."""
-        turn, chunk, device = index % TURNS, self._chunks[index], self._device
-        if self._free[turn] is not None:
-            device.wait(Lane.IN, self._free[turn])
+        turn, chunk, device = index % BUFFER_SETS, self._chunks[index], self._device
+        if self._free_events[turn] is not None:
+            device.wait(DeviceStream.IN, self._free_events[turn])
         jobs = self._jobs[chunk.first : chunk.last]
         for name, model in jobs[0].items():
             arrays = [job[name].reshape(-1).view(np.uint8) for job in jobs]
             sizes = [each.nbytes for each in arrays]
-            registered = [self._transfer.covers(each) for each in arrays]
+            registered = [self._transfer.is_registered(each) for each in arrays]
             buffer = self._transfer.buffer(turn, name)
-            for copy in copies(sizes, registered, self._ways.sizes):
-                if isinstance(copy, Direct):
+            for copy in plan_copies(sizes, registered, self._options.sizes):
+                if isinstance(copy, DirectCopy):
                     device.put(buffer, copy.at, arrays[copy.job])
                 else:
-                    self._transfer.stage.put(copy, arrays, buffer)
-            padding = self._row_bytes(model) * (self._seen_rows(chunk) - chunk.rows)
+                    self._transfer.staging_buffer.put(copy, arrays, buffer)
+            padding = self._row_bytes(model) * (self._model_rows(chunk) - chunk.rows)
             if padding:
                 device.clear(buffer, sum(sizes), padding)
-        self._filled[turn] = device.mark(Lane.IN)
+        self._filled_events[turn] = device.mark(DeviceStream.IN)
 
-    def _compute(self, index: int, compute: Compute, outputs: Sequence[str]) -> dict[str, Result]:
+    def _compute(self, index: int, compute: Compute, outputs: Sequence[str]) -> dict[str, DeviceResult]:
         """MAIN: run the model on a chunk; what it will have given."""
-        turn, chunk, device = index % TURNS, self._chunks[index], self._device
-        device.wait(Lane.MAIN, self._filled[turn])
+        turn, chunk, device = index % BUFFER_SETS, self._chunks[index], self._device
+        device.wait(DeviceStream.MAIN, self._filled_events[turn])
         tensors: dict[str, Any] = {}
         for name, array in self._jobs[chunk.first].items():
-            shape = (self._seen_rows(chunk), *array.shape[1:]) if self._ways.max_rows else array.shape
+            shape = (self._model_rows(chunk), *array.shape[1:]) if self._options.max_rows else array.shape
             buffer = self._transfer.buffer(turn, name)
-            tensors[name] = device.tensor(buffer, array.dtype, shape, own=self._ways.owns)
-        read = device.mark(Lane.MAIN)
+            tensors[name] = device.tensor(buffer, array.dtype, shape, own=self._options.owns_inputs)
+        read = device.mark(DeviceStream.MAIN)
         made = compute(tensors)
         results = {name: device.result(made[name]) for name in outputs if name in made}
-        done = device.mark(Lane.MAIN)
-        self._free[turn] = read if self._ways.owns else done
-        device.wait(Lane.OUT, done)
-        self._held.append(results)
+        done = device.mark(DeviceStream.MAIN)
+        self._free_events[turn] = read if self._options.owns_inputs else done
+        device.wait(DeviceStream.OUT, done)
+        self._held_results.append(results)
         return results
 
-    def _bucket(self, chunk: Chunk) -> int:
-        return bucket(chunk.rows, self._ways.max_rows) if self._ways.max_rows else 1
+    def _bucket_rows(self, chunk: Chunk) -> int:
+        return bucket_rows(chunk.rows, self._options.max_rows) if self._options.max_rows else 1
 
-    def _seen_rows(self, chunk: Chunk) -> int:
+    def _model_rows(self, chunk: Chunk) -> int:
         """How many rows the model sees."""
-        return self._bucket(chunk) if self._ways.pads else chunk.rows
+        return self._bucket_rows(chunk) if self._options.pads else chunk.rows
 
     def _row_bytes(self, array: Array) -> int:
-        return math.prod(array.shape[1:]) * array.itemsize if self._ways.max_rows else array.nbytes
+        return math.prod(array.shape[1:]) * array.itemsize if self._options.max_rows else array.nbytes
 
 
 def _rows(job: Mapping[str, Array]) -> int:

@@ -16,7 +16,7 @@ from mmsup.ipc.tensors.numpy_arrays import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class TransferSizes:
     """From how many bytes on which way is taken. Others than these are for tests."""
 
     chunk: int = 16 << 20
@@ -29,7 +29,7 @@ class Sizes:
     """Each half of the registered memory through which goes what is small, or lies in memory that is not registered."""
 
 
-SIZES: Final = Sizes()
+DEFAULT_SIZES: Final = TransferSizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Direct:
+class DirectCopy:
     """One copy from a job's own memory to `at` of the device's buffer."""
 
     job: int
@@ -52,7 +52,7 @@ class Direct:
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedCopy:
     """One copy of what was put together on the host: parts of jobs, as (job, first byte, size)."""
 
     at: int
@@ -60,14 +60,14 @@ class Staged:
     size: int
 
 
-def bucket(rows: int, limit: int) -> int:
+def bucket_rows(rows: int, limit: int) -> int:
     """The next power of two, or the limit where that comes first: how many rows a buffer has."""
     if not 0 < rows < limit:
         return rows
     return min(1 << (rows - 1).bit_length(), limit)
 
 
-def check_alike(jobs: Sequence[Mapping[str, Array]]) -> None:
+def check_batchable(jobs: Sequence[Mapping[str, Array]]) -> None:
     """ValueError for jobs that cannot lie below each other."""
     first = jobs[0]
     kinds = {name: (array.dtype, array.ndim, array.shape[1:]) for name, array in first.items()}
@@ -78,17 +78,17 @@ def check_alike(jobs: Sequence[Mapping[str, Array]]) -> None:
         for name, array in job.items():
             shape = array.shape
             if kinds[name] != (array.dtype, array.ndim, shape[1:]):
-                raise ValueError(f"input '{name}' cannot be one batch: {_kind(first[name])} and {_kind(array)}")
+                raise ValueError(f"input '{name}' cannot be one batch: {_describe(first[name])} and {_describe(array)}")
             if not shape or (rows is not None and shape[0] != rows):
                 raise ValueError(f"the inputs of a job differ in rows: {[list(each.shape) for each in job.values()]}")
             rows = shape[0]
 
 
-def _kind(array: Array) -> str:
+def _describe(array: Array) -> str:
     return f"{array.dtype} of shape {list(array.shape)}"
 
 
-def chunks(rows: Sequence[int], sizes: Sequence[int], least: int) -> list[Chunk]:
+def split_into_chunks(rows: Sequence[int], sizes: Sequence[int], least: int) -> list[Chunk]:
     """The jobs of a batch, with so many rows and bytes each, in chunks of at least so many bytes: a last one that is
     smaller would be all launches, and stays with the one before."""
     groups: list[list[int]] = [[]]
@@ -112,21 +112,21 @@ def _chunk(group: Sequence[int], rows: Sequence[int]) -> Chunk:
     return Chunk(group[0], group[-1] + 1, tuple(starts), total)
 
 
-def copies(sizes: Sequence[int], registered: Sequence[bool], ways: Sizes) -> list[Direct | Staged]:
+def plan_copies(sizes: Sequence[int], registered: Sequence[bool], ways: TransferSizes) -> list[DirectCopy | StagedCopy]:
     """The copies by which jobs of these sizes come to lie behind each other on the device."""
-    made: list[Direct | Staged] = []
+    made: list[DirectCopy | StagedCopy] = []
     parts: list[tuple[int, int, int]] = []
     at = start = 0
 
     def put_together() -> None:
         if parts:
-            made.append(Staged(start, tuple(parts), at - start))
+            made.append(StagedCopy(start, tuple(parts), at - start))
             parts.clear()
 
     for job, size in enumerate(sizes):
         if registered[job] and size >= ways.direct:
             put_together()
-            made.append(Direct(job, at))
+            made.append(DirectCopy(job, at))
             at += size
             continue
         done = 0
@@ -143,7 +143,7 @@ def copies(sizes: Sequence[int], registered: Sequence[bool], ways: Sizes) -> lis
     return made
 
 
-def fits(room: Array | None, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bool:
+def is_usable_buffer(room: Array | None, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bool:
     """Whether an output can be written into this room."""
     if room is None or room.dtype != dtype or room.shape != shape:
         return False

@@ -13,7 +13,7 @@ HOST_REGISTER_READ_ONLY: Final = 113
 """CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED."""
 
 
-class Driver:
+class CudaDriver:
     """Device 0 of this process, in its primary context, which is the one that the libraries use too. It is held until
     the process ends."""
 
@@ -29,20 +29,20 @@ class Driver:
 
     def register(self, address: int, size: int, flags: int) -> str:
         """Page-lock memory and make it known to the device; what went wrong, or nothing."""
-        return self._within(
+        return self._call_in_context(
             "cuMemHostRegister_v2", ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_uint(flags)
         )
 
     def unregister(self, address: int) -> str:
         """Undo it; what went wrong, or nothing."""
-        return self._within("cuMemHostUnregister", ctypes.c_void_p(address))
+        return self._call_in_context("cuMemHostUnregister", ctypes.c_void_p(address))
 
     def _attribute(self, number: int) -> int:
         value = ctypes.c_int()
         code = self._library.cuDeviceGetAttribute(ctypes.byref(value), ctypes.c_int(number), self._device)
         return 0 if code else value.value  # an old driver does not know it: then it cannot do it either
 
-    def _within(self, name: str, *arguments: Any) -> str:  # ctypes values
+    def _call_in_context(self, name: str, *arguments: Any) -> str:  # ctypes values
         """Call with our context on top, whatever a library left there."""
         code = int(self._library.cuCtxPushCurrent_v2(self._context))
         if code:
@@ -52,10 +52,10 @@ class Driver:
         return f"{name}: error {code}" if code else ""
 
 
-def open_driver(path: str = LIBRARY) -> Driver | None:
+def open_driver(path: str = LIBRARY) -> CudaDriver | None:
     """The driver, None where there is none that works."""
     try:
-        return Driver(ctypes.CDLL(path))
+        return CudaDriver(ctypes.CDLL(path))
     except (OSError, AttributeError):  # not there, refused, or without one of these functions
         return None
 

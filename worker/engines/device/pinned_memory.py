@@ -36,7 +36,7 @@ class Registrar(Protocol):
         ...
 
 
-def flags_of(size: int, *, writable: bool, registers_read_only: bool) -> int | None:
+def registration_flags(size: int, *, writable: bool, registers_read_only: bool) -> int | None:
     """How to register a mapping, or None for not at all. Nothing is registered where there is nothing: the error of
     that may surface in the next call (torchstore#178). Pure."""
     if not size:
@@ -46,7 +46,7 @@ def flags_of(size: int, *, writable: bool, registers_read_only: bool) -> int | N
     return READ_ONLY if registers_read_only else None
 
 
-class Pinned:
+class PinnedMemory:
     """The mappings that are registered, by address. It holds no view: a mapping ends when its owner says so."""
 
     def __init__(self, registrar: Registrar | None) -> None:
@@ -55,21 +55,23 @@ class Pinned:
         self._starts: list[int] = []
         """Invariant: sorted, and the same addresses as in `_ends`."""
         self._ends: dict[int, int] = {}
-        self._said = False
+        self._has_warned = False
 
     def attached(self, view: memoryview, *, writable: bool) -> None:
         """Register a mapping, if that can be."""
         if self._registrar is None:
             return
         size = view.nbytes
-        flags = flags_of(size, writable=writable, registers_read_only=self._registrar.registers_read_only)
+        flags = registration_flags(size, writable=writable, registers_read_only=self._registrar.registers_read_only)
         if flags is None:
             return
         address = _address(view)
         self._release(address)  # a mapping that was here before must be gone, or this one would not be here
         error = self._registrar.register(address, size, flags)
         if error:
-            self._say(f"{size} bytes of a gateway cannot be registered with the device, copies will be slower: {error}")
+            self._warn_once(
+                f"{size} bytes of a gateway cannot be registered with the device, copies will be slower: {error}"
+            )
             return
         self._ends[address] = address + size
         self._starts = sorted(self._ends)
@@ -79,7 +81,7 @@ class Pinned:
         if view.nbytes:
             self._release(_address(view))
 
-    def covers(self, address: int, size: int) -> bool:
+    def is_registered(self, address: int, size: int) -> bool:
         """Whether all these bytes are registered."""
         at = bisect_right(self._starts, address) - 1
         return at >= 0 and address + size <= self._ends[self._starts[at]]
@@ -96,13 +98,13 @@ class Pinned:
         assert self._registrar is not None, "registered by nobody"
         error = self._registrar.unregister(address)
         if error:
-            self._say(f"memory of a gateway cannot be taken back from the device: {error}")
+            self._warn_once(f"memory of a gateway cannot be taken back from the device: {error}")
 
-    def _say(self, text: str) -> None:
+    def _warn_once(self, text: str) -> None:
         """Once: it will be the same for each extent."""
-        if not self._said:
+        if not self._has_warned:
             log.warning("%s", text)
-        self._said = True
+        self._has_warned = True
 
 
 def _address(view: memoryview) -> int:

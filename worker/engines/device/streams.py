@@ -20,7 +20,7 @@ from mmsup.ipc.tensors.numpy_arrays import Array
 DType = np.dtype[Any]  # the element type is data here
 
 
-class Lane(enum.Enum):
+class DeviceStream(enum.Enum):
     """What runs beside the others."""
 
     IN = "in"
@@ -28,7 +28,7 @@ class Lane(enum.Enum):
     OUT = "out"
 
 
-class Device(Protocol):
+class StreamDevice(Protocol):
     """What copies, computes and waits. Buffers, tensors and marks are its own: only what is said here is asked."""
 
     def buffer(self, size: int) -> Any:
@@ -59,11 +59,11 @@ class Device(Protocol):
         """OUT: copy rows of a result; all of it if `first` is below 0."""
         ...
 
-    def mark(self, lane: Lane) -> Any:
+    def mark(self, lane: DeviceStream) -> Any:
         """A point behind all that the lane was given so far."""
         ...
 
-    def wait(self, lane: Lane, mark: Any) -> None:
+    def wait(self, lane: DeviceStream, mark: Any) -> None:
         """The lane goes no further before that point is reached."""
         ...
 

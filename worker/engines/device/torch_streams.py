@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
-from mmsup.worker.engines.device.streams import DType, Lane
+from mmsup.worker.engines.device.streams import DeviceStream, DType
 
 DATATYPES: Final = {
     torch.bool: "BOOL",
@@ -33,7 +33,7 @@ DATATYPES: Final = {
     torch.float64: "FP64",
 }
 TORCH: Final = {NUMPY[name]: dtype for dtype, name in DATATYPES.items()}
-REGISTERED_BYTES: Final = 16 << 20
+MAX_PINNED_BYTES: Final = 16 << 20
 """Memory on the host up to this size is page-locked, and stays so in torch's own cache. A larger result without room
 is the first of its kind: the next has room."""
 
@@ -46,9 +46,13 @@ class TorchDevice:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._streams: dict[Lane, Any] = {}  # torch.cuda's types have gaps
+        self._streams: dict[DeviceStream, Any] = {}  # torch.cuda's types have gaps
         if device.type == "cuda":
-            self._streams = {Lane.IN: cuda.Stream(), Lane.MAIN: cuda.current_stream(), Lane.OUT: cuda.Stream()}
+            self._streams = {
+                DeviceStream.IN: cuda.Stream(),
+                DeviceStream.MAIN: cuda.current_stream(),
+                DeviceStream.OUT: cuda.Stream(),
+            }
 
     def buffer(self, size: int) -> torch.Tensor:
         """Bytes on the device."""
@@ -56,19 +60,19 @@ class TorchDevice:
 
     def host(self, size: int) -> Array:
         """Bytes on the host."""
-        if not self._streams or size > REGISTERED_BYTES:
+        if not self._streams or size > MAX_PINNED_BYTES:
             return np.empty(size, np.uint8)
         array: Array = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
         return array
 
     def put(self, buffer: torch.Tensor, at: int, data: Array) -> None:
         """IN: copy bytes."""
-        with self._on(Lane.IN):
+        with self._on(DeviceStream.IN):
             buffer[at : at + data.nbytes].copy_(from_numpy(data), non_blocking=True)
 
     def clear(self, buffer: torch.Tensor, at: int, size: int) -> None:
         """IN: fill with zeros."""
-        with self._on(Lane.IN):
+        with self._on(DeviceStream.IN):
             buffer[at : at + size].zero_()
 
     def tensor(self, buffer: torch.Tensor, dtype: DType, shape: tuple[int, ...], *, own: bool) -> torch.Tensor:
@@ -90,10 +94,10 @@ class TorchDevice:
         target = (
             from_numpy(into.view(np.int16)).view(torch.bfloat16) if into.dtype == NUMPY["BF16"] else from_numpy(into)
         )
-        with self._on(Lane.OUT):
+        with self._on(DeviceStream.OUT):
             target.copy_(tensor if first < 0 else tensor[first:last], non_blocking=True)
 
-    def mark(self, lane: Lane) -> Any:  # an event
+    def mark(self, lane: DeviceStream) -> Any:  # an event
         """Record an event."""
         if not self._streams:
             return None
@@ -101,7 +105,7 @@ class TorchDevice:
         event.record(self._streams[lane])
         return event
 
-    def wait(self, lane: Lane, mark: Any) -> None:  # an event
+    def wait(self, lane: DeviceStream, mark: Any) -> None:  # an event
         """Have a stream wait for an event."""
         if self._streams:
             self._streams[lane].wait_event(mark)
@@ -115,7 +119,7 @@ class TorchDevice:
         for stream in self._streams.values():
             stream.synchronize()
 
-    def _on(self, lane: Lane) -> AbstractContextManager[Any]:
+    def _on(self, lane: DeviceStream) -> AbstractContextManager[Any]:
         return cuda.stream(self._streams[lane]) if self._streams else nullcontext()
 
 

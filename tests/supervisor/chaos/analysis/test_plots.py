@@ -8,7 +8,7 @@ import pytest
 
 from chaos_tale import began, tale
 from mmsup.supervisor.chaos.analysis.plots import draw
-from mmsup.supervisor.chaos.analysis.timeline import story_of
+from mmsup.supervisor.chaos.analysis.timeline import timeline_of
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +16,6 @@ pytestmark = pytest.mark.slow
 def test_two_pictures_are_written_also_of_a_run_in_which_nothing_happened(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'mmsup[bench]'")
     for name, records in (("tale", tale()), ("nothing", [began()])):
-        files = draw(story_of(records), tmp_path / name)
+        files = draw(timeline_of(records), tmp_path / name)
         assert [each.name for each in files] == ["latency.png", "recovery.png"]
         assert all(each.read_bytes().startswith(b"\x89PNG") for each in files)

@@ -10,15 +10,15 @@ import pytest
 
 from chaos_tale import poisoned, tale
 from mmsup.supervisor.chaos.analysis.checker import Finding, check
-from mmsup.supervisor.chaos.analysis.report import as_json, rows, table
-from mmsup.supervisor.chaos.analysis.statistics import Figures, figures, spread
-from mmsup.supervisor.chaos.analysis.timeline import Story, story_of
-from mmsup.supervisor.chaos.observe.history import Injected, Invoke, Outcome, Over, Record
+from mmsup.supervisor.chaos.analysis.report import report_json, report_table, summary_rows
+from mmsup.supervisor.chaos.analysis.statistics import RunStatistics, distribution, run_statistics
+from mmsup.supervisor.chaos.analysis.timeline import Timeline, timeline_of
+from mmsup.supervisor.chaos.observe.history import FaultFinished, FaultInjected, Invoke, Record, RequestOutcome
 
 
-def told(records: list[Record]) -> tuple[Story, Figures]:
-    story = story_of(records)
-    return story, figures(story, check(records))
+def told(records: list[Record]) -> tuple[Timeline, RunStatistics]:
+    story = timeline_of(records)
+    return story, run_statistics(story, check(records))
 
 
 def test_the_tale_in_figures() -> None:
@@ -36,18 +36,18 @@ def test_the_tale_in_figures() -> None:
 
 def test_a_poison_and_a_keeper_have_lines_of_their_own_where_there_were_any() -> None:
     assert not any(
-        ("keeper" in name and "killed" in name) or "kill each time" in name for name, _ in rows(told(tale())[1])
+        ("keeper" in name and "killed" in name) or "kill each time" in name for name, _ in summary_rows(told(tale())[1])
     )
     killed: list[Record] = [
-        Injected(15.0, 9, "kill_keeper", ""),
+        FaultInjected(15.0, 9, "kill_keeper", ""),
         Invoke(14.99, 98, "good", 14.99, 8),
-        Outcome(15.02, 98, "reset"),
-        Over(17.0, 9),
+        RequestOutcome(15.02, 98, "reset"),
+        FaultFinished(17.0, 9),
     ]
     _, found = told([*poisoned(), *killed])
     assert (found.poison_deaths, found.innocents) == ([2], 1)
     assert (found.broken_by_keepers, found.broken_by_gateways, found.failed_healthy) == (1, 0, 0)
-    shown = dict(rows(found))
+    shown = dict(summary_rows(found))
     assert shown["keepers killed / connections broken with them"] == "1 / 1"
     assert shown["all models serve again after it: p50 / p99 / worst"] == "2.00 s / 2.00 s / 2.00 s"
     poison = "requests that kill each time / deaths until refused, at most / innocents beside them served"
@@ -56,12 +56,12 @@ def test_a_poison_and_a_keeper_have_lines_of_their_own_where_there_were_any() ->
 
 def test_what_is_planted_shows_in_the_figures() -> None:
     records = [
-        dataclasses.replace(each, kind="wrong") if isinstance(each, Outcome) and each.id == 7 else each
+        dataclasses.replace(each, kind="wrong") if isinstance(each, RequestOutcome) and each.id == 7 else each
         for each in tale()
     ]
     story, found = told(records)
     assert found.wrong == 1
-    assert "- bytes: request 7 to good" in table(story, found)
+    assert "- bytes: request 7 to good" in report_table(story, found)
 
 
 @pytest.mark.parametrize(
@@ -74,19 +74,19 @@ def test_what_is_planted_shows_in_the_figures() -> None:
     ],
 )
 def test_a_spread_is_made_of_values_that_were_seen(values: list[float], expected: tuple[float, float, float]) -> None:
-    found = spread(values)
+    found = distribution(values)
     assert (found.p50, found.p99, found.worst) == expected
     assert found.count == len(values)
 
 
 def test_the_spread_of_nothing_is_no_number() -> None:
-    found = spread([])
+    found = distribution([])
     assert found.count == 0
     assert math.isnan(found.p99)
 
 
 def test_the_table_is_one_of_github_and_says_how_it_was_made() -> None:
-    text = table(*told(tale()))
+    text = report_table(*told(tale()))
     assert text.startswith("a server: 20 s with 3 models, seed 1, on a machine\n\n| | |\n|---|---|\n")
     assert "| failed on healthy models | **0** of 19 |" in text
     assert "| segv | F3 | 1 | 10.0 ms / 10.0 ms | 180.0 ms / 180.0 ms | 980.0 ms / 980.0 ms |" in text
@@ -96,16 +96,16 @@ def test_the_table_is_one_of_github_and_says_how_it_was_made() -> None:
 def test_many_findings_are_counted_and_the_first_are_shown() -> None:
     story, found = told(tale())
     many = dataclasses.replace(found, findings=[Finding("left", str(each)) for each in range(50)])
-    text = table(story, many)
+    text = report_table(story, many)
     assert "50 findings:" in text
     assert text.endswith("- and 30 more")
 
 
 def test_the_report_in_json_has_the_same_figures() -> None:
     story, found = told(tale())
-    made = json.loads(json.dumps(as_json(story, found)))
+    made = json.loads(json.dumps(report_json(story, found)))
     assert made["green"] is True
     assert made["sent"] == found.sent
     assert made["shaken"] == {"count": 0, "p50": None, "p99": None, "worst": None}
     assert made["classes"][0]["name"] == "segv"
-    assert len(rows(found)) == 20
+    assert len(summary_rows(found)) == 20

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mmsup.supervisor.chaos.clients.http_client import Door
-from mmsup.supervisor.chaos.clients.load import Clients, Rate
-from mmsup.supervisor.chaos.clients.protocol import V2
-from mmsup.supervisor.chaos.observe.history import History, Invoke, Outcome
+from mmsup.supervisor.chaos.clients.http_client import HttpClient
+from mmsup.supervisor.chaos.clients.load import LoadGenerator, RequestRate
+from mmsup.supervisor.chaos.clients.protocol import V2Adapter
+from mmsup.supervisor.chaos.observe.history import History, Invoke, RequestOutcome
 from small_server import listening
 
 Answer = Callable[[bytes], Awaitable[bytes]]
@@ -29,7 +29,7 @@ async def at_once(body: bytes) -> bytes:
     return echo(body)
 
 
-async def talk(answer: Answer, speak: Callable[[Clients, History], Awaitable[None]]) -> History:
+async def talk(answer: Answer, speak: Callable[[LoadGenerator, History], Awaitable[None]]) -> History:
     """Clients in front of a server that answers so; what was written down."""
     history = History()
 
@@ -43,21 +43,21 @@ async def talk(answer: Answer, speak: Callable[[Clients, History], Awaitable[Non
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
     async with listening(serve) as port:
-        door = Door("127.0.0.1", port, lambda _: None)
-        await speak(Clients(door, V2(binary=False), history, ["a", "b"], 0.2), history)
+        door = HttpClient("127.0.0.1", port, lambda _: None)
+        await speak(LoadGenerator(door, V2Adapter(binary=False), history, ["a", "b"], 0.2), history)
         door.close()
     return history
 
 
-def outcomes(history: History) -> list[Outcome]:
-    return [each for each in history.records if isinstance(each, Outcome)]
+def outcomes(history: History) -> list[RequestOutcome]:
+    return [each for each in history.records if isinstance(each, RequestOutcome)]
 
 
-def one(answer: Answer, size: int = 8) -> Outcome:
+def one(answer: Answer, size: int = 8) -> RequestOutcome:
     """The outcome of one request."""
 
-    async def speak(clients: Clients, history: History) -> None:
-        await clients.ask("a", size)
+    async def speak(clients: LoadGenerator, history: History) -> None:
+        await clients.send("a", size)
 
     (outcome,) = outcomes(asyncio.run(talk(answer, speak)))
     return outcome
@@ -82,9 +82,9 @@ def test_the_bytes_of_an_earlier_request_are_crossed_and_it_is_named() -> None:
         first.append(echo(body))
         return first[0]
 
-    async def speak(clients: Clients, history: History) -> None:
-        await clients.ask("a", 8)
-        await clients.ask("b", 8)
+    async def speak(clients: LoadGenerator, history: History) -> None:
+        await clients.send("a", 8)
+        await clients.send("b", 8)
 
     right, crossed = outcomes(asyncio.run(talk(answer, speak)))
     assert right.kind == "right"
@@ -121,8 +121,8 @@ def test_requests_go_out_while_earlier_ones_wait() -> None:
         open_at_once[0] -= 1
         return echo(body)
 
-    async def speak(clients: Clients, history: History) -> None:
-        await clients.flow("a", Rate(200.0, history.now() + 0.3), random.Random(1))
+    async def speak(clients: LoadGenerator, history: History) -> None:
+        await clients.run_model("a", RequestRate(200.0, history.now() + 0.3), random.Random(1))
 
     history = asyncio.run(talk(answer, speak))
     invokes = [each for each in history.records if isinstance(each, Invoke)]

@@ -7,15 +7,15 @@ import struct
 
 import pytest
 
-from mmsup.supervisor.chaos.clients.http_client import Reply
-from mmsup.supervisor.chaos.clients.payload import payload
-from mmsup.supervisor.chaos.clients.protocol import BINARY_FROM, V2, Harm
+from mmsup.supervisor.chaos.clients.http_client import HttpReply
+from mmsup.supervisor.chaos.clients.payload import make_payload
+from mmsup.supervisor.chaos.clients.protocol import BINARY_MIN_VALUES, FaultCommand, V2Adapter
 
-SMALL, LARGE = payload(1, 5, 8), payload(1, 6, BINARY_FROM)
+SMALL, LARGE = make_payload(1, 5, 8), make_payload(1, 6, BINARY_MIN_VALUES)
 
 
 def test_a_small_payload_goes_as_json_and_a_large_one_as_bytes() -> None:
-    small, large = V2().call("a b", SMALL, None), V2().call("m", LARGE, None)
+    small, large = V2Adapter().build_request("a b", SMALL, None), V2Adapter().build_request("m", LARGE, None)
     assert small.path == "/v2/models/a%20b/infer"
     assert json.loads(small.body)["inputs"][0]["data"] == SMALL.values.tolist()
     length = int(dict(large.headers)["Inference-Header-Content-Length"])
@@ -24,18 +24,18 @@ def test_a_small_payload_goes_as_json_and_a_large_one_as_bytes() -> None:
 
 
 def test_a_server_without_the_extension_gets_json_whatever_the_size() -> None:
-    call = V2(binary=False).call("m", LARGE, None)
+    call = V2Adapter(binary=False).build_request("m", LARGE, None)
     assert json.loads(call.body)["inputs"][0]["data"] == LARGE.values.tolist()
 
 
 def test_harm_is_two_more_inputs() -> None:
-    (_, mode, amount) = json.loads(V2().call("m", SMALL, Harm("exit", 3)).body)["inputs"]
+    (_, mode, amount) = json.loads(V2Adapter().build_request("m", SMALL, FaultCommand("exit", 3)).body)["inputs"]
     assert (mode["data"], amount["data"]) == (["exit"], [3])
 
 
 def test_an_answer_in_json_is_read() -> None:
     outputs = [{"name": "y", "data": SMALL.values.tolist()}, {"name": "life", "data": [2, 77]}]
-    answer = V2().answer(Reply(200, {}, json.dumps({"outputs": outputs}).encode()))
+    answer = V2Adapter().parse_reply(HttpReply(200, {}, json.dumps({"outputs": outputs}).encode()))
     assert (answer.data, answer.revision, answer.pid) == (SMALL.data, 2, 77)
 
 
@@ -46,16 +46,16 @@ def test_an_answer_in_bytes_is_read() -> None:
     ]
     head = json.dumps({"outputs": outputs}).encode()
     headers = {"inference-header-content-length": str(len(head))}
-    answer = V2().answer(Reply(200, headers, head + struct.pack("<2q", 3, 78) + LARGE.data))
+    answer = V2Adapter().parse_reply(HttpReply(200, headers, head + struct.pack("<2q", 3, 78) + LARGE.data))
     assert (answer.data, answer.revision, answer.pid) == (LARGE.data, 3, 78)
 
 
 def test_an_error_keeps_its_code_or_its_status() -> None:
-    ours = V2().answer(Reply(503, {}, b'{"error": "it is gone", "code": "worker_crashed"}'))
+    ours = V2Adapter().parse_reply(HttpReply(503, {}, b'{"error": "it is gone", "code": "worker_crashed"}'))
     assert (ours.data, ours.code, ours.text) == (None, "worker_crashed", "it is gone")
-    assert V2().answer(Reply(500, {}, b'{"error": "it is gone"}')).code == "http_500"
-    assert V2().answer(Reply(502, {}, b"<html>")).code == "http_502"
-    assert V2().answer(Reply(500, {}, b"[]")).code == "http_500"
+    assert V2Adapter().parse_reply(HttpReply(500, {}, b'{"error": "it is gone"}')).code == "http_500"
+    assert V2Adapter().parse_reply(HttpReply(502, {}, b"<html>")).code == "http_502"
+    assert V2Adapter().parse_reply(HttpReply(500, {}, b"[]")).code == "http_500"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,6 @@ def test_an_error_keeps_its_code_or_its_status() -> None:
     ],
 )
 def test_a_reply_that_cannot_be_read_is_an_error_and_no_exception(headers: dict[str, str], body: bytes) -> None:
-    answer = V2().answer(Reply(200, headers, body))
+    answer = V2Adapter().parse_reply(HttpReply(200, headers, body))
     assert answer.data is None or answer.data == struct.pack("<f", float("inf"))
     assert answer.code in ("unreadable", "")

@@ -6,32 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.supervisor.chaos.observe import history as records
+from mmsup.supervisor.chaos.observe import history
 from mmsup.supervisor.chaos.observe.history import (
-    Began,
-    Death,
     History,
     Invoke,
-    Left,
-    Outcome,
+    LeakReport,
     Record,
-    Told,
-    line_of,
-    records_of,
+    RequestOutcome,
+    RunStarted,
+    ServerEvent,
+    WorkerDeath,
+    decode_records,
+    encode_record,
 )
 
 EACH: list[Record] = [
-    Began(7, 60.0, {"a": "healthy"}, "a machine", "a server", "mmsup chaos", 1.0, 10.0),
+    RunStarted(7, 60.0, {"a": "healthy"}, "a machine", "a server", "mmsup chaos", 1.0, 10.0),
     Invoke(1.5, 1, "a", 1.4, 8, 3),
-    Outcome(1.6, 1, "right", 200, pid=12, revision=2),
-    records.Injected(2.0, 3, "segv", "a", done=False, note="gone"),
-    records.Over(2.5, 3, "worker_crashed"),
-    Death(2.1, "a", 12),
-    Told(2.2, {"event": "worker_exit", "pid": 12}),
-    records.Edition(2.6, "a", 3),
-    records.Counted(3.0, {"a": 1.0}),
-    records.Restarted(3.5, 3.9, "it had ended"),
-    Left(4.0, "after", ["I2 1 children were not reaped"], {"zombies": 1}),
+    RequestOutcome(1.6, 1, "right", 200, pid=12, revision=2),
+    history.FaultInjected(2.0, 3, "segv", "a", done=False, note="gone"),
+    history.FaultFinished(2.5, 3, "worker_crashed"),
+    WorkerDeath(2.1, "a", 12),
+    ServerEvent(2.2, {"event": "worker_exit", "pid": 12}),
+    history.RevisionInForce(2.6, "a", 3),
+    history.ServedCounts(3.0, {"a": 1.0}),
+    history.ServerRestarted(3.5, 3.9, "it had ended"),
+    LeakReport(4.0, "after", ["I2 1 children were not reaped"], {"zombies": 1}),
 ]
 
 
@@ -40,16 +40,16 @@ def test_every_kind_of_record_survives_the_file(tmp_path: Path) -> None:
     for each in EACH:
         made.add(each)
     made.close()
-    assert {type(each) for each in EACH} == set(records.KINDS.values())
+    assert {type(each) for each in EACH} == set(history.RECORD_TYPES.values())
     with (tmp_path / "history.jsonl").open() as file:
-        assert list(records_of(file)) == EACH == made.records
+        assert list(decode_records(file)) == EACH == made.records
 
 
 def test_a_line_that_was_cut_off_ends_the_history_and_one_in_the_middle_is_an_error() -> None:
-    lines = [line_of(each) for each in EACH]
-    assert list(records_of(iter([*lines, lines[0][:20]]))) == EACH
+    lines = [encode_record(each) for each in EACH]
+    assert list(decode_records(iter([*lines, lines[0][:15]]))) == EACH
     with pytest.raises(ValueError, match=r"line 1 column"):
-        list(records_of(iter([lines[0][:20] + "\n", *lines])))
+        list(decode_records(iter([lines[0][:15] + "\n", *lines])))
 
 
 def test_time_begins_with_the_run_and_does_not_go_back() -> None:

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from mmsup.supervisor.chaos.observe.history import Death, History, Outcome
-from mmsup.supervisor.chaos.observe.worker_watch import Lives
+from mmsup.supervisor.chaos.observe.history import History, RequestOutcome, WorkerDeath
+from mmsup.supervisor.chaos.observe.worker_watch import WorkerWatch
 
 pytestmark = pytest.mark.slow
 
@@ -19,29 +19,29 @@ def process() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
 
 
-def answer(pid: int) -> Outcome:
-    return Outcome(0.0, 1, "right", 200, pid=pid)
+def answer(pid: int) -> RequestOutcome:
+    return RequestOutcome(0.0, 1, "right", 200, pid=pid)
 
 
 def test_a_death_is_written_down_and_the_next_life_takes_the_place() -> None:
     async def watch() -> History:
         history = History()
-        lives = Lives(history)
+        lives = WorkerWatch(history)
         with process() as first, process() as second:
-            lives.seen("m", answer(first.pid))
-            lives.seen("m", answer(first.pid))
+            lives.on_answer("m", answer(first.pid))
+            lives.on_answer("m", answer(first.pid))
             assert lives.pid("m") == first.pid
-            replaced = asyncio.ensure_future(lives.replaced("m", first.pid, 30.0))
-            assert lives.send("m", signal.SIGKILL)
+            replaced = asyncio.ensure_future(lives.wait_replaced("m", first.pid, 30.0))
+            assert lives.send_signal("m", signal.SIGKILL)
             await asyncio.to_thread(first.wait)
             for _ in range(2):  # the loop takes a turn to hear it
                 await asyncio.sleep(0)
             assert lives.pid("m") == 0
-            assert not lives.send("m", signal.SIGKILL)
-            lives.seen("m", answer(first.pid))  # its last answer, read after its end
+            assert not lives.send_signal("m", signal.SIGKILL)
+            lives.on_answer("m", answer(first.pid))  # its last answer, read after its end
             assert lives.pid("m") == 0
             assert not replaced.done()
-            lives.seen("m", answer(second.pid))
+            lives.on_answer("m", answer(second.pid))
             await replaced
             assert lives.pid("m") == second.pid
             second.communicate(b"")
@@ -50,7 +50,7 @@ def test_a_death_is_written_down_and_the_next_life_takes_the_place() -> None:
         return history
 
     (death,) = asyncio.run(watch()).records[:1]
-    assert isinstance(death, Death)
+    assert isinstance(death, WorkerDeath)
     assert death.model == "m"
 
 
@@ -60,11 +60,11 @@ def test_a_pid_that_is_gone_or_was_not_told_is_not_watched() -> None:
     history = History()
 
     async def watch() -> None:
-        lives = Lives(history)
-        lives.seen("m", answer(ended.pid))
-        lives.seen("m", answer(0))
+        lives = WorkerWatch(history)
+        lives.on_answer("m", answer(ended.pid))
+        lives.on_answer("m", answer(0))
         assert lives.pid("m") == 0
-        await lives.replaced("m", 0, 0.01)
+        await lives.wait_replaced("m", 0, 0.01)
         lives.close()
 
     asyncio.run(watch())

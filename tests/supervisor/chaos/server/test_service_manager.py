@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.server import eventually
-from mmsup.supervisor.chaos.observe.leak_check import alive
-from mmsup.supervisor.chaos.server.service_manager import Manager
+from mmsup.supervisor.chaos.observe.leak_check import running
+from mmsup.supervisor.chaos.server.service_manager import ServiceManager
 
 pytestmark = pytest.mark.slow
 SERVER = """
@@ -35,8 +35,8 @@ while True:
 
 
 @pytest.fixture
-def manager(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Manager]:
-    made = Manager([sys.executable, "-c", SERVER, *getattr(request, "param", ())], tmp_path)
+def manager(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServiceManager]:
+    made = ServiceManager([sys.executable, "-c", SERVER, *getattr(request, "param", ())], tmp_path)
     yield made
     made.close()
 
@@ -53,29 +53,31 @@ def asked(port: int) -> int:
         return int(connection.recv(20))
 
 
-def test_the_next_server_has_the_listener_of_the_one_that_was_killed(manager: Manager, tmp_path: Path) -> None:
+def test_the_next_server_has_the_listener_of_the_one_that_was_killed(manager: ServiceManager, tmp_path: Path) -> None:
     (port,) = said(tmp_path)
     first = manager.pid
     assert asked(port) == first
-    assert asyncio.run(manager.replace()) == []
+    assert asyncio.run(manager.replace_keeper()) == []
     assert manager.pid != first
-    manager.listen()
+    manager.read_notifications()
     for _ in range(2):  # it went back into the store
         assert asked(port) == manager.pid
-        asyncio.run(manager.replace())
+        asyncio.run(manager.replace_keeper())
     assert asyncio.run(manager.stop(30.0)) != 0
     assert manager.status() is not None
 
 
 @pytest.mark.parametrize("manager", [("leave",)], indirect=True)
-def test_what_outlives_its_keeper_is_told(manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmsup.supervisor.chaos.server.service_manager.GONE_S", 0.3)
+def test_what_outlives_its_keeper_is_told(
+    manager: ServiceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmsup.supervisor.chaos.server.service_manager.EXIT_LIMIT_S", 0.3)
     _, child = said(tmp_path)
-    assert asyncio.run(manager.replace()) == [f"I2 process {child} outlived its keeper"]
+    assert asyncio.run(manager.replace_keeper()) == [f"I2 process {child} outlived its keeper"]
     os.kill(child, signal.SIGKILL)
 
 
 def test_only_who_runs_is_alive() -> None:
     with subprocess.Popen(["true"]) as ended:
-        eventually(lambda: not alive([ended.pid]), "a zombie is not alive")
+        eventually(lambda: not running([ended.pid]), "a zombie is not alive")
         assert ended.returncode is None, "it was not reaped for that"

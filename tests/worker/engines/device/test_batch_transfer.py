@@ -11,12 +11,12 @@ import pytest
 
 from engines.lanes import LateDevice
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.worker.engines.device.batch_transfer import Transfer, Ways
-from mmsup.worker.engines.device.chunking import Sizes
-from mmsup.worker.engines.device.streams import Lane
+from mmsup.worker.engines.device.batch_transfer import BatchTransfer, TransferOptions
+from mmsup.worker.engines.device.chunking import TransferSizes
+from mmsup.worker.engines.device.streams import DeviceStream
 from mmsup.worker.execution.batch_arrays import Arrays
 
-SMALL = Sizes(chunk=2000, direct=100, stage=300)
+SMALL = TransferSizes(chunk=2000, direct=100, stage=300)
 Model = Callable[[dict[str, Array]], dict[str, Array]]
 
 
@@ -33,7 +33,7 @@ def doubler(device: LateDevice, *, spoils: bool = False) -> Model:
             if spoils:
                 x[...] = -1
 
-        device.give(Lane.MAIN, run)
+        device.give(DeviceStream.MAIN, run)
         return {"y": y, "sum": total}
 
     return compute
@@ -77,7 +77,7 @@ def test_every_job_gets_its_own_answer_whatever_is_late(*, pads: bool, owns: boo
         rng = random.Random(seed)
         device = LateDevice(seed)
         starts: set[int] = set()
-        transfer = Transfer(device, Ways(64, pads, owns, SMALL), partial(is_known, starts))
+        transfer = BatchTransfer(device, TransferOptions(64, pads, owns, SMALL), partial(is_known, starts))
         for _ in range(3):  # later runs find the buffers of the first
             jobs = jobs_of(rng, rng.randrange(1, 12), rng.choice((1, 7, 60)))
             starts.clear()
@@ -98,7 +98,7 @@ def test_every_job_gets_its_own_answer_whatever_is_late(*, pads: bool, owns: boo
 
 def test_a_large_batch_goes_by_several_chunks_through_two_sets_of_buffers() -> None:
     device = LateDevice(1)
-    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(64, sizes=SMALL), lambda *_: True)
     jobs: list[Arrays] = [
         {"x": np.full((5, 100), index, np.float32), "z": np.ones((5, 2), np.int16)} for index in range(6)
     ]
@@ -121,7 +121,7 @@ def test_a_large_batch_goes_by_several_chunks_through_two_sets_of_buffers() -> N
 def test_a_set_of_buffers_is_not_filled_again_before_it_has_been_read(*, owns: bool) -> None:
     for seed in range(20):
         device = LateDevice(seed)
-        transfer = Transfer(device, Ways(64, owns=owns, sizes=SMALL), lambda *_: True)
+        transfer = BatchTransfer(device, TransferOptions(64, owns_inputs=owns, sizes=SMALL), lambda *_: True)
         jobs: list[Arrays] = [
             {"x": np.full((5, 100), each, np.float32), "z": np.ones((5, 2), "i2")} for each in range(6)
         ]
@@ -131,7 +131,7 @@ def test_a_set_of_buffers_is_not_filled_again_before_it_has_been_read(*, owns: b
 
 def test_a_larger_bucket_replaces_the_buffer_and_a_smaller_one_uses_it() -> None:
     device = LateDevice(2)
-    transfer = Transfer(device, Ways(6, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(6, sizes=SMALL), lambda *_: True)
     for rows in (1, 3, 2, 6, 5):
         job: Arrays = {"x": np.ones((rows, 1), np.float32), "z": np.ones((rows, 2), np.int16)}
         (answer,) = transfer.run([job], ("y",), [{}], doubler(device))
@@ -144,11 +144,11 @@ def test_a_larger_bucket_replaces_the_buffer_and_a_smaller_one_uses_it() -> None
 
 def test_rows_behind_the_batch_are_zeros_where_the_model_sees_whole_buckets() -> None:
     device = LateDevice(3)
-    transfer = Transfer(device, Ways(8, pads=True, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(8, pads=True, sizes=SMALL), lambda *_: True)
     seen: list[Array] = []
 
     def compute(tensors: dict[str, Array]) -> dict[str, Array]:
-        device.give(Lane.MAIN, lambda: seen.append(tensors["x"].copy()))
+        device.give(DeviceStream.MAIN, lambda: seen.append(tensors["x"].copy()))
         return {"y": tensors["x"]}
 
     for rows in (4, 3):
@@ -159,7 +159,7 @@ def test_rows_behind_the_batch_are_zeros_where_the_model_sees_whole_buckets() ->
 
 def test_small_inputs_go_in_one_copy_and_large_ones_from_where_they_lie() -> None:
     device = LateDevice(4)
-    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(64, sizes=SMALL), lambda *_: True)
     jobs: list[Arrays] = [{"x": np.ones((1, 50), np.float32), "z": np.ones((1, 2), np.int16)} for _ in range(8)]
     transfer.run(jobs, ("sum",), [{}] * 8, doubler(device))
     assert device.puts == 8 + 1
@@ -168,7 +168,7 @@ def test_small_inputs_go_in_one_copy_and_large_ones_from_where_they_lie() -> Non
 
 def test_jobs_that_cannot_be_one_batch_are_refused_before_the_device_is_touched() -> None:
     device = LateDevice(5)
-    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(64, sizes=SMALL), lambda *_: True)
     jobs = [{"x": np.ones((1, 2))}, {"x": np.ones((1, 3))}]
     with pytest.raises(ValueError, match="cannot be one batch"):
         transfer.run(jobs, ("y",), [{}, {}], doubler(device))
@@ -177,7 +177,7 @@ def test_jobs_that_cannot_be_one_batch_are_refused_before_the_device_is_touched(
 
 def test_a_result_of_other_rows_than_the_batch_is_refused() -> None:
     device = LateDevice(6)
-    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(64, sizes=SMALL), lambda *_: True)
     jobs = [{"x": np.ones((1, 2))}, {"x": np.ones((1, 2))}]
     with pytest.raises(ValueError, match=r"output 'y' has shape \[1, 2\] for a batch of 2"):
         transfer.run(jobs, ("y",), [{}, {}], lambda tensors: {"y": tensors["x"][:1]})
@@ -186,7 +186,7 @@ def test_a_result_of_other_rows_than_the_batch_is_refused() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_is_under_way_after_a_model_has_raised(seed: int) -> None:
     device = LateDevice(seed)
-    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(64, sizes=SMALL), lambda *_: True)
     jobs = [{"x": np.ones((5, 100), np.float32)} for _ in range(4)]
     calls = iter(range(10))
 
@@ -204,7 +204,7 @@ def test_nothing_is_under_way_after_a_model_has_raised(seed: int) -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0), (2, 40)])
 def test_a_model_without_a_batch_axis_runs_one_job_of_any_shape(shape: tuple[int, ...]) -> None:
     device = LateDevice(7)
-    transfer = Transfer(device, Ways(0, sizes=SMALL), lambda *_: False)
+    transfer = BatchTransfer(device, TransferOptions(0, sizes=SMALL), lambda *_: False)
     array = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
     room = np.zeros(shape, np.float32)
     (answer,) = transfer.run([{"x": array}], ("y",), [{"y": room}], lambda tensors: {"y": tensors["x"]})
@@ -215,14 +215,14 @@ def test_a_model_without_a_batch_axis_runs_one_job_of_any_shape(shape: tuple[int
 
 def test_an_output_that_was_not_made_is_not_answered() -> None:
     device = LateDevice(8)
-    transfer = Transfer(device, Ways(4, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(4, sizes=SMALL), lambda *_: True)
     (answer,) = transfer.run([{"x": np.ones((1, 1))}], ("y", "w"), [{}], lambda tensors: {"y": tensors["x"]})
     assert list(answer) == ["y"]
 
 
 def test_strided_inputs_are_taken_in_row_major_order() -> None:
     device = LateDevice(9)
-    transfer = Transfer(device, Ways(64, sizes=SMALL), lambda *_: True)
+    transfer = BatchTransfer(device, TransferOptions(64, sizes=SMALL), lambda *_: True)
     array = np.arange(12, dtype=np.float32).reshape(3, 4).T
     (answer,) = transfer.run([{"x": array}], ("y",), [{}], lambda tensors: {"y": tensors["x"]})
     assert answer["y"].tolist() == array.tolist()

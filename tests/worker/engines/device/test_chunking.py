@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.worker.engines.device.chunking import Chunk, Direct, Sizes, Staged, bucket, check_alike, chunks, copies, fits
+from mmsup.worker.engines.device.chunking import (
+    Chunk,
+    DirectCopy,
+    StagedCopy,
+    TransferSizes,
+    bucket_rows,
+    check_batchable,
+    is_usable_buffer,
+    plan_copies,
+    split_into_chunks,
+)
 
 BIG = 1000
 CHUNK_BYTES = 10_000
-SIZES = Sizes(CHUNK_BYTES, BIG, 100)
+SIZES = TransferSizes(CHUNK_BYTES, BIG, 100)
 
 
 @pytest.mark.parametrize(
@@ -30,15 +40,21 @@ SIZES = Sizes(CHUNK_BYTES, BIG, 100)
     ],
 )
 def test_a_buffer_has_a_power_of_two_rows_or_the_largest_batch(rows: int, limit: int, expected: int) -> None:
-    assert bucket(rows, limit) == expected
+    assert bucket_rows(rows, limit) == expected
 
 
 def test_a_batch_is_one_chunk_unless_each_part_is_worth_a_copy_of_its_own() -> None:
-    assert chunks([1, 2, 3], [10, 20, 30], CHUNK_BYTES) == [Chunk(0, 3, (0, 1, 3), 6)]
+    assert split_into_chunks([1, 2, 3], [10, 20, 30], CHUNK_BYTES) == [Chunk(0, 3, (0, 1, 3), 6)]
     half = CHUNK_BYTES // 2
-    assert chunks([1, 2, 3, 4, 5], [half] * 5, CHUNK_BYTES) == [Chunk(0, 2, (0, 1), 3), Chunk(2, 5, (0, 3, 7), 12)]
-    assert chunks([4, 4], [CHUNK_BYTES, CHUNK_BYTES], CHUNK_BYTES) == [Chunk(0, 1, (0,), 4), Chunk(1, 2, (0,), 4)]
-    assert chunks([4, 4], [3 * CHUNK_BYTES, 1], CHUNK_BYTES) == [Chunk(0, 2, (0, 4), 8)]
+    assert split_into_chunks([1, 2, 3, 4, 5], [half] * 5, CHUNK_BYTES) == [
+        Chunk(0, 2, (0, 1), 3),
+        Chunk(2, 5, (0, 3, 7), 12),
+    ]
+    assert split_into_chunks([4, 4], [CHUNK_BYTES, CHUNK_BYTES], CHUNK_BYTES) == [
+        Chunk(0, 1, (0,), 4),
+        Chunk(1, 2, (0,), 4),
+    ]
+    assert split_into_chunks([4, 4], [3 * CHUNK_BYTES, 1], CHUNK_BYTES) == [Chunk(0, 2, (0, 4), 8)]
 
 
 def test_chunks_hold_every_job_once_and_in_order() -> None:
@@ -47,7 +63,7 @@ def test_chunks_hold_every_job_once_and_in_order() -> None:
         count = rng.randrange(1, 20)
         rows = [rng.randrange(1, 9) for _ in range(count)]
         sizes = [rng.randrange(0, CHUNK_BYTES) for _ in range(count)]
-        made = chunks(rows, sizes, CHUNK_BYTES)
+        made = split_into_chunks(rows, sizes, CHUNK_BYTES)
         assert [job for each in made for job in range(each.first, each.last)] == list(range(count))
         for each in made:
             mine = rows[each.first : each.last]
@@ -59,18 +75,18 @@ def test_chunks_hold_every_job_once_and_in_order() -> None:
 @pytest.mark.parametrize(
     ("sizes", "registered", "expected"),
     [
-        ([BIG, BIG], [True, True], [Direct(0, 0), Direct(1, BIG)]),
-        ([8, 4], [True, False], [Staged(0, ((0, 0, 8), (1, 0, 4)), 12)]),
-        ([8, BIG, 4], [True] * 3, [Staged(0, ((0, 0, 8),), 8), Direct(1, 8), Staged(8 + BIG, ((2, 0, 4),), 4)]),
-        ([150, 30], [False, False], [Staged(0, ((0, 0, 100),), 100), Staged(100, ((0, 100, 50), (1, 0, 30)), 80)]),
-        ([100, 100], [False, False], [Staged(0, ((0, 0, 100),), 100), Staged(100, ((1, 0, 100),), 100)]),
+        ([BIG, BIG], [True, True], [DirectCopy(0, 0), DirectCopy(1, BIG)]),
+        ([8, 4], [True, False], [StagedCopy(0, ((0, 0, 8), (1, 0, 4)), 12)]),
+        ([8, BIG, 4], [True] * 3, [StagedCopy(0, ((0, 0, 8),), 8), DirectCopy(1, 8), StagedCopy(8 + BIG, ((2, 0, 4),), 4)]),
+        ([150, 30], [False, False], [StagedCopy(0, ((0, 0, 100),), 100), StagedCopy(100, ((0, 100, 50), (1, 0, 30)), 80)]),
+        ([100, 100], [False, False], [StagedCopy(0, ((0, 0, 100),), 100), StagedCopy(100, ((1, 0, 100),), 100)]),
         ([0, 0], [True, False], []),
     ],
 )  # fmt: skip
 def test_what_is_large_and_registered_is_copied_from_where_it_lies(
-    sizes: list[int], registered: list[bool], expected: list[Direct | Staged]
+    sizes: list[int], registered: list[bool], expected: list[DirectCopy | StagedCopy]
 ) -> None:
-    assert copies(sizes, registered, SIZES) == expected
+    assert plan_copies(sizes, registered, SIZES) == expected
 
 
 def test_copies_bring_every_byte_to_its_place() -> None:
@@ -80,8 +96,8 @@ def test_copies_bring_every_byte_to_its_place() -> None:
         registered = [rng.random() < 0.5 for _ in sizes]
         jobs = [rng.randbytes(size) for size in sizes]
         device = bytearray(sum(sizes))
-        for each in copies(sizes, registered, SIZES):
-            if isinstance(each, Direct):
+        for each in plan_copies(sizes, registered, SIZES):
+            if isinstance(each, DirectCopy):
                 assert registered[each.job]
                 device[each.at : each.at + sizes[each.job]] = jobs[each.job]
                 continue
@@ -110,11 +126,11 @@ def rows(*shape: int, dtype: str = "f4") -> Array:
 )
 def test_jobs_that_cannot_lie_below_each_other_are_refused(jobs: list[dict[str, Array]], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        check_alike(jobs)
+        check_batchable(jobs)
 
 
 def test_jobs_that_differ_in_rows_alone_are_alike() -> None:
-    check_alike([{"x": rows(1, 3), "z": rows(1)}, {"x": rows(5, 3), "z": rows(5)}])
+    check_batchable([{"x": rows(1, 3), "z": rows(1)}, {"x": rows(5, 3), "z": rows(5)}])
 
 
 @pytest.mark.parametrize(
@@ -130,4 +146,4 @@ def test_jobs_that_differ_in_rows_alone_are_alike() -> None:
     ],
 )
 def test_room_must_be_as_the_output_is(room: Array | None, expected: bool) -> None:
-    assert fits(room, np.dtype("f4"), (2, 3)) is expected
+    assert is_usable_buffer(room, np.dtype("f4"), (2, 3)) is expected

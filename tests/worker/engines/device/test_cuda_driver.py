@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmsup.worker.engines.device.cuda_driver import HOST_REGISTER_READ_ONLY, Driver, open_driver
+from mmsup.worker.engines.device.cuda_driver import HOST_REGISTER_READ_ONLY, CudaDriver, open_driver
 
 
 class Library:
@@ -39,7 +39,7 @@ class Library:
 
 def test_memory_is_registered_within_the_primary_context_which_is_then_taken_off() -> None:
     library = Library()
-    driver = Driver(library)
+    driver = CudaDriver(library)
     library.calls.clear()
     assert driver.register(0x7000, 1 << 24, 8) == ""
     assert driver.unregister(0x7000) == ""
@@ -55,10 +55,10 @@ def test_memory_is_registered_within_the_primary_context_which_is_then_taken_off
 
 def test_an_error_is_told_and_the_context_is_taken_off_all_the_same() -> None:
     library = Library(cuMemHostRegister_v2=712)
-    driver = Driver(library)
+    driver = CudaDriver(library)
     assert driver.register(0x7000, 4096, 0) == "cuMemHostRegister_v2: error 712"
     assert library.names()[-1] == "cuCtxPopCurrent_v2"
-    assert Driver(Library(cuCtxPushCurrent_v2=201)).register(0x7000, 4096, 0) == "cuCtxPushCurrent: error 201"
+    assert CudaDriver(Library(cuCtxPushCurrent_v2=201)).register(0x7000, 4096, 0) == "cuCtxPushCurrent: error 201"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_whether_read_only_memory_can_be_registered_is_asked_of_the_device(
     value: int, errors: dict[str, int], *, can: bool
 ) -> None:
     library = Library(value, **errors)
-    assert Driver(library).registers_read_only is can
+    assert CudaDriver(library).registers_read_only is can
     assert ("cuDeviceGetAttribute", HOST_REGISTER_READ_ONLY, 0) in library.calls
 
 

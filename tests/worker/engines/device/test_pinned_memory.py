@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from mmsup.worker.engines.device.pinned_memory import READ_ONLY, Pinned, flags_of
+from mmsup.worker.engines.device.pinned_memory import READ_ONLY, PinnedMemory, registration_flags
 
 
 class Registrar:
@@ -52,48 +52,48 @@ def extent(size: int = 4096) -> tuple[memoryview, int]:
 def test_a_mapping_is_registered_as_the_device_can(
     size: int, *, writable: bool, read_only: bool, flags: int | None
 ) -> None:
-    assert flags_of(size, writable=writable, registers_read_only=read_only) == flags
+    assert registration_flags(size, writable=writable, registers_read_only=read_only) == flags
     registrar = Registrar(read_only=read_only)
-    pinned = Pinned(registrar)
+    pinned = PinnedMemory(registrar)
     view, address = extent(size)
     pinned.attached(view, writable=writable)
     assert registrar.held == ({} if flags is None else {address: (size, flags)})
-    assert pinned.covers(address, size) is (flags is not None)
+    assert pinned.is_registered(address, size) is (flags is not None)
     pinned.detached(view)
     assert not registrar.held
 
 
 def test_only_bytes_inside_one_mapping_are_covered() -> None:
-    pinned = Pinned(Registrar())
+    pinned = PinnedMemory(Registrar())
     view, address = extent(4096)
     pinned.attached(view, writable=True)
-    assert pinned.covers(address, 4096)
-    assert pinned.covers(address + 4095, 1)
-    assert not pinned.covers(address, 4097)
-    assert not pinned.covers(address - 1, 2)
-    assert not pinned.covers(address + 4096, 1)
+    assert pinned.is_registered(address, 4096)
+    assert pinned.is_registered(address + 4095, 1)
+    assert not pinned.is_registered(address, 4097)
+    assert not pinned.is_registered(address - 1, 2)
+    assert not pinned.is_registered(address + 4096, 1)
     pinned.detached(view)
-    assert not pinned.covers(address, 1)
+    assert not pinned.is_registered(address, 1)
 
 
 def test_a_mapping_whose_end_was_not_told_makes_way_for_the_next_at_its_address() -> None:
     registrar = Registrar()
-    pinned = Pinned(registrar)
+    pinned = PinnedMemory(registrar)
     view, address = extent(4096)
     pinned.attached(view, writable=True)
     pinned.attached(view[:1024], writable=True)
     assert registrar.held == {address: (1024, 0)}
-    assert not pinned.covers(address, 4096)
+    assert not pinned.is_registered(address, 4096)
 
 
 def test_a_refusal_is_said_once_and_means_not_covered(caplog: pytest.LogCaptureFixture) -> None:
     registrar = Registrar(refusal="error 1")
-    pinned = Pinned(registrar)
+    pinned = PinnedMemory(registrar)
     views = [extent() for _ in range(3)]
     with caplog.at_level(logging.WARNING, "mmsup.worker"):
         for view, address in views:
             pinned.attached(view, writable=True)
-            assert not pinned.covers(address, 1)
+            assert not pinned.is_registered(address, 1)
             pinned.detached(view)
     assert len(caplog.records) == 1
     assert "copies will be slower: error 1" in caplog.text
@@ -101,10 +101,10 @@ def test_a_refusal_is_said_once_and_means_not_covered(caplog: pytest.LogCaptureF
 
 
 def test_without_a_device_nothing_is_covered() -> None:
-    pinned = Pinned(None)
+    pinned = PinnedMemory(None)
     view, address = extent()
     pinned.attached(view, writable=True)
-    assert not pinned.covers(address, 1)
+    assert not pinned.is_registered(address, 1)
     pinned.detached(view)
     pinned.clear()
 
@@ -112,7 +112,7 @@ def test_without_a_device_nothing_is_covered() -> None:
 def test_the_books_stay_true_through_a_random_life() -> None:
     rng = random.Random(7)
     registrar = Registrar()
-    pinned = Pinned(registrar)
+    pinned = PinnedMemory(registrar)
     views = [extent(rng.choice((1024, 4096, 8192))) for _ in range(12)]
     there: set[int] = set()
     for _ in range(2000):
@@ -125,6 +125,6 @@ def test_the_books_stay_true_through_a_random_life() -> None:
             pinned.attached(view, writable=rng.random() < 0.5)
             there.add(index)
         assert set(registrar.held) == {views[each][1] for each in there}
-        assert pinned.covers(address, len(view)) is (index in there)
+        assert pinned.is_registered(address, len(view)) is (index in there)
     pinned.clear()
     assert not registrar.held
