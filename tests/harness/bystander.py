@@ -21,7 +21,7 @@ class Bystander:
     """A gateway may die: its connections are cut then. None is refused even so."""
     stays: bool = True
     """Its workers are the same ones afterwards, as always but for an upgrade."""
-    pace_s: float = 0.0
+    pace_s: float = 0.005
     """Between two calls: whoever calls without a pause takes a core of two from what is tried."""
     cuts: int = 0
     sent: int = 0

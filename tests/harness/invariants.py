@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.server import Server, eventually, select_pause
+from harness.server import Server, eventually, pause
 
 SETTLE_S = 10.0
 """Until everything a fault set in motion has come to rest; a load of torch is the slowest part."""
@@ -203,14 +203,14 @@ def process_differences(role: str, was: Process, now: Process | None) -> list[st
 
 def assert_clean(before: Snapshot, server: Server, settle_s: float = SETTLE_S) -> None:
     """Wait until all is as before, and fail with the differences if it does not become so."""
-    end = time.monotonic() + settle_s
+    began = time.monotonic()
     while True:
         found = differences(before, snapshot(server))
         if not found:
             return
-        if time.monotonic() > end:
+        if time.monotonic() > began + settle_s:
             raise AssertionError("left behind:\n  " + "\n  ".join(found))
-        select_pause()
+        pause(began)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def family(server: Server) -> Family:
 
 def assert_gone(server: Server, was: Family) -> None:
     """After the end: no process, socket, segment or cgroup of this server."""
-    end = time.monotonic() + SETTLE_S
+    began = time.monotonic()
     while True:
         found = [f"process {each.pid}" for each in was.processes if each.is_running()]
         found += [f"pid {pid} holds its memory" for pid in strangers_with(was.memory, [])]
@@ -242,6 +242,6 @@ def assert_gone(server: Server, was: Family) -> None:
         found += [f"socket {each}" for each in server.runtime_dir.rglob("*") if each.is_socket()]
         if not found:
             return
-        if time.monotonic() > end:
+        if time.monotonic() > began + SETTLE_S:
             raise AssertionError("left behind:\n  " + "\n  ".join(found))
-        select_pause()
+        pause(began)
