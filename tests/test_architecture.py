@@ -14,11 +14,59 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "ipc": {"ipc"},
-    "worker": {"ipc", "worker"},
-    "gateway": {"ipc", "gateway"},
-    "supervisor": {"ipc", "supervisor"},
+    "gateway": "api connections dispatch infer observability; ipc memory messages transport",
+    "gateway/api": "dispatch http infer observability protocol; ipc",
+    "gateway/connections": "http infer; ipc",
+    "gateway/dispatch": "protocol; ipc memory messages tensors transport",
+    "gateway/http": "dispatch protocol; ipc",
+    "gateway/infer": "dispatch http observability protocol; ipc messages",
+    "gateway/observability": "dispatch protocol; ipc memory messages",
+    "gateway/protocol": "; ipc memory messages tensors transport",
+    "ipc": "",
+    "ipc/memory": "; ipc",
+    "ipc/messages": "; ipc",
+    "ipc/tensors": "; ipc",
+    "ipc/transport": "; ipc messages",
+    "supervisor": "controller",
+    "supervisor/api": "config gateways instances linux models observability postmortem processes resources; "
+    "ipc messages transport",
+    "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli config; "
+    "ipc",
+    "supervisor/chaos/analysis": "chaos/observe chaos/plan",
+    "supervisor/chaos/clients": "chaos/observe chaos/plan",
+    "supervisor/chaos/inject": "chaos/clients chaos/observe chaos/plan chaos/server cli",
+    "supervisor/chaos/observe": "; ipc",
+    "supervisor/chaos/plan": "",
+    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli config linux",
+    "supervisor/cli": "config repository; ipc tensors",
+    "supervisor/config": "; ipc tensors transport",
+    "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
+    "repository resources state; ipc memory messages transport",
+    "supervisor/gateways": "config instances models observability postmortem processes state; "
+    "ipc memory messages transport",
+    "supervisor/gpu": "observability processes state; transport",
+    "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
+    "supervisor/keeper": "config linux observability processes; ipc memory messages transport",
+    "supervisor/linux": "; ipc",
+    "supervisor/models": "config instances observability processes repository state; ipc messages transport",
+    "supervisor/observability": "; ipc",
+    "supervisor/postmortem": "config observability state; ipc memory messages transport",
+    "supervisor/processes": "linux; ipc memory messages transport",
+    "supervisor/repository": "config; ipc transport",
+    "supervisor/resources": "config gpu instances models; ipc",
+    "supervisor/state": "; ipc transport",
+    "worker": "execution serving startup; ipc memory messages transport",
+    "worker/batching": "; ipc memory messages tensors transport",
+    "worker/engines": "engines/device execution; ipc tensors",
+    "worker/engines/device": "execution; tensors",
+    "worker/execution": "; ipc memory messages tensors transport",
+    "worker/serving": "batching execution startup; memory messages tensors transport",
+    "worker/startup": "execution; ipc messages tensors transport",
 }
+"""Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).
+
+Imports for typing count. A sub-package may always import itself. There is no cycle between them, nor between files.
+"""
 
 HOMES = {
     "zmq": {"ipc/transport/zeromq_channel.py"},
@@ -65,14 +113,113 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             yield node.module, node.lineno
 
 
-def test_process_folders_import_only_themselves_and_ipc() -> None:
+def modules() -> dict[str, Path]:
+    """Every module of the product by its dotted name; a package by its `__init__`."""
+    named = {}
     for path in sources():
-        folder = path.relative_to(ROOT).parts[0]
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        named[".".join(("mmsup", *parts)).removesuffix(".__init__")] = path
+    return named
+
+
+def imported(path: Path, known: dict[str, Path]) -> Iterator[tuple[Path, int]]:
+    """The files of the product that this one imports, for typing or not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in known else node.module for name in below]
+        else:
+            continue
+        yield from ((known[name], node.lineno) for name in names if name in known and known[name] != path)
+
+
+def place_of(path: Path) -> str:
+    return path.relative_to(ROOT).parent.as_posix()
+
+
+def allowed(place: str) -> set[str]:
+    """The sub-packages that the table lets this one import."""
+    own, _, ipc = MAY_IMPORT[place].partition(";")
+    top = place.partition("/")[0]
+    return {place, *(f"{top}/{name}" for name in own.split()), *(_of_ipc(name) for name in ipc.split())}
+
+
+def _of_ipc(name: str) -> str:
+    return "ipc" if name == "ipc" else f"ipc/{name}"
+
+
+def test_sub_packages_import_what_the_table_says_and_nothing_else() -> None:
+    known = modules()
+    for path in sources():
         for name, line in imports(path):
-            parts = name.split(".")
-            assert parts[0] not in FOLDERS, f"{path}:{line}: say mmsup.{name}"
-            if parts[0] == "mmsup" and len(parts) > 1:
-                assert parts[1] in MAY_IMPORT[folder], f"{path}:{line}: {folder} must not import {parts[1]}"
+            assert name.split(".")[0] not in FOLDERS, f"{path}:{line}: say mmsup.{name}"
+        for other, line in imported(path, known):
+            place, target = place_of(path), place_of(other)
+            assert target in allowed(place), f"{path}:{line}: {place} must not import {target}"
+
+
+def test_the_table_names_what_is_imported_and_no_more() -> None:
+    known = modules()
+    used = {place: {place} for place in MAY_IMPORT}
+    for path in sources():
+        used[place_of(path)] |= {place_of(other) for other, _ in imported(path, known)}
+    for place in MAY_IMPORT:
+        assert allowed(place) == used[place], f"{place}: {sorted(allowed(place) ^ used[place])}"
+
+
+def cycle(arrows: dict[str, set[str]]) -> list[str]:
+    """One cycle, or nothing."""
+    state: dict[str, bool] = {}
+    way: list[str] = []
+
+    def visit(here: str) -> list[str]:
+        state[here] = False
+        way.append(here)
+        for there in sorted(arrows.get(here, ())):
+            if state.get(there) is False:
+                return [*way[way.index(there) :], there]
+            if there not in state and (found := visit(there)):
+                return found
+        state[here] = True
+        way.pop()
+        return []
+
+    return next((found for each in arrows if each not in state and (found := visit(each))), [])
+
+
+def test_there_is_no_cycle_between_files_nor_between_sub_packages() -> None:
+    known = modules()
+    files = {str(path): {str(other) for other, _ in imported(path, known)} for path in sources()}
+    places: dict[str, set[str]] = {}
+    for path in sources():
+        targets = {place_of(other) for other, _ in imported(path, known)}
+        places.setdefault(place_of(path), set()).update(targets - {place_of(path)})
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle(files) == []
+    assert cycle(places) == []
+
+
+STARTED_BY_NAME = {"supervisor/run.py"}
+"""Beside every `__main__.py`: what another process starts with `python -m`."""
+
+
+def test_every_module_is_imported_by_another_one_of_the_product() -> None:
+    known = modules()
+    reached = {other for path in sources() for other, _ in imported(path, known)}
+    text = "".join(path.read_text() for path in sources())
+    for path in sources():
+        is_entry = path.name in ("__init__.py", "__main__.py") or path.relative_to(ROOT).as_posix() in STARTED_BY_NAME
+        named = any(word in text for word in _as_string(path))
+        assert path in reached or is_entry or named, f"{path}: nothing of the product imports it"
+
+
+def _as_string(path: Path) -> list[str]:
+    """How a string names a module that is imported by its name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    whole = ".".join(("mmsup", *parts))
+    return [f'"{whole}"', f'"{path.stem}"'] if parts[:2] == ("worker", "engines") else [f'"{whole}"']
 
 
 def test_each_heavy_library_is_imported_in_its_home_only() -> None:
@@ -155,3 +302,50 @@ def test_sources_stay_within_their_ceilings() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno is not None
                 assert node.end_lineno - node.lineno < 60, f"{path}:{node.lineno}: {node.name} is too long"
+
+
+def test_a_folder_has_at_most_fifteen_files() -> None:
+    files: dict[str, int] = {}
+    for path in sources():
+        files[place_of(path)] = files.get(place_of(path), 0) + (path.name != "__init__.py")
+    assert {place: count for place, count in files.items() if count > 15} == {}
+
+
+def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield path, node
+
+
+def attributes(node: ast.ClassDef) -> set[str]:
+    """Fields of a class: those that its body declares, and those that its methods set on `self`."""
+    found = {
+        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+    for each in ast.walk(node):
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and ast.unparse(each.value) == "self":
+            found.add(each.attr)
+    return found
+
+
+def is_record(node: ast.ClassDef) -> bool:
+    """Options and messages: a frozen dataclass, or one without methods."""
+    decorators = [ast.unparse(each) for each in node.decorator_list]
+    has_methods = any(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in node.body)
+    return any(each.startswith("dataclass") and ("frozen=True" in each or not has_methods) for each in decorators)
+
+
+def test_a_class_has_at_most_fifteen_methods_and_twelve_attributes() -> None:
+    for path, node in classes():
+        methods = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+        assert len(methods) <= 15, f"{path}: {node.name} has {len(methods)} methods"
+        fields = attributes(node)
+        assert len(fields) <= 12 or is_record(node), f"{path}: {node.name} has {len(fields)} attributes"
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    named: dict[str, list[str]] = {}
+    for path, node in classes():
+        named.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: places for name, places in named.items() if len(places) > 1} == {}

@@ -109,7 +109,7 @@ def run_preflight(fd: int, code: str, *, with_controller: bool) -> int:
 
 
 def _try_controller(remembered: str) -> None:
-    importlib.import_module("mmsup.supervisor.controller")  # the libraries of a brain are no keeper's
+    importlib.import_module("mmsup.supervisor.controller.__main__")  # the libraries of a brain are no keeper's
     from_text = importlib.import_module("mmsup.supervisor.state.checkpoint").from_text
     if remembered and from_text(remembered) is None:
         raise WireError(f"it cannot read what the running brain remembers: {_NEEDS_RESTART}")

@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     installed = Installed(folder / "installed")
     installed.change("gateway/http/request_body.py", "IDLE_S: Final = 30.0", "IDLE_S: Final = 0.5")
     installed.change("gateway/http/request_body.py", "TOTAL_S: Final = 600.0", "TOTAL_S: Final = 2.0")
-    installed.change("gateway/http/response.py", "SLOWEST_S: Final = 30.0", "SLOWEST_S: Final = 0.5")
+    installed.change("gateway/http/response.py", "WRITE_TIMEOUT_S: Final = 30.0", "WRITE_TIMEOUT_S: Final = 0.5")
     repository = bystander_repository(folder / "models")
     write_identity_onnx(repository, "m", dims=[-1])
     with serving(repository, python=installed.python) as running:

@@ -164,10 +164,10 @@ def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repositor
             ("ipc/messages/handshake.py", "WIRE_VERSION: Final = ", "WIRE_VERSION: Final = 7"),
             (
                 "supervisor/controller/controller.py",
-                "from mmsup.supervisor.controller.shutdown import end\n",
+                "from mmsup.supervisor.controller.shutdown import shut_down\n",
                 "import mmsup.supervisor.nothing\n",
             ),
-            ("supervisor/state/checkpoint.py", "class Memory:\n", "class Memory:\n    another: int\n"),
+            ("supervisor/state/checkpoint.py", "class Checkpoint:\n", "class Checkpoint:\n    another: int\n"),
         ):
             installed.change(file, good, bad)
             done = upgrade(server)

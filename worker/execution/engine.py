@@ -103,6 +103,8 @@ def as_pinned_memory_user(engine: Engine) -> PinnedMemoryUser | None:
 
 LIBRARIES: Final = {"ort": "onnxruntime", "pytorch": "torch", "custom": "model.py"}
 """What loading an engine's module brings in, for people who watch a load."""
+_MODULES: Final = {"custom": "python_model"}
+"""Engines whose module has another name than the engine."""
 _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}
 
 
@@ -110,7 +112,7 @@ def open_engine(name: str) -> Engine:
     """The engine of this name, with its library imported; ModelError if it is not installed."""
     assert name in LIBRARIES, f"no engine {name!r}"
     try:
-        module = importlib.import_module(f"mmsup.worker.engines.{name}")
+        module = importlib.import_module(f"mmsup.worker.engines.{_MODULES.get(name, name)}")
     except ModuleNotFoundError as error:
         missing = error.name or "a library"
         extra = _PACKAGE_EXTRAS.get(missing.partition(".")[0])
