@@ -19,13 +19,13 @@ test: $(VENV)/.test
 
 test-long: $(VENV)/.test
 	$(PYTEST) -m long
-	$(PYTEST) tests/faults/test_nth_operation.py --points-seconds 300
+	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 300
 	$(PYTEST) $(SIDE_BY_SIDE) tests/faults --combination by-commit -m "not (alone or gpu or long)"
 
 test-extra: $(VENV)/.test
 	for each in $(OTHERS); do $(PYTEST) tests/faults --combination $$each -m "not long" || exit 1; done
 	$(PYTEST) tests/faults/test_chaos.py -m long --chaos-seconds 600
-	$(PYTEST) tests/faults/test_nth_operation.py --points-seconds 1800
+	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

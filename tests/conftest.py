@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness import combination
-from harness.trial import LINES
+from harness.failpoint_trial import LINES
 
 COMBINATION = pytest.StashKey[str]()
 

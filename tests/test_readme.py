@@ -79,10 +79,10 @@ def notification(notified: socket.socket, server: subprocess.Popen[bytes]) -> by
     """What the server sends to its service manager next; AssertionError if it ends or takes too long."""
     pidfd = os.pidfd_open(server.pid)
     try:
-        readable, _, _ = select.select([notified, pidfd], [], [], START_S)
+        readable, _, _ = select.select([notified.fileno(), pidfd], [], [], START_S)
     finally:
         os.close(pidfd)
-    assert notified in readable, "the server has ended" if readable else f"not ready within {START_S:.0f} s"
+    assert notified.fileno() in readable, "the server has ended" if readable else f"not ready within {START_S:.0f} s"
     return notified.recv(4096)
 
 

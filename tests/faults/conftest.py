@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.house import BYSTANDER, bystander_repository
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Server, serving
+from harness.victim import BYSTANDER, bystander_repository
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.invariants import assert_gone, family, snapshot
+from harness.invariants import assert_gone, server_processes, snapshot
 from harness.server import eventually, serving
 from mmsup.supervisor.chaos.plan import fault_model
 
@@ -86,7 +86,7 @@ def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it
         assert report["whole"]["count"] >= 1
         assert (report["detection"]["count"] > 0) == local
         eventually(lambda: snapshot(server).roles == before, "the processes of before")
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 

@@ -17,10 +17,10 @@ import pytest
 
 from engines.build import write_python
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, Victim, X
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.nvml import helpers_of
 from harness.server import Json, Server, eventually, serving
+from harness.victim import BYSTANDER, Victim, X
 from mmsup.ipc.specs import TensorSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
@@ -94,7 +94,7 @@ def server(cuda: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     write_model(repository, BYSTANDER, hang_limit="30s")
     with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 

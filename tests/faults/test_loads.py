@@ -13,9 +13,9 @@ import pytest
 
 from engines.build import write_fault_model
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
+from harness.victim import BYSTANDER, victim
 
 pytestmark = pytest.mark.slow
 CALLERS = 32

@@ -18,9 +18,9 @@ import pytest
 
 from engines.build import write_fault_model
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, Victim, bystander_repository, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Json, Server, eventually, serving
+from harness.victim import BYSTANDER, Victim, bystander_repository, victim
 
 pytestmark = pytest.mark.slow
 SLACK_S = 1.5
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [len(LARGE)], [0.0] * len(LARGE)))  # its threads and its memory are there
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, Victim, bystander_repository, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Server, eventually, serving
+from harness.victim import BYSTANDER, Victim, bystander_repository, victim
 
 pytestmark = pytest.mark.slow
 CALLS = 400
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [LARGE], [0.0] * LARGE))  # what the first one makes, is made
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.house import BYSTANDER, bystander_repository, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Server, eventually, serving
+from harness.victim import BYSTANDER, bystander_repository, victim
 
 pytestmark = pytest.mark.slow
 NOBODY = 65534
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(bystander_repository(tmp_path_factory.mktemp("repository")), *EXPLICIT) as running:
         warm(running)
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 

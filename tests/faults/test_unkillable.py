@@ -12,9 +12,9 @@ import pytest
 
 from engines.build import write_fault_model
 from harness.freezer import frozen, needs_freezer
-from harness.house import BYSTANDER, bystander_repository, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Server, eventually, serving
+from harness.victim import BYSTANDER, bystander_repository, victim
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.cgroup1, needs_freezer]
 KILL_LIMIT_S = 0.5
@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     flags = ("--model-control-mode", "explicit", "--load-model", BYSTANDER, "--kill-limit", f"{KILL_LIMIT_S}s")
     with serving(repository, *flags) as running:
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 

@@ -16,10 +16,10 @@ import pytest
 
 from engines.build import write_fault_model, write_identity_onnx
 from harness.bystander import Bystander
-from harness.edition import Installed
-from harness.house import Victim
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.installation import Installation
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Server, eventually, serving
+from harness.victim import Victim
 from mmsup.supervisor.cli import control_client
 
 pytestmark = pytest.mark.slow
@@ -87,12 +87,12 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Installed:
-    return Installed(tmp_path / "installed")
+def installed(tmp_path: Path) -> Installation:
+    return Installation(tmp_path / "installed")
 
 
 @contextlib.contextmanager
-def running(repository: Path, installed: Installed | None = None, *flags: str) -> Iterator[Server]:
+def running(repository: Path, installed: Installation | None = None, *flags: str) -> Iterator[Server]:
     more: dict[str, Any] = {"python": installed.python} if installed else {}
     with serving(repository, *flags, **more) as server:
         http = Http(server.address())
@@ -126,7 +126,7 @@ def assert_followed(before: dict[str, int], after: dict[str, int]) -> None:
 
 
 @pytest.mark.fault("F30")
-def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Installed) -> None:
+def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Installation) -> None:
     with running(repository, installed, "--gateways", "2") as server:
         before, old = settled(server), processes(server)
         with traffic(server):
@@ -142,13 +142,15 @@ def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Ins
         assert not server.events("worker_exit")
         assert not server.events("gateway_exit")
         assert_clean(before, server)
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 
 
 @pytest.mark.fault("F30")
-def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repository: Path, installed: Installed) -> None:
+def test_code_that_does_not_compile_is_refused_and_everything_lives_on(
+    repository: Path, installed: Installation
+) -> None:
     with running(repository, installed) as server:
         before, old = settled(server), processes(server)
         with traffic(server):
@@ -180,7 +182,7 @@ def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repositor
 
 @pytest.mark.fault("F30")
 def test_a_gateway_of_the_new_code_that_does_not_come_up_leaves_the_old_one_serving(
-    repository: Path, installed: Installed
+    repository: Path, installed: Installation
 ) -> None:
     with running(repository, installed) as server:
         before, old = settled(server), processes(server)
@@ -332,7 +334,7 @@ def test_five_upgrades_leave_the_keeper_with_what_it_had(tmp_path: Path) -> None
 def test_a_server_told_to_stop_in_mid_upgrade_stops(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="30s", on_load="sleep", on_load_amount=1.0)
     with running(repository) as server:
-        everyone = family(server)
+        everyone = server_processes(server)
         with upgrading(server) as asked:
             eventually(lambda: len(server.model("slow")["instances"]) == 2, "the successor of a worker")
             assert server.stop() == 0

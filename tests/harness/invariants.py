@@ -24,7 +24,7 @@ RSS_GROWTH = 8 << 20
 
 
 @dataclass(frozen=True)
-class Process:
+class ProcessState:
     """What one process holds."""
 
     descriptors: Counter[str]
@@ -40,7 +40,7 @@ class Snapshot:
     holders: frozenset[int]
     roles: Counter[str]
     zombies: int
-    core: dict[str, Process]
+    core: dict[str, ProcessState]
     cgroups: int
     runtime: Counter[str]
     open_requests: float
@@ -57,7 +57,7 @@ def role_of(command: list[str]) -> str:
     return " ".join(command[:3])
 
 
-def kinds(pid: int) -> Counter[str]:
+def descriptor_kinds(pid: int) -> Counter[str]:
     """Descriptors by kind: `socket`, `pipe`, `memfd:mmsup-arena`, a file's name."""
     found: Counter[str] = Counter()
     folder = f"/proc/{pid}/fd"
@@ -70,8 +70,8 @@ def kinds(pid: int) -> Counter[str]:
     return found
 
 
-def examine(process: psutil.Process) -> Process:
-    return Process(kinds(process.pid), process.num_threads(), process.memory_info().rss)
+def process_state(process: psutil.Process) -> ProcessState:
+    return ProcessState(descriptor_kinds(process.pid), process.num_threads(), process.memory_info().rss)
 
 
 def cgroup_tops(server: Server) -> set[Path]:
@@ -95,7 +95,7 @@ def snapshot(server: Server) -> Snapshot:
     """Everything now; looked at again if a process ends while it is looked at."""
     while True:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
-            return _look(server)
+            return _snapshot_once(server)
 
 
 def settled(server: Server) -> Snapshot:
@@ -109,11 +109,11 @@ def settled(server: Server) -> Snapshot:
     return seen
 
 
-def _look(server: Server) -> Snapshot:
+def _snapshot_once(server: Server) -> Snapshot:
     keeper = psutil.Process(server.process.pid)
     processes = sorted([keeper, *keeper.children(recursive=True)], key=psutil.Process.create_time)
     roles: Counter[str] = Counter()
-    core: dict[str, Process] = {}
+    core: dict[str, ProcessState] = {}
     zombies = 0
     gateways = 0
     for each in processes:
@@ -124,10 +124,10 @@ def _look(server: Server) -> Snapshot:
         roles[role] += 1
         if role != "worker":
             gateways += role == "gateway"
-            core[f"gateway{gateways}" if role == "gateway" else role] = examine(each)
+            core[f"gateway{gateways}" if role == "gateway" else role] = process_state(each)
     return Snapshot(
         shm=names_in_shm(),
-        holders=strangers_with(memory_of(each.pid for each in processes), [each.pid for each in processes]),
+        holders=outside_holders(memory_of(each.pid for each in processes), [each.pid for each in processes]),
         roles=roles,
         zombies=zombies,
         core=core,
@@ -157,7 +157,7 @@ def memory_of(pids: Iterable[int]) -> frozenset[int]:
     return frozenset(found)
 
 
-def strangers_with(memory: frozenset[int], family: Iterable[int]) -> frozenset[int]:
+def outside_holders(memory: frozenset[int], family: Iterable[int]) -> frozenset[int]:
     """Processes outside the family that hold any of this memory; other servers' memory is none of it."""
     others = set(psutil.pids()) - set(family)
     return frozenset(pid for pid in others if memory_of([pid]) & memory)
@@ -185,7 +185,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     return found
 
 
-def process_differences(role: str, was: Process, now: Process | None) -> list[str]:
+def process_differences(role: str, was: ProcessState, now: ProcessState | None) -> list[str]:
     if now is None:
         return [f"I2 {role} is gone"]
     found = []
@@ -214,7 +214,7 @@ def assert_clean(before: Snapshot, server: Server, settle_s: float = SETTLE_S) -
 
 
 @dataclass(frozen=True)
-class Family:
+class ServerProcesses:
     """All processes of a server at one moment, for `assert_gone` after its end."""
 
     processes: list[psutil.Process]
@@ -223,20 +223,20 @@ class Family:
     cgroups: frozenset[Path]
 
 
-def family(server: Server) -> Family:
+def server_processes(server: Server) -> ServerProcesses:
     """Everything that must be gone when the server is."""
     keeper = psutil.Process(server.process.pid)
     processes = [keeper, *keeper.children(recursive=True)]
     memory = memory_of(each.pid for each in processes)
-    return Family(processes, memory, names_in_shm(), frozenset(cgroup_tops(server)))
+    return ServerProcesses(processes, memory, names_in_shm(), frozenset(cgroup_tops(server)))
 
 
-def assert_gone(server: Server, was: Family) -> None:
+def assert_gone(server: Server, was: ServerProcesses) -> None:
     """After the end: no process, socket, segment or cgroup of this server."""
     began = time.monotonic()
     while True:
         found = [f"process {each.pid}" for each in was.processes if each.is_running()]
-        found += [f"pid {pid} holds its memory" for pid in strangers_with(was.memory, [])]
+        found += [f"pid {pid} holds its memory" for pid in outside_holders(was.memory, [])]
         found += [f"in /dev/shm: {name}" for name in names_in_shm() - was.shm]
         found += [f"cgroup {each}" for each in was.cgroups if each.exists()]
         found += [f"socket {each}" for each in server.runtime_dir.rglob("*") if each.is_socket()]

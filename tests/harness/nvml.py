@@ -92,14 +92,14 @@ class FakeNvml:
         self._folder = folder
         (folder / "pynvml.py").write_text(MODULE)
         (folder / "looks").touch()
-        self.say(*cards)
+        self.set_cards(*cards)
         self.env = {
             "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)]),
             "MMSUP_GPU_DRIVER": str(folder / "pynvml.py"),
         }
         """Of the server."""
 
-    def say(self, *cards: Card) -> None:
+    def set_cards(self, *cards: Card) -> None:
         """From the next look on this is so."""
         made = self._folder / "nvml.new"
         made.write_text(json.dumps([asdict(each) for each in cards]))

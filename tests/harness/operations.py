@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.build import write_fault_model, write_identity_onnx
-from harness.points import Range
+from harness.failpoint_file import FailpointFile
 from harness.server import Http, Server, eventually
 from mmsup.supervisor.cli.control_client import ServerRefused
 
@@ -46,10 +46,10 @@ class Stage:
     """One server, with the range that its processes are armed by."""
 
     server: Server
-    points: Range
+    points: FailpointFile
     edition: int = 0
 
-    def wish(self) -> bool:
+    def is_wanted(self) -> bool:
         """Whether the victim is wanted, as it stands on the disk; nothing there is the rule, which does not want it."""
         try:
             text = (self.server.state_dir / "wanted.json").read_text()
@@ -86,13 +86,13 @@ class Operation:
     name: str
     prepare: Callable[[Stage], None]
     run: Callable[[Stage], Outcome]
-    wishes: bool | None = None
+    wanted_after: bool | None = None
     """What it asks for: the victim up, or down; None: neither."""
     cuts: bool = False
     """It ends the gateway, and with it everybody's connections."""
     renews: bool = False
     """All processes are followed by others."""
-    outlives: tuple[str, ...] = ()
+    survives: tuple[str, ...] = ()
     """Roles: its outcome is right even if one of these dies."""
 
 
@@ -171,7 +171,7 @@ def poison(stage: Stage) -> Outcome:
     return Outcome(refused.text, right="request_quarantined" in refused.text, cut=outcome.cut or refused.cut)
 
 
-def brain(stage: Stage) -> Outcome:
+def restart_controller(stage: Stage) -> Outcome:
     """Another brain takes over."""
     old = stage.server.status()["brain"]["pid"]
     os.kill(old, signal.SIGKILL)
@@ -179,7 +179,7 @@ def brain(stage: Stage) -> Outcome:
     return Outcome("another brain", right=True)
 
 
-def gateway(stage: Stage) -> Outcome:
+def restart_gateway(stage: Stage) -> Outcome:
     """Another gateway serves on the same socket."""
     (old,) = [each["pid"] for each in stage.server.status()["gateways"]]
     os.kill(old, signal.SIGKILL)
@@ -200,17 +200,17 @@ def nothing(_: Stage) -> None:
 
 
 OPERATIONS = (
-    Operation("load", nothing, lambda stage: repository_verb(stage, "load"), wishes=True),
+    Operation("load", nothing, lambda stage: repository_verb(stage, "load"), wanted_after=True),
     Operation("infer", Stage.up, lambda stage: infer(stage, 3)),
     Operation("infer with shared memory", Stage.up, lambda stage: infer(stage, LARGE)),
-    Operation("unload", Stage.up, lambda stage: repository_verb(stage, "unload"), wishes=False),
-    Operation("reload", Stage.up, reload, wishes=True),
+    Operation("unload", Stage.up, lambda stage: repository_verb(stage, "unload"), wanted_after=False),
+    Operation("reload", Stage.up, reload, wanted_after=True),
     Operation("hang", Stage.up, hang),
     Operation("crash", Stage.up, crash),
-    Operation("poison", Stage.up, poison, outlives=("brain",)),
-    Operation("another brain", Stage.up, brain),
-    Operation("another gateway", Stage.up, gateway, cuts=True),
-    Operation("upgrade", Stage.up, upgrade, renews=True, outlives=("brain", "gateway")),
+    Operation("poison", Stage.up, poison, survives=("brain",)),
+    Operation("another brain", Stage.up, restart_controller),
+    Operation("another gateway", Stage.up, restart_gateway, cuts=True),
+    Operation("upgrade", Stage.up, upgrade, renews=True, survives=("brain", "gateway")),
 )
 """Those that leave the server running; start and stop are operations of their own kind."""
 

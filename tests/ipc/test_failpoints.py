@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.points import DELAY_MS, Range, Spot, spots
+from harness.failpoint_file import DELAY_MS, FailpointFile, FailpointSite, all_sites
 from mmsup.ipc.failpoints import POINTS, ROLES, FailpointAction, failpoint, open_control_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ for word in sys.argv[3:]:
 """
 
 
-def come_by(made: Range, role: str, *names: str) -> subprocess.CompletedProcess[str]:
+def come_by(made: FailpointFile, role: str, *names: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PASS_BY, str(made.path), role, *names]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
@@ -66,7 +66,7 @@ def test_every_point_says_who_comes_by_and_what_it_is() -> None:
     for name, point in POINTS.items():
         assert set(point.roles or (name.partition(".")[0],)) <= set(ROLES), name
         assert point.description, name
-    assert len(set(spots())) == len(list(spots()))
+    assert len(set(all_sites())) == len(list(all_sites()))
 
 
 def test_a_point_costs_next_to_nothing_while_it_is_off() -> None:
@@ -77,17 +77,17 @@ def test_a_point_costs_next_to_nothing_while_it_is_off() -> None:
 
 @pytest.mark.slow
 def test_the_nth_hit_raises_what_its_point_can_meet_and_no_other_does(tmp_path: Path) -> None:
-    made = Range(tmp_path / "range")
-    made.order(FailpointAction.RAISE, Spot("brain", "brain.file_write"), nth=2)
+    made = FailpointFile(tmp_path / "range")
+    made.order(FailpointAction.RAISE, FailpointSite("brain", "brain.file_write"), nth=2)
     done = come_by(made, "brain", "brain.file_write", "brain.file_sync", "brain.file_write", "brain.file_write")
     assert done.stdout.splitlines() == ["passed", "passed", "raised 28", "passed"], done.stderr
     assert made.fired
-    assert made.hits()[Spot("brain", "brain.file_write")] == 3
+    assert made.hits()[FailpointSite("brain", "brain.file_write")] == 3
 
 
 @pytest.mark.slow
 def test_a_kill_fires_once_and_the_next_process_lives(tmp_path: Path) -> None:
-    made = Range(tmp_path / "range")
+    made = FailpointFile(tmp_path / "range")
     made.order(FailpointAction.KILL)
     assert come_by(made, "keeper", "keeper.forked").returncode == -signal.SIGKILL
     assert come_by(made, "keeper", "keeper.forked").stdout == "passed\n"
@@ -95,7 +95,7 @@ def test_a_kill_fires_once_and_the_next_process_lives(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_delay_passes_later(tmp_path: Path) -> None:
-    made = Range(tmp_path / "range")
+    made = FailpointFile(tmp_path / "range")
     began = time.monotonic()
     come_by(made, "brain", "brain.ready")
     undelayed = time.monotonic()
@@ -108,17 +108,17 @@ def test_a_delay_passes_later(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_other_roles_other_models_and_points_that_cannot_fail_are_not_counted(tmp_path: Path) -> None:
-    made = Range(tmp_path / "range")
+    made = FailpointFile(tmp_path / "range")
     made.order(FailpointAction.RAISE, subject="bert")
     done = come_by(made, "gateway", "gateway.sent@bert", "ipc.pair_send@other", "ipc.pair_send@bert")
     assert done.stdout.splitlines() == ["passed", "passed", "raised 105"], done.stderr
-    made.order(FailpointAction.RAISE, Spot("keeper", "ipc.send"))
+    made.order(FailpointAction.RAISE, FailpointSite("keeper", "ipc.send"))
     assert come_by(made, "brain", "ipc.send").stdout == "passed\n"
     assert not made.disarm()
 
 
 def test_a_range_that_others_could_write_arms_nobody(tmp_path: Path) -> None:
-    made = Range(tmp_path / "range")
+    made = FailpointFile(tmp_path / "range")
     os.close(open_control_page(str(made.path)))
     made.path.chmod(0o620)
     with pytest.raises(ValueError, match="not a private range"):

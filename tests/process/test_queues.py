@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness.house import BYSTANDER, HANG_LIMIT_S, Background, Victim, bystander_repository, run_of, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Json, Server, eventually, serving
+from harness.victim import BYSTANDER, HANG_LIMIT_S, BackgroundCall, Victim, bystander_repository, run_number, victim
 
 pytestmark = pytest.mark.slow
 LATE_S = 0.05
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [5000], [0.0] * 5000))  # large enough for memory of its own
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
@@ -122,14 +122,14 @@ def test_a_client_that_leaves_the_queue_takes_its_request_along(server: Server) 
         with hurt.held() as busy:
             leave(hurt)
             leave(hurt, x=[1.0] * 5000)
-        assert hurt.runs() == run_of(busy.result()[1]) + 1
+        assert hurt.runs() == run_number(busy.result()[1]) + 1
 
 
 def test_a_client_that_leaves_in_the_run_gets_its_memory_freed_by_the_reply_and_not_before(server: Server) -> None:
     with victim(server, "left_run", largest=50_000, **PATIENT) as hurt:
         leave(hurt, mode="hold", x=[1.0] * 50_000)
         assert server.gauge("mmsup_arena_used_bytes") > 0, "the worker may still read it"
-        hurt.let_go()
+        hurt.release()
         eventually(lambda: server.gauge("mmsup_arena_used_bytes") == 0, "the reply gave it back")
         hurt.assert_serves()
 
@@ -198,9 +198,9 @@ dynamic_batching {
 """
 
 
-def order(calls: Sequence[Background], after: Background) -> list[int]:
+def order(calls: Sequence[BackgroundCall], after: BackgroundCall) -> list[int]:
     """In which run after that one each call was."""
-    return [run_of(each.result()[1]) - run_of(after.result()[1]) for each in calls]
+    return [run_number(each.result()[1]) - run_number(after.result()[1]) for each in calls]
 
 
 def test_classes_of_the_configuration_and_of_the_request_decide_who_is_next(server: Server) -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from engines.build import write_fault_model, write_identity_onnx, write_python
-from harness.invariants import assert_clean, kinds, settled, snapshot
+from harness.invariants import assert_clean, descriptor_kinds, settled, snapshot
 from harness.server import Http, Server, eventually, serving
 from mmsup.ipc.specs import TensorSpec
 
@@ -85,11 +85,11 @@ def test_a_large_tensor_goes_in_and_out_a_hundred_times_unchanged_and_nothing_gr
         (output,) = json.loads(reply[:head])["outputs"]
         assert output["shape"] == list(LARGE)
         if turn == 9:
-            warm = settled(server), kinds(worker), rss(server)
+            warm = settled(server), descriptor_kinds(worker), rss(server)
     assert warm is not None
     before, worker_fds, memory = warm
     assert_clean(before, server)  # the gateway's descriptors too
-    assert kinds(worker) - worker_fds == {}
+    assert descriptor_kinds(worker) - worker_fds == {}
     for role, was in memory.items():
         assert rss(server)[role] <= was + (8 << 20), f"{role} grew"
     connection.close()

@@ -21,16 +21,16 @@ import psutil
 import pytest
 
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.failpoint_file import FailpointFile, FailpointSite
+from harness.fd_store_double import FdStoreDouble
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.operations import ANSWER_S, BYSTANDER, LARGE, Operation, Outcome, Stage, infer
-from harness.points import Range, Spot
 from harness.server import Http, Server, eventually
-from harness.store import Store
 from mmsup.ipc.failpoints import FailpointAction
 from mmsup.supervisor.cli.control_client import NoServer, ServerRefused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
-FALLS = 3
+MAX_RESTARTS = 3
 """Of one server's brain or gateway: the next one would come later, by the curve of the server's own parts."""
 LINES = pytest.StashKey[list[str]]()
 """What the loop has to say at the end of the session."""
@@ -41,11 +41,11 @@ LATE_S = 1.0
 
 
 @dataclass(frozen=True)
-class Failure:
+class InjectedFailure:
     """What is ordered."""
 
     order: FailpointAction
-    spot: Spot
+    spot: FailpointSite
     nth: int
 
     @property
@@ -62,10 +62,10 @@ class Failure:
         return f"{self.order.name.lower()} at hit {self.nth} of {self.spot}"
 
 
-class House:
+class ServerPool:
     """Servers, one after another, all armed by one range."""
 
-    def __init__(self, repository: Path, points: Range) -> None:
+    def __init__(self, repository: Path, points: FailpointFile) -> None:
         self._repository = repository
         self._points = points
         self._stage: Stage | None = None
@@ -74,11 +74,11 @@ class House:
     def server(self) -> Server:
         """A server that is being started."""
         env = {"MMSUP_FAULT_POINTS": str(self._points.path)}
-        return Server(self._repository, *FLAGS, env=env, store=Store("http", "metrics"))
+        return Server(self._repository, *FLAGS, env=env, store=FdStoreDouble("http", "metrics"))
 
     def stage(self) -> Stage:
         """A server that is ready, the victim down, whose processes come back at once if they die."""
-        if self._stage is None or max(self._falls.values(), default=0) >= FALLS:
+        if self._stage is None or max(self._falls.values(), default=0) >= MAX_RESTARTS:
             self.close()
             server = self.server()
             self._stage = Stage(server, self._points)
@@ -106,7 +106,7 @@ class House:
         self._falls.clear()
         if stage is not None:
             with removed(stage.server):
-                everyone = family(stage.server)
+                everyone = server_processes(stage.server)
                 assert stage.server.stop() == 0, stage.server.log()
                 assert_gone(stage.server, everyone)
 
@@ -128,7 +128,7 @@ def removed(server: Server) -> Iterator[None]:
         server.remove()
 
 
-def hits_of(stage: Stage, operation: Operation) -> dict[Spot, int]:
+def hits_of(stage: Stage, operation: Operation) -> dict[FailpointSite, int]:
     """How often each point is come by in one run of the operation in which nothing fails."""
     operation.prepare(stage)
     before = stage.points.hits()
@@ -140,7 +140,7 @@ def hits_of(stage: Stage, operation: Operation) -> dict[Spot, int]:
     return hits
 
 
-def attempt(house: House, operation: Operation, failure: Failure, expected: int = 0) -> bool:
+def attempt(house: ServerPool, operation: Operation, failure: InjectedFailure, expected: int = 0) -> bool:
     """One trial; whether the failure came to pass. `expected`: hits that a run without a failure has."""
     stage = house.stage()
     warm(stage)
@@ -179,16 +179,20 @@ def _fired(stage: Stage, is_expected: bool) -> bool:
     return stage.points.disarm()
 
 
-def _bystander(stage: Stage, operation: Operation, failure: Failure) -> contextlib.AbstractContextManager[object]:
+def _bystander(
+    stage: Stage, operation: Operation, failure: InjectedFailure
+) -> contextlib.AbstractContextManager[object]:
     may_be_cut = operation.cuts or (failure.spot.role == "gateway" and failure.order is not FailpointAction.DELAY)
     return Bystander(stage.server, BYSTANDER, may_be_cut=may_be_cut, stays=not operation.renews, pace_s=PACE_S)
 
 
-def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: Failure) -> None:
-    if outcome.right and operation.wishes is not None:
-        assert stage.wish() is operation.wishes, f"{operation.name}: 200, and {stage.wish()} on the disk"
+def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: InjectedFailure) -> None:
+    if outcome.right and operation.wanted_after is not None:
+        assert stage.is_wanted() is operation.wanted_after, (
+            f"{operation.name}: 200, and {stage.is_wanted()} on the disk"
+        )
     assert outcome.right or failure.order is not FailpointAction.DELAY, outcome
-    if failure.order is FailpointAction.KILL and failure.spot.role in operation.outlives:
+    if failure.order is FailpointAction.KILL and failure.spot.role in operation.survives:
         assert outcome.right, f"{outcome} with {failure}"
     assert "internal" not in outcome.text, f"{outcome}: nobody foresaw {failure}"
     if outcome.cut:
@@ -208,7 +212,7 @@ def assert_whole(stage: Stage) -> None:
 
 def settle(stage: Stage) -> None:
     """Returns when what is true is what is wanted."""
-    if stage.wish():
+    if stage.is_wanted():
         eventually(stage.is_up, "the victim is up")
     else:
         eventually(stage.is_down, "the victim is down")
@@ -217,7 +221,7 @@ def settle(stage: Stage) -> None:
 def converge(stage: Stage) -> None:
     """The same; a model that is wanted answers then, and right."""
     settle(stage)
-    if stage.wish():
+    if stage.is_wanted():
         outcome = infer(stage, 3)
         assert outcome.right, outcome
     client = Http(stage.server.address())
@@ -226,10 +230,10 @@ def converge(stage: Stage) -> None:
     assert status == 200, reply
 
 
-def _without_keeper(house: House, stage: Stage, operation: Operation, failure: Failure) -> bool:
+def _without_keeper(house: ServerPool, stage: Stage, operation: Operation, failure: InjectedFailure) -> bool:
     """The keeper dies, and everything with it; the same command begins again with what was wanted."""
     server = stage.server
-    everyone = family(server)
+    everyone = server_processes(server)
     stage.points.order(failure.order, failure.spot, failure.nth)
     with ThreadPoolExecutor(1, "operation") as other:  # what it asks of a listener waits for the next keeper
         asked = other.submit(operation.run, stage)
@@ -274,7 +278,7 @@ def await_gone(processes: list[psutil.Process]) -> None:
 # The two operations that begin or end with no server.
 
 
-def begin(house: House, points: Range, failure: Failure) -> bool:
+def try_start(house: ServerPool, points: FailpointFile, failure: InjectedFailure) -> bool:
     """A server starts: it comes up, or says why not and leaves nothing; the same command then works."""
     points.order(failure.order, failure.spot, failure.nth)
     server = house.server()
@@ -292,7 +296,7 @@ def begin(house: House, points: Range, failure: Failure) -> bool:
         return _ends(server, points)
 
 
-def _judge_refusal(server: Server, failure: Failure) -> None:
+def _judge_refusal(server: Server, failure: InjectedFailure) -> None:
     code = server.process.poll()
     assert code is not None, f"{failure}: neither ready nor ended\n{server.log()}"
     if failure.ends_keeper:
@@ -303,7 +307,7 @@ def _judge_refusal(server: Server, failure: Failure) -> None:
         assert "mmsup: " in server.log(), server.log()
 
 
-def _first_call(server: Server, failure: Failure) -> None:
+def _first_call(server: Server, failure: InjectedFailure) -> None:
     """It is part of the start; a gateway that fails in it cuts it."""
     client = Http(server.address())
     try:
@@ -314,7 +318,7 @@ def _first_call(server: Server, failure: Failure) -> None:
         client.close()
 
 
-def _ends(server: Server, points: Range) -> bool:
+def _ends(server: Server, points: FailpointFile) -> bool:
     fired = points.disarm()
     client = Http(server.address())
     status, reply = client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
@@ -322,20 +326,22 @@ def _ends(server: Server, points: Range) -> bool:
     assert status == 200, reply
     assert server.store is not None
     assert not server.store.has_stale
-    everyone = family(server)
+    everyone = server_processes(server)
     assert server.stop() == 0, server.log()
     assert_gone(server, everyone)
     return fired
 
 
-def stop(house: House, points: Range, failure: Failure | None, look: Callable[[], None] = lambda: None) -> bool:
+def try_stop(
+    house: ServerPool, points: FailpointFile, failure: InjectedFailure | None, look: Callable[[], None] = lambda: None
+) -> bool:
     """A server is told to stop, with the victim loaded by hand: it ends with 0 and forgets that, or it is cut off."""
     server = house.server()
     with removed(server):
         server.await_ready()
         stage = Stage(server, points)
         stage.up()
-        everyone = family(server)
+        everyone = server_processes(server)
         look()
         if failure is not None:
             points.order(failure.order, failure.spot, failure.nth)
@@ -348,7 +354,7 @@ def stop(house: House, points: Range, failure: Failure | None, look: Callable[[]
             _goes_on(stage)
         else:
             assert code == 0, server.log()
-            assert not stage.wish()
+            assert not stage.is_wanted()
         assert_gone(server, everyone)
         return fired
 

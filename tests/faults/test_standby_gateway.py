@@ -14,7 +14,7 @@ import pytest
 
 from engines.build import write_identity_onnx
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, assert_gone, family, kinds, settled
+from harness.invariants import assert_clean, assert_gone, descriptor_kinds, server_processes, settled
 from harness.server import Http, Server, eventually, serving
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_killed_gateways_place_is_the_spares_and_another_spare_follows(reposit
             assert spare(server, but=waiting) != old
         assert not server.events("spare_exit")
         assert_clean(before, server)
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 
@@ -112,7 +112,7 @@ def test_a_spare_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path
         psutil.Process(serves).suspend()
         with socket.create_connection(server.address()) as client:
             client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-            held = kinds(waiting)
+            held = descriptor_kinds(waiting)
             assert not any("arena" in kind or "eventpoll" in kind for kind in held), held
             assert not _clients(waiting)
             psutil.Process(serves).resume()

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, HANG_LIMIT_S, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Server, eventually
+from harness.victim import BYSTANDER, HANG_LIMIT_S, victim
 
 pytestmark = pytest.mark.slow
 ANSWER_S = 0.1

@@ -13,9 +13,9 @@ import pytest
 from engines.build import write_fault_model
 from engines.liar import write_liar
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, Victim, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
+from harness.victim import BYSTANDER, Victim, victim
 from mmsup.supervisor.cli.control_client import ServerRefused
 from mmsup.supervisor.postmortem.archive import MAX_PER_MODEL
 

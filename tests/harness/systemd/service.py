@@ -1,6 +1,6 @@
-"""A real systemd, booted in a nest, with mmsup as its service: the unit as shipped.
+"""A real systemd, booted in a sandbox, with mmsup as its service: the unit as shipped.
 
-A drop-in says only what a nest has not (default dependencies, a journal, an interpreter in its usual place) and writes
+A drop-in supplies only what a sandbox lacks (default dependencies, a journal, an interpreter in its usual place) and writes
 down how each run of the service ended.
 """
 
@@ -14,13 +14,13 @@ from typing import Final
 
 import psutil
 
-from harness.nest import CHECKOUT, Nest, missing
 from harness.server import EVENT_S, START_S, Http, Server, eventually
+from harness.systemd.sandbox import CHECKOUT, Sandbox, missing_requirement
 
 SYSTEMD: Final = "/lib/systemd/systemd"
 INIT: Final = (
-    "env", "-i", "container=nest", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-    SYSTEMD, "--system", "--unit=nest.target", "--show-status=no", "--log-target=null",
+    "env", "-i", "container=sandbox", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+    SYSTEMD, "--system", "--unit=sandbox.target", "--show-status=no", "--log-target=null",
 )  # fmt: skip
 UNITS: Final = "/etc/systemd/system"
 MODELS: Final = "/srv/mmsup/models"
@@ -38,27 +38,27 @@ ExecStopPost=/bin/sh -c 'echo $$SERVICE_RESULT >>$$STATE_DIRECTORY/ends'
 
 def cannot_boot() -> str:
     """Why no systemd can be booted here; empty if one can."""
-    return missing() or ("" if os.access(SYSTEMD, os.X_OK) else f"no {SYSTEMD}")
+    return missing_requirement() or ("" if os.access(SYSTEMD, os.X_OK) else f"no {SYSTEMD}")
 
 
-class Booted:
-    """A systemd that runs, until `remove`."""
+class SystemdSandbox:
+    """A running systemd, until `remove`."""
 
     def __init__(self) -> None:
-        self.nest = Nest(*INIT)
+        self.sandbox = Sandbox(*INIT)
         try:
-            self.nest.prove()
-            eventually(lambda: self._asked("is-active", "nest.target") == "active", "systemd has started")
+            self.sandbox.verify()
+            eventually(lambda: self._asked("is-active", "sandbox.target") == "active", "systemd has started")
         except BaseException:
-            self.nest.remove()
+            self.sandbox.remove()
             raise
 
     def _asked(self, *words: str) -> str:
-        return self.nest.run("systemctl", *words).stdout.strip()
+        return self.sandbox.run("systemctl", *words).stdout.strip()
 
     def systemctl(self, *words: str) -> str:
-        """What it says; AssertionError with what it says if it fails."""
-        done = self.nest.run("systemctl", *words)
+        """The output of a systemctl command; AssertionError with its error output if it fails."""
+        done = self.sandbox.run("systemctl", *words)
         assert done.returncode == 0, f"systemctl {' '.join(words)}: {done.stderr}{self.log()}"
         return done.stdout
 
@@ -69,47 +69,47 @@ class Booted:
 
     def install(self, name: str, more: str = "") -> None:
         """The shipped unit under a name, with the drop-in and `more` of one."""
-        folder = self.nest.path(f"{UNITS}/{name}.service.d")
+        folder = self.sandbox.path(f"{UNITS}/{name}.service.d")
         folder.mkdir(exist_ok=True)
-        (folder / "nest.conf").write_text(DROP_IN)
+        (folder / "sandbox.conf").write_text(DROP_IN)
         (folder / "more.conf").write_text(more)
         shipped = (CHECKOUT / "systemd" / "mmsup.service").read_text()
-        self.nest.path(f"{UNITS}/{name}.service").write_text(shipped)
+        self.sandbox.path(f"{UNITS}/{name}.service").write_text(shipped)
         self.systemctl("daemon-reload")
 
     def log(self) -> str:
-        """All that services have said."""
-        log = self.nest.path(LOG)
+        """The output of all services."""
+        log = self.sandbox.path(LOG)
         return log.read_text(errors="replace") if log.exists() else ""
 
     def processes(self) -> set[str]:
-        """All that live in the nest beside systemd, by pid there."""
-        return {each for each in os.listdir(self.nest.path("/proc")) if each.isdigit()} - {"1"}
+        """Pids, inside, of all processes but systemd."""
+        return {each for each in os.listdir(self.sandbox.path("/proc")) if each.isdigit()} - {"1"}
 
     def remove(self) -> None:
         """End it, with all that it started."""
-        self.nest.remove()
+        self.sandbox.remove()
 
 
-class Service(Server):
+class SystemdService(Server):
     """mmsup as the service of that name: asked as any server is, but started and ended by systemd."""
 
-    def __init__(self, booted: Booted, name: str = "mmsup") -> None:
-        self.booted = booted
+    def __init__(self, booted: SystemdSandbox, name: str = "mmsup") -> None:
+        self.systemd = booted
         self.name = name
-        self.runtime_dir = booted.nest.path(f"/run/{name}")
-        self.repository = booted.nest.path(MODELS)
+        self.runtime_dir = booted.sandbox.path(f"/run/{name}")
+        self.repository = booted.sandbox.path(MODELS)
         self._addresses: dict[str, str] = {}
 
     def log(self) -> str:
-        return self.booted.log()
+        return self.systemd.log()
 
     def http(self, name: str = "http") -> Http:
-        return _NestHttp(self.booted.nest, self.address(name))
+        return _SandboxHttp(self.systemd.sandbox, self.address(name))
 
     def show(self) -> dict[str, str]:
-        """All that systemd knows of it."""
-        return self.booted.show(self.name)
+        """All properties of its unit."""
+        return self.systemd.show(self.name)
 
     def await_shown(self, **wanted: str) -> Mapping[str, str]:
         """Its properties, as soon as these are so."""
@@ -121,52 +121,52 @@ class Service(Server):
         return eventually(looking, f"{wanted}: {self.log()[-2000:]}", START_S)
 
     def is_active(self) -> bool:
-        """Whether systemd has heard READY, and no end since."""
+        """Whether systemd has received READY and the service still runs."""
         return self.show()["ActiveState"] == "active"
 
     def start(self) -> None:
-        """Start it; returns when it has said READY."""
-        self.booted.systemctl("reset-failed")
-        self.booted.systemctl("start", self.name)
+        """Start it; returns when it has sent READY."""
+        self.systemd.systemctl("reset-failed")
+        self.systemd.systemctl("start", self.name)
 
     def keeper(self) -> psutil.Process:
         """Its main process, as this machine sees it."""
-        return psutil.Process(self.booted.nest.outside(int(self.show()["MainPID"])))
+        return psutil.Process(self.systemd.sandbox.host_pid(int(self.show()["MainPID"])))
 
-    def family(self) -> list[psutil.Process]:
+    def all_processes(self) -> list[psutil.Process]:
         """The keeper and all below it."""
         keeper = self.keeper()
         return [keeper, *keeper.children(recursive=True)]
 
-    def ends(self) -> list[str]:
-        """How its runs ended so far, in systemd's words."""
-        ends = self.booted.nest.path(f"/var/lib/{self.name}/ends")
+    def run_results(self) -> list[str]:
+        """The SERVICE_RESULT of each run that has ended."""
+        ends = self.systemd.sandbox.path(f"/var/lib/{self.name}/ends")
         return ends.read_text().split() if ends.exists() else []
 
     def groups(self) -> Path:
         """The control group that systemd has delegated."""
-        return self.booted.nest.path(f"/sys/fs/cgroup{self.show()['ControlGroup']}")
+        return self.systemd.sandbox.path(f"/sys/fs/cgroup{self.show()['ControlGroup']}")
 
 
-class _NestHttp(Http):
-    def __init__(self, nest: Nest, address: tuple[str, int]) -> None:
-        self.connection = _NestConnection(nest, address)
+class _SandboxHttp(Http):
+    def __init__(self, sandbox: Sandbox, address: tuple[str, int]) -> None:
+        self.connection = _SandboxConnection(sandbox, address)
 
 
-class _NestConnection(http.client.HTTPConnection):
-    """Connects in the nest's network."""
+class _SandboxConnection(http.client.HTTPConnection):
+    """Connects in the sandbox's network."""
 
-    def __init__(self, nest: Nest, address: tuple[str, int]) -> None:
+    def __init__(self, sandbox: Sandbox, address: tuple[str, int]) -> None:
         super().__init__(*address, timeout=START_S)  # it may wait in the queue of a keeper that is to come
-        self._nest = nest
+        self._sandbox = sandbox
 
     def connect(self) -> None:
-        self.sock = self._nest.socket()
+        self.sock = self._sandbox.socket()
         self.sock.settimeout(START_S)
         self.sock.connect((self.host, self.port))
 
 
-def end_of(processes: list[psutil.Process]) -> None:
+def await_end(processes: list[psutil.Process]) -> None:
     """Returns when all of them are gone."""
     _, alive = psutil.wait_procs(processes, timeout=EVENT_S)
     assert not alive, f"still there: {alive}"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from engines.build import write_fault_model
-from harness.house import Victim
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Json, Server, serving
+from harness.victim import Victim
 
 pytestmark = pytest.mark.slow
 NAMES = ("m0", "m1", "m2", "m3", "m4", "m5")
@@ -52,7 +52,7 @@ def test_all_workers_killed_at_once_come_back_in_turns_and_by_class(tmp_path: Pa
         assert len([each for each in since if each["event"] == "worker_exit"]) == len(NAMES)
         assert {each["sig"] for each in since if each["event"] == "worker_exit"} == {signal.SIGKILL}
         assert loads_at_once(since) <= AT_A_TIME
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 

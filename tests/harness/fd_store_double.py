@@ -24,13 +24,13 @@ os.execvpe(rest[count], rest[count:], {**os.environ, **given})
 """
 
 
-class Store:
+class FdStoreDouble:
     """From the first start of a server to `close`, with listeners of an earlier keeper in it."""
 
     def __init__(self, *names: str) -> None:
         self._kept = {name: socket.create_server(("127.0.0.1", 0)) for name in (*names, STALE)}
 
-    def take(self, lines: Sequence[str], descriptors: Sequence[int]) -> None:
+    def receive(self, lines: Sequence[str], descriptors: Sequence[int]) -> None:
         """A datagram of the keeper's."""
         names = [line.removeprefix("FDNAME=") for line in lines if line.startswith("FDNAME=")]
         if "FDSTORE=1" not in lines or len(names) != len(descriptors):

@@ -31,7 +31,7 @@ needs_own_pid_max = pytest.mark.skipif(
 )
 
 
-class FewPids(Server):
+class FewPidsServer(Server):
     """In a pid namespace of its own with so few numbers that they are soon used again."""
 
     NUMBERS = 400
@@ -48,7 +48,7 @@ class FewPids(Server):
         return self.process.wait(60)
 
 
-class SmallDisk(Server):
+class SmallDiskServer(Server):
     """Its state directory lies on a disk of 1 MiB."""
 
     def _command(self) -> list[str]:
@@ -57,7 +57,7 @@ class SmallDisk(Server):
         return ["unshare", "--mount", "sh", "-c", script, "sh", *super()._command()]
 
 
-class Unread(Server):
+class UnreadOutputServer(Server):
     """What it prints goes into a small pipe that nobody reads, unless the test does."""
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -107,7 +107,7 @@ datetime.datetime = Jumping
 """
 
 
-class Clock:
+class FakeClock:
     """A wall clock that can be set: Python processes that get `env` read it instead of the machine's."""
 
     def __init__(self, folder: Path) -> None:

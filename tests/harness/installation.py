@@ -10,7 +10,7 @@ from pathlib import Path
 import mmsup
 
 
-class Installed:
+class Installation:
     """In a folder of the test's own; everything but mmsup itself comes from the environment that runs the tests."""
 
     def __init__(self, folder: Path) -> None:

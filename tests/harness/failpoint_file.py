@@ -33,7 +33,7 @@ DELAY_MS = 200
 
 
 @dataclass(frozen=True, order=True)
-class Spot:
+class FailpointSite:
     """A point in one role."""
 
     role: str
@@ -47,14 +47,14 @@ class Spot:
         return self.name if self.name.startswith(self.role) else f"{self.name} in {self.role}"
 
 
-def spots() -> Iterator[Spot]:
+def all_sites() -> Iterator[FailpointSite]:
     """All there are."""
     for name, point in POINTS.items():
         for role in point.roles or (name.partition(".")[0],):
-            yield Spot(role, name)
+            yield FailpointSite(role, name)
 
 
-class Range:
+class FailpointFile:
     """One file, mapped here and in every process that was armed by it."""
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class Range:
         os.close(fd)
         self._words[WORD_MAGIC] = MAGIC
 
-    def order(self, what: FailpointAction, spot: Spot | None = None, nth: int = 1, subject: str = "") -> None:
+    def order(self, what: FailpointAction, spot: FailpointSite | None = None, nth: int = 1, subject: str = "") -> None:
         """The nth hit from now on fires; of any point in any role without `spot`."""
         words = self._words
         words[WORD_ACTION] = FailpointAction.OFF
@@ -87,9 +87,9 @@ class Range:
         """What was ordered has happened."""
         return bool(self._words[WORD_FIRED])
 
-    def hits(self) -> dict[Spot, int]:
+    def hits(self) -> dict[FailpointSite, int]:
         """How often each has been come by since the file was made."""
         return {
             each: self._words[HITS_AT + ROLES.index(each.role) * len(NAMES) + NAMES.index(each.name)]
-            for each in spots()
+            for each in all_sites()
         }

@@ -29,7 +29,7 @@ class Victim:
         self.server = server
         self.name = name
         self.batched = batched
-        self._background: list[Background] = []
+        self._background: list[BackgroundCall] = []
 
     def send(
         self, mode: str = "ok", amount: float = 0.0, x: Sequence[float] = X, **parameters: int
@@ -55,12 +55,12 @@ class Victim:
             ],
         }
 
-    def in_background(self, mode: str = "ok", amount: float = 0.0, **more: Any) -> Background:  # as for `send`
+    def in_background(self, mode: str = "ok", amount: float = 0.0, **more: Any) -> BackgroundCall:  # as for `send`
         """One call that somebody else waits for."""
-        self._background.append(Background(self, mode, amount, more))
+        self._background.append(BackgroundCall(self, mode, amount, more))
         return self._background[-1]
 
-    def queued(self, *calls: Json) -> list[Background]:
+    def queued(self, *calls: Json) -> list[BackgroundCall]:
         """Calls in the background, each begun when those before it are with the model; arguments as for `send`."""
         made = []
         for call in calls:
@@ -79,15 +79,15 @@ class Victim:
         return here
 
     @contextlib.contextmanager
-    def held(self, **more: Any) -> Iterator[Background]:  # as for `send`
+    def held(self, **more: Any) -> Iterator[BackgroundCall]:  # as for `send`
         """A call that is at work until the block ends."""
         (held,) = self.queued({"mode": "hold", **more})
         try:
             yield held
         finally:
-            self.let_go()
+            self.release()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """One call that is held goes on."""
         go = self.server.repository / self.name / "1" / "go"
         go.touch()
@@ -115,10 +115,10 @@ class Victim:
         """How often it has been called, this call included."""
         status, reply = self.send()
         assert status == 200, reply
-        return run_of(reply)
+        return run_number(reply)
 
 
-class Background:
+class BackgroundCall:
     """A call in a thread."""
 
     def __init__(self, victim: Victim, mode: str, amount: float, more: Json) -> None:
@@ -144,7 +144,7 @@ class Background:
         return self._result
 
 
-def run_of(reply: Json) -> int:
+def run_number(reply: Json) -> int:
     """Which of the model's runs gave this answer."""
     (run,) = [each["data"][0] for each in reply["outputs"] if each["name"] == "runs"]
     assert isinstance(run, int)

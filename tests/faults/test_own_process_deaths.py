@@ -17,7 +17,7 @@ import pytest
 
 from engines.build import write_fault_model, write_identity_onnx, write_python
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Server, eventually, serving
 from mmsup.ipc.specs import TensorSpec
 
@@ -212,7 +212,7 @@ def test_a_start_that_a_dead_brain_had_begun_is_begun_anew_and_those_who_wait_fo
 ) -> None:
     write_fault_model(repository, "slow")
     with running(repository) as server:
-        from harness.house import Victim
+        from harness.victim import Victim
 
         slow = Victim(server, "slow")
         slow.assert_serves()
@@ -263,7 +263,7 @@ def test_a_gateway_that_hangs_is_replaced(repository: Path) -> None:
 def test_nothing_survives_the_keeper(repository: Path) -> None:
     write_fault_model(repository, "child", hang_limit="60s")
     with running(repository) as server:
-        everyone = family(server).processes
+        everyone = server_processes(server).processes
         assert len(everyone) >= 6
         server.process.kill()
         server.process.wait()
@@ -274,7 +274,7 @@ def test_nothing_survives_the_keeper(repository: Path) -> None:
 @pytest.mark.fault("F25b")
 def test_a_server_that_was_killed_starts_again_over_what_it_left(repository: Path) -> None:
     with running(repository) as server:
-        everyone = family(server).processes
+        everyone = server_processes(server).processes
         server.process.kill()
         server.process.wait()
         psutil.wait_procs(everyone[1:], timeout=10)
@@ -299,13 +299,13 @@ def test_a_second_server_on_the_same_directories_says_so_and_leaves_the_first_al
 def test_sigterm_under_load_finishes_what_was_accepted(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="30s")
     with running(repository) as server:
-        from harness.house import Victim
+        from harness.victim import Victim
 
         slow = Victim(server, "slow")
         call = slow.in_background("sleep", 0.5)
         slow.await_busy(1)
         address = server.address()
-        everyone = family(server)
+        everyone = server_processes(server)
         server.process.send_signal(signal.SIGTERM)
         client = Http(address)
         status, reply = eventually(lambda: late if (late := _late(client))[0] != 200 else None, "unready first")
@@ -346,7 +346,7 @@ def test_a_brain_that_is_killed_while_it_ends_the_server_is_followed_by_one_that
     write_python(repository, "slow", SLOW_TO_UNLOAD, tensor, (TensorSpec("y", "FP32", (-1,)),))
     home = repository / "slow" / "1"
     with running(repository) as server:
-        everyone = family(server)
+        everyone = server_processes(server)
         server.process.send_signal(signal.SIGTERM)
         eventually((home / "unloading").exists, "the worker unloads")
         os.kill(server.status()["brain"]["pid"], signal.SIGKILL)
@@ -363,12 +363,12 @@ def test_a_brain_that_is_killed_while_it_ends_the_server_is_followed_by_one_that
 def test_a_request_that_outlasts_the_drain_does_not_hold_up_the_end(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="60s")
     with running(repository, "--exit-timeout-secs", "1") as server:
-        from harness.house import Victim
+        from harness.victim import Victim
 
         slow = Victim(server, "slow")
         call = slow.in_background("hold")
         slow.await_busy(1)
-        everyone = family(server)
+        everyone = server_processes(server)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         code = server.process.wait(60)

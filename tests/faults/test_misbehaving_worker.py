@@ -11,9 +11,9 @@ import pytest
 
 from engines.liar import write_liar
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, bystander_repository
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Json, Server, serving
+from harness.victim import BYSTANDER, bystander_repository
 
 pytestmark = pytest.mark.slow
 LARGE = 5_000
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [LARGE], [0.0] * LARGE))
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
