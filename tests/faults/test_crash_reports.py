@@ -263,7 +263,7 @@ def test_clients_cannot_ask_why(server: Server) -> None:
     http.close()
 
 
-def test_a_brain_killed_right_after_a_death_costs_one_bundle_at_most(server: Server) -> None:
+def test_a_controller_killed_right_after_a_death_costs_one_bundle_at_most(server: Server) -> None:
     with victim(server, "why_brain") as hurt:
         hurt.send("exit", 41)
         hurt.assert_serves()

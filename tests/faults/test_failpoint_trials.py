@@ -32,7 +32,7 @@ FELL = (
     (
         "upgrade",
         InjectedFailure(FailpointAction.KILL, FailpointSite("brain", "brain.gateway_said"), 1),
-    ),  # the next brain's gateway had its name
+    ),  # the next controller's gateway had its name
     (
         "poison",
         InjectedFailure(FailpointAction.KILL, FailpointSite("brain", "brain.linked"), 1),
@@ -195,7 +195,7 @@ def test_a_start_in_which_one_point_fails_comes_up_or_says_why_not(loop: TrialLo
 
 
 @pytest.mark.fault("F30")
-def test_a_start_whose_first_worker_no_brain_remembers_blames_no_model(loop: TrialLoop) -> None:
+def test_a_start_whose_first_worker_no_controller_remembers_blames_no_model(loop: TrialLoop) -> None:
     assert failpoint_trial.try_start(
         loop.pool, loop.points, InjectedFailure(FailpointAction.KILL, FailpointSite("brain", "brain.spawn_said"), 1)
     )

@@ -216,7 +216,7 @@ def found_out(repository: Path, *flags: str) -> Iterator[Victim]:
 
 
 @pytest.mark.fault("F13", "F25")
-def test_what_one_gateway_found_out_every_gateway_refuses_whatever_becomes_of_the_brain(tmp_path: Path) -> None:
+def test_what_one_gateway_found_out_every_gateway_refuses_whatever_becomes_of_the_controller(tmp_path: Path) -> None:
     with found_out(tmp_path, "--gateways", "2") as hurt, Bystander(hurt.server, BYSTANDER):
         assert_refused_everywhere(hurt)
         old = hurt.server.status()["brain"]["pid"]

@@ -1,4 +1,4 @@
-"""The spare gateway of a real server: what it holds, whose place it takes, and that its own end hurts nobody."""
+"""The standby gateway of a real server: what it holds, whose place it takes, and that its own end hurts nobody."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def repository(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def running(repository: Path, *flags: str) -> Iterator[Server]:
-    """With a spare that has come up."""
+    """With a standby that has come up."""
     with serving(repository, *ON, *flags) as server:
         spare(server)
         http = Http(server.address())
@@ -40,7 +40,7 @@ def running(repository: Path, *flags: str) -> Iterator[Server]:
 
 
 def spare(server: Server, but: int = 0) -> int:
-    """The process of the spare, once there is another one than this."""
+    """The process of the standby, once there is another one than this."""
 
     def found() -> int:
         rows = [each["pid"] for each in server.ctl("ps")["processes"] if each["state"] == "spare"]
@@ -54,7 +54,7 @@ def gateways(server: Server) -> list[int]:
 
 
 @pytest.mark.fault("F26")
-def test_a_killed_gateways_place_is_the_spares_and_another_spare_follows(repository: Path) -> None:
+def test_a_killed_gateways_place_is_the_standbys_and_another_standby_follows(repository: Path) -> None:
     with running(repository) as server:
         before, waiting, (old,) = settled(server), spare(server), gateways(server)
         with Bystander(server, "one", may_be_cut=True) as one:
@@ -86,7 +86,7 @@ def _clients(pid: int) -> set[int]:
 
 
 @pytest.mark.fault("F27")
-def test_a_gateway_that_hangs_is_followed_by_the_spare(repository: Path) -> None:
+def test_a_gateway_that_hangs_is_followed_by_the_standby(repository: Path) -> None:
     with running(repository) as server:
         waiting, (old,) = spare(server), gateways(server)
         os.kill(old, signal.SIGSTOP)
@@ -97,7 +97,9 @@ def test_a_gateway_that_hangs_is_followed_by_the_spare(repository: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_spare_that_ends_or_hangs_is_followed_by_another_unnoticed(repository: Path, number: signal.Signals) -> None:
+def test_a_standby_that_ends_or_hangs_is_followed_by_another_unnoticed(
+    repository: Path, number: signal.Signals
+) -> None:
     with running(repository) as server, Bystander(server, "one"):
         before, old = settled(server), spare(server)
         os.kill(old, number)
@@ -106,7 +108,7 @@ def test_a_spare_that_ends_or_hangs_is_followed_by_another_unnoticed(repository:
         assert_clean(before, server)
 
 
-def test_a_spare_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path) -> None:
+def test_a_standby_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path) -> None:
     with running(repository) as server:
         waiting, (serves,) = spare(server), gateways(server)
         psutil.Process(serves).suspend()
@@ -120,7 +122,7 @@ def test_a_spare_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path
 
 
 @pytest.mark.fault("F25", "F26")
-def test_brain_and_gateway_killed_at_once_leave_the_place_to_the_spare(repository: Path) -> None:
+def test_controller_and_gateway_killed_at_once_leave_the_place_to_the_standby(repository: Path) -> None:
     with running(repository) as server:
         before, waiting, (old,) = settled(server), spare(server), gateways(server)
         with Bystander(server, "one", may_be_cut=True) as one:
@@ -132,7 +134,7 @@ def test_brain_and_gateway_killed_at_once_leave_the_place_to_the_spare(repositor
 
 
 @pytest.mark.fault("F30")
-def test_an_upgrade_renews_the_spare_too(repository: Path) -> None:
+def test_an_upgrade_renews_the_standby_too(repository: Path) -> None:
     with running(repository) as server:
         before, old = settled(server), spare(server)
         with Bystander(server, "one") as one:
@@ -145,7 +147,7 @@ def test_an_upgrade_renews_the_spare_too(repository: Path) -> None:
 
 
 @pytest.mark.fault("F25b")
-def test_the_spare_does_not_survive_the_keeper(repository: Path) -> None:
+def test_the_standby_does_not_survive_the_keeper(repository: Path) -> None:
     with running(repository) as server:
         waiting = psutil.Process(spare(server))
         server.process.kill()

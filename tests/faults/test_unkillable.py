@@ -37,7 +37,7 @@ def states(server: Server, name: str) -> dict[int, str]:
 
 
 def await_metric(server: Server, name: str, count: int) -> None:
-    """What the brain knows reaches the metrics a moment later."""
+    """What the controller knows reaches the metrics a moment later."""
     eventually(lambda: server.gauge("mmsup_workers_quarantined", model=name) == count, f"the metric says {count}")
 
 
@@ -83,7 +83,7 @@ def test_unload_and_load_do_not_wait_for_it(server: Server) -> None:
 
 
 @pytest.mark.fault("F12")
-def test_a_brain_that_follows_knows_it_and_takes_it_in(server: Server) -> None:
+def test_a_controller_that_follows_knows_it_and_takes_it_in(server: Server) -> None:
     with victim(server, "stuck_brain") as hurt:
         pid = server.pid(hurt.name)
         with frozen(pid) as thaw:

@@ -224,7 +224,7 @@ def test_a_worker_whose_successor_does_not_load_stays(repository: Path) -> None:
 
 
 @pytest.mark.fault("F30")
-def test_a_brain_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(repository: Path) -> None:
+def test_a_controller_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="30s", on_load="sleep", on_load_amount=1.0)
     with running(repository) as server:
         before, old = settled(server), processes(server)
@@ -241,7 +241,7 @@ def test_a_brain_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(r
 
 @pytest.mark.fault("F30")
 @pytest.mark.parametrize("step", ["trying the code", "another brain takes over", "serves in the place of", "renewing"])
-def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
+def test_a_controller_may_be_killed_at_any_step(repository: Path, step: str) -> None:
     with running(repository) as server:
         before, old = settled(server), processes(server)
         killed: list[str] = []
@@ -259,7 +259,7 @@ def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
         assert killed
         assert result["followed"] >= 1
         assert_followed(old, processes(server))
-        # A successor that was coming up is begun anew by the next brain; nobody who serves dies.
+        # A successor that was coming up is begun anew by the next controller; nobody who serves dies.
         assert not [each for each in server.events("worker_exit") if each["pid"] in old.values()]
         assert_clean(before, server)
 

@@ -128,7 +128,7 @@ def test_memory_over_the_cap_is_named_from_the_kernels_own_count(server: Server,
     with victim(server, f"memory_{mode}", memory="192MiB", hang_limit="30s") as hurt:
         status, reply = hurt.send(mode, 600)
         if server.status()["isolation"].startswith("cgroup"):
-            # A child's death may reach the model, and its answer us, before the kernel's count reaches the brain.
+            # A child's death may reach the model, and its answer us, before the kernel's count reaches the controller.
             if (mode, status) != ("child", 500):
                 assert (status, reply["code"], reply["retryable"]) == (503, "worker_oom", False), reply
             death = hurt.death()

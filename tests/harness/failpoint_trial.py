@@ -1,8 +1,8 @@
-"""One trial of the N-th operation loop: a failure is ordered, an operation is asked for, and then all must be well.
+"""One failpoint trial: order a failure, perform an operation, then check every promise.
 
-Well is: whoever asked has exactly one outcome; what is wanted (on the disk) is what is true; the bystander's calls were
-all answered, or cut where his gateway died, and none refused; what is on the disk can be read; nothing is left behind.
-An upgrade may renew every process; after the first hit of each point another one passes.
+The promises: the caller gets one outcome; the actual state becomes the desired state on the disk; the calls of the
+bystander were all answered, or cut where its gateway died, and none refused; files on the disk can be read; nothing is
+left. An upgrade may replace every process; after the first hit of each failpoint a second upgrade succeeds.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from mmsup.supervisor.cli.control_client import NoServer, ServerRefused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 MAX_RESTARTS = 3
-"""Of one server's brain or gateway: the next one would come later, by the curve of the server's own parts."""
+"""Deaths of the controller or gateway of one server, after which a new server is used: the restart backoff grows."""
 LINES = pytest.StashKey[list[str]]()
-"""What the loop has to say at the end of the session."""
+"""Lines for the summary at the end of the session."""
 PACE_S = 0.01
-"""Between two calls of the bystander."""
+"""Pause between two calls of the bystander."""
 LATE_S = 1.0
-"""How long a hit may come after its operation's outcome."""
+"""How long after the operation's outcome a hit may follow."""
 
 
 @dataclass(frozen=True)
 class InjectedFailure:
-    """What is ordered."""
+    """What fails, where, and at which hit."""
 
     order: FailpointAction
     spot: FailpointSite
@@ -50,12 +50,12 @@ class InjectedFailure:
 
     @property
     def ends_keeper(self) -> bool:
-        """A kill of the keeper itself, not of the child that it is about to become."""
+        """Whether it kills the keeper itself rather than a forked child before its exec."""
         return self.order is FailpointAction.KILL and self.spot.role == "keeper" and not self.ends_child
 
     @property
     def ends_child(self) -> bool:
-        """A kill of what the keeper has just forked."""
+        """Whether it kills a child that the keeper has just forked."""
         return self.order is FailpointAction.KILL and self.spot.name in ("keeper.child_group", "keeper.child_exec")
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class InjectedFailure:
 
 
 class ServerPool:
-    """Servers, one after another, all armed by one range."""
+    """Servers, one after another, armed by one failpoint file."""
 
     def __init__(self, repository: Path, points: FailpointFile) -> None:
         self._repository = repository
@@ -72,12 +72,12 @@ class ServerPool:
         self._falls: Counter[str] = Counter()
 
     def server(self) -> Server:
-        """A server that is being started."""
+        """Start a server; it is not ready yet."""
         env = {"MMSUP_FAULT_POINTS": str(self._points.path)}
         return Server(self._repository, *FLAGS, env=env, store=FdStoreDouble("http", "metrics"))
 
     def stage(self) -> Stage:
-        """A server that is ready, the victim down, whose processes come back at once if they die."""
+        """A ready server with the victim unloaded, on which restarts are still immediate."""
         if self._stage is None or max(self._falls.values(), default=0) >= MAX_RESTARTS:
             self.close()
             server = self.server()
@@ -89,19 +89,19 @@ class ServerPool:
 
     @contextlib.contextmanager
     def watched(self, stage: Stage) -> Iterator[None]:
-        """Count what falls in the block."""
+        """Count the deaths of controllers and gateways in the block."""
         before = self._fallen(stage)
         yield
         self._falls.update(self._fallen(stage) - before)
 
     @staticmethod
     def _fallen(stage: Stage) -> Counter[str]:
-        """Whoever was followed on purpose has not fallen."""
+        """Deaths so far; an intended replacement is none."""
         gateways = len(stage.server.events("gateway_exit"))
         return Counter(brain=stage.server.log().count('"brain_exit"'), gateway=gateways)
 
     def close(self) -> None:
-        """An orderly end, that leaves nothing."""
+        """Stop the server and check that nothing is left."""
         stage, self._stage = self._stage, None
         self._falls.clear()
         if stage is not None:
@@ -111,7 +111,7 @@ class ServerPool:
                 assert_gone(stage.server, everyone)
 
     def abandon(self) -> None:
-        """A trial has failed: its server proves nothing any more."""
+        """Remove the server after a failed trial."""
         stage, self._stage = self._stage, None
         self._falls.clear()
         if stage is not None:
@@ -121,7 +121,7 @@ class ServerPool:
 
 @contextlib.contextmanager
 def removed(server: Server) -> Iterator[None]:
-    """Whatever happens, the server is gone afterwards."""
+    """Remove the server at the end of the block."""
     try:
         yield
     finally:
@@ -129,7 +129,7 @@ def removed(server: Server) -> Iterator[None]:
 
 
 def hits_of(stage: Stage, operation: Operation) -> dict[FailpointSite, int]:
-    """How often each point is come by in one run of the operation in which nothing fails."""
+    """The hits of each failpoint in one run of the operation without a failure."""
     operation.prepare(stage)
     before = stage.points.hits()
     outcome = operation.run(stage)
@@ -141,7 +141,7 @@ def hits_of(stage: Stage, operation: Operation) -> dict[FailpointSite, int]:
 
 
 def attempt(house: ServerPool, operation: Operation, failure: InjectedFailure, expected: int = 0) -> bool:
-    """One trial; whether the failure came to pass. `expected`: hits that a run without a failure has."""
+    """Make one trial. `expected`: hits in a run without a failure. Returns whether the failure happened."""
     stage = house.stage()
     warm(stage)
     before = settled(stage.server)
@@ -165,14 +165,14 @@ def attempt(house: ServerPool, operation: Operation, failure: InjectedFailure, e
 
 
 def warm(stage: Stage) -> None:
-    """Let a gateway, which may be a new one, have what it makes at its first large request and keeps."""
+    """Send a large request, so that a new gateway allocates what it keeps afterwards."""
     client = Http(stage.server.address())
     assert client.infer(BYSTANDER, x=("FP32", [LARGE], [1.0] * LARGE))[0] == 200
     client.close()
 
 
 def _fired(stage: Stage, is_expected: bool) -> bool:
-    """Whether it has happened; what comes after the outcome is waited for, if it comes at all."""
+    """Whether the failure has happened; an expected one may follow the outcome by `LATE_S`."""
     if is_expected:
         with contextlib.suppress(AssertionError):
             eventually(lambda: stage.points.fired, "the failure", LATE_S)
@@ -205,13 +205,13 @@ def _again(stage: Stage, operation: Operation) -> None:
 
 
 def assert_whole(stage: Stage) -> None:
-    """Every file that is written as a whole is one."""
+    """Every JSON file of the state directory can be parsed."""
     for path in stage.server.state_dir.rglob("*.json"):
         json.loads(path.read_bytes())
 
 
 def settle(stage: Stage) -> None:
-    """Returns when what is true is what is wanted."""
+    """Wait until the victim is loaded or unloaded, as recorded on the disk."""
     if stage.is_wanted():
         eventually(stage.is_up, "the victim is up")
     else:
@@ -219,7 +219,7 @@ def settle(stage: Stage) -> None:
 
 
 def converge(stage: Stage) -> None:
-    """The same; a model that is wanted answers then, and right."""
+    """Settle; then the victim, if wanted, and the bystander answer correctly."""
     settle(stage)
     if stage.is_wanted():
         outcome = infer(stage, 3)
@@ -231,7 +231,7 @@ def converge(stage: Stage) -> None:
 
 
 def _without_keeper(house: ServerPool, stage: Stage, operation: Operation, failure: InjectedFailure) -> bool:
-    """The keeper dies, and everything with it; the same command begins again with what was wanted."""
+    """The keeper dies with all its processes; the same command restores the desired state."""
     server = stage.server
     everyone = server_processes(server)
     stage.points.order(failure.order, failure.spot, failure.nth)
@@ -261,7 +261,7 @@ def _without_keeper(house: ServerPool, stage: Stage, operation: Operation, failu
 
 @contextlib.contextmanager
 def _waiting(server: Server) -> Iterator[None]:
-    """Who connects while there is no keeper is not refused: the service manager holds the listener."""
+    """A client that connects while there is no keeper is served later: the service manager holds the listener."""
     with socket.create_connection(server.address()) as waiting:
         waiting.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
         yield
@@ -270,7 +270,7 @@ def _waiting(server: Server) -> Iterator[None]:
 
 
 def await_gone(processes: list[psutil.Process]) -> None:
-    """What a keeper leaves dies with it."""
+    """Wait until the children of a dead keeper are gone."""
     _, alive = psutil.wait_procs(processes[1:], timeout=10)
     assert not alive, "somebody survives the keeper"
 
@@ -279,7 +279,7 @@ def await_gone(processes: list[psutil.Process]) -> None:
 
 
 def try_start(house: ServerPool, points: FailpointFile, failure: InjectedFailure) -> bool:
-    """A server starts: it comes up, or says why not and leaves nothing; the same command then works."""
+    """Start a server: it becomes ready, or reports why not and leaves nothing; the same command then works."""
     points.order(failure.order, failure.spot, failure.nth)
     server = house.server()
     with removed(server):
@@ -308,7 +308,7 @@ def _judge_refusal(server: Server, failure: InjectedFailure) -> None:
 
 
 def _first_call(server: Server, failure: InjectedFailure) -> None:
-    """It is part of the start; a gateway that fails in it cuts it."""
+    """The first call after the start; only a failing gateway or keeper may cut it."""
     client = Http(server.address())
     try:
         client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
@@ -335,7 +335,7 @@ def _ends(server: Server, points: FailpointFile) -> bool:
 def try_stop(
     house: ServerPool, points: FailpointFile, failure: InjectedFailure | None, look: Callable[[], None] = lambda: None
 ) -> bool:
-    """A server is told to stop, with the victim loaded by hand: it ends with 0 and forgets that, or it is cut off."""
+    """Stop a server whose victim was loaded by hand: it exits with 0 and forgets that, or the failure kills it."""
     server = house.server()
     with removed(server):
         server.await_ready()
@@ -360,7 +360,7 @@ def try_stop(
 
 
 def _goes_on(stage: Stage) -> None:
-    """After the cut: what was wanted, if it was not forgotten yet."""
+    """Start again after the kill and check the desired state."""
     stage.server.start_again()
     stage.server.await_ready()
     converge(stage)

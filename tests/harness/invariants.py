@@ -1,6 +1,6 @@
-"""What must be as before when a fault is over: I1 to I8 of the fault table.
+"""The invariants I1 to I8 of the fault table: what must be as before when a fault is over.
 
-`before` is taken warm. A process that the fault replaced is compared by kinds of descriptor, not by pid.
+`before` is taken after warm-up. A process that the fault replaced is compared by kinds of descriptor, not by pid.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import psutil
 from harness.server import Server, eventually, pause
 
 SETTLE_S = 10.0
-"""Until everything a fault set in motion has come to rest; a load of torch is the slowest part."""
+"""Limit for the server to settle after a fault; a load of torch is the slowest part."""
 RSS_GROWTH = 8 << 20
 
 
 @dataclass(frozen=True)
 class ProcessState:
-    """What one process holds."""
+    """Descriptors, threads and memory of one process."""
 
     descriptors: Counter[str]
     threads: int
@@ -49,7 +49,7 @@ class Snapshot:
 
 
 def role_of(command: list[str]) -> str:
-    """keeper, run, gateway, worker, or what else it runs."""
+    """keeper, controller, gateway, worker, or the first words of another command."""
     for word in command:
         found = re.fullmatch(r"mmsup\.(?:supervisor\.)?(\w+)(?:\.cli)?", word)
         if found:
@@ -75,7 +75,7 @@ def process_state(process: psutil.Process) -> ProcessState:
 
 
 def cgroup_tops(server: Server) -> set[Path]:
-    """The folder of this server in the memory hierarchy, found by what its processes are in."""
+    """The control groups of this server in the v1 memory hierarchy, found from /proc/PID/cgroup."""
     found = set()
     for process in psutil.Process(server.process.pid).children(recursive=True):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, psutil.Error):
@@ -87,19 +87,19 @@ def cgroup_tops(server: Server) -> set[Path]:
 
 
 def cgroup_folders(server: Server) -> int:
-    """How many workers have a folder of their own."""
+    """The number of worker control groups."""
     return sum(1 for top in cgroup_tops(server) for each in top.iterdir() if each.is_dir())
 
 
 def snapshot(server: Server) -> Snapshot:
-    """Everything now; looked at again if a process ends while it is looked at."""
+    """A snapshot, taken again if a process ends meanwhile."""
     while True:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             return _snapshot_once(server)
 
 
 def settled(server: Server) -> Snapshot:
-    """A `before`: everything, once nothing moves any more."""
+    """A snapshot for comparison, once two in a row are equal."""
     eventually(lambda: len(set(server.status()["spare_gateways"].values())) == 1, "the spare gateway is there")
     seen = snapshot(server)
     end = time.monotonic() + SETTLE_S
@@ -139,13 +139,13 @@ def _snapshot_once(server: Server) -> Snapshot:
 
 
 def names_in_shm() -> frozenset[str]:
-    """What lies in /dev/shm, but for what is plainly others': semaphores of Python's multiprocessing, which tests use
-    and nothing of ours may (tests/test_architecture.py), and what the benchmarks' peers call after their folders."""
+    """Files in /dev/shm, without semaphores of multiprocessing, which only tests use (tests/test_architecture.py
+    forbids it elsewhere), and those of the benchmarks' peers, which have a prefix."""
     return frozenset(name for name in os.listdir("/dev/shm") if not name.startswith(("sem.mp-", "mmsup_bench_")))
 
 
 def memory_of(pids: Iterable[int]) -> frozenset[int]:
-    """The anonymous memory of ours that these processes have descriptors of, by inode."""
+    """Inodes of the mmsup memfds that these processes have open."""
     found = set()
     for pid in pids:
         folder = f"/proc/{pid}/fd"
@@ -158,13 +158,13 @@ def memory_of(pids: Iterable[int]) -> frozenset[int]:
 
 
 def outside_holders(memory: frozenset[int], family: Iterable[int]) -> frozenset[int]:
-    """Processes outside the family that hold any of this memory; other servers' memory is none of it."""
+    """Processes outside the family that hold any of this memory."""
     others = set(psutil.pids()) - set(family)
     return frozenset(pid for pid in others if memory_of([pid]) & memory)
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
-    """What is not as it was, in words."""
+    """The differences, as text."""
     found = []
     if after.shm - before.shm:
         found.append(f"I1 new in /dev/shm: {after.shm - before.shm}")
@@ -202,7 +202,7 @@ def process_differences(role: str, was: ProcessState, now: ProcessState | None) 
 
 
 def assert_clean(before: Snapshot, server: Server, settle_s: float = SETTLE_S) -> None:
-    """Wait until all is as before, and fail with the differences if it does not become so."""
+    """Wait until everything is as before; AssertionError with the differences if that takes too long."""
     began = time.monotonic()
     while True:
         found = differences(before, snapshot(server))
@@ -215,7 +215,7 @@ def assert_clean(before: Snapshot, server: Server, settle_s: float = SETTLE_S) -
 
 @dataclass(frozen=True)
 class ServerProcesses:
-    """All processes of a server at one moment, for `assert_gone` after its end."""
+    """Processes, memory and control groups of a server, for `assert_gone` after its end."""
 
     processes: list[psutil.Process]
     memory: frozenset[int]
@@ -224,7 +224,7 @@ class ServerProcesses:
 
 
 def server_processes(server: Server) -> ServerProcesses:
-    """Everything that must be gone when the server is."""
+    """What must be gone after the server has ended."""
     keeper = psutil.Process(server.process.pid)
     processes = [keeper, *keeper.children(recursive=True)]
     memory = memory_of(each.pid for each in processes)
@@ -232,7 +232,7 @@ def server_processes(server: Server) -> ServerProcesses:
 
 
 def assert_gone(server: Server, was: ServerProcesses) -> None:
-    """After the end: no process, socket, segment or cgroup of this server."""
+    """Wait until no process, socket, segment or control group of the server is left."""
     began = time.monotonic()
     while True:
         found = [f"process {each.pid}" for each in was.processes if each.is_running()]

@@ -1,7 +1,7 @@
 """A real systemd, booted in a sandbox, with mmsup as its service: the unit as shipped.
 
-A drop-in supplies only what a sandbox lacks (default dependencies, a journal, an interpreter in its usual place) and writes
-down how each run of the service ended.
+A drop-in supplies only what a sandbox lacks (default dependencies, a journal, an interpreter in its usual place) and
+records how each run of the service ended.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SystemdSandbox:
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
     def install(self, name: str, more: str = "") -> None:
-        """The shipped unit under a name, with the drop-in and `more` of one."""
+        """Install the shipped unit under a name, with the drop-in and `more` settings."""
         folder = self.sandbox.path(f"{UNITS}/{name}.service.d")
         folder.mkdir(exist_ok=True)
         (folder / "sandbox.conf").write_text(DROP_IN)
@@ -87,12 +87,12 @@ class SystemdSandbox:
         return {each for each in os.listdir(self.sandbox.path("/proc")) if each.isdigit()} - {"1"}
 
     def remove(self) -> None:
-        """End it, with all that it started."""
+        """Kill it with all that it has started."""
         self.sandbox.remove()
 
 
 class SystemdService(Server):
-    """mmsup as the service of that name: asked as any server is, but started and ended by systemd."""
+    """mmsup as a service: queried as any server, but started and stopped by systemd."""
 
     def __init__(self, booted: SystemdSandbox, name: str = "mmsup") -> None:
         self.systemd = booted
@@ -112,7 +112,7 @@ class SystemdService(Server):
         return self.systemd.show(self.name)
 
     def await_shown(self, **wanted: str) -> Mapping[str, str]:
-        """Its properties, as soon as these are so."""
+        """Wait until its properties have these values; all properties."""
 
         def looking() -> dict[str, str] | None:
             shown = self.show()
@@ -130,11 +130,11 @@ class SystemdService(Server):
         self.systemd.systemctl("start", self.name)
 
     def keeper(self) -> psutil.Process:
-        """Its main process, as this machine sees it."""
+        """Its main process, by host pid."""
         return psutil.Process(self.systemd.sandbox.host_pid(int(self.show()["MainPID"])))
 
     def all_processes(self) -> list[psutil.Process]:
-        """The keeper and all below it."""
+        """The keeper and all its descendants."""
         keeper = self.keeper()
         return [keeper, *keeper.children(recursive=True)]
 
@@ -144,7 +144,7 @@ class SystemdService(Server):
         return ends.read_text().split() if ends.exists() else []
 
     def groups(self) -> Path:
-        """The control group that systemd has delegated."""
+        """The control group that systemd has delegated to it."""
         return self.systemd.sandbox.path(f"/sys/fs/cgroup{self.show()['ControlGroup']}")
 
 
@@ -167,6 +167,6 @@ class _SandboxConnection(http.client.HTTPConnection):
 
 
 def await_end(processes: list[psutil.Process]) -> None:
-    """Returns when all of them are gone."""
+    """Wait until all of these processes have ended."""
     _, alive = psutil.wait_procs(processes, timeout=EVENT_S)
     assert not alive, f"still there: {alive}"
