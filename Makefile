@@ -14,16 +14,15 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test
-	$(PYTEST) $(SIDE_BY_SIDE) -m "not (alone or gpu or long)"
-	$(PYTEST) -m "(alone or gpu) and not long"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not long"
 
 test-long: $(VENV)/.test
 	$(PYTEST) -m long
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 300
-	$(PYTEST) $(SIDE_BY_SIDE) tests/faults --combination by-commit -m "not (alone or gpu or long)"
+	$(PYTEST) $(SIDE_BY_SIDE) tests/faults --combination by-commit -m "not long"
 
 test-extra: $(VENV)/.test
-	for each in $(OTHERS); do $(PYTEST) tests/faults --combination $$each -m "not long" || exit 1; done
+	for each in $(OTHERS); do $(PYTEST) $(SIDE_BY_SIDE) tests/faults --combination $$each -m "not long" || exit 1; done
 	$(PYTEST) tests/faults/test_chaos.py -m long --chaos-seconds 600
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -43,14 +46,37 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Divide the tests among the worker processes of `--dist loadgroup`, the longest parts first.
 
-    Tests that share a fixture of their file, such as a server, stay together; so do the fast ones of a file.
+    Tests that share a fixture of their file, such as a server, stay together; so do the fast ones of a file. Those that
+    need the machine for themselves come last, on one worker.
     """
     if not getattr(config.option, "loadgroup", False):  # set in worker processes only
         return
     for item in items:
-        if shares_fixture(item) or not is_slow(item):
+        if needs_machine(item):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+        elif shares_fixture(item) or not is_slow(item):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: (not is_slow(item), "faults" not in item.path.parts, not shares_fixture(item)))
+    items.sort(
+        key=lambda item: (
+            needs_machine(item), not is_slow(item), "faults" not in item.path.parts, not shares_fixture(item)
+        )
+    )  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that needs the machine for itself wait until the other workers run none, and keep them waiting."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    assert item.config.inipath is not None
+    with item.config.inipath.open() as file:  # any file that all workers can open; the lock ends when it is closed
+        fcntl.flock(file, fcntl.LOCK_EX if needs_machine(item) else fcntl.LOCK_SH)
+        return (yield)
+
+
+def needs_machine(item: pytest.Item) -> bool:
+    """Whether no other test may run beside it."""
+    return any(item.get_closest_marker(name) is not None for name in ("alone", "gpu"))
 
 
 def is_slow(item: pytest.Item) -> bool:
