@@ -1,4 +1,4 @@
-"""Chaos against a server of its own: eight models, every class of fault, and nothing that the checker finds.
+"""Runs `mmsup chaos` against real servers: every class of fault on eight models, without a finding of the checker.
 
 `--chaos-seconds 600` makes it the long one; a seed that failed is replayed by `--chaos-seed`.
 """
@@ -22,7 +22,7 @@ from mmsup.supervisor.chaos.plan import fault_model
 
 pytestmark = pytest.mark.slow
 START_AND_END_S = 240.0
-"""More than a server takes to start, to come to rest and to end, on a machine that others use as well."""
+"""Generous limit for start, settling and end of the server on a loaded machine."""
 CHAOS = (sys.executable, "-m", "mmsup.supervisor.cli", "chaos")
 
 

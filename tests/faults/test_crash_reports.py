@@ -1,4 +1,4 @@
-"""After a death: what happened, why, and who was concerned stands in a bundle, and `ctl why` says it in sentences."""
+"""Crash reports: cause, evidence and affected requests of a worker death, as stored and as `ctl why` explains them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def why(server: Server, name: str, number: int = 1) -> Json:
-    """What `ctl why` says of the nth death, once its bundle is on disk."""
+    """The result of `ctl why` for the nth death, once its report is on disk."""
     server.await_event("bundle_written", name, number)
     told = server.ctl("why", name=name)
     assert isinstance(told, dict)
@@ -35,7 +35,7 @@ def said(told: Json) -> str:
 
 
 def answered_with(reply: Json) -> str:
-    """What is to be said of a lone request that got this."""
+    """The sentence about a single request that got this error."""
     return f"1 request was in flight: 1 had begun and was answered with {reply['code']}."
 
 
@@ -206,7 +206,7 @@ def test_what_took_all_memory_is_not_said_to_have_been_run_once_more(server: Ser
 
 
 def named(server: Server, hurt: Victim) -> None:
-    """One more request, with an id, whose client leaves once it is with the worker."""
+    """One more request, with an id, whose client disconnects once the worker has it."""
     body = hurt.call() | {"id": "the-named-one"}
     http = Http(server.address())
     http.connection.request("POST", f"/v2/models/{hurt.name}/infer", json.dumps(body))

@@ -1,4 +1,4 @@
-"""Each operation with each of its points failing at its first hit, its second, and so on, until it passes.
+"""Each operation with each of its failpoints firing at the first hit, the second, and so on, until it passes.
 
 A run without `--all-points` takes a sample by seed, spread over all points, for `--points-seconds`; with it all are
 tried, which takes hours, and what is found does not end it; `--points-of` names the one operation to try. All of them
@@ -26,7 +26,7 @@ from mmsup.ipc.failpoints import FailpointAction
 
 pytestmark = pytest.mark.slow
 ORDERS = {FailpointAction.KILL: 6, FailpointAction.RAISE: 6, FailpointAction.DELAY: 1}
-"""How often each is drawn for a sample: a delay shows least."""
+"""Weights of the actions in a sample; a delay shows least."""
 
 FELL = (
     (
@@ -38,23 +38,23 @@ FELL = (
         InjectedFailure(FailpointAction.KILL, FailpointSite("brain", "brain.linked"), 1),
     ),  # a death in service passed for one in the load
 )
-"""What was once not survived."""
+"""Failures that were not survived once."""
 
 Report = Callable[[str], None]
 Chance = tuple[str, FailpointSite, FailpointAction, int]
-"""An operation, a point in it, what may be ordered there, and how often it is come by."""
+"""Operation, failpoint, action, and the number of hits in a run without a failure."""
 
 
 @dataclass
 class TrialLoop:
-    """What is common to all trials of this file."""
+    """State shared by all trials of this file."""
 
     points: FailpointFile
     pool: ServerPool
     everything: bool
     budget_s: float
-    """Of the sample over the operations on a running server; a quarter of it each over starts and ends. What was begun
-    is ended."""
+    """Time for the sample of operations on a running server; starts and ends get a quarter of it each. A trial that has
+    begun is completed."""
     rng: random.Random
     report: Report
     operations: list[Operation]
@@ -65,7 +65,7 @@ class TrialLoop:
         self.tried[failure.order.name.lower()] += 1
 
     def judge(self) -> None:
-        """The end of a test: what was found on the way."""
+        """Raise what the trials have found."""
         found, self.found = self.found, []
         if found:
             raise ExceptionGroup("points that are not survived", found)
@@ -92,7 +92,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 
 
 def failures_of(hits: dict[FailpointSite, int]) -> list[tuple[FailpointSite, FailpointAction, int]]:
-    """What can be ordered for an operation that comes by these points, and how often it does."""
+    """All failpoints and actions of an operation, with the number of hits."""
     return [
         (spot, order, count)
         for spot, count in sorted(hits.items())
@@ -119,7 +119,7 @@ def test_what_was_once_not_survived_is(loop: TrialLoop) -> None:
 
 
 def _try_all(loop: TrialLoop, known: dict[str, dict[FailpointSite, int]]) -> None:
-    """The first hit of each point in each operation, then the second, and so on, until all pass."""
+    """Fail the first hit of each failpoint in each operation, then the second, and so on, until all pass."""
     by_name = {operation.name: operation for operation in loop.operations}
     left: list[Chance] = [(name, *each) for name, hits in known.items() for each in failures_of(hits)]
     nth, trials, took_s = 0, Counter[str](), Counter[str]()
@@ -140,7 +140,7 @@ def _try_all(loop: TrialLoop, known: dict[str, dict[FailpointSite, int]]) -> Non
 
 
 def _sample(loop: TrialLoop, known: dict[str, dict[FailpointSite, int]]) -> None:
-    """Every point in turn, each in an operation, an order and at a hit by chance, until the time is up."""
+    """Try each failpoint once, with a random operation, action and hit, until the time is up."""
     by_name = {operation.name: operation for operation in loop.operations}
     chances: list[Chance] = [(name, *each) for name, hits in known.items() for each in failures_of(hits)]
     # An upgrade takes as long as five others: it is drawn for what it alone comes by.
@@ -176,7 +176,7 @@ def _attempt(loop: TrialLoop, operation: Operation, failure: InjectedFailure, co
 
 
 def _goes_on(loop: TrialLoop, what: str, error: BaseException) -> bool:
-    """A sample ends with what it finds; a run over all points goes on, and tells of it at the end."""
+    """Whether to continue after a failure: a sample stops, a run over all failpoints reports at the end."""
     error.add_note(what)
     if not loop.everything or not isinstance(error, Exception):
         return False

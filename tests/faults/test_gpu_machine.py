@@ -1,4 +1,4 @@
-"""GPUs that are ill, owe memory or are not heard of, in a whole server: NVML and CUDA are played, processes are not."""
+"""GPUs that fail, do not release memory or do not report, in a real server with a simulated NVML and CUDA."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
 
 @pytest.fixture
 def server(machine: tuple[Server, FakeNvml]) -> Iterator[Server]:
-    """The server, whose devices are empty and well before and after."""
+    """The server; its devices are empty and healthy before and after a test."""
     running, nvml = machine
     with Bystander(running, BYSTANDER):
         yield running
@@ -63,7 +63,7 @@ def nvml(machine: tuple[Server, FakeNvml]) -> FakeNvml:
 
 
 def load(server: Server, name: str, device: str = "cuda:0") -> int:
-    """A model that computes on a GPU as far as anybody can tell; the pid of its worker."""
+    """A model that seems to compute on a GPU; the pid of its worker."""
     folder = server.repository / name / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
@@ -84,7 +84,7 @@ def call(server: Server, name: str, *x: float) -> tuple[int, Json]:
 
 
 def fault(server: Server, name: str, number: int) -> None:
-    """Its nth GPU fault, and its worker's end with it."""
+    """Its nth GPU fault and the exit of its worker."""
     status, reply = call(server, name, 666.0, number)
     assert (status, reply["code"]) == (503, "gpu_fault"), reply
     assert server.await_event("worker_exit", name, number)["cause"] == "gpu fault"

@@ -1,4 +1,4 @@
-"""What clients may send to hurt: each gets one clear answer, in bounded memory and time, and nobody else notices."""
+"""Hostile HTTP input: each gets one clear answer in bounded memory and time, and no other client notices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.victim import BYSTANDER, bystander_repository
 pytestmark = pytest.mark.slow
 MIB = 1 << 20
 WAIT_S = 0.06
-"""CPU time of the gateway for which a small request waits at most, beside all that is sent here; 15 ms are seen."""
+"""Most CPU time of the gateway that a small request waits for beside this input; 15 ms are measured."""
 HEADER = "Inference-Header-Content-Length"
 
 
@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def unnoticed(
     server: Server, growth_bytes: int, warm: Callable[[], None] = lambda: None, wait_s: float = WAIT_S
 ) -> Iterator[GatewayWatch]:
-    """Nobody else notices what is done here, and the gateway takes no more memory than that for it, once it is warm."""
+    """No other client notices the block, and the gateway grows by less than `growth_bytes` after warm-up."""
     warm()
     before, pids = settled(server), {name: server.pids(name) for name in ("m", "whole", "words")}
     with Bystander(server, BYSTANDER), GatewayWatch(server) as watch:
@@ -64,7 +64,7 @@ def document(data: bytes, shape: bytes = b"1", datatype: bytes = b"FP32") -> byt
 
 
 def numbers(one: bytes, size: int) -> bytes:
-    """A request of about that many bytes with one long list."""
+    """A request of about `size` bytes with one long list."""
     count = size // (len(one) + 1)
     return document(b"[" + b",".join([one] * count) + b"]", b"%d" % count)
 
@@ -115,7 +115,7 @@ def test_json_made_to_hurt_is_read_in_steps_or_refused(server: Server, at: int) 
 
 
 def bomb(coding: str, size: int) -> bytes:
-    """A few bytes that become `size` zeros: blocks that stand for themselves, again and again."""
+    """A small compressed body that expands to `size` zeros, made of repeated blocks."""
     engine = zlib.compressobj(9, zlib.DEFLATED, 31 if coding == "gzip" else 15)
     start = engine.compress(bytes(MIB)) + engine.flush(zlib.Z_FULL_FLUSH)
     block = engine.compress(bytes(MIB)) + engine.flush(zlib.Z_FULL_FLUSH)
@@ -328,7 +328,7 @@ def test_clients_that_hang_up_at_every_point_leave_nothing(server: Server) -> No
     whole: list[Any] = [start + BODY, chunks, (start + BODY) * 3, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"]
 
     def many_at_a_time() -> None:
-        """Memory for as many requests as may be open at a time later on, which then is there."""
+        """Allocate the memory for as many open requests as the test has later."""
         with raw_http.crowd(server.address(), 64) as crowd:
             for client in crowd:
                 client.sendall((start + BODY)[:-1])

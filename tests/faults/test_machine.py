@@ -1,4 +1,4 @@
-"""A machine that misbehaves: numbers used again, a full disk, nobody who reads, a clock that jumps, leftovers."""
+"""Faults of the machine: reused pids, a full disk, unread output, a clock that jumps, leftovers of a former server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ T = TypeVar("T", bound=Server)
 
 @contextlib.contextmanager
 def ready(server: T) -> Iterator[T]:
-    """As `serving`, for a server of another kind."""
+    """As `serving`, for a subclass of Server."""
     try:
         server.await_ready()
         http = Http(server.address())
@@ -143,7 +143,7 @@ def test_an_output_that_nobody_reads_stops_nobody_and_what_was_lost_is_counted(r
 
 
 class Scraper:
-    """Reads the metrics again and again: every text is valid, and no counter falls."""
+    """Reads the metrics repeatedly and checks that every text is valid and no counter falls."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -258,7 +258,7 @@ def groups(server: Server) -> list[Path]:
 
 
 def planted(server: Server, count: int) -> list[Path]:
-    """What lives that nobody ended could have left: sockets, scratch folders, control groups."""
+    """Plant what killed workers could have left: sockets, scratch folders, control groups."""
     made = []
     for number in range(count):
         life = f"w{900 + number}.1"
@@ -273,7 +273,7 @@ def planted(server: Server, count: int) -> list[Path]:
 
 
 def inside(server: Server, number: int) -> subprocess.Popen[bytes]:
-    """A process that lives on in a group of a former life."""
+    """A process that is still alive in a control group of a former worker."""
     process = subprocess.Popen(["sleep", "600"])
     for folder in groups(server):
         (folder / f"w{900 + number}.1" / "cgroup.procs").write_text(str(process.pid))

@@ -1,4 +1,4 @@
-"""Many models hurt at once: they come back in turns, those of a higher class first, and nobody's call is lost."""
+"""All workers die at once: they are restarted a few at a time, by priority, and no request is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_models(folder: Path) -> None:
 
 
 def loads_at_once(events: list[Json]) -> int:
-    """The most that were being loaded at a time."""
+    """The largest number of concurrent loads."""
     now = most = 0
     for each in events:
         now += {"worker_spawn": 1, "worker_ready": -1}.get(each["event"], 0)

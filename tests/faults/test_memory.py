@@ -1,4 +1,4 @@
-"""Memory for requests and results that the kernel does not give: who asked for it is told, and nobody else notices."""
+"""The kernel refuses shared memory for a request or a result: that caller gets an error, and no other notices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = ("ipc.extent_file", "ipc.extent_fill", "ipc.extent_map")
 
 @dataclass
 class Short:
-    """A server, and the order of its next failure."""
+    """A server and its failpoint file."""
 
     server: Server
     points: FailpointFile

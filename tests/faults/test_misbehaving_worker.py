@@ -1,4 +1,4 @@
-"""A worker taken over by its model: whatever it says or writes, its own callers pay and nobody else."""
+"""A worker whose model forges replies or writes to shared memory: only its own callers are affected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Liar:
-    """The model, from outside."""
+    """A client of the model."""
 
     def __init__(self, server: Server, name: str) -> None:
         self.server = server
@@ -66,7 +66,7 @@ class Liar:
 
 @contextlib.contextmanager
 def liar(server: Server, name: str, **options: object) -> Iterator[Liar]:
-    """A liar beside the bystander; at the end everything is as before it came."""
+    """A misbehaving model beside the bystander; at the end the invariants hold."""
     before = settled(server)
     write_liar(server.repository, name, **options)
     server.ctl("load", name=name)

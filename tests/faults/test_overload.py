@@ -1,4 +1,4 @@
-"""More than there is room for: floods of requests and of connections, memory used up. Refused at once, and fairly."""
+"""Overload: floods of requests and connections, and exhausted memory, are refused at once and fairly."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def flood(hurt: Victim, count: int) -> Counter[str]:
-    """So many calls at once; how often each outcome came."""
+    """Send `count` concurrent calls; the number of each outcome."""
     with ThreadPoolExecutor(count) as threads:
         outcomes = threads.map(lambda _: hurt.send(), range(count))
         return Counter("served" if status == 200 else str(reply.get("code")) for status, reply in outcomes)
@@ -113,7 +113,7 @@ def test_one_flooded_model_gets_half_of_the_bound_over_all_and_two_a_third_each(
 
 @contextlib.contextmanager
 def many_files(count: int) -> Iterator[None]:
-    """A test with more descriptors than usual."""
+    """Raise the descriptor limit of the test process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < count:
         pytest.skip(f"{count} descriptors are needed, {hard} are allowed")
@@ -191,7 +191,7 @@ print(answered, flush=True)
 
 
 def waits(server: Server, connections: int) -> tuple[GatewayWatch, int]:
-    """How long a small request waits beside so many clients of another model that never pause, and what these got."""
+    """Waits of a small request beside `connections` clients of another model that never pause, and the number of their answers."""
     command = [sys.executable, "-c", FLOOD, *map(str, (*server.address(), connections, BYSTANDER, 2.5))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

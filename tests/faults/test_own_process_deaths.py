@@ -1,4 +1,4 @@
-"""Kill the house's own processes under load: controller, gateway, keeper."""
+"""Kills the server's own processes under load: controller, gateway, keeper."""
 
 from __future__ import annotations
 

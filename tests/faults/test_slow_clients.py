@@ -1,4 +1,4 @@
-"""Clients that stop in the middle: the timers of bodies and of replies, on a server on which they are short."""
+"""Clients that stall: the timeouts of request bodies and replies, on a server with short ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def unnoticed(server: Server) -> Iterator[None]:
-    """Nobody else notices, and nothing is left."""
+    """In the block no other client notices anything; the invariants hold afterwards."""
     before = settled(server)
     with Bystander(server, BYSTANDER):
         yield
@@ -55,7 +55,7 @@ def unnoticed(server: Server) -> Iterator[None]:
 
 
 def large(size: int = 8 * MIB) -> list[bytes]:
-    """A request whose reply is as large, in parts."""
+    """A large request with a reply of the same size, in parts."""
     words = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[%d],"parameters":{"binary_data_size":%d}}],' % (
         size // 4,
         size,

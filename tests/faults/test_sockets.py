@@ -1,4 +1,4 @@
-"""Sockets that others reach for: strangers are refused, and what was removed or stolen comes back."""
+"""Attacks on the sockets: other users are refused, and a removed or replaced socket file is restored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.victim import BYSTANDER, bystander_repository, victim
 pytestmark = pytest.mark.slow
 NOBODY = 65534
 PYTHON = "/usr/bin/python3"
-"""One that everybody may run; the tests' own may lie in a folder of root's."""
+"""An interpreter that every user may run; that of the tests may lie in a folder of root."""
 EXPLICIT = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 
 
@@ -41,7 +41,7 @@ def warm(server: Server) -> None:
 
 
 def as_nobody(path: Path) -> subprocess.CompletedProcess[str]:
-    """What another user's process gets from the control socket."""
+    """The answer of the control socket to a process of another user."""
     code = (
         "import contextlib, socket, sys\n"
         "s = socket.socket(socket.AF_UNIX)\n"

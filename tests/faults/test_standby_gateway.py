@@ -1,4 +1,4 @@
-"""The standby gateway of a real server: what it holds, whose place it takes, and that its own end hurts nobody."""
+"""The standby gateway of a real server: what it holds, when it takes over, and that its own death is harmless."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def repository(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def running(repository: Path, *flags: str) -> Iterator[Server]:
-    """With a standby that has come up."""
+    """A server whose standby gateway is running."""
     with serving(repository, *ON, *flags) as server:
         spare(server)
         http = Http(server.address())
@@ -40,7 +40,7 @@ def running(repository: Path, *flags: str) -> Iterator[Server]:
 
 
 def spare(server: Server, but: int = 0) -> int:
-    """The process of the standby, once there is another one than this."""
+    """Wait for a standby gateway other than `but`; its pid."""
 
     def found() -> int:
         rows = [each["pid"] for each in server.ctl("ps")["processes"] if each["state"] == "spare"]
@@ -80,7 +80,7 @@ def test_connections_of_the_other_gateway_are_untouched(repository: Path) -> Non
 
 
 def _clients(pid: int) -> set[int]:
-    """Ports of those that a gateway serves."""
+    """Ports of the clients of a gateway."""
     ends = psutil.Process(pid).net_connections("tcp")
     return {each.raddr.port for each in ends if each.raddr}
 

@@ -1,4 +1,4 @@
-"""The unit as shipped, under a real systemd in a sandbox: what it promises an operator, and what befalls it."""
+"""The shipped unit under a real systemd in a sandbox: start, reload, stop, kill, watchdog, out of memory."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def answers(service: SystemdService, model: str = "bystander") -> bool:
 
 
 def forget(service: SystemdService, model: str) -> None:
-    """Let the next start of the service have less to load."""
+    """Unload and delete a model."""
     service.ctl("unload", name=model)
     shutil.rmtree(service.repository / model)
 
@@ -99,7 +99,7 @@ def forget(service: SystemdService, model: str) -> None:
 
 
 def test_a_sandbox_in_which_something_of_the_machine_can_be_written_to_is_refused() -> None:
-    """The proof of the proof: a second file system in the way, as /home may be one."""
+    """Checks the check: a second writable file system, as /home may be one."""
     hole = [
         "unshare",
         "--mount",
@@ -363,7 +363,7 @@ Environment=MMSUP_RUNTIME_DIR=%t/{name} MMSUP_STATE_DIR=%S/{name} MMSUP_METRICS_
 
 @needs_systemd
 def test_a_service_that_can_never_start_is_given_up_after_a_few_tries(service: SystemdService) -> None:
-    """Its port is the other's, who does not notice."""
+    """Its port is taken by the other service, which must not notice."""
     booted = service.systemd
     booted.install("mmsup-taken", OTHER.format(name="mmsup-taken", more="RestartSec=50ms"))
     taken = SystemdService(booted, "mmsup-taken")

@@ -1,4 +1,4 @@
-"""A worker that SIGKILL does not end: given up in time, replaced, waited for by nobody, taken in when it dies."""
+"""A worker that SIGKILL does not end is given up in time and replaced; its exit is recorded when it comes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def states(server: Server, name: str) -> dict[int, str]:
 
 
 def await_metric(server: Server, name: str, count: int) -> None:
-    """What the controller knows reaches the metrics a moment later."""
+    """Wait for the metric, which follows the state of the controller."""
     eventually(lambda: server.gauge("mmsup_workers_quarantined", model=name) == count, f"the metric says {count}")
 
 

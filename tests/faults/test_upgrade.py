@@ -1,4 +1,4 @@
-"""The hot upgrade under load: every process is followed by another one, and no caller notices."""
+"""The hot upgrade under load: every process is replaced, and no request fails."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from mmsup.supervisor.cli import control_client
 pytestmark = pytest.mark.slow
 MODELS = ("one", "two")
 PACE_S = 0.2
-"""Between two calls of a caller who is not in a hurry: its connection is idle most of the time."""
+"""Pause between the calls of a client whose connection is idle most of the time."""
 
 
 class Visitor(threading.Thread):
-    """Calls now and then, on one connection that is kept, or on a new one each time."""
+    """Occasional calls, on one keep-alive connection or on a new one each time."""
 
     def __init__(self, server: Server, model: str, *, keeps: bool) -> None:
         super().__init__(name=f"visitor of {model}")
@@ -69,7 +69,7 @@ class Visitor(threading.Thread):
 
 @contextlib.contextmanager
 def traffic(server: Server) -> Iterator[None]:
-    """Callers of every kind on both models; none of them sees a failure."""
+    """Clients of every kind on both models; none may see a failure."""
     with contextlib.ExitStack() as callers:
         for model in MODELS:
             callers.enter_context(Bystander(server, model, stays=False))
@@ -103,13 +103,13 @@ def running(repository: Path, installed: Installation | None = None, *flags: str
 
 
 def upgrade(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
-    """`mmsup ctl upgrade`, as an operator types it."""
+    """Run `mmsup ctl upgrade`."""
     argv = [server.python, "-m", "mmsup.supervisor.cli", "ctl", "--runtime-dir", str(server.runtime_dir), "upgrade"]
     return subprocess.run([*argv, *options], capture_output=True, text=True, check=False, timeout=120)
 
 
 def processes(server: Server) -> dict[str, int]:
-    """Role to pid, of all that serve."""
+    """Pids of all serving processes by role, model and index."""
     return {f"{each['role']} {each['model']} {place}": each["pid"] for place, each in enumerate(_rows(server))}
 
 
@@ -119,7 +119,7 @@ def _rows(server: Server) -> list[dict[str, Any]]:
 
 
 def assert_followed(before: dict[str, int], after: dict[str, int]) -> None:
-    """The keeper is the same process, all others are not."""
+    """Only the keeper is still the same process."""
     assert before.keys() == after.keys()
     same = [role for role in before if before[role] == after[role]]
     assert [role.split()[0] for role in same] == ["keeper"]
@@ -265,7 +265,7 @@ def test_a_controller_may_be_killed_at_any_step(repository: Path, step: str) -> 
 
 
 def brains(server: Server) -> list[psutil.Process]:
-    """The one that lives, if one does; asked of the kernel, for it may be on its way out."""
+    """The live controllers, from /proc: one may be exiting."""
     return [
         each
         for each in psutil.Process(server.process.pid).children()
@@ -345,7 +345,7 @@ def test_a_server_told_to_stop_in_mid_upgrade_stops(repository: Path) -> None:
 
 
 class Asked:
-    """An upgrade that somebody else waits for."""
+    """An upgrade in a thread."""
 
     def __init__(self, server: Server) -> None:
         self._done: subprocess.CompletedProcess[str] | None = None
@@ -356,7 +356,7 @@ class Asked:
         self._done = upgrade(server)
 
     def result(self) -> tuple[int, str]:
-        """Exit code and what it said, when it has ended."""
+        """Wait for its end: exit code and output."""
         self._thread.join(120)
         assert self._done is not None, "the upgrade has not ended"
         return self._done.returncode, self._done.stdout + self._done.stderr

@@ -1,4 +1,4 @@
-"""Hurt one model: its callers are answered in time, the cause is named, it serves again, nobody else notices."""
+"""Every way a worker dies or hangs: callers are answered in time with the cause, it restarts, no other notices."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from harness.victim import BYSTANDER, HANG_LIMIT_S, victim
 
 pytestmark = pytest.mark.slow
 ANSWER_S = 0.1
-"""From a death to the answers of those in flight, by promise."""
+"""Promised time from a death to the answers of requests in flight."""
 SLACK_S = 1.0
-"""What a loaded two-core machine may add before we call it broken."""
+"""Tolerance for a loaded machine with two cores."""
 
 
 @pytest.mark.fault("F1")

@@ -1,4 +1,4 @@
-"""What a caller is promised of waiting: time kept, bounds held, classes kept apart, and nothing run that nobody wants.
+"""Queues: deadlines, bounds, priorities, cancelled requests and several instances.
 
 A model that is held on request stands for one that is at work; `runs` in its answers says what ran, and together with
 what.
@@ -20,9 +20,9 @@ from harness.victim import BYSTANDER, HANG_LIMIT_S, BackgroundCall, Victim, byst
 
 pytestmark = pytest.mark.slow
 LATE_S = 0.05
-"""How late a deadline may be answered, by promise."""
+"""Promised limit for the delay of an answer after its deadline."""
 REFUSAL_S = 0.01
-"""How long a refusal may take, by promise."""
+"""Promised limit for the time of a refusal."""
 PATIENT: Any = {"hang_limit": "30s"}  # options of `victim`
 
 
@@ -108,7 +108,7 @@ def test_a_timeout_is_kept_while_the_model_comes_back(server: Server) -> None:
 
 
 def leave(hurt: Victim, **call: Any) -> None:  # as for `Victim.call`
-    """A call whose client hangs up when it is with the model."""
+    """Send a call and disconnect once the model has it."""
     here = hurt.await_settled()
     http = Http(hurt.server.address())
     http.connection.request("POST", f"/v2/models/{hurt.name}/infer", json.dumps(hurt.call(**call)))
@@ -151,14 +151,14 @@ def test_a_full_queue_refuses_a_flood_at_once_and_nothing_grows(server: Server) 
 
 
 class Flood:
-    """One client that goes on although it is refused."""
+    """One client that keeps sending although it is refused."""
 
     def __init__(self, hurt: Victim) -> None:
         self.http = Http(hurt.server.address())
         self._path = f"/v2/models/{hurt.name}/infer"
 
     def refused_after_s(self, size: int) -> float:
-        """How long a call with so many numbers took to be refused."""
+        """Seconds until a call with `size` numbers was refused."""
         tensor = {"name": "x", "datatype": "FP32", "shape": [size], "parameters": {"binary_data_size": 4 * size}}
         words = json.dumps({"inputs": [tensor]}).encode()
         head = {"Inference-Header-Content-Length": str(len(words))}
@@ -199,7 +199,7 @@ dynamic_batching {
 
 
 def order(calls: Sequence[BackgroundCall], after: BackgroundCall) -> list[int]:
-    """In which run after that one each call was."""
+    """For each call, the number of runs between `after` and its own."""
     return [run_number(each.result()[1]) - run_number(after.result()[1]) for each in calls]
 
 

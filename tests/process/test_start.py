@@ -1,4 +1,4 @@
-"""How a server starts: with good models and bad ones, loading and unloading, and what it says of them."""
+"""Start of a server with good and bad models, loading and unloading, and what it reports about them."""
 
 from __future__ import annotations
 

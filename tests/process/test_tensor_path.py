@@ -1,4 +1,4 @@
-"""Tensors through the whole house: large ones byte for byte, many clients, every reply its own."""
+"""Tensors through the whole server: large ones byte for byte, and many clients that each get their own replies."""
 
 from __future__ import annotations
 
