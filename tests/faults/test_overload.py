@@ -191,7 +191,7 @@ print(answered, flush=True)
 
 
 def waits(server: Server, connections: int) -> tuple[GatewayWatch, int]:
-    """Waits of a small request beside `connections` clients of another model that never pause, and the number of their answers."""
+    """Waits of a small request beside `connections` clients that never pause, and the number of their answers."""
     command = [sys.executable, "-c", FLOOD, *map(str, (*server.address(), connections, BYSTANDER, 2.5))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
