@@ -1,12 +1,10 @@
-# mmsup: set up, demonstrate, test, check, measure.
+# mmsup: set up, demonstrate, test, check, measure. docs/testing.md says what each test target runs.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
 WORKERS ?= 4
-
+BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
-OTHERS := zeromq plain zeromq-plain
+PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not long"
 
 .PHONY: demo test test-long test-extra check bench bench-peers clean
 
@@ -14,16 +12,16 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test
-	$(PYTEST) $(SIDE_BY_SIDE) -m "not long"
+	$(PARALLEL)
 
 test-long: $(VENV)/.test
 	$(PYTEST) -m long
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 300
-	$(PYTEST) $(SIDE_BY_SIDE) tests/faults --combination by-commit -m "not long"
+	$(PARALLEL) tests/faults --combination by-commit
 
 test-extra: $(VENV)/.test
-	for each in $(OTHERS); do $(PYTEST) $(SIDE_BY_SIDE) tests/faults --combination $$each -m "not long" || exit 1; done
-	$(PYTEST) tests/faults/test_chaos.py -m long --chaos-seconds 600
+	for each in zeromq plain zeromq-plain; do $(PARALLEL) tests/faults --combination $$each || exit 1; done
+	$(PYTEST) -m long tests/faults/test_chaos.py --chaos-seconds 600
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800
 
 check: $(VENV)/.dev
