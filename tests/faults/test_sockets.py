@@ -79,7 +79,7 @@ def test_another_user_is_refused_at_the_control_socket_twice(server: Server) -> 
 
 
 @pytest.mark.fault("F42")
-def test_a_stranger_at_a_workers_own_socket_is_not_received(tmp_path: Path) -> None:
+def test_a_stranger_at_a_workers_own_socket_is_ignored(tmp_path: Path) -> None:
     zmq = pytest.importorskip("zmq")
     with serving(bystander_repository(tmp_path), *EXPLICIT, "--worker-link", "zeromq") as server:
         warm(server)
