@@ -22,7 +22,7 @@ import make_models
 import numpy as np
 from client import Client, labels
 from harm import BystanderClient, Recovery, signal_and_recover
-from leftovers import Watch
+from leftovers import ResourceWatch
 from served import Server
 
 FAULTS = (("digits_mlp", signal.SIGKILL), ("digits_forest", signal.SIGSTOP))
@@ -90,11 +90,11 @@ def run(folder: Path, say: PrintLine) -> DemoResult:
     say(f"made      {len(outcome.models)} models in {time.monotonic() - began:.1f} s: {', '.join(outcome.models)}")
     began = time.monotonic()
     server = Server(folder, folder / "models")
-    watch = Watch(server.process.pid)
+    watch = ResourceWatch(server.process.pid)
     try:
         server.wait_ready()
         outcome.ready_s = round(time.monotonic() - began, 2)
-        watch.look()
+        watch.update()
         say(f"served    on {server.address}, ready after {outcome.ready_s:.1f} s, {watch.seen} processes")
         classify(outcome, server, folder / "held_out.npz", say)
         fail_two(outcome, server, watch, folder / "held_out.npz", say)
@@ -113,7 +113,7 @@ def classify(outcome: DemoResult, server: Server, held_out: Path, say: PrintLine
         say(f"          {model:<20} {share:6.1%} of the held-out digits right")
 
 
-def fail_two(outcome: DemoResult, server: Server, watch: Watch, held_out: Path, say: PrintLine) -> None:
+def fail_two(outcome: DemoResult, server: Server, watch: ResourceWatch, held_out: Path, say: PrintLine) -> None:
     """One worker is killed, another stopped in its tracks; a third is called all the while."""
     with np.load(held_out) as saved:
         sample = saved["x"][:4]
@@ -121,7 +121,7 @@ def fail_two(outcome: DemoResult, server: Server, watch: Watch, held_out: Path, 
     with BystanderClient(server.address, CALM, sample) as bystander:
         for model, number in FAULTS:
             back = signal_and_recover(server, model, number, sample)
-            watch.look()
+            watch.update()
             outcome.comebacks.append(back)
             say(
                 f"          {back.fault} to {model}: served again after {back.seconds:.2f} s, "
@@ -137,7 +137,7 @@ def fail_two(outcome: DemoResult, server: Server, watch: Watch, held_out: Path, 
     )
 
 
-def stop(outcome: DemoResult, server: Server, watch: Watch, say: PrintLine) -> None:
+def stop(outcome: DemoResult, server: Server, watch: ResourceWatch, say: PrintLine) -> None:
     """SIGTERM; then look for whatever is left."""
     status = server.ask("status")
     outcome.brains = status["brain"]["generation"]

@@ -18,7 +18,7 @@ SHARED = ("/memfd:", "/dev/shm/")  # noqa: S108 - names to look for, none is mad
 
 
 class ResourceWatch:
-    """Notes what belongs to a process and all its descendants, each time `look` is called."""
+    """Notes what belongs to a process and all its descendants, each time `update` is called."""
 
     def __init__(self, pid: int) -> None:
         """From now on orphans of our descendants become our children, so that none can slip away."""

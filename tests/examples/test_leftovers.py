@@ -37,13 +37,13 @@ WATCHER = """
 import json, os, signal, subprocess, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from leftovers import Watch
+from leftovers import ResourceWatch
 folder = Path(sys.argv[2])
 command = [sys.executable, "-c", sys.argv[3], str(folder)]
 server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-watch = Watch(server.pid)
+watch = ResourceWatch(server.pid)
 port, child = map(int, server.stdout.readline().split())
-watch.look()
+watch.update()
 during = watch.left(folder, [port])
 server.communicate(sys.argv[4])
 after = watch.left(folder, [port])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.edition import Installed
+from harness.installation import Installation
 from mmsup.supervisor.keeper import build_id
 
 PROGRAM = "from mmsup.supervisor import program; print(program.of_loaded())"
@@ -18,7 +18,7 @@ def test_every_source_is_among_the_files_those_below_links_too() -> None:
 
 @pytest.mark.slow
 def test_what_a_process_runs_is_another_code_when_a_file_of_it_has_changed_and_only_then(tmp_path: Path) -> None:
-    installed = Installed(tmp_path / "installed")
+    installed = Installation(tmp_path / "installed")
 
     def now() -> str:
         return subprocess.check_output([installed.python, "-P", "-c", PROGRAM], text=True)

@@ -103,7 +103,7 @@ def test_only_what_the_server_may_see_is_given_out(tmp_path: Path) -> None:
 
 def test_numbers_mean_the_same_to_the_next_brain_also_while_nvml_is_silent(tmp_path: Path) -> None:
     async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
-        nvml.say(Card(FIRST, lost=True), Card(SECOND))
+        nvml.set_cards(Card(FIRST, lost=True), Card(SECOND))
         house.controller._gpu_health.cordoned[SECOND] = "of no account"
         await house.until(house.controller.gateways.are_up)
         house.controller.save_checkpoint()
@@ -137,7 +137,7 @@ def test_where_nvml_shows_nobody_the_workers_own_word_counts_and_another_ones_ca
 
     async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
         worker(house, "first").page.set_device_bytes(70 * GIB)
-        nvml.say(Card(FIRST, free_bytes=10 * GIB), Card(SECOND))
+        nvml.set_cards(Card(FIRST, free_bytes=10 * GIB), Card(SECOND))
         await seen(house, 70 * GIB)
         await ask(house, "unload", name="first")
         await house.until(lambda: house.events("worker_stopped"))
@@ -164,7 +164,7 @@ def test_what_the_kernel_holds_has_not_given_its_memory_back(tmp_path: Path, mon
 
     async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
         child = worker(house, "m")
-        nvml.say(Card(FIRST, free_bytes=10 * GIB, held=((child.process.pid, 70 * GIB),)), Card(SECOND))
+        nvml.set_cards(Card(FIRST, free_bytes=10 * GIB, held=((child.process.pid, 70 * GIB),)), Card(SECOND))
         await seen(house, 70 * GIB)
         with monkeypatch.context() as kernel:
             kernel.setattr(child.process, "send_signal", lambda _: None)
@@ -181,7 +181,7 @@ def test_while_nvml_is_silent_nobody_waits_for_it_and_tries_grow_rare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def play(house: ControllerHarness, nvml: FakeNvml) -> None:
-        nvml.say(Card(FIRST, lost=True), Card(SECOND, lost=True))
+        nvml.set_cards(Card(FIRST, lost=True), Card(SECOND, lost=True))
         await house.until(lambda: house.events("gpu_silent"))
         rows = (await ask(house, "devices"))["devices"]
         assert [(each["stale"], each["memory_used_bytes"]) for each in rows] == [(True, None), (True, None)]
@@ -189,7 +189,7 @@ def test_while_nvml_is_silent_nobody_waits_for_it_and_tries_grow_rare(
         worker(house, "m").process.kill()
         await house.until(lambda: len(house.events("worker_ready")) == 2)
         assert nvml.looks() == looks
-        nvml.say(Card(FIRST), Card(SECOND))
+        nvml.set_cards(Card(FIRST), Card(SECOND))
         await house.until(lambda: house.events("gpu_back"))
         assert len(house.events("gpu_silent")) == 1
 

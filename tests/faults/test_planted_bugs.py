@@ -1,4 +1,4 @@
-"""A bug of each class, planted in a real server, is found by a run of chaos; and the same run without it is green."""
+"""Bugs of each class, planted in a real server, are found by a chaos run; the same run without a bug finds nothing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def plant(module):
 
 
 def run(python: str, faults: str) -> list[Finding]:
-    """What is found in nine seconds of this server."""
+    """The findings of nine seconds of chaos on this server."""
     course = ChaosOptions(
         3, 9.0, (1.0, 1.5), 30.0, select_faults(faults), MODELS, cooldown_s=3.0, settle_s=3.0, request_timeout_s=4.0
     )
