@@ -1,9 +1,10 @@
-"""`python -m mmsup.worker`: one worker process, from its inherited descriptors to its end.
+"""`python -m mmsup.worker`: the main function of one worker process, which runs one model.
 
     argv   lifeline=FD control=FD page=FD crash=FD
 
-Order: the crash pipe, Boot, limits and environment, the folder, then imports, the model, a warm-up run,
-Ready, the loop. What a limit shall bind must come after it, and Ready is said when the first caller would be served.
+Order: the crash pipe, ConfigureWorker, limits and environment, the working directory, then imports, the model, a
+warm-up run, WorkerReady, the loop. Limits come before whatever they are to bind; WorkerReady is sent when requests can
+be served.
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.worker.execution.device_errors import DeviceFault
-from mmsup.worker.execution.model_errors import ModelFailure
-from mmsup.worker.execution.model_errors_guard import DeviceLost, call_model_code
+from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code
 from mmsup.worker.startup.controller_channel import WorkerControlChannel, exit_now
 from mmsup.worker.startup.resource_limits import set_environment, set_limits, tune_malloc
 
@@ -36,31 +36,30 @@ if TYPE_CHECKING:
     from mmsup.worker.execution.executor import Executor
 
 LINGER_MS: Final = 1000
-"""For the last replies, on their way to gateways that read."""
+"""How long the ZeroMQ socket may send on after it was closed."""
 LOAD_CODES: Final = {"inference_failed": "load_failed", "gpu_oom": "does_not_fit"}
-"""What a failure of a run is called when it happens in a load."""
+"""The codes of failures of a run when they happen in a load."""
 
 log = logging.getLogger("mmsup.worker")
 T = TypeVar("T")
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Run one worker."""
     inherited = parse_inherited_fds(arguments)
     for fd in inherited.values():
-        os.set_inheritable(fd, False)  # noqa: FBT003 - a model's own children must not hold them open after us
+        os.set_inheritable(fd, False)  # noqa: FBT003 - the model's child processes must not hold them open
     faulthandler.enable(inherited["crash"], all_threads=False)
-    # Whoever wonders what a worker is doing sends SIGQUIT and reads the stacks in its log; it goes on.
+    # SIGQUIT writes the stacks of all threads to the log; the process goes on.
     faulthandler.register(signal.SIGQUIT, all_threads=True)
-    # And the brain, before it kills one that stands still: the answer goes where it listens.
+    # SIGUSR2, which the controller sends before it kills a hung worker, writes them to the crash pipe.
     faulthandler.register(signal.SIGUSR2, inherited["crash"], all_threads=True)
-    _open_log()
+    _configure_log()
     control = WorkerControlChannel(ControlChannel.from_fd(inherited["control"]), inherited["lifeline"])
     page = StatusPageWriter(inherited["page"])
     os.close(inherited["page"])  # the mapping stays
-    boot = control.receive_boot()
+    configuration = control.receive_configuration()
     try:
-        _run_worker(control, boot, page)
+        _run_worker(control, configuration, page)
     except SystemExit as error:
         _exit_by_model(error)
     except DeviceLost as error:
@@ -69,41 +68,40 @@ def main(arguments: list[str]) -> NoReturn:
         exit_now(128 + signal.SIGINT)
 
 
-def _run_worker(control: WorkerControlChannel, boot: ConfigureWorker, page: StatusPageWriter) -> NoReturn:
-    """From Boot to the last reply."""
-    began = time.monotonic()
+def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, page: StatusPageWriter) -> NoReturn:
+    """Load the model, serve until StopWorker, exit."""
+    began_s, spec = time.monotonic(), configuration.spec
     page.set_activity(Activity.LOADING, time.monotonic_ns())
-    set_limits(boot)
-    set_environment(boot.spec)
-    tune_malloc(boot.spec)
-    control.send(Hello("worker", WIRE_VERSION, boot.instance, boot.generation))
-    _value_or_exit(control, call_model_code(lambda: os.chdir(boot.spec.directory), boot.spec))
-    from mmsup.worker.serving.loop import ServingLoop  # noqa: PLC0415 - only now: it brings in numpy, with its threads
+    set_limits(configuration)
+    set_environment(spec)
+    tune_malloc(spec)
+    control.send(Hello("worker", WIRE_VERSION, configuration.instance, configuration.generation))
+    _value_or_exit(control, call_model_code(lambda: os.chdir(spec.directory), spec))
+    from mmsup.worker.serving.loop import ServingLoop  # noqa: PLC0415 - imports numpy, with its threads, which the limits above must bind
 
-    execution = _load(control, boot.spec, page)
-    end = _bind_zeromq(boot.address) if boot.address else None
+    executor = _load(control, spec, page)
+    zeromq = _bind_zeromq(configuration.address) if configuration.address else None
     gc.collect()
     gc.freeze()
     gc.disable()
-    control.send(WorkerReady(execution.metadata, time.monotonic() - began))
-    ServingLoop(control, end, execution, page).run()
+    control.send(WorkerReady(executor.metadata, time.monotonic() - began_s))
+    ServingLoop(control, zeromq, executor, page).run()
     page.set_activity(Activity.STOPPING, time.monotonic_ns())
-    call_model_code(execution.engine.unload, boot.spec)
-    if end is not None:
-        end.close(LINGER_MS)
+    call_model_code(executor.engine.unload, spec)
+    if zeromq is not None:
+        zeromq.close(LINGER_MS)
     exit_now(exit_codes.SUCCESS)
 
 
 def _bind_zeromq(address: str) -> ZmqWorkerChannel:
-    """The ZeroMQ socket of a server that is configured for one."""
-    from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # noqa: PLC0415 - the library and its threads are for those alone
+    from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # noqa: PLC0415 - imports zmq, with its threads
 
     return ZmqWorkerChannel(address)
 
 
 def _load(control: WorkerControlChannel, spec: ModelSpec, page: StatusPageWriter) -> Executor:
-    """The model, imported, loaded and run once; the process ends if that cannot be."""
-    from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - see above
+    """Import the engine, load the model and warm it up; reports a failure and exits if one of these fails."""
+    from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - as above
     from mmsup.worker.execution.executor import Executor  # noqa: PLC0415
     from mmsup.worker.startup.warm_up import warm_up  # noqa: PLC0415
 
@@ -113,18 +111,18 @@ def _load(control: WorkerControlChannel, spec: ModelSpec, page: StatusPageWriter
     metadata = _value_or_exit(control, call_model_code(lambda: engine.load(spec), spec))
     page.set_activity(Activity.WARMING, time.monotonic_ns())
     control.send(LoadProgress("warming up", is_warm_up=True))
-    execution = Executor(engine, spec, metadata, page)
-    _value_or_exit(control, call_model_code(lambda: warm_up(execution), spec))
-    return execution
+    executor = Executor(engine, spec, metadata, page)
+    _value_or_exit(control, call_model_code(lambda: warm_up(executor), spec))
+    return executor
 
 
-def _value_or_exit(control: WorkerControlChannel, outcome: T | ModelFailure) -> T:
-    """The outcome of a step of the load; the process ends if it has none."""
-    if isinstance(outcome, ModelFailure):
-        if outcome.device_fault is DeviceFault.LOST:
-            _exit_device_lost(outcome.text)
-        control.report_load_failure(LOAD_CODES.get(outcome.code, outcome.code), outcome.text)
-    return outcome
+def _value_or_exit(control: WorkerControlChannel, result: T | ModelFailure) -> T:
+    """The result of a step of the load; reports a failure and exits if it failed."""
+    if isinstance(result, ModelFailure):
+        if result.device_fault is DeviceFault.LOST:
+            _exit_device_lost(result.text)
+        control.report_load_failure(LOAD_CODES.get(result.code, result.code), result.text)
+    return result
 
 
 def _exit_device_lost(text: str) -> NoReturn:
@@ -133,7 +131,7 @@ def _exit_device_lost(text: str) -> NoReturn:
 
 
 def _exit_by_model(error: SystemExit) -> NoReturn:
-    """The model called `sys.exit`: a death like any other, with the status it chose."""
+    """The model called `sys.exit`: exit with the status it chose."""
     code = error.code
     if code is not None and not isinstance(code, int):
         log.error("the model ended this process: %s", code)
@@ -141,8 +139,8 @@ def _exit_by_model(error: SystemExit) -> NoReturn:
     exit_now((code or exit_codes.SUCCESS) & 0xFF)
 
 
-def _open_log() -> None:
-    """Our lines go to the error stream, and what a model prints is not held back until it is lost."""
+def _configure_log() -> None:
+    """Log to the error stream, and flush each line that the model prints, so that none is lost in a crash."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s worker: %(message)s"))
     log.addHandler(handler)

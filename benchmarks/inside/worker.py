@@ -21,7 +21,7 @@ from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.codec import pack_frame, pack_signature, unpack_frame
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.data_channel import DataChannel
-from mmsup.worker.batching.batcher import QueuedRequest
+from mmsup.worker.batching.priority_queue import QueuedRequest
 from mmsup.worker.execution.engine import open_engine
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.serving.loop import ServingLoop
@@ -48,8 +48,8 @@ class InProcessWorker:
         page = StatusPageWriter(make_status_page())
         ours, self._brain = ControlChannel.pair()
         lifeline, self._keeper = os.pipe()
-        self._execution = Executor(self._engine, spec, metadata, page)
-        self._loop = ServingLoop(WorkerControlChannel(ours, lifeline), None, self._execution, page)
+        self._executor = Executor(self._engine, spec, metadata, page)
+        self._loop = ServingLoop(WorkerControlChannel(ours, lifeline), None, self._executor, page)
         near, far = ControlChannel.pair()
         self._loop._links.attach(AttachGateway(0, b"g"), far.detach())
         self._gateway = DataChannel(near.detach())
@@ -102,38 +102,39 @@ class InProcessWorker:
             left -= len(replies)
 
     def _parts(self, best: BestTimes) -> None:
-        desk, execution = self._loop._handler, self._execution
+        handler, executor = self._loop._handler, self._executor
         link = next(iter(self._loop._links._by_identity.values()))
-        request = self._requests(1)[0]
-        kind = desk._signatures.get(request.signature)
-        work = QueuedRequest(link, request, kind, 0, desk.queue.default_priority)
-        job = desk._inputs(work)
-        assert isinstance(job, dict), job.text
-        outcome = execution.run_one(job)
-        assert isinstance(outcome, dict), outcome.text
+        message = self._requests(1)[0]
+        signature = handler._signatures.get(message.signature)
+        request = QueuedRequest(link, message, signature, 0, handler.queue.default_priority)
+        inputs = handler._inputs(request)
+        assert isinstance(inputs, dict), inputs.text
+        result = executor.run_one(inputs)
+        assert isinstance(result, dict), result.text
 
-        small = desk._reply_signatures.inline_reply(outcome)
-        assert small is not None, "the output is large"
-        words, places = small
+        inline = handler.replies.signatures.inline_reply(result)
+        assert inline is not None, "the output is large"
+        packed, locations = inline
 
         def admit() -> None:
-            desk.on_message(link, request, 0)
-            desk.queue.remove(work)
+            handler.on_messages(link, (message,), 0)
+            handler.queue.remove(request)
 
         def answer() -> None:
-            desk._reply_signatures.inline_reply(outcome)
-            InferReply(request.id, "", "", words, places, 0, 1, 1, 1, 1, 1)
+            handler.replies.signatures.inline_reply(result)
+            InferReply(message.id, "", "", packed, locations, 0, 1, 1, 1, 1, 1)
 
         wanted = (Y.name,)
         best.time("queue", admit)
-        best.time("job", lambda: desk._inputs(work))
-        best.time("run", lambda: execution.run_one(job))
-        best.time("model", lambda: self._engine.infer(job, wanted))
+        best.time("job", lambda: handler._inputs(request))
+        best.time("run", lambda: executor.run_one(inputs))
+        best.time("model", lambda: self._engine.infer(inputs, wanted))
         best.time("answer", answer)
         for count in ROUNDS_PER_STAGE:
             frame = pack_frame(self._requests(count))
             replies = [
-                InferReply(_FIRST + each, "", "", words, places, 0, 9_999, 999, 3_999, 999, 1) for each in range(count)
+                InferReply(_FIRST + each, "", "", packed, locations, 0, 9_999, 999, 3_999, 999, 1)
+                for each in range(count)
             ]
             best.time("requests unpacked", partial(unpack_frame, frame), turn=count, requests=count)
             best.time("replies packed", partial(pack_frame, replies), turn=count, requests=count)

@@ -33,6 +33,7 @@ import enum
 import fcntl
 import mmap
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,6 +99,12 @@ class StatusPageWriter:
         self._words[RING_INDEX + self._started % RING] = request
         self._started += 1
         self._words[_STARTED] = self._started
+
+    def run_started(self, requests: Iterable[int], now_ns: int) -> None:
+        """These requests are about to execute together."""
+        for request in requests:
+            self.request_started(request)
+        self.set_activity(Activity.BUSY, now_ns)
 
     def batch_executed(self, requests: int) -> None:
         self._words[_BATCHES] += 1

@@ -1,4 +1,4 @@
-"""One suite for every engine: what a worker may rely on, whatever runs the model."""
+"""One suite for every engine: what a worker may rely on, whatever the kind of model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_identity_python(
 
 @dataclass(frozen=True)
 class Kind:
-    """One engine with the identity model that it is tried on."""
+    """One engine with the identity model that it is tested on."""
 
     write: Callable[..., ModelSpec]
     given: str
@@ -71,7 +71,7 @@ def sample(datatype: str, shape: tuple[int, ...]) -> Array:
 
 
 def sealed(array: Array) -> Array:
-    """As a request's memory is: nobody here may write to it."""
+    """Read-only, as a request's memory is."""
     array.flags.writeable = False
     return array
 
@@ -119,7 +119,7 @@ def test_every_datatype_comes_back_as_it_went(name: str, datatype: str, shape: t
 
 @ENGINES
 def test_an_input_is_never_changed_and_outlives_its_memory(kind: Kind, tmp_path: Path) -> None:
-    """What was answered stays, when the request's memory has been given to someone else."""
+    """A result stays, when the request's memory is reused."""
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     memory = bytearray(np.arange(4, dtype=np.float32).tobytes())
     view = np.frombuffer(memoryview(memory).toreadonly(), np.float32)
@@ -132,30 +132,30 @@ def test_an_input_is_never_changed_and_outlives_its_memory(kind: Kind, tmp_path:
 GUARD = 64
 
 
-def room_for(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """An array as a grant gives it, filled with 0xA5, and the bytes around and in it."""
+def buffer_for(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """An output buffer filled with 0xA5, and the bytes in and around it."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.full(GUARD + size + GUARD, 0xA5, np.uint8)
     return memory[GUARD : GUARD + size].view(dtype).reshape(shape), memory
 
 
 def is_guarded(memory: Array) -> bool:
-    """Whether nothing was written beside the room."""
+    """Whether nothing was written outside the buffer."""
     return bool((memory[:GUARD] == 0xA5).all() and (memory[-GUARD:] == 0xA5).all())
 
 
 @pytest.mark.parametrize(("name", "datatype"), [pair for pair in PAIRS if pair[1] != "BYTES"])
 @pytest.mark.parametrize("shape", [(3,), (0,), (300_000,), (2, 150_000)])
-def test_an_answer_is_the_same_in_its_room_and_outside(
+def test_a_result_is_the_same_in_its_buffer_and_outside(
     name: str, datatype: str, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     kind = KINDS[name]
     engine = loaded(kind.write(tmp_path, "m", datatype, (-1,) * len(shape)))
-    room, memory = room_for(NUMPY[datatype], shape)
+    buffer, memory = buffer_for(NUMPY[datatype], shape)
     for turn in range(3):  # the second finds what the first has kept
         array = sealed(np.roll(sample(datatype, shape), turn))
-        made = engine.infer({kind.given: array}, (kind.made,), {kind.made: room})[kind.made]
-        assert made is room or not np.shares_memory(made, room)
+        made = engine.infer({kind.given: array}, (kind.made,), {kind.made: buffer})[kind.made]
+        assert made is buffer or not np.shares_memory(made, buffer)
         assert made.dtype == array.dtype
         assert made.shape == array.shape
         assert made.tobytes() == array.tobytes()
@@ -168,39 +168,39 @@ def test_an_answer_is_the_same_in_its_room_and_outside(
     ("dtype", "shape"),
     [("f4", (99_999,)), ("f4", (100_001,)), ("f4", (100_000, 1)), ("f8", (100_000,)), ("i4", (100_000,)), ("f4", (0,))],
 )
-def test_room_that_turns_out_wrong_is_not_written_past_and_costs_no_answer(
+def test_a_buffer_of_the_wrong_size_is_not_overrun_and_costs_no_result(
     kind: Kind, dtype: str, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     array = sealed(sample("FP32", (100_000,)))
-    room, memory = room_for(np.dtype(dtype), shape)
+    buffer, memory = buffer_for(np.dtype(dtype), shape)
     for _ in range(2):
-        made = engine.infer({kind.given: array}, (kind.made,), {kind.made: room})[kind.made]
-        assert not np.shares_memory(made, room)
+        made = engine.infer({kind.given: array}, (kind.made,), {kind.made: buffer})[kind.made]
+        assert not np.shares_memory(made, buffer)
         assert made.tobytes() == array.tobytes()
         assert is_guarded(memory)
     engine.unload()
 
 
 @ENGINES
-def test_room_under_a_name_that_no_output_has_or_was_not_asked_for_is_left_alone(kind: Kind, tmp_path: Path) -> None:
+def test_a_buffer_under_the_name_of_no_wanted_output_is_not_written(kind: Kind, tmp_path: Path) -> None:
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     array = sealed(sample("FP32", (100_000,)))
-    room, memory = room_for(np.dtype("f4"), array.shape)
-    made = engine.infer({kind.given: array}, (kind.made,), {"stranger": room})
+    buffer, memory = buffer_for(np.dtype("f4"), array.shape)
+    made = engine.infer({kind.given: array}, (kind.made,), {"unknown": buffer})
     assert made[kind.made].tobytes() == array.tobytes()
     assert (memory == 0xA5).all()
     engine.unload()
 
 
 @ENGINES
-def test_an_answer_outside_its_room_survives_the_next_run(kind: Kind, tmp_path: Path) -> None:
+def test_a_result_outside_its_buffer_survives_the_next_run(kind: Kind, tmp_path: Path) -> None:
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     first = np.full(100_000, 1, np.float32)
     made = engine.infer({kind.given: first}, (kind.made,))[kind.made].copy()
     kept = engine.infer({kind.given: first.copy()}, (kind.made,))[kind.made]
-    room, _ = room_for(np.dtype("f4"), first.shape)
-    engine.infer({kind.given: first * 2}, (kind.made,), {kind.made: room})
+    buffer, _ = buffer_for(np.dtype("f4"), first.shape)
+    engine.infer({kind.given: first * 2}, (kind.made,), {kind.made: buffer})
     assert (kept == made).all()
     engine.unload()
 
@@ -210,13 +210,13 @@ def test_names_that_the_model_does_not_have_raise_and_the_next_run_works(kind: K
     engine = loaded(kind.write(tmp_path, "m", "FP32", (-1,)))
     array = sample("FP32", (2,))
     with pytest.raises(Exception):  # noqa: B017,PT011 - whatever the library raises
-        engine.infer({"stranger": array}, (kind.made,))
+        engine.infer({"unknown": array}, (kind.made,))
     assert (engine.infer({kind.given: array}, (kind.made,))[kind.made] == array).all()
     engine.unload()
 
 
 @ENGINES
-def test_a_missing_artefact_is_an_exception_and_no_crash(kind: Kind, tmp_path: Path) -> None:
+def test_a_missing_artifact_is_an_exception_and_no_crash(kind: Kind, tmp_path: Path) -> None:
     spec = replace(kind.write(tmp_path, "m", "FP32", (-1,)), artefact="absent.pt")
     with pytest.raises(Exception):  # noqa: B017,PT011 - whatever the library raises
         open_engine(spec.engine).load(replace(spec, artefact=f"absent{Path(spec.artefact).suffix}"))
@@ -231,7 +231,7 @@ def test_an_unloaded_engine_holds_no_device_memory(kind: Kind, tmp_path: Path) -
 
 
 @ENGINES
-def test_a_cuda_device_that_is_not_there_is_a_failed_load_that_says_so(kind: Kind, tmp_path: Path) -> None:
+def test_an_absent_cuda_device_is_a_failed_load_that_names_it(kind: Kind, tmp_path: Path) -> None:
     if kind is KINDS["custom"]:
         pytest.skip("a user's class is told its device and decides itself")
     spec = replace(kind.write(tmp_path, "m", "FP32", (-1,)), device="cuda:0")
@@ -243,37 +243,37 @@ def test_a_cuda_device_that_is_not_there_is_a_failed_load_that_says_so(kind: Kin
 
 
 @pytest.mark.parametrize("datatype", [each for each in NUMBERS if each != "BF16"])
-def test_ort_writes_a_large_output_into_its_room(datatype: str, tmp_path: Path) -> None:
+def test_ort_writes_a_large_output_into_its_buffer(datatype: str, tmp_path: Path) -> None:
     engine = loaded(write_identity_onnx(tmp_path, "m", datatype))
     array = sealed(sample(datatype, (300_000,)))
-    room, _ = room_for(NUMPY[datatype], array.shape)
-    made = engine.infer({"x": array}, ("y",), {"y": room})["y"]
-    assert made is room
+    buffer, _ = buffer_for(NUMPY[datatype], array.shape)
+    made = engine.infer({"x": array}, ("y",), {"y": buffer})["y"]
+    assert made is buffer
     assert made.tobytes() == array.tobytes()
 
 
 def test_ort_takes_other_inputs_at_other_addresses_in_turn(tmp_path: Path) -> None:
     engine = loaded(write_identity_onnx(tmp_path, "m", "FP32", (-1, -1)))
     given = [sealed(np.full((300, 300 + each), each, np.float32)) for each in range(4)]
-    rooms = [room_for(np.dtype("f4"), each.shape)[0] for each in given]
+    buffers = [buffer_for(np.dtype("f4"), each.shape)[0] for each in given]
     for turn in (0, 1, 2, 3, 2, 1, 0, 3):
-        made = engine.infer({"x": given[turn]}, ("y",), {"y": rooms[turn]})["y"]
-        assert made is rooms[turn]
+        made = engine.infer({"x": given[turn]}, ("y",), {"y": buffers[turn]})["y"]
+        assert made is buffers[turn]
         assert (made == turn).all()
 
 
-def test_ort_says_the_same_of_a_wrong_input_with_room_as_without(tmp_path: Path) -> None:
+def test_ort_raises_the_same_for_a_wrong_input_with_a_buffer_as_without(tmp_path: Path) -> None:
     engine = loaded(write_identity_onnx(tmp_path, "m", "FP32"))
-    wrong, room = sample("FP64", (100_000,)), room_for(np.dtype("f4"), (100_000,))[0]
+    wrong, buffer = sample("FP64", (100_000,)), buffer_for(np.dtype("f4"), (100_000,))[0]
     texts: list[str] = []
-    for rooms in ({}, {"y": room}):
+    for buffers in ({}, {"y": buffer}):
         with pytest.raises(Exception, match="Unexpected input data type") as caught:
-            engine.infer({"x": wrong}, ("y",), rooms)
+            engine.infer({"x": wrong}, ("y",), buffers)
         texts.append(str(caught.value))
     assert texts[0] == texts[1]
 
 
-def test_ort_takes_text_and_says_so_to_a_caller_who_sends_other_bytes(tmp_path: Path) -> None:
+def test_ort_takes_text_and_refuses_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     engine = loaded(write_identity_onnx(tmp_path, "m", "BYTES"))
     with pytest.raises(CallerError, match="input 'x' holds bytes that are not UTF-8"):
         engine.infer({"x": np.array([b"\xff\xfe"], dtype=np.object_)}, ("y",))
@@ -286,7 +286,7 @@ def test_ort_refuses_a_file_that_is_no_model(tmp_path: Path) -> None:
         open_engine("ort").load(spec)
 
 
-def test_a_graph_of_torch_export_tells_its_own_names(tmp_path: Path) -> None:
+def test_a_graph_of_torch_export_has_names_of_its_own(tmp_path: Path) -> None:
     spec = write_exported(tmp_path, "m")
     engine = open_engine("pytorch")
     metadata = engine.load(spec)
@@ -347,7 +347,7 @@ def test_a_users_class_may_write_to_its_inputs_and_keep_them(tmp_path: Path) -> 
     engine.unload()
 
 
-def test_a_users_class_is_told_what_it_is_and_finds_its_other_files(tmp_path: Path) -> None:
+def test_a_users_class_gets_its_context_and_finds_its_other_files(tmp_path: Path) -> None:
     code = (
         "import numpy as np\nimport beside\n\n\nclass Model:\n"
         "    def load(self, context):\n        self.context = context\n"
@@ -380,7 +380,7 @@ def test_a_users_file_without_its_class_is_refused_with_what_is_missing(code: st
 
 
 @pytest.mark.parametrize("engine", ["ort", "pytorch", "custom"])
-def test_a_switch_that_is_none_is_refused(engine: str, tmp_path: Path) -> None:
+def test_a_value_that_is_neither_true_nor_false_is_refused(engine: str, tmp_path: Path) -> None:
     kind = KINDS[engine]
     name = "allow_spinning" if engine == "ort" else "read_only_inputs"
     spec = replace(kind.write(tmp_path, "m", "FP32", (-1,)), parameters={name: "maybe"})

@@ -1,4 +1,4 @@
-"""PyTorch by the lanes of a device: with the CPU for a device everywhere, on CUDA where there is one."""
+"""PyTorch with batches transferred to a device: on the CPU as the device, and on CUDA where there is one."""
 
 from __future__ import annotations
 
@@ -55,39 +55,39 @@ def test_every_datatype_comes_back_as_it_went(
     datatype: str, shape: tuple[int, ...], device: str, tmp_path: Path
 ) -> None:
     engine = engine_for(write_torchscript(tmp_path, "m", datatype, (-1,) * len(shape)), device)
-    array, room = sample(datatype, shape), np.zeros(shape, NUMPY[datatype])
-    for rooms in ({}, {"OUTPUT__0": room}):
-        made = engine.infer({"INPUT__0": array}, ("OUTPUT__0",), rooms)["OUTPUT__0"]
+    array, buffer = sample(datatype, shape), np.zeros(shape, NUMPY[datatype])
+    for buffers in ({}, {"OUTPUT__0": buffer}):
+        made = engine.infer({"INPUT__0": array}, ("OUTPUT__0",), buffers)["OUTPUT__0"]
         assert made.dtype == array.dtype
         assert made.shape == shape
         assert made.tobytes() == array.tobytes()
-    assert (made is room) is (array.nbytes >= DEFAULT_SIZES.direct)
+    assert (made is buffer) is (array.nbytes >= DEFAULT_SIZES.direct)
     engine.unload()
     assert engine.device_bytes() == 0
 
 
 @pytest.mark.parametrize("fixed", ["false", "true"])
-def test_jobs_of_a_batch_get_their_own_rows_in_their_own_room(fixed: str, device: str, tmp_path: Path) -> None:
+def test_jobs_of_a_batch_get_their_own_rows_in_their_own_buffer(fixed: str, device: str, tmp_path: Path) -> None:
     spec = write_torchscript(tmp_path, "m", "FP32", (LARGE,), 16)
     engine = engine_for(replace(spec, parameters={"fixed_batch_sizes": fixed}), device)
-    assert engine.gathers_itself
+    assert engine.assembles_batches
     for turn in range(3):
         jobs = [{"INPUT__0": sample("FP32", (rows, LARGE), 10 * rows + turn)} for rows in (1, 3, 2, 5)]
-        rooms = [{"OUTPUT__0": np.zeros_like(job["INPUT__0"])} for job in jobs]
-        del rooms[2]["OUTPUT__0"]
-        answers = engine.run_batch(jobs, ("OUTPUT__0",), rooms)
-        for index, (job, answer, room) in enumerate(zip(jobs, answers, rooms, strict=True)):
-            assert answer["OUTPUT__0"].tobytes() == job["INPUT__0"].tobytes()
-            assert index == 2 or answer["OUTPUT__0"] is room["OUTPUT__0"]
+        buffers = [{"OUTPUT__0": np.zeros_like(job["INPUT__0"])} for job in jobs]
+        del buffers[2]["OUTPUT__0"]
+        results = engine.run_batch(jobs, ("OUTPUT__0",), buffers)
+        for index, (job, result, buffer) in enumerate(zip(jobs, results, buffers, strict=True)):
+            assert result["OUTPUT__0"].tobytes() == job["INPUT__0"].tobytes()
+            assert index == 2 or result["OUTPUT__0"] is buffer["OUTPUT__0"]
     engine.unload()
 
 
-def test_a_batch_of_several_chunks_is_answered_like_one(device: str, tmp_path: Path) -> None:
+def test_a_batch_of_several_chunks_gives_the_same_as_one(device: str, tmp_path: Path) -> None:
     width = 3 << 20  # 12.6 MB a row: a chunk of two rows
     engine = engine_for(write_torchscript(tmp_path, "m", "FP32", (width,), 8), device)
     jobs = [{"INPUT__0": np.full((1, width), each, np.float32)} for each in range(6)]
-    answers = engine.run_batch(jobs, ("OUTPUT__0",), [{} for _ in jobs])
-    assert [(each["OUTPUT__0"].min(), each["OUTPUT__0"].max()) for each in answers] == [(n, n) for n in range(6)]
+    results = engine.run_batch(jobs, ("OUTPUT__0",), [{} for _ in jobs])
+    assert [(each["OUTPUT__0"].min(), each["OUTPUT__0"].max()) for each in results] == [(n, n) for n in range(6)]
     engine.unload()
 
 
@@ -107,26 +107,26 @@ class Model(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("fixed", "seen"), [("false", 3), ("true", 4)])
-def test_a_module_sees_whole_buckets_only_if_it_wants_them(fixed: str, seen: int, device: str, tmp_path: Path) -> None:
+def test_a_module_sees_padded_batches_if_it_wants_them(fixed: str, seen: int, device: str, tmp_path: Path) -> None:
     spec = write_safetensors(tmp_path, "m", scale=10.0)
     Path(spec.directory, "model.py").write_text(ROWS)
     x, y = (TensorSpec(name, "FP32", (1,)) for name in "xy")
     spec = replace(spec, max_batch_size=8, inputs=(x,), outputs=(y,), parameters={"fixed_batch_sizes": fixed})
     engine = engine_for(spec, device)
     engine.run_batch([{"x": np.full((4, 1), 7, np.float32)}], ("y",), [{}])  # leaves sevens behind
-    answers = engine.run_batch([{"x": np.ones((rows, 1), np.float32)} for rows in (1, 2)], ("y",), [{}, {}])
-    assert [each["y"].tolist() for each in answers] == [[[seen + 30]], [[seen + 30]] * 2]
+    results = engine.run_batch([{"x": np.ones((rows, 1), np.float32)} for rows in (1, 2)], ("y",), [{}, {}])
+    assert [each["y"].tolist() for each in results] == [[[seen + 30]], [[seen + 30]] * 2]
     engine.unload()
 
 
-def test_several_inputs_and_outputs_keep_apart(device: str, tmp_path: Path) -> None:
+def test_several_inputs_and_outputs_are_not_mixed(device: str, tmp_path: Path) -> None:
     given = (TensorSpec("a", "FP32", (4,)), TensorSpec("b", "FP32", (4,)))
     engine = engine_for(replace(write_exported(tmp_path, "m", max_batch=8), inputs=given, max_batch_size=8), device)
     jobs = [{"b": sample("FP32", (rows, 4), 1), "a": sample("FP32", (rows, 4), 5 * rows)} for rows in (2, 3)]
-    answers = engine.run_batch(jobs, ("difference", "total"), [{}, {}])
-    for job, answer in zip(jobs, answers, strict=True):
-        assert (answer["total"] == job["a"] + job["b"]).all()
-        assert (answer["difference"] == job["a"] - job["b"]).all()
+    results = engine.run_batch(jobs, ("difference", "total"), [{}, {}])
+    for job, result in zip(jobs, results, strict=True):
+        assert (result["total"] == job["a"] + job["b"]).all()
+        assert (result["difference"] == job["a"] - job["b"]).all()
     engine.unload()
 
 
@@ -143,12 +143,12 @@ def test_jobs_of_other_shapes_are_refused_and_the_next_batch_runs(device: str, t
     jobs = [{"INPUT__0": sample("FP32", (1, width))} for width in (3, 4)]
     with pytest.raises(ValueError, match="cannot be one batch"):
         engine.run_batch(jobs, ("OUTPUT__0",), [{}, {}])
-    answers = engine.run_batch(jobs[:1] * 2, ("OUTPUT__0",), [{}, {}])
-    assert [each["OUTPUT__0"].tolist() for each in answers] == [jobs[0]["INPUT__0"].tolist()] * 2
+    results = engine.run_batch(jobs[:1] * 2, ("OUTPUT__0",), [{}, {}])
+    assert [each["OUTPUT__0"].tolist() for each in results] == [jobs[0]["INPUT__0"].tolist()] * 2
     engine.unload()
 
 
-def test_buffers_that_were_given_back_are_made_again(device: str, tmp_path: Path) -> None:
+def test_freed_buffers_are_allocated_again(device: str, tmp_path: Path) -> None:
     engine = engine_for(write_torchscript(tmp_path, "m", "FP32", (-1,), 8), device)
     job = {"INPUT__0": sample("FP32", (2, LARGE))}
     for _ in range(2):
@@ -166,26 +166,26 @@ def shared(segment: int, *, writable: bool) -> tuple[Extent, memoryview]:
     return extent, view
 
 
-def test_extents_of_a_gateway_serve_before_while_and_after_they_are_registered(device: str, tmp_path: Path) -> None:
+def test_extents_of_a_gateway_work_before_while_and_after_they_are_registered(device: str, tmp_path: Path) -> None:
     """On the CPU nothing is registered; the numbers are the same."""
     engine = engine_for(write_torchscript(tmp_path, "m", "FP32", (LARGE,), 8), device)
     (given, given_view), (made, made_view) = shared(0, writable=False), shared(1, writable=True)
     x = sample("FP32", (1, LARGE))
     given.view(0, x.nbytes)[:] = x.tobytes()
     array = np.frombuffer(given_view, np.float32, LARGE).reshape(1, LARGE)
-    room = np.frombuffer(made_view, np.float32, LARGE).reshape(1, LARGE)
+    buffer = np.frombuffer(made_view, np.float32, LARGE).reshape(1, LARGE)
 
     def serves() -> bool:
-        room[:] = 0
-        (answer,) = engine.run_batch([{"INPUT__0": array}], ("OUTPUT__0",), [{"OUTPUT__0": room}])
-        return answer["OUTPUT__0"] is room and bytes(made.view(0, x.nbytes)) == x.tobytes()
+        buffer[:] = 0
+        (result,) = engine.run_batch([{"INPUT__0": array}], ("OUTPUT__0",), [{"OUTPUT__0": buffer}])
+        return result["OUTPUT__0"] is buffer and bytes(made.view(0, x.nbytes)) == x.tobytes()
 
     assert serves()
-    engine.attached(given_view, writable=False)
-    engine.attached(made_view, writable=True)
+    engine.register(given_view, writable=False)
+    engine.register(made_view, writable=True)
     assert serves()
-    engine.detached(given_view)
-    engine.detached(made_view)
+    engine.unregister(given_view)
+    engine.unregister(made_view)
     assert serves()
     engine.unload()
     given.close()

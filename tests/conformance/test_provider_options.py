@@ -1,12 +1,12 @@
-"""Which execution providers onnxruntime is given; its CUDA part is not at hand here, so this is where it is held."""
+"""Options of execution providers; onnxruntime's CUDA provider is not needed for this."""
 
 from __future__ import annotations
 
 import pytest
 
 from mmsup.ipc.errors import ModelError
+from mmsup.worker.engines.gpu_memory_limit import arena_limit
 from mmsup.worker.engines.ort import provider_options
-from mmsup.worker.execution.device_errors import arena_limit
 
 GIB = 1 << 30
 
@@ -30,7 +30,7 @@ def test_without_a_budget_there_is_no_cap() -> None:
     assert "gpu_mem_limit" not in dict(provider_options("cuda", None, tensorrt=False))["CUDAExecutionProvider"]
 
 
-def test_tensorrt_comes_first_when_it_is_asked_for() -> None:
+def test_tensorrt_comes_first_when_it_is_switched_on() -> None:
     names = [name for name, _ in provider_options("cuda", 4 * GIB, tensorrt=True)]
     assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -40,7 +40,7 @@ def test_a_budget_too_small_for_a_context_is_refused_before_the_session() -> Non
         provider_options("cuda", 100, tensorrt=False)
 
 
-def test_a_stream_of_the_callers_own_goes_to_every_provider_on_the_device() -> None:
+def test_the_callers_stream_goes_to_every_provider_on_the_device() -> None:
     names = dict(provider_options("cuda", None, tensorrt=True, stream=0x55D0))
     assert names["CUDAExecutionProvider"]["user_compute_stream"] == str(0x55D0)
     assert names["TensorrtExecutionProvider"]["user_compute_stream"] == str(0x55D0)

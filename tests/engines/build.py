@@ -1,4 +1,4 @@
-"""Model repositories for tests: honest models of every kind, and one that does harm on request.
+"""Model repositories for tests: working models of every kind, and one that does harm on request.
 
 Each `write_*` makes `REPOSITORY/NAME/config.pbtxt` and `REPOSITORY/NAME/1/…` as an operator would lay them, and gives
 the spec that a worker gets for it, for tests without a supervisor.
@@ -125,7 +125,7 @@ def write_torchscript(
 
 
 def write_exported(repository: Path, name: str, max_batch: int = 0) -> ModelSpec:
-    """`total = x + y` and `difference = x - y` of FP32 rows of 4, by torch.export; it tells its own names."""
+    """`total = x + y` and `difference = x - y` of FP32 rows of 4, by torch.export, with names of its own."""
     import torch
 
     class Both(torch.nn.Module):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engines.build import write_fault_model
-from engines.liar import write_liar
+from engines.hostile_model import write_hostile_model
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
@@ -181,7 +181,7 @@ def test_requests_in_flight_are_named_and_told_from_those_that_had_not_begun(ser
 
 def test_a_bad_answer_is_told_of_as_its_client_met_it(server: Server) -> None:
     before = settled(server)
-    write_liar(server.repository, "why_lies")
+    write_hostile_model(server.repository, "why_lies")
     server.ctl("load", name="why_lies")
     http = Http(server.address())
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engines.build import write_python
-from engines.life import serving
+from engines.real_worker import serving
 from mmsup.ipc import exit_codes
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 
@@ -48,12 +48,12 @@ def test_memory_that_a_device_refuses_is_asked_for_again_by_halves_and_then_said
     on_device: ModelSpec, tmp_path: Path
 ) -> None:
     with serving(on_device, tmp_path) as (life, gateway):
-        reply = gateway.ask(rows(1.0, 2.0, 3.0, 4.0))
+        reply = gateway.request(rows(1.0, 2.0, 3.0, 4.0))
         assert gateway.array(reply, "y").ravel().tolist() == [1.0, 2.0, 3.0, 4.0]
         assert gateway.array(reply, "rows").ravel().tolist() == [2, 2, 2, 2]
         for _ in range(3):
-            assert gateway.ask(rows(-1.0)).code == "gpu_oom"
-        assert gateway.array(gateway.ask(rows(5.0)), "y").tolist() == [[5.0]]
+            assert gateway.request(rows(-1.0)).code == "gpu_oom"
+        assert gateway.array(gateway.request(rows(5.0)), "y").tolist() == [[5.0]]
         assert life.process.poll() is None
         assert life.page.read().refused == 3
 
@@ -64,6 +64,6 @@ def test_a_fault_that_ends_the_context_ends_the_worker_with_its_own_status(
 ) -> None:
     with serving(on_device, tmp_path) as (life, gateway):
         gateway.send(gateway.infer(rows(666.0)))
-        assert life.ended() == exit_codes.DEVICE_LOST
+        assert life.wait_exit() == exit_codes.DEVICE_LOST
         assert gateway.reply_within(1.0) is None
-        assert "the CUDA context is lost" in life.printed()
+        assert "the CUDA context is lost" in life.log()

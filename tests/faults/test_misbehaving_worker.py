@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engines.liar import write_liar
+from engines.hostile_model import write_hostile_model
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Json, Server, serving
@@ -68,7 +68,7 @@ class Liar:
 def liar(server: Server, name: str, **options: object) -> Iterator[Liar]:
     """A misbehaving model beside the bystander; at the end the invariants hold."""
     before = settled(server)
-    write_liar(server.repository, name, **options)
+    write_hostile_model(server.repository, name, **options)
     server.ctl("load", name=name)
     made = Liar(server, name)
     for _ in range(2):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.planted import python_with
+from engines.patched_python import python_with
 from mmsup.supervisor.chaos.analysis.checker import Finding, check
 from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import History
@@ -18,9 +18,9 @@ from mmsup.supervisor.chaos.runner_runs import run_local
 pytestmark = pytest.mark.slow
 MODELS = {"good": ModelRole.HEALTHY, "bad": ModelRole.CRASHY, "new": ModelRole.CHANGING}
 
-NOTHING = "def plant(module): pass"
+NOTHING = "def patch(module): pass"
 LOST = """
-def plant(module):
+def patch(module):
     take, seen = module.WorkerLink._on_reply, [0]
     def lossy(self, reply):
         seen[0] += 1
@@ -29,7 +29,7 @@ def plant(module):
     module.WorkerLink._on_reply = lossy
 """
 CROSSED = """
-def plant(module):
+def patch(module):
     from dataclasses import replace
     take, seen, kept = module.WorkerLink._on_reply, [0], {}
     def crossing(self, reply):
@@ -48,7 +48,7 @@ def plant(module):
     module.WorkerLink._on_reply = crossing
 """
 LEAKED = """
-def plant(module):
+def patch(module):
     free, seen = module.ArenaSide.free, [0]
     def leaky(self, slot):
         seen[0] += 1
@@ -57,7 +57,7 @@ def plant(module):
     module.ArenaSide.free = leaky
 """
 UNREAPED = """
-def plant(module):
+def patch(module):
     import os
     collect = module.collect
     def with_a_child(*arguments):
@@ -66,7 +66,7 @@ def plant(module):
     module.collect = with_a_child
 """
 FORGETFUL = """
-def plant(module):
+def patch(module):
     find, seen = module.PoisonList.find, [0]
     def forgetful(self, fingerprint, now_s):
         case = find(self, fingerprint, now_s)
@@ -75,7 +75,7 @@ def plant(module):
     module.PoisonList.find = forgetful
 """
 STALE = """
-def plant(module):
+def patch(module):
     module.Router.unlink = lambda self, life: None
 """
 

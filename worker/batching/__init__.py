@@ -1,1 +1,1 @@
-"""Which requests run together, and when. Pure."""
+"""Chooses which requests run together, and when. Pure."""

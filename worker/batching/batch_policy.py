@@ -1,31 +1,57 @@
-"""How this worker's runs go, and what follows for the next: its size, how long it is waited for, when answers go out.
+"""Derives the rule for the next batch (size, longest wait) from the model's configuration and from the last runs. Pure.
 
-Pure. Holds the batching of the model's configuration against what the last runs showed.
+How many requests to wait for is estimated by concurrency, not by rate. A single caller that sends its next request as
+soon as it has an answer sends many per second, and waiting for others would only slow it down. Requests that ran
+together, and those that came while they ran, were all here before any of them was answered: so they are of different
+callers, which are likely to come together again.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.batching.batch_policy_company import ConcurrencyEstimate
 from mmsup.worker.batching.batcher import BatchRule
 from mmsup.worker.batching.latency_objective import LatencyObjective
 
 QUICK_RUNS_NS: Final = 500_000
-"""Replies of quick runs wait for each other this long at most, to share a frame."""
+"""Runs that end within this time of each other's start may share a reply frame."""
 MAX_DELAY_SHARE: Final = 0.25
-"""Of the hang limit at most a request waits for company: a gateway that hears nothing for the whole limit complains."""
+"""Of the hang limit, how long a request may wait for others at most: a gateway that gets no reply for the whole limit
+reports the worker as stuck."""
+WINDOW_BATCHES: Final = 8
+
+
+class ConcurrencyEstimate:
+    """The largest number of requests that were here together in the last WINDOW_BATCHES batches."""
+
+    def __init__(self) -> None:
+        self._recent: deque[int] = deque(maxlen=WINDOW_BATCHES)
+
+    @property
+    def expected(self) -> int:
+        """Requests to be expected together; 0 before the first batch."""
+        return max(self._recent, default=0)
+
+    def record(self, together: int) -> None:
+        """So many requests took part in a batch or came before it was answered."""
+        self._recent.append(together)
+
+    def reset(self) -> None:
+        """Forget the past: a wait timed out before the expected number had come."""
+        self._recent.clear()
 
 
 class BatchPolicy:
-    """Told of each run; asked before the next."""
+    """Notified of each run; asked for the rule of the next."""
 
     def __init__(self, spec: ModelSpec, max_batch_size: int) -> None:
         batching = spec.batching
         self.runs = 0
         self._recent_run_ns = 0
-        self._concurrency = ConcurrencyEstimate()
+        """The longest of the last runs; an older one counts half for each run since."""
+        self.concurrency = ConcurrencyEstimate()
         self._max_rows = min(batching.max_rows or max_batch_size, max_batch_size)
         self._preferred = batching.preferred
         self._limit_ns = int(spec.hang_limit_s * MAX_DELAY_SHARE * 1e9)
@@ -34,13 +60,11 @@ class BatchPolicy:
         if batching.objective_s and max_batch_size > 1:
             self._objective = LatencyObjective(int(batching.objective_s * 1e9), self._max_rows)
         self.can_batch = self._max_rows > 1
-        """Whether requests ever share a run."""
         self.can_delay = self._max_rows > 1 and (self._delay_ns > 0 or self._objective is not None)
-        """Whether a run may be waited for: then it matters who is here together."""
+        """Whether a batch may wait for more requests, so that the concurrency matters."""
         self._no_delay_rule = BatchRule(self._max_rows, self._preferred)
 
     def rule(self) -> BatchRule:
-        """How the next run is made."""
         if not self.can_delay:
             return self._no_delay_rule
         rows, delay_ns = self._max_rows, self._delay_ns
@@ -48,23 +72,15 @@ class BatchPolicy:
             rows = self._objective.rows
             spare_ns = min(self._objective.delay_ns(self._recent_run_ns), self._limit_ns)
             delay_ns = min(delay_ns, spare_ns) if delay_ns else spare_ns
-        return BatchRule(rows, self._preferred, delay_ns, self._concurrency.expected, self._recent_run_ns)
+        return BatchRule(rows, self._preferred, delay_ns, self.concurrency.expected, self._recent_run_ns)
 
     def on_run(self, rows: int, took_ns: int) -> None:
-        """A run of so many rows is over. A long one is remembered, and forgotten by halves."""
+        """Record a run of so many rows."""
         self._recent_run_ns = max(took_ns, self._recent_run_ns // 2)
         self.runs += 1
         if self._objective is not None:
             self._objective.on_run(rows, took_ns)
 
-    def on_concurrency(self, together: int) -> None:
-        """So many requests were here before any of them was answered."""
-        self._concurrency.record(together)
-
-    def on_wait_timeout(self) -> None:
-        """A run began without the company that it was kept for."""
-        self._concurrency.reset()
-
     def has_time_for_run(self, spent_ns: int) -> bool:
-        """Whether a turn that has lasted this long has time for a run; its first run it always has."""
-        return spent_ns == 0 or spent_ns + self._recent_run_ns < QUICK_RUNS_NS
+        """Whether another run fits into a loop iteration that has run models for so long, before its replies go out."""
+        return spent_ns + self._recent_run_ns < QUICK_RUNS_NS

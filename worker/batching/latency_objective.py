@@ -1,14 +1,14 @@
-"""The adaptive mode: how large runs may be, and how long one is waited for, so that p99 of queue and run together stays
-below a stated objective. Pure.
+"""Adapts batch size and delay so that the p99 of queue and run together stays below a stated latency. Pure.
 
-A request that comes at the worst moment waits for the run before it and takes part in the next. So a run may take half
-of the objective, and what two runs leave of it may be spent on waiting for company. The size follows by additive
-increase and multiplicative decrease from measured runs:
-- it grows after a window of full runs that all stayed well below their half, twofold until one was too long, then by
-  one;
-- it shrinks by a quarter when two of a hundred runs were too long. One is what a p99 allows.
+A request that comes at the worst moment waits for the whole current run and takes part in the next one. So a run may
+take half of the objective, and what two runs leave of it may be spent on waiting for more requests. The batch size
+follows measured runs by additive increase and multiplicative decrease:
+- it grows after a window of full batches that all stayed well below their limit: it doubles until the first batch was
+  too slow, then it grows by one;
+- it shrinks by a quarter when two of a hundred runs were too slow. A p99 allows one.
 
-Runs are judged, not queues: where more is asked than the model can do, smaller runs would only do less.
+Runs are measured, not the time in the queue: where more requests come than the model can serve, smaller batches would
+only serve fewer.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from __future__ import annotations
 from typing import Final
 
 WINDOW_RUNS: Final = 16
-"""Full runs between two increases."""
+"""Full batches between two increases."""
 HEADROOM: Final = 0.8
-"""A size whose longest run takes more than this of its share is not increased."""
+"""A size whose longest run takes more than this part of its limit is not increased."""
 REVIEW_RUNS: Final = 100
 
 
 class LatencyObjective:
-    """The largest run that is allowed now."""
-
     def __init__(self, objective_ns: int, max_rows: int) -> None:
         self._run_limit_ns = objective_ns // 2
         self._max_rows = max_rows
         self.rows = 1
+        """The largest batch that is allowed now."""
         self._is_starting = True
         self._full_runs = 0
         self._longest_run_ns = 0
@@ -36,11 +35,11 @@ class LatencyObjective:
         self._slow_runs = 0
 
     def delay_ns(self, run_ns: int) -> int:
-        """How long the oldest may wait, when runs take so long."""
+        """How long the oldest request may wait, if a run takes `run_ns`."""
         return max(2 * (self._run_limit_ns - run_ns), 0)
 
     def on_run(self, rows: int, run_ns: int) -> None:
-        """A run of so many rows took so long."""
+        """Record a run and adapt the size."""
         self._reviewed_runs += 1
         if run_ns > self._run_limit_ns:
             self._slow_runs += 1

@@ -1,150 +1,162 @@
-"""The requests that wait for a run, in the order in which they run. Pure.
+"""The queue of requests that wait for a run: by priority, first come first served within one priority. Pure.
 
-Each request is of a class: 1 runs first, the model's own class holds for requests that name none. Within a class the
-first to come is the first to run. Between classes the order is strict, but nobody starves: what has waited for AGED_NS
-goes first in every other run, however high the others are. So the highest class waits for one run more at worst, and
-the lowest has half of the runs once it is late.
+Priority 1 runs first; a request that names no priority has the model's default. No priority can starve another: what
+has waited for STARVATION_NS goes first in every second run. So the highest priority waits for one run more at worst,
+and an overdue lower one gets half of the runs.
 
-A class may have a bound and a timeout of its own. What is past the timeout is answered, or waits on behind all classes.
+A priority may have a bound and a timeout of its own. A request past that timeout is rejected, or delayed until all
+other requests have run.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Final
+from typing import Final, Generic, TypeAlias, TypeVar
 
+from mmsup.ipc.messages.data import Infer
 from mmsup.ipc.specs import ModelSpec, QueuePolicy
-from mmsup.worker.batching.batcher import QueuedRequest
-from mmsup.worker.serving.gateway_links import GatewayLink
+from mmsup.worker.batching.request_signature import RequestSignature
 
 STARVATION_NS: Final = 1_000_000_000
 DELAYED_PRIORITY: Final = 1 << 62
-"""The class of what was delayed by its policy; no request can name it."""
+"""Of requests that were delayed by their policy; no request can name it."""
+NO_POLICY: Final = QueuePolicy()
+L = TypeVar("L", bound=Hashable)
+"""The link to the gateway that sent a request."""
 
-RequestQueue = OrderedDict[
-    tuple[GatewayLink, int], QueuedRequest
-]  # its head is taken, any may be dropped: a plain dict is slow at its head
+
+class QueuedRequest(Generic[L]):
+    """One request that waits for its run."""
+
+    __slots__ = ("arrived_ns", "key", "link", "message", "priority", "signature")
+
+    def __init__(self, link: L, message: Infer, signature: RequestSignature, arrived_ns: int, priority: int) -> None:
+        self.link = link
+        self.message = message
+        self.signature = signature
+        self.arrived_ns = arrived_ns
+        self.priority = priority
+        self.key = (link, message.id)
+        """Unique in this worker: ids are unique per link."""
 
 
-class PriorityQueue:
-    """Lines of requests, one for each class that occurs."""
+# Requests are taken from the head, and any may be cancelled: a plain dict is slow at its head.
+RequestQueue: TypeAlias = "OrderedDict[tuple[L, int], QueuedRequest[L]]"
+
+
+class PriorityQueue(Generic[L]):
+    """A first-in first-out queue for each priority that occurs."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.priority_of = spec.effective_priority
+        self.effective_priority = spec.effective_priority
         self.default_priority = spec.effective_priority(0)
-        """The class of requests that name none."""
         self._policies = {each.level: each for each in spec.queue_policies}
         self.has_timeouts = any(each.timeout_s for each in spec.queue_policies)
-        """Whether `late` has anything to look for."""
-        self._queues: dict[int, RequestQueue] = {}
-        """Invariant: in the order of their classes. Lines stay when they are empty; classes are few."""
+        """Whether `pop_timed_out` can ever give a request."""
+        self._queues: dict[int, RequestQueue[L]] = {}
+        """Invariant: ordered by priority. Empty queues stay, since priorities are few."""
         self.size = 0
-        """Requests that wait."""
         self._ran_starving = False
 
     def __len__(self) -> int:
         return self.size
 
-    def add(self, work: QueuedRequest) -> bool:
-        """A request has come; False if its class has no room for it."""
-        line = self._queues.get(work.level)
-        if line is None:
-            line = self._add_queue(work.level)
-        bound = self._policy(work.level).max_queue if self._policies else 0
-        if bound and len(line) >= bound:
+    def add(self, request: QueuedRequest[L]) -> bool:
+        """Append a request; False if the queue of its priority is full."""
+        queue = self._queues.get(request.priority)
+        if queue is None:
+            queue = self._add_queue(request.priority)
+        bound = self._policy(request.priority).max_queue if self._policies else 0
+        if bound and len(queue) >= bound:
             return False
-        line[work.key] = work
+        queue[request.key] = request
         self.size += 1
         return True
 
-    def has(self, work: QueuedRequest) -> bool:
-        """Whether a request of this link and id waits in the same class."""
-        return work.key in self._queues.get(work.level, ())
+    def has(self, request: QueuedRequest[L]) -> bool:
+        """Whether a request of the same link, id and priority is queued."""
+        return request.key in self._queues.get(request.priority, ())
 
-    def remove(self, work: QueuedRequest) -> None:
-        """A request is about to run, or was answered otherwise."""
-        del self._queues[work.level][work.key]
+    def remove(self, request: QueuedRequest[L]) -> None:
+        del self._queues[request.priority][request.key]
         self.size -= 1
 
-    def drop(self, link: GatewayLink, number: int) -> QueuedRequest | None:
-        """Take out the request of this link and id, None if it does not wait (any more)."""
-        for line in self._queues.values():
-            work = line.pop((link, number), None)
-            if work is not None:
+    def cancel(self, link: L, number: int) -> bool:
+        """Remove the request of this link and id; False if it is not queued any more."""
+        for queue in self._queues.values():
+            if queue.pop((link, number), None) is not None:
                 self.size -= 1
-                return work
-        return None
+                return True
+        return False
 
-    def drop_link(self, link: GatewayLink) -> None:
-        """A link is over, and nobody waits for what it asked."""
-        for line in self._queues.values():
-            for work in [each for each in line.values() if each.link is link]:
-                self.remove(work)
+    def drop_link(self, link: L) -> None:
+        """Remove all requests of a link that was closed."""
+        for queue in self._queues.values():
+            for request in [each for each in queue.values() if each.link is link]:
+                self.remove(request)
 
-    def in_order(self, now_ns: int) -> Iterable[QueuedRequest]:
-        """All that waits, what runs next first."""
+    def in_order(self, now_ns: int) -> Iterable[QueuedRequest[L]]:
+        """All queued requests in the order in which they are to run."""
         if len(self._queues) == 1:
-            for line in self._queues.values():
-                return line.values()
-        lines = [line for line in self._queues.values() if line]
-        overtaken = [line for level, line in self._queues.items() if line and level != DELAYED_PRIORITY][1:]
-        aged = None if self._ran_starving else _most_starving(overtaken, now_ns)
-        if aged is not None:
-            lines.remove(aged)
-            lines.insert(0, aged)
-        return chain.from_iterable([line.values() for line in lines])
+            for queue in self._queues.values():
+                return queue.values()
+        queues = [queue for queue in self._queues.values() if queue]
+        lower = [queue for priority, queue in self._queues.items() if queue and priority != DELAYED_PRIORITY][1:]
+        starving = None if self._ran_starving else _most_starving(lower, now_ns)
+        if starving is not None:
+            queues.remove(starving)
+            queues.insert(0, starving)
+        return chain.from_iterable([queue.values() for queue in queues])
 
-    def only_queue(self) -> RequestQueue | None:
-        """All that waits, if it is of one class: then nothing but its arrival says who is next. None otherwise."""
+    def only_queue(self) -> RequestQueue[L] | None:
+        """All queued requests if they are of one priority without a timeout, so that arrival alone gives the order."""
         if len(self._queues) != 1 or self.has_timeouts:
             return None
         return next(iter(self._queues.values()))
 
-    def pop(self, line: RequestQueue) -> QueuedRequest:
-        """Take out the head of that line."""
-        _, work = line.popitem(last=False)
+    def pop(self, queue: RequestQueue[L]) -> QueuedRequest[L]:
+        """Remove and return the head of that queue."""
+        _, request = queue.popitem(last=False)
         self.size -= 1
-        return work
+        return request
 
-    def on_run_start(self, first: QueuedRequest) -> None:
-        """A run begins whose first request is this one, already removed: whether a higher class had to wait for it."""
+    def on_run_start(self, first: QueuedRequest[L]) -> None:
+        """Note whether this request, the first of a run and removed already, went ahead of a higher priority."""
         if len(self._queues) > 1:
-            self._ran_starving = any(line for level, line in self._queues.items() if level < first.level)
+            self._ran_starving = any(queue for priority, queue in self._queues.items() if priority < first.priority)
 
-    def pop_timed_out(self, now_ns: int) -> Iterator[QueuedRequest]:
-        """Take out what has waited past its class's timeout; what is only delayed by that goes behind all others."""
-        for level, line in list(self._queues.items()):
-            policy = self._policy(level)
+    def pop_timed_out(self, now_ns: int) -> Iterator[QueuedRequest[L]]:
+        """Remove and return requests past the timeout of their priority; those that are only delayed stay, as the
+        last to run."""
+        for priority, queue in list(self._queues.items()):
+            policy = self._policy(priority)
             since_ns = now_ns - int(policy.timeout_s * 1e9)
-            while policy.timeout_s and line and (work := next(iter(line.values()))).arrived_ns <= since_ns:
-                self.remove(work)
+            while policy.timeout_s and queue and (request := next(iter(queue.values()))).arrived_ns <= since_ns:
+                self.remove(request)
                 if policy.delays:
-                    work.level = DELAYED_PRIORITY
-                    self.add(work)
+                    request.priority = DELAYED_PRIORITY
+                    self.add(request)
                 else:
-                    yield work
+                    yield request
 
-    def _policy(self, level: int) -> QueuePolicy:
-        if level == DELAYED_PRIORITY:
+    def _policy(self, priority: int) -> QueuePolicy:
+        if priority == DELAYED_PRIORITY:
             return NO_POLICY
-        return self._policies.get(level) or self._policies.get(0, NO_POLICY)
+        return self._policies.get(priority) or self._policies.get(0, NO_POLICY)
 
-    def _add_queue(self, level: int) -> RequestQueue:
-        self._queues = dict(sorted([*self._queues.items(), (level, RequestQueue())]))
-        return self._queues[level]
-
-
-NO_POLICY: Final = QueuePolicy()
+    def _add_queue(self, priority: int) -> RequestQueue[L]:
+        self._queues = dict(sorted([*self._queues.items(), (priority, OrderedDict())]))
+        return self._queues[priority]
 
 
-def _most_starving(lines: Sequence[RequestQueue], now_ns: int) -> RequestQueue | None:
-    """Of these lines the one whose head has waited longest, if that is too long."""
-    oldest: RequestQueue | None = None
+def _most_starving(queues: Sequence[RequestQueue[L]], now_ns: int) -> RequestQueue[L] | None:
+    """The queue whose head has waited longest, if that is STARVATION_NS or more."""
+    found: RequestQueue[L] | None = None
     since_ns = now_ns - STARVATION_NS
-    for line in lines:
-        arrived_ns = next(iter(line.values())).arrived_ns
+    for queue in queues:
+        arrived_ns = next(iter(queue.values())).arrived_ns
         if arrived_ns <= since_ns:
-            oldest, since_ns = line, arrived_ns
-    return oldest
+            found, since_ns = queue, arrived_ns
+    return found

@@ -1,6 +1,6 @@
-"""What requests of the same words have in common, as this worker reads it: once, whatever their number. Pure.
+"""Request signatures (names, datatypes, shapes, parameters), parsed once and cached by their packed bytes. Pure.
 
-Requests of one group may share a run: they are alike in all but the length of the batch axis.
+Requests with the same batch key may share a batch: they are alike in all but the length of the batch axis.
 """
 
 from __future__ import annotations
@@ -27,68 +27,68 @@ class SignatureInput:
     name: str
     datatype: str
     dtype: np.dtype[Any] | None
-    """None for BYTES, whose elements must be read one by one."""
+    """None for BYTES, whose elements must be parsed one by one."""
     shape: tuple[int, ...]
-    size: int | None
-    """Bytes; None for BYTES."""
+    size_bytes: int | None
+    """None for BYTES."""
 
 
 class BatchKey:
-    """Requests that may share a run. What it is does not matter, only whether it is the same."""
+    """Compared by identity only."""
 
 
 class RequestSignature:
-    """Of a request."""
+    """A parsed signature."""
 
-    __slots__ = ("alone", "group", "inputs", "outputs", "priority", "rows")
+    __slots__ = ("batch_key", "inputs", "outputs", "priority", "rows", "runs_alone")
 
-    def __init__(self, form: InferSignature, group: BatchKey | None) -> None:
-        self.inputs = tuple([_input(each) for each in form.inputs])
-        self.outputs = form.outputs
-        self.priority = form.priority
-        self.alone = form.runs_alone
-        """What ran before it is answered before it runs."""
-        self.rows = form.inputs[0].shape[0] if form.inputs and form.inputs[0].shape else 1
+    def __init__(self, message: InferSignature, batch_key: BatchKey | None) -> None:
+        self.inputs = tuple([_input(each) for each in message.inputs])
+        self.outputs = message.outputs
+        self.priority = message.priority
+        self.runs_alone = message.runs_alone
+        """All requests that ran before it are answered before it runs."""
+        self.rows = message.inputs[0].shape[0] if message.inputs and message.inputs[0].shape else 1
         """Length of the batch axis, 1 for a request without inputs."""
-        self.group = group
-        """None: it runs alone."""
+        self.batch_key = batch_key
+        """None: it shares a batch with no other request."""
 
 
 class RequestSignatureCache:
-    """All that a worker knows."""
+    """The signatures and batch keys that this worker has seen lately."""
 
     def __init__(self) -> None:
-        self._signatures: BoundedCache[bytes, RequestSignature] = BoundedCache(SIGNATURES_LIMIT)
+        self.parsed: BoundedCache[bytes, RequestSignature] = BoundedCache(SIGNATURES_LIMIT)
         self._batch_keys: BoundedCache[bytes, BatchKey] = BoundedCache(SIGNATURES_LIMIT)
 
-    def get(self, words: bytes) -> RequestSignature:
-        """The kind that these words name; WireError if they are none."""
-        kind = self._signatures.recent.get(words) or self._signatures.get(words)
-        if kind is None:
-            form = unpack_infer_signature(words)
-            kind = RequestSignature(form, self._batch_key(form))
-            self._signatures.add(words, kind)
-        return kind
+    def get(self, packed: bytes) -> RequestSignature:
+        """The signature in these bytes; WireError if they are none."""
+        signature = self.parsed.get(packed)
+        if signature is None:
+            message = unpack_infer_signature(packed)
+            signature = RequestSignature(message, self._batch_key(message))
+            self.parsed.add(packed, signature)
+        return signature
 
-    def _batch_key(self, form: InferSignature) -> BatchKey | None:
-        if form.runs_alone or not has_common_batch_axis(form):
+    def _batch_key(self, message: InferSignature) -> BatchKey | None:
+        if message.runs_alone or not has_common_batch_axis(message):
             return None
-        inputs = tuple([TensorSpec(each.name, each.datatype, each.shape[1:]) for each in form.inputs])
-        key = pack_signature(replace(form, inputs=inputs, priority=0))
-        group = self._batch_keys.get(key)
-        if group is None:
-            group = BatchKey()
-            self._batch_keys.add(key, group)
-        return group
+        inputs = tuple([TensorSpec(each.name, each.datatype, each.shape[1:]) for each in message.inputs])
+        packed = pack_signature(replace(message, inputs=inputs, priority=0))
+        batch_key = self._batch_keys.get(packed)
+        if batch_key is None:
+            batch_key = BatchKey()
+            self._batch_keys.add(packed, batch_key)
+        return batch_key
 
 
-def has_common_batch_axis(form: InferSignature) -> bool:
-    """Whether all inputs have the same, non-empty batch axis."""
-    first = form.inputs[0].shape[0] if form.inputs and form.inputs[0].shape else 0
-    for each in form.inputs:
-        if not each.shape or each.shape[0] != first:
+def has_common_batch_axis(message: InferSignature) -> bool:
+    """Whether the first axis of all inputs has the same length, above 0."""
+    rows = message.inputs[0].shape[0] if message.inputs and message.inputs[0].shape else 0
+    for each in message.inputs:
+        if not each.shape or each.shape[0] != rows:
             return False
-    return first > 0
+    return rows > 0
 
 
 def _input(spec: TensorSpec) -> SignatureInput:

@@ -1,1 +1,1 @@
-"""What runs a model: one file per kind of artefact, one contract."""
+"""Engines: one file per kind of model, all with the interface of execution/engine.py."""

@@ -1,8 +1,8 @@
-"""ONNX models, by onnxruntime: on the CPU, or on CUDA (TensorRT on request).
+"""Engine for ONNX models, by onnxruntime: on the CPU, or on CUDA (TensorRT on request).
 
-Covers: the session and its options, types between ONNX and V2, strings, BF16.
-Does not cover: batching (worker/batching/batcher.py), runs into given memory (ort_io_binding.py). A model is loaded by
-its path only: loaded from bytes, its references to external data would be checked against the working directory.
+Covers: the session and its options, conversion between types of ONNX and of the protocol, strings, BF16.
+Does not cover: batching (batching/batcher.py), runs into given memory (ort_io_binding.py). A model is loaded by its
+path only: loaded from bytes, its references to external data would be checked against the working directory.
 
 Parameters of a model: `intra_op_thread_count`, `inter_op_thread_count` (Triton's names), `allow_spinning`, `tensorrt`.
 """
@@ -23,6 +23,7 @@ from mmsup.ipc.tensors.datatypes import size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines.device.cuda_driver import open_driver
 from mmsup.worker.engines.device.pinned_memory import PinnedMemory
+from mmsup.worker.engines.gpu_memory_limit import arena_limit
 from mmsup.worker.engines.ort_io_binding import (
     ELEMENT_TYPES,
     MIN_BIND_BYTES,
@@ -32,7 +33,6 @@ from mmsup.worker.engines.ort_io_binding import (
     mismatched_outputs,
 )
 from mmsup.worker.engines.tensor_metadata import merge_metadata
-from mmsup.worker.execution.device_errors import arena_limit
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter, int_parameter
 
 ort: Any = onnxruntime  # it ships no types
@@ -56,14 +56,14 @@ DATATYPES: Final = {
 BFLOAT16: Final = 16
 """onnx.TensorProto.BFLOAT16."""
 LOG_ERRORS_ONLY: Final = 3
-"""Log severity ERROR: warnings about devices that are not there, or about a graph's style, are nobody's here."""
+"""Log severity: warnings about absent devices, or about a graph's style, help no user here."""
 
 
 def provider_options(
     device: str, gpu_memory_bytes: int | None, *, tensorrt: bool, stream: int = 0
 ) -> list[tuple[str, dict[str, str]]]:
-    """Execution providers in order of preference, with their options; `stream` is the caller's own, on which they shall
-    compute, so that copies and runs can be ordered without a wait of the host. Pure."""
+    """Execution providers in order of preference, with their options. `stream`: the caller's CUDA stream to compute on,
+    so that copies and runs are ordered without blocking the host. Pure."""
     if device == "cpu":
         return [("CPUExecutionProvider", {})]
     own = {"user_compute_stream": str(stream)} if stream else {}
@@ -80,8 +80,8 @@ def provider_options(
 
 
 def bindable_outputs(metadata: Metadata) -> set[str]:
-    """The outputs that may be written into room. None if the model has strings or BF16 anywhere: those are passed by
-    value. Not those that are inputs as well, which the graph hands through. Pure."""
+    """The outputs that may be written into a given buffer: none if the model has strings or BF16 anywhere, which are
+    passed by value; not those that are inputs too, which the graph passes through. Pure."""
     datatypes = {each.datatype for each in (*metadata.inputs, *metadata.outputs)}
     if not datatypes <= ELEMENT_TYPES.keys():
         return set()
@@ -89,14 +89,11 @@ def bindable_outputs(metadata: Metadata) -> set[str]:
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 class OrtEngine:
-    """One session."""
-
-    least_room_bytes = MIN_BIND_BYTES
+    min_buffer_bytes = MIN_BIND_BYTES
 
     def __init__(self) -> None:
         self.pins_memory = False
@@ -107,11 +104,11 @@ class OrtEngine:
         self._uses_ort_values = False
         self._bindings: IoBindings | None = None
         self._bindable: set[str] = set()
-        """Outputs that go into their room; one that was not as foreseen is never bound again, since a graph whose
-        shapes hang on its data would be run twice each time."""
+        """Outputs that are written into their buffer. One that was not as predicted is never bound again: a graph whose
+        shapes depend on its data would be run twice each time."""
 
     def load(self, spec: ModelSpec) -> Metadata:
-        """Make the session on the providers that the device asks for, and on no others."""
+        """Create the session with the providers for the device, and with no others."""
         ort.set_default_logger_severity(LOG_ERRORS_ONLY)
         providers = provider_options(
             spec.device, spec.gpu_memory_bytes, tensorrt=bool_parameter(spec.parameters, "tensorrt")
@@ -145,29 +142,29 @@ class OrtEngine:
         return metadata
 
     def infer(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+        self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
-        """Run the graph as far as the outputs need it. onnxruntime only reads its inputs, and keeps none."""
-        key = binding_key(inputs, outputs, room, self._bindable) if room else None
+        """Run the part of the graph that the outputs need. onnxruntime only reads its inputs, and keeps none."""
+        key = binding_key(inputs, wanted, buffers, self._bindable) if buffers else None
         if key is None:
-            return self._run_unbound(inputs, outputs)
-        return self._run_bound(key, room) or self._run_after_refusal(key, inputs, room)
+            return self._run_unbound(inputs, wanted)
+        return self._run_bound(key, buffers) or self._run_after_refusal(key, inputs, buffers)
 
-    def _run_bound(self, key: BindingKey, room: OutputBuffers) -> dict[str, Array] | None:
-        """The outputs, in their room; None if the session would not."""
+    def _run_bound(self, key: BindingKey, buffers: OutputBuffers) -> dict[str, Array] | None:
+        """The outputs, in their buffers; None if the session refuses."""
         assert self._bindings is not None, "infer before load"
         try:
-            return self._bindings.run(key, room)
-        except RuntimeError:  # all that onnxruntime raises here, for whatever reason: `run` tells them apart
+            return self._bindings.run(key, buffers)
+        except RuntimeError:  # onnxruntime raises nothing else here: a run without binding shows the reason
             return None
 
     def _run_after_refusal(
-        self, key: BindingKey, inputs: Mapping[str, Array], room: OutputBuffers
+        self, key: BindingKey, inputs: Mapping[str, Array], buffers: OutputBuffers
     ) -> Mapping[str, Array]:
-        """A run without binding where one with it has failed. If this fails too, the room was not the reason."""
-        names = [bind[0] for bind in key[1]]
+        """Run without binding after a run with it failed. If this fails too, the buffers were not the reason."""
+        names = [output[0] for output in key[1]]
         made = self._run_unbound(inputs, names)
-        self._bindable -= mismatched_outputs(made, room) or {*names}
+        self._bindable -= mismatched_outputs(made, buffers) or {*names}
         return made
 
     def _run_unbound(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
@@ -182,23 +179,21 @@ class OrtEngine:
             }
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
 
-    def attached(self, view: memoryview, *, writable: bool) -> None:
-        """A gateway's extent: the copies to and from the device that onnxruntime makes are quicker for it."""
-        self._pinned_memory.attached(view, writable=writable)
+    def register(self, view: memoryview, *, writable: bool) -> None:
+        """Register a gateway's extent: onnxruntime's own copies to and from the device are quicker with it."""
+        self._pinned_memory.register(view, writable=writable)
 
-    def detached(self, view: memoryview) -> None:
-        """It goes."""
-        self._pinned_memory.detached(view)
+    def unregister(self, view: memoryview) -> None:
+        self._pinned_memory.unregister(view)
 
     def shrink(self) -> None:
-        """Nothing: onnxruntime gives arena memory back by a run option only, and a failed run took none."""
+        """Nothing: onnxruntime frees arena memory by a run option only, and a failed run took none."""
 
     def device_bytes(self) -> int:
-        """Unknown: onnxruntime does not say."""
+        """0: onnxruntime does not report it."""
         return 0
 
     def unload(self) -> None:
-        """Drop the session."""
         self._pinned_memory.clear()
         self._bindings = None
         self._session = None
@@ -209,7 +204,7 @@ def _session_options(spec: ModelSpec) -> Any:  # onnxruntime ships no types
     options.intra_op_num_threads = int_parameter(spec.parameters, "intra_op_thread_count", available_cpus())
     options.inter_op_num_threads = int_parameter(spec.parameters, "inter_op_thread_count", 1)
     options.log_severity_level = LOG_ERRORS_ONLY
-    # By default idle threads spin after each run, and take the cores from every other model of the machine.
+    # By default idle threads spin after each run, which takes the cores from every other model of the machine.
     spins = "1" if bool_parameter(spec.parameters, "allow_spinning") else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spins)
     options.add_session_config_entry("session.inter_op.allow_spinning", spins)
@@ -217,7 +212,8 @@ def _session_options(spec: ModelSpec) -> Any:  # onnxruntime ships no types
 
 
 def _tensor_specs(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: set[str]) -> list[TensorSpec]:
-    """The tensors of a graph; of those that are none of V2's, only what nobody asked for is passed over."""
+    """The tensors of a graph. One of a type that the protocol lacks is an error, unless it is an output that is not
+    configured."""
     found: list[TensorSpec] = []
     for node in nodes:
         if node.type in DATATYPES:
@@ -238,7 +234,7 @@ def _ort_value(datatype: str, array: Array) -> Any:  # an OrtValue
 
 
 def _decode_strings(name: str, array: Array) -> Array:
-    """Strings of ONNX are UTF-8; given bytes, onnxruntime would take their Python notation."""
+    """Strings of ONNX are UTF-8; given bytes objects, onnxruntime would take their Python notation."""
     text = np.empty(array.size, dtype=np.object_)
     try:
         text[:] = [each.decode() for each in array.reshape(-1)]
@@ -253,7 +249,7 @@ def _array_of(value: Any) -> Array:  # an OrtValue
     if value.element_type() != BFLOAT16:
         array: Array = value.numpy()
         return array
-    # OrtValue.numpy() refuses BF16 (seen with onnxruntime 1.32), so its bytes are taken by their address.
+    # OrtValue.numpy() refuses BF16 (seen with onnxruntime 1.32), so its bytes are read by their address.
     shape = value.shape()
     size = size_bytes("BF16", shape) or 0
     data = ctypes.string_at(value.data_ptr(), size) if size else b""
@@ -261,5 +257,4 @@ def _array_of(value: Any) -> Array:  # an OrtValue
 
 
 def make() -> OrtEngine:
-    """The engine, unloaded."""
     return OrtEngine()

@@ -1,17 +1,17 @@
-"""A model that is a Python class: `model.py` with a class `Model` of three methods.
+"""Engine for models written in Python: `model.py` with a class `Model` of three methods.
 
     class Model:
         def load(self, context): ...     # name, version, directory, device, parameters; may be left out
         def infer(self, inputs): ...     # dict of arrays in, dict of arrays out
         def unload(self): ...            # may be left out
 
-Inputs are the model's own: it may write to them and keep them. That costs one copy (12 microseconds for 602 KB, 0.9 ms
-for 12.6 MB). A model that only reads its inputs, and keeps none, says so with the parameter `read_only_inputs: true`
-and gets views over the request's own memory; writing to one is then a ValueError.
+Inputs belong to the model: it may write to them and keep them. That takes one copy (12 microseconds for 602 KB, 0.9 ms
+for 12.6 MB). A model that only reads its inputs, and keeps none, sets the parameter `read_only_inputs: true` and gets
+views over the request's own memory; writing to one is then a ValueError.
 
-With `gpu_memory` torch refuses what goes beyond it, if the model uses torch.
+If the model uses torch, its allocator is limited to `gpu_memory`.
 
-The folder is at the end of `sys.path`, so that a model's other files can be imported and hide nobody's.
+The model's folder is last in `sys.path`: its other files can be imported, and shadow no installed module.
 """
 
 from __future__ import annotations
@@ -34,32 +34,30 @@ from mmsup.worker.engines.tensor_metadata import configured_metadata
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
 
 MODULE_NAME: Final = "mmsup_model"
-"""What the file is called in `sys.modules`; a worker has one model."""
+"""Of the file in `sys.modules`; a worker has one model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """What a model is told when it is loaded."""
+    """The argument of the model's `load`."""
 
     name: str
     version: str
     directory: str
     device: str
-    """`cpu`, or `cuda:0`: a worker sees no other device than its own."""
+    """`cpu`, or `cuda:0`: a worker sees only its own device."""
     parameters: Mapping[str, str]
 
 
 class PythonModelEngine:
-    """One instance of the user's class."""
-
     def __init__(self) -> None:
-        self._model: Any = None  # the user's class; its methods are all we know
+        self._model: Any = None  # an instance of the user's class
         self._infer: Callable[[dict[str, Array]], Any] = _not_loaded
         self._copies = True
         self._directory = ""
 
     def load(self, spec: ModelSpec) -> Metadata:
-        """Import the file, make the class, call its `load`."""
+        """Import the file, instantiate the class, call its `load`."""
         metadata = configured_metadata(spec, spec.artefact)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._directory = spec.directory
@@ -78,25 +76,24 @@ class PythonModelEngine:
         return metadata
 
     def infer(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+        self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
-        """Call the user's `infer`."""
-        del room  # the user's class makes its own arrays
-        given = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
-        answer = self._infer(given)
-        if type(answer) is not dict and not isinstance(answer, Mapping):
-            raise TypeError(f"infer answered a {type(answer).__name__} instead of a dict of arrays")
-        arrays = cast("Mapping[str, Any]", answer)
-        return {name: np.asarray(arrays[name]) for name in outputs if name in arrays}
+        del buffers  # the user's class makes its own arrays
+        own = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
+        result = self._infer(own)
+        if type(result) is not dict and not isinstance(result, Mapping):
+            raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
+        arrays = cast("Mapping[str, Any]", result)
+        return {name: np.asarray(arrays[name]) for name in wanted if name in arrays}
 
     def shrink(self) -> None:
-        """Give back what torch has cached, if the model uses it."""
+        """Free what torch has cached, if the model uses it."""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
     def device_bytes(self) -> int:
-        """What torch holds, if the model uses it."""
+        """What torch has reserved, if the model uses it."""
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_initialized():
             return 0
@@ -115,14 +112,13 @@ class PythonModelEngine:
 
 
 def context_of(spec: ModelSpec) -> ModelContext:
-    """What the model is told."""
     device = "cpu" if spec.device == "cpu" else "cuda:0"
     return ModelContext(spec.name, spec.version, spec.directory, device, MappingProxyType(dict(spec.parameters)))
 
 
 def load_module(path: str) -> ModuleType:
-    """The module in a file; nothing is written beside it. It is known to `sys.modules`, or dataclasses and pickles in
-    it would not find themselves."""
+    """Import the module in a file, writing no bytecode beside it. It is in `sys.modules`, where dataclasses and pickles
+    look for it."""
     sys.dont_write_bytecode = True
     found = importlib.util.spec_from_file_location(MODULE_NAME, path)
     assert found is not None, f"{path} does not end in .py"
@@ -134,14 +130,12 @@ def load_module(path: str) -> ModuleType:
 
 
 def forget_module() -> None:
-    """Take it out of `sys.modules` again."""
     sys.modules.pop(MODULE_NAME, None)
 
 
-def _not_loaded(_: dict[str, Array]) -> Any:  # stands where a user's method will be
+def _not_loaded(_: dict[str, Array]) -> Any:  # in the place of the user's method
     raise AssertionError("infer before load")
 
 
 def make() -> PythonModelEngine:
-    """The engine, unloaded."""
     return PythonModelEngine()

@@ -1,15 +1,15 @@
-"""PyTorch models: TorchScript (.pt), torch.export (.pt2), safetensors with a class in `model.py`.
+"""Engine for PyTorch models: TorchScript (.pt), torch.export (.pt2), safetensors with a class in `model.py`.
 
-Covers: loading, names and types of tensors, threads, the share of a device's memory.
-Does not cover: how a batch gets to a device (transfer.py, streams.py). Nor pickled checkpoints: they are code that
-looks like data, and are not loaded.
+Covers: loading, names and types of tensors, threads, the limit of device memory.
+Does not cover: how a batch gets to a device (device/). Nor pickled checkpoints: they are code that looks like data, and
+are not loaded.
 
-Inputs lie in memory that cannot be written: an in-place operation on a view of it is a SIGSEGV (seen for `add_` and
-`ReLU(inplace=True)`). So they are copied, which a batch or a device does anyway, unless the model says with the
-parameter `read_only_inputs: true` that it leaves them alone. Other parameters: `thread_count`, and for a device
-`fixed_batch_sizes` (the model sees batches of 1, 2, 4, … rows only, filled up with zeros).
+Inputs are in read-only memory: an in-place operation on a view of it is a SIGSEGV (observed for `add_` and
+`ReLU(inplace=True)`). So they are copied, which a batch or a device does anyway, unless the parameter
+`read_only_inputs: true` promises that the model does not write to them. Other parameters: `thread_count`, and for a
+device `fixed_batch_sizes` (the model sees batches of 1, 2, 4, … rows only, padded with zeros).
 
-On a device everything goes by `transfer.py`, a single job as well. That way is tested with the CPU for a device.
+On a device every run, a single job too, goes through device/batch_transfer.py. Tests run that path on the CPU.
 """
 
 from __future__ import annotations
@@ -43,29 +43,25 @@ _INDEXED: Final = re.compile(r".+__(\d+)")
 
 cuda: Any = torch.cuda  # its types have gaps, as have those of jit
 jit: Any = torch.jit
-ModuleCall = Callable[..., Any]  # a module's call: what it takes and gives, only the model knows
+ModuleCall = Callable[..., Any]  # arguments and result depend on the model
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModule:
-    """A model ready to be called."""
-
     run: ModuleCall
     metadata: Metadata
     arguments: tuple[str, ...]
-    """The call's own argument names in order, where they are known."""
+    """The argument names of the call in order, where they are known."""
     by_keyword: bool = True
     """Whether the call takes them by those names; a torch.export graph does not."""
 
 
 class PytorchEngine:
-    """One module on one device."""
-
     def __init__(self, *, use_streams: bool = False) -> None:
-        """`by_lanes`: on the CPU too, for tests."""
-        self.gathers_itself = False
+        """`use_streams`: transfer batches as to a device even on the CPU, for tests."""
+        self.assembles_batches = False
         self.pins_memory = False
-        self.least_room_bytes: int | None = None
+        self.min_buffer_bytes: int | None = None
         self._run: ModuleCall | None = None
         self._device = torch.device("cpu")
         self._copies = True
@@ -77,7 +73,7 @@ class PytorchEngine:
         self._transfer: BatchTransfer | None = None
 
     def load(self, spec: ModelSpec) -> Metadata:
-        """Load the artefact by its kind."""
+        """Load the artifact by its file type."""
         _set_threads(spec)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         if spec.device != "cpu":
@@ -100,67 +96,64 @@ class PytorchEngine:
         self._pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
         ways = TransferOptions(max_rows, bool_parameter(spec.parameters, "fixed_batch_sizes"), self._copies)
         self._transfer = BatchTransfer(TorchDevice(self._device), ways, self._pinned_memory.is_registered)
-        self.gathers_itself = max_rows > 0
-        self.least_room_bytes = DEFAULT_SIZES.direct
+        self.assembles_batches = max_rows > 0
+        self.min_buffer_bytes = DEFAULT_SIZES.direct
 
     def infer(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+        self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
-        """Call the module. On the CPU it makes its own tensors, whatever the room."""
+        """Call the module. On the CPU it allocates its outputs, and `buffers` are not used."""
         if self._transfer is not None:
-            return self.run_batch([inputs], outputs, [room])[0]
+            return self.run_batch([inputs], wanted, [buffers])[0]
         with torch.inference_mode():
             results = self._call({name: self._tensor(inputs[name]) for name in self._inputs if name in inputs})
-            return {name: _to_array(results[name]) for name in outputs if name in results}
+            return {name: _to_array(results[name]) for name in wanted if name in results}
 
     def run_batch(
-        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
+        self, jobs: Sequence[Mapping[str, Array]], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
     ) -> list[dict[str, Array]]:
-        """Call the module for jobs together, by way of the device's lanes."""
-        assert self._transfer is not None, "no lanes to a device"
-        given = [{name: job[name] for name in self._inputs if name in job} for job in jobs]
+        """Call the module for jobs together, copied to the device and back."""
+        assert self._transfer is not None, "no transfer to a device"
+        ordered = [{name: job[name] for name in self._inputs if name in job} for job in jobs]
         with torch.inference_mode():
-            return self._transfer.run(given, outputs, rooms, self._call)
+            return self._transfer.run(ordered, wanted, buffers, self._call)
 
-    def attached(self, view: memoryview, *, writable: bool) -> None:
-        """A gateway's extent: the device may copy from and to it by itself."""
-        self._pinned_memory.attached(view, writable=writable)
+    def register(self, view: memoryview, *, writable: bool) -> None:
+        """Register a gateway's extent, so that the device copies from and to it directly."""
+        self._pinned_memory.register(view, writable=writable)
 
-    def detached(self, view: memoryview) -> None:
-        """It goes."""
-        self._pinned_memory.detached(view)
+    def unregister(self, view: memoryview) -> None:
+        self._pinned_memory.unregister(view)
 
-    def _call(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         assert self._run is not None, "infer before load"
-        return self._named_outputs(self._run(**given) if self._by_keyword else self._run(*given.values()))
+        return self._named_outputs(self._run(**tensors) if self._by_keyword else self._run(*tensors.values()))
 
     def _tensor(self, array: Array) -> torch.Tensor:
         if array.dtype == NUMPY["BF16"]:
             return self._tensor(array.view(np.int16)).view(torch.bfloat16)
         return from_numpy(array.copy() if self._copies else array)
 
-    def _named_outputs(self, answer: Any) -> dict[str, torch.Tensor]:  # whatever the module gave
-        whole: Any = answer
-        if isinstance(answer, Mapping):
+    def _named_outputs(self, result: Any) -> dict[str, torch.Tensor]:  # whatever the module returned
+        whole: Any = result
+        if isinstance(result, Mapping):
             return {str(name): _as_tensor(value) for name, value in whole.items()}
-        values = cast("Sequence[Any]", answer if isinstance(answer, (list, tuple)) else [answer])
+        values = cast("Sequence[Any]", result if isinstance(result, (list, tuple)) else [result])
         if len(values) < len(self._outputs):
             raise ValueError(f"the module gave {len(values)} tensors, {len(self._outputs)} outputs are declared")
         return {name: _as_tensor(value) for name, value in zip(self._outputs, values, strict=False)}
 
     def shrink(self) -> None:
-        """Give the buffers, and the allocator's cache, back to the device."""
+        """Free the transfer's buffers and the allocator's cache."""
         if self._transfer is not None:
             self._transfer.shrink()
         if self._device.type == "cuda":
             cuda.empty_cache()
 
     def device_bytes(self) -> int:
-        """What the allocator has reserved."""
         return int(cuda.memory_reserved()) if self._device.type == "cuda" else 0
 
     def unload(self) -> None:
-        """Drop the module and the cache."""
         self._run = None
         forget_module()
         self._pinned_memory.clear()
@@ -169,12 +162,12 @@ class PytorchEngine:
 
 def _set_threads(spec: ModelSpec) -> None:
     torch.set_num_threads(int_parameter(spec.parameters, "thread_count", len(os.sched_getaffinity(0))))
-    # With inputs that cannot be written, torch warns once for each new call site: it is what we want here.
+    # torch warns at each new call site about read-only inputs, which are intended.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
 
 
 def _device(spec: ModelSpec) -> torch.device:
-    """The one device that this process sees, with the model's share of its memory."""
+    """The one device that this process sees, with the model's memory limit set."""
     if not cuda.is_available():
         text = f"model '{spec.name}' is to run on '{spec.device}', but torch finds no CUDA device here"
         raise ModelError("load_failed", text)
@@ -206,7 +199,7 @@ def _load_torchscript(spec: ModelSpec, path: str, device: torch.device) -> Loade
 
 
 def _load_safetensors(spec: ModelSpec, path: str, device: torch.device) -> LoadedModule:
-    """Weights without code, and the operator's own class that they belong to."""
+    """Weights without code, loaded into the class that the operator wrote for them."""
     import safetensors.torch as safetensors  # noqa: PLC0415 - only this kind of model needs the library
 
     code = os.path.join(spec.directory, "model.py")
@@ -226,28 +219,28 @@ def _load_safetensors(spec: ModelSpec, path: str, device: torch.device) -> Loade
 
 
 def _load_exported(spec: ModelSpec, path: str, device: torch.device) -> LoadedModule:
-    """A graph with its signature: names, types and shapes are in it."""
+    """A graph whose signature holds names, types and shapes."""
     program = torch.export.load(path)
     if device.type != "cpu":
-        from torch.export.passes import move_to_device_pass  # noqa: PLC0415 - nothing of it is needed on the CPU
+        from torch.export.passes import move_to_device_pass  # noqa: PLC0415 - not needed on the CPU
 
         program = move_to_device_pass(program, device)
     signature = program.graph_signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     inputs = [_tensor_spec(spec, name, values.get(name)) for name in map(str, signature.user_inputs)]
     names = [str(name) for name in signature.user_outputs]
-    shown = _output_names(spec, program, names)
-    outputs = [_tensor_spec(spec, show, values.get(name)) for show, name in zip(shown, names, strict=True)]
+    public_names = _output_names(spec, program, names)
+    outputs = [_tensor_spec(spec, public, values.get(name)) for public, name in zip(public_names, names, strict=True)]
     arguments = tuple(each.name for each in inputs)
     configured = [each.name for each in spec.inputs]
     if set(configured) != set(arguments) and len(configured) == len(arguments):
-        arguments = _positional_order(configured, ())  # names of the operator's own: by position
+        arguments = _positional_order(configured, ())  # other names are configured: matched by position
         inputs = [TensorSpec(name, each.datatype, each.shape) for name, each in zip(arguments, inputs, strict=True)]
     return LoadedModule(program.module(), merge_metadata(spec, inputs, outputs), arguments, by_keyword=False)
 
 
 def _output_names(spec: ModelSpec, program: torch.export.ExportedProgram, names: Sequence[str]) -> Sequence[str]:
-    """What a graph's outputs are called outside: its dict's keys, else what is configured, else their numbers."""
+    """The public names of a graph's outputs: the keys of its dict, else the configured names, else their numbers."""
     out = program.call_spec.out_spec
     keys = [str(key) for key in out.context] if out is not None and out.type is dict else []
     if len(keys) == len(names):
@@ -268,7 +261,7 @@ def _tensor_spec(spec: ModelSpec, name: str, value: Any) -> TensorSpec:  # a fak
 
 
 def _positional_order(declared: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
-    """The names in the module's order: its arguments' own, Triton's `NAME__index`, else as they are declared."""
+    """The names in the module's order: that of its arguments, else of Triton's `NAME__index`, else as declared."""
     if arguments and set(declared) <= set(arguments):
         return tuple(name for name in arguments if name in declared)
     found = [_INDEXED.fullmatch(name) for name in declared]
@@ -278,7 +271,7 @@ def _positional_order(declared: Sequence[str], arguments: Sequence[str]) -> tupl
     return tuple(declared)
 
 
-def _as_tensor(value: Any) -> torch.Tensor:  # whatever the module gave
+def _as_tensor(value: Any) -> torch.Tensor:  # whatever the module returned
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"the module gave a {type(value).__name__} instead of a tensor")
     return value
@@ -293,5 +286,4 @@ def _to_array(tensor: torch.Tensor) -> Array:
 
 
 def make() -> PytorchEngine:
-    """The engine, unloaded."""
     return PytorchEngine()

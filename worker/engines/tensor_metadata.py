@@ -1,7 +1,7 @@
-"""What configuration says of a model's tensors, against what the artefact says. Pure.
+"""Merges the tensors that a model's configuration declares with those that its artifact declares. Pure.
 
-The configuration wins where it speaks, the artefact completes it, and a contradiction is a load that fails with both
-shapes named. Shapes of an artefact are whole; those of a spec leave the batch axis out if the model batches.
+The configuration takes precedence, the artifact completes it, and a contradiction fails the load with both shapes
+named. Shapes of an artifact include the batch axis; those of a spec leave it out if the model batches.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from mmsup.ipc.tensors.datatypes import shape_matches
 
 
 def merge_metadata(spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Metadata:
-    """The model's metadata, from its configuration and from what the artefact holds."""
-    given = _merge_tensors(spec, "input", spec.inputs, inputs)
-    made = _merge_tensors(spec, "output", spec.outputs, outputs)
-    missing = {each.name for each in inputs if not each.optional} - {each.name for each in given}
+    """The metadata of a model whose artifact declares these tensors."""
+    merged_inputs = _merge_tensors(spec, "input", spec.inputs, inputs)
+    merged_outputs = _merge_tensors(spec, "output", spec.outputs, outputs)
+    missing = {each.name for each in inputs if not each.optional} - {each.name for each in merged_inputs}
     if missing:
         raise _load_error(
             spec, f"its configuration leaves out {_quoted_names('input', sorted(missing))}, which the file demands"
         )
-    return Metadata(spec.platform, spec.max_batch_size, given, made)
+    return Metadata(spec.platform, spec.max_batch_size, merged_inputs, merged_outputs)
 
 
 def configured_metadata(spec: ModelSpec, artefact: str) -> Metadata:
-    """The model's metadata where the artefact can tell nothing."""
+    """The metadata of a model whose artifact declares no tensors."""
     if not spec.inputs or not spec.outputs:
         raise _load_error(
             spec, f"{artefact} says nothing of its tensors: declare its inputs and outputs in config.pbtxt"
@@ -67,7 +67,7 @@ def _check(spec: ModelSpec, kind: str, configured: TensorSpec, present: TensorSp
             f"{kind} '{configured.name}' is {configured.datatype} in its configuration, {present.datatype} in the file",
         )
     whole = (-1, *configured.shape) if spec.max_batch_size else configured.shape
-    # An artefact that leaves a rank open shows it as (): what is configured then stands.
+    # An artifact that leaves the rank open shows it as (): then the configuration counts.
     if present.shape and not shape_matches(present.shape, whole):
         batch = " with the batch axis" if spec.max_batch_size else ""
         raise _load_error(

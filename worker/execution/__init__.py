@@ -1,1 +1,1 @@
-"""Run the engine on a batch; turn its failures into answers."""
+"""Runs the engine on a batch, and turns its failures into errors for the callers."""

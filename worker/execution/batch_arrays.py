@@ -1,4 +1,4 @@
-"""One batch from several requests, and several answers from one batch, along the first axis. Pure."""
+"""Stacks the arrays of several requests into one batch, and splits a batch again, along the first axis. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from mmsup.ipc.tensors.numpy_arrays import Array
 
 Arrays = dict[str, Array]
+"""Of one request, by the name of the tensor."""
 
 
 def rows(arrays: Mapping[str, Array]) -> int:
@@ -19,20 +20,20 @@ def rows(arrays: Mapping[str, Array]) -> int:
 
 
 def size_bytes(arrays: Mapping[str, Array]) -> int:
-    """Bytes of all arrays together."""
+    """Of all arrays together."""
     return sum([array.nbytes for array in arrays.values()])
 
 
 def stack(parts: Sequence[Mapping[str, Array]]) -> Arrays:
-    """The parts below each other; all have the same names."""
+    """One batch of parts with the same names."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def split(whole: Mapping[str, Array], sizes: Sequence[int]) -> list[Arrays]:
-    """Views of `whole`, one for each size; the sizes add up to its first axis."""
+def split(batch: Mapping[str, Array], sizes: Sequence[int]) -> list[Arrays]:
+    """Views of a batch, one for each number of rows in `sizes`, which add up to the batch axis."""
     parts: list[Arrays] = []
     start = 0
     for size in sizes:
-        parts.append({name: array[start : start + size] for name, array in whole.items()})
+        parts.append({name: array[start : start + size] for name, array in batch.items()})
         start += size
     return parts

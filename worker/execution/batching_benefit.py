@@ -1,13 +1,13 @@
-"""Whether it pays to gather large jobs into one run, by what runs have taken. Pure.
+"""Measures whether large requests run quicker as one stacked batch or one at a time, and chooses by that. Pure.
 
-A batch that is made here copies each input and each large output once more (16 inputs of 602 KB: 0.7 ms). A model that
-spends as much on a batch as on its parts only loses by that; one that gains is slow when its jobs run alone. Which of
-the two a model is, only its runs can tell, and for jobs of each size anew.
+Stacking copies each input and each large output once more (16 inputs of 602 KB: 0.7 ms). A model that takes as long for
+a batch as for its parts loses by that; one that gains is slow when its requests run singly. Which kind a model is shows
+only in its runs, and for each size of request anew.
 
-What is compared is the time of each way for each byte of input: jobs that may share a run are alike in all but their
-rows, so their bytes count rows. Of the last few runs the quickest stands for a way: what disturbs a run adds to it.
-The dearer way is tried again from time to time. A try of running alone takes one job out of the batch: all of them
-would be as long a run as sixteen, which a model that holds a stated latency could not afford.
+What is compared is the time for each byte of input: requests that may share a batch differ in their rows alone, so
+their bytes count rows. The quickest of the last few runs stands for a method, since disturbances only add time. Every
+64th time the slower method is tested again. To test single runs only one request is taken out of the batch, because
+running all 16 one by one could miss a latency objective.
 """
 
 from __future__ import annotations
@@ -16,64 +16,63 @@ from collections import deque
 from typing import Final
 
 ALWAYS_BATCH_BYTES: Final = 128 << 10
-"""Jobs whose inputs have less are gathered unasked: the copies cost little, and so would be gained."""
+"""Requests with smaller inputs are always batched: the copies cost little, and so little could be gained."""
 MIN_RUNS: Final = 2
-"""Of each way, before they are compared: the first run of a size is often slow."""
+"""Of each method, before they are compared: the first run of a size is often slow."""
 RETEST_EVERY: Final = 64
 WINDOW_RUNS: Final = 4
 
 
 class BatchingBenefit:
-    """Asked before each run of several large jobs; told what it took."""
+    """Asked before, and notified after, each run of several large requests."""
 
     def __init__(self) -> None:
         self._single: dict[int, _RecentRuns] = {}
-        """By the size of a job. Sizes and numbers are in powers of two, so all these are few."""
+        """By the size of a request. Sizes and numbers are classed by powers of two, so all these tables are small."""
         self._batched: dict[tuple[int, int], _RecentRuns] = {}
-        """By the size of a job and how many there were: a larger batch may gain more."""
+        """By the size of a request and how many there were: a larger batch may gain more."""
         self._runs: dict[tuple[int, int], int] = {}
 
-    def alone(self, job_bytes: int, jobs: int) -> int:
-        """How many of these jobs shall run one by one: none, the first, or all. The others are to be gathered."""
+    def single_runs(self, job_bytes: int, jobs: int) -> int:
+        """How many of these requests to run one at a time: none, the first, or all. The others form a batch."""
         key = _key(job_bytes, jobs)
-        gathered, alone = self._batched.get(key), self._single.get(key[0])
-        if gathered is None or gathered.is_new:
+        batched, single = self._batched.get(key), self._single.get(key[0])
+        if batched is None or batched.is_new:
             return 0
         one = 1 if jobs > 2 else jobs  # two less one are no batch
-        if alone is None or alone.is_new:
+        if single is None or single.is_new:
             return one
         runs = self._runs[key] = self._runs.get(key, 0) + 1
-        is_try = runs % RETEST_EVERY == 0
-        if gathered.best <= alone.best:
-            return one if is_try else 0
-        return 0 if is_try else jobs
+        is_retest = runs % RETEST_EVERY == 0
+        if batched.best <= single.best:
+            return one if is_retest else 0
+        return 0 if is_retest else jobs
 
-    def on_single_runs(self, job_bytes: int, size: int, took_ns: int) -> None:
-        """Jobs of about so many bytes each, of `size` bytes together, took so long one by one."""
-        self._single.setdefault(_key(job_bytes, 1)[0], _RecentRuns()).add(size, took_ns)
+    def on_single_runs(self, job_bytes: int, size_bytes: int, took_ns: int) -> None:
+        """Record requests of about `job_bytes` each, `size_bytes` together, that ran one at a time."""
+        self._single.setdefault(_key(job_bytes, 1)[0], _RecentRuns()).add(size_bytes, took_ns)
 
-    def on_batch_run(self, job_bytes: int, jobs: int, size: int, took_ns: int) -> None:
-        """So many of them took so long as one run, gathering and sharing out included."""
-        self._batched.setdefault(_key(job_bytes, jobs), _RecentRuns()).add(size, took_ns)
+    def on_batch_run(self, job_bytes: int, jobs: int, size_bytes: int, took_ns: int) -> None:
+        """Record a batch of so many of them, stacking and splitting included."""
+        self._batched.setdefault(_key(job_bytes, jobs), _RecentRuns()).add(size_bytes, took_ns)
 
 
 class _RecentRuns:
-    """Times of one way to run jobs of one size."""
+    """Times of one method for requests of one size."""
 
     def __init__(self) -> None:
-        self._last: deque[float] = deque(maxlen=WINDOW_RUNS)
+        self._ns_per_byte: deque[float] = deque(maxlen=WINDOW_RUNS)
 
     @property
     def is_new(self) -> bool:
-        return len(self._last) < MIN_RUNS
+        return len(self._ns_per_byte) < MIN_RUNS
 
     @property
     def best(self) -> float:
-        """Nanoseconds for a byte."""
-        return min(self._last)
+        return min(self._ns_per_byte)
 
-    def add(self, size: int, took_ns: int) -> None:
-        self._last.append(took_ns / size)
+    def add(self, size_bytes: int, took_ns: int) -> None:
+        self._ns_per_byte.append(took_ns / size_bytes)
 
 
 def _key(job_bytes: int, jobs: int) -> tuple[int, int]:

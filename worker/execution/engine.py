@@ -1,17 +1,17 @@
-"""What an engine is: five verbs over arrays, and how one is found by name.
+"""The interface of an engine, which runs one kind of model, and how an engine is found by its name.
 
-An engine is used by one thread, the worker's loop. It may raise anything: an MmsupError is passed on as it stands
-(a load that cannot be says `load_failed`, an input that this model cannot take `bad_request`), every other exception
-is the model's fault and is worded by `worker/execution/model_errors.py`.
+An engine is used by one thread, the worker's loop. It may raise anything: an MmsupError is passed on as it is (a load
+that cannot succeed raises `load_failed`, an input that this model cannot take `bad_request`); every other exception is
+the model's fault, and execution/model_errors.py words it.
 
-Room. The caller may know before a run where a large output will go: memory that a gateway granted. It then offers, by
-name, a writable array over that memory, of exactly the dtype and shape that the output will have by all that is known.
-An engine may write its result there, and says so by giving back that very array object; or it gives an array of its
-own, and the caller copies. What is known may be wrong: an engine checks the dtype and the shape of what it made, never
-writes past the array, and answers the same with room and without. After a run that raised, or in which it gave its
-own array, the bytes of the room are anybody's guess.
+Output buffers. The caller may know before a run where a large output will be sent from: memory that a gateway granted.
+It then offers, by name, a writable array over that memory, of exactly the dtype and shape that the output is expected
+to have. An engine may write its result there, and says so by returning that very array object; or it returns an array
+of its own, and the caller copies. The expectation may be wrong: an engine checks dtype and shape of what it made, never
+writes past the array, and returns the same values with buffers and without. After a run that raised, or that returned
+its own array, the content of the buffer is undefined.
 
-Two more Protocols are for engines that a device gains something by; `gathers` and `pins` tell which have them.
+Two further Protocols are for engines on a device; `as_batching_engine` and `as_pinned_memory_user` tell which do.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Engine(Protocol):
     """One loaded model."""
 
     def load(self, spec: ModelSpec) -> Metadata:
-        """Load the artefact onto the device; what the model takes and gives, completed from the artefact."""
+        """Load the artifact onto the device; returns the configured metadata, completed from the artifact."""
         ...
 
     def infer(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+        self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
-        """Run once; at least the outputs named. Inputs are read-only views over memory that is reused afterwards:
-        an engine whose model could write to them or keep them gives it copies. `room` is explained above."""
+        """Run once; returns at least the wanted outputs. Inputs are read-only views over memory that is reused after
+        the run: an engine whose model could write to them or keep them passes copies."""
         ...
 
     def shrink(self) -> None:
-        """Give back cached device memory: an allocation was refused."""
+        """Free cached device memory, since an allocation failed."""
         ...
 
     def device_bytes(self) -> int:
@@ -52,57 +52,57 @@ class Engine(Protocol):
         ...
 
     def unload(self) -> None:
-        """Let go of the model. Called once, at an orderly end."""
+        """Free the model. Called once, at an orderly end."""
         ...
 
 
 class BatchingEngine(Protocol):
-    """An engine that makes a batch of several jobs by itself: each goes from its own memory to its rows on the
-    device, and its share of the result from there into its own room. `gathers_itself` says whether this one does, as
-    it is loaded: the same engine may on a device and may not on the CPU."""
+    """An engine that assembles a batch by itself: each job is copied from its own memory to its rows on the device,
+    and its part of the result from there to its own buffer. `assembles_batches` is valid after `load`: the same engine
+    may do so on a device and not on the CPU."""
 
-    gathers_itself: bool
+    assembles_batches: bool
 
     def run_batch(
-        self, jobs: Sequence[Mapping[str, Array]], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
+        self, jobs: Sequence[Mapping[str, Array]], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
     ) -> list[dict[str, Array]]:
-        """Run jobs together along their first axis; one answer and one room for each, in their order. It raises for
-        the batch as a whole. All memory of the jobs may be reused when it returns."""
+        """Run jobs together along their first axis; one result and one set of buffers for each, in order. It raises
+        for the batch as a whole. When it returns, the jobs' memory may be reused."""
         ...
 
 
 class PinnedMemoryUser(Protocol):
-    """An engine that copies to and from a device straight, where it knows the memory beforehand. `pins_memory` says
-    whether this one does, as it is loaded."""
+    """An engine that copies between shared memory and a device directly, if that memory was registered. `pins_memory`
+    is valid after `load`."""
 
     pins_memory: bool
 
-    def attached(self, view: memoryview, *, writable: bool) -> None:
-        """A gateway's extent is mapped, whole and at this address until `detached`. Never raises."""
+    def register(self, view: memoryview, *, writable: bool) -> None:
+        """A gateway's extent was mapped, whole, and stays at this address until `unregister`. Never raises."""
         ...
 
-    def detached(self, view: memoryview) -> None:
-        """It is about to be unmapped: called before the last view goes. No run is under way. Never raises."""
+    def unregister(self, view: memoryview) -> None:
+        """It is about to be unmapped; no run is in progress. Never raises."""
         ...
 
 
 def as_batching_engine(engine: Engine) -> BatchingEngine | None:
-    """The engine, if it makes batches by itself. To be asked after `load`."""
-    return cast("BatchingEngine", engine) if getattr(engine, "gathers_itself", False) else None
+    """The engine, if it assembles batches by itself. Valid after `load`."""
+    return cast("BatchingEngine", engine) if getattr(engine, "assembles_batches", False) else None
 
 
 def min_buffer_bytes(engine: Engine) -> int | None:
-    """From how much room on this engine writes into it; None if it never does. To be asked after `load`."""
+    """The smallest output buffer that this engine writes into; None if it never does. Valid after `load`."""
     return cast("int | None", getattr(engine, "min_buffer_bytes", None))
 
 
 def as_pinned_memory_user(engine: Engine) -> PinnedMemoryUser | None:
-    """The engine, if it wants to know of memory beforehand. To be asked after `load`."""
+    """The engine, if it gains by registered memory. Valid after `load`."""
     return cast("PinnedMemoryUser", engine) if getattr(engine, "pins_memory", False) else None
 
 
 LIBRARIES: Final = {"ort": "onnxruntime", "pytorch": "torch", "custom": "model.py"}
-"""What loading an engine's module brings in, for people who watch a load."""
+"""What loading an engine's module imports, shown as the progress of a load."""
 _MODULES: Final = {"custom": "python_model"}
 """Engines whose module has another name than the engine."""
 _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}
@@ -124,7 +124,7 @@ def open_engine(name: str) -> Engine:
 
 
 def bool_parameter(parameters: Mapping[str, str], name: str) -> bool:
-    """Whether a model's parameter is switched on; ModelError for a value that is no switch."""
+    """A model's parameter that is true or false, false if absent; ModelError for another value."""
     value = parameters.get(name, "false").strip().lower()
     if value not in ("true", "false", "1", "0"):
         raise ModelError("load_failed", f"parameter '{name}' is '{value}'; it is true or false")
@@ -132,7 +132,7 @@ def bool_parameter(parameters: Mapping[str, str], name: str) -> bool:
 
 
 def int_parameter(parameters: Mapping[str, str], name: str, default: int) -> int:
-    """A model's parameter that is a number of at least 1; ModelError for anything else."""
+    """A model's parameter that is a number of at least 1; ModelError for another value."""
     value = parameters.get(name)
     if value is None:
         return default

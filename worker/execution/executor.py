@@ -1,26 +1,25 @@
-"""Running the model: alone or as a batch, with what is owed to each caller when it does not go well.
+"""Runs the engine on one request or on a batch, and gives each request a result of its own when a run fails.
 
-A batch of several that raises is run again one by one, so that only the guilty request fails. Device memory that ran
-out is given back and asked for once more, by halves where there is a batch axis. Every other fault of a device ends
-the process: DeviceLost goes through to `__main__`.
+A batch that raises is run again one request at a time, so that only the guilty request fails. When device memory runs
+out, the engine's cache is freed and the run is tried once more, by halves where there is a batch axis. Any other fault
+of a device ends the process: DeviceLost propagates to `__main__`.
 
-A batch that is made here copies its parts, so large jobs are gathered only where that pays (`payoff.py`).
+A batch that is stacked here copies its parts, so large requests are batched only where that pays (batching_benefit.py).
 
-Large outputs may be made in the memory that was granted for them: `room` says where, before the run, and an outcome
-holds that very array where the engine used it.
+Large outputs may be made in the buffer that was granted for them: `output_buffers` says where, before the run, and a
+result holds that very array where the engine used it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.specs import Metadata, ModelSpec
-from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, datatype_of
 from mmsup.worker.execution.batch_arrays import Arrays, rows, size_bytes, split, stack
 from mmsup.worker.execution.batching_benefit import ALWAYS_BATCH_BYTES, BatchingBenefit
+from mmsup.worker.execution.declared_outputs import DeclaredOutputs
 from mmsup.worker.execution.device_errors import DeviceFault
 from mmsup.worker.execution.engine import (
     NO_BUFFERS,
@@ -30,228 +29,210 @@ from mmsup.worker.execution.engine import (
     as_pinned_memory_user,
     min_buffer_bytes,
 )
-from mmsup.worker.execution.model_errors import ModelFailure
-from mmsup.worker.execution.model_errors_guard import DeviceLost, T, call_model_code
+from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code, caught
 from mmsup.worker.execution.output_shapes import OutputShapePredictor
-from mmsup.worker.execution.outputs import OutputBytes, encode_outputs, output_buffers
+from mmsup.worker.execution.outputs import OutputBytes, encode_outputs, lay_out_buffers
 
-_BUSY: Final = Activity.BUSY
+Result = Arrays | ModelFailure
 
 
 class Executor:
-    """One loaded engine."""
+    """One loaded engine. The caller of a run writes BUSY to the status page before it; each further call of the
+    engine for the same run writes it again here, since every call may take the whole hang limit."""
 
     def __init__(self, engine: Engine, spec: ModelSpec, metadata: Metadata, page: StatusPageWriter) -> None:
         self.engine = engine
         self.spec = spec
         self.metadata = metadata
         self.pinned_memory_user = as_pinned_memory_user(engine)
-        """Who wants to know of gateways' memory; None for most."""
         self._page = page
-        self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
-        self._datatypes = {each.name: each.datatype for each in metadata.outputs}
-        self._output_names = tuple(self._datatypes)
+        self._declared = DeclaredOutputs(spec, metadata)
         self._batching_engine = as_batching_engine(engine)
         self._batching_benefit = BatchingBenefit()
         self._shape_predictor = OutputShapePredictor(metadata)
         self._min_buffer_bytes = min_buffer_bytes(engine)
         self.uses_output_buffers = self._min_buffer_bytes is not None
-        """Whether `room` is ever anything."""
 
-    def output_buffers(self, job: Arrays, outputs: Sequence[str], view: memoryview | None) -> OutputBuffers:
-        """Where the outputs of a job will lie in the memory that was granted for them, if this engine can use it."""
+    def output_buffers(self, inputs: Arrays, wanted: Sequence[str], view: memoryview | None) -> OutputBuffers:
+        """Where in `view` the outputs of a run will be placed, as far as that is known and this engine can use it."""
         if view is None or self._min_buffer_bytes is None or len(view) < self._min_buffer_bytes:
             return NO_BUFFERS
-        return output_buffers(self._shape_predictor.predict(job, outputs or self._output_names), view)
+        return lay_out_buffers(self._shape_predictor.predict(inputs, wanted or self._declared.names), view)
 
-    def run(
-        self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[OutputBuffers] = ()
-    ) -> list[Arrays | ModelFailure]:
-        """One outcome for each job, in order; jobs of more than one run together. `rooms` has one for each job, or is
-        empty."""
-        rooms = rooms or [NO_BUFFERS] * len(jobs)
+    def mark_busy(self) -> None:
+        self._page.set_activity(Activity.BUSY, time.monotonic_ns())
+
+    def run(self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers] = ()) -> list[Result]:
+        """One result for each job, in order. `wanted`: names of outputs, empty for all; `buffers`: one for each job,
+        or none."""
+        buffers = buffers or [NO_BUFFERS] * len(jobs)
         if len(jobs) == 1:
-            return [self.run_one(jobs[0], outputs, rooms[0])]
+            return [self.run_one(jobs[0], wanted, buffers[0])]
         if self._batching_engine is None and (size := size_bytes(jobs[0])) >= ALWAYS_BATCH_BYTES:
-            return self._run_by_benefit(size, jobs, outputs, rooms)
-        return self._run_batch(jobs, outputs, rooms)
+            return self._run_by_benefit(size, jobs, wanted, buffers)
+        return self._run_batch(jobs, wanted, buffers)
 
     def _run_by_benefit(
-        self, job_bytes: int, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
-    ) -> list[Arrays | ModelFailure]:
-        """The outcomes of large jobs, gathered or one by one as has paid so far; what it took is remembered."""
-        count = self._batching_benefit.alone(job_bytes, len(jobs))
-        began = time.monotonic_ns()
-        outcomes = self._run_singly(jobs[:count], outputs, rooms[:count])
-        if count and not any(isinstance(each, ModelFailure) for each in outcomes):
-            took_ns = time.monotonic_ns() - began
+        self, job_bytes: int, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
+    ) -> list[Result]:
+        """Run large jobs as a batch or one at a time, whichever was quicker lately, and record the time."""
+        count = self._batching_benefit.single_runs(job_bytes, len(jobs))
+        began_ns = time.monotonic_ns()
+        results = self._run_singly(jobs[:count], wanted, buffers[:count])
+        if count and not any(isinstance(each, ModelFailure) for each in results):
+            took_ns = time.monotonic_ns() - began_ns
             self._batching_benefit.on_single_runs(job_bytes, sum(map(size_bytes, jobs[:count])), took_ns)
         if count == len(jobs):
-            return outcomes
-        rest, began = jobs[count:], time.monotonic_ns()
-        gathered = self._run_batch(rest, outputs, rooms[count:])
-        gathered = [_copied_to_buffers(each, room) for each, room in zip(gathered, rooms[count:], strict=True)]
-        if not any(isinstance(each, ModelFailure) for each in gathered):
-            took_ns = time.monotonic_ns() - began
-            self._batching_benefit.on_batch_run(job_bytes, len(rest), sum(map(size_bytes, rest)), took_ns)
-        return [*outcomes, *gathered]
+            return results
+        self.mark_busy()
+        others, began_ns = jobs[count:], time.monotonic_ns()
+        batched = self._run_batch(others, wanted, buffers[count:])
+        batched = [_copied_to_buffers(each, into) for each, into in zip(batched, buffers[count:], strict=True)]
+        if not any(isinstance(each, ModelFailure) for each in batched):
+            took_ns = time.monotonic_ns() - began_ns
+            self._batching_benefit.on_batch_run(job_bytes, len(others), sum(map(size_bytes, others)), took_ns)
+        return [*results, *batched]
 
     def _run_batch(
-        self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
-    ) -> list[Arrays | ModelFailure]:
-        """The outcomes of one batch; of its parts if it raises."""
+        self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
+    ) -> list[Result]:
+        """The results of one batch; of its jobs one at a time if it raises."""
         run = self._run_stacked if self._batching_engine is None else self._run_by_engine
-        outcomes = run(jobs, outputs, rooms)
-        if not isinstance(outcomes, ModelFailure):
-            return outcomes
-        if outcomes.device_fault is DeviceFault.NONE:
-            return self._run_singly(jobs, outputs, rooms)
-        return [outcomes] * len(jobs)
+        results = run(jobs, wanted, buffers)
+        if not isinstance(results, ModelFailure):
+            return results
+        if results.device_fault is DeviceFault.NONE:
+            return self._run_singly(jobs, wanted, buffers)
+        return [results] * len(jobs)
 
     def _run_singly(
-        self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
-    ) -> list[Arrays | ModelFailure]:
-        return [self.run_one(job, outputs, room) for job, room in zip(jobs, rooms, strict=True)]
+        self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
+    ) -> list[Result]:
+        results: list[Result] = []
+        for inputs, into in zip(jobs, buffers, strict=True):
+            self.mark_busy()
+            results.append(self.run_one(inputs, wanted, into))
+        return results
 
-    def run_one(
-        self, job: Arrays, outputs: Sequence[str] = (), room: OutputBuffers = NO_BUFFERS
-    ) -> Arrays | ModelFailure:
-        """The outcome of one job."""
-        made = self._infer(job, outputs, room)
-        if isinstance(made, ModelFailure):
-            made = self._retry_for_memory(made, job, outputs, room)
-            if isinstance(made, ModelFailure):
-                return made
+    def run_one(self, inputs: Arrays, wanted: Sequence[str] = (), buffers: OutputBuffers = NO_BUFFERS) -> Result:
+        """The result of one job."""
+        result = self._infer(inputs, wanted, buffers)
+        if isinstance(result, ModelFailure):
+            result = self._retry_for_memory(result, inputs, wanted, buffers)
+            if isinstance(result, ModelFailure):
+                return result
         if self.uses_output_buffers:
-            self._learn_shapes([job], [made])
-        return self._output_fault(made, outputs, job) or made
+            self._learn_shapes(inputs, result)
+        return self._declared.failure(result, wanted, inputs) or result
 
     def encode_outputs(self, arrays: Arrays) -> tuple[OutputBytes, ...] | ModelFailure:
-        """The bytes of a good outcome. Guarded: elements of an array of objects are the model's own."""
+        """The bytes of a good result. Elements of an object array are the model's own, and may raise."""
         return call_model_code(encode_outputs, self.spec, arrays)
 
     def _run_stacked(
-        self, jobs: Sequence[Arrays], outputs: Sequence[str], _: Sequence[OutputBuffers]
-    ) -> list[Arrays | ModelFailure] | ModelFailure:
-        """The outcomes of one batch that is made here; a Failure if it could not run."""
-        job = call_model_code(lambda: stack(jobs), self.spec)  # a batch may not fit where each of its parts does
-        if isinstance(job, ModelFailure):
-            return job
-        whole = self._infer_with_retry(job, outputs)
-        if isinstance(whole, ModelFailure):
-            return whole
-        sizes = [rows(each) for each in jobs]
-        fault = self._output_fault(whole, outputs, job)
-        if fault is not None:
-            return [fault] * len(jobs)
-        parts = split(whole, sizes)
-        self._learn_shapes(jobs, parts)
+        self, jobs: Sequence[Arrays], wanted: Sequence[str], _: Sequence[OutputBuffers]
+    ) -> list[Result] | ModelFailure:
+        """The results of one batch that is stacked here; a failure if it could not run as a whole."""
+        inputs = call_model_code(stack, self.spec, jobs)  # a batch may not fit into memory where each of its jobs does
+        if isinstance(inputs, ModelFailure):
+            return inputs
+        result = self._infer(inputs, wanted)
+        if isinstance(result, ModelFailure):
+            result = self._retry_for_memory(result, inputs, wanted, NO_BUFFERS)
+            if isinstance(result, ModelFailure):
+                return result
+        failure = self._declared.failure(result, wanted, inputs)
+        if failure is not None:
+            return [failure] * len(jobs)
+        parts = split(result, [rows(each) for each in jobs])
+        for job, part in zip(jobs, parts, strict=True):
+            self._learn_shapes(job, part)
         return [*parts]
 
     def _run_by_engine(
-        self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
-    ) -> list[Arrays | ModelFailure] | ModelFailure:
-        """The outcomes of one batch that the engine makes; a Failure if it could not run. Device memory that was
-        refused is asked for once more, by halves of the batch."""
-        made = self._engine_batch(jobs, outputs, rooms)
-        if isinstance(made, ModelFailure):
-            if made.device_fault is not DeviceFault.MEMORY:
-                return made
+        self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
+    ) -> list[Result] | ModelFailure:
+        """The results of one batch that the engine assembles; a failure if it could not run as a whole. If device
+        memory runs out, it is run once more by halves."""
+        results = self._infer_batch(jobs, wanted, buffers)
+        if isinstance(results, ModelFailure):
+            if results.device_fault is not DeviceFault.MEMORY:
+                return results
             self.engine.shrink()
             half = len(jobs) // 2
-            first = self._engine_batch(jobs[:half], outputs, rooms[:half])
+            self.mark_busy()
+            first = self._infer_batch(jobs[:half], wanted, buffers[:half])
             if isinstance(first, ModelFailure):
                 return first
-            second = self._engine_batch(jobs[half:], outputs, rooms[half:])
+            self.mark_busy()
+            second = self._infer_batch(jobs[half:], wanted, buffers[half:])
             if isinstance(second, ModelFailure):
                 return second
-            made = [*first, *second]
-        self._learn_shapes(jobs, made)
-        return [self._output_fault(each, outputs, job) or each for job, each in zip(jobs, made, strict=True)]
+            results = [*first, *second]
+        for job, result in zip(jobs, results, strict=True):
+            self._learn_shapes(job, result)
+        return [self._declared.failure(each, wanted, job) or each for job, each in zip(jobs, results, strict=True)]
 
-    def _engine_batch(
-        self, jobs: Sequence[Arrays], outputs: Sequence[str], rooms: Sequence[OutputBuffers]
+    def _infer_batch(
+        self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
     ) -> list[Arrays] | ModelFailure:
-        engine, wanted = self._batching_engine, outputs or self._output_names
-        assert engine is not None, "this engine makes no batches"
-        return self._call(engine.run_batch, jobs, wanted, rooms)
+        assert self._batching_engine is not None, "this engine assembles no batches"
+        try:
+            return self._batching_engine.run_batch(jobs, wanted or self._declared.names, buffers)
+        except BaseException as error:  # noqa: BLE001 - as in `_infer`
+            return _failure(error, self.spec)
 
-    def _learn_shapes(self, jobs: Sequence[Arrays], made: Sequence[Arrays]) -> None:
-        """Of large results, that is; small ones need no room."""
-        if self._min_buffer_bytes is None:
-            return
-        for job, each in zip(jobs, made, strict=True):
-            if size_bytes(each) >= self._min_buffer_bytes:
-                self._shape_predictor.learn(job, each)
-
-    def _infer_with_retry(self, job: Arrays, outputs: Sequence[str]) -> Arrays | ModelFailure:
-        made = self._infer(job, outputs)
-        return self._retry_for_memory(made, job, outputs, NO_BUFFERS) if isinstance(made, ModelFailure) else made
+    def _learn_shapes(self, inputs: Arrays, result: Arrays) -> None:
+        """Of large results; small ones need no buffer."""
+        if self._min_buffer_bytes is not None and size_bytes(result) >= self._min_buffer_bytes:
+            self._shape_predictor.learn(inputs, result)
 
     def _retry_for_memory(
-        self, failure: ModelFailure, job: Arrays, outputs: Sequence[str], room: OutputBuffers
-    ) -> Arrays | ModelFailure:
-        """After a failure: once more, by halves where there is a batch axis, if it was for want of device memory."""
+        self, failure: ModelFailure, inputs: Arrays, wanted: Sequence[str], buffers: OutputBuffers
+    ) -> Result:
+        """After a failure for want of device memory: run once more, by halves where there is a batch axis."""
         if failure.device_fault is not DeviceFault.MEMORY:
             return failure
         self.engine.shrink()
-        size = rows(job)
+        size = rows(inputs)
         if not self.spec.max_batch_size or size < 2:
-            return self._infer(job, outputs, room)
+            self.mark_busy()
+            return self._infer(inputs, wanted, buffers)
         halves: list[Arrays] = []
-        for half in split(job, [size // 2, size - size // 2]):
-            made = self._infer(half, outputs)
-            if isinstance(made, ModelFailure):
-                return made
-            halves.append(made)
+        for half in split(inputs, [size // 2, size - size // 2]):
+            self.mark_busy()
+            result = self._infer(half, wanted)
+            if isinstance(result, ModelFailure):
+                return result
+            halves.append(result)
         return stack(halves)
 
-    def _infer(self, job: Arrays, outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS) -> Arrays | ModelFailure:
-        wanted = outputs or self._output_names
-        made = self._call(self.engine.infer, job, wanted, room)
-        if isinstance(made, ModelFailure):
-            return made
-        if len(made) == len(wanted) and type(made) is dict:
-            return made  # of these names, or `_fault` will say which is missing
-        return {name: made[name] for name in wanted if name in made}
-
-    def _call(self, call: Callable[..., T], *arguments: object) -> T | ModelFailure:
-        """What the engine gives, with the page saying since when it is at work."""
-        self._page.set_activity(_BUSY, time.monotonic_ns())
-        made = call_model_code(call, self.spec, *arguments)
-        if isinstance(made, ModelFailure) and made.device_fault is DeviceFault.LOST:
-            raise DeviceLost(made.text)
-        return made
-
-    def _output_fault(self, made: Mapping[str, Array], outputs: Sequence[str], job: Arrays) -> ModelFailure | None:
-        """What is wrong with the outputs, by what the model declares."""
-        batched = self.spec.max_batch_size
-        size = rows(job) if batched else 0
-        for name in outputs or self._output_names:
-            array = made.get(name)
-            if array is not None and array.dtype is self._dtypes[name] and not batched:
-                continue  # numpy has one object for each plain dtype
-            text = "is declared, but was not given" if array is None else self._mismatch(name, array, size)
-            if text:
-                return ModelFailure("inference_failed", f"model '{self.spec.name}': output '{name}' {text}")
-        return None
-
-    def _mismatch(self, name: str, array: Array, size: int) -> str:
-        datatype, declared = datatype_of(array), self._datatypes.get(name)
-        if datatype != declared:
-            return f"is declared as {declared}, but is {datatype or array.dtype}"
-        if self.spec.max_batch_size and (not array.ndim or array.shape[0] != size):
-            return f"has shape {list(array.shape)} for a batch of {size}"
-        return ""
+    def _infer(self, inputs: Arrays, wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS) -> Result:
+        names = wanted or self._declared.names
+        try:
+            made = self.engine.infer(inputs, names, buffers)
+        except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too
+            return _failure(error, self.spec)
+        if len(made) == len(names) and type(made) is dict:
+            return made  # of these names, or DeclaredOutputs finds which is missing
+        return {name: made[name] for name in names if name in made}
 
 
-def _copied_to_buffers(made: Arrays | ModelFailure, room: OutputBuffers) -> Arrays | ModelFailure:
-    """An outcome with its large arrays in their room, where they would be copied to anyway: a part of the price."""
-    if isinstance(made, ModelFailure):
-        return made
-    for name, place in room.items():
-        array = made.get(name)
-        if array is not None and array is not place and (array.dtype, array.shape) == (place.dtype, place.shape):
-            place[...] = array
-            made[name] = place
-    return made
+def _failure(error: BaseException, spec: ModelSpec) -> ModelFailure:
+    failure = caught(error, spec)
+    if failure.device_fault is DeviceFault.LOST:
+        raise DeviceLost(failure.text) from error
+    return failure
+
+
+def _copied_to_buffers(result: Result, buffers: OutputBuffers) -> Result:
+    """A result with its large arrays in their buffers. They would be copied there anyway, so the copy belongs to the
+    measured time of a batch."""
+    if isinstance(result, ModelFailure):
+        return result
+    for name, into in buffers.items():
+        array = result.get(name)
+        if array is not None and array is not into and (array.dtype, array.shape) == (into.dtype, into.shape):
+            into[...] = array
+            result[name] = into
+    return result

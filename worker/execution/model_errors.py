@@ -1,4 +1,4 @@
-"""What a caller is told of an exception in a model: a code, and a text without our insides. Pure.
+"""Calls model code, and turns whatever it raises into an error for the caller: a code and a text.
 
 The trace goes to the worker's own output, which `ctl logs` shows. The text names no path, no address, no class.
 """
@@ -6,18 +6,21 @@ The trace goes to the worker's own output, which `ctl logs` shows. The text name
 from __future__ import annotations
 
 import re
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.execution.device_errors import DeviceFault, device_fault
 
+T = TypeVar("T")
 TEXT_LIMIT: Final = 500
 _PATH: Final = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/'\"`<>|;,:()\[\]{}]+/)+([^\s/'\"`<>|;,:()\[\]{}]*)")
 _ADDRESS: Final = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
 _HOST_MEMORY_TEXTS: Final = ("bad_alloc", "defaultcpuallocator: can't allocate memory", "failed to allocate memory")
-"""How native code words an allocation that failed: C++ (onnxruntime too), torch on the CPU, onnxruntime's arena."""
+"""How native code reports a failed allocation: C++ (onnxruntime too), torch on the CPU, onnxruntime's arena."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +32,29 @@ class ModelFailure:
     device_fault: DeviceFault = DeviceFault.NONE
 
 
-def scrub(text: str) -> str:
-    """A text fit for a remote client: one line, bounded, paths cut to their last part, no addresses."""
-    line = " ".join(text.split())
-    line = _ADDRESS.sub("(address)", _PATH.sub(r"\1", line))
-    line = "".join(each for each in line if each.isprintable())
-    return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - 1] + "…"
+class DeviceLost(Exception):  # noqa: N818 - what happened to the device; the process ends by it
+    """The CUDA context is lost. Raised for `__main__`, which ends the process."""
+
+
+def call_model_code(call: Callable[..., T], spec: ModelSpec, *arguments: object) -> T | ModelFailure:
+    """The result of `call`, or why there is none. Only SystemExit and KeyboardInterrupt propagate: the model ends its
+    own process."""
+    try:
+        return call(*arguments)
+    except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too
+        return caught(error, spec)
+
+
+def caught(error: BaseException, spec: ModelSpec) -> ModelFailure:
+    """The failure to report for an exception of model code, whose trace is printed here."""
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        raise error
+    traceback.print_exception(error)
+    return failure_of(error, spec)
 
 
 def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:
-    """The answer to whoever's request met this exception."""
+    """The failure to report for an exception. Pure."""
     if isinstance(error, MmsupError):
         return ModelFailure(error.code, scrub(error.text))
     device = device_fault(error, spec.device)
@@ -49,12 +65,20 @@ def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:
     if is_out_of_memory(error):
         cap = f" under its cap of {spec.memory_bytes} bytes" if spec.memory_bytes else ""
         return ModelFailure("inference_failed", f"model '{spec.name}' ran out of memory{cap}")
-    said = str(error).strip() or f"{type(error).__name__} without a message"
-    return ModelFailure("inference_failed", scrub(f"model '{spec.name}' failed: {said}"))
+    text = str(error).strip() or f"{type(error).__name__} without a message"
+    return ModelFailure("inference_failed", scrub(f"model '{spec.name}' failed: {text}"))
+
+
+def scrub(text: str) -> str:
+    """A text fit for a remote client: one line, bounded, paths reduced to their last part, no addresses."""
+    line = " ".join(text.split())
+    line = _ADDRESS.sub("(address)", _PATH.sub(r"\1", line))
+    line = "".join(each for each in line if each.isprintable())
+    return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - 1] + "…"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether host memory was refused, by Python or in native code; the process lives on."""
+    """Whether an allocation of host memory failed, in Python or in native code."""
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()

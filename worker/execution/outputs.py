@@ -1,9 +1,9 @@
-"""Outputs on their way to a gateway: small ones in the reply, large ones in memory that it granted. Pure but for the
-copy into that memory.
+"""Encodes outputs for a reply: small ones inline, large ones in the buffer that the gateway granted. Pure but for the
+copy into that buffer.
 
-Layout of a grant, which `gateway/protocol/output_sizes.py` computes alike: the large outputs in the order of the
-reply, each at the next 64-byte step. `lay_out` offers an engine its room by that layout before the run, `place` finds
-what lies there already after it.
+Layout of a buffer, which gateway/protocol/output_sizes.py computes alike: the large outputs in the order of the reply,
+each at the next multiple of 64 bytes. `lay_out_buffers` gives an engine its arrays by that layout before the run;
+`place_outputs` finds after it which outputs are in their place already.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from mmsup.ipc.transport.codec import pack_signature
 from mmsup.ipc.two_generation_cache import BoundedCache
 
 SIGNATURES_LIMIT: Final = 1024
+ADDRESS_CHECK_BYTES: Final = 64 << 10
+"""From here on, comparing two addresses (2 microseconds) is cheaper than a copy onto itself."""
 
 Shape = tuple[int, ...]
 OutputBytes = tuple[str, Shape, bytes | memoryview]
 """Name, shape, bytes."""
 PredictedOutput = tuple[str, str, Shape]
 """Name, datatype and shape of an output before the run."""
-ADDRESS_CHECK_BYTES: Final = 64 << 10
-"""From here on, asking two addresses (2 microseconds) is cheaper than a copy onto itself."""
 
 
 def encode_outputs(arrays: Mapping[str, Array]) -> tuple[OutputBytes, ...]:
-    """The bytes of each array, whose datatype has been checked; large ones without a copy where they lie in one
-    piece."""
+    """The bytes of each array, whose datatype has been checked; large contiguous ones without a copy."""
     return tuple([(name, each.shape, _bytes(each)) for name, each in arrays.items()])
 
 
@@ -45,14 +44,14 @@ def _bytes(array: Array) -> bytes | memoryview:
 
 
 class ReplySignatureCache:
-    """The words of results, packed once for all that look alike."""
+    """The signatures of results (names, datatypes, shapes), packed once for all that are alike."""
 
     def __init__(self, datatypes: Mapping[str, str]) -> None:
         self._datatypes = datatypes
-        self._known: BoundedCache[tuple[tuple[str, Shape], ...], bytes] = BoundedCache(SIGNATURES_LIMIT)
+        self._packed: BoundedCache[tuple[tuple[str, Shape], ...], bytes] = BoundedCache(SIGNATURES_LIMIT)
 
     def inline_reply(self, arrays: Mapping[str, Array]) -> tuple[bytes, tuple[bytes, ...]] | None:
-        """The words and the bytes of outputs that are few, small and of numbers; None if they are not."""
+        """Signature and bytes of outputs that all travel in the reply; None if one is large, or no plain number."""
         shapes: list[tuple[str, Shape]] = []
         data: list[bytes] = []
         for name, array in arrays.items():
@@ -63,89 +62,87 @@ class ReplySignatureCache:
         return (self._signature(tuple(shapes)), tuple(data)) if len(data) <= INLINE_TENSORS else None
 
     def signature(self, outputs: Sequence[OutputBytes]) -> bytes:
-        """What the reply with these outputs says of them."""
         return self._signature(tuple([(name, shape) for name, shape, _ in outputs]))
 
     def _signature(self, key: tuple[tuple[str, Shape], ...]) -> bytes:
-        words = self._known.recent.get(key) or self._known.get(key)
-        if words is None:
+        packed = self._packed.recent.get(key) or self._packed.get(key)
+        if packed is None:
             specs = [TensorSpec(name, self._datatypes[name], shape) for name, shape in key]
-            words = pack_signature(ReplySignature(tuple(specs)))
-            self._known.add(key, words)
-        return words
+            packed = pack_signature(ReplySignature(tuple(specs)))
+            self._packed.add(key, packed)
+        return packed
 
 
 def buffer_bytes(outputs: Sequence[OutputBytes]) -> int:
-    """Bytes of grant that these outputs need; 0 if all travel in the reply."""
-    need = inline = 0
-    for output in outputs:
-        size = len(output[2])
-        if is_inline(size, inline):
+    """Size of the buffer that these outputs need; 0 if all travel in the reply."""
+    needed = inline = 0
+    for _, _, data in outputs:
+        if is_inline(len(data), inline):
             inline += 1
         else:
-            need += padded_size(size)
-    return need
+            needed += padded_size(len(data))
+    return needed
 
 
-def output_buffers(foreseen: Sequence[PredictedOutput], view: memoryview) -> dict[str, Array]:
-    """The room of each large output in the memory of a grant, as far as that reaches. What comes after an output of
+def lay_out_buffers(predicted: Sequence[PredictedOutput], view: memoryview) -> dict[str, Array]:
+    """An array for each large output in the granted buffer `view`, as far as that reaches. What follows an output of
     unknown size (BYTES) has no known place."""
-    rooms: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     at = inline = 0
-    for name, datatype, shape in foreseen:
+    for name, datatype, shape in predicted:
         size = size_bytes(datatype, shape)
         if size is None or at + size > len(view):
             break
         if is_inline(size, inline):
             inline += 1
             continue
-        rooms[name] = np.frombuffer(view[at : at + size], NUMPY[datatype]).reshape(shape)
+        arrays[name] = np.frombuffer(view[at : at + size], NUMPY[datatype]).reshape(shape)
         at += padded_size(size)
-    return rooms
+    return arrays
 
 
 def place_outputs(
     outputs: Sequence[OutputBytes], view: memoryview | None, segment: int, offset: int
 ) -> tuple[TensorLocation, ...]:
-    """Where the reply says that the outputs are: the large ones in `view`, which lies at `offset` of `segment`; copied
-    there, unless they were made there."""
+    """Copy large outputs into `view`, which is at `offset` of `segment`, unless they are there already; returns the
+    location of each output."""
     if view is None:
         return tuple([data for _, _, data in outputs])
     if len(outputs) > 1:
         outputs = _without_overlap(outputs, view)
-    places: list[TensorLocation] = []
+    locations: list[TensorLocation] = []
     at = inline = 0
     for _, _, data in outputs:
         size = len(data)
         if is_inline(size, inline):
-            places.append(data)
+            locations.append(data)
             inline += 1
             continue
         target = view[at : at + size]
         if size < ADDRESS_CHECK_BYTES or _address(data) != _address(target):
             target[:] = data
-        places.append((segment, offset + at, size))
+        locations.append((segment, offset + at, size))
         at += padded_size(size)
-    return tuple(places)
+    return tuple(locations)
 
 
 def _without_overlap(outputs: Sequence[OutputBytes], view: memoryview) -> Sequence[OutputBytes]:
-    """The outputs, none of them where another will be copied to: one that was made larger than foreseen moves all
-    that come after it, and what lies there is then taken out first."""
+    """The outputs, none of them where another will be copied to: one that is larger than predicted moves all that
+    follow it, and those that are in the buffer are copied out of it first."""
     first = _address(view)
-    settled: list[OutputBytes] = []
+    safe: list[OutputBytes] = []
     at = inline = 0
     for name, shape, data in outputs:
         size = len(data)
         if is_inline(size, inline):
-            settled.append((name, shape, data))
+            safe.append((name, shape, data))
             inline += 1
             continue
-        lies = _address(data) - first
-        moves = 0 <= lies < len(view) and lies != at
-        settled.append((name, shape, bytes(data) if moves else data))
+        position = _address(data) - first
+        moves = 0 <= position < len(view) and position != at
+        safe.append((name, shape, bytes(data) if moves else data))
         at += padded_size(size)
-    return settled
+    return safe
 
 
 def _address(data: bytes | memoryview) -> int:

@@ -1,1 +1,1 @@
-"""The loop: receive, run, answer, keep results that wait for memory."""
+"""Receives requests, runs them, sends replies, holds results that wait for memory."""

@@ -1,16 +1,17 @@
-"""The gateways that this worker serves: what comes from each, what goes back, the memory it shares.
+"""Links to the gateways that this worker serves: data messages both ways, and the memory that each gateway shares.
 
-Each comes with a socket pair of its own, over which it sends requests and extents and whose end says that the link is
-over. Where the server is configured for ZeroMQ, frames come and go over its one bound socket, and extents over the pair
-all the same. A new brain attaches every gateway anew; gateways that know us drop the new pair, which is a link without
-a word then.
+A gateway is attached with a socket pair, over which it sends requests and extents of shared memory, and whose end says
+that the link is closed. Where the server is configured for ZeroMQ, frames go over its one bound socket, extents still
+over the pair. A new controller attaches every gateway again; a gateway that is linked already closes the new pair,
+which is a link without messages then.
 """
 
 from __future__ import annotations
 
 import logging
 import select
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.memory.arena import AttachedExtents
@@ -23,80 +24,77 @@ from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.execution.engine import PinnedMemoryUser
 
 if TYPE_CHECKING:
-    from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # zmq is for those who use it
+    from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # imports zmq, with its threads
 
 _EXTENT_MESSAGES: Final = (AttachExtent, DetachExtent)
 log = logging.getLogger("mmsup.worker")
 
 
 class GatewayLink:
-    """One gateway, or one way to it."""
+    """The link to one gateway."""
 
     def __init__(
         self,
         identity: bytes,
         pair: DataChannel,
-        end: ZmqWorkerChannel | None = None,
+        zeromq: ZmqWorkerChannel | None = None,
         pinned_memory_user: PinnedMemoryUser | None = None,
     ) -> None:
-        """`end`: the socket that frames go to, if not the pair. `pinning` hears of memory that comes and goes."""
+        """`zeromq`: where frames go, if not over the pair. `pinned_memory_user` is notified of shared memory."""
         self.identity = identity
+        self.send: Callable[[bytes], bool] = pair.send if zeromq is None else partial(zeromq.send, identity)
+        """Send a frame; False if it is not accepted now; ChannelClosed if the other side is gone."""
         self._pair = pair
-        self._zeromq = end
+        self._zeromq = zeromq
         self._pinned_memory_user = pinned_memory_user
         self._arena = AttachedExtents()
 
     def receive(self) -> list[Any] | None:
-        """The records of the next packet but extents, None if none waits; Closed at the end, WireError for no frame."""
+        """The messages of the next packet, without those about extents, which are applied; None if no packet waits.
+        ChannelClosed at the end, WireError for a malformed frame."""
         received = self._pair.receive_with_fds()
         if received is None:
             return None
-        frame, descriptors = received
+        frame, fds = received
         try:
-            records = unpack_frame(frame)
-            return (
-                self._apply_extents(records, descriptors)
-                if records and type(records[0]) in _EXTENT_MESSAGES
-                else records
-            )
+            messages = unpack_frame(frame)
+            if messages and type(messages[0]) in _EXTENT_MESSAGES:
+                return self._apply_extents(messages, fds)
+            return messages
         finally:
-            if descriptors:
-                close_fds(descriptors)
+            if fds:
+                close_fds(fds)
 
-    def _apply_extents(self, records: Iterable[Any], descriptors: list[int]) -> list[Any]:
-        """Take extents in and out; what is left of the records."""
-        left: list[Any] = []
-        for record in records:
-            if isinstance(record, DetachExtent):
-                self._detach(record.segment)
-            elif isinstance(record, AttachExtent) and descriptors:
-                self._attach(record, descriptors.pop(0))
+    def _apply_extents(self, messages: Iterable[Any], fds: list[int]) -> list[Any]:
+        """Map and unmap extents; returns the other messages."""
+        others: list[Any] = []
+        for message in messages:
+            if isinstance(message, DetachExtent):
+                self._detach(message.segment)
+            elif isinstance(message, AttachExtent) and fds:
+                self._attach(message, fds.pop(0))
             else:
-                left.append(record)
-        return left
+                others.append(message)
+        return others
 
     def _attach(self, extent: AttachExtent, fd: int) -> None:
         try:
             self._arena.attach(extent.segment, fd, extent.size, writable=extent.writable)
         except (OSError, ValueError) as error:
-            log.warning("a gateway's extent cannot be used: %s", error)
+            log.warning("a gateway's extent cannot be mapped: %s", error)
             return
-        whole = self._arena.extent(extent.segment)
-        if self._pinned_memory_user is not None and whole is not None:
-            self._pinned_memory_user.attached(whole[0], writable=whole[1])
+        mapped = self._arena.extent(extent.segment)
+        if self._pinned_memory_user is not None and mapped is not None:
+            self._pinned_memory_user.register(mapped[0], writable=mapped[1])
 
     def _detach(self, segment: int) -> None:
-        whole = self._arena.extent(segment)
-        if self._pinned_memory_user is not None and whole is not None:
-            self._pinned_memory_user.detached(whole[0])
+        mapped = self._arena.extent(segment)
+        if self._pinned_memory_user is not None and mapped is not None:
+            self._pinned_memory_user.unregister(mapped[0])
         self._arena.detach(segment)
 
-    def send(self, frame: bytes) -> bool:
-        """Send a frame; False if it is not taken now; Closed if nobody is there."""
-        return self._pair.send(frame) if self._zeromq is None else self._zeromq.send(self.identity, frame)
-
     def view(self, segment: int, offset: int, size: int, *, writable: bool) -> memoryview | None:
-        """Bytes that a message named, None if it named what is not there; what the pair still holds is taken first."""
+        """Bytes of shared memory that a message named; None if they are not mapped."""
         view = self._arena.view(segment, offset, size, writable=writable)
         if view is None and self._zeromq is not None:
             self._drain_pair()
@@ -104,15 +102,15 @@ class GatewayLink:
         return view
 
     def _drain_pair(self) -> None:
-        """A frame may overtake the extent that it names, if the two take different ways."""
+        """Apply extents that wait in the pair: a frame by ZeroMQ may overtake the extent that it names."""
         try:
             while self.receive() is not None:
                 pass
         except (ChannelClosed, WireError):
-            return  # the loop will see it
+            return  # the loop meets it again
 
     def close(self) -> None:
-        """Let go of the pair and of its memory; mappings end with the last view of them."""
+        """Close the pair and detach all extents; a mapping ends with the last view of it."""
         for segment in self._arena.segments():
             self._detach(segment)
         self._pair.close()
@@ -121,32 +119,31 @@ class GatewayLink:
 class GatewayLinks:
     """All links, and their pairs in the loop's poller."""
 
-    def __init__(self, poller: select.poll, end: ZmqWorkerChannel | None, pinning: PinnedMemoryUser | None) -> None:
+    def __init__(
+        self, poller: select.poll, zeromq: ZmqWorkerChannel | None, pinned_memory_user: PinnedMemoryUser | None
+    ) -> None:
         self._poller = poller
-        self._zeromq = end
-        self._pinned_memory_user = pinning
+        self._zeromq = zeromq
+        self._pinned_memory_user = pinned_memory_user
         self._by_identity: dict[bytes, GatewayLink] = {}
         self.by_fd: dict[int, GatewayLink] = {}
-        """The link whose pair a descriptor is."""
+        """By the descriptor of the pair."""
 
     def __iter__(self) -> Iterator[int]:
-        """Their descriptors."""
         return iter(self.by_fd)
 
     def get(self, identity: bytes) -> GatewayLink | None:
-        """The link of this identity, None if the brain has not attached it."""
         return self._by_identity.get(identity)
 
     def attach(self, message: AttachGateway, fd: int) -> None:
-        """The brain made a pair for a gateway."""
+        """Link a gateway over the pair `fd`."""
         link = GatewayLink(message.identity, DataChannel(fd), self._zeromq, self._pinned_memory_user)
         self._by_identity[message.identity] = self.by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 
-    def detach(self, fd: int) -> GatewayLink:
-        """A link is over."""
+    def detach(self, fd: int) -> None:
+        """Close a link."""
         link = self.by_fd.pop(fd)
         self._poller.unregister(fd)
         del self._by_identity[link.identity]
         link.close()
-        return link

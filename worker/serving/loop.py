@@ -1,15 +1,15 @@
-"""The worker's one loop: hear, run, answer.
+"""The worker's loop: receive requests, run the model, send replies.
 
-One thread, one poll over a few kinds of descriptors: a socket pair for each gateway (requests, extents, its end), the
-control channel (Attach, Stop), the lifeline, and ZeroMQ's where that carries the requests. Each turn hears what has
-come, runs from the head of the queue, and answers each gateway in one frame. Nothing here waits for anyone but in
-`poll`.
+One thread, one poll over a few descriptors: a socket pair for each gateway (requests, shared memory, its end), the
+control channel (AttachGateway, StopWorker), the lifeline, and ZeroMQ's where that carries the requests. Each iteration
+receives what has come, runs from the head of the queue, and answers each gateway in one frame. Nothing here blocks
+except `poll` and `select`.
 
-All that has come is heard before anything runs: what still lay in a socket would be overtaken by lower classes, and
-would miss the run that it could share. ZeroMQ's descriptor is edge-triggered, and
-sending consumes edges too: it is read until dry in every turn, and before every sleep.
+All that has come is received before anything runs: a request still in a socket would be overtaken by lower priorities,
+and would miss the batch that it could share. ZeroMQ's descriptor is edge-triggered, and sending consumes edges too: it
+is read until empty in every iteration, and before every sleep.
 
-The status page says what this loop does, from this loop: BUSY since the start of the run, IDLE with a beat.
+The status page reports what this loop does, from this loop: BUSY since the start of the run, IDLE with a heartbeat.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import gc
 import logging
 import select
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.worker_control import TO_WORKER, AttachGateway, StopWorker
@@ -35,7 +34,7 @@ from mmsup.worker.startup import malloc_tuning
 from mmsup.worker.startup.controller_channel import WorkerControlChannel, exit_parent_lost
 
 if TYPE_CHECKING:
-    from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # zmq is for those who use it
+    from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # imports zmq, with its threads
 
 log = logging.getLogger("mmsup.worker")
 
@@ -44,49 +43,51 @@ HEARTBEAT_S: Final = 0.5
 SEND_RETRY_S: Final = 0.01
 """Sleep while a gateway does not take its replies."""
 SELECT_LIMIT: Final = 1024
-"""Descriptors from here on are too high for `select`."""
+"""`select` takes no descriptor from here on."""
 PACKETS_LIMIT: Final = 256
-"""Of each pair in one turn: about what the kernel keeps for us, so that the next run waits for no gateway's zeal."""
+"""Of each pair in one iteration: about what the kernel buffers, so that no gateway can put off the next run by sending
+on and on."""
 COLLECT_EVERY_RUNS: Final = 256
-"""Batches between two collections of young garbage; the collector does not run by itself, in the middle of one."""
+"""Runs between two collections of young garbage; the collector is off, so that it never runs in the middle of one."""
 
 
 class ServingLoop:
-    """Everything between Ready and the end. `run` returns after Stop, when all that was asked is answered."""
+    """From WorkerReady to the end. `run` returns after StopWorker, when all requests are answered."""
 
     def __init__(
-        self, control: WorkerControlChannel, end: ZmqWorkerChannel | None, execution: Executor, page: StatusPageWriter
+        self,
+        control: WorkerControlChannel,
+        zeromq: ZmqWorkerChannel | None,
+        executor: Executor,
+        page: StatusPageWriter,
     ) -> None:
         self._control = control
-        self._zeromq = end
-        self._executor = execution
+        self._zeromq = zeromq
+        self._executor = executor
         self._page = page
         self._poller = select.poll()
-        self._links = GatewayLinks(self._poller, end, execution.pinned_memory_user)
+        self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory_user)
         self._trim_schedule = malloc_tuning.TrimSchedule()
         self._outbox = Outbox()
-        self._handler = RequestHandler(execution, page, self._outbox)
-        self._heartbeat_s = min(HEARTBEAT_S, execution.spec.hang_limit_s / 4)
+        self._handler = RequestHandler(executor, page, self._outbox)
         self._unexpected = 0
-        """Frames and records that nobody may have sent: of unknown gateways, of no known form."""
-        self._collected_at = 0
-        """Runs until the last collection."""
-        self._stopping = False
+        """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
+        self._collected_at_run = 0
+        self._is_stopping = False
         self._poller.register(control.channel.fileno(), select.POLLIN)
-        self._poller.register(control.lifeline, 0)  # only its end is of interest
-        if end is not None:
-            self._poller.register(end.fileno(), select.POLLIN)
+        self._poller.register(control.lifeline, 0)  # only its hang-up matters
+        if zeromq is not None:
+            self._poller.register(zeromq.fileno(), select.POLLIN)
 
     def run(self) -> None:
-        """Serve until Stop."""
+        """Serve until StopWorker."""
         self._page.set_activity(Activity.IDLE, time.monotonic_ns())
-        desk = self._handler
-        waiting = desk.queue
+        queue = self._handler.queue
         while True:
-            heard = self._receive_all(0 if waiting.size else self._poll_timeout_s())
-            if waiting.size:
+            received = self._receive_all(0 if queue.size else self._poll_timeout_s())
+            if queue.size:
                 self._run_queued()
-            elif heard:
+            elif received:
                 self._on_idle()
             elif self._is_done():
                 return
@@ -97,41 +98,57 @@ class ServingLoop:
                     malloc_tuning.trim_heap()
 
     def _is_done(self) -> bool:
-        return self._stopping and not self._handler.pending and not self._outbox.replies
+        return self._is_stopping and not self._handler.replies.pending and not self._outbox.replies
 
     def _poll_timeout_s(self) -> float:
-        if not self._stopping and not self._outbox.replies:
-            return self._heartbeat_s
-        return 0 if self._is_done() else min(SEND_RETRY_S, self._heartbeat_s)
+        if not self._is_stopping and not self._outbox.replies:
+            return self._heartbeat_s()
+        return 0 if self._is_done() else min(SEND_RETRY_S, self._heartbeat_s())
+
+    def _heartbeat_s(self) -> float:
+        return min(HEARTBEAT_S, self._executor.spec.hang_limit_s / 4)
 
     def _on_idle(self) -> None:
-        now = time.monotonic_ns()
-        self._page.heartbeat(now)
-        self._handler.expire_pending(now)
+        now_ns = time.monotonic_ns()
+        self._page.heartbeat(now_ns)
+        self._handler.replies.expire_pending(now_ns)
         self._handler.flush()
 
-    # Hearing.
+    # Receiving.
 
     def _receive_all(self, timeout_s: float) -> bool:
-        """Take what has come, waiting so long for it; whether there was anything."""
-        heard = self._zeromq is not None and self._receive_zeromq()
-        events = self._poller.poll(0 if heard else timeout_s * 1000)
-        now = time.monotonic_ns()
+        """Receive all that has come, after waiting at most so long; whether there was anything."""
+        received = self._zeromq is not None and self._receive_zeromq()
+        events = self._poller.poll(0 if received else timeout_s * 1000)
+        now_ns = time.monotonic_ns()
         for _ in range(PACKETS_LIMIT):
             if not events:
                 break
-            heard = True
+            received = True
             for fd, _events in events:
                 link = self._links.by_fd.get(fd)
                 if link is not None:
-                    self._receive_packet(fd, link, now)
+                    self._receive_packet(fd, link, now_ns)
                 else:
                     self._receive_other(fd)
             events = self._poller.poll(0)  # cheaper than a read that finds nothing
-        return heard
+        return received
+
+    def _receive_packet(self, fd: int, link: GatewayLink, now_ns: int) -> None:
+        """Receive one packet of a gateway's pair, or its end."""
+        try:
+            messages = link.receive()
+        except WireError as error:
+            self._on_unexpected(f"a malformed frame: {error}")
+        except ChannelClosed:
+            self._links.detach(fd)
+            self._handler.drop_link(link)
+        else:
+            for rejected in self._handler.on_messages(link, messages or (), now_ns):
+                self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
 
     def _receive_other(self, fd: int) -> None:
-        """Something came that is no pair's."""
+        """Receive from a descriptor that is no gateway's pair."""
         if fd == self._control.lifeline:
             exit_parent_lost()
         elif fd == self._control.channel.fileno():
@@ -139,104 +156,90 @@ class ServingLoop:
         else:
             self._receive_zeromq()
 
-    def _receive_packet(self, fd: int, link: GatewayLink, now_ns: int) -> None:
-        """Take one packet of a pair, or note its end."""
-        try:
-            records = link.receive()
-        except WireError as error:
-            self._on_unexpected(f"a frame that is none: {error}")
-        except ChannelClosed:
-            self._links.detach(fd)
-            self._handler.drop_link(link)
-        else:
-            if records:
-                self._dispatch(link, records, now_ns)
-
-    def _dispatch(self, link: GatewayLink, records: Iterable[Any], now_ns: int) -> None:
-        take_in = self._handler.on_message
-        for record in records:
-            if not take_in(link, record, now_ns):
-                self._on_unexpected(f"a {type(record).__name__} that is not for a worker, or doubled")
-
     def _receive_zeromq(self) -> bool:
-        """Take every frame that has come that way, until dry; whether there was any."""
+        """Receive every frame that has come by ZeroMQ; whether there was any."""
         assert self._zeromq is not None, "this worker has no such socket"
-        heard = False
-        while (received := self._zeromq.receive()) is not None:
-            heard = True
-            identity, frame = received
+        received = False
+        while (packet := self._zeromq.receive()) is not None:
+            received = True
+            identity, frame = packet
             if self._links.get(identity) is None:
-                self._receive_control()  # the brain attaches a gateway before that gateway speaks, but on another channel
+                self._receive_control()  # a gateway is attached before it sends, but over another channel
             link = self._links.get(identity)
             if link is None:
                 self._on_unexpected("a frame of a gateway that is not attached")
                 continue
             try:
-                self._dispatch(link, unpack_frame(frame), time.monotonic_ns())
+                for rejected in self._handler.on_messages(link, unpack_frame(frame), time.monotonic_ns()):
+                    self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
             except WireError as error:
-                self._on_unexpected(f"a frame that is none: {error}")
-        return heard
+                self._on_unexpected(f"a malformed frame: {error}")
+        return received
 
     def _receive_control(self) -> None:
-        """Do what the brain says."""
+        """Follow the messages of the controller."""
         try:
             while (received := self._control.channel.receive()) is not None:
-                data, descriptors = received
+                data, fds = received
                 match decode(data, TO_WORKER):
-                    case AttachGateway() as attach if len(descriptors) == 1:
-                        self._links.attach(attach, descriptors.pop())
+                    case AttachGateway() as attach if len(fds) == 1:
+                        self._links.attach(attach, fds.pop())
                     case StopWorker():
-                        self._stopping = True
+                        self._is_stopping = True
                     case other:
-                        log.warning("a %s with %d descriptors is not for now", type(other).__name__, len(descriptors))
-                close_fds(descriptors)
+                        log.warning("ignored a %s with %d descriptors", type(other).__name__, len(fds))
+                close_fds(fds)
         except ChannelClosed:
             exit_parent_lost()
 
     def _on_unexpected(self, what: str) -> None:
         self._unexpected += 1
-        if self._unexpected & (self._unexpected - 1) == 0:  # at 1, 2, 4, …: a flood fills no log
+        if self._unexpected & (self._unexpected - 1) == 0:  # at 1, 2, 4, …: a flood cannot fill the log
             log.warning("ignored %s (%d such so far)", what, self._unexpected)
 
-    # Serving.
+    # Running.
 
     def _run_queued(self) -> None:
-        """Run what is next as long as the runs are quick, then answer; sleep if what is next waits for company."""
-        desk, pace = self._handler, self._handler.policy
-        began = now = time.monotonic_ns()
-        until = 0
-        ran = 0 if pace.can_batch else desk.run_singly(now)
+        """Run batches while they are quick, then send the replies; sleep if the next batch waits for more requests."""
+        handler, policy = self._handler, self._handler.policy
+        began_ns = now_ns = time.monotonic_ns()
+        until_ns = 0
+        ran = 0 if policy.can_batch else handler.run_singly(now_ns)
         if ran:
-            now = time.monotonic_ns()
-        while desk.queue.size and not until and ran < MAX_BATCH_REQUESTS and pace.has_time_for_run(now - began):
-            taken = desk.run_next_batch(now)
-            ran += len(taken.requests)
-            until = taken.wait_until_ns
-            now = time.monotonic_ns()
-        if pace.runs >= self._collected_at + COLLECT_EVERY_RUNS:
-            self._collected_at = pace.runs
+            now_ns = time.monotonic_ns()
+        while (
+            handler.queue.size
+            and not until_ns
+            and ran < MAX_BATCH_REQUESTS
+            and (now_ns == began_ns or policy.has_time_for_run(now_ns - began_ns))
+        ):
+            batch = handler.run_next_batch(now_ns)
+            ran += len(batch.requests)
+            until_ns = batch.wait_until_ns
+            now_ns = time.monotonic_ns()
+        if policy.runs >= self._collected_at_run + COLLECT_EVERY_RUNS:
+            self._collected_at_run = policy.runs
             self._collect_garbage(generation=1)
-        if ran and pace.can_delay:
-            self._receive_all(0)  # before the answers go out: who is here now is not one of those answered
-            pace.on_concurrency(ran + desk.queue.size)
-        self._page.set_activity(Activity.IDLE, now)
-        self._trim_schedule.on_run(now)
-        if desk.pending.results:
-            desk.expire_pending(now)
-        desk.flush()
-        if until and not self._receive_all(0):
-            self._wait_for_requests(until - now)
+        if ran and policy.can_delay:
+            self._receive_all(0)  # before the replies go out: what is here now is of other callers
+            policy.concurrency.record(ran + handler.queue.size)
+        self._page.set_activity(Activity.IDLE, now_ns)
+        self._trim_schedule.last_run_ns = now_ns
+        if handler.replies.pending.results:
+            handler.replies.expire_pending(now_ns)
+        for closed in self._outbox.flush():
+            handler.drop_link(closed)
+        if until_ns and not self._receive_all(0):
+            self._wait_for_requests(until_ns - now_ns)
 
     def _wait_for_requests(self, left_ns: int) -> None:
-        """Sleep until a gateway speaks, or the time is up; finer than the milliseconds of `poll`."""
-        sources = [
-            *self._links,
-            self._control.channel.fileno(),
-            *([] if self._zeromq is None else [self._zeromq.fileno()]),
-        ]
-        left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_s)
-        if max(sources) < SELECT_LIMIT:
-            select.select(sources, [], [], left_s)
+        """Sleep until a gateway sends or the time is up; `select` is finer than the milliseconds of `poll`."""
+        fds = [*self._links, self._control.channel.fileno()]
+        if self._zeromq is not None:
+            fds.append(self._zeromq.fileno())
+        left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_s())
+        if max(fds) < SELECT_LIMIT:
+            select.select(fds, [], [], left_s)
         else:
             self._poller.poll(left_s * 1000)
 

@@ -1,4 +1,4 @@
-"""Replies on their way: all that one loop turn has to say to one gateway goes in one frame."""
+"""Replies that wait to be sent: all that one loop iteration has for one gateway goes into one frame."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from mmsup.worker.serving.gateway_links import GatewayLink
 
 
 class Outbox:
-    """Replies by the link that they go to."""
-
     def __init__(self) -> None:
         self.replies: dict[GatewayLink, list[InferReply]] = {}
-        """What is not yet sent."""
+        """Unsent replies by the link that they go to."""
 
     def add(self, link: GatewayLink, reply: InferReply) -> None:
-        """Say this with the next flush."""
+        """Have a reply sent by the next flush."""
         replies = self.replies.get(link)
         if replies is None:
             self.replies[link] = [reply]
@@ -25,19 +23,19 @@ class Outbox:
             replies.append(reply)
 
     def flush(self) -> list[GatewayLink]:
-        """Send what can be sent; the links that are over."""
-        gone: list[GatewayLink] = []
+        """Send what the gateways take now; returns the links that turned out to be closed."""
+        closed: list[GatewayLink] = []
         for link in list(self.replies):
             try:
                 if _send(link, self.replies[link]):
                     del self.replies[link]
             except ChannelClosed:
-                gone.append(link)
+                closed.append(link)
                 del self.replies[link]
-        return gone
+        return closed
 
     def discard(self, link: GatewayLink) -> None:
-        """Nobody waits for these."""
+        """Forget the replies for a link that was closed."""
         self.replies.pop(link, None)
 
 

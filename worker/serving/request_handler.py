@@ -1,15 +1,14 @@
-"""Every request that is here, from its arrival to its one reply: waiting, running, or kept until there is room.
+"""Handles requests from their arrival to their run: queues them, reads their inputs, runs them in batches.
 
-Covers: reading inputs, wording what went wrong on the way, results and their grants.
-Does not cover: sockets (loop.py), who is next (waiting.py), which requests run together and when (batch.py), running
-them (execute.py).
+Does not cover: sockets (loop.py), the order of the queue and the choice of a batch (batching/), the run itself
+(execution/executor.py), writing replies (reply_writer.py).
 """
 
 from __future__ import annotations
 
 import time
-from functools import partial
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -18,294 +17,206 @@ from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, Tens
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.batch_policy import BatchPolicy
-from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, Batch, QueuedRequest, next_batch
-from mmsup.worker.batching.priority_queue import PriorityQueue
+from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, Batch, next_batch
+from mmsup.worker.batching.priority_queue import PriorityQueue, QueuedRequest
 from mmsup.worker.batching.request_signature import RequestSignatureCache, SignatureInput
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, failure_of
-from mmsup.worker.execution.model_errors_guard import call_model_code
-from mmsup.worker.execution.outputs import OutputBytes, ReplySignatureCache, buffer_bytes, place_outputs
 from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.outbox import Outbox
-from mmsup.worker.serving.pending_results import PendingResult, PendingResults, RunTimes
-
-NO_TIMES: Final = RunTimes(0, 0, 0, 0, 1)
+from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
+from mmsup.worker.serving.reply_writer import ReplyWriter
 
 
 class RequestHandler:
-    """Used by the loop alone."""
+    """Used by the serving loop alone."""
 
-    def __init__(self, execution: Executor, page: StatusPageWriter, outbox: Outbox) -> None:
-        self.queue = PriorityQueue(execution.spec)
-        self.policy = BatchPolicy(execution.spec, execution.metadata.max_batch_size)
-        self.pending = PendingResults()
+    def __init__(self, executor: Executor, page: StatusPageWriter, outbox: Outbox) -> None:
+        self.queue: PriorityQueue[GatewayLink] = PriorityQueue(executor.spec)
+        self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
+        self.replies = ReplyWriter(executor, page, outbox)
         self._signatures = RequestSignatureCache()
-        self._reply_signatures = ReplySignatureCache({each.name: each.datatype for each in execution.metadata.outputs})
-        self._executor = execution
+        self._executor = executor
         self._page = page
         self._outbox = outbox
-        self._model = execution.spec.name
         self._is_batch_delayed = False
 
-    # In.
+    # Messages of a gateway.
 
-    def on_message(self, link: GatewayLink, record: Any, now_ns: int) -> bool:  # a record of any kind
-        """What a gateway says; False if it is nothing that a gateway may say."""
-        if isinstance(record, Infer):
-            return self._on_infer(link, record, now_ns)
-        if isinstance(record, GrantBuffer):
-            self._on_grant(link, record)
-        elif isinstance(record, Cancel):
-            self._on_drop(link, record)
-        else:
+    def on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
+        """Handle the messages of one frame; returns the kinds of those that no gateway may send to a worker."""
+        rejected: list[str] = []
+        for message in messages:
+            if isinstance(message, Infer):
+                if not self._on_infer(link, message, now_ns):
+                    rejected.append("Infer")
+            elif isinstance(message, GrantBuffer):
+                self.replies.on_grant(link, message)
+            elif isinstance(message, Cancel):
+                self._on_cancel(link, message)
+            else:
+                rejected.append(type(message).__name__)
+        return rejected
+
+    def _on_infer(self, link: GatewayLink, message: Infer, now_ns: int) -> bool:
+        """Queue a request; False if it is malformed or a duplicate."""
+        signature = self._signatures.parsed.recent.get(message.signature)
+        if signature is None:
+            try:
+                signature = self._signatures.get(message.signature)
+            except WireError:
+                return False
+        queue = self.queue
+        priority = queue.effective_priority(signature.priority) if signature.priority else queue.default_priority
+        request = QueuedRequest(link, message, signature, now_ns, priority)
+        if queue.has(request) or len(message.locations) != len(signature.inputs):
             return False
+        if not queue.add(request):
+            name = self._executor.spec.name
+            text = f"Exceeds maximum queue size: model '{name}' takes no more of priority {priority} now"
+            self.replies.reply_failure(request, ModelFailure("queue_full", text))
         return True
 
-    def _on_infer(self, link: GatewayLink, request: Infer, now_ns: int) -> bool:
-        try:
-            kind = self._signatures.get(request.signature)
-        except WireError:
-            return False
-        waiting = self.queue
-        work = QueuedRequest(
-            link,
-            request,
-            kind,
-            now_ns,
-            waiting.priority_of(kind.priority) if kind.priority else waiting.default_priority,
-        )
-        if waiting.has(work) or len(request.locations) != len(kind.inputs):
-            return False
-        if not waiting.add(work):
-            text = f"Exceeds maximum queue size: model '{self._model}' takes no more of priority {work.level} now"
-            self._reply_failure(work, ModelFailure("queue_full", text))
-        return True
-
-    def _on_drop(self, link: GatewayLink, drop: Cancel) -> None:
-        if self.queue.drop(link, drop.id) is not None or self.pending.pop((link, drop.id)) is not None:
-            self._outbox.add(link, InferReply(drop.id, "cancelled", "the request was cancelled"))
-
-    def _on_grant(self, link: GatewayLink, grant: GrantBuffer) -> None:
-        result = self.pending.pop((link, grant.id))
-        if result is not None:  # else it had expired, and its reply is on the way
-            self._reply_outputs(result.request, result.outputs, result.times, (grant.segment, grant.offset, grant.size))
+    def _on_cancel(self, link: GatewayLink, cancel: Cancel) -> None:
+        if self.queue.cancel(link, cancel.id) or self.replies.pending.pop((link, cancel.id)) is not None:
+            self._outbox.add(link, InferReply(cancel.id, "cancelled", "the request was cancelled"))
 
     def drop_link(self, link: GatewayLink) -> None:
-        """A link is over, and nobody waits for what it asked."""
+        """Forget all requests and replies of a link that was closed."""
         self.queue.drop_link(link)
-        self.pending.drop_link(link)
+        self.replies.pending.drop_link(link)
         self._outbox.discard(link)
 
-    def expire_pending(self, now_ns: int) -> None:
-        """Answer for results that were kept past their deadline."""
-        for work in self.pending.expire(now_ns):
-            text = f"Request timeout expired: the result of model '{self._model}' had to wait for room"
-            self._reply_failure(work, ModelFailure("deadline_exceeded", text))
+    def flush(self) -> None:
+        """Send all replies that the gateways take now."""
+        for closed in self._outbox.flush():
+            self.drop_link(closed)
 
-    # Running.
+    # Runs.
 
-    def run_next_batch(self, now: int) -> Batch:
-        """Run what is next, if its time has come; what that was, or until when it waits for company."""
-        waiting, pace = self.queue, self.policy
-        if waiting.has_timeouts:
-            for work in waiting.pop_timed_out(now):
-                self._reply_expired(work, now)
-        rule = pace.rule()
-        taken = next_batch(waiting.in_order(now), now, rule)
-        for work in taken.expired:
-            waiting.remove(work)
-            self._reply_expired(work, now)
-        if taken.requests:
-            if self._is_batch_delayed and len(taken.requests) < rule.expected_requests:
-                pace.on_wait_timeout()
-            self._run_batch(taken.requests, now)
-        self._is_batch_delayed = taken.wait_until_ns > 0
-        return taken
+    def run_next_batch(self, now_ns: int) -> Batch[GatewayLink]:
+        """Run the next batch unless it has to wait for more requests; returns what was taken from the queue."""
+        queue, policy = self.queue, self.policy
+        if queue.has_timeouts:
+            for request in queue.pop_timed_out(now_ns):
+                self.replies.reply_expired(request, now_ns)
+        rule = policy.rule()
+        batch = next_batch(queue.in_order(now_ns), now_ns, rule)
+        for request in batch.expired:
+            queue.remove(request)
+            self.replies.reply_expired(request, now_ns)
+        if batch.requests:
+            if self._is_batch_delayed and len(batch.requests) < rule.expected_requests:
+                policy.concurrency.reset()
+            self._run_batch(batch.requests, now_ns)
+        self._is_batch_delayed = batch.wait_until_ns > 0
+        return batch
 
-    def run_singly(self, now: int) -> int:
-        """Run all that waits, one by one, while that goes quickly; how many. For a model that makes no batches, as long
-        as all requests are of one class: `serve` would come to the same, at twice the price."""
-        line, pace, ran, began = self.queue.only_queue(), self.policy, 0, now
-        while line and ran < MAX_BATCH_REQUESTS and pace.has_time_for_run(now - began):
-            work = self.queue.pop(line)
-            if work.request.deadline_ns <= now:
-                self._reply_expired(work, now)
+    def run_singly(self, now_ns: int) -> int:
+        """Run queued requests one by one while their runs are quick; returns how many. For a model without batches,
+        as long as all requests are of one priority: `run_next_batch` has the same effect at twice the price."""
+        queue, ran, began_ns = self.queue.only_queue(), 0, now_ns
+        while queue:
+            request = self.queue.pop(queue)
+            if request.message.deadline_ns <= now_ns:
+                self.replies.reply_expired(request, now_ns)
                 continue
-            self._run_one(work, now)
+            self._run_one(request, now_ns)
             ran += 1
-            now = time.monotonic_ns()
+            if not queue or ran >= MAX_BATCH_REQUESTS:
+                break
+            now_ns = time.monotonic_ns()
+            if not self.policy.has_time_for_run(now_ns - began_ns):
+                break
         return ran
 
-    def _run_one(self, work: QueuedRequest, started_ns: int) -> None:
-        job = self._inputs(work)
-        if isinstance(job, ModelFailure):
-            self._reply_failure(work, job)
+    def _run_one(self, request: WorkerRequest, started_ns: int) -> None:
+        inputs = self._inputs(request)
+        if isinstance(inputs, ModelFailure):
+            self.replies.reply_failure(request, inputs)
             return
-        if work.kind.alone:
+        message, signature, executor = request.message, request.signature, self._executor
+        if signature.runs_alone:
             self.flush()
-        page, execution = self._page, self._executor
-        page.request_started(work.request.id)
-        room = self._output_buffers([work], [job])[0] if execution.uses_output_buffers else NO_BUFFERS
-        ready = time.monotonic_ns()
-        outcome = execution.run_one(job, work.kind.outputs, room)
-        done = time.monotonic_ns()
-        self.policy.on_run(work.kind.rows, done - started_ns)
-        small = None if isinstance(outcome, ModelFailure) else self._reply_signatures.inline_reply(outcome)
-        if small is None:
-            self._reply_result(
-                work, outcome, RunTimes(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, 1)
-            )
+        buffers = self._output_buffers(request, inputs) if executor.uses_output_buffers else NO_BUFFERS
+        ready_ns = time.monotonic_ns()
+        self._page.run_started((message.id,), ready_ns)
+        result = executor.run_one(inputs, signature.outputs, buffers)
+        done_ns = time.monotonic_ns()
+        self.policy.on_run(signature.rows, done_ns - started_ns)
+        inline = None if isinstance(result, ModelFailure) else self.replies.signatures.inline_reply(result)
+        queue_ns, input_ns, infer_ns = started_ns - request.arrived_ns, ready_ns - started_ns, done_ns - ready_ns
+        if inline is None:
+            self.replies.reply(request, result, RunTimes(queue_ns, input_ns, infer_ns, done_ns, 1))
         else:
-            words, places = small
-            took = started_ns - work.arrived_ns, ready - started_ns, done - ready, time.monotonic_ns() - done, 1
-            self._outbox.add(work.link, InferReply(work.request.id, "", "", words, places, 0, *took))
-        page.batch_executed(1)
-        if work.kind.alone:
+            times = queue_ns, input_ns, infer_ns, time.monotonic_ns() - done_ns, 1
+            self._outbox.add(request.link, InferReply(message.id, "", "", *inline, 0, *times))
+        self._page.batch_executed(1)
+        if signature.runs_alone:
             self.flush()
 
-    def _reply_expired(self, work: QueuedRequest, now: int) -> None:
-        text = f"Request timeout expired in the queue of model '{self._model}'"
-        self._reply_failure(
-            work, ModelFailure("deadline_exceeded", text), RunTimes(now - work.arrived_ns, 0, 0, now, 1)
-        )
-
-    def _run_batch(self, batch: list[QueuedRequest], started_ns: int) -> None:
-        waiting, page = self.queue, self._page
-        for work in batch:
-            waiting.remove(work)
-        waiting.on_run_start(batch[0])
-        is_alone = batch[0].kind.alone
-        if is_alone:
+    def _run_batch(self, batch: list[WorkerRequest], started_ns: int) -> None:
+        for request in batch:
+            self.queue.remove(request)
+        self.queue.on_run_start(batch[0])
+        runs_alone = batch[0].signature.runs_alone
+        if runs_alone:
             self.flush()
+        requests: list[WorkerRequest] = []
         jobs: list[Arrays] = []
-        runs: list[QueuedRequest] = []
-        for work in batch:
-            job = self._inputs(work)
-            if isinstance(job, ModelFailure):
-                self._reply_failure(work, job)
-                continue
-            jobs.append(job)
-            runs.append(work)
-            page.request_started(work.request.id)
-        count = len(runs)
+        for request in batch:
+            inputs = self._inputs(request)
+            if isinstance(inputs, ModelFailure):
+                self.replies.reply_failure(request, inputs)
+            else:
+                requests.append(request)
+                jobs.append(inputs)
+        count = len(requests)
         if not count:
             return
-        wanted = batch[0].kind.outputs
-        rooms = self._output_buffers(runs, jobs) if self._executor.uses_output_buffers else ()
-        ready = time.monotonic_ns()
-        outcomes = self._executor.run(jobs, wanted, rooms)
-        done = time.monotonic_ns()
-        self.policy.on_run(
-            runs[0].kind.rows if count == 1 else sum([work.kind.rows for work in runs]), done - started_ns
-        )
-        for work, outcome in zip(runs, outcomes, strict=True):
-            self._reply_result(
-                work, outcome, RunTimes(started_ns - work.arrived_ns, ready - started_ns, done - ready, done, count)
-            )
-        page.batch_executed(count)
-        if is_alone:
+        buffers: list[OutputBuffers] = []
+        if self._executor.uses_output_buffers:
+            buffers = [self._output_buffers(*each) for each in zip(requests, jobs, strict=True)]
+        ready_ns = time.monotonic_ns()
+        self._page.run_started([request.message.id for request in requests], ready_ns)
+        results = self._executor.run(jobs, batch[0].signature.outputs, buffers)
+        done_ns = time.monotonic_ns()
+        self.policy.on_run(sum([request.signature.rows for request in requests]), done_ns - started_ns)
+        for request, result in zip(requests, results, strict=True):
+            queue_ns = started_ns - request.arrived_ns
+            times = RunTimes(queue_ns, ready_ns - started_ns, done_ns - ready_ns, done_ns, count)
+            self.replies.reply(request, result, times)
+        self._page.batch_executed(count)
+        if runs_alone:
             self.flush()
 
-    def _output_buffers(self, runs: list[QueuedRequest], jobs: list[Arrays]) -> list[OutputBuffers]:
-        """Where the outputs of each will lie, as far as memory was granted and anybody knows."""
-        rooms: list[OutputBuffers] = []
-        for work, job in zip(runs, jobs, strict=True):
-            grant = work.request.output_buffer
-            view = work.link.view(*grant, writable=True) if grant is not None else None
-            rooms.append(
-                self._executor.output_buffers(job, work.kind.outputs, view) if view is not None else NO_BUFFERS
-            )
-        return rooms
+    def _output_buffers(self, request: WorkerRequest, inputs: Arrays) -> OutputBuffers:
+        """Where in the granted memory the engine may write its outputs, as far as their layout is known."""
+        grant = request.message.output_buffer
+        view = request.link.view(*grant, writable=True) if grant is not None else None
+        return NO_BUFFERS if view is None else self._executor.output_buffers(inputs, request.signature.outputs, view)
 
-    def _inputs(self, work: QueuedRequest) -> Arrays | ModelFailure:
-        """The inputs of a request, as views where they lie well."""
-        job: Arrays = {}
-        for each, where in zip(work.kind.inputs, work.request.locations, strict=True):
+    def _inputs(self, request: WorkerRequest) -> Arrays | ModelFailure:
+        """The inputs of a request, as views over shared memory where possible."""
+        inputs: Arrays = {}
+        for each, location in zip(request.signature.inputs, request.message.locations, strict=True):
             try:
-                if type(where) is bytes and each.dtype is not None and len(where) == each.size:
-                    job[each.name] = np.ndarray(each.shape, each.dtype, where)
+                if type(location) is bytes and each.dtype is not None and len(location) == each.size_bytes:
+                    inputs[each.name] = np.ndarray(each.shape, each.dtype, location)
                 else:
-                    job[each.name] = self._input(work.link, each, where)
-            except (ValueError, LookupError, OverflowError):  # what the gateway says, it has checked: a bug of ours
-                return ModelFailure("internal", f"input '{each.name}' did not reach model '{self._model}' whole")
+                    inputs[each.name] = _read_input(request.link, each, location)
+            except (ValueError, LookupError, OverflowError):  # the gateway has checked what it sent: a bug of ours
+                text = f"input '{each.name}' did not reach model '{self._executor.spec.name}' whole"
+                return ModelFailure("internal", text)
             except MemoryError as error:
                 return failure_of(error, self._executor.spec)
-        return job
+        return inputs
 
-    @staticmethod
-    def _input(link: GatewayLink, given: SignatureInput, where: TensorLocation) -> Array:
-        data = link.view(*where, writable=False) if isinstance(where, tuple) else where
-        if data is None:
-            raise ValueError("it lies in memory that was not shared")
-        return as_array(data, given.datatype, given.shape)
 
-    # Out.
-
-    def flush(self) -> None:
-        """Send what is to be said; a link that is over is forgotten."""
-        for link in self._outbox.flush():
-            self.drop_link(link)
-
-    def _reply_result(self, work: QueuedRequest, outcome: Arrays | ModelFailure, times: RunTimes) -> None:
-        if isinstance(outcome, ModelFailure):
-            self._reply_failure(work, outcome, times)
-            return
-        small = self._reply_signatures.inline_reply(outcome)
-        if small is not None:
-            self._reply(work, *small, times)
-            return
-        outputs = self._executor.encode_outputs(outcome)
-        if isinstance(outputs, ModelFailure):
-            self._reply_failure(work, outputs, times)
-        else:
-            self._reply_outputs(work, outputs, times, work.request.output_buffer)
-
-    def _reply_outputs(
-        self, work: QueuedRequest, outputs: tuple[OutputBytes, ...], times: RunTimes, grant: tuple[int, int, int] | None
-    ) -> None:
-        """Reply with the outputs, or ask for the room that they need. `grant` is segment, offset and size."""
-        need = buffer_bytes(outputs)
-        if not need:
-            self._reply(work, self._reply_signatures.signature(outputs), place_outputs(outputs, None, -1, 0), times)
-            return
-        if grant is None or grant[2] < need:
-            self._hold(PendingResult(work, outputs, times), need)
-            return
-        segment, offset, _ = grant
-        view = work.link.view(segment, offset, need, writable=True)
-        if view is None:
-            self._reply_failure(
-                work, ModelFailure("internal", f"the room for the outputs of model '{self._model}' is not there")
-            )
-            return
-        self._reply(
-            work, self._reply_signatures.signature(outputs), place_outputs(outputs, view, segment, offset), times
-        )
-
-    def _hold(self, result: PendingResult, need: int) -> None:
-        kept = call_model_code(
-            partial(self.pending.add, result), self._executor.spec
-        )  # the copy may not fit under the cap
-        work, times = result.request, result.times
-        if kept is True:
-            took = self._timings(times)
-            self._outbox.add(work.link, InferReply(work.request.id, "", "", b"", (), need, *took))
-            return
-        text = f"too many results of model '{self._model}' wait for room"
-        self._reply_failure(work, kept if isinstance(kept, ModelFailure) else ModelFailure("no_buffer", text))
-
-    def _reply(self, work: QueuedRequest, words: bytes, places: tuple[TensorLocation, ...], times: RunTimes) -> None:
-        self._outbox.add(work.link, InferReply(work.request.id, "", "", words, places, 0, *self._timings(times)))
-
-    @staticmethod
-    def _timings(times: RunTimes) -> tuple[int, int, int, int, int]:
-        output_ns = time.monotonic_ns() - times.done_ns
-        return times.queue_ns, times.input_ns, times.infer_ns, output_ns, times.batch
-
-    def _reply_failure(self, work: QueuedRequest, failure: ModelFailure, times: RunTimes = NO_TIMES) -> None:
-        if failure.code == "gpu_oom":
-            self._page.request_refused()
-        took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch)
-        self._outbox.add(work.link, InferReply(work.request.id, failure.code, failure.text, b"", (), 0, *took))
+def _read_input(link: GatewayLink, declared: SignatureInput, location: TensorLocation) -> Array:
+    data = link.view(*location, writable=False) if isinstance(location, tuple) else location
+    if data is None:
+        raise ValueError("it is in memory that is not mapped")
+    return as_array(data, declared.datatype, declared.shape)

@@ -1,1 +1,1 @@
-"""Everything before READY: limits, environment, control channel, warm-up."""
+"""Everything before WorkerReady: limits, environment, control channel, warm-up."""

@@ -1,6 +1,7 @@
-"""The worker's side of its control channel, until it serves: the first word of the brain, then our own.
+"""The worker's end of its control channel to the controller, until it serves.
 
-Covers: waiting for Boot, the wire's version, saying how far a load is. Does not cover: Attach and Stop (loop.py).
+Covers: waiting for ConfigureWorker, the wire version, reporting the progress of a load, exiting.
+Does not cover: AttachGateway and StopWorker (serving/loop.py).
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 
-BOOT_DEADLINE_S: Final = 120.0
-"""A brain sends Boot with the spawn; this bounds one that died in between and whose successor forgot us."""
+CONFIGURATION_DEADLINE_S: Final = 120.0
+"""The controller sends ConfigureWorker with the spawn. The limit is for one that died in between, and whose successor
+does not know this worker."""
 TEXT_LIMIT: Final = 2000
 
 
 class WorkerControlChannel:
-    """The control channel, and the pipe whose end says that the keeper is gone."""
-
     def __init__(self, channel: ControlChannel, lifeline: int) -> None:
+        """`lifeline`: a pipe that is hung up when the keeper exits."""
         self.channel = channel
         self.lifeline = lifeline
 
-    def receive_boot(self, deadline_s: float = BOOT_DEADLINE_S) -> ConfigureWorker:
-        """Wait for the brain's first message; the process ends if it never comes, or speaks another wire."""
+    def receive_configuration(self, deadline_s: float = CONFIGURATION_DEADLINE_S) -> ConfigureWorker:
+        """Wait for the controller's first message; exits if it does not come, or is of another wire version."""
         deadline = time.monotonic() + deadline_s
         while True:
             received = self._receive()
@@ -40,11 +41,11 @@ class WorkerControlChannel:
                 close_fds(descriptors)
                 return self._check_version(data)
             if not self._wait(select.POLLIN, deadline - time.monotonic()):
-                print(f"no Boot within {deadline_s:.0f} s", file=sys.stderr)  # noqa: T201 - our log is this stream
+                print(f"no ConfigureWorker within {deadline_s:.0f} s", file=sys.stderr)  # noqa: T201 - the log of a worker
                 exit_parent_lost()
 
     def send(self, message: object) -> None:
-        """Tell the brain; waits while nobody reads, ends the process when nobody ever will."""
+        """Send a message; blocks while the channel is full, exits if the keeper is gone."""
         data = encode(message)
         try:
             while not self.channel.send(data):
@@ -53,7 +54,7 @@ class WorkerControlChannel:
             exit_parent_lost()
 
     def report_load_failure(self, code: str, text: str) -> NoReturn:
-        """Tell the brain why there will be no model here, and leave."""
+        """Report why the model cannot be loaded, and exit."""
         self.send(LoadFailed(code, text[:TEXT_LIMIT]))
         exit_now(exit_codes.LOAD_FAILED)
 
@@ -64,12 +65,12 @@ class WorkerControlChannel:
             exit_parent_lost()
 
     def _wait(self, events: int, timeout_s: float | None) -> bool:
-        """Whether the channel became ready in time."""
+        """Whether the channel became ready within the timeout."""
         if timeout_s is not None and timeout_s <= 0:
             return False
         poller = select.poll()
         poller.register(self.channel.fileno(), events)
-        poller.register(self.lifeline, 0)  # only its end is of interest
+        poller.register(self.lifeline, 0)  # only its hang-up matters
         for fd, _ in poller.poll(None if timeout_s is None else timeout_s * 1000):
             if fd == self.lifeline:
                 exit_parent_lost()
@@ -77,25 +78,24 @@ class WorkerControlChannel:
 
     def _check_version(self, data: bytes) -> ConfigureWorker:
         try:
-            boot = decode(data, (ConfigureWorker,))
+            message = decode(data, (ConfigureWorker,))
         except WireError as error:
-            self.report_load_failure(
-                "load_failed", f"the brain's first message is not of wire {WIRE_VERSION}, this worker's: {error}"
-            )
-        assert isinstance(boot, ConfigureWorker)
-        if boot.wire_version != WIRE_VERSION:
-            text = f"the brain speaks wire {boot.wire_version}, this worker wire {WIRE_VERSION}: their installations differ"
+            text = f"the controller's first message is not of wire version {WIRE_VERSION}, this worker's: {error}"
             self.report_load_failure("load_failed", text)
-        return boot
+        assert isinstance(message, ConfigureWorker)
+        if message.wire_version != WIRE_VERSION:
+            text = f"the controller has wire version {message.wire_version}, this worker {WIRE_VERSION}"
+            self.report_load_failure("load_failed", f"{text}: their installations differ")
+        return message
 
 
 def exit_parent_lost() -> NoReturn:
-    """The keeper is gone and takes everything with it."""
+    """Exit because the keeper is gone: no worker outlives it."""
     os._exit(exit_codes.KEEPER_LOST)
 
 
 def exit_now(status: int) -> NoReturn:
-    """End at once with what has been printed, without the destructors of a model that may hang in them."""
+    """Flush the output and exit without running destructors, in which a model may hang."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,7 +1,7 @@
-"""What must hold before the first heavy library is imported: resource limits, and the environment that they read.
+"""Sets resource limits and the environment variables of libraries, before the first heavy library is imported.
 
-Order matters: a limit set after an import does not bind the threads and arenas that the import made, and most of
-these variables are read once, at import. Nothing here can be loosened again (hard limits too).
+Order matters: a limit set after an import does not bind the threads and arenas that the import made, and most of the
+variables are read once, at import. Hard limits are lowered too, so that the model cannot raise them again.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.startup import malloc_tuning
 
 FILES_LIMIT: Final = 4096
-"""Open descriptors: far above what libraries, arenas and weights in pieces need; a leak ends here, in its own model."""
+"""Open descriptors: far more than libraries, arenas and sharded weights need; a leak fails here, in its own worker."""
 _THREAD_POOLS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def set_limits(boot: ConfigureWorker) -> None:
-    """No core dumps (they delay the exit), the soft memory cap where no cgroup holds one, bounded files.
+def set_limits(configuration: ConfigureWorker) -> None:
+    """No core dumps (they delay the exit), the memory cap where no cgroup enforces one, bounded files.
 
     Never RLIMIT_AS: CUDA reserves addresses by the terabyte.
     """
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_NOFILE, FILES_LIMIT)
-    if boot.data_limit_bytes:
-        _lower_limit(resource.RLIMIT_DATA, boot.data_limit_bytes)
-    if boot.file_limit_bytes:
-        _lower_limit(resource.RLIMIT_FSIZE, boot.file_limit_bytes)
+    if configuration.data_limit_bytes:
+        _lower_limit(resource.RLIMIT_DATA, configuration.data_limit_bytes)
+    if configuration.file_limit_bytes:
+        _lower_limit(resource.RLIMIT_FSIZE, configuration.file_limit_bytes)
 
 
 def _lower_limit(kind: int, limit: int) -> None:
@@ -40,16 +40,16 @@ def _lower_limit(kind: int, limit: int) -> None:
 
 
 def set_environment(spec: ModelSpec, environ: MutableMapping[str, str] = os.environ) -> None:
-    """What libraries demand before their import; what the operator said for this model stands."""
+    """Set the variables that libraries read at import; those that the operator set for this model stay."""
     for name, value in library_environment(spec, len(os.sched_getaffinity(0))).items():
         environ.setdefault(name, value)
 
 
 def tune_malloc(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> None:
-    """How the C library keeps free memory, unless the operator said it for this model."""
+    """Have the C library keep free memory, unless the operator configured it for this model."""
     limits = malloc_tuning.malloc_limits(spec.memory_bytes, environ)
     if limits is not None:
-        malloc_tuning.keep(*limits)
+        malloc_tuning.set_malloc_limits(*limits)
 
 
 def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:
@@ -57,7 +57,7 @@ def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:
     device = spec.device
     visible = "" if device == "cpu" else device.removeprefix("cuda").removeprefix(":")
     variables: dict[str, str] = {name: str(cores) for name in _THREAD_POOLS}
-    variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, and the operator with it
+    variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the numbering of NVML and nvidia-smi
     variables["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if device == "cpu" or visible:
         variables["CUDA_VISIBLE_DEVICES"] = visible

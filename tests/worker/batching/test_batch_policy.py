@@ -1,27 +1,27 @@
-"""Whether anyone is likely to come."""
+"""The concurrency estimate: how many requests are likely to come together."""
 
 from __future__ import annotations
 
-from mmsup.worker.batching.batch_policy_company import WINDOW_BATCHES, ConcurrencyEstimate
+from mmsup.worker.batching.batch_policy import WINDOW_BATCHES, ConcurrencyEstimate
 
 
-def test_nobody_is_expected_before_the_first_run() -> None:
+def test_no_request_is_expected_before_the_first_batch() -> None:
     assert ConcurrencyEstimate().expected == 0
 
 
-def test_the_largest_company_of_the_last_runs_is_expected_and_then_forgotten() -> None:
-    company = ConcurrencyEstimate()
-    company.record(5)
+def test_the_largest_number_in_the_window_is_expected_and_then_forgotten() -> None:
+    estimate = ConcurrencyEstimate()
+    estimate.record(5)
     for _ in range(WINDOW_BATCHES - 1):
-        company.record(1)
-        assert company.expected == 5
-    company.record(1)
-    assert company.expected == 1
+        estimate.record(1)
+        assert estimate.expected == 5
+    estimate.record(1)
+    assert estimate.expected == 1
 
 
-def test_company_that_stayed_away_is_not_waited_for_again() -> None:
-    company = ConcurrencyEstimate()
-    company.record(5)
-    company.reset()
-    company.record(2)
-    assert company.expected == 2
+def test_after_a_wait_in_vain_the_estimate_starts_anew() -> None:
+    estimate = ConcurrencyEstimate()
+    estimate.record(5)
+    estimate.reset()
+    estimate.record(2)
+    assert estimate.expected == 2

@@ -1,4 +1,4 @@
-"""A stated latency is held, and no more is given away for it than it takes. By simulation."""
+"""A stated latency is held, and costs no more throughput than it must. By simulation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 
 from mmsup.ipc.specs import Batching, ModelSpec
 from mmsup.worker.batching.batch_policy import BatchPolicy
-from mmsup.worker.batching.batcher import QueuedRequest, next_batch
+from mmsup.worker.batching.batcher import next_batch
 from mmsup.worker.batching.latency_objective import LatencyObjective
-from work_double import work
+from mmsup.worker.serving.pending_results import WorkerRequest
+from request_double import queued
 
 MS = 1_000_000
 Took = Callable[[int], int]
@@ -20,28 +21,28 @@ Took = Callable[[int], int]
 
 def simulate(spec: ModelSpec, callers: int, think_ns: int, took: Took) -> tuple[list[int], int]:
     """Queue and run time of each request, from the moment at which sizes are settled, and the time that it all took:
-    `callers` who each ask again `think_ns` after their answer."""
+    `callers` who each send again `think_ns` after their answer."""
     chance = random.Random(3)
-    pace = BatchPolicy(spec, spec.max_batch_size)
+    policy = BatchPolicy(spec, spec.max_batch_size)
     now, began = 0, 0
     coming = [chance.randrange(1, think_ns) for _ in range(callers)]
-    waiting: list[QueuedRequest] = []
+    queue: list[WorkerRequest] = []
     times: list[int] = []
     for run in range(2500):
-        batch: list[QueuedRequest] = []
+        batch: list[WorkerRequest] = []
         while not batch:
-            waiting += [work(arrived_ns=at) for at in sorted(coming) if at <= now]
+            queue += [queued(arrived_ns=at) for at in sorted(coming) if at <= now]
             coming = [at for at in coming if at > now]
-            taken = next_batch(waiting, now, pace.rule())
-            batch = taken.requests
+            chosen = next_batch(queue, now, policy.rule())
+            batch = chosen.requests
             if not batch:
-                now = min([at for at in (taken.wait_until_ns, *coming) if at > now])
-        del waiting[: len(batch)]
+                now = min([at for at in (chosen.wait_until_ns, *coming) if at > now])
+        del queue[: len(batch)]
         ns = took(len(batch))
         now += ns
         arrived = [at for at in coming if at <= now]
-        pace.on_run(len(batch), ns)
-        pace.on_concurrency(len(batch) + len(waiting) + len(arrived))
+        policy.on_run(len(batch), ns)
+        policy.concurrency.record(len(batch) + len(queue) + len(arrived))
         coming += [now + chance.randrange(think_ns // 2, think_ns) for _ in batch]
         if run == 800:
             began = now
@@ -66,7 +67,7 @@ def test_p99_of_queue_and_run_stays_below_the_objective(objective_ms: float, cal
     assert sorted(times)[len(times) * 99 // 100] <= objective_ms * MS
 
 
-def test_a_wider_objective_buys_throughput() -> None:
+def test_a_wider_objective_gives_more_throughput() -> None:
     rates = []
     for objective_ms in (3.0, 6.0):
         times, span = simulate(spec(objective_ms), 40, MS, linear(MS, MS // 20))
@@ -74,19 +75,19 @@ def test_a_wider_objective_buys_throughput() -> None:
     assert rates[1] > rates[0] * 1.1
 
 
-def test_a_lone_caller_is_not_held_back_by_an_objective_that_it_never_meets() -> None:
+def test_a_single_caller_is_not_delayed_by_an_objective() -> None:
     times, _ = simulate(spec(50.0), 1, MS, linear(MS, 0, 0.0))
     assert max(times) == MS
 
 
-def test_the_size_grows_by_doubling_until_a_run_was_too_long_and_then_slowly() -> None:
+def test_the_size_doubles_until_a_run_was_too_slow_and_then_grows_by_one() -> None:
     objective = LatencyObjective(4 * MS, 64)
     for size in (1, 2, 4, 8):
         assert objective.rows == size
         for _ in range(16):
             objective.on_run(size, MS)
     objective.on_run(16, 3 * MS)
-    assert objective.rows == 16, "one of a hundred may be too long"
+    assert objective.rows == 16, "one of a hundred may be too slow"
     objective.on_run(16, 3 * MS)
     assert objective.rows == 12
     for _ in range(16):
@@ -94,7 +95,7 @@ def test_the_size_grows_by_doubling_until_a_run_was_too_long_and_then_slowly() -
     assert objective.rows == 13
 
 
-def test_runs_that_are_not_full_prove_nothing_and_a_size_near_its_share_stays() -> None:
+def test_runs_that_are_not_full_change_nothing_and_a_size_near_its_limit_stays() -> None:
     objective = LatencyObjective(4 * MS, 64)
     for _ in range(16):
         objective.on_run(1, MS)

@@ -1,4 +1,4 @@
-"""What requests of the same words have in common; which may share a run."""
+"""Request signatures: parsed once, and which may share a batch."""
 
 from __future__ import annotations
 
@@ -10,78 +10,78 @@ from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport.codec import pack_signature
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.request_signature import RequestSignature, RequestSignatureCache
-from work_double import form
+from request_double import signature
 
 
 def x(*shape: int, name: str = "x", datatype: str = "FP32") -> TensorSpec:
     return TensorSpec(name, datatype, shape)
 
 
-def kind(of: InferSignature, known: RequestSignatureCache) -> RequestSignature:
-    return known.get(pack_signature(of))
+def parsed(of: InferSignature, cache: RequestSignatureCache) -> RequestSignature:
+    return cache.get(pack_signature(of))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        form((x(1, 4),), outputs=("y",)),
-        form((x(1, 4),), parameters={"temperature": 1}),
-        form((x(1, 4),), parameters={"temperature": True}),
-        form((x(1, 5),)),
-        form((x(1, 4, datatype="FP64"),)),
-        form((x(1, 4, name="z"),)),
-        form((x(),)),
-        form((x(0, 4),)),
-        form(()),
-        form((x(1, 4), x(2, name="z"))),
+        signature((x(1, 4),), outputs=("y",)),
+        signature((x(1, 4),), parameters={"temperature": 1}),
+        signature((x(1, 4),), parameters={"temperature": True}),
+        signature((x(1, 5),)),
+        signature((x(1, 4, datatype="FP64"),)),
+        signature((x(1, 4, name="z"),)),
+        signature((x(),)),
+        signature((x(0, 4),)),
+        signature(()),
+        signature((x(1, 4), x(2, name="z"))),
     ],
 )
-def test_only_requests_alike_but_for_the_batch_axis_share_a_run(other: InferSignature) -> None:
-    known = RequestSignatureCache()
-    one = kind(form((x(1, 4),)), known).group
+def test_only_requests_that_differ_in_the_batch_axis_alone_share_a_batch(other: InferSignature) -> None:
+    cache = RequestSignatureCache()
+    one = parsed(signature((x(1, 4),)), cache).batch_key
     assert one is not None
-    assert kind(form((x(3, 4),)), known).group is one
-    assert kind(other, known).group is not one
+    assert parsed(signature((x(3, 4),)), cache).batch_key is one
+    assert parsed(other, cache).batch_key is not one
 
 
-def test_the_value_of_a_parameter_and_its_type_tell_requests_apart() -> None:
-    known = RequestSignatureCache()
-    groups = {kind(form((x(1, 4),), parameters={"p": value}), known).group for value in (1, True, 1.0, "1", 2)}
-    assert len(groups) == 5
+def test_value_and_type_of_a_parameter_separate_requests() -> None:
+    cache = RequestSignatureCache()
+    keys = {parsed(signature((x(1, 4),), parameters={"p": value}), cache).batch_key for value in (1, True, 1.0, "1", 2)}
+    assert len(keys) == 5
 
 
-def test_inputs_of_different_batch_lengths_in_one_request_keep_it_alone() -> None:
-    assert kind(form((x(1, 4), x(2, 4, name="z"))), RequestSignatureCache()).group is None
+def test_a_request_whose_inputs_differ_in_batch_length_runs_alone() -> None:
+    assert parsed(signature((x(1, 4), x(2, 4, name="z"))), RequestSignatureCache()).batch_key is None
 
 
-def test_a_priority_is_read_and_parts_nobody() -> None:
-    known = RequestSignatureCache()
-    low, high = (kind(InferSignature((x(1, 4),), (), {}, priority), known) for priority in (9, 1))
+def test_a_priority_is_parsed_and_does_not_separate_requests() -> None:
+    cache = RequestSignatureCache()
+    low, high = (parsed(InferSignature((x(1, 4),), (), {}, priority), cache) for priority in (9, 1))
     assert (low.priority, high.priority) == (9, 1)
-    assert low.group is high.group
+    assert low.batch_key is high.batch_key
 
 
-def test_a_request_that_is_to_be_alone_has_no_group_and_says_so() -> None:
-    known = RequestSignatureCache()
-    alone, other = kind(form(alone=True), known), kind(form(), known)
-    assert (alone.group, alone.alone) == (None, True)
-    assert other.group is not None
-    assert not other.alone
+def test_a_request_that_runs_alone_has_no_batch_key() -> None:
+    cache = RequestSignatureCache()
+    alone, other = parsed(signature(runs_alone=True), cache), parsed(signature(), cache)
+    assert (alone.batch_key, alone.runs_alone) == (None, True)
+    assert other.batch_key is not None
+    assert not other.runs_alone
 
 
-def test_rows_and_inputs_are_those_of_the_words() -> None:
-    found = kind(form((x(3, 4), TensorSpec("t", "BYTES", (3,)))), RequestSignatureCache())
+def test_rows_and_inputs_are_those_of_the_message() -> None:
+    found = parsed(signature((x(3, 4), TensorSpec("t", "BYTES", (3,)))), RequestSignatureCache())
     assert found.rows == 3
-    assert [(each.name, each.dtype, each.size) for each in found.inputs] == [
+    assert [(each.name, each.dtype, each.size_bytes) for each in found.inputs] == [
         ("x", np.dtype("<f4"), 48),
         ("t", None, None),
     ]
-    assert kind(form(()), RequestSignatureCache()).rows == 1
+    assert parsed(signature(()), RequestSignatureCache()).rows == 1
 
 
-def test_the_same_words_are_read_once_and_what_is_none_is_refused() -> None:
-    known = RequestSignatureCache()
-    words = pack_signature(form())
-    assert known.get(words) is known.get(bytes(words))
+def test_the_same_bytes_are_parsed_once_and_malformed_ones_are_refused() -> None:
+    cache = RequestSignatureCache()
+    packed = pack_signature(signature())
+    assert cache.get(packed) is cache.get(bytes(packed))
     with pytest.raises(WireError):
-        known.get(b"\x93nothing")
+        cache.get(b"\x93nothing")

@@ -1,4 +1,4 @@
-"""Which runs of an ONNX session are bound to memory, and which bindings are kept."""
+"""Which runs of an ONNX session are bound to given memory, and which bindings are cached."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from mmsup.worker.engines.ort_io_binding import (
     CACHE_LIMIT,
     MIN_BIND_BYTES,
     BindingKey,
-    DeviceTensor,
     IoBindings,
     binding_key,
-    device_binding_key,
     mismatched_outputs,
 )
 
@@ -40,7 +38,7 @@ def odd(array: Array) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "room", "is_bound"),
+    ("inputs", "buffers", "is_bound"),
     [
         ({"x": floats()}, {"y": floats()}, True),
         ({"x": sealed(floats())}, {"y": floats()}, True),
@@ -49,7 +47,7 @@ def odd(array: Array) -> Array:
         ({"x": floats()}, {"y": floats(LARGE // 2), "z": floats(LARGE // 2)}, True),
         ({"x": floats()}, {}, False),
         ({"x": floats()}, {"y": floats(LARGE - 1)}, False),
-        ({"x": floats()}, {"stranger": floats()}, False),
+        ({"x": floats()}, {"unknown": floats()}, False),
         ({"x": floats()}, {"y": sealed(floats())}, False),
         ({"x": floats()}, {"y": floats(2 * LARGE)[::2]}, False),
         ({"x": floats()}, {"y": odd(floats())}, False),
@@ -64,12 +62,12 @@ def odd(array: Array) -> Array:
     ],
 )
 def test_a_run_is_bound_where_that_pays_and_is_possible(
-    inputs: dict[str, Array], room: dict[str, Array], is_bound: bool
+    inputs: dict[str, Array], buffers: dict[str, Array], is_bound: bool
 ) -> None:
-    assert (binding_key(inputs, ("y", "z"), room, BINDABLE) is not None) is is_bound
+    assert (binding_key(inputs, ("y", "z"), buffers, BINDABLE) is not None) is is_bound
 
 
-def test_an_output_without_room_is_bound_to_no_address() -> None:
+def test_an_output_without_a_buffer_is_bound_to_no_address() -> None:
     x, y = np.zeros((2, 3), np.int64), floats()
     key = binding_key({"x": x}, ("z", "y"), {"y": y}, BINDABLE)
     assert key == (
@@ -78,23 +76,13 @@ def test_an_output_without_room_is_bound_to_no_address() -> None:
     )
 
 
-def test_tensors_on_a_device_are_bound_where_they_are_there() -> None:
-    x, y = DeviceTensor("FP16", (8, 3), 0x7F00), DeviceTensor("INT64", (8,), 0x7F80)
-    assert device_binding_key({"x": x}, {"z": None, "y": y}) == (
-        (("x", "cuda", 10, (8, 3), 0x7F00),),
-        (("z", "cuda", 0, (), 0), ("y", "cuda", 7, (8,), 0x7F80)),
-    )
-    with pytest.raises(LookupError):
-        device_binding_key({"x": DeviceTensor("BYTES", (1,), 0x7F00)}, {})
-
-
-def test_what_came_out_otherwise_than_its_room_is_named() -> None:
+def test_outputs_that_do_not_fit_their_buffer_are_named() -> None:
     made = {"a": floats(2), "b": floats(2), "c": floats(2).astype(np.float64)}
     assert mismatched_outputs(made, {"a": floats(2), "b": floats(3), "c": floats(2), "d": floats(2)}) == {"b", "c"}
 
 
 class Value:
-    """What a session says of an output."""
+    """An OrtValue."""
 
     def __init__(self, array: Array) -> None:
         self.array = array
@@ -107,7 +95,7 @@ class Value:
 
 
 class Binding:
-    """Knows addresses, like the real one; gives what it allocated again unless it is bound anew, like the real one."""
+    """Like the real one it holds addresses, and returns what it allocated again unless it is bound again."""
 
     def __init__(self, arrays: dict[int, Array]) -> None:
         self.arrays = arrays
@@ -137,7 +125,7 @@ class Session:
         self.runs = 0
         self.passes_through = passes_through
 
-    def room(self) -> Array:
+    def buffer(self) -> Array:
         array = floats()
         self.arrays[array.ctypes.data] = array
         return array
@@ -154,8 +142,8 @@ class Session:
             binding.outputs[name] = array
 
 
-def key(x: Array, room: dict[str, Array]) -> BindingKey:
-    found = binding_key({"x": x}, ("y", "z"), room, BINDABLE)
+def key(x: Array, buffers: dict[str, Array]) -> BindingKey:
+    found = binding_key({"x": x}, ("y", "z"), buffers, BINDABLE)
     assert found is not None
     return found
 
@@ -163,63 +151,63 @@ def key(x: Array, room: dict[str, Array]) -> BindingKey:
 def test_the_same_addresses_are_bound_once() -> None:
     session = Session()
     bindings = IoBindings(session, "cpu")
-    x, room = floats(), {"y": session.room(), "z": session.room()}
+    x, buffers = floats(), {"y": session.buffer(), "z": session.buffer()}
     for run in (1, 2, 3):
-        made = bindings.run(key(x, room), room)
-        assert made["y"] is room["y"]
-        assert made["z"] is room["z"]
-        assert (room["y"] == run).all()
+        made = bindings.run(key(x, buffers), buffers)
+        assert made["y"] is buffers["y"]
+        assert made["z"] is buffers["z"]
+        assert (buffers["y"] == run).all()
     assert len(session.made) == 1
 
 
-def test_an_answer_that_the_session_allocated_is_not_written_to_by_the_next_run() -> None:
+def test_a_result_that_the_session_allocated_is_not_overwritten_by_the_next_run() -> None:
     session = Session()
     bindings = IoBindings(session, "cpu")
-    x, room = floats(), {"y": session.room()}
-    answers = [bindings.run(key(x, room), room)["z"] for _ in range(3)]
-    assert [each[0] for each in answers] == [1, 2, 3]
+    x, buffers = floats(), {"y": session.buffer()}
+    results = [bindings.run(key(x, buffers), buffers)["z"] for _ in range(3)]
+    assert [each[0] for each in results] == [1, 2, 3]
     assert len(session.made) == 1
     assert session.made[0].outputs["z"] is None, "nothing is held between two runs"
 
 
-def test_the_least_used_binding_goes_first() -> None:
+def test_the_least_recently_used_binding_is_evicted_first() -> None:
     session = Session()
     bindings = IoBindings(session, "cpu")
-    room = {"y": session.room()}
+    buffers = {"y": session.buffer()}
     arrays = [floats() for _ in range(CACHE_LIMIT + 1)]
     for x in [*arrays[:CACHE_LIMIT], arrays[0], arrays[CACHE_LIMIT]]:  # the first is used again, so the second goes
-        bindings.run(key(x, room), room)
+        bindings.run(key(x, buffers), buffers)
     count = len(session.made)
-    bindings.run(key(arrays[0], room), room)
+    bindings.run(key(arrays[0], buffers), buffers)
     assert len(session.made) == count
-    bindings.run(key(arrays[1], room), room)
+    bindings.run(key(arrays[1], buffers), buffers)
     assert len(session.made) == count + 1
 
 
-def test_nothing_is_kept_where_inputs_are_copied_to_a_device_when_they_are_bound() -> None:
+def test_no_binding_is_cached_that_copies_inputs_to_a_device_when_it_is_made() -> None:
     session = Session()
     bindings = IoBindings(session, "cuda")
-    x, room = floats(), {"y": session.room()}
+    x, buffers = floats(), {"y": session.buffer()}
     for _ in range(2):
-        bindings.run(key(x, room), room)
+        bindings.run(key(x, buffers), buffers)
     assert len(session.made) == 2
 
 
-def test_an_output_that_was_not_written_to_its_room_is_given_as_it_came() -> None:
+def test_an_output_that_was_not_written_to_its_buffer_is_returned_as_it_is() -> None:
     session = Session(passes_through=("y",))
     bindings = IoBindings(session, "cpu")
-    x, room = floats(), {"y": session.room()}
+    x, buffers = floats(), {"y": session.buffer()}
     for run in (1, 2):
-        made = bindings.run(key(x, room), room)
-        assert made["y"] is not room["y"]
+        made = bindings.run(key(x, buffers), buffers)
+        assert made["y"] is not buffers["y"]
         assert made["y"][0] == run
 
 
-def test_forgotten_bindings_are_made_again() -> None:
+def test_cleared_bindings_are_made_again() -> None:
     session = Session()
     bindings = IoBindings(session, "cpu")
-    x, room = floats(), {"y": session.room()}
-    bindings.run(key(x, room), room)
+    x, buffers = floats(), {"y": session.buffer()}
+    bindings.run(key(x, buffers), buffers)
     bindings.clear()
-    bindings.run(key(x, room), room)
+    bindings.run(key(x, buffers), buffers)
     assert len(session.made) == 2

@@ -1,4 +1,4 @@
-"""Configuration against artefact."""
+"""Tensors of the configuration merged with those of the artifact."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def spec(batch: int = 0, inputs: tuple[TensorSpec, ...] = (), outputs: tuple[Ten
     return ModelSpec("m", "1", "/m/1", "model.onnx", "ort", "onnxruntime_onnx", batch, inputs, outputs)
 
 
-def test_without_a_configuration_the_artefact_tells_all() -> None:
+def test_without_a_configuration_the_artifact_declares_all() -> None:
     metadata = merge_metadata(spec(), [X], [Y])
     assert (metadata.inputs, metadata.outputs) == ((X,), (Y,))
 
@@ -27,7 +27,7 @@ def test_a_batching_model_leaves_the_batch_axis_out() -> None:
     assert metadata.outputs == (TensorSpec("y", "FP32", (2,)),)
 
 
-def test_configuration_narrows_what_the_artefact_leaves_open() -> None:
+def test_configuration_narrows_what_the_artifact_leaves_open() -> None:
     mine = TensorSpec("x", "FP32", (3, 4))
     assert merge_metadata(spec(0, (mine,)), [X], [Y]).inputs == (mine,)
 
@@ -37,7 +37,7 @@ def test_outputs_may_be_left_out_and_renamed_in_order_of_configuration() -> None
     assert merge_metadata(spec(0, (), (other,)), [X], [Y, other]).outputs == (other,)
 
 
-def test_an_open_rank_in_the_artefact_leaves_the_configuration_standing() -> None:
+def test_with_an_open_rank_in_the_artifact_the_configuration_counts() -> None:
     mine = TensorSpec("y", "FP32", (7,))
     assert merge_metadata(spec(8, (), (mine,)), [X], [TensorSpec("y", "FP32", ())]).outputs == (mine,)
 
@@ -64,7 +64,7 @@ def test_a_contradiction_is_a_failed_load_that_names_both_sides(
     assert text in caught.value.text
 
 
-def test_an_artefact_that_tells_nothing_needs_a_configuration() -> None:
+def test_an_artifact_that_declares_nothing_needs_a_configuration() -> None:
     assert configured_metadata(spec(0, (X,), (Y,)), "model.pt").inputs == (X,)
     with pytest.raises(ModelError, match="declare its inputs and outputs"):
         configured_metadata(spec(0, (X,)), "model.pt")

@@ -1,18 +1,10 @@
-"""What an exception of a CUDA library means; no device is needed to read it."""
+"""Exceptions of CUDA libraries, classified without a device."""
 
 from __future__ import annotations
 
 import pytest
 
-from mmsup.ipc.errors import ModelError
-from mmsup.worker.execution.device_errors import (
-    CONTEXT_BYTES,
-    RESERVE_BYTES,
-    DeviceFault,
-    arena_limit,
-    device_fault,
-    memory_fraction,
-)
+from mmsup.worker.execution.device_errors import DeviceFault, device_fault
 
 
 class OutOfMemoryError(RuntimeError):
@@ -56,7 +48,7 @@ NONE = [
 
 
 @pytest.mark.parametrize("error", MEMORY)
-def test_a_refused_allocation_leaves_the_worker_alive(error: Exception) -> None:
+def test_a_failed_allocation_leaves_the_context_intact(error: Exception) -> None:
     assert device_fault(error, "cuda:0") is DeviceFault.MEMORY
 
 
@@ -66,22 +58,10 @@ def test_every_other_cuda_error_is_final(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", NONE)
-def test_what_no_cuda_library_raises_is_no_device_fault(error: BaseException) -> None:
+def test_an_exception_of_no_cuda_library_is_no_device_fault(error: BaseException) -> None:
     assert device_fault(error, "cuda:0") is DeviceFault.NONE
 
 
 @pytest.mark.parametrize("error", [*MEMORY, *LOST])
-def test_a_model_on_the_cpu_has_no_device_to_lose(error: Exception) -> None:
+def test_a_model_on_the_cpu_has_no_device_fault(error: Exception) -> None:
     assert device_fault(error, "cpu") is DeviceFault.NONE
-
-
-def test_a_budget_leaves_room_for_the_context() -> None:
-    assert arena_limit(4 << 30) == (4 << 30) - CONTEXT_BYTES - RESERVE_BYTES
-    assert memory_fraction(4 << 30, 16 << 30) == arena_limit(4 << 30) / (16 << 30)
-    assert memory_fraction(64 << 30, 16 << 30) == 1.0
-
-
-def test_a_budget_below_a_context_is_refused() -> None:
-    with pytest.raises(ModelError, match="a CUDA context alone takes") as caught:
-        arena_limit(CONTEXT_BYTES)
-    assert caught.value.code == "does_not_fit"

@@ -1,4 +1,4 @@
-"""What a caller is told of an exception in a model."""
+"""What a caller is told of an exception of model code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GPU = ModelSpec("bert", "1", "/m/bert/1", "model.py", "custom", "python", device
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("text", "scrubbed"),
     [
         ("cannot read /srv/models/bert/1/weights.bin", "cannot read weights.bin"),
         ("'/srv/a/b': missing", "'b': missing"),
@@ -27,15 +27,15 @@ GPU = ModelSpec("bert", "1", "/m/bert/1", "model.py", "custom", "python", device
         ("two\nlines\tand\x00\x1b[31m more", "two lines and[31m more"),
     ],
 )
-def test_a_text_keeps_its_sense_and_loses_places(said: str, told: str) -> None:
-    assert scrub(said) == told
+def test_a_text_loses_paths_addresses_and_control_characters(text: str, scrubbed: str) -> None:
+    assert scrub(text) == scrubbed
 
 
 def test_a_text_is_bounded() -> None:
     assert len(scrub("x" * 10_000)) == TEXT_LIMIT
 
 
-def test_an_exception_is_the_models_fault_and_named_so() -> None:
+def test_an_exception_is_reported_as_the_models_failure() -> None:
     failure = failure_of(RuntimeError("bad luck in /srv/models/x.py"), CPU)
     assert (failure.code, failure.text) == ("inference_failed", "model 'bert' failed: bad luck in x.py")
 
@@ -53,18 +53,18 @@ def test_an_exception_without_a_message_still_gives_a_sentence(error: BaseExcept
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_memory_refused_under_the_cap_names_the_cap(error: Exception) -> None:
+def test_a_failed_allocation_names_the_memory_cap(error: Exception) -> None:
     failure = failure_of(error, CPU)
     assert failure.code == "inference_failed"
     assert failure.text == "model 'bert' ran out of memory under its cap of 1000 bytes"
 
 
-def test_an_error_of_ours_passes_with_its_code() -> None:
+def test_an_error_of_mmsup_keeps_its_code() -> None:
     failure = failure_of(CallerError("bad_request", "input 'x' is not text"), CPU)
     assert (failure.code, failure.text) == ("bad_request", "input 'x' is not text")
 
 
-def test_device_memory_and_a_lost_device_are_told_apart() -> None:
+def test_device_memory_and_a_lost_device_have_different_codes() -> None:
     assert failure_of(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), GPU).code == "gpu_oom"
     lost = failure_of(RuntimeError("CUDA error: an illegal memory access was encountered"), GPU)
     assert (lost.code, lost.device_fault) == ("gpu_fault", DeviceFault.LOST)

@@ -1,4 +1,4 @@
-"""Free memory: kept between runs, given back when there are none."""
+"""Free memory: kept between runs, returned to the system when the worker is idle."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mmsup.worker.startup.malloc_tuning import (
     MAX_FREE_BYTES,
     MMAP_BYTES,
     TrimSchedule,
-    keep,
     malloc_limits,
+    set_malloc_limits,
     trim_heap,
 )
 from mmsup.worker.startup.resource_limits import tune_malloc
@@ -36,53 +36,53 @@ SPEC = ModelSpec("m", "1", "/m/1", "model.py", "custom", "python")
         (512 * MIB, {"MALLOC_TRIM_THRESHOLD_": "131072"}, None),
     ],
 )
-def test_what_is_kept_is_a_part_of_the_cap_unless_the_operator_said_otherwise(
+def test_free_memory_is_a_part_of_the_cap_unless_the_operator_tunes_malloc(
     cap: int | None, environ: dict[str, str], expected: tuple[int, int] | None
 ) -> None:
     assert malloc_limits(cap, environ) == expected
 
 
 class Library:
-    """A C library that notes what it is told."""
+    """A C library that records its options."""
 
     def __init__(self, *refused: int) -> None:
-        self.told: list[tuple[int, int]] = []
+        self.options: list[tuple[int, int]] = []
         self.refused = refused
 
     def mallopt(self, option: int, value: int) -> int:
-        self.told.append((option, value))
+        self.options.append((option, value))
         return int(option not in self.refused)
 
 
-def test_both_limits_are_set_and_a_refusal_is_told() -> None:
+def test_both_limits_are_set_and_a_refusal_is_reported() -> None:
     library = Library()
-    assert keep(2, 1, library)
-    assert library.told == [(-1, 2), (-3, 1)]
-    assert not keep(2, 1, Library(-3))
+    assert set_malloc_limits(2, 1, library)
+    assert library.options == [(-1, 2), (-3, 1)]
+    assert not set_malloc_limits(2, 1, Library(-3))
 
 
 def test_another_c_library_is_left_alone() -> None:
-    assert not keep(2, 1, object())
+    assert not set_malloc_limits(2, 1, object())
     assert not trim_heap(object())
 
 
-def test_memory_is_given_back_once_after_a_while_without_runs() -> None:
-    slack = TrimSchedule()
-    assert not slack.is_due(10 * IDLE_NS), "nothing ran"
-    slack.on_run(1)
-    assert not slack.is_due(IDLE_NS)
-    slack.on_run(5)
-    assert not slack.is_due(IDLE_NS + 4)
-    assert slack.is_due(IDLE_NS + 5)
-    assert not slack.is_due(2 * IDLE_NS)
+def test_memory_is_returned_once_after_a_while_without_runs() -> None:
+    schedule = TrimSchedule()
+    assert not schedule.is_due(10 * IDLE_NS), "nothing ran"
+    schedule.last_run_ns = 1
+    assert not schedule.is_due(IDLE_NS)
+    schedule.last_run_ns = 5
+    assert not schedule.is_due(IDLE_NS + 4)
+    assert schedule.is_due(IDLE_NS + 5)
+    assert not schedule.is_due(2 * IDLE_NS)
 
 
 PROGRAM = """
 import resource
 import numpy as np
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.heap import give_back
-from mmsup.worker.limits import set_heap
+from mmsup.worker.startup.malloc_tuning import trim_heap
+from mmsup.worker.startup.resource_limits import tune_malloc
 
 def resident():
     with open("/proc/self/statm") as statm:
@@ -92,7 +92,7 @@ def run():
     copy = source.copy()
     return copy * 2
 
-set_heap(ModelSpec("m", "1", "/m/1", "model.py", "custom", "python"))
+tune_malloc(ModelSpec("m", "1", "/m/1", "model.py", "custom", "python"))
 source = np.ones(3 << 20, np.float32)
 run()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -100,25 +100,27 @@ for _ in range(10):
     run()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
 held = resident()
-give_back()
+trim_heap()
 print((held - resident()) >> 20)
 """
 
 
 @pytest.mark.slow
-def test_a_run_finds_the_memory_of_the_last_one_until_it_is_given_back() -> None:
-    """Two arrays of 12 MiB: without the limits they are fresh in each run, by a thousand pages."""
+def test_a_run_reuses_the_memory_of_the_last_one_until_it_is_trimmed() -> None:
+    """Two arrays of 12 MiB: without the limits each run takes a thousand page faults for them."""
     tuned = {name: value for name, value in os.environ.items() if "MALLOC" in name or "GLIBC" in name}
-    assert not tuned, "another test has left these behind, and an operator's word stands"
+    assert not tuned, "another test has left these behind, and they take precedence"
     printed = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
-    faults, given_back_mib = map(int, printed.split())
+    faults, returned_mib = map(int, printed.split())
     assert faults < 100, printed
-    assert given_back_mib >= 20, printed
+    assert returned_mib >= 20, printed
 
 
-def test_a_specs_cap_reaches_the_heap(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int]] = []
-    monkeypatch.setattr("mmsup.worker.startup.malloc_tuning.keep", lambda *limits: told.append(limits))
+def test_the_cap_of_a_spec_reaches_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "mmsup.worker.startup.malloc_tuning.set_malloc_limits", lambda *limits: set_limits.append(limits)
+    )
     tune_malloc(replace(SPEC, memory_bytes=80 * MIB), {})
     tune_malloc(replace(SPEC, memory_bytes=80 * MIB), {"GLIBC_TUNABLES": ""})
-    assert told == [(10 * MIB, 10 * MIB)]
+    assert set_limits == [(10 * MIB, 10 * MIB)]

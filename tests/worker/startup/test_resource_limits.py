@@ -1,4 +1,4 @@
-"""What must hold before the first import."""
+"""Limits and environment that are set before the first import."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_worker_sees_its_own_device_only(device: str, visible: str | None) -> 
     assert library_environment(replace(SPEC, device=device), 4).get("CUDA_VISIBLE_DEVICES") == visible
 
 
-def test_what_the_operator_set_for_a_model_stands() -> None:
+def test_variables_that_the_operator_set_are_kept() -> None:
     environ = {"OMP_NUM_THREADS": "1"}
     set_environment(SPEC, environ)
     assert environ["OMP_NUM_THREADS"] == "1"
@@ -34,11 +34,11 @@ def test_what_the_operator_set_for_a_model_stands() -> None:
 def test_limits_bind_the_process_that_sets_them() -> None:
     code = (
         "import resource\n"
-        "from mmsup.ipc.messages.worker_control import Boot\n"
+        "from mmsup.ipc.messages.worker_control import ConfigureWorker\n"
         "from mmsup.ipc.specs import ModelSpec\n"
         "from mmsup.worker.startup.resource_limits import set_limits\n"
         "spec = ModelSpec('m', '1', '/', 'a', 'ort', 'p')\n"
-        "set_limits(Boot(1, 1, 1, '/a', spec, 256 << 20, 64 << 20))\n"
+        "set_limits(ConfigureWorker(1, 1, 1, '/a', spec, 256 << 20, 64 << 20))\n"
         "for kind in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):\n"
         "    print(*resource.getrlimit(kind))\n"
         "try:\n    bytearray(400 << 20)\nexcept MemoryError:\n    print('refused')\n"

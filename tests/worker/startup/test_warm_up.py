@@ -24,20 +24,20 @@ TEXT = (TensorSpec("x", "BYTES", (1,)),)
 
 
 class Engine:
-    """One that raises, or gives what the test says."""
+    """Raises or returns what the test says."""
 
-    def __init__(self, answer: Mapping[str, Array] | Exception) -> None:
-        self.answer = answer
+    def __init__(self, result: Mapping[str, Array] | Exception) -> None:
+        self.result = result
 
     def load(self, spec: ModelSpec) -> Metadata:
         raise NotImplementedError
 
     def infer(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], room: OutputBuffers = NO_BUFFERS
+        self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
 
     def shrink(self) -> None: ...
 
@@ -69,11 +69,11 @@ def test_a_model_that_refuses_the_only_shape_it_declares_is_a_failed_load(page: 
 
 
 @pytest.mark.parametrize("inputs", [OPEN, TEXT])
-def test_a_model_that_refuses_what_we_guessed_may_serve(page: int, inputs: tuple[TensorSpec, ...]) -> None:
+def test_a_model_that_refuses_guessed_inputs_may_serve(page: int, inputs: tuple[TensorSpec, ...]) -> None:
     assert warmed(page, inputs, RuntimeError("a kernel of 3 needs 3")) is None
 
 
-def test_zeros_have_size_one_where_it_is_open_and_leave_out_what_is_optional() -> None:
+def test_placeholders_have_size_one_where_it_is_open_and_leave_out_optional_inputs() -> None:
     inputs = (
         TensorSpec("x", "INT64", (-1, 3)),
         TensorSpec("s", "BYTES", (2,)),
@@ -87,7 +87,7 @@ def test_zeros_have_size_one_where_it_is_open_and_leave_out_what_is_optional() -
     assert made["s"].reshape(-1)[0] == b""
 
 
-def test_a_users_class_is_not_called_unasked() -> None:
+def test_a_users_class_is_not_called_by_default() -> None:
     custom = replace(SPEC, engine="custom")
     assert wants_warm_up(SPEC)
     assert not wants_warm_up(custom)

@@ -1,1 +1,1 @@
-"""Batches to and from a CUDA device."""
+"""Transfers batches to a CUDA device and results back."""

@@ -1,6 +1,6 @@
-"""The CUDA driver, as far as registering memory needs it, by ctypes: for every engine alike, with no library of theirs.
+"""The calls of the CUDA driver that register memory, by ctypes, so that they need no engine's library.
 
-Not run on a device in our tests; they hold the calls, their arguments and their order against a stand-in.
+The tests check calls, arguments and order against a fake library, not a device.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ HOST_REGISTER_READ_ONLY: Final = 113
 
 
 class CudaDriver:
-    """Device 0 of this process, in its primary context, which is the one that the libraries use too. It is held until
-    the process ends."""
+    """Device 0 of this process, in its primary context, which the libraries use too. The context is retained until the
+    process ends."""
 
     def __init__(self, library: Any) -> None:  # a ctypes library
         """OSError if the driver refuses."""
@@ -28,22 +28,22 @@ class CudaDriver:
         self.registers_read_only = self._attribute(HOST_REGISTER_READ_ONLY) == 1
 
     def register(self, address: int, size: int, flags: int) -> str:
-        """Page-lock memory and make it known to the device; what went wrong, or nothing."""
+        """Page-lock memory and register it with the device; returns an error text, empty if it succeeded."""
         return self._call_in_context(
             "cuMemHostRegister_v2", ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_uint(flags)
         )
 
     def unregister(self, address: int) -> str:
-        """Undo it; what went wrong, or nothing."""
+        """Undo `register`; returns an error text, empty if it succeeded."""
         return self._call_in_context("cuMemHostUnregister", ctypes.c_void_p(address))
 
     def _attribute(self, number: int) -> int:
         value = ctypes.c_int()
         code = self._library.cuDeviceGetAttribute(ctypes.byref(value), ctypes.c_int(number), self._device)
-        return 0 if code else value.value  # an old driver does not know it: then it cannot do it either
+        return 0 if code else value.value  # a driver too old to know the attribute lacks the ability too
 
     def _call_in_context(self, name: str, *arguments: Any) -> str:  # ctypes values
-        """Call with our context on top, whatever a library left there."""
+        """Call with our context current, whatever a library left on the stack."""
         code = int(self._library.cuCtxPushCurrent_v2(self._context))
         if code:
             return f"cuCtxPushCurrent: error {code}"
@@ -53,10 +53,10 @@ class CudaDriver:
 
 
 def open_driver(path: str = LIBRARY) -> CudaDriver | None:
-    """The driver, None where there is none that works."""
+    """The driver; None where no working one is installed."""
     try:
         return CudaDriver(ctypes.CDLL(path))
-    except (OSError, AttributeError):  # not there, refused, or without one of these functions
+    except (OSError, AttributeError):  # not installed, refused, or lacks one of these functions
         return None
 
 

@@ -1,11 +1,11 @@
-"""Memory of gateways that a device copies from and to by itself: registered once, as long as it is mapped.
+"""Registers the gateways' shared memory with the device (page-locks it), which then copies from and to it directly.
 
-A registered extent is copied at the full speed of the bus and while this process goes on (53 to 55 GB/s on an H200,
-against 10 to 17 unregistered, DeepSpeed#8283). Registering takes longer than many copies: once for each extent, never
-for each request. What cannot be registered is used as it is: slower, and nobody's request fails for it.
+A registered extent is copied at the full speed of the bus and asynchronously (53 to 55 GB/s on an H200, against 10 to
+17 unregistered, DeepSpeed#8283). Registering takes longer than many copies, so it is done once for each extent, never
+for a request. Memory that cannot be registered is copied more slowly; no request fails by it.
 
-An extent of requests is mapped read-only, which only some devices register (flag 8). Where they do not, `covers` says
-no, and the copies go by way of a small buffer that is registered (transfer.py).
+The extent of requests is mapped read-only, which only some devices can register (flag 8). On others `is_registered` is
+false, and copies go through the staging buffer.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ READ_ONLY: Final = 8
 
 
 class Registrar(Protocol):
-    """What registers memory for the device of this process: `driver.py`."""
+    """Registers memory with the device of this process; cuda_driver.py implements it."""
 
     registers_read_only: bool
 
     def register(self, address: int, size: int, flags: int) -> str:
-        """Register whole pages; what went wrong, or nothing."""
+        """Register whole pages; returns an error text, empty if it succeeded."""
         ...
 
     def unregister(self, address: int) -> str:
-        """Undo it; what went wrong, or nothing."""
+        """Undo `register`; returns an error text, empty if it succeeded."""
         ...
 
 
 def registration_flags(size: int, *, writable: bool, registers_read_only: bool) -> int | None:
-    """How to register a mapping, or None for not at all. Nothing is registered where there is nothing: the error of
-    that may surface in the next call (torchstore#178). Pure."""
+    """How to register a mapping, or None for not at all. An empty one is not registered: its error may surface in the
+    next call (torchstore#178). Pure."""
     if not size:
         return None
     if writable:
@@ -47,18 +47,18 @@ def registration_flags(size: int, *, writable: bool, registers_read_only: bool) 
 
 
 class PinnedMemory:
-    """The mappings that are registered, by address. It holds no view: a mapping ends when its owner says so."""
+    """The registered mappings, by address. It holds no view, which would keep a mapping alive."""
 
     def __init__(self, registrar: Registrar | None) -> None:
-        """None: no device, nothing is ever registered."""
+        """Without a registrar nothing is ever registered."""
         self._registrar = registrar
         self._starts: list[int] = []
         """Invariant: sorted, and the same addresses as in `_ends`."""
         self._ends: dict[int, int] = {}
         self._has_warned = False
 
-    def attached(self, view: memoryview, *, writable: bool) -> None:
-        """Register a mapping, if that can be."""
+    def register(self, view: memoryview, *, writable: bool) -> None:
+        """Register a mapping, if possible."""
         if self._registrar is None:
             return
         size = view.nbytes
@@ -66,7 +66,7 @@ class PinnedMemory:
         if flags is None:
             return
         address = _address(view)
-        self._release(address)  # a mapping that was here before must be gone, or this one would not be here
+        self._release(address)  # an earlier mapping at this address is unmapped already
         error = self._registrar.register(address, size, flags)
         if error:
             self._warn_once(
@@ -76,8 +76,8 @@ class PinnedMemory:
         self._ends[address] = address + size
         self._starts = sorted(self._ends)
 
-    def detached(self, view: memoryview) -> None:
-        """Undo it, before the mapping ends."""
+    def unregister(self, view: memoryview) -> None:
+        """Undo `register`, before the memory is unmapped."""
         if view.nbytes:
             self._release(_address(view))
 
@@ -87,7 +87,6 @@ class PinnedMemory:
         return at >= 0 and address + size <= self._ends[self._starts[at]]
 
     def clear(self) -> None:
-        """Undo all."""
         for address in tuple(self._ends):
             self._release(address)
 
@@ -95,13 +94,13 @@ class PinnedMemory:
         if self._ends.pop(address, None) is None:
             return
         self._starts = sorted(self._ends)
-        assert self._registrar is not None, "registered by nobody"
+        assert self._registrar is not None, "registered without a registrar"
         error = self._registrar.unregister(address)
         if error:
-            self._warn_once(f"memory of a gateway cannot be taken back from the device: {error}")
+            self._warn_once(f"memory of a gateway cannot be unregistered from the device: {error}")
 
     def _warn_once(self, text: str) -> None:
-        """Once: it will be the same for each extent."""
+        """Log once: it will be the same for each extent."""
         if not self._has_warned:
             log.warning("%s", text)
         self._has_warned = True

@@ -1,11 +1,11 @@
-"""What a device does beside this process, as far as a batch needs it: three lanes, buffers, marks.
+"""The interface to a device that a batch transfer needs: three streams, buffers, events, as in CUDA.
 
     IN    copies to the device
     MAIN  the model
     OUT   copies from the device
 
-Each lane does its work in the order in which it was given; two lanes only as `wait` says. In `pytorch.py` they are
-streams of a device; on the CPU each piece of work is done when it is given.
+Each stream executes its work in order; two streams are ordered only by `wait_event`. torch_streams.py implements it; on
+the CPU each piece of work is executed at once.
 """
 
 from __future__ import annotations
@@ -21,56 +21,54 @@ DType = np.dtype[Any]  # the element type is data here
 
 
 class DeviceStream(enum.Enum):
-    """What runs beside the others."""
-
     IN = "in"
     MAIN = "main"
     OUT = "out"
 
 
 class StreamDevice(Protocol):
-    """What copies, computes and waits. Buffers, tensors and marks are its own: only what is said here is asked."""
+    """A device. Buffers, tensors and events are of its own types, which the caller passes on and does not inspect."""
 
     def buffer(self, size: int) -> Any:
-        """Bytes on the device. Nothing is under way when this is called."""
+        """Allocate bytes on the device. No work is in progress when this is called."""
         ...
 
-    def host(self, size: int) -> Array:
-        """Bytes on the host, registered if that pays."""
+    def host_array(self, size: int) -> Array:
+        """Allocate bytes on the host, page-locked if that pays."""
         ...
 
-    def put(self, buffer: Any, at: int, data: Array) -> None:
+    def copy_to_device(self, buffer: Any, at: int, data: Array) -> None:
         """IN: copy bytes to `at` of a buffer."""
         ...
 
-    def clear(self, buffer: Any, at: int, size: int) -> None:
-        """IN: fill with zeros."""
+    def zero(self, buffer: Any, at: int, size: int) -> None:
+        """IN: set bytes to zero."""
         ...
 
     def tensor(self, buffer: Any, dtype: DType, shape: tuple[int, ...], *, own: bool) -> Any:
-        """MAIN: what the model takes: a view of the buffer's beginning, or a copy of that."""
+        """MAIN: an input of the model: a view of the start of the buffer, or a copy of it."""
         ...
 
     def result(self, tensor: Any) -> tuple[Any, DType, tuple[int, ...]]:
-        """MAIN: what the model gave, in one piece in row-major order; its dtype and shape."""
+        """MAIN: an output of the model, contiguous in row-major order; its dtype and shape."""
         ...
 
-    def get(self, tensor: Any, first: int, last: int, into: Array) -> None:
+    def copy_to_host(self, tensor: Any, first: int, last: int, into: Array) -> None:
         """OUT: copy rows of a result; all of it if `first` is below 0."""
         ...
 
-    def mark(self, lane: DeviceStream) -> Any:
-        """A point behind all that the lane was given so far."""
+    def record_event(self, stream: DeviceStream) -> Any:
+        """An event that completes when all work given to the stream so far is done."""
         ...
 
-    def wait(self, lane: DeviceStream, mark: Any) -> None:
-        """The lane goes no further before that point is reached."""
+    def wait_event(self, stream: DeviceStream, event: Any) -> None:
+        """The stream executes no further work before the event completes."""
         ...
 
-    def join(self, mark: Any) -> None:
-        """This thread goes no further before that point is reached."""
+    def synchronize_event(self, event: Any) -> None:
+        """Block this thread until the event completes."""
         ...
 
-    def drain(self) -> None:
-        """This thread waits for all lanes."""
+    def synchronize(self) -> None:
+        """Block this thread until all streams are done."""
         ...

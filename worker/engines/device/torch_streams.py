@@ -1,6 +1,6 @@
-"""A CUDA device's streams as lanes, by torch. On the CPU, where this is tested, each piece of work is done at once.
+"""The device interface of streams.py, by torch. On the CPU, where this is tested, work is executed at once.
 
-Tensors of the buffers are torch's own; nothing here knows a model. Everything is called in torch's inference mode.
+All methods are called in torch's inference mode.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ DATATYPES: Final = {
 }
 TORCH: Final = {NUMPY[name]: dtype for dtype, name in DATATYPES.items()}
 MAX_PINNED_BYTES: Final = 16 << 20
-"""Memory on the host up to this size is page-locked, and stays so in torch's own cache. A larger result without room
-is the first of its kind: the next has room."""
+"""Host memory up to this size is page-locked, and stays so in torch's cache. A larger result without an output buffer
+is the first of its kind: the next will have one."""
 
 cuda: Any = torch.cuda  # its types have gaps
 from_numpy: Callable[[Array], torch.Tensor] = cast("Any", torch).from_numpy
 
 
 class TorchDevice:
-    """Lanes as streams of a CUDA device, MAIN being torch's current one; on the CPU everything at once."""
+    """Streams of a CUDA device, MAIN being torch's current one; on the CPU no streams."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -55,40 +55,33 @@ class TorchDevice:
             }
 
     def buffer(self, size: int) -> torch.Tensor:
-        """Bytes on the device."""
         return torch.empty(size, dtype=torch.uint8, device=self._device)
 
-    def host(self, size: int) -> Array:
-        """Bytes on the host."""
+    def host_array(self, size: int) -> Array:
         if not self._streams or size > MAX_PINNED_BYTES:
             return np.empty(size, np.uint8)
         array: Array = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
         return array
 
-    def put(self, buffer: torch.Tensor, at: int, data: Array) -> None:
-        """IN: copy bytes."""
+    def copy_to_device(self, buffer: torch.Tensor, at: int, data: Array) -> None:
         with self._on(DeviceStream.IN):
             buffer[at : at + data.nbytes].copy_(from_numpy(data), non_blocking=True)
 
-    def clear(self, buffer: torch.Tensor, at: int, size: int) -> None:
-        """IN: fill with zeros."""
+    def zero(self, buffer: torch.Tensor, at: int, size: int) -> None:
         with self._on(DeviceStream.IN):
             buffer[at : at + size].zero_()
 
     def tensor(self, buffer: torch.Tensor, dtype: DType, shape: tuple[int, ...], *, own: bool) -> torch.Tensor:
-        """MAIN: the buffer's beginning as a tensor, or a copy of that."""
         if dtype not in TORCH:
             raise TypeError(f"torch has no tensors of {dtype}")
         view = buffer[: math.prod(shape) * dtype.itemsize].view(TORCH[dtype]).reshape(shape)
         return view.clone() if own else view
 
     def result(self, tensor: torch.Tensor) -> tuple[torch.Tensor, DType, tuple[int, ...]]:
-        """MAIN: a tensor in one piece."""
         whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
         return whole, _numpy_dtype(whole.dtype), tuple(whole.shape)
 
-    def get(self, tensor: torch.Tensor, first: int, last: int, into: Array) -> None:
-        """OUT: copy rows."""
+    def copy_to_host(self, tensor: torch.Tensor, first: int, last: int, into: Array) -> None:
         if not into.nbytes:
             return
         target = (
@@ -97,30 +90,26 @@ class TorchDevice:
         with self._on(DeviceStream.OUT):
             target.copy_(tensor if first < 0 else tensor[first:last], non_blocking=True)
 
-    def mark(self, lane: DeviceStream) -> Any:  # an event
-        """Record an event."""
+    def record_event(self, stream: DeviceStream) -> Any:  # an event
         if not self._streams:
             return None
         event = cuda.Event()
-        event.record(self._streams[lane])
+        event.record(self._streams[stream])
         return event
 
-    def wait(self, lane: DeviceStream, mark: Any) -> None:  # an event
-        """Have a stream wait for an event."""
+    def wait_event(self, stream: DeviceStream, event: Any) -> None:  # an event
         if self._streams:
-            self._streams[lane].wait_event(mark)
+            self._streams[stream].wait_event(event)
 
-    def join(self, mark: Any) -> None:  # an event
-        """Wait for an event."""
-        mark.synchronize()
+    def synchronize_event(self, event: Any) -> None:  # an event
+        event.synchronize()
 
-    def drain(self) -> None:
-        """Wait for all streams."""
+    def synchronize(self) -> None:
         for stream in self._streams.values():
             stream.synchronize()
 
-    def _on(self, lane: DeviceStream) -> AbstractContextManager[Any]:
-        return cuda.stream(self._streams[lane]) if self._streams else nullcontext()
+    def _on(self, stream: DeviceStream) -> AbstractContextManager[Any]:
+        return cuda.stream(self._streams[stream]) if self._streams else nullcontext()
 
 
 @cache

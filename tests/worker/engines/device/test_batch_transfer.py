@@ -1,4 +1,4 @@
-"""A batch on a device that does everything as late as it may."""
+"""A batch on a device that executes everything as late as it may."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from engines.lanes import LateDevice
+from engines.late_device import LateDevice
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.worker.engines.device.batch_transfer import BatchTransfer, TransferOptions
 from mmsup.worker.engines.device.chunking import TransferSizes
@@ -33,7 +33,7 @@ def doubler(device: LateDevice, *, spoils: bool = False) -> Model:
             if spoils:
                 x[...] = -1
 
-        device.give(DeviceStream.MAIN, run)
+        device.enqueue(DeviceStream.MAIN, run)
         return {"y": y, "sum": total}
 
     return compute
@@ -49,17 +49,17 @@ def jobs_of(rng: random.Random, count: int, width: int) -> list[Arrays]:
     return jobs
 
 
-def rooms_of(rng: random.Random, jobs: Sequence[Arrays]) -> list[dict[str, Array]]:
+def buffers_of(rng: random.Random, jobs: Sequence[Arrays]) -> list[dict[str, Array]]:
     """For some of the jobs, and some of it wrong."""
-    rooms: list[dict[str, Array]] = []
+    buffers: list[dict[str, Array]] = []
     for job in jobs:
         shape = job["x"].shape
         kind = rng.randrange(4)
         y = {0: None, 1: np.zeros((shape[0] + 1, shape[1]), np.float32), 2: np.zeros(shape, np.float64)}.get(
             kind, np.zeros(shape, np.float32)
         )
-        rooms.append({} if y is None else {"y": y})
-    return rooms
+        buffers.append({} if y is None else {"y": y})
+    return buffers
 
 
 def is_known(starts: set[int], address: int, size: int) -> bool:
@@ -82,18 +82,18 @@ def test_every_job_gets_its_own_answer_whatever_is_late(*, pads: bool, owns: boo
             jobs = jobs_of(rng, rng.randrange(1, 12), rng.choice((1, 7, 60)))
             starts.clear()
             starts.update(each.ctypes.data for job in jobs for each in job.values() if rng.random() < 0.6)
-            rooms = rooms_of(rng, jobs)
+            buffers = buffers_of(rng, jobs)
             right = [expected(job) for job in jobs]
-            answers = transfer.run(jobs, ("y", "sum"), rooms, doubler(device, spoils=owns))
+            results = transfer.run(jobs, ("y", "sum"), buffers, doubler(device, spoils=owns))
             assert device.is_idle
-            for job in jobs:  # their memory is somebody else's now
+            for job in jobs:  # their memory is reused now
                 for each in job.values():
                     each[...] = 55
-            for answer, (y, total), room in zip(answers, right, rooms, strict=True):
-                assert answer["y"].reshape(-1).tolist() == y
-                assert answer["sum"].tolist() == total
-                if "y" in room and room["y"].dtype == np.float32 and room["y"].shape == answer["y"].shape:
-                    assert (answer["y"] is room["y"]) is (room["y"].nbytes >= SMALL.direct)
+            for result, (y, total), buffer in zip(results, right, buffers, strict=True):
+                assert result["y"].reshape(-1).tolist() == y
+                assert result["sum"].tolist() == total
+                if "y" in buffer and buffer["y"].dtype == np.float32 and buffer["y"].shape == result["y"].shape:
+                    assert (result["y"] is buffer["y"]) is (buffer["y"].nbytes >= SMALL.direct)
 
 
 def test_a_large_batch_goes_by_several_chunks_through_two_sets_of_buffers() -> None:
@@ -109,9 +109,9 @@ def test_a_large_batch_goes_by_several_chunks_through_two_sets_of_buffers() -> N
         seen.append(len(tensors["x"]))
         return model(tensors)
 
-    answers = transfer.run(jobs, ("y", "sum"), [{}] * 6, compute)
+    results = transfer.run(jobs, ("y", "sum"), [{}] * 6, compute)
     assert seen == [5] * 6
-    assert [each["y"][0, 0] for each in answers] == [0, 2, 4, 6, 8, 10]
+    assert [each["y"][0, 0] for each in results] == [0, 2, 4, 6, 8, 10]
     assert sorted(device.buffers) == [8 * 4] * 2 + [8 * 400] * 2, "a bucket of 8 rows for each input, twice"
     transfer.run(jobs, ("y", "sum"), [{}] * 6, compute)
     assert len(device.buffers) == 4, "buffers stay"
@@ -125,8 +125,8 @@ def test_a_set_of_buffers_is_not_filled_again_before_it_has_been_read(*, owns: b
         jobs: list[Arrays] = [
             {"x": np.full((5, 100), each, np.float32), "z": np.ones((5, 2), "i2")} for each in range(6)
         ]
-        answers = transfer.run(jobs, ("y",), [{}] * 6, doubler(device, spoils=owns))
-        assert [each["y"].tolist() for each in answers] == [[[2 * index] * 100] * 5 for index in range(6)]
+        results = transfer.run(jobs, ("y",), [{}] * 6, doubler(device, spoils=owns))
+        assert [each["y"].tolist() for each in results] == [[[2 * index] * 100] * 5 for index in range(6)]
 
 
 def test_a_larger_bucket_replaces_the_buffer_and_a_smaller_one_uses_it() -> None:
@@ -134,8 +134,8 @@ def test_a_larger_bucket_replaces_the_buffer_and_a_smaller_one_uses_it() -> None
     transfer = BatchTransfer(device, TransferOptions(6, sizes=SMALL), lambda *_: True)
     for rows in (1, 3, 2, 6, 5):
         job: Arrays = {"x": np.ones((rows, 1), np.float32), "z": np.ones((rows, 2), np.int16)}
-        (answer,) = transfer.run([job], ("y",), [{}], doubler(device))
-        assert answer["y"].tolist() == [[2]] * rows
+        (result,) = transfer.run([job], ("y",), [{}], doubler(device))
+        assert result["y"].tolist() == [[2]] * rows
     assert device.buffers == [4, 4, 16, 16, 24, 24], "4 and then 6 rows, the most there are"
     transfer.shrink()
     transfer.run([job], ("y",), [{}], doubler(device))
@@ -148,12 +148,12 @@ def test_rows_behind_the_batch_are_zeros_where_the_model_sees_whole_buckets() ->
     seen: list[Array] = []
 
     def compute(tensors: dict[str, Array]) -> dict[str, Array]:
-        device.give(DeviceStream.MAIN, lambda: seen.append(tensors["x"].copy()))
+        device.enqueue(DeviceStream.MAIN, lambda: seen.append(tensors["x"].copy()))
         return {"y": tensors["x"]}
 
     for rows in (4, 3):
-        (answer,) = transfer.run([{"x": np.full((rows, 1), 9.0)}], ("y",), [{}], compute)
-        assert answer["y"].tolist() == [[9]] * rows
+        (result,) = transfer.run([{"x": np.full((rows, 1), 9.0)}], ("y",), [{}], compute)
+        assert result["y"].tolist() == [[9]] * rows
     assert [each.reshape(-1).tolist() for each in seen] == [[9, 9, 9, 9], [9, 9, 9, 0]]
 
 
@@ -163,7 +163,7 @@ def test_small_inputs_go_in_one_copy_and_large_ones_from_where_they_lie() -> Non
     jobs: list[Arrays] = [{"x": np.ones((1, 50), np.float32), "z": np.ones((1, 2), np.int16)} for _ in range(8)]
     transfer.run(jobs, ("sum",), [{}] * 8, doubler(device))
     assert device.puts == 8 + 1
-    assert device.gets == 1, "what has no room comes in one piece"
+    assert device.gets == 1, "what has no buffer comes in one piece"
 
 
 def test_jobs_that_cannot_be_one_batch_are_refused_before_the_device_is_touched() -> None:
@@ -206,23 +206,23 @@ def test_a_model_without_a_batch_axis_runs_one_job_of_any_shape(shape: tuple[int
     device = LateDevice(7)
     transfer = BatchTransfer(device, TransferOptions(0, sizes=SMALL), lambda *_: False)
     array = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
-    room = np.zeros(shape, np.float32)
-    (answer,) = transfer.run([{"x": array}], ("y",), [{"y": room}], lambda tensors: {"y": tensors["x"]})
-    assert answer["y"].shape == shape
-    assert answer["y"].tolist() == array.tolist()
-    assert (answer["y"] is room) is (array.nbytes >= SMALL.direct)
+    buffer = np.zeros(shape, np.float32)
+    (result,) = transfer.run([{"x": array}], ("y",), [{"y": buffer}], lambda tensors: {"y": tensors["x"]})
+    assert result["y"].shape == shape
+    assert result["y"].tolist() == array.tolist()
+    assert (result["y"] is buffer) is (array.nbytes >= SMALL.direct)
 
 
 def test_an_output_that_was_not_made_is_not_answered() -> None:
     device = LateDevice(8)
     transfer = BatchTransfer(device, TransferOptions(4, sizes=SMALL), lambda *_: True)
-    (answer,) = transfer.run([{"x": np.ones((1, 1))}], ("y", "w"), [{}], lambda tensors: {"y": tensors["x"]})
-    assert list(answer) == ["y"]
+    (result,) = transfer.run([{"x": np.ones((1, 1))}], ("y", "w"), [{}], lambda tensors: {"y": tensors["x"]})
+    assert list(result) == ["y"]
 
 
 def test_strided_inputs_are_taken_in_row_major_order() -> None:
     device = LateDevice(9)
     transfer = BatchTransfer(device, TransferOptions(64, sizes=SMALL), lambda *_: True)
     array = np.arange(12, dtype=np.float32).reshape(3, 4).T
-    (answer,) = transfer.run([{"x": array}], ("y",), [{}], lambda tensors: {"y": tensors["x"]})
-    assert answer["y"].tolist() == array.tolist()
+    (result,) = transfer.run([{"x": array}], ("y",), [{}], lambda tensors: {"y": tensors["x"]})
+    assert result["y"].tolist() == array.tolist()

@@ -1,4 +1,4 @@
-"""Where rows go on a device, and by which copies."""
+"""Chunks of a batch and the copies to a device."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_buffer_has_a_power_of_two_rows_or_the_largest_batch(rows: int, limit:
     assert bucket_rows(rows, limit) == expected
 
 
-def test_a_batch_is_one_chunk_unless_each_part_is_worth_a_copy_of_its_own() -> None:
+def test_a_batch_is_one_chunk_unless_each_part_is_large_enough() -> None:
     assert split_into_chunks([1, 2, 3], [10, 20, 30], CHUNK_BYTES) == [Chunk(0, 3, (0, 1, 3), 6)]
     half = CHUNK_BYTES // 2
     assert split_into_chunks([1, 2, 3, 4, 5], [half] * 5, CHUNK_BYTES) == [
@@ -72,24 +72,27 @@ def test_chunks_hold_every_job_once_and_in_order() -> None:
             assert len(made) == 1 or sum(sizes[each.first : each.last]) >= CHUNK_BYTES
 
 
+direct, staged = DirectCopy, StagedCopy
+
+
 @pytest.mark.parametrize(
     ("sizes", "registered", "expected"),
     [
-        ([BIG, BIG], [True, True], [DirectCopy(0, 0), DirectCopy(1, BIG)]),
-        ([8, 4], [True, False], [StagedCopy(0, ((0, 0, 8), (1, 0, 4)), 12)]),
-        ([8, BIG, 4], [True] * 3, [StagedCopy(0, ((0, 0, 8),), 8), DirectCopy(1, 8), StagedCopy(8 + BIG, ((2, 0, 4),), 4)]),
-        ([150, 30], [False, False], [StagedCopy(0, ((0, 0, 100),), 100), StagedCopy(100, ((0, 100, 50), (1, 0, 30)), 80)]),
-        ([100, 100], [False, False], [StagedCopy(0, ((0, 0, 100),), 100), StagedCopy(100, ((1, 0, 100),), 100)]),
+        ([BIG, BIG], [True, True], [direct(0, 0), direct(1, BIG)]),
+        ([8, 4], [True, False], [staged(0, ((0, 0, 8), (1, 0, 4)), 12)]),
+        ([8, BIG, 4], [True] * 3, [staged(0, ((0, 0, 8),), 8), direct(1, 8), staged(8 + BIG, ((2, 0, 4),), 4)]),
+        ([150, 30], [False, False], [staged(0, ((0, 0, 100),), 100), staged(100, ((0, 100, 50), (1, 0, 30)), 80)]),
+        ([100, 100], [False, False], [staged(0, ((0, 0, 100),), 100), staged(100, ((1, 0, 100),), 100)]),
         ([0, 0], [True, False], []),
     ],
 )  # fmt: skip
-def test_what_is_large_and_registered_is_copied_from_where_it_lies(
+def test_large_registered_rows_are_copied_directly(
     sizes: list[int], registered: list[bool], expected: list[DirectCopy | StagedCopy]
 ) -> None:
     assert plan_copies(sizes, registered, SIZES) == expected
 
 
-def test_copies_bring_every_byte_to_its_place() -> None:
+def test_the_copies_bring_every_byte_to_its_place() -> None:
     rng = random.Random(5)
     for _ in range(500):
         sizes = [rng.choice((0, 1, 7, 99, BIG, BIG + 5)) for _ in range(rng.randrange(1, 9))]
@@ -124,7 +127,7 @@ def rows(*shape: int, dtype: str = "f4") -> Array:
         ([{"x": rows()}], "differ in rows"),
     ],
 )
-def test_jobs_that_cannot_lie_below_each_other_are_refused(jobs: list[dict[str, Array]], text: str) -> None:
+def test_jobs_that_cannot_form_one_batch_are_refused(jobs: list[dict[str, Array]], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         check_batchable(jobs)
 
@@ -134,7 +137,7 @@ def test_jobs_that_differ_in_rows_alone_are_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "expected"),
+    ("buffer", "expected"),
     [
         (rows(2, 3), True),
         (None, False),
@@ -145,5 +148,5 @@ def test_jobs_that_differ_in_rows_alone_are_alike() -> None:
         (np.zeros(25, np.uint8)[1:].view("f4").reshape(2, 3), False),
     ],
 )
-def test_room_must_be_as_the_output_is(room: Array | None, expected: bool) -> None:
-    assert is_usable_buffer(room, np.dtype("f4"), (2, 3)) is expected
+def test_a_buffer_must_have_the_dtype_and_shape_of_the_output(buffer: Array | None, expected: bool) -> None:
+    assert is_usable_buffer(buffer, np.dtype("f4"), (2, 3)) is expected

@@ -1,4 +1,4 @@
-"""The calls to the CUDA driver, against a stand-in of it."""
+"""The calls to the CUDA driver, against a fake library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmsup.worker.engines.device.cuda_driver import HOST_REGISTER_READ_ONLY, Cud
 
 
 class Library:
-    """Answers 0, or the error that a test asks for; notes names and plain arguments."""
+    """Returns 0, or the error that a test wants; records names and plain arguments."""
 
     def __init__(self, read_only: int = 1, **errors: int) -> None:
         self.read_only = read_only
@@ -37,7 +37,7 @@ class Library:
         return [each[0] for each in self.calls]
 
 
-def test_memory_is_registered_within_the_primary_context_which_is_then_taken_off() -> None:
+def test_memory_is_registered_within_the_primary_context_which_is_then_popped() -> None:
     library = Library()
     driver = CudaDriver(library)
     library.calls.clear()
@@ -53,7 +53,7 @@ def test_memory_is_registered_within_the_primary_context_which_is_then_taken_off
     ]
 
 
-def test_an_error_is_told_and_the_context_is_taken_off_all_the_same() -> None:
+def test_an_error_is_returned_and_the_context_is_popped_all_the_same() -> None:
     library = Library(cuMemHostRegister_v2=712)
     driver = CudaDriver(library)
     assert driver.register(0x7000, 4096, 0) == "cuMemHostRegister_v2: error 712"
@@ -64,7 +64,7 @@ def test_an_error_is_told_and_the_context_is_taken_off_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("value", "errors", "can"), [(1, {}, True), (0, {}, False), (1, {"cuDeviceGetAttribute": 1}, False)]
 )
-def test_whether_read_only_memory_can_be_registered_is_asked_of_the_device(
+def test_the_device_is_asked_whether_it_registers_read_only_memory(
     value: int, errors: dict[str, int], *, can: bool
 ) -> None:
     library = Library(value, **errors)

@@ -1,4 +1,4 @@
-"""Which memory is registered with a device, and how."""
+"""Registration of memory with a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmsup.worker.engines.device.pinned_memory import READ_ONLY, PinnedMemory, r
 
 
 class Registrar:
-    """Notes what is registered, and refuses on request."""
+    """Records what is registered, and refuses on request."""
 
     def __init__(self, *, read_only: bool = True, refusal: str = "") -> None:
         self.registers_read_only = read_only
@@ -49,67 +49,67 @@ def extent(size: int = 4096) -> tuple[memoryview, int]:
         (0, False, True, None),
     ],
 )
-def test_a_mapping_is_registered_as_the_device_can(
+def test_a_mapping_is_registered_with_the_flags_that_the_device_supports(
     size: int, *, writable: bool, read_only: bool, flags: int | None
 ) -> None:
     assert registration_flags(size, writable=writable, registers_read_only=read_only) == flags
     registrar = Registrar(read_only=read_only)
     pinned = PinnedMemory(registrar)
     view, address = extent(size)
-    pinned.attached(view, writable=writable)
+    pinned.register(view, writable=writable)
     assert registrar.held == ({} if flags is None else {address: (size, flags)})
     assert pinned.is_registered(address, size) is (flags is not None)
-    pinned.detached(view)
+    pinned.unregister(view)
     assert not registrar.held
 
 
-def test_only_bytes_inside_one_mapping_are_covered() -> None:
+def test_only_bytes_inside_one_mapping_count_as_registered() -> None:
     pinned = PinnedMemory(Registrar())
     view, address = extent(4096)
-    pinned.attached(view, writable=True)
+    pinned.register(view, writable=True)
     assert pinned.is_registered(address, 4096)
     assert pinned.is_registered(address + 4095, 1)
     assert not pinned.is_registered(address, 4097)
     assert not pinned.is_registered(address - 1, 2)
     assert not pinned.is_registered(address + 4096, 1)
-    pinned.detached(view)
+    pinned.unregister(view)
     assert not pinned.is_registered(address, 1)
 
 
-def test_a_mapping_whose_end_was_not_told_makes_way_for_the_next_at_its_address() -> None:
+def test_a_mapping_that_was_not_unregistered_is_replaced_at_its_address() -> None:
     registrar = Registrar()
     pinned = PinnedMemory(registrar)
     view, address = extent(4096)
-    pinned.attached(view, writable=True)
-    pinned.attached(view[:1024], writable=True)
+    pinned.register(view, writable=True)
+    pinned.register(view[:1024], writable=True)
     assert registrar.held == {address: (1024, 0)}
     assert not pinned.is_registered(address, 4096)
 
 
-def test_a_refusal_is_said_once_and_means_not_covered(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_logged_once_and_means_not_registered(caplog: pytest.LogCaptureFixture) -> None:
     registrar = Registrar(refusal="error 1")
     pinned = PinnedMemory(registrar)
     views = [extent() for _ in range(3)]
     with caplog.at_level(logging.WARNING, "mmsup.worker"):
         for view, address in views:
-            pinned.attached(view, writable=True)
+            pinned.register(view, writable=True)
             assert not pinned.is_registered(address, 1)
-            pinned.detached(view)
+            pinned.unregister(view)
     assert len(caplog.records) == 1
     assert "copies will be slower: error 1" in caplog.text
     assert registrar.calls == 3, "what was not registered is not taken back"
 
 
-def test_without_a_device_nothing_is_covered() -> None:
+def test_without_a_device_nothing_is_registered() -> None:
     pinned = PinnedMemory(None)
     view, address = extent()
-    pinned.attached(view, writable=True)
+    pinned.register(view, writable=True)
     assert not pinned.is_registered(address, 1)
-    pinned.detached(view)
+    pinned.unregister(view)
     pinned.clear()
 
 
-def test_the_books_stay_true_through_a_random_life() -> None:
+def test_the_table_stays_right_in_a_random_walk() -> None:
     rng = random.Random(7)
     registrar = Registrar()
     pinned = PinnedMemory(registrar)
@@ -119,10 +119,10 @@ def test_the_books_stay_true_through_a_random_life() -> None:
         index = rng.randrange(len(views))
         view, address = views[index]
         if index in there:
-            pinned.detached(view)
+            pinned.unregister(view)
             there.discard(index)
         else:
-            pinned.attached(view, writable=rng.random() < 0.5)
+            pinned.register(view, writable=rng.random() < 0.5)
             there.add(index)
         assert set(registrar.held) == {views[each][1] for each in there}
         assert pinned.is_registered(address, len(view)) is (index in there)

@@ -1,4 +1,4 @@
-"""A real worker process, with this test as its brain, keeper and gateways."""
+"""A real worker process; the test plays its controller, keeper and gateways."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqContext, ZmqGatewayChannel
 
 PATIENCE_S = 60.0
-"""Fires only when something is broken."""
+"""A deadline that passes only when something is broken."""
 
 
 def wait_readable(fd: int, deadline: float) -> bool:
-    """Whether something can be read before the deadline."""
+    """Whether the descriptor becomes readable before the deadline."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(max(deadline - time.monotonic(), 0) * 1000))
 
 
-class Life:
-    """One worker, from its spawn to its end."""
+class RealWorker:
+    """One worker process, from its spawn to its exit."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Life:
     ) -> None:
         self.spec = spec
         self.folder = folder
-        self.said: list[Any] = []  # messages of FROM_WORKER
+        self.received: list[Any] = []  # messages of FROM_WORKER
         self.control, theirs = ControlChannel.pair()
         lifeline, self.lifeline = os.pipe()
         self.crash, crash = os.pipe()
@@ -97,45 +97,45 @@ class Life:
         for fd in (lifeline, page, crash):
             os.close(fd)
         self.address = str(folder / "w7.1") if zeromq else ""
-        boot = ConfigureWorker(wire, 7, 1, self.address, spec, data_limit_bytes, 1 << 30)
-        assert self.control.send(encode(boot))
+        configuration = ConfigureWorker(wire, 7, 1, self.address, spec, data_limit_bytes, 1 << 30)
+        assert self.control.send(encode(configuration))
         self.hub = ZmqContext()
-        self.gateways: list[Gateway] = []
+        self.gateways: list[FakeGateway] = []
 
-    def hear(self) -> Any:  # one of FROM_WORKER; None at the end
-        """The worker's next word on the control channel."""
+    def receive_control(self) -> Any:  # one of FROM_WORKER; None at the end
+        """The worker's next message on the control channel."""
         deadline = time.monotonic() + PATIENCE_S
         while wait_readable(self.control.fileno(), deadline):
             try:
                 received = self.control.receive()
-            except Exception:  # noqa: BLE001 - Closed, or whatever; the end of it
+            except Exception:  # noqa: BLE001 - ChannelClosed, or any other end of it
                 return None
             if received is not None:
-                self.said.append(decode(received[0], FROM_WORKER))
-                return self.said[-1]
-        raise AssertionError(f"nothing within {PATIENCE_S} s; said {self.said}, printed {self.printed()}")
+                self.received.append(decode(received[0], FROM_WORKER))
+                return self.received[-1]
+        raise AssertionError(f"nothing within {PATIENCE_S} s; received {self.received}, log {self.log()}")
 
-    def ready(self) -> Metadata:
+    def wait_ready(self) -> Metadata:
         """Wait until it serves."""
         while True:
-            message = self.hear()
-            assert isinstance(message, (Hello, LoadProgress, WorkerReady)), f"{message}; printed {self.printed()}"
+            message = self.receive_control()
+            assert isinstance(message, (Hello, LoadProgress, WorkerReady)), f"{message}; log {self.log()}"
             if isinstance(message, WorkerReady):
                 return message.metadata
 
-    def failed(self) -> LoadFailed:
-        """Wait until it says that it cannot load."""
+    def wait_load_failed(self) -> LoadFailed:
+        """Wait until it reports that it cannot load."""
         while True:
-            message = self.hear()
-            assert isinstance(message, (Hello, LoadProgress, LoadFailed)), f"{message}; printed {self.printed()}"
+            message = self.receive_control()
+            assert isinstance(message, (Hello, LoadProgress, LoadFailed)), f"{message}; log {self.log()}"
             if isinstance(message, LoadFailed):
                 return message
 
-    def ended(self) -> int:
+    def wait_exit(self) -> int:
         """Wait for its exit; the status, negative for a signal."""
         return self.process.wait(PATIENCE_S)
 
-    def printed(self) -> str:
+    def log(self) -> str:
         """What it wrote to its log."""
         return self.output.read_text(errors="replace")
 
@@ -148,22 +148,22 @@ class Life:
         return found
 
     def progress(self) -> Progress:
-        """What its page says."""
+        """A reading of its status page."""
         return self.page.read()
 
-    def gateway(self, place: int = 0, generation: int = 1, *, attached: bool = True) -> Gateway:
-        """A gateway, told to the worker unless the test says otherwise."""
-        gateway = Gateway(self, place, f"g{place}.{generation}".encode())
+    def gateway(self, place: int = 0, generation: int = 1, *, attached: bool = True) -> FakeGateway:
+        """A gateway, attached to the worker unless the test wants otherwise."""
+        gateway = FakeGateway(self, place, f"g{place}.{generation}".encode())
         self.gateways.append(gateway)
         if attached:
             gateway.attach()
         return gateway
 
     def stop(self) -> None:
-        """Ask for an orderly end."""
+        """Send StopWorker."""
         assert self.control.send(encode(StopWorker()))
 
-    def __enter__(self) -> Life:
+    def __enter__(self) -> RealWorker:
         return self
 
     def __exit__(
@@ -180,15 +180,15 @@ class Life:
             os.close(self.lifeline)
 
 
-class Gateway:
-    """One gateway's side: a socket pair, an arena, a DEALER if that carries the requests."""
+class FakeGateway:
+    """One gateway: a socket pair, an arena, a DEALER if that carries the requests."""
 
-    def __init__(self, life: Life, place: int, identity: bytes) -> None:
-        self.life = life
+    def __init__(self, worker: RealWorker, place: int, identity: bytes) -> None:
+        self.worker = worker
         self.place = place
         self.identity = identity
         self.pair: DataChannel | None = None
-        self._dealer = life.hub.connect(life.address, identity) if life.address else None
+        self._dealer = worker.hub.connect(worker.address, identity) if worker.address else None
         self.requests = ArenaSide(writable_by_worker=False)
         self.results = ArenaSide(writable_by_worker=True)
         self.ids = itertools.count(1 << 40)
@@ -197,25 +197,25 @@ class Gateway:
 
     @property
     def end(self) -> DataChannel | ZmqGatewayChannel:
-        """What frames go over."""
+        """The channel that carries frames."""
         if self._dealer is not None:
             return self._dealer
         assert self.pair is not None, "it is not attached"
         return self.pair
 
     def attach(self) -> None:
-        """Be told to the worker."""
+        """Have the worker attach this gateway."""
         self.pair = self.attach_again(self.identity)
 
     def attach_again(self, identity: bytes) -> DataChannel:
-        """Be told to the worker with one more pair; our end of it."""
+        """Have the worker attach this gateway with one more pair; returns our end of it."""
         ours, theirs = ControlChannel.pair()
-        assert self.life.control.send(encode(AttachGateway(self.place, identity)), [theirs.fileno()])
+        assert self.worker.control.send(encode(AttachGateway(self.place, identity)), [theirs.fileno()])
         theirs.close()
         return DataChannel(ours.detach())
 
     def extent(self, side: ArenaSide, size: int = 1 << 20) -> Extent:
-        """A new extent, announced."""
+        """A new extent, attached to the worker."""
         extent = Extent(next(self._segments), size, writable_by_worker=side.writable_by_worker)
         side.add(extent)
         message = AttachExtent(extent.segment, extent.size, extent.writable_by_worker)
@@ -224,7 +224,7 @@ class Gateway:
         return extent
 
     def slot(self, side: ArenaSide, size: int) -> Slot:
-        """Room in an extent, made if there is none."""
+        """A slot in an extent, which is made if none has room."""
         slot = side.allocate(size)
         if slot is None:
             self.extent(side, max(1 << 20, -(-size // 4096) * 4096 * 2))
@@ -232,7 +232,7 @@ class Gateway:
         assert slot is not None
         return slot
 
-    def laid(self, array: Array) -> TensorLocation:
+    def location(self, array: Array) -> TensorLocation:
         """An input's bytes, inline or in a slot by their size."""
         data = as_bytes(array)
         if len(data) <= INLINE_LIMIT_BYTES:
@@ -246,29 +246,29 @@ class Gateway:
         inputs: Mapping[str, Array],
         *,
         outputs: Sequence[str] = (),
-        grant: Slot | None = None,
+        buffer: Slot | None = None,
         deadline_s: float = PATIENCE_S,
         parameters: Mapping[str, Any] | None = None,
         priority: int = 0,
-        alone: bool = False,
+        runs_alone: bool = False,
     ) -> Infer:
         """A request, not yet sent."""
         specs = tuple(TensorSpec(name, datatype_of(array) or "", array.shape) for name, array in inputs.items())
-        words = pack_signature(InferSignature(specs, tuple(outputs), dict(parameters or {}), priority, alone))
-        places = tuple(self.laid(array) for array in inputs.values())
-        room = (grant.segment, grant.offset, grant.size) if grant else None
-        return Infer(next(self.ids), words, time.monotonic_ns() + int(deadline_s * 1e9), room, places)
+        signature = pack_signature(InferSignature(specs, tuple(outputs), dict(parameters or {}), priority, runs_alone))
+        locations = tuple(self.location(array) for array in inputs.values())
+        granted = (buffer.segment, buffer.offset, buffer.size) if buffer else None
+        return Infer(next(self.ids), signature, time.monotonic_ns() + int(deadline_s * 1e9), granted, locations)
 
-    def send(self, *records: DataRecord) -> None:
+    def send(self, *messages: DataRecord) -> None:
         """Send in one frame."""
         deadline = time.monotonic() + PATIENCE_S
-        while not self.end.send(pack_frame(records)):
+        while not self.end.send(pack_frame(messages)):
             assert wait_readable(self.end.fileno(), deadline), "the worker's socket is not there"
 
     def reply(self) -> InferReply:
         """The next reply."""
         reply = self.reply_within(PATIENCE_S)
-        assert reply is not None, f"no reply; printed {self.life.printed()}"
+        assert reply is not None, f"no reply; log {self.worker.log()}"
         return reply
 
     def reply_within(self, seconds: float) -> InferReply | None:
@@ -289,16 +289,18 @@ class Gateway:
                 wait_readable(self.end.fileno(), min(deadline, time.monotonic() + 0.05))
         return self._replies.pop(0)
 
-    def ask(self, inputs: Mapping[str, Array], *, outputs: Sequence[str] = (), grant: Slot | None = None) -> InferReply:
+    def request(
+        self, inputs: Mapping[str, Array], *, outputs: Sequence[str] = (), buffer: Slot | None = None
+    ) -> InferReply:
         """Send a request and wait for its reply."""
-        request = self.infer(inputs, outputs=outputs, grant=grant)
+        request = self.infer(inputs, outputs=outputs, buffer=buffer)
         self.send(request)
         reply = self.reply()
         assert reply.id == request.id
         return reply
 
     def array(self, reply: InferReply, name: str) -> Array:
-        """One output of a reply, wherever it lies."""
+        """One output of a reply, inline or in shared memory."""
         assert not reply.code, reply
         specs = unpack_reply_signature(reply.signature).outputs
         ((spec, place),) = [pair for pair in zip(specs, reply.locations, strict=True) if pair[0].name == name]
@@ -307,7 +309,7 @@ class Gateway:
         return as_array(data, spec.datatype, spec.shape)
 
     def close(self) -> None:
-        """Go away, as a gateway that dies does."""
+        """Close everything, as a gateway that dies does."""
         if self._dealer is not None:
             self._dealer.close()
         if self.pair is not None:
@@ -318,8 +320,8 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def serving(spec: ModelSpec, folder: Path, *, zeromq: bool = False) -> Iterator[tuple[Life, Gateway]]:
+def serving(spec: ModelSpec, folder: Path, *, zeromq: bool = False) -> Iterator[tuple[RealWorker, FakeGateway]]:
     """A worker that is ready, and one gateway."""
-    with Life(spec, folder, zeromq=zeromq) as life:
-        life.ready()
-        yield life, life.gateway()
+    with RealWorker(spec, folder, zeromq=zeromq) as worker:
+        worker.wait_ready()
+        yield worker, worker.gateway()

@@ -1,6 +1,6 @@
-"""A model that takes its worker over: it changes what the worker says, or writes where it may and may not.
+"""A model that takes over its worker: it changes the replies, or writes where it may and may not.
 
-It reaches into the process that it runs in, as any code of a model can. `mode` names the lie of the answer to come.
+It changes the process that it runs in, as any code of a model can. `mode` names the fault of the next reply.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from engines.build import write_python
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 
-LIAR = '''
+CODE = '''
 import dataclasses, gc, os, signal, sys, threading, time
 
 import numpy as np
@@ -18,10 +18,10 @@ import numpy as np
 from mmsup.ipc.messages.data import Cancel, InferReply, ReplySignature
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport import codec
-from mmsup.worker.serving import outbox, request_handler
+from mmsup.worker.serving import outbox, reply_writer
 
 honest = outbox.pack_limited
-LIES, LATE = [], []
+NEXT, LATE = [], []
 
 
 def words(*specs):
@@ -33,14 +33,14 @@ def y(datatype="FP32", shape=(4,), name="y"):
 
 
 def moved(segment=0, offset=0, size=0):
-    def lie(reply):
+    def fault(reply):
         places = [(p[0] + segment, p[1] + offset, p[2] + size) for p in reply.locations if isinstance(p, tuple)]
-        assert places, "this lie is about memory"
+        assert places, "this fault is about memory"
         return [dataclasses.replace(reply, locations=tuple(places))]
-    return lie
+    return fault
 
 
-def said(*specs, data=bytes(16)):
+def replied(*specs, data=bytes(16)):
     return lambda reply: [dataclasses.replace(reply, signature=words(*specs), locations=(data,) * len(specs))]
 
 
@@ -49,7 +49,7 @@ def late(reply):
     return []
 
 
-TELL = {
+FAULTS = {
     "offset": moved(offset=1 << 40),
     "offset before": moved(offset=-(1 << 62)),
     "offset wraps": moved(offset=(1 << 64) - (1 << 20)),
@@ -57,12 +57,12 @@ TELL = {
     "length short": moved(size=-4),
     "length negative": moved(size=-(1 << 60)),
     "segment": moved(segment=1),
-    "datatype": said(y("FP31")),
-    "datatype longer": said(y("FP64")),
-    "shape": said(y(shape=(1 << 62, 1 << 62))),
-    "shape negative": said(y(shape=(-4,))),
-    "rank": said(y(shape=(1,) * 100_000)),
-    "twice": said(y(), y()),
+    "datatype": replied(y("FP31")),
+    "datatype longer": replied(y("FP64")),
+    "shape": replied(y(shape=(1 << 62, 1 << 62))),
+    "shape negative": replied(y(shape=(-4,))),
+    "rank": replied(y(shape=(1,) * 100_000)),
+    "twice": replied(y(), y()),
     "words": lambda reply: [dataclasses.replace(reply, signature=b"\\xc1")],
     "places": lambda reply: [dataclasses.replace(reply, locations=())],
     "need": lambda reply: [InferReply(reply.id, needed_bytes=1 << 60)],
@@ -78,36 +78,37 @@ TELL = {
 }
 
 
-def lying(records, limit_bytes):
+def pack_faulty(records, limit_bytes):
     records = list(records)
     late, LATE[:] = list(LATE), []
-    if not LIES:
+    if not NEXT:
         frame = codec.pack_frame([*records, *late])
         return frame, len(records)
-    told = TELL[LIES.pop()](records[-1])
-    if isinstance(told, list):
-        told = codec.pack_frame([*records[:-1], *told, *late])
-    return told, len(records)
+    frame_or_replies = FAULTS[NEXT.pop()](records[-1])
+    if isinstance(frame_or_replies, list):
+        frame_or_replies = codec.pack_frame([*records[:-1], *frame_or_replies, *late])
+    return frame_or_replies, len(records)
 
 
-outbox.pack_limited = lying
+outbox.pack_limited = pack_faulty
 
 
 def torn(share):
-    """The next output is written so far, and no farther."""
+    """The next output is written in part."""
     def place(outputs, view, segment, offset):
         size = int(len(view) * share)
         view[:size] = b"\\xff" * size
         os.kill(os.getpid(), signal.SIGKILL)
-    request_handler.place_outputs = place
+    reply_writer.place_outputs = place
 
 
 def arenas():
-    return [each._arena for each in gc.get_objects() if type(each).__name__ == "GatewayLink" and hasattr(each, "_arena")]
+    links = [each for each in gc.get_objects() if type(each).__name__ == "GatewayLink"]
+    return [each._arena for each in links if hasattr(each, "_arena")]
 
 
 def scribble():
-    """Over all memory that is shared with gateways and that can be written, for a while."""
+    """Overwrites all shared memory that is writable, for a while."""
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
         for arena in arenas():
@@ -118,14 +119,14 @@ def scribble():
 
 
 def scribble_page():
-    """Over the status page, which supervisor and gateways read."""
+    """Overwrites the status page, which controller and gateways read."""
     (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
     for at in range(len(page._words)):
         page._words[at] = 1 << 63
 
 
 def wipe_page():
-    """Nothing has ever begun here; then it dies."""
+    """As if no request had ever started here; then it dies."""
     (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
     for at in range(6, len(page._words)):
         page._words[at] = 0
@@ -133,7 +134,7 @@ def wipe_page():
 
 
 def busy_to_come():
-    """A run that begins in a hundred years, and hangs."""
+    """A run whose start is in the future, and which hangs."""
     (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
     page._words[1] = page._words[2] = 1 << 62
     while True:
@@ -153,13 +154,13 @@ class Model:
             busy_to_come()
         elif mode == "wipe":
             wipe_page()
-        elif mode in TELL:
-            LIES.append(mode)
+        elif mode in FAULTS:
+            NEXT.append(mode)
         return {"y": inputs["x"]}
 '''
 
 
-def write_liar(repository: Path, name: str, **options: object) -> ModelSpec:
-    """It answers `y = x`, unless `mode` says a lie of the table above."""
+def write_hostile_model(repository: Path, name: str, **options: object) -> ModelSpec:
+    """It returns `y = x`, unless `mode` names a fault of the table above."""
     inputs = (TensorSpec("x", "FP32", (-1,)), TensorSpec("mode", "BYTES", (1,), optional=True))
-    return write_python(repository, name, LIAR, inputs, (TensorSpec("y", "FP32", (-1,)),), 0, options)
+    return write_python(repository, name, CODE, inputs, (TensorSpec("y", "FP32", (-1,)),), 0, options)
