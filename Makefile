@@ -1,15 +1,28 @@
-# mmsup: set up, demonstrate, test, check, measure.
+# mmsup: set up, demonstrate, test, check, measure. docs/testing.md says what each test target runs.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 4
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not long"
 
-.PHONY: demo test check bench bench-peers clean
+.PHONY: demo test test-long test-extra check bench bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PARALLEL)
+
+test-long: $(VENV)/.test
+	$(PYTEST) -m long
+	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 300
+	$(PARALLEL) tests/faults --combination by-commit
+
+test-extra: $(VENV)/.test
+	for each in zeromq plain zeromq-plain; do $(PARALLEL) tests/faults --combination $$each || exit 1; done
+	$(PYTEST) -m long tests/faults/test_chaos.py --chaos-seconds 600
+	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -17,7 +30,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -q -m "not slow"
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/alone.py $(BENCH)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import socket
@@ -83,6 +84,17 @@ def own_model(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def notification(notified: socket.socket, server: subprocess.Popen[bytes]) -> bytes:
+    """What the server sends to its service manager next; AssertionError if it ends or takes too long."""
+    pidfd = os.pidfd_open(server.pid)
+    try:
+        readable, _, _ = select.select([notified.fileno(), pidfd], [], [], START_S)
+    finally:
+        os.close(pidfd)
+    assert notified.fileno() in readable, "the server has ended" if readable else f"not ready within {START_S:.0f} s"
+    return notified.recv(4096)
+
+
 @pytest.mark.slow
 def test_a_file_of_ones_own_is_served_by_the_commands_of_the_readme(tmp_path: Path) -> None:
     install, serve, curl = [line for line in typed("README.md") if re.match(r"pip |mkdir |curl .*infer", line)][:3]
@@ -99,11 +111,10 @@ def test_a_file_of_ones_own_is_served_by_the_commands_of_the_readme(tmp_path: Pa
     }
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, (tmp_path / "log").open("wb") as log:
         notified.bind(str(tmp_path / "notify"))
-        notified.settimeout(START_S)
         shell = ["sh", "-c", serve.replace("mmsup serve", "exec mmsup serve")]
         server = subprocess.Popen(shell, cwd=tmp_path, env=environ, stdout=log, stderr=log)
         try:
-            while b"READY=1" not in notified.recv(4096).splitlines():
+            while b"READY=1" not in notification(notified, server).splitlines():
                 pass
             address = call_server(str(tmp_path / "run"), "status")["addresses"]["http"]
             asked = shlex.split(curl.replace("localhost:8000", address))

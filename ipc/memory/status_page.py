@@ -100,8 +100,8 @@ class StatusPageWriter:
         self._started += 1
         self._words[_STARTED] = self._started
 
-    def run_started(self, requests: Iterable[int], now_ns: int) -> None:
-        """These requests are about to execute together."""
+    def batch_started(self, requests: Iterable[int], now_ns: int) -> None:
+        """These requests are about to be executed together."""
         for request in requests:
             self.request_started(request)
         self.set_activity(Activity.BUSY, now_ns)

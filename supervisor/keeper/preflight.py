@@ -101,7 +101,8 @@ def run_preflight(fd: int, code: str, *, with_controller: bool) -> int:
         if with_controller:
             _try_controller(state.checkpoint)
     except (WireError, ValueError, SyntaxError, ImportError, OSError) as error:
-        print(f"{type(error).__name__}: {error}")  # noqa: T201 - its output is what the keeper reads
+        hint = f": {_NEEDS_RESTART}" if isinstance(error, WireError) and _NEEDS_RESTART not in str(error) else ""
+        print(f"{type(error).__name__}: {error}{hint}")  # noqa: T201 - its output is what the keeper reads
         return exit_codes.REFUSED
     print(json.dumps({"code": code, "wire": WIRE_VERSION, "version": mmsup.__version__}))  # noqa: T201 - as above
     return exit_codes.SUCCESS

@@ -1,4 +1,4 @@
-"""Chaos against a server of its own: eight models, every class of fault, and nothing that the checker finds.
+"""Runs `mmsup chaos` against real servers: every class of fault on eight models, without a finding of the checker.
 
 `--chaos-seconds 600` makes it the long one; a seed that failed is replayed by `--chaos-seed`.
 """
@@ -16,16 +16,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.invariants import assert_gone, family, snapshot
+from harness.invariants import assert_gone, server_processes, snapshot
 from harness.server import eventually, serving
 from mmsup.supervisor.chaos.plan import fault_model
 
 pytestmark = pytest.mark.slow
 START_AND_END_S = 240.0
-"""More than a server takes to start, to come to rest and to end, on a machine that others use as well."""
+"""Generous limit for start, settling and end of the server on a loaded machine."""
 CHAOS = (sys.executable, "-m", "mmsup.supervisor.cli", "chaos")
 
 
+@pytest.mark.long
 def test_nothing_that_befalls_one_model_or_process_reaches_the_others(
     tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
@@ -85,7 +86,7 @@ def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it
         assert report["whole"]["count"] >= 1
         assert (report["detection"]["count"] > 0) == local
         eventually(lambda: snapshot(server).roles == before, "the processes of before")
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 

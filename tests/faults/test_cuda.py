@@ -1,4 +1,4 @@
-"""Faults of models on a real GPU, beside a bystander on the same one: nothing is played here.
+"""Faults of models on a real GPU beside a bystander on the same device; nothing is simulated.
 
 What NVML and CUDA are made to say where there is no GPU is in test_gpu_machine.py and test_gpu_faults.py.
 """
@@ -17,10 +17,10 @@ import pytest
 
 from engines.build import write_python
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, Victim, X
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.nvml import helpers_of
 from harness.server import Json, Server, eventually, serving
+from harness.victim import BYSTANDER, Victim, X
 from mmsup.ipc.specs import TensorSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
@@ -71,7 +71,7 @@ class Model:
 
 
 def write_model(repository: Path, name: str, **settings: object) -> None:
-    """An identity on the GPU that does harm if it is told to by `mode`."""
+    """An identity model on the GPU that fails as `mode` says."""
     inputs = TensorSpec("x", "FP32", (-1,)), TensorSpec("mode", "BYTES", (1,), optional=True)
     more = {"device": "cuda:0", "hang_limit": f"{HANG_LIMIT_S:g}s", **settings}
     write_python(repository, name, MODEL, inputs, (TensorSpec("y", "FP32", (-1,)),), settings=more)
@@ -79,7 +79,7 @@ def write_model(repository: Path, name: str, **settings: object) -> None:
 
 @pytest.fixture(scope="module")
 def cuda() -> None:
-    """Skips where there is no GPU. Asked of another process: this one shall hold no context of its own."""
+    """Skips without a GPU. Another process checks, since this one must not hold a CUDA context."""
     asked = subprocess.run(
         [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"], stdout=-1, check=True
     )
@@ -94,7 +94,7 @@ def server(cuda: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     write_model(repository, BYSTANDER, hang_limit="30s")
     with serving(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER) as running:
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
@@ -111,7 +111,7 @@ class CudaVictim(Victim):
 
 @contextlib.contextmanager
 def victim(server: Server, name: str, **settings: object) -> Iterator[CudaVictim]:
-    """A model on the bystander's GPU; it serves afterwards, and then all is as before it came."""
+    """A model on the GPU of the bystander; it must serve at the end and leave nothing."""
     before = settled(server)
     write_model(server.repository, name, **settings)
     server.ctl("load", name=name)

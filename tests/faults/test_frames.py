@@ -1,4 +1,4 @@
-"""Frames between gateway and worker that are not what was sent: made up by a hostile worker, or hurt on their way."""
+"""Frames between gateway and worker that are forged by a hostile worker or damaged in transit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 
 BIG = 20_000
 OURS, OTHERS = b"\x11" * BIG, b"\x22" * BIG
-"""What two callers of one worker get."""
+"""The outcomes of two callers of one worker."""
 PROVED = frozenset({"bad_worker_reply", "worker_crashed", "deadline_exceeded", "no_buffer"})
-"""The worker's fault, or it asked for more than there is."""
+"""The worker is at fault, or asked for more memory than there is."""
 
 edges = st.sampled_from([0, 1, -1, BIG, 1 << 31, 1 << 32, (1 << 63) - 1, -(1 << 63)])
 numbers = edges | st.integers(-(1 << 63), (1 << 64) - 1)
@@ -92,7 +92,7 @@ def test_whatever_a_worker_says_each_request_has_one_outcome_and_nobody_elses_by
 
 
 async def end_of(built: RouterSetup) -> None:
-    """The worker dies, and the gateway has seen it."""
+    """Kill the worker and wait until the gateway has noticed."""
     ended, tell = asyncio.Event(), built.link.on_close
 
     def end(link: WorkerLink) -> None:
@@ -106,7 +106,7 @@ async def end_of(built: RouterSetup) -> None:
 
 
 Proxy = Callable[[bytes, bytes], list[bytes]]
-"""Two frames as they were sent, and what arrives."""
+"""Two frames as sent, and what arrives."""
 PROXIES: dict[str, Proxy] = {
     "dropped": lambda first, second: [second],
     "doubled": lambda first, second: [first, first, second, second],
@@ -166,7 +166,7 @@ def test_a_frame_that_is_delayed_past_the_deadline_is_dropped_and_meets_no_later
 
 
 async def outcome(built: RouterSetup, data: bytes, timeout_s: float) -> bytes | MmsupError:
-    """What comes of one request."""
+    """The outcome of one request."""
     try:
         return await infer_bytes(built.router, data, timeout_s)
     except IndexError:  # an answer without outputs
@@ -176,5 +176,5 @@ async def outcome(built: RouterSetup, data: bytes, timeout_s: float) -> bytes | 
 
 
 def frame_of(peer: WorkerPeer, request: Infer) -> bytes:
-    """The honest answer: the beginning of what was sent."""
+    """The correct reply: the beginning of the input."""
     return pack_frame([result(request.id, peer.bytes_of(request.locations[0])[:100])])

@@ -1,4 +1,4 @@
-"""What a CUDA library may raise, raised by a double through a whole worker: no device is needed for that."""
+"""Errors of CUDA libraries, raised by a double in a real worker; no device is needed."""
 
 from __future__ import annotations
 

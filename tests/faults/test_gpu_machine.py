@@ -1,4 +1,4 @@
-"""GPUs that are ill, owe memory or are not heard of, in a whole server: NVML and CUDA are played, processes are not."""
+"""GPUs that fail, do not release memory or do not report, in a real server with a simulated NVML and CUDA."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, bystander_repository
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.nvml import GIB, Card, FakeNvml, helpers_of
 from harness.server import Json, Server, eventually, serving
+from harness.victim import BYSTANDER, bystander_repository
 from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 from mmsup.supervisor.gpu.memory_release import WAIT_S
 
@@ -38,18 +38,18 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     flags = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
     with serving(repository, *flags, env=nvml.env) as running:
         yield running, nvml
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
 
 @pytest.fixture
 def server(machine: tuple[Server, FakeNvml]) -> Iterator[Server]:
-    """The server, whose devices are empty and well before and after."""
+    """The server; its devices are empty and healthy before and after a test."""
     running, nvml = machine
     with Bystander(running, BYSTANDER):
         yield running
-    nvml.say(Card(FIRST), Card(SECOND))
+    nvml.set_cards(Card(FIRST), Card(SECOND))
     for each in running.status()["models"]:
         if each["name"] != BYSTANDER:
             running.ctl("unload", name=each["name"])
@@ -63,7 +63,7 @@ def nvml(machine: tuple[Server, FakeNvml]) -> FakeNvml:
 
 
 def load(server: Server, name: str, device: str = "cuda:0") -> int:
-    """A model that computes on a GPU as far as anybody can tell; the pid of its worker."""
+    """A model that seems to compute on a GPU; the pid of its worker."""
     folder = server.repository / name / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
@@ -84,7 +84,7 @@ def call(server: Server, name: str, *x: float) -> tuple[int, Json]:
 
 
 def fault(server: Server, name: str, number: int) -> None:
-    """Its nth GPU fault, and its worker's end with it."""
+    """Its nth GPU fault and the exit of its worker."""
     status, reply = call(server, name, 666.0, number)
     assert (status, reply["code"]) == (503, "gpu_fault"), reply
     assert server.await_event("worker_exit", name, number)["cause"] == "gpu fault"
@@ -160,7 +160,7 @@ def test_one_model_alone_takes_no_device_from_its_neighbours_unless_the_driver_c
         fault(server, "broken", number)
     load(server, "neighbour")
     assert len(server.events("device_set_aside")) == before
-    nvml.say(Card(FIRST, errors=2), Card(SECOND))
+    nvml.set_cards(Card(FIRST, errors=2), Card(SECOND))
     text = server.await_event("device_set_aside", count=before + 1)["text"]
     assert "of workers of broken; NVML counts 2 memory errors there that nothing corrected" in text
     assert call(server, "neighbour", 1.0, 2.0)[0] == 200
@@ -170,7 +170,7 @@ def test_one_model_alone_takes_no_device_from_its_neighbours_unless_the_driver_c
 def test_the_next_load_waits_until_the_memory_of_the_dead_is_back(server: Server, nvml: FakeNvml) -> None:
     pid = load(server, "large")
     holding = Card(FIRST, free_bytes=10 * GIB, held=((pid, 70 * GIB),))
-    nvml.say(holding, Card(SECOND))
+    nvml.set_cards(holding, Card(SECOND))
     eventually(lambda: device(server)["memory_used_bytes"] == 70 * GIB, "NVML shows what it holds")
     os.kill(pid, signal.SIGKILL)
     server.await_event("worker_exit", "large")
@@ -178,7 +178,7 @@ def test_the_next_load_waits_until_the_memory_of_the_dead_is_back(server: Server
     eventually(lambda: nvml.looks() > looks + 3, "NVML is asked again and again")
     assert server.model("large")["state"] == "absent"
     assert len(server.events("worker_spawn", "large")) == 1
-    nvml.say(Card(FIRST, free_bytes=79 * GIB), Card(SECOND))
+    nvml.set_cards(Card(FIRST, free_bytes=79 * GIB), Card(SECOND))
     server.await_state("large", "ready")
     assert call(server, "large", 1.0, 2.0)[0] == 200
     assert not server.events("load_failed", "large")
@@ -187,7 +187,7 @@ def test_the_next_load_waits_until_the_memory_of_the_dead_is_back(server: Server
 @pytest.mark.fault("F20")
 def test_memory_that_does_not_come_back_is_said_with_need_free_and_device(server: Server, nvml: FakeNvml) -> None:
     pid = load(server, "big")
-    nvml.say(Card(FIRST, free_bytes=10 * GIB, held=((pid, 70 * GIB),)), Card(SECOND))
+    nvml.set_cards(Card(FIRST, free_bytes=10 * GIB, held=((pid, 70 * GIB),)), Card(SECOND))
     eventually(lambda: device(server)["memory_used_bytes"] == 70 * GIB, "NVML shows what it holds")
     os.kill(pid, signal.SIGKILL)
     server.await_event("worker_exit", "big")
@@ -203,7 +203,7 @@ def test_memory_that_does_not_come_back_is_said_with_need_free_and_device(server
     assert words in reply["error"]
     load(server, "other", "cuda")
     assert device(server, SECOND)["workers"] == 1
-    nvml.say(Card(FIRST, free_bytes=79 * GIB), Card(SECOND))
+    nvml.set_cards(Card(FIRST, free_bytes=79 * GIB), Card(SECOND))
     server.await_state("big", "ready")
 
 
@@ -214,10 +214,10 @@ def test_nvml_that_hangs_is_killed_and_its_figures_are_withheld_until_it_answers
     load(server, "m")
     brain = server.status()["brain"]["pid"]
     (helper,) = helpers_of(brain)
-    nvml.say(Card(FIRST, free_bytes=20 * GIB), Card(SECOND))
+    nvml.set_cards(Card(FIRST, free_bytes=20 * GIB), Card(SECOND))
     eventually(lambda: gauges(server, "nv_gpu_memory_used_bytes") == [60 * GIB], "the metric follows")
     assert gauges(server, "mmsup_device_reading_age_seconds")[0] < 60
-    nvml.say(Card(FIRST, lost=True), Card(SECOND, lost=True))  # nor does the helper's successor hear anything
+    nvml.set_cards(Card(FIRST, lost=True), Card(SECOND, lost=True))  # nor does the helper's successor hear anything
     os.kill(helper, signal.SIGSTOP)
     event = server.await_event("gpu_silent")
     assert "NVML did not answer within 3 s" in event["text"]
@@ -229,7 +229,7 @@ def test_nvml_that_hangs_is_killed_and_its_figures_are_withheld_until_it_answers
     assert call(server, "m", 1.0, 2.0)[0] == 200
     os.kill(server.pid("m"), signal.SIGKILL)
     server.await_event("worker_ready", "m", 2)  # nobody waits for a word of NVML
-    nvml.say(Card(FIRST, free_bytes=30 * GIB), Card(SECOND))
+    nvml.set_cards(Card(FIRST, free_bytes=30 * GIB), Card(SECOND))
     server.await_event("gpu_back")
     eventually(lambda: gauges(server, "nv_gpu_memory_used_bytes") == [50 * GIB], "the metric is there again")
     assert device(server)["device"] == "cuda:0"

@@ -1,4 +1,4 @@
-"""What clients may send to hurt: each gets one clear answer, in bounded memory and time, and nobody else notices."""
+"""Hostile HTTP input: each gets one clear answer in bounded memory and time, and no other client notices."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from engines.build import write_identity_onnx
-from harness import raw
+from harness import raw_http
 from harness.bystander import Bystander
 from harness.gateway_watch import GatewayWatch
-from harness.house import BYSTANDER, bystander_repository
-from harness.invariants import assert_clean, assert_gone, family, settled, snapshot
+from harness.invariants import assert_clean, assert_gone, server_processes, settled, snapshot
 from harness.server import Http, Server, eventually, serving
+from harness.victim import BYSTANDER, bystander_repository
 
 pytestmark = pytest.mark.slow
 MIB = 1 << 20
 WAIT_S = 0.06
-"""CPU time of the gateway for which a small request waits at most, beside all that is sent here; 15 ms are seen."""
+"""Most CPU time of the gateway that a small request waits for beside this input; 15 ms are measured."""
 HEADER = "Inference-Header-Content-Length"
 
 
@@ -37,9 +37,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             assert http.infer(name, x=(datatype, [5000], [0] * 5000))[0] == 200
         http.close()
         body = numbers(b"0.5", 8 * MIB)
-        assert raw.ask(running.address(), [raw.head("m", size=len(body)), body])[0] == 200
+        assert raw_http.ask(running.address(), [raw_http.head("m", size=len(body)), body])[0] == 200
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def unnoticed(
     server: Server, growth_bytes: int, warm: Callable[[], None] = lambda: None, wait_s: float = WAIT_S
 ) -> Iterator[GatewayWatch]:
-    """Nobody else notices what is done here, and the gateway takes no more memory than that for it, once it is warm."""
+    """No other client notices the block, and the gateway grows by less than `growth_bytes` after warm-up."""
     warm()
     before, pids = settled(server), {name: server.pids(name) for name in ("m", "whole", "words")}
     with Bystander(server, BYSTANDER), GatewayWatch(server) as watch:
@@ -64,7 +64,7 @@ def document(data: bytes, shape: bytes = b"1", datatype: bytes = b"FP32") -> byt
 
 
 def numbers(one: bytes, size: int) -> bytes:
-    """A request of about that many bytes with one long list."""
+    """A request of about `size` bytes with one long list."""
     count = size // (len(one) + 1)
     return document(b"[" + b",".join([one] * count) + b"]", b"%d" % count)
 
@@ -104,7 +104,7 @@ def test_json_made_to_hurt_is_read_in_steps_or_refused(server: Server, at: int) 
 
     def ask_all() -> None:
         for name, (body, model, status, word) in cases.items():
-            got, told = raw.ask(server.address(), [raw.head(model, size=len(body)), body])
+            got, told = raw_http.ask(server.address(), [raw_http.head(model, size=len(body)), body])
             assert (got, word in told.get("error", "")) == (status, True), (name, told)
 
     with unnoticed(server, growth_bytes=200 * MIB, warm=ask_all):
@@ -115,7 +115,7 @@ def test_json_made_to_hurt_is_read_in_steps_or_refused(server: Server, at: int) 
 
 
 def bomb(coding: str, size: int) -> bytes:
-    """A few bytes that become `size` zeros: blocks that stand for themselves, again and again."""
+    """A small compressed body that expands to `size` zeros, made of repeated blocks."""
     engine = zlib.compressobj(9, zlib.DEFLATED, 31 if coding == "gzip" else 15)
     start = engine.compress(bytes(MIB)) + engine.flush(zlib.Z_FULL_FLUSH)
     block = engine.compress(bytes(MIB)) + engine.flush(zlib.Z_FULL_FLUSH)
@@ -135,12 +135,12 @@ def test_a_gibibyte_out_of_a_mebibyte_is_refused_at_the_limit(server: Server, co
     assert len(body) < 2 * MIB
     lines = [f"Content-Encoding: {coding}", f"{HEADER}: 0"]
     if framing == "chunks":
-        sent = [raw.head("m", *lines, "Transfer-Encoding: chunked"), chunked(body)]
+        sent = [raw_http.head("m", *lines, "Transfer-Encoding: chunked"), chunked(body)]
     else:
-        sent = [raw.head("m", *lines, size=len(body)), body]
+        sent = [raw_http.head("m", *lines, size=len(body)), body]
 
     def send() -> None:
-        status, told = raw.ask(server.address(), sent)
+        status, told = raw_http.ask(server.address(), sent)
         assert (status, told["code"]) == (413, "too_large"), told
 
     with unnoticed(server, growth_bytes=(64 + 48) * MIB, warm=send):
@@ -156,7 +156,7 @@ def test_an_encoding_that_is_not_known_or_is_nested_is_refused_by_the_head(
     server: Server, coding: str, status: int
 ) -> None:
     with unnoticed(server, growth_bytes=16 * MIB):
-        got, told = raw.ask(server.address(), [raw.head("m", f"Content-Encoding: {coding}", size=1 << 20)])
+        got, told = raw_http.ask(server.address(), [raw_http.head("m", f"Content-Encoding: {coding}", size=1 << 20)])
     assert (got, told["code"]) == (status, "unsupported_media"), told
 
 
@@ -166,7 +166,9 @@ def test_a_bomb_within_a_good_gzip_is_no_second_one(server: Server) -> None:
     engine = zlib.compressobj(9, zlib.DEFLATED, 31)
     body = engine.compress(inner) + engine.flush()
     with unnoticed(server, growth_bytes=16 * MIB):
-        status, told = raw.ask(server.address(), [raw.head("m", "Content-Encoding: gzip", size=len(body)), body])
+        status, told = raw_http.ask(
+            server.address(), [raw_http.head("m", "Content-Encoding: gzip", size=len(body)), body]
+        )
     assert status == 400, told
 
 
@@ -179,23 +181,25 @@ def test_lengths_that_lie_are_the_callers_fault(server: Server) -> None:
     values = ["-1", "+1", "1e3", "0x10", "", " ", "abc", f"{len(body) + 1}", "9" * 19, "9" * 40, "1.0", "1,1"]
     with unnoticed(server, growth_bytes=16 * MIB):
         for value in values:
-            status, told = raw.ask(server.address(), [raw.head("m", f"{HEADER}: {value}", size=len(body)), body])
+            status, told = raw_http.ask(
+                server.address(), [raw_http.head("m", f"{HEADER}: {value}", size=len(body)), body]
+            )
             assert (status, HEADER in told["error"]) == (400, True), (value, told)
         lines = [f"{HEADER}: {len(body)}", f"{HEADER}: 0"]
-        status, told = raw.ask(server.address(), [raw.head("m", *lines, size=len(body)), body])
+        status, told = raw_http.ask(server.address(), [raw_http.head("m", *lines, size=len(body)), body])
         assert status == 400, told
         for size in (0, 1, 3, 5, 8, 2**31, 2**63, 2**64, -4):
             words = (
                 b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":%d}}]}' % size
             )
-            sent = raw.head("m", f"{HEADER}: {len(words)}", size=len(words) + 4)
-            status, told = raw.ask(server.address(), [sent, words, b"abcd"])
+            sent = raw_http.head("m", f"{HEADER}: {len(words)}", size=len(words) + 4)
+            status, told = raw_http.ask(server.address(), [sent, words, b"abcd"])
             assert status == 400, (size, told)
         for blob in (b"", b"\x01", b"\x05\0\0\0abc", b"\xff\xff\xff\xffabc", b"\0\0\0\0\0\0\0\0"):
             words = b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":%d}}]}'
             words %= len(blob)
-            sent = raw.head("words", f"{HEADER}: {len(words)}", size=len(words) + len(blob))
-            status, told = raw.ask(server.address(), [sent, words, blob])
+            sent = raw_http.head("words", f"{HEADER}: {len(words)}", size=len(words) + len(blob))
+            status, told = raw_http.ask(server.address(), [sent, words, blob])
             assert (status, "x" in told["error"]) == (400, True), (blob, told)
 
 
@@ -207,7 +211,7 @@ def test_shapes_and_datatypes_that_lie_are_named_with_their_input(server: Server
     with unnoticed(server, growth_bytes=32 * MIB):
         cases = [document(b"[1]", shape) for shape in big] + [document(b"[1]", datatype=kind) for kind in kinds]
         for body in cases:
-            status, told = raw.ask(server.address(), [raw.head("m", size=len(body)), body])
+            status, told = raw_http.ask(server.address(), [raw_http.head("m", size=len(body)), body])
             assert (status, "x" in told["error"]) == (400, True), (body[:80], told)
 
 
@@ -221,7 +225,7 @@ def test_a_million_chunks_of_one_byte_are_served_in_bounded_memory(server: Serve
     pieces = chunked(padded, 1)
 
     def send() -> None:
-        status, told = raw.ask(server.address(), [raw.head("m", "Transfer-Encoding: chunked"), pieces])
+        status, told = raw_http.ask(server.address(), [raw_http.head("m", "Transfer-Encoding: chunked"), pieces])
         assert status == 200, told
 
     # aiohttp's parser takes 3 µs for each chunk, and a read of 64 KiB holds 10,000 of them.
@@ -231,21 +235,21 @@ def test_a_million_chunks_of_one_byte_are_served_in_bounded_memory(server: Serve
 
 SMUGGLED = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
 FRAMES: dict[str, bytes] = {
-    "length and chunks": raw.head("m", "Transfer-Encoding: chunked", size=4) + b"0\r\n\r\n",
-    "chunks and length": raw.head("m", "Content-Length: 4", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
-    "two lengths": raw.head("m", "Content-Length: 4", "Content-Length: 5") + b"abcd",
-    "a length twice in one": raw.head("m", "Content-Length: 4, 5") + b"abcd",
-    "a negative length": raw.head("m", "Content-Length: -4"),
-    "a length with a sign": raw.head("m", "Content-Length: +4") + b"abcd",
-    "a space before the colon": raw.head("m", "Transfer-Encoding : chunked") + b"0\r\n\r\n",
-    "a chunk without end": raw.head("m", "Transfer-Encoding: chunked") + b"ffffffffffffffffff\r\n",
-    "a chunk with a sign": raw.head("m", "Transfer-Encoding: chunked") + b"-1\r\n\r\n",
-    "a chunk that is longer": raw.head("m", "Transfer-Encoding: chunked") + b"1\r\nab\r\n0\r\n\r\n",
-    "chunks that are not last": raw.head("m", "Transfer-Encoding: chunked, identity") + b"0\r\n\r\n",
-    "a folded header": raw.head("m", "X: a", " b", size=4) + b"abcd",
-    "a zero in a header": raw.head("m", "X: a\0b", size=4) + b"abcd",
-    "a line feed alone": raw.head("m", size=4).replace(b"\r\n", b"\n") + b"abcd",
-    "a head of 1 MiB": raw.head("m", *(f"X{n}: {'a' * 1000}" for n in range(1000)), size=4),
+    "length and chunks": raw_http.head("m", "Transfer-Encoding: chunked", size=4) + b"0\r\n\r\n",
+    "chunks and length": raw_http.head("m", "Content-Length: 4", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    "two lengths": raw_http.head("m", "Content-Length: 4", "Content-Length: 5") + b"abcd",
+    "a length twice in one": raw_http.head("m", "Content-Length: 4, 5") + b"abcd",
+    "a negative length": raw_http.head("m", "Content-Length: -4"),
+    "a length with a sign": raw_http.head("m", "Content-Length: +4") + b"abcd",
+    "a space before the colon": raw_http.head("m", "Transfer-Encoding : chunked") + b"0\r\n\r\n",
+    "a chunk without end": raw_http.head("m", "Transfer-Encoding: chunked") + b"ffffffffffffffffff\r\n",
+    "a chunk with a sign": raw_http.head("m", "Transfer-Encoding: chunked") + b"-1\r\n\r\n",
+    "a chunk that is longer": raw_http.head("m", "Transfer-Encoding: chunked") + b"1\r\nab\r\n0\r\n\r\n",
+    "chunks that are not last": raw_http.head("m", "Transfer-Encoding: chunked, identity") + b"0\r\n\r\n",
+    "a folded header": raw_http.head("m", "X: a", " b", size=4) + b"abcd",
+    "a zero in a header": raw_http.head("m", "X: a\0b", size=4) + b"abcd",
+    "a line feed alone": raw_http.head("m", size=4).replace(b"\r\n", b"\n") + b"abcd",
+    "a head of 1 MiB": raw_http.head("m", *(f"X{n}: {'a' * 1000}" for n in range(1000)), size=4),
 }
 
 
@@ -253,7 +257,7 @@ FRAMES: dict[str, bytes] = {
 def test_what_could_be_read_in_two_ways_is_refused_and_ends_the_connection(server: Server) -> None:
     with unnoticed(server, growth_bytes=16 * MIB):
         for name, sent in FRAMES.items():
-            with raw.connected(server.address()) as client:
+            with raw_http.connected(server.address()) as client:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     client.sendall(sent + SMUGGLED)
                 told = b""
@@ -273,11 +277,11 @@ BODY = document(b"[1]")
 @pytest.mark.fault("F45")
 def test_five_hundred_clients_that_dawdle_keep_nobody_waiting(server: Server) -> None:
     address = server.address()
-    start = raw.head("one", size=len(BODY))
+    start = raw_http.head("one", size=len(BODY))
     with (
         unnoticed(server, growth_bytes=160 * MIB),
-        raw.crowd(address, SLOW) as heads,
-        raw.crowd(address, SLOW) as bodies,
+        raw_http.crowd(address, SLOW) as heads,
+        raw_http.crowd(address, SLOW) as bodies,
     ):
         for each in heads:
             each.sendall(start[:20])
@@ -286,12 +290,12 @@ def test_five_hundred_clients_that_dawdle_keep_nobody_waiting(server: Server) ->
         for each in bodies:  # one byte more, as slow clients do to seem alive
             each.sendall(BODY[10:11])
         for each in heads:
-            status, told = raw.reply(each)
+            status, told = raw_http.reply(each)
             assert (status, told["code"]) == (408, "body_timeout")
-            assert raw.is_closed(each)
+            assert raw_http.is_closed(each)
         for each in bodies:
             each.sendall(BODY[11:])
-        assert {raw.reply(each)[0] for each in bodies} == {200}
+        assert {raw_http.reply(each)[0] for each in bodies} == {200}
 
 
 @pytest.mark.fault("F45")
@@ -302,10 +306,10 @@ def test_replies_that_nobody_reads_hold_bounded_memory(server: Server) -> None:
         size,
     )
     words += b'"parameters":{"binary_data_output":true}}'
-    sent = raw.head("m", f"{HEADER}: {len(words)}", size=len(words) + size) + words + bytes(size)
+    sent = raw_http.head("m", f"{HEADER}: {len(words)}", size=len(words) + size) + words + bytes(size)
 
     def nobody_reads() -> None:
-        with raw.crowd(server.address(), 6, receive_bytes=4096) as clients:
+        with raw_http.crowd(server.address(), 6, receive_bytes=4096) as clients:
             for each in clients:
                 each.sendall(sent)
             eventually(lambda: server.gauge("mmsup_requests_open", model="m") == len(clients), "all are being answered")
@@ -319,22 +323,22 @@ def test_replies_that_nobody_reads_hold_bounded_memory(server: Server) -> None:
 
 @pytest.mark.fault("F50")
 def test_clients_that_hang_up_at_every_point_leave_nothing(server: Server) -> None:
-    start = raw.head("m", size=len(BODY))
-    chunks = raw.head("m", "Transfer-Encoding: chunked") + chunked(BODY)
+    start = raw_http.head("m", size=len(BODY))
+    chunks = raw_http.head("m", "Transfer-Encoding: chunked") + chunked(BODY)
     whole: list[Any] = [start + BODY, chunks, (start + BODY) * 3, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"]
 
     def many_at_a_time() -> None:
-        """Memory for as many requests as may be open at a time later on, which then is there."""
-        with raw.crowd(server.address(), 64) as crowd:
+        """Allocate the memory for as many open requests as the test has later."""
+        with raw_http.crowd(server.address(), 64) as crowd:
             for client in crowd:
                 client.sendall((start + BODY)[:-1])
             for client in crowd:
                 client.sendall(BODY[-1:])
-            assert {raw.reply(client)[0] for client in crowd} == {200}
+            assert {raw_http.reply(client)[0] for client in crowd} == {200}
 
     with unnoticed(server, growth_bytes=32 * MIB, warm=many_at_a_time):
         for turn in range(800):
             sent = whole[turn % len(whole)]
-            with raw.connected(server.address()) as client:
+            with raw_http.connected(server.address()) as client:
                 client.sendall(sent[: 1 + turn * 7 % len(sent)])
         eventually(lambda: server.gauge("mmsup_requests_open", model="m") == 0, "all are forgotten")

@@ -1,4 +1,4 @@
-"""One model loaded and unloaded by many at once: in turns, with an answer for each, and never a dead server."""
+"""One model loaded and unloaded by many clients at once: serialized, each with an answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 from engines.build import write_fault_model
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
+from harness.victim import BYSTANDER, victim
 
 pytestmark = pytest.mark.slow
 CALLERS = 32
@@ -32,7 +32,7 @@ def ask(server: Server, name: str, verb: str) -> tuple[int, Json]:
 
 
 class Callers:
-    """Many at once, each with its own chance."""
+    """Many concurrent clients, each with a random sequence of loads and unloads."""
 
     def __init__(self, server: Server, name: str) -> None:
         self.outcomes: Counter[tuple[str, int, str]] = Counter()
@@ -108,7 +108,7 @@ def test_two_loads_of_one_content_are_one_load(server: Server) -> None:
 
 
 def states(server: Server, name: str) -> list[str]:
-    """The state of a model; empty while nobody has heard of it."""
+    """The state of a model; empty while it is unknown."""
     return [each["state"] for each in server.status()["models"] if each["name"] == name]
 
 

@@ -1,4 +1,4 @@
-"""A machine that misbehaves: numbers used again, a full disk, nobody who reads, a clock that jumps, leftovers."""
+"""Faults of the machine: reused pids, a full disk, unread output, a clock that jumps, leftovers of a former server."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engines.build import write_fault_model
 from harness.bystander import Bystander
-from harness.confined import Clock, FewPids, SmallDisk, Unread, needs_namespaces, needs_own_pid_max
-from harness.house import BYSTANDER, Victim, bystander_repository, victim
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.constrained_server import (
+    FakeClock,
+    FewPidsServer,
+    SmallDiskServer,
+    UnreadOutputServer,
+    needs_namespaces,
+    needs_own_pid_max,
+)
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Server, eventually, serving
+from harness.victim import BYSTANDER, Victim, bystander_repository, victim
 from mmsup.supervisor.linux import cgroup_backend
 
 pytestmark = pytest.mark.slow
@@ -32,7 +39,7 @@ T = TypeVar("T", bound=Server)
 
 @contextlib.contextmanager
 def ready(server: T) -> Iterator[T]:
-    """As `serving`, for a server of another kind."""
+    """As `serving`, for a subclass of Server."""
     try:
         server.await_ready()
         http = Http(server.address())
@@ -54,7 +61,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.mark.fault("F32")
 def test_a_wall_clock_that_jumps_changes_nothing_but_what_people_read(repository: Path, tmp_path: Path) -> None:
-    clock = Clock(tmp_path)
+    clock = FakeClock(tmp_path)
     with serving(repository, env=clock.env) as server:
         http = Http(server.address())
         http.infer(BYSTANDER, x=("FP32", [1], [0.0]))
@@ -85,15 +92,15 @@ def test_a_wall_clock_that_jumps_changes_nothing_but_what_people_read(repository
 @needs_namespaces
 @needs_own_pid_max
 def test_numbers_of_processes_that_are_used_again_harm_nobody(repository: Path) -> None:
-    with ready(FewPids(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER)) as server:
+    with ready(FewPidsServer(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER)) as server:
         with victim(server, "churns", hang_limit="30s") as hurt:
             before = {key: server.status()[key] for key in ("brain", "gateways")}
             for count in range(1, 3):
                 pid = server.pid(hurt.name)
-                assert pid < FewPids.NUMBERS
+                assert pid < FewPidsServer.NUMBERS
                 assert hurt.send("kill", count)[0] == 503
                 hurt.assert_serves()
-                assert hurt.send("churn", FewPids.NUMBERS)[0] == 200  # each number has been somebody's
+                assert hurt.send("churn", FewPidsServer.NUMBERS)[0] == 200  # each number has been somebody's
                 assert len(server.events("worker_exit", hurt.name)) == count
             assert {key: server.status()[key] for key in ("brain", "gateways")} == before
         assert server.stop() == 0
@@ -105,7 +112,7 @@ def test_numbers_of_processes_that_are_used_again_harm_nobody(repository: Path) 
 @needs_namespaces
 def test_a_full_disk_of_logs_stops_nobody(repository: Path) -> None:
     write_fault_model(repository, "prints", hang_limit="30s")
-    with ready(SmallDisk(repository)) as server:
+    with ready(SmallDiskServer(repository)) as server:
         hurt = Victim(server, "prints")
         hurt.assert_serves()
         brain, before = server.status()["brain"], settled(server)
@@ -122,7 +129,7 @@ def test_a_full_disk_of_logs_stops_nobody(repository: Path) -> None:
 
 @pytest.mark.fault("F34")
 def test_an_output_that_nobody_reads_stops_nobody_and_what_was_lost_is_counted(repository: Path) -> None:
-    with ready(Unread(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER)) as server:
+    with ready(UnreadOutputServer(repository, "--model-control-mode", "explicit", "--load-model", BYSTANDER)) as server:
         with victim(server, "talks") as hurt:
             for _ in range(3):
                 server.ctl("unload", name=hurt.name)
@@ -136,7 +143,7 @@ def test_an_output_that_nobody_reads_stops_nobody_and_what_was_lost_is_counted(r
 
 
 class Scraper:
-    """Reads the metrics again and again: every text is valid, and no counter falls."""
+    """Reads the metrics repeatedly and checks that every text is valid and no counter falls."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -218,7 +225,7 @@ def test_leftovers_of_a_former_life_are_swept_and_nothing_of_another_server(repo
     with serving(repository) as other, serving(repository) as server, Bystander(other, BYSTANDER):
         before = settled(other)
         theirs = planted(other, 10)  # its locks are held: nothing of it is a leftover
-        everyone = family(server)
+        everyone = server_processes(server)
         server.process.kill()
         server.process.wait()
         ours = planted(server, LEFT)
@@ -237,7 +244,7 @@ def test_leftovers_of_a_former_life_are_swept_and_nothing_of_another_server(repo
             each.rmdir() if each.is_dir() else each.unlink()
         strange.unlink()
         assert_clean(before, other)
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 
@@ -251,7 +258,7 @@ def groups(server: Server) -> list[Path]:
 
 
 def planted(server: Server, count: int) -> list[Path]:
-    """What lives that nobody ended could have left: sockets, scratch folders, control groups."""
+    """Plant what killed workers could have left: sockets, scratch folders, control groups."""
     made = []
     for number in range(count):
         life = f"w{900 + number}.1"
@@ -266,7 +273,7 @@ def planted(server: Server, count: int) -> list[Path]:
 
 
 def inside(server: Server, number: int) -> subprocess.Popen[bytes]:
-    """A process that lives on in a group of a former life."""
+    """A process that is still alive in a control group of a former worker."""
     process = subprocess.Popen(["sleep", "600"])
     for folder in groups(server):
         (folder / f"w{900 + number}.1" / "cgroup.procs").write_text(str(process.pid))

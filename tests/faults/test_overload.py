@@ -1,4 +1,4 @@
-"""More than there is room for: floods of requests and of connections, memory used up. Refused at once, and fairly."""
+"""Overload: floods of requests and connections, and exhausted memory, are refused at once and fairly."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness import raw
+from harness import raw_http
 from harness.bystander import Bystander
 from harness.gateway_watch import GatewayWatch
-from harness.house import BYSTANDER, Victim, bystander_repository, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Server, eventually, serving
+from harness.victim import BYSTANDER, Victim, bystander_repository, victim
 
 pytestmark = pytest.mark.slow
 MIB = 1 << 20
@@ -39,13 +39,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [20_000], [0.0] * 20_000))  # large enough for memory and the thread for texts
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
 
 def flood(hurt: Victim, count: int) -> Counter[str]:
-    """So many calls at once; how often each outcome came."""
+    """Send `count` concurrent calls; the number of each outcome."""
     with ThreadPoolExecutor(count) as threads:
         outcomes = threads.map(lambda _: hurt.send(), range(count))
         return Counter("served" if status == 200 else str(reply.get("code")) for status, reply in outcomes)
@@ -59,9 +59,9 @@ def test_arena_memory_used_up_refuses_the_large_and_serves_the_small(server: Ser
         ThreadPoolExecutor(4) as threads,
     ):
         body = json.dumps(hurt.call(x=[1.0] * MIB)).encode()
-        sent = [raw.head(hurt.name, size=len(body)), body]
+        sent = [raw_http.head(hurt.name, size=len(body)), body]
         with hurt.held():
-            calls = [threads.submit(raw.ask, server.address(), sent) for _ in range(4)]
+            calls = [threads.submit(raw_http.ask, server.address(), sent) for _ in range(4)]
             refused = eventually(lambda: [each.result() for each in calls if each.done()], "one is refused")
             assert {(status, told["code"]) for status, told in refused} == {(503, "no_buffer")}, refused
         assert {each.result()[0] for each in calls} <= {200, 503}
@@ -113,7 +113,7 @@ def test_one_flooded_model_gets_half_of_the_bound_over_all_and_two_a_third_each(
 
 @contextlib.contextmanager
 def many_files(count: int) -> Iterator[None]:
-    """A test with more descriptors than usual."""
+    """Raise the descriptor limit of the test process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < count:
         pytest.skip(f"{count} descriptors are needed, {hard} are allowed")
@@ -129,11 +129,11 @@ def test_ten_thousand_connections_keep_nobody_out(server: Server) -> None:
             before = watch.own_bytes()
             with contextlib.ExitStack() as stack:
                 for number in range(10):
-                    stack.enter_context(raw.crowd(server.address(), 1000, f"127.0.1.{number + 1}"))
+                    stack.enter_context(raw_http.crowd(server.address(), 1000, f"127.0.1.{number + 1}"))
                 bystander.await_more(5)
-                with raw.connected(server.address()) as client:
-                    client.sendall(raw.head(BYSTANDER, size=len(BODY)) + BODY)
-                    assert raw.reply(client)[0] == 200
+                with raw_http.connected(server.address()) as client:
+                    client.sendall(raw_http.head(BYSTANDER, size=len(BODY)) + BODY)
+                    assert raw_http.reply(client)[0] == 200
             bystander.await_more(5)
     assert watch.growth_bytes < 160 * MIB, str(watch)
     eventually(lambda: watch.own_bytes() < before + 16 * MIB, "what they took is free again")
@@ -149,7 +149,7 @@ def test_a_gateway_without_descriptors_turns_new_ones_away_and_recovers(server: 
     with Bystander(server, BYSTANDER) as bystander:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 20, usual[1]))
         try:
-            with raw.crowd(server.address(), 60):
+            with raw_http.crowd(server.address(), 60):
                 bystander.await_more(5)
                 began, wall = time.clock_gettime(clock), time.monotonic()
                 bystander.await_more(20)
@@ -158,9 +158,9 @@ def test_a_gateway_without_descriptors_turns_new_ones_away_and_recovers(server: 
                 assert busy < 0.8, "it runs in a circle"
         finally:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
-        with raw.connected(server.address()) as client:
-            client.sendall(raw.head(BYSTANDER, size=len(BODY)) + BODY)
-            assert raw.reply(client)[0] == 200
+        with raw_http.connected(server.address()) as client:
+            client.sendall(raw_http.head(BYSTANDER, size=len(BODY)) + BODY)
+            assert raw_http.reply(client)[0] == 200
     assert server.status()["gateways"][0]["pid"] == pid
 
 
@@ -191,7 +191,7 @@ print(answered, flush=True)
 
 
 def waits(server: Server, connections: int) -> tuple[GatewayWatch, int]:
-    """How long a small request waits beside so many clients of another model that never pause, and what these got."""
+    """Waits of a small request beside `connections` clients that never pause, and the number of their answers."""
     command = [sys.executable, "-c", FLOOD, *map(str, (*server.address(), connections, BYSTANDER, 2.5))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -202,6 +202,7 @@ def waits(server: Server, connections: int) -> tuple[GatewayWatch, int]:
 
 
 @pytest.mark.fault("F51")
+@pytest.mark.alone
 def test_a_flood_by_256_clients_costs_others_little_more_than_one_by_32(server: Server) -> None:
     moderate, _ = waits(server, 32)
     flooded, answered = waits(server, 256)

@@ -1,4 +1,4 @@
-"""Requests that end their workers: found out at the second death, then refused; whoever was with them is served.
+"""Poison requests: identified at the second death and refused from then on, while innocent requests are served.
 
 The victim aborts on request. What a death leaves behind, and that nobody else notices, `victim` shows.
 """
@@ -18,18 +18,18 @@ import pytest
 
 from engines.build import write_fault_model
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, Victim, bystander_repository, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Json, Server, eventually, serving
+from harness.victim import BYSTANDER, Victim, bystander_repository, victim
 
 pytestmark = pytest.mark.slow
 SLACK_S = 1.5
-"""What a loaded two-core machine may add before we call it broken."""
+"""Tolerance for a loaded machine with two cores."""
 RETRIED: Any = {"hang_limit": "30s", "retry_on_crash": True}  # options of `victim`
 PLAIN: Any = {"hang_limit": "30s"}  # as above
 EVIL = (13.0, 13.0, 13.0)
 LARGE = (13.0,) * 80_000
-"""More than is read in the loop."""
+"""Larger than what the event loop parses itself."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [len(LARGE)], [0.0] * len(LARGE)))  # its threads and its memory are there
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
@@ -50,7 +50,7 @@ def deaths(hurt: Victim) -> int:
 
 
 def assert_died(hurt: Victim, count: int) -> None:
-    """So many workers have died; the answer to a death may be sooner than its event."""
+    """Exactly `count` workers have died; the answer to a death may precede its event."""
     hurt.death(count)
     assert deaths(hurt) == count
 
@@ -66,7 +66,7 @@ def outcome(answer: tuple[int, Json]) -> tuple[int, object, object]:
 
 
 def assert_refused(hurt: Victim, pid: int) -> None:
-    """The poison again: refused, and no worker is touched."""
+    """Send the poison request again: it is refused without reaching a worker."""
     died = deaths(hurt)
     status, reply = hurt.send("abort", x=EVIL)
     assert (status, reply["code"], reply["retryable"]) == (422, "request_quarantined", False), reply
@@ -202,7 +202,7 @@ def test_a_deadline_that_leaves_no_time_for_another_run_is_answered_with_the_dea
 
 @contextlib.contextmanager
 def found_out(repository: Path, *flags: str) -> Iterator[Victim]:
-    """A victim whose poison is known, on a server of its own."""
+    """A victim with an identified poison request, on a server of its own."""
     write_fault_model(bystander_repository(repository), "known", **RETRIED)
     with serving(repository, *flags) as server:
         hurt = Victim(server, "known")
@@ -216,7 +216,7 @@ def found_out(repository: Path, *flags: str) -> Iterator[Victim]:
 
 
 @pytest.mark.fault("F13", "F25")
-def test_what_one_gateway_found_out_every_gateway_refuses_whatever_becomes_of_the_brain(tmp_path: Path) -> None:
+def test_what_one_gateway_found_out_every_gateway_refuses_whatever_becomes_of_the_controller(tmp_path: Path) -> None:
     with found_out(tmp_path, "--gateways", "2") as hurt, Bystander(hurt.server, BYSTANDER):
         assert_refused_everywhere(hurt)
         old = hurt.server.status()["brain"]["pid"]
@@ -235,7 +235,7 @@ def test_a_gateway_that_comes_later_refuses_what_the_one_before_it_found_out(tmp
 
 
 def assert_refused_everywhere(hurt: Victim) -> None:
-    """Each gateway is asked, on a connection of its own."""
+    """Ask every gateway, by as many connections as that takes."""
     server = hurt.server
     left = {each["pid"] for each in server.status()["gateways"]}
     clients: list[Http] = []
@@ -251,5 +251,5 @@ def assert_refused_everywhere(hurt: Victim) -> None:
 
 
 def peers(pid: int) -> set[int]:
-    """Ports of the clients that are connected to a process."""
+    """Ports of the clients connected to a process."""
     return {each.raddr.port for each in psutil.Process(pid).net_connections("tcp") if each.raddr}

@@ -1,4 +1,4 @@
-"""Sockets that others reach for: strangers are refused, and what was removed or stolen comes back."""
+"""Attacks on the sockets: other users are refused, and a removed or replaced socket file is restored."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.house import BYSTANDER, bystander_repository, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Server, eventually, serving
+from harness.victim import BYSTANDER, bystander_repository, victim
 
 pytestmark = pytest.mark.slow
 NOBODY = 65534
 PYTHON = "/usr/bin/python3"
-"""One that everybody may run; the tests' own may lie in a folder of root's."""
+"""An interpreter that every user may run; that of the tests may lie in a folder of root."""
 EXPLICIT = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
 
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(bystander_repository(tmp_path_factory.mktemp("repository")), *EXPLICIT) as running:
         warm(running)
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
@@ -41,7 +41,7 @@ def warm(server: Server) -> None:
 
 
 def as_nobody(path: Path) -> subprocess.CompletedProcess[str]:
-    """What another user's process gets from the control socket."""
+    """The answer of the control socket to a process of another user."""
     code = (
         "import contextlib, socket, sys\n"
         "s = socket.socket(socket.AF_UNIX)\n"
@@ -79,7 +79,7 @@ def test_another_user_is_refused_at_the_control_socket_twice(server: Server) -> 
 
 
 @pytest.mark.fault("F42")
-def test_a_stranger_at_a_workers_own_socket_is_not_heard(tmp_path: Path) -> None:
+def test_a_stranger_at_a_workers_own_socket_is_ignored(tmp_path: Path) -> None:
     zmq = pytest.importorskip("zmq")
     with serving(bystander_repository(tmp_path), *EXPLICIT, "--worker-link", "zeromq") as server:
         warm(server)

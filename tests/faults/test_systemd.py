@@ -1,4 +1,4 @@
-"""The unit as shipped, under a real systemd in a nest: what it promises an operator, and what befalls it."""
+"""The shipped unit under a real systemd in a sandbox: start, reload, stop, kill, watchdog, out of memory."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import psutil
 import pytest
 
 from engines.build import write_fault_model, write_python
-from harness.booted import MODELS, Booted, Service, cannot_boot, end_of
 from harness.bystander import Bystander
-from harness.house import Victim
-from harness.knocking import Knocking
-from harness.nest import REFUSED, UNSHARE, Nest, missing
 from harness.server import START_S, eventually
+from harness.systemd.connecting_clients import ConnectingClients
+from harness.systemd.sandbox import REFUSED, UNSHARE, Sandbox, missing_requirement
+from harness.systemd.service import MODELS, SystemdSandbox, SystemdService, await_end, cannot_boot
+from harness.victim import Victim
 from mmsup.ipc.specs import TensorSpec
 
-needs_nest = pytest.mark.skipif(bool(missing()), reason=f"no nest: {missing()}")
+needs_sandbox = pytest.mark.skipif(bool(missing_requirement()), reason=f"no sandbox: {missing_requirement()}")
 needs_systemd = pytest.mark.skipif(bool(cannot_boot()), reason=f"no systemd to boot: {cannot_boot()}")
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.ns, needs_nest]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.ns, needs_sandbox]
 
 X = (TensorSpec("x", "FP32", (-1,)),)
 Y = (TensorSpec("y", "FP32", (-1,)),)
@@ -55,11 +55,11 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def booted() -> Iterator[Booted]:
+def booted() -> Iterator[SystemdSandbox]:
     """One systemd for all tests of this file."""
-    made = Booted()
+    made = SystemdSandbox()
     try:
-        models = made.nest.path(MODELS)
+        models = made.sandbox.path(MODELS)
         write_python(models, "bystander", HONEST, X, Y)
         write_fault_model(models, "victim", hang_limit="30s")
         made.install("mmsup")
@@ -69,9 +69,9 @@ def booted() -> Iterator[Booted]:
 
 
 @pytest.fixture
-def service(booted: Booted) -> Iterator[Service]:
+def service(booted: SystemdSandbox) -> Iterator[SystemdService]:
     """The service, running."""
-    made = Service(booted)
+    made = SystemdService(booted)
     if not made.is_active():
         made.start()
     try:
@@ -81,7 +81,7 @@ def service(booted: Booted) -> Iterator[Service]:
         raise
 
 
-def answers(service: Service, model: str = "bystander") -> bool:
+def answers(service: SystemdService, model: str = "bystander") -> bool:
     http = service.http()
     try:
         return http.infer(model, x=("FP32", [1], [1.0]))[0] == 200
@@ -89,17 +89,17 @@ def answers(service: Service, model: str = "bystander") -> bool:
         http.close()
 
 
-def forget(service: Service, model: str) -> None:
-    """Let the next start of the service have less to load."""
+def forget(service: SystemdService, model: str) -> None:
+    """Unload and delete a model."""
     service.ctl("unload", name=model)
     shutil.rmtree(service.repository / model)
 
 
-# The nest.
+# The sandbox.
 
 
-def test_a_nest_in_which_something_of_the_machine_can_be_written_to_is_refused() -> None:
-    """The proof of the proof: a second file system in the way, as /home may be one."""
+def test_a_sandbox_in_which_something_of_the_machine_can_be_written_to_is_refused() -> None:
+    """Checks the check: a second writable file system, as /home may be one."""
     hole = [
         "unshare",
         "--mount",
@@ -110,14 +110,16 @@ def test_a_nest_in_which_something_of_the_machine_can_be_written_to_is_refused()
         'mount -t tmpfs hole /home && exec "$@"',
         "sh",
     ]
-    seal = Nest.seal("canary", "sh", "-c", "echo not refused")
+    seal = Sandbox.entry_command("canary", "sh", "-c", "echo not refused")
     done = subprocess.run([*hole, *UNSHARE, *seal], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (REFUSED, "")
     assert "/home can be written to" in done.stderr
 
 
-def test_a_nest_outside_namespaces_of_its_own_is_refused() -> None:
-    here = subprocess.run(Nest.seal("canary", "echo", "not refused"), capture_output=True, text=True, check=False)
+def test_a_sandbox_outside_namespaces_of_its_own_is_refused() -> None:
+    here = subprocess.run(
+        Sandbox.entry_command("canary", "echo", "not refused"), capture_output=True, text=True, check=False
+    )
     assert (here.returncode, here.stdout) == (REFUSED, "")
 
 
@@ -125,8 +127,8 @@ def test_a_nest_outside_namespaces_of_its_own_is_refused() -> None:
 
 
 @needs_systemd
-def test_the_service_is_ready_only_when_every_model_has_its_verdict_and_then_it_answers(booted: Booted) -> None:
-    service = Service(booted)
+def test_the_service_is_ready_only_when_every_model_has_its_verdict_and_then_it_answers(booted: SystemdSandbox) -> None:
+    service = SystemdService(booted)
     write_python(service.repository, "held", HELD, X, Y)
     booted.systemctl("start", "--no-block", "mmsup")
     eventually(lambda: "worker_spawn" in service.log(), "the load has begun", START_S)
@@ -141,30 +143,30 @@ def test_the_service_is_ready_only_when_every_model_has_its_verdict_and_then_it_
     assert int(shown["MainPID"]) == status["keeper"]["pid"]
     assert shown["StatusText"] == "ready"
     assert shown["NRestarts"] == "0"
-    assert all(each.uids().real for each in service.family()), "nothing of it is root's"
+    assert all(each.uids().real for each in service.all_processes()), "nothing of it is root's"
     forget(service, "held")
 
 
 @needs_systemd
-def test_each_worker_has_a_group_below_the_services_own_and_ends_as_a_whole(service: Service) -> None:
+def test_each_worker_has_a_group_below_the_services_own_and_ends_as_a_whole(service: SystemdService) -> None:
     write_python(service.repository, "parent", PARENT, X, Y)
     service.ctl("load", name="parent")
     home = next(service.groups().glob("mmsup_*"))
     groups = {group_of(home, service.keeper().pid)}
     for name in ("bystander", "victim", "parent"):
-        groups.add(group_of(home, service.booted.nest.outside(service.pid(name))))
+        groups.add(group_of(home, service.systemd.sandbox.host_pid(service.pid(name))))
     assert len(groups) == 4, groups
     # No machine of the tests gives memory to v2; then it is said who keeps the caps.
     isolation = service.events("server_start")[-1]["text"]
     assert "cgroup v2: delegated" in isolation
     has_memory = "memory" in (service.groups() / "cgroup.controllers").read_text().split()
     assert has_memory or "no memory controller: RLIMIT_DATA and memory checks enforce the caps" in isolation
-    worker = service.booted.nest.outside(service.pid("parent"))
+    worker = service.systemd.sandbox.host_pid(service.pid("parent"))
     group = home / group_of(home, worker)
     (child,) = [psutil.Process(pid) for pid in members(group) if pid != worker]
     with Bystander(service, "bystander"):
         os.kill(worker, signal.SIGKILL)
-        end_of([child])
+        await_end([child])
         eventually(lambda: not group.exists(), "the group is removed")
         service.await_event("worker_ready", "parent", 2)
     forget(service, "parent")
@@ -182,8 +184,8 @@ def group_of(home: Path, pid: int) -> str:
 @needs_systemd
 @pytest.mark.cgroup1
 @pytest.mark.fault("F15")
-def test_a_worker_that_the_kernel_takes_for_memory_does_not_stop_the_service(service: Service) -> None:
-    memory = [each for each in service.booted.nest.groups if (each / "memory.limit_in_bytes").exists()]
+def test_a_worker_that_the_kernel_takes_for_memory_does_not_stop_the_service(service: SystemdService) -> None:
+    memory = [each for each in service.systemd.sandbox.groups if (each / "memory.limit_in_bytes").exists()]
     if not memory:
         pytest.skip("no cgroup v1 memory hierarchy")
     tight = memory[0] / "tight"
@@ -192,7 +194,7 @@ def test_a_worker_that_the_kernel_takes_for_memory_does_not_stop_the_service(ser
     before = service.show()
     victim = Victim(service, "victim")
     deaths = len(service.events("worker_exit", "victim"))
-    (tight / "cgroup.procs").write_text(str(service.booted.nest.outside(service.pid("victim"))))
+    (tight / "cgroup.procs").write_text(str(service.systemd.sandbox.host_pid(service.pid("victim"))))
     with Bystander(service, "bystander"):
         status, reply = victim.send("allocate", 256)
         assert status == 503, reply
@@ -209,17 +211,19 @@ def test_a_worker_that_the_kernel_takes_for_memory_does_not_stop_the_service(ser
 
 
 @needs_systemd
-def test_a_reload_takes_up_a_changed_model_in_the_same_main_process_and_costs_no_request(service: Service) -> None:
+def test_a_reload_takes_up_a_changed_model_in_the_same_main_process_and_costs_no_request(
+    service: SystemdService,
+) -> None:
     write_fault_model(service.repository, "changed", hang_limit="30s")
     service.ctl("load", name="changed")
     before = service.show()
     (service.repository / "changed" / "mmsup.yaml").write_text("hang_limit: 31s\n")
     with (
-        Knocking(service) as knocking,
+        ConnectingClients(service) as knocking,
         Bystander(service, "bystander", stays=False) as caller,
         Bystander(service, "victim", stays=False),
     ):
-        service.booted.systemctl("reload", "mmsup")
+        service.systemd.systemctl("reload", "mmsup")
         service.await_event("model_reloaded", "changed")
         service.await_event("upgraded")
         caller.await_more(20)
@@ -233,16 +237,16 @@ def test_a_reload_takes_up_a_changed_model_in_the_same_main_process_and_costs_no
 
 @needs_systemd
 @pytest.mark.fault("F25b")
-def test_a_killed_keeper_is_followed_by_another_and_nobody_is_refused_meanwhile(service: Service) -> None:
-    everyone, ends = service.family(), len(service.ends())
-    with Knocking(service) as knocking:
+def test_a_killed_keeper_is_followed_by_another_and_nobody_is_refused_meanwhile(service: SystemdService) -> None:
+    everyone, ends = service.all_processes(), len(service.run_results())
+    with ConnectingClients(service) as knocking:
         everyone[0].kill()
-        end_of(everyone)
+        await_end(everyone)
         assert answers(service), "it waited for the next keeper, and was served"
         knocking.await_more(20)
     assert knocking.refused == []
-    service.booted.systemctl("start", "mmsup")  # returns when it is ready
-    assert service.ends()[ends:] == ["signal"]
+    service.systemd.systemctl("start", "mmsup")  # returns when it is ready
+    assert service.run_results()[ends:] == ["signal"]
     assert service.status()["keeper"]["pid"] == int(service.show()["MainPID"])
     victim = Victim(service, "victim")
     victim.assert_serves()
@@ -250,19 +254,19 @@ def test_a_killed_keeper_is_followed_by_another_and_nobody_is_refused_meanwhile(
 
 @needs_systemd
 @pytest.mark.fault("F25b")
-def test_clients_of_socket_files_wait_for_the_next_keeper_too(booted: Booted) -> None:
+def test_clients_of_socket_files_wait_for_the_next_keeper_too(booted: SystemdSandbox) -> None:
     booted.install("mmsup", "[Service]\nEnvironment=MMSUP_HTTP_UNIX=/run/mmsup/http.sock\n")
     try:
         booted.systemctl("reset-failed")
         booted.systemctl("restart", "mmsup")
-        service = Service(booted)
+        service = SystemdService(booted)
         files = {name: service.runtime_dir / name for name in ("http.sock", "control.sock")}
         was = {name: path.stat().st_ino for name, path in files.items()}
-        everyone = service.family()
+        everyone = service.all_processes()
         everyone[0].kill()
-        end_of(everyone)
+        await_end(everyone)
         asked = {
-            "http.sock": b"GET /v2/health/live HTTP/1.1\r\nHost: nest\r\nConnection: close\r\n\r\n",
+            "http.sock": b"GET /v2/health/live HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\r\n",
             "control.sock": b'{"verb": "status"}\n',
         }
         with contextlib.ExitStack() as open_until_answered:
@@ -283,65 +287,65 @@ def test_clients_of_socket_files_wait_for_the_next_keeper_too(booted: Booted) ->
 
 @needs_systemd
 @pytest.mark.fault("F28b")
-def test_a_keeper_that_hangs_is_killed_by_the_watchdog_and_followed_by_another(booted: Booted) -> None:
+def test_a_keeper_that_hangs_is_killed_by_the_watchdog_and_followed_by_another(booted: SystemdSandbox) -> None:
     booted.install("mmsup", "[Service]\nWatchdogSec=3\n")  # 10 as shipped: a test has no such time
-    service = Service(booted)
+    service = SystemdService(booted)
     booted.systemctl("reset-failed")
     booted.systemctl("restart", "mmsup")
-    everyone, ends = service.family(), len(service.ends())
-    with Knocking(service) as knocking:
+    everyone, ends = service.all_processes(), len(service.run_results())
+    with ConnectingClients(service) as knocking:
         everyone[0].suspend()
-        end_of(everyone)
+        await_end(everyone)
         assert answers(service)
         knocking.await_more(20)
     assert knocking.refused == []
-    assert service.ends()[ends:] == ["watchdog"]
+    assert service.run_results()[ends:] == ["watchdog"]
     booted.install("mmsup")
 
 
 @needs_systemd
 @pytest.mark.fault("F31")
-def test_a_stop_under_load_finishes_what_was_accepted_and_leaves_nothing(service: Service) -> None:
-    ends = len(service.ends())
-    everyone = service.family()
+def test_a_stop_under_load_finishes_what_was_accepted_and_leaves_nothing(service: SystemdService) -> None:
+    ends = len(service.run_results())
+    everyone = service.all_processes()
     groups = service.groups()
     victim = Victim(service, "victim")
     call = victim.in_background("sleep", 1.0)
     victim.await_busy()
-    service.booted.systemctl("stop", "mmsup")
+    service.systemd.systemctl("stop", "mmsup")
     status, reply = call.result()
     assert status == 200, reply
     shown = service.show()
     assert (shown["ActiveState"], shown["Result"], shown["ExecMainStatus"]) == ("inactive", "success", "0")
-    assert service.ends()[ends:] == ["success"]
-    end_of(everyone)
+    assert service.run_results()[ends:] == ["success"]
+    await_end(everyone)
     assert not groups.exists()
-    assert service.booted.processes() == set()
+    assert service.systemd.processes() == set()
     assert not service.runtime_dir.exists()
-    assert os.listdir(service.booted.nest.path("/dev/shm")) == []
-    assert is_refused(service.booted, 8000), "a service that was stopped holds no listener"
+    assert os.listdir(service.systemd.sandbox.path("/dev/shm")) == []
+    assert is_refused(service.systemd, 8000), "a service that was stopped holds no listener"
 
 
-def is_refused(booted: Booted, port: int) -> bool:
-    with booted.nest.socket() as sock:
+def is_refused(booted: SystemdSandbox, port: int) -> bool:
+    with booted.sandbox.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 @needs_systemd
-def test_a_restart_with_another_port_holds_the_old_one_no_more(service: Service) -> None:
-    booted = service.booted
+def test_a_restart_with_another_port_holds_the_old_one_no_more(service: SystemdService) -> None:
+    booted = service.systemd
     booted.install("mmsup", "[Service]\nEnvironment=MMSUP_HTTP_PORT=8001\n")
     try:
         booted.systemctl("reset-failed")
         booted.systemctl("restart", "mmsup")
-        again = Service(booted)
+        again = SystemdService(booted)
         assert again.address() == ("127.0.0.1", 8001)
         assert answers(again)
         assert is_refused(booted, 8000)
     finally:
         booted.install("mmsup")
         booted.systemctl("restart", "mmsup")
-    assert answers(Service(booted))
+    assert answers(SystemdService(booted))
 
 
 # What is not tried for ever.
@@ -358,14 +362,14 @@ Environment=MMSUP_RUNTIME_DIR=%t/{name} MMSUP_STATE_DIR=%S/{name} MMSUP_METRICS_
 
 
 @needs_systemd
-def test_a_service_that_can_never_start_is_given_up_after_a_few_tries(service: Service) -> None:
-    """Its port is the other's, who does not notice."""
-    booted = service.booted
+def test_a_service_that_can_never_start_is_given_up_after_a_few_tries(service: SystemdService) -> None:
+    """Its port is taken by the other service, which must not notice."""
+    booted = service.systemd
     booted.install("mmsup-taken", OTHER.format(name="mmsup-taken", more="RestartSec=50ms"))
-    taken = Service(booted, "mmsup-taken")
+    taken = SystemdService(booted, "mmsup-taken")
     with Bystander(service, "bystander"):
         booted.systemctl("start", "--no-block", "mmsup-taken")
-        eventually(lambda: len(taken.ends()) >= 5, "five tries", START_S)
+        eventually(lambda: len(taken.run_results()) >= 5, "five tries", START_S)
         shown = taken.await_shown(ActiveState="failed")
     assert int(shown["NRestarts"]) == int(shown["StartLimitBurst"]) == 5
     assert "another program uses it" in service.log()
@@ -373,9 +377,9 @@ def test_a_service_that_can_never_start_is_given_up_after_a_few_tries(service: S
 
 
 @needs_systemd
-def test_a_wrong_configuration_is_not_tried_again(booted: Booted) -> None:
+def test_a_wrong_configuration_is_not_tried_again(booted: SystemdSandbox) -> None:
     booted.install("mmsup-wrong", OTHER.format(name="mmsup-wrong", more="Environment=MMSUP_HTTP_PORT=many"))
-    started = booted.nest.run("systemctl", "start", "mmsup-wrong")
+    started = booted.sandbox.run("systemctl", "start", "mmsup-wrong")
     assert started.returncode != 0
     shown = booted.show("mmsup-wrong")
     assert (shown["ActiveState"], shown["ExecMainStatus"], shown["NRestarts"]) == ("failed", "2", "0")

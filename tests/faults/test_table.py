@@ -11,7 +11,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def rows_shown() -> dict[str, list[str]]:
-    """For each row, the tests that carry its mark."""
+    """Row to the tests with its mark."""
     shown: dict[str, list[str]] = {}
     for path in TESTS.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

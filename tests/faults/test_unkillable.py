@@ -1,4 +1,4 @@
-"""A worker that SIGKILL does not end: given up in time, replaced, waited for by nobody, taken in when it dies."""
+"""A worker that SIGKILL does not end is given up in time and replaced; its exit is recorded when it comes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from engines.build import write_fault_model
 from harness.freezer import frozen, needs_freezer
-from harness.house import BYSTANDER, bystander_repository, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Server, eventually, serving
+from harness.victim import BYSTANDER, bystander_repository, victim
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.cgroup1, needs_freezer]
 KILL_LIMIT_S = 0.5
@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     flags = ("--model-control-mode", "explicit", "--load-model", BYSTANDER, "--kill-limit", f"{KILL_LIMIT_S}s")
     with serving(repository, *flags) as running:
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
@@ -37,7 +37,7 @@ def states(server: Server, name: str) -> dict[int, str]:
 
 
 def await_metric(server: Server, name: str, count: int) -> None:
-    """What the brain knows reaches the metrics a moment later."""
+    """Wait for the metric, which follows the state of the controller."""
     eventually(lambda: server.gauge("mmsup_workers_quarantined", model=name) == count, f"the metric says {count}")
 
 
@@ -83,7 +83,7 @@ def test_unload_and_load_do_not_wait_for_it(server: Server) -> None:
 
 
 @pytest.mark.fault("F12")
-def test_a_brain_that_follows_knows_it_and_takes_it_in(server: Server) -> None:
+def test_a_controller_that_follows_knows_it_and_takes_it_in(server: Server) -> None:
     with victim(server, "stuck_brain") as hurt:
         pid = server.pid(hurt.name)
         with frozen(pid) as thaw:

@@ -1,4 +1,4 @@
-"""The hot upgrade under load: every process is followed by another one, and no caller notices."""
+"""The hot upgrade under load: every process is replaced, and no request fails."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ import pytest
 
 from engines.build import write_fault_model, write_identity_onnx
 from harness.bystander import Bystander
-from harness.edition import Installed
-from harness.house import Victim
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.installation import Installation
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Server, eventually, serving
+from harness.victim import Victim
 from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.supervisor.cli.ctl import control_client
 
 pytestmark = pytest.mark.slow
 MODELS = ("one", "two")
 PACE_S = 0.2
-"""Between two calls of a caller who is not in a hurry: its connection is idle most of the time."""
+"""Pause between the calls of a client whose connection is idle most of the time."""
 
 
 class Visitor(threading.Thread):
-    """Calls now and then, on one connection that is kept, or on a new one each time."""
+    """Occasional calls, on one keep-alive connection or on a new one each time."""
 
     def __init__(self, server: Server, model: str, *, keeps: bool) -> None:
         super().__init__(name=f"visitor of {model}")
@@ -70,7 +70,7 @@ class Visitor(threading.Thread):
 
 @contextlib.contextmanager
 def traffic(server: Server) -> Iterator[None]:
-    """Callers of every kind on both models; none of them sees a failure."""
+    """Clients of every kind on both models; none may see a failure."""
     with contextlib.ExitStack() as callers:
         for model in MODELS:
             callers.enter_context(Bystander(server, model, stays=False))
@@ -88,12 +88,12 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Installed:
-    return Installed(tmp_path / "installed")
+def installed(tmp_path: Path) -> Installation:
+    return Installation(tmp_path / "installed")
 
 
 @contextlib.contextmanager
-def running(repository: Path, installed: Installed | None = None, *flags: str) -> Iterator[Server]:
+def running(repository: Path, installed: Installation | None = None, *flags: str) -> Iterator[Server]:
     more: dict[str, Any] = {"python": installed.python} if installed else {}
     with serving(repository, *flags, **more) as server:
         http = Http(server.address())
@@ -104,13 +104,13 @@ def running(repository: Path, installed: Installed | None = None, *flags: str) -
 
 
 def upgrade(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
-    """`mmsup ctl upgrade`, as an operator types it."""
+    """Run `mmsup ctl upgrade`."""
     argv = [server.python, "-m", "mmsup.supervisor.cli", "ctl", "--runtime-dir", str(server.runtime_dir), "upgrade"]
     return subprocess.run([*argv, *options], capture_output=True, text=True, check=False, timeout=120)
 
 
 def processes(server: Server) -> dict[str, int]:
-    """Role to pid, of all that serve."""
+    """Pids of all serving processes by role, model and index."""
     return {f"{each['role']} {each['model']} {place}": each["pid"] for place, each in enumerate(_rows(server))}
 
 
@@ -120,14 +120,14 @@ def _rows(server: Server) -> list[dict[str, Any]]:
 
 
 def assert_followed(before: dict[str, int], after: dict[str, int]) -> None:
-    """The keeper is the same process, all others are not."""
+    """Only the keeper is still the same process."""
     assert before.keys() == after.keys()
     same = [role for role in before if before[role] == after[role]]
     assert [role.split()[0] for role in same] == ["keeper"]
 
 
 @pytest.mark.fault("F30")
-def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Installed) -> None:
+def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Installation) -> None:
     with running(repository, installed, "--gateways", "2") as server:
         before, old = settled(server), processes(server)
         with traffic(server):
@@ -143,13 +143,15 @@ def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Ins
         assert not server.events("worker_exit")
         assert not server.events("gateway_exit")
         assert_clean(before, server)
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 
 
 @pytest.mark.fault("F30")
-def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repository: Path, installed: Installed) -> None:
+def test_code_that_does_not_compile_is_refused_and_everything_lives_on(
+    repository: Path, installed: Installation
+) -> None:
     with running(repository, installed) as server:
         before, old = settled(server), processes(server)
         with traffic(server):
@@ -183,7 +185,7 @@ def test_code_that_does_not_compile_is_refused_and_everything_lives_on(repositor
 
 @pytest.mark.fault("F30")
 def test_a_gateway_of_the_new_code_that_does_not_come_up_leaves_the_old_one_serving(
-    repository: Path, installed: Installed
+    repository: Path, installed: Installation
 ) -> None:
     with running(repository, installed) as server:
         before, old = settled(server), processes(server)
@@ -225,7 +227,7 @@ def test_a_worker_whose_successor_does_not_load_stays(repository: Path) -> None:
 
 
 @pytest.mark.fault("F30")
-def test_a_brain_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(repository: Path) -> None:
+def test_a_controller_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="30s", on_load="sleep", on_load_amount=1.0)
     with running(repository) as server:
         before, old = settled(server), processes(server)
@@ -241,8 +243,10 @@ def test_a_brain_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(r
 
 
 @pytest.mark.fault("F30")
-@pytest.mark.parametrize("step", ["trying the code", "another controller takes over", "serves in the place of", "renewing"])
-def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
+@pytest.mark.parametrize(
+    "step", ["trying the code", "another controller takes over", "serves in the place of", "renewing"]
+)
+def test_a_controller_may_be_killed_at_any_step(repository: Path, step: str) -> None:
     with running(repository) as server:
         before, old = settled(server), processes(server)
         killed: list[str] = []
@@ -260,13 +264,13 @@ def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
         assert killed
         assert result["followed"] >= 1
         assert_followed(old, processes(server))
-        # A successor that was coming up is begun anew by the next brain; nobody who serves dies.
+        # A successor that was coming up is begun anew by the next controller; nobody who serves dies.
         assert not [each for each in server.events("worker_exit") if each["pid"] in old.values()]
         assert_clean(before, server)
 
 
 def brains(server: Server) -> list[psutil.Process]:
-    """The one that lives, if one does; asked of the kernel, for it may be on its way out."""
+    """The live controllers, from /proc: one may be exiting."""
     return [
         each
         for each in psutil.Process(server.process.pid).children()
@@ -335,7 +339,7 @@ def test_five_upgrades_leave_the_keeper_with_what_it_had(tmp_path: Path) -> None
 def test_a_server_told_to_stop_in_mid_upgrade_stops(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="30s", on_load="sleep", on_load_amount=1.0)
     with running(repository) as server:
-        everyone = family(server)
+        everyone = server_processes(server)
         with upgrading(server) as asked:
             eventually(lambda: len(server.model("slow")["instances"]) == 2, "the successor of a worker")
             assert server.stop() == 0
@@ -346,7 +350,7 @@ def test_a_server_told_to_stop_in_mid_upgrade_stops(repository: Path) -> None:
 
 
 class Asked:
-    """An upgrade that somebody else waits for."""
+    """An upgrade in a thread."""
 
     def __init__(self, server: Server) -> None:
         self._done: subprocess.CompletedProcess[str] | None = None
@@ -357,7 +361,7 @@ class Asked:
         self._done = upgrade(server)
 
     def result(self) -> tuple[int, str]:
-        """Exit code and what it said, when it has ended."""
+        """Wait for its end: exit code and output."""
         self._thread.join(120)
         assert self._done is not None, "the upgrade has not ended"
         return self._done.returncode, self._done.stdout + self._done.stderr

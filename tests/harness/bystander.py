@@ -1,4 +1,4 @@
-"""The neighbour who must notice nothing: a client that keeps calling one model and writes down what it got."""
+"""A client that keeps calling one healthy model while another one is hurt, and fails the test if it notices."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from harness.server import EVENT_S, Server, eventually
 
 @dataclass
 class Bystander:
-    """Calls `model` (an FP32 identity) until the block is left."""
+    """Calls `model`, an FP32 identity, until the end of the block."""
 
     server: Server
     model: str
     may_be_cut: bool = False
-    """A gateway may die: its connections are cut then. None is refused even so."""
+    """A gateway may die, which cuts its connections; no connection may be refused even then."""
     stays: bool = True
-    """Its workers are the same ones afterwards, as always but for an upgrade."""
-    pace_s: float = 0.0
-    """Between two calls: whoever calls without a pause takes a core of two from what is tried."""
+    """The workers of the model must be the same processes afterwards; false for an upgrade."""
+    pace_s: float = 0.005
+    """Pause between two calls. Without one the caller takes a whole core from the fault under test."""
     cuts: int = 0
     sent: int = 0
     failures: list[str] = field(default_factory=list)
     worst_s: float = 0.0
     took_s: list[float] = field(default_factory=list)
-    """Of each call."""
+    """Seconds that each call took."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _enough: threading.Condition = field(default_factory=threading.Condition)
 
@@ -51,20 +51,20 @@ class Bystander:
             self.assert_unharmed()
 
     def await_more(self, count: int) -> None:
-        """Returns when `count` more calls were answered."""
+        """Wait until `count` more calls have been answered."""
         with self._enough:
             goal = self.sent + count
             reached = self._enough.wait_for(lambda: self.sent >= goal or bool(self.failures), EVENT_S)
         assert reached, f"the bystander got {self.sent} answers, {goal} were awaited"
 
     def p99_s(self, count: int) -> float:
-        """Of the last so many calls, which are awaited."""
+        """The 99th percentile of the next `count` calls, in seconds."""
         self.await_more(count)
         with self._enough:
             return sorted(self.took_s[-count:])[int(count * 0.99)]
 
     def assert_unharmed(self) -> None:
-        """No failure, and the same processes as before; one that was tried beside them may still be on its way out."""
+        """No call failed and the workers are the same; an extra worker that failed to start may still be exiting."""
         assert not self.failures, (
             f"{len(self.failures)} of {self.sent} calls to {self.model} failed: {self.failures[:3]}"
         )

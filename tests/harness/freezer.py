@@ -1,6 +1,6 @@
-"""A process that SIGKILL does not end: held in a frozen control group of the test's own (v1), as in an endless wait.
+"""A process that SIGKILL does not end, as in uninterruptible sleep: held in a frozen control group (v1).
 
-It dies of the kill as soon as it is let go.
+It dies of the signal as soon as it is thawed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ needs_freezer = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def frozen(pid: int) -> Iterator[Thaw]:
-    """Hold a process; it is let go at the end of the block at the latest."""
+    """Freeze a process, at most until the end of the block."""
     folder = FREEZER / f"mmsup_test_{os.getpid()}_{pid}"
     folder.mkdir()
     thaw = Thaw(folder)
@@ -39,7 +39,7 @@ def frozen(pid: int) -> Iterator[Thaw]:
 
 
 class Thaw:
-    """Lets go of what is held."""
+    """Thaws the frozen process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -48,5 +48,5 @@ class Thaw:
         (self._folder / "freezer.state").write_text("THAWED")
 
     def is_empty(self) -> bool:
-        """Whether what was held is gone."""
+        """Whether the process has left the group."""
         return not (self._folder / "cgroup.procs").read_text()

@@ -1,7 +1,7 @@
-"""What a flood costs a gateway: its own memory, and how long its loop keeps a small request waiting.
+"""Measures what a flood costs a gateway: private memory, and how long a small request waits for its event loop.
 
-Both are taken so that a loaded machine does not change them: memory without what is shared with workers, and time as
-the CPU time that the whole gateway used between a small request and its answer.
+Neither depends on the load of the machine: memory is counted without pages shared with workers, and time is the CPU
+time that the whole gateway used between a small request and its answer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from harness.server import EVENT_S, Server, eventually
 
 PAUSE_S = 0.01
 ENOUGH = 5
-"""Small requests, at least."""
+"""The least number of small requests."""
 _PROBE = b"POST /v2/models/nobody/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class GatewayWatch:
-    """Looks until the block is left."""
+    """Samples until the end of the block."""
 
     def __init__(self, server: Server) -> None:
         (gateway,) = server.status()["gateways"]
@@ -35,17 +35,17 @@ class GatewayWatch:
         self.waits_s: list[float] = []
 
     def own_bytes(self) -> int:
-        """Memory that is its own."""
+        """Private memory: RSS without shared pages."""
         memory = self._process.memory_info()
         return int(memory.rss - memory.shared)
 
     @property
     def growth_bytes(self) -> int:
-        """What it had at most, beyond what it began with."""
+        """The peak of private memory minus its first value."""
         return self.peak_bytes - self.at_first_bytes
 
     def wait_s(self, part: float) -> float:
-        """The quantile of the waits, 1 being the worst."""
+        """A quantile of the waits in CPU seconds; 1 is the maximum."""
         ordered = sorted(self.waits_s)
         return ordered[min(int(part * len(ordered)), len(ordered) - 1)]
 

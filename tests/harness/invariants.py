@@ -1,6 +1,6 @@
-"""What must be as before when a fault is over: I1 to I8 of the fault table.
+"""The invariants I1 to I8 of the fault table: what must be as before when a fault is over.
 
-`before` is taken warm. A process that the fault replaced is compared by kinds of descriptor, not by pid.
+`before` is taken after warm-up. A process that the fault replaced is compared by kinds of descriptor, not by pid.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 
 import psutil
 
-from harness.server import Server, eventually, select_pause
+from harness.server import Server, eventually, pause
 
 SETTLE_S = 10.0
-"""Until everything a fault set in motion has come to rest; a load of torch is the slowest part."""
+"""Limit for the server to settle after a fault; a load of torch is the slowest part."""
 RSS_GROWTH = 8 << 20
 
 
 @dataclass(frozen=True)
-class Process:
-    """What one process holds."""
+class ProcessState:
+    """Descriptors, threads and memory of one process."""
 
     descriptors: Counter[str]
     threads: int
@@ -40,7 +40,7 @@ class Snapshot:
     holders: frozenset[int]
     roles: Counter[str]
     zombies: int
-    core: dict[str, Process]
+    core: dict[str, ProcessState]
     cgroups: int
     runtime: Counter[str]
     open_requests: float
@@ -49,7 +49,7 @@ class Snapshot:
 
 
 def role_of(command: list[str]) -> str:
-    """keeper, run, gateway, worker, or what else it runs."""
+    """keeper, controller, gateway, worker, or the first words of another command."""
     for word in command:
         found = re.fullmatch(r"mmsup\.(?:supervisor\.)?(\w+)(?:\.cli)?", word)
         if found:
@@ -57,7 +57,7 @@ def role_of(command: list[str]) -> str:
     return " ".join(command[:3])
 
 
-def kinds(pid: int) -> Counter[str]:
+def descriptor_kinds(pid: int) -> Counter[str]:
     """Descriptors by kind: `socket`, `pipe`, `memfd:mmsup-arena`, a file's name."""
     found: Counter[str] = Counter()
     folder = f"/proc/{pid}/fd"
@@ -70,12 +70,12 @@ def kinds(pid: int) -> Counter[str]:
     return found
 
 
-def examine(process: psutil.Process) -> Process:
-    return Process(kinds(process.pid), process.num_threads(), process.memory_info().rss)
+def process_state(process: psutil.Process) -> ProcessState:
+    return ProcessState(descriptor_kinds(process.pid), process.num_threads(), process.memory_info().rss)
 
 
 def cgroup_tops(server: Server) -> set[Path]:
-    """The folder of this server in the memory hierarchy, found by what its processes are in."""
+    """The control groups of this server in the v1 memory hierarchy, found from /proc/PID/cgroup."""
     found = set()
     for process in psutil.Process(server.process.pid).children(recursive=True):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, psutil.Error):
@@ -87,19 +87,19 @@ def cgroup_tops(server: Server) -> set[Path]:
 
 
 def cgroup_folders(server: Server) -> int:
-    """How many workers have a folder of their own."""
+    """The number of worker control groups."""
     return sum(1 for top in cgroup_tops(server) for each in top.iterdir() if each.is_dir())
 
 
 def snapshot(server: Server) -> Snapshot:
-    """Everything now; looked at again if a process ends while it is looked at."""
+    """A snapshot, taken again if a process ends meanwhile."""
     while True:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
-            return _look(server)
+            return _snapshot_once(server)
 
 
 def settled(server: Server) -> Snapshot:
-    """A `before`: everything, once nothing moves any more."""
+    """A snapshot for comparison, once two in a row are equal."""
     eventually(lambda: len(set(server.status()["spare_gateways"].values())) == 1, "the spare gateway is there")
     seen = snapshot(server)
     end = time.monotonic() + SETTLE_S
@@ -109,11 +109,11 @@ def settled(server: Server) -> Snapshot:
     return seen
 
 
-def _look(server: Server) -> Snapshot:
+def _snapshot_once(server: Server) -> Snapshot:
     keeper = psutil.Process(server.process.pid)
     processes = sorted([keeper, *keeper.children(recursive=True)], key=psutil.Process.create_time)
     roles: Counter[str] = Counter()
-    core: dict[str, Process] = {}
+    core: dict[str, ProcessState] = {}
     zombies = 0
     gateways = 0
     for each in processes:
@@ -124,10 +124,10 @@ def _look(server: Server) -> Snapshot:
         roles[role] += 1
         if role != "worker":
             gateways += role == "gateway"
-            core[f"gateway{gateways}" if role == "gateway" else role] = examine(each)
+            core[f"gateway{gateways}" if role == "gateway" else role] = process_state(each)
     return Snapshot(
         shm=names_in_shm(),
-        holders=strangers_with(memory_of(each.pid for each in processes), [each.pid for each in processes]),
+        holders=outside_holders(memory_of(each.pid for each in processes), [each.pid for each in processes]),
         roles=roles,
         zombies=zombies,
         core=core,
@@ -139,13 +139,13 @@ def _look(server: Server) -> Snapshot:
 
 
 def names_in_shm() -> frozenset[str]:
-    """What lies in /dev/shm, but for what is plainly others': semaphores of Python's multiprocessing, which tests use
-    and nothing of ours may (tests/test_architecture.py), and what the benchmarks' peers call after their folders."""
+    """Files in /dev/shm, without semaphores of multiprocessing, which only tests use (tests/test_architecture.py
+    forbids it elsewhere), and those of the benchmarks' peers, which have a prefix."""
     return frozenset(name for name in os.listdir("/dev/shm") if not name.startswith(("sem.mp-", "mmsup_bench_")))
 
 
 def memory_of(pids: Iterable[int]) -> frozenset[int]:
-    """The anonymous memory of ours that these processes have descriptors of, by inode."""
+    """Inodes of the mmsup memfds that these processes have open."""
     found = set()
     for pid in pids:
         folder = f"/proc/{pid}/fd"
@@ -157,14 +157,14 @@ def memory_of(pids: Iterable[int]) -> frozenset[int]:
     return frozenset(found)
 
 
-def strangers_with(memory: frozenset[int], family: Iterable[int]) -> frozenset[int]:
-    """Processes outside the family that hold any of this memory; other servers' memory is none of it."""
+def outside_holders(memory: frozenset[int], family: Iterable[int]) -> frozenset[int]:
+    """Processes outside the family that hold any of this memory."""
     others = set(psutil.pids()) - set(family)
     return frozenset(pid for pid in others if memory_of([pid]) & memory)
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
-    """What is not as it was, in words."""
+    """The differences, as text."""
     found = []
     if after.shm - before.shm:
         found.append(f"I1 new in /dev/shm: {after.shm - before.shm}")
@@ -185,7 +185,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     return found
 
 
-def process_differences(role: str, was: Process, now: Process | None) -> list[str]:
+def process_differences(role: str, was: ProcessState, now: ProcessState | None) -> list[str]:
     if now is None:
         return [f"I2 {role} is gone"]
     found = []
@@ -202,20 +202,20 @@ def process_differences(role: str, was: Process, now: Process | None) -> list[st
 
 
 def assert_clean(before: Snapshot, server: Server, settle_s: float = SETTLE_S) -> None:
-    """Wait until all is as before, and fail with the differences if it does not become so."""
-    end = time.monotonic() + settle_s
+    """Wait until everything is as before; AssertionError with the differences if that takes too long."""
+    began = time.monotonic()
     while True:
         found = differences(before, snapshot(server))
         if not found:
             return
-        if time.monotonic() > end:
+        if time.monotonic() > began + settle_s:
             raise AssertionError("left behind:\n  " + "\n  ".join(found))
-        select_pause()
+        pause(began)
 
 
 @dataclass(frozen=True)
-class Family:
-    """All processes of a server at one moment, for `assert_gone` after its end."""
+class ServerProcesses:
+    """Processes, memory and control groups of a server, for `assert_gone` after its end."""
 
     processes: list[psutil.Process]
     memory: frozenset[int]
@@ -223,25 +223,25 @@ class Family:
     cgroups: frozenset[Path]
 
 
-def family(server: Server) -> Family:
-    """Everything that must be gone when the server is."""
+def server_processes(server: Server) -> ServerProcesses:
+    """What must be gone after the server has ended."""
     keeper = psutil.Process(server.process.pid)
     processes = [keeper, *keeper.children(recursive=True)]
     memory = memory_of(each.pid for each in processes)
-    return Family(processes, memory, names_in_shm(), frozenset(cgroup_tops(server)))
+    return ServerProcesses(processes, memory, names_in_shm(), frozenset(cgroup_tops(server)))
 
 
-def assert_gone(server: Server, was: Family) -> None:
-    """After the end: no process, socket, segment or cgroup of this server."""
-    end = time.monotonic() + SETTLE_S
+def assert_gone(server: Server, was: ServerProcesses) -> None:
+    """Wait until no process, socket, segment or control group of the server is left."""
+    began = time.monotonic()
     while True:
         found = [f"process {each.pid}" for each in was.processes if each.is_running()]
-        found += [f"pid {pid} holds its memory" for pid in strangers_with(was.memory, [])]
+        found += [f"pid {pid} holds its memory" for pid in outside_holders(was.memory, [])]
         found += [f"in /dev/shm: {name}" for name in names_in_shm() - was.shm]
         found += [f"cgroup {each}" for each in was.cgroups if each.exists()]
         found += [f"socket {each}" for each in server.runtime_dir.rglob("*") if each.is_socket()]
         if not found:
             return
-        if time.monotonic() > end:
+        if time.monotonic() > began + SETTLE_S:
             raise AssertionError("left behind:\n  " + "\n  ".join(found))
-        select_pause()
+        pause(began)

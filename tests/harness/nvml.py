@@ -1,4 +1,4 @@
-"""A machine with GPUs that has none: NVML as a file says it, read anew at each call."""
+"""A fake NVML: devices come from a JSON file that is read at each call."""
 
 from __future__ import annotations
 
@@ -73,45 +73,45 @@ def nvmlDeviceGetComputeRunningProcesses(handle):
 
 @dataclass(frozen=True)
 class Card:
-    """One device, as NVML tells of it."""
+    """One device, as NVML reports it."""
 
     uuid: str
     total_bytes: int = 80 * GIB
     free_bytes: int = 80 * GIB
     held: tuple[tuple[int, int | None], ...] = ()
-    """Pid and bytes."""
+    """Processes on the device: pid and bytes."""
     errors: int | None = 0
-    """Uncorrected memory errors; None: the card does not count them."""
+    """Uncorrected ECC errors; None if the card does not count them."""
     lost: bool = False
 
 
 class FakeNvml:
-    """Where `import pynvml` finds it, for the helper alone."""
+    """A folder in which `import pynvml` finds the fake, for the NVML helper alone."""
 
     def __init__(self, folder: Path, *cards: Card) -> None:
         self._folder = folder
         (folder / "pynvml.py").write_text(MODULE)
         (folder / "looks").touch()
-        self.say(*cards)
+        self.set_cards(*cards)
         self.env = {
             "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)]),
             "MMSUP_GPU_DRIVER": str(folder / "pynvml.py"),
         }
-        """Of the server."""
+        """Environment of the server."""
 
-    def say(self, *cards: Card) -> None:
-        """From the next look on this is so."""
+    def set_cards(self, *cards: Card) -> None:
+        """Report these devices from the next call on."""
         made = self._folder / "nvml.new"
         made.write_text(json.dumps([asdict(each) for each in cards]))
         made.replace(self._folder / "nvml.json")
 
     def looks(self) -> int:
-        """How often somebody has asked."""
+        """The number of calls so far."""
         return (self._folder / "looks").stat().st_size
 
 
 def helpers_of(brain_pid: int) -> list[int]:
-    """Pids of a brain's helpers that ask NVML."""
+    """Pids of the NVML helpers of a controller."""
     children = Path(f"/proc/{brain_pid}/task/{brain_pid}/children").read_text().split()
     return [int(pid) for pid in children if b"mmsup.supervisor.gpu" in _command(pid)]
 

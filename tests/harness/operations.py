@@ -1,7 +1,7 @@
-"""What a server is asked to do while one point of it fails: each operation with what must be so before it.
+"""The operations that a server performs while one failpoint fires, each with its preparation.
 
-An operation ends in exactly one outcome for whoever asked: right, an error that says what it is, or, where a gateway
-or the keeper died, a connection that was cut. Anything else fails here.
+The caller gets exactly one outcome: a correct result, an error with a code, or, where a gateway or the keeper died, a
+connection that was cut. Anything else fails here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.build import write_fault_model, write_identity_onnx
-from harness.points import Range
+from harness.failpoint_file import FailpointFile
 from harness.server import Http, Server, eventually
 from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 
@@ -29,12 +29,12 @@ LARGE = 20_000
 """Elements of an FP32 tensor that needs shared memory."""
 ANSWER_S = 60.0
 FILED_S = 1.0
-"""Within which a death is written down, unless whoever would have done so is dead."""
+"""Within which a crash report is written, unless the controller has died."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What whoever asked got. `cut`: no answer at all."""
+    """The result that the caller got. `cut`: the connection ended without an answer."""
 
     text: str
     right: bool = False
@@ -43,14 +43,14 @@ class Outcome:
 
 @dataclass
 class Stage:
-    """One server, with the range that its processes are armed by."""
+    """One server and the failpoint file of its processes."""
 
     server: Server
-    points: Range
+    points: FailpointFile
     edition: int = 0
 
-    def wish(self) -> bool:
-        """Whether the victim is wanted, as it stands on the disk; nothing there is the rule, which does not want it."""
+    def is_wanted(self) -> bool:
+        """Whether the desired state on the disk has the victim loaded; without a file it has not."""
         try:
             text = (self.server.state_dir / "wanted.json").read_text()
         except FileNotFoundError:
@@ -65,7 +65,7 @@ class Stage:
         return not self.server.model(VICTIM)["instances"]
 
     def write(self) -> None:
-        """Another content of the victim."""
+        """Change the code of the victim."""
         self.edition += 1
         with (self.server.repository / VICTIM / "1" / "model.py").open("a") as file:
             file.write(f"EDITION = {self.edition}\n")
@@ -81,19 +81,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Operation:
-    """Something that is asked of a server. `prepare` comes before the order, `run` after it."""
+    """`prepare` runs before the failure is ordered, `run` after it."""
 
     name: str
     prepare: Callable[[Stage], None]
     run: Callable[[Stage], Outcome]
-    wishes: bool | None = None
-    """What it asks for: the victim up, or down; None: neither."""
+    wanted_after: bool | None = None
+    """The desired state that it sets: victim loaded, unloaded, or None."""
     cuts: bool = False
-    """It ends the gateway, and with it everybody's connections."""
+    """It ends the gateway and so cuts all connections."""
     renews: bool = False
-    """All processes are followed by others."""
-    outlives: tuple[str, ...] = ()
-    """Roles: its outcome is right even if one of these dies."""
+    """It replaces every process."""
+    survives: tuple[str, ...] = ()
+    """Roles whose death must not change its outcome."""
 
 
 def call(stage: Stage, method: str, path: str, body: object, is_right: Callable[[Any], bool]) -> Outcome:
@@ -137,13 +137,13 @@ def reload(stage: Stage) -> Outcome:
 
 
 def hang(stage: Stage) -> Outcome:
-    """A worker that stops: condemned, killed, replaced; what it had not begun goes to the next one."""
+    """Stop a worker with SIGSTOP: it is found to hang, killed and replaced; queued requests go to the next one."""
     os.kill(stage.server.pid(VICTIM), signal.SIGSTOP)
     return infer(stage, 3)
 
 
 def crash(stage: Stage) -> Outcome:
-    """A worker that dies while it is idle, and whose death is written down."""
+    """Kill an idle worker and wait for its crash report."""
     before = len(bundles(stage))
     os.kill(stage.server.pid(VICTIM), signal.SIGKILL)
     outcome = infer(stage, 3)
@@ -153,41 +153,41 @@ def crash(stage: Stage) -> Outcome:
 
 
 def bundles(stage: Stage) -> list[str]:
-    """Those of the victim's deaths that were written or lost."""
+    """Events about crash reports of the victim, written or lost."""
     events = stage.server.events(model=VICTIM)
     return [each["event"] for each in events if each["event"] in ("bundle_written", "bundle_lost")]
 
 
 def poison(stage: Stage) -> Outcome:
-    """A request that ends its worker, twice; then it is refused, until that is forgotten."""
+    """Send a request that kills its worker twice and is refused then, and clear the quarantine."""
     for _ in range(2):
         outcome = infer(stage, 3, "abort")
         assert not outcome.right
     refused = infer(stage, 3, "abort")
     try:
         stage.server.ctl("quarantine_clear", model=VICTIM)
-    except ServerRefused:  # its brain died before it had answered: whoever wants it asks again
+    except ServerRefused:  # its controller died before it had answered: whoever wants it asks again
         stage.server.ctl("quarantine_clear", model=VICTIM)
     return Outcome(refused.text, right="request_quarantined" in refused.text, cut=outcome.cut or refused.cut)
 
 
-def brain(stage: Stage) -> Outcome:
-    """Another brain takes over."""
+def restart_controller(stage: Stage) -> Outcome:
+    """Kill the controller and wait for the next one."""
     old = stage.server.status()["brain"]["pid"]
     os.kill(old, signal.SIGKILL)
     eventually(lambda: stage.server.status()["brain"]["pid"] != old, "another brain")
     return Outcome("another brain", right=True)
 
 
-def gateway(stage: Stage) -> Outcome:
-    """Another gateway serves on the same socket."""
+def restart_gateway(stage: Stage) -> Outcome:
+    """Kill the gateway; the next one serves on the same socket."""
     (old,) = [each["pid"] for each in stage.server.status()["gateways"]]
     os.kill(old, signal.SIGKILL)
     return infer(stage, 3)
 
 
 def upgrade(stage: Stage) -> Outcome:
-    """Every process is followed by another one, and the keeper by another program."""
+    """Upgrade: every process is replaced, and the keeper re-executes itself."""
     try:
         result = stage.server.ctl("upgrade", ticket=secrets.token_hex(8), force=True)
     except ServerRefused as refused:
@@ -196,27 +196,27 @@ def upgrade(stage: Stage) -> Outcome:
 
 
 def nothing(_: Stage) -> None:
-    """The victim is down."""
+    """No preparation: the victim is unloaded."""
 
 
 OPERATIONS = (
-    Operation("load", nothing, lambda stage: repository_verb(stage, "load"), wishes=True),
+    Operation("load", nothing, lambda stage: repository_verb(stage, "load"), wanted_after=True),
     Operation("infer", Stage.up, lambda stage: infer(stage, 3)),
     Operation("infer with shared memory", Stage.up, lambda stage: infer(stage, LARGE)),
-    Operation("unload", Stage.up, lambda stage: repository_verb(stage, "unload"), wishes=False),
-    Operation("reload", Stage.up, reload, wishes=True),
+    Operation("unload", Stage.up, lambda stage: repository_verb(stage, "unload"), wanted_after=False),
+    Operation("reload", Stage.up, reload, wanted_after=True),
     Operation("hang", Stage.up, hang),
     Operation("crash", Stage.up, crash),
-    Operation("poison", Stage.up, poison, outlives=("brain",)),
-    Operation("another brain", Stage.up, brain),
-    Operation("another gateway", Stage.up, gateway, cuts=True),
-    Operation("upgrade", Stage.up, upgrade, renews=True, outlives=("brain", "gateway")),
+    Operation("poison", Stage.up, poison, survives=("brain",)),
+    Operation("another brain", Stage.up, restart_controller),
+    Operation("another gateway", Stage.up, restart_gateway, cuts=True),
+    Operation("upgrade", Stage.up, upgrade, renews=True, survives=("brain", "gateway")),
 )
-"""Those that leave the server running; start and stop are operations of their own kind."""
+"""The operations that leave the server running; start and stop are separate."""
 
 
 def repository(folder: Path) -> Path:
-    """Bystander and victim."""
+    """Write the models of a trial: bystander and victim."""
     folder.mkdir(exist_ok=True)
     write_identity_onnx(folder, BYSTANDER)
     write_fault_model(folder, VICTIM, hang_limit=f"{HANG_LIMIT_S}s")

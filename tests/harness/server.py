@@ -1,7 +1,7 @@
-"""A whole mmsup for a test: started, watched and stopped as an operator would.
+"""Runs a complete mmsup for a test: starts, queries and stops it as an operator would.
 
-Its directories have the prefix `mmsup_test_` and are removed; its ports are ephemeral; its start is awaited by the
-same notification that systemd gets.
+Its directories have the prefix `mmsup_test_` and are removed; its ports are ephemeral; it is ready when it sends the
+notification that systemd would get.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.store import Store
+from harness import combination
+from harness.fd_store_double import FdStoreDouble
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.cli.ctl import control_client
 from mmsup.supervisor.linux import cgroup_backend
@@ -30,27 +31,28 @@ from mmsup.supervisor.linux import cgroup_backend
 START_S = 120.0
 STOP_S = 60.0
 EVENT_S = 30.0
-"""Deadlines that only a defect reaches."""
+"""Deadlines that are only reached if something is broken."""
 
 T = TypeVar("T")
 Json = dict[str, Any]
 
 
 def eventually(attempt: Callable[[], T | None], what: str, deadline_s: float = EVENT_S) -> T:
-    """What `attempt` gives when it is something; for states that have no event a test could wait for."""
-    end = time.monotonic() + deadline_s
+    """Poll `attempt` until its result is true and return that; for states without an event to wait for."""
+    began = time.monotonic()
     seen: object = None
-    while time.monotonic() < end:
+    while time.monotonic() < began + deadline_s:
         seen = attempt()
         if seen:
             return seen
-        select_pause()
+        pause(began)
     raise AssertionError(f"not within {deadline_s:.0f} s: {what}; last seen: {seen!r}")
 
 
-def select_pause() -> None:
-    """Give the other processes of a two-core machine a turn between two looks."""
-    time.sleep(0.01)
+def pause(began: float) -> None:
+    """Sleep between two checks: 10 ms at first, up to 50 ms after a second, since each check takes processor time from
+    the processes that are waited for. `began`: the monotonic time at which the wait began."""
+    time.sleep(min(0.01 + (time.monotonic() - began) / 25, 0.05))
 
 
 class Server:
@@ -62,10 +64,10 @@ class Server:
         *flags: str,
         env: Mapping[str, str] | None = None,
         python: str = sys.executable,
-        store: Store | None = None,
+        store: FdStoreDouble | None = None,
     ) -> None:
-        """`python`: the interpreter to start it with, which has an mmsup of its own. `store`: who plays the service
-        manager's store of descriptors; without one there is none."""
+        """`python`: the interpreter, with an mmsup of its own. `store`: a double of the descriptor store of systemd;
+        None if there is none."""
         self.python = python
         self.root = Path(tempfile.mkdtemp(prefix="mmsup_test_"))
         self.runtime_dir = self.root / "run"
@@ -87,6 +89,7 @@ class Server:
             *("--http-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
             *("--spare-gateway", "false"),  # it would come up in the middle of a test; those that want one say so
+            *combination.flags,
             *self._flags,
         ]
 
@@ -103,46 +106,46 @@ class Server:
         )
 
     def start_again(self) -> None:
-        """The same command again, after its end."""
+        """Run the same command again after the server has ended."""
         assert self.process.poll() is not None
         self.process = self._start()
         self._addresses = {}
 
     def second_start(self) -> subprocess.CompletedProcess[str]:
-        """The same command beside the running one, until it ends by itself."""
+        """Run the same command beside the running server, to its end."""
         env = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
         return subprocess.run(self._command(), capture_output=True, text=True, timeout=START_S, env=env, check=False)
 
     def await_ready(self) -> Server:
-        """Returns when systemd would be told READY=1."""
+        """Wait for READY=1, the notification to systemd."""
         self._notify.settimeout(0.2)
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
             with contextlib.suppress(TimeoutError):
-                if "READY=1" in self._hear():
+                if "READY=1" in self._next_notification():
                     return self
         raise AssertionError(f"not ready within {START_S:.0f} s:\n{self.log()}")
 
-    def _hear(self) -> list[str]:
-        """The lines of what is said to the service manager next."""
+    def _next_notification(self) -> list[str]:
+        """The lines of the next sd_notify datagram."""
         data, descriptors, _, _ = socket.recv_fds(self._notify, 4096, 1)
         lines = data.decode().split("\n")
         if self.store is not None:
-            self.store.take(lines, descriptors)
+            self.store.receive(lines, descriptors)
         else:
             close_fds(descriptors)
         return lines
 
     def log(self) -> str:
-        """All that it has said so far."""
+        """Its output so far."""
         return (self.root / "output").read_text(errors="replace")
 
     # Asking.
 
     def ctl(self, verb: str, **arguments: object) -> Any:
-        """One verb of the control socket."""
+        """Call one command of the control socket."""
         return control_client.call_server(str(self.runtime_dir), verb, arguments)
 
     def status(self) -> Json:
@@ -152,31 +155,32 @@ class Server:
         return status
 
     def model(self, name: str) -> Json:
-        """One model of the status."""
+        """The entry of one model in the status."""
         (found,) = [each for each in self.status()["models"] if each["name"] == name]
         assert isinstance(found, dict)
         return found
 
     def pids(self, name: str) -> list[int]:
-        """Pids of a model's workers that live."""
+        """Pids of the live workers of a model."""
         return [each["pid"] for each in self.model(name)["instances"] if each["pid"]]
 
     def pid(self, name: str) -> int:
-        """The pid of a model's only worker."""
+        """The pid of the only worker of a model."""
         (pid,) = self.pids(name)
         return pid
 
     def events(self, event: str = "", model: str = "") -> list[Json]:
-        """Events so far, of one kind and one model."""
-        events = self.ctl("events", count=10_000)["events"]
-        return [
-            each
-            for each in events
-            if (not event or each["event"] == event) and (not model or each.get("model") == model)
-        ]
+        """Events so far, optionally of one kind and one model."""
+        try:
+            events = self.ctl("events", count=10_000, model=model)["events"]
+        except control_client.ServerRefused as refused:
+            if refused.code != "unknown_model":
+                raise
+            return []
+        return [each for each in events if not event or each["event"] == event]
 
     def await_event(self, event: str, model: str = "", count: int = 1) -> Json:
-        """The `count`th event of a kind, as soon as it is there."""
+        """Wait for the `count`th event of a kind."""
         found = eventually(
             lambda: self.events(event, model)[count - 1 :][:1],
             f"event {event} number {count} of {model or 'any model'} in {self.events()[-10:]}",
@@ -184,14 +188,14 @@ class Server:
         return found[0]
 
     def await_state(self, name: str, state: str) -> Json:
-        """The model, as soon as it is in that state."""
+        """Wait until the model is in that state; its status."""
         return eventually(
             lambda: found if (found := self.model(name))["state"] == state else None,
             f"{name} {state}: {self.model(name)}",
         )
 
     def gauge(self, name: str, **labels: str) -> float:
-        """The sum of a metric over the series with these labels."""
+        """The sum of a metric over all series with these labels."""
         http = self.http("metrics")
         try:
             _, _, text = http.send("GET", "/metrics")
@@ -206,25 +210,25 @@ class Server:
 
     def address(self, name: str = "http") -> tuple[str, int]:
         """Host and port of a listener."""
-        if not self._addresses:  # they hold for the keeper's life, and are known while the brain is away
+        if not self._addresses:  # they hold for the keeper's life, and are known while the controller is away
             self._addresses = self.status()["addresses"]
         host, _, port = self._addresses[name].rpartition(":")
         return host, int(port)
 
     def http(self, name: str = "http") -> Http:
-        """A connection of one's own to a listener."""
+        """A new connection to a listener."""
         return Http(self.address(name))
 
     # Ending.
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Send SIGTERM; the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_S)
 
     def remove(self) -> None:
-        """End it whatever its state, and take its directories and control groups away."""
+        """Kill it if it runs, and remove its directories and control groups."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(STOP_S)
@@ -241,7 +245,7 @@ class Server:
 def serving(
     repository: Path, *flags: str, env: Mapping[str, str] | None = None, python: str = sys.executable
 ) -> Iterator[Server]:
-    """A ready server; whatever the test did to it, it is gone afterwards."""
+    """A ready server, removed at the end of the block."""
     server = Server(repository, *flags, env=env, python=python)
     try:
         yield server.await_ready()
@@ -253,7 +257,7 @@ def serving(
 
 
 class Http:
-    """One keep-alive connection that says what came back."""
+    """One keep-alive connection."""
 
     def __init__(self, address: tuple[str, int], timeout_s: float = EVENT_S) -> None:
         self.connection = http.client.HTTPConnection(*address, timeout=timeout_s)
@@ -280,5 +284,5 @@ class Http:
         return self.json("POST", f"/v2/models/{model}/infer", {"inputs": tensors})
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.connection.close()

@@ -1,4 +1,4 @@
-"""The other end of a link in a test's own hands: a real socket, real shared memory, a real process to die."""
+"""A worker simulated by a test for a gateway: a real socket, real shared memory and a real process that can die."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def metadata() -> Metadata:
 
 
 def form_of(request: Infer) -> InferSignature:
-    """What a request says of itself."""
+    """The parsed header of a request."""
     return unpack_infer_signature(request.signature)
 
 
 def result(number: int, data: bytes, place: TensorLocation | None = None) -> InferReply:
-    """A good answer: one output, inline or at a place."""
+    """A successful reply with one output, inline or in shared memory."""
     words = pack_signature(ReplySignature((TensorSpec("y", "UINT8", (len(data),)),)))
     return InferReply(number, signature=words, locations=(data if place is None else place,))
 
 
 class WorkerPeer:
-    """One life of a worker, as the gateway meets it. The test says what it answers."""
+    """One simulated worker process; the test chooses its replies."""
 
     def __init__(
         self, folder: Path, described: ModelSpec, instance: int = 1, generation: int = 1, *, zeromq: bool = False
@@ -84,7 +84,7 @@ class WorkerPeer:
         self._records: deque[DataRecord] = deque()
 
     def link(self, to: Router, hub: ZmqContext) -> WorkerLink:
-        """Give the backend its link to this life."""
+        """Connect the backend to this worker."""
         pair = DataChannel(self._far)
         arena = LinkMemory(pair, to.memory_quota, to.executor, to.links.release_idle_memory)
         pidfd = os.pidfd_open(self.process.pid)
@@ -94,7 +94,7 @@ class WorkerPeer:
         return made
 
     async def record(self) -> DataRecord:
-        """The next thing the gateway says."""
+        """The next message of the gateway."""
         end = time.monotonic() + DEADLINE_S
         while not self._records:
             assert time.monotonic() < end, "the gateway said nothing"
@@ -139,7 +139,7 @@ class WorkerPeer:
         return record
 
     def bytes_of(self, place: TensorLocation) -> bytes:
-        """What an input says, wherever it lies."""
+        """The bytes of an input, inline or in shared memory."""
         if not isinstance(place, tuple):
             return bytes(place)
         view = self.attached.view(*place, writable=False)
@@ -151,11 +151,11 @@ class WorkerPeer:
         assert self.pair.send(frame) if self.end is None else self.end.send(IDENTITY, frame)
 
     def answer(self, request: Infer, data: bytes) -> None:
-        """The result inline."""
+        """Reply with an inline result."""
         self.say(result(request.id, data))
 
     def answer_in(self, number: int, segment: int, offset: int, data: bytes) -> None:
-        """The result in granted memory."""
+        """Reply with the result in granted memory."""
         self._hear()
         view = self.attached.view(segment, offset, len(data), writable=True)
         assert view is not None
@@ -163,7 +163,7 @@ class WorkerPeer:
         self.say(result(number, data, (segment, offset, len(data))))
 
     def hang_up(self) -> None:
-        """Its socket ends before its process does."""
+        """Close the socket while the process still runs."""
         self.pair.close()
 
     def kill(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.points import DELAY_MS, Range, Spot, spots
+from harness.failpoint_file import DELAY_MS, FailpointFile, FailpointSite, all_sites
 from mmsup.ipc.failpoints import POINTS, ROLES, FailpointAction, failpoint, open_control_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ for word in sys.argv[3:]:
 """
 
 
-def hit(made: Range, role: str, *names: str) -> subprocess.CompletedProcess[str]:
+def hit(made: FailpointFile, role: str, *names: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", HIT_FAILPOINTS, str(made.path), role, *names]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
@@ -68,7 +68,7 @@ def test_every_failpoint_has_a_description_and_known_roles() -> None:
     for name, point in POINTS.items():
         assert set(point.roles or (name.partition(".")[0],)) <= set(ROLES), name
         assert point.description, name
-    assert len(set(spots())) == len(list(spots()))
+    assert len(set(all_sites())) == len(list(all_sites()))
 
 
 def test_a_failpoint_costs_next_to_nothing_while_it_is_not_armed() -> None:
@@ -79,17 +79,17 @@ def test_a_failpoint_costs_next_to_nothing_while_it_is_not_armed() -> None:
 
 @pytest.mark.slow
 def test_only_the_nth_hit_raises_the_error_of_its_failpoint(tmp_path: Path) -> None:
-    made = Range(tmp_path / "page")
-    made.order(FailpointAction.RAISE, Spot("brain", "brain.file_write"), nth=2)
+    made = FailpointFile(tmp_path / "page")
+    made.order(FailpointAction.RAISE, FailpointSite("brain", "brain.file_write"), nth=2)
     done = hit(made, "brain", "brain.file_write", "brain.file_sync", "brain.file_write", "brain.file_write")
     assert done.stdout.splitlines() == ["passed", "passed", "raised 28", "passed"], done.stderr
     assert made.fired
-    assert made.hits()[Spot("brain", "brain.file_write")] == 3
+    assert made.hits()[FailpointSite("brain", "brain.file_write")] == 3
 
 
 @pytest.mark.slow
 def test_a_kill_fires_once_and_the_next_process_survives(tmp_path: Path) -> None:
-    made = Range(tmp_path / "page")
+    made = FailpointFile(tmp_path / "page")
     made.order(FailpointAction.KILL)
     assert hit(made, "keeper", "keeper.forked").returncode == -signal.SIGKILL
     assert hit(made, "keeper", "keeper.forked").stdout == "passed\n"
@@ -97,7 +97,7 @@ def test_a_kill_fires_once_and_the_next_process_survives(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_delay_delays_and_continues(tmp_path: Path) -> None:
-    made = Range(tmp_path / "page")
+    made = FailpointFile(tmp_path / "page")
     began = time.monotonic()
     hit(made, "brain", "brain.ready")
     undelayed = time.monotonic()
@@ -110,17 +110,17 @@ def test_a_delay_delays_and_continues(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_other_roles_other_models_and_failpoints_without_an_error_are_not_counted(tmp_path: Path) -> None:
-    made = Range(tmp_path / "page")
+    made = FailpointFile(tmp_path / "page")
     made.order(FailpointAction.RAISE, subject="bert")
     done = hit(made, "gateway", "gateway.sent@bert", "ipc.pair_send@other", "ipc.pair_send@bert")
     assert done.stdout.splitlines() == ["passed", "passed", "raised 105"], done.stderr
-    made.order(FailpointAction.RAISE, Spot("keeper", "ipc.send"))
+    made.order(FailpointAction.RAISE, FailpointSite("keeper", "ipc.send"))
     assert hit(made, "brain", "ipc.send").stdout == "passed\n"
     assert not made.disarm()
 
 
 def test_a_control_page_that_other_users_could_write_is_refused(tmp_path: Path) -> None:
-    made = Range(tmp_path / "page")
+    made = FailpointFile(tmp_path / "page")
     os.close(open_control_page(str(made.path)))
     made.path.chmod(0o620)
     with pytest.raises(ValueError, match="not a private control page"):

@@ -1,4 +1,4 @@
-"""Bad input gets one clear sentence, quickly; no worker dies of it, nothing leaks into the reply."""
+"""Bad input gets a clear error at once; no worker dies of it, and no internals appear in the reply."""
 
 from __future__ import annotations
 

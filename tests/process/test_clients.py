@@ -1,4 +1,4 @@
-"""The clients that people already have: tritonclient and curl, unchanged."""
+"""Existing clients, unchanged: tritonclient and curl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller is promised of waiting: time kept, bounds held, classes kept apart, and nothing run that nobody wants.
+"""Queues: deadlines, bounds, priorities, cancelled requests and several instances.
 
 A model that is held on request stands for one that is at work; `runs` in its answers says what ran, and together with
 what.
@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from harness.house import BYSTANDER, HANG_LIMIT_S, Background, Victim, bystander_repository, run_of, victim
-from harness.invariants import assert_gone, family
+from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Json, Server, eventually, serving
+from harness.victim import BYSTANDER, HANG_LIMIT_S, BackgroundCall, Victim, bystander_repository, run_number, victim
 
 pytestmark = pytest.mark.slow
 LATE_S = 0.05
-"""How late a deadline may be answered, by promise."""
+"""Promised limit for the delay of an answer after its deadline."""
 REFUSAL_S = 0.01
-"""How long a refusal may take, by promise."""
+"""Promised limit for the time of a refusal."""
 PATIENT: Any = {"hang_limit": "30s"}  # options of `victim`
 
 
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [5000], [0.0] * 5000))  # large enough for memory of its own
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
@@ -46,6 +46,7 @@ def open_requests(hurt: Victim) -> float:
 # Deadlines.
 
 
+@pytest.mark.alone
 def test_a_timeout_is_kept_in_the_queue_and_in_the_run_and_later_requests_are_served(server: Server) -> None:
     with victim(server, "in_time", **PATIENT) as hurt:
         pid, late = server.pid(hurt.name), []
@@ -63,6 +64,7 @@ def test_a_timeout_is_kept_in_the_queue_and_in_the_run_and_later_requests_are_se
         assert server.pid(hurt.name) == pid
 
 
+@pytest.mark.alone
 def test_the_models_own_deadline_holds_for_a_request_that_names_none_and_for_one_that_names_more(
     server: Server,
 ) -> None:
@@ -91,6 +93,7 @@ def test_what_runs_past_the_hang_limit_costs_its_worker_though_its_caller_has_lo
         assert server.pid(hurt.name) != pid
 
 
+@pytest.mark.alone
 def test_a_timeout_is_kept_while_the_model_comes_back(server: Server) -> None:
     with victim(server, "coming_back", on_load="sleep", on_load_amount=1.0, **PATIENT) as hurt:
         hurt.send("exit", 3)
@@ -105,7 +108,7 @@ def test_a_timeout_is_kept_while_the_model_comes_back(server: Server) -> None:
 
 
 def leave(hurt: Victim, **call: Any) -> None:  # as for `Victim.call`
-    """A call whose client hangs up when it is with the model."""
+    """Send a call and disconnect once the model has it."""
     here = hurt.await_settled()
     http = Http(hurt.server.address())
     http.connection.request("POST", f"/v2/models/{hurt.name}/infer", json.dumps(hurt.call(**call)))
@@ -119,14 +122,14 @@ def test_a_client_that_leaves_the_queue_takes_its_request_along(server: Server) 
         with hurt.held() as busy:
             leave(hurt)
             leave(hurt, x=[1.0] * 5000)
-        assert hurt.runs() == run_of(busy.result()[1]) + 1
+        assert hurt.runs() == run_number(busy.result()[1]) + 1
 
 
 def test_a_client_that_leaves_in_the_run_gets_its_memory_freed_by_the_reply_and_not_before(server: Server) -> None:
     with victim(server, "left_run", largest=50_000, **PATIENT) as hurt:
         leave(hurt, mode="hold", x=[1.0] * 50_000)
         assert server.gauge("mmsup_arena_used_bytes") > 0, "the worker may still read it"
-        hurt.let_go()
+        hurt.release()
         eventually(lambda: server.gauge("mmsup_arena_used_bytes") == 0, "the reply gave it back")
         hurt.assert_serves()
 
@@ -134,6 +137,7 @@ def test_a_client_that_leaves_in_the_run_gets_its_memory_freed_by_the_reply_and_
 # Bounds.
 
 
+@pytest.mark.alone
 def test_a_full_queue_refuses_a_flood_at_once_and_nothing_grows(server: Server) -> None:
     with victim(server, "full", max_queue=3, **PATIENT) as hurt:
         with hurt.held():
@@ -147,14 +151,14 @@ def test_a_full_queue_refuses_a_flood_at_once_and_nothing_grows(server: Server) 
 
 
 class Flood:
-    """One client that goes on although it is refused."""
+    """One client that keeps sending although it is refused."""
 
     def __init__(self, hurt: Victim) -> None:
         self.http = Http(hurt.server.address())
         self._path = f"/v2/models/{hurt.name}/infer"
 
     def refused_after_s(self, size: int) -> float:
-        """How long a call with so many numbers took to be refused."""
+        """Seconds until a call with `size` numbers was refused."""
         tensor = {"name": "x", "datatype": "FP32", "shape": [size], "parameters": {"binary_data_size": 4 * size}}
         words = json.dumps({"inputs": [tensor]}).encode()
         head = {"Inference-Header-Content-Length": str(len(words))}
@@ -166,6 +170,7 @@ class Flood:
         return took_s
 
 
+@pytest.mark.alone
 def test_bytes_that_wait_are_bounded_too_and_small_requests_go_on(server: Server) -> None:
     with victim(server, "full_of_bytes", largest=25_000, max_queue_bytes=150_000, **PATIENT) as hurt:
         with hurt.held(x=[1.0] * 25_000):
@@ -193,9 +198,9 @@ dynamic_batching {
 """
 
 
-def order(calls: Sequence[Background], after: Background) -> list[int]:
-    """In which run after that one each call was."""
-    return [run_of(each.result()[1]) - run_of(after.result()[1]) for each in calls]
+def order(calls: Sequence[BackgroundCall], after: BackgroundCall) -> list[int]:
+    """For each call, the number of runs between `after` and its own."""
+    return [run_number(each.result()[1]) - run_number(after.result()[1]) for each in calls]
 
 
 def test_classes_of_the_configuration_and_of_the_request_decide_who_is_next(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""How a server starts: with good models and bad ones, loading and unloading, and what it says of them."""
+"""Start of a server with good and bad models, loading and unloading, and what it reports about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from engines.build import write_exported, write_fault_model, write_identity_onnx, write_safetensors
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, serving
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def test_one_bad_model_stops_neither_the_start_nor_the_others(tmp_path: Path) ->
         assert "broken" in reply["error"]
         assert str(tmp_path) not in reply["error"]
         http.close()
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 

@@ -138,7 +138,7 @@ class RequestHandler:
             self.flush()
         buffers = self._output_buffers(request, inputs) if executor.uses_output_buffers else NO_BUFFERS
         ready_ns = time.monotonic_ns()
-        self._page.run_started((message.id,), ready_ns)
+        self._page.batch_started((message.id,), ready_ns)
         result = executor.run_one(inputs, signature.outputs, buffers)
         done_ns = time.monotonic_ns()
         self.policy.on_run(signature.rows, done_ns - started_ns)
@@ -176,7 +176,7 @@ class RequestHandler:
         if self._executor.uses_output_buffers:
             buffers = [self._output_buffers(*each) for each in zip(requests, jobs, strict=True)]
         ready_ns = time.monotonic_ns()
-        self._page.run_started([request.message.id for request in requests], ready_ns)
+        self._page.batch_started([request.message.id for request in requests], ready_ns)
         results = self._executor.run(jobs, batch[0].signature.outputs, buffers)
         done_ns = time.monotonic_ns()
         self.policy.on_run(sum([request.signature.rows for request in requests]), done_ns - started_ns)

@@ -58,7 +58,7 @@ def test_memory_processes_and_errors_of_each_device_are_returned(tmp_path: Path)
             Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, GIB, 3, (GpuProcess(7, 2 * GIB),)),
             Gpu(2, "GPU-c", "NVIDIA H200", 0),
         )
-        nvml.say(Card("GPU-a", free_bytes=5 * GIB))
+        nvml.set_cards(Card("GPU-a", free_bytes=5 * GIB))
         assert (await asked.query()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB),)
         assert len(helpers_of(HERE)) == 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.edition import Installed
+from harness.installation import Installation
 from mmsup.supervisor.keeper import build_id
 
 PROGRAM = "from mmsup.supervisor.keeper import build_id; print(build_id.loaded_build_id())"
@@ -18,7 +18,7 @@ def test_source_files_include_those_below_symbolic_links() -> None:
 
 @pytest.mark.slow
 def test_the_build_id_changes_if_and_only_if_a_loaded_file_has_changed(tmp_path: Path) -> None:
-    installed = Installed(tmp_path / "installed")
+    installed = Installation(tmp_path / "installed")
 
     def now() -> str:
         return subprocess.check_output([installed.python, "-P", "-c", PROGRAM], text=True)

@@ -30,7 +30,10 @@ def test_code_that_can_take_over_prints_its_version(capsys: pytest.CaptureFixtur
     ("fields", "reason"),
     [
         ({"settings": "[1]"}, "WireError: "),
-        ({"settings": SETTINGS, "checkpoint": {"server": "of another version"}}, "cannot read the running controller's checkpoint"),
+        (
+            {"settings": SETTINGS, "checkpoint": {"server": "of another version"}},
+            "cannot read the running controller's checkpoint",
+        ),
     ],
 )
 def test_what_it_cannot_read_is_printed_in_one_line(
@@ -47,7 +50,9 @@ def test_an_state_of_another_format_is_a_reason(capsys: pytest.CaptureFixture[st
     fd = os.memfd_create("state")
     os.write(fd, b"[99]")
     assert preflight.run_preflight(fd, "digest", with_controller=True) == exit_codes.REFUSED
-    assert "not of format" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "not of format" in output
+    assert "a restart is needed" in output
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_only_devices_that_the_server_sees_are_assigned(tmp_path: Path) -> None:
 
 def test_the_next_controller_numbers_devices_alike_even_while_nvml_does_not_answer(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
-        nvml.say(Card(FIRST, lost=True), Card(SECOND))
+        nvml.set_cards(Card(FIRST, lost=True), Card(SECOND))
         harness.controller.resources.gpu_health.cordoned[SECOND] = "of no account"
         await harness.until(harness.controller.gateways.pool.are_up)
         harness.controller._save_gpus()
@@ -151,7 +151,7 @@ def test_where_nvml_shows_no_process_the_workers_own_figure_counts(
 
     async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
         worker(harness, "first").page.set_device_bytes(70 * GIB)
-        nvml.say(Card(FIRST, free_bytes=10 * GIB), Card(SECOND))
+        nvml.set_cards(Card(FIRST, free_bytes=10 * GIB), Card(SECOND))
         await used_memory_is(harness, 70 * GIB)
         await command(harness, "unload", name="first")
         await harness.until(lambda: harness.events("worker_stopped"))
@@ -178,7 +178,7 @@ def test_an_unkillable_process_has_not_released_its_memory(tmp_path: Path, monke
 
     async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
         child = worker(harness, "m")
-        nvml.say(Card(FIRST, free_bytes=10 * GIB, held=((child.process.pid, 70 * GIB),)), Card(SECOND))
+        nvml.set_cards(Card(FIRST, free_bytes=10 * GIB, held=((child.process.pid, 70 * GIB),)), Card(SECOND))
         await used_memory_is(harness, 70 * GIB)
         with monkeypatch.context() as kernel:
             kernel.setattr(child.process, "send_signal", lambda _: None)
@@ -195,7 +195,7 @@ def test_while_nvml_does_not_answer_no_load_waits_and_queries_become_rare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
-        nvml.say(Card(FIRST, lost=True), Card(SECOND, lost=True))
+        nvml.set_cards(Card(FIRST, lost=True), Card(SECOND, lost=True))
         await harness.until(lambda: harness.events("gpu_silent"))
         rows = (await command(harness, "devices"))["devices"]
         assert [(each["stale"], each["memory_used_bytes"]) for each in rows] == [(True, None), (True, None)]
@@ -203,7 +203,7 @@ def test_while_nvml_does_not_answer_no_load_waits_and_queries_become_rare(
         worker(harness, "m").process.kill()
         await harness.until(lambda: len(harness.events("worker_ready")) == 2)
         assert nvml.looks() == queries
-        nvml.say(Card(FIRST), Card(SECOND))
+        nvml.set_cards(Card(FIRST), Card(SECOND))
         await harness.until(lambda: harness.events("gpu_back"))
         assert len(harness.events("gpu_silent")) == 1
 

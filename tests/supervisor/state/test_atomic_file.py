@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.points import Range, Spot
+from harness.failpoint_file import FailpointFile, FailpointSite
 from mmsup.ipc.failpoints import POINTS, FailpointAction
 from mmsup.supervisor.state import atomic_file
 from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
@@ -36,7 +36,7 @@ else:
 OLD, NEW = ["old"], ["new", "old"]
 
 
-def change(made: Range, path: Path, what: str = "put") -> subprocess.CompletedProcess[str]:
+def change(made: FailpointFile, path: Path, what: str = "put") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PUT, str(made.path), str(path), what]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
@@ -57,8 +57,8 @@ def names(path: Path) -> list[str]:
 @pytest.mark.fault("F30")
 @pytest.mark.parametrize("point", WRITING)
 def test_a_death_at_any_point_leaves_the_old_file_or_the_new_one(tmp_path: Path, path: Path, point: str) -> None:
-    made = Range(tmp_path / "range")
-    made.order(FailpointAction.KILL, Spot("brain", point))
+    made = FailpointFile(tmp_path / "range")
+    made.order(FailpointAction.KILL, FailpointSite("brain", point))
     assert change(made, path).returncode == -signal.SIGKILL
     renamed = WRITING.index(point) >= WRITING.index("brain.file_renamed")
     assert names(path) == (NEW if renamed else OLD)
@@ -71,8 +71,8 @@ def test_a_death_at_any_point_leaves_the_old_file_or_the_new_one(tmp_path: Path,
 def test_an_error_at_any_point_is_a_refusal_with_the_old_file_or_no_error(
     tmp_path: Path, path: Path, point: str
 ) -> None:
-    made = Range(tmp_path / "range")
-    made.order(FailpointAction.RAISE, Spot("brain", point))
+    made = FailpointFile(tmp_path / "range")
+    made.order(FailpointAction.RAISE, FailpointSite("brain", point))
     done = change(made, path)
     if done.stdout.startswith("refused"):
         assert names(path) == OLD
@@ -84,8 +84,8 @@ def test_an_error_at_any_point_is_a_refusal_with_the_old_file_or_no_error(
 
 @pytest.mark.slow
 def test_a_death_while_the_file_is_removed_leaves_none(tmp_path: Path, path: Path) -> None:
-    made = Range(tmp_path / "range")
-    made.order(FailpointAction.KILL, Spot("brain", "brain.file_removed"))
+    made = FailpointFile(tmp_path / "range")
+    made.order(FailpointAction.KILL, FailpointSite("brain", "brain.file_removed"))
     assert change(made, path, "clear").returncode == -signal.SIGKILL
     assert names(path) == []
 
@@ -93,8 +93,8 @@ def test_a_death_while_the_file_is_removed_leaves_none(tmp_path: Path, path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [FailpointAction.KILL, FailpointAction.RAISE])
 def test_a_directory_whose_creation_was_cut_off_is_no_obstacle(tmp_path: Path, order: FailpointAction) -> None:
-    made, path = Range(tmp_path / "range"), tmp_path / "state" / "below" / "wanted.json"
-    made.order(order, Spot("brain", "brain.folder_made"), nth=2)
+    made, path = FailpointFile(tmp_path / "range"), tmp_path / "state" / "below" / "wanted.json"
+    made.order(order, FailpointSite("brain", "brain.folder_made"), nth=2)
     done = change(made, path)
     assert made.fired
     assert (done.returncode, done.stdout) in ((-signal.SIGKILL, ""), (0, "refused 5\n"))

@@ -177,7 +177,7 @@ def test_each_further_call_of_the_engine_restarts_the_clock_of_the_page(page: in
         return doubled(inputs)
 
     run, _ = make_executor(page, picky)
-    writer.run_started([1, 2], 1)
+    writer.batch_started([1, 2], 1)
     run.run([job(1), job(2)], ())
     assert [activity for activity, _ in seen] == [Activity.BUSY] * 3
     assert 1 == seen[0][1] < seen[1][1] < seen[2][1]

@@ -10,8 +10,8 @@ from pathlib import Path
 import mmsup
 
 
-class Installed:
-    """In a folder of the test's own; everything but mmsup itself comes from the environment that runs the tests."""
+class Installation:
+    """A private copy of mmsup; everything else comes from the environment that runs the tests."""
 
     def __init__(self, folder: Path) -> None:
         home = Path(sys.executable).resolve().parent
@@ -25,7 +25,7 @@ class Installed:
         (library / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
 
     def change(self, file: str, old: str, new: str) -> None:
-        """As another version has it."""
+        """Replace text in one file, as another version would have it."""
         path = self.package / file
         text = path.read_text()
         assert old in text, f"{file} does not say {old!r}"

@@ -1,11 +1,11 @@
-"""A nest: namespaces in which a program is the first process, and from which this machine cannot be written to.
+"""A sandbox of Linux namespaces in which a program runs as process 1 and from which the host cannot be written to.
 
-Made for a real systemd (booted.py), whose start empties /tmp, sets kernel variables and writes below /etc. nest.sh
-seals the nest and proves it; here the seal is proved once more from outside, before anything is sent in, and a canary
-in the real /tmp says at the end that nothing got out.
+Made for a real systemd (service.py), whose start empties /tmp, sets kernel variables and writes below /etc. sandbox.sh
+makes everything of the host read-only and checks that; `verify` checks it again from outside before anything runs
+inside, and a canary file in the host's /tmp shows at the end that nothing was written there.
 
-Covers: control groups, namespaces, the proofs, running a command inside, sockets inside, the end of it all.
-Does not cover: what the first process is, and what it is asked (booted.py).
+Covers: control groups, namespaces, the checks, running a command inside, sockets inside, removal.
+Does not cover: what process 1 is, and what it is used for (service.py).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import Final, TypeVar
 
 from harness.server import eventually
 
-CHECKOUT: Final = Path(__file__).resolve().parents[2]
-SEAL: Final = Path(__file__).with_name("nest.sh")
+CHECKOUT: Final = Path(__file__).resolve().parents[3]
+ENTRY_SCRIPT: Final = Path(__file__).with_name("sandbox.sh")
 TOOLS: Final = ("unshare", "nsenter", "setpriv", "findmnt", "ip", "mount")
 UNSHARE: Final = (
     *("unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "--net"),
@@ -37,15 +37,15 @@ UNSHARE: Final = (
 )
 ENTER: Final = ("--mount", "--pid", "--uts", "--ipc", "--cgroup", "--net", "--wd=/", "--")
 REFUSED: Final = 9
-"""What nest.sh ends with when the nest is not sealed."""
+"""Exit code of sandbox.sh when something of the host can be written to."""
 _CLONE_NEWNET: Final = 0x40000000
 
 T = TypeVar("T")
 
 
 @cache
-def missing() -> str:
-    """Why there can be no nest here; empty if there can."""
+def missing_requirement() -> str:
+    """Why there can be no sandbox here; empty if there can."""
     if os.geteuid():
         return "not root"
     if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
@@ -62,50 +62,50 @@ def hierarchies() -> list[tuple[Path, str]]:
     return [(Path(place), kind) for _, place, kind, *_ in fields if kind in ("cgroup", "cgroup2")]
 
 
-class Nest:
-    """A sealed nest with PROGRAM as its first process, until `remove`."""
+class Sandbox:
+    """A read-only sandbox with PROGRAM as process 1, until `remove`."""
 
     def __init__(self, *program: str) -> None:
-        self.token = f"nest_{secrets.token_hex(8)}"
+        self.token = f"sandbox_{secrets.token_hex(8)}"
         self.root = Path(tempfile.mkdtemp(prefix="mmsup_test_"))
         self.canary = Path(f"/tmp/mmsup_test_canary_{self.token}")
         self.canary.write_text(self.token)
         self.groups = [_join_point(place, self.token) for place, _ in hierarchies()]
         self._output = open(self.root / "output", "w+b")  # noqa: SIM115 - closed by remove()
         self.pid = 0
-        """Of the first process, as this machine counts; 0 until the seal is proved."""
+        """Host pid of process 1; 0 until `verify` has succeeded."""
         self._inside: ThreadPoolExecutor | None = None
         self.process = subprocess.Popen(
             self._command(program), stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, cwd="/"
         )
 
     def _command(self, program: Sequence[str]) -> list[str]:
-        """A shell joins the fresh groups, then becomes `unshare`; it dies with this process, and the nest with it."""
+        """A shell joins the new groups, then becomes `unshare`; it dies with this process, and the sandbox with it."""
         join = 'for each in $0; do echo $$ >"$each/cgroup.procs" || exit 9; done; exec "$@"'
         groups = " ".join(str(each) for each in self.groups)
         return [
             *("sh", "-c", join, groups, "setpriv", "--pdeathsig", "KILL", "--"),
             *UNSHARE,
-            *self.seal(self.token, *program),
+            *self.entry_command(self.token, *program),
         ]
 
     @staticmethod
-    def seal(token: str, *program: str) -> list[str]:
-        """What is run first in the namespaces, or refuses there: nest.sh."""
+    def entry_command(token: str, *program: str) -> list[str]:
+        """The first command in the namespaces: sandbox.sh, which becomes PROGRAM or exits with `REFUSED`."""
         here = os.readlink("/proc/self/ns/mnt")
-        return [str(SEAL), here, token, str(CHECKOUT), sys.base_prefix, sysconfig.get_path("purelib"), *program]
+        return [str(ENTRY_SCRIPT), here, token, str(CHECKOUT), sys.base_prefix, sysconfig.get_path("purelib"), *program]
 
     def output(self) -> str:
-        """What the first process has said."""
+        """What process 1 has printed."""
         return (self.root / "output").read_text(errors="replace")
 
-    def prove(self) -> Nest:
-        """Returns when the seal holds as seen from outside. Nothing is sent in before."""
-        pid = eventually(self._first, "the first process of the nest")
+    def verify(self) -> Sandbox:
+        """Wait until process 1 runs, and check from outside that it shares nothing with the host."""
+        pid = eventually(self._first, "process 1 of the sandbox")
         marker = Path(f"/proc/{pid}/root/tmp/{self.token}")
         eventually(marker.exists, f"the marker inside: {self.output()}")
         assert marker.read_text().strip() == self.token
-        assert not Path("/tmp", self.token).exists(), "the nest's /tmp is this machine's"
+        assert not Path("/tmp", self.token).exists(), "the sandbox has the host's /tmp"
         for kind in ("mnt", "pid", "cgroup", "net", "uts", "ipc"):
             assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
         self.pid = pid
@@ -113,7 +113,7 @@ class Nest:
 
     def _first(self) -> int:
         if self.process.poll() is not None:
-            raise AssertionError(f"the nest ended with {self.process.returncode}: {self.output()}")
+            raise AssertionError(f"the sandbox ended with {self.process.returncode}: {self.output()}")
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         inner = [int(each) for each in children if _number_inside(int(each)) == 1]
         return inner[0] if inner else 0
@@ -121,27 +121,27 @@ class Nest:
     # Inside.
 
     def path(self, inside: str) -> Path:
-        """The path of a file of the nest, for us."""
-        assert self.pid, "not proved yet"
+        """The path, on the host, of a file of the sandbox."""
+        assert self.pid, "not verified yet"
         return Path(f"/proc/{self.pid}/root{inside}")
 
     def run(self, *command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command inside, to its end."""
-        assert self.pid, "not proved yet"
+        assert self.pid, "not verified yet"
         enter = ["nsenter", "--target", str(self.pid), *ENTER, *command]
         return subprocess.run(enter, capture_output=True, text=True, timeout=timeout_s, check=False)
 
     def socket(self) -> socket.socket:
-        """A TCP socket of the nest's network: it keeps that, whoever uses it."""
+        """A TCP socket in the network namespace of the sandbox, in which it stays."""
         return self._in_network(socket.socket)
 
     def _in_network(self, make: Callable[[], T]) -> T:
         if self._inside is None:
-            self._inside = ThreadPoolExecutor(1, "nest", self._enter_network)
+            self._inside = ThreadPoolExecutor(1, "sandbox", self._enter_network)
         return self._inside.submit(make).result()
 
     def _enter_network(self) -> None:
-        """This thread alone lives in the nest's network from now on."""
+        """Move this thread alone into the network namespace of the sandbox."""
         fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             if CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET):
@@ -149,10 +149,10 @@ class Nest:
         finally:
             os.close(fd)
 
-    def outside(self, inside: int) -> int:
-        """The pid that this machine gives to a process of the nest."""
+    def host_pid(self, inside: int) -> int:
+        """The host pid of a process of the sandbox."""
         found = [int(each) for each in os.listdir("/proc") if each.isdigit() and self._is(int(each), inside)]
-        assert len(found) == 1, f"pid {inside} of the nest is {found} here"
+        assert len(found) == 1, f"pid {inside} of the sandbox is {found} on the host"
         return found[0]
 
     def _is(self, pid: int, inside: int) -> bool:
@@ -165,7 +165,7 @@ class Nest:
     # The end.
 
     def remove(self) -> None:
-        """End everything in the nest; then nothing of it is left, and the machine's /tmp is as it was."""
+        """Kill everything in the sandbox and remove its groups; check that the host's /tmp was not written to."""
         if self._inside is not None:
             self._inside.shutdown()
         if self.process.poll() is None:
@@ -178,12 +178,12 @@ class Nest:
             eventually(lambda top=group: _remove_tree(top), f"{group} is empty")  # type: ignore[misc]  # a lambda's default has no type
         self._output.close()
         shutil.rmtree(self.root)
-        assert self.canary.read_text() == self.token, "the nest reached this machine's /tmp"
+        assert self.canary.read_text() == self.token, "the sandbox reached the host's /tmp"
         self.canary.unlink()
 
 
 def _join_point(hierarchy: Path, token: str) -> Path:
-    """A fresh group that can be joined."""
+    """Make a group that processes can join."""
     group = hierarchy / f"mmsup_test_{token}"
     group.mkdir()
     for name in ("cpuset.cpus", "cpuset.mems"):  # v1 gives a new group none of either

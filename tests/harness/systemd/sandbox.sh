@@ -1,18 +1,19 @@
 #!/bin/sh
-# The first process of a nest: seals the namespaces that booted.py has made, proves that they are sealed, and becomes PROGRAM.
+# Process 1 of a sandbox: makes everything of the host read-only in the namespaces made by sandbox.py, checks it, and
+# becomes PROGRAM.
 #
-#     nest.sh OUTER TOKEN CHECKOUT PREFIX PACKAGES PROGRAM…
+#     sandbox.sh OUTER TOKEN CHECKOUT PREFIX PACKAGES PROGRAM…
 #
 # OUTER: the mount namespace of the machine, which must not be this one. TOKEN: the name of the marker in the private
 # /tmp. CHECKOUT: the code under test. PREFIX, PACKAGES: the interpreter, and what is installed for it.
-# Nothing of the machine can be written to from here: what a booted system empties or sets is a copy in memory.
-# Ends with 9 if that is not so. Only booted.py starts it.
+# Nothing of the host can be written to from here: what a booting system empties or sets is a copy in memory.
+# Exits with 9 if that is not so. Only sandbox.py starts it.
 set -eu
 outer=$1 token=$2 checkout=$3 prefix=$4 packages=$5
 shift 5
 
 refuse() {
-    echo "nest: refused: $1" >&2
+    echo "sandbox: refused: $1" >&2
     exit 9
 }
 
@@ -23,10 +24,10 @@ read_only() { # FROM TO
 }
 
 memory() { # PLACE [MODE]
-    mount -t tmpfs -o "mode=${2:-755}" nest "$1"
+    mount -t tmpfs -o "mode=${2:-755}" sandbox "$1"
 }
 
-# Before the first mount: the namespaces are ours, and no mount of ours reaches the machine.
+# Before the first mount: the namespaces are new, and no mount here propagates to the host.
 [ $$ = 1 ] || refuse "it is not the first process of a pid namespace"
 [ "$(readlink /proc/self/ns/mnt)" != "$outer" ] || refuse "it shares the machine's mount namespace"
 [ -z "$(findmnt -rno PROPAGATION | grep -v '^private$')" ] || refuse "a mount here would reach the machine"
@@ -43,8 +44,8 @@ read_only "$prefix" /opt/python
 read_only "$packages" $home/packages
 ln -s /opt/python/bin/python3 $home/bin/python
 echo "home = /opt/python/bin" >$home/pyvenv.cfg
-printf '%s\n' $home/code/src $home/packages >"$site/nest.pth"
-printf '%s\n' "#!$home/bin/python" 'from mmsup.supervisor.cli import main' 'main()' >$home/bin/mmsup
+printf '%s\n' $home/code/src $home/packages >"$site/sandbox.pth"
+printf '%s\n' "#!$home/bin/python" 'from mmsup.supervisor.cli.main import main' 'main()' >$home/bin/mmsup
 chmod 755 $home/bin/mmsup
 
 # The seal.
@@ -77,17 +78,17 @@ mkdir -p /srv/mmsup/models
 memory /srv/mmsup/models
 mount -o remount,ro /srv
 
-# The guard: the remount above covers one mount only, so each place is tried.
+# The check: the remount above covers one mount only, so each place is tried.
 for each in / /etc /usr /srv /home /opt/python $home/packages "$checkout" "$prefix" /proc/sys/kernel /sys/kernel; do
-    if touch "$each/.nest_$token" 2>/dev/null; then
-        rm -f "$each/.nest_$token"
+    if touch "$each/.sandbox_$token" 2>/dev/null; then
+        rm -f "$each/.sandbox_$token"
         refuse "$each can be written to"
     fi
 done
 [ -z "$(ls -A /tmp)" ] || refuse "/tmp is not empty"
 echo "$token" >"/tmp/$token"
 
-# What a system does at its start to the machine is no business of a nest's.
+# Units of the distribution that would set up the machine are masked.
 memory /etc/systemd/system
 memory /usr/lib/systemd/system-generators
 for each in systemd-tmpfiles-setup systemd-tmpfiles-setup-dev systemd-tmpfiles-clean systemd-sysctl systemd-sysusers \
@@ -95,8 +96,8 @@ for each in systemd-tmpfiles-setup systemd-tmpfiles-setup-dev systemd-tmpfiles-c
     systemd-update-utmp systemd-machine-id-commit systemd-hwdb-update systemd-journal-flush systemd-firstboot; do
     ln -s /dev/null "/etc/systemd/system/$each.service"
 done
-printf '[Unit]\nDescription=All that is started in a nest\nDefaultDependencies=no\nAllowIsolate=yes\n' \
-    >/etc/systemd/system/nest.target
+printf '[Unit]\nDescription=All that is started in the sandbox\nDefaultDependencies=no\nAllowIsolate=yes\n' \
+    >/etc/systemd/system/sandbox.target
 ip link set lo up
 cd /
 exec "$@"

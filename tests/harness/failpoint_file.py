@@ -1,4 +1,4 @@
-"""A range of fault points, as a test holds it: order one failure, see who came by, see whether it came to pass."""
+"""The shared file that arms failpoints: orders one failure, tells whether it has happened, and counts hits."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ DELAY_MS = 200
 
 
 @dataclass(frozen=True, order=True)
-class Spot:
-    """A point in one role."""
+class FailpointSite:
+    """A failpoint in one kind of process."""
 
     role: str
     name: str
@@ -47,15 +47,15 @@ class Spot:
         return self.name if self.name.startswith(self.role) else f"{self.name} in {self.role}"
 
 
-def spots() -> Iterator[Spot]:
-    """All there are."""
+def all_sites() -> Iterator[FailpointSite]:
+    """Every failpoint in every role that has it."""
     for name, point in POINTS.items():
         for role in point.roles or (name.partition(".")[0],):
-            yield Spot(role, name)
+            yield FailpointSite(role, name)
 
 
-class Range:
-    """One file, mapped here and in every process that was armed by it."""
+class FailpointFile:
+    """One file, mapped by the test and by every process of the server."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,8 +65,8 @@ class Range:
         os.close(fd)
         self._words[WORD_MAGIC] = MAGIC
 
-    def order(self, what: FailpointAction, spot: Spot | None = None, nth: int = 1, subject: str = "") -> None:
-        """The nth hit from now on fires; of any point in any role without `spot`."""
+    def order(self, what: FailpointAction, spot: FailpointSite | None = None, nth: int = 1, subject: str = "") -> None:
+        """Let the nth hit from now on fail; of any failpoint in any role without `spot`."""
         words = self._words
         words[WORD_ACTION] = FailpointAction.OFF
         words[WORD_ROLE] = ROLES.index(spot.role) if spot else ANY_ROLE
@@ -78,18 +78,18 @@ class Range:
         words[WORD_ACTION] = what
 
     def disarm(self) -> bool:
-        """No failure any more; whether there was one."""
+        """Cancel the order. Returns whether the failure has happened."""
         self._words[WORD_ACTION] = FailpointAction.OFF
         return self.fired
 
     @property
     def fired(self) -> bool:
-        """What was ordered has happened."""
+        """Whether the ordered failure has happened."""
         return bool(self._words[WORD_FIRED])
 
-    def hits(self) -> dict[Spot, int]:
-        """How often each has been come by since the file was made."""
+    def hits(self) -> dict[FailpointSite, int]:
+        """The number of hits of each failpoint since the file was made."""
         return {
             each: self._words[HITS_AT + ROLES.index(each.role) * len(NAMES) + NAMES.index(each.name)]
-            for each in spots()
+            for each in all_sites()
         }

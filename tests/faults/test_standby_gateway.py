@@ -1,4 +1,4 @@
-"""The spare gateway of a real server: what it holds, whose place it takes, and that its own end hurts nobody."""
+"""The standby gateway of a real server: what it holds, when it takes over, and that its own death is harmless."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from engines.build import write_identity_onnx
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, assert_gone, family, kinds, settled
+from harness.invariants import assert_clean, assert_gone, descriptor_kinds, server_processes, settled
 from harness.server import Http, Server, eventually, serving
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def repository(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def running(repository: Path, *flags: str) -> Iterator[Server]:
-    """With a spare that has come up."""
+    """A server whose standby gateway is running."""
     with serving(repository, *ON, *flags) as server:
         spare(server)
         http = Http(server.address())
@@ -40,7 +40,7 @@ def running(repository: Path, *flags: str) -> Iterator[Server]:
 
 
 def spare(server: Server, but: int = 0) -> int:
-    """The process of the spare, once there is another one than this."""
+    """Wait for a standby gateway other than `but`; its pid."""
 
     def found() -> int:
         rows = [each["pid"] for each in server.ctl("ps")["processes"] if each["state"] == "spare"]
@@ -54,7 +54,7 @@ def gateways(server: Server) -> list[int]:
 
 
 @pytest.mark.fault("F26")
-def test_a_killed_gateways_place_is_the_spares_and_another_spare_follows(repository: Path) -> None:
+def test_a_killed_gateways_place_is_the_standbys_and_another_standby_follows(repository: Path) -> None:
     with running(repository) as server:
         before, waiting, (old,) = settled(server), spare(server), gateways(server)
         with Bystander(server, "one", may_be_cut=True) as one:
@@ -64,7 +64,7 @@ def test_a_killed_gateways_place_is_the_spares_and_another_spare_follows(reposit
             assert spare(server, but=waiting) != old
         assert not server.events("spare_exit")
         assert_clean(before, server)
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 
@@ -80,13 +80,13 @@ def test_connections_of_the_other_gateway_are_untouched(repository: Path) -> Non
 
 
 def _clients(pid: int) -> set[int]:
-    """Ports of those that a gateway serves."""
+    """Ports of the clients of a gateway."""
     ends = psutil.Process(pid).net_connections("tcp")
     return {each.raddr.port for each in ends if each.raddr}
 
 
 @pytest.mark.fault("F27")
-def test_a_gateway_that_hangs_is_followed_by_the_spare(repository: Path) -> None:
+def test_a_gateway_that_hangs_is_followed_by_the_standby(repository: Path) -> None:
     with running(repository) as server:
         waiting, (old,) = spare(server), gateways(server)
         os.kill(old, signal.SIGSTOP)
@@ -97,7 +97,9 @@ def test_a_gateway_that_hangs_is_followed_by_the_spare(repository: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_spare_that_ends_or_hangs_is_followed_by_another_unnoticed(repository: Path, number: signal.Signals) -> None:
+def test_a_standby_that_ends_or_hangs_is_followed_by_another_unnoticed(
+    repository: Path, number: signal.Signals
+) -> None:
     with running(repository) as server, Bystander(server, "one"):
         before, old = settled(server), spare(server)
         os.kill(old, number)
@@ -106,13 +108,13 @@ def test_a_spare_that_ends_or_hangs_is_followed_by_another_unnoticed(repository:
         assert_clean(before, server)
 
 
-def test_a_spare_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path) -> None:
+def test_a_standby_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path) -> None:
     with running(repository) as server:
         waiting, (serves,) = spare(server), gateways(server)
         psutil.Process(serves).suspend()
         with socket.create_connection(server.address()) as client:
             client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-            held = kinds(waiting)
+            held = descriptor_kinds(waiting)
             assert not any("arena" in kind or "eventpoll" in kind for kind in held), held
             assert not _clients(waiting)
             psutil.Process(serves).resume()
@@ -120,7 +122,7 @@ def test_a_spare_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path
 
 
 @pytest.mark.fault("F25", "F26")
-def test_brain_and_gateway_killed_at_once_leave_the_place_to_the_spare(repository: Path) -> None:
+def test_controller_and_gateway_killed_at_once_leave_the_place_to_the_standby(repository: Path) -> None:
     with running(repository) as server:
         before, waiting, (old,) = settled(server), spare(server), gateways(server)
         with Bystander(server, "one", may_be_cut=True) as one:
@@ -132,7 +134,7 @@ def test_brain_and_gateway_killed_at_once_leave_the_place_to_the_spare(repositor
 
 
 @pytest.mark.fault("F30")
-def test_an_upgrade_renews_the_spare_too(repository: Path) -> None:
+def test_an_upgrade_renews_the_standby_too(repository: Path) -> None:
     with running(repository) as server:
         before, old = settled(server), spare(server)
         with Bystander(server, "one") as one:
@@ -145,7 +147,7 @@ def test_an_upgrade_renews_the_spare_too(repository: Path) -> None:
 
 
 @pytest.mark.fault("F25b")
-def test_the_spare_does_not_survive_the_keeper(repository: Path) -> None:
+def test_the_standby_does_not_survive_the_keeper(repository: Path) -> None:
     with running(repository) as server:
         waiting = psutil.Process(spare(server))
         server.process.kill()

@@ -1,4 +1,4 @@
-"""A worker taken over by its model: whatever it says or writes, its own callers pay and nobody else."""
+"""A worker whose model forges replies or writes to shared memory: only its own callers are affected."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from engines.hostile_model import write_hostile_model
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, bystander_repository
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Json, Server, serving
+from harness.victim import BYSTANDER, bystander_repository
 
 pytestmark = pytest.mark.slow
 LARGE = 5_000
@@ -29,13 +29,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         http.infer(BYSTANDER, x=("FP32", [LARGE], [0.0] * LARGE))
         http.close()
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
 
 class Liar:
-    """The model, from outside."""
+    """A client of the model."""
 
     def __init__(self, server: Server, name: str) -> None:
         self.server = server
@@ -66,7 +66,7 @@ class Liar:
 
 @contextlib.contextmanager
 def liar(server: Server, name: str, **options: object) -> Iterator[Liar]:
-    """A liar beside the bystander; at the end everything is as before it came."""
+    """A misbehaving model beside the bystander; at the end the invariants hold."""
     before = settled(server)
     write_hostile_model(server.repository, name, **options)
     server.ctl("load", name=name)

@@ -1,4 +1,4 @@
-"""A bug of each class, planted in a real server, is found by a run of chaos; and the same run without it is green."""
+"""Bugs of each class, planted in a real server, are found by a chaos run; the same run without a bug finds nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kill the house's own processes under load: brain, gateway, keeper."""
+"""Kills the server's own processes under load: controller, gateway, keeper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from engines.build import write_fault_model, write_identity_onnx, write_python
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Server, eventually, serving
 from mmsup.ipc.specs import TensorSpec
 
@@ -54,7 +54,7 @@ def await_other_gateway(server: Server, old: int) -> None:
 
 
 @pytest.mark.fault("F25")
-def test_a_killed_brain_costs_no_request_and_no_worker(repository: Path) -> None:
+def test_a_killed_controller_costs_no_request_and_no_worker(repository: Path) -> None:
     with running(repository) as server:
         before = settled(server)
         old = server.status()["brain"]
@@ -75,7 +75,7 @@ def test_a_killed_brain_costs_no_request_and_no_worker(repository: Path) -> None
 
 
 @pytest.mark.fault("F25")
-def test_a_worker_that_dies_while_the_brain_is_away_is_answered_for_and_comes_back(repository: Path) -> None:
+def test_a_worker_that_dies_while_the_controller_is_away_is_answered_for_and_comes_back(repository: Path) -> None:
     write_fault_model(repository, "victim", hang_limit="30s")
     with running(repository) as server:
         pid = server.pid("victim")
@@ -94,7 +94,9 @@ def test_a_worker_that_dies_while_the_brain_is_away_is_answered_for_and_comes_ba
 
 
 @pytest.mark.fault("F16", "F25")
-def test_a_child_that_the_kernel_took_while_the_brain_was_away_ends_its_worker_all_the_same(repository: Path) -> None:
+def test_a_child_that_the_kernel_took_while_the_controller_was_away_ends_its_worker_all_the_same(
+    repository: Path,
+) -> None:
     write_fault_model(repository, "victim", memory="192MiB", hang_limit="30s")
     with running(repository) as server:
         if not server.status()["isolation"].startswith("cgroup"):
@@ -119,7 +121,7 @@ def mode_of(word: str, amount: float) -> dict[str, tuple[str, list[int], list[An
 
 
 @pytest.mark.fault("F28")
-def test_a_brain_that_hangs_is_replaced(repository: Path) -> None:
+def test_a_controller_that_hangs_is_replaced(repository: Path) -> None:
     with running(repository) as server, Bystander(server, "one") as one:
         old = server.status()["brain"]["pid"]
         os.kill(old, signal.SIGSTOP)
@@ -129,7 +131,7 @@ def test_a_brain_that_hangs_is_replaced(repository: Path) -> None:
 
 
 @pytest.mark.fault("F25")
-def test_brains_killed_again_and_again_lose_nothing(repository: Path) -> None:
+def test_controllers_killed_again_and_again_lose_nothing(repository: Path) -> None:
     with running(repository) as server:
         before = settled(server)
         with Bystander(server, "one"):
@@ -189,7 +191,7 @@ def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path)
 
 
 @pytest.mark.fault("F25", "F26")
-def test_a_gateway_that_dies_while_the_brain_is_away_has_one_successor(repository: Path) -> None:
+def test_a_gateway_that_dies_while_the_controller_is_away_has_one_successor(repository: Path) -> None:
     with running(repository) as server:
         before = settled(server)
         brain = psutil.Process(server.status()["brain"]["pid"])
@@ -207,12 +209,12 @@ def test_a_gateway_that_dies_while_the_brain_is_away_has_one_successor(repositor
 
 
 @pytest.mark.fault("F25", "F30")
-def test_a_start_that_a_dead_brain_had_begun_is_begun_anew_and_those_who_wait_for_it_are_served(
+def test_a_start_that_a_dead_controller_had_begun_is_begun_anew_and_those_who_wait_for_it_are_served(
     repository: Path,
 ) -> None:
     write_fault_model(repository, "slow")
     with running(repository) as server:
-        from harness.house import Victim
+        from harness.victim import Victim
 
         slow = Victim(server, "slow")
         slow.assert_serves()
@@ -263,7 +265,7 @@ def test_a_gateway_that_hangs_is_replaced(repository: Path) -> None:
 def test_nothing_survives_the_keeper(repository: Path) -> None:
     write_fault_model(repository, "child", hang_limit="60s")
     with running(repository) as server:
-        everyone = family(server).processes
+        everyone = server_processes(server).processes
         assert len(everyone) >= 6
         server.process.kill()
         server.process.wait()
@@ -274,7 +276,7 @@ def test_nothing_survives_the_keeper(repository: Path) -> None:
 @pytest.mark.fault("F25b")
 def test_a_server_that_was_killed_starts_again_over_what_it_left(repository: Path) -> None:
     with running(repository) as server:
-        everyone = family(server).processes
+        everyone = server_processes(server).processes
         server.process.kill()
         server.process.wait()
         psutil.wait_procs(everyone[1:], timeout=10)
@@ -299,13 +301,13 @@ def test_a_second_server_on_the_same_directories_says_so_and_leaves_the_first_al
 def test_sigterm_under_load_finishes_what_was_accepted(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="30s")
     with running(repository) as server:
-        from harness.house import Victim
+        from harness.victim import Victim
 
         slow = Victim(server, "slow")
         call = slow.in_background("sleep", 0.5)
         slow.await_busy(1)
         address = server.address()
-        everyone = family(server)
+        everyone = server_processes(server)
         server.process.send_signal(signal.SIGTERM)
         client = Http(address)
         status, reply = eventually(lambda: late if (late := _late(client))[0] != 200 else None, "unready first")
@@ -341,12 +343,12 @@ class Model:
 
 
 @pytest.mark.fault("F30")
-def test_a_brain_that_is_killed_while_it_ends_the_server_is_followed_by_one_that_goes_on(repository: Path) -> None:
+def test_a_controller_that_is_killed_while_it_ends_the_server_is_followed_by_one_that_goes_on(repository: Path) -> None:
     tensor = (TensorSpec("x", "FP32", (-1,)),)
     write_python(repository, "slow", SLOW_TO_UNLOAD, tensor, (TensorSpec("y", "FP32", (-1,)),))
     home = repository / "slow" / "1"
     with running(repository) as server:
-        everyone = family(server)
+        everyone = server_processes(server)
         server.process.send_signal(signal.SIGTERM)
         eventually((home / "unloading").exists, "the worker unloads")
         os.kill(server.status()["brain"]["pid"], signal.SIGKILL)
@@ -363,12 +365,12 @@ def test_a_brain_that_is_killed_while_it_ends_the_server_is_followed_by_one_that
 def test_a_request_that_outlasts_the_drain_does_not_hold_up_the_end(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="60s")
     with running(repository, "--exit-timeout-secs", "1") as server:
-        from harness.house import Victim
+        from harness.victim import Victim
 
         slow = Victim(server, "slow")
         call = slow.in_background("hold")
         slow.await_busy(1)
-        everyone = family(server)
+        everyone = server_processes(server)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         code = server.process.wait(60)

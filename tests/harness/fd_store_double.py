@@ -1,4 +1,4 @@
-"""A double of the service manager's descriptor store: it keeps what a keeper gives, and hands it to the next one."""
+"""A double of systemd's file descriptor store: keeps the descriptors of one keeper and passes them to the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mmsup.ipc.transport.control_channel import close_fds
 
 STALE = "stale"
-"""A listener that no settings want: whoever gets it back gives it up."""
+"""A listener that no setting names; the keeper must close it."""
 HAND = """
 import fcntl, os, sys
 names, *rest = sys.argv[1:]
@@ -24,14 +24,14 @@ os.execvpe(rest[count], rest[count:], {**os.environ, **given})
 """
 
 
-class Store:
-    """From the first start of a server to `close`, with listeners of an earlier keeper in it."""
+class FdStoreDouble:
+    """The store, with listeners of an earlier keeper in it, until `close`."""
 
     def __init__(self, *names: str) -> None:
         self._kept = {name: socket.create_server(("127.0.0.1", 0)) for name in (*names, STALE)}
 
-    def take(self, lines: Sequence[str], descriptors: Sequence[int]) -> None:
-        """A datagram of the keeper's."""
+    def receive(self, lines: Sequence[str], descriptors: Sequence[int]) -> None:
+        """Process one sd_notify datagram of the keeper."""
         names = [line.removeprefix("FDNAME=") for line in lines if line.startswith("FDNAME=")]
         if "FDSTORE=1" not in lines or len(names) != len(descriptors):
             close_fds(descriptors)
@@ -41,7 +41,7 @@ class Store:
             self._kept[name] = socket.socket(fileno=fd)
 
     def handing_back(self) -> tuple[list[str], list[int]]:
-        """What stands before the command that gets all of it, and the descriptors that this needs."""
+        """The command prefix that passes all descriptors as LISTEN_FDS, and the descriptors to inherit."""
         # As the manager does, what has hung up is dropped.
         for name in [name for name, sock in self._kept.items() if not _listens(sock)]:
             self._drop(name)
@@ -51,11 +51,11 @@ class Store:
 
     @property
     def has_stale(self) -> bool:
-        """Nobody has given up what no settings want."""
+        """Whether the stale listener is still open."""
         return STALE in self._kept and _listens(self._kept[STALE])
 
     def close(self) -> None:
-        """The service was stopped: nothing is kept any more."""
+        """Drop all descriptors, as systemd does when the service is stopped."""
         for name in list(self._kept):
             self._drop(name)
 

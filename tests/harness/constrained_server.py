@@ -1,6 +1,6 @@
-"""Servers that meet a machine unlike this one: few pids, a small disk, a reader that does not read, a clock that jumps.
+"""Servers on a constrained machine: few pids, a small disk, unread output, a clock that jumps.
 
-Each is a Server that is started in another way; what is around it belongs to it alone and ends with it.
+Each is a Server with another start command; its surroundings are private and are removed with it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ needs_own_pid_max = pytest.mark.skipif(
 )
 
 
-class FewPids(Server):
-    """In a pid namespace of its own with so few numbers that they are soon used again."""
+class FewPidsServer(Server):
+    """In a pid namespace with so few pids that they are soon reused."""
 
     NUMBERS = 400
 
@@ -42,14 +42,14 @@ class FewPids(Server):
         return [*wrap, *super()._command()]
 
     def stop(self) -> int:
-        """The process that was started is not the keeper, but waits for it."""
+        """Signal the keeper, which is a child of the process that was started."""
         for keeper in psutil.Process(self.process.pid).children():
             keeper.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
 
-class SmallDisk(Server):
-    """Its state directory lies on a disk of 1 MiB."""
+class SmallDiskServer(Server):
+    """Its state directory is a tmpfs of 1 MiB."""
 
     def _command(self) -> list[str]:
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
@@ -57,8 +57,8 @@ class SmallDisk(Server):
         return ["unshare", "--mount", "sh", "-c", script, "sh", *super()._command()]
 
 
-class Unread(Server):
-    """What it prints goes into a small pipe that nobody reads, unless the test does."""
+class UnreadOutputServer(Server):
+    """Its output goes to a pipe of 4 KiB that only the test reads."""
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.reader, writer = os.pipe()
@@ -69,14 +69,14 @@ class Unread(Server):
         return super()._start()
 
     def read(self) -> str:
-        """What lies in the pipe."""
+        """The contents of the pipe."""
         try:
             return os.read(self.reader, 1 << 16).decode(errors="replace")
         except BlockingIOError:
             return ""
 
     def remove(self) -> None:
-        """Also the pipe."""
+        """Close the pipe as well."""
         os.close(self.reader)
         super().remove()
 
@@ -107,8 +107,8 @@ datetime.datetime = Jumping
 """
 
 
-class Clock:
-    """A wall clock that can be set: Python processes that get `env` read it instead of the machine's."""
+class FakeClock:
+    """A wall clock that a test can set, for Python processes started with `env`."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "offset"
@@ -118,7 +118,7 @@ class Clock:
         self.env: Mapping[str, str] = {"PYTHONPATH": str(library)}
 
     def jump(self, seconds: float) -> None:
-        """Wrong by so much from now on."""
+        """Set the offset from the real time."""
         new = self._path.with_name("new")
         new.write_text(str(seconds))
         new.replace(self._path)

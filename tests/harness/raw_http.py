@@ -1,4 +1,4 @@
-"""HTTP by hand: clients that are slow, rude, or lie about what they send."""
+"""HTTP over plain sockets, for clients that are slow, malformed, or misstate what they send."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Address = tuple[str, int]
 
 @contextlib.contextmanager
 def connected(address: Address, source: str = "127.0.0.1", receive_bytes: int = 0) -> Iterator[socket.socket]:
-    """One connection, from another loopback address and with a small buffer if wanted."""
+    """One connection; optionally from another loopback address and with a small receive buffer."""
     with socket.socket() as made:
         made.settimeout(EVENT_S)
         if receive_bytes:
@@ -31,7 +31,7 @@ def connected(address: Address, source: str = "127.0.0.1", receive_bytes: int = 
 def crowd(
     address: Address, count: int, source: str = "127.0.0.2", receive_bytes: int = 0
 ) -> Iterator[list[socket.socket]]:
-    """So many connections at once."""
+    """`count` connections at once."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(connected(address, source, receive_bytes)) for _ in range(count)]
 
@@ -64,7 +64,7 @@ def reply(client: socket.socket) -> tuple[int, dict[str, Any]]:
 
 
 def ask(address: Address, parts: Iterable[bytes]) -> tuple[int, dict[str, Any]]:
-    """Send these bytes, for as long as they are taken, and read one reply."""
+    """Send these bytes until the server stops reading, and read one reply."""
     with connected(address) as client:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for part in parts:
@@ -73,7 +73,7 @@ def ask(address: Address, parts: Iterable[bytes]) -> tuple[int, dict[str, Any]]:
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Whether the server ended the connection, waiting for that."""
+    """Wait for the end of the connection by the server."""
     try:
         while client.recv(65536):
             pass

@@ -1,4 +1,4 @@
-"""Clients that stop in the middle: the timers of bodies and of replies, on a server on which they are short."""
+"""Clients that stall: the timeouts of request bodies and replies, on a server with short ones."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from engines.build import write_identity_onnx
-from harness import raw
+from harness import raw_http
 from harness.bystander import Bystander
-from harness.edition import Installed
-from harness.house import BYSTANDER, bystander_repository
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.installation import Installation
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Server, eventually, serving
+from harness.victim import BYSTANDER, bystander_repository
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ WHOLE = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]}'
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("short")
-    installed = Installed(folder / "installed")
+    installed = Installation(folder / "installed")
     installed.change("gateway/http/request_body.py", "IDLE_S: Final = 30.0", "IDLE_S: Final = 0.5")
     installed.change("gateway/http/request_body.py", "TOTAL_S: Final = 600.0", "TOTAL_S: Final = 2.0")
     installed.change("gateway/http/response.py", "WRITE_TIMEOUT_S: Final = 30.0", "WRITE_TIMEOUT_S: Final = 0.5")
@@ -38,16 +38,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for name in (BYSTANDER, "m"):
             assert http.infer(name, x=("FP32", [1], [0.0]))[0] == 200
         http.close()
-        assert raw.ask(running.address(), large())[0] == 200
+        assert raw_http.ask(running.address(), large())[0] == 200
         yield running
-        everyone = family(running)
+        everyone = server_processes(running)
         assert running.stop() == 0, running.log()
         assert_gone(running, everyone)
 
 
 @contextlib.contextmanager
 def unnoticed(server: Server) -> Iterator[None]:
-    """Nobody else notices, and nothing is left."""
+    """In the block no other client notices anything; the invariants hold afterwards."""
     before = settled(server)
     with Bystander(server, BYSTANDER):
         yield
@@ -55,19 +55,19 @@ def unnoticed(server: Server) -> Iterator[None]:
 
 
 def large(size: int = 8 * MIB) -> list[bytes]:
-    """A request whose reply is as large, in parts."""
+    """A large request with a reply of the same size, in parts."""
     words = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[%d],"parameters":{"binary_data_size":%d}}],' % (
         size // 4,
         size,
     )
     words += b'"parameters":{"binary_data_output":true}}'
     length = f"Inference-Header-Content-Length: {len(words)}"
-    return [raw.head("m", length, size=len(words) + size), words, bytes(size)]
+    return [raw_http.head("m", length, size=len(words) + size), words, bytes(size)]
 
 
 STARTS = {
-    "sized": [raw.head("m", size=len(WHOLE)), WHOLE[:10]],
-    "chunked": [raw.head("m", CHUNKED), b"a\r\n" + WHOLE[:10] + b"\r\n"],
+    "sized": [raw_http.head("m", size=len(WHOLE)), WHOLE[:10]],
+    "chunked": [raw_http.head("m", CHUNKED), b"a\r\n" + WHOLE[:10] + b"\r\n"],
     "large": [*large()[:2], bytes(100_000)],
 }
 
@@ -75,25 +75,25 @@ STARTS = {
 @pytest.mark.fault("F45")
 @pytest.mark.parametrize("kind", STARTS)
 def test_a_body_that_stops_is_a_408_and_the_end_of_the_connection(server: Server, kind: str) -> None:
-    with unnoticed(server), raw.connected(server.address()) as client:
+    with unnoticed(server), raw_http.connected(server.address()) as client:
         for part in STARTS[kind]:
             client.sendall(part)
-        status, told = raw.reply(client)
+        status, told = raw_http.reply(client)
         assert (status, told["code"]) == (408, "body_timeout")
-        assert raw.is_closed(client)
+        assert raw_http.is_closed(client)
 
 
 @pytest.mark.fault("F45")
 @pytest.mark.parametrize("kind", ["sized", "chunked"])
 def test_a_body_that_drips_for_ever_is_a_408_too(server: Server, kind: str) -> None:
     drip = b" " if kind == "sized" else b"1\r\n \r\n"
-    with unnoticed(server), raw.connected(server.address()) as client:
-        client.sendall(raw.head("m", size=1000) if kind == "sized" else raw.head("m", CHUNKED))
+    with unnoticed(server), raw_http.connected(server.address()) as client:
+        client.sendall(raw_http.head("m", size=1000) if kind == "sized" else raw_http.head("m", CHUNKED))
         drops = 0
         while not answers_within(client, 0.1):
             client.sendall(drip)
             drops += 1
-        status, told = raw.reply(client)
+        status, told = raw_http.reply(client)
         assert (status, told["code"]) == (408, "body_timeout")
         assert drops > 5, "it was not the pause between two drops"
 
@@ -104,7 +104,7 @@ def answers_within(client: socket.socket, limit_s: float) -> bool:
 
 @pytest.mark.fault("F45")
 def test_a_reply_that_nobody_reads_is_given_up_and_its_memory_free_while_the_client_stays(server: Server) -> None:
-    with unnoticed(server), raw.connected(server.address(), receive_bytes=4096) as client:
+    with unnoticed(server), raw_http.connected(server.address(), receive_bytes=4096) as client:
         for part in large():
             client.sendall(part)
         assert answers_within(client, 20.0)

@@ -1,4 +1,4 @@
-"""Many models hurt at once: they come back in turns, those of a higher class first, and nobody's call is lost."""
+"""All workers die at once: they are restarted a few at a time, by priority, and no request is lost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from engines.build import write_fault_model
-from harness.house import Victim
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Json, Server, serving
+from harness.victim import Victim
 
 pytestmark = pytest.mark.slow
 NAMES = ("m0", "m1", "m2", "m3", "m4", "m5")
@@ -25,7 +25,7 @@ def write_models(folder: Path) -> None:
 
 
 def loads_at_once(events: list[Json]) -> int:
-    """The most that were being loaded at a time."""
+    """The largest number of concurrent loads."""
     now = most = 0
     for each in events:
         now += {"worker_spawn": 1, "worker_ready": -1}.get(each["event"], 0)
@@ -52,7 +52,7 @@ def test_all_workers_killed_at_once_come_back_in_turns_and_by_class(tmp_path: Pa
         assert len([each for each in since if each["event"] == "worker_exit"]) == len(NAMES)
         assert {each["sig"] for each in since if each["event"] == "worker_exit"} == {signal.SIGKILL}
         assert loads_at_once(since) <= AT_A_TIME
-        everyone = family(server)
+        everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
 

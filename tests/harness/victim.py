@@ -1,6 +1,6 @@
-"""A server with a bystander, into which a test brings its victim.
+"""A model that fails on request (the victim) beside a healthy one (the bystander) on one server.
 
-One server serves a whole file of tests: each brings a model of its own, hurts it, and takes it away again.
+A file of tests shares the server: each test loads a model of its own, makes it fail, and unloads it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ X = (1.0, 2.0, 3.0)
 
 
 class Victim:
-    """A model that does harm on request."""
+    """A fault model on a server."""
 
     def __init__(self, server: Server, name: str, *, batched: bool = False) -> None:
         self.server = server
         self.name = name
         self.batched = batched
-        self._background: list[Background] = []
+        self._background: list[BackgroundCall] = []
 
     def send(
         self, mode: str = "ok", amount: float = 0.0, x: Sequence[float] = X, **parameters: int
@@ -55,13 +55,13 @@ class Victim:
             ],
         }
 
-    def in_background(self, mode: str = "ok", amount: float = 0.0, **more: Any) -> Background:  # as for `send`
-        """One call that somebody else waits for."""
-        self._background.append(Background(self, mode, amount, more))
+    def in_background(self, mode: str = "ok", amount: float = 0.0, **more: Any) -> BackgroundCall:  # as for `send`
+        """One call in a thread."""
+        self._background.append(BackgroundCall(self, mode, amount, more))
         return self._background[-1]
 
-    def queued(self, *calls: Json) -> list[Background]:
-        """Calls in the background, each begun when those before it are with the model; arguments as for `send`."""
+    def queued(self, *calls: Json) -> list[BackgroundCall]:
+        """Background calls, each sent once the one before is counted as open; arguments as for `send`."""
         made = []
         for call in calls:
             here = self.await_settled()
@@ -71,7 +71,7 @@ class Victim:
         return made
 
     def await_settled(self) -> int:
-        """Returns when no more and no fewer requests are with the model than calls wait in the background; how many."""
+        """Wait until the gauge of open requests equals the number of background calls; that number."""
         here = sum(not each.is_over for each in self._background)
         eventually(
             lambda: self.server.gauge("mmsup_requests_open", model=self.name) == here, f"{here} requests at {self.name}"
@@ -79,22 +79,22 @@ class Victim:
         return here
 
     @contextlib.contextmanager
-    def held(self, **more: Any) -> Iterator[Background]:  # as for `send`
-        """A call that is at work until the block ends."""
+    def held(self, **more: Any) -> Iterator[BackgroundCall]:  # as for `send`
+        """A call that executes until the end of the block."""
         (held,) = self.queued({"mode": "hold", **more})
         try:
             yield held
         finally:
-            self.let_go()
+            self.release()
 
-    def let_go(self) -> None:
-        """One call that is held goes on."""
+    def release(self) -> None:
+        """Let one held call finish."""
         go = self.server.repository / self.name / "1" / "go"
         go.touch()
         eventually(lambda: not go.exists(), "the model went on")
 
     def await_busy(self, requests: int = 1) -> None:
-        """Returns when this many requests are with the model."""
+        """Wait until this many requests of the model are open."""
 
         def looking() -> bool:
             return self.server.gauge("mmsup_requests_open", model=self.name) >= requests
@@ -102,24 +102,24 @@ class Victim:
         eventually(looking, f"{requests} requests at {self.name}")
 
     def death(self, number: int = 1) -> Json:
-        """The event of its nth death."""
+        """The event of the nth exit of a worker."""
         return self.server.await_event("worker_exit", self.name, number)
 
     def assert_serves(self) -> None:
-        """It answers, and right."""
+        """It answers correctly."""
         status, reply = self.send()
         assert status == 200, reply
         assert reply["outputs"][0]["data"] == [1.0, 2.0, 3.0]
 
     def runs(self) -> int:
-        """How often it has been called, this call included."""
+        """The number of runs of the model, including this call."""
         status, reply = self.send()
         assert status == 200, reply
-        return run_of(reply)
+        return run_number(reply)
 
 
-class Background:
-    """A call in a thread."""
+class BackgroundCall:
+    """A call in a thread of its own."""
 
     def __init__(self, victim: Victim, mode: str, amount: float, more: Json) -> None:
         self._result: tuple[int, Json] | None = None
@@ -134,18 +134,18 @@ class Background:
 
     @property
     def is_over(self) -> bool:
-        """Whether its answer is there."""
+        """Whether the answer has arrived."""
         return self._result is not None
 
     def result(self) -> tuple[int, Json]:
-        """Its status and body, when they are there."""
+        """Wait for the answer: status and body."""
         self._thread.join(60)
         assert self._result is not None, "the call has no answer"
         return self._result
 
 
-def run_of(reply: Json) -> int:
-    """Which of the model's runs gave this answer."""
+def run_number(reply: Json) -> int:
+    """The number of the run that produced this answer."""
     (run,) = [each["data"][0] for each in reply["outputs"] if each["name"] == "runs"]
     assert isinstance(run, int)
     return run
@@ -155,8 +155,8 @@ def run_of(reply: Json) -> int:
 def victim(
     server: Server, name: str, *, largest: int = 3, **options: Any
 ) -> Iterator[Victim]:  # options of write_fault_model
-    """A victim beside the bystander; at the end everything is as before it came. `largest`: elements of a call, so that
-    memory for it is there before."""
+    """Load a victim, check that the bystander notices nothing, unload it, check the invariants. `largest`: elements
+    of the largest call, for which memory is allocated before."""
     before = settled(server)
     write_fault_model(server.repository, name, **{"hang_limit": f"{HANG_LIMIT_S}s", **options})
     server.ctl("load", name=name)
@@ -174,6 +174,6 @@ def victim(
 
 
 def bystander_repository(folder: Path) -> Path:
-    """A repository with the bystander alone."""
+    """Write a repository with the bystander alone."""
     write_identity_onnx(folder, BYSTANDER)
     return folder

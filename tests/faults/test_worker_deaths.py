@@ -1,4 +1,4 @@
-"""Hurt one model: its callers are answered in time, the cause is named, it serves again, nobody else notices."""
+"""Every way a worker dies or hangs: callers are answered in time with the cause, it restarts, no other notices."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 import pytest
 
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, HANG_LIMIT_S, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Server, eventually
+from harness.victim import BYSTANDER, HANG_LIMIT_S, victim
 
 pytestmark = pytest.mark.slow
 ANSWER_S = 0.1
-"""From a death to the answers of those in flight, by promise."""
+"""Promised time from a death to the answers of requests in flight."""
 SLACK_S = 1.0
-"""What a loaded two-core machine may add before we call it broken."""
+"""Tolerance for a loaded machine with two cores."""
 
 
 @pytest.mark.fault("F1")
@@ -128,7 +128,7 @@ def test_memory_over_the_cap_is_named_from_the_kernels_own_count(server: Server,
     with victim(server, f"memory_{mode}", memory="192MiB", hang_limit="30s") as hurt:
         status, reply = hurt.send(mode, 600)
         if server.status()["isolation"].startswith("cgroup"):
-            # A child's death may reach the model, and its answer us, before the kernel's count reaches the brain.
+            # A child's death may reach the model, and its answer us, before the kernel's count reaches the controller.
             if (mode, status) != ("child", 500):
                 assert (status, reply["code"], reply["retryable"]) == (503, "worker_oom", False), reply
             death = hurt.death()

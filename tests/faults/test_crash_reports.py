@@ -1,4 +1,4 @@
-"""After a death: what happened, why, and who was concerned stands in a bundle, and `ctl why` says it in sentences."""
+"""Crash reports: cause, evidence and affected requests of a worker death, as stored and as `ctl why` explains them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from engines.build import write_fault_model
 from engines.hostile_model import write_hostile_model
 from harness.bystander import Bystander
-from harness.house import BYSTANDER, Victim, victim
 from harness.invariants import assert_clean, settled
 from harness.server import Http, Json, Server, eventually
+from harness.victim import BYSTANDER, Victim, victim
 from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 from mmsup.supervisor.postmortem.archive import MAX_PER_MODEL
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def why(server: Server, name: str, number: int = 1) -> Json:
-    """What `ctl why` says of the nth death, once its bundle is on disk."""
+    """The result of `ctl why` for the nth death, once its report is on disk."""
     server.await_event("bundle_written", name, number)
     told = server.ctl("why", name=name)
     assert isinstance(told, dict)
@@ -35,7 +35,7 @@ def said(told: Json) -> str:
 
 
 def answered_with(reply: Json) -> str:
-    """What is to be said of a lone request that got this."""
+    """The sentence about a single request that got this error."""
     return f"1 request was in flight: 1 had begun and was answered with {reply['code']}."
 
 
@@ -206,7 +206,7 @@ def test_what_took_all_memory_is_not_said_to_have_been_run_once_more(server: Ser
 
 
 def named(server: Server, hurt: Victim) -> None:
-    """One more request, with an id, whose client leaves once it is with the worker."""
+    """One more request, with an id, whose client disconnects once the worker has it."""
     body = hurt.call() | {"id": "the-named-one"}
     http = Http(server.address())
     http.connection.request("POST", f"/v2/models/{hurt.name}/infer", json.dumps(body))
@@ -263,7 +263,7 @@ def test_clients_cannot_ask_why(server: Server) -> None:
     http.close()
 
 
-def test_a_brain_killed_right_after_a_death_costs_one_bundle_at_most(server: Server) -> None:
+def test_a_controller_killed_right_after_a_death_costs_one_bundle_at_most(server: Server) -> None:
     with victim(server, "why_brain") as hurt:
         hurt.send("exit", 41)
         hurt.assert_serves()

@@ -1,8 +1,8 @@
-"""One trial of the N-th operation loop: a failure is ordered, an operation is asked for, and then all must be well.
+"""One failpoint trial: order a failure, perform an operation, then check every promise.
 
-Well is: whoever asked has exactly one outcome; what is wanted (on the disk) is what is true; the bystander's calls were
-all answered, or cut where his gateway died, and none refused; what is on the disk can be read; nothing is left behind.
-An upgrade may renew every process; after the first hit of each point another one passes.
+The promises: the caller gets one outcome; the actual state becomes the desired state on the disk; the calls of the
+bystander were all answered, or cut where its gateway died, and none refused; files on the disk can be read; nothing is
+left. An upgrade may replace every process; after the first hit of each failpoint a second upgrade succeeds.
 """
 
 from __future__ import annotations
@@ -21,64 +21,64 @@ import psutil
 import pytest
 
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, assert_gone, family, settled
+from harness.failpoint_file import FailpointFile, FailpointSite
+from harness.fd_store_double import FdStoreDouble
+from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.operations import ANSWER_S, BYSTANDER, LARGE, Operation, Outcome, Stage, infer
-from harness.points import Range, Spot
 from harness.server import Http, Server, eventually
-from harness.store import Store
 from mmsup.ipc.failpoints import FailpointAction
 from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused
 
 FLAGS = ("--model-control-mode", "explicit", "--load-model", BYSTANDER)
-FALLS = 3
-"""Of one server's brain or gateway: the next one would come later, by the curve of the server's own parts."""
+MAX_RESTARTS = 3
+"""Deaths of the controller or gateway of one server, after which a new server is used: the restart backoff grows."""
 LINES = pytest.StashKey[list[str]]()
-"""What the loop has to say at the end of the session."""
+"""Lines for the summary at the end of the session."""
 PACE_S = 0.01
-"""Between two calls of the bystander."""
+"""Pause between two calls of the bystander."""
 LATE_S = 1.0
-"""How long a hit may come after its operation's outcome."""
+"""How long after the operation's outcome a hit may follow."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """What is ordered."""
+class InjectedFailure:
+    """What fails, where, and at which hit."""
 
     order: FailpointAction
-    spot: Spot
+    spot: FailpointSite
     nth: int
 
     @property
     def ends_keeper(self) -> bool:
-        """A kill of the keeper itself, not of the child that it is about to become."""
+        """Whether it kills the keeper itself rather than a forked child before its exec."""
         return self.order is FailpointAction.KILL and self.spot.role == "keeper" and not self.ends_child
 
     @property
     def ends_child(self) -> bool:
-        """A kill of what the keeper has just forked."""
+        """Whether it kills a child that the keeper has just forked."""
         return self.order is FailpointAction.KILL and self.spot.name in ("keeper.child_group", "keeper.child_exec")
 
     def __str__(self) -> str:
         return f"{self.order.name.lower()} at hit {self.nth} of {self.spot}"
 
 
-class House:
-    """Servers, one after another, all armed by one range."""
+class ServerPool:
+    """Servers, one after another, armed by one failpoint file."""
 
-    def __init__(self, repository: Path, points: Range) -> None:
+    def __init__(self, repository: Path, points: FailpointFile) -> None:
         self._repository = repository
         self._points = points
         self._stage: Stage | None = None
         self._falls: Counter[str] = Counter()
 
     def server(self) -> Server:
-        """A server that is being started."""
+        """Start a server; it is not ready yet."""
         env = {"MMSUP_FAULT_POINTS": str(self._points.path)}
-        return Server(self._repository, *FLAGS, env=env, store=Store("http", "metrics"))
+        return Server(self._repository, *FLAGS, env=env, store=FdStoreDouble("http", "metrics"))
 
     def stage(self) -> Stage:
-        """A server that is ready, the victim down, whose processes come back at once if they die."""
-        if self._stage is None or max(self._falls.values(), default=0) >= FALLS:
+        """A ready server with the victim unloaded, on which restarts are still immediate."""
+        if self._stage is None or max(self._falls.values(), default=0) >= MAX_RESTARTS:
             self.close()
             server = self.server()
             self._stage = Stage(server, self._points)
@@ -89,29 +89,29 @@ class House:
 
     @contextlib.contextmanager
     def watched(self, stage: Stage) -> Iterator[None]:
-        """Count what falls in the block."""
+        """Count the deaths of controllers and gateways in the block."""
         before = self._fallen(stage)
         yield
         self._falls.update(self._fallen(stage) - before)
 
     @staticmethod
     def _fallen(stage: Stage) -> Counter[str]:
-        """Whoever was followed on purpose has not fallen."""
+        """Deaths so far; an intended replacement is none."""
         gateways = len(stage.server.events("gateway_exit"))
         return Counter(brain=stage.server.log().count('"brain_exit"'), gateway=gateways)
 
     def close(self) -> None:
-        """An orderly end, that leaves nothing."""
+        """Stop the server and check that nothing is left."""
         stage, self._stage = self._stage, None
         self._falls.clear()
         if stage is not None:
             with removed(stage.server):
-                everyone = family(stage.server)
+                everyone = server_processes(stage.server)
                 assert stage.server.stop() == 0, stage.server.log()
                 assert_gone(stage.server, everyone)
 
     def abandon(self) -> None:
-        """A trial has failed: its server proves nothing any more."""
+        """Remove the server after a failed trial."""
         stage, self._stage = self._stage, None
         self._falls.clear()
         if stage is not None:
@@ -121,15 +121,15 @@ class House:
 
 @contextlib.contextmanager
 def removed(server: Server) -> Iterator[None]:
-    """Whatever happens, the server is gone afterwards."""
+    """Remove the server at the end of the block."""
     try:
         yield
     finally:
         server.remove()
 
 
-def hits_of(stage: Stage, operation: Operation) -> dict[Spot, int]:
-    """How often each point is come by in one run of the operation in which nothing fails."""
+def hits_of(stage: Stage, operation: Operation) -> dict[FailpointSite, int]:
+    """The hits of each failpoint in one run of the operation without a failure."""
     operation.prepare(stage)
     before = stage.points.hits()
     outcome = operation.run(stage)
@@ -140,8 +140,8 @@ def hits_of(stage: Stage, operation: Operation) -> dict[Spot, int]:
     return hits
 
 
-def attempt(house: House, operation: Operation, failure: Failure, expected: int = 0) -> bool:
-    """One trial; whether the failure came to pass. `expected`: hits that a run without a failure has."""
+def attempt(house: ServerPool, operation: Operation, failure: InjectedFailure, expected: int = 0) -> bool:
+    """Make one trial. `expected`: hits in a run without a failure. Returns whether the failure happened."""
     stage = house.stage()
     warm(stage)
     before = settled(stage.server)
@@ -165,30 +165,34 @@ def attempt(house: House, operation: Operation, failure: Failure, expected: int 
 
 
 def warm(stage: Stage) -> None:
-    """Let a gateway, which may be a new one, have what it makes at its first large request and keeps."""
+    """Send a large request, so that a new gateway allocates what it keeps afterwards."""
     client = Http(stage.server.address())
     assert client.infer(BYSTANDER, x=("FP32", [LARGE], [1.0] * LARGE))[0] == 200
     client.close()
 
 
 def _fired(stage: Stage, is_expected: bool) -> bool:
-    """Whether it has happened; what comes after the outcome is waited for, if it comes at all."""
+    """Whether the failure has happened; an expected one may follow the outcome by `LATE_S`."""
     if is_expected:
         with contextlib.suppress(AssertionError):
             eventually(lambda: stage.points.fired, "the failure", LATE_S)
     return stage.points.disarm()
 
 
-def _bystander(stage: Stage, operation: Operation, failure: Failure) -> contextlib.AbstractContextManager[object]:
+def _bystander(
+    stage: Stage, operation: Operation, failure: InjectedFailure
+) -> contextlib.AbstractContextManager[object]:
     may_be_cut = operation.cuts or (failure.spot.role == "gateway" and failure.order is not FailpointAction.DELAY)
     return Bystander(stage.server, BYSTANDER, may_be_cut=may_be_cut, stays=not operation.renews, pace_s=PACE_S)
 
 
-def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: Failure) -> None:
-    if outcome.right and operation.wishes is not None:
-        assert stage.wish() is operation.wishes, f"{operation.name}: 200, and {stage.wish()} on the disk"
+def _judge(stage: Stage, operation: Operation, outcome: Outcome, failure: InjectedFailure) -> None:
+    if outcome.right and operation.wanted_after is not None:
+        assert stage.is_wanted() is operation.wanted_after, (
+            f"{operation.name}: 200, and {stage.is_wanted()} on the disk"
+        )
     assert outcome.right or failure.order is not FailpointAction.DELAY, outcome
-    if failure.order is FailpointAction.KILL and failure.spot.role in operation.outlives:
+    if failure.order is FailpointAction.KILL and failure.spot.role in operation.survives:
         assert outcome.right, f"{outcome} with {failure}"
     assert "internal" not in outcome.text, f"{outcome}: nobody foresaw {failure}"
     if outcome.cut:
@@ -201,23 +205,23 @@ def _again(stage: Stage, operation: Operation) -> None:
 
 
 def assert_whole(stage: Stage) -> None:
-    """Every file that is written as a whole is one."""
+    """Every JSON file of the state directory can be parsed."""
     for path in stage.server.state_dir.rglob("*.json"):
         json.loads(path.read_bytes())
 
 
 def settle(stage: Stage) -> None:
-    """Returns when what is true is what is wanted."""
-    if stage.wish():
+    """Wait until the victim is loaded or unloaded, as recorded on the disk."""
+    if stage.is_wanted():
         eventually(stage.is_up, "the victim is up")
     else:
         eventually(stage.is_down, "the victim is down")
 
 
 def converge(stage: Stage) -> None:
-    """The same; a model that is wanted answers then, and right."""
+    """Settle; then the victim, if wanted, and the bystander answer correctly."""
     settle(stage)
-    if stage.wish():
+    if stage.is_wanted():
         outcome = infer(stage, 3)
         assert outcome.right, outcome
     client = Http(stage.server.address())
@@ -226,10 +230,10 @@ def converge(stage: Stage) -> None:
     assert status == 200, reply
 
 
-def _without_keeper(house: House, stage: Stage, operation: Operation, failure: Failure) -> bool:
-    """The keeper dies, and everything with it; the same command begins again with what was wanted."""
+def _without_keeper(house: ServerPool, stage: Stage, operation: Operation, failure: InjectedFailure) -> bool:
+    """The keeper dies with all its processes; the same command restores the desired state."""
     server = stage.server
-    everyone = family(server)
+    everyone = server_processes(server)
     stage.points.order(failure.order, failure.spot, failure.nth)
     with ThreadPoolExecutor(1, "operation") as other:  # what it asks of a listener waits for the next keeper
         asked = other.submit(operation.run, stage)
@@ -257,7 +261,7 @@ def _without_keeper(house: House, stage: Stage, operation: Operation, failure: F
 
 @contextlib.contextmanager
 def _waiting(server: Server) -> Iterator[None]:
-    """Who connects while there is no keeper is not refused: the service manager holds the listener."""
+    """A client that connects while there is no keeper is served later: the service manager holds the listener."""
     with socket.create_connection(server.address()) as waiting:
         waiting.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
         yield
@@ -266,7 +270,7 @@ def _waiting(server: Server) -> Iterator[None]:
 
 
 def await_gone(processes: list[psutil.Process]) -> None:
-    """What a keeper leaves dies with it."""
+    """Wait until the children of a dead keeper are gone."""
     _, alive = psutil.wait_procs(processes[1:], timeout=10)
     assert not alive, "somebody survives the keeper"
 
@@ -274,8 +278,8 @@ def await_gone(processes: list[psutil.Process]) -> None:
 # The two operations that begin or end with no server.
 
 
-def begin(house: House, points: Range, failure: Failure) -> bool:
-    """A server starts: it comes up, or says why not and leaves nothing; the same command then works."""
+def try_start(house: ServerPool, points: FailpointFile, failure: InjectedFailure) -> bool:
+    """Start a server: it becomes ready, or reports why not and leaves nothing; the same command then works."""
     points.order(failure.order, failure.spot, failure.nth)
     server = house.server()
     with removed(server):
@@ -292,7 +296,7 @@ def begin(house: House, points: Range, failure: Failure) -> bool:
         return _ends(server, points)
 
 
-def _judge_refusal(server: Server, failure: Failure) -> None:
+def _judge_refusal(server: Server, failure: InjectedFailure) -> None:
     code = server.process.poll()
     assert code is not None, f"{failure}: neither ready nor ended\n{server.log()}"
     if failure.ends_keeper:
@@ -303,8 +307,8 @@ def _judge_refusal(server: Server, failure: Failure) -> None:
         assert "mmsup: " in server.log(), server.log()
 
 
-def _first_call(server: Server, failure: Failure) -> None:
-    """It is part of the start; a gateway that fails in it cuts it."""
+def _first_call(server: Server, failure: InjectedFailure) -> None:
+    """The first call after the start; only a failing gateway or keeper may cut it."""
     client = Http(server.address())
     try:
         client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
@@ -314,7 +318,7 @@ def _first_call(server: Server, failure: Failure) -> None:
         client.close()
 
 
-def _ends(server: Server, points: Range) -> bool:
+def _ends(server: Server, points: FailpointFile) -> bool:
     fired = points.disarm()
     client = Http(server.address())
     status, reply = client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
@@ -322,20 +326,22 @@ def _ends(server: Server, points: Range) -> bool:
     assert status == 200, reply
     assert server.store is not None
     assert not server.store.has_stale
-    everyone = family(server)
+    everyone = server_processes(server)
     assert server.stop() == 0, server.log()
     assert_gone(server, everyone)
     return fired
 
 
-def stop(house: House, points: Range, failure: Failure | None, look: Callable[[], None] = lambda: None) -> bool:
-    """A server is told to stop, with the victim loaded by hand: it ends with 0 and forgets that, or it is cut off."""
+def try_stop(
+    house: ServerPool, points: FailpointFile, failure: InjectedFailure | None, look: Callable[[], None] = lambda: None
+) -> bool:
+    """Stop a server whose victim was loaded by hand: it exits with 0 and forgets that, or the failure kills it."""
     server = house.server()
     with removed(server):
         server.await_ready()
         stage = Stage(server, points)
         stage.up()
-        everyone = family(server)
+        everyone = server_processes(server)
         look()
         if failure is not None:
             points.order(failure.order, failure.spot, failure.nth)
@@ -348,13 +354,13 @@ def stop(house: House, points: Range, failure: Failure | None, look: Callable[[]
             _goes_on(stage)
         else:
             assert code == 0, server.log()
-            assert not stage.wish()
+            assert not stage.is_wanted()
         assert_gone(server, everyone)
         return fired
 
 
 def _goes_on(stage: Stage) -> None:
-    """After the cut: what was wanted, if it was not forgotten yet."""
+    """Start again after the kill and check the desired state."""
     stage.server.start_again()
     stage.server.await_ready()
     converge(stage)
