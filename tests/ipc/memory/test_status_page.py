@@ -85,7 +85,7 @@ def test_an_unknown_activity_counts_as_busy(page: int) -> None:
 
 def test_a_run_is_busy_with_its_requests_since_its_start(page: int) -> None:
     writer, reader = StatusPageWriter(page), StatusPageReader(page)
-    writer.run_started((7, 8), 50)
+    writer.batch_started((7, 8), 50)
     progress = reader.read()
     assert (progress.activity, progress.since_ns, progress.heartbeat_ns) == (Activity.BUSY, 50, 50)
     assert reader.started() == reader.executing() == {7, 8}
