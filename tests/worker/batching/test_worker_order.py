@@ -144,6 +144,7 @@ def test_a_request_whose_company_stays_away_runs_in_time_for_its_deadline(reposi
         assert gateway.ask(row()).queue_ns < 100_000_000, "and nobody waits for them any more"
 
 
+@pytest.mark.alone
 def test_a_delay_shorter_than_a_millisecond_is_kept_to(repository: Path, tmp_path: Path) -> None:
     spec = replace(write_fault_model(repository, "m", max_batch_size=8), batching=Batching(delay_s=0.0003))
     with serving(spec, tmp_path) as (_, gateway):
