@@ -146,6 +146,7 @@ def test_a_request_that_waits_in_vain_for_others_runs_in_time_for_its_deadline(
         assert gateway.request(row()).queue_ns < 100_000_000, "and no request waits for others any more"
 
 
+@pytest.mark.alone
 def test_a_delay_shorter_than_a_millisecond_is_honoured(repository: Path, tmp_path: Path) -> None:
     spec = replace(write_fault_model(repository, "m", max_batch_size=8), batching=Batching(delay_s=0.0003))
     with serving(spec, tmp_path) as (_, gateway):
