@@ -238,7 +238,9 @@ def test_a_brain_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes_on(r
 
 
 @pytest.mark.fault("F30")
-@pytest.mark.parametrize("step", ["trying the code", "another controller takes over", "serves in the place of", "renewing"])
+@pytest.mark.parametrize(
+    "step", ["trying the code", "another controller takes over", "serves in the place of", "renewing"]
+)
 def test_a_brain_may_be_killed_at_any_step(repository: Path, step: str) -> None:
     with running(repository) as server:
         before, old = settled(server), processes(server)

@@ -30,7 +30,10 @@ def test_code_that_can_take_over_prints_its_version(capsys: pytest.CaptureFixtur
     ("fields", "reason"),
     [
         ({"settings": "[1]"}, "WireError: "),
-        ({"settings": SETTINGS, "checkpoint": {"server": "of another version"}}, "cannot read the running controller's checkpoint"),
+        (
+            {"settings": SETTINGS, "checkpoint": {"server": "of another version"}},
+            "cannot read the running controller's checkpoint",
+        ),
     ],
 )
 def test_what_it_cannot_read_is_printed_in_one_line(
