@@ -29,6 +29,7 @@ class UpgradeProgress(Protocol):
     @property
     def present(self) -> UpgradeRecord:
         """The record as it is now."""
+        ...
 
     def update(self, **changes: Any) -> None:  # fields of the record
         """Change the record, and save it."""

@@ -44,19 +44,19 @@ class GatewayBroadcast:
             _link(gateway, endpoint)
         failpoint("brain.linked")
 
-    def unlink(self, worker_id: WorkerId) -> None:
-        if self._endpoints.pop(worker_id, None) is not None:
-            self._pool.broadcast(UnlinkWorker(*worker_id))
+    def unlink(self, worker: WorkerId) -> None:
+        if self._endpoints.pop(worker, None) is not None:
+            self._pool.broadcast(UnlinkWorker(*worker))
             failpoint("brain.withdrawn")
 
-    def condemn(self, worker_id: WorkerId, failure: WorkerFailure) -> None:
-        self._endpoints.pop(worker_id, None)
-        self._pool.broadcast(Condemned(*worker_id, failure.code, failure.text))
+    def condemn(self, worker: WorkerId, failure: WorkerFailure) -> None:
+        self._endpoints.pop(worker, None)
+        self._pool.broadcast(Condemned(*worker, failure.code, failure.text))
         failpoint("brain.condemned")
 
-    def verdict(self, worker_id: WorkerId, failure: WorkerFailure) -> None:
-        self._endpoints.pop(worker_id, None)
-        self._pool.broadcast(Verdict(*worker_id, failure.code, failure.text, failure.retryable))
+    def verdict(self, worker: WorkerId, failure: WorkerFailure) -> None:
+        self._endpoints.pop(worker, None)
+        self._pool.broadcast(Verdict(*worker, failure.code, failure.text, failure.retryable))
 
     def barrier(self, limit_s: float, on_done: Callable[[], None]) -> None:
         """Call `on_done` once, when all gateways have applied what they were sent so far, or after the limit."""

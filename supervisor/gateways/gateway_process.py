@@ -248,7 +248,7 @@ class GatewayListener:
         try:
             message = decode(data, FROM_GATEWAY)
         except WireError as error:
-            gateway.kill(f"it sent what is no message of ours: {error}")
+            gateway.kill(f"it sent an invalid message: {error}")
             return
         if isinstance(message, Hello):
             gateway.has_answered = True

@@ -237,7 +237,7 @@ def test_bytes_that_are_no_message_end_the_load_with_a_reason(tmp_path: Path) ->
     async def play(harness: ControllerHarness) -> None:
         harness.keeper.script = talk_nonsense
         await harness.until(lambda: harness.events("worker_exit"))
-        assert "no message of ours" in harness.events("load_failed")[0]["text"]
+        assert "invalid message" in harness.events("load_failed")[0]["text"]
 
     run_in_harness(tmp_path, play)
 
