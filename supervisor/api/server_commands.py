@@ -15,6 +15,7 @@ MAX_TICKET_LENGTH: Final = 64
 class UpgradeRequests(Protocol):
     async def request(self, ticket: str, on_progress: Callable[[str], None], *, force: bool) -> Json:
         """Start or join the upgrade of this ticket; its result, or MmsupError."""
+        ...
 
 
 class ServerCommands:
