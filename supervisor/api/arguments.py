@@ -13,7 +13,6 @@ Arguments = Mapping[str, Any]  # one JSON object
 
 
 def text_argument(arguments: Arguments, key: str, default: str | None = None) -> str:
-    """A text, which must not be empty if there is no default."""
     value = arguments.get(key, default)
     if not isinstance(value, str) or (default is None and not value):
         raise CallerError("bad_request", f"argument '{key}' must be a text")
@@ -21,7 +20,6 @@ def text_argument(arguments: Arguments, key: str, default: str | None = None) ->
 
 
 def count_argument(arguments: Arguments, key: str, default: int) -> int:
-    """A number, 0 or more."""
     value = arguments.get(key)
     if value is None:
         return default
@@ -39,7 +37,6 @@ def flag_argument(arguments: Arguments, key: str) -> bool:
 
 
 def model_argument(arguments: Arguments, model_set: ModelSet) -> Model:
-    """The model of that name."""
     name = text_argument(arguments, "name" if "name" in arguments else "model")
     model = model_set.model(name)
     if model is None:
@@ -48,5 +45,4 @@ def model_argument(arguments: Arguments, model_set: ModelSet) -> Model:
 
 
 def unknown_model(name: str) -> CallerError:
-    """The error for a name that no model has."""
     return CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)

@@ -35,11 +35,8 @@ Json = dict[str, Any]  # one JSON object
 
 
 class CommandHandler(Protocol):
-    """What carries commands out."""
-
     async def handle(self, verb: str, arguments: Json, send_line: SendLine) -> Any:  # the result is JSON, by verb
         """The result, or MmsupError."""
-        ...
 
 
 class ControlSocket:
@@ -173,7 +170,6 @@ class _Session:
 
 
 def error_line(error: MmsupError) -> Json:
-    """The last line of a command that failed."""
     return {"ok": False, "code": error.code, "error": error.text, "retryable": error.retryable}
 
 

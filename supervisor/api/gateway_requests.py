@@ -18,14 +18,11 @@ REPLY_LIMIT: Final = MESSAGE_LIMIT - 4096
 
 
 class GatewayRequests:
-    """Carries out what gateways ask for their clients."""
-
     def __init__(self, handlers: Handlers, settings: Settings) -> None:
         self._handlers = handlers
         self._settings = settings
 
     async def answer(self, request: CommandRequest, send: Callable[[CommandReply], None]) -> None:
-        """Carry a command out and send its reply."""
         try:
             result = await self._handle(request)
             reply = CommandReply(request.id, "", "", 0.0, result)

@@ -19,8 +19,6 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Handlers:
-    """Carries commands out."""
-
     def __init__(self, *groups: Mapping[str, Command]) -> None:
         self._commands = {name: command for group in groups for name, command in group.items()}
 

@@ -26,8 +26,6 @@ CrashReports = Callable[[str], Awaitable[list[Json]]]
 
 
 class HistoryCommands:
-    """Read logs, events and crash reports."""
-
     def __init__(
         self,
         model_set: ModelSet,
@@ -41,7 +39,6 @@ class HistoryCommands:
         self._crash_reports = crash_reports
 
     def commands(self) -> Mapping[str, Command]:
-        """By name."""
         return {"logs": self._logs, "events": self._events, "why": self._why}
 
     async def _logs(self, arguments: Json, send_line: SendLine) -> Json:

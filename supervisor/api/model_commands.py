@@ -16,15 +16,12 @@ _LOAD_PARAMETERS: Final = frozenset({"config"})
 
 
 class ModelCommands:
-    """Act upon the model set by the loader."""
-
     def __init__(self, views: StatusViews, model_set: ModelSet, loader: ModelLoader) -> None:
         self._views = views
         self._model_set = model_set
         self._loader = loader
 
     def commands(self) -> Mapping[str, Command]:
-        """By name."""
         return {
             "list": self._list,
             "show": self._show,

@@ -12,15 +12,12 @@ from mmsup.supervisor.resources.gpu_placement import GpuPlacement
 
 
 class ResourceCommands:
-    """Show and clear them."""
-
     def __init__(self, model_set: ModelSet, poison_requests: PoisonRegistry, devices: GpuPlacement) -> None:
         self._model_set = model_set
         self._poison_requests = poison_requests
         self._devices = devices
 
     def commands(self) -> Mapping[str, Command]:
-        """By name."""
         return {
             "quarantine": self._quarantine,
             "quarantine_clear": self._quarantine_clear,

@@ -13,22 +13,17 @@ MAX_TICKET_LENGTH: Final = 64
 
 
 class UpgradeRequests(Protocol):
-    """What carries an upgrade out."""
-
     async def request(self, ticket: str, on_progress: Callable[[str], None], *, force: bool) -> Json:
         """Start or join the upgrade of this ticket; its result, or MmsupError."""
         ...
 
 
 class ServerCommands:
-    """Show the server, or upgrade it."""
-
     def __init__(self, views: StatusViews, upgrades: UpgradeRequests) -> None:
         self._views = views
         self._upgrades = upgrades
 
     def commands(self) -> Mapping[str, Command]:
-        """By name."""
         return {"status": self._status, "ps": self._ps, "upgrade": self._upgrade}
 
     async def _status(self, _arguments: Json, _send_line: SendLine) -> Json:

@@ -37,7 +37,6 @@ class SocketWatch:
         self._check()
 
     def close(self) -> None:
-        """Check no more."""
         if self._timer is not None:
             self._timer.cancel()
 

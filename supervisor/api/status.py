@@ -29,8 +29,6 @@ _INDEX_STATES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """Facts about the server as a whole."""
-
     keeper_pid: int
     controller_pid: int
     controller_generation: int
@@ -42,8 +40,6 @@ class ServerInfo:
 
 
 class StatusViews:
-    """Change nothing."""
-
     def __init__(
         self,
         server: ServerInfo,
@@ -59,7 +55,6 @@ class StatusViews:
         self._devices = devices
 
     def status(self) -> Json:
-        """The server, its processes, its models."""
         server, readiness = self._server, self._server.readiness()
         http = server.addresses.get("http", "")
         controller = {"pid": server.controller_pid, "generation": server.controller_generation}
@@ -81,7 +76,6 @@ class StatusViews:
         }
 
     def overview(self) -> Json:
-        """All models, one row each."""
         return {"models": [_row_of(model) for model in self._models()]}
 
     def ps(self) -> Json:
@@ -100,7 +94,6 @@ class StatusViews:
         return {"processes": rows}
 
     def show(self, model: Model) -> Json:
-        """Everything about one model."""
         versions = model.active.versions if model.active else []
         metadata = next((each.metadata for each in reversed(versions) if each.metadata), None)
         instances = list(model.instances())

@@ -33,7 +33,6 @@ STATUS_PAGE_INTERVAL_S: Final = 0.5
 
 
 async def serve(inherited: dict[str, int]) -> None:
-    """From the keeper's inventory to the last message to it."""
     failpoints.arm(inherited, "brain")
     asyncio.get_running_loop().set_exception_handler(_exit_on_unhandled_error)
     page = StatusPageWriter(inherited["page"])
@@ -68,7 +67,6 @@ def _exit_on_unhandled_error(loop: asyncio.AbstractEventLoop, context: dict[str,
 
 
 def main(arguments: list[str]) -> int:
-    """Run one controller."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(parse_inherited_fds(arguments)))
     return exit_codes.SUCCESS

@@ -75,13 +75,11 @@ def make_storage(context: ControllerContext, texts: Mapping[str, str], recovered
 def make_launch_environment(
     context: ControllerContext, storage: Storage, environ: Mapping[str, str]
 ) -> LaunchEnvironment:
-    """What processes are started with."""
     cpus = len(os.sched_getaffinity(0))
     return LaunchEnvironment(environ, storage.state_dir.scratch, context.settings.runtime_dir, cpus)
 
 
 def make_pool(context: ControllerContext, storage: Storage, environment: LaunchEnvironment) -> GatewayPool:
-    """The gateway processes, none of them started."""
     addresses = {name: each for name, each in context.inventory.addresses.items() if name != CONTROL_LISTENER}
     output = storage.state_dir.model_output(GATEWAY_LOG_NAME)
     return GatewayPool(
@@ -92,7 +90,6 @@ def make_pool(context: ControllerContext, storage: Storage, environment: LaunchE
 def make_gateways(
     pool: GatewayPool, storage: Storage, model_set: ModelSet, readiness: ReadinessReporter
 ) -> tuple[Gateways, CrashCollector]:
-    """What gateways are sent, and where what they send goes."""
 
     def on_poison_change(name: str) -> None:
         storage.checkpoint.save(poison_key(name), poison_requests.record(name))
@@ -107,7 +104,6 @@ def make_gateways(
 
 
 def make_models(context: ControllerContext, storage: Storage, model_set: ModelSet, gateways: Gateways) -> Models:
-    """The model set with what changes it."""
     settings, event_log, desired_state = context.settings, storage.event_log, storage.state_dir.desired_state
     model_set.on_route = gateways.broadcast.route
     model_set.on_unroute = gateways.broadcast.unroute
@@ -126,7 +122,6 @@ def make_resources(
     collector: CrashCollector,
     on_gpus_changed: Callable[[], None],
 ) -> Resources:
-    """GPUs, cleanup, crash reports, memory samples."""
     monitor = GpuMonitor(storage.event_log, environment.base_env, context.settings.gpu_driver)
     health = GpuHealth(monitor, storage.event_log, on_gpus_changed)
     recycler = Recycler(models.model_set, models.replacement, context.tasks.start)
@@ -148,7 +143,6 @@ def connect_instances(
     resources: Resources,
     cgroups: CgroupBackend,
 ) -> None:
-    """Give instances what they act upon."""
     model_set = models.model_set
     model_set.context = InstanceContext(
         settings=context.settings,
@@ -179,7 +173,6 @@ def make_api(
     resources: Resources,
     upgrades: UpgradeRequests,
 ) -> Api:
-    """The commands and where they come from."""
     model_set, event_log = models.model_set, storage.event_log
     views = StatusViews(info, model_set, gateways.pool, event_log, resources.gpu_placement.rows)
     reports, output = resources.crash_collector.reports, storage.state_dir.model_output

@@ -37,8 +37,6 @@ _WORKER: Final = "worker"
 
 @dataclass(frozen=True, slots=True)
 class RouterTargets:
-    """Where messages go."""
-
     keeper: KeeperSender
     model_set: ModelSet
     pool: GatewayPool
@@ -51,8 +49,6 @@ class RouterTargets:
 
 
 class ChildRouter:
-    """One per controller."""
-
     def __init__(self) -> None:
         self.unknown_children = 0
         """How many were killed because no record knew them."""

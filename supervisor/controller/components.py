@@ -38,8 +38,6 @@ from mmsup.supervisor.state.checkpoint import CheckpointWriter
 
 @dataclass(frozen=True, slots=True)
 class ControllerContext:
-    """What all parts share."""
-
     settings: Settings
     inventory: KeeperInventory
     keeper: KeeperSender
@@ -52,8 +50,6 @@ class ControllerContext:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What outlives the controller."""
-
     state_dir: StateDir
     event_log: EventLog
     checkpoint: CheckpointWriter
@@ -61,8 +57,6 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models and what changes them."""
-
     model_set: ModelSet
     loader: ModelLoader
     replacement: RollingReplacement
@@ -71,8 +65,6 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class Gateways:
-    """The gateway processes and what they are sent."""
-
     context: GatewayContext
     pool: GatewayPool
     barriers: GatewayBarriers
@@ -84,8 +76,6 @@ class Gateways:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What workers run on and leave behind."""
-
     cleanup: Cleanup
     crash_collector: CrashCollector
     memory_sampler: MemorySampler
@@ -96,8 +86,6 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What answers commands."""
-
     handlers: Handlers
     control_socket: ControlSocket
     gateway_requests: GatewayRequests

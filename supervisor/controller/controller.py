@@ -54,8 +54,6 @@ from mmsup.supervisor.repository.validation_report import collect_warnings
 
 
 class Controller:
-    """One per process."""
-
     def __init__(
         self,
         inventory: KeeperInventory,
@@ -172,7 +170,6 @@ class Controller:
                 self.upgrader.on_keeper_answer(message)
 
     def terminate(self) -> None:
-        """Drain the server and stop it."""
         if not self.gateways.context.is_stopping:
             self.gateways.context.is_stopping = True
             self.upgrader.stop()

@@ -32,8 +32,6 @@ _QUIET: Final = frozenset({"time", "event", "tail"})
 
 
 class EventConsole:
-    """A subscriber of the event log."""
-
     def __init__(self, console: Console) -> None:
         self._console = console
 
@@ -47,8 +45,6 @@ class EventConsole:
 
 
 class LibraryLogHandler(logging.Handler):
-    """Writes what Python's libraries log, from warnings on."""
-
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
         self._console = console
@@ -62,7 +58,6 @@ MODEL_COLUMNS: Final = ("model", "version", "status", "reason")
 
 
 def model_rows(models: Sequence[Model]) -> list[list[str]]:
-    """A row for each version of each model."""
     rows: list[list[str]] = []
     for model in models:
         versions = model.route().versions

@@ -26,8 +26,6 @@ OLD_GATEWAY_EXIT_S: Final = 2.0
 
 
 class UpgradeProgress(Protocol):
-    """Where the stage reports to."""
-
     @property
     def present(self) -> UpgradeRecord:
         """The record as it is now."""
@@ -35,11 +33,9 @@ class UpgradeProgress(Protocol):
 
     def update(self, **changes: Any) -> None:  # fields of the record
         """Change the record, and save it."""
-        ...
 
     def report(self, text: str) -> None:
         """Send progress to the clients that wait."""
-        ...
 
 
 class ProcessUpgrade:
@@ -96,7 +92,6 @@ class ProcessUpgrade:
         raise ServerError("unavailable", "no gateway of the new code comes up; the old ones serve on, workers stay")
 
     async def _start_successor(self) -> GatewayProcess:
-        """A new gateway that serves, or has not come up in time."""
         pool = self._pool
         while (new := start_successor(pool)) is None:
             self._progress.report("waiting for a gateway of the last upgrade to leave")

@@ -15,8 +15,6 @@ from mmsup.supervisor.observability.console import Console
 
 
 class ReadinessReporter:
-    """Knows what was reported last."""
-
     def __init__(
         self,
         gateways: GatewayContext,
@@ -38,7 +36,6 @@ class ReadinessReporter:
         self._reported: ServerReadiness | None = None
 
     def readiness(self) -> ServerReadiness:
-        """The server's, as of the last pass over the models."""
         return server_readiness(
             front=self._pool.are_up(),
             draining=self._gateways.is_stopping,

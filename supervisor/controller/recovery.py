@@ -37,8 +37,6 @@ GPUS_KEY: Final = "gpus"
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """Facts about the server as a whole."""
-
     started_s: float
     is_announced: bool
     """READY has been announced."""
@@ -47,8 +45,6 @@ class ServerRecord:
 
 @dataclass(frozen=True, slots=True)
 class GpuRecords:
-    """All GPUs."""
-
     gpus: tuple[GpuRecord, ...]
 
 
@@ -67,17 +63,14 @@ class Checkpoint:
     """By key."""
 
     def all_of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
-        """The records of one kind."""
         return tuple(each for each in self.records.values() if isinstance(each, kind))
 
 
 def model_key(name: str) -> str:
-    """The key of a model's record."""
     return f"model/{name}"
 
 
 def poison_key(name: str) -> str:
-    """The key of the record of a model's poison list."""
     return f"poison/{name}"
 
 
@@ -131,7 +124,6 @@ def take_over(
 
 
 def resume_instances(model_set: ModelSet) -> TakeOverCounts:
-    """Go on with each instance in the state that it was saved in."""
     counts = TakeOverCounts()
     for model in list(model_set.models.values()):
         for revision in list(model.revisions):

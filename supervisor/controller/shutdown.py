@@ -54,6 +54,5 @@ async def shut_down(context: ControllerContext, storage: Storage, models: Models
 
 
 def finish(context: ControllerContext, code: int) -> None:
-    """Tell the keeper to exit with this code, and exit."""
     context.keeper.send(ShutdownFinished(code))
     context.finished.set()

@@ -17,8 +17,6 @@ from mmsup.supervisor.state.desired_state import DesiredState
 
 
 class StateDir:
-    """Opens each file when it is needed first."""
-
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.state_dir)
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,7 +37,6 @@ class StateDir:
         return self._outputs[name]
 
     def close(self) -> None:
-        """Close all files."""
         self.event_log.close()
         for output in self._outputs.values():
             output.close()

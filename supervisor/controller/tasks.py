@@ -7,13 +7,10 @@ from typing import Any
 
 
 class TaskSet:
-    """The tasks under way."""
-
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Any, name: str) -> asyncio.Task[None]:  # a coroutine that returns None
-        """Run a coroutine as a task."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
@@ -25,7 +22,6 @@ class TaskSet:
             raise error
 
     async def close(self) -> None:
-        """Cancel all of them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

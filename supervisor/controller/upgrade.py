@@ -44,8 +44,6 @@ SendProgress = Callable[[str], None]
 
 
 class Upgrader:
-    """The upgrade under way, or the last one."""
-
     def __init__(
         self,
         context: ControllerContext,
@@ -85,7 +83,6 @@ class Upgrader:
         return result_of_upgrade(self.present)
 
     def resume(self) -> None:
-        """Go on with an upgrade that an earlier controller started."""
         record = self.record
         if record is None or record.stage == DONE:
             return
@@ -95,7 +92,6 @@ class Upgrader:
             self._start(record)
 
     def on_keeper_answer(self, message: StepDown | UpgradeRefused) -> None:
-        """The keeper has tried the code on disk."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
         elif isinstance(message, StepDown):
@@ -110,17 +106,14 @@ class Upgrader:
 
     @property
     def present(self) -> UpgradeRecord:
-        """The record of an upgrade that has been started."""
         assert self.record is not None, "an upgrade without a record"
         return self.record
 
     def update(self, **changes: Any) -> None:  # fields of the record
-        """Change the record, and save it."""
         self.record = replace(self.present, **changes)
         self._storage.checkpoint.save(KEY, self.record)
 
     def report(self, text: str) -> None:
-        """Send progress to the clients that wait."""
         for listener in list(self._listeners):
             listener(text)
 

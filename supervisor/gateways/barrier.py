@@ -24,8 +24,6 @@ class _PendingBarrier:
 
 
 class GatewayBarriers:
-    """The barriers that are pending."""
-
     def __init__(self, pool: GatewayPool) -> None:
         self._pool = pool
         self._pings = 0
@@ -47,7 +45,6 @@ class GatewayBarriers:
         self._pool.broadcast(Ping(self._pings))
 
     async def wait_until_applied(self, limit_s: float) -> None:
-        """The same for a coroutine."""
         done = asyncio.Event()
         self.add(limit_s, done.set)
         await done.wait()
@@ -78,7 +75,6 @@ class GatewayBarriers:
         gateway.send(Ping(self._pings))
 
     def on_pong(self, gateway: GatewayProcess, number: int) -> None:
-        """A gateway has answered a Ping."""
         if self._syncing.get(number) is gateway:
             del self._syncing[number]
             gateway.synced = True
@@ -86,20 +82,17 @@ class GatewayBarriers:
         self._arrive(number, gateway)
 
     def on_drained(self, gateway: GatewayProcess) -> None:
-        """A gateway has finished what it had accepted."""
         self._draining.discard(gateway.number)
         if not self._draining:
             self._drained.set()
 
     def on_exited(self, gateway: GatewayProcess) -> None:
-        """Nothing is awaited from this gateway any more."""
         self._syncing = {number: each for number, each in self._syncing.items() if each is not gateway}
         for number in list(self._pending):
             self._arrive(number, gateway)
         self.on_drained(gateway)
 
     def close(self) -> None:
-        """Cancel all limits."""
         for pending in self._pending.values():
             pending.timer.cancel()
 

@@ -39,48 +39,40 @@ class GatewayBroadcast:
         self._endpoints: dict[WorkerId, WorkerEndpoint] = {}
 
     def link(self, endpoint: WorkerEndpoint) -> None:
-        """Route to this worker."""
         self._endpoints[endpoint.worker_id] = endpoint
         for gateway in self._pool.processes():
             _link(gateway, endpoint)
         failpoint("brain.linked")
 
-    def unlink(self, worker_id: WorkerId) -> None:
-        """Route nothing more to this worker."""
-        if self._endpoints.pop(worker_id, None) is not None:
-            self._pool.broadcast(UnlinkWorker(*worker_id))
+    def unlink(self, worker: WorkerId) -> None:
+        if self._endpoints.pop(worker, None) is not None:
+            self._pool.broadcast(UnlinkWorker(*worker))
             failpoint("brain.withdrawn")
 
-    def condemn(self, worker_id: WorkerId, failure: WorkerFailure) -> None:
-        """This worker is about to be killed."""
-        self._endpoints.pop(worker_id, None)
-        self._pool.broadcast(Condemned(*worker_id, failure.code, failure.text))
+    def condemn(self, worker: WorkerId, failure: WorkerFailure) -> None:
+        self._endpoints.pop(worker, None)
+        self._pool.broadcast(Condemned(*worker, failure.code, failure.text))
         failpoint("brain.condemned")
 
-    def verdict(self, worker_id: WorkerId, failure: WorkerFailure) -> None:
-        """This worker has exited, for this reason."""
-        self._endpoints.pop(worker_id, None)
-        self._pool.broadcast(Verdict(*worker_id, failure.code, failure.text, failure.retryable))
+    def verdict(self, worker: WorkerId, failure: WorkerFailure) -> None:
+        self._endpoints.pop(worker, None)
+        self._pool.broadcast(Verdict(*worker, failure.code, failure.text, failure.retryable))
 
     def barrier(self, limit_s: float, on_done: Callable[[], None]) -> None:
         """Call `on_done` once, when all gateways have applied what they were sent so far, or after the limit."""
         self._barriers.add(limit_s, on_done)
 
     def route(self, route: Route) -> None:
-        """A model has changed."""
         self._pool.broadcast(route)
         failpoint("brain.routed")
 
     def unroute(self, name: str) -> None:
-        """A model is in no repository any more."""
         self._pool.broadcast(Unroute(name))
 
     def send_readiness(self, readiness: ServerReadiness) -> None:
-        """The readiness of the server has changed."""
         self._pool.broadcast(Synced(readiness.ready, readiness.reason))
 
     def send_state(self, gateway: GatewayProcess) -> None:
-        """Send a gateway that was just configured the whole state."""
         for model in self._model_set.models.values():
             gateway.send(model.route())
         for message in self._poison_requests.messages():

@@ -43,7 +43,6 @@ class GatewayChecks:
         self._check()
 
     def close(self) -> None:
-        """Check no more."""
         if self._timer is not None:
             self._timer.cancel()
 

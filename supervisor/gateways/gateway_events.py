@@ -31,8 +31,6 @@ OnCommand = Callable[[CommandRequest, Callable[[CommandReply], None]], object]
 
 
 class GatewayEvents:
-    """The owner of all gateway processes."""
-
     def __init__(
         self,
         pool: GatewayPool,
@@ -51,11 +49,9 @@ class GatewayEvents:
         self._crash_collector = crash_collector
 
     def on_configured(self, gateway: GatewayProcess) -> None:
-        """A gateway has been sent its configuration."""
         self._broadcast.send_state(gateway)
 
     def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but Hello
-        """A gateway has sent a message."""
         match message:
             case Pong(number):
                 self._barriers.on_pong(gateway, number)
@@ -81,13 +77,11 @@ class GatewayEvents:
                 self._barriers.on_drained(gateway)
 
     def on_exited(self, gateway: GatewayProcess) -> None:
-        """A gateway's process has exited."""
         self._barriers.on_exited(gateway)
         self._pool.remove(gateway)
         self._pool.on_change()
 
     def respawn(self, gateway: GatewayProcess) -> None:
-        """A gateway is to have a process again."""
         self._pool.respawn(gateway)
 
     def _on_suspects(self, message: PoisonSuspected) -> None:

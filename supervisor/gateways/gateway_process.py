@@ -62,29 +62,21 @@ class GatewayRole(enum.StrEnum):
 
 
 class GatewayOwner(Protocol):
-    """What a gateway process reports to."""
-
     def on_configured(self, gateway: GatewayProcess) -> None:
         """It has been sent its configuration, and nothing else yet."""
-        ...
 
     def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but Hello
         """It has sent a message."""
-        ...
 
     def on_exited(self, gateway: GatewayProcess) -> None:
         """Its process has exited; nothing is to be awaited from it."""
-        ...
 
     def respawn(self, gateway: GatewayProcess) -> None:
         """It is to have a process again, now."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
 class GatewayContext:
-    """What all gateway processes act upon."""
-
     settings: Settings
     launch_environment: LaunchEnvironment
     keeper: KeeperSender
@@ -109,11 +101,9 @@ class SeatTimer:
 
     @property
     def is_running(self) -> bool:
-        """Whether something is due."""
         return self._timer is not None
 
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Do this then, and nothing else."""
         self.cancel()
         self._timer = asyncio.get_running_loop().call_later(delay_s, action)
 
@@ -126,15 +116,12 @@ class SeatTimer:
         return delay_s
 
     def cancel(self) -> None:
-        """Nothing is due."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 class GatewayProcess:
-    """One gateway, across all processes that have its number."""
-
     def __init__(self, number: int, counter_table: int, context: GatewayContext) -> None:
         """`number`, `counter_table`: those of no other living gateway."""
         self.number = number
@@ -154,7 +141,6 @@ class GatewayProcess:
         self._kill_reason = ""
 
     def spawn(self, generation: int = 0) -> None:
-        """Start its process now, as this generation if one is given."""
         self.timer.cancel()
         self.generation = generation or self.generation + 1
         self._kill_reason = ""
@@ -182,7 +168,6 @@ class GatewayProcess:
         self._context.owner.on_configured(self)
 
     def on_exited(self, exited: ChildExited) -> None:
-        """Its process has exited."""
         if self.process is not None:
             self.process.drain_and_close()
         how = f"by signal {signal_name(exited.signal)}" if exited.signal else f"with status {exited.status}"
@@ -196,17 +181,14 @@ class GatewayProcess:
             self._clear()
 
     def on_start_failed(self, text: str) -> None:
-        """The keeper could not start its process."""
         self._on_down(f"{_kind(self)} {self.number} could not be started: {text}")
 
     def send(self, message: object, descriptors: tuple[int, ...] = ()) -> None:
-        """Send it a message, if it has a channel."""
         if self.channel is not None:
             self.channel.send(encode(message), descriptors)
 
     @property
     def channel(self) -> MessageChannel | None:
-        """Where its messages go, if it lives and is no standby."""
         is_reachable = self.process is not None and not self.process.is_dead and self.role is not GatewayRole.STANDBY
         return self.process.channel if self.process is not None and is_reachable else None
 
@@ -261,7 +243,6 @@ class GatewayListener:
         self._context = context
 
     def on_message(self, data: bytes, descriptors: list[int]) -> None:
-        """A message on its control channel."""
         close_fds(descriptors)
         gateway = self._gateway
         try:
@@ -286,7 +267,6 @@ class GatewayListener:
         """It writes a stack trace to its crash pipe: its exit follows."""
 
     def on_output(self, data: bytes) -> None:
-        """It has printed something."""
         self._context.output.append(str(self._gateway.number), data)
 
 

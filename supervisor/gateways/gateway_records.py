@@ -10,8 +10,6 @@ from mmsup.supervisor.gateways.pool import GatewayPool
 
 @dataclass(frozen=True, slots=True)
 class GatewayRecord:
-    """One gateway."""
-
     number: int
     counter_table: int
     generation: int
@@ -21,13 +19,10 @@ class GatewayRecord:
 
 @dataclass(frozen=True, slots=True)
 class GatewayRecords:
-    """All of them."""
-
     gateways: tuple[GatewayRecord, ...]
 
 
 def gateway_records(pool: GatewayPool) -> GatewayRecords:
-    """The pool as it is now."""
     return GatewayRecords(tuple(_record(pool, each) for each in pool.processes()))
 
 
@@ -38,7 +33,6 @@ def _record(pool: GatewayPool, gateway: GatewayProcess) -> GatewayRecord:
 
 
 def restore_gateways(pool: GatewayPool, records: GatewayRecords) -> None:
-    """Fill the pool as it was saved, without processes."""
     restored = [_restore(each, pool.context) for each in records.gateways]
     seated = [each for each in restored if each.role is GatewayRole.SERVING][: len(pool.seats)]
     pool.seats[: len(seated)] = seated

@@ -28,8 +28,6 @@ class PoisonRecord:
 
 
 class PoisonRegistry:
-    """The lists of all models."""
-
     def __init__(
         self, event_log: EventLog, broadcast: Callable[[object], None], on_change: Callable[[str], None]
     ) -> None:
@@ -78,7 +76,6 @@ class PoisonRegistry:
         )
 
     def clear_suspect(self, message: SuspectCleared) -> None:
-        """A suspected request ran alone, and its worker lives."""
         entries = self._lists.get(message.name)
         if entries is not None and entries.clear_suspect(message.fingerprint):
             self._broadcast(RemovePoisonEntry(message.name, message.fingerprint))
@@ -102,7 +99,6 @@ class PoisonRegistry:
         return count
 
     def has_list(self, name: str) -> bool:
-        """Whether there is a list of this model."""
         return name in self._lists
 
     def _drop(self, name: str) -> None:
@@ -112,7 +108,6 @@ class PoisonRegistry:
         self._on_change(name)
 
     def _valid_entries(self, name: str) -> tuple[PoisonEntry, ...]:
-        """Those that have not expired."""
         if name in self._lists:
             self._lists[name].expire(time.monotonic())
             self._drop_if_empty(name)
@@ -123,12 +118,10 @@ class PoisonRegistry:
             del self._lists[name], self._content_ids[name]
 
     def messages(self) -> list[AddPoisonEntries]:
-        """All lists, for a gateway that has none yet."""
         names = list(self._lists)
         return [AddPoisonEntries(name, entries) for name in names if (entries := self._valid_entries(name))]
 
     def rows(self, name: str = "") -> list[dict[str, Any]]:  # JSON
-        """The entries of one model or all, the blocked ones first."""
         rows = [row for each in sorted(self._lists) if name in ("", each) for row in self._rows_of(each)]
         return sorted(rows, key=lambda row: row["state"])
 
@@ -151,7 +144,6 @@ class PoisonRegistry:
         return PoisonRecord(name, self._content_ids[name], blocked) if blocked else None
 
     def restore(self, records: tuple[PoisonRecord, ...]) -> None:
-        """What the controller before had blocked."""
         for record in records:
             self._content_ids[record.name] = record.content_id
             entries = self._lists[record.name] = PoisonList()

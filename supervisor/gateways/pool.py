@@ -17,8 +17,6 @@ from mmsup.supervisor.gateways.standby import Standby
 
 
 class GatewayPool:
-    """Which gateway has which seat."""
-
     def __init__(self, context: GatewayContext) -> None:
         self.context = context
         self.seats = [GatewayProcess(number, number, context) for number in range(context.settings.gateways)]
@@ -29,11 +27,9 @@ class GatewayPool:
         self._highest_generation = 0
 
     def processes(self) -> list[GatewayProcess]:
-        """All of them."""
         return [*self.seats, *self.unseated, *([self.standby.gateway] if self.standby.gateway else [])]
 
     def find(self, number: int) -> GatewayProcess | None:
-        """The gateway of this number."""
         return next((each for each in self.processes() if each.number == number), None)
 
     def are_up(self) -> bool:
@@ -47,7 +43,6 @@ class GatewayPool:
         )
 
     def broadcast(self, message: object) -> None:
-        """Send a message to all of them."""
         data = encode(message)
         for gateway in self.processes():
             channel = gateway.channel
@@ -55,7 +50,6 @@ class GatewayPool:
                 channel.send(data)
 
     def free_number(self) -> int | None:
-        """A number that no living gateway has."""
         return self._free({each.number for each in self.processes()})
 
     def _free(self, taken: set[int]) -> int | None:
@@ -98,7 +92,6 @@ class GatewayPool:
         standby.configure()
 
     def remove(self, gateway: GatewayProcess) -> None:
-        """Forget an unseated one that has exited."""
         if gateway in self.unseated:
             self.unseated.remove(gateway)
 

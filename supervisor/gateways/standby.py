@@ -30,7 +30,6 @@ class Standby:
         return self._is_wanted and self.gateway is None and now_s >= self._due_s
 
     def start(self, gateway: GatewayProcess, generation: int) -> None:
-        """Start this one as the standby."""
         self.gateway = gateway
         gateway.role = GatewayRole.STANDBY
         gateway.spawn(generation)

@@ -33,8 +33,6 @@ from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
 
 
 class ModelLoader:
-    """Starts loads, and holds those under way by model."""
-
     def __init__(self, settings: Settings, desired_state: DesiredState, context: LoadContext) -> None:
         self._settings = settings
         self._desired_state = desired_state
@@ -96,7 +94,6 @@ class ModelLoader:
             revision_changes.add_revision(self._model_set, model, entry, RevisionRole.ACTIVE, config)
 
     def stop_wanted(self, model: Model) -> None:
-        """Retire all revisions of a model."""
         model.wanted, model.unloaded = False, True
         self._model_set.mark_changed(model.name)
         for revision in list(model.revisions):
@@ -105,7 +102,6 @@ class ModelLoader:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no load is under way."""
         return not self._pending
 
     def on_models_changed(self, names: set[str]) -> None:
@@ -115,7 +111,6 @@ class ModelLoader:
                 self._pending[name].on_model_changed()
 
     def on_progress(self, instance: Instance, text: str) -> None:
-        """Send the progress of a load to its callers."""
         pending = self._pending.get(instance.revision.spec.name)
         for listener in list(pending.listeners) if pending is not None else ():
             listener(f"version {instance.revision.spec.version}: {text}")
@@ -127,7 +122,6 @@ class ModelLoader:
             pending.fail(ServerError("draining", f"failed to load '{name}': the server is draining", model=name))
 
     async def close(self) -> None:
-        """Cancel the loads under way."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

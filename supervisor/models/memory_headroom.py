@@ -15,15 +15,11 @@ RESERVED_BYTES: Final = 64 << 20
 
 
 def fits(needs_bytes: int, available_bytes: int) -> bool:
-    """Whether so much memory is available. Pure."""
     return needs_bytes + RESERVED_BYTES <= available_bytes
 
 
 class MemoryHeadroom:
-    """The memory of this machine."""
-
     def available_bytes(self) -> int:
-        """What the kernel says is available."""
         return usage.machine_memory().available_bytes
 
     def required_bytes(self, instance: Instance) -> int | None:

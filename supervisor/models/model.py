@@ -100,7 +100,6 @@ class Model:
         return self.readiness != before
 
     def route(self) -> Route:
-        """What gateways are sent about it."""
         if not self.wanted or self.active is None:
             known = self._awaited_versions() or self._invalid_versions() if self.wanted else ()
             return fit_message(Route(self.name, self.wanted, known[-1].version if known else "", known))
@@ -133,7 +132,6 @@ class Model:
 
 
 def _has_outcome(revision: Revision) -> bool:
-    """Whether it is ready, or a load of it has failed."""
     if revision.is_fully_ready() or revision.load_failure() is not None:
         return True
     return any(each.state is InstanceState.FAILED for each in revision.instances())

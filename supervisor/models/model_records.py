@@ -41,8 +41,6 @@ class InstanceRecord:
 
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
-    """One version of a revision."""
-
     spec: ModelSpec
     metadata: Metadata | None
     exits: tuple[Exit, ...]
@@ -51,8 +49,6 @@ class VersionRecord:
 
 @dataclass(frozen=True, slots=True)
 class RevisionRecord:
-    """One revision of a model."""
-
     role: str
     config: str
     stamp: str
@@ -61,8 +57,6 @@ class RevisionRecord:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """One model."""
-
     name: str
     wanted: bool
     revisions: tuple[RevisionRecord, ...]
@@ -104,7 +98,6 @@ def _instance_record(instance: Instance) -> InstanceRecord:
 
 
 def restore_model(model_set: ModelSet, record: ModelRecord) -> None:
-    """Add the model to the set as it was saved, without processes."""
     model = model_set.models.setdefault(record.name, Model(record.name, None))
     model.wanted = record.wanted
     for each in record.revisions:

@@ -40,25 +40,20 @@ class ModelSet:
         self._pass: asyncio.Handle | None = None
 
     def instances(self) -> Iterator[Instance]:
-        """All instances of all models."""
         yield from list(self._instances.values())
 
     def instance(self, number: int) -> Instance | None:
-        """The instance of this number, unless it has stopped."""
         return self._instances.get(number)
 
     def model(self, name: str) -> Model | None:
-        """The model of this name, if a repository holds one, or did."""
         return self.models.get(name)
 
     def revision_of(self, instance: Instance) -> Revision | None:
-        """The revision that an instance belongs to."""
         model = self.models.get(instance.revision.spec.name)
         revisions = model.revisions if model is not None else []
         return next((each for each in revisions if instance.revision in each.versions), None)
 
     def register(self, entry: ModelEntry) -> Model:
-        """The model that a repository holds, with what it says now."""
         model = self.models.get(entry.name)
         if model is None:
             model = self.models[entry.name] = Model(entry.name, entry)
@@ -80,7 +75,6 @@ class ModelSet:
         del self._instances[instance.id]
 
     def on_instance_changed(self, instance: Instance) -> None:
-        """A fact about an instance has changed."""
         self.mark_changed(instance.revision.spec.name)
 
     def mark_changed(self, name: str) -> None:

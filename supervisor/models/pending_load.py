@@ -29,17 +29,12 @@ ProgressListener = Callable[[str], None]
 
 
 class WaitsForGateways(Protocol):
-    """The gateways, as a load sees them."""
-
     async def wait_until_applied(self, limit_s: float) -> None:
         """Return when all gateways have applied what they were sent so far, at the latest after the limit."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class LoadContext:
-    """What loads act upon."""
-
     model_set: ModelSet
     gateways: WaitsForGateways
     event_log: EventLog
@@ -95,12 +90,10 @@ class PendingLoad:
         return load_result(model, seconds)
 
     def fail(self, error: MmsupError) -> None:
-        """End the load with this error, unless it has its outcome."""
         if not self._outcome.done():
             self._outcome.set_exception(error)
 
     def on_model_changed(self) -> None:
-        """Give the load its outcome if it is known now."""
         model = self._context.model_set.model(self.name)
         if self._exited is not None and not has_exiting_processes(model):
             self._exited.set()
@@ -142,7 +135,6 @@ def has_exiting_processes(model: Model | None) -> bool:
 
 
 def load_result(model: Model, seconds: float) -> Json:
-    """The result of a load or unload command."""
     versions = {each.spec.version: str(state_of(each)) for each in model.active.versions} if model.active else {}
     return {"name": model.name, "state": str(model.state()), "versions": versions, "seconds": round(seconds, 3)}
 

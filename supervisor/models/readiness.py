@@ -24,8 +24,6 @@ class ModelReadiness:
 
 @dataclass(frozen=True, slots=True)
 class ServerReadiness:
-    """Whether, and why not."""
-
     ready: bool
     reason: str = ""
 

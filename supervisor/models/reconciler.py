@@ -26,8 +26,6 @@ OnReconciled = Callable[[set[str], bool], None]
 
 
 class Reconciler:
-    """Makes the passes over one model set."""
-
     def __init__(
         self,
         model_set: ModelSet,
@@ -43,7 +41,6 @@ class Reconciler:
         model_set.on_change = self.reconcile
 
     def reconcile(self, changed: set[str]) -> None:
-        """One pass."""
         readiness_changed = [self._update(model) for name in changed if (model := self._model_set.model(name))]
         if self._unkillable:
             self._replace_unkillable()

@@ -26,8 +26,6 @@ RETRY_S: Final = 60.0
 
 
 class Recycler:
-    """Starts the replacements."""
-
     def __init__(
         self, model_set: ModelSet, replacement: RollingReplacement, start_task: Callable[[Any, str], object]
     ) -> None:

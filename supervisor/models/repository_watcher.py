@@ -57,8 +57,6 @@ class RepositoryRoots:
 
 
 class RepositoryWatcher:
-    """Scans the repositories and applies what has changed."""
-
     def __init__(
         self,
         settings: Settings,
@@ -81,7 +79,6 @@ class RepositoryWatcher:
         """Those of them that have changed again meanwhile: the check that changes them scans once more."""
 
     def scan(self) -> RepositoryScan:
-        """All repositories as they are now, read at once."""
         found = scanner.scan(self._settings)
         self._update_roots(found)
         return found

@@ -30,8 +30,6 @@ WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 class RollingReplacement:
-    """The replacements under way."""
-
     def __init__(self, model_set: ModelSet, wait_until: WaitUntil) -> None:
         self._model_set = model_set
         self._wait_until = wait_until
@@ -42,7 +40,6 @@ class RollingReplacement:
         self._drain_first = asyncio.Lock()
 
     def is_replacing(self, old: Instance) -> bool:
-        """Whether a replacement of this instance is under way."""
         return old.id in self._under_way
 
     async def replace(self, old: Instance) -> str:

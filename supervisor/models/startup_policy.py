@@ -18,7 +18,6 @@ from mmsup.supervisor.state.desired_state import DesiredState
 
 
 def is_wanted_at_start(settings: Settings, name: str) -> bool:
-    """Whether the control mode wants this model."""
     if settings.control_mode != "explicit":
         return True
     return name in settings.load_models or "*" in settings.load_models
@@ -44,7 +43,6 @@ def register_all(found: RepositoryScan, settings: Settings, model_set: ModelSet)
 def start_models(
     found: RepositoryScan, settings: Settings, model_set: ModelSet, desired_state: DesiredState, loader: ModelLoader
 ) -> None:
-    """Start what is wanted, at the start of a server."""
     register_all(found, settings, model_set)
     apply_desired_state(settings, model_set, desired_state, loader)
     for model in model_set.models.values():

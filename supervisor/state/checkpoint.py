@@ -24,7 +24,6 @@ _FASTEST: Final = 1
 
 
 def to_text(record: object) -> str:
-    """A record as the keeper holds it."""
     return base64.b64encode(zlib.compress(encode(record), _FASTEST)).decode()
 
 
@@ -59,7 +58,6 @@ class CheckpointWriter:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the next controller will know all that was saved."""
         return not self._too_large
 
     def save(self, key: str, record: object | None) -> None:

@@ -21,8 +21,6 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class DesiredModel:
-    """What was last asked for one model."""
-
     up: bool
     config: str = ""
     """ModelConfig as JSON that came with the load; empty: the repository's."""
@@ -37,11 +35,9 @@ class DesiredState:
         self._models = _read(path, mode)
 
     def get(self, name: str) -> DesiredModel | None:
-        """What was asked for this model, if anything."""
         return self._models.get(name)
 
     def names(self) -> list[str]:
-        """All models for which something was asked."""
         return sorted(self._models)
 
     def set(self, name: str, desired: DesiredModel) -> None:

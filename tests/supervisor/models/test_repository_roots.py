@@ -15,17 +15,17 @@ UNDER_THE_MOUNT = RepositoryScan({}, roots={"/r": RepositoryRoot(2, 0)})
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> EventLog:
+def event_log(tmp_path: Path) -> EventLog:
     return EventLog(tmp_path / "events.jsonl")
 
 
-def events_of(journal: EventLog) -> list[str]:
-    return [each["event"] for each in journal.last()]
+def events_of(event_log: EventLog) -> list[str]:
+    return [each["event"] for each in event_log.last()]
 
 
 @pytest.mark.parametrize("bad", [BROKEN, UNDER_THE_MOUNT])
-def test_a_lost_repository_is_one_event_and_its_return_another(journal: EventLog, bad: RepositoryScan) -> None:
-    roots = RepositoryRoots(journal)
+def test_a_lost_repository_is_one_event_and_its_return_another(event_log: EventLog, bad: RepositoryScan) -> None:
+    roots = RepositoryRoots(event_log)
     assert roots.update(GOOD) == set()
     for _ in range(3):
         assert roots.update(bad) == set()
@@ -33,30 +33,30 @@ def test_a_lost_repository_is_one_event_and_its_return_another(journal: EventLog
     assert roots.update(GOOD) == {"/r"}
     assert roots.update(GOOD) == set()
     assert not roots.unreadable
-    assert events_of(journal) == ["repository_lost", "repository_back"]
+    assert events_of(event_log) == ["repository_lost", "repository_back"]
 
 
-def test_the_event_names_the_repository_and_the_reason(journal: EventLog) -> None:
-    roots = RepositoryRoots(journal)
+def test_the_event_names_the_repository_and_the_reason(event_log: EventLog) -> None:
+    roots = RepositoryRoots(event_log)
     roots.update(BROKEN)
-    assert journal.last()[0]["text"] == "/r: cannot be read: Input/output error; its models stay as they are"
+    assert event_log.last()[0]["text"] == "/r: cannot be read: Input/output error; its models stay as they are"
     roots.update(GOOD)
     roots.update(UNDER_THE_MOUNT)
-    assert UNMOUNTED in journal.last()[-1]["text"]
+    assert UNMOUNTED in event_log.last()[-1]["text"]
 
 
 @pytest.mark.parametrize("now", [RepositoryRoot(1, 0), RepositoryRoot(2, 1)])
 def test_a_directory_that_was_emptied_or_remounted_with_models_is_believed(
-    journal: EventLog, now: RepositoryRoot
+    event_log: EventLog, now: RepositoryRoot
 ) -> None:
-    roots = RepositoryRoots(journal)
+    roots = RepositoryRoots(event_log)
     roots.update(GOOD)
     roots.update(RepositoryScan({}, roots={"/r": now}))
     assert not roots.unreadable
-    assert events_of(journal) == []
+    assert events_of(event_log) == []
 
 
-def test_an_empty_directory_is_no_loss_where_nothing_was_before(journal: EventLog) -> None:
-    roots = RepositoryRoots(journal)
+def test_an_empty_directory_is_no_loss_where_nothing_was_before(event_log: EventLog) -> None:
+    roots = RepositoryRoots(event_log)
     roots.update(UNDER_THE_MOUNT)
     assert not roots.unreadable
