@@ -44,7 +44,7 @@ read_only "$packages" $home/packages
 ln -s /opt/python/bin/python3 $home/bin/python
 echo "home = /opt/python/bin" >$home/pyvenv.cfg
 printf '%s\n' $home/code/src $home/packages >"$site/nest.pth"
-printf '%s\n' "#!$home/bin/python" 'from mmsup.supervisor.cli import main' 'main()' >$home/bin/mmsup
+printf '%s\n' "#!$home/bin/python" 'from mmsup.supervisor.cli.main import main' 'main()' >$home/bin/mmsup
 chmod 755 $home/bin/mmsup
 
 # The seal.
