@@ -344,7 +344,7 @@ class ControllerHarness:
                     self.controller.context.change_signal.clear()
                     await self.controller.context.change_signal.wait()
         except TimeoutError:
-            events = "\n".join(json.dumps(each) for each in self.controller.storage.state_dir.event_log.last())
+            events = "\n".join(json.dumps(each) for each in self.controller.context.state_dir.event_log.last())
             raise AssertionError(f"it never came; until then:\n{events}") from None
 
     def saved(self) -> Checkpoint:
@@ -360,7 +360,7 @@ class ControllerHarness:
     def events(self, name: str = "", model: str = "") -> list[dict[str, Any]]:  # JSON
         return [
             each
-            for each in self.controller.storage.state_dir.event_log.last(model=model)
+            for each in self.controller.context.state_dir.event_log.last(model=model)
             if not name or each["event"] == name
         ]
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "ipc/tensors": "",
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
-    "supervisor/api": "config gateways instances linux models observability postmortem processes resources; "
+    "supervisor/api": "gateways instances linux models observability postmortem processes resources; "
     "ipc messages transport",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",

@@ -13,15 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.ipc.messages.keeper_control import (
-    CheckpointPart,
-    ChildDescriptors,
-    ChildExited,
-    ForgetChild,
-    KeeperInventory,
-    SignalChild,
-    SpawnFailed,
-)
+from mmsup.ipc.messages import keeper_control
+from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, KeeperInventory, SpawnFailed
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
@@ -92,7 +85,7 @@ class ChildRouter:
             case KeeperInventory():
                 self._inventory = message
                 self._missing_parts, self._missing_children = message.checkpoint_parts, message.children
-            case CheckpointPart(entries):
+            case keeper_control.CheckpointPart(entries):
                 self._checkpoint |= entries
                 self._missing_parts -= 1
             case _:
@@ -128,7 +121,9 @@ class ChildRouter:
                     _send_to_instance(instance, message, descriptors, adopted=adopted)
                     return
             case "gateway", number, generation:
-                gateway = _gateway(targets.pool, number, generation, is_adopted=adopted and _is_living(message))
+                gateway = _gateway(
+                    targets.pool, number, generation, adopted=adopted and isinstance(message, ChildDescriptors)
+                )
                 if gateway is not None:
                     _send_to_gateway(gateway, message, descriptors)
                     return
@@ -137,13 +132,9 @@ class ChildRouter:
         close_fds(descriptors)
         if isinstance(message, ChildDescriptors):
             self.unknown_children += 1
-            targets.keeper.send(SignalChild(message.token, signal.SIGKILL, whole_session=True))
+            targets.keeper.send(keeper_control.SignalChild(message.token, signal.SIGKILL, whole_session=True))
         elif isinstance(message, ChildExited):
-            targets.keeper.send(ForgetChild(message.token))
-
-
-def _is_living(message: ChildMessage) -> bool:
-    return isinstance(message, ChildDescriptors)
+            targets.keeper.send(keeper_control.ForgetChild(message.token))
 
 
 def _instance(model_set: ModelSet, number: int, generation: int, *, adopted: bool) -> Instance | None:
@@ -158,11 +149,11 @@ def _instance(model_set: ModelSet, number: int, generation: int, *, adopted: boo
     return instance if is_known else None
 
 
-def _gateway(pool: GatewayPool, number: int, generation: int, *, is_adopted: bool) -> GatewayProcess | None:
+def _gateway(pool: GatewayPool, number: int, generation: int, *, adopted: bool) -> GatewayProcess | None:
     """The gateway whose present process this is."""
     pool.reserve_generation(generation)
     gateway = pool.find(number)
-    if is_adopted and gateway is not None and gateway.process is None:
+    if adopted and gateway is not None and gateway.process is None:
         gateway.generation = generation
     return gateway if gateway is not None and gateway.generation == generation else None
 

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.gateway_control import Condemned, LinkWorker, Route, Synced, UnlinkWorker, Unroute, Verdict
+from mmsup.ipc.messages.gateway_control import Condemned, LinkWorker, Synced, UnlinkWorker, Verdict
 from mmsup.ipc.messages.worker_control import AttachGateway
 from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.transport.codec import encode
@@ -61,16 +61,6 @@ class GatewayBroadcast:
     def barrier(self, limit_s: float, on_done: Callable[[], None]) -> None:
         """Call `on_done` once, when all gateways have applied what they were sent so far, or after the limit."""
         self._barriers.add(limit_s, on_done)
-
-    def route(self, route: Route) -> None:
-        self._pool.broadcast(route)
-        failpoint("brain.routed")
-
-    def unroute(self, name: str) -> None:
-        self._pool.broadcast(Unroute(name))
-
-    def send_readiness(self, readiness: ServerReadiness) -> None:
-        self._pool.broadcast(Synced(readiness.ready, readiness.reason))
 
     def send_state(self, gateway: GatewayProcess) -> None:
         for model in self._model_set.models.values():

@@ -6,16 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.gateway_control import (
-    BadReply,
-    CommandReply,
-    CommandRequest,
-    LinkClosed,
-    PoisonSuspected,
-    Pong,
-    RequestOverdue,
-    SuspectCleared,
-)
+from mmsup.ipc.messages import gateway_control
+from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, PoisonSuspected
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
@@ -53,19 +45,19 @@ class GatewayEvents:
 
     def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but Hello
         match message:
-            case Pong(number):
+            case gateway_control.Pong(number):
                 self._barriers.on_pong(gateway, number)
-            case LinkClosed():
+            case gateway_control.LinkClosed():
                 self._crash_collector.on_worker_ended(gateway.number, message)
             case PoisonSuspected():
                 self._on_suspects(message)
-            case SuspectCleared():
+            case gateway_control.SuspectCleared():
                 self._poison_requests.clear_suspect(message)
-            case RequestOverdue():
+            case gateway_control.RequestOverdue():
                 instance = self._find(message.instance, message.generation)
                 if instance is not None and instance.worker is not None and instance.worker.liveness_probe is not None:
                     instance.worker.liveness_probe.check_overdue(message.age_s)
-            case BadReply():
+            case gateway_control.BadReply():
                 instance = self._find(message.instance, message.generation)
                 if instance is not None:
                     instance.apply(ProtocolViolated(f"its answer was not valid: {message.text}"))

@@ -23,14 +23,7 @@ from typing import Any, Final, Protocol
 import mmsup
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.gateway_control import (
-    FROM_GATEWAY,
-    CommandRequest,
-    ConfigureGateway,
-    GatewayDrained,
-    Pong,
-    RetireGateway,
-)
+from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild, SignalChild
 from mmsup.ipc.transport.codec import decode, encode
@@ -47,7 +40,7 @@ from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, gateway_spawn, gateway_token
 
 CHANNEL_CLOSED_GRACE_S: Final = 1.0
-_FOR_EARLIER_CONTROLLER: Final = (CommandRequest, Pong, GatewayDrained)
+_FOR_EARLIER_CONTROLLER: Final = (gateway_control.CommandRequest, gateway_control.Pong, gateway_control.GatewayDrained)
 """Ignored before its Hello: they belong to the controller before. Its clients got an error for their requests."""
 
 
@@ -145,10 +138,8 @@ class GatewayProcess:
         self.generation = generation or self.generation + 1
         self._kill_reason = ""
         self.spawned_s = self.started_s = time.monotonic()
-        context = self._context
-        context.keeper.send(
-            gateway_spawn(self.number, self.generation, context.launch_environment, tuple(context.addresses))
-        )
+        environment, listeners = self._context.launch_environment, tuple(self._context.addresses)
+        self._context.keeper.send(gateway_spawn(self.number, self.generation, environment, listeners))
         failpoint("brain.gateway_said")
         self._record("spawn", f"generation {self.generation} is being started")
 
@@ -189,13 +180,14 @@ class GatewayProcess:
 
     @property
     def channel(self) -> MessageChannel | None:
-        is_reachable = self.process is not None and not self.process.is_dead and self.role is not GatewayRole.STANDBY
-        return self.process.channel if self.process is not None and is_reachable else None
+        if self.process is None or self.process.is_dead or self.role is GatewayRole.STANDBY:
+            return None
+        return self.process.channel
 
     def retire(self) -> None:
         """Another one has its seat: it exits when its connections have closed."""
         self.role = GatewayRole.UNSEATED
-        self.send(RetireGateway())
+        self.send(gateway_control.RetireGateway())
         failpoint("brain.gateway_retired")
 
     @property
@@ -246,7 +238,7 @@ class GatewayListener:
         close_fds(descriptors)
         gateway = self._gateway
         try:
-            message = decode(data, FROM_GATEWAY)
+            message = decode(data, gateway_control.FROM_GATEWAY)
         except WireError as error:
             gateway.kill(f"it sent an invalid message: {error}")
             return
@@ -275,8 +267,8 @@ def _kind(gateway: GatewayProcess) -> str:
     return "spare" if gateway.role is GatewayRole.STANDBY else "gateway"
 
 
-def _configuration(gateway: GatewayProcess, settings: Settings) -> ConfigureGateway:
-    return ConfigureGateway(
+def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_control.ConfigureGateway:
+    return gateway_control.ConfigureGateway(
         wire_version=WIRE_VERSION,
         seat=gateway.counter_table,
         generation=gateway.generation,

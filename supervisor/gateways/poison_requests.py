@@ -27,6 +27,11 @@ class PoisonRecord:
     entries: tuple[PoisonEntry, ...]
 
 
+def poison_key(name: str) -> str:
+    """Of a model's PoisonRecord in the checkpoint."""
+    return f"poison/{name}"
+
+
 class PoisonRegistry:
     def __init__(
         self, event_log: EventLog, broadcast: Callable[[object], None], on_change: Callable[[str], None]

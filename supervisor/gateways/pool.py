@@ -45,8 +45,7 @@ class GatewayPool:
     def broadcast(self, message: object) -> None:
         data = encode(message)
         for gateway in self.processes():
-            channel = gateway.channel
-            if channel is not None:
+            if (channel := gateway.channel) is not None:
                 channel.send(data)
 
     def free_number(self) -> int | None:

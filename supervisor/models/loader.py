@@ -14,28 +14,18 @@ from typing import Any
 
 from mmsup.ipc.errors import CallerError, ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
-from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.revision import RevisionRole
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.model import Model
-from mmsup.supervisor.models.pending_load import (
-    GATEWAY_BARRIER_S,
-    Json,
-    LoadContext,
-    PendingLoad,
-    ProgressListener,
-    load_result,
-)
+from mmsup.supervisor.models.pending_load import Json, LoadContext, PendingLoad, ProgressListener, load_result
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry
-from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
+from mmsup.supervisor.state.desired_state import DesiredModel
 
 
 class ModelLoader:
-    def __init__(self, settings: Settings, desired_state: DesiredState, context: LoadContext) -> None:
-        self._settings = settings
-        self._desired_state = desired_state
+    def __init__(self, context: LoadContext) -> None:
         self._context = context
         self._model_set = context.model_set
         self._pending: dict[str, PendingLoad] = {}
@@ -77,8 +67,7 @@ class ModelLoader:
             self._pending[name].fail(CallerError("conflict", text, model=name))
         was_wanted = model.wanted
         self.stop_wanted(model)
-        self._model_set.send_route(name)
-        await self._context.gateways.wait_until_applied(GATEWAY_BARRIER_S)
+        await self._context.send_route(name)
         if was_wanted:
             text = "unloaded; nothing is routed to it any more"
             self._context.event_log.record("model_unloaded", text, model=name)
@@ -150,7 +139,7 @@ class ModelLoader:
 
     def _read_entry(self, name: str, config: str) -> ModelEntry:
         """The model as the repository holds it now; MmsupError if it cannot be loaded."""
-        entry = scanner.scan_model(self._settings, name)
+        entry = scanner.scan_model(self._context.settings, name)
         if entry is None:
             text = f"failed to load '{name}', failed to poll from model repository"
             raise CallerError("unknown_model", text, model=name)
@@ -163,7 +152,7 @@ class ModelLoader:
 
     def _save_desired(self, name: str, desired: DesiredModel) -> None:
         try:
-            self._desired_state.set(name, desired)
+            self._context.desired_state.set(name, desired)
             failpoint("brain.wished")
         except OSError as error:
             text = f"the state directory cannot be written ({error.strerror}); nothing was changed"

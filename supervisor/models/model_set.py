@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-from mmsup.ipc.messages.gateway_control import Route
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.gateway_control import Route, Unroute
 from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import InstanceContext
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks, VersionRevision
@@ -29,8 +30,7 @@ class ModelSet:
         self.memory_headroom = MemoryHeadroom()
         self.on_change: Callable[[set[str]], None] = lambda _: None
         """Called with the names of the models that have changed in a turn of the event loop, after it."""
-        self.on_route: Callable[[Route], None] = lambda _: None
-        self.on_unroute: Callable[[str], None] = lambda _: None
+        self.send_to_gateways: Callable[[Route | Unroute], None] = lambda _: None
         self.context: InstanceContext
         self.hooks: InstanceHooks
         """What instances act upon and report to; set once, before the first of them is made."""
@@ -106,10 +106,11 @@ class ModelSet:
             return
         if route is None:
             del self._sent_routes[name]
-            self.on_unroute(name)
+            self.send_to_gateways(Unroute(name))
         else:
             self._sent_routes[name] = route
-            self.on_route(route)
+            self.send_to_gateways(route)
+            failpoint("brain.routed")
 
     def close(self) -> None:
         """Cancel all timers; the processes go on without this one."""

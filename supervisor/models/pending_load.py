@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from mmsup.ipc.errors import CallerError, MmsupError, make_error
+from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models import revision_changes
@@ -16,6 +17,7 @@ from mmsup.supervisor.models.model import Model, state_of
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository.scanner import ModelEntry
+from mmsup.supervisor.state.desired_state import DesiredState
 
 GATEWAY_BARRIER_S: Final = 1.0
 """How long an answer waits for the gateways to apply what they were sent; a slower one is about to be killed."""
@@ -28,16 +30,21 @@ Json = dict[str, Any]  # one JSON object
 ProgressListener = Callable[[str], None]
 
 
-class WaitsForGateways(Protocol):
-    async def wait_until_applied(self, limit_s: float) -> None:
-        """Return when all gateways have applied what they were sent so far, at the latest after the limit."""
-
-
 @dataclass(frozen=True, slots=True)
 class LoadContext:
+    """What loads depend on; one per controller."""
+
+    settings: Settings
     model_set: ModelSet
-    gateways: WaitsForGateways
+    desired_state: DesiredState
+    wait_for_gateways: Callable[[float], Awaitable[None]]
+    """Until all of them have applied what they were sent so far, at the latest after so many seconds."""
     event_log: EventLog
+
+    async def send_route(self, name: str) -> None:
+        """Have the gateways know the model as it is now."""
+        self.model_set.send_route(name)
+        await self.wait_for_gateways(GATEWAY_BARRIER_S)
 
 
 class PendingLoad:
@@ -82,8 +89,7 @@ class PendingLoad:
     async def announce(self) -> Json:
         """After `run`: have the gateways know the model as it is now; the command's result."""
         model = self._context.model_set.models[self.name]
-        self._context.model_set.send_route(self.name)
-        await self._context.gateways.wait_until_applied(GATEWAY_BARRIER_S)
+        await self._context.send_route(self.name)
         seconds = time.monotonic() - self._started_s
         event = "model_reloaded" if self._is_reload else "model_loaded"
         self._context.event_log.record(event, f"serves after {seconds:.2f} s", model=self.name)

@@ -26,12 +26,7 @@ OnReconciled = Callable[[set[str], bool], None]
 
 
 class Reconciler:
-    def __init__(
-        self,
-        model_set: ModelSet,
-        max_parallel_loads: int,
-        on_reconciled: OnReconciled,
-    ) -> None:
+    def __init__(self, model_set: ModelSet, max_parallel_loads: int, on_reconciled: OnReconciled) -> None:
         self._model_set = model_set
         self._max_parallel_loads = max_parallel_loads
         self._on_reconciled = on_reconciled
