@@ -29,7 +29,6 @@ def count_argument(arguments: Arguments, key: str, default: int) -> int:
 
 
 def flag_argument(arguments: Arguments, key: str) -> bool:
-    """True or false; false if it is missing."""
     value = arguments.get(key) or False
     if not isinstance(value, bool):
         raise CallerError("bad_request", f"argument '{key}' must be true or false")

@@ -37,8 +37,6 @@ HandleCommand = Callable[[str, Json, SendLine], Awaitable[Any]]
 
 
 class ControlSocket:
-    """The server of the control socket, from `start` to `close`."""
-
     def __init__(self, handle: HandleCommand) -> None:
         self._handle = handle
         self._server: asyncio.Server | None = None

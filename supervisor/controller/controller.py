@@ -73,7 +73,6 @@ class Controller:
         self._socket_watch = SocketWatch(control_socket(context.settings.runtime_dir), self._on_new_listener)
 
     async def start(self, router: ChildRouter, listener: socket.socket | None) -> None:
-        """Take over or start, then serve the control socket, if there is one."""
         context, resources = self.context, self.resources
         self.gateways.crash_collector.start()
         resources.memory_sampler.start()

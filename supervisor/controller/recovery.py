@@ -56,8 +56,6 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All records of the controller before."""
-
     server: ServerRecord
     records: Mapping[str, CheckpointRecord]
     """By key."""

@@ -57,7 +57,6 @@ class UpgradeProgress:
         return self.record
 
     def update(self, **changes: Any) -> None:  # fields of the record
-        """Change the record, and save it."""
         self.record = replace(self.present, **changes)
         self._checkpoint.save(KEY, self.record)
 

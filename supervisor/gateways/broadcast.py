@@ -59,7 +59,6 @@ class GatewayBroadcast:
         self._pool.broadcast(Verdict(*worker, failure.code, failure.text, failure.retryable))
 
     def barrier(self, limit_s: float, on_done: Callable[[], None]) -> None:
-        """Call `on_done` once, when all gateways have applied what they were sent so far, or after the limit."""
         self._barriers.add(limit_s, on_done)
 
     def send_state(self, gateway: GatewayProcess) -> None:

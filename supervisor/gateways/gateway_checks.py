@@ -21,8 +21,6 @@ STANDBY_STALE_S: Final = 5.0
 
 
 class GatewayChecks:
-    """Runs from `start` to `close`."""
-
     def __init__(self, pool: GatewayPool, is_server_up: Callable[[], bool]) -> None:
         """`is_server_up`: READY has been announced; no standby is started before."""
         self._pool = pool

@@ -45,8 +45,6 @@ _FOR_EARLIER_CONTROLLER: Final = (gateway_control.CommandRequest, gateway_contro
 
 
 class GatewayRole(enum.StrEnum):
-    """What a gateway process is there for."""
-
     SERVING = "serving"
     """It has a seat."""
     UNSEATED = "unseated"

@@ -48,7 +48,6 @@ class Standby:
             self.gateway.kill("another one of the present code follows")
 
     def is_ready(self) -> bool:
-        """Whether it has come up."""
         process = self.gateway.process if self.gateway is not None else None
         return process is not None and process.progress().activity is Activity.STANDBY
 

@@ -20,8 +20,6 @@ from mmsup.supervisor.processes.backoff import Exit
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """One instance: its state machine, and the facts beside it."""
-
     instance: int
     generation: int
     wanted: bool

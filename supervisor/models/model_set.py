@@ -22,8 +22,6 @@ from mmsup.supervisor.repository.scanner import ModelEntry
 
 
 class ModelSet:
-    """Everything that has been loaded, is being loaded, or could be."""
-
     def __init__(self) -> None:
         self.models: dict[str, Model] = {}
         self.next_instance_id = 1
@@ -70,7 +68,6 @@ class ModelSet:
         return instance
 
     def remove_instance(self, instance: Instance) -> None:
-        """Forget one that has stopped."""
         instance.revision.instances.remove(instance)
         del self._instances[instance.id]
 

@@ -32,8 +32,6 @@ ProgressListener = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class LoadContext:
-    """What loads depend on; one per controller."""
-
     settings: Settings
     model_set: ModelSet
     desired_state: DesiredState
@@ -48,8 +46,6 @@ class LoadContext:
 
 
 class PendingLoad:
-    """A load under way."""
-
     def __init__(self, context: LoadContext, entry: ModelEntry, config: str) -> None:
         self.name = entry.name
         self.config = config
