@@ -99,7 +99,8 @@ class _Session:
         """Serve one command; False when there are no more."""
         try:
             async with asyncio.timeout(IDLE_S):
-                line = await self._next()
+                line = await self._read_ahead()
+            self._ahead = None
         except ValueError:
             await self.send(error_line(CallerError("too_large", f"a line exceeds {LINE_LIMIT} bytes")))
             return False
@@ -136,11 +137,6 @@ class _Session:
         if self._ahead is None:
             self._ahead = asyncio.get_running_loop().create_task(self._reader.readline(), name="control line")
         return self._ahead
-
-    async def _next(self) -> bytes:
-        line = await self._read_ahead()
-        self._ahead = None
-        return line
 
     async def _handle(self, verb: str, arguments: Json) -> Json | None:
         """The last line; None if a follower has left. Others get it also if they have closed their sending side."""

@@ -121,9 +121,8 @@ class ChildRouter:
                     _send_to_instance(instance, message, descriptors, adopted=adopted)
                     return
             case "gateway", number, generation:
-                gateway = _gateway(
-                    targets.pool, number, generation, adopted=adopted and isinstance(message, ChildDescriptors)
-                )
+                adopted = adopted and isinstance(message, ChildDescriptors)
+                gateway = _gateway(targets.pool, number, generation, adopted=adopted)
                 if gateway is not None:
                     _send_to_gateway(gateway, message, descriptors)
                     return
@@ -138,15 +137,13 @@ class ChildRouter:
 
 
 def _instance(model_set: ModelSet, number: int, generation: int, *, adopted: bool) -> Instance | None:
-    """The instance whose present process this is."""
-    instance = model_set.instance(number)
     if adopted:
         # A process that the controller before started and could not record is unknown; its name is not used again.
         model_set.next_instance_id = max(model_set.next_instance_id, number + 1)
+        instance = model_set.instance(number)
         if instance is not None and instance.worker is None:
             instance.generation = max(instance.generation, generation)
-    is_known = instance is not None and instance.generation == generation and instance.worker is not None
-    return instance if is_known else None
+    return model_set.current_instance(number, generation)
 
 
 def _gateway(pool: GatewayPool, number: int, generation: int, *, adopted: bool) -> GatewayProcess | None:

@@ -127,12 +127,16 @@ class Gateways:
         self.readiness = ReadinessReporter(pool, model_set, context.console, on_announced, is_announced=is_announced)
         self.poison_requests = PoisonRegistry(event_log, pool.broadcast, on_poison_change)
         self.barriers = GatewayBarriers(pool)
-        self.broadcast = GatewayBroadcast(
-            pool, self.barriers, model_set, self.poison_requests, self.readiness.readiness
-        )
+        self.broadcast = GatewayBroadcast(pool, self.barriers)
         self.crash_collector = CrashCollector(context.state_dir.crash_archive, event_log, pool.connected_numbers)
         self.events = self.context.owner = GatewayEvents(
-            pool, self.barriers, self.broadcast, model_set, self.poison_requests, self.crash_collector
+            pool,
+            self.barriers,
+            self.broadcast,
+            model_set,
+            self.poison_requests,
+            self.crash_collector,
+            self.readiness.readiness,
         )
         self.checks = GatewayChecks(pool, lambda: self.readiness.is_announced)
 

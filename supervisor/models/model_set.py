@@ -43,6 +43,13 @@ class ModelSet:
     def instance(self, number: int) -> Instance | None:
         return self._instances.get(number)
 
+    def current_instance(self, number: int, generation: int) -> Instance | None:
+        """The instance whose present process this is."""
+        instance = self._instances.get(number)
+        if instance is None or instance.worker is None or instance.generation != generation:
+            return None
+        return instance
+
     def model(self, name: str) -> Model | None:
         return self.models.get(name)
 
