@@ -37,9 +37,8 @@ from mmsup.supervisor.instances.instance import InstanceHooks
 from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
-from mmsup.supervisor.models.loader import ModelLoader
+from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.models.model_set import ModelSet
-from mmsup.supervisor.models.pending_load import LoadContext
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement

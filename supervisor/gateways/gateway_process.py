@@ -4,9 +4,6 @@ A gateway occupies a *seat* (one of the configured number) or none: while it com
 it has been replaced and only finishes what its connections have open. What a seat needs outlives its processes: the
 listener is the keeper's, the counters lie in a table of shared memory. Restarts follow the backoff of the server's own
 processes, and are never given up.
-
-A *standby* gateway has been started and not configured: it has imported everything, holds no memory, accepts no
-connection and is sent nothing until a seat needs a process (docs/decisions/012-spare.md).
 """
 
 from __future__ import annotations
@@ -50,6 +47,7 @@ class GatewayRole(enum.StrEnum):
     UNSEATED = "unseated"
     """It comes up to replace another one, or has been replaced. No process follows its exit."""
     STANDBY = "standby"
+    """It is started, and not configured: it is sent nothing until a seat needs a process (standby.py)."""
 
 
 class GatewayOwner(Protocol):

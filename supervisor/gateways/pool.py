@@ -3,7 +3,7 @@
 There are as many seats as are configured. In an upgrade another gateway comes up unseated, takes a seat once it serves,
 and the old one exits when its connections have closed. One that leaves is sent every message until its end, so that
 requests on its last connections are served like all others. Each living gateway has a number and a counter table that
-no other living one has. Where settings want it, a standby waits for the next seat that needs a process (standby.py).
+no other living one has.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ from typing import Final
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.models.loader import ModelLoader
-from mmsup.supervisor.models.pending_load import LoadContext
+from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.models.startup_policy import is_wanted_at_start
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository import scanner

@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.models.loader import ModelLoader
-from mmsup.supervisor.models.pending_load import LoadContext
+from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.processes.cleanup import remove_tree
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import RepositoryScan
