@@ -24,7 +24,7 @@ from mmsup.supervisor.controller.children import ChildRouter, RouterTargets
 from mmsup.supervisor.controller.shutdown import finish, shut_down
 from mmsup.supervisor.controller.upgrade import Upgrader
 from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
-from mmsup.supervisor.gateways.gateway_records import gateway_records
+from mmsup.supervisor.gateways.pool import gateway_records
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import startup_policy

@@ -18,8 +18,8 @@ from mmsup.ipc.paths import is_worker_name, worker_name
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Resources
 from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
-from mmsup.supervisor.gateways.gateway_records import GatewayRecords, restore_gateways
 from mmsup.supervisor.gateways.poison_requests import PoisonRecord
+from mmsup.supervisor.gateways.pool import GatewayRecords, restore_gateways
 from mmsup.supervisor.gpu.health import GpuRecord
 from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
 from mmsup.supervisor.instances.instance import Instance

@@ -83,9 +83,6 @@ class GatewayEvents:
         self._pool.remove(gateway)
         self._pool.on_change()
 
-    def respawn(self, gateway: GatewayProcess) -> None:
-        self._pool.respawn(gateway)
-
     def _on_suspects(self, message: PoisonSuspected) -> None:
         model, instance = self._model_set.model(message.name), self._model_set.instance(message.instance)
         revision = self._model_set.revision_of(instance) if instance is not None else None

@@ -60,9 +60,6 @@ class GatewayOwner(Protocol):
     def on_exited(self, gateway: GatewayProcess) -> None:
         """Its process has exited; nothing is to be awaited from it."""
 
-    def respawn(self, gateway: GatewayProcess) -> None:
-        """It is to have a process again, now."""
-
 
 @dataclass(slots=True, eq=False)
 class GatewayContext:
@@ -75,6 +72,8 @@ class GatewayContext:
     """The keeper's listeners that a gateway serves on: name to address."""
     owner: GatewayOwner = field(init=False)
     """Set before the first process is started."""
+    respawn: Callable[[GatewayProcess], None] = field(init=False)
+    """Set by the pool: a gateway is to have a process again, now."""
     rng: random.Random = field(default_factory=random.Random)
     is_stopping: bool = False
     """No process follows another one any more."""
@@ -208,7 +207,7 @@ class GatewayProcess:
             return
         if self.role is not GatewayRole.UNSEATED:
             served_s = time.monotonic() - self.started_s
-            delay_s = self.timer.start_backoff(served_s, lambda: self._context.owner.respawn(self))
+            delay_s = self.timer.start_backoff(served_s, lambda: self._context.respawn(self))
             fields["next_delay_s"] = round(delay_s, 3)
         self._record("exit", text, **fields)
 

@@ -16,8 +16,8 @@ from mmsup.supervisor.controller.recovery import (
     read_checkpoint,
 )
 from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
-from mmsup.supervisor.gateways.gateway_records import GatewayRecord, GatewayRecords
 from mmsup.supervisor.gateways.poison_requests import PoisonRecord, poison_key
+from mmsup.supervisor.gateways.pool import GatewayRecord, GatewayRecords
 from mmsup.supervisor.gpu.health import GpuFault, GpuRecord
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.models.model_records import InstanceRecord, ModelRecord, RevisionRecord, VersionRecord
