@@ -50,7 +50,7 @@ class Controller:
         if recovered is None:
             for key in checkpoint:
                 keeper.send(SaveCheckpoint(key, ""))  # of another version of the code
-        records = recovered.records if recovered is not None else {}
+        records: Mapping[str, object] = recovered.records if recovered is not None else {}
         self.context = context = components.make_context(inventory, keeper, console, environ, records)
         model_set = ModelSet()
         is_announced = recovered is not None and recovered.server.is_announced

@@ -58,7 +58,6 @@ _Kind = TypeVar("_Kind")
 class Checkpoint:
     server: ServerRecord
     records: Mapping[str, CheckpointRecord]
-    """By key."""
 
     def all_of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
         return tuple(each for each in self.records.values() if isinstance(each, kind))

@@ -27,7 +27,6 @@ from mmsup.supervisor.controller.process_upgrade import ProcessUpgrade
 from mmsup.supervisor.controller.upgrade_record import CODE, DONE, PROCESSES, UpgradeProgress, UpgradeRecord
 
 PENDING_LOADS_S: Final = 600.0
-"""How long loads under way are waited for."""
 MAX_CONTROLLERS: Final = 5
 
 

@@ -9,8 +9,7 @@ from typing import Any, Final
 from mmsup.ipc.errors import ServerError
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 
-KEY: Final = "upgrade"
-"""Of the record in the checkpoint."""
+CHECKPOINT_KEY: Final = "upgrade"
 
 CODE: Final = "code"
 PROCESSES: Final = "processes"
@@ -32,7 +31,6 @@ class UpgradeRecord:
     replaces_keeper: bool = False
     """The keeper was to re-execute itself as another program."""
     replaced: int = 0
-    """Processes that were replaced."""
     kept: dict[str, str] = field(default_factory=dict[str, str])
     """What keeps running the old code (`worker 7 of digits/1`), and why."""
     failure: str = ""
@@ -58,7 +56,7 @@ class UpgradeProgress:
 
     def update(self, **changes: Any) -> None:  # fields of the record
         self.record = replace(self.present, **changes)
-        self._checkpoint.save(KEY, self.record)
+        self._checkpoint.save(CHECKPOINT_KEY, self.record)
 
     def report(self, text: str) -> None:
         for listener in list(self.listeners):

@@ -13,7 +13,6 @@ from mmsup.supervisor.gateways.pool import GatewayPool
 
 CHECK_INTERVAL_S: Final = 0.25
 START_S: Final = 60.0
-"""What a gateway may take to come up."""
 STALE_S: Final = 2.0
 """Its heartbeat comes every 100 ms. A kill resets every connection, and a busy machine wakes nobody on time."""
 STANDBY_STALE_S: Final = 5.0

@@ -33,7 +33,6 @@ class InstanceRecord:
     condemned: WorkerFailure | None
     load_failure: WorkerFailure | None
     cgroup: str
-    """Name of the control group of its process."""
     visible_devices: str
 
 
