@@ -62,10 +62,8 @@ class RepositoryApi:
         return response.empty_response(request.echo_headers)
 
 
-def _parameters(
-    request: HttpRequest, document: dict[str, Any]
-) -> dict[str, Any]:  # JSON; scalars, checked by the controller
-    """The `parameters` of a load or unload, as an argument only if there are any."""
+def _parameters(request: HttpRequest, document: dict[str, Any]) -> dict[str, Any]:  # JSON
+    """The `parameters` of a load or unload, as an argument only if there are any; the controller checks them."""
     value = document.get("parameters")
     parameters = {} if value is None else as_object(value)
     if parameters is None or not all(isinstance(each, str | int | float | bool) for each in parameters.values()):

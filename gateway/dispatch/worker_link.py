@@ -105,10 +105,8 @@ class CloseRecord:
     """What was in flight when the link was closed."""
 
     lost_requests: list[LostRequest] = field(default_factory=list)
-    last_batch: list[InFlightRequest] = field(default_factory=list)
-    """This gateway's requests in the batch that was running."""
     ran_alone: bool = False
-    """That batch was a single request."""
+    """The batch that was running was a single request."""
 
 
 @dataclass(slots=True)
@@ -304,7 +302,6 @@ class WorkerLink:
         started, executing = self._process.close()
         record.ran_alone = len(executing) == 1
         record.lost_requests = self.in_flight.close(started, executing)
-        record.last_batch = [each.request for each in record.lost_requests if each.executing]
         self.memory.close()
         self.on_close(self)
         failpoint("gateway.link_ended", self.spec.name)

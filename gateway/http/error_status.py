@@ -66,10 +66,6 @@ _REDACTIONS: Final = (
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
 
 
-def http_status(code: str) -> int:
-    return STATUS[code]
-
-
 def headers(error: MmsupError) -> dict[str, str]:
     made: dict[str, str] = {}
     if STATUS[error.code] == UNAVAILABLE:

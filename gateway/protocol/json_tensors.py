@@ -71,9 +71,7 @@ def to_bytes(data: Any, datatype: str, shape: Sequence[int]) -> bytes | memoryvi
         raise TensorDataError(f"{_first_out_of_range(values, datatype)} is out of the range of {datatype}") from None
 
 
-def _flat_values(
-    data: Any, shape: Sequence[int]
-) -> list[Any] | NumberList:  # JSON values; their types are checked by datatype
+def _flat_values(data: Any, shape: Sequence[int]) -> list[Any] | NumberList:  # JSON values, of unchecked types
     count = element_count(shape)
     values = data if isinstance(data, NumberList) else as_list(data)
     if values is None:

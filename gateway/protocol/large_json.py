@@ -36,8 +36,8 @@ _QUOTE, _LIST, _LIST_END, _BACKSLASH = b'"[]\\'
 _PLAIN: Final = re.compile(rb'[^"\[]*+')
 _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _FLAT: Final = re.compile(rb'[^"\[\]{}]*+')
-_DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_DEPTH_STEP))
+DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+NOT_BRACKETS: Final = bytes(set(range(256)) - set(DEPTH_STEP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +185,8 @@ class _Scanner:
         if self._values > VALUE_LIMIT:
             what = f"more than {VALUE_LIMIT} values, at most so many are read"
             raise LimitExceeded(f"{what}: send long lists of numbers or binary tensors")
-        for each in plain.translate(None, _NOT_BRACKETS):
-            step = _DEPTH_STEP[each]
+        for each in plain.translate(None, NOT_BRACKETS):
+            step = DEPTH_STEP[each]
             self._depth += step
             self._containers += step > 0
             if self._depth > DEPTH_LIMIT:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.memory.allocator import ALIGNMENT, Allocator, round_up
+from mmsup.ipc.memory.allocator import Allocator, round_up
 
 EXTENT_BYTES: Final = 16 << 20
 RESERVE_BYTES: Final = 256 << 20
@@ -192,11 +192,6 @@ def available_bytes() -> int:
 def extent_size(slot_bytes: int) -> int:
     """The size of an extent for a slot: the usual one, or just enough whole pages."""
     return max(EXTENT_BYTES, -(-round_up(slot_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE)
-
-
-def leading_pad(header_bytes: int) -> int:
-    """Padding before a body after which the bytes behind its JSON header are aligned."""
-    return -header_bytes % ALIGNMENT
 
 
 class AttachedExtents:
