@@ -19,8 +19,6 @@ READERS_LIMIT: Final = 64
 
 
 class RepositoryApi:
-    """Request handlers."""
-
     def __init__(self, call_controller: CallController) -> None:
         self._call_controller = call_controller
         self._reading = 0

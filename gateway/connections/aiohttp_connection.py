@@ -70,7 +70,6 @@ class AiohttpConnection(RequestHandler):
 
     @property
     def requests(self) -> int:
-        """Number of requests that aiohttp has parsed."""
         return int(self._request_count)
 
     def is_idle(self) -> bool:

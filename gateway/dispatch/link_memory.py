@@ -118,7 +118,9 @@ class LinkMemory:
                 return side.add(extent)
         except ChannelClosed:
             self._drop(extent)
-            await self._wait_for_exit()
+            with contextlib.suppress(TimeoutError):  # its exit follows; the caller shall see that and use the next one
+                async with asyncio.timeout(EXIT_WAIT_S):
+                    await self._closed_event.wait()
         else:
             self._drop(extent)
         raise ServerError("no_buffer", "the worker went away while its buffer was made", retry_after_s=1)
@@ -126,12 +128,6 @@ class LinkMemory:
     def _drop(self, extent: Extent) -> None:
         self._quota.release(extent.size)
         extent.close()
-
-    async def _wait_for_exit(self) -> None:
-        """The worker's socket is closed, so its exit follows; the caller shall see that and use the next worker."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EXIT_WAIT_S):
-                await self._closed_event.wait()
 
     def _discard(self, made: asyncio.Future[Extent], size: int) -> None:
         self._quota.release(size)

@@ -16,8 +16,6 @@ _VERSION_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 
 
 class RouteTable:
-    """Maps model names to their `Route`."""
-
     def __init__(self) -> None:
         self._models: dict[str, Route] = {}
         self.defaults: dict[str, VersionState] = {}

@@ -36,8 +36,6 @@ _WAITABLE_STATES: Final = frozenset(
 
 @dataclass(slots=True)
 class ServingStatus:
-    """Whether this gateway serves."""
-
     ready: bool = False
     """As the controller last sent it, for the whole server."""
     reason: str = "starting"
@@ -65,7 +63,6 @@ class ChangeWaiters:
         self.priorities.clear()
 
     async def wait(self, timeout_s: float, priority: int) -> None:
-        """Wait for the next change, at most so long."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.priorities[future] = priority
         try:

@@ -16,8 +16,6 @@ from mmsup.gateway.dispatch.route_table import MODEL_NAME
 
 
 class Access(enum.Enum):
-    """From where an endpoint may be used."""
-
     OPEN = "open"
     CONTROL = "control"
     """Loopback and UNIX listeners only."""

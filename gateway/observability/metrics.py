@@ -156,11 +156,8 @@ def _controller_metrics(status: StatusJson) -> Iterator[Metric]:
                 cap.add_metric(labels, each["memory_cap_bytes"])
     yield from (state, restarts, stuck, memory, cap)
     yield from _gpu_metrics(status)
-    generation = GaugeMetricFamily("mmsup_brain_generation", "How many controllers have run, the present one included.")
-    controller: StatusJson = status.get("brain", {})
-    if "generation" in controller:
-        generation.add_metric((), controller["generation"])
-    yield generation
+    meaning = "How many controllers have run, the present one included."
+    yield GaugeMetricFamily("mmsup_brain_generation", meaning, value=status.get("brain", {}).get("generation"))
 
 
 def _gpu_metrics(status: StatusJson) -> Iterator[Metric]:

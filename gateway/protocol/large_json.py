@@ -206,17 +206,14 @@ class _Scanner:
 def to_number_array(values: list[Any]) -> Array | None:  # JSON values
     """Numbers or booleans as an array; None if there are other elements, or none at all."""
     kinds = set(map(type, values))
+    kind: type[Any] = np.float64  # numpy's scalar types
     if kinds == {bool}:
-        return np.array(values, np.bool_)
-    if kinds == {int}:
-        kind: type[Any] = np.int64 if max(values) < 1 << 63 else np.uint64  # numpy's scalar types
-        try:
-            return np.array(values, kind)
-        except OverflowError:
-            return None
-    if kinds and kinds <= {int, float}:
-        try:
-            return np.array(values, np.float64)
-        except OverflowError:
-            return None
-    return None
+        kind = np.bool_
+    elif kinds == {int}:
+        kind = np.int64 if max(values) < 1 << 63 else np.uint64
+    elif not kinds or not kinds <= {int, float}:
+        return None
+    try:
+        return np.array(values, kind)
+    except OverflowError:
+        return None

@@ -26,8 +26,6 @@ def round_up(size: int) -> int:
 
 
 class Allocator:
-    """Allocates ranges of `size` bytes."""
-
     def __init__(self, size: int) -> None:
         self.size = size
         self.used = 0

@@ -42,8 +42,6 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class SlotState(enum.Enum):
-    """See the table above."""
-
     FILLING = "filling"
     SENT = "sent"
     GRANTED = "granted"
@@ -156,21 +154,12 @@ class ArenaSide:
         if extent is not None:
             extent.allocator.free(slot.offset, slot.size)
 
-    def view(self, segment: int, offset: int, size: int) -> memoryview | None:
-        """The bytes that a message named, or None if there are none."""
-        extent = self._extents.get(segment)
-        if extent is None or offset < 0 or size < 0 or offset + size > extent.size:
-            return None
-        return extent.view(offset, size)
-
     @property
     def size_bytes(self) -> int:
-        """Memory of all extents."""
         return sum(each.size for each in self._extents.values())
 
     @property
     def used_bytes(self) -> int:
-        """Memory of all slots."""
         return sum(each.allocator.used for each in self._extents.values())
 
     def close(self) -> None:
