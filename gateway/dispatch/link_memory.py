@@ -44,11 +44,8 @@ class MemoryQuota:
     def reserve(self, size: int) -> None:
         """Hold `size` more bytes; ServerError `no_buffer` if they do not fit."""
         if not self.fits(size):
-            text = (
-                f"no buffer for {size} bytes: {self.held_bytes} of {self.limit_bytes} bytes of request memory are in "
-                "use; try again, or raise arena_memory"
-            )
-            raise ServerError("no_buffer", text, retry_after_s=1)
+            text = f"no buffer for {size} bytes: {self.held_bytes} of {self.limit_bytes} bytes of request memory"
+            raise ServerError("no_buffer", f"{text} are in use; try again, or raise arena_memory", retry_after_s=1)
         self.held_bytes += size
 
     def release(self, size: int) -> None:

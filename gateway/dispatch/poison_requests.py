@@ -122,8 +122,6 @@ class PoisonRequests:
 
 def refusal_error(model: str, entry: PoisonEntry) -> CallerError:
     left_s = max(1, math.ceil(entry.until_s - time.monotonic()))
-    text = (
-        f"request refused: these inputs ended the worker of model '{model}' version {entry.version} {entry.deaths} "
-        f"times, the last time alone; they are refused for {left_s} s more"
-    )
+    text = f"request refused: these inputs ended the worker of model '{model}' version {entry.version}"
+    text = f"{text} {entry.deaths} times, the last time alone; they are refused for {left_s} s more"
     return CallerError("request_quarantined", text, model=model)

@@ -38,7 +38,6 @@ SIGNATURES_LIMIT: Final = 256
 """Reply signatures that a link caches."""
 EXPIRY_INTERVAL_S: Final = 0.01
 """How late a passed deadline may be noticed. One scan of the requests in flight costs less than a timer for each."""
-_ID_BITS: Final = 63
 
 
 class WorkerExited(Exception):  # noqa: N818 - an event; whose fault it was is in the verdict
@@ -114,7 +113,7 @@ class InFlightTable:
     """The requests at one worker, by id, oldest first."""
 
     requests: dict[int, InFlightRequest] = field(default_factory=dict)
-    last_id: int = field(default_factory=lambda: random.getrandbits(_ID_BITS - 1) + 1)
+    last_id: int = field(default_factory=lambda: random.getrandbits(62) + 1)
     """Ids rise from a random start, so that a reply to another gateway process matches no request."""
     expiry_timer: asyncio.TimerHandle | None = None
     unexpected_replies: int = 0

@@ -54,7 +54,6 @@ STATUS: Final[dict[str, int]] = {
 }
 CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
 """After these the connection is closed, since the rest of the request would be read for nothing."""
-
 UNAVAILABLE: Final = 503
 TEXT_LIMIT: Final = 1000
 _TRACEBACK: Final = "Traceback (most recent call last)"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.memory.counters import BUCKETS_S, FIELDS, CounterRow, CounterTable
 from mmsup.ipc.messages.data import InferReply
 
@@ -40,8 +40,6 @@ _REASON: Final = {
 }
 _EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]
 _WHOLE: Final = 1 - 1e-9
-_CANCELLED: Final = ServerError("cancelled", "the client went away")
-_BUG: Final = ServerError("internal", "an error of ours")
 Totals = dict[tuple[str, str], dict[str, int]]
 
 
@@ -149,6 +147,7 @@ class RequestTimer:
         if isinstance(error, CallerError):
             self._counters.record_refusal(self._model, error.code)
             return
-        shown = error if isinstance(error, MmsupError) else _BUG if isinstance(error, Exception) else _CANCELLED
-        age_ns = time.monotonic_ns() - self.started_ns
-        self._counters.record_failure(self._model, self.version, shown.code, age_ns)
+        code = "internal" if isinstance(error, Exception) else "cancelled"
+        if isinstance(error, MmsupError):
+            code = error.code
+        self._counters.record_failure(self._model, self.version, code, time.monotonic_ns() - self.started_ns)

@@ -208,7 +208,11 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
         has = "both 'data' and 'binary_data_size'" if sources else "neither 'data' nor 'binary_data_size'"
         raise CallerError("bad_request", f"input '{spec.name}' for model '{model}' has {has}", model=model)
     if "data" in given:
-        return InputTensor(spec.name, spec.datatype, shape, data=_json_data(given["data"], spec, shape, model))
+        try:
+            data = json_tensors.to_bytes(given["data"], spec.datatype, shape)
+        except json_tensors.TensorDataError as error:
+            raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
+        return InputTensor(spec.name, spec.datatype, shape, data=data)
     return _binary_data(_count(parameters, "binary_data_size"), spec, shape, model, blobs)
 
 
@@ -233,13 +237,6 @@ def _shape(given: Any, spec: TensorSpec, model: str, max_batch_size: int) -> tup
 
 def _shape_text(shape: tuple[int, ...]) -> str:
     return f"[{','.join(map(str, shape))}]"
-
-
-def _json_data(data: Any, spec: TensorSpec, shape: tuple[int, ...], model: str) -> bytes | memoryview:  # any JSON value
-    try:
-        return json_tensors.to_bytes(data, spec.datatype, shape)
-    except json_tensors.TensorDataError as error:
-        raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
 
 
 def _binary_data(size: int, spec: TensorSpec, shape: tuple[int, ...], model: str, blobs: Blobs) -> InputTensor:

@@ -137,20 +137,17 @@ class _Scanner:
         end = found.end() if found else at + 1
         if end == len(self._piece) and not self._is_last and at:
             return at  # so that the next piece starts with the list
-        is_whole = end < len(self._piece) and self._piece[end] == _LIST_END
-        numbers = None
         if end == len(self._piece):
             numbers, after = self._streamed(self._start + at + 1)
             if numbers is not None:
                 self._replace_list(numbers)
                 self._start = after  # the next piece starts there; this one had nothing before the list
                 return at
-        elif is_whole and end - at >= LONG_BYTES:
+        elif self._piece[end] == _LIST_END and end - at >= LONG_BYTES:
             array = to_number_array(self._parse(self._piece[at : end + 1], self._start + at))
-            numbers = None if array is None else NumberList([array])
-        if numbers is not None:
-            self._replace_list(numbers)
-            return end + 1
+            if array is not None:
+                self._replace_list(NumberList([array]))
+                return end + 1
         self._count(self._piece[at:end])
         return end
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 from mmsup.ipc.errors import MmsupError, make_error
@@ -85,8 +85,9 @@ def model_config(route: Route, state: VersionState) -> Json:
     # Tensors, name and batch size are those in force; for the rest the file takes precedence.
     served = {key: completed[key] for key in ("name", "platform", "max_batch_size")}
     from_file = {key: value for key, value in spec.config.items() if value not in ("", None)}
-    for key, declared in (("input", completed["input"]), ("output", completed["output"])):
-        served[key] = _merge_declared(from_file.get(key, []), declared)
+    for key in ("input", "output"):  # each with the other keys of the file (`label_filename`, `format`)
+        by_name = {each.get("name"): each for each in from_file.get(key, [])}
+        served[key] = [{**by_name.get(each["name"], {}), **each} for each in completed[key]]
     return {**completed, **from_file, **served}
 
 
@@ -95,12 +96,6 @@ def _config_tensor(spec: TensorSpec, *, optional: bool = False) -> Json:
     if optional:
         made["optional"] = True
     return made
-
-
-def _merge_declared(from_file: Sequence[Json], declared: Sequence[Json]) -> list[Json]:
-    """Each declared tensor, with the other keys of the file (`label_filename`, `format`)."""
-    by_name = {each.get("name"): each for each in from_file}
-    return [{**by_name.get(each["name"], {}), **each} for each in declared]
 
 
 def _instance_group(spec: ModelSpec) -> Json:

@@ -97,14 +97,13 @@ class Extent:
             failpoint("ipc.extent_fill")
             os.posix_fallocate(self.fd, 0, size)
             failpoint("ipc.extent_map")
-            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-            self._map = mmap.mmap(self.fd, size, flags=flags)
+            mapping = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
             seals = _SEALS if writable_by_worker else _SEALS | F_SEAL_FUTURE_WRITE
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
         except OSError as error:
             os.close(self.fd)
             raise MemoryError(f"no {size} bytes for an extent: {error.strerror}") from error
-        self._view = memoryview(self._map)
+        self._view = memoryview(mapping)
 
     @property
     def size(self) -> int:

@@ -167,11 +167,9 @@ def _unpack_result(raw: list[Any]) -> InferReply:  # as above; workers are not t
 
 def _unpack_reply(raw: list[Any]) -> InferReply:
     _, number, code, text, need, *times = raw
-    if not (_type(code) is str and _type(text) is str and len(times) == _TIMES):
+    are_numbers = all(_type(each) is int for each in (number, need, *times))
+    if not (are_numbers and _type(code) is str and _type(text) is str and len(times) == _TIMES):
         raise WireError("Reply: a field of another type")
-    for each in (number, need, *times):
-        if _type(each) is not int:
-            raise WireError("Reply: a field of another type")
     return InferReply(number, code, text, b"", (), need, *times)
 
 
