@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.specs import ModelSpec
-
-WorkerId = tuple[int, int]
-"""Instance and generation."""
 
 
 class LinkTable:

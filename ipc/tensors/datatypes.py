@@ -28,7 +28,6 @@ ITEM_BYTES: Final[dict[str, int]] = {
     "BYTES": 0,
 }
 """Bytes of one element; 0 for BYTES, whose elements are a u32 length and that many bytes."""
-
 RANK_LIMIT: Final = 16
 _LENGTH: Final = struct.Struct("<I")
 
@@ -57,11 +56,7 @@ def size_bytes(datatype: str, shape: Sequence[int]) -> int | None:
 
 def pack_strings(strings: Iterable[bytes]) -> bytes:
     """The wire form of a BYTES tensor: for each element a u32 little-endian length, then the bytes."""
-    parts: list[bytes] = []
-    for each in strings:
-        parts.append(_LENGTH.pack(len(each)))
-        parts.append(each)
-    return b"".join(parts)
+    return b"".join([part for each in strings for part in (_LENGTH.pack(len(each)), each)])
 
 
 def unpack_strings(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
