@@ -64,7 +64,7 @@ class GatewayEvents:
             case RequestOverdue():
                 instance = self._find(message.instance, message.generation)
                 if instance is not None and instance.worker is not None and instance.worker.liveness_probe is not None:
-                    instance.worker.liveness_probe.check_overdue(message.age_s)
+                    instance.worker.liveness_probe.check(message.age_s)
             case BadReply():
                 instance = self._find(message.instance, message.generation)
                 if instance is not None:

@@ -112,11 +112,6 @@ class Instance:
         """Why the last load failed, if none has succeeded since."""
         return self.failure if self.failure and self.failure.of_load else None
 
-    @property
-    def output_name(self) -> str:
-        """The name of this worker's stream in the captured output of its model."""
-        return f"{self.id}.{self.generation}"
-
     def can_be_stopped(self) -> bool:
         """Whether there is a process, or will be, that has not survived SIGKILL."""
         return self.state in ALIVE and self.state is not InstanceState.QUARANTINED
