@@ -92,7 +92,7 @@ class Controller:
             controller_generation=inventory.generation,
             started_s=recovered.server.started_s if recovered is not None else time.monotonic(),
             addresses=inventory.addresses,
-            isolation=cgroups.describe(),
+            isolation=cgroups.description,
             readiness=self.readiness.readiness,
         )
         self.api = assembly.make_api(self._server, storage, self.models, self.gateways, self.resources, self.upgrader)

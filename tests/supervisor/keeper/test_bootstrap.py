@@ -22,8 +22,7 @@ from mmsup.supervisor.linux import cgroup_backend
 class Groups:
     """Stands for the control groups."""
 
-    def describe(self) -> str:
-        return "none, this is a test"
+    description = "none, this is a test"
 
 
 @pytest.fixture
