@@ -87,7 +87,7 @@ def run_statistics(timeline: Timeline, findings: list[Finding]) -> RunStatistics
     healthy = [each for each in requests if timeline.role(each.invoke.model) == ModelRole.HEALTHY]
     loaded = [each for each in healthy if each.invoke.t >= timeline.run.calm_s]
     resets = [each for each in requests if _end_kind(each) == "reset"]
-    with_keeper = sum(_is_during_keeper_fault(timeline, each) for each in resets)
+    with_keeper = sum(timeline.is_affected(each.invoke.t, each.ended_s, KEEPER_FAULTS) for each in resets)
     poisons = [each for each in faults if is_poison(each.fault_class)]
     shaken = [each for each in faults if _overlaps_server_fault(timeline, each)]
     alone = [each for each in faults if not _overlaps_server_fault(timeline, each)]
@@ -158,13 +158,6 @@ def _baseline(timeline: Timeline, requests: Iterable[SentRequest]) -> Iterable[S
 
 def _death_count(timeline: Timeline, fault: InjectedFault) -> int:
     return sum(each.model == fault.victim and fault.start_s <= each.t <= fault.end_s for each in timeline.deaths)
-
-
-def _is_during_keeper_fault(timeline: Timeline, request: SentRequest) -> bool:
-    return any(
-        each.fault_class.name in KEEPER_FAULTS and each.may_affect(request.invoke.t, request.ended_s)
-        for each in timeline.faults
-    )
 
 
 def _answer_delays(faults: Iterable[InjectedFault]) -> list[float]:

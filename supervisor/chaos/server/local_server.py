@@ -81,15 +81,9 @@ class LocalServer:
         """The server's status, once every model is ready; else ServerNotStarted."""
         status = await wait_until_ready(self.manager, str(self.runtime_dir))
         if status is None:
-            raise ServerNotStarted(f"the server did not come up:\n{self.output()[-2000:]}")
+            output = (self.root / "output").read_text(errors="replace")
+            raise ServerNotStarted(f"the server did not come up:\n{output[-2000:]}")
         return status
-
-    async def stop(self) -> int:
-        """Stop it by SIGTERM, after STOP_S by SIGKILL; returns the exit status."""
-        return await self.manager.stop(STOP_S)
-
-    def output(self) -> str:
-        return (self.root / "output").read_text(errors="replace")
 
     def remove(self) -> None:
         """Kill what still runs; remove control groups and files."""

@@ -40,11 +40,9 @@ class ServerOperator(Protocol):
 
     def on_answer(self, model: str, outcome: RequestOutcome) -> None:
         """Called for every right answer of a model."""
-        ...
 
     async def repair(self) -> None:
         """Called when a fault is injected; returns when every model serves again, restarting the server if needed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
