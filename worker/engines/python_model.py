@@ -129,7 +129,3 @@ def forget_module() -> None:
 
 def _not_loaded(_: dict[str, Array]) -> Any:  # in the place of the user's method
     raise AssertionError("infer before load")
-
-
-def make() -> PythonModelEngine:
-    return PythonModelEngine()

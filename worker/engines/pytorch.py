@@ -281,7 +281,3 @@ def _to_array(tensor: torch.Tensor) -> Array:
         return host.view(torch.int16).numpy().view(NUMPY["BF16"])
     array: Array = host.resolve_neg().resolve_conj().numpy()
     return array
-
-
-def make() -> PytorchEngine:
-    return PytorchEngine()

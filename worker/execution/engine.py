@@ -93,23 +93,28 @@ def as_pinned_memory_user(engine: Engine) -> PinnedMemoryUser | None:
 
 LIBRARIES: Final = {"ort": "onnxruntime", "pytorch": "torch", "custom": "model.py"}
 """What loading an engine's module imports, shown as the progress of a load."""
-_MODULES: Final = {"custom": "python_model"}
-"""Engines whose module has another name than the engine."""
+_ENGINES: Final = {
+    "ort": "ort.OrtEngine",
+    "pytorch": "pytorch.PytorchEngine",
+    "custom": "python_model.PythonModelEngine",
+}
+"""Module and class of each."""
 _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}
 
 
 def open_engine(name: str) -> Engine:
     """The engine of this name, with its library imported; ModelError if it is not installed."""
-    assert name in LIBRARIES, f"no engine {name!r}"
+    assert name in _ENGINES, f"no engine {name!r}"
+    module_name, class_name = _ENGINES[name].split(".")
     try:
-        module = importlib.import_module(f"mmsup.worker.engines.{_MODULES.get(name, name)}")
+        module = importlib.import_module(f"mmsup.worker.engines.{module_name}")
     except ModuleNotFoundError as error:
         missing = error.name or "a library"
         extra = _PACKAGE_EXTRAS.get(missing.partition(".")[0])
         advice = f": install mmsup[{extra}] there" if extra else ""
         text = f"{missing} is not installed in this worker's interpreter{advice}"
         raise ModelError("load_failed", text) from error
-    engine: Engine = module.make()
+    engine: Engine = getattr(module, class_name)()
     return engine
 
 

@@ -158,16 +158,13 @@ class Executor:
             if results.device_fault is not DeviceFault.MEMORY:
                 return results
             self.engine.shrink()
-            half = len(jobs) // 2
-            self.mark_busy()
-            first = self._infer_batch(jobs[:half], wanted, buffers[:half])
-            if isinstance(first, ModelFailure):
-                return first
-            self.mark_busy()
-            second = self._infer_batch(jobs[half:], wanted, buffers[half:])
-            if isinstance(second, ModelFailure):
-                return second
-            results = [*first, *second]
+            half, results = len(jobs) // 2, []
+            for part in (slice(half), slice(half, None)):
+                self.mark_busy()
+                made = self._infer_batch(jobs[part], wanted, buffers[part])
+                if isinstance(made, ModelFailure):
+                    return made
+                results += made
         for job, result in zip(jobs, results, strict=True):
             self._learn_shapes(job, result)
         return [self._declared.failure(each, wanted, job) or each for job, each in zip(jobs, results, strict=True)]
