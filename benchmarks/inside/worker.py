@@ -103,7 +103,7 @@ class InProcessWorker:
 
     def _parts(self, best: BestTimes) -> None:
         handler, executor = self._loop._handler, self._executor
-        link = next(iter(self._loop._links._by_identity.values()))
+        link = next(iter(self._loop._links.by_identity.values()))
         message = self._requests(1)[0]
         signature = handler._signatures.get(message.signature)
         request = QueuedRequest(link, message, signature, 0, handler.queue.default_priority)

@@ -86,7 +86,7 @@ class OrtEngine:
 
     def __init__(self) -> None:
         self.pins_memory = False
-        self._pinned_memory = PinnedMemory(None)
+        self.pinned_memory = PinnedMemory(None)
         self._session: Any = None  # onnxruntime ships no types
         self._inputs: dict[str, str] = {}
         self._string_inputs: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ class OrtEngine:
             text = "has BF16 and strings, which onnxruntime's Python interface cannot pass together"
             raise ModelError("load_failed", f"model '{spec.name}' {text}")
         self.pins_memory = spec.device != "cpu"
-        self._pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
+        self.pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
         self._bindings = ort_io_binding.IoBindings(self._session, "cuda" if self.pins_memory else "cpu")
         self._bindable = bindable_outputs(metadata)
         return metadata
@@ -168,13 +168,6 @@ class OrtEngine:
             }
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
 
-    def register(self, view: memoryview, *, writable: bool) -> None:
-        """Register a gateway's extent: onnxruntime's own copies to and from the device are quicker with it."""
-        self._pinned_memory.register(view, writable=writable)
-
-    def unregister(self, view: memoryview) -> None:
-        self._pinned_memory.unregister(view)
-
     def shrink(self) -> None:
         """Nothing: onnxruntime frees arena memory by a run option only, and a failed run took none."""
 
@@ -183,7 +176,7 @@ class OrtEngine:
         return 0
 
     def unload(self) -> None:
-        self._pinned_memory.clear()
+        self.pinned_memory.clear()
         self._bindings = None
         self._session = None
 

@@ -26,8 +26,8 @@ from mmsup.worker.execution.engine import (
     Engine,
     OutputBuffers,
     as_batching_engine,
-    as_pinned_memory_user,
     min_buffer_bytes,
+    pinned_memory_of,
 )
 from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code, caught
 from mmsup.worker.execution.output_shapes import OutputShapePredictor
@@ -44,7 +44,7 @@ class Executor:
         self.engine = engine
         self.spec = spec
         self.metadata = metadata
-        self.pinned_memory_user = as_pinned_memory_user(engine)
+        self.pinned_memory = pinned_memory_of(engine)
         self._page = page
         self._declared = DeclaredOutputs(spec, metadata)
         self._batching_engine = as_batching_engine(engine)
