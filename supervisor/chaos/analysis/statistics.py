@@ -91,6 +91,7 @@ def run_statistics(timeline: Timeline, findings: list[Finding]) -> RunStatistics
     poisons = [each for each in faults if is_poison(each.fault_class)]
     shaken = [each for each in faults if _overlaps_server_fault(timeline, each)]
     alone = [each for each in faults if not _overlaps_server_fault(timeline, each)]
+    warm_s = timeline.run.from_s + WARM_UP_S
     leaks: Counter[str] = Counter()
     for report in timeline.leak_reports:
         leaks.update(report.counts)
@@ -120,7 +121,7 @@ def run_statistics(timeline: Timeline, findings: list[Finding]) -> RunStatistics
         poison_deaths=[_death_count(timeline, each) for each in poisons],
         innocents=sum(request.is_right for each in poisons for request in each.bystanders),
         lateness=distribution(each.invoke.t - each.invoke.intended for each in healthy),
-        baseline=distribution(_latencies(_baseline(timeline, healthy))),
+        baseline=distribution(_latencies(each for each in healthy if warm_s <= each.invoke.t < timeline.run.calm_s)),
         during=distribution(_latencies(each for each in loaded if not _is_during_gateway_fault(timeline, each))),
         everything=distribution(_latencies(loaded)),
         findings=findings,
@@ -149,11 +150,6 @@ def _fault_statistics(name: str, timeline: Timeline) -> FaultStatistics:
         distribution(_recoveries(faults)),
         distribution(_total_recoveries(faults)),
     )
-
-
-def _baseline(timeline: Timeline, requests: Iterable[SentRequest]) -> Iterable[SentRequest]:
-    start_s, end_s = timeline.run.from_s + WARM_UP_S, timeline.run.calm_s
-    return (each for each in requests if start_s <= each.invoke.t < end_s)
 
 
 def _death_count(timeline: Timeline, fault: InjectedFault) -> int:

@@ -65,8 +65,6 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """A fault that was injected, and its consequences."""
-
     fault_class: FaultClass
     victim: str
     number: int

@@ -50,14 +50,11 @@ def model_roles(count: int) -> dict[str, ModelRole]:
     return found
 
 
-def model_settings(role: ModelRole) -> dict[str, Any]:  # YAML values
-    if role == ModelRole.HEALTHY:
-        return {}
-    return {"memory": MEMORY_CAP} | ({"hang_limit": HANG_LIMIT} if role == ModelRole.HANGING else {})
-
-
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
-    fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**model_settings(role), **options})
+    settings = {} if role == ModelRole.HEALTHY else {"memory": MEMORY_CAP}
+    if role == ModelRole.HANGING:
+        settings["hang_limit"] = HANG_LIMIT
+    fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**settings, **options})
 
 
 class LocalServer:
