@@ -110,7 +110,6 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
 
 
 def watch_oom(instance: Instance) -> None:
-    """Watch its control group for kills for memory."""
     cap = instance.revision.spec.memory_bytes
     limit = f"cap {size_text(cap)}" if cap is not None else "no cap of its own"
     event = lifecycle_events.OutOfMemory(

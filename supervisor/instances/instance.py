@@ -146,13 +146,7 @@ class Instance:
     def record(self, name: str, text: str, **fields: Any) -> event_log.Event:  # JSON, as the event log takes it
         spec = self.revision.spec
         return self.context.event_log.record(
-            name,
-            text,
-            model=spec.name,
-            instance=self.id,
-            generation=self.generation,
-            version=spec.version,
-            **fields,
+            name, text, model=spec.name, instance=self.id, generation=self.generation, version=spec.version, **fields
         )
 
     def report_progress(self, text: str) -> None:

@@ -217,7 +217,7 @@ class Keeper:
             settings=self._program.settings,
             controller_generation=self._controller.generation,
             checkpoint=self._checkpoint.entries,
-            locks=self._resources.directories.locks,
+            locks=tuple(self._resources.directories.locks),
             listeners=listeners.descriptors,
             addresses=listeners.addresses,
             socket_paths=tuple(listeners.socket_paths),

@@ -28,8 +28,6 @@ _NO_LIMIT: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class CgroupUsage:
-    """Memory counters of a group."""
-
     usage_bytes: int
     reclaimable_bytes: int
     """Part of the usage: inactive page cache, which the kernel frees when memory is short."""

@@ -191,10 +191,7 @@ def _group_names(top: Path) -> list[str]:
 
 
 def _own_path(own_file: Path) -> str:
-    for line in read_file(own_file).splitlines():
-        if line.startswith("0::"):
-            return line[3:]
-    return ""
+    return next((line[3:] for line in read_file(own_file).splitlines() if line.startswith("0::")), "")
 
 
 def _is_core(folder: Path, top: str) -> bool:
