@@ -40,9 +40,11 @@ class ParsedReply:
 class ProtocolAdapter(Protocol):
     def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
         """The request that sends a payload through the model, with a command if it is to fail."""
+        ...
 
     def parse_reply(self, reply: HttpReply) -> ParsedReply:
         """Parse a reply. Never raises: an invalid one is an error with the code `unreadable`."""
+        ...
 
 
 class V2Adapter:

@@ -51,7 +51,7 @@ def model_roles(count: int) -> dict[str, ModelRole]:
 
 
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
-    settings = {} if role == ModelRole.HEALTHY else {"memory": MEMORY_CAP}
+    settings: dict[str, Any] = {} if role == ModelRole.HEALTHY else {"memory": MEMORY_CAP}  # YAML values
     if role == ModelRole.HANGING:
         settings["hang_limit"] = HANG_LIMIT
     fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**settings, **options})
