@@ -158,7 +158,8 @@ class Executor:
             if results.device_fault is not DeviceFault.MEMORY:
                 return results
             self.engine.shrink()
-            half, results = len(jobs) // 2, list[Arrays]()
+            half = len(jobs) // 2
+            results = list[Arrays]()
             for part in (slice(half), slice(half, None)):
                 self.mark_busy()
                 made = self._infer_batch(jobs[part], wanted, buffers[part])

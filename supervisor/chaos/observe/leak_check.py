@@ -52,9 +52,8 @@ class Snapshot:
 
 def take_snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str, float]]) -> Snapshot:
     """The resources now. OSError if a process exits meanwhile: try again."""
-    pids = sorted(
-        process_tree(keeper_pid), key=lambda pid: int(_stat(pid)[19])
-    )  # by start, so that a standby gateway has the higher number
+    # By their start, so that a standby gateway has the higher number.
+    pids = sorted(process_tree(keeper_pid), key=lambda pid: int(_stat(pid)[19]))
     roles: Counter[str] = Counter()
     server_processes: dict[str, ProcessResources] = {}
     zombies = 0

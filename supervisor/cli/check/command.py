@@ -62,13 +62,7 @@ def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object)
 def _draw(found: Report) -> None:
     """Options, models, warnings, faults: the most important lines last, next to the prompt."""
     if "options" in found:
-        draw(
-            ["OPTION", "VALUE", "FROM"],
-            [
-                [cell(each["option"]), cell(json.dumps(each["value"])), cell(each["source"])]
-                for each in found["options"]
-            ],
-        )
+        draw(["OPTION", "VALUE", "FROM"], [_option(each) for each in found["options"]])
         click.echo()
     if found["models"]:
         draw(
@@ -80,6 +74,10 @@ def _draw(found: Report) -> None:
             click.echo(f"{kind}: {cell(each['place'])}: {cell(each['text'])}")
     if found["ok"]:
         click.echo("no faults")
+
+
+def _option(origin: Report) -> list[str]:
+    return [cell(origin["option"]), cell(json.dumps(origin["value"])), cell(origin["source"])]
 
 
 def _model(model: Report) -> list[list[str]]:

@@ -46,11 +46,12 @@ def aligned(columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """The lines of the table with aligned columns, at their full width."""
     table = [[name.removeprefix(">") for name in columns], *rows]
     widths = [max(len(row[index]) for row in table) for index in range(len(columns))]
-    pads = [str.rjust if name.startswith(">") else str.ljust for name in columns]
-    return [
-        "  ".join(pad(text, width) for pad, text, width in zip(pads, row, widths, strict=True)).rstrip()
-        for row in table
-    ]
+    right = [name.startswith(">") for name in columns]
+    return ["  ".join(_padded(*each) for each in zip(row, widths, right, strict=True)).rstrip() for row in table]
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    return text.rjust(width) if right else text.ljust(width)
 
 
 def _print_rich(columns: Sequence[str], rows: Sequence[Row], out: TextIO) -> None:
