@@ -84,7 +84,7 @@ class InProcessWorker:
         begin = time.perf_counter()
         loop._receive_all(0)
         heard = time.perf_counter()
-        while loop._handler.queue:
+        while loop._handler.queue.size:
             loop._run_queued()
         end = time.perf_counter()
         self._check(count)

@@ -32,9 +32,6 @@ class DyingGroups:
     def __init__(self) -> None:
         self.groups: list[DyingGroup] = []
 
-    def __len__(self) -> int:
-        return len(self.groups)
-
     def kill(self, procs_files: Sequence[str]) -> None:
         """Kill the group with these `cgroup.procs` files, and remember it until it is empty."""
         folders = tuple(str(Path(each).parent) for each in procs_files)

@@ -103,7 +103,7 @@ class Keeper:
         self._children.dying_groups.kill_again()
 
     def _wait(self, until_s: float) -> None:
-        wait_s = min(until_s - time.monotonic(), CLEANUP_INTERVAL_S if self._children.dying_groups else IDLE_S)
+        wait_s = min(until_s - time.monotonic(), CLEANUP_INTERVAL_S if self._children.dying_groups.groups else IDLE_S)
         for key, _ in self._selector.select(max(0.0, wait_s)):
             key.data()
         self._handle_signals()
