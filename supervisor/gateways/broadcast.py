@@ -69,9 +69,6 @@ class GatewayBroadcast:
     def unroute(self, name: str) -> None:
         self._pool.broadcast(Unroute(name))
 
-    def send_readiness(self, readiness: ServerReadiness) -> None:
-        self._pool.broadcast(Synced(readiness.ready, readiness.reason))
-
     def send_state(self, gateway: GatewayProcess) -> None:
         for model in self._model_set.models.values():
             gateway.send(model.route())

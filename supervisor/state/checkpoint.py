@@ -52,11 +52,6 @@ class CheckpointWriter:
         self._too_large: set[str] = set()
 
     @property
-    def keys(self) -> frozenset[str]:
-        """Under which a record is held."""
-        return frozenset(self._records)
-
-    @property
     def is_complete(self) -> bool:
         return not self._too_large
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
+from threadpoolctl import threadpool_limits
 
 from example_files import example
 from mmsup.supervisor.cli.check.command import check
@@ -19,7 +20,7 @@ LEAST_ACCURACY = 0.9
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("mmsup_test_made")
-    with example("make_models") as program:
+    with threadpool_limits(1), example("make_models") as program:  # threads that spin for one another take minutes
         digits = program.Digits()
         models = directory / "models"
         program.make_onnx(models, digits)

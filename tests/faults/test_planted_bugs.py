@@ -75,7 +75,12 @@ def patch(module):
 """
 STALE = """
 def patch(module):
-    module.Router.unlink = lambda self, life: None
+    stop_routing = module.LinkTable.stop_routing
+    def only_when_closed(self, worker_id):
+        link = self.by_worker.get(worker_id)
+        if link is None or link.closed:
+            stop_routing(self, worker_id)
+    module.LinkTable.stop_routing = only_when_closed
 """
 
 
@@ -97,7 +102,7 @@ def run(python: str, faults: str) -> list[Finding]:
         ("mmsup.ipc.memory.arena", LEAKED, "segv", "left", "bytes of slots in use"),
         ("mmsup.supervisor.instances.worker_exit", UNREAPED, "segv", "left", "children were not reaped"),
         ("mmsup.ipc.poison_policy", FORGETFUL, "poison", "poison", "had been refused, and then"),
-        ("mmsup.gateway.dispatch.router", STALE, "reload", "stale", "had replaced it"),
+        ("mmsup.gateway.dispatch.link_table", STALE, "reload", "stale", "had replaced it"),
     ],
     ids=[
         "a lost reply",
