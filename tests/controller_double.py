@@ -60,6 +60,8 @@ Script = Callable[["Child"], None]
 class NoGroups:
     """A machine without control groups."""
 
+    description = "none, this is a test"
+
     def create(self, life: str, cap_bytes: int | None) -> Cgroup:
         return Cgroup(())
 
@@ -71,9 +73,6 @@ class NoGroups:
 
     def remove_all(self) -> bool:
         return True
-
-    def describe(self) -> str:
-        return "none, this is a test"
 
 
 @dataclass

@@ -66,7 +66,7 @@ class Controller:
         upgrades = recovered.all_of(UpgradeRecord) if recovered is not None else ()
         self.upgrader = Upgrader(context, models, gateways, next(iter(upgrades), None))
         started_s = recovered.server.started_s if recovered is not None else time.monotonic()
-        self._server = ServerInfo(inventory, started_s, cgroups.describe(), gateways.readiness.readiness)
+        self._server = ServerInfo(inventory, started_s, cgroups.description, gateways.readiness.readiness)
         self.api = components.Api(
             self._server, context, models, gateways, resources.gpu_placement, self.upgrader.request
         )

@@ -66,7 +66,7 @@ class GatewayEvents:
             case gateway_control.RequestOverdue():
                 instance = self._model_set.current_instance(message.instance, message.generation)
                 if instance is not None and instance.worker is not None and instance.worker.liveness_probe is not None:
-                    instance.worker.liveness_probe.check_overdue(message.age_s)
+                    instance.worker.liveness_probe.check(message.age_s)
             case gateway_control.BadReply():
                 instance = self._model_set.current_instance(message.instance, message.generation)
                 if instance is not None:
