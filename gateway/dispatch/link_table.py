@@ -48,8 +48,7 @@ class LinkTable:
         return best
 
     def overdue(self, now_s: float) -> list[tuple[WorkerLink, float]]:
-        """Links with requests in flight that received nothing for longer than the model's hang limit, and for how
-        long in seconds."""
+        """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s)."""
         return [
             (link, now_s - link.channel.last_progress_s)
             for link in self.by_worker.values()

@@ -6,6 +6,7 @@ they are built as gauges and declared as counters in the text.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -122,11 +123,8 @@ def _duration_histogram(totals: Totals) -> Metric:
     )
     edges = [*map(str, BUCKETS_S), "+Inf"]
     for key, row in _rows(totals):
-        counted, buckets = 0, list[tuple[str, float]]()
-        for index, edge in enumerate(edges):
-            counted += row[f"bucket_{index}"]
-            buckets.append((edge, counted))
-        family.add_metric(key, buckets, (row["request_ns"] + row["fail_ns"]) / 1e9)
+        counts = itertools.accumulate(row[f"bucket_{index}"] for index in range(len(edges)))
+        family.add_metric(key, list(zip(edges, counts, strict=True)), (row["request_ns"] + row["fail_ns"]) / 1e9)
     return family
 
 

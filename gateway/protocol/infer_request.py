@@ -138,7 +138,7 @@ def _count(parameters: Json, key: str) -> int:
 
 def _priority(parameters: Json) -> int:
     """A priority that no model has counts as 0, also one that is too large for the wire."""
-    priority = _count(parameters, "priority")
+    priority = _count(parameters, "priority") if parameters else 0
     return priority if priority <= PRIORITY_LEVELS else 0
 
 

@@ -56,7 +56,11 @@ def size_bytes(datatype: str, shape: Sequence[int]) -> int | None:
 
 def pack_strings(strings: Iterable[bytes]) -> bytes:
     """The wire form of a BYTES tensor: for each element a u32 little-endian length, then the bytes."""
-    return b"".join([part for each in strings for part in (_LENGTH.pack(len(each)), each)])
+    parts: list[bytes] = []
+    for each in strings:
+        parts.append(_LENGTH.pack(len(each)))
+        parts.append(each)
+    return b"".join(parts)
 
 
 def unpack_strings(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
