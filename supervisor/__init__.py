@@ -1,1 +1,1 @@
-"""Keeper, brain and command line."""
+"""Keeper, controller and command line."""
