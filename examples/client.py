@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import sys
 import time
 from typing import Any
 
@@ -31,6 +32,10 @@ class ServerError(Exception):
         self.code = code
         self.text = text
         self.retry_after_s = retry_after_s
+
+
+class UnusableError(Exception):
+    """The call cannot be made as it was asked for; the text says why."""
 
 
 class Client:
@@ -94,14 +99,40 @@ def labels(outputs: dict[str, Array]) -> Array:
 
 
 def by_triton(address: str, model: str, x: Array) -> Array:
-    """The same call through tritonclient (`pip install tritonclient[http]`)."""
-    from tritonclient.http import InferenceServerClient, InferInput  # noqa: PLC0415 - only if asked for
-
+    """The same call through tritonclient (`pip install 'tritonclient[http]'`)."""
+    try:
+        from tritonclient.http import InferenceServerClient, InferInput  # noqa: PLC0415 - only if asked for
+        from tritonclient.utils import InferenceServerException  # noqa: PLC0415
+    except ImportError as error:
+        raise UnusableError(f"--triton needs tritonclient: pip install 'tritonclient[http]' ({error})") from error
     with InferenceServerClient(address) as client:
         tensor = InferInput("x", list(x.shape), "FP32")
         tensor.set_data_from_numpy(x)
-        result = client.infer(model, [tensor])
+        try:
+            result = client.infer(model, [tensor])
+        except InferenceServerException as error:
+            raise UnusableError(str(error)) from error
         return labels({name: result.as_numpy(name) for name in ("label", "probabilities") if result.get_output(name)})
+
+
+def samples(path: str) -> tuple[Array, Array]:
+    """64 digits and their labels."""
+    try:
+        with np.load(path) as saved:
+            return saved["x"][:64], saved["y"][:64]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnusableError(f"{path} is not a held_out.npz as make_models.py writes it: {error}") from error
+
+
+def asked(arguments: argparse.Namespace, x: Array) -> Array:
+    """The labels that the model gives."""
+    if arguments.triton:
+        return by_triton(arguments.url, arguments.model, x)
+    client = Client(arguments.url)
+    try:
+        return labels(client.infer(arguments.model, {"x": x}))
+    finally:
+        client.close()
 
 
 def main() -> None:
@@ -111,15 +142,14 @@ def main() -> None:
     parser.add_argument("--url", default="127.0.0.1:8000")
     parser.add_argument("--triton", action="store_true", help="by tritonclient")
     arguments = parser.parse_args()
-    with np.load(arguments.held_out) as saved:
-        x, y = saved["x"][:64], saved["y"][:64]
-    began = time.perf_counter()
-    if arguments.triton:
-        found = by_triton(arguments.url, arguments.model, x)
-    else:
-        client = Client(arguments.url)
-        found = labels(client.infer(arguments.model, {"x": x}))
-        client.close()
+    try:
+        x, y = samples(arguments.held_out)
+        began = time.perf_counter()
+        found = asked(arguments, x)
+    except (UnusableError, ServerError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: no server at {arguments.url}: {error}")
     took_ms = (time.perf_counter() - began) * 1000
     print(f"{arguments.model}: {(found == y).mean():.1%} of {len(y)} digits right, {took_ms:.1f} ms")
 

@@ -9,9 +9,9 @@ only if torch is installed.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import shutil
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -169,10 +169,13 @@ def make(directory: Path) -> list[str]:
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit("usage: python examples/make_models.py DIRECTORY")
+    parser = argparse.ArgumentParser(description="Train a few small models and write them as a model repository.")
+    parser.add_argument("directory", type=Path, help="gets models/ and held_out.npz; is made if it is not there")
+    directory = parser.parse_args().directory
+    if (directory / "models").exists():
+        parser.error(f"{directory / 'models'} is there already")
     began = time.monotonic()
-    names = make(Path(sys.argv[1]))
+    names = make(directory)
     print(f"made {', '.join(names)} in {time.monotonic() - began:.1f} s")
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from threadpoolctl import threadpool_limits
 
-from example_files import example
+from example_files import EXAMPLES, example
 from mmsup.supervisor.cli.check.command import check
 
 LEAST_ACCURACY = 0.9
@@ -64,3 +66,11 @@ def test_the_python_model_knows_them_too(made: Path) -> None:
     assert (answer["label"] == y).mean() >= LEAST_ACCURACY
     assert answer["probabilities"].dtype == np.float32
     np.testing.assert_allclose(answer["probabilities"].sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_help_makes_no_models(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "make_models.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: ")
+    assert not [*tmp_path.iterdir()]
