@@ -80,18 +80,40 @@ class Victim:
 
     @contextlib.contextmanager
     def held(self, **more: Any) -> Iterator[BackgroundCall]:  # as for `send`
-        """A call that executes until the end of the block."""
+        """A call that executes until the end of the block, and is answered then."""
         (held,) = self.queued({"mode": "hold", **more})
         try:
             yield held
         finally:
+            exits = self._exits()
             self.release()
+            self._await_answer(held, exits)
 
     def release(self) -> None:
         """Let one held call finish."""
-        go = self.server.repository / self.name / "1" / "go"
-        go.touch()
-        eventually(lambda: not go.exists(), "the model went on")
+        self._go.touch()
+        eventually(lambda: not self._go.exists(), "the model went on")
+
+    def _await_answer(self, held: BackgroundCall, exits: int) -> None:
+        """Wait for the answer to a released call. With ZeroMQ its reply may be lost, if the next run ends the worker:
+        then the next worker holds it again. `exits`: of workers before the release."""
+
+        def answered() -> bool:
+            nonlocal exits
+            if not held.is_over and self._exits() > exits:
+                exits += 1
+                self._go.touch()
+            return held.is_over
+
+        eventually(answered, "the held call is answered")
+        self._go.unlink(missing_ok=True)
+
+    def _exits(self) -> int:
+        return len(self.server.events("worker_exit", self.name))
+
+    @property
+    def _go(self) -> Path:
+        return self.server.repository / self.name / "1" / "go"
 
     def await_busy(self, requests: int = 1) -> None:
         """Wait until this many requests of the model are open."""
