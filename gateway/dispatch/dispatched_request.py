@@ -20,7 +20,7 @@ from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.input_layout import copy_bytes, free_slots, locate_input
 from mmsup.gateway.dispatch.poison_requests import OFF_LOOP_BYTES, PoisonRequests, refusal_error
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, received_tensors, total_bytes
-from mmsup.gateway.dispatch.retry_policy import is_own_fault, may_rerun, needs_verdict
+from mmsup.gateway.dispatch.retry_policy import is_own_fault, lost_only_its_reply, may_rerun, needs_verdict
 from mmsup.gateway.dispatch.verdicts import Verdicts
 from mmsup.gateway.dispatch.worker_link import InFlightRequest, RequestEvent, WorkerExited, WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, OutputTensor
@@ -283,7 +283,7 @@ class _WaitingInfer:
     async def _may_rerun(self, exited: WorkerExited) -> bool:
         """The worker exited while the request may have been executing; sets `_failure` to the verdict."""
         request = self._request
-        is_first = self._failure is None
+        is_first = self._failure is None or lost_only_its_reply(exited, self._lost_workers)
         self._failure = error = await self._router.verdicts.wait(request.link.worker_id, request.spec.name)
         entry = None
         if exited.executing:

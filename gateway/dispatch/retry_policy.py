@@ -1,8 +1,10 @@
 """The retry policy: what becomes of a request whose worker exited. Pure.
 
 A request that had not started to execute is sent to the next worker, unnoticed by its client, but not more than
-LOST_WORKERS_LIMIT times. One that had started is answered with the verdict on the worker, or run once more where the
-model allows it; never after an out-of-memory or a hang, which would kill the next worker too.
+LOST_WORKERS_LIMIT times. One that was executing is answered with the verdict on the worker, or run once more where the
+model allows it; never after an out-of-memory or a hang, which would kill the next worker too. One that had executed
+before, whose reply went down with the worker, is no cause of the exit: where the model allows it to be run again, that
+is not held against it, within the same limit.
 """
 
 from __future__ import annotations
@@ -24,8 +26,15 @@ def needs_verdict(exited: WorkerExited, lost_workers: int) -> bool:
 
 
 def may_rerun(verdict: MmsupError, *, is_first: bool, is_in_time: bool, retry_on_crash: bool) -> bool:
-    """Whether a request that had started is run once more. `is_first`: it has not been run again before."""
+    """Whether a request that had started is run once more. `is_first`: it has not been run again before, or only its
+    reply was lost (`lost_only_its_reply`)."""
     return is_first and is_in_time and retry_on_crash and verdict.code in RETRYABLE_CAUSES
+
+
+def lost_only_its_reply(exited: WorkerExited, lost_workers: int) -> bool:
+    """Whether the request had executed and its worker had survived that. With ZeroMQ such replies are lost whenever the
+    next run ends the worker before libzmq's thread has written them."""
+    return exited.started and not exited.executing and lost_workers < LOST_WORKERS_LIMIT
 
 
 def is_own_fault(verdict: MmsupError, exited: WorkerExited, entry: PoisonEntry | None) -> bool:

@@ -11,6 +11,9 @@ of 20; with 0, none), and a reply sent before a worker's exit counts. The drawba
 connected reach the next process that binds the address, does not apply: no address is reused. HWM 0: the limits are
 the gateway's own, in requests and bytes. ROUTER_MANDATORY: an unknown peer is an error, not a silent drop. ZMQ_FD is
 edge-triggered and sends consume edges too: after every wake-up *and every send*, receive until nothing is left.
+
+`send` hands a frame to libzmq's thread. If the process dies before that thread has written it, it is lost: a request
+that was answered in the moment before a crash counts as begun (gateway/dispatch/retry_policy.py).
 """
 
 from __future__ import annotations

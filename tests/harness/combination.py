@@ -23,6 +23,11 @@ flags: tuple[str, ...] = ()
 """Those of this run; a test's own flags come after them and win."""
 
 
+def is_plain() -> bool:
+    """Whether aiohttp serves all connections: idle ones do not give way to new ones then."""
+    return "plain" in flags
+
+
 def choose(name: str) -> str:
     """Start servers with this combination from now on. Returns its name and, for `by-commit`, the commit."""
     global flags  # noqa: PLW0603 - one for the whole run

@@ -265,8 +265,14 @@ class Http:
     def send(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Status, headers, body."""
+        """Status, headers, body. Head and body leave together: a request that is counted as open is at its worker, or
+        waits for one, and is not still being received."""
+        if self.connection.sock is None:
+            self.connection.connect()
+        sock = self.connection.sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         self.connection.request(method, path, body, dict(headers or {}))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         response = self.connection.getresponse()
         return response.status, response.headers, response.read()
 

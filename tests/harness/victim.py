@@ -16,6 +16,7 @@ from engines.build import write_fault_model, write_identity_onnx
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, settled
 from harness.server import Json, Server, eventually
+from mmsup.supervisor.cli.ctl import control_client
 
 HANG_LIMIT_S = 0.5
 BYSTANDER = "bystander"
@@ -30,6 +31,8 @@ class Victim:
         self.name = name
         self.batched = batched
         self._background: list[BackgroundCall] = []
+        self._released: dict[BackgroundCall, int] = {}
+        """Held calls that were let go and are not answered, with the number of exits of workers by then."""
 
     def send(
         self, mode: str = "ok", amount: float = 0.0, x: Sequence[float] = X, **parameters: int
@@ -81,17 +84,39 @@ class Victim:
     @contextlib.contextmanager
     def held(self, **more: Any) -> Iterator[BackgroundCall]:  # as for `send`
         """A call that executes until the end of the block."""
+        self._go.unlink(missing_ok=True)
         (held,) = self.queued({"mode": "hold", **more})
         try:
             yield held
         finally:
+            self._released[held] = self._exits()
             self.release()
 
     def release(self) -> None:
         """Let one held call finish."""
-        go = self.server.repository / self.name / "1" / "go"
-        go.touch()
-        eventually(lambda: not go.exists(), "the model went on")
+        self._go.touch()
+        eventually(lambda: not self._go.exists(), "the model went on")
+
+    def release_again(self) -> None:
+        """With ZeroMQ the reply to a released call may be lost, if the next run ends the worker; where the model allows
+        it, the call is held again by the next worker then."""
+        for held, exits in list(self._released.items()):
+            if held.is_over:
+                del self._released[held]
+            elif (now := self._exits()) > exits:
+                self._released[held] = now
+                self._go.touch()
+
+    def _exits(self) -> int:
+        """Exits of workers so far; 0 while the control socket is not there."""
+        try:
+            return len(self.server.events("worker_exit", self.name))
+        except control_client.NoServer:
+            return 0
+
+    @property
+    def _go(self) -> Path:
+        return self.server.repository / self.name / "1" / "go"
 
     def await_busy(self, requests: int = 1) -> None:
         """Wait until this many requests of the model are open."""
@@ -122,6 +147,7 @@ class BackgroundCall:
     """A call in a thread of its own."""
 
     def __init__(self, victim: Victim, mode: str, amount: float, more: Json) -> None:
+        self._victim = victim
         self._result: tuple[int, Json] | None = None
         self.took_s = 0.0
         self._thread = threading.Thread(target=self._run, args=(victim, mode, amount, more), name=f"call {mode}")
@@ -139,7 +165,10 @@ class BackgroundCall:
 
     def result(self) -> tuple[int, Json]:
         """Wait for the answer: status and body."""
-        self._thread.join(60)
+        end = time.monotonic() + 60
+        while self._thread.is_alive() and time.monotonic() < end:
+            self._thread.join(0.5)
+            self._victim.release_again()
         assert self._result is not None, "the call has no answer"
         return self._result
 

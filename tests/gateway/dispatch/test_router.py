@@ -176,6 +176,51 @@ def test_a_model_that_allows_it_runs_a_request_once_more_and_never_twice() -> No
     with_router(run, retry_on_crash=True)
 
 
+def test_a_request_whose_reply_was_lost_with_its_worker_is_run_again_within_the_limit() -> None:
+    """It was a suspect, ran alone, and the next one killed the worker before the reply had left it."""
+
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(infer_bytes(built.router, BIG))
+        peers = [built.peer]
+        for generation in range(1, LOST_WORKERS_LIMIT):
+            request = await peers[-1].request()
+            peers[-1].page.request_started(request.id)
+            if generation > 1:
+                peers[-1].page.batch_executed(1)
+            built.router.verdicts.set((1, generation), make_error("worker_crashed", "died of signal SIGABRT"))
+            peers[-1].kill()
+            peers.append(built.second(generation + 1))
+        request = await peers[-1].request()
+        assert not task.done()
+        peers[-1].answer(request, b"ok")
+        assert await task == b"ok"
+        for peer in peers[1:]:
+            peer.close()
+
+    with_router(run, retry_on_crash=True)
+
+
+def test_a_request_whose_reply_was_always_lost_is_answered_in_the_end() -> None:
+    async def run(built: RouterSetup) -> None:
+        task = asyncio.create_task(refused(infer_bytes(built.router, BIG)))
+        peers = [built.peer]
+        for generation in range(1, LOST_WORKERS_LIMIT + 1):
+            request = await peers[-1].request()
+            assert not task.done()
+            peers[-1].page.request_started(request.id)
+            peers[-1].page.batch_executed(1)
+            built.router.verdicts.set((1, generation), make_error("worker_crashed", "died of signal SIGABRT"))
+            peers[-1].kill()
+            if generation < LOST_WORKERS_LIMIT:
+                peers.append(built.second(generation + 1))
+        error = await task
+        assert (error.code, error.retryable) == ("worker_crashed", True)
+        for peer in peers[1:]:
+            peer.close()
+
+    with_router(run, retry_on_crash=True)
+
+
 def test_a_request_at_many_workers_that_exited_is_answered_though_it_never_started() -> None:
     async def run(built: RouterSetup) -> None:
         task = asyncio.create_task(refused(infer_bytes(built.router, BIG)))
