@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from mmsup.gateway.dispatch.admission import AdmissionControl
+from mmsup.gateway.dispatch.exit_verdicts import Verdicts
 from mmsup.gateway.dispatch.input_layout import copy_bytes, free_slots, locate_input
 from mmsup.gateway.dispatch.poison_requests import OFF_LOOP_BYTES, PoisonRequests, refusal_error
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, received_tensors, total_bytes
 from mmsup.gateway.dispatch.retry_policy import is_own_fault, lost_only_its_reply, may_rerun, needs_verdict
-from mmsup.gateway.dispatch.verdicts import Verdicts
 from mmsup.gateway.dispatch.worker_link import InFlightRequest, RequestEvent, WorkerExited, WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, OutputTensor
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator, used_bytes

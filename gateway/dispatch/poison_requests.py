@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Final
 
+from mmsup.gateway.dispatch.exit_verdicts import Verdicts
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, sent_tensors, total_bytes
-from mmsup.gateway.dispatch.verdicts import Verdicts
 from mmsup.gateway.dispatch.worker_link import InFlightRequest, WorkerLink
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.failpoints import failpoint

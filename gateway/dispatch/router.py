@@ -17,11 +17,11 @@ from typing import Final
 
 from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
+from mmsup.gateway.dispatch.exit_verdicts import Verdicts
 from mmsup.gateway.dispatch.link_memory import MemoryQuota
 from mmsup.gateway.dispatch.link_table import LinkTable
 from mmsup.gateway.dispatch.poison_requests import PoisonRequests
 from mmsup.gateway.dispatch.route_table import RouteTable
-from mmsup.gateway.dispatch.verdicts import Verdicts
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator
 from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, make_error

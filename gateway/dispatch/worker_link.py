@@ -24,6 +24,7 @@ from mmsup.gateway.dispatch.link_channel import LinkChannel
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.reply_validation import ValidatedSignature, validate_reply, validate_signature
 from mmsup.ipc import failpoints
+from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.arena import Slot, SlotState
@@ -32,7 +33,6 @@ from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, Tens
 from mmsup.ipc.messages.gateway_control import LinkWorker
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
-from mmsup.ipc.two_generation_cache import BoundedCache
 
 SIGNATURES_LIMIT: Final = 256
 """Reply signatures that a link caches."""

@@ -28,8 +28,8 @@ from mmsup.gateway.http.url_routes import match_path
 from mmsup.gateway.protocol import binary_tensors
 from mmsup.gateway.protocol.binary_tensors import BodyLayout
 from mmsup.gateway.protocol.json_template import TEXT_LIMIT_BYTES
+from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.errors import CallerError
-from mmsup.ipc.two_generation_cache import BoundedCache
 
 HEAD_LIMIT_BYTES: Final = 2048
 JSON_KEY_LIMIT_BYTES: Final = 2048

@@ -13,8 +13,8 @@ from mmsup.gateway.infer.response_template import ResponseTemplate
 from mmsup.gateway.protocol import json_template, json_tensors
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
 from mmsup.gateway.protocol.json_tensors import TensorDataError
+from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.specs import Metadata
-from mmsup.ipc.two_generation_cache import BoundedCache
 
 
 class CachedRequest:

@@ -3,7 +3,7 @@
     code        The repositories are scanned, loads under way are waited for, and the keeper tries the code in a child.
                 Then this controller exits. The keeper re-executes itself if its own code has changed, and starts the
                 next controller.
-    processes   Gateways and workers are replaced (process_upgrade.py).
+    processes   Gateways and workers are replaced (child_upgrade.py).
     done        The result is kept for a client that asks again.
 
 The progress is part of the checkpoint. Old is what was started before the upgrade; so the next controller goes on with
@@ -22,8 +22,8 @@ from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import RequestUpgrade, StepDown, UpgradeRefused
 from mmsup.supervisor.controller import upgrade_record
+from mmsup.supervisor.controller.child_upgrade import ProcessUpgrade
 from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models
-from mmsup.supervisor.controller.process_upgrade import ProcessUpgrade
 from mmsup.supervisor.controller.upgrade_record import CODE, DONE, PROCESSES, UpgradeProgress, UpgradeRecord
 
 PENDING_LOADS_S: Final = 600.0

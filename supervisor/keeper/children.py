@@ -27,7 +27,7 @@ from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.status_page import make_status_page
 from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, SignalChild, Spawn, SpawnFailed
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
-from mmsup.supervisor.keeper.dying_groups import DyingGroups
+from mmsup.supervisor.keeper.dying_cgroups import DyingGroups
 from mmsup.supervisor.keeper.spawn import exec_error, start
 from mmsup.supervisor.linux import process_tree
 

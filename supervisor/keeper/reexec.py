@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.transport.dataclass_codec import WireError, record_decoder, to_plain
 from mmsup.supervisor.keeper.children import Child
-from mmsup.supervisor.keeper.dying_groups import DyingGroup
+from mmsup.supervisor.keeper.dying_cgroups import DyingGroup
 
 FORMAT: Final = 2
 STATE: Final = "estate"

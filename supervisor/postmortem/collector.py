@@ -18,7 +18,7 @@ from mmsup.ipc.messages.gateway_control import LinkClosed
 from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.observability.event_log import EventLog
-from mmsup.supervisor.postmortem import digests
+from mmsup.supervisor.postmortem import content_digests
 from mmsup.supervisor.postmortem.archive import CrashArchive
 from mmsup.supervisor.postmortem.crash_report import CrashRecord, crash_report
 from mmsup.supervisor.postmortem.disk_thread import MAX_JOBS, DiskThread
@@ -49,7 +49,7 @@ class CrashCollector:
         self._event_log = event_log
         self._live_gateways = live_gateways
         self._in_flight = InFlightAtExit()
-        self._digests = digests.ArtifactDigests()
+        self._digests = content_digests.ArtifactDigests()
         self._pending: dict[WorkerId, _PendingReport] = {}
         self._thread = DiskThread()
         self._is_closed = False
@@ -112,7 +112,7 @@ class CrashCollector:
     def _write(self, record: CrashRecord, in_flight: InFlightSummary, artifact: Future[Json] | None) -> str:
         """In the thread. The digest was submitted earlier, so it is done, if there is one."""
         digest = artifact.result() if artifact is not None and artifact.done() else _UNKNOWN
-        report = crash_report(record, in_flight, digests.configuration(record.spec), digest)
+        report = crash_report(record, in_flight, content_digests.configuration(record.spec), digest)
         return self._archive.write(record.spec.name, report)
 
     def _record_written(self, record: CrashRecord, in_flight: InFlightSummary, done: Future[str]) -> None:

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.messages.data import InferSignature
 from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY
 from mmsup.ipc.transport.codec import pack_signature, unpack_infer_signature
-from mmsup.ipc.two_generation_cache import BoundedCache
 
 SIGNATURES_LIMIT: Final = 1024
 

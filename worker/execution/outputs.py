@@ -13,13 +13,13 @@ from typing import Final
 
 import numpy as np
 
+from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.memory.allocator import padded_size
 from mmsup.ipc.messages.data import ReplySignature, TensorLocation
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, INLINE_TENSORS, TensorSpec, is_inline
 from mmsup.ipc.tensors.datatypes import size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array, as_bytes
 from mmsup.ipc.transport.codec import pack_signature
-from mmsup.ipc.two_generation_cache import BoundedCache
 
 SIGNATURES_LIMIT: Final = 1024
 ADDRESS_CHECK_BYTES: Final = 64 << 10

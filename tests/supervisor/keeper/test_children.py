@@ -16,7 +16,7 @@ import pytest
 from keeper_rig import is_alive, spawn_of, wait_readable, wait_until
 from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, SignalChild, SpawnFailed
 from mmsup.ipc.transport.control_channel import close_fds
-from mmsup.supervisor.keeper import dying_groups
+from mmsup.supervisor.keeper import dying_cgroups
 from mmsup.supervisor.keeper.children import LOG_PIPE_BYTES, Child, Children, start_child
 from mmsup.supervisor.keeper.spawn import exec_error
 from mmsup.supervisor.linux import cgroup, process_tree
@@ -190,7 +190,7 @@ def test_the_exit_of_a_child_in_a_control_group_needs_no_scan_of_proc(
 def test_a_group_that_does_not_become_empty_is_given_up(
     rig: ChildrenRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dying_groups, "CLEANUP_LIMIT_S", 0.0)
+    monkeypatch.setattr(dying_cgroups, "CLEANUP_LIMIT_S", 0.0)
     monkeypatch.setattr(cgroup, "kill", lambda _: False)
     child = rig.child(procs_files=(os.devnull,))
     rig.children.kill_all()

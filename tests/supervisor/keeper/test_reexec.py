@@ -38,7 +38,7 @@ from mmsup.ipc.messages.keeper_control import (
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.supervisor.keeper import reexec
 from mmsup.supervisor.keeper.children import Child
-from mmsup.supervisor.keeper.dying_groups import DyingGroup
+from mmsup.supervisor.keeper.dying_cgroups import DyingGroup
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.postmortem import digests
-from mmsup.supervisor.postmortem.digests import MAX_CONTENT_BYTES, ArtifactDigests, configuration
+from mmsup.supervisor.postmortem import content_digests
+from mmsup.supervisor.postmortem.content_digests import MAX_CONTENT_BYTES, ArtifactDigests, configuration
 
 SPEC = ModelSpec("bert", "2", "/m", "model.py", "custom", "python", env={"TOKEN": "hunter2"}, parameters={"key": "s3"})
 
@@ -84,7 +84,7 @@ def test_names_that_are_no_text_and_folders_with_many_files_are_digested(
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))).write_bytes(b"x")
     first = ArtifactDigests().digest(str(tmp_path))
     assert len(first["sha256"]) == 64
-    monkeypatch.setattr(digests, "MAX_FILES", 3)
+    monkeypatch.setattr(content_digests, "MAX_FILES", 3)
     for number in range(5):
         (tmp_path / f"{number}").write_bytes(b"x")
     result = ArtifactDigests().digest(str(tmp_path))

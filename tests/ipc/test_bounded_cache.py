@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmsup.ipc.two_generation_cache import BoundedCache
+from mmsup.ipc.bounded_cache import BoundedCache
 
 
 def test_a_key_in_use_survives_a_flood_of_new_keys() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.errors import MmsupError, WorkerError, make_error
-from mmsup.ipc.two_generation_cache import BoundedCache
 
 VERDICT_WAIT_S: Final = 0.05
 """How long the answer to a worker's death waits for the controller's verdict: half of the time promised to clients."""
