@@ -23,11 +23,11 @@ GATEWAY: Final = (
         why="the blank line is searched and the head copied to be a key",
     ),
     Stage(
-        "· errand and ticket made", "errand", why="a request of its own that can fail, be cancelled, be counted once"
+        "· request and timer made", "errand", why="a request of its own that can fail, be cancelled, be counted once"
     ),
     Stage("· admission, and its end", "admit", why="route, version, bound of the queue, choice of a worker, deadline"),
     Stage(
-        "· words looked up",
+        "· signature looked up",
         "binary read",
         plan_us=(0.2,),
         why="the words are copied out of the body and hashed together with the head's plan, and the version and the "
@@ -37,7 +37,7 @@ GATEWAY: Final = (
         "· the rest",
         plus=("binary take",),
         minus=_TAKEN,
-        why="memory for the body, the record, an entry in the ledger, the state of the connection and its turns",
+        why="memory for the body, the record, an entry in the in-flight table, the state of the connection and its turns",
     ),
     Stage("gateway: packed and sent", "binary send", why="one frame for all, in bounds of size and number"),
     Stage("· pack_frame", "pack", why="one tuple for each record, then msgpack"),
@@ -56,7 +56,7 @@ GATEWAY: Final = (
         "· the rest",
         plus=("binary wake",),
         minus=_RECEIVED,
-        why="the entry settled, the end of the errand and of its admission, the state of the connection",
+        why="the entry settled, the end of the request and of its admission, the state of the connection",
     ),
     Stage(
         "msgpack both ways",
@@ -71,7 +71,7 @@ GATEWAY: Final = (
         "gateway in user space: taken, sent, answered",
         plus=_STAGES,
         plan_us=(4.8,),
-        why="not in the prototype: admission and bounds, tickets and counting, distrust of replies, a ledger with "
+        why="not in the prototype: admission and bounds, timers and counting, validation of replies, an in-flight table with "
         "deadlines and an owner for each request, connections with states and timers",
     ),
     Stage("TCP: received and sent, bare calls", "tcp", why="the kernel's share of the client's connection"),
