@@ -96,8 +96,9 @@ class Commands:
         name = self._listed_model(arguments)
         return {"model": name, "cleared": self._poison_requests.clear(name)}
 
-    async def _list_devices(self, _arguments: Json, _send_line: SendLine) -> Json:
-        return {"devices": self._devices.rows()}
+    async def _list_devices(self, arguments: Json, _send_line: SendLine) -> Json:
+        rows = self._devices.rows()
+        return {"devices": rows} | ({"why": self._devices.why_no_gpu()} if arguments.get("why") and not rows else {})
 
     async def _release_device(self, arguments: Json, _send_line: SendLine) -> Json:
         return self._devices.release(text_argument(arguments, "device"))

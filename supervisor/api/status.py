@@ -87,7 +87,8 @@ class StatusViews:
         for gateway in self._gateways.processes():
             row = _process("gateway", gateway.number, _pid(gateway), gateway.generation, gateway.spawned_s)
             is_standby = gateway is standby.gateway and standby.is_ready()
-            rows.append(row | {"state": "spare" if is_standby else _state_of(gateway)})
+            seat = self._gateways.seats.index(gateway) if gateway in self._gateways.seats else None
+            rows.append(row | {"state": "spare" if is_standby else _state_of(gateway), "seat": seat})
         for model in self._models():
             rows += [_worker_row(each, now_s) for each in model.instances() if each.process is not None]
         return {"processes": rows}

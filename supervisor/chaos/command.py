@@ -45,8 +45,10 @@ MIN_SECONDS: Final = 16.0
 MIN_MODELS: Final = 2
 
 
-@click.command()
-@click.option("--seconds", default=120.0, show_default=True, help="Length of the run; a sixth of it without faults.")
+@click.command(short_help="Inject faults under load, and report what clients see.")
+@click.option(
+    "--seconds", default=120.0, show_default=True, help=f"At least {MIN_SECONDS:g}; a sixth of it without faults."
+)
 @click.option("--seed", type=int, help="Of the plan and of the requests' times; a random one is printed.")
 @click.option("--models", default=8, show_default=True, help="Models of the server that is started.")
 @click.option(

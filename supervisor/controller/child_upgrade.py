@@ -101,7 +101,7 @@ class ProcessUpgrade:
     async def _replace_worker(self, old: Instance, loads: asyncio.Semaphore) -> None:
         async with loads:
             name = _name(old)
-            self._progress.report(f"renewing {name}")
+            self._progress.report(f"replacing {name}")
             failure = await self._models.replacement.replace(old)
             if failure:
                 self._keep(name, failure)

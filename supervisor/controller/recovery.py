@@ -102,7 +102,7 @@ def take_over(context: ControllerContext, models: Models, checkpoint: Checkpoint
     kept, ended = lives.count(True), lives.count(False)
     _resume_instances(model_set)
     _clean_up_unknown(model_set)
-    text = f"kept {kept} workers; {ended} had ended, {unknown_children} were unknown and are ended"
+    text = f"kept {kept} workers; {ended} had ended, {unknown_children} unknown ones were killed"
     event_log.record("readopted", text, brain=number, kept=kept, ended=ended, strays=unknown_children)
     startup_policy.apply_desired_state(models.context, models.loader)
 

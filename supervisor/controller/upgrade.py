@@ -55,7 +55,7 @@ class Upgrader:
         elif record.ticket != ticket:
             raise CallerError("conflict", "an upgrade is under way already")
         elif record.stage != DONE:
-            on_progress("the upgrade goes on")  # tells a client that asks again that it was understood
+            on_progress("the upgrade is under way")  # tells a client that asks again that it was understood
         progress.listeners.append(on_progress)
         try:
             await self._finished.wait()

@@ -152,6 +152,6 @@ def restore_gateways(pool: GatewayPool, records: GatewayRecords) -> None:
 
 def _restore(record: GatewayRecord, context: GatewayContext) -> GatewayProcess:
     gateway = GatewayProcess(record.number, record.counter_table, context)
-    gateway.generation, gateway.spawned_s = record.generation, record.spawned_s
+    gateway.generation, gateway.spawned_s, gateway.started_s = record.generation, record.spawned_s, record.spawned_s
     gateway.role = GatewayRole(record.role)
     return gateway

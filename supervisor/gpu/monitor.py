@@ -84,6 +84,9 @@ class GpuMonitor:
         devices = self.latest.devices if self.latest is not None else ()
         return {each.uuid: GpuSnapshot(each, self.asked_s) for each in devices}
 
+    def why_no_gpu(self) -> str:
+        return self.gpus.why if self.gpus is not None else "NVML has not answered yet"
+
     def label(self, device: str) -> str:
         """What CUDA_VISIBLE_DEVICES of a worker holds, in words."""
         found = self.gpus.find(device) if self.gpus is not None else None

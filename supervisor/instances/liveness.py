@@ -106,10 +106,10 @@ def _judge_load(progress: Progress, limits: LivenessLimits, now_ns: int) -> Live
 def _judge_idle(progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int) -> Liveness:
     silent_ns = now_ns - progress.heartbeat_ns
     if silent_ns > _stale_ns(limits):
-        return Hung(f"its idle loop has not come round for {silent_ns / NS:.1f} s")
+        return Hung(f"it ran nothing, and its loop has not come round for {silent_ns / NS:.1f} s")
     pending_s = oldest_pending_s or 0.0
     if pending_s >= limits.hang_s and now_ns - progress.since_ns >= limits.hang_s * NS:
-        return Hung(f"a request has waited {pending_s:.1f} s at an idle loop; the limit is {limits.hang_s:g} s")
+        return Hung(f"a request has waited {pending_s:.1f} s while nothing ran; the limit is {limits.hang_s:g} s")
     return Alive()
 
 

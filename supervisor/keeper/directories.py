@@ -86,7 +86,8 @@ def _lock(directory: str) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         with contextlib.closing(os.fdopen(fd, encoding="utf-8", errors="replace")) as file:
-            raise AlreadyRunning(f"another mmsup (pid {file.read().strip() or 'unknown'}) holds {directory}") from None
+            holder = f"another mmsup (pid {file.read().strip() or 'unknown'}) holds {directory}"
+        raise AlreadyRunning(f"{holder}: give another --state-dir and --runtime-dir") from None
     os.ftruncate(fd, 0)
     os.write(fd, f"{os.getpid()}\n".encode())
     return fd

@@ -169,9 +169,13 @@ def _memory(report: Json) -> str:
     samples = [each for each in _part(report, "memory").get("samples") or () if isinstance(each, list)]
     if len(samples) < 2:
         return ""
+    served_s = report.get("served_s") or 0
+    if served_s:  # a load raises it in any case
+        samples = [each for each in samples if each[0] <= served_s] or samples[-1:]
     (first_ago, first, *_), (_, last, *_) = samples[0], samples[-1]
     if first and last > first * MEMORY_RISE:
-        return f"Its memory rose from {size_text(first)} to {size_text(last)} in the last {age(first_ago)}."
+        when = f"in the last {age(first_ago)}" if served_s else "while loading"
+        return f"Its memory rose from {size_text(first)} to {size_text(last)} {when}."
     return f"Its memory was {size_text(last)} at the last sample."
 
 
@@ -254,13 +258,13 @@ def _seconds(earlier: object, later: object) -> float | None:
 _ADVICE: Final = {
     "worker_oom": "raise `memory`, lower max_batch_size, or look for a leak in the memory samples of the report",
     "does_not_fit": "raise `memory`, or serve a smaller artifact: it needs more than its cap before it serves",
-    "worker_hung": "look at the frames above; raise `hang_limit` only if a run may really take that long",
-    "load_timeout": "look at the frames above; raise `load_timeout` only if a load may really take that long",
+    "worker_hung": "look at FRAMES; raise `hang_limit` only if a run may really take that long",
+    "load_timeout": "look at FRAMES; raise `load_timeout` only if a load may really take that long",
     "load_failed": "look at the last output (`mmsup ctl logs MODEL`), fix the model, then `mmsup ctl load MODEL`",
     "worker_sigbus": "look for a mapped file that was cut short, or a tmpfs that is full",
     "bad_worker_reply": "look at who writes to the worker's descriptors; the model runs in that process",
     "gpu_fault": "look at the kernel's log for Xid errors; if they come again the device is broken",
-    "worker_crashed": "look at the frames above and the last output: the fault is in the model or one of its libraries",
+    "worker_crashed": "look at FRAMES: the fault is in the model or one of its libraries",
 }
 _ADVICE_OF_EXIT: Final = "look for an exit in the model's code: a model must not end its process"
 _ADVICE_OF_KILL: Final = "find out who sends signals here: the server did not"
@@ -274,6 +278,8 @@ def _advice(report: Json) -> str:
         advice = _ADVICE_OF_EXIT
     elif code == "worker_crashed" and evidence.get("signal_name") in ("SIGKILL", "SIGTERM"):
         advice = _ADVICE_OF_KILL + (_UNCOUNTED if evidence.get("oom_kills_after") is None else "")
+    frames = "frames above" if _part(_part(report, "stack"), "innermost") else "last output (`mmsup ctl logs MODEL`)"
+    advice = advice.replace("FRAMES", f"the {frames}")
     return f"What to do: {advice}.".replace("MODEL", str(report.get("model"))) if advice else ""
 
 

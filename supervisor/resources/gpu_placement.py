@@ -29,7 +29,7 @@ Json = dict[str, Any]  # one JSON object
 class GpuPlacement:
     def __init__(self, model_set: ModelSet, monitor: GpuMonitor, health: GpuHealth) -> None:
         self._model_set = model_set
-        self._monitor = monitor
+        self._monitor, self.why_no_gpu = monitor, monitor.why_no_gpu
         self._health = health
         self._pending = memory_release.PendingReleases()
         self._needs: dict[tuple[str, str], int] = {}
@@ -131,7 +131,7 @@ class GpuPlacement:
 
     def release(self, name: str) -> Json:
         """Uncordon a device; CallerError if there is no such device."""
-        gpus = self._monitor.gpus or Gpus((), "NVML has not answered yet")
+        gpus = self._monitor.gpus or Gpus((), self._monitor.why_no_gpu())
         try:
             found = [name] if name in self._health.cordoned else [each.uuid for each in candidates(name, gpus)]
         except NoGpu as error:

@@ -244,7 +244,7 @@ def test_a_controller_that_is_killed_in_mid_upgrade_is_followed_by_one_that_goes
 
 @pytest.mark.fault("F30")
 @pytest.mark.parametrize(
-    "step", ["trying the code", "another controller takes over", "serves in the place of", "renewing"]
+    "step", ["trying the code", "another controller takes over", "serves in the place of", "replacing"]
 )
 def test_a_controller_may_be_killed_at_any_step(repository: Path, step: str) -> None:
     with running(repository) as server:

@@ -66,7 +66,7 @@ def _draw(found: Report) -> None:
         click.echo()
     if found["models"]:
         draw(
-            ["MODEL", "VERSION", "ENGINE", "ARTEFACT", ">BATCH", ">INSTANCES", ">MEMORY", "FAULTS"],
+            ["MODEL", "VERSION", "ENGINE", "ARTEFACT", ">BATCH", ">INSTANCES", ">CAP", "FAULTS"],
             [row for model in found["models"] for row in _model(model)],
         )
     for kind in ("warning", "fault"):

@@ -8,7 +8,7 @@ from mmsup.supervisor.cli.ctl.control_client import call_server
 from mmsup.supervisor.cli.ctl.subcommand import ctl_command, show_result
 
 
-@click.group()
+@click.group(short_help="The GPUs, and which are set aside.")
 def devices() -> None:
     """The GPUs: which there are, and on which nothing new is started.
 
@@ -25,7 +25,7 @@ def devices_list(runtime_dir: str, as_json: bool) -> None:
     \b
     Example:  mmsup ctl devices list
     """
-    show_result("devices", call_server(runtime_dir, "devices"), as_json)
+    show_result("devices", call_server(runtime_dir, "devices", {} if as_json else {"why": True}), as_json)
 
 
 @devices.command("release")

@@ -55,6 +55,9 @@ def infer(
         else:
             body = json.dumps(inference_client.build_request(values, client.request("GET", path))).encode()
         reply = client.request("POST", f"{path}/infer", body)
+    except ServerRefused as error:
+        advice = f": load it with `mmsup ctl load {model}`" if error.text.endswith("has no available versions") else ""
+        raise ServerRefused(error.code, error.text + advice, retryable=error.retryable) from None
     finally:
         client.close()
     if as_json:

@@ -37,6 +37,8 @@ def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, 
         return
     for line in result["lines"]:
         write(line)
+    if not result["lines"] and lines:
+        click.echo(f"{printable(model)} has printed nothing", err=True)
 
 
 @click.command()

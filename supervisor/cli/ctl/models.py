@@ -19,7 +19,7 @@ def list_(runtime_dir: str, as_json: bool) -> None:
     show_result("models", call_server(runtime_dir, "list"), as_json)
 
 
-@click.command()
+@click.command(short_help="One model: configuration, tensors, workers, events.")
 @click.argument("model")
 @ctl_command
 def show(runtime_dir: str, as_json: bool, model: str) -> None:
@@ -54,4 +54,4 @@ def unload(runtime_dir: str, as_json: bool, model: str) -> None:
     \b
     Example:  mmsup ctl unload digits
     """
-    show_result("changed", call_with_progress(runtime_dir, "unload", {"name": model}, as_json), as_json)
+    show_result("unloaded", call_with_progress(runtime_dir, "unload", {"name": model}, as_json), as_json)

@@ -17,7 +17,7 @@ def quarantine() -> None:
     """
 
 
-@quarantine.command("list")
+@quarantine.command("list", short_help="Requests that are refused, or run alone.")
 @click.argument("model", required=False)
 @ctl_command
 def quarantine_list(runtime_dir: str, as_json: bool, model: str | None) -> None:
@@ -29,7 +29,7 @@ def quarantine_list(runtime_dir: str, as_json: bool, model: str | None) -> None:
     show_result("quarantine", call_server(runtime_dir, "quarantine", {"model": model} if model else {}), as_json)
 
 
-@quarantine.command("clear")
+@quarantine.command("clear", short_help="Clear the list of a model, or of all.")
 @click.argument("model", required=False)
 @ctl_command
 def quarantine_clear(runtime_dir: str, as_json: bool, model: str | None) -> None:

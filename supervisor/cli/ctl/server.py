@@ -32,7 +32,7 @@ def ps(runtime_dir: str, as_json: bool) -> None:
     show_result("processes", call_server(runtime_dir, "ps"), as_json)
 
 
-@click.command()
+@click.command(short_help="Switch to the code on disk; no request fails.")
 @click.option("--force", is_flag=True, help="Re-execute the keeper even if its code is the same.")
 @ctl_command
 def upgrade(runtime_dir: str, as_json: bool, force: bool) -> None:

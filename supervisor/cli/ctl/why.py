@@ -12,7 +12,7 @@ from mmsup.supervisor.cli.ctl.control_client import Json, call_server
 from mmsup.supervisor.cli.ctl.subcommand import ctl_command, show_result
 
 
-@click.command()
+@click.command(short_help="Why a model's worker died, and what to do.")
 @click.argument("model")
 @click.option(
     "--death",

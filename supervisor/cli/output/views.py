@@ -63,7 +63,7 @@ def processes(result: Json) -> None:
     memory = (">MEMORY=memory_bytes", ">CAP=memory_cap_bytes")
     _table(
         ["NAME", "ROLE", "STATE", ">PID", *memory, ">GENERATION", ">RESTARTS", ">REQUESTS", ">UP=uptime_s"],
-        [{**each, "name": _process_name(each)} for each in map(_with_role, _mappings(result, "processes"))],
+        map(_process_row, _mappings(result, "processes")),
     )
 
 
@@ -71,6 +71,10 @@ def changed(result: Json) -> None:
     versions = _versions(result)
     versions = f" ({versions})" if versions else ""
     click.echo(f"{cell(result.get('name'))}: {cell(result.get('state'))}{_duration(result)}{versions}")
+
+
+def unloaded(result: Json) -> None:
+    click.echo(f"{cell(result.get('name'))}: unloaded{_duration(result)}")
 
 
 def upgraded(result: Json) -> None:
@@ -94,6 +98,7 @@ def devices(result: Json) -> None:
             {**each, "state": "set aside" if each.get("set_aside") else "stale" if each.get("stale") else "open"}
             for each in _mappings(result, "devices")
         ],
+        f"no GPU here: {cell(result.get('why')) or 'the server knows none'}",
     )
 
 
@@ -150,11 +155,12 @@ def event(raw: Json) -> str:
     return "  ".join(filter(None, parts))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Json]) -> None:
+def _table(columns: Sequence[str], rows: Iterable[Json], if_empty: str = "none") -> None:
     """Columns are `HEADING=member`, or `HEADING` if the member has the same name; `>` as in tables.py."""
     parted = [each.partition("=") for each in columns]
     members = [member or heading.removeprefix(">").lower() for heading, _, member in parted]
-    draw([heading for heading, _, _ in parted], [[_cell_text(name, row.get(name)) for name in members] for row in rows])
+    cells = [[_cell_text(name, row.get(name)) for name in members] for row in rows]
+    draw([heading for heading, _, _ in parted], cells) if cells else click.echo(if_empty)
 
 
 def _cell_text(name: str, value: Any) -> str:  # anything that JSON holds
@@ -191,16 +197,15 @@ def _model_rows(model: Json) -> Iterator[Json]:
         yield {**each, **of_model}
 
 
-def _with_role(each: Json) -> Json:
-    """The controller's role is still `brain` in the JSON of the control socket."""
-    return {**each, "role": "controller"} if each.get("role") == "brain" else {**each}
-
-
-def _process_name(each: Json) -> str:
-    model = cell(each.get("model"))
-    if not model:
-        return " ".join(filter(None, (cell(each.get("role")), cell(each.get("id")))))
-    return f"{model}/{cell(each.get('version'))} #{cell(each.get('id'))}"
+def _process_row(each: Json) -> Json:
+    """In words for people: the JSON still says `brain` for the controller, and `spare` for the standby."""
+    role, model = cell(each.get("role")), cell(each.get("model"))
+    role, number = "controller" if role == "brain" else role, cell(each.get("seat", each.get("id")))
+    name = f"{model}/{cell(each.get('version'))} #{number}" if model else f"{role} {number}".strip()
+    row = {**each, "role": role, "name": name}
+    if "seat" in each:  # its generation counts the starts of all gateways, not those of the seat
+        row["restarts"] = None
+    return row | ({"name": "standby", "state": "standby"} if each.get("state") == "spare" else {})
 
 
 def _versions(of: Json) -> str:

@@ -27,7 +27,7 @@ from mmsup.supervisor.repository.scanner import unreadable_repositories
 KEEPER_MODULE: Final = "mmsup.supervisor.keeper"
 
 
-@click.command()
+@click.command(short_help="Serve a directory of models in the foreground.")
 @server_flags
 @insecure_option
 @triton_flags

@@ -14,6 +14,7 @@ import click
 
 from mmsup.supervisor.config.server_options import SERVER_OPTIONS
 from mmsup.supervisor.config.settings import CONTROL_MODES, Settings
+from mmsup.supervisor.config.units import size_text
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -28,8 +29,8 @@ class Flag:
     many: bool = False
     """It may be given more than once."""
     aliases: tuple[str, ...] = ()
-    constant: bool = True
-    """Its default is a constant, and is shown."""
+    default: str = ""
+    """Its default in words, where that is not a constant."""
 
 
 BOOL: Final = "BOOL"
@@ -45,7 +46,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "http_port": Flag("PORT", "Port of the HTTP listener; 0 is any free one."),
     "http_unix": Flag("PATH", "A UNIX socket to serve HTTP on as well."),
     "max_body_bytes": Flag("BYTES", "Largest request body."),
-    "metrics_host": Flag("ADDRESS", "What the metrics listener binds, if not the same.", constant=False),
+    "metrics_host": Flag("ADDRESS", "What the metrics listener binds.", default="the address of --host"),
     "metrics_port": Flag("PORT", "Port of the metrics listener; -1 leaves /metrics to the HTTP port."),
     "gateways": Flag("N", "Gateway processes."),
     "spare_gateway": Flag(BOOL, "Keep one more started, as a standby for one that exits."),
@@ -88,17 +89,19 @@ def given_flags(parsed: Mapping[str, object]) -> dict[str, object]:
 
 
 def _option(name: str, field: str, flag: Flag) -> Callable[[F], F]:
-    default = next(each.default for each in dataclasses.fields(Settings) if each.name == field)
+    default = flag.default or next(each.default for each in dataclasses.fields(Settings) if each.name == field)
     text = flag.help
-    if flag.constant and isinstance(default, str | int | float) and default != "":
-        text += f"  [default: {_default_text(default)}]"
+    if isinstance(default, str | int | float) and default != "":
+        text += f"  [default: {_default_text(field, default)}]"
     names = (f"--{name}", *flag.aliases, field)
     if flag.value == BOOL:  # true, false, 1, 0, or alone for true
         return click.option(*names, metavar=BOOL, help=text, is_flag=False, flag_value="true")
     return click.option(*names, metavar=flag.value, multiple=flag.many, help=text)
 
 
-def _default_text(default: str | float) -> str:
+def _default_text(field: str, default: str | float) -> str:
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, int) and field.endswith("_bytes"):
+        return size_text(default)
     return default if isinstance(default, str) else f"{default:.15g}"

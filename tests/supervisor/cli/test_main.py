@@ -61,6 +61,13 @@ def test_every_command_has_help_with_an_example(arguments: list[str]) -> None:
     assert "Example:  mmsup" in result.stdout
 
 
+@pytest.mark.parametrize("arguments", [[], ["ctl"], ["ctl", "devices"], ["ctl", "quarantine"]])
+def test_no_sentence_in_a_list_of_commands_is_cut(arguments: list[str]) -> None:
+    shown = CliRunner().invoke(main, [*arguments, "--help"], terminal_width=80).stdout
+    assert "Commands:" in shown
+    assert "..." not in shown.partition("Commands:")[2]
+
+
 def test_an_unknown_command_is_wrong_usage() -> None:
     assert CliRunner().invoke(main, ["serv"]).exit_code == exit_codes.USAGE
 

@@ -90,7 +90,7 @@ def test_every_process_is_replaced_and_the_result_is_there_for_a_client_that_ask
         assert not living & old
         assert "trying the code on disk" in progress
         assert "another controller takes over" in progress
-        assert "the upgrade goes on" in progress, "a client that asks again does not know that it was understood"
+        assert "the upgrade is under way" in progress, "a client that asks again does not know that it was understood"
         late: list[str] = []
         assert await asking(harness, late) == result
         assert late == []
@@ -176,7 +176,7 @@ def test_as_many_workers_are_replaced_at_a_time_as_may_load(tmp_path: Path) -> N
         await harness.until(lambda: any(each.received_of(RetireGateway) for each in harness.keeper.children.values()))
         finish_retired(harness)
         await harness.until(lambda: len(held) == 2)
-        assert len([each for each in progress if each.startswith("renewing")]) == 2
+        assert len([each for each in progress if each.startswith("replacing")]) == 2
         harness.keeper.script = serve
         for each in held:
             serve(each)

@@ -95,6 +95,10 @@ def test_a_standby_is_sent_nothing_and_is_counted_apart(tmp_path: Path) -> None:
             serving(harness)[0].process.pid: "ready",
             found.process.pid: "spare",
         }
+        assert {each["pid"]: each["seat"] for each in rows} == {
+            serving(harness)[0].process.pid: 0,
+            found.process.pid: None,
+        }
 
     run_in_harness(tmp_path, play)
 
@@ -112,6 +116,8 @@ def test_it_takes_the_seat_of_one_that_exits_and_another_standby_follows(tmp_pat
             "it counts in another table"
         )
         assert isinstance(found.received[0], ConfigureGateway), "it was sent something before its configuration"
+        (row,) = [each for each in (await ask(harness, "ps"))["processes"] if each["pid"] == found.process.pid]
+        assert (row["id"], row["seat"]) == (found.life[0], 0)
         other = await next_standby(harness)
         assert other.life[0] != found.life[0], "two living gateways have one number"
         assert [each["gateway"] for each in harness.events("gateway_exit")] == [first.life[0]]
@@ -185,6 +191,26 @@ def test_the_next_controller_knows_the_standby(tmp_path: Path) -> None:
         first.process.kill()
         await followed(harness, first)
         assert serving(harness) == [found]
+
+    run_in_harness(tmp_path, play)
+
+
+def test_a_standby_that_is_still_starting_is_not_killed_by_the_next_controller(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness) -> None:
+        await harness.until(lambda: standbys(harness))
+        (found,) = standbys(harness)
+        found.page.set_activity(Activity.STARTING, 1 << 62)
+        started = harness.controller.gateways.pool.standby.gateway
+        assert started is not None
+        await harness.kill_controller()
+        await harness.start_controller()
+        await harness.until(harness.controller.gateways.pool.are_up)
+        adopted = harness.controller.gateways.pool.standby.gateway
+        assert adopted is not None
+        assert adopted.started_s == started.spawned_s
+        harness.controller.gateways.checks._check()
+        assert not [each for each in harness.keeper.sent_of(SignalChild) if each.token == found.token]
+        assert found.exited is None
 
     run_in_harness(tmp_path, play)
 

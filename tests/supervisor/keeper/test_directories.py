@@ -24,7 +24,10 @@ def test_a_directory_in_use_is_refused_with_the_pid_of_its_server(tmp_path: Path
     first = ServerDirectories(str(tmp_path / "one"), str(tmp_path / "two"))
     (tmp_path / "link").symlink_to(tmp_path / "one")
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(AlreadyRunning, match=rf"another mmsup \(pid {os.getpid()}\) holds {tmp_path}/(one|two)$"):
+    with pytest.raises(
+        AlreadyRunning,
+        match=rf"another mmsup \(pid {os.getpid()}\) holds {tmp_path}/(one|two): give another --state-dir",
+    ):
         ServerDirectories(str(tmp_path / state), str(tmp_path / run))
     assert len(os.listdir("/proc/self/fd")) == before
     first.release()

@@ -274,14 +274,26 @@ def test_what_followed_is_explained(restart: Json, events: list[Json], sentence:
 
 
 @pytest.mark.parametrize(
-    ("samples", "sentence"),
+    ("served_s", "samples", "sentence"),
     [
-        ([[30.0, 10 << 20, 0], [0.1, 190 << 20, 0]], "Its memory rose from 10MiB to 190MiB in the last 30s."),
-        ([[30.0, 10 << 20, 0], [0.1, 11 << 20, 0]], "Its memory was 11MiB at the last sample."),
+        (40.0, [[30.0, 10 << 20, 0], [0.1, 190 << 20, 0]], "Its memory rose from 10MiB to 190MiB in the last 30s."),
+        (40.0, [[30.0, 10 << 20, 0], [0.1, 11 << 20, 0]], "Its memory was 11MiB at the last sample."),
+        (12.0, [[13.0, 10 << 20, 0], [9.0, 180 << 20, 0], [0.1, 190 << 20, 0]], "Its memory was 190MiB at the last"),
+        (0.05, [[13.0, 10 << 20, 0], [0.1, 190 << 20, 0]], "Its memory was 190MiB at the last sample."),
+        (0.0, [[13.0, 10 << 20, 0], [0.1, 190 << 20, 0]], "Its memory rose from 10MiB to 190MiB while loading."),
     ],
 )
-def test_the_memory_history_becomes_a_sentence(samples: list[Any], sentence: str) -> None:
-    assert sentence in text_of(bundle("worker_oom", memory={"samples": samples}))
+def test_the_memory_history_becomes_a_sentence(served_s: float, samples: list[Any], sentence: str) -> None:
+    assert sentence in text_of(bundle("worker_oom", served_s=served_s, memory={"samples": samples}))
+
+
+@pytest.mark.parametrize("code", ["worker_hung", "load_timeout", "worker_crashed"])
+def test_the_advice_names_frames_only_where_they_are_shown(code: str) -> None:
+    evidence = {"signal": 11, "signal_name": "SIGSEGV"}
+    assert "look at the frames above" in text_of(bundle(code, evidence=evidence, stack={"innermost": FRAME}))
+    text = text_of(bundle(code, evidence=evidence))
+    assert "frames" not in text
+    assert "look at the last output (`mmsup ctl logs bert`)" in text
 
 
 def test_a_single_memory_sample_has_no_sentence() -> None:

@@ -81,6 +81,7 @@ def test_without_a_driver_nothing_is_asked_and_a_gpu_is_refused_with_the_reason(
         )
         assert devices_of_models(harness) == {"cpu": [""]}
         assert await command(harness, "devices") == {"devices": []}
+        assert (await command(harness, "devices", why=True))["why"] == "the NVIDIA driver is not loaded"
         assert nvml.looks() == 0
 
     on_gpus(tmp_path, play, {"m": "device: cuda", "cpu": "device: cpu"}, driver=False)

@@ -135,9 +135,9 @@ def test_an_endless_line_is_not_read_for_ever(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_upgrade_is_sent_again_to_the_next_controller_with_the_same_ticket(tmp_path: Path) -> None:
-    answers = iter([[{"progress": "another controller takes over"}, CUT], [CUT], [{"progress": "renewing"}, done(7)]])
+    answers = iter([[{"progress": "another controller takes over"}, CUT], [CUT], [{"progress": "replacing"}, done(7)]])
     received: list[Json] = []
     with ControlDouble(tmp_path, lambda _: next(answers)) as server:
         assert call_server(str(tmp_path), "upgrade", {"ticket": "t"}, progress=received.append) == 7
-    assert received == [{"progress": "another controller takes over"}, {"progress": "renewing"}]
+    assert received == [{"progress": "another controller takes over"}, {"progress": "replacing"}]
     assert server.requests == [{"verb": "upgrade", "arguments": {"ticket": "t"}}] * 3

@@ -11,7 +11,9 @@ from click.testing import CliRunner, Result
 
 from control_double import ControlDouble, Request, done, refused
 from mmsup.ipc import exit_codes
+from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 from mmsup.supervisor.cli.ctl.group import ctl
+from mmsup.supervisor.cli.ctl.inference_client import InferenceClient
 
 EVENT = {"time": "2025-01-02T03:04:05+00:00", "event": "worker_exit", "model": "m", "text": "killed by SIGKILL"}
 ANSWERS: dict[str, Any] = {
@@ -158,6 +160,13 @@ def test_log_lines_are_made_safe_unless_raw_is_asked_for(tmp_path: Path) -> None
         assert run(tmp_path, "logs", "m", "--raw").stdout == "one\ntwo\x1b[2J\n"
 
 
+def test_a_model_without_output_is_said_to_have_printed_nothing(tmp_path: Path) -> None:
+    with ControlDouble(tmp_path, lambda _: [done({"lines": []})]):
+        plain, as_json = run(tmp_path, "logs", "m"), run(tmp_path, "logs", "m", "--json")
+    assert (plain.stdout, plain.stderr) == ("", "m has printed nothing\n")
+    assert (json.loads(as_json.stdout), as_json.stderr) == ({"lines": []}, "")
+
+
 def test_following_prints_as_it_comes_until_the_server_goes(tmp_path: Path) -> None:
     stream: dict[str, list[object]] = {
         "events": [{"progress": "", "event": EVENT}, {"progress": "", "event": {**EVENT, "text": "again"}}],
@@ -198,6 +207,19 @@ def test_infer_without_an_address_says_so(tmp_path: Path) -> None:
         result = run(tmp_path, "infer", "m", "--data", "{}")
     assert result.exit_code == exit_codes.REFUSED
     assert "no HTTP address" in result.stderr
+
+
+def test_infer_on_an_unloaded_model_names_the_command_that_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ServerRefused("unknown_model", "Request for unknown model: 'm' has no available versions")
+
+    monkeypatch.setattr(InferenceClient, "request", refuse)
+    with ControlDouble(tmp_path, lambda _: [done({"addresses": {"http": "127.0.0.1:1"}})]):
+        result = run(tmp_path, "infer", "m", "--data", "{}")
+    assert result.exit_code == exit_codes.REFUSED
+    assert result.stderr.endswith("has no available versions: load it with `mmsup ctl load m`\n")
 
 
 def test_a_bundle_goes_to_a_private_file_or_to_standard_output_alone(tmp_path: Path) -> None:

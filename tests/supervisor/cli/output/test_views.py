@@ -177,6 +177,33 @@ def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> N
     assert lines[4] == ["m/1", "#7", "worker", "5MiB", "12"]
 
 
+def test_ps_names_gateways_by_seat_and_leaves_the_restarts_of_a_seat_unknown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gateway = {"role": "gateway", "restarts": 2, "generation": 3}
+    rows = [
+        {**gateway, "id": 1, "pid": 8, "state": "ready", "seat": 0},
+        {**gateway, "id": 0, "pid": 9, "state": "spare", "seat": None},
+        {**gateway, "id": 1, "pid": 7, "state": "ready"},  # of an older server
+    ]
+    views.processes({"processes": rows})
+    seated, standby, old = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert seated == ["gateway", "0", "gateway", "ready", "8", "3"]
+    assert standby == ["standby", "gateway", "standby", "9", "3"]
+    assert old == ["gateway", "1", "gateway", "ready", "7", "3", "2"]
+
+
+def test_an_unload_ends_with_unloaded_whatever_state_its_worker_is_in(capsys: pytest.CaptureFixture[str]) -> None:
+    views.unloaded({"name": "m", "state": "draining", "versions": {}, "seconds": 0.04})
+    assert capsys.readouterr().out == "m: unloaded after 0.0s\n"
+
+
+def test_an_empty_result_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    views.quarantine({"requests": []})
+    views.devices({"devices": [], "why": "the NVIDIA driver is not loaded"})
+    assert capsys.readouterr().out == "none\nno GPU here: the NVIDIA driver is not loaded\n"
+
+
 def test_show_has_readable_sizes_and_shapes_with_the_batch_dimension(capsys: pytest.CaptureFixture[str]) -> None:
     views.model(
         {

@@ -30,6 +30,21 @@ def test_every_option_of_the_configuration_has_a_flag_and_a_sentence() -> None:
     assert all(flag.help.endswith(".") for flag in FLAGS.values())
 
 
+def test_the_help_shows_sizes_with_their_unit_and_where_the_metrics_listen() -> None:
+    shown = " ".join(CliRunner().invoke(click.Command("serve", params=_options()), ["--help"]).stdout.split())
+    assert all(f"[default: {size}]" in shown for size in ("64MiB", "2GiB", "1GiB"))
+    assert "[default: the address of --host]" in shown
+
+
+def _options() -> list[click.Parameter]:
+    @click.command()
+    @server_flags
+    def command(**_: object) -> None:
+        """Not called."""
+
+    return command.params
+
+
 def test_no_flag_is_both_an_option_and_ignored() -> None:
     assert not IGNORED.keys() & {option.flag for option in SERVER_OPTIONS}
 
