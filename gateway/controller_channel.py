@@ -20,30 +20,7 @@ from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc import exit_codes
 from mmsup.ipc.errors import ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.gateway_control import (
-    TO_GATEWAY,
-    AddPoisonEntries,
-    BadReply,
-    CommandReply,
-    CommandRequest,
-    Condemned,
-    ConfigureGateway,
-    DrainGateway,
-    GatewayDrained,
-    InFlight,
-    LinkClosed,
-    LinkWorker,
-    Ping,
-    Pong,
-    RemovePoisonEntry,
-    RequestOverdue,
-    RetireGateway,
-    Route,
-    Synced,
-    UnlinkWorker,
-    Unroute,
-    Verdict,
-)
+from mmsup.ipc.messages import gateway_control as messages
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
@@ -64,7 +41,7 @@ CALL_TIMEOUT_S: Final = 3600.0
 class ControllerCalls:
     """Commands to the controller that wait for their replies."""
 
-    def __init__(self, send: Callable[[CommandRequest], None]) -> None:
+    def __init__(self, send: Callable[[messages.CommandRequest], None]) -> None:
         self._send = send
         self._pending: dict[int, asyncio.Future[Any]] = {}  # results are JSON, by command
         self._last_id = 0
@@ -75,7 +52,7 @@ class ControllerCalls:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # as above
         self._pending[number] = future
         try:
-            self._send(CommandRequest(number, command, arguments))
+            self._send(messages.CommandRequest(number, command, arguments))
             failpoint("gateway.asked")
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return await future
@@ -84,7 +61,7 @@ class ControllerCalls:
         finally:
             self._pending.pop(number, None)
 
-    def on_reply(self, message: CommandReply) -> None:
+    def on_reply(self, message: messages.CommandReply) -> None:
         """A result; dropped if nothing waits for it any more."""
         failpoint("gateway.answered")
         future = self._pending.pop(message.id, None)
@@ -107,9 +84,9 @@ class ControllerClient:
     """One per gateway process; applies the controller's messages to its router."""
 
     def __init__(
-        self, channel: ControlChannel, configure: ConfigureGateway, router: Router, zeromq: ZmqContext
+        self, channel: ControlChannel, configure: messages.ConfigureGateway, router: Router, zeromq: ZmqContext
     ) -> None:
-        self._channel = MessageChannel(channel, self._decode, exit_parent_lost, exit_channel_overflow)
+        self._channel = MessageChannel(channel, self._on_message, exit_parent_lost, exit_channel_overflow)
         self._configure = configure
         self._router = router
         self._zeromq = zeromq
@@ -133,50 +110,47 @@ class ControllerClient:
     def report_overdue(self, now_s: float) -> None:
         """Report the workers that have not replied for too long; called a few times a second."""
         for link, age_s in self._router.links.overdue(now_s):
-            self._send(RequestOverdue(*link.worker_id, age_s))
+            self._send(messages.RequestOverdue(*link.worker_id, age_s))
 
     # Receiving.
 
-    def _decode(self, data: bytes, descriptors: list[int]) -> None:
-        self._on_message(decode(data, TO_GATEWAY), descriptors)
-
-    def _on_message(self, message: Any, descriptors: list[int]) -> None:  # one of TO_GATEWAY, as `decode` ensures
-        router = self._router
+    def _on_message(self, data: bytes, descriptors: list[int]) -> None:
+        router, message = self._router, decode(data, messages.TO_GATEWAY)
         match message:
-            case LinkWorker():
+            case messages.LinkWorker():
                 self._on_link(message, descriptors)
                 return
-            case Route():
+            case messages.Route():
                 router.routes.put(message)
                 router.waiters.notify()
                 failpoint("gateway.routed", message.name)
-            case Unroute():
+            case messages.Unroute():
                 router.routes.drop(message.name)
                 router.waiters.notify()
-            case UnlinkWorker():
+            case messages.UnlinkWorker():
                 router.links.stop_routing((message.instance, message.generation))
                 failpoint("gateway.unlinked")
-            case Condemned() | Verdict():
+            case messages.Condemned() | messages.Verdict():
                 self._on_verdict(message)
-            case CommandReply():
+            case messages.CommandReply():
                 self.calls.on_reply(message)
-            case AddPoisonEntries() | RemovePoisonEntry():
+            case messages.AddPoisonEntries() | messages.RemovePoisonEntry():
                 router.poison_requests.on_message(message)
-            case Ping():
-                self._send(Pong(message.number))
-            case ConfigureGateway():
+            case messages.Ping():
+                self._send(messages.Pong(message.number))
+            case messages.ConfigureGateway():
                 self._on_configure(message)
-            case Synced():
+            case messages.Synced():
                 self._on_synced(message)
-            case DrainGateway():
+            case messages.DrainGateway():
                 self._on_drain()
-            case RetireGateway():
+            case messages.RetireGateway():
                 router.status.retired = True
             case _:
                 raise AssertionError(f"{type(message).__name__} is in TO_GATEWAY and not handled")
         close_fds(descriptors)
 
-    def _on_configure(self, message: ConfigureGateway) -> None:
+    def _on_configure(self, message: messages.ConfigureGateway) -> None:
         """A new controller: the limits stay, everything else is sent again."""
         check_wire_version(message)
         self.calls.on_controller_restart()
@@ -184,7 +158,7 @@ class ControllerClient:
         self._links_received.clear()
         self._send_hello()
 
-    def _on_synced(self, message: Synced) -> None:
+    def _on_synced(self, message: messages.Synced) -> None:
         router = self._router
         router.routes.end_sync()
         for worker_id in router.links.by_worker.keys() - self._links_received:
@@ -194,7 +168,7 @@ class ControllerClient:
         failpoint("gateway.synced")
         self.synced.set()
 
-    def _on_link(self, message: LinkWorker, descriptors: list[int]) -> None:
+    def _on_link(self, message: messages.LinkWorker, descriptors: list[int]) -> None:
         router, worker_id = self._router, (message.instance, message.generation)
         self._links_received.add(worker_id)
         if len(descriptors) != LINK_DESCRIPTORS or worker_id in router.links.by_worker:
@@ -214,12 +188,12 @@ class ControllerClient:
         name = link.spec.name
         text_of_error = f"the worker of model '{name}' gave an answer that is not valid"
         self._router.verdicts.set(link.worker_id, make_error("bad_worker_reply", text_of_error, model=name))
-        self._send(BadReply(*link.worker_id, text))
+        self._send(messages.BadReply(*link.worker_id, text))
         link.close()
 
-    def _on_verdict(self, message: Condemned | Verdict) -> None:
+    def _on_verdict(self, message: messages.Condemned | messages.Verdict) -> None:
         worker_id = message.instance, message.generation
-        retryable = message.retryable if isinstance(message, Verdict) else None
+        retryable = message.retryable if isinstance(message, messages.Verdict) else None
         self._router.verdicts.set(worker_id, make_error(message.code, message.text, retryable=retryable))
         failpoint("gateway.judged")
         link = self._router.links.by_worker.get(worker_id)
@@ -235,7 +209,7 @@ class ControllerClient:
     async def _send_drained(self) -> None:
         await self._router.wait_until_drained()
         failpoint("gateway.drained")
-        self._send(GatewayDrained())
+        self._send(messages.GatewayDrained())
 
     async def close(self) -> None:
         if self._drain_task is not None:
@@ -244,18 +218,18 @@ class ControllerClient:
         self._channel.close()
 
 
-def check_wire_version(message: ConfigureGateway) -> None:
+def check_wire_version(message: messages.ConfigureGateway) -> None:
     """A controller with another version of the wire is a broken installation."""
     version = message.wire_version
     assert version == WIRE_VERSION, f"the controller uses wire version {version}, this gateway {WIRE_VERSION}"
 
 
-def link_closed_message(link: WorkerLink, now_ns: int) -> LinkClosed:
+def link_closed_message(link: WorkerLink, now_ns: int) -> messages.LinkClosed:
     """What was in flight when a link was closed. Requests that had started come first: one of them may be the cause."""
     assert link.close_record is not None, "an open link is reported as closed"
     lost = sorted(link.close_record.lost_requests, key=lambda each: not each.started)
     details = tuple(
-        InFlight(
+        messages.InFlight(
             each.request.client_id[:ID_CHARACTERS],
             each.started,
             each.request.abandoned,
@@ -263,7 +237,7 @@ def link_closed_message(link: WorkerLink, now_ns: int) -> LinkClosed:
         )
         for each in lost[:LOST_DETAILS_LIMIT]
     )
-    return LinkClosed(*link.worker_id, len(lost), sum(each.started for each in lost), details)
+    return messages.LinkClosed(*link.worker_id, len(lost), sum(each.started for each in lost), details)
 
 
 def exit_channel_overflow(error: OSError) -> NoReturn:

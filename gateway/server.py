@@ -49,8 +49,7 @@ class GatewayServer:
         self._next_sweep_s = 0.0
 
     async def start(self, front: str) -> None:
-        """Decide whether connections use the fast path: it is configured and passes its self-test. Called once before
-        `listen`."""
+        """Decide on the fast path: used if it is configured and passes its self-test. Called once before `listen`."""
         fault = await self_test.run_self_test(self._router) if front == "fast" else ""
         if fault:
             _log.warning("the fast path is not used, aiohttp serves all requests: %s", fault)

@@ -2,9 +2,9 @@
 
     MmsupError
     ├── CallerError   the request is invalid, or names something that does not exist
-    ├── ModelError    the model's code or file failed
+    ├── ModelError    the model's code raised, or its file cannot be loaded
     ├── WorkerError   the worker process died, hung, ran out of memory, or is not up now
-    └── ServerError   a limit of the server was reached, or a bug in it
+    └── ServerError   a limit of the server was reached, a deadline passed, it is stopping, or a bug in it
 
 On the wire an error is its code, a text and a few fields; `make_error` restores the class. The HTTP status of each code
 is in `gateway/http/error_status.py` only.
@@ -40,8 +40,6 @@ class MmsupError(Exception):
 
 
 class CallerError(MmsupError):
-    """The caller's fault."""
-
     codes: ClassVar[dict[str, bool]] = {
         "bad_request": False,
         "unknown_model": False,
@@ -60,8 +58,6 @@ class CallerError(MmsupError):
 
 
 class ModelError(MmsupError):
-    """The model's fault: its code raised, or its file cannot be loaded."""
-
     codes: ClassVar[dict[str, bool]] = {
         "inference_failed": False,
         "load_failed": False,
@@ -73,8 +69,6 @@ class ModelError(MmsupError):
 
 
 class WorkerError(MmsupError):
-    """A worker's fault: it died with the request, hung, or is not serving now."""
-
     codes: ClassVar[dict[str, bool]] = {
         "worker_crashed": True,
         "worker_oom": True,
@@ -90,8 +84,6 @@ class WorkerError(MmsupError):
 
 
 class ServerError(MmsupError):
-    """The server's: a limit was reached, a deadline passed, it is stopping, or a bug."""
-
     codes: ClassVar[dict[str, bool]] = {
         "queue_full": True,
         "no_buffer": True,
@@ -107,12 +99,7 @@ ERROR_CLASSES: Final = (CallerError, ModelError, WorkerError, ServerError)
 
 
 def make_error(
-    code: str,
-    text: str,
-    *,
-    model: str = "",
-    retry_after_s: float | None = None,
-    retryable: bool | None = None,
+    code: str, text: str, *, model: str = "", retry_after_s: float | None = None, retryable: bool | None = None
 ) -> MmsupError:
     """The error with this code; an unknown code becomes `internal`."""
     for family in ERROR_CLASSES:

@@ -254,7 +254,13 @@ class _ArmedFailpoints:
                 action = self._count(NAMES.index(name), subject)
             finally:
                 fcntl.lockf(self.fd, fcntl.LOCK_UN)
-        _perform(action, name, self._words[WORD_WAIT])
+        if action is FailpointAction.RAISE:
+            error = POINTS[name].error
+            raise OSError(error, os.strerror(error))
+        if action is FailpointAction.DELAY:
+            time.sleep(self._words[WORD_WAIT] / 1e3)
+        elif action is FailpointAction.KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _count(self, point: int, subject: str) -> FailpointAction:
         words = self._words
@@ -278,19 +284,6 @@ class _ArmedFailpoints:
             and (not subject_filter or not subject or subject_filter == subject)
             and (action is not FailpointAction.RAISE or POINTS[NAMES[point]].error != 0)
         )
-
-
-def _perform(action: FailpointAction, name: str, wait_ms: int) -> None:
-    match action:
-        case FailpointAction.RAISE:
-            error = POINTS[name].error
-            raise OSError(error, os.strerror(error))
-        case FailpointAction.DELAY:
-            time.sleep(wait_ms / 1e3)
-        case FailpointAction.KILL:
-            os.kill(os.getpid(), signal.SIGKILL)
-        case FailpointAction.OFF:
-            pass
 
 
 _armed: _ArmedFailpoints | None = None

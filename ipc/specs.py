@@ -10,10 +10,8 @@ from typing import Any, Final
 
 INLINE_LIMIT_BYTES: Final = 4096
 """Tensors up to this size travel in the message. Measured: at 8 KiB a slot in shared memory is already cheaper."""
-
 INLINE_TENSORS: Final = 64
 """Most tensors in one message; a request has no more."""
-
 PRIORITY_LEVELS: Final = 100
 """Priorities of a model whose configuration gives no number."""
 

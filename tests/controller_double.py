@@ -60,6 +60,8 @@ Script = Callable[["Child"], None]
 class NoGroups:
     """A machine without control groups."""
 
+    description = "none, this is a test"
+
     def create(self, life: str, cap_bytes: int | None) -> Cgroup:
         return Cgroup(())
 
@@ -71,9 +73,6 @@ class NoGroups:
 
     def remove_all(self) -> bool:
         return True
-
-    def describe(self) -> str:
-        return "none, this is a test"
 
 
 @dataclass
@@ -344,7 +343,7 @@ class ControllerHarness:
                     self.controller.context.change_signal.clear()
                     await self.controller.context.change_signal.wait()
         except TimeoutError:
-            events = "\n".join(json.dumps(each) for each in self.controller.storage.state_dir.event_log.last())
+            events = "\n".join(json.dumps(each) for each in self.controller.context.state_dir.event_log.last())
             raise AssertionError(f"it never came; until then:\n{events}") from None
 
     def saved(self) -> Checkpoint:
@@ -360,7 +359,7 @@ class ControllerHarness:
     def events(self, name: str = "", model: str = "") -> list[dict[str, Any]]:  # JSON
         return [
             each
-            for each in self.controller.storage.state_dir.event_log.last(model=model)
+            for each in self.controller.context.state_dir.event_log.last(model=model)
             if not name or each["event"] == name
         ]
 

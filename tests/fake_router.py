@@ -17,6 +17,7 @@ from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, 
 from mmsup.gateway.server import GatewayServer
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
+from mmsup.ipc.messages.data import InferReply
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, Route, VersionState
 from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
@@ -81,7 +82,7 @@ class FakeRequest(DispatchedRequest):
             for name in (job.outputs or [each.name for each in self.metadata.outputs])
             if name in outputs
         ]
-        return InferenceResult(results, 1000, 2000, 3000, 4000, 1)
+        return InferenceResult(results, InferReply(1, queue_ns=1000, input_ns=2000, infer_ns=3000, output_ns=4000))
 
     def _bytes_of(self, tensor: InputTensor) -> bytes:
         if tensor.data is not None:

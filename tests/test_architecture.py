@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "gateway/dispatch": "protocol; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
     "gateway/infer": "dispatch http observability protocol; ipc messages",
-    "gateway/observability": "protocol; ipc memory messages",
+    "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
     "ipc": "",
     "ipc/memory": "; ipc",
@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "ipc/tensors": "",
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
-    "supervisor/api": "config gateways instances linux models observability postmortem processes resources; "
+    "supervisor/api": "gateways instances linux models observability postmortem processes resources; "
     "ipc messages transport",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",

@@ -84,7 +84,7 @@ class InProcessWorker:
         begin = time.perf_counter()
         loop._receive_all(0)
         heard = time.perf_counter()
-        while loop._handler.queue:
+        while loop._handler.queue.size:
             loop._run_queued()
         end = time.perf_counter()
         self._check(count)
@@ -103,7 +103,7 @@ class InProcessWorker:
 
     def _parts(self, best: BestTimes) -> None:
         handler, executor = self._loop._handler, self._executor
-        link = next(iter(self._loop._links._by_identity.values()))
+        link = next(iter(self._loop._links.by_identity.values()))
         message = self._requests(1)[0]
         signature = handler._signatures.get(message.signature)
         request = QueuedRequest(link, message, signature, 0, handler.queue.default_priority)

@@ -16,7 +16,7 @@ from mmsup.gateway.api.repository import RepositoryApi
 from mmsup.gateway.api.server import ServerApi
 from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
-from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, HttpRoute, match_path
+from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, match_path
 from mmsup.gateway.infer.fair_queue import SERVER_FLOW, UNKNOWN_FLOW
 from mmsup.gateway.infer.handler import InferHandler, client_error
 from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
@@ -98,7 +98,8 @@ class HttpApp:
             refused.headers["Allow"] = match.allow
             return refused
         request.path_names = match.names
-        _check_access(route, request)
+        if route.access is Access.CONTROL and not request.is_local:
+            raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
         if route.action in _NOT_SERVED:
             raise CallerError("not_implemented", _NOT_SERVED[route.action])
         return await self._handlers[route.action](request)
@@ -109,12 +110,6 @@ def _error_response(request: HttpRequest, error: MmsupError) -> StreamResponse:
     if request.raw.writer.output_size > 0 and transport is not None:
         transport.abort()  # a part of the response was sent: the client must not take what follows for the rest
     return response.error_response(error, request.request_id, request.echo_headers)
-
-
-def _check_access(route: HttpRoute, request: HttpRequest) -> None:
-    if route.access is Access.CONTROL and not request.is_local:
-        text = "control calls are answered on loopback and UNIX listeners only"
-        raise CallerError("forbidden", text)
 
 
 async def _no_regions(request: HttpRequest) -> StreamResponse:

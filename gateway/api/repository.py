@@ -19,8 +19,6 @@ READERS_LIMIT: Final = 64
 
 
 class RepositoryApi:
-    """Request handlers."""
-
     def __init__(self, call_controller: CallController) -> None:
         self._call_controller = call_controller
         self._reading = 0
@@ -62,10 +60,8 @@ class RepositoryApi:
         return response.empty_response(request.echo_headers)
 
 
-def _parameters(
-    request: HttpRequest, document: dict[str, Any]
-) -> dict[str, Any]:  # JSON; scalars, checked by the controller
-    """The `parameters` of a load or unload, as an argument only if there are any."""
+def _parameters(request: HttpRequest, document: dict[str, Any]) -> dict[str, Any]:  # JSON
+    """The `parameters` of a load or unload, as an argument only if there are any; the controller checks them."""
     value = document.get("parameters")
     parameters = {} if value is None else as_object(value)
     if parameters is None or not all(isinstance(each, str | int | float | bool) for each in parameters.values()):

@@ -14,8 +14,6 @@ from mmsup.gateway.protocol import metadata
 
 
 class ServerApi:
-    """Request handlers."""
-
     def __init__(self, router: Router, counters: RequestCounters, status: ControllerStatus) -> None:
         self._router = router
         self._counters = counters

@@ -70,7 +70,6 @@ class AiohttpConnection(RequestHandler):
 
     @property
     def requests(self) -> int:
-        """Number of requests that aiohttp has parsed."""
         return int(self._request_count)
 
     def is_idle(self) -> bool:
@@ -135,7 +134,7 @@ class AiohttpConnection(RequestHandler):
             return
         body = error_status.body(error)
         lines = [
-            f"HTTP/1.1 {error_status.http_status(error.code)} Refused",
+            f"HTTP/1.1 {error_status.STATUS[error.code]} Refused",
             f"Content-Length: {len(body)}",
             "Connection: close",
         ]
@@ -144,11 +143,7 @@ class AiohttpConnection(RequestHandler):
         self.force_close()
 
     def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> StreamResponse:
         """Errors of aiohttp's parser, and exceptions that escape our handlers, which are bugs."""
         if status < 500:

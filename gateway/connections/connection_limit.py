@@ -9,7 +9,9 @@ have half of all connections, by the same rule.
 from __future__ import annotations
 
 import resource
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final
+
+from mmsup.gateway.connections.fast_connection import FastConnection
 
 CONNECTION_LIMIT: Final = 8192
 RESERVED_FILES: Final = 256
@@ -18,28 +20,17 @@ CHECKS: Final = 64
 """Connections checked to find one to evict."""
 
 
-class LimitedConnection(Protocol):
-    @property
-    def uses(self) -> int: ...  # number of requests so far
-    @property
-    def is_evictable(self) -> bool: ...
-    def abort(self) -> None: ...
-
-
-C = TypeVar("C", bound=LimitedConnection)
-
-
-class ConnectionLimit(Generic[C]):
+class ConnectionLimit:
     """One per listener."""
 
     def __init__(self) -> None:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.limit = max(min(CONNECTION_LIMIT, files - RESERVED_FILES), 1)
         self._by_address: dict[str, int] = {}
-        self.connections: dict[C, tuple[str, int]] = {}
+        self.connections: dict[FastConnection, tuple[str, int]] = {}
         """In the order of the checks; with the client address (empty: a UNIX socket) and `uses` at the last check."""
 
-    def admit(self, connection: C, address: str) -> bool:
+    def admit(self, connection: FastConnection, address: str) -> bool:
         """Count a new connection; False if it must be closed."""
         taken = self._by_address.get(address, 0)
         if address and taken >= max(self.limit // 2, 1):
@@ -50,7 +41,7 @@ class ConnectionLimit(Generic[C]):
         self._by_address[address] = self._by_address.get(address, 0) + 1
         return is_admitted
 
-    def remove(self, connection: C) -> None:
+    def remove(self, connection: FastConnection) -> None:
         address, _ = self.connections.pop(connection, (None, 0))
         if address is not None:
             self._by_address[address] -= 1

@@ -22,8 +22,6 @@ LINGER_S: Final = 5.0
 
 
 class ConnectionState(enum.Enum):
-    """See the table."""
-
     IDLE = "idle"
     BODY = "body"
     TURN = "turn"

@@ -34,7 +34,7 @@ class DeadlineTimer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        self._on_expired = _ignore
+        self._on_expired = lambda: None
 
     def _schedule(self) -> None:
         self._fires_s = self.deadline_s  # kept here: the handle of a uvloop timer that is already due has no `when`
@@ -46,6 +46,3 @@ class DeadlineTimer:
             self._schedule()
         else:
             self._on_expired()
-
-
-def _ignore() -> None: ...

@@ -109,10 +109,9 @@ class FastConnection(asyncio.BufferedProtocol):
     @property
     def is_evictable(self) -> bool:
         """Whether no request is lost with it: it is between two, or in the head of one."""
-        aiohttp = self._aiohttp
-        return (self.state is _IDLE and not self.requests.pending) or (
-            self.state is _SLOW and aiohttp is not None and aiohttp.is_idle()
-        )
+        if self.state is _IDLE:
+            return not self.requests.pending
+        return self.state is _SLOW and self._aiohttp is not None and self._aiohttp.is_idle()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - a hint
         if self.state is _BODY:

@@ -29,7 +29,7 @@ class HttpListener(Server):
         super().__init__(handler, handler_cancellation=True)
         self.is_local = is_local
         self._context = context
-        self.connection_limit = ConnectionLimit[FastConnection]()
+        self.connection_limit = ConnectionLimit()
         self._changed = asyncio.Event()
 
     def __call__(self) -> RequestHandler | FastConnection:  # type: ignore[override] # a protocol of either kind

@@ -239,7 +239,7 @@ class DispatchedRequest:
             OutputTensor(each.name, each.datatype, each.shape, request.output_bytes(location))
             for each, location in zip(request.signature.outputs, event.locations, strict=True)
         ]
-        return InferenceResult(outputs, event.queue_ns, event.input_ns, event.infer_ns, event.output_ns, event.batch)
+        return InferenceResult(outputs, event)
 
 
 class _WaitingInfer:

@@ -55,19 +55,15 @@ class LinkChannel:
             while self._outgoing:
                 frame, count = pack_limited(self._outgoing, FRAME_LIMIT_BYTES)
                 if not self._channel.send(frame):
-                    self._wait_until_writable()
+                    if not self._channel.is_edge_triggered:  # ZeroMQ reports it on the descriptor that is polled anyway
+                        self._waits_until_writable = True
+                        self._loop.add_writer(self._channel.fileno(), self._on_writable)
                     return
                 del self._outgoing[:count]
         except ChannelClosed:
             return  # the worker is exiting; the link is closed when its pidfd says that it has exited
         if self._channel.is_edge_triggered:
             self.receive_all()  # a send may have consumed the edge of something that arrived
-
-    def _wait_until_writable(self) -> None:
-        """Flush again when the worker has read. ZeroMQ reports that on the descriptor that is polled anyway."""
-        if not self._channel.is_edge_triggered:
-            self._waits_until_writable = True
-            self._loop.add_writer(self._channel.fileno(), self._on_writable)
 
     def _on_writable(self) -> None:
         self._waits_until_writable = False

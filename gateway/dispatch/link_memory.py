@@ -44,11 +44,8 @@ class MemoryQuota:
     def reserve(self, size: int) -> None:
         """Hold `size` more bytes; ServerError `no_buffer` if they do not fit."""
         if not self.fits(size):
-            text = (
-                f"no buffer for {size} bytes: {self.held_bytes} of {self.limit_bytes} bytes of request memory are in "
-                "use; try again, or raise arena_memory"
-            )
-            raise ServerError("no_buffer", text, retry_after_s=1)
+            text = f"no buffer for {size} bytes: {self.held_bytes} of {self.limit_bytes} bytes of request memory"
+            raise ServerError("no_buffer", f"{text} are in use; try again, or raise arena_memory", retry_after_s=1)
         self.held_bytes += size
 
     def release(self, size: int) -> None:
@@ -118,7 +115,9 @@ class LinkMemory:
                 return side.add(extent)
         except ChannelClosed:
             self._drop(extent)
-            await self._wait_for_exit()
+            with contextlib.suppress(TimeoutError):  # its exit follows; the caller shall see that and use the next one
+                async with asyncio.timeout(EXIT_WAIT_S):
+                    await self._closed_event.wait()
         else:
             self._drop(extent)
         raise ServerError("no_buffer", "the worker went away while its buffer was made", retry_after_s=1)
@@ -126,12 +125,6 @@ class LinkMemory:
     def _drop(self, extent: Extent) -> None:
         self._quota.release(extent.size)
         extent.close()
-
-    async def _wait_for_exit(self) -> None:
-        """The worker's socket is closed, so its exit follows; the caller shall see that and use the next worker."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EXIT_WAIT_S):
-                await self._closed_event.wait()
 
     def _discard(self, made: asyncio.Future[Extent], size: int) -> None:
         self._quota.release(size)

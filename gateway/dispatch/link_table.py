@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.specs import ModelSpec
-
-WorkerId = tuple[int, int]
-"""Instance and generation."""
 
 
 class LinkTable:
@@ -50,8 +48,7 @@ class LinkTable:
         return best
 
     def overdue(self, now_s: float) -> list[tuple[WorkerLink, float]]:
-        """Links with requests in flight that received nothing for longer than the model's hang limit, and for how
-        long in seconds."""
+        """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s)."""
         return [
             (link, now_s - link.channel.last_progress_s)
             for link in self.by_worker.values()

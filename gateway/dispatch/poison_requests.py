@@ -20,7 +20,7 @@ from typing import Final
 
 from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, sent_tensors, total_bytes
 from mmsup.gateway.dispatch.verdicts import Verdicts
-from mmsup.gateway.dispatch.worker_link import CloseRecord, WorkerLink
+from mmsup.gateway.dispatch.worker_link import InFlightRequest, WorkerLink
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, PoisonSuspected, RemovePoisonEntry, SuspectCleared
@@ -57,35 +57,30 @@ class PoisonRequests:
 
     # Exits of workers.
 
-    def investigate(self, link: WorkerLink, exited: CloseRecord) -> None:
-        """This gateway had requests in the batch that was running when the worker exited."""
-        task = asyncio.get_running_loop().create_task(self._investigate(link, exited), name="investigation")
-        self._investigations[link.worker_id] = task
-        task.add_done_callback(lambda _: self._on_investigated(link, exited))
-
-    def _on_investigated(self, link: WorkerLink, exited: CloseRecord) -> None:
-        self._investigations.pop(link.worker_id, None)
-        exited.last_batch = []  # so that whoever still refers to the link does not keep its memory mapped
+    def investigate(self, link: WorkerLink, batch: list[InFlightRequest], *, ran_alone: bool) -> None:
+        """The worker exited with these requests of this gateway in the batch that was running."""
+        coroutine = self._investigate(link, batch, ran_alone=ran_alone)
+        task = self._investigations[link.worker_id] = asyncio.create_task(coroutine, name="investigation")
+        task.add_done_callback(lambda _: self._investigations.pop(link.worker_id, None))
 
     async def wait_for_investigation(self, link: WorkerLink) -> None:
         task = self._investigations.get(link.worker_id)
         if task is not None:
             await asyncio.wait((task,))
 
-    async def _investigate(self, link: WorkerLink, exited: CloseRecord) -> None:
+    async def _investigate(self, link: WorkerLink, batch: list[InFlightRequest], *, ran_alone: bool) -> None:
         model, version = link.spec.name, link.spec.version
         error = await self._verdicts.wait(link.worker_id, model)
         if error.code not in SUSPECT_CAUSES:
             return
         digests = [
-            await self.fingerprint(model, version, sent_tensors(each.message, each.input_slots))
-            for each in exited.last_batch
+            await self.fingerprint(model, version, sent_tensors(each.message, each.input_slots)) for each in batch
         ]
         entries = self._lists.setdefault(model, PoisonList()).worker_exited(
-            dict.fromkeys(digests), version, ran_alone=exited.ran_alone, now_s=time.monotonic()
+            dict.fromkeys(digests), version, ran_alone=ran_alone, now_s=time.monotonic()
         )
         failpoint("gateway.inquest", model)
-        self.send(PoisonSuspected(*link.worker_id, model, tuple(entries), exited.ran_alone))
+        self.send(PoisonSuspected(*link.worker_id, model, tuple(entries), ran_alone))
         self.on_change(model)
 
     def on_survived(self, model: str, digest: bytes) -> None:
@@ -127,8 +122,6 @@ class PoisonRequests:
 
 def refusal_error(model: str, entry: PoisonEntry) -> CallerError:
     left_s = max(1, math.ceil(entry.until_s - time.monotonic()))
-    text = (
-        f"request refused: these inputs ended the worker of model '{model}' version {entry.version} {entry.deaths} "
-        f"times, the last time alone; they are refused for {left_s} s more"
-    )
+    text = f"request refused: these inputs ended the worker of model '{model}' version {entry.version}"
+    text = f"{text} {entry.deaths} times, the last time alone; they are refused for {left_s} s more"
     return CallerError("request_quarantined", text, model=model)

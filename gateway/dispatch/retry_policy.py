@@ -39,6 +39,5 @@ def lost_only_its_reply(exited: WorkerExited, lost_workers: int) -> bool:
 
 def is_own_fault(verdict: MmsupError, exited: WorkerExited, entry: PoisonEntry | None) -> bool:
     """Whether the client must not send the request again: it needed the memory, or it is blocked as poison."""
-    if entry is not None and entry.blocked:
-        return True
-    return verdict.code == "worker_oom" and exited.alone
+    is_blocked = entry is not None and entry.blocked
+    return is_blocked or (verdict.code == "worker_oom" and exited.alone)

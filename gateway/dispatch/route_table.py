@@ -16,8 +16,6 @@ _VERSION_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 
 
 class RouteTable:
-    """Maps model names to their `Route`."""
-
     def __init__(self) -> None:
         self._models: dict[str, Route] = {}
         self.defaults: dict[str, VersionState] = {}
@@ -65,9 +63,8 @@ class RouteTable:
             return state
         route = self.model(name)
         if not route.wanted or not route.versions:
-            raise CallerError(
-                "unknown_model", f"Request for unknown model: '{name}' has no available versions", model=name
-            )
+            text = f"Request for unknown model: '{name}' has no available versions"
+            raise CallerError("unknown_model", text, model=name)
         if version and not _VERSION_NUMBER.fullmatch(version):
             text = f"failed to get model version from specified version string '{version:.40}' for model '{name}'"
             raise CallerError("bad_version", text, model=name)

@@ -26,7 +26,6 @@ from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator
 from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, make_error
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, VersionState
-from mmsup.ipc.specs import ModelSpec
 
 ReadWaitOptions = Callable[[int], Awaitable[tuple[int, int]]]
 """Reads the deadline and the priority that a request asks for; its argument is the deadline if it asks for none."""
@@ -37,8 +36,6 @@ _WAITABLE_STATES: Final = frozenset(
 
 @dataclass(slots=True)
 class ServingStatus:
-    """Whether this gateway serves."""
-
     ready: bool = False
     """As the controller last sent it, for the whole server."""
     reason: str = "starting"
@@ -66,7 +63,6 @@ class ChangeWaiters:
         self.priorities.clear()
 
     async def wait(self, timeout_s: float, priority: int) -> None:
-        """Wait for the next change, at most so long."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.priorities[future] = priority
         try:
@@ -104,7 +100,8 @@ class Router:
         self.admission.admit(name, state.spec)
         try:
             if deadline is None:
-                deadline = _default_deadline_ns(state.spec)
+                limit_s = state.spec.deadline_s if state.spec is not None else 60.0
+                deadline = time.monotonic_ns() + int(limit_s * 1e9)
             priority = 0
             if read_wait_options is not None and self.links.least_loaded(name, state.version) is None:
                 deadline, priority = await read_wait_options(deadline)
@@ -169,8 +166,9 @@ class Router:
         self.links.remove(link)
         self.verdicts.expect(link.worker_id)
         self.send_link_closed(link)
-        if exited.last_batch:
-            self.poison_requests.investigate(link, exited)
+        last_batch = [each.request for each in exited.lost_requests if each.executing]
+        if last_batch:
+            self.poison_requests.investigate(link, last_batch, ran_alone=exited.ran_alone)
         exited.lost_requests.clear()  # so that the record does not keep their memory
         self.waiters.notify()
 
@@ -180,11 +178,6 @@ class Router:
         for link in self.links.by_worker.values():
             if link.spec.name == model:
                 link.is_unrestricted = not link.closed and not restricted
-
-
-def _default_deadline_ns(spec: ModelSpec | None) -> int:
-    """The deadline (CLOCK_MONOTONIC) of a request that comes now and names no timeout."""
-    return time.monotonic_ns() + int((spec.deadline_s if spec is not None else 60.0) * 1e9)
 
 
 def unavailable_error(name: str, state: VersionState, grace_s: float, deadline_s: float) -> MmsupError | None:

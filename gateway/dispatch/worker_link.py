@@ -38,7 +38,6 @@ SIGNATURES_LIMIT: Final = 256
 """Reply signatures that a link caches."""
 EXPIRY_INTERVAL_S: Final = 0.01
 """How late a passed deadline may be noticed. One scan of the requests in flight costs less than a timer for each."""
-_ID_BITS: Final = 63
 
 
 class WorkerExited(Exception):  # noqa: N818 - an event; whose fault it was is in the verdict
@@ -105,10 +104,8 @@ class CloseRecord:
     """What was in flight when the link was closed."""
 
     lost_requests: list[LostRequest] = field(default_factory=list)
-    last_batch: list[InFlightRequest] = field(default_factory=list)
-    """This gateway's requests in the batch that was running."""
     ran_alone: bool = False
-    """That batch was a single request."""
+    """The batch that was running was a single request."""
 
 
 @dataclass(slots=True)
@@ -116,7 +113,7 @@ class InFlightTable:
     """The requests at one worker, by id, oldest first."""
 
     requests: dict[int, InFlightRequest] = field(default_factory=dict)
-    last_id: int = field(default_factory=lambda: random.getrandbits(_ID_BITS - 1) + 1)
+    last_id: int = field(default_factory=lambda: random.getrandbits(62) + 1)
     """Ids rise from a random start, so that a reply to another gateway process matches no request."""
     expiry_timer: asyncio.TimerHandle | None = None
     unexpected_replies: int = 0
@@ -304,7 +301,6 @@ class WorkerLink:
         started, executing = self._process.close()
         record.ran_alone = len(executing) == 1
         record.lost_requests = self.in_flight.close(started, executing)
-        record.last_batch = [each.request for each in record.lost_requests if each.executing]
         self.memory.close()
         self.on_close(self)
         failpoint("gateway.link_ended", self.spec.name)

@@ -54,7 +54,6 @@ STATUS: Final[dict[str, int]] = {
 }
 CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
 """After these the connection is closed, since the rest of the request would be read for nothing."""
-
 UNAVAILABLE: Final = 503
 TEXT_LIMIT: Final = 1000
 _TRACEBACK: Final = "Traceback (most recent call last)"
@@ -64,10 +63,6 @@ _REDACTIONS: Final = (
     (re.compile(r"\bpid[ =:]*\d+"), "pid"),
 )
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
-
-
-def http_status(code: str) -> int:
-    return STATUS[code]
 
 
 def headers(error: MmsupError) -> dict[str, str]:

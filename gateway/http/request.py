@@ -34,7 +34,6 @@ class HttpRequest:
         self.path_names: dict[str, str] = {}
         """Parameters of the path: model, version and others."""
         self.echo_headers = echoed_headers(request.headers)
-        """Request headers that are copied into the response."""
         self.request_id = self.echo_headers.get(ID_HEADER, "")
         """For error bodies and logs; later the `id` in the request's JSON, if there is one."""
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+import orjson
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response, StreamResponse
 from multidict import CIMultiDict
@@ -17,7 +18,6 @@ from multidict import CIMultiDict
 from mmsup.gateway.http import error_status
 from mmsup.gateway.protocol.binary_tensors import HEADER
 from mmsup.gateway.protocol.infer_response import InferResponse
-from mmsup.gateway.protocol.json_document import dump_json
 from mmsup.ipc.errors import MmsupError, ServerError
 
 JSON: Final = "application/json"
@@ -37,7 +37,7 @@ def response_headers(kind: str, extra: Mapping[str, str] | None = None) -> CIMul
 
 
 def json_response(value: Any, status: int = 200, extra: Mapping[str, str] | None = None) -> Response:  # any JSON value
-    return Response(body=dump_json(value), status=status, headers=response_headers(JSON, extra))
+    return Response(body=orjson.dumps(value), status=status, headers=response_headers(JSON, extra))
 
 
 def empty_response(extra: Mapping[str, str] | None = None) -> Response:
@@ -49,7 +49,7 @@ def error_response(error: MmsupError, request_id: str = "", extra: Mapping[str, 
     headers = {**error_status.headers(error), **(extra or {})}
     made = Response(
         body=error_status.body(error, request_id),
-        status=error_status.http_status(error.code),
+        status=error_status.STATUS[error.code],
         headers=response_headers(JSON, headers),
     )
     if error.code in error_status.CLOSING:

@@ -22,12 +22,10 @@ Parts = list[bytes | memoryview]
 
 def head_start(code: int, kind: str, extra: Mapping[str, str], size: int) -> bytes:
     """A head up to the value of its last header, the date; complete it with `head_end`."""
-    if extra:
-        return b"%bContent-Length: %d\r\nDate: " % (_headers(code, kind, extra), size)
-    known = _known_headers.get((code, kind))
-    if known is None:
-        known = _known_headers[code, kind] = _headers(code, kind, extra)
-    return b"%bContent-Length: %d\r\nDate: " % (known, size)
+    headers = _headers(code, kind, extra) if extra else _known_headers.get((code, kind))
+    if headers is None:
+        headers = _known_headers[code, kind] = _headers(code, kind, extra)
+    return b"%bContent-Length: %d\r\nDate: " % (headers, size)
 
 
 _known_headers: Final[dict[tuple[int, str], bytes]] = {}
@@ -61,7 +59,7 @@ head_end: Final = _Date().now
 def error_bytes(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:
     body = error_status.body(error, request_id)
     extra = {**error_status.headers(error), **echo}
-    return head_start(error_status.http_status(error.code), response.JSON, extra, len(body)) + head_end() + body
+    return head_start(error_status.STATUS[error.code], response.JSON, extra, len(body)) + head_end() + body
 
 
 def inference_parts(inference: InferResponse, echo: Mapping[str, str]) -> tuple[bytes, Parts]:

@@ -16,8 +16,6 @@ from mmsup.gateway.dispatch.route_table import MODEL_NAME
 
 
 class Access(enum.Enum):
-    """From where an endpoint may be used."""
-
     OPEN = "open"
     CONTROL = "control"
     """Loopback and UNIX listeners only."""
@@ -76,12 +74,11 @@ def _http_routes() -> list[HttpRoute]:
 
 
 HTTP_ROUTES: Final = tuple(_http_routes())
-_REGION: Final = re.compile(r"[^\x00-\x1f]{1,255}")
 _PARAMETER_PATTERNS: Final = {
     "model": MODEL_NAME,
     "repository": MODEL_NAME,
     "version": re.compile(r"[A-Za-z0-9_.-]{1,64}"),
-    "region": _REGION,
+    "region": re.compile(r"[^\x00-\x1f]{1,255}"),
 }
 
 

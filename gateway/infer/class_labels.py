@@ -18,12 +18,11 @@ SIZE_LIMIT_BYTES: Final = 4 << 20
 
 def read_labels(spec: ModelSpec) -> dict[str, list[str]]:
     """Names by output. The first call for each file reads it: call it off the event loop."""
-    found: dict[str, list[str]] = {}
-    for output in spec.config.get("output", ()):
-        file = output.get("label_filename")
-        if file:
-            found[str(output.get("name"))] = _read_file(spec.directory, str(file))
-    return found
+    return {
+        str(output.get("name")): _read_file(spec.directory, str(output["label_filename"]))
+        for output in spec.config.get("output", ())
+        if output.get("label_filename")
+    }
 
 
 @functools.lru_cache(maxsize=256)

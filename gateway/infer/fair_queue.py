@@ -49,15 +49,8 @@ class FairQueue:
         """Count `cost` units and return True if they may start at once; else call `enqueue`."""
         started = self._started.get(flow)
         if started is None:
-            return self._start_first(flow, cost)
-        if started + cost > self._limit and started:
-            return False
-        self._started[flow] = started + cost
-        return True
-
-    def _start_first(self, flow: str, cost: int) -> bool:
-        flow = self._flow_of(flow)
-        started = self._started.get(flow, 0)
+            flow = self._flow_of(flow)
+            started = self._started.get(flow, 0)
         if started + cost > self._limit and started:
             return False
         self._started[flow] = started + cost
@@ -71,9 +64,7 @@ class FairQueue:
         flow = self._flow_of(flow)
         self._waiting.setdefault(flow, deque()).append((cost, start))
         self._started[flow] = _BLOCKED  # no request overtakes those that wait
-        if not self._round_scheduled:
-            self._round_scheduled = True
-            asyncio.get_running_loop().call_soon(self._schedule_round)
+        self._schedule_round()
 
     async def wait_to_start(self, flow: str, cost: int) -> None:
         if self.try_start(flow, cost):
@@ -91,7 +82,10 @@ class FairQueue:
 
     def _schedule_round(self) -> None:
         """Let the loop poll the sockets first: what others started goes out, and what arrived for them is read."""
-        asyncio.get_running_loop().call_soon(self._run_round)
+        if not self._round_scheduled:
+            self._round_scheduled = True
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._run_round)
 
     def _run_round(self) -> None:
         self._round_scheduled = False
@@ -100,9 +94,8 @@ class FairQueue:
         self._started.clear()
         for flow in list(self._waiting):
             self._start_queued(flow)
-        if self._waiting and not self._round_scheduled:
-            self._round_scheduled = True
-            asyncio.get_running_loop().call_soon(self._schedule_round)
+        if self._waiting:
+            self._schedule_round()
 
     def _start_queued(self, flow: str) -> None:
         queue, started = self._waiting.pop(flow), 0

@@ -160,7 +160,7 @@ class FastInfer:
             if built is None:
                 self._finish_in_task(event)
                 return
-            self._timer.finish(result, parsed.inference_count)
+            self._timer.finish(event, parsed.inference_count)
             if cached is not None and signature is not None and not self._head.echo and built.size <= JOIN_LIMIT_BYTES:
                 cached.response = make_template(signature, parsed.request.outputs, built, event.locations)
             self._send(built)

@@ -141,7 +141,7 @@ class InferHandler:
         if built is None:
             loop = asyncio.get_running_loop()
             built = await loop.run_in_executor(self._parser_executor, _build_slow_response, dispatched, parsed, result)
-        timer.finish(result, parsed.inference_count)
+        timer.finish(result.reply, parsed.inference_count)
         return built
 
 

@@ -6,10 +6,11 @@ they are built as gauges and declared as counters in the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
@@ -40,16 +41,8 @@ _NV_METRICS: Final = {
     "nv_inference_request_success": ("success", 1, "Inferences answered with a result."),
     "nv_inference_count": ("inference_count", 1, "Inferences done, a batch of n counting n."),
     "nv_inference_exec_count": ("exec_count", 1, "Batches executed."),
-    "nv_inference_request_duration_us": (
-        "request_ns",
-        1000,
-        "Time of inferences from head to reply, microseconds.",
-    ),
-    "nv_inference_queue_duration_us": (
-        "queue_ns",
-        1000,
-        "Time that inferences waited in a queue, microseconds.",
-    ),
+    "nv_inference_request_duration_us": ("request_ns", 1000, "Time of inferences from head to reply, microseconds."),
+    "nv_inference_queue_duration_us": ("queue_ns", 1000, "Time that inferences waited in a queue, microseconds."),
     "nv_inference_compute_input_duration_us": ("compute_input_ns", 1000, "Time to gather inputs, microseconds."),
     "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
     "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to copy outputs, microseconds."),
@@ -60,26 +53,22 @@ StatusJson = Mapping[str, Any]  # JSON of the controller's status command
 
 
 def metrics_text(totals: Totals, status: StatusJson) -> bytes:
-    triton = _text(lambda: _nv_metrics(totals))
+    triton = _text(_nv_metrics(totals))
     for name in (*_NV_METRICS, _FAILURES):
         triton = triton.replace(f"# TYPE {name} gauge", f"# TYPE {name} counter")
-    return (triton + _text(lambda: _own_metrics(totals, status))).encode()
+    return (triton + _text(_own_metrics(totals, status))).encode()
 
 
-class _LazyCollector(Collector):
-    """A collector that builds its metrics when they are scraped."""
+class _MetricList(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
 
-    def __init__(self, build: Callable[[], Iterator[Metric]]) -> None:
-        self._made = build
-
-    def collect(self) -> Iterator[Metric]:
-        return self._made()
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
-def _text(build: Callable[[], Iterator[Metric]]) -> str:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_LazyCollector(build))
-    return generate_latest(registry).decode()
+def _text(metrics: Iterable[Metric]) -> str:
+    return generate_latest(_MetricList(metrics)).decode()
 
 
 def _rows(totals: Totals) -> Iterator[tuple[tuple[str, str], dict[str, int]]]:
@@ -134,11 +123,8 @@ def _duration_histogram(totals: Totals) -> Metric:
     )
     edges = [*map(str, BUCKETS_S), "+Inf"]
     for key, row in _rows(totals):
-        counted, buckets = 0, list[tuple[str, float]]()
-        for index, edge in enumerate(edges):
-            counted += row[f"bucket_{index}"]
-            buckets.append((edge, counted))
-        family.add_metric(key, buckets, (row["request_ns"] + row["fail_ns"]) / 1e9)
+        counts = itertools.accumulate(row[f"bucket_{index}"] for index in range(len(edges)))
+        family.add_metric(key, list(zip(edges, counts, strict=True)), (row["request_ns"] + row["fail_ns"]) / 1e9)
     return family
 
 
@@ -160,7 +146,7 @@ def _controller_metrics(status: StatusJson) -> Iterator[Metric]:
             labels = (name, str(each.get("version", "")), str(each.get("id", "")))
             if not status.get(
                 STALE_KEY
-            ):  # another gateway may have shown more; a counter may be missing but must not fall
+            ):  # another gateway may have shown more: a counter must not fall, but may be missing
                 restarts.add_metric(labels, each.get("restarts") or 0)
             if each.get("memory_bytes") is not None:
                 memory.add_metric(labels, each["memory_bytes"])
@@ -168,11 +154,8 @@ def _controller_metrics(status: StatusJson) -> Iterator[Metric]:
                 cap.add_metric(labels, each["memory_cap_bytes"])
     yield from (state, restarts, stuck, memory, cap)
     yield from _gpu_metrics(status)
-    generation = GaugeMetricFamily("mmsup_brain_generation", "How many controllers have run, the present one included.")
-    controller: StatusJson = status.get("brain", {})
-    if "generation" in controller:
-        generation.add_metric((), controller["generation"])
-    yield generation
+    meaning = "How many controllers have run, the present one included."
+    yield GaugeMetricFamily("mmsup_brain_generation", meaning, value=status.get("brain", {}).get("generation"))
 
 
 def _gpu_metrics(status: StatusJson) -> Iterator[Metric]:

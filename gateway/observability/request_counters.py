@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mmsup.gateway.protocol.inference_job import InferenceResult
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.memory.counters import BUCKETS_S, FIELDS, CounterRow, CounterTable
 from mmsup.ipc.messages.data import InferReply
 
@@ -41,10 +40,6 @@ _REASON: Final = {
 }
 _EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]
 _WHOLE: Final = 1 - 1e-9
-_CANCELLED: Final = ServerError("cancelled", "the client went away")
-_BUG: Final = ServerError("internal", "an error of ours")
-RequestTimings = InferenceResult | InferReply
-"""Both have the time of each part and the number of requests that ran together."""
 Totals = dict[tuple[str, str], dict[str, int]]
 
 
@@ -115,13 +110,13 @@ class VersionCounters:
         self._batch_fraction = 0.0
         """Each of the n requests of a batch counts as 1/n of an execution; this is what is short of a whole one."""
 
-    def record_success(self, timings: RequestTimings, inferences: int, request_ns: int) -> None:
+    def record_success(self, reply: InferReply, inferences: int, request_ns: int) -> None:
         whole = 1
-        if timings.batch > 1:
-            self._batch_fraction += 1 / timings.batch
+        if reply.batch > 1:
+            self._batch_fraction += 1 / reply.batch
             whole = 1 if self._batch_fraction >= _WHOLE else 0
             self._batch_fraction -= whole
-        times_ns = request_ns, timings.queue_ns, timings.input_ns, timings.infer_ns, timings.output_ns
+        times_ns = request_ns, reply.queue_ns, reply.input_ns, reply.infer_ns, reply.output_ns
         bucket = bisect_left(_EDGES_NS, request_ns)
         self._row.add_success(inferences, whole, times_ns, bucket, time.time_ns() // 1_000_000)
 
@@ -137,13 +132,13 @@ class RequestTimer:
     started_ns: int = field(default_factory=time.monotonic_ns)
     _is_running: bool = True
 
-    def finish(self, timings: RequestTimings, inferences: int) -> None:
+    def finish(self, reply: InferReply, inferences: int) -> None:
         if self._is_running:
             self._is_running = False
             request_ns = time.monotonic_ns() - self.started_ns
             counters, key = self._counters, (self._model, self.version)
             version_counters = counters.by_version.get(key) or counters.version_counters(*key)
-            version_counters.record_success(timings, inferences, request_ns)
+            version_counters.record_success(reply, inferences, request_ns)
 
     def fail(self, error: BaseException) -> None:
         if not self._is_running:
@@ -152,6 +147,7 @@ class RequestTimer:
         if isinstance(error, CallerError):
             self._counters.record_refusal(self._model, error.code)
             return
-        shown = error if isinstance(error, MmsupError) else _BUG if isinstance(error, Exception) else _CANCELLED
-        age_ns = time.monotonic_ns() - self.started_ns
-        self._counters.record_failure(self._model, self.version, shown.code, age_ns)
+        code = "internal" if isinstance(error, Exception) else "cancelled"
+        if isinstance(error, MmsupError):
+            code = error.code
+        self._counters.record_failure(self._model, self.version, code, time.monotonic_ns() - self.started_ns)

@@ -23,9 +23,7 @@ def model_statistics(routes: Iterable[Route], totals: Totals, status: Mapping[st
     return {"model_stats": shown}
 
 
-def _version_statistics(
-    model: str, version: str, totals: Totals, status: Mapping[str, Any]
-) -> Json:  # JSON of the status command
+def _version_statistics(model: str, version: str, totals: Totals, status: Mapping[str, Any]) -> Json:  # JSON
     row = totals.get((model, version)) or dict.fromkeys(FIELDS, 0)
     succeeded = row["success"]
     failed = sum(row[f"fail_{reason}"] for reason in REASONS)

@@ -17,7 +17,6 @@ from typing import Final
 from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.memory.allocator import ALIGNMENT
-from mmsup.ipc.memory.arena import leading_pad
 from mmsup.ipc.specs import Metadata, TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, element_count
 
@@ -52,7 +51,9 @@ class BodyLayout:
 def body_layout(header: str | None, size: int) -> BodyLayout:
     """The layout of a body of `size` bytes; CallerError for an invalid header."""
     if header is None:
-        check_json_size(size)
+        if size > JSON_LIMIT_BYTES:
+            text = f"JSON of {size} bytes exceeds the maximum allowed {JSON_LIMIT_BYTES} bytes"
+            raise CallerError("too_large", f"{text}: send tensors as binary data")
         return BodyLayout(size, size, 0)
     if not _NUMBER.fullmatch(header.strip()):
         raise CallerError("bad_request", f"{HEADER} is '{header:.40}', which is no number of bytes")
@@ -63,14 +64,7 @@ def body_layout(header: str | None, size: int) -> BodyLayout:
         raise CallerError("bad_request", f"{HEADER} is {length}, at most {HEADER_LIMIT_BYTES} bytes of JSON are read")
     if length == 0:
         return BodyLayout(size, 0, ALIGNMENT)  # room for a length prefix before the bytes of a string
-    return BodyLayout(size, length, leading_pad(length))
-
-
-def check_json_size(size: int) -> None:
-    """CallerError for a body of JSON only that is too large."""
-    if size > JSON_LIMIT_BYTES:
-        text = f"JSON of {size} bytes exceeds the maximum allowed {JSON_LIMIT_BYTES} bytes: send tensors as binary data"
-        raise CallerError("too_large", text)
+    return BodyLayout(size, length, -length % ALIGNMENT)
 
 
 class Blobs:
@@ -129,10 +123,8 @@ def raw_input(model: str, metadata: Metadata, space: memoryview, body: BodyLayou
     fixed = element_count([size for size in shape if size >= 0]) * ITEM_BYTES[spec.datatype]
     open_axes = sum(size < 0 for size in shape)
     if open_axes > 1:
-        text = (
-            f"a raw request cannot say the shape of input '{spec.name}' of model '{model}': {open_axes} dimensions vary"
-        )
-        raise CallerError("bad_request", text, model=model)
+        text = f"a raw request cannot say the shape of input '{spec.name}' of model '{model}'"
+        raise CallerError("bad_request", f"{text}: {open_axes} dimensions vary", model=model)
     if (fixed == 0 or body.size % fixed) if open_axes else body.size != fixed:
         kind = "a multiple of " if open_axes else ""
         text = f"input '{spec.name}' of model '{model}' needs {kind}{fixed} bytes, the raw request has {body.size}"

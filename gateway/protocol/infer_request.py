@@ -74,7 +74,7 @@ def timeout_and_priority(document: Any) -> tuple[int, int]:  # any JSON value
     if whole is None:
         raise parse_error("it is not an object")
     parameters = _object(whole, "parameters")
-    return _timeout_us(parameters), _priority(parameters)
+    return _count(parameters, "timeout"), _priority(parameters)
 
 
 def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) -> InferRequest:
@@ -84,10 +84,8 @@ def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) 
     blobs.finish(model)
     all_binary = _flag(parameters, "binary_data_output", default=False)
     outputs = _outputs(_tensors(document, "outputs"), model, metadata, all_binary)
-    for_model = _model_parameters(parameters)
-    return InferRequest(
-        inputs, outputs, request_id(document), _timeout_us(parameters), for_model, _priority(parameters)
-    )
+    for_model, client_id = _model_parameters(parameters), request_id(document)
+    return InferRequest(inputs, outputs, client_id, _count(parameters, "timeout"), for_model, _priority(parameters))
 
 
 def parse_raw_request(given: InputTensor, metadata: Metadata) -> InferRequest:
@@ -136,10 +134,6 @@ def _count(parameters: Json, key: str) -> int:
     if type(value) is not int or value < 0:
         raise parse_error(f"parameter '{key}' must be an integer that is not negative")
     return value
-
-
-def _timeout_us(parameters: Json) -> int:
-    return _count(parameters, "timeout") if parameters else 0
 
 
 def _priority(parameters: Json) -> int:
@@ -214,7 +208,11 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
         has = "both 'data' and 'binary_data_size'" if sources else "neither 'data' nor 'binary_data_size'"
         raise CallerError("bad_request", f"input '{spec.name}' for model '{model}' has {has}", model=model)
     if "data" in given:
-        return InputTensor(spec.name, spec.datatype, shape, data=_json_data(given["data"], spec, shape, model))
+        try:
+            data = json_tensors.to_bytes(given["data"], spec.datatype, shape)
+        except json_tensors.TensorDataError as error:
+            raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
+        return InputTensor(spec.name, spec.datatype, shape, data=data)
     return _binary_data(_count(parameters, "binary_data_size"), spec, shape, model, blobs)
 
 
@@ -239,13 +237,6 @@ def _shape(given: Any, spec: TensorSpec, model: str, max_batch_size: int) -> tup
 
 def _shape_text(shape: tuple[int, ...]) -> str:
     return f"[{','.join(map(str, shape))}]"
-
-
-def _json_data(data: Any, spec: TensorSpec, shape: tuple[int, ...], model: str) -> bytes | memoryview:  # any JSON value
-    try:
-        return json_tensors.to_bytes(data, spec.datatype, shape)
-    except json_tensors.TensorDataError as error:
-        raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
 
 
 def _binary_data(size: int, spec: TensorSpec, shape: tuple[int, ...], model: str, blobs: Blobs) -> InputTensor:

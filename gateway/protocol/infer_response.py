@@ -67,26 +67,19 @@ def build_response(
 def _check(model: str, wanted: Sequence[RequestedOutput], made: Mapping[str, OutputTensor]) -> None:
     """WorkerError if the outputs do not have the declared datatypes, or strings are cut off."""
     for each in wanted:
-        name = each.spec.name
+        name, fault = each.spec.name, ""
         tensor = made.get(name)
         if tensor is None:
             fault = "is missing"
         elif tensor.datatype != each.spec.datatype:
             fault = f"is {tensor.datatype} and not {each.spec.datatype}"
         elif tensor.datatype == "BYTES":
-            fault = _strings_error(tensor)
-        else:
-            fault = ""
+            try:
+                check_strings(tensor.data, element_count(tensor.shape))
+            except ValueError as error:
+                fault = f"does not hold the strings that it claims: {error}"
         if fault:
             raise WorkerError("bad_worker_reply", f"output '{name}' of model '{model}' {fault}", model=model)
-
-
-def _strings_error(tensor: OutputTensor) -> str:
-    try:
-        check_strings(tensor.data, element_count(tensor.shape))
-    except ValueError as error:
-        return f"does not hold the strings that it claims: {error}"
-    return ""
 
 
 def _output(tensor: OutputTensor, blobs: list[memoryview], *, binary: bool) -> dict[str, Any]:  # a JSON object

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmsup.gateway.protocol.output_sizes import declared_bytes
-from mmsup.ipc.messages.data import InferSignature
+from mmsup.ipc.messages.data import InferReply, InferSignature
 from mmsup.ipc.specs import Metadata, TensorSpec
 from mmsup.ipc.transport.codec import pack_signature, unpack_infer_signature
 
@@ -71,11 +71,7 @@ class InferenceJob:
 
 @dataclass(slots=True)
 class InferenceResult:
-    """The result of one request; times in nanoseconds. `batch`: number of requests executed together."""
+    """The result of one request, and the reply that it came in."""
 
     outputs: list[OutputTensor]
-    queue_ns: int
-    input_ns: int
-    infer_ns: int
-    output_ns: int
-    batch: int
+    reply: InferReply

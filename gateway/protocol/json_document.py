@@ -15,15 +15,13 @@ from typing import Any, Final, TypeGuard, cast
 import orjson
 
 from mmsup.gateway.protocol import large_json
-from mmsup.gateway.protocol.large_json import CONTAINER_LIMIT, DEPTH_LIMIT
+from mmsup.gateway.protocol.large_json import CONTAINER_LIMIT, DEPTH_LIMIT, DEPTH_STEP, NOT_BRACKETS
 from mmsup.ipc.errors import CallerError
 
 LARGE_BYTES: Final = 1 << 16
 """Larger texts are parsed in steps (large_json.py)."""
 _FAILED: Final = "failed to parse the request JSON buffer: "
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_DEPTH_STEP))
 
 
 def parse_error(reason: str) -> CallerError:
@@ -37,7 +35,7 @@ def parse_json(text: bytes | memoryview) -> Any:  # any JSON value
     raw = bytes(text)
     if not raw or raw.isspace():
         raise parse_error("the document is empty")
-    check_nesting(raw)
+    _check_nesting(raw)
     return _parse(raw, 0)
 
 
@@ -59,21 +57,16 @@ def _parse(raw: bytes, at: int) -> Any:  # as in `read`; `at` is the offset of t
     return _parse_with_constants(raw, at)
 
 
-def check_containers(raw: bytes) -> int:
-    """The number of lists and objects; CallerError if there are too many."""
+def _check_nesting(raw: bytes) -> None:
+    """CallerError if lists and objects are too many or nested too deep, before a parser builds them."""
     opened = raw.count(b"[") + raw.count(b"{")
     if opened > CONTAINER_LIMIT:
         shown = f"{opened} lists and objects, at most {CONTAINER_LIMIT} are read"
         raise parse_error(f"{shown}: send flat lists or binary tensors")
-    return opened
-
-
-def check_nesting(raw: bytes) -> None:
-    """CallerError if lists and objects are too many or nested too deep, before a parser builds them."""
-    if check_containers(raw) <= DEPTH_LIMIT:
+    if opened <= DEPTH_LIMIT:
         return
-    brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
-    deepest = max(itertools.accumulate(map(_DEPTH_STEP.__getitem__, brackets)), default=0)
+    brackets = _STRING.sub(b"", raw).translate(None, NOT_BRACKETS)
+    deepest = max(itertools.accumulate(map(DEPTH_STEP.__getitem__, brackets)), default=0)
     if deepest > DEPTH_LIMIT:
         raise parse_error(f"nested {deepest} deep, at most {DEPTH_LIMIT} is read")
 
@@ -104,8 +97,3 @@ def as_list(value: object) -> list[Any] | None:  # JSON values
 
 def _is_list(value: object) -> TypeGuard[list[Any]]:  # as above
     return isinstance(value, list)
-
-
-def dump_json(value: object) -> bytes:
-    """`value` may contain `orjson.Fragment`s, in which the caller has written NaN and infinities."""
-    return orjson.dumps(value)

@@ -71,9 +71,7 @@ def to_bytes(data: Any, datatype: str, shape: Sequence[int]) -> bytes | memoryvi
         raise TensorDataError(f"{_first_out_of_range(values, datatype)} is out of the range of {datatype}") from None
 
 
-def _flat_values(
-    data: Any, shape: Sequence[int]
-) -> list[Any] | NumberList:  # JSON values; their types are checked by datatype
+def _flat_values(data: Any, shape: Sequence[int]) -> list[Any] | NumberList:  # JSON values, of unchecked types
     count = element_count(shape)
     values = data if isinstance(data, NumberList) else as_list(data)
     if values is None:
@@ -201,7 +199,11 @@ def _first_out_of_range(values: list[int], datatype: str) -> int:
 def to_json(data: memoryview, datatype: str, name: str) -> bytes:
     """The flat JSON list of a tensor's elements; each number parses to the same value again."""
     if datatype == "BYTES":
-        return _strings(data, name)
+        try:
+            return orjson.dumps([each.decode() for each in unpack_strings(data)])
+        except UnicodeDecodeError:
+            text = f"output '{name}' holds bytes that are not UTF-8 text: ask for binary_data"
+            raise CallerError("bad_request", text) from None
     values = np.frombuffer(data, NUMPY[datatype])  # its size was checked against its shape
     if not values.flags.aligned:
         values = values.copy()
@@ -213,23 +215,11 @@ def to_json(data: memoryview, datatype: str, name: str) -> bytes:
 
 def _piece_to_json(values: Array) -> bytes:
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
-    if values.dtype.kind == "f" and b"null" in text:
-        return _with_constants(text, values)
-    return text
-
-
-def _with_constants(text: bytes, values: Array) -> bytes:
-    """orjson writes null for NaN and infinities; clients expect the bare words."""
+    if values.dtype.kind != "f" or b"null" not in text:
+        return text
+    # orjson writes null for NaN and infinities; clients expect the bare words.
     parts = text[1:-1].split(b",")
     for index in np.flatnonzero(~np.isfinite(values)).tolist():
         value = values[index]
         parts[index] = b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity"
     return b"[" + b",".join(parts) + b"]"
-
-
-def _strings(data: memoryview, name: str) -> bytes:
-    try:
-        return orjson.dumps([each.decode() for each in unpack_strings(data)])
-    except UnicodeDecodeError:
-        text = f"output '{name}' holds bytes that are not UTF-8 text: ask for binary_data"
-        raise CallerError("bad_request", text) from None

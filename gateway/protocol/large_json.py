@@ -36,8 +36,8 @@ _QUOTE, _LIST, _LIST_END, _BACKSLASH = b'"[]\\'
 _PLAIN: Final = re.compile(rb'[^"\[]*+')
 _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _FLAT: Final = re.compile(rb'[^"\[\]{}]*+')
-_DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_DEPTH_STEP))
+DEPTH_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+NOT_BRACKETS: Final = bytes(set(range(256)) - set(DEPTH_STEP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +137,17 @@ class _Scanner:
         end = found.end() if found else at + 1
         if end == len(self._piece) and not self._is_last and at:
             return at  # so that the next piece starts with the list
-        is_whole = end < len(self._piece) and self._piece[end] == _LIST_END
-        numbers = None
         if end == len(self._piece):
             numbers, after = self._streamed(self._start + at + 1)
             if numbers is not None:
                 self._replace_list(numbers)
                 self._start = after  # the next piece starts there; this one had nothing before the list
                 return at
-        elif is_whole and end - at >= LONG_BYTES:
+        elif self._piece[end] == _LIST_END and end - at >= LONG_BYTES:
             array = to_number_array(self._parse(self._piece[at : end + 1], self._start + at))
-            numbers = None if array is None else NumberList([array])
-        if numbers is not None:
-            self._replace_list(numbers)
-            return end + 1
+            if array is not None:
+                self._replace_list(NumberList([array]))
+                return end + 1
         self._count(self._piece[at:end])
         return end
 
@@ -185,8 +182,8 @@ class _Scanner:
         if self._values > VALUE_LIMIT:
             what = f"more than {VALUE_LIMIT} values, at most so many are read"
             raise LimitExceeded(f"{what}: send long lists of numbers or binary tensors")
-        for each in plain.translate(None, _NOT_BRACKETS):
-            step = _DEPTH_STEP[each]
+        for each in plain.translate(None, NOT_BRACKETS):
+            step = DEPTH_STEP[each]
             self._depth += step
             self._containers += step > 0
             if self._depth > DEPTH_LIMIT:
@@ -206,17 +203,14 @@ class _Scanner:
 def to_number_array(values: list[Any]) -> Array | None:  # JSON values
     """Numbers or booleans as an array; None if there are other elements, or none at all."""
     kinds = set(map(type, values))
+    kind: type[Any] = np.float64  # numpy's scalar types
     if kinds == {bool}:
-        return np.array(values, np.bool_)
-    if kinds == {int}:
-        kind: type[Any] = np.int64 if max(values) < 1 << 63 else np.uint64  # numpy's scalar types
-        try:
-            return np.array(values, kind)
-        except OverflowError:
-            return None
-    if kinds and kinds <= {int, float}:
-        try:
-            return np.array(values, np.float64)
-        except OverflowError:
-            return None
-    return None
+        kind = np.bool_
+    elif kinds == {int}:
+        kind = np.int64 if max(values) < 1 << 63 else np.uint64
+    elif not kinds or not kinds <= {int, float}:
+        return None
+    try:
+        return np.array(values, kind)
+    except OverflowError:
+        return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
-from mmsup.ipc.errors import MmsupError, WorkerError, make_error
+from mmsup.ipc.errors import MmsupError, make_error
 from mmsup.ipc.messages.gateway_control import Route, VersionState
-from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import config_name
 
 Json = dict[str, Any]  # a JSON object
@@ -31,7 +31,9 @@ def server_metadata(name: str, version: str) -> Json:
 
 def model_metadata(route: Route, state: VersionState) -> Json:
     """Metadata of one version; MmsupError while its tensors are unknown."""
-    spec, metadata = require_metadata(route, state)
+    spec, metadata = state.spec, state.metadata
+    if spec is None or metadata is None:
+        raise unavailable_error(route.name, state)
     batched = metadata.max_batch_size > 0
     return {
         "name": route.name,
@@ -42,19 +44,10 @@ def model_metadata(route: Route, state: VersionState) -> Json:
     }
 
 
-def require_metadata(route: Route, state: VersionState) -> tuple[ModelSpec, Metadata]:
-    """Spec and metadata of a version; MmsupError if there are none (yet)."""
-    if state.spec is None or state.metadata is None:
-        raise unavailable_error(route.name, state)
-    return state.spec, state.metadata
-
-
 def unavailable_error(name: str, state: VersionState) -> MmsupError:
     """Why a version has no metadata."""
     text = f"model '{name}' version {state.version} is {state.state}: {state.reason or 'not loaded yet'}"
-    if state.code:
-        return make_error(state.code, text, model=name, retry_after_s=state.retry_after_s or None)
-    return WorkerError("model_loading", text, model=name, retry_after_s=state.retry_after_s or None)
+    return make_error(state.code or "model_loading", text, model=name, retry_after_s=state.retry_after_s or None)
 
 
 def _tensors(specs: Iterable[TensorSpec], *, batched: bool) -> list[Json]:
@@ -92,8 +85,9 @@ def model_config(route: Route, state: VersionState) -> Json:
     # Tensors, name and batch size are those in force; for the rest the file takes precedence.
     served = {key: completed[key] for key in ("name", "platform", "max_batch_size")}
     from_file = {key: value for key, value in spec.config.items() if value not in ("", None)}
-    for key, declared in (("input", completed["input"]), ("output", completed["output"])):
-        served[key] = _merge_declared(from_file.get(key, []), declared)
+    for key in ("input", "output"):  # each with the other keys of the file (`label_filename`, `format`)
+        by_name = {each.get("name"): each for each in from_file.get(key, [])}
+        served[key] = [{**by_name.get(each["name"], {}), **each} for each in completed[key]]
     return {**completed, **from_file, **served}
 
 
@@ -102,12 +96,6 @@ def _config_tensor(spec: TensorSpec, *, optional: bool = False) -> Json:
     if optional:
         made["optional"] = True
     return made
-
-
-def _merge_declared(from_file: Sequence[Json], declared: Sequence[Json]) -> list[Json]:
-    """Each declared tensor, with the other keys of the file (`label_filename`, `format`)."""
-    by_name = {each.get("name"): each for each in from_file}
-    return [{**by_name.get(each["name"], {}), **each} for each in declared]
 
 
 def _instance_group(spec: ModelSpec) -> Json:

@@ -12,7 +12,6 @@ from mmsup.ipc.specs import Metadata, is_inline
 from mmsup.ipc.tensors.datatypes import size_bytes
 
 SPAN_RESULTS: Final = 64
-"""Results per span."""
 
 
 @dataclass(slots=True)

@@ -26,8 +26,6 @@ def round_up(size: int) -> int:
 
 
 class Allocator:
-    """Allocates ranges of `size` bytes."""
-
     def __init__(self, size: int) -> None:
         self.size = size
         self.used = 0
@@ -41,11 +39,7 @@ class Allocator:
         """The offset of a free range of at least `size` bytes, or None."""
         rounded = round_up(size)
         free_list = self._free_lists.get(rounded)
-        if free_list:
-            self.used += rounded
-            self.allocations += 1
-            return free_list.pop()
-        offset = self._carve(rounded)
+        offset = free_list.pop() if free_list else self._carve(rounded)
         if offset is None and self._coalesce():
             offset = self._carve(rounded)
         if offset is not None:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.memory.allocator import ALIGNMENT, Allocator, round_up
+from mmsup.ipc.memory.allocator import Allocator, round_up
 
 EXTENT_BYTES: Final = 16 << 20
 RESERVE_BYTES: Final = 256 << 20
@@ -42,8 +42,6 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class SlotState(enum.Enum):
-    """See the table above."""
-
     FILLING = "filling"
     SENT = "sent"
     GRANTED = "granted"
@@ -99,14 +97,13 @@ class Extent:
             failpoint("ipc.extent_fill")
             os.posix_fallocate(self.fd, 0, size)
             failpoint("ipc.extent_map")
-            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-            self._map = mmap.mmap(self.fd, size, flags=flags)
+            mapping = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
             seals = _SEALS if writable_by_worker else _SEALS | F_SEAL_FUTURE_WRITE
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
         except OSError as error:
             os.close(self.fd)
             raise MemoryError(f"no {size} bytes for an extent: {error.strerror}") from error
-        self._view = memoryview(self._map)
+        self._view = memoryview(mapping)
 
     @property
     def size(self) -> int:
@@ -156,21 +153,12 @@ class ArenaSide:
         if extent is not None:
             extent.allocator.free(slot.offset, slot.size)
 
-    def view(self, segment: int, offset: int, size: int) -> memoryview | None:
-        """The bytes that a message named, or None if there are none."""
-        extent = self._extents.get(segment)
-        if extent is None or offset < 0 or size < 0 or offset + size > extent.size:
-            return None
-        return extent.view(offset, size)
-
     @property
     def size_bytes(self) -> int:
-        """Memory of all extents."""
         return sum(each.size for each in self._extents.values())
 
     @property
     def used_bytes(self) -> int:
-        """Memory of all slots."""
         return sum(each.allocator.used for each in self._extents.values())
 
     def close(self) -> None:
@@ -192,11 +180,6 @@ def available_bytes() -> int:
 def extent_size(slot_bytes: int) -> int:
     """The size of an extent for a slot: the usual one, or just enough whole pages."""
     return max(EXTENT_BYTES, -(-round_up(slot_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE)
-
-
-def leading_pad(header_bytes: int) -> int:
-    """Padding before a body after which the bytes behind its JSON header are aligned."""
-    return -header_bytes % ALIGNMENT
 
 
 class AttachedExtents:

@@ -68,8 +68,7 @@ class CounterTable:
     """One table. Only the gateway in its seat calls `row`; every gateway calls `totals`."""
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, TABLE_BYTES)
-        self._bytes = memoryview(self._map)
+        self._bytes = memoryview(mmap.mmap(fd, TABLE_BYTES))
         self._words = self._bytes.cast("Q")
         self._rows: dict[tuple[str, str], int] = {}
         self._counters: dict[tuple[str, str], CounterRow] = {}
@@ -94,17 +93,11 @@ class CounterTable:
 
     def _scan(self) -> None:
         for row in range(len(self._rows), ROWS):
-            key = self._key(row)
-            if key is None:
+            at = row * ROW_BYTES
+            if not self._bytes[at]:
                 return
-            self._rows[key] = row
-
-    def _key(self, row: int) -> tuple[str, str] | None:
-        at = row * ROW_BYTES
-        if not self._bytes[at]:
-            return None
-        model, version, _ = bytes(self._bytes[at : at + NAME_BYTES]).split(b"\0", 2)
-        return model.decode(), version.decode()
+            model, version, _ = bytes(self._bytes[at : at + NAME_BYTES]).split(b"\0", 2)
+            self._rows[model.decode(), version.decode()] = row
 
     def _claim_row(self, key: tuple[str, str]) -> int:
         row = len(self._rows)
@@ -135,8 +128,6 @@ class CounterRow:
     """The counters of one model version in one table."""
 
     def __init__(self, words: memoryview, at: int) -> None:
-        self._words = words
-        self._at = at
         self._own = words[at : at + len(FIELDS)]
 
     def add_success(
@@ -158,7 +149,7 @@ class CounterRow:
         own[_LAST] = now_ms
 
     def add(self, name: str, amount: int = 1) -> None:
-        self._words[self._at + INDEX[name]] += amount
+        self._own[INDEX[name]] += amount
 
     def set(self, name: str, value: int) -> None:
-        self._words[self._at + INDEX[name]] = value
+        self._own[INDEX[name]] = value

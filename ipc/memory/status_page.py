@@ -45,8 +45,6 @@ _ACTIVITY, _SINCE, _HEARTBEAT, _BATCHES, _REQUESTS, _DEVICE, _STARTED, _REFUSED 
 
 
 class Activity(enum.IntEnum):
-    """What the main loop is doing."""
-
     STARTING = 0
     LOADING = 1
     WARMING = 2
@@ -115,7 +113,6 @@ class StatusPageWriter:
         self._words[_REFUSED] += 1
 
     def set_device_bytes(self, size_bytes: int) -> None:
-        """The engine's device memory, as the engine reports it."""
         self._words[_DEVICE] = size_bytes
 
 

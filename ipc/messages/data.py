@@ -15,7 +15,7 @@ that evicts an entry loses nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from mmsup.ipc.specs import TensorSpec
 
@@ -112,6 +112,3 @@ class DetachExtent:
     """Unmap `segment`; no later message refers to it."""
 
     segment: int
-
-
-SIGNATURES: Final = (InferSignature, ReplySignature)

@@ -1,9 +1,4 @@
-"""Control messages between the controller and a gateway.
-
-controller --> gateway    ConfigureGateway, LinkWorker, UnlinkWorker, Condemned, Verdict, Route, Unroute, Synced,
-                          Ping, CommandReply, AddPoisonEntries, RemovePoisonEntry, DrainGateway, RetireGateway
-gateway --> controller    Hello, Pong, CommandRequest, RequestOverdue, BadReply, LinkClosed, PoisonSuspected,
-                          SuspectCleared, GatewayDrained
+"""Control messages between the controller and a gateway: TO_GATEWAY and FROM_GATEWAY.
 
 A worker is named by (instance, generation) in all of them.
 """

@@ -1,9 +1,6 @@
-"""Messages between the controller and the keeper, as JSON because the keeper uses only the standard library.
+"""Messages between the controller and the keeper: TO_KEEPER and FROM_KEEPER.
 
-controller --> keeper     Spawn, SignalChild, ForgetChild, SaveCheckpoint, NotifySystemd, RequestUpgrade, Heartbeat,
-                          ShutdownFinished
-keeper --> controller     KeeperInventory, ChildDescriptors, SpawnFailed, ChildExited, TerminateRequested,
-                          ReloadRequested, StepDown, UpgradeRefused
+They are JSON because the keeper uses only the standard library.
 """
 
 from __future__ import annotations
@@ -55,7 +52,7 @@ class ForgetChild:
 
 @dataclass(frozen=True, slots=True)
 class SaveCheckpoint:
-    """Controller to keeper: hold this text under this key for the next controller; an empty text removes the key."""
+    """Hold this text under this key for the next controller; an empty text removes the key."""
 
     key: str
     text: str
@@ -110,7 +107,7 @@ class KeeperInventory:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPart:
-    """Keeper to controller: some of the texts that the controllers before it saved, by key."""
+    """Some of the texts that the controllers before it saved, by key."""
 
     entries: dict[str, str]
 

@@ -1,8 +1,4 @@
-"""Control messages between the controller and a worker.
-
-controller --> worker     ConfigureWorker, AttachGateway, StopWorker
-worker --> controller     Hello, LoadProgress, WorkerReady, LoadFailed
-"""
+"""Control messages between the controller and a worker: TO_WORKER and FROM_WORKER."""
 
 from __future__ import annotations
 

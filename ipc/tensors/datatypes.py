@@ -28,7 +28,6 @@ ITEM_BYTES: Final[dict[str, int]] = {
     "BYTES": 0,
 }
 """Bytes of one element; 0 for BYTES, whose elements are a u32 length and that many bytes."""
-
 RANK_LIMIT: Final = 16
 _LENGTH: Final = struct.Struct("<I")
 

@@ -34,9 +34,7 @@ DATATYPE: Final[dict[np.dtype[Any], str]] = {dtype: name for name, dtype in NUMP
 
 def datatype_of(array: Array) -> str | None:
     """The V2 datatype of an array, or None; strings and objects are BYTES."""
-    if array.dtype.kind in "OSU":
-        return "BYTES"
-    return DATATYPE.get(array.dtype)
+    return "BYTES" if array.dtype.kind in "OSU" else DATATYPE.get(array.dtype)
 
 
 def as_array(data: bytes | bytearray | memoryview, datatype: str, shape: Sequence[int]) -> Array:
@@ -57,12 +55,7 @@ def as_array(data: bytes | bytearray | memoryview, datatype: str, shape: Sequenc
 def as_bytes(array: Array) -> memoryview:
     """The wire form of an array: row-major, little-endian, BYTES with length prefixes."""
     if array.dtype.kind in "OSU":
-        return memoryview(pack_strings(_encoded(each) for each in array.reshape(-1)))
+        strings = (each if isinstance(each, bytes) else str(each).encode() for each in array.reshape(-1))
+        return memoryview(pack_strings(strings))
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat.view(np.uint8).data
-
-
-def _encoded(element: object) -> bytes:
-    if isinstance(element, bytes):
-        return element
-    return str(element).encode()

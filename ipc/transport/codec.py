@@ -16,7 +16,6 @@ from typing import Any, Final, cast
 import msgpack
 
 from mmsup.ipc.messages.data import (
-    SIGNATURES,
     AttachExtent,
     Cancel,
     DetachExtent,
@@ -66,12 +65,12 @@ def pack_signature(signature: InferSignature | ReplySignature) -> bytes:
 
 def unpack_infer_signature(data: bytes) -> InferSignature:
     """The signature of an Infer; WireError if it is none."""
-    return cast("InferSignature", decode(data, SIGNATURES[:1]))
+    return cast("InferSignature", decode(data, (InferSignature,)))
 
 
 def unpack_reply_signature(data: bytes) -> ReplySignature:
     """The signature of an InferReply; WireError if it is none."""
-    return cast("ReplySignature", decode(data, SIGNATURES[1:]))
+    return cast("ReplySignature", decode(data, (ReplySignature,)))
 
 
 # Data frames, packed by hand: this runs for every request.
@@ -121,7 +120,6 @@ def pack_limited(records: Sequence[DataRecord], limit_bytes: int) -> tuple[bytes
 
 
 _type: Any = type  # under this name a checked value stays Any for the type checkers
-
 _ALL_INLINE: Final = frozenset({bytes})
 
 
@@ -150,9 +148,7 @@ def _unpack_infer(raw: list[Any]) -> Infer:  # checked by hand: `record_decoder`
     )
 
 
-def _unpack_result(
-    raw: list[Any],
-) -> InferReply:  # by hand, as above; workers are not trusted, so every field is checked
+def _unpack_result(raw: list[Any]) -> InferReply:  # as above; workers are not trusted: every field is checked
     _, number, signature, queue_ns, input_ns, infer_ns, output_ns, batch, *locations = raw
     if not (
         _type(number) is int
@@ -171,11 +167,9 @@ def _unpack_result(
 
 def _unpack_reply(raw: list[Any]) -> InferReply:
     _, number, code, text, need, *times = raw
-    if not (_type(code) is str and _type(text) is str and len(times) == _TIMES):
+    are_numbers = all(_type(each) is int for each in (number, need, *times))
+    if not (are_numbers and _type(code) is str and _type(text) is str and len(times) == _TIMES):
         raise WireError("Reply: a field of another type")
-    for each in (number, need, *times):
-        if _type(each) is not int:
-            raise WireError("Reply: a field of another type")
     return InferReply(number, code, text, b"", (), need, *times)
 
 

@@ -40,7 +40,6 @@ class SeqpacketEnd:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
 
     def fileno(self) -> int:
-        """The descriptor, for a selector."""
         return self._socket.fileno()
 
     def send(self, data: bytes, descriptors: Sequence[int] = ()) -> bool:
@@ -74,7 +73,6 @@ class ControlChannel(SeqpacketEnd):
 
     @classmethod
     def pair(cls) -> tuple[ControlChannel, ControlChannel]:
-        """Two connected ends."""
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(one), cls(other)
 
@@ -84,7 +82,6 @@ class ControlChannel(SeqpacketEnd):
         return cls(socket.socket(fileno=fd))
 
     def send(self, data: bytes, descriptors: Sequence[int] = ()) -> bool:
-        """Send one message; the kernel duplicates the descriptors. False if there is no room now."""
         assert len(data) <= MESSAGE_LIMIT, f"a control message of {len(data)} bytes"
         return super().send(data, descriptors)
 
@@ -120,7 +117,6 @@ class ControlChannel(SeqpacketEnd):
 
 
 def received_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors in the ancillary data of recvmsg."""
     found = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -30,8 +30,6 @@ _TRUNCATED: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 class DataChannel(SeqpacketEnd):
-    """One end."""
-
     is_edge_triggered: Final = False
 
     def __init__(self, fd: int) -> None:

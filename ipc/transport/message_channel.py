@@ -19,8 +19,6 @@ MAX_QUEUED: Final = 20_000
 MAX_READS: Final = 64
 """Messages received per loop iteration, so that one sender cannot starve the others."""
 
-OnMessage = Callable[[bytes, list[int]], None]
-
 
 class MessageChannel:
     """One end. `on_closed` is called once, from the loop, when the other side has closed.
@@ -32,7 +30,7 @@ class MessageChannel:
     def __init__(
         self,
         channel: ControlChannel,
-        on_message: OnMessage,
+        on_message: Callable[[bytes, list[int]], None],
         on_closed: Callable[[], None],
         on_error: Callable[[OSError], None] | None = None,
     ) -> None:

@@ -113,11 +113,9 @@ class ZmqGatewayChannel:
         sock.connect(f"ipc://{path}")
 
     def fileno(self) -> int:
-        """Readable when something may have happened; then call `receive` until None."""
         return int(self._socket.getsockopt(zmq.FD))
 
     def receive(self) -> bytes | None:
-        """The next frame, or None."""
         try:
             return self._socket.recv(zmq.DONTWAIT)
         except zmq.Again:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from mmsup.ipc.errors import CallerError
+from mmsup.supervisor.api.handlers import Json
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
 
-Arguments = Mapping[str, Any]  # one JSON object
 
-
-def text_argument(arguments: Arguments, key: str, default: str | None = None) -> str:
+def text_argument(arguments: Json, key: str, default: str | None = None) -> str:
     value = arguments.get(key, default)
     if not isinstance(value, str) or (default is None and not value):
         raise CallerError("bad_request", f"argument '{key}' must be a text")
     return value
 
 
-def count_argument(arguments: Arguments, key: str, default: int) -> int:
+def count_argument(arguments: Json, key: str, default: int) -> int:
     value = arguments.get(key)
     if value is None:
         return default
@@ -28,15 +24,14 @@ def count_argument(arguments: Arguments, key: str, default: int) -> int:
     return value
 
 
-def flag_argument(arguments: Arguments, key: str) -> bool:
-    """True or false; false if it is missing."""
+def flag_argument(arguments: Json, key: str) -> bool:
     value = arguments.get(key) or False
     if not isinstance(value, bool):
         raise CallerError("bad_request", f"argument '{key}' must be true or false")
     return value
 
 
-def model_argument(arguments: Arguments, model_set: ModelSet) -> Model:
+def model_argument(arguments: Json, model_set: ModelSet) -> Model:
     name = text_argument(arguments, "name" if "name" in arguments else "model")
     model = model_set.model(name)
     if model is None:

@@ -17,10 +17,11 @@ import json
 import os
 import socket
 import struct
-from typing import Any, Final, Protocol, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
-from mmsup.supervisor.api.handlers import SendLine
+from mmsup.supervisor.api.handlers import Json, SendLine
 
 LINE_LIMIT: Final = 1 << 20
 CONNECTIONS: Final = 64
@@ -31,19 +32,13 @@ UNSENT_LIMIT_BYTES: Final = 8 << 20
 SEND_S: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")
 
-Json = dict[str, Any]  # one JSON object
-
-
-class CommandHandler(Protocol):
-    async def handle(self, verb: str, arguments: Json, send_line: SendLine) -> Any:  # the result is JSON, by verb
-        """The result, or MmsupError."""
+HandleCommand = Callable[[str, Json, SendLine], Awaitable[Any]]
+"""Gets verb and arguments; the result is JSON, or MmsupError."""
 
 
 class ControlSocket:
-    """The server of the control socket, from `start` to `close`."""
-
-    def __init__(self, handler: CommandHandler) -> None:
-        self._handler = handler
+    def __init__(self, handle: HandleCommand) -> None:
+        self._handle = handle
         self._server: asyncio.Server | None = None
         self._sessions: set[asyncio.Task[None]] = set()
 
@@ -69,7 +64,7 @@ class ControlSocket:
         session.add_done_callback(self._sessions.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        session = _Session(self._handler, reader, writer)
+        session = _Session(self._handle, reader, writer)
         try:
             refusal = self._refusal(writer.get_extra_info("socket"))
             if refusal is not None:
@@ -94,8 +89,8 @@ class ControlSocket:
 class _Session:
     """One connection. The next line is read ahead, so that the close of a follower's connection is noticed."""
 
-    def __init__(self, handler: CommandHandler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._handler = handler
+    def __init__(self, handle: HandleCommand, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._handle_command = handle
         self._reader = reader
         self._writer = writer
         self._ahead: asyncio.Task[bytes] | None = None
@@ -104,7 +99,8 @@ class _Session:
         """Serve one command; False when there are no more."""
         try:
             async with asyncio.timeout(IDLE_S):
-                line = await self._next()
+                line = await self._read_ahead()
+            self._ahead = None
         except ValueError:
             await self.send(error_line(CallerError("too_large", f"a line exceeds {LINE_LIMIT} bytes")))
             return False
@@ -142,14 +138,9 @@ class _Session:
             self._ahead = asyncio.get_running_loop().create_task(self._reader.readline(), name="control line")
         return self._ahead
 
-    async def _next(self) -> bytes:
-        line = await self._read_ahead()
-        self._ahead = None
-        return line
-
     async def _handle(self, verb: str, arguments: Json) -> Json | None:
         """The last line; None if a follower has left. Others get it also if they have closed their sending side."""
-        handling = asyncio.ensure_future(self._handler.handle(verb, arguments, self._send_progress))
+        handling = asyncio.ensure_future(self._handle_command(verb, arguments, self._send_progress))
         try:
             if arguments.get("follow"):
                 await asyncio.wait((handling, self._read_ahead()), return_when=asyncio.FIRST_COMPLETED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.failpoints import failpoint
@@ -11,33 +11,30 @@ from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.api.handlers import Handlers
-from mmsup.supervisor.config.settings import Settings
 
 CLIENT_COMMANDS: Final = frozenset({"load", "unload", "index", "status"})
 REPLY_LIMIT: Final = MESSAGE_LIMIT - 4096
 
 
-class GatewayRequests:
-    def __init__(self, handlers: Handlers, settings: Settings) -> None:
-        self._handlers = handlers
-        self._settings = settings
+async def answer(
+    handlers: Handlers, control_mode: str, request: CommandRequest, send: Callable[[CommandReply], None]
+) -> None:
+    try:
+        _check(request.command, control_mode)
+        result = await handlers.handle(request.command, request.arguments, lambda _: None)
+        reply = CommandReply(request.id, "", "", 0.0, result)
+        if len(encode(reply)) > REPLY_LIMIT:
+            raise ServerError("internal", f"the answer to {request.command} is too long for one message")
+    except MmsupError as error:
+        reply = CommandReply(request.id, error.code, error.text, error.retry_after_s or 0.0, None)
+    failpoint("brain.answer")
+    send(reply)
 
-    async def answer(self, request: CommandRequest, send: Callable[[CommandReply], None]) -> None:
-        try:
-            result = await self._handle(request)
-            reply = CommandReply(request.id, "", "", 0.0, result)
-            if len(encode(reply)) > REPLY_LIMIT:
-                raise ServerError("internal", f"the answer to {request.command} is too long for one message")
-        except MmsupError as error:
-            reply = CommandReply(request.id, error.code, error.text, error.retry_after_s or 0.0, None)
-        failpoint("brain.answer")
-        send(reply)
 
-    async def _handle(self, request: CommandRequest) -> Any:  # JSON
-        command = request.command
-        if command not in CLIENT_COMMANDS:
-            raise CallerError("forbidden", f"'{command:.40}' is not for clients")
-        if self._settings.control_mode == "poll" and command in ("load", "unload"):
-            text = f"{command} is off while the server follows its repository (poll); `mmsup ctl` can do it"
-            raise CallerError("forbidden", text)
-        return await self._handlers.handle(command, request.arguments, lambda _: None)
+def _check(command: str, control_mode: str) -> None:
+    """CallerError if clients may not give it."""
+    if command not in CLIENT_COMMANDS:
+        raise CallerError("forbidden", f"'{command:.40}' is not for clients")
+    if control_mode == "poll" and command in ("load", "unload"):
+        text = f"{command} is off while the server follows its repository (poll); `mmsup ctl` can do it"
+        raise CallerError("forbidden", text)

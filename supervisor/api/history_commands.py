@@ -7,13 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from mmsup.ipc.errors import CallerError
-from mmsup.supervisor.api.arguments import (
-    count_argument,
-    flag_argument,
-    model_argument,
-    text_argument,
-    unknown_model,
-)
+from mmsup.supervisor.api.arguments import count_argument, flag_argument, model_argument, text_argument, unknown_model
 from mmsup.supervisor.api.handlers import Command, Json, SendLine
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.observability.event_log import Event, EventLog
@@ -38,7 +32,7 @@ class HistoryCommands:
         self._model_output = model_output
         self._crash_reports = crash_reports
 
-    def commands(self) -> Mapping[str, Command]:
+    def by_name(self) -> Mapping[str, Command]:
         return {"logs": self._logs, "events": self._events, "why": self._why}
 
     async def _logs(self, arguments: Json, send_line: SendLine) -> Json:

@@ -44,12 +44,9 @@ class SocketWatch:
         self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self._check)
         if self._seen is None or _identity(self._path) != self._seen:
             with contextlib.suppress(OSError):  # no room, no permission: at the next check
-                self._open()
-
-    def _open(self) -> None:
-        made = listen(self._path)
-        self._seen = _identity(self._path)
-        self._on_listener(made)
+                listener = listen(self._path)
+                self._seen = _identity(self._path)
+                self._on_listener(listener)
 
 
 def listen(path: str) -> socket.socket:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import mmsup
+from mmsup.ipc.messages.keeper_control import KeeperInventory
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.instances.instance import Instance
@@ -29,11 +31,8 @@ _INDEX_STATES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    keeper_pid: int
-    controller_pid: int
-    controller_generation: int
+    inventory: KeeperInventory
     started_s: float
-    addresses: dict[str, str]
     isolation: str
     """How memory caps are enforced on this machine."""
     readiness: Callable[[], ServerReadiness]
@@ -55,9 +54,9 @@ class StatusViews:
         self._devices = devices
 
     def status(self) -> Json:
-        server, readiness = self._server, self._server.readiness()
-        http = server.addresses.get("http", "")
-        controller = {"pid": server.controller_pid, "generation": server.controller_generation}
+        server, inventory, readiness = self._server, self._server.inventory, self._server.readiness()
+        http = inventory.addresses.get("http", "")
+        controller = {"pid": os.getpid(), "generation": inventory.generation}
         gateways = [{"pid": _pid(each), "generation": each.generation, "http": http} for each in self._gateways.seats]
         return {
             "version": mmsup.__version__,
@@ -65,8 +64,8 @@ class StatusViews:
             "reason": readiness.reason,
             "uptime_s": round(time.monotonic() - server.started_s, 1),
             "isolation": server.isolation,
-            "addresses": {name: address for name, address in server.addresses.items() if name != "control"},
-            "keeper": {"pid": server.keeper_pid},
+            "addresses": {name: address for name, address in inventory.addresses.items() if name != "control"},
+            "keeper": {"pid": inventory.keeper_pid},
             "controller": controller,
             "brain": controller,  # the name of version 0.1; goes with the next release
             "gateways": gateways,
@@ -80,10 +79,10 @@ class StatusViews:
 
     def ps(self) -> Json:
         """All processes, one row each. The role of the controller is `brain` until the next release."""
-        server, standby, now_s = self._server, self._gateways.standby, time.monotonic()
+        inventory, standby, now_s = self._server.inventory, self._gateways.standby, time.monotonic()
         rows = [
-            _process("keeper", 0, server.keeper_pid, 1, server.started_s),
-            _process("brain", 0, server.controller_pid, server.controller_generation, None),
+            _process("keeper", 0, inventory.keeper_pid, 1, self._server.started_s),
+            _process("brain", 0, os.getpid(), inventory.generation, None),
         ]
         for gateway in self._gateways.processes():
             row = _process("gateway", gateway.number, _pid(gateway), gateway.generation, gateway.spawned_s)
@@ -132,8 +131,7 @@ def _status_of(model: Model) -> Json:
 
 def _row_of(model: Model) -> Json:
     status = _status_of(model)
-    entry_specs = model.entry.specs if model.entry else ()
-    specs = [each.spec for each in model.active.versions] if model.active else list(entry_specs)
+    specs = [each.spec for each in model.active.versions] if model.active else model.entry.specs if model.entry else ()
     return {
         "name": model.name,
         "wanted": "up" if model.wanted else "down",

@@ -24,7 +24,7 @@ from mmsup.supervisor.chaos.observe.worker_watch import WorkerWatch
 from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole, possible_faults
 from mmsup.supervisor.chaos.plan.nemesis import FaultWindow, PlannedFault, plan
 from mmsup.supervisor.chaos.server.host_info import describe_host
-from mmsup.supervisor.chaos.server.local_server import running_server
+from mmsup.supervisor.chaos.server.local_server import STOP_S, running_server
 from mmsup.supervisor.chaos.server.target import Target
 
 SETTLE_LIMIT_S: Final = 60.0
@@ -220,7 +220,7 @@ async def run_local(
         await run_against(target, options, adapter, history, progress)
         pids = leak_check.process_tree(server.manager.pid)
         cgroups = leak_check.cgroup_directories(pids)
-        status = await server.stop()
+        status = await server.manager.stop(STOP_S)
         found = leak_check.survivors(pids, cgroups)
         if status != exit_codes.SUCCESS:
             found.append(f"the server exited with {status}")

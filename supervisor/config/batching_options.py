@@ -11,7 +11,6 @@ from mmsup.supervisor.config.config_error import InvalidValue, displayed, unknow
 
 MAX_ROWS: Final = (1 << 31) - 1
 MAX_DELAY_S: Final = 10.0
-POLICY_LIMIT: Final = PRIORITY_LEVELS
 ACTIONS: Final = ("reject", "delay")
 
 Json = dict[str, Any]  # JSON: each member has its own type
@@ -25,8 +24,8 @@ def parse_batching(raw: object) -> Json:
 def parse_queue_policies(raw: object) -> list[Json]:
     """`queue_policies: [{level, max_queue, timeout, action}]`; level 0, or none, is for all levels without a policy."""
     given = validators.sequence(raw, "list of policies, each with level, max_queue, timeout, action")
-    if not 1 <= len(given) <= POLICY_LIMIT:
-        raise InvalidValue(f"{len(given)} policies; there may be 1 to {POLICY_LIMIT}")
+    if not 1 <= len(given) <= PRIORITY_LEVELS:
+        raise InvalidValue(f"{len(given)} policies; there may be 1 to {PRIORITY_LEVELS}")
     problems: list[str | tuple[str, str]] = []
     found: list[Json] = []
     for at, each in enumerate(given):

@@ -137,7 +137,10 @@ def read_config(flags: Mapping[str, object], environ: Mapping[str, str], uid: in
     reader.values["fault_points"] = environ.get(FAULT_POINTS_VARIABLE, "")
     reader.values["gpu_driver"] = environ.get(GPU_DRIVER_VARIABLE) or _DEFAULTS["gpu_driver"]
     settings = None if reader.errors else Settings(**reader.values)
-    warnings = _unknown_variables(environ) + _failpoint_warnings(environ)
+    warnings = _unknown_variables(environ)
+    if environ.get(FAULT_POINTS_VARIABLE):
+        text = "is for tests: this server fails where the file says so"
+        warnings += (ConfigError(FAULT_POINTS_VARIABLE, text),)
     return ConfigResult(settings, tuple(reader.errors), warnings, reader.origins())
 
 
@@ -172,7 +175,8 @@ class _OptionReader:
             return
         values: list[Any] = value if option.many else [value]
         if option.path:
-            values = [_absolute(each, folder) for each in values]
+            # Relative to the folder of the file that contains it; empty stays empty.
+            values = [os.path.abspath(os.path.join(folder, each)) if each else "" for each in values]
         self.values[option.field] = tuple(values) if option.many else values[0]
         self.sources[option.field] = source
 
@@ -241,18 +245,8 @@ class _OptionReader:
         )
 
 
-def _absolute(value: str, folder: str) -> str:
-    """A path relative to the folder of the file that contains it; empty stays empty."""
-    return os.path.abspath(os.path.join(folder, value)) if value else ""
-
-
 def _too_long(path: str) -> bool:
     return len(os.fsencode(path)) > SOCKET_PATH_LIMIT
-
-
-def _failpoint_warnings(environ: Mapping[str, str]) -> tuple[ConfigError, ...]:
-    text = "is for tests: this server fails where the file says so"
-    return (ConfigError(FAULT_POINTS_VARIABLE, text),) if environ.get(FAULT_POINTS_VARIABLE) else ()
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[ConfigError, ...]:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 
 class ChangeSignal(asyncio.Event):
-    """One per controller."""
-
     async def wait_until(self, condition: Callable[[], bool], limit_s: float | None = None) -> None:
         """Return when the condition holds, at the latest after the limit."""
         with contextlib.suppress(TimeoutError):

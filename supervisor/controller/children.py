@@ -13,15 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.ipc.messages.keeper_control import (
-    CheckpointPart,
-    ChildDescriptors,
-    ChildExited,
-    ForgetChild,
-    KeeperInventory,
-    SignalChild,
-    SpawnFailed,
-)
+from mmsup.ipc.messages import keeper_control
+from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, KeeperInventory, SpawnFailed
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
@@ -92,7 +85,7 @@ class ChildRouter:
             case KeeperInventory():
                 self._inventory = message
                 self._missing_parts, self._missing_children = message.checkpoint_parts, message.children
-            case CheckpointPart(entries):
+            case keeper_control.CheckpointPart(entries):
                 self._checkpoint |= entries
                 self._missing_parts -= 1
             case _:
@@ -128,7 +121,8 @@ class ChildRouter:
                     _send_to_instance(instance, message, descriptors, adopted=adopted)
                     return
             case "gateway", number, generation:
-                gateway = _gateway(targets.pool, number, generation, is_adopted=adopted and _is_living(message))
+                adopted = adopted and isinstance(message, ChildDescriptors)
+                gateway = _gateway(targets.pool, number, generation, adopted=adopted)
                 if gateway is not None:
                     _send_to_gateway(gateway, message, descriptors)
                     return
@@ -137,32 +131,26 @@ class ChildRouter:
         close_fds(descriptors)
         if isinstance(message, ChildDescriptors):
             self.unknown_children += 1
-            targets.keeper.send(SignalChild(message.token, signal.SIGKILL, whole_session=True))
+            targets.keeper.send(keeper_control.SignalChild(message.token, signal.SIGKILL, whole_session=True))
         elif isinstance(message, ChildExited):
-            targets.keeper.send(ForgetChild(message.token))
-
-
-def _is_living(message: ChildMessage) -> bool:
-    return isinstance(message, ChildDescriptors)
+            targets.keeper.send(keeper_control.ForgetChild(message.token))
 
 
 def _instance(model_set: ModelSet, number: int, generation: int, *, adopted: bool) -> Instance | None:
-    """The instance whose present process this is."""
-    instance = model_set.instance(number)
     if adopted:
         # A process that the controller before started and could not record is unknown; its name is not used again.
         model_set.next_instance_id = max(model_set.next_instance_id, number + 1)
+        instance = model_set.instance(number)
         if instance is not None and instance.worker is None:
             instance.generation = max(instance.generation, generation)
-    is_known = instance is not None and instance.generation == generation and instance.worker is not None
-    return instance if is_known else None
+    return model_set.current_instance(number, generation)
 
 
-def _gateway(pool: GatewayPool, number: int, generation: int, *, is_adopted: bool) -> GatewayProcess | None:
+def _gateway(pool: GatewayPool, number: int, generation: int, *, adopted: bool) -> GatewayProcess | None:
     """The gateway whose present process this is."""
     pool.reserve_generation(generation)
     gateway = pool.find(number)
-    if is_adopted and gateway is not None and gateway.process is None:
+    if adopted and gateway is not None and gateway.process is None:
         gateway.generation = generation
     return gateway if gateway is not None and gateway.generation == generation else None
 

@@ -1,16 +1,25 @@
-"""The parts of a controller in five groups, and what all of them share. Made in controller.py; this file holds them."""
+"""The parts of a controller, made group by group, and what all of them share."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
-from mmsup.ipc.messages.keeper_control import KeeperInventory
+from mmsup.ipc.messages.keeper_control import KeeperInventory, SaveCheckpoint
+from mmsup.supervisor.api.commands import Commands, StartUpgrade
 from mmsup.supervisor.api.control_socket import ControlSocket
-from mmsup.supervisor.api.gateway_requests import GatewayRequests
 from mmsup.supervisor.api.handlers import Handlers
+from mmsup.supervisor.api.history_commands import HistoryCommands
+from mmsup.supervisor.api.status import ServerInfo, StatusViews
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.controller.change_signal import ChangeSignal
+from mmsup.supervisor.controller.event_console import EventConsole
+from mmsup.supervisor.controller.readiness_reporter import ReadinessReporter
 from mmsup.supervisor.controller.state_dir import StateDir
 from mmsup.supervisor.controller.tasks import TaskSet
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
@@ -18,22 +27,30 @@ from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
 from mmsup.supervisor.gateways.gateway_checks import GatewayChecks
 from mmsup.supervisor.gateways.gateway_events import GatewayEvents
 from mmsup.supervisor.gateways.gateway_process import GatewayContext
-from mmsup.supervisor.gateways.poison_requests import PoisonRegistry
+from mmsup.supervisor.gateways.poison_requests import PoisonRegistry, poison_key
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.gpu.health import GpuHealth
 from mmsup.supervisor.gpu.monitor import GpuMonitor
-from mmsup.supervisor.instances.context import KeeperSender
+from mmsup.supervisor.instances import actions
+from mmsup.supervisor.instances.context import InstanceContext, KeeperSender
+from mmsup.supervisor.instances.instance import InstanceHooks
 from mmsup.supervisor.instances.memory_sampler import MemorySampler
-from mmsup.supervisor.models.loader import ModelLoader
+from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
+from mmsup.supervisor.models import revision_changes
+from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
 from mmsup.supervisor.observability.console import Console
-from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
+from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
+
+GATEWAY_LOG_NAME: Final = "_gateways"
+CONTROL_LISTENER: Final = "control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,50 +59,153 @@ class ControllerContext:
     inventory: KeeperInventory
     keeper: KeeperSender
     console: Console
+    state_dir: StateDir
+    checkpoint: CheckpointWriter
+    launch_environment: LaunchEnvironment
     change_signal: ChangeSignal
     tasks: TaskSet
     finished: asyncio.Event
     """Nothing is left to do but to exit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
-    state_dir: StateDir
-    event_log: EventLog
-    checkpoint: CheckpointWriter
+def make_context(
+    inventory: KeeperInventory,
+    keeper: KeeperSender,
+    console: Console,
+    environ: Mapping[str, str],
+    records: Mapping[str, object],
+) -> ControllerContext:
+    """`records`: those of the checkpoint, as the keeper holds it."""
+
+    def save(key: str, text: str) -> None:
+        keeper.send(SaveCheckpoint(key, text))
+
+    def on_too_large(key: str, length: int) -> None:
+        text = f"{key}: {length} characters are too many: the next controller will not know what changes from here on"
+        console.log("error", "not_remembered", text=text)
+
+    settings = Settings.from_json(inventory.settings)
+    state_dir = StateDir(settings)
+    state_dir.event_log.subscribe(EventConsole(console))
+    cpus = len(os.sched_getaffinity(0))
+    return ControllerContext(
+        settings,
+        inventory,
+        keeper,
+        console,
+        state_dir,
+        CheckpointWriter(save, on_too_large, records),
+        LaunchEnvironment(environ, state_dir.scratch, settings.runtime_dir, cpus),
+        ChangeSignal(),
+        TaskSet(),
+        asyncio.Event(),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
-    model_set: ModelSet
-    loader: ModelLoader
-    replacement: RollingReplacement
-    watcher: RepositoryWatcher
-
-
-@dataclass(frozen=True, slots=True)
 class Gateways:
-    context: GatewayContext
-    pool: GatewayPool
-    barriers: GatewayBarriers
-    broadcast: GatewayBroadcast
-    checks: GatewayChecks
-    events: GatewayEvents
-    poison_requests: PoisonRegistry
+    def __init__(
+        self,
+        context: ControllerContext,
+        model_set: ModelSet,
+        on_announced: Callable[[list[str]], None],
+        *,
+        is_announced: bool,
+    ) -> None:
+        """`on_announced`, `is_announced`: as ReadinessReporter has them."""
+
+        def on_poison_change(name: str) -> None:
+            context.checkpoint.save(poison_key(name), self.poison_requests.record(name))
+
+        event_log = context.state_dir.event_log
+        addresses = {name: each for name, each in context.inventory.addresses.items() if name != CONTROL_LISTENER}
+        output = context.state_dir.model_output(GATEWAY_LOG_NAME)
+        self.context = GatewayContext(
+            context.settings, context.launch_environment, context.keeper, event_log, output, addresses
+        )
+        self.pool = pool = GatewayPool(self.context)
+        self.readiness = ReadinessReporter(pool, model_set, context.console, on_announced, is_announced=is_announced)
+        self.poison_requests = PoisonRegistry(event_log, pool.broadcast, on_poison_change)
+        self.barriers = GatewayBarriers(pool)
+        self.broadcast = GatewayBroadcast(pool, self.barriers)
+        self.crash_collector = CrashCollector(context.state_dir.crash_archive, event_log, pool.connected_numbers)
+        self.events = self.context.owner = GatewayEvents(
+            pool,
+            self.barriers,
+            self.broadcast,
+            model_set,
+            self.poison_requests,
+            self.crash_collector,
+            self.readiness.readiness,
+        )
+        self.checks = GatewayChecks(pool, lambda: self.readiness.is_announced)
 
 
-@dataclass(frozen=True, slots=True)
+class Models:
+    def __init__(self, context: ControllerContext, model_set: ModelSet, gateways: Gateways) -> None:
+        self.model_set = model_set
+        model_set.send_to_gateways = gateways.pool.broadcast
+        self.context = LoadContext(
+            context.settings,
+            model_set,
+            context.state_dir.desired_state,
+            gateways.barriers.wait_until_applied,
+            context.state_dir.event_log,
+        )
+        self.loader = ModelLoader(self.context)
+        self.replacement = RollingReplacement(model_set, context.change_signal.wait_until)
+        self.watcher = RepositoryWatcher(self.context, self.loader)
+
+
 class Resources:
-    cleanup: Cleanup
-    crash_collector: CrashCollector
-    memory_sampler: MemorySampler
-    gpu_monitor: GpuMonitor
-    gpu_health: GpuHealth
-    gpu_placement: GpuPlacement
+    def __init__(self, context: ControllerContext, models: Models, on_gpus_changed: Callable[[], None]) -> None:
+        model_set, event_log = models.model_set, context.state_dir.event_log
+        self.cleanup = Cleanup()
+        recycler = Recycler(model_set, models.replacement, context.tasks.start)
+        self.memory_sampler = MemorySampler(model_set.instances, recycler.check)
+        self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
+        self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
+        self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
 
 
-@dataclass(frozen=True, slots=True)
+def connect_instances(
+    context: ControllerContext, models: Models, gateways: Gateways, resources: Resources, cgroups: CgroupBackend
+) -> None:
+    model_set = models.model_set
+    model_set.context = InstanceContext(
+        settings=context.settings,
+        launch_environment=context.launch_environment,
+        keeper=context.keeper,
+        gateways=gateways.broadcast,
+        cgroups=cgroups,
+        event_log=context.state_dir.event_log,
+        model_output=context.state_dir.model_output,
+        cleanup=resources.cleanup,
+        crash_collector=gateways.crash_collector,
+        devices=resources.gpu_placement,
+        rng=random.Random(),
+    )
+    model_set.hooks = InstanceHooks(
+        perform=actions.perform,
+        on_change=model_set.on_instance_changed,
+        on_progress=models.loader.on_progress,
+        on_ready=partial(revision_changes.link_if_active, model_set),
+    )
+
+
 class Api:
-    handlers: Handlers
-    control_socket: ControlSocket
-    gateway_requests: GatewayRequests
+    def __init__(
+        self,
+        info: ServerInfo,
+        context: ControllerContext,
+        models: Models,
+        gateways: Gateways,
+        devices: GpuPlacement,
+        request_upgrade: StartUpgrade,
+    ) -> None:
+        state_dir, model_set = context.state_dir, models.model_set
+        views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows)
+        commands = Commands(views, model_set, models.loader, gateways.poison_requests, devices, request_upgrade)
+        reports = gateways.crash_collector.reports
+        history = HistoryCommands(model_set, state_dir.event_log, state_dir.model_output, reports)
+        self.handlers = Handlers(commands.by_name(), history.by_name())
+        self.control_socket = ControlSocket(self.handlers.handle)

@@ -7,12 +7,12 @@ A new gateway serves before the old one is retired; a new worker is ready before
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, Protocol
+from typing import Final
 
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models
-from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
+from mmsup.supervisor.controller.upgrade_record import UpgradeProgress
 from mmsup.supervisor.gateways.gateway_checks import START_S
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import start_successor
@@ -23,19 +23,6 @@ MAX_GATEWAY_STARTS: Final = 2
 """A gateway that exits before it serves may have been killed by accident; if two do, the new code is at fault."""
 OLD_GATEWAY_EXIT_S: Final = 2.0
 """How long the result waits for old gateways to exit; one with idle connections takes longer, and harms nobody."""
-
-
-class UpgradeProgress(Protocol):
-    @property
-    def present(self) -> UpgradeRecord:
-        """The record as it is now."""
-        ...
-
-    def update(self, **changes: Any) -> None:  # fields of the record
-        """Change the record, and save it."""
-
-    def report(self, text: str) -> None:
-        """Send progress to the clients that wait."""
 
 
 class ProcessUpgrade:

@@ -16,10 +16,10 @@ from typing import Final, TypeVar
 
 from mmsup.ipc.paths import is_worker_name, worker_name
 from mmsup.ipc.transport.dataclass_codec import WireError
-from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Resources, Storage
+from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Resources
 from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
-from mmsup.supervisor.gateways.gateway_records import GatewayRecords, restore_gateways
 from mmsup.supervisor.gateways.poison_requests import PoisonRecord
+from mmsup.supervisor.gateways.pool import GatewayRecords, restore_gateways
 from mmsup.supervisor.gpu.health import GpuRecord
 from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
 from mmsup.supervisor.instances.instance import Instance
@@ -56,11 +56,8 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All records of the controller before."""
-
     server: ServerRecord
     records: Mapping[str, CheckpointRecord]
-    """By key."""
 
     def all_of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
         return tuple(each for each in self.records.values() if isinstance(each, kind))
@@ -68,10 +65,6 @@ class Checkpoint:
 
 def model_key(name: str) -> str:
     return f"model/{name}"
-
-
-def poison_key(name: str) -> str:
-    return f"poison/{name}"
 
 
 def read_checkpoint(texts: Mapping[str, str]) -> Checkpoint | None:
@@ -82,14 +75,6 @@ def read_checkpoint(texts: Mapping[str, str]) -> Checkpoint | None:
         return None
     server = records.get(SERVER_KEY)
     return Checkpoint(server, records) if isinstance(server, ServerRecord) else None
-
-
-@dataclass(slots=True)
-class TakeOverCounts:
-    """What became of the instances that were saved as alive."""
-
-    kept: int = 0
-    ended: int = 0
 
 
 def restore(checkpoint: Checkpoint, models: Models, gateways: Gateways, resources: Resources) -> None:
@@ -105,37 +90,34 @@ def restore(checkpoint: Checkpoint, models: Models, gateways: Gateways, resource
         restore_gateways(gateways.pool, records)
 
 
-def take_over(
-    context: ControllerContext, storage: Storage, models: Models, *, is_announced: bool, unknown_children: int
-) -> None:
-    """All workers are adopted: go on where the controller before stopped. `is_announced`: READY has been."""
-    settings, model_set, event_log = context.settings, models.model_set, storage.event_log
+def take_over(context: ControllerContext, models: Models, checkpoint: Checkpoint, unknown_children: int) -> None:
+    """All workers are adopted: go on where the controller before stopped."""
+    model_set, event_log = models.model_set, context.state_dir.event_log
     number = context.inventory.generation
     event_log.record("brain_exit", f"controller {number - 1} ended; controller {number} takes over")
-    startup_policy.register_all(models.watcher.scan(), settings, model_set)
+    startup_policy.register_all(models.watcher.scan(), models.context)
     for model in model_set.models.values():
-        model.had_outcome = is_announced
-    counts = resume_instances(model_set)
-    clean_up_unknown(model_set)
-    kept, ended = counts.kept, counts.ended
+        model.had_outcome = checkpoint.server.is_announced
+    lives = [each.process is not None for each in model_set.instances() if each.state in ALIVE]
+    kept, ended = lives.count(True), lives.count(False)
+    _resume_instances(model_set)
+    _clean_up_unknown(model_set)
     text = f"kept {kept} workers; {ended} had ended, {unknown_children} were unknown and are ended"
     event_log.record("readopted", text, brain=number, kept=kept, ended=ended, strays=unknown_children)
-    startup_policy.apply_desired_state(settings, model_set, storage.state_dir.desired_state, models.loader)
+    startup_policy.apply_desired_state(models.context, models.loader)
 
 
-def resume_instances(model_set: ModelSet) -> TakeOverCounts:
-    counts = TakeOverCounts()
+def _resume_instances(model_set: ModelSet) -> None:
     for model in list(model_set.models.values()):
         for revision in list(model.revisions):
             for instance in list(revision.instances()):
-                _resume(instance, revision, counts)
+                _resume(instance, revision)
             if revision.role is RevisionRole.STAGED:
                 revision_changes.retire(revision)  # the caller of this reload got an error
         model_set.mark_changed(model.name)
-    return counts
 
 
-def clean_up_unknown(model_set: ModelSet) -> None:
+def _clean_up_unknown(model_set: ModelSet) -> None:
     """Remove control groups, scratch directories and sockets that belong to no known worker: the controller before died
     before it could record or clean them."""
     context = model_set.context
@@ -157,16 +139,14 @@ def _names_in(directory: str) -> list[str]:
     return []
 
 
-def _resume(instance: Instance, revision: Revision, counts: TakeOverCounts) -> None:
+def _resume(instance: Instance, revision: Revision) -> None:
     if instance.state in (InstanceState.BACKOFF, InstanceState.FAILED):
         actions.start_retry_timer(instance)
     if instance.state not in ALIVE:
         return
     if instance.process is None:
-        counts.ended += 1
         worker_exit.vanished(instance)
         return
-    counts.kept += 1
     before = instance.state
     instance.process.channel.drain()  # what it sent while there was no controller
     if instance.state is not before:

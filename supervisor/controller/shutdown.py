@@ -9,7 +9,7 @@ from typing import Final
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import ShutdownFinished, SignalChild
-from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Storage
+from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.revision import RevisionRole
 from mmsup.supervisor.models import revision_changes
@@ -22,7 +22,7 @@ GATEWAY_EXIT_S: Final = 3.0
 """What gateways may take to close idle connections."""
 
 
-async def shut_down(context: ControllerContext, storage: Storage, models: Models, gateways: Gateways) -> int:
+async def shut_down(context: ControllerContext, models: Models, gateways: Gateways) -> int:
     """Stop the server, whose loads have been refused; the exit code. Waits for nothing beyond its limit."""
     started_s, exit_timeout_s = time.monotonic(), context.settings.exit_timeout_s
     model_set, wait_until = models.model_set, context.change_signal.wait_until
@@ -46,9 +46,9 @@ async def shut_down(context: ControllerContext, storage: Storage, models: Models
     for gateway in gateways.pool.processes():
         context.keeper.send(SignalChild(gateway.token, signal.SIGTERM))
     await wait_until(lambda: all(each.process is None for each in gateways.pool.processes()), GATEWAY_EXIT_S)
-    storage.state_dir.desired_state.clear()
+    context.state_dir.desired_state.clear()
     text = "drained" if drained else f"work was left after {exit_timeout_s:g} s"
-    storage.event_log.record("stopping", f"{text}; the server ends")
+    context.state_dir.event_log.record("stopping", f"{text}; the server ends")
     failpoint("brain.finish")
     return exit_codes.SUCCESS if drained else exit_codes.REFUSED
 

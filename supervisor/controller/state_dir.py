@@ -23,12 +23,8 @@ class StateDir:
         self.event_log = EventLog(self._path / "events.jsonl")
         self.desired_state = DesiredState(self._path / "wanted.json", settings.control_mode)
         self.crash_archive = CrashArchive(self._path / "deaths")
+        self.scratch = str(self._path / "scratch")
         self._outputs: dict[str, ModelOutput] = {}
-
-    @property
-    def scratch(self) -> str:
-        """Where each worker has a directory of its own."""
-        return str(self._path / "scratch")
 
     def model_output(self, name: str) -> ModelOutput:
         """The output of one model, or of the gateways: no model's name starts with an underscore."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mmsup.ipc.errors import ServerError
+from mmsup.supervisor.state.checkpoint import CheckpointWriter
+
+CHECKPOINT_KEY: Final = "upgrade"
 
 CODE: Final = "code"
 PROCESSES: Final = "processes"
@@ -22,38 +25,42 @@ class UpgradeRecord:
     force: bool
     started_s: float
     """Every process that was started before runs the old code."""
-    stage: str
-    """`code`, `processes`, `done`."""
     keeper_generation: int
-    replaces_keeper: bool
+    stage: str = CODE
+    """`code`, `processes`, `done`."""
+    replaces_keeper: bool = False
     """The keeper was to re-execute itself as another program."""
-    replaced: int
-    """Processes that were replaced."""
-    kept: dict[str, str]
+    replaced: int = 0
+    kept: dict[str, str] = field(default_factory=dict[str, str])
     """What keeps running the old code (`worker 7 of digits/1`), and why."""
-    failure: str
+    failure: str = ""
     """Why it ended early; empty if it did not."""
-    seconds: float
+    seconds: float = 0.0
     """How long it took; 0 until it is done."""
-    controllers: int
+    controllers: int = 0
     """How many have started to work at it: it is given up if one after the other crashes."""
 
 
-def new_record(ticket: str, keeper_generation: int, *, force: bool) -> UpgradeRecord:
-    """An upgrade that starts now."""
-    return UpgradeRecord(
-        ticket=ticket,
-        force=force,
-        started_s=time.monotonic(),
-        stage=CODE,
-        keeper_generation=keeper_generation,
-        replaces_keeper=False,
-        replaced=0,
-        kept={},
-        failure="",
-        seconds=0.0,
-        controllers=0,
-    )
+class UpgradeProgress:
+    """The record of the last upgrade, and the clients that wait for it."""
+
+    def __init__(self, record: UpgradeRecord | None, checkpoint: CheckpointWriter) -> None:
+        self.record = record
+        self.listeners: list[Callable[[str], None]] = []
+        self._checkpoint = checkpoint
+
+    @property
+    def present(self) -> UpgradeRecord:
+        assert self.record is not None, "an upgrade without a record"
+        return self.record
+
+    def update(self, **changes: Any) -> None:  # fields of the record
+        self.record = replace(self.present, **changes)
+        self._checkpoint.save(CHECKPOINT_KEY, self.record)
+
+    def report(self, text: str) -> None:
+        for listener in list(self.listeners):
+            listener(text)
 
 
 def failure_text(record: UpgradeRecord) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 from mmsup.ipc.memory.status_page import Activity, Progress
-from mmsup.supervisor.gateways.gateway_process import GatewayContext, GatewayProcess, GatewayRole
+from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
 
 CHECK_INTERVAL_S: Final = 0.25
 START_S: Final = 60.0
-"""What a gateway may take to come up."""
 STALE_S: Final = 2.0
 """Its heartbeat comes every 100 ms. A kill resets every connection, and a busy machine wakes nobody on time."""
 STANDBY_STALE_S: Final = 5.0
@@ -20,20 +20,17 @@ STANDBY_STALE_S: Final = 5.0
 
 
 class GatewayChecks:
-    """Runs from `start` to `close`."""
-
-    def __init__(self, pool: GatewayPool, context: GatewayContext) -> None:
-        self.is_server_up = False
-        """Set by the controller once it has announced READY; no standby is started before."""
+    def __init__(self, pool: GatewayPool, is_server_up: Callable[[], bool]) -> None:
+        """`is_server_up`: READY has been announced; no standby is started before."""
         self._pool = pool
-        self._context = context
+        self._is_server_up = is_server_up
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Start the gateways that have no process, and check all of them from now on."""
         pool = self._pool
-        for gateway in [*pool.seats, *([pool.standby.gateway] if pool.standby.gateway else [])]:
-            if gateway.process is None and not gateway.timer.is_running:
+        for gateway in pool.processes():
+            if gateway not in pool.unseated and gateway.process is None and not gateway.timer.is_running:
                 pool.respawn(gateway)
         for gateway in list(pool.unseated):
             if gateway.process is None:
@@ -53,7 +50,9 @@ class GatewayChecks:
                 _kill_if_stuck(gateway, gateway.process.progress(), now_s)
         if pool.unseated:
             pool.on_change()  # that one has come up, only its status page says
-        is_steady = self.is_server_up and not self._context.is_stopping and all(each.is_serving for each in pool.seats)
+        is_steady = (
+            self._is_server_up() and not pool.context.is_stopping and all(each.is_serving for each in pool.seats)
+        )
         if pool.standby.is_due(now_s, is_steady=is_steady) and (standby := pool.new_gateway()) is not None:
             pool.standby.start(standby, pool.reserve_generation())
             pool.on_change()

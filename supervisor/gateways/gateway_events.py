@@ -1,4 +1,4 @@
-"""What gateways report: each message goes to the part of the controller that it is about."""
+"""What gateways report: each message goes to the part of the controller that it is about; a new one gets the state."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.gateway_control import (
-    BadReply,
-    CommandReply,
-    CommandRequest,
-    LinkClosed,
-    PoisonSuspected,
-    Pong,
-    RequestOverdue,
-    SuspectCleared,
-)
+from mmsup.ipc.messages import gateway_control
+from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, PoisonSuspected
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.poison_requests import PoisonRegistry
 from mmsup.supervisor.gateways.pool import GatewayPool
-from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import ProtocolViolated
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.readiness import ServerReadiness
 from mmsup.supervisor.postmortem.collector import CrashCollector
 
 OnCommand = Callable[[CommandRequest, Callable[[CommandReply], None]], object]
@@ -39,6 +31,7 @@ class GatewayEvents:
         model_set: ModelSet,
         poison_requests: PoisonRegistry,
         crash_collector: CrashCollector,
+        readiness: Callable[[], ServerReadiness],
     ) -> None:
         self.on_command: OnCommand = lambda _request, _reply: None
         self._pool = pool
@@ -47,26 +40,35 @@ class GatewayEvents:
         self._model_set = model_set
         self._poison_requests = poison_requests
         self._crash_collector = crash_collector
+        self._readiness = readiness
 
     def on_configured(self, gateway: GatewayProcess) -> None:
-        self._broadcast.send_state(gateway)
+        """Send it the whole state."""
+        for model in self._model_set.models.values():
+            gateway.send(model.route())
+        for message in self._poison_requests.messages():
+            gateway.send(message)
+        self._broadcast.link_all(gateway)
+        readiness = self._readiness()
+        gateway.send(gateway_control.Synced(readiness.ready, readiness.reason))
+        self._barriers.start_sync(gateway)
 
     def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but Hello
         match message:
-            case Pong(number):
+            case gateway_control.Pong(number):
                 self._barriers.on_pong(gateway, number)
-            case LinkClosed():
+            case gateway_control.LinkClosed():
                 self._crash_collector.on_worker_ended(gateway.number, message)
             case PoisonSuspected():
                 self._on_suspects(message)
-            case SuspectCleared():
+            case gateway_control.SuspectCleared():
                 self._poison_requests.clear_suspect(message)
-            case RequestOverdue():
-                instance = self._find(message.instance, message.generation)
+            case gateway_control.RequestOverdue():
+                instance = self._model_set.current_instance(message.instance, message.generation)
                 if instance is not None and instance.worker is not None and instance.worker.liveness_probe is not None:
-                    instance.worker.liveness_probe.check_overdue(message.age_s)
-            case BadReply():
-                instance = self._find(message.instance, message.generation)
+                    instance.worker.liveness_probe.check(message.age_s)
+            case gateway_control.BadReply():
+                instance = self._model_set.current_instance(message.instance, message.generation)
                 if instance is not None:
                     instance.apply(ProtocolViolated(f"its answer was not valid: {message.text}"))
             case CommandRequest():
@@ -81,20 +83,11 @@ class GatewayEvents:
         self._pool.remove(gateway)
         self._pool.on_change()
 
-    def respawn(self, gateway: GatewayProcess) -> None:
-        self._pool.respawn(gateway)
-
     def _on_suspects(self, message: PoisonSuspected) -> None:
         model, instance = self._model_set.model(message.name), self._model_set.instance(message.instance)
         revision = self._model_set.revision_of(instance) if instance is not None else None
         if revision is not None and model is not None and revision is model.active:  # else the content it ran is gone
             self._poison_requests.add_suspects(message, revision.content_id)
-
-    def _find(self, number: int, generation: int) -> Instance | None:
-        """The instance, if it has a process of this generation."""
-        instance = self._model_set.instance(number)
-        is_current = instance is not None and instance.generation == generation and instance.worker is not None
-        return instance if is_current else None
 
 
 def _reply(gateway: GatewayProcess, generation: int, reply: CommandReply) -> None:

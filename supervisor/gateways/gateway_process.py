@@ -4,9 +4,6 @@ A gateway occupies a *seat* (one of the configured number) or none: while it com
 it has been replaced and only finishes what its connections have open. What a seat needs outlives its processes: the
 listener is the keeper's, the counters lie in a table of shared memory. Restarts follow the backoff of the server's own
 processes, and are never given up.
-
-A *standby* gateway has been started and not configured: it has imported everything, holds no memory, accepts no
-connection and is sent nothing until a seat needs a process (docs/decisions/012-spare.md).
 """
 
 from __future__ import annotations
@@ -23,14 +20,7 @@ from typing import Any, Final, Protocol
 import mmsup
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.gateway_control import (
-    FROM_GATEWAY,
-    CommandRequest,
-    ConfigureGateway,
-    GatewayDrained,
-    Pong,
-    RetireGateway,
-)
+from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild, SignalChild
 from mmsup.ipc.transport.codec import decode, encode
@@ -47,18 +37,17 @@ from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, gateway_spawn, gateway_token
 
 CHANNEL_CLOSED_GRACE_S: Final = 1.0
-_FOR_EARLIER_CONTROLLER: Final = (CommandRequest, Pong, GatewayDrained)
+_FOR_EARLIER_CONTROLLER: Final = (gateway_control.CommandRequest, gateway_control.Pong, gateway_control.GatewayDrained)
 """Ignored before its Hello: they belong to the controller before. Its clients got an error for their requests."""
 
 
 class GatewayRole(enum.StrEnum):
-    """What a gateway process is there for."""
-
     SERVING = "serving"
     """It has a seat."""
     UNSEATED = "unseated"
     """It comes up to replace another one, or has been replaced. No process follows its exit."""
     STANDBY = "standby"
+    """It is started, and not configured: it is sent nothing until a seat needs a process (standby.py)."""
 
 
 class GatewayOwner(Protocol):
@@ -70,9 +59,6 @@ class GatewayOwner(Protocol):
 
     def on_exited(self, gateway: GatewayProcess) -> None:
         """Its process has exited; nothing is to be awaited from it."""
-
-    def respawn(self, gateway: GatewayProcess) -> None:
-        """It is to have a process again, now."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +72,8 @@ class GatewayContext:
     """The keeper's listeners that a gateway serves on: name to address."""
     owner: GatewayOwner = field(init=False)
     """Set before the first process is started."""
+    respawn: Callable[[GatewayProcess], None] = field(init=False)
+    """Set by the pool: a gateway is to have a process again, now."""
     rng: random.Random = field(default_factory=random.Random)
     is_stopping: bool = False
     """No process follows another one any more."""
@@ -145,10 +133,8 @@ class GatewayProcess:
         self.generation = generation or self.generation + 1
         self._kill_reason = ""
         self.spawned_s = self.started_s = time.monotonic()
-        context = self._context
-        context.keeper.send(
-            gateway_spawn(self.number, self.generation, context.launch_environment, tuple(context.addresses))
-        )
+        environment, listeners = self._context.launch_environment, tuple(self._context.addresses)
+        self._context.keeper.send(gateway_spawn(self.number, self.generation, environment, listeners))
         failpoint("brain.gateway_said")
         self._record("spawn", f"generation {self.generation} is being started")
 
@@ -189,13 +175,14 @@ class GatewayProcess:
 
     @property
     def channel(self) -> MessageChannel | None:
-        is_reachable = self.process is not None and not self.process.is_dead and self.role is not GatewayRole.STANDBY
-        return self.process.channel if self.process is not None and is_reachable else None
+        if self.process is None or self.process.is_dead or self.role is GatewayRole.STANDBY:
+            return None
+        return self.process.channel
 
     def retire(self) -> None:
         """Another one has its seat: it exits when its connections have closed."""
         self.role = GatewayRole.UNSEATED
-        self.send(RetireGateway())
+        self.send(gateway_control.RetireGateway())
         failpoint("brain.gateway_retired")
 
     @property
@@ -220,7 +207,7 @@ class GatewayProcess:
             return
         if self.role is not GatewayRole.UNSEATED:
             served_s = time.monotonic() - self.started_s
-            delay_s = self.timer.start_backoff(served_s, lambda: self._context.owner.respawn(self))
+            delay_s = self.timer.start_backoff(served_s, lambda: self._context.respawn(self))
             fields["next_delay_s"] = round(delay_s, 3)
         self._record("exit", text, **fields)
 
@@ -246,7 +233,7 @@ class GatewayListener:
         close_fds(descriptors)
         gateway = self._gateway
         try:
-            message = decode(data, FROM_GATEWAY)
+            message = decode(data, gateway_control.FROM_GATEWAY)
         except WireError as error:
             gateway.kill(f"it sent an invalid message: {error}")
             return
@@ -275,8 +262,8 @@ def _kind(gateway: GatewayProcess) -> str:
     return "spare" if gateway.role is GatewayRole.STANDBY else "gateway"
 
 
-def _configuration(gateway: GatewayProcess, settings: Settings) -> ConfigureGateway:
-    return ConfigureGateway(
+def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_control.ConfigureGateway:
+    return gateway_control.ConfigureGateway(
         wire_version=WIRE_VERSION,
         seat=gateway.counter_table,
         generation=gateway.generation,

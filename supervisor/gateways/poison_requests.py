@@ -7,7 +7,7 @@ them report. A list belongs to one revision of its model and is dropped when ano
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ class PoisonRecord:
     content_id: str
     """Of the revision that they belong to."""
     entries: tuple[PoisonEntry, ...]
+
+
+def poison_key(name: str) -> str:
+    """Of a model's PoisonRecord in the checkpoint."""
+    return f"poison/{name}"
 
 
 class PoisonRegistry:
@@ -122,20 +127,20 @@ class PoisonRegistry:
         return [AddPoisonEntries(name, entries) for name in names if (entries := self._valid_entries(name))]
 
     def rows(self, name: str = "") -> list[dict[str, Any]]:  # JSON
-        rows = [row for each in sorted(self._lists) if name in ("", each) for row in self._rows_of(each)]
-        return sorted(rows, key=lambda row: row["state"])
-
-    def _rows_of(self, name: str) -> Iterator[dict[str, Any]]:  # JSON
-        now_s = time.monotonic()
-        for entry in self._valid_entries(name):
-            yield {
-                "model": name,
+        rows = [
+            {
+                "model": each,
                 "version": entry.version,
                 "fingerprint": entry.fingerprint.hex(),
                 "state": "blocked" if entry.blocked else "suspect",
                 "deaths": entry.deaths,
-                "left_s": round(entry.until_s - now_s, 1),
+                "left_s": round(entry.until_s - time.monotonic(), 1),
             }
+            for each in sorted(self._lists)
+            if name in ("", each)
+            for entry in self._valid_entries(each)
+        ]
+        return sorted(rows, key=lambda row: row["state"])
 
     def record(self, name: str) -> PoisonRecord | None:
         """What is blocked, for the next controller. Suspects the gateways know, and send them with the next exit."""

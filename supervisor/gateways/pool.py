@@ -3,12 +3,13 @@
 There are as many seats as are configured. In an upgrade another gateway comes up unseated, takes a seat once it serves,
 and the old one exits when its connections have closed. One that leaves is sent every message until its end, so that
 requests on its last connections are served like all others. Each living gateway has a number and a counter table that
-no other living one has. Where settings want it, a standby waits for the next seat that needs a process (standby.py).
+no other living one has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.transport.codec import encode
@@ -16,9 +17,26 @@ from mmsup.supervisor.gateways.gateway_process import GatewayContext, GatewayPro
 from mmsup.supervisor.gateways.standby import Standby
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayRecord:
+    """One gateway in the controller's checkpoint."""
+
+    number: int
+    counter_table: int
+    generation: int
+    spawned_s: float
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayRecords:
+    gateways: tuple[GatewayRecord, ...]
+
+
 class GatewayPool:
     def __init__(self, context: GatewayContext) -> None:
         self.context = context
+        context.respawn = self.respawn
         self.seats = [GatewayProcess(number, number, context) for number in range(context.settings.gateways)]
         self.unseated: list[GatewayProcess] = []
         self.standby = Standby(context.settings)
@@ -45,8 +63,7 @@ class GatewayPool:
     def broadcast(self, message: object) -> None:
         data = encode(message)
         for gateway in self.processes():
-            channel = gateway.channel
-            if channel is not None:
+            if (channel := gateway.channel) is not None:
                 channel.send(data)
 
     def free_number(self) -> int | None:
@@ -112,4 +129,29 @@ def start_successor(pool: GatewayPool) -> GatewayProcess | None:
         pool.unseated.append(gateway)
         failpoint("brain.gateway_beside")
         pool.on_change()
+    return gateway
+
+
+def gateway_records(pool: GatewayPool) -> GatewayRecords:
+    return GatewayRecords(tuple(_record(pool, each) for each in pool.processes()))
+
+
+def _record(pool: GatewayPool, gateway: GatewayProcess) -> GatewayRecord:
+    # A claimed standby has its seat before it is configured, and the next controller must know it by its seat.
+    role = GatewayRole.SERVING if gateway in pool.seats else gateway.role
+    return GatewayRecord(gateway.number, gateway.counter_table, gateway.generation, gateway.spawned_s, str(role))
+
+
+def restore_gateways(pool: GatewayPool, records: GatewayRecords) -> None:
+    restored = [_restore(each, pool.context) for each in records.gateways]
+    seated = [each for each in restored if each.role is GatewayRole.SERVING][: len(pool.seats)]
+    pool.seats[: len(seated)] = seated
+    pool.unseated = [each for each in restored if each.role is GatewayRole.UNSEATED]
+    pool.standby.gateway = next((each for each in restored if each.role is GatewayRole.STANDBY), None)
+
+
+def _restore(record: GatewayRecord, context: GatewayContext) -> GatewayProcess:
+    gateway = GatewayProcess(record.number, record.counter_table, context)
+    gateway.generation, gateway.spawned_s = record.generation, record.spawned_s
+    gateway.role = GatewayRole(record.role)
     return gateway

@@ -1,7 +1,7 @@
 """The standby gateway: a process that has been started and waits, unconfigured, for the seat of one that exits.
 
 Its imports are done, which is what a start costs. It holds no memory for tensors and accepts no connection; if it dies,
-nothing but the next standby follows.
+nothing but the next standby follows (docs/decisions/012-spare.md).
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class Standby:
             self.gateway.kill("another one of the present code follows")
 
     def is_ready(self) -> bool:
-        """Whether it has come up."""
         process = self.gateway.process if self.gateway is not None else None
         return process is not None and process.progress().activity is Activity.STANDBY
 

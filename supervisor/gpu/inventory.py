@@ -9,8 +9,6 @@ from mmsup.ipc.transport.dataclass_codec import WireError, from_json
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """What one process holds on a device."""
-
     pid: int
     held_bytes: int
 

@@ -47,8 +47,6 @@ class PendingRelease:
 
 @dataclass(frozen=True, slots=True)
 class GpuSnapshot:
-    """A device as it was when NVML was asked."""
-
     gpu: Gpu
     asked_s: float
 

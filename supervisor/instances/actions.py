@@ -15,7 +15,6 @@ from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.messages.keeper_control import SignalChild
 from mmsup.ipc.messages.worker_control import ConfigureWorker, StopWorker
 from mmsup.ipc.paths import worker_name
-from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.codec import encode
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.gpu.selection import NoGpu
@@ -77,24 +76,21 @@ def perform(instance: Instance, action: lifecycle_events.Action) -> None:
 def send_boot(instance: Instance) -> None:
     worker, spec = instance.require_worker(), instance.revision.spec
     assert worker.process is not None, f"instance {instance.id} has no process yet"
+    if spec.device == "auto":  # decided by the GPU that the worker sees
+        spec = replace(spec, device="cuda" if worker.gpu.device else "cpu")
     is_capped = worker.group.cap_bytes is not None
     configuration = ConfigureWorker(
         wire_version=WIRE_VERSION,
         instance=instance.id,
         generation=instance.generation,
         address=instance.context.zeromq_address(instance.worker_id),
-        spec=_with_device(spec, worker.gpu.device),
+        spec=spec,
         data_limit_bytes=0 if is_capped else spec.memory_bytes or 0,
         file_limit_bytes=instance.context.settings.arena_bytes + FILE_HEADROOM_BYTES,
     )
     worker.process.channel.send(encode(configuration))
     failpoint("brain.boot_said")
     instance.apply(lifecycle_events.ProcessStarted())
-
-
-def _with_device(spec: ModelSpec, device: str) -> ModelSpec:
-    """The spec as the worker gets it: `auto` is decided by the GPU that the worker sees."""
-    return replace(spec, device="cuda" if device else "cpu") if spec.device == "auto" else spec
 
 
 def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
@@ -114,7 +110,6 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
 
 
 def watch_oom(instance: Instance) -> None:
-    """Watch its control group for kills for memory."""
     cap = instance.revision.spec.memory_bytes
     limit = f"cap {size_text(cap)}" if cap is not None else "no cap of its own"
     event = lifecycle_events.OutOfMemory(

@@ -112,11 +112,6 @@ class Instance:
         """Why the last load failed, if none has succeeded since."""
         return self.failure if self.failure and self.failure.of_load else None
 
-    @property
-    def output_name(self) -> str:
-        """The name of this worker's stream in the captured output of its model."""
-        return f"{self.id}.{self.generation}"
-
     def can_be_stopped(self) -> bool:
         """Whether there is a process, or will be, that has not survived SIGKILL."""
         return self.state in ALIVE and self.state is not InstanceState.QUARANTINED
@@ -151,13 +146,7 @@ class Instance:
     def record(self, name: str, text: str, **fields: Any) -> event_log.Event:  # JSON, as the event log takes it
         spec = self.revision.spec
         return self.context.event_log.record(
-            name,
-            text,
-            model=spec.name,
-            instance=self.id,
-            generation=self.generation,
-            version=spec.version,
-            **fields,
+            name, text, model=spec.name, instance=self.id, generation=self.generation, version=spec.version, **fields
         )
 
     def report_progress(self, text: str) -> None:

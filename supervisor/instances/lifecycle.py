@@ -146,34 +146,22 @@ def _kill(situation: Situation, _event: Event) -> Step:
     return situation, [Kill()]
 
 
-def _fail_load_timeout(situation: Situation, event: LoadTimedOut) -> Step:
-    return replace(situation, state=InstanceState.STOPPING), [RecordLoadFailure("load_timeout", event.text), Kill()]
+def _kill_for(situation: Situation, reason: Action) -> Step:
+    return replace(situation, state=InstanceState.STOPPING), [reason, Kill()]
 
 
-def _fail_protocol(situation: Situation, event: ProtocolViolated) -> Step:
-    return replace(situation, state=InstanceState.STOPPING), [RecordLoadFailure("load_failed", event.text), Kill()]
+def _fail_load(code: str) -> Handler:
+    """It loads, and is killed for what the event says."""
+    return lambda situation, event: _kill_for(situation, RecordLoadFailure(code, event.text))
 
 
-def _condemn_hung(situation: Situation, event: HangDetected) -> Step:
-    return replace(situation, state=InstanceState.STOPPING), [Condemn("worker_hung", event.text), Kill()]
-
-
-def _condemn_protocol(situation: Situation, event: ProtocolViolated | LoadReportedFailed) -> Step:
-    return replace(situation, state=InstanceState.STOPPING), [Condemn("bad_worker_reply", event.text), Kill()]
-
-
-def _fail_memory(situation: Situation, event: OutOfMemory) -> Step:
-    return replace(situation, state=InstanceState.STOPPING), [RecordLoadFailure("does_not_fit", event.text), Kill()]
-
-
-def _condemn_memory(situation: Situation, event: OutOfMemory) -> Step:
-    # Killed also if it lives: the kernel kills the largest process, and a worker without its child cannot work.
-    return replace(situation, state=InstanceState.STOPPING), [Condemn("worker_oom", event.text), Kill()]
+def _condemn(code: str) -> Handler:
+    """It serves, and is killed for what the event says."""
+    return lambda situation, event: _kill_for(situation, Condemn(code, event.text))
 
 
 def _condemn_slow_drain(situation: Situation, _event: ExitOverdue) -> Step:
-    text = "it did not finish in the time given to drain"
-    return replace(situation, state=InstanceState.STOPPING), [Condemn("worker_hung", text), Kill()]
+    return _kill_for(situation, Condemn("worker_hung", "it did not finish in the time given to drain"))
 
 
 def _mark_unkillable(situation: Situation, _event: Unkillable) -> Step:
@@ -215,9 +203,9 @@ _STARTING_UP: Final[dict[type[Any], Handler]] = {
     CrashReported: _await_crash_exit,
     ProcessExited: _ended,
     HangDetected: _ignore,
-    LoadTimedOut: _fail_load_timeout,
-    ProtocolViolated: _fail_protocol,
-    OutOfMemory: _fail_memory,
+    LoadTimedOut: _fail_load("load_timeout"),
+    ProtocolViolated: _fail_load("load_failed"),
+    OutOfMemory: _fail_load("does_not_fit"),
     ExitOverdue: _ignore,
     Unkillable: _ignore,
     RetryDue: _ignore,
@@ -277,12 +265,13 @@ _ROWS: Final[dict[InstanceState, dict[type[Any], Handler]]] = {
         StartFailed: _ignore,
         LoadProgressed: _ignore,
         BecameReady: _ignore,
-        LoadReportedFailed: _condemn_protocol,
+        LoadReportedFailed: _condemn("bad_worker_reply"),
         CrashReported: _condemn_crash,
-        HangDetected: _condemn_hung,
+        HangDetected: _condemn("worker_hung"),
         LoadTimedOut: _ignore,
-        ProtocolViolated: _condemn_protocol,
-        OutOfMemory: _condemn_memory,
+        ProtocolViolated: _condemn("bad_worker_reply"),
+        # Killed also if it lives: the kernel kills the largest process, and a worker without its child cannot work.
+        OutOfMemory: _condemn("worker_oom"),
     },
     InstanceState.DRAINING: {
         WantUp: _want_up,
@@ -292,13 +281,13 @@ _ROWS: Final[dict[InstanceState, dict[type[Any], Handler]]] = {
         StartFailed: _ignore,
         LoadProgressed: _ignore,
         BecameReady: _ignore,
-        LoadReportedFailed: _condemn_protocol,
+        LoadReportedFailed: _condemn("bad_worker_reply"),
         CrashReported: _condemn_crash,
         ProcessExited: _drained,
-        HangDetected: _condemn_hung,
+        HangDetected: _condemn("worker_hung"),
         LoadTimedOut: _ignore,
         ProtocolViolated: _ignore,  # an exiting worker closes its channel before the kernel reports the exit
-        OutOfMemory: _condemn_memory,
+        OutOfMemory: _condemn("worker_oom"),
         ExitOverdue: _condemn_slow_drain,
         Unkillable: _ignore,
         RetryDue: _ignore,

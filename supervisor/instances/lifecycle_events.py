@@ -39,34 +39,52 @@ class Situation:
     state: InstanceState = InstanceState.ABSENT
 
 
+# What events and actions have in common. Two are equal if type and fields are.
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _CodeAndText:
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    next: NextTry
+    """The decision of the restart policy, should the instance be wanted."""
+
+
 # Events.
 
 
-@dataclass(frozen=True, slots=True)
-class WantUp:
+class WantUp(_Plain):
     """It shall serve."""
 
 
-@dataclass(frozen=True, slots=True)
-class WantDown:
+class WantDown(_Plain):
     """It shall drain and stop."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadAdmitted:
+class LoadAdmitted(_Plain):
     """It may load now."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStarted:
+class ProcessStarted(_Plain):
     """The keeper has started the process."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed:
-    """The process could not be started; `next` is the decision of the restart policy."""
-
-    next: NextTry
+class StartFailed(_Ended):
+    """The process could not be started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,153 +94,98 @@ class LoadProgressed:
     is_warm_up: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BecameReady:
+class BecameReady(_Plain):
     """The worker reports that it is ready."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadReportedFailed:
+class LoadReportedFailed(_CodeAndText):
     """The worker reports why its model cannot be loaded; it is about to exit."""
 
-    code: str
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class CrashReported:
+class CrashReported(_CodeAndText):
     """faulthandler has written to the crash pipe: the exit follows when the kernel has torn the process down."""
 
-    code: str
-    text: str
+
+class ProcessExited(_Ended):
+    """The process is dead and reaped."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessExited:
-    """The process is dead and reaped; `next` is the decision of the restart policy, should it be wanted."""
-
-    next: NextTry
-
-
-@dataclass(frozen=True, slots=True)
-class HangDetected:
+class HangDetected(_Text):
     """The liveness probe found no progress in a worker that is ready."""
 
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class LoadTimedOut:
+class LoadTimedOut(_Text):
     """The liveness probe found that a load exceeds its limit."""
 
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class ProtocolViolated:
+class ProtocolViolated(_Text):
     """The worker broke the protocol, or closed its channel."""
 
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class OutOfMemory:
+class OutOfMemory(_Text):
     """The kernel killed a process of its control group for memory: the worker or a child of it."""
 
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class ExitOverdue:
+class ExitOverdue(_Plain):
     """The process should have exited by now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unkillable:
+class Unkillable(_Plain):
     """SIGKILL has not ended the process in time: it is blocked in the kernel."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryDue:
+class RetryDue(_Plain):
     """It is time for the next try."""
 
 
 Event = (
-    WantUp
-    | WantDown
-    | LoadAdmitted
-    | ProcessStarted
-    | StartFailed
-    | LoadProgressed
-    | BecameReady
-    | LoadReportedFailed
-    | CrashReported
-    | ProcessExited
-    | HangDetected
-    | LoadTimedOut
-    | ProtocolViolated
-    | OutOfMemory
-    | ExitOverdue
-    | Unkillable
-    | RetryDue
-)
+    WantUp | WantDown | LoadAdmitted | ProcessStarted | StartFailed | LoadProgressed | BecameReady
+    | LoadReportedFailed | CrashReported | ProcessExited | HangDetected | LoadTimedOut | ProtocolViolated
+    | OutOfMemory | ExitOverdue | Unkillable | RetryDue
+)  # fmt: skip
 EVENTS: Final[tuple[type[Any], ...]] = Event.__args__  # the union's own list
 
 
 # Actions.
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLoad:
+class QueueLoad(_Plain):
     """Wait for a turn to load."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartProcess:
+class StartProcess(_Plain):
     """Start a process: the next generation."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnnounceReady:
+class AnnounceReady(_Plain):
     """It is ready: link it to the gateways if its revision is active."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordLoadFailure:
-    code: str
-    text: str
+class RecordLoadFailure(_CodeAndText):
+    """Record why it could not be loaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopRouting:
+class StopRouting(_Plain):
     """Let the gateways send it no more requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartDrain:
+class StartDrain(_Plain):
     """When the gateways have applied that: tell the worker to finish and exit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condemn:
+class Condemn(_CodeAndText):
     """Tell the gateways that it is about to be killed, so that they answer or retry its requests now."""
 
-    code: str
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class ExpectExit:
+class ExpectExit(_Plain):
     """Give it a moment to exit by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(_Plain):
     """SIGKILL, once the gateways have applied what was sent before."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordUnkillable:
+class RecordUnkillable(_Plain):
     """Record that nothing waits for it any more."""
 
 
@@ -234,37 +197,19 @@ class ScheduleRetry:
     probe: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRetry:
+class CancelRetry(_Plain):
     """No next try."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordGivenUp:
+class RecordGivenUp(_CodeAndText):
     """Record why there will be probes only."""
 
-    code: str
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(_Plain):
     """The instance has ended on purpose; it can be removed."""
 
 
 Action = (
-    QueueLoad
-    | StartProcess
-    | AnnounceReady
-    | RecordLoadFailure
-    | StopRouting
-    | StartDrain
-    | Condemn
-    | ExpectExit
-    | Kill
-    | RecordUnkillable
-    | ScheduleRetry
-    | CancelRetry
-    | RecordGivenUp
-    | Finish
-)
+    QueueLoad | StartProcess | AnnounceReady | RecordLoadFailure | StopRouting | StartDrain | Condemn
+    | ExpectExit | Kill | RecordUnkillable | ScheduleRetry | CancelRetry | RecordGivenUp | Finish
+)  # fmt: skip

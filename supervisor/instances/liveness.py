@@ -35,12 +35,7 @@ class LivenessLimits:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """It makes progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slow:
-    """A request is pending, and no limit has passed."""
+    """No limit has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +48,7 @@ class LoadTimeout:
     reason: str
 
 
-Liveness = Alive | Slow | Hung | LoadTimeout
+Liveness = Alive | Hung | LoadTimeout
 
 
 class PageTimes:
@@ -84,7 +79,7 @@ def judge(progress: Progress, limits: LivenessLimits, oldest_pending_s: float | 
             return _judge_idle(progress, limits, oldest_pending_s, now_ns)
         case Activity.STOPPING:
             pass
-    return Alive() if oldest_pending_s is None else Slow()
+    return Alive()
 
 
 def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int) -> int:
@@ -112,11 +107,10 @@ def _judge_idle(progress: Progress, limits: LivenessLimits, oldest_pending_s: fl
     silent_ns = now_ns - progress.heartbeat_ns
     if silent_ns > _stale_ns(limits):
         return Hung(f"its idle loop has not come round for {silent_ns / NS:.1f} s")
-    if oldest_pending_s is None:
-        return Alive()
-    if oldest_pending_s >= limits.hang_s and now_ns - progress.since_ns >= limits.hang_s * NS:
-        return Hung(f"a request has waited {oldest_pending_s:.1f} s at an idle loop; the limit is {limits.hang_s:g} s")
-    return Slow()
+    pending_s = oldest_pending_s or 0.0
+    if pending_s >= limits.hang_s and now_ns - progress.since_ns >= limits.hang_s * NS:
+        return Hung(f"a request has waited {pending_s:.1f} s at an idle loop; the limit is {limits.hang_s:g} s")
+    return Alive()
 
 
 def _stale_ns(limits: LivenessLimits) -> int:

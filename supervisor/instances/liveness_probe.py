@@ -29,18 +29,15 @@ class LivenessProbe:
         self._times = liveness.PageTimes()
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._check(None)
-
-    def check_overdue(self, age_s: float) -> None:
-        """A gateway has a request that is `age_s` old, and has received nothing from the worker since."""
-        self._check(age_s)
+        self.check()
 
     def close(self) -> None:
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
 
-    def _check(self, oldest_pending_s: float | None) -> None:
+    def check(self, oldest_pending_s: float | None = None) -> None:
+        """`oldest_pending_s`: age of a request of a gateway that has received nothing from the worker since."""
         if self._is_closed:
             return
         if self._timer is not None:
@@ -53,6 +50,6 @@ class LivenessProbe:
                 # Tested after the page was read: an exit in between would look like a hang.
                 if not self._process.is_dead:
                     self._on_failure(failure)
-            case liveness.Alive() | liveness.Slow():
+            case liveness.Alive():
                 wait_ns = max(liveness.next_check_ns(progress, self._limits, now_ns) - now_ns, MIN_INTERVAL_NS)
-                self._timer = asyncio.get_running_loop().call_later(wait_ns / NS, self._check, None)
+                self._timer = asyncio.get_running_loop().call_later(wait_ns / NS, self.check)

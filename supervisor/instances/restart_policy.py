@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from mmsup.supervisor.processes.backoff import Exit, delay_s, exits_since_healthy
@@ -42,7 +43,7 @@ NextTry = Retry | GiveUp
 def next_try(past: Sequence[Exit], now_s: float, rng: random.Random, instances: int = 1) -> NextTry:
     """What follows the last exit of `past`, which is ordered oldest first and must not be empty."""
     assert past, "nothing has exited"
-    loads = _failed_loads_in_a_row(past)
+    loads = len(list(takewhile(lambda each: each.served_s <= 0, reversed(past))))
     if loads >= LOADS_IN_A_ROW * instances:
         return GiveUp("model_failed", f"{loads} loads failed in a row")
     exits = sum(each.at_s > now_s - PERIOD_S for each in past)
@@ -52,12 +53,3 @@ def next_try(past: Sequence[Exit], now_s: float, rng: random.Random, instances: 
     if last.was_probe and last.served_s < PERIOD_S:
         return GiveUp("crash_loop" if last.served_s else "model_failed", "the probe after giving up died too")
     return Retry(delay_s((exits_since_healthy(past) - 1) // instances, rng))
-
-
-def _failed_loads_in_a_row(past: Sequence[Exit]) -> int:
-    count = 0
-    for each in reversed(past):
-        if each.served_s > 0:
-            break
-        count += 1
-    return count

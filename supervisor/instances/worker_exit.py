@@ -24,6 +24,7 @@ from mmsup.supervisor.instances.worker_process import WorkerProcess
 from mmsup.supervisor.postmortem.cause import Cause, Evidence, cause_of
 from mmsup.supervisor.postmortem.crash_report import CrashRecord
 from mmsup.supervisor.postmortem.in_flight import InFlightSummary
+from mmsup.supervisor.postmortem.stack_trace import FATAL_PREFIX
 from mmsup.supervisor.processes.backoff import Exit
 from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import scratch_dir
@@ -31,7 +32,6 @@ from mmsup.supervisor.processes.launch_spec import scratch_dir
 TAIL_LINES: Final = 20
 """Lines of output in the event; the crash report has more."""
 TAIL_CHARACTERS: Final = 2000
-_FATAL: Final = "Fatal Python error: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def exited(instance: Instance, message: ChildExited) -> None:
         context.gateways.verdict(worker_id, found.failure)
     if process is not None:
         process.drain_and_close()
-    tail = context.model_output(instance.revision.spec.name).finish(instance.output_name)
+    tail = context.model_output(instance.revision.spec.name).finish(f"{instance.id}.{instance.generation}")
     if worker.termination.was_requested(message):
         instance.record("worker_stopped", "stopped as requested", pid=message.pid)
         decision: NextTry = Retry(0.0)
@@ -175,7 +175,7 @@ def crash_record(
 def crash_summary(crash: str) -> tuple[str, str]:
     """Error code and text for callers from the start of a faulthandler dump: no frame, no path."""
     first = crash.strip().splitlines()[0] if crash.strip() else ""
-    error = first.removeprefix(_FATAL)[:100] if first.startswith(_FATAL) else "a fatal signal"
+    error = first.removeprefix(FATAL_PREFIX)[:100] if first.startswith(FATAL_PREFIX) else "a fatal signal"
     return "worker_sigbus" if error.startswith("Bus error") else "worker_crashed", f"it crashed: {error}"
 
 

@@ -76,8 +76,8 @@ class WorkerMessages:
             self._instance.apply(lifecycle_events.CrashReported(*worker_exit.crash_summary(text)))
 
     def on_output(self, data: bytes) -> None:
-        name = f"{self._instance.id}.{self._generation}"
-        self._instance.context.model_output(self._instance.revision.spec.name).append(name, data)
+        output = self._instance.context.model_output(self._instance.revision.spec.name)
+        output.append(f"{self._instance.id}.{self._generation}", data)
 
     def _on_ready(self, metadata: Metadata) -> None:
         if len(encode(metadata)) > METADATA_LIMIT:

@@ -49,7 +49,7 @@ def acquire(settings: Settings, stack: contextlib.ExitStack) -> HeldResources:
     stack.callback(listeners.close)
     failpoint("keeper.listening")
     listeners.store(notifier)
-    console.log("info", "keeper_start", pid=os.getpid(), groups=groups.describe(), **listeners.addresses)
+    console.log("info", "keeper_start", pid=os.getpid(), groups=groups.description, **listeners.addresses)
     return HeldResources(directories, listeners, notifier, console)
 
 

@@ -17,7 +17,8 @@ PACKAGE: Final = Path(next(iter(mmsup.__path__)))
 def loaded_build_id() -> str:
     """Of the modules that are loaded now, with their files as they are on disk now."""
     digest = hashlib.sha256()
-    for path in sorted(_loaded_files()):
+    loaded = {Path(path) for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))}
+    for path in sorted(each for each in loaded if each.is_relative_to(PACKAGE)):
         digest.update(f"{path.relative_to(PACKAGE)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -27,8 +28,3 @@ def source_files() -> Iterator[Path]:
     """Every source file of the package. Its folders may be symbolic links."""
     for folder, _, names in os.walk(PACKAGE, followlinks=True):
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
-
-
-def _loaded_files() -> set[Path]:
-    found = {Path(path) for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))}
-    return {path for path in found if path.is_relative_to(PACKAGE)}

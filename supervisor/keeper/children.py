@@ -92,7 +92,7 @@ class Children:
     @property
     def is_empty(self) -> bool:
         """No child lives, and no control group of one holds a process."""
-        return not self.dying_groups and all(each.exited for each in self._children.values())
+        return not self.dying_groups.groups and all(each.exited for each in self._children.values())
 
     def announce_all(self) -> None:
         """Send a new controller every child, and its exit if it has exited."""

@@ -36,10 +36,8 @@ class ControllerListener(Protocol):
 
     def on_controller_start(self) -> None:
         """A controller was started: send it the inventory."""
-        ...
 
-    def on_message(self, message: Any) -> None:  # one of TO_KEEPER
-        ...
+    def on_message(self, message: Any) -> None: ...  # one of TO_KEEPER
 
 
 class ControllerRestart:

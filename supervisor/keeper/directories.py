@@ -30,12 +30,12 @@ class ServerDirectories:
     def __init__(self, state_dir: str, runtime_dir: str) -> None:
         """Create and lock them; AlreadyRunning or UnsafeDirectory if that fails."""
         self._runtime_dir = runtime_dir
-        self._locks: list[int] = []
+        self.locks: list[int] = []
         try:
             for directory in (state_dir, runtime_dir):
                 _make_private(directory)
             for directory in dict.fromkeys(os.path.realpath(each) for each in (state_dir, runtime_dir)):
-                self._locks.append(_lock(directory))
+                self.locks.append(_lock(directory))
         except (AlreadyRunning, UnsafeDirectory):
             self.release()
             raise
@@ -44,12 +44,8 @@ class ServerDirectories:
     def adopt(cls, runtime_dir: str, locks: Sequence[int]) -> ServerDirectories:
         """The directories that this process holds already, by the descriptors of its locks."""
         adopted = cls.__new__(cls)
-        adopted._runtime_dir, adopted._locks = runtime_dir, list(locks)
+        adopted._runtime_dir, adopted.locks = runtime_dir, list(locks)
         return adopted
-
-    @property
-    def locks(self) -> tuple[int, ...]:
-        return tuple(self._locks)
 
     def remove_worker_sockets(self) -> None:
         """Called while no worker runs."""
@@ -59,10 +55,10 @@ class ServerDirectories:
                 os.unlink(path)
 
     def release(self) -> None:
-        for fd in self._locks:
+        for fd in self.locks:
             os.ftruncate(fd, 0)
             os.close(fd)
-        self._locks.clear()
+        self.locks.clear()
 
 
 def _make_private(directory: str) -> None:

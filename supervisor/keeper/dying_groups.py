@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,24 +30,15 @@ class DyingGroups:
     """All of them; `kill_again` is due every few milliseconds while there are any."""
 
     def __init__(self) -> None:
-        self._groups: list[DyingGroup] = []
-
-    def __len__(self) -> int:
-        return len(self._groups)
+        self.groups: list[DyingGroup] = []
 
     def kill(self, procs_files: Sequence[str]) -> None:
         """Kill the group with these `cgroup.procs` files, and remember it until it is empty."""
         folders = tuple(str(Path(each).parent) for each in procs_files)
         group = DyingGroup(folders, time.monotonic() + CLEANUP_LIMIT_S)
         if not group.kill():
-            self._groups.append(group)
+            self.groups.append(group)
 
     def kill_again(self) -> None:
         now_s = time.monotonic()
-        self._groups = [each for each in self._groups if now_s < each.until_s and not each.kill()]
-
-    def records(self) -> tuple[DyingGroup, ...]:
-        return tuple(self._groups)
-
-    def restore(self, groups: Iterable[DyingGroup]) -> None:
-        self._groups = list(groups)
+        self.groups = [each for each in self.groups if now_s < each.until_s and not each.kill()]

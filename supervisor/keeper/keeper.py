@@ -19,20 +19,7 @@ from typing import Any, Final
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.messages.keeper_control import (
-    ChildExited,
-    ForgetChild,
-    Heartbeat,
-    KeeperInventory,
-    NotifySystemd,
-    ReloadRequested,
-    RequestUpgrade,
-    SaveCheckpoint,
-    ShutdownFinished,
-    SignalChild,
-    Spawn,
-    TerminateRequested,
-)
+from mmsup.ipc.messages import keeper_control
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper import reexec
 from mmsup.supervisor.keeper.bootstrap import HeldResources
@@ -92,7 +79,7 @@ class Keeper:
         self._children = Children(self._selector, self._shared.lifeline, self._shared.for_child, self._controller.send)
         if state is not None:
             self._children.restore(state.children)
-            self._children.dying_groups.restore(state.dying_groups)
+            self._children.dying_groups.groups = list(state.dying_groups)
             failpoint("keeper.taken_over")
 
     def run(self) -> int:
@@ -116,7 +103,7 @@ class Keeper:
         self._children.dying_groups.kill_again()
 
     def _wait(self, until_s: float) -> None:
-        wait_s = min(until_s - time.monotonic(), CLEANUP_INTERVAL_S if self._children.dying_groups else IDLE_S)
+        wait_s = min(until_s - time.monotonic(), CLEANUP_INTERVAL_S if self._children.dying_groups.groups else IDLE_S)
         for key, _ in self._selector.select(max(0.0, wait_s)):
             key.data()
         self._handle_signals()
@@ -127,7 +114,7 @@ class Keeper:
                 case signal.SIGCHLD:
                     self._reap()
                 case signal.SIGHUP:
-                    self._controller.send(ReloadRequested())
+                    self._controller.send(keeper_control.ReloadRequested())
                 case _:
                     self._stop()
 
@@ -142,7 +129,7 @@ class Keeper:
         self._resources.notifier.send("STOPPING=1")
         drain_s = Settings.from_json(self._program.settings).exit_timeout_s
         self._stop_by_s = time.monotonic() + drain_s + STOP_MARGIN_S
-        self._controller.send(TerminateRequested())
+        self._controller.send(keeper_control.TerminateRequested())
         failpoint("keeper.stopping")
         self._controller.start_now()
 
@@ -168,8 +155,17 @@ class Keeper:
 
     def on_controller_start(self) -> None:
         parts = self._checkpoint.parts()
-        self._controller.send(self._inventory(len(parts)))
-        for part in parts:
+        inventory = keeper_control.KeeperInventory(
+            keeper_pid=os.getpid(),
+            generation=self._controller.generation,
+            settings=self._program.settings,
+            checkpoint_parts=len(parts),
+            children=len(self._children),
+            addresses=self._resources.listeners.addresses,
+            stopping=self._stop_by_s < float("inf"),
+            keeper_generation=self._generation,
+        )
+        for part in (inventory, *parts):
             self._controller.send(part)
         self._children.announce_all()
 
@@ -177,35 +173,23 @@ class Keeper:
         if self._exit_code is not None:
             return  # the server has stopped
         match message:
-            case Spawn():
+            case keeper_control.Spawn():
                 self._children.spawn(message)
-            case SignalChild():
+            case keeper_control.SignalChild():
                 self._children.signal(message)
-            case ForgetChild(token):
+            case keeper_control.ForgetChild(token):
                 self._children.forget(token)
-            case SaveCheckpoint(key, text):
+            case keeper_control.SaveCheckpoint(key, text):
                 self._save_checkpoint(key, text)
-            case NotifySystemd(text):
+            case keeper_control.NotifySystemd(text):
                 self._resources.notifier.send(text)
-            case ShutdownFinished(code):
+            case keeper_control.ShutdownFinished(code):
                 self._finish(code)
-            case RequestUpgrade(force):
+            case keeper_control.RequestUpgrade(force):
                 stopping = self._stop_by_s < float("inf")
                 self._upgrade.start(self._state, time.monotonic(), force=force, stopping=stopping)
             case _:
-                assert isinstance(message, Heartbeat), f"{message} is not for a keeper"
-
-    def _inventory(self, checkpoint_parts: int) -> KeeperInventory:
-        return KeeperInventory(
-            keeper_pid=os.getpid(),
-            generation=self._controller.generation,
-            settings=self._program.settings,
-            checkpoint_parts=checkpoint_parts,
-            children=len(self._children),
-            addresses=self._resources.listeners.addresses,
-            stopping=self._stop_by_s < float("inf"),
-            keeper_generation=self._generation,
-        )
+                assert isinstance(message, keeper_control.Heartbeat), f"{message} is not for a keeper"
 
     def _save_checkpoint(self, key: str, text: str) -> None:
         if self._checkpoint.save(key, text):
@@ -233,7 +217,7 @@ class Keeper:
             settings=self._program.settings,
             controller_generation=self._controller.generation,
             checkpoint=self._checkpoint.entries,
-            locks=self._resources.directories.locks,
+            locks=tuple(self._resources.directories.locks),
             listeners=listeners.descriptors,
             addresses=listeners.addresses,
             socket_paths=tuple(listeners.socket_paths),
@@ -243,7 +227,7 @@ class Keeper:
             notify_address=notifier.address,
             watchdog_s=notifier.watchdog_s,
             children=self._children.records(),
-            dying_groups=self._children.dying_groups.records(),
+            dying_groups=tuple(self._children.dying_groups.groups),
         )
 
     def _kill_all(self, code: int) -> int:
@@ -271,7 +255,7 @@ def _next_exited() -> os.waitid_result | None:
         return None
 
 
-def _exited_message(token: str, found: os.waitid_result) -> ChildExited:
+def _exited_message(token: str, found: os.waitid_result) -> keeper_control.ChildExited:
     if found.si_code == os.CLD_EXITED:
-        return ChildExited(token, found.si_pid, found.si_status, 0)
-    return ChildExited(token, found.si_pid, 0, found.si_status)
+        return keeper_control.ChildExited(token, found.si_pid, found.si_status, 0)
+    return keeper_control.ChildExited(token, found.si_pid, 0, found.si_status)

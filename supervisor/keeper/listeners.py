@@ -44,7 +44,11 @@ class Listeners:
         self.addresses: dict[str, str] = {}
         """Name to the bound address: `127.0.0.1:8000`, or a path."""
         self.socket_paths: list[str] = []
-        tcp, unix = _tcp_addresses(settings), _unix_paths(settings)
+        tcp = {"http": (settings.host, settings.http_port)}
+        if settings.metrics_port >= 0:
+            tcp["metrics"] = (settings.metrics_host, settings.metrics_port)
+        unix = {"http_unix": settings.http_unix} if settings.http_unix else {}
+        unix[CONTROL] = paths.control_socket(settings.runtime_dir)
         try:
             for name, sock in (stored or {}).items():
                 self._reuse(name, sock, tcp.get(name), unix.get(name))
@@ -129,18 +133,6 @@ class Listeners:
         failpoint("keeper.listen")
         sock.listen(BACKLOG)
         sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-
-
-def _tcp_addresses(settings: Settings) -> dict[str, tuple[str, int]]:
-    addresses = {"http": (settings.host, settings.http_port)}
-    if settings.metrics_port >= 0:
-        addresses["metrics"] = (settings.metrics_host, settings.metrics_port)
-    return addresses
-
-
-def _unix_paths(settings: Settings) -> dict[str, str]:
-    http = {"http_unix": settings.http_unix} if settings.http_unix else {}
-    return {**http, CONTROL: paths.control_socket(settings.runtime_dir)}
 
 
 def _resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:

@@ -28,8 +28,6 @@ _NO_LIMIT: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class CgroupUsage:
-    """Memory counters of a group."""
-
     usage_bytes: int
     reclaimable_bytes: int
     """Part of the usage: inactive page cache, which the kernel frees when memory is short."""
@@ -142,11 +140,8 @@ def _kill_members(folders: Sequence[Path]) -> None:
 
 
 def _all_members(folders: Sequence[Path]) -> set[int]:
-    return {pid for folder in folders for pid in _members(folder)}
-
-
-def _members(folder: Path) -> set[int]:
-    return {int(line) for line in read_file(folder / PROCS).split()} - {0, os.getpid()}
+    pids = {int(line) for folder in folders for line in read_file(folder / PROCS).split()}
+    return pids - {0, os.getpid()}
 
 
 def remove_all(folders: Sequence[Path]) -> bool:

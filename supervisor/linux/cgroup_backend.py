@@ -56,6 +56,8 @@ def top_name(state_dir: str, prefix: str = "mmsup_") -> str:
 class CgroupBackend(Protocol):
     """The same operations for each cgroup version."""
 
+    description: str
+
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
         """A new group for one worker process; its name may differ from `worker`. OSError if the kernel refuses."""
 
@@ -65,8 +67,6 @@ class CgroupBackend(Protocol):
 
     def remove_all(self) -> bool:
         """Kill and remove all groups and the server's folder. False if processes are left in it."""
-
-    def describe(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +191,7 @@ def _group_names(top: Path) -> list[str]:
 
 
 def _own_path(own_file: Path) -> str:
-    for line in read_file(own_file).splitlines():
-        if line.startswith("0::"):
-            return line[3:]
-    return ""
+    return next((line[3:] for line in read_file(own_file).splitlines() if line.startswith("0::")), "")
 
 
 def _is_core(folder: Path, top: str) -> bool:
@@ -208,7 +205,7 @@ def _is_v1(folder: Path) -> bool:
 class _V1Backend:
     def __init__(self, tops: list[Path], choice: CgroupChoice) -> None:
         self._tops = tops
-        self._choice = choice
+        self.description = f"cgroup v1: {choice.reason}"
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
         name = _unused_name(self._tops, worker)
@@ -231,9 +228,6 @@ class _V1Backend:
     def remove_all(self) -> bool:
         return kill_and_remove_all(self) and remove_all(self._tops)
 
-    def describe(self) -> str:
-        return f"cgroup v1: {self._choice.reason}"
-
 
 def _read_v1(memory: Path) -> CgroupUsage:
     return CgroupUsage(
@@ -247,7 +241,7 @@ def _read_v1(memory: Path) -> CgroupUsage:
 class _V2Backend:
     def __init__(self, top: Path, choice: CgroupChoice, *, caps: bool) -> None:
         self._top = top
-        self._choice = choice
+        self.description = f"cgroup v2: {choice.reason}"
         self._caps = caps
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
@@ -275,9 +269,6 @@ class _V2Backend:
             for controller in read_file(folder / "cgroup.subtree_control").split():
                 write_file(folder / "cgroup.subtree_control", f"-{controller}")
         return write_file(delegated / PROCS, "0") and remove_all([self._top / CORE, self._top])
-
-    def describe(self) -> str:
-        return f"cgroup v2: {self._choice.reason}"
 
 
 def _read_v2(folder: Path) -> CgroupUsage:
@@ -330,7 +321,7 @@ def _enable_controllers(folder: Path, offered: list[str]) -> bool:
 
 class _NoBackend:
     def __init__(self, choice: CgroupChoice) -> None:
-        self._choice = choice
+        self.description = f"no cgroup: {choice.reason}"
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:  # noqa: ARG002 - the interface
         return Cgroup(())
@@ -343,6 +334,3 @@ class _NoBackend:
 
     def remove_all(self) -> bool:
         return True
-
-    def describe(self) -> str:
-        return f"no cgroup: {self._choice.reason}"

@@ -20,8 +20,6 @@ ROUNDS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ProcStat:
-    """From /proc/PID/stat."""
-
     state: str
     parent: int
     session: int

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LoadCandidate:
-    """An instance that waits for its load."""
-
     instance: int
     order: int
     """Of its model among all: by class of priority, then by name."""

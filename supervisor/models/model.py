@@ -36,8 +36,6 @@ _BEST_FIRST: Final = (
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """One name."""
-
     name: str
     entry: ModelEntry | None
     """As last read; None once it is in no repository."""
@@ -58,7 +56,6 @@ class Model:
 
     @property
     def active(self) -> Revision | None:
-        """The revision that serves requests."""
         return self.revision(RevisionRole.ACTIVE)
 
     def instances(self) -> Iterator[Instance]:
@@ -143,7 +140,6 @@ def state_of(version: VersionRevision) -> InstanceState:
 
 
 def version_state(version: VersionRevision) -> VersionState:
-    """One version, as gateways are sent it."""
     state, spec = state_of(version), version.spec
     if state is InstanceState.READY:
         return VersionState(spec.version, state, "", "", 0.0, spec, version.metadata)

@@ -20,8 +20,6 @@ from mmsup.supervisor.processes.backoff import Exit
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """One instance: its state machine, and the facts beside it."""
-
     instance: int
     generation: int
     wanted: bool
@@ -35,7 +33,6 @@ class InstanceRecord:
     condemned: WorkerFailure | None
     load_failure: WorkerFailure | None
     cgroup: str
-    """Name of the control group of its process."""
     visible_devices: str
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-from mmsup.ipc.messages.gateway_control import Route
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.messages.gateway_control import Route, Unroute
 from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import InstanceContext
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks, VersionRevision
@@ -21,16 +22,13 @@ from mmsup.supervisor.repository.scanner import ModelEntry
 
 
 class ModelSet:
-    """Everything that has been loaded, is being loaded, or could be."""
-
     def __init__(self) -> None:
         self.models: dict[str, Model] = {}
         self.next_instance_id = 1
         self.memory_headroom = MemoryHeadroom()
         self.on_change: Callable[[set[str]], None] = lambda _: None
         """Called with the names of the models that have changed in a turn of the event loop, after it."""
-        self.on_route: Callable[[Route], None] = lambda _: None
-        self.on_unroute: Callable[[str], None] = lambda _: None
+        self.send_to_gateways: Callable[[Route | Unroute], None] = lambda _: None
         self.context: InstanceContext
         self.hooks: InstanceHooks
         """What instances act upon and report to; set once, before the first of them is made."""
@@ -44,6 +42,13 @@ class ModelSet:
 
     def instance(self, number: int) -> Instance | None:
         return self._instances.get(number)
+
+    def current_instance(self, number: int, generation: int) -> Instance | None:
+        """The instance whose present process this is."""
+        instance = self._instances.get(number)
+        if instance is None or instance.worker is None or instance.generation != generation:
+            return None
+        return instance
 
     def model(self, name: str) -> Model | None:
         return self.models.get(name)
@@ -70,7 +75,6 @@ class ModelSet:
         return instance
 
     def remove_instance(self, instance: Instance) -> None:
-        """Forget one that has stopped."""
         instance.revision.instances.remove(instance)
         del self._instances[instance.id]
 
@@ -106,10 +110,11 @@ class ModelSet:
             return
         if route is None:
             del self._sent_routes[name]
-            self.on_unroute(name)
+            self.send_to_gateways(Unroute(name))
         else:
             self._sent_routes[name] = route
-            self.on_route(route)
+            self.send_to_gateways(route)
+            failpoint("brain.routed")
 
     def close(self) -> None:
         """Cancel all timers; the processes go on without this one."""

@@ -21,17 +21,12 @@ from mmsup.supervisor.models.model_set import ModelSet
 MAX_UNKILLABLE_REPLACED: Final = 3
 """Of one model, at a time: unkillable workers keep their memory, and one model must not fill the machine."""
 
-OnReconciled = Callable[[set[str], bool], None]
-"""Gets the names of the models that have changed, and whether the readiness of one of them has."""
-
 
 class Reconciler:
     def __init__(
-        self,
-        model_set: ModelSet,
-        max_parallel_loads: int,
-        on_reconciled: OnReconciled,
+        self, model_set: ModelSet, max_parallel_loads: int, on_reconciled: Callable[[set[str], bool], None]
     ) -> None:
+        """`on_reconciled` gets the names of the models that have changed, and whether a readiness has."""
         self._model_set = model_set
         self._max_parallel_loads = max_parallel_loads
         self._on_reconciled = on_reconciled

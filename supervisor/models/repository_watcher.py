@@ -12,16 +12,13 @@ import os
 from typing import Final
 
 from mmsup.ipc.errors import MmsupError
-from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.models.loader import ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.models.startup_policy import is_wanted_at_start
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
-from mmsup.supervisor.state.desired_state import DesiredState
 
 UNMOUNTED: Final = "is empty and lies on another file system than before, as if it were unmounted"
 
@@ -57,20 +54,12 @@ class RepositoryRoots:
 
 
 class RepositoryWatcher:
-    def __init__(
-        self,
-        settings: Settings,
-        model_set: ModelSet,
-        desired_state: DesiredState,
-        loader: ModelLoader,
-        event_log: EventLog,
-    ) -> None:
-        self._settings = settings
-        self._model_set = model_set
-        self._desired_state = desired_state
+    def __init__(self, context: LoadContext, loader: ModelLoader) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._model_set = context.model_set
         self._loader = loader
-        self._event_log = event_log
-        self._roots = RepositoryRoots(event_log)
+        self._roots = RepositoryRoots(context.event_log)
         self._scanning = asyncio.Lock()
         self._seen: dict[str, tuple[str, str]] = {}
         self._in_progress: set[str] = set()
@@ -154,7 +143,7 @@ class RepositoryWatcher:
         model = self._model_set.model(entry.name)
         if model is not None and _identity(model.entry) == _identity(entry):
             return  # it had changed for a while, and is again what it was
-        desired = self._desired_state.get(entry.name)
+        desired = self._context.desired_state.get(entry.name)
         if desired is not None:
             wanted = desired.up
         elif model is None or (model.entry is None and not model.wanted):
@@ -168,7 +157,7 @@ class RepositoryWatcher:
         try:
             await self._loader.load(entry.name, desired.config if desired else "", by_hand=False)
         except MmsupError as error:
-            self._event_log.record("load_failed", error.text, model=entry.name, code=error.code)
+            self._context.event_log.record("load_failed", error.text, model=entry.name, code=error.code)
 
     async def _remove(self, name: str) -> None:
         model = self._model_set.model(name)

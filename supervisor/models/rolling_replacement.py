@@ -26,7 +26,6 @@ NO_ROOM_CODES: Final = frozenset({"does_not_fit", "gpu_oom", "insufficient_gpu_m
 """Load failures that mean that memory does not hold both."""
 _DOWN: Final = (InstanceState.BACKOFF, InstanceState.FAILED, InstanceState.STOPPED, InstanceState.QUARANTINED)
 WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
-"""Returns when the condition holds."""
 
 
 class RollingReplacement:

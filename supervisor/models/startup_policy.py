@@ -9,12 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.models.loader import ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.processes.cleanup import remove_tree
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import RepositoryScan
-from mmsup.supervisor.state.desired_state import DesiredState
 
 
 def is_wanted_at_start(settings: Settings, name: str) -> bool:
@@ -30,35 +28,33 @@ def clean_scratch(scratch: str) -> None:
     Path(scratch).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def register_all(found: RepositoryScan, settings: Settings, model_set: ModelSet) -> None:
+def register_all(found: RepositoryScan, context: LoadContext) -> None:
     """Register every model that was found, and every one that is named in the settings and was not."""
+    model_set = context.model_set
     for entry in found.models.values():
         model_set.register(entry)
-    for name in settings.load_models:
+    for name in context.settings.load_models:
         model = model_set.model(name)
         if name != "*" and name not in found.models and (model is None or not model.revisions):
             model_set.register(scanner.missing_model(name))
 
 
-def start_models(
-    found: RepositoryScan, settings: Settings, model_set: ModelSet, desired_state: DesiredState, loader: ModelLoader
-) -> None:
-    register_all(found, settings, model_set)
-    apply_desired_state(settings, model_set, desired_state, loader)
-    for model in model_set.models.values():
+def start_models(found: RepositoryScan, context: LoadContext, loader: ModelLoader) -> None:
+    register_all(found, context)
+    apply_desired_state(context, loader)
+    for model in context.model_set.models.values():
         model.had_outcome = not model.wanted
 
 
-def apply_desired_state(
-    settings: Settings, model_set: ModelSet, desired_state: DesiredState, loader: ModelLoader
-) -> None:
+def apply_desired_state(context: LoadContext, loader: ModelLoader) -> None:
     """Start and stop models until those are wanted that should be: the desired state says which, else the rule."""
+    model_set, desired_state = context.model_set, context.desired_state
     for name in sorted(model_set.models):
         model, desired = model_set.models[name], desired_state.get(name)
         if model.entry is None and not model.revisions:
             model.wanted = False  # nothing is left of it
             model_set.mark_changed(name)
-        up = desired.up if desired is not None else is_wanted_at_start(settings, name)
+        up = desired.up if desired is not None else is_wanted_at_start(context.settings, name)
         if model.entry is None or up is model.wanted:
             continue
         if not up:

@@ -31,7 +31,8 @@ class Console:
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._lost:
             fields["lost_lines"] = self._lost
-        line = _text(time, level, event, fields) if self._as_text else _json(time, level, event, fields)
+        as_json = {"time": time, "level": level, "event": event, **fields}
+        line = _text(time, level, event, fields) if self._as_text else json.dumps(as_json)
         self._lost = 0 if self._write(line.encode()) else self._lost + 1
 
     def log_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -59,7 +60,3 @@ def _text(time: str, level: str, event: str, fields: dict[str, Field]) -> str:
     # Quoted as JSON, so that no text from outside can start a new line or move the cursor.
     words = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
     return " ".join([time, f"{level:<7}", event, *words])
-
-
-def _json(time: str, level: str, event: str, fields: dict[str, Field]) -> str:
-    return json.dumps({"time": time, "level": level, "event": event, **fields})

@@ -29,7 +29,8 @@ class RotatingFile:
         try:
             failpoint("brain.book")
             if self._fd >= 0 and self._size + len(data) > self._limit:
-                self._rotate()
+                self.close()
+                self.path.replace(self.previous_path())
             if self._fd < 0:
                 self._open()
             written = os.write(self._fd, data)
@@ -50,7 +51,3 @@ class RotatingFile:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._size = os.fstat(self._fd).st_size
-
-    def _rotate(self) -> None:
-        self.close()
-        self.path.replace(self.previous_path())

@@ -78,11 +78,7 @@ def crash_report(record: CrashRecord, in_flight: InFlightSummary, configuration:
         "requests": _requests(record, in_flight),
         "configuration": configuration,
         "artefact": artefact,
-        "restart": {
-            "number": record.generation,
-            "next_delay_s": record.next_delay_s,
-            "given_up": record.given_up,
-        },
+        "restart": {"number": record.generation, "next_delay_s": record.next_delay_s, "given_up": record.given_up},
         "story": [{name: value for name, value in each.items() if name not in _OMITTED} for each in events],
         "transitions": list(record.transitions),
     }

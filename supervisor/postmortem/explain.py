@@ -42,7 +42,6 @@ def explain(report: Json, later: Sequence[Json], state: str = "", reason: str = 
 
 
 def no_crash(model: str, state: str, reason: str) -> list[str]:
-    """The sentences about a model without crash reports."""
     sentences = [f"No worker of {model} has died, as far as is on record."]
     if state:
         sentences.append(f"The model is {state} now{f': {reason}' if reason else ''}.")

@@ -12,7 +12,6 @@ The text comes from a pipe that the worker can write to, so it may be anything.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -31,9 +30,6 @@ class Frame:
     file: str
     line: int
     function: str
-
-    def __str__(self) -> str:
-        return f"{self.function} ({os.path.basename(self.file)}, line {self.line})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class CrashPipe:
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
-        self._on_output = _ignore  # no reference cycle may keep the mapped status page, and its descriptor, alive
+        self._on_output = lambda: None  # no reference cycle may keep the mapped status page, and its descriptor, alive
 
 
 class ChildProcess:
@@ -134,10 +134,6 @@ class ChildProcess:
         if data:
             self._listener.on_output(data)
         return bool(data)
-
-
-def _ignore() -> None:
-    pass
 
 
 def _read(fd: int) -> bytes | None:

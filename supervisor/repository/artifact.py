@@ -66,12 +66,12 @@ def select_artifact(files: Collection[str], engine: str = "", name: str = "") ->
     if name and not found:
         raise InvalidValue(f"{displayed(name)}, its default_model_filename, is not there")
     if not found:
-        others = [each for each in sorted(files) if _engine_of(each)]
+        others = [each for each in sorted(files) if engine_of(each)]
         hint = f"; there is {others[0]}: name it in default_model_filename" if others else ""
         raise InvalidValue(f"holds no {', '.join(_names(engine))}{hint}")
     if len(found) > 1:
         raise InvalidValue(f"holds {' and '.join(found)}: name one by backend or default_model_filename")
-    loader = _engine_of(found[0])
+    loader = engine_of(found[0])
     if not loader or (engine and engine != loader):
         endings = ", ".join(suffix for each in ENGINES for suffix in ENGINES[each].suffixes if engine in ("", each))
         raise InvalidValue(
@@ -80,10 +80,6 @@ def select_artifact(files: Collection[str], engine: str = "", name: str = "") ->
     if loader == "pytorch" and found[0].endswith(".safetensors") and CLASS_FILE not in files:
         raise InvalidValue(f"{found[0]} contains only weights: {CLASS_FILE} with a class Model is missing beside it")
     return Artifact(found[0], loader)
-
-
-def is_artifact(file: str) -> bool:
-    return bool(_engine_of(file))
 
 
 def _names(engine: str) -> list[str]:
@@ -98,6 +94,7 @@ def _present(files: Collection[str], names: list[str]) -> list[str]:
     return found
 
 
-def _engine_of(file: str) -> str:
+def engine_of(file: str) -> str:
+    """Empty if none loads it."""
     suffix = PurePosixPath(file).suffix
     return next((name for name, kind in ENGINES.items() if suffix in kind.suffixes), "")

@@ -50,11 +50,8 @@ def read_pbtxt(text: str, name: str) -> ParsedConfig:
         return ParsedConfig(ConfigSource(name), {}, (ConfigError(where, _clean_message(str(error))),))
     except (RecursionError, ValueError, AssertionError) as error:
         # The library raises them on unusual text: an extension's name, an octal escape above 255.
-        return ParsedConfig(
-            ConfigSource(name),
-            {},
-            (ConfigError(name, f"is no text of a model configuration: {_clean_message(str(error))}"),),
-        )
+        reason = f"is no text of a model configuration: {_clean_message(str(error))}"
+        return ParsedConfig(ConfigSource(name), {}, (ConfigError(name, reason),))
     keys = _KeyLines(name, text_format.Tokenizer(text.split("\n")))
     keys.fields(message_descriptor(), "", "")
     return ParsedConfig(ConfigSource(name, keys.lines), _to_json(message), tuple(keys.errors))
@@ -202,9 +199,8 @@ class _KeyLines:
             self.tokens.NextToken()
             field = None if kind is None else kind.fields_by_name.get(word)
             if kind is not None and field is None:
-                self.errors.append(
-                    ConfigError(f"{self.name}:{self.lines[key]}: {key}", unknown_name(word, kind.fields_by_name))
-                )
+                place = f"{self.name}:{self.lines[key]}: {key}"
+                self.errors.append(ConfigError(place, unknown_name(word, kind.fields_by_name)))
             self.tokens.TryConsume(":")
             if is_map and word == "key":  # so that `parameters[2]` is found as `parameters.NAME` too
                 self.lines[join_key(above[: above.rfind("[")], self.tokens.token.strip("'\""))] = self.line()

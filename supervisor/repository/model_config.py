@@ -6,7 +6,7 @@ artifact and version policy. Does not cover: files on disk (scanner.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -86,7 +86,6 @@ class _Interpreter:
         self.warnings: list[ConfigError] = []
 
     def interpret(self) -> InterpretedConfig:
-
         if "name" in self.config and self.config["name"] != self.model:
             self.error(
                 "name", f"{displayed(self.config['name'])} is not the name of the folder, {displayed(self.model)}"
@@ -238,16 +237,14 @@ class _Interpreter:
                     self.error(join_key(key, inner), text)
 
     def unsupported(self) -> None:
-        for name in _present_fields(self.config, IGNORED_FIELDS):
-            self.warn(name)
-        for name in _present_fields(self.config, UNSUPPORTED_FIELDS):
-            self.error(name, UNSUPPORTED_FIELDS[name])
+        for name in IGNORED_FIELDS:
+            if name in self.config:
+                self.warn(name)
+        for name, reason in UNSUPPORTED_FIELDS.items():
+            if name in self.config:
+                self.error(name, reason)
         if self.config.get("model_transaction_policy", {}).get("decoupled", False):
             self.error("model_transaction_policy.decoupled", "models that stream are not supported")
-
-
-def _present_fields(config: dict[str, Any], names: Iterable[str]) -> list[str]:  # ModelConfig as JSON
-    return [name for name in names if name in config]
 
 
 def _file_name(raw: object) -> str:

@@ -26,7 +26,7 @@ from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, disp
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, NOT_REGULAR, ConfigSource, read_text, read_yaml
-from mmsup.supervisor.repository.artifact import Artifact, is_artifact, select_artifact
+from mmsup.supervisor.repository.artifact import Artifact, engine_of, select_artifact
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
 from mmsup.supervisor.repository.model_config import NO_EFFECT, InterpretedConfig, interpret
 
@@ -337,7 +337,7 @@ def _files(directory: str, *, refuse: bool = False) -> set[str]:
             elif each.is_dir():
                 if each.name.endswith(".onnx") and os.path.isfile(os.path.join(directory, inner)):
                     found.add(inner)
-            elif refuse and is_artifact(each.name) and os.path.exists(each.path):
+            elif refuse and engine_of(each.name) and os.path.exists(each.path):
                 raise InvalidValue(f"{displayed(each.name)} {NOT_REGULAR}")
     return found
 

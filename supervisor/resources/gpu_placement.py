@@ -40,8 +40,6 @@ class GpuPlacement:
         """Instances whose wait has been reported."""
         monitor.on_update = self._on_update
 
-    # For loads.
-
     def assign(self, instance: int, spec: ModelSpec) -> str:
         """CUDA_VISIBLE_DEVICES for a worker that is about to start; NoGpu if there is no GPU for it now."""
         device = self._choose(spec)
@@ -89,8 +87,6 @@ class GpuPlacement:
         workers = (each.worker for each in self._model_set.instances())
         return sum(each is not None and each.gpu.device == device for each in workers)
 
-    # Events of workers.
-
     def on_ready(self, device: str) -> None:
         """A worker there is ready: measure what it holds before it can die."""
         if device:
@@ -103,8 +99,6 @@ class GpuPlacement:
     def on_exit(self, device: str, pid: int, usage: GpuUsage) -> None:
         self._pending.add(device, pid, usage)
         self._monitor.refresh()
-
-    # Events of the monitor.
 
     def _on_update(self) -> bool:
         self._health.check()
@@ -134,8 +128,6 @@ class GpuPlacement:
         except NoGpu:
             return False
         return True
-
-    # For people.
 
     def release(self, name: str) -> Json:
         """Uncordon a device; CallerError if there is no such device."""

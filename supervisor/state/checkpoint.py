@@ -39,10 +39,7 @@ class CheckpointWriter:
     """Sends what differs from what the keeper holds."""
 
     def __init__(
-        self,
-        send: Callable[[str, str], None],
-        on_too_large: Callable[[str, int], None],
-        saved: Mapping[str, object],
+        self, send: Callable[[str, str], None], on_too_large: Callable[[str, int], None], saved: Mapping[str, object]
     ) -> None:
         """`send` gets key and text; `saved`: the records of the controller before. `on_too_large` gets key and length
         of a text that the next controller will not get; what was saved under that key before stays."""

@@ -304,9 +304,15 @@ class FakeGateway:
         assert not reply.code, reply
         specs = unpack_reply_signature(reply.signature).outputs
         ((spec, place),) = [pair for pair in zip(specs, reply.locations, strict=True) if pair[0].name == name]
-        data = self.results.view(*place) if isinstance(place, tuple) else bytes(place)
-        assert data is not None
-        return as_array(data, spec.datatype, spec.shape)
+        return as_array(self._output_bytes(place), spec.datatype, spec.shape)
+
+    def _output_bytes(self, place: TensorLocation) -> bytes | memoryview:
+        if not isinstance(place, tuple):
+            return bytes(place)
+        segment, offset, size = place
+        (extent,) = [each for each in self.results if each.segment == segment]
+        assert 0 <= offset <= offset + size <= extent.size
+        return extent.view(offset, size)
 
     def close(self) -> None:
         """Close everything, as a gateway that dies does."""

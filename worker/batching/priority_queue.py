@@ -58,9 +58,6 @@ class PriorityQueue(Generic[L]):
         self.size = 0
         self._ran_starving = False
 
-    def __len__(self) -> int:
-        return self.size
-
     def add(self, request: QueuedRequest[L]) -> bool:
         """Append a request; False if the queue of its priority is full."""
         queue = self._queues.get(request.priority)

@@ -83,10 +83,7 @@ class RequestSignatureCache:
 def has_common_batch_axis(message: InferSignature) -> bool:
     """Whether the first axis of all inputs has the same length, above 0."""
     rows = message.inputs[0].shape[0] if message.inputs and message.inputs[0].shape else 0
-    for each in message.inputs:
-        if not each.shape or each.shape[0] != rows:
-            return False
-    return rows > 0
+    return rows > 0 and all(each.shape[:1] == (rows,) for each in message.inputs)
 
 
 def _input(spec: TensorSpec) -> SignatureInput:

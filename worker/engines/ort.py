@@ -21,17 +21,10 @@ from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import size_bytes
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.engines import ort_io_binding
 from mmsup.worker.engines.device.cuda_driver import open_driver
 from mmsup.worker.engines.device.pinned_memory import PinnedMemory
 from mmsup.worker.engines.gpu_memory_limit import arena_limit
-from mmsup.worker.engines.ort_io_binding import (
-    ELEMENT_TYPES,
-    MIN_BIND_BYTES,
-    BindingKey,
-    IoBindings,
-    binding_key,
-    mismatched_outputs,
-)
 from mmsup.worker.engines.tensor_metadata import merge_metadata
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter, int_parameter
 
@@ -83,26 +76,22 @@ def bindable_outputs(metadata: Metadata) -> set[str]:
     """The outputs that may be written into a given buffer: none if the model has strings or BF16 anywhere, which are
     passed by value; not those that are inputs too, which the graph passes through. Pure."""
     datatypes = {each.datatype for each in (*metadata.inputs, *metadata.outputs)}
-    if not datatypes <= ELEMENT_TYPES.keys():
+    if not datatypes <= ort_io_binding.ELEMENT_TYPES.keys():
         return set()
     return {each.name for each in metadata.outputs} - {each.name for each in metadata.inputs}
 
 
-def available_cpus() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 class OrtEngine:
-    min_buffer_bytes = MIN_BIND_BYTES
+    min_buffer_bytes = ort_io_binding.MIN_BIND_BYTES
 
     def __init__(self) -> None:
         self.pins_memory = False
-        self._pinned_memory = PinnedMemory(None)
+        self.pinned_memory = PinnedMemory(None)
         self._session: Any = None  # onnxruntime ships no types
         self._inputs: dict[str, str] = {}
         self._string_inputs: tuple[str, ...] = ()
         self._uses_ort_values = False
-        self._bindings: IoBindings | None = None
+        self._bindings: ort_io_binding.IoBindings | None = None
         self._bindable: set[str] = set()
         """Outputs that are written into their buffer. One that was not as predicted is never bound again: a graph whose
         shapes depend on its data would be run twice each time."""
@@ -136,8 +125,8 @@ class OrtEngine:
             text = "has BF16 and strings, which onnxruntime's Python interface cannot pass together"
             raise ModelError("load_failed", f"model '{spec.name}' {text}")
         self.pins_memory = spec.device != "cpu"
-        self._pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
-        self._bindings = IoBindings(self._session, "cuda" if self.pins_memory else "cpu")
+        self.pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
+        self._bindings = ort_io_binding.IoBindings(self._session, "cuda" if self.pins_memory else "cpu")
         self._bindable = bindable_outputs(metadata)
         return metadata
 
@@ -145,12 +134,12 @@ class OrtEngine:
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         """Run the part of the graph that the outputs need. onnxruntime only reads its inputs, and keeps none."""
-        key = binding_key(inputs, wanted, buffers, self._bindable) if buffers else None
+        key = ort_io_binding.binding_key(inputs, wanted, buffers, self._bindable) if buffers else None
         if key is None:
             return self._run_unbound(inputs, wanted)
         return self._run_bound(key, buffers) or self._run_after_refusal(key, inputs, buffers)
 
-    def _run_bound(self, key: BindingKey, buffers: OutputBuffers) -> dict[str, Array] | None:
+    def _run_bound(self, key: ort_io_binding.BindingKey, buffers: OutputBuffers) -> dict[str, Array] | None:
         """The outputs, in their buffers; None if the session refuses."""
         assert self._bindings is not None, "infer before load"
         try:
@@ -159,12 +148,12 @@ class OrtEngine:
             return None
 
     def _run_after_refusal(
-        self, key: BindingKey, inputs: Mapping[str, Array], buffers: OutputBuffers
+        self, key: ort_io_binding.BindingKey, inputs: Mapping[str, Array], buffers: OutputBuffers
     ) -> Mapping[str, Array]:
         """Run without binding after a run with it failed. If this fails too, the buffers were not the reason."""
         names = [output[0] for output in key[1]]
         made = self._run_unbound(inputs, names)
-        self._bindable -= mismatched_outputs(made, buffers) or {*names}
+        self._bindable -= ort_io_binding.mismatched_outputs(made, buffers) or {*names}
         return made
 
     def _run_unbound(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
@@ -179,13 +168,6 @@ class OrtEngine:
             }
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
 
-    def register(self, view: memoryview, *, writable: bool) -> None:
-        """Register a gateway's extent: onnxruntime's own copies to and from the device are quicker with it."""
-        self._pinned_memory.register(view, writable=writable)
-
-    def unregister(self, view: memoryview) -> None:
-        self._pinned_memory.unregister(view)
-
     def shrink(self) -> None:
         """Nothing: onnxruntime frees arena memory by a run option only, and a failed run took none."""
 
@@ -194,14 +176,15 @@ class OrtEngine:
         return 0
 
     def unload(self) -> None:
-        self._pinned_memory.clear()
+        self.pinned_memory.clear()
         self._bindings = None
         self._session = None
 
 
 def _session_options(spec: ModelSpec) -> Any:  # onnxruntime ships no types
     options: Any = ort.SessionOptions()
-    options.intra_op_num_threads = int_parameter(spec.parameters, "intra_op_thread_count", available_cpus())
+    cores = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = int_parameter(spec.parameters, "intra_op_thread_count", cores)
     options.inter_op_num_threads = int_parameter(spec.parameters, "inter_op_thread_count", 1)
     options.log_severity_level = LOG_ERRORS_ONLY
     # By default idle threads spin after each run, which takes the cores from every other model of the machine.
@@ -254,7 +237,3 @@ def _array_of(value: Any) -> Array:  # an OrtValue
     size = size_bytes("BF16", shape) or 0
     data = ctypes.string_at(value.data_ptr(), size) if size else b""
     return np.frombuffer(data, dtype=NUMPY["BF16"]).reshape(shape)
-
-
-def make() -> OrtEngine:
-    return OrtEngine()

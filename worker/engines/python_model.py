@@ -67,7 +67,9 @@ class PythonModelEngine:
         enforce_gpu_memory(spec)
         self._model = kind()
         if hasattr(self._model, "load"):
-            self._model.load(context_of(spec))
+            device = "cpu" if spec.device == "cpu" else "cuda:0"
+            parameters = MappingProxyType(dict(spec.parameters))
+            self._model.load(ModelContext(spec.name, spec.version, spec.directory, device, parameters))
             enforce_gpu_memory(spec)  # it may have imported torch only now
         self._infer = self._model.infer
         return metadata
@@ -105,11 +107,6 @@ class PythonModelEngine:
                 sys.path.remove(self._directory)
 
 
-def context_of(spec: ModelSpec) -> ModelContext:
-    device = "cpu" if spec.device == "cpu" else "cuda:0"
-    return ModelContext(spec.name, spec.version, spec.directory, device, MappingProxyType(dict(spec.parameters)))
-
-
 def load_module(path: str) -> ModuleType:
     """Import the module in a file, writing no bytecode beside it. It is in `sys.modules`, where dataclasses and pickles
     look for it."""
@@ -129,7 +126,3 @@ def forget_module() -> None:
 
 def _not_loaded(_: dict[str, Array]) -> Any:  # in the place of the user's method
     raise AssertionError("infer before load")
-
-
-def make() -> PythonModelEngine:
-    return PythonModelEngine()

@@ -69,7 +69,7 @@ class PytorchEngine:
         self._by_keyword = False
         self._outputs: tuple[str, ...] = ()
         self._use_streams = use_streams
-        self._pinned_memory = PinnedMemory(None)
+        self.pinned_memory = PinnedMemory(None)
         self._transfer: BatchTransfer | None = None
 
     def load(self, spec: ModelSpec) -> Metadata:
@@ -92,9 +92,9 @@ class PytorchEngine:
 
     def _open_transfer(self, spec: ModelSpec, max_rows: int) -> None:
         self.pins_memory = self._device.type == "cuda"
-        self._pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
+        self.pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
         ways = TransferOptions(max_rows, bool_parameter(spec.parameters, "fixed_batch_sizes"), self._copies)
-        self._transfer = BatchTransfer(TorchDevice(self._device), ways, self._pinned_memory.is_registered)
+        self._transfer = BatchTransfer(TorchDevice(self._device), ways, self.pinned_memory.is_registered)
         self.assembles_batches = max_rows > 0
         self.min_buffer_bytes = DEFAULT_SIZES.direct
 
@@ -116,13 +116,6 @@ class PytorchEngine:
         ordered = [{name: job[name] for name in self._inputs if name in job} for job in jobs]
         with torch.inference_mode():
             return self._transfer.run(ordered, wanted, buffers, self._call)
-
-    def register(self, view: memoryview, *, writable: bool) -> None:
-        """Register a gateway's extent, so that the device copies from and to it directly."""
-        self._pinned_memory.register(view, writable=writable)
-
-    def unregister(self, view: memoryview) -> None:
-        self._pinned_memory.unregister(view)
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         assert self._run is not None, "infer before load"
@@ -154,7 +147,7 @@ class PytorchEngine:
     def unload(self) -> None:
         self._run = None
         forget_module()
-        self._pinned_memory.clear()
+        self.pinned_memory.clear()
         self.shrink()
 
 
@@ -281,7 +274,3 @@ def _to_array(tensor: torch.Tensor) -> Array:
         return host.view(torch.int16).numpy().view(NUMPY["BF16"])
     array: Array = host.resolve_neg().resolve_conj().numpy()
     return array
-
-
-def make() -> PytorchEngine:
-    return PytorchEngine()

@@ -11,7 +11,7 @@ of its own, and the caller copies. The expectation may be wrong: an engine check
 writes past the array, and returns the same values with buffers and without. After a run that raised, or that returned
 its own array, the content of the buffer is undefined.
 
-Two further Protocols are for engines on a device; `as_batching_engine` and `as_pinned_memory_user` tell which do.
+Two further Protocols are for engines on a device; `as_batching_engine` and `pinned_memory_of` tell which do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec
@@ -63,11 +63,8 @@ class BatchingEngine(Protocol):
         for the batch as a whole. When it returns, the jobs' memory may be reused."""
 
 
-class PinnedMemoryUser(Protocol):
-    """An engine that copies between shared memory and a device directly, if that memory was registered. `pins_memory`
-    is valid after `load`."""
-
-    pins_memory: bool
+class PinnedMemoryRegistry(Protocol):
+    """`pinned_memory` of an engine that copies between shared memory and a device directly, if it was registered."""
 
     def register(self, view: memoryview, *, writable: bool) -> None:
         """A gateway's extent was mapped, whole, and stays at this address until `unregister`. Never raises."""
@@ -86,30 +83,35 @@ def min_buffer_bytes(engine: Engine) -> int | None:
     return cast("int | None", getattr(engine, "min_buffer_bytes", None))
 
 
-def as_pinned_memory_user(engine: Engine) -> PinnedMemoryUser | None:
-    """The engine, if it gains by registered memory. Valid after `load`."""
-    return cast("PinnedMemoryUser", engine) if getattr(engine, "pins_memory", False) else None
+def pinned_memory_of(engine: Engine) -> PinnedMemoryRegistry | None:
+    """Of an engine that gains by registered memory. Valid after `load`."""
+    return cast("Any", engine).pinned_memory if getattr(engine, "pins_memory", False) else None
 
 
 LIBRARIES: Final = {"ort": "onnxruntime", "pytorch": "torch", "custom": "model.py"}
 """What loading an engine's module imports, shown as the progress of a load."""
-_MODULES: Final = {"custom": "python_model"}
-"""Engines whose module has another name than the engine."""
+_ENGINES: Final = {
+    "ort": "ort.OrtEngine",
+    "pytorch": "pytorch.PytorchEngine",
+    "custom": "python_model.PythonModelEngine",
+}
+"""Module and class of each."""
 _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}
 
 
 def open_engine(name: str) -> Engine:
     """The engine of this name, with its library imported; ModelError if it is not installed."""
-    assert name in LIBRARIES, f"no engine {name!r}"
+    assert name in _ENGINES, f"no engine {name!r}"
+    module_name, class_name = _ENGINES[name].split(".")
     try:
-        module = importlib.import_module(f"mmsup.worker.engines.{_MODULES.get(name, name)}")
+        module = importlib.import_module(f"mmsup.worker.engines.{module_name}")
     except ModuleNotFoundError as error:
         missing = error.name or "a library"
         extra = _PACKAGE_EXTRAS.get(missing.partition(".")[0])
         advice = f": install mmsup[{extra}] there" if extra else ""
         text = f"{missing} is not installed in this worker's interpreter{advice}"
         raise ModelError("load_failed", text) from error
-    engine: Engine = module.make()
+    engine: Engine = getattr(module, class_name)()
     return engine
 
 

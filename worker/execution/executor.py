@@ -26,8 +26,8 @@ from mmsup.worker.execution.engine import (
     Engine,
     OutputBuffers,
     as_batching_engine,
-    as_pinned_memory_user,
     min_buffer_bytes,
+    pinned_memory_of,
 )
 from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code, caught
 from mmsup.worker.execution.output_shapes import OutputShapePredictor
@@ -44,7 +44,7 @@ class Executor:
         self.engine = engine
         self.spec = spec
         self.metadata = metadata
-        self.pinned_memory_user = as_pinned_memory_user(engine)
+        self.pinned_memory = pinned_memory_of(engine)
         self._page = page
         self._declared = DeclaredOutputs(spec, metadata)
         self._batching_engine = as_batching_engine(engine)
@@ -159,15 +159,13 @@ class Executor:
                 return results
             self.engine.shrink()
             half = len(jobs) // 2
-            self.mark_busy()
-            first = self._infer_batch(jobs[:half], wanted, buffers[:half])
-            if isinstance(first, ModelFailure):
-                return first
-            self.mark_busy()
-            second = self._infer_batch(jobs[half:], wanted, buffers[half:])
-            if isinstance(second, ModelFailure):
-                return second
-            results = [*first, *second]
+            results = list[Arrays]()
+            for part in (slice(half), slice(half, None)):
+                self.mark_busy()
+                made = self._infer_batch(jobs[part], wanted, buffers[part])
+                if isinstance(made, ModelFailure):
+                    return made
+                results += made
         for job, result in zip(jobs, results, strict=True):
             self._learn_shapes(job, result)
         return [self._declared.failure(each, wanted, job) or each for job, each in zip(jobs, results, strict=True)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import select
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,7 @@ from mmsup.ipc.transport.codec import unpack_frame
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.dataclass_codec import WireError
-from mmsup.worker.execution.engine import PinnedMemoryUser
+from mmsup.worker.execution.engine import PinnedMemoryRegistry
 
 if TYPE_CHECKING:
     from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # imports zmq, with its threads
@@ -36,15 +36,15 @@ class GatewayLink:
         identity: bytes,
         pair: DataChannel,
         zeromq: ZmqWorkerChannel | None = None,
-        pinned_memory_user: PinnedMemoryUser | None = None,
+        pinned_memory: PinnedMemoryRegistry | None = None,
     ) -> None:
-        """`zeromq`: where frames go, if not over the pair. `pinned_memory_user` is notified of shared memory."""
+        """`zeromq`: where frames go, if not over the pair. `pinned_memory` is notified of shared memory."""
         self.identity = identity
         self.send: Callable[[bytes], bool] = pair.send if zeromq is None else partial(zeromq.send, identity)
         """Send a frame; False if it is not accepted now; ChannelClosed if the other side is gone."""
         self._pair = pair
         self._zeromq = zeromq
-        self._pinned_memory_user = pinned_memory_user
+        self._pinned_memory = pinned_memory
         self._arena = AttachedExtents()
 
     def receive(self) -> list[Any] | None:
@@ -82,13 +82,13 @@ class GatewayLink:
             log.warning("a gateway's extent cannot be mapped: %s", error)
             return
         mapped = self._arena.extent(extent.segment)
-        if self._pinned_memory_user is not None and mapped is not None:
-            self._pinned_memory_user.register(mapped[0], writable=mapped[1])
+        if self._pinned_memory is not None and mapped is not None:
+            self._pinned_memory.register(mapped[0], writable=mapped[1])
 
     def _detach(self, segment: int) -> None:
         mapped = self._arena.extent(segment)
-        if self._pinned_memory_user is not None and mapped is not None:
-            self._pinned_memory_user.unregister(mapped[0])
+        if self._pinned_memory is not None and mapped is not None:
+            self._pinned_memory.unregister(mapped[0])
         self._arena.detach(segment)
 
     def view(self, segment: int, offset: int, size: int, *, writable: bool) -> memoryview | None:
@@ -116,28 +116,22 @@ class GatewayLink:
 
 class GatewayLinks:
     def __init__(
-        self, poller: select.poll, zeromq: ZmqWorkerChannel | None, pinned_memory_user: PinnedMemoryUser | None
+        self, poller: select.poll, zeromq: ZmqWorkerChannel | None, pinned_memory: PinnedMemoryRegistry | None
     ) -> None:
         self._poller = poller
         self._zeromq = zeromq
-        self._pinned_memory_user = pinned_memory_user
-        self._by_identity: dict[bytes, GatewayLink] = {}
+        self._pinned_memory = pinned_memory
+        self.by_identity: dict[bytes, GatewayLink] = {}
         self.by_fd: dict[int, GatewayLink] = {}
         """By the descriptor of the pair."""
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.by_fd)
-
-    def get(self, identity: bytes) -> GatewayLink | None:
-        return self._by_identity.get(identity)
-
     def attach(self, message: AttachGateway, fd: int) -> None:
-        link = GatewayLink(message.identity, DataChannel(fd), self._zeromq, self._pinned_memory_user)
-        self._by_identity[message.identity] = self.by_fd[fd] = link
+        link = GatewayLink(message.identity, DataChannel(fd), self._zeromq, self._pinned_memory)
+        self.by_identity[message.identity] = self.by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 
     def detach(self, fd: int) -> None:
         link = self.by_fd.pop(fd)
         self._poller.unregister(fd)
-        del self._by_identity[link.identity]
+        del self.by_identity[link.identity]
         link.close()

@@ -55,18 +55,14 @@ class ServingLoop:
     """From WorkerReady to the end. `run` returns after StopWorker, when all requests are answered."""
 
     def __init__(
-        self,
-        control: WorkerControlChannel,
-        zeromq: ZmqWorkerChannel | None,
-        executor: Executor,
-        page: StatusPageWriter,
+        self, control: WorkerControlChannel, zeromq: ZmqWorkerChannel | None, executor: Executor, page: StatusPageWriter
     ) -> None:
         self._control = control
         self._zeromq = zeromq
         self._executor = executor
         self._page = page
         self._poller = select.poll()
-        self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory_user)
+        self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory)
         self._trim_schedule = malloc_tuning.TrimSchedule()
         self._outbox = Outbox()
         self._handler = RequestHandler(executor, page, self._outbox)
@@ -97,7 +93,7 @@ class ServingLoop:
                     malloc_tuning.trim_heap()
 
     def _is_done(self) -> bool:
-        return self._is_stopping and not self._handler.replies.pending and not self._outbox.replies
+        return self._is_stopping and not self._handler.replies.pending.results and not self._outbox.replies
 
     def _poll_timeout_s(self) -> float:
         if not self._is_stopping and not self._outbox.replies:
@@ -160,9 +156,9 @@ class ServingLoop:
         while (packet := self._zeromq.receive()) is not None:
             received = True
             identity, frame = packet
-            if self._links.get(identity) is None:
+            if self._links.by_identity.get(identity) is None:
                 self._receive_control()  # a gateway is attached before it sends, but over another channel
-            link = self._links.get(identity)
+            link = self._links.by_identity.get(identity)
             if link is None:
                 self._on_unexpected("a frame of a gateway that is not attached")
                 continue
@@ -230,7 +226,7 @@ class ServingLoop:
 
     def _wait_for_requests(self, left_ns: int) -> None:
         """Sleep until a gateway sends or the time is up; `select` is finer than the milliseconds of `poll`."""
-        fds = [*self._links, self._control.channel.fileno()]
+        fds = [*self._links.by_fd, self._control.channel.fileno()]
         if self._zeromq is not None:
             fds.append(self._zeromq.fileno())
         left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_s())

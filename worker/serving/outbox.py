@@ -34,9 +34,6 @@ class Outbox:
                 del self.replies[link]
         return closed
 
-    def discard(self, link: GatewayLink) -> None:
-        self.replies.pop(link, None)
-
 
 def _send(link: GatewayLink, replies: list[InferReply]) -> bool:
     while replies:

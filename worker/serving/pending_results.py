@@ -24,8 +24,6 @@ WorkerRequest: TypeAlias = QueuedRequest[GatewayLink]
 
 @dataclass(slots=True)
 class RunTimes:
-    """How long each part of a request's run took."""
-
     queue_ns: int
     input_ns: int
     infer_ns: int
@@ -47,13 +45,10 @@ class PendingResults:
         self.results: dict[tuple[GatewayLink, int], PendingResult] = {}
         self._size_bytes = 0
 
-    def __len__(self) -> int:
-        return len(self.results)
-
     def add(self, result: PendingResult) -> bool:
         """Copy a result; False if the limits leave no room for it."""
         size = _size(result)
-        if self.results and (len(self) >= COUNT_LIMIT or self._size_bytes + size > SIZE_LIMIT_BYTES):
+        if self.results and (len(self.results) >= COUNT_LIMIT or self._size_bytes + size > SIZE_LIMIT_BYTES):
             return False
         own = tuple((name, shape, bytes(data)) for name, shape, data in result.outputs)
         self.results[result.request.key] = replace(result, outputs=own)

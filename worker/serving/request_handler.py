@@ -84,7 +84,7 @@ class RequestHandler:
     def drop_link(self, link: GatewayLink) -> None:
         self.queue.drop_link(link)
         self.replies.pending.drop_link(link)
-        self._outbox.discard(link)
+        self._outbox.replies.pop(link, None)
 
     def flush(self) -> None:
         for closed in self._outbox.flush():

@@ -110,7 +110,7 @@ def fault_requests_answered(timeline: Timeline) -> Iterator[str]:
             continue
         code = request.end.code or request.end.kind
         allowed = fault.fault_class.allowed_outcomes
-        if _controller_was_down(timeline, request):
+        if timeline.is_affected(request.invoke.t, request.ended_s, _CONTROLLER_FAULTS):
             allowed |= FAILURE_CODES
         name = _fault_described(fault)
         if code not in allowed:
@@ -332,13 +332,6 @@ def _wrong_cause(timeline: Timeline, fault: InjectedFault) -> Iterator[str]:
                 yield f"{_fault_described(fault)} stands in the events as {cause!r}"
 
 
-def _controller_was_down(timeline: Timeline, request: SentRequest) -> bool:
-    return any(
-        each.fault_class.name in _CONTROLLER_FAULTS and each.may_affect(request.invoke.t, request.ended_s)
-        for each in timeline.faults
-    )
-
-
 def _server_process_faulted(timeline: Timeline, fault: InjectedFault) -> bool:
     """Whether a process that has part of the poison list may have died meanwhile."""
     return any(
@@ -350,9 +343,7 @@ def _server_process_faulted(timeline: Timeline, fault: InjectedFault) -> bool:
 
 def _is_after_fault(timeline: Timeline, at_s: float, names: frozenset[str]) -> bool:
     """Whether one of these faults was in effect in the RECOVERY_LIMIT_S before."""
-    return any(
-        each.fault_class.name in names and each.may_affect(at_s - RECOVERY_LIMIT_S, at_s) for each in timeline.faults
-    )
+    return timeline.is_affected(at_s - RECOVERY_LIMIT_S, at_s, names)
 
 
 def _described(request: SentRequest) -> str:

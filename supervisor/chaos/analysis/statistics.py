@@ -87,10 +87,11 @@ def run_statistics(timeline: Timeline, findings: list[Finding]) -> RunStatistics
     healthy = [each for each in requests if timeline.role(each.invoke.model) == ModelRole.HEALTHY]
     loaded = [each for each in healthy if each.invoke.t >= timeline.run.calm_s]
     resets = [each for each in requests if _end_kind(each) == "reset"]
-    with_keeper = sum(_is_during_keeper_fault(timeline, each) for each in resets)
+    with_keeper = sum(timeline.is_affected(each.invoke.t, each.ended_s, KEEPER_FAULTS) for each in resets)
     poisons = [each for each in faults if is_poison(each.fault_class)]
     shaken = [each for each in faults if _overlaps_server_fault(timeline, each)]
     alone = [each for each in faults if not _overlaps_server_fault(timeline, each)]
+    warm_s = timeline.run.from_s + WARM_UP_S
     leaks: Counter[str] = Counter()
     for report in timeline.leak_reports:
         leaks.update(report.counts)
@@ -120,7 +121,7 @@ def run_statistics(timeline: Timeline, findings: list[Finding]) -> RunStatistics
         poison_deaths=[_death_count(timeline, each) for each in poisons],
         innocents=sum(request.is_right for each in poisons for request in each.bystanders),
         lateness=distribution(each.invoke.t - each.invoke.intended for each in healthy),
-        baseline=distribution(_latencies(_baseline(timeline, healthy))),
+        baseline=distribution(_latencies(each for each in healthy if warm_s <= each.invoke.t < timeline.run.calm_s)),
         during=distribution(_latencies(each for each in loaded if not _is_during_gateway_fault(timeline, each))),
         everything=distribution(_latencies(loaded)),
         findings=findings,
@@ -151,20 +152,8 @@ def _fault_statistics(name: str, timeline: Timeline) -> FaultStatistics:
     )
 
 
-def _baseline(timeline: Timeline, requests: Iterable[SentRequest]) -> Iterable[SentRequest]:
-    start_s, end_s = timeline.run.from_s + WARM_UP_S, timeline.run.calm_s
-    return (each for each in requests if start_s <= each.invoke.t < end_s)
-
-
 def _death_count(timeline: Timeline, fault: InjectedFault) -> int:
     return sum(each.model == fault.victim and fault.start_s <= each.t <= fault.end_s for each in timeline.deaths)
-
-
-def _is_during_keeper_fault(timeline: Timeline, request: SentRequest) -> bool:
-    return any(
-        each.fault_class.name in KEEPER_FAULTS and each.may_affect(request.invoke.t, request.ended_s)
-        for each in timeline.faults
-    )
 
 
 def _answer_delays(faults: Iterable[InjectedFault]) -> list[float]:

@@ -65,8 +65,6 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """A fault that was injected, and its consequences."""
-
     fault_class: FaultClass
     victim: str
     number: int
@@ -135,6 +133,10 @@ class Timeline:
     def of_model(self, model: str) -> list[SentRequest]:
         """The model's requests, oldest first."""
         return [each for each in self.requests.values() if each.invoke.model == model]
+
+    def is_affected(self, start_s: float, end_s: float, names: frozenset[str]) -> bool:
+        """Whether one of these faults may affect this span of time."""
+        return any(each.fault_class.name in names and each.may_affect(start_s, end_s) for each in self.faults)
 
 
 def timeline_of(records: Iterable[Record]) -> Timeline:

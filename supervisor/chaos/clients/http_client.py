@@ -31,15 +31,25 @@ class HttpReply:
     body: bytes
 
 
-class ConnectionReset(Exception):  # noqa: N818 - what happened to the connection
+class RequestFailed(Exception):  # noqa: N818 - what happened to the request
+    """`kind` is that of its outcome in the history."""
+
+    kind = "wrong"
+
+
+class ConnectionReset(RequestFailed):
     """The connection ended before the reply."""
 
+    kind = "reset"
 
-class ConnectionRefused(Exception):  # noqa: N818 - what happened to the connection
+
+class ConnectionRefused(RequestFailed):
     """Nothing listens at the address."""
 
+    kind = "refused"
 
-class MalformedReply(Exception):  # noqa: N818 - what the server sent
+
+class MalformedReply(RequestFailed):
     pass
 
 

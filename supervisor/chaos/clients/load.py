@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.supervisor.chaos.clients.http_client import ConnectionRefused, ConnectionReset, HttpClient, MalformedReply
+from mmsup.supervisor.chaos.clients.http_client import HttpClient, RequestFailed
 from mmsup.supervisor.chaos.clients.payload import make_payload, request_number_of
 from mmsup.supervisor.chaos.clients.protocol import FaultCommand, ProtocolAdapter
 from mmsup.supervisor.chaos.observe.history import History, Invoke, RequestOutcome
@@ -82,8 +82,9 @@ class LoadGenerator:
         try:
             async with asyncio.timeout(self._timeout_s):
                 reply = await self._client.send(call, number)
-        except (ConnectionReset, ConnectionRefused, MalformedReply, TimeoutError) as error:
-            return self._add(RequestOutcome(self._history.now(), number, _outcome_kind(error), text=str(error)))
+        except (RequestFailed, TimeoutError) as error:
+            kind = error.kind if isinstance(error, RequestFailed) else "timeout"
+            return self._add(RequestOutcome(self._history.now(), number, kind, text=str(error)))
         answer = self._adapter.parse_reply(reply)
         now = self._history.now()
         if answer.data is None:
@@ -99,15 +100,3 @@ class LoadGenerator:
     def _add(self, outcome: RequestOutcome) -> RequestOutcome:
         self._history.add(outcome)
         return outcome
-
-
-def _outcome_kind(error: Exception) -> str:
-    match error:
-        case ConnectionRefused():
-            return "refused"
-        case ConnectionReset():
-            return "reset"
-        case MalformedReply():
-            return "wrong"
-        case _:
-            return "timeout"

@@ -18,13 +18,7 @@ MAX_VALUES: Final = 1 << 16
 _SPLIT: Final = 1 << 20
 _STEP: Final = 7919
 _BYTES: Final = 4
-
-
-def _noise() -> array[float]:
-    return array("f", array("H", random.Random(0).randbytes(4 * MAX_VALUES)))
-
-
-_NOISE: Final = _noise()
+_NOISE: Final = array("f", array("H", random.Random(0).randbytes(4 * MAX_VALUES)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -52,19 +53,10 @@ async def send_request(context: FaultContext, fault: PlannedFault) -> str:
     return outcome.code or outcome.kind
 
 
-async def kill_idle(context: FaultContext, fault: PlannedFault) -> str:
-    """SIGKILL to the worker, busy or idle."""
-    return _signal_worker(context, fault, signal.SIGKILL)
-
-
-async def stop_worker(context: FaultContext, fault: PlannedFault) -> str:
-    return _signal_worker(context, fault, signal.SIGSTOP)
-
-
 async def kill_busy(context: FaultContext, fault: PlannedFault) -> str:
     request = asyncio.ensure_future(context.send_fault_request(fault))
     await asyncio.wait([request], timeout=BUSY_S)
-    _signal_worker(context, fault, signal.SIGKILL)
+    await _signal_worker(context, fault, number=signal.SIGKILL)
     return (await request).code
 
 
@@ -80,24 +72,6 @@ async def freeze_worker(context: FaultContext, fault: PlannedFault) -> str:
         await asyncio.sleep(fault.fault_class.duration_s)
         file.write_text(off)
     return ""
-
-
-async def kill_brain(context: FaultContext, fault: PlannedFault) -> str:
-    return await _signal_controller(context, fault, signal.SIGKILL)
-
-
-async def stop_brain(context: FaultContext, fault: PlannedFault) -> str:
-    """SIGSTOP to the controller: the keeper must detect it."""
-    return await _signal_controller(context, fault, signal.SIGSTOP)
-
-
-async def kill_gateway(context: FaultContext, fault: PlannedFault) -> str:
-    return await _signal_gateway(context, fault, signal.SIGKILL)
-
-
-async def stop_gateway(context: FaultContext, fault: PlannedFault) -> str:
-    """SIGSTOP to a gateway: the controller must detect it."""
-    return await _signal_gateway(context, fault, signal.SIGSTOP)
 
 
 async def kill_keeper(context: FaultContext, fault: PlannedFault) -> str:
@@ -185,19 +159,6 @@ async def garbage(context: FaultContext, fault: PlannedFault) -> str:
     return ""
 
 
-_BY_NAME: Final[Mapping[str, Injector]] = {
-    each.__name__: each
-    for each in (
-        kill_idle, kill_busy, stop_worker, freeze_worker, kill_brain, stop_brain, kill_gateway, stop_gateway,
-        kill_keeper, poison, reload, unload_load, leave, slow_client, garbage,
-    )
-} | dict.fromkeys(("load_raises", "load_crashes", "load_hangs"), load_bad_revision)  # fmt: skip
-
-
-def injector_of(fault: PlannedFault) -> Injector:
-    return _BY_NAME.get(fault.fault_class.name, send_request)
-
-
 async def inject(context: FaultContext, fault: PlannedFault) -> None:
     """Inject a fault, wait until its victim serves again, and record start and end."""
     old_pid = context.workers.pid(fault.victim)
@@ -216,7 +177,7 @@ async def inject(context: FaultContext, fault: PlannedFault) -> None:
 
 async def _inject(context: FaultContext, fault: PlannedFault, old_pid: int) -> str:
     """Inject; wait until another worker than `old_pid` has answered; reload the model if that is planned."""
-    note = await injector_of(fault)(context, fault)
+    note = await _BY_NAME.get(fault.fault_class.name, send_request)(context, fault)
     if fault.fault_class.causes and fault.fault_class.must_kill and old_pid and note != NO_WORKER:
         await context.workers.wait_replaced(fault.victim, old_pid, RECOVERY_LIMIT_S)
     if fault.reload_after and context.target.repository is not None:
@@ -233,19 +194,19 @@ async def _load_next_revision(context: FaultContext, model: str) -> str:
     return note
 
 
-def _signal_worker(context: FaultContext, fault: PlannedFault, number: signal.Signals) -> str:
+async def _signal_worker(context: FaultContext, fault: PlannedFault, *, number: signal.Signals) -> str:
     context.record_start(fault)  # first: the death may be recorded before this function returns
     return "" if context.workers.send_signal(fault.victim, number) else NO_WORKER
 
 
-async def _signal_controller(context: FaultContext, fault: PlannedFault, number: signal.Signals) -> str:
+async def _signal_controller(context: FaultContext, fault: PlannedFault, *, number: signal.Signals) -> str:
     pid = (await context.target.status())["brain"]["pid"]
     _send_signal(context, fault, pid, number)
     await _wait_for_status(context, lambda status: status["brain"]["pid"] != pid)
     return ""
 
 
-async def _signal_gateway(context: FaultContext, fault: PlannedFault, number: signal.Signals) -> str:
+async def _signal_gateway(context: FaultContext, fault: PlannedFault, *, number: signal.Signals) -> str:
     pids = [each["pid"] for each in (await context.target.status())["gateways"] if each["pid"]]
     if not pids:
         context.record_start(fault, done=False)
@@ -321,3 +282,20 @@ def find_freezer(pid: int) -> tuple[Path, str, str] | None:
             if controllers in ("freezer", "") and file.exists():
                 return file, on, off
     return None
+
+
+_BY_NAME: Final[Mapping[str, Injector]] = {
+    "kill_idle": partial(_signal_worker, number=signal.SIGKILL),  # busy or idle
+    "stop_worker": partial(_signal_worker, number=signal.SIGSTOP),
+    "kill_brain": partial(_signal_controller, number=signal.SIGKILL),
+    "stop_brain": partial(_signal_controller, number=signal.SIGSTOP),  # the keeper must detect it
+    "kill_gateway": partial(_signal_gateway, number=signal.SIGKILL),
+    "stop_gateway": partial(_signal_gateway, number=signal.SIGSTOP),  # the controller must detect it
+    **dict.fromkeys(("load_raises", "load_crashes", "load_hangs"), load_bad_revision),
+    **{
+        each.__name__: each
+        for each in (
+            kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, leave, slow_client, garbage,
+        )
+    },
+}  # fmt: skip

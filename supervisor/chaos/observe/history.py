@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -171,25 +170,9 @@ class History:
     def add(self, record: Record) -> None:
         self.records.append(record)
         if self._file is not None:
-            self._file.write(encode_record(record))
+            fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+            self._file.write(json.dumps({"what": _WHAT[type(record)], **fields}, separators=(",", ":")) + "\n")
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def encode_record(record: Record) -> str:
-    fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
-    return json.dumps({"what": _WHAT[type(record)], **fields}, separators=(",", ":")) + "\n"
-
-
-def decode_records(lines: Iterator[str]) -> Iterator[Record]:
-    """The records of a file; an incomplete last line is ignored. ValueError for other invalid lines."""
-    for line in lines:
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            if line.endswith("\n"):
-                raise
-            return
-        yield RECORD_TYPES[fields.pop("what")](**fields)

@@ -52,7 +52,8 @@ class Snapshot:
 
 def take_snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str, str, float]]) -> Snapshot:
     """The resources now. OSError if a process exits meanwhile: try again."""
-    pids = sorted(process_tree(keeper_pid), key=_start_ticks)  # so that a standby gateway has the higher number
+    # By their start, so that a standby gateway has the higher number.
+    pids = sorted(process_tree(keeper_pid), key=lambda pid: int(_stat(pid)[19]))
     roles: Counter[str] = Counter()
     server_processes: dict[str, ProcessResources] = {}
     zombies = 0
@@ -124,7 +125,8 @@ def leak_counts(before: Snapshot, after: Snapshot) -> dict[str, int]:
 
 def survivors(pids: Iterable[int], cgroups: Iterable[Path]) -> list[str]:
     """Processes and control groups that exist after the server has exited."""
-    found = [f"I2 process {pid} ({process_role(pid) or 'zombie'}) outlived the server" for pid in pids if _exists(pid)]
+    alive = [pid for pid in pids if (PROC / str(pid)).exists()]
+    found = [f"I2 process {pid} ({process_role(pid) or 'zombie'}) outlived the server" for pid in alive]
     return found + [f"I5 control group {each.name} outlived the server" for each in cgroups if each.exists()]
 
 
@@ -168,10 +170,6 @@ def process_role(pid: int) -> str:
         if found:
             return found[1]
     return " ".join(words[:3])
-
-
-def _start_ticks(pid: int) -> int:
-    return int(_stat(pid)[19])
 
 
 def _process_resources(pid: int) -> ProcessResources:
@@ -235,10 +233,6 @@ def _stat(pid: int) -> list[str]:
 
 def _pids() -> list[int]:
     return [int(each) for each in os.listdir(PROC) if each.isdigit()]
-
-
-def _exists(pid: int) -> bool:
-    return (PROC / str(pid)).exists()
 
 
 def _counter_text(counted: Counter[str]) -> str:

@@ -50,14 +50,11 @@ def model_roles(count: int) -> dict[str, ModelRole]:
     return found
 
 
-def model_settings(role: ModelRole) -> dict[str, Any]:  # YAML values
-    if role == ModelRole.HEALTHY:
-        return {}
-    return {"memory": MEMORY_CAP} | ({"hang_limit": HANG_LIMIT} if role == ModelRole.HANGING else {})
-
-
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
-    fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**model_settings(role), **options})
+    settings: dict[str, Any] = {} if role == ModelRole.HEALTHY else {"memory": MEMORY_CAP}  # YAML values
+    if role == ModelRole.HANGING:
+        settings["hang_limit"] = HANG_LIMIT
+    fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**settings, **options})
 
 
 class LocalServer:
@@ -81,15 +78,9 @@ class LocalServer:
         """The server's status, once every model is ready; else ServerNotStarted."""
         status = await wait_until_ready(self.manager, str(self.runtime_dir))
         if status is None:
-            raise ServerNotStarted(f"the server did not come up:\n{self.output()[-2000:]}")
+            output = (self.root / "output").read_text(errors="replace")
+            raise ServerNotStarted(f"the server did not come up:\n{output[-2000:]}")
         return status
-
-    async def stop(self) -> int:
-        """Stop it by SIGTERM, after STOP_S by SIGKILL; returns the exit status."""
-        return await self.manager.stop(STOP_S)
-
-    def output(self) -> str:
-        return (self.root / "output").read_text(errors="replace")
 
     def remove(self) -> None:
         """Kill what still runs; remove control groups and files."""

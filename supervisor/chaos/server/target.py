@@ -14,14 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from mmsup.supervisor.chaos.clients.http_client import (
-    ConnectionRefused,
-    ConnectionReset,
-    HttpCall,
-    HttpClient,
-    HttpReply,
-    MalformedReply,
-)
+from mmsup.supervisor.chaos.clients.http_client import HttpCall, HttpClient, HttpReply, RequestFailed
 from mmsup.supervisor.chaos.observe.history import RequestOutcome
 from mmsup.supervisor.chaos.plan.catalog import SERVICE_MANAGER, FaultMethod, ModelRole
 from mmsup.supervisor.chaos.server.service_manager import ServiceManager
@@ -40,11 +33,9 @@ class ServerOperator(Protocol):
 
     def on_answer(self, model: str, outcome: RequestOutcome) -> None:
         """Called for every right answer of a model."""
-        ...
 
     async def repair(self) -> None:
         """Called when a fault is injected; returns when every model serves again, restarting the server if needed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +80,7 @@ class Target:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 return await self.client.send(HttpCall(path, body if method == "POST" else b"", (), method))
-        except (ConnectionReset, ConnectionRefused, MalformedReply, TimeoutError):
+        except (RequestFailed, TimeoutError):
             return NO_REPLY
 
     async def load(self, model: str) -> HttpReply:
@@ -106,7 +97,7 @@ class Target:
             return []
         try:
             reply = await self.metrics.send(HttpCall("/metrics", method="GET"))
-        except (ConnectionReset, ConnectionRefused, MalformedReply):
+        except RequestFailed:
             return []
         finally:
             self.metrics.close()

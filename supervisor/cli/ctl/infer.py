@@ -39,11 +39,7 @@ def infer(
     Example:  mmsup ctl infer digits --data '{"x": [0, 0, 5, 13]}'
               mmsup ctl infer digits --json-body request.json
     """
-    from mmsup.supervisor.cli.ctl.inference_client import (  # noqa: PLC0415 - `ctl --help` does not need it
-        InferenceClient,
-        build_request,
-        model_path,
-    )
+    from mmsup.supervisor.cli.ctl import inference_client  # noqa: PLC0415 - `ctl --help` does not need it
 
     if (data is None) == (json_body is None):
         raise click.UsageError("give the values by either --data or --json-body")
@@ -51,11 +47,13 @@ def infer(
     address = call_server(runtime_dir, "status").get("addresses", {}).get("http")
     if not address:
         raise ServerRefused("unavailable", "the server has no HTTP address")
-    client, path = InferenceClient(address, timeout_s), model_path(model, version)
+    client = inference_client.InferenceClient(address, timeout_s)
+    path = inference_client.model_path(model, version)
     try:
-        body = (
-            json_body.read() if json_body else json.dumps(build_request(values, client.request("GET", path))).encode()
-        )
+        if json_body:
+            body = json_body.read()
+        else:
+            body = json.dumps(inference_client.build_request(values, client.request("GET", path))).encode()
         reply = client.request("POST", f"{path}/infer", body)
     finally:
         client.close()

@@ -19,15 +19,12 @@ from mmsup.supervisor.cli.output.progress import ProgressLine
 
 F = TypeVar("F", bound=Callable[..., object])
 follow_option = click.option("--follow", "-f", is_flag=True, help="Go on until interrupted.")
-
-
-def runtime_option(command: F) -> F:
-    return click.option(
-        "--runtime-dir",
-        metavar="DIR",
-        envvar="MMSUP_RUNTIME_DIR",
-        help="Directory of the server's control socket (or MMSUP_RUNTIME_DIR).",
-    )(command)
+runtime_option = click.option(
+    "--runtime-dir",
+    metavar="DIR",
+    envvar="MMSUP_RUNTIME_DIR",
+    help="Directory of the server's control socket (or MMSUP_RUNTIME_DIR).",
+)
 
 
 def ctl_command(command: F) -> F:

@@ -87,20 +87,11 @@ def cleared(result: Json) -> None:
 
 
 def devices(result: Json) -> None:
-    draw(
-        ["DEVICE", "NAME", "STATE", ">MEMORY", ">TOTAL", ">SEEN", ">WORKERS", "UUID", "REASON"],
+    memory = (">MEMORY=memory_used_bytes", ">TOTAL=memory_total_bytes")
+    _table(
+        ["DEVICE", "NAME", "STATE", *memory, ">SEEN=age_s", ">WORKERS", "UUID", "REASON"],
         [
-            [
-                cell(each.get("device")),
-                cell(each.get("name")),
-                "set aside" if each.get("set_aside") else "stale" if each.get("stale") else "open",
-                _size(each.get("memory_used_bytes")),
-                _size(each.get("memory_total_bytes")),
-                age(each.get("age_s")),
-                cell(each.get("workers")),
-                cell(each.get("uuid")),
-                cell(each.get("reason")),
-            ]
+            {**each, "state": "set aside" if each.get("set_aside") else "stale" if each.get("stale") else "open"}
             for each in _mappings(result, "devices")
         ],
     )
@@ -226,12 +217,10 @@ def _fault(fault: Any) -> str:  # a text, or a place with a text
     return cell(fault)
 
 
-def _size(size_bytes: Any) -> str:  # anything that JSON holds
-    return size_text(size_bytes) if isinstance(size_bytes, int) else ""
-
-
 def _option(name: str, value: Any) -> str:  # anything that JSON holds
-    return _size(value) if name.endswith("_bytes") else _value(value)
+    if name.endswith("_bytes"):
+        return size_text(value) if isinstance(value, int) else ""
+    return _value(value)
 
 
 def _value(value: Any) -> str:  # anything that JSON holds

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
-from typing import TypeVar
 
 import click
 
 from mmsup.supervisor.config.settings import Settings
 
-F = TypeVar("F", bound=Callable[..., object])
-
-
-def insecure_option(command: F) -> F:
-    return click.option(
-        "--insecure",
-        type=bool,
-        is_flag=False,
-        flag_value=True,
-        envvar="MMSUP_INSECURE",
-        metavar="BOOL",
-        help="Agree to bind an address that other machines reach, without encryption or keys.",
-    )(command)
+insecure_option = click.option(
+    "--insecure",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    envvar="MMSUP_INSECURE",
+    metavar="BOOL",
+    help="Agree to bind an address that other machines reach, without encryption or keys.",
+)
 
 
 def exposure_error(settings: Settings) -> str:

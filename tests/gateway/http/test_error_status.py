@@ -19,12 +19,12 @@ def test_every_code_has_a_status_and_every_status_a_code() -> None:
 @pytest.mark.parametrize("code", CODES)
 def test_a_callers_error_is_4xx_and_no_other_is(code: str) -> None:
     is_callers = code in CallerError.codes and code != "not_implemented"
-    assert (400 <= error_status.http_status(code) < 500) == (is_callers or code == "cancelled")
+    assert (400 <= error_status.STATUS[code] < 500) == (is_callers or code == "cancelled")
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_only_503_has_retry_after(code: str) -> None:
-    assert ("Retry-After" in error_status.headers(make_error(code, "x"))) == (error_status.http_status(code) == 503)
+    assert ("Retry-After" in error_status.headers(make_error(code, "x"))) == (error_status.STATUS[code] == 503)
 
 
 @pytest.mark.parametrize(("given", "told"), [(None, "1"), (0.0, "1"), (0.2, "1"), (1.5, "2"), (7, "7")])

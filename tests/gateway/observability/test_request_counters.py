@@ -12,11 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from fake_router import FakeRouter, metadata
 from mmsup.gateway.observability import metrics, statistics
 from mmsup.gateway.observability.request_counters import REASONS, RequestCounters, RequestTimer, failure_reason
-from mmsup.gateway.protocol.inference_job import InferenceResult
 from mmsup.ipc.errors import CallerError, ModelError, ServerError, WorkerError
 from mmsup.ipc.memory.counters import BUCKETS_S, CounterTable, make_counter_table
+from mmsup.ipc.messages.data import InferReply
 
-RESULT = InferenceResult([], 1_000_000, 2_000_000, 3_000_000, 4_000_000, 1)
+RESULT = InferReply(1, queue_ns=1_000_000, input_ns=2_000_000, infer_ns=3_000_000, output_ns=4_000_000)
 STATUS = {
     "brain": {"pid": 7, "generation": 2},
     "models": [

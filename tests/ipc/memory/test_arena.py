@@ -20,7 +20,6 @@ from mmsup.ipc.memory.arena import (
     Slot,
     SlotState,
     extent_size,
-    leading_pad,
 )
 
 SIZE = 1 << 16
@@ -164,11 +163,6 @@ def test_an_extent_for_a_large_tensor_is_just_large_enough() -> None:
     assert extent_size(1000) == 16 << 20
     assert 100_000_000 <= extent_size(100_000_000) <= 125_000_000
     assert extent_size(100_000_000) % mmap.PAGESIZE == 0
-
-
-@pytest.mark.parametrize("header", [0, 1, 63, 64, 65, 1000])
-def test_the_bytes_behind_the_header_are_aligned(header: int) -> None:
-    assert (leading_pad(header) + header) % 64 == 0
 
 
 def test_an_extent_larger_than_the_available_memory_is_refused_before_allocation() -> None:

@@ -13,7 +13,6 @@ import msgpack
 import pytest
 
 from mmsup.ipc.messages.data import (
-    SIGNATURES,
     AttachExtent,
     Cancel,
     DetachExtent,
@@ -46,7 +45,8 @@ ALL: tuple[type[Any], ...] = (
     *FROM_WORKER,
     *TO_GATEWAY,
     *FROM_GATEWAY,
-    *SIGNATURES,
+    InferSignature,
+    ReplySignature,
     AttachExtent,
     DetachExtent,
     *TO_KEEPER,

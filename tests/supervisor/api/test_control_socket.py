@@ -49,7 +49,7 @@ def play(tmp_path: Path, act: Play) -> None:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         doer = Doer()
-        server = ControlSocket(doer)
+        server = ControlSocket(doer.handle)
         await server.start(listener)
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"), limit=4 * LINE_LIMIT)
         try:
@@ -144,7 +144,7 @@ def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         def getsockopt(self, *_: int) -> bytes:
             return control_socket._CREDENTIALS.pack(1, os.geteuid() + 4321, 1)
 
-    server = ControlSocket(Doer.__new__(Doer))
+    server = ControlSocket(Doer.__new__(Doer).handle)
     refusal = server._refusal(Stranger())  # type: ignore[arg-type]  # only what the kernel says of it is asked
     assert refusal is not None
     assert refusal.code == "forbidden"

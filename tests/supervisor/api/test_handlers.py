@@ -109,7 +109,7 @@ def test_the_index_lists_what_was_never_loaded_by_name_only(tmp_path: Path) -> N
 
 def test_logs_and_events_are_what_was_written(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness, ask: Ask) -> None:
-        harness.controller.storage.state_dir.model_output("bert").append("1.1", b"one\ntwo\n")
+        harness.controller.context.state_dir.model_output("bert").append("1.1", b"one\ntwo\n")
         assert await ask("logs", name="bert", lines=1) == {"lines": ["two"]}
         events = (await ask("events", model="bert", count=1))["events"]
         assert [each["event"] for each in events] == ["worker_ready"]

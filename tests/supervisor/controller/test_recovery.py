@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.supervisor.controller.recovery import (
@@ -15,12 +13,11 @@ from mmsup.supervisor.controller.recovery import (
     GpuRecords,
     ServerRecord,
     model_key,
-    poison_key,
     read_checkpoint,
 )
-from mmsup.supervisor.controller.upgrade_record import UpgradeRecord, new_record
-from mmsup.supervisor.gateways.gateway_records import GatewayRecord, GatewayRecords
-from mmsup.supervisor.gateways.poison_requests import PoisonRecord
+from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
+from mmsup.supervisor.gateways.poison_requests import PoisonRecord, poison_key
+from mmsup.supervisor.gateways.pool import GatewayRecord, GatewayRecords
 from mmsup.supervisor.gpu.health import GpuFault, GpuRecord
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.models.model_records import InstanceRecord, ModelRecord, RevisionRecord, VersionRecord
@@ -68,7 +65,7 @@ RECORDS: dict[str, CheckpointRecord] = {
     poison_key("m"): PoisonRecord("m", "0f", (PoisonEntry(b"\xab\xff", "1", 2, blocked=True, until_s=700.5),)),
     GATEWAYS_KEY: GatewayRecords((GatewayRecord(0, 1, 2, 3.5, "serving"),)),
     GPUS_KEY: GpuRecords((GpuRecord("GPU-a", 0, "H", "3 faults", (GpuFault(3.5, "m"),)),)),
-    "upgrade": replace(new_record("t", 1, force=True), kept={"worker 7 of m/1": "no room"}),
+    "upgrade": UpgradeRecord("t", True, 1.0, 1, kept={"worker 7 of m/1": "no room"}),  # noqa: FBT003 - a record
 }
 TEXTS = {key: to_text(each) for key, each in RECORDS.items()}
 

@@ -17,7 +17,7 @@ from mmsup.ipc.messages.keeper_control import RequestUpgrade, StepDown, UpgradeR
 from mmsup.supervisor.controller import upgrade
 from mmsup.supervisor.controller.upgrade_record import UpgradeRecord, failure_text, result_of_upgrade
 
-NOTE = UpgradeRecord("t", False, 1.0, "done", 1, False, 3, {}, "", 2.5, 1)  # noqa: FBT003 - a record
+NOTE = UpgradeRecord("t", False, 1.0, 1, "done", False, 3, {}, "", 2.5, 1)  # noqa: FBT003 - a record
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mmsup.ipc.messages.keeper_control import (
 )
 from mmsup.supervisor.gateways import gateway_checks, standby
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
-from mmsup.supervisor.gateways.gateway_records import GatewayRecords
+from mmsup.supervisor.gateways.pool import GatewayRecords
 
 Play = Callable[[ControllerHarness], Coroutine[Any, Any, None]]
 

@@ -15,7 +15,6 @@ from mmsup.supervisor.instances.liveness import (
     LivenessLimits,
     LoadTimeout,
     PageTimes,
-    Slow,
     judge,
     next_check_ns,
 )
@@ -31,16 +30,16 @@ def page(activity: Activity, *, since_s: float = 0.0, beat_s: float = 0.0) -> Pr
 
 CASES: list[tuple[Progress, float | None, type[Liveness]]] = [
     (page(Activity.BUSY, since_s=0.4), None, Alive),
-    (page(Activity.BUSY, since_s=0.4), 3.0, Slow),
+    (page(Activity.BUSY, since_s=0.4), 3.0, Alive),
     (page(Activity.BUSY, since_s=0.51), None, Hung),
     (page(Activity.BUSY, since_s=0.51, beat_s=0.0), 0.6, Hung),
     (page(Activity.IDLE, since_s=60, beat_s=0.4), None, Alive),
     (page(Activity.IDLE, since_s=60, beat_s=1.4), None, Alive),
     (page(Activity.IDLE, since_s=60, beat_s=1.6), None, Hung),
-    (page(Activity.IDLE, since_s=60, beat_s=0.1), 0.2, Slow),
+    (page(Activity.IDLE, since_s=60, beat_s=0.1), 0.2, Alive),
     (page(Activity.IDLE, since_s=60, beat_s=0.1), 0.6, Hung),
-    (page(Activity.IDLE, since_s=0.1, beat_s=0.1), 0.6, Slow),
-    (page(Activity.STOPPING, since_s=60, beat_s=60), 60, Slow),
+    (page(Activity.IDLE, since_s=0.1, beat_s=0.1), 0.6, Alive),
+    (page(Activity.STOPPING, since_s=60, beat_s=60), 60, Alive),
     (page(Activity.STARTING), None, LoadTimeout),
     (page(Activity.LOADING, since_s=1), None, LoadTimeout),
     (page(Activity.WARMING, since_s=1), None, LoadTimeout),
@@ -87,7 +86,7 @@ def test_a_time_in_the_future_postpones_no_limit(activity: Activity, ahead_ns: i
 
 def test_a_request_pending_at_a_loop_that_is_idle_since_a_future_time_is_found() -> None:
     times, said = PageTimes(), Progress(Activity.IDLE, NOW + NS, NOW, 0, 0, 0)
-    assert judge(times.corrected(said, NOW), LIMITS, 0.6, NOW) == Slow()
+    assert judge(times.corrected(said, NOW), LIMITS, 0.6, NOW) == Alive()
     later = NOW + round(0.6 * NS)
     assert isinstance(judge(times.corrected(said, later), LIMITS, 1.2, later), Hung)
 

@@ -109,7 +109,7 @@ def test_a_load_beyond_its_limit_is_reported_once() -> None:
         case.page.set_activity(Activity.LOADING, time.monotonic_ns())
         probe = case.probe(load_s=0.1)
         await case.event.wait()
-        probe.check_overdue(5.0)
+        probe.check(5.0)
         assert [type(each) for each in case.told] == [LoadTimeout]
 
     play(act)
@@ -121,7 +121,7 @@ def test_an_overdue_request_is_checked_at_once() -> None:
         case.page.heartbeat(time.monotonic_ns())
         probe = case.probe()
         assert not case.told
-        probe.check_overdue(HANG_S * 2)
+        probe.check(HANG_S * 2)
         assert isinstance(case.told[0], Hung)
 
     play(act)
@@ -132,7 +132,7 @@ def test_a_process_that_died_in_this_loop_iteration_is_not_judged() -> None:
         case.page.set_activity(Activity.BUSY, 1)
         case.process.kill()
         case.process.wait()
-        case.probe().check_overdue(5.0)
+        case.probe().check(5.0)
         assert not case.told
 
     play(act)

@@ -22,8 +22,7 @@ from mmsup.supervisor.linux import cgroup_backend
 class Groups:
     """Stands for the control groups."""
 
-    def describe(self) -> str:
-        return "none, this is a test"
+    description = "none, this is a test"
 
 
 @pytest.fixture
@@ -103,7 +102,7 @@ def test_a_start_that_fails_releases_everything(tmp_path: Path, calls: list[str]
 def test_the_next_program_has_the_same_resources_and_removes_no_socket_of_a_living_worker(
     tmp_path: Path, calls: list[str], held: contextlib.ExitStack, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    locks = ServerDirectories(str(tmp_path), str(tmp_path)).locks
+    locks = tuple(ServerDirectories(str(tmp_path), str(tmp_path)).locks)
     alive, file = worker_socket(tmp_path), tmp_path / "http.sock"
     file.touch()
     listener = socket.create_server(("127.0.0.1", 0)).detach()

@@ -166,12 +166,12 @@ def test_processes_left_in_the_group_of_an_exited_child_are_killed_until_it_is_e
     rig.children.signal(SignalChild(TOKEN, signal.SIGKILL, whole_session=False))
     rig.reap(child.pid)
     rig.reap(other.pid, "worker.2.1")  # the group was killed
-    assert (len(rig.children.dying_groups), rig.children.is_empty) == (1, False)
+    assert (len(rig.children.dying_groups.groups), rig.children.is_empty) == (1, False)
     rig.children.dying_groups.kill_again()
-    assert rig.children.dying_groups  # the file still names it
+    assert rig.children.dying_groups.groups  # the file still names it
     (tmp_path / "cgroup.procs").write_text("")
     rig.children.dying_groups.kill_again()
-    assert (len(rig.children.dying_groups), rig.children.is_empty) == (0, True)
+    assert (len(rig.children.dying_groups.groups), rig.children.is_empty) == (0, True)
 
 
 def test_the_exit_of_a_child_in_a_control_group_needs_no_scan_of_proc(

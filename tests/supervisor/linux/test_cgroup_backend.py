@@ -99,7 +99,7 @@ def test_v2_the_keeper_moves_into_the_core_before_it_enables_controllers(delegat
     made = entered(delegated, tmp_path)
     assert (delegated / TOP / "core" / "cgroup.procs").read_text() == "0"
     assert (delegated / "cgroup.subtree_control").read_text() == "+memory"
-    assert made.describe() == f"cgroup v2: delegated, /system.slice/mmsup.service/{TOP}/core"
+    assert made.description == f"cgroup v2: delegated, /system.slice/mmsup.service/{TOP}/core"
 
 
 def test_v2_a_worker_gets_a_group_with_its_limit(delegated: Path, tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_v2_that_is_not_delegated_is_not_touched(
     (delegated / "cgroup.controllers").write_text(controllers)
     (tmp_path / "own").write_text(own)
     made = set_up(TOP, delegated.parents[1], tmp_path / "own")
-    assert why in made.describe()
-    assert made.describe().startswith("no cgroup")
+    assert why in made.description
+    assert made.description.startswith("no cgroup")
     assert not (delegated / TOP).exists()
 
 
@@ -177,8 +177,8 @@ def test_v2_without_the_memory_controller_still_kills_a_worker_as_a_whole(delega
     assert (delegated / "cgroup.subtree_control").read_text() == "+pids"
     (tmp_path / "own").write_text(f"0::/system.slice/mmsup.service/{TOP}/core\n")
     made = backend(TOP, delegated.parents[1], tmp_path / "own")
-    assert made.describe().startswith("cgroup v2: delegated")
-    assert "RLIMIT_DATA" in made.describe()
+    assert made.description.startswith("cgroup v2: delegated")
+    assert "RLIMIT_DATA" in made.description
     group = made.create("w1.1", 64 * MIB)
     assert group.procs_files == (f"{server}/w1.1/cgroup.procs",)
     assert (group.cap_bytes, group.read()) == (None, None)
@@ -190,7 +190,7 @@ def test_v2_without_the_memory_controller_is_unused_where_v1_has_one(delegated: 
     v1.mkdir()
     (v1 / "cgroup.procs").write_text("")
     made = set_up(TOP, delegated.parents[1], tmp_path / "own")
-    assert made.describe() == "cgroup v1: own folders in memory"
+    assert made.description == "cgroup v1: own folders in memory"
     assert not (delegated / TOP).exists()
 
 
@@ -199,7 +199,7 @@ def test_v2_with_foreign_processes_in_it_is_left_unchanged(delegated: Path, tmp_
     (delegated / TOP).mkdir()
     (delegated / TOP / "core").mkdir()
     made = set_up(TOP, delegated.parents[1], tmp_path / "own")
-    assert "holds processes that are not ours" in made.describe()
+    assert "holds processes that are not ours" in made.description
     assert not (delegated / TOP).exists()
 
 
@@ -218,7 +218,7 @@ def test_without_cgroups_nothing_is_created(tmp_path: Path) -> None:
     assert (group.name, group.procs_files, group.cap_bytes, group.read()) == ("", (), None, None)
     assert made.names() == []
     assert made.remove_all()
-    assert "RLIMIT_DATA" in made.describe()
+    assert "RLIMIT_DATA" in made.description
 
 
 # v1, for real.
@@ -245,7 +245,7 @@ def inside(procs_files: tuple[str, ...], code: str) -> subprocess.Popen[bytes]:
 @pytest.mark.slow
 class TestV1:
     def test_v1_is_chosen_and_described(self, v1: CgroupBackend) -> None:
-        assert v1.describe() == "cgroup v1: own folders in memory, freezer, pids, cpu"
+        assert v1.description == "cgroup v1: own folders in memory, freezer, pids, cpu"
 
     def test_the_limit_includes_swap(self, v1: CgroupBackend) -> None:
         group = v1.create("w1.1", 64 * MIB)

@@ -34,7 +34,7 @@ def play(
 
 def watch(harness: ControllerHarness) -> None:
     """Check the condition of each wait again at every event."""
-    harness.controller.storage.state_dir.event_log.subscribe(lambda _: harness.controller.context.change_signal.set())
+    harness.controller.context.state_dir.event_log.subscribe(lambda _: harness.controller.context.change_signal.set())
 
 
 async def why(harness: ControllerHarness, **arguments: Any) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_a_disk_that_hangs_delays_no_restart_and_why_says_so(tmp_path: Path, mon
     async def scenario(harness: ControllerHarness) -> None:
         stuck = threading.Event()
         # As a disk that does not answer would block the thread.
-        harness.controller.resources.crash_collector._thread.submit(stuck.wait)
+        harness.controller.gateways.crash_collector._thread.submit(stuck.wait)
         for number in range(1, 4):
             kill(harness)
             await harness.until(functools.partial(has_become_ready, harness, number + 1))

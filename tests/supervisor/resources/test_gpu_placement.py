@@ -34,7 +34,7 @@ def on_gpus(
         harness = ControllerHarness(home, (), gpu_driver=path, kill_limit_s=kill_limit_s)
         harness.environ |= {"PYTHONPATH": nvml.env["PYTHONPATH"]} | ({"CUDA_VISIBLE_DEVICES": shown} if shown else {})
         async with asyncio.timeout(60), harness:
-            harness.controller.storage.state_dir.event_log.subscribe(
+            harness.controller.context.state_dir.event_log.subscribe(
                 lambda _: harness.controller.context.change_signal.set()
             )
             await harness.until(lambda: all(harness.state(name) in ("ready", "backoff") for name in models))

@@ -39,7 +39,7 @@ def test_higher_priorities_come_first_and_within_one_the_first_to_arrive() -> No
     queue = make_queue()
     low, plain, high, second_high, second_plain = (add(queue, each) for each in (80, 0, 1, 1, 0))
     assert order(queue) == [high, second_high, plain, second_plain, low]
-    assert len(queue) == 5
+    assert queue.size == 5
 
 
 def test_a_priority_that_does_not_exist_is_the_models_default() -> None:
@@ -92,7 +92,7 @@ def test_the_requests_of_a_closed_link_are_removed() -> None:
     add(queue, 2, identity=b"a")
     queue.drop_link(link(b"a"))
     assert order(queue) == [stays]
-    assert len(queue) == 1
+    assert queue.size == 1
 
 
 def test_a_full_priority_takes_no_more_and_the_others_do() -> None:
@@ -102,7 +102,7 @@ def test_a_full_priority_takes_no_more_and_the_others_do() -> None:
         for _ in range(bound):
             add(queue, priority)
         assert not queue.add(queued(priority=queue.effective_priority(priority)))
-    assert len(queue) == 5
+    assert queue.size == 5
 
 
 def test_a_request_past_the_timeout_of_its_priority_is_removed_or_delayed_behind_all_others() -> None:
@@ -115,7 +115,7 @@ def test_a_request_past_the_timeout_of_its_priority_is_removed_or_delayed_behind
     assert order(queue, 1000) == [in_time, plain, delayed]
     assert order(queue, 2 * STARVATION_NS) == [plain, in_time, delayed], "a delayed request never counts as starving"
     assert delayed.priority == DELAYED_PRIORITY
-    assert len(queue) == 3
+    assert queue.size == 3
     assert list(queue.pop_timed_out(1 << 60)) == [in_time]
 
 
@@ -133,4 +133,4 @@ def test_in_a_random_walk_every_request_leaves_once_and_each_priority_in_its_ord
             else:
                 added = add(queue, chance.randrange(5), at_ns=now)
                 inside.setdefault(added.priority, []).append(added)
-            assert len(queue) == sum(map(len, inside.values()))
+            assert queue.size == sum(map(len, inside.values()))

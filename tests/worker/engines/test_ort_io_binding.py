@@ -201,13 +201,3 @@ def test_an_output_that_was_not_written_to_its_buffer_is_returned_as_it_is() -> 
         made = bindings.run(key(x, buffers), buffers)
         assert made["y"] is not buffers["y"]
         assert made["y"][0] == run
-
-
-def test_cleared_bindings_are_made_again() -> None:
-    session = Session()
-    bindings = IoBindings(session, "cpu")
-    x, buffers = floats(), {"y": session.buffer()}
-    bindings.run(key(x, buffers), buffers)
-    bindings.clear()
-    bindings.run(key(x, buffers), buffers)
-    assert len(session.made) == 2

@@ -188,6 +188,7 @@ class FakeBatchingEngine(FakeEngine):
 
     assembles_batches = True
     pins_memory = False
+    pinned_memory = object()
     min_buffer_bytes = 1
 
     def __init__(self, run: Run) -> None:
@@ -370,8 +371,8 @@ def test_small_jobs_are_always_batched(page: int) -> None:
 
 def test_only_an_engine_that_pins_memory_is_notified_of_it(page: int) -> None:
     executor, _ = make_executor(page, doubled)
-    assert executor.pinned_memory_user is None
+    assert executor.pinned_memory is None
     _, engine = batching_executor(page, wide, WIDE)
-    assert Executor(engine, executor.spec, executor.metadata, StatusPageWriter(page)).pinned_memory_user is None
+    assert Executor(engine, executor.spec, executor.metadata, StatusPageWriter(page)).pinned_memory is None
     engine.pins_memory = True
-    assert Executor(engine, executor.spec, executor.metadata, StatusPageWriter(page)).pinned_memory_user is not None
+    assert Executor(engine, executor.spec, executor.metadata, StatusPageWriter(page)).pinned_memory is not None

@@ -31,7 +31,7 @@ def test_a_result_is_taken_once() -> None:
     pending.add(result(1))
     assert pending.pop((link(b"g0.1"), 1)) is not None
     assert pending.pop((link(b"g0.1"), 1)) is None
-    assert len(pending) == 0
+    assert len(pending.results) == 0
 
 
 def test_count_and_bytes_are_bounded_but_one_result_always_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,5 +55,5 @@ def test_results_are_removed_by_their_deadline_and_with_their_link() -> None:
         pending.add(result(number, deadline_ns=deadline_ns, identity=identity))
     assert [request.message.id for request in pending.expire(100)] == [1]
     pending.drop_link(link(b"g0.1"))
-    assert len(pending) == 1
+    assert len(pending.results) == 1
     assert pending.pop((link(b"g1.1"), 3)) is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -104,11 +105,7 @@ def split_into_chunks(rows: Sequence[int], sizes: Sequence[int], least: int) -> 
 
 
 def _chunk(group: Sequence[int], rows: Sequence[int]) -> Chunk:
-    starts: list[int] = []
-    total = 0
-    for job in group:
-        starts.append(total)
-        total += rows[job]
+    *starts, total = accumulate((rows[job] for job in group), initial=0)
     return Chunk(group[0], group[-1] + 1, tuple(starts), total)
 
 
