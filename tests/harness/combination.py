@@ -28,6 +28,11 @@ def is_plain() -> bool:
     return "plain" in flags
 
 
+def is_zeromq() -> bool:
+    """Whether ZeroMQ carries requests to workers: each has a socket in the runtime folder then."""
+    return "zeromq" in flags
+
+
 def choose(name: str) -> str:
     """Start servers with this combination from now on. Returns its name and, for `by-commit`, the commit."""
     global flags  # noqa: PLW0603 - one for the whole run

@@ -75,11 +75,12 @@ class Victim:
 
     def await_settled(self) -> int:
         """Wait until the gauge of open requests equals the number of background calls; that number."""
-        here = sum(not each.is_over for each in self._background)
-        eventually(
-            lambda: self.server.gauge("mmsup_requests_open", model=self.name) == here, f"{here} requests at {self.name}"
-        )
-        return here
+
+        def settled_at() -> list[int]:
+            here = sum(not each.is_over for each in self._background)  # anew each time: one may be answered meanwhile
+            return [here] if self.server.gauge("mmsup_requests_open", model=self.name) == here else []
+
+        return eventually(settled_at, f"as many requests at {self.name} as calls are open")[0]
 
     @contextlib.contextmanager
     def held(self, **more: Any) -> Iterator[BackgroundCall]:  # as for `send`
