@@ -37,7 +37,7 @@ GATEWAY: Final = (
         "· the rest",
         plus=("binary take",),
         minus=_TAKEN,
-        why="memory for the body, the record, an entry in the in-flight table, the state of the connection and its turns",
+        why="memory for the body, the record, an entry in flight, the state of the connection and its turns",
     ),
     Stage("gateway: packed and sent", "binary send", why="one frame for all, in bounds of size and number"),
     Stage("· pack_frame", "pack", why="one tuple for each record, then msgpack"),
@@ -71,7 +71,7 @@ GATEWAY: Final = (
         "gateway in user space: taken, sent, answered",
         plus=_STAGES,
         plan_us=(4.8,),
-        why="not in the prototype: admission and bounds, timers and counting, validation of replies, an in-flight table with "
+        why="not in the prototype: admission and bounds, timers and counting, validated replies, requests in flight with "
         "deadlines and an owner for each request, connections with states and timers",
     ),
     Stage("TCP: received and sent, bare calls", "tcp", why="the kernel's share of the client's connection"),

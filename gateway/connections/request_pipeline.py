@@ -232,7 +232,6 @@ class RequestPipeline:
             loop.call_soon(self._start_pending)
 
     def cancel(self) -> None:
-        """The connection is lost."""
         self.pending = b""
         if self.infer is not None:
             self.infer.cancel()

@@ -86,7 +86,6 @@ class LinkChannel:
         self._on_readable()
 
     def receive_all(self) -> None:
-        """Process every reply that has arrived."""
         while not self.closed and self._process_some():
             pass
 

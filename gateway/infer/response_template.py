@@ -31,7 +31,6 @@ class ResponseTemplate:
         return same and tuple not in map(type, locations)
 
     def render(self, locations: Sequence[TensorLocation]) -> bytes:
-        """The whole response with these outputs."""
         raise NotImplementedError
 
 

@@ -48,7 +48,6 @@ class Allocator:
         return offset
 
     def free(self, offset: int, size: int) -> None:
-        """Free the range that `allocate(size)` returned."""
         rounded = round_up(size)
         assert 0 <= offset <= self.size - rounded, f"{rounded} bytes at {offset} are not in this extent"
         self.used -= rounded

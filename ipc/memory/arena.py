@@ -162,7 +162,6 @@ class ArenaSide:
         return sum(each.allocator.used for each in self._extents.values())
 
     def close(self) -> None:
-        """Drop all extents, used or not."""
         for extent in self._extents.values():
             extent.close()
         self._extents.clear()

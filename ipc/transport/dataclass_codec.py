@@ -35,7 +35,6 @@ def from_plain(raw: Any, expected: Iterable[type[Any]]) -> Any:  # one of `expec
 
 
 def to_json(message: object) -> bytes:
-    """A message between keeper and controller."""
     return json.dumps(to_plain(message), separators=(",", ":")).encode()
 
 

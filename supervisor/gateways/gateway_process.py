@@ -258,7 +258,6 @@ class GatewayListener:
 
 
 def _kind(gateway: GatewayProcess) -> str:
-    """As events name it."""
     return "spare" if gateway.role is GatewayRole.STANDBY else "gateway"
 
 

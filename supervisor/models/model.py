@@ -63,7 +63,6 @@ class Model:
             yield from revision.instances()
 
     def state(self) -> str:
-        """The state of its worst version."""
         if not self.wanted:
             return self._state_of_unwanted()
         states = [state_of(version) for version in self.active.versions] if self.active else []

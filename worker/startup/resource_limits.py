@@ -53,7 +53,6 @@ def tune_malloc(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> Non
 
 
 def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:
-    """The variables for this model. Pure."""
     device = spec.device
     visible = "" if device == "cpu" else device.removeprefix("cuda").removeprefix(":")
     variables: dict[str, str] = {name: str(cores) for name in _THREAD_POOLS}

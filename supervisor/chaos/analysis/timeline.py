@@ -39,7 +39,6 @@ class SentRequest:
 
     @property
     def end(self) -> RequestOutcome | None:
-        """The first outcome."""
         return self.outcomes[0] if self.outcomes else None
 
     @property
@@ -131,7 +130,6 @@ class Timeline:
         return ModelRole(self.run.models[model])
 
     def of_model(self, model: str) -> list[SentRequest]:
-        """The model's requests, oldest first."""
         return [each for each in self.requests.values() if each.invoke.model == model]
 
     def is_affected(self, start_s: float, end_s: float, names: frozenset[str]) -> bool:

@@ -109,7 +109,6 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 def leak_counts(before: Snapshot, after: Snapshot) -> dict[str, int]:
-    """The report's counts of leaks."""
     more = [
         sum(_new_descriptors(before.server_processes[name], each).values())
         for name, each in after.server_processes.items()

@@ -51,7 +51,6 @@ class ServiceManager:
 
     @property
     def pid(self) -> int:
-        """Process id of the keeper."""
         return self._process.pid
 
     def status(self) -> int | None:
