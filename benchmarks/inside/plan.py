@@ -71,7 +71,7 @@ GATEWAY: Final = (
         "gateway in user space: taken, sent, answered",
         plus=_STAGES,
         plan_us=(4.8,),
-        why="not in the prototype: admission and bounds, timers and counting, validated replies, requests in flight with "
+        why="no prototype has: admission and bounds, timers and counting, validated replies, requests in flight with "
         "deadlines and an owner for each request, connections with states and timers",
     ),
     Stage("TCP: received and sent, bare calls", "tcp", why="the kernel's share of the client's connection"),
