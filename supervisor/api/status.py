@@ -178,6 +178,7 @@ def _process(role: str, number: int, pid: int | None, generation: int, started_s
         "memory_cap_bytes": None,
         "uptime_s": round(time.monotonic() - started_s, 1) if started_s is not None else None,
         "requests": None,
+        "seat": None,
     }
 
 
@@ -193,6 +194,7 @@ def _worker_row(instance: Instance, now_s: float) -> Json:
         "memory_cap_bytes": instance.worker.group.cap_bytes or spec.memory_bytes,
         "uptime_s": round(now_s - instance.worker.spawned_s, 1),
         "requests": progress.requests,
+        "seat": None,
     }
 
 

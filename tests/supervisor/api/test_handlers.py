@@ -66,7 +66,7 @@ def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
         assert len({frozenset(each) for each in processes}) == 1
         assert set(processes[0]) == {
             "role", "id", "model", "version", "pid", "generation", "state", "restarts", "memory_bytes",
-            "memory_cap_bytes", "uptime_s", "requests",
+            "memory_cap_bytes", "uptime_s", "requests", "seat",
         }  # fmt: skip
 
     ask_house(tmp_path, play)
