@@ -55,8 +55,9 @@ def apply_desired_state(context: LoadContext, loader: ModelLoader) -> None:
             model.wanted = False  # nothing is left of it
             model_set.mark_changed(name)
         up = desired.up if desired is not None else is_wanted_at_start(context.settings, name)
-        if model.entry is None or up is model.wanted:
-            continue
+        is_started = model.wanted and (model.active is not None or not model.entry or not model.entry.specs)
+        if model.entry is None or up is is_started:
+            continue  # a model that waited for its files when the controller before ended is wanted, and not started
         if not up:
             loader.stop_wanted(model)
         elif desired is not None and desired.config:
