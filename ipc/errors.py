@@ -92,6 +92,7 @@ class ServerError(MmsupError):
         "draining": True,
         "unavailable": True,
         "internal": False,
+        "too_many_files": True,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -30,6 +31,8 @@ from mmsup.supervisor.processes.keeper_channel import KeeperChannel
 
 EXIT_INTERNAL_ERROR: Final = 1
 STATUS_PAGE_INTERVAL_S: Final = 0.5
+NO_ROOM_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Of accept(), as asyncio knows them."""
 
 
 async def serve(inherited: dict[str, int]) -> None:
@@ -61,8 +64,14 @@ async def serve(inherited: dict[str, int]) -> None:
 
 
 def _exit_on_unhandled_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # asyncio's own
-    """A callback or task has failed with an unexpected error: the state of this process can be wrong from now on."""
+    """A callback or task has failed with an unexpected error: the state of this process can be wrong from now on.
+
+    A listener that finds no descriptor for a new connection is none of them: asyncio tries again after a second.
+    """
     loop.default_exception_handler(context)
+    error = context.get("exception")
+    if "socket" in context and isinstance(error, OSError) and error.errno in NO_ROOM_ERRNOS:
+        return
     os._exit(EXIT_INTERNAL_ERROR)
 
 

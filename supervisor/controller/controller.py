@@ -161,6 +161,7 @@ class Controller:
             if model is not None and model.active is not None:
                 self.gateways.poison_requests.drop_outdated(name, model.active.content_id)
         self._save_gpus()
+        self.resources.descriptors.retry_refused()
         if readiness_changed:
             self.gateways.readiness.report()
         self.context.change_signal.set()

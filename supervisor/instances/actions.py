@@ -152,6 +152,9 @@ def _start_process(instance: Instance) -> None:
     instance.is_queued = False
     instance.generation += 1
     worker = instance.worker = WorkerProcess(Cgroup(()), time.monotonic())
+    if refusal := context.refuse_start():
+        asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, refusal, "too_many_files")
+        return
     try:
         failpoint("brain.scratch")
         os.makedirs(scratch_dir(context.launch_environment, instance.worker_id), mode=0o700, exist_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import mmsup
+from mmsup.ipc.environment import SOFT_FILES
 from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.paths import WorkerId, worker_name
 from mmsup.ipc.specs import ModelSpec
@@ -75,6 +76,8 @@ def worker_spawn(
         # Thread pools as large as the machine: the kernel schedules the cores among the instances.
         **dict.fromkeys(THREAD_VARIABLES, str(environment.cores)),
     }
+    if SOFT_FILES in environment.base_env:
+        env[SOFT_FILES] = environment.base_env[SOFT_FILES]
     if spec.python:
         env["PYTHONPATH"] = package_link_dir(environment.runtime_dir)
     env |= spec.env
