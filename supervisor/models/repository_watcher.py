@@ -15,9 +15,9 @@ from typing import Final
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
+from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME, PROBE_AFTER_S
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model import Model
-from mmsup.supervisor.models.startup_policy import is_wanted_at_start
+from mmsup.supervisor.models.startup_policy import is_wanted
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
@@ -99,12 +99,31 @@ class RepositoryWatcher:
                 if not self._scanning.locked():
                     checks.create_task(self.check(is_poll=True))
 
+    async def follow_mismatches(self) -> None:
+        """For ever, where nothing polls: look at the files of models that are given up until these change."""
+        while True:
+            await asyncio.sleep(PROBE_AFTER_S)
+            await self.load_mended()
+
+    async def load_mended(self) -> None:
+        """Load the models whose configuration contradicted their file if their files have changed since."""
+        for name, model in list(self._model_set.models.items()):
+            failure = model.active.load_failure() if model.active is not None else None
+            if failure is None or failure.code not in NOT_MENDED_BY_TIME or name in self._in_progress:
+                continue
+            entry = scanner.scan_model(self._settings, name)
+            if entry is not None and model.active is not None and entry.file_digest != model.active.stamp:
+                self._in_progress.add(name)
+                await self._apply(name, entry)
+
     async def check(self, *, is_poll: bool = False) -> None:
         """Scan once and apply what has changed; returns when all of that has its outcome. `is_poll`: leave what has
         changed since the last poll to the next one."""
         async with self._scanning:
             found = (await self._scan_stepwise()).models
-            settling = self._settling(found) if is_poll else set[str]()
+            settling = set[str]()
+            if is_poll:
+                settling, self._last_poll = _settling(found, self._last_poll), _identities(found)
             changed = self._compare(found, settling)
             self._in_progress |= changed
             for name in settling:
@@ -116,16 +135,11 @@ class RepositoryWatcher:
             self._stale -= changed
             await self.check()
 
-    def _settling(self, found: dict[str, ModelEntry]) -> set[str]:
-        """Models that could be loaded and differ from what the last poll found, which is what was found from now on."""
-        last, self._last_poll = self._last_poll, {name: _identity(entry) for name, entry in found.items()}
-        return {name for name, entry in found.items() if not entry.errors and last.get(name) != _identity(entry)}
-
     def _compare(self, found: dict[str, ModelEntry], settling: set[str]) -> set[str]:
         """Names of the models that differ from what was last seen, which is what was found from now on. Of `settling`
         those that differ stay there alone, and stay as they were last seen."""
         known = {name: _identity(model.entry) for name, model in self._model_set.models.items()} | self._seen
-        seen = {name: _identity(entry) for name, entry in found.items()}
+        seen = _identities(found)
         seen |= {name: identity for name, identity in known.items() if name not in found and self._stays(name)}
         changed = {name for name in known.keys() | seen.keys() if known.get(name) != seen.get(name)}
         changed |= {name for name, model in self._model_set.models.items() if model.is_settling}
@@ -139,7 +153,7 @@ class RepositoryWatcher:
         """The files of a model may still be being written: if it shall serve and has nothing to serve with, it is
         wanted from now on, and says so."""
         model = self._model_set.model(entry.name)
-        if (model is None or model.active is None) and self._is_wanted(entry.name, model):
+        if (model is None or model.active is None) and is_wanted(self._context, entry.name, model):
             model = self._model_set.register(entry)
             model.wanted, model.is_settling = True, True
 
@@ -165,17 +179,11 @@ class RepositoryWatcher:
                 if instance.state in (InstanceState.BACKOFF, InstanceState.FAILED):
                     instance.apply(lifecycle_events.RetryDue())
 
-    def _is_wanted(self, name: str, model: Model | None) -> bool:
-        desired = self._context.desired_state.get(name)
-        if desired is not None:
-            return desired.up
-        return (model is not None and model.wanted) or is_wanted_at_start(self._settings, name)
-
     async def _update(self, entry: ModelEntry) -> None:
         model = self._model_set.model(entry.name)
         if model is not None and _identity(model.entry) == _identity(entry) and not model.is_settling:
             return  # it had changed for a while, and is again what it was
-        wanted = self._is_wanted(entry.name, model)
+        wanted = is_wanted(self._context, entry.name, model)
         if not entry.errors or model is None or model.active is None or not model.active.is_serving():
             model = self._model_set.register(entry)  # otherwise the revision that serves goes on with its own entry
         model.is_settling = False
@@ -203,3 +211,12 @@ class RepositoryWatcher:
 def _identity(entry: ModelEntry | None) -> tuple[str, str]:
     """Differs if the files of a model differ, or its errors."""
     return (entry.file_digest, entry.reason) if entry else _UNKNOWN
+
+
+def _identities(found: dict[str, ModelEntry]) -> dict[str, tuple[str, str]]:
+    return {name: _identity(entry) for name, entry in found.items()}
+
+
+def _settling(found: dict[str, ModelEntry], last: dict[str, tuple[str, str]]) -> set[str]:
+    """Models that could be loaded, and differ from what the poll before has found."""
+    return {name for name, entry in found.items() if not entry.errors and last.get(name) != _identity(entry)}

@@ -11,6 +11,8 @@ import pytest
 
 from controller_double import Child, ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.messages.gateway_control import Unroute
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.worker_control import LoadFailed
 from mmsup.supervisor.repository import scanner
 
 pytestmark = pytest.mark.slow
@@ -276,3 +278,60 @@ def test_of_a_new_model_the_versions_without_a_fault_are_served(tmp_path: Path) 
         await harness.until(is_ready(harness, "late"))
 
     run_in_harness(tmp_path, play, mode="poll")
+
+
+def mismatch(child: Child) -> None:
+    child.send(Hello("worker", WIRE_VERSION, *child.life))
+    child.send(LoadFailed("config_mismatch", "input 'x' is FP32 in its configuration, INT64 in the file"))
+    child.process.kill()
+
+
+def test_a_configuration_that_contradicts_the_file_is_not_tried_until_a_file_changes(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness) -> None:
+        harness.keeper.script = mismatch
+        await harness.until(lambda: harness.state("good") == "failed")
+        assert reason(harness, "good").startswith(
+            "version 1: input 'x' is FP32 in its configuration, INT64 in the file;"
+        )
+        (instance,) = harness.controller.models.model_set.instances()
+        assert instance.retry.timer is None
+        await harness.kill_controller()
+        await harness.start_controller()
+        (instance,) = harness.controller.models.model_set.instances()
+        assert (harness.state("good"), instance.retry.timer) == ("failed", None)
+        harness.keeper.script = Child.serve
+        await harness.controller.models.watcher.load_mended()
+        assert len(harness.events("worker_spawn")) == 1, "nothing has changed"
+        (tmp_path / "repo" / "good" / "1" / "model.py").write_text("class Model:\n    mended = True\n")
+        await harness.controller.models.watcher.load_mended()
+        await harness.until(is_ready(harness, "good"))
+
+    run_in_harness(tmp_path, play)
+
+
+def test_a_configuration_that_contradicts_the_file_is_tried_again_by_a_load(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness) -> None:
+        harness.keeper.script = mismatch
+        await harness.until(lambda: harness.state("good") == "failed")
+        harness.keeper.script = Child.serve
+        await harness.controller.models.loader.load("good")
+        assert is_ready(harness, "good")()
+
+    run_in_harness(tmp_path, play)
+
+
+def test_a_model_that_arrives_is_loaded_before_the_broken_ones_are_tried_again(tmp_path: Path) -> None:
+    broken = tuple(f"b{number}" for number in range(4))
+
+    async def play(harness: ControllerHarness) -> None:
+        def script(child: Child) -> None:
+            instance = harness.controller.models.model_set.instance(child.life[0])
+            is_healthy = instance is not None and instance.revision.spec.name == "z"
+            (Child.serve if is_healthy else fail_to_load)(child)
+
+        harness.keeper.script = script
+        await harness.until(is_ready(harness, "z"))
+        spawned = [each["model"] for each in harness.events("worker_spawn")]
+        assert spawned.index("z") <= len(broken) + 1, spawned
+
+    run_in_harness(tmp_path, play, (*broken, "z"))
