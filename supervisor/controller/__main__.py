@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from mmsup.ipc import exit_codes, failpoints
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
+from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.supervisor.config.settings import Settings
@@ -46,6 +47,7 @@ async def serve(inherited: dict[str, int]) -> None:
     settings = Settings.from_json(inventory.settings)
     console = Console(settings.log_format)
     logging.getLogger().addHandler(LibraryLogHandler(console))
+    ignore_stray_signals(lambda text: console.log("warning", "signal_ignored", text=text))
     # The one place that passes the environment on; processes/launch_spec.py takes an allow-list of it.
     cgroups = cgroup_backend.backend(cgroup_backend.top_name(settings.state_dir))
     controller = Controller(inventory, checkpoint, keeper, os.environ, console, cgroups)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.gpu.inventory import Gpu, GpuProcess, Gpus
 
@@ -70,4 +71,5 @@ def _serve(read: Callable[[], Gpus]) -> None:
 
 
 if __name__ == "__main__":
+    ignore_stray_signals(lambda _: None)  # its output is read by the controller
     _serve(_Nvml().read)
