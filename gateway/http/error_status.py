@@ -28,6 +28,7 @@ STATUS: Final[dict[str, int]] = {
     # the model's
     "inference_failed": 500,
     "load_failed": 500,
+    "config_mismatch": 500,
     "load_timeout": 504,
     "does_not_fit": 507,
     "model_failed": 503,

@@ -104,6 +104,8 @@ class Controller:
             self._socket_watch.start()
         if context.settings.control_mode == "poll":
             context.tasks.start(self.models.watcher.poll(), "poll")
+        else:
+            context.tasks.start(self.models.watcher.follow_mismatches(), "mismatches")
 
     def _on_new_listener(self, listener: socket.socket) -> None:
         text = "the control socket was removed or taken, and is there again"

@@ -24,6 +24,7 @@ from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
 from mmsup.supervisor.instances.memory_sampler import sample
+from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
 from mmsup.supervisor.instances.worker_process import OomWatch, WorkerProcess
 from mmsup.supervisor.linux.cgroup import LOADING_WEIGHTS, SERVING_WEIGHTS, Cgroup
 from mmsup.supervisor.processes.child_process import ChildProcess
@@ -275,9 +276,8 @@ def _schedule_retry(instance: Instance, after_s: float, is_probe: bool) -> None:
 
 def _record_given_up(instance: Instance, code: str, text: str) -> None:
     last = instance.failure.text if instance.failure else ""
-    instance.failure = WorkerFailure(
-        code, f"{text}; the last one: {last}" if last else text, of_load=code == "model_failed"
-    )
+    whole = f"{last}; {text}" if code in NOT_MENDED_BY_TIME else f"{text}; the last one: {last}" if last else text
+    instance.failure = WorkerFailure(code, whole, of_load=code != "crash_loop")
     instance.record("crash_loop" if code == "crash_loop" else "load_failed", f"given up: {text}", code=code)
 
 
