@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "supervisor/chaos/inject": "chaos/clients chaos/observe chaos/plan chaos/server cli/ctl",
     "supervisor/chaos/observe": "; ipc",
     "supervisor/chaos/plan": "",
-    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli/ctl config linux",
+    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli/ctl config linux; ipc",
     "supervisor/cli": "cli/command",
     "supervisor/cli/check": "cli/output cli/serve config repository; ipc",
     "supervisor/cli/command": "cli/output; ipc",
