@@ -19,10 +19,6 @@ RUNTIME_DIR: Final = "MMSUP_RUNTIME_DIR"
 ARGUMENT: Final = "m"
 NEEDED_OPTIONS: Final = {"infer": ["--data", "{}"]}
 VALUES: Final = {
-    "repositories": ("/env", "/flag"),
-    "runtime_dir": ("/env", "/flag"),
-    "state_dir": ("/env", "/flag"),
-    "http_unix": ("/env", "/flag"),
     "host": ("127.0.0.2", "127.0.0.3"),
     "metrics_host": ("127.0.0.2", "127.0.0.3"),
     "control_mode": ("poll", "explicit"),
@@ -32,6 +28,7 @@ VALUES: Final = {
     "log_format": ("json", "default"),
 }
 """By field of Settings: a value for the environment, one for the flag."""
+PATHS: Final = ("/env", "/flag")
 GUESSES: Final = (("5", "6"), ("20000000", "30000000"), ("5s", "6s"), ("true", "false"))
 """For all other options: the first pair that is valid."""
 
@@ -108,7 +105,8 @@ def test_an_empty_runtime_dir_is_refused_and_not_replaced_by_the_environments(
 
 @pytest.mark.parametrize("option", SERVER_OPTIONS, ids=lambda option: option.flag)
 def test_every_flag_of_the_server_wins_over_its_variable(tmp_path: Path, option: ServerOption) -> None:
-    in_environment, in_flag = VALUES.get(option.field) or next(each for each in GUESSES if _takes(option, each[0]))
+    values = PATHS if option.path else VALUES.get(option.field)
+    in_environment, in_flag = values or next(each for each in GUESSES if _takes(option, each[0]))
     flags = [f"--{option.flag}", in_flag]
     if option.field == "load_models":
         flags += ["--model-control-mode", "explicit"]
