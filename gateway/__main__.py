@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import faulthandler
 import gc
+import os
 import select
 import signal
 import socket
@@ -29,9 +30,11 @@ from mmsup.gateway.gc_schedule import OLDEST_GENERATION_THRESHOLD, GcSchedule
 from mmsup.gateway.server import GatewayServer
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import arm, failpoint
+from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.memory.counters import CounterTable
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.gateway_control import ConfigureGateway
+from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.codec import decode
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
@@ -132,9 +135,16 @@ def counter_tables(inherited: dict[str, int]) -> list[CounterTable]:
     return [CounterTable(inherited[f"tally:{seat}"]) for seat in seats]
 
 
+def _print_line(text: str) -> None:
+    """From a signal handler: one write, which no buffer of a stream can be in the middle of."""
+    os.write(2, f"gateway: {text}\n".encode())
+
+
 def main(arguments: list[str]) -> int:
+    forbid_inspection(os.environ)
     inherited = parse_inherited_fds(arguments)
     faulthandler.enable(inherited["crash"], all_threads=False)
+    ignore_stray_signals(_print_line)
     arm(inherited, "gateway")
     channel = ControlChannel.from_fd(inherited["control"])
     page = StatusPageWriter(inherited["page"])

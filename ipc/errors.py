@@ -61,6 +61,7 @@ class ModelError(MmsupError):
     codes: ClassVar[dict[str, bool]] = {
         "inference_failed": False,
         "load_failed": False,
+        "config_mismatch": False,
         "load_timeout": True,
         "does_not_fit": False,
         "model_failed": False,
@@ -92,6 +93,7 @@ class ServerError(MmsupError):
         "draining": True,
         "unavailable": True,
         "internal": False,
+        "too_many_files": True,
     }
 
 

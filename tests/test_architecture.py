@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "supervisor/chaos/inject": "chaos/clients chaos/observe chaos/plan chaos/server cli/ctl",
     "supervisor/chaos/observe": "; ipc",
     "supervisor/chaos/plan": "",
-    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli/ctl config linux",
+    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli/ctl config linux; ipc",
     "supervisor/cli": "cli/command",
     "supervisor/cli/check": "cli/output cli/serve config repository; ipc",
     "supervisor/cli/command": "cli/output; ipc",
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
     "repository resources state; ipc memory messages transport",
     "supervisor/gateways": "config instances models observability postmortem processes; ipc memory messages transport",
-    "supervisor/gpu": "observability processes; transport",
+    "supervisor/gpu": "observability processes; ipc transport",
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
     "supervisor/keeper": "config linux observability processes; ipc memory messages transport",
     "supervisor/linux": "; ipc",

@@ -24,6 +24,7 @@ from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadProgress, WorkerReady
 from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.worker.execution.device_errors import DeviceFault
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> NoReturn:
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     # SIGUSR2, which the controller sends before it kills a hung worker, writes them to the crash pipe.
     faulthandler.register(signal.SIGUSR2, inherited["crash"], all_threads=True)
+    ignore_stray_signals(_print_line, but={signal.SIGUSR2})
     _configure_log()
     control = WorkerControlChannel(ControlChannel.from_fd(inherited["control"]), inherited["lifeline"])
     page = StatusPageWriter(inherited["page"])
@@ -135,6 +137,11 @@ def _exit_by_model(error: SystemExit) -> NoReturn:
         log.error("the model ended this process: %s", code)
         exit_now(exit_codes.REFUSED)
     exit_now((code or exit_codes.SUCCESS) & 0xFF)
+
+
+def _print_line(text: str) -> None:
+    """From a signal handler: one write, which no buffer of a stream can be in the middle of."""
+    os.write(2, f"worker: {text}\n".encode())
 
 
 def _configure_log() -> None:

@@ -14,8 +14,9 @@ from typing import Final
 from mmsup.gateway.connections.fast_connection import FastConnection
 
 CONNECTION_LIMIT: Final = 8192
-RESERVED_FILES: Final = 256
-"""File descriptors left for the gateway itself: links, memory, status pages."""
+"""And at most half of the file descriptors: the others are for links to workers and the memory shared with them."""
+RESERVED_FILES: Final = 48
+"""Descriptors that connections leave free for links, however many links and how much memory there are."""
 CHECKS: Final = 64
 """Connections checked to find one to evict."""
 
@@ -25,18 +26,20 @@ class ConnectionLimit:
 
     def __init__(self) -> None:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.limit = max(min(CONNECTION_LIMIT, files - RESERVED_FILES), 1)
+        self.limit = max(min(CONNECTION_LIMIT, files // 2), 1)
+        self._full_at = files - RESERVED_FILES
         self._by_address: dict[str, int] = {}
         self.connections: dict[FastConnection, tuple[str, int]] = {}
         """In the order of the checks; with the client address (empty: a UNIX socket) and `uses` at the last check."""
 
-    def admit(self, connection: FastConnection, address: str) -> bool:
-        """Count a new connection; False if it must be closed."""
+    def admit(self, connection: FastConnection, address: str, fd: int = 0) -> bool:
+        """Count a new connection; False if it must be closed. `fd`: its descriptor, the lowest number that was free."""
         taken = self._by_address.get(address, 0)
         if address and taken >= max(self.limit // 2, 1):
             is_admitted = self._evict(address)
         else:
-            is_admitted = len(self.connections) < self.limit or self._evict("")
+            is_full = len(self.connections) >= self.limit or fd >= self._full_at
+            is_admitted = not is_full or self._evict("")
         self.connections[connection] = address, 0
         self._by_address[address] = self._by_address.get(address, 0) + 1
         return is_admitted

@@ -51,8 +51,9 @@ class HttpListener(Server):
         )
 
     def admit(self, connection: FastConnection, transport: asyncio.BaseTransport) -> bool:
-        peer = transport.get_extra_info("peername")
-        return self.connection_limit.admit(connection, str(peer[0]) if isinstance(peer, tuple) and peer else "")
+        peer, sock = transport.get_extra_info("peername"), transport.get_extra_info("socket")
+        address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        return self.connection_limit.admit(connection, address, sock.fileno() if sock is not None else 0)
 
     def remove(self, connection: FastConnection) -> None:
         self.connection_limit.remove(connection)

@@ -28,6 +28,7 @@ STATUS: Final[dict[str, int]] = {
     # the model's
     "inference_failed": 500,
     "load_failed": 500,
+    "config_mismatch": 500,
     "load_timeout": 504,
     "does_not_fit": 507,
     "model_failed": 503,
@@ -51,6 +52,7 @@ STATUS: Final[dict[str, int]] = {
     "draining": 503,
     "unavailable": 503,
     "internal": 500,
+    "too_many_files": 507,
 }
 CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
 """After these the connection is closed, since the rest of the request would be read for nothing."""

@@ -27,6 +27,7 @@ import enum
 import fcntl
 import mmap
 import os
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -37,6 +38,8 @@ from mmsup.ipc.memory.allocator import Allocator, round_up
 EXTENT_BYTES: Final = 16 << 20
 RESERVE_BYTES: Final = 256 << 20
 """Available memory that must remain after an extent was made."""
+RESERVED_FILES: Final = 32
+"""Descriptors that extents leave free, for links to workers that start."""
 F_SEAL_FUTURE_WRITE: Final = 0x0010  # linux/fcntl.h; not in Python's fcntl
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -93,6 +96,9 @@ class Extent:
             self.fd = os.memfd_create("mmsup-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
             raise MemoryError(f"no file for an extent: {error.strerror}") from error
+        if self.fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FILES:
+            os.close(self.fd)  # the kernel gives the lowest number that is free
+            raise MemoryError("no file for an extent: the limit of open files is near; raise `ulimit -n`")
         try:
             failpoint("ipc.extent_fill")
             os.posix_fallocate(self.fd, 0, size)

@@ -138,6 +138,13 @@ class ChildExited:
 
 
 @dataclass(frozen=True, slots=True)
+class StopReason:
+    """Which signal ends the server, and who sent it, in words. TerminateRequested follows."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class TerminateRequested:
     """SIGTERM was received: drain, then send ShutdownFinished."""
 
@@ -179,6 +186,7 @@ FROM_KEEPER: Final = (
     ChildDescriptors,
     SpawnFailed,
     ChildExited,
+    StopReason,
     TerminateRequested,
     ReloadRequested,
     StepDown,

@@ -32,6 +32,14 @@ class ChannelClosed(Exception):  # noqa: N818 - an ordinary end, not an error
     """The other side has closed; nothing more will arrive."""
 
 
+class DescriptorsLost(OSError):  # noqa: N818 - says what has happened
+    """The descriptor table is full: a message came without its descriptors. `data` is the message."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(errno.EMFILE, "no room for the descriptors of a message")
+        self.data = data
+
+
 class SeqpacketEnd:
     """What ControlChannel and DataChannel share: a socket that is never blocking, and sending packets on it."""
 
@@ -91,7 +99,7 @@ class ControlChannel(SeqpacketEnd):
     def receive(self) -> tuple[bytes, list[int]] | None:
         """The next message and its descriptors, which the caller owns; None if none is waiting.
 
-        OSError if the descriptor table is full: the message is lost and its content must be requested again.
+        DescriptorsLost if the descriptor table is full.
         """
         failpoint("ipc.receive")
         try:
@@ -105,7 +113,7 @@ class ControlChannel(SeqpacketEnd):
             raise ChannelClosed
         descriptors = received_fds(ancillary)
         if descriptors or flags & socket.MSG_CTRUNC:
-            _check_descriptors(descriptors, flags)
+            _check_descriptors(data, descriptors, flags)
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             close_fds(descriptors)
             return self.receive()  # a message over a limit is dropped
@@ -124,15 +132,16 @@ def received_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     return found.tolist()
 
 
-def _check_descriptors(descriptors: Sequence[int], flags: int) -> None:
-    """OSError, with all of them closed, if the kernel dropped some because our descriptor table is full."""
+def _check_descriptors(data: bytes, descriptors: Sequence[int], flags: int) -> None:
+    """DescriptorsLost, with all of them closed, if the kernel dropped some because our descriptor table is full."""
     try:
         failpoint("ipc.receive_rights")
-        if flags & socket.MSG_CTRUNC and len(descriptors) < DESCRIPTOR_LIMIT:
-            raise OSError(errno.EMFILE, "no room for the descriptors of a message")
-    except OSError:
+    except OSError as error:
         close_fds(descriptors)
-        raise
+        raise DescriptorsLost(data) from error
+    if flags & socket.MSG_CTRUNC and len(descriptors) < DESCRIPTOR_LIMIT:
+        close_fds(descriptors)
+        raise DescriptorsLost(data)
 
 
 def close_fds(descriptors: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
+from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, DescriptorsLost, close_fds
 
 MAX_QUEUED: Final = 20_000
 """Messages in the send queue. A reader that is so far behind is treated as gone."""
@@ -23,7 +23,7 @@ MAX_READS: Final = 64
 class MessageChannel:
     """One end. `on_closed` is called once, from the loop, when the other side has closed.
 
-    `on_error` gets the OSError of a message that was lost because the descriptor table is full; without it the error
+    `on_error` gets a message whose descriptors were lost because the descriptor table is full; without it the error
     goes to the exception handler of the loop.
     """
 
@@ -32,7 +32,7 @@ class MessageChannel:
         channel: ControlChannel,
         on_message: Callable[[bytes, list[int]], None],
         on_closed: Callable[[], None],
-        on_error: Callable[[OSError], None] | None = None,
+        on_error: Callable[[DescriptorsLost], None] | None = None,
     ) -> None:
         self._channel = channel
         self._on_message = on_message
@@ -95,7 +95,7 @@ class MessageChannel:
             except ChannelClosed:
                 self._fail()
                 return
-            except OSError as error:
+            except DescriptorsLost as error:
                 if self._on_error is None:
                     raise
                 self._on_error(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -17,7 +18,9 @@ import time
 from typing import Any, Final
 
 from mmsup.ipc import exit_codes, failpoints
+from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
+from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.supervisor.config.settings import Settings
@@ -30,6 +33,8 @@ from mmsup.supervisor.processes.keeper_channel import KeeperChannel
 
 EXIT_INTERNAL_ERROR: Final = 1
 STATUS_PAGE_INTERVAL_S: Final = 0.5
+NO_ROOM_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Of accept(), as asyncio knows them."""
 
 
 async def serve(inherited: dict[str, int]) -> None:
@@ -43,6 +48,7 @@ async def serve(inherited: dict[str, int]) -> None:
     settings = Settings.from_json(inventory.settings)
     console = Console(settings.log_format)
     logging.getLogger().addHandler(LibraryLogHandler(console))
+    ignore_stray_signals(lambda text: console.log("warning", "signal_ignored", text=text))
     # The one place that passes the environment on; processes/launch_spec.py takes an allow-list of it.
     cgroups = cgroup_backend.backend(cgroup_backend.top_name(settings.state_dir))
     controller = Controller(inventory, checkpoint, keeper, os.environ, console, cgroups)
@@ -61,12 +67,19 @@ async def serve(inherited: dict[str, int]) -> None:
 
 
 def _exit_on_unhandled_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # asyncio's own
-    """A callback or task has failed with an unexpected error: the state of this process can be wrong from now on."""
+    """A callback or task has failed with an unexpected error: the state of this process can be wrong from now on.
+
+    A listener that finds no descriptor for a new connection is none of them: asyncio tries again after a second.
+    """
     loop.default_exception_handler(context)
+    error = context.get("exception")
+    if "socket" in context and isinstance(error, OSError) and error.errno in NO_ROOM_ERRNOS:
+        return
     os._exit(EXIT_INTERNAL_ERROR)
 
 
 def main(arguments: list[str]) -> int:
+    forbid_inspection(os.environ)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(parse_inherited_fds(arguments)))
     return exit_codes.SUCCESS

@@ -18,7 +18,7 @@ from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, Kee
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
-from mmsup.supervisor.instances import actions, worker_exit, worker_messages
+from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit, worker_messages
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.models.model_set import ModelSet
@@ -26,6 +26,7 @@ from mmsup.supervisor.processes.launch_spec import parse_token
 
 ChildMessage = ChildDescriptors | ChildExited | SpawnFailed
 _WORKER: Final = "worker"
+NO_ROOM: Final = "the controller has no room for the descriptors of another worker: raise `ulimit -n` or LimitNOFILE="
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +120,14 @@ class ChildRouter:
                 instance = _instance(targets.model_set, number, generation, adopted=adopted)
                 if instance is not None:
                     _send_to_instance(instance, message, descriptors, adopted=adopted)
+                    self._kill_if_lost(targets, message, descriptors)
                     return
             case "gateway", number, generation:
                 adopted = adopted and isinstance(message, ChildDescriptors)
                 gateway = _gateway(targets.pool, number, generation, adopted=adopted)
                 if gateway is not None:
                     _send_to_gateway(gateway, message, descriptors)
+                    self._kill_if_lost(targets, message, descriptors)
                     return
             case _:
                 pass
@@ -134,6 +137,11 @@ class ChildRouter:
             targets.keeper.send(keeper_control.SignalChild(message.token, signal.SIGKILL, whole_session=True))
         elif isinstance(message, ChildExited):
             targets.keeper.send(keeper_control.ForgetChild(message.token))
+
+    def _kill_if_lost(self, targets: RouterTargets, message: ChildMessage, descriptors: list[int]) -> None:
+        """A child whose descriptors found no room cannot be used; its exit is then handled as any other."""
+        if isinstance(message, ChildDescriptors) and not descriptors:
+            targets.keeper.send(keeper_control.SignalChild(message.token, signal.SIGKILL, whole_session=True))
 
 
 def _instance(model_set: ModelSet, number: int, generation: int, *, adopted: bool) -> Instance | None:
@@ -157,6 +165,8 @@ def _gateway(pool: GatewayPool, number: int, generation: int, *, adopted: bool) 
 
 def _send_to_instance(instance: Instance, message: ChildMessage, descriptors: list[int], *, adopted: bool) -> None:
     match message:
+        case ChildDescriptors() if not descriptors:
+            instance.apply(lifecycle_events.LoadReportedFailed("too_many_files", NO_ROOM))
         case ChildExited():
             worker_exit.exited(instance, message)
         case ChildDescriptors(_, pid):
@@ -169,6 +179,8 @@ def _send_to_instance(instance: Instance, message: ChildMessage, descriptors: li
 
 def _send_to_gateway(gateway: GatewayProcess, message: ChildMessage, descriptors: list[int]) -> None:
     match message:
+        case ChildDescriptors() if not descriptors:
+            pass
         case ChildExited():
             gateway.on_exited(message)
         case ChildDescriptors(_, pid):

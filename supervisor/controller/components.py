@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,7 @@ from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
+from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 
@@ -165,6 +167,8 @@ class Resources:
         self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
         self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
         self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
 
 
 def connect_instances(
@@ -182,6 +186,7 @@ def connect_instances(
         cleanup=resources.cleanup,
         crash_collector=gateways.crash_collector,
         devices=resources.gpu_placement,
+        refuse_start=resources.descriptors.refusal,
         rng=random.Random(),
     )
     model_set.hooks = InstanceHooks(

@@ -14,7 +14,13 @@ from typing import Any
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest
-from mmsup.ipc.messages.keeper_control import KeeperInventory, ReloadRequested, SaveCheckpoint, TerminateRequested
+from mmsup.ipc.messages.keeper_control import (
+    KeeperInventory,
+    ReloadRequested,
+    SaveCheckpoint,
+    StopReason,
+    TerminateRequested,
+)
 from mmsup.ipc.paths import control_socket
 from mmsup.supervisor.api import gateway_requests
 from mmsup.supervisor.api.socket_watch import SocketWatch
@@ -70,6 +76,7 @@ class Controller:
         self.api = components.Api(
             self._server, context, models, gateways, resources.gpu_placement, self.upgrader.request
         )
+        self._stop_reason = ""
         self._socket_watch = SocketWatch(control_socket(context.settings.runtime_dir), self._on_new_listener)
 
     async def start(self, router: ChildRouter, listener: socket.socket | None) -> None:
@@ -97,6 +104,8 @@ class Controller:
             self._socket_watch.start()
         if context.settings.control_mode == "poll":
             context.tasks.start(self.models.watcher.poll(), "poll")
+        else:
+            context.tasks.start(self.models.watcher.follow_mismatches(), "mismatches")
 
     def _on_new_listener(self, listener: socket.socket) -> None:
         text = "the control socket was removed or taken, and is there again"
@@ -127,6 +136,8 @@ class Controller:
 
     def _on_keeper_request(self, message: Any) -> None:  # one of FROM_KEEPER that is about no child
         match message:
+            case StopReason(text):
+                self._stop_reason = text
             case TerminateRequested():
                 self.terminate()
             case ReloadRequested():
@@ -141,7 +152,8 @@ class Controller:
             self.context.tasks.start(self._shut_down(), "shutdown")
 
     async def _shut_down(self) -> None:
-        text = "draining: accepted work is finished, new work is refused"
+        reason = f"{self._stop_reason}; " if self._stop_reason else ""
+        text = f"{reason}draining: accepted work is finished, new work is refused"
         self.context.state_dir.event_log.record("stopping", text)
         self.models.loader.stop_accepting()
         self.gateways.readiness.report()
@@ -161,6 +173,7 @@ class Controller:
             if model is not None and model.active is not None:
                 self.gateways.poison_requests.drop_outdated(name, model.active.content_id)
         self._save_gpus()
+        self.resources.descriptors.retry_refused()
         if readiness_changed:
             self.gateways.readiness.report()
         self.context.change_signal.set()

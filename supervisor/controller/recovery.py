@@ -24,6 +24,7 @@ from mmsup.supervisor.gpu.health import GpuRecord
 from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState, Situation
+from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
 from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models import revision_changes, startup_policy
 from mmsup.supervisor.models.model_records import ModelRecord, restore_model
@@ -140,7 +141,9 @@ def _names_in(directory: str) -> list[str]:
 
 
 def _resume(instance: Instance, revision: Revision) -> None:
-    if instance.state in (InstanceState.BACKOFF, InstanceState.FAILED):
+    failure = instance.load_failure
+    is_final = failure is not None and failure.code in NOT_MENDED_BY_TIME
+    if instance.state in (InstanceState.BACKOFF, InstanceState.FAILED) and not is_final:
         actions.start_retry_timer(instance)
     if instance.state not in ALIVE:
         return

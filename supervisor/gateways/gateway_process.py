@@ -23,6 +23,7 @@ from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild, SignalChild
+from mmsup.ipc.stray_signals import signal_name
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -31,7 +32,6 @@ from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
-from mmsup.supervisor.postmortem.cause import signal_name
 from mmsup.supervisor.processes import backoff
 from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, gateway_spawn, gateway_token

@@ -24,6 +24,7 @@ from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
 from mmsup.supervisor.instances.memory_sampler import sample
+from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
 from mmsup.supervisor.instances.worker_process import OomWatch, WorkerProcess
 from mmsup.supervisor.linux.cgroup import LOADING_WEIGHTS, SERVING_WEIGHTS, Cgroup
 from mmsup.supervisor.processes.child_process import ChildProcess
@@ -152,6 +153,9 @@ def _start_process(instance: Instance) -> None:
     instance.is_queued = False
     instance.generation += 1
     worker = instance.worker = WorkerProcess(Cgroup(()), time.monotonic())
+    if refusal := context.refuse_start():
+        asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, refusal, "too_many_files")
+        return
     try:
         failpoint("brain.scratch")
         os.makedirs(scratch_dir(context.launch_environment, instance.worker_id), mode=0o700, exist_ok=True)
@@ -272,9 +276,8 @@ def _schedule_retry(instance: Instance, after_s: float, is_probe: bool) -> None:
 
 def _record_given_up(instance: Instance, code: str, text: str) -> None:
     last = instance.failure.text if instance.failure else ""
-    instance.failure = WorkerFailure(
-        code, f"{text}; the last one: {last}" if last else text, of_load=code == "model_failed"
-    )
+    whole = f"{last}; {text}" if code in NOT_MENDED_BY_TIME else f"{text}; the last one: {last}" if last else text
+    instance.failure = WorkerFailure(code, whole, of_load=code != "crash_loop")
     instance.record("crash_loop" if code == "crash_loop" else "load_failed", f"given up: {text}", code=code)
 
 

@@ -106,6 +106,8 @@ class InstanceContext:
     cleanup: Cleanup
     crash_collector: CrashCollector
     devices: DevicePlacement
+    refuse_start: Callable[[], str]
+    """Why the worker that is about to start has no room among the open files; empty if it has."""
     rng: random.Random
 
     def zeromq_address(self, worker: WorkerId) -> str:

@@ -45,12 +45,12 @@ class VersionRevision:
     def load_failure(self) -> WorkerFailure | None:
         return next((each.load_failure for each in self.instances if each.load_failure), None)
 
-    def next_try(self, last: Exit, rng: random.Random) -> NextTry:
-        """Records an exit that was a failure, and decides what follows it."""
+    def next_try(self, last: Exit, rng: random.Random, load_code: str = "") -> NextTry:
+        """Records an exit that was a failure, and decides what follows it. `load_code`: of the load that failed."""
         instances = len(self.instances)
         self.exits.append(last)
         del self.exits[: -MAX_EXITS * instances]
-        return restart_policy.next_try(self.exits, last.at_s, rng, instances)
+        return restart_policy.next_try(self.exits, last.at_s, rng, instances, load_code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,8 +179,9 @@ def _ended(situation: Situation, event: ProcessExited | StartFailed) -> Step:
     match event.next:
         case Retry(after_s):
             return replace(situation, state=InstanceState.BACKOFF), [ScheduleRetry(after_s, probe=False)]
-        case GiveUp(code, reason):
-            actions: list[Action] = [RecordGivenUp(code, reason), ScheduleRetry(PROBE_AFTER_S, probe=True)]
+        case GiveUp(code, reason, is_probed):
+            actions: list[Action] = [RecordGivenUp(code, reason)]
+            actions += [ScheduleRetry(PROBE_AFTER_S, probe=True)] if is_probed else []
             return replace(situation, state=InstanceState.FAILED), actions
 
 

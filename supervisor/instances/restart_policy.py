@@ -4,6 +4,10 @@ A model is given up after more than 5 exits in 60 s or 5 failed loads in a row. 
 300 s, or at once when somebody loads it, which begins a new history. A probe that dies before it has served for 60 s
 gives the model up again at once. Otherwise the delay is that of processes/backoff.py.
 
+A load whose code is in NOT_MENDED_BY_TIME (the configuration contradicts the file) gives the model up without probes:
+the next try follows a change of its files (models/repository_watcher.py) or a load by hand, which both make a new
+revision.
+
 A history belongs to one revision of one model version and counts against no other. With several instances the limits
 and the delays scale with their number: all of them dying at once is one incident, not many.
 """
@@ -22,6 +26,7 @@ PERIOD_S: Final = 60.0
 EXITS_IN_PERIOD: Final = 5
 LOADS_IN_A_ROW: Final = 5
 PROBE_AFTER_S: Final = 300.0
+NOT_MENDED_BY_TIME: Final = frozenset({"config_mismatch"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +36,24 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Try again only as a probe. `code` is one of ipc/errors.py."""
+    """Try again only as a probe, or not at all. `code` is one of ipc/errors.py."""
 
     code: str
     reason: str
+    is_probed: bool = True
 
 
 NextTry = Retry | GiveUp
 
 
-def next_try(past: Sequence[Exit], now_s: float, rng: random.Random, instances: int = 1) -> NextTry:
-    """What follows the last exit of `past`, which is ordered oldest first and must not be empty."""
+def next_try(
+    past: Sequence[Exit], now_s: float, rng: random.Random, instances: int = 1, load_code: str = ""
+) -> NextTry:
+    """What follows the last exit of `past`, which is ordered oldest first and must not be empty. `load_code`: of the
+    load that it failed, if it did."""
     assert past, "nothing has exited"
+    if load_code in NOT_MENDED_BY_TIME:
+        return GiveUp(load_code, "no try before its files have changed or it is loaded by hand", is_probed=False)
     loads = len(list(takewhile(lambda each: each.served_s <= 0, reversed(past))))
     if loads >= LOADS_IN_A_ROW * instances:
         return GiveUp("model_failed", f"{loads} loads failed in a row")

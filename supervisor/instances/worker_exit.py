@@ -222,7 +222,8 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
 def _next_try(instance: Instance, served_s: float) -> NextTry:
     last = Exit(time.monotonic(), served_s, instance.retry.is_probe)
     instance.retry.is_probe = False
-    return instance.revision.next_try(last, instance.context.rng)
+    failed = instance.worker.termination.load_failure if instance.worker is not None else None
+    return instance.revision.next_try(last, instance.context.rng, failed.code if failed is not None else "")
 
 
 def _clean_up(instance: Instance) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages import keeper_control
+from mmsup.ipc.stray_signals import signal_name
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper import reexec
 from mmsup.supervisor.keeper.bootstrap import HeldResources
@@ -29,7 +30,7 @@ from mmsup.supervisor.keeper.reexec import KeeperState
 from mmsup.supervisor.keeper.shared_descriptors import SharedDescriptors
 from mmsup.supervisor.keeper.upgrade import KeeperUpgrade
 from mmsup.supervisor.linux import process_tree
-from mmsup.supervisor.linux.signal_queue import SignalQueue, all_signals_blocked
+from mmsup.supervisor.linux.signal_queue import ReceivedSignal, SignalQueue, all_signals_blocked
 
 STOP_MARGIN_S: Final = 15.0
 """Beyond the drain time of the settings: a controller that has not finished by then is considered stuck."""
@@ -109,26 +110,32 @@ class Keeper:
         self._handle_signals()
 
     def _handle_signals(self) -> None:
-        for number in self._signals:
-            match number:
+        for received in self._signals:
+            match received.number:
                 case signal.SIGCHLD:
                     self._reap()
                 case signal.SIGHUP:
                     self._controller.send(keeper_control.ReloadRequested())
-                case _:
-                    self._stop()
+                case signal.SIGTERM | signal.SIGINT:
+                    self._stop(received)
+                case number:
+                    name, sender = signal_name(number), received.sender()
+                    self._resources.console.log("warning", "signal_ignored", signal=name, sender=sender)
 
-    def _stop(self) -> None:
+    def _stop(self, received: ReceivedSignal) -> None:
         """Ask the controller to drain and stop the server; a second signal kills everything at once."""
         if self._stop_by_s < float("inf"):
-            self._resources.console.log("warning", "stop_forced", text="received a second signal to stop")
+            text = "received a second signal to stop"
+            self._resources.console.log("warning", "stop_forced", text=text, sender=received.sender())
             self._finish(exit_codes.REFUSED)
             self._controller.kill()
             return
-        self._resources.console.log("info", "stopping")
+        text = f"{signal_name(received.number)} from {received.sender()}"
+        self._resources.console.log("info", "stopping", text=text)
         self._resources.notifier.send("STOPPING=1")
         drain_s = Settings.from_json(self._program.settings).exit_timeout_s
         self._stop_by_s = time.monotonic() + drain_s + STOP_MARGIN_S
+        self._controller.send(keeper_control.StopReason(text))
         self._controller.send(keeper_control.TerminateRequested())
         failpoint("keeper.stopping")
         self._controller.start_now()

@@ -31,7 +31,10 @@ from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
 GATEWAY_BARRIER_S: Final = 1.0
 """How long an answer waits for the gateways to apply what they were sent; a slower one is about to be killed."""
 _LOAD_ERROR_CODES: Final = frozenset(
-    {"load_failed", "load_timeout", "does_not_fit", "not_implemented", "gpu_fault", "insufficient_gpu_memory"}
+    {
+        *("load_failed", "load_timeout", "does_not_fit", "not_implemented", "gpu_fault"),
+        *("insufficient_gpu_memory", "too_many_files"),
+    }
 )
 """Codes that a failed load is answered with; every other failure is `load_failed`."""
 

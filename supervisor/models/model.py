@@ -34,6 +34,9 @@ _BEST_FIRST: Final = (
 """States of instances, nearest to serving first: the first of its instances gives the state of a version."""
 
 
+SETTLING: Final = "its files may still be being written: it is loaded when two polls in a row have found the same"
+
+
 @dataclass(slots=True, eq=False)
 class Model:
     name: str
@@ -45,6 +48,8 @@ class Model:
     revisions: list[Revision] = field(default_factory=list["Revision"])
     is_waiting_for_exit: bool = False
     """A load waits until the processes of the former revision have exited; requests wait with it."""
+    is_settling: bool = False
+    """Its first files may still be being written: it is loaded when two polls in a row have found the same."""
     had_outcome: bool = True
     """It has been ready once, or its load has failed; a restart does not take that back. False only at the start of
     the server."""
@@ -66,7 +71,7 @@ class Model:
         if not self.wanted:
             return self._state_of_unwanted()
         states = [state_of(version) for version in self.active.versions] if self.active else []
-        if self.entry is not None and (self.entry.invalid_versions or not states):
+        if self.entry is not None and not self.is_settling and (self.entry.invalid_versions or not states):
             states += [InstanceState.FAILED] if self.entry.errors or not states else []
         return max(states, key=_BEST_FIRST.index, default=InstanceState.ABSENT)
 
@@ -81,6 +86,8 @@ class Model:
         reasons = [self.entry.reason] if self.entry is not None and self.entry.errors else []
         if not self.wanted:
             return ""
+        if self.is_settling:
+            reasons.append(SETTLING)
         for version in self.active.versions if self.active else ():
             failure = next((each.failure for each in version.instances if each.failure), None)
             if failure is not None:
@@ -107,9 +114,11 @@ class Model:
         return fit_message(Route(self.name, wanted=True, default=default, versions=tuple(versions)))
 
     def _awaited_versions(self) -> tuple[VersionState, ...]:
-        """Versions that are started as soon as the processes of the former revision have exited."""
-        specs = self.entry.specs if self.entry is not None and self.is_waiting_for_exit else ()
-        return tuple(VersionState(spec.version, InstanceState.STARTING, "", "", 0.0, spec, None) for spec in specs)
+        """Versions that are started as soon as the processes of the former revision have exited, or the files are
+        still."""
+        specs = self.entry.specs if self.entry is not None and (self.is_waiting_for_exit or self.is_settling) else ()
+        state, reason = (InstanceState.ABSENT, SETTLING) if self.is_settling else (InstanceState.STARTING, "")
+        return tuple(VersionState(spec.version, state, "", reason, 0.0, spec, None) for spec in specs)
 
     def _invalid_versions(self) -> tuple[VersionState, ...]:
         """Versions that cannot be loaded because of errors in the repository."""

@@ -76,7 +76,10 @@ class Reconciler:
             if not devices.must_wait(each.id, each.revision.spec, each.report_progress)
         ]
         order = sorted({_load_order(each) for each in waiting})
-        candidates = [LoadCandidate(each.id, order.index(_load_order(each)), _has_served(each)) for each in waiting]
+        candidates = [
+            LoadCandidate(each.id, order.index(_load_order(each)), _has_served(each), each.load_failure is not None)
+            for each in waiting
+        ]
         loading = [_has_served(each) for each in self._loading.values()]
         for number in next_loads(candidates, loading, self._max_parallel_loads):
             self._queued[number].apply(lifecycle_events.LoadAdmitted())

@@ -22,7 +22,7 @@ from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.model_set import ModelSet
 
-NO_ROOM_CODES: Final = frozenset({"does_not_fit", "gpu_oom", "insufficient_gpu_memory"})
+NO_ROOM_CODES: Final = frozenset({"does_not_fit", "gpu_oom", "insufficient_gpu_memory", "too_many_files"})
 """Load failures that mean that memory does not hold both."""
 _DOWN: Final = (InstanceState.BACKOFF, InstanceState.FAILED, InstanceState.STOPPED, InstanceState.QUARANTINED)
 WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]

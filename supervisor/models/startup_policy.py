@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
+from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.processes.cleanup import remove_tree
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import RepositoryScan
@@ -19,6 +20,14 @@ def is_wanted_at_start(settings: Settings, name: str) -> bool:
     if settings.control_mode != "explicit":
         return True
     return name in settings.load_models or "*" in settings.load_models
+
+
+def is_wanted(context: LoadContext, name: str, model: Model | None) -> bool:
+    """Whether a model of which files were found shall serve. `model`: what is known of it."""
+    desired = context.desired_state.get(name)
+    if desired is not None:
+        return desired.up
+    return (model is not None and model.wanted) or is_wanted_at_start(context.settings, name)
 
 
 def clean_scratch(scratch: str) -> None:
@@ -55,8 +64,9 @@ def apply_desired_state(context: LoadContext, loader: ModelLoader) -> None:
             model.wanted = False  # nothing is left of it
             model_set.mark_changed(name)
         up = desired.up if desired is not None else is_wanted_at_start(context.settings, name)
-        if model.entry is None or up is model.wanted:
-            continue
+        is_started = model.wanted and (model.active is not None or not model.entry or not model.entry.specs)
+        if model.entry is None or up is is_started:
+            continue  # a model that waited for its files when the controller before ended is wanted, and not started
         if not up:
             loader.stop_wanted(model)
         elif desired is not None and desired.config:

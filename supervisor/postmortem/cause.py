@@ -23,6 +23,7 @@ from typing import Final
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.errors import make_error
+from mmsup.ipc.stray_signals import signal_name
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.postmortem import stack_trace
 
@@ -169,13 +170,6 @@ def _crash_code(evidence: Evidence) -> str:
 
 def _while_loading(evidence: Evidence) -> str:
     return "" if evidence.ready else " while it was loading"
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # the real-time ones have no names
-        return f"SIG{number}"
 
 
 def _cause(evidence: Evidence, code: str, word: str, what: str, *, retryable: bool | None = None) -> Cause:

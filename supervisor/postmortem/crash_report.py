@@ -14,9 +14,10 @@ from typing import Any, Final
 import mmsup
 from mmsup.ipc.memory.status_page import Progress
 from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.stray_signals import signal_name
 from mmsup.supervisor.observability.event_log import Event
 from mmsup.supervisor.postmortem import stack_trace
-from mmsup.supervisor.postmortem.cause import Cause, Evidence, signal_name
+from mmsup.supervisor.postmortem.cause import Cause, Evidence
 from mmsup.supervisor.postmortem.in_flight import InFlightSummary
 from mmsup.supervisor.postmortem.memory_history import EVERY_S, Sample
 

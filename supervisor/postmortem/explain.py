@@ -139,6 +139,7 @@ _CAUSES: Final[dict[str, Callable[[Json], str]]] = {
     "worker_hung": _hung,
     "load_timeout": _load_timeout,
     "load_failed": _load_failed,
+    "config_mismatch": _load_failed,
     "bad_worker_reply": _bad_reply,
     "gpu_fault": _gpu_fault,
 }
@@ -260,6 +261,7 @@ _ADVICE: Final = {
     "does_not_fit": "raise `memory`, or serve a smaller artifact: it needs more than its cap before it serves",
     "worker_hung": "look at FRAMES; raise `hang_limit` only if a run may really take that long",
     "load_timeout": "look at FRAMES; raise `load_timeout` only if a load may really take that long",
+    "config_mismatch": "make the configuration and the file agree, then `mmsup ctl load MODEL`",
     "load_failed": "look at the last output (`mmsup ctl logs MODEL`), fix the model, then `mmsup ctl load MODEL`",
     "worker_sigbus": "look for a mapped file that was cut short, or a tmpfs that is full",
     "bad_worker_reply": "look at who writes to the worker's descriptors; the model runs in that process",

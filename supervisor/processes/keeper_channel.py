@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.messages.keeper_control import FROM_KEEPER, Heartbeat
-from mmsup.ipc.transport.control_channel import ControlChannel
+from mmsup.ipc.transport.control_channel import ControlChannel, DescriptorsLost
 from mmsup.ipc.transport.dataclass_codec import from_json, to_json
 from mmsup.ipc.transport.message_channel import MessageChannel
 
@@ -17,14 +17,14 @@ HEARTBEAT_INTERVAL_S: Final = 1.0
 
 
 class KeeperChannel:
-    """`on_message` gets each message with its descriptors, which it then owns."""
+    """`on_message` gets each message with its descriptors, which it then owns; without them if there was no room."""
 
     def __init__(self, channel: ControlChannel, lifeline: int, on_message: Callable[[Any, list[int]], None]) -> None:
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(lifeline, exit_orphaned)
         self._lifeline = lifeline
-        self._channel = MessageChannel(channel, self._decode, exit_orphaned)
+        self._channel = MessageChannel(channel, self._decode, exit_orphaned, self._on_lost)
         self._heartbeat: asyncio.TimerHandle | None = None
         self._send_heartbeat()
 
@@ -39,6 +39,9 @@ class KeeperChannel:
 
     def _decode(self, data: bytes, descriptors: list[int]) -> None:
         self._on_message(from_json(data, FROM_KEEPER), descriptors)
+
+    def _on_lost(self, error: DescriptorsLost) -> None:
+        self._decode(error.data, [])
 
     def _send_heartbeat(self) -> None:
         self.send(Heartbeat())

@@ -343,10 +343,15 @@ def _files(directory: str, *, refuse: bool = False) -> set[str]:
 
 
 def _file_digest(directory: str, versions: tuple[str, ...]) -> str:
-    """A digest of names, inodes, sizes and times of the first DIGEST_FILES files in each folder. Folders themselves are
-    not included: the `__pycache__` of an imported model.py is no change of the model."""
+    """A digest of names, inodes, sizes and times of the first DIGEST_FILES files in each folder, among them
+    those of a folder `model.onnx`. Other folders of a version are not included: the `__pycache__` of an imported
+    model.py is no change of the model."""
     digest = hashlib.blake2b(digest_size=8)
-    for folder in (directory, *(os.path.join(directory, each) for each in versions)):
+    folders = [directory]
+    for version in versions:
+        folder = os.path.join(directory, version)
+        folders += [folder, *(os.path.join(folder, each) for each in _folders(folder) if each.endswith(".onnx"))]
+    for folder in folders:
         for name in sorted(_files(folder))[:DIGEST_FILES]:
             path = os.path.join(folder, name)
             facts = os.stat(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from engines.build import write_exported, write_fault_model, write_identity_onnx, write_safetensors
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
-from harness.server import Http, serving
+from harness.server import Http, eventually, serving
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,41 @@ def test_one_bad_model_stops_neither_the_start_nor_the_others(tmp_path: Path) ->
         everyone = server_processes(server)
         assert server.stop() == 0
         assert_gone(server, everyone)
+
+
+def test_a_model_that_is_copied_slowly_into_a_polled_repository_is_served(tmp_path: Path) -> None:
+    repository, source = tmp_path / "repository", tmp_path / "source"
+    write_identity_onnx(repository, "good")
+    write_identity_onnx(source, "late")
+    file = (source / "late" / "1" / "model.onnx").read_bytes()
+    folder = repository / "late"
+    with serving(repository, "--model-control-mode", "poll", "--repository-poll-secs", "0.3") as server:
+        http = Http(server.address())
+
+        def await_reason(words: str) -> None:
+            def is_told() -> bool:
+                listed = {each["name"]: each for each in server.ctl("list")["models"]}.get("late", {"reason": ""})
+                rows = [each for each in http.json("POST", "/v2/repository/index")[1] if each["name"] == "late"]
+                answer = http.infer("late", x=("FP32", [1], [1.0]))[1]["error"] if rows else ""
+                return all(words in text for text in (listed["reason"], *(each["reason"] for each in rows), answer))
+
+            eventually(is_told, f"{words!r} as the reason everywhere")
+
+        folder.mkdir()
+        await_reason("has no version")
+        if (source / "late" / "config.pbtxt").exists():
+            shutil.copy(source / "late" / "config.pbtxt", folder)
+        (folder / "1").mkdir()
+        await_reason("holds no model.onnx")
+        for at in range(0, len(file), max(len(file) // 8, 1)):
+            with (folder / "1" / "model.onnx").open("ab") as written:
+                written.write(file[at : at + max(len(file) // 8, 1)])
+        server.await_state("late", "ready")
+        assert not server.events("load_failed", "late")[2:], (
+            "only what was missing was a failure, not what was half there"
+        )
+        assert http.infer("late", x=("FP32", [1], [3.0]))[1]["outputs"][0]["data"] == [3.0]
+        http.close()
 
 
 def test_every_engine_serves(tmp_path: Path) -> None:

@@ -82,4 +82,4 @@ def _quoted_names(kind: str, names: Sequence[str]) -> str:
 
 
 def _load_error(spec: ModelSpec, text: str) -> ModelError:
-    return ModelError("load_failed", f"model '{spec.name}': {text}")
+    return ModelError("config_mismatch", f"model '{spec.name}': {text}")

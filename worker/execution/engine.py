@@ -1,8 +1,8 @@
 """The interface of an engine, which runs one kind of model, and how an engine is found by its name.
 
 An engine is used by one thread, the worker's loop. It may raise anything: an MmsupError is passed on as it is (a load
-that cannot succeed raises `load_failed`, an input that this model cannot take `bad_request`); every other exception is
-the model's fault, and execution/model_errors.py words it.
+that cannot succeed raises `load_failed`, or `config_mismatch` where only other files can mend it; an input that this
+model cannot take `bad_request`); every other exception is the model's fault, and execution/model_errors.py words it.
 
 Output buffers. The caller may know before a run where a large output will be sent from: memory that a gateway granted.
 It then offers, by name, a writable array over that memory, of exactly the dtype and shape that the output is expected
@@ -119,7 +119,7 @@ def bool_parameter(parameters: Mapping[str, str], name: str) -> bool:
     """A model's parameter that is true or false, false if absent; ModelError for another value."""
     value = parameters.get(name, "false").strip().lower()
     if value not in ("true", "false", "1", "0"):
-        raise ModelError("load_failed", f"parameter '{name}' is '{value}'; it is true or false")
+        raise ModelError("config_mismatch", f"parameter '{name}' is '{value}'; it is true or false")
     return value in ("true", "1")
 
 
@@ -129,5 +129,5 @@ def int_parameter(parameters: Mapping[str, str], name: str, default: int) -> int
     if value is None:
         return default
     if not value.strip().isdecimal() or int(value) < 1:
-        raise ModelError("load_failed", f"parameter '{name}' is '{value}'; it is a number of at least 1")
+        raise ModelError("config_mismatch", f"parameter '{name}' is '{value}'; it is a number of at least 1")
     return int(value)

@@ -11,12 +11,14 @@ import resource
 from collections.abc import Mapping, MutableMapping
 from typing import Final
 
+from mmsup.ipc.environment import SOFT_FILES
 from mmsup.ipc.messages.worker_control import ConfigureWorker
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.startup import malloc_tuning
 
 FILES_LIMIT: Final = 4096
-"""Open descriptors: far more than libraries, arenas and sharded weights need; a leak fails here, in its own worker."""
+"""Open descriptors at most: far more than libraries, arenas and sharded weights need; a leak fails here, in its own
+worker. A model may raise its soft limit up to here; it begins with the one that the server was started with."""
 _THREAD_POOLS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -26,17 +28,18 @@ def set_limits(configuration: ConfigureWorker) -> None:
     Never RLIMIT_AS: CUDA reserves addresses by the terabyte.
     """
     _lower_limit(resource.RLIMIT_CORE, 0)
-    _lower_limit(resource.RLIMIT_NOFILE, FILES_LIMIT)
+    _lower_limit(resource.RLIMIT_NOFILE, FILES_LIMIT, int(os.environ.pop(SOFT_FILES, FILES_LIMIT)))
     if configuration.data_limit_bytes:
         _lower_limit(resource.RLIMIT_DATA, configuration.data_limit_bytes)
     if configuration.file_limit_bytes:
         _lower_limit(resource.RLIMIT_FSIZE, configuration.file_limit_bytes)
 
 
-def _lower_limit(kind: int, limit: int) -> None:
+def _lower_limit(kind: int, limit: int, soft: int = resource.RLIM_INFINITY) -> None:
+    """Set the hard limit, and the soft one to `soft` if that is less."""
     _, hard = resource.getrlimit(kind)
     least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(kind, (least, least))
+    resource.setrlimit(kind, (least if soft == resource.RLIM_INFINITY else min(soft, least), least))
 
 
 def set_environment(spec: ModelSpec, environ: MutableMapping[str, str] = os.environ) -> None:

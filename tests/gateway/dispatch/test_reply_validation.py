@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from mmsup.gateway.dispatch.reply_validation import validate_reply, validate_signature

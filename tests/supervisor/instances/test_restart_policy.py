@@ -96,3 +96,10 @@ def test_no_history_gives_a_delay_outside_the_bounds() -> None:
 def test_an_empty_history_is_a_bug_of_the_caller() -> None:
     with pytest.raises(AssertionError, match="nothing has exited"):
         next_try([], 0.0, RNG)
+
+
+def test_a_fault_that_time_does_not_mend_is_not_retried() -> None:
+    decision = next_try(exits(0, served_s=0.0), 0.0, RNG, load_code="config_mismatch")
+    assert isinstance(decision, GiveUp)
+    assert not decision.is_probed
+    assert isinstance(next_try(exits(0, served_s=0.0), 0.0, RNG, load_code="load_failed"), Retry)

@@ -35,6 +35,7 @@ from mmsup.ipc.messages.keeper_control import (
     ShutdownFinished,
     SignalChild,
     SpawnFailed,
+    StopReason,
     TerminateRequested,
 )
 from mmsup.ipc.transport.control_channel import ControlChannel
@@ -341,6 +342,7 @@ def test_sigterm_reaches_the_controller_and_its_end_of_the_drain_stops_everythin
     controller = rig.ready_controller()
     child = controller.spawn("worker.1.1")
     rig.process.send_signal(signal.SIGTERM)
+    controller.receive(StopReason)
     controller.receive(TerminateRequested)
     assert is_alive(child.pid)
     rig.finish(controller)
@@ -375,6 +377,7 @@ def test_a_second_signal_to_stop_kills_all_and_exits_1(rig: KeeperRig) -> None:
     controller = rig.ready_controller()
     child = controller.spawn("worker.1.1", "/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done")
     rig.process.send_signal(signal.SIGTERM)
+    controller.receive(StopReason)
     controller.receive(TerminateRequested)
     rig.process.send_signal(signal.SIGTERM)
     assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
@@ -387,6 +390,7 @@ def test_a_drain_that_does_not_end_is_aborted(tmp_path: Path) -> None:
         controller = rig.ready_controller()
         child = controller.spawn("worker.1.1")
         rig.process.send_signal(signal.SIGINT)
+        controller.receive(StopReason)
         controller.receive(TerminateRequested)
         assert rig.process.wait(DEADLINE_S) == exit_codes.REFUSED
         assert not is_alive(child.pid)
@@ -395,6 +399,7 @@ def test_a_drain_that_does_not_end_is_aborted(tmp_path: Path) -> None:
 def test_a_controller_that_dies_during_the_drain_is_followed_by_one_that_drains(rig: KeeperRig) -> None:
     controller = rig.ready_controller()
     rig.process.send_signal(signal.SIGTERM)
+    controller.receive(StopReason)
     controller.receive(TerminateRequested)
     os.kill(controller.pid, signal.SIGKILL)
     second = rig.controller()

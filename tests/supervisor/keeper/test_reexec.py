@@ -32,6 +32,7 @@ from mmsup.ipc.messages.keeper_control import (
     SaveCheckpoint,
     SignalChild,
     StepDown,
+    StopReason,
     TerminateRequested,
     UpgradeRefused,
 )
@@ -141,6 +142,7 @@ def test_an_exit_between_two_programs_is_reported_to_the_next_controller(rig: Ke
 def test_a_stop_after_the_reexec_is_carried_out(rig: KeeperRig) -> None:
     second, _ = reexecuted(rig, rig.ready_controller())
     rig.process.send_signal(signal.SIGTERM)
+    second.receive(StopReason)
     second.receive(TerminateRequested)
     rig.finish(second)
 
@@ -150,6 +152,7 @@ def test_a_stop_before_the_reexec_prevents_it(rig: KeeperRig) -> None:
     controller.send(RequestUpgrade(force=True))
     controller.receive(StepDown)
     rig.process.send_signal(signal.SIGTERM)
+    controller.receive(StopReason)
     controller.receive(TerminateRequested)
     controller.leave()
     second = rig.controller()

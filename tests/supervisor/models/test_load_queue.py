@@ -37,3 +37,10 @@ def test_no_queue_lets_more_than_the_limit_of_a_kind_load() -> None:
         for again in (True, False):
             came = sum(each.has_served is again for each in waiting if each.instance in admitted)
             assert came == 0 or came + loading.count(again) <= limit
+
+
+def test_broken_models_do_not_keep_healthy_ones_waiting() -> None:
+    broken = [LoadCandidate(number, number, has_served=False, is_retry=True) for number in range(8)]
+    healthy = LoadCandidate(9, 20, has_served=False)
+    assert next_loads([*broken, healthy], [], 2) == [9, 0]
+    assert next_loads([*broken, healthy], [False], 2) == [9]

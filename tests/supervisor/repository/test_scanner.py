@@ -313,6 +313,11 @@ def test_a_missing_interpreter_is_an_error(lay: Lay) -> None:
     assert faults(entry(settings)) == ['m: python: "/nowhere/python" is no program that can be run here']
 
 
+def test_the_file_digest_changes_with_the_weights_beside_an_onnx_file_in_a_folder_of_its_own(lay: Lay) -> None:
+    first = entry(lay({"m/1/model.onnx/model.onnx": "x"})).file_digest
+    assert entry(lay({"m/1/model.onnx/weights.bin": "x"})).file_digest != first
+
+
 def test_the_file_digest_changes_with_a_file_and_not_with_a_pycache(lay: Lay) -> None:
     settings = lay({"m/1/model.py": "", "m/config.pbtxt": IO})
     first = entry(settings).file_digest

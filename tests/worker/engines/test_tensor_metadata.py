@@ -59,7 +59,7 @@ def test_a_contradiction_is_a_failed_load_that_names_both_sides(
 ) -> None:
     with pytest.raises(ModelError) as caught:
         merge_metadata(given, inputs, [TensorSpec("y", "FP32", (-1, 2))])
-    assert caught.value.code == "load_failed"
+    assert caught.value.code == "config_mismatch"
     assert caught.value.text.startswith("model 'm': ")
     assert text in caught.value.text
 
