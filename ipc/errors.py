@@ -34,6 +34,8 @@ class MmsupError(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
+        self.operator_text = text
+        """The same for the server's operator, who may see values of the configuration."""
         self.model = model
         self.retry_after_s = retry_after_s
         self.retryable = type(self).codes[code] if retryable is None else retryable

@@ -59,6 +59,7 @@ _PORT: Final = validators.integer(0, 65535)
 
 SERVER_OPTIONS: Final = (
     ServerOption("repositories", "model-repository", validators.list_of(validators.text, ":"), path=True, many=True),
+    ServerOption("follow_links", "follow-links", validators.list_of(validators.text, ":"), path=True, many=True),
     ServerOption("runtime_dir", "runtime-dir", validators.text, path=True),
     ServerOption("state_dir", "state-dir", validators.text, path=True),
     ServerOption("server_name", "id", validators.text),

@@ -65,6 +65,8 @@ class Settings:
     """A file that exists if there is a GPU driver for NVML."""
     fault_points: str = ""
     """The control page of failpoints (ipc/failpoints.py); for tests, and empty otherwise."""
+    follow_links: tuple[str, ...] = ()
+    """Folders outside of the repositories into which links in them may lead."""
     defaults: dict[str, Any] = field(default_factory=dict[str, Any])  # validated model options
     """`defaults:` of the server's file."""
     models: dict[str, Any] = field(default_factory=dict[str, Any])  # name -> validated model options

@@ -16,6 +16,7 @@ from engines.build import write_exported, write_fault_model, write_identity_onnx
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, eventually, serving
+from mmsup.supervisor.cli.ctl import control_client
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +79,35 @@ def test_a_model_that_is_copied_slowly_into_a_polled_repository_is_served(tmp_pa
             "only what was missing was a failure, not what was half there"
         )
         assert http.infer("late", x=("FP32", [1], [3.0]))[1]["outputs"][0]["data"] == [3.0]
+        http.close()
+
+
+def test_clients_get_no_line_of_a_file_that_a_link_leads_to(tmp_path: Path) -> None:
+    repository, secret = tmp_path / "repository", tmp_path / "secret"
+    secret.write_text("hunter2: 1\n")
+    for name in ("good", "linked", "typed"):
+        write_identity_onnx(repository, name)
+    (repository / "linked" / "mmsup.yaml").symlink_to(secret)
+    (repository / "typed" / "mmsup.yaml").write_text("memory: hunter2\nhunter2: 1\n")
+    with serving(repository) as server:
+        http = Http(server.address())
+        answers = [http.json("POST", "/v2/repository/index")[1]]
+        for name in ("linked", "typed"):
+            answers += [
+                http.json("POST", f"/v2/repository/models/{name}/load")[1],
+                http.infer(name, x=("FP32", [1], [1.0]))[1],
+                *(http.json("GET", f"/v2/models/{name}{path}")[1] for path in ("", "/config", "/ready", "/stats")),
+            ]
+        told = json.dumps(answers)
+        assert "hunter2" not in told
+        assert str(tmp_path) not in told
+        assert "typed/mmsup.yaml:1: is not valid" in told
+        assert "is a link that leads out of the repository" in told
+        listed = {each["name"]: each["reason"] for each in server.ctl("list")["models"]}
+        assert '"hunter2" is not a size' in listed["typed"]
+        assert str(secret) in listed["linked"]
+        with pytest.raises(control_client.ServerRefused, match="hunter2"):
+            server.ctl("load", name="typed")
         http.close()
 
 

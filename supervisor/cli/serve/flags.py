@@ -38,6 +38,9 @@ _DIR: Final = "DIR"
 
 FLAGS: Final[Mapping[str, Flag]] = {
     "repositories": Flag(_DIR, "A directory of models; may be given again.", many=True, aliases=("--model-store",)),
+    "follow_links": Flag(
+        _DIR, "A directory outside of the repositories to which links in them may lead; may be given again.", many=True
+    ),
     "control_mode": Flag("|".join(CONTROL_MODES), "Which models start, and who may load."),
     "load_models": Flag("NAME", "A model to load in explicit mode; * is all; may be given again.", many=True),
     "poll_s": Flag("S", "How often poll mode reads the repositories."),
