@@ -96,6 +96,10 @@ class Cgroup:
             for name, weight in weights.items():
                 write_file(folder / name, weight)
 
+    def pids(self) -> set[int]:
+        """The processes in it; none without a group."""
+        return _all_members(self._folders)
+
     def kill(self) -> bool:
         """Send SIGKILL to all its processes; True if there is none."""
         return kill(self._folders)
