@@ -74,6 +74,7 @@ SERVER_OPTIONS: Final = (
     ServerOption("load_models", "load-model", validators.list_of(_model_or_all, ","), many=True),
     ServerOption("poll_s", "repository-poll-secs", validators.duration),
     ServerOption("strict_readiness", "strict-readiness", validators.boolean),
+    ServerOption("startup_grace_s", "startup-grace", units.duration),
     ServerOption("exit_on_error", "exit-on-error", validators.boolean),
     ServerOption("max_body_bytes", "http-max-input-size", validators.size()),
     ServerOption("arena_bytes", "arena-size", validators.size(1 << 20)),
