@@ -124,7 +124,7 @@ def read_config(flags: Mapping[str, object], environ: Mapping[str, str], uid: in
     file."""
     strange = flags.keys() - {each.field for each in SERVER_OPTIONS} - {"config"}
     assert not strange, f"no option has these fields: {strange}"
-    config_path = flags.get("config") or environ.get(CONFIG_VARIABLE, "")
+    config_path = flags["config"] if "config" in flags else environ.get(CONFIG_VARIABLE, "")  # --config '' is no file
     document = read_yaml(str(config_path), str(config_path)) if config_path else YamlDocument(ConfigSource(""), {})
     reader = _OptionReader(document, os.path.dirname(str(config_path)))
     reader.errors += document.errors

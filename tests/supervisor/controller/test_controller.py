@@ -712,6 +712,20 @@ def test_a_child_that_no_record_knows_is_killed(tmp_path: Path) -> None:
     run_in_harness(tmp_path, play)
 
 
+def test_a_checkpoint_that_cannot_be_read_is_said_and_not_dropped_in_silence(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness) -> None:
+        await harness.until(ready(harness, "good"))
+        assert not harness.events("state_unreadable")
+        await harness.kill_controller()
+        harness.keeper.checkpoint["server"] = "of another version"
+        await harness.start_controller()
+        await harness.until(lambda: harness.events("state_unreadable"))
+        assert "checkpoint of the controller before" in harness.events("state_unreadable")[0]["text"]
+        await harness.until(ready(harness, "good"))
+
+    run_in_harness(tmp_path, play)
+
+
 def test_desired_state_survives_the_controller_and_a_crash_but_not_an_orderly_stop(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness) -> None:
         await harness.until(ready(harness, "good", "other"))
