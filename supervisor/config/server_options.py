@@ -59,6 +59,7 @@ _PORT: Final = validators.integer(0, 65535)
 
 SERVER_OPTIONS: Final = (
     ServerOption("repositories", "model-repository", validators.list_of(validators.text, ":"), path=True, many=True),
+    ServerOption("follow_links", "follow-links", validators.list_of(validators.text, ":"), path=True, many=True),
     ServerOption("runtime_dir", "runtime-dir", validators.text, path=True),
     ServerOption("state_dir", "state-dir", validators.text, path=True),
     ServerOption("server_name", "id", validators.text),
@@ -73,6 +74,7 @@ SERVER_OPTIONS: Final = (
     ServerOption("load_models", "load-model", validators.list_of(_model_or_all, ","), many=True),
     ServerOption("poll_s", "repository-poll-secs", validators.duration),
     ServerOption("strict_readiness", "strict-readiness", validators.boolean),
+    ServerOption("startup_grace_s", "startup-grace", units.duration),
     ServerOption("exit_on_error", "exit-on-error", validators.boolean),
     ServerOption("max_body_bytes", "http-max-input-size", validators.size()),
     ServerOption("arena_bytes", "arena-size", validators.size(1 << 20)),
@@ -122,7 +124,7 @@ def read_config(flags: Mapping[str, object], environ: Mapping[str, str], uid: in
     file."""
     strange = flags.keys() - {each.field for each in SERVER_OPTIONS} - {"config"}
     assert not strange, f"no option has these fields: {strange}"
-    config_path = flags.get("config") or environ.get(CONFIG_VARIABLE, "")
+    config_path = flags["config"] if "config" in flags else environ.get(CONFIG_VARIABLE, "")  # --config '' is no file
     document = read_yaml(str(config_path), str(config_path)) if config_path else YamlDocument(ConfigSource(""), {})
     reader = _OptionReader(document, os.path.dirname(str(config_path)))
     reader.errors += document.errors
