@@ -30,8 +30,9 @@ Report = dict[str, Any]  # JSON, from validation_report.py
 @click.option("--explain", is_flag=True, help="Show also where the value of each option came from.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object) -> None:
-    """Validate configuration, repositories and the models' files; start no server, run no code of a model. Takes the
-    flags of serve.
+    """Validate configuration and models; start nothing.
+
+    Takes the flags of serve, and reads the models' files. No code of a model is run.
 
     \b
     Example:  mmsup check --model-repository models
