@@ -253,7 +253,7 @@ def main() -> int:
     command += ["--model-repository", str(repository(root / "models")), "--runtime-dir", str(root / "run")]
     command += ["--state-dir", str(root / "state")]
     with (root / "log").open("wb") as log:
-        env = {**os.environ, "NOTIFY_SOCKET": str(root / "notify")}
+        env = {**os.environ, "MMSUP_DUMPABLE": "true", "NOTIFY_SOCKET": str(root / "notify")}
         server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         notify.settimeout(120)

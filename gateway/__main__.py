@@ -30,6 +30,7 @@ from mmsup.gateway.gc_schedule import OLDEST_GENERATION_THRESHOLD, GcSchedule
 from mmsup.gateway.server import GatewayServer
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import arm, failpoint
+from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.memory.counters import CounterTable
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.gateway_control import ConfigureGateway
@@ -140,6 +141,7 @@ def _print_line(text: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    forbid_inspection(os.environ)
     inherited = parse_inherited_fds(arguments)
     faulthandler.enable(inherited["crash"], all_threads=False)
     ignore_stray_signals(_print_line)

@@ -1,9 +1,12 @@
-"""Environment variables by which one process of a server tells another something; nobody else sets them."""
+"""Environment variables that the processes of a server pass on to each other."""
 
 from __future__ import annotations
 
 from typing import Final
 
+DUMPABLE: Final = "MMSUP_DUMPABLE"
+"""`true` or `1`: debuggers of the same user may inspect keeper, controller and gateways, and they dump core. Set by an
+operator or a test (inspection.py)."""
 SOFT_FILES: Final = "MMSUP_SOFT_FILES"
 """The soft limit of open files with which the server was started. Workers get it back: code that calls select() cannot
 use a number above 1023. Read and removed in worker/startup/resource_limits.py."""

@@ -34,6 +34,8 @@ class MmsupError(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
+        self.operator_text = text
+        """The same for the server's operator, who may see values of the configuration."""
         self.model = model
         self.retry_after_s = retry_after_s
         self.retryable = type(self).codes[code] if retryable is None else retryable
@@ -97,6 +99,14 @@ class ServerError(MmsupError):
     }
 
 
+MODEL_CODES: Final = frozenset(
+    {
+        *("bad_request", "inference_failed", "gpu_oom", "gpu_fault"),
+        *("queue_full", "no_buffer", "deadline_exceeded", "cancelled"),
+    }
+)
+"""The codes with which a worker may answer a request. All others are for the controller and the gateways to give: they
+say what became of a process, or what the server allows."""
 ERROR_CLASSES: Final = (CallerError, ModelError, WorkerError, ServerError)
 
 

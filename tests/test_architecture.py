@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "supervisor/chaos/inject": "chaos/clients chaos/observe chaos/plan chaos/server cli/ctl",
     "supervisor/chaos/observe": "; ipc",
     "supervisor/chaos/plan": "",
-    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli/ctl config linux",
+    "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli/ctl config linux; ipc",
     "supervisor/cli": "cli/command",
     "supervisor/cli/check": "cli/output cli/serve config repository repository/contents; ipc",
     "supervisor/cli/command": "cli/output; ipc",
@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "worker/engines": "engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
     "worker/execution": "; ipc memory messages tensors transport",
-    "worker/serving": "batching execution startup; memory messages tensors transport",
+    "worker/serving": "batching execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc messages tensors transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).

@@ -361,8 +361,8 @@ class _WaitingInfer:
             if in_flight.larger_grants >= GRANTS_LIMIT:
                 text = f"model '{name}' asked again and again for a larger result buffer"
                 raise WorkerError("bad_worker_reply", text, model=name)
-            self._router.output_sizes.observe((name, request.spec.version), needed_bytes)
             slot = await link.memory.allocate(link.memory.results, needed_bytes)
+            self._router.output_sizes.observe((name, request.spec.version), needed_bytes)
         except BaseException as error:
             link.abandon(in_flight)
             if isinstance(error, ServerError) and link.closed:

@@ -1,6 +1,9 @@
 """The gateway's end of the data channel to one worker: sends records in batches, receives replies in batches.
 
 All records of one event-loop iteration go out in one frame. Where the channel is full they wait until it is writable.
+
+What a worker may send is bounded, since all models' clients wait while a gateway reads it: the bytes and records of a
+frame, the replies between two turns of others, and the time that its frames take to read (ReadingBudget).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from mmsup.gateway.dispatch.reading_budget import ReadingBudget
 from mmsup.ipc.messages.data import InferReply
 from mmsup.ipc.transport.codec import DataRecord, pack_limited, unpack_frame
 from mmsup.ipc.transport.control_channel import ChannelClosed
@@ -20,6 +24,11 @@ from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
 REPLIES_PER_ITERATION: Final = 8
 """Replies that are processed before other connections get their turn: a worker may have answered hundreds at once. With
 32 the p99 of other clients during a flood was twice that with 8 (benchmarks/flood.py)."""
+
+TOO_SLOW: Final = "its replies take too much of the gateway's time to read"
+FINAL_FRAMES: Final = 1024
+"""Most frames that are read when a link is closed; the socket buffer has room for fewer. A worker that is about to be
+killed may still be sending."""
 
 
 class LinkChannel:
@@ -36,6 +45,7 @@ class LinkChannel:
         self._outgoing: list[DataRecord] = []
         self._incoming: list[DataRecord] = []
         """Received and not yet processed."""
+        self._budget = ReadingBudget()
         self._flush_scheduled = self._receive_scheduled = self._waits_until_writable = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel.fileno(), self._on_readable)
@@ -63,7 +73,7 @@ class LinkChannel:
         except ChannelClosed:
             return  # the worker is exiting; the link is closed when its pidfd says that it has exited
         if self._channel.is_edge_triggered:
-            self.receive_all()  # a send may have consumed the edge of something that arrived
+            self._schedule_receive()  # a send may have consumed the edge of something that arrived
 
     def _on_writable(self) -> None:
         self._waits_until_writable = False
@@ -71,23 +81,33 @@ class LinkChannel:
         self._flush()
 
     def _on_readable(self) -> None:
-        if not self._channel.is_edge_triggered:
-            self._process_some()
-            if self._incoming and not self._receive_scheduled and not self.closed:
-                self._receive_scheduled = True
-                self._loop.call_soon(self._receive_more)
+        if self.closed:
             return
-        self.receive_all()
-        if self._outgoing and not self.closed:
+        has_processed = self._process_some()
+        if not self._channel.is_edge_triggered:
+            if self._incoming:
+                self._schedule_receive()
+        elif has_processed:
+            self._schedule_receive()
+        elif self._outgoing and not self.closed:
             self._flush()
+
+    def _schedule_receive(self) -> None:
+        if not self._receive_scheduled and not self.closed:
+            self._receive_scheduled = True
+            self._loop.call_soon(self._receive_more)
 
     def _receive_more(self) -> None:
         self._receive_scheduled = False
         self._on_readable()
 
     def receive_all(self) -> None:
-        while not self.closed and self._process_some():
-            pass
+        """Process what has arrived, before the link is closed."""
+        for _ in range(FINAL_FRAMES):
+            while self._incoming and not self.closed:
+                self._process_some()
+            if self.closed or not self._process_some():
+                return
 
     def _process_some(self) -> bool:
         """Process up to REPLIES_PER_ITERATION replies; False if none has arrived."""
@@ -111,13 +131,22 @@ class LinkChannel:
             return False
         if frame is None:
             return False
-        self.last_progress_s = time.monotonic()
+        self.last_progress_s = began_s = time.monotonic()
         try:
             self._incoming = unpack_frame(frame)
         except WireError as error:
             self.on_protocol_error(f"a malformed frame: {error}")
             return False
-        return True
+        if self.charge(began_s):
+            return True
+        self._incoming.clear()
+        self.on_protocol_error(TOO_SLOW)
+        return False
+
+    def charge(self, began_s: float) -> bool:
+        """Something of the worker's was read since then; False if that takes too much of the gateway's time."""
+        now_s = time.monotonic()
+        return self._budget.spend(now_s - began_s, now_s)
 
     def close(self) -> None:
         self.closed = True

@@ -1,21 +1,32 @@
 """Validation of workers' replies: every number is checked before any output byte is used. Pure.
 
 A reply's signature (names, datatypes, shapes) is validated once for all replies that have the same; its locations are
-validated each time.
+validated each time. A worker may not choose how much of that there is: a signature that is longer than any of the
+model's declared outputs can be is refused before it is parsed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from mmsup.ipc.errors import MODEL_CODES
 from mmsup.ipc.memory.arena import Slot
 from mmsup.ipc.messages.data import InferReply, ReplySignature
-from mmsup.ipc.specs import TensorSpec
+from mmsup.ipc.specs import Metadata, TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, size_bytes
 from mmsup.ipc.transport.codec import unpack_reply_signature
 from mmsup.ipc.transport.dataclass_codec import WireError
 
-NEED_LIMIT_BYTES = 1 << 40
+NEED_LIMIT_BYTES: Final = 1 << 40
+TEXT_LIMIT: Final = 4096
+"""Characters of an error text that are looked at; workers send no more than some hundred."""
+_NUMBER_BITS: Final = 50
+"""Of a time (13 days in nanoseconds) or a batch size. The sums of such numbers fit into the counters."""
+_EMPTY: Final = "it has neither a result nor an error"
+_SIGNATURE_BYTES: Final = 64
+_TENSOR_BYTES: Final = 32 + 9 * RANK_LIMIT
+"""Most bytes of a packed tensor beside its name: datatype and shape."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,23 +39,35 @@ class ValidatedSignature:
     error: str = ""
 
 
-def validate_signature(packed: bytes) -> ValidatedSignature:
+def signature_limit_bytes(metadata: Metadata) -> int:
+    """The longest signature that a reply with all outputs of a model can have."""
+    return _SIGNATURE_BYTES + sum(len(each.name.encode()) + _TENSOR_BYTES for each in metadata.outputs)
+
+
+def validate_signature(packed: bytes, metadata: Metadata) -> ValidatedSignature:
+    """`metadata`: of the model, which declares the outputs that may be named."""
+    if len(packed) > signature_limit_bytes(metadata):
+        return ValidatedSignature(
+            b"", error=f"{len(packed)} bytes of names and shapes for {len(metadata.outputs)} outputs"
+        )
     try:
         signature = unpack_reply_signature(packed)
     except WireError as error:
         return ValidatedSignature(packed, error=f"its signature is malformed: {error}")
-    text = _signature_error(signature)
+    text = _signature_error(signature, {each.name for each in metadata.outputs})
     if text:
         return ValidatedSignature(packed, error=text)
     sizes = tuple([size_bytes(each.datatype, each.shape) for each in signature.outputs])
     return ValidatedSignature(packed, signature.outputs, sizes)
 
 
-def _signature_error(signature: ReplySignature) -> str:
+def _signature_error(signature: ReplySignature, declared: set[str]) -> str:
     names = [each.name for each in signature.outputs]
     if len(set(names)) != len(names):
         return "it names an output twice"
     for each in signature.outputs:
+        if each.name not in declared:
+            return f"output '{each.name:.80}': the model declares no such output"
         if each.datatype not in ITEM_BYTES:
             return f"output '{each.name:.80}': its datatype does not exist"
         if len(each.shape) > RANK_LIMIT or any(size < 0 for size in each.shape):
@@ -54,10 +77,14 @@ def _signature_error(signature: ReplySignature) -> str:
 
 def validate_reply(reply: InferReply, signature: ValidatedSignature | None, granted: Slot | None) -> str:
     """What is wrong with a reply, or an empty text. `signature`: None if the reply has none."""
+    if (reply.queue_ns | reply.input_ns | reply.infer_ns | reply.output_ns | reply.batch) >> _NUMBER_BITS:
+        return "a time or its batch size is impossible"
     if signature is None:
         if reply.needed_bytes:
             return "" if 0 < reply.needed_bytes <= NEED_LIMIT_BYTES else f"it asks for {reply.needed_bytes} bytes"
-        return "" if reply.code else "it has neither a result nor an error"
+        if reply.code not in MODEL_CODES:
+            return f"a worker may not answer with the error '{reply.code:.40}'" if reply.code else _EMPTY
+        return ""
     if signature.error:
         return signature.error
     locations, sizes = reply.locations, signature.sizes

@@ -20,9 +20,9 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Final
 
-from mmsup.gateway.dispatch.link_channel import LinkChannel
+from mmsup.gateway.dispatch.link_channel import TOO_SLOW, LinkChannel
 from mmsup.gateway.dispatch.link_memory import LinkMemory
-from mmsup.gateway.dispatch.reply_validation import ValidatedSignature, validate_reply, validate_signature
+from mmsup.gateway.dispatch.reply_validation import TEXT_LIMIT, ValidatedSignature, validate_reply, validate_signature
 from mmsup.ipc import failpoints
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.errors import ServerError
@@ -35,7 +35,11 @@ from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
 
 SIGNATURES_LIMIT: Final = 256
+SIGNATURES_LIMIT_BYTES: Final = 1 << 20
 """Reply signatures that a link caches."""
+_PARSED_FACTOR: Final = 16
+"""How much more memory a parsed signature takes than a packed one."""
+_PARSED_BYTES: Final = 512
 EXPIRY_INTERVAL_S: Final = 0.01
 """How late a passed deadline may be noticed. One scan of the requests in flight costs less than a timer for each."""
 
@@ -159,7 +163,9 @@ class WorkerLink:
         """Called once, after every request has been settled."""
         self.close_record: CloseRecord | None = None
         """Set when the link is closed."""
-        self._signatures: BoundedCache[bytes, ValidatedSignature] = BoundedCache(SIGNATURES_LIMIT)
+        self._signatures: BoundedCache[bytes, ValidatedSignature] = BoundedCache(
+            SIGNATURES_LIMIT, SIGNATURES_LIMIT_BYTES, _cached_bytes
+        )
         self._process = _WorkerProcess(*descriptors, self.close)
 
     @property
@@ -245,6 +251,8 @@ class WorkerLink:
         signature = (self._signatures.recent.get(packed) or self._validated_signature(packed)) if packed else None
         request.signature = signature
         error = validate_reply(reply, signature, request.output_slot)
+        if len(reply.text) > TEXT_LIMIT:
+            reply.text = reply.text[:TEXT_LIMIT]
         if error:
             reply = InferReply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {error}")
         if reply.needed_bytes:
@@ -266,8 +274,12 @@ class WorkerLink:
     def _validated_signature(self, packed: bytes) -> ValidatedSignature:
         signature = self._signatures.get(packed)
         if signature is None:
-            signature = validate_signature(packed)
-            self._signatures.add(packed, signature)
+            began_s = time.monotonic()
+            signature = validate_signature(packed, self.metadata)
+            if not self.channel.charge(began_s):
+                return ValidatedSignature(b"", error=TOO_SLOW)
+            if not signature.error:  # after which the link is closed
+                self._signatures.add(packed, signature)
         return signature
 
     def _complete(self, request: InFlightRequest, reply: InferReply) -> None:
@@ -304,6 +316,10 @@ class WorkerLink:
         self.memory.close()
         self.on_close(self)
         failpoint("gateway.link_ended", self.spec.name)
+
+
+def _cached_bytes(packed: bytes, _: ValidatedSignature) -> int:
+    return _PARSED_BYTES + _PARSED_FACTOR * len(packed)
 
 
 class _WorkerProcess:

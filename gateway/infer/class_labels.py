@@ -31,7 +31,8 @@ def _read_file(directory: str, file: str) -> list[str]:
         return []
     path = Path(directory).parent / file
     try:
-        if path.is_symlink() or path.stat().st_size > SIZE_LIMIT_BYTES:
+        # A link may lead out of the repository; opening a pipe would block for ever.
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > SIZE_LIMIT_BYTES:
             return []
         return path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

@@ -182,8 +182,10 @@ def build_response(
     if any(each.classes for each in outputs):
         return None
     binary_names = {each.spec.name for each in outputs if each.binary}
-    json_bytes = sum(len(each.data) for each in result.outputs if each.name not in binary_names)
-    if json_bytes > request_body.THREAD_PARSE_BYTES:
+    read_bytes = sum(
+        len(each.data) for each in result.outputs if each.datatype == "BYTES" or each.name not in binary_names
+    )
+    if read_bytes > request_body.THREAD_PARSE_BYTES:
         return None
     return infer_response.build_response(_context(dispatched, parsed, {}), outputs, result.outputs)
 

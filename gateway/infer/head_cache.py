@@ -28,10 +28,13 @@ from mmsup.gateway.http.url_routes import match_path
 from mmsup.gateway.protocol import binary_tensors
 from mmsup.gateway.protocol.binary_tensors import BodyLayout
 from mmsup.gateway.protocol.json_template import TEXT_LIMIT_BYTES
-from mmsup.ipc.bounded_cache import BoundedCache
+from mmsup.ipc.bounded_cache import KEYS_LIMIT, BoundedCache
 from mmsup.ipc.errors import CallerError
 
 HEAD_LIMIT_BYTES: Final = 2048
+HEADS_LIMIT_BYTES: Final = 16 << 20
+"""Of a gateway, with what was read in them."""
+_ENTRY_BYTES: Final = 2048
 JSON_KEY_LIMIT_BYTES: Final = 2048
 """The longest JSON part before binary tensors that is cached."""
 JSON_COST_UNIT_BYTES: Final = 1 << 12
@@ -69,7 +72,9 @@ class ParsedHead:
 class HeadCache:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._heads: BoundedCache[bytes, ParsedHead] = BoundedCache()
+        self._heads: BoundedCache[bytes, ParsedHead] = BoundedCache(
+            KEYS_LIMIT, HEADS_LIMIT_BYTES, lambda head, _: _ENTRY_BYTES + 2 * len(head)
+        )
         self._protocol = BaseProtocol(loop)
         """The parser needs one to pause a sender; it gets no byte of a body."""
 

@@ -7,24 +7,35 @@ The key of a request with binary tensors is its JSON part; that of a JSON reques
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Final
 
 from mmsup.gateway.infer.handler import ParsedRequest
 from mmsup.gateway.infer.response_template import ResponseTemplate
 from mmsup.gateway.protocol import json_template, json_tensors
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
 from mmsup.gateway.protocol.json_tensors import TensorDataError
-from mmsup.ipc.bounded_cache import BoundedCache
+from mmsup.ipc.bounded_cache import KEYS_LIMIT, BoundedCache
 from mmsup.ipc.specs import Metadata
+
+REQUESTS_LIMIT_BYTES: Final = 32 << 20
+"""Of a gateway, with their response templates."""
+_ENTRY_BYTES: Final = 4096
+_TENSOR_BYTES: Final = 1024
+"""Of an input or output in the parsed request, its signatures and the template. Longer ones are part of the key too."""
 
 
 class CachedRequest:
     """A parsed request with binary tensors."""
 
-    __slots__ = ("parsed", "response", "version")
+    __slots__ = ("parsed", "response", "size_bytes", "version")
 
     def __init__(self, parsed: ParsedRequest, version: str) -> None:
         self.parsed = parsed
         self.version = version
+        names = [each.name for each in parsed.metadata.outputs]
+        tensors = len(parsed.job.inputs) + len(names)
+        self.size_bytes = _ENTRY_BYTES + _TENSOR_BYTES * tensors + 4 * sum(map(len, names))
+        """An estimate, with the response."""
         self.response: ResponseTemplate | None = None
         """Of the last response, if other outputs can be filled into it."""
 
@@ -58,7 +69,9 @@ class CachedJsonRequest(CachedRequest):
 
 class RequestCache:
     def __init__(self) -> None:
-        self._requests: BoundedCache[Hashable, CachedRequest] = BoundedCache()
+        self._requests: BoundedCache[Hashable, CachedRequest] = BoundedCache(
+            KEYS_LIMIT, REQUESTS_LIMIT_BYTES, lambda _, cached: cached.size_bytes
+        )
 
     def get(self, key: Hashable, version: str, metadata: Metadata) -> CachedRequest | None:
         """The cached request, if it was parsed for this version and metadata."""

@@ -192,6 +192,8 @@ _UNPACKERS: Final[dict[int, Decoder]] = {
 def unpack_frame(data: bytes | memoryview) -> list[Any]:  # DataRecords; the caller checks their class
     """The records of a frame; WireError if any of it is invalid."""
     raw = _unpack(data)
+    if type(raw) is list and len(raw) > FRAME_RECORDS:
+        raise WireError(f"more than {FRAME_RECORDS} records")
     try:
         return [_UNPACKERS[each[0]](each) for each in raw]
     except (ValueError, TypeError, LookupError) as error:

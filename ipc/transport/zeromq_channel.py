@@ -25,8 +25,8 @@ import zmq
 
 from mmsup.ipc.transport.control_channel import ChannelClosed
 
-MAX_FRAME_BYTES: Final = 64 << 20
-"""Larger than any frame (inline tensors are small); ZeroMQ disconnects a peer that sends more."""
+MAX_FRAME_BYTES: Final = 1 << 20
+"""Larger than any frame (data_channel.py: FRAME_LIMIT_BYTES); ZeroMQ disconnects a peer that sends more."""
 
 
 def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:

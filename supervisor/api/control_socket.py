@@ -161,7 +161,7 @@ class _Session:
 
 
 def error_line(error: MmsupError) -> Json:
-    return {"ok": False, "code": error.code, "error": error.text, "retryable": error.retryable}
+    return {"ok": False, "code": error.code, "error": error.operator_text, "retryable": error.retryable}
 
 
 def _parse_command(line: bytes) -> tuple[str, Json]:

@@ -36,6 +36,8 @@ class ServerInfo:
     isolation: str
     """How memory caps are enforced on this machine."""
     readiness: Callable[[], ServerReadiness]
+    kept_aside: Callable[[], list[str]] = list
+    """Names of files of the state directory that could not be read."""
 
 
 class StatusViews:
@@ -64,6 +66,7 @@ class StatusViews:
             "reason": readiness.reason,
             "uptime_s": round(time.monotonic() - server.started_s, 1),
             "isolation": server.isolation,
+            "state_kept_aside": server.kept_aside(),
             "addresses": {name: address for name, address in inventory.addresses.items() if name != "control"},
             "keeper": {"pid": inventory.keeper_pid},
             "controller": controller,
@@ -97,6 +100,7 @@ class StatusViews:
         versions = model.active.versions if model.active else []
         metadata = next((each.metadata for each in reversed(versions) if each.metadata), None)
         instances = list(model.instances())
+        faults = (*model.entry.errors, *model.entry.warnings) if model.entry else ()
         events = [event for each in instances for event in self._event_log.recent(each.id)]
         return {
             "name": model.name,
@@ -106,7 +110,7 @@ class StatusViews:
             "specs": [asdict(each.spec) for each in versions],
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
-            "faults": [asdict(each) for each in (*model.entry.errors, *model.entry.warnings)] if model.entry else [],
+            "faults": [{"place": each.place, "text": each.text} for each in faults],
             "story": sorted(events, key=lambda each: str(each["time"])) or self._event_log.last(12, model.name),
         }
 

@@ -5,22 +5,41 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 _SHOWN_LENGTH: Final = 60
+_NOT_SHOWN: Final = "is not valid; `mmsup check` and `mmsup ctl list` say why"
 _TYPE_NAMES: Final[dict[type, str]] = {list: "a list", tuple: "a list", dict: "a mapping"}
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigError:
-    """`place` is file, line and key (`configs/two.yaml:7: models.bert.memory`), `text` one sentence."""
+    """`place` is file, line and key (`configs/two.yaml:7: models.bert.memory`), `text` one sentence. Both may quote the
+    file: values may be secrets, and a link may have led to any file."""
 
     place: str
     text: str
+    public: str = field(default="", compare=False)
+    """Place and text without anything of the file's content; empty: the file and the line alone."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
+
+    @property
+    def for_clients(self) -> str:
+        """What HTTP clients may see of it."""
+        return self.public or f"{self.place.partition(': ')[0]}: {_NOT_SHOWN}"
+
+
+def hidden_error(place: str, text: str, public_place: str) -> ConfigError:
+    """An error whose text quotes a file's content, and of whose place clients may see so much."""
+    return ConfigError(place, text, f"{public_place}: {_NOT_SHOWN}")
+
+
+def plain_error(place: str, text: str) -> ConfigError:
+    """An error of which neither place nor text quotes a file's content."""
+    return ConfigError(place, text, f"{place}: {text}")
 
 
 class InvalidValue(Exception):  # noqa: N818 - an answer, caught by the caller, which knows the place
@@ -31,14 +50,15 @@ class InvalidValue(Exception):  # noqa: N818 - an answer, caught by the caller, 
         super().__init__("; ".join(f"{key}: {text}" if key else text for key, text in self.problems))
 
 
-def displayed(value: object) -> str:
+def displayed(value: object, length: int = _SHOWN_LENGTH) -> str:
+    """A value as it stands in an error, a text cut after so many characters."""
     match value:
         case None:
             return "nothing"
         case bool():
             return "true" if value else "false"
         case str():
-            return json.dumps(value if len(value) <= _SHOWN_LENGTH else value[:_SHOWN_LENGTH] + "…", ensure_ascii=False)
+            return json.dumps(value if len(value) <= length else value[:length] + "…", ensure_ascii=False)
         case int():
             return str(value) if value.bit_length() <= 64 else "a number of more than 64 bits"
         case float():

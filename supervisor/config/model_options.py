@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mmsup.ipc.specs import PRIORITY_LEVELS, TensorSpec
 from mmsup.supervisor.config import batching_options, validators
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, unknown_name
+from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, hidden_error, unknown_name
 from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
 
 ModelOptions = dict[str, Any]  # JSON; each option has its own type
@@ -77,7 +77,8 @@ def parse_options(raw: object, source: ConfigSource, above: str = "") -> tuple[M
         try:
             found[name] = MODEL_OPTIONS[name].parse(value)
         except InvalidValue as error:
-            errors += [ConfigError(source.place(join_key(place, key)), text) for key, text in error.problems]
+            known = source.place(place)  # what is below may be any word
+            errors += [hidden_error(source.place(join_key(place, key)), text, known) for key, text in error.problems]
     return found, tuple(errors)
 
 

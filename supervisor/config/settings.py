@@ -41,6 +41,8 @@ class Settings:
     """Models to load at the start in `explicit` mode; `*` is all."""
     poll_s: float = 15.0
     strict_readiness: bool = False
+    startup_grace_s: float = 60.0
+    """How long models that load for the first time may keep the server from being ready while another one serves."""
     exit_on_error: bool = False
     max_body_bytes: int = 64 << 20
     arena_bytes: int = 2 << 30
@@ -65,6 +67,8 @@ class Settings:
     """A file that exists if there is a GPU driver for NVML."""
     fault_points: str = ""
     """The control page of failpoints (ipc/failpoints.py); for tests, and empty otherwise."""
+    follow_links: tuple[str, ...] = ()
+    """Folders outside of the repositories into which links in them may lead."""
     defaults: dict[str, Any] = field(default_factory=dict[str, Any])  # validated model options
     """`defaults:` of the server's file."""
     models: dict[str, Any] = field(default_factory=dict[str, Any])  # name -> validated model options

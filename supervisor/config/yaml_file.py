@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import yaml
 
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed
+from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, plain_error
 
 FILE_LIMIT_BYTES: Final = 1 << 20
 NOT_REGULAR: Final = "is no regular file"
@@ -82,7 +82,7 @@ def read_yaml(path: str, name: str, limit_bytes: int = FILE_LIMIT_BYTES) -> Yaml
     try:
         return parse_yaml(read_text(path, limit_bytes), name)
     except InvalidValue as error:
-        return YamlDocument(ConfigSource(name), {}, tuple(ConfigError(name, text) for _, text in error.problems))
+        return YamlDocument(ConfigSource(name), {}, tuple(plain_error(name, text) for _, text in error.problems))
 
 
 def parse_yaml(text: str, name: str) -> YamlDocument:
@@ -125,12 +125,15 @@ class _YamlReader:
             return None if node is None else self._value(node, "", 0)
         except yaml.MarkedYAMLError as error:
             line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-            self.errors.append(ConfigError(self.name + line, f"is no YAML: {error.problem or error.context}"))
+            self._no_yaml(self.name + line, f"{error.problem or error.context}")
         except yaml.YAMLError as error:
-            self.errors.append(ConfigError(self.name, f"is no YAML: {str(error).splitlines()[0]}"))
+            self._no_yaml(self.name, str(error).splitlines()[0])
         except RecursionError:
             self.errors.append(ConfigError(self.name, "is nested too deeply"))
         return None
+
+    def _no_yaml(self, place: str, reason: str) -> None:
+        self.errors.append(ConfigError(place, f"is no YAML: {reason}", f"{place}: is no YAML"))
 
     def _error(self, node: yaml.Node, key: str, text: str) -> None:
         self.errors.append(ConfigError(f"{self.name}:{node.start_mark.line + 1}" + (f": {key}" if key else ""), text))

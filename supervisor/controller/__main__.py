@@ -18,6 +18,7 @@ import time
 from typing import Any, Final
 
 from mmsup.ipc import exit_codes, failpoints
+from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.control_channel import ControlChannel
@@ -78,6 +79,7 @@ def _exit_on_unhandled_error(loop: asyncio.AbstractEventLoop, context: dict[str,
 
 
 def main(arguments: list[str]) -> int:
+    forbid_inspection(os.environ)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(parse_inherited_fds(arguments)))
     return exit_codes.SUCCESS

@@ -34,6 +34,10 @@ from mmsup.supervisor.state.checkpoint import from_text
 SERVER_KEY: Final = "server"
 GATEWAYS_KEY: Final = "gateways"
 GPUS_KEY: Final = "gpus"
+LOST_CHECKPOINT: Final = (
+    "the checkpoint of the controller before cannot be read by this version: every model is started anew, and restart "
+    "counts, blocked requests and GPUs that were set aside are not known any more"
+)
 
 
 @dataclass(frozen=True, slots=True)

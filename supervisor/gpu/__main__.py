@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.gpu.inventory import Gpu, GpuProcess, Gpus
@@ -71,5 +73,6 @@ def _serve(read: Callable[[], Gpus]) -> None:
 
 
 if __name__ == "__main__":
+    forbid_inspection(os.environ)
     ignore_stray_signals(lambda _: None)  # its output is read by the controller
     _serve(_Nvml().read)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import INHERITED, arm, failpoint, open_control_page
+from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
@@ -37,8 +39,10 @@ def main(arguments: Sequence[str], controller: Sequence[str] = CONTROLLER) -> in
     code = build_id.loaded_build_id()
     inherited = parse_inherited_fds(arguments)
     if PREFLIGHT in arguments and STATE in inherited:
+        forbid_inspection(os.environ)
         return run_preflight(inherited[STATE], code, with_controller=tuple(controller) == CONTROLLER)
     bootstrap.reset_process()
+    forbid_inspection(os.environ)  # last: from now on the files of this process in /proc belong to root
     if STATE in inherited:
         return _resume(inherited[STATE], controller, code)
     try:

@@ -18,7 +18,7 @@ from mmsup.supervisor.keeper.controller_restart import OOM_SCORE_ADJ
 from mmsup.supervisor.keeper.directories import ServerDirectories
 from mmsup.supervisor.keeper.listeners import Listeners
 from mmsup.supervisor.keeper.reexec import KeeperState
-from mmsup.supervisor.keeper.spawn import lower_oom_score
+from mmsup.supervisor.keeper.spawn import set_oom_score
 from mmsup.supervisor.linux import cgroup_backend, fd_store
 from mmsup.supervisor.linux.sd_notify import SystemdNotifier
 from mmsup.supervisor.observability.console import Console
@@ -77,7 +77,7 @@ def reset_process() -> None:
         with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
             os.set_inheritable(fd, fd <= 2)
     os.umask(0o077)
-    lower_oom_score(OOM_SCORE_ADJ)
+    set_oom_score(OOM_SCORE_ADJ)
     # Five descriptors a child. Keeper, controller and gateways never call select(), which cannot hold a number above
     # 1023; a model may, so that workers get the limit back that this process was started with.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -28,7 +28,7 @@ from mmsup.ipc.memory.status_page import make_status_page
 from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, SignalChild, Spawn, SpawnFailed
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.supervisor.keeper.dying_cgroups import DyingGroups
-from mmsup.supervisor.keeper.spawn import exec_error, start
+from mmsup.supervisor.keeper.spawn import exec_error, set_oom_score, start
 from mmsup.supervisor.linux import process_tree
 
 LOG_PIPE_BYTES: Final = 256 * 1024
@@ -83,6 +83,8 @@ class Children:
         self._shared_descriptors = shared_descriptors
         self._send = send
         self._children: dict[str, Child] = {}
+        self._oom_scores: dict[str, int] = {}
+        """Of children whose program does not run yet, by token."""
         self.dying_groups = DyingGroups()
 
     def __len__(self) -> int:
@@ -109,6 +111,7 @@ class Children:
         except OSError as error:
             self._send(SpawnFailed(spawn.token, error.strerror or str(error)), ())
             return
+        self._oom_scores[spawn.token] = spawn.oom_score_adj
         self._add(child)
         failpoint("keeper.spawned")
 
@@ -185,9 +188,15 @@ class Children:
         self._selector.unregister(child.exec_status)
         child.close_exec_status()
         if not text:
+            # The child could not before its exec: until then its files in /proc belonged to root, as the keeper's do.
+            score = self._oom_scores.pop(child.message.token, None)
+            if score is not None:
+                set_oom_score(score, child.message.pid)
             if not child.is_announced:
                 self._announce(child)
-        elif not child.is_announced:  # else a new controller knows it already, and gets ChildExited
+            return
+        self._oom_scores.pop(child.message.token, None)
+        if not child.is_announced:  # else a new controller knows it already, and gets ChildExited
             del self._children[child.message.token]
             child.close()
             self._send(SpawnFailed(child.message.token, text), ())

@@ -89,10 +89,10 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def lower_oom_score(score: int) -> None:
-    """Write this process's oom_score_adj; without the privilege it stays unchanged."""
-    with contextlib.suppress(PermissionError):
-        _write("/proc/self/oom_score_adj", str(score))
+def set_oom_score(score: int, pid: int | str = "self") -> None:
+    """Write the oom_score_adj of a process; without the privilege, or if it has exited, nothing changes."""
+    with contextlib.suppress(PermissionError, FileNotFoundError, ProcessLookupError):
+        _write(f"/proc/{pid}/oom_score_adj", str(score))
 
 
 def _exec_child(
@@ -106,7 +106,7 @@ def _exec_child(
         failpoint("keeper.child_group")
         for path in spawn.procs_files:
             _write(path, "0")
-        lower_oom_score(spawn.oom_score_adj)
+        set_oom_score(spawn.oom_score_adj)  # refused here unless we are root (ipc/inspection.py); see Children
         os.umask(0o077)
         os.chdir(spawn.cwd)
         _set_up_descriptors(inherited, output)

@@ -180,7 +180,9 @@ class ModelLoader:
             entry = scanner.with_config(entry, config)
         if entry.errors:
             code = "bad_request" if config else "load_failed"
-            raise make_error(code, f"failed to load '{name}': {entry.reason}", model=name)
+            error = make_error(code, f"failed to load '{name}': {entry.public_reason}", model=name)
+            error.operator_text = f"failed to load '{name}': {entry.reason}"
+            raise error
         return entry
 
     def _save_desired(self, name: str, desired: DesiredModel) -> None:

@@ -125,13 +125,13 @@ class Model:
         if self.entry is None or not self.entry.errors:
             return ()
         served = {version.spec.version for version in self.active.versions} if self.active else set[str]()
-        broken = dict(self.entry.invalid_versions)
+        broken = tuple(sorted(self.entry.invalid_versions))
         if not served and not broken:
-            newest = self.entry.all_versions[-1:] or ("",)
-            broken = dict.fromkeys(newest, self.entry.reason)
+            broken = self.entry.all_versions[-1:] or ("",)
+        reason = self.entry.public_reason
         return tuple(
-            VersionState(version, InstanceState.FAILED, "model_failed", text, 0.0, None, None)
-            for version, text in sorted(broken.items())
+            VersionState(version, InstanceState.FAILED, "model_failed", reason, 0.0, None, None)
+            for version in broken
             if version not in served
         )
 

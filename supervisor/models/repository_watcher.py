@@ -196,7 +196,7 @@ class RepositoryWatcher:
         try:
             await self._loader.load(entry.name, desired.config if desired else "", by_hand=False)
         except MmsupError as error:
-            self._context.event_log.record("load_failed", error.text, model=entry.name, code=error.code)
+            self._context.event_log.record("load_failed", error.operator_text, model=entry.name, code=error.code)
 
     async def _remove(self, name: str) -> None:
         model = self._model_set.model(name)

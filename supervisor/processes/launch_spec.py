@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import mmsup
-from mmsup.ipc.environment import SOFT_FILES
+from mmsup.ipc.environment import DUMPABLE, SOFT_FILES
 from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.paths import WorkerId, worker_name
 from mmsup.ipc.specs import ModelSpec
@@ -98,6 +98,8 @@ def worker_spawn(
 
 def gateway_spawn(number: int, generation: int, environment: LaunchEnvironment, listeners: tuple[str, ...]) -> Spawn:
     env = {**_common_env(environment), "HOME": "/", "TMPDIR": environment.runtime_dir}
+    if DUMPABLE in environment.base_env:
+        env[DUMPABLE] = environment.base_env[DUMPABLE]
     return Spawn(
         token=gateway_token(number, generation),
         argv=(sys.executable, "-m", "mmsup.gateway", f"gateway#{number}"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = "mmsup.config"
 TEXT_LIMIT: Final = 300
+NO_CONFIGURATION: Final = "is no text of a model configuration"
 
 _FIELD: Final = re.compile(r"(\w+) (\d+) (\w+)(\*|\||\{(\w*)\})?")
 
@@ -47,11 +48,12 @@ def read_pbtxt(text: str, name: str) -> ParsedConfig:
     except text_format.ParseError as error:
         line = error.GetLine()
         where = f"{name}:{line}" if line else name
-        return ParsedConfig(ConfigSource(name), {}, (ConfigError(where, _clean_message(str(error))),))
+        problem = ConfigError(where, _clean_message(str(error)), f"{where}: {NO_CONFIGURATION}")
+        return ParsedConfig(ConfigSource(name), {}, (problem,))
     except (RecursionError, ValueError, AssertionError) as error:
         # The library raises them on unusual text: an extension's name, an octal escape above 255.
-        reason = f"is no text of a model configuration: {_clean_message(str(error))}"
-        return ParsedConfig(ConfigSource(name), {}, (ConfigError(name, reason),))
+        problem = ConfigError(name, f"{NO_CONFIGURATION}: {_clean_message(str(error))}", f"{name}: {NO_CONFIGURATION}")
+        return ParsedConfig(ConfigSource(name), {}, (problem,))
     keys = _KeyLines(name, text_format.Tokenizer(text.split("\n")))
     keys.fields(message_descriptor(), "", "")
     return ParsedConfig(ConfigSource(name, keys.lines), _to_json(message), tuple(keys.errors))
@@ -64,7 +66,7 @@ def read_json(text: str, name: str) -> ParsedConfig:
     message = _message_class()()
     try:
         if not text.lstrip().startswith("{"):
-            raise json_format.ParseError("it is a JSON object")
+            raise json_format.ParseError("it must be a JSON object, {…}")
         json_format.Parse(text, message)
     except (json_format.ParseError, ValueError, RecursionError, AttributeError, TypeError) as error:
         # ParseError is documented; the library raises the others too.

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmsup.supervisor.config import batching_options, model_options, validators
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, unknown_name
+from mmsup.supervisor.config.config_error import (
+    ConfigError,
+    InvalidValue,
+    displayed,
+    hidden_error,
+    plain_error,
+    unknown_name,
+)
 from mmsup.supervisor.config.yaml_file import join_key, parse_scalar
 from mmsup.supervisor.repository.artifact import ENGINES
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig
@@ -62,6 +69,8 @@ class InterpretedConfig:
     options: model_options.ModelOptions
     engine: str = ""
     artifact: str = ""
+    is_engine_known: bool = True
+    """No engine is named, or one that this version has."""
     version_policy: VersionPolicy = field(default_factory=VersionPolicy)
     errors: tuple[ConfigError, ...] = ()
     warnings: tuple[ConfigError, ...] = ()
@@ -102,11 +111,20 @@ class _Interpreter:
         self.unsupported()
         policy, problems = parse_version_policy(self.config.get("version_policy", {}))
         for key, text in problems:
-            self.error(key, text)
-        return InterpretedConfig(self.options, engine, artifact, policy, tuple(self.errors), tuple(self.warnings))
+            self.plain_error(key, text)
+        is_known = bool(engine) or not (self.config.get("backend") or self.config.get("platform"))
+        return InterpretedConfig(
+            self.options, engine, artifact, is_known, policy, tuple(self.errors), tuple(self.warnings)
+        )
 
     def error(self, key: str, text: str) -> None:
-        self.errors.append(ConfigError(self.source.place(key), text))
+        place = self.source.place(key)
+        shown = place.removesuffix(f": {key}") if key.startswith("parameters") else place  # its keys may be any word
+        self.errors.append(hidden_error(place, text, shown))
+
+    def plain_error(self, key: str, text: str) -> None:
+        """An error that quotes nothing of the file."""
+        self.errors.append(plain_error(self.source.place(key), text))
 
     def warn(self, key: str, text: str = NO_EFFECT) -> None:
         self.warnings.append(ConfigError(self.source.place(key), text))
@@ -134,8 +152,10 @@ class _Interpreter:
             if not name:
                 continue
             if name not in table:
-                known = f"{displayed(name)} is not served by this version"
-                self.error(key, known if name in UNSUPPORTED_BACKENDS else unknown_name(name, table))
+                if name in UNSUPPORTED_BACKENDS:
+                    self.plain_error(key, f"{displayed(name)} is not served by this version")
+                else:
+                    self.error(key, unknown_name(name, table))
             elif found and table[name] != found:
                 self.error(key, f"{displayed(name)} contradicts backend {displayed(self.config['backend'])}")
             else:
@@ -149,9 +169,7 @@ class _Interpreter:
             key = f"{field}[{at}]"
             for name, reason in UNSUPPORTED_TENSOR_FIELDS.items():
                 if tensor.get(name, False) is not False:
-                    self.error(f"{key}.{name}", reason)
-            if "label_filename" in tensor:
-                self.warn(f"{key}.label_filename")
+                    self.plain_error(f"{key}.{name}", reason)
             if not tensor.get("dims"):
                 self.error(f"{key}.dims", "is missing; a tensor of rank 0 is declared in mmsup.yaml, by shape: []")
             elif tensor.get("format", "FORMAT_NONE") != "FORMAT_NONE" and len(tensor["dims"]) != 3:
@@ -242,9 +260,9 @@ class _Interpreter:
                 self.warn(name)
         for name, reason in UNSUPPORTED_FIELDS.items():
             if name in self.config:
-                self.error(name, reason)
+                self.plain_error(name, reason)
         if self.config.get("model_transaction_policy", {}).get("decoupled", False):
-            self.error("model_transaction_policy.decoupled", "models that stream are not supported")
+            self.plain_error("model_transaction_policy.decoupled", "models that stream are not supported")
 
 
 def _file_name(raw: object) -> str:

@@ -11,10 +11,9 @@ lists folders. An error in one model never affects another.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -22,19 +21,20 @@ from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config import batching_options, model_options
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed
+from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, plain_error
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.validators import NAME
-from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, NOT_REGULAR, ConfigSource, read_text, read_yaml
-from mmsup.supervisor.repository.artifact import Artifact, engine_of, select_artifact
+from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, ConfigSource, read_text, read_yaml
+from mmsup.supervisor.repository.artifact import Artifact, select_artifact
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
+from mmsup.supervisor.repository.folders import file_digest, file_names, folder_names
+from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
 from mmsup.supervisor.repository.model_config import NO_EFFECT, InterpretedConfig, interpret
 
 PBTXT: Final = "config.pbtxt"
 YAML: Final = "mmsup.yaml"
 YAML_LIMIT_BYTES: Final = 64 << 10
 """PyYAML parses about 100 kB/s, and the controller waits for it."""
-DIGEST_FILES: Final = 4096
 SPEC_LIMIT: Final = MESSAGE_LIMIT // 2
 """A spec is sent with its metadata in one message."""
 SPEC_TOO_LONG: Final = f"its configuration is longer than {SPEC_LIMIT} bytes"
@@ -47,7 +47,8 @@ class ModelEntry:
     """A model of a repository. `specs` are the versions that can be served, ascending: those that the version policy
     selects and that have no error. An error of the model as a whole leaves none.
 
-    Places of errors begin with the model's name, not with the path of the repository: clients may see them.
+    Places of errors begin with the model's name, not with the path of the repository: clients may see them. Errors of
+    the model as a whole come first, then those of its versions.
     """
 
     name: str
@@ -62,13 +63,18 @@ class ModelEntry:
     """Changes when a file of the model changes."""
     server_options: dict[str, Any] = field(default_factory=dict[str, Any])  # model options
     """Its options in the server's file."""
+    followed: tuple[str, ...] = ()
+    """Folders into which its links may lead."""
 
     @property
     def reason(self) -> str:
-        """Its first errors in one line, for a list of models."""
-        more = len(self.errors) - REASON_ERRORS
-        first = "; ".join(str(each) for each in self.errors[:REASON_ERRORS])
-        return first + (f"; and {more} more" if more > 0 else "")
+        """Its first errors in one line, for the operator's list of models."""
+        return _first_errors([str(each) for each in self.errors])
+
+    @property
+    def public_reason(self) -> str:
+        """The same for HTTP clients: without anything that the files hold."""
+        return _first_errors([each.for_clients for each in self.errors])
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +139,15 @@ def unreadable_repositories(settings: Settings) -> list[ConfigError]:
 
 def missing_model(name: str) -> ModelEntry:
     """An entry for a model that --load-model names and no repository holds."""
-    return ModelEntry(name, errors=(ConfigError(name, "no repository holds this model, which --load-model names"),))
+    return ModelEntry(name, errors=(plain_error(name, "no repository holds this model, which --load-model names"),))
 
 
 def scan_model(settings: Settings, name: str) -> ModelEntry | None:
     """Scan one model; None if no repository holds it."""
     if not NAME.fullmatch(name):
         return None
-    roots = [root for root in settings.repositories if os.path.isdir(os.path.join(root, name))]
+    paths = {root: os.path.join(root, name) for root in settings.repositories}
+    roots = [root for root, path in paths.items() if os.path.isdir(path) or os.path.islink(path)]
     return _scan_model_folder(settings, name, roots) if roots else None
 
 
@@ -152,17 +159,18 @@ def with_config(entry: ModelEntry, config_json: str) -> ModelEntry:
     if len(config_json) > FILE_LIMIT_BYTES:
         return replace(entry, specs=(), errors=(ConfigError(place, f"is larger than {FILE_LIMIT_BYTES} bytes"),))
     parsed = read_json(config_json, place)
-    return _ModelFolder(entry.name, entry.directory, entry.server_options).entry(parsed)
+    return _ModelFolder(entry.name, entry.directory, entry.server_options, entry.followed).entry(parsed)
 
 
 def _scan_model_folder(settings: Settings, name: str, roots: list[str]) -> ModelEntry:
     if len({os.path.realpath(root) for root in roots}) > 1:
         text = f"is in {len(roots)} repositories; a name belongs to one model"
-        return ModelEntry(name, errors=(ConfigError(name, text),))
+        return ModelEntry(name, errors=(plain_error(name, text),))
     source = ConfigSource("the server's file")
     defaults, errors = model_options.parse_options(settings.defaults, source, "defaults")
     named, more = model_options.parse_options(settings.models.get(name, {}), source, f"models.{name}")
-    folder = _ModelFolder(name, os.path.join(roots[0], name), model_options.merge(defaults, named))
+    options = model_options.merge(defaults, named)
+    folder = _ModelFolder(name, os.path.join(roots[0], name), options, followed_folders(settings))
     folder.errors += (*errors, *more)
     return folder.entry()
 
@@ -170,12 +178,16 @@ def _scan_model_folder(settings: Settings, name: str, roots: list[str]) -> Model
 class _ModelFolder:
     """Reads the folder of one model, and collects errors and warnings."""
 
-    def __init__(self, name: str, directory: str, server_options: model_options.ModelOptions) -> None:
+    def __init__(
+        self, name: str, directory: str, server_options: model_options.ModelOptions, followed: tuple[str, ...]
+    ) -> None:
         self.name = name
         self.directory = os.path.abspath(directory)
         self.server_options = server_options
+        self.followed = followed
         self.errors: list[ConfigError] = []
         self.warnings: list[ConfigError] = []
+        self.version_errors: list[ConfigError] = []
         self.invalid_versions: dict[str, str] = {}
 
     def entry(self, parsed: ParsedConfig | None = None) -> ModelEntry:
@@ -184,43 +196,61 @@ class _ModelFolder:
         versions: tuple[str, ...] = ()
         digest = ""
         try:
-            versions = self.versions()
-            own = self.own_options()
-            config = parsed or self.pbtxt()
-            interpreted = interpret(config, self.name, from_client=parsed is not None)
-            self.errors += interpreted.errors
-            self.warnings += interpreted.warnings
-            options = model_options.merge(self.server_options, interpreted.options, own)
-            self.check_options(options)
-            specs = self.specs(versions, interpreted, options, config.config)
-            digest = _file_digest(self.directory, versions)
+            if self.may_follow("", self.directory):
+                versions = self.versions()
+                specs = self.read(versions, parsed)
+                digest = file_digest(self.directory, versions)
         except OSError as error:
-            self.error("", f"cannot be read: {error.strerror}")
-        errors, warnings = tuple(self.errors), tuple(self.warnings)
+            self.errors.append(plain_error(self.name, f"cannot be read: {error.strerror}"))
+        errors, warnings = (*self.errors, *self.version_errors), tuple(self.warnings)
         found = ModelEntry(self.name, specs, errors, warnings, versions, self.invalid_versions)
-        return replace(found, directory=self.directory, file_digest=digest, server_options=self.server_options)
+        found = replace(found, directory=self.directory, file_digest=digest, server_options=self.server_options)
+        return replace(found, followed=self.followed)
+
+    def read(self, versions: tuple[str, ...], parsed: ParsedConfig | None) -> tuple[ModelSpec, ...]:
+        own = self.own_options()
+        config = parsed or self.pbtxt()
+        interpreted = interpret(config, self.name, from_client=parsed is not None)
+        is_clients = parsed is not None  # who has sent a configuration may see what is wrong with it
+        self.errors += (replace(each, public=str(each)) if is_clients else each for each in interpreted.errors)
+        self.warnings += interpreted.warnings
+        options = model_options.merge(self.server_options, interpreted.options, own)
+        self.check_options(options)
+        return self.specs(versions, interpreted, options, config.config)
+
+    def may_follow(self, at: str, path: str) -> bool:
+        """Whether a path is no link, or one that may be followed; reports an error otherwise."""
+        error = link_error(self.name + at, path, self.followed)
+        if error is not None:
+            self.errors.append(error)
+        return error is None
 
     def error(self, at: str, text: str) -> None:
         """`at`: what follows the model's name in the place of the error."""
         self.errors.append(ConfigError(self.name + at, text))
+
+    def version_error(self, version: str, *errors: ConfigError) -> None:
+        self.invalid_versions[version] = "; ".join(each.text for each in errors)
+        self.version_errors += errors
 
     def warn(self, at: str, text: str) -> None:
         self.warnings.append(ConfigError(self.name + at, text))
 
     def versions(self) -> tuple[str, ...]:
         found: list[str] = []
-        for each in _folders(self.directory):
+        for each in folder_names(self.directory):
             if _VERSION.fullmatch(each):
                 found.append(each)
             else:
                 self.warn("", f"the folder {displayed(each)} is no version, and is skipped")
         if not found:
-            self.error("", "has no version: a folder with a positive number, and the model in it")
+            text = "has no version: a folder with a positive number, and the model in it"
+            self.version_errors.append(plain_error(self.name, text))
         return tuple(sorted(found, key=int))
 
     def own_options(self) -> model_options.ModelOptions:
         path = os.path.join(self.directory, YAML)
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) or not self.may_follow(f"/{YAML}", path):
             return {}
         document = read_yaml(path, f"{self.name}/{YAML}", YAML_LIMIT_BYTES)
         found, errors = model_options.parse_options(document.keys, document.source)
@@ -229,12 +259,12 @@ class _ModelFolder:
 
     def pbtxt(self) -> ParsedConfig:
         path, name = os.path.join(self.directory, PBTXT), f"{self.name}/{PBTXT}"
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) or not self.may_follow(f"/{PBTXT}", path):
             return ParsedConfig(ConfigSource(name), {})
         try:
             return read_pbtxt(read_text(path), name)
         except InvalidValue as error:
-            return ParsedConfig(ConfigSource(name), {}, tuple(ConfigError(name, text) for _, text in error.problems))
+            return ParsedConfig(ConfigSource(name), {}, tuple(plain_error(name, text) for _, text in error.problems))
 
     def check_options(self, options: model_options.ModelOptions) -> None:
         python = options.get("python", "")
@@ -257,28 +287,38 @@ class _ModelFolder:
         """The specs of the selected versions; none if the model as a whole has an error."""
         selected = interpreted.version_policy.select(versions)
         if versions and not selected:
-            self.error(f"/{PBTXT}: version_policy", "selects none of the existing versions")
+            place = f"{self.name}/{PBTXT}: version_policy"
+            self.errors.append(plain_error(place, "selects none of the existing versions"))
         is_valid = not self.errors
         fields = model_options.spec_fields(options)
         found: list[ModelSpec] = []
-        for version in selected:
-            directory = os.path.join(self.directory, version)
+        for version in selected if interpreted.is_engine_known else ():
+            directory, place = os.path.join(self.directory, version), f"{self.name}/{version}"
             try:
-                artifact = select_artifact(_files(directory, refuse=True), interpreted.engine, interpreted.artifact)
+                if links := tuple(link_errors(place, directory, self.followed)):
+                    self.version_error(version, *links)
+                    continue
+                artifact = select_artifact(file_names(directory, refuse=True), interpreted.engine, interpreted.artifact)
                 _check_artifact(artifact, options, is_all_known=is_valid)
-            except (InvalidValue, OSError) as error:
-                text = str(error) if isinstance(error, InvalidValue) else f"cannot be read: {error.strerror}"
-                self.invalid_versions[version] = text
-                self.error(f"/{version}", text)
+            except InvalidValue as error:
+                quotes = bool(interpreted.artifact)  # the configuration says how the file is called
+                self.version_error(version, (ConfigError if quotes else plain_error)(place, str(error)))
+                continue
+            except OSError as error:
+                self.version_error(version, plain_error(place, f"cannot be read: {error.strerror}"))
                 continue
             spec = ModelSpec(self.name, version, directory, artifact.file, artifact.engine, artifact.platform)
             spec = replace(spec, config=config, **fields)
             if len(to_json(spec)) > SPEC_LIMIT:  # at least as long as on the wire
-                self.invalid_versions[version] = SPEC_TOO_LONG
-                self.error(f"/{version}", SPEC_TOO_LONG)
+                self.version_error(version, plain_error(place, SPEC_TOO_LONG))
                 continue
             found.append(spec)
         return tuple(found) if is_valid else ()
+
+
+def _first_errors(texts: Sequence[str]) -> str:
+    more = len(texts) - REASON_ERRORS
+    return "; ".join(texts[:REASON_ERRORS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _check_artifact(artifact: Artifact, options: model_options.ModelOptions, *, is_all_known: bool) -> None:
@@ -300,60 +340,10 @@ def _list_repository(root: str) -> tuple[RepositoryRoot, list[str]]:
     fd = -1
     try:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        names = _folders(fd)
+        names = folder_names(fd)
         return RepositoryRoot(os.fstat(fd).st_dev, len(names)), names
     except OSError as error:
         raise InvalidValue(f"cannot be read: {error.strerror}") from None
     finally:
         if fd >= 0:
             os.close(fd)
-
-
-def _folders(directory: str | int) -> list[str]:
-    """Names of the folders in a folder and of links to folders, without hidden ones."""
-    with os.scandir(directory) as entries:
-        return sorted(each.name for each in entries if not each.name.startswith(".") and _is_folder(each))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """True also for an entry that cannot be examined: opening it reports the error, and the other models are read."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return True
-
-
-def _files(directory: str, *, refuse: bool = False) -> set[str]:
-    """Names of the files in a version's folder; a folder `model.onnx` contains the file and its external weights.
-
-    With `refuse`: InvalidValue for a pipe, a socket or a device with a model's name, which an engine would block on.
-    """
-    found: set[str] = set()
-    with os.scandir(directory) as entries:
-        for each in entries:
-            inner = f"{each.name}/{each.name}"
-            if each.is_file():
-                found.add(each.name)
-            elif each.is_dir():
-                if each.name.endswith(".onnx") and os.path.isfile(os.path.join(directory, inner)):
-                    found.add(inner)
-            elif refuse and engine_of(each.name) and os.path.exists(each.path):
-                raise InvalidValue(f"{displayed(each.name)} {NOT_REGULAR}")
-    return found
-
-
-def _file_digest(directory: str, versions: tuple[str, ...]) -> str:
-    """A digest of names, inodes, sizes and times of the first DIGEST_FILES files in each folder, among them
-    those of a folder `model.onnx`. Other folders of a version are not included: the `__pycache__` of an imported
-    model.py is no change of the model."""
-    digest = hashlib.blake2b(digest_size=8)
-    folders = [directory]
-    for version in versions:
-        folder = os.path.join(directory, version)
-        folders += [folder, *(os.path.join(folder, each) for each in _folders(folder) if each.endswith(".onnx"))]
-    for folder in folders:
-        for name in sorted(_files(folder))[:DIGEST_FILES]:
-            path = os.path.join(folder, name)
-            facts = os.stat(path)
-            digest.update(os.fsencode(f"{path}\0{facts.st_ino}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
-    return digest.hexdigest()

@@ -89,12 +89,19 @@ ABOUT_WORDS = (
     *("datatype", "datatype longer", "shape", "shape negative", "rank", "twice", "words", "nothing"),
     *("garbage", "nested", "a drop"),
 )
+ABOUT_AMOUNTS = ("undeclared", "time", "negative time", "code", "records")
 
 
 @pytest.mark.fault("F38")
 @pytest.mark.parametrize(
     ("lies", "size"),
-    [(ABOUT_MEMORY[:4], LARGE), (ABOUT_MEMORY[4:], LARGE), (ABOUT_WORDS[:5], SMALL), (ABOUT_WORDS[5:], SMALL)],
+    [
+        (ABOUT_MEMORY[:4], LARGE),
+        (ABOUT_MEMORY[4:], LARGE),
+        (ABOUT_WORDS[:5], SMALL),
+        (ABOUT_WORDS[5:], SMALL),
+        (ABOUT_AMOUNTS, SMALL),
+    ],
 )
 def test_a_reply_that_lies_fails_its_request_and_ends_its_worker(
     server: Server, lies: tuple[str, ...], size: int
@@ -194,3 +201,19 @@ def test_a_reply_too_many_is_dropped(server: Server, lie: str, size: int) -> Non
             assert hurt.send(lie, float(amount), size=size)[0] == 200
         assert hurt.send(size=size)[0] == 200
         assert not server.events("worker_exit", hurt.name)
+
+
+@pytest.mark.fault("F38")
+def test_connections_to_other_models_survive_a_worker_that_lies_about_its_outputs(server: Server) -> None:
+    with liar(server, "many_outputs") as hurt:
+        gateways = server.status()["gateways"]
+        kept = Http(server.address())
+        for count in range(1, 6):
+            kept.infer(BYSTANDER, x=("FP32", [SMALL], [1.0] * SMALL))
+            status, reply = hurt.send("undeclared")
+            assert (status, reply["code"]) == (502, "bad_worker_reply"), reply
+            assert server.await_event("worker_exit", hurt.name, count)["cause"] == "bad reply"
+            server.ctl("load", name=hurt.name)
+        kept.infer(BYSTANDER, x=("FP32", [SMALL], [1.0] * SMALL))
+        kept.close()
+        assert server.status()["gateways"] == gateways

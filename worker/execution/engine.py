@@ -119,7 +119,7 @@ def bool_parameter(parameters: Mapping[str, str], name: str) -> bool:
     """A model's parameter that is true or false, false if absent; ModelError for another value."""
     value = parameters.get(name, "false").strip().lower()
     if value not in ("true", "false", "1", "0"):
-        raise ModelError("config_mismatch", f"parameter '{name}' is '{value}'; it is true or false")
+        raise ModelError("config_mismatch", f"parameter '{name}' is neither true nor false")
     return value in ("true", "1")
 
 
@@ -129,5 +129,5 @@ def int_parameter(parameters: Mapping[str, str], name: str, default: int) -> int
     if value is None:
         return default
     if not value.strip().isdecimal() or int(value) < 1:
-        raise ModelError("config_mismatch", f"parameter '{name}' is '{value}'; it is a number of at least 1")
+        raise ModelError("config_mismatch", f"parameter '{name}' is not a number of at least 1")
     return int(value)

@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import Final
 
+from mmsup.ipc.errors import MODEL_CODES
 from mmsup.ipc.memory.status_page import StatusPageWriter
 from mmsup.ipc.messages.data import GrantBuffer, InferReply, TensorLocation
 from mmsup.worker.execution.batch_arrays import Arrays
@@ -48,8 +49,9 @@ class ReplyWriter:
     def reply_failure(self, request: WorkerRequest, failure: ModelFailure, times: RunTimes = NO_TIMES) -> None:
         if failure.code == "gpu_oom":
             self._page.request_refused()
+        code = failure.code if failure.code in MODEL_CODES else "inference_failed"  # a model may raise errors of ours
         took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch)
-        self._outbox.add(request.link, InferReply(request.message.id, failure.code, failure.text, b"", (), 0, *took))
+        self._outbox.add(request.link, InferReply(request.message.id, code, failure.text, b"", (), 0, *took))
 
     def reply_expired(self, request: WorkerRequest, now_ns: int) -> None:
         """Reply to a request that was past its deadline, or past the timeout of its priority, before it could run."""
@@ -88,7 +90,7 @@ class ReplyWriter:
         view = request.link.view(segment, offset, needed, writable=True)
         if view is None:
             text = f"the buffer for the outputs of model '{self._model}' is not mapped"
-            self.reply_failure(request, ModelFailure("internal", text))
+            self.reply_failure(request, ModelFailure("no_buffer", text))
             return
         locations = place_outputs(outputs, view, segment, offset)
         self._add(request, self.signatures.signature(outputs), locations, times)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from mmsup.ipc.environment import DUMPABLE
 from mmsup.supervisor.chaos.observe import leak_check
 
 MAX_MESSAGE_BYTES: Final = 4096
@@ -103,7 +104,7 @@ class ServiceManager:
 
     def _start(self) -> subprocess.Popen[bytes]:
         fds = list(self._stored_fds.values())
-        environ = {**os.environ, "NOTIFY_SOCKET": str(self._address)}
+        environ = {**os.environ, DUMPABLE: "true", "NOTIFY_SOCKET": str(self._address)}
         command = self._command
         if fds:
             environ |= {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(self._stored_fds)}

@@ -38,6 +38,9 @@ _DIR: Final = "DIR"
 
 FLAGS: Final[Mapping[str, Flag]] = {
     "repositories": Flag(_DIR, "A directory of models; may be given again.", many=True, aliases=("--model-store",)),
+    "follow_links": Flag(
+        _DIR, "A directory outside of the repositories to which links in them may lead; may be given again.", many=True
+    ),
     "control_mode": Flag("|".join(CONTROL_MODES), "Which models start, and who may load."),
     "load_models": Flag("NAME", "A model to load in explicit mode; * is all; may be given again.", many=True),
     "poll_s": Flag("S", "How often poll mode reads the repositories."),
@@ -56,7 +59,8 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "restart_grace_s": Flag("S", "How long a request waits for a model that restarts."),
     "front": Flag("fast|plain", "What serves inferences: the fast front, or aiohttp as for all other requests."),
     "link": Flag("pair|zeromq", "What carries requests between gateways and workers."),
-    "strict_readiness": Flag(BOOL, "Not ready while any requested model is not."),
+    "strict_readiness": Flag(BOOL, "Ready only while every requested model serves; otherwise one is enough."),
+    "startup_grace_s": Flag("S", "How long first loads may hold readiness back while another model serves already."),
     "exit_on_error": Flag(BOOL, "End if a model fails at the start."),
     "exit_timeout_s": Flag("S", "How long a stop waits for requests in flight."),
     "kill_limit_s": Flag("S", "How long a killed worker may take to exit before it is quarantined."),

@@ -12,14 +12,14 @@ from mmsup.gateway.protocol.infer_request import RequestedOutput
 from mmsup.gateway.protocol.infer_response import InferResponse, ResponseContext, build_response
 from mmsup.gateway.protocol.inference_job import OutputTensor
 from mmsup.ipc.messages.data import ReplySignature
-from mmsup.ipc.specs import TensorSpec
+from mmsup.ipc.specs import Metadata, TensorSpec
 from mmsup.ipc.transport.codec import pack_signature
 
 Y, Z = TensorSpec("y", "FP32", (2,)), TensorSpec('z"data":[1]', "INT64", (1, 3))
 
 
 def signature(*specs: TensorSpec) -> ValidatedSignature:
-    return validate_signature(pack_signature(ReplySignature(specs)))
+    return validate_signature(pack_signature(ReplySignature(specs)), Metadata("p", 0, (), specs))
 
 
 def data_of(seed: int, *specs: TensorSpec) -> tuple[bytes, ...]:

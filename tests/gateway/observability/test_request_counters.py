@@ -228,3 +228,11 @@ def test_of_a_gpu_only_present_values_are_shown(tables: list[CounterTable]) -> N
     old = page(tables, {**status, "old": True})
     assert old["mmsup_device_set_aside", one] == 1
     assert not [each for each in old if each[0].startswith("nv_gpu") or "age" in each[0]]
+
+
+def test_times_that_a_worker_makes_up_are_not_counted(tables: list[CounterTable]) -> None:
+    counters = RequestCounters(tables, 0)
+    timer = RequestTimer(counters, "m", "1")
+    timer.finish(InferReply(1, queue_ns=1 << 49, infer_ns=1 << 49), 1)
+    row = counters.totals()["m", "1"]
+    assert (row["success"], row["queue_ns"], row["compute_infer_ns"]) == (1, 0, 0)

@@ -12,7 +12,7 @@ import pytest
 from keeper_rig import spawn_of, wait_readable
 from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.transport.control_channel import close_fds
-from mmsup.supervisor.keeper.spawn import EXEC_FAILED, StartedProcess, exec_error, lower_oom_score, start
+from mmsup.supervisor.keeper.spawn import EXEC_FAILED, StartedProcess, exec_error, set_oom_score, start
 
 pytestmark = pytest.mark.slow
 
@@ -112,4 +112,4 @@ def test_an_oom_score_that_may_not_be_lowered_stays_unchanged(monkeypatch: pytes
         raise PermissionError(path, text)
 
     monkeypatch.setattr("mmsup.supervisor.keeper.spawn._write", refuse)
-    lower_oom_score(-900)
+    set_oom_score(-900)

@@ -162,7 +162,7 @@ def test_tensors_become_the_options_inputs_and_outputs() -> None:
         "inputs": [{"name": "x", "datatype": "BYTES", "shape": [-1, 3], "optional": True}],
         "outputs": [{"name": "y", "datatype": "BF16", "shape": [1], "optional": False}],
     }
-    assert [each.place for each in found.warnings] == ["m/config.pbtxt:1: output[0].label_filename"]
+    assert not found.warnings, "label_filename has its effect"
 
 
 @pytest.mark.parametrize(

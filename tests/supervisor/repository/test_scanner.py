@@ -235,7 +235,7 @@ def test_a_missing_model_in_the_servers_file_is_a_warning(lay: Lay) -> None:
     assert [str(each) for each in found.warnings] == ["models.n: no repository holds this model"]
 
 
-def test_links_are_followed_and_a_dangling_one_is_no_model(lay: Lay, tmp_path: Path) -> None:
+def test_links_in_the_repository_are_followed_and_one_that_leads_nowhere_is_an_error(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": ""})
     root = Path(settings.repositories[0])
     (root / "link").symlink_to(root / "m")
@@ -243,8 +243,78 @@ def test_links_are_followed_and_a_dangling_one_is_no_model(lay: Lay, tmp_path: P
     (root / "m" / "2").mkdir()
     (root / "m" / "2" / "model.onnx").symlink_to("/nowhere")
     found = scan(settings)
-    assert found.models.keys() == {"link", "m"}
-    assert "holds no model.onnx" in faults(found.models["m"])[0]
+    assert found.models.keys() == {"dangling", "link", "m"}
+    assert faults(found.models["dangling"]) == ['dangling: is a link to something that is not there: "/nowhere"']
+    assert faults(found.models["m"]) == ['m/2/model.onnx: is a link to something that is not there: "/nowhere"']
+    assert scan_model(settings, "dangling") == found.models["dangling"]
+    (root / "m" / "2" / "model.onnx").unlink()
+    (root / "m" / "2" / "model.onnx").symlink_to(root / "m" / "1" / "model.onnx")
+    assert [spec(settings, name).version for name in ("link", "m")] == ["2", "2"]
+
+
+@pytest.mark.parametrize("place", ["m", "m/1", "m/1/model.onnx", "m/1/weights", "m/config.pbtxt", "m/mmsup.yaml"])
+def test_a_link_out_of_the_repository_is_followed_only_where_the_operator_allows_it(
+    lay: Lay, tmp_path: Path, place: str
+) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/1/weights": "", "m/config.pbtxt": "", "m/mmsup.yaml": ""})
+    path, target = Path(settings.repositories[0]) / place, tmp_path / "elsewhere" / "secret"
+    target.parent.mkdir()
+    path.rename(target)
+    path.symlink_to(target)
+    found = entry(settings)
+    text = f'is a link that leads out of the repository, to "{target}": copy it, or allow its folder by --follow-links'
+    assert f'{place}: {text} "{target.parent}"' in faults(found)
+    assert str(tmp_path) not in found.public_reason
+    assert "leads out of the repository" in found.public_reason
+    assert spec(replace(settings, follow_links=(str(target.parent),))).version == "1"
+
+
+def test_clients_see_the_place_of_an_error_and_nothing_of_the_file(lay: Lay) -> None:
+    secret = "hunter2"
+    files = {
+        "yaml": f"memory: {secret}\n{secret}: 1\npython: /{secret}\nenv: {{1{secret}: a}}\n",
+        "scalar": f"{secret}\n",
+        "broken": f"a: [*{secret}",
+        "tag": f"a: !{secret} x\n",
+        "double": f"env: {{{secret}: a, {secret}: b}}\n",
+    }
+    pbtxts = {
+        "syntax": f"{secret}:x:0:0\n",
+        "unknown": f"{secret}: 1\n",
+        "name": f'name: "{secret}"',
+        "file": f'default_model_filename: "{secret}"',
+        "backend": f'backend: "{secret}"',
+        "parameter": f'parameters {{ key: "mmsup_{secret}" value {{ string_value: "{secret}" }} }}',
+        "value": f'parameters {{ key: "mmsup_memory" value {{ string_value: "{secret}" }} }}',
+        "tensor": f'input {{ name: "{secret}" dims: 1 }}\ninput {{ name: "{secret}" data_type: TYPE_FP32 dims: 1 }}',
+    }
+    layout = {f"{name}/mmsup.yaml": text for name, text in files.items()}
+    layout |= {f"{name}/config.pbtxt": text for name, text in pbtxts.items()}
+    layout |= {f"{name}/1/model.onnx": "" for name in (*files, *pbtxts)}
+    for name, found in scan(lay(layout)).models.items():
+        assert found.errors, name
+        assert secret not in found.public_reason, name
+        assert found.public_reason.startswith(name)
+
+
+def test_a_model_of_another_server_says_so_first_and_not_that_a_file_is_missing(lay: Lay) -> None:
+    settings = lay({"m/1/model.plan": "", "m/config.pbtxt": 'platform: "tensorrt_plan"'})
+    (error,) = entry(settings).errors
+    assert (
+        str(error) == error.for_clients == 'm/config.pbtxt:1: platform: "tensorrt_plan" is not served by this version'
+    )
+    found = entry(lay({"n/1/x": "", "n/config.pbtxt": 'ensemble_scheduling { }\nplatform: "ensemble"'}), "n")
+    assert [each.for_clients for each in found.errors] == [str(each) for each in found.errors]
+    assert "ensemble" in found.reason
+    assert "holds no" not in found.reason
+
+
+def test_who_sends_a_configuration_sees_what_is_wrong_with_it(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/mmsup.yaml": "memory: hunter2"})
+    found = with_config(entry(settings), '{"max_batch_size": -7}')
+    assert "-7" in found.public_reason
+    assert "hunter2" not in found.public_reason
+    assert "it must be a JSON object" in with_config(entry(settings), "[1]").public_reason
 
 
 def test_a_folder_of_the_artifacts_name_contains_the_file_and_its_weights(lay: Lay) -> None:
@@ -264,7 +334,7 @@ def test_a_configuration_that_is_a_folder_or_huge_or_no_text_is_an_error(lay: La
     assert faults(entry(settings)) == [f"m/{file}: is no UTF-8 text: byte 0"]
     path.unlink()
     path.symlink_to("/nowhere")
-    assert "cannot be read" in faults(entry(settings))[0]
+    assert faults(entry(settings)) == [f'm/{file}: is a link to something that is not there: "/nowhere"']
 
 
 @pytest.mark.parametrize("file", ["config.pbtxt", "mmsup.yaml"])
