@@ -1,8 +1,9 @@
 """Whether the server as a whole is ready. Pure.
 
-Ready: the gateways have their routes, the server is not draining, each model wanted at the start has been loaded or has
-failed, and at least one serves (or none was wanted). A model that fails makes only itself not ready. In strict mode
-every wanted model has to serve.
+Ready: the gateways have their routes, the server is not draining, and at least one model serves (or none is wanted).
+For the first `--startup-grace` seconds each model wanted at the start must also have been loaded or have failed, so
+that a rollout does not send requests to a server that loads; after that a stuck load holds nothing back. A model that
+fails makes only itself not ready. In strict mode every wanted model has to serve, whatever the grace.
 """
 
 from __future__ import annotations
@@ -28,16 +29,18 @@ class ServerReadiness:
     reason: str = ""
 
 
-def server_readiness(*, front: bool, draining: bool, wanted: Sequence[ModelReadiness], strict: bool) -> ServerReadiness:
+def server_readiness(
+    *, front: bool, draining: bool, wanted: Sequence[ModelReadiness], strict: bool, is_grace_over: bool = False
+) -> ServerReadiness:
     """The server's readiness. `front`: the gateways have their routes."""
     if draining:
         return ServerReadiness(ready=False, reason="the server is draining")
     if not front:
         return ServerReadiness(ready=False, reason="the gateways are not up yet")
     loading = [each.name for each in wanted if not each.has_outcome]
-    if loading:
-        return ServerReadiness(ready=False, reason=f"still loading: {_some(loading)}")
     down = [each.name for each in wanted if not each.serving]
+    if loading and (strict or not is_grace_over or len(down) == len(wanted)):
+        return ServerReadiness(ready=False, reason=f"still loading: {_some(loading)}")
     if wanted and len(down) == len(wanted):
         return ServerReadiness(ready=False, reason="no model can serve")
     if strict and down:
