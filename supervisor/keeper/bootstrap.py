@@ -20,6 +20,7 @@ from mmsup.supervisor.keeper.listeners import Listeners
 from mmsup.supervisor.keeper.reexec import KeeperState
 from mmsup.supervisor.keeper.spawn import set_oom_score
 from mmsup.supervisor.linux import cgroup_backend, fd_store
+from mmsup.supervisor.linux.orphans import end_orphans_of
 from mmsup.supervisor.linux.sd_notify import SystemdNotifier
 from mmsup.supervisor.observability.console import Console
 
@@ -44,6 +45,7 @@ def acquire(settings: Settings, stack: contextlib.ExitStack) -> HeldResources:
     failpoint("keeper.groups")
     groups = cgroup_backend.set_up(cgroup_backend.top_name(settings.state_dir))
     stack.callback(cgroup_backend.tear_down, groups)
+    end_orphans_of(cgroup_backend.top_name(settings.state_dir))
     directories.remove_worker_sockets()
     stack.callback(directories.remove_worker_sockets)
     listeners = Listeners(settings, stored)
