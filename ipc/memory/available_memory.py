@@ -21,18 +21,25 @@ _V1_FILES: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_ina
 
 def available_bytes(meminfo: Path = MEMINFO, own_file: Path = OWN_CGROUP_FILE, root: Path = ROOT) -> int:
     """MemAvailable of the machine, or what the tightest control group leaves if that is less; never below 0."""
-    return max(0, min(_machine_bytes(meminfo), *_group_bytes(own_file, root), 1 << 62))
+    machine_bytes = _machine_bytes(meminfo, "MemAvailable")
+    return max(0, min([machine_bytes, *(left for _, left in _groups(own_file, root))]))
 
 
-def _machine_bytes(meminfo: Path) -> int:
+def total_bytes(meminfo: Path = MEMINFO, own_file: Path = OWN_CGROUP_FILE, root: Path = ROOT) -> int:
+    """The memory of the machine, or the tightest limit of a control group if that is less."""
+    return min([_machine_bytes(meminfo, "MemTotal"), *(limit for limit, _ in _groups(own_file, root))])
+
+
+def _machine_bytes(meminfo: Path, name: str) -> int:
     for line in meminfo.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError("this kernel's meminfo has no MemAvailable")
+    raise AssertionError(f"this kernel's meminfo has no {name}")
 
 
-def _group_bytes(own_file: Path, root: Path) -> Iterator[int]:
-    """What each group with a limit leaves, from this process's own up to the root of what is mounted here."""
+def _groups(own_file: Path, root: Path) -> Iterator[tuple[int, int]]:
+    """The limit of each group that has one, and what it leaves: from this process's own group up to the root of what is
+    mounted here."""
     for line in _read(own_file).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -45,7 +52,7 @@ def _group_bytes(own_file: Path, root: Path) -> Iterator[int]:
         for folder in (own, *own.parents):
             with contextlib.suppress(ValueError):  # no such file, or `max`
                 limit, usage = int(_read(folder / files[0])), int(_read(folder / files[1]))
-                yield limit - usage + _field(_read(folder / "memory.stat"), files[2])
+                yield limit, limit - usage + _field(_read(folder / "memory.stat"), files[2])
             if folder == base:
                 break
 

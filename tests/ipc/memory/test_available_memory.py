@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.ipc.memory.available_memory import available_bytes
+from mmsup.ipc.memory.available_memory import available_bytes, total_bytes
 
 MIB = 1 << 20
 MEMINFO = "MemTotal:       65843236 kB\nMemFree:         1000000 kB\nMemAvailable:   33554432 kB\n"
@@ -44,6 +44,12 @@ def available(folder: Path, own: str, groups: Mapping[str, Mapping[str, str]]) -
 def test_in_a_pod_the_limit_of_the_pod_counts_and_not_the_machines_memory(tmp_path: Path) -> None:
     # A pod with a cgroup namespace of its own: its group is the root of what is mounted.
     assert available(tmp_path, "0::/\n", {"": v2(str(512 * MIB), 500 * MIB, 100 * MIB)}) == 112 * MIB
+
+
+def test_what_a_pod_can_ever_hold_is_its_limit_or_the_machine(tmp_path: Path) -> None:
+    available(tmp_path, "0::/a\n", {"a": v2(str(512 * MIB), MIB)})
+    assert total_bytes(tmp_path / "meminfo", tmp_path / "own", tmp_path / "fs") == 512 * MIB
+    assert total_bytes(tmp_path / "meminfo", tmp_path / "nothing", tmp_path / "fs") == 65843236 * 1024
 
 
 def test_the_tightest_of_all_groups_above_counts(tmp_path: Path) -> None:
