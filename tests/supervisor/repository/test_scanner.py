@@ -309,6 +309,22 @@ def test_a_model_of_another_server_says_so_first_and_not_that_a_file_is_missing(
     assert "holds no" not in found.reason
 
 
+def test_a_folder_that_contains_the_repository_is_told_where_the_models_seem_to_be(lay: Lay) -> None:
+    settings = lay({"models/bert/1/model.onnx": "", "deep/er/models/bert/1/model.onnx": "", "empty/x/y": ""})
+    root, found = settings.repositories[0], scan(settings).models
+    for name, place in (("models", "models"), ("deep", "deep/er/models")):
+        assert f'the models seem to be in "{root}/{place}": give that as --model-repository' in found[name].reason
+        assert root not in found[name].public_reason
+        assert "has no version" in found[name].public_reason
+    assert found["empty"].reason == "empty: has no version: a folder with a positive number, and the model in it"
+
+
+def test_a_model_file_without_the_folder_of_a_version_is_told_where_it_belongs(lay: Lay) -> None:
+    found = scan(lay({"bert/model.onnx": "", "2/model.onnx": ""})).models
+    assert "model.onnx belongs into bert/1/" in found["bert"].reason
+    assert '"2" looks like a version itself: give --model-repository' in found["2"].reason
+
+
 def test_who_sends_a_configuration_sees_what_is_wrong_with_it(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": "", "m/mmsup.yaml": "memory: hunter2"})
     found = with_config(entry(settings), '{"max_batch_size": -7}')
