@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "supervisor/cli/command": "cli/output; ipc",
     "supervisor/cli/ctl": "cli/command cli/output; ipc tensors",
     "supervisor/cli/output": "config",
-    "supervisor/cli/serve": "cli/command cli/output config repository; ipc",
+    "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc tensors transport",
     "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
     "repository resources state; ipc memory messages transport",
