@@ -288,6 +288,8 @@ class _ModelFolder:
         if versions and not selected:
             place = f"{self.name}/{PBTXT}: version_policy"
             self.errors.append(plain_error(place, "selects none of the existing versions"))
+        for each in interpreted.version_policy.absent(versions) if selected else ():
+            self.warn(f"/{PBTXT}: version_policy.specific", f"version {each} is not there; the others are served")
         is_valid = not self.errors
         fields = model_options.spec_fields(options)
         found: list[ModelSpec] = []

@@ -194,6 +194,16 @@ def test_a_policy_that_selects_nothing_is_an_error(lay: Lay) -> None:
     assert "selects none" in fault
 
 
+def test_a_specific_version_that_is_not_there_is_a_warning_and_the_others_are_served(lay: Lay) -> None:
+    found = entry(
+        lay({"m/1/model.onnx": "", "m/config.pbtxt": "version_policy { specific { versions: 1 versions: 7 } }"})
+    )
+    assert [each.version for each in found.specs] == ["1"]
+    assert [str(each) for each in found.warnings] == [
+        "m/config.pbtxt: version_policy.specific: version 7 is not there; the others are served"
+    ]
+
+
 def test_a_name_in_two_repositories_is_an_error_of_that_name_only(lay: Lay, tmp_path: Path) -> None:
     settings = lay({"m/1/model.onnx": "", "only/1/model.onnx": ""})
     (tmp_path / "more" / "m" / "1").mkdir(parents=True)
