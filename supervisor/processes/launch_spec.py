@@ -88,7 +88,7 @@ def worker_spawn(
     note = json.dumps({"model": spec.name, "version": spec.version})
     return Spawn(
         token=worker_token(instance, generation),
-        argv=(spec.python or sys.executable, "-m", "mmsup.worker", label),
+        argv=(spec.python or sys.executable, "-P", "-m", "mmsup.worker", label),
         env=env,
         cwd=spec.directory,
         procs_files=procs_files,
