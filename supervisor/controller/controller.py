@@ -86,6 +86,8 @@ class Controller:
     async def start(self, router: ChildRouter, listener: socket.socket | None) -> None:
         context, resources = self.context, self.resources
         self.gateways.crash_collector.start()
+        grace_s = self._server.started_s + context.settings.startup_grace_s - time.monotonic()
+        context.tasks.start(self.gateways.readiness.end_grace(grace_s), "start-up grace")
         resources.memory_sampler.start()
         if self._recovered is not None:
             recovery.restore(self._recovered, self.models, self.gateways, self.resources)

@@ -1,7 +1,8 @@
 """What a thread that does not run waits for, from what the kernel shows of it. Pure.
 
-A thread that waits for a disk, for a socket or (counted as one) for a GPU's device file makes progress by somebody else's work; one that waits for a lock, a
-pause, a pipe or a child of its own does not: whoever shall wake it belongs to the same worker and is looked at itself.
+A thread that waits for a disk, for a socket or (counted as one) for a GPU's device file makes progress by somebody
+else's work; one that waits for a lock, a pause, a pipe or a child of its own does not: whoever shall wake it belongs to
+the same worker and is looked at itself.
 """
 
 from __future__ import annotations
@@ -32,17 +33,18 @@ _SOCKET_WAITS: Final = (
 )  # fmt: skip
 """Where the kernel shows no system call (another user, Yama), every poll counts as one for sockets."""
 
-_CALLS: Final[dict[str, dict[int, str]]] = {
-    "x86_64": {
-        0: "fd", 1: "fd", 16: "fd", 19: "fd", 20: "fd", 42: "fd", 43: "fd", 44: "fd", 45: "fd", 46: "fd", 47: "fd", 288: "fd",
-        299: "fd", 307: "fd", 7: "poll", 271: "poll", 23: "select", 270: "select", 232: "epoll", 281: "epoll",
-        441: "epoll",
-    },
-    "aarch64": {
-        29: "fd", 63: "fd", 64: "fd", 65: "fd", 66: "fd", 202: "fd", 203: "fd", 206: "fd", 207: "fd", 211: "fd", 212: "fd",
-        242: "fd", 243: "fd", 269: "fd", 73: "poll", 72: "select", 22: "epoll", 441: "epoll",
-    },
-}  # fmt: skip
+_BY_DESCRIPTOR: Final = {
+    "x86_64": (0, 1, 16, 19, 20, 42, 43, 44, 45, 46, 47, 288, 299, 307),
+    "aarch64": (29, 63, 64, 65, 66, 202, 203, 206, 207, 211, 212, 242, 243, 269),
+}
+"""Numbers of read, write, ioctl, connect, accept, send, receive, whose first argument is the descriptor."""
+_OF_MANY: Final = {
+    "x86_64": {7: "poll", 271: "poll", 23: "select", 270: "select", 232: "epoll", 281: "epoll", 441: "epoll"},
+    "aarch64": {73: "poll", 72: "select", 22: "epoll", 441: "epoll"},
+}
+_CALLS: Final = {
+    machine: {**dict.fromkeys(numbers, "fd"), **_OF_MANY[machine]} for machine, numbers in _BY_DESCRIPTOR.items()
+}
 """System calls that may wait for a socket, by machine, and how they name it."""
 
 

@@ -101,7 +101,7 @@ def test_clients_get_no_line_of_a_file_that_a_link_leads_to(tmp_path: Path) -> N
         told = json.dumps(answers)
         assert "hunter2" not in told
         assert str(tmp_path) not in told
-        assert "typed/mmsup.yaml:1: is not valid" in told
+        assert "typed/mmsup.yaml:1: memory: is not valid" in told
         assert "is a link that leads out of the repository" in told
         listed = {each["name"]: each["reason"] for each in server.ctl("list")["models"]}
         assert '"hunter2" is not a size' in listed["typed"]
