@@ -3,7 +3,8 @@
 A model is given up after more than 5 exits in 60 s, of lives that had not served well, or 5 failed loads in a row.
 It is then probed: one start every 300 s, or at once when somebody loads it, which begins a new history. A probe that
 dies before it has served for 60 s gives the model up again at once. A life has served well when it was ready for 10 s:
-such a model serves between its faults, and the growing delays are enough. Otherwise the delay is that of processes/backoff.py.
+such a model serves between its faults, and the growing delays are enough. Otherwise the delay is that of
+processes/backoff.py.
 
 A load whose code is in NOT_MENDED_BY_TIME (the configuration contradicts the file) gives the model up without probes:
 the next try follows a change of its files (models/repository_watcher.py) or a load by hand, which both make a new

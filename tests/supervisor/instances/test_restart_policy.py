@@ -84,7 +84,7 @@ def test_a_probe_that_serves_a_minute_closes_the_breaker() -> None:
 
 
 def test_all_instances_dying_at_once_are_one_incident() -> None:
-    eight = exits(*[100.0] * 8)
+    eight = exits(*[100.0] * 8, served_s=1.0)
     assert next_try(eight, 100.0, Middle(), instances=8) == Retry(0.0)
     assert isinstance(next_try(eight, 100.0, Middle(), instances=1), GiveUp)
 
