@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final
 
-from mmsup.ipc.environment import DUMPABLE
+from mmsup.ipc.environment import DUMPABLE, WORKER_MARK
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
 from mmsup.supervisor.config import model_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, unknown_name
@@ -94,7 +94,7 @@ FAULT_POINTS_VARIABLE: Final = "MMSUP_FAULT_POINTS"
 """For tests, therefore neither a flag nor a key of the file: no forgotten line may enable failpoints."""
 GPU_DRIVER_VARIABLE: Final = "MMSUP_GPU_DRIVER"
 """For kernels with another device file of the driver: a property of the machine, not an option of the server."""
-OTHER_VARIABLES: Final = ("MMSUP_INSECURE", FAULT_POINTS_VARIABLE, GPU_DRIVER_VARIABLE, DUMPABLE)
+OTHER_VARIABLES: Final = ("MMSUP_INSECURE", FAULT_POINTS_VARIABLE, GPU_DRIVER_VARIABLE, DUMPABLE, WORKER_MARK)
 """The first belongs to `--insecure`, which is not part of Settings, and is read by click."""
 _SECTIONS: Final = ("defaults", "models")
 _DEFAULTS: Final = {each.name: each.default for each in fields(Settings) if each.default is not MISSING}

@@ -52,15 +52,19 @@ class ReadinessReporter:
             self._reported = now
             self._pool.broadcast(Synced(now.ready, now.reason))
             context.keeper.send(NotifySystemd(f"STATUS={'ready' if now.ready else now.reason}"))
-        is_settled = all(each.has_outcome for each in self._models())
-        if not self._pool.are_up() or not (is_settled or (self._is_grace_over and now.ready)):
+        models = self._models()
+        is_settled = all(each.has_outcome and each.all_have_outcome for each in models)
+        may_announce = all(each.has_outcome for each in models) or (self._is_grace_over and now.ready)
+        if not self._pool.are_up() or not may_announce:
             return
         if not self.is_announced:
             self._announce(now)
         elif self._is_settled or not is_settled:
             return
         self._is_settled = is_settled
-        self._on_announced([each.name for each in self._models() if each.has_outcome and not each.serving])
+        has_failed = [each for each in models if each.has_outcome and not each.serving]
+        has_failed += [each for each in models if each.serving and each.all_have_outcome and not each.all_serving]
+        self._on_announced([each.name for each in has_failed])
 
     async def end_grace(self, after_s: float) -> None:
         """From then on no model that loads holds the server back."""

@@ -11,6 +11,7 @@ from mmsup.supervisor.config.config_error import ConfigError
 from mmsup.supervisor.config.server_options import OptionOrigin
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.repository.contents.model_files import ContentFindings
+from mmsup.supervisor.repository.folders import missing_model_hint
 from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
 
 Report = dict[str, Any]  # JSON
@@ -63,7 +64,7 @@ def collect_warnings(settings: Settings, found: RepositoryScan) -> list[ConfigEr
     """Warnings about the repositories and their models, which a server logs too at its start."""
     concerns = [*found.warnings]
     if not found.models and not found.errors:
-        concerns.append(ConfigError(":".join(settings.repositories), "holds no model"))
+        concerns += [ConfigError(each, f"holds no model{missing_model_hint(each)}") for each in settings.repositories]
     for entry in found.models.values():
         concerns += entry.warnings
     return concerns

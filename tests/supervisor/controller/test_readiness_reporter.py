@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from controller_double import Child, ControllerHarness
-from mmsup.ipc.messages.gateway_control import Synced
+from controller_double import Child, ControllerHarness, add_model
+from mmsup.ipc.messages.gateway_control import LinkWorker, Route, Synced
 from mmsup.ipc.messages.keeper_control import NotifySystemd, ShutdownFinished
 from mmsup.ipc.messages.worker_control import LoadFailed
 
@@ -84,3 +84,36 @@ def test_a_model_that_fails_after_the_grace_ends_a_server_with_exit_on_error_all
         await harness.until(lambda: harness.keeper.sent_of(ShutdownFinished))
 
     run_in_harness(tmp_path, play, startup_grace_s=0.0, exit_on_error=True)
+
+
+def test_a_model_is_first_ready_with_the_version_that_plain_requests_get(tmp_path: Path) -> None:
+    async def run() -> None:
+        folder = add_model(tmp_path, "m").parent
+        add_model(tmp_path, "m", "3")
+        (folder / "config.pbtxt").write_text("version_policy: { all { } }\n")
+        async with asyncio.timeout(60), ControllerHarness(tmp_path, ()) as harness:
+            silent: dict[str, Child] = {}
+
+            def script(child: Child) -> None:
+                instance = harness.controller.models.model_set.instance(child.life[0])
+                assert instance is not None
+                silent[instance.revision.spec.version] = child
+
+            def default() -> str:
+                return str(harness.gateway().received_of(Route)[-1].default)
+
+            harness.keeper.script = script
+            await harness.until(lambda: len(silent) == 2)
+            await harness.until(harness.controller.gateways.pool.are_up)
+            silent["1"].serve()
+            await harness.until(lambda: len(harness.events("worker_ready")) == 1)
+            await harness.until(lambda: harness.gateway().received_of(LinkWorker))
+            assert (default(), is_ready(harness)) == ("3", False)
+            silent["3"].serve()
+            await harness.until(lambda: is_ready(harness))
+            assert default() == "3"
+            silent["3"].process.kill()
+            await harness.until(lambda: len(harness.events("worker_spawn")) == 3)
+            assert default() == "3", "a restart sends nobody to an older version"
+
+    asyncio.run(run())
