@@ -41,7 +41,7 @@ RECOVERY_LIMIT_S: Final = 20.0
 GARBAGE: Final = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
     b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-    b"POST /v2/models/x/infer HTTP/1.1\r\nHost: ::1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /v2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"POST /v2/models/x/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000\r\n\r\n" + b"[" * 20000,
     b"POST /v2/models/x/infer HTTP/1.1\r\nContent-Length: 9\r\nInference-Header-Content-Length: -1\r\n\r\n{\"a\": NaN",
 )  # fmt: skip
