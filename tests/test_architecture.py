@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api connections dispatch infer observability; ipc memory messages transport",
+    "gateway": "api connections dispatch http infer observability; ipc memory messages transport",
     "gateway/api": "dispatch http infer observability protocol; ipc",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol; ipc memory messages tensors transport",
@@ -354,3 +355,20 @@ def test_no_two_classes_have_the_same_name() -> None:
     for path, node in classes():
         named.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
     assert {name: places for name, places in named.items() if len(places) > 1} == {}
+
+
+WALL_CLOCK = {
+    "gateway/observability/request_counters.py": "the time of the last inference, as Triton's statistics show it",
+    "supervisor/observability/console.py": "log lines",
+    "supervisor/observability/event_log.py": "the journal",
+}
+
+
+def test_the_wall_clock_decides_nothing_so_that_it_may_jump() -> None:
+    reads = re.compile(r"\b(?:time\.(?:time|time_ns|localtime|gmtime)|CLOCK_REALTIME|datetime\.(?:now|utcnow|today))\b")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if reads.search(path.read_text()) and "chaos" not in path.parts  # a report says when it was made
+    }
+    assert found == WALL_CLOCK.keys(), "waits, deadlines and ages are measured by time.monotonic()"
