@@ -5,7 +5,9 @@ A server that cannot run says so in one sentence and ends with 2; it never liste
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from engines.build import write_identity_onnx
 from harness import deny_calls
 from harness.constrained_server import needs_namespaces
 from harness.invariants import assert_gone, server_processes
-from harness.server import START_S, Http, Server
+from harness.server import EVENT_S, START_S, Http, Server
 from mmsup.ipc import exit_codes
 
 pytestmark = pytest.mark.slow
@@ -125,6 +127,74 @@ def test_no_command_prints_a_traceback_where_descriptors_are_closed(
 def test_a_body_that_is_larger_than_dev_shm_is_served(tmp_path: Path) -> None:
     write_identity_onnx(tmp_path, "identity")
     assert_serves(SmallShmServer(tmp_path, "--http-max-input-size", "256MiB"), ELEMENTS)
+
+
+POD_BYTES: Final = 600 << 20
+MEMORY: Final = Path("/sys/fs/cgroup/memory")
+
+
+class PodServer(Server):
+    """Keeper, controller and gateways in a control group (v1) of 600 MiB, as in a pod with that limit."""
+
+    @property
+    def group(self) -> Path:
+        return MEMORY / f"{self.root.name}_pod"
+
+    def _command(self) -> list[str]:
+        self.group.mkdir(exist_ok=True)
+        (self.group / "memory.limit_in_bytes").write_text(str(POD_BYTES))
+        script = f'echo 0 > {self.group}/cgroup.procs && exec "$@"'
+        return ["sh", "-c", script, "sh", *super()._command()]
+
+    def remove(self) -> None:
+        """Remove the group as well."""
+        group = self.group
+        super().remove()
+        group.rmdir()
+
+
+@pytest.mark.root
+@pytest.mark.cgroup1
+@pytest.mark.skipif(not (MEMORY / "cgroup.procs").exists(), reason="there is no cgroup v1 memory hierarchy")
+@pytest.mark.parametrize(("size", "status", "code"), [(500 << 20, 503, "no_buffer"), (900 << 20, 413, "too_large")])
+def test_a_body_that_the_pod_cannot_hold_is_refused_and_nobody_is_killed(
+    tmp_path: Path, size: int, status: int, code: str
+) -> None:
+    write_identity_onnx(tmp_path, "identity")
+    sizes = ["--http-max-input-size", str(2 << 30), "--arena-size", str(8 << 30), "--max-request-bytes", str(4 << 30)]
+    server = PodServer(tmp_path, *sizes)
+    try:
+        server.await_ready()
+        answer = head_only(server, size)
+        assert answer.startswith(f"HTTP/1.1 {status} "), answer
+        assert f'"code":"{code}"' in answer
+        assert small_request(server) == 200
+        assert not server.events("gateway_exit")
+        assert not server.events("worker_exit")
+        assert server.stop() == 0
+    finally:
+        server.remove()
+
+
+def small_request(server: Server) -> int:
+    http = Http(server.address())
+    try:
+        return http.infer("identity", x=("FP32", [1], [1.0]))[0]
+    finally:
+        http.close()
+
+
+def head_only(server: Server, size: int) -> str:
+    """The answer to a request of which only the JSON before its binary tensor is sent."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [size // 4], "parameters": {"binary_data_size": size}}
+    text = json.dumps({"inputs": [tensor]}).encode()
+    head = (
+        "POST /v2/models/identity/infer HTTP/1.1\r\nHost: localhost\r\n"
+        f"Inference-Header-Content-Length: {len(text)}\r\nContent-Length: {len(text) + size}\r\n\r\n"
+    )
+    with socket.create_connection(server.address(), timeout=EVENT_S) as client:
+        client.sendall(head.encode() + text)
+        return client.recv(1 << 16).decode()
 
 
 def on_volume(folder: Path, prepare: str, command: list[str], *, uid: int | None = None) -> list[str]:
