@@ -33,7 +33,7 @@ def warm_up(executor: Executor) -> ModelFailure | None:
     if has_guessed_inputs(metadata) and result.code == "inference_failed":
         log.warning("the warm-up run, on inputs that were guessed, failed; serving anyway: %s", result.text)
         return None
-    return ModelFailure(result.code, f"in its warm-up run, {result.text}", result.device_fault)
+    return ModelFailure(result.code, f"in its warm-up run, {result.text}", result.device_fault, result.detail)
 
 
 def wants_warm_up(spec: ModelSpec) -> bool:
