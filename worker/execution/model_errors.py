@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from mmsup.ipc.errors import MmsupError
@@ -30,6 +30,8 @@ class ModelFailure:
     code: str
     text: str
     device_fault: DeviceFault = DeviceFault.NONE
+    is_contradiction: bool = field(default=False, compare=False)
+    """The model gave a result that contradicts its declared outputs."""
 
 
 class DeviceLost(Exception):  # noqa: N818 - what happened to the device; the process ends by it
