@@ -28,7 +28,7 @@ import numpy as np
 
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec
-from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
@@ -52,12 +52,14 @@ class PythonModelEngine:
         self._model: Any = None  # an instance of the user's class
         self._infer: Callable[[dict[str, Array]], Any] = _not_loaded
         self._copies = True
+        self._dtypes: dict[str, np.dtype[Any]] = {}
         self._directory = ""
 
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._directory = spec.directory
+        self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
         sys.path.append(spec.directory)
         module = load_module(os.path.join(spec.directory, spec.artefact))
         kind = getattr(module, "Model", None)
@@ -83,7 +85,7 @@ class PythonModelEngine:
         if type(result) is not dict and not isinstance(result, Mapping):
             raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
         arrays = cast("Mapping[str, Any]", result)
-        return {name: np.asarray(arrays[name]) for name in wanted if name in arrays}
+        return {name: _as_array(arrays[name], self._dtypes.get(name)) for name in wanted if name in arrays}
 
     def shrink(self) -> None:
         torch = sys.modules.get("torch")
@@ -105,6 +107,12 @@ class PythonModelEngine:
             forget_module()
             if self._directory in sys.path:
                 sys.path.remove(self._directory)
+
+
+def _as_array(value: Any, declared: np.dtype[Any] | None) -> Array:  # whatever the model returned
+    """An array of what `infer` returned; a list without elements, which tells no type, has the declared one."""
+    array = np.asarray(value)
+    return array if array.size or isinstance(value, np.ndarray) or declared is None else array.astype(declared)
 
 
 def load_module(path: str) -> ModuleType:
