@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,11 +40,11 @@ MAY_IMPORT = {
     "supervisor/chaos/plan": "",
     "supervisor/chaos/server": "chaos/clients chaos/observe chaos/plan cli/ctl config linux; ipc",
     "supervisor/cli": "cli/command",
-    "supervisor/cli/check": "cli/output cli/serve config repository; ipc",
+    "supervisor/cli/check": "cli/output cli/serve config repository repository/contents; ipc",
     "supervisor/cli/command": "cli/output; ipc",
     "supervisor/cli/ctl": "cli/command cli/output; ipc tensors",
     "supervisor/cli/output": "config",
-    "supervisor/cli/serve": "cli/command cli/output config repository; ipc",
+    "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc tensors transport",
     "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
     "repository resources state; ipc memory messages transport",
@@ -56,7 +57,8 @@ MAY_IMPORT = {
     "supervisor/observability": "; ipc",
     "supervisor/postmortem": "config observability state; ipc memory messages transport",
     "supervisor/processes": "linux; ipc memory messages transport",
-    "supervisor/repository": "config; ipc transport",
+    "supervisor/repository": "config repository/contents; ipc transport",
+    "supervisor/repository/contents": "config; ipc",
     "supervisor/resources": "config gpu instances models; ipc",
     "supervisor/state": "; ipc transport",
     "worker": "execution serving startup; ipc memory messages transport",
@@ -353,3 +355,20 @@ def test_no_two_classes_have_the_same_name() -> None:
     for path, node in classes():
         named.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
     assert {name: places for name, places in named.items() if len(places) > 1} == {}
+
+
+WALL_CLOCK = {
+    "gateway/observability/request_counters.py": "the time of the last inference, as Triton's statistics show it",
+    "supervisor/observability/console.py": "log lines",
+    "supervisor/observability/event_log.py": "the journal",
+}
+
+
+def test_the_wall_clock_decides_nothing_so_that_it_may_jump() -> None:
+    reads = re.compile(r"\b(?:time\.(?:time|time_ns|localtime|gmtime)|CLOCK_REALTIME|datetime\.(?:now|utcnow|today))\b")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if reads.search(path.read_text()) and "chaos" not in path.parts  # a report says when it was made
+    }
+    assert found == WALL_CLOCK.keys(), "waits, deadlines and ages are measured by time.monotonic()"

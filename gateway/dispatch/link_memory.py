@@ -14,9 +14,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
-from mmsup.ipc.errors import ServerError
+from mmsup.ipc.errors import CallerError, ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.arena import ArenaSide, Extent, Slot, extent_size
+from mmsup.ipc.memory.available_memory import total_bytes
 from mmsup.ipc.messages.data import AttachExtent, DetachExtent
 from mmsup.ipc.transport.codec import pack_frame
 from mmsup.ipc.transport.control_channel import ChannelClosed
@@ -94,6 +95,15 @@ class LinkMemory:
                 raise
             return None
 
+    def _memory_error(self, side: ArenaSide, size: int) -> ServerError | CallerError:
+        if side is not self.results and size > total_bytes():
+            text = f"a request of {size} bytes is more than the memory of this server can ever hold: send it in parts"
+            return CallerError("too_large", text)
+        text = (
+            f"the machine or its container has no {size} bytes of memory left: send less, or try again later"
+        )
+        return ServerError("no_buffer", text, retry_after_s=1)
+
     async def _grow(self, side: ArenaSide, size: int) -> None:
         if not self._quota.fits(size):
             self._release_idle_memory()
@@ -106,7 +116,7 @@ class LinkMemory:
             extent = await asyncio.shield(make)
         except MemoryError:
             self._quota.release(size)
-            raise ServerError("no_buffer", f"the machine has no {size} bytes of memory left", retry_after_s=1) from None
+            raise self._memory_error(side, size) from None
         except asyncio.CancelledError:
             make.add_done_callback(lambda done: self._discard(done, size))
             raise

@@ -184,7 +184,8 @@ def unavailable_error(name: str, state: VersionState, grace_s: float, deadline_s
     """Why a version without a worker cannot be waited for (any longer); None if it can. Pure."""
     if state.state not in _WAITABLE_STATES:
         code = state.code or "model_failed"
-        text = f"model '{name}' version {state.version} is {state.state}: {state.reason or 'no reason is known'}"
+        which = f"model '{name}' version {state.version}" if state.version else f"model '{name}'"
+        text = f"{which} is {state.state}: {state.reason or 'no reason is known'}"
         return make_error(code, text, model=name, retry_after_s=max(state.retry_after_s, 1))
     if deadline_s <= 0:
         text = f"Request timeout expired while model '{name}' was {state.state}"

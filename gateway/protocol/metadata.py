@@ -50,7 +50,8 @@ def model_metadata(route: Route, state: VersionState) -> Json:
 
 def unavailable_error(name: str, state: VersionState) -> MmsupError:
     """Why a version has no metadata."""
-    text = f"model '{name}' version {state.version} is {state.state}: {state.reason or 'not loaded yet'}"
+    which = f"model '{name}' version {state.version}" if state.version else f"model '{name}'"
+    text = f"{which} is {state.state}: {state.reason or 'not loaded yet'}"
     return make_error(state.code or "model_loading", text, model=name, retry_after_s=state.retry_after_s or None)
 
 

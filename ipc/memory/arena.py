@@ -34,6 +34,7 @@ from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.allocator import Allocator, round_up
+from mmsup.ipc.memory.available_memory import available_bytes
 
 EXTENT_BYTES: Final = 16 << 20
 RESERVE_BYTES: Final = 256 << 20
@@ -83,14 +84,14 @@ class Extent:
     def __init__(self, segment: int, size: int, *, writable_by_worker: bool) -> None:
         """Allocate, map and seal `size` bytes. Slow (0.3 ms per MiB): never on an event loop.
 
-        MemoryError if the machine is short of memory. The caller checks its own quota first: beyond the limit of a
-        memory cgroup the kernel kills the process instead of returning an error.
+        MemoryError if the machine or a control group is short of memory: posix_fallocate on a memfd never fails with
+        ENOSPC, and beyond the limit of a group the kernel kills the process instead of returning an error.
         """
         self.segment = segment
         self.writable_by_worker = writable_by_worker
         self.allocator = Allocator(size)
         if size > available_bytes() - RESERVE_BYTES:
-            raise MemoryError(f"no {size} bytes for an extent: the machine is short of memory")
+            raise MemoryError(f"no {size} bytes for an extent: the machine or its control group is short of memory")
         try:
             failpoint("ipc.extent_file")
             self.fd = os.memfd_create("mmsup-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -171,15 +172,6 @@ class ArenaSide:
         for extent in self._extents.values():
             extent.close()
         self._extents.clear()
-
-
-def available_bytes() -> int:
-    """MemAvailable of the machine. posix_fallocate on a memfd never fails with ENOSPC; the kernel kills instead."""
-    with open("/proc/meminfo", "rb") as meminfo:
-        for line in meminfo:
-            if line.startswith(b"MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    raise AssertionError("this kernel's meminfo has no MemAvailable")
 
 
 def extent_size(slot_bytes: int) -> int:

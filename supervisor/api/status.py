@@ -36,6 +36,8 @@ class ServerInfo:
     isolation: str
     """How memory caps are enforced on this machine."""
     readiness: Callable[[], ServerReadiness]
+    kept_aside: Callable[[], list[str]] = list
+    """Names of files of the state directory that could not be read."""
 
 
 class StatusViews:
@@ -64,6 +66,7 @@ class StatusViews:
             "reason": readiness.reason,
             "uptime_s": round(time.monotonic() - server.started_s, 1),
             "isolation": server.isolation,
+            "state_kept_aside": server.kept_aside(),
             "addresses": {name: address for name, address in inventory.addresses.items() if name != "control"},
             "keeper": {"pid": inventory.keeper_pid},
             "controller": controller,

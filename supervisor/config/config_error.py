@@ -32,6 +32,11 @@ class ConfigError:
         return self.public or f"{self.place.partition(': ')[0]}: {_NOT_SHOWN}"
 
 
+def hidden_error(place: str, text: str, public_place: str) -> ConfigError:
+    """An error whose text quotes a file's content, and of whose place clients may see so much."""
+    return ConfigError(place, text, f"{public_place}: {_NOT_SHOWN}")
+
+
 def plain_error(place: str, text: str) -> ConfigError:
     """An error of which neither place nor text quotes a file's content."""
     return ConfigError(place, text, f"{place}: {text}")

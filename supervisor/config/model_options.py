@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mmsup.ipc.specs import PRIORITY_LEVELS, TensorSpec
 from mmsup.supervisor.config import batching_options, validators
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, unknown_name
+from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, hidden_error, unknown_name
 from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
 
 ModelOptions = dict[str, Any]  # JSON; each option has its own type
@@ -55,6 +55,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "outputs": ModelOption("outputs", validators.tensors),
     "max_batch_size": ModelOption("max_batch_size", validators.integer(0, (1 << 31) - 1)),
     "parameters": ModelOption("parameters", validators.string_map),
+    "strings": ModelOption("parameters", validators.one_of(("text", "bytes"))),
 }
 MERGED_OPTIONS: Final = ("batching", "env", "parameters")
 """Of these a layer with higher precedence replaces single entries, of all others the whole value."""
@@ -76,7 +77,8 @@ def parse_options(raw: object, source: ConfigSource, above: str = "") -> tuple[M
         try:
             found[name] = MODEL_OPTIONS[name].parse(value)
         except InvalidValue as error:
-            errors += [ConfigError(source.place(join_key(place, key)), text) for key, text in error.problems]
+            known = source.place(place)  # what is below may be any word
+            errors += [hidden_error(source.place(join_key(place, key)), text, known) for key, text in error.problems]
     return found, tuple(errors)
 
 
@@ -90,6 +92,7 @@ def merge(*layers: Mapping[str, Any]) -> ModelOptions:  # options, the layer of 
 
 def spec_fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of ModelSpec
     """The fields of ModelSpec that these options set. Missing options are left to the defaults of ModelSpec."""
+    keys = _with_strings(keys)
     set_fields = {MODEL_OPTIONS[name].field: value for name, value in keys.items() if MODEL_OPTIONS[name].field}
     for name in ("inputs", "outputs"):
         if name in set_fields:
@@ -99,6 +102,14 @@ def spec_fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of Mode
     if "queue_policies" in set_fields:
         set_fields["queue_policies"] = batching_options.policy_specs(set_fields["queue_policies"])
     return set_fields
+
+
+def _with_strings(keys: Mapping[str, Any]) -> Mapping[str, Any]:  # options
+    """The option `strings` as a parameter of the model, where its worker looks for it."""
+    if "strings" not in keys:
+        return keys
+    others = {name: value for name, value in keys.items() if name != "strings"}
+    return {**others, "parameters": {**keys.get("parameters", {}), "strings": keys["strings"]}}
 
 
 def unsupported(keys: Mapping[str, Any]) -> list[str]:

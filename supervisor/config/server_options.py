@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final
 
-from mmsup.ipc.environment import DUMPABLE
+from mmsup.ipc.environment import DUMPABLE, WORKER_MARK
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
 from mmsup.supervisor.config import model_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, unknown_name
@@ -74,6 +74,7 @@ SERVER_OPTIONS: Final = (
     ServerOption("load_models", "load-model", validators.list_of(_model_or_all, ","), many=True),
     ServerOption("poll_s", "repository-poll-secs", validators.duration),
     ServerOption("strict_readiness", "strict-readiness", validators.boolean),
+    ServerOption("startup_grace_s", "startup-grace", units.duration),
     ServerOption("exit_on_error", "exit-on-error", validators.boolean),
     ServerOption("max_body_bytes", "http-max-input-size", validators.size()),
     ServerOption("arena_bytes", "arena-size", validators.size(1 << 20)),
@@ -93,7 +94,7 @@ FAULT_POINTS_VARIABLE: Final = "MMSUP_FAULT_POINTS"
 """For tests, therefore neither a flag nor a key of the file: no forgotten line may enable failpoints."""
 GPU_DRIVER_VARIABLE: Final = "MMSUP_GPU_DRIVER"
 """For kernels with another device file of the driver: a property of the machine, not an option of the server."""
-OTHER_VARIABLES: Final = ("MMSUP_INSECURE", FAULT_POINTS_VARIABLE, GPU_DRIVER_VARIABLE, DUMPABLE)
+OTHER_VARIABLES: Final = ("MMSUP_INSECURE", FAULT_POINTS_VARIABLE, GPU_DRIVER_VARIABLE, DUMPABLE, WORKER_MARK)
 """The first belongs to `--insecure`, which is not part of Settings, and is read by click."""
 _SECTIONS: Final = ("defaults", "models")
 _DEFAULTS: Final = {each.name: each.default for each in fields(Settings) if each.default is not MISSING}
@@ -123,7 +124,7 @@ def read_config(flags: Mapping[str, object], environ: Mapping[str, str], uid: in
     file."""
     strange = flags.keys() - {each.field for each in SERVER_OPTIONS} - {"config"}
     assert not strange, f"no option has these fields: {strange}"
-    config_path = flags.get("config") or environ.get(CONFIG_VARIABLE, "")
+    config_path = flags["config"] if "config" in flags else environ.get(CONFIG_VARIABLE, "")  # --config '' is no file
     document = read_yaml(str(config_path), str(config_path)) if config_path else YamlDocument(ConfigSource(""), {})
     reader = _OptionReader(document, os.path.dirname(str(config_path)))
     reader.errors += document.errors

@@ -41,6 +41,8 @@ class Settings:
     """Models to load at the start in `explicit` mode; `*` is all."""
     poll_s: float = 15.0
     strict_readiness: bool = False
+    startup_grace_s: float = 60.0
+    """How long models that load for the first time may keep the server from being ready while another one serves."""
     exit_on_error: bool = False
     max_body_bytes: int = 64 << 20
     arena_bytes: int = 2 << 30

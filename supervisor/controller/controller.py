@@ -58,6 +58,8 @@ class Controller:
                 keeper.send(SaveCheckpoint(key, ""))  # of another version of the code
         records: Mapping[str, object] = recovered.records if recovered is not None else {}
         self.context = context = components.make_context(inventory, keeper, console, environ, records)
+        is_lost = recovered is None and bool(checkpoint)
+        context.state_dir.report_unreadable(recovery.LOST_CHECKPOINT if is_lost else "")
         model_set = ModelSet()
         is_announced = recovered is not None and recovered.server.is_announced
         self.gateways = gateways = components.Gateways(
@@ -72,7 +74,9 @@ class Controller:
         upgrades = recovered.all_of(UpgradeRecord) if recovered is not None else ()
         self.upgrader = Upgrader(context, models, gateways, next(iter(upgrades), None))
         started_s = recovered.server.started_s if recovered is not None else time.monotonic()
-        self._server = ServerInfo(inventory, started_s, cgroups.description, gateways.readiness.readiness)
+        self._server = ServerInfo(
+            inventory, started_s, cgroups.description, gateways.readiness.readiness, context.state_dir.kept_aside
+        )
         self.api = components.Api(
             self._server, context, models, gateways, resources.gpu_placement, self.upgrader.request
         )
@@ -82,6 +86,8 @@ class Controller:
     async def start(self, router: ChildRouter, listener: socket.socket | None) -> None:
         context, resources = self.context, self.resources
         self.gateways.crash_collector.start()
+        grace_s = self._server.started_s + context.settings.startup_grace_s - time.monotonic()
+        context.tasks.start(self.gateways.readiness.end_grace(grace_s), "start-up grace")
         resources.memory_sampler.start()
         if self._recovered is not None:
             recovery.restore(self._recovered, self.models, self.gateways, self.resources)

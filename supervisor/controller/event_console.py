@@ -22,6 +22,7 @@ _LEVELS: Final = {
     "brain_exit": "warning",
     "bundle_lost": "warning",
     "repository_lost": "warning",
+    "state_unreadable": "error",
     "load_failed": "error",
     "load_timeout": "error",
     "crash_loop": "error",

@@ -34,6 +34,10 @@ from mmsup.supervisor.state.checkpoint import from_text
 SERVER_KEY: Final = "server"
 GATEWAYS_KEY: Final = "gateways"
 GPUS_KEY: Final = "gpus"
+LOST_CHECKPOINT: Final = (
+    "the checkpoint of the controller before cannot be read by this version: every model is started anew, and restart "
+    "counts, blocked requests and GPUs that were set aside are not known any more"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def take_over(context: ControllerContext, models: Models, checkpoint: Checkpoint
     event_log.record("brain_exit", f"controller {number - 1} ended; controller {number} takes over")
     startup_policy.register_all(models.watcher.scan(), models.context)
     for model in model_set.models.values():
-        model.had_outcome = checkpoint.server.is_announced
+        model.had_outcome = model.all_had_outcome = checkpoint.server.is_announced
     lives = [each.process is not None for each in model_set.instances() if each.state in ALIVE]
     kept, ended = lives.count(True), lives.count(False)
     _resume_instances(model_set)

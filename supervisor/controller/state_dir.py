@@ -2,7 +2,7 @@
 
 events.jsonl       what happened        logs/MODEL.log      what a model's workers printed
 wanted.json        desired state        scratch/            directories of running workers
-deaths/MODEL/      the last crashes, a report each
+deaths/MODEL/      the last crashes, a report each   NAME.kept-N   a file of which this version can make nothing
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
 from mmsup.supervisor.postmortem.archive import CrashArchive
 from mmsup.supervisor.state.desired_state import DesiredState
+from mmsup.supervisor.state.kept_aside import kept_aside
 
 
 class StateDir:
@@ -31,6 +32,17 @@ class StateDir:
         if name not in self._outputs:
             self._outputs[name] = ModelOutput(self._path / "logs" / f"{name}.log")
         return self._outputs[name]
+
+    def report_unreadable(self, lost_checkpoint: str) -> None:
+        """Say what could not be read. `lost_checkpoint`: of the controller before, empty if there was none or it could
+        be read."""
+        for text in (self.desired_state.problem, self.event_log.problem, lost_checkpoint):
+            if text:
+                self.event_log.record("state_unreadable", text)
+
+    def kept_aside(self) -> list[str]:
+        """Names of files that could not be read once, and are still there."""
+        return kept_aside(self._path)
 
     def close(self) -> None:
         self.event_log.close()

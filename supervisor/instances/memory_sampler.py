@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.postmortem.memory_history import EVERY_S
@@ -22,11 +23,20 @@ class MemorySampler:
         self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
         for instance in self._instances():
             sample(instance)
+            _end_if_escaped(instance)
             self._on_sample(instance)
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _end_if_escaped(instance: Instance) -> None:
+    """A worker that runs as root can move itself out of its control group, and so past its memory cap."""
+    worker, process = instance.worker, instance.process
+    if worker is not None and process is not None and not process.is_dead and not worker.group.holds(process.pid):
+        text = "it has left its control group, which keeps its memory cap"
+        instance.apply(lifecycle_events.ProtocolViolated(text))
 
 
 def sample(instance: Instance) -> None:

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str], controller: Sequence[str] = CONTROLLER) -> in
             return Keeper(KeeperProgram(text, tuple(controller), code), bootstrap.acquire(settings, stack)).run()
     except AlreadyRunning as error:
         return _fail(str(error), exit_codes.ALREADY_RUNNING)
-    except (UnsafeDirectory, CannotListen) as error:
+    except UnsafeDirectory as error:
+        return _fail(str(error), exit_codes.USAGE)
+    except CannotListen as error:
         return _fail(str(error), exit_codes.REFUSED)
 
 

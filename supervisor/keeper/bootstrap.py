@@ -20,6 +20,8 @@ from mmsup.supervisor.keeper.listeners import Listeners
 from mmsup.supervisor.keeper.reexec import KeeperState
 from mmsup.supervisor.keeper.spawn import set_oom_score
 from mmsup.supervisor.linux import cgroup_backend, fd_store
+from mmsup.supervisor.linux.orphans import end_orphans_of
+from mmsup.supervisor.linux.required_calls import fill_standard_descriptors
 from mmsup.supervisor.linux.sd_notify import SystemdNotifier
 from mmsup.supervisor.observability.console import Console
 
@@ -44,6 +46,7 @@ def acquire(settings: Settings, stack: contextlib.ExitStack) -> HeldResources:
     failpoint("keeper.groups")
     groups = cgroup_backend.set_up(cgroup_backend.top_name(settings.state_dir))
     stack.callback(cgroup_backend.tear_down, groups)
+    end_orphans_of(cgroup_backend.top_name(settings.state_dir))
     directories.remove_worker_sockets()
     stack.callback(directories.remove_worker_sockets)
     listeners = Listeners(settings, stored)
@@ -70,9 +73,7 @@ def adopt(state: KeeperState, settings: Settings, stack: contextlib.ExitStack) -
 
 def reset_process() -> None:
     """Undo what a shell, a service manager or the command line may have left in this process: descriptors, limits."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # otherwise the next open() would get the number of a closed standard descriptor
-    os.close(fd)
+    fill_standard_descriptors()
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
         with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
             os.set_inheritable(fd, fd <= 2)

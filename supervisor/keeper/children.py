@@ -26,10 +26,13 @@ from typing import Final
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.status_page import make_status_page
 from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, SignalChild, Spawn, SpawnFailed
+from mmsup.ipc.paths import worker_name
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.supervisor.keeper.dying_cgroups import DyingGroups
 from mmsup.supervisor.keeper.spawn import exec_error, set_oom_score, start
 from mmsup.supervisor.linux import process_tree
+from mmsup.supervisor.linux.orphans import Orphans
+from mmsup.supervisor.processes.launch_spec import parse_token
 
 LOG_PIPE_BYTES: Final = 256 * 1024
 """How much a child can print while no controller reads before its write blocks."""
@@ -75,8 +78,11 @@ class Children:
         lifeline: int,
         shared_descriptors: Callable[[Spawn], Mapping[str, int]],
         send: Send,
+        server: str,
     ) -> None:
-        """`shared_descriptors`: what a child inherits beside its own; OSError if it names what does not exist.
+        """`server`: its name in the marks of workers' descendants.
+
+        `shared_descriptors`: what a child inherits beside its own; OSError if it names what does not exist.
         `send`: to the controller."""
         self._selector = selector
         self._lifeline = lifeline
@@ -86,6 +92,7 @@ class Children:
         self._oom_scores: dict[str, int] = {}
         """Of children whose program does not run yet, by token."""
         self.dying_groups = DyingGroups()
+        self.orphans = Orphans(server, lambda: _living_workers(self._children))
 
     def __len__(self) -> int:
         """Living children, and exited ones that are not forgotten yet."""
@@ -153,6 +160,8 @@ class Children:
             self.dying_groups.kill(child.procs_files)
         else:
             process_tree.end_session(exited.pid)
+        # A process may have left its session, and as root also its group. It is a child of ours by now.
+        self.orphans.on_worker_exit()
 
     def kill_all(self) -> None:
         for child in self._children.values():
@@ -200,6 +209,11 @@ class Children:
             del self._children[child.message.token]
             child.close()
             self._send(SpawnFailed(child.message.token, text), ())
+
+
+def _living_workers(children: Mapping[str, Child]) -> list[str]:
+    found = [parse_token(token) for token, child in children.items() if child.exited is None]
+    return [worker_name(number, generation) for role, number, generation in filter(None, found) if role == "worker"]
 
 
 def start_child(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> Child:

@@ -21,7 +21,7 @@ class AlreadyRunning(Exception):  # noqa: N818 - an answer, not an error of ours
 
 
 class UnsafeDirectory(Exception):  # noqa: N818 - an answer, not an error of ours
-    """The directory cannot be created, or other users have access to it."""
+    """The directory cannot be created or written to, or other users have access to it."""
 
 
 class ServerDirectories:
@@ -36,6 +36,7 @@ class ServerDirectories:
                 _make_private(directory)
             for directory in dict.fromkeys(os.path.realpath(each) for each in (state_dir, runtime_dir)):
                 self.locks.append(_lock(directory))
+            _make_scratch(state_dir)
         except (AlreadyRunning, UnsafeDirectory):
             self.release()
             raise
@@ -66,13 +67,39 @@ def _make_private(directory: str) -> None:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         found = os.stat(directory)
     except OSError as error:
-        raise UnsafeDirectory(f"{directory}: cannot be made: {error.strerror}") from error
+        raise UnsafeDirectory(
+            f"{directory}: cannot be made: {error.strerror}: name a directory that this user may make"
+        ) from error
     if found.st_uid != os.geteuid():
         raise UnsafeDirectory(
-            f"{directory}: belongs to uid {found.st_uid}, not to uid {os.geteuid()}, which runs this server"
+            f"{directory}: belongs to uid {found.st_uid}, not to uid {os.geteuid()}, which runs this server: "
+            f"{_advice(directory, 'change its owner')}"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UnsafeDirectory(f"{directory}: others may write to it (mode {found.st_mode & 0o777:04o}); make it 0700")
+        mode = f"{found.st_mode & 0o777:04o}"
+        raise UnsafeDirectory(
+            f"{directory}: others may write to it (mode {mode}): {_advice(directory, 'make it 0700')}"
+        )
+
+
+def _make_scratch(state_dir: str) -> None:
+    """The folder of the workers' directories. Made here too, so that a disk on which there is no room for it refuses
+    the start, and not every controller that is started."""
+    try:
+        os.makedirs(os.path.join(state_dir, "scratch"), mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UnsafeDirectory(
+            f"{state_dir}: cannot be written to: {error.strerror}: free some space, or name another directory"
+        ) from error
+
+
+def _advice(directory: str, otherwise: str) -> str:
+    """What to do with a directory that is not ours alone, such as a volume that Kubernetes has made."""
+    if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        return (
+            f"{otherwise}, or name a directory below it, as {directory}/mmsup, which is then made for this user alone"
+        )
+    return f"{otherwise}, or name another directory"
 
 
 def _lock(directory: str) -> int:
@@ -88,6 +115,12 @@ def _lock(directory: str) -> int:
         with contextlib.closing(os.fdopen(fd, encoding="utf-8", errors="replace")) as file:
             holder = f"another mmsup (pid {file.read().strip() or 'unknown'}) holds {directory}"
         raise AlreadyRunning(f"{holder}: give another --state-dir and --runtime-dir") from None
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        os.close(fd)
+        raise UnsafeDirectory(
+            f"{directory}: cannot be written to: {error.strerror}: free some space, or name another directory"
+        ) from error
     return fd

@@ -30,6 +30,7 @@ from mmsup.supervisor.keeper.reexec import KeeperState
 from mmsup.supervisor.keeper.shared_descriptors import SharedDescriptors
 from mmsup.supervisor.keeper.upgrade import KeeperUpgrade
 from mmsup.supervisor.linux import process_tree
+from mmsup.supervisor.linux.cgroup_backend import top_name
 from mmsup.supervisor.linux.signal_queue import ReceivedSignal, SignalQueue, all_signals_blocked
 
 STOP_MARGIN_S: Final = 15.0
@@ -77,7 +78,10 @@ class Keeper:
             state.controller_generation if state else 0,
         )
         self._upgrade = KeeperUpgrade(program.build_id, self._controller)
-        self._children = Children(self._selector, self._shared.lifeline, self._shared.for_child, self._controller.send)
+        server = top_name(settings.state_dir)
+        self._children = Children(
+            self._selector, self._shared.lifeline, self._shared.for_child, self._controller.send, server
+        )
         if state is not None:
             self._children.restore(state.children)
             self._children.dying_groups.groups = list(state.dying_groups)
@@ -102,9 +106,11 @@ class Keeper:
             self._finish(exit_codes.REFUSED)
         self._upgrade.check(now_s)
         self._children.dying_groups.kill_again()
+        self._children.orphans.kill_again()
 
     def _wait(self, until_s: float) -> None:
-        wait_s = min(until_s - time.monotonic(), CLEANUP_INTERVAL_S if self._children.dying_groups.groups else IDLE_S)
+        is_cleaning = self._children.dying_groups.groups or self._children.orphans.is_searching
+        wait_s = min(until_s - time.monotonic(), CLEANUP_INTERVAL_S if is_cleaning else IDLE_S)
         for key, _ in self._selector.select(max(0.0, wait_s)):
             key.data()
         self._handle_signals()
@@ -245,6 +251,7 @@ class Keeper:
             if time.monotonic() >= started_s + CONTROLLER_EXIT_LIMIT_S:
                 self._controller.kill()
             self._children.dying_groups.kill_again()
+            self._children.orphans.kill_again()
             self._wait(time.monotonic() + CLEANUP_INTERVAL_S)
         # Children that are left are orphans that had left their session.
         while not process_tree.end_children(os.getpid()) and time.monotonic() < started_s + KILL_LIMIT_S:

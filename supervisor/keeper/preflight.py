@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,7 +48,11 @@ class Preflight:
     """The child, as the keeper sees it, from its fork until `result` or `close`."""
 
     def __init__(self, state: KeeperState, *, force: bool, now_s: float) -> None:
-        """Start it; OSError if no process can be started now. `force`: of the request, used after the preflight."""
+        """Start it; OSError if there is no code to start, or no process can be started now.
+
+        `force`: of the request, used after the preflight.
+        """
+        _check_installation()
         self.force = force
         self.deadline_s = now_s + PREFLIGHT_LIMIT_S
         with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
@@ -89,6 +94,13 @@ class Preflight:
         if exited.status:
             return PreflightResult(_error_line(lines) or f"its trial start ended with status {exited.status}")
         return _parse_result(lines)
+
+
+def _check_installation() -> None:
+    """OSError if the folder from which this process was started is not there any more."""
+    for path in (sys.executable, str(build_id.PACKAGE / "supervisor" / "keeper" / "__main__.py")):
+        if not os.path.exists(path):
+            raise OSError(f"{path} is gone; put the installation back there, or restart the server from its new place")
 
 
 def run_preflight(fd: int, code: str, *, with_controller: bool) -> int:

@@ -96,6 +96,11 @@ class Cgroup:
             for name, weight in weights.items():
                 write_file(folder / name, weight)
 
+    def holds(self, pid: int) -> bool:
+        """Whether a process is still in it, in each hierarchy; true without a group, and for one that has exited."""
+        text = read_file(Path(f"/proc/{pid}/cgroup"))
+        return not text or is_member(text, self._folders)
+
     def kill(self) -> bool:
         """Send SIGKILL to all its processes; True if there is none."""
         return kill(self._folders)
@@ -103,6 +108,12 @@ class Cgroup:
     def remove(self) -> bool:
         """Remove the folders; False if processes are left in them."""
         return remove_all(self._folders)
+
+
+def is_member(text: str, folders: Sequence[Path]) -> bool:
+    """Whether the process of this /proc/PID/cgroup is in the group with these folders: a line for each. Pure."""
+    ends = [f"/{each.parent.name}/{each.name}" for each in folders]  # the same for all hierarchies
+    return sum(line.endswith(tuple(ends)) for line in text.splitlines()) >= len(folders)
 
 
 def kill(folders: Sequence[Path]) -> bool:

@@ -51,7 +51,7 @@ class SignalQueue:
         """Receive signals from now on; each also ends the selector's wait."""
         # After a re-exec all signals are blocked: those that have arrived meanwhile are pending, and are read.
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-        self._fd = _signalfd(HANDLED)
+        self._fd = open_signalfd(HANDLED)
         selector.register(self._fd, selectors.EVENT_READ, lambda: None)  # read by __iter__
         signal.pthread_sigmask(signal.SIG_SETMASK, HANDLED)
         self._pending.append(ReceivedSignal(signal.SIGCHLD))  # children that have exited before
@@ -79,11 +79,11 @@ def all_signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _signalfd(numbers: Iterable[int]) -> int:
+def open_signalfd(numbers: Iterable[int]) -> int:
     mask = sum(1 << (number - 1) for number in numbers).to_bytes(_SIGSET_BYTES, "little")
     fd = int(_libc.signalfd(-1, mask, _FLAGS))
     if fd < 0:
-        raise OSError(ctypes.get_errno(), "signalfd is refused")
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return fd
 
 

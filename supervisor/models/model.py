@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -51,8 +51,10 @@ class Model:
     is_settling: bool = False
     """Its first files may still be being written: it is loaded when two polls in a row have found the same."""
     had_outcome: bool = True
-    """It has been ready once, or its load has failed; a restart does not take that back. False only at the start of
-    the server."""
+    """Requests that name no version have been served once, or its load has failed; a restart does not take that back.
+    False only at the start of the server."""
+    all_had_outcome: bool = True
+    """The same of each of its versions."""
     readiness: ModelReadiness | None = None
     """As of the last `update_readiness`; None while it is not wanted."""
 
@@ -97,9 +99,19 @@ class Model:
     def update_readiness(self) -> bool:
         """Compute `readiness` anew; whether it has changed."""
         before, revision = self.readiness, self.active
-        serving = revision is not None and bool(revision.versions) and revision.is_serving()
-        self.had_outcome = self.had_outcome or revision is None or _has_outcome(revision)
-        self.readiness = ModelReadiness(self.name, serving, self.had_outcome) if self.wanted else None
+        versions = sorted(revision.versions, key=lambda each: -int(each.spec.version)) if revision is not None else []
+        default = next((each for each in versions if not _has_failed(each)), None)
+        self.had_outcome = self.had_outcome or default is None or default.is_serving()
+        self.all_had_outcome = self.all_had_outcome or all(_has_failed(each) or each.is_serving() for each in versions)
+        self.readiness = None
+        if self.wanted:
+            self.readiness = ModelReadiness(
+                self.name,
+                serving=any(each.is_serving() for each in versions) if default is None else default.is_serving(),
+                has_outcome=self.had_outcome,
+                all_serving=bool(versions) and all(each.is_serving() for each in versions),
+                all_have_outcome=self.all_had_outcome,
+            )
         return self.readiness != before
 
     def route(self) -> Route:
@@ -109,9 +121,7 @@ class Model:
         versions = [version_state(version) for version in self.active.versions]
         versions += self._invalid_versions()
         versions.sort(key=lambda each: int(each.version or 0))
-        serving = [each.version for each in versions if each.state == InstanceState.READY]
-        default = (serving or [each.version for each in versions] or [""])[-1]
-        return fit_message(Route(self.name, wanted=True, default=default, versions=tuple(versions)))
+        return fit_message(Route(self.name, wanted=True, default=default_version(versions), versions=tuple(versions)))
 
     def _awaited_versions(self) -> tuple[VersionState, ...]:
         """Versions that are started as soon as the processes of the former revision have exited, or the files are
@@ -136,10 +146,22 @@ class Model:
         )
 
 
-def _has_outcome(revision: Revision) -> bool:
-    if revision.is_fully_ready() or revision.load_failure() is not None:
-        return True
-    return any(each.state is InstanceState.FAILED for each in revision.instances())
+def default_version(versions: Sequence[VersionState]) -> str:
+    """The version that a request gets which names none, of those of a model in ascending order: the highest that serves
+    or is about to. So nobody is answered by an older one while the newest is loaded for the first time or restarted,
+    and everybody is by the next lower one that serves if the newest cannot be loaded or has been given up."""
+    good = [each.version for each in versions if each.state == InstanceState.READY or _is_coming(each)]
+    return (good or [each.version for each in versions] or [""])[-1]
+
+
+def _has_failed(version: VersionRevision) -> bool:
+    return not version.is_serving() and not _is_coming(version_state(version))
+
+
+def _is_coming(version: VersionState) -> bool:
+    """It does not serve, and is about to: a first load, a restart."""
+    is_lost = version.state in (InstanceState.QUARANTINED, InstanceState.FAILED, InstanceState.STOPPED)
+    return version.code in ("", "model_restarting") and not is_lost
 
 
 def state_of(version: VersionRevision) -> InstanceState:

@@ -52,7 +52,7 @@ def start_models(found: RepositoryScan, context: LoadContext, loader: ModelLoade
     register_all(found, context)
     apply_desired_state(context, loader)
     for model in context.model_set.models.values():
-        model.had_outcome = not model.wanted
+        model.had_outcome = model.all_had_outcome = not model.wanted
 
 
 def apply_desired_state(context: LoadContext, loader: ModelLoader) -> None:

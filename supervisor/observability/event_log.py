@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ RECENT_EVENTS: Final = 12
 """Events of one instance that are shown with an error about it."""
 
 EVENT_NAMES: Final = frozenset({
-    "server_start", "ready", "stopping", "control_reopened",
+    "server_start", "ready", "stopping", "control_reopened", "state_unreadable",
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
     "model_loaded", "model_unloaded", "model_reloaded",
@@ -44,8 +44,10 @@ class EventLog:
         self._now = now
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._listeners: set[Callable[[Event], None]] = set()
+        self.problem = ""
+        """Why events of before are not known; empty if all are."""
         for each in (self._file.previous_path(), path):
-            self._events.extend(_read_events(each))
+            self._read(each)
         self._ends_in_partial_line = _has_partial_line(path)
         """The last line has no newline, so the next event must begin with one."""
 
@@ -69,6 +71,22 @@ class EventLog:
         for listener in tuple(self._listeners):
             listener(event)
         return event
+
+    def _read(self, path: Path) -> None:
+        """Add the newest events of a file. Single lines that crashes have cut are passed over without a word."""
+        try:
+            lines = [line for line in path.read_bytes().splitlines() if line.strip()][-EVENTS_KEPT:]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.problem = f"{path.name} cannot be read: {error.strerror}; earlier events are not shown"
+            return
+        events = [event for line in lines if (event := _parse_event(line)) is not None]
+        self._events.extend(events)
+        unreadable = len(lines) - len(events)
+        if unreadable > max(1, len(events)):
+            text = f"{unreadable} lines of {path.name} are no events: they stay in the file"
+            self.problem = f"{text}, and are not shown"
 
     def _append(self, line: bytes) -> None:
         lost = self._file.lost_writes
@@ -101,16 +119,9 @@ def _has_partial_line(path: Path) -> bool:
         return False
 
 
-def _read_events(path: Path) -> Iterator[Event]:
-    """The newest events of a file; a line that was cut by a crash is skipped."""
+def _parse_event(line: bytes) -> Event | None:
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines[-EVENTS_KEPT:]:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            yield event
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and "event" in event else None

@@ -51,11 +51,10 @@ class CrashArchive:
         found: list[ReportFile] = []
         with contextlib.suppress(OSError):
             for path in self.folder.glob("*/*"):
-                name = _NAME.fullmatch(path.name)
-                if name:
-                    found.append(ReportFile(int(name[1]), path.parent.name, path.stat().st_size))
+                if name := _NAME.fullmatch(path.name):
+                    found.append(ReportFile(int(name[1]), path.parent.name, _size_bytes(path)))
                 elif path.name.endswith(atomic_file.UNFINISHED_SUFFIX):
-                    path.unlink()
+                    _remove_unfinished(path)
         self._files = sorted(found, key=lambda each: each.number)
         self._next = self._files[-1].number + 1 if self._files else 1
         self._prune("")
@@ -85,7 +84,7 @@ class CrashArchive:
     def _read(self, file: ReportFile) -> Json | None:
         try:
             read: Any = json.loads(self._path(file).read_bytes())  # checked in the next line
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return read if isinstance(read, dict) else None
 
@@ -114,3 +113,15 @@ class CrashArchive:
             path.unlink()
         with contextlib.suppress(OSError):  # not empty
             path.parent.rmdir()
+
+
+def _size_bytes(path: Path) -> int:
+    """0 if it cannot be told: its number is taken all the same, so that no report is ever overwritten."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _remove_unfinished(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

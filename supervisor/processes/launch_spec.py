@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Final
 
 import mmsup
-from mmsup.ipc.environment import DUMPABLE, SOFT_FILES
+from mmsup.ipc.environment import DUMPABLE, SOFT_FILES, WORKER_MARK
 from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.paths import WorkerId, worker_name
 from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor.linux import cgroup_backend
+from mmsup.supervisor.linux.orphans import worker_mark
 
 INHERITED_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 GATEWAY_OOM_ADJ: Final = -800
@@ -80,12 +82,13 @@ def worker_spawn(
         env[SOFT_FILES] = environment.base_env[SOFT_FILES]
     if spec.python:
         env["PYTHONPATH"] = package_link_dir(environment.runtime_dir)
-    env |= spec.env
+    server = cgroup_backend.top_name(str(Path(environment.scratch).parent))
+    env |= {**spec.env, WORKER_MARK: worker_mark(server, worker_name(*worker))}
     label = f"{spec.name}/{spec.version}#{instance}"
     note = json.dumps({"model": spec.name, "version": spec.version})
     return Spawn(
         token=worker_token(instance, generation),
-        argv=(spec.python or sys.executable, "-m", "mmsup.worker", label),
+        argv=(spec.python or sys.executable, "-P", "-m", "mmsup.worker", label),
         env=env,
         cwd=spec.directory,
         procs_files=procs_files,

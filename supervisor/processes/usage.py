@@ -10,6 +10,7 @@ from typing import Final
 
 import psutil
 
+from mmsup.ipc.memory.available_memory import available_bytes
 from mmsup.supervisor.linux.cgroup import Cgroup
 
 _CANNOT_RUN: Final = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP})
@@ -17,15 +18,15 @@ _CANNOT_RUN: Final = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STO
 
 @dataclass(frozen=True, slots=True)
 class MachineMemory:
-    """The memory of the machine. `available_bytes`: what can be allocated without swapping."""
+    """The memory of the machine. `available_bytes`: what can be allocated without swapping, within the limits of all
+    control groups that this process is in."""
 
     total_bytes: int
     available_bytes: int
 
 
 def machine_memory() -> MachineMemory:
-    found = psutil.virtual_memory()
-    return MachineMemory(found.total, found.available)
+    return MachineMemory(psutil.virtual_memory().total, available_bytes())
 
 
 def resident_bytes(pid: int) -> int | None:

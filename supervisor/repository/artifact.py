@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+from mmsup.ipc.python_models import CLASS_FILE
 from mmsup.supervisor.config.config_error import InvalidValue, displayed
 
 
@@ -29,8 +30,6 @@ ENGINES: Final = {
     ),
     "custom": EngineFiles("python", (".py",), ("model.py",)),
 }
-CLASS_FILE: Final = "model.py"
-"""Beside a .safetensors file, which contains only weights, it defines the torch.nn.Module class `Model`."""
 
 
 @dataclass(frozen=True, slots=True)

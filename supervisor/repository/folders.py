@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -12,6 +14,9 @@ from mmsup.supervisor.config.yaml_file import NOT_REGULAR
 from mmsup.supervisor.repository.artifact import engine_of
 
 DIGEST_FILES: Final = 4096
+VERSION_NAME: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+HINT_FOLDERS: Final = 64
+"""Folders that are looked through for a hint: the controller's loop waits for it."""
 
 
 def folder_names(directory: str | int) -> list[str]:
@@ -76,3 +81,43 @@ def _digested_folders(directory: str, versions: tuple[str, ...]) -> Iterator[str
             yield folder
             inner = (os.path.join(folder, each) for each in folder_names(folder) if each.endswith(".onnx"))
             yield from (each for each in inner if os.path.isdir(each))
+
+
+def layout_hint(directory: str) -> str:
+    """What seems to be meant by a model's folder that has no version: where the models seem to be, or where its file
+    belongs; empty if nothing is recognised."""
+    repository, name = os.path.split(directory)
+    with contextlib.suppress(OSError, InvalidValue):
+        models = sorted(each for each in file_names(directory) if engine_of(each))
+        if models and VERSION_NAME.fullmatch(name):
+            home = displayed(os.path.dirname(repository), 4096)
+            return f"{displayed(name)} looks like a version itself: give --model-repository {home}"
+        if models:
+            return f"{models[0]} belongs into {name}/1/"
+        found = _repository_below(directory)
+        if found:
+            return f"the models seem to be in {displayed(found, 4096)}: give that as --model-repository"
+    return ""
+
+
+def missing_model_hint(repository: str) -> str:
+    """What may be meant by a repository without a model in it: one of its files looks like one."""
+    with contextlib.suppress(OSError, InvalidValue):
+        models = sorted(each for each in file_names(repository) if engine_of(each))
+        return f"; {models[0]} belongs into NAME/1/ of it, NAME being the model's" if models else ""
+    return ""
+
+
+def _repository_below(directory: str) -> str:
+    """The nearest folder here or below that holds a model, which is a folder with a version; empty if none is found
+    among the first HINT_FOLDERS."""
+    waiting, count = [directory], 0
+    while waiting and count < HINT_FOLDERS:
+        folder = waiting.pop(0)
+        inner = [os.path.join(folder, each) for each in folder_names(folder)[:HINT_FOLDERS]]
+        inner = [each for each in inner if os.path.isdir(each) and not os.path.islink(each)]
+        if any(VERSION_NAME.fullmatch(each) for model in inner for each in folder_names(model)):
+            return folder
+        waiting += inner
+        count += len(inner) + 1
+    return ""

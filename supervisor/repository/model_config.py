@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmsup.supervisor.config import batching_options, model_options, validators
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, plain_error, unknown_name
+from mmsup.supervisor.config.config_error import (
+    ConfigError,
+    InvalidValue,
+    displayed,
+    hidden_error,
+    plain_error,
+    unknown_name,
+)
 from mmsup.supervisor.config.yaml_file import join_key, parse_scalar
 from mmsup.supervisor.repository.artifact import ENGINES
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig
@@ -112,7 +119,9 @@ class _Interpreter:
         )
 
     def error(self, key: str, text: str) -> None:
-        self.errors.append(ConfigError(self.source.place(key), text))
+        place = self.source.place(key)
+        shown = place.removesuffix(f": {key}") if key.startswith("parameters") else place  # its keys may be any word
+        self.errors.append(hidden_error(place, text, shown))
 
     def plain_error(self, key: str, text: str) -> None:
         """An error that quotes nothing of the file."""

@@ -12,7 +12,6 @@ lists folders. An error in one model never affects another.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -27,7 +26,7 @@ from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, ConfigSource, read_text, read_yaml
 from mmsup.supervisor.repository.artifact import Artifact, select_artifact
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
-from mmsup.supervisor.repository.folders import file_digest, file_names, folder_names
+from mmsup.supervisor.repository.folders import VERSION_NAME, file_digest, file_names, folder_names, layout_hint
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
 from mmsup.supervisor.repository.model_config import NO_EFFECT, InterpretedConfig, interpret
 
@@ -39,7 +38,6 @@ SPEC_LIMIT: Final = MESSAGE_LIMIT // 2
 """A spec is sent with its metadata in one message."""
 SPEC_TOO_LONG: Final = f"its configuration is longer than {SPEC_LIMIT} bytes"
 REASON_ERRORS: Final = 4
-_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,13 +237,14 @@ class _ModelFolder:
     def versions(self) -> tuple[str, ...]:
         found: list[str] = []
         for each in folder_names(self.directory):
-            if _VERSION.fullmatch(each):
+            if VERSION_NAME.fullmatch(each):
                 found.append(each)
             else:
                 self.warn("", f"the folder {displayed(each)} is no version, and is skipped")
         if not found:
-            text = "has no version: a folder with a positive number, and the model in it"
-            self.version_errors.append(plain_error(self.name, text))
+            hint = layout_hint(self.directory)
+            text = f"has no version: a folder with a positive number, and the model in it{'; ' if hint else ''}"
+            self.version_errors.append(ConfigError(self.name, text + hint, f"{self.name}: {text.removesuffix('; ')}"))
         return tuple(sorted(found, key=int))
 
     def own_options(self) -> model_options.ModelOptions:
@@ -289,6 +288,8 @@ class _ModelFolder:
         if versions and not selected:
             place = f"{self.name}/{PBTXT}: version_policy"
             self.errors.append(plain_error(place, "selects none of the existing versions"))
+        for each in interpreted.version_policy.absent(versions) if selected else ():
+            self.warn(f"/{PBTXT}: version_policy.specific", f"version {each} is not there; the others are served")
         is_valid = not self.errors
         fields = model_options.spec_fields(options)
         found: list[ModelSpec] = []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.supervisor.config.config_error import ConfigError
 from mmsup.supervisor.config.server_options import OptionOrigin
 from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.repository.contents.model_files import ContentFindings
+from mmsup.supervisor.repository.folders import missing_model_hint
 from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
 
 Report = dict[str, Any]  # JSON
@@ -19,10 +22,11 @@ def build_report(
     repository: RepositoryScan | None = None,
     warnings: Iterable[ConfigError] = (),
     origins: Sequence[OptionOrigin] = (),
+    contents: Callable[[ModelSpec], ContentFindings] = lambda _: ContentFindings(),
 ) -> Report:
     """`config` and `warnings` come from read_config; `repository` only if there are Settings; `origins` only for
-    --explain."""
-    found = RepositoryScan({}) if repository is None else repository
+    --explain; `contents` reads the files of a version."""
+    found = RepositoryScan({}) if repository is None else with_contents(repository, contents)
     faults = [*(() if isinstance(config, Settings) else config), *found.errors]
     concerns = [*warnings]
     if isinstance(config, Settings) and repository is not None:
@@ -45,11 +49,22 @@ def build_report(
     return result
 
 
+def with_contents(found: RepositoryScan, contents: Callable[[ModelSpec], ContentFindings]) -> RepositoryScan:
+    """With the faults and warnings that the files of the models show."""
+    models = dict(found.models)
+    for name, entry in models.items():
+        read = [contents(spec) for spec in entry.specs]
+        faults = dict.fromkeys(fault for each in read for fault in each.faults)  # one of all versions stands once
+        warnings = dict.fromkeys(warning for each in read for warning in each.warnings)
+        models[name] = replace(entry, errors=(*entry.errors, *faults), warnings=(*entry.warnings, *warnings))
+    return replace(found, models=models)
+
+
 def collect_warnings(settings: Settings, found: RepositoryScan) -> list[ConfigError]:
     """Warnings about the repositories and their models, which a server logs too at its start."""
     concerns = [*found.warnings]
     if not found.models and not found.errors:
-        concerns.append(ConfigError(":".join(settings.repositories), "holds no model"))
+        concerns += [ConfigError(each, f"holds no model{missing_model_hint(each)}") for each in settings.repositories]
     for entry in found.models.values():
         concerns += entry.warnings
     return concerns

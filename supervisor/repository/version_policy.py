@@ -21,6 +21,10 @@ class VersionPolicy:
             return tuple(each for each in ordered if int(each) in self.specific)
         return tuple(ordered if self.all_versions else ordered[-self.latest :])
 
+    def absent(self, available: Sequence[str]) -> tuple[int, ...]:
+        """The specific versions that are not there."""
+        return tuple(each for each in self.specific if str(each) not in available)
+
 
 def parse_version_policy(raw: Mapping[str, Any]) -> tuple[VersionPolicy, list[tuple[str, str]]]:
     """The policy (the latest version if `raw` is empty), and problems as key and text."""

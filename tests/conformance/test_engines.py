@@ -314,7 +314,7 @@ def test_safetensors_run_in_the_operators_class_which_may_work_in_place(tmp_path
     assert (engine.infer({"x": array}, ("y",))["y"] == [0, 3, 6]).all()
     assert (array == [0, 1, 2]).all()
     engine.unload()
-    assert "mmsup_model" not in sys.modules
+    assert "model" not in sys.modules
 
 
 def test_a_pickled_checkpoint_is_not_loaded(tmp_path: Path) -> None:

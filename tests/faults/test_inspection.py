@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from engines.build import write_python
-from harness.server import Server, serving
+from harness.server import Server
+from harness.unprivileged import unprivileged
 from mmsup.ipc.environment import DUMPABLE
 from mmsup.ipc.specs import TensorSpec
 
@@ -67,16 +65,6 @@ class Model:
 """
 
 
-@contextlib.contextmanager
-def without_privileges(repository: Path, folder: Path, env: Mapping[str, str]) -> Iterator[Server]:
-    """A server under this uid, without the capabilities by which root passes over everything."""
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-all --inh-caps=-all {sys.executable} "$@"\n')
-    python.chmod(0o700)
-    with serving(repository, env=env, python=str(python)) as server:
-        yield server
-
-
 def reached(server: Server, pids: list[int]) -> list[int]:
     """1 for each way in that was open: five for each process."""
     http = server.http()
@@ -97,7 +85,7 @@ def test_a_model_reaches_neither_memory_nor_descriptors_of_the_server(
     inputs, outputs = (TensorSpec("pids", "INT64", (-1,)),), (TensorSpec("reached", "INT64", (-1, 5)),)
     write_python(tmp_path, "curious", CODE, inputs, outputs)
     env = {DUMPABLE: "true" if may_inspect else ""}
-    with without_privileges(tmp_path, tmp_path_factory.mktemp("bin"), env) as server:
+    with unprivileged(tmp_path, tmp_path_factory.mktemp("bin"), env) as server:
         status = server.status()
         pids = [server.process.pid, status["brain"]["pid"], status["gateways"][0]["pid"]]
         found = reached(server, pids)

@@ -15,7 +15,7 @@ import pytest
 from engines.build import write_exported, write_fault_model, write_identity_onnx, write_safetensors
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
-from harness.server import Http, eventually, serving
+from harness.server import Http, Server, eventually, serving
 from mmsup.supervisor.cli.ctl import control_client
 
 pytestmark = pytest.mark.slow
@@ -101,7 +101,7 @@ def test_clients_get_no_line_of_a_file_that_a_link_leads_to(tmp_path: Path) -> N
         told = json.dumps(answers)
         assert "hunter2" not in told
         assert str(tmp_path) not in told
-        assert "typed/mmsup.yaml:1: is not valid" in told
+        assert "typed/mmsup.yaml:1: memory: is not valid" in told
         assert "is a link that leads out of the repository" in told
         listed = {each["name"]: each["reason"] for each in server.ctl("list")["models"]}
         assert '"hunter2" is not a size' in listed["typed"]
@@ -247,3 +247,22 @@ def test_requests_go_over_zeromq_where_the_server_is_told_so_and_a_killed_worker
         http.close()
         assert (status, reply["outputs"][0]["data"]) == (200, [1.0, 2.0, 3.0, 4.0])
         assert server.pid("victim") != pid
+
+
+def test_a_wanted_file_of_a_newer_version_is_kept_and_said_in_log_events_and_status(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    try:
+        server.await_ready()
+        server.process.kill()
+        server.process.wait()
+        (server.state_dir / "wanted.json").write_text('{"format": 99}')
+        server.start_again()
+        server.await_ready()
+        event = server.await_event("state_unreadable")
+        assert event["text"].startswith("wanted.json has format 99, this version reads 1: it is kept as")
+        assert "state_unreadable" in server.log()
+        assert server.status()["state_kept_aside"] == ["wanted.json.kept-1"]
+        assert server.stop() == 0
+        assert (server.state_dir / "wanted.json.kept-1").read_text() == '{"format": 99}'
+    finally:
+        server.remove()

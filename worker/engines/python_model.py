@@ -9,14 +9,22 @@ Inputs belong to the model: it may write to them and keep them. That takes one c
 for 12.6 MB). A model that only reads its inputs, and keeps none, sets the parameter `read_only_inputs: true` and gets
 views over the request's own memory; writing to one is then a ValueError.
 
+Elements of a BYTES input are `bytes`; with the parameter `strings: text` they are `str`, decoded from UTF-8, and an
+input that is not UTF-8 is `bad_request`. Outputs may be either. Comparing bytes with text raises nothing and is never
+true, so a model that expects text has to say so.
+
 If the model uses torch, its allocator is limited to `gpu_memory`.
 
-The model's folder is last in `sys.path`: its other files can be imported, and shadow no installed module.
+The model's folder is last in `sys.path`: its other files can be imported, and shadow no installed module. The module
+has the name of its file, `model`, so that a child process which the model starts by `multiprocessing` with `spawn`
+finds it, and what another file of the folder imports as `model` is the same module. If an installed module has that
+name, it is FALLBACK_NAME instead.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +34,21 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from mmsup.ipc.errors import ModelError
+from mmsup.ipc.errors import CallerError, ModelError
+from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODEL_TEXT, TRITON_MODULE
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
 
-MODULE_NAME: Final = "mmsup_model"
-"""Of the file in `sys.modules`; a worker has one model."""
+FALLBACK_NAME: Final = "mmsup_model"
+"""The module of a file whose own name belongs to another module."""
+
+_loaded: Final[list[str]] = []
+"""Names of modules that `forget_module` removes: one, since a worker has one model."""
+
+log = logging.getLogger("mmsup.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +67,17 @@ class PythonModelEngine:
         self._infer: Callable[[dict[str, Array]], Any] = _not_loaded
         self._copies = True
         self._dtypes: dict[str, np.dtype[Any]] = {}
+        self._texts = False
         self._directory = ""
 
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
+        self._texts = is_text(spec.parameters)
         self._directory = spec.directory
         self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
         sys.path.append(spec.directory)
-        module = load_module(os.path.join(spec.directory, spec.artefact))
-        kind = getattr(module, "Model", None)
-        if kind is None or not callable(getattr(kind, "infer", None)):
-            text = f"model '{spec.name}': {spec.artefact} has no class Model with a method infer(self, inputs)"
-            raise ModelError("load_failed", text)
+        kind = _model_class(spec)
         enforce_gpu_memory(spec)
         self._model = kind()
         if hasattr(self._model, "load"):
@@ -81,6 +93,8 @@ class PythonModelEngine:
     ) -> Mapping[str, Array]:
         del buffers  # the user's class makes its own arrays
         own = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
+        if self._texts:
+            own = {name: as_text(name, array) if array.dtype.kind == "O" else array for name, array in own.items()}
         result = self._infer(own)
         if type(result) is not dict and not isinstance(result, Mapping):
             raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
@@ -115,21 +129,75 @@ def _as_array(value: Any, declared: np.dtype[Any] | None) -> Array:  # whatever 
     return array if array.size or isinstance(value, np.ndarray) or declared is None else array.astype(declared)
 
 
+def _model_class(spec: ModelSpec) -> Any:  # a class of the user
+    try:
+        module = load_module(os.path.join(spec.directory, spec.artefact))
+    except ModuleNotFoundError as error:
+        if error.name != TRITON_MODULE:
+            raise
+        raise ModelError("load_failed", f"model '{spec.name}': {TRITON_MODEL_TEXT}") from error
+    kind = getattr(module, "Model", None)
+    if kind is None and hasattr(module, TRITON_CLASS):
+        raise ModelError("load_failed", f"model '{spec.name}': {TRITON_MODEL_TEXT}")
+    if kind is None or not callable(getattr(kind, "infer", None)):
+        text = f"model '{spec.name}': {spec.artefact} has no class Model with a method infer(self, inputs)"
+        raise ModelError("load_failed", text)
+    return kind
+
+
+def is_text(parameters: Mapping[str, str]) -> bool:
+    """Whether elements of BYTES inputs reach the class as `str`; ModelError for a word that is none of the two."""
+    word = parameters.get("strings", "bytes")
+    if word not in ("bytes", "text"):
+        raise ModelError("load_failed", f"parameter 'strings' is '{word}'; it is text or bytes")
+    return word == "text"
+
+
+def as_text(name: str, array: Array) -> Array:
+    """The same array with `str` in it, from UTF-8."""
+    found = np.empty(array.shape, dtype=np.object_)
+    try:
+        found.reshape(-1)[:] = [str(each, "utf-8") for each in array.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise CallerError("bad_request", f"input '{name}' has an element that is no UTF-8 text") from error
+    return found
+
+
 def load_module(path: str) -> ModuleType:
     """Import the module in a file, writing no bytecode beside it. It is in `sys.modules`, where dataclasses and pickles
-    look for it."""
+    look for it. Its folder is to be in `sys.path`, if children by `multiprocessing` are to find it."""
     sys.dont_write_bytecode = True
-    found = importlib.util.spec_from_file_location(MODULE_NAME, path)
+    name = module_name(path)
+    found = importlib.util.spec_from_file_location(name, path)
     assert found is not None, f"{path} does not end in .py"
     assert found.loader is not None, f"{path} has no loader"
     module = importlib.util.module_from_spec(found)
-    sys.modules[MODULE_NAME] = module
+    sys.modules[name] = module
+    _loaded.append(name)
     found.loader.exec_module(module)
     return module
 
 
+def module_name(path: str) -> str:
+    """The name under which a model's file is imported: its own, if an import by that name would find this file."""
+    stem = os.path.basename(path).removesuffix(".py")
+    if stem in sys.modules or "." in stem:
+        return FALLBACK_NAME
+    other = importlib.util.find_spec(stem)
+    if other is None or (other.origin and os.path.realpath(other.origin) == os.path.realpath(path)):
+        return stem
+    log.warning(
+        "%s.py has the name of an installed module: processes that the model starts by multiprocessing with spawn "
+        "cannot import it; rename the file, and set default_model_filename",
+        stem,
+    )
+    return FALLBACK_NAME
+
+
 def forget_module() -> None:
-    sys.modules.pop(MODULE_NAME, None)
+    """Remove from `sys.modules` what `load_module` has put there."""
+    while _loaded:
+        sys.modules.pop(_loaded.pop(), None)
 
 
 def _not_loaded(_: dict[str, Array]) -> Any:  # in the place of the user's method

@@ -17,6 +17,7 @@ from mmsup.supervisor.cli.serve.triton_flags import ignored_flag_warnings, trito
 from mmsup.supervisor.config.server_options import read_config
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.repository import validation_report
+from mmsup.supervisor.repository.contents.model_files import ContentReader
 from mmsup.supervisor.repository.scanner import scan
 
 Report = dict[str, Any]  # JSON, from validation_report.py
@@ -29,7 +30,9 @@ Report = dict[str, Any]  # JSON, from validation_report.py
 @click.option("--explain", is_flag=True, help="Show also where the value of each option came from.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object) -> None:
-    """Validate configuration and repositories; start nothing. Takes the flags of serve.
+    """Validate configuration and models; start nothing.
+
+    Takes the flags of serve, and reads the models' files. No code of a model is run.
 
     \b
     Example:  mmsup check --model-repository models
@@ -44,6 +47,7 @@ def check(insecure: bool | None, explain: bool, as_json: bool, **parsed: object)
         scan(settings) if settings else None,
         config.warnings,
         config.origins if explain else (),
+        ContentReader().read,
     )
     found["warnings"] += [
         {"place": text.partition(":")[0], "text": text.partition(": ")[2]} for text in ignored_flag_warnings(parsed)

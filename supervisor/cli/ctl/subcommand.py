@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import click
 
@@ -22,9 +22,10 @@ follow_option = click.option("--follow", "-f", is_flag=True, help="Go on until i
 runtime_option = click.option(
     "--runtime-dir",
     metavar="DIR",
-    envvar="MMSUP_RUNTIME_DIR",
     help="Directory of the server's control socket (or MMSUP_RUNTIME_DIR).",
 )
+RUNTIME_DIR_VARIABLE: Final = "MMSUP_RUNTIME_DIR"
+"""Not read by click, which would read it for the command too, where it won over a flag before the command."""
 
 
 def ctl_command(command: F) -> F:
@@ -32,10 +33,9 @@ def ctl_command(command: F) -> F:
 
     @functools.wraps(command)
     def run(**options: Any) -> None:  # what click parsed
-        # An option after the command takes precedence over one before it.
-        runtime_dir = options.pop("runtime_dir") or click.get_current_context().obj
+        runtime_dir = _runtime_dir(options.pop("runtime_dir"), click.get_current_context().obj)
         try:
-            command(runtime_dir=runtime_dir or default_runtime_dir(os.getuid(), dict(os.environ)), **options)
+            command(runtime_dir=runtime_dir, **options)
         except ServerRefused as error:
             raise CommandFailed(error.text) from None
         except NoServer as error:
@@ -43,6 +43,15 @@ def ctl_command(command: F) -> F:
 
     as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
     return runtime_option(as_json(run))  # type: ignore[return-value]  # wraps() keeps what click reads of F
+
+
+def _runtime_dir(after: str | None, before: str | None) -> str:
+    """The flag after the command, else the one before it, else the environment, else the default."""
+    flag = before if after is None else after
+    if flag == "":
+        raise click.UsageError("--runtime-dir is empty: name the directory, or leave the flag out")
+    environ = dict(os.environ)
+    return flag or environ.get(RUNTIME_DIR_VARIABLE) or default_runtime_dir(os.getuid(), environ)
 
 
 def print_json(result: object) -> None:

@@ -37,6 +37,7 @@ def status(result: Json) -> None:
             **{f"gateway {number}": _process(each) for number, each in enumerate(_mappings(result, "gateways"))},
             "standby": standby,
             "caps": cell(result.get("isolation")),
+            "kept aside": _kept_aside(result),
             **{name: cell(address) for name, address in _mapping(result, "addresses").items()},
         }
     )
@@ -50,6 +51,13 @@ def status(result: Json) -> None:
             ["MODEL", "VERSION", "STATE", ">INSTANCE=id", *_WORKER_COLUMNS, "REASON"],
             [row for model in models for row in _model_rows(model)],
         )
+
+
+def _kept_aside(result: Json) -> str:
+    names = result.get("state_kept_aside")
+    if not isinstance(names, list) or not names:
+        return ""
+    return f"could not be read, see `mmsup ctl events`: {', '.join(map(cell, names))} in the state directory"
 
 
 def models(result: Json) -> None:

@@ -22,6 +22,8 @@ from mmsup.supervisor.cli.serve.flags import given_flags, server_flags
 from mmsup.supervisor.cli.serve.triton_flags import ignored_flag_warnings, triton_flags
 from mmsup.supervisor.config.server_options import read_config
 from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.linux import required_calls
+from mmsup.supervisor.linux.required_calls import fill_standard_descriptors
 from mmsup.supervisor.repository.scanner import unreadable_repositories
 
 KEEPER_MODULE: Final = "mmsup.supervisor.keeper"
@@ -43,6 +45,7 @@ def serve(insecure: bool | None, **parsed: object) -> None:
     \b
     Exit codes: 0 done, 2 wrong usage or configuration, 3 another server holds the directory.
     """
+    fill_standard_descriptors()
     for text in ignored_flag_warnings(parsed):
         _warn(text)
     settings = _settings(parsed, os.environ)
@@ -53,6 +56,8 @@ def serve(insecure: bool | None, **parsed: object) -> None:
         raise CommandFailed(
             "\n".join(f"the model repository {each.place} {each.text}" for each in faults), exit_codes.USAGE
         )
+    if text := required_calls.refusal():
+        raise CommandFailed(text, exit_codes.USAGE)
     become_keeper(settings)
 
 
@@ -76,6 +81,7 @@ def become_keeper(settings: Settings) -> NoReturn:
     with open(fd, "w", encoding="utf-8", closefd=False) as file:
         file.write(settings.to_json())
     os.lseek(fd, 0, os.SEEK_SET)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed when this program was started
+            stream.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", KEEPER_MODULE, f"settings={fd}"])  # noqa: S606 - no shell is meant

@@ -34,6 +34,7 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         "outputs": [{"name": "y", "datatype": "FP16", "shape": []}],
         "max_batch_size": 4,
         "parameters": {"k": 1.5},
+        "strings": "text",
     }
     assert given.keys() == model_options.MODEL_OPTIONS.keys()
     source = parse_yaml("", "x").source

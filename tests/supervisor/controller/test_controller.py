@@ -292,7 +292,7 @@ def test_a_model_whose_configuration_is_faulty_is_failed_with_its_reason(tmp_pat
         route = next(each for each in harness.gateway().received_of(Route) if each.name == "odd")
         assert route.versions[0].state == "failed"
         assert route.versions[0].code == "model_failed"
-        assert "memory" in route.versions[0].reason
+        assert route.versions[0].reason.startswith("odd/mmsup.yaml:3: memory: is not valid")
 
     run_in_harness(tmp_path, play)
 
@@ -707,6 +707,20 @@ def test_a_child_that_no_record_knows_is_killed(tmp_path: Path) -> None:
         harness.keeper.checkpoint.clear()
         await harness.start_controller()
         await harness.until(lambda: stray.exited is not None)
+        await harness.until(ready(harness, "good"))
+
+    run_in_harness(tmp_path, play)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_said_and_not_dropped_in_silence(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness) -> None:
+        await harness.until(ready(harness, "good"))
+        assert not harness.events("state_unreadable")
+        await harness.kill_controller()
+        harness.keeper.checkpoint["server"] = "of another version"
+        await harness.start_controller()
+        await harness.until(lambda: harness.events("state_unreadable"))
+        assert "checkpoint of the controller before" in harness.events("state_unreadable")[0]["text"]
         await harness.until(ready(harness, "good"))
 
     run_in_harness(tmp_path, play)

@@ -73,7 +73,7 @@ def test_leftovers_of_a_previous_server_are_removed_before_clients_can_connect(
     worker_socket(tmp_path)
     held.close()
     assert calls == ["set up", "torn down"]
-    assert os.listdir(tmp_path) == ["lock"]
+    assert sorted(os.listdir(tmp_path)) == ["lock", "scratch"]
 
 
 def test_a_second_keeper_is_refused_before_it_touches_anything(

@@ -24,6 +24,7 @@ from mmsup.supervisor.linux import cgroup, process_tree
 pytestmark = pytest.mark.slow
 
 TOKEN = "worker.1.1"
+SERVER = "mmsup_test"
 
 
 @dataclass
@@ -37,7 +38,9 @@ class ChildrenRig:
 
     def __post_init__(self) -> None:
         self.selector = selectors.DefaultSelector()
-        self.children = Children(self.selector, self.lifeline, self._shared, lambda *sent: self.sent.append(sent))
+        self.children = Children(
+            self.selector, self.lifeline, self._shared, lambda *sent: self.sent.append(sent), SERVER
+        )
 
     def _shared(self, _: object) -> dict[str, int]:
         if self.missing:
@@ -207,7 +210,7 @@ def test_the_next_program_has_the_same_children_and_reads_the_exec_status_of_the
     exec_status = records[1].exec_status
     assert exec_status is not None
     rig.selector.unregister(exec_status)  # the next program has a loop of its own
-    rig.children = Children(rig.selector, rig.lifeline, lambda _: {}, lambda *sent: rig.sent.append(sent))
+    rig.children = Children(rig.selector, rig.lifeline, lambda _: {}, lambda *sent: rig.sent.append(sent), SERVER)
     rig.children.restore(records)
     assert rig.children.token_of(living.pid) == TOKEN
     rig.wait_for_exec()

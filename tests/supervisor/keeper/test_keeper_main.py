@@ -59,8 +59,11 @@ def test_a_directory_that_others_may_write_to_is_refused_at_the_start(tmp_path: 
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o777)
     done = keeper(settings_of(tmp_path).to_json())
-    assert done.returncode == exit_codes.REFUSED
-    assert done.stderr == f"mmsup: {tmp_path}/state: others may write to it (mode 0777); make it 0700\n"
+    assert done.returncode == exit_codes.USAGE
+    assert done.stderr == (
+        f"mmsup: {tmp_path}/state: others may write to it (mode 0777): make it 0700, or name a directory below it, as "
+        f"{tmp_path}/state/mmsup, which is then made for this user alone\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

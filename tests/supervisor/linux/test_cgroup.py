@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from keeper_rig import is_alive
-from mmsup.supervisor.linux.cgroup import Cgroup, CgroupUsage, kill, parse_field, read_file, remove_all, write_file
+from mmsup.supervisor.linux.cgroup import (
+    Cgroup,
+    CgroupUsage,
+    is_member,
+    kill,
+    parse_field,
+    read_file,
+    remove_all,
+    write_file,
+)
 
 
 @pytest.fixture
@@ -129,3 +138,21 @@ def test_the_usage_is_read_from_one_file(tmp_path: Path) -> None:
     assert Cgroup([tmp_path], usage="usage").usage_bytes() == 4096
     assert Cgroup([tmp_path / "gone"], usage="usage").usage_bytes() is None
     assert Cgroup(()).usage_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "folders", "is_in"),
+    [
+        ("0::/system.slice/mmsup_1/w7.3\n", ["/sys/fs/cgroup/system.slice/mmsup_1/w7.3"], True),
+        ("0::/../../mmsup_1/w7.3\n", ["/sys/fs/cgroup/mmsup_1/w7.3"], True),
+        ("0::/system.slice/mmsup_1/core\n", ["/sys/fs/cgroup/system.slice/mmsup_1/w7.3"], False),
+        ("4:memory:/mmsup_1/w7.3\n2:pids:/mmsup_1/w7.3\n0::/\n", ["/m/mmsup_1/w7.3", "/p/mmsup_1/w7.3"], True),
+        ("4:memory:/\n2:pids:/mmsup_1/w7.3\n0::/\n", ["/m/mmsup_1/w7.3", "/p/mmsup_1/w7.3"], False),
+        ("4:memory:/mmsup_1/w17.3\n", ["/m/mmsup_1/w7.3"], False),
+        ("0::/\n", [], True),
+    ],
+)
+def test_a_process_is_in_its_group_only_if_it_is_in_every_hierarchy(
+    text: str, folders: list[str], *, is_in: bool
+) -> None:
+    assert is_member(text, [Path(each) for each in folders]) is is_in

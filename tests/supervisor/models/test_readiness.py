@@ -31,6 +31,22 @@ def test_one_bad_model_is_not_ready_itself_and_no_more(
     assert server_readiness(front=True, draining=False, wanted=wanted, strict=strict) == ServerReadiness(ready, reason)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "strict", "reason"),
+    [
+        ([GOOD, NEW], False, ""),
+        ([GOOD, BAD, NEW], False, ""),
+        ([GOOD, NEW], True, "still loading: new"),
+        ([BAD, NEW], False, "still loading: new"),
+    ],
+)
+def test_after_the_start_up_grace_one_stuck_load_holds_nothing_back(
+    wanted: Sequence[ModelReadiness], strict: bool, reason: str
+) -> None:
+    found = server_readiness(front=True, draining=False, wanted=wanted, strict=strict, is_grace_over=True)
+    assert found == ServerReadiness(not reason, reason)
+
+
 def test_a_draining_server_is_not_ready_whatever_serves() -> None:
     assert not server_readiness(front=True, draining=True, wanted=[GOOD], strict=False).ready
 

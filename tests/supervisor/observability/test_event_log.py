@@ -105,3 +105,19 @@ def test_lone_surrogates_in_a_text_are_escaped(tmp_path: Path) -> None:
     log.record("load_failed", "caf\udce9")
     log.close()
     assert len(event_log(tmp_path).last()) == 1
+
+
+def test_a_damaged_file_of_events_is_said_and_grows_on(tmp_path: Path) -> None:
+    damaged = b"\xff\n" * 3 + b"[" * 200_000 + b"\n"
+    (tmp_path / "events.jsonl").write_bytes(damaged)
+    log = event_log(tmp_path)
+    assert log.problem.startswith("4 lines of events.jsonl are no events")
+    log.record("ready", "a")
+    log.close()
+    assert (tmp_path / "events.jsonl").read_bytes().startswith(damaged)
+    assert [each["text"] for each in event_log(tmp_path).last()] == ["a"]
+
+
+def test_events_that_cannot_be_read_at_all_are_said(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").mkdir()
+    assert event_log(tmp_path).problem == "events.jsonl cannot be read: Is a directory; earlier events are not shown"

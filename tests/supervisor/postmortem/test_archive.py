@@ -113,3 +113,18 @@ def test_a_report_that_does_not_fit_on_the_disk_leaves_no_partial_file(tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [each.name for each in (tmp_path / "deaths" / "bert").iterdir()] == ["00000001.json"]
     assert [each["cause"] for each in archived.reports("bert")] == ["large", "small"]
+
+
+def test_a_file_that_cannot_be_looked_at_makes_no_number_free(tmp_path: Path) -> None:
+    archive(tmp_path).write("bert", {"cause": "first"})
+    (tmp_path / "deaths" / "bert" / "00000000.json").symlink_to("nowhere")
+    (tmp_path / "deaths" / "bert" / "folder.new").mkdir()
+    again = archive(tmp_path)
+    assert again.write("bert", {}) == "deaths/bert/00000002.json"
+    assert again.reports("bert")[-1]["cause"] == "first"
+
+
+def test_a_report_that_is_nested_beyond_measure_is_left_out(tmp_path: Path) -> None:
+    place = archive(tmp_path).write("bert", {})
+    (tmp_path / place).write_text("[" * 200_000)
+    assert archive(tmp_path).reports("bert") == []

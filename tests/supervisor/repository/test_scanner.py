@@ -194,6 +194,16 @@ def test_a_policy_that_selects_nothing_is_an_error(lay: Lay) -> None:
     assert "selects none" in fault
 
 
+def test_a_specific_version_that_is_not_there_is_a_warning_and_the_others_are_served(lay: Lay) -> None:
+    found = entry(
+        lay({"m/1/model.onnx": "", "m/config.pbtxt": "version_policy { specific { versions: 1 versions: 7 } }"})
+    )
+    assert [each.version for each in found.specs] == ["1"]
+    assert [str(each) for each in found.warnings] == [
+        "m/config.pbtxt: version_policy.specific: version 7 is not there; the others are served"
+    ]
+
+
 def test_a_name_in_two_repositories_is_an_error_of_that_name_only(lay: Lay, tmp_path: Path) -> None:
     settings = lay({"m/1/model.onnx": "", "only/1/model.onnx": ""})
     (tmp_path / "more" / "m" / "1").mkdir(parents=True)
@@ -307,6 +317,22 @@ def test_a_model_of_another_server_says_so_first_and_not_that_a_file_is_missing(
     assert [each.for_clients for each in found.errors] == [str(each) for each in found.errors]
     assert "ensemble" in found.reason
     assert "holds no" not in found.reason
+
+
+def test_a_folder_that_contains_the_repository_is_told_where_the_models_seem_to_be(lay: Lay) -> None:
+    settings = lay({"models/bert/1/model.onnx": "", "deep/er/models/bert/1/model.onnx": "", "empty/x/y": ""})
+    root, found = settings.repositories[0], scan(settings).models
+    for name, place in (("models", "models"), ("deep", "deep/er/models")):
+        assert f'the models seem to be in "{root}/{place}": give that as --model-repository' in found[name].reason
+        assert root not in found[name].public_reason
+        assert "has no version" in found[name].public_reason
+    assert found["empty"].reason == "empty: has no version: a folder with a positive number, and the model in it"
+
+
+def test_a_model_file_without_the_folder_of_a_version_is_told_where_it_belongs(lay: Lay) -> None:
+    found = scan(lay({"bert/model.onnx": "", "2/model.onnx": ""})).models
+    assert "model.onnx belongs into bert/1/" in found["bert"].reason
+    assert '"2" looks like a version itself: give --model-repository' in found["2"].reason
 
 
 def test_who_sends_a_configuration_sees_what_is_wrong_with_it(lay: Lay) -> None:

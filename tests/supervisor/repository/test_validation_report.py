@@ -70,4 +70,6 @@ def test_warnings_leave_the_report_ok(tmp_path: Path) -> None:
 def test_a_repository_without_models_is_a_warning_and_a_missing_one_an_error(tmp_path: Path) -> None:
     assert checked(tmp_path)["ok"]
     assert checked(tmp_path)["warnings"][-1] == {"place": str(tmp_path), "text": "holds no model"}
+    (tmp_path / "model.onnx").touch()
+    assert "model.onnx belongs into NAME/1/" in checked(tmp_path)["warnings"][-1]["text"]
     assert checked(tmp_path / "gone")["faults"][0]["text"].startswith("cannot be read")

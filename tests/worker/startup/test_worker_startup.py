@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.build import mode, write_fault_model, write_identity_onnx
+from engines.build import mode, write_fault_model, write_identity_onnx, write_python
 from engines.real_worker import RealWorker, serving
 from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity
@@ -22,6 +22,26 @@ from mmsup.ipc.specs import TensorSpec
 pytestmark = pytest.mark.slow
 
 X = np.arange(5, dtype=np.float32)
+SPAWNS = """\
+import multiprocessing
+
+import numpy as np
+
+
+def square(number):
+    return number * number
+
+
+class Model:
+    def load(self, context):
+        self.pool = multiprocessing.get_context("spawn").Pool(1)
+
+    def infer(self, inputs):
+        return {"y": np.array(self.pool.map(square, inputs["x"].tolist()), dtype=np.float32)}
+
+    def unload(self):
+        self.pool.terminate()
+"""
 
 
 def test_it_sends_hello_then_its_progress_then_its_metadata(repository: Path, tmp_path: Path) -> None:
@@ -58,6 +78,19 @@ def test_a_load_that_raises_is_reported_without_its_trace_which_is_logged(
         assert failed.code == "load_failed"
         assert worker.wait_exit() == exit_codes.LOAD_FAILED
         assert "Traceback" in worker.log()
+
+
+def test_a_model_computes_in_processes_that_it_spawns(repository: Path, tmp_path: Path) -> None:
+    tensors = (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)
+    with RealWorker(write_python(repository, "m", SPAWNS, *tensors), tmp_path) as worker:
+        worker.wait_ready()
+        gateway = worker.gateway()
+        reply = gateway.request({"x": X})
+        assert reply.code == "", reply.text
+        assert isinstance(reply.locations[0], bytes)
+        assert np.frombuffer(reply.locations[0], np.float32).tolist() == [0, 1, 4, 9, 16]
+        worker.stop()
+        assert worker.wait_exit() == exit_codes.SUCCESS
 
 
 def test_a_missing_folder_is_a_failed_load(repository: Path, tmp_path: Path) -> None:

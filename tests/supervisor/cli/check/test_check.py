@@ -16,7 +16,7 @@ def run(*arguments: str) -> Result:
 def model(repository: Path, name: str) -> None:
     folder = repository / name / "1"
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(b"x")
+    (folder / "model.onnx").write_bytes(b"\x3a\x00")  # a model with an empty graph
 
 
 def test_a_sound_repository_is_listed_and_ends_with_0(tmp_path: Path) -> None:

@@ -159,6 +159,13 @@ def test_the_status_shows_devices_if_there_are_any(capsys: pytest.CaptureFixture
     assert "DEVICE" not in capsys.readouterr().out
 
 
+def test_the_status_names_what_was_kept_aside(capsys: pytest.CaptureFixture[str]) -> None:
+    views.status({"state_kept_aside": ["wanted.json.kept-1"]})
+    assert "kept aside  could not be read, see `mmsup ctl events`: wanted.json.kept-1" in capsys.readouterr().out
+    views.status({"state_kept_aside": []})
+    assert "kept aside" not in capsys.readouterr().out
+
+
 def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
     views.models(
         {"models": [{"name": "m", "wanted": "up", "state": "ready", "versions": {"1": "ready"}, "instances": 2}]}

@@ -1,0 +1,114 @@
+"""Every example of docs/models.md is made, checked, served and asked as it is shown there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness.server import Http, serving
+from mmsup.ipc import exit_codes
+from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor.cli.check.command import check
+from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.repository.scanner import scan
+from test_readme import ROOT
+
+DOCUMENT = ROOT / "docs" / "models.md"
+HEAD = re.compile(r"# ((?:make|models/\S+)\.(?:py|yaml|pbtxt|json))")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A block of the document: `path` is its first line, or empty for a command."""
+
+    path: str
+    text: str
+
+
+def examples() -> Iterator[Example]:
+    """Blocks of code, each file by itself."""
+    path, lines = "", list[str]()
+    for line in [*DOCUMENT.read_text().splitlines(), "end"]:
+        head = HEAD.fullmatch(line.strip()) if line.startswith("    ") else None
+        is_end = bool(line) and not line.startswith("    ")
+        if (head or is_end or line.startswith("    curl ")) and path:
+            yield Example(path, "\n".join(lines) + "\n")
+            path, lines = "", []
+        if head:
+            path, lines = head[1], []
+        elif path:
+            lines.append(line[4:])
+
+
+def questions() -> list[tuple[str, str, list[list[float]]]]:
+    """Path, body and the data of each output, of each `curl` in the document."""
+    found = re.findall(r"^    (curl .*)\n    # (\[.*\])$", DOCUMENT.read_text(), re.MULTILINE)
+    asked = []
+    for command, answer in found:
+        _, address, _, body = shlex.split(command)
+        asked.append((address.partition("/")[2], body, json.loads(f"[{answer.replace('] [', '], [')}]")))
+    return asked
+
+
+def write(folder: Path, config: str) -> Path:
+    """All models of the document, each declared by its file of this name; the repository."""
+    folder.mkdir()
+    for path, _, _ in questions():
+        (folder / "models" / path.split("/")[2] / "1").mkdir(parents=True)
+    for each in examples():
+        if each.path == "make.py":
+            subprocess.run([sys.executable, "-W", "ignore", "-c", each.text], cwd=folder, check=True)
+        elif Path(each.path).name in (config, "model.py") or each.path.endswith(".json"):
+            text = each.text.strip() + "\n" if each.path.endswith(".json") else each.text
+            (folder / each.path).write_text(text)
+    return folder / "models"
+
+
+def specs(repository: Path) -> dict[str, ModelSpec]:
+    scanned = scan(Settings((str(repository),), "/x", "/y"))
+    return {name: entry.specs[0] for name, entry in scanned.models.items()}
+
+
+@pytest.mark.slow
+def test_every_model_of_the_document_is_sound_and_answers_as_it_says(tmp_path: Path) -> None:
+    repository = write(tmp_path / "yaml", "mmsup.yaml")
+    checked = CliRunner().invoke(check, ["--model-repository", str(repository)])
+    assert checked.exit_code == exit_codes.SUCCESS, checked.output
+    assert "warning: " not in checked.output
+    with serving(repository) as server:
+        for path, _, _ in questions():
+            server.await_state(path.split("/")[2], "ready")
+        http = Http(server.address())
+        for path, body, answers in questions():
+            status, _, reply = http.send("POST", f"/{path}", body)
+            assert status == 200, reply
+            assert [each["data"] for each in json.loads(reply)["outputs"]] == answers
+        http.close()
+
+
+@pytest.mark.slow
+def test_both_files_declare_the_same(tmp_path: Path) -> None:
+    by_yaml = specs(write(tmp_path / "yaml", "mmsup.yaml"))
+    by_pbtxt = specs(write(tmp_path / "pbtxt", "config.pbtxt"))
+    assert by_yaml.keys() == by_pbtxt.keys() == {path.split("/")[2] for path, _, _ in questions()}
+    for name, spec in by_yaml.items():
+        other = by_pbtxt[name]
+        for field in ("engine", "artefact", "inputs", "outputs", "max_batch_size", "parameters", "trusted"):
+            assert getattr(spec, field) == getattr(other, field), (name, field)
+
+
+def test_every_parameter_that_an_engine_reads_is_in_the_document() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
+    read = set(re.findall(r'(?:bool|int)_parameter\(\s*(?:self\.)?spec\.parameters, "(\w+)"', source))
+    assert {"warmup", "read_only_inputs", "thread_count", "tensorrt"} <= read
+    shown = set(re.findall(r"`(\w+)`", DOCUMENT.read_text().partition("## parameters")[2]))
+    assert read <= shown

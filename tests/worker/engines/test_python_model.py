@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.build import write_python
+from mmsup.ipc.errors import CallerError, ModelError
+from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.worker.engines.python_model import FALLBACK_NAME, PythonModelEngine
+
+TEXTS = (TensorSpec("x", "BYTES", (-1,)),)
+IS_RED = (
+    "import numpy as np\n\n\nclass Model:\n    def infer(self, inputs):\n        return {'y': inputs['x'] == 'red'}\n"
+)
+
+
+@pytest.fixture
+def engine() -> Iterator[PythonModelEngine]:
+    made = PythonModelEngine()
+    yield made
+    made.unload()
+
+
+def strings(*values: bytes) -> Array:
+    return np.array(values, dtype=np.object_)
+
+
+def red(folder: Path, **parameters: str) -> ModelSpec:
+    spec = write_python(folder, "m", IS_RED, TEXTS, (TensorSpec("y", "BOOL", (-1,)),))
+    return replace(spec, parameters=parameters)
+
+
+def test_a_class_that_declares_text_compares_its_strings_with_text(tmp_path: Path, engine: PythonModelEngine) -> None:
+    engine.load(red(tmp_path, strings="text"))
+    assert engine.infer({"x": strings(b"red", b"blue")}, ("y",))["y"].tolist() == [True, False]
+
+
+def test_a_class_that_declares_nothing_gets_bytes(tmp_path: Path, engine: PythonModelEngine) -> None:
+    engine.load(red(tmp_path))
+    assert engine.infer({"x": strings(b"red", b"blue")}, ("y",))["y"].tolist() == [False, False]
+
+
+def test_a_string_that_is_no_text_is_the_callers_fault(tmp_path: Path, engine: PythonModelEngine) -> None:
+    engine.load(red(tmp_path, strings="text"))
+    with pytest.raises(CallerError, match="input 'x' has an element that is no UTF-8 text"):
+        engine.infer({"x": strings(b"\xff")}, ("y",))
+
+
+def test_text_keeps_its_shape_and_numbers_stay_as_they_are(tmp_path: Path, engine: PythonModelEngine) -> None:
+    code = "class Model:\n    def infer(self, inputs):\n        return {'y': inputs['x'], 'z': inputs['z']}\n"
+    both = (TensorSpec("x", "BYTES", (-1, 2)), TensorSpec("z", "FP32", (1,)))
+    engine.load(replace(write_python(tmp_path, "m", code, both, both), parameters={"strings": "text"}))
+    given = {"x": strings("ä".encode(), b"b", b"c", b"").reshape(2, 2), "z": np.ones(1, np.float32)}
+    made = engine.infer(given, ("y", "z"))
+    assert made["y"].tolist() == [["ä", "b"], ["c", ""]]
+    assert made["z"].dtype == np.float32
+
+
+def test_a_word_that_is_neither_text_nor_bytes_fails_the_load(tmp_path: Path, engine: PythonModelEngine) -> None:
+    with pytest.raises(ModelError, match="parameter 'strings' is 'utf8'; it is text or bytes"):
+        engine.load(red(tmp_path, strings="utf8"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import triton_python_backend_utils as pb_utils\n\n\nclass TritonPythonModel:\n    pass\n",
+        "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n",
+    ],
+)
+def test_a_model_of_tritons_python_backend_says_what_it_is(
+    code: str, tmp_path: Path, engine: PythonModelEngine
+) -> None:
+    spec = write_python(tmp_path, "m", code, TEXTS, TEXTS)
+    with pytest.raises(ModelError, match=r"written for Triton's Python backend .* give it a class Model"):
+        engine.load(spec)
+
+
+def test_the_module_of_a_model_has_the_name_of_its_file(tmp_path: Path, engine: PythonModelEngine) -> None:
+    code = (
+        "import helper\n\n\nclass Model:\n    def infer(self, inputs):\n        return {'y': [helper.is_same(Model)]}\n"
+    )
+    spec = write_python(tmp_path, "m", code, TEXTS, (TensorSpec("y", "BOOL", (1,)),))
+    spec = replace(spec, artefact="classifies.py")
+    Path(spec.directory, "model.py").rename(Path(spec.directory, "classifies.py"))
+    Path(spec.directory, "helper.py").write_text(
+        "def is_same(kind):\n    import classifies\n    return classifies.Model is kind\n"
+    )
+    engine.load(spec)
+    assert "classifies" in sys.modules
+    assert engine.infer({}, ("y",))["y"].tolist() == [True]
+    engine.unload()
+    assert "classifies" not in sys.modules
+    del sys.modules["helper"]
+
+
+def test_a_file_that_is_called_like_an_installed_module_takes_nothing_from_it(
+    tmp_path: Path, engine: PythonModelEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = replace(write_python(tmp_path, "m", IS_RED, TEXTS, TEXTS), artefact="nntplib_like.py")
+    installed = tmp_path / "installed"
+    installed.mkdir()
+    (installed / "nntplib_like.py").write_text("")
+    Path(spec.directory, "model.py").rename(Path(spec.directory, "nntplib_like.py"))
+    sys.path.insert(0, str(installed))
+    try:
+        engine.load(spec)
+    finally:
+        sys.path.remove(str(installed))
+    assert FALLBACK_NAME in sys.modules
+    assert "rename the file" in caplog.text
