@@ -76,7 +76,7 @@ def request_of(model: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> byt
     tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": values.nbytes}}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     size = len(head) + values.nbytes
-    lines = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: soak\r\nContent-Length: {size}\r\n"
+    lines = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n"
     return f"{lines}Inference-Header-Content-Length: {len(head)}\r\n\r\n".encode() + head + values.tobytes()
 
 
@@ -146,7 +146,7 @@ class SoakClient:
         return True
 
     async def _expect_failure(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        lines = f"POST /v2/models/raises/infer HTTP/1.1\r\nHost: soak\r\nContent-Length: {len(RAISE)}\r\n\r\n"
+        lines = f"POST /v2/models/raises/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(RAISE)}\r\n\r\n"
         writer.write(lines.encode() + RAISE)
         head, body = await self._reply(reader)
         if not head.startswith(b"HTTP/1.1 500") or b"inference_failed" not in body:

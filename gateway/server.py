@@ -18,6 +18,7 @@ from mmsup.gateway.connections.connection_state import IDLE_S
 from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.dispatch.router import Router
+from mmsup.gateway.http.host_policy import ANY_HOST, HostPolicy, listener_policy
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.controller_status import CallController
 from mmsup.gateway.observability.request_counters import RequestCounters
@@ -60,7 +61,9 @@ class GatewayServer:
     async def listen(self, sock: socket.socket, *, metrics_only: bool = False) -> None:
         """Serve on this listening socket, and own it."""
         handler = self._app.serve_metrics if metrics_only else self._app.serve
-        listener = HttpListener(handler, is_local=is_local(sock), context=None if metrics_only else self._context)
+        hosts = _host_policy(sock, self._router.configuration.allow_hosts)
+        context = None if metrics_only else self._context
+        listener = HttpListener(handler, is_local=is_local(sock), hosts=hosts, context=context)
         acceptor = ConnectionAcceptor(sock, listener)
         await acceptor.start()
         self._listening.append((acceptor, listener))
@@ -105,6 +108,13 @@ class GatewayServer:
         self._parser_executor.shutdown(cancel_futures=True)
         self.counters.set_current({}, 0, 0)
         self.counters.set_front_fallback(False)
+
+
+def _host_policy(sock: socket.socket, allowed: Sequence[str]) -> HostPolicy:
+    if sock.family == socket.AF_UNIX:
+        return ANY_HOST
+    address = str(sock.getsockname()[0])
+    return listener_policy(address, socket.gethostname(), allowed, is_loopback=is_local(sock))
 
 
 def is_local(sock: socket.socket) -> bool:

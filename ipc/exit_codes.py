@@ -13,6 +13,8 @@ NO_SERVER: Final = 4
 
 LOAD_FAILED: Final = 65
 """A worker reported why its model cannot be loaded."""
+NO_WORKER_MODULES: Final = 66
+"""A worker's interpreter lacks a module that every worker needs, or is too old."""
 DEVICE_LOST: Final = 70
 """A worker met a CUDA error after which its context is unusable."""
 KEEPER_LOST: Final = 71

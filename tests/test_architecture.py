@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api connections dispatch infer observability; ipc memory messages transport",
+    "gateway": "api connections dispatch http infer observability; ipc memory messages transport",
     "gateway/api": "dispatch http infer observability protocol; ipc",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol; ipc memory messages tensors transport",

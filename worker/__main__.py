@@ -19,6 +19,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, cast
 
+from mmsup.worker.startup.interpreter_check import exit_if_lacking
+
+exit_if_lacking()  # before the imports that may fail
+
 from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
@@ -123,7 +127,7 @@ def _value_or_exit(control: WorkerControlChannel, result: T | ModelFailure) -> T
     if isinstance(result, ModelFailure):
         if result.device_fault is DeviceFault.LOST:
             _exit_device_lost(result.text)
-        control.report_load_failure(LOAD_CODES.get(result.code, result.code), result.text)
+        control.report_load_failure(LOAD_CODES.get(result.code, result.code), result.text, result.detail)
     return result
 
 

@@ -87,6 +87,7 @@ class HttpApp:
         match = match_path(request.raw.raw_path)
         flow = match.names.get("model", SERVER_FLOW) if match else UNKNOWN_FLOW
         await self._fair_queue.wait_to_start(flow, AIOHTTP_COST)
+        request.check_host()
         if match is None or (only is not None and all(each.action != only for each in match.methods.values())):
             raise CallerError("unknown_path", "there is nothing at this path")
         if method == "OPTIONS":
@@ -98,8 +99,8 @@ class HttpApp:
             refused.headers["Allow"] = match.allow
             return refused
         request.path_names = match.names
-        if route.access is Access.CONTROL and not request.is_local:
-            raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
+        if route.access is Access.CONTROL:
+            request.check_change()
         if route.action in _NOT_SERVED:
             raise CallerError("not_implemented", _NOT_SERVED[route.action])
         return await self._handlers[route.action](request)

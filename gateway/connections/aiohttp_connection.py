@@ -23,6 +23,7 @@ from aiohttp.web_server import Server
 
 from mmsup.gateway.connections.message_boundary import MessageBoundary
 from mmsup.gateway.http import error_status, response
+from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 HEAD_S: Final = 10.0
@@ -36,7 +37,7 @@ _MALFORMED: Final = CallerError("bad_request", "this is no well-formed HTTP/1.1 
 class AiohttpConnection(RequestHandler):
     """`on_idle`: called whenever the handler waits for a request; only beside a FastConnection."""
 
-    __slots__ = ("_head_timer", "_idle", "_last_body", "_limit", "_message_boundary", "_on_idle", "is_local")
+    __slots__ = ("_head_timer", "_idle", "_last_body", "_limit", "_message_boundary", "_on_idle", "hosts", "is_local")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class AiohttpConnection(RequestHandler):
         on_idle: Callable[[], None] | None,
         *,
         is_local: bool,
+        hosts: HostPolicy,
         max_connections: int,
         **options: Any,  # passed on to aiohttp
     ) -> None:
@@ -51,6 +53,7 @@ class AiohttpConnection(RequestHandler):
         self._on_idle = on_idle
         super().__init__(manager, **options)
         self.is_local = is_local
+        self.hosts = hosts
         self._limit = max_connections
         self._head_timer: asyncio.TimerHandle | None = None
         self._message_boundary = MessageBoundary()

@@ -21,12 +21,15 @@ from mmsup.gateway.connections.deadline_timer import DeadlineTimer
 from mmsup.gateway.connections.message_boundary import BLANK
 from mmsup.gateway.connections.request_pipeline import RequestPipeline
 from mmsup.gateway.http import response_bytes
+from mmsup.gateway.http.host_policy import HostPolicy
 
 _IDLE, _BODY, _TURN, _WORK, _DRAIN, _SLOW, _LINGER, _CLOSED = ConnectionState
 
 
 class ConnectionOwner(Protocol):
     """The listener, as its connections see it."""
+
+    hosts: HostPolicy
 
     def admit(self, connection: FastConnection, transport: asyncio.BaseTransport) -> bool: ...
     def remove(self, connection: FastConnection) -> None: ...
@@ -38,13 +41,15 @@ class FastConnection(asyncio.BufferedProtocol):
 
     # fmt: off
     __slots__ = (
-        "_aiohttp", "_context", "_listener", "is_closing", "is_write_paused", "requests", "state", "timer", "transport",
+        "_aiohttp", "_context", "_listener", "hosts", "is_closing", "is_write_paused", "requests", "state", "timer",
+        "transport",
     )
     # fmt: on
 
     def __init__(self, context: ConnectionContext, listener: ConnectionOwner) -> None:
         self._context = context
         self._listener = listener
+        self.hosts = listener.hosts
         self._aiohttp: AiohttpConnection | None = None
         self.transport: asyncio.Transport | None = None
         self.state = _IDLE

@@ -16,18 +16,26 @@ from mmsup.gateway.connections.aiohttp_connection import AiohttpConnection
 from mmsup.gateway.connections.connection_limit import ConnectionLimit
 from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.fast_connection import FastConnection
+from mmsup.gateway.http.host_policy import ANY_HOST, HostPolicy
 
 READ_BYTES: Final = 1 << 18
 
 
 class HttpListener(Server):
-    """`is_local`: only this machine can reach the socket. Without a `context` aiohttp serves all requests."""
+    """`is_local`: only this machine can reach the socket. `hosts`: the names that it answers to. Without a `context`
+    aiohttp serves all requests."""
 
     def __init__(  # aiohttp's type of handlers is private
-        self, handler: Any, *, is_local: bool, context: ConnectionContext | None = None
+        self,
+        handler: Any,
+        *,
+        is_local: bool,
+        hosts: HostPolicy = ANY_HOST,
+        context: ConnectionContext | None = None,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self.is_local = is_local
+        self.hosts = hosts
         self._context = context
         self.connection_limit = ConnectionLimit()
         self._changed = asyncio.Event()
@@ -41,6 +49,7 @@ class HttpListener(Server):
             self,
             on_idle,
             is_local=self.is_local,
+            hosts=self.hosts,
             max_connections=self.connection_limit.limit,
             loop=self._loop,
             keepalive_timeout=connection_state.IDLE_S,

@@ -18,6 +18,7 @@ from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.deadline_timer import DeadlineTimer
 from mmsup.gateway.connections.message_boundary import BLANK
 from mmsup.gateway.http import request_body, response
+from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.gateway.http.response_bytes import Parts
 from mmsup.gateway.infer.fast_handler import FastInfer
 from mmsup.gateway.infer.head_cache import HEAD_LIMIT_BYTES, ParsedHead
@@ -37,6 +38,7 @@ class PipelineConnection(Protocol):
     transport: asyncio.Transport | None
     state: ConnectionState
     timer: DeadlineTimer
+    hosts: HostPolicy
     is_closing: bool
     """The connection ends with the request in work."""
     is_write_paused: bool
@@ -120,6 +122,8 @@ class RequestPipeline:
 
     def _parse_head(self, head: bytes) -> ParsedHead | None:
         parsed = self._context.head_cache.get(head)
+        if parsed is not None and not self._connection.hosts.allows(parsed.host):
+            return None  # aiohttp's side refuses it
         if parsed is not None and len(head) <= HEAD_LIMIT_BYTES:
             self._head, self._parsed_head = head, parsed
         return parsed

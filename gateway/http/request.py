@@ -8,9 +8,11 @@ from typing import Any, Final, Protocol, cast
 
 from aiohttp.web_request import BaseRequest
 
-from mmsup.gateway.http import request_body
+from mmsup.gateway.http import host_policy, request_body
+from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.gateway.protocol import json_document
 from mmsup.gateway.protocol.json_document import parse_error
+from mmsup.ipc.errors import CallerError
 
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 ID_HEADER: Final = "X-Request-Id"
@@ -22,8 +24,9 @@ def echoed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {ID_HEADER: given} if _ID.fullmatch(given) else {}
 
 
-class _LocalConnection(Protocol):
+class _ListenerConnection(Protocol):
     is_local: bool
+    hosts: HostPolicy
 
 
 class HttpRequest:
@@ -47,9 +50,19 @@ class HttpRequest:
         return self.path_names.get("version", "")
 
     @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach the listener that received it."""
-        return cast("_LocalConnection", self.raw.protocol).is_local
+    def _connection(self) -> _ListenerConnection:
+        return cast("_ListenerConnection", self.raw.protocol)
+
+    def check_host(self) -> None:
+        """CallerError if its listener does not answer to the host that it is for."""
+        raw = self.raw
+        host_policy.check_host(self._connection.hosts, raw.headers.getall("Host", []), raw.raw_path)
+
+    def check_change(self) -> None:
+        """CallerError if what it changes may not be changed by whoever sent it."""
+        if not self._connection.is_local:
+            raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
+        host_policy.check_change(self._connection.hosts, self.raw.headers, has_body=self.raw.can_read_body)
 
     async def read_document(self) -> dict[str, Any]:  # a JSON object
         """The JSON body of a control request; empty if there is no body."""

@@ -22,6 +22,7 @@ from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 
 from mmsup.gateway.http import request_body
+from mmsup.gateway.http.host_policy import host_name
 from mmsup.gateway.http.request import echoed_headers
 from mmsup.gateway.http.request_body import THREAD_PARSE_BYTES
 from mmsup.gateway.http.url_routes import match_path
@@ -48,6 +49,8 @@ _UNSUPPORTED_HEADERS: Final = ("Transfer-Encoding", "Content-Encoding", "Expect"
 class ParsedHead:
     """One parsed head. Compared by identity: while it is cached, equal heads have the same object."""
 
+    host: str
+    """Its name, without the port. Whether a listener answers to it is checked for each connection."""
     model: str
     version: str
     """Empty: the default version."""
@@ -106,6 +109,7 @@ def to_parsed_head(message: RawRequestMessage) -> ParsedHead | None:
     """None if the message is not of the simple kind that a fast connection serves."""
     headers = message.headers
     lengths = headers.getall("Content-Length", [])
+    hosts = headers.getall("Host", [])
     if (
         message.method != "POST"
         or message.version != HttpVersion11
@@ -113,6 +117,8 @@ def to_parsed_head(message: RawRequestMessage) -> ParsedHead | None:
         or message.upgrade
         or message.chunked
         or any(name in headers for name in _UNSUPPORTED_HEADERS)
+        or len(hosts) != 1
+        or not message.path.startswith("/")
         or len(lengths) != 1
         or not _CONTENT_LENGTH.fullmatch(lengths[0])
         or request_body.is_unsupported(headers.get("Content-Type", ""))
@@ -129,6 +135,7 @@ def to_parsed_head(message: RawRequestMessage) -> ParsedHead | None:
         return None
     echo = echoed_headers(headers)
     return ParsedHead(
+        host=host_name(hosts[0]),
         model=match.names["model"],
         version=match.names.get("version", ""),
         layout=layout,

@@ -32,6 +32,8 @@ class ConfigureGateway:
     """Limits on requests in flight and their bytes, over all models."""
     front: str = "fast"
     """`fast`, or `plain`: aiohttp serves all HTTP requests."""
+    allow_hosts: tuple[str, ...] = ()
+    """Host names that the listeners answer to beside their own; `*` is any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,9 @@ class LoadFailed:
 
     code: str
     text: str
+    """For clients."""
+    detail: str = ""
+    """For the operator: type and line of what the model's code raised; empty if it raised nothing."""
 
 
 TO_WORKER: Final = (ConfigureWorker, AttachGateway, StopWorker)

@@ -66,6 +66,7 @@ SERVER_OPTIONS: Final = (
     ServerOption("host", "host", validators.text),
     ServerOption("http_port", "http-port", _PORT),
     ServerOption("http_unix", "http-unix", _text_or_none, path=True),
+    ServerOption("allow_hosts", "allow-host", validators.list_of(validators.host_name, ","), many=True),
     ServerOption("metrics_host", "metrics-address", validators.text),
     ServerOption("metrics_port", "metrics-port", validators.integer(-1, 65535)),
     ServerOption("gateways", "gateways", validators.integer(1, 64)),

@@ -29,6 +29,8 @@ class Settings:
     """0: any free one. `ctl status` shows the address."""
     http_unix: str = ""
     """A UNIX socket on which HTTP is served too; empty: none."""
+    allow_hosts: tuple[str, ...] = ()
+    """Host names that the listeners answer to beside their own; `*` is any."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 8002
     """-1: no metrics listener; `/metrics` is then on the HTTP port alone."""

@@ -22,6 +22,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 """Names of models, which become part of paths."""
 TENSOR_LIMIT: Final = 64
 _DIGITS: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_HOST: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,252}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", re.ASCII)
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _DEVICE: Final = re.compile(r"cpu|auto|cuda(?::[0-9]{1,3})?|(?:GPU|MIG)-[0-9A-Za-z/-]{4,80}", re.ASCII)
 
@@ -114,6 +115,13 @@ def list_of(valid: Parser[T], separator: str) -> Parser[list[T]]:
 def model_name(raw: object) -> str:
     if not isinstance(raw, str) or not NAME.fullmatch(raw):
         raise InvalidValue(f"{displayed(raw)} is no name of a model (letters, digits, _ . -; at most 128)")
+    return raw
+
+
+def host_name(raw: object) -> str:
+    """The name or address of a host, without scheme and port; `*` is any."""
+    if not isinstance(raw, str) or not (raw == "*" or _HOST.fullmatch(raw)):
+        raise InvalidValue(f"{displayed(raw)} is no name of a host: give it without scheme and port; * is any")
     return raw
 
 

@@ -274,4 +274,5 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         max_requests=settings.max_requests,
         max_request_bytes=settings.max_request_bytes,
         front=settings.front,
+        allow_hosts=settings.allow_hosts,
     )

@@ -50,8 +50,8 @@ def perform(instance: Instance, action: lifecycle_events.Action) -> None:
             _start_process(instance)
         case lifecycle_events.AnnounceReady():
             _announce_ready(instance)
-        case lifecycle_events.RecordLoadFailure(code, text):
-            _record_load_failure(instance, WorkerFailure(code, text, of_load=True))
+        case lifecycle_events.RecordLoadFailure(code, text, detail):
+            _record_load_failure(instance, WorkerFailure(code, text, of_load=True, detail=detail))
         case lifecycle_events.StopRouting():
             instance.context.gateways.unlink(instance.worker_id)
         case lifecycle_events.StartDrain():
@@ -197,7 +197,7 @@ def _announce_ready(instance: Instance) -> None:
 def _record_load_failure(instance: Instance, failure: WorkerFailure) -> None:
     instance.failure = instance.require_worker().termination.load_failure = failure
     name = "load_timeout" if failure.code == "load_timeout" else "load_failed"
-    instance.record(name, failure.text, code=failure.code)
+    instance.record(name, failure.operator_text, code=failure.code)
 
 
 def _condemn(instance: Instance, failure: WorkerFailure) -> None:
@@ -277,7 +277,8 @@ def _schedule_retry(instance: Instance, after_s: float, is_probe: bool) -> None:
 def _record_given_up(instance: Instance, code: str, text: str) -> None:
     last = instance.failure.text if instance.failure else ""
     whole = f"{last}; {text}" if code in NOT_MENDED_BY_TIME else f"{text}; the last one: {last}" if last else text
-    instance.failure = WorkerFailure(code, whole, of_load=code != "crash_loop")
+    detail = instance.failure.detail if instance.failure else ""
+    instance.failure = WorkerFailure(code, whole, of_load=code != "crash_loop", detail=detail)
     instance.record("crash_loop" if code == "crash_loop" else "load_failed", f"given up: {text}", code=code)
 
 

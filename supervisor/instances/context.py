@@ -46,6 +46,12 @@ class WorkerFailure:
     retryable: bool = True
     of_load: bool = False
     """A load failed; `code` and `text` then answer the load request."""
+    detail: str = ""
+    """For the operator alone: where the model's code raised, or the last line that the worker printed."""
+
+    @property
+    def operator_text(self) -> str:
+        return f"{self.text} ({self.detail})" if self.detail else self.text
 
 
 class WorkerRouting(Protocol):

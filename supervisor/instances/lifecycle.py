@@ -126,7 +126,8 @@ def _serve(situation: Situation, _event: BecameReady) -> Step:
 
 
 def _await_failed_exit(situation: Situation, event: LoadReportedFailed) -> Step:
-    return replace(situation, state=InstanceState.STOPPING), [RecordLoadFailure(event.code, event.text), ExpectExit()]
+    failed = RecordLoadFailure(event.code, event.text, event.detail)
+    return replace(situation, state=InstanceState.STOPPING), [failed, ExpectExit()]
 
 
 def _await_crash_exit(situation: Situation, _event: CrashReported) -> Step:

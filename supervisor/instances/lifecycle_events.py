@@ -59,6 +59,12 @@ class _CodeAndText:
 
 
 @dataclass(frozen=True, slots=True)
+class _LoadFailure(_CodeAndText):
+    detail: str = ""
+    """For the operator alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Ended:
     next: NextTry
     """The decision of the restart policy, should the instance be wanted."""
@@ -98,7 +104,7 @@ class BecameReady(_Plain):
     """The worker reports that it is ready."""
 
 
-class LoadReportedFailed(_CodeAndText):
+class LoadReportedFailed(_LoadFailure):
     """The worker reports why its model cannot be loaded; it is about to exit."""
 
 
@@ -161,7 +167,7 @@ class AnnounceReady(_Plain):
     """It is ready: link it to the gateways if its revision is active."""
 
 
-class RecordLoadFailure(_CodeAndText):
+class RecordLoadFailure(_LoadFailure):
     """Record why it could not be loaded."""
 
 

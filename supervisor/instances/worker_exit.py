@@ -32,6 +32,8 @@ from mmsup.supervisor.processes.launch_spec import scratch_dir
 TAIL_LINES: Final = 20
 """Lines of output in the event; the crash report has more."""
 TAIL_CHARACTERS: Final = 2000
+LAST_LINE_CHARACTERS: Final = 300
+"""Of the last line of output in the reason of a failed load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,9 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
     """Decides what follows an exit that nobody requested, writes its event and hands over its crash report."""
     load_failure = worker.termination.load_failure
     if not worker.ready_s and load_failure is None:
-        instance.failure = replace(found.failure, of_load=True)
+        tail = found.evidence.tail
+        last = f"the last line that it printed: {tail[-1][:LAST_LINE_CHARACTERS]}" if tail else ""
+        instance.failure = replace(found.failure, of_load=True, detail=last)
     elif load_failure is None:
         instance.failure = WorkerFailure("model_restarting", found.failure.text)
     decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)

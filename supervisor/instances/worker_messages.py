@@ -62,7 +62,7 @@ class WorkerMessages:
                 self._on_ready(metadata)
             case _:
                 code, text = message.code[:CODE_LIMIT], message.text[:TEXT_LIMIT]
-                self._instance.apply(lifecycle_events.LoadReportedFailed(code, text))
+                self._instance.apply(lifecycle_events.LoadReportedFailed(code, text, message.detail[:TEXT_LIMIT]))
 
     def on_closed(self) -> None:
         instance = self._instance

@@ -294,4 +294,6 @@ def load_result(model: Model, seconds: float) -> Json:
 
 def _load_error(name: str, failure: WorkerFailure) -> MmsupError:
     code = failure.code if failure.code in _LOAD_ERROR_CODES else "load_failed"
-    return make_error(code, f"failed to load '{name}': {failure.text}", model=name)
+    error = make_error(code, f"failed to load '{name}': {failure.text}", model=name)
+    error.operator_text = f"failed to load '{name}': {failure.operator_text}"
+    return error

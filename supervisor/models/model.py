@@ -93,7 +93,7 @@ class Model:
         for version in self.active.versions if self.active else ():
             failure = next((each.failure for each in version.instances if each.failure), None)
             if failure is not None:
-                reasons.append(f"version {version.spec.version}: {failure.text}")
+                reasons.append(f"version {version.spec.version}: {failure.operator_text}")
         return "; ".join(reasons)
 
     def update_readiness(self) -> bool:

@@ -155,6 +155,7 @@ def _signal(evidence: Evidence) -> Cause | None:
 def _status(evidence: Evidence) -> Cause | None:
     what = {
         exit_codes.LOAD_FAILED: "exited because its load failed, and gave no reason",
+        exit_codes.NO_WORKER_MODULES: "could not start: its interpreter (key python) lacks what a worker needs",
         exit_codes.KEEPER_LOST: "exited because it had lost its keeper",
     }.get(evidence.status, f"exited with status {evidence.status}{_while_loading(evidence)}")
     return _cause(evidence, _crash_code(evidence), f"exit {evidence.status}", what)

@@ -74,6 +74,7 @@ def worker_spawn(
         "HOME": scratch,
         "TMPDIR": scratch,
         "CUDA_VISIBLE_DEVICES": visible_devices,
+        "PYTHONSAFEPATH": "1",  # what the model calls its files shadows no module; -P would be a fault to an old Python
         "PYTHONDONTWRITEBYTECODE": "1",  # the model directory belongs to its owner
         # Thread pools as large as the machine: the kernel schedules the cores among the instances.
         **dict.fromkeys(THREAD_VARIABLES, str(environment.cores)),
@@ -88,7 +89,7 @@ def worker_spawn(
     note = json.dumps({"model": spec.name, "version": spec.version})
     return Spawn(
         token=worker_token(instance, generation),
-        argv=(spec.python or sys.executable, "-P", "-m", "mmsup.worker", label),
+        argv=(spec.python or sys.executable, "-m", "mmsup.worker", label),
         env=env,
         cwd=spec.directory,
         procs_files=procs_files,

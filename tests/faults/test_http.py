@@ -233,7 +233,7 @@ def test_a_million_chunks_of_one_byte_are_served_in_bounded_memory(server: Serve
         send()
 
 
-SMUGGLED = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+SMUGGLED = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 FRAMES: dict[str, bytes] = {
     "length and chunks": raw_http.head("m", "Transfer-Encoding: chunked", size=4) + b"0\r\n\r\n",
     "chunks and length": raw_http.head("m", "Content-Length: 4", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
@@ -325,7 +325,7 @@ def test_replies_that_nobody_reads_hold_bounded_memory(server: Server) -> None:
 def test_clients_that_hang_up_at_every_point_leave_nothing(server: Server) -> None:
     start = raw_http.head("m", size=len(BODY))
     chunks = raw_http.head("m", "Transfer-Encoding: chunked") + chunked(BODY)
-    whole: list[Any] = [start + BODY, chunks, (start + BODY) * 3, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"]
+    whole: list[Any] = [start + BODY, chunks, (start + BODY) * 3, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"]
 
     def many_at_a_time() -> None:
         """Allocate the memory for as many open requests as the test has later."""

@@ -199,7 +199,7 @@ FLOOD = """
 import select, socket, sys, time
 host, port, count, model, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float(sys.argv[5])
 body = b'{"inputs":[{"name":"wrong","datatype":"FP32","shape":[1],"data":[1]}]}'
-head = b"POST /v2/models/%b/infer HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: %d\\r\\n\\r\\n"
+head = b"POST /v2/models/%b/infer HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Length: %d\\r\\n\\r\\n"
 sent = head % (model.encode(), len(body)) + body
 clients, poll = {}, select.epoll()
 for _ in range(count):

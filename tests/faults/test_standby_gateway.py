@@ -113,7 +113,7 @@ def test_a_standby_accepts_nobody_and_holds_no_memory_for_tensors(repository: Pa
         waiting, (serves,) = spare(server), gateways(server)
         psutil.Process(serves).suspend()
         with socket.create_connection(server.address()) as client:
-            client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
             held = descriptor_kinds(waiting)
             assert not any("arena" in kind or "eventpoll" in kind for kind in held), held
             assert not _clients(waiting)

@@ -266,7 +266,7 @@ def test_clients_of_socket_files_wait_for_the_next_keeper_too(booted: SystemdSan
         everyone[0].kill()
         await_end(everyone)
         asked = {
-            "http.sock": b"GET /v2/health/live HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\r\n",
+            "http.sock": b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
             "control.sock": b'{"verb": "status"}\n',
         }
         with contextlib.ExitStack() as open_until_answered:

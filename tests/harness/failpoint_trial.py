@@ -263,7 +263,7 @@ def _without_keeper(house: ServerPool, stage: Stage, operation: Operation, failu
 def _waiting(server: Server) -> Iterator[None]:
     """A client that connects while there is no keeper is served later: the service manager holds the listener."""
     with socket.create_connection(server.address()) as waiting:
-        waiting.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        waiting.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         yield
         waiting.settimeout(10)
         assert waiting.recv(4096).startswith(b"HTTP/1.1 200"), "nobody has served who waited"

@@ -18,7 +18,7 @@ from harness.server import EVENT_S, Server, eventually
 PAUSE_S = 0.01
 ENOUGH = 5
 """The least number of small requests."""
-_PROBE = b"POST /v2/models/nobody/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+_PROBE = b"POST /v2/models/nobody/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class GatewayWatch:

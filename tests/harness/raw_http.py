@@ -38,7 +38,7 @@ def crowd(
 
 def head(model: str, *lines: str, size: int | None = None) -> bytes:
     """The head of an inference request."""
-    given = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", *lines]
+    given = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: localhost", *lines]
     given += [] if size is None else [f"Content-Length: {size}"]
     return "\r\n".join([*given, "", ""]).encode()
 

@@ -135,10 +135,10 @@ def _model_class(spec: ModelSpec) -> Any:  # a class of the user
     except ModuleNotFoundError as error:
         if error.name != TRITON_MODULE:
             raise
-        raise ModelError("load_failed", f"model '{spec.name}': {TRITON_MODEL_TEXT}") from error
+        raise ModelError("config_mismatch", f"model '{spec.name}': {TRITON_MODEL_TEXT}") from error
     kind = getattr(module, "Model", None)
     if kind is None and hasattr(module, TRITON_CLASS):
-        raise ModelError("load_failed", f"model '{spec.name}': {TRITON_MODEL_TEXT}")
+        raise ModelError("config_mismatch", f"model '{spec.name}': {TRITON_MODEL_TEXT}")
     if kind is None or not callable(getattr(kind, "infer", None)):
         text = f"model '{spec.name}': {spec.artefact} has no class Model with a method infer(self, inputs)"
         raise ModelError("load_failed", text)
@@ -149,7 +149,7 @@ def is_text(parameters: Mapping[str, str]) -> bool:
     """Whether elements of BYTES inputs reach the class as `str`; ModelError for a word that is none of the two."""
     word = parameters.get("strings", "bytes")
     if word not in ("bytes", "text"):
-        raise ModelError("load_failed", f"parameter 'strings' is '{word}'; it is text or bytes")
+        raise ModelError("config_mismatch", "parameter 'strings' is neither text nor bytes")
     return word == "text"
 
 

@@ -5,10 +5,11 @@ The trace goes to the worker's own output, which `ctl logs` shows. The text name
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from mmsup.ipc.errors import MmsupError
@@ -30,6 +31,8 @@ class ModelFailure:
     code: str
     text: str
     device_fault: DeviceFault = DeviceFault.NONE
+    detail: str = field(default="", compare=False)
+    """For the operator: type, text and line of what the model's code raised."""
     is_contradiction: bool = field(default=False, compare=False)
     """The model gave a result that contradicts its declared outputs."""
 
@@ -52,7 +55,14 @@ def caught(error: BaseException, spec: ModelSpec) -> ModelFailure:
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         raise error
     traceback.print_exception(error)
-    return failure_of(error, spec)
+    return replace(failure_of(error, spec), detail="" if isinstance(error, MmsupError) else detail_of(error, spec))
+
+
+def detail_of(error: BaseException, spec: ModelSpec) -> str:
+    """Type and text of an exception, with the last line in the model's folder that it passed."""
+    text = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))[:TEXT_LIMIT]
+    lines = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(spec.directory)]
+    return f"{text}, at {os.path.relpath(lines[-1].filename, spec.directory)}:{lines[-1].lineno}" if lines else text
 
 
 def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:

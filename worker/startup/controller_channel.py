@@ -53,8 +53,8 @@ class WorkerControlChannel:
         except ChannelClosed:
             exit_parent_lost()
 
-    def report_load_failure(self, code: str, text: str) -> NoReturn:
-        self.send(LoadFailed(code, text[:TEXT_LIMIT]))
+    def report_load_failure(self, code: str, text: str, detail: str = "") -> NoReturn:
+        self.send(LoadFailed(code, text[:TEXT_LIMIT], detail[:TEXT_LIMIT]))
         exit_now(exit_codes.LOAD_FAILED)
 
     def _receive(self) -> tuple[bytes, list[int]] | None:

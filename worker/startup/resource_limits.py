@@ -46,6 +46,8 @@ def set_environment(spec: ModelSpec, environ: MutableMapping[str, str] = os.envi
     """Set the variables that libraries read at import; those that the operator set for this model stay."""
     for name, value in library_environment(spec, len(os.sched_getaffinity(0))).items():
         environ.setdefault(name, value)
+    if "PYTHONSAFEPATH" not in spec.env:
+        environ.pop("PYTHONSAFEPATH", None)  # it is for this process; programs that the model starts are as ever
 
 
 def tune_malloc(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> None:

@@ -44,7 +44,7 @@ def warm_up(executor: Executor) -> ModelFailure | None:
         log.warning("the warm-up run on zeros failed, and the model serves (%s): %s", ADVICE, result.text)
         return None
     text = f"in its warm-up run on zeros (parameter `warmup`), {result.text}"
-    return ModelFailure(result.code, text, result.device_fault)
+    return ModelFailure(result.code, text, result.device_fault, result.detail)
 
 
 def _run_samples(executor: Executor, samples: list[dict[str, Any]]) -> ModelFailure | None:
@@ -60,7 +60,8 @@ def _run_samples(executor: Executor, samples: list[dict[str, Any]]) -> ModelFail
             executor.mark_busy()
             result = executor.run_one(inputs)
             if isinstance(result, ModelFailure):
-                return ModelFailure(result.code, f"in its warm-up sample {name}, {result.text}", result.device_fault)
+                text = f"in its warm-up sample {name}, {result.text}"
+                return ModelFailure(result.code, text, result.device_fault, result.detail)
     return None
 
 

@@ -40,9 +40,9 @@ RECOVERY_LIMIT_S: Final = 20.0
 """How long a victim's next worker is waited for, before it may get another fault."""
 GARBAGE: Final = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
-    b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    b"POST /v2/models/x/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST /v2/models/x/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n" + b"[" * 20000,
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    b"POST /v2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /v2/models/x/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000\r\n\r\n" + b"[" * 20000,
     b"POST /v2/models/x/infer HTTP/1.1\r\nContent-Length: 9\r\nInference-Header-Content-Length: -1\r\n\r\n{\"a\": NaN",
 )  # fmt: skip
 
@@ -137,7 +137,7 @@ async def slow_client(context: FaultContext, fault: PlannedFault) -> str:
         next(iter(context.target.models)), make_payload(0, 0, FAULT_PAYLOAD_VALUES), None
     ).path
     connection = await context.target.client.connect(raw=True)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{{".encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{{".encode()
     for at in range(0, len(head), 8):
         if not connection.is_open:
             break

@@ -48,6 +48,11 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "host": Flag("ADDRESS", "What the listeners bind.", aliases=("--http-address",)),
     "http_port": Flag("PORT", "Port of the HTTP listener; 0 is any free one."),
     "http_unix": Flag("PATH", "A UNIX socket to serve HTTP on as well."),
+    "allow_hosts": Flag(
+        "NAME",
+        "A host name to answer to beside localhost, as a proxy sends it; * is any; may be given again.",
+        many=True,
+    ),
     "max_body_bytes": Flag("BYTES", "Largest request body."),
     "metrics_host": Flag("ADDRESS", "What the metrics listener binds.", default="the address of --host"),
     "metrics_port": Flag("PORT", "Port of the metrics listener; -1 leaves /metrics to the HTTP port."),

@@ -89,3 +89,29 @@ def test_a_bug_is_a_500_without_details_and_the_next_request_is_served(
 
     run_with_session(test, backend)
     assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize("front", ["fast", "plain"])
+def test_a_web_page_can_neither_infer_under_its_own_name_nor_unload(front: str) -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
+        evil = {"Host": "evil.example:8000"}
+        for path in (INFER, "/v2/repository/index"):
+            async with session.post(path, json={"inputs": [X]}, headers=evil) as response:
+                told = await json_of(response)
+                assert (response.status, told["code"]) == (403, "forbidden")
+                assert "--allow-host evil.example" in told["error"]
+        for path in ("/v2/health/ready", "/metrics"):
+            async with session.get(path, headers=evil) as response:
+                assert response.status == 403
+        for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+            for path in ("/v2/repository/models/m/unload", "/v2/repository/models/m/load", "/v2/logging"):
+                async with session.post(path, data="{}", headers=headers) as response:
+                    assert (response.status, (await json_of(response))["code"]) == (403, "forbidden")
+        assert backend.asked == []
+        backend.answers["unload"] = None
+        async with session.post("/v2/repository/models/m/unload", data={"": "{}"}) as response:
+            assert (await response.read(), response.status)[1] != 403
+        async with session.post("/v2/repository/models/m/unload", data=b"{}") as response:  # as curl -d
+            assert response.status == 200
+
+    run_with_session(test, front=front)

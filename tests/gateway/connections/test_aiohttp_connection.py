@@ -21,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("loop_factory")
     "head",
     [
         b"GARBAGE\r\n\r\n",
-        b"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc",
-        b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
-        b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc",
+        b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
     ],
 )
 def test_malformed_http_is_a_400_in_json_and_a_closed_connection(head: bytes) -> None:
@@ -63,7 +63,7 @@ def test_an_idle_connection_between_requests_is_not_closed(monkeypatch: pytest.M
         backend.before_infer = wait  # type: ignore[method-assign] # the hook that the double is made for
         async with bare_connection(session) as (reader, writer):
             body = json.dumps({"inputs": [X]}).encode()
-            head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(body))
+            head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(body))
             for _again in range(2):
                 writer.write(head + body)
                 assert (await reader.readline()).startswith(b"HTTP/1.1 200")
@@ -77,8 +77,8 @@ def test_an_idle_connection_between_requests_is_not_closed(monkeypatch: pytest.M
 def test_pipelined_requests_are_answered_in_order() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with bare_connection(session) as (reader, writer):
-            one = b"GET /v2/models HTTP/1.1\r\nHost: x\r\n\r\n"
-            last = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            one = b"GET /v2/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            last = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             writer.write(one * 50 + last)
             told = await asyncio.wait_for(reader.read(), 10)
             assert told.count(b'{"models":["m"]}') == 50

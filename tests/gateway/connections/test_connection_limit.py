@@ -19,8 +19,8 @@ def test_a_connection_over_the_limit_is_refused_with_an_error(monkeypatch: pytes
 
     async def test(_: FakeRouter, session: ClientSession) -> None:
         async with bare_connection(session) as (mine, writer):
-            half = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{"
-            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + half.encode())
+            half = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{"
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + half.encode())
             assert (await mine.readuntil(b"live")).startswith(b"HTTP/1.1 200")
             async with bare_connection(session) as (reader, _writer):
                 assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 503")

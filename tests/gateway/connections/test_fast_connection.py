@@ -43,7 +43,7 @@ def infer_request(data: bytes, *lines: str) -> tuple[bytes, bytes]:
             "parameters": {"binary_data_output": True},
         }
     ).encode()
-    given = ["POST /v2/models/m/infer HTTP/1.1", "Host: x", *lines, f"{HEADER}: {len(words)}"]
+    given = ["POST /v2/models/m/infer HTTP/1.1", "Host: localhost", *lines, f"{HEADER}: {len(words)}"]
     return "\r\n".join([*given, f"Content-Length: {len(words) + len(data)}", "", ""]).encode(), words + data
 
 
@@ -267,7 +267,8 @@ def test_the_deadline_in_a_request_is_enforced(tmp_path: Path) -> None:
         async with gateway.client() as (reader, writer):
             body = b'{"parameters":{"timeout":50000},"inputs":[{"name":"x","shape":[1],"datatype":"UINT8","data":[1]}]}'
             writer.write(
-                b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+                b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(body), body)
             )
             request = await gateway.peer.request()
             status, answer = await read(reader)
@@ -285,7 +286,7 @@ def text(**parameters: int) -> bytes:
     """A request in JSON with these parameters."""
     tensor = {"name": "x", "shape": [1], "datatype": "UINT8", "data": [1]}
     body = json.dumps({"parameters": parameters, "inputs": [tensor]}).encode()
-    return b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    return b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 @pytest.mark.slow
@@ -346,7 +347,7 @@ def test_an_invalid_body_is_refused_before_a_worker_is_available(tmp_path: Path)
 def test_a_body_of_unknown_length_counts_toward_the_limit_of_its_model_as_it_arrives(tmp_path: Path) -> None:
     async def run(gateway: GatewayHarness) -> None:
         piece = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
-        head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         async with gateway.client() as (_, held), gateway.client() as (reader, writer):
             held.write(head + piece)
             await until(lambda: gateway.router.admission.open_bytes == 1 << 16)
@@ -413,7 +414,7 @@ def test_an_idle_connection_is_closed_after_the_idle_time(monkeypatch: pytest.Mo
     monkeypatch.setattr(connection_state, "IDLE_S", 0.05)
 
     async def test(backend: FakeRouter, port: int) -> None:
-        for sent in (b"", b"".join(infer_request(b"abc")), b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
+        for sent in (b"", b"".join(infer_request(b"abc")), b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(sent)
             assert (b"200 OK" in await asyncio.wait_for(reader.read(), 10)) == bool(sent)
@@ -448,7 +449,7 @@ def test_fast_connections_are_used_if_configured(wanted: str) -> None:
         made = FakeRouter()
         async with served(made, front=wanted) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"mmsup_front_fallback 0.0" in (await read(reader))[1]
             writer.close()
             await writer.wait_closed()
@@ -477,7 +478,7 @@ def test_aiohttp_serves_alone_if_the_self_test_fails(
         made = FakeRouter()
         async with served(made) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"mmsup_front_fallback 1.0" in (await read(reader))[1]
             writer.close()
             await writer.wait_closed()

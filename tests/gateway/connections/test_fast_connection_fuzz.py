@@ -39,7 +39,14 @@ def post(
     *lines: str, body: bytes = JSON, target: str = "/v2/models/m/infer", version: str = "1.1", length: str = ""
 ) -> bytes:
     """A request; `lines` after the host, then its length."""
-    given = [f"POST {target} HTTP/{version}", "Host: x", *lines, f"Content-Length: {length or len(body)}", "", ""]
+    given = [
+        f"POST {target} HTTP/{version}",
+        "Host: localhost",
+        *lines,
+        f"Content-Length: {length or len(body)}",
+        "",
+        "",
+    ]
     return "\r\n".join(given).encode() + body
 
 
@@ -48,15 +55,15 @@ def bare(*lines: str, body: bytes = b"") -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-GET = bare("GET /livez HTTP/1.1", "Host: x")
+GET = bare("GET /livez HTTP/1.1", "Host: localhost")
 BINARY = post(f"{HEADER}: {len(WORDS)}", body=WORDS + BLOB)
 CHUNKED = bare(
     "POST /v2/models/m/infer HTTP/1.1",
-    "Host: x",
+    "Host: localhost",
     "Transfer-Encoding: chunked",
     body=b"%x\r\n%b\r\n0\r\n\r\n" % (len(JSON), JSON),
 )
-START = ("POST /v2/models/m/infer HTTP/1.1", "Host: x")
+START = ("POST /v2/models/m/infer HTTP/1.1", "Host: localhost")
 SIZE = f"Content-Length: {len(JSON)}"
 CASES: dict[str, bytes] = {
     "json": post(),
@@ -83,7 +90,7 @@ CASES: dict[str, bytes] = {
     "double slash within": post(target="/v2/models//m/infer"),
     "query": post(target="/v2/models/m/infer?a=b"),
     "fragment": post(target="/v2/models/m/infer#a"),
-    "absolute": post(target="http://x/v2/models/m/infer"),
+    "absolute": post(target="http://localhost/v2/models/m/infer"),
     "dots": post(target="/v2/models/../models/m/infer"),
     "bad name": post(target="/v2/models/-/infer"),
     "no host": bare("POST /v2/models/m/infer HTTP/1.1", SIZE, body=JSON),
@@ -155,11 +162,11 @@ CASES: dict[str, bytes] = {
     "smuggled": post(length="4", body=b"null" + GET),
     "body is a request": post(body=GET),
     "body ends blank": post(body=JSON + b"\r\n\r\n") + post(),
-    "get with a body": bare("GET /livez HTTP/1.1", "Host: x", "Content-Length: 4", body=b"abcd") + post(),
-    "control": bare("POST /v2/repository/index HTTP/1.1", "Host: x", "Content-Length: 2", body=b"{}") + post(),
-    "options": bare("OPTIONS /v2/models/m/infer HTTP/1.1", "Host: x") + post(),
-    "head": bare("HEAD /v2/models/m/infer HTTP/1.1", "Host: x"),
-    "delete": bare("DELETE /v2/models/m/infer HTTP/1.1", "Host: x") + post(),
+    "get with a body": bare("GET /livez HTTP/1.1", "Host: localhost", "Content-Length: 4", body=b"abcd") + post(),
+    "control": bare("POST /v2/repository/index HTTP/1.1", "Host: localhost", "Content-Length: 2", body=b"{}") + post(),
+    "options": bare("OPTIONS /v2/models/m/infer HTTP/1.1", "Host: localhost") + post(),
+    "head": bare("HEAD /v2/models/m/infer HTTP/1.1", "Host: localhost"),
+    "delete": bare("DELETE /v2/models/m/infer HTTP/1.1", "Host: localhost") + post(),
     "long header": post("X-A: " + "b" * 9000),
     "many headers": post(*[f"X-{each}: a" for each in range(200)]),
 }

@@ -126,7 +126,7 @@ def test_chunks_without_end_are_refused_at_the_limit() -> None:
 def test_100_continue_is_sent_only_for_a_valid_head() -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         body = json.dumps({"inputs": [X]}).encode()
-        head = b"POST %b HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
         async with bare_connection(session) as (reader, writer):
             writer.write(head % (INFER.encode(), len(body)))
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -145,7 +145,7 @@ def test_a_body_that_stops_is_answered_408_and_closed(monkeypatch: pytest.Monkey
 
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         async with bare_connection(session) as (reader, writer):
-            writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc" % INFER.encode())
+            writer.write(b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc" % INFER.encode())
             told = await asyncio.wait_for(reader.read(), 10)
             assert told.startswith(b"HTTP/1.1 408")
             assert b"Connection: close" in told

@@ -27,7 +27,8 @@ def test_a_client_that_does_not_read_its_response_is_disconnected(monkeypatch: p
         base = session._base_url
         assert base is not None
         reader, writer = await asyncio.open_connection(base.host, base.port, limit=1 << 16)
-        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{HEADER}: {headers[HEADER]}\r\n\r\n"
+        lengths = f"Content-Length: {len(body)}\r\n{HEADER}: {headers[HEADER]}"
+        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
 
@@ -45,7 +46,8 @@ def test_a_response_read_slowly_is_complete_although_its_memory_is_reused_at_onc
     async def test(backend: FakeRouter, session: ClientSession) -> None:
         data = np.random.default_rng(1).integers(0, 256, 8 << 20, np.uint8).tobytes()
         body, headers = binary_body([("X", "FP32", [len(data) // 4], data)])
-        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{HEADER}: {headers[HEADER]}\r\n\r\n"
+        lengths = f"Content-Length: {len(body)}\r\n{HEADER}: {headers[HEADER]}"
+        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n\r\n"
         base, loop = session._base_url, asyncio.get_running_loop()
         assert base is not None
         with socket.socket() as sock:

@@ -9,7 +9,7 @@ import pytest
 from mmsup.gateway.infer.head_cache import HEAD_LIMIT_BYTES, HeadCache, ParsedHead
 from mmsup.gateway.protocol.binary_tensors import HEADER
 
-START = "POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
+START = "POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def parse(text: str) -> ParsedHead | None:
@@ -21,9 +21,11 @@ def parse(text: str) -> ParsedHead | None:
 
 def test_a_parsed_head_has_model_version_and_lengths() -> None:
     head = parse(
-        f"POST /v2/models/%6d/versions/3/infer?q HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n{HEADER}: 100\r\n\r\n"
+        "POST /v2/models/%6d/versions/3/infer?q HTTP/1.1\r\nHost: localhost:80\r\n"
+        f"Content-Length: 300\r\n{HEADER}: 100\r\n\r\n"
     )
     assert head is not None
+    assert head.host == "localhost"
     assert (head.model, head.version, head.layout.size, head.layout.header) == ("m", "3", 300, 100)
     assert head.layout.blobs_start % 64 == 0
 
@@ -55,7 +57,7 @@ def test_a_parsed_head_keeps_the_header_that_the_response_repeats() -> None:
         START.replace("infer", "generate") + "Content-Length: 2\r\n\r\n",
         START.replace("models/m", "models/-") + "Content-Length: 2\r\n\r\n",
         "\r\n" + START + "Content-Length: 2\r\n\r\n",
-        "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 2\r\n\r\n",
     ],
 )

@@ -178,7 +178,8 @@ def test_the_request_of_a_client_that_leaves_is_ended() -> None:
         body = json.dumps({"inputs": [X]}).encode()
         async with bare_connection(session) as (_, writer):
             writer.write(
-                b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(body)) + body
+                b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(body))
+                + body
             )
             await asyncio.wait_for(entered.wait(), 10)
         await asyncio.wait_for(left.wait(), 10)

@@ -45,7 +45,7 @@ class ConnectingClients:
                 try:
                     sock.connect(self._address)
                     self.connected += 1
-                    sock.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\r\n")
+                    sock.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                     while sock.recv(4096):
                         pass
                 except ConnectionRefusedError as error:

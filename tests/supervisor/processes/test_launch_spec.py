@@ -61,12 +61,8 @@ def test_an_interpreter_of_the_model_finds_this_package_and_no_other(tmp_path: P
     for _ in range(2):
         spawn = worker_spawn(spec(python="/opt/env/bin/python"), (7, 3), environment(tmp_path), (), "")
     library = Path(spawn.env["PYTHONPATH"])
-    assert spawn.argv[:4] == (
-        "/opt/env/bin/python",
-        "-P",
-        "-m",
-        "mmsup.worker",
-    )  # -P: the model's files shadow no module
+    assert spawn.argv[:3] == ("/opt/env/bin/python", "-m", "mmsup.worker")
+    assert spawn.env["PYTHONSAFEPATH"] == "1"  # the model's files shadow no module
     assert os.listdir(library) == ["mmsup"]
     assert (library / "mmsup").resolve() == Path(next(iter(mmsup.__path__))).resolve()
 

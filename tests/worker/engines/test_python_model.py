@@ -63,7 +63,7 @@ def test_text_keeps_its_shape_and_numbers_stay_as_they_are(tmp_path: Path, engin
 
 
 def test_a_word_that_is_neither_text_nor_bytes_fails_the_load(tmp_path: Path, engine: PythonModelEngine) -> None:
-    with pytest.raises(ModelError, match="parameter 'strings' is 'utf8'; it is text or bytes"):
+    with pytest.raises(ModelError, match="parameter 'strings' is neither text nor bytes"):
         engine.load(red(tmp_path, strings="utf8"))
 
 

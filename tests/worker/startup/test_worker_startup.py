@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -76,6 +77,7 @@ def test_a_load_that_raises_is_reported_without_its_trace_which_is_logged(
         failed = worker.wait_load_failed()
         assert failed.text == text
         assert failed.code == "load_failed"
+        assert re.fullmatch(r"(MemoryError|RuntimeError|ValueError)(: .*)?, at model\.py:\d+", failed.detail)
         assert worker.wait_exit() == exit_codes.LOAD_FAILED
         assert "Traceback" in worker.log()
 
