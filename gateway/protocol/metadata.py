@@ -22,6 +22,8 @@ EXTENSIONS: Final = (
 )
 """Extensions that are implemented; clients check them before use."""
 READY: Final = "ready"
+_OPERATOR_PREFIX: Final = "mmsup_"
+"""Parameters of a model that are options of its workers."""
 _BACKENDS: Final = {"ort": "onnxruntime", "pytorch": "pytorch", "custom": "python"}
 
 
@@ -35,12 +37,16 @@ def model_metadata(route: Route, state: VersionState) -> Json:
     if spec is None or metadata is None:
         raise unavailable_error(route.name, state)
     batched = metadata.max_batch_size > 0
+    outputs = _tensors(metadata.outputs, batched=batched)
+    for each in outputs:
+        if each["name"] in metadata.labels:
+            each["labels"] = list(metadata.labels[each["name"]])
     return {
         "name": route.name,
         "versions": [each.version for each in route.versions if each.state == READY] or [spec.version],
         "platform": metadata.platform,
         "inputs": _tensors(metadata.inputs, batched=batched),
-        "outputs": _tensors(metadata.outputs, batched=batched),
+        "outputs": outputs,
     }
 
 
@@ -86,6 +92,9 @@ def model_config(route: Route, state: VersionState) -> Json:
     # Tensors, name and batch size are those in force; for the rest the file takes precedence.
     served = {key: completed[key] for key in ("name", "platform", "max_batch_size")}
     from_file = {key: value for key, value in spec.config.items() if value not in ("", None)}
+    if "parameters" in from_file:  # without those for the operator, such as the environment of its workers
+        given = from_file["parameters"]
+        from_file["parameters"] = {key: given[key] for key in given if not key.startswith(_OPERATOR_PREFIX)}
     for key in ("input", "output"):  # each with the other keys of the file (`label_filename`, `format`)
         by_name = {each.get("name"): each for each in from_file.get(key, [])}
         served[key] = [{**by_name.get(each["name"], {}), **each} for each in completed[key]]

@@ -34,11 +34,11 @@ from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.allocator import Allocator, round_up
-from mmsup.ipc.memory.available_memory import available_bytes
+from mmsup.ipc.memory.available_memory import available_bytes, total_bytes
 
 EXTENT_BYTES: Final = 16 << 20
 RESERVE_BYTES: Final = 256 << 20
-"""Available memory that must remain after an extent was made."""
+"""Available memory that must remain after an extent was made, or a sixteenth of all in a small container."""
 RESERVED_FILES: Final = 32
 """Descriptors that extents leave free, for links to workers that start."""
 F_SEAL_FUTURE_WRITE: Final = 0x0010  # linux/fcntl.h; not in Python's fcntl
@@ -90,7 +90,7 @@ class Extent:
         self.segment = segment
         self.writable_by_worker = writable_by_worker
         self.allocator = Allocator(size)
-        if size > available_bytes() - RESERVE_BYTES:
+        if size > available_bytes() - min(RESERVE_BYTES, total_bytes() // 16):
             raise MemoryError(f"no {size} bytes for an extent: the machine or its control group is short of memory")
         try:
             failpoint("ipc.extent_file")

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
 from engines.build import write_identity_onnx
@@ -24,8 +28,9 @@ from mmsup.ipc import exit_codes
 
 pytestmark = pytest.mark.slow
 DENY: Final = str(Path(deny_calls.__file__))
+NOBODY: Final = 65534
 ELEMENTS: Final = 3 << 20
-"""12 MiB of FP32: more than the /dev/shm of the test."""
+"""12 MiB of FP32: more than the 1 MiB of /dev/shm of one test."""
 CLOSED: Final = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"]
 
 
@@ -129,6 +134,95 @@ def test_a_body_that_is_larger_than_dev_shm_is_served(tmp_path: Path) -> None:
     assert_serves(SmallShmServer(tmp_path, "--http-max-input-size", "256MiB"), ELEMENTS)
 
 
+def reachable_interpreter(spare: Path) -> str:
+    """A shell script by which an interpreter in a private home, such as root's, can be run by everyone. `spare`: an
+    empty directory to mount that home on."""
+    home = next((each for each in Path(sys.base_prefix).parents if not each.stat().st_mode & 0o001), None)
+    if home is None:
+        return "true"
+    prefix = sys.base_prefix
+    return (
+        f"mount --rbind {home} {spare} && mount -t tmpfs -o mode=755 tmpfs {home} && "
+        f"mkdir -p {prefix} && mount --bind {spare}/{Path(prefix).relative_to(home)} {prefix}"
+    )
+
+
+class RestrictedServer(Server):
+    """As docs/containers.md has it: PID 1, another user without capabilities, a read-only root, 64 MiB of /dev/shm, no
+    control groups, and two volumes."""
+
+    def _command(self) -> list[str]:
+        uid = NOBODY
+        volumes = [self.root / "run", self.root / "state"]
+        for each in volumes:
+            each.mkdir(exist_ok=True)
+        spare = self.root / "home"
+        spare.mkdir(exist_ok=True)
+        self.root.chmod(0o755)
+        (self.root / "notify").chmod(0o777)
+        script = " && ".join(
+            [
+                "mount --make-rprivate /",
+                reachable_interpreter(spare),
+                *(f"mount -t tmpfs -o mode=700,uid={uid},gid={uid} tmpfs {each}" for each in volumes),
+                "mount -t tmpfs -o ro tmpfs /sys/fs/cgroup",
+                "mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm",
+                "mount -o remount,bind,ro /",
+                f'exec setpriv --reuid={uid} --regid={uid} --clear-groups --bounding-set=-all --no-new-privs "$@"',
+            ]
+        )
+        wrap = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"]
+        return [*wrap, *super()._command()]
+
+    def stop(self) -> int:
+        """Signal the keeper, which is a child of the process that was started."""
+        self.keeper().send_signal(signal.SIGTERM)
+        return self.process.wait(START_S)
+
+    def keeper(self) -> psutil.Process:
+        (keeper,) = psutil.Process(self.process.pid).children()
+        return keeper
+
+    def pid_outside(self, pid: int) -> int:
+        """The pid, in our own namespace, of the process that has this pid in the server's."""
+        for each in self.keeper().children(recursive=True):
+            status = Path(f"/proc/{each.pid}/status").read_text()
+            if f"NSpid:\t{each.pid}\t{pid}\n" in status:
+                return each.pid
+        raise AssertionError(f"no process has pid {pid} in there")
+
+    def enter(self) -> None:
+        """Find its control socket, which lies in a volume that only it has mounted."""
+        self.runtime_dir = Path(f"/proc/{self.keeper().pid}/root{self.runtime_dir}")
+
+
+@pytest.mark.root
+@needs_namespaces
+def test_a_server_serves_as_pid_1_without_root_with_a_read_only_root_and_no_control_groups() -> None:
+    repository = Path(tempfile.mkdtemp(prefix="mmsup_test_models_"))  # which another user can read
+    write_identity_onnx(repository, "identity")
+    for each in (repository, *repository.rglob("*")):
+        each.chmod(0o755 if each.is_dir() else 0o644)
+    server = RestrictedServer(repository)
+    try:
+        server.await_ready()
+        server.enter()
+        assert psutil.Process(server.keeper().pid).uids().real == NOBODY
+        assert server.status()["isolation"].startswith("no cgroup: ")
+        assert small_request(server) == 200
+        http = Http(server.address())
+        assert http.infer("identity", x=("FP32", [ELEMENTS], [1.0] * ELEMENTS))[0] == 200
+        http.close()
+        os.kill(server.pid_outside(server.pid("identity")), signal.SIGKILL)
+        server.await_event("worker_ready", "identity", 2)
+        assert small_request(server) == 200
+        assert server.stop() == 0, server.log()
+        assert "Traceback" not in server.log()
+    finally:
+        server.remove()
+        shutil.rmtree(repository)
+
+
 POD_BYTES: Final = 600 << 20
 MEMORY: Final = Path("/sys/fs/cgroup/memory")
 
@@ -156,7 +250,7 @@ class PodServer(Server):
 @pytest.mark.root
 @pytest.mark.cgroup1
 @pytest.mark.skipif(not (MEMORY / "cgroup.procs").exists(), reason="there is no cgroup v1 memory hierarchy")
-@pytest.mark.parametrize(("size", "status", "code"), [(500 << 20, 503, "no_buffer"), (900 << 20, 413, "too_large")])
+@pytest.mark.parametrize(("size", "status", "code"), [(510 << 20, 503, "no_buffer"), (900 << 20, 413, "too_large")])
 def test_a_body_that_the_pod_cannot_hold_is_refused_and_nobody_is_killed(
     tmp_path: Path, size: int, status: int, code: str
 ) -> None:

@@ -84,4 +84,8 @@ def become_keeper(settings: Settings) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed when this program was started
             stream.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", KEEPER_MODULE, f"settings={fd}"])  # noqa: S606 - no shell is meant
+    try:
+        os.execv(sys.executable, [sys.executable, "-P", "-m", KEEPER_MODULE, f"settings={fd}"])  # noqa: S606 - no shell
+    except OSError as error:
+        text = f"{sys.executable} cannot be run by this user: {error.strerror}: install mmsup where it can be read"
+        raise CommandFailed(text, exit_codes.USAGE) from None

@@ -94,3 +94,11 @@ def test_only_implemented_extensions_are_announced() -> None:
     extensions = describe.server_metadata("mmsup", "1")["extensions"]
     assert "statistics" in extensions
     assert not {"system_shared_memory", "sequence", "trace", "logging", "schedule_policy"} & set(extensions)
+
+
+def test_the_configuration_that_clients_get_has_nothing_of_the_environment_of_the_workers() -> None:
+    said = {"parameters": {"mmsup_env": {"string_value": "{TOKEN: hunter2}"}, "top_k": {"string_value": "3"}}}
+    told = describe.model_config(*known(config=said))
+    assert told["parameters"] == {"top_k": {"string_value": "3"}}
+    assert "hunter2" not in str(told)
+    assert "mmsup_env" in said["parameters"], "what is in force is untouched"
