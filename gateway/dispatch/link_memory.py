@@ -99,9 +99,7 @@ class LinkMemory:
         if side is not self.results and size > total_bytes():
             text = f"a request of {size} bytes is more than the memory of this server can ever hold: send it in parts"
             return CallerError("too_large", text)
-        text = (
-            f"the machine or its container has no {size} bytes of memory left: send less, or try again later"
-        )
+        text = f"the machine or its container has no {size} bytes of memory left: send less, or try again later"
         return ServerError("no_buffer", text, retry_after_s=1)
 
     async def _grow(self, side: ArenaSide, size: int) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 from dataclasses import dataclass
 
 from mmsup.ipc.environment import SOFT_FILES
 from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.stray_signals import STRAY
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.keeper.controller_restart import OOM_SCORE_ADJ
 from mmsup.supervisor.keeper.directories import ServerDirectories
@@ -73,6 +75,7 @@ def adopt(state: KeeperState, settings: Settings, stack: contextlib.ExitStack) -
 
 def reset_process() -> None:
     """Undo what a shell, a service manager or the command line may have left in this process: descriptors, limits."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STRAY)  # read with all others once the loop runs
     fill_standard_descriptors()
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
         with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now

@@ -15,8 +15,8 @@ PER_WORKER: Final = 8
 """pidfd, control channel, status page and its mapping, crash pipe, log pipe, and with cgroup v2 two for memory events.
 The keeper holds five of a worker; a gateway three, and two for each piece of memory that they share."""
 PER_GATEWAY: Final = 6
-RESERVED: Final = 64
-"""The controller's own 20, connections of `ctl`, files that are open for a moment."""
+RESERVED: Final = 96
+"""The controller's own 20, the 64 connections that `ctl` may have, and files that are open for a moment."""
 NO_DESCRIPTORS: Final = "too_many_files"
 """Code of a load that was refused for this."""
 

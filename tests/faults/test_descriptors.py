@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -18,11 +19,15 @@ from harness.invariants import assert_gone, server_processes
 from harness.server import Server, eventually, serving
 from mmsup.ipc.failpoints import FailpointAction
 from mmsup.ipc.specs import TensorSpec
+from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.resources.descriptor_budget import workers_that_fit
 
 pytestmark = pytest.mark.slow
 FILES = 160
-MODELS = 14
-FITTING = 9
+MODELS = 8
+CLIENTS = 80
+"""More than may be connected to the control socket."""
+FITTING = workers_that_fit(FILES, Settings((), "", "").gateway_seats)
 STOP_S = 15.0
 """Of a server with nothing to drain; without a controller it took 47 s."""
 CODE = """
@@ -74,6 +79,14 @@ def test_models_beyond_the_limit_of_open_files_are_refused_with_that_reason_and_
         server.ctl("unload", name=ready[0])
         eventually(lambda: states().count("ready") == FITTING, "one that was refused has its place")
         controller = server.status()["brain"]["pid"]
+        with contextlib.ExitStack() as stack:
+            for _ in range(CLIENTS):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.settimeout(STOP_S)
+                client.connect(str(server.runtime_dir / "control.sock"))
+            assert b"command lines are connected already" in client.recv(4096)
+        eventually(lambda: states().count("ready") == FITTING, "`ctl` is there again")
+        assert server.status()["brain"]["pid"] == controller
         os.kill(controller, signal.SIGKILL)
         eventually(lambda: server.status()["brain"]["pid"] != controller, "the next controller has room too")
         assert len(server.events("brain_exit")) == 1

@@ -10,8 +10,8 @@ from mmsup.supervisor.resources.descriptor_budget import PER_GATEWAY, PER_WORKER
     [
         (RESERVED + 3 * PER_GATEWAY + 5 * PER_WORKER, 3, 5),
         (RESERVED + 3 * PER_GATEWAY + 5 * PER_WORKER - 1, 3, 4),
-        (256, 3, 21),
-        (1 << 20, 3, 131_061),
+        (256, 3, 17),
+        (1 << 20, 3, 131_057),
         (64, 3, 0),
     ],
 )
