@@ -59,13 +59,16 @@ def questions() -> list[tuple[str, str, list[list[float]]]]:
     return asked
 
 
-def write(folder: Path, config: str) -> Path:
-    """All models of the document, each declared by its file of this name; the repository."""
+def write(folder: Path, config: str, *, only_names: bool = False) -> Path:
+    """All models of the document, each declared by its file of this name; the repository. `only_names`: their files are
+    empty, which a scan does not see."""
     folder.mkdir()
     for path, _, _ in questions():
         (folder / "models" / path.split("/")[2] / "1").mkdir(parents=True)
     for each in examples():
-        if each.path == "make.py":
+        if each.path == "make.py" and only_names:
+            (folder / re.findall(r"models/\w+/1/[\w.]+", each.text)[0]).touch()
+        elif each.path == "make.py":
             subprocess.run([sys.executable, "-W", "ignore", "-c", each.text], cwd=folder, check=True)
         elif Path(each.path).name in (config, "model.py") or each.path.endswith(".json"):
             text = each.text.strip() + "\n" if each.path.endswith(".json") else each.text
@@ -95,10 +98,9 @@ def test_every_model_of_the_document_is_sound_and_answers_as_it_says(tmp_path: P
         http.close()
 
 
-@pytest.mark.slow
 def test_both_files_declare_the_same(tmp_path: Path) -> None:
-    by_yaml = specs(write(tmp_path / "yaml", "mmsup.yaml"))
-    by_pbtxt = specs(write(tmp_path / "pbtxt", "config.pbtxt"))
+    by_yaml = specs(write(tmp_path / "yaml", "mmsup.yaml", only_names=True))
+    by_pbtxt = specs(write(tmp_path / "pbtxt", "config.pbtxt", only_names=True))
     assert by_yaml.keys() == by_pbtxt.keys() == {path.split("/")[2] for path, _, _ in questions()}
     for name, spec in by_yaml.items():
         other = by_pbtxt[name]

@@ -108,16 +108,19 @@ def _load(control: WorkerControlChannel, spec: ModelSpec, page: StatusPageWriter
     """Import the engine, load the model and warm it up; reports a failure and exits if one of these fails."""
     from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - as above
     from mmsup.worker.execution.executor import Executor  # noqa: PLC0415
-    from mmsup.worker.startup.warm_up import warm_up  # noqa: PLC0415
+    from mmsup.worker.execution.reshaped_engine import with_reshapes  # noqa: PLC0415
+    from mmsup.worker.startup.warm_up import wants_warm_up, warm_up  # noqa: PLC0415
 
     control.send(LoadProgress(f"importing {LIBRARIES[spec.engine]}"))
-    engine = _value_or_exit(control, call_model_code(lambda: open_engine(spec.engine), spec))
+    engine = _value_or_exit(control, call_model_code(lambda: with_reshapes(open_engine(spec.engine), spec), spec))
     control.send(LoadProgress(f"loading {spec.artefact}"))
     metadata = _value_or_exit(control, call_model_code(lambda: engine.load(spec), spec))
     page.set_activity(Activity.WARMING, time.monotonic_ns())
     control.send(LoadProgress("warming up", is_warm_up=True))
     executor = Executor(engine, spec, metadata, page)
     _value_or_exit(control, call_model_code(lambda: warm_up(executor), spec))
+    if wants_warm_up(spec) or spec.config.get("model_warmup"):
+        page.batch_executed(0)  # the first run of this life is over, so the first request has the limits of any other
     return executor
 
 

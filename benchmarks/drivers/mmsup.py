@@ -37,7 +37,7 @@ class Mmsup(V2Peer):
             version.mkdir(parents=True)
             (repository / model / "config.pbtxt").write_text(self._config(scene, model))
             if scene.model == "harmful":
-                settings = f"memory: 1GiB\nhang_limit: {scene.limit_s}s\n"
+                settings = f"memory: 1GiB\nhang_limit: {scene.limit_s}s\ndeadline: {scene.limit_s}s\n"
                 (repository / model / "mmsup.yaml").write_text(settings)
             if scene.model == "mlp":
                 shutil.copy(place.network, version / "model.onnx")

@@ -40,6 +40,7 @@ SIGNATURES_LIMIT_BYTES: Final = 1 << 20
 _PARSED_FACTOR: Final = 16
 """How much more memory a parsed signature takes than a packed one."""
 _PARSED_BYTES: Final = 512
+_LIMITS: Final = "the request's own `timeout` or the model's `deadline`, of which the shorter one counts"
 EXPIRY_INTERVAL_S: Final = 0.01
 """How late a passed deadline may be noticed. One scan of the requests in flight costs less than a timer for each."""
 
@@ -234,7 +235,7 @@ class WorkerLink:
             if not request.notified:
                 self.abandon(request)
                 name = self.spec.name
-                text = f"Request timeout expired: model '{name}' did not answer in time"
+                text = f"Request timeout expired: model '{name}' did not answer within {_LIMITS}"
                 request.on_event(ServerError("deadline_exceeded", text, model=name))
         table.expiry_timer = asyncio.get_running_loop().call_later(EXPIRY_INTERVAL_S, self._expire_requests)
 

@@ -194,7 +194,10 @@ def _build_slow_response(
     dispatched: DispatchedRequest, parsed: ParsedRequest, result: InferenceResult
 ) -> infer_response.InferResponse:
     has_classes = any(each.classes for each in parsed.request.outputs)
-    labels = class_labels.read_labels(dispatched.spec) if has_classes else {}
+    labels: dict[str, list[str]] = {}
+    if has_classes:
+        labels = {name: list(each) for name, each in dispatched.metadata.labels.items()}
+        labels |= class_labels.read_labels(dispatched.spec)
     return infer_response.build_response(_context(dispatched, parsed, labels), parsed.request.outputs, result.outputs)
 
 

@@ -224,8 +224,14 @@ def _shape(given: Any, spec: TensorSpec, model: str, max_batch_size: int) -> tup
         raise parse_error(f"input '{spec.name:.200}' has {len(sizes)} dimensions, at most {RANK_LIMIT} are allowed")
     shape: tuple[int, ...] = tuple(sizes)
     expected = (-1, *spec.shape) if max_batch_size else spec.shape
-    is_valid = all(each >= 0 for each in shape) and element_count([each or 1 for each in shape]) <= ELEMENT_LIMIT
-    if not is_valid or not shape_matches(expected, shape):
+    what = f"'shape' of input '{spec.name}' for model '{model}'"
+    if any(each < 0 for each in shape):
+        text = f"{what} is {_shape_text(shape)}: give the sizes of this request's tensor, none of them negative"
+        raise CallerError("bad_request", text, model=model)
+    if element_count([each or 1 for each in shape]) > ELEMENT_LIMIT:
+        text = f"{what} is {_shape_text(shape)}, which are more than {ELEMENT_LIMIT} elements"
+        raise CallerError("bad_request", text, model=model)
+    if not shape_matches(expected, shape):
         text = f"unexpected shape for input '{spec.name}' for model '{model}'."
         text = f"{text} Expected {_shape_text(expected)}, got {_shape_text(shape)}"
         raise CallerError("bad_request", text, model=model)

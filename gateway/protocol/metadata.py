@@ -37,12 +37,16 @@ def model_metadata(route: Route, state: VersionState) -> Json:
     if spec is None or metadata is None:
         raise unavailable_error(route.name, state)
     batched = metadata.max_batch_size > 0
+    outputs = _tensors(metadata.outputs, batched=batched)
+    for each in outputs:
+        if each["name"] in metadata.labels:
+            each["labels"] = list(metadata.labels[each["name"]])
     return {
         "name": route.name,
         "versions": [each.version for each in route.versions if each.state == READY] or [spec.version],
         "platform": metadata.platform,
         "inputs": _tensors(metadata.inputs, batched=batched),
-        "outputs": _tensors(metadata.outputs, batched=batched),
+        "outputs": outputs,
     }
 
 

@@ -99,7 +99,13 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
     worker, spec = instance.require_worker(), instance.revision.spec
     if worker.liveness_probe is not None:
         worker.liveness_probe.close()
-    limits = liveness.LivenessLimits(spec.hang_limit_s, spec.load_timeout_s, round(worker.spawned_s * liveness.NS))
+    limits = liveness.LivenessLimits(
+        spec.hang_limit_s,
+        spec.load_timeout_s,
+        round(worker.spawned_s * liveness.NS),
+        spec.deadline_s,
+        is_ready=instance.state not in lifecycle_events.STARTING_UP,
+    )
 
     def on_failure(found: liveness.Hung | liveness.LoadTimeout) -> None:
         if isinstance(found, liveness.Hung) or instance.state is InstanceState.READY:
@@ -107,7 +113,7 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
         else:
             instance.apply(lifecycle_events.LoadTimedOut(found.reason))
 
-    worker.liveness_probe = LivenessProbe(process, limits, on_failure)
+    worker.liveness_probe = LivenessProbe(process, limits, on_failure, worker.group.pids)
 
 
 def watch_oom(instance: Instance) -> None:

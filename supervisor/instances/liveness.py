@@ -1,7 +1,9 @@
-"""Whether a worker makes progress: a pure function of its status page, the age of pending requests and the time.
+"""Whether a worker makes progress: a pure function of its status page, what /proc showed, and the time.
 
-    starting, loading, warming   the load as a whole has its limit
-    busy                         one batch may take the model's hang limit
+    starting, loading, warming   the load as a whole has its limit, whatever it does
+    busy                         no progress for the hang limit (processes/stall_clock.py): hung. With progress a run
+                                 goes on to its own limit, the model's `deadline` counted from its start
+    busy, first run of a life    the load's limit in the place of both: it compiles, allocates, fetches
     idle                         the loop iterates at least every 500 ms; a request pending at an idle loop is stuck
     stopping                     the drain has its own timer
 
@@ -16,12 +18,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mmsup.ipc.memory.status_page import Activity, Progress
+from mmsup.supervisor.processes.stall_clock import LOOKS
 
 HEARTBEAT_S: Final = 0.5
 """The longest iteration of an idle worker's loop."""
 MISSED_HEARTBEATS: Final = 2
 """Tolerated beyond the hang limit, because a busy machine wakes processes late."""
 NS: Final = 1_000_000_000
+_LOADING: Final = frozenset({Activity.STARTING, Activity.LOADING, Activity.WARMING})
+_IDLE: Final = frozenset({Activity.IDLE, Activity.STANDBY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,17 @@ class LivenessLimits:
     hang_s: float
     load_s: float
     spawned_ns: int
+    deadline_s: float = 60.0
+    is_ready: bool = True
+    """It has reported that it is ready; until then the load's limit is the only one."""
+
+    def stall_s(self, progress: Progress) -> float:
+        """How long a run, or an idle loop, may go without progress."""
+        return max(self.hang_s, self.load_s) if _is_first_run(progress) else self.hang_s
+
+    def run_s(self, progress: Progress) -> float:
+        """How long a run may take with progress. An operator may let a run pause for longer than its callers wait."""
+        return max(self.stall_s(progress), self.deadline_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,49 +82,84 @@ class PageTimes:
         return replace(progress, since_ns=since_ns, heartbeat_ns=beat_ns)
 
 
-def judge(progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int) -> Liveness:
-    """The liveness now. `oldest_pending_s`: age of the oldest request of a gateway that has received nothing since."""
-    match progress.activity:
-        case Activity.STARTING | Activity.LOADING | Activity.WARMING:
-            return _judge_load(progress, limits, now_ns)
-        case Activity.BUSY:
-            busy_s = (now_ns - progress.since_ns) / NS
-            if busy_s > limits.hang_s:
-                return Hung(f"a batch has run for {busy_s:.1f} s; the limit is {limits.hang_s:g} s")
-        case Activity.IDLE | Activity.STANDBY:
-            return _judge_idle(progress, limits, oldest_pending_s, now_ns)
-        case Activity.STOPPING:
-            pass
+def suspected_since_ns(progress: Progress, limits: LivenessLimits, now_ns: int) -> int | None:
+    """The start of the run, or of the silence of an idle loop, that has to be looked at; None if there is none."""
+    if _is_loading(progress, limits):
+        return None
+    if progress.activity is Activity.BUSY:
+        return progress.since_ns
+    is_silent = now_ns - progress.heartbeat_ns > MISSED_HEARTBEATS * min(HEARTBEAT_S, limits.hang_s / 4) * NS
+    return progress.heartbeat_ns if progress.activity in _IDLE and is_silent else None
+
+
+def judge(
+    progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int, stalled_s: float
+) -> Liveness:
+    """The liveness now. `oldest_pending_s`: age of the oldest request of a gateway that has received nothing since.
+    `stalled_s`: how long the suspected run or silence has been without progress."""
+    if _is_loading(progress, limits):
+        return _judge_load(progress, limits, now_ns)
+    if progress.activity is Activity.BUSY:
+        return _judge_run(progress, limits, now_ns, stalled_s)
+    if progress.activity in _IDLE:
+        return _judge_idle(progress, limits, oldest_pending_s, now_ns, stalled_s)
     return Alive()
 
 
-def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int) -> int:
-    """The first time at which `judge` could return something else, unless a gateway reports an overdue request."""
-    match progress.activity:
-        case Activity.STARTING | Activity.LOADING | Activity.WARMING:
-            # The load may end at any moment, and the worker hang then: the serving limit counts from now.
-            return min(limits.spawned_ns + round(limits.load_s * NS), now_ns + round(limits.hang_s * NS)) + 1
-        case Activity.BUSY:
-            return progress.since_ns + round(limits.hang_s * NS) + 1
-        case Activity.IDLE | Activity.STANDBY:
-            return min(progress.heartbeat_ns + _stale_ns(limits), now_ns + round(limits.hang_s * NS)) + 1
-        case Activity.STOPPING:
-            return now_ns + round(limits.hang_s * NS)
+def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int, next_look_ns: int) -> int:
+    """The first time at which `judge` could return something else, unless a gateway reports an overdue request.
+    `next_look_ns`: when what is suspected has to be looked at again."""
+    if _is_loading(progress, limits):
+        # The load may end at any moment, and the worker hang then: the serving limit counts from now.
+        return min(limits.spawned_ns + round(limits.load_s * NS), now_ns + round(limits.hang_s * NS)) + 1
+    if suspected_since_ns(progress, limits, now_ns) is not None:
+        return min(next_look_ns, max(progress.since_ns + round(limits.run_s(progress) * NS), now_ns) + 1)
+    interval_ns = round(limits.hang_s * NS)
+    return now_ns + (interval_ns if progress.activity is Activity.STOPPING else interval_ns // LOOKS) + 1
+
+
+def _is_loading(progress: Progress, limits: LivenessLimits) -> bool:
+    return progress.activity in _LOADING or not limits.is_ready
+
+
+def _is_first_run(progress: Progress) -> bool:
+    return progress.activity is Activity.BUSY and not progress.batches
 
 
 def _judge_load(progress: Progress, limits: LivenessLimits, now_ns: int) -> Liveness:
     if now_ns - limits.spawned_ns > limits.load_s * NS:
-        activity = progress.activity.name.lower()
+        activity = progress.activity.name.lower() if progress.activity in _LOADING else "warming"
         return LoadTimeout(f"still {activity} after {limits.load_s:g} s, the load timeout")
     return Alive()
 
 
-def _judge_idle(progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int) -> Liveness:
+def _judge_run(progress: Progress, limits: LivenessLimits, now_ns: int, stalled_s: float) -> Liveness:
+    run_s, is_first = (now_ns - progress.since_ns) / NS, _is_first_run(progress)
+    first = "the first run of this worker" if is_first else "a run"
+    if stalled_s >= limits.stall_s(progress):
+        key = "load_timeout" if is_first else "hang_limit"
+        return Hung(f"{first} has made no progress for {stalled_s:.1f} s; if it may pause for so long, {_raise(key)}")
+    if run_s > limits.run_s(progress):
+        key = "load_timeout` and `deadline" if is_first else "deadline"
+        return Hung(f"{first} has not ended after {run_s:.1f} s; if it may take so long, {_raise(key)}")
+    return Alive()
+
+
+def _raise(key: str) -> str:
+    return f"set a longer `{key}` for its model"
+
+
+def _judge_idle(
+    progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int, stalled_s: float
+) -> Liveness:
     silent_ns = now_ns - progress.heartbeat_ns
     if silent_ns > _stale_ns(limits):
-        return Hung(f"it ran nothing, and its loop has not come round for {silent_ns / NS:.1f} s")
+        if stalled_s >= limits.hang_s or silent_ns > limits.run_s(progress) * NS:
+            return Hung(f"it ran nothing, and its loop has not come round for {silent_ns / NS:.1f} s")
+        return Alive()
     pending_s = oldest_pending_s or 0.0
-    if pending_s >= limits.hang_s and now_ns - progress.since_ns >= limits.hang_s * NS:
+    is_silent = suspected_since_ns(progress, limits, now_ns) is not None
+    if not is_silent and pending_s >= limits.hang_s and now_ns - progress.since_ns >= limits.hang_s * NS:
         return Hung(f"a request has waited {pending_s:.1f} s while nothing ran; the limit is {limits.hang_s:g} s")
     return Alive()
 

@@ -1,8 +1,10 @@
 """When a worker that exited is started again, or its model given up: a pure function of the past exits and the time.
 
-A model is given up after more than 5 exits in 60 s or 5 failed loads in a row. It is then probed: one start every
-300 s, or at once when somebody loads it, which begins a new history. A probe that dies before it has served for 60 s
-gives the model up again at once. Otherwise the delay is that of processes/backoff.py.
+A model is given up after more than 5 exits in 60 s, of lives that had not served well, or 5 failed loads in a row.
+It is then probed: one start every 300 s, or at once when somebody loads it, which begins a new history. A probe that
+dies before it has served for 60 s gives the model up again at once. A life has served well when it was ready for 10 s:
+such a model serves between its faults, and the growing delays are enough. Otherwise the delay is that of
+processes/backoff.py.
 
 A load whose code is in NOT_MENDED_BY_TIME (the configuration contradicts the file) gives the model up without probes:
 the next try follows a change of its files (models/repository_watcher.py) or a load by hand, which both make a new
@@ -24,6 +26,8 @@ from mmsup.supervisor.processes.backoff import Exit, delay_s, exits_since_health
 
 PERIOD_S: Final = 60.0
 EXITS_IN_PERIOD: Final = 5
+SERVED_WELL_S: Final = 10.0
+"""More than a hang at the default limit takes, so that a life whose first request hangs has not served well."""
 LOADS_IN_A_ROW: Final = 5
 PROBE_AFTER_S: Final = 300.0
 NOT_MENDED_BY_TIME: Final = frozenset({"config_mismatch"})
@@ -57,7 +61,7 @@ def next_try(
     loads = len(list(takewhile(lambda each: each.served_s <= 0, reversed(past))))
     if loads >= LOADS_IN_A_ROW * instances:
         return GiveUp("model_failed", f"{loads} loads failed in a row")
-    exits = sum(each.at_s > now_s - PERIOD_S for each in past)
+    exits = sum(each.at_s > now_s - PERIOD_S and each.served_s < SERVED_WELL_S for each in past)
     if exits > EXITS_IN_PERIOD * instances:
         return GiveUp("crash_loop", f"{exits} deaths in {PERIOD_S:g} s")
     last = past[-1]

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str], controller: Sequence[str] = CONTROLLER) -> in
     except AlreadyRunning as error:
         return _fail(str(error), exit_codes.ALREADY_RUNNING)
     except UnsafeDirectory as error:
-        return _fail(str(error), exit_codes.USAGE)
+        return _fail(str(error), exit_codes.REFUSED if error.is_transient else exit_codes.USAGE)
     except CannotListen as error:
         return _fail(str(error), exit_codes.REFUSED)
 

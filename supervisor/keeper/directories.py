@@ -7,13 +7,17 @@ exits, however it exits. The lock file stays; it holds the keeper's pid, for peo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
 from collections.abc import Sequence
+from typing import Final
 
 from mmsup.ipc import paths
 from mmsup.ipc.failpoints import failpoint
+
+_TRANSIENT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class AlreadyRunning(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -22,6 +26,11 @@ class AlreadyRunning(Exception):  # noqa: N818 - an answer, not an error of ours
 
 class UnsafeDirectory(Exception):  # noqa: N818 - an answer, not an error of ours
     """The directory cannot be created or written to, or other users have access to it."""
+
+    @property
+    def is_transient(self) -> bool:
+        """The system is short of descriptors or memory: nothing is wrong with the directory, and a restart may help."""
+        return isinstance(self.__cause__, OSError) and self.__cause__.errno in _TRANSIENT
 
 
 class ServerDirectories:

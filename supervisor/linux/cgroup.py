@@ -96,6 +96,10 @@ class Cgroup:
             for name, weight in weights.items():
                 write_file(folder / name, weight)
 
+    def pids(self) -> set[int]:
+        """The processes in it; none without a group."""
+        return _all_members(self._folders)
+
     def holds(self, pid: int) -> bool:
         """Whether a process is still in it, in each hierarchy; true without a group, and for one that has exited."""
         text = read_file(Path(f"/proc/{pid}/cgroup"))

@@ -259,7 +259,8 @@ def _seconds(earlier: object, later: object) -> float | None:
 _ADVICE: Final = {
     "worker_oom": "raise `memory`, lower max_batch_size, or look for a leak in the memory samples of the report",
     "does_not_fit": "raise `memory`, or serve a smaller artifact: it needs more than its cap before it serves",
-    "worker_hung": "look at FRAMES; raise `hang_limit` only if a run may really take that long",
+    "worker_hung": "look at FRAMES; if a run may pause that long, raise `hang_limit`; if it may compute that long, "
+    "`deadline`; for a first run, `load_timeout`",
     "load_timeout": "look at FRAMES; raise `load_timeout` only if a load may really take that long",
     "config_mismatch": "make the configuration and the file agree, then `mmsup ctl load MODEL`",
     "load_failed": "look at the last output (`mmsup ctl logs MODEL`), fix the model, then `mmsup ctl load MODEL`",

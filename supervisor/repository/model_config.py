@@ -6,7 +6,7 @@ artifact and version policy. Does not cover: files on disk (scanner.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ UNSUPPORTED_BACKENDS: Final = (
 OPTION_PREFIX: Final = "mmsup_"
 
 IGNORED_FIELDS: Final = (
-    "optimization", "model_warmup", "response_cache", "metric_tags", "model_metrics", "cc_model_filenames",
+    "optimization", "response_cache", "metric_tags", "model_metrics", "cc_model_filenames",
     "runtime",
 )  # fmt: skip
 """They affect speed or metrics, never a result: one warning each."""
@@ -51,7 +51,6 @@ UNSUPPORTED_FIELDS: Final = {
 """Ignoring them would change results."""
 
 UNSUPPORTED_TENSOR_FIELDS: Final = {
-    "reshape": "is not supported; declare the shape that the model itself has",
     "is_shape_tensor": "shape tensors are not supported",
     "allow_ragged_batch": "ragged batches are not supported; the model would get another batch than it expects",
     "is_non_linear_format_io": "formats other than row-major are not supported",
@@ -108,6 +107,8 @@ class _Interpreter:
         self.groups()
         self.dynamic_batching()
         self.parameters()
+        for key, text in warm_up_problems(self.config.get("model_warmup", []), self.options.get("max_batch_size", 0)):
+            self.error(key, text)
         self.unsupported()
         policy, problems = parse_version_policy(self.config.get("version_policy", {}))
         for key, text in problems:
@@ -170,8 +171,14 @@ class _Interpreter:
             for name, reason in UNSUPPORTED_TENSOR_FIELDS.items():
                 if tensor.get(name, False) is not False:
                     self.plain_error(f"{key}.{name}", reason)
+            problem = _reshape_problem(tensor)
+            if problem:
+                self.error(f"{key}.reshape", problem)
             if not tensor.get("dims"):
-                self.error(f"{key}.dims", "is missing; a tensor of rank 0 is declared in mmsup.yaml, by shape: []")
+                self.error(
+                    f"{key}.dims",
+                    "is missing; a tensor of rank 0 has dims: [1] and reshape { }, or shape: [] in mmsup.yaml",
+                )
             elif tensor.get("format", "FORMAT_NONE") != "FORMAT_NONE" and len(tensor["dims"]) != 3:
                 self.error(f"{key}.format", f"{tensor['format']} has 3 dimensions, dims has {len(tensor['dims'])}")
             raw.append({name: tensor[name] for name in ("name", "data_type", "dims", "optional") if name in tensor})
@@ -263,6 +270,54 @@ class _Interpreter:
                 self.plain_error(name, reason)
         if self.config.get("model_transaction_policy", {}).get("decoupled", False):
             self.plain_error("model_transaction_policy.decoupled", "models that stream are not supported")
+
+
+def _reshape_problem(tensor: dict[str, Any]) -> str:  # JSON of the configuration
+    """What is wrong with `reshape` of a tensor: both shapes have as many elements, also between sizes left open."""
+    if "reshape" not in tensor:
+        return ""
+    dims, shape = tensor.get("dims", []), tensor["reshape"].get("shape", [])
+    if any(each < 1 and each != -1 for each in shape):
+        return "has a size that is neither -1 nor positive"
+    if _fixed_counts(dims) != _fixed_counts(shape):
+        return f"{shape} has not as many elements as dims, {dims}: each -1, and what is between, is the same in both"
+    return ""
+
+
+def _fixed_counts(shape: Sequence[int]) -> list[int]:
+    """How many elements the fixed sizes have before, between and after those that are open."""
+    counts = [1]
+    for size in shape:
+        if size == -1:
+            counts.append(1)
+        else:
+            counts[-1] *= size
+    return counts
+
+
+def warm_up_problems(samples: Sequence[dict[str, Any]], max_batch_size: int) -> list[tuple[str, str]]:
+    """What is wrong with `model_warmup`, as key and text."""
+    problems: list[tuple[str, str]] = []
+    for at, sample in enumerate(samples):
+        key = f"model_warmup[{at}]"
+        size = sample.get("batch_size", 0)
+        if size > max(max_batch_size, 1):
+            problems.append((f"{key}.batch_size", f"{size} is more than max_batch_size, {max_batch_size}"))
+        for name, given in sample.get("inputs", {}).items():
+            place = f"{key}.inputs.{name}"
+            if given.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
+                problems.append((place, "has no data_type"))
+            if any(each < 1 for each in given.get("dims", ())):
+                problems.append((place, "has dims that are not positive: a sample has a size for each"))
+            kinds = given.keys() & {"zero_data", "random_data", "input_data_file"}
+            if not kinds:
+                problems.append((place, "needs one of zero_data, random_data and input_data_file"))
+            if "input_data_file" in given:
+                try:
+                    _file_name(given["input_data_file"])
+                except InvalidValue as error:
+                    problems += [(place, text) for _, text in error.problems]
+    return problems
 
 
 def _file_name(raw: object) -> str:

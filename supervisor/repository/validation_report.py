@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.supervisor.config.config_error import ConfigError
 from mmsup.supervisor.config.server_options import OptionOrigin
 from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.repository.contents.declaration import missing_declaration
 from mmsup.supervisor.repository.contents.model_files import ContentFindings
 from mmsup.supervisor.repository.folders import missing_model_hint
-from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
+from mmsup.supervisor.repository.scanner import YAML, ModelEntry, RepositoryScan
 
 Report = dict[str, Any]  # JSON
+_UNDECLARED: Final = re.compile(r"(\S+) does not name its ")
+"""The file in scanner.py's text about a missing declaration."""
 
 
 def build_report(
@@ -36,11 +41,12 @@ def build_report(
             for name in config.load_models
             if name != "*" and name not in found.models
         ]
+    reports = [_error(each) for each in faults]
     for entry in found.models.values():
-        faults += entry.errors
+        reports += [_model_error(entry, each) for each in entry.errors]
     result: Report = {
-        "ok": not faults,
-        "faults": [_error(each) for each in faults],
+        "ok": not reports,
+        "faults": reports,
         "warnings": [_error(each) for each in concerns],
         "models": [_model(each) for each in found.models.values()],
     }
@@ -74,6 +80,16 @@ def _error(fault: ConfigError) -> Report:
     return {"place": fault.place, "text": fault.text}
 
 
+def _model_error(entry: ModelEntry, fault: ConfigError) -> Report:
+    """With `paste`, the lines of `mmsup.yaml` that mend it, if a declaration is missing."""
+    lacking = _UNDECLARED.search(fault.text)
+    if lacking is None:
+        return _error(fault)
+    directory = os.path.join(entry.directory, fault.place.rpartition("/")[2])
+    lines = missing_declaration(directory, lacking[1])
+    return {**_error(fault), "paste": f"# {entry.name}/{YAML}, with the datatypes and shapes of the model\n{lines}"}
+
+
 def _model(entry: ModelEntry) -> Report:
     return {
         "name": entry.name,
@@ -81,7 +97,7 @@ def _model(entry: ModelEntry) -> Report:
         "directory": entry.directory,
         "all_versions": list(entry.all_versions),
         "versions": [_version(each) for each in entry.specs],
-        "faults": [_error(each) for each in entry.errors],
+        "faults": [_model_error(entry, each) for each in entry.errors],
         "warnings": [_error(each) for each in entry.warnings],
     }
 

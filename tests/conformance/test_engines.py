@@ -386,3 +386,16 @@ def test_a_value_that_is_neither_true_nor_false_is_refused(engine: str, tmp_path
     spec = replace(kind.write(tmp_path, "m", "FP32", (-1,)), parameters={name: "maybe"})
     with pytest.raises(ModelError, match=f"parameter '{name}' is neither true nor false"):
         open_engine(engine).load(spec)
+
+
+@pytest.mark.parametrize(("datatype", "shape"), [("BYTES", (-1,)), ("INT64", (-1,)), ("FP32", (-1, 0))])
+def test_an_empty_list_from_a_users_class_has_the_declared_type(
+    tmp_path: Path, datatype: str, shape: tuple[int, ...]
+) -> None:
+    empty = "[]" if len(shape) == 1 else "[[], []]"
+    code = f"class Model:\n    def infer(self, inputs):\n        return {{'y': {empty}}}\n"
+    inputs, outputs = (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", datatype, shape),)
+    engine = loaded(write_python(tmp_path, "m", code, inputs, outputs))
+    made = engine.infer({"x": np.zeros(1, np.float32)}, ("y",))["y"]
+    assert (made.size, made.dtype) == (0, NUMPY[datatype])
+    engine.unload()

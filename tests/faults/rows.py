@@ -17,7 +17,7 @@ ROWS: Final = {
     "F7": "a load that hangs",
     "F8": "a crash loop of one of many models",
     "F9": "all workers die at once",
-    "F10": "a stopped, locked or looping worker",
+    "F10": "a stopped, locked or looping worker, and one that is only slow",
     "F11": "a run slower than its deadline",
     "F12": "a worker that cannot be killed",
     "F13": "a request that kills its worker each time",

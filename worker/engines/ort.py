@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,8 @@ from mmsup.worker.engines import ort_io_binding
 from mmsup.worker.engines.device.cuda_driver import open_driver
 from mmsup.worker.engines.device.pinned_memory import PinnedMemory
 from mmsup.worker.engines.gpu_memory_limit import arena_limit
+from mmsup.worker.engines.onnx_file import OnnxFacts, fits, read_facts
+from mmsup.worker.engines.ort_sequences import SequenceTensors, element_of_maps, element_of_sequence
 from mmsup.worker.engines.tensor_metadata import merge_metadata
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter, int_parameter
 
@@ -91,6 +94,7 @@ class OrtEngine:
         self._inputs: dict[str, str] = {}
         self._string_inputs: tuple[str, ...] = ()
         self._uses_ort_values = False
+        self._sequences: SequenceTensors | None = None
         self._bindings: ort_io_binding.IoBindings | None = None
         self._bindable: set[str] = set()
         """Outputs that are written into their buffer. One that was not as predicted is never bound again: a graph whose
@@ -112,23 +116,40 @@ class OrtEngine:
             text = f"model '{spec.name}' is to run on '{spec.device}', but {providers[0][0]} did not start"
             raise ModelError("load_failed", text)
         self._session.disable_fallback()
-        metadata = merge_metadata(
-            spec,
-            _tensor_specs(spec, "input", self._session.get_inputs(), {each.name for each in spec.inputs}),
-            _tensor_specs(spec, "output", self._session.get_outputs(), {each.name for each in spec.outputs}),
-        )
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        facts = read_facts(path) if any(each.type.startswith("seq(") for each in nodes) else OnnxFacts()
+        metadata = self._metadata(spec, facts)
         self._inputs = {each.name: each.datatype for each in metadata.inputs}
         self._string_inputs = tuple(name for name, datatype in self._inputs.items() if datatype == "BYTES")
         datatypes = {*self._inputs.values(), *(each.datatype for each in metadata.outputs)}
         self._uses_ort_values = "BF16" in datatypes
-        if self._uses_ort_values and "BYTES" in datatypes:
-            text = "has BF16 and strings, which onnxruntime's Python interface cannot pass together"
+        if self._uses_ort_values and ("BYTES" in datatypes or self._sequences is not None):
+            text = "has BF16 and strings or sequences, which onnxruntime's Python interface cannot pass together"
             raise ModelError("load_failed", f"model '{spec.name}' {text}")
         self.pins_memory = spec.device != "cpu"
         self.pinned_memory = PinnedMemory(open_driver() if self.pins_memory else None)
         self._bindings = ort_io_binding.IoBindings(self._session, "cuda" if self.pins_memory else "cpu")
-        self._bindable = bindable_outputs(metadata)
+        self._bindable = bindable_outputs(metadata) if self._sequences is None else set()
         return metadata
+
+    def _metadata(self, spec: ModelSpec, facts: OnnxFacts) -> Metadata:
+        """Names, types and shapes; also how sequences become tensors."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        configured = {each.name for each in spec.inputs}
+        # An initializer that is an input too has a default: it is an input only where the configuration names it.
+        defaults = [each for each in self._session.get_overridable_initializers() if each.name in configured]
+        present = _tensor_specs(spec, "input", inputs, configured, facts)
+        present += [replace(each, optional=True) for each in _tensor_specs(spec, "input", defaults, configured, facts)]
+        made = _tensor_specs(spec, "output", outputs, {each.name for each in spec.outputs}, facts)
+        metadata = merge_metadata(spec, present, made)
+        self._sequences = _sequence_tensors(inputs, outputs, metadata, facts)
+        if self._sequences is None:
+            return metadata
+        if spec.max_batch_size and (self._sequences.inputs or self._sequences.sequences):
+            text = f"model '{spec.name}' has a sequence, which has no batch axis: set max_batch_size to 0"
+            raise ModelError("load_failed", text)
+        labels = {name: tuple(map(str, facts.labels[name])) for name in self._sequences.maps if name in facts.labels}
+        return replace(metadata, labels={name: each for name, each in labels.items() if fits(each)})
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
@@ -166,7 +187,10 @@ class OrtEngine:
                 name: _decode_strings(name, array) if name in self._string_inputs else array
                 for name, array in inputs.items()
             }
-        return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+        if self._sequences is None:
+            return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+        results = self._session.run(outputs, self._sequences.feeds(inputs))
+        return self._sequences.tensors(dict(zip(outputs, results, strict=True)))
 
     def shrink(self) -> None:
         """Nothing: onnxruntime frees arena memory by a run option only, and a failed run took none."""
@@ -194,7 +218,9 @@ def _session_options(spec: ModelSpec) -> Any:  # onnxruntime ships no types
     return options
 
 
-def _tensor_specs(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: set[str]) -> list[TensorSpec]:
+def _tensor_specs(
+    spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: set[str], facts: OnnxFacts
+) -> list[TensorSpec]:
     """The tensors of a graph. One of a type that the protocol lacks is an error, unless it is an output that is not
     configured."""
     found: list[TensorSpec] = []
@@ -202,6 +228,12 @@ def _tensor_specs(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: 
         if node.type in DATATYPES:
             shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
             found.append(TensorSpec(node.name, DATATYPES[node.type], shape))
+        elif DATATYPES.get(element := element_of_sequence(node.type)):
+            inner = facts.element_shapes.get(node.name)
+            found.append(TensorSpec(node.name, DATATYPES[element], () if inner is None else (-1, *inner)))
+        elif kind == "output" and (element := element_of_maps(node.type)):
+            columns = len(facts.labels.get(node.name, ())) or -1
+            found.append(TensorSpec(node.name, DATATYPES[element], (-1, columns)))
         elif kind == "input" or not configured or node.name in configured:
             text = f"model '{spec.name}': {kind} '{node.name}' is a {node.type}, which is no tensor that can be served"
             advice = "; name the outputs to serve in config.pbtxt, or export without it" if kind == "output" else ""
@@ -209,8 +241,26 @@ def _tensor_specs(spec: ModelSpec, kind: str, nodes: Sequence[Any], configured: 
     return found
 
 
+def _sequence_tensors(
+    inputs: Sequence[Any], outputs: Sequence[Any], metadata: Metadata, facts: OnnxFacts
+) -> SequenceTensors | None:
+    """How the sequences of a graph become tensors; None if it has none."""
+    dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
+    served = [each for each in outputs if each.name in dtypes]
+    taken = frozenset(each.name for each in inputs if element_of_sequence(each.type))
+    maps: dict[str, tuple[Sequence[Any], np.dtype[Any]]] = {
+        each.name: (facts.labels.get(each.name, ()), dtypes[each.name]) for each in served if element_of_maps(each.type)
+    }
+    sequences = {
+        each.name: (facts.element_shapes.get(each.name, ()), dtypes[each.name])
+        for each in served
+        if element_of_sequence(each.type)
+    }
+    return SequenceTensors(taken, maps, sequences) if taken or maps or sequences else None
+
+
 def _ort_value(datatype: str, array: Array) -> Any:  # an OrtValue
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # `ascontiguousarray` would make rank 0 rank 1
     if datatype == "BF16":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)

@@ -37,7 +37,7 @@ import numpy as np
 from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODEL_TEXT, TRITON_MODULE
 from mmsup.ipc.specs import Metadata, ModelSpec
-from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
@@ -66,6 +66,7 @@ class PythonModelEngine:
         self._model: Any = None  # an instance of the user's class
         self._infer: Callable[[dict[str, Array]], Any] = _not_loaded
         self._copies = True
+        self._dtypes: dict[str, np.dtype[Any]] = {}
         self._texts = False
         self._directory = ""
 
@@ -74,6 +75,7 @@ class PythonModelEngine:
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._texts = is_text(spec.parameters)
         self._directory = spec.directory
+        self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
         sys.path.append(spec.directory)
         kind = _model_class(spec)
         enforce_gpu_memory(spec)
@@ -97,7 +99,7 @@ class PythonModelEngine:
         if type(result) is not dict and not isinstance(result, Mapping):
             raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
         arrays = cast("Mapping[str, Any]", result)
-        return {name: np.asarray(arrays[name]) for name in wanted if name in arrays}
+        return {name: _as_array(arrays[name], self._dtypes.get(name)) for name in wanted if name in arrays}
 
     def shrink(self) -> None:
         torch = sys.modules.get("torch")
@@ -119,6 +121,12 @@ class PythonModelEngine:
             forget_module()
             if self._directory in sys.path:
                 sys.path.remove(self._directory)
+
+
+def _as_array(value: Any, declared: np.dtype[Any] | None) -> Array:  # whatever the model returned
+    """An array of what `infer` returned; a list without elements, which tells no type, has the declared one."""
+    array = np.asarray(value)
+    return array if array.size or isinstance(value, np.ndarray) or declared is None else array.astype(declared)
 
 
 def _model_class(spec: ModelSpec) -> Any:  # a class of the user

@@ -66,6 +66,10 @@ def _check(spec: ModelSpec, kind: str, configured: TensorSpec, present: TensorSp
             spec,
             f"{kind} '{configured.name}' is {configured.datatype} in its configuration, {present.datatype} in the file",
         )
+    if configured.optional and not present.optional:
+        raise _load_error(
+            spec, f"{kind} '{configured.name}' is optional in its configuration, but the file has no default for it"
+        )
     whole = (-1, *configured.shape) if spec.max_batch_size else configured.shape
     # An artifact that leaves the rank open shows it as (): then the configuration counts.
     if present.shape and not shape_matches(present.shape, whole):

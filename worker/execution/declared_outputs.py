@@ -30,7 +30,8 @@ class DeclaredOutputs:
                 continue  # numpy has one object for each plain dtype
             text = "is declared, but was not given" if array is None else self._mismatch(name, array, size)
             if text:
-                return ModelFailure("inference_failed", f"model '{self._model}': output '{name}' {text}")
+                text = f"model '{self._model}': output '{name}' {text}"
+                return ModelFailure("inference_failed", text, is_contradiction=True)
         return None
 
     def _mismatch(self, name: str, array: Array, size: int) -> str:

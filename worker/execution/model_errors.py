@@ -33,6 +33,8 @@ class ModelFailure:
     device_fault: DeviceFault = DeviceFault.NONE
     detail: str = field(default="", compare=False)
     """For the operator: type, text and line of what the model's code raised."""
+    is_contradiction: bool = field(default=False, compare=False)
+    """The model gave a result that contradicts its declared outputs."""
 
 
 class DeviceLost(Exception):  # noqa: N818 - what happened to the device; the process ends by it

@@ -1,39 +1,68 @@
-"""Runs a model once before it is ready, so that the first request does not pay for lazy kernels, arenas, code caches.
+"""Runs a model before it is ready, so that the first request does not pay for lazy kernels, arenas, code caches.
 
-The input is zeros, empty strings, and 1 for every size that is left open. Where nothing had to be guessed, a warm-up
-that fails is a load that fails: the first request would have failed too. Where something was (an open size, a string),
-the model's refusal proves nothing: it is logged, and the model serves. A user's class is not run by default, since a
-call may have side effects; the parameter `warmup` is `true` or `false` for any model.
+A model whose configuration has samples (`model_warmup` in config.pbtxt) runs these, and one that fails is a load that
+fails. Any other model but a user's class, whose call may have side effects, runs once on zeros, empty strings, and 1
+for every size that is left open. Nobody asked for that run, and a model may rightly refuse zeros (a divisor, a size, a
+scale): its failure is logged, and the model serves. The parameter `warmup` leaves that run out (`false`), or asks for
+it (`true`): then a failure on inputs of which nothing was guessed is a load that fails. In either case, so is a result
+that contradicts the declared outputs.
 """
 
 from __future__ import annotations
 
 import logging
+from typing import Any, Final
 
 import numpy as np
 
+from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import bool_parameter
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure
+from mmsup.worker.startup.warm_up_samples import sample_inputs
 
+ADVICE: Final = "the parameter `warmup: false` leaves this run out, model_warmup in config.pbtxt gives it samples"
 log = logging.getLogger("mmsup.worker")
 
 
 def warm_up(executor: Executor) -> ModelFailure | None:
     metadata, spec = executor.metadata, executor.spec
+    samples: list[dict[str, Any]] = spec.config.get("model_warmup", [])  # JSON of the configuration
+    if samples:
+        return _run_samples(executor, samples)
     if not wants_warm_up(spec):
         return None
     executor.mark_busy()
     result = executor.run_one(placeholder_inputs(metadata))
     if not isinstance(result, ModelFailure):
         return None
-    if has_guessed_inputs(metadata) and result.code == "inference_failed":
-        log.warning("the warm-up run, on inputs that were guessed, failed; serving anyway: %s", result.text)
+    is_unasked_refusal = "warmup" not in spec.parameters and not result.is_contradiction
+    if result.code == "inference_failed" and (is_unasked_refusal or has_guessed_inputs(metadata)):
+        log.warning("the warm-up run on zeros failed, and the model serves (%s): %s", ADVICE, result.text)
         return None
-    return ModelFailure(result.code, f"in its warm-up run, {result.text}", result.device_fault, result.detail)
+    text = f"in its warm-up run on zeros (parameter `warmup`), {result.text}"
+    return ModelFailure(result.code, text, result.device_fault, result.detail)
+
+
+def _run_samples(executor: Executor, samples: list[dict[str, Any]]) -> ModelFailure | None:
+    """Run each sample `count` times, in order; the first failure."""
+    for at, sample in enumerate(samples):
+        name = f"model_warmup[{at}] '{sample.get('name', '')}'"
+        try:
+            inputs = sample_inputs(sample, executor.metadata, executor.spec.directory)
+        except (ValueError, OSError) as error:
+            text = error.strerror if isinstance(error, OSError) else str(error)
+            raise ModelError("load_failed", f"model '{executor.spec.name}': {name}: {text}") from error
+        for _ in range(max(sample.get("count", 0), 1)):
+            executor.mark_busy()
+            result = executor.run_one(inputs)
+            if isinstance(result, ModelFailure):
+                text = f"in its warm-up sample {name}, {result.text}"
+                return ModelFailure(result.code, text, result.device_fault, result.detail)
+    return None
 
 
 def wants_warm_up(spec: ModelSpec) -> bool:

@@ -74,7 +74,8 @@ def _crash(name: str, row: str, cause: str, mode: str = "", amount: float = 0.0)
 
 
 def _hang(name: str) -> FaultClass:
-    codes = frozenset({"worker_hung"})
+    # A loop computes on to the deadline, which may answer its caller first.
+    codes = frozenset({"worker_hung", "deadline_exceeded"} if name == "spin" else {"worker_hung"})
     return FaultClass(
         name, "F10", FaultMethod.REQUEST, ModelRole.HANGING, name, 0.0, codes, _HUNG_CAUSES, cooldown_s=6.0
     )
@@ -148,6 +149,7 @@ FAULT_BY_NAME: Final = {each.name: each for each in FAULTS}
 
 FAILURE_CODES: Final = frozenset({
     "worker_crashed", "worker_oom", "worker_sigbus", "worker_hung", "model_restarting", "model_loading",
+    "deadline_exceeded",
 })  # fmt: skip
 """Error codes that other requests may get while a worker dies and its successor starts."""
 UNLOADED_CODES: Final = frozenset({"unknown_model", "model_loading", "unavailable"})

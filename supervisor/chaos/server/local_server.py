@@ -27,6 +27,8 @@ START_S: Final = 120.0
 STOP_S: Final = 60.0
 POLL_S: Final = 0.05
 HANG_LIMIT: Final = "2s"
+HANGING_DEADLINE: Final = "5s"
+"""By which a loop ends, since it uses processor time and so is not hung."""
 MEMORY_CAP: Final = "192MiB"
 MAX_BATCH: Final = 8
 """The models batch, so that a worker's death affects several requests."""
@@ -53,7 +55,7 @@ def model_roles(count: int) -> dict[str, ModelRole]:
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
     settings: dict[str, Any] = {} if role == ModelRole.HEALTHY else {"memory": MEMORY_CAP}  # YAML values
     if role == ModelRole.HANGING:
-        settings["hang_limit"] = HANG_LIMIT
+        settings |= {"hang_limit": HANG_LIMIT, "deadline": HANGING_DEADLINE, "load_timeout": "20s"}
     fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**settings, **options})
 
 

@@ -76,6 +76,8 @@ def _draw(found: Report) -> None:
     for kind in ("warning", "fault"):
         for each in found[f"{kind}s"]:
             click.echo(f"{kind}: {cell(each['place'])}: {cell(each['text'])}")
+            for line in each.get("paste", "").splitlines():
+                click.echo(f"    {cell(line)}")
     if found["ok"]:
         click.echo("no faults")
 

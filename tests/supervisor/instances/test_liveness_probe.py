@@ -41,6 +41,7 @@ class Process:
         crash, self.crash_end = os.pipe()
         log, self.log_end = os.pipe()
         self.page = StatusPageWriter(page)
+        self.page.batch_executed(1)  # the first run of a life has the limit of the load
         self.life = ChildProcess(
             "worker.1.1", self.process.pid, [os.pidfd_open(self.process.pid), near.detach(), page, crash, log], Silent()
         )

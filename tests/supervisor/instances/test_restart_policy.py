@@ -47,6 +47,17 @@ def test_a_sixth_exit_in_a_minute_gives_up() -> None:
     assert decision == GiveUp("crash_loop", "6 deaths in 60 s")
 
 
+def test_a_model_that_serves_for_a_while_between_its_faults_is_not_given_up() -> None:
+    past = exits(0, 11, 22, 33, 44, 55, served_s=10.0)
+    assert isinstance(next_try(past, 55.0, RNG), Retry)
+    assert isinstance(next_try(exits(0, 9, 18, 27, 36, 45, served_s=9.0), 45.0, RNG), GiveUp)
+
+
+def test_lives_that_served_well_do_not_excuse_the_others() -> None:
+    past = [Exit(0.0, 30.0), *exits(10, 11, 12, 13, 14, 15, served_s=0.5)]
+    assert next_try(past, 15.0, RNG) == GiveUp("crash_loop", "6 deaths in 60 s")
+
+
 def test_six_exits_in_more_than_a_minute_are_retried() -> None:
     assert isinstance(next_try(exits(0, 10, 20, 30, 40, 61, served_s=1.0), 61.0, RNG), Retry)
 
@@ -73,7 +84,7 @@ def test_a_probe_that_serves_a_minute_closes_the_breaker() -> None:
 
 
 def test_all_instances_dying_at_once_are_one_incident() -> None:
-    eight = exits(*[100.0] * 8)
+    eight = exits(*[100.0] * 8, served_s=1.0)
     assert next_try(eight, 100.0, Middle(), instances=8) == Retry(0.0)
     assert isinstance(next_try(eight, 100.0, Middle(), instances=1), GiveUp)
 

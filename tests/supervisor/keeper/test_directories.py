@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -87,3 +88,18 @@ def test_only_sockets_of_workers_are_removed(tmp_path: Path) -> None:
     directories.remove_worker_sockets()
     assert sorted(os.listdir(run)) == sorted([*kept, "lock", "w7.7", "w8.8"])
     directories.release()
+
+
+@pytest.mark.parametrize(
+    ("number", "is_transient"), [(errno.EMFILE, True), (errno.ENOSPC, False), (errno.EROFS, False)]
+)
+def test_a_shortage_that_may_pass_is_told_apart_from_a_directory_that_is_of_no_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, is_transient: bool
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UnsafeDirectory) as refused:
+        ServerDirectories(str(tmp_path / "state"), str(tmp_path / "run"))
+    assert refused.value.is_transient is is_transient

@@ -103,7 +103,7 @@ LIBRARY = {"file": "/lib/torch/nn.py", "line": 9, "function": "forward"}
                 stack={"fatal": "", "innermost": FRAME, "in_model": FRAME},
             ),
             "because it hung: a batch has run for 5.1 s; its loop had last come round 5.2s before its end.",
-            "raise `hang_limit` only if",
+            "if a run may pause that long, raise `hang_limit`",
         ),
         (
             "F15",

@@ -11,6 +11,7 @@ from mmsup.supervisor.repository.model_config import (
 )
 
 SUPPORTED = {
+    "model_warmup",
     "name",
     "platform",
     "backend",
@@ -74,9 +75,9 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
         ('input { name: "x" data_type: TYPE_INVALID dims: 1 }', "m/config.pbtxt:1: input[0].data_type", "no datatype"),
         ('input { name: "x" data_type: TYPE_FP32 dims: 0 }', "m/config.pbtxt:1: input[0].dims", "no size"),
         (
-            'input { name: "x" data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }',
+            'input { name: "x" data_type: TYPE_FP32 dims: [2, -1] reshape { shape: [-1, 3] } }',
             "m/config.pbtxt:1: input[0].reshape",
-            "not supported",
+            "not as many elements",
         ),
         (
             'input { name: "x" data_type: TYPE_FP32 dims: [3, 2] format: FORMAT_NCHW }',
@@ -212,3 +213,37 @@ def test_a_client_cannot_set_options_of_the_operator(key: str) -> None:
     found = interpret(read_json(text, "m: parameter config"), "m", from_client=True)
     assert found.options == {}
     assert "operator" in found.errors[0].text
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape"), [("1", ""), ("[4, 3]", "12"), ("[-1, 4]", "[-1, 2, 2]"), ("[2, -1, 3]", "[1, 2, -1, 3]")]
+)
+def test_reshape_of_as_many_elements_is_served(dims: str, shape: str) -> None:
+    inner = f"shape: {shape}" if shape else ""
+    found = interpreted(f'input {{ name: "x" data_type: TYPE_FP32 dims: {dims} reshape {{ {inner} }} }}')
+    assert (found.errors, found.warnings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('inputs { key: "x" value { dims: 2 zero_data: true } }', "has no data_type"),
+        ('inputs { key: "x" value { data_type: TYPE_FP32 dims: -1 zero_data: true } }', "not positive"),
+        ('inputs { key: "x" value { data_type: TYPE_FP32 dims: 2 } }', "needs one of zero_data"),
+        (
+            'inputs { key: "x" value { data_type: TYPE_FP32 dims: 2 input_data_file: "../f" } }',
+            "not the name of a file",
+        ),
+        ("batch_size: 2", "more than max_batch_size"),
+    ],
+)
+def test_a_warm_up_sample_that_cannot_run_is_a_fault_of_the_configuration(text: str, words: str) -> None:
+    (error,) = interpreted(f"model_warmup {{ {text} }}").errors
+    assert error.place.startswith("m/config.pbtxt:")
+    assert words in error.text
+
+
+def test_model_warmup_has_an_effect() -> None:
+    sample = 'inputs { key: "x" value { data_type: TYPE_FP32 dims: 2 random_data: true } }'
+    found = interpreted(f"max_batch_size: 4 model_warmup {{ batch_size: 4 {sample} }}")
+    assert (found.errors, found.warnings) == ((), ())

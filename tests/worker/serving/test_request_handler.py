@@ -191,8 +191,8 @@ def test_a_request_that_names_unshared_memory_is_answered_and_nothing_is_read(re
             request = replace(gateway.infer({}), signature=signature, locations=(location,))
             gateway.send(request)
             reply = gateway.reply()
-            assert (reply.id, reply.code) == (request.id, "internal")
+            assert (reply.id, reply.code) == (request.id, "inference_failed")
         request = replace(gateway.infer({"x": LARGE}), output_buffer=(99, 0, 1 << 20))
         gateway.send(request)
-        assert gateway.reply().code == "internal"
+        assert gateway.reply().code == "no_buffer"
         assert gateway.request({"x": X}).code == ""

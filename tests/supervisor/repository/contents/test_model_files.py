@@ -15,7 +15,9 @@ from onnx import TensorProto, external_data_helper, helper
 
 from mmsup.ipc.python_models import TRITON_MODEL_TEXT
 from mmsup.supervisor.cli.check.command import check
+from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.repository.contents.interpreter import Interpreter
+from mmsup.supervisor.repository.scanner import scan
 
 TENSORS = """\
 inputs: [{name: x, datatype: BYTES, shape: [-1]}]
@@ -218,6 +220,41 @@ def test_a_broken_safetensors_file_is_a_fault(data: bytes, text: str, tmp_path: 
 def test_the_class_beside_safetensors_is_read_too(tmp_path: Path) -> None:
     lay(tmp_path, "model.safetensors", safetensors(100), model="class Model(")
     assert any("m/1/model.py: model.py, line 1: " in each for each in found(tmp_path))
+
+
+FORWARD = "class Model:\n    def forward(self, image, mask):\n        return image\n"
+READS = """\
+class Model:
+    def infer(self, inputs):
+        x = inputs.get('x')
+        return {'sum': x + inputs['y'], 'n': x}
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "inputs", "outputs"),
+    [
+        ("model.py", READS, ["x", "y"], ["sum", "n"]),
+        ("model.safetensors", FORWARD, ["image", "mask"], ["OUTPUT__0"]),
+        ("model.pt", "", ["INPUT__0"], ["OUTPUT__0"]),
+        ("model.py", "broken(", ["x"], ["y"]),
+    ],
+)
+def test_a_missing_declaration_is_shown_to_be_pasted_with_the_names_of_the_source(
+    file: str, source: str, inputs: list[str], outputs: list[str], tmp_path: Path
+) -> None:
+    path = lay(tmp_path, file, source if file == "model.py" else b"x", **({"model": source} if source else {}))
+    config = tmp_path / "m" / "mmsup.yaml"
+    config.write_text("trusted: true\n")
+    shown = CliRunner().invoke(check, ["--model-repository", str(tmp_path)], prog_name="mmsup check").stdout
+    assert f"fault: m/1: {path.name} does not name its inputs and outputs" in shown
+    pasted = [line[4:] for line in shown.splitlines() if line.startswith("    ")]
+    assert len(pasted) == 4  # a comment and three lines
+    config.write_text("trusted: true\n" + "\n".join(pasted) + "\n")
+    assert not [each for each in found(tmp_path) if "does not name" in each or "mmsup.yaml" in each]
+    spec = scan(Settings((str(tmp_path),), "/x", "/y")).models["m"].specs[0]
+    assert [each.name for each in spec.inputs] == inputs
+    assert [each.name for each in spec.outputs] == outputs
 
 
 def interpreter(folder: Path, version: str, *missing: str) -> str:

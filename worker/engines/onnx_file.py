@@ -1,0 +1,171 @@
+"""Reads from an ONNX file what onnxruntime does not tell: the classes of a ZipMap, the element shapes of sequences.
+
+The file is protobuf; the few fields that are needed are found by their numbers (onnx.proto), and all others, weights
+among them, are passed over. A file that cannot be read so far tells nothing: onnxruntime names its faults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+
+NODE_LIMIT_BYTES: Final = 64 << 20
+"""Larger nodes hold weights, and are passed over."""
+LABELS_LIMIT_BYTES: Final = 64 << 10
+_VARINT_BYTES: Final = 10
+
+Labels = tuple[str, ...] | tuple[int, ...]
+
+
+@dataclass(slots=True)
+class OnnxFacts:
+    labels: dict[str, Labels] = field(default_factory=dict[str, Labels])
+    """Classes of each ZipMap by the name of its output, in the order of its columns."""
+    element_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    """Of each sequence of tensors among inputs and outputs, -1 for any size; without those whose rank is open."""
+
+
+def read_facts(path: str) -> OnnxFacts:
+    facts = OnnxFacts()
+    try:
+        with open(path, "rb") as file:
+            for number, size in _file_fields(file, os.fstat(file.fileno()).st_size):
+                if number != 7:  # ModelProto.graph
+                    file.seek(size, os.SEEK_CUR)
+                    continue
+                end = file.tell() + size
+                for inner, length in _file_fields(file, end):
+                    if inner in (1, 11, 12) and length <= NODE_LIMIT_BYTES:  # GraphProto.node, .input, .output
+                        _add(facts, inner, file.read(length))
+                    else:
+                        file.seek(length, os.SEEK_CUR)
+    except (OSError, ValueError, IndexError):
+        pass
+    return facts
+
+
+def fits(labels: Sequence[str]) -> bool:
+    """Whether these labels are few enough to travel with the model's metadata."""
+    return sum(len(each) for each in labels) + 8 * len(labels) <= LABELS_LIMIT_BYTES
+
+
+def _add(facts: OnnxFacts, number: int, data: bytes) -> None:
+    if number == 1:
+        if b"ZipMap" in data:
+            _add_labels(facts, data)
+        return
+    members = dict(_fields(data))  # ValueInfoProto: name, type
+    shape = _element_shape(_message(members, 2))
+    if shape is not None:
+        facts.element_shapes[_text(members[1])] = shape
+
+
+def _add_labels(facts: OnnxFacts, node: bytes) -> None:
+    """NodeProto: output 2, op_type 4, attribute 5; AttributeProto: name 1, ints 8, strings 9."""
+    members = list(_fields(node))
+    outputs = [_text(value) for number, value in members if number == 2]
+    if not outputs or [_text(value) for number, value in members if number == 4] != ["ZipMap"]:
+        return
+    for number, value in members:
+        if number != 5 or not isinstance(value, bytes):
+            continue
+        inner = list(_fields(value))
+        name = next((_text(each) for key, each in inner if key == 1), "")
+        if name == "classlabels_int64s":
+            facts.labels[outputs[0]] = tuple([each for key, raw in inner if key == 8 for each in _integers(raw)])
+        elif name == "classlabels_strings":
+            facts.labels[outputs[0]] = tuple([_text(raw) for key, raw in inner if key == 9])
+
+
+def _element_shape(kind: bytes) -> tuple[int, ...] | None:
+    """TypeProto: sequence_type 4; Sequence: elem_type 1; TypeProto: tensor_type 1; Tensor: shape 2; Shape: dim 1."""
+    sequence = dict(_fields(kind))
+    if 4 not in sequence:
+        return None
+    element = dict(_fields(_message(dict(_fields(_message(sequence, 4))), 1)))
+    tensor = dict(_fields(_message(element, 1)))
+    if 2 not in tensor:
+        return None
+    sizes = [dict(_fields(value)) for number, value in _fields(_message(tensor, 2)) if isinstance(value, bytes)]
+    return tuple([size if isinstance(size := each.get(1, -1), int) else -1 for each in sizes])
+
+
+def _message(members: dict[int, int | bytes], number: int) -> bytes:
+    value = members.get(number, b"")
+    return value if isinstance(value, bytes) else b""
+
+
+def _text(value: int | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else ""
+
+
+def _integers(value: int | bytes) -> list[int]:
+    """One number, or packed ones; varints are unsigned, the numbers are int64."""
+    numbers = [value] if isinstance(value, int) else []
+    if isinstance(value, bytes):
+        at = 0
+        while at < len(value):
+            number, at = _varint(value, at)
+            numbers.append(number)
+    return [each - (1 << 64) if each >> 63 else each for each in numbers]
+
+
+def _fields(data: bytes | int) -> Iterator[tuple[int, int | bytes]]:
+    """Field numbers and values of a message; ValueError or IndexError if it is none."""
+    if isinstance(data, int):
+        raise ValueError("a number where a message should be")
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        size = {1: 8, 5: 4}.get(kind, 0)
+        if kind == 2:
+            size, at = _varint(data, at)
+        elif not size:
+            raise ValueError(f"wire type {kind}")
+        if at + size > len(data):
+            raise ValueError("a field passes the end")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for index in range(_VARINT_BYTES):
+        byte = data[at + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, at + index + 1
+    raise ValueError("a number of more than 64 bits")
+
+
+def _file_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
+    """Number and length of each field with a length, whose bytes the caller reads or passes over."""
+    while file.tell() < end:
+        key, used = _varint(_ahead(file), 0)
+        file.seek(used, os.SEEK_CUR)
+        kind = key & 7
+        if kind == 2:
+            size, used = _varint(_ahead(file), 0)
+            file.seek(used, os.SEEK_CUR)
+            yield key >> 3, size
+        elif kind == 0:
+            file.seek(_varint(_ahead(file), 0)[1], os.SEEK_CUR)
+        elif kind in (1, 5):
+            file.seek(8 if kind == 1 else 4, os.SEEK_CUR)
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
+def _ahead(file: BinaryIO) -> bytes:
+    """The next bytes, which stay to be read."""
+    at = file.tell()
+    data = file.read(_VARINT_BYTES)
+    file.seek(at)
+    return data
