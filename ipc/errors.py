@@ -55,6 +55,7 @@ class CallerError(MmsupError):
         "too_large": False,
         "unsupported_media": False,
         "not_implemented": False,
+        "http_version": False,
         "request_quarantined": False,
     }
 

@@ -78,7 +78,7 @@ class HttpApp:
             made = await self._dispatch(request, only)
         except Exception as error:  # noqa: BLE001 - the outermost frame of a request: the client gets its answer
             made = _error_response(request, client_error(error))
-        if self._router.status.retired and not made.prepared:
+        if (self._router.status.retired or "Upgrade" in request.raw.headers) and not made.prepared:
             made.force_close()
         return made
 

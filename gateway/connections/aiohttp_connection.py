@@ -15,12 +15,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from aiohttp.http_writer import HttpVersion10, HttpVersion11
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
 
+from mmsup.gateway.connections.body_framing import BodyFraming
 from mmsup.gateway.connections.message_boundary import MessageBoundary
 from mmsup.gateway.http import error_status, response
 from mmsup.gateway.http.host_policy import HostPolicy
@@ -31,13 +33,23 @@ HEAD_S: Final = 10.0
 TOO_MANY_CONNECTIONS: Final = ServerError("unavailable", "too many connections", retry_after_s=1)
 _log = logging.getLogger("mmsup.gateway")
 _HEAD_TIMEOUT: Final = CallerError("body_timeout", "the head of the request did not come in time")
+_TOO_FINE: Final = CallerError("bad_request", "the body has too many small chunks: send it in larger ones")
+_REFUSALS: Final = {
+    501: CallerError("not_implemented", "this transfer coding is not known here: use chunked alone"),
+    505: CallerError("http_version", "this version of HTTP is not served: use HTTP/1.1"),
+}
 _MALFORMED: Final = CallerError("bad_request", "this is no well-formed HTTP/1.1 request")
 
 
 class AiohttpConnection(RequestHandler):
     """`on_idle`: called whenever the handler waits for a request; only beside a FastConnection."""
 
-    __slots__ = ("_head_timer", "_idle", "_last_body", "_limit", "_message_boundary", "_on_idle", "hosts", "is_local")
+    # fmt: off
+    __slots__ = (
+        "_framing", "_head_timer", "_idle", "_is_last", "_last_body", "_limit", "_message_boundary", "_on_idle",
+        "hosts", "is_local",
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -58,6 +70,9 @@ class AiohttpConnection(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._message_boundary = MessageBoundary()
         self._last_body: StreamReader | None = None
+        self._framing = BodyFraming()
+        self._is_last = False
+        """No request follows the last one: it ends the connection, or could not be read."""
 
     # aiohttp's handler sets this future and awaits it when it has no request.
 
@@ -90,6 +105,7 @@ class AiohttpConnection(RequestHandler):
         self.keep_alive(val=True)
         self._message_boundary = MessageBoundary()
         self._last_body = None
+        self._framing.start(0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Refuse the connection if it is one too many."""
@@ -100,18 +116,42 @@ class AiohttpConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Limit the time between the first byte of a head and its end."""
-        known = self._request_count
-        super().data_received(data)
-        if self._on_idle is not None:
-            self._track_boundary(data, self._request_count - known)
+        rest = data
+        if not data:
+            self._feed(data)  # aiohttp has room again for what its parser holds
+        while rest:
+            if self._is_last and (self._last_body is None or self._last_body.is_eof() or self._framing.left == 0):
+                break  # RFC 9112, 9.6: nothing is read behind a request that ends its connection
+            size = self._framing.next_size(rest)
+            self._feed(rest[:size])
+            rest = rest[size:]
         waits_for_head = not self._messages and (self._request_count == 0 or self.is_idle())
         if not waits_for_head:
             self._stop_timer()
         elif data and self._head_timer is None:
             self._head_timer = self._loop.call_later(HEAD_S, self._refuse, _HEAD_TIMEOUT)
 
-    def _track_boundary(self, data: bytes, count: int) -> None:
-        """Note where in a request these bytes end, in which the parser found `count` messages."""
+    def _feed(self, data: bytes) -> None:
+        """Give bytes to the parser, and note where in a request they end."""
+        known = self._request_count
+        super().data_received(data)
+        body, framing = self._last_body, self._framing
+        if self._request_count == known and body is not None and not body.is_eof():
+            framing.on_bytes(len(data))
+            if framing.is_too_fine(body.total_bytes):
+                body.set_exception(_TOO_FINE)
+                self._is_last, self._last_body = True, None
+                return
+        elif body is not None and body.is_eof():
+            framing.start(0)
+        count = self._request_count - known
+        for index in range(len(self._messages) - count, len(self._messages)):
+            message, body = self._messages[index]
+            if status := _refused_status(message):
+                refused = _ErrInfo(status=status, exc=_REFUSALS[status], message="")
+                self._messages[index] = refused, EMPTY_PAYLOAD
+            ends = not isinstance(message, RawRequestMessage) or message.should_close or message.upgrade
+            self._is_last = bool(status) or ends
         messages = list(self._messages)[-count:] if count else []
         lengths = [_body_length(message) for message, _ in messages]
         self._message_boundary.on_bytes(data, lengths if len(lengths) == count else [None] * count)
@@ -120,6 +160,14 @@ class AiohttpConnection(RequestHandler):
             if not isinstance(message, RawRequestMessage) and last is not None and not last.is_eof():
                 last.set_exception(RequestPayloadError("the framing of the body is broken"))  # aiohttp itself does not
             self._last_body = body
+            self._framing.start(0 if body.is_eof() else _body_length(message))
+
+    def log_exception(self, *arguments: Any, **options: Any) -> None:  # as aiohttp has it
+        """A body that does not follow its framing is the client's fault, and no trace is printed for it."""
+        if isinstance(options.get("exc_info"), RequestPayloadError | MmsupError):
+            _log.debug("a body could not be read: %s", options["exc_info"])
+        else:
+            super().log_exception(*arguments, **options)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
@@ -149,7 +197,9 @@ class AiohttpConnection(RequestHandler):
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> StreamResponse:
         """Errors of aiohttp's parser, and exceptions that escape our handlers, which are bugs."""
-        if status < 500:
+        if status in _REFUSALS:
+            answer = response.error_response(_REFUSALS[status])
+        elif status < 500:
             _log.debug("malformed request: %s", message)
             answer = response.error_response(_MALFORMED)
         else:
@@ -166,3 +216,13 @@ def _body_length(message: object) -> int | None:
     headers = getattr(message, "headers", {})
     given = headers.get("Content-Length", "0" if "Transfer-Encoding" not in headers else "")
     return int(given) if given.isdecimal() else None
+
+
+def _refused_status(message: object) -> int:
+    """The HTTP status of a request that the parser reads and this server does not serve; 0: it does."""
+    if not isinstance(message, RawRequestMessage):
+        return 0
+    if message.version not in (HttpVersion10, HttpVersion11):
+        return 505
+    codings = [each.strip().lower() for each in message.headers.getall("Transfer-Encoding", [])]
+    return 501 if codings not in ([], ["chunked"]) else 0

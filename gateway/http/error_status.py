@@ -25,6 +25,7 @@ STATUS: Final[dict[str, int]] = {
     "unsupported_media": 415,
     "request_quarantined": 422,
     "not_implemented": 501,
+    "http_version": 505,
     # the model's
     "inference_failed": 500,
     "load_failed": 500,

@@ -76,7 +76,10 @@ def _coding(request: BaseRequest) -> str:
 async def send_continue(request: BaseRequest) -> None:
     """Tell a client that waits for it (`Expect: 100-continue`) to send the body; after the head was checked."""
     if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        except ConnectionError:
+            raise ServerError("cancelled", "the client went away before it sent the body") from None
         request.writer.output_size = 0
 
 
