@@ -42,5 +42,6 @@ class ModelApi:
         routes = self._routes
         version = routes.version(request.model, request.version).version if request.version else ""
         models = [routes.model(request.model)]
-        document = statistics.model_statistics(models, self._counters.totals(), await self._status.get(), version)
+        counters, status = self._counters, await self._status.get()
+        document = statistics.model_statistics(models, counters.totals(), counters.batch_totals(), status, version)
         return response.json_response(document, extra=request.echo_headers)

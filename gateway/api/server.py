@@ -44,5 +44,6 @@ class ServerApi:
     async def statistics(self, request: HttpRequest) -> StreamResponse:
         routes = self._router.routes
         models = [routes.model(name) for name in routes.names()]
-        document = statistics.model_statistics(models, self._counters.totals(), await self._status.get())
+        counters, status = self._counters, await self._status.get()
+        document = statistics.model_statistics(models, counters.totals(), counters.batch_totals(), status)
         return response.json_response(document, extra=request.echo_headers)

@@ -77,7 +77,8 @@ def _signature_error(signature: ReplySignature, declared: set[str]) -> str:
 
 def validate_reply(reply: InferReply, signature: ValidatedSignature | None, granted: Slot | None) -> str:
     """What is wrong with a reply, or an empty text. `signature`: None if the reply has none."""
-    if (reply.queue_ns | reply.input_ns | reply.infer_ns | reply.output_ns | reply.batch) >> _NUMBER_BITS:
+    times_ns = reply.queue_ns | reply.input_ns | reply.infer_ns | reply.output_ns
+    if (times_ns | reply.batch | reply.rows) >> _NUMBER_BITS:
         return "a time or its batch size is impossible"
     if signature is None:
         if reply.needed_bytes:

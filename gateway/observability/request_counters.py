@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from mmsup.ipc.errors import CallerError, MmsupError
-from mmsup.ipc.memory.counters import BUCKETS_S, FIELDS, CounterRow, CounterTable
+from mmsup.ipc.memory.counters import BATCH_FIELDS, BUCKETS_S, FIELDS, BatchCounter, CounterRow, CounterTable
 from mmsup.ipc.messages.data import InferReply
 
 UNKNOWN_MODEL: Final = "_unknown"
@@ -41,6 +42,8 @@ _REASON: Final = {
 _EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]
 _WHOLE: Final = 1 - 1e-9
 Totals = dict[tuple[str, str], dict[str, int]]
+BatchTotals = dict[tuple[str, str], dict[int, dict[str, int]]]
+"""By model version and size of batch."""
 
 
 def failure_reason(code: str) -> str:
@@ -62,7 +65,9 @@ class RequestCounters:
     def version_counters(self, model: str, version: str) -> VersionCounters:
         key = model, version
         if key not in self.by_version:
-            self.by_version[key] = VersionCounters(self._own_table.row(model, version))
+            self.by_version[key] = VersionCounters(
+                self._own_table.row(model, version), partial(self._own_table.batch, model, version)
+            )
         return self.by_version[key]
 
     def record_failure(self, model: str, version: str, code: str, request_ns: int) -> None:
@@ -101,26 +106,57 @@ class RequestCounters:
                     row[name] = max(row[name], value) if name == "last_inference_ms" else row[name] + value
         return summed
 
+    def batch_totals(self) -> BatchTotals:
+        summed: BatchTotals = {}
+        for table in self._tables:
+            for key, sizes in table.batch_totals().items():
+                for size, values in sizes.items():
+                    batch = summed.setdefault(key, {}).setdefault(size, dict.fromkeys(BATCH_FIELDS, 0))
+                    for name, value in zip(BATCH_FIELDS, values, strict=True):
+                        batch[name] += value
+        return summed
+
+
+@dataclass(slots=True, eq=False)
+class _Executions:
+    """Of batches of one size."""
+
+    counter: BatchCounter | None
+    fraction: float = 0.0
+    """Each of the n requests of a batch counts as 1/n of an execution; this is what is short of a whole one."""
+
 
 class VersionCounters:
-    __slots__ = ("_batch_fraction", "_row")
+    __slots__ = ("_by_size", "_find_counter", "_other_sizes", "_row")
 
-    def __init__(self, row: CounterRow) -> None:
+    def __init__(self, row: CounterRow, find_counter: Callable[[int], BatchCounter | None]) -> None:
+        """`find_counter`: of the batches of a size, None if there are too many sizes to count them by size."""
         self._row = row
-        self._batch_fraction = 0.0
-        """Each of the n requests of a batch counts as 1/n of an execution; this is what is short of a whole one."""
+        self._find_counter = find_counter
+        self._by_size: dict[int, _Executions] = {}
+        self._other_sizes = _Executions(None)
 
     def record_success(self, reply: InferReply, inferences: int, request_ns: int) -> None:
+        executions = self._by_size.get(reply.rows) or self._executions(reply.rows)
         whole = 1
         if reply.batch > 1:
-            self._batch_fraction += 1 / reply.batch
-            whole = 1 if self._batch_fraction >= _WHOLE else 0
-            self._batch_fraction -= whole
+            executions.fraction += 1 / reply.batch
+            whole = 1 if executions.fraction >= _WHOLE else 0
+            executions.fraction -= whole
         times_ns = request_ns, reply.queue_ns, reply.input_ns, reply.infer_ns, reply.output_ns
         if sum(times_ns) > 2 * request_ns:  # a worker's own account of it, which is not longer if it is true
             times_ns = request_ns, 0, 0, 0, 0
+        if whole and executions.counter is not None:
+            executions.counter.add(times_ns)
         bucket = bisect_left(_EDGES_NS, request_ns)
         self._row.add_success(inferences, whole, times_ns, bucket, time.time_ns() // 1_000_000)
+
+    def _executions(self, size: int) -> _Executions:
+        counter = self._find_counter(size)
+        if counter is None:
+            return self._other_sizes
+        known = self._by_size[size] = _Executions(counter)
+        return known
 
 
 @dataclass(slots=True, eq=False)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from mmsup.gateway.observability.request_counters import REASONS, Totals
+from mmsup.gateway.observability.request_counters import REASONS, BatchTotals, Totals
 from mmsup.ipc.memory.counters import FIELDS
 from mmsup.ipc.messages.gateway_control import Route
 
 Json = dict[str, Any]  # a JSON object
+_COMPUTE: Final = ("compute_input", "compute_infer", "compute_output")
 
 
-def model_statistics(routes: Iterable[Route], totals: Totals, status: Mapping[str, Any], version: str = "") -> Json:
+def model_statistics(
+    routes: Iterable[Route], totals: Totals, batches: BatchTotals, status: Mapping[str, Any], version: str = ""
+) -> Json:
     """Statistics of all versions of these models, or of one. `status`: of the controller."""
     shown = [
-        _version_statistics(route.name, each.version, totals, status)
+        _version_statistics((route.name, each.version), totals, batches, status)
         for route in routes
         for each in route.versions
         if version in ("", each.version)
@@ -23,8 +26,9 @@ def model_statistics(routes: Iterable[Route], totals: Totals, status: Mapping[st
     return {"model_stats": shown}
 
 
-def _version_statistics(model: str, version: str, totals: Totals, status: Mapping[str, Any]) -> Json:  # JSON
-    row = totals.get((model, version)) or dict.fromkeys(FIELDS, 0)
+def _version_statistics(key: tuple[str, str], totals: Totals, batches: BatchTotals, status: Mapping[str, Any]) -> Json:
+    model, version = key
+    row = totals.get(key) or dict.fromkeys(FIELDS, 0)
     succeeded = row["success"]
     failed = sum(row[f"fail_{reason}"] for reason in REASONS)
     return {
@@ -43,10 +47,18 @@ def _version_statistics(model: str, version: str, totals: Totals, status: Mappin
             "cache_hit": _duration(0, 0),
             "cache_miss": _duration(0, 0),
         },
-        "batch_stats": [],
+        "batch_stats": _batches(batches.get(key, {})),
         "memory_usage": _memory(model, version, status),
         "response_stats": {},
     }
+
+
+def _batches(by_size: Mapping[int, Mapping[str, int]]) -> list[Json]:
+    return [
+        {"batch_size": size} | {name: _duration(row["exec_count"], row[f"{name}_ns"]) for name in _COMPUTE}
+        for size, row in sorted(by_size.items())
+        if row["exec_count"]
+    ]
 
 
 def _duration(count: int, ns: int) -> Json:

@@ -7,6 +7,9 @@ time (the gateway in that seat), 8-byte stores, no lock.
 Layout: ROWS rows of ROW_BYTES: 160 bytes of `model\\0version\\0...`, then 44 u64 in the order of FIELDS. A row is
 claimed at the first count for a (model, version) and never released. When all are claimed, the last row, named
 `_other`, counts for the rest.
+
+BATCH_SLOTS slots follow, one for each size of batch that a model version ran: 6 u64, which are the number of its row
+plus 1, the size, and those of BATCH_FIELDS. Claimed as rows are; sizes for which there is none are not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +22,11 @@ from typing import Final
 ROWS: Final = 1024
 ROW_BYTES: Final = 512
 NAME_BYTES: Final = 160
-TABLE_BYTES: Final = ROWS * ROW_BYTES
+BATCH_SLOTS: Final = 2048
+BATCH_SIZES_LIMIT: Final = 64
+"""Sizes counted for each model version."""
+_SLOT_WORDS: Final = 6
+TABLE_BYTES: Final = ROWS * ROW_BYTES + BATCH_SLOTS * _SLOT_WORDS * 8
 
 BUCKETS_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -48,9 +55,11 @@ FIELDS: Final = (
     "front_fallback",
     *(f"bucket_{index}" for index in range(len(BUCKETS_S) + 1)),
 )
+BATCH_FIELDS: Final = ("exec_count", "compute_input_ns", "compute_infer_ns", "compute_output_ns")
 INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
 _WORDS: Final = ROW_BYTES // 8
 _FIRST: Final = NAME_BYTES // 8
+_FIRST_SLOT: Final = ROWS * _WORDS
 assert _FIRST + len(FIELDS) <= _WORDS, "a row has no room for all fields"
 
 OTHER: Final = ("_other", "")
@@ -65,13 +74,16 @@ def make_counter_table() -> int:
 
 
 class CounterTable:
-    """One table. Only the gateway in its seat calls `row`; every gateway calls `totals`."""
+    """One table. Only the gateway in its seat calls `row` and `batch`; every gateway calls the others."""
 
     def __init__(self, fd: int) -> None:
         self._bytes = memoryview(mmap.mmap(fd, TABLE_BYTES))
         self._words = self._bytes.cast("Q")
         self._rows: dict[tuple[str, str], int] = {}
         self._counters: dict[tuple[str, str], CounterRow] = {}
+        self._slots: dict[int, dict[int, BatchCounter]] = {}
+        self._slot_count = 0
+        self._scan_slots()
         self._scan()
 
     def row(self, model: str, version: str) -> CounterRow:
@@ -90,6 +102,37 @@ class CounterTable:
             key: self._words[row * _WORDS + _FIRST : row * _WORDS + _FIRST + len(FIELDS)].tolist()
             for key, row in self._rows.items()
         }
+
+    def batch(self, model: str, version: str, size: int) -> BatchCounter | None:
+        """The counter of the batches of that size; claimed at the first call. None if there is no room for it."""
+        row = self._rows.get((model, version))
+        if row is None:
+            return None
+        sizes = self._slots.setdefault(row, {})
+        if size not in sizes and len(sizes) < BATCH_SIZES_LIMIT and self._slot_count < BATCH_SLOTS:
+            at = _FIRST_SLOT + self._slot_count * _SLOT_WORDS
+            # The row is written last: readers see the slot only once its size is there.
+            self._words[at + 1] = size
+            self._words[at] = row + 1
+            self._scan_slots()
+        return sizes.get(size)
+
+    def batch_totals(self) -> dict[tuple[str, str], dict[int, list[int]]]:
+        """By model version and size of batch the current values, in the order of BATCH_FIELDS."""
+        self._scan_slots()
+        self._scan()  # after the slots, so that it finds the row of each
+        keys = list(self._rows)
+        return {
+            keys[row]: {size: counter.values() for size, counter in sizes.items()} for row, sizes in self._slots.items()
+        }
+
+    def _scan_slots(self) -> None:
+        for slot in range(self._slot_count, BATCH_SLOTS):
+            at = _FIRST_SLOT + slot * _SLOT_WORDS
+            if not self._words[at]:
+                return
+            self._slots.setdefault(self._words[at] - 1, {})[self._words[at + 1]] = BatchCounter(self._words, at + 2)
+            self._slot_count = slot + 1
 
     def _scan(self) -> None:
         for row in range(len(self._rows), ROWS):
@@ -153,3 +196,22 @@ class CounterRow:
 
     def set(self, name: str, value: int) -> None:
         self._own[INDEX[name]] = value
+
+
+class BatchCounter:
+    """Counts the batches of one size of one model version in one table."""
+
+    def __init__(self, words: memoryview, at: int) -> None:
+        self._own = words[at : at + len(BATCH_FIELDS)]
+
+    def add(self, times_ns: tuple[int, int, int, int, int]) -> None:
+        """Count one batch, `times_ns` as for a request. Called for every batch."""
+        own = self._own
+        _, _, input_ns, infer_ns, output_ns = times_ns
+        own[0] += 1
+        own[1] += input_ns
+        own[2] += infer_ns
+        own[3] += output_ns
+
+    def values(self) -> list[int]:
+        return self._own.tolist()

@@ -82,7 +82,8 @@ class InferReply:
 
     Success: `code` is empty, `signature` is a packed ReplySignature, `locations` has one entry per output.
     `needed_bytes` > 0: the worker holds the result until a GrantBuffer of at least that size. Otherwise `code` and
-    `text` are the error. `batch`: number of requests executed together.
+    `text` are the error. `batch`: number of requests executed together. `rows`: their rows in all, which is what
+    Triton calls the batch size; 1 for a model without a batch axis.
     """
 
     id: int
@@ -96,6 +97,7 @@ class InferReply:
     infer_ns: int = 0
     output_ns: int = 0
     batch: int = 1
+    rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)

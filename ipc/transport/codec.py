@@ -77,7 +77,7 @@ def unpack_reply_signature(data: bytes) -> ReplySignature:
 
 _INFER, _GRANT, _CANCEL, _RESULT, _REPLY, _ATTACH, _DETACH = range(7)
 DataRecord = Infer | GrantBuffer | Cancel | InferReply | AttachExtent | DetachExtent
-_TIMES: Final = 5
+_TIMES: Final = 6
 FRAME_RECORDS: Final = 64
 """Most records of a frame: what the receiver processes between two reads of its socket."""
 
@@ -87,7 +87,7 @@ def _pack_infer(record: Infer) -> tuple[object, ...]:
 
 
 def _pack_reply(record: InferReply) -> tuple[object, ...]:
-    times = (record.queue_ns, record.input_ns, record.infer_ns, record.output_ns, record.batch)
+    times = (record.queue_ns, record.input_ns, record.infer_ns, record.output_ns, record.batch, record.rows)
     if record.signature:
         return (_RESULT, record.id, record.signature, *times, *record.locations)
     return (_REPLY, record.id, record.code, record.text, record.needed_bytes, *times)
@@ -149,7 +149,7 @@ def _unpack_infer(raw: list[Any]) -> Infer:  # checked by hand: `record_decoder`
 
 
 def _unpack_result(raw: list[Any]) -> InferReply:  # as above; workers are not trusted: every field is checked
-    _, number, signature, queue_ns, input_ns, infer_ns, output_ns, batch, *locations = raw
+    _, number, signature, queue_ns, input_ns, infer_ns, output_ns, batch, rows, *locations = raw
     if not (
         _type(number) is int
         and _type(signature) is bytes
@@ -159,10 +159,11 @@ def _unpack_result(raw: list[Any]) -> InferReply:  # as above; workers are not t
         and _type(infer_ns) is int
         and _type(output_ns) is int
         and _type(batch) is int
+        and _type(rows) is int
     ):
         raise WireError("Reply: a field of another type")
     found = tuple(locations) if _ALL_INLINE.issuperset(map(_type, locations)) else _tensor_locations(locations)
-    return InferReply(number, "", "", signature, found, 0, queue_ns, input_ns, infer_ns, output_ns, batch)
+    return InferReply(number, "", "", signature, found, 0, queue_ns, input_ns, infer_ns, output_ns, batch, rows)
 
 
 def _unpack_reply(raw: list[Any]) -> InferReply:

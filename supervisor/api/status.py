@@ -110,7 +110,7 @@ class StatusViews:
             "specs": [asdict(each.spec) for each in versions],
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
-            "faults": [{"place": each.place, "text": each.text} for each in faults],
+            "faults": [{"place": each.place, "text": each.text, "paste": each.paste} for each in faults],
             "story": sorted(events, key=lambda each: str(each["time"])) or self._event_log.last(12, model.name),
         }
 

@@ -22,6 +22,8 @@ class ConfigError:
     text: str
     public: str = field(default="", compare=False)
     """Place and text without anything of the file's content; empty: the file and the line alone."""
+    paste: str = field(default="", compare=False)
+    """For the operator alone: the lines of YAML that mend it, the first a comment that names their file."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"

@@ -111,7 +111,9 @@ class ModelLoader:
         model = self._model_set.register(entry)
         model.wanted = True
         if entry.errors:
-            self._context.event_log.record("load_failed", entry.reason, model=entry.name, code="load_failed")
+            self._context.event_log.record(
+                "load_failed", entry.reason + entry.paste, model=entry.name, code="load_failed"
+            )
         if entry.specs:
             revision_changes.add_revision(self._model_set, model, entry, RevisionRole.ACTIVE, config)
 
@@ -181,7 +183,7 @@ class ModelLoader:
         if entry.errors:
             code = "bad_request" if config else "load_failed"
             error = make_error(code, f"failed to load '{name}': {entry.public_reason}", model=name)
-            error.operator_text = f"failed to load '{name}': {entry.reason}"
+            error.operator_text = f"failed to load '{name}': {entry.reason}{entry.paste}"
             raise error
         return entry
 

@@ -94,7 +94,7 @@ class Model:
             failure = next((each.failure for each in version.instances if each.failure), None)
             if failure is not None:
                 reasons.append(f"version {version.spec.version}: {failure.operator_text}")
-        return "; ".join(reasons)
+        return "; ".join(reasons) + (self.entry.paste if self.entry is not None else "")
 
     def update_readiness(self) -> bool:
         """Compute `readiness` anew; whether it has changed."""

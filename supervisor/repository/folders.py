@@ -15,6 +15,8 @@ from mmsup.supervisor.repository.artifact import engine_of
 
 DIGEST_FILES: Final = 4096
 VERSION_NAME: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+WARM_UP_FOLDER: Final = "warmup"
+"""Files of `model_warmup`; it is no version, and is read by workers."""
 HINT_FOLDERS: Final = 64
 """Folders that are looked through for a hint: the controller's loop waits for it."""
 
@@ -63,8 +65,8 @@ def file_names(directory: str, *, refuse: bool = False) -> set[str]:
 
 def file_digest(directory: str, versions: tuple[str, ...]) -> str:
     """A digest of names, inodes, sizes and times of the first DIGEST_FILES files in each folder, among them
-    those of a folder `model.onnx`. Other folders of a version are not included: the `__pycache__` of an imported
-    model.py is no change of the model."""
+    those of a folder `model.onnx` and the samples in `warmup`. Other folders are not included: the `__pycache__` of an
+    imported model.py is no change of the model."""
     digest = hashlib.blake2b(digest_size=8)
     for folder in _digested_folders(directory, versions):
         for name in sorted(file_names(folder))[:DIGEST_FILES]:
@@ -76,6 +78,9 @@ def file_digest(directory: str, versions: tuple[str, ...]) -> str:
 
 def _digested_folders(directory: str, versions: tuple[str, ...]) -> Iterator[str]:
     yield directory
+    samples = os.path.join(directory, WARM_UP_FOLDER)
+    if os.path.isdir(samples):
+        yield samples
     for folder in (os.path.join(directory, each) for each in versions):
         if os.path.isdir(folder):  # a link that leads nowhere has nothing to digest
             yield folder

@@ -26,7 +26,15 @@ from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, ConfigSource, read_text, read_yaml
 from mmsup.supervisor.repository.artifact import Artifact, select_artifact
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
-from mmsup.supervisor.repository.folders import VERSION_NAME, file_digest, file_names, folder_names, layout_hint
+from mmsup.supervisor.repository.contents.declaration import missing_declaration
+from mmsup.supervisor.repository.folders import (
+    VERSION_NAME,
+    WARM_UP_FOLDER,
+    file_digest,
+    file_names,
+    folder_names,
+    layout_hint,
+)
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
 from mmsup.supervisor.repository.model_config import NO_EFFECT, InterpretedConfig, interpret
 
@@ -68,6 +76,13 @@ class ModelEntry:
     def reason(self) -> str:
         """Its first errors in one line, for the operator's list of models."""
         return _first_errors([str(each) for each in self.errors])
+
+    @property
+    def paste(self) -> str:
+        """What follows the reason, for the operator alone: the lines of YAML that mend its first error which has some,
+        each on a line of its own."""
+        lines = next((each.paste for each in self.errors if each.paste), "").splitlines()
+        return "".join(f"\n    {each}" for each in lines)
 
     @property
     def public_reason(self) -> str:
@@ -239,6 +254,8 @@ class _ModelFolder:
         for each in folder_names(self.directory):
             if VERSION_NAME.fullmatch(each):
                 found.append(each)
+            elif each == WARM_UP_FOLDER:
+                self.errors += link_errors(f"{self.name}/{each}", os.path.join(self.directory, each), self.followed)
             else:
                 self.warn("", f"the folder {displayed(each)} is no version, and is skipped")
         if not found:
@@ -294,16 +311,19 @@ class _ModelFolder:
         fields = model_options.spec_fields(options)
         found: list[ModelSpec] = []
         for version in selected if interpreted.is_engine_known else ():
+            paste = ""
             directory, place = os.path.join(self.directory, version), f"{self.name}/{version}"
             try:
                 if links := tuple(link_errors(place, directory, self.followed)):
                     self.version_error(version, *links)
                     continue
                 artifact = select_artifact(file_names(directory, refuse=True), interpreted.engine, interpreted.artifact)
+                paste = self.missing_declaration(directory, artifact, options) if is_valid else ""
                 _check_artifact(artifact, options, is_all_known=is_valid)
             except InvalidValue as error:
                 quotes = bool(interpreted.artifact)  # the configuration says how the file is called
-                self.version_error(version, (ConfigError if quotes else plain_error)(place, str(error)))
+                found_error = (ConfigError if quotes else plain_error)(place, str(error))
+                self.version_error(version, replace(found_error, paste=paste))
                 continue
             except OSError as error:
                 self.version_error(version, plain_error(place, f"cannot be read: {error.strerror}"))
@@ -315,6 +335,17 @@ class _ModelFolder:
                 continue
             found.append(spec)
         return tuple(found) if is_valid else ()
+
+    def missing_declaration(self, directory: str, artifact: Artifact, options: model_options.ModelOptions) -> str:
+        """The lines to paste, if the model's inputs or outputs have to be declared and are not."""
+        if not _undeclared(artifact, options):
+            return ""
+        lines = missing_declaration(directory, artifact.file, options)
+        return f"# {self.name}/{YAML}, with the datatypes and shapes of the model\n{lines}"
+
+
+def _undeclared(artifact: Artifact, options: model_options.ModelOptions) -> list[str]:
+    return [] if artifact.declares_tensors else [word for word in ("inputs", "outputs") if word not in options]
 
 
 def _first_errors(texts: Sequence[str]) -> str:
@@ -328,8 +359,8 @@ def _check_artifact(artifact: Artifact, options: model_options.ModelOptions, *, 
     problems: list[str] = []
     if artifact.needs_trust and not options.get("trusted", False):
         problems.append(f"{artifact.file} comes with code, model.py: set trusted: true in {YAML} if it may run")
-    missing = [word for word in ("inputs", "outputs") if word not in options]
-    if missing and is_all_known and not artifact.declares_tensors:
+    missing = _undeclared(artifact, options)
+    if missing and is_all_known:
         problems.append(f"{artifact.file} does not name its {' and '.join(missing)}: declare them in {PBTXT} or {YAML}")
     if problems:
         raise InvalidValue(*problems)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.supervisor.config.config_error import ConfigError
 from mmsup.supervisor.config.server_options import OptionOrigin
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.repository.contents.declaration import missing_declaration
 from mmsup.supervisor.repository.contents.model_files import ContentFindings
 from mmsup.supervisor.repository.folders import missing_model_hint
-from mmsup.supervisor.repository.scanner import YAML, ModelEntry, RepositoryScan
+from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
 
 Report = dict[str, Any]  # JSON
-_UNDECLARED: Final = re.compile(r"(\S+) does not name its ")
-"""The file in scanner.py's text about a missing declaration."""
 
 
 def build_report(
@@ -43,7 +38,7 @@ def build_report(
         ]
     reports = [_error(each) for each in faults]
     for entry in found.models.values():
-        reports += [_model_error(entry, each) for each in entry.errors]
+        reports += [_error(each) for each in entry.errors]
     result: Report = {
         "ok": not reports,
         "faults": reports,
@@ -77,17 +72,9 @@ def collect_warnings(settings: Settings, found: RepositoryScan) -> list[ConfigEr
 
 
 def _error(fault: ConfigError) -> Report:
-    return {"place": fault.place, "text": fault.text}
-
-
-def _model_error(entry: ModelEntry, fault: ConfigError) -> Report:
-    """With `paste`, the lines of `mmsup.yaml` that mend it, if a declaration is missing."""
-    lacking = _UNDECLARED.search(fault.text)
-    if lacking is None:
-        return _error(fault)
-    directory = os.path.join(entry.directory, fault.place.rpartition("/")[2])
-    lines = missing_declaration(directory, lacking[1])
-    return {**_error(fault), "paste": f"# {entry.name}/{YAML}, with the datatypes and shapes of the model\n{lines}"}
+    """With `paste`, the lines of YAML that mend it, if there are some."""
+    shown: Report = {"place": fault.place, "text": fault.text}
+    return {**shown, "paste": fault.paste} if fault.paste else shown
 
 
 def _model(entry: ModelEntry) -> Report:
@@ -97,7 +84,7 @@ def _model(entry: ModelEntry) -> Report:
         "directory": entry.directory,
         "all_versions": list(entry.all_versions),
         "versions": [_version(each) for each in entry.specs],
-        "faults": [_model_error(entry, each) for each in entry.errors],
+        "faults": [_error(each) for each in entry.errors],
         "warnings": [_error(each) for each in entry.warnings],
     }
 

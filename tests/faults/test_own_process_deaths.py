@@ -234,6 +234,18 @@ def test_a_start_that_a_dead_controller_had_begun_is_begun_anew_and_those_who_wa
         assert_clean(before, server)
 
 
+def runs_of_one_row(server: Server) -> int:
+    """Of model `one`, as the statistics tell them."""
+    http_client = Http(server.address())
+    reply = http_client.json("GET", "/v2/models/one/stats")[1]
+    http_client.close()
+    assert isinstance(reply, dict)
+    (shown,) = reply["model_stats"]
+    (batch,) = shown["batch_stats"]
+    assert batch["batch_size"] == 1
+    return int(batch["compute_infer"]["count"])
+
+
 @pytest.mark.fault("F26", "F35")
 def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: Path) -> None:
     with running(repository, "--gateways", "2") as server:
@@ -248,6 +260,7 @@ def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: P
             now = server.gauge("nv_inference_request_success", model="one")
             assert now == counted + 1
             counted = now
+            assert runs_of_one_row(server) == now
 
 
 @pytest.mark.fault("F27")

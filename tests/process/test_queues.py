@@ -237,6 +237,33 @@ def test_what_waits_shares_a_run_in_the_preferred_size_and_other_shapes_run_apar
         assert shapes == [[1, 3]] * 3 + [[1, 5]] * 2 + [[1, 3]]
 
 
+def batches(server: Server, model: str) -> tuple[dict[int, int], int]:
+    """From the statistics, the runs of each batch size, and of all."""
+    http = server.http()
+    reply = http.json("GET", f"/v2/models/{model}/stats")[1]
+    http.close()
+    assert isinstance(reply, dict)
+    (shown,) = reply["model_stats"]
+    for each in shown["batch_stats"]:
+        parts = [each[name] for name in ("compute_input", "compute_infer", "compute_output")]
+        assert all(part["ns"] > 0 for part in parts)
+        assert len({part["count"] for part in parts}) == 1
+    return {each["batch_size"]: each["compute_infer"]["count"] for each in shown["batch_stats"]}, shown[
+        "execution_count"
+    ]
+
+
+def test_statistics_tell_the_batch_sizes_that_ran(server: Server) -> None:
+    with victim(server, "sizes", config=PAIRS, max_batch_size=8, **PATIENT) as hurt:
+        before, all_before = batches(server, hurt.name)
+        with hurt.held() as first:
+            calls = hurt.queued({}, {}, {})
+        assert order(calls, first) == [1, 1, 2]
+        assert batches(server, hurt.name) == ({1: before[1] + 2, 2: 1}, all_before + 3)
+    sizes, runs = batches(server, BYSTANDER)
+    assert sizes == {1: runs}, "it has no batch axis: 5000 elements are one"
+
+
 def test_a_batch_of_mixed_deadlines_loses_only_the_late(server: Server) -> None:
     with victim(server, "mixed", max_batch_size=8, **PATIENT) as hurt:
         with hurt.held() as first:

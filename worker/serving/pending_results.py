@@ -31,6 +31,8 @@ class RunTimes:
     """Monotonic time at which the engine returned."""
     batch: int
     """Requests that ran together."""
+    rows: int
+    """Of all of them; 1 for a model without a batch axis."""
 
 
 @dataclass(frozen=True, slots=True)

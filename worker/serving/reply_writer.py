@@ -20,7 +20,7 @@ from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.pending_results import PendingResult, PendingResults, RunTimes, WorkerRequest
 
-NO_TIMES: Final = RunTimes(0, 0, 0, 0, 1)
+NO_TIMES: Final = RunTimes(0, 0, 0, 0, 1, 1)
 
 
 class ReplyWriter:
@@ -50,13 +50,13 @@ class ReplyWriter:
         if failure.code == "gpu_oom":
             self._page.request_refused()
         code = failure.code if failure.code in MODEL_CODES else "inference_failed"  # a model may raise errors of ours
-        took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch)
+        took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch, times.rows)
         self._outbox.add(request.link, InferReply(request.message.id, code, failure.text, b"", (), 0, *took))
 
     def reply_expired(self, request: WorkerRequest, now_ns: int) -> None:
         """Reply to a request that was past its deadline, or past the timeout of its priority, before it could run."""
         text = f"Request timeout expired in the queue of model '{self._model}'"
-        times = RunTimes(now_ns - request.arrived_ns, 0, 0, now_ns, 1)
+        times = RunTimes(now_ns - request.arrived_ns, 0, 0, now_ns, 1, 1)
         self.reply_failure(request, ModelFailure("deadline_exceeded", text), times)
 
     def on_grant(self, link: GatewayLink, grant: GrantBuffer) -> None:
@@ -113,6 +113,6 @@ class ReplyWriter:
         self._outbox.add(request.link, reply)
 
 
-def _timings(times: RunTimes) -> tuple[int, int, int, int, int]:
+def _timings(times: RunTimes) -> tuple[int, int, int, int, int, int]:
     output_ns = time.monotonic_ns() - times.done_ns
-    return times.queue_ns, times.input_ns, times.infer_ns, output_ns, times.batch
+    return times.queue_ns, times.input_ns, times.infer_ns, output_ns, times.batch, times.rows

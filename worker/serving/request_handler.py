@@ -37,6 +37,7 @@ class RequestHandler:
         self.replies = ReplyWriter(executor, page, outbox)
         self._signatures = RequestSignatureCache()
         self._executor = executor
+        self._has_batch_axis = executor.metadata.max_batch_size > 0
         self._page = page
         self._outbox = outbox
         self._is_batch_delayed = False
@@ -142,12 +143,13 @@ class RequestHandler:
         result = executor.run_one(inputs, signature.outputs, buffers)
         done_ns = time.monotonic_ns()
         self.policy.on_run(signature.rows, done_ns - started_ns)
+        rows = signature.rows if self._has_batch_axis else 1
         inline = None if isinstance(result, ModelFailure) else self.replies.signatures.inline_reply(result)
         queue_ns, input_ns, infer_ns = started_ns - request.arrived_ns, ready_ns - started_ns, done_ns - ready_ns
         if inline is None:
-            self.replies.reply(request, result, RunTimes(queue_ns, input_ns, infer_ns, done_ns, 1))
+            self.replies.reply(request, result, RunTimes(queue_ns, input_ns, infer_ns, done_ns, 1, rows))
         else:
-            times = queue_ns, input_ns, infer_ns, time.monotonic_ns() - done_ns, 1
+            times = queue_ns, input_ns, infer_ns, time.monotonic_ns() - done_ns, 1, rows
             self._outbox.add(request.link, InferReply(message.id, "", "", *inline, 0, *times))
         self._page.batch_executed(1)
         if signature.runs_alone:
@@ -179,10 +181,13 @@ class RequestHandler:
         self._page.batch_started([request.message.id for request in requests], ready_ns)
         results = self._executor.run(jobs, batch[0].signature.outputs, buffers)
         done_ns = time.monotonic_ns()
-        self.policy.on_run(sum([request.signature.rows for request in requests]), done_ns - started_ns)
+        rows = sum([request.signature.rows for request in requests])
+        self.policy.on_run(rows, done_ns - started_ns)
+        if not self._has_batch_axis:
+            rows = 1
         for request, result in zip(requests, results, strict=True):
             queue_ns = started_ns - request.arrived_ns
-            times = RunTimes(queue_ns, ready_ns - started_ns, done_ns - ready_ns, done_ns, count)
+            times = RunTimes(queue_ns, ready_ns - started_ns, done_ns - ready_ns, done_ns, count, rows)
             self.replies.reply(request, result, times)
         self._page.batch_executed(count)
         if runs_alone:

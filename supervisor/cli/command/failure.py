@@ -11,7 +11,8 @@ from mmsup.supervisor.cli.output.text import printable
 
 
 class CommandFailed(click.ClickException):
-    """Raised by a command; click prints it and exits. Each line of the text is printed with its own prefix."""
+    """Raised by a command; click prints it and exits. Each line of the text is printed with its own
+    prefix, but for those that are indented to be pasted."""
 
     def __init__(self, text: str, code: int = exit_codes.REFUSED) -> None:
         super().__init__(text)
@@ -20,4 +21,4 @@ class CommandFailed(click.ClickException):
     def show(self, file: Any = None) -> None:  # click's signature  # noqa: ARG002
         """Print the reason, with control characters escaped."""
         for line in self.message.splitlines() or [""]:
-            click.echo(f"mmsup: {printable(line)}", err=True)
+            click.echo(printable(line) if line.startswith("    ") else f"mmsup: {printable(line)}", err=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+PASTED_LINE: Final = "\n    "
+"""What a line of YAML that mends an error begins with."""
 
 
 def printable(text: str) -> str:
@@ -13,9 +16,9 @@ def printable(text: str) -> str:
 
 
 def cell(value: Any) -> str:  # anything that JSON holds
-    """A value of a JSON result as one line of text."""
+    """A value of a JSON result as one line of text; lines that are indented to be pasted follow each other in it."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return printable(str(value))
+    return printable(str(value).replace(PASTED_LINE, "  "))

@@ -133,6 +133,8 @@ def model(result: Json) -> None:
         _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS], instances)
     for fault in result.get("faults") or ():
         click.echo(f"fault   {_fault(fault)}")
+        for line in str(_mapping({"fault": fault}, "fault").get("paste", "")).splitlines():
+            click.echo(f"    {printable(line)}")
     recent = _mappings(result, "story")
     if recent:
         click.echo("\nrecent events")

@@ -118,7 +118,7 @@ def test_a_worker_answers_with_the_errors_of_a_model_and_no_others(code: str) ->
     assert "may not answer" in validate_reply(InferReply(1, "new_" + code, "why"), None, None)
 
 
-@pytest.mark.parametrize("field", ["queue_ns", "input_ns", "infer_ns", "output_ns", "batch"])
+@pytest.mark.parametrize("field", ["queue_ns", "input_ns", "infer_ns", "output_ns", "batch", "rows"])
 @pytest.mark.parametrize("number", [-1, 1 << 50, (1 << 64) - 1])
 def test_an_impossible_time_is_refused_before_it_is_counted(field: str, number: int) -> None:
     reply = InferReply(1, "inference_failed", "why")

@@ -13,7 +13,7 @@ from fake_router import FakeRouter, metadata
 from mmsup.gateway.observability import metrics, statistics
 from mmsup.gateway.observability.request_counters import REASONS, RequestCounters, RequestTimer, failure_reason
 from mmsup.ipc.errors import CallerError, ModelError, ServerError, WorkerError
-from mmsup.ipc.memory.counters import BUCKETS_S, CounterTable, make_counter_table
+from mmsup.ipc.memory.counters import BATCH_SIZES_LIMIT, BUCKETS_S, CounterTable, make_counter_table
 from mmsup.ipc.messages.data import InferReply
 
 RESULT = InferReply(1, queue_ns=1_000_000, input_ns=2_000_000, infer_ns=3_000_000, output_ns=4_000_000)
@@ -62,6 +62,52 @@ def test_a_batch_is_one_execution_however_many_requests_it_had(tables: list[Coun
     for _ in range(batch * 20):
         counters.version_counters("m", "1").record_success(replace(RESULT, batch=batch), 1, 1)
     assert counters.totals()["m", "1"]["exec_count"] == 20
+
+
+def executions(counters: RequestCounters) -> dict[int, int]:
+    """Of model m, by the size of the batch."""
+    return {size: row["exec_count"] for size, row in counters.batch_totals()["m", "1"].items() if row["exec_count"]}
+
+
+def run(counters: RequestCounters, requests: int, rows: int) -> None:
+    """A run of so many requests, of so many rows in all, as it is counted."""
+    for _ in range(requests):
+        counters.version_counters("m", "1").record_success(replace(RESULT, batch=requests, rows=rows), 1, 10_000_000)
+
+
+def test_a_run_is_counted_once_under_the_rows_that_it_had(tables: list[CounterTable]) -> None:
+    counters = RequestCounters(tables, 0)
+    for requests, rows in ((1, 1), (3, 7), (1, 7), (3, 8), (2, 8)):
+        run(counters, requests, rows)
+    assert executions(counters) == {1: 1, 7: 2, 8: 2}
+    assert counters.batch_totals()["m", "1"][7]["compute_infer_ns"] == 2 * RESULT.infer_ns
+    assert sum(executions(counters).values()) == counters.totals()["m", "1"]["exec_count"]
+
+
+def test_a_run_whose_requests_came_by_two_gateways_is_counted_under_its_own_size(tables: list[CounterTable]) -> None:
+    one, other = RequestCounters(tables, 0), RequestCounters(tables, 1)
+    for _ in range(2):
+        for counters in (one, other):
+            for size in (2, 4):
+                counters.version_counters("m", "1").record_success(replace(RESULT, batch=2, rows=size), 1, 10_000_000)
+    assert executions(one) == executions(other) == {2: 2, 4: 2}
+
+
+def test_sizes_of_batches_outlive_the_gateway_that_counted_them(tables: list[CounterTable]) -> None:
+    run(RequestCounters(tables, 0), 2, 5)
+    again = RequestCounters(tables, 0)
+    run(again, 2, 5)
+    run(again, 1, 3)
+    assert executions(again) == {5: 2, 3: 1}
+
+
+def test_sizes_beyond_the_limit_are_left_out_and_still_are_executions(tables: list[CounterTable]) -> None:
+    counters = RequestCounters(tables, 0)
+    for size in range(1, BATCH_SIZES_LIMIT + 4):
+        run(counters, 2, size)
+        run(counters, 2, size)
+    assert executions(counters) == dict.fromkeys(range(1, BATCH_SIZES_LIMIT + 1), 2)
+    assert counters.totals()["m", "1"]["exec_count"] == 2 * (BATCH_SIZES_LIMIT + 3)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +250,8 @@ def test_statistics_have_every_version_and_count_in_nanoseconds(tables: list[Cou
     for name in ("m", "idle"):
         router.serve(name, metadata(("X", "FP32", (1,))))
     routes = [router.routes.model(name) for name in ("m", "idle")]
-    busy, idle = statistics.model_statistics(routes, counters.totals(), STATUS)["model_stats"]
+    batches = counters.batch_totals()
+    busy, idle = statistics.model_statistics(routes, counters.totals(), batches, STATUS)["model_stats"]
     assert (busy["inference_count"], busy["execution_count"]) == (2, 1)
     assert busy["inference_stats"]["success"] == {"count": 1, "ns": 10_000_000}
     assert busy["inference_stats"]["fail"] == {"count": 1, "ns": 7}
@@ -212,7 +259,16 @@ def test_statistics_have_every_version_and_count_in_nanoseconds(tables: list[Cou
     assert busy["memory_usage"] == [{"type": "CPU", "id": 0, "byte_size": 1000}]
     assert busy["last_inference"] > 1_600_000_000_000
     assert (idle["name"], idle["inference_count"], idle["memory_usage"]) == ("idle", 0, [])
-    assert statistics.model_statistics(routes, counters.totals(), {}, "9")["model_stats"] == []
+    assert statistics.model_statistics(routes, counters.totals(), batches, {}, "9")["model_stats"] == []
+    assert idle["batch_stats"] == []
+    assert busy["batch_stats"] == [
+        {
+            "batch_size": 1,
+            "compute_input": {"count": 1, "ns": 2_000_000},
+            "compute_infer": {"count": 1, "ns": 3_000_000},
+            "compute_output": {"count": 1, "ns": 4_000_000},
+        }
+    ]
 
 
 def test_of_a_gpu_only_present_values_are_shown(tables: list[CounterTable]) -> None:
@@ -236,3 +292,4 @@ def test_times_that_a_worker_makes_up_are_not_counted(tables: list[CounterTable]
     timer.finish(InferReply(1, queue_ns=1 << 49, infer_ns=1 << 49), 1)
     row = counters.totals()["m", "1"]
     assert (row["success"], row["queue_ns"], row["compute_infer_ns"]) == (1, 0, 0)
+    assert counters.batch_totals()["m", "1"][1]["compute_infer_ns"] == 0

@@ -426,6 +426,28 @@ def test_the_file_digest_changes_with_a_file_and_not_with_a_pycache(lay: Lay) ->
     assert entry(settings).file_digest != second
 
 
+def test_a_changed_warm_up_sample_is_a_change_of_the_model(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/warmup/x.bin": "1"})
+    first = entry(settings)
+    assert first.warnings == ()
+    lay({"m/warmup/x.bin": "22"})
+    assert entry(settings).file_digest != first.file_digest
+
+
+@pytest.mark.parametrize("at", ["warmup", "warmup/x.bin"])
+def test_a_warm_up_sample_outside_the_repository_is_not_read(at: str, lay: Lay, tmp_path: Path) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/other/x.bin": ""})
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    link = Path(settings.repositories[0]) / "m" / at
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(secret)
+    (fault,) = faults(entry(settings))
+    assert fault.startswith(f"m/{at}: is a link that leads out of the repository")
+    assert not entry(settings).specs
+    assert entry(replace(settings, follow_links=(str(secret),))).errors == ()
+
+
 def test_a_load_request_replaces_the_configuration_and_nothing_else(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": "", "m/2/model.onnx": "", "m/config.pbtxt": "max_batch_size: 2"})
     settings = replace(settings, defaults={"memory": "1GiB"})

@@ -8,7 +8,7 @@ from mmsup.worker.serving import pending_results
 from mmsup.worker.serving.pending_results import PendingResult, PendingResults, RunTimes
 from request_double import link, queued
 
-TIMES = RunTimes(0, 0, 0, 0, 1)
+TIMES = RunTimes(0, 0, 0, 0, 1, 1)
 
 
 def result(number: int, size: int = 10, *, identity: bytes = b"g0.1", deadline_ns: int = 100) -> PendingResult:

@@ -223,6 +223,7 @@ def test_the_class_beside_safetensors_is_read_too(tmp_path: Path) -> None:
 
 
 FORWARD = "class Model:\n    def forward(self, image, mask):\n        return image\n"
+PAIR = "class Model:\n    def forward(self, image, mask):\n        return image, mask\n"
 READS = """\
 class Model:
     def infer(self, inputs):
@@ -236,6 +237,7 @@ class Model:
     [
         ("model.py", READS, ["x", "y"], ["sum", "n"]),
         ("model.safetensors", FORWARD, ["image", "mask"], ["OUTPUT__0"]),
+        ("model.safetensors", PAIR, ["image", "mask"], ["OUTPUT__0", "OUTPUT__1"]),
         ("model.pt", "", ["INPUT__0"], ["OUTPUT__0"]),
         ("model.py", "broken(", ["x"], ["y"]),
     ],
@@ -255,6 +257,25 @@ def test_a_missing_declaration_is_shown_to_be_pasted_with_the_names_of_the_sourc
     spec = scan(Settings((str(tmp_path),), "/x", "/y")).models["m"].specs[0]
     assert [each.name for each in spec.inputs] == inputs
     assert [each.name for each in spec.outputs] == outputs
+
+
+@pytest.mark.parametrize("source", ["-" * 60000 + "1", "a" + "+a" * 30000, "f" + "()" * 30000, "(" * 60000])
+def test_a_source_that_is_nested_too_deeply_is_a_missing_declaration_and_no_end_of_the_server(
+    source: str, tmp_path: Path
+) -> None:
+    lay(tmp_path, "model.py", source)
+    (tmp_path / "m" / "mmsup.yaml").write_text("trusted: true\n")
+    entry = scan(Settings((str(tmp_path),), "/x", "/y")).models["m"]
+    assert 'inputs: [{name: "x", datatype: FP32, shape: [-1]}]' in entry.paste
+
+
+def test_what_is_declared_already_is_not_to_be_pasted_again(tmp_path: Path) -> None:
+    lay(tmp_path, "model.py", READS)
+    (tmp_path / "m" / "mmsup.yaml").write_text("inputs: [{name: x, datatype: FP32, shape: [-1]}]\nmax_batch_size: 2\n")
+    entry = scan(Settings((str(tmp_path),), "/x", "/y")).models["m"]
+    assert [line.strip().partition(":")[0] for line in entry.paste.splitlines()[2:]] == ["outputs"]
+    assert entry.paste not in entry.public_reason
+    assert "sum" not in entry.public_reason
 
 
 def interpreter(folder: Path, version: str, *missing: str) -> str:
