@@ -317,6 +317,23 @@ def test_safetensors_run_in_the_operators_class_which_may_work_in_place(tmp_path
     assert "model" not in sys.modules
 
 
+def test_the_class_beside_the_weights_uses_its_folder_and_is_found_by_children_that_it_starts(tmp_path: Path) -> None:
+    spec = write_safetensors(tmp_path, "m", scale=3.0)
+    code = Path(spec.directory, "model.py")
+    Path(spec.directory, "factors_of_m.py").write_text("FACTOR = 2\n")
+    added = (
+        "\n    def twice(self):\n        import multiprocessing\n"
+        "        with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "            return pool.apply(half, (8,))\n"
+        "\n\ndef half(value):\n    return value / FACTOR\n"
+    )
+    code.write_text("from factors_of_m import FACTOR\n" + code.read_text() + added)
+    engine = loaded(spec)
+    assert sys.modules["model"].Model.twice(None) == 4
+    engine.unload()
+    assert spec.directory not in sys.path
+
+
 def test_a_pickled_checkpoint_is_not_loaded(tmp_path: Path) -> None:
     import torch
 
