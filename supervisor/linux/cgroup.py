@@ -23,6 +23,7 @@ while none is, imports and weights of one model delay the requests of the others
 SERVING_WEIGHTS: Final = {"cpu.shares": "1024", "cpu.weight": "100"}
 """The kernel's default for a new group. All processes that a worker starts share it."""
 _NO_LIMIT: Final = 1 << 62
+_FREEZER: Final = "freezer"
 """v1 reports a missing limit as the largest number of pages; no limit is this large."""
 
 
@@ -101,7 +102,7 @@ class Cgroup:
         return _all_members(self._folders)
 
     def holds(self, pid: int) -> bool:
-        """Whether a process is still in it, in each hierarchy; true without a group, and for one that has exited."""
+        """Whether a process is in it, in each hierarchy that limits. True without a group, and if it has exited."""
         text = read_file(Path(f"/proc/{pid}/cgroup"))
         return not text or is_member(text, self._folders)
 
@@ -115,9 +116,14 @@ class Cgroup:
 
 
 def is_member(text: str, folders: Sequence[Path]) -> bool:
-    """Whether the process of this /proc/PID/cgroup is in the group with these folders: a line for each. Pure."""
-    ends = [f"/{each.parent.name}/{each.name}" for each in folders]  # the same for all hierarchies
-    return sum(line.endswith(tuple(ends)) for line in text.splitlines()) >= len(folders)
+    """Whether the process of this /proc/PID/cgroup is in the group with these folders: a line for each. Pure.
+
+    Except the freezer, which limits nothing: who freezes a process from outside moves it there into a group of his own.
+    """
+    lines = [line for line in text.splitlines() if f":{_FREEZER}:" not in line]
+    limits = [each for each in folders if each.parent.parent.name != _FREEZER]
+    ends = tuple(f"/{each.parent.name}/{each.name}" for each in limits)  # the same for all hierarchies
+    return sum(line.endswith(ends) for line in lines) >= len(limits)
 
 
 def kill(folders: Sequence[Path]) -> bool:

@@ -23,6 +23,11 @@ class Wait(enum.Enum):
 
 
 _FROZEN: Final = ("__refrigerator", "refrigerator", "do_freezer_trap", "get_signal", "cgroup_freezer", "do_signal_stop")
+_NEVER_IN_D: Final = (
+    "hrtimer_nanosleep", "do_nanosleep", "common_nsleep", "futex_", "do_futex", "do_wait", "__do_wait", "kernel_wait",
+    "sigsuspend", "do_sigtimedwait", "do_pause", "sys_pause", "__x64_sys_pause", "pipe_", "anon_pipe_", "eventfd_",
+)  # fmt: skip
+"""Sleeps that a signal ends. Since Linux 6.1 a thread that is frozen in one stays there, in state D."""
 _OWN_WAITS_IN_D: Final = ("wait_for_vfork_done", "kernel_clone", "_do_fork")
 """A parent in vfork is in state D and waits for its own child."""
 _DISK_WAITS: Final = ("request_wait_answer", "fuse_", "read_events", "io_cqring_wait", "io_schedule", "folio_wait")
@@ -52,6 +57,8 @@ def wait_of(state: str, wchan: str, sockets: int | None) -> Wait:
     """`state`: the letter of /proc/PID/stat; `wchan`: the kernel function it sleeps in, empty if not shown; `sockets`:
     how many sockets its system call waits for, None if that is not shown."""
     if state in "Tt" or (state in "DS" and wchan.startswith(_FROZEN)):
+        return Wait.STOPPED
+    if state == "D" and wchan.startswith((*_NEVER_IN_D, *_SOCKET_WAITS)):
         return Wait.STOPPED
     if state == "D":
         return Wait.NOTHING_OUTSIDE if wchan.startswith(_OWN_WAITS_IN_D) else Wait.DISK

@@ -149,10 +149,12 @@ def test_the_usage_is_read_from_one_file(tmp_path: Path) -> None:
         ("4:memory:/mmsup_1/w7.3\n2:pids:/mmsup_1/w7.3\n0::/\n", ["/m/mmsup_1/w7.3", "/p/mmsup_1/w7.3"], True),
         ("4:memory:/\n2:pids:/mmsup_1/w7.3\n0::/\n", ["/m/mmsup_1/w7.3", "/p/mmsup_1/w7.3"], False),
         ("4:memory:/mmsup_1/w17.3\n", ["/m/mmsup_1/w7.3"], False),
+        ("4:memory:/mmsup_1/w7.3\n2:freezer:/mine\n", ["/m/mmsup_1/w7.3", "/freezer/mmsup_1/w7.3"], True),
+        ("4:memory:/\n2:freezer:/mmsup_1/w7.3\n", ["/m/mmsup_1/w7.3", "/freezer/mmsup_1/w7.3"], False),
         ("0::/\n", [], True),
     ],
 )
-def test_a_process_is_in_its_group_only_if_it_is_in_every_hierarchy(
+def test_a_process_is_in_its_group_only_if_it_is_in_every_hierarchy_that_limits(
     text: str, folders: list[str], *, is_in: bool
 ) -> None:
     assert is_member(text, [Path(each) for each in folders]) is is_in
