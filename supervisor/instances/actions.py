@@ -105,6 +105,7 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
         round(worker.spawned_s * liveness.NS),
         spec.deadline_s,
         is_ready=instance.state not in lifecycle_events.STARTING_UP,
+        slow_first_run=instance.revision.first_runs.may_be_slow,
     )
 
     def on_failure(found: liveness.Hung | liveness.LoadTimeout) -> None:
@@ -113,7 +114,7 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
         else:
             instance.apply(lifecycle_events.LoadTimedOut(found.reason))
 
-    worker.liveness_probe = LivenessProbe(process, limits, on_failure, worker.group.pids)
+    worker.liveness_probe = LivenessProbe(process, limits, on_failure, worker.group.pids, instance.revision.first_runs)
 
 
 def watch_oom(instance: Instance) -> None:

@@ -19,6 +19,7 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.instances import lifecycle, restart_policy
 from mmsup.supervisor.instances.context import InstanceContext, WorkerEndpoint, WorkerFailure
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, Action, Event, InstanceState, Situation
+from mmsup.supervisor.instances.liveness import FirstRuns
 from mmsup.supervisor.instances.restart_policy import NextTry
 from mmsup.supervisor.instances.worker_process import WorkerProcess
 from mmsup.supervisor.observability import event_log
@@ -35,6 +36,7 @@ class VersionRevision:
     """None until one of its workers was ready."""
     exits: list[Exit] = field(default_factory=list["Exit"])
     instances: list[Instance] = field(default_factory=list["Instance"])
+    first_runs: FirstRuns = field(default_factory=FirstRuns)
 
     def is_serving(self) -> bool:
         return any(each.state is InstanceState.READY for each in self.instances)

@@ -3,7 +3,8 @@
     starting, loading, warming   the load as a whole has its limit, whatever it does
     busy                         no progress for the hang limit (processes/stall_clock.py): hung. With progress a run
                                  goes on to its own limit, the model's `deadline` counted from its start
-    busy, first run of a life    the load's limit in the place of both: it compiles, allocates, fetches
+    busy, first run of a life    the load's limit in the place of both: it compiles, allocates, fetches. Not after a
+                                 life whose first run was quick, or hung
     idle                         the loop iterates at least every 500 ms; a request pending at an idle loop is stuck
     stopping                     the drain has its own timer
 
@@ -39,14 +40,35 @@ class LivenessLimits:
     deadline_s: float = 60.0
     is_ready: bool = True
     """It has reported that it is ready; until then the load's limit is the only one."""
+    slow_first_run: bool = True
+    """Its first run may take as long as a load; see FirstRuns."""
 
     def stall_s(self, progress: Progress) -> float:
         """How long a run, or an idle loop, may go without progress."""
-        return max(self.hang_s, self.load_s) if _is_first_run(progress) else self.hang_s
+        return max(self.hang_s, self.load_s) if self.is_slow_run(progress) else self.hang_s
+
+    def is_slow_run(self, progress: Progress) -> bool:
+        return self.slow_first_run and is_first_run(progress)
 
     def run_s(self, progress: Progress) -> float:
         """How long a run may take with progress. An operator may let a run pause for longer than its callers wait."""
         return max(self.stall_s(progress), self.deadline_s)
+
+
+@dataclass(slots=True)
+class FirstRuns:
+    """Whether the first run of the next worker of a version may take as long as a load. Once one was quick or has hung,
+    it may not: otherwise a deadlock in a first run would hold the model for the load's limit in every life."""
+
+    may_be_slow: bool = True
+
+    def observe(self, progress: Progress, limits: LivenessLimits, now_ns: int) -> bool:
+        """Of a worker that was never seen in a long first run; whether it is in one now."""
+        if is_first_run(progress):
+            return now_ns - progress.since_ns > limits.hang_s / 2 * NS
+        if limits.is_ready and progress.batches:
+            self.may_be_slow = False
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +132,9 @@ def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int, next_
     """The first time at which `judge` could return something else, unless a gateway reports an overdue request.
     `next_look_ns`: when what is suspected has to be looked at again."""
     if _is_loading(progress, limits):
-        # The load may end at any moment, and the worker hang then: the serving limit counts from now.
-        return min(limits.spawned_ns + round(limits.load_s * NS), now_ns + round(limits.hang_s * NS)) + 1
+        # A worker that has reported that it is ready begins its first run at any moment, which is looked at then.
+        interval_s = limits.hang_s / LOOKS if limits.is_ready else limits.hang_s
+        return min(limits.spawned_ns + round(limits.load_s * NS), now_ns + round(interval_s * NS)) + 1
     if suspected_since_ns(progress, limits, now_ns) is not None:
         return min(next_look_ns, max(progress.since_ns + round(limits.run_s(progress) * NS), now_ns) + 1)
     interval_ns = round(limits.hang_s * NS)
@@ -122,7 +145,7 @@ def _is_loading(progress: Progress, limits: LivenessLimits) -> bool:
     return progress.activity in _LOADING or not limits.is_ready
 
 
-def _is_first_run(progress: Progress) -> bool:
+def is_first_run(progress: Progress) -> bool:
     return progress.activity is Activity.BUSY and not progress.batches
 
 
@@ -134,13 +157,13 @@ def _judge_load(progress: Progress, limits: LivenessLimits, now_ns: int) -> Live
 
 
 def _judge_run(progress: Progress, limits: LivenessLimits, now_ns: int, stalled_s: float) -> Liveness:
-    run_s, is_first = (now_ns - progress.since_ns) / NS, _is_first_run(progress)
-    first = "the first run of this worker" if is_first else "a run"
+    run_s, is_slow = (now_ns - progress.since_ns) / NS, limits.is_slow_run(progress)
+    first = "the first run of this worker" if is_first_run(progress) else "a run"
     if stalled_s >= limits.stall_s(progress):
-        key = "load_timeout" if is_first else "hang_limit"
+        key = "load_timeout" if is_slow else "hang_limit"
         return Hung(f"{first} has made no progress for {stalled_s:.1f} s; if it may pause for so long, {_raise(key)}")
     if run_s > limits.run_s(progress):
-        key = "load_timeout` and `deadline" if is_first else "deadline"
+        key = "load_timeout` and `deadline" if is_slow else "deadline"
         return Hung(f"{first} has not ended after {run_s:.1f} s; if it may take so long, {_raise(key)}")
     return Alive()
 

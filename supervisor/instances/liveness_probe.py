@@ -14,7 +14,7 @@ from typing import Final
 
 from mmsup.ipc.memory.status_page import Progress
 from mmsup.supervisor.instances import liveness
-from mmsup.supervisor.instances.liveness import NS, Hung, LivenessLimits, LoadTimeout
+from mmsup.supervisor.instances.liveness import NS, FirstRuns, Hung, LivenessLimits, LoadTimeout
 from mmsup.supervisor.linux.process_activity import read_activity
 from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.stall_clock import StallClock
@@ -31,12 +31,15 @@ class LivenessProbe:
         limits: LivenessLimits,
         on_failure: Callable[[Hung | LoadTimeout], None],
         members: Callable[[], Iterable[int]] = tuple,
+        first_runs: FirstRuns | None = None,
     ) -> None:
-        """`members`: the processes of its control group."""
+        """`members`: the processes of its control group. `first_runs`: of the workers of its version."""
         self._process = process
         self._limits = limits
         self._on_failure = on_failure
         self._members = members
+        self._first_runs = first_runs or FirstRuns()
+        self._first_was_long = False
         self._stall = StallClock()
         self._next_look_ns = 0
         self._times = liveness.PageTimes()
@@ -58,9 +61,13 @@ class LivenessProbe:
         now_ns = time.monotonic_ns()
         progress = self._times.corrected(self._process.progress(), now_ns)
         stalled_s = self._look(progress, now_ns)
+        if not self._first_was_long:
+            self._first_was_long = self._first_runs.observe(progress, self._limits, now_ns)
         match liveness.judge(progress, self._limits, oldest_pending_s, now_ns, stalled_s):
             case Hung() | LoadTimeout() as failure:
                 self.close()
+                if liveness.is_first_run(progress):
+                    self._first_runs.may_be_slow = False
                 # Tested after the page was read: an exit in between would look like a hang.
                 if not self._process.is_dead:
                     self._on_failure(failure)

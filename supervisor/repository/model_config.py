@@ -55,6 +55,8 @@ UNSUPPORTED_TENSOR_FIELDS: Final = {
     "allow_ragged_batch": "ragged batches are not supported; the model would get another batch than it expects",
     "is_non_linear_format_io": "formats other than row-major are not supported",
 }
+WARM_UP_RUNS: Final = 10_000
+"""Most runs of one sample of `model_warmup`; each takes at least its time in the model."""
 _IGNORED_GROUP_FIELDS: Final = ("rate_limiter", "secondary_devices", "profile", "passive", "host_policy")
 _KIND_DEVICE: Final = {"KIND_CPU": "cpu", "KIND_GPU": "cuda", "KIND_AUTO": "auto", "KIND_MODEL": "auto"}
 
@@ -303,6 +305,8 @@ def warm_up_problems(samples: Sequence[dict[str, Any]], max_batch_size: int) -> 
         size = sample.get("batch_size", 0)
         if size > max(max_batch_size, 1):
             problems.append((f"{key}.batch_size", f"{size} is more than max_batch_size, {max_batch_size}"))
+        if sample.get("count", 0) > WARM_UP_RUNS:
+            problems.append((f"{key}.count", f"{sample['count']} is more than {WARM_UP_RUNS} runs of one sample"))
         for name, given in sample.get("inputs", {}).items():
             place = f"{key}.inputs.{name}"
             if given.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":

@@ -22,6 +22,7 @@ from engines.build import (
 from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.engines.python_model import forget_module
 from mmsup.worker.execution.engine import Engine, open_engine
 
 NUMBERS = tuple(sorted(NUMPY.keys() - {"BYTES"}))
@@ -315,6 +316,27 @@ def test_safetensors_run_in_the_operators_class_which_may_work_in_place(tmp_path
     assert (array == [0, 1, 2]).all()
     engine.unload()
     assert "model" not in sys.modules
+
+
+def test_the_class_beside_the_weights_uses_its_folder_and_is_found_by_children_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_module()  # those of models that were not unloaded
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if not Path(each, "model.py").exists()])
+    spec = write_safetensors(tmp_path, "m", scale=3.0)
+    code = Path(spec.directory, "model.py")
+    Path(spec.directory, "factors_of_m.py").write_text("FACTOR = 2\n")
+    added = (
+        "\n    def twice(self):\n        import multiprocessing\n"
+        "        with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "            return pool.apply(half, (8,))\n"
+        "\n\ndef half(value):\n    return value / FACTOR\n"
+    )
+    code.write_text("from factors_of_m import FACTOR\n" + code.read_text() + added)
+    engine = loaded(spec)
+    assert sys.modules["model"].Model.twice(None) == 4
+    engine.unload()
+    assert spec.directory not in sys.path
 
 
 def test_a_pickled_checkpoint_is_not_loaded(tmp_path: Path) -> None:

@@ -207,6 +207,15 @@ def test_a_slow_first_call_of_a_life_is_served_and_the_same_pause_later_is_a_han
 
 
 @pytest.mark.fault("F10")
+def test_a_hang_in_the_first_call_of_a_later_life_is_found_at_the_hang_limit(server: Server) -> None:
+    with victim(server, "hangs_first") as hurt:
+        for _ in range(2):
+            status, reply = hurt.send("hang")
+            assert (status, reply["code"]) == (504, "worker_hung"), reply
+            assert "`hang_limit`" in reply["error"], reply
+
+
+@pytest.mark.fault("F10")
 def test_a_request_that_hangs_is_never_forbidden(server: Server) -> None:
     with victim(server, "not_forbidden") as hurt:
         for _ in range(3):

@@ -45,8 +45,8 @@ from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parame
 FALLBACK_NAME: Final = "mmsup_model"
 """The module of a file whose own name belongs to another module."""
 
-_loaded: Final[list[str]] = []
-"""Names of modules that `forget_module` removes: one, since a worker has one model."""
+_loaded: Final[list[tuple[str, str]]] = []
+"""Name and folder of the modules that `forget_module` removes: one, since a worker has one model."""
 
 log = logging.getLogger("mmsup.worker")
 
@@ -68,15 +68,12 @@ class PythonModelEngine:
         self._copies = True
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._texts = False
-        self._directory = ""
 
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._texts = is_text(spec.parameters)
-        self._directory = spec.directory
         self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
-        sys.path.append(spec.directory)
         kind = _model_class(spec)
         enforce_gpu_memory(spec)
         self._model = kind()
@@ -119,8 +116,6 @@ class PythonModelEngine:
                 model.unload()
         finally:
             forget_module()
-            if self._directory in sys.path:
-                sys.path.remove(self._directory)
 
 
 def _as_array(value: Any, declared: np.dtype[Any] | None) -> Array:  # whatever the model returned
@@ -165,7 +160,9 @@ def as_text(name: str, array: Array) -> Array:
 
 def load_module(path: str) -> ModuleType:
     """Import the module in a file, writing no bytecode beside it. It is in `sys.modules`, where dataclasses and pickles
-    look for it. Its folder is to be in `sys.path`, if children by `multiprocessing` are to find it."""
+    look for it. Its folder is last in `sys.path`, where its other files and children by `multiprocessing` find it."""
+    folder = os.path.dirname(path)
+    sys.path.append(folder)
     sys.dont_write_bytecode = True
     name = module_name(path)
     found = importlib.util.spec_from_file_location(name, path)
@@ -173,7 +170,7 @@ def load_module(path: str) -> ModuleType:
     assert found.loader is not None, f"{path} has no loader"
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
-    _loaded.append(name)
+    _loaded.append((name, folder))
     found.loader.exec_module(module)
     return module
 
@@ -195,9 +192,12 @@ def module_name(path: str) -> str:
 
 
 def forget_module() -> None:
-    """Remove from `sys.modules` what `load_module` has put there."""
+    """Remove from `sys.modules` and `sys.path` what `load_module` has put there."""
     while _loaded:
-        sys.modules.pop(_loaded.pop(), None)
+        name, folder = _loaded.pop()
+        sys.modules.pop(name, None)
+        if folder in sys.path:
+            sys.path.remove(folder)
 
 
 def _not_loaded(_: dict[str, Array]) -> Any:  # in the place of the user's method

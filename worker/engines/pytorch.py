@@ -186,7 +186,8 @@ def _load_torchscript(spec: ModelSpec, path: str, device: torch.device) -> Loade
         ) from error
     module.eval()
     arguments = tuple(each.name for each in module.forward.schema.arguments[1:])
-    return LoadedModule(module, configured_metadata(spec, f"TorchScript ({spec.artefact})"), arguments)
+    metadata = configured_metadata(spec, f"TorchScript ({spec.artefact})", arguments)
+    return LoadedModule(module, metadata, arguments)
 
 
 def _load_safetensors(spec: ModelSpec, path: str, device: torch.device) -> LoadedModule:
@@ -205,8 +206,10 @@ def _load_safetensors(spec: ModelSpec, path: str, device: torch.device) -> Loade
     weights: dict[str, torch.Tensor] = cast("Any", safetensors).load_file(path)
     module.load_state_dict(weights)
     module.to(device).eval()
-    arguments = tuple(inspect.signature(module.forward).parameters)
-    return LoadedModule(module, configured_metadata(spec, spec.artefact), arguments)
+    taken = inspect.signature(module.forward).parameters.values()
+    is_open = any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in taken)
+    arguments = () if is_open else tuple(each.name for each in taken)
+    return LoadedModule(module, configured_metadata(spec, spec.artefact, arguments), arguments)
 
 
 def _load_exported(spec: ModelSpec, path: str, device: torch.device) -> LoadedModule:

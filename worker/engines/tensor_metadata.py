@@ -25,11 +25,25 @@ def merge_metadata(spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Seque
     return Metadata(spec.platform, spec.max_batch_size, merged_inputs, merged_outputs)
 
 
-def configured_metadata(spec: ModelSpec, artefact: str) -> Metadata:
-    """The metadata of a model whose artifact declares no tensors."""
+def configured_metadata(spec: ModelSpec, artefact: str, arguments: Sequence[str] = ()) -> Metadata:
+    """The metadata of a model whose artifact declares no tensors, but maybe the names of its arguments.
+
+    Either all inputs have names of arguments, or they go by position: with a wrong name among right ones, tensors would
+    change places.
+    """
     if not spec.inputs or not spec.outputs:
+        takes = f", which are {_quoted_names('input', arguments)}," if arguments else ""
         raise _load_error(
-            spec, f"{artefact} says nothing of its tensors: declare its inputs and outputs in config.pbtxt"
+            spec,
+            f"{artefact} does not tell datatypes and shapes: declare its inputs{takes} and outputs in config.pbtxt or "
+            "mmsup.yaml",
+        )
+    strange = [each.name for each in spec.inputs if each.name not in arguments]
+    if arguments and strange and len(strange) < len(spec.inputs):
+        raise _load_error(
+            spec,
+            f"its configuration names {_quoted_names('input', strange)}, but {artefact} takes "
+            f"{_quoted_names('input', arguments)}",
         )
     return Metadata(spec.platform, spec.max_batch_size, spec.inputs, spec.outputs)
 

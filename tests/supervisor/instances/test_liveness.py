@@ -11,6 +11,7 @@ from mmsup.supervisor.instances.liveness import (
     MISSED_HEARTBEATS,
     NS,
     Alive,
+    FirstRuns,
     Hung,
     Liveness,
     LivenessLimits,
@@ -146,3 +147,25 @@ def test_the_next_check_is_not_later_than_the_first_failure() -> None:
         elif progress.activity in (Activity.IDLE, Activity.STANDBY):
             assert look <= NOW + limits.hang_s * NS / 4 + 2
         assert look <= NOW + max(limits.hang_s, 1.0) * NS + 2
+
+
+def test_only_the_first_life_grants_its_first_run_the_limit_of_a_load() -> None:
+    first_runs = FirstRuns()
+    assert not first_runs.observe(page(Activity.BUSY, since_s=0.1, batches=0), LIMITS, NOW)
+    assert first_runs.may_be_slow
+    assert not first_runs.observe(page(Activity.IDLE), LIMITS, NOW)  # the first run is over
+    assert not first_runs.may_be_slow
+    later = replace(LIMITS, slow_first_run=False)
+    assert isinstance(judge(page(Activity.BUSY, since_s=0.6, batches=0), later, None, NOW, 0.6), Hung)
+
+
+def test_a_first_run_that_was_long_is_granted_the_same_in_the_next_life() -> None:
+    first_runs = FirstRuns()
+    assert first_runs.observe(page(Activity.BUSY, since_s=0.3, batches=0), LIMITS, NOW)
+    assert first_runs.may_be_slow
+
+
+def test_a_hang_right_after_the_load_is_looked_at_as_soon_as_any_other() -> None:
+    still_warming = page(Activity.WARMING)
+    recent = replace(LIMITS, spawned_ns=NOW)
+    assert next_check_ns(still_warming, recent, NOW, 0) <= NOW + recent.hang_s * NS / 4 + 1

@@ -68,3 +68,15 @@ def test_an_artifact_that_declares_nothing_needs_a_configuration() -> None:
     assert configured_metadata(spec(0, (X,), (Y,)), "model.pt").inputs == (X,)
     with pytest.raises(ModelError, match="declare its inputs and outputs"):
         configured_metadata(spec(0, (X,)), "model.pt")
+
+
+def test_a_wrong_name_among_right_ones_does_not_exchange_the_inputs_of_a_module() -> None:
+    given = spec(0, (TensorSpec("mask", "FP32", (-1,)), TensorSpec("imag", "FP32", (-1,))), (Y,))
+    with pytest.raises(ModelError, match=r"names input 'imag', but model\.pt takes inputs 'image', 'mask'"):
+        configured_metadata(given, "model.pt", ("image", "mask"))
+    assert configured_metadata(given, "model.pt", ("a", "b")).inputs == given.inputs  # by position
+
+
+def test_a_module_without_a_declaration_is_refused_with_the_names_that_it_takes() -> None:
+    with pytest.raises(ModelError, match="declare its inputs, which are inputs 'image', 'mask', and outputs in"):
+        configured_metadata(spec(), "model.pt", ("image", "mask"))
