@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mmsup.supervisor.linux.process_tree import read_stat
+
 PROCS: Final = "cgroup.procs"
 LOADING_WEIGHTS: Final = {"cpu.shares": "512", "cpu.weight": "50"}
 """CPU share of a worker while it loads, v1 and v2: half of that of a serving one. It loses nothing while a CPU is idle;
@@ -23,8 +25,10 @@ while none is, imports and weights of one model delay the requests of the others
 SERVING_WEIGHTS: Final = {"cpu.shares": "1024", "cpu.weight": "100"}
 """The kernel's default for a new group. All processes that a worker starts share it."""
 _NO_LIMIT: Final = 1 << 62
-_FREEZER: Final = "freezer"
 """v1 reports a missing limit as the largest number of pages; no limit is this large."""
+_ENDED: Final = ("Z", "X")
+"""States of a thread in /proc/TID/stat."""
+_FREEZER: Final = "freezer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,17 @@ class Cgroup:
         return _all_members(self._folders)
 
     def holds(self, pid: int) -> bool:
-        """Whether a process is in it, in each hierarchy that limits. True without a group, and if it has exited."""
-        text = read_file(Path(f"/proc/{pid}/cgroup"))
+        """Whether a process is in it, in each hierarchy that limits. True without a group, and if it has exited.
+
+        Where its main thread alone has ended, the others decide: /proc says `/` of one that has ended.
+        """
+        if self._holds_thread(pid):
+            return True
+        stat = read_stat(pid)
+        return stat is None or (stat.state in _ENDED and all(self._holds_thread(each) for each in _threads(pid)))
+
+    def _holds_thread(self, tid: int) -> bool:
+        text = read_file(Path(f"/proc/{tid}/cgroup"))
         return not text or is_member(text, self._folders)
 
     def kill(self) -> bool:
@@ -113,6 +126,15 @@ class Cgroup:
     def remove(self) -> bool:
         """Remove the folders; False if processes are left in them."""
         return remove_all(self._folders)
+
+
+def _threads(pid: int) -> list[int]:
+    """Those of a process that have not ended."""
+    try:
+        tids = [int(each) for each in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+    return [each for each in tids if (stat := read_stat(each)) is not None and stat.state not in _ENDED]
 
 
 def is_member(text: str, folders: Sequence[Path]) -> bool:

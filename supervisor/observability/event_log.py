@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from mmsup.supervisor.observability.rotating_file import RotatingFile
+from mmsup.supervisor.observability.rotating_file import LIMIT_BYTES, RotatingFile
 
 EVENTS_KEPT: Final = 2000
 RECENT_EVENTS: Final = 12
@@ -75,7 +75,10 @@ class EventLog:
     def _read(self, path: Path) -> None:
         """Add the newest events of a file. Single lines that crashes have cut are passed over without a word."""
         try:
-            lines = [line for line in path.read_bytes().splitlines() if line.strip()][-EVENTS_KEPT:]
+            with path.open("rb") as file:  # a file of ours is no larger, and a damaged one may be of any size
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 2 * LIMIT_BYTES))
+                data = file.read(2 * LIMIT_BYTES)
+            lines = [line for line in data.splitlines() if line.strip()][-EVENTS_KEPT:]
         except FileNotFoundError:
             return
         except OSError as error:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from mmsup.ipc.tensors.datatypes import from_config_name, size_bytes
 from mmsup.supervisor.config import validators
 from mmsup.supervisor.config.config_error import InvalidValue, displayed
 from mmsup.supervisor.config.model_options import ModelOptions
 from mmsup.supervisor.repository.folders import WARM_UP_FOLDER
+
+WARM_UP_RUNS: Final = 10_000
+"""Most runs of one sample of `model_warmup`; each takes at least its time in the model."""
 
 Json = dict[str, Any]  # one JSON object
 
@@ -26,6 +29,8 @@ def warm_up_problems(samples: Sequence[Json], max_batch_size: int) -> list[tuple
         size = sample.get("batch_size", 0)
         if size > max(max_batch_size, 1):
             problems.append((f"{key}.batch_size", f"{size} is more than max_batch_size, {max_batch_size}"))
+        if sample.get("count", 0) > WARM_UP_RUNS:
+            problems.append((f"{key}.count", f"{sample['count']} is more than {WARM_UP_RUNS} runs of one sample"))
         for name, given in sample.get("inputs", {}).items():
             place = f"{key}.inputs.{name}"
             if given.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":

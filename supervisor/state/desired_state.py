@@ -20,6 +20,8 @@ from mmsup.supervisor.state import atomic_file
 from mmsup.supervisor.state.kept_aside import keep_aside
 
 FORMAT: Final = 1
+SIZE_LIMIT_BYTES: Final = 16 << 20
+"""A larger file is damaged. None is written, so that the next start can read what this one has saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,11 @@ def _read(path: Path, mode: str) -> dict[str, DesiredModel]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnreadableState("is no plain file")
-        raw: Any = json.loads(path.read_bytes())  # JSON of ours, or damaged
+        with path.open("rb") as file:
+            data = file.read(SIZE_LIMIT_BYTES + 1)
+        if len(data) > SIZE_LIMIT_BYTES:
+            raise UnreadableState(f"is larger than {SIZE_LIMIT_BYTES >> 20} MiB")
+        raw: Any = json.loads(data)  # JSON of ours, or damaged
         if raw["format"] != FORMAT:
             raise UnreadableState(f"has format {raw['format']!r:.20}, this version reads {FORMAT}")
         models = {name: DesiredModel(each["up"] is True, str(each["config"])) for name, each in raw["models"].items()}
@@ -105,5 +111,7 @@ def _read(path: Path, mode: str) -> dict[str, DesiredModel]:
 
 def _write(path: Path, mode: str, desired_models: dict[str, DesiredModel]) -> None:
     models = {name: {"up": each.up, "config": each.config} for name, each in sorted(desired_models.items())}
-    text = json.dumps({"format": FORMAT, "mode": mode, "models": models}, indent=1)
-    atomic_file.write(path, text.encode())
+    data = json.dumps({"format": FORMAT, "mode": mode, "models": models}, indent=1).encode()
+    if len(data) > SIZE_LIMIT_BYTES:
+        raise OSError(errno.EFBIG, f"the configurations given with loads exceed {SIZE_LIMIT_BYTES >> 20} MiB together")
+    atomic_file.write(path, data)

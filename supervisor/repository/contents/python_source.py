@@ -13,6 +13,7 @@ from mmsup.supervisor.config.config_error import InvalidValue
 
 FILES_LIMIT: Final = 200
 """Files of a model's folder that are followed."""
+SIZE_LIMIT_BYTES: Final = 16 << 20
 _MODEL_CLASS: Final = "Model"
 
 
@@ -71,7 +72,10 @@ class _Walk:
     def _parse(self, path: str, file: str) -> ast.Module | None:
         try:
             with open(path, "rb") as source:
-                return ast.parse(source.read())
+                text = source.read(SIZE_LIMIT_BYTES + 1)
+            if len(text) > SIZE_LIMIT_BYTES:
+                raise ValueError(f"it is larger than {SIZE_LIMIT_BYTES >> 20} MiB; read data from a file of its own")
+            return ast.parse(text)
         except SyntaxError as error:
             self.problems.append(f"{_line(file, error.lineno or 0)}{error.msg}")
         except (ValueError, RecursionError) as error:

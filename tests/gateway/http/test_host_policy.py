@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from multidict import CIMultiDict
 
 from mmsup.gateway.http.host_policy import ANY_HOST, HostPolicy, check_change, check_host, host_name, listener_policy
 from mmsup.ipc.errors import CallerError
@@ -38,6 +39,7 @@ def test_names_are_compared_without_the_port(host: str, name: str) -> None:
         "127.0.0.1",
         "127.0.0.1:1",
         "[::1]:8000",
+        "[::ffff:127.0.0.1]",
         "machine",
         "models.example:443",
         "10.1.2.3",
@@ -49,7 +51,21 @@ def test_a_loopback_listener_answers_to_its_own_names_and_those_that_are_allowed
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0", "10.1.2.4", "", "evil@localhost"],
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "0.0.0.0",
+        "10.1.2.4",
+        "",
+        "evil@localhost",
+        "[::1]evil.com",
+        "[localhost]",
+        "[::1%25lo]",
+        "[::1%lo]",
+        "[::1",
+        "[::ffff:10.1.2.4]",
+    ],
 )
 def test_a_page_whose_name_resolves_to_loopback_is_refused(host: str) -> None:
     assert is_refused(LOCAL, host)
@@ -91,8 +107,25 @@ def test_a_listener_that_others_reach_answers_to_any_name_unless_some_are_allowe
 def test_a_page_of_another_site_changes_nothing(headers: dict[str, str], code: str) -> None:
     if code:
         with pytest.raises(CallerError) as refused:
-            check_change(LOCAL, headers, has_body=True)
+            check_change(LOCAL, CIMultiDict(headers), has_body=True)
         assert refused.value.code == code
     else:
-        check_change(LOCAL, headers, has_body=True)
-    check_change(ANY_HOST, headers, has_body=True)
+        check_change(LOCAL, CIMultiDict(headers), has_body=True)
+    check_change(ANY_HOST, CIMultiDict(headers), has_body=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "foreign"),
+    [("Origin", "http://localhost", "http://evil.example"), ("Sec-Fetch-Site", "same-origin", "cross-site")],
+)
+def test_each_header_that_tells_the_page_counts(name: str, own: str, foreign: str) -> None:
+    json = ("Content-Type", "application/json")
+    check_change(LOCAL, CIMultiDict([json, (name, own), (name, own)]), has_body=True)
+    for values in ((own, foreign), (foreign, own)):
+        with pytest.raises(CallerError, match="web page of"):
+            check_change(LOCAL, CIMultiDict([json, *[(name, each) for each in values]]), has_body=True)
+
+
+def test_an_empty_host_is_told_what_to_send() -> None:
+    with pytest.raises(CallerError, match="the Host header is empty"):
+        check_host(LOCAL, [""], TARGET)

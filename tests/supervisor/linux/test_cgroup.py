@@ -4,12 +4,14 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from keeper_rig import is_alive
+from mmsup.supervisor.linux import cgroup
 from mmsup.supervisor.linux.cgroup import (
     Cgroup,
     CgroupUsage,
@@ -131,6 +133,34 @@ def test_files_of_the_kernel_are_read_and_written_but_never_created(tmp_path: Pa
     assert not write_file(Path("/dev/full"), "1")
     assert parse_field("oom 3\noom_kill 2\n", "oom_kill") == 2
     assert parse_field("oom 3\n", "oom_kill") == 0
+
+
+def test_a_process_whose_main_thread_alone_has_ended_has_not_left_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import ctypes, threading
+main = threading.main_thread().native_id
+def tell():
+    while open(f"/proc/self/task/{main}/stat").read().rpartition(") ")[2][0] != "Z":
+        pass
+    print("ended", flush=True)
+    threading.Event().wait()
+threading.Thread(target=tell).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ended\n"
+            tid = next(int(each) for each in os.listdir(f"/proc/{process.pid}/task") if int(each) != process.pid)
+            own = read_file(Path(f"/proc/{tid}/cgroup"))
+            monkeypatch.setattr(cgroup, "is_member", lambda text, _: text == own)
+            assert Cgroup([tmp_path]).holds(process.pid)
+            monkeypatch.setattr(cgroup, "is_member", lambda *_: False)
+            assert not Cgroup([tmp_path]).holds(process.pid)
+        finally:
+            process.kill()
 
 
 def test_the_usage_is_read_from_one_file(tmp_path: Path) -> None:

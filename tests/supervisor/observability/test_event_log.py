@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,3 +122,15 @@ def test_a_damaged_file_of_events_is_said_and_grows_on(tmp_path: Path) -> None:
 def test_events_that_cannot_be_read_at_all_are_said(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").mkdir()
     assert event_log(tmp_path).problem == "events.jsonl cannot be read: Is a directory; earlier events are not shown"
+
+
+def test_only_the_end_of_a_file_of_gigabytes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    log = event_log(tmp_path)
+    log.record("ready", "a")
+    log.close()
+    line = path.read_bytes()
+    os.truncate(path, 3 << 30)
+    with path.open("ab") as file:
+        file.write(b"\n" + line)
+    assert [each["text"] for each in event_log(tmp_path).last()] == ["a"]

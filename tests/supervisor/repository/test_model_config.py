@@ -235,6 +235,7 @@ def test_reshape_of_as_many_elements_is_served(dims: str, shape: str) -> None:
             "not the name of a file",
         ),
         ("batch_size: 2", "more than max_batch_size"),
+        ("count: 4000000000", "4000000000 is more than 10000 runs"),
     ],
 )
 def test_a_warm_up_sample_that_cannot_run_is_a_fault_of_the_configuration(text: str, words: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.supervisor.state.desired_state import DesiredModel, DesiredState
+from mmsup.supervisor.state.desired_state import SIZE_LIMIT_BYTES, DesiredModel, DesiredState
 from mmsup.supervisor.state.kept_aside import kept_aside
 
 
@@ -54,6 +54,23 @@ def test_a_file_that_cannot_be_read_is_kept_aside_and_said(tmp_path: Path, text:
     wanted.clear()
     assert (tmp_path / "wanted.json.kept-1").read_text() == text
     assert kept_aside(tmp_path) == ["wanted.json.kept-1"]
+
+
+def test_a_sparse_file_of_gigabytes_is_kept_aside_unread(tmp_path: Path) -> None:
+    path = tmp_path / "wanted.json"
+    path.touch()
+    os.truncate(path, 3 << 30)
+    wanted = DesiredState(path, "none")
+    assert wanted.problem.startswith("wanted.json is larger than 16 MiB: it is kept as wanted.json.kept-1")
+    assert (tmp_path / "wanted.json.kept-1").stat().st_size == 3 << 30
+
+
+def test_what_the_next_start_would_refuse_to_read_is_not_saved(tmp_path: Path) -> None:
+    wanted = DesiredState(tmp_path / "wanted.json", "none")
+    wanted.set("bert", DesiredModel(up=True, config="{}"))
+    with pytest.raises(OSError, match="exceed 16 MiB"):
+        wanted.set("large", DesiredModel(up=True, config="x" * SIZE_LIMIT_BYTES))
+    assert DesiredState(tmp_path / "wanted.json", "none").names() == wanted.names() == ["bert"]
 
 
 def test_each_file_that_cannot_be_read_is_kept(tmp_path: Path) -> None:
