@@ -19,8 +19,10 @@ STRAY: Final = frozenset(
         *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
     }
 )
-"""Without SIGTERM and SIGINT, which end a process, SIGQUIT, and what the kernel sends for a fault of the process. Python itself
-ignores SIGXFSZ."""
+"""Without SIGTERM and SIGINT, which end a process, SIGQUIT, and what the kernel sends for a fault of the process.
+
+Python itself ignores SIGXFSZ.
+"""
 
 _SA_RESTART: Final = 0x10000000
 
