@@ -61,7 +61,9 @@ UNAVAILABLE: Final = 503
 TEXT_LIMIT: Final = 1000
 _TRACEBACK: Final = "Traceback (most recent call last)"
 _REDACTIONS: Final = (
-    (re.compile(r"(?<![\w./])(?:/[\w.@+~-]+){2,}/?"), "<path>"),
+    (re.compile(r"(?<![\w+.-])[\w+.-]*://\S*(?<![\"'`)\]}>.,;:])"), "<url>"),
+    (re.compile(r"(?<![\w./~])(?:\.\.?|~\w*)(?:/+[\w.@+~-]+)+/*"), "<path>"),  # relative to a folder or a home
+    (re.compile(r"(?<![\w/])(?:/+[\w.@+~-]+){2,}/*"), "<path>"),
     (re.compile(r"\b0x[0-9a-fA-F]+"), "<address>"),
     (re.compile(r"\bpid[ =:]*\d+"), "pid"),
 )
@@ -93,7 +95,7 @@ def text(error: MmsupError) -> str:
     """The message of an error for a remote client.
 
     A caller's error refers to what the caller sent (a tensor may be called `/conv1/out`) and is unchanged. All others
-    may quote a model or a library: paths, addresses, process ids and tracebacks are removed.
+    may quote a model or a library: paths, URLs, addresses, process ids and tracebacks are removed.
     """
     message = error.text if isinstance(error, CallerError) else redact(error.text)
     message = _UNPRINTABLE.sub(" ", message).encode("utf-8", "replace").decode()
@@ -101,7 +103,7 @@ def text(error: MmsupError) -> str:
 
 
 def redact(message: str) -> str:
-    """Without paths, addresses, process ids and tracebacks."""
+    """Without paths, URLs, addresses, process ids and tracebacks, in time linear in the message."""
     before, traceback, after = message.partition(_TRACEBACK)
     if traceback:
         lines = [each for each in after.splitlines() if each.strip()]

@@ -40,9 +40,17 @@ def device_fault(error: BaseException, device: str) -> DeviceFault:
     if device == "cpu" or not isinstance(error, Exception) or isinstance(error, _PYTHON_ERRORS):
         return DeviceFault.NONE
     names = {each.__name__ for each in type(error).__mro__}
-    text = str(error).lower()
+    text = message_of(error).lower()
     if names & _MEMORY_TYPES or _MEMORY_TEXT.search(text):
         return DeviceFault.MEMORY
     if names & _LOST_TYPES or _LOST_TEXT.search(text):
         return DeviceFault.LOST
     return DeviceFault.NONE
+
+
+def message_of(error: BaseException) -> str:
+    """What `str` says of an exception of model code, or nothing where its `__str__` raises."""
+    try:
+        return str.__str__(str(error))  # a str itself: methods of a class derived from it are the model's
+    except BaseException:  # noqa: BLE001 - a model may raise anything there too
+        return ""

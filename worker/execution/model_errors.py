@@ -1,6 +1,7 @@
 """Calls model code, and turns whatever it raises into an error for the caller: a code and a text.
 
-The trace goes to the worker's own output, which `ctl logs` shows. The text names no path, no address, no class.
+The trace goes to the worker's own output, which `ctl logs` shows. The text names no path, no address, no class
+and no line of code.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from typing import Final, TypeVar
 
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.execution.device_errors import DeviceFault, device_fault
+from mmsup.worker.execution.device_errors import DeviceFault, device_fault, message_of
 
 T = TypeVar("T")
 TEXT_LIMIT: Final = 500
 _PATH: Final = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/'\"`<>|;,:()\[\]{}]+/)+([^\s/'\"`<>|;,:()\[\]{}]*)")
+_TRACEBACK: Final = re.compile(r"Traceback\b[^\n]{0,60}\(most recent call last\)")
+"""Python's, and TorchScript's (`Traceback of TorchScript, serialized code (most recent call last):`)."""
+_CODE_LINE: Final = re.compile(
+    r"""[ ]?\([^()]*\bline[ ][0-9]+\)  # of a SyntaxError
+    |\bFile[ ]["'][^"']*["'],[ ]line[ ][0-9]+(?:,?[ ]in[ ][\w<>.]+)?[ ]?""",
+    re.VERBOSE,
+)
+_OTHER_CODE_LINE: Final = re.compile(r" (?:on|at) line [0-9]+")
 _ADDRESS: Final = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
 _HOST_MEMORY_TEXTS: Final = ("bad_alloc", "defaultcpuallocator: can't allocate memory", "failed to allocate memory")
 """How native code reports a failed allocation: C++ (onnxruntime too), torch on the CPU, onnxruntime's arena."""
@@ -52,15 +61,18 @@ def call_model_code(call: Callable[..., T], spec: ModelSpec, *arguments: object)
 
 def caught(error: BaseException, spec: ModelSpec) -> ModelFailure:
     """The failure to report for an exception of model code, whose trace is printed here."""
-    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+    if issubclass(type(error), (SystemExit, KeyboardInterrupt)):
         raise error
-    traceback.print_exception(error)
-    return replace(failure_of(error, spec), detail="" if isinstance(error, MmsupError) else detail_of(error, spec))
+    try:
+        traceback.print_exception(error)
+        return replace(failure_of(error, spec), detail="" if isinstance(error, MmsupError) else detail_of(error, spec))
+    except Exception:  # noqa: BLE001 - its attributes and methods are the model's code too
+        return ModelFailure("inference_failed", f"model '{spec.name}' failed, and its exception cannot be described")
 
 
 def detail_of(error: BaseException, spec: ModelSpec) -> str:
     """Type and text of an exception, with the last line in the model's folder that it passed."""
-    text = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))[:TEXT_LIMIT]
+    text = ": ".join(filter(None, (type(error).__name__, " ".join(message_of(error).split()))))[:TEXT_LIMIT]
     lines = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(spec.directory)]
     return f"{text}, at {os.path.relpath(lines[-1].filename, spec.directory)}:{lines[-1].lineno}" if lines else text
 
@@ -70,27 +82,39 @@ def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:
         return ModelFailure(error.code, scrub(error.text))
     device = device_fault(error, spec.device)
     if device is DeviceFault.LOST:
-        return ModelFailure("gpu_fault", scrub(f"the device of model '{spec.name}' failed: {error}"), device)
+        text = f"the device of model '{spec.name}' failed: {message_of(error)}"
+        return ModelFailure("gpu_fault", scrub(text), device)
     if device is DeviceFault.MEMORY:
         return ModelFailure("gpu_oom", f"model '{spec.name}' ran out of device memory", device)
     if is_out_of_memory(error):
         cap = f" under its cap of {spec.memory_bytes} bytes" if spec.memory_bytes else ""
         return ModelFailure("inference_failed", f"model '{spec.name}' ran out of memory{cap}")
-    text = str(error).strip() or f"{type(error).__name__} without a message"
+    text = message_of(error).strip() or f"{type(error).__name__} without a message"
+    if isinstance(error, SyntaxError):
+        text = _OTHER_CODE_LINE.sub("", _CODE_LINE.sub("", text))
     return ModelFailure("inference_failed", scrub(f"model '{spec.name}' failed: {text}"))
 
 
 def scrub(text: str) -> str:
-    """A text fit for a remote client: one line, bounded, paths reduced to their last part, no addresses."""
-    line = " ".join(text.split())
+    """A text fit for a remote client: one line, bounded, paths reduced to their last part, no addresses, no lines of
+    code."""
+    line = _CODE_LINE.sub("", " ".join(_without_tracebacks(text).split()))
     line = _ADDRESS.sub("(address)", _PATH.sub(r"\1", line))
     line = "".join(each for each in line if each.isprintable())
     return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - 1] + "…"
+
+
+def _without_tracebacks(text: str) -> str:
+    """Of what begins with the first traceback, the last line alone: the message that ends it."""
+    if (head := _TRACEBACK.search(text)) is None:
+        return text
+    lines = text[head.end() :].strip().splitlines()
+    return f"{text[: head.start()]} {lines[-1].lstrip(': ') if lines else ''}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation of host memory failed, in Python or in native code."""
     if isinstance(error, MemoryError):
         return True
-    text = str(error).lower()
+    text = message_of(error).lower()
     return isinstance(error, Exception) and any(each in text for each in _HOST_MEMORY_TEXTS)

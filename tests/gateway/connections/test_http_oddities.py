@@ -46,6 +46,11 @@ CASES: dict[str, tuple[bytes, list[int]]] = {
     "HTTP/2.0 without a body": (request(method="GET", target="/livez", version="2.0") + NEXT, [505]),
     "an upgrade": (request("Connection: upgrade", "Upgrade: websocket", method="GET", target="/livez") + NEXT, [200]),
     "an upgrade with a body": (request(LENGTH, "Connection: upgrade", "Upgrade: h2c", body=BODY) + NEXT, [200]),
+    "an upgrade to HTTP/2": (
+        request(LENGTH, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk", body=BODY)
+        + NEXT,
+        [200],
+    ),
     "behind the last": (request(LENGTH, "Connection: close", body=BODY) + NEXT, [200]),
     "garbage behind the last": (LAST + b"GARBAGE\r\n\r\n", [200]),
     "three and garbage": (NEXT + request(LENGTH, body=BODY) + NEXT + b"GARBAGE\r\n\r\n", [200, 200, 200, 400]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.execution.device_errors import DeviceFault
-from mmsup.worker.execution.model_errors import TEXT_LIMIT, failure_of, scrub
+from mmsup.worker.execution.model_errors import TEXT_LIMIT, ModelFailure, call_model_code, caught, failure_of, scrub
 
 CPU = ModelSpec("bert", "1", "/m/bert/1", "model.py", "custom", "python", memory_bytes=1000)
 GPU = ModelSpec("bert", "1", "/m/bert/1", "model.py", "custom", "python", device="cuda:0")
@@ -24,11 +25,76 @@ GPU = ModelSpec("bert", "1", "/m/bert/1", "model.py", "custom", "python", device
         ("<Tensor at 0x7f12ab34cd56>", "<Tensor at (address)>"),
         ("see https://example.org/a/b for more", "see https://example.org/a/b for more"),
         ("got 3/4 and a/b/c", "got 3/4 and a/b/c"),
+        ('a Traceback (most recent call last):\n File "/x/h.py", line 3', "a "),
+        ("a:\nTraceback (most recent call last):\n  File 'x'\n    1/0\nE: b\n", "a: E: b"),
+        ('a\nTraceback of TorchScript (most recent call last):\n  File "c.py", line 5, in f\n  x\nE: b', "a E: b"),
+        ('a in File "/x/h.py", line 3, in infer b', "a in b"),
+        ("invalid syntax (model.py, line 1)", "invalid syntax"),
+        ("Expecting value: line 1 column 1 (char 0)", "Expecting value: line 1 column 1 (char 0)"),
         ("two\nlines\tand\x00\x1b[31m more", "two lines and[31m more"),
     ],
 )
 def test_a_text_loses_paths_addresses_and_control_characters(text: str, scrubbed: str) -> None:
     assert scrub(text) == scrubbed
+
+
+@pytest.mark.parametrize("unit", ["(", "(a, ", "File '", "File ' line", "Traceback ", "Traceback\n", ", line 1", "/a"])
+def test_a_long_text_does_not_hold_up_the_worker(unit: str) -> None:
+    started = time.process_time()
+    scrub(unit * 100_000)
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def f(:\n", "model 'bert' failed: invalid syntax"),
+        ("x = 'a\n", "model 'bert' failed: unterminated string literal"),
+        ("def f():\nx = 1\n", "model 'bert' failed: expected an indented block after function definition"),
+    ],
+)
+def test_a_syntax_error_of_a_model_names_neither_its_file_nor_its_line(code: str, told: str) -> None:
+    with pytest.raises(SyntaxError) as raised:
+        compile(code, "/m/bert/1/model.py", "exec")
+    failure = caught(raised.value, CPU)
+    assert failure.text == told
+    assert "line" in failure.detail  # for the operator
+
+
+def _divides_by_zero(*_: object) -> str:
+    raise ZeroDivisionError
+
+
+def _leaves(*_: object) -> str:
+    raise SystemExit(3)
+
+
+class _OwnText(str):
+    __slots__ = ()
+    strip = split = lower = __format__ = _divides_by_zero  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("spec", [CPU, GPU])
+@pytest.mark.parametrize("members", [{"__str__": _divides_by_zero}, {"__str__": _leaves}, {"__str__": lambda _: 3}])
+def test_an_exception_that_cannot_be_printed_fails_its_request_alone(
+    members: dict[str, object], spec: ModelSpec
+) -> None:
+    def infer() -> None:
+        raise type("Odd", (Exception,), members)
+
+    failure = call_model_code(infer, spec)
+    assert isinstance(failure, ModelFailure)
+    assert (failure.code, failure.text) == ("inference_failed", "model 'bert' failed: Odd without a message")
+
+
+def test_an_exception_with_a_text_of_its_own_type_fails_its_request_alone() -> None:
+    assert caught(RuntimeError(_OwnText("bad luck")), CPU).text == "model 'bert' failed: bad luck"
+    assert caught(type("Odd", (Exception,), {"__str__": lambda _: _OwnText("bad")})(), CPU).text.endswith(": bad")
+
+
+def test_an_exception_without_attributes_fails_its_request_alone() -> None:
+    failure = caught(type("Odd", (Exception,), {"__getattribute__": _divides_by_zero})(), CPU)
+    assert failure.code == "inference_failed"
 
 
 def test_a_text_is_bounded() -> None:
