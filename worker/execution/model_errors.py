@@ -74,7 +74,9 @@ def detail_of(error: BaseException, spec: ModelSpec) -> str:
     """Type and text of an exception, with the last line in the model's folder that it passed."""
     text = ": ".join(filter(None, (type(error).__name__, " ".join(message_of(error).split()))))[:TEXT_LIMIT]
     lines = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(spec.directory)]
-    return f"{text}, at {os.path.relpath(lines[-1].filename, spec.directory)}:{lines[-1].lineno}" if lines else text
+    if lines:
+        text += f", at {os.path.relpath(lines[-1].filename, spec.directory)}:{lines[-1].lineno}"
+    return text.encode("utf-8", "replace").decode()
 
 
 def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:

@@ -134,3 +134,8 @@ def test_device_memory_and_a_lost_device_have_different_codes() -> None:
     assert failure_of(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), GPU).code == "gpu_oom"
     lost = failure_of(RuntimeError("CUDA error: an illegal memory access was encountered"), GPU)
     assert (lost.code, lost.device_fault) == ("gpu_fault", DeviceFault.LOST)
+
+
+def test_half_a_surrogate_pair_in_an_exception_reaches_the_operator_as_a_question_mark() -> None:
+    failure = caught(ValueError("name '\ud800'"), CPU)
+    assert (failure.text, failure.detail) == ("model 'bert' failed: name ''", "ValueError: name '?'")
