@@ -15,11 +15,14 @@ from typing import ClassVar, Final
 STRAY: Final = frozenset(
     {
         *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF),
-        *(signal.SIGIO, signal.SIGPWR, signal.Signals["SIGSTKFLT"], signal.SIGPIPE),
+        *(signal.SIGIO, signal.SIGPWR, signal.Signals["SIGSTKFLT"], signal.SIGPIPE, signal.SIGXCPU),
         *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
     }
 )
-"""Without SIGTERM and SIGINT, which end a process, SIGQUIT, and what the kernel sends for a fault of the process."""
+"""Without SIGTERM and SIGINT, which end a process, SIGQUIT, and what the kernel sends for a fault of the process.
+
+Python itself ignores SIGXFSZ.
+"""
 
 _SA_RESTART: Final = 0x10000000
 

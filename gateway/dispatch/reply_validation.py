@@ -7,6 +7,7 @@ model's declared outputs can be is refused before it is parsed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,9 +71,17 @@ def _signature_error(signature: ReplySignature, declared: set[str]) -> str:
             return f"output '{each.name:.80}': the model declares no such output"
         if each.datatype not in ITEM_BYTES:
             return f"output '{each.name:.80}': its datatype does not exist"
-        if len(each.shape) > RANK_LIMIT or any(size < 0 for size in each.shape):
+        if len(each.shape) > RANK_LIMIT or _is_impossible(each.shape):
             return f"output '{each.name:.80}': its shape is impossible"
     return ""
+
+
+def _is_impossible(shape: tuple[int, ...]) -> bool:
+    """Whether no array has this shape. An empty one has no bytes that would contradict a size beside its 0, which goes
+    to clients that may allocate by it; NumPy too counts such sizes."""
+    if 0 in shape and math.prod([size for size in shape if size]) > NEED_LIMIT_BYTES:
+        return True
+    return any(size < 0 for size in shape)
 
 
 def validate_reply(reply: InferReply, signature: ValidatedSignature | None, granted: Slot | None) -> str:

@@ -35,6 +35,7 @@ from mmsup.supervisor.repository.folders import (
     folder_names,
     layout_hint,
 )
+from mmsup.supervisor.repository.label_files import label_file_problems
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
 from mmsup.supervisor.repository.model_config import NO_EFFECT, InterpretedConfig, interpret
 from mmsup.supervisor.repository.warm_up_config import sample_problems
@@ -228,6 +229,8 @@ class _ModelFolder:
         is_clients = parsed is not None  # who has sent a configuration may see what is wrong with it
         self.errors += (replace(each, public=str(each)) if is_clients else each for each in interpreted.errors)
         self.warnings += interpreted.warnings
+        labels = label_file_problems(self.directory, config.config)
+        self.warnings += [ConfigError(config.source.place(key), text) for key, text in labels]
         options = model_options.merge(self.server_options, interpreted.options, own)
         self.check_options(options)
         for key, text in sample_problems(config.config.get("model_warmup", []), options, self.directory):

@@ -59,6 +59,8 @@ def test_a_correct_reply_has_no_error(good: Result) -> None:
         (one((5, 1024, 60)), "60 bytes where its shape has 64"),
         (with_shape((2**62, 2**62)), "bytes where its shape has"),
         (with_shape((-16,)), "shape"),
+        (with_shape((2**62, 0), b""), "its shape is impossible"),
+        (with_shape((2**62, 0), b"", "BYTES"), "its shape is impossible"),
         (with_shape((1,) * 17), "shape"),
         (with_shape((1,), datatype="FP31"), "datatype"),
         (with_shape((2,), b"1234"), "4 bytes where its shape has 8"),

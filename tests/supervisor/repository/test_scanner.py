@@ -204,6 +204,25 @@ def test_a_specific_version_that_is_not_there_is_a_warning_and_the_others_are_se
     ]
 
 
+def test_labels_that_no_client_will_see_are_a_warning(lay: Lay, tmp_path: Path) -> None:
+    names = ("good.txt", "../good.txt", "link.txt", "absent.txt", "latin.txt", "large.txt")
+    outputs = [f'output {{ name: "{each}" data_type: TYPE_FP32 dims: 1 label_filename: "{each}" }}' for each in names]
+    settings = lay(
+        {"m/1/model.onnx": "", "m/config.pbtxt": "\n".join(outputs), "m/good.txt": "a\nb\n", "m/large.txt": ""}
+    )
+    folder = tmp_path / "models" / "m"
+    (folder / "link.txt").symlink_to("good.txt")
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    os.truncate(folder / "large.txt", 3 << 30)
+    found = entry(settings)
+    assert len(found.specs) == 1
+    for warning, at, words in zip(
+        found.warnings, range(1, 6), ("no name", "is a link", "No such file", "no UTF-8", "is larger"), strict=True
+    ):
+        assert warning.place == f"m/config.pbtxt:{at + 1}: output[{at}].label_filename"
+        assert words in warning.text
+
+
 def test_a_name_in_two_repositories_is_an_error_of_that_name_only(lay: Lay, tmp_path: Path) -> None:
     settings = lay({"m/1/model.onnx": "", "only/1/model.onnx": ""})
     (tmp_path / "more" / "m" / "1").mkdir(parents=True)

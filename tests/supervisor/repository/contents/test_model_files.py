@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 import zipfile
@@ -309,3 +310,9 @@ def test_an_interpreter_without_the_library_of_the_engine_is_a_fault(tmp_path: P
     assert "lacks onnxruntime" in Interpreter(python).problem("ort")
     assert Interpreter("").problem("custom") == ""
     assert Interpreter(sys.executable).problem("custom") == ""
+
+
+def test_a_model_file_of_gigabytes_is_not_read_to_be_checked(tmp_path: Path) -> None:
+    os.truncate(lay(tmp_path, "model.py", ECHO), 3 << 30)
+    (fault,) = found(tmp_path)
+    assert "it is larger than 16 MiB; read data from a file of its own" in fault
