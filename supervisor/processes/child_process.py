@@ -21,6 +21,8 @@ from mmsup.ipc.transport.message_channel import MessageChannel
 CRASH_BYTES: Final = 64 << 10
 """The stacks of some hundred threads."""
 CRASH_DELAY_S: Final = 0.001
+CRASH_LINE_LOOKS: Final = 50
+"""Looks at the crash pipe, with the delay between two, until its first line is whole."""
 READ_BYTES: Final = 64 << 10
 FINAL_READS: Final = 64
 """A dead process leaves at most a pipe full of output; a grandchild may go on writing, and that is not read."""
@@ -66,8 +68,14 @@ class CrashPipe:
         is_first = not self.text
         self.text += data.decode("utf-8", "backslashreplace")
         if is_first:
-            # faulthandler writes word by word: the rest of its first line comes at once.
-            self._loop.call_later(CRASH_DELAY_S, self._on_output)
+            self._await_line(CRASH_LINE_LOOKS)
+
+    def _await_line(self, looks: int) -> None:
+        """faulthandler writes word by word: its first line is there at once, unless others have the processors."""
+        if looks == CRASH_LINE_LOOKS or (looks and "\n" not in self.text.lstrip()):
+            self._loop.call_later(CRASH_DELAY_S, self._await_line, looks - 1)
+        else:
+            self._on_output()
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)

@@ -34,7 +34,7 @@ def with_client(env: dict[str, str], play: Callable[[NvmlClient], Awaitable[None
             await asked.close()
 
     asyncio.run(run())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
     assert not helpers_of(HERE)
 
 

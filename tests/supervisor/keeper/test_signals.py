@@ -60,5 +60,6 @@ def test_a_child_has_no_signal_blocked_or_ignored_although_the_keeper_reads_its_
     status = dict(
         line.split(":\t") for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if "Sig" in line
     )
-    assert int(status["SigBlk"], 16) == int(status["SigIgn"], 16) == 0
+    own = 1 << 31 | 1 << 32  # 32 and 33 are the C library's own; who starts the tests may ignore them
+    assert (int(status["SigBlk"], 16) | int(status["SigIgn"], 16)) & ~own == 0
     rig.finish(controller)
