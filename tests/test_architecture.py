@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "supervisor/observability": "; ipc",
     "supervisor/postmortem": "config observability state; ipc memory messages transport",
     "supervisor/processes": "linux; ipc memory messages transport",
-    "supervisor/repository": "config repository/contents; ipc transport",
+    "supervisor/repository": "config repository/contents; ipc tensors transport",
     "supervisor/repository/contents": "config; ipc",
     "supervisor/resources": "config gpu instances models; ipc",
     "supervisor/state": "; ipc transport",

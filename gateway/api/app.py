@@ -94,7 +94,8 @@ class HttpApp:
             return response.empty_response({**request.echo_headers, "Allow": match.allow})
         route = match.methods.get(method)
         if route is None:
-            error = CallerError("method_not_allowed", f"this path has {match.allow}")
+            hint = ": send a POST (`curl -X POST`)" if method == "GET" and "POST" in match.methods else ""
+            error = CallerError("method_not_allowed", f"this path has {match.allow}{hint}")
             refused = response.error_response(error, request.request_id)
             refused.headers["Allow"] = match.allow
             return refused

@@ -24,7 +24,7 @@ from mmsup.gateway.dispatch.poison_requests import PoisonRequests
 from mmsup.gateway.dispatch.route_table import RouteTable
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator
-from mmsup.ipc.errors import MmsupError, ModelError, ServerError, WorkerError, make_error
+from mmsup.ipc.errors import AWAITING_ROOM, MmsupError, ModelError, ServerError, WorkerError, make_error
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, VersionState
 
 ReadWaitOptions = Callable[[int], Awaitable[tuple[int, int]]]
@@ -190,7 +190,9 @@ def unavailable_error(name: str, state: VersionState, grace_s: float, deadline_s
     if deadline_s <= 0:
         text = f"Request timeout expired while model '{name}' was {state.state}"
         return ServerError("deadline_exceeded", text, model=name)
-    is_broken = state.code in ModelError.codes  # it is restarted, but a request should not wait for that
+    is_broken = (
+        state.code in ModelError.codes or state.code in AWAITING_ROOM
+    )  # it is restarted, but a request should not wait for that
     if grace_s > 0 and state.retry_after_s <= grace_s and not is_broken:
         return None
     wait_s = max(state.retry_after_s, 1)

@@ -48,7 +48,7 @@ async def serve(inherited: dict[str, int]) -> None:
     settings = Settings.from_json(inventory.settings)
     console = Console(settings.log_format)
     logging.getLogger().addHandler(LibraryLogHandler(console))
-    ignore_stray_signals(lambda text: console.log("warning", "signal_ignored", text=text))
+    ignore_stray_signals(lambda text: console.log("warning", "signal_ignored", text=text, process="controller"))
     # The one place that passes the environment on; processes/launch_spec.py takes an allow-list of it.
     cgroups = cgroup_backend.backend(cgroup_backend.top_name(settings.state_dir))
     controller = Controller(inventory, checkpoint, keeper, os.environ, console, cgroups)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mmsup.ipc.errors import AWAITING_ROOM
 from mmsup.ipc.paths import WorkerId, worker_socket
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.config.settings import Settings
@@ -48,6 +49,11 @@ class WorkerFailure:
     """A load failed; `code` and `text` then answer the load request."""
     detail: str = ""
     """For the operator alone: where the model's code raised, or the last line that the worker printed."""
+
+    @property
+    def request_code(self) -> str:
+        """The code that requests to the model are answered with."""
+        return "model_failed" if self.of_load and self.code not in AWAITING_ROOM else self.code
 
     @property
     def operator_text(self) -> str:

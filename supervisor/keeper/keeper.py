@@ -126,7 +126,9 @@ class Keeper:
                     self._stop(received)
                 case number:
                     name, sender = signal_name(number), received.sender()
-                    self._resources.console.log("warning", "signal_ignored", signal=name, sender=sender)
+                    self._resources.console.log(
+                        "warning", "signal_ignored", process="keeper", signal=name, sender=sender
+                    )
 
     def _stop(self, received: ReceivedSignal) -> None:
         """Ask the controller to drain and stop the server; a second signal kills everything at once."""

@@ -177,7 +177,7 @@ def version_state(version: VersionRevision) -> VersionState:
     retrying = (InstanceState.BACKOFF, InstanceState.FAILED)
     retries_s = [each.retry.at_s for each in version.instances if each.state in retrying]
     retry_after_s = max(min(retries_s, default=0.0) - time.monotonic(), 0.0)
-    code = "" if failure is None else "model_failed" if failure.of_load else failure.code
+    code = "" if failure is None else failure.request_code
     reason = "" if failure is None else failure.text
     return VersionState(spec.version, state, code, reason, retry_after_s, spec, version.metadata)
 

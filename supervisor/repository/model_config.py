@@ -23,6 +23,7 @@ from mmsup.supervisor.config.yaml_file import join_key, parse_scalar
 from mmsup.supervisor.repository.artifact import ENGINES
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig
 from mmsup.supervisor.repository.version_policy import VersionPolicy, parse_version_policy
+from mmsup.supervisor.repository.warm_up_config import file_name, warm_up_problems
 
 BACKENDS: Final = {"onnxruntime": "ort", "pytorch": "pytorch", "python": "custom"}
 PLATFORMS: Final = {engine.platform: name for name, engine in ENGINES.items()}
@@ -55,8 +56,6 @@ UNSUPPORTED_TENSOR_FIELDS: Final = {
     "allow_ragged_batch": "ragged batches are not supported; the model would get another batch than it expects",
     "is_non_linear_format_io": "formats other than row-major are not supported",
 }
-WARM_UP_RUNS: Final = 10_000
-"""Most runs of one sample of `model_warmup`; each takes at least its time in the model."""
 _IGNORED_GROUP_FIELDS: Final = ("rate_limiter", "secondary_devices", "profile", "passive", "host_policy")
 _KIND_DEVICE: Final = {"KIND_CPU": "cpu", "KIND_GPU": "cuda", "KIND_AUTO": "auto", "KIND_MODEL": "auto"}
 
@@ -101,7 +100,7 @@ class _Interpreter:
                 "name", f"{displayed(self.config['name'])} is not the name of the folder, {displayed(self.model)}"
             )
         engine = self.engine()
-        artifact = self.checked("default_model_filename", _file_name, "")
+        artifact = self.checked("default_model_filename", file_name, "")
         self.tensors("input")
         self.tensors("output")
         if "max_batch_size" in self.config:
@@ -295,38 +294,3 @@ def _fixed_counts(shape: Sequence[int]) -> list[int]:
         else:
             counts[-1] *= size
     return counts
-
-
-def warm_up_problems(samples: Sequence[dict[str, Any]], max_batch_size: int) -> list[tuple[str, str]]:
-    """What is wrong with `model_warmup`, as key and text."""
-    problems: list[tuple[str, str]] = []
-    for at, sample in enumerate(samples):
-        key = f"model_warmup[{at}]"
-        size = sample.get("batch_size", 0)
-        if size > max(max_batch_size, 1):
-            problems.append((f"{key}.batch_size", f"{size} is more than max_batch_size, {max_batch_size}"))
-        if sample.get("count", 0) > WARM_UP_RUNS:
-            problems.append((f"{key}.count", f"{sample['count']} is more than {WARM_UP_RUNS} runs of one sample"))
-        for name, given in sample.get("inputs", {}).items():
-            place = f"{key}.inputs.{name}"
-            if given.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
-                problems.append((place, "has no data_type"))
-            if any(each < 1 for each in given.get("dims", ())):
-                problems.append((place, "has dims that are not positive: a sample has a size for each"))
-            kinds = given.keys() & {"zero_data", "random_data", "input_data_file"}
-            if not kinds:
-                problems.append((place, "needs one of zero_data, random_data and input_data_file"))
-            if "input_data_file" in given:
-                try:
-                    _file_name(given["input_data_file"])
-                except InvalidValue as error:
-                    problems += [(place, text) for _, text in error.problems]
-    return problems
-
-
-def _file_name(raw: object) -> str:
-    """The name of a file, without a path."""
-    name = validators.text(raw)
-    if "/" in name or name in (".", "..") or len(name.encode()) > 255:
-        raise InvalidValue(f"{displayed(name)} is not the name of a file in the version's folder")
-    return name

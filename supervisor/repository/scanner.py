@@ -20,7 +20,7 @@ from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config import batching_options, model_options
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, plain_error
+from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, hidden_error, plain_error
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, ConfigSource, read_text, read_yaml
@@ -38,6 +38,7 @@ from mmsup.supervisor.repository.folders import (
 from mmsup.supervisor.repository.label_files import label_file_problems
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
 from mmsup.supervisor.repository.model_config import NO_EFFECT, InterpretedConfig, interpret
+from mmsup.supervisor.repository.warm_up_config import sample_problems
 
 PBTXT: Final = "config.pbtxt"
 YAML: Final = "mmsup.yaml"
@@ -232,6 +233,9 @@ class _ModelFolder:
         self.warnings += [ConfigError(config.source.place(key), text) for key, text in labels]
         options = model_options.merge(self.server_options, interpreted.options, own)
         self.check_options(options)
+        for key, text in sample_problems(config.config.get("model_warmup", []), options, self.directory):
+            place = config.source.place(key)
+            self.errors.append(hidden_error(place, text, place.removesuffix(f": {key}")))
         return self.specs(versions, interpreted, options, config.config)
 
     def may_follow(self, at: str, path: str) -> bool:

@@ -75,6 +75,8 @@ def test_models_beyond_the_limit_of_open_files_are_refused_with_that_reason_and_
         http = server.http()
         for name in ready:
             assert http.infer(name, x=("FP32", [1], [1.0]))[0] == 200
+        status, told = http.infer(refused[0]["model"], x=("FP32", [1], [1.0]))
+        assert (status, told["code"], told["retryable"]) == (507, "too_many_files", True)
         http.close()
         server.ctl("unload", name=ready[0])
         eventually(lambda: states().count("ready") == FITTING, "one that was refused has its place")

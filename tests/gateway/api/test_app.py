@@ -42,6 +42,9 @@ def test_another_method_is_405_with_an_allow_header() -> None:
         async with session.delete(INFER) as response:
             assert (response.status, response.headers["Allow"]) == (405, "OPTIONS, POST")
             assert (await json_of(response))["code"] == "method_not_allowed"
+        async with session.get("/v2/repository/models/m/unload") as response:
+            assert response.status == 405
+            assert "curl -X POST" in (await json_of(response))["error"]
         async with session.options("/v2") as response:
             assert (response.status, response.headers["Allow"]) == (200, "GET, HEAD, OPTIONS")
 

@@ -46,3 +46,10 @@ def test_a_retry_time_is_passed_on() -> None:
     error = unavailable_error("m", state("backoff", "", 60), 5, 5)
     assert error is not None
     assert error.retry_after_s == 60
+
+
+@pytest.mark.parametrize("code", ["too_many_files", "insufficient_gpu_memory"])
+def test_a_model_that_waits_for_room_is_worth_another_try(code: str) -> None:
+    error = unavailable_error("m", state("backoff", code, 300), 5, 5)
+    assert error is not None
+    assert (error.code, error.retryable, error.retry_after_s) == (code, True, 300)

@@ -72,3 +72,15 @@ def test_the_callers_of_a_hung_worker_get_the_text_of_a_timeout() -> None:
         SPEC, WorkerFailure("worker_hung", "a batch has run for 0.6 s; the limit is 0.5 s")
     )
     assert answer.text.startswith("Request timeout expired: worker bert/2 ")
+
+
+@pytest.mark.parametrize(
+    ("code", "answered"),
+    [
+        ("too_many_files", "too_many_files"),
+        ("insufficient_gpu_memory", "insufficient_gpu_memory"),
+        ("load_failed", "model_failed"),
+    ],
+)
+def test_requests_to_a_model_whose_load_waits_for_room_get_that_reason(code: str, answered: str) -> None:
+    assert WorkerFailure(code, "no room", of_load=True).request_code == answered

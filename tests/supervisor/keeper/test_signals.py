@@ -47,6 +47,7 @@ def test_a_signal_that_means_nothing_is_one_line_in_the_log_and_ends_nothing(rig
 
     wait_until(lambda: len(lines()) == len(stray), "a line for each")
     assert all(f"pid {os.getpid()} (" in each for each in lines())
+    assert all('"process": "keeper"' in each for each in lines())
     assert all(any(f'"{signal_name(number)}"' in each for each in lines()) for number in stray)
     assert is_alive(controller.pid)
     assert is_alive(child.pid)

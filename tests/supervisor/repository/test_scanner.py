@@ -453,6 +453,39 @@ def test_a_changed_warm_up_sample_is_a_change_of_the_model(lay: Lay) -> None:
     assert entry(settings).file_digest != first.file_digest
 
 
+INPUT = 'input { name: "x" data_type: TYPE_FP32 dims: 2 }'
+
+
+def sample(name: str, fields: str, more: str = "") -> str:
+    return f'model_warmup {{ {more} inputs {{ key: "{name}" value {{ dims: 2 {fields} }} }} }}'
+
+
+FROM_FILE = 'data_type: TYPE_FP32 input_data_file: "two.bin"'
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (INPUT + sample("zz", "data_type: TYPE_FP32 zero_data: true"), 'the model has no input "zz"; it has "x"'),
+        (INPUT + sample("x", "data_type: TYPE_INT32 zero_data: true"), "is INT32, and the input is declared as FP32"),
+        (INPUT + "model_warmup { batch_size: 1 }", 'has no input "x"'),
+        (sample("x", FROM_FILE), '"warmup/two.bin" holds 2 bytes, and FP32 [2] takes 8'),
+        ("max_batch_size: 4 " + sample("x", FROM_FILE, "batch_size: 3"), "takes 8, or 24 for 3 rows"),
+        (sample("x", FROM_FILE.replace("two", "gone")), 'there is no file "warmup/gone.bin"'),
+    ],
+)
+def test_a_warm_up_sample_that_does_not_fit_its_model_is_found_by_check(config: str, words: str, lay: Lay) -> None:
+    found = faults(entry(lay({"m/1/model.onnx": "", "m/warmup/two.bin": "12", "m/config.pbtxt": config})))
+    assert any(words in each for each in found), found
+
+
+@pytest.mark.parametrize("size", [8, 24])
+def test_a_warm_up_file_of_one_row_or_of_the_whole_batch_is_no_fault(size: int, lay: Lay) -> None:
+    config = f"max_batch_size: 4 {INPUT} {sample('x', FROM_FILE, 'batch_size: 3')}"
+    settings = lay({"m/1/model.onnx": "", "m/warmup/two.bin": "1" * size, "m/config.pbtxt": config})
+    assert entry(settings).errors == ()
+
+
 @pytest.mark.parametrize("at", ["warmup", "warmup/x.bin"])
 def test_a_warm_up_sample_outside_the_repository_is_not_read(at: str, lay: Lay, tmp_path: Path) -> None:
     settings = lay({"m/1/model.onnx": "", "m/other/x.bin": ""})
