@@ -128,6 +128,12 @@ class Cgroup:
         return remove_all(self._folders)
 
 
+def has_lost_main_thread(pid: int) -> bool:
+    """Whether the main thread of a process has ended, and another lives."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state in _ENDED and bool(_threads(pid))
+
+
 def _threads(pid: int) -> list[int]:
     """Those of a process that have not ended."""
     try:

@@ -65,15 +65,20 @@ def caught(error: BaseException, spec: ModelSpec) -> ModelFailure:
         raise error
     try:
         traceback.print_exception(error)
-        return replace(failure_of(error, spec), detail="" if isinstance(error, MmsupError) else detail_of(error, spec))
+        failure = failure_of(error, spec)
+        return replace(failure, detail="" if isinstance(error, MmsupError) else detail_of(error, spec, failure.text))
     except Exception:  # noqa: BLE001 - its attributes and methods are the model's code too
         return ModelFailure("inference_failed", f"model '{spec.name}' failed, and its exception cannot be described")
 
 
-def detail_of(error: BaseException, spec: ModelSpec) -> str:
-    """Type and text of an exception, with the last line in the model's folder that it passed."""
-    text = ": ".join(filter(None, (type(error).__name__, " ".join(message_of(error).split()))))[:TEXT_LIMIT]
+def detail_of(error: BaseException, spec: ModelSpec, told: str) -> str:
+    """Type and text of an exception, with the last line in the model's folder that it passed. Where it passed none, the
+    text is left out if what is `told` ends with it already, but for the path of that folder."""
+    message = " ".join(message_of(error).split())
     lines = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(spec.directory)]
+    if not lines and told.endswith(message.replace(f"{spec.directory}/", "")):
+        message = ""
+    text = ": ".join(filter(None, (type(error).__name__, message)))[:TEXT_LIMIT]
     if lines:
         text += f", at {os.path.relpath(lines[-1].filename, spec.directory)}:{lines[-1].lineno}"
     return text.encode("utf-8", "replace").decode()

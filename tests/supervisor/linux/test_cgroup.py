@@ -15,6 +15,7 @@ from mmsup.supervisor.linux import cgroup
 from mmsup.supervisor.linux.cgroup import (
     Cgroup,
     CgroupUsage,
+    has_lost_main_thread,
     is_member,
     kill,
     parse_field,
@@ -156,6 +157,7 @@ ctypes.CDLL(None).syscall(60, 0)
             tid = next(int(each) for each in os.listdir(f"/proc/{process.pid}/task") if int(each) != process.pid)
             own = read_file(Path(f"/proc/{tid}/cgroup"))
             monkeypatch.setattr(cgroup, "is_member", lambda text, _: text == own)
+            assert has_lost_main_thread(process.pid)
             assert Cgroup([tmp_path]).holds(process.pid)
             monkeypatch.setattr(cgroup, "is_member", lambda *_: False)
             assert not Cgroup([tmp_path]).holds(process.pid)

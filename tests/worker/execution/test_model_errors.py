@@ -139,3 +139,10 @@ def test_device_memory_and_a_lost_device_have_different_codes() -> None:
 def test_half_a_surrogate_pair_in_an_exception_reaches_the_operator_as_a_question_mark() -> None:
     failure = caught(ValueError("name '\ud800'"), CPU)
     assert (failure.text, failure.detail) == ("model 'bert' failed: name ''", "ValueError: name '?'")
+
+
+def test_the_operator_is_told_the_text_of_an_error_once() -> None:
+    failure = caught(RuntimeError("cannot parse /m/bert/1/model.onnx"), CPU)
+    assert (failure.text, failure.detail) == ("model 'bert' failed: cannot parse model.onnx", "RuntimeError")
+    elsewhere = caught(RuntimeError("cannot parse /srv/weights.bin"), CPU)
+    assert elsewhere.detail == "RuntimeError: cannot parse /srv/weights.bin"
