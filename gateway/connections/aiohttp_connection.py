@@ -138,7 +138,8 @@ class AiohttpConnection(RequestHandler):
         body, framing = self._last_body, self._framing
         if self._request_count == known and body is not None and not body.is_eof():
             framing.on_bytes(len(data))
-            if framing.is_too_fine(body.total_bytes):
+            # While reading is paused the parser holds bytes whose content is not counted yet; they are few.
+            if not self._reading_paused and framing.is_too_fine(body.total_bytes):
                 body.set_exception(_TOO_FINE)
                 self._is_last, self._last_body = True, None
                 return
