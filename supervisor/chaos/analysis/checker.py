@@ -25,6 +25,7 @@ from mmsup.supervisor.chaos.observe.history import Record, WorkerDeath
 from mmsup.supervisor.chaos.plan.catalog import (
     FAILURE_CODES,
     KEEPER_FAULTS,
+    LATE_CODE,
     QUARANTINED,
     RESETTING_FAULTS,
     UNLOADED_CODES,
@@ -111,7 +112,7 @@ def fault_requests_answered(timeline: Timeline) -> Iterator[str]:
         code = request.end.code or request.end.kind
         allowed = fault.fault_class.allowed_outcomes
         if timeline.is_affected(request.invoke.t, request.ended_s, _CONTROLLER_FAULTS):
-            allowed |= FAILURE_CODES
+            allowed |= _codes_near(timeline, fault)
         name = _fault_described(fault)
         if code not in allowed:
             yield f"{name}: {_end_described(request)}; expected {' or '.join(sorted(allowed))}"
@@ -285,7 +286,13 @@ def _explains(timeline: Timeline, fault: InjectedFault, request: SentRequest) ->
     code = request.end.code if request.end else ""
     if fault.fault_class.name == "unload_load":
         return code in UNLOADED_CODES | FAILURE_CODES
-    return bool(fault.fault_class.causes) and code in FAILURE_CODES
+    return bool(fault.fault_class.causes) and code in _codes_near(timeline, fault)
+
+
+def _codes_near(timeline: Timeline, fault: InjectedFault) -> frozenset[str]:
+    """Codes that requests to its victim may get while its worker dies and the next one starts."""
+    is_late = timeline.role(fault.victim) == ModelRole.HANGING
+    return FAILURE_CODES | {LATE_CODE} if is_late else FAILURE_CODES
 
 
 def _fault_behind(timeline: Timeline, death: WorkerDeath) -> InjectedFault | None:

@@ -68,6 +68,10 @@ class FaultClass:
     is_default: bool = True
 
 
+LATE_CODE: Final = "deadline_exceeded"
+"""Of requests to a model that hangs, whose deadline is short."""
+
+
 def _crash(name: str, row: str, cause: str, mode: str = "", amount: float = 0.0) -> FaultClass:
     codes = frozenset({"worker_sigbus" if name == "bus" else "worker_crashed"})
     return FaultClass(name, row, FaultMethod.REQUEST, ModelRole.CRASHY, mode or name, amount, codes, (cause,))
@@ -75,7 +79,7 @@ def _crash(name: str, row: str, cause: str, mode: str = "", amount: float = 0.0)
 
 def _hang(name: str) -> FaultClass:
     # A loop computes on to the deadline, which may answer its caller first.
-    codes = frozenset({"worker_hung", "deadline_exceeded"} if name == "spin" else {"worker_hung"})
+    codes = frozenset({"worker_hung", LATE_CODE} if name == "spin" else {"worker_hung"})
     return FaultClass(
         name, "F10", FaultMethod.REQUEST, ModelRole.HANGING, name, 0.0, codes, _HUNG_CAUSES, cooldown_s=6.0
     )
@@ -149,7 +153,6 @@ FAULT_BY_NAME: Final = {each.name: each for each in FAULTS}
 
 FAILURE_CODES: Final = frozenset({
     "worker_crashed", "worker_oom", "worker_sigbus", "worker_hung", "model_restarting", "model_loading",
-    "deadline_exceeded",
 })  # fmt: skip
 """Error codes that other requests may get while a worker dies and its successor starts."""
 UNLOADED_CODES: Final = frozenset({"unknown_model", "model_loading", "unavailable"})
