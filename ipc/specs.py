@@ -14,6 +14,10 @@ INLINE_TENSORS: Final = 64
 """Most tensors in one message; a request has no more."""
 PRIORITY_LEVELS: Final = 100
 """Priorities of a model whose configuration gives no number."""
+WARM_UP_FOLDER: Final = "warmup"
+"""In a model's folder: files of `model_warmup`."""
+LABELS_LIMIT_BYTES: Final = 4 << 20
+"""The longest file of labels (`label_filename`) that is read."""
 
 
 def is_inline(size: int, inline_count: int) -> bool:

@@ -190,9 +190,8 @@ def unavailable_error(name: str, state: VersionState, grace_s: float, deadline_s
     if deadline_s <= 0:
         text = f"Request timeout expired while model '{name}' was {state.state}"
         return ServerError("deadline_exceeded", text, model=name)
-    is_broken = (
-        state.code in ModelError.codes or state.code in AWAITING_ROOM
-    )  # it is restarted, but a request should not wait for that
+    # Such a model is restarted, but a request should not wait for that.
+    is_broken = state.code in ModelError.codes or state.code in AWAITING_ROOM
     if grace_s > 0 and state.retry_after_s <= grace_s and not is_broken:
         return None
     wait_s = max(state.retry_after_s, 1)

@@ -9,11 +9,8 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Final
 
-from mmsup.ipc.specs import ModelSpec
-
-SIZE_LIMIT_BYTES: Final = 4 << 20
+from mmsup.ipc.specs import LABELS_LIMIT_BYTES, ModelSpec
 
 
 def read_labels(spec: ModelSpec) -> dict[str, list[str]]:
@@ -32,7 +29,7 @@ def _read_file(directory: str, file: str) -> list[str]:
     path = Path(directory).parent / file
     try:
         # A link may lead out of the repository; opening a pipe would block for ever.
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > SIZE_LIMIT_BYTES:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LABELS_LIMIT_BYTES:
             return []
         return path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

@@ -125,6 +125,14 @@ def host_name(raw: object) -> str:
     return raw
 
 
+def file_name(raw: object) -> str:
+    """The name of a file, without a path."""
+    name = text(raw)
+    if "/" in name or name in (".", "..") or len(name.encode()) > 255:
+        raise InvalidValue(f"{displayed(name)} is not the name of a file: give it without a folder")
+    return name
+
+
 def absolute_path(raw: object) -> str:
     if not text(raw).startswith("/"):
         raise InvalidValue(f"{displayed(raw)} is not an absolute path")

@@ -9,14 +9,13 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from mmsup.ipc.specs import WARM_UP_FOLDER
 from mmsup.supervisor.config.config_error import InvalidValue, displayed
 from mmsup.supervisor.config.yaml_file import NOT_REGULAR
 from mmsup.supervisor.repository.artifact import engine_of
 
 DIGEST_FILES: Final = 4096
 VERSION_NAME: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-WARM_UP_FOLDER: Final = "warmup"
-"""Files of `model_warmup`; it is no version, and is read by workers."""
 HINT_FOLDERS: Final = 64
 """Folders that are looked through for a hint: the controller's loop waits for it."""
 

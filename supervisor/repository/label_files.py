@@ -1,18 +1,17 @@
 """Files of labels that `label_filename` names in a configuration: those that the gateway will not read.
 
-The gateway reads none without a word, and answers with numbers (`SIZE_LIMIT_BYTES` is its limit too).
+The gateway reads none without a word, and answers with numbers.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
+from mmsup.ipc.specs import LABELS_LIMIT_BYTES
 from mmsup.supervisor.config.config_error import InvalidValue, displayed
 from mmsup.supervisor.config.yaml_file import read_text
-
-SIZE_LIMIT_BYTES: Final = 4 << 20
 
 
 def label_file_problems(directory: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -31,7 +30,7 @@ def _problem(directory: str, name: str) -> str:
     if os.path.islink(path):
         return "is a link, which is not followed: copy the file"
     try:
-        read_text(path, SIZE_LIMIT_BYTES)
+        read_text(path, LABELS_LIMIT_BYTES)
     except InvalidValue as error:
         return str(error)
     return ""

@@ -23,7 +23,7 @@ from mmsup.supervisor.config.yaml_file import join_key, parse_scalar
 from mmsup.supervisor.repository.artifact import ENGINES
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig
 from mmsup.supervisor.repository.version_policy import VersionPolicy, parse_version_policy
-from mmsup.supervisor.repository.warm_up_config import file_name, warm_up_problems
+from mmsup.supervisor.repository.warm_up_config import warm_up_problems
 
 BACKENDS: Final = {"onnxruntime": "ort", "pytorch": "pytorch", "python": "custom"}
 PLATFORMS: Final = {engine.platform: name for name, engine in ENGINES.items()}
@@ -100,7 +100,7 @@ class _Interpreter:
                 "name", f"{displayed(self.config['name'])} is not the name of the folder, {displayed(self.model)}"
             )
         engine = self.engine()
-        artifact = self.checked("default_model_filename", file_name, "")
+        artifact = self.checked("default_model_filename", validators.file_name, "")
         self.tensors("input")
         self.tensors("output")
         if "max_batch_size" in self.config:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.specs import WARM_UP_FOLDER, ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config import batching_options, model_options
@@ -29,7 +29,6 @@ from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, re
 from mmsup.supervisor.repository.contents.declaration import missing_declaration
 from mmsup.supervisor.repository.folders import (
     VERSION_NAME,
-    WARM_UP_FOLDER,
     file_digest,
     file_names,
     folder_names,

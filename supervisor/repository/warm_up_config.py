@@ -9,11 +9,11 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
+from mmsup.ipc.specs import WARM_UP_FOLDER
 from mmsup.ipc.tensors.datatypes import from_config_name, size_bytes
 from mmsup.supervisor.config import validators
 from mmsup.supervisor.config.config_error import InvalidValue, displayed
 from mmsup.supervisor.config.model_options import ModelOptions
-from mmsup.supervisor.repository.folders import WARM_UP_FOLDER
 
 WARM_UP_RUNS: Final = 10_000
 """Most runs of one sample of `model_warmup`; each takes at least its time in the model."""
@@ -42,7 +42,7 @@ def warm_up_problems(samples: Sequence[Json], max_batch_size: int) -> list[tuple
                 problems.append((place, "needs one of zero_data, random_data and input_data_file"))
             if "input_data_file" in given:
                 try:
-                    file_name(given["input_data_file"])
+                    validators.file_name(given["input_data_file"])
                 except InvalidValue as error:
                     problems += [(place, text) for _, text in error.problems]
     return problems
@@ -93,11 +93,3 @@ def _file_problem(given: Json, rows: int, directory: str) -> str:
         return ""
     whole = f", or {rows * row} for {rows} rows" if rows > 1 else ""
     return f"{displayed(f'{WARM_UP_FOLDER}/{name}')} holds {size} bytes, and {word} {list(dims)} takes {row}{whole}"
-
-
-def file_name(raw: object) -> str:
-    """The name of a file, without a path."""
-    name = validators.text(raw)
-    if "/" in name or name in (".", "..") or len(name.encode()) > 255:
-        raise InvalidValue(f"{displayed(name)} is not the name of a file in the version's folder")
-    return name

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from mmsup.ipc.errors import ModelError
+from mmsup.ipc.python_models import CLASS_FILE
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines.device.batch_transfer import BatchTransfer, TransferOptions
@@ -194,7 +195,7 @@ def _load_safetensors(spec: ModelSpec, path: str, device: torch.device) -> Loade
     """Weights without code, loaded into the class that the operator wrote for them."""
     import safetensors.torch as safetensors  # noqa: PLC0415 - only this kind of model needs the library
 
-    code = os.path.join(spec.directory, "model.py")
+    code = os.path.join(spec.directory, CLASS_FILE)
     if not os.path.exists(code):
         text = f"model '{spec.name}': {spec.artefact} needs a model.py beside it, with a class Model(torch.nn.Module)"
         raise ModelError("load_failed", text)

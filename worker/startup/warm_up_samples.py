@@ -12,12 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmsup.ipc.specs import Metadata, TensorSpec
+from mmsup.ipc.specs import WARM_UP_FOLDER, Metadata, TensorSpec
 from mmsup.ipc.tensors.datatypes import element_count, from_config_name, shape_matches, unpack_strings
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.execution.batch_arrays import Arrays
 
-FOLDER: Final = "warmup"
 SEED: Final = 0
 """Random values are the same at each start: a sample that fails fails again."""
 
@@ -36,7 +35,7 @@ def sample_inputs(sample: Json, metadata: Metadata, directory: str) -> Arrays:
     if missing:
         raise ValueError(f"it has no input '{missing[0]}'")
     rows = max(sample.get("batch_size", 0), 1) if metadata.max_batch_size else 0
-    folder = os.path.join(os.path.dirname(os.path.abspath(directory)), FOLDER)
+    folder = os.path.join(os.path.dirname(os.path.abspath(directory)), WARM_UP_FOLDER)
     return {name: _input(each, declared[name], rows, folder) for name, each in given.items()}
 
 
@@ -71,7 +70,7 @@ def _random(datatype: str, shape: tuple[int, ...]) -> Array:
 
 
 def _from_file(path: str, declared: TensorSpec, dims: tuple[int, ...], batch: tuple[int, ...]) -> Array:
-    name = f"{FOLDER}/{os.path.basename(path)}"
+    name = f"{WARM_UP_FOLDER}/{os.path.basename(path)}"
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {name}")
     with open(path, "rb") as file:
