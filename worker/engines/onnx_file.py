@@ -6,15 +6,16 @@ among them, are passed over. A file that cannot be read so far tells nothing: on
 
 from __future__ import annotations
 
-import os
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import Final
+
+from mmsup.ipc.protobuf_wire import VARINT, fields, varint
 
 NODE_LIMIT_BYTES: Final = 64 << 20
 """Larger nodes hold weights, and are passed over."""
 LABELS_LIMIT_BYTES: Final = 64 << 10
-_VARINT_BYTES: Final = 10
 
 Labels = tuple[str, ...] | tuple[int, ...]
 
@@ -30,20 +31,21 @@ class OnnxFacts:
 def read_facts(path: str) -> OnnxFacts:
     facts = OnnxFacts()
     try:
-        with open(path, "rb") as file:
-            for number, size in _file_fields(file, os.fstat(file.fileno()).st_size):
-                if number != 7:  # ModelProto.graph
-                    file.seek(size, os.SEEK_CUR)
-                    continue
-                end = file.tell() + size
-                for inner, length in _file_fields(file, end):
-                    if inner in (1, 11, 12) and length <= NODE_LIMIT_BYTES:  # GraphProto.node, .input, .output
-                        _add(facts, inner, file.read(length))
-                    else:
-                        file.seek(length, os.SEEK_CUR)
-    except (OSError, ValueError, IndexError):
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            _read_graph(memoryview(mapped), facts)
+    except (OSError, ValueError):
         pass
     return facts
+
+
+def _read_graph(data: memoryview, facts: OnnxFacts) -> None:
+    with data:
+        for model in fields(data, 0, len(data)):
+            if model.number != 7:  # ModelProto.graph
+                continue
+            for number, _, start, end in fields(data, model.start, model.end):
+                if number in (1, 11, 12) and end - start <= NODE_LIMIT_BYTES:  # GraphProto.node, .input, .output
+                    _add(facts, number, bytes(data[start:end]))
 
 
 def fits(labels: Sequence[str]) -> bool:
@@ -59,7 +61,7 @@ def _add(facts: OnnxFacts, number: int, data: bytes) -> None:
     members = dict(_fields(data))  # ValueInfoProto: name, type
     shape = _element_shape(_message(members, 2))
     if shape is not None:
-        facts.element_shapes[_text(members[1])] = shape
+        facts.element_shapes[_text(members.get(1, b""))] = shape
 
 
 def _add_labels(facts: OnnxFacts, node: bytes) -> None:
@@ -107,65 +109,15 @@ def _integers(value: int | bytes) -> list[int]:
     if isinstance(value, bytes):
         at = 0
         while at < len(value):
-            number, at = _varint(value, at)
+            number, at = varint(memoryview(value), at, len(value))
             numbers.append(number)
     return [each - (1 << 64) if each >> 63 else each for each in numbers]
 
 
 def _fields(data: bytes | int) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values of a message; ValueError or IndexError if it is none."""
+    """Field numbers and values of a message; ValueError if it is none."""
     if isinstance(data, int):
         raise ValueError("a number where a message should be")
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        size = {1: 8, 5: 4}.get(kind, 0)
-        if kind == 2:
-            size, at = _varint(data, at)
-        elif not size:
-            raise ValueError(f"wire type {kind}")
-        if at + size > len(data):
-            raise ValueError("a field passes the end")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for index in range(_VARINT_BYTES):
-        byte = data[at + index]
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value, at + index + 1
-    raise ValueError("a number of more than 64 bits")
-
-
-def _file_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
-    """Number and length of each field with a length, whose bytes the caller reads or passes over."""
-    while file.tell() < end:
-        key, used = _varint(_ahead(file), 0)
-        file.seek(used, os.SEEK_CUR)
-        kind = key & 7
-        if kind == 2:
-            size, used = _varint(_ahead(file), 0)
-            file.seek(used, os.SEEK_CUR)
-            yield key >> 3, size
-        elif kind == 0:
-            file.seek(_varint(_ahead(file), 0)[1], os.SEEK_CUR)
-        elif kind in (1, 5):
-            file.seek(8 if kind == 1 else 4, os.SEEK_CUR)
-        else:
-            raise ValueError(f"wire type {kind}")
-
-
-def _ahead(file: BinaryIO) -> bytes:
-    """The next bytes, which stay to be read."""
-    at = file.tell()
-    data = file.read(_VARINT_BYTES)
-    file.seek(at)
-    return data
+    view = memoryview(data)
+    for number, kind, start, end in fields(view, 0, len(data)):
+        yield number, varint(view, start, end)[0] if kind == VARINT else data[start:end]

@@ -91,6 +91,8 @@ def test_missing_weights_of_an_onnx_file_are_a_fault_that_names_their_file(tmp_p
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
         (b"<html><body>404</body></html>", "no ONNX file"),
+        (b"\x08" + b"\xff" * 20, "no ONNX file"),
+        (b"\x3a\xff\xff", "is cut short"),
     ],
 )
 def test_a_file_that_is_no_model_says_what_it_is(data: bytes, text: str, tmp_path: Path) -> None:
