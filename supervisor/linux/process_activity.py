@@ -11,7 +11,6 @@ import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from mmsup.supervisor.linux.thread_wait import Wait, sockets_awaited, wait_of
@@ -136,6 +135,8 @@ def _numbers(folder: str) -> list[int]:
 
 
 def _text(path: str) -> str:
-    with contextlib.suppress(OSError):
-        return Path(path).read_text(errors="replace")
-    return ""
+    try:
+        with open(path, "rb", 0) as file:  # half the time of a text file: some hundred are read in a look
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
