@@ -34,7 +34,7 @@ from mmsup.supervisor.gpu.health import GpuHealth
 from mmsup.supervisor.gpu.monitor import GpuMonitor
 from mmsup.supervisor.instances import actions
 from mmsup.supervisor.instances.context import InstanceContext, KeeperSender
-from mmsup.supervisor.instances.instance import InstanceHooks
+from mmsup.supervisor.instances.instance import Instance, InstanceHooks
 from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
@@ -48,6 +48,7 @@ from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
+from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 
@@ -163,7 +164,13 @@ class Resources:
         model_set, event_log = models.model_set, context.state_dir.event_log
         self.cleanup = Cleanup()
         recycler = Recycler(model_set, models.replacement, context.tasks.start)
-        self.memory_sampler = MemorySampler(model_set.instances, recycler.check)
+        escaped = EscapedWorkers()
+
+        def check(instance: Instance) -> None:
+            escaped.check(instance)
+            recycler.check(instance)
+
+        self.memory_sampler = MemorySampler(model_set.instances, check)
         self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
         self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
         self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)

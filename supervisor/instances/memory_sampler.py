@@ -6,10 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.linux.cgroup import has_lost_main_thread
 from mmsup.supervisor.postmortem.memory_history import EVERY_S
 from mmsup.supervisor.processes import usage
 
@@ -24,26 +22,11 @@ class MemorySampler:
         self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
         for instance in self._instances():
             sample(instance)
-            _end_if_escaped(instance)
             self._on_sample(instance)
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-def _end_if_escaped(instance: Instance) -> None:
-    """A worker that runs as root can move itself out of its control group, and so past its memory cap."""
-    worker, process = instance.worker, instance.process
-    if worker is None or process is None or process.is_dead:
-        return
-    if not worker.group.holds(process.pid):
-        text = "it has left its control group, which keeps its memory cap"
-        instance.apply(lifecycle_events.ProtocolViolated(text))
-    elif has_lost_main_thread(process.pid):  # it answers nothing any more, though its process lives
-        text = "its main thread has ended, and other threads keep the process alive"
-        is_loaded = instance.state in (InstanceState.READY, InstanceState.DRAINING)
-        instance.apply((lifecycle_events.HangDetected if is_loaded else lifecycle_events.ProtocolViolated)(text))
 
 
 def sample(instance: Instance) -> None:

@@ -108,12 +108,9 @@ class Cgroup:
     def holds(self, pid: int) -> bool:
         """Whether a process is in it, in each hierarchy that limits. True without a group, and if it has exited.
 
-        Where its main thread alone has ended, the others decide: /proc says `/` of one that has ended.
+        Where its main thread is none of them any more, the living threads decide: /proc says `/` of an exited one.
         """
-        if self._holds_thread(pid):
-            return True
-        stat = read_stat(pid)
-        return stat is None or (stat.state in _ENDED and all(self._holds_thread(each) for each in _threads(pid)))
+        return self._holds_thread(pid) or all(self._holds_thread(each) for each in _living_threads(pid))
 
     def _holds_thread(self, tid: int) -> bool:
         text = read_file(Path(f"/proc/{tid}/cgroup"))
@@ -131,16 +128,17 @@ class Cgroup:
 def has_lost_main_thread(pid: int) -> bool:
     """Whether the main thread of a process has ended, and another lives."""
     stat = read_stat(pid)
-    return stat is not None and stat.state in _ENDED and bool(_threads(pid))
+    return stat is not None and stat.state in _ENDED and bool(_living_threads(pid))
 
 
-def _threads(pid: int) -> list[int]:
-    """Those of a process that have not ended."""
+def _living_threads(pid: int) -> list[int]:
+    """Those of a process that have not ended and do not exit."""
     try:
         tids = [int(each) for each in os.listdir(f"/proc/{pid}/task")]
     except OSError:
         return []
-    return [each for each in tids if (stat := read_stat(each)) is not None and stat.state not in _ENDED]
+    stats = {each: read_stat(each) for each in tids}
+    return [tid for tid, stat in stats.items() if stat is not None and stat.state not in _ENDED and not stat.is_exiting]
 
 
 def is_member(text: str, folders: Sequence[Path]) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+_PF_EXITING: Final = 0x4  # linux/sched.h
 ROUNDS: Final = 16
 """Scans for processes that were forked meanwhile; against a fork bomb there is the limit of tasks."""
 
@@ -23,6 +24,8 @@ class ProcStat:
     state: str
     parent: int
     session: int
+    is_exiting: bool = False
+    """It is on its way out of the kernel, which may take long where it has much memory."""
 
 
 def read_stat(pid: int) -> ProcStat | None:
@@ -33,7 +36,7 @@ def read_stat(pid: int) -> ProcStat | None:
             fields = file.read().rpartition(")")[2].split()
     except OSError:  # it has exited, or we are out of descriptors
         return None
-    return ProcStat(fields[0], int(fields[1]), int(fields[3]))
+    return ProcStat(fields[0], int(fields[1]), int(fields[3]), bool(int(fields[6]) & _PF_EXITING))
 
 
 def signal_session(leader: int, number: int) -> None:
