@@ -72,8 +72,8 @@ class ServerPool:
         self._falls: Counter[str] = Counter()
 
     def server(self) -> Server:
-        """Start a server; it is not ready yet. It is the only one: another would come by the points as well, and fail at
-        the one that is meant for this one."""
+        """Start a server; it is not ready yet. It is the only one: another would come by the points as well, and fail
+        at the one that is meant for this one."""
         self.close()
         env = {"MMSUP_FAULT_POINTS": str(self._points.path)}
         return Server(self._repository, *FLAGS, env=env, store=FdStoreDouble("http", "metrics"))
