@@ -218,7 +218,8 @@ class ScriptedGateway:
         self.counters = RequestCounters([CounterTable(self._table)], 0)
         handler = InferHandler(self.router, self.counters, executor)
         self.context = None if front == "aiohttp" else connection_context(handler, use_known_requests=front == "known")
-        self.listener = HttpListener(HttpApp(handler, _no_controller).serve, is_local=True, context=self.context)
+        self.app = HttpApp(handler, _no_controller)
+        self.listener = HttpListener(self.app.serve, is_local=True, context=self.context)
         self.clients: list[ScriptedClient] = []
         self.workers: list[ScriptedWorker] = []
         self.links: list[WorkerLink] = []
@@ -281,7 +282,8 @@ class ScriptedGateway:
         return self.clients[-1]
 
     def held_tags(self) -> set[Tag]:
-        return {tag for each in self.workers if not each.is_closed for tag in each.tags()}
+        pairs = zip(self.workers, self.links, strict=True)
+        return {tag for worker, link in pairs if not link.closed for tag in worker.tags()}
 
     async def settle(self) -> None:
         """Let workers and gateway turn until every request is answered or held, and nothing more happens."""
