@@ -53,6 +53,7 @@ MODELS: Final = {
         (TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "INT32", (-1,))),
         (TensorSpec("c", "FP32", (-1,)), TensorSpec("d", "INT32", (-1,))),
     ),
+    "e": Metadata("p", 0, (TensorSpec("X", "FP32", (-1,)),), (TensorSpec("X_out", "FP32", (-1,)),)),
     "rows": Metadata("p", 8, (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)),
 }
 """The models of the simulated workers; `rows` has a batch axis, the outputs of `fixed` are known before."""
@@ -216,7 +217,7 @@ class ScriptedGateway:
         self.router.status.ready = True
         self._table = make_counter_table()
         self.counters = RequestCounters([CounterTable(self._table)], 0)
-        handler = InferHandler(self.router, self.counters, executor)
+        self.handler = handler = InferHandler(self.router, self.counters, executor)
         self.context = None if front == "aiohttp" else connection_context(handler, use_known_requests=front == "known")
         self.app = HttpApp(handler, _no_controller)
         self.listener = HttpListener(self.app.serve, is_local=True, context=self.context)
@@ -241,6 +242,13 @@ class ScriptedGateway:
         for each in self._specs[name]:
             for _ in range(instances):
                 self.add_worker(name, each.version)
+
+    def make_listener(self, front: str) -> HttpListener:
+        """Another one, with caches of its own."""
+        context = None
+        if front != "aiohttp":
+            context = connection_context(self.handler, use_known_requests=front == "known")
+        return HttpListener(self.app.serve, is_local=True, context=context)
 
     def put_route(self, name: str, default: str, *, wanted: bool = True, state: str = "ready") -> None:
         states = tuple(VersionState(each.version, state, "", "", 0.0, each, MODELS[name]) for each in self._specs[name])
@@ -377,7 +385,8 @@ def connection_context(handler: InferHandler, *, use_known_requests: bool) -> Co
 
 
 async def _no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
-    raise AssertionError(f"no command is expected: {command} {arguments}")
+    assert command == "index", f"no command is expected: {command} {arguments}"
+    return []
 
 
 @contextlib.asynccontextmanager
