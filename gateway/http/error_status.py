@@ -58,6 +58,8 @@ STATUS: Final[dict[str, int]] = {
 CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
 """After these the connection is closed, since the rest of the request would be read for nothing."""
 UNAVAILABLE: Final = 503
+NO_ROOM: Final = 507
+"""Passes where it is retryable: another model leaves, or memory of a device comes back."""
 TEXT_LIMIT: Final = 1000
 _TRACEBACK: Final = "Traceback (most recent call last)"
 _REDACTIONS: Final = (
@@ -72,7 +74,8 @@ _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
 
 def headers(error: MmsupError) -> dict[str, str]:
     made: dict[str, str] = {}
-    if STATUS[error.code] == UNAVAILABLE:
+    status = STATUS[error.code]
+    if status == UNAVAILABLE or (status == NO_ROOM and error.retryable):
         made["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
     if error.code == "unsupported_media":
         made["Accept-Encoding"] = "gzip, deflate, identity"
