@@ -64,7 +64,10 @@ class RealWorker:
         wire: int = WIRE_VERSION,
         data_limit_bytes: int = 0,
         zeromq: bool = False,
+        env: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
     ) -> None:
+        """`env`: its environment, PATH alone by default; `before`: a command that runs the one after it."""
         self.spec = spec
         self.folder = folder
         self.received: list[Any] = []  # messages of FROM_WORKER
@@ -78,6 +81,7 @@ class RealWorker:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [
+                    *before,
                     sys.executable,
                     "-P",
                     "-m",
@@ -85,7 +89,7 @@ class RealWorker:
                     *[f"{name}={fd}" for name, fd in inherited.items()],
                     "label",
                 ],
-                env={"PATH": os.environ["PATH"]},
+                env=env or {"PATH": os.environ["PATH"]},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=output,

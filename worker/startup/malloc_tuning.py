@@ -20,6 +20,8 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any, Final
 
+from mmsup.ipc.memory import heap
+
 MAX_FREE_BYTES: Final = 128 << 20
 """Free memory at the end of the heap that is not returned: ten arrays of 12.6 MB."""
 CAP_DIVISOR: Final = 8
@@ -29,6 +31,8 @@ MMAP_BYTES: Final = 32 << 20
 IDLE_NS: Final = 2_000_000_000
 """After so long without a run the memory is returned. That takes 0.5 ms for 25 MB in one piece, but 105 ms for 80 MB in
 10,000 holes: it must not happen between two requests of the same caller."""
+
+trim_heap: Final = heap.trim_heap
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3  # malloc.h
@@ -50,15 +54,6 @@ def set_malloc_limits(free_bytes: int, mmap_bytes: int, library: Any = None) -> 
     if set_option is None:
         return False
     return bool(set_option(_M_TRIM_THRESHOLD, free_bytes)) and bool(set_option(_M_MMAP_THRESHOLD, mmap_bytes))
-
-
-def trim_heap(library: Any = None) -> bool:  # as above
-    """Return free memory to the system, holes too; whether there was any."""
-    trim = getattr(library or ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:
-        return False
-    trim.argtypes = [ctypes.c_size_t]
-    return bool(trim(0))
 
 
 class TrimSchedule:

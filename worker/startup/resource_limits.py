@@ -20,6 +20,10 @@ FILES_LIMIT: Final = 4096
 """Open descriptors at most: far more than libraries, arenas and sharded weights need; a leak fails here, in its own
 worker. A model may raise its soft limit up to here; it begins with the one that the server was started with."""
 _THREAD_POOLS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+TELEMETRY_SWITCHES: Final = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+"""A server reports to nobody that it serves. onnxruntime 1.32 otherwise starts a thread at its import and makes a
+database of events in the user's cache folder; huggingface_hub names its caller and the libraries around it in requests;
+the last is what several others read. What a model itself fetches, it still may."""
 
 
 def set_limits(configuration: ConfigureWorker) -> None:
@@ -60,7 +64,7 @@ def tune_malloc(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> Non
 def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:
     device = spec.device
     visible = "" if device == "cpu" else device.removeprefix("cuda").removeprefix(":")
-    variables: dict[str, str] = {name: str(cores) for name in _THREAD_POOLS}
+    variables: dict[str, str] = {name: str(cores) for name in _THREAD_POOLS} | TELEMETRY_SWITCHES
     variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the numbering of NVML and nvidia-smi
     variables["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if device == "cpu" or visible:

@@ -24,9 +24,9 @@ def test_a_worker_sees_its_own_device_only(device: str, visible: str | None) -> 
 
 
 def test_variables_that_the_operator_set_are_kept() -> None:
-    environ = {"OMP_NUM_THREADS": "1"}
+    environ = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "0"}
     set_environment(SPEC, environ)
-    assert environ["OMP_NUM_THREADS"] == "1"
+    assert (environ["OMP_NUM_THREADS"], environ["ORT_DISABLE_TELEMETRY"]) == ("1", "0")
     assert environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
