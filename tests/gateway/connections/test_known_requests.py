@@ -19,9 +19,9 @@ from harness.scripted_worker import LIES, Do
 from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.controller_channel import link_closed_message
 from mmsup.gateway.dispatch.link_channel import REPLIES_PER_ITERATION
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint
 from mmsup.gateway.http.host_policy import listener_policy
 from mmsup.gateway.infer.fair_queue import SOLE_FLOW_LIMIT
+from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, RemovePoisonEntry
 from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import TensorSpec
