@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from mmsup.gateway.dispatch.reading_budget import ReadingBudget
 from mmsup.ipc.messages.data import InferReply
-from mmsup.ipc.transport.codec import DataRecord, join_records, pack_record, split_frame, unpack_record
+from mmsup.ipc.transport.codec import DataRecord, join_records, pack_record, read_records, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed
 from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES, DataChannel
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -127,7 +127,7 @@ class LinkChannel:
         """A reply of the worker; None, after the error was reported, if it is none."""
         began_s = time.monotonic()
         try:
-            record = unpack_record(raw)
+            (record,) = read_records([raw])
         except WireError as error:
             self._refuse(f"a malformed frame: {error}")
             return None
@@ -153,7 +153,7 @@ class LinkChannel:
             return False
         self.last_progress_s = began_s = time.monotonic()
         try:
-            self._incoming = split_frame(frame)
+            self._incoming = unpack_records(frame)
         except WireError as error:
             self._refuse(f"a malformed frame: {error}")
             return False

@@ -44,7 +44,7 @@ from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.messages.gateway_control import LinkWorker
-from mmsup.ipc.transport.codec import RESULT_FIELDS, RESULT_KIND, pack_record
+from mmsup.ipc.transport.codec import RESULT, RESULT_FIELDS, pack_record
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
 
@@ -278,7 +278,7 @@ class WorkerLink:
 
 def _has_form(raw: list[Any], form: ReplyForm) -> bool:
     """Whether a record is a result of that form, with everything in it that validate_reply() checks."""
-    if raw[0] != RESULT_KIND or raw[2] != form.reply_signature or len(raw) != len(form.reply_types):
+    if raw[0] != RESULT or raw[2] != form.reply_signature or len(raw) != len(form.reply_types):
         return False
     if list(map(type, raw)) != form.reply_types or (raw[3] | raw[4] | raw[5] | raw[6] | raw[7] | raw[8]) >> NUMBER_BITS:
         return False
