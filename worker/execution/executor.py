@@ -52,6 +52,8 @@ class Executor:
         self._shape_predictor = OutputShapePredictor(metadata)
         self._min_buffer_bytes = min_buffer_bytes(engine)
         self.uses_output_buffers = self._min_buffer_bytes is not None
+        self.stacks_batches = self._batching_engine is None
+        """Whether batches are stacked here, and not by the engine."""
 
     def output_buffers(self, inputs: Arrays, wanted: Sequence[str], view: memoryview | None) -> OutputBuffers:
         """Where in `view` the outputs of a run will be placed, as far as that is known and this engine can use it."""
@@ -135,18 +137,32 @@ class Executor:
         inputs = call_model_code(stack, self.spec, jobs)  # a batch may not fit into memory where each of its jobs does
         if isinstance(inputs, ModelFailure):
             return inputs
-        result = self._infer(inputs, wanted)
+        result = self._infer_whole(inputs, wanted)
         if isinstance(result, ModelFailure):
-            result = self._retry_for_memory(result, inputs, wanted, NO_BUFFERS)
-            if isinstance(result, ModelFailure):
-                return result
-        failure = self._declared.failure(result, wanted, inputs)
-        if failure is not None:
-            return [failure] * len(jobs)
+            return [result] * len(jobs) if result.is_contradiction else result
         parts = split(result, [rows(each) for each in jobs])
         for job, part in zip(jobs, parts, strict=True):
             self._learn_shapes(job, part)
         return [*parts]
+
+    def run_stacked(self, inputs: Arrays, sizes: Sequence[int], wanted: Sequence[str]) -> Arrays | list[Result]:
+        """The same for jobs of so many rows each that are stacked already: their outputs, stacked too; or a result for
+        each job, if they could not run as a whole. Not for large ones, whose shapes would have to be learnt."""
+        result = self._infer_whole(inputs, wanted)
+        if not isinstance(result, ModelFailure):
+            return result
+        if result.is_contradiction or result.device_fault is not DeviceFault.NONE:
+            return [result] * len(sizes)
+        return self._run_singly(split(inputs, sizes), wanted, [NO_BUFFERS] * len(sizes))
+
+    def _infer_whole(self, inputs: Arrays, wanted: Sequence[str]) -> Result:
+        """The checked outputs of a batch, by halves if device memory is short."""
+        result = self._infer(inputs, wanted)
+        if isinstance(result, ModelFailure):
+            result = self._retry_for_memory(result, inputs, wanted, NO_BUFFERS)
+        if isinstance(result, ModelFailure):
+            return result
+        return self._declared.failure(result, wanted, inputs) or result
 
     def _run_by_engine(
         self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]

@@ -25,6 +25,7 @@ from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, failure_of
 from mmsup.worker.serving.gateway_links import GatewayLink
+from mmsup.worker.serving.inline_batch import InlineBatchRunner
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
 from mmsup.worker.serving.reply_writer import ReplyWriter
@@ -35,6 +36,7 @@ class RequestHandler:
         self.queue: PriorityQueue[GatewayLink] = PriorityQueue(executor.spec)
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
         self.replies = ReplyWriter(executor, page, outbox)
+        self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox)
         self._signatures = RequestSignatureCache()
         self._executor = executor
         self._has_batch_axis = executor.metadata.max_batch_size > 0
@@ -159,6 +161,11 @@ class RequestHandler:
         for request in batch:
             self.queue.remove(request)
         self.queue.on_run_start(batch[0])
+        if len(batch) == 1:
+            self._run_one(batch[0], started_ns)
+            return
+        if self._inline_batches.run(batch, started_ns):
+            return
         runs_alone = batch[0].signature.runs_alone
         if runs_alone:
             self.flush()
