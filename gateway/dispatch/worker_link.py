@@ -250,8 +250,8 @@ class WorkerLink:
             failpoint("gateway.replied", self.spec.name)
         packed = reply.signature
         signature = (self._signatures.recent.get(packed) or self._validated_signature(packed)) if packed else None
-        request.signature = signature
         error = validate_reply(reply, signature, request.output_slot)
+        request.signature = None if error else signature
         if len(reply.text) > TEXT_LIMIT:
             reply.text = reply.text[:TEXT_LIMIT]
         if error:
