@@ -122,6 +122,10 @@ class PriorityQueue(Generic[L]):
         if len(self._queues) > 1:
             self._ran_starving = any(queue for priority, queue in self._queues.items() if priority < first.priority)
 
+    def on_unqueued_run(self) -> None:
+        """Note the run of a request that waited elsewhere while this queue was empty: it went ahead of none."""
+        self._ran_starving = False
+
     def pop_timed_out(self, now_ns: int) -> Iterator[QueuedRequest[L]]:
         """Remove and return requests past the timeout of their priority; those that are only delayed stay, as the
         last to run."""

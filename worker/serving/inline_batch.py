@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmsup.ipc.memory.status_page import StatusPageWriter
-from mmsup.ipc.messages.data import InferReply
+from mmsup.ipc.transport.codec import RESULT
 from mmsup.worker.batching.batch_policy import BatchPolicy
 from mmsup.worker.execution.batch_arrays import Arrays, split
 from mmsup.worker.execution.executor import Executor
@@ -54,10 +54,11 @@ class InlineBatchRunner:
                 self._replies.reply(request, result, times)
         else:
             output_ns = time.monotonic_ns() - done_ns
+            unsent = {link: self._outbox.unsent(link) for link in {request.link for request in batch}}
             for request, (signature, data) in zip(batch, parts, strict=True):
-                times_ns = started_ns - request.arrived_ns, input_ns, infer_ns, output_ns
-                reply = InferReply(request.message.id, "", "", signature, data, 0, *times_ns, count, rows)
-                self._outbox.add(request.link, reply)
+                queue_ns = started_ns - request.arrived_ns
+                times_ns = queue_ns, input_ns, infer_ns, output_ns
+                unsent[request.link].append([RESULT, request.message.id, signature, *times_ns, count, rows, *data])
         self._page.batch_executed(count)
         return True
 
@@ -78,6 +79,9 @@ def gathered(batch: Sequence[WorkerRequest]) -> Arrays | None:
             return None
         if [len(part) for part in parts] != sizes:
             return None
-        data = b"".join(parts)  # type: ignore[arg-type] # all are bytes
+        try:
+            data = b"".join(parts)  # type: ignore[arg-type] # all are bytes
+        except MemoryError:
+            return None
         inputs[declared.name] = np.ndarray((rows, *declared.shape[1:]), declared.dtype, data)
     return inputs
