@@ -102,7 +102,7 @@ class KnownRequests:
             SIGNATURES_LIMIT, SIGNATURES_LIMIT_BYTES, lambda packed, _: len(packed)
         )
         self._newest: dict[GatewayLink, int] = {}
-        """The highest id of each link that waits. No lower one is taken, since it could be there already."""
+        """The highest id of each link that was taken. A lower one is not, since it may wait already."""
 
     def take(self, link: GatewayLink, records: list[Any], now_ns: int) -> bool:
         """Keep the requests of a frame until they run; False if any of its records is not known, and none was kept."""
@@ -137,11 +137,7 @@ class KnownRequests:
 
     def remove_first(self, count: int) -> None:
         """The first `count` were answered."""
-        if count == len(self.waiting):
-            self.waiting.clear()
-            self._newest.clear()
-        else:
-            del self.waiting[:count]
+        del self.waiting[:count]
 
     def release(self) -> list[QueuedRequest[GatewayLink]]:
         """What waits, as ordinary requests in the same order; nothing waits afterwards."""

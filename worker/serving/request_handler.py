@@ -140,9 +140,11 @@ class RequestHandler:
         """Run requests one by one while their runs are quick; returns how many. For a model without batches, as long
         as all requests are of one priority: `run_next_batch` has the same effect at twice the price."""
         if self.known.waiting:
-            self.queue.on_unqueued_run()
+            self.queue.on_uncontested_run()
             return self._known_runner.run(self.policy, now_ns)
         queue, ran, began_ns = self.queue.only_queue(), 0, now_ns
+        if queue:
+            self.queue.on_uncontested_run()
         while queue:
             request = self.queue.pop(queue)
             if request.message.deadline_ns <= now_ns:

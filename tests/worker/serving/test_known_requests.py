@@ -230,16 +230,18 @@ def a_cancel_while_another_runs(scene: Scene) -> None:
 
 
 def a_higher_priority_while_others_wait(scene: Scene) -> None:
-    scene.know()
     urgent = signature(priority=1)
+    scene.know(FOUR, urgent)
     scene.during.append(lambda: scene.send(scene.infer(packed=urgent), scene.infer(), place=1))
     scene.send(scene.infer(ACTS), scene.infer(SLOW), scene.infer(SLOW), scene.infer(SLOW))
     scene.run()
 
 
 def one_that_runs_alone_while_others_wait(scene: Scene) -> None:
-    scene.know()
     alone = signature(runs_alone=True)
+    scene.know(FOUR, alone)
+    scene.send(scene.infer(), scene.infer(packed=alone), scene.infer(packed=alone), scene.infer())
+    scene.run()
     scene.during.append(lambda: scene.send(scene.infer(packed=alone), scene.infer()))
     scene.send(scene.infer(ACTS), scene.infer(SLOW), scene.infer(), scene.infer(SLOW), scene.infer())
     scene.run()
@@ -269,7 +271,10 @@ def duplicates(scene: Scene) -> None:
 
 def records_that_are_malformed(scene: Scene) -> None:
     scene.know()
-    good = [*plain_record(scene.infer())]
+
+    def good() -> list[Any]:
+        return [*plain_record(scene.infer())]
+
     for at, wrong in [
         (0, 9),
         (0, []),
@@ -282,14 +287,18 @@ def records_that_are_malformed(scene: Scene) -> None:
         (5, 5),
         (5, "x" * 16),
     ]:
-        bad = [*good]
-        bad[at] = wrong
         scene.send(scene.infer())
-        scene.send(scene.infer(), bad, scene.infer())
+        bad = good()
+        bad[at] = wrong
+        scene.send(bad)
+        scene.send(scene.infer())
         scene.run()
-    for bad in ([], good[:4], good[:5], [*good, b"more"], [*good[:5], b"short"], [*good[:5], [9, 0, 16]]):
-        scene.send(scene.infer(), bad)
+    for bad in ([], good()[:4], good()[:5], [*good(), b"more"], [*good()[:5], b"short"], [*good()[:5], [9, 0, 16]]):
+        scene.send(bad)
+        scene.send(scene.infer(), [*good()[:5], b"short"])
         scene.run()
+    scene.send([*good()[:4], [9, 0, 16], bytes(16)])
+    scene.run()
     scene.send(*[scene.infer() for _ in range(FRAME_RECORDS + 1)])
     scene.send_bytes(b"\xc1")
     scene.send_bytes(b"\x05")
