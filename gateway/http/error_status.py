@@ -69,6 +69,8 @@ _REDACTIONS: Final = (
     (re.compile(r"\b0x[0-9a-fA-F]+"), "<address>"),
     (re.compile(r"\bpid[ =:]*\d+"), "pid"),
 )
+_SLASHED_WORD: Final = re.compile(r"(?<![\w.@+~/<>-])[\w@+-][\w.@+~-]*+(?:/++[\w.@+~-]++)++/*+")
+_FILE_SUFFIX: Final = re.compile(r"\w\.[A-Za-z]\w*$")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
 
 
@@ -113,4 +115,10 @@ def redact(message: str) -> str:
         message = before + (lines[-1].strip() if lines else "")
     for pattern, replacement in _REDACTIONS:
         message = pattern.sub(replacement, message)
-    return message
+    return _SLASHED_WORD.sub(_without_file, message)
+
+
+def _without_file(word: re.Match[str]) -> str:
+    """A relative path without its first dot (`conf/x.yaml`) is told from `N/A` and `m/s` by the suffix of its file."""
+    path = word[0].rstrip(".")
+    return "<path>" + word[0][len(path) :] if _FILE_SUFFIX.search(path.rstrip("/")) else word[0]

@@ -80,6 +80,8 @@ ZeroDivisionError: division by zero"""
         ("no weights at file:///srv/m/key.pem nor ../conf/m.yaml", "no weights at <url> nor <path>"),
         ("('s3://user:pw@bucket/x'), postgres://u:p'w@h/db.", "('<url>'), <url>."),
         ("no ./m.yaml, ../../m.yaml, ~/m.yaml or ~me/m.yaml", "no <path>, <path>, <path> or <path>"),
+        ("no 'conf/m.yaml', conf//a/b.onnx:3 nor m/1/model.py.", "no '<path>', <path>:3 nor <path>."),
+        ("m/s, 3/4.5, text/plain of BAAI/bge-v1.5: x/Add:0", "m/s, 3/4.5, text/plain of BAAI/bge-v1.5: x/Add:0"),
         ("/etc/m/" * 3, "<path>"),
         ("gone.../srv//m", "gone...<path>"),
         ("two\nlines\x1b[31m", "two lines [31m"),
@@ -89,7 +91,9 @@ def test_model_errors_are_redacted(said: str, told: str) -> None:
     assert error_status.text(ModelError("inference_failed", said)) == told
 
 
-@pytest.mark.parametrize("unit", ["a", "a-", "/", "./", "../", "~", "~a", "-/", "://", "'", ".", "a:", "://'"])
+@pytest.mark.parametrize(
+    "unit", ["a", "a-", "/", "./", "../", "~", "~a", "-/", "://", "'", ".", "a:", "://'", "a/", "a.b/"]
+)
 def test_a_long_error_of_a_model_does_not_hold_up_the_gateway(unit: str) -> None:
     started = time.process_time()
     error_status.redact(unit * 200_000)
