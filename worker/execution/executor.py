@@ -24,6 +24,7 @@ from mmsup.worker.execution.declared_outputs import DeclaredOutputs
 from mmsup.worker.execution.device_errors import DeviceFault
 from mmsup.worker.execution.engine import (
     NO_BUFFERS,
+    BatchingEngine,
     Engine,
     OutputBuffers,
     as_batching_engine,
@@ -140,7 +141,7 @@ class Executor:
         inputs = call_model_code(stack, self.spec, jobs)  # a batch may not fit into memory where each of its jobs does
         if isinstance(inputs, ModelFailure):
             return inputs
-        result = self._infer_whole(inputs, wanted)
+        result = self.checked(self._infer(inputs, wanted), inputs, wanted)
         if isinstance(result, ModelFailure):
             return [result] * len(jobs) if result.is_contradiction else result
         parts = split(result, [rows(each) for each in jobs])
@@ -150,29 +151,22 @@ class Executor:
 
     def run_stacked(self, inputs: Arrays, sizes: Sequence[int], wanted: Sequence[str]) -> Arrays | list[Result]:
         """The same for jobs of so many rows each that are stacked already: their outputs, stacked too; or a result for
-        each job, if they could not run as a whole. Not for large ones, whose shapes would have to be learnt."""
-        result = self._infer_whole(inputs, wanted)
+        each job, if they could not run as a whole."""
+        result = self.checked(self._infer(inputs, wanted), inputs, wanted)
         if not isinstance(result, ModelFailure):
             return result
         if result.is_contradiction or result.device_fault is not DeviceFault.NONE:
             return [result] * len(sizes)
         return self._run_singly(split(inputs, sizes), wanted, [NO_BUFFERS] * len(sizes))
 
-    def _infer_whole(self, inputs: Arrays, wanted: Sequence[str]) -> Result:
-        """The checked outputs of a batch, by halves if device memory is short."""
-        result = self._infer(inputs, wanted)
-        if isinstance(result, ModelFailure):
-            result = self._retry_for_memory(result, inputs, wanted, NO_BUFFERS)
-        if isinstance(result, ModelFailure):
-            return result
-        return self._declared.failure(result, wanted, inputs) or result
-
     def _run_by_engine(
         self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
     ) -> list[Result] | ModelFailure:
         """The results of one batch that the engine assembles; a failure if it could not run as a whole. If device
         memory runs out, it is run once more by halves."""
-        results = self._infer_batch(jobs, wanted, buffers)
+        engine, names = self._batching_engine, wanted or self._declared.names
+        assert engine is not None, "this engine assembles no batches"
+        results = _infer_batch(engine, self.spec, jobs, names, buffers)
         if isinstance(results, ModelFailure):
             if results.device_fault is not DeviceFault.MEMORY:
                 return results
@@ -181,22 +175,13 @@ class Executor:
             results = list[Arrays]()
             for part in (slice(half), slice(half, None)):
                 self.mark_busy()
-                made = self._infer_batch(jobs[part], wanted, buffers[part])
+                made = _infer_batch(engine, self.spec, jobs[part], names, buffers[part])
                 if isinstance(made, ModelFailure):
                     return made
                 results += made
         for job, result in zip(jobs, results, strict=True):
             self._learn_shapes(job, result)
         return [self._declared.failure(each, wanted, job) or each for job, each in zip(jobs, results, strict=True)]
-
-    def _infer_batch(
-        self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
-    ) -> list[Arrays] | ModelFailure:
-        assert self._batching_engine is not None, "this engine assembles no batches"
-        try:
-            return self._batching_engine.run_batch(jobs, wanted or self._declared.names, buffers)
-        except BaseException as error:  # noqa: BLE001 - as in `_infer`
-            return failure_of_run(error, self.spec)
 
     def _learn_shapes(self, inputs: Arrays, result: Arrays) -> None:
         """Of large results; small ones need no buffer."""
@@ -237,6 +222,19 @@ def only_wanted(made: Mapping[str, Array], names: Sequence[str]) -> Arrays:
     if len(made) == len(names) and type(made) is dict:
         return made  # of these names, or DeclaredOutputs finds which is missing
     return {name: made[name] for name in names if name in made}
+
+
+def _infer_batch(
+    engine: BatchingEngine,
+    spec: ModelSpec,
+    jobs: Sequence[Arrays],
+    wanted: Sequence[str],
+    buffers: Sequence[OutputBuffers],
+) -> list[Arrays] | ModelFailure:
+    try:
+        return engine.run_batch(jobs, wanted, buffers)
+    except BaseException as error:  # noqa: BLE001 - as in `_infer`
+        return failure_of_run(error, spec)
 
 
 def failure_of_run(error: BaseException, spec: ModelSpec) -> ModelFailure:

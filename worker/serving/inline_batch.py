@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from mmsup.worker.execution.executor import Executor
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
 from mmsup.worker.serving.reply_writer import ReplyWriter
+
+_ALL_INLINE: Final = frozenset({bytes})
 
 
 class InlineBatchRunner:
@@ -68,14 +71,14 @@ def gathered(batch: Sequence[WorkerRequest]) -> Arrays | None:
     any length, or was granted a buffer for its outputs. Pure."""
     first = batch[0].signature
     messages = [request.message for request in batch]
-    if any([message.output_buffer is not None for message in messages]):
+    if any(message.output_buffer is not None for message in messages):
         return None
     rows = sum([request.signature.rows for request in batch])
     inputs: Arrays = {}
     for place, declared in enumerate(first.inputs):
         parts = [message.locations[place] for message in messages]
         sizes = [request.signature.inputs[place].size_bytes for request in batch]
-        if declared.dtype is None or not all([type(part) is bytes for part in parts]):
+        if declared.dtype is None or not _ALL_INLINE.issuperset(map(type, parts)):
             return None
         if [len(part) for part in parts] != sizes:
             return None
