@@ -53,6 +53,7 @@ MODELS: Final = {
         (TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "INT32", (-1,))),
         (TensorSpec("c", "FP32", (-1,)), TensorSpec("d", "INT32", (-1,))),
     ),
+    "e": Metadata("p", 0, (TensorSpec("X", "FP32", (-1,)),), (TensorSpec("X_out", "FP32", (-1,)),)),
     "rows": Metadata("p", 8, (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)),
 }
 """The models of the simulated workers; `rows` has a batch axis, the outputs of `fixed` are known before."""
@@ -216,9 +217,10 @@ class ScriptedGateway:
         self.router.status.ready = True
         self._table = make_counter_table()
         self.counters = RequestCounters([CounterTable(self._table)], 0)
-        handler = InferHandler(self.router, self.counters, executor)
+        self.handler = handler = InferHandler(self.router, self.counters, executor)
         self.context = None if front == "aiohttp" else connection_context(handler, use_known_requests=front == "known")
-        self.listener = HttpListener(HttpApp(handler, _no_controller).serve, is_local=True, context=self.context)
+        self.app = HttpApp(handler, _no_controller)
+        self.listener = HttpListener(self.app.serve, is_local=True, context=self.context)
         self.clients: list[ScriptedClient] = []
         self.workers: list[ScriptedWorker] = []
         self.links: list[WorkerLink] = []
@@ -240,6 +242,13 @@ class ScriptedGateway:
         for each in self._specs[name]:
             for _ in range(instances):
                 self.add_worker(name, each.version)
+
+    def make_listener(self, front: str) -> HttpListener:
+        """Another one, with caches of its own."""
+        context = None
+        if front != "aiohttp":
+            context = connection_context(self.handler, use_known_requests=front == "known")
+        return HttpListener(self.app.serve, is_local=True, context=context)
 
     def put_route(self, name: str, default: str, *, wanted: bool = True, state: str = "ready") -> None:
         states = tuple(VersionState(each.version, state, "", "", 0.0, each, MODELS[name]) for each in self._specs[name])
@@ -281,7 +290,8 @@ class ScriptedGateway:
         return self.clients[-1]
 
     def held_tags(self) -> set[Tag]:
-        return {tag for each in self.workers if not each.is_closed for tag in each.tags()}
+        pairs = zip(self.workers, self.links, strict=True)
+        return {tag for worker, link in pairs if not link.closed for tag in worker.tags()}
 
     async def settle(self) -> None:
         """Let workers and gateway turn until every request is answered or held, and nothing more happens."""
@@ -375,7 +385,8 @@ def connection_context(handler: InferHandler, *, use_known_requests: bool) -> Co
 
 
 async def _no_controller(command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
-    raise AssertionError(f"no command is expected: {command} {arguments}")
+    assert command == "index", f"no command is expected: {command} {arguments}"
+    return []
 
 
 @contextlib.asynccontextmanager

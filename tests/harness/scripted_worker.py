@@ -24,7 +24,7 @@ from mmsup.ipc.transport.codec import FRAME_RECORDS, pack_frame, pack_signature,
 from mmsup.ipc.transport.control_channel import ChannelClosed
 
 DTYPES: Final = {"UINT8": np.uint8, "INT32": np.int32, "FP32": np.float32}
-OUTPUT: Final = {"x": "y", "a": "c", "b": "d"}
+OUTPUT: Final = {"x": "y", "a": "c", "b": "d", "X": "X_out"}
 """Input to output."""
 
 

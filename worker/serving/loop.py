@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.worker_control import TO_WORKER, AttachGateway, StopWorker
+from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.codec import decode, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -108,11 +109,8 @@ class ServingLoop:
 
     def _poll_timeout_s(self) -> float:
         if not self._is_stopping and not self._outbox.replies:
-            return self._heartbeat_s()
-        return 0 if self._is_done() else min(SEND_RETRY_S, self._heartbeat_s())
-
-    def _heartbeat_s(self) -> float:
-        return min(HEARTBEAT_S, self._executor.spec.hang_limit_s / 4)
+            return _heartbeat_s(self._executor.spec)
+        return 0 if self._is_done() else min(SEND_RETRY_S, _heartbeat_s(self._executor.spec))
 
     def _on_idle(self) -> None:
         now_ns = time.monotonic_ns()
@@ -239,7 +237,7 @@ class ServingLoop:
         fds = [*self._links.by_fd, self._control.channel.fileno()]
         if self._zeromq is not None:
             fds.append(self._zeromq.fileno())
-        left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_s())
+        left_s = min(max(left_ns, 0) / 1e9, _heartbeat_s(self._executor.spec))
         if max(fds) < SELECT_LIMIT:
             select.select(fds, [], [], left_s)
         else:
@@ -248,3 +246,7 @@ class ServingLoop:
     def _collect_garbage(self, generation: int) -> None:
         gc.collect(generation)
         self._page.set_device_bytes(self._executor.engine.device_bytes())
+
+
+def _heartbeat_s(spec: ModelSpec) -> float:
+    return min(HEARTBEAT_S, spec.hang_limit_s / 4)

@@ -17,7 +17,7 @@ import uvloop
 
 from fake_transport import Reply
 from harness.scripted_worker import LIES, Do
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint
+from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, RemovePoisonEntry
 from mmsup.ipc.poison_policy import PoisonEntry
 from scripted_gateway import MODELS, Order, Record, ScriptedClient, ScriptedGateway, answer_of, scripted_gateway
@@ -54,7 +54,7 @@ class Walker:
 
     def kind(self) -> Order:
         rng = self.rng
-        model = rng.choice(list(MODELS))
+        model = rng.choice(list(VERSIONS))
         form = "raw" if rng.random() < 0.1 and model != "pair" and model != "rows" else rng.choice(FORMS)
         large = (1200,) if model in LARGE else ()
         size = 8 if model == "fixed" else rng.choice((4, 5, 8, 16, 32, *large))
@@ -148,7 +148,7 @@ class Walker:
         """Something happens to a model or a worker."""
         rng, gateway = self.rng, self.gateway
         what = rng.randrange(8)
-        model = rng.choice(list(MODELS))
+        model = rng.choice(list(VERSIONS))
         if what == 0:
             await gateway.settle()  # where the batch that runs is known
             link = rng.choice([each for each in gateway.links if not each.closed])
