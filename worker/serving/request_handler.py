@@ -54,13 +54,11 @@ class RequestHandler:
     # Messages of a gateway.
 
     def on_records(self, link: GatewayLink, records: list[Any], now_ns: int) -> Sequence[str]:  # of `unpack_records`
-        """Handle the records of one frame; returns the kinds of those that no gateway may send to a worker. WireError
+        """Handle the records of a frame that `known` did not take; returns the kinds of those that no gateway may send to a worker. WireError
         for a malformed one."""
-        if not self.queue.size and self.known.take(link, records, now_ns):
-            return ()
         for request in self.known.release():
             self.queue.add(request)
-        return self._on_messages(link, read_records(records), now_ns)
+        return self._on_messages(link, read_records(link.apply_extents(records)), now_ns)
 
     def _on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
         rejected: list[str] = []
@@ -129,17 +127,14 @@ class RequestHandler:
         self._is_batch_delayed = batch.wait_until_ns > 0
         return batch
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request waits for its run."""
-        return not self.queue.size and not self.known.waiting
+    def run_known(self, now_ns: int) -> int:
+        """Run known requests while their runs are quick; returns the time at the end."""
+        self.queue.on_uncontested_run()
+        return self._known_runner.run(self.policy, now_ns)
 
     def run_singly(self, now_ns: int) -> int:
         """Run requests one by one while their runs are quick; returns how many. For a model without batches, as long
         as all requests are of one priority: `run_next_batch` has the same effect at twice the price."""
-        if self.known.waiting:
-            self.queue.on_uncontested_run()
-            return self._known_runner.run(self.policy, now_ns)
         queue, ran, began_ns = self.queue.only_queue(), 0, now_ns
         if queue:
             self.queue.on_uncontested_run()
