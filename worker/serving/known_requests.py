@@ -9,7 +9,6 @@ ordinary requests (`release`): so whatever chooses among requests finds all of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -17,13 +16,11 @@ import numpy as np
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.messages.data import Infer
 from mmsup.ipc.specs import Metadata
-from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.ipc.transport.codec import INFER
 from mmsup.worker.batching.priority_queue import QueuedRequest
 from mmsup.worker.batching.request_signature import RequestSignature
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.serving.gateway_links import GatewayLink
-from mmsup.worker.serving.outbox import PlainReply
 
 SIGNATURES_LIMIT: Final = 1024
 SIGNATURES_LIMIT_BYTES: Final = 4 << 20
@@ -31,6 +28,9 @@ SIGNATURES_LIMIT_BYTES: Final = 4 << 20
 DEADLINE: Final = 3
 INPUTS: Final = 5
 """Places in an Infer's record, `[kind, id, signature, deadline, output buffer, *inputs]`."""
+OUTPUT_NS: Final = 6
+OUTPUTS: Final = 9
+"""Places in a reply's record, `[kind, id, signature, queue, input, infer, output, batch, rows, *outputs]`."""
 _BEFORE_ANY: Final = -1 << 64
 
 KnownOutput: TypeAlias = "tuple[str, np.dtype[Any], tuple[int, ...]]"
@@ -48,6 +48,7 @@ class KnownSignature:
         "names",
         "outputs",
         "reply",
+        "reply_length",
         "reported_rows",
         "rows",
         "signature",
@@ -70,22 +71,14 @@ class KnownSignature:
         """The packed signature of the reply."""
         self.outputs: list[KnownOutput] = []
         """What `reply` describes."""
+        self.reply_length = 0
+        """Fields of the record of a reply."""
 
     def learn_reply(self, result: Arrays, reply: bytes) -> None:
         """`reply` describes these outputs, which were found good."""
         self.reply = reply
         self.outputs = [(name, array.dtype, array.shape) for name, array in result.items()]
-
-    def append_outputs(self, made: Mapping[str, Array], reply: PlainReply) -> bool:
-        """Append the bytes of outputs that `self.reply` describes to the record of a reply; False if it describes
-        others."""
-        if len(made) != len(self.outputs):
-            return False
-        for (name, array), (expected, dtype, shape) in zip(made.items(), self.outputs, strict=True):
-            if array.dtype is not dtype or array.shape != shape or name != expected:
-                return False
-            reply.append(array.tobytes())
-        return True
+        self.reply_length = OUTPUTS + len(self.outputs)
 
 
 class KnownRequests:

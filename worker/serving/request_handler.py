@@ -54,8 +54,8 @@ class RequestHandler:
     # Messages of a gateway.
 
     def on_records(self, link: GatewayLink, records: list[Any], now_ns: int) -> Sequence[str]:  # of `unpack_records`
-        """Handle the records of a frame that `known` did not take; returns the kinds of those that no gateway may send to a worker. WireError
-        for a malformed one."""
+        """Handle the records of a frame that `known` did not take; returns the kinds of those that no gateway may send
+        to a worker. WireError for a malformed one."""
         for request in self.known.release():
             self.queue.add(request)
         return self._on_messages(link, read_records(link.apply_extents(records)), now_ns)
@@ -129,7 +129,8 @@ class RequestHandler:
 
     def run_known(self, now_ns: int) -> int:
         """Run known requests while their runs are quick; returns the time at the end."""
-        self.queue.on_uncontested_run()
+        if self.queue.ran_starving:
+            self.queue.on_uncontested_run()
         return self._known_runner.run(self.policy, now_ns)
 
     def run_singly(self, now_ns: int) -> int:
