@@ -22,7 +22,7 @@ from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.executor import Executor, failure_of_run, only_wanted
 from mmsup.worker.execution.model_errors import ModelFailure
-from mmsup.worker.serving.known_requests import DEADLINE, INPUTS, OUTPUT_NS, KnownRequest, KnownRequests
+from mmsup.worker.serving.known_queue import DEADLINE, INPUTS, OUTPUT_NS, WaitingRequest, KnownQueue
 from mmsup.worker.serving.outbox import Outbox, PlainReply
 from mmsup.worker.serving.pending_results import RunTimes
 from mmsup.worker.serving.reply_writer import ReplyWriter
@@ -33,7 +33,7 @@ NO_ARRAY: Final = np.empty(0)
 
 class KnownRunner:
     def __init__(
-        self, requests: KnownRequests, executor: Executor, page: StatusPageWriter, replies: ReplyWriter, outbox: Outbox
+        self, requests: KnownQueue, executor: Executor, page: StatusPageWriter, replies: ReplyWriter, outbox: Outbox
     ) -> None:
         self._requests = requests
         self._executor = executor
@@ -95,7 +95,7 @@ class KnownRunner:
         return now_ns
 
     def _reply(
-        self, request: KnownRequest, made: Mapping[str, Array] | ModelFailure, inputs: Arrays, times: RunTimes
+        self, request: WaitingRequest, made: Mapping[str, Array] | ModelFailure, inputs: Arrays, times: RunTimes
     ) -> None:
         """Reply as to an ordinary request, and learn the reply if another like it may come."""
         ordinary, known = self._requests.ordinary(request), request[2]

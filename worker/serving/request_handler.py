@@ -26,7 +26,7 @@ from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, failure_of
 from mmsup.worker.serving.gateway_links import GatewayLink
-from mmsup.worker.serving.known_requests import KnownRequests
+from mmsup.worker.serving.known_queue import KnownQueue
 from mmsup.worker.serving.known_runner import KnownRunner
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
@@ -42,7 +42,7 @@ class RequestHandler:
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
         self.replies = ReplyWriter(executor, page, outbox)
         is_enabled = use_known_requests and not self.policy.can_batch and not executor.spec.queue_policies
-        self.known = KnownRequests(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
+        self.known = KnownQueue(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
         self._known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
         self._signatures = RequestSignatureCache()
         self._executor = executor

@@ -35,7 +35,7 @@ _BEFORE_ANY: Final = -1 << 64
 
 KnownOutput: TypeAlias = "tuple[str, np.dtype[Any], tuple[int, ...]]"
 """Name, dtype and shape."""
-KnownRequest: TypeAlias = "tuple[GatewayLink, list[Any], KnownSignature, int]"
+WaitingRequest: TypeAlias = "tuple[GatewayLink, list[Any], KnownSignature, int]"
 """Link, record, signature, monotonic time of its arrival. A plain tuple: any class takes several times as long."""
 
 
@@ -81,12 +81,12 @@ class KnownSignature:
         self.reply_length = OUTPUTS + len(self.outputs)
 
 
-class KnownRequests:
+class KnownQueue:
     """Those that wait, and the signatures by which they are recognised."""
 
     def __init__(self, model: Metadata, default_priority: int, *, is_enabled: bool) -> None:
         """`is_enabled`: false for a model whose requests do not simply run one by one in order of arrival."""
-        self.waiting: list[KnownRequest] = []
+        self.waiting: list[WaitingRequest] = []
         """Invariant: nothing is queued elsewhere while any is here."""
         self._is_enabled = is_enabled
         self._default_priority = default_priority
@@ -100,7 +100,7 @@ class KnownRequests:
     def take(self, link: GatewayLink, records: list[Any], now_ns: int) -> bool:
         """Keep the requests of a frame until they run; False if any of its records is not known, and none was kept."""
         signatures, newest = self._signatures.recent, self._newest.get(link, _BEFORE_ANY)
-        found: list[KnownRequest] = []
+        found: list[WaitingRequest] = []
         try:
             for record in records:
                 known = signatures[record[2]]
@@ -138,7 +138,7 @@ class KnownRequests:
         self.remove_first(len(released))
         return released
 
-    def ordinary(self, request: KnownRequest) -> QueuedRequest[GatewayLink]:
+    def ordinary(self, request: WaitingRequest) -> QueuedRequest[GatewayLink]:
         """The same request as it would have been queued."""
         link, record, known, arrived_ns = request
         _, number, packed, deadline_ns, _, *inputs = record
