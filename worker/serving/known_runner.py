@@ -22,7 +22,7 @@ from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.executor import Executor, failure_of_run, only_wanted
 from mmsup.worker.execution.model_errors import ModelFailure
-from mmsup.worker.serving.known_queue import DEADLINE, INPUTS, OUTPUT_NS, WaitingRequest, KnownQueue
+from mmsup.worker.serving.known_queue import DEADLINE, INPUTS, OUTPUT_NS, KnownQueue, WaitingRequest
 from mmsup.worker.serving.outbox import Outbox, PlainReply
 from mmsup.worker.serving.pending_results import RunTimes
 from mmsup.worker.serving.reply_writer import ReplyWriter
