@@ -1,6 +1,8 @@
 """Encoding of messages as msgpack: control messages, and data frames between gateways and workers.
 
 Covers: control messages (`encode`, `decode`), data frames (`pack_frame`, `unpack_frame`; hot), signatures.
+A frame can also be read in two steps: `unpack_records` gives the records as msgpack has them, for who knows the bytes
+in them already, and `read_records` makes messages of them.
 Does not cover: sockets; the meaning of a message; its conversion from and to a dataclass (dataclass_codec.py).
 
 A data frame is a list of records `[kind, field, ...]`: everything that one event-loop iteration sends to one peer. The
@@ -75,7 +77,10 @@ def unpack_reply_signature(data: bytes) -> ReplySignature:
 
 # Data frames, packed by hand: this runs for every request.
 
-_INFER, _GRANT, _CANCEL, _RESULT, _REPLY, _ATTACH, _DETACH = range(7)
+INFER: Final = 0
+RESULT: Final = 3
+_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH = 1, 2, 4, 5, 6
+_EXTENT_KINDS: Final = (_ATTACH, _DETACH)
 DataRecord = Infer | GrantBuffer | Cancel | InferReply | AttachExtent | DetachExtent
 _TIMES: Final = 6
 FRAME_RECORDS: Final = 64
@@ -83,13 +88,13 @@ FRAME_RECORDS: Final = 64
 
 
 def _pack_infer(record: Infer) -> tuple[object, ...]:
-    return (_INFER, record.id, record.signature, record.deadline_ns, record.output_buffer, *record.locations)
+    return (INFER, record.id, record.signature, record.deadline_ns, record.output_buffer, *record.locations)
 
 
 def _pack_reply(record: InferReply) -> tuple[object, ...]:
     times = (record.queue_ns, record.input_ns, record.infer_ns, record.output_ns, record.batch, record.rows)
     if record.signature:
-        return (_RESULT, record.id, record.signature, *times, *record.locations)
+        return (RESULT, record.id, record.signature, *times, *record.locations)
     return (_REPLY, record.id, record.code, record.text, record.needed_bytes, *times)
 
 
@@ -103,19 +108,29 @@ _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each tak
 }
 
 
+def plain_record(record: DataRecord) -> tuple[object, ...]:
+    """The fields of a record in the order in which they are packed."""
+    return _PACKERS[type(record)](record)
+
+
 def pack_frame(records: Sequence[DataRecord]) -> bytes:
     return cast("bytes", _packer.pack([_PACKERS[type(each)](each) for each in records]))
 
 
 def pack_limited(records: Sequence[DataRecord], limit_bytes: int) -> tuple[bytes, int]:
     """A frame of the first records, and their number: at least one, otherwise as many as fit into the limit."""
+    return pack_records([plain_record(each) for each in records[:FRAME_RECORDS]], limit_bytes)
+
+
+def pack_records(records: Sequence[Sequence[object]], limit_bytes: int) -> tuple[bytes, int]:
+    """The same for records that are plain already."""
     count = len(records)
     if count > FRAME_RECORDS:
         count, records = FRAME_RECORDS, records[:FRAME_RECORDS]
-    frame = pack_frame(records)
+    frame = cast("bytes", _packer.pack(records))
     while len(frame) > limit_bytes and count > 1:
         count = count // 2
-        frame = pack_frame(records[:count])
+        frame = cast("bytes", _packer.pack(records[:count]))
     return frame, count
 
 
@@ -180,22 +195,40 @@ def _unpack_checked(kind: type[Any]) -> Decoder:
 
 
 _UNPACKERS: Final[dict[int, Decoder]] = {
-    _INFER: _unpack_infer,
+    INFER: _unpack_infer,
     _GRANT: _unpack_checked(GrantBuffer),
     _CANCEL: _unpack_checked(Cancel),
-    _RESULT: _unpack_result,
+    RESULT: _unpack_result,
     _REPLY: _unpack_reply,
     _ATTACH: _unpack_checked(AttachExtent),
     _DETACH: _unpack_checked(DetachExtent),
 }
 
 
-def unpack_frame(data: bytes | memoryview) -> list[Any]:  # DataRecords; the caller checks their class
-    """The records of a frame; WireError if any of it is invalid."""
+def unpack_records(data: bytes | memoryview) -> list[Any]:  # values of msgpack
+    """The records of a frame as msgpack has them, none of them checked; WireError if it is no list of records."""
     raw = _unpack(data)
-    if type(raw) is list and len(raw) > FRAME_RECORDS:
+    if type(raw) is not list:
+        raise WireError(f"not a list of records: {type(raw).__name__}")
+    if len(raw) > FRAME_RECORDS:
         raise WireError(f"more than {FRAME_RECORDS} records")
+    return raw
+
+
+def read_records(records: list[Any]) -> list[Any]:  # DataRecords; the caller checks their class
+    """The messages in records of `unpack_records`; WireError if any of them is invalid."""
     try:
-        return [_UNPACKERS[each[0]](each) for each in raw]
+        return [_UNPACKERS[each[0]](each) for each in records]
     except (ValueError, TypeError, LookupError) as error:
         raise WireError(f"not a list of records: {type(error).__name__}") from error
+
+
+def is_about_extents(records: list[Any]) -> bool:  # of `unpack_records`
+    """Whether the first of these records attaches or detaches an extent."""
+    first = records[0] if records else None
+    return type(first) is list and bool(first) and first[0] in _EXTENT_KINDS
+
+
+def unpack_frame(data: bytes | memoryview) -> list[Any]:  # DataRecords; the caller checks their class
+    """The messages of a frame; WireError if any of it is invalid."""
+    return read_records(unpack_records(data))

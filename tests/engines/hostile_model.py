@@ -20,7 +20,7 @@ from mmsup.ipc.specs import TensorSpec
 from mmsup.ipc.transport import codec
 from mmsup.worker.serving import outbox, reply_writer
 
-honest = outbox.pack_limited
+honest = outbox.pack_records
 NEXT, LATE = [], []
 
 
@@ -84,7 +84,7 @@ FAULTS = {
 
 
 def pack_faulty(records, limit_bytes):
-    records = list(records)
+    records = codec.unpack_frame(honest(records, limit_bytes)[0])
     late, LATE[:] = list(LATE), []
     if not NEXT:
         frame = codec.pack_frame([*records, *late])
@@ -95,7 +95,7 @@ def pack_faulty(records, limit_bytes):
     return frame_or_replies, len(records)
 
 
-outbox.pack_limited = pack_faulty
+outbox.pack_records = pack_faulty
 
 
 def torn(share):

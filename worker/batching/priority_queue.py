@@ -107,9 +107,8 @@ class PriorityQueue(Generic[L]):
 
     def only_queue(self) -> RequestQueue[L] | None:
         """All queued requests if they are of one priority without a timeout, so that arrival alone gives the order."""
-        if len(self._queues) != 1 or self.has_timeouts:
-            return None
-        return next(iter(self._queues.values()))
+        queues = [queue for queue in self._queues.values() if queue]
+        return queues[0] if len(queues) == 1 and not self.has_timeouts else None
 
     def pop(self, queue: RequestQueue[L]) -> QueuedRequest[L]:
         """Remove and return the head of that queue."""
@@ -121,6 +120,10 @@ class PriorityQueue(Generic[L]):
         """Note whether this request, the first of a run and removed already, went ahead of a higher priority."""
         if len(self._queues) > 1:
             self._ran_starving = any(queue for priority, queue in self._queues.items() if priority < first.priority)
+
+    def on_uncontested_run(self) -> None:
+        """Note a run while no request of another priority was queued: it went ahead of none."""
+        self._ran_starving = False
 
     def pop_timed_out(self, now_ns: int) -> Iterator[QueuedRequest[L]]:
         """Remove and return requests past the timeout of their priority; those that are only delayed stay, as the

@@ -13,10 +13,11 @@ result holds that very array where the engine used it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.specs import Metadata, ModelSpec
+from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.worker.execution.batch_arrays import Arrays, rows, size_bytes, split, stack
 from mmsup.worker.execution.batching_benefit import ALWAYS_BATCH_BYTES, BatchingBenefit
 from mmsup.worker.execution.declared_outputs import DeclaredOutputs
@@ -31,7 +32,7 @@ from mmsup.worker.execution.engine import (
 )
 from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code, caught
 from mmsup.worker.execution.output_shapes import OutputShapePredictor
-from mmsup.worker.execution.outputs import OutputBytes, encode_outputs, lay_out_buffers
+from mmsup.worker.execution.outputs import lay_out_buffers
 
 Result = Arrays | ModelFailure
 
@@ -115,7 +116,13 @@ class Executor:
         return results
 
     def run_one(self, inputs: Arrays, wanted: Sequence[str] = (), buffers: OutputBuffers = NO_BUFFERS) -> Result:
-        result = self._infer(inputs, wanted, buffers)
+        return self.checked(self._infer(inputs, wanted, buffers), inputs, wanted, buffers)
+
+    def checked(
+        self, result: Result, inputs: Arrays, wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
+    ) -> Result:
+        """What `run_one` gives where the engine gave this: another run after a failure for want of device memory, or a
+        failure for outputs that are not as declared."""
         if isinstance(result, ModelFailure):
             result = self._retry_for_memory(result, inputs, wanted, buffers)
             if isinstance(result, ModelFailure):
@@ -123,10 +130,6 @@ class Executor:
         if self.uses_output_buffers:
             self._learn_shapes(inputs, result)
         return self._declared.failure(result, wanted, inputs) or result
-
-    def encode_outputs(self, arrays: Arrays) -> tuple[OutputBytes, ...] | ModelFailure:
-        """The bytes of a good result. Elements of an object array are the model's own, and may raise."""
-        return call_model_code(encode_outputs, self.spec, arrays)
 
     def _run_stacked(
         self, jobs: Sequence[Arrays], wanted: Sequence[str], _: Sequence[OutputBuffers]
@@ -177,7 +180,7 @@ class Executor:
         try:
             return self._batching_engine.run_batch(jobs, wanted or self._declared.names, buffers)
         except BaseException as error:  # noqa: BLE001 - as in `_infer`
-            return _failure(error, self.spec)
+            return failure_of_run(error, self.spec)
 
     def _learn_shapes(self, inputs: Arrays, result: Arrays) -> None:
         """Of large results; small ones need no buffer."""
@@ -209,17 +212,23 @@ class Executor:
         try:
             made = self.engine.infer(inputs, names, buffers)
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too
-            return _failure(error, self.spec)
-        if len(made) == len(names) and type(made) is dict:
-            return made  # of these names, or DeclaredOutputs finds which is missing
-        return {name: made[name] for name in names if name in made}
+            return failure_of_run(error, self.spec)
+        return only_wanted(made, names)
 
 
-def _failure(error: BaseException, spec: ModelSpec) -> ModelFailure:
-    failure = caught(error, spec)
-    if failure.device_fault is DeviceFault.LOST:
-        raise DeviceLost(failure.text) from error
-    return failure
+def only_wanted(made: Mapping[str, Array], names: Sequence[str]) -> Arrays:
+    """The outputs of these names, as far as they were made."""
+    if len(made) == len(names) and type(made) is dict:
+        return made  # of these names, or DeclaredOutputs finds which is missing
+    return {name: made[name] for name in names if name in made}
+
+
+def failure_of_run(error: BaseException, spec: ModelSpec) -> ModelFailure:
+    """Of a run of the engine that raised this; raises where the process must end by it."""
+    found = caught(error, spec)
+    if found.device_fault is DeviceFault.LOST:
+        raise DeviceLost(found.text) from error
+    return found
 
 
 def _copied_to_buffers(result: Result, buffers: OutputBuffers) -> Result:

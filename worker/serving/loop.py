@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.worker_control import TO_WORKER, AttachGateway, StopWorker
-from mmsup.ipc.transport.codec import decode, unpack_frame
+from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.transport.codec import decode, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
@@ -55,7 +56,13 @@ class ServingLoop:
     """From WorkerReady to the end. `run` returns after StopWorker, when all requests are answered."""
 
     def __init__(
-        self, control: WorkerControlChannel, zeromq: ZmqWorkerChannel | None, executor: Executor, page: StatusPageWriter
+        self,
+        control: WorkerControlChannel,
+        zeromq: ZmqWorkerChannel | None,
+        executor: Executor,
+        page: StatusPageWriter,
+        *,
+        use_known_requests: bool = True,
     ) -> None:
         self._control = control
         self._zeromq = zeromq
@@ -65,7 +72,7 @@ class ServingLoop:
         self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory)
         self._trim_schedule = malloc_tuning.TrimSchedule()
         self._outbox = Outbox()
-        self._handler = RequestHandler(executor, page, self._outbox)
+        self._handler = RequestHandler(executor, page, self._outbox, use_known_requests=use_known_requests)
         self._unexpected = 0
         """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
         self._collected_at_run = 0
@@ -77,31 +84,33 @@ class ServingLoop:
 
     def run(self) -> None:
         self._page.set_activity(Activity.IDLE, time.monotonic_ns())
-        queue = self._handler.queue
-        while True:
-            received = self._receive_all(0 if queue.size else self._poll_timeout_s())
-            if queue.size:
-                self._run_queued()
-            elif received:
-                self._on_idle()
-            elif self._is_done():
-                return
-            else:
-                self._collect_garbage(generation=2)
-                self._on_idle()
-                if self._trim_schedule.is_due(time.monotonic_ns()):
-                    malloc_tuning.trim_heap()
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """One iteration; False at the end."""
+        handler = self._handler
+        received = self._receive_all(self._poll_timeout_s() if handler.is_idle else 0)
+        if not handler.is_idle:
+            self._run_queued()
+        elif received:
+            self._on_idle()
+        elif self._is_done():
+            return False
+        else:
+            self._collect_garbage(generation=2)
+            self._on_idle()
+            if self._trim_schedule.is_due(time.monotonic_ns()):
+                malloc_tuning.trim_heap()
+        return True
 
     def _is_done(self) -> bool:
         return self._is_stopping and not self._handler.replies.pending.results and not self._outbox.replies
 
     def _poll_timeout_s(self) -> float:
         if not self._is_stopping and not self._outbox.replies:
-            return self._heartbeat_s()
-        return 0 if self._is_done() else min(SEND_RETRY_S, self._heartbeat_s())
-
-    def _heartbeat_s(self) -> float:
-        return min(HEARTBEAT_S, self._executor.spec.hang_limit_s / 4)
+            return _heartbeat_s(self._executor.spec)
+        return 0 if self._is_done() else min(SEND_RETRY_S, _heartbeat_s(self._executor.spec))
 
     def _on_idle(self) -> None:
         now_ns = time.monotonic_ns()
@@ -131,15 +140,14 @@ class ServingLoop:
 
     def _receive_packet(self, fd: int, link: GatewayLink, now_ns: int) -> None:
         try:
-            messages = link.receive()
+            records = link.receive()
+            for rejected in self._handler.on_records(link, records, now_ns) if records else ():
+                self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
         except WireError as error:
             self._on_unexpected(f"a malformed frame: {error}")
         except ChannelClosed:
             self._links.detach(fd)
             self._handler.drop_link(link)
-        else:
-            for rejected in self._handler.on_messages(link, messages or (), now_ns):
-                self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
 
     def _receive_other(self, fd: int) -> None:
         if fd == self._control.lifeline:
@@ -163,7 +171,7 @@ class ServingLoop:
                 self._on_unexpected("a frame of a gateway that is not attached")
                 continue
             try:
-                for rejected in self._handler.on_messages(link, unpack_frame(frame), time.monotonic_ns()):
+                for rejected in self._handler.on_records(link, unpack_records(frame), time.monotonic_ns()):
                     self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
             except WireError as error:
                 self._on_unexpected(f"a malformed frame: {error}")
@@ -229,7 +237,7 @@ class ServingLoop:
         fds = [*self._links.by_fd, self._control.channel.fileno()]
         if self._zeromq is not None:
             fds.append(self._zeromq.fileno())
-        left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_s())
+        left_s = min(max(left_ns, 0) / 1e9, _heartbeat_s(self._executor.spec))
         if max(fds) < SELECT_LIMIT:
             select.select(fds, [], [], left_s)
         else:
@@ -238,3 +246,7 @@ class ServingLoop:
     def _collect_garbage(self, generation: int) -> None:
         gc.collect(generation)
         self._page.set_device_bytes(self._executor.engine.device_bytes())
+
+
+def _heartbeat_s(spec: ModelSpec) -> float:
+    return min(HEARTBEAT_S, spec.hang_limit_s / 4)
