@@ -30,7 +30,7 @@ from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.infer.fast_handler import FastInfer
 from mmsup.gateway.infer.handler import InferHandler
-from mmsup.gateway.infer.request_cache import CachedJsonRequest
+from mmsup.gateway.infer.known_request import KnownJsonRequest
 from mmsup.gateway.observability.request_counters import RequestCounters, RequestTimer
 from mmsup.gateway.protocol import json_template
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
@@ -155,7 +155,7 @@ class InProcessGateway:
         view, plans, orders, size = (
             self._shared.read_view,
             self._shared.head_cache,
-            self._shared.request_cache,
+            self._shared.known_requests,
             len(request),
         )
         view[:size] = request
@@ -184,14 +184,14 @@ class InProcessGateway:
         assert isinstance(exchange, DispatchedRequest)
         errand._parse(exchange)
         reply = reply_to(1)
-        known = errand._cached
+        known = errand._known
         assert known is not None, "this request is not known"
         assert known.response is not None, "this reply is not known"
         familiar = known.response
 
         best.time(f"{kind} read", lambda: errand._parse(exchange))
         best.time(f"{kind} write", lambda: familiar.render(reply.locations))
-        if isinstance(known, CachedJsonRequest):
+        if isinstance(known, KnownJsonRequest):
             text = bytes(errand.body)
             cut = json_template.split_template(text)
             assert cut is not None, "this text is not cut"
