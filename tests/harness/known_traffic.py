@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +72,40 @@ def write_ordered_model(
     write_python(repository, name, code, *tensors, batch, more)
 
 
+def id_of(form: str) -> str:
+    return "mine" if form.endswith("id") else ""
+
+
+def request_body(
+    form: str, values: Sequence[float], row: Sequence[int] = (), parameters: Mapping[str, int | bool] | None = None
+) -> tuple[bytes, dict[str, str]]:
+    """The body of a request with FP32 `x`, in one of FORMS, and headers for it. `row`: leading axes."""
+    x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*row, len(values)]}  # JSON
+    document: dict[str, Any] = {"id": id_of(form)} if id_of(form) else {}  # JSON
+    document |= {"inputs": [x], "parameters": dict(parameters or {})}
+    if form.startswith("json"):
+        x["data"] = list(values)
+        return json.dumps(document).encode(), {}
+    blob = struct.pack(f"<{len(values)}f", *values)
+    x["parameters"] = {"binary_data_size": len(blob)}
+    document["parameters"]["binary_data_output"] = True
+    words = json.dumps(document).encode()
+    return words + blob, {HEADER: str(len(words))}
+
+
+def answer_of(headers: Mapping[str, str], body: bytes) -> tuple[str, list[float]]:
+    """The id and the output `y` in a response. Keys of `headers` are in lower case."""
+    end = int(headers.get(HEADER.lower(), len(body)))
+    document, at = json.loads(body[:end]), end
+    found: list[float] = []
+    for each in document["outputs"]:
+        size = each.get("parameters", {}).get("binary_data_size", 0)
+        if each["name"] == "y":
+            found = list(struct.unpack(f"<{size // 4}f", body[at : at + size])) if size else each["data"]
+        at += size
+    return document.get("id", ""), found
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a client got for one request."""
@@ -95,8 +129,7 @@ class KnownClient:
     ) -> None:
         self._address = address
         self._model = model
-        self._is_json = form.startswith("json")
-        self._id = "mine" if form.endswith("id") else ""
+        self._form = form
         self._row = [1] if row else []
         self._parameters: dict[str, int | bool] = {"timeout": timeout_us} if timeout_us else {}
         self._socket: socket.socket | None = None
@@ -126,21 +159,10 @@ class KnownClient:
         self._socket, self._received = None, b""
 
     def _packed(self, values: Sequence[float]) -> bytes:
-        x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*self._row, len(values)]}  # JSON
-        parameters = dict(self._parameters)
-        blob = b""
-        if self._is_json:
-            x["data"] = list(values)
-        else:
-            blob = struct.pack(f"<{len(values)}f", *values)
-            x["parameters"] = {"binary_data_size": len(blob)}
-            parameters["binary_data_output"] = True
-        document = {**({"id": self._id} if self._id else {}), "inputs": [x], "parameters": parameters}
-        words = json.dumps(document).encode()
+        body, headers = request_body(self._form, values, self._row, self._parameters)
         lines = [f"POST /v2/models/{self._model}/infer HTTP/1.1", "Host: localhost"]
-        lines += [f"{HEADER}: {len(words)}"] if blob else []
-        lines.append(f"Content-Length: {len(words) + len(blob)}")
-        return "\r\n".join([*lines, "", ""]).encode() + words + blob
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
     def _receive(self) -> tuple[int, dict[str, str], bytes]:
         got = self._received
@@ -167,14 +189,11 @@ class KnownClient:
     ) -> Answer:
         if self._received:
             return Answer(began, took_s, status, wrong=f"more bytes came: {self._received[:60]!r}")
-        end = int(headers.get(HEADER.lower(), len(body)))
-        document = json.loads(body[:end])
         if status != 200:
-            return Answer(began, took_s, status, document["code"])
-        (output,) = [each for each in document["outputs"] if each["name"] == "y"]
-        data = output.get("data") or list(struct.unpack(f"<{(len(body) - end) // 4}f", body[end:]))
-        is_right = data[:-1] == list(values[:-1]) and document.get("id", "") == self._id
-        wrong = "" if is_right else f"{data} with id {document.get('id')} for {values}"
+            return Answer(began, took_s, status, json.loads(body)["code"])
+        client_id, data = answer_of(headers, body)
+        is_right = data[:-1] == list(values[:-1]) and client_id == id_of(self._form)
+        wrong = "" if is_right else f"{data} with id '{client_id}' for {values}"
         return Answer(began, took_s, status, edition=int(data[-1]), wrong=wrong)
 
 
