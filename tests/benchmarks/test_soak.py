@@ -74,4 +74,4 @@ def test_memory_that_grows_all_along_is_not() -> None:
 
 
 def test_a_thread_more_is_growth() -> None:
-    assert not soak.is_flat(soak.growth(samples(50, 50, 50) + [(100, {"worker": (50 * MIB, 9, 3)})], 100))
+    assert not soak.is_flat(soak.growth([*samples(50, 50, 50), (100, {"worker": (50 * MIB, 9, 3)})], 100))

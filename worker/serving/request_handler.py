@@ -26,6 +26,7 @@ from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, failure_of
 from mmsup.worker.serving.gateway_links import GatewayLink
+from mmsup.worker.serving.inline_batch import InlineBatchRunner
 from mmsup.worker.serving.known_queue import KnownQueue
 from mmsup.worker.serving.known_runner import KnownRunner
 from mmsup.worker.serving.outbox import Outbox
@@ -41,6 +42,7 @@ class RequestHandler:
         self.queue: PriorityQueue[GatewayLink] = PriorityQueue(executor.spec)
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
         self.replies = ReplyWriter(executor, page, outbox)
+        self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox)
         is_enabled = use_known_requests and not self.policy.can_batch and not executor.spec.queue_policies
         self.known = KnownQueue(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
         self._known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
@@ -184,6 +186,11 @@ class RequestHandler:
         for request in batch:
             self.queue.remove(request)
         self.queue.on_run_start(batch[0])
+        if len(batch) == 1:
+            self._run_one(batch[0], started_ns)
+            return
+        if self._inline_batches.run(batch, started_ns):
+            return
         runs_alone = batch[0].signature.runs_alone
         if runs_alone:
             self.flush()
