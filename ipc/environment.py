@@ -11,4 +11,4 @@ SOFT_FILES: Final = "MMSUP_SOFT_FILES"
 """The soft limit of open files with which the server was started. Workers get it back: code that calls select() cannot
 use a number above 1023. Read and removed in worker/startup/resource_limits.py."""
 WORKER_MARK: Final = "MMSUP_WORKER"
-"""Names the worker to which a process belongs (supervisor/linux/orphans.py)."""
+"""Names the worker to which a process belongs (supervisor/linux/worker_marks.py)."""
