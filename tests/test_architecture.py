@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
-    "gateway/infer": "dispatch http observability protocol; ipc messages",
+    "gateway/infer": "dispatch http observability protocol; ipc messages transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
     "ipc": "",

@@ -51,6 +51,8 @@ def decode(data: bytes | memoryview, expected: Iterable[type[Any]]) -> Any:  # o
 
 
 _packer: Final = msgpack.Packer(autoreset=True)
+_UINT64: Final = b"\xcf"
+"""Before 8 bytes of an integer."""
 
 
 def pack_signature(signature: InferSignature | ReplySignature) -> bytes:
@@ -82,9 +84,13 @@ RESULT: Final = 3
 _GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH = 1, 2, 4, 5, 6
 _EXTENT_KINDS: Final = (_ATTACH, _DETACH)
 DataRecord = Infer | GrantBuffer | Cancel | InferReply | AttachExtent | DetachExtent
+RESULT_FIELDS: Final = (int, int, bytes, *(int,) * 6)
+"""Types of the fields of a result, as `_unpack_result` checks them: kind, id, signature, times, batch, rows. Then
+follow the locations of its outputs."""
 _TIMES: Final = 6
 FRAME_RECORDS: Final = 64
 """Most records of a frame: what the receiver processes between two reads of its socket."""
+_FRAME_HEADS: Final[list[bytes]] = [_packer.pack_array_header(count) for count in range(FRAME_RECORDS + 1)]
 
 
 def _pack_infer(record: Infer) -> tuple[object, ...]:
@@ -113,8 +119,39 @@ def plain_record(record: DataRecord) -> tuple[object, ...]:
     return _PACKERS[type(record)](record)
 
 
+def pack_record(record: DataRecord) -> bytes:
+    return cast("bytes", _packer.pack(_PACKERS[type(record)](record)))
+
+
 def pack_frame(records: Sequence[DataRecord]) -> bytes:
     return cast("bytes", _packer.pack([_PACKERS[type(each)](each) for each in records]))
+
+
+def join_records(records: Sequence[bytes], limit_bytes: int) -> tuple[bytes, int]:
+    """A frame of the first of these packed records, and their number: as `pack_limited`."""
+    count = min(len(records), FRAME_RECORDS)
+    frame = b"".join((_FRAME_HEADS[count], *(records if count == len(records) else records[:count])))
+    while len(frame) > limit_bytes and count > 1:
+        count = count // 2
+        frame = b"".join((_FRAME_HEADS[count], *records[:count]))
+    return frame, count
+
+
+def infer_record_parts(signature: bytes, sizes: Sequence[int]) -> tuple[bytes, ...]:
+    """The constant bytes of a packed Infer with inline inputs of these sizes and no output buffer: before its id,
+    before its deadline (both are 8 bytes, big-endian) and before each input."""
+    after_deadline = cast("bytes", _packer.pack(None))
+    headers = [_bytes_header(size) for size in sizes]
+    return (
+        _packer.pack_array_header(5 + len(sizes)) + _packer.pack(INFER) + _UINT64,
+        cast("bytes", _packer.pack(signature)) + _UINT64,
+        after_deadline + headers[0] if headers else after_deadline,
+        *headers[1:],
+    )
+
+
+def _bytes_header(size: int) -> bytes:
+    return cast("bytes", _packer.pack(bytes(size)))[: -size or None]
 
 
 def pack_limited(records: Sequence[DataRecord], limit_bytes: int) -> tuple[bytes, int]:
@@ -207,7 +244,10 @@ _UNPACKERS: Final[dict[int, Decoder]] = {
 
 def unpack_records(data: bytes | memoryview) -> list[Any]:  # values of msgpack
     """The records of a frame as msgpack has them, none of them checked; WireError if it is no list of records."""
-    raw = _unpack(data)
+    try:  # as in `_unpack`
+        raw = msgpack.unpackb(data, use_list=True, strict_map_key=True, ext_hook=_refuse_ext)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"not msgpack: {type(error).__name__}") from error
     if type(raw) is not list:
         raise WireError(f"not a list of records: {type(raw).__name__}")
     if len(raw) > FRAME_RECORDS:

@@ -19,9 +19,9 @@ from harness.scripted_worker import LIES, Do
 from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.controller_channel import link_closed_message
 from mmsup.gateway.dispatch.link_channel import REPLIES_PER_ITERATION
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint
 from mmsup.gateway.http.host_policy import listener_policy
 from mmsup.gateway.infer.fair_queue import SOLE_FLOW_LIMIT
+from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, RemovePoisonEntry
 from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import TensorSpec
@@ -659,7 +659,7 @@ def test_a_server_that_drains_answers_known_requests_in_flight_and_refuses_new_o
         await warm(gateway, client, kind)
         client.ask(kind.again(1, Do.HOLD))
         await gateway.settle()
-        gateway.router.status.draining = True
+        gateway.router.status.drain()
         drained = asyncio.create_task(gateway.router.wait_until_drained())
         other.ask(kind.again(2))
         await gateway.settle()
@@ -679,7 +679,7 @@ def test_a_retired_gateway_closes_each_connection_after_one_more_known_request(f
         gateway.serve("f", "1")
         client, kind = gateway.connect(), Order((1, 1), "f")
         await warm(gateway, client, kind)
-        gateway.router.status.retired = True
+        gateway.router.status.retire()
         client.ask(kind.again(1))
         await gateway.settle()
         assert ("connection", "close") in [(name.lower(), value) for name, value in client.replies()[-1].headers]

@@ -17,7 +17,7 @@ import uvloop
 
 from fake_transport import Reply
 from harness.scripted_worker import LIES, Do
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint
+from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, RemovePoisonEntry
 from mmsup.ipc.poison_policy import PoisonEntry
 from scripted_gateway import MODELS, Order, Record, ScriptedClient, ScriptedGateway, answer_of, scripted_gateway
