@@ -166,8 +166,9 @@ class InProcessGateway:
             return plans.get(bytes(view[:end]))
 
         end = data.find(BLANK, 0, size) + len(BLANK)
-        plan = plans.get(bytes(view[:end]))
-        assert plan is not None, "the request is not for the front"
+        found = plans.get(bytes(view[:end]))
+        assert found is not None, "the request is not for the front"
+        plan, _ = found
 
         def admit() -> None:
             exchange = self._backend.try_open(plan.model, plan.version)
@@ -175,7 +176,7 @@ class InProcessGateway:
             exchange.close()
 
         def make() -> FastInfer:
-            return FastInfer(self._core, orders, plan, lambda *_: None)
+            return FastInfer(self._core, orders, plan, "", lambda *_: None)
 
         errand = make()
         assert errand.open(), "the errand waits for something"

@@ -28,5 +28,5 @@ class ConnectionContext:
         """Where the kernel writes bytes of yet unknown meaning: consumed before the next read of any connection."""
         self.read_view = memoryview(self.read_buffer)
 
-    def make_infer(self, head: ParsedHead, deliver: Deliver) -> FastInfer:
-        return FastInfer(self.inference, self.known_requests, head, deliver)
+    def make_infer(self, head: ParsedHead, echo_id: str, deliver: Deliver) -> FastInfer:
+        return FastInfer(self.inference, self.known_requests, head, echo_id, deliver)

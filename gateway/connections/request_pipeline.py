@@ -24,7 +24,6 @@ from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.gateway.http.response_bytes import Parts
 from mmsup.gateway.infer import known_in_flight
 from mmsup.gateway.infer.fast_handler import FastInfer
-from mmsup.gateway.infer.head_cache import ParsedHead
 from mmsup.gateway.infer.known_in_flight import PackedInFlight
 from mmsup.ipc.errors import MmsupError
 
@@ -109,42 +108,41 @@ class RequestPipeline:
 
     def start(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool = False) -> None:
         """The first `size` bytes of a request. `was_queued`: the fair queue starts it now."""
-        known = self._recognition.last_known
-        if known is None or size < known.size or not data.startswith(known.prefix):
-            known = self._recognition.find_known(data, view, size)
-        if known is None or not known.route.is_plain:
+        found = self._recognition.find(data, view, size)
+        if found is None:
             self._start_unknown(data, view, size, was_queued=was_queued)
-        elif not was_queued and not self._context.fair_queue.try_start(known.head.model, known.head.cost):
-            self._enqueue(known.head, view, size)
+        elif not was_queued and not self._context.fair_queue.try_start(found.known.head.model, found.cost):
+            self._enqueue(found.known.head.model, found.cost, view[:size])
         else:
-            request = known_in_flight.send(known, view, self)
-            if request is None:  # not admitted
+            request = known_in_flight.send(found, view, self)
+            if request is None:  # not admitted, or with numbers that do not fit
                 self._start_unknown(data, view, size, was_queued=True)
                 return
             self.infer, self._connection.state = request, _WORK
-            if size > known.size:
-                self.pending = bytes(view[known.size : size])
+            if size > found.end:
+                self.pending = bytes(view[found.end : size])
 
-    def _enqueue(self, head: ParsedHead, view: memoryview, size: int) -> None:
-        self._connection.state, self.pending = _TURN, bytes(view[:size])
-        self._context.fair_queue.enqueue(head.model, head.cost, self._on_turn)
+    def _enqueue(self, model: str, cost: int, data: memoryview) -> None:
+        self._connection.state, self.pending = _TURN, bytes(data)
+        self._context.fair_queue.enqueue(model, cost, self._on_turn)
 
     def _start_unknown(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool) -> None:
         connection, context = self._connection, self._context
-        head, end = self._recognition.read_head(data, view, size)
+        found = self._recognition.read_head(data, view, size)
         router = context.inference.router
-        if head is None or head.layout.size > router.configuration.max_body_bytes or router.status.retired:
+        if found is None or found[0].layout.size > router.configuration.max_body_bytes or router.status.retired:
             connection.hand_to_aiohttp(bytes(view[:size]))
             return
+        head, end, echo_id = found
         if not was_queued and not context.fair_queue.try_start(head.model, head.cost):
-            self._enqueue(head, view, size)
+            self._enqueue(head.model, head.cost, view[:size])
             return
         layout = head.layout
         body = view[end : min(size, end + layout.size)]
         if end + len(body) < size:
             self.pending = bytes(view[end + len(body) : size])
         is_complete = len(body) == layout.size
-        infer = self._open_infer(head, is_complete=is_complete)
+        infer = self._open_infer(context.make_infer(head, echo_id, self.deliver), is_complete=is_complete)
         if infer is None:
             connection.hand_to_aiohttp(bytes(view[:size]))
         elif connection.state is _BODY:
@@ -160,9 +158,8 @@ class RequestPipeline:
         self._start_pending(was_queued=True)
         return True
 
-    def _open_infer(self, head: ParsedHead, *, is_complete: bool) -> FastInfer | None:
+    def _open_infer(self, infer: FastInfer, *, is_complete: bool) -> FastInfer | None:
         """Open the request, or answer it with an error; None if aiohttp must serve it."""
-        infer = self._context.make_infer(head, self.deliver)
         try:
             opened = infer.open()
         except MmsupError as error:
@@ -235,7 +232,7 @@ class RequestPipeline:
 
     def materialise(self, request: PackedInFlight) -> None:
         """Serve a known request in flight as any other from now on."""
-        self.infer = infer = self._context.make_infer(request.known.head, self.deliver)
+        self.infer = infer = self._context.make_infer(request.known.head, request.found.echo_id, self.deliver)
         infer.adopt(request)
 
     def finish_response(self) -> None:

@@ -6,14 +6,15 @@ ordinary request first, as if it had been sent as one: its owner's `materialise`
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from mmsup.gateway.dispatch.in_flight import InFlightRequest
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.http.response_bytes import Parts
-from mmsup.gateway.infer.known_request import PackedRequest
+from mmsup.gateway.infer.known_request import BinaryInputs, JsonInputs, PackedRequest
 from mmsup.ipc.transport.codec import RESULT_FIELDS
 
 _FIRST_OUTPUT = len(RESULT_FIELDS)
@@ -28,18 +29,34 @@ class RequestOwner(Protocol):
         ...
 
 
+class Recognised(NamedTuple):
+    """A known request that was found in the bytes of a connection."""
+
+    known: PackedRequest
+    cost: int
+    """For the fair queue."""
+    start: int
+    """Of the body."""
+    end: int
+    lists: Sequence[bytes | bytearray] = ()
+    """Of numbers, if they are in JSON."""
+    json_id: str = ""
+    echo_id: str = ""
+
+
 class PackedInFlight:
     """Made by `send`, with the link's next id."""
 
-    __slots__ = ("deadline_ns", "is_answered", "known", "link", "number", "owner", "record", "started_ns")
+    __slots__ = ("deadline_ns", "found", "is_answered", "known", "link", "number", "owner", "record", "started_ns")
 
-    def __init__(self, known: PackedRequest, owner: RequestOwner, link: WorkerLink, number: int) -> None:
-        self.known = known
+    def __init__(self, found: Recognised, owner: RequestOwner, link: WorkerLink, number: int) -> None:
+        self.found = found
+        self.known = found.known
         self.owner = owner
         self.link = link
         self.number = number
         self.started_ns = time.monotonic_ns()
-        self.deadline_ns = self.started_ns + known.deadline_ns
+        self.deadline_ns = self.started_ns + found.known.deadline_ns
         self.record = b""
         """As it was sent."""
         self.is_answered = False
@@ -55,9 +72,9 @@ class PackedInFlight:
         known = self.known
         at = len(known.record_parts[0]) + len(known.record_parts[1]) + 2 * 8
         found: list[bytes] = []
-        for header, (start, end) in zip(known.record_parts[2:], known.spans, strict=True):
-            at += len(header) + end - start
-            found.append(self.record[at - (end - start) : at])
+        for header, size in zip(known.record_parts[2:], known.inputs.sizes, strict=False):
+            at += len(header) + size
+            found.append(self.record[at - size : at])
         return found
 
     @staticmethod
@@ -66,35 +83,47 @@ class PackedInFlight:
         replies[0][0].known.counters.record_known(replies, time.monotonic_ns())
         for request, fields in replies:
             request.is_answered = True
-            request.owner.deliver([request.known.response.render(fields[_FIRST_OUTPUT:])], False)  # noqa: FBT003 - hot
+            outputs, found = fields[_FIRST_OUTPUT:], request.found
+            if found.json_id or found.echo_id:
+                data = request.known.response.render(outputs, found.json_id.encode(), found.echo_id.encode())
+            else:
+                data = request.known.response.render(outputs)
+            request.owner.deliver([data], False)  # noqa: FBT003 - hot
 
     def close(self) -> None:
         """Its response is written, or its client gone."""
         self.known.router.admission.leave(self.known.head.model, 0)
 
 
-def send(known: PackedRequest, request: memoryview, owner: RequestOwner) -> PackedInFlight | None:
-    """Send a request with these bytes, head and body; None if it is not admitted now. The route must be plain."""
-    route, head, router = known.route, known.head, known.router
-    if not router.admission.try_admit(head.model, route.spec):
+def send(found: Recognised, request: memoryview, owner: RequestOwner) -> PackedInFlight | None:
+    """Send a request with these bytes, head and body; None if it is not admitted now, or for the parser. Its route must
+    be plain."""
+    known = found.known
+    router, inputs = known.router, known.inputs
+    data: Sequence[bytes | memoryview] | None
+    if type(inputs) is BinaryInputs:
+        start = found.start
+        data = [request[start + begin : start + end] for begin, end in inputs.spans]
+    else:
+        data = cast("JsonInputs", inputs).pack(found.lists)
+    route = known.route
+    if data is None or not router.admission.try_admit(known.head.model, route.spec):
         return None
-    links = route.links
-    link = links[0] if len(links) == 1 else min(links, key=WorkerLink.load)
+    link = route.links[0] if len(route.links) == 1 else min(route.links, key=WorkerLink.load)
     table = link.in_flight
     table.last_id = number = table.last_id + 1
-    made = PackedInFlight(known, owner, link, number)
-    made.record = record = _pack(known, number, made.deadline_ns, request)
+    made = PackedInFlight(found, owner, link, number)
+    made.record = record = _pack(known.record_parts, number, made.deadline_ns, data)
     link.send_packed(number, made, record)
     return made
 
 
-def _pack(known: PackedRequest, number: int, deadline_ns: int, request: memoryview) -> bytes:
-    parts = known.record_parts
+def _pack(parts: tuple[bytes, ...], number: int, deadline_ns: int, data: Sequence[bytes | memoryview]) -> bytes:
+    before, between, after, *rest = parts
     numbers = number.to_bytes(8, "big"), deadline_ns.to_bytes(8, "big")
-    if len(parts) == 3:
-        ((start, end),) = known.spans
-        return b"".join((parts[0], numbers[0], parts[1], numbers[1], parts[2], request[start:end]))
-    pieces: list[bytes | memoryview] = [parts[0], numbers[0], parts[1], numbers[1]]
-    for header, (start, end) in zip(parts[2:], known.spans, strict=False):  # one part more if there are no inputs
-        pieces += header, request[start:end]
+    if not rest and data:
+        return b"".join((before, numbers[0], between, numbers[1], after, data[0]))
+    pieces: list[bytes | memoryview] = [before, numbers[0], between, numbers[1]]
+    for header, each in itertools.zip_longest((after, *rest), data, fillvalue=b""):  # without inputs there is one part
+        pieces += header, each
     return b"".join(pieces)
