@@ -22,7 +22,7 @@ from mmsup.gateway.infer.handler import InferHandler, ParsedRequest
 from mmsup.gateway.infer.head_cache import ParsedHead
 from mmsup.gateway.infer.known_in_flight import PackedInFlight
 from mmsup.gateway.infer.known_request import KnownJsonRequest, KnownRequest
-from mmsup.gateway.infer.known_requests import KnownRequests
+from mmsup.gateway.infer.known_request_cache import KnownRequestCache
 from mmsup.gateway.infer.response_template import make_template
 from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_response, json_template
@@ -45,7 +45,7 @@ class FastInfer:
     def __init__(
         self,
         infer_handler: InferHandler,
-        known_requests: KnownRequests,
+        known_requests: KnownRequestCache,
         head: ParsedHead,
         echo_id: str,
         deliver: Deliver,
@@ -65,10 +65,6 @@ class FastInfer:
     @property
     def model(self) -> str:
         return self._head.model
-
-    @property
-    def _echo(self) -> dict[str, str]:
-        return {ID_HEADER: self._echo_id} if self._echo_id else {}
 
     def open(self) -> bool:
         """Find a worker and a buffer for the body. False if something must be waited for; MmsupError if it cannot."""
@@ -174,8 +170,9 @@ class FastInfer:
             in_flight = dispatched.in_flight
             signature = in_flight.signature if in_flight is not None else None
             template = known.response if known is not None else None
+            json_id = parsed.request.id if known is not None and known.has_id else ""
             if template is not None and signature is not None and template.matches(signature, event.locations):
-                response = template.render(event.locations, self._json_id(), self._echo_id.encode())
+                response = template.render(event.locations, json_id.encode(), self._echo_id.encode())
                 self._timer.finish(event, parsed.inference_count)
                 if known is not None and (known.packed is None or not known.packed.route.is_plain):
                     self._known_requests.pack(known, self._head, self.body[self._head.layout.start :], signature)
@@ -188,21 +185,14 @@ class FastInfer:
                 return
             self._timer.finish(event, parsed.inference_count)
             if known is not None and signature is not None and built.size <= JOIN_LIMIT_BYTES:
-                known.response = make_template(
-                    signature, parsed.request.outputs, built, event.locations, self._json_id().decode()
-                )
+                known.response = make_template(signature, parsed.request.outputs, built, event.locations, json_id)
                 known.packed = None
             self._send(built)
         except Exception as error:  # noqa: BLE001 - as in `start`
             self.fail(error)
 
-    def _json_id(self) -> bytes:
-        """The id in the JSON, if known requests may have another one."""
-        known, parsed = self._known, self._parsed
-        return parsed.request.id.encode() if known is not None and parsed is not None and b"\0" in known.text else b""
-
     def _send(self, built: infer_response.InferResponse) -> None:
-        start, body = response_bytes.inference_parts(built, self._echo)
+        start, body = response_bytes.inference_parts(built, _echo(self._echo_id))
         head = start + response_bytes.head_end()
         if built.size <= JOIN_LIMIT_BYTES:
             self._deliver([b"".join((head, *body))], False)  # noqa: FBT003 - hot
@@ -212,7 +202,7 @@ class FastInfer:
     def fail(self, error: Exception) -> None:
         shown = handler.client_error(error)
         self._timer.fail(error)
-        self._deliver([response_bytes.error_bytes(shown, self.request_id, self._echo)], shown.code in CLOSING)
+        self._deliver([response_bytes.error_bytes(shown, self.request_id, _echo(self._echo_id))], shown.code in CLOSING)
 
     def _finish_in_task(self, event: RequestEvent | None) -> None:
         """Wait for the rest in a task; `event` is None if the request was not sent."""
@@ -252,6 +242,10 @@ class FastInfer:
 
 
 _EMPTY: Final = memoryview(b"")
+
+
+def _echo(echo_id: str) -> dict[str, str]:
+    return {ID_HEADER: echo_id} if echo_id else {}
 
 
 def _discard(_: Parts, __: bool) -> None:

@@ -7,7 +7,7 @@ are joined from constant bytes and the tensors, for as long as its route is plai
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,6 @@ from mmsup.gateway.observability.request_counters import VersionCounters
 from mmsup.gateway.protocol import json_template, json_tensors
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
 from mmsup.gateway.protocol.json_tensors import TensorDataError
-from mmsup.ipc.tensors.datatypes import size_bytes
 
 _ENTRY_BYTES: Final = 6144
 _TENSOR_BYTES: Final = 1024
@@ -32,13 +31,15 @@ _TENSOR_BYTES: Final = 1024
 class KnownRequest:
     """A parsed request with binary tensors."""
 
-    __slots__ = ("packed", "parsed", "response", "size_bytes", "text", "version")
+    __slots__ = ("has_id", "packed", "parsed", "response", "size_bytes", "text", "version")
 
     def __init__(self, parsed: ParsedRequest, version: str, text: bytes = b"") -> None:
         """`version` of the model that served it. `text`: what others like it have in common."""
         self.parsed = parsed
         self.version = version
         self.text = text
+        self.has_id = b"\0" in text
+        """Whether others have another id in the JSON."""
         names = [each.name for each in parsed.metadata.outputs]
         tensors = len(parsed.job.inputs) + len(names)
         self.size_bytes = _ENTRY_BYTES + _TENSOR_BYTES * tensors + 4 * sum(map(len, names)) + 2 * len(text)
@@ -99,9 +100,7 @@ class KnownJsonRequest(KnownRequest):
         found = [each for each in packers if each is not None]
         if len(found) < len(packers):
             return None
-        sizes = [size_bytes(each.datatype, each.shape) or 0 for each in inputs]
-        around = json_template.text_around_list(bytes(body))
-        return JsonInputs(around, list(zip(self._positions, found, strict=True)), sizes)
+        return JsonInputs(json_template.text_around_list(bytes(body)), list(zip(self._positions, found, strict=True)))
 
 
 class BinaryInputs:
@@ -119,17 +118,12 @@ class JsonInputs:
 
     __slots__ = ("_packers", "after", "before", "sizes")
 
-    def __init__(
-        self,
-        around: tuple[bytes, bytes] | None,
-        packers: list[tuple[int, Callable[..., bytes]]],
-        sizes: list[int],
-    ) -> None:
+    def __init__(self, around: tuple[bytes, bytes] | None, packers: list[tuple[int, struct.Struct]]) -> None:
         """`around`: the text before and after the only list. `packers`: for each input the number of its list, and its
         packer."""
         self.before, self.after = around or (b"", b"")
-        self._packers = packers
-        self.sizes = sizes
+        self._packers = [(position, each.pack) for position, each in packers]
+        self.sizes = [each.size for _, each in packers]
 
     def pack(self, lists: Sequence[bytes | bytearray]) -> list[bytes] | None:
         """The inputs in these lists, which are in brackets; None if the parser must say what is wrong with them."""

@@ -78,12 +78,12 @@ def input_names(template: JsonTemplate) -> list[str] | None:
 
 
 def text_around_list(text: bytes) -> tuple[bytes, bytes] | None:
-    """The text up to the bracket that begins the only list, and from the bracket that ends it. None if there are more.
+    """The text up to the bracket that begins the only list, and after the one that ends it. None if there are more.
     Whatever list stands between the two, even a nested one, is the data of the same input."""
     found = _LIST.search(text)
     if found is None or _LIST.search(text, found.end()):
         return None
-    return text[: found.start(1) - 1], text[found.end(1) :]
+    return text[: found.start(1) - 1], text[found.end(1) + 1 :]
 
 
 def parse_lists(lists: Sequence[bytes]) -> list[Any] | None:

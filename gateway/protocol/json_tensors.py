@@ -9,7 +9,7 @@ import array
 import functools
 import itertools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -158,15 +158,15 @@ def _floats(values: list[Any], kinds: set[type], datatype: str) -> memoryview:
     if len(values) > PACKED_LIMIT:
         return _floats_checked(values, datatype)
     try:
-        return memoryview(_packer(len(values), _CODES[datatype])(*values))
+        return memoryview(_packer(len(values), _CODES[datatype]).pack(*values))
     except (OverflowError, struct.error):
         return _floats_checked(values, datatype)
 
 
 @functools.lru_cache(256)
-def _packer(count: int, code: str) -> Callable[..., bytes]:
+def _packer(count: int, code: str) -> struct.Struct:
     """Packs `count` numbers; OverflowError for a finite number that would become infinite."""
-    return struct.Struct(f"<{count}{code}").pack
+    return struct.Struct(f"<{count}{code}")
 
 
 def _floats_checked(values: list[Any], datatype: str) -> memoryview:
@@ -184,10 +184,10 @@ def _floats_checked(values: list[Any], datatype: str) -> memoryview:
     return memoryview(made).cast("B")
 
 
-def number_packer(datatype: str, shape: Sequence[int]) -> Callable[..., bytes] | None:
-    """Packs the numbers of a flat list without a boolean in it into the same bytes as `to_bytes`, each an argument;
-    struct.error or OverflowError where `to_bytes` must say what is wrong. None for datatypes that are not numbers, or
-    have no form in JSON."""
+def number_packer(datatype: str, shape: Sequence[int]) -> struct.Struct | None:
+    """Packs the numbers of a flat list without a boolean in it into the same bytes as `to_bytes`; struct.error or
+    OverflowError where `to_bytes` must say what is wrong. None for datatypes that are not numbers, or have no form in
+    JSON."""
     code, count = _CODES.get(datatype, ""), element_count(shape)
     return _packer(count, code) if code and count <= PACKED_LIMIT else None
 

@@ -23,7 +23,7 @@ REQUESTS_LIMIT_BYTES: Final = 32 << 20
 """Of a gateway, with all that is kept to answer them."""
 
 
-class KnownRequests:
+class KnownRequestCache:
     """One per gateway process. Without `may_pack` known requests are only parsed faster."""
 
     def __init__(self, router: Router, counters: RequestCounters, *, may_pack: bool = True) -> None:
