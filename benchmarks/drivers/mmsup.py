@@ -26,7 +26,7 @@ class Model:
 """
 
 
-KNOWN = re.compile(r"^mmsup_requests_known(?:_total)?(?:\{.*\})? (\S+)$", re.MULTILINE)
+KNOWN = re.compile(r"^mmsup_known_requests(?:_total)?(?:\{.*\})? (\S+)$", re.MULTILINE)
 """Metric of the requests that were recognised by their bytes; older commits lack it."""
 
 

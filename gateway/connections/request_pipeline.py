@@ -12,6 +12,7 @@ The memory of a response is released when the socket has taken it.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final, Protocol
 
 from mmsup.gateway.connections import connection_state
@@ -112,7 +113,10 @@ class RequestPipeline:
         if found is None:
             self._start_unknown(data, view, size, was_queued=was_queued)
         elif not was_queued and not self._context.fair_queue.try_start(found.known.head.model, found.cost):
-            self._enqueue(found.known.head.model, found.cost, view[:size])
+            self._connection.state, self.pending = _TURN, bytes(view[:size])
+            self._context.fair_queue.enqueue(
+                found.known.head.model, found.cost, partial(self._start_pending, was_queued=True)
+            )
         else:
             request = known_in_flight.send(found, view, self)
             if request is None:  # not admitted, or with numbers that do not fit
@@ -121,10 +125,6 @@ class RequestPipeline:
             self.infer, self._connection.state = request, _WORK
             if size > found.end:
                 self.pending = bytes(view[found.end : size])
-
-    def _enqueue(self, model: str, cost: int, data: memoryview) -> None:
-        self._connection.state, self.pending = _TURN, bytes(data)
-        self._context.fair_queue.enqueue(model, cost, self._on_turn)
 
     def _start_unknown(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool) -> None:
         connection, context = self._connection, self._context
@@ -135,7 +135,8 @@ class RequestPipeline:
             return
         head, end, echo_id = found
         if not was_queued and not context.fair_queue.try_start(head.model, head.cost):
-            self._enqueue(head.model, head.cost, view[:size])
+            connection.state, self.pending = _TURN, bytes(view[:size])
+            context.fair_queue.enqueue(head.model, head.cost, partial(self._start_pending, was_queued=True))
             return
         layout = head.layout
         body = view[end : min(size, end + layout.size)]
@@ -149,14 +150,6 @@ class RequestPipeline:
             self.body = PartialBody(infer, layout.start, context.loop)
             self.body.buffer()[: len(body)] = body
             self.on_body_bytes(len(body))
-
-    def _on_turn(self) -> bool:
-        """The fair queue starts the waiting request; False if its client has gone."""
-        if self._connection.state is not _TURN:
-            return False
-        self._connection.state = _IDLE
-        self._start_pending(was_queued=True)
-        return True
 
     def _open_infer(self, infer: FastInfer, *, is_complete: bool) -> FastInfer | None:
         """Open the request, or answer it with an error; None if aiohttp must serve it."""
@@ -193,16 +186,19 @@ class RequestPipeline:
             transport.pause_reading()
             self._is_read_paused = True
 
-    def _start_pending(self, *, was_queued: bool = False) -> None:
+    def _start_pending(self, *, was_queued: bool = False) -> bool:
+        """Start the request that arrived before, or that the fair queue starts now; False if its client has gone."""
         connection = self._connection
-        if connection.state is not _IDLE or connection.transport is None:
-            return
+        if connection.state is not (_TURN if was_queued else _IDLE) or connection.transport is None:
+            return False
+        connection.state = _IDLE
         data, self.pending = self.pending, b""
         if data:
             self.start(data, memoryview(data), len(data), was_queued=was_queued)
         if self._is_read_paused and len(self.pending) < PENDING_LIMIT_BYTES:
             self._is_read_paused = False
             connection.transport.resume_reading()
+        return True
 
     # Responses.
 
@@ -222,13 +218,32 @@ class RequestPipeline:
             for part in parts:
                 transport.write(part)
         if connection.is_write_paused:
-            connection.state = _DRAIN
-            self._unsent_bytes = transport.get_write_buffer_size()
-            connection.timer.set(response.WRITE_TIMEOUT_S)
+            self._drain(transport)
         else:
             if len(parts) > 1:
                 transport.set_write_buffer_limits()
             self.finish_response()
+
+    def _drain(self, transport: asyncio.Transport) -> None:
+        self._connection.state = _DRAIN
+        self._unsent_bytes = transport.get_write_buffer_size()
+        self._connection.timer.set(response.WRITE_TIMEOUT_S)
+
+    def deliver_known(self, data: bytes) -> bool:
+        """The same for a known request, which is done with if True; else it is closed when the socket has taken the
+        response."""
+        connection = self._connection
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            return False  # connection_lost follows
+        self.served += 1
+        transport.write(data)
+        if connection.is_write_paused:
+            self._drain(transport)
+            return False
+        self.infer = None
+        self.become_idle()
+        return True
 
     def materialise(self, request: PackedInFlight) -> None:
         """Serve a known request in flight as any other from now on."""

@@ -129,7 +129,7 @@ class FastInfer:
             self._known = known
             return known.parsed.with_job(known.parsed.job, json_id) if json_id else known.parsed
         parsed = handler.parse_request(self, metadata, self.body, head.layout)
-        if any(each.datatype == "BYTES" for each in metadata.inputs):
+        if any(each.datatype == "BYTES" for each in parsed.job.inputs):
             return parsed  # whether strings fit their shape can be seen only in the bytes of each request
         if json_id and not json_template.takes_id(bytes(self.body[head.layout.start : head.json_end])):
             return parsed
@@ -172,7 +172,7 @@ class FastInfer:
             template = known.response if known is not None else None
             json_id = parsed.request.id if known is not None and known.has_id else ""
             if template is not None and signature is not None and template.matches(signature, event.locations):
-                response = template.render(event.locations, json_id.encode(), self._echo_id.encode())
+                response = template.render(event.locations, response_bytes.head_end(), json_id, self._echo_id)
                 self._timer.finish(event, parsed.inference_count)
                 if known is not None and (known.packed is None or not known.packed.route.is_plain):
                     self._known_requests.pack(known, self._head, self.body[self._head.layout.start :], signature)

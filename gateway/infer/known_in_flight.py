@@ -9,21 +9,24 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol
 
 from mmsup.gateway.dispatch.in_flight import InFlightRequest
 from mmsup.gateway.dispatch.worker_link import WorkerLink
-from mmsup.gateway.http.response_bytes import Parts
-from mmsup.gateway.infer.known_request import BinaryInputs, JsonInputs, PackedRequest
+from mmsup.gateway.http.response_bytes import head_end
+from mmsup.gateway.infer.known_request import JsonInputs, PackedRequest
 from mmsup.ipc.transport.codec import RESULT_FIELDS
 
-_FIRST_OUTPUT = len(RESULT_FIELDS)
+_FIRST_OUTPUT: Final = len(RESULT_FIELDS)
 
 
 class RequestOwner(Protocol):
     """The connection's pipeline, as its known requests see it."""
 
-    def deliver(self, parts: Parts, close: bool) -> None: ...
+    def deliver_known(self, data: bytes) -> bool:
+        """Write the response; True if it is done with the request, else it calls `close` later."""
+        ...
+
     def materialise(self, request: PackedInFlight) -> None:
         """Make an ordinary request of it, which takes its place."""
         ...
@@ -80,18 +83,19 @@ class PackedInFlight:
     @staticmethod
     def finish(replies: Sequence[tuple[PackedInFlight, list[Any]]]) -> None:
         """Count and answer these requests of one link. Counted first: who has the response finds it in the counters."""
-        replies[0][0].known.counters.record_known(replies, time.monotonic_ns())
+        known = replies[0][0].known
+        known.counters.record_known(replies, time.monotonic_ns())
+        date, written = head_end(), 0
         for request, fields in replies:
             request.is_answered = True
-            outputs, found = fields[_FIRST_OUTPUT:], request.found
-            if found.json_id or found.echo_id:
-                data = request.known.response.render(outputs, found.json_id.encode(), found.echo_id.encode())
-            else:
-                data = request.known.response.render(outputs)
-            request.owner.deliver([data], False)  # noqa: FBT003 - hot
+            found = request.found
+            data = found.known.response.render(fields[_FIRST_OUTPUT:], date, found.json_id, found.echo_id)
+            written += request.owner.deliver_known(data)
+        if written:
+            known.router.admission.leave(known.head.model, 0, written)
 
     def close(self) -> None:
-        """Its response is written, or its client gone."""
+        """Its response, which the client had to be waited for, is written; or its client is gone."""
         self.known.router.admission.leave(self.known.head.model, 0)
 
 
@@ -99,31 +103,33 @@ def send(found: Recognised, request: memoryview, owner: RequestOwner) -> PackedI
     """Send a request with these bytes, head and body; None if it is not admitted now, or for the parser. Its route must
     be plain."""
     known = found.known
-    router, inputs = known.router, known.inputs
-    data: Sequence[bytes | memoryview] | None
-    if type(inputs) is BinaryInputs:
-        start = found.start
-        data = [request[start + begin : start + end] for begin, end in inputs.spans]
-    else:
-        data = cast("JsonInputs", inputs).pack(found.lists)
+    data = _inputs(found, request)
     route = known.route
-    if data is None or not router.admission.try_admit(known.head.model, route.spec):
+    if data is None or not known.router.admission.try_admit(known.head.model, route.spec):
         return None
     link = route.links[0] if len(route.links) == 1 else min(route.links, key=WorkerLink.load)
-    table = link.in_flight
-    table.last_id = number = table.last_id + 1
+    link.in_flight.last_id = number = link.in_flight.last_id + 1
     made = PackedInFlight(found, owner, link, number)
     made.record = record = _pack(known.record_parts, number, made.deadline_ns, data)
     link.send_packed(number, made, record)
     return made
 
 
-def _pack(parts: tuple[bytes, ...], number: int, deadline_ns: int, data: Sequence[bytes | memoryview]) -> bytes:
-    before, between, after, *rest = parts
-    numbers = number.to_bytes(8, "big"), deadline_ns.to_bytes(8, "big")
-    if not rest and data:
-        return b"".join((before, numbers[0], between, numbers[1], after, data[0]))
-    pieces: list[bytes | memoryview] = [before, numbers[0], between, numbers[1]]
-    for header, each in itertools.zip_longest((after, *rest), data, fillvalue=b""):  # without inputs there is one part
-        pieces += header, each
-    return b"".join(pieces)
+def _pack(parts: Sequence[bytes], number: int, deadline_ns: int, data: Sequence[bytes | memoryview]) -> bytes:
+    """The record for the worker; `parts` of codec.infer_record_parts."""
+    number_bytes, deadline_bytes = number.to_bytes(8, "big"), deadline_ns.to_bytes(8, "big")
+    if len(data) == 1:
+        return b"".join((parts[0], number_bytes, parts[1], deadline_bytes, parts[2], data[0]))
+    rest = itertools.zip_longest(parts[2:], data, fillvalue=b"")  # without inputs there is one part
+    return b"".join((parts[0], number_bytes, parts[1], deadline_bytes, *itertools.chain.from_iterable(rest)))
+
+
+def _inputs(found: Recognised, request: memoryview) -> Sequence[bytes | memoryview] | None:
+    """The bytes of each input; None if the parser must look at them."""
+    inputs, start = found.known.inputs, found.start
+    if isinstance(inputs, JsonInputs):
+        return inputs.pack(found.lists)
+    if inputs.only is not None:
+        begin, end = inputs.only
+        return (request[start + begin : start + end],)
+    return [request[start + begin : start + end] for begin, end in inputs.spans]

@@ -106,11 +106,13 @@ class KnownJsonRequest(KnownRequest):
 class BinaryInputs:
     """Where the inputs are in a body."""
 
-    __slots__ = ("sizes", "spans")
+    __slots__ = ("only", "sizes", "spans")
 
     def __init__(self, spans: list[tuple[int, int]], sizes: list[int]) -> None:
         self.spans = spans
         self.sizes = sizes
+        self.only = spans[0] if len(spans) == 1 else None
+        """Of the only one."""
 
 
 class JsonInputs:
@@ -158,6 +160,7 @@ class PackedRequest:
     """How many it counts as."""
     response: ResponseTemplate
     reply_signature: bytes
+    reply_length: int
     reply_types: list[type]
     output_sizes: list[int]
 

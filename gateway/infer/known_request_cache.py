@@ -100,6 +100,7 @@ class KnownRequestCache:
             inferences=parsed.inference_count,
             response=response,
             reply_signature=signature.packed,
+            reply_length=len(RESULT_FIELDS) + len(signature.sizes),
             reply_types=[*RESULT_FIELDS, *(bytes for _ in signature.sizes)],
             output_sizes=[size or 0 for size in signature.sizes],  # none is None: the template was made from them
         )

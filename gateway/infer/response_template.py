@@ -41,15 +41,18 @@ class ResponseTemplate:
         """Whether a reply fits into this template."""
         return signature.packed == self._signature.packed and tuple not in map(type, locations)
 
-    def render(self, locations: Sequence[TensorLocation], json_id: bytes = b"", echo_id: bytes = b"") -> bytes:
-        """The response. `json_id`: of the length of the template's; `echo_id`: the id that its head repeats."""
+    def render(self, locations: Sequence[TensorLocation], date: bytes, json_id: str, echo_id: str) -> bytes:
+        """The response. `date`: of `head_end`; `json_id`: of the length of the template's; `echo_id`: what its head
+        repeats."""
         raise NotImplementedError
 
-    def _pieces(self, length: bytes, json_id: bytes, echo_id: bytes) -> list[bytes]:
-        """The response up to the first output."""
-        start = [self._echo_start[0], echo_id, self._echo_start[1]] if echo_id else [self._start]
-        body = [self._body[0], json_id, self._body[1]] if json_id else self._body
-        return [*start, length, response_bytes.head_end(), *body]
+    def _start_with_id(self, echo_id: str) -> bytes:
+        before, after = self._echo_start
+        return b"".join((before, echo_id.encode(), after))
+
+    def _body_with_id(self, json_id: str) -> bytes:
+        before, after = self._body
+        return b"".join((before, json_id.encode(), after))
 
 
 class BinaryResponseTemplate(ResponseTemplate):
@@ -61,11 +64,10 @@ class BinaryResponseTemplate(ResponseTemplate):
         super().__init__(signature, built, built.head, json_id)
         self._length = b"%d\r\nDate: " % built.size
 
-    def render(self, locations: Sequence[TensorLocation], json_id: bytes = b"", echo_id: bytes = b"") -> bytes:
-        outputs = cast("Sequence[bytes]", locations)
-        if json_id or echo_id:
-            return b"".join((*self._pieces(self._length, json_id, echo_id), *outputs))
-        return b"".join((self._start, self._length, response_bytes.head_end(), self._body[0], *outputs))
+    def render(self, locations: Sequence[TensorLocation], date: bytes, json_id: str, echo_id: str) -> bytes:
+        start = self._start_with_id(echo_id) if echo_id else self._start
+        body = self._body_with_id(json_id) if json_id else self._body[0]
+        return b"".join((start, self._length, date, body, *cast("Sequence[bytes]", locations)))
 
 
 class JsonResponseTemplate(ResponseTemplate):
@@ -79,12 +81,14 @@ class JsonResponseTemplate(ResponseTemplate):
         self._size = sum(map(len, parts))
         self._outputs = list(zip(signature.outputs, parts[1:], strict=True))
 
-    def render(self, locations: Sequence[TensorLocation], json_id: bytes = b"", echo_id: bytes = b"") -> bytes:
+    def render(self, locations: Sequence[TensorLocation], date: bytes, json_id: str, echo_id: str) -> bytes:
+        start = self._start_with_id(echo_id) if echo_id else self._start
+        body = self._body_with_id(json_id) if json_id else self._body[0]
         texts: list[bytes] = []
         for (spec, after), location in zip(self._outputs, locations, strict=True):
             texts += _output_json(spec, location), after
         size = self._size + sum(map(len, texts[::2]))
-        return b"".join((*self._pieces(b"%d\r\nDate: " % size, json_id, echo_id), *texts))
+        return b"".join((start, b"%d\r\nDate: " % size, date, body, *texts))
 
 
 def make_template(

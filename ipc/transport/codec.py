@@ -244,7 +244,10 @@ _UNPACKERS: Final[dict[int, Decoder]] = {
 
 def unpack_records(data: bytes | memoryview) -> list[Any]:  # values of msgpack
     """The records of a frame as msgpack has them, none of them checked; WireError if it is no list of records."""
-    raw = _unpack(data)
+    try:  # as in `_unpack`
+        raw = msgpack.unpackb(data, use_list=True, strict_map_key=True, ext_hook=_refuse_ext)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"not msgpack: {type(error).__name__}") from error
     if type(raw) is not list:
         raise WireError(f"not a list of records: {type(raw).__name__}")
     if len(raw) > FRAME_RECORDS:

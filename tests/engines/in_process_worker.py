@@ -96,7 +96,8 @@ class InProcessWorker:
 
     def run(self) -> None:
         """Until all that has come is done."""
-        while not self.loop._handler.is_idle or select.select(list(self.loop._links.by_fd), [], [], 0)[0]:
+        handler = self.loop._handler
+        while handler.queue.size or handler.known.waiting or select.select(list(self.loop._links.by_fd), [], [], 0)[0]:
             assert self.loop.turn()
 
     def frames(self, place: int) -> list[bytes]:

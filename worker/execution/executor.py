@@ -24,6 +24,7 @@ from mmsup.worker.execution.declared_outputs import DeclaredOutputs
 from mmsup.worker.execution.device_errors import DeviceFault
 from mmsup.worker.execution.engine import (
     NO_BUFFERS,
+    BatchingEngine,
     Engine,
     OutputBuffers,
     as_batching_engine,
@@ -53,6 +54,8 @@ class Executor:
         self._shape_predictor = OutputShapePredictor(metadata)
         self._min_buffer_bytes = min_buffer_bytes(engine)
         self.uses_output_buffers = self._min_buffer_bytes is not None
+        self.stacks_batches = self._batching_engine is None
+        """Whether batches are stacked here, and not by the engine."""
 
     def output_buffers(self, inputs: Arrays, wanted: Sequence[str], view: memoryview | None) -> OutputBuffers:
         """Where in `view` the outputs of a run will be placed, as far as that is known and this engine can use it."""
@@ -138,25 +141,32 @@ class Executor:
         inputs = call_model_code(stack, self.spec, jobs)  # a batch may not fit into memory where each of its jobs does
         if isinstance(inputs, ModelFailure):
             return inputs
-        result = self._infer(inputs, wanted)
+        result = self.checked(self._infer(inputs, wanted), inputs, wanted)
         if isinstance(result, ModelFailure):
-            result = self._retry_for_memory(result, inputs, wanted, NO_BUFFERS)
-            if isinstance(result, ModelFailure):
-                return result
-        failure = self._declared.failure(result, wanted, inputs)
-        if failure is not None:
-            return [failure] * len(jobs)
+            return [result] * len(jobs) if result.is_contradiction else result
         parts = split(result, [rows(each) for each in jobs])
         for job, part in zip(jobs, parts, strict=True):
             self._learn_shapes(job, part)
         return [*parts]
+
+    def run_stacked(self, inputs: Arrays, sizes: Sequence[int], wanted: Sequence[str]) -> Arrays | list[Result]:
+        """The same for jobs of so many rows each that are stacked already: their outputs, stacked too; or a result for
+        each job, if they could not run as a whole."""
+        result = self.checked(self._infer(inputs, wanted), inputs, wanted)
+        if not isinstance(result, ModelFailure):
+            return result
+        if result.is_contradiction or result.device_fault is not DeviceFault.NONE:
+            return [result] * len(sizes)
+        return self._run_singly(split(inputs, sizes), wanted, [NO_BUFFERS] * len(sizes))
 
     def _run_by_engine(
         self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
     ) -> list[Result] | ModelFailure:
         """The results of one batch that the engine assembles; a failure if it could not run as a whole. If device
         memory runs out, it is run once more by halves."""
-        results = self._infer_batch(jobs, wanted, buffers)
+        engine, names = self._batching_engine, wanted or self._declared.names
+        assert engine is not None, "this engine assembles no batches"
+        results = _infer_batch(engine, self.spec, jobs, names, buffers)
         if isinstance(results, ModelFailure):
             if results.device_fault is not DeviceFault.MEMORY:
                 return results
@@ -165,22 +175,13 @@ class Executor:
             results = list[Arrays]()
             for part in (slice(half), slice(half, None)):
                 self.mark_busy()
-                made = self._infer_batch(jobs[part], wanted, buffers[part])
+                made = _infer_batch(engine, self.spec, jobs[part], names, buffers[part])
                 if isinstance(made, ModelFailure):
                     return made
                 results += made
         for job, result in zip(jobs, results, strict=True):
             self._learn_shapes(job, result)
         return [self._declared.failure(each, wanted, job) or each for job, each in zip(jobs, results, strict=True)]
-
-    def _infer_batch(
-        self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
-    ) -> list[Arrays] | ModelFailure:
-        assert self._batching_engine is not None, "this engine assembles no batches"
-        try:
-            return self._batching_engine.run_batch(jobs, wanted or self._declared.names, buffers)
-        except BaseException as error:  # noqa: BLE001 - as in `_infer`
-            return failure_of_run(error, self.spec)
 
     def _learn_shapes(self, inputs: Arrays, result: Arrays) -> None:
         """Of large results; small ones need no buffer."""
@@ -221,6 +222,19 @@ def only_wanted(made: Mapping[str, Array], names: Sequence[str]) -> Arrays:
     if len(made) == len(names) and type(made) is dict:
         return made  # of these names, or DeclaredOutputs finds which is missing
     return {name: made[name] for name in names if name in made}
+
+
+def _infer_batch(
+    engine: BatchingEngine,
+    spec: ModelSpec,
+    jobs: Sequence[Arrays],
+    wanted: Sequence[str],
+    buffers: Sequence[OutputBuffers],
+) -> list[Arrays] | ModelFailure:
+    try:
+        return engine.run_batch(jobs, wanted, buffers)
+    except BaseException as error:  # noqa: BLE001 - as in `_infer`
+        return failure_of_run(error, spec)
 
 
 def failure_of_run(error: BaseException, spec: ModelSpec) -> ModelFailure:

@@ -47,21 +47,25 @@ class GatewayLink:
         self._arena = AttachedExtents()
 
     def receive(self) -> list[Any] | None:
-        """The records of the next packet, not yet read, without those about extents, which are applied; None if no
-        packet waits. ChannelClosed at the end, WireError for a malformed frame."""
+        """The records of the next packet, not yet read; None if no packet waits. Extents that came with it are mapped;
+        what other records say of extents is for `apply_extents`. ChannelClosed at the end, WireError for a malformed
+        frame."""
         received = self._pair.receive_with_fds()
         if received is None:
             return None
         frame, fds = received
+        if not fds:
+            return unpack_records(frame)
         try:
-            records = unpack_records(frame)
-            return self._apply_extents(records, fds) if is_about_extents(records) else records
+            return self.apply_extents(unpack_records(frame), fds)
         finally:
-            if fds:
-                close_fds(fds)
+            close_fds(fds)
 
-    def _apply_extents(self, records: list[Any], fds: list[int]) -> list[Any]:
-        """Map and unmap extents; returns the other records."""
+    def apply_extents(self, records: list[Any], fds: list[int] | None = None) -> list[Any]:
+        """Map and unmap extents; returns the other records. `fds`: those of extents to map, of which used ones are
+        removed."""
+        if not is_about_extents(records):
+            return records
         others: list[Any] = []
         for record, message in zip(records, read_records(records), strict=True):
             if isinstance(message, DetachExtent):
@@ -99,8 +103,8 @@ class GatewayLink:
     def _drain_pair(self) -> None:
         """Apply extents that wait in the pair: a frame by ZeroMQ may overtake the extent that it names."""
         try:
-            while self.receive() is not None:
-                pass
+            while (records := self.receive()) is not None:
+                self.apply_extents(records)
         except (ChannelClosed, WireError):
             return  # the loop meets it again
 

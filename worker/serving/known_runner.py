@@ -22,19 +22,18 @@ from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.executor import Executor, failure_of_run, only_wanted
 from mmsup.worker.execution.model_errors import ModelFailure
-from mmsup.worker.serving.known_requests import DEADLINE, INPUTS, KnownRequest, KnownRequests
+from mmsup.worker.serving.known_queue import DEADLINE, INPUTS, OUTPUT_NS, KnownQueue, WaitingRequest
 from mmsup.worker.serving.outbox import Outbox, PlainReply
 from mmsup.worker.serving.pending_results import RunTimes
 from mmsup.worker.serving.reply_writer import ReplyWriter
 
-OUTPUT_NS: Final = 6
-"""Place in the record of a reply."""
 NOTHING: Final[Mapping[str, Array]] = MappingProxyType({})
+NO_ARRAY: Final = np.empty(0)
 
 
 class KnownRunner:
     def __init__(
-        self, requests: KnownRequests, executor: Executor, page: StatusPageWriter, replies: ReplyWriter, outbox: Outbox
+        self, requests: KnownQueue, executor: Executor, page: StatusPageWriter, replies: ReplyWriter, outbox: Outbox
     ) -> None:
         self._requests = requests
         self._executor = executor
@@ -43,8 +42,8 @@ class KnownRunner:
         self._outbox = outbox
 
     def run(self, policy: BatchPolicy, now_ns: int) -> int:
-        """Run what waits while runs are quick; returns how many ran. One flat loop: each call would cost as much as
-        several of its lines."""
+        """Run what waits while runs are quick; returns the time at the end. One flat loop: each call would cost as
+        much as several of its lines."""
         requests, executor, page, began_ns = self._requests, self._executor, self._page, now_ns
         clock, make_array, infer = time.monotonic_ns, np.ndarray, executor.engine.infer
         last_link: object = None
@@ -61,27 +60,31 @@ class KnownRunner:
             for name, shape, dtype in known.inputs:
                 inputs[name] = make_array(shape, dtype, record[at])
                 at += 1
-            number = record[1]
+            number, failed = record[1], None
             ready_ns = clock()
             page.request_run(number, ready_ns)
             try:
-                made: Mapping[str, Array] | ModelFailure = infer(inputs, known.names)
+                made = infer(inputs, known.names)
             except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too
-                made = executor.checked(failure_of_run(error, executor.spec), inputs, known.wanted)
+                made, failed = NOTHING, executor.checked(failure_of_run(error, executor.spec), inputs, known.wanted)
             done_ns = clock()
             policy.on_run(known.rows, done_ns - now_ns)
-            times = [now_ns - arrived_ns, ready_ns - now_ns, done_ns - ready_ns, 0, 1, known.reported_rows]
-            reply: PlainReply = [RESULT, number, known.reply, *times]
-            if not isinstance(made, ModelFailure) and known.append_outputs(made, reply):
+            queue_ns, input_ns, infer_ns = now_ns - arrived_ns, ready_ns - now_ns, done_ns - ready_ns
+            reply: PlainReply = [RESULT, number, known.reply, queue_ns, input_ns, infer_ns, 0, 1, known.reported_rows]
+            for (name, array), (expected, dtype, shape) in zip(made.items(), known.outputs, strict=False):
+                if array.dtype is not dtype or array.shape != shape or name != expected:
+                    break
+                reply.append(array.tobytes())
+            if len(reply) == known.reply_length and len(made) == len(known.outputs) and failed is None:
                 if link is not last_link:
                     unsent, last_link = self._outbox.unsent(link), link
                 unsent.append(reply)
                 end_ns = clock()
                 reply[OUTPUT_NS] = end_ns - done_ns
             else:
-                times[3] = done_ns
-                self._reply(request, made, inputs, RunTimes(*times))
-                made = NOTHING  # it may be large
+                times = RunTimes(queue_ns, input_ns, infer_ns, done_ns, 1, known.reported_rows)
+                self._reply(request, made if failed is None else failed, inputs, times)
+                made, array, failed = NOTHING, NO_ARRAY, None  # they may be large
                 end_ns = clock()
             page.batch_executed(1)
             ran += 1
@@ -89,10 +92,10 @@ class KnownRunner:
             if ran >= MAX_BATCH_REQUESTS or not policy.has_time_for_run(now_ns - began_ns):
                 break
         requests.remove_first(taken)
-        return ran
+        return now_ns
 
     def _reply(
-        self, request: KnownRequest, made: Mapping[str, Array] | ModelFailure, inputs: Arrays, times: RunTimes
+        self, request: WaitingRequest, made: Mapping[str, Array] | ModelFailure, inputs: Arrays, times: RunTimes
     ) -> None:
         """Reply as to an ordinary request, and learn the reply if another like it may come."""
         ordinary, known = self._requests.ordinary(request), request[2]

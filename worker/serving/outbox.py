@@ -33,20 +33,16 @@ class Outbox:
     def flush(self) -> list[GatewayLink]:
         """Send what the gateways take now; returns the links that turned out to be closed."""
         closed: list[GatewayLink] = []
-        for link in list(self.replies):
+        for link, replies in list(self.replies.items()):
             try:
-                if _send(link, self.replies[link]):
+                while replies:
+                    frame, count = pack_records(replies, FRAME_LIMIT_BYTES)
+                    if not link.send(frame):
+                        break
+                    del replies[:count]
+                else:
                     del self.replies[link]
             except ChannelClosed:
                 closed.append(link)
                 del self.replies[link]
         return closed
-
-
-def _send(link: GatewayLink, replies: list[PlainReply]) -> bool:
-    while replies:
-        frame, count = pack_records(replies, FRAME_LIMIT_BYTES)
-        if not link.send(frame):
-            return False
-        del replies[:count]
-    return True

@@ -26,7 +26,8 @@ from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, failure_of
 from mmsup.worker.serving.gateway_links import GatewayLink
-from mmsup.worker.serving.known_requests import KnownRequests
+from mmsup.worker.serving.inline_batch import InlineBatchRunner
+from mmsup.worker.serving.known_queue import KnownQueue
 from mmsup.worker.serving.known_runner import KnownRunner
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
@@ -41,8 +42,9 @@ class RequestHandler:
         self.queue: PriorityQueue[GatewayLink] = PriorityQueue(executor.spec)
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
         self.replies = ReplyWriter(executor, page, outbox)
+        self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox)
         is_enabled = use_known_requests and not self.policy.can_batch and not executor.spec.queue_policies
-        self.known = KnownRequests(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
+        self.known = KnownQueue(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
         self._known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
         self._signatures = RequestSignatureCache()
         self._executor = executor
@@ -54,13 +56,11 @@ class RequestHandler:
     # Messages of a gateway.
 
     def on_records(self, link: GatewayLink, records: list[Any], now_ns: int) -> Sequence[str]:  # of `unpack_records`
-        """Handle the records of one frame; returns the kinds of those that no gateway may send to a worker. WireError
-        for a malformed one."""
-        if not self.queue.size and self.known.take(link, records, now_ns):
-            return ()
+        """Handle the records of a frame that `known` did not take; returns the kinds of those that no gateway may send
+        to a worker. WireError for a malformed one."""
         for request in self.known.release():
             self.queue.add(request)
-        return self._on_messages(link, read_records(records), now_ns)
+        return self._on_messages(link, read_records(link.apply_extents(records)), now_ns)
 
     def _on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
         rejected: list[str] = []
@@ -129,17 +129,15 @@ class RequestHandler:
         self._is_batch_delayed = batch.wait_until_ns > 0
         return batch
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request waits for its run."""
-        return not self.queue.size and not self.known.waiting
+    def run_known(self, now_ns: int) -> int:
+        """Run known requests while their runs are quick; returns the time at the end."""
+        if self.queue.ran_starving:
+            self.queue.on_uncontested_run()
+        return self._known_runner.run(self.policy, now_ns)
 
     def run_singly(self, now_ns: int) -> int:
         """Run requests one by one while their runs are quick; returns how many. For a model without batches, as long
         as all requests are of one priority: `run_next_batch` has the same effect at twice the price."""
-        if self.known.waiting:
-            self.queue.on_uncontested_run()
-            return self._known_runner.run(self.policy, now_ns)
         queue, ran, began_ns = self.queue.only_queue(), 0, now_ns
         if queue:
             self.queue.on_uncontested_run()
@@ -188,6 +186,11 @@ class RequestHandler:
         for request in batch:
             self.queue.remove(request)
         self.queue.on_run_start(batch[0])
+        if len(batch) == 1:
+            self._run_one(batch[0], started_ns)
+            return
+        if self._inline_batches.run(batch, started_ns):
+            return
         runs_alone = batch[0].signature.runs_alone
         if runs_alone:
             self.flush()

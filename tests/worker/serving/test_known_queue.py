@@ -18,7 +18,7 @@ from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, Infe
 from mmsup.ipc.specs import QueuePolicy, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.ipc.transport.codec import FRAME_RECORDS, pack_signature, plain_record
-from mmsup.worker.serving.known_requests import KnownRequests
+from mmsup.worker.serving.known_queue import KnownQueue
 
 INPUTS = (TensorSpec("x", "FP32", (-1,)), TensorSpec("w", "INT32", (1,), optional=True))
 OUTPUTS = (TensorSpec("y", "FP32", (-1,)), TensorSpec("z", "INT32", (-1,)), TensorSpec("t", "BYTES", (1,)))
@@ -124,14 +124,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many requests were taken as known, frame by frame."""
     found: list[int] = []
-    take = KnownRequests.take
+    take = KnownQueue.take
 
-    def counted(self: KnownRequests, link: Any, records: list[Any], now_ns: int) -> bool:
+    def counted(self: KnownQueue, link: Any, records: list[Any], now_ns: int) -> bool:
         is_taken = take(self, link, records, now_ns)
         found.append(len(records) if is_taken else 0)
         return is_taken
 
-    monkeypatch.setattr(KnownRequests, "take", counted)
+    monkeypatch.setattr(KnownQueue, "take", counted)
     return found
 
 

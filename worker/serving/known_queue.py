@@ -9,7 +9,6 @@ ordinary requests (`release`): so whatever chooses among requests finds all of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -17,13 +16,11 @@ import numpy as np
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.messages.data import Infer
 from mmsup.ipc.specs import Metadata
-from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.ipc.transport.codec import INFER
 from mmsup.worker.batching.priority_queue import QueuedRequest
 from mmsup.worker.batching.request_signature import RequestSignature
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.serving.gateway_links import GatewayLink
-from mmsup.worker.serving.outbox import PlainReply
 
 SIGNATURES_LIMIT: Final = 1024
 SIGNATURES_LIMIT_BYTES: Final = 4 << 20
@@ -31,11 +28,14 @@ SIGNATURES_LIMIT_BYTES: Final = 4 << 20
 DEADLINE: Final = 3
 INPUTS: Final = 5
 """Places in an Infer's record, `[kind, id, signature, deadline, output buffer, *inputs]`."""
+OUTPUT_NS: Final = 6
+OUTPUTS: Final = 9
+"""Places in a reply's record, `[kind, id, signature, queue, input, infer, output, batch, rows, *outputs]`."""
 _BEFORE_ANY: Final = -1 << 64
 
 KnownOutput: TypeAlias = "tuple[str, np.dtype[Any], tuple[int, ...]]"
 """Name, dtype and shape."""
-KnownRequest: TypeAlias = "tuple[GatewayLink, list[Any], KnownSignature, int]"
+WaitingRequest: TypeAlias = "tuple[GatewayLink, list[Any], KnownSignature, int]"
 """Link, record, signature, monotonic time of its arrival. A plain tuple: any class takes several times as long."""
 
 
@@ -48,6 +48,7 @@ class KnownSignature:
         "names",
         "outputs",
         "reply",
+        "reply_length",
         "reported_rows",
         "rows",
         "signature",
@@ -70,30 +71,22 @@ class KnownSignature:
         """The packed signature of the reply."""
         self.outputs: list[KnownOutput] = []
         """What `reply` describes."""
+        self.reply_length = 0
+        """Fields of the record of a reply."""
 
     def learn_reply(self, result: Arrays, reply: bytes) -> None:
         """`reply` describes these outputs, which were found good."""
         self.reply = reply
         self.outputs = [(name, array.dtype, array.shape) for name, array in result.items()]
-
-    def append_outputs(self, made: Mapping[str, Array], reply: PlainReply) -> bool:
-        """Append the bytes of outputs that `self.reply` describes to the record of a reply; False if it describes
-        others."""
-        if len(made) != len(self.outputs):
-            return False
-        for (name, array), (expected, dtype, shape) in zip(made.items(), self.outputs, strict=True):
-            if array.dtype is not dtype or array.shape != shape or name != expected:
-                return False
-            reply.append(array.tobytes())
-        return True
+        self.reply_length = OUTPUTS + len(self.outputs)
 
 
-class KnownRequests:
+class KnownQueue:
     """Those that wait, and the signatures by which they are recognised."""
 
     def __init__(self, model: Metadata, default_priority: int, *, is_enabled: bool) -> None:
         """`is_enabled`: false for a model whose requests do not simply run one by one in order of arrival."""
-        self.waiting: list[KnownRequest] = []
+        self.waiting: list[WaitingRequest] = []
         """Invariant: nothing is queued elsewhere while any is here."""
         self._is_enabled = is_enabled
         self._default_priority = default_priority
@@ -107,7 +100,7 @@ class KnownRequests:
     def take(self, link: GatewayLink, records: list[Any], now_ns: int) -> bool:
         """Keep the requests of a frame until they run; False if any of its records is not known, and none was kept."""
         signatures, newest = self._signatures.recent, self._newest.get(link, _BEFORE_ANY)
-        found: list[KnownRequest] = []
+        found: list[WaitingRequest] = []
         try:
             for record in records:
                 known = signatures[record[2]]
@@ -145,7 +138,7 @@ class KnownRequests:
         self.remove_first(len(released))
         return released
 
-    def ordinary(self, request: KnownRequest) -> QueuedRequest[GatewayLink]:
+    def ordinary(self, request: WaitingRequest) -> QueuedRequest[GatewayLink]:
         """The same request as it would have been queued."""
         link, record, known, arrived_ns = request
         _, number, packed, deadline_ns, _, *inputs = record
