@@ -77,10 +77,9 @@ def gathered(batch: Sequence[WorkerRequest]) -> Arrays | None:
     inputs: Arrays = {}
     for place, declared in enumerate(first.inputs):
         parts = [message.locations[place] for message in messages]
-        sizes = [request.signature.inputs[place].size_bytes for request in batch]
         if declared.dtype is None or not _ALL_INLINE.issuperset(map(type, parts)):
             return None
-        if [len(part) for part in parts] != sizes:
+        if [*map(len, parts)] != [request.signature.inputs[place].size_bytes for request in batch]:
             return None
         try:
             data = b"".join(parts)  # type: ignore[arg-type] # all are bytes
