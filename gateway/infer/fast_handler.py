@@ -120,7 +120,7 @@ class FastInfer:
         known = self._known_requests.get(key, dispatched.spec.version, metadata)
         if known is None:
             parsed = handler.parse_request(self, metadata, self.body, head.layout)
-            if any(each.datatype == "BYTES" for each in metadata.inputs):
+            if any(each.datatype == "BYTES" for each in parsed.job.inputs):
                 return parsed  # whether strings fit their shape can be seen only in the bytes of each request
             prefix = head.text + key[1] if head.text else b""
             known = KnownRequest(parsed, dispatched.spec.version, prefix)
