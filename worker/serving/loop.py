@@ -84,7 +84,7 @@ class ServingLoop:
 
     def turn(self) -> bool:
         """One iteration; False at the end."""
-        queue, known = self._handler.queue, self._handler.known
+        queue, known, policy = self._handler.queue, self._handler.known, self._handler.policy
         if queue.size or known.waiting:
             timeout_ms = 0
         elif self._is_stopping or self._outbox.replies:
@@ -92,9 +92,9 @@ class ServingLoop:
         else:
             timeout_ms = self._heartbeat_ms
         received = self._receive_all(timeout_ms)
-        if known.waiting:
-            self._end_runs(self._handler.run_known(time.monotonic_ns()))
-        elif queue.size:
+        if known.waiting and (not policy.can_batch or policy.runs_singly(len(known.waiting))):
+            self._run_known()
+        elif queue.size or known.waiting:
             self._run_queued()
         elif received:
             self._on_idle()
@@ -202,6 +202,7 @@ class ServingLoop:
     def _run_queued(self) -> None:
         """Run batches while they are quick, then send the replies; sleep if the next batch waits for more requests."""
         handler, policy = self._handler, self._handler.policy
+        handler.queue_known()
         began_ns = now_ns = time.monotonic_ns()
         until_ns = 0
         ran = 0 if policy.can_batch else handler.run_singly(now_ns)
@@ -217,16 +218,22 @@ class ServingLoop:
             ran += len(batch.requests)
             until_ns = batch.wait_until_ns
             now_ns = time.monotonic_ns()
-        if ran and policy.can_delay:
-            self._receive_all(0)  # before the replies go out: what is here now is of other callers
-            policy.concurrency.record(ran + handler.queue.size)
-        self._end_runs(now_ns)
+        self._end_runs(now_ns, ran)
         if until_ns and not self._receive_all(0):
             self._wait_for_requests(until_ns - now_ns)
 
-    def _end_runs(self, now_ns: int) -> None:
-        """After the last run of an iteration: send the replies."""
+    def _run_known(self) -> None:
+        """Run known requests while they are quick, then send the replies."""
+        runs = self._handler.policy.runs
+        now_ns = self._handler.run_known(time.monotonic_ns())
+        self._end_runs(now_ns, self._handler.policy.runs - runs)
+
+    def _end_runs(self, now_ns: int, ran: int) -> None:
+        """After the last run of an iteration, in which `ran` requests took part: send the replies."""
         handler = self._handler
+        if ran and handler.policy.can_delay:
+            self._receive_all(0)  # before the replies go out: what is here now is of other callers
+            handler.policy.concurrency.record(ran + handler.queue.size + len(handler.known.waiting))
         self._housekeeping.trim_schedule.last_run_ns = now_ns
         if handler.policy.runs >= self._housekeeping.due_at_run:
             self._housekeeping.after_run(handler.policy.runs)

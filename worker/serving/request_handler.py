@@ -43,7 +43,7 @@ class RequestHandler:
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
         self.replies = ReplyWriter(executor, page, outbox)
         self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox)
-        is_enabled = use_known_requests and not self.policy.can_batch and not executor.spec.queue_policies
+        is_enabled = use_known_requests and not executor.spec.queue_policies
         self.known = KnownQueue(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
         self._known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
         self._signatures = RequestSignatureCache()
@@ -58,8 +58,7 @@ class RequestHandler:
     def on_records(self, link: GatewayLink, records: list[Any], now_ns: int) -> Sequence[str]:  # of `unpack_records`
         """Handle the records of a frame that `known` did not take; returns the kinds of those that no gateway may send
         to a worker. WireError for a malformed one."""
-        for request in self.known.release():
-            self.queue.add(request)
+        self.queue_known()
         return self._on_messages(link, read_records(link.apply_extents(records)), now_ns)
 
     def _on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
@@ -129,8 +128,14 @@ class RequestHandler:
         self._is_batch_delayed = batch.wait_until_ns > 0
         return batch
 
+    def queue_known(self) -> None:
+        """Queue known requests as ordinary ones."""
+        for request in self.known.release():
+            self.queue.add(request)
+
     def run_known(self, now_ns: int) -> int:
         """Run known requests while their runs are quick; returns the time at the end."""
+        self._is_batch_delayed = False
         if self.queue.ran_starving:
             self.queue.on_uncontested_run()
         return self._known_runner.run(self.policy, now_ns)
