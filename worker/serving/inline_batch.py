@@ -62,18 +62,16 @@ class InlineBatchRunner:
         """Run the first of the known requests that wait, if they make up the next batch; returns how many ran."""
         waiting = self._known.waiting
         size = known_batch_size(waiting, started_ns, rule) if self._executor.stacks_batches else 0
-        if size:
-            self._run_known(waiting[:size], started_ns)
-            del waiting[:size]
+        inputs = _known_inputs(waiting[:size]) if size else None
+        if inputs is None:
+            return 0
+        self._run_known(waiting[:size], inputs, started_ns)
+        del waiting[:size]
         return size
 
-    def _run_known(self, batch: Sequence[WaitingRequest], started_ns: int) -> None:
+    def _run_known(self, batch: Sequence[WaitingRequest], inputs: Arrays, started_ns: int) -> None:
         known = batch[0][2]
         sizes, rows = [known.rows] * len(batch), known.rows * len(batch)
-        inputs: Arrays = {}
-        for place, (name, shape, dtype) in enumerate(known.inputs, INPUTS):
-            data = b"".join([request[1][place] for request in batch])
-            inputs[name] = np.ndarray((rows, *shape[1:]), dtype, data)
         results, times = self._run(inputs, sizes, [request[1][1] for request in batch], known.wanted, started_ns)
         columns = None if isinstance(results, list) else _known_columns(results, known, rows)
         if columns is None:
@@ -154,6 +152,18 @@ def known_batch_size(waiting: Sequence[WaitingRequest], now_ns: int, rule: Batch
         return 0
     size = batch_of_alike(len(waiting), known.rows, rule)
     return size if size > 1 and min([request[1][DEADLINE] for request in waiting[:size]]) > now_ns else 0
+
+
+def _known_inputs(batch: Sequence[WaitingRequest]) -> Arrays | None:
+    """The stacked inputs; None if there is no memory for them."""
+    known, inputs = batch[0][2], Arrays()
+    for place, (name, shape, dtype) in enumerate(known.inputs, INPUTS):
+        try:
+            data = b"".join([request[1][place] for request in batch])
+        except MemoryError:
+            return None
+        inputs[name] = np.ndarray((known.rows * len(batch), *shape[1:]), dtype, data)
+    return inputs
 
 
 def _known_columns(made: Arrays, known: KnownSignature, rows: int) -> list[list[bytes]] | None:
