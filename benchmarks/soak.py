@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import tree
 import uvloop
 from soak_requests import SMALL, RequestMix
 
@@ -230,6 +231,7 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=48)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    tree.end_as_exception()
     root = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(root / "notify"))
