@@ -202,21 +202,19 @@ class ServingLoop:
     def _run_queued(self) -> None:
         """Run batches while they are quick, then send the replies; sleep if the next batch waits for more requests."""
         handler, policy = self._handler, self._handler.policy
-        handler.queue_known()
         began_ns = now_ns = time.monotonic_ns()
         until_ns = 0
         ran = 0 if policy.can_batch else handler.run_singly(now_ns)
         if ran:
             now_ns = time.monotonic_ns()
         while (
-            handler.queue.size
+            (handler.queue.size or handler.known.waiting)
             and not until_ns
             and ran < MAX_BATCH_REQUESTS
             and (now_ns == began_ns or policy.has_time_for_run(now_ns - began_ns))
         ):
-            batch = handler.run_next_batch(now_ns)
-            ran += len(batch.requests)
-            until_ns = batch.wait_until_ns
+            together, until_ns = handler.run_next_batch(now_ns)
+            ran += together
             now_ns = time.monotonic_ns()
         self._end_runs(now_ns, ran)
         if until_ns and not self._receive_all(0):
