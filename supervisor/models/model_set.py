@@ -126,3 +126,11 @@ class ModelSet:
                 instance.worker.close()
                 if instance.worker.process is not None:
                     instance.worker.process.close()
+
+
+def is_awaited(model_set: ModelSet, instance: Instance) -> bool:
+    """Whether callers wait for its worker: no other one of its model and version serves."""
+    spec = instance.revision.spec
+    model = model_set.models.get(spec.name)
+    others = model.instances() if model is not None else ()
+    return not any(each.state is InstanceState.READY and each.revision.spec.version == spec.version for each in others)
