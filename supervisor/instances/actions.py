@@ -28,7 +28,7 @@ from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
 from mmsup.supervisor.instances.worker_process import OomWatch, WorkerProcess
 from mmsup.supervisor.linux.cgroup import LOADING_WEIGHTS, SERVING_WEIGHTS, Cgroup
 from mmsup.supervisor.processes.child_process import ChildProcess
-from mmsup.supervisor.processes.idle_start import AWAITED_S, SPARE_S, IdleStart
+from mmsup.supervisor.processes.idle_start import IdleStart
 from mmsup.supervisor.processes.launch_spec import scratch_dir, worker_spawn, worker_token
 
 KILL_BARRIER_S: Final = 0.02
@@ -120,23 +120,13 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
     )
 
 
-def start_behind_others(instance: Instance) -> None:
-    """Its worker starts in the idle class, if there is one: until it is ready, or has waited for too long."""
-    worker, idle = instance.require_worker(), instance.context.cgroups.idle
-    if idle is not None:
-        bound_s = AWAITED_S if instance.hooks.is_awaited(instance) else SPARE_S
-        worker.watches.start = IdleStart(bound_s, lambda: idle.release(worker.group))
-
-
 def follow_start(instance: Instance, pid: int) -> None:
-    """The process of its worker runs, or is taken over from the controller before."""
-    worker = instance.require_worker()
-    if worker.watches.start is None:
-        start_behind_others(instance)
+    """The process of its worker runs, or is taken over from the controller before, which may have let it start idle."""
+    worker, idle = instance.require_worker(), instance.context.cgroups.idle
     if worker.watches.start is not None:
         worker.watches.start.pid = pid
-        if instance.state not in lifecycle_events.STARTING_UP:
-            worker.watches.start.end()
+    elif idle is not None:
+        idle.release(worker.group)
 
 
 def watch_oom(instance: Instance) -> None:
@@ -191,8 +181,8 @@ def _start_process(instance: Instance) -> None:
         failpoint("brain.group")
         group = context.cgroups.create(worker_name(*instance.worker_id), spec.memory_bytes)
         group.set_cpu_weights(LOADING_WEIGHTS)
-        worker.group, idle = group, context.cgroups.idle
-        procs_files = group.procs_files if idle is None else idle.admit(group)
+        worker.group = group
+        procs_files = _start_behind_others(instance)
         worker.gpu.device = context.devices.assign(instance.id, spec)
         message = worker_spawn(spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device)
     except OSError as error:
@@ -202,9 +192,19 @@ def _start_process(instance: Instance) -> None:
         asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, str(error), error.code)
         return
     context.keeper.send(message)
-    start_behind_others(instance)
     failpoint("brain.spawn_said")
     instance.record("worker_spawn", f"generation {instance.generation} is being started")
+
+
+def _start_behind_others(instance: Instance) -> tuple[str, ...]:
+    """Let its worker start idle, if there is an idle class and somebody to yield to, until it is ready or has waited
+    for too long. Returns the control groups that its process has to join."""
+    worker, idle = instance.require_worker(), instance.context.cgroups.idle
+    bound_s = instance.hooks.start_bound_s(instance) if idle is not None else 0.0
+    if idle is None or not bound_s:
+        return worker.group.procs_files
+    worker.watches.start = IdleStart(bound_s, lambda: idle.release(worker.group))
+    return idle.admit(worker.group)
 
 
 def _announce_ready(instance: Instance) -> None:

@@ -65,8 +65,8 @@ class InstanceHooks:
     """State or facts have changed."""
     on_progress: Callable[[Instance, str], None]
     """How far the load is, in words."""
-    is_awaited: Callable[[Instance], bool]
-    """Whether callers wait for its worker: no other one of its model and version serves."""
+    start_bound_s: Callable[[Instance], float]
+    """How long its worker may be kept from the processor by those who serve while it starts; 0: not at all."""
     on_ready: Callable[[Instance], None]
     """It is ready; it is linked to the gateways if its revision is the active one."""
 

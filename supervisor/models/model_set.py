@@ -18,6 +18,7 @@ from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.revision import Revision
 from mmsup.supervisor.models.memory_headroom import MemoryHeadroom
 from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.processes import idle_start
 from mmsup.supervisor.repository.scanner import ModelEntry
 
 
@@ -128,9 +129,12 @@ class ModelSet:
                     instance.worker.process.close()
 
 
-def is_awaited(model_set: ModelSet, instance: Instance) -> bool:
-    """Whether callers wait for its worker: no other one of its model and version serves."""
+def start_bound_s(model_set: ModelSet, instance: Instance) -> float:
+    """How long its worker may be kept from the processor by those who serve while it starts."""
+    serving = [each.revision for each in model_set.instances() if each.state is InstanceState.READY]
     spec = instance.revision.spec
-    model = model_set.models.get(spec.name)
-    others = model.instances() if model is not None else ()
-    return not any(each.state is InstanceState.READY and each.revision.spec.version == spec.version for each in others)
+    return idle_start.bound_s(
+        does_any_serve=bool(serving),
+        does_same_serve=any((each.spec.name, each.spec.version) == (spec.name, spec.version) for each in serving),
+        has_served=instance.revision.metadata is not None,
+    )

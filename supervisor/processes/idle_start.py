@@ -16,11 +16,21 @@ from mmsup.supervisor.linux.process_activity import NS, ProcessActivity, read_ac
 from mmsup.supervisor.processes.stall_clock import queued_ns
 
 AWAITED_S: Final = 0.2
-"""Bound for one that callers wait for."""
+"""Bound for one that follows another, and for which its callers wait."""
 SPARE_S: Final = 3.0
-"""Bound for one that nobody waits for: others do its work meanwhile."""
+"""Bound for one that nobody was served by, or whose work others do meanwhile."""
 LOOK_S: Final = 0.1
 """Between two looks; the bound is exceeded by at most as much."""
+
+
+def bound_s(*, does_any_serve: bool, does_same_serve: bool, has_served: bool) -> float:
+    """The bound for a worker; 0: it competes from the beginning. Pure.
+
+    `does_any_serve`: some worker of the server does; `does_same_serve`: another one of its model and version;
+    `has_served`: one of these did before."""
+    if not does_any_serve:
+        return 0.0  # there is nobody to yield to, as when the server starts
+    return AWAITED_S if has_served and not does_same_serve else SPARE_S
 
 
 class QueueClock:

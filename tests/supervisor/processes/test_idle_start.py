@@ -12,7 +12,7 @@ import pytest
 
 from mmsup.supervisor.linux.process_activity import NS, ProcessActivity, ThreadActivity
 from mmsup.supervisor.processes import idle_start
-from mmsup.supervisor.processes.idle_start import IdleStart, QueueClock
+from mmsup.supervisor.processes.idle_start import AWAITED_S, SPARE_S, IdleStart, QueueClock
 
 SPINS = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nwhile True: pass"
 
@@ -39,6 +39,17 @@ def test_only_what_it_waited_for_the_processor_counts(looks: list[ProcessActivit
     for each in looks:
         clock.add(each)
     assert clock.queued_s == pytest.approx(queued_s)
+
+
+def test_who_keeps_nobody_waiting_starts_behind_others_for_longer() -> None:
+    def bound_s(*, any_: bool, same: bool, before: bool) -> float:
+        return idle_start.bound_s(does_any_serve=any_, does_same_serve=same, has_served=before)
+
+    assert bound_s(any_=False, same=False, before=True) == 0, "there is nobody to yield to"
+    assert bound_s(any_=True, same=False, before=True) == AWAITED_S, "its callers wait for a restart"
+    assert bound_s(any_=True, same=True, before=True) == SPARE_S, "another one serves meanwhile"
+    assert bound_s(any_=True, same=False, before=False) == SPARE_S, "nobody has been served by it"
+    assert AWAITED_S < SPARE_S
 
 
 def test_one_that_is_not_there_yet_is_released_at_the_bound_and_once() -> None:
