@@ -21,6 +21,7 @@ from pathlib import Path
 import floor
 import machine
 import tree
+from changing_request import ChangingRequest
 from links import RECORD_BYTES, LinkResult
 from measure import Bench, measure, written
 from network import network
@@ -71,7 +72,8 @@ def measure_size(name: str, shape: tuple[int, ...], connections: int, bench: Ben
             raise SystemExit(f"{name}: mmsup gave no good answer: {row.trouble}")
     with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as text:
         folder = Path(text)
-        files = written([peer.request(work, work.names[0], x) for x in work.inputs()], folder)
+        requests = [ChangingRequest.of(peer.request(work, work.names[0], x).encode(), x) for x in work.inputs()]
+        files = written(requests, folder)
         tcp = [floor.tcp(files, many.answer_bytes, run.connections, bench, folder / run.key) for run in work.runs]
     return Size(name, connections, many, one, *tcp, floor.copy_us(work.in_bytes, bench.cores.server))
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import machine
+import numpy as np
+from changing_request import ChangingRequest
 from front_cpu import pin, request
 from generator import URGENT, Load, LoadResult, drive
 from meanwhile import in_background
@@ -118,7 +120,8 @@ def measure(options: argparse.Namespace) -> dict[str, list[CallerView]]:
         repository.mkdir()
         for model in (CALLED, FLOODED):
             write_identity_onnx(repository, model, dims=[-1, -1])
-            (folder / model).write_bytes(request(FLOATS, as_json=False, model=model))
+            x = np.arange(FLOATS, dtype=np.float32)
+            ChangingRequest.of(request(FLOATS, as_json=False, model=model), x).write(folder / model)
         with serving(repository, "--model-control-mode", "explicit", "--load-model", "*") as server:
             for number in range(options.rounds):
                 log_progress(f"round {number + 1} of {options.rounds}")

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from changing_request import ChangingRequest
 from generator import Load, drive
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -56,19 +58,17 @@ def measure(server: Server, folder: Path, arguments: argparse.Namespace) -> None
     pin(pids["gateway"], {0})
     pin(pids["worker"], {1 if arguments.apart else 0})
     sent = folder / "request"
-    sent.write_bytes(request(arguments.floats, as_json=arguments.json))
+    x = np.arange(arguments.floats, dtype=np.float32)
+    asked = ChangingRequest.of(request(arguments.floats, as_json=arguments.json), x)
+    asked.write(sent)
     clocks: list[Clock] = []
     load = Load(server.address()[1], arguments.connections, 1.0, arguments.run_s, [sent], 1)
     found = drive(load, folder / "samples", lambda _: clocks.append(clock(pids)))
     assert not found.failures, found.first_failure
     assert found.samples, "no reply was kept"
-    values = [float(number) for number in range(arguments.floats)]
-    for _, body in found.samples:
-        assert (
-            json.loads(body)["outputs"][0]["data"] == values
-            if arguments.json
-            else body.endswith(sent.read_bytes()[-4 * arguments.floats :])
-        )
+    for sample in found.samples:
+        x, body = asked.sent(sample.serial)[1], sample.body
+        assert json.loads(body)["outputs"][0]["data"] == x.tolist() if arguments.json else body.endswith(x.tobytes())
     for name in pids:
         user, system = (
             (now - then) / found.requests for now, then in zip(clocks[1][name], clocks[0][name], strict=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
+from typing import NamedTuple
 
 from places import program
 
@@ -31,6 +32,18 @@ class Load:
     """Requests per second (open loop); 0: each connection sends when it has its reply (closed loop)."""
     is_urgent: bool = False
     """Run with SCHED_FIFO, as root, so that waiting for its core is not part of the latency."""
+    client: Sequence[str] = ()
+    """The command of another client, which takes the same arguments and reports in the same words."""
+
+
+class Sample(NamedTuple):
+    """A reply's body that was kept."""
+
+    request: int
+    """Its place in the list."""
+    serial: int
+    """The number that the values of the request follow from."""
+    body: bytes
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,9 @@ class LoadResult:
     oldest_us: float
     """Age of the oldest unanswered request at the end: shows a server that loses one."""
     received_bytes: int
-    samples: tuple[tuple[int, bytes], ...] = ()
-    """Sampled response bodies, each with the index of its request."""
+    sent: int
+    """All requests that were sent, also before the measured time."""
+    samples: tuple[Sample, ...] = ()
 
 
 def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) -> LoadResult:
@@ -59,7 +73,7 @@ def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) 
     folder.mkdir()
     pace = f"{load.connections}@{load.rate}" if load.rate else str(load.connections)
     command = ["chrt", "--fifo", str(URGENT)] if load.is_urgent else []
-    command += ["taskset", "-c", str(load.core), str(program("load")), "127.0.0.1"]
+    command += ["taskset", "-c", str(load.core), *(load.client or [str(program("load"))]), "127.0.0.1"]
     command += [str(load.port), pace, str(load.warm_s), str(load.run_s), str(folder)]
     command += [str(each) for each in load.requests]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -79,7 +93,8 @@ def drive(load: Load, folder: Path, snapshot: Callable[[frozenset[int]], None]) 
     return LoadResult(**found, samples=tuple(_samples(folder)))
 
 
-def _samples(folder: Path) -> Iterator[tuple[int, bytes]]:
+def _samples(folder: Path) -> Iterator[Sample]:
     for file in sorted(folder.iterdir()):
-        yield int(file.name.partition(".")[0]), file.read_bytes()
+        request, _, serial = file.name.partition(".")
+        yield Sample(int(request), int(serial), file.read_bytes())
         file.unlink()

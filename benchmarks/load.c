@@ -2,13 +2,16 @@
 
    load ADDRESS PORT CONNECTIONS[@RATE] WARM_S RUN_S SAMPLES_DIR REQUEST...
 
-   Each REQUEST is a file with one whole HTTP request. Every connection sends one, reads the reply to its last byte, and
+   Each REQUEST is a file with one whole HTTP request. If there is a file REQUEST.values, each of its lines names a part
+   that is written anew before every sending: its kind (f: a float, d: decimal digits, b: three floats in base64), offset,
+   size and scale. What is written follows from the request's number alone (values.py makes the same), and no two requests
+   of a run have one. Every connection sends one, reads the reply to its last byte, and
    sends the next of the list; connection i starts with the i-th. Without a RATE the next one goes out at once: a closed
    loop. With one, requests a second over all connections, each has its time, and its latency counts from there, also
    if the connection was not free by then: an open loop, in which a server that stands still hides nothing. A line "begin" tells when the warm-up is over, "end"
    when the measured time is; then one JSON object. Only replies that end between the two count. A reply other than 200,
    or a connection that breaks, is a failure. Up to SAMPLES bodies, spread over the run, are kept and written to
-   SAMPLES_DIR/REQUEST_INDEX.NUMBER for somebody else to judge.
+   SAMPLES_DIR/REQUEST_INDEX.SERIAL for somebody else to judge.
 
    Covers: HTTP/1.1 replies with a Content-Length or in chunks, kept connections, reconnecting.
    Does not cover: what a body means, pipelining, TLS. */
@@ -36,15 +39,26 @@ enum {
     FAILURES = 10000, /* a server that refuses everything is not worth the whole run */
 };
 
+/* A part of a request that is written anew before it is sent. */
+struct part_of {
+    char kind;
+    size_t offset, size;
+    double scale;
+};
+
 struct request {
     char *bytes;
     size_t size;
+    struct part_of *parts;
+    int part_count;
 };
 
 struct sample {
     char *bytes;
     size_t size, capacity;
-    int request, whole; /* a reply that the end of the run cut off is no sample */
+    int request;
+    uint64_t serial;
+    int whole; /* a reply that the end of the run cut off is no sample */
 };
 
 /* What is expected next of a reply. */
@@ -52,6 +66,9 @@ enum part { HEAD, BODY, CHUNK_SIZE, CHUNK, CHUNK_END };
 
 struct connection {
     int fd, request;
+    uint64_t serial;
+    char *bytes; /* of the request that it sends */
+    char **own;  /* its copy of each request that changes */
     size_t sent;
     uint64_t began;
     int resting; /* until `began`, which is when the next request is due */
@@ -67,7 +84,7 @@ static struct {
     struct request *requests;
     struct connection *connections;
     int request_count, connection_count, epoll;
-    uint64_t begin, end;
+    uint64_t begin, end, serial;
     uint64_t pace; /* from one request of a connection to its next; 0: at once */
     uint64_t *took;
     size_t count, capacity, received;
@@ -97,18 +114,76 @@ static void *more(void *old, size_t size) {
     return fresh;
 }
 
+/* The parts that change, of PATH.values; none without that file. */
+static void read_parts(struct request *request, const char *path) {
+    char name[4096];
+    struct part_of part;
+    snprintf(name, sizeof name, "%s.values", path);
+    FILE *file = fopen(name, "r");
+    if (!file) return;
+    while (fscanf(file, " %c %zu %zu %lf", &part.kind, &part.offset, &part.size, &part.scale) == 4) {
+        if (part.offset + part.size > request->size) die(name);
+        request->parts = more(request->parts, (size_t)(request->part_count + 1) * sizeof part);
+        request->parts[request->part_count++] = part;
+    }
+    fclose(file);
+}
+
 static struct request read_request(const char *path) {
     int fd = open(path, O_RDONLY);
     struct stat status;
     if (fd < 0 || fstat(fd, &status)) die(path);
-    struct request request = {more(NULL, (size_t)status.st_size), (size_t)status.st_size};
+    struct request request = {.bytes = more(NULL, (size_t)status.st_size), .size = (size_t)status.st_size};
     for (size_t got = 0; got < request.size;) {
         ssize_t n = read(fd, request.bytes + got, request.size - got);
         if (n <= 0) die(path);
         got += (size_t)n;
     }
     close(fd);
+    read_parts(&request, path);
     return request;
+}
+
+/* 64 bits for one part of one request: splitmix64. */
+static uint64_t random_bits(uint64_t serial, int place) {
+    uint64_t z = (serial << 16 | (uint64_t)place) + 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static float value(uint64_t random, double scale) { return (float)(((double)(random & 0x1fffff) / 1048576.0 - 1.0) * scale); }
+
+static void write_base64(char *to, const unsigned char *bytes) {
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (int i = 0; i < 12; i += 3) {
+        unsigned three = (unsigned)bytes[i] << 16 | (unsigned)bytes[i + 1] << 8 | bytes[i + 2];
+        for (int shift = 18; shift >= 0; shift -= 6) *to++ = letters[three >> shift & 63];
+    }
+}
+
+static void write_part(char *bytes, const struct part_of *part, uint64_t random) {
+    char *to = bytes + part->offset;
+    float floats[3] = {value(random, part->scale), 0, 0};
+    if (part->kind == 'f') {
+        memcpy(to, floats, sizeof *floats);
+    } else if (part->kind == 'b') {
+        floats[1] = value(random >> 21, part->scale), floats[2] = value(random >> 42, part->scale);
+        write_base64(to, (const unsigned char *)floats);
+    } else
+        for (size_t i = part->size; i-- > 0; random /= 10) to[i] = (char)('0' + random % 10);
+}
+
+/* The bytes of this connection's next request, with values that no other has. Each connection has its copy: of a large
+   request that is half sent the rest must stay. */
+static char *fresh_bytes(struct connection *c) {
+    struct request *request = &run.requests[c->request];
+    char **own = &c->own[c->request];
+    c->serial = ++run.serial;
+    if (!request->part_count) return request->bytes;
+    if (!*own) *own = memcpy(more(NULL, request->size), request->bytes, request->size);
+    for (int i = 0; i < request->part_count; i++) write_part(*own, &request->parts[i], random_bits(c->serial, i));
+    return *own;
 }
 
 static void watch(struct connection *c, int operation) {
@@ -136,7 +211,7 @@ static void fail(const char *why, const char *detail) {
 static int push(struct connection *c) {
     struct request *request = &run.requests[c->request];
     while (c->sent < request->size) {
-        ssize_t n = send(c->fd, request->bytes + c->sent, request->size - c->sent, MSG_NOSIGNAL);
+        ssize_t n = send(c->fd, c->bytes + c->sent, request->size - c->sent, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno == EAGAIN) break;
         if (n < 0) return -1;
@@ -155,6 +230,7 @@ static int start(struct connection *c) {
     c->part = HEAD;
     c->sample = NULL;
     c->resting = 0;
+    c->bytes = fresh_bytes(c);
     if (!run.pace) c->began = now();
     return push(c);
 }
@@ -202,6 +278,7 @@ static void choose(struct connection *c, size_t size) {
     if (time - run.begin < (run.end - run.begin) / SAMPLES * (uint64_t)run.sampled) return;
     c->sample = &run.samples[run.sampled++];
     c->sample->request = c->request;
+    c->sample->serial = c->serial;
 }
 
 static void keep(struct connection *c, const char *bytes, size_t size) {
@@ -353,7 +430,7 @@ static void write_samples(const char *folder) {
         struct sample *sample = &run.samples[i];
         char path[4096];
         if (!sample->whole) continue;
-        snprintf(path, sizeof path, "%s/%d.%d", folder, sample->request, i);
+        snprintf(path, sizeof path, "%s/%d.%ju", folder, sample->request, (uintmax_t)sample->serial);
         FILE *file = fopen(path, "wb");
         if (!file || (sample->size && fwrite(sample->bytes, sample->size, 1, file) != 1) || fclose(file)) die(path);
     }
@@ -365,9 +442,10 @@ static void report(double elapsed, double cpu, uint64_t oldest) {
     qsort(run.took, run.count, sizeof *run.took, by_size);
     printf("{\"requests\": %zu, \"elapsed_s\": %.6f, \"failures\": %ld, \"reconnects\": %ld, \"first_failure\": \"%s\", "
            "\"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f, \"client_cpu_s\": %.6f, "
-           "\"oldest_us\": %.1f, \"received_bytes\": %zu}\n",
+           "\"oldest_us\": %.1f, \"received_bytes\": %zu, \"sent\": %ju}\n",
            run.count, elapsed, run.failures, run.reconnects, run.first_failure, percentile_us(0.5), percentile_us(0.99),
-           percentile_us(0.999), percentile_us(1), cpu, (double)oldest / 1e3, run.received);
+           percentile_us(0.999), percentile_us(1), cpu, (double)oldest / 1e3, run.received,
+           (uintmax_t)run.serial);
 }
 
 int main(int argc, char **argv) {
@@ -387,6 +465,8 @@ int main(int argc, char **argv) {
     run.end = run.begin + (uint64_t)(atof(argv[5]) * 1e9);
     for (int i = 0; i < count; i++) {
         connections[i].request = i % run.request_count;
+        connections[i].own = calloc((size_t)run.request_count, sizeof(char *));
+        if (!connections[i].own) die("memory");
         connect_it(&connections[i]);
         connections[i].began = now() + run.pace * (uint64_t)i / (uint64_t)count;
         connections[i].resting = run.pace > 0;

@@ -15,7 +15,8 @@ def describe_machine() -> dict[str, str]:
     """Name and value, in the order of reading."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "CPU": f"{_field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores",
+        "CPU": f"{_field('/proc/cpuinfo', 'model name')} (family {_field('/proc/cpuinfo', 'cpu family')}, "
+        f"model {_field('/proc/cpuinfo', 'model')}), {os.cpu_count()} cores",
         "memory": f"{int(_field('/proc/meminfo', 'MemTotal').split()[0]) / 2**20:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),

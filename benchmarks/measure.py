@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tree
-from drivers.peer import Peer
-from environment import InstallError
+from changing_request import ChangingRequest
+from drivers.peer import Peer, V2Peer
+from environment import InstallError, environment
 from generator import Load, LoadResult, drive
 from network import OnnxNetwork
-from places import Cores
+from places import HERE, Cores
 from row import Row
 from server import Server, StartError, WrongAnswerError
-from wire import RequestBytes
 from work import LoadLevel, Scene
 
 
@@ -31,17 +31,20 @@ class Bench:
 
 
 def measure(
-    peer: Peer, scene: Scene, environment: Path, bench: Bench, arrange: Callable[[], None] = lambda: None
+    peer: Peer, scene: Scene, installed: Path, bench: Bench, arrange: Callable[[], None] = lambda: None
 ) -> Iterator[Row]:
     """Start a server, measure every load of the scene; `arrange` is called when it serves."""
-    left = list(scene.runs)
+    left = [run for run in scene.runs if _speaks(peer, run)]
     try:
-        with Server(peer, scene, environment, bench.network, bench.cores.before) as server:
+        with Server(peer, scene, installed, bench.network, bench.cores.before) as server:
             server.wait_until_correct()
             arrange()
-            requests = written(server.requests(), server.folder)
+            restless = server.wait_until_at_rest()
+            requests = written(server.requests, server.folder)
             while left:
-                yield _load(server, peer, scene, left[0], requests, bench)
+                row = _load(server, peer, scene, left[0], requests, bench)
+                row.note = "; ".join(filter(None, (row.note, restless)))
+                yield row
                 left.pop(0)
     except (StartError, InstallError, RuntimeError, OSError) as error:
         print(f"{peer.name}, {scene.key}: {error}", file=sys.stderr, flush=True)
@@ -50,29 +53,43 @@ def measure(
             yield Row(peer.key, run.key, wrong=wrong, trouble=str(error))
 
 
-def written(requests: Iterable[RequestBytes], folder: Path) -> list[Path]:
+def _speaks(peer: Peer, run: LoadLevel) -> bool:
+    """Whether a server understands the client: one that writes requests itself writes them in its own protocol."""
+    return run.client != "tritonclient" or isinstance(peer, V2Peer)
+
+
+def written(requests: Iterable[ChangingRequest], folder: Path) -> list[Path]:
     """Write each request to a file for the load generator."""
     files = []
     for place, request in enumerate(requests):
         files.append(folder / f"request.{place}")
-        files[-1].write_bytes(request.encode())
+        request.write(files[-1])
     return files
+
+
+def client_command(client: str) -> list[str]:
+    """The command of a client library (client.py), installed if missing."""
+    return [str(environment("clients") / "bin" / "python"), str(HERE / "client.py"), client]
 
 
 def _load(server: Server, peer: Peer, scene: Scene, run: LoadLevel, requests: Sequence[Path], bench: Bench) -> Row:
     """Warm up, measure, check the answers."""
     shots: list[dict[int, tree.ProcessCpu]] = []
     warm_s = max(bench.warm_s, peer.warm_s)
-    load = Load(server.port, run.connections, warm_s, bench.run_s, requests, bench.cores.client)
+    client = client_command(run.client) if run.client else ()
+    load = Load(server.port, run.connections, warm_s, bench.run_s, requests, bench.cores.client, client=client)
+    known = server.known_requests()
     found = drive(load, server.folder / run.key, lambda besides: shots.append(tree.cpu(besides)))
-    faults = [fault for place, body in found.samples if (fault := server.fault(place, body))]
+    faults = [fault for sample in found.samples if (fault := server.fault(sample))]
     row = Row(peer.key, run.key, note=peer.note(scene), requests=found.requests, failures=found.failures)
     row.checked, row.wrong = len(found.samples), len(faults)
-    row.answer_bytes = len(found.samples[0][1]) if found.samples else 0
+    row.answer_bytes = len(found.samples[0].body) if found.samples else 0
     row.trouble = faults[0] if faults else found.first_failure
     if not found.requests and not row.trouble:
         row.trouble = f"no answer within the run, and one was waited for {found.oldest_us / 1e6:.1f} s"
     row.command = server.command
+    if known is not None:
+        row.known_share = ((server.known_requests() or known) - known) / max(1, found.sent)
     _times(row, scene, found)
     _cpu(row, found, *shots)
     return row

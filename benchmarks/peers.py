@@ -2,10 +2,11 @@
 
     make bench-peers  or  python benchmarks/peers.py [--peers mmsup,mosec] [--scenes small,json] [--rounds 3] ...
 
-Each server is installed on first use, started for each scene, checked until its answers are right, warmed up,
-measured, and stopped with all its processes. Rounds are interleaved: every server is measured once before any is
-measured again, so that a machine that gets slower does so for all. The row with the median rate is kept. The exit code
-is 1 if any answer was wrong; a missed target does not change it.
+Each server is installed on first use, started for each scene, checked until its answers are right, left alone until it
+is at rest, warmed up, measured, and stopped with all its processes. Rounds are interleaved: every server is measured
+once before any is measured again, each round begins with another server, and the median of each figure is kept. With
+--base another checkout of mmsup is one more server. The exit code is 1 if any answer was wrong; a missed target does
+not change it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import bare_network
 import machine
 import targets
 import tree
+from bare_network import BARE, NAME
+from checkout import commit_of, make_environment
+from drivers.mmsup import at_checkout
 from drivers.peer import Peer
 from environment import InstallError, version
 from measure import Bench, measure
@@ -64,29 +70,36 @@ class Comparison:
         try:
             for scene in scenes:
                 for turn in range(self.rounds):
-                    for peer in peers:
+                    first = turn % max(1, len(peers))
+                    for peer in (*peers[first:], *peers[:first]):
                         self._measure_once(peer, scene, turn)
+                    if scene.model == "mlp":
+                        self._note(NAME, bare_network.measure(scene, self.bench), turn)
         except KeyboardInterrupt:
             log_progress("interrupted: what follows is of what was measured so far")
 
     def _measure_once(self, peer: Peer, scene: Scene, turn: int) -> None:
-        for row in self._rows(peer, scene, is_again=turn > 0):
-            self.measured.setdefault((peer.key, row.run), []).append(row)
-            rate = f"{row.rate:10,.1f}/s  p50 {row.p50_ms:9.3f} ms  CPU {row.cpu_us:10,.1f} µs"
-            found = f"{rate if row.requests else ''}  {row.trouble[:200]}"
-            log_progress(f"  {turn + 1}/{self.rounds} {row.run:8} {peer.name:22} {found}")
+        self._note(peer.name, self._rows(peer, scene, is_again=turn > 0), turn)
+
+    def _note(self, name: str, rows: Iterable[Row], turn: int) -> None:
+        for row in rows:
+            self.measured.setdefault((row.peer, row.run), []).append(row)
+            figures = f"CPU {row.cpu_us:10,.1f} µs  p50 {row.p50_ms:9.3f} ms {row.rate:10,.1f}/s"
+            found = f"{figures if row.requests else ''}  {row.note[:80]}  {row.trouble[:200]}"
+            log_progress(f"  {turn + 1}/{self.rounds} {row.run:9} {name:22} {found}")
 
     def _rows(self, peer: Peer, scene: Scene, *, is_again: bool) -> Iterator[Row]:
         """A server that is missing, or did not start in the first round, is not tried again."""
         if peer.key in self.missing:
             why = self.missing[peer.key]
             return iter([] if is_again else [Row(peer.key, run.key, trouble=why) for run in scene.runs])
-        if is_again and not any(self.measured[peer.key, run.key][0].requests for run in scene.runs):
+        before = [row for run in scene.runs for row in self.measured.get((peer.key, run.key), [])]
+        if is_again and not any(row.requests for row in before):
             return iter([])
         return measure(peer, scene, self.environments[peer.key], self.bench)
 
     def rows(self) -> list[Row]:
-        """The median of the rounds of each load on each server."""
+        """The medians of the rounds of each load on each server."""
         return [median(rows) for rows in self.measured.values()]
 
 
@@ -97,6 +110,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--run-s", type=float, default=5.0, help="how long each load is measured (5)")
     parser.add_argument("--warm-s", type=float, default=2.0, help="how long it runs before (2)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each server has its turn (3)")
+    parser.add_argument("--base", type=Path, metavar="PATH", help="another checkout of mmsup, as one more server")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round of every server")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw it, as PNG files")
@@ -125,14 +139,20 @@ def facts(options: argparse.Namespace, bench: Bench, before: float, took_s: floa
         "others on the machine when it began": f"load average {before:.2f}",
         "cores": f"all processes of the server on core {bench.cores.server}, the client on core {bench.cores.client}",
         "each load": f"{options.warm_s:g} s to warm, {options.run_s:g} s measured, "
-        f"{options.rounds} interleaved rounds, the row with the median rate",
+        f"{options.rounds} interleaved rounds, the median of each figure",
         "the network of mlp alone": f"{network_ms} rows",
         "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
         "took": f"{took_s / 60:.0f} min",
     }
 
 
-def write(options: argparse.Namespace, text: str, comparison: Comparison, known: dict[str, str]) -> None:
+def write(
+    options: argparse.Namespace,
+    text: str,
+    comparison: Comparison,
+    known: dict[str, str],
+    named: dict[str, NamedServer],
+) -> None:
     """Print the report and write the requested files."""
     print(text)
     if options.markdown:
@@ -145,7 +165,7 @@ def write(options: argparse.Namespace, text: str, comparison: Comparison, known:
     if options.plots:
         import plots  # noqa: PLC0415 - it needs matplotlib, which nothing else here does
 
-        plots.draw(comparison.rows(), {peer.key: peer.name for peer in PEERS}, options.plots, known)
+        plots.draw(comparison.rows(), {key: server.name for key, server in named.items()}, options.plots, known)
 
 
 def main() -> None:
@@ -157,13 +177,20 @@ def main() -> None:
     began, before = time.monotonic(), machine.load_average()
     comparison = Comparison(Bench(cores(), options.warm_s, options.run_s, network()), options.rounds)
     peers = [peer for peer in PEERS if peer.key in options.peers]
-    named = comparison.install(peers)
-    comparison.run(peers, [scene for scene in SCENES if scene.key in options.scenes])
+    named = comparison.install(peers) | {BARE: NamedServer(NAME, version(Path(sys.prefix), "onnxruntime"))}
+    with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as folder:
+        if options.base:
+            base = at_checkout(commit_of(options.base))
+            comparison.environments[base.key] = Path(folder, "base")
+            make_environment(Path(folder, "base"), options.base)
+            named[base.key] = NamedServer(base.name, version(Path(folder, "base"), base.package))
+            peers = [base, *peers]
+        comparison.run(peers, [scene for scene in SCENES if scene.key in options.scenes])
     rows = comparison.rows()
     known = facts(options, comparison.bench, before, time.monotonic() - began)
     verdicts = targets.judge(rows, {peer.key for peer in PEERS if peer.speaks_oip})
     verdicts = [each for each in verdicts if each.target.run in {row.run for row in rows}]
-    write(options, report(known, named, rows, verdicts), comparison, known)
+    write(options, report(known, named, rows, verdicts), comparison, known, named)
     sys.exit(any(row.wrong for row in rows))
 
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from row import Row
 from table import figure, table
-from targets import ABSOLUTE, OURS, Target, Verdict
+from targets import ABSOLUTE, BARE, BASE, OURS, Target, Verdict
 from work import SCENES, LoadLevel, Scene
 
 FEW_ROUNDS = {"p50_ms": 10, "p99_ms": 200, "p999_ms": 2000}
 """Percentiles need at least so many requests."""
 CLIENT_BOUND = 0.95
 NONE = "-"
+KNOWN = "known"
+"""Head of the share of requests that mmsup recognised by their bytes."""
 FIGURE_NAMES = {
     "rate": "requests/s",
     "megabytes_s": "MB/s",
@@ -21,6 +23,7 @@ FIGURE_NAMES = {
     "p99_ms": "p99, ms",
     "cpu_us": "CPU, µs",
 }
+AGAINST = {OURS: "its own", BASE: "the other commit's", BARE: "the network alone"}
 MET_TEXT = {True: "yes", False: "**no**", None: "not measured"}
 
 
@@ -50,30 +53,30 @@ def titles() -> dict[str, tuple[Scene, LoadLevel]]:
 
 def _load(scene: Scene, rows: Sequence[Row], servers: Mapping[str, NamedServer]) -> str:
     ours = next((row for row in rows if row.peer == OURS and row.holds), None)
-    heads = ["server", "version", "req/s", "spread", "MB/s", "p50 ms", "p99 ms", "p99.9 ms"]
-    heads += ["CPU µs/req", "mmsup's req/s ÷ its", "its CPU ÷ mmsup's", "note"]
-    lines = [_row_cells(row, ours, servers) for row in sorted(rows, key=lambda row: -row.rate * row.holds)]
-    if not scene.is_large:
-        lines = [[*line[:4], *line[5:]] for line in lines]
-        heads.remove("MB/s")
-    return table(heads, lines)
+    heads = ["server", "version", "CPU µs/req", "spread", "its CPU ÷ mmsup's", KNOWN, "p50 ms", "p99 ms", "p99.9 ms"]
+    heads += ["req/s", "mmsup's req/s ÷ its", "MB/s", "note"]
+    lines = [_row_cells(row, ours, servers) for row in sorted(rows, key=lambda row: (not row.holds, row.cpu_us))]
+    absent = {"MB/s"} if not scene.is_large else set()
+    absent |= {KNOWN} if all(row.known_share is None for row in rows) else set()
+    kept = [place for place, head in enumerate(heads) if head not in absent]
+    return table([heads[place] for place in kept], [[line[place] for place in kept] for line in lines])
 
 
 def _row_cells(row: Row, ours: Row | None, servers: Mapping[str, NamedServer]) -> list[str]:
     server = servers[row.peer]
     if not row.holds:
-        return [server.name, server.version, *[NONE] * 9, _note(row)]
-    rates = ours is not None and row.peer != OURS
-    cells = [server.name, server.version, figure(row.rate), _spread(row), figure(row.megabytes_s)]
+        return [server.name, server.version, *[NONE] * 10, _note(row)]
+    ours = ours or row
+    dearer, faster = f"{row.cpu_us / ours.cpu_us:.2f}", f"{ours.rate / row.rate:.2f}"
+    cells = [server.name, server.version, figure(row.cpu_us), _spread(row), dearer]
+    cells += [NONE if row.known_share is None else f"{row.known_share:.1%}"]
     cells += [figure(getattr(row, name)) if row.requests >= few else NONE for name, few in FEW_ROUNDS.items()]
-    cells += [figure(row.cpu_us)]
-    cells += [f"{ours.rate / row.rate:.2f}", f"{row.cpu_us / ours.cpu_us:.2f}"] if rates and ours else ["1", "1"]
-    return [*cells, _note(row)]
+    return [*cells, figure(row.rate), faster, figure(row.megabytes_s), _note(row)]
 
 
 def _spread(row: Row) -> str:
-    """Range of the rounds as a share of the median."""
-    return f"{(row.highest - row.lowest) / row.rate:.0%}" if row.rounds > 1 else NONE
+    """Range of the CPU time of the rounds as a share of the median."""
+    return f"{(row.highest_us - row.lowest_us) / row.cpu_us:.0%}" if row.rounds > 1 else NONE
 
 
 def _note(row: Row) -> str:
@@ -116,7 +119,7 @@ def target_text(target: Target) -> str:
     side = "at least" if target.wants_more else "at most"
     if target.against == ABSOLUTE:
         return f"{side} {target.bound:,g}"
-    reference = "its own" if target.against == OURS else target.against
+    reference = AGAINST.get(target.against, target.against)
     return f"{side} {target.bound:g} times {reference}"
 
 

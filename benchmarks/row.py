@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -26,6 +27,8 @@ class Row:
     """Share of its core that the server used."""
     client_busy: float = 0.0
     """The same of the client: near 1 the client was the bottleneck."""
+    known_share: float | None = None
+    """Share of the requests that the server recognised by their bytes, where it counts that."""
     requests: int = 0
     failures: int = 0
     answer_bytes: int = 0
@@ -38,10 +41,10 @@ class Row:
     command: str = ""
     """The server's command, with placeholders for folders."""
     rounds: int = 1
-    """Number of measurements that this is the median of."""
-    lowest: float = 0.0
-    highest: float = 0.0
-    """Requests per second in the slowest and the fastest of them."""
+    """Number of measurements that the figures are the medians of."""
+    lowest_us: float = 0.0
+    highest_us: float = 0.0
+    """CPU per request in the cheapest and the dearest of them."""
 
     @property
     def holds(self) -> bool:
@@ -49,16 +52,25 @@ class Row:
         return bool(self.requests) and not self.failures and not self.wrong
 
 
+FIGURES = (
+    *("rate", "megabytes_s", "p50_ms", "p99_ms", "p999_ms", "max_ms"),
+    *("cpu_us", "system_us", "server_busy", "client_busy", "known_share"),
+)
+
+
 def median(rows: Sequence[Row]) -> Row:
-    """The valid row with the median rate. Wrong answers in any round invalidate all."""
+    """The median of each figure over the valid rows. Wrong answers in any round invalidate all."""
     voided = [row for row in rows if row.wrong]
-    held = sorted((row for row in rows if row.holds), key=lambda row: row.rate)
+    held = sorted((row for row in rows if row.holds), key=lambda row: row.cpu_us)
     if voided or not held:
         return replace((voided or list(rows))[0], rounds=0, wrong=sum(row.wrong for row in rows))
     kept = held[(len(held) - 1) // 2]
     failed = next((row.trouble for row in rows if not row.holds), "")
     trouble = f"{len(rows) - len(held)} of {len(rows)} rounds failed: {failed}" if failed else ""
-    return replace(kept, rounds=len(held), lowest=held[0].rate, highest=held[-1].rate, trouble=trouble)
+    known = {name: [value for row in held if (value := getattr(row, name)) is not None] for name in FIGURES}
+    figures = {name: statistics.median(values) for name, values in known.items() if values}
+    lowest_us, highest_us = held[0].cpu_us, held[-1].cpu_us
+    return replace(kept, **figures, rounds=len(held), lowest_us=lowest_us, highest_us=highest_us, trouble=trouble)
 
 
 def row_json(row: Row) -> dict[str, object]:

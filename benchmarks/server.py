@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +18,20 @@ from types import TracebackType
 import leftovers
 import numpy as np
 import tree
+import wire
+from changing_request import ChangingRequest
 from drivers.peer import Peer, ServerPlace, free_port
+from generator import Sample
 from network import OnnxNetwork
 from places import HERE
-from wire import RequestBytes
 from work import MAX_BATCH, MAX_DELAY_S, Array, Scene
 
 STOP_S = 15.0
+STILL_S = 0.5
+AT_REST = 0.05
+"""A server is at rest when its processes together use no more than this share of a core over STILL_S."""
+REST_S = 20.0
+"""A server that is not at rest by then is measured as it is, and the report says so."""
 UNRESPONSIVE_S = 15.0
 """The same wrong answer for so long is final. Refused connections do not count."""
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "JAVA_HOME")
@@ -50,10 +57,11 @@ class Server:
         """`before`: prefix of its command, for instance to pin it to a core."""
         self._shm, self._litter = leftovers.names(), leftovers.litter(peer.leftover_patterns)
         self.folder = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
-        place = ServerPlace(self.folder, free_port(), environment / "bin", HERE / "apps", network.file)
-        self.port, self._peer, self._scene = place.port, peer, scene
-        self._inputs = scene.inputs()
-        self._right = [expected_answer(scene, x, network) for x in self._inputs]
+        place = ServerPlace(self.folder, free_port(), environment / "bin", HERE / "apps", network.file, free_port())
+        self.port, self._peer, self._scene, self._place, self._network = place.port, peer, scene, place, network
+        asked = [(each, x) for x in scene.inputs() for name in scene.names for each in peer.requests(scene, name, x)]
+        self._asked = [request for request, _ in asked]
+        self.requests = [ChangingRequest.of(request.encode(), x) for request, x in asked]
         self._log = self.folder / "log"
         try:
             self._words = [*before, *peer.command(scene, place)]
@@ -116,7 +124,7 @@ class Server:
 
     def _first_fault(self) -> str:
         """The first wrong answer as text; empty if all are right."""
-        for place, request in enumerate(self.requests()):
+        for place, request in enumerate(self._asked):
             try:
                 status, body = request.send(self.port)
             except ConnectionRefusedError:
@@ -125,19 +133,18 @@ class Server:
                 return f"{type(error).__name__} {error}"
             if status != 200:
                 return f"status {status}: {body[:300].decode(errors='replace')}"
-            if fault := self.fault(place, body):
+            if fault := self.fault(Sample(place, 0, body)):
                 return fault
         return ""
 
-    def requests(self) -> Iterator[RequestBytes]:
-        """Each input to each model in turn."""
-        for x in self._inputs:
-            for model in self._scene.names:
-                yield self._peer.request(self._scene, model, x)
-
-    def fault(self, place: int, body: bytes) -> str:
-        """Why a body is no right answer to request number `place`; empty if it is."""
-        expected = self._right[place // self._scene.models]
+    def fault(self, sample: Sample) -> str:
+        """Why a body is no right answer to its request; empty if it is."""
+        message, x = self.requests[sample.request].sent(sample.serial)
+        asked, told = wire.message_id(message), wire.json_id(sample.body)
+        if asked and asked != told:
+            return f"{_WRONG} it is of request {told!r} instead of {asked!r}"
+        expected = expected_answer(self._scene, x, self._network)
+        body = sample.body
         try:
             found = self._peer.answer(self._scene, body)
         except (ValueError, TypeError, LookupError, AssertionError) as error:
@@ -150,9 +157,30 @@ class Server:
             return f"{_WRONG} {found.ravel()[first]} instead of {expected.ravel()[first]} at {first} of {found.size}"
         return ""
 
+    def wait_until_at_rest(self) -> str:
+        """Returns when all its processes have come up and use no CPU; if they do not, what they use, as text."""
+        limit = time.monotonic() + REST_S
+        used = _used_share()
+        while not (self._peer.is_settled(self._place) and used <= AT_REST):
+            if time.monotonic() > limit:
+                return f"not at rest: {used:.0%} of a core without a request"
+            used = _used_share()
+        return ""
+
+    def known_requests(self) -> float | None:
+        """How many requests it has recognised by their bytes, if it counts that."""
+        return self._peer.known_requests(self._place)
+
     def log(self) -> str:
         """The end of its output."""
         return self._log.read_text(errors="replace")[-900:].strip()
+
+
+def _used_share() -> float:
+    """Share of a core that the server's processes use over some time."""
+    before = tree.cpu()
+    time.sleep(STILL_S)
+    return tree.used_s(before, tree.cpu()) / STILL_S
 
 
 def expected_answer(scene: Scene, x: Array, network: OnnxNetwork) -> Array:
@@ -170,7 +198,7 @@ def _portable_command(command: Sequence[str], place: ServerPlace) -> str:
     names = {place.folder: "FOLDER", place.bin.parent: "ENV", place.apps: "apps"}
     for folder, name in names.items():
         text = text.replace(str(folder), name)
-    return text.replace(str(place.port), "PORT")
+    return text.replace(str(place.port), "PORT").replace(str(place.metrics_port), "METRICS_PORT")
 
 
 def _environ(peer: Peer, scene: Scene, place: ServerPlace) -> Mapping[str, str]:

@@ -1,10 +1,11 @@
-"""Soak test: very many requests of mixed sizes to several models, with clients that disconnect at every stage.
+"""Soak test: very many requests of every kind to several models, with clients that disconnect at every stage.
 
     python benchmarks/soak.py [--requests 1000000] [--connections 48] [--json FILE]
 
-Every reply is compared with its own request, byte for byte. Memory, descriptors and threads of every process are
-sampled all along; at the end it prints what they were when warm and at the end, the slope between, latencies, and
-exits with 1 if anything was wrong or grew.
+Kinds are those of soak_requests.py: binary and JSON, with ids, with heads and shapes that no other has, of several
+rows, and errors. Every reply is compared with its own request. Memory (the proportional set size), descriptors and
+threads of every process are sampled all along; at the end it prints what they held at 10 %, 50 % and 100 % of the
+requests, the slope since the warm-up, latencies, and exits with 1 if anything was wrong or grew.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import psutil
 import uvloop
+from soak_requests import SMALL, RequestMix
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -36,21 +38,26 @@ from engines.build import write_fault_model, write_identity_onnx, write_python
 from mmsup.ipc.specs import TensorSpec
 from mmsup.supervisor.cli.ctl import control_client
 
-MODELS = ("onnx", "batching", "reverse")
-SIZES = (*[16] * 60, *[300] * 8, *[3000] * 4, *[16_384] * 2, 262_144)
-"""Floats; the weights are by repetition."""
 WARM = 0.2
-"""Share of the run in which pools reach their size."""
-GROWTH_BYTES = 16 << 20
+"""Share of the run in which pools and caches reach their size."""
+MARKS = (0.1, 0.5, 1.0)
+"""Shares of the run at which memory is printed."""
+GROWTH_BYTES = 4 << 20
+"""How much the memory of a process may grow after the warm-up, by its slope."""
+LEAVES = 0.009
+"""Share of the requests whose client leaves before it has its reply."""
 REVERSE = "class Model:\n    def infer(self, inputs):\n        return {'y': inputs['x'][::-1]}\n"
+PLAIN = "class Model:\n    def infer(self, inputs):\n        return {'y': inputs['x']}\n"
 
 
 def repository(folder: Path) -> Path:
-    """The models: an ONNX one, one that batches, one in plain Python, one that fails now and then."""
+    """The models: an ONNX one, one that batches, two in plain Python, one that fails now and then."""
     write_identity_onnx(folder, "onnx")
     write_identity_onnx(folder, "batching", dims=[-1], max_batch=16)
     tensors = TensorSpec("x", "FP32", (-1,)), TensorSpec("y", "FP32", (-1,))
     write_python(folder, "reverse", REVERSE, tensors[:1], tensors[1:])
+    fixed = TensorSpec("x", "FP32", (SMALL,)), TensorSpec("y", "FP32", (SMALL,))
+    write_python(folder, "plain", PLAIN, fixed[:1], fixed[1:])
     write_fault_model(folder, "raises")
     return folder
 
@@ -70,26 +77,6 @@ class SoakResults:
         return self.sent >= self.wanted or len(self.faults) > 10
 
 
-def request_of(model: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    """A binary inference request."""
-    shape = [1, len(values)] if model == "batching" else [len(values)]
-    tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": values.nbytes}}
-    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    size = len(head) + values.nbytes
-    lines = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n"
-    return f"{lines}Inference-Header-Content-Length: {len(head)}\r\n\r\n".encode() + head + values.tobytes()
-
-
-RAISE = json.dumps(
-    {
-        "inputs": [
-            {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]},
-            {"name": "mode", "datatype": "BYTES", "shape": [1], "data": ["raise"]},
-        ]
-    }
-).encode()
-
-
 class SoakClient:
     """A client that uses one connection after another, and disconnects at random stages."""
 
@@ -97,9 +84,7 @@ class SoakClient:
         self._port = port
         self._rng = random.Random(number)
         self._tally = tally
-        base = np.arange(max(SIZES), dtype=np.float32) + np.float32(number * 1000)
-        self._values = {size: base[:size].copy() for size in set(SIZES)}
-        self._requests = {(m, s): request_of(m, v) for m in MODELS for s, v in self._values.items()}
+        self._mix = RequestMix(number)
 
     async def run(self) -> None:
         while not self._tally.is_over():
@@ -114,45 +99,30 @@ class SoakClient:
 
     async def _send_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request; returns whether the connection stays open."""
-        tally, chance = self._tally, self._rng.random()
+        tally = self._tally
         tally.sent += 1
-        model, size = self._rng.choice(MODELS), self._rng.choice(SIZES)
-        data = self._requests[model, size]
-        if chance < 0.003:
-            writer.write(data[: self._rng.randrange(1, len(data))])
-            await writer.drain()
-            tally.outcomes["left during the upload"] += 1
+        if self._rng.random() < LEAVES:
+            tally.outcomes[await self._leave(reader, writer)] += 1
             return False
-        if chance < 0.006:
-            writer.write(data)
-            await writer.drain()
-            tally.outcomes["left while waiting"] += 1
-            return False
-        if chance < 0.009:
-            writer.write(self._requests[model, max(SIZES)])
-            await reader.readexactly(1000)
-            tally.outcomes["left during the reply"] += 1
-            return False
-        if chance < 0.012:
-            return await self._expect_failure(reader, writer)
+        request = self._mix.next_one()
         began = time.monotonic()
-        writer.write(data)
+        writer.write(request.message)
         head, body = await self._reply(reader)
         tally.latencies_s.append(time.monotonic() - began)
-        expected = self._values[size][::-1] if model == "reverse" else self._values[size]
-        if not head.startswith(b"HTTP/1.1 200") or not body.endswith(expected.tobytes()):
-            tally.faults.append(f"{model} {size}: {head[:200]!r} {body[:200]!r}")
-        tally.outcomes["right"] += 1
-        return True
+        if fault := request.fault(head, body):
+            tally.faults.append(fault)
+        tally.outcomes[request.kind] += 1
+        return b"\r\nconnection: close" not in head.lower()
 
-    async def _expect_failure(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        lines = f"POST /v2/models/raises/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(RAISE)}\r\n\r\n"
-        writer.write(lines.encode() + RAISE)
-        head, body = await self._reply(reader)
-        if not head.startswith(b"HTTP/1.1 500") or b"inference_failed" not in body:
-            self._tally.faults.append(f"raises: {head[:200]!r} {body[:200]!r}")
-        self._tally.outcomes["model raised, reported as such"] += 1
-        return True
+    async def _leave(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        """Send a request or a part of one, and go; returns when."""
+        stage = self._rng.randrange(3)
+        message = self._mix.largest().message if stage == 2 else self._mix.next_one().message
+        writer.write(message[: self._rng.randrange(1, len(message))] if stage == 0 else message)
+        await writer.drain()
+        if stage == 2:
+            await reader.readexactly(1000)
+        return ("left during the upload", "left while waiting", "left during the reply")[stage]
 
     @staticmethod
     async def _reply(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -162,14 +132,14 @@ class SoakClient:
 
 
 def sample(keeper: int) -> dict[str, tuple[int, int, int]]:
-    """Private resident bytes, descriptors and threads of each server process."""
+    """Proportional set size, descriptors and threads of each server process."""
     found = {}
     for process in [psutil.Process(keeper), *psutil.Process(keeper).children(recursive=True)]:
         words = process.cmdline()
         name = next((word.rpartition(".")[2] for word in words if word.startswith("mmsup.")), words[0])
         label = next((word for word in words if "#" in word), "")
-        memory = process.memory_info()
-        found[f"{name} {label}".strip()] = (memory.rss - memory.shared, process.num_fds(), process.num_threads())
+        held = process.memory_full_info().pss, process.num_fds(), process.num_threads()
+        found[f"{name} {label}".strip()] = held
     return found
 
 
@@ -194,16 +164,24 @@ def growth(samples: list[tuple[int, dict[str, Any]]], wanted: int) -> dict[str, 
     for name, last in samples[-1][1].items():
         points = [(sent, held[name][0]) for sent, held in warm if name in held]
         first = next(held[name] for _, held in warm if name in held)
+        marks = [_at(samples, wanted * share, name) for share in MARKS]
         x, y = np.array(points, dtype=np.float64).T
         slope = float(np.polyfit(x, y, 1)[0]) * 1e6 if len(points) > 2 else 0.0
         table[name] = {
-            "warm_bytes": first[0],
-            "end_bytes": last[0],
+            "bytes_at_marks": marks,
             "bytes_per_million_requests": round(slope),
+            "growth_bytes": round(slope * (points[-1][0] - points[0][0]) / 1e6),
             "descriptors": [first[1], last[1]],
             "threads": [first[2], last[2]],
         }
     return table
+
+
+def _at(samples: list[tuple[int, dict[str, Any]]], sent: float, name: str) -> int:
+    """The memory of a process in the first sample after so many requests, or in the last."""
+    return int(
+        next((held[name][0] for count, held in samples if count >= sent and name in held), samples[-1][1][name][0])
+    )
 
 
 def report(tally: SoakResults, table: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
@@ -221,12 +199,13 @@ def report(tally: SoakResults, table: dict[str, dict[str, Any]], seconds: float)
     print(f"p50 {ms[0]}, p99 {ms[1]}, p99.9 {ms[2]} ms, by a client that shares the cores")
     for outcome, count in tally.outcomes.most_common():
         print(f"  {count:9d}  {outcome}")
-    print(f"{'process':32s} {'warm MiB':>9s} {'end MiB':>9s} {'MiB/10^6':>9s}  descriptors  threads")
+    marks = "".join(f"{f'MiB, {share:.0%}':>11s}" for share in MARKS)
+    print(f"{'process':28s}{marks} {'MiB/10^6':>9s}  descriptors  threads")
     for name, row in table.items():
-        was, now = row["warm_bytes"] / 2**20, row["end_bytes"] / 2**20
+        held = "".join(f"{each / 2**20:11.1f}" for each in row["bytes_at_marks"])
         slope = row["bytes_per_million_requests"] / 2**20
         fds, threads = "{} -> {}".format(*row["descriptors"]), "{} -> {}".format(*row["threads"])
-        print(f"{name:32s} {was:9.1f} {now:9.1f} {slope:9.1f}  {fds:>11s}  {threads:>7s}")
+        print(f"{name:28s}{held} {slope:9.2f}  {fds:>11s}  {threads:>7s}")
     for fault in tally.faults[:5]:
         print("wrong:", fault)
     return made
@@ -234,10 +213,7 @@ def report(tally: SoakResults, table: dict[str, dict[str, Any]], seconds: float)
 
 def is_flat(table: dict[str, dict[str, Any]]) -> bool:
     """Whether nothing grew since the warm-up."""
-    return all(
-        row["end_bytes"] - row["warm_bytes"] < GROWTH_BYTES and row["threads"][1] <= row["threads"][0]
-        for row in table.values()
-    )
+    return all(row["growth_bytes"] < GROWTH_BYTES and row["threads"][1] <= row["threads"][0] for row in table.values())
 
 
 def main() -> int:

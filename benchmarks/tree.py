@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def cpu(besides: frozenset[int] = frozenset()) -> dict[int, ProcessCpu]:
         user, system, waited_user, waited_system = (int(each) for each in fields[11:15])
         used[pid] = ProcessCpu(_name(pid), (user + waited_user) / _TICKS, (system + waited_system) / _TICKS)
     return used
+
+
+def used_s(before: Mapping[int, ProcessCpu], after: Mapping[int, ProcessCpu]) -> float:
+    """CPU seconds that the processes of `after` have used since `before`."""
+    return sum(_total_s(now) - _total_s(before.get(pid)) for pid, now in after.items())
+
+
+def _total_s(process: ProcessCpu | None) -> float:
+    return process.user_s + process.system_s if process else 0.0
 
 
 def _name(pid: int) -> str:

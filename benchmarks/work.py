@@ -30,6 +30,8 @@ class LoadLevel:
     key: str
     title: str
     connections: int
+    client: str = ""
+    """A client library (client.py); else the load generator."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class Scene:
     binary: bool = True
     models: int = 1
     batching: bool = False
+    with_ids: bool = False
+    """Requests carry ids, another in each."""
     limit_s: float = 30.0
     """Inference time after which the server counts as hung, for servers with such a limit."""
     variants: int = 8
-    """Number of different inputs, so that an answer to another request is detected."""
+    """Number of different inputs; as JSON they differ in length. Every request changes their values (values.py)."""
 
     @property
     def names(self) -> list[str]:
@@ -87,7 +91,32 @@ SCENES = (
             LoadLevel("small1", "16 floats in and out, one connection", 1),
         ),
     ),
-    Scene("json", "scale", (16,), (LoadLevel("json32", "16 floats as JSON, 32 connections", 32),), binary=False),
+    Scene(
+        "json",
+        "scale",
+        (16,),
+        (LoadLevel("json32", "16 floats as JSON, 32 connections", 32),),
+        binary=False,
+        variants=32,
+    ),
+    Scene(
+        "ids",
+        "scale",
+        (16,),
+        (LoadLevel("ids32", "16 floats, ids as tritonclient writes them, in JSON, by header; 32 connections", 32),),
+        with_ids=True,
+    ),
+    Scene("clients", "scale", (16,), (LoadLevel("triton1", "16 floats, tritonclient.http", 1, "tritonclient"),)),
+    Scene(
+        "tools",
+        "scale",
+        (16,),
+        (
+            LoadLevel("requests1", "16 floats as JSON, Python's requests with a session", 1, "requests"),
+            LoadLevel("curl1", "16 floats as JSON, curl with one connection", 1, "curl"),
+        ),
+        binary=False,
+    ),
     Scene(
         "mean",
         "mean",

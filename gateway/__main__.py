@@ -27,11 +27,13 @@ import uvloop
 from mmsup.gateway.controller_channel import ControllerClient, check_wire_version, exit_parent_lost
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.gc_schedule import OLDEST_GENERATION_THRESHOLD, GcSchedule
+from mmsup.gateway.heap_schedule import HeapSchedule
 from mmsup.gateway.server import GatewayServer
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import arm, failpoint
 from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.memory.counters import CounterTable
+from mmsup.ipc.memory.heap import private_bytes, trim_heap
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.gateway_control import ConfigureGateway
 from mmsup.ipc.stray_signals import ignore_stray_signals
@@ -116,13 +118,16 @@ async def run_until_stopped(
 ) -> None:
     """Write heartbeats from the event loop that does the work, and do the periodic work."""
     page.set_activity(Activity.IDLE, time.monotonic_ns())
-    gc_schedule = GcSchedule()
+    gc_schedule, heap_schedule = GcSchedule(), HeapSchedule()
     while not stop.is_set() and not server.is_finished:
         page.heartbeat(time.monotonic_ns())
         controller.report_overdue(time.monotonic())
         server.on_heartbeat()
         if gc_schedule.is_due(router.admission.open_requests, gc.get_count()[2]):
             gc.collect()
+        if heap_schedule.is_due(router.admission.open_requests, private_bytes):
+            trim_heap()
+            heap_schedule.on_returned(private_bytes())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_S):
                 await stop.wait()

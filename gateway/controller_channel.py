@@ -145,7 +145,7 @@ class ControllerClient:
             case messages.DrainGateway():
                 self._on_drain()
             case messages.RetireGateway():
-                router.status.retired = True
+                router.status.retire()
             case _:
                 raise AssertionError(f"{type(message).__name__} is in TO_GATEWAY and not handled")
         close_fds(descriptors)
@@ -202,7 +202,7 @@ class ControllerClient:
 
     def _on_drain(self) -> None:
         if self._drain_task is None or self._drain_task.done():  # a new controller may not have received the result
-            self._router.status.draining = True
+            self._router.status.drain()
             failpoint("gateway.draining")
             self._drain_task = asyncio.create_task(self._send_drained(), name="drain")
 

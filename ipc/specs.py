@@ -16,6 +16,8 @@ PRIORITY_LEVELS: Final = 100
 """Priorities of a model whose configuration gives no number."""
 WARM_UP_FOLDER: Final = "warmup"
 """In a model's folder: files of `model_warmup`."""
+WARM_UP_STRINGS_BYTES: Final = 64 << 20
+"""The longest file of strings there that is read; that of any other datatype has the size that its shape says."""
 LABELS_LIMIT_BYTES: Final = 4 << 20
 """The longest file of labels (`label_filename`) that is read."""
 

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
+from mmsup.gateway.dispatch.in_flight import RequestEvent
 from mmsup.gateway.dispatch.router import ReadWaitOptions, Router
-from mmsup.gateway.dispatch.worker_link import RequestEvent
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, InputTensor, OutputTensor
 from mmsup.gateway.server import GatewayServer
 from mmsup.ipc.errors import MmsupError

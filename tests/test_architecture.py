@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
-    "gateway/infer": "dispatch http observability protocol; ipc messages",
+    "gateway/infer": "dispatch http observability protocol; ipc messages transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
     "ipc": "",
@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "worker/engines/device": "execution; tensors",
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",
-    "worker/startup": "execution; ipc messages tensors transport",
+    "worker/startup": "execution; ipc memory messages tensors transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from changing_request import ChangingRequest
 from generator import Load, LoadResult, drive
 from meanwhile import in_background
 from places import cores
@@ -107,7 +108,7 @@ def rows(run_s: float = 5.0) -> list[list[str]]:
         for model in ("asked", "killed"):
             write_network(repository, model)
         x = np.random.default_rng(1).random((1, *SHAPE), np.float32)
-        (folder / "request").write_bytes(v2_binary_request("asked", x).encode())
+        ChangingRequest.of(v2_binary_request("asked", x).encode(), x).write(folder / "request")
         with serving(repository, "--model-control-mode", "explicit", "--load-model", "*") as server:
             for clients in (1, 2 * BATCH):
                 found.append(line(clients, "nothing", measure_clients(server, folder, clients, run_s), 0))

@@ -11,10 +11,12 @@ from typing import ClassVar
 
 from wire import (
     RequestBytes,
-    v2_binary_answer,
+    v2_answer,
     v2_binary_request,
     v2_json_answer,
     v2_json_request,
+    v2_requests_with_ids,
+    with_header_id,
 )
 from work import MAX_BATCH, MAX_DELAY_S, MLP_OUTPUTS, Array, Scene
 
@@ -30,6 +32,8 @@ class ServerPlace:
     apps: Path
     network: Path
     """The ONNX file of the batching scene."""
+    metrics_port: int = 0
+    """For a server that counts what the report shows."""
 
     @property
     def python(self) -> str:
@@ -82,6 +86,11 @@ class Peer(ABC):
     def request(self, scene: Scene, model: str, x: Array) -> RequestBytes:
         """An inference request."""
 
+    def requests(self, scene: Scene, model: str, x: Array) -> list[RequestBytes]:
+        """The requests that ask a model for one input: more than one if the scene mixes ways to name them."""
+        request = self.request(scene, model, x)
+        return [with_header_id(request)] if scene.with_ids else [request]
+
     @abstractmethod
     def answer(self, scene: Scene, body: bytes) -> Array:
         """The tensor of a reply."""
@@ -90,9 +99,17 @@ class Peer(ABC):
         """Environment variables besides those that settings.py reads."""
         return {}
 
-    def note(self, _scene: Scene) -> str:
+    def note(self, scene: Scene) -> str:
         """How its requests deviate from the scene, if they do."""
-        return ""
+        return "ids by header only" if scene.with_ids else ""
+
+    def is_settled(self, _place: ServerPlace) -> bool:
+        """Whether all processes of a server that serves have come up."""
+        return True
+
+    def known_requests(self, _place: ServerPlace) -> float | None:
+        """How many requests the server has recognised by their bytes; None if it does not count that."""
+        return None
 
 
 class V2Peer(Peer):
@@ -105,7 +122,13 @@ class V2Peer(Peer):
         return v2_binary_request(model, x) if scene.binary else v2_json_request(model, x)
 
     def answer(self, scene: Scene, body: bytes) -> Array:
-        return v2_binary_answer(body) if scene.binary else v2_json_answer(body)
+        return v2_answer(body) if scene.binary else v2_json_answer(body)
+
+    def requests(self, scene: Scene, model: str, x: Array) -> list[RequestBytes]:
+        return v2_requests_with_ids(model, x) if scene.with_ids else super().requests(scene, model, x)
+
+    def note(self, _scene: Scene) -> str:
+        return ""
 
 
 def pbtxt(scene: Scene, model: str, *lines: str) -> str:

@@ -23,31 +23,39 @@ from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.fast_connection import FastConnection
 from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.connections.message_boundary import BLANK
-from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
+from mmsup.gateway.dispatch import worker_link
 from mmsup.gateway.dispatch.link_memory import LinkMemory
-from mmsup.gateway.dispatch.reply_validation import validate_reply
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
-from mmsup.gateway.infer.fast_handler import FastInfer
+from mmsup.gateway.infer import known_in_flight
 from mmsup.gateway.infer.handler import InferHandler
-from mmsup.gateway.infer.request_cache import CachedJsonRequest
-from mmsup.gateway.observability.request_counters import RequestCounters, RequestTimer
+from mmsup.gateway.infer.known_in_flight import PackedInFlight
+from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.protocol import json_template
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
 from mmsup.ipc.memory.status_page import make_status_page
-from mmsup.ipc.messages.data import Infer, InferReply, InferSignature, ReplySignature
+from mmsup.ipc.messages.data import InferReply, ReplySignature
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, LinkWorker, Route, VersionState
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
-from mmsup.ipc.transport.codec import pack_frame, pack_signature, unpack_frame
+from mmsup.ipc.transport.codec import (
+    RESULT_FIELDS,
+    join_records,
+    pack_frame,
+    pack_signature,
+    unpack_frame,
+    unpack_records,
+)
 from mmsup.ipc.transport.control_channel import ControlChannel
-from mmsup.ipc.transport.data_channel import DataChannel
+from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES, DataChannel
 
 MODEL = "scale0"
 X, Y = TensorSpec("x", "FP32", (16,)), TensorSpec("y", "FP32", (16,))
 BY_NAME = {scene.key: scene for scene in SCENES}
 KINDS = {"binary": BY_NAME["small"], "json": BY_NAME["json"]}
 TURNS_A_ROUND = {MANY: 60, FEW: 120, ONE: 400}
-_WORDS, _FORM = pack_signature(ReplySignature((Y,))), pack_signature(InferSignature((X,), (), {}))
+ORDINARY = "ordinary "
+"""Before the stages of requests that are not recognised by their bytes."""
+_WORDS = pack_signature(ReplySignature((Y,)))
 
 
 class _Client(asyncio.Transport):
@@ -70,9 +78,10 @@ class _Client(asyncio.Transport):
 
 
 class InProcessGateway:
-    """Needs a running event loop."""
+    """Needs a running event loop. Without known requests its stages are noted as those of ordinary ones."""
 
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, executor: ThreadPoolExecutor, *, use_known_requests: bool = True) -> None:
+        self._prefix = "" if use_known_requests else ORDINARY
         self._backend = Router(
             ConfigureGateway(2, 0, 1, "mmsup", "0", 64 << 20, 64 << 20, 10.0, 4096, 1 << 30), executor
         )
@@ -91,7 +100,7 @@ class InProcessGateway:
         self._core = InferHandler(self._backend, RequestCounters([CounterTable(tally)], 0), executor)
         os.close(tally)
         self._core.fair_queue._limit = 1 << 30  # the rounds that would reset its counts are not run here
-        self._shared = ConnectionContext(self._core, asyncio.get_running_loop())
+        self._shared = ConnectionContext(self._core, asyncio.get_running_loop(), use_known_requests=use_known_requests)
         self._listener = HttpListener(HttpApp(self._core, _no_controller).serve, is_local=True, context=self._shared)
         self._clients = [_Client() for _ in range(max(ROUNDS_PER_STAGE))]
         self._fronts = [FastConnection(self._shared, self._listener) for _ in self._clients]
@@ -135,9 +144,9 @@ class InProcessGateway:
             self._link.channel._on_readable()
         end = time.perf_counter()
         assert self._clients[0].answers == before + 1, "a request was not answered in its turn"
-        best.note(f"{kind} take", count, taken - begin)
-        best.note(f"{kind} send", count, sent - taken)
-        best.note(f"{kind} wake", count, end - answered)
+        best.note(f"{self._prefix}{kind} take", count, taken - begin)
+        best.note(f"{self._prefix}{kind} send", count, sent - taken)
+        best.note(f"{self._prefix}{kind} wake", count, end - answered)
         if kind == "binary":
             self._back[count] = len(frame)
 
@@ -152,78 +161,53 @@ class InProcessGateway:
 
     def _parts(self, best: BestTimes, kind: str, request: bytes) -> None:
         """Time each part alone; one with a side effect together with its reversal."""
-        view, plans, orders, size = (
-            self._shared.read_view,
-            self._shared.head_cache,
-            self._shared.request_cache,
-            len(request),
-        )
-        view[:size] = request
-        data = self._shared.read_buffer
+        if self._prefix:
+            return
+        if kind == "json":
+            self._time_json(best, request)
+            return
+        shared, size = self._shared, len(request)
+        shared.read_view[:size] = request
+        data, view, pipeline = shared.read_buffer, shared.read_view, self._fronts[0].requests
+        known = pipeline._recognition.last_known
+        assert known is not None, "this request is not known"
+        admission, model = self._backend.admission, known.head.model
+        fields = unpack_records(pack_frame([reply_to(1)]))[0]
+        entry = PackedInFlight(known, pipeline, self._link, 1)
+        replies = [(entry, fields)] * MANY
 
-        def look_up() -> object:
-            end = data.find(BLANK, 0, size) + len(BLANK)
-            return plans.get(bytes(view[:end]))
-
-        end = data.find(BLANK, 0, size) + len(BLANK)
-        plan = plans.get(bytes(view[:end]))
-        assert plan is not None, "the request is not for the front"
+        def recognise() -> bool:
+            last = pipeline._recognition.last_known
+            return last is not None and size >= last.size and data.startswith(last.prefix) and last.route.is_plain
 
         def admit() -> None:
-            exchange = self._backend.try_open(plan.model, plan.version)
-            assert exchange is not None, "no worker is there"
-            exchange.close()
-
-        def make() -> FastInfer:
-            return FastInfer(self._core, orders, plan, lambda *_: None)
-
-        errand = make()
-        assert errand.open(), "the errand waits for something"
-        errand.body[plan.layout.start :] = view[end:size]
-        exchange = errand._dispatched
-        assert isinstance(exchange, DispatchedRequest)
-        errand._parse(exchange)
-        reply = reply_to(1)
-        known = errand._cached
-        assert known is not None, "this request is not known"
-        assert known.response is not None, "this reply is not known"
-        familiar = known.response
-
-        best.time(f"{kind} read", lambda: errand._parse(exchange))
-        best.time(f"{kind} write", lambda: familiar.render(reply.locations))
-        if isinstance(known, CachedJsonRequest):
-            text = bytes(errand.body)
-            cut = json_template.split_template(text)
-            assert cut is not None, "this text is not cut"
-            best.time("json cut", lambda: json_template.split_template(text))
-            best.time("json numbers", lambda: known.with_data(cut[1]))
-        else:
-            best.time("head", look_up)
-            best.time("admit", admit)
-            best.time("errand", make)
-            self._time_verdicts(best)
-            self._frames(best)
-        errand.close()
-
-    def _time_verdicts(self, best: BestTimes) -> None:
-        """Validation of a reply."""
-        reply, ticket = reply_to(1), RequestTimer(self._core.counters, MODEL, "1")
-        said = self._link._validated_signature(reply.signature)
+            assert admission.try_admit(model, known.route.spec), "it is not admitted"
+            admission.leave(model, 0)
 
         def count() -> None:
-            ticket._is_running = True
-            ticket.finish(reply, 1)
+            known.counters.record_known(replies, entry.started_ns + 100_000)
 
-        best.time("fault", lambda: validate_reply(reply, said, None))
-        best.time("count", count)
+        best.time("known", recognise)
+        best.time("looked up", lambda: pipeline._recognition.find_known(data, view, size))
+        best.time("admit", admit)
+        best.time("entry", lambda: PackedInFlight(known, pipeline, self._link, 1))
+        best.time("record", lambda: known_in_flight._pack(known, 1, 1 << 61, view))
+        best.time("form", lambda: worker_link._has_form(fields, known))
+        best.time("count", count, requests=MANY)
+        best.time("binary write", lambda: known.response.render(fields[len(RESULT_FIELDS) :]))
+        for turn in ROUNDS_PER_STAGE:
+            records = [known_in_flight._pack(known, (1 << 62) + each, 1 << 61, view) for each in range(turn)]
+            frame = pack_frame([reply_to((1 << 62) + each) for each in range(turn)])
+            best.time("pack", partial(join_records, records, FRAME_LIMIT_BYTES), turn=turn, requests=turn)
+            best.time("unpack", partial(unpack_records, frame), turn=turn, requests=turn)
 
-    @staticmethod
-    def _frames(best: BestTimes) -> None:
-        for count in ROUNDS_PER_STAGE:
-            infers = [Infer((1 << 62) + each, _FORM, 1 << 61, None, (memoryview(_Y),)) for each in range(count)]
-            frame = pack_frame([reply_to((1 << 62) + each) for each in range(count)])
-            best.time("pack", partial(pack_frame, infers), turn=count, requests=count)
-            best.time("unpack", partial(unpack_frame, frame), turn=count, requests=count)
+    def _time_json(self, best: BestTimes, request: bytes) -> None:
+        """The parts that JSON adds."""
+        text = request[request.index(BLANK) + len(BLANK) :]
+        cut = json_template.split_template(text)
+        assert cut is not None, "this text is not cut"
+        best.time("json cut", lambda: json_template.split_template(text))
+        best.time("json numbers", lambda: json_template.parse_lists(cut[1]))
 
     async def close(self) -> None:
         """Release everything."""

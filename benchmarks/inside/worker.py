@@ -7,21 +7,28 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from drivers.mmsup import MODEL as SOURCE
 from places import HERE
 
 from inside.best import FEW, MANY, ONE, ROUNDS_PER_STAGE, BestTimes
-from inside.gateway import MODEL, X, Y
+from inside.gateway import MODEL, ORDINARY, X, Y
 from mmsup.ipc.memory.status_page import StatusPageWriter, make_status_page
-from mmsup.ipc.messages.data import Infer, InferReply, InferSignature
+from mmsup.ipc.messages.data import Infer, InferReply, InferSignature, ReplySignature
 from mmsup.ipc.messages.worker_control import AttachGateway
 from mmsup.ipc.specs import ModelSpec
-from mmsup.ipc.transport.codec import pack_frame, pack_signature, unpack_frame
+from mmsup.ipc.transport.codec import (
+    pack_frame,
+    pack_records,
+    pack_signature,
+    plain_record,
+    unpack_frame,
+    unpack_records,
+)
 from mmsup.ipc.transport.control_channel import ControlChannel
-from mmsup.ipc.transport.data_channel import DataChannel
-from mmsup.worker.batching.priority_queue import QueuedRequest
+from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES, DataChannel
 from mmsup.worker.execution.engine import open_engine
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.serving.loop import ServingLoop
@@ -29,14 +36,17 @@ from mmsup.worker.startup.controller_channel import WorkerControlChannel
 
 TURNS_A_ROUND = {MANY: 60, FEW: 120, ONE: 400}
 _DATA = np.arange(16, dtype=np.float32).tobytes()
+_REPLY = pack_signature(ReplySignature((Y,)))
 _FIRST = 1 << 40
 _NEVER_NS = 1 << 62
 
 
 class InProcessWorker:
-    """A worker with one gateway, in `folder`."""
+    """A worker with one gateway, in `folder`. Without known requests its stages are noted as those of ordinary ones."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, use_known_requests: bool = True) -> None:
+        self._prefix = "" if use_known_requests else ORDINARY
+        folder.mkdir()
         (folder / "model.py").write_text(SOURCE)
         shutil.copy(HERE / "apps" / "arithmetic.py", folder)
         options = {"model": "scale", "read_only_inputs": "true"}
@@ -46,10 +56,11 @@ class InProcessWorker:
         self._engine = open_engine(spec.engine)
         metadata = self._engine.load(spec)
         page = StatusPageWriter(make_status_page())
-        ours, self._controller = ControlChannel.pair()
-        lifeline, self._keeper = os.pipe()
+        self._ours, self._controller = ControlChannel.pair()
+        self._lifeline = os.pipe()
         self._executor = Executor(self._engine, spec, metadata, page)
-        self._loop = ServingLoop(WorkerControlChannel(ours, lifeline), None, self._executor, page)
+        control = WorkerControlChannel(self._ours, self._lifeline[0])
+        self._loop = ServingLoop(control, None, self._executor, page, use_known_requests=use_known_requests)
         near, far = ControlChannel.pair()
         self._loop._links.attach(AttachGateway(0, b"g"), far.detach())
         self._gateway = DataChannel(near.detach())
@@ -64,7 +75,8 @@ class InProcessWorker:
         self._engine.infer = lambda *_: ready  # type: ignore[method-assign] # of this object, temporarily
         self._exchanges(best, "serve, no model")
         self._engine.infer = usual  # type: ignore[method-assign] # as above
-        self._parts(best)
+        if not self._prefix:
+            self._parts(best)
 
     def _exchanges(self, best: BestTimes, stage: str) -> None:
         for count in ROUNDS_PER_STAGE:
@@ -79,17 +91,20 @@ class InProcessWorker:
         ]
 
     def _exchange(self, best: BestTimes, stage: str, count: int) -> None:
-        loop = self._loop
+        loop, handler = self._loop, self._loop._handler
         assert self._gateway.send(pack_frame(self._requests(count))), "the pair is full"
         begin = time.perf_counter()
         loop._receive_all(0)
         heard = time.perf_counter()
-        while loop._handler.queue.size:
-            loop._run_queued()
+        while handler.known.waiting or handler.queue.size:
+            if handler.known.waiting:
+                loop._end_runs(handler.run_known(time.monotonic_ns()))
+            else:
+                loop._run_queued()
         end = time.perf_counter()
         self._check(count)
-        best.note("hear", count, heard - begin)
-        best.note(stage, count, end - heard)
+        best.note(f"{self._prefix}hear", count, heard - begin)
+        best.note(f"{self._prefix}{stage}", count, end - heard)
 
     def _check(self, count: int) -> None:
         """Check that every request has its answer."""
@@ -101,40 +116,35 @@ class InProcessWorker:
             assert all(each.signature for each in replies), replies[0].text
             left -= len(replies)
 
+    def close(self) -> None:
+        """Release everything."""
+        for fd in [*self._loop._links.by_fd]:
+            self._loop._links.detach(fd)
+        self._gateway.close()
+        self._controller.close()
+        self._ours.close()
+        for fd in self._lifeline:
+            os.close(fd)
+
     def _parts(self, best: BestTimes) -> None:
-        handler, executor = self._loop._handler, self._executor
+        handler = self._loop._handler
+        known = handler.known
         link = next(iter(self._loop._links.by_identity.values()))
-        message = self._requests(1)[0]
-        signature = handler._signatures.get(message.signature)
-        request = QueuedRequest(link, message, signature, 0, handler.queue.default_priority)
-        inputs = handler._inputs(request)
-        assert isinstance(inputs, dict), inputs.text
-        result = executor.run_one(inputs)
-        assert isinstance(result, dict), result.text
-
-        inline = handler.replies.signatures.inline_reply(result)
-        assert inline is not None, "the output is large"
-        packed, locations = inline
-
-        def admit() -> None:
-            handler.on_messages(link, (message,), 0)
-            handler.queue.remove(request)
-
-        def answer() -> None:
-            handler.replies.signatures.inline_reply(result)
-            InferReply(message.id, "", "", packed, locations, 0, 1, 1, 1, 1, 1)
-
-        wanted = (Y.name,)
-        best.time("queue", admit)
-        best.time("job", lambda: handler._inputs(request))
-        best.time("run", lambda: executor.run_one(inputs))
+        inputs, wanted = {X.name: np.frombuffer(_DATA, np.float32)}, (Y.name,)
         best.time("model", lambda: self._engine.infer(inputs, wanted))
-        best.time("answer", answer)
         for count in ROUNDS_PER_STAGE:
             frame = pack_frame(self._requests(count))
+            records = unpack_records(frame)
             replies = [
-                InferReply(_FIRST + each, "", "", packed, locations, 0, 9_999, 999, 3_999, 999, 1)
+                [*plain_record(InferReply(_FIRST + each, "", "", _REPLY, (_DATA,), 0, 9_999, 999, 3_999, 999, 1))]
                 for each in range(count)
             ]
-            best.time("requests unpacked", partial(unpack_frame, frame), turn=count, requests=count)
-            best.time("replies packed", partial(pack_frame, replies), turn=count, requests=count)
+
+            def take(records: list[Any] = records) -> None:
+                known._newest.clear()
+                assert known.take(link, records, 0), "these requests are not known"
+                known.waiting.clear()
+
+            best.time("requests unpacked", partial(unpack_records, frame), turn=count, requests=count)
+            best.time("requests taken", take, turn=count, requests=count)
+            best.time("replies packed", partial(pack_records, replies, FRAME_LIMIT_BYTES), turn=count, requests=count)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from mmsup.gateway.infer.fast_handler import Deliver, FastInfer
 from mmsup.gateway.infer.handler import InferHandler
-from mmsup.gateway.infer.head_cache import HeadCache
-from mmsup.gateway.infer.request_cache import RequestCache
+from mmsup.gateway.infer.head_cache import HeadCache, ParsedHead
+from mmsup.gateway.infer.known_requests import KnownRequests
 
 READ_BUFFER_BYTES: Final = 1 << 16
 
 
 class ConnectionContext:
-    """One per gateway process."""
+    """One per gateway process. Tests compare what clients get with and without `use_known_requests`."""
 
-    def __init__(self, inference: InferHandler, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, inference: InferHandler, loop: asyncio.AbstractEventLoop, *, use_known_requests: bool = True
+    ) -> None:
         self.inference = inference
         self.loop = loop
         self.fair_queue = inference.fair_queue
         self.head_cache = HeadCache(loop)
-        self.request_cache = RequestCache()
+        self.known_requests = KnownRequests(inference.router, inference.counters, may_pack=use_known_requests)
         self.read_buffer = bytearray(READ_BUFFER_BYTES)
         """Where the kernel writes bytes of yet unknown meaning: consumed before the next read of any connection."""
         self.read_view = memoryview(self.read_buffer)
+
+    def make_infer(self, head: ParsedHead, deliver: Deliver) -> FastInfer:
+        return FastInfer(self.inference, self.known_requests, head, deliver)

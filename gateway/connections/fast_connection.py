@@ -119,10 +119,9 @@ class FastConnection(asyncio.BufferedProtocol):
         return self.state is _SLOW and self._aiohttp is not None and self._aiohttp.is_idle()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - a hint
-        if self.state is _BODY:
-            requests = self.requests
-            if requests.infer is not None:
-                return requests.infer.body[requests.filled :]
+        body = self.requests.body
+        if body is not None:
+            return body.buffer()
         return self._context.read_view
 
     def buffer_updated(self, nbytes: int) -> None:

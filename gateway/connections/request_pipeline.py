@@ -1,8 +1,10 @@
 """The inference requests of one client connection, one at a time: from the bytes of a request to its written response.
 
-Which requests are served here is decided by infer/head_cache.py. A request that would have to wait (for a worker, for
-memory, for a parser) is given to aiohttp, as long as no byte of its body was consumed. A head that does not arrive in
-one piece is given to aiohttp too, which alone judges and times incomplete heads.
+Which requests are served here is decided by infer/head_cache.py. A known request (infer/known_request.py) is found by
+its bytes, sent from the read buffer and answered at its reply; for all others there is a FastInfer. A request that
+would have to wait (for a worker, for memory, for a parser) is given to aiohttp, as long as no byte of its body was
+consumed. A head that does not arrive in one piece is given to aiohttp too, which alone judges and times incomplete
+heads.
 
 The memory of a response is released when the socket has taken it.
 """
@@ -16,12 +18,14 @@ from mmsup.gateway.connections import connection_state
 from mmsup.gateway.connections.connection_state import ConnectionState
 from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.deadline_timer import DeadlineTimer
-from mmsup.gateway.connections.message_boundary import BLANK
+from mmsup.gateway.connections.recognition import RequestRecognition
 from mmsup.gateway.http import request_body, response
 from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.gateway.http.response_bytes import Parts
+from mmsup.gateway.infer import known_in_flight
 from mmsup.gateway.infer.fast_handler import FastInfer
-from mmsup.gateway.infer.head_cache import HEAD_LIMIT_BYTES, ParsedHead
+from mmsup.gateway.infer.head_cache import ParsedHead
+from mmsup.gateway.infer.known_in_flight import PackedInFlight
 from mmsup.ipc.errors import MmsupError
 
 PENDING_LIMIT_BYTES: Final = 1 << 16
@@ -46,26 +50,51 @@ class PipelineConnection(Protocol):
     def hand_to_aiohttp(self, data: bytes) -> None: ...
 
 
+class PartialBody:
+    """The body of the request in work, which is written to where the model reads it."""
+
+    __slots__ = ("_end_s", "_filled", "_loop", "infer")
+
+    def __init__(self, infer: FastInfer, start: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.infer = infer
+        self._filled = start
+        self._loop = loop
+        self._end_s = 0.0
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes of the body belong."""
+        return self.infer.body[self._filled :]
+
+    def add(self, size: int) -> bool:
+        """So many were written; True if the body is complete."""
+        self._filled += size
+        return self._filled == len(self.infer.body)
+
+    def time_left_s(self) -> float:
+        """For the next bytes."""
+        now = self._loop.time()
+        self._end_s = self._end_s or now + request_body.TOTAL_S
+        return min(request_body.IDLE_S, self._end_s - now)
+
+
 class RequestPipeline:
     """One per connection."""
 
     # fmt: off
     __slots__ = (
-        "_body_end_s", "_connection", "_context", "_head", "_is_cut", "_is_read_paused", "_parsed_head",
-        "_unsent_bytes", "filled", "infer", "pending", "served",
+        "_connection", "_context", "_is_cut", "_is_read_paused", "_recognition", "_unsent_bytes", "body", "infer",
+        "pending", "served",
     )
     # fmt: on
 
     def __init__(self, context: ConnectionContext, connection: PipelineConnection) -> None:
         self._context = context
         self._connection = connection
-        self._head = b""
-        self._parsed_head: ParsedHead | None = None
-        """The last head that was served here, most likely the next one too."""
-        self.infer: FastInfer | None = None
+        self._recognition = RequestRecognition(context, connection.hosts)
+        self.infer: FastInfer | PackedInFlight | None = None
         """The request in work."""
-        self.filled = 0
-        """How much of `infer.body` has arrived."""
+        self.body: PartialBody | None = None
+        """Its body, while that arrives."""
         self.pending = b""
         """Bytes behind the request in work, or of the request that waits in the fair queue."""
         self.served = 0
@@ -73,7 +102,6 @@ class RequestPipeline:
         self._is_read_paused = False
         self._is_cut = False
         """The rest of a refused body is still to come."""
-        self._body_end_s = 0.0
         self._unsent_bytes = 0
         """Bytes of the response in the transport at the last check."""
 
@@ -81,36 +109,48 @@ class RequestPipeline:
 
     def start(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool = False) -> None:
         """The first `size` bytes of a request. `was_queued`: the fair queue starts it now."""
-        connection, context = self._connection, self._context
-        end = len(self._head)
-        if size >= end > 0 and data.startswith(self._head):  # the only blank line of a head is at its end
-            head = self._parsed_head
+        known = self._recognition.last_known
+        if known is None or size < known.size or not data.startswith(known.prefix):
+            known = self._recognition.find_known(data, view, size)
+        if known is None or not known.route.is_plain:
+            self._start_unknown(data, view, size, was_queued=was_queued)
+        elif not was_queued and not self._context.fair_queue.try_start(known.head.model, known.head.cost):
+            self._enqueue(known.head, view, size)
         else:
-            end = data.find(BLANK, 0, size) + len(BLANK)
-            head = self._parse_head(bytes(view[:end])) if end >= len(BLANK) else None
+            request = known_in_flight.send(known, view, self)
+            if request is None:  # not admitted
+                self._start_unknown(data, view, size, was_queued=True)
+                return
+            self.infer, self._connection.state = request, _WORK
+            if size > known.size:
+                self.pending = bytes(view[known.size : size])
+
+    def _enqueue(self, head: ParsedHead, view: memoryview, size: int) -> None:
+        self._connection.state, self.pending = _TURN, bytes(view[:size])
+        self._context.fair_queue.enqueue(head.model, head.cost, self._on_turn)
+
+    def _start_unknown(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool) -> None:
+        connection, context = self._connection, self._context
+        head, end = self._recognition.read_head(data, view, size)
         router = context.inference.router
         if head is None or head.layout.size > router.configuration.max_body_bytes or router.status.retired:
             connection.hand_to_aiohttp(bytes(view[:size]))
             return
         if not was_queued and not context.fair_queue.try_start(head.model, head.cost):
-            connection.state, self.pending = _TURN, bytes(view[:size])
-            context.fair_queue.enqueue(head.model, head.cost, self._on_turn)
+            self._enqueue(head, view, size)
             return
         layout = head.layout
         body = view[end : min(size, end + layout.size)]
         if end + len(body) < size:
             self.pending = bytes(view[end + len(body) : size])
         is_complete = len(body) == layout.size
-        if not self._start_infer(head, is_complete=is_complete):
+        infer = self._open_infer(head, is_complete=is_complete)
+        if infer is None:
             connection.hand_to_aiohttp(bytes(view[:size]))
-        elif connection.state is _BODY and self.infer is not None:
-            self.filled = layout.start + len(body)
-            self.infer.body[layout.start : self.filled] = body
-            if is_complete:
-                connection.state = _WORK
-                self.infer.start()
-            else:
-                self._extend_body_deadline()
+        elif connection.state is _BODY:
+            self.body = PartialBody(infer, layout.start, context.loop)
+            self.body.buffer()[: len(body)] = body
+            self.on_body_bytes(len(body))
 
     def _on_turn(self) -> bool:
         """The fair queue starts the waiting request; False if its client has gone."""
@@ -120,47 +160,33 @@ class RequestPipeline:
         self._start_pending(was_queued=True)
         return True
 
-    def _parse_head(self, head: bytes) -> ParsedHead | None:
-        parsed = self._context.head_cache.get(head)
-        if parsed is not None and not self._connection.hosts.allows(parsed.host):
-            return None  # aiohttp's side refuses it
-        if parsed is not None and len(head) <= HEAD_LIMIT_BYTES:
-            self._head, self._parsed_head = head, parsed
-        return parsed
-
-    def _start_infer(self, head: ParsedHead, *, is_complete: bool) -> bool:
-        """Open the request, or answer it with an error; False if aiohttp must serve it."""
-        context = self._context
-        infer = FastInfer(context.inference, context.request_cache, head, self._deliver)
+    def _open_infer(self, head: ParsedHead, *, is_complete: bool) -> FastInfer | None:
+        """Open the request, or answer it with an error; None if aiohttp must serve it."""
+        infer = self._context.make_infer(head, self.deliver)
         try:
             opened = infer.open()
         except MmsupError as error:
             if not is_complete:
                 infer.close()
-                return False  # the rest of the body must be read first; aiohttp does that
+                return None  # the rest of the body must be read first; aiohttp does that
             self.infer, self._connection.state = infer, _WORK
             infer.fail(error)
-            return True
-        if opened:
-            self.infer, self._connection.state = infer, _BODY
-        return opened
+            return infer
+        if not opened:
+            return None
+        self.infer, self._connection.state = infer, _BODY
+        return infer
 
     def on_body_bytes(self, size: int) -> None:
-        """The kernel has written `size` more bytes into `infer.body`."""
-        infer = self.infer
-        assert infer is not None, "a body arrived without a request"
-        self.filled += size
-        if self.filled == len(infer.body):
+        """`size` more bytes were written into `body`."""
+        body = self.body
+        assert body is not None, "a body arrived without a request that waits for it"
+        if body.add(size):
+            self.body = None
             self._connection.state = _WORK
-            infer.start()
+            body.infer.start()
         else:
-            self._extend_body_deadline()
-
-    def _extend_body_deadline(self) -> None:
-        now = self._context.loop.time()
-        if not self._body_end_s:
-            self._body_end_s = now + request_body.TOTAL_S
-        self._connection.timer.set(min(request_body.IDLE_S, self._body_end_s - now))
+            self._connection.timer.set(body.time_left_s())
 
     def buffer(self, data: bytes) -> None:
         """Keep bytes behind the request in work."""
@@ -183,7 +209,8 @@ class RequestPipeline:
 
     # Responses.
 
-    def _deliver(self, parts: Parts, close: bool) -> None:
+    def deliver(self, parts: Parts, close: bool) -> None:
+        """Write the response to the request in work; `close`: the connection ends with it."""
         connection = self._connection
         transport = connection.transport
         if transport is None or transport.is_closing():
@@ -206,6 +233,11 @@ class RequestPipeline:
                 transport.set_write_buffer_limits()
             self.finish_response()
 
+    def materialise(self, request: PackedInFlight) -> None:
+        """Serve a known request in flight as any other from now on."""
+        self.infer = infer = self._context.make_infer(request.known.head, self.deliver)
+        infer.adopt(request)
+
     def finish_response(self) -> None:
         """The socket has taken the response: release its memory, and serve the next request."""
         infer, self.infer = self.infer, None
@@ -221,7 +253,6 @@ class RequestPipeline:
         """No request is in work: start the next one if its bytes are here, or close."""
         connection, loop = self._connection, self._context.loop
         connection.state = _IDLE
-        self._body_end_s = 0.0
         connection.timer.deadline_s = loop.time() + connection_state.IDLE_S
         if not connection.is_closing and not self.pending and not self._is_read_paused:
             return
@@ -236,10 +267,16 @@ class RequestPipeline:
             loop.call_soon(self._start_pending)
 
     def cancel(self) -> None:
-        self.pending = b""
-        if self.infer is not None:
-            self.infer.cancel()
-            self.infer = None
+        self.pending, self.body = b"", None
+        infer, self.infer = self.infer, None
+        if isinstance(infer, PackedInFlight):
+            if infer.is_answered:
+                infer.close()
+                return
+            self.materialise(infer)
+            infer, self.infer = self.infer, None
+        if infer is not None:
+            infer.cancel()
 
     # Time.
 
@@ -251,10 +288,11 @@ class RequestPipeline:
             return
         if state is _WORK or state is _SLOW or state is _TURN:  # limited by the request's deadline, or by aiohttp
             connection.timer.set(connection_state.IDLE_S)
-        elif state is _BODY and self.infer is not None:
+        elif state is _BODY and self.body is not None:
             connection.state = _WORK
             self._is_cut = True
-            self.infer.fail(request_body.timeout_error())
+            self.body.infer.fail(request_body.timeout_error())
+            self.body = None
         elif state is _DRAIN:
             unsent_bytes = transport.get_write_buffer_size()
             if self._unsent_bytes - unsent_bytes < _PROGRESS_BYTES:

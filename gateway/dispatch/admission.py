@@ -27,16 +27,25 @@ class AdmissionControl:
         self.on_empty: Callable[[], None] | None = None
         """Called when the last open request leaves."""
 
+    def try_admit(self, name: str, spec: ModelSpec | None) -> bool:
+        """Count one more request of this model, unless a limit is reached."""
+        held = self.requests_by_model.get(name, 0)
+        if held + self.open_requests >= self._max_requests or (spec is not None and held >= spec.max_queue):
+            return False
+        self.requests_by_model[name] = held + 1
+        self.open_requests += 1
+        return True
+
     def admit(self, name: str, spec: ModelSpec | None) -> None:
         """Count one more request of this model; ServerError `queue_full` if a limit is reached."""
+        if self.try_admit(name, spec):
+            return
         held = self.requests_by_model.get(name, 0)
         if held + self.open_requests >= self._max_requests:
             text = f"the server has {self.open_requests} requests open, {held} of them of model '{name}'"
             raise _queue_full(name, f"{text}: {self._max_requests} are shared among all models")
-        if spec is not None and held >= spec.max_queue:
-            raise _queue_full(name, f"model '{name}' has {held} requests of {spec.max_queue}")
-        self.requests_by_model[name] = held + 1
-        self.open_requests += 1
+        limit = 0 if spec is None else spec.max_queue
+        raise _queue_full(name, f"model '{name}' has {held} requests of {limit}")
 
     def reserve(self, spec: ModelSpec, size: int) -> None:
         """Count `size` more bytes; ServerError `queue_full` if a limit is reached. One body alone always fits."""

@@ -18,16 +18,17 @@ from typing import Final, Protocol
 
 from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.exit_verdicts import Verdicts
+from mmsup.gateway.dispatch.in_flight import InFlightRequest, RequestEvent, WorkerExited
 from mmsup.gateway.dispatch.input_layout import copy_bytes, free_slots, locate_input
 from mmsup.gateway.dispatch.poison_requests import OFF_LOOP_BYTES, PoisonRequests, refusal_error
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, received_tensors, total_bytes
 from mmsup.gateway.dispatch.retry_policy import is_own_fault, lost_only_its_reply, may_rerun, needs_verdict
-from mmsup.gateway.dispatch.worker_link import InFlightRequest, RequestEvent, WorkerExited, WorkerLink
+from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, OutputTensor
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator, used_bytes
+from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint, received_tensors, total_bytes
 from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, make_error
 from mmsup.ipc.memory.arena import Slot, SlotState
-from mmsup.ipc.messages.data import InferReply, TensorLocation
+from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
 from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
@@ -240,6 +241,19 @@ class DispatchedRequest:
             for each, location in zip(request.signature.outputs, event.locations, strict=True)
         ]
         return InferenceResult(outputs, event)
+
+
+def adopt(
+    request: DispatchedRequest, number: int, job: InferenceJob, on_event: Callable[[RequestEvent], None], sent_ns: int
+) -> None:
+    """Go on with a known request that was admitted, and sent with this id, as if by `try_infer`. All its inputs have
+    data of their own."""
+    link = request.link
+    link.reserved_requests -= 1
+    locations = tuple([locate_input(each, _EMPTY, None) for each in job.inputs])
+    message = Infer(number, job.packed_signature(), request.deadline_ns, None, locations)
+    request.in_flight = InFlightRequest(message, [], on_event, None, request.request_id, sent_ns)
+    link.in_flight.requests[number] = request.in_flight
 
 
 class _WaitingInfer:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from mmsup.gateway.dispatch.reading_budget import ReadingBudget
 from mmsup.ipc.messages.data import InferReply
-from mmsup.ipc.transport.codec import DataRecord, pack_limited, unpack_frame
+from mmsup.ipc.transport.codec import DataRecord, join_records, pack_record, read_records, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed
 from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES, DataChannel
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -32,19 +32,21 @@ killed may still be sending."""
 
 
 class LinkChannel:
-    """Owned by a WorkerLink, which gets each reply by `on_reply`."""
+    """Owned by a WorkerLink, which gets what was received by `on_records`: a few msgpack values, of which each should
+    be a record. The link decodes those that it does not know by their bytes, with `decode`."""
 
-    def __init__(self, channel: DataChannel | ZmqGatewayChannel, on_reply: Callable[[InferReply], None]) -> None:
+    def __init__(self, channel: DataChannel | ZmqGatewayChannel, on_records: Callable[[list[Any]], None]) -> None:
         self._channel = channel
-        self._on_reply = on_reply
+        self._on_records = on_records
         self.on_protocol_error: Callable[[str], None] = lambda _: None
         """Called with what the worker sent that it must not send."""
         self.last_progress_s = time.monotonic()
         """When a frame came last, or the first request in flight was sent."""
         self.closed = False
-        self._outgoing: list[DataRecord] = []
-        self._incoming: list[DataRecord] = []
-        """Received and not yet processed."""
+        self._outgoing: list[bytes] = []
+        """Packed records."""
+        self._incoming: list[Any] = []
+        """Received and not yet processed: any msgpack values."""
         self._budget = ReadingBudget()
         self._flush_scheduled = self._receive_scheduled = self._waits_until_writable = False
         self._loop = asyncio.get_running_loop()
@@ -52,6 +54,9 @@ class LinkChannel:
 
     def send(self, record: DataRecord) -> None:
         """Send a record in the frame of this event-loop iteration."""
+        self.send_packed(pack_record(record))
+
+    def send_packed(self, record: bytes) -> None:
         self._outgoing.append(record)
         if not self._flush_scheduled:
             self._flush_scheduled = True
@@ -63,7 +68,7 @@ class LinkChannel:
             return
         try:
             while self._outgoing:
-                frame, count = pack_limited(self._outgoing, FRAME_LIMIT_BYTES)
+                frame, count = join_records(self._outgoing, FRAME_LIMIT_BYTES)
                 if not self._channel.send(frame):
                     if not self._channel.is_edge_triggered:  # ZeroMQ reports it on the descriptor that is polled anyway
                         self._waits_until_writable = True
@@ -115,13 +120,28 @@ class LinkChannel:
             return False
         some = self._incoming[:REPLIES_PER_ITERATION]
         del self._incoming[:REPLIES_PER_ITERATION]
-        for record in some:
-            if isinstance(record, InferReply):
-                self._on_reply(record)
-            else:
-                self.on_protocol_error(f"a worker sent a {type(record).__name__}")
-                return False
+        self._on_records(some)
         return True
+
+    def decode(self, raw: Any) -> InferReply | None:  # a msgpack value
+        """A reply of the worker; None, after the error was reported, if it is none."""
+        began_s = time.monotonic()
+        try:
+            (record,) = read_records([raw])
+        except WireError as error:
+            self._refuse(f"a malformed frame: {error}")
+            return None
+        if not self.charge(began_s):
+            self._refuse(TOO_SLOW)
+            return None
+        if not isinstance(record, InferReply):
+            self._refuse(f"a worker sent a {type(record).__name__}")
+            return None
+        return record
+
+    def _refuse(self, text: str) -> None:
+        self._incoming.clear()
+        self.on_protocol_error(text)
 
     def _receive_frame(self) -> bool:
         try:
@@ -133,15 +153,14 @@ class LinkChannel:
             return False
         self.last_progress_s = began_s = time.monotonic()
         try:
-            self._incoming = unpack_frame(frame)
+            self._incoming = unpack_records(frame)
         except WireError as error:
-            self.on_protocol_error(f"a malformed frame: {error}")
+            self._refuse(f"a malformed frame: {error}")
             return False
-        if self.charge(began_s):
-            return True
-        self._incoming.clear()
-        self.on_protocol_error(TOO_SLOW)
-        return False
+        if not self.charge(began_s):
+            self._refuse(TOO_SLOW)
+            return False
+        return True
 
     def charge(self, began_s: float) -> bool:
         """Something of the worker's was read since then; False if that takes too much of the gateway's time."""

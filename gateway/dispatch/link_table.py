@@ -1,14 +1,63 @@
-"""The links that are up: by worker, and by the model version that they serve."""
+"""The links that are up: by worker, by the model version that they serve, and behind plain routes."""
 
 from __future__ import annotations
 
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.paths import WorkerId
-from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.specs import Metadata, ModelSpec
+
+
+class PlainRoute:
+    """A model version whose requests can be sent at once, over any of its links, as long as `is_plain`: it is served,
+    all its links are up, alike and unrestricted, and the server neither stops nor is replaced."""
+
+    __slots__ = ("deadline_ns", "is_plain", "links", "metadata", "spec")
+
+    def __init__(self, spec: ModelSpec, links: list[WorkerLink]) -> None:
+        """`spec`: as routed, for admission."""
+        self.is_plain = True
+        self.spec = spec
+        self.links = links
+        self.metadata: Metadata = links[0].metadata
+        self.deadline_ns = int(links[0].spec.deadline_s * 1e9)
+
+
+class PlainRoutes:
+    """By model and requested version. Whoever changes anything that a plain route promises calls `clear`; the next
+    request decides anew."""
+
+    def __init__(self) -> None:
+        self._by_model: dict[str, dict[str, PlainRoute]] = {}
+
+    def get(self, name: str, version: str) -> PlainRoute | None:
+        return self._by_model.get(name, {}).get(version)
+
+    def add(self, name: str, version: str, spec: ModelSpec, links: list[WorkerLink]) -> PlainRoute | None:
+        """None if such a route would not be plain."""
+        first = links[0] if links else None
+        if first is None or any(
+            not each.is_unrestricted
+            or each.metadata is not first.metadata
+            or each.spec.deadline_s != first.spec.deadline_s
+            for each in links
+        ):
+            return None
+        made = self._by_model.setdefault(name, {})[version] = PlainRoute(spec, list(links))
+        return made
+
+    def clear(self, name: str) -> None:
+        for each in self._by_model.pop(name, {}).values():
+            each.is_plain = False
+            each.links = []
+
+    def clear_all(self) -> None:
+        for name in list(self._by_model):
+            self.clear(name)
 
 
 class LinkTable:
     def __init__(self) -> None:
+        self.plain_routes = PlainRoutes()
         self.by_worker: dict[WorkerId, WorkerLink] = {}
         """All links, also those that get no new requests."""
         self.serving: dict[tuple[str, str], list[WorkerLink]] = {}
@@ -21,6 +70,7 @@ class LinkTable:
                 link.metadata = other.metadata  # one object for all instances, so caches may compare by identity
         self.by_worker[link.worker_id] = link
         self.serving.setdefault(_version_key(link.spec), []).append(link)
+        self.plain_routes.clear(link.spec.name)
 
     def stop_routing(self, worker_id: WorkerId) -> None:
         """Send no new requests to this worker; its link is closed when nothing is in flight on it."""
@@ -32,6 +82,7 @@ class LinkTable:
         self.serving[key].remove(link)
         if not self.serving[key]:
             del self.serving[key]
+        self.plain_routes.clear(link.spec.name)
 
     def remove(self, link: WorkerLink) -> None:
         self.stop_routing(link.worker_id)
@@ -42,7 +93,7 @@ class LinkTable:
         """The link of this version with the fewest requests, in flight or still being received."""
         best, least = None, 0
         for link in self.serving.get((name, version), ()):
-            load = len(link.in_flight.requests) + link.reserved_requests
+            load = link.load()
             if not link.closed and (best is None or load < least):
                 best, least = link, load
         return best

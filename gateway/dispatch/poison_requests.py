@@ -19,8 +19,9 @@ from concurrent.futures import Executor
 from typing import Final
 
 from mmsup.gateway.dispatch.exit_verdicts import Verdicts
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, sent_tensors, total_bytes
-from mmsup.gateway.dispatch.worker_link import InFlightRequest, WorkerLink
+from mmsup.gateway.dispatch.in_flight import InFlightRequest
+from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint, sent_tensors, total_bytes
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, PoisonSuspected, RemovePoisonEntry, SuspectCleared

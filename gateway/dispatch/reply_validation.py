@@ -22,7 +22,7 @@ from mmsup.ipc.transport.dataclass_codec import WireError
 NEED_LIMIT_BYTES: Final = 1 << 40
 TEXT_LIMIT: Final = 4096
 """Characters of an error text that are looked at; workers send no more than some hundred."""
-_NUMBER_BITS: Final = 50
+NUMBER_BITS: Final = 50
 """Of a time (13 days in nanoseconds) or a batch size. The sums of such numbers fit into the counters."""
 _EMPTY: Final = "it has neither a result nor an error"
 _SIGNATURE_BYTES: Final = 64
@@ -87,7 +87,7 @@ def _is_impossible(shape: tuple[int, ...]) -> bool:
 def validate_reply(reply: InferReply, signature: ValidatedSignature | None, granted: Slot | None) -> str:
     """What is wrong with a reply, or an empty text. `signature`: None if the reply has none."""
     times_ns = reply.queue_ns | reply.input_ns | reply.infer_ns | reply.output_ns
-    if (times_ns | reply.batch | reply.rows) >> _NUMBER_BITS:
+    if (times_ns | reply.batch | reply.rows) >> NUMBER_BITS:
         return "a time or its batch size is impossible"
     if signature is None:
         if reply.needed_bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmsup.gateway.dispatch.worker_link import WorkerExited
+from mmsup.gateway.dispatch.in_flight import WorkerExited
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.poison_policy import RETRYABLE_CAUSES, PoisonEntry
 

@@ -6,6 +6,7 @@ A gateway keeps the last table while no controller runs. Which workers serve a v
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from mmsup.ipc.errors import CallerError
@@ -16,7 +17,9 @@ _VERSION_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 
 
 class RouteTable:
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[str], None] = lambda _: None) -> None:
+        """`on_change` is called with each model whose route is another one now."""
+        self._on_change = on_change
         self._models: dict[str, Route] = {}
         self.defaults: dict[str, VersionState] = {}
         """The default version of each model that is to be served."""
@@ -29,10 +32,12 @@ class RouteTable:
         for each in route.versions:
             if route.wanted and each.version == route.default:
                 self.defaults[route.name] = each
+        self._on_change(route.name)
 
     def drop(self, name: str) -> None:
         self._models.pop(name, None)
         self.defaults.pop(name, None)
+        self._on_change(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._models

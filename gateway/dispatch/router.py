@@ -12,14 +12,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
 
 from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.exit_verdicts import Verdicts
 from mmsup.gateway.dispatch.link_memory import MemoryQuota
-from mmsup.gateway.dispatch.link_table import LinkTable
+from mmsup.gateway.dispatch.link_table import LinkTable, PlainRoute
 from mmsup.gateway.dispatch.poison_requests import PoisonRequests
 from mmsup.gateway.dispatch.route_table import RouteTable
 from mmsup.gateway.dispatch.worker_link import WorkerLink
@@ -34,16 +33,26 @@ _WAITABLE_STATES: Final = frozenset(
 )
 
 
-@dataclass(slots=True)
 class ServingStatus:
-    ready: bool = False
-    """As the controller last sent it, for the whole server."""
-    reason: str = "starting"
-    """Why it is not ready."""
-    draining: bool = False
-    """The server is stopping: no new requests."""
-    retired: bool = False
-    """Another gateway replaces this one: each connection is closed after its next response."""
+    def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
+        """`on_end` is called when the server is stopping, or this gateway is to be replaced."""
+        self._on_end = on_end
+        self.ready = False
+        """As the controller last sent it, for the whole server."""
+        self.reason = "starting"
+        """Why it is not ready."""
+        self.draining = False
+        """The server is stopping: no new requests."""
+        self.retired = False
+        """Another gateway replaces this one: each connection is closed after its next response."""
+
+    def drain(self) -> None:
+        self.draining = True
+        self._on_end()
+
+    def retire(self) -> None:
+        self.retired = True
+        self._on_end()
 
     def readiness(self) -> tuple[bool, str]:
         """Whether the server as a whole is ready, and why not."""
@@ -79,10 +88,10 @@ class Router:
         self.configuration = configuration
         self.executor = executor
         self.memory_quota = MemoryQuota(configuration.arena_bytes)
-        self.status = ServingStatus()
-        self.admission = AdmissionControl(configuration.max_requests, configuration.max_request_bytes)
-        self.routes = RouteTable()
         self.links = LinkTable()
+        self.status = ServingStatus(self.links.plain_routes.clear_all)
+        self.admission = AdmissionControl(configuration.max_requests, configuration.max_request_bytes)
+        self.routes = RouteTable(self.links.plain_routes.clear)
         self.output_sizes = OutputSizeEstimator()
         self.verdicts = Verdicts()
         self.poison_requests = PoisonRequests(executor, self.verdicts)
@@ -124,6 +133,21 @@ class Router:
             return None
         self.admission.admit(name, state.spec)
         return DispatchedRequest(self, link, version, time.monotonic_ns() + int(link.spec.deadline_s * 1e9))
+
+    def plain_route(self, name: str, version: str) -> PlainRoute | None:
+        """The route of a request that was just served; None if the next one like it may have to be looked at."""
+        if self.status.draining or self.status.retired or self.poison_requests.has_entries(name):
+            return None
+        found = self.links.plain_routes.get(name, version)
+        if found is None:
+            try:
+                state = self.routes.version(name, version)
+            except MmsupError:
+                return None
+            if state.spec is not None:
+                links = self.links.serving.get((name, state.version), [])
+                found = self.links.plain_routes.add(name, version, state.spec, links)
+        return found
 
     def _find_version(self, name: str, version: str) -> VersionState:
         """The version that serves a request; MmsupError if there is none, or the server is stopping."""
@@ -174,6 +198,7 @@ class Router:
 
     def _update_restrictions(self, model: str) -> None:
         """Whether requests to this model must be compared with a poison list."""
+        self.links.plain_routes.clear(model)
         restricted = self.poison_requests.has_entries(model)
         for link in self.links.by_worker.values():
             if link.spec.name == model:

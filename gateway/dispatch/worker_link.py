@@ -14,15 +14,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import time
-from collections.abc import Callable, Set
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+from mmsup.gateway.dispatch.in_flight import (
+    CloseRecord,
+    InFlightRequest,
+    InFlightTable,
+    KnownInFlight,
+    KnownReply,
+    ReplyForm,
+    RequestEvent,
+)
 from mmsup.gateway.dispatch.link_channel import TOO_SLOW, LinkChannel
 from mmsup.gateway.dispatch.link_memory import LinkMemory
-from mmsup.gateway.dispatch.reply_validation import TEXT_LIMIT, ValidatedSignature, validate_reply, validate_signature
+from mmsup.gateway.dispatch.reply_validation import (
+    NUMBER_BITS,
+    TEXT_LIMIT,
+    ValidatedSignature,
+    validate_reply,
+    validate_signature,
+)
 from mmsup.ipc import failpoints
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.errors import ServerError
@@ -31,9 +44,11 @@ from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.messages.gateway_control import LinkWorker
+from mmsup.ipc.transport.codec import RESULT, RESULT_FIELDS, pack_record
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
 
+_FIRST_OUTPUT: Final = len(RESULT_FIELDS)
 SIGNATURES_LIMIT: Final = 256
 SIGNATURES_LIMIT_BYTES: Final = 1 << 20
 """Reply signatures that a link caches."""
@@ -43,100 +58,6 @@ _PARSED_BYTES: Final = 512
 _LIMITS: Final = "the request's own `timeout` or the model's `deadline`, of which the shorter one counts"
 EXPIRY_INTERVAL_S: Final = 0.01
 """How late a passed deadline may be noticed. One scan of the requests in flight costs less than a timer for each."""
-
-
-class WorkerExited(Exception):  # noqa: N818 - an event; whose fault it was is in the verdict
-    """The worker exited with this request in flight.
-
-    `started`: the request may have been executing. `executing`: it was in the batch that was running. `alone`: nothing
-    else was.
-    """
-
-    def __init__(self, *, started: bool, executing: bool = False, alone: bool = False) -> None:
-        super().__init__("the worker exited")
-        self.started = started
-        self.executing = executing
-        self.alone = alone
-
-
-RequestEvent = InferReply | WorkerExited | ServerError
-"""What a request in flight may get: a reply, the exit of its worker, or an error because its deadline passed."""
-
-
-@dataclass(slots=True, eq=False)
-class InFlightRequest:
-    message: Infer
-    input_slots: list[Slot]
-    """Freed at the reply."""
-    on_event: Callable[[RequestEvent], None]
-    """Called at most once for the request and once for each larger grant."""
-    output_slot: Slot | None = None
-    client_id: str = ""
-    """The client's own id of the request, if it gave one."""
-    sent_ns: int = 0
-    notified: bool = False
-    """`on_event` was called and nothing was requested since."""
-    abandoned: bool = False
-    """Nobody waits for the reply any more; the worker was told to cancel."""
-    larger_grants: int = 0
-    """How often the worker replied that its output buffer is too small."""
-    early_reply: InferReply | None = None
-    """The final reply, if it came while a larger output buffer was being allocated."""
-    signature: ValidatedSignature | None = None
-    """Of its reply, once that has come."""
-
-    def output_bytes(self, location: TensorLocation) -> memoryview:
-        """The bytes of an output; valid until the output slot is freed."""
-        if not isinstance(location, tuple):
-            return memoryview(location)
-        assert self.output_slot is not None, "reply validation rejects locations without a granted buffer"
-        _, offset, size = location
-        start = offset - self.output_slot.offset
-        return self.output_slot.view[start : start + size]
-
-
-@dataclass(frozen=True, slots=True)
-class LostRequest:
-    """A request that was in flight when the worker exited; see WorkerExited."""
-
-    request: InFlightRequest
-    started: bool
-    executing: bool = False
-
-
-@dataclass(slots=True)
-class CloseRecord:
-    """What was in flight when the link was closed."""
-
-    lost_requests: list[LostRequest] = field(default_factory=list)
-    ran_alone: bool = False
-    """The batch that was running was a single request."""
-
-
-@dataclass(slots=True)
-class InFlightTable:
-    """The requests at one worker, by id, oldest first."""
-
-    requests: dict[int, InFlightRequest] = field(default_factory=dict)
-    last_id: int = field(default_factory=lambda: random.getrandbits(62) + 1)
-    """Ids rise from a random start, so that a reply to another gateway process matches no request."""
-    expiry_timer: asyncio.TimerHandle | None = None
-    unexpected_replies: int = 0
-
-    def close(self, started: Set[int], executing: Set[int]) -> list[LostRequest]:
-        """The worker exited: end every request and return all, oldest first. `started`: ids that started to execute
-        last. `executing`: ids in the batch that was running. Both include other gateways' requests. A request that was
-        asked for a larger grant has run before, however long ago."""
-        if self.expiry_timer is not None:
-            self.expiry_timer.cancel()
-        requests, self.requests = self.requests, {}
-        ran = {number for number, each in requests.items() if number in started or each.larger_grants}
-        is_alone = len(executing or ran) == 1
-        for number, each in requests.items():
-            if not each.notified:  # else it is abandoned, or its owner is about to grant and will see the close
-                each.notified = True
-                each.on_event(WorkerExited(started=number in ran, executing=number in executing, alone=is_alone))
-        return [LostRequest(each, number in ran, number in executing) for number, each in requests.items()]
 
 
 class WorkerLink:
@@ -154,7 +75,7 @@ class WorkerLink:
         self.spec = message.spec
         self.metadata = message.metadata
         self.memory = memory
-        self.channel = LinkChannel(channel, self._on_reply)
+        self.channel = LinkChannel(channel, self._on_records)
         self.in_flight = InFlightTable()
         self.reserved_requests = 0
         """Requests routed here that are not sent yet, because their bodies are still being received."""
@@ -173,6 +94,10 @@ class WorkerLink:
     def closed(self) -> bool:
         return self.close_record is not None
 
+    def load(self) -> int:
+        """Requests in flight or still being received."""
+        return len(self.in_flight.requests) + self.reserved_requests
+
     # Sending.
 
     def submit(
@@ -187,22 +112,26 @@ class WorkerLink:
     ) -> InFlightRequest:
         """Send a request that was reserved here. `on_event` gets its reply, its deadline, or the worker's exit."""
         assert self.close_record is None, "a request was submitted to a closed link"
-        table = self.in_flight
-        table.last_id = number = table.last_id + 1
+        self.in_flight.last_id = number = self.in_flight.last_id + 1
         grant = (output_slot.segment, output_slot.offset, output_slot.size) if output_slot is not None else None
         message = Infer(number, signature, deadline_ns, grant, locations)
         request = InFlightRequest(message, input_slots, on_event, output_slot, client_id, time.monotonic_ns())
+        self.reserved_requests -= 1
+        self.send_packed(number, request, pack_record(message))
+        return request
+
+    def send_packed(self, number: int, request: InFlightRequest | KnownInFlight, record: bytes) -> None:
+        """Send a packed request with the next id of this link."""
+        table = self.in_flight
         if not table.requests:
             self.channel.last_progress_s = time.monotonic()
             if table.expiry_timer is None:
                 loop = asyncio.get_running_loop()
                 table.expiry_timer = loop.call_later(EXPIRY_INTERVAL_S, self._expire_requests)
         table.requests[number] = request
-        self.reserved_requests -= 1
-        self.channel.send(message)
+        self.channel.send_packed(record)
         if failpoints.armed:
             failpoint("gateway.sent", self.spec.name)
-        return request
 
     def abandon(self, request: InFlightRequest) -> None:
         """The caller left or the deadline passed: cancel it at the worker. Its slots are freed at the reply."""
@@ -231,7 +160,8 @@ class WorkerLink:
         if self.closed or not table.requests:
             return
         now_ns = time.monotonic_ns()
-        for request in [each for each in table.requests.values() if each.message.deadline_ns <= now_ns]:
+        for each in [each for each in table.requests.values() if each.deadline_ns <= now_ns]:
+            request = each.materialise()
             if not request.notified:
                 self.abandon(request)
                 name = self.spec.name
@@ -241,20 +171,47 @@ class WorkerLink:
 
     # Replies.
 
+    def _on_records(self, records: list[Any]) -> None:
+        """Process what the worker sent, in order. Replies to known requests are counted and answered together."""
+        requests, known = self.in_flight.requests, list[KnownReply]()
+        for raw in records:
+            if failpoints.armed:
+                failpoint("gateway.replied", self.spec.name)
+            try:
+                request = requests.get(raw[1])
+                if request is not None and request.known is not None and _has_form(raw, request.known):
+                    del requests[raw[1]]
+                    known.append((request, raw))
+                    continue
+            except (TypeError, LookupError):
+                pass  # it is no record: `decode` reports it
+            self._finish_known(known)
+            reply = self.channel.decode(raw)
+            if reply is not None:
+                self._on_reply(reply)
+            if self.closed:
+                return
+        self._finish_known(known)
+
+    def _finish_known(self, replies: list[KnownReply]) -> None:
+        if replies:
+            replies[0][0].finish(replies)
+            replies.clear()
+
     def _on_reply(self, reply: InferReply) -> None:
-        request = self.in_flight.requests.get(reply.id)
-        if request is None:
+        found = self.in_flight.requests.get(reply.id)
+        if found is None:
             self.in_flight.unexpected_replies += 1
             return
-        if failpoints.armed:
-            failpoint("gateway.replied", self.spec.name)
+        request = found.materialise()
         packed = reply.signature
         signature = (self._signatures.recent.get(packed) or self._validated_signature(packed)) if packed else None
-        request.signature = signature
         error = validate_reply(reply, signature, request.output_slot)
+        request.signature = None if error else signature
         if len(reply.text) > TEXT_LIMIT:
             reply.text = reply.text[:TEXT_LIMIT]
         if error:
+            request.signature = None  # whoever reads the reply now must not take it for a result
             reply = InferReply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {error}")
         if reply.needed_bytes:
             if request.notified and not request.abandoned:
@@ -317,6 +274,15 @@ class WorkerLink:
         self.memory.close()
         self.on_close(self)
         failpoint("gateway.link_ended", self.spec.name)
+
+
+def _has_form(raw: list[Any], form: ReplyForm) -> bool:
+    """Whether a record is a result of that form, with everything in it that validate_reply() checks."""
+    if raw[0] != RESULT or raw[2] != form.reply_signature or len(raw) != len(form.reply_types):
+        return False
+    if list(map(type, raw)) != form.reply_types or (raw[3] | raw[4] | raw[5] | raw[6] | raw[7] | raw[8]) >> NUMBER_BITS:
+        return False
+    return list(map(len, raw[_FIRST_OUTPUT:])) == form.output_sizes
 
 
 def _cached_bytes(packed: bytes, _: ValidatedSignature) -> int:

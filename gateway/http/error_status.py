@@ -58,6 +58,8 @@ STATUS: Final[dict[str, int]] = {
 CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
 """After these the connection is closed, since the rest of the request would be read for nothing."""
 UNAVAILABLE: Final = 503
+NO_ROOM: Final = 507
+"""Passes where it is retryable: another model leaves, or memory of a device comes back."""
 TEXT_LIMIT: Final = 1000
 _TRACEBACK: Final = "Traceback (most recent call last)"
 _REDACTIONS: Final = (
@@ -67,12 +69,15 @@ _REDACTIONS: Final = (
     (re.compile(r"\b0x[0-9a-fA-F]+"), "<address>"),
     (re.compile(r"\bpid[ =:]*\d+"), "pid"),
 )
+_SLASHED_WORD: Final = re.compile(r"(?<![\w.@+~/<>-])[\w@+-][\w.@+~-]*+(?:/++[\w.@+~-]++)++/*+")
+_FILE_SUFFIX: Final = re.compile(r"\w\.[A-Za-z]\w*$")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def headers(error: MmsupError) -> dict[str, str]:
     made: dict[str, str] = {}
-    if STATUS[error.code] == UNAVAILABLE:
+    status = STATUS[error.code]
+    if status == UNAVAILABLE or (status == NO_ROOM and error.retryable):
         made["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
     if error.code == "unsupported_media":
         made["Accept-Encoding"] = "gzip, deflate, identity"
@@ -110,4 +115,10 @@ def redact(message: str) -> str:
         message = before + (lines[-1].strip() if lines else "")
     for pattern, replacement in _REDACTIONS:
         message = pattern.sub(replacement, message)
-    return message
+    return _SLASHED_WORD.sub(_without_file, message)
+
+
+def _without_file(word: re.Match[str]) -> str:
+    """A relative path without its first dot (`conf/x.yaml`) is told from `N/A` and `m/s` by the suffix of its file."""
+    path = word[0].rstrip(".")
+    return "<path>" + word[0][len(path) :] if _FILE_SUFFIX.search(path.rstrip("/")) else word[0]

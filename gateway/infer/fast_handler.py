@@ -11,15 +11,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
-from mmsup.gateway.dispatch.worker_link import RequestEvent
+from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest, adopt
+from mmsup.gateway.dispatch.in_flight import RequestEvent
 from mmsup.gateway.http import response_bytes
 from mmsup.gateway.http.error_status import CLOSING
 from mmsup.gateway.http.response_bytes import Parts
 from mmsup.gateway.infer import handler
 from mmsup.gateway.infer.handler import InferHandler, ParsedRequest
 from mmsup.gateway.infer.head_cache import ParsedHead
-from mmsup.gateway.infer.request_cache import CachedJsonRequest, CachedRequest, RequestCache
+from mmsup.gateway.infer.known_in_flight import PackedInFlight
+from mmsup.gateway.infer.known_request import KnownJsonRequest, KnownRequest
+from mmsup.gateway.infer.known_requests import KnownRequests
 from mmsup.gateway.infer.response_template import make_template
 from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_response, json_template
@@ -34,22 +36,22 @@ Deliver = Callable[[Parts, bool], None]
 class FastInfer:
     # fmt: off
     __slots__ = (
-        "_cached", "_deliver", "_dispatched", "_handler", "_head", "_parsed", "_request_cache", "_task", "_timer",
+        "_deliver", "_dispatched", "_handler", "_head", "_known", "_known_requests", "_parsed", "_task", "_timer",
         "body", "request_id",
     )
     # fmt: on
 
     def __init__(
-        self, infer_handler: InferHandler, request_cache: RequestCache, head: ParsedHead, deliver: Deliver
+        self, infer_handler: InferHandler, known_requests: KnownRequests, head: ParsedHead, deliver: Deliver
     ) -> None:
         self._handler = infer_handler
-        self._request_cache = request_cache
+        self._known_requests = known_requests
         self._head = head
         self._deliver = deliver
         self._timer = RequestTimer(infer_handler.counters, head.model, head.version)
         self._dispatched: DispatchedRequest | None = None
         self._task: asyncio.Task[None] | None = None
-        self._cached: CachedRequest | None = None
+        self._known: KnownRequest | None = None
         self._parsed: ParsedRequest | None = None
         self.request_id = head.request_id
 
@@ -80,13 +82,26 @@ class FastInfer:
         assert dispatched is not None, "a request is started before it is opened"
         try:
             parsed = self._parsed = self._parse(dispatched)
-            dispatched.request_id = self.request_id
+            dispatched.request_id = self.request_id = parsed.request.id or self.request_id
             if parsed.request.timeout_us:
                 handler.apply_timeout(dispatched, parsed, self._timer)
             if not dispatched.try_infer(parsed.job, self._on_event):
                 self._finish_in_task(None)
         except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
             self.fail(error)
+
+    def adopt(self, request: PackedInFlight) -> None:
+        """Go on with a known request that was sent, as if it had been sent by `start`."""
+        known, head = request.known.known, self._head
+        parsed = known.with_inputs(request.inputs())
+        self._known, self._parsed = known, parsed
+        self._timer.started_ns, self._timer.version = request.started_ns, known.version
+        self.request_id = parsed.request.id or self.request_id
+        self._dispatched = dispatched = DispatchedRequest(
+            self._handler.router, request.link, head.version, request.deadline_ns
+        )
+        dispatched.request_id = self.request_id
+        adopt(dispatched, request.number, parsed.job, self._on_event, request.started_ns)
 
     # Parsing.
 
@@ -99,19 +114,19 @@ class FastInfer:
         return handler.parse_request(self, dispatched.metadata, self.body, head.layout)
 
     def _parse_binary(self, dispatched: DispatchedRequest) -> ParsedRequest:
-        """A short JSON part before binary tensors: parsed once and cached by its bytes."""
+        """A short JSON part before binary tensors: parsed once and then known by its bytes."""
         head, metadata = self._head, dispatched.metadata
         key = (head, bytes(self.body[head.layout.start : head.json_end]))
-        cached = self._request_cache.get(key, dispatched.spec.version, metadata)
-        if cached is None:
+        known = self._known_requests.get(key, dispatched.spec.version, metadata)
+        if known is None:
             parsed = handler.parse_request(self, metadata, self.body, head.layout)
-            if any(each.datatype == "BYTES" for each in metadata.inputs):
+            if any(each.datatype == "BYTES" for each in parsed.job.inputs):
                 return parsed  # whether strings fit their shape can be seen only in the bytes of each request
-            cached = CachedRequest(parsed, dispatched.spec.version)
-            self._request_cache.put(key, cached)
-        self._cached = cached
-        self.request_id = cached.parsed.request.id or self.request_id
-        return cached.parsed
+            prefix = head.text + key[1] if head.text else b""
+            known = KnownRequest(parsed, dispatched.spec.version, prefix)
+            self._known_requests.put(key, known)
+        self._known = known
+        return known.parsed
 
     def _parse_json(self, dispatched: DispatchedRequest) -> ParsedRequest:
         """A body of JSON alone: if only its numbers are new, only these are parsed."""
@@ -119,28 +134,23 @@ class FastInfer:
         parts = json_template.split_template(bytes(self.body))
         if parts is None:
             return handler.parse_request(self, metadata, self.body, head.layout)
-        key = (head.model, *parts[0])
-        cached = self._request_cache.get(key, dispatched.spec.version, metadata)
-        if isinstance(cached, CachedJsonRequest) and (parsed := cached.with_data(parts[1])) is not None:
-            return self._use_cached(cached, parsed)
+        key = (head.model, head.version, *parts[0])
+        known = self._known_requests.get(key, dispatched.spec.version, metadata)
+        if isinstance(known, KnownJsonRequest) and (parsed := known.with_data(parts[1])) is not None:
+            self._known = known
+            return parsed
         parsed = handler.parse_request(self, metadata, self.body, head.layout)
         names = json_template.input_names(parts[0])
-        if names is None or cached is not None:
+        if names is None or known is not None:
             return parsed
-        cached = CachedJsonRequest(parsed, dispatched.spec.version, names)
-        self._request_cache.put(key, cached)
-        return self._use_cached(cached, parsed)
-
-    def _use_cached(self, cached: CachedRequest, parsed: ParsedRequest) -> ParsedRequest:
-        self._cached = cached
-        if parsed.request.id:
-            self.request_id = parsed.request.id
+        self._known = KnownJsonRequest(parsed, dispatched.spec.version, names)
+        self._known_requests.put(key, self._known)
         return parsed
 
     # The response.
 
     def _on_event(self, event: RequestEvent) -> None:
-        dispatched, parsed, cached = self._dispatched, self._parsed, self._cached
+        dispatched, parsed, known = self._dispatched, self._parsed, self._known
         assert dispatched is not None, "an event came for a request that was not started"
         assert parsed is not None, "an event came for a request that was not started"
         try:
@@ -149,10 +159,12 @@ class FastInfer:
                 return
             in_flight = dispatched.in_flight
             signature = in_flight.signature if in_flight is not None else None
-            template = cached.response if cached is not None and not self._head.echo else None
+            template = known.response if known is not None and not self._head.echo else None
             if template is not None and signature is not None and template.matches(signature, event.locations):
                 response = template.render(event.locations)
                 self._timer.finish(event, parsed.inference_count)
+                if known is not None and (known.packed is None or not known.packed.route.is_plain):
+                    self._known_requests.pack(known, self._head, signature)
                 self._deliver([response], False)  # noqa: FBT003 - hot
                 return
             result = dispatched.result(event)
@@ -161,8 +173,9 @@ class FastInfer:
                 self._finish_in_task(event)
                 return
             self._timer.finish(event, parsed.inference_count)
-            if cached is not None and signature is not None and not self._head.echo and built.size <= JOIN_LIMIT_BYTES:
-                cached.response = make_template(signature, parsed.request.outputs, built, event.locations)
+            if known is not None and signature is not None and not self._head.echo and built.size <= JOIN_LIMIT_BYTES:
+                known.response = make_template(signature, parsed.request.outputs, built, event.locations)
+                known.packed = None
             self._send(built)
         except Exception as error:  # noqa: BLE001 - as in `start`
             self.fail(error)

@@ -19,8 +19,8 @@ from typing import Protocol
 from aiohttp.web_response import StreamResponse
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
+from mmsup.gateway.dispatch.in_flight import RequestEvent
 from mmsup.gateway.dispatch.router import Router
-from mmsup.gateway.dispatch.worker_link import RequestEvent
 from mmsup.gateway.http import request_body, response
 from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.infer import class_labels

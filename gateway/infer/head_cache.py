@@ -68,6 +68,8 @@ class ParsedHead:
     has_cacheable_text: bool
     """The body is JSON alone, short enough for a template."""
     is_fast_to_parse: bool
+    text: bytes
+    """The head itself; empty if it is too long to be cached."""
     cost: int
     """Units of the fair queue: 1, and 1 more for every JSON_COST_UNIT_BYTES of JSON."""
 
@@ -102,10 +104,11 @@ class HeadCache:
         if len(messages) != 1 or upgraded or rest:
             return None
         ((message, body),) = messages
-        return None if body.total_bytes else to_parsed_head(message)
+        text = head if len(head) <= HEAD_LIMIT_BYTES else b""
+        return None if body.total_bytes else to_parsed_head(message, text)
 
 
-def to_parsed_head(message: RawRequestMessage) -> ParsedHead | None:
+def to_parsed_head(message: RawRequestMessage, text: bytes) -> ParsedHead | None:
     """None if the message is not of the simple kind that a fast connection serves."""
     headers = message.headers
     lengths = headers.getall("Content-Length", [])
@@ -146,5 +149,6 @@ def to_parsed_head(message: RawRequestMessage) -> ParsedHead | None:
         has_cacheable_json=0 < layout.header <= min(JSON_KEY_LIMIT_BYTES, layout.size - 1),
         has_cacheable_text=layout.header == layout.size <= TEXT_LIMIT_BYTES,
         is_fast_to_parse=layout.size <= THREAD_PARSE_BYTES,
+        text=text,
         cost=1 + layout.header // JSON_COST_UNIT_BYTES,
     )

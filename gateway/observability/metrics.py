@@ -91,6 +91,11 @@ def _nv_metrics(totals: Totals) -> Iterator[Metric]:
 
 def _own_metrics(totals: Totals, status: StatusJson) -> Iterator[Metric]:
     yield _duration_histogram(totals)
+    meaning = "Inferences of nv_inference_request_success that were served as known requests (docs/fast-path.md)."
+    known = CounterMetricFamily("mmsup_known_requests", meaning, labels=_MODEL)
+    for key, row in _rows(totals):
+        known.add_metric(key, row["known"])
+    yield known
     refused = CounterMetricFamily(
         "mmsup_requests_refused", "Requests that were refused as invalid, by error code.", labels=("model", "code")
     )

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.memory.counters import BATCH_FIELDS, BUCKETS_S, FIELDS, BatchCounter, CounterRow, CounterTable
@@ -125,6 +125,27 @@ class _Executions:
     fraction: float = 0.0
     """Each of the n requests of a batch counts as 1/n of an execution; this is what is short of a whole one."""
 
+    def count(self, batch: int) -> int:
+        """Count one of `batch` requests; 1 if that completes an execution."""
+        if batch <= 1:
+            return 1
+        self.fraction += 1 / batch
+        whole = 1 if self.fraction >= _WHOLE else 0
+        self.fraction -= whole
+        return whole
+
+
+class _KnownRequest(Protocol):
+    @property
+    def inferences(self) -> int: ...
+
+
+class _KnownInFlight(Protocol):
+    started_ns: int
+
+    @property
+    def known(self) -> _KnownRequest: ...
+
 
 class VersionCounters:
     __slots__ = ("_by_size", "_find_counter", "_other_sizes", "_row")
@@ -138,11 +159,7 @@ class VersionCounters:
 
     def record_success(self, reply: InferReply, inferences: int, request_ns: int) -> None:
         executions = self._by_size.get(reply.rows) or self._executions(reply.rows)
-        whole = 1
-        if reply.batch > 1:
-            executions.fraction += 1 / reply.batch
-            whole = 1 if executions.fraction >= _WHOLE else 0
-            executions.fraction -= whole
+        whole = executions.count(reply.batch)
         times_ns = request_ns, reply.queue_ns, reply.input_ns, reply.infer_ns, reply.output_ns
         if sum(times_ns) > 2 * request_ns:  # a worker's own account of it, which is not longer if it is true
             times_ns = request_ns, 0, 0, 0, 0
@@ -150,6 +167,29 @@ class VersionCounters:
             executions.counter.add(times_ns)
         bucket = bisect_left(_EDGES_NS, request_ns)
         self._row.add_success(inferences, whole, times_ns, bucket, time.time_ns() // 1_000_000)
+
+    def record_known(self, replies: Sequence[tuple[_KnownInFlight, Sequence[Any]]], now_ns: int) -> None:
+        """The same for some replies to known requests at once: for each the fields of its record, of checked types."""
+        row, by_size = self._row, self._by_size
+        inferences = whole = all_ns = queue_ns = input_ns = infer_ns = output_ns = 0
+        for request, (_, _, _, queued, gathered, inferred, copied, batch, rows, *_) in replies:
+            request_ns = now_ns - request.started_ns
+            row.add_to_bucket(bisect_left(_EDGES_NS, request_ns))
+            all_ns += request_ns
+            inferences += request.known.inferences
+            executions = by_size.get(rows) or self._executions(rows)
+            is_whole = 1 if batch == 1 else executions.count(batch)
+            whole += is_whole
+            is_true = queued + gathered + inferred + copied <= request_ns
+            if is_true:
+                queue_ns += queued
+                input_ns += gathered
+                infer_ns += inferred
+                output_ns += copied
+            if is_whole and executions.counter is not None:
+                executions.counter.add_sums(1, *((gathered, inferred, copied) if is_true else (0, 0, 0)))
+        times_ns = [all_ns, queue_ns, input_ns, infer_ns, output_ns]
+        row.add_known(len(replies), inferences, whole, times_ns, time.time_ns() // 1_000_000)
 
     def _executions(self, size: int) -> _Executions:
         counter = self._find_counter(size)

@@ -4,7 +4,7 @@ The keeper creates one per seat and passes all of them to every gateway. A gatew
 gateway can be scraped for the sum, and no total falls when a gateway or a worker exits. One writer per table at any
 time (the gateway in that seat), 8-byte stores, no lock.
 
-Layout: ROWS rows of ROW_BYTES: 160 bytes of `model\\0version\\0...`, then 44 u64 in the order of FIELDS. A row is
+Layout: ROWS rows of ROW_BYTES: 160 bytes of `model\\0version\\0...`, then u64 in the order of FIELDS. A row is
 claimed at the first count for a (model, version) and never released. When all are claimed, the last row, named
 `_other`, counts for the rest.
 
@@ -54,7 +54,9 @@ FIELDS: Final = (
     "arena_held_bytes",
     "front_fallback",
     *(f"bucket_{index}" for index in range(len(BUCKETS_S) + 1)),
+    "known",
 )
+"""The tables outlive the code that counts in them: a new field is appended, where older code has left zeros."""
 BATCH_FIELDS: Final = ("exec_count", "compute_input_ns", "compute_infer_ns", "compute_output_ns")
 INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
 _WORDS: Final = ROW_BYTES // 8
@@ -164,7 +166,7 @@ _TIMES: Final = INDEX["request_ns"]
 assert FIELDS[_TIMES : _TIMES + 5] == (
     *("request_ns", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns"),
 ), "the times of a request are consecutive fields"
-_LAST: Final = INDEX["last_inference_ms"]
+_LAST, _KNOWN = INDEX["last_inference_ms"], INDEX["known"]
 
 
 class CounterRow:
@@ -191,6 +193,20 @@ class CounterRow:
         own[_BUCKETS + bucket] += 1
         own[_LAST] = now_ms
 
+    def add_known(self, requests: int, inferences: int, executions: int, times_ns: list[int], now_ms: int) -> None:
+        """Count some requests, all of them known ones, but for their buckets; `times_ns` are sums."""
+        own = self._own
+        own[_SUCCESS] += requests
+        own[_KNOWN] += requests
+        own[_COUNT] += inferences
+        own[_EXECUTIONS] += executions
+        for at, time_ns in enumerate(times_ns, _TIMES):
+            own[at] += time_ns
+        own[_LAST] = now_ms
+
+    def add_to_bucket(self, bucket: int) -> None:
+        self._own[_BUCKETS + bucket] += 1
+
     def add(self, name: str, amount: int = 1) -> None:
         self._own[INDEX[name]] += amount
 
@@ -205,10 +221,13 @@ class BatchCounter:
         self._own = words[at : at + len(BATCH_FIELDS)]
 
     def add(self, times_ns: tuple[int, int, int, int, int]) -> None:
-        """Count one batch, `times_ns` as for a request. Called for every batch."""
+        """Count one batch, `times_ns` as for a request."""
+        self.add_sums(1, *times_ns[2:])
+
+    def add_sums(self, batches: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """Count some batches with these times in all."""
         own = self._own
-        _, _, input_ns, infer_ns, output_ns = times_ns
-        own[0] += 1
+        own[0] += batches
         own[1] += input_ns
         own[2] += infer_ns
         own[3] += output_ns

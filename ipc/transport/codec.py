@@ -1,6 +1,8 @@
 """Encoding of messages as msgpack: control messages, and data frames between gateways and workers.
 
 Covers: control messages (`encode`, `decode`), data frames (`pack_frame`, `unpack_frame`; hot), signatures.
+A frame can also be read in two steps: `unpack_records` gives the records as msgpack has them, for who knows the bytes
+in them already, and `read_records` makes messages of them.
 Does not cover: sockets; the meaning of a message; its conversion from and to a dataclass (dataclass_codec.py).
 
 A data frame is a list of records `[kind, field, ...]`: everything that one event-loop iteration sends to one peer. The
@@ -49,6 +51,8 @@ def decode(data: bytes | memoryview, expected: Iterable[type[Any]]) -> Any:  # o
 
 
 _packer: Final = msgpack.Packer(autoreset=True)
+_UINT64: Final = b"\xcf"
+"""Before 8 bytes of an integer."""
 
 
 def pack_signature(signature: InferSignature | ReplySignature) -> bytes:
@@ -75,21 +79,28 @@ def unpack_reply_signature(data: bytes) -> ReplySignature:
 
 # Data frames, packed by hand: this runs for every request.
 
-_INFER, _GRANT, _CANCEL, _RESULT, _REPLY, _ATTACH, _DETACH = range(7)
+INFER: Final = 0
+RESULT: Final = 3
+_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH = 1, 2, 4, 5, 6
+_EXTENT_KINDS: Final = (_ATTACH, _DETACH)
 DataRecord = Infer | GrantBuffer | Cancel | InferReply | AttachExtent | DetachExtent
+RESULT_FIELDS: Final = (int, int, bytes, *(int,) * 6)
+"""Types of the fields of a result, as `_unpack_result` checks them: kind, id, signature, times, batch, rows. Then
+follow the locations of its outputs."""
 _TIMES: Final = 6
 FRAME_RECORDS: Final = 64
 """Most records of a frame: what the receiver processes between two reads of its socket."""
+_FRAME_HEADS: Final[list[bytes]] = [_packer.pack_array_header(count) for count in range(FRAME_RECORDS + 1)]
 
 
 def _pack_infer(record: Infer) -> tuple[object, ...]:
-    return (_INFER, record.id, record.signature, record.deadline_ns, record.output_buffer, *record.locations)
+    return (INFER, record.id, record.signature, record.deadline_ns, record.output_buffer, *record.locations)
 
 
 def _pack_reply(record: InferReply) -> tuple[object, ...]:
     times = (record.queue_ns, record.input_ns, record.infer_ns, record.output_ns, record.batch, record.rows)
     if record.signature:
-        return (_RESULT, record.id, record.signature, *times, *record.locations)
+        return (RESULT, record.id, record.signature, *times, *record.locations)
     return (_REPLY, record.id, record.code, record.text, record.needed_bytes, *times)
 
 
@@ -103,19 +114,60 @@ _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each tak
 }
 
 
+def plain_record(record: DataRecord) -> tuple[object, ...]:
+    """The fields of a record in the order in which they are packed."""
+    return _PACKERS[type(record)](record)
+
+
+def pack_record(record: DataRecord) -> bytes:
+    return cast("bytes", _packer.pack(_PACKERS[type(record)](record)))
+
+
 def pack_frame(records: Sequence[DataRecord]) -> bytes:
     return cast("bytes", _packer.pack([_PACKERS[type(each)](each) for each in records]))
 
 
+def join_records(records: Sequence[bytes], limit_bytes: int) -> tuple[bytes, int]:
+    """A frame of the first of these packed records, and their number: as `pack_limited`."""
+    count = min(len(records), FRAME_RECORDS)
+    frame = b"".join((_FRAME_HEADS[count], *(records if count == len(records) else records[:count])))
+    while len(frame) > limit_bytes and count > 1:
+        count = count // 2
+        frame = b"".join((_FRAME_HEADS[count], *records[:count]))
+    return frame, count
+
+
+def infer_record_parts(signature: bytes, sizes: Sequence[int]) -> tuple[bytes, ...]:
+    """The constant bytes of a packed Infer with inline inputs of these sizes and no output buffer: before its id,
+    before its deadline (both are 8 bytes, big-endian) and before each input."""
+    after_deadline = cast("bytes", _packer.pack(None))
+    headers = [_bytes_header(size) for size in sizes]
+    return (
+        _packer.pack_array_header(5 + len(sizes)) + _packer.pack(INFER) + _UINT64,
+        cast("bytes", _packer.pack(signature)) + _UINT64,
+        after_deadline + headers[0] if headers else after_deadline,
+        *headers[1:],
+    )
+
+
+def _bytes_header(size: int) -> bytes:
+    return cast("bytes", _packer.pack(bytes(size)))[: -size or None]
+
+
 def pack_limited(records: Sequence[DataRecord], limit_bytes: int) -> tuple[bytes, int]:
     """A frame of the first records, and their number: at least one, otherwise as many as fit into the limit."""
+    return pack_records([plain_record(each) for each in records[:FRAME_RECORDS]], limit_bytes)
+
+
+def pack_records(records: Sequence[Sequence[object]], limit_bytes: int) -> tuple[bytes, int]:
+    """The same for records that are plain already."""
     count = len(records)
     if count > FRAME_RECORDS:
         count, records = FRAME_RECORDS, records[:FRAME_RECORDS]
-    frame = pack_frame(records)
+    frame = cast("bytes", _packer.pack(records))
     while len(frame) > limit_bytes and count > 1:
         count = count // 2
-        frame = pack_frame(records[:count])
+        frame = cast("bytes", _packer.pack(records[:count]))
     return frame, count
 
 
@@ -180,22 +232,43 @@ def _unpack_checked(kind: type[Any]) -> Decoder:
 
 
 _UNPACKERS: Final[dict[int, Decoder]] = {
-    _INFER: _unpack_infer,
+    INFER: _unpack_infer,
     _GRANT: _unpack_checked(GrantBuffer),
     _CANCEL: _unpack_checked(Cancel),
-    _RESULT: _unpack_result,
+    RESULT: _unpack_result,
     _REPLY: _unpack_reply,
     _ATTACH: _unpack_checked(AttachExtent),
     _DETACH: _unpack_checked(DetachExtent),
 }
 
 
-def unpack_frame(data: bytes | memoryview) -> list[Any]:  # DataRecords; the caller checks their class
-    """The records of a frame; WireError if any of it is invalid."""
-    raw = _unpack(data)
-    if type(raw) is list and len(raw) > FRAME_RECORDS:
+def unpack_records(data: bytes | memoryview) -> list[Any]:  # values of msgpack
+    """The records of a frame as msgpack has them, none of them checked; WireError if it is no list of records."""
+    try:  # as in `_unpack`
+        raw = msgpack.unpackb(data, use_list=True, strict_map_key=True, ext_hook=_refuse_ext)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"not msgpack: {type(error).__name__}") from error
+    if type(raw) is not list:
+        raise WireError(f"not a list of records: {type(raw).__name__}")
+    if len(raw) > FRAME_RECORDS:
         raise WireError(f"more than {FRAME_RECORDS} records")
+    return raw
+
+
+def read_records(records: list[Any]) -> list[Any]:  # DataRecords; the caller checks their class
+    """The messages in records of `unpack_records`; WireError if any of them is invalid."""
     try:
-        return [_UNPACKERS[each[0]](each) for each in raw]
+        return [_UNPACKERS[each[0]](each) for each in records]
     except (ValueError, TypeError, LookupError) as error:
         raise WireError(f"not a list of records: {type(error).__name__}") from error
+
+
+def is_about_extents(records: list[Any]) -> bool:  # of `unpack_records`
+    """Whether the first of these records attaches or detaches an extent."""
+    first = records[0] if records else None
+    return type(first) is list and bool(first) and first[0] in _EXTENT_KINDS
+
+
+def unpack_frame(data: bytes | memoryview) -> list[Any]:  # DataRecords; the caller checks their class
+    """The messages of a frame; WireError if any of it is invalid."""
+    return read_records(unpack_records(data))

@@ -11,7 +11,7 @@ from mmsup.supervisor.api.arguments import count_argument, flag_argument, model_
 from mmsup.supervisor.api.handlers import Command, Json, SendLine
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.observability.event_log import Event, EventLog
-from mmsup.supervisor.observability.model_output import ModelOutput
+from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ModelOutput
 from mmsup.supervisor.postmortem import explain
 
 DEFAULT_LINES: Final = 100
@@ -36,13 +36,22 @@ class HistoryCommands:
         return {"logs": self._logs, "events": self._events, "why": self._why}
 
     async def _logs(self, arguments: Json, send_line: SendLine) -> Json:
-        output = self._model_output(model_argument(arguments, self._model_set).name)
+        output = self._model_output(self._output_name(arguments))
         lines = output.last_lines(count_argument(arguments, "lines", DEFAULT_LINES))
         if not flag_argument(arguments, "follow"):
             return {"lines": lines}
         for line in lines:
             send_line({"progress": "", "line": line})
         return await _until_cancelled(output.subscribe(lambda line: send_line({"progress": "", "line": line})))
+
+    def _output_name(self, arguments: Json) -> str:
+        name = text_argument(arguments, "name" if "name" in arguments else "model")
+        if name == GATEWAY_OUTPUT:
+            return name
+        if name.startswith("_"):
+            text = f"'{name}' has no log: name a model, or {GATEWAY_OUTPUT}; all else is on the output of `mmsup serve`"
+            raise CallerError("unknown_model", text)
+        return model_argument(arguments, self._model_set).name
 
     async def _events(self, arguments: Json, send_line: SendLine) -> Json:
         name = text_argument(arguments, "model", "")

@@ -98,7 +98,7 @@ def chaos(**flags: Any) -> None:  # what click parsed
             target, adapter = _target(flags, options.models), V2Adapter(binary=not flags["json_only"])
             asyncio.run(run_against(target, options, adapter, history, _progress))
         else:
-            asyncio.run(run_local(options, V2Adapter(rows=True), history, _progress))
+            asyncio.run(run_local(options, V2Adapter(has_batch_axis=local_server.has_batch_axis), history, _progress))
     except* local_server.ServerNotStarted as errors:
         failed = list(errors.exceptions)
     finally:

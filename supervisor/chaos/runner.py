@@ -31,6 +31,7 @@ SETTLE_LIMIT_S: Final = 60.0
 """How long a server may take after its start until its resources no longer change."""
 POLL_S: Final = 0.2
 SUCCESS_METRIC: Final = "nv_inference_request_success"
+KNOWN_METRIC: Final = "mmsup_known_requests_total"
 FAULTY_RATE_SHARE: Final = 0.5
 """Request rate of a faulty model, as a share of a healthy one's."""
 Progress = Callable[[str], None]
@@ -165,11 +166,14 @@ class ChaosRun:
     async def _record_counts(self) -> None:
         """Record how many requests the server's metrics count as successful."""
         success: dict[str, float] = {}
+        known = 0.0
         for name, model, value in await self.target.metric_samples():
             if name == SUCCESS_METRIC and model in self.target.models:
                 success[model] = success.get(model, 0.0) + value
+            elif name == KNOWN_METRIC and model in self.target.models:
+                known += value
         if success:
-            self.history.add(ServedCounts(self.history.now(), success))
+            self.history.add(ServedCounts(self.history.now(), success, known))
 
     async def _stable_snapshot(self) -> leak_check.Snapshot | None:
         """The server's resources once they no longer change; None for a server elsewhere."""

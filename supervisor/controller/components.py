@@ -44,6 +44,7 @@ from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
 from mmsup.supervisor.observability.console import Console
+from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT
 from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
@@ -52,7 +53,6 @@ from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 
-GATEWAY_LOG_NAME: Final = "_gateways"
 CONTROL_LISTENER: Final = "control"
 
 
@@ -121,7 +121,7 @@ class Gateways:
 
         event_log = context.state_dir.event_log
         addresses = {name: each for name, each in context.inventory.addresses.items() if name != CONTROL_LISTENER}
-        output = context.state_dir.model_output(GATEWAY_LOG_NAME)
+        output = context.state_dir.model_output(GATEWAY_OUTPUT)
         self.context = GatewayContext(
             context.settings, context.launch_environment, context.keeper, event_log, output, addresses
         )

@@ -28,7 +28,7 @@ class StateDir:
         self._outputs: dict[str, ModelOutput] = {}
 
     def model_output(self, name: str) -> ModelOutput:
-        """The output of one model, or of the gateways: no model's name starts with an underscore."""
+        """The output of one model, or of the gateways (GATEWAY_OUTPUT)."""
         if name not in self._outputs:
             self._outputs[name] = ModelOutput(self._path / "logs" / f"{name}.log")
         return self._outputs[name]

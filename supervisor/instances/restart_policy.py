@@ -58,7 +58,7 @@ def next_try(
     assert past, "nothing has exited"
     if load_code in NOT_MENDED_BY_TIME:
         return GiveUp(load_code, "no try before its files have changed or it is loaded by hand", is_probed=False)
-    loads = len(list(takewhile(lambda each: each.served_s <= 0, reversed(past))))
+    loads = loads_failed_in_a_row(past)
     if loads >= LOADS_IN_A_ROW * instances:
         return GiveUp("model_failed", f"{loads} loads failed in a row")
     exits = sum(each.at_s > now_s - PERIOD_S and each.served_s < SERVED_WELL_S for each in past)
@@ -68,3 +68,8 @@ def next_try(
     if last.was_probe and last.served_s < PERIOD_S:
         return GiveUp("crash_loop" if last.served_s else "model_failed", "the probe after giving up died too")
     return Retry(delay_s((exits_since_healthy(past) - 1) // instances, rng))
+
+
+def loads_failed_in_a_row(past: Sequence[Exit]) -> int:
+    """How many of the last exits, in a row, were of workers that never served."""
+    return len(list(takewhile(lambda each: each.served_s <= 0, reversed(past))))

@@ -21,6 +21,7 @@ from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import ProcessExited, StartFailed
 from mmsup.supervisor.instances.restart_policy import PROBE_AFTER_S, GiveUp, NextTry, Retry
 from mmsup.supervisor.instances.worker_process import WorkerProcess
+from mmsup.supervisor.postmortem import stack_trace
 from mmsup.supervisor.postmortem.cause import Cause, Evidence, cause_of
 from mmsup.supervisor.postmortem.crash_report import CrashRecord
 from mmsup.supervisor.postmortem.in_flight import InFlightSummary
@@ -42,6 +43,8 @@ class WorkerExit:
     evidence: Evidence
     progress: Progress | None = None
     """The status page at the end."""
+    dump_requested_s: float = 0.0
+    """When the server asked it for its stacks; 0: never."""
 
     @property
     def executing(self) -> bool:
@@ -55,9 +58,13 @@ class WorkerExit:
     def with_details(self, process: ChildProcess | None, tail: Sequence[str]) -> WorkerExit:
         """With the status page, the output of faulthandler and the last lines of output. They do not change the cause,
         only its details."""
-        crash = process.crash.text if process is not None else ""
+        crash = ""
+        if process is not None:
+            was_requested = 0 < self.dump_requested_s < process.crash.read_s
+            crash = stack_trace.of_death(process.crash.text, was_requested=was_requested)
         evidence = replace(self.evidence, crash=crash, tail=tuple(line[:TAIL_CHARACTERS] for line in tail))
-        return WorkerExit(cause_of(evidence), evidence, process.progress() if process is not None else None)
+        progress = process.progress() if process is not None else None
+        return replace(self, cause=cause_of(evidence), evidence=evidence, progress=progress)
 
     def event_fields(self) -> dict[str, Any]:  # JSON
         """For the event log, beside `cause.detail`."""
@@ -145,7 +152,7 @@ def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_fli
         condemned_text=failed.text if failed else condemned.text if condemned else "",
         stop_requested=termination.stop_sent or termination.killed_unwanted,
     )
-    return WorkerExit(cause_of(evidence), evidence)
+    return WorkerExit(cause_of(evidence), evidence, dump_requested_s=termination.dump_requested_s)
 
 
 def crash_record(

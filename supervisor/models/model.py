@@ -11,6 +11,7 @@ from mmsup.ipc.messages.gateway_control import Route, VersionState
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
+from mmsup.supervisor.instances.restart_policy import loads_failed_in_a_row
 from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.readiness import ModelReadiness
 from mmsup.supervisor.repository.scanner import ModelEntry
@@ -34,6 +35,7 @@ _BEST_FIRST: Final = (
 """States of instances, nearest to serving first: the first of its instances gives the state of a version."""
 
 
+_TRYING: Final = frozenset({InstanceState.ABSENT, InstanceState.STARTING, InstanceState.LOADING, InstanceState.WARMING})
 SETTLING: Final = "its files may still be being written: it is loaded when two polls in a row have found the same"
 
 
@@ -91,9 +93,8 @@ class Model:
         if self.is_settling:
             reasons.append(SETTLING)
         for version in self.active.versions if self.active else ():
-            failure = next((each.failure for each in version.instances if each.failure), None)
-            if failure is not None:
-                reasons.append(f"version {version.spec.version}: {failure.operator_text}")
+            if text := failure_reason(version, time.monotonic()):
+                reasons.append(f"version {version.spec.version}: {text}")
         return "; ".join(reasons) + (self.entry.paste if self.entry is not None else "")
 
     def update_readiness(self) -> bool:
@@ -167,6 +168,25 @@ def _is_coming(version: VersionState) -> bool:
 def state_of(version: VersionRevision) -> InstanceState:
     """The state of the instance that is nearest to serving."""
     return min((each.state for each in version.instances), key=_BEST_FIRST.index, default=InstanceState.ABSENT)
+
+
+def failure_reason(version: VersionRevision, now_s: float) -> str:
+    """For the operator: why an instance of a version does not serve, and whether that is tried again; empty if no
+    instance has failed. Its state alone does not tell a first load from one that follows a failure."""
+    instance = next((each for each in version.instances if each.failure), None)
+    if instance is None or instance.failure is None:
+        return ""
+    text = instance.failure.operator_text
+    if instance.state is InstanceState.BACKOFF:
+        next_try = f"next try in {max(instance.retry.at_s - now_s, 0):.1f} s"
+    elif instance.state in _TRYING:
+        next_try = "trying again"
+    else:
+        return text
+    if not instance.failure.of_load:
+        return f"{next_try}: {text}"
+    loads = loads_failed_in_a_row(version.exits)
+    return f"load failed{f' ({loads} in a row)' if loads > 1 else ''}, {next_try}: {text}"
 
 
 def version_state(version: VersionRevision) -> VersionState:

@@ -19,6 +19,8 @@ LAST_CHARACTERS: Final = 2000
 """Kept of each worker, and of each line, for the crash report."""
 LINE_BYTES: Final = 16 << 10
 """A longer line is cut."""
+GATEWAY_OUTPUT: Final = "_gateways"
+"""Stands for the gateways in place of a model's name, which never starts with an underscore."""
 
 
 class ModelOutput:

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from mmsup.ipc.poison_policy import RETRYABLE_CAUSES
 from mmsup.supervisor.config.units import age, size_text
+from mmsup.supervisor.postmortem import stack_trace
 
 Json = Mapping[str, Any]  # one JSON object
 
@@ -184,7 +185,9 @@ def _output(report: Json) -> str:
     lines = [str(each) for each in report.get("output") or () if str(each).strip()]
     if not lines:
         return "It had printed nothing."
-    last = lines[-1].strip()
+    last = stack_trace.last_words(lines).strip()
+    if not last:
+        return "It had printed nothing but stacks of its threads."
     return f"It printed last: {last[:LINE_CHARACTERS]}{'…' if len(last) > LINE_CHARACTERS else ''}"
 
 

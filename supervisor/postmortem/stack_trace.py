@@ -13,6 +13,7 @@ The text comes from a pipe that the worker can write to, so it may be anything.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,6 +75,28 @@ def parse(text: str) -> StackTrace:
     return StackTrace(
         fatal, tuple(tuple(each) for each in threads), current if current >= 0 else max(len(threads) - 1, 0)
     )
+
+
+def of_death(text: str, *, was_requested: bool) -> str:
+    """The last dump or crash in a text: somebody asked for what was there before, and the worker went on. A last dump
+    that the server did not ask for is none of the death either."""
+    lines = text.splitlines(keepends=True)
+    begin = max((at for at in range(len(lines)) if _begins(lines, at)), default=0)
+    last = "".join(lines[begin:])
+    return "" if is_requested_dump(last) and not was_requested else last
+
+
+def _begins(lines: list[str], at: int) -> bool:
+    """Whether a line is the first one of a crash or of a dump. In a dump a blank line stands before each further
+    thread, and in a crash before the only one."""
+    is_head = at > 0 and _HEAD.match(lines[at]) is not None
+    return lines[at].startswith(FATAL_PREFIX) or (is_head and bool(lines[at - 1].strip()))
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """The last line of output that is no part of a stack dump; empty if there is none."""
+    words = (each for each in reversed(lines) if each.strip() and not (_HEAD.match(each) or _FRAME.fullmatch(each)))
+    return next(words, "")
 
 
 def is_requested_dump(text: str) -> bool:

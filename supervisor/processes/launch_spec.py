@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import mmsup
-from mmsup.ipc.environment import DUMPABLE, SOFT_FILES, WORKER_MARK
+from mmsup.ipc.environment import DUMPABLE, HUGE_PAGES, SOFT_FILES, WORKER_MARK
 from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.paths import WorkerId, worker_name
 from mmsup.ipc.specs import ModelSpec
@@ -76,6 +76,7 @@ def worker_spawn(
         "CUDA_VISIBLE_DEVICES": visible_devices,
         "PYTHONSAFEPATH": "1",  # what the model calls its files shadows no module; -P would be a fault to an old Python
         "PYTHONDONTWRITEBYTECODE": "1",  # the model directory belongs to its owner
+        HUGE_PAGES[0]: HUGE_PAGES[1],
         # Thread pools as large as the machine: the kernel schedules the cores among the instances.
         **dict.fromkeys(THREAD_VARIABLES, str(environment.cores)),
     }

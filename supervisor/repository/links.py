@@ -6,7 +6,9 @@ write into a repository would otherwise have any file of the machine read as a c
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -15,6 +17,8 @@ from mmsup.supervisor.config.settings import Settings
 
 PATH_LENGTH: Final = 4096
 """Paths are to be copied from an error: they are not cut."""
+ENTRIES: Final = 4096
+"""Links and folders of a version that are looked at: the controller's loop waits for it, for about 50 ms at most."""
 
 
 def followed_folders(settings: Settings) -> tuple[str, ...]:
@@ -42,18 +46,50 @@ def link_error(place: str, path: str, followed: Sequence[str]) -> ConfigError | 
 
 
 def link_errors(place: str, folder: str, followed: Sequence[str]) -> Iterator[ConfigError]:
-    """The same for a folder and everything in it, and in a folder `model.onnx` there. OSError if one cannot be read."""
+    """The same for a folder, everything in it, and everything in the folders below: the first ENTRIES of them, nearest
+    first. OSError if the folder cannot be read. Below it, what cannot be read and what leads nowhere is no error: no
+    engine reads anything there."""
     error = link_error(place, folder, followed)
     if error is not None:
         yield error
         return
+    entries = _entries(folder)
+    yield from _errors(place, entries, followed)
+    waiting, known, count = deque([(place, entries)]), {_identity(os.stat(folder))}, len(entries)
+    while waiting:
+        place, entries = waiting.popleft()
+        for each in entries:
+            with contextlib.suppress(OSError):
+                if count >= ENTRIES or not _is_new_folder(each, followed, known):
+                    continue
+                inner = _entries(each.path)
+                count += len(inner)
+                below = f"{place}/{each.name}"
+                yield from _errors(below, [link for link in inner if os.path.exists(link.path)], followed)
+                waiting.append((below, inner))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """The links and folders in a folder."""
     with os.scandir(folder) as entries:
-        links = sorted(each.name for each in entries if each.is_symlink() or each.name.endswith(".onnx"))
-    for name in links:
-        path = os.path.join(folder, name)
-        if os.path.islink(path):
-            error = link_error(f"{place}/{name}", path, followed)
-            if error is not None:
-                yield error
-        elif os.path.isdir(path):
-            yield from link_errors(f"{place}/{name}", path, followed)
+        return sorted((each for each in entries if each.is_symlink() or each.is_dir()), key=lambda each: each.name)
+
+
+def _errors(place: str, entries: Sequence[os.DirEntry[str]], followed: Sequence[str]) -> Iterator[ConfigError]:
+    for each in entries:
+        if each.is_symlink() and (error := link_error(f"{place}/{each.name}", each.path, followed)):
+            yield error
+
+
+def _is_new_folder(entry: os.DirEntry[str], followed: Sequence[str], known: set[tuple[int, int]]) -> bool:
+    """Whether to look into it: links may lead to it again, and one that is not followed is an error already."""
+    if not os.path.isdir(entry.path) or (entry.is_symlink() and link_error("", entry.path, followed)):
+        return False
+    identity = _identity(entry.stat())
+    is_new = identity not in known
+    known.add(identity)
+    return is_new
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

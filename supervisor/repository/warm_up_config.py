@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-from mmsup.ipc.specs import WARM_UP_FOLDER
+from mmsup.ipc.specs import WARM_UP_FOLDER, WARM_UP_STRINGS_BYTES
 from mmsup.ipc.tensors.datatypes import from_config_name, size_bytes
 from mmsup.supervisor.config import validators
 from mmsup.supervisor.config.config_error import InvalidValue, displayed
@@ -89,6 +89,8 @@ def _file_problem(given: Json, rows: int, directory: str) -> str:
     word = from_config_name(datatype)
     row = size_bytes(word, dims) if word else None
     size = os.path.getsize(path)
+    if row is None and size > WARM_UP_STRINGS_BYTES:
+        return f"{displayed(f'{WARM_UP_FOLDER}/{name}')} holds {size} bytes; at most {WARM_UP_STRINGS_BYTES} are read"
     if row is None or size in (row, rows * row):
         return ""
     whole = f", or {rows * row} for {rows} rows" if rows > 1 else ""

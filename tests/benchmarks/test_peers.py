@@ -49,7 +49,7 @@ def test_a_server_that_did_not_start_is_not_tried_again(
     assert len(started) == starts
 
 
-def test_servers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_take_turns_and_each_round_begins_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = []
 
     def measure(peer: Peer, scene: Scene, _environment: Path, _bench: Bench) -> Iterator[Row]:
@@ -59,8 +59,8 @@ def test_servers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "measure", measure)
     both: list[Peer] = [Mmsup(), Mosec()]
     Comparison(NO_BENCH, 2, {peer.key: Path() for peer in both}).run(both, SCENES[:2])
-    one_round = ["mmsup", "mosec"]
-    assert turns == [(scene.key, key) for scene in SCENES[:2] for _ in range(2) for key in one_round]
+    order = ["mmsup", "mosec", "mosec", "mmsup"]
+    assert turns == [(scene.key, key) for scene in SCENES[:2] for key in order]
 
 
 def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:

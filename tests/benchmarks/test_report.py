@@ -24,7 +24,7 @@ def told(rows: list[Row]) -> str:
     return report({"CPU": "a fast one"}, SERVERS, rows, judge(rows, {"mmsup", "kserve"}))
 
 
-def test_servers_stand_in_the_order_of_their_rate_and_the_absent_last() -> None:
+def test_servers_stand_in_the_order_of_their_cost_and_the_absent_last() -> None:
     absent = median([Row("kserve", "small32", trouble="not installed: no network")])
     text = told([absent, row("mosec", "small32", 1000.0), row("mmsup", "small32", 4000.0)])
     assert text.index("| mmsup ") < text.index("| Mosec ") < text.index("| KServe ")
@@ -42,6 +42,17 @@ def test_a_percentile_of_few_requests_is_not_printed() -> None:
     line = next(line for line in text.splitlines() if line.startswith("| mmsup"))
     cells = [cell.strip() for cell in line.split("|")]
     assert cells[6:9] == ["1.00", "-", "-"]
+
+
+def test_the_share_of_known_requests_is_a_column_only_where_a_server_counts_it() -> None:
+    ours = row("mmsup", "small32", 1000.0)
+    assert "known" not in told([ours])
+    ours.known_share = 0.987
+    text = told([ours, row("mosec", "small32", 500.0)])
+    assert "98.7%" in text
+    heads, _, *lines = (line for line in text.splitlines() if line.startswith("|"))
+    place = [cell.strip() for cell in heads.split("|")].index("known")
+    assert [line.split("|")[place].strip() for line in lines[:2]] == ["98.7%", "-"]
 
 
 def test_missed_targets_and_wrong_answers_are_reported() -> None:

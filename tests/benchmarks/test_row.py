@@ -1,4 +1,4 @@
-"""Of several rounds the median is kept; a wrong answer in any round invalidates all."""
+"""Of several rounds the medians are kept; a wrong answer in any round invalidates all."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ def rounds(*rates: float) -> list[Row]:
     return [Row("mosec", "small32", rate=rate, requests=int(rate)) for rate in rates]
 
 
-def test_the_median_rate_is_kept_with_its_range() -> None:
-    kept = median(rounds(30, 10, 20))
-    assert (kept.rate, kept.lowest, kept.highest, kept.rounds, kept.trouble) == (20, 10, 30, 3, "")
+def test_the_median_of_each_figure_is_kept_with_the_range_of_the_cpu_time() -> None:
+    rows = rounds(30, 10, 20)
+    for row, cpu_us, p50_ms in zip(rows, (5.0, 6.0, 4.0), (1.0, 3.0, 2.0), strict=True):
+        row.cpu_us, row.p50_ms = cpu_us, p50_ms
+    kept = median(rows)
+    assert (kept.rate, kept.cpu_us, kept.p50_ms) == (20, 5.0, 2.0)
+    assert (kept.lowest_us, kept.highest_us, kept.rounds, kept.trouble) == (4.0, 6.0, 3, "")
 
 
-def test_of_two_the_slower_is_kept() -> None:
-    assert median(rounds(30, 10)).rate == 10
+def test_a_share_that_some_rounds_do_not_know_is_that_of_the_others() -> None:
+    rows = rounds(30, 10, 20)
+    rows[1].known_share = 0.5
+    assert median(rows).known_share == 0.5
+    assert median(rounds(30, 10)).known_share is None
 
 
 def test_a_round_that_failed_is_left_out_and_reported() -> None:

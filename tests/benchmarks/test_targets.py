@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from row import Row
-from targets import ABSOLUTE, BEST, BEST_OIP, ITSELF, MORE_IS_BETTER, TARGETS, Target, judge
+from targets import ABSOLUTE, BARE, BASE, BEST, BEST_OIP, ITSELF, MORE_IS_BETTER, TARGETS, Target, judge
 from work import SCENES
 
 OIP = {"mmsup", "triton", "kserve"}
@@ -38,6 +38,19 @@ def test_the_best_of_a_protocol_is_not_the_best_of_all_and_never_ourselves() -> 
     (best,) = judge(rows, OIP, [Target("small32", "rate", 5.0, BEST)])
     assert (oip.whose, oip.met) == ("triton", True)
     assert (best.whose, best.met) == ("mosec", False)
+
+
+@pytest.mark.parametrize("against", [BEST, BEST_OIP])
+def test_neither_another_commit_nor_the_network_alone_is_a_peer(against: str) -> None:
+    rows = [row("mmsup", rate=50.0), row(BASE, rate=99.0), row(BARE, rate=99.0), row("triton", rate=10.0)]
+    (said,) = judge(rows, {*OIP, BASE, BARE}, [Target("small32", "rate", 5.0, against)])
+    assert (said.whose, said.met) == ("triton", True)
+
+
+def test_another_commit_by_name() -> None:
+    rows = [row("mmsup", cpu_us=33.0), row(BASE, cpu_us=60.0), row("mosec", cpu_us=1.0)]
+    (said,) = judge(rows, OIP, [Target("small32", "cpu_us", 0.55, BASE)])
+    assert (said.whose, said.met) == (BASE, True)
 
 
 def test_one_server_by_name() -> None:

@@ -40,6 +40,7 @@ def test_nothing_that_befalls_one_model_or_process_reaches_the_others(
     assert report["green"]
     assert report["failed_healthy"] == report["wrong"] == report["lost"] == sum(report["left"].values()) == 0
     assert report["served"] > report["sent"] / 2
+    assert report["served_known"] > report["served"] / 8, "hardly any request was served as a known one"
     assert len(report["classes"]) >= min(30, seconds / 6)
 
 

@@ -78,6 +78,24 @@ def test_a_crash_has_its_stack_its_output_and_its_restart_on_record(
         assert len(told["deaths"]) == 1
 
 
+@pytest.mark.parametrize(("mode", "function"), [("kill", None), ("segv", "harm")])
+def test_a_stack_that_somebody_asked_for_earlier_is_none_of_the_death(
+    server: Server, mode: str, function: str | None
+) -> None:
+    with victim(server, f"asked_{mode}") as hurt:
+        (pid,) = server.pids(hurt.name)
+        for number in (signal.SIGUSR2, signal.SIGQUIT):
+            os.kill(pid, number)
+        eventually(lambda: " in _run_code" in "\n".join(server.ctl("logs", name=hurt.name)["lines"]), "it has told")
+        hurt.assert_serves()
+        assert hurt.send(mode)[0] == 503
+        told = why(server, hurt.name)
+        stack = told["bundle"]["stack"]
+        assert (stack and stack["in_model"]["function"]) == function
+        assert (stack["threads"] if stack else 1) == 1
+        assert "It had printed nothing but stacks of its threads." in told["sentences"]
+
+
 @pytest.mark.fault("F10")
 @pytest.mark.parametrize("mode", ["deadlock", "spin", "hang"])
 def test_a_worker_that_hangs_tells_where_before_it_is_killed(server: Server, mode: str) -> None:

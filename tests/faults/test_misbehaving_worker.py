@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ class Liar:
 
 
 @contextlib.contextmanager
-def liar(server: Server, name: str, **options: object) -> Iterator[Liar]:
+def liar(server: Server, name: str, **options: Any) -> Iterator[Liar]:  # of write_hostile_model
     """A misbehaving model beside the bystander; at the end the invariants hold."""
     before = settled(server)
     write_hostile_model(server.repository, name, **options)

@@ -13,6 +13,7 @@ from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import History
 from mmsup.supervisor.chaos.plan.catalog import ModelRole, select_faults
 from mmsup.supervisor.chaos.runner import ChaosOptions, run_local
+from mmsup.supervisor.chaos.server import local_server
 
 pytestmark = pytest.mark.slow
 MODELS = {"good": ModelRole.HEALTHY, "bad": ModelRole.CRASHY, "new": ModelRole.CHANGING}
@@ -90,7 +91,9 @@ def run(python: str, faults: str) -> list[Finding]:
         3, 9.0, (1.0, 1.5), 30.0, select_faults(faults), MODELS, cooldown_s=3.0, settle_s=3.0, request_timeout_s=4.0
     )
     history = History()
-    asyncio.run(run_local(options, V2Adapter(rows=True), history, lambda _: None, python))
+    asyncio.run(
+        run_local(options, V2Adapter(has_batch_axis=local_server.has_batch_axis), history, lambda _: None, python)
+    )
     return check(history.records)
 
 

@@ -14,7 +14,8 @@ from mmsup.gateway.controller_channel import (
     ControllerCalls,
     link_closed_message,
 )
-from mmsup.gateway.dispatch.worker_link import CloseRecord, InFlightRequest, LostRequest, WorkerLink
+from mmsup.gateway.dispatch.in_flight import CloseRecord, InFlightRequest, LostRequest
+from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.messages.data import Infer
 from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, InFlight, LinkClosed

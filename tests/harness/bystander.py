@@ -1,4 +1,7 @@
-"""A client that keeps calling one healthy model while another one is hurt, and fails the test if it notices."""
+"""A client that keeps calling one healthy model while another one is hurt, and fails the test if it notices.
+
+Its calls are of a few kinds in turn, each of which a gateway soon serves as known requests.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from types import TracebackType
 
+from harness.known_traffic import FORMS, answer_of, id_of, request_body
 from harness.server import EVENT_S, Server, eventually
 
 
@@ -78,11 +82,14 @@ class Bystander:
         number = 0
         while not self._stop.wait(self.pace_s):
             number += 1
-            row = [float(number), 1.0, 2.0, 3.0]
+            form, row = FORMS[number % len(FORMS)], [float(1000 + number % 9000), 1.0, 2.0, 3.0]
             began = time.monotonic()
             try:
-                status, reply = client.infer(self.model, x=("FP32", [4], row))
-                fault = "" if status == 200 and reply["outputs"][0]["data"] == row else f"{status} {reply}"
+                body, given = request_body(form, row)
+                status, headers, reply = client.send("POST", f"/v2/models/{self.model}/infer", body, given)
+                found = {name.lower(): value for name, value in headers.items()}
+                is_right = status == 200 and answer_of(found, reply) == (id_of(form), row)
+                fault = "" if is_right else f"{status} {reply!r}"
             except (HTTPException, OSError) as error:
                 fault = "" if self._is_cut(error) else repr(error)
                 client.close()  # the next call connects anew

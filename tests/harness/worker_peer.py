@@ -70,9 +70,20 @@ class WorkerPeer:
     """One simulated worker process; the test chooses its replies."""
 
     def __init__(
-        self, folder: Path, described: ModelSpec, instance: int = 1, generation: int = 1, *, zeromq: bool = False
+        self,
+        folder: Path,
+        described: ModelSpec,
+        instance: int = 1,
+        generation: int = 1,
+        *,
+        zeromq: bool = False,
+        declared: Metadata | None = None,
+        process: subprocess.Popen[bytes] | None = None,
     ) -> None:
-        self.process = subprocess.Popen(["sleep", "600"])
+        """`declared`: the tensors that it reports; those of `metadata()` by default. `process`: one that the caller
+        owns and ends."""
+        self.process = process or subprocess.Popen(["sleep", "600"])
+        self._is_own_process = process is None
         path = str(folder / f"w{instance}.{generation}") if zeromq else ""
         self.end = ZmqWorkerChannel(path) if zeromq else None
         self.page_fd = make_status_page()
@@ -80,7 +91,7 @@ class WorkerPeer:
         self.attached = AttachedExtents()
         near, far = ControlChannel.pair()
         self.pair, self._far = DataChannel(near.detach()), far.detach()
-        self.said = LinkWorker(instance, generation, path, IDENTITY, described, metadata())
+        self.said = LinkWorker(instance, generation, path, IDENTITY, described, declared or metadata())
         self._records: deque[DataRecord] = deque()
 
     def link(self, to: Router, hub: ZmqContext) -> WorkerLink:
@@ -170,8 +181,9 @@ class WorkerPeer:
         self.process.kill()
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        if self._is_own_process:
+            self.process.kill()
+            self.process.wait()
         if self.end is not None:
             self.end.close()
         self.pair.close()

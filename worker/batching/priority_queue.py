@@ -56,7 +56,8 @@ class PriorityQueue(Generic[L]):
         self._queues: dict[int, RequestQueue[L]] = {}
         """Invariant: ordered by priority. Empty queues stay, since priorities are few."""
         self.size = 0
-        self._ran_starving = False
+        self.ran_starving = False
+        """Whether the last run went ahead of a higher priority."""
 
     def add(self, request: QueuedRequest[L]) -> bool:
         """Append a request; False if the queue of its priority is full."""
@@ -99,7 +100,7 @@ class PriorityQueue(Generic[L]):
                 return queue.values()
         queues = [queue for queue in self._queues.values() if queue]
         lower = [queue for priority, queue in self._queues.items() if queue and priority != DELAYED_PRIORITY][1:]
-        starving = None if self._ran_starving else _most_starving(lower, now_ns)
+        starving = None if self.ran_starving else _most_starving(lower, now_ns)
         if starving is not None:
             queues.remove(starving)
             queues.insert(0, starving)
@@ -107,9 +108,8 @@ class PriorityQueue(Generic[L]):
 
     def only_queue(self) -> RequestQueue[L] | None:
         """All queued requests if they are of one priority without a timeout, so that arrival alone gives the order."""
-        if len(self._queues) != 1 or self.has_timeouts:
-            return None
-        return next(iter(self._queues.values()))
+        queues = [queue for queue in self._queues.values() if queue]
+        return queues[0] if len(queues) == 1 and not self.has_timeouts else None
 
     def pop(self, queue: RequestQueue[L]) -> QueuedRequest[L]:
         """Remove and return the head of that queue."""
@@ -120,7 +120,11 @@ class PriorityQueue(Generic[L]):
     def on_run_start(self, first: QueuedRequest[L]) -> None:
         """Note whether this request, the first of a run and removed already, went ahead of a higher priority."""
         if len(self._queues) > 1:
-            self._ran_starving = any(queue for priority, queue in self._queues.items() if priority < first.priority)
+            self.ran_starving = any(queue for priority, queue in self._queues.items() if priority < first.priority)
+
+    def on_uncontested_run(self) -> None:
+        """Note a run while no request of another priority was queued: it went ahead of none."""
+        self.ran_starving = False
 
     def pop_timed_out(self, now_ns: int) -> Iterator[QueuedRequest[L]]:
         """Remove and return requests past the timeout of their priority; those that are only delayed stay, as the

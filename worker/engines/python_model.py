@@ -89,14 +89,22 @@ class PythonModelEngine:
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         del buffers  # the user's class makes its own arrays
-        own = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
+        own = dict(inputs)
+        if self._copies:
+            for name, array in inputs.items():
+                own[name] = array.copy()
         if self._texts:
             own = {name: as_text(name, array) if array.dtype.kind == "O" else array for name, array in own.items()}
         result = self._infer(own)
         if type(result) is not dict and not isinstance(result, Mapping):
             raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
         arrays = cast("Mapping[str, Any]", result)
-        return {name: _as_array(arrays[name], self._dtypes.get(name)) for name in wanted if name in arrays}
+        made: dict[str, Array] = {}
+        for name in wanted:
+            if name in arrays:
+                value = arrays[name]
+                made[name] = value if type(value) is np.ndarray else _as_array(value, self._dtypes.get(name))
+        return made
 
     def shrink(self) -> None:
         torch = sys.modules.get("torch")

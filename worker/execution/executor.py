@@ -13,16 +13,18 @@ result holds that very array where the engine used it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.specs import Metadata, ModelSpec
+from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.worker.execution.batch_arrays import Arrays, rows, size_bytes, split, stack
 from mmsup.worker.execution.batching_benefit import ALWAYS_BATCH_BYTES, BatchingBenefit
 from mmsup.worker.execution.declared_outputs import DeclaredOutputs
 from mmsup.worker.execution.device_errors import DeviceFault
 from mmsup.worker.execution.engine import (
     NO_BUFFERS,
+    BatchingEngine,
     Engine,
     OutputBuffers,
     as_batching_engine,
@@ -31,7 +33,7 @@ from mmsup.worker.execution.engine import (
 )
 from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code, caught
 from mmsup.worker.execution.output_shapes import OutputShapePredictor
-from mmsup.worker.execution.outputs import OutputBytes, encode_outputs, lay_out_buffers
+from mmsup.worker.execution.outputs import lay_out_buffers
 
 Result = Arrays | ModelFailure
 
@@ -52,6 +54,8 @@ class Executor:
         self._shape_predictor = OutputShapePredictor(metadata)
         self._min_buffer_bytes = min_buffer_bytes(engine)
         self.uses_output_buffers = self._min_buffer_bytes is not None
+        self.stacks_batches = self._batching_engine is None
+        """Whether batches are stacked here, and not by the engine."""
 
     def output_buffers(self, inputs: Arrays, wanted: Sequence[str], view: memoryview | None) -> OutputBuffers:
         """Where in `view` the outputs of a run will be placed, as far as that is known and this engine can use it."""
@@ -115,7 +119,13 @@ class Executor:
         return results
 
     def run_one(self, inputs: Arrays, wanted: Sequence[str] = (), buffers: OutputBuffers = NO_BUFFERS) -> Result:
-        result = self._infer(inputs, wanted, buffers)
+        return self.checked(self._infer(inputs, wanted, buffers), inputs, wanted, buffers)
+
+    def checked(
+        self, result: Result, inputs: Arrays, wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
+    ) -> Result:
+        """What `run_one` gives where the engine gave this: another run after a failure for want of device memory, or a
+        failure for outputs that are not as declared."""
         if isinstance(result, ModelFailure):
             result = self._retry_for_memory(result, inputs, wanted, buffers)
             if isinstance(result, ModelFailure):
@@ -124,10 +134,6 @@ class Executor:
             self._learn_shapes(inputs, result)
         return self._declared.failure(result, wanted, inputs) or result
 
-    def encode_outputs(self, arrays: Arrays) -> tuple[OutputBytes, ...] | ModelFailure:
-        """The bytes of a good result. Elements of an object array are the model's own, and may raise."""
-        return call_model_code(encode_outputs, self.spec, arrays)
-
     def _run_stacked(
         self, jobs: Sequence[Arrays], wanted: Sequence[str], _: Sequence[OutputBuffers]
     ) -> list[Result] | ModelFailure:
@@ -135,25 +141,32 @@ class Executor:
         inputs = call_model_code(stack, self.spec, jobs)  # a batch may not fit into memory where each of its jobs does
         if isinstance(inputs, ModelFailure):
             return inputs
-        result = self._infer(inputs, wanted)
+        result = self.checked(self._infer(inputs, wanted), inputs, wanted)
         if isinstance(result, ModelFailure):
-            result = self._retry_for_memory(result, inputs, wanted, NO_BUFFERS)
-            if isinstance(result, ModelFailure):
-                return result
-        failure = self._declared.failure(result, wanted, inputs)
-        if failure is not None:
-            return [failure] * len(jobs)
+            return [result] * len(jobs) if result.is_contradiction else result
         parts = split(result, [rows(each) for each in jobs])
         for job, part in zip(jobs, parts, strict=True):
             self._learn_shapes(job, part)
         return [*parts]
+
+    def run_stacked(self, inputs: Arrays, sizes: Sequence[int], wanted: Sequence[str]) -> Arrays | list[Result]:
+        """The same for jobs of so many rows each that are stacked already: their outputs, stacked too; or a result for
+        each job, if they could not run as a whole."""
+        result = self.checked(self._infer(inputs, wanted), inputs, wanted)
+        if not isinstance(result, ModelFailure):
+            return result
+        if result.is_contradiction or result.device_fault is not DeviceFault.NONE:
+            return [result] * len(sizes)
+        return self._run_singly(split(inputs, sizes), wanted, [NO_BUFFERS] * len(sizes))
 
     def _run_by_engine(
         self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
     ) -> list[Result] | ModelFailure:
         """The results of one batch that the engine assembles; a failure if it could not run as a whole. If device
         memory runs out, it is run once more by halves."""
-        results = self._infer_batch(jobs, wanted, buffers)
+        engine, names = self._batching_engine, wanted or self._declared.names
+        assert engine is not None, "this engine assembles no batches"
+        results = _infer_batch(engine, self.spec, jobs, names, buffers)
         if isinstance(results, ModelFailure):
             if results.device_fault is not DeviceFault.MEMORY:
                 return results
@@ -162,22 +175,13 @@ class Executor:
             results = list[Arrays]()
             for part in (slice(half), slice(half, None)):
                 self.mark_busy()
-                made = self._infer_batch(jobs[part], wanted, buffers[part])
+                made = _infer_batch(engine, self.spec, jobs[part], names, buffers[part])
                 if isinstance(made, ModelFailure):
                     return made
                 results += made
         for job, result in zip(jobs, results, strict=True):
             self._learn_shapes(job, result)
         return [self._declared.failure(each, wanted, job) or each for job, each in zip(jobs, results, strict=True)]
-
-    def _infer_batch(
-        self, jobs: Sequence[Arrays], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
-    ) -> list[Arrays] | ModelFailure:
-        assert self._batching_engine is not None, "this engine assembles no batches"
-        try:
-            return self._batching_engine.run_batch(jobs, wanted or self._declared.names, buffers)
-        except BaseException as error:  # noqa: BLE001 - as in `_infer`
-            return _failure(error, self.spec)
 
     def _learn_shapes(self, inputs: Arrays, result: Arrays) -> None:
         """Of large results; small ones need no buffer."""
@@ -209,17 +213,36 @@ class Executor:
         try:
             made = self.engine.infer(inputs, names, buffers)
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too
-            return _failure(error, self.spec)
-        if len(made) == len(names) and type(made) is dict:
-            return made  # of these names, or DeclaredOutputs finds which is missing
-        return {name: made[name] for name in names if name in made}
+            return failure_of_run(error, self.spec)
+        return only_wanted(made, names)
 
 
-def _failure(error: BaseException, spec: ModelSpec) -> ModelFailure:
-    failure = caught(error, spec)
-    if failure.device_fault is DeviceFault.LOST:
-        raise DeviceLost(failure.text) from error
-    return failure
+def only_wanted(made: Mapping[str, Array], names: Sequence[str]) -> Arrays:
+    """The outputs of these names, as far as they were made."""
+    if len(made) == len(names) and type(made) is dict:
+        return made  # of these names, or DeclaredOutputs finds which is missing
+    return {name: made[name] for name in names if name in made}
+
+
+def _infer_batch(
+    engine: BatchingEngine,
+    spec: ModelSpec,
+    jobs: Sequence[Arrays],
+    wanted: Sequence[str],
+    buffers: Sequence[OutputBuffers],
+) -> list[Arrays] | ModelFailure:
+    try:
+        return engine.run_batch(jobs, wanted, buffers)
+    except BaseException as error:  # noqa: BLE001 - as in `_infer`
+        return failure_of_run(error, spec)
+
+
+def failure_of_run(error: BaseException, spec: ModelSpec) -> ModelFailure:
+    """Of a run of the engine that raised this; raises where the process must end by it."""
+    found = caught(error, spec)
+    if found.device_fault is DeviceFault.LOST:
+        raise DeviceLost(found.text) from error
+    return found
 
 
 def _copied_to_buffers(result: Result, buffers: OutputBuffers) -> Result:

@@ -97,9 +97,19 @@ def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:
         cap = f" under its cap of {spec.memory_bytes} bytes" if spec.memory_bytes else ""
         return ModelFailure("inference_failed", f"model '{spec.name}' ran out of memory{cap}")
     text = message_of(error).strip() or f"{type(error).__name__} without a message"
+    if isinstance(error, OSError):
+        text = _with_file_names(text, error)
     if isinstance(error, SyntaxError):
         text = _OTHER_CODE_LINE.sub("", _CODE_LINE.sub("", text))
     return ModelFailure("inference_failed", scrub(f"model '{spec.name}' failed: {text}"))
+
+
+def _with_file_names(text: str, error: OSError) -> str:
+    """The text of an OSError with the last part of each path that it names, relative ones too."""
+    for path in (error.filename, error.filename2):
+        if isinstance(path, str | bytes):
+            text = text.replace(repr(path), repr(os.path.basename(os.path.normpath(path))))
+    return text
 
 
 def scrub(text: str) -> str:

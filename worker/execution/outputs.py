@@ -9,6 +9,7 @@ each at the next multiple of 64 bytes. `lay_out_buffers` gives an engine its arr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -60,6 +61,33 @@ class ReplySignatureCache:
             shapes.append((name, array.shape))
             data.append(array.tobytes())
         return (self._signature(tuple(shapes)), tuple(data)) if len(data) <= INLINE_TENSORS else None
+
+    def inline_parts(
+        self, arrays: Mapping[str, Array], sizes: Sequence[int]
+    ) -> list[tuple[bytes, tuple[bytes, ...]]] | None:
+        """The same for each part of a batch, of so many rows along the first axis; None if any part is not of this
+        kind."""
+        ends = [*accumulate(sizes)]
+        rows, largest = ends[-1], max(sizes)
+        columns: list[list[bytes]] = []
+        for array in arrays.values():
+            shape = array.shape
+            if array.dtype.kind in "OSU" or not shape or shape[0] != rows:
+                return None
+            row_bytes = array.nbytes // rows
+            if row_bytes * largest > INLINE_LIMIT_BYTES:
+                return None
+            data = array.tobytes()
+            columns.append(
+                [data[(end - size) * row_bytes : end * row_bytes] for end, size in zip(ends, sizes, strict=True)]
+            )
+        if not 0 < len(columns) <= INLINE_TENSORS:
+            return None
+        words = {
+            size: self._signature(tuple([(name, (size, *array.shape[1:])) for name, array in arrays.items()]))
+            for size in set(sizes)
+        }
+        return [(words[size], data) for size, data in zip(sizes, zip(*columns, strict=True), strict=True)]
 
     def signature(self, outputs: Sequence[OutputBytes]) -> bytes:
         return self._signature(tuple([(name, shape) for name, shape, _ in outputs]))

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from mmsup.ipc.memory.arena import AttachedExtents
 from mmsup.ipc.messages.data import AttachExtent, DetachExtent
 from mmsup.ipc.messages.worker_control import AttachGateway
-from mmsup.ipc.transport.codec import unpack_frame
+from mmsup.ipc.transport.codec import is_about_extents, read_records, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -26,7 +26,6 @@ from mmsup.worker.execution.engine import PinnedMemoryRegistry
 if TYPE_CHECKING:
     from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # imports zmq, with its threads
 
-_EXTENT_MESSAGES: Final = (AttachExtent, DetachExtent)
 log = logging.getLogger("mmsup.worker")
 
 
@@ -48,31 +47,33 @@ class GatewayLink:
         self._arena = AttachedExtents()
 
     def receive(self) -> list[Any] | None:
-        """The messages of the next packet, without those about extents, which are applied; None if no packet waits.
-        ChannelClosed at the end, WireError for a malformed frame."""
+        """The records of the next packet, not yet read; None if no packet waits. Extents that came with it are mapped;
+        what other records say of extents is for `apply_extents`. ChannelClosed at the end, WireError for a malformed
+        frame."""
         received = self._pair.receive_with_fds()
         if received is None:
             return None
         frame, fds = received
+        if not fds:
+            return unpack_records(frame)
         try:
-            messages = unpack_frame(frame)
-            if messages and type(messages[0]) in _EXTENT_MESSAGES:
-                return self._apply_extents(messages, fds)
-            return messages
+            return self.apply_extents(unpack_records(frame), fds)
         finally:
-            if fds:
-                close_fds(fds)
+            close_fds(fds)
 
-    def _apply_extents(self, messages: Iterable[Any], fds: list[int]) -> list[Any]:
-        """Map and unmap extents; returns the other messages."""
+    def apply_extents(self, records: list[Any], fds: list[int] | None = None) -> list[Any]:
+        """Map and unmap extents; returns the other records. `fds`: those of extents to map, of which used ones are
+        removed."""
+        if not is_about_extents(records):
+            return records
         others: list[Any] = []
-        for message in messages:
+        for record, message in zip(records, read_records(records), strict=True):
             if isinstance(message, DetachExtent):
                 self._detach(message.segment)
             elif isinstance(message, AttachExtent) and fds:
                 self._attach(message, fds.pop(0))
             else:
-                others.append(message)
+                others.append(record)
         return others
 
     def _attach(self, extent: AttachExtent, fd: int) -> None:
@@ -102,8 +103,8 @@ class GatewayLink:
     def _drain_pair(self) -> None:
         """Apply extents that wait in the pair: a frame by ZeroMQ may overtake the extent that it names."""
         try:
-            while self.receive() is not None:
-                pass
+            while (records := self.receive()) is not None:
+                self.apply_extents(records)
         except (ChannelClosed, WireError):
             return  # the loop meets it again
 

@@ -14,23 +14,22 @@ The status page reports what this loop does, from this loop: BUSY since the star
 
 from __future__ import annotations
 
-import gc
 import logging
 import select
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.worker_control import TO_WORKER, AttachGateway, StopWorker
-from mmsup.ipc.transport.codec import decode, unpack_frame
+from mmsup.ipc.transport.codec import decode, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.serving.gateway_links import GatewayLink, GatewayLinks
+from mmsup.worker.serving.housekeeping import Housekeeping
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.request_handler import RequestHandler
-from mmsup.worker.startup import malloc_tuning
 from mmsup.worker.startup.controller_channel import WorkerControlChannel, exit_parent_lost
 
 if TYPE_CHECKING:
@@ -47,29 +46,32 @@ SELECT_LIMIT: Final = 1024
 PACKETS_LIMIT: Final = 256
 """Of each pair in one iteration: about what the kernel buffers, so that no gateway can put off the next run by sending
 on and on."""
-COLLECT_EVERY_RUNS: Final = 256
-"""Runs between two collections of young garbage; the collector is off, so that it never runs in the middle of one."""
 
 
 class ServingLoop:
     """From WorkerReady to the end. `run` returns after StopWorker, when all requests are answered."""
 
     def __init__(
-        self, control: WorkerControlChannel, zeromq: ZmqWorkerChannel | None, executor: Executor, page: StatusPageWriter
+        self,
+        control: WorkerControlChannel,
+        zeromq: ZmqWorkerChannel | None,
+        executor: Executor,
+        page: StatusPageWriter,
+        *,
+        use_known_requests: bool = True,
     ) -> None:
         self._control = control
         self._zeromq = zeromq
-        self._executor = executor
         self._page = page
         self._poller = select.poll()
         self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory)
-        self._trim_schedule = malloc_tuning.TrimSchedule()
+        self._housekeeping = Housekeeping(executor.engine, page)
         self._outbox = Outbox()
-        self._handler = RequestHandler(executor, page, self._outbox)
+        self._handler = RequestHandler(executor, page, self._outbox, use_known_requests=use_known_requests)
         self._unexpected = 0
         """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
-        self._collected_at_run = 0
         self._is_stopping = False
+        self._heartbeat_s = min(HEARTBEAT_S, executor.spec.hang_limit_s / 4)
         self._poller.register(control.channel.fileno(), select.POLLIN)
         self._poller.register(control.lifeline, 0)  # only its hang-up matters
         if zeromq is not None:
@@ -77,31 +79,33 @@ class ServingLoop:
 
     def run(self) -> None:
         self._page.set_activity(Activity.IDLE, time.monotonic_ns())
-        queue = self._handler.queue
-        while True:
-            received = self._receive_all(0 if queue.size else self._poll_timeout_s())
-            if queue.size:
-                self._run_queued()
-            elif received:
-                self._on_idle()
-            elif self._is_done():
-                return
-            else:
-                self._collect_garbage(generation=2)
-                self._on_idle()
-                if self._trim_schedule.is_due(time.monotonic_ns()):
-                    malloc_tuning.trim_heap()
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """One iteration; False at the end."""
+        queue, known = self._handler.queue, self._handler.known
+        received = self._receive_all(0 if queue.size or known.waiting else self._poll_timeout_s())
+        if known.waiting:
+            self._end_runs(self._handler.run_known(time.monotonic_ns()))
+        elif queue.size:
+            self._run_queued()
+        elif received:
+            self._on_idle()
+        elif self._is_done():
+            return False
+        else:
+            self._housekeeping.when_idle(time.monotonic_ns())
+            self._on_idle()
+        return True
 
     def _is_done(self) -> bool:
         return self._is_stopping and not self._handler.replies.pending.results and not self._outbox.replies
 
     def _poll_timeout_s(self) -> float:
         if not self._is_stopping and not self._outbox.replies:
-            return self._heartbeat_s()
-        return 0 if self._is_done() else min(SEND_RETRY_S, self._heartbeat_s())
-
-    def _heartbeat_s(self) -> float:
-        return min(HEARTBEAT_S, self._executor.spec.hang_limit_s / 4)
+            return self._heartbeat_s
+        return 0 if self._is_done() else min(SEND_RETRY_S, self._heartbeat_s)
 
     def _on_idle(self) -> None:
         now_ns = time.monotonic_ns()
@@ -113,6 +117,7 @@ class ServingLoop:
 
     def _receive_all(self, timeout_s: float) -> bool:
         """Receive all that has come, after waiting at most so long; whether there was anything."""
+        queue, known = self._handler.queue, self._handler.known
         received = self._zeromq is not None and self._receive_zeromq()
         events = self._poller.poll(0 if received else timeout_s * 1000)
         now_ns = time.monotonic_ns()
@@ -122,24 +127,25 @@ class ServingLoop:
             received = True
             for fd, _events in events:
                 link = self._links.by_fd.get(fd)
-                if link is not None:
-                    self._receive_packet(fd, link, now_ns)
-                else:
+                if link is None:
                     self._receive_other(fd)
+                    continue
+                try:
+                    records = link.receive()
+                    if records and (queue.size or not known.take(link, records, now_ns)):
+                        self._on_other_records(link, records, now_ns)
+                except WireError as error:
+                    self._on_unexpected(f"a malformed frame: {error}")
+                except ChannelClosed:
+                    self._links.detach(fd)
+                    self._handler.drop_link(link)
             events = self._poller.poll(0)  # cheaper than a read that finds nothing
         return received
 
-    def _receive_packet(self, fd: int, link: GatewayLink, now_ns: int) -> None:
-        try:
-            messages = link.receive()
-        except WireError as error:
-            self._on_unexpected(f"a malformed frame: {error}")
-        except ChannelClosed:
-            self._links.detach(fd)
-            self._handler.drop_link(link)
-        else:
-            for rejected in self._handler.on_messages(link, messages or (), now_ns):
-                self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
+    def _on_other_records(self, link: GatewayLink, records: list[Any], now_ns: int) -> None:  # of `unpack_records`
+        """Handle a frame that is not one of known requests, or comes behind others."""
+        for rejected in self._handler.on_records(link, records, now_ns):
+            self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
 
     def _receive_other(self, fd: int) -> None:
         if fd == self._control.lifeline:
@@ -163,8 +169,9 @@ class ServingLoop:
                 self._on_unexpected("a frame of a gateway that is not attached")
                 continue
             try:
-                for rejected in self._handler.on_messages(link, unpack_frame(frame), time.monotonic_ns()):
-                    self._on_unexpected(f"a {rejected} that is not sent to workers, or a duplicate")
+                records, now_ns = unpack_records(frame), time.monotonic_ns()
+                if self._handler.queue.size or not self._handler.known.take(link, records, now_ns):
+                    self._on_other_records(link, records, now_ns)
             except WireError as error:
                 self._on_unexpected(f"a malformed frame: {error}")
         return received
@@ -209,32 +216,30 @@ class ServingLoop:
             ran += len(batch.requests)
             until_ns = batch.wait_until_ns
             now_ns = time.monotonic_ns()
-        if policy.runs >= self._collected_at_run + COLLECT_EVERY_RUNS:
-            self._collected_at_run = policy.runs
-            self._collect_garbage(generation=1)
         if ran and policy.can_delay:
             self._receive_all(0)  # before the replies go out: what is here now is of other callers
             policy.concurrency.record(ran + handler.queue.size)
+        self._end_runs(now_ns)
+        if until_ns and not self._receive_all(0):
+            self._wait_for_requests(until_ns - now_ns)
+
+    def _end_runs(self, now_ns: int) -> None:
+        """After the last run of an iteration: send the replies."""
+        handler = self._handler
+        self._housekeeping.after_run(handler.policy.runs, now_ns)
         self._page.set_activity(Activity.IDLE, now_ns)
-        self._trim_schedule.last_run_ns = now_ns
         if handler.replies.pending.results:
             handler.replies.expire_pending(now_ns)
         for closed in self._outbox.flush():
             handler.drop_link(closed)
-        if until_ns and not self._receive_all(0):
-            self._wait_for_requests(until_ns - now_ns)
 
     def _wait_for_requests(self, left_ns: int) -> None:
         """Sleep until a gateway sends or the time is up; `select` is finer than the milliseconds of `poll`."""
         fds = [*self._links.by_fd, self._control.channel.fileno()]
         if self._zeromq is not None:
             fds.append(self._zeromq.fileno())
-        left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_s())
+        left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_s)
         if max(fds) < SELECT_LIMIT:
             select.select(fds, [], [], left_s)
         else:
             self._poller.poll(left_s * 1000)
-
-    def _collect_garbage(self, generation: int) -> None:
-        gc.collect(generation)
-        self._page.set_device_bytes(self._executor.engine.device_bytes())

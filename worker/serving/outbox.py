@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmsup.ipc.messages.data import InferReply
-from mmsup.ipc.transport.codec import pack_limited
+from mmsup.ipc.transport.codec import pack_records, plain_record
 from mmsup.ipc.transport.control_channel import ChannelClosed
 from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES
 from mmsup.worker.serving.gateway_links import GatewayLink
 
+PlainReply = list[Any]
+"""The fields of an InferReply in the order in which they are packed."""
+
 
 class Outbox:
     def __init__(self) -> None:
-        self.replies: dict[GatewayLink, list[InferReply]] = {}
+        self.replies: dict[GatewayLink, list[PlainReply]] = {}
         """Unsent replies by the link that they go to."""
 
     def add(self, link: GatewayLink, reply: InferReply) -> None:
         """Have a reply sent by the next flush."""
+        self.unsent(link).append([*plain_record(reply)])
+
+    def unsent(self, link: GatewayLink) -> list[PlainReply]:
+        """The unsent replies to a link, to which others may be appended until the next flush."""
         replies = self.replies.get(link)
         if replies is None:
-            self.replies[link] = [reply]
-        else:
-            replies.append(reply)
+            replies = self.replies[link] = []
+        return replies
 
     def flush(self) -> list[GatewayLink]:
         """Send what the gateways take now; returns the links that turned out to be closed."""
         closed: list[GatewayLink] = []
-        for link in list(self.replies):
+        for link, replies in list(self.replies.items()):
             try:
-                if _send(link, self.replies[link]):
+                while replies:
+                    frame, count = pack_records(replies, FRAME_LIMIT_BYTES)
+                    if not link.send(frame):
+                        break
+                    del replies[:count]
+                else:
                     del self.replies[link]
             except ChannelClosed:
                 closed.append(link)
                 del self.replies[link]
         return closed
-
-
-def _send(link: GatewayLink, replies: list[InferReply]) -> bool:
-    while replies:
-        frame, count = pack_limited(replies, FRAME_LIMIT_BYTES)
-        if not link.send(frame):
-            return False
-        del replies[:count]
-    return True

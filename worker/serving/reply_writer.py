@@ -15,7 +15,7 @@ from mmsup.ipc.messages.data import GrantBuffer, InferReply, TensorLocation
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, call_model_code
-from mmsup.worker.execution.outputs import OutputBytes, ReplySignatureCache, buffer_bytes, place_outputs
+from mmsup.worker.execution.outputs import OutputBytes, ReplySignatureCache, buffer_bytes, encode_outputs, place_outputs
 from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.pending_results import PendingResult, PendingResults, RunTimes, WorkerRequest
@@ -40,7 +40,7 @@ class ReplyWriter:
         if inline is not None:
             self._add(request, *inline, times)
             return
-        outputs = self._executor.encode_outputs(result)
+        outputs = call_model_code(encode_outputs, self._executor.spec, result)  # elements of BYTES may raise
         if isinstance(outputs, ModelFailure):
             self.reply_failure(request, outputs, times)
         else:

@@ -7,7 +7,7 @@ Does not cover: sockets (loop.py), the order of the queue and the choice of a ba
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from mmsup.ipc.memory.status_page import StatusPageWriter
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array
+from mmsup.ipc.transport.codec import read_records
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.batch_policy import BatchPolicy
 from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, Batch, next_batch
@@ -25,16 +26,26 @@ from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, failure_of
 from mmsup.worker.serving.gateway_links import GatewayLink
+from mmsup.worker.serving.inline_batch import InlineBatchRunner
+from mmsup.worker.serving.known_queue import KnownQueue
+from mmsup.worker.serving.known_runner import KnownRunner
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
 from mmsup.worker.serving.reply_writer import ReplyWriter
 
 
 class RequestHandler:
-    def __init__(self, executor: Executor, page: StatusPageWriter, outbox: Outbox) -> None:
+    def __init__(
+        self, executor: Executor, page: StatusPageWriter, outbox: Outbox, *, use_known_requests: bool = True
+    ) -> None:
+        """`use_known_requests`: false treats every request as an ordinary one, for tests."""
         self.queue: PriorityQueue[GatewayLink] = PriorityQueue(executor.spec)
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
         self.replies = ReplyWriter(executor, page, outbox)
+        self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox)
+        is_enabled = use_known_requests and not self.policy.can_batch and not executor.spec.queue_policies
+        self.known = KnownQueue(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
+        self._known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
         self._signatures = RequestSignatureCache()
         self._executor = executor
         self._has_batch_axis = executor.metadata.max_batch_size > 0
@@ -44,8 +55,14 @@ class RequestHandler:
 
     # Messages of a gateway.
 
-    def on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
-        """Handle the messages of one frame; returns the kinds of those that no gateway may send to a worker."""
+    def on_records(self, link: GatewayLink, records: list[Any], now_ns: int) -> Sequence[str]:  # of `unpack_records`
+        """Handle the records of a frame that `known` did not take; returns the kinds of those that no gateway may send
+        to a worker. WireError for a malformed one."""
+        for request in self.known.release():
+            self.queue.add(request)
+        return self._on_messages(link, read_records(link.apply_extents(records)), now_ns)
+
+    def _on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
         rejected: list[str] = []
         for message in messages:
             if isinstance(message, Infer):
@@ -83,6 +100,7 @@ class RequestHandler:
             self._outbox.add(link, InferReply(cancel.id, "cancelled", "the request was cancelled"))
 
     def drop_link(self, link: GatewayLink) -> None:
+        self.known.drop_link(link)
         self.queue.drop_link(link)
         self.replies.pending.drop_link(link)
         self._outbox.replies.pop(link, None)
@@ -111,10 +129,18 @@ class RequestHandler:
         self._is_batch_delayed = batch.wait_until_ns > 0
         return batch
 
+    def run_known(self, now_ns: int) -> int:
+        """Run known requests while their runs are quick; returns the time at the end."""
+        if self.queue.ran_starving:
+            self.queue.on_uncontested_run()
+        return self._known_runner.run(self.policy, now_ns)
+
     def run_singly(self, now_ns: int) -> int:
-        """Run queued requests one by one while their runs are quick; returns how many. For a model without batches,
-        as long as all requests are of one priority: `run_next_batch` has the same effect at twice the price."""
+        """Run requests one by one while their runs are quick; returns how many. For a model without batches, as long
+        as all requests are of one priority: `run_next_batch` has the same effect at twice the price."""
         queue, ran, began_ns = self.queue.only_queue(), 0, now_ns
+        if queue:
+            self.queue.on_uncontested_run()
         while queue:
             request = self.queue.pop(queue)
             if request.message.deadline_ns <= now_ns:
@@ -146,11 +172,12 @@ class RequestHandler:
         rows = signature.rows if self._has_batch_axis else 1
         inline = None if isinstance(result, ModelFailure) else self.replies.signatures.inline_reply(result)
         queue_ns, input_ns, infer_ns = started_ns - request.arrived_ns, ready_ns - started_ns, done_ns - ready_ns
-        if inline is None:
+        if inline is None or isinstance(result, ModelFailure):
             self.replies.reply(request, result, RunTimes(queue_ns, input_ns, infer_ns, done_ns, 1, rows))
         else:
             times = queue_ns, input_ns, infer_ns, time.monotonic_ns() - done_ns, 1, rows
             self._outbox.add(request.link, InferReply(message.id, "", "", *inline, 0, *times))
+            self.known.learn(request, result, inline[0])
         self._page.batch_executed(1)
         if signature.runs_alone:
             self.flush()
@@ -159,6 +186,11 @@ class RequestHandler:
         for request in batch:
             self.queue.remove(request)
         self.queue.on_run_start(batch[0])
+        if len(batch) == 1:
+            self._run_one(batch[0], started_ns)
+            return
+        if self._inline_batches.run(batch, started_ns):
+            return
         runs_alone = batch[0].signature.runs_alone
         if runs_alone:
             self.flush()

@@ -11,6 +11,11 @@ The price: up to MAX_FREE_BYTES of free memory at the end of the heap, and holes
 They are reused first, so the peak of a run does not rise by them. An idle worker returns both. Arrays of more than
 MMAP_BYTES are mapped and unmapped as before: a few of those would leave the largest holes.
 
+The heap is in huge pages where the kernel gives them on request (`HUGE_PAGES`, which is set before the start). What a
+library keeps of a model lies scattered in it: a run of a graph of a thousand thin layers takes 0.55 ms instead of 0.61,
+and 0.59 instead of 0.77 after another process has had the core (medians of CPU time, onnxruntime 1.32, glibc 2.36,
+2-core VM). The price: up to 2 MiB more of resident memory.
+
 With a C library other than glibc all this does nothing.
 """
 
@@ -19,6 +24,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from typing import Any, Final
+
+from mmsup.ipc.memory import heap
 
 MAX_FREE_BYTES: Final = 128 << 20
 """Free memory at the end of the heap that is not returned: ten arrays of 12.6 MB."""
@@ -29,6 +36,8 @@ MMAP_BYTES: Final = 32 << 20
 IDLE_NS: Final = 2_000_000_000
 """After so long without a run the memory is returned. That takes 0.5 ms for 25 MB in one piece, but 105 ms for 80 MB in
 10,000 holes: it must not happen between two requests of the same caller."""
+
+trim_heap: Final = heap.trim_heap
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3  # malloc.h
@@ -50,15 +59,6 @@ def set_malloc_limits(free_bytes: int, mmap_bytes: int, library: Any = None) -> 
     if set_option is None:
         return False
     return bool(set_option(_M_TRIM_THRESHOLD, free_bytes)) and bool(set_option(_M_MMAP_THRESHOLD, mmap_bytes))
-
-
-def trim_heap(library: Any = None) -> bool:  # as above
-    """Return free memory to the system, holes too; whether there was any."""
-    trim = getattr(library or ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:
-        return False
-    trim.argtypes = [ctypes.c_size_t]
-    return bool(trim(0))
 
 
 class TrimSchedule:

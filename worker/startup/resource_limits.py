@@ -11,7 +11,7 @@ import resource
 from collections.abc import Mapping, MutableMapping
 from typing import Final
 
-from mmsup.ipc.environment import SOFT_FILES
+from mmsup.ipc.environment import HUGE_PAGES, SOFT_FILES
 from mmsup.ipc.messages.worker_control import ConfigureWorker
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.startup import malloc_tuning
@@ -52,6 +52,9 @@ def set_environment(spec: ModelSpec, environ: MutableMapping[str, str] = os.envi
         environ.setdefault(name, value)
     if "PYTHONSAFEPATH" not in spec.env:
         environ.pop("PYTHONSAFEPATH", None)  # it is for this process; programs that the model starts are as ever
+    name, value = HUGE_PAGES
+    if name not in spec.env and environ.get(name) == value:
+        del environ[name]  # likewise
 
 
 def tune_malloc(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 
-from mmsup.ipc.specs import WARM_UP_FOLDER, Metadata, TensorSpec
+from mmsup.ipc.specs import WARM_UP_FOLDER, WARM_UP_STRINGS_BYTES, Metadata, TensorSpec
 from mmsup.ipc.tensors.datatypes import element_count, from_config_name, shape_matches, unpack_strings
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.execution.batch_arrays import Arrays
@@ -73,20 +74,30 @@ def _from_file(path: str, declared: TensorSpec, dims: tuple[int, ...], batch: tu
     name = f"{WARM_UP_FOLDER}/{os.path.basename(path)}"
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {name}")
-    with open(path, "rb") as file:
-        data = file.read()
+    row, most = element_count(dims), element_count((*batch, *dims))
     if declared.datatype == "BYTES":
-        strings = list(unpack_strings(data))
+        strings = list(islice(unpack_strings(_read(path, name, WARM_UP_STRINGS_BYTES)), most + 1))
+        if len(strings) > most:
+            raise ValueError(f"{name} holds more than {most} elements, and input '{declared.name}' takes {row}")
         flat = np.empty(len(strings), dtype=np.object_)
         flat[:] = strings
     else:
         dtype = NUMPY[declared.datatype]
+        data = _read(path, name, most * dtype.itemsize)
         if len(data) % dtype.itemsize:
             raise ValueError(f"{name} holds {len(data)} bytes, which are no whole number of {declared.datatype}")
         flat = np.frombuffer(data, dtype=dtype)
-    row = element_count(dims)
     if batch and flat.size == batch[0] * row:
         return flat.reshape((*batch, *dims))
     if flat.size != row:
         raise ValueError(f"{name} holds {flat.size} elements, and input '{declared.name}' takes {row}")
     return np.tile(flat, batch or (1,)).reshape((*batch, *dims))
+
+
+def _read(path: str, name: str, limit_bytes: int) -> bytes:
+    """The content of a file; ValueError, and nothing is read, if it is longer than `limit_bytes`."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit_bytes:
+            raise ValueError(f"{name} holds {size} bytes, and at most {limit_bytes} are read for this input")
+        return file.read(size)

@@ -37,6 +37,7 @@ def summary_rows(found: RunStatistics) -> list[tuple[str, str]]:
         ("faults injected / skipped, their victim still being down", f"{injected} / {found.passed_over}"),
         ("classes of faults", str(len(found.classes))),
         ("requests sent / served", f"{found.sent:,} / {found.served:,}"),
+        ("served as known requests", f"{found.served_known:,}"),
         ("failed on healthy models", f"**{found.failed_healthy}** of {found.sent_healthy:,}"),
         ("failed on faulty models, not explained by a fault", f"**{found.failed_unexplained}**"),
         ("failed on faulty models, each with its fault", f"{found.failed_explained}"),

@@ -51,6 +51,8 @@ class RunStatistics:
     passed_over: int
     sent: int
     served: int
+    served_known: int
+    """How many of them were served as known requests, as far as the counters outlived the run."""
     sent_healthy: int
     failed_healthy: int
     failed_unexplained: int
@@ -100,6 +102,7 @@ def run_statistics(timeline: Timeline, findings: list[Finding]) -> RunStatistics
         passed_over=timeline.skipped,
         sent=len(requests),
         served=sum(each.is_right for each in requests),
+        served_known=round(timeline.served_counts[-1].known) if timeline.served_counts else 0,
         sent_healthy=len(healthy),
         failed_healthy=by_rule["healthy"],
         failed_unexplained=by_rule["explained"] + by_rule["harm"] + by_rule["refused"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 from urllib.parse import quote
@@ -16,6 +17,8 @@ from mmsup.supervisor.chaos.clients.payload import Payload
 
 BINARY_MIN_VALUES: Final = 1024
 """Tensors with so many values go as binary data, if the server has that extension."""
+CLIENT_ID: Final = "chaos"
+"""The `id` of the requests that have one."""
 _LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 
 
@@ -48,18 +51,24 @@ class ProtocolAdapter(Protocol):
 
 
 class V2Adapter:
-    """The Open Inference Protocol over HTTP. `binary`: use Triton's binary tensor extension for large tensors. `rows`:
-    the models batch, so that every tensor has a leading axis of length 1."""
+    """The Open Inference Protocol over HTTP. `binary`: use Triton's binary tensor extension, for large tensors and half
+    of the small ones. `has_batch_axis`: whether the tensors of a model have a leading axis, here of length 1.
 
-    def __init__(self, *, binary: bool = True, rows: bool = False) -> None:
+    Half of the requests have an id, the same for all. So they are of a few kinds, and differ in their values alone.
+    """
+
+    def __init__(self, *, binary: bool = True, has_batch_axis: Callable[[str], bool] = lambda _: False) -> None:
         self._binary = binary
-        self._axis = [1] if rows else []
+        self._has_batch_axis = has_batch_axis
 
     def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
         path = f"/v2/models/{quote(model, safe='')}/infer"
-        x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*self._axis, len(payload.values)]}  # JSON
-        request: dict[str, Any] = {"inputs": [x, *self._command_inputs(command)]}  # JSON
-        if not self._binary or len(payload.values) < BINARY_MIN_VALUES:
+        axis = [1] if self._has_batch_axis(model) else []
+        x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*axis, len(payload.values)]}  # JSON
+        request: dict[str, Any] = {"id": CLIENT_ID} if payload.number % 2 else {}  # JSON
+        request["inputs"] = [x, *self._command_inputs(command, axis)]
+        is_large = len(payload.values) >= BINARY_MIN_VALUES
+        if not self._binary or not (is_large or payload.number % 4 > 1):
             x["data"] = payload.values.tolist()
             return HttpCall(path, json.dumps(request).encode(), (("Content-Type", "application/json"),))
         x["parameters"] = {"binary_data_size": len(payload.values) * 4}
@@ -68,10 +77,10 @@ class V2Adapter:
         headers = (("Content-Type", "application/octet-stream"), (_LENGTH_HEADER, str(len(head))))
         return HttpCall(path, head + payload.data, headers)
 
-    def _command_inputs(self, command: FaultCommand | None) -> list[dict[str, Any]]:  # JSON
+    def _command_inputs(self, command: FaultCommand | None, axis: list[int]) -> list[dict[str, Any]]:  # JSON
         if command is None:
             return []
-        shape = [*self._axis, 1]
+        shape = [*axis, 1]
         return [
             {"name": "mode", "datatype": "BYTES", "shape": shape, "data": [command.mode]},
             {"name": "amount", "datatype": "FP64", "shape": shape, "data": [command.amount]},

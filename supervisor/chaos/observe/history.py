@@ -113,6 +113,8 @@ class RevisionInForce:
 class ServedCounts:
     t: float
     success: dict[str, float]
+    known: float = 0.0
+    """Of all models together: how many were served as known requests."""
 
 
 @dataclass(frozen=True, slots=True)

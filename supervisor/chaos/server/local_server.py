@@ -31,7 +31,7 @@ HANGING_DEADLINE: Final = "5s"
 """By which a loop ends, since it uses processor time and so is not hung."""
 MEMORY_CAP: Final = "192MiB"
 MAX_BATCH: Final = 8
-"""The models batch, so that a worker's death affects several requests."""
+"""Of most models, so that a worker's death affects several requests."""
 ROLE_ORDER: Final = (
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.LEAKY, ModelRole.HANGING),
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.HEALTHY, ModelRole.CHANGING),
@@ -52,11 +52,17 @@ def model_roles(count: int) -> dict[str, ModelRole]:
     return found
 
 
+def has_batch_axis(name: str) -> bool:
+    """Whether a model of that name batches. Every second one of a role runs its requests one by one instead."""
+    return not name.endswith(tuple("02468"))
+
+
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
     settings: dict[str, Any] = {} if role == ModelRole.HEALTHY else {"memory": MEMORY_CAP}  # YAML values
     if role == ModelRole.HANGING:
         settings |= {"hang_limit": HANG_LIMIT, "deadline": HANGING_DEADLINE, "load_timeout": "20s"}
-    fault_model.write_fault_model(repository, name, batch=MAX_BATCH, **{**settings, **options})
+    batch = MAX_BATCH if has_batch_axis(name) else 0
+    fault_model.write_fault_model(repository, name, batch=batch, **{**settings, **options})
 
 
 class LocalServer:

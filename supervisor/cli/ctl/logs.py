@@ -20,8 +20,12 @@ from mmsup.supervisor.cli.output.text import printable
 def logs(runtime_dir: str, as_json: bool, model: str, lines: int, follow: bool, raw: bool) -> None:
     """Standard output and error of a model's workers.
 
+    MODEL is a model's name, or _gateways for what the gateways print. The keeper and the controller print to the output
+    of `mmsup serve`.
+
     \b
     Example:  mmsup ctl logs digits --lines 20
+              mmsup ctl logs _gateways
     """
     arguments: Json = {"name": model, "lines": lines}
 

@@ -18,10 +18,19 @@ ANSWER_S: Final = 30.0
 _ENGINE_MODULES: Final = {"ort": ("onnxruntime",), "pytorch": ("torch",), "custom": ()}
 _EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch"}
 _DISTRIBUTIONS: Final = {
-    "PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml", "bs4": "beautifulsoup4",
-    "skimage": "scikit-image", "dateutil": "python-dateutil", "sentence_transformers": "sentence-transformers",
+    "Crypto": "pycryptodome", "PIL": "pillow", "attr": "attrs", "bs4": "beautifulsoup4", "cv2": "opencv-python",
+    "dateutil": "python-dateutil", "dotenv": "python-dotenv", "faiss": "faiss-cpu", "fitz": "pymupdf",
+    "git": "gitpython", "jwt": "pyjwt", "magic": "python-magic", "pkg_resources": "setuptools",
+    "skimage": "scikit-image", "sklearn": "scikit-learn", "umap": "umap-learn", "yaml": "pyyaml",
+    **{name: name for name in (
+        "catboost", "datasets", "diffusers", "einops", "gensim", "jax", "joblib", "keras", "librosa", "lightgbm",
+        "lightning", "matplotlib", "nltk", "numba", "numpy", "onnx", "onnxruntime", "pandas", "polars", "pyarrow",
+        "pydantic", "requests", "safetensors", "scipy", "sentence_transformers", "sentencepiece", "soundfile", "spacy",
+        "statsmodels", "tensorflow", "timm", "tokenizers", "torch", "torchaudio", "torchvision", "tqdm", "transformers",
+        "xgboost",
+    )},
 }  # fmt: skip
-"""Modules whose distributions have other names."""
+"""Modules whose distributions are known. Of any other, the name of the module may be that of a stranger's package."""
 
 
 class Interpreter:
@@ -51,8 +60,11 @@ class Interpreter:
         return [first[name] for name in self._lacking(tuple(first), tuple(paths))]
 
     def install(self, module: str) -> str:
-        """The command that installs it, as far as its name tells."""
-        return f"{self.path} -m pip install {_DISTRIBUTIONS.get(module, module)}"
+        """What to do: the command that installs it, or to look for its package where that is not known."""
+        known = _DISTRIBUTIONS.get(module)
+        if known is None:
+            return f"install the package that has it, by {self.path} -m pip install (its name may be another)"
+        return f"{self.path} -m pip install {known}"
 
     def _lacking(self, modules: tuple[str, ...], paths: tuple[str, ...]) -> list[str]:
         unknown = [each for each in modules if (each, paths) not in self._known]

@@ -501,7 +501,7 @@ def test_a_retired_gateway_answers_once_more_on_each_connection_and_accepts_none
             assert (await read(reader))[0] == 200
             busy_writer.write(head + body)
             request = await gateway.peer.request()
-            gateway.router.status.retired = True
+            gateway.router.status.retire()
             gateway.server.on_heartbeat()
             assert not gateway.server.is_finished
             with pytest.raises(ConnectionRefusedError):

@@ -9,7 +9,7 @@ import pytest
 
 from harness.worker_peer import WorkerPeer, form_of
 from mmsup.gateway.dispatch.poison_requests import OFF_LOOP_BYTES
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint
+from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint
 from mmsup.ipc.errors import make_error
 from mmsup.ipc.messages.data import Infer
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, PoisonSuspected, RemovePoisonEntry, SuspectCleared

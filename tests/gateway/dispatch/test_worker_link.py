@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmsup.gateway.dispatch.worker_link import InFlightRequest, InFlightTable, RequestEvent, WorkerExited
+from mmsup.gateway.dispatch.in_flight import InFlightRequest, InFlightTable, RequestEvent, WorkerExited
 from mmsup.ipc.messages.data import Infer
 
 

@@ -8,7 +8,16 @@ import time
 import pytest
 
 from mmsup.gateway.http import error_status
-from mmsup.ipc.errors import ERROR_CLASSES, CallerError, MmsupError, ModelError, ServerError, WorkerError, make_error
+from mmsup.ipc.errors import (
+    AWAITING_ROOM,
+    ERROR_CLASSES,
+    CallerError,
+    MmsupError,
+    ModelError,
+    ServerError,
+    WorkerError,
+    make_error,
+)
 
 CODES = [code for family in ERROR_CLASSES for code in family.codes]
 
@@ -24,8 +33,10 @@ def test_a_callers_error_is_4xx_and_no_other_is(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_only_503_has_retry_after(code: str) -> None:
-    assert ("Retry-After" in error_status.headers(make_error(code, "x"))) == (error_status.STATUS[code] == 503)
+def test_retry_after_stands_where_it_is_our_state_that_passes(code: str) -> None:
+    """503 always; 507 where room can come, but not for a model that is larger than its cap."""
+    expected = error_status.STATUS[code] == 503 or code in AWAITING_ROOM
+    assert ("Retry-After" in error_status.headers(make_error(code, "x"))) == expected
 
 
 @pytest.mark.parametrize(("given", "told"), [(None, "1"), (0.0, "1"), (0.2, "1"), (1.5, "2"), (7, "7")])
@@ -69,6 +80,8 @@ ZeroDivisionError: division by zero"""
         ("no weights at file:///srv/m/key.pem nor ../conf/m.yaml", "no weights at <url> nor <path>"),
         ("('s3://user:pw@bucket/x'), postgres://u:p'w@h/db.", "('<url>'), <url>."),
         ("no ./m.yaml, ../../m.yaml, ~/m.yaml or ~me/m.yaml", "no <path>, <path>, <path> or <path>"),
+        ("no 'conf/m.yaml', conf//a/b.onnx:3 nor m/1/model.py.", "no '<path>', <path>:3 nor <path>."),
+        ("m/s, 3/4.5, text/plain of BAAI/bge-v1.5: x/Add:0", "m/s, 3/4.5, text/plain of BAAI/bge-v1.5: x/Add:0"),
         ("/etc/m/" * 3, "<path>"),
         ("gone.../srv//m", "gone...<path>"),
         ("two\nlines\x1b[31m", "two lines [31m"),
@@ -78,7 +91,9 @@ def test_model_errors_are_redacted(said: str, told: str) -> None:
     assert error_status.text(ModelError("inference_failed", said)) == told
 
 
-@pytest.mark.parametrize("unit", ["a", "a-", "/", "./", "../", "~", "~a", "-/", "://", "'", ".", "a:", "://'"])
+@pytest.mark.parametrize(
+    "unit", ["a", "a-", "/", "./", "../", "~", "~a", "-/", "://", "'", ".", "a:", "://'", "a/", "a.b/"]
+)
 def test_a_long_error_of_a_model_does_not_hold_up_the_gateway(unit: str) -> None:
     started = time.process_time()
     error_status.redact(unit * 200_000)

@@ -111,6 +111,10 @@ def test_logs_and_events_are_what_was_written(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness, ask: Ask) -> None:
         harness.controller.context.state_dir.model_output("bert").append("1.1", b"one\ntwo\n")
         assert await ask("logs", name="bert", lines=1) == {"lines": ["two"]}
+        harness.controller.context.state_dir.model_output("_gateways").append("1", b"three\n")
+        assert await ask("logs", name="_gateways") == {"lines": ["three"]}
+        with pytest.raises(MmsupError, match=r"'_controller' has no log: name a model, or _gateways; .*`mmsup serve`"):
+            await ask("logs", name="_controller")
         events = (await ask("events", model="bert", count=1))["events"]
         assert [each["event"] for each in events] == ["worker_ready"]
         assert set(events[0]) >= {"time", "event", "model", "instance", "generation", "text"}
@@ -126,6 +130,8 @@ def test_logs_and_events_are_what_was_written(tmp_path: Path) -> None:
         ("show", {"name": 3}, "bad_request"),
         ("show", {"name": "nope"}, "unknown_model"),
         ("unload", {"name": "nope"}, "unknown_model"),
+        ("logs", {"name": "nope"}, "unknown_model"),
+        ("logs", {"name": "_nope"}, "unknown_model"),
         ("events", {"model": "nope"}, "unknown_model"),
         ("events", {"count": -1}, "bad_request"),
         ("events", {"count": True}, "bad_request"),

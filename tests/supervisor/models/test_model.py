@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from mmsup.ipc.messages.gateway_control import VersionState
+from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.config.config_error import ConfigError
-from mmsup.supervisor.models.model import Model, default_version
+from mmsup.supervisor.instances.context import InstanceContext, WorkerFailure
+from mmsup.supervisor.instances.instance import Instance, InstanceHooks, VersionRevision
+from mmsup.supervisor.instances.lifecycle_events import InstanceState, Situation
+from mmsup.supervisor.models.model import Model, default_version, failure_reason
+from mmsup.supervisor.processes.backoff import Exit
 from mmsup.supervisor.repository.scanner import ModelEntry, missing_model
 
 
@@ -28,6 +35,35 @@ def test_a_model_that_no_repository_holds_is_failed_with_a_reason() -> None:
     model = Model("m", missing_model("m"), wanted=True)
     assert model.state() == "failed"
     assert "no repository holds this model" in model.reason()
+
+
+REFUSED = WorkerFailure("load_failed", "model 'm' failed: no weights", of_load=True, detail="at model.py:3")
+KILLED = WorkerFailure("model_restarting", "worker m/1 was killed by signal 9")
+NEVER_SERVED, SERVED = Exit(1.0, 0.0, was_probe=False), Exit(1.0, 20.0, was_probe=False)
+
+
+@pytest.mark.parametrize(
+    ("state", "failure", "exits", "told"),
+    [
+        ("loading", None, (), ""),
+        ("stopping", REFUSED, (), "model 'm' failed: no weights (at model.py:3)"),
+        ("backoff", REFUSED, (NEVER_SERVED,), "load failed, next try in 0.8 s: model 'm' failed: no weights (at"),
+        ("starting", REFUSED, (NEVER_SERVED,), "load failed, trying again: model 'm' failed: no weights (at"),
+        ("loading", REFUSED, (SERVED, NEVER_SERVED, NEVER_SERVED), "load failed (2 in a row), trying again: model 'm'"),
+        ("backoff", KILLED, (SERVED,), "next try in 0.8 s: worker m/1 was killed by signal 9"),
+        ("warming", KILLED, (SERVED,), "trying again: worker m/1 was killed by signal 9"),
+        ("failed", REFUSED, (NEVER_SERVED,) * 5, "model 'm' failed: no weights (at model.py:3)"),
+    ],
+)
+def test_the_reason_says_that_a_start_follows_a_failure_and_when_the_next_one_comes(
+    state: str, failure: WorkerFailure | None, exits: tuple[Exit, ...], told: str
+) -> None:
+    version = VersionRevision(ModelSpec("m", "1", "/m/1", "model.py", "custom", "python"), exits=list(exits))
+    instance = Instance(1, version, cast("InstanceContext", None), cast("InstanceHooks", None))
+    version.instances.append(instance)
+    instance.situation = Situation(wanted=True, state=InstanceState(state))
+    instance.failure, instance.retry.at_s = failure, 10.8
+    assert failure_reason(version, now_s=10.0)[: len(told) or None] == told
 
 
 def version(number: str, state: str, code: str = "") -> VersionState:

@@ -63,6 +63,40 @@ def test_without_a_current_thread_it_is_the_last() -> None:
     assert stack_trace.parse(DUMP.replace("Current thread", "Thread")).current == 2
 
 
+EARLIER = DUMP.replace("infer", "earlier")
+
+
+@pytest.mark.parametrize(
+    ("text", "was_requested", "of_death"),
+    [
+        (CRASH, False, CRASH),
+        (DUMP, True, DUMP),
+        (DUMP, False, ""),
+        (EARLIER + CRASH, False, CRASH),
+        (EARLIER + EARLIER + DUMP, True, DUMP),
+        (EARLIER + DUMP, False, ""),
+        ("what a model wrote\n", False, "what a model wrote\n"),
+        ("", True, ""),
+    ],
+)
+def test_of_several_dumps_only_the_one_of_the_death_counts(text: str, was_requested: bool, of_death: str) -> None:
+    assert stack_trace.of_death(text, was_requested=was_requested) == of_death
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ([], ""),
+        (["loaded", *DUMP.splitlines()], "loaded"),
+        ([*DUMP.splitlines(), "served"], "served"),
+        (['  File "x.py", line 3, in load', "ValueError"], "ValueError"),
+        (DUMP.splitlines(), ""),
+    ],
+)
+def test_the_last_words_of_an_output_are_no_stack_that_somebody_asked_for(output: list[str], words: str) -> None:
+    assert stack_trace.last_words(output) == words
+
+
 @pytest.mark.parametrize(
     ("text", "is_dump"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import mmsup
+from mmsup.ipc.environment import HUGE_PAGES
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.processes.launch_spec import (
     LaunchEnvironment,
@@ -55,6 +56,13 @@ def test_a_worker_without_a_gpu_sees_none(tmp_path: Path) -> None:
 def test_the_environment_of_a_model_wins(tmp_path: Path) -> None:
     env = worker_spawn(spec(env={"OMP_NUM_THREADS": "1", "X": "y"}), (7, 3), environment(tmp_path), (), "").env
     assert (env["OMP_NUM_THREADS"], env["X"]) == ("1", "y")
+
+
+def test_only_workers_have_their_heap_in_huge_pages_unless_the_model_has_it_otherwise(tmp_path: Path) -> None:
+    name, value = HUGE_PAGES
+    assert worker_spawn(spec(), (7, 3), environment(tmp_path), (), "").env[name] == value
+    assert worker_spawn(spec(env={name: ""}), (7, 3), environment(tmp_path), (), "").env[name] == ""
+    assert name not in gateway_spawn(1, 2, environment(tmp_path), ()).env
 
 
 def test_an_interpreter_of_the_model_finds_this_package_and_no_other(tmp_path: Path) -> None:

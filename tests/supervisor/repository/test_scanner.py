@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.ipc.specs import WARM_UP_STRINGS_BYTES, ModelSpec, TensorSpec
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.repository.scanner import (
     SPEC_LIMIT,
@@ -281,11 +281,15 @@ def test_links_in_the_repository_are_followed_and_one_that_leads_nowhere_is_an_e
     assert [spec(settings, name).version for name in ("link", "m")] == ["2", "2"]
 
 
-@pytest.mark.parametrize("place", ["m", "m/1", "m/1/model.onnx", "m/1/weights", "m/config.pbtxt", "m/mmsup.yaml"])
+@pytest.mark.parametrize(
+    "place",
+    ["m", "m/1", "m/1/model.onnx", "m/1/weights", "m/1/a/b", "m/1/a/b/weights", "m/config.pbtxt", "m/mmsup.yaml"],
+)
 def test_a_link_out_of_the_repository_is_followed_only_where_the_operator_allows_it(
     lay: Lay, tmp_path: Path, place: str
 ) -> None:
-    settings = lay({"m/1/model.onnx": "", "m/1/weights": "", "m/config.pbtxt": "", "m/mmsup.yaml": ""})
+    files = ("m/1/model.onnx", "m/1/weights", "m/1/a/b/weights", "m/config.pbtxt", "m/mmsup.yaml")
+    settings = lay(dict.fromkeys(files, ""))
     path, target = Path(settings.repositories[0]) / place, tmp_path / "elsewhere" / "secret"
     target.parent.mkdir()
     path.rename(target)
@@ -405,6 +409,19 @@ def test_a_pipe_with_another_name_is_ignored(lay: Lay) -> None:
     assert spec(settings).artefact == "model.onnx"
 
 
+def test_folders_below_a_version_may_hold_links_in_circles_and_to_nothing(lay: Lay, tmp_path: Path) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/1/a/x": "", "shared/1/model.onnx": "", "shared/1/b/y": ""})
+    root = Path(settings.repositories[0])
+    below = root / "m" / "1" / "a"
+    (below / "up").symlink_to(root / "m")
+    (below / "loop").symlink_to(below / "loop")
+    (below / "gone").symlink_to("/nowhere")
+    (below / "shared").symlink_to(root / "shared")
+    assert spec(settings).version == "1"
+    (root / "shared" / "1" / "b" / "out").symlink_to(tmp_path)
+    assert [each.partition(" is ")[0] for each in faults(entry(settings))] == ["m/1/a/shared/1/b/out:"]
+
+
 def test_an_entry_that_cannot_be_examined_is_an_error_of_that_model_alone(lay: Lay) -> None:
     settings = lay({"m/1/model.onnx": ""})
     loop = Path(settings.repositories[0]) / "loop"
@@ -477,6 +494,16 @@ FROM_FILE = 'data_type: TYPE_FP32 input_data_file: "two.bin"'
 def test_a_warm_up_sample_that_does_not_fit_its_model_is_found_by_check(config: str, words: str, lay: Lay) -> None:
     found = faults(entry(lay({"m/1/model.onnx": "", "m/warmup/two.bin": "12", "m/config.pbtxt": config})))
     assert any(words in each for each in found), found
+
+
+def test_a_warm_up_file_of_strings_has_a_longest_size(lay: Lay) -> None:
+    config = f"{INPUT.replace('FP32', 'STRING')} {sample('x', FROM_FILE.replace('FP32', 'STRING'))}"
+    settings = lay({"m/1/model.onnx": "", "m/warmup/two.bin": "", "m/config.pbtxt": config})
+    assert entry(settings).errors == ()
+    os.truncate(Path(settings.repositories[0]) / "m" / "warmup" / "two.bin", WARM_UP_STRINGS_BYTES + 1)
+    (fault,) = faults(entry(settings))
+    sizes = f"{WARM_UP_STRINGS_BYTES + 1} bytes; at most {WARM_UP_STRINGS_BYTES} are read"
+    assert fault.endswith(f'"warmup/two.bin" holds {sizes}')
 
 
 @pytest.mark.parametrize("size", [8, 24])

@@ -56,6 +56,25 @@ def test_a_starving_request_goes_first_in_every_second_run() -> None:
     assert [run(queue, now) for _ in range(9)] == [old[0], new[0], old[1], new[1], old[2], *new[2:]]
 
 
+def test_a_run_for_which_nothing_else_waited_is_one_of_the_higher_priority() -> None:
+    queue = make_queue()
+    old = [add(queue, 90) for _ in range(2)]
+    new = [add(queue, 1, at_ns=STARVATION_NS) for _ in range(2)]
+    assert run(queue, STARVATION_NS) is old[0]
+    queue.on_uncontested_run()
+    assert [run(queue, STARVATION_NS) for _ in range(3)] == [old[1], *new]
+
+
+def test_only_one_priority_waits_whatever_waited_before() -> None:
+    queue = make_queue()
+    one, other = add(queue, 1), add(queue, 2)
+    assert queue.only_queue() is None
+    queue.remove(one)
+    assert list(queue.only_queue() or {}) == [other.key]
+    queue.remove(other)
+    assert queue.only_queue() is None
+
+
 def test_no_lower_priority_goes_first_before_it_starves() -> None:
     queue = make_queue()
     low = add(queue, 90, at_ns=1)

@@ -106,6 +106,20 @@ def test_an_exception_is_reported_as_the_models_failure() -> None:
     assert (failure.code, failure.text) == ("inference_failed", "model 'bert' failed: bad luck in x.py")
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError(2, "No such file", "conf/words"), "[Errno 2] No such file: 'words'"),
+        (OSError(18, "Cross-device", b"a/b/", None, "c"), "[Errno 18] Cross-device: b'b' -> 'c'"),
+        (IsADirectoryError(21, "Is a directory", "/"), "[Errno 21] Is a directory: ''"),
+        (OSError("a disk of its own"), "a disk of its own"),
+        (FileNotFoundError(2, "No such file", 3), "[Errno 2] No such file: 3"),
+    ],
+)
+def test_an_error_of_a_file_names_the_file_and_not_its_folders(error: OSError, told: str) -> None:
+    assert failure_of(error, CPU).text == f"model 'bert' failed: {told}"
+
+
 @pytest.mark.parametrize("error", [ValueError(), asyncio.CancelledError()])
 def test_an_exception_without_a_message_still_gives_a_sentence(error: BaseException) -> None:
     assert failure_of(error, CPU).text == f"model 'bert' failed: {type(error).__name__} without a message"

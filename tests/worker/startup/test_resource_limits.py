@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from mmsup.ipc.environment import HUGE_PAGES
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.startup.resource_limits import FILES_LIMIT, library_environment, set_environment
 
@@ -28,6 +29,23 @@ def test_variables_that_the_operator_set_are_kept() -> None:
     set_environment(SPEC, environ)
     assert (environ["OMP_NUM_THREADS"], environ["ORT_DISABLE_TELEMETRY"]) == ("1", "0")
     assert environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+@pytest.mark.parametrize(
+    ("of_model", "present", "left"),
+    [
+        ({}, HUGE_PAGES[1], None),
+        ({}, "glibc.malloc.check=3", "glibc.malloc.check=3"),
+        ({HUGE_PAGES[0]: HUGE_PAGES[1]}, HUGE_PAGES[1], HUGE_PAGES[1]),
+        ({}, None, None),
+    ],
+)
+def test_programs_of_a_model_do_not_inherit_how_the_heap_of_a_worker_is_made(
+    of_model: dict[str, str], present: str | None, left: str | None
+) -> None:
+    environ = {} if present is None else {HUGE_PAGES[0]: present}
+    set_environment(replace(SPEC, env=of_model), environ)
+    assert environ.get(HUGE_PAGES[0]) == left
 
 
 @pytest.mark.slow

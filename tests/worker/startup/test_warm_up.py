@@ -13,12 +13,14 @@ import pytest
 
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.memory.status_page import StatusPageWriter, make_status_page
-from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.specs import WARM_UP_STRINGS_BYTES, Metadata, ModelSpec, TensorSpec
+from mmsup.ipc.tensors.datatypes import pack_strings
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.startup.warm_up import placeholder_inputs, wants_warm_up, warm_up
+from mmsup.worker.startup.warm_up_samples import sample_inputs
 
 SPEC = ModelSpec("m", "1", "/m/1", "model.onnx", "ort", "onnxruntime_onnx")
 FIXED = (TensorSpec("x", "FP32", (2,)),)
@@ -175,8 +177,31 @@ def test_a_sample_that_the_model_refuses_is_a_failed_load_that_names_the_sample(
         ({"x": {**SAMPLE_INPUT, "data_type": "TYPE_FP64"}}, "is FP64 there, and FP32 in the model"),
         ({"x": {**SAMPLE_INPUT, "dims": [3]}}, r"is \[3\] there, and \[2\] in the model"),
         ({"x": {"data_type": "TYPE_FP32", "dims": [2], "input_data_file": "no"}}, "there is no file warmup/no"),
+        (
+            {"x": {"data_type": "TYPE_FP32", "dims": [2], "input_data_file": "huge"}},
+            f"warmup/huge holds {1 << 40} bytes, and at most 8 are read for this input",
+        ),
     ],
 )
 def test_a_sample_that_is_not_of_this_model_is_a_failed_load(page: int, tmp_path: Path, inputs: Any, text: str) -> None:
+    (tmp_path / "warmup").mkdir()
+    with (tmp_path / "warmup" / "huge").open("wb") as file:
+        file.truncate(1 << 40)
     with pytest.raises(ModelError, match=text):
         warmed_by(page, tmp_path, {"name": "s", "inputs": inputs})
+
+
+@pytest.mark.parametrize(
+    ("strings", "text"),
+    [
+        ([b""] * 3, "warmup/x holds more than 2 elements, and input 'x' takes 2"),
+        ([b"x" * WARM_UP_STRINGS_BYTES], f"at most {WARM_UP_STRINGS_BYTES} are read for this input"),
+    ],
+)
+def test_a_sample_of_too_many_or_too_long_strings_is_not_read(tmp_path: Path, strings: list[bytes], text: str) -> None:
+    (tmp_path / "warmup").mkdir()
+    (tmp_path / "warmup" / "x").write_bytes(pack_strings(strings))
+    taken = Metadata("python", 0, (TensorSpec("x", "BYTES", (2,)),), ())
+    sample = {"inputs": {"x": {"data_type": "TYPE_STRING", "dims": [2], "input_data_file": "x"}}}
+    with pytest.raises(ValueError, match=text):
+        sample_inputs(sample, taken, str(tmp_path / "1"))

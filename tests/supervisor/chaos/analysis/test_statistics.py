@@ -107,4 +107,4 @@ def test_the_report_in_json_has_the_same_statistics() -> None:
     assert made["sent"] == found.sent
     assert made["shaken"] == {"count": 0, "p50": None, "p99": None, "worst": None}
     assert made["classes"][0]["name"] == "segv"
-    assert len(summary_rows(found)) == 20
+    assert len(summary_rows(found)) == 21

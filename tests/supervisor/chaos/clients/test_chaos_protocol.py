@@ -11,7 +11,7 @@ from mmsup.supervisor.chaos.clients.http_client import HttpReply
 from mmsup.supervisor.chaos.clients.payload import make_payload
 from mmsup.supervisor.chaos.clients.protocol import BINARY_MIN_VALUES, FaultCommand, V2Adapter
 
-SMALL, LARGE = make_payload(1, 5, 8), make_payload(1, 6, BINARY_MIN_VALUES)
+SMALL, LARGE = make_payload(1, 4, 8), make_payload(1, 8, BINARY_MIN_VALUES)
 
 
 def test_a_small_payload_goes_as_json_and_a_large_one_as_bytes() -> None:
@@ -21,6 +21,18 @@ def test_a_small_payload_goes_as_json_and_a_large_one_as_bytes() -> None:
     length = int(dict(large.headers)["Inference-Header-Content-Length"])
     assert large.body[length:] == LARGE.data
     assert json.loads(large.body[:length])["inputs"][0]["parameters"] == {"binary_data_size": len(LARGE.data)}
+
+
+def test_half_of_the_small_ones_go_as_bytes_and_half_with_an_id() -> None:
+    calls = [V2Adapter().build_request("m", make_payload(1, number, 8), None) for number in range(4)]
+    assert ["Inference-Header-Content-Length" in dict(each.headers) for each in calls] == [False, False, True, True]
+    assert [b'"id": "chaos"' in each.body for each in calls] == [False, True, False, True]
+
+
+def test_a_model_with_a_batch_axis_gets_one_row() -> None:
+    adapter = V2Adapter(has_batch_axis=lambda name: name == "batched")
+    for model, shape in (("batched", [1, 8]), ("single", [8])):
+        assert json.loads(adapter.build_request(model, SMALL, None).body)["inputs"][0]["shape"] == shape
 
 
 def test_a_server_without_the_extension_gets_json_whatever_the_size() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from mmsup.gateway.infer.handler import ParsedRequest
-from mmsup.gateway.infer.request_cache import CachedJsonRequest, CachedRequest, RequestCache
+from mmsup.gateway.infer.known_request import KnownJsonRequest, KnownRequest
+from mmsup.gateway.infer.known_requests import KnownRequests
 from mmsup.gateway.protocol.infer_request import InferRequest
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
 from mmsup.ipc.specs import Metadata, TensorSpec
@@ -20,8 +22,8 @@ def parsed(metadata: Metadata = MODEL) -> ParsedRequest:
 
 
 def test_a_cached_request_is_valid_only_for_its_version_and_metadata() -> None:
-    cache = RequestCache()
-    cached = CachedRequest(parsed(), "1")
+    cache = KnownRequests(Any, Any, may_pack=False)  # type: ignore[arg-type] # only for what is packed
+    cached = KnownRequest(parsed(), "1")
     cache.put(b"text", cached)
     assert cache.get(b"text", "1", MODEL) is cached
     assert cache.get(b"text", "2", MODEL) is None
@@ -30,7 +32,7 @@ def test_a_cached_request_is_valid_only_for_its_version_and_metadata() -> None:
 
 
 def test_other_numbers_in_the_same_text_give_the_same_request_with_other_bytes() -> None:
-    cached = CachedJsonRequest(parsed(), "1", ["b", "a"])
+    cached = KnownJsonRequest(parsed(), "1", ["b", "a"])
     other = cached.with_data([b"7", b"1, 2.5"])
     assert other is not None
     assert [(each.name, bytes(each.data or b"")) for each in other.job.inputs] == [
@@ -42,14 +44,14 @@ def test_other_numbers_in_the_same_text_give_the_same_request_with_other_bytes()
 
 
 def test_no_tensor_of_a_client_is_cached() -> None:
-    cached = CachedJsonRequest(parsed(), "1", ["a", "b"])
+    cached = KnownJsonRequest(parsed(), "1", ["a", "b"])
     assert [each.data for each in cached.parsed.job.inputs] == [None, None]
     assert cached.parsed.request.inputs == []
     assert cached.parsed.inference_count == parsed().inference_count
 
 
 def test_numbers_that_do_not_fit_are_left_to_the_full_parser() -> None:
-    cached = CachedJsonRequest(parsed(), "1", ["a", "b"])
+    cached = KnownJsonRequest(parsed(), "1", ["a", "b"])
     for lists in ([b"1", b"7"], [b"1, 2, 3", b"7"], [b"1, 2", b"7.5"], [b"1, 2", b"4294967296"], [b"1, x", b"7"]):
         assert cached.with_data(lists) is None
     assert cached.with_data([b"1, true", b"7"]) is None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.dispatch.request_fingerprint import Tensor, fingerprint, received_tensors, sent_tensors, total_bytes
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
+from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint, received_tensors, sent_tensors, total_bytes
 from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.messages.data import Infer
 
