@@ -200,11 +200,12 @@ def _start_behind_others(instance: Instance) -> tuple[str, ...]:
     """Let its worker start idle, if there is an idle class and somebody to yield to, until it is ready or has waited
     for too long. Returns the control groups that its process has to join."""
     worker, idle = instance.require_worker(), instance.context.cgroups.idle
+    group = worker.group  # not the worker: no reference cycle may keep the mapped status page alive
     bound_s = instance.hooks.start_bound_s(instance) if idle is not None else 0.0
     if idle is None or not bound_s:
-        return worker.group.procs_files
-    worker.watches.start = IdleStart(bound_s, lambda: idle.release(worker.group))
-    return idle.admit(worker.group)
+        return group.procs_files
+    worker.watches.start = IdleStart(bound_s, lambda: idle.release(group))
+    return idle.admit(group)
 
 
 def _announce_ready(instance: Instance) -> None:

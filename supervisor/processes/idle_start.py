@@ -17,7 +17,7 @@ from mmsup.supervisor.processes.stall_clock import queued_ns
 
 AWAITED_S: Final = 0.2
 """Bound for one that follows another, and for which its callers wait."""
-SPARE_S: Final = 3.0
+SPARE_S: Final = 1.0
 """Bound for one that nobody was served by, or whose work others do meanwhile."""
 LOOK_S: Final = 0.1
 """Between two looks; the bound is exceeded by at most as much."""
