@@ -17,7 +17,7 @@ import pytest
 
 from engines.build import write_identity_onnx
 from engines.hostile_model import fault_value, write_hostile_model
-from harness import raw_http
+from harness import combination, raw_http
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, settled
 from harness.known_traffic import DIE, FORMS, RAISE, SLEEP, VALUES, KnownClient, KnownTraffic, write_ordered_model
@@ -303,6 +303,43 @@ def test_a_flood_of_known_requests_of_one_model_costs_those_of_another_little(se
 
 
 # Several kinds.
+
+
+@pytest.mark.fault("F2", "F13")
+def test_known_requests_in_batches_share_a_death_once(server: Server) -> None:
+    name = "known_batches"
+    load(server, name, batch=8, pause_s=0.003, batching={"delay": "1ms"})
+    poison = [DIE, *[7.0] * 7]
+    with Bystander(server, BYSTANDER), KnownTraffic(server, name, 12, row=True) as clients:
+        killer = KnownClient(server.address(), name, "binary", row=True)
+        for _ in range(4):
+            assert killer.ask([0.0] * VALUES).status == 200
+        clients.await_right(64)
+        codes: list[str] = []
+        while "request_quarantined" not in codes:
+            codes.append(killer.ask(poison).code)
+            assert len(codes) < 5, codes
+            clients.await_right(24)
+        killer.close()
+    assert codes[:-1] == ["worker_crashed"] * 2
+    assert len(server.events("worker_exit", name)) == 2
+    assert set(clients.errors()) <= {(503, "worker_crashed")}, clients.errors()
+    assert sum(clients.errors().values()) <= 2 * 11
+    assert success(server, name) == clients.right() + 4
+    server.ctl("quarantine_clear", model=name)
+    unload(server, name)
+
+
+def test_requests_that_differ_in_their_values_alone_are_served_as_known_ones(server: Server) -> None:
+    if combination.is_plain():
+        pytest.skip("with --http-front plain there are none")
+    for name, options in (("known_single", {}), ("known_rows", {"batch": 4})):
+        load(server, name, **options)
+        with KnownTraffic(server, name, 4, row=bool(options), forms=("binary", "binary with id")) as clients:
+            clients.await_right(400)
+        known = server.gauge("mmsup_known_requests_total", model=name)
+        assert 0.9 * clients.right() <= known <= clients.right()
+        unload(server, name)
 
 
 def test_many_kinds_of_known_requests_get_each_its_own_answer(server: Server) -> None:
