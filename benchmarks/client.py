@@ -141,9 +141,10 @@ class Curl(Client):
 
     def __init__(self, address: str, requests: list[Request], samples: Path) -> None:
         super().__init__(address, requests, samples)
-        self._program = shutil.which("curl")
-        if self._program is None:
+        program = shutil.which("curl")
+        if program is None:
             raise SystemExit("there is no curl on this machine")
+        self._program = program
 
     def run(self, seconds: float, *, is_kept: bool) -> Iterator[float]:
         folder = self.samples.parent / f"curl.{self.serial}"
@@ -197,8 +198,9 @@ def main() -> None:
     def at(share: float) -> float:
         return took_us[min(int(share * len(took_us)), len(took_us) - 1)]
 
-    told = {"requests": len(took_us), "elapsed_s": elapsed_s, "client_cpu_s": cpu_s() - used_s, "sent": client.serial}
-    told |= {"p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": took_us[-1]}
+    used_s = cpu_s() - used_s
+    told: dict[str, object] = {"requests": len(took_us), "elapsed_s": elapsed_s, "client_cpu_s": used_s}
+    told |= {"sent": client.serial, "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": took_us[-1]}
     told |= {"failures": 0, "first_failure": "", "reconnects": 0, "oldest_us": 0.0, "received_bytes": 0}
     print(json.dumps(told))
 

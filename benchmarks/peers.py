@@ -89,12 +89,12 @@ class Comparison:
             log_progress(f"  {turn + 1}/{self.rounds} {row.run:9} {name:22} {found}")
 
     def _rows(self, peer: Peer, scene: Scene, *, is_again: bool) -> Iterator[Row]:
-        """A server that is missing, or did not start in the first round, is not tried again."""
+        """A server that is missing is not tried again, nor one that did not start in two rounds."""
         if peer.key in self.missing:
             why = self.missing[peer.key]
             return iter([] if is_again else [Row(peer.key, run.key, trouble=why) for run in scene.runs])
         before = [row for run in scene.runs for row in self.measured.get((peer.key, run.key), [])]
-        if is_again and not any(row.requests for row in before):
+        if len(before) >= 2 * len(scene.runs) and not any(row.requests for row in before):
             return iter([])
         return measure(peer, scene, self.environments[peer.key], self.bench)
 

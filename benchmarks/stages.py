@@ -67,6 +67,8 @@ def measure_in_process(best: BestTimes, rounds: int) -> None:
                 runner.run(kernel.loop(best, sizes))
         for gateway in gateways:
             runner.run(gateway.close())
+        for worker in workers:
+            worker.close()
 
 
 async def _make_gateway(executor: ThreadPoolExecutor, is_known: bool) -> InProcessGateway:

@@ -101,12 +101,13 @@ def measure(scene: Scene, bench: Bench, program: str) -> tuple[dict[tuple[str, s
 
 def lines(found: dict[tuple[str, str], float], used_us: float) -> list[list[str]]:
     """The table's cells."""
-    left, made = dict(found), []
+    left = dict(found)
+    made: list[tuple[str, str, float]] = []
     for process, pattern, words in STEPS:
         here = [key for key in left if key[0] == process and fnmatch.fnmatch(key[1], pattern)]
-        made.append([words, process, sum(left.pop(key) for key in here)])
+        made.append((words, process, sum(left.pop(key) for key in here)))
     for process in ("gateway", "worker"):
-        made.append(["the rest", process, sum(us for key, us in left.items() if key[0] == process)])
+        made.append(("the rest", process, sum(us for key, us in left.items() if key[0] == process)))
     return [[words, process, figure(us), f"{us / used_us:.0%}"] for words, process, us in made]
 
 

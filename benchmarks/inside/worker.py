@@ -56,10 +56,10 @@ class InProcessWorker:
         self._engine = open_engine(spec.engine)
         metadata = self._engine.load(spec)
         page = StatusPageWriter(make_status_page())
-        ours, self._controller = ControlChannel.pair()
-        lifeline, self._keeper = os.pipe()
+        self._ours, self._controller = ControlChannel.pair()
+        self._lifeline = os.pipe()
         self._executor = Executor(self._engine, spec, metadata, page)
-        control = WorkerControlChannel(ours, lifeline)
+        control = WorkerControlChannel(self._ours, self._lifeline[0])
         self._loop = ServingLoop(control, None, self._executor, page, use_known_requests=use_known_requests)
         near, far = ControlChannel.pair()
         self._loop._links.attach(AttachGateway(0, b"g"), far.detach())
@@ -91,13 +91,16 @@ class InProcessWorker:
         ]
 
     def _exchange(self, best: BestTimes, stage: str, count: int) -> None:
-        loop = self._loop
+        loop, handler = self._loop, self._loop._handler
         assert self._gateway.send(pack_frame(self._requests(count))), "the pair is full"
         begin = time.perf_counter()
         loop._receive_all(0)
         heard = time.perf_counter()
-        while not loop._handler.is_idle:
-            loop._run_queued()
+        while handler.known.waiting or handler.queue.size:
+            if handler.known.waiting:
+                loop._end_runs(handler.run_known(time.monotonic_ns()))
+            else:
+                loop._run_queued()
         end = time.perf_counter()
         self._check(count)
         best.note(f"{self._prefix}hear", count, heard - begin)
@@ -112,6 +115,16 @@ class InProcessWorker:
             replies: list[InferReply] = unpack_frame(frame)
             assert all(each.signature for each in replies), replies[0].text
             left -= len(replies)
+
+    def close(self) -> None:
+        """Release everything."""
+        for fd in [*self._loop._links.by_fd]:
+            self._loop._links.detach(fd)
+        self._gateway.close()
+        self._controller.close()
+        self._ours.close()
+        for fd in self._lifeline:
+            os.close(fd)
 
     def _parts(self, best: BestTimes) -> None:
         handler = self._loop._handler
