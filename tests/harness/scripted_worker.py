@@ -192,8 +192,12 @@ class ScriptedWorker(WorkerPeer):
         names = [OUTPUT[each.name] for each in signature.inputs]
         wanted = signature.outputs or names
         chosen = [(name, outputs[names.index(name)]) for name in wanted]
-        if sum(each.nbytes for _, each in chosen) > INLINE_LIMIT_BYTES and request.output_buffer is not None:
-            return self._in_buffer(request, request.output_buffer[:2])
+        if request.output_buffer is not None and sum(each.nbytes for _, each in chosen) > INLINE_LIMIT_BYTES:
+            needed = sum(-(-each.nbytes // 64) * 64 for _, each in chosen)
+            if needed <= request.output_buffer[2]:
+                return self._in_buffer(request, request.output_buffer[:2])
+            self._asked[request.id] = request
+            return InferReply(request.id, needed_bytes=needed)
         datatypes = {each.name: each.datatype for each in self.said.metadata.outputs}
         specs = tuple(TensorSpec(name, datatypes[name], each.shape) for name, each in chosen)
         return _result(request.id, specs, tuple(each.tobytes() for _, each in chosen))

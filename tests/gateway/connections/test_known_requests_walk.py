@@ -104,8 +104,9 @@ class Walker:
         kind = rng.choice(self.kinds) if rng.random() < 0.9 else self.kind()
         draw = rng.random()
         do = rng.choice(LIES) if draw < 0.02 else rng.choice(HELD) if draw < 0.12 else rng.choice(ORDERS)
-        if do is Do.ASK_FOR_MORE and (kind.size > 1000 or kind.model not in LARGE):
-            do = Do.ANSWER
+        is_odd = do in (Do.ASK_FOR_MORE, Do.TWICE, Do.UNKNOWN_FIRST, Do.AS_BATCH)
+        if (is_odd and kind.size > 1000) or (do is Do.ASK_FOR_MORE and kind.model not in LARGE):
+            do = Do.ANSWER  # whether a large result has to be asked for is not the same in two runs
         made = replace(kind, tag=tag, do=do, noise=rng.randrange(200))
         if rng.random() < 0.1 and made.form != "raw":
             made = replace(made, id=f"{client}.{tag[1]}")
@@ -199,7 +200,7 @@ class Walker:
             self.block(model, blocked=rng.random() < 0.5)
             await self.all_ask()
             gateway.router.poison_requests.on_message(RemovePoisonEntry(model, b""))
-        else:
+        elif not self.is_orderly:  # which of several workers is the least loaded may depend on the front
             gateway.add_worker(model, rng.choice(VERSIONS[model]))
             gateway.router.links.release_idle_memory()
 
@@ -222,7 +223,7 @@ class Walker:
 async def run(front: str, seed: str, steps: int, *, is_orderly: bool) -> Record:
     async with scripted_gateway(front) as gateway:
         for name, versions in VERSIONS.items():
-            gateway.serve(name, *versions, instances=INSTANCES.get(name, 1))
+            gateway.serve(name, *versions, instances=1 if is_orderly else INSTANCES.get(name, 1))
         gateway.restarts = True
         walker = Walker(gateway, random.Random(seed), is_orderly)
         await walker.walk(steps)
